@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exceptions as the guest receives them.
+//!
+//! SDM, "Exception and Interrupt Reference"; APM, "Vectors".
+
+use super::addr::Gva;
+
+/// An exception or interrupt vector number, 0 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vector(pub(crate) u8);
+
+impl Vector {
+    /// Divide error, #DE.
+    pub(crate) const DE: Vector = Vector(0);
+    /// Debug, #DB.
+    pub(crate) const DB: Vector = Vector(1);
+    /// Non-maskable interrupt.
+    pub(crate) const NMI: Vector = Vector(2);
+    /// Breakpoint, #BP.
+    pub(crate) const BP: Vector = Vector(3);
+    /// Overflow, #OF.
+    pub(crate) const OF: Vector = Vector(4);
+    /// Invalid opcode, #UD.
+    pub(crate) const UD: Vector = Vector(6);
+    /// Device not available, #NM.
+    pub(crate) const NM: Vector = Vector(7);
+    /// Double fault, #DF.
+    pub(crate) const DF: Vector = Vector(8);
+    /// Invalid TSS, #TS.
+    pub(crate) const TS: Vector = Vector(10);
+    /// Segment not present, #NP.
+    pub(crate) const NP: Vector = Vector(11);
+    /// Stack fault, #SS.
+    pub(crate) const SS: Vector = Vector(12);
+    /// General protection, #GP.
+    pub(crate) const GP: Vector = Vector(13);
+    /// Page fault, #PF.
+    pub(crate) const PF: Vector = Vector(14);
+    /// x87 floating point, #MF.
+    pub(crate) const MF: Vector = Vector(16);
+    /// Alignment check, #AC.
+    pub(crate) const AC: Vector = Vector(17);
+    /// Machine check, #MC.
+    pub(crate) const MC: Vector = Vector(18);
+    /// SIMD floating point, #XM.
+    pub(crate) const XM: Vector = Vector(19);
+}
+
+/// An exception to be given to the guest: what an access, an instruction or an MSR did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exception {
+    /// Which one.
+    pub(crate) vector: Vector,
+    /// The error code, for those that push one.
+    pub(crate) error: Option<u32>,
+    /// The faulting linear address, for #PF.
+    pub(crate) cr2: Option<Gva>,
+}
+
+impl Exception {
+    /// Invalid opcode.
+    pub(crate) const UD: Exception = Exception { vector: Vector::UD, error: None, cr2: None };
+    /// General protection with error code 0.
+    pub(crate) const GP0: Exception = Exception::with_error(Vector::GP, 0);
+
+    /// An exception without an error code.
+    pub(crate) const fn plain(vector: Vector) -> Exception {
+        Exception { vector, error: None, cr2: None }
+    }
+
+    /// An exception that pushes `error`.
+    pub(crate) const fn with_error(vector: Vector, error: u32) -> Exception {
+        Exception { vector, error: Some(error), cr2: None }
+    }
+
+    /// A page fault at `gva` with the given error code bits.
+    pub(crate) const fn page_fault(gva: Gva, error: PfError) -> Exception {
+        Exception { vector: Vector::PF, error: Some(error.bits()), cr2: Some(gva) }
+    }
+}
+
+bitflags::bitflags! {
+    /// The error code of a page fault. SDM, "Page-Fault Error Code".
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct PfError: u32 {
+        /// The translation exists; a right was missing.
+        const PRESENT = 1 << 0;
+        /// The access was a write.
+        const WRITE = 1 << 1;
+        /// The access was made by CPL 3.
+        const USER = 1 << 2;
+        /// A reserved bit was set in a paging structure.
+        const RSVD = 1 << 3;
+        /// The access was an instruction fetch.
+        const FETCH = 1 << 4;
+        /// A protection key refused it.
+        const PKEY = 1 << 5;
+    }
+}

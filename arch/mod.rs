@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the processor manuals define: addresses, registers, MSRs and exceptions as types.
+//!
+//! Nothing here knows of a guest, a device or Linux. The two vendor backends, the memory
+//! management and the devices all speak in these types, so a guest physical address can never be
+//! taken for a host one.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod addr;
+pub(crate) mod cpuid;
+pub(crate) mod cr;
+pub(crate) mod exception;
+pub(crate) mod msr;
+pub(crate) mod segment;
+pub(crate) mod time;

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSR numbers that the crate `x86` does not name, and those of the KVM paravirtual interface.
+//!
+//! Everything else comes from [`x86::msr`].
+
+/// Selects the physical page of the host state save area. APM, "VM_HSAVE_PA MSR".
+pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
+/// SVM enabling and lock. APM, "VM_CR MSR".
+pub(crate) const VM_CR: u32 = 0xc001_0114;
+/// TSC_AUX, read by RDTSCP and RDPID.
+pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+/// Speculation control.
+pub(crate) const SPEC_CTRL: u32 = 0x48;
+/// Prediction command.
+pub(crate) const PRED_CMD: u32 = 0x49;
+/// x2APIC registers: first and last.
+pub(crate) const X2APIC_FIRST: u32 = 0x800;
+/// See [`X2APIC_FIRST`].
+pub(crate) const X2APIC_LAST: u32 = 0x8ff;
+
+/// KVM paravirtual wall clock.
+pub(crate) const KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
+/// KVM paravirtual system time of a vCPU.
+pub(crate) const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+/// KVM paravirtual end of interrupt.
+pub(crate) const KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
+/// The older number of [`KVM_WALL_CLOCK_NEW`].
+pub(crate) const KVM_WALL_CLOCK: u32 = 0x11;
+/// The older number of [`KVM_SYSTEM_TIME_NEW`].
+pub(crate) const KVM_SYSTEM_TIME: u32 = 0x12;

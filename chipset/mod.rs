@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The PC's chips as pure state machines.
+//!
+//! A device here has no lock, no clock and no callback. It is called with the time, it answers
+//! with values, and everything it wants from the world is a function of its state:
+//!
+//! - `irq()`: the level of its interrupt line,
+//! - `deadline()`: when it next wants `tick()`.
+//!
+//! The bus owns the devices of one VM, and the VM owns the lock around the bus.
+
+#![forbid(unsafe_code)]
+
+use crate::arch::addr::Width;
+use crate::arch::time::Ns;
+
+/// The level of an interrupt line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Not asserted.
+    #[default]
+    Low,
+    /// Asserted.
+    High,
+}
+
+impl From<bool> for Level {
+    fn from(high: bool) -> Level {
+        if high {
+            Level::High
+        } else {
+            Level::Low
+        }
+    }
+}
+
+impl Level {
+    /// Returns whether the line is asserted.
+    pub(crate) fn is_high(self) -> bool {
+        self == Level::High
+    }
+}
+
+/// A device behind I/O ports.
+///
+/// `offset` counts from the device's first port. A width or offset that the device does not decode
+/// has one policy everywhere: a read gives all ones, a write is ignored. Results carry no bits above
+/// `width`.
+pub(crate) trait PioDevice {
+    /// Reads a port.
+    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32;
+    /// Writes a port; bits of `value` above `width` are ignored.
+    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns);
+}
+
+/// A device behind physical addresses; the policy for odd accesses is that of [`PioDevice`].
+pub(crate) trait MmioDevice {
+    /// Reads `width` bytes at `offset` from the device's base.
+    fn read(&mut self, offset: u64, width: Width, now: Ns) -> u64;
+    /// Writes `width` bytes at `offset`; bits of `value` above `width` are ignored.
+    fn write(&mut self, offset: u64, width: Width, value: u64, now: Ns);
+}
+
+/// An interrupt message: what an MSI, an IOAPIC pin or an ICR write sends over the APIC bus.
+///
+/// SDM, "Message Signalled Interrupts" and "Interrupt Command Register (ICR)".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ApicMessage {
+    /// Destination APIC id or logical destination.
+    pub(crate) dest: u32,
+    /// How `dest` is to be read.
+    pub(crate) dest_mode: DestMode,
+    /// What is delivered.
+    pub(crate) delivery: Delivery,
+    /// The vector; for a SIPI the page of the start address.
+    pub(crate) vector: u8,
+    /// Level triggered: its EOI is broadcast to the IOAPIC.
+    pub(crate) level: bool,
+}
+
+/// How a destination field selects local APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DestMode {
+    /// By APIC id.
+    Physical,
+    /// By logical id (LDR and DFR).
+    Logical,
+}
+
+/// The delivery modes of the APIC bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// To every destination named.
+    Fixed,
+    /// To the one destination of lowest priority.
+    LowestPriority,
+    /// System management interrupt.
+    Smi,
+    /// Non-maskable interrupt.
+    Nmi,
+    /// INIT.
+    Init,
+    /// Start-up IPI.
+    StartUp,
+    /// As if from an external interrupt controller.
+    ExtInt,
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory: slots, the guest's own page tables, and the second-level tables.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod mem;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Error numbers with the kernel crate's names.
+
+use crate::alloc::AllocError;
+
+/// A negative errno.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error(i32);
+
+/// A result whose error is an errno.
+pub type Result<T = (), E = Error> = core::result::Result<T, E>;
+
+impl Error {
+    /// Returns the error of a negative errno; anything else becomes `EINVAL`.
+    pub fn from_errno(errno: i32) -> Error {
+        if (-4095..0).contains(&errno) {
+            Error(errno)
+        } else {
+            code::EINVAL
+        }
+    }
+
+    /// Returns the negative errno.
+    pub fn to_errno(self) -> i32 {
+        self.0
+    }
+}
+
+impl From<AllocError> for Error {
+    fn from(_: AllocError) -> Error {
+        code::ENOMEM
+    }
+}
+
+impl From<core::num::TryFromIntError> for Error {
+    fn from(_: core::num::TryFromIntError) -> Error {
+        code::EINVAL
+    }
+}
+
+/// The error numbers.
+pub mod code {
+    use super::Error;
+
+    macro_rules! errno {
+        ($($name:ident = $n:literal),* $(,)?) => {
+            $(
+                #[allow(missing_docs)]
+                pub const $name: Error = Error(-$n);
+            )*
+        };
+    }
+
+    errno! {
+        EPERM = 1, ENOENT = 2, EINTR = 4, EIO = 5, ENXIO = 6, E2BIG = 7, ENOEXEC = 8, EBADF = 9,
+        EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17, ENODEV = 19,
+        EINVAL = 22, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
+        ERANGE = 34, ENOSYS = 38,
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's pure code, compiled by cargo from the very files that Kbuild compiles.
+//!
+//! Each folder of tests lies beside this file and is named for what it tests.
+
+#[path = "../../../kvm/abi/mod.rs"]
+pub(crate) mod abi;
+#[path = "../../../arch/mod.rs"]
+pub(crate) mod arch;
+#[path = "../../../chipset/mod.rs"]
+pub(crate) mod chipset;
+#[path = "../../../mmu/mod.rs"]
+pub(crate) mod mmu;
+#[path = "../../../vcpu/mod.rs"]
+pub(crate) mod vcpu;
+#[path = "../../../virtio/mod.rs"]
+pub(crate) mod virtio;
+
+#[cfg(test)]
+mod t_abi;
+#[cfg(test)]
+mod t_apic;
+#[cfg(test)]
+mod t_chipset;
+#[cfg(test)]
+mod t_emulate;
+#[cfg(test)]
+mod t_mmu;
+#[cfg(test)]
+mod t_vcpu;
+#[cfg(test)]
+mod t_virtio;

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the emulator needs of a machine.
+//!
+//! The vCPU implements [`Machine`] over guest state, page tables and the device bus; a test
+//! implements it over a few arrays.
+
+use crate::arch::addr::{Gva, Width};
+use crate::arch::exception::Exception;
+use crate::arch::segment::{SegReg, Segment};
+
+/// Why an instruction could not be carried out now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The architecture answers with this exception.
+    Fault(Exception),
+    /// Something must be done outside the run window first (a page faulted in, a user exit); the
+    /// machine knows what. Nothing of the instruction has become visible; run it again afterwards.
+    Retry,
+    /// The emulator does not know this instruction.
+    Unhandled,
+}
+
+/// The result of a step of emulation.
+pub(crate) type Step<T> = Result<T, Stop>;
+
+/// Why a linear address is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Fetch,
+}
+
+/// The processor and memory under an emulated instruction.
+pub(crate) trait Machine {
+    /// Returns general register `n` (0 = RAX, 1 = RCX, 2 = RDX, 3 = RBX, 4 = RSP … 15 = R15), all 64 bits.
+    fn gpr(&self, n: u8) -> u64;
+    /// Sets general register `n`, all 64 bits.
+    fn set_gpr(&mut self, n: u8, value: u64);
+    /// Returns RIP of the instruction under emulation.
+    fn rip(&self) -> u64;
+    /// Sets RIP.
+    fn set_rip(&mut self, rip: u64);
+    /// Returns RFLAGS.
+    fn rflags(&self) -> u64;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, rflags: u64);
+    /// Returns a segment register.
+    fn segment(&self, reg: SegReg) -> Segment;
+    /// Loads a segment register with a descriptor already checked.
+    fn set_segment(&mut self, reg: SegReg, seg: Segment);
+    /// Returns CR0, CR2, CR3, CR4 or CR8 (`n`).
+    fn cr(&self, n: u8) -> u64;
+    /// Writes CR0, CR3, CR4 or CR8, with all the checks of MOV to CR.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] with #GP where the value is not allowed.
+    fn set_cr(&mut self, n: u8, value: u64) -> Step<()>;
+    /// Returns EFER.
+    fn efer(&self) -> u64;
+    /// Returns the current privilege level.
+    fn cpl(&self) -> u8;
+
+    /// Reads `buf.len()` (1 to 16) bytes at a linear address; goes to memory or to a device, and may
+    /// cross a page.
+    ///
+    /// # Errors
+    /// A #PF of the guest's own page tables, or [`Stop::Retry`].
+    fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()>;
+    /// Writes `buf.len()` (1 to 16) bytes at a linear address.
+    ///
+    /// # Errors
+    /// As [`Machine::read`]. Either all bytes are written or none.
+    fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()>;
+    /// Replaces the value at `gva` atomically with `new` if it equals `old`; gives what it found.
+    /// To a device it is a plain write.
+    ///
+    /// # Errors
+    /// As [`Machine::read`].
+    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64>;
+
+    /// Reads an I/O port, after the permission checks.
+    ///
+    /// # Errors
+    /// #GP from the checks, or [`Stop::Retry`].
+    fn port_in(&mut self, port: u16, width: Width) -> Step<u32>;
+    /// Writes an I/O port, after the permission checks.
+    ///
+    /// # Errors
+    /// As [`Machine::port_in`].
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()>;
+}

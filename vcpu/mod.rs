@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The virtual processor: from one exit of the guest to the next entry.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod emulate;
