@@ -4,4 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod backend;
 pub(crate) mod emulate;
+pub(crate) mod event;
+pub(crate) mod exit;
+pub(crate) mod state;

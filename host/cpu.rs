@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One CPU with its interrupts off: the place where guests run.
+
+use super::ffi;
+use crate::arch::cpuid::CpuidRegs;
+use kernel::interrupt::{local_interrupt_disable, LocalInterruptDisabled};
+use kernel::prelude::*;
+
+/// Proof that this thread cannot be interrupted or moved to another CPU.
+///
+/// Made by [`PinnedCpu::pin`], ended by dropping it.
+pub(crate) struct PinnedCpu {
+    irq: LocalInterruptDisabled,
+    id: u32,
+}
+
+impl PinnedCpu {
+    /// Turns interrupts off on the calling CPU until the value is dropped.
+    pub(crate) fn pin() -> PinnedCpu {
+        let irq = local_interrupt_disable();
+        PinnedCpu { irq, id: cpu_id() }
+    }
+
+    /// Returns the number of this CPU.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Returns the proof that interrupts are off, as the kernel's locks take it.
+    pub(crate) fn irq(&self) -> &LocalInterruptDisabled {
+        &self.irq
+    }
+}
+
+/// Returns the number of the calling CPU; it may change at once unless preemption is off.
+pub(crate) fn cpu_id() -> u32 {
+    // SAFETY: Reads a per-CPU variable; no precondition.
+    unsafe { ffi::rvmm_cpu_id() }
+}
+
+/// Makes CPU `cpu` take an interrupt, so that a guest there exits. Any context.
+pub(crate) fn kick(cpu: u32) {
+    // SAFETY: Callers pass a number that `PinnedCpu::id` gave. An offline CPU ignores the interrupt.
+    unsafe { ffi::rvmm_kick_cpu(cpu) }
+}
+
+/// Waits until CPU `cpu` has taken an interrupt. Interrupts must be on.
+pub(crate) fn sync(cpu: u32) {
+    // SAFETY: As for `kick()`; an offline CPU is an error that means it runs no guest.
+    unsafe { ffi::rvmm_sync_cpu(cpu) }
+}
+
+/// Returns whether the thread has something to do before it may run a guest: a signal, a
+/// reschedule, a task-work item.
+pub(crate) fn is_work_pending() -> bool {
+    // SAFETY: Reads the flags of the current thread.
+    unsafe { ffi::rvmm_work_pending() }
+}
+
+/// Does what [`is_work_pending`] found; may sleep.
+///
+/// # Errors
+/// `EINTR` when a signal must be delivered.
+pub(crate) fn handle_work() -> Result {
+    // SAFETY: Called in process context with interrupts on: `PinnedCpu` values are not alive here,
+    // since the run loop drops its window first.
+    kernel::error::to_result(unsafe { ffi::rvmm_handle_work() })
+}
+
+/// Returns whether the host runs with 5-level page tables.
+pub(crate) fn has_la57() -> bool {
+    // SAFETY: Reads a constant of the running kernel.
+    unsafe { ffi::rvmm_host_la57() }
+}
+
+/// Returns the number of CPUs that are online.
+pub(crate) fn online() -> u32 {
+    // SAFETY: Reads a counter.
+    unsafe { ffi::rvmm_cpu_count() }
+}
+
+/// Reads an MSR of another CPU; may sleep.
+///
+/// # Errors
+/// `ENXIO` when the CPU is offline, `EIO` when it has no such MSR.
+pub(crate) fn rdmsr_on(cpu: u32, msr: u32) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: `value` outlives the call; the read is done with fault handling.
+    kernel::error::to_result(unsafe { ffi::rvmm_rdmsr_on_cpu(cpu, msr, &mut value) })?;
+    Ok(value)
+}
+
+/// Returns the DR7 that the host wants on this CPU; 0 when it uses no breakpoints.
+pub(crate) fn host_dr7(_cpu: &PinnedCpu) -> u64 {
+    // SAFETY: Reads a per-CPU variable.
+    unsafe { ffi::rvmm_host_dr7() }
+}
+
+/// Asks for a branch predictor barrier before this CPU next returns to user space, where the
+/// processor needs one after guest code ran.
+pub(crate) fn predictor_barrier_on_return(_cpu: &PinnedCpu) {
+    // SAFETY: Writes a per-CPU flag of this CPU, which `_cpu` holds still.
+    unsafe { ffi::rvmm_predictor_barrier_on_return() }
+}
+
+/// Returns the host's SPEC_CTRL value, or `None` when the processor has no such MSR.
+pub(crate) fn host_spec_ctrl(_cpu: &PinnedCpu) -> Option<u64> {
+    // SAFETY: Reads a feature bit and a per-CPU variable.
+    unsafe { ffi::rvmm_host_has_spec_ctrl().then(|| ffi::rvmm_host_spec_ctrl()) }
+}
+
+/// Returns one more than the largest CPU number that can ever be online.
+pub(crate) fn limit() -> u32 {
+    // SAFETY: Set once at boot.
+    unsafe { ffi::rvmm_cpu_limit() }
+}
+
+/// Executes CPUID on the calling CPU.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidRegs {
+    // SAFETY: CPUID exists on every x86-64 processor.
+    let r = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
+    CpuidRegs { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+}

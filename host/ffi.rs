@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The functions of shim.c (see shim.h for the C prototypes) and the exported kernel functions for
+//! which the `kernel` crate has no binding.
+
+use core::ffi::{c_char, c_void};
+use kernel::bindings;
+
+unsafe extern "C" {
+    pub(super) fn rvmm_cpu_id() -> u32;
+    pub(super) fn rvmm_kick_cpu(cpu: u32);
+    pub(super) fn rvmm_sync_cpu(cpu: u32);
+    pub(super) fn rvmm_work_pending() -> bool;
+    pub(super) fn rvmm_handle_work() -> i32;
+    pub(super) fn rvmm_host_la57() -> bool;
+    pub(super) fn rvmm_cpu_count() -> u32;
+    pub(super) fn rvmm_cpu_limit() -> u32;
+    pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_host_dr7() -> u64;
+    pub(super) fn rvmm_predictor_barrier_on_return();
+    pub(super) fn rvmm_host_spec_ctrl() -> u64;
+    pub(super) fn rvmm_host_has_spec_ctrl() -> bool;
+
+    pub(super) fn rvmm_pages_alloc(order: u32, atomic: bool) -> *mut c_void;
+    pub(super) fn rvmm_pages_free(va: *mut c_void, order: u32);
+    pub(super) fn rvmm_va_to_hpa(va: *mut c_void) -> u64;
+    pub(super) fn rvmm_vma_insert(vma: *mut c_void, offset: u64, va: *mut c_void) -> i32;
+
+    pub(super) fn rvmm_page_set_next(va: *mut c_void, next: *mut c_void);
+    pub(super) fn rvmm_page_next(va: *mut c_void) -> *mut c_void;
+    pub(super) fn rvmm_gup(hva: u64, write: bool, may_sleep: bool, page: *mut *mut c_void, pfn: *mut u64) -> i32;
+    pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
+    pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
+    pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
+
+    pub(super) fn rvmm_now_ns() -> u64;
+    pub(super) fn rvmm_wall_ns() -> u64;
+
+    pub(super) fn rvmm_wait(
+        w: *mut bindings::rcuwait,
+        ready: unsafe extern "C" fn(*mut c_void) -> bool,
+        arg: *mut c_void,
+    ) -> i32;
+
+    pub(super) fn rvmm_current_mm() -> *mut c_void;
+
+    pub(super) fn anon_inode_getfd(
+        name: *const c_char,
+        fops: *const bindings::file_operations,
+        private: *mut c_void,
+        flags: i32,
+    ) -> i32;
+}

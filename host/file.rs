@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files without a name: the fds of VMs, vCPUs and devices.
+
+use super::ffi;
+use core::ffi::{c_int, c_uint, c_void};
+use core::marker::PhantomData;
+use kernel::bindings;
+use kernel::error::from_result;
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::mm::virt::VmaNew;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// The operations of a file whose private data is an `Arc<Self>`.
+pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
+    /// The name in /proc/PID/fd.
+    const NAME: &'static CStr;
+
+    /// Handles an ioctl of the 64-bit ABI.
+    ///
+    /// # Errors
+    /// Whatever the caller is to see; `ENOTTY` for an unknown command.
+    fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64>;
+
+    /// Handles mmap.
+    ///
+    /// # Errors
+    /// `ENODEV` where nothing can be mapped.
+    fn mmap(_this: &Arc<Self>, _vma: &VmaNew) -> Result {
+        Err(ENODEV)
+    }
+
+    /// Handles read; `nonblock` is O_NONBLOCK.
+    ///
+    /// # Errors
+    /// `EINVAL` where the file cannot be read.
+    fn read(_this: &Arc<Self>, _to: &mut IovIterDest<'_>, _nonblock: bool) -> Result<usize> {
+        Err(EINVAL)
+    }
+
+    /// Handles write.
+    ///
+    /// # Errors
+    /// `EINVAL` where the file cannot be written.
+    fn write(_this: &Arc<Self>, _from: &mut IovIterSource<'_>, _nonblock: bool) -> Result<usize> {
+        Err(EINVAL)
+    }
+
+    /// Answers poll: the events that hold now. The wait queue to watch is [`AnonFile::wait_queue`].
+    fn poll(_this: &Arc<Self>) -> u32 {
+        0
+    }
+
+    /// The queue that is woken when [`AnonFile::poll`] may answer otherwise.
+    fn wait_queue(_this: &Self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// The last reference through an fd is gone.
+    fn release(_this: &Arc<Self>) {}
+}
+
+/// A kernel wait queue, for pollers and blocking readers.
+pub(crate) struct WaitQueue(core::cell::UnsafeCell<bindings::wait_queue_head>);
+
+// SAFETY: Wait queues carry their own lock.
+unsafe impl Send for WaitQueue {}
+// SAFETY: As above.
+unsafe impl Sync for WaitQueue {}
+
+impl WaitQueue {
+    /// An empty queue at its final place.
+    pub(crate) fn new() -> impl PinInit<WaitQueue> {
+        // SAFETY: `slot` is the value's final, pinned place; the name and key are static.
+        unsafe {
+            pin_init::pin_init_from_closure(|slot: *mut WaitQueue| {
+                bindings::__init_waitqueue_head(
+                    slot.cast(),
+                    c"rvmm".as_ptr().cast(),
+                    kernel::static_lock_class!().as_ptr(),
+                );
+                Ok(())
+            })
+        }
+    }
+
+    /// Wakes everyone. Any context but NMI.
+    pub(crate) fn wake(&self) {
+        // SAFETY: Initialised by `new()`.
+        unsafe { bindings::__wake_up(self.0.get(), 3, 0, core::ptr::null_mut()) };
+    }
+}
+
+struct Ops<T>(PhantomData<T>);
+
+impl<T: AnonFile> Ops<T> {
+    const TABLE: bindings::file_operations = bindings::file_operations {
+        owner: crate::owner(),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        mmap: Some(Self::mmap),
+        release: Some(Self::release),
+        read_iter: Some(Self::read),
+        write_iter: Some(Self::write),
+        poll: Some(Self::poll),
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    /// `file` is open and was made by [`install`] with this `T`.
+    unsafe fn this<'a>(file: *mut bindings::file) -> core::mem::ManuallyDrop<Arc<T>> {
+        // SAFETY: By contract the private data is the pointer of an `Arc<T>` that the file owns.
+        core::mem::ManuallyDrop::new(unsafe { Arc::from_raw((*file).private_data.cast::<T>()) })
+    }
+
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: usize) -> isize {
+        // SAFETY: The kernel calls this for files of ours only.
+        let this = unsafe { Self::this(file) };
+        match T::ioctl(&this, cmd, arg as u64) {
+            Ok(v) => v as isize,
+            Err(e) => e.to_errno() as isize,
+        }
+    }
+
+    unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+        // SAFETY: As in `ioctl()`.
+        let this = unsafe { Self::this(file) };
+        // SAFETY: `vma` is being set up by this very call.
+        let vma = unsafe { VmaNew::from_raw(vma) };
+        from_result(|| T::mmap(&this, vma).map(|()| 0))
+    }
+
+    unsafe extern "C" fn read(iocb: *mut bindings::kiocb, to: *mut bindings::iov_iter) -> isize {
+        // SAFETY: As in `ioctl()`; the iterator is valid for the call.
+        unsafe {
+            let file = (*iocb).ki_filp;
+            let this = Self::this(file);
+            let nonblock = (*file).f_flags & bindings::O_NONBLOCK != 0;
+            match T::read(&this, IovIterDest::from_raw(to), nonblock) {
+                Ok(n) => n as isize,
+                Err(e) => e.to_errno() as isize,
+            }
+        }
+    }
+
+    unsafe extern "C" fn write(iocb: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
+        // SAFETY: As in `read()`.
+        unsafe {
+            let file = (*iocb).ki_filp;
+            let this = Self::this(file);
+            let nonblock = (*file).f_flags & bindings::O_NONBLOCK != 0;
+            match T::write(&this, IovIterSource::from_raw(from), nonblock) {
+                Ok(n) => n as isize,
+                Err(e) => e.to_errno() as isize,
+            }
+        }
+    }
+
+    unsafe extern "C" fn poll(file: *mut bindings::file, table: *mut bindings::poll_table_struct) -> u32 {
+        // SAFETY: As in `ioctl()`.
+        let this = unsafe { Self::this(file) };
+        if let Some(queue) = T::wait_queue(&this) {
+            // SAFETY: The queue lives as long as the file, and the poll table is valid for the call.
+            unsafe { bindings::poll_wait(file, queue.0.get(), table) };
+        }
+        T::poll(&this)
+    }
+
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: The file's own reference is given up here, once.
+        let this = unsafe { Arc::from_raw((*file).private_data.cast::<T>()) };
+        T::release(&this);
+        0
+    }
+}
+
+/// Makes an fd for `this` in the calling process; the fd owns the reference.
+///
+/// # Errors
+/// `EMFILE` and those of `anon_inode_getfd()`.
+pub(crate) fn install<T: AnonFile>(this: Arc<T>) -> Result<i64> {
+    let private = Arc::into_raw(this).cast_mut();
+    // SAFETY: The name and the table are static; the file takes over the reference.
+    let fd = unsafe {
+        ffi::anon_inode_getfd(
+            T::NAME.as_ptr().cast(),
+            &Ops::<T>::TABLE,
+            private.cast::<c_void>(),
+            (bindings::O_RDWR | bindings::O_CLOEXEC) as i32,
+        )
+    };
+    if fd < 0 {
+        // SAFETY: No file was made, so the reference is still ours.
+        drop(unsafe { Arc::from_raw(private) });
+        return Err(Error::from_errno(fd));
+    }
+    Ok(i64::from(fd))
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's extended state (x87, SSE, AVX, …) in the processor's registers.
+//!
+//! The kernel's guest-FPU helpers are closed to modules, so the guest's image is ours: between
+//! [`GuestFpu::load`] and the drop of [`Loaded`] the registers hold the guest's state, inside a
+//! kernel FPU section with interrupts off. The host task's own state was saved by the section's
+//! start and is reloaded by the kernel before the task returns to user space.
+
+use super::cpu::PinnedCpu;
+use super::page::Pages;
+use crate::arch::cr::Xcr0;
+use core::arch::asm;
+use kernel::bindings;
+use kernel::prelude::*;
+
+/// Offset of MXCSR in the legacy area. SDM, "FXSAVE Area".
+const MXCSR: usize = 24;
+/// Offset of the XSAVE header's state-component bitmap.
+const XSTATE_BV: usize = 512;
+/// Size of an order-1 allocation: enough for every component but AMX, which guests never get.
+const ORDER: u32 = 1;
+
+/// The saved image of a guest's extended state, in the standard (not compacted) format.
+///
+/// # Invariants
+/// The image always has a valid header: XSTATE_BV within `supported`, XCOMP_BV zero, reserved MXCSR
+/// bits clear. So XRSTOR cannot fault on it.
+pub(crate) struct GuestFpu {
+    image: Pages,
+    /// The guest's XCR0.
+    xcr0: Xcr0,
+    /// What the host has enabled and the image has room for.
+    supported: Xcr0,
+}
+
+/// Returns the components that a guest may use on this host.
+pub(crate) fn supported_xcr0() -> Xcr0 {
+    Xcr0::from_bits_truncate(xgetbv())
+}
+
+/// Returns the size in bytes of the standard-format image with the components in `xcr0`.
+fn image_size(xcr0: Xcr0) -> usize {
+    let mut size = 576usize;
+    for i in 2u32..64 {
+        if xcr0.bits() & (1u64 << i) != 0 {
+            // SAFETY: CPUID exists on every x86-64 processor.
+            let leaf = unsafe { core::arch::x86_64::__cpuid_count(0xd, i) };
+            size = size.max((leaf.eax as usize).saturating_add(leaf.ebx as usize));
+        }
+    }
+    size
+}
+
+fn xgetbv() -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: Every host that we run on has OSXSAVE; checked when the module loads.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags)) };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// # Safety
+/// `value` is a valid XCR0 for this processor, and the host's value is put back before interrupts
+/// are turned on.
+unsafe fn xsetbv(value: u64) {
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
+}
+
+impl GuestFpu {
+    /// The state after reset: everything initial, XCR0 = x87.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `ENODEV` when the host's image is larger than we provide for.
+    pub(crate) fn new() -> Result<GuestFpu> {
+        let supported = supported_xcr0();
+        let mut image = Pages::new(ORDER)?;
+        if image_size(supported) > image.len() {
+            return Err(ENODEV);
+        }
+        Self::init_image(image.bytes_mut());
+        // INVARIANT: A zero header with the reset FCW and MXCSR.
+        Ok(GuestFpu { image, xcr0: Xcr0::X87, supported })
+    }
+
+    fn init_image(bytes: &mut [u8]) {
+        bytes.fill(0);
+        if let Some(fcw) = bytes.get_mut(0..2) {
+            fcw.copy_from_slice(&0x37fu16.to_le_bytes());
+        }
+        if let Some(mxcsr) = bytes.get_mut(MXCSR..MXCSR + 4) {
+            mxcsr.copy_from_slice(&0x1f80u32.to_le_bytes());
+        }
+    }
+
+    /// Returns the guest's XCR0.
+    pub(crate) fn xcr0(&self) -> Xcr0 {
+        self.xcr0
+    }
+
+    /// Sets the guest's XCR0.
+    ///
+    /// # Errors
+    /// `EINVAL` for a value that XSETBV would refuse.
+    pub(crate) fn set_xcr0(&mut self, value: u64) -> Result {
+        let xcr0 = Xcr0::from_bits(value).ok_or(EINVAL)?;
+        if !xcr0.is_consistent() || !self.supported.contains(xcr0) {
+            return Err(EINVAL);
+        }
+        self.xcr0 = xcr0;
+        Ok(())
+    }
+
+    /// Returns the image in the layout of XSAVE, 4096 bytes at the most being of use to KVM's ABI.
+    pub(crate) fn image(&mut self) -> &mut [u8] {
+        self.image.bytes_mut()
+    }
+
+    /// Replaces the first bytes of the image.
+    ///
+    /// # Errors
+    /// `EINVAL` when the header names components that the guest cannot have, is compacted, or when
+    /// MXCSR has reserved bits.
+    pub(crate) fn set_image(&mut self, new: &[u8]) -> Result {
+        let word = |at: usize| -> u64 {
+            let mut b = [0u8; 8];
+            if let Some(src) = new.get(at..at.saturating_add(8)) {
+                b.copy_from_slice(src);
+            }
+            u64::from_le_bytes(b)
+        };
+        let mxcsr = word(MXCSR) as u32;
+        let reserved = (528..576).step_by(8).any(|at| word(at) != 0);
+        let known = Xcr0::from_bits(word(XSTATE_BV)).is_some_and(|bv| self.supported.contains(bv));
+        if !known || word(XSTATE_BV + 8) != 0 || reserved || mxcsr & !0x2_ffff != 0 {
+            return Err(EINVAL);
+        }
+        let image = self.image.bytes_mut();
+        let n = new.len().min(image.len());
+        if let (Some(dst), Some(src)) = (image.get_mut(..n), new.get(..n)) {
+            dst.copy_from_slice(src);
+        }
+        Ok(())
+    }
+
+    /// Puts the guest's state into the registers until the returned value is dropped.
+    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Loaded<'a> {
+        let host_xcr0 = xgetbv();
+        // SAFETY: Interrupts are off and stay off until `Loaded` is dropped, so the section's end is
+        // reached in the same state; nothing in between sleeps or nests a section.
+        unsafe { bindings::kernel_fpu_begin_mask(0) };
+        let mask = self.supported.bits();
+        // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
+        // the host's XCR0 is in force, so every component that the image may name is enabled.
+        unsafe {
+            asm!("xrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(),
+                in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+        }
+        if self.xcr0.bits() != host_xcr0 {
+            // SAFETY: Checked by `set_xcr0()`; put back in `Loaded::drop()`.
+            unsafe { xsetbv(self.xcr0.bits()) };
+        }
+        Loaded { fpu: self, host_xcr0 }
+    }
+}
+
+/// The guest's state is in the registers.
+pub(crate) struct Loaded<'a> {
+    fpu: &'a mut GuestFpu,
+    host_xcr0: u64,
+}
+
+impl Loaded<'_> {
+    /// Executes the guest's XSETBV.
+    ///
+    /// # Errors
+    /// `EINVAL` where the processor would raise #GP.
+    pub(crate) fn set_xcr0(&mut self, value: u64) -> Result {
+        self.fpu.set_xcr0(value)?;
+        // SAFETY: Checked by the line above; put back in `drop()`.
+        unsafe { xsetbv(value) };
+        Ok(())
+    }
+
+    /// Returns the guest's XCR0.
+    pub(crate) fn xcr0(&self) -> Xcr0 {
+        self.fpu.xcr0
+    }
+}
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        if self.fpu.xcr0.bits() != self.host_xcr0 {
+            // SAFETY: The value that the host had when the state was loaded.
+            unsafe { xsetbv(self.host_xcr0) };
+        }
+        let mask = self.fpu.supported.bits();
+        // SAFETY: As for XRSTOR in `load()`; XSAVE keeps the header valid (type invariant).
+        unsafe {
+            asm!("xsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(),
+                in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            bindings::kernel_fpu_end();
+        }
+    }
+}

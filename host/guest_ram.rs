@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of the VMM process, of which guest memory is made.
+//!
+//! Copies never sleep: a page that is not there is an error, and the caller faults it in with
+//! [`fault_in`] once it may sleep. All functions act on the current process; the vCPU and worker
+//! threads belong to the VMM (checked when they enter the kernel).
+
+use super::cpu::PinnedCpu;
+use super::ffi;
+use crate::arch::addr::{Hva, Pfn};
+use core::ffi::c_void;
+use kernel::bindings;
+use kernel::prelude::*;
+
+/// Copies from the process at `hva`; does not sleep.
+///
+/// # Errors
+/// `EFAULT` when a page is not resident or not readable.
+pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
+    // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
+    let ret = unsafe {
+        bindings::copy_from_user_nofault(buf.as_mut_ptr().cast(), hva.0 as *const c_void, buf.len())
+    };
+    kernel::error::to_result(ret as i32)
+}
+
+/// Copies into the process at `hva`; does not sleep.
+///
+/// # Errors
+/// As [`copy_in`].
+pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
+    // SAFETY: As in `copy_in()`.
+    let ret = unsafe {
+        bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len())
+    };
+    kernel::error::to_result(ret as i32)
+}
+
+/// Compares and exchanges a naturally aligned value of 1, 2, 4 or 8 bytes; does not sleep.
+/// Returns the value found.
+///
+/// # Errors
+/// `EFAULT` as above, `EINVAL` for another size.
+pub(crate) fn cmpxchg(hva: Hva, bytes: usize, old: u64, new: u64) -> Result<u64> {
+    let mut found = old;
+    // SAFETY: `found` outlives the call; the user address is checked and faults are handled.
+    let ret = unsafe { ffi::rvmm_user_cmpxchg(hva.0, bytes as u32, &mut found, new) };
+    kernel::error::to_result(ret)?;
+    Ok(found)
+}
+
+/// Makes the page at `hva` resident; may sleep.
+///
+/// # Errors
+/// `EFAULT` when there is no such page or it may not be written.
+pub(crate) fn fault_in(hva: Hva, write: bool) -> Result {
+    HostPage::get(hva, write, true).map(drop)
+}
+
+/// A page of the process, held by a reference.
+pub(crate) struct HostPage {
+    page: *mut c_void,
+    pfn: Pfn,
+    write: bool,
+}
+
+impl HostPage {
+    /// Looks the page at `hva` up, for writing where `write`. Sleeps only if `may_sleep`.
+    ///
+    /// # Errors
+    /// `EAGAIN` when it would have to sleep and may not; `EFAULT` when there is no such page.
+    pub(crate) fn get(hva: Hva, write: bool, may_sleep: bool) -> Result<HostPage> {
+        let mut page = core::ptr::null_mut();
+        let mut pfn = 0;
+        // SAFETY: The out pointers are valid; the address is checked by the callee.
+        let ret = unsafe { ffi::rvmm_gup(hva.0, write, may_sleep, &mut page, &mut pfn) };
+        kernel::error::to_result(ret)?;
+        Ok(HostPage { page, pfn: Pfn(pfn), write })
+    }
+
+    /// Returns the frame number.
+    pub(crate) fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+}
+
+impl Drop for HostPage {
+    fn drop(&mut self) {
+        // SAFETY: The reference was taken by `get()`.
+        unsafe { ffi::rvmm_gup_put(self.page, self.write) }
+    }
+}
+
+/// Returns log2 of the size of the page that maps `hva` in the process now: 12, 21 or 30.
+///
+/// The answer holds only while no invalidation has begun; callers compare the notifier's counter.
+pub(crate) fn mapping_shift(_cpu: &PinnedCpu, hva: Hva) -> u32 {
+    // SAFETY: Interrupts are off, which keeps the page tables from being freed during the walk.
+    unsafe { ffi::rvmm_mapping_shift(hva.0) }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The only caller of the Linux C API.
+//!
+//! Every file here wraps one kernel service in a type that safe code cannot misuse; the files say
+//! why. Nothing in this folder knows of guests' instructions or devices.
+//!
+//! | file | wraps |
+//! |---|---|
+//! | [`cpu`] | interrupts off on one CPU, kicks, pending work |
+//! | [`fpu`] | the guest's extended state in the processor |
+//! | [`page`] | owned pages, and the pool that page tables are made of |
+//! | [`guest_ram`] | the memory of the VMM process: copies and page look-ups |
+//! | [`notifier`] | being told when that memory changes |
+//! | [`timer`] | clocks and high-resolution timers |
+//! | [`wait`] | blocking one thread |
+//! | [`file`] | anonymous files with ioctls |
+//! | [`rcu`] | a value replaced under its readers |
+
+pub(crate) mod cpu;
+mod ffi;
+pub(crate) mod file;
+pub(crate) mod fpu;
+pub(crate) mod guest_ram;
+pub(crate) mod notifier;
+pub(crate) mod page;
+pub(crate) mod rcu;
+pub(crate) mod timer;
+pub(crate) mod wait;

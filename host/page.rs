@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Owned pages of the host.
+
+use super::ffi;
+use crate::arch::addr::{Hpa, PAGE_SIZE};
+use crate::mmu::table::TableMem;
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use kernel::prelude::*;
+
+/// 2^`order` contiguous zeroed pages, freed on drop.
+///
+/// # Invariants
+/// `va` is the kernel address of `PAGE_SIZE << order` bytes that this value owns.
+pub(crate) struct Pages {
+    va: NonNull<u8>,
+    order: u32,
+}
+
+// SAFETY: The pages are plain memory without a tie to a thread.
+unsafe impl Send for Pages {}
+// SAFETY: Shared access only reads, or goes through volatile accesses of single words.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Allocates; may sleep. Charged to the caller's memory cgroup.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(order: u32) -> Result<Pages> {
+        // SAFETY: No precondition.
+        let va = unsafe { ffi::rvmm_pages_alloc(order, false) };
+        // INVARIANT: A non-null answer owns the pages asked for.
+        Ok(Pages { va: NonNull::new(va.cast()).ok_or(ENOMEM)?, order })
+    }
+
+    /// Returns the size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        (PAGE_SIZE as usize) << self.order
+    }
+
+    /// Returns the physical address of the first byte.
+    pub(crate) fn hpa(&self) -> Hpa {
+        // SAFETY: `va` is an address in the direct map (type invariant).
+        Hpa(unsafe { ffi::rvmm_va_to_hpa(self.va.as_ptr().cast()) })
+    }
+
+    /// Returns the bytes.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: Owned memory of that size, and `self` is borrowed for as long.
+        unsafe { core::slice::from_raw_parts_mut(self.va.as_ptr(), self.len()) }
+    }
+
+    /// Returns the start of the pages, for the folders that hand pages to the processor.
+    pub(crate) fn as_ptr(&self) -> NonNull<u8> {
+        self.va
+    }
+
+    /// Maps the first page into a process at `offset` from the start of `vma`.
+    ///
+    /// # Errors
+    /// Those of `vm_insert_page()`.
+    pub(super) fn insert_into(&self, vma: &kernel::mm::virt::VmaNew, offset: u64) -> Result {
+        // SAFETY: `vma` is valid during `mmap()`; the page holds a reference of its own in the mapping.
+        kernel::error::to_result(unsafe {
+            ffi::rvmm_vma_insert(vma.as_ptr().cast(), offset, self.va.as_ptr().cast())
+        })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: The pages are owned (type invariant) and nobody can use them after this.
+        unsafe { ffi::rvmm_pages_free(self.va.as_ptr().cast(), self.order) }
+    }
+}
+
+/// A page that is also mapped into a process, so that its bytes change at any time.
+pub(crate) struct SharedPage(Pages);
+
+impl SharedPage {
+    /// Allocates; may sleep.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<SharedPage> {
+        Ok(SharedPage(Pages::new(0)?))
+    }
+
+    /// Copies bytes out; what lies beyond the page reads as zero.
+    pub(crate) fn read(&self, offset: usize, buf: &mut [u8]) {
+        for (i, b) in buf.iter_mut().enumerate() {
+            let at = offset.saturating_add(i);
+            *b = if at < self.0.len() {
+                // SAFETY: Within the owned page; volatile, since the process may write meanwhile.
+                unsafe { self.0.va.as_ptr().add(at).read_volatile() }
+            } else {
+                0
+            };
+        }
+    }
+
+    /// Copies bytes in; what lies beyond the page is dropped.
+    pub(crate) fn write(&self, offset: usize, buf: &[u8]) {
+        for (i, b) in buf.iter().enumerate() {
+            let at = offset.saturating_add(i);
+            if at < self.0.len() {
+                // SAFETY: Within the owned page; volatile, since the process may read meanwhile.
+                unsafe { self.0.va.as_ptr().add(at).write_volatile(*b) }
+            }
+        }
+    }
+
+    /// Maps the page into a process; see [`Pages::insert_into`].
+    ///
+    /// # Errors
+    /// Those of `vm_insert_page()`.
+    pub(crate) fn map(&self, vma: &kernel::mm::virt::VmaNew, offset: u64) -> Result {
+        self.0.insert_into(vma, offset)
+    }
+}
+
+/// How many pages the pool is filled up to: more than any one fault can use.
+const POOL: usize = 16;
+
+/// A chain of single pages, linked outside the pages themselves: the processor may still be walking
+/// what they hold.
+struct Chain {
+    head: *mut c_void,
+    len: usize,
+}
+
+// SAFETY: The chain owns its pages.
+unsafe impl Send for Chain {}
+
+impl Chain {
+    const fn new() -> Chain {
+        Chain { head: core::ptr::null_mut(), len: 0 }
+    }
+
+    fn push(&mut self, va: *mut c_void) {
+        // SAFETY: `va` is a page owned by the caller, who gives it away.
+        unsafe { ffi::rvmm_page_set_next(va, self.head) };
+        self.head = va;
+        self.len = self.len.saturating_add(1);
+    }
+
+    fn pop(&mut self) -> Option<*mut c_void> {
+        if self.head.is_null() {
+            return None;
+        }
+        let va = self.head;
+        // SAFETY: `va` is in the chain, so its link was set by `push()`.
+        self.head = unsafe { ffi::rvmm_page_next(va) };
+        self.len = self.len.saturating_sub(1);
+        Some(va)
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        while let Some(va) = self.pop() {
+            // SAFETY: The chain owned the page.
+            unsafe { ffi::rvmm_pages_free(va, 0) };
+        }
+    }
+}
+
+/// A zeroed page on its way into a [`TablePages`].
+pub(crate) struct TablePage(*mut c_void);
+
+impl TablePage {
+    /// Allocates; may sleep.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<TablePage> {
+        // SAFETY: No precondition.
+        let va = unsafe { ffi::rvmm_pages_alloc(0, false) };
+        if va.is_null() {
+            Err(ENOMEM)
+        } else {
+            Ok(TablePage(va))
+        }
+    }
+}
+
+impl Drop for TablePage {
+    fn drop(&mut self) {
+        // SAFETY: Owned; `donate()` forgets the value instead.
+        unsafe { ffi::rvmm_pages_free(self.0, 0) };
+    }
+}
+
+/// Pages taken out of a table, to be freed (by dropping this) once no TLB refers to them.
+pub(crate) struct Deferred(#[expect(dead_code, reason = "kept for its drop")] Chain);
+
+/// The pages that one second-level table is made of: a pool to take from without sleeping, and those
+/// given back that the processor may still be walking.
+///
+/// The physical addresses that [`TableMem`] takes are those that [`TableMem::alloc`] gave and the table
+/// keeps in its entries; the table is the only caller.
+pub(crate) struct TablePages {
+    free: Chain,
+    deferred: Chain,
+}
+
+impl TablePages {
+    /// An empty pool.
+    pub(crate) fn new() -> TablePages {
+        TablePages { free: Chain::new(), deferred: Chain::new() }
+    }
+
+    /// Returns how many pages the pool lacks.
+    pub(crate) fn missing(&self) -> usize {
+        POOL.saturating_sub(self.free.len)
+    }
+
+    /// Adds a page to the pool.
+    pub(crate) fn donate(&mut self, page: TablePage) {
+        self.free.push(page.0);
+        core::mem::forget(page);
+    }
+
+    /// Takes what was given back since the last call.
+    pub(crate) fn take_deferred(&mut self) -> Deferred {
+        Deferred(core::mem::replace(&mut self.deferred, Chain::new()))
+    }
+
+    #[inline]
+    fn entry(table: Hpa, index: usize) -> *mut u64 {
+        // SAFETY: A variable set once at boot.
+        let base = unsafe { kernel::bindings::page_offset_base } as u64;
+        base.wrapping_add(table.0).wrapping_add((index & 511) as u64 * 8) as *mut u64
+    }
+}
+
+impl TableMem for TablePages {
+    #[inline]
+    fn read(&self, table: Hpa, index: usize) -> u64 {
+        // SAFETY: `table` came from `alloc()` (type description), so it lies in the direct map.
+        unsafe { Self::entry(table, index).read_volatile() }
+    }
+
+    #[inline]
+    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        // SAFETY: As in `read()`; an aligned store that a walking processor sees whole.
+        unsafe { Self::entry(table, index).write_volatile(entry) }
+    }
+
+    fn alloc(&mut self) -> Option<Hpa> {
+        let va = self.free.pop()?;
+        // SAFETY: `va` is a page in the direct map.
+        Some(Hpa(unsafe { ffi::rvmm_va_to_hpa(va) }))
+    }
+
+    fn free(&mut self, table: Hpa) {
+        self.deferred.push(Self::entry(table, 0).cast());
+    }
+}

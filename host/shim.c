@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Thin functions over inline kernel interfaces; see shim.h. No logic of ours lives here.
+ */
+#include <linux/entry-virt.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/pgtable.h>
+#include <linux/rcuwait.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+#include <linux/uaccess.h>
+#include <trace/events/ipi.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/api.h>
+#include <asm/msr.h>
+#include <asm/nospec-branch.h>
+#include <asm/spec-ctrl.h>
+
+#include "shim.h"
+
+u32 rvmm_cpu_id(void)
+{
+	return raw_smp_processor_id();
+}
+
+void rvmm_kick_cpu(u32 cpu)
+{
+	smp_send_reschedule(cpu);
+}
+
+static void rvmm_nothing(void *unused)
+{
+}
+
+void rvmm_sync_cpu(u32 cpu)
+{
+	smp_call_function_single(cpu, rvmm_nothing, NULL, 1);
+}
+
+bool rvmm_work_pending(void)
+{
+	return __xfer_to_guest_mode_work_pending();
+}
+
+int rvmm_handle_work(void)
+{
+	return xfer_to_guest_mode_handle_work();
+}
+
+bool rvmm_host_la57(void)
+{
+	return pgtable_l5_enabled();
+}
+
+u32 rvmm_cpu_count(void)
+{
+	return num_online_cpus();
+}
+
+u32 rvmm_cpu_limit(void)
+{
+	return nr_cpu_ids;
+}
+
+int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value)
+{
+	if (!cpu_online(cpu))
+		return -ENXIO;
+	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
+unsigned long rvmm_host_dr7(void)
+{
+	return this_cpu_read(cpu_dr7);
+}
+
+void rvmm_predictor_barrier_on_return(void)
+{
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+bool rvmm_host_has_spec_ctrl(void)
+{
+	return cpu_feature_enabled(X86_FEATURE_MSR_SPEC_CTRL);
+}
+
+u64 rvmm_host_spec_ctrl(void)
+{
+	return spec_ctrl_current();
+}
+
+void *rvmm_pages_alloc(u32 order, bool atomic)
+{
+	gfp_t gfp = (atomic ? GFP_ATOMIC : GFP_KERNEL_ACCOUNT) | __GFP_ZERO;
+
+	return (void *)__get_free_pages(gfp, order);
+}
+
+void rvmm_pages_free(void *va, u32 order)
+{
+	free_pages((unsigned long)va, order);
+}
+
+u64 rvmm_va_to_hpa(void *va)
+{
+	return virt_to_phys(va);
+}
+
+int rvmm_vma_insert(void *vma, u64 offset, void *va)
+{
+	struct vm_area_struct *v = vma;
+
+	return vm_insert_page(v, v->vm_start + offset, virt_to_page(va));
+}
+
+void rvmm_page_set_next(void *va, void *next)
+{
+	set_page_private(virt_to_page(va), (unsigned long)next);
+}
+
+void *rvmm_page_next(void *va)
+{
+	struct page *page = virt_to_page(va);
+	void *next = (void *)page_private(page);
+
+	set_page_private(page, 0);
+	return next;
+}
+
+int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn)
+{
+	unsigned int flags = write ? FOLL_WRITE : 0;
+	struct page *p;
+	int n;
+
+	if (may_sleep)
+		n = get_user_pages_fast(hva, 1, flags, &p);
+	else
+		n = get_user_pages_fast_only(hva, 1, flags, &p);
+	if (n != 1)
+		return n < 0 ? n : -EAGAIN;
+	*page = p;
+	*pfn = page_to_pfn(p);
+	return 0;
+}
+
+void rvmm_gup_put(void *page, bool dirty)
+{
+	struct page *p = page;
+
+	if (dirty && !PageReserved(p))
+		SetPageDirty(p);
+	put_page(p);
+}
+
+/* The lockless walk needs interrupts off, so that no page table is freed under it. */
+u32 rvmm_mapping_shift(u64 hva)
+{
+	pgd_t pgd = READ_ONCE(*pgd_offset(current->mm, hva));
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	lockdep_assert_irqs_disabled();
+	if (pgd_none(pgd))
+		return PAGE_SHIFT;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		return PAGE_SHIFT;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		return PAGE_SHIFT;
+	if (pud_leaf(pud))
+		return PUD_SHIFT;
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (pmd_none(pmd) || !pmd_present(pmd))
+		return PAGE_SHIFT;
+	return pmd_leaf(pmd) ? PMD_SHIFT : PAGE_SHIFT;
+}
+
+#define RVMM_CMPXCHG(type)						\
+	do {								\
+		type found = (type)*old;				\
+									\
+		unsafe_try_cmpxchg_user((type __user *)hva, &found,	\
+					(type)new_value, out);		\
+		*old = found;						\
+		ret = 0;						\
+	} while (0)
+
+int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value)
+{
+	int ret = -EFAULT;
+
+	pagefault_disable();
+	if (!user_access_begin((void __user *)hva, bytes)) {
+		pagefault_enable();
+		return -EFAULT;
+	}
+	switch (bytes) {
+	case 1:
+		RVMM_CMPXCHG(u8);
+		break;
+	case 2:
+		RVMM_CMPXCHG(u16);
+		break;
+	case 4:
+		RVMM_CMPXCHG(u32);
+		break;
+	case 8:
+		RVMM_CMPXCHG(u64);
+		break;
+	default:
+		ret = -EINVAL;
+	}
+out:
+	user_access_end();
+	pagefault_enable();
+	return ret;
+}
+
+u64 rvmm_now_ns(void)
+{
+	return ktime_get_ns();
+}
+
+u64 rvmm_wall_ns(void)
+{
+	return ktime_get_real_ns();
+}
+
+int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg)
+{
+	return rcuwait_wait_event(w, ready(arg), TASK_INTERRUPTIBLE);
+}
+
+void *rvmm_current_mm(void)
+{
+	return current->mm;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel offers only as inline functions, macros and per-CPU variables, as functions.
+ *
+ * host/ffi.rs declares the same prototypes for Rust; shim.c includes this file, so the compiler
+ * checks the definitions, and a reviewer checks that the two lists agree.
+ */
+#ifndef RVMM_SHIM_H
+#define RVMM_SHIM_H
+
+#include <linux/types.h>
+
+struct rcuwait;
+
+/* cpu.rs */
+u32 rvmm_cpu_id(void);
+void rvmm_kick_cpu(u32 cpu);
+void rvmm_sync_cpu(u32 cpu);
+bool rvmm_work_pending(void);
+int rvmm_handle_work(void);
+bool rvmm_host_la57(void);
+u32 rvmm_cpu_count(void);
+u32 rvmm_cpu_limit(void);
+int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
+unsigned long rvmm_host_dr7(void);
+void rvmm_predictor_barrier_on_return(void);
+u64 rvmm_host_spec_ctrl(void);
+bool rvmm_host_has_spec_ctrl(void);
+
+/* page.rs */
+void *rvmm_pages_alloc(u32 order, bool atomic);
+void rvmm_pages_free(void *va, u32 order);
+u64 rvmm_va_to_hpa(void *va);
+int rvmm_vma_insert(void *vma, u64 offset, void *va);
+void rvmm_page_set_next(void *va, void *next);
+void *rvmm_page_next(void *va);
+
+/* guest_ram.rs */
+int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn);
+void rvmm_gup_put(void *page, bool dirty);
+u32 rvmm_mapping_shift(u64 hva);
+int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
+
+/* timer.rs */
+u64 rvmm_now_ns(void);
+u64 rvmm_wall_ns(void);
+
+/* wait.rs */
+int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
+
+/* notifier.rs */
+void *rvmm_current_mm(void);
+
+#endif

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Clocks and one-shot timers.
+
+use super::ffi;
+use crate::arch::time::Ns;
+use core::cell::UnsafeCell;
+use core::marker::PhantomPinned;
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Returns the host's monotonic time. Any context.
+#[inline]
+pub(crate) fn now() -> Ns {
+    // SAFETY: No precondition.
+    Ns(unsafe { ffi::rvmm_now_ns() })
+}
+
+/// Returns the host's wall clock in nanoseconds since 1970 UTC.
+pub(crate) fn wall_ns() -> u64 {
+    // SAFETY: No precondition.
+    unsafe { ffi::rvmm_wall_ns() }
+}
+
+/// Returns the frequency of the host's TSC in kHz.
+pub(crate) fn tsc_khz() -> u32 {
+    // SAFETY: Set once at boot.
+    unsafe { bindings::tsc_khz }
+}
+
+/// Reads the TSC.
+#[inline]
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: RDTSC has no side effect, and the kernel may always execute it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// What a [`Timer`] calls when it fires, in hard interrupt context.
+pub(crate) trait OnTimer: Sync {
+    /// The deadline has passed.
+    fn on_timer(&self);
+}
+
+/// A one-shot timer that calls `T::on_timer` of the object it belongs to.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Timer<T: OnTimer> {
+    hr: UnsafeCell<Raw<T>>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+#[repr(C)]
+struct Raw<T> {
+    hr: bindings::hrtimer,
+    target: *const T,
+}
+
+// SAFETY: hrtimers may be armed and cancelled from any thread.
+unsafe impl<T: OnTimer + Send> Send for Timer<T> {}
+// SAFETY: As above; the target is only shared.
+unsafe impl<T: OnTimer> Sync for Timer<T> {}
+
+impl<T: OnTimer> Timer<T> {
+    /// A timer that is not yet tied to an object.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            hr: UnsafeCell::new(Raw { hr: pin_init::zeroed(), target: core::ptr::null() }),
+            _pin: PhantomPinned,
+        })
+    }
+
+    /// Ties the timer to the object that holds it. Once, before the first [`Timer::arm`].
+    ///
+    /// `timer` picks the timer out of its owner.
+    ///
+    /// # Errors
+    /// `EINVAL` when the timer is not a field of `owner`, `EBUSY` when it is tied already.
+    pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &Timer<T>) -> Result {
+        let this = timer(owner);
+        let start = Arc::as_ptr(owner) as usize;
+        let at = this as *const Self as usize;
+        if at < start || at >= start.wrapping_add(size_of::<T>()) {
+            return Err(EINVAL);
+        }
+        if this.is_bound() {
+            return Err(EBUSY);
+        }
+        let raw = this.hr.get();
+        // SAFETY: The timer lies inside its target (checked above), which an `Arc` keeps at one address
+        // until it is dropped, and dropping it cancels the timer first. Nobody arms an unbound timer.
+        unsafe {
+            bindings::hrtimer_setup(
+                &raw mut (*raw).hr,
+                Some(Self::fire),
+                bindings::CLOCK_MONOTONIC as i32,
+                bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+            );
+            (*raw).target = Arc::as_ptr(owner);
+        }
+        Ok(())
+    }
+
+    unsafe extern "C" fn fire(hr: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+        let raw: *const Raw<T> = hr.cast();
+        // SAFETY: `hr` is the first field of the `Raw<T>` that was set up; its target outlives it.
+        unsafe { (*(*raw).target).on_timer() };
+        bindings::hrtimer_restart::HRTIMER_NORESTART
+    }
+
+    fn is_bound(&self) -> bool {
+        // SAFETY: `target` is written once, by `bind()`, before any use.
+        unsafe { !(*self.hr.get()).target.is_null() }
+    }
+
+    /// Arms for `at`, instead of any earlier arming. Any context but NMI.
+    pub(crate) fn arm(&self, at: Ns) {
+        if !self.is_bound() {
+            return;
+        }
+        let at = i64::try_from(at.0).unwrap_or(i64::MAX);
+        // SAFETY: Set up by `bind()`.
+        unsafe {
+            bindings::hrtimer_start_range_ns(
+                &raw mut (*self.hr.get()).hr,
+                at,
+                0,
+                bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+            )
+        }
+    }
+
+    /// Takes back [`Timer::arm`] where the callback has not begun. Does not wait. Any context.
+    pub(crate) fn disarm(&self) {
+        if self.is_bound() {
+            // SAFETY: Set up by `bind()`.
+            unsafe { bindings::hrtimer_try_to_cancel(&raw mut (*self.hr.get()).hr) };
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T: OnTimer> PinnedDrop for Timer<T> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.is_bound() {
+            // SAFETY: Set up by `bind()`; waits for a running callback, so the target is free after.
+            unsafe { bindings::hrtimer_cancel(&raw mut (*self.hr.get()).hr) };
+        }
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Blocking one thread until another context wakes it.
+
+use super::ffi;
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use kernel::bindings;
+use kernel::prelude::*;
+
+/// The place where one thread, and only one at a time, waits.
+pub(crate) struct Waiter(UnsafeCell<bindings::rcuwait>);
+
+// SAFETY: `rcuwait` is made to be woken from anywhere.
+unsafe impl Send for Waiter {}
+// SAFETY: As above; that one thread waits at a time is the contract of `wait()`.
+unsafe impl Sync for Waiter {}
+
+impl Waiter {
+    /// An empty place.
+    pub(crate) fn new() -> Waiter {
+        Waiter(UnsafeCell::new(pin_init::zeroed()))
+    }
+
+    /// Sleeps until `ready()` is true; it is asked after every [`Waiter::wake`].
+    ///
+    /// Only the vCPU's own thread calls this, under the vCPU's mutex.
+    ///
+    /// # Errors
+    /// `EINTR` on a signal.
+    pub(crate) fn wait<F: Fn() -> bool>(&self, ready: F) -> Result {
+        unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
+            // SAFETY: `arg` is the `&F` given below, alive during the wait.
+            unsafe { (*arg.cast::<F>())() }
+        }
+        // SAFETY: `self` and `ready` outlive the call, and `call::<F>` takes what `arg` points to.
+        let ret = unsafe {
+            ffi::rvmm_wait(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast())
+        };
+        kernel::error::to_result(ret)
+    }
+
+    /// Wakes the waiting thread, if there is one. Any context.
+    pub(crate) fn wake(&self) {
+        // SAFETY: `self.0` is an initialised rcuwait (all zeroes is the empty one).
+        unsafe { bindings::rcuwait_wake_up(self.0.get()) };
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a VMCB's exit code to a typed [`Exit`].
+//!
+//! APM, "SVM Intercept Exit Codes". A pure function of plain numbers: total over all codes.
+
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::exception::Vector;
+use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+
+/// The exit code of a VMRUN that the processor refused.
+const VMEXIT_INVALID: u64 = u64::MAX;
+/// As [`VMEXIT_INVALID`], where only 32 bits are written.
+const VMEXIT_INVALID32: u64 = 0xffff_ffff;
+
+/// Translates a raw exit.
+#[inline]
+pub(super) fn decode(raw: RawExit) -> Exit {
+    match raw.reason {
+        // Hot ones first.
+        0x7b => pio(raw),
+        0x7c => Exit::Msr(if raw.info1 & 1 == 0 { MsrAccess::Read } else { MsrAccess::Write }),
+        0x400 => page_fault(raw),
+        0x78 => Exit::Hlt,
+        0x72 => Exit::Cpuid,
+        0x60 | 0x61 | 0x62 => Exit::HostInterrupt,
+        0x64 => Exit::InterruptWindow,
+        0x81 => Exit::VirtInsn(VirtInsn::Hypercall),
+        0x20..=0x3f => Exit::DebugRegister,
+        0x40..=0x5f => Exit::Exception(Vector((raw.reason & 0x1f) as u8), raw.info1 as u32),
+        0x74 => Exit::NmiReturn,
+        // INVD, WBINVD.
+        0x76 | 0x89 => Exit::CacheFlush,
+        // RDPMC: no counters.
+        0x6f => Exit::Forbidden,
+        // INVLPGA, VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT.
+        0x7a | 0x80 | 0x82..=0x86 => Exit::VirtInsn(VirtInsn::Other),
+        // MONITOR, MWAIT and its conditional form, RDPRU: absent for guests.
+        0x8a | 0x8b | 0x8c | 0x8e => Exit::Undefined,
+        0x8d => Exit::Xsetbv,
+        0x7d => Exit::TaskSwitch,
+        0x7f => Exit::TripleFault,
+        VMEXIT_INVALID | VMEXIT_INVALID32 => Exit::EntryFailed(raw),
+        _ => Exit::Unknown(raw),
+    }
+}
+
+/// APM, "IOIO Intercept", EXITINFO1.
+fn pio(raw: RawExit) -> Exit {
+    let width = match raw.info1 & 0x70 {
+        0x10 => Width::B1,
+        0x20 => Width::B2,
+        0x40 => Width::B4,
+        _ => return Exit::Unknown(raw),
+    };
+    Exit::Pio(PioAccess {
+        port: (raw.info1 >> 16) as u16,
+        width,
+        is_in: raw.info1 & 1 != 0,
+        is_string: raw.info1 & 4 != 0,
+    })
+}
+
+/// APM, "Nested versus Guest Page Faults", EXITINFO1.
+fn page_fault(raw: RawExit) -> Exit {
+    Exit::GuestPageFault(GuestPageFault {
+        gpa: Gpa(raw.info2),
+        present: raw.info1 & 1 != 0,
+        write: raw.info1 & 2 != 0,
+        reserved: raw.info1 & 8 != 0,
+        fetch: raw.info1 & 16 != 0,
+    })
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pages that the processor reads and writes by itself, and root operation as a guard.
+//!
+//! What in a VMCB could hurt the host is written here only: the addresses of the maps and of the
+//! table come from owners, and the intercepts that protect the host are always set.
+
+#![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
+
+use super::asm;
+use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb};
+use super::vmcb::{NP_ENABLE, V_INTR_MASKING, V_IRQ, V_TPR};
+use crate::arch::addr::Hpa;
+use crate::arch::cr::Efer;
+use crate::arch::msr::VM_HSAVE_PA;
+use crate::host::cpu::PinnedCpu;
+use crate::host::page::Pages;
+use crate::mmu::asid::{AsidPool, AsidTag};
+use crate::vcpu::backend::TableRoot;
+use core::cell::UnsafeCell;
+use kernel::prelude::*;
+use x86::msr::IA32_EFER;
+
+/// What each CPU has for running guests.
+pub(super) struct CpuArea {
+    /// The processor keeps the host's state here between VMRUN and #VMEXIT.
+    hsave: Pages,
+    /// VMSAVE keeps the rest of the host's state here while a window is open.
+    host_vmcb: Pages,
+    asids: UnsafeCell<AsidPool>,
+}
+
+// SAFETY: `asids` is reached only through a `Window`, which holds the CPU that the area belongs to
+// with interrupts off; so no two threads use it at once.
+unsafe impl Sync for CpuArea {}
+
+impl CpuArea {
+    /// Allocates for a processor with ASIDs 1 to `last_asid`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(last_asid: u32) -> Result<CpuArea> {
+        Ok(CpuArea {
+            hsave: Pages::new(0)?,
+            host_vmcb: Pages::new(0)?,
+            asids: UnsafeCell::new(AsidPool::new(1, last_asid)),
+        })
+    }
+}
+
+/// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found.
+pub(crate) struct Window<'a> {
+    area: &'a CpuArea,
+    cpu: &'a PinnedCpu,
+    /// EFER and VM_HSAVE_PA to put back, where SVME was not set yet.
+    restore: Option<(u64, u64)>,
+}
+
+impl<'a> Window<'a> {
+    /// Enters root operation on this CPU; `area` is the CPU's own.
+    ///
+    /// Where somebody (a loaded KVM) has SVME set already, its EFER and save area stay: the area is
+    /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Window<'a> {
+        // SAFETY: Every processor that the probe accepted has EFER and VM_HSAVE_PA.
+        let (efer, hsave) = unsafe { (asm::rdmsr(IA32_EFER), asm::rdmsr(VM_HSAVE_PA)) };
+        let shared = efer & Efer::SVME.bits() != 0 && hsave != 0;
+        let restore = (!shared).then_some((efer, hsave));
+        if restore.is_some() {
+            // SAFETY: SVM is present and not locked (probe); both are put back in `drop()`, and with
+            // interrupts off nobody sees them in between.
+            unsafe {
+                asm::wrmsr(IA32_EFER, efer | Efer::SVME.bits());
+                asm::wrmsr(VM_HSAVE_PA, area.hsave.hpa().0);
+            }
+        }
+        // SAFETY: SVME is set now, and the page is this CPU's own.
+        unsafe { asm::vmsave(area.host_vmcb.hpa()) };
+        Window { area, cpu, restore }
+    }
+
+    /// Returns whether another hypervisor runs guests on this CPU between our windows.
+    pub(super) fn is_shared(&self) -> bool {
+        self.restore.is_none()
+    }
+
+    /// Returns the number of the CPU.
+    pub(super) fn cpu_id(&self) -> u32 {
+        self.cpu.id()
+    }
+
+    /// Gives `tag` an ASID of this CPU. Returns it, and whether the whole TLB must be flushed.
+    pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
+        // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
+        let pool = unsafe { &mut *self.area.asids.get() };
+        let assigned = pool.assign(tag, self.cpu.id());
+        (assigned.asid, assigned.flush_all)
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        if let Some((efer, hsave)) = self.restore {
+            // SAFETY: The values found when the window was opened.
+            unsafe {
+                asm::wrmsr(VM_HSAVE_PA, hsave);
+                asm::wrmsr(IA32_EFER, efer);
+            }
+        }
+    }
+}
+
+/// An MSR permission map: two bits an MSR, set where the access exits. APM, "MSR Intercepts".
+pub(super) struct MsrMap(Pages);
+
+impl MsrMap {
+    /// A map in which everything exits.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new() -> Result<MsrMap> {
+        let mut pages = Pages::new(1)?;
+        pages.bytes_mut().fill(0xff);
+        Ok(MsrMap(pages))
+    }
+
+    /// Lets the guest read and write `msr` without an exit; unknown ranges stay as they are.
+    ///
+    /// Only for MSRs whose guest value is in the processor while a guest runs: those that VMLOAD loads.
+    pub(super) fn pass_through(&mut self, msr: PassThrough) {
+        let msr = msr as u32;
+        let (range, index) = match msr {
+            0..=0x1fff => (0usize, msr),
+            0xc000_0000..=0xc000_1fff => (0x800, msr & 0x1fff),
+            0xc001_0000..=0xc001_1fff => (0x1000, msr & 0x1fff),
+            _ => return,
+        };
+        if let Some(byte) = self.0.bytes_mut().get_mut(range.saturating_add(index as usize / 4)) {
+            *byte &= !(3 << (index % 4 * 2));
+        }
+    }
+}
+
+/// The MSRs that VMLOAD and VMSAVE switch, and so may be left to the guest.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(super) enum PassThrough {
+    SysenterCs = 0x174,
+    SysenterEsp = 0x175,
+    SysenterEip = 0x176,
+    Star = 0xc000_0081,
+    Lstar = 0xc000_0082,
+    Cstar = 0xc000_0083,
+    SfMask = 0xc000_0084,
+    FsBase = 0xc000_0100,
+    GsBase = 0xc000_0101,
+    KernelGsBase = 0xc000_0102,
+}
+
+/// An I/O permission map in which every port exits. APM, "I/O Intercepts".
+pub(super) struct IoMap(Pages);
+
+impl IoMap {
+    /// Allocates.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new() -> Result<IoMap> {
+        let mut pages = Pages::new(2)?;
+        pages.bytes_mut().fill(0xff);
+        Ok(IoMap(pages))
+    }
+}
+
+/// The maps that all guests share.
+pub(super) struct Maps {
+    pub(super) msr: MsrMap,
+    pub(super) io: IoMap,
+}
+
+/// The intercepts without which a guest could touch the host.
+const HOST_SAFETY3: Intercept3 = Intercept3::INTR
+    .union(Intercept3::NMI)
+    .union(Intercept3::SMI)
+    .union(Intercept3::INIT)
+    .union(Intercept3::IOIO)
+    .union(Intercept3::MSR)
+    .union(Intercept3::INVD)
+    .union(Intercept3::INVLPGA)
+    .union(Intercept3::FERR_FREEZE)
+    .union(Intercept3::SHUTDOWN);
+/// As [`HOST_SAFETY3`].
+const HOST_SAFETY4: Intercept4 = Intercept4::VMRUN
+    .union(Intercept4::VMLOAD)
+    .union(Intercept4::VMSAVE)
+    .union(Intercept4::STGI)
+    .union(Intercept4::CLGI)
+    .union(Intercept4::SKINIT)
+    .union(Intercept4::WBINVD)
+    .union(Intercept4::XSETBV);
+
+/// An owned VMCB.
+///
+/// # Invariants
+/// The control area has the intercepts of `HOST_SAFETY*`, interrupt masking and nested paging on,
+/// and the maps of `_maps`, which live as long.
+pub(super) struct VmcbPage {
+    page: Pages,
+    hpa: Hpa,
+    clean: Clean,
+    last_cpu: Option<u32>,
+    _maps: kernel::sync::Arc<Maps>,
+}
+
+impl VmcbPage {
+    /// Makes one whose maps are `maps`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(maps: kernel::sync::Arc<Maps>) -> Result<VmcbPage> {
+        let page = Pages::new(0)?;
+        let hpa = page.hpa();
+        let mut vmcb = VmcbPage { page, hpa, clean: Clean::empty(), last_cpu: None, _maps: maps };
+        let (iopm, msrpm) = (vmcb._maps.io.0.hpa().0, vmcb._maps.msr.0.hpa().0);
+        let c = vmcb.control_mut();
+        c.iopm_base = iopm;
+        c.msrpm_base = msrpm;
+        c.np_control = NP_ENABLE;
+        c.v_intr = V_INTR_MASKING;
+        vmcb.set_intercepts(Intercept3::empty(), Intercept4::empty(), 0);
+        Ok(vmcb)
+    }
+
+    fn vmcb(&self) -> &Vmcb {
+        // SAFETY: The page is zeroed or written through this type, `Vmcb` is plain data that fits in
+        // it, and the processor touches it only inside `run()`, which borrows `self` mutably.
+        unsafe { self.page.as_ptr().cast::<Vmcb>().as_ref() }
+    }
+
+    fn vmcb_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: As in `vmcb()`.
+        unsafe { self.page.as_ptr().cast::<Vmcb>().as_mut() }
+    }
+
+    fn control_mut(&mut self) -> &mut Control {
+        &mut self.vmcb_mut().control
+    }
+
+    /// Returns the control area to read.
+    #[inline]
+    pub(super) fn control(&self) -> &Control {
+        &self.vmcb().control
+    }
+
+    /// Returns the guest's registers.
+    #[inline]
+    pub(super) fn save(&self) -> &Save {
+        &self.vmcb().save
+    }
+
+    /// Returns the guest's registers to change; `fields` says which clean fields that touches.
+    #[inline]
+    pub(super) fn save_mut(&mut self, fields: Clean) -> &mut Save {
+        self.clean.remove(fields);
+        &mut self.vmcb_mut().save
+    }
+
+    /// Sets the intercepts; those that protect the host are added.
+    pub(super) fn set_intercepts(&mut self, i3: Intercept3, i4: Intercept4, exceptions: u32) {
+        self.clean.remove(Clean::INTERCEPTS);
+        let c = self.control_mut();
+        c.intercept3 = i3.union(HOST_SAFETY3).bits();
+        c.intercept4 = i4.union(HOST_SAFETY4).bits();
+        c.intercept_exc = exceptions;
+    }
+
+    /// Adds or removes one intercept of the third vector; those that protect the host stay.
+    pub(super) fn intercept3(&mut self, which: Intercept3, on: bool) {
+        let c = self.control_mut();
+        let old = Intercept3::from_bits_retain(c.intercept3);
+        let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
+        if new != old {
+            c.intercept3 = new.bits();
+            self.clean.remove(Clean::INTERCEPTS);
+        }
+    }
+
+    /// Makes accesses to debug registers exit, or not.
+    pub(super) fn intercept_dr(&mut self, on: bool) {
+        self.clean.remove(Clean::INTERCEPTS);
+        self.control_mut().intercept_dr = if on { u32::MAX } else { 0 };
+    }
+
+    /// Sets the guest's TSC offset.
+    pub(super) fn set_tsc_offset(&mut self, offset: u64) {
+        self.clean.remove(Clean::INTERCEPTS);
+        self.control_mut().tsc_offset = offset;
+    }
+
+    /// Sets the virtual task priority.
+    #[inline]
+    pub(super) fn set_tpr(&mut self, cr8: u8) {
+        let c = self.control_mut();
+        let new = (c.v_intr & !V_TPR) | (u64::from(cr8) & V_TPR);
+        if new != c.v_intr {
+            c.v_intr = new;
+            self.clean.remove(Clean::TPR);
+        }
+    }
+
+    /// Makes a virtual interrupt pending (for the window), or not.
+    pub(super) fn set_virtual_irq(&mut self, on: bool) {
+        use super::vmcb::{V_IGN_TPR, V_PRIO};
+        self.clean.remove(Clean::TPR);
+        let c = self.control_mut();
+        c.v_intr &= !(V_IRQ | V_PRIO | V_IGN_TPR);
+        if on {
+            c.v_intr |= V_IRQ | V_PRIO | V_IGN_TPR;
+        }
+    }
+
+    /// Sets the interrupt shadow.
+    pub(super) fn set_shadow(&mut self, on: bool) {
+        self.control_mut().interrupt_shadow = u64::from(on);
+    }
+
+    /// Sets EVENTINJ.
+    #[inline]
+    pub(super) fn set_event(&mut self, event: u64) {
+        self.control_mut().event_inj = event;
+    }
+
+    /// Runs the guest until its next exit.
+    #[inline]
+    pub(super) fn run(
+        &mut self,
+        window: &mut Window<'_>,
+        root: TableRoot<'_>,
+        asid: u32,
+        tlb_control: u32,
+        gprs: &mut [u64; 16],
+    ) {
+        if self.last_cpu != Some(window.cpu_id()) {
+            self.last_cpu = Some(window.cpu_id());
+            self.clean = Clean::empty();
+        }
+        let mut clean = self.clean;
+        let c = self.control_mut();
+        if c.ncr3 != root.hpa().0 {
+            c.ncr3 = root.hpa().0;
+            clean.remove(Clean::NP);
+        }
+        if c.asid != asid {
+            c.asid = asid;
+            clean.remove(Clean::ASID);
+        }
+        c.tlb_control = tlb_control;
+        c.clean = clean.bits();
+        let (vmcb, host) = (self.hpa, window.area.host_vmcb.hpa());
+        // SAFETY:
+        // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and
+        //   `host_vmcb` was filled on this CPU; the run loop does not change what it holds.
+        // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table.
+        unsafe { asm::enter(vmcb, gprs, host) };
+        let c = self.control_mut();
+        c.event_inj = 0;
+        self.clean = Clean::all();
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtual processor on SVM: the VMCB in the run loop's terms.
+
+use super::exit::decode;
+use super::region::{VmcbPage, Window};
+use super::vmcb::{Clean, Intercept3, Intercept4, VmcbSegment};
+use super::vmcb::{EVENT_ERROR, EVENT_VALID, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_TPR};
+use super::Svm;
+use crate::arch::cr::Efer;
+use crate::arch::exception::Vector;
+use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::mmu::asid::AsidTag;
+use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
+use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::state::{Groups, VcpuState, RAX, RSP};
+
+/// Event types of EVENTINJ and EXITINTINFO. APM, "Event Injection".
+const TYPE_INTR: u64 = 0 << 8;
+const TYPE_NMI: u64 = 2 << 8;
+const TYPE_EXCEPTION: u64 = 3 << 8;
+const TYPE_SOFT: u64 = 4 << 8;
+const TYPE_MASK: u64 = 7 << 8;
+
+/// A virtual processor.
+pub(crate) struct SvmVcpu {
+    vmcb: VmcbPage,
+    tag: AsidTag,
+    flush: bool,
+    flush_by_asid: bool,
+    has_next_rip: bool,
+    has_decode_assist: bool,
+    /// An NMI is in service.
+    nmi_masked: bool,
+    /// The IRET that ends it is about to run, at this RIP.
+    nmi_iret: Option<u64>,
+}
+
+impl SvmVcpu {
+    /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
+    pub(super) fn new(svm: &Svm, mut vmcb: VmcbPage) -> SvmVcpu {
+        vmcb.set_intercepts(
+            Intercept3::CPUID | Intercept3::HLT | Intercept3::RDPMC | Intercept3::TASK_SWITCH,
+            Intercept4::VMMCALL | Intercept4::MONITOR | Intercept4::MWAIT | Intercept4::RDPRU,
+            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
+            1 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0,
+        );
+        vmcb.intercept_dr(true);
+        SvmVcpu {
+            vmcb,
+            tag: AsidTag::default(),
+            flush: true,
+            flush_by_asid: svm.features.flush_by_asid,
+            has_next_rip: svm.features.next_rip,
+            has_decode_assist: svm.features.decode_assist,
+            nmi_masked: false,
+            nmi_iret: None,
+        }
+    }
+}
+
+fn pack(seg: &Segment) -> VmcbSegment {
+    let attr = if seg.attr.is_unusable() { 0 } else { seg.attr.0 };
+    VmcbSegment {
+        selector: seg.selector,
+        attrib: ((attr & 0xff) | ((attr >> 4) & 0xf00)) as u16,
+        limit: seg.limit,
+        base: seg.base,
+    }
+}
+
+fn unpack(seg: &VmcbSegment) -> Segment {
+    let packed = u32::from(seg.attrib);
+    let mut attr = (packed & 0xff) | ((packed & 0xf00) << 4);
+    if attr & 0x80 == 0 {
+        attr |= 1 << 16;
+    }
+    Segment { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
+}
+
+fn table(seg: &VmcbSegment) -> Table {
+    Table { base: seg.base, limit: seg.limit as u16 }
+}
+
+fn from_table(t: &Table) -> VmcbSegment {
+    VmcbSegment { selector: 0, attrib: 0, limit: u32::from(t.limit), base: t.base }
+}
+
+impl BackendVcpu for SvmVcpu {
+    type Cpu = Svm;
+
+    #[inline]
+    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
+        let save = self.vmcb.save_mut(Clean::empty());
+        save.rax = state.gprs[RAX];
+        save.rsp = state.gprs[RSP];
+        save.rip = state.rip;
+        save.rflags = state.rflags;
+
+        let (asid, flush_all) = window.assign_asid(&mut self.tag);
+        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
+            TLB_FLUSH_ALL
+        } else if self.flush {
+            TLB_FLUSH_ASID
+        } else {
+            0
+        };
+        self.flush = false;
+        self.vmcb.run(window, root, asid, tlb_control, &mut state.gprs);
+
+        let save = self.vmcb.save();
+        state.gprs[RAX] = save.rax;
+        state.gprs[RSP] = save.rsp;
+        state.rip = save.rip;
+        state.rflags = save.rflags;
+        state.ran();
+        decode(self.raw_exit())
+    }
+
+    fn read_state(&self, want: Groups, out: &mut VcpuState) {
+        let s = self.vmcb.save();
+        if want.contains(Groups::SEGMENTS) {
+            out.segs = [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs].map(unpack);
+            // SS.DPL is not kept by the processor in every mode; CPL is.
+            let ss = &mut out.segs[SegReg::Ss as usize].attr;
+            ss.0 = (ss.0 & !0x60) | (u32::from(s.cpl & 3) << 5);
+            out.ldtr = unpack(&s.ldtr);
+            out.tr = unpack(&s.tr);
+        }
+        if want.contains(Groups::TABLES) {
+            out.gdt = table(&s.gdtr);
+            out.idt = table(&s.idtr);
+        }
+        if want.contains(Groups::CONTROL) {
+            (out.cr0, out.cr2, out.cr3, out.cr4) = (s.cr0, s.cr2, s.cr3, s.cr4);
+            out.efer = s.efer & !Efer::SVME.bits();
+        }
+        if want.contains(Groups::SYSCALL) {
+            let m = &mut out.syscall;
+            (m.star, m.lstar, m.cstar, m.sfmask) = (s.star, s.lstar, s.cstar, s.sfmask);
+            m.kernel_gs_base = s.kernel_gs_base;
+            (m.sysenter_cs, m.sysenter_esp, m.sysenter_eip) = (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip);
+            m.pat = s.g_pat;
+        }
+        if want.contains(Groups::DEBUG) {
+            (out.dr6, out.dr7) = (s.dr6, s.dr7);
+        }
+    }
+
+    fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
+        if dirty.contains(Groups::SEGMENTS) {
+            let s = self.vmcb.save_mut(Clean::SEG);
+            [s.es, s.cs, s.ss, s.ds, s.fs, s.gs] = [0, 1, 2, 3, 4, 5].map(|i: usize| pack(&from.segs[i]));
+            s.cpl = from.cpl();
+            s.ldtr = pack(&from.ldtr);
+            s.tr = pack(&from.tr);
+        }
+        if dirty.contains(Groups::TABLES) {
+            let s = self.vmcb.save_mut(Clean::DT);
+            s.gdtr = from_table(&from.gdt);
+            s.idtr = from_table(&from.idt);
+        }
+        if dirty.contains(Groups::CONTROL) {
+            let s = self.vmcb.save_mut(Clean::CRX | Clean::CR2);
+            (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, from.cr4);
+            s.efer = from.efer | Efer::SVME.bits();
+            // A change of CR0, CR4 or EFER by software may change what translations mean.
+            self.flush = true;
+        }
+        if dirty.contains(Groups::SYSCALL) {
+            let m = &from.syscall;
+            let s = self.vmcb.save_mut(Clean::NP);
+            (s.star, s.lstar, s.cstar, s.sfmask) = (m.star, m.lstar, m.cstar, m.sfmask);
+            s.kernel_gs_base = m.kernel_gs_base;
+            (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip) = (m.sysenter_cs, m.sysenter_esp, m.sysenter_eip);
+            s.g_pat = m.pat;
+        }
+        if dirty.contains(Groups::DEBUG) {
+            let s = self.vmcb.save_mut(Clean::DRX);
+            (s.dr6, s.dr7) = (from.dr6, from.dr7);
+        }
+    }
+
+    #[inline]
+    fn next_rip(&self) -> Option<u64> {
+        let next = self.vmcb.control().next_rip;
+        (self.has_next_rip && next != 0).then_some(next)
+    }
+
+    fn insn_bytes(&self) -> Option<&[u8]> {
+        let c = self.vmcb.control();
+        if !self.has_decode_assist || c.insn_len == 0 {
+            return None;
+        }
+        c.insn_bytes.get(..usize::from(c.insn_len))
+    }
+
+    fn inject(&mut self, event: Event) {
+        let (kind, vector, error) = match event {
+            Event::Interrupt(v) => (TYPE_INTR, v, None),
+            Event::Nmi => {
+                self.nmi_masked = true;
+                self.nmi_iret = None;
+                self.vmcb.intercept3(Intercept3::IRET, true);
+                (TYPE_NMI, Vector::NMI.0, None)
+            }
+            Event::Exception { vector, error } => (TYPE_EXCEPTION, vector.0, error),
+            Event::Software { vector } => (TYPE_SOFT, vector, None),
+        };
+        let error = error.map_or(0, |e| EVENT_ERROR | u64::from(e) << 32);
+        self.vmcb.set_event(EVENT_VALID | kind | u64::from(vector) | error);
+    }
+
+    fn take_interrupted(&mut self) -> Option<Event> {
+        let info = self.vmcb.control().exit_int_info;
+        if info & EVENT_VALID == 0 {
+            return None;
+        }
+        let vector = (info & 0xff) as u8;
+        match info & TYPE_MASK {
+            TYPE_INTR => Some(Event::Interrupt(vector)),
+            TYPE_NMI => Some(Event::Nmi),
+            // RIP is still at the INT3 or INTO: it runs again by itself. So does INT n.
+            TYPE_EXCEPTION if vector == Vector::BP.0 || vector == Vector::OF.0 => None,
+            TYPE_EXCEPTION => Some(Event::Exception {
+                vector: Vector(vector),
+                error: (info & EVENT_ERROR != 0).then_some((info >> 32) as u32),
+            }),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn blocking(&self) -> Blocking {
+        let done = self.nmi_iret.is_some_and(|rip| rip != self.vmcb.save().rip);
+        Blocking {
+            shadow: self.vmcb.control().interrupt_shadow & 1 != 0,
+            nmi: self.nmi_masked && !done,
+        }
+    }
+
+    fn set_blocking(&mut self, blocking: Blocking) {
+        self.vmcb.set_shadow(blocking.shadow);
+        self.nmi_masked = blocking.nmi;
+        self.nmi_iret = None;
+        self.vmcb.intercept3(Intercept3::IRET, blocking.nmi);
+    }
+
+    fn request_window(&mut self, kind: WindowKind, on: bool) {
+        match kind {
+            WindowKind::Interrupt => {
+                self.vmcb.intercept3(Intercept3::VINTR, on);
+                self.vmcb.set_virtual_irq(on);
+            }
+            WindowKind::Nmi => {
+                if !on {
+                    // The IRET exit came: the NMI is over once that instruction has run.
+                    self.nmi_iret = Some(self.vmcb.save().rip);
+                    self.vmcb.intercept3(Intercept3::IRET, false);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn set_tpr(&mut self, cr8: u8) {
+        self.vmcb.set_tpr(cr8);
+    }
+
+    #[inline]
+    fn tpr(&self) -> u8 {
+        (self.vmcb.control().v_intr & V_TPR) as u8
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.set_tsc_offset(offset);
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+
+    fn set_debug_passthrough(&mut self, on: bool) {
+        self.vmcb.intercept_dr(!on);
+    }
+
+    #[inline]
+    fn raw_exit(&self) -> RawExit {
+        let c = self.vmcb.control();
+        RawExit { reason: c.exit_code, info1: c.exit_info1, info2: c.exit_info2 }
+    }
+}

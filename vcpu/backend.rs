@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The contract between the run loop and a vendor's virtualization extensions.
+//!
+//! `Vm<B>` and `Vcpu<B>` are generic over [`Backend`]: the choice is made once, when the module
+//! loads, and no call on the exit path is indirect.
+
+use super::event::{Blocking, Event};
+use super::exit::{Exit, RawExit};
+use super::state::{Groups, VcpuState};
+use crate::arch::addr::Hpa;
+use crate::mmu::format::TableFormat;
+use core::marker::PhantomData;
+use kernel::prelude::*;
+
+/// Why this machine cannot run guests. Each is one line in the kernel's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsupported {
+    /// The processor has no such extension.
+    NoExtension,
+    /// The firmware switched it off and locked the switch.
+    Firmware,
+    /// The processor lacks something we need.
+    Lacks(&'static str),
+    /// CPUs of this machine differ in what matters.
+    MixedCpus,
+}
+
+/// The root of a second-level table, borrowed from the table's owner: as long as this lives, the
+/// table does.
+#[derive(Clone, Copy)]
+pub(crate) struct TableRoot<'a> {
+    hpa: Hpa,
+    _owner: PhantomData<&'a ()>,
+}
+
+impl<'a> TableRoot<'a> {
+    /// Wraps the root's address; `owner` is what keeps the table alive.
+    pub(crate) fn new<T>(hpa: Hpa, _owner: &'a T) -> TableRoot<'a> {
+        TableRoot { hpa, _owner: PhantomData }
+    }
+
+    /// Returns the physical address of the root page.
+    pub(crate) fn hpa(self) -> Hpa {
+        self.hpa
+    }
+}
+
+/// What the guest must be able to do before the window exit happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WindowKind {
+    /// Take a maskable interrupt.
+    Interrupt,
+    /// Take an NMI.
+    Nmi,
+}
+
+/// A vendor's extension.
+pub(crate) trait Backend: Sized + Send + Sync + 'static {
+    /// One virtual processor.
+    type Vcpu: BackendVcpu<Cpu = Self>;
+    /// The format of its second-level table.
+    type Format: TableFormat;
+    /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
+    type Window<'a>
+    where
+        Self: 'a;
+    /// What proves that the thread is pinned with interrupts off.
+    type Pinned;
+
+    /// Returns the vendor's name for the log.
+    fn name(&self) -> &'static str;
+    /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
+    fn open<'a>(&'a self, cpu: &'a Self::Pinned) -> Option<Self::Window<'a>>;
+    /// Makes a virtual processor in the state after reset.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn new_vcpu(&self) -> Result<Self::Vcpu>;
+    /// Returns the number of levels of the second-level table.
+    fn table_levels(&self) -> u8;
+    /// Returns whether the guest's TSC can be offset and counts at the host's rate always.
+    fn has_decode_assist(&self) -> bool;
+}
+
+/// One virtual processor in the vendor's terms.
+pub(crate) trait BackendVcpu: Send {
+    /// The backend that made it.
+    type Cpu: Backend<Vcpu = Self>;
+
+    /// Runs the guest until something needs handling.
+    ///
+    /// General registers, RIP and RFLAGS go in from `state` and come back; the groups must have been
+    /// flushed before.
+    fn enter(
+        &mut self,
+        window: &mut <Self::Cpu as Backend>::Window<'_>,
+        root: TableRoot<'_>,
+        state: &mut VcpuState,
+    ) -> Exit;
+    /// Fetches groups of registers.
+    fn read_state(&self, want: Groups, out: &mut VcpuState);
+    /// Sets groups of registers.
+    fn write_state(&mut self, dirty: Groups, from: &VcpuState);
+    /// Returns the address of the next instruction where the processor told it with the last exit.
+    fn next_rip(&self) -> Option<u64>;
+    /// Returns the bytes of the instruction where the processor told them with the last exit.
+    fn insn_bytes(&self) -> Option<&[u8]>;
+    /// Delivers `event` with the next entry.
+    fn inject(&mut self, event: Event);
+    /// Takes back an event whose delivery the last exit interrupted.
+    fn take_interrupted(&mut self) -> Option<Event>;
+    /// Returns what keeps the guest from taking events.
+    fn blocking(&self) -> Blocking;
+    /// Sets what keeps the guest from taking events.
+    fn set_blocking(&mut self, blocking: Blocking);
+    /// Asks for an exit as soon as the guest can take an event of this kind, or takes that back.
+    fn request_window(&mut self, kind: WindowKind, on: bool);
+    /// Sets the task priority (CR8, 0 to 15) that the guest sees without an exit.
+    fn set_tpr(&mut self, cr8: u8);
+    /// Returns the task priority.
+    fn tpr(&self) -> u8;
+    /// Sets what is added to the host's TSC for the guest.
+    fn set_tsc_offset(&mut self, offset: u64);
+    /// Drops all cached translations of this guest before the next entry.
+    fn flush_tlb(&mut self);
+    /// Lets the guest use its debug registers without exits, or makes it exit.
+    fn set_debug_passthrough(&mut self, on: bool);
+    /// Returns the last exit as the processor reported it.
+    fn raw_exit(&self) -> RawExit;
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a handler decided, and what user space is told.
+
+use super::exit::RawExit;
+use crate::arch::addr::{Gpa, Hva, Width};
+use crate::arch::exception::Exception;
+
+/// A reason to return to user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UserExit {
+    /// A port that nobody in the kernel answers. For a read, user space puts the values in the data
+    /// page; for a write they are there already.
+    Io {
+        /// The port.
+        port: u16,
+        /// The width of one element.
+        width: Width,
+        /// IN.
+        is_in: bool,
+        /// Elements in the data page.
+        count: u32,
+    },
+    /// An address that is neither memory nor a device in the kernel.
+    Mmio {
+        /// Where.
+        gpa: Gpa,
+        /// The bytes written.
+        data: [u8; 8],
+        /// How many.
+        len: u8,
+        /// Write.
+        is_write: bool,
+    },
+    /// HLT without an interrupt controller in the kernel.
+    Hlt,
+    /// Triple fault.
+    Shutdown,
+    /// The guest asked for power-off or reset.
+    SystemEvent(SystemEvent),
+    /// The guest can take an interrupt, as was asked.
+    InterruptWindow,
+    /// The vCPU cannot go on.
+    Bug(VmBug),
+}
+
+/// What a guest may ask of its platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SystemEvent {
+    /// Power off (ACPI S5).
+    PowerOff,
+    /// Reset.
+    Reset,
+}
+
+/// Why a vCPU cannot go on. The host lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VmBug {
+    /// The processor refused to enter.
+    EntryFailed(RawExit),
+    /// An exit that nobody asked for.
+    UnknownExit(RawExit),
+    /// An instruction that the emulator does not know.
+    Emulation {
+        /// Where.
+        rip: u64,
+        /// Its bytes, as far as they could be read.
+        bytes: [u8; 15],
+        /// How many were read.
+        len: u8,
+    },
+}
+
+/// What a handler decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Enter the guest where it stands.
+    Resume,
+    /// The instruction is done: go past it.
+    SkipAndResume,
+    /// The instruction raises this.
+    Inject(Exception),
+    /// The instruction is done; wait for an event.
+    Halt,
+    /// Make a page resident, then enter the guest where it stands.
+    FaultIn {
+        /// Where.
+        hva: Hva,
+        /// For writing.
+        write: bool,
+    },
+    /// As above, for a page of guest memory.
+    FaultInGpa {
+        /// Where.
+        gpa: Gpa,
+        /// For writing.
+        write: bool,
+    },
+    /// Fill the pool of table pages, then enter the guest where it stands.
+    NeedPages,
+    /// Let the host take its interrupt.
+    HostInterrupt,
+    /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.
+    ToUser(UserExit),
+}

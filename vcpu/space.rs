@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's physical address space: memslots over the VMM's memory, and the second-level table
+//! that shows them to the processor.
+//!
+//! A mapping is made under the table's lock after comparing `sequence`: whoever changes the memory
+//! below (the MMU notifier, a slot change) first counts itself into `changing` and bumps `sequence`,
+//! then takes the lock and unmaps, then makes every CPU in guest mode leave it. So a page that was
+//! looked up before a change can not be mapped after it.
+
+use super::backend::{Backend, TableRoot};
+use super::shared::VcpuShared;
+use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use crate::host::cpu::{self, PinnedCpu};
+use crate::host::guest_ram::{self, HostPage};
+use crate::host::notifier::OnInvalidate;
+use crate::host::page::{TablePage, TablePages};
+use crate::host::rcu::RcuBox;
+use crate::mmu::format::{Access, Level};
+use crate::mmu::mem::{GuestMem, MemError};
+use crate::mmu::slots::{SlotChange, Slots};
+use crate::mmu::table::{MapError, Table};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+
+/// The most vCPUs of a VM.
+pub(crate) const MAX_VCPUS: usize = 64;
+
+/// The vCPUs of a VM, published one by one.
+pub(crate) struct VcpuList([SetOnce<Arc<VcpuShared>>; MAX_VCPUS]);
+
+impl VcpuList {
+    /// No vCPUs.
+    pub(crate) fn new() -> VcpuList {
+        VcpuList([const { SetOnce::new() }; MAX_VCPUS])
+    }
+
+    /// Publishes vCPU `id`. Returns whether that number was free.
+    pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuShared>) -> bool {
+        self.0.get(id).is_some_and(|slot| slot.populate(vcpu))
+    }
+
+    /// Returns vCPU `id`.
+    pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuShared>> {
+        self.0.get(id)?.as_ref()
+    }
+
+    /// Returns all vCPUs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuShared>> {
+        self.0.iter().filter_map(|s| s.as_ref())
+    }
+}
+
+struct Tables<B: Backend> {
+    table: Option<Table<B::Format>>,
+    pages: TablePages,
+}
+
+/// See the module's description.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Space<B: Backend> {
+    slots: RcuBox<Slots>,
+    #[pin]
+    tables: SpinLockIrq<Tables<B>>,
+    root: Hpa,
+    /// Bumped by every change of the memory below.
+    sequence: AtomicU64,
+    /// Changes under way.
+    changing: AtomicU64,
+    /// Bumped whenever translations that a CPU may hold were taken away.
+    pub(crate) flush_generation: AtomicU64,
+    /// The VM's vCPUs.
+    pub(crate) vcpus: VcpuList,
+}
+
+/// What a fault of the second-level table turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Mapped now; run the instruction again.
+    Mapped,
+    /// No memory there: a device, or nothing.
+    Mmio,
+    /// The host page must be made resident first.
+    NotResident {
+        /// Where.
+        hva: Hva,
+        /// For writing.
+        write: bool,
+    },
+    /// The vCPU's page cache is too low to map anything.
+    NeedPages,
+}
+
+impl<B: Backend> Space<B> {
+    /// An empty space for guests of `backend`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(backend: &B) -> Result<Arc<Space<B>>> {
+        let mut pages = TablePages::new();
+        for _ in 0..pages.missing() {
+            pages.donate(TablePage::new()?);
+        }
+        let table = Table::<B::Format>::new(&mut pages, backend.table_levels()).map_err(|_| ENOMEM)?;
+        let root = table.root();
+        Arc::pin_init(
+            try_pin_init!(Space {
+                slots: RcuBox::new(Slots::new())?,
+                tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages }),
+                root,
+                sequence: AtomicU64::new(0),
+                changing: AtomicU64::new(0),
+                flush_generation: AtomicU64::new(0),
+                vcpus: VcpuList::new(),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Returns the root of the second-level table.
+    #[inline]
+    pub(crate) fn root(&self) -> TableRoot<'_> {
+        TableRoot::new(self.root, self)
+    }
+
+    /// Fills the pool of table pages for the faults to come; may sleep.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn top_up(&self) -> Result {
+        let missing = self.tables.lock().pages.missing();
+        for _ in 0..missing {
+            let page = TablePage::new()?;
+            self.tables.lock().pages.donate(page);
+        }
+        Ok(())
+    }
+
+    /// Changes the slots. The caller holds the VM's configuration lock, so that changes come one by
+    /// one. Sleeps.
+    ///
+    /// # Errors
+    /// Those of [`Slots::with`].
+    pub(crate) fn change_slots(&self, change: SlotChange) -> Result {
+        let (new, gone) = self.slots.read(|s| s.with(change))?;
+        self.changing.fetch_add(1, SeqCst);
+        self.sequence.fetch_add(1, SeqCst);
+        let done = self.slots.replace(new);
+        if done.is_ok() {
+            for (first, npages) in gone.unmap_ranges() {
+                self.unmap(first, npages);
+            }
+        }
+        self.changing.fetch_sub(1, SeqCst);
+        done
+    }
+
+    /// Unmaps guest frames and makes every CPU forget them. Interrupts are on.
+    fn unmap(&self, first: Gfn, npages: u64) {
+        let end = Gfn(first.0.saturating_add(npages));
+        let freed = {
+            let mut t = self.tables.lock();
+            let Tables { table, pages } = &mut *t;
+            let Some(table) = table else { return };
+            let flush = table.unmap_range(pages, first, end);
+            if !flush.is_needed() {
+                return;
+            }
+            self.flush_generation.fetch_add(1, SeqCst);
+            pages.take_deferred()
+        };
+        self.leave_guest_mode();
+        drop(freed);
+    }
+
+    /// Makes every vCPU that is in guest mode leave it, and waits until they have.
+    fn leave_guest_mode(&self) {
+        for vcpu in self.vcpus.iter() {
+            if let Some(id) = vcpu.running_on() {
+                cpu::sync(id);
+            }
+        }
+    }
+
+    /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
+    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, write: bool, hint: &mut usize) -> Fault {
+        let sequence = self.sequence.load(SeqCst);
+        let Some((hva, writable, first, npages)) = self.slots.read(|s| {
+            let slot = s.lookup(gpa.gfn(), hint)?;
+            let offset = gpa.0.checked_sub(slot.base_gfn.gpa().0)?;
+            Some((slot.hva.checked_add(offset)?, slot.is_writable(), slot.base_gfn, slot.npages))
+        }) else {
+            return Fault::Mmio;
+        };
+        if write && !writable {
+            return Fault::Mmio;
+        }
+        // Map for writing at once where the slot allows it: the first touch is mostly a write or soon
+        // followed by one. Fall back for a read of memory that cannot be written.
+        let page = match HostPage::get(hva, writable, false) {
+            Ok(p) => p,
+            Err(_) if write || writable => return Fault::NotResident { hva, write: writable },
+            Err(_) => return Fault::NotResident { hva, write },
+        };
+        let level = self.level_for(cpu, gpa, hva, first, npages);
+        let mut t = self.tables.lock_with(cpu.irq());
+        if self.changing.load(SeqCst) != 0 || self.sequence.load(SeqCst) != sequence {
+            return Fault::Mapped;
+        }
+        let Tables { table, pages } = &mut *t;
+        let Some(table) = table else { return Fault::Mmio };
+        let access = if writable { Access::RWX } else { Access::RX };
+        let mask = level.size().wrapping_sub(1);
+        let at = Gpa(gpa.0 & !mask);
+        let pfn = crate::arch::addr::Pfn(page.pfn().0 & !(mask >> PAGE_SHIFT));
+        match table.map(pages, at, pfn, level, access) {
+            Ok(mapped) => {
+                if mapped.flush.is_needed() {
+                    self.flush_generation.fetch_add(1, SeqCst);
+                }
+                Fault::Mapped
+            }
+            Err(MapError::NoMemory) => Fault::NeedPages,
+            Err(_) => Fault::Mmio,
+        }
+    }
+
+    /// Returns the largest page size that the host's mapping, the slot and the alignment allow.
+    fn level_for(&self, cpu: &PinnedCpu, gpa: Gpa, hva: Hva, first: Gfn, npages: u64) -> Level {
+        let size = Level::L2.size();
+        let start = gpa.0 & !(size.wrapping_sub(1));
+        let slot_start = first.gpa().0;
+        let slot_end = slot_start.saturating_add(npages.saturating_mul(PAGE_SIZE));
+        let fits = start >= slot_start && start.saturating_add(size) <= slot_end;
+        let aligned = (gpa.0 ^ hva.0) & (size.wrapping_sub(1)) == 0;
+        if fits && aligned && guest_ram::mapping_shift(cpu, hva) >= 21 {
+            Level::L2
+        } else {
+            Level::L1
+        }
+    }
+
+    /// Returns where `gpa` lies in the VMM, with the bytes left in the slot and whether it is writable.
+    #[inline]
+    fn hva(&self, gpa: Gpa) -> Option<(Hva, u64, bool)> {
+        let mut hint = 0;
+        self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))
+    }
+
+    /// Faults in the page behind `gpa`; sleeps.
+    ///
+    /// # Errors
+    /// `EFAULT` when there is none.
+    pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
+        let (hva, _, writable) = self.hva(gpa).ok_or(EFAULT)?;
+        guest_ram::fault_in(hva, write && writable)
+    }
+
+    /// Returns whether guest memory lies at `gpa`.
+    pub(crate) fn is_memory(&self, gpa: Gpa) -> bool {
+        self.hva(gpa).is_some()
+    }
+
+    /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
+    /// goes there directly.
+    pub(crate) fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {
+        let (hva, left, writable) = self.hva(gpa)?;
+        (!write || writable).then_some((hva, left))
+    }
+}
+
+impl<B: Backend> GuestMem for Space<B> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        let mut at = gpa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (hva, left, _) = self.hva(at).ok_or(MemError::NoSlot(at))?;
+            let n = usize::try_from(left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
+            let (now, later) = rest.split_at_mut(n);
+            guest_ram::copy_in(hva, now).map_err(|_| MemError::NotResident(at))?;
+            at = at.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        let mut at = gpa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (hva, left, writable) = self.hva(at).ok_or(MemError::NoSlot(at))?;
+            if !writable {
+                return Err(MemError::NoSlot(at));
+            }
+            let n = usize::try_from(left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
+            let (now, later) = rest.split_at(n);
+            guest_ram::copy_out(hva, now).map_err(|_| MemError::NotResident(at))?;
+            at = at.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
+        let (hva, left, writable) = self.hva(gpa).ok_or(MemError::NoSlot(gpa))?;
+        if !writable || left < bytes as u64 {
+            return Err(MemError::NoSlot(gpa));
+        }
+        guest_ram::cmpxchg(hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
+    }
+}
+
+impl<B: Backend> OnInvalidate for Space<B> {
+    fn begin(&self, start: Hva, end: Hva) {
+        self.changing.fetch_add(1, SeqCst);
+        self.sequence.fetch_add(1, SeqCst);
+        // Copied out range by range: unmapping makes other CPUs leave guest mode, which must not
+        // happen inside the read section.
+        let mut next = 0;
+        while let Some((first, npages)) = self.slots.read(|s| s.range_of_hva(start, end, &mut next)) {
+            self.unmap(first, npages);
+        }
+    }
+
+    fn end(&self) {
+        self.changing.fetch_sub(1, SeqCst);
+    }
+
+    fn release(&self) {
+        self.changing.fetch_add(1, SeqCst);
+        self.sequence.fetch_add(1, SeqCst);
+        self.unmap(Gfn(0), u64::MAX >> PAGE_SHIFT);
+    }
+}
+
+#[pinned_drop]
+impl<B: Backend> PinnedDrop for Space<B> {
+    fn drop(self: Pin<&mut Self>) {
+        // No vCPU is left, so no CPU holds translations of ours under a live ASID.
+        let mut t = self.tables.lock();
+        let Tables { table, pages } = &mut *t;
+        if let Some(table) = table.take() {
+            table.teardown(pages);
+        }
+        let freed = pages.take_deferred();
+        drop(t);
+        drop(freed);
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The registers of a vCPU, in groups that are fetched from and returned to the processor's control
+//! structure only when somebody needs them.
+//!
+//! The general registers, RIP and RFLAGS are always current between an exit and the next entry. A
+//! group in `valid` has been fetched since the last exit; one in `dirty` will be written back.
+
+use super::backend::BackendVcpu;
+use crate::arch::cr::{Cr0, Efer, Rflags};
+use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+
+bitflags::bitflags! {
+    /// The groups of registers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Groups: u8 {
+        /// CS, DS, ES, FS, GS, SS, LDTR, TR.
+        const SEGMENTS = 1 << 0;
+        /// GDTR and IDTR.
+        const TABLES = 1 << 1;
+        /// CR0, CR2, CR3, CR4, EFER.
+        const CONTROL = 1 << 2;
+        /// System call MSRs and PAT.
+        const SYSCALL = 1 << 3;
+        /// DR6 and DR7.
+        const DEBUG = 1 << 4;
+    }
+}
+
+/// RAX, as instructions encode registers.
+pub(crate) const RAX: usize = 0;
+/// RCX.
+pub(crate) const RCX: usize = 1;
+/// RDX.
+pub(crate) const RDX: usize = 2;
+/// RBX.
+pub(crate) const RBX: usize = 3;
+/// RSP.
+pub(crate) const RSP: usize = 4;
+/// RSI.
+pub(crate) const RSI: usize = 6;
+
+/// The MSRs of the SYSCALL group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SyscallMsrs {
+    /// STAR.
+    pub(crate) star: u64,
+    /// LSTAR.
+    pub(crate) lstar: u64,
+    /// CSTAR.
+    pub(crate) cstar: u64,
+    /// SFMASK.
+    pub(crate) sfmask: u64,
+    /// KERNEL_GS_BASE.
+    pub(crate) kernel_gs_base: u64,
+    /// SYSENTER_CS.
+    pub(crate) sysenter_cs: u64,
+    /// SYSENTER_ESP.
+    pub(crate) sysenter_esp: u64,
+    /// SYSENTER_EIP.
+    pub(crate) sysenter_eip: u64,
+    /// PAT.
+    pub(crate) pat: u64,
+}
+
+/// The registers.
+#[derive(Clone, Debug)]
+pub(crate) struct VcpuState {
+    /// The general registers in encoding order.
+    pub(crate) gprs: [u64; 16],
+    /// RIP.
+    pub(crate) rip: u64,
+    /// RFLAGS.
+    pub(crate) rflags: u64,
+    /// ES, CS, SS, DS, FS, GS in encoding order.
+    pub(crate) segs: [Segment; 6],
+    /// LDTR.
+    pub(crate) ldtr: Segment,
+    /// TR.
+    pub(crate) tr: Segment,
+    /// GDTR.
+    pub(crate) gdt: Table,
+    /// IDTR.
+    pub(crate) idt: Table,
+    /// CR0.
+    pub(crate) cr0: u64,
+    /// CR2.
+    pub(crate) cr2: u64,
+    /// CR3.
+    pub(crate) cr3: u64,
+    /// CR4.
+    pub(crate) cr4: u64,
+    /// EFER, as the guest sees it.
+    pub(crate) efer: u64,
+    /// The system call MSRs and PAT.
+    pub(crate) syscall: SyscallMsrs,
+    /// DR6.
+    pub(crate) dr6: u64,
+    /// DR7.
+    pub(crate) dr7: u64,
+    valid: Groups,
+    dirty: Groups,
+}
+
+/// The value of PAT after reset. SDM, "PAT MSR".
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+impl VcpuState {
+    /// The state after reset. SDM, "Processor State After Reset"; `family` is CPUID.1:EAX.
+    pub(crate) fn at_reset(signature: u32) -> VcpuState {
+        let data = Segment { selector: 0, attr: SegAttr(0x93), limit: 0xffff, base: 0 };
+        let mut segs = [data; 6];
+        segs[SegReg::Cs as usize] =
+            Segment { selector: 0xf000, attr: SegAttr(0x9b), limit: 0xffff, base: 0xffff_0000 };
+        let mut gprs = [0; 16];
+        gprs[RDX] = u64::from(signature);
+        VcpuState {
+            gprs,
+            rip: 0xfff0,
+            rflags: Rflags::ONE.bits(),
+            segs,
+            ldtr: Segment { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
+            tr: Segment { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
+            gdt: Table { base: 0, limit: 0xffff },
+            idt: Table { base: 0, limit: 0xffff },
+            cr0: (Cr0::CD | Cr0::NW | Cr0::ET).bits(),
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            syscall: SyscallMsrs { pat: PAT_RESET, ..SyscallMsrs::default() },
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            valid: Groups::all(),
+            dirty: Groups::all(),
+        }
+    }
+
+    /// Fetches the groups in `want` that have not been fetched since the last exit.
+    #[inline]
+    pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: Groups, hw: &V) {
+        let missing = want.difference(self.valid);
+        if !missing.is_empty() {
+            hw.read_state(missing, self);
+            self.valid |= missing;
+        }
+    }
+
+    /// Says that the groups were changed and must be written back. They must have been fetched.
+    #[inline]
+    pub(crate) fn mark(&mut self, groups: Groups) {
+        self.valid |= groups;
+        self.dirty |= groups;
+    }
+
+    /// Writes the changed groups back, before an entry.
+    #[inline]
+    pub(crate) fn flush<V: BackendVcpu>(&mut self, hw: &mut V) {
+        if !self.dirty.is_empty() {
+            hw.write_state(self.dirty, self);
+            self.dirty = Groups::empty();
+        }
+    }
+
+    /// Says that the processor ran: what was fetched is stale.
+    #[inline]
+    pub(crate) fn ran(&mut self) {
+        self.valid = Groups::empty();
+    }
+
+    /// Returns a segment register; the group must have been fetched.
+    pub(crate) fn seg(&self, reg: SegReg) -> Segment {
+        self.segs[reg as usize]
+    }
+
+    /// Sets EAX, EBX, ECX and EDX and clears their upper halves.
+    pub(crate) fn set_abcd(&mut self, r: crate::arch::cpuid::CpuidRegs) {
+        self.gprs[RAX] = u64::from(r.eax);
+        self.gprs[RBX] = u64::from(r.ebx);
+        self.gprs[RCX] = u64::from(r.ecx);
+        self.gprs[RDX] = u64::from(r.edx);
+    }
+
+    /// Returns EDX:EAX.
+    pub(crate) fn edx_eax(&self) -> u64 {
+        self.gprs[RDX] << 32 | (self.gprs[RAX] & 0xffff_ffff)
+    }
+
+    /// Sets EDX:EAX and clears the upper halves.
+    pub(crate) fn set_edx_eax(&mut self, value: u64) {
+        self.gprs[RAX] = value & 0xffff_ffff;
+        self.gprs[RDX] = value >> 32;
+    }
+
+    /// Returns the current privilege level; needs [`Groups::SEGMENTS`].
+    pub(crate) fn cpl(&self) -> u8 {
+        self.seg(SegReg::Ss).attr.dpl()
+    }
+
+    /// Returns whether the guest runs 64-bit code; needs [`Groups::SEGMENTS`] and [`Groups::CONTROL`].
+    pub(crate) fn is_64bit(&self) -> bool {
+        self.efer & Efer::LMA.bits() != 0 && self.seg(SegReg::Cs).attr.is_long()
+    }
+}
