@@ -12,6 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod i8042;
+pub(crate) mod pic;
+pub(crate) mod pit;
+pub(crate) mod pm;
+pub(crate) mod rtc;
+pub(crate) mod time;
+pub(crate) mod uart;
+
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 
@@ -40,6 +48,11 @@ impl Level {
     pub(crate) fn is_high(self) -> bool {
         self == Level::High
     }
+}
+
+/// Returns what a read of nothing gives on an I/O port: all ones, at most 32 of them.
+pub(crate) fn all_ones(width: Width) -> u32 {
+    u32::try_from(width.mask()).unwrap_or(u32::MAX)
 }
 
 /// A device behind I/O ports.

@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Motorola MC146818A real-time clock with 128 bytes of CMOS memory.
+//!
+//! Follows the MC146818A datasheet, "Registers", "Update Cycle" and "Interrupts"; the memory sizes and the checksum are
+//! where PC firmware keeps them. Time, alarm, periodic and update-ended interrupts, BCD and binary, 12 and 24 hours,
+//! the century at 0x32. Daylight saving, the square wave output and other time bases than 32,768 Hz are not modelled.
+//!
+//! The guest's clock is the host's monotonic one plus an offset. The guest setting its clock changes the offset; while
+//! it does (SET, or the divider held in reset) the time stands still in the registers. Flags are found when someone
+//! looks; several periods of one interrupt that nobody saw are one.
+//!
+//! No lock inside: the bus owns it, and the timer for [`Rtc::deadline`].
+
+use super::time::Clock;
+use super::{all_ones, Level, PioDevice};
+use crate::arch::addr::Width;
+use crate::arch::time::{earliest, Ns};
+use core::num::Wrapping as W;
+use core::ops::RangeInclusive;
+
+/// The port that offset 0 stands for.
+pub(crate) const FIRST_PORT: u16 = 0x70;
+/// The ports decoded: index (with the NMI mask) and data.
+pub(crate) const PORTS: [RangeInclusive<u16>; 1] = [0x70..=0x71];
+
+/// The divider chain's clock.
+type RtcClock = Clock<32_768>;
+
+/// How long before an update UIP warns of it: 244 us.
+const UIP_NS: i64 = 244_000;
+const SECS_PER_DAY: i64 = 86_400;
+const NS: i64 = 1_000_000_000;
+/// Days in 400 years, and from 1 March of year 0 to 1 January 1970.
+const DAYS_PER_ERA: u64 = 146_097;
+const DAYS_TO_1970: u64 = 719_468;
+
+/// Register and memory numbers.
+mod reg {
+    pub(super) const SECONDS: u8 = 0x00;
+    pub(super) const SECONDS_ALARM: u8 = 0x01;
+    pub(super) const MINUTES: u8 = 0x02;
+    pub(super) const MINUTES_ALARM: u8 = 0x03;
+    pub(super) const HOURS: u8 = 0x04;
+    pub(super) const HOURS_ALARM: u8 = 0x05;
+    pub(super) const WEEKDAY: u8 = 0x06;
+    pub(super) const DAY: u8 = 0x07;
+    pub(super) const MONTH: u8 = 0x08;
+    pub(super) const YEAR: u8 = 0x09;
+    pub(super) const A: u8 = 0x0a;
+    pub(super) const B: u8 = 0x0b;
+    pub(super) const C: u8 = 0x0c;
+    pub(super) const D: u8 = 0x0d;
+    pub(super) const CENTURY: u8 = 0x32;
+}
+
+/// Register A: UIP, divider, rate.
+const A_UIP: u8 = 0x80;
+const A_DIVIDER: u8 = 0x70;
+const A_RATE: u8 = 0x0f;
+/// The divider for 32,768 Hz; from 0x60 on the chain is held in reset.
+const A_32KHZ: u8 = 0x20;
+/// The rate that firmware leaves: 1,024 Hz.
+const A_RATE_RESET: u8 = 6;
+/// Register C: an enabled flag is set.
+const C_IRQ: u8 = 0x80;
+/// Register D: the battery is good.
+const D_VALID: u8 = 0x80;
+/// From here on an alarm byte matches anything.
+const ALARM_ANY: u8 = 0xc0;
+/// The afternoon in a 12-hour register.
+const PM: u8 = 0x80;
+
+bitflags::bitflags! {
+    /// Register B.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct B: u8 {
+        /// The clock is being set and stands still.
+        const SET = 1 << 7;
+        const PERIODIC = 1 << 6;
+        const ALARM = 1 << 5;
+        const UPDATE = 1 << 4;
+        const SQUARE_WAVE = 1 << 3;
+        /// Binary rather than BCD.
+        const BINARY = 1 << 2;
+        /// 24 rather than 12 hours.
+        const HOURS_24 = 1 << 1;
+        const DAYLIGHT = 1 << 0;
+        /// The three that are shaped like register C's flags.
+        const INTERRUPTS = 0x70;
+    }
+}
+
+/// What the machine tells its guest through the CMOS memory, and the clock it starts with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RtcConfig {
+    /// RAM from 0 up, in bytes.
+    pub(crate) ram_below_4g: u64,
+    /// RAM from 4 GiB up, in bytes.
+    pub(crate) ram_above_4g: u64,
+    /// What the guest's clock is ahead of UTC, in seconds.
+    pub(crate) utc_offset_seconds: i64,
+    /// UTC since 1970 minus the monotonic clock, in nanoseconds.
+    pub(crate) wall_offset_ns: i64,
+}
+
+/// A date and time of day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DateTime {
+    year: u16,
+    /// 1 to 12.
+    month: u8,
+    /// 1 to 31.
+    day: u8,
+    hour: u8,
+    minute: u8,
+    second: u8,
+    /// 1 is Sunday.
+    weekday: u8,
+}
+
+/// Returns `value` as a byte; the caller has bounded it.
+fn byte(value: i64) -> u8 {
+    u8::try_from(value).unwrap_or(0)
+}
+
+/// As [`byte()`].
+fn low(value: W<u64>) -> u8 {
+    u8::try_from(value.0).unwrap_or(0)
+}
+
+impl DateTime {
+    /// Converts seconds since 1970, in years that start in March, so that the leap day comes last.
+    fn from_unix(secs: i64) -> DateTime {
+        let days = secs.div_euclid(SECS_PER_DAY);
+        let tod = secs.rem_euclid(SECS_PER_DAY);
+        let (year, month, day) = civil_from_days(days);
+        DateTime {
+            year,
+            month,
+            day,
+            hour: byte(tod / 3_600),
+            minute: byte(tod / 60 % 60),
+            second: byte(tod % 60),
+            // 1970 began on a Thursday.
+            weekday: byte(days.saturating_add(4).rem_euclid(7).saturating_add(1)),
+        }
+    }
+
+    /// Converts to seconds since 1970. A day or hour out of range counts on into the next; a month is clamped.
+    fn to_unix(self) -> i64 {
+        let month = u64::from(self.month.clamp(1, 12));
+        let year = W(u64::from(self.year)) - W(u64::from(month <= 2)) + W(400);
+        let era = year / W(400);
+        let yoe = year % W(400);
+        let mp = (W(month) + W(9)) % W(12);
+        let doy = (W(153) * mp + W(2)) / W(5) + W(u64::from(self.day)) - W(1);
+        let doe = yoe * W(365) + yoe / W(4) - yoe / W(100) + doy;
+        // The era added above is taken back with the days from 1 March of year 0 to 1970.
+        let days = era * W(DAYS_PER_ERA) + doe - W(DAYS_PER_ERA) - W(DAYS_TO_1970);
+        let tod = W(u64::from(self.hour)) * W(3_600)
+            + W(u64::from(self.minute)) * W(60)
+            + W(u64::from(self.second));
+        i64::from_ne_bytes((days * W(86_400) + tod).0.to_ne_bytes())
+    }
+}
+
+/// Returns year, month and day of the day `days` after 1 January 1970; years before 0 are year 0.
+fn civil_from_days(days: i64) -> (u16, u8, u8) {
+    let z = W(u64::try_from(days).unwrap_or(0));
+    let z = if days < 0 { W(DAYS_TO_1970.saturating_sub(days.unsigned_abs())) } else { z + W(DAYS_TO_1970) };
+    let era = z / W(DAYS_PER_ERA);
+    let doe = z % W(DAYS_PER_ERA);
+    let yoe = (doe - doe / W(1_460) + doe / W(36_524) - doe / W(146_096)) / W(365);
+    let doy = doe - (W(365) * yoe + yoe / W(4) - yoe / W(100));
+    let mp = (W(5) * doy + W(2)) / W(153);
+    let month = if mp < W(10) { mp + W(3) } else { mp - W(9) };
+    let year = era * W(400) + yoe + W(u64::from(month <= W(2)));
+    let day = doy - (W(153) * mp + W(2)) / W(5) + W(1);
+    (u16::try_from(year.0).unwrap_or(u16::MAX), low(month), low(day))
+}
+
+/// An alarm: each field a value, or `None` for any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Alarm {
+    hour: Option<u8>,
+    minute: Option<u8>,
+    second: Option<u8>,
+}
+
+/// Returns the first value that `field` allows from `from` up to below `end`.
+fn first_from(field: Option<u8>, from: u8, end: u8) -> Option<u8> {
+    let value = field.unwrap_or(from);
+    (value >= from && value < end).then_some(value)
+}
+
+impl Alarm {
+    /// Returns the first second of the day at or after `tod` at which it rings.
+    fn in_day(self, tod: i64) -> Option<i64> {
+        let (h, m, s) = (byte(tod / 3_600), byte(tod / 60 % 60), byte(tod % 60));
+        let at = |h: u8, m: u8, s: u8| i64::from(h) * 3_600 + i64::from(m) * 60 + i64::from(s);
+        let first_second = first_from(self.second, 0, 60)?;
+        let first_minute = first_from(self.minute, 0, 60)?;
+        if first_from(self.hour, h, 24) == Some(h) {
+            if first_from(self.minute, m, 60) == Some(m) {
+                if let Some(second) = first_from(self.second, s, 60) {
+                    return Some(at(h, m, second));
+                }
+            }
+            if let Some(minute) = first_from(self.minute, m.saturating_add(1), 60) {
+                return Some(at(h, minute, first_second));
+            }
+        }
+        let hour = first_from(self.hour, h.saturating_add(1), 24)?;
+        Some(at(hour, first_minute, first_second))
+    }
+
+    /// Returns the first second since 1970 after `now` at which it rings, or `None` for never.
+    fn next_after(self, now: i64) -> Option<i64> {
+        let from = now.saturating_add(1);
+        let tod = from.rem_euclid(SECS_PER_DAY);
+        let day = from.saturating_sub(tod);
+        match self.in_day(tod) {
+            Some(at) => Some(day.saturating_add(at)),
+            None => Some(day.saturating_add(SECS_PER_DAY).saturating_add(self.in_day(0)?)),
+        }
+    }
+}
+
+/// The state of the clock and its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RtcState {
+    /// The register selected by the index port.
+    pub(crate) index: u8,
+    /// Bit 7 of the index port.
+    pub(crate) nmi_masked: bool,
+    /// Registers and memory; the time's bytes count only while the clock stands still.
+    pub(crate) ram: [u8; 128],
+    /// The guest's clock minus the monotonic one, in nanoseconds.
+    pub(crate) offset_ns: i64,
+    /// The guest's second at which flags were last looked for.
+    pub(crate) seen_second: i64,
+    /// The divider's tick at which the periodic flag was last looked for.
+    pub(crate) seen_tick: u64,
+}
+
+/// The clock and its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rtc {
+    index: u8,
+    nmi_masked: bool,
+    ram: [u8; 128],
+    offset_ns: i64,
+    seen_second: i64,
+    seen_tick: u64,
+}
+
+/// Returns the CMOS memory that firmware would leave.
+fn memory(config: &RtcConfig) -> [u8; 128] {
+    let mut ram = [0u8; 128];
+    let mut put = |at: usize, value: u64, bytes: usize| {
+        for (slot, byte) in ram.iter_mut().skip(at).zip(value.to_le_bytes()).take(bytes) {
+            *slot = byte;
+        }
+    };
+    let extended_kib = config.ram_below_4g.saturating_sub(1 << 20) >> 10;
+    let above_16m = config.ram_below_4g.saturating_sub(16 << 20) >> 16;
+    let above_4g = config.ram_above_4g >> 16;
+    // Equipment: a coprocessor.
+    put(0x14, 0x02, 1);
+    put(0x15, 640, 2);
+    put(0x17, extended_kib.min(0xffff), 2);
+    put(0x30, extended_kib.min(0xffff), 2);
+    put(0x34, above_16m.min(0xffff), 2);
+    put(0x5b, above_4g.min(0xff_ffff), 3);
+    put(usize::from(reg::A), u64::from(A_32KHZ | A_RATE_RESET), 1);
+    put(usize::from(reg::B), u64::from(B::HOURS_24.bits()), 1);
+    let sum = ram.iter().skip(0x10).take(0x1e).fold(0u16, |sum, byte| sum.wrapping_add(u16::from(*byte)));
+    // The checksum alone is big endian.
+    let [low, high] = sum.to_le_bytes();
+    for (at, byte) in [(0x2e, high), (0x2f, low)] {
+        if let Some(slot) = ram.get_mut(at) {
+            *slot = byte;
+        }
+    }
+    ram
+}
+
+impl Rtc {
+    /// Returns the clock of a machine that starts at `now`: 24 hours, BCD, no interrupts.
+    pub(crate) fn new(config: &RtcConfig, now: Ns) -> Rtc {
+        let mut rtc = Rtc {
+            index: 0,
+            nmi_masked: false,
+            ram: memory(config),
+            offset_ns: config.wall_offset_ns.saturating_add(config.utc_offset_seconds.saturating_mul(NS)),
+            seen_second: 0,
+            seen_tick: RtcClock::ticks(now.0),
+        };
+        rtc.seen_second = rtc.second(now);
+        rtc
+    }
+
+    /// A platform reset: interrupts off and their flags gone. The battery keeps the time and the memory.
+    pub(crate) fn reset(&mut self, now: Ns) {
+        self.sync(now);
+        self.index = 0;
+        self.nmi_masked = false;
+        let b = self.b() & !(B::INTERRUPTS | B::SQUARE_WAVE);
+        self.put(reg::B, b.bits());
+        self.put(reg::C, 0);
+    }
+
+    /// Returns the level of IRQ 8.
+    pub(crate) fn irq(&self) -> Level {
+        Level::from(self.flags_due() != 0)
+    }
+
+    /// Returns whether bit 7 of the index port masks the NMI.
+    pub(crate) fn is_nmi_masked(&self) -> bool {
+        self.nmi_masked
+    }
+
+    /// Returns when the next enabled interrupt is due; `None` while the line is high.
+    pub(crate) fn deadline(&self) -> Option<Ns> {
+        if self.irq().is_high() {
+            return None;
+        }
+        let b = self.b();
+        let periodic = if b.contains(B::PERIODIC) { self.next_periodic() } else { None };
+        if !self.is_running() {
+            return periodic;
+        }
+        let update = b.contains(B::UPDATE).then(|| self.seen_second.saturating_add(1));
+        let alarm = if b.contains(B::ALARM) { self.alarm().next_after(self.seen_second) } else { None };
+        let second = [update, alarm].into_iter().flatten().min();
+        earliest(periodic, second.map(|s| self.time_of(s)))
+    }
+
+    /// Finds the interrupts that are due at `now`.
+    pub(crate) fn tick(&mut self, now: Ns) {
+        self.sync(now);
+    }
+
+    /// Returns the whole state.
+    pub(crate) fn save(&self) -> RtcState {
+        let Rtc { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = self;
+        RtcState {
+            index: *index,
+            nmi_masked: *nmi_masked,
+            ram: *ram,
+            offset_ns: *offset_ns,
+            seen_second: *seen_second,
+            seen_tick: *seen_tick,
+        }
+    }
+
+    /// Takes over a saved state.
+    pub(crate) fn restore(&mut self, state: &RtcState) {
+        let RtcState { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = *state;
+        *self = Rtc { index: index & 0x7f, nmi_masked, ram, offset_ns, seen_second, seen_tick };
+        self.put(reg::C, self.get(reg::C) & B::INTERRUPTS.bits());
+        self.put(reg::A, self.get(reg::A) & !A_UIP);
+    }
+
+    fn get(&self, at: u8) -> u8 {
+        self.ram.get(usize::from(at)).copied().unwrap_or(0xff)
+    }
+
+    fn put(&mut self, at: u8, value: u8) {
+        if let Some(slot) = self.ram.get_mut(usize::from(at)) {
+            *slot = value;
+        }
+    }
+
+    fn b(&self) -> B {
+        B::from_bits_truncate(self.get(reg::B))
+    }
+
+    /// Returns the flags of register C that are enabled, in their places.
+    fn flags_due(&self) -> u8 {
+        self.get(reg::C) & self.get(reg::B) & B::INTERRUPTS.bits()
+    }
+
+    fn is_divider_running(&self) -> bool {
+        self.get(reg::A) & A_DIVIDER <= A_32KHZ
+    }
+
+    fn is_running(&self) -> bool {
+        !self.b().contains(B::SET) && self.is_divider_running()
+    }
+
+    /// Returns the guest's clock in nanoseconds since 1970.
+    fn clock_ns(&self, now: Ns) -> i64 {
+        i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.offset_ns)
+    }
+
+    fn second(&self, now: Ns) -> i64 {
+        self.clock_ns(now).div_euclid(NS)
+    }
+
+    /// Returns when the guest's clock reaches `second`.
+    fn time_of(&self, second: i64) -> Ns {
+        Ns(u64::try_from(second.saturating_mul(NS).saturating_sub(self.offset_ns)).unwrap_or(0))
+    }
+
+    /// Returns log2 of the periodic interrupt's period in ticks of 32,768 Hz.
+    fn period_shift(&self) -> Option<u32> {
+        if !self.is_divider_running() {
+            return None;
+        }
+        match self.get(reg::A) & A_RATE {
+            0 => None,
+            // The two that the divider cannot make are 256 and 128 Hz.
+            rate @ 1..=2 => Some(u32::from(rate).saturating_add(6)),
+            rate => Some(u32::from(rate).saturating_sub(1)),
+        }
+    }
+
+    fn next_periodic(&self) -> Option<Ns> {
+        let shift = self.period_shift()?;
+        let tick = self.seen_tick.wrapping_shr(shift).saturating_add(1).wrapping_shl(shift);
+        Some(Ns(RtcClock::ns(tick)))
+    }
+
+    /// Sets the flags of what happened since the last call.
+    fn sync(&mut self, now: Ns) {
+        let mut flags = B::empty();
+        let tick = RtcClock::ticks(now.0);
+        if let Some(shift) = self.period_shift() {
+            if tick.wrapping_shr(shift) > self.seen_tick.wrapping_shr(shift) {
+                flags |= B::PERIODIC;
+            }
+        }
+        self.seen_tick = tick;
+        if self.is_running() {
+            let second = self.second(now);
+            if second > self.seen_second {
+                flags |= B::UPDATE;
+                if self.alarm().next_after(self.seen_second).is_some_and(|at| at <= second) {
+                    flags |= B::ALARM;
+                }
+            }
+            self.seen_second = second;
+        }
+        self.put(reg::C, self.get(reg::C) | flags.bits());
+    }
+
+    /// Returns `value` as the data mode of register B writes numbers.
+    fn encode(&self, value: u8) -> u8 {
+        if self.b().contains(B::BINARY) {
+            value
+        } else {
+            (value / 10 % 10) << 4 | value % 10
+        }
+    }
+
+    fn decode(&self, raw: u8) -> u8 {
+        if self.b().contains(B::BINARY) {
+            raw
+        } else {
+            (raw >> 4).wrapping_mul(10).wrapping_add(raw & 0xf)
+        }
+    }
+
+    fn encode_hour(&self, hour: u8) -> u8 {
+        if self.b().contains(B::HOURS_24) {
+            return self.encode(hour);
+        }
+        let pm = if hour >= 12 { PM } else { 0 };
+        let hour = match hour % 12 {
+            0 => 12,
+            h => h,
+        };
+        self.encode(hour) | pm
+    }
+
+    fn decode_hour(&self, raw: u8) -> u8 {
+        if self.b().contains(B::HOURS_24) {
+            return self.decode(raw);
+        }
+        let hour = self.decode(raw & !PM) % 12;
+        if raw & PM != 0 {
+            hour.wrapping_add(12)
+        } else {
+            hour
+        }
+    }
+
+    fn alarm(&self) -> Alarm {
+        let field = |at: u8| Some(self.get(at)).filter(|raw| *raw < ALARM_ANY);
+        Alarm {
+            hour: field(reg::HOURS_ALARM).map(|raw| self.decode_hour(raw)),
+            minute: field(reg::MINUTES_ALARM).map(|raw| self.decode(raw)),
+            second: field(reg::SECONDS_ALARM).map(|raw| self.decode(raw)),
+        }
+    }
+
+    /// Writes the running time into its registers.
+    fn freeze(&mut self, now: Ns) {
+        let time = DateTime::from_unix(self.second(now));
+        let century = u8::try_from(time.year / 100).unwrap_or(99);
+        let year = u8::try_from(time.year % 100).unwrap_or(0);
+        for (at, value) in [
+            (reg::SECONDS, self.encode(time.second)),
+            (reg::MINUTES, self.encode(time.minute)),
+            (reg::HOURS, self.encode_hour(time.hour)),
+            (reg::WEEKDAY, self.encode(time.weekday)),
+            (reg::DAY, self.encode(time.day)),
+            (reg::MONTH, self.encode(time.month)),
+            (reg::YEAR, self.encode(year)),
+            (reg::CENTURY, self.encode(century)),
+        ] {
+            self.put(at, value);
+        }
+    }
+
+    /// Sets the clock to what its registers say; the fraction of the second is `phase_ns`.
+    fn thaw(&mut self, now: Ns, phase_ns: i64) {
+        let number = |at: u8| self.decode(self.get(at));
+        let time = DateTime {
+            year: u16::from(number(reg::CENTURY))
+                .wrapping_mul(100)
+                .wrapping_add(u16::from(number(reg::YEAR))),
+            month: number(reg::MONTH),
+            day: number(reg::DAY),
+            hour: self.decode_hour(self.get(reg::HOURS)),
+            minute: number(reg::MINUTES),
+            second: number(reg::SECONDS),
+            weekday: number(reg::WEEKDAY),
+        };
+        let clock = time.to_unix().saturating_mul(NS).saturating_add(phase_ns);
+        self.offset_ns = clock.saturating_sub(i64::try_from(now.0).unwrap_or(i64::MAX));
+        self.seen_second = self.second(now);
+    }
+
+    fn phase_ns(&self, now: Ns) -> i64 {
+        self.clock_ns(now).rem_euclid(NS)
+    }
+
+    fn read_data(&mut self, now: Ns) -> u8 {
+        self.sync(now);
+        match self.index {
+            reg::SECONDS | reg::MINUTES | reg::HOURS | reg::WEEKDAY..=reg::YEAR | reg::CENTURY => {
+                if self.is_running() {
+                    self.freeze(now);
+                }
+                self.get(self.index)
+            }
+            reg::A => {
+                let updates = self.is_running() && self.phase_ns(now) >= NS.saturating_sub(UIP_NS);
+                self.get(reg::A) | if updates { A_UIP } else { 0 }
+            }
+            reg::C => {
+                let irq = if self.irq().is_high() { C_IRQ } else { 0 };
+                let flags = self.get(reg::C) | irq;
+                self.put(reg::C, 0);
+                flags
+            }
+            reg::D => D_VALID,
+            at => self.get(at),
+        }
+    }
+
+    fn write_data(&mut self, value: u8, now: Ns) {
+        self.sync(now);
+        match self.index {
+            reg::SECONDS | reg::MINUTES | reg::HOURS | reg::WEEKDAY..=reg::YEAR | reg::CENTURY => {
+                self.write_time(value, now);
+            }
+            reg::A => self.write_control(now, NS / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
+            reg::B => self.write_control(now, self.phase_ns(now), |rtc| {
+                let mut b = B::from_bits_truncate(value);
+                if b.contains(B::SET) {
+                    b.remove(B::UPDATE);
+                }
+                rtc.put(reg::B, b.bits());
+            }),
+            // Flags and the battery's state are read only.
+            reg::C | reg::D => {}
+            at => self.put(at, value),
+        }
+    }
+
+    fn write_time(&mut self, value: u8, now: Ns) {
+        if !self.is_running() {
+            return self.put(self.index, value);
+        }
+        self.freeze(now);
+        self.put(self.index, value);
+        self.thaw(now, self.phase_ns(now));
+    }
+
+    /// Changes register A or B, and stops or starts the clock with it, at `phase_ns` into the second.
+    fn write_control(&mut self, now: Ns, phase_ns: i64, change: impl FnOnce(&mut Rtc)) {
+        let was_running = self.is_running();
+        if was_running {
+            self.freeze(now);
+        }
+        change(self);
+        if !was_running && self.is_running() {
+            self.thaw(now, phase_ns);
+        }
+    }
+}
+
+impl PioDevice for Rtc {
+    /// The index cannot be read.
+    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32 {
+        match (offset, width) {
+            (1, Width::B1) => u32::from(self.read_data(now)),
+            _ => all_ones(width),
+        }
+    }
+
+    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns) {
+        let [value, ..] = value.to_le_bytes();
+        match (offset, width) {
+            (0, Width::B1) => {
+                self.index = value & 0x7f;
+                self.nmi_masked = value & 0x80 != 0;
+            }
+            (1, Width::B1) => self.write_data(value, now),
+            _ => {}
+        }
+    }
+}

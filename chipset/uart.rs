@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! National Semiconductor PC16550D UART, with the two rings of its console side.
+//!
+//! Follows the PC16550D datasheet, "Registers" and "FIFO Interrupt Mode Operation". There is no baud rate: a byte is
+//! sent as it is written, so THRE and TEMT always read one, and a received byte that leaves the FIFO below its trigger
+//! level is a character timeout at once. The line to the outside never breaks and makes no parity or framing errors;
+//! overruns happen only in loopback, for input from outside waits until there is room.
+//!
+//! ```text
+//! guest THR -> output ring (64 KiB, keeps the newest) -> drain_output()
+//! guest RBR <- FIFO (16 bytes, or 1) <- input ring (4 KiB) <- push_input()
+//! ```
+//!
+//! The interrupt line is gated by OUT2, as on a PC's board. No lock inside: the bus owns it. Nothing here depends on
+//! time.
+
+use super::{all_ones, Level, PioDevice};
+use crate::arch::addr::Width;
+use crate::arch::time::Ns;
+use core::ops::RangeInclusive;
+use kernel::prelude::*;
+
+/// The first port of COM1; the device decodes offsets 0 to 7.
+pub(crate) const FIRST_PORT: u16 = 0x3f8;
+/// The ports of COM1.
+pub(crate) const PORTS: [RangeInclusive<u16>; 1] = [0x3f8..=0x3ff];
+/// Bytes of guest output that are kept for the console.
+pub(crate) const OUTPUT_BYTES: usize = 64 << 10;
+/// Bytes of console input that are kept for the guest.
+pub(crate) const INPUT_BYTES: usize = 4 << 10;
+
+/// Bytes in the receive FIFO.
+const FIFO: usize = 16;
+
+bitflags::bitflags! {
+    /// Interrupt enable register.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Ier: u8 {
+        /// Received data available, and character timeout.
+        const RDA = 1 << 0;
+        /// Transmitter holding register empty.
+        const THRE = 1 << 1;
+        /// Receiver line status.
+        const RLS = 1 << 2;
+        /// Modem status.
+        const MS = 1 << 3;
+    }
+
+    /// Line control register.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Lcr: u8 {
+        /// Word length, stop bits, parity and break: kept, without effect.
+        const FORMAT = 0x7f;
+        /// Divisor latch access.
+        const DLAB = 1 << 7;
+    }
+
+    /// Modem control register.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Mcr: u8 {
+        const DTR = 1 << 0;
+        const RTS = 1 << 1;
+        const OUT1 = 1 << 2;
+        /// Lets the interrupt line through.
+        const OUT2 = 1 << 3;
+        const LOOP = 1 << 4;
+    }
+
+    /// Line status register.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Lsr: u8 {
+        /// Data ready.
+        const DR = 1 << 0;
+        /// Overrun error.
+        const OE = 1 << 1;
+        /// Transmitter holding register empty.
+        const THRE = 1 << 5;
+        /// Transmitter empty.
+        const TEMT = 1 << 6;
+    }
+
+    /// Modem status register.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Msr: u8 {
+        /// CTS changed.
+        const DCTS = 1 << 0;
+        /// DSR changed.
+        const DDSR = 1 << 1;
+        /// RI fell.
+        const TERI = 1 << 2;
+        /// DCD changed.
+        const DDCD = 1 << 3;
+        const CTS = 1 << 4;
+        const DSR = 1 << 5;
+        const RI = 1 << 6;
+        const DCD = 1 << 7;
+        const DELTAS = 0x0f;
+    }
+}
+
+/// FIFO control register.
+const FCR_ENABLE: u8 = 1 << 0;
+const FCR_CLEAR_RX: u8 = 1 << 1;
+/// Both FIFO bits of the interrupt identification register.
+const IIR_FIFO: u8 = 0xc0;
+
+/// The causes of an interrupt, most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    LineStatus,
+    Data,
+    Timeout,
+    Transmit,
+    Modem,
+}
+
+impl Cause {
+    /// Returns the code in bits 3:0 of the interrupt identification register.
+    fn code(self) -> u8 {
+        match self {
+            Cause::LineStatus => 0x06,
+            Cause::Data => 0x04,
+            Cause::Timeout => 0x0c,
+            Cause::Transmit => 0x02,
+            Cause::Modem => 0x00,
+        }
+    }
+}
+
+/// The code for no interrupt.
+const IIR_NONE: u8 = 0x01;
+
+/// A ring of bytes over a fixed, power of two number of them.
+///
+/// # Invariants
+/// `len <= buf.len()`, and `buf.len()` is a power of two.
+#[derive(Debug)]
+struct Ring {
+    buf: KVVec<u8>,
+    head: usize,
+    len: usize,
+}
+
+impl Ring {
+    fn new(bytes: usize) -> Result<Ring> {
+        Ok(Ring { buf: KVVec::from_elem(0, bytes.next_power_of_two(), GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+    }
+
+    fn index(&self, n: usize) -> usize {
+        self.head.wrapping_add(n) & self.buf.len().wrapping_sub(1)
+    }
+
+    /// Appends a byte. Returns whether there was room.
+    fn push(&mut self, byte: u8) -> bool {
+        if self.len >= self.buf.len() {
+            return false;
+        }
+        let at = self.index(self.len);
+        if let Some(slot) = self.buf.get_mut(at) {
+            *slot = byte;
+        }
+        self.len = self.len.wrapping_add(1);
+        true
+    }
+
+    fn pop(&mut self) -> Option<u8> {
+        if self.len == 0 {
+            return None;
+        }
+        let byte = self.buf.get(self.head).copied();
+        self.head = self.index(1);
+        self.len = self.len.wrapping_sub(1);
+        byte
+    }
+
+    fn clear(&mut self) {
+        self.head = 0;
+        self.len = 0;
+    }
+}
+
+/// The receive FIFO; one byte deep while FIFOs are off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fifo {
+    bytes: [u8; FIFO],
+    len: usize,
+}
+
+impl Fifo {
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.len) {
+            *slot = byte;
+            self.len = self.len.wrapping_add(1);
+        }
+    }
+
+    fn pop(&mut self) -> Option<u8> {
+        if self.len == 0 {
+            return None;
+        }
+        let [first, ..] = self.bytes;
+        self.bytes.rotate_left(1);
+        self.len = self.len.wrapping_sub(1);
+        Some(first)
+    }
+
+    /// A register, not a FIFO: the newest byte replaces what is there.
+    fn replace(&mut self, byte: u8) {
+        let [first, ..] = &mut self.bytes;
+        *first = byte;
+        self.len = 1;
+    }
+}
+
+/// The guest-visible state; the console's rings are the host's and not part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UartState {
+    /// Interrupt enable register.
+    pub(crate) ier: u8,
+    /// Line control register.
+    pub(crate) lcr: u8,
+    /// Modem control register.
+    pub(crate) mcr: u8,
+    /// FIFO control register: enable and trigger level.
+    pub(crate) fcr: u8,
+    /// Scratch register.
+    pub(crate) scratch: u8,
+    /// Divisor latch.
+    pub(crate) divisor: u16,
+    /// Overrun, not yet read.
+    pub(crate) overrun: bool,
+    /// Modem status as last seen, with its deltas.
+    pub(crate) msr: u8,
+    /// The transmitter's interrupt is due.
+    pub(crate) thre_pending: bool,
+    /// Receive FIFO, oldest byte first.
+    pub(crate) rx: [u8; FIFO],
+    /// How many bytes of `rx` count.
+    pub(crate) rx_len: u8,
+}
+
+/// One UART and its rings.
+#[derive(Debug)]
+pub(crate) struct Uart {
+    // Guest-visible registers.
+    ier: Ier,
+    lcr: Lcr,
+    mcr: Mcr,
+    fifo_on: bool,
+    trigger: u8,
+    scratch: u8,
+    divisor: u16,
+    overrun: bool,
+    msr: Msr,
+    thre_pending: bool,
+    rx: Fifo,
+    // The console side.
+    input: Ring,
+    output: Ring,
+    dropped: u64,
+}
+
+impl Uart {
+    /// Returns the UART after power-on, a terminal attached: CTS, DSR and DCD are asserted.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Uart> {
+        Ok(Uart::at_reset(Ring::new(INPUT_BYTES)?, Ring::new(OUTPUT_BYTES)?, 0))
+    }
+
+    fn at_reset(input: Ring, output: Ring, dropped: u64) -> Uart {
+        Uart {
+            ier: Ier::empty(),
+            lcr: Lcr::empty(),
+            mcr: Mcr::empty(),
+            fifo_on: false,
+            trigger: 0,
+            scratch: 0,
+            divisor: 12,
+            overrun: false,
+            msr: Msr::CTS | Msr::DSR | Msr::DCD,
+            thre_pending: false,
+            rx: Fifo::default(),
+            input,
+            output,
+            dropped,
+        }
+    }
+
+    /// Back to power-on. Output that nobody has read yet is kept, waiting input is not.
+    pub(crate) fn reset(&mut self) {
+        self.input.clear();
+        self.restore(&UartState {
+            divisor: 12,
+            msr: (Msr::CTS | Msr::DSR | Msr::DCD).bits(),
+            ..UartState::default()
+        });
+    }
+
+    /// Takes input for the guest. Returns how many bytes there was room for.
+    pub(crate) fn push_input(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.iter().take_while(|b| self.input.push(**b)).count();
+        self.refill();
+        taken
+    }
+
+    /// Returns how many bytes [`Uart::push_input`] would take.
+    pub(crate) fn input_room(&self) -> usize {
+        self.input.buf.len().wrapping_sub(self.input.len)
+    }
+
+    /// Moves guest output to `out`, oldest first. Returns how many bytes.
+    pub(crate) fn drain_output(&mut self, out: &mut [u8]) -> usize {
+        let mut moved = 0usize;
+        for (slot, byte) in out.iter_mut().zip(core::iter::from_fn(|| self.output.pop())) {
+            *slot = byte;
+            moved = moved.wrapping_add(1);
+        }
+        moved
+    }
+
+    /// Returns how many bytes of guest output wait.
+    pub(crate) fn output_len(&self) -> usize {
+        self.output.len
+    }
+
+    /// Returns how many bytes of guest output were lost since creation, for nobody read them.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Returns the level of the interrupt line.
+    pub(crate) fn irq(&self) -> Level {
+        Level::from(self.mcr.contains(Mcr::OUT2) && self.cause().is_some())
+    }
+
+    /// Returns the guest-visible state.
+    pub(crate) fn save(&self) -> UartState {
+        let Uart {
+            ier,
+            lcr,
+            mcr,
+            fifo_on,
+            trigger,
+            scratch,
+            divisor,
+            overrun,
+            msr,
+            thre_pending,
+            rx: Fifo { bytes, len },
+            input: _,
+            output: _,
+            dropped: _,
+        } = self;
+        UartState {
+            ier: ier.bits(),
+            lcr: lcr.bits(),
+            mcr: mcr.bits(),
+            fcr: u8::from(*fifo_on) | (*trigger << 6),
+            scratch: *scratch,
+            divisor: *divisor,
+            overrun: *overrun,
+            msr: msr.bits(),
+            thre_pending: *thre_pending,
+            rx: *bytes,
+            rx_len: u8::try_from(*len).unwrap_or(0),
+        }
+    }
+
+    /// Takes over a guest-visible state; bits that do not exist are dropped, and the rings stay.
+    pub(crate) fn restore(&mut self, state: &UartState) {
+        let UartState { ier, lcr, mcr, fcr, scratch, divisor, overrun, msr, thre_pending, rx, rx_len } =
+            *state;
+        self.ier = Ier::from_bits_truncate(ier);
+        self.lcr = Lcr::from_bits_truncate(lcr);
+        self.mcr = Mcr::from_bits_truncate(mcr);
+        self.fifo_on = fcr & FCR_ENABLE != 0;
+        self.trigger = fcr >> 6;
+        self.scratch = scratch;
+        self.divisor = divisor;
+        self.overrun = overrun;
+        self.msr = Msr::from_bits_truncate(msr);
+        self.thre_pending = thre_pending;
+        self.rx = Fifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
+        self.refill();
+    }
+
+    /// Returns how many bytes the receiver holds.
+    fn capacity(&self) -> usize {
+        if self.fifo_on {
+            FIFO
+        } else {
+            1
+        }
+    }
+
+    /// Returns at how many bytes the receiver asks for service.
+    fn trigger_level(&self) -> usize {
+        match (self.fifo_on, self.trigger) {
+            (false, _) | (true, 0) => 1,
+            (true, 1) => 4,
+            (true, 2) => 8,
+            (true, _) => 14,
+        }
+    }
+
+    /// Moves waiting input into the receiver. In loopback the receiver is off the line.
+    fn refill(&mut self) {
+        if self.mcr.contains(Mcr::LOOP) {
+            return;
+        }
+        while self.rx.len < self.capacity() {
+            let Some(byte) = self.input.pop() else { return };
+            self.rx.push(byte);
+        }
+    }
+
+    /// Returns the most urgent cause that is enabled.
+    fn cause(&self) -> Option<Cause> {
+        let due = |enable, is_due: bool, cause| (self.ier.contains(enable) && is_due).then_some(cause);
+        let has_data = self.rx.len > 0;
+        due(Ier::RLS, self.overrun, Cause::LineStatus)
+            .or_else(|| due(Ier::RDA, self.rx.len >= self.trigger_level(), Cause::Data))
+            .or_else(|| due(Ier::RDA, has_data && self.fifo_on, Cause::Timeout))
+            .or_else(|| due(Ier::THRE, self.thre_pending, Cause::Transmit))
+            .or_else(|| due(Ier::MS, self.msr.intersects(Msr::DELTAS), Cause::Modem))
+    }
+
+    fn read_rbr(&mut self) -> u8 {
+        let byte = self.rx.pop().unwrap_or(0);
+        self.refill();
+        byte
+    }
+
+    /// Reading the transmitter's cause takes it back.
+    fn read_iir(&mut self) -> u8 {
+        let cause = self.cause();
+        if cause == Some(Cause::Transmit) {
+            self.thre_pending = false;
+        }
+        let fifo = if self.fifo_on { IIR_FIFO } else { 0 };
+        fifo | cause.map_or(IIR_NONE, Cause::code)
+    }
+
+    fn read_lsr(&mut self) -> u8 {
+        let mut lsr = Lsr::THRE | Lsr::TEMT;
+        lsr.set(Lsr::DR, self.rx.len > 0);
+        lsr.set(Lsr::OE, self.overrun);
+        self.overrun = false;
+        lsr.bits()
+    }
+
+    fn read_msr(&mut self) -> u8 {
+        let msr = self.msr;
+        self.msr &= !Msr::DELTAS;
+        msr.bits()
+    }
+
+    /// Sends a byte, which empties the holding register again at once.
+    fn write_thr(&mut self, byte: u8) {
+        self.thre_pending = true;
+        if self.mcr.contains(Mcr::LOOP) {
+            return self.receive_own(byte);
+        }
+        if !self.output.push(byte) {
+            // The newest output is what a reader wants: the prompt, or the last words.
+            self.output.pop();
+            self.output.push(byte);
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    fn receive_own(&mut self, byte: u8) {
+        if self.rx.len < self.capacity() {
+            return self.rx.push(byte);
+        }
+        self.overrun = true;
+        if !self.fifo_on {
+            self.rx.replace(byte);
+        }
+    }
+
+    fn write_ier(&mut self, value: u8) {
+        let new = Ier::from_bits_truncate(value);
+        // The holding register is empty, so enabling its interrupt raises it.
+        if new.contains(Ier::THRE) != self.ier.contains(Ier::THRE) {
+            self.thre_pending = new.contains(Ier::THRE);
+        }
+        self.ier = new;
+    }
+
+    fn write_fcr(&mut self, value: u8) {
+        let on = value & FCR_ENABLE != 0;
+        if on != self.fifo_on || (on && value & FCR_CLEAR_RX != 0) {
+            self.rx = Fifo::default();
+        }
+        self.fifo_on = on;
+        // The other bits are taken only while FIFOs are on.
+        self.trigger = if on { value >> 6 } else { 0 };
+        self.refill();
+    }
+
+    fn write_mcr(&mut self, value: u8) {
+        self.mcr = Mcr::from_bits_truncate(value);
+        self.follow_modem();
+        self.refill();
+    }
+
+    /// Follows the modem inputs, which in loopback are the modem outputs, and notes what changed.
+    fn follow_modem(&mut self) {
+        let mut lines = Msr::CTS | Msr::DSR | Msr::DCD;
+        if self.mcr.contains(Mcr::LOOP) {
+            lines = Msr::empty();
+            lines.set(Msr::CTS, self.mcr.contains(Mcr::RTS));
+            lines.set(Msr::DSR, self.mcr.contains(Mcr::DTR));
+            lines.set(Msr::RI, self.mcr.contains(Mcr::OUT1));
+            lines.set(Msr::DCD, self.mcr.contains(Mcr::OUT2));
+        }
+        let was = self.msr;
+        let changed = was.symmetric_difference(lines);
+        let mut deltas = was & Msr::DELTAS;
+        for (line, delta) in [(Msr::CTS, Msr::DCTS), (Msr::DSR, Msr::DDSR), (Msr::DCD, Msr::DDCD)] {
+            if changed.contains(line) {
+                deltas |= delta;
+            }
+        }
+        if was.contains(Msr::RI) && !lines.contains(Msr::RI) {
+            deltas |= Msr::TERI;
+        }
+        self.msr = lines | deltas;
+    }
+}
+
+impl PioDevice for Uart {
+    fn read(&mut self, offset: u16, width: Width, _now: Ns) -> u32 {
+        if width != Width::B1 {
+            return all_ones(width);
+        }
+        let dlab = self.lcr.contains(Lcr::DLAB);
+        let [low, high] = self.divisor.to_le_bytes();
+        u32::from(match (offset, dlab) {
+            (0, true) => low,
+            (1, true) => high,
+            (0, false) => self.read_rbr(),
+            (1, false) => self.ier.bits(),
+            (2, _) => self.read_iir(),
+            (3, _) => self.lcr.bits(),
+            (4, _) => self.mcr.bits(),
+            (5, _) => self.read_lsr(),
+            (6, _) => self.read_msr(),
+            (7, _) => self.scratch,
+            _ => return all_ones(width),
+        })
+    }
+
+    fn write(&mut self, offset: u16, width: Width, value: u32, _now: Ns) {
+        if width != Width::B1 {
+            return;
+        }
+        let [value, ..] = value.to_le_bytes();
+        let dlab = self.lcr.contains(Lcr::DLAB);
+        let [low, high] = self.divisor.to_le_bytes();
+        match (offset, dlab) {
+            (0, true) => self.divisor = u16::from_le_bytes([value, high]),
+            (1, true) => self.divisor = u16::from_le_bytes([low, value]),
+            (0, false) => self.write_thr(value),
+            (1, false) => self.write_ier(value),
+            (2, _) => self.write_fcr(value),
+            (3, _) => self.lcr = Lcr::from_bits_truncate(value),
+            (4, _) => self.write_mcr(value),
+            (7, _) => self.scratch = value,
+            // The status registers are read only.
+            _ => {}
+        }
+    }
+}
