@@ -18,6 +18,7 @@
 //! | [`rcu`] | a value replaced under its readers |
 
 pub(crate) mod cpu;
+pub(crate) mod debug;
 mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;

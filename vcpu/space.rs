@@ -71,7 +71,7 @@ pub(crate) struct Space<B: Backend> {
     /// Bumped whenever translations that a CPU may hold were taken away.
     pub(crate) flush_generation: AtomicU64,
     /// The VM's vCPUs.
-    pub(crate) vcpus: VcpuList,
+    pub(crate) vcpus: Arc<VcpuList>,
 }
 
 /// What a fault of the second-level table turned out to be.
@@ -97,7 +97,7 @@ impl<B: Backend> Space<B> {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(backend: &B) -> Result<Arc<Space<B>>> {
+    pub(crate) fn new(backend: &B, vcpus: Arc<VcpuList>) -> Result<Arc<Space<B>>> {
         let mut pages = TablePages::new();
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
@@ -112,7 +112,7 @@ impl<B: Backend> Space<B> {
                 sequence: AtomicU64::new(0),
                 changing: AtomicU64::new(0),
                 flush_generation: AtomicU64::new(0),
-                vcpus: VcpuList::new(),
+                vcpus,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The devices of one VM behind their ports, and the wires between them.
+//!
+//! Owns the chips that share one lock: the interrupt controllers, timers, UART, keyboard controller,
+//! power management and PCI configuration. Every access goes to one chip; then [`Bus::settle`]
+//! carries that chip's interrupt lines to the controllers, and what comes out of those leaves as
+//! [`Signals`] for the VM to deliver after the lock is dropped or under it.
+//!
+//! ```text
+//! uart, rtc, i8042, pm, pit ── gsi ──┬── pic pair ── INTR ──> Signals::extint
+//!                                    └── ioapic ── messages ─> Signals::messages
+//! ```
+
+use super::i8042::{self, I8042};
+use super::ioapic::Ioapic;
+use super::pci::Pci;
+use super::pic::{self, Pic};
+use super::pit::{self, Pit};
+use super::pm::{self, Pm};
+use super::routing::{Routing, Target};
+use super::rtc::{self, Rtc};
+use super::uart::{self, Uart};
+use super::{ApicMessage, Level, MmioDevice, PioDevice};
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::time::{earliest, Ns};
+
+/// The IOAPIC's registers.
+pub(crate) const IOAPIC_BASE: u64 = 0xfec0_0000;
+/// Bytes decoded from [`IOAPIC_BASE`].
+pub(crate) const IOAPIC_SIZE: u64 = 0x1000;
+
+/// GSI of the timer.
+const GSI_PIT: u32 = 0;
+/// GSI of the keyboard.
+const GSI_KEYBOARD: u32 = 1;
+/// GSI of the first UART.
+const GSI_UART: u32 = 4;
+/// GSI of the real-time clock.
+const GSI_RTC: u32 = 8;
+/// GSI of ACPI events.
+const GSI_SCI: u32 = 9;
+/// GSI of the PS/2 mouse.
+const GSI_AUX: u32 = 12;
+
+/// The most messages that one access can cause: one a redirection entry.
+const MESSAGES: usize = 24;
+
+/// What the chips want of the rest of the machine after an access.
+pub(crate) struct Signals {
+    messages: [Option<ApicMessage>; MESSAGES],
+    len: usize,
+    /// The pair's INTR output after the access.
+    pub(crate) extint: Level,
+}
+
+impl Signals {
+    /// Nothing to deliver.
+    pub(crate) fn new() -> Signals {
+        Signals { messages: [None; MESSAGES], len: 0, extint: Level::Low }
+    }
+
+    fn push(&mut self, msg: ApicMessage) {
+        if let Some(slot) = self.messages.get_mut(self.len) {
+            *slot = Some(msg);
+            self.len = self.len.wrapping_add(1);
+        }
+    }
+
+    /// Returns the messages in the order in which they arose.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &ApicMessage> {
+        self.messages.iter().take(self.len).flatten()
+    }
+}
+
+/// What the guest asks of the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Power off.
+    PowerOff,
+    /// Reset.
+    Reset,
+}
+
+/// A chip on the bus, for [`Bus::settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chip {
+    Pic,
+    Pit,
+    Rtc,
+    Uart,
+    I8042,
+    Pm,
+    Pci,
+}
+
+impl Chip {
+    /// Returns the chip that decodes `port`.
+    #[inline]
+    fn at(port: u16) -> Option<Chip> {
+        Some(match port {
+            0x3f8..=0x3ff => Chip::Uart,
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => Chip::Pic,
+            0x40..=0x43 | 0x61 => Chip::Pit,
+            0x70 | 0x71 => Chip::Rtc,
+            0x60 | 0x64 | 0x92 => Chip::I8042,
+            0x600..=0x60b | 0xcf9 => Chip::Pm,
+            0xcf8..=0xcff => Chip::Pci,
+            _ => return None,
+        })
+    }
+}
+
+/// The chips of one VM. One that was not created is `None`, and its ports go to user space.
+#[derive(Default)]
+pub(crate) struct Bus {
+    /// The interrupt controller pair.
+    pub(crate) pic: Option<Pic>,
+    /// The I/O APIC.
+    pub(crate) ioapic: Option<Ioapic>,
+    /// The interval timer.
+    pub(crate) pit: Option<Pit>,
+    /// The real-time clock.
+    pub(crate) rtc: Option<Rtc>,
+    /// The first serial port.
+    pub(crate) uart: Option<Uart>,
+    /// The keyboard controller.
+    pub(crate) i8042: Option<I8042>,
+    /// Power management.
+    pub(crate) pm: Option<Pm>,
+    /// PCI configuration.
+    pub(crate) pci: Option<Pci>,
+    /// Where each GSI goes.
+    pub(crate) routing: Routing,
+    /// The level of each of the first 32 GSIs, as last driven by a chip.
+    driven: u32,
+}
+
+impl Bus {
+    /// Reads a port. `None`: no chip there.
+    pub(crate) fn pio_read(&mut self, port: u16, width: Width, now: Ns, out: &mut Signals) -> Option<u32> {
+        let chip = Chip::at(port)?;
+        let value = match chip {
+            Chip::Uart => self.uart.as_mut()?.read(port.wrapping_sub(uart::FIRST_PORT), width, now),
+            Chip::Pic => self.pic.as_mut()?.read(port.wrapping_sub(pic::FIRST_PORT), width, now),
+            Chip::Pit => self.pit.as_mut()?.read(port.wrapping_sub(pit::FIRST_PORT), width, now),
+            Chip::Rtc => self.rtc.as_mut()?.read(port.wrapping_sub(rtc::FIRST_PORT), width, now),
+            Chip::I8042 => self.i8042.as_mut()?.read(port.wrapping_sub(i8042::FIRST_PORT), width, now),
+            Chip::Pm => self.pm.as_mut()?.read(port.wrapping_sub(pm::FIRST_PORT), width, now),
+            Chip::Pci => self.pci.as_mut()?.read(port.wrapping_sub(0xcf8), width, now),
+        };
+        self.settle(chip, now, out);
+        Some(value)
+    }
+
+    /// Writes a port. Returns whether a chip is there.
+    pub(crate) fn pio_write(&mut self, port: u16, width: Width, value: u32, now: Ns, out: &mut Signals) -> bool {
+        let Some(chip) = Chip::at(port) else { return false };
+        let done = match chip {
+            Chip::Uart => write_to(&mut self.uart, port, uart::FIRST_PORT, width, value, now),
+            Chip::Pic => write_to(&mut self.pic, port, pic::FIRST_PORT, width, value, now),
+            Chip::Pit => write_to(&mut self.pit, port, pit::FIRST_PORT, width, value, now),
+            Chip::Rtc => write_to(&mut self.rtc, port, rtc::FIRST_PORT, width, value, now),
+            Chip::I8042 => write_to(&mut self.i8042, port, i8042::FIRST_PORT, width, value, now),
+            Chip::Pm => write_to(&mut self.pm, port, pm::FIRST_PORT, width, value, now),
+            Chip::Pci => write_to(&mut self.pci, port, 0xcf8, width, value, now),
+        };
+        if done {
+            self.settle(chip, now, out);
+        }
+        done
+    }
+
+    /// Reads memory that belongs to a chip. `None`: no chip there.
+    pub(crate) fn mmio_read(&mut self, gpa: Gpa, width: Width, now: Ns) -> Option<u64> {
+        let offset = ioapic_offset(gpa)?;
+        Some(self.ioapic.as_mut()?.read(offset, width, now))
+    }
+
+    /// Writes memory that belongs to a chip. Returns whether one is there.
+    pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut Signals) -> bool {
+        let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
+        for msg in ioapic.write_reg(offset, width, value) {
+            out.push(msg);
+        }
+        true
+    }
+
+    /// The guest ended a level-triggered interrupt: the IOAPIC may send it again.
+    pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut Signals) {
+        if let Some(ioapic) = self.ioapic.as_mut() {
+            for msg in ioapic.eoi(vector) {
+                out.push(msg);
+            }
+        }
+        self.settle_timer(now, out);
+    }
+
+    /// Drives a GSI from outside the chips. Returns whether anything listens to it.
+    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut Signals) -> bool {
+        let mut routed = false;
+        for target in self.routing.lookup(gsi) {
+            routed = true;
+            match *target {
+                Target::Pic(line) => {
+                    if let Some(pic) = self.pic.as_mut() {
+                        pic.set_irq(line, level);
+                    }
+                }
+                Target::Ioapic(pin) => {
+                    if let Some(msg) = self.ioapic.as_mut().and_then(|i| i.set_irq(pin, level)) {
+                        out.push(msg);
+                    }
+                }
+                Target::Msi(msg) => {
+                    if level.is_high() {
+                        out.push(msg);
+                    }
+                }
+            }
+        }
+        out.extint = self.intr();
+        routed
+    }
+
+    fn intr(&self) -> Level {
+        self.pic.as_ref().map_or(Level::Low, Pic::intr)
+    }
+
+    /// Acknowledges the pair's interrupt. Returns its vector.
+    pub(crate) fn acknowledge(&mut self) -> Option<u8> {
+        let pic = self.pic.as_mut()?;
+        pic.intr().is_high().then(|| pic.acknowledge())
+    }
+
+    /// Notes the pair's output, after [`Bus::acknowledge`].
+    pub(crate) fn note_intr(&self, out: &mut Signals) {
+        out.extint = self.intr();
+    }
+
+    fn drive(&mut self, gsi: u32, level: Level, out: &mut Signals) {
+        let bit = 1u32.wrapping_shl(gsi);
+        if (self.driven & bit != 0) != level.is_high() {
+            self.driven ^= bit;
+            self.set_gsi(gsi, level, out);
+        }
+    }
+
+    /// Carries the lines of the chip that was touched to the controllers.
+    #[inline]
+    fn settle(&mut self, chip: Chip, now: Ns, out: &mut Signals) {
+        match chip {
+            Chip::Uart => self.settle_uart(out),
+            Chip::Rtc => {
+                if let Some(level) = self.rtc.as_ref().map(Rtc::irq) {
+                    self.drive(GSI_RTC, level, out);
+                }
+            }
+            Chip::I8042 => {
+                if let Some((key, aux)) = self.i8042.as_ref().map(|c| (c.irq(), c.aux_irq())) {
+                    self.drive(GSI_KEYBOARD, key, out);
+                    self.drive(GSI_AUX, aux, out);
+                }
+            }
+            Chip::Pm => {
+                if let Some(level) = self.pm.as_ref().map(Pm::irq) {
+                    self.drive(GSI_SCI, level, out);
+                }
+            }
+            Chip::Pit => self.settle_timer(now, out),
+            Chip::Pic => {
+                if self.pic.as_mut().is_some_and(|p| p.take_ended() & 1 != 0) {
+                    self.ack_timer();
+                }
+                self.settle_timer(now, out);
+            }
+            Chip::Pci => {}
+        }
+        out.extint = self.intr();
+    }
+
+    /// Carries the UART's line, also after its console side was touched.
+    pub(crate) fn settle_uart(&mut self, out: &mut Signals) {
+        if let Some(level) = self.uart.as_ref().map(Uart::irq) {
+            self.drive(GSI_UART, level, out);
+        }
+        out.extint = self.intr();
+    }
+
+    fn ack_timer(&mut self) {
+        if let Some(pit) = self.pit.as_mut() {
+            pit.ack();
+        }
+    }
+
+    /// Pulses IRQ 0 for what the timer has due.
+    fn settle_timer(&mut self, now: Ns, out: &mut Signals) {
+        let Some(pit) = self.pit.as_mut() else { return };
+        pit.tick(now);
+        if pit.take_pulse() {
+            self.set_gsi(GSI_PIT, Level::High, out);
+            self.set_gsi(GSI_PIT, Level::Low, out);
+        }
+    }
+
+    /// The guest ended the service of an edge-triggered interrupt that may be the timer's.
+    pub(crate) fn timer_eoi(&mut self, vector: u8, now: Ns, out: &mut Signals) {
+        if self.ioapic.as_ref().is_some_and(|i| i.vector_of(2) == Some(vector)) {
+            self.ack_timer();
+            self.settle_timer(now, out);
+        }
+    }
+
+    /// Returns whether the timer waits for the end of an interrupt with `vector`.
+    pub(crate) fn timer_wants_eoi(&self, vector: u8) -> bool {
+        self.pit.is_some() && self.ioapic.as_ref().is_some_and(|i| i.vector_of(2) == Some(vector))
+    }
+
+    /// Lets time pass.
+    pub(crate) fn tick(&mut self, now: Ns, out: &mut Signals) {
+        if let Some(rtc) = self.rtc.as_mut() {
+            rtc.tick(now);
+        }
+        if let Some(pm) = self.pm.as_mut() {
+            pm.tick(now);
+        }
+        if let Some(kbd) = self.i8042.as_mut() {
+            kbd.tick(now);
+        }
+        for chip in [Chip::Rtc, Chip::Pm, Chip::I8042, Chip::Pit] {
+            self.settle(chip, now, out);
+        }
+    }
+
+    /// Returns when [`Bus::tick`] is next wanted.
+    pub(crate) fn deadline(&self) -> Option<Ns> {
+        let d = earliest(self.pit.as_ref().and_then(Pit::deadline), self.rtc.as_ref().and_then(Rtc::deadline));
+        let d = earliest(d, self.pm.as_ref().and_then(Pm::deadline));
+        earliest(d, self.i8042.as_ref().and_then(I8042::deadline))
+    }
+
+    /// Presses the power button.
+    pub(crate) fn press_power_button(&mut self, now: Ns, out: &mut Signals) -> bool {
+        let Some(pm) = self.pm.as_mut() else { return false };
+        pm.press_power_button();
+        self.settle(Chip::Pm, now, out);
+        true
+    }
+
+    /// Takes what the guest asked of the platform.
+    pub(crate) fn take_request(&mut self) -> Option<Request> {
+        if let Some(r) = self.pm.as_mut().and_then(Pm::take_request) {
+            return Some(match r {
+                pm::Request::PowerOff => Request::PowerOff,
+                pm::Request::Reset => Request::Reset,
+            });
+        }
+        self.i8042.as_mut().and_then(I8042::take_request).map(|_| Request::Reset)
+    }
+}
+
+fn ioapic_offset(gpa: Gpa) -> Option<u64> {
+    gpa.0.checked_sub(IOAPIC_BASE).filter(|o| *o < IOAPIC_SIZE)
+}
+
+fn write_to<D: PioDevice>(dev: &mut Option<D>, port: u16, first: u16, width: Width, value: u32, now: Ns) -> bool {
+    let Some(dev) = dev.as_mut() else { return false };
+    dev.write(port.wrapping_sub(first), width, value, now);
+    true
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that belongs to one vCPU and is touched by its own thread only.
+
+use super::backend::{Backend, BackendVcpu};
+use super::cpuid::CpuidTable;
+use super::event::{merge, Event, Merged};
+use super::exit::RawExit;
+use super::io::PendingIo;
+use super::msr_table::MsrStore;
+use super::outcome::UserExit;
+use super::pv::PvState;
+use super::state::{Groups, VcpuState};
+use crate::arch::cr::Rflags;
+use crate::arch::exception::Exception;
+use crate::chipset::lapic::Lapic;
+
+/// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MpState {
+    /// Runs, or is ready to.
+    Runnable = 0,
+    /// Waits for INIT.
+    Uninitialized = 1,
+    /// Waits for a start-up IPI.
+    InitReceived = 2,
+    /// Waits for an event after HLT.
+    Halted = 3,
+}
+
+/// How many exits the flight recorder keeps.
+pub(crate) const RECORDED: usize = 64;
+
+/// The last exits, for whoever has to find out why a guest died.
+pub(crate) struct Recorder {
+    ring: [(u64, RawExit); RECORDED],
+    next: usize,
+}
+
+impl Recorder {
+    fn new() -> Recorder {
+        Recorder { ring: [(0, RawExit::default()); RECORDED], next: 0 }
+    }
+
+    /// Notes an exit at `rip`.
+    #[inline]
+    pub(crate) fn note(&mut self, rip: u64, raw: RawExit) {
+        if let Some(slot) = self.ring.get_mut(self.next % RECORDED) {
+            *slot = (rip, raw);
+        }
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// Returns the exits, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u64, RawExit)> {
+        let (a, b) = self.ring.split_at(self.next % RECORDED);
+        b.iter().chain(a).filter(|(_, raw)| *raw != RawExit::default())
+    }
+}
+
+/// See the module's description.
+pub(crate) struct VcpuCore<B: Backend> {
+    /// The vendor's part.
+    pub(crate) hw: B::Vcpu,
+    /// The registers.
+    pub(crate) state: VcpuState,
+    /// The local APIC, where interrupt controllers are in the kernel.
+    pub(crate) lapic: Option<Lapic>,
+    /// What CPUID answers.
+    pub(crate) cpuid: CpuidTable,
+    /// MSRs that are plain storage.
+    pub(crate) msrs: MsrStore,
+    /// The paravirtual features in use.
+    pub(crate) pv: PvState,
+    /// What the vCPU is doing.
+    pub(crate) mp: MpState,
+    /// An exception to be delivered with the next entry.
+    pub(crate) exception: Option<Exception>,
+    /// An event whose delivery an exit interrupted.
+    pub(crate) interrupted: Option<Event>,
+    /// An NMI waits.
+    pub(crate) nmi: bool,
+    /// An interrupt given by user space (`KVM_INTERRUPT`) waits.
+    pub(crate) user_irq: Option<u8>,
+    /// User space wants to know when an interrupt can be taken.
+    pub(crate) wants_window: bool,
+    /// The vector of the local APIC that the coming entry delivers.
+    pub(crate) armed: Option<u8>,
+    /// An interrupt window is requested of the processor.
+    pub(crate) window_open: bool,
+    /// Accesses that user space answers.
+    pub(crate) io: PendingIo,
+    /// Where the last memslot look-up hit.
+    pub(crate) slot_hint: usize,
+    /// The space's flush generation that this vCPU has caught up with.
+    pub(crate) flush_generation: u64,
+    /// Guest TSC minus host TSC.
+    pub(crate) tsc_offset: u64,
+    /// DR0 to DR3.
+    pub(crate) dr: [u64; 4],
+    /// The guest has touched its debug registers since they were last put away.
+    pub(crate) debug_loaded: bool,
+    /// The last exits.
+    pub(crate) recorder: Recorder,
+    /// Triple fault while delivering an exception in software.
+    pub(crate) shutdown: bool,
+    /// A user exit that an emulated instruction wants, with [`super::outcome`]'s meaning.
+    pub(crate) wanted: Option<UserExit>,
+}
+
+impl<B: Backend> VcpuCore<B> {
+    /// A vCPU after reset; `bsp` says whether it starts by itself.
+    pub(crate) fn new(hw: B::Vcpu, id: u32, lapic: Option<Lapic>, cpuid: CpuidTable, signature: u32) -> VcpuCore<B> {
+        let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
+        VcpuCore {
+            hw,
+            state: VcpuState::at_reset(signature),
+            lapic,
+            cpuid,
+            msrs: MsrStore::new(),
+            pv: PvState::default(),
+            mp,
+            exception: None,
+            interrupted: None,
+            nmi: false,
+            user_irq: None,
+            wants_window: false,
+            armed: None,
+            window_open: false,
+            io: PendingIo::new(),
+            slot_hint: 0,
+            flush_generation: 0,
+            tsc_offset: 0,
+            dr: [0; 4],
+            debug_loaded: false,
+            recorder: Recorder::new(),
+            shutdown: false,
+            wanted: None,
+        }
+    }
+
+    /// Fetches register groups.
+    #[inline]
+    pub(crate) fn fetch(&mut self, want: Groups) {
+        self.state.fetch(want, &self.hw);
+    }
+
+    /// Raises an exception; one that is being delivered merges with it.
+    pub(crate) fn raise(&mut self, e: Exception) {
+        let first = match (self.exception, self.interrupted) {
+            (Some(e), _) => Some(e.vector),
+            (None, Some(Event::Exception { vector, .. })) => Some(vector),
+            _ => None,
+        };
+        let merged = match first {
+            Some(first) => merge(first, e),
+            None => Merged::One(e),
+        };
+        match merged {
+            Merged::One(e) => {
+                if first.is_some() {
+                    self.interrupted = None;
+                }
+                self.exception = Some(e);
+            }
+            Merged::TripleFault => self.shutdown = true,
+        }
+    }
+
+    /// Returns whether the guest can take a maskable interrupt now.
+    #[inline]
+    pub(crate) fn is_interruptible(&self) -> bool {
+        self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
+    }
+
+    /// INIT: the state after reset, but for what INIT keeps. SDM, "Processor State After Reset".
+    pub(crate) fn init(&mut self, signature: u32) {
+        self.fetch(Groups::all());
+        let keep = self.state.cr0 & (3 << 29);
+        self.state = VcpuState::at_reset(signature);
+        self.state.cr0 = 0x10 | keep;
+        self.exception = None;
+        self.interrupted = None;
+        self.nmi = false;
+        self.user_irq = None;
+        self.armed = None;
+        self.hw.set_blocking(super::event::Blocking::default());
+        self.dr = [0; 4];
+    }
+
+    /// SIPI: starts in real mode at page `vector`.
+    pub(crate) fn start_up(&mut self, vector: u8) {
+        use crate::arch::segment::SegReg;
+        self.fetch(Groups::SEGMENTS);
+        let cs = &mut self.state.segs[SegReg::Cs as usize];
+        cs.selector = u16::from(vector) << 8;
+        cs.base = u64::from(vector) << 12;
+        self.state.rip = 0;
+        self.state.mark(Groups::SEGMENTS);
+        self.mp = MpState::Runnable;
+    }
+
+    /// Returns the guest's TSC.
+    pub(crate) fn guest_tsc(&self) -> u64 {
+        crate::host::timer::rdtsc().wrapping_add(self.tsc_offset)
+    }
+
+    /// Sets what is added to the host's TSC.
+    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+        self.hw.set_tsc_offset(offset);
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Accesses that user space answers.
+//!
+//! An emulated instruction that reads a device of user space cannot wait for it. So it stops with
+//! "retry"; user space answers; and the instruction runs again from its start, this time finding the
+//! answers, in order, in the log. Writes are logged as done in the same way. The log is forgotten once
+//! the instruction has completed.
+
+use crate::arch::addr::Gpa;
+
+/// The most accesses of one instruction: a 16-byte operand in 8-byte pieces, twice, with room.
+const LOG: usize = 8;
+
+/// One answered access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Answer {
+    gpa: Gpa,
+    data: u64,
+    len: u8,
+    is_write: bool,
+}
+
+/// What waits for user space and what it has answered.
+#[derive(Default)]
+pub(crate) struct PendingIo {
+    log: [Answer; LOG],
+    len: usize,
+    used: usize,
+    /// The access that user space is working on.
+    asked: Option<(Gpa, u8, bool)>,
+    /// A port read that user space is working on: the width in bytes.
+    pub(crate) port_in: Option<u8>,
+}
+
+impl PendingIo {
+    /// Nothing pending.
+    pub(crate) fn new() -> PendingIo {
+        PendingIo::default()
+    }
+
+    /// The instruction starts (again): its first access takes the first answer.
+    pub(crate) fn begin(&mut self) {
+        self.used = 0;
+    }
+
+    /// The instruction is done.
+    pub(crate) fn forget(&mut self) {
+        self.len = 0;
+        self.used = 0;
+        self.asked = None;
+    }
+
+    /// Returns the answer to the next access, if user space has given it.
+    pub(crate) fn answer(&mut self, gpa: Gpa, len: u8, is_write: bool) -> Option<u64> {
+        let a = self.log.get(self.used).filter(|_| self.used < self.len)?;
+        if a.gpa != gpa || a.len != len || a.is_write != is_write {
+            return None;
+        }
+        self.used = self.used.wrapping_add(1);
+        Some(a.data)
+    }
+
+    /// Notes that user space is asked.
+    pub(crate) fn ask(&mut self, gpa: Gpa, len: u8, is_write: bool) {
+        self.asked = Some((gpa, len, is_write));
+    }
+
+    /// User space has answered with `data`. Returns whether it had been asked.
+    pub(crate) fn complete(&mut self, data: u64) -> bool {
+        let Some((gpa, len, is_write)) = self.asked.take() else { return false };
+        if let Some(slot) = self.log.get_mut(self.len) {
+            *slot = Answer { gpa, data, len, is_write };
+            self.len = self.len.wrapping_add(1);
+        }
+        true
+    }
+}

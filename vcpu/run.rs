@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The run loop: in process context outside, with interrupts off inside the window.
+//!
+//! ```text
+//! run() ──> process(): signals, INIT/SIPI, HLT, faults that sleep, user exits
+//!   └─> window(): root operation, guest FPU
+//!         └─> requests? events -> enter -> exit -> handle -> again
+//! ```
+//!
+//! Everything hot stays in the inner loop. It ends for a host interrupt, for work of the host's
+//! scheduler, for a fault that must sleep, and for a user exit.
+
+use super::backend::{Backend, BackendVcpu, WindowKind};
+use super::core::{MpState, VcpuCore};
+use super::event::Event;
+use super::exit::Exit;
+use super::handle::{self, Cx};
+use super::outcome::{Outcome, UserExit, VmBug};
+use super::shared::{count, Requests, VcpuShared};
+use super::state::Groups;
+use super::vm::Vm;
+use crate::arch::cr::Rflags;
+use crate::arch::exception::{Exception, Vector};
+use crate::host::cpu::{self, PinnedCpu};
+use crate::host::debug::HostDebug;
+use crate::host::fpu::GuestFpu;
+use crate::host::guest_ram;
+use crate::host::timer;
+use core::sync::atomic::Ordering::*;
+use kernel::prelude::*;
+
+/// Why the window was closed.
+enum Leave {
+    /// Nothing but the host's business: open it again.
+    Again,
+    /// The vCPU sleeps until an event.
+    Sleep,
+    /// As the outcome says.
+    FaultIn(crate::arch::addr::Hva, bool),
+    /// As the outcome says.
+    FaultInGpa(crate::arch::addr::Gpa, bool),
+    /// The pool of table pages must be filled.
+    NeedPages,
+    /// Return to user space.
+    User(UserExit),
+}
+
+/// Runs the vCPU until user space is wanted.
+///
+/// # Errors
+/// `EINTR` on a signal or when `immediate_exit` says so; `EFAULT` when guest memory cannot be made
+/// resident; `ENOMEM`.
+pub(crate) fn run<B: Backend<Pinned = PinnedCpu>>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    fpu: &mut GuestFpu,
+    immediate_exit: &dyn Fn() -> bool,
+) -> Result<UserExit> {
+    loop {
+        if immediate_exit() {
+            return Err(EINTR);
+        }
+        if cpu::is_work_pending() {
+            cpu::handle_work()?;
+        }
+        take_requests(vm, shared, core);
+        if let Some(event) = vm.take_event() {
+            return Ok(UserExit::SystemEvent(event));
+        }
+        if core.mp != MpState::Runnable && !wake_up(core, vm) {
+            shared.wait()?;
+            continue;
+        }
+        match window(vm, shared, core, fpu) {
+            Leave::Again => {}
+            Leave::Sleep => core.mp = MpState::Halted,
+            Leave::FaultIn(hva, write) => guest_ram::fault_in(hva, write)?,
+            Leave::FaultInGpa(gpa, write) => vm.space.fault_in(gpa, write)?,
+            Leave::NeedPages => vm.space.top_up()?,
+            Leave::User(exit) => {
+                count(&shared.stats.user_exits);
+                return Ok(exit);
+            }
+        }
+    }
+}
+
+/// Takes what others asked of this vCPU.
+fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
+    let asked = shared.take_requests();
+    if asked.is_empty() {
+        return;
+    }
+    if asked.contains(Requests::INTERRUPT) {
+        let (vectors, level) = shared.take_posted();
+        if let Some(lapic) = core.lapic.as_mut() {
+            lapic.merge_posted(&vectors, &level);
+        }
+    }
+    if asked.contains(Requests::TIMER) {
+        let now = timer::now();
+        if let Some(lapic) = core.lapic.as_mut() {
+            lapic.tick(now);
+            shared.set_timer(lapic.deadline());
+        }
+    }
+    if asked.contains(Requests::NMI) {
+        core.nmi = true;
+    }
+    if asked.contains(Requests::TLB_FLUSH) {
+        core.hw.flush_tlb();
+    }
+    if asked.contains(Requests::INIT) {
+        if let Some(lapic) = core.lapic.as_mut() {
+            lapic.reset(true);
+        }
+        core.init(handle::signature());
+        core.mp = if shared.id == 0 { MpState::Runnable } else { MpState::InitReceived };
+    }
+    if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
+        core.start_up(shared.sipi_vector());
+    }
+    let _ = vm;
+}
+
+/// Returns whether a vCPU that is not running may run now, and makes it so.
+fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
+    if core.mp != MpState::Halted {
+        return core.mp == MpState::Runnable;
+    }
+    let irq = core.state.rflags & Rflags::IF.bits() != 0 && has_interrupt(core, vm);
+    let wake = irq || core.nmi || core.exception.is_some() || core.interrupted.is_some();
+    if wake {
+        core.mp = MpState::Runnable;
+    }
+    wake
+}
+
+/// Returns whether a maskable interrupt waits.
+fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
+    core.user_irq.is_some()
+        || core.lapic.as_ref().is_some_and(|l| {
+            l.pending().is_some() || (vm.chipset.is_extint() && l.accepts_extint())
+        })
+}
+
+/// The window: root operation on this CPU with interrupts off.
+fn window<B: Backend<Pinned = PinnedCpu>>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    fpu: &mut GuestFpu,
+) -> Leave {
+    let cpu = PinnedCpu::pin();
+    let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Again };
+    let debug = HostDebug::save(&cpu);
+    let mut fpu = fpu.load(&cpu);
+    let leave = loop {
+        let busy = shared.enter_guest_mode(cpu.id());
+        if busy || cpu::is_work_pending() {
+            shared.leave_guest_mode();
+            if cpu::is_work_pending() || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI) {
+                break Leave::Again;
+            }
+            take_requests(vm, shared, core);
+            continue;
+        }
+        let generation = vm.space.flush_generation.load(SeqCst);
+        if core.flush_generation != generation {
+            core.flush_generation = generation;
+            core.hw.flush_tlb();
+        }
+        if let Err(leave) = prepare(vm, shared, core) {
+            shared.leave_guest_mode();
+            break leave;
+        }
+        core.state.flush(&mut core.hw);
+        let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
+        shared.leave_guest_mode();
+        count(&shared.stats.exits);
+        commit(core, &exit);
+        core.recorder.note(core.state.rip, core.hw.raw_exit());
+
+        let mut cx = Cx { vm, shared, core: &mut *core, fpu: &mut fpu, cpu: &cpu };
+        let outcome = handle::handle(&mut cx, exit);
+        match settle(&mut cx, outcome) {
+            None => {}
+            Some(leave) => break leave,
+        }
+    };
+    put_debug(core);
+    drop(fpu);
+    drop(debug);
+    cpu::predictor_barrier_on_return(&cpu);
+    leave
+}
+
+/// After an exit: notes what the entry had delivered, and what the exit cut short.
+#[inline]
+fn commit<B: Backend>(core: &mut VcpuCore<B>, exit: &Exit) {
+    if matches!(exit, Exit::EntryFailed(_)) {
+        core.armed = None;
+        return;
+    }
+    if let Some(vector) = core.armed.take() {
+        if let Some(lapic) = core.lapic.as_mut() {
+            lapic.accept_pending(vector);
+        }
+    }
+    if let Some(lapic) = core.lapic.as_mut() {
+        lapic.set_cr8(core.hw.tpr());
+    }
+    core.interrupted = core.hw.take_interrupted();
+}
+
+/// Before an entry: gives the processor the event that comes first.
+#[inline]
+fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) -> Result<(), Leave> {
+    if core.shutdown {
+        return Err(Leave::User(UserExit::Shutdown));
+    }
+    if let Some(event) = core.interrupted.take() {
+        core.hw.inject(event);
+    } else if let Some(e) = core.exception.take() {
+        if let Some(cr2) = e.cr2 {
+            core.fetch(Groups::CONTROL);
+            core.state.cr2 = cr2.0;
+            core.state.mark(Groups::CONTROL);
+        }
+        core.hw.inject(e.into());
+    } else if core.nmi && can_take_nmi(core) {
+        core.nmi = false;
+        core.hw.inject(Event::Nmi);
+    } else {
+        prepare_interrupt(vm, shared, core);
+    }
+    if let Some(lapic) = core.lapic.as_ref() {
+        core.hw.set_tpr(lapic.cr8());
+    }
+    let window = core.wants_window || (has_interrupt(core, vm) && core.armed.is_none());
+    if window != core.window_open {
+        core.window_open = window;
+        core.hw.request_window(WindowKind::Interrupt, window);
+    }
+    Ok(())
+}
+
+fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
+    let b = core.hw.blocking();
+    !b.nmi && !b.shadow
+}
+
+#[inline]
+fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
+    if !has_interrupt(core, vm) || !core.is_interruptible() {
+        return;
+    }
+    let vector = if let Some(v) = core.user_irq.take() {
+        Some(v)
+    } else if vm.chipset.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
+        vm.chipset.with(|bus, _now, out| {
+            let v = bus.acknowledge();
+            bus.note_intr(out);
+            v
+        })
+    } else {
+        core.armed = core.lapic.as_ref().and_then(|l| l.pending());
+        core.armed
+    };
+    if let Some(v) = vector {
+        count(&shared.stats.interrupts);
+        core.hw.inject(Event::Interrupt(v));
+    }
+}
+
+/// Carries an outcome out. Returns why the window must be closed, if it must.
+#[inline]
+fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave> {
+    match outcome {
+        Outcome::Resume => None,
+        Outcome::SkipAndResume => skip(cx).err(),
+        Outcome::Inject(e) => {
+            cx.core.raise(e);
+            None
+        }
+        Outcome::Halt => match skip(cx) {
+            Err(leave) => Some(leave),
+            Ok(()) if cx.core.lapic.is_none() => Some(Leave::User(UserExit::Hlt)),
+            Ok(()) => Some(Leave::Sleep),
+        },
+        Outcome::FaultIn { hva, write } => Some(Leave::FaultIn(hva, write)),
+        Outcome::FaultInGpa { gpa, write } => Some(Leave::FaultInGpa(gpa, write)),
+        Outcome::NeedPages => Some(Leave::NeedPages),
+        Outcome::HostInterrupt => {
+            count(&cx.shared.stats.host_interrupts);
+            Some(Leave::Again)
+        }
+        Outcome::ToUser(exit) => Some(Leave::User(exit)),
+    }
+}
+
+/// Goes past the instruction that exited.
+#[inline]
+fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
+    let next = match cx.core.hw.next_rip() {
+        Some(rip) => rip,
+        None => handle::insn::next_rip(cx).map_err(|o| match settle(cx, o) {
+            Some(leave) => leave,
+            None => Leave::Again,
+        })?,
+    };
+    let core = &mut *cx.core;
+    core.state.rip = next;
+    let tf = core.state.rflags & Rflags::TF.bits() != 0;
+    core.state.rflags &= !Rflags::RF.bits();
+    let mut blocking = core.hw.blocking();
+    if blocking.shadow {
+        blocking.shadow = false;
+        core.hw.set_blocking(blocking);
+    }
+    if tf {
+        core.fetch(Groups::DEBUG);
+        // DR6.BS: a single step.
+        core.state.dr6 |= 1 << 14;
+        core.state.mark(Groups::DEBUG);
+        core.raise(Exception::plain(Vector::DB));
+    }
+    Ok(())
+}
+
+/// Takes the guest's debug registers out of the processor.
+fn put_debug<B: Backend>(core: &mut VcpuCore<B>) {
+    if core.debug_loaded {
+        core.debug_loaded = false;
+        core.dr = crate::host::debug::read_addresses();
+        core.hw.set_debug_passthrough(false);
+    }
+}
+
+/// Makes a [`VmBug`] of an exit that nobody handles.
+pub(crate) fn unknown(raw: super::exit::RawExit) -> Outcome {
+    Outcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
+}
+

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VM as its vCPUs see it: the address space, the devices, and the way to the other vCPUs.
+
+use super::backend::Backend;
+use super::outcome::SystemEvent;
+use super::shared::{deliver, Requests, VcpuShared};
+use super::space::{Space, VcpuList};
+use crate::arch::time::Ns;
+use crate::chipset::bus::{Bus, Request, Signals};
+use crate::chipset::lapic::{self, ApicIdentity};
+use crate::chipset::{ApicMessage, Delivery, Level};
+use crate::host::cpu::PinnedCpu;
+use crate::host::file::WaitQueue;
+use crate::host::notifier::Registered;
+use crate::host::timer::{self, OnTimer, Timer};
+use crate::virtio::device::VirtioSlots;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SpinLockIrq};
+
+/// The devices behind one lock, with what the lock's holder needs to pass signals on.
+#[pin_data]
+pub(crate) struct Chipset {
+    /// The chips. Taken with interrupts off, also by the timer.
+    #[pin]
+    pub(crate) bus: SpinLockIrq<Bus>,
+    /// The vCPUs that messages go to.
+    pub(crate) vcpus: VcpuRef,
+    /// Whether the pair's output is high.
+    extint: AtomicBool,
+    /// The next vCPU to be tried for lowest-priority delivery.
+    round_robin: AtomicU32,
+    /// Woken when the console has output or room for input.
+    #[pin]
+    pub(crate) console: WaitQueue,
+    /// When the timer is armed for; `u64::MAX` when it is not.
+    armed_for: AtomicU64,
+    #[pin]
+    timer: Timer<Chipset>,
+}
+
+/// The published vCPUs of a VM, kept apart from the space so that it is free of the vendor's type.
+pub(crate) type VcpuRef = Arc<VcpuList>;
+
+impl Chipset {
+    /// Makes an empty machine.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(vcpus: VcpuRef) -> Result<Arc<Chipset>> {
+        let this = Arc::pin_init(
+            pin_init!(Chipset {
+                bus <- kernel::new_spinlock_irq!(Bus::default()),
+                vcpus,
+                extint: AtomicBool::new(false),
+                round_robin: AtomicU32::new(0),
+                console <- WaitQueue::new(),
+                armed_for: AtomicU64::new(u64::MAX),
+                timer <- Timer::new(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Timer::bind(&this, |c| &c.timer)?;
+        Ok(this)
+    }
+
+    /// Delivers what an access to the bus caused. Any context; the bus lock may be held.
+    pub(crate) fn deliver(&self, signals: &Signals) {
+        for msg in signals.messages() {
+            self.send(msg);
+        }
+        let high = signals.extint == Level::High;
+        if self.extint.swap(high, SeqCst) != high && high {
+            if let Some(bsp) = self.vcpus.get(0) {
+                bsp.request(Requests::EXTINT);
+            }
+        }
+    }
+
+    /// Returns whether the controller pair asserts its output.
+    #[inline]
+    pub(crate) fn is_extint(&self) -> bool {
+        self.extint.load(Relaxed)
+    }
+
+    /// Sends a message over the APIC bus.
+    pub(crate) fn send(&self, msg: &ApicMessage) {
+        if msg.delivery == Delivery::LowestPriority {
+            return self.send_to_one(msg);
+        }
+        for vcpu in self.vcpus.iter() {
+            if lapic::matches(msg, &identity(vcpu)) {
+                deliver(vcpu, msg);
+            }
+        }
+    }
+
+    fn send_to_one(&self, msg: &ApicMessage) {
+        let n = self.vcpus.iter().count();
+        if n == 0 {
+            return;
+        }
+        let start = self.round_robin.fetch_add(1, Relaxed) as usize;
+        let ring = self.vcpus.iter().chain(self.vcpus.iter());
+        let first = start.checked_rem(n).unwrap_or(0);
+        for vcpu in ring.skip(first).take(n) {
+            if lapic::matches(msg, &identity(vcpu)) {
+                deliver(vcpu, msg);
+                return;
+            }
+        }
+    }
+
+    /// Arms the timer for the bus's next deadline. The bus lock is held.
+    pub(crate) fn rearm(&self, bus: &Bus) {
+        let at = bus.deadline().map_or(u64::MAX, |d| d.0);
+        if self.armed_for.swap(at, Relaxed) != at {
+            if at == u64::MAX {
+                self.timer.disarm();
+            } else {
+                self.timer.arm(Ns(at));
+            }
+        }
+    }
+
+    /// Does something with the bus, delivers what came of it, and arms the timer.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+        let mut bus = self.bus.lock();
+        let mut signals = Signals::new();
+        let r = f(&mut bus, timer::now(), &mut signals);
+        self.deliver(&signals);
+        self.rearm(&bus);
+        r
+    }
+
+    /// As [`Chipset::with`], from the run loop.
+    pub(crate) fn with_pinned<R>(&self, cpu: &PinnedCpu, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+        let mut bus = self.bus.lock_with(cpu.irq());
+        let mut signals = Signals::new();
+        let r = f(&mut bus, timer::now(), &mut signals);
+        self.deliver(&signals);
+        self.rearm(&bus);
+        r
+    }
+}
+
+impl OnTimer for Chipset {
+    fn on_timer(&self) {
+        self.armed_for.store(u64::MAX, Relaxed);
+        self.with(|bus, now, out| bus.tick(now, out));
+    }
+}
+
+fn identity(vcpu: &VcpuShared) -> ApicIdentity {
+    ApicIdentity::unpack(vcpu.identity.load(Relaxed))
+}
+
+/// A virtual machine.
+#[pin_data]
+pub(crate) struct Vm<B: Backend> {
+    /// The vendor.
+    pub(crate) backend: Arc<B>,
+    /// Guest memory; dropped before what it refers to, since its notifier goes first.
+    pub(crate) space: Registered<Space<B>>,
+    /// The devices.
+    pub(crate) chipset: Arc<Chipset>,
+    /// The virtio devices.
+    #[pin]
+    pub(crate) virtio: VirtioSlots<B>,
+    /// Interrupt controllers are in the kernel.
+    pub(crate) has_irqchip: AtomicBool,
+    /// What the guest asked of the platform, waiting for a vCPU to take it to user space: 0 nothing,
+    /// 1 power-off, 2 reset.
+    event: AtomicU32,
+    /// A vCPU has run: what shapes the machine is fixed.
+    pub(crate) has_run: AtomicBool,
+    /// The guest's TSC at creation minus the host's, so that all vCPUs agree.
+    pub(crate) tsc_offset: u64,
+    /// Added to the host's monotonic clock for the paravirtual clock.
+    pub(crate) clock_offset: AtomicU64,
+}
+
+impl<B: Backend> Vm<B> {
+    /// Makes an empty VM for the calling process.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINTR`.
+    pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Vm<B>>> {
+        let vcpus = Arc::new(VcpuList::new(), GFP_KERNEL_ACCOUNT)?;
+        let space = Space::new(&*backend, vcpus.clone())?;
+        let space = crate::host::notifier::Notifier::register(space)?;
+        let chipset = Chipset::new(vcpus)?;
+        Arc::pin_init(
+            pin_init!(Vm {
+                backend,
+                space,
+                chipset,
+                virtio <- VirtioSlots::new(),
+                has_irqchip: AtomicBool::new(false),
+                event: AtomicU32::new(0),
+                has_run: AtomicBool::new(false),
+                tsc_offset: 0u64.wrapping_sub(timer::rdtsc()),
+                clock_offset: AtomicU64::new(0u64.wrapping_sub(timer::now().0)),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Returns vCPU `id`'s shared part.
+    pub(crate) fn vcpu(&self, id: usize) -> Option<&Arc<VcpuShared>> {
+        self.space.vcpus.get(id)
+    }
+
+    /// Notes what the guest asked of the platform; the calling vCPU takes it to user space.
+    pub(crate) fn note_request(&self, request: Request) {
+        let code = match request {
+            Request::PowerOff => 1,
+            Request::Reset => 2,
+        };
+        self.event.store(code, Release);
+    }
+
+    /// Takes what was noted.
+    pub(crate) fn take_event(&self) -> Option<SystemEvent> {
+        match self.event.swap(0, AcqRel) {
+            1 => Some(SystemEvent::PowerOff),
+            2 => Some(SystemEvent::Reset),
+            _ => None,
+        }
+    }
+
+    /// Returns the guest's paravirtual clock in nanoseconds.
+    pub(crate) fn clock_ns(&self) -> u64 {
+        timer::now().0.wrapping_add(self.clock_offset.load(Relaxed))
+    }
+}
