@@ -12,6 +12,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod pci;
+
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 
