@@ -535,8 +535,7 @@ impl PciRoot {
     ///
     /// A guest can place a BAR anywhere, so RAM, LAPIC and IOAPIC have to be matched before.
     pub(crate) fn decode(&self, gpa: Gpa) -> Option<BarHit> {
-        let above = self.map.partition_point(|m| m.key() <= gpa.0);
-        let mapping = self.map.get(above.checked_sub(1)?)?;
+        let mapping = last_at_or_below(&self.map, gpa.0)?;
         let range = mapping.active?;
         let offset = gpa.0.checked_sub(range.base.0).filter(|offset| *offset < range.bytes)?;
         Some(BarHit { slot: mapping.slot, bar: mapping.bar, offset })
@@ -599,4 +598,18 @@ fn sort(map: &mut [Mapping]) {
             core::mem::swap(a, b);
         }
     }
+}
+
+/// Returns the last mapping whose base is not above `base`, by bisection.
+fn last_at_or_below(map: &[Mapping], base: u64) -> Option<&Mapping> {
+    let (mut found, mut rest) = (None, map);
+    while let Some((left, [middle, right @ ..])) = rest.split_at_checked(rest.len() >> 1) {
+        if middle.key() <= base {
+            found = Some(middle);
+            rest = right;
+        } else {
+            rest = left;
+        }
+    }
+    found
 }

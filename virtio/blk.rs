@@ -26,7 +26,8 @@ use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{VirtioDevice, VirtioPci};
-use crate::virtio::queue::{self, Chain, Fault, Queue, QueueError, Segment};
+use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
 /// log2 of the unit of all positions and capacities.
@@ -150,7 +151,7 @@ pub(crate) struct Request {
     head: u16,
     status: Gpa,
     bytes: u64,
-    data: KVVec<Segment>,
+    data: SegmentList,
 }
 
 impl Request {
@@ -162,7 +163,7 @@ impl Request {
     /// Returns the guest memory to transfer, in order, none of it empty; for reads and writes only.
     /// It may lie outside of the guest's memory: the transfer then fails with [`Status::IoErr`].
     pub(crate) fn data(&self) -> &[Segment] {
-        &self.data
+        self.data.as_slice()
     }
 
     /// Returns the bytes in [`Request::data`], a multiple of the block size.
@@ -174,7 +175,7 @@ impl Request {
     /// direct I/O wants.
     pub(crate) fn is_aligned(&self, align: u32) -> bool {
         let mask = u64::from(align.wrapping_sub(1));
-        self.data.iter().all(|s| (s.gpa.0 | u64::from(s.len)) & mask == 0)
+        self.data().iter().all(|s| (s.gpa.0 | u64::from(s.len)) & mask == 0)
     }
 }
 
@@ -226,8 +227,12 @@ pub(crate) struct Blk {
     config: [u8; CONFIG_BYTES],
     queues: [u16; 1],
     accepted: u64,
-    pool: KVec<KVVec<Segment>>,
+    /// Room for the segments of each request that can be in flight; the first `free` are not.
+    pool: KVec<SegmentList>,
+    free: usize,
 }
+
+const TOO_LONG: QueueError = QueueError::Broken(Fault::TooLong);
 
 /// What a buffer asks for: work on `bytes` bytes of it from `skip` on, or only an answer.
 enum Parsed {
@@ -279,14 +284,14 @@ impl Blk {
         let depth = usize::from(depth.min(queue_size));
         let mut pool = KVec::with_capacity(depth, GFP_KERNEL)?;
         for _ in 0..depth {
-            pool.push(KVVec::with_capacity(MAX_CHAIN, GFP_KERNEL)?, GFP_KERNEL)?;
+            pool.push(SegmentList::new(MAX_CHAIN)?, GFP_KERNEL)?;
         }
         let config = config_of(&geometry);
-        Ok(Blk { geometry, config, queues: [queue_size], accepted: 0, pool })
+        Ok(Blk { geometry, config, queues: [queue_size], accepted: 0, pool, free: depth })
     }
 
     fn next<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
-        if self.pool.is_empty() {
+        if self.free == 0 {
             return Ok(Step::Full);
         }
         let Some(chain) = queue.pop(mem)? else { return Ok(Step::Empty) };
@@ -309,35 +314,45 @@ impl Blk {
             Parsed::Answer { status, len } => Taken::Answer(Answer { head, at, status, len }),
             Parsed::Work { op, skip, bytes } => {
                 let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
-                // The pool is not empty: `next()` saw to it.
-                let mut data = self.pool.pop().unwrap_or_default();
-                for segment in queue::slice(from, skip, bytes) {
-                    // The capacity is that of the longest chain, so this neither allocates nor fails.
-                    data.push(segment, GFP_ATOMIC).map_err(|_| QueueError::Broken(Fault::TooLong))?;
+                // The pool is not empty: `next()` saw to it. There is room for the longest chain.
+                let mut data = self.lend().ok_or(TOO_LONG)?;
+                for segment in segment::slice(from, skip, bytes) {
+                    data.push(segment).ok_or(TOO_LONG)?;
                 }
                 Taken::Request(Request { op, head, status: at, bytes, data })
             }
         })
     }
 
-    fn recycle(&mut self, mut data: KVVec<Segment>) {
-        data.clear();
-        // The pool had room for it before.
-        let _ = self.pool.push(data, GFP_ATOMIC);
+    /// Takes a list out of the pool.
+    fn lend(&mut self) -> Option<SegmentList> {
+        let last = self.free.checked_sub(1)?;
+        let list = core::mem::take(self.pool.get_mut(last)?);
+        self.free = last;
+        Some(list)
+    }
+
+    /// Puts a list back into the pool.
+    fn recycle(&mut self, mut list: SegmentList) {
+        list.clear();
+        if let Some(slot) = self.pool.get_mut(self.free) {
+            *slot = list;
+            self.free = self.free.wrapping_add(1);
+        }
     }
 
     /// Reads the header and checks all that can be checked without the disk.
     fn parse<M: GuestMem>(&self, chain: &Chain<'_>, mem: &M) -> Result<Parsed, QueueError> {
-        let readable = queue::total(chain.readable);
+        let readable = segment::total(chain.readable);
         let Some(out) = readable.checked_sub(HEADER_BYTES) else {
             return Err(QueueError::Broken(Fault::Malformed));
         };
         let mut header = [0; HEADER_BYTES as usize];
-        queue::read_segments(mem, chain.readable, 0, &mut header)?;
+        segment::read_segments(mem, chain.readable, 0, &mut header)?;
         let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         // Without the status byte, which is there.
-        let into = queue::total(chain.writable).saturating_sub(1);
+        let into = segment::total(chain.writable).saturating_sub(1);
         match u32::from_le_bytes([t0, t1, t2, t3]) {
             T_IN => Ok(self.transfer(Op::Read { sector }, sector, into)),
             T_OUT if self.geometry.read_only => Ok(FAILED),
@@ -348,7 +363,7 @@ impl Blk {
             T_FLUSH => Ok(work(Op::Flush)),
             T_GET_ID => {
                 let serial = self.geometry.serial.get(..into.min(ID_BYTES as u64) as usize).unwrap_or(&[]);
-                let written = queue::write_segments(mem, chain.writable, serial)?;
+                let written = segment::write_segments(mem, chain.writable, serial)?;
                 Ok(Parsed::Answer { status: Status::Ok, len: written.saturating_add(1) })
             }
             T_DISCARD if self.accepted & F_DISCARD != 0 => self.range(chain, mem, out, T_DISCARD),
@@ -384,7 +399,7 @@ impl Blk {
             return Ok(FAILED);
         }
         let mut range = [0; RANGE_BYTES as usize];
-        queue::read_segments(mem, chain.readable, HEADER_BYTES, &mut range)?;
+        segment::read_segments(mem, chain.readable, HEADER_BYTES, &mut range)?;
         let [s0, s1, s2, s3, s4, s5, s6, s7, c0, c1, c2, c3, f0, f1, f2, f3] = range;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let count = u32::from_le_bytes([c0, c1, c2, c3]);

@@ -9,7 +9,7 @@
 //! | [`blk`], [`rng`] | what a device type does with a buffer |
 //! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
 //! | [`msix`] | vector table and pending bits |
-//! | [`queue`] | the split virtqueue |
+//! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
 //!
 //! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be
 //! held around every call; guest memory is reached only through
@@ -24,3 +24,4 @@ pub(crate) mod msix;
 pub(crate) mod pci;
 pub(crate) mod queue;
 pub(crate) mod rng;
+pub(crate) mod segment;

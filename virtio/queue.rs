@@ -18,6 +18,7 @@
 
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
+use crate::virtio::segment::{Segment, SegmentList};
 use core::sync::atomic::{fence, Ordering};
 use kernel::prelude::*;
 
@@ -82,15 +83,6 @@ impl From<MemError> for QueueError {
     }
 }
 
-/// A piece of guest memory, never empty in a [`Chain`], never wrapping.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Segment {
-    /// First byte.
-    pub(crate) gpa: Gpa,
-    /// Bytes.
-    pub(crate) len: u32,
-}
-
 /// A buffer that the driver made available, lent by the queue until the next call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain<'q> {
@@ -100,63 +92,6 @@ pub(crate) struct Chain<'q> {
     pub(crate) readable: &'q [Segment],
     /// What the device may write, in order; comes after `readable`.
     pub(crate) writable: &'q [Segment],
-}
-
-/// Returns the bytes in `segments`.
-pub(crate) fn total(segments: &[Segment]) -> u64 {
-    segments.iter().fold(0u64, |sum, s| sum.saturating_add(u64::from(s.len)))
-}
-
-/// Returns the parts of `segments` that hold `len` bytes after the first `skip`.
-pub(crate) fn slice(segments: &[Segment], skip: u64, len: u64) -> impl Iterator<Item = Segment> + '_ {
-    let (mut skip, mut len) = (skip, len);
-    segments.iter().filter_map(move |segment| {
-        let bytes = u64::from(segment.len);
-        let skipped = skip.min(bytes);
-        skip = skip.saturating_sub(skipped);
-        let taken = bytes.saturating_sub(skipped).min(len);
-        len = len.saturating_sub(taken);
-        let taken = u32::try_from(taken).unwrap_or(0);
-        (taken != 0).then(|| Segment { gpa: segment.gpa.wrapping_add(skipped), len: taken })
-    })
-}
-
-/// Copies `buf.len()` bytes out of `segments`, from byte `skip` on.
-///
-/// # Errors
-/// As [`MemError`]. Fewer bytes there leave the rest of `buf` as it was.
-pub(crate) fn read_segments<M: GuestMem>(
-    mem: &M,
-    segments: &[Segment],
-    skip: u64,
-    mut buf: &mut [u8],
-) -> Result<(), MemError> {
-    let len = buf.len() as u64;
-    for part in slice(segments, skip, len) {
-        let Some((now, rest)) = buf.split_at_mut_checked(part.len as usize) else { break };
-        mem.read(part.gpa, now)?;
-        buf = rest;
-    }
-    Ok(())
-}
-
-/// Copies `buf` into `segments`, as much as fits. Returns the bytes copied.
-///
-/// # Errors
-/// As [`MemError`]; a prefix may then have been written.
-pub(crate) fn write_segments<M: GuestMem>(
-    mem: &M,
-    segments: &[Segment],
-    mut buf: &[u8],
-) -> Result<u32, MemError> {
-    let mut written = 0u32;
-    for part in slice(segments, 0, buf.len() as u64) {
-        let Some((now, rest)) = buf.split_at_checked(part.len as usize) else { break };
-        mem.write(part.gpa, now)?;
-        written = written.saturating_add(part.len);
-        buf = rest;
-    }
-    Ok(written)
 }
 
 #[derive(Clone, Copy)]
@@ -250,7 +185,7 @@ pub(crate) struct Queue {
     signalled: Option<u16>,
     /// The driver was told to notify, and sees no entry that was not popped.
     armed: bool,
-    chain: KVVec<Segment>,
+    chain: SegmentList,
 }
 
 impl Queue {
@@ -274,7 +209,7 @@ impl Queue {
             next_used: 0,
             signalled: None,
             armed: false,
-            chain: KVVec::with_capacity(max_chain, GFP_KERNEL)?,
+            chain: SegmentList::new(max_chain)?,
         })
     }
 
@@ -359,7 +294,7 @@ impl Queue {
         let readable = self.walk(mem, head)?;
         self.disarm(mem)?;
         self.next_avail = self.next_avail.wrapping_add(1);
-        let (readable, writable) = self.chain.split_at_checked(readable).unwrap_or((&[], &[]));
+        let (readable, writable) = self.chain.as_slice().split_at_checked(readable).unwrap_or((&[], &[]));
         Ok(Some(Chain { head, readable, writable }))
     }
 
@@ -500,20 +435,19 @@ impl Queue {
                 return Err(QueueError::Broken(Fault::Order));
             }
             if writable && readable.is_none() {
-                readable = Some(self.chain.len());
+                readable = Some(self.chain.as_slice().len());
             }
             bytes = bytes.saturating_add(u64::from(desc.len));
             if desc.gpa.checked_add(u64::from(desc.len)).is_none() || bytes > 1 << 32 {
                 return Err(QueueError::Broken(Fault::Bytes));
             }
             if desc.len != 0 {
-                // The capacity is `max_chain`, so this neither allocates nor fails.
-                self.chain
-                    .push(Segment { gpa: desc.gpa, len: desc.len }, GFP_ATOMIC)
-                    .map_err(|_| QueueError::Broken(Fault::TooLong))?;
+                // There is room for `max_chain`, so this does not fail.
+                let pushed = self.chain.push(Segment { gpa: desc.gpa, len: desc.len });
+                pushed.ok_or(QueueError::Broken(Fault::TooLong))?;
             }
             if !desc.has(DESC_NEXT) {
-                return Ok(readable.unwrap_or(self.chain.len()));
+                return Ok(readable.unwrap_or(self.chain.as_slice().len()));
             }
             index = desc.next;
         }

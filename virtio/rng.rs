@@ -10,8 +10,8 @@ use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{VirtioDevice, VirtioPci};
-use crate::virtio::queue::{self, Queue, QueueError};
-use kernel::prelude::*;
+use crate::virtio::queue::{Queue, QueueError};
+use crate::virtio::segment;
 
 /// Entries of the queue.
 const QUEUE_SIZE: u16 = 64;
@@ -97,7 +97,7 @@ fn fill<M: GuestMem>(
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
     let head = chain.head;
     let mut written = 0u32;
-    let done = queue::slice(chain.writable, 0, MAX_BYTES).try_for_each(|part| {
+    let done = segment::slice(chain.writable, 0, MAX_BYTES).try_for_each(|part| {
         write_random(mem, part.gpa, part.len, source)?;
         written = written.saturating_add(part.len);
         Ok(())
