@@ -111,6 +111,12 @@ impl Chip {
     }
 }
 
+/// Returns whether a chip of ours may decode `port`, without looking at any.
+#[inline]
+pub(crate) fn decodes(port: u16) -> bool {
+    Chip::at(port).is_some()
+}
+
 /// The chips of one VM. One that was not created is `None`, and its ports go to user space.
 #[derive(Default)]
 pub(crate) struct Bus {
@@ -134,6 +140,8 @@ pub(crate) struct Bus {
     pub(crate) routing: Routing,
     /// The level of each of the first 32 GSIs, as last driven by a chip.
     driven: u32,
+    /// Readers of the console have been told of output that they have not yet read.
+    console_told: bool,
 }
 
 impl Bus {
@@ -345,6 +353,19 @@ impl Bus {
         pm.press_power_button();
         self.settle(Chip::Pm, now, out);
         true
+    }
+
+    /// Returns whether readers of the console should be woken now: output arrived after the last read.
+    #[inline]
+    pub(crate) fn take_console_wake(&mut self) -> bool {
+        let news = !self.console_told && self.uart.as_ref().is_some_and(|u| u.output_len() != 0);
+        self.console_told |= news;
+        news
+    }
+
+    /// The console was read: tell of the next output.
+    pub(crate) fn console_read(&mut self) {
+        self.console_told = false;
     }
 
     /// Takes what the guest asked of the platform.

@@ -12,10 +12,15 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod bus;
 pub(crate) mod i8042;
+pub(crate) mod ioapic;
+pub(crate) mod lapic;
+pub(crate) mod pci;
 pub(crate) mod pic;
 pub(crate) mod pit;
 pub(crate) mod pm;
+pub(crate) mod routing;
 pub(crate) mod rtc;
 pub(crate) mod time;
 pub(crate) mod uart;

@@ -9,17 +9,16 @@ use crate::arch::exception::Exception;
 /// A reason to return to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UserExit {
-    /// A port that nobody in the kernel answers. For a read, user space puts the values in the data
-    /// page; for a write they are there already.
+    /// A port that nobody in the kernel answers.
     Io {
         /// The port.
         port: u16,
-        /// The width of one element.
+        /// The width.
         width: Width,
         /// IN.
         is_in: bool,
-        /// Elements in the data page.
-        count: u32,
+        /// The value written.
+        data: u32,
     },
     /// An address that is neither memory nor a device in the kernel.
     Mmio {
@@ -102,4 +101,6 @@ pub(crate) enum Outcome {
     HostInterrupt,
     /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.
     ToUser(UserExit),
+    /// Go past the instruction, then return to user space.
+    SkipToUser(UserExit),
 }

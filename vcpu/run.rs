@@ -298,6 +298,7 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave>
             Some(Leave::Again)
         }
         Outcome::ToUser(exit) => Some(Leave::User(exit)),
+        Outcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(Leave::User(exit))),
     }
 }
 

@@ -1,5 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Virtio devices as pure state machines over guest memory.
+//!
+//! Follows "Virtual I/O Device (VIRTIO) Version 1.2". The layers, each knowing only the one below:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`blk`], [`rng`] | what a device type does with a buffer |
+//! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
+//! | [`msix`] | vector table and pending bits |
+//! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
+//!
+//! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be
+//! held around every call; guest memory is reached only through
+//! [`GuestMem`](crate::mmu::mem::GuestMem). A page that is not resident is reported to the caller,
+//! who faults it in without the lock and calls again: every call that reports it changed nothing.
 
 #![forbid(unsafe_code)]
+
+pub(crate) mod blk;
+pub(crate) mod common;
+pub(crate) mod msix;
+pub(crate) mod pci;
+pub(crate) mod queue;
+pub(crate) mod rng;
+pub(crate) mod segment;

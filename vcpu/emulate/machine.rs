@@ -55,7 +55,7 @@ pub(crate) trait Machine {
     fn set_segment(&mut self, reg: SegReg, seg: Segment);
     /// Returns CR0, CR2, CR3, CR4 or CR8 (`n`).
     fn cr(&self, n: u8) -> u64;
-    /// Writes CR0, CR3, CR4 or CR8, with all the checks of MOV to CR.
+    /// Writes CR0, CR2, CR3, CR4 or CR8, with all the checks of MOV to CR but that of the CPL.
     ///
     /// # Errors
     /// [`Stop::Fault`] with #GP where the value is not allowed.
@@ -66,7 +66,8 @@ pub(crate) trait Machine {
     fn cpl(&self) -> u8;
 
     /// Reads `buf.len()` (1 to 16) bytes at a linear address; goes to memory or to a device, and may
-    /// cross a page.
+    /// cross a page. With [`Access::Write`] it is the read of a read-modify-write: a page that may
+    /// not be written faults now, as a write.
     ///
     /// # Errors
     /// A #PF of the guest's own page tables, or [`Stop::Retry`].
@@ -82,6 +83,24 @@ pub(crate) trait Machine {
     /// # Errors
     /// As [`Machine::read`].
     fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64>;
+
+    /// Finds out whether `len` (1 to 16) bytes at a linear address can be accessed, without touching
+    /// a device: asked before a side effect that could not be undone (INS takes a byte off a port,
+    /// then writes memory).
+    ///
+    /// # Errors
+    /// As the access itself would; after `Ok` the access does not stop on memory in this run window.
+    fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()>;
+    /// Drops the translation of a linear address (INVLPG). Second-level paging need not act: a
+    /// guest's own translations live in the processor, tagged.
+    fn invlpg(&mut self, _gva: Gva) {}
+    /// [`Machine::cmpxchg`] for the 16 bytes of CMPXCHG16B.
+    ///
+    /// # Errors
+    /// As [`Machine::read`]; [`Stop::Unhandled`] where the machine has no such operation.
+    fn cmpxchg16(&mut self, _gva: Gva, _old: u128, _new: u128) -> Step<u128> {
+        Err(Stop::Unhandled)
+    }
 
     /// Reads an I/O port, after the permission checks.
     ///

@@ -1,5 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The instruction emulator: a decoder and an executor over a [`Machine`].
+//! The instruction emulator: a decoder and an executor over a [`machine::Machine`].
+//!
+//! Used where the processor says that an instruction needs help but does not say what it does: an
+//! access to a device's memory, string I/O, and exits of processors that do not tell the length of
+//! the instruction.
+//!
+//! | file | holds |
+//! |---|---|
+//! | table, decode | opcode maps; bytes to [`decode::Insn`] |
+//! | alu | arithmetic and flags, pure |
+//! | context | registers, segments and memory under an instruction |
+//! | execute | fetch, dispatch, RIP |
+//! | moves, arith, string | the instructions, by family |
 
+#![forbid(unsafe_code)]
+
+pub(crate) mod decode;
+pub(crate) mod execute;
 pub(crate) mod machine;
+pub(crate) mod table;
+
+mod alu;
+mod arith;
+mod context;
+mod moves;
+mod string;

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PCI: configuration mechanism #1, one bus, and the configuration space of a function.
+//!
+//! Follows the PCI Local Bus Specification 3.0, "Configuration Mechanism #1", "Configuration Space"
+//! and "MSI-X Capability and Table Structures". Not modelled: bridges and further buses, several
+//! functions per device, the extended configuration space, INTx.
+//!
+//! | who | owns |
+//! |---|---|
+//! | [`PciRoot`] | the address latch of ports 0xcf8 to 0xcff, the host bridge at 00:00.0, the map of BARs |
+//! | a device | its own [`ConfigSpace`] |
+//!
+//! The root only says which function an access is meant for; the caller then asks that function,
+//! under that function's lock. When a write moves a BAR or switches decoding, the caller hands the
+//! function's ranges back with [`PciRoot::update`]. No call here reads a clock or calls back.
+
+use crate::arch::addr::{Gpa, Width};
+use kernel::prelude::*;
+
+mod config;
+
+pub(crate) use config::{
+    BarKind, BarRange, Command, ConfigSpace, Identity, MsixControl, MsixLayout, Touched, BARS,
+};
+
+/// First port of the configuration mechanism; the root's offsets count from here.
+pub(crate) const CONFIG_PORT: u16 = 0xcf8;
+/// Ports of the configuration mechanism. Port 0xcf9 lies among them and belongs to the reset logic.
+pub(crate) const CONFIG_PORTS: u16 = 8;
+
+/// Device numbers of a bus, the host bridge's included.
+const SLOTS: u8 = 32;
+/// Smallest distance between BARs that the root places, so that no page holds two of them.
+const BAR_ALIGN: u64 = 4096;
+
+/// A device number on bus 0, 0 to 31.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(u8);
+
+impl Slot {
+    /// The host bridge.
+    pub(crate) const HOST_BRIDGE: Slot = Slot(0);
+
+    /// Returns the slot of a device number, or `None` above 31.
+    pub(crate) fn new(device: u8) -> Option<Slot> {
+        (device < SLOTS).then_some(Slot(device))
+    }
+
+    /// Returns the device number.
+    pub(crate) fn number(self) -> u8 {
+        self.0
+    }
+
+    fn bit(self) -> u32 {
+        1u32.wrapping_shl(u32::from(self.0))
+    }
+}
+
+/// An interrupt message as a function writes it: the address selects local APICs, the data the vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MsiMessage {
+    /// Where the message is written.
+    pub(crate) addr: u64,
+    /// What is written.
+    pub(crate) data: u32,
+}
+
+/// Where an access to the configuration ports goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConfigAccess {
+    /// The root answered it: this is the value of a read; a write is done.
+    Done(u32),
+    /// The function in `slot` has to be asked for `register`, with the access's width and value.
+    Function {
+        /// Which function; it was added with [`PciRoot::add`].
+        slot: Slot,
+        /// First register of the access.
+        register: u8,
+    },
+}
+
+/// What an address hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BarHit {
+    /// The function.
+    pub(crate) slot: Slot,
+    /// Its BAR.
+    pub(crate) bar: u8,
+    /// Offset in the BAR.
+    pub(crate) offset: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    slot: Slot,
+    bar: u8,
+    /// Where the root placed the BAR.
+    home: u64,
+    /// What the BAR claims now; sorted by its base, the inactive ones last.
+    active: Option<BarRange>,
+}
+
+impl Mapping {
+    fn key(&self) -> u64 {
+        self.active.map_or(u64::MAX, |range| range.base.0)
+    }
+}
+
+/// The root of bus 0: configuration ports, host bridge, and the map from addresses to BARs.
+#[derive(Debug)]
+pub(crate) struct PciRoot {
+    address: u32,
+    bridge: ConfigSpace,
+    /// Bit n: slot n has a function.
+    occupied: u32,
+    map: KVec<Mapping>,
+    window_next: u64,
+    window_end: u64,
+}
+
+impl PciRoot {
+    /// Returns a root whose functions get their BARs in `bytes` bytes from `base` on.
+    pub(crate) fn new(base: u64, bytes: u64) -> PciRoot {
+        PciRoot {
+            address: 0,
+            bridge: ConfigSpace::new(&Identity {
+                vendor: 0x8086,
+                device: 0x1237,
+                class: 0x06_00_00,
+                revision: 2,
+                subsystem_vendor: 0,
+                subsystem: 0,
+            }),
+            occupied: Slot::HOST_BRIDGE.bit(),
+            map: KVec::new(),
+            window_next: base,
+            window_end: base.saturating_add(bytes),
+        }
+    }
+
+    /// Plugs in a function before the guest runs, in `slot` or in the next free one, and places its
+    /// BARs in the window as firmware would; decoding stays off. Returns the slot.
+    ///
+    /// # Errors
+    /// `EEXIST`: the slot is taken. `ENOSPC`: no slot or no room in the window. `ENOMEM`.
+    pub(crate) fn add(&mut self, slot: Option<Slot>, config: &mut ConfigSpace) -> Result<Slot> {
+        let slot = match slot {
+            Some(slot) if self.occupied & slot.bit() != 0 => return Err(EEXIST),
+            Some(slot) => slot,
+            None => (0..SLOTS).map(Slot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
+        };
+        self.map.reserve(BARS, GFP_KERNEL)?;
+        let mut next = self.window_next;
+        for bar in 0..BARS as u8 {
+            let Some(bytes) = config.bar_bytes(bar) else { continue };
+            let home = align_up(next, bytes.max(BAR_ALIGN)).ok_or(ENOSPC)?;
+            next = home.checked_add(bytes).filter(|end| *end <= self.window_end).ok_or(ENOSPC)?;
+        }
+        for bar in 0..BARS as u8 {
+            let Some(bytes) = config.bar_bytes(bar) else { continue };
+            let home = align_up(self.window_next, bytes.max(BAR_ALIGN)).ok_or(ENOSPC)?;
+            self.window_next = home.saturating_add(bytes);
+            self.map.push(Mapping { slot, bar, home, active: None }, GFP_KERNEL)?;
+        }
+        self.occupied |= slot.bit();
+        self.place(slot, config);
+        Ok(slot)
+    }
+
+    /// Resets a function's configuration space and gives it its first addresses again.
+    pub(crate) fn reset_function(&mut self, slot: Slot, config: &mut ConfigSpace) {
+        config.reset();
+        self.place(slot, config);
+    }
+
+    /// Resets the root itself; the functions are the caller's.
+    pub(crate) fn reset(&mut self) {
+        self.address = 0;
+        self.bridge.reset();
+    }
+
+    fn place(&mut self, slot: Slot, config: &mut ConfigSpace) {
+        for mapping in self.map.iter().filter(|m| m.slot == slot) {
+            config.set_bar(mapping.bar, mapping.home);
+        }
+        self.update(slot, config);
+    }
+
+    /// Takes over what a function's BARs claim, after a write that touched [`Touched::DECODE`].
+    pub(crate) fn update(&mut self, slot: Slot, config: &ConfigSpace) {
+        for mapping in self.map.iter_mut().filter(|m| m.slot == slot) {
+            mapping.active = config.bar(mapping.bar);
+        }
+        sort(&mut self.map);
+    }
+
+    /// Returns the BAR at an address. Of overlapping BARs the one with the highest base wins.
+    ///
+    /// A guest can place a BAR anywhere, so RAM, LAPIC and IOAPIC have to be matched before.
+    pub(crate) fn decode(&self, gpa: Gpa) -> Option<BarHit> {
+        let mapping = last_at_or_below(&self.map, gpa.0)?;
+        let range = mapping.active?;
+        let offset = gpa.0.checked_sub(range.base.0).filter(|offset| *offset < range.bytes)?;
+        Some(BarHit { slot: mapping.slot, bar: mapping.bar, offset })
+    }
+
+    /// Reads a port, `offset` from [`CONFIG_PORT`].
+    pub(crate) fn read(&self, offset: u16, width: Width) -> ConfigAccess {
+        if offset == 0 && width == Width::B4 {
+            return ConfigAccess::Done(self.address);
+        }
+        match self.target(offset, width) {
+            Some((Slot::HOST_BRIDGE, register)) => ConfigAccess::Done(self.bridge.read(register, width)),
+            Some((slot, register)) => ConfigAccess::Function { slot, register },
+            None => ConfigAccess::Done(config::narrow(width)),
+        }
+    }
+
+    /// Writes a port, `offset` from [`CONFIG_PORT`].
+    pub(crate) fn write(&mut self, offset: u16, width: Width, value: u32) -> ConfigAccess {
+        if offset == 0 && width == Width::B4 {
+            // Bits 30 to 24 and 1 to 0 are reserved.
+            self.address = value & 0x80ff_fffc;
+            return ConfigAccess::Done(0);
+        }
+        match self.target(offset, width) {
+            Some((Slot::HOST_BRIDGE, register)) => {
+                self.bridge.write(register, width, value);
+                ConfigAccess::Done(0)
+            }
+            Some((slot, register)) => ConfigAccess::Function { slot, register },
+            None => ConfigAccess::Done(0),
+        }
+    }
+
+    /// Returns the function and register that an access to the data port means, if there is one.
+    fn target(&self, offset: u16, width: Width) -> Option<(Slot, u8)> {
+        let byte = offset.checked_sub(4)?;
+        let in_window = usize::from(byte).saturating_add(width.bytes()) <= 4;
+        let [register, function, bus, flags] = self.address.to_le_bytes();
+        let slot = Slot(function >> 3);
+        let exists = flags & 0x80 != 0 && bus == 0 && function & 7 == 0 && self.occupied & slot.bit() != 0;
+        (in_window && exists).then_some((slot, register | (byte & 3) as u8))
+    }
+}
+
+/// Returns the next multiple of `align`, a power of two, or `None` past the end of the space.
+fn align_up(value: u64, align: u64) -> Option<u64> {
+    let mask = align.wrapping_sub(1);
+    value.checked_add(mask).map(|v| v & !mask)
+}
+
+/// Sorts by the active base. The map is short and nearly sorted, so insertion does.
+fn sort(map: &mut [Mapping]) {
+    for sorted in 1..map.len() {
+        for i in (0..sorted).rev() {
+            let Some([a, b, ..]) = map.get_mut(i..) else { break };
+            if a.key() <= b.key() {
+                break;
+            }
+            core::mem::swap(a, b);
+        }
+    }
+}
+
+/// Returns the last mapping whose base is not above `base`, by bisection.
+fn last_at_or_below(map: &[Mapping], base: u64) -> Option<&Mapping> {
+    let (mut found, mut rest) = (None, map);
+    while let Some((left, [middle, right @ ..])) = rest.split_at_checked(rest.len() >> 1) {
+        if middle.key() <= base {
+            found = Some(middle);
+            rest = right;
+        } else {
+            rest = left;
+        }
+    }
+    found
+}

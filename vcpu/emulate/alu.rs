@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Integer arithmetic with its flags.
+//!
+//! SDM, "Status Flags" and the instruction reference of each operation. Pure functions of width and
+//! operands; operands may have bits above the width, which are ignored, results have none.
+//!
+//! Flags that the manuals leave undefined are kept (AF of shifts, the sign flags of MUL), cleared
+//! (AF of logic) or computed by the formula of a count of one (OF of longer shifts).
+
+use crate::arch::addr::Width;
+use crate::arch::cr::Rflags;
+
+pub(super) const CF: u64 = Rflags::CF.bits();
+pub(super) const PF: u64 = Rflags::PF.bits();
+pub(super) const AF: u64 = Rflags::AF.bits();
+pub(super) const ZF: u64 = Rflags::ZF.bits();
+pub(super) const SF: u64 = Rflags::SF.bits();
+pub(super) const OF: u64 = Rflags::OF.bits();
+/// The six status flags.
+pub(super) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
+
+/// What an operation gives: a value, and flags of which only those in `mask` change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Out {
+    pub(super) value: u64,
+    pub(super) flags: u64,
+    pub(super) mask: u64,
+}
+
+/// The eight operations of the first opcode rows, numbered as encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alu {
+    Add,
+    Or,
+    Adc,
+    Sbb,
+    And,
+    Sub,
+    Xor,
+    Cmp,
+}
+
+impl Alu {
+    /// Returns the operation that the low three bits of `n` encode.
+    pub(super) fn from_bits(n: u8) -> Alu {
+        match n & 7 {
+            0 => Alu::Add,
+            1 => Alu::Or,
+            2 => Alu::Adc,
+            3 => Alu::Sbb,
+            4 => Alu::And,
+            5 => Alu::Sub,
+            6 => Alu::Xor,
+            _ => Alu::Cmp,
+        }
+    }
+
+    /// Carries out the operation; `carry` is CF before it. CMP gives the difference.
+    pub(super) fn apply(self, w: Width, a: u64, b: u64, carry: bool) -> Out {
+        match self {
+            Alu::Add => add(w, a, b, false),
+            Alu::Or => logic(w, a | b),
+            Alu::Adc => add(w, a, b, carry),
+            Alu::Sbb => sub(w, a, b, carry),
+            Alu::And => logic(w, a & b),
+            Alu::Sub | Alu::Cmp => sub(w, a, b, false),
+            Alu::Xor => logic(w, a ^ b),
+        }
+    }
+}
+
+/// Returns the number of bits of a width.
+pub(super) fn bits(w: Width) -> u32 {
+    match w {
+        Width::B1 => 8,
+        Width::B2 => 16,
+        Width::B4 => 32,
+        Width::B8 => 64,
+    }
+}
+
+/// Returns the topmost bit of a width, as a mask.
+pub(super) fn sign_bit(w: Width) -> u64 {
+    w.mask() ^ (w.mask() >> 1)
+}
+
+/// Returns whether the value is negative in its width.
+pub(super) fn is_negative(w: Width, value: u64) -> bool {
+    value & sign_bit(w) != 0
+}
+
+/// Returns the low `w` of `value`, sign-extended to 64 bits.
+pub(super) fn sign_extend(w: Width, value: u64) -> u64 {
+    if is_negative(w, value) {
+        value | !w.mask()
+    } else {
+        value & w.mask()
+    }
+}
+
+/// Returns `bit` where `on`, else 0.
+pub(super) fn flag(bit: u64, on: bool) -> u64 {
+    if on {
+        bit
+    } else {
+        0
+    }
+}
+
+/// Returns ZF, SF and PF of a result.
+pub(super) fn sign_flags(w: Width, value: u64) -> u64 {
+    flag(ZF, value & w.mask() == 0)
+        | flag(SF, is_negative(w, value))
+        | flag(PF, (value & 0xff).count_ones() & 1 == 0)
+}
+
+fn logic(w: Width, value: u64) -> Out {
+    Out { value: value & w.mask(), flags: sign_flags(w, value), mask: STATUS }
+}
+
+/// TEST: AND for the flags alone.
+pub(super) fn test(w: Width, a: u64, b: u64) -> Out {
+    logic(w, a & b)
+}
+
+/// ADD and ADC.
+pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> Out {
+    let (a, b) = (a & w.mask(), b & w.mask());
+    let value = a.wrapping_add(b).wrapping_add(u64::from(carry)) & w.mask();
+    let carry_out = value < a || (carry && value == a);
+    let flags = flag(CF, carry_out)
+        | flag(AF, (a ^ b ^ value) & 0x10 != 0)
+        | flag(OF, is_negative(w, (a ^ value) & (b ^ value)))
+        | sign_flags(w, value);
+    Out { value, flags, mask: STATUS }
+}
+
+/// SUB, SBB and CMP.
+pub(super) fn sub(w: Width, a: u64, b: u64, borrow: bool) -> Out {
+    let (a, b) = (a & w.mask(), b & w.mask());
+    let value = a.wrapping_sub(b).wrapping_sub(u64::from(borrow)) & w.mask();
+    let flags = flag(CF, a < b || (borrow && a == b))
+        | flag(AF, (a ^ b ^ value) & 0x10 != 0)
+        | flag(OF, is_negative(w, (a ^ b) & (a ^ value)))
+        | sign_flags(w, value);
+    Out { value, flags, mask: STATUS }
+}
+
+/// INC: CF stays.
+pub(super) fn inc(w: Width, a: u64) -> Out {
+    Out { mask: STATUS & !CF, ..add(w, a, 1, false) }
+}
+
+/// DEC: CF stays.
+pub(super) fn dec(w: Width, a: u64) -> Out {
+    Out { mask: STATUS & !CF, ..sub(w, a, 1, false) }
+}
+
+/// NEG.
+pub(super) fn neg(w: Width, a: u64) -> Out {
+    sub(w, 0, a, false)
+}
+
+/// NOT: no flag changes.
+pub(super) fn not(w: Width, a: u64) -> Out {
+    Out { value: !a & w.mask(), flags: 0, mask: 0 }
+}
+
+/// Returns whether condition `cc` (the low four bits of Jcc, SETcc, CMOVcc) holds.
+///
+/// SDM, "EFLAGS Condition Codes".
+pub(super) fn condition(cc: u8, rflags: u64) -> bool {
+    let has = |bits: u64| rflags & bits != 0;
+    let less = has(SF) != has(OF);
+    let holds = match (cc >> 1) & 7 {
+        0 => has(OF),
+        1 => has(CF),
+        2 => has(ZF),
+        3 => has(CF | ZF),
+        4 => has(SF),
+        5 => has(PF),
+        6 => less,
+        _ => has(ZF) || less,
+    };
+    holds != (cc & 1 != 0)
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fetches, decodes and carries out one instruction.
+//!
+//! ```text
+//! bytes ──decode──> Insn ──dispatch──> one family ──> Next ──> RIP, RF
+//! ```
+//!
+//! Every family reads and writes memory first and registers last, so a fault or a retry leaves
+//! nothing half done. A repeated string instruction counts its elements in the registers as it goes.
+//!
+//! Not done here: the single-step trap and the interrupt shadow, which are the run loop's.
+
+use super::context::{linear, Cx, Next, GP0, UD};
+use super::decode::{decode, DecodeError, Insn, Mode, MAX_LEN};
+use super::machine::{Access, Machine, Step, Stop};
+use super::table::Map;
+use crate::arch::addr::Gva;
+use crate::arch::cr::{Efer, Rflags};
+use crate::arch::segment::SegReg;
+
+/// Emulates the instruction at RIP.
+///
+/// `bytes` is what the processor saved of it (decode assists), from none to all; the rest is fetched.
+/// On success every effect has happened, RIP included; a repeated string instruction with more to do
+/// leaves RIP where it is. It does at most a bounded batch, so interrupts can be taken in between.
+///
+/// # Errors
+/// - [`Stop::Fault`]: to be injected; RIP is that of the instruction, nothing has changed but the
+///   elements that a repeated string instruction finished.
+/// - [`Stop::Retry`]: as the machine said; nothing has changed but such elements.
+/// - [`Stop::Unhandled`]: nothing has changed.
+pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
+    let mode = mode_of(m);
+    let insn = fetch(m, mode, bytes.unwrap_or(&[]))?;
+    let mut cx = Cx { m, insn, mode };
+    check_lock(&insn)?;
+    let rip = match cx.dispatch()? {
+        Next::Advance => cx.next_rip(),
+        Next::Goto(target) => target,
+        Next::Again => return Ok(()),
+    };
+    cx.m.set_rip(rip);
+    let rflags = cx.m.rflags();
+    cx.m.set_rflags(rflags & !Rflags::RF.bits());
+    Ok(())
+}
+
+/// Returns the code size that a machine's state gives.
+pub(crate) fn mode_of<M: Machine>(m: &M) -> Mode {
+    let code = m.segment(SegReg::Cs).attr;
+    if Efer::from_bits_truncate(m.efer()).contains(Efer::LMA) && code.is_long() {
+        Mode::Bits64
+    } else if code.is_big() {
+        Mode::Bits32
+    } else {
+        Mode::Bits16
+    }
+}
+
+/// Decodes the instruction at RIP of `m` without carrying it out.
+///
+/// # Errors
+/// As [`emulate`], for what fetching and decoding meet.
+pub(crate) fn fetch_and_decode<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<Insn> {
+    let mode = mode_of(m);
+    fetch(m, mode, bytes.unwrap_or(&[]))
+}
+
+/// Decodes the instruction at RIP from `known` bytes and, where they do not do, from memory: first
+/// what is left of the page, the next page only when the instruction goes on there.
+fn fetch<M: Machine>(m: &mut M, mode: Mode, known: &[u8]) -> Step<Insn> {
+    let mut buf = [0u8; MAX_LEN];
+    let mut have = known.len().min(MAX_LEN);
+    for (to, from) in buf.iter_mut().zip(known) {
+        *to = *from;
+    }
+    loop {
+        match decode(buf.get(..have).unwrap_or(&[]), mode) {
+            Ok(insn) => return Ok(insn),
+            Err(DecodeError::Truncated) => {}
+            Err(DecodeError::TooLong) => return Err(GP0),
+            Err(DecodeError::Undefined) => return Err(UD),
+            Err(DecodeError::Unknown) => return Err(Stop::Unhandled),
+        }
+        have = fetch_more(m, mode, &mut buf, have)?;
+    }
+}
+
+/// Reads bytes behind the first `have`, up to the end of the page or of the code segment; returns
+/// how many there are now, always more than before.
+fn fetch_more<M: Machine>(m: &mut M, mode: Mode, buf: &mut [u8; MAX_LEN], have: usize) -> Step<usize> {
+    let rip = m.rip();
+    let mask = if mode == Mode::Bits64 { u64::MAX } else { 0xffff_ffff };
+    let offset = rip.wrapping_add(u64::try_from(have).unwrap_or(0)) & mask;
+    let gva: Gva = linear(m, mode, SegReg::Cs, offset, 1, Access::Fetch)?;
+    let mut room = gva.left_in_page();
+    if mode != Mode::Bits64 {
+        let limit = u64::from(m.segment(SegReg::Cs).limit);
+        room = room.min(limit.wrapping_sub(offset).saturating_add(1));
+    }
+    let upto = have.saturating_add(usize::try_from(room).unwrap_or(MAX_LEN)).min(MAX_LEN);
+    let Some(part) = buf.get_mut(have..upto) else { return Err(GP0) };
+    m.read(gva, part, Access::Fetch)?;
+    Ok(upto)
+}
+
+/// Refuses LOCK where the instruction may not have it: #UD.
+///
+/// SDM, "LOCK—Assert LOCK# Signal Prefix".
+fn check_lock(insn: &Insn) -> Step<()> {
+    if !insn.prefixes.lock {
+        return Ok(());
+    }
+    let lockable = match (insn.map, insn.opcode) {
+        (Map::One, op @ 0x00..=0x37) => op & 7 < 2,
+        (Map::One, 0x80..=0x83) => insn.ext != 7,
+        (Map::One, 0x86 | 0x87) => true,
+        (Map::One, 0xf6 | 0xf7) => matches!(insn.ext, 2 | 3),
+        (Map::One, 0xfe | 0xff) => insn.ext < 2,
+        (Map::Two, 0xab | 0xb3 | 0xbb | 0xb0 | 0xb1 | 0xc0 | 0xc1) => true,
+        (Map::Two, 0xba) => insn.ext > 4,
+        (Map::Two, 0xc7) => insn.ext == 1,
+        _ => false,
+    };
+    if lockable && insn.mem.is_some() {
+        Ok(())
+    } else {
+        Err(UD)
+    }
+}
+
+impl<M: Machine> Cx<'_, M> {
+    fn dispatch(&mut self) -> Step<Next> {
+        match self.insn.map {
+            Map::One => self.one_byte(),
+            Map::Two => self.two_byte(),
+            Map::Three38 => self.three_byte_38(),
+            Map::Three3a => Err(Stop::Unhandled),
+        }
+    }
+
+    fn one_byte(&mut self) -> Step<Next> {
+        match self.insn.opcode {
+            op @ 0x00..=0x3f if op & 7 < 6 => self.alu_row(),
+            0x40..=0x4f => self.inc_dec_short(),
+            0x63 if self.mode == Mode::Bits64 => self.movsxd(),
+            0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf => self.string(),
+            0x80..=0x83 => self.alu_immediate(),
+            0x84 | 0x85 | 0xa8 | 0xa9 => self.test(),
+            0x86 | 0x87 => self.xchg(),
+            0x88..=0x8b => self.mov(),
+            0x8c => self.mov_from_segment(),
+            0x8d => self.lea(),
+            0x90..=0x97 => self.xchg_accumulator(),
+            0xa0..=0xa3 => self.mov_offset(),
+            0xb0..=0xbf => self.mov_immediate_short(),
+            0xc6 | 0xc7 => self.mov_immediate(),
+            0xe4..=0xe7 | 0xec..=0xef => self.port(),
+            0xf6 | 0xf7 => self.group3(),
+            0xfe | 0xff => self.group5(),
+            _ => Err(Stop::Unhandled),
+        }
+    }
+
+    fn two_byte(&mut self) -> Step<Next> {
+        match self.insn.opcode {
+            0x0d | 0x18..=0x1f => self.nop(),
+            0xb6 | 0xb7 | 0xbe | 0xbf => self.mov_extend(),
+            0xc3 => self.movnti(),
+            _ => Err(Stop::Unhandled),
+        }
+    }
+
+    fn three_byte_38(&mut self) -> Step<Next> {
+        match self.insn.opcode {
+            0xf0 | 0xf1 => self.movbe(),
+            _ => Err(Stop::Unhandled),
+        }
+    }
+}

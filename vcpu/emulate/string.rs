@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! String instructions and port I/O: MOVS, CMPS, STOS, LODS, SCAS, INS, OUTS, IN, OUT.
+//!
+//! SDM, "String Operations", "REP/REPE/REPZ/REPNE/REPNZ". A repeated instruction updates RCX, RSI and
+//! RDI after every element, so it can be left at any of them; it is left after [`BATCH`] elements at
+//! the latest. Before a source with side effects is read, the destination is probed.
+
+use super::alu;
+use super::context::{width_len, Cx, Next, RAX, RCX, RDI, RDX, RSI};
+use super::decode::Rep;
+use super::machine::{Access, Machine, Step};
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::Rflags;
+use crate::arch::segment::SegReg;
+
+/// The most elements that one call carries out.
+pub(super) const BATCH: u32 = 1024;
+
+/// What an element does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ins,
+    Outs,
+    Movs,
+    Cmps,
+    Stos,
+    Lods,
+    Scas,
+}
+
+impl Kind {
+    fn of(opcode: u8) -> Kind {
+        match opcode & 0xfe {
+            0x6c => Kind::Ins,
+            0x6e => Kind::Outs,
+            0xa4 => Kind::Movs,
+            0xa6 => Kind::Cmps,
+            0xaa => Kind::Stos,
+            0xac => Kind::Lods,
+            _ => Kind::Scas,
+        }
+    }
+
+    fn uses_source(self) -> bool {
+        matches!(self, Kind::Outs | Kind::Movs | Kind::Cmps | Kind::Lods)
+    }
+
+    fn uses_destination(self) -> bool {
+        matches!(self, Kind::Ins | Kind::Movs | Kind::Cmps | Kind::Stos | Kind::Scas)
+    }
+
+    fn compares(self) -> bool {
+        matches!(self, Kind::Cmps | Kind::Scas)
+    }
+}
+
+impl<M: Machine> Cx<'_, M> {
+    /// A4 to A7, AA to AF, 6C to 6F.
+    pub(super) fn string(&mut self) -> Step<Next> {
+        let kind = Kind::of(self.insn.opcode);
+        let mut w = self.size_by_low_bit();
+        if matches!(kind, Kind::Ins | Kind::Outs) {
+            w = port_width(w);
+        }
+        let Some(rep) = self.insn.prefixes.rep else {
+            self.element(kind, w)?;
+            return Ok(Next::Advance);
+        };
+        for _ in 0..BATCH {
+            let count = self.reg(RCX, self.insn.addr_size);
+            if count == 0 {
+                return Ok(Next::Advance);
+            }
+            self.element(kind, w)?;
+            self.set_reg(RCX, self.insn.addr_size, count.wrapping_sub(1));
+            let zero = self.m.rflags() & alu::ZF != 0;
+            if count == 1 || (kind.compares() && zero != (rep == Rep::E)) {
+                return Ok(Next::Advance);
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    /// Carries out one element and moves the index registers.
+    fn element(&mut self, kind: Kind, w: Width) -> Step<()> {
+        match kind {
+            Kind::Ins => {
+                let to = self.destination(w, Access::Write)?;
+                self.m.probe(to, w.bytes(), Access::Write)?;
+                let value = self.m.port_in(self.dx(), w)?;
+                self.store_at(to, w, u64::from(value))?;
+            }
+            Kind::Outs => {
+                let value = self.load_source(w)?;
+                self.m.port_out(self.dx(), w, low_u32(value))?;
+            }
+            Kind::Movs => {
+                let to = self.destination(w, Access::Write)?;
+                self.m.probe(to, w.bytes(), Access::Write)?;
+                let value = self.load_source(w)?;
+                self.store_at(to, w, value)?;
+            }
+            Kind::Cmps => {
+                let a = self.load_source(w)?;
+                let b = self.load_destination(w)?;
+                self.set_flags(alu::sub(w, a, b, false));
+            }
+            Kind::Stos => {
+                let to = self.destination(w, Access::Write)?;
+                let value = self.reg(RAX, w);
+                self.store_at(to, w, value)?;
+            }
+            Kind::Lods => {
+                let value = self.load_source(w)?;
+                self.set_reg(RAX, w, value);
+            }
+            Kind::Scas => {
+                let b = self.load_destination(w)?;
+                let a = self.reg(RAX, w);
+                self.set_flags(alu::sub(w, a, b, false));
+            }
+        }
+        if kind.uses_source() {
+            self.step_index(RSI, w);
+        }
+        if kind.uses_destination() {
+            self.step_index(RDI, w);
+        }
+        Ok(())
+    }
+
+    fn load_source(&mut self, w: Width) -> Step<u64> {
+        let seg = self.insn.prefixes.seg.unwrap_or(SegReg::Ds);
+        let offset = self.reg(RSI, self.insn.addr_size);
+        let from = self.linear(seg, offset, width_len(w), Access::Read)?;
+        self.load_at(from, w, Access::Read)
+    }
+
+    fn load_destination(&mut self, w: Width) -> Step<u64> {
+        let from = self.destination(w, Access::Read)?;
+        self.load_at(from, w, Access::Read)
+    }
+
+    /// Returns the address of ES:RDI; no prefix changes its segment.
+    fn destination(&self, w: Width, access: Access) -> Step<Gva> {
+        self.linear(SegReg::Es, self.reg(RDI, self.insn.addr_size), width_len(w), access)
+    }
+
+    /// Moves an index register one element on, or back with DF set.
+    fn step_index(&mut self, n: u8, w: Width) {
+        let size = self.insn.addr_size;
+        let at = self.reg(n, size);
+        let down = self.m.rflags() & Rflags::DF.bits() != 0;
+        let next = if down { at.wrapping_sub(width_len(w)) } else { at.wrapping_add(width_len(w)) };
+        self.set_reg(n, size, next);
+    }
+
+    fn dx(&self) -> u16 {
+        (self.m.gpr(RDX) & 0xffff) as u16
+    }
+
+    /// E4 to E7 and EC to EF: IN and OUT.
+    pub(super) fn port(&mut self) -> Step<Next> {
+        let w = port_width(self.size_by_low_bit());
+        let port = if self.insn.opcode & 8 == 0 { (self.insn.imm & 0xff) as u16 } else { self.dx() };
+        if self.insn.opcode & 2 == 0 {
+            let value = self.m.port_in(port, w)?;
+            self.set_reg(RAX, w, u64::from(value));
+        } else {
+            let value = self.reg(RAX, w);
+            self.m.port_out(port, w, low_u32(value))?;
+        }
+        Ok(Next::Advance)
+    }
+}
+
+/// Ports are at most 32 bits wide, REX.W or not.
+fn port_width(w: Width) -> Width {
+    if w == Width::B8 {
+        Width::B4
+    } else {
+        w
+    }
+}
+
+fn low_u32(value: u64) -> u32 {
+    (value & 0xffff_ffff) as u32
+}

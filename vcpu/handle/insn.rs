@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Running the emulator on the instruction that exited.
+
+use super::machine::{CxMachine, Want};
+use super::Cx;
+use crate::host::cpu::PinnedCpu;
+use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::emulate::decode::MAX_LEN;
+use crate::vcpu::emulate::execute;
+use crate::vcpu::emulate::machine::Stop;
+use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
+use crate::vcpu::shared::count;
+use crate::vcpu::state::Groups;
+
+/// Carries out the instruction at RIP in software.
+pub(crate) fn emulate<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    count(&cx.shared.stats.emulated);
+    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
+    cx.core.io.begin();
+    let mut hint = [0u8; MAX_LEN];
+    let len = match cx.core.hw.insn_bytes() {
+        Some(bytes) => {
+            let n = bytes.len().min(MAX_LEN);
+            if let (Some(dst), Some(src)) = (hint.get_mut(..n), bytes.get(..n)) {
+                dst.copy_from_slice(src);
+            }
+            n
+        }
+        None => 0,
+    };
+    let mut machine = CxMachine::new(cx);
+    let done = execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty()));
+    let want = machine.want;
+    match done {
+        Ok(()) => {
+            cx.core.io.forget();
+            let mut blocking = cx.core.hw.blocking();
+            if blocking.shadow {
+                blocking.shadow = false;
+                cx.core.hw.set_blocking(blocking);
+            }
+            Outcome::Resume
+        }
+        Err(Stop::Fault(e)) => {
+            cx.core.io.forget();
+            Outcome::Inject(e)
+        }
+        Err(Stop::Retry) => match want {
+            Want::Nothing => Outcome::Resume,
+            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+            Want::User(exit) => Outcome::ToUser(exit),
+        },
+        Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+    }
+}
+
+/// Returns the address of the instruction after the one that exited, by decoding it.
+///
+/// # Errors
+/// What must be done first, or the VM's end.
+pub(crate) fn next_rip<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
+    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
+    let mut machine = CxMachine::new(cx);
+    let insn = execute::fetch_and_decode(&mut machine, None);
+    let want = machine.want;
+    match insn {
+        Ok(insn) => {
+            let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
+            Ok(if cx.core.state.is_64bit() { next } else { next & 0xffff_ffff })
+        }
+        Err(Stop::Fault(e)) => Err(Outcome::Inject(e)),
+        Err(Stop::Retry) => Err(match want {
+            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+            _ => Outcome::Resume,
+        }),
+        Err(Stop::Unhandled) => Err(Outcome::ToUser(UserExit::Bug(failure(cx)))),
+    }
+}
+
+/// Describes the instruction that could not be emulated.
+fn failure<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> VmBug {
+    let rip = cx.core.state.rip;
+    let (bytes, len) = CxMachine::new(cx).peek_code();
+    VmBug::Emulation { rip, bytes, len }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults of the second-level table: memory not mapped yet, or a device.
+
+use super::insn;
+use super::Cx;
+use crate::host::cpu::PinnedCpu;
+use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::exit::GuestPageFault;
+use crate::vcpu::outcome::Outcome;
+use crate::vcpu::run::unknown;
+use crate::vcpu::shared::count;
+use crate::vcpu::space::Fault;
+
+/// Maps memory, or carries out the access to a device.
+pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
+    if fault.reserved {
+        return unknown(cx.core.hw.raw_exit());
+    }
+    count(&cx.shared.stats.page_faults);
+    match cx.vm.space.fault(cx.cpu, fault.gpa, fault.write, &mut cx.core.slot_hint) {
+        Fault::Mapped => Outcome::Resume,
+        Fault::NotResident { hva, write } => Outcome::FaultIn { hva, write },
+        Fault::NeedPages => Outcome::NeedPages,
+        Fault::Mmio => insn::emulate(cx),
+    }
+}

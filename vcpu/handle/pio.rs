@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! IN and OUT.
+
+use super::insn;
+use super::Cx;
+use crate::arch::addr::Width;
+use crate::chipset::bus;
+use crate::host::cpu::PinnedCpu;
+use crate::vcpu::backend::Backend;
+use crate::vcpu::exit::PioAccess;
+use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::shared::{count, Requests};
+use crate::vcpu::state::RAX;
+
+/// Handles IN, OUT, INS and OUTS.
+#[inline]
+pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
+    count(&cx.shared.stats.pio);
+    if a.is_string {
+        return insn::emulate(cx);
+    }
+    let rax = cx.core.state.gprs[RAX];
+    if a.is_in {
+        match read(cx, a.port, a.width) {
+            Some(value) => {
+                cx.core.state.gprs[RAX] = merge(rax, a.width, value);
+                Outcome::SkipAndResume
+            }
+            None => {
+                cx.core.io.port_in = Some(a.width);
+                to_user(cx, a)
+            }
+        }
+    } else if write(cx, a.port, a.width, rax as u32) {
+        Outcome::SkipAndResume
+    } else {
+        to_user(cx, a)
+    }
+}
+
+/// The instruction is finished before user space sees it, but for the value of an IN.
+fn to_user<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
+    Outcome::SkipToUser(UserExit::Io {
+        port: a.port,
+        width: a.width,
+        is_in: a.is_in,
+        data: (cx.core.state.gprs[RAX] & a.width.mask()) as u32,
+    })
+}
+
+/// Returns RAX after an IN of `value`.
+pub(crate) fn merge(rax: u64, width: Width, value: u32) -> u64 {
+    match width {
+        // A 32-bit result clears the upper half.
+        Width::B4 | Width::B8 => u64::from(value),
+        _ => (rax & !width.mask()) | (u64::from(value) & width.mask()),
+    }
+}
+
+/// Reads a port of a chip in the kernel. `None`: there is none.
+pub(super) fn read<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
+    if !bus::decodes(port) {
+        return None;
+    }
+    cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.pio_read(port, width, now, out))
+}
+
+/// Writes a port of a chip in the kernel. Returns whether there is one.
+pub(super) fn write<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
+    if !bus::decodes(port) {
+        return false;
+    }
+    let (done, request, console) = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| {
+        let done = bus.pio_write(port, width, value, now, out);
+        (done, bus.take_request(), bus.take_console_wake())
+    });
+    if let Some(request) = request {
+        cx.vm.note_request(request);
+        cx.shared.request_self(Requests::EXIT);
+    }
+    if console {
+        cx.vm.chipset.console.wake();
+    }
+    done
+}

@@ -1,0 +1,579 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtio block device: from buffers to typed requests, and back.
+//!
+//! Follows VIRTIO 1.2, "Block Device". One queue. Not modelled: SCSI commands, secure erase, zoned
+//! devices, lifetime, a cache mode that the driver can change, several ranges in one discard.
+//!
+//! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
+//! transfer from and to guest memory without the device's lock, and hands the request back with
+//! [`VirtioPci::complete`]. Whatever needs no transfer (a bad request, the serial number) is
+//! answered inside. Requests come from a pool, so none of this allocates; an empty pool gives
+//! [`Next::Full`].
+//!
+//! | request | readable part | writable part |
+//! |---|---|---|
+//! | read | header | data, status |
+//! | write | header, data | status |
+//! | flush | header | status |
+//! | discard, write zeroes | header, range | status |
+//! | get id | header | 20 bytes, status |
+//!
+//! The header is the first 16 readable bytes and the status the last writable one, wherever the
+//! descriptors begin and end: "Message Framing".
+
+use crate::arch::addr::Gpa;
+use crate::chipset::pci::MsiMessage;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::pci::{VirtioDevice, VirtioPci};
+use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+use crate::virtio::segment::{self, Segment, SegmentList};
+use kernel::prelude::*;
+
+/// log2 of the unit of all positions and capacities.
+pub(crate) const SECTOR_SHIFT: u32 = 9;
+
+/// Data segments a request can have; the header and the status have descriptors of their own.
+pub(crate) const SEG_MAX: u16 = 126;
+/// Descriptors a buffer can have.
+const MAX_CHAIN: usize = SEG_MAX as usize + 2;
+/// Length of the serial number; a shorter one is padded with zeroes.
+pub(crate) const ID_BYTES: usize = 20;
+/// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
+const MAX_RANGE_SECTORS: u32 = 1 << (30 - SECTOR_SHIFT);
+
+const HEADER_BYTES: u64 = 16;
+const RANGE_BYTES: u64 = 16;
+
+const T_IN: u32 = 0;
+const T_OUT: u32 = 1;
+const T_FLUSH: u32 = 4;
+const T_GET_ID: u32 = 8;
+const T_DISCARD: u32 = 11;
+const T_WRITE_ZEROES: u32 = 13;
+
+/// Flag of a range: the device may deallocate the sectors that it zeroes.
+const RANGE_UNMAP: u32 = 1;
+
+/// VIRTIO_BLK_F_SEG_MAX.
+const F_SEG_MAX: u64 = 1 << 2;
+/// VIRTIO_BLK_F_RO.
+const F_RO: u64 = 1 << 5;
+/// VIRTIO_BLK_F_BLK_SIZE.
+const F_BLK_SIZE: u64 = 1 << 6;
+/// VIRTIO_BLK_F_FLUSH.
+const F_FLUSH: u64 = 1 << 9;
+/// VIRTIO_BLK_F_TOPOLOGY.
+const F_TOPOLOGY: u64 = 1 << 10;
+/// VIRTIO_BLK_F_DISCARD.
+const F_DISCARD: u64 = 1 << 13;
+/// VIRTIO_BLK_F_WRITE_ZEROES.
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+const CONFIG_BYTES: usize = 60;
+const CONFIG_CAPACITY: usize = 0;
+const CONFIG_SEG_MAX: usize = 12;
+const CONFIG_BLK_SIZE: usize = 20;
+const CONFIG_PHYSICAL_BLOCK_EXP: usize = 24;
+const CONFIG_MIN_IO: usize = 26;
+const CONFIG_OPT_IO: usize = 28;
+const CONFIG_WRITEBACK: usize = 32;
+const CONFIG_NUM_QUEUES: usize = 34;
+const CONFIG_DISCARD_SECTORS: usize = 36;
+const CONFIG_DISCARD_SEG: usize = 40;
+const CONFIG_DISCARD_ALIGNMENT: usize = 44;
+const CONFIG_ZEROES_SECTORS: usize = 48;
+const CONFIG_ZEROES_SEG: usize = 52;
+const CONFIG_ZEROES_UNMAP: usize = 56;
+
+/// The result of a request, as the status byte has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Done.
+    Ok,
+    /// Not done: bad position, read-only, or the host failed.
+    IoErr,
+    /// The device does not know such requests.
+    Unsupported,
+}
+
+impl Status {
+    fn byte(self) -> u8 {
+        match self {
+            Status::Ok => 0,
+            Status::IoErr => 1,
+            Status::Unsupported => 2,
+        }
+    }
+}
+
+/// What a worker has to do. Positions and counts are in sectors of 512 bytes, inside the capacity,
+/// and multiples of the block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Reads from the disk into the request's segments.
+    Read {
+        /// First sector.
+        sector: u64,
+    },
+    /// Writes the request's segments to the disk.
+    Write {
+        /// First sector.
+        sector: u64,
+        /// The driver cannot flush: the data has to be on stable storage before completion.
+        durable: bool,
+    },
+    /// Brings all writes that are complete to stable storage.
+    Flush,
+    /// Drops the contents of sectors; what they read as afterwards is open.
+    Discard {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u32,
+    },
+    /// Makes sectors read as zeroes.
+    WriteZeroes {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u32,
+        /// The sectors may be deallocated for it.
+        unmap: bool,
+    },
+}
+
+/// A request that a worker owns until it hands it to [`VirtioPci::complete`].
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Request {
+    op: Op,
+    head: u16,
+    status: Gpa,
+    bytes: u64,
+    data: SegmentList,
+}
+
+impl Request {
+    /// Returns what to do.
+    pub(crate) fn op(&self) -> Op {
+        self.op
+    }
+
+    /// Returns the guest memory to transfer, in order, none of it empty; for reads and writes only.
+    /// It may lie outside of the guest's memory: the transfer then fails with [`Status::IoErr`].
+    pub(crate) fn data(&self) -> &[Segment] {
+        self.data.as_slice()
+    }
+
+    /// Returns the bytes in [`Request::data`], a multiple of the block size.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns whether each segment starts and ends on a multiple of `align`, a power of two: what
+    /// direct I/O wants.
+    pub(crate) fn is_aligned(&self, align: u32) -> bool {
+        let mask = u64::from(align.wrapping_sub(1));
+        self.data().iter().all(|s| (s.gpa.0 | u64::from(s.len)) & mask == 0)
+    }
+}
+
+/// A request that could not be completed yet: its pages have to be faulted in first.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    /// The request, to be completed again with the same result.
+    pub(crate) request: Request,
+    /// An address in the page that is missing.
+    pub(crate) gpa: Gpa,
+}
+
+/// What [`VirtioPci::next`] found.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A request for the worker.
+    Request(Request),
+    /// A request that was answered at once: send the message, if there is one, and call again.
+    Answered(Option<MsiMessage>),
+    /// No request; a [`kick`](crate::virtio::pci::kick) or `Effect::Activated` comes with the next.
+    Empty,
+    /// All requests of the pool are in flight: call again after a completion. No kick will come.
+    Full,
+    /// The page at this address has to be faulted in, without the lock; then call again.
+    NotResident(Gpa),
+    /// The driver broke the rules and the device stands still: send the message, if there is one.
+    Broken(Option<MsiMessage>),
+}
+
+/// What a disk is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    /// Size in sectors of 512 bytes; what is beyond the last whole block cannot be reached.
+    pub(crate) sectors: u64,
+    /// log2 of the block size in bytes, 9 to 12: positions and lengths are multiples of it.
+    pub(crate) block_shift: u32,
+    /// Nothing may be written.
+    pub(crate) read_only: bool,
+    /// Discard and write-zeroes are offered.
+    pub(crate) discard: bool,
+    /// The serial number.
+    pub(crate) serial: [u8; ID_BYTES],
+}
+
+/// A virtio block device.
+#[derive(Debug)]
+pub(crate) struct Blk {
+    geometry: Geometry,
+    config: [u8; CONFIG_BYTES],
+    queues: [u16; 1],
+    accepted: u64,
+    /// Room for the segments of each request that can be in flight; the first `free` are not.
+    pool: KVec<SegmentList>,
+    free: usize,
+}
+
+const TOO_LONG: QueueError = QueueError::Broken(Fault::TooLong);
+
+/// What a buffer asks for: work on `bytes` bytes of it from `skip` on, or only an answer.
+enum Parsed {
+    Work { op: Op, skip: u64, bytes: u64 },
+    Answer { status: Status, len: u32 },
+}
+
+/// What became of a buffer.
+enum Taken {
+    Request(Request),
+    Answer(Answer),
+}
+
+/// An answer that needs no work.
+struct Answer {
+    head: u16,
+    /// Where the status goes.
+    at: Gpa,
+    status: Status,
+    /// Bytes written to the buffer.
+    len: u32,
+}
+
+impl Answer {
+    fn give<M: GuestMem>(&self, queue: &mut Queue, mem: &M) -> Result<(), QueueError> {
+        mem.write(self.at, &[self.status.byte()])?;
+        queue.add_used(mem, self.head, self.len)
+    }
+}
+
+/// What [`Blk::next`] found.
+enum Step {
+    Request(Request),
+    Answered,
+    Empty,
+    Full,
+}
+
+impl Blk {
+    /// Returns a disk with a queue of `queue_size` entries (a power of two), of which at most
+    /// `depth` are in flight at a time.
+    ///
+    /// # Errors
+    /// `EINVAL`: the block size or the depth is none. `ENOMEM`.
+    pub(crate) fn new(geometry: Geometry, queue_size: u16, depth: u16) -> Result<Blk> {
+        if !(SECTOR_SHIFT..=12).contains(&geometry.block_shift) || depth == 0 {
+            return Err(EINVAL);
+        }
+        let depth = usize::from(depth.min(queue_size));
+        let mut pool = KVec::with_capacity(depth, GFP_KERNEL)?;
+        for _ in 0..depth {
+            pool.push(SegmentList::new(MAX_CHAIN)?, GFP_KERNEL)?;
+        }
+        let config = config_of(&geometry);
+        Ok(Blk { geometry, config, queues: [queue_size], accepted: 0, pool, free: depth })
+    }
+
+    fn next<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
+        if self.free == 0 {
+            return Ok(Step::Full);
+        }
+        let Some(chain) = queue.pop(mem)? else { return Ok(Step::Empty) };
+        let done = match self.take(&chain, mem) {
+            Ok(Taken::Request(request)) => Ok(Step::Request(request)),
+            Ok(Taken::Answer(answer)) => answer.give(queue, mem).map(|()| Step::Answered),
+            Err(e) => Err(e),
+        };
+        if let Err(QueueError::NotResident(_)) = done {
+            queue.unpop();
+        }
+        done
+    }
+
+    /// Makes a request of a buffer, or the answer to it.
+    fn take<M: GuestMem>(&mut self, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
+        let head = chain.head;
+        let at = status_byte(chain).ok_or(QueueError::Broken(Fault::Malformed))?;
+        Ok(match self.parse(chain, mem)? {
+            Parsed::Answer { status, len } => Taken::Answer(Answer { head, at, status, len }),
+            Parsed::Work { op, skip, bytes } => {
+                let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
+                // The pool is not empty: `next()` saw to it. There is room for the longest chain.
+                let mut data = self.lend().ok_or(TOO_LONG)?;
+                for segment in segment::slice(from, skip, bytes) {
+                    data.push(segment).ok_or(TOO_LONG)?;
+                }
+                Taken::Request(Request { op, head, status: at, bytes, data })
+            }
+        })
+    }
+
+    /// Takes a list out of the pool.
+    fn lend(&mut self) -> Option<SegmentList> {
+        let last = self.free.checked_sub(1)?;
+        let list = core::mem::take(self.pool.get_mut(last)?);
+        self.free = last;
+        Some(list)
+    }
+
+    /// Puts a list back into the pool.
+    fn recycle(&mut self, mut list: SegmentList) {
+        list.clear();
+        if let Some(slot) = self.pool.get_mut(self.free) {
+            *slot = list;
+            self.free = self.free.wrapping_add(1);
+        }
+    }
+
+    /// Reads the header and checks all that can be checked without the disk.
+    fn parse<M: GuestMem>(&self, chain: &Chain<'_>, mem: &M) -> Result<Parsed, QueueError> {
+        let readable = segment::total(chain.readable);
+        let Some(out) = readable.checked_sub(HEADER_BYTES) else {
+            return Err(QueueError::Broken(Fault::Malformed));
+        };
+        let mut header = [0; HEADER_BYTES as usize];
+        segment::read_segments(mem, chain.readable, 0, &mut header)?;
+        let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
+        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+        // Without the status byte, which is there.
+        let into = segment::total(chain.writable).saturating_sub(1);
+        match u32::from_le_bytes([t0, t1, t2, t3]) {
+            T_IN => Ok(self.transfer(Op::Read { sector }, sector, into)),
+            T_OUT if self.geometry.read_only => Ok(FAILED),
+            T_OUT => {
+                let durable = self.accepted & F_FLUSH == 0;
+                Ok(self.transfer(Op::Write { sector, durable }, sector, out))
+            }
+            T_FLUSH => Ok(work(Op::Flush)),
+            T_GET_ID => {
+                let serial = self.geometry.serial.get(..into.min(ID_BYTES as u64) as usize).unwrap_or(&[]);
+                let written = segment::write_segments(mem, chain.writable, serial)?;
+                Ok(Parsed::Answer { status: Status::Ok, len: written.saturating_add(1) })
+            }
+            T_DISCARD if self.accepted & F_DISCARD != 0 => self.range(chain, mem, out, T_DISCARD),
+            T_WRITE_ZEROES if self.accepted & F_WRITE_ZEROES != 0 => {
+                self.range(chain, mem, out, T_WRITE_ZEROES)
+            }
+            _ => Ok(Parsed::Answer { status: Status::Unsupported, len: 1 }),
+        }
+    }
+
+    /// Checks a read or a write of `bytes` bytes.
+    fn transfer(&self, op: Op, sector: u64, bytes: u64) -> Parsed {
+        let whole = bytes & (1u64 << SECTOR_SHIFT).wrapping_sub(1) == 0;
+        if !whole || !self.is_inside(sector, bytes >> SECTOR_SHIFT) {
+            return FAILED;
+        }
+        if bytes == 0 {
+            return Parsed::Answer { status: Status::Ok, len: 1 };
+        }
+        let skip = if matches!(op, Op::Read { .. }) { 0 } else { HEADER_BYTES };
+        Parsed::Work { op, skip, bytes }
+    }
+
+    /// Checks a discard or a write-zeroes request with its one range.
+    fn range<M: GuestMem>(
+        &self,
+        chain: &Chain<'_>,
+        mem: &M,
+        bytes: u64,
+        kind: u32,
+    ) -> Result<Parsed, QueueError> {
+        if self.geometry.read_only || bytes != RANGE_BYTES {
+            return Ok(FAILED);
+        }
+        let mut range = [0; RANGE_BYTES as usize];
+        segment::read_segments(mem, chain.readable, HEADER_BYTES, &mut range)?;
+        let [s0, s1, s2, s3, s4, s5, s6, s7, c0, c1, c2, c3, f0, f1, f2, f3] = range;
+        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+        let count = u32::from_le_bytes([c0, c1, c2, c3]);
+        let flags = u32::from_le_bytes([f0, f1, f2, f3]);
+        let known = if kind == T_DISCARD { 0 } else { RANGE_UNMAP };
+        if flags & !known != 0 {
+            return Ok(Parsed::Answer { status: Status::Unsupported, len: 1 });
+        }
+        if count > MAX_RANGE_SECTORS || !self.is_inside(sector, u64::from(count)) {
+            return Ok(FAILED);
+        }
+        if count == 0 {
+            return Ok(Parsed::Answer { status: Status::Ok, len: 1 });
+        }
+        Ok(work(if kind == T_DISCARD {
+            Op::Discard { sector, count }
+        } else {
+            Op::WriteZeroes { sector, count, unmap: flags & RANGE_UNMAP != 0 }
+        }))
+    }
+
+    /// Returns whether the sectors exist and are whole blocks.
+    fn is_inside(&self, sector: u64, count: u64) -> bool {
+        let shift = self.geometry.block_shift.saturating_sub(SECTOR_SHIFT);
+        let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
+        let end = sector.checked_add(count);
+        end.is_some_and(|end| end <= self.geometry.sectors & !mask) && (sector | count) & mask == 0
+    }
+}
+
+const FAILED: Parsed = Parsed::Answer { status: Status::IoErr, len: 1 };
+
+fn work(op: Op) -> Parsed {
+    Parsed::Work { op, skip: 0, bytes: 0 }
+}
+
+/// Returns where the status goes: the last writable byte.
+fn status_byte(chain: &Chain<'_>) -> Option<Gpa> {
+    let last = chain.writable.last()?;
+    Some(last.gpa.wrapping_add(u64::from(last.len.checked_sub(1)?)))
+}
+
+fn config_of(geometry: &Geometry) -> [u8; CONFIG_BYTES] {
+    let mut config = [0; CONFIG_BYTES];
+    let mut set = |at: usize, bytes: &[u8]| {
+        for (to, from) in config.iter_mut().skip(at).zip(bytes) {
+            *to = *from;
+        }
+    };
+    let block = 1u32.wrapping_shl(geometry.block_shift);
+    let blocks = 1u32.wrapping_shl(geometry.block_shift.saturating_sub(SECTOR_SHIFT));
+    // Blocks of the host's page cache, 4 KiB, seen from here.
+    let physical = 12u32.saturating_sub(geometry.block_shift);
+    set(CONFIG_CAPACITY, &(geometry.sectors & !u64::from(blocks.wrapping_sub(1))).to_le_bytes());
+    set(CONFIG_SEG_MAX, &u32::from(SEG_MAX).to_le_bytes());
+    set(CONFIG_BLK_SIZE, &block.to_le_bytes());
+    set(CONFIG_PHYSICAL_BLOCK_EXP, &[(physical & 0xff) as u8]);
+    set(CONFIG_MIN_IO, &1u16.to_le_bytes());
+    set(CONFIG_OPT_IO, &0u32.to_le_bytes());
+    set(CONFIG_WRITEBACK, &[1]);
+    set(CONFIG_NUM_QUEUES, &1u16.to_le_bytes());
+    if geometry.discard {
+        set(CONFIG_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+        set(CONFIG_DISCARD_SEG, &1u32.to_le_bytes());
+        set(CONFIG_DISCARD_ALIGNMENT, &blocks.to_le_bytes());
+        set(CONFIG_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+        set(CONFIG_ZEROES_SEG, &1u32.to_le_bytes());
+        set(CONFIG_ZEROES_UNMAP, &[1]);
+    }
+    config
+}
+
+impl VirtioDevice for Blk {
+    const TYPE: u16 = 2;
+    /// Mass storage, SCSI: what other hosts use, too.
+    const CLASS: u32 = 0x01_00_00;
+
+    fn features(&self) -> u64 {
+        let mut features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY;
+        if self.geometry.read_only {
+            features |= F_RO;
+        }
+        if self.geometry.discard && !self.geometry.read_only {
+            features |= F_DISCARD | F_WRITE_ZEROES;
+        }
+        features
+    }
+
+    fn accept(&mut self, features: u64) {
+        self.accepted = features;
+    }
+
+    fn queues(&self) -> &[u16] {
+        &self.queues
+    }
+
+    fn max_chain(&self) -> usize {
+        MAX_CHAIN
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+}
+
+/// The one queue.
+const QUEUE: u16 = 0;
+
+impl VirtioPci<Blk> {
+    /// Takes the next request out of the queue.
+    ///
+    /// To be called again until it gives [`Next::Empty`] or [`Next::Full`].
+    pub(crate) fn next<M: GuestMem>(&mut self, mem: &M) -> Next {
+        let Some((device, queue)) = self.running(QUEUE) else { return Next::Empty };
+        match device.next(queue, mem) {
+            Ok(Step::Request(request)) => {
+                self.began();
+                Next::Request(request)
+            }
+            Ok(Step::Answered) => Next::Answered(self.used(QUEUE, mem)),
+            Ok(Step::Empty) => Next::Empty,
+            Ok(Step::Full) => Next::Full,
+            Err(QueueError::NotResident(gpa)) => Next::NotResident(gpa),
+            Err(QueueError::Broken(fault)) => Next::Broken(self.fail(fault)),
+        }
+    }
+
+    /// Hands a request back, in any order. `transferred` are the bytes of its data that a read wrote
+    /// to guest memory, from the first on. Returns the message to send.
+    ///
+    /// After a reset, or when the device stands still, the request is dropped without touching guest
+    /// memory.
+    ///
+    /// # Errors
+    /// [`Retry`]: a page has to be faulted in, without the lock; then call again.
+    pub(crate) fn complete<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        request: Request,
+        status: Status,
+        transferred: u64,
+    ) -> Result<Option<MsiMessage>, Retry> {
+        let done = match self.running(QUEUE) {
+            Some((_, queue)) => finish(queue, mem, &request, status, transferred).map(|()| true),
+            None => Ok(false),
+        };
+        let message = match done {
+            Ok(true) => self.used(QUEUE, mem),
+            Ok(false) => None,
+            Err(QueueError::NotResident(gpa)) => return Err(Retry { request, gpa }),
+            Err(QueueError::Broken(fault)) => self.fail(fault),
+        };
+        self.device_mut().recycle(request.data);
+        self.ended();
+        Ok(message)
+    }
+}
+
+fn finish<M: GuestMem>(
+    queue: &mut Queue,
+    mem: &M,
+    request: &Request,
+    status: Status,
+    transferred: u64,
+) -> Result<(), QueueError> {
+    let written = match request.op {
+        Op::Read { .. } => transferred.min(request.bytes),
+        _ => 0,
+    };
+    // The status byte counts only if all before it was written.
+    let len = match request.op {
+        Op::Read { .. } if written < request.bytes => written,
+        _ => written.saturating_add(1),
+    };
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
+    Answer { head: request.head, at: request.status, status, len }.give(queue, mem)
+}

@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The virtio transport over PCI, modern only.
+//!
+//! Follows VIRTIO 1.2, "Virtio Over PCI Bus" and "Device Initialization". Not modelled: the legacy
+//! interface, INTx, queue reset, notification data, shared memory regions.
+//!
+//! | BAR | offset | holds |
+//! |---|---|---|
+//! | 0 | 0x0000 | common configuration |
+//! | 0 | 0x1000 | ISR status |
+//! | 0 | 0x2000 | device configuration |
+//! | 0 | 0x3000 | notifications, 4 bytes a queue, on a page of their own: [`kick`] needs no lock |
+//! | 1 | 0x000 | MSI-X table |
+//! | 1 | 0x800 | MSI-X pending bits |
+//!
+//! The life of a device, in its status register; each arrow is a write of the driver:
+//!
+//! ```text
+//! 0 -> ACKNOWLEDGE -> DRIVER -> FEATURES_OK -> DRIVER_OK     0 written: reset
+//!                               refused unless the features fit
+//! ```
+//!
+//! A reset ends only when no request is in flight any more, because until then a worker still
+//! reads and writes the guest's buffers: the status register keeps its value, the driver sees it and
+//! waits. A driver that broke a queue's rules finds NEEDS_RESET set, and the device stands still.
+//!
+//! The caller holds the device's lock around every call, except [`kick`].
+
+use crate::arch::addr::Width;
+use crate::chipset::pci::{BarKind, Command, ConfigSpace, Identity, MsiMessage, MsixLayout, Touched};
+use crate::mmu::mem::GuestMem;
+use crate::virtio::common::{Common, Status};
+use crate::virtio::msix::{self, Msix};
+use crate::virtio::queue::{Fault, Queue};
+use kernel::prelude::*;
+
+/// Vendor id of all virtio devices.
+const VENDOR: u16 = 0x1af4;
+/// Device id of a modern device, to which the device type is added.
+const DEVICE_BASE: u16 = 0x1040;
+/// Subsystem ids from here on say that the device is not transitional.
+const SUBSYSTEM_BASE: u16 = 0x40;
+/// Revision of a modern device.
+const REVISION: u8 = 1;
+
+/// BAR with the virtio structures.
+pub(crate) const BAR_STRUCTURES: u8 = 0;
+/// BAR with the MSI-X structures.
+pub(crate) const BAR_MSIX: u8 = 1;
+const STRUCTURES_BYTES: u32 = 0x4000;
+const MSIX_BYTES: u32 = 0x1000;
+
+const COMMON: u32 = 0x0000;
+const COMMON_BYTES: u32 = 56;
+const ISR: u32 = 0x1000;
+const ISR_BYTES: u32 = 1;
+const DEVICE: u32 = 0x2000;
+const DEVICE_BYTES: u32 = 0x1000;
+const NOTIFY: u32 = 0x3000;
+const NOTIFY_MULTIPLIER: u32 = 4;
+const MSIX_PENDING: u32 = 0x800;
+
+/// Capability id "vendor specific".
+const CAP_VENDOR: u8 = 0x09;
+const CAP_COMMON_CFG: u8 = 1;
+const CAP_NOTIFY_CFG: u8 = 2;
+const CAP_ISR_CFG: u8 = 3;
+const CAP_DEVICE_CFG: u8 = 4;
+const CAP_PCI_CFG: u8 = 5;
+/// Offsets in the capability that gives access to BARs through configuration space.
+const PCI_CFG_BAR: u8 = 4;
+const PCI_CFG_OFFSET: u8 = 8;
+const PCI_CFG_LENGTH: u8 = 12;
+const PCI_CFG_DATA: u8 = 16;
+
+/// ISR status: a buffer was used.
+const ISR_QUEUE: u8 = 1;
+/// ISR status: the device's configuration changed.
+const ISR_CONFIG: u8 = 2;
+
+/// VIRTIO_F_INDIRECT_DESC.
+pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
+/// VIRTIO_F_EVENT_IDX.
+pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+/// VIRTIO_F_VERSION_1.
+pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// What the transport and the queues add to a device's features.
+const F_TRANSPORT: u64 = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1;
+
+/// What a device type adds to the transport.
+pub(crate) trait VirtioDevice {
+    /// Device type: "Device Types".
+    const TYPE: u16;
+    /// PCI class code, base class in bits 23 to 16.
+    const CLASS: u32;
+
+    /// Returns the features of the type's own, bits 0 to 23 and 50 to 63.
+    fn features(&self) -> u64;
+
+    /// Takes the features that the driver accepted; called before a queue is enabled.
+    fn accept(&mut self, features: u64);
+
+    /// Returns the largest size of each queue.
+    fn queues(&self) -> &[u16];
+
+    /// Returns how many descriptors a buffer may have.
+    fn max_chain(&self) -> usize;
+
+    /// Returns the device configuration; the guest cannot write it.
+    fn config(&self) -> &[u8];
+}
+
+/// What a guest's access asks the caller to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// The driver made buffers available in this queue: wake its worker.
+    Kick(u16),
+    /// The driver is ready: wake the worker of every queue, buffers may be waiting.
+    Activated,
+    /// The driver asked for a reset. Requests in flight should end soon: cancel what can be.
+    Reset,
+    /// Vectors may have been unmasked: send what [`VirtioPci::take_pending`] gives.
+    Msix,
+    /// Decoding or bus mastering changed: call `PciRoot::update`, then act as for `Msix` and
+    /// `Activated`.
+    Decode,
+    /// The driver broke the rules: the device needs a reset. Send the message, if there is one.
+    Broken(Option<MsiMessage>),
+}
+
+/// Returns the queue that a write to a virtio BAR notifies.
+///
+/// Needs no lock and no device: whoever handles the write can wake the queue's worker at once. The
+/// queue may not exist or not be ready; the worker will find nothing then.
+pub(crate) fn kick(bar: u8, offset: u64) -> Option<u16> {
+    let at = offset.checked_sub(u64::from(NOTIFY))?;
+    if bar == BAR_STRUCTURES {
+        u16::try_from(at >> NOTIFY_MULTIPLIER.trailing_zeros()).ok()
+    } else {
+        None
+    }
+}
+
+/// A virtio device on PCI.
+#[derive(Debug)]
+pub(crate) struct VirtioPci<D> {
+    /// Offset of the capability that gives access to BARs.
+    pci_cfg: u8,
+    config: ConfigSpace,
+    common: Common,
+    queues: KVec<Queue>,
+    msix: Msix,
+    isr: u8,
+    /// Buffers that a worker has.
+    in_flight: u32,
+    /// A reset waits for `in_flight` to become 0.
+    resetting: bool,
+    /// How the driver last broke the rules.
+    fault: Option<Fault>,
+    device: D,
+}
+
+impl<D: VirtioDevice> VirtioPci<D> {
+    /// Returns a device at reset.
+    ///
+    /// # Errors
+    /// `EINVAL`: the type wants queues that cannot be. `ENOMEM`.
+    pub(crate) fn new(device: D) -> Result<VirtioPci<D>> {
+        let mut queues = KVec::with_capacity(device.queues().len(), GFP_KERNEL)?;
+        for size in device.queues() {
+            queues.push(Queue::new(*size, device.max_chain())?, GFP_KERNEL)?;
+        }
+        // One vector a queue and one for configuration changes.
+        let vectors = u16::try_from(queues.len()).ok().and_then(|n| n.checked_add(1)).ok_or(EINVAL)?;
+        let msix = Msix::new(vectors)?;
+        let mut config = ConfigSpace::new(&Identity {
+            vendor: VENDOR,
+            device: DEVICE_BASE.wrapping_add(D::TYPE),
+            class: D::CLASS,
+            revision: REVISION,
+            subsystem_vendor: VENDOR,
+            subsystem: SUBSYSTEM_BASE.wrapping_add(D::TYPE),
+        });
+        let pci_cfg = lay_out(&mut config, vectors)?;
+        let common = Common::new();
+        Ok(VirtioPci {
+            pci_cfg,
+            config,
+            common,
+            queues,
+            msix,
+            isr: 0,
+            in_flight: 0,
+            resetting: false,
+            fault: None,
+            device,
+        })
+    }
+
+    /// Returns the configuration space, for `PciRoot::add`, `update` and `reset_function`.
+    pub(crate) fn config_space(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// Returns what the device type holds.
+    pub(crate) fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Resets the whole function, as a platform reset does. The caller has drained its requests, or
+    /// completes them later: they are then dropped. The BARs are for `PciRoot::reset_function`.
+    pub(crate) fn reset(&mut self) {
+        self.config.reset();
+        self.msix.reset();
+        self.begin_reset();
+    }
+
+    /// Returns whether a worker may touch guest memory: the driver is ready, the function is bus
+    /// master, and no reset is under way or needed.
+    pub(crate) fn is_running(&self) -> bool {
+        let stopped = Status::FAILED | Status::NEEDS_RESET;
+        self.common.status.contains(Status::DRIVER_OK)
+            && !self.common.status.intersects(stopped)
+            && !self.resetting
+            && self.config.command().contains(Command::BUS_MASTER)
+    }
+
+    /// Returns whether a reset waits for requests in flight.
+    pub(crate) fn is_resetting(&self) -> bool {
+        self.resetting
+    }
+
+    /// Returns how the driver last broke the rules, for a log.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Reads configuration space.
+    pub(crate) fn config_read(&mut self, register: u8, width: Width) -> u32 {
+        if self.is_pci_cfg_data(register) {
+            if let Some((bar, offset, length)) = self.pci_cfg_window() {
+                return (self.bar_read(bar, offset, length) & width.mask() & 0xffff_ffff) as u32;
+            }
+        }
+        self.config.read(register, width)
+    }
+
+    /// Writes configuration space.
+    pub(crate) fn config_write(&mut self, register: u8, width: Width, value: u32) -> Effect {
+        let touched = self.config.write(register, width, value);
+        if self.is_pci_cfg_data(register) {
+            return match self.pci_cfg_window() {
+                Some((bar, offset, length)) => self.bar_write(bar, offset, length, u64::from(value)),
+                None => Effect::None,
+            };
+        }
+        if touched.is_empty() {
+            return Effect::None;
+        }
+        let bus_master = self.config.command().contains(Command::BUS_MASTER);
+        self.msix.set_control(self.config.msix_control(), bus_master);
+        if touched.contains(Touched::DECODE) {
+            Effect::Decode
+        } else {
+            Effect::Msix
+        }
+    }
+
+    /// Reads a BAR. What is not there, or not with that width, reads as ones.
+    pub(crate) fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
+        let Ok(at) = u32::try_from(offset) else { return width.mask() };
+        match (bar, at) {
+            (BAR_STRUCTURES, COMMON..ISR) => self.common_read(at, width),
+            (BAR_STRUCTURES, ISR) => u64::from(core::mem::take(&mut self.isr)),
+            (BAR_STRUCTURES, DEVICE..NOTIFY) => self.device_read(at.wrapping_sub(DEVICE), width),
+            (BAR_MSIX, 0..MSIX_PENDING) => self.msix.read_table(offset, width),
+            (BAR_MSIX, MSIX_PENDING..MSIX_BYTES) => {
+                self.msix.read_pending(u64::from(at.wrapping_sub(MSIX_PENDING)), width)
+            }
+            _ => width.mask(),
+        }
+    }
+
+    /// Writes a BAR. What is not there, or not with that width, is ignored.
+    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) -> Effect {
+        let Ok(at) = u32::try_from(offset) else { return Effect::None };
+        match (bar, at) {
+            (BAR_STRUCTURES, NOTIFY..STRUCTURES_BYTES) => match kick(bar, offset) {
+                Some(queue) if self.is_ready(queue) => Effect::Kick(queue),
+                _ => Effect::None,
+            },
+            (BAR_STRUCTURES, COMMON..ISR) => self.common_write(at, width, value & width.mask()),
+            (BAR_MSIX, 0..MSIX_PENDING) => {
+                self.msix.write_table(offset, width, value);
+                Effect::Msix
+            }
+            _ => Effect::None,
+        }
+    }
+
+    /// Returns a message that was pending and may be sent now; to be called until it gives none.
+    pub(crate) fn take_pending(&mut self) -> Option<MsiMessage> {
+        self.msix.take_pending()
+    }
+
+    /// Tells the driver that the device configuration changed. Returns the message to send.
+    pub(crate) fn config_changed(&mut self) -> Option<MsiMessage> {
+        self.common.generation = self.common.generation.wrapping_add(1);
+        self.config_interrupt()
+    }
+
+    /// Returns the message of a queue's interrupt, if it can be sent now.
+    pub(crate) fn interrupt(&mut self, queue: u16) -> Option<MsiMessage> {
+        if !self.msix.is_enabled() {
+            self.isr |= ISR_QUEUE;
+        }
+        self.msix.notify(self.common.queue_vector(queue))
+    }
+
+    /// Ends a request: returns the message of its queue's interrupt if the driver wants one.
+    pub(super) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+        let queue = self.queues.get_mut(usize::from(index))?;
+        if queue.needs_notification(mem) {
+            self.interrupt(index)
+        } else {
+            None
+        }
+    }
+
+    /// Notes that the driver broke the rules. Returns the message that tells it so.
+    pub(super) fn fail(&mut self, why: Fault) -> Option<MsiMessage> {
+        self.fault = Some(why);
+        self.common.status |= Status::NEEDS_RESET;
+        if self.common.status.contains(Status::DRIVER_OK) {
+            self.config_interrupt()
+        } else {
+            None
+        }
+    }
+
+    /// Returns a queue that a worker may serve now, with the device type.
+    pub(super) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
+        if !self.is_running() {
+            return None;
+        }
+        let queue = self.queues.get_mut(usize::from(queue)).filter(|q| q.is_ready())?;
+        Some((&mut self.device, queue))
+    }
+
+    /// Returns the device type, whatever the state.
+    pub(super) fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// Notes that a worker took a buffer.
+    pub(super) fn began(&mut self) {
+        self.in_flight = self.in_flight.saturating_add(1);
+    }
+
+    /// Notes that a worker is done with a buffer; the last one ends a reset that waited for it.
+    pub(super) fn ended(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.finish_reset();
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features() | F_TRANSPORT
+    }
+
+    fn is_ready(&self, queue: u16) -> bool {
+        self.is_running() && self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
+    }
+
+    fn config_interrupt(&mut self) -> Option<MsiMessage> {
+        if !self.msix.is_enabled() {
+            self.isr |= ISR_CONFIG;
+        }
+        self.msix.notify(self.common.config_vector)
+    }
+
+    fn device_read(&self, at: u32, width: Width) -> u64 {
+        let mut value = [0u8; 8];
+        let from = self.device.config().iter().skip(at as usize);
+        for (to, from) in value.iter_mut().zip(from) {
+            *to = *from;
+        }
+        u64::from_le_bytes(value) & width.mask()
+    }
+
+    fn common_read(&self, at: u32, width: Width) -> u64 {
+        self.common.read(at, width, self.features(), &self.queues).unwrap_or(width.mask())
+    }
+
+    fn common_write(&mut self, at: u32, width: Width, value: u64) -> Effect {
+        if self.resetting {
+            return Effect::None;
+        }
+        if Common::is_status(at, width) {
+            return self.write_status((value & 0xff) as u8);
+        }
+        let vectors = self.msix.vectors();
+        match self.common.write(at, width, value, vectors, &mut self.queues) {
+            Ok(()) => Effect::None,
+            Err(fault) => Effect::Broken(self.fail(fault)),
+        }
+    }
+
+    fn write_status(&mut self, raw: u8) -> Effect {
+        if raw == 0 {
+            self.begin_reset();
+            return Effect::Reset;
+        }
+        let before = self.common.status;
+        self.common.set_status(Status::from_bits_truncate(raw), self.device.features() | F_TRANSPORT);
+        let gained = self.common.status.difference(before);
+        if gained.contains(Status::FEATURES_OK) {
+            self.device.accept(self.common.driver_features);
+        }
+        if gained.contains(Status::DRIVER_OK) {
+            Effect::Activated
+        } else {
+            Effect::None
+        }
+    }
+
+    fn begin_reset(&mut self) {
+        self.resetting = true;
+        self.finish_reset();
+    }
+
+    fn finish_reset(&mut self) {
+        if !self.resetting || self.in_flight != 0 {
+            return;
+        }
+        self.resetting = false;
+        self.isr = 0;
+        self.common.reset();
+        for queue in &mut self.queues {
+            queue.reset();
+        }
+        self.device.accept(0);
+    }
+
+    fn is_pci_cfg_data(&self, register: u8) -> bool {
+        register == self.pci_cfg.wrapping_add(PCI_CFG_DATA)
+    }
+
+    /// Returns the access that the driver set up in the capability, if it is a valid one.
+    fn pci_cfg_window(&self) -> Option<(u8, u64, Width)> {
+        let field = |at: u8| self.config.read(self.pci_cfg.wrapping_add(at), Width::B4);
+        let bar = (field(PCI_CFG_BAR) & 0xff) as u8;
+        let offset = field(PCI_CFG_OFFSET);
+        let width = Width::from_bytes(usize::try_from(field(PCI_CFG_LENGTH)).ok()?)?;
+        let aligned = u64::from(offset) & (width.bytes() as u64).wrapping_sub(1) == 0;
+        (width != Width::B8 && aligned).then_some((bar, u64::from(offset), width))
+    }
+}
+
+/// Adds the BARs and capabilities. Returns the offset of the one that gives access to BARs.
+fn lay_out(config: &mut ConfigSpace, vectors: u16) -> Result<u8> {
+    config.add_bar(BAR_STRUCTURES, BarKind::Memory32, STRUCTURES_BYTES)?;
+    config.add_bar(BAR_MSIX, BarKind::Memory32, MSIX_BYTES)?;
+    config.add_msix(&MsixLayout {
+        vectors,
+        table_bar: BAR_MSIX,
+        table: 0,
+        pending_bar: BAR_MSIX,
+        pending: MSIX_PENDING,
+    })?;
+    capability(config, CAP_COMMON_CFG, COMMON, COMMON_BYTES)?;
+    capability(config, CAP_ISR_CFG, ISR, ISR_BYTES)?;
+    capability(config, CAP_DEVICE_CFG, DEVICE, DEVICE_BYTES)?;
+    let notify_bytes = u32::from(vectors.wrapping_sub(1)).wrapping_mul(NOTIFY_MULTIPLIER);
+    config.add_capability(
+        CAP_VENDOR,
+        &structure(CAP_NOTIFY_CFG, NOTIFY, notify_bytes, NOTIFY_MULTIPLIER),
+        &[],
+    )?;
+    // The driver writes BAR, offset, length and data of the access it wants.
+    let writable =
+        [0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    config.add_capability(CAP_VENDOR, &structure(CAP_PCI_CFG, 0, 0, 0), &writable)
+}
+
+fn capability(config: &mut ConfigSpace, kind: u8, at: u32, bytes: u32) -> Result {
+    let [_, body @ .., _, _, _, _] = structure(kind, at, bytes, 0);
+    let mut short = [16; 14];
+    for (to, from) in short.iter_mut().skip(1).zip(body) {
+        *to = from;
+    }
+    config.add_capability(CAP_VENDOR, &short, &[])?;
+    Ok(())
+}
+
+/// Returns the body of a virtio capability of 20 bytes, with a last doubleword of its own.
+fn structure(kind: u8, at: u32, bytes: u32, extra: u32) -> [u8; 18] {
+    let [a0, a1, a2, a3] = at.to_le_bytes();
+    let [b0, b1, b2, b3] = bytes.to_le_bytes();
+    let [e0, e1, e2, e3] = extra.to_le_bytes();
+    [20, kind, BAR_STRUCTURES, 0, 0, 0, a0, a1, a2, a3, b0, b1, b2, b3, e0, e1, e2, e3]
+}
+
+static_assertions::const_assert!(msix::MAX_VECTORS as u32 * msix::ENTRY_BYTES <= MSIX_PENDING);

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtio entropy device.
+//!
+//! Follows VIRTIO 1.2, "Entropy Device". One queue, no features, no configuration. It is served at
+//! the kick: there is nothing to wait for. A call hands out a bounded number of bytes, and a buffer
+//! may get fewer than it has room for, which the specification allows.
+
+use crate::arch::addr::Gpa;
+use crate::chipset::pci::MsiMessage;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::pci::{VirtioDevice, VirtioPci};
+use crate::virtio::queue::{Queue, QueueError};
+use crate::virtio::segment;
+
+/// Entries of the queue.
+const QUEUE_SIZE: u16 = 64;
+/// Descriptors a buffer can have.
+const MAX_CHAIN: usize = 64;
+/// Most bytes that a buffer gets.
+const MAX_BYTES: u64 = 4096;
+/// Most buffers that one call serves, so 256 KiB in all.
+const MAX_BUFFERS: usize = 64;
+/// Bytes made at a time, on the stack.
+const CHUNK: usize = 256;
+
+/// The one queue.
+const QUEUE: u16 = 0;
+
+/// A virtio entropy device.
+#[derive(Debug)]
+pub(crate) struct Rng;
+
+impl VirtioDevice for Rng {
+    const TYPE: u16 = 4;
+    /// A device that fits no class.
+    const CLASS: u32 = 0xff_00_00;
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn accept(&mut self, _features: u64) {}
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn max_chain(&self) -> usize {
+        MAX_CHAIN
+    }
+
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+}
+
+/// What [`VirtioPci::serve`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Served {
+    /// All buffers are served: send the message, if there is one.
+    Empty(Option<MsiMessage>),
+    /// The bound was reached: send the message, and call again at leisure.
+    More(Option<MsiMessage>),
+    /// The page at this address has to be faulted in, without the lock; send the message, then call
+    /// again.
+    NotResident(Gpa, Option<MsiMessage>),
+    /// The driver broke the rules and the device stands still: send the message, if there is one.
+    Broken(Option<MsiMessage>),
+}
+
+impl VirtioPci<Rng> {
+    /// Fills the buffers that the driver made available with what `source` makes.
+    pub(crate) fn serve<M: GuestMem>(&mut self, mem: &M, mut source: impl FnMut(&mut [u8])) -> Served {
+        for _ in 0..MAX_BUFFERS {
+            let Some((_, queue)) = self.running(QUEUE) else { return Served::Empty(None) };
+            match fill(queue, mem, &mut source) {
+                Ok(true) => {}
+                Ok(false) => return Served::Empty(self.used(QUEUE, mem)),
+                Err(QueueError::NotResident(gpa)) => {
+                    return Served::NotResident(gpa, self.used(QUEUE, mem));
+                }
+                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+            }
+        }
+        Served::More(self.used(QUEUE, mem))
+    }
+}
+
+/// Fills one buffer. Returns whether there was one.
+fn fill<M: GuestMem>(
+    queue: &mut Queue,
+    mem: &M,
+    source: &mut impl FnMut(&mut [u8]),
+) -> Result<bool, QueueError> {
+    let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+    let head = chain.head;
+    let mut written = 0u32;
+    let done = segment::slice(chain.writable, 0, MAX_BYTES).try_for_each(|part| {
+        write_random(mem, part.gpa, part.len, source)?;
+        written = written.saturating_add(part.len);
+        Ok(())
+    });
+    match done.and_then(|()| queue.add_used(mem, head, written)) {
+        Ok(()) => Ok(true),
+        Err(e) => {
+            if let QueueError::NotResident(_) = e {
+                queue.unpop();
+            }
+            Err(e)
+        }
+    }
+}
+
+fn write_random<M: GuestMem>(
+    mem: &M,
+    mut at: Gpa,
+    mut left: u32,
+    source: &mut impl FnMut(&mut [u8]),
+) -> Result<(), QueueError> {
+    let mut chunk = [0; CHUNK];
+    while left != 0 {
+        let now = left.min(CHUNK as u32);
+        let part = chunk.get_mut(..now as usize).unwrap_or(&mut []);
+        source(part);
+        mem.write(at, part)?;
+        at = at.wrapping_add(u64::from(now));
+        left = left.saturating_sub(now);
+    }
+    Ok(())
+}
