@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM's ioctl interface: what user space sees of the module.
+//!
+//! | file | fd |
+//! |---|---|
+//! | [`sys`] | /dev/rvmm itself |
+//! | [`vm`] | a VM |
+//! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
+//! | [`device`] | a device of the in-kernel machine |
+//! | [`user`] | copies from and to user space |
+//! | [`abi`] | numbers and structures, pure data |
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod abi;
+pub(crate) mod device;
+mod regs;
+mod run;
+pub(crate) mod sys;
+mod user;
+mod vcpu;
+mod vm;

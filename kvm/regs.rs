@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Register formats: between the vCPU's state and KVM's structures.
+
+use super::abi::vcpu as abi;
+use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::segment::{SegReg, Table};
+use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::core::VcpuCore;
+use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::state::{Groups, VcpuState};
+use kernel::prelude::*;
+
+/// Returns KVM_GET_REGS.
+pub(super) fn regs(s: &VcpuState) -> abi::Regs {
+    let g = &s.gprs;
+    abi::Regs {
+        rax: g[0],
+        rcx: g[1],
+        rdx: g[2],
+        rbx: g[3],
+        rsp: g[4],
+        rbp: g[5],
+        rsi: g[6],
+        rdi: g[7],
+        r8: g[8],
+        r9: g[9],
+        r10: g[10],
+        r11: g[11],
+        r12: g[12],
+        r13: g[13],
+        r14: g[14],
+        r15: g[15],
+        rip: s.rip,
+        rflags: s.rflags,
+    }
+}
+
+/// Carries KVM_SET_REGS out.
+pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
+    core.state.gprs = [
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+        r.r15,
+    ];
+    core.state.rip = r.rip;
+    core.state.rflags = (r.rflags & Rflags::all().bits()) | Rflags::ONE.bits();
+    // As in KVM: user space that sets registers has dealt with what was pending.
+    core.exception = None;
+}
+
+fn dtable(t: Table) -> abi::Dtable {
+    abi::Dtable { base: t.base, limit: t.limit, padding: [0; 3] }
+}
+
+/// Returns KVM_GET_SREGS.
+pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
+    core.fetch(Groups::all());
+    let s = &core.state;
+    let mut interrupt_bitmap = [0u64; 4];
+    let injected = match core.interrupted {
+        Some(Event::Interrupt(v)) => Some(v),
+        _ => core.user_irq,
+    };
+    if let Some(v) = injected {
+        interrupt_bitmap[usize::from(v >> 6)] = 1 << (v & 63);
+    }
+    abi::Sregs {
+        cs: s.seg(SegReg::Cs).into(),
+        ds: s.seg(SegReg::Ds).into(),
+        es: s.seg(SegReg::Es).into(),
+        fs: s.seg(SegReg::Fs).into(),
+        gs: s.seg(SegReg::Gs).into(),
+        ss: s.seg(SegReg::Ss).into(),
+        tr: s.tr.into(),
+        ldt: s.ldtr.into(),
+        gdt: dtable(s.gdt),
+        idt: dtable(s.idt),
+        cr0: s.cr0,
+        cr2: s.cr2,
+        cr3: s.cr3,
+        cr4: s.cr4,
+        cr8: core.lapic.as_ref().map_or_else(|| u64::from(core.hw.tpr()), |l| u64::from(l.cr8())),
+        efer: s.efer,
+        apic_base: core.lapic.as_ref().map_or(0xfee0_0900, |l| l.base()),
+        interrupt_bitmap,
+    }
+}
+
+fn is_consistent(r: &abi::Sregs) -> bool {
+    let long = r.efer & Efer::LME.bits() != 0 && r.cr0 & Cr0::PG.bits() != 0;
+    if long {
+        // IA-32e paging needs PAE, and LMA says that it is on.
+        return r.cr4 & Cr4::PAE.bits() != 0 && r.efer & Efer::LMA.bits() != 0;
+    }
+    r.efer & Efer::LMA.bits() == 0 && r.cs.l == 0
+}
+
+/// Carries KVM_SET_SREGS out.
+///
+/// # Errors
+/// `EINVAL` for values that no processor could hold.
+pub(super) fn set_sregs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Sregs) -> Result {
+    let known = Cr0::from_bits(r.cr0).is_some() && Cr4::from_bits(r.cr4).is_some();
+    if !known || Efer::from_bits(r.efer).is_none() || !is_consistent(r) || r.cr8 > 15 {
+        return Err(EINVAL);
+    }
+    if let Some(lapic) = core.lapic.as_mut() {
+        if lapic.set_base(r.apic_base, true).is_none() {
+            return Err(EINVAL);
+        }
+        lapic.set_cr8(r.cr8 as u8);
+    } else {
+        core.hw.set_tpr(r.cr8 as u8);
+    }
+    core.fetch(Groups::all());
+    let s = &mut core.state;
+    s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];
+    s.tr = r.tr.into();
+    s.ldtr = r.ldt.into();
+    s.gdt = Table { base: r.gdt.base, limit: r.gdt.limit };
+    s.idt = Table { base: r.idt.base, limit: r.idt.limit };
+    (s.cr0, s.cr2, s.cr3, s.cr4, s.efer) = (r.cr0, r.cr2, r.cr3, r.cr4, r.efer);
+    s.mark(Groups::SEGMENTS | Groups::TABLES | Groups::CONTROL);
+    if let Some(word) = r.interrupt_bitmap.iter().position(|w| *w != 0) {
+        let bit = r.interrupt_bitmap[word].trailing_zeros();
+        core.user_irq = u8::try_from((word as u32).wrapping_mul(64).wrapping_add(bit)).ok();
+    }
+    Ok(())
+}
+
+/// Returns KVM_GET_FPU from an XSAVE image.
+pub(super) fn fpu(image: &[u8]) -> abi::Fpu {
+    let mut f = <abi::Fpu as zerocopy::FromZeros>::new_zeroed();
+    let at = |o: usize, n: usize| image.get(o..o.saturating_add(n)).unwrap_or(&[]);
+    let u16_at = |o| u16::from_le_bytes(at(o, 2).try_into().unwrap_or([0; 2]));
+    let u32_at = |o| u32::from_le_bytes(at(o, 4).try_into().unwrap_or([0; 4]));
+    let u64_at = |o| u64::from_le_bytes(at(o, 8).try_into().unwrap_or([0; 8]));
+    f.fcw = u16_at(0);
+    f.fsw = u16_at(2);
+    f.ftwx = at(4, 1).first().copied().unwrap_or(0);
+    f.last_opcode = u16_at(6);
+    f.last_ip = u64_at(8);
+    f.last_dp = u64_at(16);
+    f.mxcsr = u32_at(24);
+    for (i, r) in f.fpr.iter_mut().enumerate() {
+        r.copy_from_slice(at(32usize.saturating_add(i.saturating_mul(16)), 16));
+    }
+    for (i, r) in f.xmm.iter_mut().enumerate() {
+        r.copy_from_slice(at(160usize.saturating_add(i.saturating_mul(16)), 16));
+    }
+    f
+}
+
+/// Returns the first 576 bytes of an XSAVE image with the contents of KVM_SET_FPU.
+pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
+    let mut image = [0u8; 576];
+    if let Some(src) = old.get(..576) {
+        image.copy_from_slice(src);
+    }
+    let mut put = |o: usize, b: &[u8]| {
+        if let Some(dst) = image.get_mut(o..o.saturating_add(b.len())) {
+            dst.copy_from_slice(b);
+        }
+    };
+    put(0, &f.fcw.to_le_bytes());
+    put(2, &f.fsw.to_le_bytes());
+    put(4, &[f.ftwx, 0]);
+    put(6, &f.last_opcode.to_le_bytes());
+    put(8, &f.last_ip.to_le_bytes());
+    put(16, &f.last_dp.to_le_bytes());
+    put(24, &(f.mxcsr & 0x2_ffff).to_le_bytes());
+    for (i, r) in f.fpr.iter().enumerate() {
+        put(32usize.saturating_add(i.saturating_mul(16)), r);
+    }
+    for (i, r) in f.xmm.iter().enumerate() {
+        put(160usize.saturating_add(i.saturating_mul(16)), r);
+    }
+    // Both parts are in use now.
+    if let Some(bv) = image.get_mut(512) {
+        *bv |= 3;
+    }
+    image
+}
+
+/// Returns KVM_GET_VCPU_EVENTS.
+pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
+    let mut e = <abi::VcpuEvents as zerocopy::FromZeros>::new_zeroed();
+    let pending = core.exception.map(|x| (x.vector, x.error)).or(match core.interrupted {
+        Some(Event::Exception { vector, error }) => Some((vector, error)),
+        _ => None,
+    });
+    if let Some((vector, error)) = pending {
+        e.exception_injected = 1;
+        e.exception_nr = vector.0;
+        e.exception_has_error_code = u8::from(error.is_some());
+        e.exception_error_code = error.unwrap_or(0);
+    }
+    if let Some(Event::Interrupt(v)) = core.interrupted {
+        e.interrupt_injected = 1;
+        e.interrupt_nr = v;
+    }
+    let b = core.hw.blocking();
+    e.interrupt_shadow = if b.shadow { abi::SHADOW_INT_STI } else { 0 };
+    e.nmi_injected = u8::from(core.interrupted == Some(Event::Nmi));
+    e.nmi_pending = u8::from(core.nmi);
+    e.nmi_masked = u8::from(b.nmi);
+    e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
+    e
+}
+
+/// Carries KVM_SET_VCPU_EVENTS out.
+///
+/// # Errors
+/// `EINVAL` for flags of features that are not offered or an impossible vector.
+pub(super) fn set_events<B: Backend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents) -> Result {
+    use crate::arch::exception::{Exception, Vector};
+    let known = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
+    if e.flags & !known != 0 || (e.exception_injected != 0 && (e.exception_nr > 31 || e.exception_nr == 2)) {
+        return Err(EINVAL);
+    }
+    core.interrupted = None;
+    core.exception = (e.exception_injected != 0).then(|| Exception {
+        vector: Vector(e.exception_nr),
+        error: (e.exception_has_error_code != 0).then_some(e.exception_error_code),
+        cr2: None,
+    });
+    if e.interrupt_injected != 0 {
+        core.interrupted = Some(Event::Interrupt(e.interrupt_nr));
+    } else if e.nmi_injected != 0 {
+        core.interrupted = Some(Event::Nmi);
+    }
+    if e.flags & abi::VCPUEVENT_VALID_NMI_PENDING != 0 {
+        core.nmi = e.nmi_pending != 0;
+    }
+    let shadow = if e.flags & abi::VCPUEVENT_VALID_SHADOW != 0 {
+        e.interrupt_shadow != 0
+    } else {
+        core.hw.blocking().shadow
+    };
+    core.hw.set_blocking(Blocking { shadow, nmi: e.nmi_masked != 0 });
+    Ok(())
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
+
+use super::abi::{caps, nr, sys};
+use super::user;
+use super::vm::VmFile;
+use crate::host::cpu::PinnedCpu;
+use crate::host::{cpu, file, timer};
+use crate::vcpu::backend::Backend;
+use crate::vcpu::space::MAX_VCPUS;
+use crate::vcpu::{cpuid, msr_table};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Pages that a vCPU fd maps: kvm_run, port data, coalesced MMIO.
+pub(super) const MMAP_PAGES: u64 = 3;
+
+/// Handles an ioctl of the device node.
+///
+/// # Errors
+/// `ENOTTY` for an unknown command, else those of the command.
+pub(crate) fn ioctl<B: Backend<Pinned = PinnedCpu>>(backend: &Arc<B>, cmd: u32, arg: u64) -> Result<i64> {
+    match cmd {
+        nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
+        nr::CREATE_VM => create_vm(backend, arg),
+        nr::CHECK_EXTENSION => Ok(check_extension(arg)),
+        nr::GET_VCPU_MMAP_SIZE => no_arg(arg, (MMAP_PAGES << 12) as i64),
+        nr::GET_SUPPORTED_CPUID => supported_cpuid(arg),
+        nr::GET_MSR_INDEX_LIST => msr_index_list(arg),
+        nr::X86_GET_MCE_CAP_SUPPORTED => user::write(arg, &msr_table::MCG_CAP).map(|()| 0),
+        _ => Err(ENOTTY),
+    }
+}
+
+fn no_arg(arg: u64, answer: i64) -> Result<i64> {
+    if arg == 0 {
+        Ok(answer)
+    } else {
+        Err(EINVAL)
+    }
+}
+
+fn create_vm<B: Backend<Pinned = PinnedCpu>>(backend: &Arc<B>, kind: u64) -> Result<i64> {
+    if kind != 0 {
+        return Err(EINVAL);
+    }
+    file::install(VmFile::new(backend.clone())?)
+}
+
+/// Answers KVM_CHECK_EXTENSION, on the node and on a VM.
+pub(super) fn check_extension(cap: u64) -> i64 {
+    let facts = caps::Facts {
+        max_vcpus: MAX_VCPUS as i32,
+        online_cpus: i32::try_from(cpu::online()).unwrap_or(i32::MAX),
+        ..caps::Facts::default()
+    };
+    u32::try_from(cap).map_or(0, |cap| i64::from(caps::answer(cap, &facts)))
+}
+
+/// What decides which features guests are offered.
+pub(super) fn cpuid_facts() -> cpuid::Facts {
+    cpuid::Facts { tsc_khz: timer::tsc_khz(), ..cpuid::Facts::default() }
+}
+
+fn supported_cpuid(arg: u64) -> Result<i64> {
+    let mut header: sys::Cpuid2 = user::read(arg)?;
+    let entries = cpuid::supported(|leaf, sub| cpu::cpuid(leaf, sub), &cpuid_facts())?;
+    if entries.len() > header.nent as usize {
+        return Err(E2BIG);
+    }
+    header.nent = entries.len() as u32;
+    user::write(arg, &header)?;
+    user::write_array::<sys::Cpuid2, _>(arg, &entries)?;
+    Ok(0)
+}
+
+fn msr_index_list(arg: u64) -> Result<i64> {
+    let mut header: sys::MsrList = user::read(arg)?;
+    let room = header.nmsrs as usize;
+    let list = msr_table::INDEX_LIST;
+    header.nmsrs = list.len() as u32;
+    user::write(arg, &header)?;
+    if list.len() > room {
+        return Err(E2BIG);
+    }
+    user::write_array::<sys::MsrList, _>(arg, list)?;
+    Ok(0)
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU's fd.
+
+use super::abi::{nr, sys as abi_sys, vcpu as abi};
+use super::run::RunPages;
+use super::{regs, sys, user};
+use crate::chipset::lapic::Lapic;
+use crate::host::cpu::{self, PinnedCpu};
+use crate::host::file::AnonFile;
+use crate::host::fpu::GuestFpu;
+use crate::host::timer;
+use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::core::{MpState, VcpuCore};
+use crate::vcpu::cpuid::CpuidTable;
+use crate::vcpu::handle::msr;
+use crate::vcpu::outcome::UserExit;
+use crate::vcpu::shared::{Requests, VcpuShared};
+use crate::vcpu::state::Groups;
+use crate::vcpu::vm::Vm;
+use core::sync::atomic::Ordering::*;
+use kernel::mm::virt::VmaNew;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
+
+/// What the vCPU's mutex guards.
+struct Inner<B: Backend> {
+    core: VcpuCore<B>,
+    fpu: GuestFpu,
+    last: Option<UserExit>,
+}
+
+/// The file behind a vCPU's fd.
+#[pin_data]
+pub(super) struct VcpuFile<B: Backend> {
+    vm: Arc<Vm<B>>,
+    shared: Arc<VcpuShared>,
+    pages: RunPages,
+    #[pin]
+    inner: Mutex<Inner<B>>,
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> VcpuFile<B> {
+    /// Makes vCPU `id` and publishes it to the VM.
+    ///
+    /// # Errors
+    /// `EINVAL` for a number beyond the limit, `EEXIST`, `ENOMEM`.
+    pub(super) fn new(vm: Arc<Vm<B>>, id: usize) -> Result<Arc<VcpuFile<B>>> {
+        if id >= crate::vcpu::space::MAX_VCPUS {
+            return Err(EINVAL);
+        }
+        let number = u32::try_from(id)?;
+        let shared = VcpuShared::new(number)?;
+        let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number));
+        if let Some(l) = lapic.as_ref() {
+            shared.identity.store(l.identity().pack(), Release);
+        }
+        let hw = vm.backend.new_vcpu()?;
+        let signature = cpu::cpuid(1, 0).eax;
+        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature);
+        core.set_tsc_offset(vm.tsc_offset);
+        let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
+        let pages = RunPages::new()?;
+        let file = Arc::pin_init(
+            pin_init!(VcpuFile { vm, shared, pages, inner <- new_mutex!(inner) }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        if !file.vm.space.vcpus.publish(id, file.shared.clone()) {
+            return Err(EEXIST);
+        }
+        Ok(file)
+    }
+
+    fn run(&self, arg: u64) -> Result<i64> {
+        if arg != 0 {
+            return Err(EINVAL);
+        }
+        if !self.vm.space.is_current() {
+            return Err(EIO);
+        }
+        self.vm.has_run.store(true, Release);
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        self.pages.begin(&mut inner.core, &mut inner.last);
+        let immediate = || self.pages.immediate_exit();
+        let result = crate::vcpu::run::run(&self.vm, &self.shared, &mut inner.core, &mut inner.fpu, &immediate);
+        match result {
+            Ok(exit) => {
+                if let UserExit::Bug(bug) = exit {
+                    dump(&self.shared, &mut inner.core, bug);
+                }
+                inner.last = Some(exit);
+                self.pages.end(&mut inner.core, Some(exit));
+                Ok(0)
+            }
+            Err(e) => {
+                if e == EINTR {
+                    self.pages.end(&mut inner.core, None);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut VcpuCore<B>, &mut GuestFpu) -> Result<R>) -> Result<R> {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        f(&mut inner.core, &mut inner.fpu)
+    }
+
+    fn set_cpuid(&self, arg: u64) -> Result<i64> {
+        let header: abi_sys::Cpuid2 = user::read(arg)?;
+        let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
+        self.with(|core, _| {
+            core.cpuid = CpuidTable::from_entries(&entries)?;
+            Ok(0)
+        })
+    }
+
+    fn get_cpuid(&self, arg: u64) -> Result<i64> {
+        let mut header: abi_sys::Cpuid2 = user::read(arg)?;
+        self.with(|core, _| {
+            let entries = core.cpuid.entries();
+            if entries.len() > header.nent as usize {
+                return Err(E2BIG);
+            }
+            header.nent = entries.len() as u32;
+            user::write(arg, &header)?;
+            user::write_array::<abi_sys::Cpuid2, _>(arg, entries)?;
+            Ok(0)
+        })
+    }
+
+    fn msrs(&self, arg: u64, write: bool) -> Result<i64> {
+        let header: abi::Msrs = user::read(arg)?;
+        let mut entries = user::read_array::<abi::Msrs, abi::MsrEntry>(arg, header.nmsrs, 256)?;
+        let mut done = 0i64;
+        self.with(|core, _| {
+            for e in &mut entries {
+                let ok = if write {
+                    msr::set(&self.vm, &self.shared, core, e.index, e.data)
+                } else {
+                    msr::get(&self.vm, core, e.index).map(|v| e.data = v).is_some()
+                };
+                if !ok {
+                    break;
+                }
+                done = done.saturating_add(1);
+            }
+            Ok(())
+        })?;
+        if !write {
+            user::write_array::<abi::Msrs, _>(arg, &entries)?;
+        }
+        Ok(done)
+    }
+
+    fn set_mp_state(&self, s: abi::MpState) -> Result<i64> {
+        self.with(|core, _| {
+            core.mp = match s.mp_state {
+                abi::MP_STATE_RUNNABLE => MpState::Runnable,
+                abi::MP_STATE_UNINITIALIZED if core.lapic.is_some() => MpState::Uninitialized,
+                abi::MP_STATE_INIT_RECEIVED if core.lapic.is_some() => MpState::InitReceived,
+                abi::MP_STATE_HALTED => MpState::Halted,
+                _ => return Err(EINVAL),
+            };
+            Ok(0)
+        })
+    }
+
+    fn interrupt(&self, irq: u32) -> Result<i64> {
+        let vector = u8::try_from(irq).map_err(|_| EINVAL)?;
+        self.with(|core, _| {
+            if core.lapic.is_some() {
+                return Err(ENXIO);
+            }
+            if core.user_irq.is_some() {
+                return Err(EEXIST);
+            }
+            core.user_irq = Some(vector);
+            Ok(0)
+        })
+    }
+
+    fn get_xsave(&self, arg: u64) -> Result<i64> {
+        self.with(|_, fpu| {
+            let image = fpu.image();
+            user::write_bytes(arg, image.get(..4096).ok_or(EINVAL)?).map(|()| 0)
+        })
+    }
+
+    fn set_xsave(&self, arg: u64) -> Result<i64> {
+        let mut image = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
+        user::read_bytes(arg, &mut image)?;
+        self.with(|_, fpu| fpu.set_image(&image).map(|()| 0))
+    }
+
+    fn get_xcrs(&self, arg: u64) -> Result<i64> {
+        self.with(|_, fpu| {
+            let mut x = <abi::Xcrs as zerocopy::FromZeros>::new_zeroed();
+            x.nr_xcrs = 1;
+            x.xcrs[0].value = fpu.xcr0().bits();
+            user::write(arg, &x).map(|()| 0)
+        })
+    }
+
+    fn set_xcrs(&self, x: abi::Xcrs) -> Result<i64> {
+        if x.flags != 0 {
+            return Err(EINVAL);
+        }
+        let used = x.xcrs.get(..x.nr_xcrs as usize).ok_or(EINVAL)?;
+        match used.iter().find(|c| c.xcr == 0) {
+            Some(c) => self.with(|_, fpu| fpu.set_xcr0(c.value).map(|()| 0)),
+            None => Err(EINVAL),
+        }
+    }
+
+    fn debugregs(&self, arg: u64) -> Result<i64> {
+        self.with(|core, _| {
+            core.fetch(Groups::DEBUG);
+            let d = abi::Debugregs {
+                db: core.dr,
+                dr6: core.state.dr6,
+                dr7: core.state.dr7,
+                flags: 0,
+                reserved: [0; 9],
+            };
+            user::write(arg, &d).map(|()| 0)
+        })
+    }
+
+    fn set_debugregs(&self, d: abi::Debugregs) -> Result<i64> {
+        if d.flags != 0 || d.dr6 >> 32 != 0 || d.dr7 >> 32 != 0 {
+            return Err(EINVAL);
+        }
+        self.with(|core, _| {
+            core.dr = d.db;
+            core.state.dr6 = d.dr6;
+            core.state.dr7 = d.dr7;
+            core.state.mark(Groups::DEBUG);
+            Ok(0)
+        })
+    }
+
+    fn lapic(&self, arg: u64) -> Result<i64> {
+        self.with(|core, _| {
+            let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
+            let (vectors, level) = self.shared.take_posted();
+            lapic.merge_posted(&vectors, &level);
+            user::write(arg, &abi::LapicState { regs: lapic.regs(timer::now()) }).map(|()| 0)
+        })
+    }
+
+    fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
+        self.with(|core, _| {
+            let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
+            lapic.set_regs(&s.regs, timer::now());
+            self.shared.identity.store(lapic.identity().pack(), Release);
+            self.shared.set_timer(lapic.deadline());
+            Ok(0)
+        })
+    }
+}
+
+/// Prints what a VM died of to the kernel's log.
+fn dump<B: Backend>(shared: &VcpuShared, core: &mut VcpuCore<B>, bug: crate::vcpu::outcome::VmBug) {
+    core.fetch(Groups::all());
+    let s = &core.state;
+    pr_info!("vcpu {}: {:x?}\n", shared.id, bug);
+    pr_info!("rip {:#x} rflags {:#x} gprs {:x?}\n", s.rip, s.rflags, s.gprs);
+    pr_info!("cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
+    for (rip, raw) in core.recorder.iter() {
+        pr_debug!("exit {:#x} {:#x} {:#x} next rip {:#x}\n", raw.reason, raw.info1, raw.info2, rip);
+    }
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> AnonFile for VcpuFile<B> {
+    const NAME: &'static CStr = c"rvmm-vcpu";
+
+    fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
+        let ok = |()| 0;
+        match cmd {
+            nr::RUN => this.run(arg),
+            nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(&c.state)).map(ok)),
+            nr::SET_REGS => {
+                let r: abi::Regs = user::read(arg)?;
+                this.with(|c, _| {
+                    regs::set_regs(c, &r);
+                    Ok(0)
+                })
+            }
+            nr::GET_SREGS => this.with(|c, _| user::write(arg, &regs::sregs(c)).map(ok)),
+            nr::SET_SREGS => {
+                let r: abi::Sregs = user::read(arg)?;
+                this.with(|c, _| regs::set_sregs(c, &r).map(ok))
+            }
+            nr::SET_CPUID2 => this.set_cpuid(arg),
+            nr::GET_CPUID2 => this.get_cpuid(arg),
+            nr::GET_MSRS => this.msrs(arg, false),
+            nr::SET_MSRS => this.msrs(arg, true),
+            nr::GET_FPU => this.with(|_, f| user::write(arg, &regs::fpu(f.image())).map(ok)),
+            nr::SET_FPU => {
+                let v: abi::Fpu = user::read(arg)?;
+                this.with(|_, f| {
+                    let image = regs::image_of_fpu(f.image(), &v);
+                    f.set_image(&image).map(ok)
+                })
+            }
+            nr::GET_XSAVE => this.get_xsave(arg),
+            nr::SET_XSAVE => this.set_xsave(arg),
+            nr::GET_XCRS => this.get_xcrs(arg),
+            nr::SET_XCRS => this.set_xcrs(user::read(arg)?),
+            nr::GET_VCPU_EVENTS => this.with(|c, _| user::write(arg, &regs::events(c)).map(ok)),
+            nr::SET_VCPU_EVENTS => {
+                let e: abi::VcpuEvents = user::read(arg)?;
+                this.with(|c, _| regs::set_events(c, &e).map(ok))
+            }
+            nr::GET_MP_STATE => {
+                this.with(|c, _| user::write(arg, &abi::MpState { mp_state: c.mp as u32 }).map(ok))
+            }
+            nr::SET_MP_STATE => this.set_mp_state(user::read(arg)?),
+            nr::GET_DEBUGREGS => this.debugregs(arg),
+            nr::SET_DEBUGREGS => this.set_debugregs(user::read(arg)?),
+            nr::GET_LAPIC => this.lapic(arg),
+            nr::SET_LAPIC => this.set_lapic(user::read(arg)?),
+            nr::INTERRUPT => this.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
+            nr::NMI => {
+                this.shared.request(Requests::NMI);
+                Ok(0)
+            }
+            nr::X86_SETUP_MCE => user::read::<u64>(arg).map(|_| 0),
+            nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
+            nr::KVMCLOCK_CTRL => Err(EINVAL),
+            _ => Err(ENOTTY),
+        }
+    }
+
+    fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
+        if vma.end().saturating_sub(vma.start()) as u64 > sys::MMAP_PAGES << 12 {
+            return Err(EINVAL);
+        }
+        let bytes = vma.end().saturating_sub(vma.start()) as u64;
+        let pages = [&this.pages.run, &this.pages.pio, &this.pages.coalesced];
+        vma.set_mixedmap();
+        for (i, page) in pages.iter().enumerate() {
+            let offset = (i as u64) << 12;
+            if offset < bytes {
+                page.map(vma, offset)?;
+            }
+        }
+        Ok(())
+    }
+}

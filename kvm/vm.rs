@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VM's fd.
+
+use super::abi::{nr, vm as abi};
+use super::vcpu::VcpuFile;
+use super::{device, sys, user};
+use crate::arch::addr::{Gpa, Hva};
+use crate::chipset::ioapic::Ioapic;
+use crate::chipset::pic::Pic;
+use crate::chipset::pit::Pit;
+use crate::chipset::{ApicMessage, Level};
+use crate::host::cpu::PinnedCpu;
+use crate::host::file::{self, AnonFile};
+use crate::host::timer;
+use crate::mmu::slots::SlotChange;
+use crate::vcpu::backend::Backend;
+use crate::vcpu::vm::Vm;
+use core::sync::atomic::Ordering::*;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
+
+/// What is guarded by the VM's configuration lock, the outermost one.
+#[derive(Default)]
+struct Config {
+    vcpus: usize,
+}
+
+/// The file behind a VM's fd.
+#[pin_data]
+pub(crate) struct VmFile<B: Backend> {
+    vm: Arc<Vm<B>>,
+    #[pin]
+    config: Mutex<Config>,
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
+    /// Makes an empty VM.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINTR`.
+    pub(super) fn new(backend: Arc<B>) -> Result<Arc<VmFile<B>>> {
+        let vm = Vm::new(backend)?;
+        Arc::pin_init(
+            pin_init!(VmFile { vm, config <- new_mutex!(Config::default()) }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    fn create_vcpu(&self, id: u64) -> Result<i64> {
+        let id = usize::try_from(id).map_err(|_| EINVAL)?;
+        let mut config = self.config.lock();
+        if self.vm.vcpu(id).is_some() {
+            return Err(EEXIST);
+        }
+        let vcpu = VcpuFile::new(self.vm.clone(), id)?;
+        config.vcpus = config.vcpus.saturating_add(1);
+        file::install(vcpu)
+    }
+
+    fn set_memory(&self, r: abi::UserspaceMemoryRegion) -> Result<i64> {
+        if !self.vm.space.is_current() {
+            return Err(EIO);
+        }
+        let change = SlotChange {
+            id: r.slot,
+            gpa: Gpa(r.guest_phys_addr),
+            bytes: r.memory_size,
+            hva: Hva(r.userspace_addr),
+            flags: r.flags,
+        };
+        // No dirty log and no read-only slots yet; their capabilities answer 0.
+        if r.flags != 0 {
+            return Err(EINVAL);
+        }
+        let _config = self.config.lock();
+        self.vm.space.change_slots(change)?;
+        Ok(0)
+    }
+
+    fn set_memory2(&self, r: abi::UserspaceMemoryRegion2) -> Result<i64> {
+        self.set_memory(abi::UserspaceMemoryRegion {
+            slot: r.slot,
+            flags: r.flags,
+            guest_phys_addr: r.guest_phys_addr,
+            memory_size: r.memory_size,
+            userspace_addr: r.userspace_addr,
+        })
+    }
+
+    fn create_irqchip(&self) -> Result<i64> {
+        let config = self.config.lock();
+        if self.vm.has_irqchip.load(Acquire) {
+            return Err(EEXIST);
+        }
+        if config.vcpus != 0 {
+            return Err(EINVAL);
+        }
+        self.vm.chipset.with(|bus, _now, _out| {
+            bus.pic = Some(Pic::new());
+            bus.ioapic = Some(Ioapic::new());
+        });
+        self.vm.has_irqchip.store(true, Release);
+        Ok(0)
+    }
+
+    fn create_pit(&self) -> Result<i64> {
+        let _config = self.config.lock();
+        self.vm.chipset.with(|bus, _now, _out| {
+            if bus.pic.is_none() {
+                return Err(ENOENT);
+            }
+            if bus.pit.is_some() {
+                return Err(EEXIST);
+            }
+            bus.pit = Some(Pit::new());
+            Ok(0)
+        })
+    }
+
+    fn irq_line(&self, irq: u32, level: u32) -> Result<i64> {
+        if !self.vm.has_irqchip.load(Acquire) {
+            return Err(ENXIO);
+        }
+        self.vm.chipset.with(|bus, _now, out| bus.set_gsi(irq, Level::from(level != 0), out));
+        Ok(0)
+    }
+
+    fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
+        if !self.vm.has_irqchip.load(Acquire) || m.flags != 0 {
+            return Err(EINVAL);
+        }
+        let msg = m.message();
+        self.vm.chipset.send(&ApicMessage::from_msi(msg.address, msg.data));
+        Ok(1)
+    }
+
+    fn reinject(&self, arg: u64) -> Result<i64> {
+        self.vm.chipset.with(|bus, _now, _out| match bus.pit.as_mut() {
+            Some(pit) => {
+                pit.set_reinject(arg as u8 != 0);
+                Ok(0)
+            }
+            None => Err(ENXIO),
+        })
+    }
+
+    fn get_clock(&self, arg: u64) -> Result<i64> {
+        let clock = self.vm.clock_ns();
+        let data = abi::ClockData {
+            clock,
+            flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
+            pad0: 0,
+            realtime: timer::wall_ns(),
+            host_tsc: timer::rdtsc(),
+            pad: [0; 4],
+        };
+        user::write(arg, &data)?;
+        Ok(0)
+    }
+
+    fn set_clock(&self, arg: u64) -> Result<i64> {
+        let data: abi::ClockData = user::read(arg)?;
+        if data.flags & !abi::CLOCK_REALTIME != 0 {
+            return Err(EINVAL);
+        }
+        let mut clock = data.clock;
+        if data.flags & abi::CLOCK_REALTIME != 0 {
+            clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
+        }
+        self.vm.clock_offset.store(clock.wrapping_sub(timer::now().0), Relaxed);
+        for vcpu in self.vm.space.vcpus.iter() {
+            vcpu.request(crate::vcpu::shared::Requests::CLOCK);
+        }
+        Ok(0)
+    }
+
+    fn create_device(&self, arg: u64) -> Result<i64> {
+        let mut d: abi::CreateDevice = user::read(arg)?;
+        if d.flags & !abi::CREATE_DEVICE_TEST != 0 {
+            return Err(EINVAL);
+        }
+        let kind = device::Kind::from_type(d.kind).ok_or(ENODEV)?;
+        if d.flags & abi::CREATE_DEVICE_TEST != 0 {
+            return Ok(0);
+        }
+        let _config = self.config.lock();
+        let fd = file::install(device::DeviceFile::new(self.vm.clone(), kind)?)?;
+        d.fd = fd as u32;
+        user::write(arg, &d)?;
+        Ok(0)
+    }
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> AnonFile for VmFile<B> {
+    const NAME: &'static CStr = c"rvmm-vm";
+
+    fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
+        match cmd {
+            nr::CHECK_EXTENSION => Ok(sys::check_extension(arg)),
+            nr::CREATE_VCPU => this.create_vcpu(arg),
+            nr::SET_USER_MEMORY_REGION => this.set_memory(user::read(arg)?),
+            nr::SET_USER_MEMORY_REGION2 => this.set_memory2(user::read(arg)?),
+            // Real mode needs no help from us, so the addresses are not used.
+            nr::SET_TSS_ADDR => Ok(0),
+            nr::SET_IDENTITY_MAP_ADDR => user::read::<u64>(arg).map(|_| 0),
+            nr::CREATE_IRQCHIP => this.create_irqchip(),
+            nr::CREATE_PIT2 => user::read::<abi::PitConfig>(arg).and_then(|_| this.create_pit()),
+            nr::IRQ_LINE => user::read::<abi::IrqLevel>(arg).and_then(|l| this.irq_line(l.irq, l.level)),
+            nr::SIGNAL_MSI => this.signal_msi(user::read(arg)?),
+            nr::REINJECT_CONTROL => this.reinject(arg),
+            nr::GET_CLOCK => this.get_clock(arg),
+            nr::SET_CLOCK => this.set_clock(arg),
+            nr::CREATE_DEVICE => this.create_device(arg),
+            nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+

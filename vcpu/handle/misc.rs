@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
+
+use super::Cx;
+use crate::arch::cr::Cr4;
+use crate::arch::exception::Exception;
+use crate::host::cpu::PinnedCpu;
+use crate::host::debug;
+use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
+use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::state::{Groups, RAX, RCX};
+
+/// KVM_ENOSYS of the hypercall ABI, negative.
+const KVM_ENOSYS: u64 = 0u64.wrapping_sub(1000);
+/// KVM_EPERM of the hypercall ABI, negative.
+const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
+
+/// CPUID. SDM, "CPUID—CPU Identification".
+#[inline]
+pub(super) fn cpuid<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
+    cx.core.fetch(Groups::CONTROL);
+    let cr4 = cx.core.state.cr4;
+    let regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
+    cx.core.state.set_abcd(regs);
+    Outcome::SkipAndResume
+}
+
+/// XSETBV. SDM, "XSETBV—Set Extended Control Register".
+pub(super) fn xsetbv<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    cx.core.fetch(Groups::CONTROL | Groups::SEGMENTS);
+    if cx.core.state.cr4 & Cr4::OSXSAVE.bits() == 0 {
+        return Outcome::Inject(Exception::UD);
+    }
+    let value = cx.core.state.edx_eax();
+    let is_xcr0 = cx.core.state.gprs[RCX] as u32 == 0;
+    if cx.core.state.cpl() != 0 || !is_xcr0 || cx.fpu.set_xcr0(value).is_err() {
+        return Outcome::Inject(Exception::GP0);
+    }
+    Outcome::SkipAndResume
+}
+
+/// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
+pub(super) fn hypercall<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    cx.core.fetch(Groups::SEGMENTS);
+    let answer = if cx.core.state.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
+    cx.core.state.gprs[RAX] = answer;
+    Outcome::SkipAndResume
+}
+
+/// The first touch of a debug register since the window was opened: load the guest's, then let it be.
+pub(super) fn debug_register<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    debug::write_addresses(&cx.core.dr, cx.cpu);
+    cx.core.debug_loaded = true;
+    cx.core.hw.set_debug_passthrough(true);
+    Outcome::Resume
+}
+
+/// The guest can take an interrupt now.
+pub(super) fn interrupt_window<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    cx.core.hw.request_window(WindowKind::Interrupt, false);
+    cx.core.window_open = false;
+    if cx.core.wants_window {
+        cx.core.wants_window = false;
+        return Outcome::ToUser(UserExit::InterruptWindow);
+    }
+    Outcome::Resume
+}
+
+/// The IRET of an NMI handler is about to run.
+pub(super) fn nmi_return<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    cx.core.hw.request_window(WindowKind::Nmi, false);
+    Outcome::Resume
+}
