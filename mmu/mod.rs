@@ -4,4 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod format;
 pub(crate) mod mem;
+pub(crate) mod slots;
+pub(crate) mod table;

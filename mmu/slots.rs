@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory slots: which ranges of guest physical memory the VMM backs with its own address space.
+//!
+//! Follows the KVM API documentation, "KVM_SET_USER_MEMORY_REGION": a slot is created, deleted
+//! (size 0), moved, or has its flags changed; its size, its host address and its read-only flag
+//! stay as they are. Slots never overlap in guest physical space; in the VMM's address space they
+//! may. Address spaces other than 0 (system management mode) are not offered.
+//!
+//! [`Slots`] is an immutable value: a change builds the next one, which the module publishes by
+//! RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of
+//! the VM's configuration.
+
+use super::format::PageSize;
+use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use kernel::prelude::*;
+
+/// How many slots a VM may have, which is also the first invalid slot id.
+pub(crate) const MAX_SLOTS: u16 = 32764;
+
+/// The most pages of one slot: a dirty bitmap's bits are counted in an `int` by the ABI.
+const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
+
+/// The first frame number that no guest can have: physical addresses have at most 52 bits.
+const END_GFN: u64 = 1 << (52 - PAGE_SHIFT);
+
+/// The end of what can be a user space address; finding a mapping there is left to the fault.
+const END_HVA: u64 = 1 << 63;
+
+bitflags::bitflags! {
+    /// The flags of a slot, with the ABI's values.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct SlotFlags: u32 {
+        /// Log which pages are written (`KVM_MEM_LOG_DIRTY_PAGES`).
+        const LOG_DIRTY = 1 << 0;
+        /// Guest writes are MMIO (`KVM_MEM_READONLY`).
+        const READONLY = 1 << 1;
+    }
+}
+
+/// A range of guest frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GfnRange {
+    /// The first frame.
+    pub(crate) start: Gfn,
+    /// The frame after the last one.
+    pub(crate) end: Gfn,
+}
+
+impl GfnRange {
+    /// Every frame there can be.
+    pub(crate) const ALL: GfnRange = GfnRange { start: Gfn(0), end: Gfn(END_GFN) };
+
+    /// Returns whether there is no frame in it.
+    pub(crate) fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
+    /// Returns whether it holds `gfn`.
+    pub(crate) fn contains(self, gfn: Gfn) -> bool {
+        self.start <= gfn && gfn < self.end
+    }
+
+    /// Returns whether it has a frame in common with `other`.
+    pub(crate) fn overlaps(self, other: GfnRange) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// One memory slot.
+///
+/// # Invariants
+/// `npages` is 1 to 2^31 - 1, and neither the guest nor the host range wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Its number, below [`MAX_SLOTS`].
+    pub(crate) id: u16,
+    /// Its flags.
+    pub(crate) flags: SlotFlags,
+    /// Its first guest frame.
+    pub(crate) base: Gfn,
+    /// Its size in 4 KiB pages.
+    pub(crate) npages: u64,
+    /// The page-aligned address of its first byte in the VMM.
+    pub(crate) hva: Hva,
+}
+
+impl Slot {
+    /// Returns its guest frames.
+    pub(crate) fn range(&self) -> GfnRange {
+        GfnRange { start: self.base, end: Gfn(self.base.0.wrapping_add(self.npages)) }
+    }
+
+    /// Returns whether the guest may write to it.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.flags.contains(SlotFlags::READONLY)
+    }
+
+    /// Returns whether writes to it are logged.
+    pub(crate) fn logs_dirty(&self) -> bool {
+        self.flags.contains(SlotFlags::LOG_DIRTY)
+    }
+
+    /// Returns the host address of a frame, or `None` outside the slot.
+    pub(crate) fn hva_of(&self, gfn: Gfn) -> Option<Hva> {
+        let index = gfn.0.checked_sub(self.base.0).filter(|&i| i < self.npages)?;
+        Some(self.hva.wrapping_add(index << PAGE_SHIFT))
+    }
+
+    /// Returns the largest page that can map `gfn`: it must lie in the slot as a whole, and the
+    /// host address must have the alignment of the guest address. Small outside the slot.
+    pub(crate) fn max_page_size(&self, gfn: Gfn) -> PageSize {
+        let skew = self.base.0 ^ (self.hva.0 >> PAGE_SHIFT);
+        let fits = |size: PageSize| {
+            let first = gfn.0 & !(size.pages().wrapping_sub(1));
+            let end = first.wrapping_add(size.pages());
+            skew & (size.pages().wrapping_sub(1)) == 0 && first >= self.base.0 && end <= self.range().end.0
+        };
+        [PageSize::Size1G, PageSize::Size2M].into_iter().find(|&s| fits(s)).unwrap_or(PageSize::Size4K)
+    }
+}
+
+/// What a VMM asks for: the fields of `struct kvm_userspace_memory_region`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    /// Slot id, and in the upper 16 bits the address space.
+    pub(crate) slot: u32,
+    /// Raw flags.
+    pub(crate) flags: u32,
+    /// Guest physical address of the first byte.
+    pub(crate) gpa: Gpa,
+    /// Size in bytes; 0 deletes.
+    pub(crate) size_bytes: u64,
+    /// Address of the first byte in the VMM.
+    pub(crate) hva: Hva,
+}
+
+/// What a request came to, so that mappings and dirty bitmaps can follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A new slot.
+    Created(Slot),
+    /// A slot is gone: unmap its range.
+    Deleted(Slot),
+    /// A slot is elsewhere in guest memory, and may have other flags: unmap the old range.
+    Moved {
+        /// As it was.
+        old: Slot,
+        /// As it is.
+        new: Slot,
+    },
+    /// Only the flags differ.
+    Flags {
+        /// As it was.
+        old: Slot,
+        /// As it is.
+        new: Slot,
+    },
+    /// The request described what was there.
+    Unchanged,
+}
+
+/// A guest physical address, found in the VMM's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HvaSpan {
+    /// The host address.
+    pub(crate) hva: Hva,
+    /// Bytes from there to the end of the slot, at least 1.
+    pub(crate) left: u64,
+    /// Whether the slot may be written.
+    pub(crate) writable: bool,
+}
+
+/// All slots of a VM at one time.
+///
+/// # Invariants
+/// Sorted by `base`; no two overlap; ids are unique.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slots: KVec<Slot>,
+    generation: u64,
+}
+
+impl Slots {
+    /// No slots.
+    pub(crate) const fn new() -> Slots {
+        Slots { slots: KVec::new(), generation: 0 }
+    }
+
+    /// Returns the slots in the order of their guest addresses.
+    pub(crate) fn as_slice(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Returns how many changes led here: tells a cached lookup from a stale one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the slot numbered `id`. Linear in the number of slots.
+    pub(crate) fn by_id(&self, id: u16) -> Option<&Slot> {
+        self.slots.iter().find(|s| s.id == id)
+    }
+
+    /// Builds the slots as they are after `request`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be
+    /// changed; `EEXIST` when it would overlap another slot; `ENOMEM`.
+    ///
+    /// # Context
+    /// May sleep: allocates.
+    pub(crate) fn with(&self, request: &Request) -> Result<(Slots, Change)> {
+        let change = self.plan(request)?;
+        let (remove, insert) = match change {
+            Change::Created(new) => (None, Some(new)),
+            Change::Deleted(old) => (Some(old), None),
+            Change::Moved { old, new } | Change::Flags { old, new } => (Some(old), Some(new)),
+            Change::Unchanged => (None, None),
+        };
+        let mut slots = KVec::with_capacity(self.slots.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+        let mut insert = insert;
+        for slot in self.slots.iter().filter(|s| remove.map(|r| r.id) != Some(s.id)) {
+            if let Some(new) = insert.filter(|n| n.base < slot.base) {
+                slots.push(new, GFP_KERNEL_ACCOUNT)?;
+                insert = None;
+            }
+            slots.push(*slot, GFP_KERNEL_ACCOUNT)?;
+        }
+        if let Some(new) = insert {
+            slots.push(new, GFP_KERNEL_ACCOUNT)?;
+        }
+        let step = u64::from(change != Change::Unchanged);
+        Ok((Slots { slots, generation: self.generation.wrapping_add(step) }, change))
+    }
+
+    /// Decides what `request` means and whether it may be done.
+    fn plan(&self, request: &Request) -> Result<Change> {
+        let id = u16::try_from(request.slot)?;
+        let flags = SlotFlags::from_bits(request.flags).ok_or(EINVAL)?;
+        let unaligned = (request.size_bytes | request.gpa.0 | request.hva.0) & (PAGE_SIZE - 1) != 0;
+        let gpa_end = request.gpa.checked_add(request.size_bytes).ok_or(EINVAL)?;
+        let hva_end = request.hva.checked_add(request.size_bytes).ok_or(EINVAL)?;
+        if id >= MAX_SLOTS || unaligned || hva_end.0 > END_HVA {
+            return Err(EINVAL);
+        }
+        let old = self.by_id(id).copied();
+        let npages = request.size_bytes >> PAGE_SHIFT;
+        if npages == 0 {
+            return old.map(Change::Deleted).ok_or(EINVAL);
+        }
+        if npages > MAX_SLOT_PAGES || gpa_end.gfn().0 > END_GFN {
+            return Err(EINVAL);
+        }
+        let new = Slot { id, flags, base: request.gpa.gfn(), npages, hva: request.hva };
+        let change = match old {
+            None => Change::Created(new),
+            Some(old) => Self::modification(old, new)?,
+        };
+        let places = matches!(change, Change::Created(_) | Change::Moved { .. });
+        if places && self.overlaps_other(&new) {
+            return Err(EEXIST);
+        }
+        Ok(change)
+    }
+
+    /// Tells how `new` differs from `old`, of the same id.
+    fn modification(old: Slot, new: Slot) -> Result<Change> {
+        if old.hva != new.hva || old.npages != new.npages || old.is_writable() != new.is_writable() {
+            return Err(EINVAL);
+        }
+        Ok(if old.base != new.base {
+            Change::Moved { old, new }
+        } else if old.flags != new.flags {
+            Change::Flags { old, new }
+        } else {
+            Change::Unchanged
+        })
+    }
+
+    fn overlaps_other(&self, new: &Slot) -> bool {
+        self.slots.iter().any(|s| s.id != new.id && s.range().overlaps(new.range()))
+    }
+
+    /// Returns the slot that holds `gfn`: at once where `hint`, the caller's last hit, still fits;
+    /// else by binary search. `hint` may hold anything, and is updated on success.
+    pub(crate) fn lookup(&self, gfn: Gfn, hint: &mut usize) -> Option<&Slot> {
+        if let Some(slot) = self.slots.get(*hint).filter(|s| s.range().contains(gfn)) {
+            return Some(slot);
+        }
+        let index = self.slots.partition_point(|s| s.base <= gfn).checked_sub(1)?;
+        let slot = self.slots.get(index).filter(|s| s.range().contains(gfn))?;
+        *hint = index;
+        Some(slot)
+    }
+
+    /// Finds the memory behind `gpa`; `hint` as in [`Slots::lookup`].
+    pub(crate) fn gpa_to_hva(&self, gpa: Gpa, hint: &mut usize) -> Option<HvaSpan> {
+        let slot = self.lookup(gpa.gfn(), hint)?;
+        let offset = gpa.0.checked_sub(slot.base.gpa().0)?;
+        Some(HvaSpan {
+            hva: slot.hva.checked_add(offset)?,
+            left: (slot.npages << PAGE_SHIFT).checked_sub(offset)?,
+            writable: slot.is_writable(),
+        })
+    }
+
+    /// Returns the guest frames that have a byte in `start..end` of the VMM's address space, one
+    /// range for each slot concerned: what an MMU notifier must take away. Linear in the number
+    /// of slots.
+    pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> impl Iterator<Item = GfnRange> + '_ {
+        self.slots.iter().filter_map(move |slot| {
+            let slot_end = slot.hva.wrapping_add(slot.npages << PAGE_SHIFT);
+            let from = start.max(slot.hva).0.wrapping_sub(slot.hva.0);
+            let to = end.min(slot_end).0.checked_sub(slot.hva.0)?;
+            if from >= to {
+                return None;
+            }
+            let last = to.wrapping_sub(1) >> PAGE_SHIFT;
+            Some(GfnRange {
+                start: Gfn(slot.base.0.wrapping_add(from >> PAGE_SHIFT)),
+                end: Gfn(slot.base.0.wrapping_add(last).wrapping_add(1)),
+            })
+        })
+    }
+}

@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A second-level page table: guest physical to host physical, in any [`TableFormat`].
+//!
+//! Rules that keep the processor safe while it walks the table:
+//!
+//! - A new subtree is built completely, then linked by one 8-byte store. So is a split: the
+//!   entries below say what the large page said, until the store after which they are used.
+//! - A table page that was unlinked may still be walked from a paging-structure cache. It is put on
+//!   the list in [`FlushNeeded`], whose owner frees it after the flush. The list runs through entry
+//!   0 of the pages themselves, in a form that the processor takes for an absent entry, so
+//!   unlinking needs no memory and cannot fail.
+//! - Taking more than was asked for is allowed, since the guest only faults again: a large page
+//!   that lies partly in a range is unmapped or write-protected as a whole.
+//!
+//! Work grows with what is mapped, not with the size of a range: absent subtrees are skipped. Calls
+//! that walk ranges take a budget, so the lock can be dropped in between. Recursion goes by level,
+//! five deep at most.
+//!
+//! The MMU lock of the VM guards a table; nothing here sleeps.
+
+use super::format::{entry_pages, index, Entry, Leaf, PageSize, Rights, TableFormat, ENTRIES, INDEX_BITS};
+use super::slots::GfnRange;
+use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
+
+/// The most table pages that one [`Table::map`] allocates.
+pub(crate) const MAX_TABLES_PER_MAP: usize = 4;
+
+/// The first host frame number that does not fit into an entry.
+const END_PFN: u64 = 1 << 40;
+
+/// Where table pages come from and how they are accessed.
+///
+/// A page is named by its host physical address and has [`ENTRIES`] entries.
+pub(crate) trait TableMem {
+    /// Reads an entry.
+    fn read(&self, table: Hpa, index: usize) -> u64;
+
+    /// Writes an entry by one 8-byte store, ordered after all earlier ones.
+    fn write(&mut self, table: Hpa, index: usize, entry: u64);
+
+    /// Takes a zeroed page from a cache that was filled beforehand; never sleeps.
+    fn alloc(&mut self) -> Option<Hpa>;
+
+    /// Gives a page back, to which no processor has a path any more.
+    fn free(&mut self, table: Hpa);
+}
+
+/// Why a page could not be mapped. The table is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapError {
+    /// The cache of table pages is empty: fill it and try again.
+    NoMemory,
+    /// The guest or the host address lacks the alignment of the page size.
+    Misaligned,
+    /// The guest address lies beyond the table's reach, the host address beyond the format's, or
+    /// the page is larger than the format allows.
+    OutOfRange,
+}
+
+/// What to do after a change: flush the TLBs if [`FlushNeeded::is_needed`], then call
+/// [`FlushNeeded::release`], always.
+#[must_use = "stale translations stay in use, and table pages leak"]
+#[derive(Debug, Default)]
+pub(crate) struct FlushNeeded {
+    needed: bool,
+    /// Unlinked table pages: the first and the last of the list, which are there together.
+    list: Option<(Hpa, Hpa)>,
+}
+
+impl FlushNeeded {
+    /// Returns whether a processor may hold a translation that is no longer in the table.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.needed
+    }
+
+    /// Takes over what `other` asks for, so that one flush serves both.
+    pub(crate) fn join(&mut self, mem: &mut impl TableMem, other: FlushNeeded) {
+        self.needed |= other.needed;
+        self.list = match (self.list, other.list) {
+            (Some((first, last)), Some((other_first, other_last))) => {
+                mem.write(other_last, 0, first.0);
+                Some((other_first, last))
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+    }
+
+    /// Frees the unlinked table pages; no processor may hold a translation from before. Returns
+    /// how many there were.
+    pub(crate) fn release(self, mem: &mut impl TableMem) -> usize {
+        let mut count = 0usize;
+        let mut next = self.list.map(|(first, _)| first);
+        while let Some(table) = next {
+            next = Some(Hpa(mem.read(table, 0))).filter(|hpa| hpa.0 != 0);
+            mem.free(table);
+            count = count.wrapping_add(1);
+        }
+        count
+    }
+
+    /// Puts an unlinked page on the list.
+    fn retire(&mut self, mem: &mut impl TableMem, table: Hpa) {
+        let first = self.list.map_or(Hpa(0), |(first, _)| first);
+        mem.write(table, 0, first.0);
+        let last = self.list.map_or(table, |(_, last)| last);
+        self.list = Some((table, last));
+        self.needed = true;
+    }
+}
+
+/// What [`Table::map`] did.
+#[must_use = "holds the flush that is needed"]
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    /// What to do now.
+    pub(crate) flush: FlushNeeded,
+    /// Whether the table changed; if not, another vCPU had mapped the page already.
+    pub(crate) changed: bool,
+}
+
+/// A mapping, as found by [`Table::lookup`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    /// The host frame of the 4 KiB page asked for, within the page that maps it.
+    pub(crate) pfn: Pfn,
+    /// The size of the page that maps it.
+    pub(crate) size: PageSize,
+    /// What the guest may do.
+    pub(crate) rights: Rights,
+}
+
+/// A second-level page table.
+///
+/// # Invariants
+/// Every table page is reachable from `root` by exactly one path.
+#[derive(Debug)]
+pub(crate) struct Table<F> {
+    format: F,
+    root: Hpa,
+}
+
+/// Where a descent towards a page ended.
+struct Place {
+    table: Hpa,
+    level: u32,
+    entry: Entry,
+}
+
+impl<F: TableFormat> Table<F> {
+    /// Makes an empty table.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`].
+    pub(crate) fn new(mem: &mut impl TableMem, format: F) -> Result<Table<F>, MapError> {
+        let root = mem.alloc().ok_or(MapError::NoMemory)?;
+        Ok(Table { format, root })
+    }
+
+    /// Returns the address of the root table, which stays the same.
+    pub(crate) fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// Returns the format.
+    pub(crate) fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// Maps the page of `size` at `gpa` to the one at `pfn`, whatever was there: smaller pages are
+    /// replaced, a larger page is split around it. A larger page that says the same is kept.
+    ///
+    /// # Errors
+    /// As [`MapError`]; nothing has changed then.
+    pub(crate) fn map(
+        &mut self,
+        mem: &mut impl TableMem,
+        gpa: Gpa,
+        pfn: Pfn,
+        size: PageSize,
+        rights: Rights,
+    ) -> Result<Mapped, MapError> {
+        let gfn = gpa.gfn();
+        self.check(gfn, pfn, size)?;
+        let leaf = self.format.leaf(pfn, size, rights);
+        let at = self.descend(mem, gfn, size.level());
+        if at.level == size.level() {
+            return Ok(self.place(mem, &at, gfn, leaf));
+        }
+        let larger = match at.entry {
+            Entry::Leaf(larger) => Some(larger),
+            Entry::Absent | Entry::Link(_) => None,
+        };
+        let said = larger.map(|l| (frame_in(&l, gfn, at.level), l.rights));
+        if said == Some((pfn, rights)) {
+            return Ok(Mapped { flush: FlushNeeded::default(), changed: false });
+        }
+        self.graft(mem, &at, gfn, size, leaf, larger)?;
+        Ok(Mapped { flush: FlushNeeded { needed: larger.is_some(), list: None }, changed: true })
+    }
+
+    fn check(&self, gfn: Gfn, pfn: Pfn, size: PageSize) -> Result<(), MapError> {
+        if (gfn.0 | pfn.0) & size.pages().wrapping_sub(1) != 0 {
+            return Err(MapError::Misaligned);
+        }
+        if gfn.0 >= self.end_gfn() || pfn.0 >= END_PFN || size > self.format.max_page_size() {
+            return Err(MapError::OutOfRange);
+        }
+        Ok(())
+    }
+
+    /// Returns the first frame number beyond the table's reach.
+    fn end_gfn(&self) -> u64 {
+        entry_pages(self.format.levels().root().wrapping_add(1))
+    }
+
+    /// Follows the links towards `gfn` down to a table of level `to` at the lowest.
+    fn descend(&self, mem: &impl TableMem, gfn: Gfn, to: u32) -> Place {
+        let mut table = self.root;
+        let mut level = self.format.levels().root();
+        loop {
+            let entry = self.format.decode(mem.read(table, index(gfn, level)), level);
+            match entry {
+                Entry::Link(child) if level > to => {
+                    table = child;
+                    level = level.wrapping_sub(1);
+                }
+                _ => return Place { table, level, entry },
+            }
+        }
+    }
+
+    /// Writes a leaf into an existing table and says what that takes away.
+    fn place(&self, mem: &mut impl TableMem, at: &Place, gfn: Gfn, leaf: u64) -> Mapped {
+        let mut flush = FlushNeeded::default();
+        let new = self.format.decode(leaf, at.level);
+        if let (Entry::Leaf(old), Entry::Leaf(new)) = (at.entry, new) {
+            if old.pfn == new.pfn && old.rights == new.rights && old.accessed {
+                return Mapped { flush, changed: false };
+            }
+            // More rights for the same page need no flush: a stale translation only faults again.
+            flush.needed = old.pfn != new.pfn || !new.rights.contains(old.rights);
+        }
+        mem.write(at.table, index(gfn, at.level), leaf);
+        if let Entry::Link(child) = at.entry {
+            self.retire_subtree(mem, child, at.level.wrapping_sub(1), &mut flush);
+        }
+        Mapped { flush, changed: true }
+    }
+
+    /// Builds the tables between a place and a page of `size`, from below, and links them last.
+    /// Where the place held a larger page, they map the rest of it as before.
+    fn graft(
+        &self,
+        mem: &mut impl TableMem,
+        at: &Place,
+        gfn: Gfn,
+        size: PageSize,
+        leaf: u64,
+        larger: Option<Leaf>,
+    ) -> Result<(), MapError> {
+        let mut fresh = [Hpa(0); MAX_TABLES_PER_MAP];
+        let mut tables = fresh.iter_mut();
+        let mut entry = leaf;
+        for level in size.level()..at.level {
+            let (Some(table), Some(slot)) = (mem.alloc(), tables.next()) else {
+                fresh.into_iter().filter(|t| t.0 != 0).for_each(|t| mem.free(t));
+                return Err(MapError::NoMemory);
+            };
+            *slot = table;
+            if let Some(larger) = larger {
+                self.fill(mem, table, level, gfn, at.level, &larger);
+            }
+            mem.write(table, index(gfn, level), entry);
+            entry = self.format.link(table);
+        }
+        mem.write(at.table, index(gfn, at.level), entry);
+        Ok(())
+    }
+
+    /// Fills a new table of `level` on the path to `gfn` with the parts of a larger page, which is
+    /// mapped in a table of `larger_level`.
+    fn fill(
+        &self,
+        mem: &mut impl TableMem,
+        table: Hpa,
+        level: u32,
+        gfn: Gfn,
+        larger_level: u32,
+        larger: &Leaf,
+    ) {
+        let Some(size) = PageSize::of_level(level) else { return };
+        let region = entry_pages(level.wrapping_add(1)).wrapping_sub(1);
+        let mut pfn = frame_in(larger, Gfn(gfn.0 & !region), larger_level);
+        for i in 0..ENTRIES {
+            mem.write(table, i, self.format.leaf(pfn, size, larger.rights));
+            pfn = Pfn(pfn.0.wrapping_add(size.pages()));
+        }
+    }
+
+    /// Returns how `gpa` is mapped.
+    pub(crate) fn lookup(&self, mem: &impl TableMem, gpa: Gpa) -> Option<Mapping> {
+        let gfn = gpa.gfn();
+        if gfn.0 >= self.end_gfn() {
+            return None;
+        }
+        let at = self.descend(mem, gfn, 1);
+        let Entry::Leaf(leaf) = at.entry else { return None };
+        let size = PageSize::of_level(at.level)?;
+        Some(Mapping { pfn: frame_in(&leaf, gfn, at.level), size, rights: leaf.rights })
+    }
+
+    /// Returns whether `gpa` is mapped with at least these rights.
+    pub(crate) fn is_mapped(&self, mem: &impl TableMem, gpa: Gpa, rights: Rights) -> bool {
+        self.lookup(mem, gpa).is_some_and(|m| m.rights.contains(rights))
+    }
+
+    /// Unmaps a range; see [`Table::unmap_some`], without a budget.
+    pub(crate) fn unmap_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
+        let mut left = range;
+        self.unmap_some(mem, &mut left, usize::MAX)
+    }
+
+    /// Unmaps from the start of `left` on, reads about `budget` entries at most (at least one
+    /// step is made, which may free the tables of 1 GiB), and moves the start of `left` on. Done
+    /// when `left` is empty. Tables that lie in the range as a whole are unlinked.
+    pub(crate) fn unmap_some(
+        &mut self,
+        mem: &mut impl TableMem,
+        left: &mut GfnRange,
+        budget: usize,
+    ) -> FlushNeeded {
+        let mut flush = FlushNeeded::default();
+        let mut budget = budget.max(2 * MAX_TABLES_PER_MAP);
+        left.end = left.end.min(Gfn(self.end_gfn()));
+        self.unmap_in(mem, self.root, self.format.levels().root(), left, &mut budget, &mut flush);
+        flush
+    }
+
+    fn unmap_in(
+        &self,
+        mem: &mut impl TableMem,
+        table: Hpa,
+        level: u32,
+        left: &mut GfnRange,
+        budget: &mut usize,
+        flush: &mut FlushNeeded,
+    ) {
+        let table_end = end_of(left.start, level.wrapping_add(1));
+        while !left.is_empty() && left.start < table_end {
+            let Some(rest) = budget.checked_sub(1) else { return };
+            *budget = rest;
+            let i = index(left.start, level);
+            let next = end_of(left.start, level).min(left.end);
+            let whole = next.0.wrapping_sub(left.start.0) == entry_pages(level);
+            match self.format.decode(mem.read(table, i), level) {
+                Entry::Absent => {}
+                Entry::Leaf(_) => {
+                    mem.write(table, i, 0);
+                    flush.needed = true;
+                }
+                // The tables of 1 GiB are a step of bounded work; more than that is not.
+                Entry::Link(child) if whole && level <= 3 => {
+                    mem.write(table, i, 0);
+                    self.retire_subtree(mem, child, level.wrapping_sub(1), flush);
+                    *budget = budget.saturating_sub(ENTRIES);
+                }
+                Entry::Link(child) => {
+                    let child_level = level.wrapping_sub(1);
+                    self.unmap_in(mem, child, child_level, left, budget, flush);
+                    if left.start < next {
+                        return;
+                    }
+                    // Such a table has no parent that was unlinked with it; there are few of them.
+                    if child_level >= 3 && self.is_empty(mem, child, child_level) {
+                        mem.write(table, i, 0);
+                        flush.retire(mem, child);
+                    }
+                }
+            }
+            left.start = next;
+        }
+    }
+
+    /// Takes away the right to write in a range; see [`Table::write_protect_some`].
+    pub(crate) fn write_protect_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
+        let mut left = range;
+        self.write_protect_some(mem, &mut left, usize::MAX)
+    }
+
+    /// Takes away the right to write from the start of `left` on, with a budget as in
+    /// [`Table::unmap_some`].
+    pub(crate) fn write_protect_some(
+        &mut self,
+        mem: &mut impl TableMem,
+        left: &mut GfnRange,
+        budget: usize,
+    ) -> FlushNeeded {
+        let mut needed = false;
+        self.update_some(mem, left, budget, &mut |format, entry, leaf| {
+            if !leaf.rights.contains(Rights::WRITE) {
+                return entry;
+            }
+            needed = true;
+            format.without_write(entry)
+        });
+        FlushNeeded { needed, list: None }
+    }
+
+    /// Clears the accessed marks in a range and returns whether there were any, for the host's page
+    /// reclaim. No flush: a translation that stays in a TLB only makes the page look older.
+    pub(crate) fn age_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
+        let mut left = range;
+        let mut young = false;
+        self.update_some(mem, &mut left, usize::MAX, &mut |format, entry, leaf| {
+            young |= leaf.accessed;
+            format.without_accessed(entry)
+        });
+        young
+    }
+
+    /// Returns whether a page in a range was accessed since it was mapped or last aged.
+    pub(crate) fn is_young(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
+        let mut left = range;
+        let mut young = false;
+        self.update_some(mem, &mut left, usize::MAX, &mut |_, entry, leaf| {
+            young |= leaf.accessed;
+            entry
+        });
+        young
+    }
+
+    /// Replaces each leaf entry in a range by what `update` makes of it.
+    fn update_some(
+        &self,
+        mem: &mut impl TableMem,
+        left: &mut GfnRange,
+        budget: usize,
+        update: &mut impl FnMut(&F, u64, &Leaf) -> u64,
+    ) {
+        let mut budget = budget.max(2 * MAX_TABLES_PER_MAP);
+        left.end = left.end.min(Gfn(self.end_gfn()));
+        self.update_in(mem, self.root, self.format.levels().root(), left, &mut budget, update);
+    }
+
+    fn update_in(
+        &self,
+        mem: &mut impl TableMem,
+        table: Hpa,
+        level: u32,
+        left: &mut GfnRange,
+        budget: &mut usize,
+        update: &mut impl FnMut(&F, u64, &Leaf) -> u64,
+    ) {
+        let table_end = end_of(left.start, level.wrapping_add(1));
+        while !left.is_empty() && left.start < table_end {
+            let Some(rest) = budget.checked_sub(1) else { return };
+            *budget = rest;
+            let i = index(left.start, level);
+            let next = end_of(left.start, level).min(left.end);
+            let entry = mem.read(table, i);
+            match self.format.decode(entry, level) {
+                Entry::Absent => {}
+                Entry::Leaf(leaf) => {
+                    let new = update(&self.format, entry, &leaf);
+                    if new != entry {
+                        mem.write(table, i, new);
+                    }
+                }
+                Entry::Link(child) => {
+                    self.update_in(mem, child, level.wrapping_sub(1), left, budget, update);
+                    if left.start < next {
+                        return;
+                    }
+                }
+            }
+            left.start = next;
+        }
+    }
+
+    /// Frees the whole table; no processor may be using it.
+    pub(crate) fn teardown(self, mem: &mut impl TableMem) {
+        let mut all = FlushNeeded::default();
+        self.retire_subtree(mem, self.root, self.format.levels().root(), &mut all);
+        all.release(mem);
+    }
+
+    /// Puts an unlinked table of `level` and all tables below it on the list.
+    fn retire_subtree(&self, mem: &mut impl TableMem, table: Hpa, level: u32, flush: &mut FlushNeeded) {
+        if level > 1 {
+            for i in 0..ENTRIES {
+                if let Entry::Link(child) = self.format.decode(mem.read(table, i), level) {
+                    self.retire_subtree(mem, child, level.wrapping_sub(1), flush);
+                }
+            }
+        }
+        flush.retire(mem, table);
+    }
+
+    fn is_empty(&self, mem: &impl TableMem, table: Hpa, level: u32) -> bool {
+        (0..ENTRIES).all(|i| self.format.decode(mem.read(table, i), level) == Entry::Absent)
+    }
+}
+
+/// Returns the first frame after the entry of a table of `level`, 1 to 6, that covers `gfn`.
+fn end_of(gfn: Gfn, level: u32) -> Gfn {
+    let pages = entry_pages(level);
+    Gfn((gfn.0 & !pages.wrapping_sub(1)).wrapping_add(pages))
+}
+
+/// Returns the host frame of `gfn` within a leaf of a table of `level`.
+fn frame_in(leaf: &Leaf, gfn: Gfn, level: u32) -> Pfn {
+    let mask = entry_pages(level).wrapping_sub(1);
+    Pfn(leaf.pfn.0.wrapping_add(gfn.0 & mask))
+}
+
+const _: () = assert!(ENTRIES == 1 << INDEX_BITS);
