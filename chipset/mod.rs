@@ -12,6 +12,10 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod ioapic;
+pub(crate) mod lapic;
+pub(crate) mod routing;
+
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 
