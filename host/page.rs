@@ -124,8 +124,7 @@ impl SharedPage {
 /// How many pages the pool is filled up to: more than any one fault can use.
 const POOL: usize = 16;
 
-/// A chain of single pages, linked outside the pages themselves: the processor may still be walking
-/// what they hold.
+/// A chain of zeroed single pages, linked outside the pages themselves so that they stay zero.
 struct Chain {
     head: *mut c_void,
     len: usize,
@@ -193,23 +192,18 @@ impl Drop for TablePage {
     }
 }
 
-/// Pages taken out of a table, to be freed (by dropping this) once no TLB refers to them.
-pub(crate) struct Deferred(#[expect(dead_code, reason = "kept for its drop")] Chain);
-
-/// The pages that one second-level table is made of: a pool to take from without sleeping, and those
-/// given back that the processor may still be walking.
+/// The pages that one second-level table is made of: a pool to take from without sleeping.
 ///
 /// The physical addresses that [`TableMem`] takes are those that [`TableMem::alloc`] gave and the table
 /// keeps in its entries; the table is the only caller.
 pub(crate) struct TablePages {
     free: Chain,
-    deferred: Chain,
 }
 
 impl TablePages {
     /// An empty pool.
     pub(crate) fn new() -> TablePages {
-        TablePages { free: Chain::new(), deferred: Chain::new() }
+        TablePages { free: Chain::new() }
     }
 
     /// Returns how many pages the pool lacks.
@@ -221,11 +215,6 @@ impl TablePages {
     pub(crate) fn donate(&mut self, page: TablePage) {
         self.free.push(page.0);
         core::mem::forget(page);
-    }
-
-    /// Takes what was given back since the last call.
-    pub(crate) fn take_deferred(&mut self) -> Deferred {
-        Deferred(core::mem::replace(&mut self.deferred, Chain::new()))
     }
 
     #[inline]
@@ -256,6 +245,7 @@ impl TableMem for TablePages {
     }
 
     fn free(&mut self, table: Hpa) {
-        self.deferred.push(Self::entry(table, 0).cast());
+        // SAFETY: `table` came from `alloc()`, and by the trait's contract nothing refers to it any more.
+        unsafe { ffi::rvmm_pages_free(Self::entry(table, 0).cast(), 0) };
     }
 }

@@ -13,7 +13,7 @@ use crate::chipset::{ApicMessage, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::timer;
-use crate::mmu::slots::SlotChange;
+use crate::mmu::slots::Request;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
@@ -63,19 +63,19 @@ impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        let change = SlotChange {
-            id: r.slot,
-            gpa: Gpa(r.guest_phys_addr),
-            bytes: r.memory_size,
-            hva: Hva(r.userspace_addr),
+        let request = Request {
+            slot: r.slot,
             flags: r.flags,
+            gpa: Gpa(r.guest_phys_addr),
+            size_bytes: r.memory_size,
+            hva: Hva(r.userspace_addr),
         };
         // No dirty log and no read-only slots yet; their capabilities answer 0.
         if r.flags != 0 {
             return Err(EINVAL);
         }
         let _config = self.config.lock();
-        self.vm.space.change_slots(change)?;
+        self.vm.space.change_slots(&request)?;
         Ok(0)
     }
 

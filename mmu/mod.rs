@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod asid;
 pub(crate) mod format;
 pub(crate) mod mem;
 pub(crate) mod slots;

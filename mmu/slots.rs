@@ -187,6 +187,11 @@ impl Slots {
         Slots { slots: KVec::new(), generation: 0 }
     }
 
+    /// Takes over slots copied from [`Slots::as_slice`], in the same order.
+    pub(crate) fn from_sorted(slots: KVec<Slot>, generation: u64) -> Slots {
+        Slots { slots, generation }
+    }
+
     /// Returns the slots in the order of their guest addresses.
     pub(crate) fn as_slice(&self) -> &[Slot] {
         &self.slots

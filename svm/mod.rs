@@ -20,7 +20,7 @@ mod vmcb;
 
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
-use crate::mmu::format::Npt;
+use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -66,7 +66,7 @@ pub(crate) struct Svm {
     features: Features,
     cpus: KVec<CpuArea>,
     maps: Arc<Maps>,
-    levels: u8,
+    levels: Levels,
 }
 
 impl Svm {
@@ -110,7 +110,7 @@ impl Svm {
             cpus.push(CpuArea::new(features.asids.saturating_sub(1))?, GFP_KERNEL)?;
         }
         let maps = Arc::new(Maps { msr, io: IoMap::new()? }, GFP_KERNEL)?;
-        let levels = if cpu::has_la57() { 5 } else { 4 };
+        let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
         Ok(Ok(Svm { features, cpus, maps, levels }))
     }
 }
@@ -133,8 +133,8 @@ impl Backend for Svm {
         Ok(vcpu::SvmVcpu::new(self, VmcbPage::new(self.maps.clone())?))
     }
 
-    fn table_levels(&self) -> u8 {
-        self.levels
+    fn format(&self) -> Npt {
+        Npt { levels: self.levels, gib_pages: false, encryption_mask: 0 }
     }
 
     fn has_decode_assist(&self) -> bool {

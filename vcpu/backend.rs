@@ -60,7 +60,7 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// One virtual processor.
     type Vcpu: BackendVcpu<Cpu = Self>;
     /// The format of its second-level table.
-    type Format: TableFormat;
+    type Format: TableFormat + Send + Sync;
     /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
     type Window<'a>
     where
@@ -77,8 +77,8 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// # Errors
     /// `ENOMEM`.
     fn new_vcpu(&self) -> Result<Self::Vcpu>;
-    /// Returns the number of levels of the second-level table.
-    fn table_levels(&self) -> u8;
+    /// Returns the format of the second-level tables on this machine.
+    fn format(&self) -> Self::Format;
     /// Returns whether the guest's TSC can be offset and counts at the host's rate always.
     fn has_decode_assist(&self) -> bool;
 }

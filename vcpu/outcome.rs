@@ -97,6 +97,8 @@ pub(crate) enum Outcome {
     },
     /// Fill the pool of table pages, then enter the guest where it stands.
     NeedPages,
+    /// Make other CPUs forget a mapping, then enter the guest where it stands.
+    NeedFlush,
     /// Let the host take its interrupt.
     HostInterrupt,
     /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.

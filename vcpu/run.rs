@@ -42,6 +42,8 @@ enum Leave {
     FaultInGpa(crate::arch::addr::Gpa, bool),
     /// The pool of table pages must be filled.
     NeedPages,
+    /// Other CPUs must forget a mapping.
+    NeedFlush,
     /// Return to user space.
     User(UserExit),
 }
@@ -79,6 +81,7 @@ pub(crate) fn run<B: Backend<Pinned = PinnedCpu>>(
             Leave::FaultIn(hva, write) => guest_ram::fault_in(hva, write)?,
             Leave::FaultInGpa(gpa, write) => vm.space.fault_in(gpa, write)?,
             Leave::NeedPages => vm.space.top_up()?,
+            Leave::NeedFlush => vm.space.finish_flush(),
             Leave::User(exit) => {
                 count(&shared.stats.user_exits);
                 return Ok(exit);
@@ -293,6 +296,7 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave>
         Outcome::FaultIn { hva, write } => Some(Leave::FaultIn(hva, write)),
         Outcome::FaultInGpa { gpa, write } => Some(Leave::FaultInGpa(gpa, write)),
         Outcome::NeedPages => Some(Leave::NeedPages),
+        Outcome::NeedFlush => Some(Leave::NeedFlush),
         Outcome::HostInterrupt => {
             count(&cx.shared.stats.host_interrupts);
             Some(Leave::Again)

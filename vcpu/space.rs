@@ -10,16 +10,16 @@
 
 use super::backend::{Backend, TableRoot};
 use super::shared::VcpuShared;
-use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
 use crate::host::rcu::RcuBox;
-use crate::mmu::format::{Access, Level};
+use crate::mmu::format::{PageSize, Rights};
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::slots::{SlotChange, Slots};
-use crate::mmu::table::{MapError, Table};
+use crate::mmu::slots::{Change, GfnRange, Request, Slot, Slots};
+use crate::mmu::table::{FlushNeeded, MapError, Table};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
@@ -55,6 +55,8 @@ impl VcpuList {
 struct Tables<B: Backend> {
     table: Option<Table<B::Format>>,
     pages: TablePages,
+    /// What faults have taken out, waiting for [`Space::finish_flush`].
+    pending: FlushNeeded,
 }
 
 /// See the module's description.
@@ -88,8 +90,12 @@ pub(crate) enum Fault {
         /// For writing.
         write: bool,
     },
-    /// The vCPU's page cache is too low to map anything.
+    /// The pool of table pages is too low to map anything.
     NeedPages,
+    /// Mapped, in the place of something that other CPUs may still use: see [`Space::finish_flush`].
+    NeedFlush,
+    /// The memory below is changing: run the instruction again a little later.
+    Again,
 }
 
 impl<B: Backend> Space<B> {
@@ -102,12 +108,12 @@ impl<B: Backend> Space<B> {
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
         }
-        let table = Table::<B::Format>::new(&mut pages, backend.table_levels()).map_err(|_| ENOMEM)?;
+        let table = Table::new(&mut pages, backend.format()).map_err(|_| ENOMEM)?;
         let root = table.root();
         Arc::pin_init(
             try_pin_init!(Space {
                 slots: RcuBox::new(Slots::new())?,
-                tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages }),
+                tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 root,
                 sequence: AtomicU64::new(0),
                 changing: AtomicU64::new(0),
@@ -142,36 +148,55 @@ impl<B: Backend> Space<B> {
     ///
     /// # Errors
     /// Those of [`Slots::with`].
-    pub(crate) fn change_slots(&self, change: SlotChange) -> Result {
-        let (new, gone) = self.slots.read(|s| s.with(change))?;
+    pub(crate) fn change_slots(&self, request: &Request) -> Result {
+        // A copy is made outside the read section, for it allocates.
+        let mut slots = KVec::new();
+        let generation = self.copy_slots(&mut slots)?;
+        let (new, change) = Slots::from_sorted(slots, generation).with(request)?;
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
         let done = self.slots.replace(new);
-        if done.is_ok() {
-            for (first, npages) in gone.unmap_ranges() {
-                self.unmap(first, npages);
-            }
+        if let (Ok(()), Change::Deleted(old) | Change::Moved { old, .. }) = (done, change) {
+            self.unmap(old.range());
         }
         self.changing.fetch_sub(1, SeqCst);
         done
     }
 
+    fn copy_slots(&self, out: &mut KVec<Slot>) -> Result<u64> {
+        let n = self.slots.read(|s| s.as_slice().len());
+        out.reserve(n, GFP_KERNEL_ACCOUNT)?;
+        // Only the caller changes slots, so their number is still the same.
+        self.slots.read(|s| {
+            s.as_slice().iter().try_for_each(|s| out.push(*s, GFP_ATOMIC))?;
+            Ok(s.generation())
+        })
+    }
+
     /// Unmaps guest frames and makes every CPU forget them. Interrupts are on.
-    fn unmap(&self, first: Gfn, npages: u64) {
-        let end = Gfn(first.0.saturating_add(npages));
-        let freed = {
+    fn unmap(&self, range: GfnRange) {
+        let flush = {
             let mut t = self.tables.lock();
-            let Tables { table, pages } = &mut *t;
+            let Tables { table, pages, .. } = &mut *t;
             let Some(table) = table else { return };
-            let flush = table.unmap_range(pages, first, end);
-            if !flush.is_needed() {
-                return;
-            }
-            self.flush_generation.fetch_add(1, SeqCst);
-            pages.take_deferred()
+            table.unmap_range(pages, range)
         };
-        self.leave_guest_mode();
-        drop(freed);
+        self.flush(flush);
+    }
+
+    /// Makes every CPU forget what was taken out, then frees the table pages. Interrupts are on.
+    fn flush(&self, flush: FlushNeeded) {
+        if flush.is_needed() {
+            self.flush_generation.fetch_add(1, SeqCst);
+            self.leave_guest_mode();
+        }
+        flush.release(&mut self.tables.lock().pages);
+    }
+
+    /// Finishes the flushes that faults left behind. Interrupts are on.
+    pub(crate) fn finish_flush(&self) {
+        let flush = core::mem::take(&mut self.tables.lock().pending);
+        self.flush(flush);
     }
 
     /// Makes every vCPU that is in guest mode leave it, and waits until they have.
@@ -185,59 +210,37 @@ impl<B: Backend> Space<B> {
 
     /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
     pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, write: bool, hint: &mut usize) -> Fault {
+        let gfn = gpa.gfn();
         let sequence = self.sequence.load(SeqCst);
-        let Some((hva, writable, first, npages)) = self.slots.read(|s| {
-            let slot = s.lookup(gpa.gfn(), hint)?;
-            let offset = gpa.0.checked_sub(slot.base_gfn.gpa().0)?;
-            Some((slot.hva.checked_add(offset)?, slot.is_writable(), slot.base_gfn, slot.npages))
-        }) else {
-            return Fault::Mmio;
+        let Some(slot) = self.slots.read(|s| s.lookup(gfn, hint).copied()) else { return Fault::Mmio };
+        let writable = slot.is_writable();
+        let Some(hva) = slot.hva_of(gfn).filter(|_| writable || !write) else { return Fault::Mmio };
+        // Map for writing at once where the slot allows it: a first touch is mostly a write, or soon
+        // followed by one.
+        let Ok(page) = HostPage::get(hva, writable, false) else {
+            return Fault::NotResident { hva, write: writable };
         };
-        if write && !writable {
-            return Fault::Mmio;
-        }
-        // Map for writing at once where the slot allows it: the first touch is mostly a write or soon
-        // followed by one. Fall back for a read of memory that cannot be written.
-        let page = match HostPage::get(hva, writable, false) {
-            Ok(p) => p,
-            Err(_) if write || writable => return Fault::NotResident { hva, write: writable },
-            Err(_) => return Fault::NotResident { hva, write },
-        };
-        let level = self.level_for(cpu, gpa, hva, first, npages);
+        let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
+        let first = !(size.pages().wrapping_sub(1));
+        let rights = if writable { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         if self.changing.load(SeqCst) != 0 || self.sequence.load(SeqCst) != sequence {
-            return Fault::Mapped;
+            return Fault::Again;
         }
-        let Tables { table, pages } = &mut *t;
-        let Some(table) = table else { return Fault::Mmio };
-        let access = if writable { Access::RWX } else { Access::RX };
-        let mask = level.size().wrapping_sub(1);
-        let at = Gpa(gpa.0 & !mask);
-        let pfn = crate::arch::addr::Pfn(page.pfn().0 & !(mask >> PAGE_SHIFT));
-        match table.map(pages, at, pfn, level, access) {
+        let Tables { table, pages, pending } = &mut *t;
+        let Some(table) = table else { return Fault::Again };
+        match table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights) {
+            Ok(mapped) if mapped.flush.is_needed() => {
+                pending.join(pages, mapped.flush);
+                self.flush_generation.fetch_add(1, SeqCst);
+                Fault::NeedFlush
+            }
             Ok(mapped) => {
-                if mapped.flush.is_needed() {
-                    self.flush_generation.fetch_add(1, SeqCst);
-                }
+                mapped.flush.release(pages);
                 Fault::Mapped
             }
             Err(MapError::NoMemory) => Fault::NeedPages,
-            Err(_) => Fault::Mmio,
-        }
-    }
-
-    /// Returns the largest page size that the host's mapping, the slot and the alignment allow.
-    fn level_for(&self, cpu: &PinnedCpu, gpa: Gpa, hva: Hva, first: Gfn, npages: u64) -> Level {
-        let size = Level::L2.size();
-        let start = gpa.0 & !(size.wrapping_sub(1));
-        let slot_start = first.gpa().0;
-        let slot_end = slot_start.saturating_add(npages.saturating_mul(PAGE_SIZE));
-        let fits = start >= slot_start && start.saturating_add(size) <= slot_end;
-        let aligned = (gpa.0 ^ hva.0) & (size.wrapping_sub(1)) == 0;
-        if fits && aligned && guest_ram::mapping_shift(cpu, hva) >= 21 {
-            Level::L2
-        } else {
-            Level::L1
+            Err(MapError::Misaligned | MapError::OutOfRange) => Fault::Mmio,
         }
     }
 
@@ -245,7 +248,8 @@ impl<B: Backend> Space<B> {
     #[inline]
     fn hva(&self, gpa: Gpa) -> Option<(Hva, u64, bool)> {
         let mut hint = 0;
-        self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))
+        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
+        Some((span.hva, span.left, span.writable))
     }
 
     /// Faults in the page behind `gpa`; sleeps.
@@ -315,11 +319,12 @@ impl<B: Backend> OnInvalidate for Space<B> {
     fn begin(&self, start: Hva, end: Hva) {
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
-        // Copied out range by range: unmapping makes other CPUs leave guest mode, which must not
-        // happen inside the read section.
-        let mut next = 0;
-        while let Some((first, npages)) = self.slots.read(|s| s.range_of_hva(start, end, &mut next)) {
-            self.unmap(first, npages);
+        // Range by range: unmapping makes other CPUs leave guest mode, which must not happen inside the
+        // read section.
+        let mut done = 0;
+        while let Some(range) = self.slots.read(|s| s.ranges_of_hva(start, end).nth(done)) {
+            self.unmap(range);
+            done = done.saturating_add(1);
         }
     }
 
@@ -330,21 +335,28 @@ impl<B: Backend> OnInvalidate for Space<B> {
     fn release(&self) {
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
-        self.unmap(Gfn(0), u64::MAX >> PAGE_SHIFT);
+        self.unmap(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) });
     }
 }
 
 #[pinned_drop]
 impl<B: Backend> PinnedDrop for Space<B> {
     fn drop(self: Pin<&mut Self>) {
-        // No vCPU is left, so no CPU holds translations of ours under a live ASID.
+        // No vCPU is left, and no number that tagged the translations is used again before a flush.
         let mut t = self.tables.lock();
-        let Tables { table, pages } = &mut *t;
+        let Tables { table, pages, pending } = &mut *t;
+        core::mem::take(pending).release(pages);
         if let Some(table) = table.take() {
             table.teardown(pages);
         }
-        let freed = pages.take_deferred();
-        drop(t);
-        drop(freed);
+    }
+}
+
+/// Returns the size of the page that maps `hva` in the host.
+fn host_size(cpu: &PinnedCpu, hva: Hva) -> PageSize {
+    match guest_ram::mapping_shift(cpu, hva) {
+        30.. => PageSize::Size1G,
+        21.. => PageSize::Size2M,
+        _ => PageSize::Size4K,
     }
 }

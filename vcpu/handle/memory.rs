@@ -22,6 +22,8 @@ pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, fau
         Fault::Mapped => Outcome::Resume,
         Fault::NotResident { hva, write } => Outcome::FaultIn { hva, write },
         Fault::NeedPages => Outcome::NeedPages,
+        Fault::NeedFlush => Outcome::NeedFlush,
+        Fault::Again => Outcome::HostInterrupt,
         Fault::Mmio => insn::emulate(cx),
     }
 }

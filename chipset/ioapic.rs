@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The I/O APIC: 24 pins, version 0x20.
+//!
+//! Intel 82093AA datasheet, "I/O APIC Register Description", plus the EOI register that later chip
+//! sets have at 0x40 and version 0x20 announces. Polarity is stored and ignored: callers speak of a
+//! line as asserted or not.
+//!
+//! - An edge pin sends on a rising edge; an edge on a masked pin is lost.
+//! - A level pin sends when the line is high and remote IRR is clear, sets remote IRR, and waits for
+//!   the end of its vector ([`Ioapic::eoi`]).
+//! - Delivery modes other than fixed and lowest priority are edge triggered whatever the entry says.
+//!
+//! Whatever makes pins send returns the messages. The chipset bus owns the lock.
+
+use super::routing::DestFormat;
+use super::{ApicMessage, Delivery, DestMode, Level};
+use crate::arch::addr::Width;
+
+/// Number of pins.
+pub(crate) const PINS: usize = 24;
+/// Guest physical address of the register page.
+pub(crate) const BASE: u64 = 0xfec0_0000;
+/// Bytes that the registers take.
+pub(crate) const LEN: u64 = 0x100;
+
+const REGSEL: u64 = 0x00;
+const WINDOW: u64 = 0x10;
+const EOI: u64 = 0x40;
+
+/// Version 0x20, highest entry 23.
+const VERSION_VALUE: u32 = 0x0017_0020;
+/// Entry: remote IRR.
+const REMOTE_IRR: u64 = 1 << 14;
+/// Entry: level triggered.
+const LEVEL: u64 = 1 << 15;
+/// Entry: masked.
+const MASKED: u64 = 1 << 16;
+/// Entry: what the guest can write: vector, modes, polarity, trigger and mask below, destination and
+/// its extension above.
+const WRITABLE: u64 = 0xfffe_0000_0001_afff;
+
+/// The state as `struct kvm_ioapic_state` carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IoapicState {
+    /// Guest physical address.
+    pub(crate) base_address: u64,
+    /// The register selected.
+    pub(crate) ioregsel: u32,
+    /// The APIC id.
+    pub(crate) id: u32,
+    /// The pins whose lines are high.
+    pub(crate) irr: u32,
+    /// The redirection table.
+    pub(crate) redirtbl: [u64; PINS],
+}
+
+/// The I/O APIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ioapic {
+    id: u8,
+    select: u8,
+    /// One bit for each pin whose line is high.
+    lines: u32,
+    entries: [u64; PINS],
+    format: DestFormat,
+}
+
+/// The messages that an operation caused, at most one for each pin.
+#[must_use]
+pub(crate) struct Messages<'a> {
+    ioapic: &'a Ioapic,
+    pins: u32,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = ApicMessage;
+
+    fn next(&mut self) -> Option<ApicMessage> {
+        while self.pins != 0 {
+            let pin = self.pins.trailing_zeros();
+            self.pins &= self.pins.wrapping_sub(1);
+            let message = self.ioapic.message(usize::try_from(pin).unwrap_or(PINS));
+            if message.is_some() {
+                return message;
+            }
+        }
+        None
+    }
+}
+
+fn bit(pin: usize) -> u32 {
+    u32::try_from(pin).ok().and_then(|p| 1u32.checked_shl(p)).unwrap_or(0)
+}
+
+/// Returns the delivery mode of an entry, `None` for the reserved codes.
+fn delivery(entry: u64) -> Option<Delivery> {
+    Delivery::from_code(entry >> 8).filter(|&d| d != Delivery::StartUp)
+}
+
+fn is_level(entry: u64) -> bool {
+    entry & LEVEL != 0 && matches!(delivery(entry), Some(Delivery::Fixed | Delivery::LowestPriority))
+}
+
+impl Ioapic {
+    /// Returns the I/O APIC with `id` (4 bits) after reset: all pins masked, all lines low.
+    pub(crate) fn new(id: u8, format: DestFormat) -> Ioapic {
+        Ioapic { id: id & 0xf, select: 0, lines: 0, entries: [MASKED; PINS], format }
+    }
+
+    /// Resets the registers; the lines keep their levels.
+    pub(crate) fn reset(&mut self) {
+        *self = Ioapic { lines: self.lines, ..Ioapic::new(self.id, self.format) };
+    }
+
+    /// Sets how destinations are read.
+    pub(crate) fn set_format(&mut self, format: DestFormat) {
+        self.format = format;
+    }
+
+    /// Sets the level of the line at `pin`. Returns the message that this causes. A pin that does not
+    /// exist is ignored.
+    pub(crate) fn set_irq(&mut self, pin: u8, level: Level) -> Option<ApicMessage> {
+        let pin = usize::from(pin);
+        let &entry = self.entries.get(pin)?;
+        let was_high = self.lines & bit(pin) != 0;
+        if !level.is_high() {
+            self.lines &= !bit(pin);
+            return None;
+        }
+        self.lines |= bit(pin);
+        let sends = if is_level(entry) { self.service(pin) } else { !was_high && entry & MASKED == 0 };
+        if sends {
+            self.message(pin)
+        } else {
+            None
+        }
+    }
+
+    /// Ends `vector`: the local APICs' broadcast, or a write of the EOI register. Returns the messages
+    /// of those level pins whose line is still high.
+    pub(crate) fn eoi(&mut self, vector: u8) -> Messages<'_> {
+        let mut pins = 0;
+        for pin in 0..PINS {
+            let Some(entry) = self.entries.get_mut(pin) else { break };
+            let [v, ..] = entry.to_le_bytes();
+            if v == vector && *entry & REMOTE_IRR != 0 {
+                *entry &= !REMOTE_IRR;
+                if self.service(pin) {
+                    pins |= bit(pin);
+                }
+            }
+        }
+        Messages { ioapic: self, pins }
+    }
+
+    /// Returns whether a level pin waits for the end of `vector`.
+    pub(crate) fn waits_for(&self, vector: u8) -> bool {
+        self.entries.iter().any(|e| e & REMOTE_IRR != 0 && e.to_le_bytes().first() == Some(&vector))
+    }
+
+    /// Lets a level pin send if it can. Returns whether it does.
+    fn service(&mut self, pin: usize) -> bool {
+        let high = self.lines & bit(pin) != 0;
+        match self.entries.get_mut(pin) {
+            Some(entry) if high && is_level(*entry) && *entry & (MASKED | REMOTE_IRR) == 0 => {
+                *entry |= REMOTE_IRR;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns what the entry of `pin` sends.
+    fn message(&self, pin: usize) -> Option<ApicMessage> {
+        let &entry = self.entries.get(pin)?;
+        let [vector, .., id] = entry.to_le_bytes();
+        let extension = u32::try_from((entry >> 49) & 0x7f).unwrap_or(0);
+        Some(ApicMessage {
+            dest: self.format.dest(id, extension),
+            dest_mode: DestMode::from_logical_bit(entry & 0x800 != 0),
+            delivery: delivery(entry)?,
+            vector,
+            level: is_level(entry),
+        })
+    }
+
+    /// Reads a register. The odd widths give the register's low bytes.
+    pub(crate) fn read(&self, offset: u64, width: Width) -> u64 {
+        let value = match offset {
+            REGSEL => u32::from(self.select),
+            WINDOW => self.read_selected(),
+            _ => return width.mask(),
+        };
+        u64::from(value) & width.mask()
+    }
+
+    fn read_selected(&self) -> u32 {
+        match self.select {
+            0 | 2 => u32::from(self.id) << 24,
+            1 => VERSION_VALUE,
+            _ => match self.selected_entry().and_then(|(pin, high)| Some((self.entries.get(pin)?, high))) {
+                Some((entry, true)) => u32::try_from(entry >> 32).unwrap_or(0),
+                Some((entry, false)) => u32::try_from(entry & 0xffff_ffff).unwrap_or(0),
+                None => u32::MAX,
+            },
+        }
+    }
+
+    /// Returns the pin whose entry is selected, and whether its upper half is.
+    fn selected_entry(&self) -> Option<(usize, bool)> {
+        let index = self.select.checked_sub(0x10)?;
+        let pin = usize::from(index >> 1);
+        (pin < PINS).then_some((pin, index & 1 != 0))
+    }
+
+    /// Writes a register. Returns the messages that this causes: a level pin unmasked while its line
+    /// is high, or ended by the EOI register.
+    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64) -> Messages<'_> {
+        let value = value & width.mask() & 0xffff_ffff;
+        let [low, _, _, id, ..] = value.to_le_bytes();
+        match offset {
+            REGSEL => self.select = low,
+            WINDOW if self.select == 0 => self.id = id & 0xf,
+            WINDOW => {
+                if let Some((pin, high)) = self.selected_entry() {
+                    self.write_entry(pin, high, value);
+                    let pins = if self.service(pin) { bit(pin) } else { 0 };
+                    return Messages { ioapic: self, pins };
+                }
+            }
+            EOI => return self.eoi(low),
+            _ => {}
+        }
+        Messages { ioapic: self, pins: 0 }
+    }
+
+    fn write_entry(&mut self, pin: usize, high: bool, value: u64) {
+        let Some(entry) = self.entries.get_mut(pin) else { return };
+        let (value, mask) =
+            if high { (value << 32, WRITABLE & !0xffff_ffff) } else { (value, WRITABLE & 0xffff_ffff) };
+        *entry = (*entry & !mask) | (value & mask);
+        // Turning a pin to edge and back is how Linux frees one that hangs without an EOI register.
+        if !is_level(*entry) {
+            *entry &= !REMOTE_IRR;
+        }
+    }
+
+    /// Returns the state.
+    pub(crate) fn save(&self) -> IoapicState {
+        let Ioapic { id, select, lines, entries, format: _ } = *self;
+        IoapicState {
+            base_address: BASE,
+            ioregsel: u32::from(select),
+            id: u32::from(id),
+            irr: lines,
+            redirtbl: entries,
+        }
+    }
+
+    /// Sets the state; whatever is invalid in it is masked off. Returns the messages of level pins
+    /// that were high without having been sent.
+    pub(crate) fn restore(&mut self, state: &IoapicState) -> Messages<'_> {
+        let IoapicState { base_address: _, ioregsel, id, irr, redirtbl } = *state;
+        let [select, ..] = ioregsel.to_le_bytes();
+        let [id, ..] = id.to_le_bytes();
+        self.id = id & 0xf;
+        self.select = select;
+        self.lines = irr & 0x00ff_ffff;
+        self.entries = redirtbl.map(|e| e & (WRITABLE | if is_level(e) { REMOTE_IRR } else { 0 }));
+        let mut pins = 0;
+        for pin in 0..PINS {
+            if self.service(pin) {
+                pins |= bit(pin);
+            }
+        }
+        Messages { ioapic: self, pins }
+    }
+}

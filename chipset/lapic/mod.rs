@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU's local APIC, in xAPIC and x2APIC mode.
+//!
+//! SDM, "Advanced Programmable Interrupt Controller (APIC)"; APM, "Advanced Programmable Interrupt
+//! Controller (APIC)". The version is 0x14: LVT timer, thermal, performance, LINT0, LINT1 and error.
+//!
+//! ```text
+//!  accept() ──> IRR ── pending() asks, accept_pending() moves ──> ISR ── eoi() ──> (IOAPIC)
+//!                          ^ above PPR = max(TPR, ISR)
+//! ```
+//!
+//! An interrupt is asked for ([`Lapic::pending`]) and taken ([`Lapic::accept_pending`]) only when
+//! the entry into the guest committed. Whatever the guest writes gives an [`Effect`] that says what
+//! has to happen outside: the model sends nothing itself.
+//!
+//! Not modelled: CMCI, extended AMD registers, EOI broadcast suppression, remote reads, arbitration
+//! (APR reads 0), level-triggered LINT pins. The APIC id is read-only in both modes.
+//!
+//! The vCPU's thread owns its local APIC, without a lock. Others post vectors beside it, which
+//! the owner takes over with [`Lapic::merge_posted`], and read its [`ApicIdentity`].
+
+mod bits;
+mod dest;
+mod regs;
+mod save;
+pub(crate) mod timer;
+
+pub(crate) use bits::VecBits;
+pub(crate) use dest::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
+pub(crate) use regs::is_timed;
+pub(crate) use save::IdFormat;
+pub(crate) use timer::Clock;
+
+use super::{Delivery, Level};
+use crate::arch::exception::Exception;
+use crate::arch::time::Ns;
+use dest::Command;
+use timer::Timer;
+
+/// IA32_APIC_BASE: this is the bootstrap processor.
+const BASE_BSP: u64 = 1 << 8;
+/// IA32_APIC_BASE: x2APIC mode.
+const BASE_EXTD: u64 = 1 << 10;
+/// IA32_APIC_BASE: enabled.
+const BASE_EN: u64 = 1 << 11;
+/// Where the registers are in memory after power-on.
+pub(crate) const DEFAULT_BASE: u64 = 0xfee0_0000;
+
+/// SVR: enabled by software.
+const SVR_ENABLE: u32 = 1 << 8;
+/// LVT: masked.
+const LVT_MASKED: u32 = 1 << 16;
+/// ESR: a vector below 16 was to be sent.
+const ESR_SEND_ILLEGAL: u32 = 1 << 5;
+/// ESR: a vector below 16 was received.
+const ESR_RECEIVE_ILLEGAL: u32 = 1 << 6;
+/// ESR: a register that does not exist was accessed.
+const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
+
+/// What a write to the local APIC asks of the world outside.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing. [`Lapic::pending`] may have changed all the same.
+    None,
+    /// Send this.
+    Ipi(Ipi),
+    /// Tell the IOAPIC of the end of this level-triggered vector.
+    EoiBroadcast(u8),
+    /// [`Lapic::deadline`] may have changed.
+    TimerChanged,
+    /// [`Lapic::identity`] and [`Lapic::deadline`] may have changed.
+    IdentityChanged,
+}
+
+/// The entries of the local vector table, in the order of their registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lvt {
+    /// The timer.
+    Timer,
+    /// The thermal sensor.
+    Thermal,
+    /// Performance counter overflow.
+    Perf,
+    /// Pin LINT0: the PIC's INTR on a PC.
+    Lint0,
+    /// Pin LINT1: NMI on a PC.
+    Lint1,
+    /// Errors of the APIC itself.
+    Error,
+}
+
+/// The local APIC of one vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lapic {
+    id: u32,
+    bsp: bool,
+    base: u64,
+    tpr: u8,
+    /// Bits 31:24 of LDR in xAPIC mode.
+    logical: u8,
+    dfr: u32,
+    svr: u32,
+    irr: VecBits,
+    isr: VecBits,
+    tmr: VecBits,
+    /// What ESR reads, latched by a write of it.
+    esr: u32,
+    /// The errors since.
+    errors: u32,
+    icr: u64,
+    lvt: [u32; 6],
+    timer: Timer,
+}
+
+/// Returns the bits of IA32_APIC_BASE that a guest may not set: those above `phys_bits` (its
+/// MAXPHYADDR, at most 52), the undefined ones, and x2APIC mode where the guest's CPUID lacks it.
+pub(crate) fn base_reserved(phys_bits: u8, x2apic: bool) -> u64 {
+    let above = u64::MAX.checked_shl(u32::from(phys_bits)).unwrap_or(0);
+    above | 0x2ff | if x2apic { 0 } else { BASE_EXTD }
+}
+
+impl Lapic {
+    /// Returns the local APIC with id `id` after power-on; `bsp` for the bootstrap processor.
+    ///
+    /// LINT0 of the bootstrap processor passes the PIC's interrupts on, as firmware would set it up
+    /// (virtual wire mode) and KVM does: guests are booted without firmware.
+    pub(crate) fn new(id: u32, bsp: bool) -> Lapic {
+        let mut lvt = [LVT_MASKED; 6];
+        if bsp {
+            lvt[3] = 0x700;
+        }
+        Lapic {
+            id,
+            bsp,
+            base: DEFAULT_BASE | BASE_EN | if bsp { BASE_BSP } else { 0 },
+            tpr: 0,
+            logical: 0,
+            dfr: u32::MAX,
+            svr: 0xff,
+            irr: VecBits::default(),
+            isr: VecBits::default(),
+            tmr: VecBits::default(),
+            esr: 0,
+            errors: 0,
+            icr: 0,
+            lvt,
+            timer: Timer::default(),
+        }
+    }
+
+    /// Resets all registers; with `init`, as an INIT does, IA32_APIC_BASE is kept.
+    ///
+    /// The caller publishes identity and deadline anew.
+    pub(crate) fn reset(&mut self, init: bool) {
+        let fresh = Lapic::new(self.id, self.bsp);
+        *self = Lapic { base: if init { self.base } else { fresh.base }, ..fresh };
+    }
+
+    /// Returns the APIC id.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Returns the mode that IA32_APIC_BASE selects.
+    pub(crate) fn mode(&self) -> ApicMode {
+        match (self.base & BASE_EN != 0, self.base & BASE_EXTD != 0) {
+            (false, _) => ApicMode::Disabled,
+            (true, false) => ApicMode::Xapic,
+            (true, true) => ApicMode::X2apic,
+        }
+    }
+
+    /// Returns what senders must know.
+    pub(crate) fn identity(&self) -> ApicIdentity {
+        ApicIdentity {
+            apic_id: self.id,
+            logical: self.logical,
+            flat: self.dfr >> 28 == 0xf,
+            mode: self.mode(),
+            software_enabled: self.software_enabled(),
+        }
+    }
+
+    fn software_enabled(&self) -> bool {
+        self.svr & SVR_ENABLE != 0
+    }
+
+    /// Returns IA32_APIC_BASE.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Returns the guest physical address of the register page, `None` unless in xAPIC mode.
+    pub(crate) fn mmio_base(&self) -> Option<u64> {
+        (self.mode() == ApicMode::Xapic).then_some(self.base & !0xfff)
+    }
+
+    /// Writes IA32_APIC_BASE as the guest does; `reserved` is from [`base_reserved`].
+    ///
+    /// The caller publishes identity and deadline anew, and CPUID's APIC bit follows the mode.
+    /// Disabling loses all state.
+    ///
+    /// # Errors
+    /// #GP for reserved bits, x2APIC without enable, from disabled straight to x2APIC, and from
+    /// x2APIC back to xAPIC.
+    pub(crate) fn set_base(&mut self, value: u64, reserved: u64) -> Result<(), Exception> {
+        let old = self.mode();
+        let legal = match (old, value & BASE_EN != 0, value & BASE_EXTD != 0) {
+            (_, false, extd) => !extd,
+            (ApicMode::Disabled, true, extd) => !extd,
+            (ApicMode::Xapic, true, _) => true,
+            (ApicMode::X2apic, true, extd) => extd,
+        };
+        if value & reserved != 0 || !legal {
+            return Err(Exception::GP0);
+        }
+        self.restore_base(value);
+        Ok(())
+    }
+
+    /// Sets IA32_APIC_BASE from outside the guest: every valid mode can be reached from every other.
+    /// x2APIC without enable becomes disabled.
+    pub(crate) fn restore_base(&mut self, value: u64) {
+        let was = self.mode();
+        self.base = if value & BASE_EN == 0 { value & !BASE_EXTD } else { value };
+        if self.mode() == ApicMode::Disabled && was != ApicMode::Disabled {
+            self.reset(true);
+        }
+    }
+
+    // The way of an interrupt.
+
+    /// Takes a fixed or lowest-priority interrupt that is meant for this local APIC.
+    ///
+    /// Dropped when disabled by software; a vector below 16 is an error that ESR tells of.
+    pub(crate) fn accept(&mut self, vector: u8, level: bool) {
+        if self.mode() == ApicMode::Disabled || !self.software_enabled() {
+            return;
+        }
+        if vector < 16 {
+            self.error(ESR_RECEIVE_ILLEGAL);
+            return;
+        }
+        self.irr.set(vector);
+        self.tmr.assign(vector, level);
+    }
+
+    /// Takes the vectors in `posted` as [`Lapic::accept`] does each; those also in `level` are level
+    /// triggered.
+    pub(crate) fn merge_posted(&mut self, posted: &[u64; 4], level: &[u64; 4]) {
+        if self.mode() == ApicMode::Disabled || !self.software_enabled() {
+            return;
+        }
+        let [first, ..] = *posted;
+        if first & 0xffff != 0 {
+            self.error(ESR_RECEIVE_ILLEGAL);
+        }
+        let words = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut()).zip(posted.iter().zip(level));
+        for (i, ((irr, tmr), (&posted, &level))) in words.enumerate() {
+            let posted = if i == 0 { posted & !0xffff } else { posted };
+            *irr |= posted;
+            *tmr = (*tmr & !posted) | (level & posted);
+        }
+    }
+
+    /// Returns the vector to be injected next: the highest in IRR, if its class is above PPR's.
+    /// Changes nothing.
+    pub(crate) fn pending(&self) -> Option<u8> {
+        let vector = self.irr.highest()?;
+        (vector >> 4 > self.ppr() >> 4).then_some(vector)
+    }
+
+    /// Returns the highest vector in IRR, whether or not PPR holds it back.
+    pub(crate) fn highest_irr(&self) -> Option<u8> {
+        self.irr.highest()
+    }
+
+    /// Moves `vector` from IRR to ISR: the guest has taken it. Does nothing unless it is in IRR.
+    pub(crate) fn accept_pending(&mut self, vector: u8) {
+        if self.irr.has(vector) {
+            self.irr.clear(vector);
+            self.isr.set(vector);
+        }
+    }
+
+    /// Ends the interrupt of the highest priority in service. Returns its vector if the IOAPIC must
+    /// hear of it, that is if it is level triggered.
+    pub(crate) fn eoi(&mut self) -> Option<u8> {
+        let vector = self.isr.highest()?;
+        self.isr.clear(vector);
+        self.tmr.has(vector).then_some(vector)
+    }
+
+    /// Returns whether the end of `vector`, in service now, must be told to the IOAPIC.
+    pub(crate) fn eoi_needed_by_ioapic(&self, vector: u8) -> bool {
+        self.isr.has(vector) && self.tmr.has(vector)
+    }
+
+    /// Returns whether the guest may end the interrupt in service by memory alone (paravirtual
+    /// EOI): it is edge triggered, and nothing waits for its end.
+    pub(crate) fn pv_eoi_allowed(&self) -> bool {
+        self.irr.is_empty() && self.isr.highest().is_some_and(|vector| !self.tmr.has(vector))
+    }
+
+    /// Returns the processor priority.
+    pub(crate) fn ppr(&self) -> u8 {
+        let in_service = self.isr.highest().unwrap_or(0);
+        if self.tpr >> 4 >= in_service >> 4 {
+            self.tpr
+        } else {
+            in_service & 0xf0
+        }
+    }
+
+    /// Returns the task priority.
+    pub(crate) fn tpr(&self) -> u8 {
+        self.tpr
+    }
+
+    /// Sets the task priority.
+    pub(crate) fn set_tpr(&mut self, tpr: u8) {
+        self.tpr = tpr;
+    }
+
+    /// Returns CR8: the task priority's class.
+    pub(crate) fn cr8(&self) -> u8 {
+        self.tpr >> 4
+    }
+
+    /// Writes CR8; bits above 3 are ignored.
+    pub(crate) fn set_cr8(&mut self, cr8: u8) {
+        self.tpr = cr8.wrapping_shl(4);
+    }
+
+    /// Writes the whole ICR at once, as x2APIC mode does. A fixed interrupt to itself is done here.
+    pub(crate) fn write_icr(&mut self, icr: u64) -> Effect {
+        self.icr = icr;
+        match Command::from_icr(icr, self.mode()) {
+            Command::Nothing => Effect::None,
+            Command::IllegalVector => {
+                self.error(ESR_SEND_ILLEGAL);
+                Effect::None
+            }
+            Command::Send(Ipi { msg, shorthand: Shorthand::Itself }) if msg.delivery == Delivery::Fixed => {
+                self.accept(msg.vector, false);
+                Effect::None
+            }
+            Command::Send(ipi) => Effect::Ipi(ipi),
+        }
+    }
+
+    // Local interrupts.
+
+    fn lvt(&self, entry: Lvt) -> u32 {
+        let [timer, thermal, perf, lint0, lint1, error] = self.lvt;
+        match entry {
+            Lvt::Timer => timer,
+            Lvt::Thermal => thermal,
+            Lvt::Perf => perf,
+            Lvt::Lint0 => lint0,
+            Lvt::Lint1 => lint1,
+            Lvt::Error => error,
+        }
+    }
+
+    /// Raises a local interrupt (a rising edge of a pin). A fixed one is taken here; any other
+    /// delivery mode is returned, for the caller to carry out.
+    pub(crate) fn raise_local(&mut self, entry: Lvt) -> Option<Delivery> {
+        let lvt = self.lvt(entry);
+        if lvt & LVT_MASKED != 0 {
+            return None;
+        }
+        if entry == Lvt::Perf {
+            // SDM, "Local Vector Table": the processor masks the entry when it delivers.
+            self.lvt[2] |= LVT_MASKED;
+        }
+        let delivery = match entry {
+            Lvt::Timer | Lvt::Error => Delivery::Fixed,
+            _ => Delivery::from_code(u64::from(lvt >> 8))?,
+        };
+        if delivery == Delivery::Fixed {
+            let [vector, ..] = lvt.to_le_bytes();
+            self.accept(vector, false);
+            return None;
+        }
+        Some(delivery)
+    }
+
+    /// Returns whether an interrupt of the PIC reaches the processor: LINT0 passes it on, or the
+    /// local APIC is disabled and out of the way.
+    pub(crate) fn accepts_extint(&self) -> bool {
+        self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint0) & (LVT_MASKED | 0x700) == 0x700
+    }
+
+    /// Returns whether a rising edge of LINT1 gives an NMI.
+    pub(crate) fn lint1_is_nmi(&self) -> bool {
+        self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint1) & (LVT_MASKED | 0x700) == 0x400
+    }
+
+    /// Follows the level of INTR from the PIC as far as LINT0 delivers it as something else than
+    /// ExtINT; call it on a rising edge.
+    pub(crate) fn set_lint0(&mut self, level: Level) -> Option<Delivery> {
+        if level.is_high() {
+            self.raise_local(Lvt::Lint0)
+        } else {
+            None
+        }
+    }
+
+    /// Notes an error, and raises the error interrupt if it is new.
+    fn error(&mut self, bit: u32) {
+        if self.errors & bit == 0 {
+            self.errors |= bit;
+            // Timer and error entries are always fixed: nothing is left to the caller.
+            let _ = self.raise_local(Lvt::Error);
+        }
+    }
+
+    // The timer.
+
+    /// Returns when [`Lapic::tick`] is to be called: when the timer fires next and is not masked.
+    pub(crate) fn deadline(&self) -> Option<Ns> {
+        if self.lvt(Lvt::Timer) & LVT_MASKED != 0 {
+            return None;
+        }
+        self.timer.deadline
+    }
+
+    /// Fires the timer if its time has come by `now`. Returns whether it fired; early or needless
+    /// calls do no harm.
+    pub(crate) fn tick(&mut self, now: Ns) -> bool {
+        let fired = self.timer.expire(now);
+        if fired {
+            let _ = self.raise_local(Lvt::Timer);
+        }
+        fired
+    }
+
+    /// Works out the TSC deadline anew after the guest's counter was set or its rate changed.
+    pub(crate) fn tsc_changed(&mut self, clock: &Clock) {
+        self.timer.follow_tsc(clock);
+    }
+
+    /// Returns IA32_TSC_DEADLINE: 0 when disarmed, passed, or in another timer mode.
+    pub(crate) fn tsc_deadline(&self, now: Ns) -> u64 {
+        self.timer.tsc_deadline(now)
+    }
+
+    /// Writes IA32_TSC_DEADLINE; a deadline already passed fires at once.
+    pub(crate) fn set_tsc_deadline(&mut self, tsc: u64, clock: &Clock) -> Effect {
+        self.timer.set_tsc_deadline(tsc, clock);
+        self.tick(clock.now);
+        Effect::TimerChanged
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The local APIC's timer: one-shot, periodic and TSC deadline.
+//!
+//! SDM, "APIC Timer" and "TSC-Deadline Mode". The input clock is 1 GHz, so one count is
+//! `divisor` nanoseconds. Counting is not simulated: an armed timer is its deadline, and the
+//! current count is worked out from it when read.
+//!
+//! A periodic timer reloads at least every [`MIN_PERIOD_NS`], so that a guest cannot keep the host
+//! busy with its timer alone; periods missed altogether give one interrupt.
+
+use crate::arch::time::{scale, Ns};
+
+/// The shortest period of a periodic timer, in nanoseconds.
+pub(crate) const MIN_PERIOD_NS: u64 = 200_000;
+
+/// Now, on the clocks that the timer counts by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The host's monotonic clock.
+    pub(crate) now: Ns,
+    /// The guest's time stamp counter at `now`.
+    pub(crate) tsc: u64,
+    /// Nanoseconds for each tick of the guest's counter, a 32.32 factor:
+    /// [`ratio`](crate::arch::time::ratio)`(1_000_000, tsc_khz)`.
+    pub(crate) ns_per_tick: u64,
+}
+
+/// The timer modes of the LVT timer register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Counts down once.
+    #[default]
+    OneShot,
+    /// Reloads at zero.
+    Periodic,
+    /// Fires when the time stamp counter reaches a value.
+    TscDeadline,
+    /// The reserved encoding: never fires.
+    Reserved,
+}
+
+impl Mode {
+    /// Returns the mode that an LVT timer register selects.
+    pub(super) fn from_lvt(lvt: u32) -> Mode {
+        match (lvt >> 17) & 3 {
+            0 => Mode::OneShot,
+            1 => Mode::Periodic,
+            2 => Mode::TscDeadline,
+            _ => Mode::Reserved,
+        }
+    }
+}
+
+/// The timer's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Timer {
+    pub(super) mode: Mode,
+    /// Initial count register.
+    pub(super) initial: u32,
+    /// Divide configuration register.
+    pub(super) divide: u32,
+    /// IA32_TSC_DEADLINE; 0 when disarmed.
+    tsc_deadline: u64,
+    /// When it fires next; `None` when it does not run.
+    pub(super) deadline: Option<Ns>,
+}
+
+impl Timer {
+    /// log2 of the divisor.
+    fn shift(&self) -> u32 {
+        let code = (self.divide & 3) | ((self.divide & 8) >> 1);
+        code.wrapping_add(1) & 7
+    }
+
+    /// Nanoseconds of `count` counts.
+    fn span(&self, count: u32) -> u64 {
+        u64::from(count).wrapping_shl(self.shift())
+    }
+
+    /// Nanoseconds from one periodic interrupt to the next; never 0.
+    fn period(&self) -> u64 {
+        self.span(self.initial).max(MIN_PERIOD_NS)
+    }
+
+    /// Follows a write of the LVT timer register. Into or out of TSC deadline mode disarms.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        if (self.mode == Mode::TscDeadline) != (mode == Mode::TscDeadline) || mode == Mode::Reserved {
+            *self = Timer { divide: self.divide, ..Timer::default() };
+        }
+        self.mode = mode;
+    }
+
+    /// Writes the initial count and starts from there; ignored in TSC deadline mode.
+    pub(super) fn set_initial(&mut self, count: u32, now: Ns) {
+        if self.mode == Mode::TscDeadline {
+            return;
+        }
+        self.initial = count;
+        self.start_at(count, now);
+    }
+
+    /// Lets the counter run on from `count` as if it had come down to there; 0 stops it.
+    pub(super) fn start_at(&mut self, count: u32, now: Ns) {
+        let span = match self.mode {
+            _ if count == 0 => None,
+            Mode::OneShot => Some(self.span(count)),
+            Mode::Periodic if count == self.initial => Some(self.period()),
+            Mode::Periodic => Some(self.span(count)),
+            Mode::TscDeadline | Mode::Reserved => None,
+        };
+        self.deadline = span.map(|ns| now.after(ns));
+    }
+
+    /// Writes the divide configuration; a running counter keeps its count.
+    pub(super) fn set_divide(&mut self, value: u32, now: Ns) {
+        let count = self.current(now);
+        self.divide = value & 0xb;
+        if matches!(self.mode, Mode::OneShot | Mode::Periodic) {
+            self.start_at(count, now);
+        }
+    }
+
+    /// Returns the current count register.
+    pub(super) fn current(&self, now: Ns) -> u32 {
+        let Some(deadline) = self.deadline else { return 0 };
+        let left = match self.mode {
+            Mode::OneShot => deadline.since(now),
+            Mode::Periodic if deadline > now => deadline.since(now),
+            Mode::Periodic => {
+                let period = self.period();
+                period.wrapping_sub(now.since(deadline).checked_rem(period).unwrap_or(0))
+            }
+            Mode::TscDeadline | Mode::Reserved => return 0,
+        };
+        let round_up = self.span(1).wrapping_sub(1);
+        let count = left.saturating_add(round_up).wrapping_shr(self.shift());
+        u32::try_from(count).unwrap_or(u32::MAX).min(self.initial)
+    }
+
+    /// Writes IA32_TSC_DEADLINE; ignored outside TSC deadline mode, 0 disarms.
+    pub(super) fn set_tsc_deadline(&mut self, tsc: u64, clock: &Clock) {
+        if self.mode != Mode::TscDeadline {
+            return;
+        }
+        self.tsc_deadline = tsc;
+        self.follow_tsc(clock);
+    }
+
+    /// Works out anew when the TSC deadline comes, as after a change of the guest's counter.
+    pub(super) fn follow_tsc(&mut self, clock: &Clock) {
+        if self.mode != Mode::TscDeadline {
+            return;
+        }
+        self.deadline = match self.tsc_deadline {
+            0 => None,
+            tsc => Some(match tsc.checked_sub(clock.tsc) {
+                None | Some(0) => clock.now,
+                // One more for what the factor rounds off: firing early would show the guest a
+                // counter below its deadline.
+                Some(ticks) => clock.now.after(scale(ticks, clock.ns_per_tick)).after(1),
+            }),
+        };
+    }
+
+    /// Returns IA32_TSC_DEADLINE; 0 once it has passed.
+    pub(super) fn tsc_deadline(&self, now: Ns) -> u64 {
+        match self.deadline {
+            Some(deadline) if deadline > now => self.tsc_deadline,
+            _ => 0,
+        }
+    }
+
+    /// Takes an expiry that has come by `now`: re-arms or stops. Returns whether there was one.
+    pub(super) fn expire(&mut self, now: Ns) -> bool {
+        let Some(deadline) = self.deadline else { return false };
+        if deadline > now {
+            return false;
+        }
+        self.deadline = None;
+        self.tsc_deadline = 0;
+        if self.mode == Mode::Periodic {
+            let period = self.period();
+            let late = now.since(deadline);
+            // The division is for a late caller only.
+            let missed = if late < period { 0 } else { late.checked_div(period).unwrap_or(0) };
+            self.deadline = Some(deadline.after(period.saturating_mul(missed.saturating_add(1))));
+        }
+        true
+    }
+}
