@@ -14,11 +14,11 @@
 
 use super::i8042::{self, I8042};
 use super::ioapic::Ioapic;
-use super::pci::Pci;
+use super::pci::PciRoot;
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, Pm};
-use super::routing::{Routing, Target};
+use super::routing::{DestFormat, Routing, Target};
 use super::rtc::{self, Rtc};
 use super::uart::{self, Uart};
 use super::{ApicMessage, Level, MmioDevice, PioDevice};
@@ -91,7 +91,6 @@ enum Chip {
     Uart,
     I8042,
     Pm,
-    Pci,
 }
 
 impl Chip {
@@ -105,7 +104,6 @@ impl Chip {
             0x70 | 0x71 => Chip::Rtc,
             0x60 | 0x64 | 0x92 => Chip::I8042,
             0x600..=0x60b | 0xcf9 => Chip::Pm,
-            0xcf8..=0xcff => Chip::Pci,
             _ => return None,
         })
     }
@@ -135,7 +133,7 @@ pub(crate) struct Bus {
     /// Power management.
     pub(crate) pm: Option<Pm>,
     /// PCI configuration.
-    pub(crate) pci: Option<Pci>,
+    pub(crate) pci: Option<PciRoot>,
     /// Where each GSI goes.
     pub(crate) routing: Routing,
     /// The level of each of the first 32 GSIs, as last driven by a chip.
@@ -155,7 +153,6 @@ impl Bus {
             Chip::Rtc => self.rtc.as_mut()?.read(port.wrapping_sub(rtc::FIRST_PORT), width, now),
             Chip::I8042 => self.i8042.as_mut()?.read(port.wrapping_sub(i8042::FIRST_PORT), width, now),
             Chip::Pm => self.pm.as_mut()?.read(port.wrapping_sub(pm::FIRST_PORT), width, now),
-            Chip::Pci => self.pci.as_mut()?.read(port.wrapping_sub(0xcf8), width, now),
         };
         self.settle(chip, now, out);
         Some(value)
@@ -171,7 +168,6 @@ impl Bus {
             Chip::Rtc => write_to(&mut self.rtc, port, rtc::FIRST_PORT, width, value, now),
             Chip::I8042 => write_to(&mut self.i8042, port, i8042::FIRST_PORT, width, value, now),
             Chip::Pm => write_to(&mut self.pm, port, pm::FIRST_PORT, width, value, now),
-            Chip::Pci => write_to(&mut self.pci, port, 0xcf8, width, value, now),
         };
         if done {
             self.settle(chip, now, out);
@@ -188,7 +184,7 @@ impl Bus {
     /// Writes memory that belongs to a chip. Returns whether one is there.
     pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut Signals) -> bool {
         let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
-        for msg in ioapic.write_reg(offset, width, value) {
+        for msg in ioapic.write(offset, width, value) {
             out.push(msg);
         }
         true
@@ -207,7 +203,7 @@ impl Bus {
     /// Drives a GSI from outside the chips. Returns whether anything listens to it.
     pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut Signals) -> bool {
         let mut routed = false;
-        for target in self.routing.lookup(gsi) {
+        for target in self.routing.targets(gsi) {
             routed = true;
             match *target {
                 Target::Pic(line) => {
@@ -220,9 +216,11 @@ impl Bus {
                         out.push(msg);
                     }
                 }
-                Target::Msi(msg) => {
-                    if level.is_high() {
-                        out.push(msg);
+                Target::Msi { addr, data } => {
+                    if let Some(msg) = ApicMessage::from_msi(addr, data, DestFormat::Narrow) {
+                        if level.is_high() {
+                            out.push(msg);
+                        }
                     }
                 }
             }
@@ -282,9 +280,13 @@ impl Bus {
                 }
                 self.settle_timer(now, out);
             }
-            Chip::Pci => {}
         }
         out.extint = self.intr();
+    }
+
+    /// Returns whether the pulse of IRQ 0 reached a controller that will tell of its end.
+    fn is_timer_heard(&self, out: &Signals) -> bool {
+        out.len != 0 || self.pic.as_ref().is_some_and(|p| p.requested() & !p.masked() & 1 != 0)
     }
 
     /// Carries the UART's line, also after its console side was touched.
@@ -308,20 +310,24 @@ impl Bus {
         if pit.take_pulse() {
             self.set_gsi(GSI_PIT, Level::High, out);
             self.set_gsi(GSI_PIT, Level::Low, out);
+            // Nobody takes it: no acknowledge will come.
+            if !self.is_timer_heard(out) {
+                self.ack_timer();
+            }
         }
     }
 
-    /// The guest ended the service of an edge-triggered interrupt that may be the timer's.
-    pub(crate) fn timer_eoi(&mut self, vector: u8, now: Ns, out: &mut Signals) {
-        if self.ioapic.as_ref().is_some_and(|i| i.vector_of(2) == Some(vector)) {
-            self.ack_timer();
-            self.settle_timer(now, out);
-        }
+    /// The guest ended the service of an edge-triggered interrupt while the timer waited for that of
+    /// its own: take it for that. A timer that comes a little early does no harm, one that never comes does.
+    pub(crate) fn timer_eoi(&mut self, now: Ns, out: &mut Signals) {
+        self.ack_timer();
+        self.settle_timer(now, out);
+        out.extint = self.intr();
     }
 
-    /// Returns whether the timer waits for the end of an interrupt with `vector`.
-    pub(crate) fn timer_wants_eoi(&self, vector: u8) -> bool {
-        self.pit.is_some() && self.ioapic.as_ref().is_some_and(|i| i.vector_of(2) == Some(vector))
+    /// Returns whether the timer has a pulse that waits for the end of the last one.
+    pub(crate) fn is_timer_waiting(&self) -> bool {
+        self.pit.as_ref().is_some_and(|p| p.deadline().is_none() && p.is_counting())
     }
 
     /// Lets time pass.

@@ -647,6 +647,12 @@ impl Pit {
         Some(Ns(PitClock::ns(edge)))
     }
 
+    /// Returns whether channel 0 was loaded and has an edge to come.
+    pub(crate) fn is_counting(&self) -> bool {
+        let [channel, ..] = &self.channels;
+        channel.next_edge().is_some()
+    }
+
     /// Returns the whole state.
     pub(crate) fn save(&self) -> PitState {
         let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen } = self;

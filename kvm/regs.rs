@@ -105,9 +105,7 @@ pub(super) fn set_sregs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Sregs) -> R
         return Err(EINVAL);
     }
     if let Some(lapic) = core.lapic.as_mut() {
-        if lapic.set_base(r.apic_base, true).is_none() {
-            return Err(EINVAL);
-        }
+        lapic.restore_base(r.apic_base);
         lapic.set_cr8(r.cr8 as u8);
     } else {
         core.hw.set_tpr(r.cr8 as u8);

@@ -5,7 +5,7 @@
 use super::abi::{nr, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::{regs, sys, user};
-use crate::chipset::lapic::Lapic;
+use crate::chipset::lapic::{IdFormat, Lapic};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::AnonFile;
 use crate::host::fpu::GuestFpu;
@@ -52,9 +52,9 @@ impl<B: Backend<Pinned = PinnedCpu>> VcpuFile<B> {
         }
         let number = u32::try_from(id)?;
         let shared = VcpuShared::new(number)?;
-        let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number));
+        let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
         if let Some(l) = lapic.as_ref() {
-            shared.identity.store(l.identity().pack(), Release);
+            shared.set_identity(l.identity());
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
@@ -248,15 +248,15 @@ impl<B: Backend<Pinned = PinnedCpu>> VcpuFile<B> {
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             let (vectors, level) = self.shared.take_posted();
             lapic.merge_posted(&vectors, &level);
-            user::write(arg, &abi::LapicState { regs: lapic.regs(timer::now()) }).map(|()| 0)
+            user::write(arg, &abi::LapicState { regs: lapic.regs(IdFormat::Xapic, timer::now()) }).map(|()| 0)
         })
     }
 
     fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
         self.with(|core, _| {
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            lapic.set_regs(&s.regs, timer::now());
-            self.shared.identity.store(lapic.identity().pack(), Release);
+            lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
+            self.shared.set_identity(lapic.identity());
             self.shared.set_timer(lapic.deadline());
             Ok(0)
         })

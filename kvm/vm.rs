@@ -9,6 +9,7 @@ use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
+use crate::chipset::routing::{DestFormat, Routing};
 use crate::chipset::{ApicMessage, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::{self, AnonFile};
@@ -97,9 +98,11 @@ impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
         if config.vcpus != 0 {
             return Err(EINVAL);
         }
+        let mut routing = Routing::pc()?;
         self.vm.chipset.with(|bus, _now, _out| {
             bus.pic = Some(Pic::new());
-            bus.ioapic = Some(Ioapic::new());
+            bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
+            core::mem::swap(&mut bus.routing, &mut routing);
         });
         self.vm.has_irqchip.store(true, Release);
         Ok(0)
@@ -132,7 +135,8 @@ impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
             return Err(EINVAL);
         }
         let msg = m.message();
-        self.vm.chipset.send(&ApicMessage::from_msi(msg.address, msg.data));
+        let msg = ApicMessage::from_msi(msg.address, msg.data, DestFormat::Narrow).ok_or(EINVAL)?;
+        self.vm.chipset.send(&msg);
         Ok(1)
     }
 

@@ -8,6 +8,7 @@
 //! for guest mode, both sequentially consistent; so no post is missed.
 
 use crate::arch::time::Ns;
+use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::ApicMessage;
 use crate::host::cpu;
 use crate::host::timer::{OnTimer, Timer};
@@ -58,7 +59,7 @@ pub(crate) struct VcpuShared {
     posted_level: [AtomicU64; 4],
     sipi: AtomicU32,
     /// The local APIC's identity, packed, for senders.
-    pub(crate) identity: AtomicU64,
+    identity: AtomicU64,
     /// Exits by which performance is judged; written by the vCPU only.
     pub(crate) stats: Stats,
     waiter: Waiter,
@@ -206,6 +207,16 @@ impl VcpuShared {
     /// Returns the page of the last start-up IPI.
     pub(crate) fn sipi_vector(&self) -> u8 {
         self.sipi.load(Acquire) as u8
+    }
+
+    /// Returns the local APIC's identity, as senders see it.
+    pub(crate) fn identity(&self) -> ApicIdentity {
+        ApicIdentity::unpack(self.identity.load(Relaxed))
+    }
+
+    /// Publishes the local APIC's identity.
+    pub(crate) fn set_identity(&self, identity: ApicIdentity) {
+        self.identity.store(identity.pack(), Release);
     }
 
     /// Arms the timer that posts [`Requests::TIMER`], or disarms it.

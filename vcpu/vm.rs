@@ -6,15 +6,14 @@ use super::backend::Backend;
 use super::outcome::SystemEvent;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
-use crate::arch::time::Ns;
+use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{Bus, Request, Signals};
-use crate::chipset::lapic::{self, ApicIdentity};
+use crate::chipset::lapic::{self, Ipi};
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
 use crate::host::notifier::Registered;
 use crate::host::timer::{self, OnTimer, Timer};
-use crate::virtio::device::VirtioSlots;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
@@ -34,6 +33,8 @@ pub(crate) struct Chipset {
     /// Woken when the console has output or room for input.
     #[pin]
     pub(crate) console: WaitQueue,
+    /// The interval timer has a pulse that waits for the end of the last one.
+    timer_waiting: AtomicBool,
     /// When the timer is armed for; `u64::MAX` when it is not.
     armed_for: AtomicU64,
     #[pin]
@@ -56,6 +57,7 @@ impl Chipset {
                 extint: AtomicBool::new(false),
                 round_robin: AtomicU32::new(0),
                 console <- WaitQueue::new(),
+                timer_waiting: AtomicBool::new(false),
                 armed_for: AtomicU64::new(u64::MAX),
                 timer <- Timer::new(),
             }),
@@ -90,10 +92,28 @@ impl Chipset {
             return self.send_to_one(msg);
         }
         for vcpu in self.vcpus.iter() {
-            if lapic::matches(msg, &identity(vcpu)) {
+            if lapic::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
             }
         }
+    }
+
+    /// Sends an interprocessor interrupt of vCPU `sender`.
+    pub(crate) fn send_ipi(&self, sender: u32, ipi: &Ipi) {
+        if ipi.msg.delivery == Delivery::LowestPriority {
+            return self.send_to_one(&ipi.msg);
+        }
+        for vcpu in self.vcpus.iter() {
+            if ipi.matches(sender, &vcpu.identity()) {
+                deliver(vcpu, &ipi.msg);
+            }
+        }
+    }
+
+    /// Returns whether the interval timer waits for an end of interrupt.
+    #[inline]
+    pub(crate) fn is_timer_waiting(&self) -> bool {
+        self.timer_waiting.load(Relaxed)
     }
 
     fn send_to_one(&self, msg: &ApicMessage) {
@@ -105,7 +125,7 @@ impl Chipset {
         let ring = self.vcpus.iter().chain(self.vcpus.iter());
         let first = start.checked_rem(n).unwrap_or(0);
         for vcpu in ring.skip(first).take(n) {
-            if lapic::matches(msg, &identity(vcpu)) {
+            if lapic::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
                 return;
             }
@@ -114,6 +134,7 @@ impl Chipset {
 
     /// Arms the timer for the bus's next deadline. The bus lock is held.
     pub(crate) fn rearm(&self, bus: &Bus) {
+        self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
         let at = bus.deadline().map_or(u64::MAX, |d| d.0);
         if self.armed_for.swap(at, Relaxed) != at {
             if at == u64::MAX {
@@ -152,10 +173,6 @@ impl OnTimer for Chipset {
     }
 }
 
-fn identity(vcpu: &VcpuShared) -> ApicIdentity {
-    ApicIdentity::unpack(vcpu.identity.load(Relaxed))
-}
-
 /// A virtual machine.
 #[pin_data]
 pub(crate) struct Vm<B: Backend> {
@@ -165,9 +182,6 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) space: Registered<Space<B>>,
     /// The devices.
     pub(crate) chipset: Arc<Chipset>,
-    /// The virtio devices.
-    #[pin]
-    pub(crate) virtio: VirtioSlots<B>,
     /// Interrupt controllers are in the kernel.
     pub(crate) has_irqchip: AtomicBool,
     /// What the guest asked of the platform, waiting for a vCPU to take it to user space: 0 nothing,
@@ -177,6 +191,8 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) has_run: AtomicBool,
     /// The guest's TSC at creation minus the host's, so that all vCPUs agree.
     pub(crate) tsc_offset: u64,
+    /// Nanoseconds for each tick of the guest's TSC, a 32.32 factor.
+    pub(crate) ns_per_tick: u64,
     /// Added to the host's monotonic clock for the paravirtual clock.
     pub(crate) clock_offset: AtomicU64,
 }
@@ -196,11 +212,11 @@ impl<B: Backend> Vm<B> {
                 backend,
                 space,
                 chipset,
-                virtio <- VirtioSlots::new(),
                 has_irqchip: AtomicBool::new(false),
                 event: AtomicU32::new(0),
                 has_run: AtomicBool::new(false),
                 tsc_offset: 0u64.wrapping_sub(timer::rdtsc()),
+                ns_per_tick: ratio(1_000_000, u64::from(timer::tsc_khz())),
                 clock_offset: AtomicU64::new(0u64.wrapping_sub(timer::now().0)),
             }),
             GFP_KERNEL_ACCOUNT,
