@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Capability numbers, and what KVM_CHECK_EXTENSION answers to them.
+//!
+//! A capability that is not in [`answer`] is 0. An answer other than 0 promises all of it: user space
+//! never checks further.
+
+use super::vm::{CLOCK_TSC_STABLE, MAX_IRQ_ROUTES};
+
+macro_rules! caps {
+    ($($name:ident = $nr:literal,)*) => {
+        $(
+            #[doc = concat!("KVM_CAP_", stringify!($name), ".")]
+            pub(crate) const $name: u32 = $nr;
+        )*
+    };
+}
+
+caps! {
+    IRQCHIP = 0,
+    HLT = 1,
+    USER_MEMORY = 3,
+    SET_TSS_ADDR = 4,
+    VAPIC = 6,
+    EXT_CPUID = 7,
+    CLOCKSOURCE = 8,
+    NR_VCPUS = 9,
+    NR_MEMSLOTS = 10,
+    PIT = 11,
+    NOP_IO_DELAY = 12,
+    MP_STATE = 14,
+    COALESCED_MMIO = 15,
+    SYNC_MMU = 16,
+    DESTROY_MEMORY_REGION_WORKS = 21,
+    USER_NMI = 22,
+    SET_GUEST_DEBUG = 23,
+    REINJECT_CONTROL = 24,
+    IRQ_ROUTING = 25,
+    IRQ_INJECT_STATUS = 26,
+    JOIN_MEMORY_REGIONS_WORKS = 30,
+    MCE = 31,
+    IRQFD = 32,
+    PIT2 = 33,
+    SET_BOOT_CPU_ID = 34,
+    PIT_STATE2 = 35,
+    IOEVENTFD = 36,
+    SET_IDENTITY_MAP_ADDR = 37,
+    ADJUST_CLOCK = 39,
+    INTERNAL_ERROR_DATA = 40,
+    VCPU_EVENTS = 41,
+    INTR_SHADOW = 49,
+    DEBUGREGS = 50,
+    X86_ROBUST_SINGLESTEP = 51,
+    ENABLE_CAP = 54,
+    XSAVE = 55,
+    XCRS = 56,
+    TSC_CONTROL = 60,
+    GET_TSC_KHZ = 61,
+    MAX_VCPUS = 66,
+    TSC_DEADLINE_TIMER = 72,
+    SYNC_REGS = 74,
+    KVMCLOCK_CTRL = 76,
+    SIGNAL_MSI = 77,
+    READONLY_MEM = 81,
+    IRQFD_RESAMPLE = 82,
+    DEVICE_CTRL = 89,
+    ENABLE_CAP_VM = 98,
+    IOEVENTFD_NO_LENGTH = 100,
+    CHECK_EXTENSION_VM = 105,
+    X86_SMM = 117,
+    MULTI_ADDRESS_SPACE = 118,
+    SPLIT_IRQCHIP = 121,
+    IOEVENTFD_ANY_LENGTH = 122,
+    MAX_VCPU_ID = 128,
+    X2APIC_API = 129,
+    IMMEDIATE_EXIT = 136,
+    GET_MSR_FEATURES = 153,
+    EXCEPTION_PAYLOAD = 164,
+    MANUAL_DIRTY_LOG_PROTECT2 = 168,
+    X86_USER_SPACE_MSR = 188,
+    X86_MSR_FILTER = 189,
+    SREGS2 = 200,
+    BINARY_STATS_FD = 203,
+    XSAVE2 = 208,
+    SYS_ATTRIBUTES = 209,
+    SYSTEM_EVENT_DATA = 215,
+    X86_TRIPLE_FAULT_EVENT = 218,
+    USER_MEMORY2 = 231,
+    VM_TYPES = 235,
+}
+
+/// What the module has, as far as a capability depends on it. All false and 0 is a module that can do
+/// nothing but say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// vCPUs, registers, memory slots and KVM_RUN: tier 0.
+    pub(crate) run: bool,
+    /// CPUs of the host that are online: the recommended number of vCPUs.
+    pub(crate) host_cpus: u32,
+    /// The most vCPUs of a VM.
+    pub(crate) max_vcpus: u32,
+    /// The most memory slots of a VM.
+    pub(crate) max_memslots: u32,
+    /// Banks of machine-check registers.
+    pub(crate) mce_banks: u32,
+    /// Local APIC, I/O APIC and PICs, with routing and KVM_IRQ_LINE.
+    pub(crate) irqchip: bool,
+    /// A local APIC without the others.
+    pub(crate) split_irqchip: bool,
+    /// The PIT.
+    pub(crate) pit: bool,
+    /// KVM_IRQFD.
+    pub(crate) irqfd: bool,
+    /// KVM_IRQFD with a resamplefd.
+    pub(crate) irqfd_resample: bool,
+    /// KVM_IOEVENTFD, any length.
+    pub(crate) ioeventfd: bool,
+    /// KVM_GET_CLOCK and KVM_SET_CLOCK, and the paravirtual clock.
+    pub(crate) clock: bool,
+    /// KVM_SET_USER_MEMORY_REGION2.
+    pub(crate) memory_region2: bool,
+    /// Memory slots that the guest cannot write.
+    pub(crate) readonly_mem: bool,
+    /// KVM_GET_XCRS: the host has XSAVE.
+    pub(crate) xcrs: bool,
+    /// KVM_CREATE_DEVICE and the attributes of devices.
+    pub(crate) devices: bool,
+    /// The frequency of the TSC can be set for each vCPU.
+    pub(crate) tsc_scaling: bool,
+    /// KVM_GET_SREGS2 and KVM_SET_SREGS2.
+    pub(crate) sregs2: bool,
+    /// Registers in the shared page.
+    pub(crate) sync_regs: bool,
+    /// KVM_SET_GUEST_DEBUG.
+    pub(crate) guest_debug: bool,
+    /// Page of the mapping that holds the coalesced ring, 0 without it.
+    pub(crate) coalesced_page: u32,
+}
+
+/// Returns what KVM_CHECK_EXTENSION answers for capability `cap`; 0 for all that is unknown.
+pub(crate) fn answer(cap: u64, facts: &Facts) -> i32 {
+    let Ok(cap) = u32::try_from(cap) else { return 0 };
+    match cap {
+        NR_VCPUS => number(facts.host_cpus.min(facts.max_vcpus)),
+        MAX_VCPUS | MAX_VCPU_ID => number(facts.max_vcpus),
+        NR_MEMSLOTS => number(facts.max_memslots),
+        MCE => number(facts.mce_banks),
+        IRQ_ROUTING if has_lapic(facts) => number(MAX_IRQ_ROUTES),
+        ADJUST_CLOCK if facts.clock => number(CLOCK_TSC_STABLE),
+        COALESCED_MMIO => number(facts.coalesced_page),
+        SYNC_REGS if facts.sync_regs => 7,
+        VM_TYPES if facts.run => 1,
+        _ => i32::from(is_present(cap, facts)),
+    }
+}
+
+fn has_lapic(facts: &Facts) -> bool {
+    facts.irqchip || facts.split_irqchip
+}
+
+fn number(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// Returns whether a capability is there that is answered by yes or no.
+fn is_present(cap: u32, facts: &Facts) -> bool {
+    match cap {
+        USER_MEMORY | EXT_CPUID | MP_STATE | SET_TSS_ADDR | SET_IDENTITY_MAP_ADDR => facts.run,
+        DESTROY_MEMORY_REGION_WORKS | JOIN_MEMORY_REGIONS_WORKS | SYNC_MMU => facts.run,
+        INTERNAL_ERROR_DATA | VCPU_EVENTS | INTR_SHADOW | DEBUGREGS => facts.run,
+        X86_ROBUST_SINGLESTEP | XSAVE | GET_TSC_KHZ | IMMEDIATE_EXIT => facts.run,
+        CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA => facts.run,
+        HLT | IRQCHIP | IRQ_INJECT_STATUS => facts.irqchip,
+        SPLIT_IRQCHIP => facts.split_irqchip,
+        SIGNAL_MSI | TSC_DEADLINE_TIMER => has_lapic(facts),
+        ENABLE_CAP_VM => facts.split_irqchip,
+        PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => facts.pit,
+        IRQFD => facts.irqfd,
+        IRQFD_RESAMPLE => facts.irqfd_resample,
+        IOEVENTFD | IOEVENTFD_NO_LENGTH | IOEVENTFD_ANY_LENGTH => facts.ioeventfd,
+        CLOCKSOURCE | KVMCLOCK_CTRL | NOP_IO_DELAY => facts.clock,
+        USER_MEMORY2 => facts.memory_region2,
+        READONLY_MEM => facts.readonly_mem,
+        XCRS => facts.xcrs,
+        DEVICE_CTRL => facts.devices,
+        TSC_CONTROL => facts.tsc_scaling,
+        SREGS2 => facts.sregs2,
+        SET_GUEST_DEBUG => facts.guest_debug,
+        _ => false,
+    }
+}

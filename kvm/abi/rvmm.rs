@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What rvmm adds to KVM's ABI: the devices of the in-kernel machine.
+//!
+//! Each is a type of KVM_CREATE_DEVICE. KVM_SET_DEVICE_ATTR with group [`GROUP_CONFIG`], attribute 0 and
+//! the address of the type's configuration struct configures the new device and puts it into the
+//! machine, once: EBUSY after a vCPU has run or when done twice.
+
+/// A 16550A at port 0x3f8, IRQ 4: [`UartConfig`]. Its fd can be read, written and polled.
+pub(crate) const DEV_UART: u32 = 0x7276_0000;
+/// The RTC and CMOS memory at port 0x70, IRQ 8: [`RtcConfig`].
+pub(crate) const DEV_RTC: u32 = 0x7276_0001;
+/// The keyboard controller at ports 0x60 and 0x64, and port 0x92: [`I8042Config`].
+pub(crate) const DEV_I8042: u32 = 0x7276_0002;
+/// The PCI host bridge at ports 0xcf8 and 0xcfc, bus 0: [`PciHostConfig`].
+pub(crate) const DEV_PCI_HOST: u32 = 0x7276_0003;
+/// The ACPI power management block at port 0x600, and the reset port 0xcf9: [`AcpiPmConfig`].
+pub(crate) const DEV_ACPI_PM: u32 = 0x7276_0004;
+/// A virtio block device on PCI: [`VirtioBlkConfig`].
+pub(crate) const DEV_VIRTIO_BLK: u32 = 0x7276_0010;
+/// A virtio entropy source on PCI: [`VirtioRngConfig`].
+pub(crate) const DEV_VIRTIO_RNG: u32 = 0x7276_0011;
+
+/// The group of the configuration; its only attribute is 0.
+pub(crate) const GROUP_CONFIG: u32 = 0;
+/// The group of commands to the device. For [`DEV_ACPI_PM`], attribute 0 presses the power button.
+pub(crate) const GROUP_COMMAND: u32 = 1;
+/// Attribute of [`GROUP_COMMAND`]: press the power button.
+pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
+
+/// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR).
+pub(crate) const DEV_RUN: u32 = 0xaef0;
+
+/// [`VirtioBlkConfig::flags`]: the guest may not write.
+pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
+
+abi_struct! {
+    /// Configuration of [`DEV_UART`].
+    struct UartConfig = 8 {
+        /// 0 for the first serial port; no other exists yet.
+        index: u32,
+        /// Must be 0.
+        flags: u32,
+    }
+
+    /// Configuration of [`DEV_RTC`].
+    struct RtcConfig = 24 {
+        /// Bytes of RAM below 4 GiB, for the CMOS memory fields.
+        ram_below_4g_bytes: u64,
+        /// Bytes of RAM from 4 GiB on.
+        ram_above_4g_bytes: u64,
+        /// Seconds to add to the host's UTC.
+        utc_offset_seconds: i64,
+    }
+
+    /// Configuration of [`DEV_I8042`].
+    struct I8042Config = 4 {
+        /// Must be 0.
+        flags: u32,
+    }
+
+    /// Configuration of [`DEV_PCI_HOST`].
+    struct PciHostConfig = 16 {
+        /// Start of the 32-bit window that BARs are placed in.
+        mmio_base: u64,
+        /// Its bytes.
+        mmio_size: u64,
+    }
+
+    /// Configuration of [`DEV_ACPI_PM`].
+    struct AcpiPmConfig = 4 {
+        /// Must be 0.
+        flags: u32,
+    }
+
+    /// Configuration of [`DEV_VIRTIO_BLK`].
+    struct VirtioBlkConfig = 36 {
+        /// The backing file or block device, opened by the caller.
+        fd: i32,
+        /// [`BLK_READ_ONLY`].
+        flags: u32,
+        /// What the guest reads as the serial number; unused bytes are 0.
+        serial: [u8; 20],
+        /// PCI device number 1 to 31, or 0 for the next free one.
+        slot: u32,
+        /// Descriptors in the queue, a power of two; 0 for 256.
+        queue_size: u32,
+    }
+
+    /// Configuration of [`DEV_VIRTIO_RNG`].
+    struct VirtioRngConfig = 8 {
+        /// PCI device number 1 to 31, or 0 for the next free one.
+        slot: u32,
+        /// Must be 0.
+        pad: u32,
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structs of the `/dev` node: lists of CPUID leaves and of MSRs.
+//!
+//! Both lists are a header followed by entries; only the header's size counts in the request number.
+
+use crate::arch::cpuid::CpuidRegs;
+
+/// The version that KVM_GET_API_VERSION returns.
+pub(crate) const API_VERSION: i32 = 12;
+
+/// The most entries that a CPUID list may have.
+pub(crate) const MAX_CPUID_ENTRIES: usize = 256;
+
+/// In [`CpuidEntry2::flags`]: the leaf has subleaves, [`CpuidEntry2::index`] counts.
+pub(crate) const CPUID_FLAG_SIGNIFICANT_INDEX: u32 = 1 << 0;
+
+abi_struct! {
+    /// Header of a CPUID list: KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2, KVM_GET_CPUID2.
+    struct Cpuid2 = 8 {
+        /// In: room for entries. Out: entries given.
+        nent: u32,
+        /// Unused.
+        padding: u32,
+    }
+
+    /// One leaf, or one subleaf, of CPUID.
+    struct CpuidEntry2 = 40 {
+        /// The leaf: EAX on input.
+        function: u32,
+        /// The subleaf: ECX on input, where the flag says so.
+        index: u32,
+        /// [`CPUID_FLAG_SIGNIFICANT_INDEX`].
+        flags: u32,
+        /// What CPUID returns in EAX.
+        eax: u32,
+        /// What CPUID returns in EBX.
+        ebx: u32,
+        /// What CPUID returns in ECX.
+        ecx: u32,
+        /// What CPUID returns in EDX.
+        edx: u32,
+        /// Unused.
+        padding: [u32; 3],
+    }
+
+    /// Header of a list of MSR numbers (`u32` each): KVM_GET_MSR_INDEX_LIST.
+    struct MsrList = 4 {
+        /// In: room for numbers. Out: how many there are.
+        nmsrs: u32,
+    }
+}
+
+impl CpuidEntry2 {
+    /// An entry of a leaf without subleaves.
+    pub(crate) const fn leaf(function: u32, regs: CpuidRegs) -> CpuidEntry2 {
+        CpuidEntry2 {
+            function,
+            index: 0,
+            flags: 0,
+            eax: regs.eax,
+            ebx: regs.ebx,
+            ecx: regs.ecx,
+            edx: regs.edx,
+            padding: [0; 3],
+        }
+    }
+
+    /// An entry of one subleaf.
+    pub(crate) const fn subleaf(function: u32, index: u32, regs: CpuidRegs) -> CpuidEntry2 {
+        let mut entry = CpuidEntry2::leaf(function, regs);
+        entry.index = index;
+        entry.flags = CPUID_FLAG_SIGNIFICANT_INDEX;
+        entry
+    }
+
+    /// Returns whether [`index`](Self::index) counts.
+    pub(crate) const fn has_index(&self) -> bool {
+        self.flags & CPUID_FLAG_SIGNIFICANT_INDEX != 0
+    }
+
+    /// Returns the four registers.
+    pub(crate) const fn regs(&self) -> CpuidRegs {
+        CpuidRegs { eax: self.eax, ebx: self.ebx, ecx: self.ecx, edx: self.edx }
+    }
+}
