@@ -1,11 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! rvmm: a hypervisor as a kernel module.
+//!
+//! Loading probes every CPU and creates /dev/rvmm, which speaks KVM's ioctl interface. CPUs enter
+//! root operation only while they run a guest; see docs/adr.
 
+use kernel::error::Error;
+use kernel::fs::File;
+use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
+use kernel::sync::{Arc, SetOnce};
 
 pub(crate) mod arch;
+pub(crate) mod chipset;
 pub(crate) mod host;
+pub(crate) mod kvm;
+pub(crate) mod mmu;
+pub(crate) mod svm;
+pub(crate) mod vcpu;
+pub(crate) mod virtio;
+
+use svm::Svm;
+use vcpu::backend::{Backend, Unsupported};
 
 module! {
     type: Rvmm,
@@ -20,10 +36,55 @@ pub(crate) const fn owner() -> *mut kernel::bindings::module {
     kernel::module::this_module::<Rvmm>().as_ptr()
 }
 
-struct Rvmm;
+/// The vendor found when the module was loaded.
+static BACKEND: SetOnce<Arc<Svm>> = SetOnce::new();
 
-impl kernel::Module for Rvmm {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Rvmm)
+/// The module: the device node. Unloading waits for nothing, since open files hold the module.
+#[pin_data]
+struct Rvmm {
+    #[pin]
+    node: MiscDeviceRegistration<Node>,
+}
+
+fn explain(why: Unsupported) -> Error {
+    match why {
+        Unsupported::NoExtension => pr_err!("this processor has no SVM; VMX is not supported yet\n"),
+        Unsupported::Firmware => pr_err!("SVM is disabled by the firmware; enable it in the firmware's setup\n"),
+        Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
+        Unsupported::MixedCpus => pr_err!("the CPUs of this machine differ in their virtualization features\n"),
+    }
+    ENODEV
+}
+
+impl kernel::InPlaceModule for Rvmm {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let probed = Svm::new().and_then(|found| found.map_err(explain));
+        let ready = probed.and_then(|svm| {
+            pr_info!("{} on {} CPUs\n", svm.name(), host::cpu::online());
+            BACKEND.populate(Arc::new(svm, GFP_KERNEL)?);
+            Ok(())
+        });
+        try_pin_init!(Self {
+            _: { ready? },
+            node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
+        })
+    }
+}
+
+/// /dev/rvmm.
+struct Node;
+
+#[vtable]
+impl MiscDevice for Node {
+    type OwnerModule = Rvmm;
+    type Ptr = Arc<Svm>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Svm>> {
+        BACKEND.as_ref().cloned().ok_or(ENODEV)
+    }
+
+    fn ioctl(svm: kernel::sync::ArcBorrow<'_, Svm>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let svm: Arc<Svm> = svm.into();
+        kvm::sys::ioctl(&svm, cmd, arg as u64).map(|v| v as isize)
     }
 }

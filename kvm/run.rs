@@ -2,8 +2,7 @@
 
 //! KVM_RUN: the shared page on the way in and out of the run loop.
 
-use super::abi::run as abi;
-use crate::arch::addr::Width;
+use super::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::cpu::PinnedCpu;
 use crate::host::page::SharedPage;
@@ -35,7 +34,7 @@ impl RunPages {
 
     /// Returns whether user space wants the next KVM_RUN to return at once.
     pub(super) fn immediate_exit(&self) -> bool {
-        self.byte(abi::IMMEDIATE_EXIT) != 0
+        self.byte(offset::IMMEDIATE_EXIT) != 0
     }
 
     fn byte(&self, at: usize) -> u8 {
@@ -58,7 +57,7 @@ impl RunPages {
         }
         match last.take() {
             Some(UserExit::Mmio { .. }) => {
-                core.io.complete(Self::u64(&self.run, abi::MMIO_DATA));
+                core.io.complete(Self::u64(&self.run, offset::MMIO_DATA));
             }
             Some(UserExit::Io { .. }) => {
                 core.io.complete(Self::u64(&self.pio, 0));
@@ -66,8 +65,8 @@ impl RunPages {
             _ => {}
         }
         if core.lapic.is_none() {
-            core.hw.set_tpr((Self::u64(&self.run, abi::CR8) & 15) as u8);
-            core.wants_window = self.byte(abi::REQUEST_INTERRUPT_WINDOW) != 0;
+            core.hw.set_tpr((Self::u64(&self.run, offset::CR8) & 15) as u8);
+            core.wants_window = self.byte(offset::REQUEST_INTERRUPT_WINDOW) != 0;
         }
     }
 
@@ -77,89 +76,62 @@ impl RunPages {
             && core.user_irq.is_none()
             && core.interrupted.is_none()
             && core.exception.is_none();
-        self.run.write(abi::READY_FOR_INTERRUPT_INJECTION, &[u8::from(core.lapic.is_some() || ready)]);
-        self.run.write(abi::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);
+        self.run.write(offset::READY_FOR_INTERRUPT_INJECTION, &[u8::from(core.lapic.is_some() || ready)]);
+        self.run.write(offset::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);
         let (cr8, base) = match core.lapic.as_ref() {
             Some(l) => (l.cr8(), l.base()),
             None => (core.hw.tpr(), 0xfee0_0900),
         };
-        self.run.write(abi::CR8, &u64::from(cr8).to_le_bytes());
-        self.run.write(abi::APIC_BASE, &base.to_le_bytes());
+        self.run.write(offset::CR8, &u64::from(cr8).to_le_bytes());
+        self.run.write(offset::APIC_BASE, &base.to_le_bytes());
         match exit {
             Some(exit) => self.report(exit),
-            None => self.reason(abi::EXIT_INTR),
+            None => self.write_exit(&Exit::plain(ExitReason::Intr)),
         }
-    }
-
-    fn reason(&self, reason: u32) {
-        self.run.write(abi::EXIT_REASON, &reason.to_le_bytes());
     }
 
     fn report(&self, exit: UserExit) {
-        match exit {
-            UserExit::Io { port, width, is_in, data } => self.report_io(port, width, is_in, data),
-            UserExit::Mmio { gpa, data, len, is_write } => {
-                self.reason(abi::EXIT_MMIO);
-                self.run.write(abi::MMIO_PHYS_ADDR, &gpa.0.to_le_bytes());
-                self.run.write(abi::MMIO_DATA, &data);
-                self.run.write(abi::MMIO_LEN, &u32::from(len).to_le_bytes());
-                self.run.write(abi::MMIO_IS_WRITE, &[u8::from(is_write)]);
+        let report = match exit {
+            UserExit::Io { port, width, is_in, data } => {
+                self.pio.write(0, &u64::from(data).to_le_bytes());
+                let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };
+                Exit::io(direction, width.bytes() as u8, port, 1)
             }
-            UserExit::Hlt => self.reason(abi::EXIT_HLT),
-            UserExit::Shutdown => self.reason(abi::EXIT_SHUTDOWN),
-            UserExit::InterruptWindow => self.reason(abi::EXIT_IRQ_WINDOW_OPEN),
-            UserExit::SystemEvent(event) => {
-                let kind: u32 = match event {
-                    SystemEvent::PowerOff => abi::SYSTEM_EVENT_SHUTDOWN,
-                    SystemEvent::Reset => abi::SYSTEM_EVENT_RESET,
-                };
-                self.reason(abi::EXIT_SYSTEM_EVENT);
-                self.run.write(abi::UNION, &kind.to_le_bytes());
-                self.run.write(abi::UNION + 4, &0u32.to_le_bytes());
+            UserExit::Mmio { gpa, len, is_write: false, .. } => Exit::mmio_read(gpa.0, u32::from(len)),
+            UserExit::Mmio { gpa, data, len, .. } => {
+                Exit::mmio_write(gpa.0, u32::from(len), u64::from_le_bytes(data))
             }
-            UserExit::Bug(bug) => self.report_bug(bug),
-        }
+            UserExit::Hlt => Exit::plain(ExitReason::Hlt),
+            UserExit::Shutdown => Exit::plain(ExitReason::Shutdown),
+            UserExit::InterruptWindow => Exit::plain(ExitReason::IrqWindowOpen),
+            UserExit::SystemEvent(SystemEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
+            UserExit::SystemEvent(SystemEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),
+            UserExit::Bug(bug) => report_bug(bug),
+        };
+        self.write_exit(&report);
     }
 
-    fn report_io(&self, port: u16, width: Width, is_in: bool, data: u32) {
-        self.reason(abi::EXIT_IO);
-        self.run.write(abi::IO_DIRECTION, &[u8::from(!is_in)]);
-        self.run.write(abi::IO_SIZE, &[width.bytes() as u8]);
-        self.run.write(abi::IO_PORT, &port.to_le_bytes());
-        self.run.write(abi::IO_COUNT, &1u32.to_le_bytes());
-        self.run.write(abi::IO_DATA_OFFSET, &4096u64.to_le_bytes());
-        self.pio.write(0, &u64::from(data).to_le_bytes());
+    fn write_exit(&self, exit: &Exit) {
+        self.run.write(offset::EXIT_REASON, &(exit.reason as u32).to_le_bytes());
+        self.run.write(offset::EXIT, exit.data());
     }
+}
 
-    fn report_bug(&self, bug: VmBug) {
-        match bug {
-            VmBug::EntryFailed(raw) => {
-                self.reason(abi::EXIT_FAIL_ENTRY);
-                self.run.write(abi::UNION, &raw.reason.to_le_bytes());
-                self.run.write(abi::UNION + 8, &crate::host::cpu::cpu_id().to_le_bytes());
+fn report_bug(bug: VmBug) -> Exit {
+    match bug {
+        VmBug::EntryFailed(raw) => Exit::fail_entry(raw.reason, crate::host::cpu::cpu_id()),
+        VmBug::UnknownExit(raw) => Exit::internal_error(
+            abi::INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+            &[raw.reason, raw.info1, raw.info2],
+        ),
+        VmBug::Emulation { rip, bytes, len } => {
+            let mut insn = [0u8; 16];
+            for (dst, src) in insn.iter_mut().zip(bytes) {
+                *dst = src;
             }
-            VmBug::UnknownExit(raw) => {
-                self.internal(abi::INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &[raw.reason, raw.info1, raw.info2]);
-            }
-            VmBug::Emulation { rip, bytes, len } => {
-                let mut insn = [0u8; 16];
-                for (dst, src) in insn.iter_mut().zip(bytes) {
-                    *dst = src;
-                }
-                let lo = u64::from_le_bytes(insn[..8].try_into().unwrap_or([0; 8]));
-                let hi = u64::from_le_bytes(insn[8..].try_into().unwrap_or([0; 8]));
-                self.internal(abi::INTERNAL_ERROR_EMULATION, &[rip, u64::from(len), lo, hi]);
-            }
-        }
-    }
-
-    fn internal(&self, suberror: u32, data: &[u64]) {
-        self.reason(abi::EXIT_INTERNAL_ERROR);
-        self.run.write(abi::UNION, &suberror.to_le_bytes());
-        self.run.write(abi::UNION + 4, &(data.len() as u32).to_le_bytes());
-        for (i, d) in data.iter().enumerate() {
-            let at = (abi::UNION + 8).saturating_add(i.saturating_mul(8));
-            self.run.write(at, &d.to_le_bytes());
+            let (lo, hi) = insn.split_at(8);
+            let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]));
+            Exit::internal_error(abi::INTERNAL_ERROR_EMULATION, &[rip, u64::from(len), word(lo), word(hi)])
         }
     }
 }

@@ -8,6 +8,7 @@ use super::vm::VmFile;
 use crate::host::cpu::PinnedCpu;
 use crate::host::{cpu, file, timer};
 use crate::vcpu::backend::Backend;
+use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::space::MAX_VCPUS;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
@@ -51,11 +52,20 @@ fn create_vm<B: Backend<Pinned = PinnedCpu>>(backend: &Arc<B>, kind: u64) -> Res
 /// Answers KVM_CHECK_EXTENSION, on the node and on a VM.
 pub(super) fn check_extension(cap: u64) -> i64 {
     let facts = caps::Facts {
-        max_vcpus: MAX_VCPUS as i32,
-        online_cpus: i32::try_from(cpu::online()).unwrap_or(i32::MAX),
+        run: true,
+        host_cpus: cpu::online(),
+        max_vcpus: MAX_VCPUS as u32,
+        max_memslots: MAX_SLOTS.into(),
+        mce_banks: 0,
+        irqchip: true,
+        pit: true,
+        clock: true,
+        memory_region2: true,
+        xcrs: true,
+        devices: true,
         ..caps::Facts::default()
     };
-    u32::try_from(cap).map_or(0, |cap| i64::from(caps::answer(cap, &facts)))
+    i64::from(caps::answer(cap, &facts))
 }
 
 /// What decides which features guests are offered.

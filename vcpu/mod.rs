@@ -1,11 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The virtual processor: from one exit of the guest to the next entry.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`backend`], [`exit`], [`event`] | the contract with the vendor's extension |
+//! | [`state`], [`core`] | registers, and everything else of one vCPU |
+//! | [`shared`] | what other threads may touch of it |
+//! | [`space`], [`vm`] | guest memory, and the VM as a vCPU sees it |
+//! | [`run`] | the loop |
+//! | [`handle`] | one handler for each family of exits |
+//! | [`outcome`], [`io`] | what a handler decided; what user space answers |
+//! | [`cpuid`], [`msr_table`], [`pvclock`] | what the guest's processor is |
+//! | [`emulate`] | instructions in software |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod backend;
+pub(crate) mod core;
+pub(crate) mod cpuid;
 pub(crate) mod emulate;
 pub(crate) mod event;
 pub(crate) mod exit;
+pub(crate) mod handle;
+pub(crate) mod io;
+pub(crate) mod msr_table;
+pub(crate) mod outcome;
+pub(crate) mod pvclock;
+pub(crate) mod run;
+pub(crate) mod shared;
+pub(crate) mod space;
 pub(crate) mod state;
+pub(crate) mod vm;

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device of the in-kernel machine: KVM_CREATE_DEVICE types of our own.
+
+use super::abi::{nr, rvmm as abi, vm as abi_vm};
+use super::user;
+use crate::chipset::i8042::I8042;
+use crate::chipset::pm::{Pm, TimerWidth};
+use crate::chipset::rtc::{Rtc, RtcConfig};
+use crate::chipset::uart::Uart;
+use crate::host::cpu::PinnedCpu;
+use crate::host::file::{AnonFile, WaitQueue};
+use crate::host::timer;
+use crate::vcpu::backend::Backend;
+use crate::vcpu::vm::Vm;
+use core::sync::atomic::Ordering::*;
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// poll(2): readable.
+const POLLIN: u32 = 0x41;
+/// poll(2): writable.
+const POLLOUT: u32 = 0x104;
+
+/// The types of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 16550A serial port.
+    Uart,
+    /// Real-time clock.
+    Rtc,
+    /// Keyboard controller.
+    I8042,
+    /// ACPI power management.
+    Pm,
+}
+
+impl Kind {
+    /// Returns the kind of a KVM_CREATE_DEVICE type.
+    pub(super) fn from_type(kind: u32) -> Option<Kind> {
+        Some(match kind {
+            abi::DEV_UART => Kind::Uart,
+            abi::DEV_RTC => Kind::Rtc,
+            abi::DEV_I8042 => Kind::I8042,
+            abi::DEV_ACPI_PM => Kind::Pm,
+            _ => return None,
+        })
+    }
+}
+
+/// The file behind a device's fd.
+pub(super) struct DeviceFile<B: Backend> {
+    vm: Arc<Vm<B>>,
+    kind: Kind,
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> DeviceFile<B> {
+    /// Makes a device that is yet to be configured.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(vm: Arc<Vm<B>>, kind: Kind) -> Result<Arc<DeviceFile<B>>> {
+        Ok(Arc::new(DeviceFile { vm, kind }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn set_attr(&self, a: abi_vm::DeviceAttr) -> Result<i64> {
+        match (a.group, a.attr) {
+            (abi::GROUP_CONFIG, 0) => self.configure(a.addr),
+            (abi::GROUP_COMMAND, abi::COMMAND_POWER_BUTTON) if self.kind == Kind::Pm => {
+                let done = self.vm.chipset.with(|bus, now, out| bus.press_power_button(now, out));
+                if done {
+                    Ok(0)
+                } else {
+                    Err(ENXIO)
+                }
+            }
+            _ => Err(ENXIO),
+        }
+    }
+
+    /// Puts the device into the machine, once.
+    fn configure(&self, addr: u64) -> Result<i64> {
+        if self.vm.has_run.load(Acquire) {
+            return Err(EBUSY);
+        }
+        let now = timer::now();
+        match self.kind {
+            Kind::Uart => {
+                let c: abi::UartConfig = user::read(addr)?;
+                check(c.index == 0 && c.flags == 0)?;
+                let uart = Uart::new()?;
+                self.vm.chipset.with(|bus, _, _| put(&mut bus.uart, uart))
+            }
+            Kind::Rtc => {
+                let c: abi::RtcConfig = user::read(addr)?;
+                let rtc = Rtc::new(
+                    &RtcConfig {
+                        ram_below_4g: c.ram_below_4g_bytes,
+                        ram_above_4g: c.ram_above_4g_bytes,
+                        utc_offset_seconds: c.utc_offset_seconds,
+                        wall_offset_ns: timer::wall_ns().wrapping_sub(now.0) as i64,
+                    },
+                    now,
+                );
+                self.vm.chipset.with(|bus, _, _| put(&mut bus.rtc, rtc))
+            }
+            Kind::I8042 => {
+                check(user::read::<abi::I8042Config>(addr)?.flags == 0)?;
+                self.vm.chipset.with(|bus, _, _| put(&mut bus.i8042, I8042::new()))
+            }
+            Kind::Pm => {
+                check(user::read::<abi::AcpiPmConfig>(addr)?.flags == 0)?;
+                self.vm.chipset.with(|bus, _, _| put(&mut bus.pm, Pm::new(TimerWidth::Bits32, now)))
+            }
+        }
+    }
+
+    fn output_len(&self) -> usize {
+        self.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::output_len))
+    }
+}
+
+fn check(ok: bool) -> Result {
+    if ok {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+/// Puts a device into its place on the bus; what cannot be placed is dropped by the caller.
+fn put<D>(place: &mut Option<D>, device: D) -> Result<i64> {
+    if place.is_some() {
+        return Err(EBUSY);
+    }
+    *place = Some(device);
+    Ok(0)
+}
+
+impl<B: Backend<Pinned = PinnedCpu>> AnonFile for DeviceFile<B> {
+    const NAME: &'static CStr = c"rvmm-device";
+
+    fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
+        match cmd {
+            nr::SET_DEVICE_ATTR => this.set_attr(user::read(arg)?),
+            nr::HAS_DEVICE_ATTR => {
+                let a: abi_vm::DeviceAttr = user::read(arg)?;
+                let command = a.group == abi::GROUP_COMMAND && this.kind == Kind::Pm;
+                if (a.group == abi::GROUP_CONFIG || command) && a.attr == 0 {
+                    Ok(0)
+                } else {
+                    Err(ENXIO)
+                }
+            }
+            _ => Err(ENOTTY),
+        }
+    }
+
+    fn read(this: &Arc<Self>, to: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
+        if this.kind != Kind::Uart {
+            return Err(EINVAL);
+        }
+        let mut total = 0usize;
+        let mut chunk = [0u8; 512];
+        loop {
+            let want = chunk.len().min(to.len());
+            let n = this.vm.chipset.with(|bus, _, _| {
+                bus.console_read();
+                let room = chunk.get_mut(..want).unwrap_or(&mut []);
+                bus.uart.as_mut().map_or(0, |u| u.drain_output(room))
+            });
+            let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
+            total = total.saturating_add(copied);
+            if n != 0 && copied == n && to.len() != 0 {
+                continue;
+            }
+            if total != 0 || want == 0 {
+                return Ok(total);
+            }
+            if nonblock {
+                return Err(EAGAIN);
+            }
+            this.vm.chipset.console.wait(|| this.output_len() != 0)?;
+        }
+    }
+
+    fn write(this: &Arc<Self>, from: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
+        if this.kind != Kind::Uart {
+            return Err(EINVAL);
+        }
+        let mut total = 0usize;
+        let mut chunk = [0u8; 512];
+        loop {
+            let room = this.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::input_room));
+            let want = chunk.len().min(room).min(from.len());
+            if want == 0 {
+                if total != 0 || from.len() == 0 {
+                    return Ok(total);
+                }
+                if nonblock {
+                    return Err(EAGAIN);
+                }
+                // The guest takes input at its own pace; look again when it has had time to.
+                this.vm.chipset.console.wait_briefly()?;
+                continue;
+            }
+            let n = chunk.get_mut(..want).map_or(0, |b| from.copy_from_iter(b));
+            if n == 0 {
+                return if total == 0 { Err(EFAULT) } else { Ok(total) };
+            }
+            this.vm.chipset.with(|bus, _, out| {
+                if let (Some(uart), Some(bytes)) = (bus.uart.as_mut(), chunk.get(..n)) {
+                    uart.push_input(bytes);
+                }
+                bus.settle_uart(out);
+            });
+            total = total.saturating_add(n);
+        }
+    }
+
+    fn poll(this: &Arc<Self>) -> u32 {
+        if this.kind != Kind::Uart {
+            return 0;
+        }
+        this.vm.chipset.with(|bus, _, _| {
+            let (out, room) = bus.uart.as_ref().map_or((0, 0), |u| (u.output_len(), u.input_room()));
+            // Whoever polls wants to be told again.
+            bus.console_read();
+            (if out != 0 { POLLIN } else { 0 }) | (if room != 0 { POLLOUT } else { 0 })
+        })
+    }
+
+    fn wait_queue(this: &Self) -> Option<&WaitQueue> {
+        (this.kind == Kind::Uart).then_some(&this.vm.chipset.console)
+    }
+}
