@@ -4,7 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod asid;
 pub(crate) mod format;
 pub(crate) mod mem;
 pub(crate) mod slots;
 pub(crate) mod table;
+pub(crate) mod tlb;
+pub(crate) mod walk;
