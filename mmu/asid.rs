@@ -1,59 +1,82 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address space identifiers: which tag a guest's translations carry in a CPU's TLB.
+//! Address space identifiers: ASIDs (AMD) and VPIDs (Intel), one pool for each processor.
 //!
-//! Each CPU hands its numbers out in order. When they run out, a new generation begins: every number
-//! is free again, and the first user flushes the whole TLB. A vCPU keeps its number while it stays on
-//! the CPU and in the generation.
+//! APM, "Address Space Identifier (ASID)"; SDM, "Virtual-Processor Identifiers (VPIDs)".
+//!
+//! A vCPU keeps its identifier for as long as it stays on a processor and the pool's generation
+//! lasts. When a pool runs out, a new generation starts: the processor's whole TLB is flushed once,
+//! and every tag of the old generation is stale. Nothing is ever given back, so no lock is shared
+//! between processors: a pool is used by its own processor only, with interrupts off.
 
-/// The numbers of one CPU.
+/// The identifiers of one processor.
 #[derive(Debug)]
 pub(crate) struct AsidPool {
+    cpu: u32,
     first: u32,
     last: u32,
-    next: u32,
+    /// The next one to give out; beyond `last`, or `None`, when there is none left.
+    next: Option<u32>,
     generation: u64,
 }
 
-/// The number that a vCPU holds.
+/// A vCPU's identifier: where and when it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AsidTag {
-    asid: u32,
+pub(crate) struct AsidTag(Option<Held>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
     cpu: u32,
-    /// 0 never matches: pools start at 1.
     generation: u64,
+    asid: u32,
 }
 
-/// The result of [`AsidPool::assign`].
+/// What to enter the guest with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Assigned {
-    /// The number to enter with.
+    /// The identifier.
     pub(crate) asid: u32,
-    /// The whole TLB must be flushed with the entry.
+    /// It is not the one that the vCPU had; nothing in this TLB is tagged with it.
+    pub(crate) is_new: bool,
+    /// Flush the entries of all identifiers on this processor before the entry.
     pub(crate) flush_all: bool,
 }
 
+impl AsidTag {
+    /// Forgets the identifier: the next one is new, which is the cheapest flush of one vCPU.
+    pub(crate) fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 impl AsidPool {
-    /// A pool of the numbers from `first` to `last`.
-    pub(crate) fn new(first: u32, last: u32) -> AsidPool {
-        AsidPool { first, last: last.max(first), next: first, generation: 1 }
+    /// Makes the pool of processor `cpu`, with the identifiers `first` to `last`; if `last` is
+    /// below `first`, then `first` alone. The first assignment asks for a flush.
+    pub(crate) const fn new(cpu: u32, first: u32, last: u32) -> AsidPool {
+        let last = if last < first { first } else { last };
+        AsidPool { cpu, first, last, next: None, generation: 0 }
     }
 
-    /// Returns the number for a vCPU on CPU `cpu`, which the pool belongs to: the one it holds, or a
-    /// fresh one.
-    #[inline]
-    pub(crate) fn assign(&mut self, tag: &mut AsidTag, cpu: u32) -> Assigned {
-        if tag.generation == self.generation && tag.cpu == cpu {
-            return Assigned { asid: tag.asid, flush_all: false };
+    /// Gives the vCPU that owns `tag` an identifier that no other vCPU has on this processor, and
+    /// under which this TLB holds nothing but what that vCPU put there.
+    pub(crate) fn assign(&mut self, tag: &mut AsidTag) -> Assigned {
+        if let Some(held) = tag.0.filter(|h| h.cpu == self.cpu && h.generation == self.generation) {
+            return Assigned { asid: held.asid, is_new: false, flush_all: false };
         }
-        let mut flush_all = false;
-        if self.next > self.last {
+        let free = self.next.filter(|&n| n <= self.last);
+        if free.is_none() {
             self.generation = self.generation.wrapping_add(1);
-            self.next = self.first;
-            flush_all = true;
         }
-        *tag = AsidTag { asid: self.next, cpu, generation: self.generation };
-        self.next = self.next.saturating_add(1);
-        Assigned { asid: tag.asid, flush_all }
+        let asid = free.unwrap_or(self.first);
+        self.next = asid.checked_add(1);
+        *tag = AsidTag(Some(Held { cpu: self.cpu, generation: self.generation, asid }));
+        Assigned { asid, is_new: true, flush_all: free.is_none() }
+    }
+
+    /// Makes all identifiers stale, and the next assignment ask for a flush: to be called when
+    /// somebody else may have used them on this processor, or to flush every guest.
+    pub(crate) fn invalidate_all(&mut self) {
+        self.next = None;
+        self.generation = self.generation.wrapping_add(1);
     }
 }

@@ -9,3 +9,5 @@ pub(crate) mod format;
 pub(crate) mod mem;
 pub(crate) mod slots;
 pub(crate) mod table;
+pub(crate) mod tlb;
+pub(crate) mod walk;

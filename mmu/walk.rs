@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's own page tables: linear to guest physical addresses, as its processor would.
+//!
+//! SDM, "Paging"; APM, "Page Translation and Protection". All modes: none, 32-bit (with 4 MiB pages
+//! and PSE-36), PAE, 4-level and 5-level.
+//!
+//! The caller makes sure that a 64-bit address is canonical: that check belongs to the segment unit
+//! and gives #GP or #SS. Here bits beyond the mode's reach are ignored.
+//!
+//! Accessed and dirty bits are set after all checks passed, from the root down, by a locked
+//! compare-and-exchange each. When an entry changed under the walk, the walk starts again. Tables
+//! in read-only memory keep their bits as they are.
+//!
+//! Not modelled: protection keys for supervisor pages, shadow stacks, and linear address masking,
+//! none of which is offered to guests; PAE's directory pointers are read from memory at each walk,
+//! as under nested paging on AMD. DEVIATION: bit 8 of upper entries, reserved by AMD alone, is
+//! ignored for all guests.
+
+use super::mem::{GuestMem, MemError};
+use crate::arch::addr::{Gpa, Gva, PAGE_SHIFT};
+use crate::arch::cr::{Cr0, Cr4, Efer};
+use crate::arch::exception::{Exception, PfError};
+
+/// How often a walk starts again because the guest changed its tables meanwhile.
+const MAX_ATTEMPTS: u32 = 16;
+/// The depth of the deepest mode.
+const MAX_LEVELS: usize = 5;
+
+const PRESENT: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const NO_EXEC: u64 = 1 << 63;
+/// Bits 51:12.
+const ADDRESS: u64 = bits(51, 12);
+
+/// The bits `high` to `low` of an entry.
+const fn bits(high: u32, low: u32) -> u64 {
+    if low > high {
+        return 0;
+    }
+    (u64::MAX >> (63 - high)) & (u64::MAX << low)
+}
+
+/// The state that a translation depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paging {
+    /// CR0: PG, WP.
+    pub(crate) cr0: Cr0,
+    /// CR3, with any PCID and flags.
+    pub(crate) cr3: u64,
+    /// CR4: PSE, PAE, LA57, SMEP, SMAP, PKE.
+    pub(crate) cr4: Cr4,
+    /// EFER: LMA, NXE.
+    pub(crate) efer: Efer,
+    /// RFLAGS.AC.
+    pub(crate) ac: bool,
+    /// PKRU.
+    pub(crate) pkru: u32,
+    /// The guest's physical address width in bits, from its CPUID; taken as 32 to 52.
+    pub(crate) maxphyaddr: u32,
+    /// Whether the guest's CPUID offers 1 GiB pages.
+    pub(crate) gib_pages: bool,
+}
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessKind {
+    /// Reads data.
+    Read,
+    /// Writes data, or reads in order to write.
+    Write,
+    /// Fetches an instruction.
+    Fetch,
+}
+
+/// On whose behalf an access is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Privilege {
+    /// CPL 3.
+    User,
+    /// CPL 0 to 2, by an instruction's own operand: RFLAGS.AC lifts SMAP.
+    Supervisor,
+    /// By the processor for itself at any CPL: descriptor tables, task state.
+    Implicit,
+}
+
+/// An access to a linear address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// What it does.
+    pub(crate) kind: AccessKind,
+    /// On whose behalf.
+    pub(crate) privilege: Privilege,
+}
+
+bitflags::bitflags! {
+    /// What the guest's tables allow for a page, all levels combined.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct PageRights: u8 {
+        /// Writes; without it the supervisor still may unless CR0.WP is set.
+        const WRITE = 1 << 0;
+        /// It is a user page.
+        const USER = 1 << 1;
+        /// Instruction fetches.
+        const EXEC = 1 << 2;
+    }
+}
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Translation {
+    /// The guest physical address of the byte asked for.
+    pub(crate) gpa: Gpa,
+    /// log2 of the guest page's size: 12, 21, 22 or 30; 12 without paging.
+    pub(crate) page_shift: u32,
+    /// What the tables allow; everything without paging.
+    pub(crate) rights: PageRights,
+}
+
+/// Why there is no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WalkError {
+    /// The guest gets a page fault.
+    Fault(Exception),
+    /// A table of the guest could not be read or updated.
+    Mem(MemError),
+    /// The guest kept changing its tables; let it run on, and it will come back.
+    Busy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Legacy,
+    Pae,
+    Long { levels: u32 },
+}
+
+impl Mode {
+    fn of(paging: &Paging) -> Mode {
+        if paging.efer.contains(Efer::LMA) {
+            Mode::Long { levels: if paging.cr4.contains(Cr4::LA57) { 5 } else { 4 } }
+        } else if paging.cr4.contains(Cr4::PAE) {
+            Mode::Pae
+        } else {
+            Mode::Legacy
+        }
+    }
+
+    /// Returns the level of the root table.
+    fn levels(self) -> u32 {
+        match self {
+            Mode::Legacy => 2,
+            Mode::Pae => 3,
+            Mode::Long { levels } => levels,
+        }
+    }
+
+    fn entry_bytes(self) -> usize {
+        match self {
+            Mode::Legacy => 4,
+            Mode::Pae | Mode::Long { .. } => 8,
+        }
+    }
+
+    /// Returns log2 of the bytes that an entry of `level` covers.
+    fn shift(self, level: u32) -> u32 {
+        let index_bits: u32 = if self == Mode::Legacy { 10 } else { 9 };
+        PAGE_SHIFT.wrapping_add(index_bits.wrapping_mul(level.wrapping_sub(1)))
+    }
+
+    /// Returns the address of the root table.
+    fn root(self, cr3: u64) -> Gpa {
+        Gpa(cr3
+            & match self {
+                Mode::Legacy => bits(31, 12),
+                Mode::Pae => bits(31, 5),
+                Mode::Long { .. } => ADDRESS,
+            })
+    }
+
+    /// Returns whether entries of `level` carry rights and an accessed bit.
+    fn has_rights(self, level: u32) -> bool {
+        !(self == Mode::Pae && level == 3)
+    }
+}
+
+/// An entry that a walk used.
+#[derive(Clone, Copy)]
+struct Step {
+    at: Gpa,
+    entry: u64,
+    level: u32,
+}
+
+/// Translates `gva` for `access`, and marks the entries used as accessed, and the page as dirty for
+/// a write.
+///
+/// # Errors
+/// As [`WalkError`].
+pub(crate) fn walk<M: GuestMem>(
+    mem: &M,
+    paging: &Paging,
+    gva: Gva,
+    access: Access,
+) -> Result<Translation, WalkError> {
+    if !paging.cr0.contains(Cr0::PG) {
+        return Ok(Translation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
+    }
+    let walker = Walker { mem, paging, mode: Mode::of(paging), gva, access };
+    for _ in 0..MAX_ATTEMPTS {
+        if let Some(translation) = walker.attempt()? {
+            return Ok(translation);
+        }
+    }
+    Err(WalkError::Busy)
+}
+
+struct Walker<'a, M> {
+    mem: &'a M,
+    paging: &'a Paging,
+    mode: Mode,
+    gva: Gva,
+    access: Access,
+}
+
+impl<M: GuestMem> Walker<'_, M> {
+    /// Walks once; `None` when an entry changed meanwhile.
+    fn attempt(&self) -> Result<Option<Translation>, WalkError> {
+        let mut table = self.mode.root(self.paging.cr3);
+        let mut rights = PageRights::all();
+        let mut steps = [None; MAX_LEVELS];
+        let mut level = self.mode.levels();
+        let mut leaf = 0;
+        for slot in &mut steps {
+            let step = self.step(table, level)?;
+            *slot = Some(step);
+            if self.mode.has_rights(level) {
+                rights &= entry_rights(step.entry);
+            }
+            leaf = step.entry;
+            if self.is_leaf(step.entry, level) {
+                break;
+            }
+            table = Gpa(step.entry & self.address_bits());
+            level = level.wrapping_sub(1);
+        }
+        self.check(rights, leaf)?;
+        if !self.mark(&steps, level)? {
+            return Ok(None);
+        }
+        let page_shift = self.mode.shift(level);
+        Ok(Some(Translation { gpa: self.page_gpa(leaf, level), page_shift, rights }))
+    }
+
+    /// Reads the entry of a table that the address leads to, and checks what each entry must be.
+    fn step(&self, table: Gpa, level: u32) -> Result<Step, WalkError> {
+        let index_mask = if self.mode == Mode::Legacy { 0x3ff } else { 0x1ff };
+        let linear = match self.mode {
+            Mode::Legacy | Mode::Pae => self.gva.0 & bits(31, 0),
+            Mode::Long { .. } => self.gva.0,
+        };
+        let index = linear.wrapping_shr(self.mode.shift(level)) & index_mask;
+        let at = table.wrapping_add(index.wrapping_mul(self.mode.entry_bytes() as u64));
+        let read = match self.mode {
+            Mode::Legacy => self.mem.read_obj::<u32>(at).map(u64::from),
+            Mode::Pae | Mode::Long { .. } => self.mem.read_obj::<u64>(at),
+        };
+        let entry = read.map_err(WalkError::Mem)?;
+        if entry & PRESENT == 0 {
+            return Err(self.fault(PfError::empty()));
+        }
+        if entry & self.reserved(entry, level) != 0 {
+            return Err(self.fault(PfError::PRESENT | PfError::RSVD));
+        }
+        Ok(Step { at, entry, level })
+    }
+
+    fn is_leaf(&self, entry: u64, level: u32) -> bool {
+        let large = entry & LARGE != 0;
+        match (self.mode, level) {
+            (_, 1) => true,
+            (Mode::Legacy, 2) => large && self.paging.cr4.contains(Cr4::PSE),
+            (Mode::Pae | Mode::Long { .. }, 2) => large,
+            (Mode::Long { .. }, 3) => large,
+            _ => false,
+        }
+    }
+
+    fn maxphyaddr(&self) -> u32 {
+        self.paging.maxphyaddr.clamp(32, 52)
+    }
+
+    /// Returns the bits of an entry that can hold an address of this guest.
+    fn address_bits(&self) -> u64 {
+        match self.mode {
+            Mode::Legacy => bits(31, 12),
+            Mode::Pae | Mode::Long { .. } => bits(self.maxphyaddr().wrapping_sub(1), 12),
+        }
+    }
+
+    /// Returns the bits that must be 0 in a present entry of `level`.
+    fn reserved(&self, entry: u64, level: u32) -> u64 {
+        let width = self.maxphyaddr();
+        let leaf = self.is_leaf(entry, level);
+        let no_exec = if self.paging.efer.contains(Efer::NXE) { 0 } else { NO_EXEC };
+        match (self.mode, level) {
+            // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the guest has them.
+            (Mode::Legacy, 2) if leaf => bits(21, width.min(40).wrapping_sub(19)),
+            (Mode::Legacy, _) => 0,
+            (Mode::Pae, 3) => bits(63, width) | bits(8, 5) | bits(2, 1),
+            (Mode::Pae, 2) if leaf => no_exec | bits(62, width) | bits(20, 13),
+            (Mode::Pae, _) => no_exec | bits(62, width),
+            (Mode::Long { .. }, 4 | 5) => no_exec | bits(51, width) | LARGE,
+            (Mode::Long { .. }, 3) if leaf && !self.paging.gib_pages => LARGE,
+            (Mode::Long { .. }, 3) if leaf => no_exec | bits(51, width) | bits(29, 13),
+            (Mode::Long { .. }, 2) if leaf => no_exec | bits(51, width) | bits(20, 13),
+            (Mode::Long { .. }, _) => no_exec | bits(51, width),
+        }
+    }
+
+    /// Returns the address within the page that a leaf of `level` maps.
+    fn page_gpa(&self, leaf: u64, level: u32) -> Gpa {
+        let offset_mask = bits(self.mode.shift(level).wrapping_sub(1), 0);
+        let mut base = leaf & self.address_bits() & !offset_mask;
+        if self.mode == Mode::Legacy && level == 2 {
+            base |= (leaf & bits(20, 13)) << 19;
+        }
+        Gpa(base | (self.gva.0 & offset_mask))
+    }
+
+    /// Checks the combined rights. SDM, "Determination of Access Rights".
+    fn check(&self, rights: PageRights, leaf: u64) -> Result<(), WalkError> {
+        let Access { kind, privilege } = self.access;
+        let user = privilege == Privilege::User;
+        let user_page = rights.contains(PageRights::USER);
+        let wp_applies = user || self.paging.cr0.contains(Cr0::WP);
+        let smap_lifted = self.paging.ac && privilege == Privilege::Supervisor;
+        let denied_by_owner = match (user, user_page, kind) {
+            (true, _, _) => !user_page,
+            (false, false, _) => false,
+            (false, true, AccessKind::Fetch) => self.paging.cr4.contains(Cr4::SMEP),
+            (false, true, _) => self.paging.cr4.contains(Cr4::SMAP) && !smap_lifted,
+        };
+        let denied_by_kind = match kind {
+            AccessKind::Read => false,
+            AccessKind::Write => wp_applies && !rights.contains(PageRights::WRITE),
+            AccessKind::Fetch => !rights.contains(PageRights::EXEC),
+        };
+        let denied_by_key = user_page && self.is_denied_by_key(leaf, wp_applies);
+        if denied_by_key {
+            return Err(self.fault(PfError::PRESENT | PfError::PKEY));
+        }
+        if denied_by_owner || denied_by_kind {
+            return Err(self.fault(PfError::PRESENT));
+        }
+        Ok(())
+    }
+
+    /// Returns whether PKRU refuses the access to a user page. SDM, "Protection Keys".
+    fn is_denied_by_key(&self, leaf: u64, wp_applies: bool) -> bool {
+        let long = matches!(self.mode, Mode::Long { .. });
+        if !long || !self.paging.cr4.contains(Cr4::PKE) || self.access.kind == AccessKind::Fetch {
+            return false;
+        }
+        let key = ((leaf >> 59) & 0xf) as u32;
+        let rights = self.paging.pkru.wrapping_shr(key.wrapping_mul(2));
+        let (access_disabled, write_disabled) = (rights & 1 != 0, rights & 2 != 0);
+        access_disabled || (write_disabled && wp_applies && self.access.kind == AccessKind::Write)
+    }
+
+    /// Sets the accessed bits, and the dirty bit in the leaf at `leaf_level`. Returns false when an
+    /// entry had changed.
+    fn mark(&self, steps: &[Option<Step>], leaf_level: u32) -> Result<bool, WalkError> {
+        for step in steps.iter().flatten().filter(|s| self.mode.has_rights(s.level)) {
+            let dirties = step.level == leaf_level && self.access.kind == AccessKind::Write;
+            let new = step.entry | ACCESSED | if dirties { DIRTY } else { 0 };
+            if new == step.entry {
+                continue;
+            }
+            match self.mem.cmpxchg(step.at, self.mode.entry_bytes(), step.entry, new) {
+                Ok(found) if found != step.entry => return Ok(false),
+                // The entry could be read, so this is read-only memory.
+                Ok(_) | Err(MemError::NoSlot(_)) => {}
+                Err(other) => return Err(WalkError::Mem(other)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the page fault with what the access itself contributes to the error code.
+    fn fault(&self, cause: PfError) -> WalkError {
+        let no_exec_exists = self.paging.efer.contains(Efer::NXE) && self.mode != Mode::Legacy;
+        let tells_fetch = no_exec_exists || self.paging.cr4.contains(Cr4::SMEP);
+        let mut error = cause;
+        error.set(PfError::WRITE, self.access.kind == AccessKind::Write);
+        error.set(PfError::USER, self.access.privilege == Privilege::User);
+        error.set(PfError::FETCH, self.access.kind == AccessKind::Fetch && tells_fetch);
+        WalkError::Fault(Exception::page_fault(self.gva, error))
+    }
+}
+
+fn entry_rights(entry: u64) -> PageRights {
+    let mut rights = PageRights::empty();
+    rights.set(PageRights::WRITE, entry & WRITE != 0);
+    rights.set(PageRights::USER, entry & USER != 0);
+    rights.set(PageRights::EXEC, entry & NO_EXEC == 0);
+    rights
+}
