@@ -9,7 +9,6 @@ use super::exit::RawExit;
 use super::io::PendingIo;
 use super::msr_table::MsrStore;
 use super::outcome::UserExit;
-use super::pv::PvState;
 use super::state::{Groups, VcpuState};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::Exception;
@@ -70,8 +69,6 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) cpuid: CpuidTable,
     /// MSRs that are plain storage.
     pub(crate) msrs: MsrStore,
-    /// The paravirtual features in use.
-    pub(crate) pv: PvState,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// An exception to be delivered with the next entry.
@@ -118,7 +115,6 @@ impl<B: Backend> VcpuCore<B> {
             lapic,
             cpuid,
             msrs: MsrStore::new(),
-            pv: PvState::default(),
             mp,
             exception: None,
             interrupted: None,

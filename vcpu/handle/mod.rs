@@ -6,11 +6,15 @@
 //! outcome. RIP moves only through [`Outcome::SkipAndResume`] and the emulator.
 
 pub(crate) mod insn;
+mod lapic;
 mod machine;
 mod memory;
 mod misc;
-mod msr;
+mod mmio;
+pub(crate) mod msr;
 mod pio;
+
+pub(crate) use pio::merge as merge_rax;
 
 use super::backend::Backend;
 use super::core::VcpuCore;
