@@ -12,7 +12,7 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Rtc::deadline`].
 
-use super::time::Clock;
+use super::time::{Clock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::{earliest, Ns};
@@ -28,12 +28,16 @@ pub(crate) const PORTS: [RangeInclusive<u16>; 1] = [0x70..=0x71];
 type RtcClock = Clock<32_768>;
 
 /// How long before an update UIP warns of it: 244 us.
-const UIP_NS: i64 = 244_000;
+const UIP_NS: u64 = 244_000;
 const SECS_PER_DAY: i64 = 86_400;
+/// [`NS_PER_SEC`], for what may be negative.
 const NS: i64 = 1_000_000_000;
+/// No clock that a guest can set is further from the host's than this, in seconds.
+const MAX_OFFSET: i64 = 1 << 40;
 /// Days in 400 years, and from 1 March of year 0 to 1 January 1970.
-const DAYS_PER_ERA: u64 = 146_097;
-const DAYS_TO_1970: u64 = 719_468;
+const DAYS_PER_ERA: i64 = 146_097;
+const DAYS_TO_1970: i64 = 719_468;
+const ERA: W<u64> = W(DAYS_PER_ERA.unsigned_abs());
 
 /// Register and memory numbers.
 mod reg {
@@ -157,7 +161,7 @@ impl DateTime {
         let doy = (W(153) * mp + W(2)) / W(5) + W(u64::from(self.day)) - W(1);
         let doe = yoe * W(365) + yoe / W(4) - yoe / W(100) + doy;
         // The era added above is taken back with the days from 1 March of year 0 to 1970.
-        let days = era * W(DAYS_PER_ERA) + doe - W(DAYS_PER_ERA) - W(DAYS_TO_1970);
+        let days = era * ERA + doe - ERA - W(DAYS_TO_1970.unsigned_abs());
         let tod = W(u64::from(self.hour)) * W(3_600)
             + W(u64::from(self.minute)) * W(60)
             + W(u64::from(self.second));
@@ -165,19 +169,19 @@ impl DateTime {
     }
 }
 
-/// Returns year, month and day of the day `days` after 1 January 1970; years before 0 are year 0.
+/// Returns year, month and day of the day `days` after 1 January 1970.
 fn civil_from_days(days: i64) -> (u16, u8, u8) {
-    let z = W(u64::try_from(days).unwrap_or(0));
-    let z = if days < 0 { W(DAYS_TO_1970.saturating_sub(days.unsigned_abs())) } else { z + W(DAYS_TO_1970) };
-    let era = z / W(DAYS_PER_ERA);
-    let doe = z % W(DAYS_PER_ERA);
+    // An era more, so that the days before 1 March of year 0 have a place too; its years are taken off below.
+    let z = W(u64::try_from(days.saturating_add(DAYS_TO_1970 + DAYS_PER_ERA)).unwrap_or(0));
+    let era = z / ERA;
+    let doe = z % ERA;
     let yoe = (doe - doe / W(1_460) + doe / W(36_524) - doe / W(146_096)) / W(365);
     let doy = doe - (W(365) * yoe + yoe / W(4) - yoe / W(100));
     let mp = (W(5) * doy + W(2)) / W(153);
     let month = if mp < W(10) { mp + W(3) } else { mp - W(9) };
     let year = era * W(400) + yoe + W(u64::from(month <= W(2)));
     let day = doy - (W(153) * mp + W(2)) / W(5) + W(1);
-    (u16::try_from(year.0).unwrap_or(u16::MAX), low(month), low(day))
+    (u16::try_from(year.0.saturating_sub(400)).unwrap_or(u16::MAX), low(month), low(day))
 }
 
 /// An alarm: each field a value, or `None` for any.
@@ -236,8 +240,10 @@ pub(crate) struct RtcState {
     pub(crate) nmi_masked: bool,
     /// Registers and memory; the time's bytes count only while the clock stands still.
     pub(crate) ram: [u8; 128],
-    /// The guest's clock minus the monotonic one, in nanoseconds.
-    pub(crate) offset_ns: i64,
+    /// The guest's clock minus the monotonic one: whole seconds.
+    pub(crate) offset_seconds: i64,
+    /// The guest's clock minus the monotonic one: the rest, in nanoseconds below a second.
+    pub(crate) offset_ns: u64,
     /// The guest's second at which flags were last looked for.
     pub(crate) seen_second: i64,
     /// The divider's tick at which the periodic flag was last looked for.
@@ -250,7 +256,9 @@ pub(crate) struct Rtc {
     index: u8,
     nmi_masked: bool,
     ram: [u8; 128],
-    offset_ns: i64,
+    offset_seconds: i64,
+    /// Below a second.
+    offset_ns: u64,
     seen_second: i64,
     seen_tick: u64,
 }
@@ -293,7 +301,12 @@ impl Rtc {
             index: 0,
             nmi_masked: false,
             ram: memory(config),
-            offset_ns: config.wall_offset_ns.saturating_add(config.utc_offset_seconds.saturating_mul(NS)),
+            offset_seconds: config
+                .wall_offset_ns
+                .div_euclid(NS)
+                .saturating_add(config.utc_offset_seconds)
+                .clamp(-MAX_OFFSET, MAX_OFFSET),
+            offset_ns: config.wall_offset_ns.rem_euclid(NS).unsigned_abs(),
             seen_second: 0,
             seen_tick: RtcClock::ticks(now.0),
         };
@@ -344,11 +357,12 @@ impl Rtc {
 
     /// Returns the whole state.
     pub(crate) fn save(&self) -> RtcState {
-        let Rtc { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = self;
+        let Rtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = self;
         RtcState {
             index: *index,
             nmi_masked: *nmi_masked,
             ram: *ram,
+            offset_seconds: *offset_seconds,
             offset_ns: *offset_ns,
             seen_second: *seen_second,
             seen_tick: *seen_tick,
@@ -357,8 +371,16 @@ impl Rtc {
 
     /// Takes over a saved state.
     pub(crate) fn restore(&mut self, state: &RtcState) {
-        let RtcState { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = *state;
-        *self = Rtc { index: index & 0x7f, nmi_masked, ram, offset_ns, seen_second, seen_tick };
+        let RtcState { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = *state;
+        *self = Rtc {
+            index: index & 0x7f,
+            nmi_masked,
+            ram,
+            offset_seconds: offset_seconds.clamp(-MAX_OFFSET, MAX_OFFSET),
+            offset_ns: offset_ns % NS_PER_SEC,
+            seen_second,
+            seen_tick,
+        };
         self.put(reg::C, self.get(reg::C) & B::INTERRUPTS.bits());
         self.put(reg::A, self.get(reg::A) & !A_UIP);
     }
@@ -390,18 +412,21 @@ impl Rtc {
         !self.b().contains(B::SET) && self.is_divider_running()
     }
 
-    /// Returns the guest's clock in nanoseconds since 1970.
-    fn clock_ns(&self, now: Ns) -> i64 {
-        i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.offset_ns)
+    /// Returns the second that the guest's clock shows, since 1970.
+    fn second(&self, now: Ns) -> i64 {
+        let whole = now.after(self.offset_ns).0 / NS_PER_SEC;
+        i64::try_from(whole).unwrap_or(i64::MAX).saturating_add(self.offset_seconds)
     }
 
-    fn second(&self, now: Ns) -> i64 {
-        self.clock_ns(now).div_euclid(NS)
+    /// Returns the nanoseconds since that second began.
+    fn phase_ns(&self, now: Ns) -> u64 {
+        now.after(self.offset_ns).0 % NS_PER_SEC
     }
 
     /// Returns when the guest's clock reaches `second`.
     fn time_of(&self, second: i64) -> Ns {
-        Ns(u64::try_from(second.saturating_mul(NS).saturating_sub(self.offset_ns)).unwrap_or(0))
+        let whole = u64::try_from(second.saturating_sub(self.offset_seconds)).unwrap_or(0);
+        Ns(whole.saturating_mul(NS_PER_SEC).saturating_sub(self.offset_ns))
     }
 
     /// Returns log2 of the periodic interrupt's period in ticks of 32,768 Hz.
@@ -451,7 +476,7 @@ impl Rtc {
         if self.b().contains(B::BINARY) {
             value
         } else {
-            (value / 10 % 10) << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 
@@ -516,7 +541,7 @@ impl Rtc {
     }
 
     /// Sets the clock to what its registers say; the fraction of the second is `phase_ns`.
-    fn thaw(&mut self, now: Ns, phase_ns: i64) {
+    fn thaw(&mut self, now: Ns, phase_ns: u64) {
         let number = |at: u8| self.decode(self.get(at));
         let time = DateTime {
             year: u16::from(number(reg::CENTURY))
@@ -529,13 +554,12 @@ impl Rtc {
             second: number(reg::SECONDS),
             weekday: number(reg::WEEKDAY),
         };
-        let clock = time.to_unix().saturating_mul(NS).saturating_add(phase_ns);
-        self.offset_ns = clock.saturating_sub(i64::try_from(now.0).unwrap_or(i64::MAX));
+        // First the fraction, then the whole seconds on top of what it makes of `now`.
+        let host_phase = now.0 % NS_PER_SEC;
+        self.offset_ns = phase_ns.wrapping_add(NS_PER_SEC).wrapping_sub(host_phase) % NS_PER_SEC;
+        self.offset_seconds = 0;
+        self.offset_seconds = time.to_unix().saturating_sub(self.second(now)).clamp(-MAX_OFFSET, MAX_OFFSET);
         self.seen_second = self.second(now);
-    }
-
-    fn phase_ns(&self, now: Ns) -> i64 {
-        self.clock_ns(now).rem_euclid(NS)
     }
 
     fn read_data(&mut self, now: Ns) -> u8 {
@@ -548,7 +572,7 @@ impl Rtc {
                 self.get(self.index)
             }
             reg::A => {
-                let updates = self.is_running() && self.phase_ns(now) >= NS.saturating_sub(UIP_NS);
+                let updates = self.is_running() && self.phase_ns(now) >= NS_PER_SEC.saturating_sub(UIP_NS);
                 self.get(reg::A) | if updates { A_UIP } else { 0 }
             }
             reg::C => {
@@ -568,7 +592,7 @@ impl Rtc {
             reg::SECONDS | reg::MINUTES | reg::HOURS | reg::WEEKDAY..=reg::YEAR | reg::CENTURY => {
                 self.write_time(value, now);
             }
-            reg::A => self.write_control(now, NS / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
+            reg::A => self.write_control(now, NS_PER_SEC / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
             reg::B => self.write_control(now, self.phase_ns(now), |rtc| {
                 let mut b = B::from_bits_truncate(value);
                 if b.contains(B::SET) {
@@ -592,7 +616,7 @@ impl Rtc {
     }
 
     /// Changes register A or B, and stops or starts the clock with it, at `phase_ns` into the second.
-    fn write_control(&mut self, now: Ns, phase_ns: i64, change: impl FnOnce(&mut Rtc)) {
+    fn write_control(&mut self, now: Ns, phase_ns: u64, change: impl FnOnce(&mut Rtc)) {
         let was_running = self.is_running();
         if was_running {
             self.freeze(now);
