@@ -30,6 +30,8 @@ pub(crate) const OUTPUT_BYTES: usize = 64 << 10;
 /// Bytes of console input that are kept for the guest.
 pub(crate) const INPUT_BYTES: usize = 4 << 10;
 
+static_assertions::const_assert!(OUTPUT_BYTES.is_power_of_two() && INPUT_BYTES.is_power_of_two());
+
 /// Bytes in the receive FIFO.
 const FIFO: usize = 16;
 
@@ -143,8 +145,12 @@ struct Ring {
 }
 
 impl Ring {
+    /// Makes a ring of `bytes`, which is a power of two.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
     fn new(bytes: usize) -> Result<Ring> {
-        Ok(Ring { buf: KVVec::from_elem(0, bytes.next_power_of_two(), GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+        Ok(Ring { buf: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
     }
 
     fn index(&self, n: usize) -> usize {
@@ -301,9 +307,12 @@ impl Uart {
 
     /// Takes input for the guest. Returns how many bytes there was room for.
     pub(crate) fn push_input(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.iter().take_while(|b| self.input.push(**b)).count();
+        let taken = bytes.get(..self.input_room()).unwrap_or(bytes);
+        for byte in taken {
+            self.input.push(*byte);
+        }
         self.refill();
-        taken
+        taken.len()
     }
 
     /// Returns how many bytes [`Uart::push_input`] would take.
