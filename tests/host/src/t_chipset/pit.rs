@@ -298,13 +298,46 @@ fn reinjection_hands_out_the_next_pulse_after_the_acknowledge() {
 
     assert!(pit.take_pulse());
     assert!(!pit.take_pulse(), "the first was not acknowledged");
-    assert_eq!(pit.deadline(), None, "nothing can be handed out, so nothing wakes the host");
+    assert!(pit.deadline().unwrap() > at(5000), "nothing can be handed out, so the next periods wake nobody");
     pit.ack();
     assert!(pit.take_pulse());
     pit.ack();
     assert!(pit.take_pulse());
     pit.ack();
     assert!(!pit.take_pulse());
+}
+
+#[test]
+fn an_acknowledge_that_never_comes_is_given_up_after_a_while() {
+    let mut pit = pit_with(0x34, 1000);
+    pit.tick(at(1000));
+    assert!(pit.take_pulse());
+    let give_up = pit.deadline().unwrap();
+    assert_eq!(give_up, at(1000 + 11_932));
+    pit.tick(Ns(give_up.0 - 1));
+    assert!(!pit.take_pulse());
+
+    pit.tick(give_up);
+
+    assert!(pit.take_pulse());
+}
+
+#[test]
+fn a_one_shot_behind_a_missing_acknowledge_is_not_forgotten() {
+    let mut pit = pit_with(0x38, 1000);
+    pit.tick(at(1001));
+    assert!(pit.take_pulse());
+    for byte in [100, 0] {
+        out(&mut pit, 0x40, byte, 2000);
+    }
+    pit.tick(at(2101));
+    assert!(!pit.take_pulse());
+
+    let give_up = pit.deadline().unwrap();
+    pit.tick(give_up);
+
+    assert!(pit.take_pulse());
+    assert_eq!(pit.pending(), 0);
 }
 
 #[test]
