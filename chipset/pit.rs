@@ -20,6 +20,7 @@
 //! No lock inside: the bus owns it, and the timer for [`Pit::deadline`].
 
 mod channel;
+pub(crate) mod kvm;
 
 use self::channel::{Access, Channel};
 pub(crate) use self::channel::{ChannelState, Phase};

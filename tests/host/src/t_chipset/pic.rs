@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pic::{Pic, PicState, FIRST_PORT, PORTS};
+use crate::chipset::pic::{ChipState, Pic, PicState, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -359,6 +359,28 @@ fn words_are_not_decoded() {
     assert_eq!(pic, before);
     assert_eq!(pic.read(1, Width::B2, Ns::ZERO), 0xffff);
     assert_eq!(pic.read(2, Width::B1, Ns::ZERO), 0xff);
+}
+
+#[test]
+fn the_state_goes_through_kvms_structure() {
+    let mut pic = pic_after_linux_init();
+    out(&mut pic, 0x4d1, 1 << 2);
+    pic.set_irq(10, High);
+    pulse(&mut pic, 4);
+    pic.acknowledge();
+    let state = pic.save();
+
+    let raw = state.slave.to_kvm();
+    let other =
+        PicState { master: ChipState::from_kvm(state.master.to_kvm()), slave: ChipState::from_kvm(raw) };
+
+    assert_eq!(other, state);
+    assert_eq!(
+        raw[..6],
+        [1 << 2, 1 << 2, 0, 1 << 2, 0, 0x38],
+        "last_irr, irr, imr, isr, priority_add, irq_base"
+    );
+    assert_eq!(raw[13..], [1, 1 << 2, 0xde], "init4, elcr, elcr_mask");
 }
 
 impl Subject for Pic {

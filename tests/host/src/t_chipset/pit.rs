@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pit::{Pit, PitClock, PitState, FIRST_PORT, PORTS};
+use crate::chipset::pit::{ChannelState, Pit, PitClock, PitState, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -415,6 +415,35 @@ fn reset_stops_all_and_keeps_the_policy() {
     assert_eq!(pit.deadline(), None);
     assert_eq!(pulses(&mut pit, 1 << 20), 0);
     assert!(!pit.reinjects());
+}
+
+#[test]
+fn a_periodic_channel_goes_through_kvms_structure() {
+    let mut pit = pit_with(0x34, 4773);
+    out(&mut pit, 0x43, 0, 100);
+    inb(&mut pit, 0x40, 100);
+    let state = pit.save();
+
+    let kvm = state.channels[0].to_kvm(at(200));
+    let back = ChannelState::from_kvm(&kvm, at(200));
+
+    assert_eq!((kvm.count, kvm.mode, kvm.rw_mode, kvm.gate), (4773, 2, 3, 1));
+    assert_eq!((kvm.count_latched, kvm.latched_count), (4, 4673), "its low byte was read");
+    assert_eq!(kvm.count_load_time, at(0).0 as i64);
+    assert_eq!(back, state.channels[0]);
+}
+
+#[test]
+fn a_held_channel_goes_through_kvms_structure() {
+    let mut pit = pit_with(0xb0, 100);
+    out(&mut pit, 0x61, 1, 0);
+    out(&mut pit, 0x61, 0, 40);
+    let mut state = pit.save();
+
+    state.channels[2] = ChannelState::from_kvm(&state.channels[2].to_kvm(at(500)), at(500));
+    pit.restore(&state);
+
+    assert_eq!(word(&mut pit, 0x42, 600), 60);
 }
 
 impl Subject for Pit {
