@@ -222,8 +222,12 @@ fn a_new_count_of_a_rate_waits_for_the_end_of_the_period() {
         out(&mut pit, 0x40, byte, 150);
     }
 
+    out(&mut pit, 0x43, 0xe2, 199);
+    assert_eq!(inb(&mut pit, 0x40, 199), 0x40 | 0x34, "null count, and the last tick's low output");
     assert_eq!(pulses(&mut pit, 199), 1);
     assert_eq!(pulses(&mut pit, 200), 1);
+    out(&mut pit, 0x43, 0xe2, 200);
+    assert_eq!(inb(&mut pit, 0x40, 200), 0x80 | 0x34);
     assert_eq!(pulses(&mut pit, 209), 0);
     assert_eq!(pulses(&mut pit, 230), 3);
 }

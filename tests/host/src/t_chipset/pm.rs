@@ -112,6 +112,8 @@ fn the_reset_register_resets_on_the_rising_bit() {
     assert_eq!(pm.take_request(), None);
     pm.write(RST, Width::B1, 0x06, Ns(600));
     assert_eq!(pm.take_request(), Some(Request::Reset), "Linux selects the kind first");
+    pm.write(RST, Width::B1, 0x06, Ns(600));
+    assert_eq!(pm.take_request(), None, "the bit did not rise");
 }
 
 #[test]
