@@ -18,6 +18,8 @@
 //!
 //! No lock inside: the bus owns it. Nothing here depends on time.
 
+mod kvm;
+
 use super::{Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;

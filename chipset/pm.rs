@@ -295,8 +295,8 @@ impl PioDevice for Pm {
             return all_ones(width);
         }
         let mut bytes = [0u8; 4];
-        for (at, byte) in (offset..).zip(bytes.iter_mut().take(width.bytes())) {
-            *byte = self.read_byte(at, now);
+        for (n, byte) in (0..4).zip(bytes.iter_mut().take(width.bytes())) {
+            *byte = self.read_byte(offset.wrapping_add(n), now);
         }
         u32::from_le_bytes(bytes)
     }
@@ -311,8 +311,8 @@ impl PioDevice for Pm {
         if !is_decoded(offset, width) {
             return;
         }
-        for (at, byte) in (offset..).zip(bytes.into_iter().take(width.bytes())) {
-            self.write_byte(at, byte);
+        for (n, byte) in (0..4).zip(bytes.into_iter().take(width.bytes())) {
+            self.write_byte(offset.wrapping_add(n), byte);
         }
     }
 }

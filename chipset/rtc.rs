@@ -12,11 +12,13 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Rtc::deadline`].
 
-use super::time::Clock;
+mod date;
+
+use self::date::{Alarm, DateTime};
+use super::time::{Clock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::{earliest, Ns};
-use core::num::Wrapping as W;
 use core::ops::RangeInclusive;
 
 /// The port that offset 0 stands for.
@@ -28,13 +30,11 @@ pub(crate) const PORTS: [RangeInclusive<u16>; 1] = [0x70..=0x71];
 type RtcClock = Clock<32_768>;
 
 /// How long before an update UIP warns of it: 244 us.
-const UIP_NS: i64 = 244_000;
-const SECS_PER_DAY: i64 = 86_400;
+const UIP_NS: u64 = 244_000;
+/// [`NS_PER_SEC`], for what may be negative.
 const NS: i64 = 1_000_000_000;
-/// Days in 400 years, and from 1 March of year 0 to 1 January 1970.
-const DAYS_PER_ERA: u64 = 146_097;
-const DAYS_TO_1970: u64 = 719_468;
-
+/// No clock that a guest can set is further from the host's than this, in seconds.
+const MAX_OFFSET: i64 = 1 << 40;
 /// Register and memory numbers.
 mod reg {
     pub(super) const SECONDS: u8 = 0x00;
@@ -104,129 +104,6 @@ pub(crate) struct RtcConfig {
     pub(crate) wall_offset_ns: i64,
 }
 
-/// A date and time of day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DateTime {
-    year: u16,
-    /// 1 to 12.
-    month: u8,
-    /// 1 to 31.
-    day: u8,
-    hour: u8,
-    minute: u8,
-    second: u8,
-    /// 1 is Sunday.
-    weekday: u8,
-}
-
-/// Returns `value` as a byte; the caller has bounded it.
-fn byte(value: i64) -> u8 {
-    u8::try_from(value).unwrap_or(0)
-}
-
-/// As [`byte()`].
-fn low(value: W<u64>) -> u8 {
-    u8::try_from(value.0).unwrap_or(0)
-}
-
-impl DateTime {
-    /// Converts seconds since 1970, in years that start in March, so that the leap day comes last.
-    fn from_unix(secs: i64) -> DateTime {
-        let days = secs.div_euclid(SECS_PER_DAY);
-        let tod = secs.rem_euclid(SECS_PER_DAY);
-        let (year, month, day) = civil_from_days(days);
-        DateTime {
-            year,
-            month,
-            day,
-            hour: byte(tod / 3_600),
-            minute: byte(tod / 60 % 60),
-            second: byte(tod % 60),
-            // 1970 began on a Thursday.
-            weekday: byte(days.saturating_add(4).rem_euclid(7).saturating_add(1)),
-        }
-    }
-
-    /// Converts to seconds since 1970. A day or hour out of range counts on into the next; a month is clamped.
-    fn to_unix(self) -> i64 {
-        let month = u64::from(self.month.clamp(1, 12));
-        let year = W(u64::from(self.year)) - W(u64::from(month <= 2)) + W(400);
-        let era = year / W(400);
-        let yoe = year % W(400);
-        let mp = (W(month) + W(9)) % W(12);
-        let doy = (W(153) * mp + W(2)) / W(5) + W(u64::from(self.day)) - W(1);
-        let doe = yoe * W(365) + yoe / W(4) - yoe / W(100) + doy;
-        // The era added above is taken back with the days from 1 March of year 0 to 1970.
-        let days = era * W(DAYS_PER_ERA) + doe - W(DAYS_PER_ERA) - W(DAYS_TO_1970);
-        let tod = W(u64::from(self.hour)) * W(3_600)
-            + W(u64::from(self.minute)) * W(60)
-            + W(u64::from(self.second));
-        i64::from_ne_bytes((days * W(86_400) + tod).0.to_ne_bytes())
-    }
-}
-
-/// Returns year, month and day of the day `days` after 1 January 1970; years before 0 are year 0.
-fn civil_from_days(days: i64) -> (u16, u8, u8) {
-    let z = W(u64::try_from(days).unwrap_or(0));
-    let z = if days < 0 { W(DAYS_TO_1970.saturating_sub(days.unsigned_abs())) } else { z + W(DAYS_TO_1970) };
-    let era = z / W(DAYS_PER_ERA);
-    let doe = z % W(DAYS_PER_ERA);
-    let yoe = (doe - doe / W(1_460) + doe / W(36_524) - doe / W(146_096)) / W(365);
-    let doy = doe - (W(365) * yoe + yoe / W(4) - yoe / W(100));
-    let mp = (W(5) * doy + W(2)) / W(153);
-    let month = if mp < W(10) { mp + W(3) } else { mp - W(9) };
-    let year = era * W(400) + yoe + W(u64::from(month <= W(2)));
-    let day = doy - (W(153) * mp + W(2)) / W(5) + W(1);
-    (u16::try_from(year.0).unwrap_or(u16::MAX), low(month), low(day))
-}
-
-/// An alarm: each field a value, or `None` for any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Alarm {
-    hour: Option<u8>,
-    minute: Option<u8>,
-    second: Option<u8>,
-}
-
-/// Returns the first value that `field` allows from `from` up to below `end`.
-fn first_from(field: Option<u8>, from: u8, end: u8) -> Option<u8> {
-    let value = field.unwrap_or(from);
-    (value >= from && value < end).then_some(value)
-}
-
-impl Alarm {
-    /// Returns the first second of the day at or after `tod` at which it rings.
-    fn in_day(self, tod: i64) -> Option<i64> {
-        let (h, m, s) = (byte(tod / 3_600), byte(tod / 60 % 60), byte(tod % 60));
-        let at = |h: u8, m: u8, s: u8| i64::from(h) * 3_600 + i64::from(m) * 60 + i64::from(s);
-        let first_second = first_from(self.second, 0, 60)?;
-        let first_minute = first_from(self.minute, 0, 60)?;
-        if first_from(self.hour, h, 24) == Some(h) {
-            if first_from(self.minute, m, 60) == Some(m) {
-                if let Some(second) = first_from(self.second, s, 60) {
-                    return Some(at(h, m, second));
-                }
-            }
-            if let Some(minute) = first_from(self.minute, m.saturating_add(1), 60) {
-                return Some(at(h, minute, first_second));
-            }
-        }
-        let hour = first_from(self.hour, h.saturating_add(1), 24)?;
-        Some(at(hour, first_minute, first_second))
-    }
-
-    /// Returns the first second since 1970 after `now` at which it rings, or `None` for never.
-    fn next_after(self, now: i64) -> Option<i64> {
-        let from = now.saturating_add(1);
-        let tod = from.rem_euclid(SECS_PER_DAY);
-        let day = from.saturating_sub(tod);
-        match self.in_day(tod) {
-            Some(at) => Some(day.saturating_add(at)),
-            None => Some(day.saturating_add(SECS_PER_DAY).saturating_add(self.in_day(0)?)),
-        }
-    }
-}
-
 /// The state of the clock and its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RtcState {
@@ -236,8 +113,10 @@ pub(crate) struct RtcState {
     pub(crate) nmi_masked: bool,
     /// Registers and memory; the time's bytes count only while the clock stands still.
     pub(crate) ram: [u8; 128],
-    /// The guest's clock minus the monotonic one, in nanoseconds.
-    pub(crate) offset_ns: i64,
+    /// The guest's clock minus the monotonic one: whole seconds.
+    pub(crate) offset_seconds: i64,
+    /// The guest's clock minus the monotonic one: the rest, in nanoseconds below a second.
+    pub(crate) offset_ns: u64,
     /// The guest's second at which flags were last looked for.
     pub(crate) seen_second: i64,
     /// The divider's tick at which the periodic flag was last looked for.
@@ -250,7 +129,9 @@ pub(crate) struct Rtc {
     index: u8,
     nmi_masked: bool,
     ram: [u8; 128],
-    offset_ns: i64,
+    offset_seconds: i64,
+    /// Below a second.
+    offset_ns: u64,
     seen_second: i64,
     seen_tick: u64,
 }
@@ -293,7 +174,12 @@ impl Rtc {
             index: 0,
             nmi_masked: false,
             ram: memory(config),
-            offset_ns: config.wall_offset_ns.saturating_add(config.utc_offset_seconds.saturating_mul(NS)),
+            offset_seconds: config
+                .wall_offset_ns
+                .div_euclid(NS)
+                .saturating_add(config.utc_offset_seconds)
+                .clamp(-MAX_OFFSET, MAX_OFFSET),
+            offset_ns: config.wall_offset_ns.rem_euclid(NS).unsigned_abs(),
             seen_second: 0,
             seen_tick: RtcClock::ticks(now.0),
         };
@@ -344,11 +230,12 @@ impl Rtc {
 
     /// Returns the whole state.
     pub(crate) fn save(&self) -> RtcState {
-        let Rtc { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = self;
+        let Rtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = self;
         RtcState {
             index: *index,
             nmi_masked: *nmi_masked,
             ram: *ram,
+            offset_seconds: *offset_seconds,
             offset_ns: *offset_ns,
             seen_second: *seen_second,
             seen_tick: *seen_tick,
@@ -357,8 +244,16 @@ impl Rtc {
 
     /// Takes over a saved state.
     pub(crate) fn restore(&mut self, state: &RtcState) {
-        let RtcState { index, nmi_masked, ram, offset_ns, seen_second, seen_tick } = *state;
-        *self = Rtc { index: index & 0x7f, nmi_masked, ram, offset_ns, seen_second, seen_tick };
+        let RtcState { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = *state;
+        *self = Rtc {
+            index: index & 0x7f,
+            nmi_masked,
+            ram,
+            offset_seconds: offset_seconds.clamp(-MAX_OFFSET, MAX_OFFSET),
+            offset_ns: offset_ns % NS_PER_SEC,
+            seen_second,
+            seen_tick,
+        };
         self.put(reg::C, self.get(reg::C) & B::INTERRUPTS.bits());
         self.put(reg::A, self.get(reg::A) & !A_UIP);
     }
@@ -390,18 +285,21 @@ impl Rtc {
         !self.b().contains(B::SET) && self.is_divider_running()
     }
 
-    /// Returns the guest's clock in nanoseconds since 1970.
-    fn clock_ns(&self, now: Ns) -> i64 {
-        i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.offset_ns)
+    /// Returns the second that the guest's clock shows, since 1970.
+    fn second(&self, now: Ns) -> i64 {
+        let whole = now.after(self.offset_ns).0 / NS_PER_SEC;
+        i64::try_from(whole).unwrap_or(i64::MAX).saturating_add(self.offset_seconds)
     }
 
-    fn second(&self, now: Ns) -> i64 {
-        self.clock_ns(now).div_euclid(NS)
+    /// Returns the nanoseconds since that second began.
+    fn phase_ns(&self, now: Ns) -> u64 {
+        now.after(self.offset_ns).0 % NS_PER_SEC
     }
 
     /// Returns when the guest's clock reaches `second`.
     fn time_of(&self, second: i64) -> Ns {
-        Ns(u64::try_from(second.saturating_mul(NS).saturating_sub(self.offset_ns)).unwrap_or(0))
+        let whole = u64::try_from(second.saturating_sub(self.offset_seconds)).unwrap_or(0);
+        Ns(whole.saturating_mul(NS_PER_SEC).saturating_sub(self.offset_ns))
     }
 
     /// Returns log2 of the periodic interrupt's period in ticks of 32,768 Hz.
@@ -451,7 +349,7 @@ impl Rtc {
         if self.b().contains(B::BINARY) {
             value
         } else {
-            (value / 10 % 10) << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 
@@ -516,7 +414,7 @@ impl Rtc {
     }
 
     /// Sets the clock to what its registers say; the fraction of the second is `phase_ns`.
-    fn thaw(&mut self, now: Ns, phase_ns: i64) {
+    fn thaw(&mut self, now: Ns, phase_ns: u64) {
         let number = |at: u8| self.decode(self.get(at));
         let time = DateTime {
             year: u16::from(number(reg::CENTURY))
@@ -529,13 +427,12 @@ impl Rtc {
             second: number(reg::SECONDS),
             weekday: number(reg::WEEKDAY),
         };
-        let clock = time.to_unix().saturating_mul(NS).saturating_add(phase_ns);
-        self.offset_ns = clock.saturating_sub(i64::try_from(now.0).unwrap_or(i64::MAX));
+        // First the fraction, then the whole seconds on top of what it makes of `now`.
+        let host_phase = now.0 % NS_PER_SEC;
+        self.offset_ns = phase_ns.wrapping_add(NS_PER_SEC).wrapping_sub(host_phase) % NS_PER_SEC;
+        self.offset_seconds = 0;
+        self.offset_seconds = time.to_unix().saturating_sub(self.second(now)).clamp(-MAX_OFFSET, MAX_OFFSET);
         self.seen_second = self.second(now);
-    }
-
-    fn phase_ns(&self, now: Ns) -> i64 {
-        self.clock_ns(now).rem_euclid(NS)
     }
 
     fn read_data(&mut self, now: Ns) -> u8 {
@@ -548,7 +445,7 @@ impl Rtc {
                 self.get(self.index)
             }
             reg::A => {
-                let updates = self.is_running() && self.phase_ns(now) >= NS.saturating_sub(UIP_NS);
+                let updates = self.is_running() && self.phase_ns(now) >= NS_PER_SEC.saturating_sub(UIP_NS);
                 self.get(reg::A) | if updates { A_UIP } else { 0 }
             }
             reg::C => {
@@ -568,7 +465,7 @@ impl Rtc {
             reg::SECONDS | reg::MINUTES | reg::HOURS | reg::WEEKDAY..=reg::YEAR | reg::CENTURY => {
                 self.write_time(value, now);
             }
-            reg::A => self.write_control(now, NS / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
+            reg::A => self.write_control(now, NS_PER_SEC / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
             reg::B => self.write_control(now, self.phase_ns(now), |rtc| {
                 let mut b = B::from_bits_truncate(value);
                 if b.contains(B::SET) {
@@ -592,7 +489,7 @@ impl Rtc {
     }
 
     /// Changes register A or B, and stops or starts the clock with it, at `phase_ns` into the second.
-    fn write_control(&mut self, now: Ns, phase_ns: i64, change: impl FnOnce(&mut Rtc)) {
+    fn write_control(&mut self, now: Ns, phase_ns: u64, change: impl FnOnce(&mut Rtc)) {
         let was_running = self.is_running();
         if was_running {
             self.freeze(now);

@@ -15,6 +15,9 @@
 //! The interrupt line is gated by OUT2, as on a PC's board. No lock inside: the bus owns it. Nothing here depends on
 //! time.
 
+mod ring;
+
+use self::ring::{Fifo, Ring, FIFO};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -30,8 +33,7 @@ pub(crate) const OUTPUT_BYTES: usize = 64 << 10;
 /// Bytes of console input that are kept for the guest.
 pub(crate) const INPUT_BYTES: usize = 4 << 10;
 
-/// Bytes in the receive FIFO.
-const FIFO: usize = 16;
+static_assertions::const_assert!(OUTPUT_BYTES.is_power_of_two() && INPUT_BYTES.is_power_of_two());
 
 bitflags::bitflags! {
     /// Interrupt enable register.
@@ -131,88 +133,6 @@ impl Cause {
 /// The code for no interrupt.
 const IIR_NONE: u8 = 0x01;
 
-/// A ring of bytes over a fixed, power of two number of them.
-///
-/// # Invariants
-/// `len <= buf.len()`, and `buf.len()` is a power of two.
-#[derive(Debug)]
-struct Ring {
-    buf: KVVec<u8>,
-    head: usize,
-    len: usize,
-}
-
-impl Ring {
-    fn new(bytes: usize) -> Result<Ring> {
-        Ok(Ring { buf: KVVec::from_elem(0, bytes.next_power_of_two(), GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
-    }
-
-    fn index(&self, n: usize) -> usize {
-        self.head.wrapping_add(n) & self.buf.len().wrapping_sub(1)
-    }
-
-    /// Appends a byte. Returns whether there was room.
-    fn push(&mut self, byte: u8) -> bool {
-        if self.len >= self.buf.len() {
-            return false;
-        }
-        let at = self.index(self.len);
-        if let Some(slot) = self.buf.get_mut(at) {
-            *slot = byte;
-        }
-        self.len = self.len.wrapping_add(1);
-        true
-    }
-
-    fn pop(&mut self) -> Option<u8> {
-        if self.len == 0 {
-            return None;
-        }
-        let byte = self.buf.get(self.head).copied();
-        self.head = self.index(1);
-        self.len = self.len.wrapping_sub(1);
-        byte
-    }
-
-    fn clear(&mut self) {
-        self.head = 0;
-        self.len = 0;
-    }
-}
-
-/// The receive FIFO; one byte deep while FIFOs are off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Fifo {
-    bytes: [u8; FIFO],
-    len: usize,
-}
-
-impl Fifo {
-    fn push(&mut self, byte: u8) {
-        if let Some(slot) = self.bytes.get_mut(self.len) {
-            *slot = byte;
-            self.len = self.len.wrapping_add(1);
-        }
-    }
-
-    fn pop(&mut self) -> Option<u8> {
-        if self.len == 0 {
-            return None;
-        }
-        let [first, ..] = self.bytes;
-        self.bytes.rotate_left(1);
-        self.len = self.len.wrapping_sub(1);
-        Some(first)
-    }
-
-    /// A register, not a FIFO: the newest byte replaces what is there.
-    fn replace(&mut self, byte: u8) {
-        let [first, ..] = &mut self.bytes;
-        *first = byte;
-        self.len = 1;
-    }
-}
-
 /// The guest-visible state; the console's rings are the host's and not part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UartState {
@@ -301,14 +221,17 @@ impl Uart {
 
     /// Takes input for the guest. Returns how many bytes there was room for.
     pub(crate) fn push_input(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.iter().take_while(|b| self.input.push(**b)).count();
+        let taken = bytes.get(..self.input_room()).unwrap_or(bytes);
+        for byte in taken {
+            self.input.push(*byte);
+        }
         self.refill();
-        taken
+        taken.len()
     }
 
     /// Returns how many bytes [`Uart::push_input`] would take.
     pub(crate) fn input_room(&self) -> usize {
-        self.input.buf.len().wrapping_sub(self.input.len)
+        self.input.room()
     }
 
     /// Moves guest output to `out`, oldest first. Returns how many bytes.

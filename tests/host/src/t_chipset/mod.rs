@@ -1,3 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tests of chipset.
+
+mod clock;
+mod i8042;
+mod ops;
+mod pic;
+mod pit;
+mod pm;
+mod rtc;
+mod uart;

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One counter of the 8254.
+//!
+//! Follows the 82C54 datasheet, "Mode Definitions" and "Read Operations". Times are ticks of
+//! [`PitClock`](super::PitClock); the caller brings the counter to `t` with [`Channel::advance`] before it asks
+//! anything else of that time.
+
+use crate::chipset::Level;
+
+/// The six modes of a counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Interrupt on terminal count.
+    #[default]
+    Terminal,
+    /// Hardware retriggerable one-shot.
+    OneShot,
+    /// Rate generator.
+    Rate,
+    /// Square wave.
+    Square,
+    /// Software triggered strobe.
+    SoftStrobe,
+    /// Hardware triggered strobe.
+    HardStrobe,
+}
+
+impl Mode {
+    /// Decodes the three bits of a control word; 6 and 7 are 2 and 3.
+    fn from_bits(bits: u8) -> Mode {
+        match bits & 7 {
+            0 => Mode::Terminal,
+            1 => Mode::OneShot,
+            2 | 6 => Mode::Rate,
+            3 | 7 => Mode::Square,
+            4 => Mode::SoftStrobe,
+            _ => Mode::HardStrobe,
+        }
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Mode::Terminal => 0,
+            Mode::OneShot => 1,
+            Mode::Rate => 2,
+            Mode::Square => 3,
+            Mode::SoftStrobe => 4,
+            Mode::HardStrobe => 5,
+        }
+    }
+
+    pub(super) fn is_periodic(self) -> bool {
+        matches!(self, Mode::Rate | Mode::Square)
+    }
+
+    /// Returns whether a rising gate starts the count, rather than a written count.
+    fn is_triggered(self) -> bool {
+        matches!(self, Mode::OneShot | Mode::HardStrobe)
+    }
+}
+
+/// How the guest reads and writes a 16-bit count through an 8-bit port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Access {
+    Low,
+    High,
+    #[default]
+    Word,
+}
+
+impl Access {
+    pub(super) fn from_bits(bits: u8) -> Option<Access> {
+        Some(match bits & 3 {
+            1 => Access::Low,
+            2 => Access::High,
+            3 => Access::Word,
+            _ => return None,
+        })
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Access::Low => 1,
+            Access::High => 2,
+            Access::Word => 3,
+        }
+    }
+}
+
+/// Where a counting element is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No count since the control word, or no trigger yet.
+    #[default]
+    Waiting,
+    /// Held its count at tick `since` of [`PitClock`](super::PitClock).
+    Counting {
+        /// The tick.
+        since: u64,
+    },
+    /// The gate stopped it when `done` ticks had passed.
+    Held {
+        /// Ticks.
+        done: u64,
+    },
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Channel {
+    pub(super) mode: Mode,
+    access: Access,
+    bcd: bool,
+    pub(super) gate: bool,
+    /// The count in progress, 1 to 65536 (10000 in BCD).
+    count: u32,
+    /// The count register: what was written last; 0 for nothing since the control word.
+    written: u32,
+    /// The count register waits to be taken over.
+    null_count: bool,
+    phase: Phase,
+    /// A one-shot mode has reached its end, and that was seen.
+    fired: bool,
+    /// First byte of a word, when the second is awaited.
+    write_low: Option<u8>,
+    /// The next read of a word gives its high byte.
+    read_high: bool,
+    latched_count: Option<u16>,
+    latched_status: Option<u8>,
+}
+
+impl Channel {
+    pub(super) fn at_reset(gate: bool) -> Channel {
+        Channel { gate, count: 0x1_0000, ..Channel::default() }
+    }
+
+    /// Returns what the counter counts modulo.
+    fn modulus(&self) -> u32 {
+        if self.bcd {
+            10_000
+        } else {
+            0x1_0000
+        }
+    }
+
+    /// Brings the state to tick `t`. Returns how often the output rose in between.
+    ///
+    /// Afterwards a periodic channel is within its first period.
+    pub(super) fn advance(&mut self, t: u64) -> u64 {
+        let Phase::Counting { since } = self.phase else { return 0 };
+        let gone = t.saturating_sub(since);
+        if !self.mode.is_periodic() {
+            return self.advance_single(gone);
+        }
+        let count = u64::from(self.count.max(1));
+        if gone < count {
+            return 0;
+        }
+        if self.written == self.count || self.written == 0 {
+            let periods = gone.checked_div(count).unwrap_or(0);
+            self.null_count = false;
+            self.phase = Phase::Counting { since: since.saturating_add(periods.saturating_mul(count)) };
+            return periods;
+        }
+        // The period in progress ends with the old count; then the new one counts.
+        self.count = self.written;
+        self.null_count = false;
+        self.phase = Phase::Counting { since: since.saturating_add(count) };
+        let next = u64::from(self.count.max(1));
+        let left = gone.saturating_sub(count);
+        let periods = left.checked_div(next).unwrap_or(0);
+        let start = since.saturating_add(count).saturating_add(periods.saturating_mul(next));
+        self.phase = Phase::Counting { since: start };
+        periods.saturating_add(1)
+    }
+
+    fn advance_single(&mut self, gone: u64) -> u64 {
+        if self.fired || gone < self.single_edge() {
+            return 0;
+        }
+        self.fired = true;
+        1
+    }
+
+    /// Returns after how many ticks the output of a one-shot mode rises.
+    fn single_edge(&self) -> u64 {
+        let count = u64::from(self.count);
+        match self.mode {
+            // The strobe is low for one tick.
+            Mode::SoftStrobe | Mode::HardStrobe => count.saturating_add(1),
+            _ => count,
+        }
+    }
+
+    /// Returns the tick at which the output rises next.
+    pub(super) fn next_edge(&self) -> Option<u64> {
+        let Phase::Counting { since } = self.phase else { return None };
+        if self.mode.is_periodic() {
+            return Some(since.saturating_add(u64::from(self.count.max(1))));
+        }
+        (!self.fired).then(|| since.saturating_add(self.single_edge()))
+    }
+
+    /// Returns the ticks since the count was loaded, or `None` before that.
+    fn gone(&self, t: u64) -> Option<u64> {
+        match self.phase {
+            Phase::Waiting => None,
+            Phase::Counting { since } => Some(t.saturating_sub(since)),
+            Phase::Held { done } => Some(done),
+        }
+    }
+
+    /// Returns the level of OUT. [`Channel::advance`] was called for `t`.
+    pub(super) fn output(&self, t: u64) -> Level {
+        let count = u64::from(self.count);
+        let Some(gone) = self.gone(t) else { return Level::from(self.mode != Mode::Terminal) };
+        Level::from(match self.mode {
+            Mode::Terminal | Mode::OneShot => gone >= count,
+            Mode::Rate => !self.gate || count < 2 || gone != count.saturating_sub(1),
+            Mode::Square => !self.gate || gone < self.high_half(),
+            Mode::SoftStrobe | Mode::HardStrobe => gone != count,
+        })
+    }
+
+    /// Returns the length of the high half of a square wave; the longer one of an odd count.
+    fn high_half(&self) -> u64 {
+        u64::from(self.count).saturating_add(1) >> 1
+    }
+
+    /// Returns the counting element as it would be read. [`Channel::advance`] was called for `t`.
+    fn current(&self, t: u64) -> u16 {
+        let gone = self.gone(t).unwrap_or(0);
+        let value = match self.mode {
+            Mode::Rate => u64::from(self.count).saturating_sub(gone),
+            Mode::Square => {
+                // Both halves run down from the even part of the count, by two.
+                let half = self.high_half();
+                let pos = if gone < half { gone } else { gone.saturating_sub(half) };
+                let down = pos.saturating_mul(2);
+                if self.count & 1 == 0 {
+                    u64::from(self.count).saturating_sub(down)
+                } else {
+                    u64::from(self.count & !1).saturating_sub(down)
+                }
+            }
+            _ => self.run_down(gone),
+        };
+        let value = u16::try_from(value & 0xffff).unwrap_or(0);
+        if self.bcd {
+            to_bcd(value)
+        } else {
+            value
+        }
+    }
+
+    /// Returns `count - gone` on a counter that wraps.
+    fn run_down(&self, gone: u64) -> u64 {
+        let modulus = u64::from(self.modulus());
+        let gone = gone.checked_rem(modulus).unwrap_or(0);
+        u64::from(self.count).saturating_add(modulus).saturating_sub(gone).checked_rem(modulus).unwrap_or(0)
+    }
+
+    fn status(&self, t: u64) -> u8 {
+        let out = u8::from(self.output(t).is_high()) << 7;
+        let null = u8::from(self.null_count) << 6;
+        out | null | (self.access.bits() << 4) | (self.mode.bits() << 1) | u8::from(self.bcd)
+    }
+
+    /// A control word for this counter with the access bits `access`.
+    pub(super) fn program(&mut self, word: u8, access: Access) {
+        *self = Channel {
+            mode: Mode::from_bits(word >> 1),
+            access,
+            bcd: word & 1 != 0,
+            gate: self.gate,
+            count: self.count,
+            null_count: true,
+            ..Channel::default()
+        };
+    }
+
+    pub(super) fn latch_count(&mut self, t: u64) {
+        if self.latched_count.is_none() {
+            self.latched_count = Some(self.current(t));
+            self.read_high = false;
+        }
+    }
+
+    pub(super) fn latch_status(&mut self, t: u64) {
+        if self.latched_status.is_none() {
+            self.latched_status = Some(self.status(t));
+        }
+    }
+
+    pub(super) fn read(&mut self, t: u64) -> u8 {
+        if let Some(status) = self.latched_status.take() {
+            return status;
+        }
+        let [low, high] = self.latched_count.unwrap_or_else(|| self.current(t)).to_le_bytes();
+        let (byte, last) = match self.access {
+            Access::Low => (low, true),
+            Access::High => (high, true),
+            Access::Word => {
+                self.read_high = !self.read_high;
+                if self.read_high {
+                    (low, false)
+                } else {
+                    (high, true)
+                }
+            }
+        };
+        if last {
+            self.latched_count = None;
+        }
+        byte
+    }
+
+    pub(super) fn write(&mut self, value: u8, t: u64) {
+        let raw = match (self.access, self.write_low) {
+            (Access::Low, _) => u16::from_le_bytes([value, 0]),
+            (Access::High, _) => u16::from_le_bytes([0, value]),
+            (Access::Word, Some(low)) => u16::from_le_bytes([low, value]),
+            (Access::Word, None) => {
+                self.write_low = Some(value);
+                // The first byte stops a count of mode 0, and its output falls.
+                if self.mode == Mode::Terminal {
+                    self.phase = Phase::Waiting;
+                }
+                return;
+            }
+        };
+        self.write_low = None;
+        self.load(raw, t);
+    }
+
+    fn load(&mut self, raw: u16, t: u64) {
+        let count = if self.bcd { from_bcd(raw) } else { u32::from(raw) };
+        self.written = if count == 0 { self.modulus() } else { count };
+        self.null_count = true;
+        let starts = match self.mode {
+            Mode::Terminal | Mode::SoftStrobe => true,
+            Mode::Rate | Mode::Square => self.phase == Phase::Waiting,
+            Mode::OneShot | Mode::HardStrobe => false,
+        };
+        if starts {
+            self.start(t);
+        } else if self.mode.is_periodic() && self.written == self.count {
+            self.null_count = false;
+        }
+    }
+
+    /// Takes the count register over and counts from tick `t` on, as the gate allows.
+    fn start(&mut self, t: u64) {
+        if self.written == 0 {
+            return;
+        }
+        self.count = self.written;
+        self.null_count = false;
+        self.fired = false;
+        let runs = self.gate || self.mode.is_triggered();
+        self.phase = if runs { Phase::Counting { since: t } } else { Phase::Held { done: 0 } };
+    }
+
+    pub(super) fn set_gate(&mut self, gate: bool, t: u64) {
+        if gate == self.gate {
+            return;
+        }
+        self.gate = gate;
+        match (self.mode, gate, self.phase) {
+            (Mode::Terminal | Mode::SoftStrobe, true, Phase::Held { done }) => {
+                self.phase = Phase::Counting { since: t.saturating_sub(done) };
+            }
+            (Mode::Terminal | Mode::SoftStrobe, true, _) | (Mode::OneShot | Mode::HardStrobe, false, _) => {}
+            (_, true, _) => self.start(t),
+            (_, false, Phase::Counting { since }) => {
+                self.phase = Phase::Held { done: t.saturating_sub(since) };
+            }
+            (_, false, _) => {}
+        }
+    }
+
+    pub(super) fn save(&self) -> ChannelState {
+        let Channel {
+            mode,
+            access,
+            bcd,
+            gate,
+            count,
+            written,
+            null_count,
+            phase,
+            fired,
+            write_low,
+            read_high,
+            latched_count,
+            latched_status,
+        } = *self;
+        ChannelState {
+            count,
+            written,
+            null_count,
+            phase,
+            fired,
+            write_low,
+            read_high,
+            latched_count,
+            latched_status,
+            rw_mode: access.bits(),
+            mode: mode.bits(),
+            bcd,
+            gate,
+        }
+    }
+
+    pub(super) fn from_state(state: &ChannelState) -> Channel {
+        let ChannelState {
+            count,
+            written,
+            null_count,
+            phase,
+            fired,
+            write_low,
+            read_high,
+            latched_count,
+            latched_status,
+            rw_mode,
+            mode,
+            bcd,
+            gate,
+        } = *state;
+        let mut channel = Channel {
+            mode: Mode::from_bits(mode),
+            access: Access::from_bits(rw_mode).unwrap_or_default(),
+            bcd,
+            gate,
+            count,
+            written,
+            null_count,
+            phase,
+            fired,
+            write_low,
+            read_high,
+            latched_count,
+            latched_status,
+        };
+        let modulus = channel.modulus();
+        channel.count = if count == 0 { modulus } else { count.min(0x1_0000) };
+        channel.written = written.min(0x1_0000);
+        channel
+    }
+}
+
+/// Returns the value of four BCD digits; digits above nine count for what they are.
+fn from_bcd(raw: u16) -> u32 {
+    let digit = |shift: u32| u32::from(raw.wrapping_shr(shift) & 0xf);
+    let value = digit(12)
+        .wrapping_mul(1000)
+        .wrapping_add(digit(8).wrapping_mul(100))
+        .wrapping_add(digit(4).wrapping_mul(10))
+        .wrapping_add(digit(0));
+    value.min(10_000)
+}
+
+/// Returns `value` modulo 10000 as four BCD digits.
+fn to_bcd(value: u16) -> u16 {
+    let digit = |place: u16, shift: u32| (value.checked_div(place).unwrap_or(0) % 10).wrapping_shl(shift);
+    digit(1000, 12) | digit(100, 8) | digit(10, 4) | digit(1, 0)
+}
+
+/// The state of one counter; what KVM's `struct kvm_pit_channel_state` has goes by its names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChannelState {
+    /// The count in progress, 1 to 65536.
+    pub(crate) count: u32,
+    /// The count written last, 1 to 65536; 0 for none since the control word.
+    pub(crate) written: u32,
+    /// The written count waits to be taken over.
+    pub(crate) null_count: bool,
+    /// Where the count is: `count_load_time` is [`PitClock`](super::PitClock)'s time of `since`.
+    pub(crate) phase: Phase,
+    /// The end of a one-shot count was seen.
+    pub(crate) fired: bool,
+    /// First byte of a word of which the second is awaited (`write_state` 4 and `write_latch`).
+    pub(crate) write_low: Option<u8>,
+    /// The next read of a word gives its high byte (`read_state` 4, or `count_latched` 4).
+    pub(crate) read_high: bool,
+    /// A latched count (`count_latched` not 0).
+    pub(crate) latched_count: Option<u16>,
+    /// A latched status byte.
+    pub(crate) latched_status: Option<u8>,
+    /// 1 low byte, 2 high byte, 3 word.
+    pub(crate) rw_mode: u8,
+    /// 0 to 5.
+    pub(crate) mode: u8,
+    /// Counts in BCD.
+    pub(crate) bcd: bool,
+    /// The level of GATE.
+    pub(crate) gate: bool,
+}

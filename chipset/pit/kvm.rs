@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state of a counter in the terms of KVM's `struct kvm_pit_channel_state`.
+
+use super::{ChannelState, Phase, PitClock};
+use crate::arch::time::Ns;
+
+/// `RW_STATE_WORD1`: the high byte of a word comes next.
+const WORD_HIGH: u8 = 4;
+
+/// The fields of `struct kvm_pit_channel_state`, by their names and types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) struct KvmChannel {
+    pub(crate) count: u32,
+    pub(crate) latched_count: u16,
+    pub(crate) count_latched: u8,
+    pub(crate) status_latched: u8,
+    pub(crate) status: u8,
+    pub(crate) read_state: u8,
+    pub(crate) write_state: u8,
+    pub(crate) write_latch: u8,
+    pub(crate) rw_mode: u8,
+    pub(crate) mode: u8,
+    pub(crate) bcd: u8,
+    pub(crate) gate: u8,
+    /// In nanoseconds of the monotonic clock.
+    pub(crate) count_load_time: i64,
+}
+
+impl ChannelState {
+    /// Returns KVM's view at `now`. A counter without a count has count 0; a new count that waits for
+    /// the end of a period is shown as if it counted already, which is what KVM itself does.
+    pub(crate) fn to_kvm(self, now: Ns) -> KvmChannel {
+        let word_state = if self.read_high { WORD_HIGH } else { self.rw_mode };
+        let loaded = match self.phase {
+            Phase::Waiting => now,
+            Phase::Counting { since } => Ns(PitClock::ns(since)),
+            Phase::Held { done } => Ns(now.since(Ns(PitClock::ns(done)))),
+        };
+        KvmChannel {
+            count: self.written,
+            latched_count: self.latched_count.unwrap_or(0),
+            count_latched: if self.latched_count.is_some() { word_state } else { 0 },
+            status_latched: u8::from(self.latched_status.is_some()),
+            status: self.latched_status.unwrap_or(0),
+            read_state: if self.latched_count.is_none() { word_state } else { self.rw_mode },
+            write_state: if self.write_low.is_some() { WORD_HIGH } else { self.rw_mode },
+            write_latch: self.write_low.unwrap_or(0),
+            rw_mode: self.rw_mode,
+            mode: self.mode,
+            bcd: u8::from(self.bcd),
+            gate: u8::from(self.gate),
+            count_load_time: i64::try_from(loaded.0).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Reads KVM's view at `now`. An end of a one-shot count that lies in the past was seen.
+    pub(crate) fn from_kvm(raw: &KvmChannel, now: Ns) -> ChannelState {
+        let loaded = Ns(u64::try_from(raw.count_load_time).unwrap_or(0));
+        let gone = PitClock::ticks(now.since(loaded));
+        let gate = raw.gate != 0;
+        let phase = match (raw.count, gate, raw.mode) {
+            (0, _, _) => Phase::Waiting,
+            (_, false, 0 | 2 | 3 | 4) => Phase::Held { done: gone },
+            _ => Phase::Counting { since: PitClock::ticks(loaded.0) },
+        };
+        ChannelState {
+            count: raw.count,
+            written: raw.count,
+            null_count: raw.count == 0,
+            phase,
+            fired: gone > u64::from(raw.count),
+            write_low: (raw.write_state == WORD_HIGH).then_some(raw.write_latch),
+            read_high: raw.read_state == WORD_HIGH || raw.count_latched == WORD_HIGH,
+            latched_count: (raw.count_latched != 0).then_some(raw.latched_count),
+            latched_status: (raw.status_latched != 0).then_some(raw.status),
+            rw_mode: raw.rw_mode,
+            mode: raw.mode,
+            bcd: raw.bcd != 0,
+            gate,
+        }
+    }
+}
