@@ -70,10 +70,10 @@ prepare_kernel() {
 	in_root_bash "
 		mkdir -p /lab/obj
 		cp $headers/.config /lab/obj/.config
-		make -C /lab/kernel/src O=/lab/obj CC=gcc-14 HOSTCC=gcc-14 olddefconfig
+		make -C /lab/kernel/src O=/lab/obj CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 olddefconfig
 		diff $headers/.config /lab/obj/.config || {
 			echo 'the configuration changed: the compilers do not match the kernel'; exit 1; }
-		make -C /lab/kernel/src O=/lab/obj CC=gcc-14 HOSTCC=gcc-14 -j\$(nproc) modules_prepare
+		make -C /lab/kernel/src O=/lab/obj CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 -j\$(nproc) modules_prepare
 		cp $headers/Module.symvers /lab/obj/
 		cp $headers/include/generated/utsrelease.h /lab/obj/include/generated/"
 }
