@@ -32,7 +32,7 @@ import ktap
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
-TOOL = os.path.join(TARGET, "x86_64-unknown-linux-gnu", "release", "rvmm-run")
+TOOL = os.path.join(TOP, "build", "rvmm-run")
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
 
