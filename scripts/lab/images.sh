@@ -77,3 +77,51 @@ lab_images() {
 	stage files-drive "$(hash_of "$s/kernels" "$s/guest-initramfs" "$s/small-disk" <(declare -f make_files_drive))" \
 		"making the drive with the guests' files" make_files_drive
 }
+
+debian_packages=(
+	systemd-sysv login passwd util-linux kmod e2fsprogs bash coreutils procps iproute2 udev
+	dbus libpam-systemd
+)
+
+# The password of root in the Debian guest; it is no secret.
+debian_password=rvmm
+
+# A Debian guest with systemd: ext4, serial console, root's password known. The
+# kernel and the modules that find the disk come from outside (guest.cpio).
+make_debian() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d /lab/images/debian.XXXXXX)
+		trap "rm -rf --one-file-system $t" EXIT
+		mirror=$(awk "\$1 == \"deb\" { for (i = 2; i <= NF; i++) if (\$i ~ /^(https?|file):/) { print \$i; exit } }" /etc/apt/sources.list)
+		mmdebstrap --variant=minbase --mode=root --aptopt="Acquire::Retries \"3\"" \
+			--include='"$(IFS=,; echo "${debian_packages[*]}")"' \
+			--dpkgopt="path-exclude=/usr/share/man/*" --dpkgopt="path-exclude=/usr/share/doc/*" \
+			--dpkgopt="path-exclude=/usr/share/locale/*" trixie "$t" "$mirror"
+		echo rvmm-guest >"$t/etc/hostname"
+		echo "127.0.0.1 localhost rvmm-guest" >"$t/etc/hosts"
+		echo "/dev/vda / ext4 defaults 0 1" >"$t/etc/fstab"
+		echo "root:'"$debian_password"'" | chroot "$t" chpasswd
+		chroot "$t" systemctl enable serial-getty@ttyS0.service
+		chroot "$t" systemctl disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer || true
+		release=$(cat /lab/kernel/release)
+		mkdir -p "$t/usr/lib/modules/$release"
+		for m in ext4 virtio_blk virtio-rng; do
+			modprobe -d /lab/kernel/pkg/usr -S "$release" --show-depends "$m" | sed -n "s/^insmod //p"
+		done | sort -u | while read -r ko; do
+			to=$t${ko#/lab/kernel/pkg}
+			mkdir -p "${to%/*}"
+			cp "$ko" "$to"
+		done
+		cp /lab/kernel/pkg/usr/lib/modules/$release/modules.{builtin,builtin.modinfo,order} "$t/usr/lib/modules/$release/"
+		depmod -b "$t" "$release"
+		rm -rf "$t"/var/cache/apt/archives/*.deb "$t"/var/lib/apt/lists/* "$t/etc/resolv.conf"
+		gcc-14 -O2 -static -o "$t/usr/local/bin/avx" tests/guest/avx.c -lpthread
+		rm -f /lab/images/debian.img.tmp
+		mke2fs -q -t ext4 -L debian -d "$t" /lab/images/debian.img.tmp 1200M
+		mv /lab/images/debian.img.tmp /lab/images/debian.img'
+}
+
+lab_debian() {
+	stage debian-image "$(hash_of "$RVMM_LAB/stamps/kernel-packages" <(echo "${debian_packages[@]}"; declare -f make_debian))" \
+		"making a Debian guest image with systemd (1-3 min)" make_debian
+}
