@@ -35,6 +35,7 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
 TOOL = os.path.join(TOP, "build", "rvmm-run")
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
+KEYBOARD = "ended from the keyboard"
 
 
 def parse_args(argv):
@@ -164,7 +165,7 @@ def converse(machine, output, line, deadline, keyboard):
             else:
                 data = os.read(channel, 4096)
                 if QUIT_KEY in data:
-                    return "ended from the keyboard"
+                    return KEYBOARD
                 machine.console.sendall(data)
     return None
 
@@ -181,6 +182,8 @@ def verdict(args, output, problem):
     trouble = ktap.trouble_in(output.kernel, args.allow)
     for line in trouble:
         say(f"# trouble in the host's kernel log: {line}")
+    if problem == KEYBOARD:
+        return 0
     if problem is None and status is None:
         problem = "the host ended before the command did"
     if problem:
@@ -202,7 +205,7 @@ def run(args):
     output = Output(args.quiet, args.log, raw=args.tty)
     note = lambda text: output.emit(f"# {text}\n".encode())
     state = emulated_host.state_for(shape, note)
-    size = os.get_terminal_size(0) if args.tty else (0, 0)
+    size = terminal_size() if args.tty else (0, 0)
     command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
     with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:
         payload = os.path.join(folder, "payload.tar")
@@ -221,6 +224,12 @@ def run(args):
     if problem == "out of time":
         problem = f"out of time after {args.timeout:g} s"
     return verdict(args, output, problem), output
+
+
+def terminal_size():
+    """Columns and rows of the terminal; a usual size when it does not say."""
+    columns, rows = os.get_terminal_size(0)
+    return (columns, rows) if columns and rows else (80, 24)
 
 
 def with_terminal(wanted, body):

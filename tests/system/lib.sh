@@ -54,6 +54,7 @@ show_guest() {
 	tail -n 40 "/tmp/$1.log" 2>/dev/null | sed 's/^/# /'
 	echo "# --- $1: console"
 	tail -n 25 "/tmp/$1.console" 2>/dev/null | tr -d '\r' | sed 's/^/# /'
+	echo
 }
 
 # test_guest NAME SECONDS CPUS KERNEL ARG…: boots the test guest, passes its
