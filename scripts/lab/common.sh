@@ -34,14 +34,16 @@ hash_of() {
 
 # stage NAME KEY DESCRIPTION COMMAND…
 # Runs COMMAND unless it has already succeeded with the same KEY. Its output
-# goes to log/NAME.log; the last lines are shown when it fails.
+# goes to log/NAME.log; the last lines are shown when it fails. Sets $stage_ran.
 stage() {
 	local name=$1 key=$2 text=$3
 	shift 3
 	local stamp=$RVMM_LAB/stamps/$name log=$RVMM_LAB/log/$name.log
+	stage_ran=
 	if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then
 		return 0
 	fi
+	stage_ran=1
 	mkdir -p "$RVMM_LAB/stamps" "$RVMM_LAB/log"
 	rm -f "$stamp"
 	local began=$SECONDS

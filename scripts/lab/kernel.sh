@@ -83,7 +83,7 @@ lab_kernel() {
 	root_key=$(cat "$RVMM_LAB/stamps/root")
 	stage kernel-version "$(hash_of <(declare -f resolve_kernel kernel_packages find_kernel))" \
 		"looking for the newest stock 7.x kernel in backports" find_kernel
-	say "kernel: $(cut -d' ' -f1,2 "$RVMM_LAB/kernel/version")"
+	[ -z "$stage_ran" ] || say "kernel: $(cut -d' ' -f1,2 "$RVMM_LAB/kernel/version")"
 	stage kernel-packages "$(hash_of "$RVMM_LAB/kernel/version" <(declare -f fetch_kernel))" \
 		"fetching and unpacking kernel, modules, headers and source (1 min, 300 MB)" fetch_kernel
 	stage kernel-tree "$(hash_of "$RVMM_LAB/stamps/kernel-packages" <(echo "$root_key"; declare -f prepare_kernel))" \
