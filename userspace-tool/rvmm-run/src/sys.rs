@@ -15,7 +15,7 @@ use kvm_bindings::{kvm_create_device, kvm_run, kvm_userspace_memory_region, KVM_
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use nix::sys::mman::{madvise, MmapAdvise};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref};
 
 /// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.

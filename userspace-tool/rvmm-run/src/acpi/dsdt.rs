@@ -1,88 +1,68 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Differentiated system description table: the PCI root bridge, the ISA devices below it, and the soft-off state.
-//! ACPI, "Differentiated System Description Table (DSDT)" and "ACPI Machine Language".
+//! ACPI, "Differentiated System Description Table (DSDT)".
 
-use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, Interrupt, Name, Package, ResourceTemplate, Scope,
-    IO, ZERO,
+use super::aml::{
+    bus_range, device, eisa_id, integer, io_ports, io_range, irq, memory_range, name, package, resources,
+    scope,
 };
-use acpi_tables::sdt::Sdt;
-use acpi_tables::Aml;
-
-use super::{bytes_of, AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::table::table;
+use super::AcpiConfig;
 use crate::layout::{COM1, COM1_IRQ, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE};
 
 /// `_STA`: present, enabled, shown and working.
-const PRESENT: u8 = 0xf;
-/// Header of a table.
-const FIXED_LEN: u32 = 36;
+const PRESENT: u32 = 0xf;
 
 /// Builds the DSDT.
 pub(super) fn build(config: AcpiConfig) -> Vec<u8> {
-    let mut dsdt = Sdt::new(*b"DSDT", FIXED_LEN, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    dsdt.append_slice(&root_bridge());
-    dsdt.append_slice(&isa_devices(config));
-    dsdt.append_slice(&soft_off());
-    dsdt.as_slice().to_vec()
+    let mut body = scope(&[b"_SB_"], &root_bridge());
+    body.extend(scope(&[b"_SB_", b"PCI0"], &isa_devices(config)));
+    body.extend(soft_off());
+    table(b"DSDT", 2, &body)
 }
 
 /// `\_SB.PCI0`: bus 0, the ports around the configuration ports, and the window for BARs.
 fn root_bridge() -> Vec<u8> {
-    let resources = [
-        &AddressSpace::new_bus_number(0u16, 0u16) as &dyn Aml,
-        &IO::new(0xcf8, 0xcf8, 1, 8),
-        &AddressSpace::new_io(0u16, 0xcf7, None),
-        &AddressSpace::new_io(0xd00u16, 0xffff, None),
-        &AddressSpace::new_memory(
-            AddressSpaceCacheable::NotCacheable,
-            true,
-            PCI_MMIO as u32,
-            (PCI_MMIO + PCI_MMIO_SIZE - 1) as u32,
-            None,
-        ),
+    let decoded = [
+        bus_range(0, 0),
+        io_ports(0xcf8, 8),
+        io_range(0, 0xcf7),
+        io_range(0xd00, 0xffff),
+        memory_range(PCI_MMIO as u32, (PCI_MMIO + PCI_MMIO_SIZE - 1) as u32),
     ];
     let names = [
-        Name::new("_HID".into(), &EISAName::new("PNP0A03")),
-        Name::new("_ADR".into(), &ZERO),
-        Name::new("_BBN".into(), &ZERO),
-        Name::new("_UID".into(), &ZERO),
-        Name::new("_CRS".into(), &ResourceTemplate::new(resources.to_vec())),
+        name(b"_HID", &eisa_id(b"PNP0A03")),
+        name(b"_ADR", &integer(0)),
+        name(b"_BBN", &integer(0)),
+        name(b"_UID", &integer(0)),
+        name(b"_CRS", &resources(&decoded)),
     ];
-    device("_SB_", "PCI0", &names)
+    device(b"PCI0", &names.concat())
 }
 
 /// The devices that a kernel finds by name rather than by probing.
 fn isa_devices(config: AcpiConfig) -> Vec<u8> {
-    let mut bytes = isa_device("COM1", "PNP0501", &[(COM1, 8)], COM1_IRQ);
-    bytes.extend(isa_device("RTC_", "PNP0B00", &[(RTC, 2)], RTC_IRQ));
+    let mut bytes = isa_device(b"COM1", b"PNP0501", &[io_ports(COM1, 8), irq(COM1_IRQ)]);
+    bytes.extend(isa_device(b"RTC_", b"PNP0B00", &[io_ports(RTC, 2), irq(RTC_IRQ)]));
     if config.keyboard {
-        bytes.extend(isa_device("KBD_", "PNP0303", &[(0x60, 1), (0x64, 1)], 1));
+        bytes.extend(isa_device(b"KBD_", b"PNP0303", &[io_ports(0x60, 1), io_ports(0x64, 1), irq(1)]));
     }
     bytes
 }
 
-fn isa_device(name: &str, id: &str, ports: &[(u16, u8)], irq: u8) -> Vec<u8> {
-    let ports: Vec<IO> = ports.iter().map(|&(base, len)| IO::new(base, base, 1, len)).collect();
-    let interrupt = Interrupt::new(true, true, false, false, u32::from(irq));
-    let mut resources: Vec<&dyn Aml> = ports.iter().map(|io| io as &dyn Aml).collect();
-    resources.push(&interrupt);
+fn isa_device(segment: &[u8; 4], id: &[u8; 7], decoded: &[Vec<u8>]) -> Vec<u8> {
     let names = [
-        Name::new("_HID".into(), &EISAName::new(id)),
-        Name::new("_UID".into(), &ZERO),
-        Name::new("_STA".into(), &PRESENT),
-        Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
+        name(b"_HID", &eisa_id(id)),
+        name(b"_UID", &integer(0)),
+        name(b"_STA", &integer(PRESENT)),
+        name(b"_CRS", &resources(decoded)),
     ];
-    device("_SB_.PCI0", name, &names)
-}
-
-/// A device with its named objects in a scope.
-fn device(scope: &str, name: &str, names: &[Name]) -> Vec<u8> {
-    let names = names.iter().map(|name| name as &dyn Aml).collect();
-    bytes_of(&Scope::new(scope.into(), vec![&Device::new(name.into(), names)]))
+    device(segment, &names.concat())
 }
 
 /// `\_S5`: the sleep type to write into the control register for power off.
 fn soft_off() -> Vec<u8> {
-    bytes_of(&Name::new("_S5_".into(), &Package::new(vec![&S5_SLEEP_TYPE, &S5_SLEEP_TYPE, &ZERO, &ZERO])))
+    let kind = integer(u32::from(S5_SLEEP_TYPE));
+    name(b"_S5_", &package(&[kind.clone(), kind, integer(0), integer(0)]))
 }

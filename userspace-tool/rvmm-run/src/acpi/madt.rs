@@ -2,9 +2,8 @@
 
 //! Multiple APIC description table. ACPI, "Multiple APIC Description Table (MADT)".
 
-use acpi_tables::sdt::Sdt;
-
-use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::table::table;
+use super::AcpiConfig;
 use crate::layout::{IOAPIC, LAPIC, SCI_IRQ};
 
 /// There is a pair of 8259 interrupt controllers too.
@@ -17,22 +16,20 @@ const LEVEL_HIGH: u16 = 0b11_01;
 const BUS_DEFAULT: u16 = 0;
 /// The first APIC id that only an x2APIC can have.
 const FIRST_X2APIC: u32 = 255;
-/// Header, local APIC address and flags.
-const FIXED_LEN: u32 = 44;
 
 /// Builds the MADT: processors, the I/O APIC and how ISA interrupts reach it.
 pub(super) fn build(config: AcpiConfig) -> Vec<u8> {
-    let mut madt = Sdt::new(*b"APIC", FIXED_LEN, 5, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    madt.write_u32(36, LAPIC as u32);
-    madt.write_u32(40, PCAT_COMPAT);
+    let mut body = Vec::new();
+    body.extend((LAPIC as u32).to_le_bytes());
+    body.extend(PCAT_COMPAT.to_le_bytes());
     for id in 0..config.cpus {
-        madt.append_slice(&processor(id));
+        body.extend(processor(id));
     }
-    madt.append_slice(&io_apic(config.cpus));
-    madt.append_slice(&source_override(0, 2, BUS_DEFAULT));
-    madt.append_slice(&source_override(SCI_IRQ, u32::from(SCI_IRQ), LEVEL_HIGH));
-    madt.append_slice(&nmi_on_lint1());
-    madt.as_slice().to_vec()
+    body.extend(io_apic(config.cpus));
+    body.extend(source_override(0, 2, BUS_DEFAULT));
+    body.extend(source_override(SCI_IRQ, u32::from(SCI_IRQ), LEVEL_HIGH));
+    body.extend(nmi_on_lint1());
+    table(b"APIC", 5, &body)
 }
 
 /// Processor local APIC, or processor local x2APIC where the id is too large for the former.

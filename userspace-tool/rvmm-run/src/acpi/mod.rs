@@ -9,24 +9,17 @@
 //! 0xe0000 RSDP   0xe0040 FACS   0xe0080 DSDT, FADT, MADT, XSDT, each on a 16-byte boundary
 //! ```
 
+pub mod aml;
 mod dsdt;
 mod fadt;
 mod madt;
+pub mod table;
 
-use acpi_tables::facs::FACS;
-use acpi_tables::rsdp::Rsdp;
-use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use self::table::{checksum, table, OEM_ID};
 use crate::layout::{ACPI, ACPI_END};
 
-/// OEM id in every table.
-const OEM_ID: [u8; 6] = *b"RVMM  ";
-/// OEM table id in every table.
-const OEM_TABLE_ID: [u8; 8] = *b"RVMMPC  ";
-/// Revision of our tables.
-const OEM_REVISION: u32 = 1;
 /// Offset of the FACS, which must be 64-byte aligned.
 const FACS_AT: u64 = ACPI + 0x40;
 /// Where the remaining tables begin.
@@ -59,15 +52,13 @@ pub fn build(config: AcpiConfig) -> Vec<Placed> {
         next = (gpa + bytes.len() as u64).next_multiple_of(16);
         Placed { gpa, bytes }
     };
-    let facs = Placed { gpa: FACS_AT, bytes: bytes_of(&FACS::new()) };
+    let facs = Placed { gpa: FACS_AT, bytes: facs() };
     let dsdt = place(dsdt::build(config));
     let fadt = place(fadt::build(config, facs.gpa, dsdt.gpa));
     let madt = place(madt::build(config));
-    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    xsdt.add_entry(fadt.gpa);
-    xsdt.add_entry(madt.gpa);
-    let xsdt = place(bytes_of(&xsdt));
-    let rsdp = Placed { gpa: ACPI, bytes: bytes_of(&Rsdp::new(OEM_ID, xsdt.gpa)) };
+    let entries: Vec<u8> = [fadt.gpa, madt.gpa].iter().flat_map(|gpa| gpa.to_le_bytes()).collect();
+    let xsdt = place(table(b"XSDT", 1, &entries));
+    let rsdp = Placed { gpa: ACPI, bytes: rsdp(xsdt.gpa) };
     vec![rsdp, facs, dsdt, fadt, madt, xsdt]
 }
 
@@ -85,8 +76,28 @@ pub fn write(ram: &GuestMemoryMmap<()>, config: AcpiConfig) -> Result<(), GuestM
     Ok(())
 }
 
-fn bytes_of(table: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    table.to_aml_bytes(&mut bytes);
+/// Root system description pointer. ACPI, "Root System Description Pointer (RSDP)".
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    const LEN: u8 = 36;
+    const FIRST_PART: usize = 20;
+    let mut bytes = b"RSD PTR \0".to_vec();
+    bytes.extend(OEM_ID);
+    bytes.push(2);
+    bytes.extend(0u32.to_le_bytes());
+    bytes[8] = checksum(&bytes[..FIRST_PART]);
+    bytes.extend([LEN, 0, 0, 0]);
+    bytes.extend(xsdt.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes[32] = checksum(&bytes);
+    bytes
+}
+
+/// Firmware ACPI control structure, which has no checksum. ACPI, "Firmware ACPI Control Structure (FACS)".
+fn facs() -> Vec<u8> {
+    const LEN: u8 = 64;
+    let mut bytes = b"FACS".to_vec();
+    bytes.push(LEN);
+    bytes.resize(usize::from(LEN), 0);
+    bytes[32] = 2;
     bytes
 }

@@ -63,7 +63,7 @@ fn boot_params_for(size: RamSize, kernel: &Loaded, initrd: Option<Initrd>) -> bo
     let map = size.e820();
     let mut table = params.e820_table;
     for (slot, range) in table.iter_mut().zip(&map) {
-        *slot = boot_e820_entry { addr: range.base, size: range.size, r#type: range.kind as u32 };
+        *slot = boot_e820_entry { addr: range.base, size: range.size, type_: range.kind as u32 };
     }
     params.e820_table = table;
     params.e820_entries = map.len() as u8;
