@@ -83,6 +83,10 @@ pub struct Cli {
     #[arg(long)]
     pub check: bool,
 
+    /// Leave the module's own devices out: a test can then watch a guest's port accesses on any KVM node
+    #[arg(long, hide = true)]
+    pub no_devices: bool,
+
     /// Log every exit to the tool on standard error
     #[arg(long)]
     pub debug: bool,

@@ -20,7 +20,7 @@ use crate::exit_status::ExitStatus;
 use crate::image::FileImage;
 use crate::kernel::KernelError;
 use crate::machine::run::{run as run_machine, Outcome, Signals};
-use crate::machine::{open_node, Config, Machine, PCI_SLOTS};
+use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
 use crate::memory::host_memory;
 use crate::message;
 
@@ -37,15 +37,17 @@ pub fn run(cli: &Cli) -> ExitStatus {
 
 fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     let config = prepare(cli)?;
+    let contents = Contents::new(&config)?;
     let kvm = open_node(&cli.device)?;
     check_cpus(&kvm, config.cpus)?;
     let signals = Signals::new()?;
-    // The first machine is complete before the console is touched: images that do not fit are found here.
-    let mut machine = Machine::new(&kvm, &config)?;
+    let mut machine = Machine::new(&kvm, &config, contents)?;
     let mut pump = Some(Pump::new(open_console(cli)?));
     let status = loop {
         match run_machine(machine, &mut pump, &signals, cli.debug)? {
-            Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => machine = Machine::new(&kvm, &config)?,
+            Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
+                machine = Machine::new(&kvm, &config, Contents::new(&config)?)?;
+            }
             outcome => break outcome,
         }
     };
@@ -83,7 +85,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         initrd,
         cmdline: cli.append.clone(),
         disks,
-        rng: true,
+        devices: !cli.no_devices,
     })
 }
 

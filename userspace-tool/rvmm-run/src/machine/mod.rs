@@ -46,16 +46,35 @@ pub struct Config {
     pub cmdline: String,
     /// Disks in the guest's order.
     pub disks: Vec<Disk>,
-    /// Whether the guest gets a virtio-rng.
-    pub rng: bool,
+    /// Whether the machine gets the module's own devices. Without them, a guest can be watched on any KVM node.
+    pub devices: bool,
+}
+
+/// RAM with everything in it that the guest starts from. It needs no module, so bad images are found without one.
+#[derive(Debug)]
+pub struct Contents {
+    ram: GuestMemoryMmap<()>,
+    loaded: Loaded,
+}
+
+impl Contents {
+    /// Allocates RAM and copies kernel, initrd, tables and parameters into it.
+    ///
+    /// # Errors
+    /// `Kernel`, `Initrd`, `Cmdline` for images that are damaged or do not fit.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let ram = config.ram.allocate().map_err(|_| Error::Host("reserve guest memory", Errno::ENOMEM))?;
+        let loaded = load_images(config, &ram)?;
+        Ok(Self { ram, loaded })
+    }
 }
 
 /// A VM with everything in place, not yet started. Fields drop in order: processors before the VM, RAM last.
 #[derive(Debug)]
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
-    uart: DeviceFd,
-    power: DeviceFd,
+    uart: Option<DeviceFd>,
+    power: Option<DeviceFd>,
     workers: Vec<DeviceFd>,
     _others: Vec<DeviceFd>,
     _vm: VmFd,
@@ -94,18 +113,18 @@ pub const REQUIRED_CAPS: [(Cap, &str); 5] = [
 ];
 
 impl Machine {
-    /// Makes a VM, loads the kernel and sets every processor up.
+    /// Makes a VM around `contents` and sets every processor up.
     ///
     /// # Errors
-    /// `Kernel`, `Initrd`, `Cmdline` for images that do not fit; `Host` for anything the module refuses.
-    pub fn new(kvm: &Kvm, config: &Config) -> Result<Self, Error> {
-        let ram = config.ram.allocate().map_err(|_| Error::Host("reserve guest memory", Errno::ENOMEM))?;
-        let loaded = load_images(config, &ram)?;
+    /// `Host` for anything the module refuses.
+    pub fn new(kvm: &Kvm, config: &Config, contents: Contents) -> Result<Self, Error> {
+        let Contents { ram, loaded } = contents;
         let vm = kvm.create_vm().map_err(Error::host("create a VM"))?;
         prepare_vm(kvm, &vm)?;
         crate::sys::map_ram(&vm, &ram).map_err(Error::host("give memory to the VM"))?;
-        let (uart, power, others, workers) = create_devices(&vm, config)?;
+        let devices = if config.devices { create_devices(&vm, config)? } else { Devices::default() };
         let vcpus = create_vcpus(kvm, &vm, config, &loaded)?;
+        let Devices { uart, power, others, workers } = devices;
         Ok(Self { vcpus, uart, power, workers, _others: others, _vm: vm, _ram: ram })
     }
 }
@@ -142,19 +161,28 @@ fn prepare_vm(kvm: &Kvm, vm: &VmFd) -> Result<(), Error> {
     vm.create_pit2(pit).map_err(Error::host("create the interval timer"))
 }
 
-type Devices = (DeviceFd, DeviceFd, Vec<DeviceFd>, Vec<DeviceFd>);
+/// The module's devices by what the tool does with them.
+#[derive(Debug, Default)]
+struct Devices {
+    uart: Option<DeviceFd>,
+    power: Option<DeviceFd>,
+    /// Kept open for the guest alone.
+    others: Vec<DeviceFd>,
+    /// Those that want a thread.
+    workers: Vec<DeviceFd>,
+}
 
-/// The rest of the machine: UART, power management, the others, and those that want a worker thread.
 fn create_devices(vm: &VmFd, config: &Config) -> Result<Devices, Error> {
-    let uart = device::create(vm, Device::Uart { index: 0 })?;
-    let power = device::create(vm, Device::PowerManagement)?;
     let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
     let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
-    let mut others = Vec::new();
+    let mut devices = Devices {
+        uart: Some(device::create(vm, Device::Uart { index: 0 })?),
+        power: Some(device::create(vm, Device::PowerManagement)?),
+        ..Devices::default()
+    };
     for device in [Device::Rtc(rtc), Device::Keyboard, Device::PciHost(pci)] {
-        others.push(device::create(vm, device)?);
+        devices.others.push(device::create(vm, device)?);
     }
-    let mut workers = Vec::new();
     let mut slot = 1;
     for disk in &config.disks {
         let blk = BlkConfig {
@@ -164,13 +192,11 @@ fn create_devices(vm: &VmFd, config: &Config) -> Result<Devices, Error> {
             slot,
             queue_size: 0,
         };
-        workers.push(device::create(vm, Device::Blk(blk))?);
+        devices.workers.push(device::create(vm, Device::Blk(blk))?);
         slot += 1;
     }
-    if config.rng {
-        others.push(device::create(vm, Device::Rng { slot })?);
-    }
-    Ok((uart, power, others, workers))
+    devices.others.push(device::create(vm, Device::Rng { slot })?);
+    Ok(devices)
 }
 
 /// Processors with their CPUID; the first also gets the state that the kernel's entry wants.

@@ -136,9 +136,9 @@ pub fn run(
     let Machine { _ram, _vm, _others, uart, power, workers, vcpus } = machine;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
-    let console = match pump.take_if(|p| !matches!(p.console(), Console::None)) {
-        Some(pump) => Some(start_console(pump, &uart, &power, &shared)?),
-        None => None,
+    let console = match (&uart, pump.take_if(|p| uart.is_some() && !matches!(p.console(), Console::None))) {
+        (Some(uart), Some(pump)) => Some(start_console(pump, uart, &power, &shared)?),
+        _ => None,
     };
     let mut threads = Vec::new();
     let started = start_all(vcpus, workers, &shared, debug, &mut threads);
@@ -210,7 +210,7 @@ fn work(device: &DeviceFd, shared: &Arc<Shared>) {
 fn start_console(
     mut pump: Pump,
     uart: &DeviceFd,
-    power: &Arc<DeviceFd>,
+    power: &Arc<Option<DeviceFd>>,
     shared: &Arc<Shared>,
 ) -> Result<JoinHandle<Pump>, Error> {
     let mut uart: File = crate::sys::device_file(uart).map_err(Error::io("open the UART"))?;
@@ -230,14 +230,14 @@ fn start_console(
     })
 }
 
-fn power_button(power: &DeviceFd) {
-    if let Err(e) = press_power_button(power) {
+fn power_button(power: &Option<DeviceFd>) {
+    if let Some(Err(e)) = power.as_ref().map(press_power_button) {
         message(&e.to_string());
     }
 }
 
 /// Waits for the end and acts on signals.
-fn wait(shared: &Shared, signals: &Signals, power: &DeviceFd) -> Result<(), Error> {
+fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<(), Error> {
     use std::os::fd::AsFd;
     while !shared.stopping() {
         let mut fds = [
