@@ -71,7 +71,7 @@ fn unreadable_kernel() {
     }
     let dir = TempDir::new();
     let kernel = dir.file("vmlinuz", &bzimage(&[0x90; 4096]));
-    std::fs::set_permissions(&kernel, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&kernel, Permissions::from_mode(0o000)).unwrap();
 
     refused(&[name(&kernel)], &["Permission denied", "check its mode"]);
 }
@@ -139,7 +139,7 @@ fn node_that_is_missing_or_something_else() {
         return;
     }
     let node = dir.file("node", b"");
-    std::fs::set_permissions(&node, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&node, Permissions::from_mode(0o000)).unwrap();
     refused(&["--device", name(&node), kernel], &["Permission denied", "run as root"]);
 }
 

@@ -33,7 +33,6 @@ fn root_bridge() -> Vec<u8> {
     ];
     let names = [
         name(b"_HID", &eisa_id(b"PNP0A03")),
-        name(b"_ADR", &integer(0)),
         name(b"_BBN", &integer(0)),
         name(b"_UID", &integer(0)),
         name(b"_CRS", &resources(&decoded)),
