@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest RAM: how much, where, and what the E820 map says of it.
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::layout::{ACPI, ACPI_END, GIB, HIGH_RAM, HIGH_RAM_4G, LOW_RAM_END, LOW_RAM_MAX, MIB, PAGE};
+
+/// The smallest guest memory that the boot structures and any kernel fit in.
+pub const MIN_MEMORY: u64 = 16 * MIB;
+
+/// A size of guest RAM that has been checked: whole pages, at least `MIN_MEMORY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamSize(u64);
+
+/// What is wrong with a requested memory size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// Not a number with an optional suffix.
+    NotASize,
+    /// Zero or too small to boot anything, in bytes.
+    TooSmall(u64),
+    /// Not a multiple of the page size.
+    NotWholePages(u64),
+    /// More than the host has; both in bytes.
+    MoreThanHost {
+        /// What was asked for.
+        asked: u64,
+        /// What the host has.
+        host: u64,
+    },
+}
+
+impl std::fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotASize => {
+                write!(f, "not a size: write a number with an optional suffix K, M, G or T, as in 512M")
+            }
+            Self::TooSmall(bytes) => {
+                write!(f, "{} is too small: a guest needs at least {}", human(*bytes), human(MIN_MEMORY))
+            }
+            Self::NotWholePages(bytes) => {
+                write!(f, "{bytes} bytes is not a multiple of 4096: use a suffix such as 512M")
+            }
+            Self::MoreThanHost { asked, host } => {
+                write!(f, "{} is more than the host has ({}): ask for less", human(*asked), human(*host))
+            }
+        }
+    }
+}
+
+impl std::error::Error for MemoryError {}
+
+impl RamSize {
+    /// Parses a size such as `512M`, `2G`, `1048576K`. A bare number counts MiB, as for other VMMs.
+    ///
+    /// # Errors
+    /// Every `MemoryError` but `MoreThanHost`.
+    pub fn parse(text: &str) -> Result<Self, MemoryError> {
+        Self::from_bytes(parse_bytes(text).ok_or(MemoryError::NotASize)?)
+    }
+
+    /// Checks a size in bytes.
+    ///
+    /// # Errors
+    /// `TooSmall` or `NotWholePages`.
+    pub fn from_bytes(bytes: u64) -> Result<Self, MemoryError> {
+        if bytes < MIN_MEMORY {
+            return Err(MemoryError::TooSmall(bytes));
+        }
+        if bytes % PAGE != 0 {
+            return Err(MemoryError::NotWholePages(bytes));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// Size in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// Bytes of RAM below 4 GiB.
+    pub fn low(self) -> u64 {
+        self.0.min(LOW_RAM_MAX)
+    }
+
+    /// Bytes of RAM from 4 GiB on.
+    pub fn high(self) -> u64 {
+        self.0 - self.low()
+    }
+
+    /// Refuses what exceeds the RAM of the host (in bytes).
+    ///
+    /// # Errors
+    /// `MoreThanHost`.
+    pub fn check_host(self, host: u64) -> Result<(), MemoryError> {
+        if self.0 > host {
+            return Err(MemoryError::MoreThanHost { asked: self.0, host });
+        }
+        Ok(())
+    }
+
+    /// Reserves the guest's address space; the host fills it with pages on first use.
+    ///
+    /// # Errors
+    /// When the host refuses the mapping.
+    pub fn allocate(self) -> Result<GuestMemoryMmap<()>, vm_memory::mmap::FromRangesError> {
+        let mut ranges = vec![(GuestAddress(0), self.low() as usize)];
+        if self.high() > 0 {
+            ranges.push((GuestAddress(HIGH_RAM_4G), self.high() as usize));
+        }
+        let ram = GuestMemoryMmap::from_ranges(&ranges)?;
+        crate::sys::advise_huge_pages(&ram);
+        Ok(ram)
+    }
+
+    /// The memory map for the kernel, sorted and free of overlaps.
+    pub fn e820(self) -> Vec<E820> {
+        let mut map = vec![
+            E820 { base: 0, size: LOW_RAM_END, kind: E820Kind::Ram },
+            E820 { base: LOW_RAM_END, size: 0xa_0000 - LOW_RAM_END, kind: E820Kind::Reserved },
+            E820 { base: ACPI, size: ACPI_END - ACPI, kind: E820Kind::Reserved },
+            E820 { base: HIGH_RAM, size: self.low() - HIGH_RAM, kind: E820Kind::Ram },
+        ];
+        if self.high() > 0 {
+            map.push(E820 { base: HIGH_RAM_4G, size: self.high(), kind: E820Kind::Ram });
+        }
+        map
+    }
+}
+
+/// Kind of an E820 range, with the number that the map uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum E820Kind {
+    /// Usable.
+    Ram = 1,
+    /// Not for the kernel.
+    Reserved = 2,
+}
+
+/// One range of the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct E820 {
+    /// First byte.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: E820Kind,
+}
+
+/// RAM of the host in bytes, 0 when the host does not say.
+pub fn host_memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map(|info| info.ram_total()).unwrap_or(0)
+}
+
+/// A size for people: the largest binary unit that gives a whole number.
+pub fn human(bytes: u64) -> String {
+    let units = [(1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")];
+    for (unit, name) in units {
+        if bytes >= unit && (bytes % unit == 0 || bytes >= 16 * unit) {
+            return format!("{} {name}", bytes / unit);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// Bytes for a number with an optional binary suffix (`K`, `M`, `G`, `T`, each also as `KiB` and `KB`, or `B`).
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, suffix) = text.split_at(split);
+    let number: u64 = digits.parse().ok()?;
+    let shift = match suffix.to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
