@@ -18,7 +18,7 @@ impl<M: Machine> Cx<'_, M> {
         let at = self.rm(width_len(w), Access::Write)?;
         let found = match at {
             Place::Reg(n) => self.reg(n, w),
-            Place::Mem(gva) => self.m.cmpxchg(gva, w, expected, new)? & w.mask(),
+            Place::Mem(gva) => self.exchange_if_equal(gva, w, expected, new)?,
         };
         self.set_flags(alu::sub(w, expected, found, false));
         if found != expected {
@@ -27,6 +27,16 @@ impl<M: Machine> Cx<'_, M> {
             self.set_reg(n, w, new);
         }
         Ok(Next::Advance)
+    }
+
+    /// Exchanges memory atomically if it holds `expected`; returns what it held. Memory is read first,
+    /// since a device has no comparison of its own.
+    fn exchange_if_equal(&mut self, at: Gva, w: Width, expected: u64, new: u64) -> Step<u64> {
+        let found = self.load_at(at, w, Access::Write)?;
+        if found != expected {
+            return Ok(found);
+        }
+        Ok(self.m.cmpxchg(at, w, expected, new)? & w.mask())
     }
 
     /// 0F C7 /1.
@@ -49,7 +59,7 @@ impl<M: Machine> Cx<'_, M> {
         let pair = |high: u64, low: u64| (high << 32) | low;
         let expected = pair(self.reg(RDX, Width::B4), self.reg(RAX, Width::B4));
         let new = pair(self.reg(RCX, Width::B4), self.reg(RBX, Width::B4));
-        let found = self.m.cmpxchg(at, Width::B8, expected, new)?;
+        let found = self.exchange_if_equal(at, Width::B8, expected, new)?;
         if found != expected {
             self.set_reg(RAX, Width::B4, found);
             self.set_reg(RDX, Width::B4, found >> 32);

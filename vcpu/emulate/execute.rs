@@ -109,7 +109,7 @@ fn fetch_more<M: Machine>(m: &mut M, mode: Mode, buf: &mut [u8; MAX_LEN], have: 
 ///
 /// SDM, "LOCK—Assert LOCK# Signal Prefix".
 fn check_lock(insn: &Insn) -> Step<()> {
-    if !insn.prefixes.lock {
+    if !insn.prefixes.lock || insn.alternate_cr8() {
         return Ok(());
     }
     let lockable = match (insn.map, insn.opcode) {

@@ -152,6 +152,8 @@ fn two_byte(insn: &Insn) -> ExitInsn {
         0x08 => ExitInsn::Invd,
         0x09 => ExitInsn::Wbinvd,
         0x0b | 0xb9 | 0xff => ExitInsn::Ud,
+        0x20 if insn.alternate_cr8() => ExitInsn::MovFromCr(8),
+        0x22 if insn.alternate_cr8() => ExitInsn::MovToCr(8),
         0x20 => ExitInsn::MovFromCr(insn.reg),
         0x21 => ExitInsn::MovFromDr(insn.reg),
         0x22 => ExitInsn::MovToCr(insn.reg),

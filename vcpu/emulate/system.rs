@@ -15,7 +15,8 @@ use crate::arch::segment::SegReg;
 impl<M: Machine> Cx<'_, M> {
     /// 0F 20 and 22.
     pub(super) fn mov_cr(&mut self) -> Step<Next> {
-        let (cr, w) = (self.insn.reg, self.insn.op_size);
+        let cr = if self.insn.alternate_cr8() { 8 } else { self.insn.reg };
+        let w = self.insn.op_size;
         if !matches!(cr, 0 | 2 | 3 | 4 | 8) {
             return Err(UD);
         }

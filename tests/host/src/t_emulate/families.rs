@@ -204,7 +204,7 @@ fn string_input_takes_one_element_at_a_time_from_the_port() {
     run(&mut m, 3);
 
     assert_eq!(m.bytes(0x2000, 6), [0x11, 0x11, 0x22, 0x22, 0x33, 0x33]);
-    assert_eq!(m.asked, [Asked::In(0x1f0, Width::B2); 3]);
+    assert_eq!(m.asked, [[Asked::In(0x1f0, Width::B2), Asked::Commit]; 3].concat());
     assert_eq!((gpr(&m, RCX), gpr(&m, RDI)), (0, 0x2006));
 }
 
@@ -220,7 +220,7 @@ fn string_output_goes_down_with_the_direction_flag() {
     run(&mut m, 2);
 
     let out = |byte| Asked::Out(0x3f8, Width::B1, u32::from(byte));
-    assert_eq!(m.asked, [out(b'b'), out(b'a')]);
+    assert_eq!(m.asked, [out(b'b'), Asked::Commit, out(b'a'), Asked::Commit]);
     assert_eq!(gpr(&m, RSI), 0x1fff);
 }
 
@@ -313,6 +313,17 @@ fn control_registers_are_read_and_written_at_cpl_0_alone() {
     set(&mut m, RAX, u64::MAX);
     assert_eq!(emulate(&mut m, None), fault(Vector::GP));
     assert_eq!(m.rip, 0x100);
+}
+
+#[test]
+fn a_locked_move_of_cr0_is_cr8() {
+    let mut m = machine(Bits32, &[0xf0, 0x0f, 0x22, 0xc0]);
+    set(&mut m, RAX, 5);
+    let cr0 = m.cr[0];
+
+    run(&mut m, 4);
+
+    assert_eq!((m.cr[8], m.cr[0]), (5, cr0));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(super) enum Asked {
     Out(u16, Width, u32),
     Invlpg(u64),
     Cmpxchg(u64),
+    Commit,
 }
 
 /// Registers, one stretch of memory, and a list of what happened on ports.
@@ -194,6 +195,9 @@ impl Machine for Box86 {
     }
     fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
         self.check(gva, len, access).map(|_| ())
+    }
+    fn commit(&mut self) {
+        self.asked.push(Asked::Commit);
     }
     fn invlpg(&mut self, gva: Gva) {
         self.asked.push(Asked::Invlpg(gva.0));
