@@ -15,7 +15,8 @@ pub(crate) enum Stop {
     /// The architecture answers with this exception.
     Fault(Exception),
     /// Something must be done outside the run window first (a page faulted in, a user exit); the
-    /// machine knows what. Nothing of the instruction has become visible; run it again afterwards.
+    /// machine knows what. Nothing of the instruction has become visible, but for finished elements of
+    /// a repeated string instruction; run it again afterwards.
     Retry,
     /// The emulator does not know this instruction.
     Unhandled,

@@ -27,9 +27,9 @@ proptest! {
         prefix in prop::sample::select(vec![0x0fu8, 0x66, 0x48, 0xf0, 0x67]),
         prefixed: bool,
         mode in prop_oneof![Just(Bits16), Just(Bits32), Just(Bits64)],
-        regs in prop::array::uniform16(prop_oneof![0u64..0x1_0000, 0xf000u64..0x1_1000, any::<u64>()]),
+        regs in prop::array::uniform16(prop_oneof![0u64..0x2000, 0x1ff0u64..0x2010, any::<u64>()]),
         cpl in prop::sample::select(vec![0u8, 3]),
-        wall in 0u64..0x1_0000,
+        wall in 0u64..0x2000,
         retries: bool,
     ) {
         let mut code = start;
@@ -38,13 +38,14 @@ proptest! {
             code.truncate(15);
         }
         code.iter_mut().filter(|byte| matches!(byte, 0xf2 | 0xf3)).for_each(|byte| *byte = 0x0f);
-        let mut m = machine(mode, &[]);
+        let mut m = Box86::new(mode, 0, vec![0; 0x2000]);
+        m.rip = 0x100;
         m.gpr = regs;
         m.cpl = cpl;
         if retries {
-            m.retry = wall..wall + 0x800;
+            m.retry = wall..wall + 0x400;
         } else {
-            m.read_only = wall..wall + 0x800;
+            m.read_only = wall..wall + 0x400;
         }
         let before = m.clone();
 
