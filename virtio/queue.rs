@@ -182,7 +182,7 @@ pub(crate) struct Queue {
     /// Next entry of the used ring.
     next_used: u16,
     /// `next_used` when an interrupt was last decided about.
-    signalled: Option<u16>,
+    signalled: u16,
     /// The driver was told to notify, and sees no entry that was not popped.
     armed: bool,
     chain: SegmentList,
@@ -207,7 +207,7 @@ impl Queue {
             ready: false,
             next_avail: 0,
             next_used: 0,
-            signalled: None,
+            signalled: 0,
             armed: false,
             chain: SegmentList::new(max_chain)?,
         })
@@ -225,7 +225,7 @@ impl Queue {
             ready: false,
             next_avail: 0,
             next_used: 0,
-            signalled: None,
+            signalled: 0,
             armed: false,
             chain,
         };
@@ -325,18 +325,14 @@ impl Queue {
     /// A page that cannot be read counts as yes: one interrupt too many does no harm.
     pub(crate) fn needs_notification<M: GuestMem>(&mut self, mem: &M) -> bool {
         let new = self.next_used;
-        if self.signalled == Some(new) {
+        if self.signalled == new {
             return false;
         }
         // The used index is seen before the driver's wish is read.
         fence(Ordering::SeqCst);
-        let old = self.signalled.replace(new);
+        let old = core::mem::replace(&mut self.signalled, new);
         if self.features.event_idx {
-            let event = mem.read_obj::<u16>(self.used_event());
-            match (old, event) {
-                (Some(old), Ok(event)) => crossed(event, new, old),
-                _ => true,
-            }
+            mem.read_obj(self.used_event()).map_or(true, |event| crossed(event, new, old))
         } else {
             mem.read_obj::<u16>(self.layout.avail).map_or(true, |flags| flags & AVAIL_NO_INTERRUPT == 0)
         }

@@ -2,7 +2,8 @@
 
 use crate::arch::addr::{Gpa, Width, Width::B1, Width::B2, Width::B4, Width::B8};
 use crate::chipset::pci::{
-    BarHit, BarKind, BarRange, Command, ConfigAccess, ConfigSpace, Identity, MsixLayout, PciRoot, Slot, Touched,
+    BarHit, BarKind, BarRange, Command, ConfigAccess, ConfigSpace, Identity, MsixLayout, PciRoot, Slot,
+    Touched,
 };
 use kernel::prelude::*;
 use proptest::prelude::*;
@@ -184,9 +185,8 @@ fn capabilities_end_where_the_space_ends() {
 #[test]
 fn functions_get_slots_and_disjoint_aligned_bars() {
     let mut root = PciRoot::new(0xc000_1000, 0x10_0000);
-    let mut configs: Vec<ConfigSpace> = (0..3)
-        .map(|_| function(&[(0, BarKind::Memory32, 0x4000), (1, BarKind::Memory32, 0x100)]))
-        .collect();
+    let mut configs: Vec<ConfigSpace> =
+        (0..3).map(|_| function(&[(0, BarKind::Memory32, 0x4000), (1, BarKind::Memory32, 0x100)])).collect();
     let slots: Vec<Slot> = configs.iter_mut().map(|c| root.add(None, c).unwrap()).collect();
     assert_eq!(slots, [slot(1), slot(2), slot(3)]);
     assert_eq!(root.add(Some(slot(2)), &mut function(&[])), Err(EEXIST));

@@ -91,7 +91,8 @@ fn indices_wrap_at_sixteen_bits() {
 fn an_indirect_table_is_followed() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, false));
     let mut queue = ring.queue(8);
-    let head = ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false), (0x9000, 512, true), (0xa000, 1, true)]);
+    let head =
+        ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false), (0x9000, 512, true), (0xa000, 1, true)]);
     ring.publish(&mem);
 
     let chain = queue.pop(&mem).unwrap().unwrap();
@@ -360,7 +361,6 @@ fn flags_suppress_both_directions() {
 fn event_indices_suppress_interrupts_until_the_wish_is_passed() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, true));
     let mut queue = ring.queue(8);
-    // The first decision has no past to compare with, so it is a yes.
     for _ in 0..7 {
         ring.add(&mem, &[(0x8000, 16, true)]);
     }
