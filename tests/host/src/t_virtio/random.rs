@@ -96,7 +96,7 @@ fn check(request: &Request) {
     match request.op() {
         Op::Read { sector } | Op::Write { sector, .. } => {
             assert_eq!(total(request.data()), request.bytes());
-            assert!(request.bytes() > 0 && request.bytes() % 512 == 0);
+            assert!(request.bytes() > 0 && request.bytes() & 511 == 0);
             assert!(inside(sector, request.bytes() >> 9));
             assert!(request.data().len() <= 128 && request.data().iter().all(|s| s.len > 0));
         }
