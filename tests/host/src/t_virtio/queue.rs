@@ -3,6 +3,7 @@
 use super::driver::{put_desc, put_table, Ring, INDIRECT, NEXT, WRITE};
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
+use crate::mmu::mem::{GuestMem, MemError};
 use crate::virtio::queue::{Fault, Layout, Queue, QueueError, QueueFeatures};
 use crate::virtio::segment::{read_segments, slice, total, write_segments, Segment};
 
@@ -461,4 +462,43 @@ fn segments_are_cut_and_copied_by_position() {
     assert_eq!(&buf, b"cdefgh");
     assert_eq!(write_segments(&mem, &segments, b"ABCDEFGHIJKL").unwrap(), 10);
     assert_eq!(&mem.get::<5>(0x200), b"DEFGH");
+}
+
+/// Memory of a guest whose driver publishes a buffer right when the device arms notifications, having
+/// looked at the old wish.
+struct Racing<'a> {
+    mem: &'a Mem,
+    arming: u64,
+    avail: u64,
+}
+
+impl GuestMem for Racing<'_> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        self.mem.read(gpa, buf)
+    }
+
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        if gpa.0 == self.arming {
+            self.mem.put(self.avail + 2, &1u16.to_le_bytes());
+        }
+        self.mem.write(gpa, buf)
+    }
+
+    fn cmpxchg(&self, _gpa: Gpa, _bytes: usize, _old: u64, _new: u64) -> Result<u64, MemError> {
+        unreachable!("virtio needs no atomic exchange")
+    }
+}
+
+#[test]
+fn a_buffer_published_while_notifications_are_armed_is_not_overlooked() {
+    for event_idx in [false, true] {
+        let (mem, mut ring) = (Mem::new(), Ring::new(8, event_idx));
+        let mut queue = ring.queue(8);
+        let head = ring.add(&mem, &[(0x8000, 16, true)]);
+        let used = ring.layout.used.0;
+        let arming = if event_idx { used + 4 + 8 * 8 } else { used };
+        let racing = Racing { mem: &mem, arming, avail: ring.layout.avail.0 };
+
+        assert_eq!(queue.pop(&racing).unwrap().map(|chain| chain.head), Some(head));
+    }
 }
