@@ -41,6 +41,26 @@ fn a_chain_comes_out_with_its_readable_and_writable_parts() {
 }
 
 #[test]
+fn descriptors_of_a_chain_may_lie_in_any_order() {
+    for order in [[0, 1, 2, 3, 4, 5], [15, 14, 13, 12, 11, 10], [3, 0, 1, 9, 2, 4], [13, 14, 15, 1, 12, 0]] {
+        let (mem, mut ring) = (Mem::new(), Ring::new(16, false));
+        let mut queue = ring.queue(8);
+        for (i, index) in order.into_iter().enumerate() {
+            let next = order.get(i + 1).copied();
+            let flags = if next.is_some() { NEXT } else { 0 };
+            ring.desc(&mem, index, 0x8000 + i as u64, 1, flags, next.unwrap_or(0));
+        }
+        ring.offer(&mem, order[0]);
+        ring.publish(&mem);
+
+        let chain = queue.pop(&mem).unwrap().unwrap();
+
+        let expected: Vec<Segment> = (0..6).map(|i| segment(0x8000 + i, 1)).collect();
+        assert_eq!(chain.readable, expected, "{order:?}");
+    }
+}
+
+#[test]
 fn nothing_comes_out_of_a_queue_that_is_not_ready() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, false));
     let mut queue = Queue::new(8, 8).unwrap();
