@@ -55,7 +55,7 @@ pub(super) fn put_header(mem: &Mem, at: u64, kind: u32, sector: u64) {
     mem.put(at + 8, &sector.to_le_bytes());
 }
 
-fn put_range(mem: &Mem, at: u64, sector: u64, count: u32, flags: u32) {
+pub(super) fn put_range(mem: &Mem, at: u64, sector: u64, count: u32, flags: u32) {
     mem.put(at, &sector.to_le_bytes());
     mem.put(at + 8, &count.to_le_bytes());
     mem.put(at + 12, &flags.to_le_bytes());

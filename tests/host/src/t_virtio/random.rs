@@ -53,6 +53,8 @@ enum Act {
     /// In the area that indirect tables and headers often lie in.
     Indirect(u16, AnyDesc),
     Header(u64, u32, u64),
+    /// A whole request, most of it right: first descriptor, type, position, bytes, one descriptor more.
+    Request(u16, u32, u64, u32, Option<AnyDesc>),
     Offer(u16),
     Publish,
     Jump(u16),
@@ -61,17 +63,46 @@ enum Act {
     Miss(u64),
 }
 
+fn any_request() -> impl Strategy<Value = Act> {
+    let kind = prop_oneof![
+        2 => Just(0u32), 2 => Just(1u32), 1 => Just(4u32), 1 => Just(8u32), 1 => Just(11u32), 1 => Just(13u32),
+        1 => any::<u32>(),
+    ];
+    let sector = prop_oneof![4 => 0u64..100, 1 => SECTORS - 2..SECTORS + 2, 1 => any::<u64>()];
+    let bytes = prop_oneof![3 => Just(512u32), 3 => Just(16u32), 1 => Just(1024u32), 1 => 0u32..2000];
+    (0u16..13, kind, sector, bytes, prop::option::weighted(0.1, any_desc()))
+        .prop_map(|(at, kind, sector, bytes, odd)| Act::Request(at, kind, sector, bytes, odd))
+}
+
+/// Writes header, range and descriptors of a request, offers and publishes it.
+fn request(ring: &mut Ring, mem: &Mem, at: u16, kind: u32, sector: u64, bytes: u32, odd: &Option<AnyDesc>) {
+    let header = 0x1_0000 + 0x100 * u64::from(at);
+    super::blk::put_header(mem, header, kind, sector);
+    // Where a discard has its range, which a small number of sectors fits.
+    super::blk::put_range(mem, header + 0x20, sector, bytes & 0xff, u32::from(kind == 13));
+    let data = if kind == 0 || kind == 8 { 3 } else { 1 };
+    ring.desc(mem, at, header, 16, 1, at + 1);
+    ring.desc(mem, at + 1, header + 0x20, bytes, data, at + 2);
+    ring.desc(mem, at + 2, header + 0x10, 1, 2, 0);
+    if let Some(d) = odd {
+        ring.desc(mem, at + 1, d.at, d.len, d.flags, d.next);
+    }
+    ring.offer(mem, at);
+    ring.publish(mem);
+}
+
 fn any_act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (0u16..16, any_desc()).prop_map(|(i, d)| Act::Descriptor(i, d)),
-        3 => (0u16..64, any_desc()).prop_map(|(i, d)| Act::Indirect(i, d)),
+        2 => (0u16..16, any_desc()).prop_map(|(i, d)| Act::Descriptor(i, d)),
+        2 => (0u16..64, any_desc()).prop_map(|(i, d)| Act::Indirect(i, d)),
         3 => (0x800u64..0x1000, prop_oneof![4 => 0u32..14, 1 => any::<u32>()], prop_oneof![4 => 0u64..100, 1 => any::<u64>()])
             .prop_map(|(at, kind, sector)| Act::Header(at << 4, kind, sector)),
-        8 => prop_oneof![9 => 0u16..16, 1 => any::<u16>()].prop_map(Act::Offer),
-        6 => Just(Act::Publish),
+        24 => any_request(),
+        2 => prop_oneof![9 => 0u16..16, 1 => any::<u16>()].prop_map(Act::Offer),
+        1 => Just(Act::Publish),
         1 => any::<u16>().prop_map(Act::Jump),
-        8 => Just(Act::Serve),
-        4 => (any::<usize>(), 0u64..2000).prop_map(|(i, n)| Act::Complete(i, n)),
+        30 => Just(Act::Serve),
+        8 => (any::<usize>(), 0u64..2000).prop_map(|(i, n)| Act::Complete(i, n)),
         1 => (0u64..10).prop_map(Act::Miss),
     ]
 }
@@ -82,6 +113,7 @@ fn apply(ring: &mut Ring, mem: &Mem, act: &Act) {
         Act::Descriptor(i, d) => ring.desc(mem, *i, d.at, d.len, d.flags, d.next),
         Act::Indirect(i, d) => put_desc(mem, 0x8000, *i, d.at, d.len, d.flags, d.next),
         Act::Header(at, kind, sector) => super::blk::put_header(mem, *at, *kind, *sector),
+        Act::Request(at, kind, sector, bytes, odd) => request(ring, mem, *at, *kind, *sector, *bytes, odd),
         Act::Offer(head) => ring.offer(mem, *head),
         Act::Publish => drop(ring.publish(mem)),
         Act::Jump(index) => ring.publish_index(mem, *index),
