@@ -343,6 +343,10 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         Ok(())
     }
 
+    fn commit(&mut self) {
+        self.cx.core.io.forget();
+    }
+
     fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
         self.check_port(port, width)?;
         if let Some(v) = pio::read(self.cx, port, width) {
