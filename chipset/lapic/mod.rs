@@ -28,11 +28,10 @@ pub(crate) mod timer;
 
 pub(crate) use bits::VecBits;
 pub(crate) use dest::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
-pub(crate) use regs::is_timed;
 pub(crate) use save::IdFormat;
 pub(crate) use timer::Clock;
 
-use super::{Delivery, Level};
+use super::Delivery;
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
 use dest::Command;
@@ -98,7 +97,7 @@ pub(crate) struct Lapic {
     bsp: bool,
     base: u64,
     tpr: u8,
-    /// Bits 31:24 of LDR in xAPIC mode.
+    /// Bits 31:24 of LDR in xAPIC mode; 0 in x2APIC mode.
     logical: u8,
     dfr: u32,
     svr: u32,
@@ -227,6 +226,9 @@ impl Lapic {
         self.base = if value & BASE_EN == 0 { value & !BASE_EXTD } else { value };
         if self.mode() == ApicMode::Disabled && was != ApicMode::Disabled {
             self.reset(true);
+        }
+        if self.mode() == ApicMode::X2apic {
+            self.logical = 0;
         }
     }
 
@@ -397,16 +399,6 @@ impl Lapic {
     /// Returns whether a rising edge of LINT1 gives an NMI.
     pub(crate) fn lint1_is_nmi(&self) -> bool {
         self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint1) & (LVT_MASKED | 0x700) == 0x400
-    }
-
-    /// Follows the level of INTR from the PIC as far as LINT0 delivers it as something else than
-    /// ExtINT; call it on a rising edge.
-    pub(crate) fn set_lint0(&mut self, level: Level) -> Option<Delivery> {
-        if level.is_high() {
-            self.raise_local(Lvt::Lint0)
-        } else {
-            None
-        }
     }
 
     /// Notes an error, and raises the error interrupt if it is new.
