@@ -97,6 +97,18 @@ fn a_level_pin_sends_again_at_the_end_of_its_interrupt_while_the_line_is_high() 
 }
 
 #[test]
+fn a_level_interrupt_that_nobody_accepted_is_sent_again() {
+    let mut io = ioapic();
+    program(&mut io, 9, 0, 0x39 | LEVEL);
+    io.set_irq(9, High);
+
+    io.not_accepted(0x39);
+
+    assert!(!io.waits_for(0x39));
+    assert_eq!(io.set_irq(9, High), Some(fixed(0, 0x39, true)));
+}
+
+#[test]
 fn the_eoi_register_ends_an_interrupt_too() {
     let mut io = ioapic();
     program(&mut io, 9, 0, 0x39 | LEVEL);
