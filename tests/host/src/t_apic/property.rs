@@ -120,7 +120,7 @@ fn check_restore(apic: &mut Lapic, now: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn no_sequence_of_operations_breaks_an_invariant(
