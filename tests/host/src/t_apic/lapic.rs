@@ -170,6 +170,7 @@ fn an_apic_disabled_by_software_takes_nothing_but_keeps_what_it_has() {
 fn disabling_by_software_masks_the_local_vectors_until_they_are_written_again() {
     let mut apic = xapic_after_linux_init();
     set(&mut apic, reg::SVR, 0xff);
+    assert_eq!(read(&mut apic, reg::LVT_ERROR), 0x0001_00fe);
     set(&mut apic, reg::LVT_LINT1, 0x400);
     assert_eq!(read(&mut apic, reg::LVT_LINT1), 0x0001_0400);
 
