@@ -9,9 +9,12 @@ check "insmod finds SVM" 'insmod rvmm.ko'
 check "/dev/rvmm is a character device" '[ -c /dev/rvmm ]'
 check "the log says what was found" 'dmesg | grep -qi "rvmm.*svm"'
 check "a second insmod is refused" '! insmod rvmm.ko 2>/dev/null'
-exec 3</dev/rvmm
+sleep 1000 </dev/rvmm &
+holder=$!
+sleep 0.3
 check "rmmod refuses while the node is open" '! rmmod rvmm 2>/dev/null'
-exec 3<&-
+kill $holder
+wait $holder 2>/dev/null
 check "rmmod works once it is closed" 'unload_module'
 check "rmmod leaves no node behind" '[ ! -e /dev/rvmm ]'
 check "rmmod leaves no module behind" '! grep -q ^rvmm /proc/modules'

@@ -8,7 +8,9 @@
 
 check "insmod fails" '! insmod rvmm.ko 2>/tmp/err'
 sed 's/^/# /' /tmp/err
-check "one line in the log says why" '[ "$(dmesg | grep -c "rvmm: [^l].*\(SVM\|VMX\)")" = 1 ]'
+# busybox's insmod tries each of the two system calls, so the line comes twice.
+dmesg | sed -nE 's/^\[[^]]*\] (rvmm: .*(SVM|VMX).*)/\1/p' | sort -u >/tmp/lines
+check "one line in the log says why" '[ "$(wc -l </tmp/lines)" = 1 ]'
 dmesg | grep rvmm | sed 's/^/# /'
 check "there is no /dev/rvmm" '[ ! -e /dev/rvmm ]'
 check "no module stays" '! grep -q ^rvmm /proc/modules'
