@@ -104,8 +104,8 @@ fn devices(kvm: &Kvm) -> Vec<Finding> {
         Err(e) => return vec![Finding::Lacks(format!("a VM cannot be created: {e}; see dmesg"))],
     };
     let known = |(kind, name): &(u32, &str)| match device::is_known(&vm, *kind) {
-        true => Finding::Has(format!("device {name}")),
-        false => Finding::Lacks(format!("device {name}: load the rvmm.ko that belongs to this tool")),
+        true => Finding::Has((*name).into()),
+        false => Finding::Lacks(format!("{name}: load the rvmm.ko that belongs to this tool")),
     };
     device::TYPES.iter().map(known).collect()
 }
