@@ -31,6 +31,9 @@ const WRITE_MAX: usize = 1024;
 /// How long the end of a run waits for a slow reader.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Pause after a read that gave nothing although there should have been something.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// What the user asked for at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -90,7 +93,7 @@ impl Pump {
                 self.attach_or_detach();
             }
             if ready.uart_in {
-                uart_open = self.read_uart(uart);
+                uart_open = self.read_uart(uart, ready.uart_gone);
             } else if ready.uart_gone {
                 uart_open = false;
             }
@@ -163,10 +166,15 @@ impl Pump {
     }
 
     /// Takes what the guest printed. Returns whether the UART is still there.
-    fn read_uart(&mut self, uart: &mut File) -> bool {
+    fn read_uart(&mut self, uart: &mut File, gone: bool) -> bool {
         let mut buf = [0; 4096];
         match uart.read(&mut buf) {
-            Ok(0) => false,
+            // The end only when the poll saw a hang-up too; otherwise there was nothing to read after all.
+            Ok(0) if gone => false,
+            Ok(0) => {
+                std::thread::sleep(PAUSE);
+                true
+            }
             Ok(len) => {
                 self.out.push(&buf[..len]);
                 true
