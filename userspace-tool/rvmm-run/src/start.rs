@@ -85,7 +85,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         initrd,
         cmdline: cli.append.clone(),
         disks,
-        devices: !cli.no_devices,
+        devices: cli.devices,
     })
 }
 

@@ -7,7 +7,7 @@
 //!  UART device fd <-write-- inp (4 KiB, console not read when full)       <--read--- console
 //! ```
 //!
-//! The thread sleeps in `poll` without a timeout: it costs nothing while neither side has anything to say.
+//! The thread sleeps in `poll`, without a timeout unless input waits: it costs nothing while neither side has anything to say.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -33,6 +33,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Pause after a read that gave nothing although there should have been something.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Milliseconds until the next look at a UART that has no room for input.
+const INPUT_PAUSE: u16 = 20;
 
 /// What the user asked for at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +140,9 @@ impl Pump {
         let watch_at = add(&mut fds, watch, PollFlags::POLLIN);
         let input_at = add(&mut fds, input, PollFlags::POLLIN);
         let output_at = add(&mut fds, output, PollFlags::POLLOUT);
-        match poll(&mut fds, PollTimeout::NONE) {
+        // The guest takes input at its own pace, and the UART does not always tell when it has.
+        let limit = if self.inp.is_empty() { PollTimeout::NONE } else { INPUT_PAUSE.into() };
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
