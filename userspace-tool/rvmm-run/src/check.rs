@@ -62,7 +62,7 @@ pub fn processor(cpuinfo: &str) -> Finding {
     match (has("svm"), has("vmx")) {
         (true, _) if !has("npt") => Finding::Lacks("nested paging: the processor has AMD SVM, but not NPT".into()),
         (true, _) => Finding::Has("the processor has AMD SVM with nested paging".into()),
-        (_, true) => Finding::Has("the processor has Intel VMX".into()),
+        (_, true) => Finding::Lacks("AMD SVM: the processor has Intel VMX, which the module does not drive yet".into()),
         _ => Finding::Lacks(
             "hardware virtualisation: no AMD SVM or Intel VMX; switch it on in the firmware (or, in a VM, in the outer hypervisor)".into(),
         ),
@@ -104,8 +104,8 @@ fn devices(kvm: &Kvm) -> Vec<Finding> {
         Err(e) => return vec![Finding::Lacks(format!("a VM cannot be created: {e}; see dmesg"))],
     };
     let known = |(kind, name): &(u32, &str)| match device::is_known(&vm, *kind) {
-        true => Finding::Has(format!("device {name}")),
-        false => Finding::Lacks(format!("device {name}: load the rvmm.ko that belongs to this tool")),
+        true => Finding::Has((*name).into()),
+        false => Finding::Lacks(format!("{name}: load the rvmm.ko that belongs to this tool")),
     };
     device::TYPES.iter().map(known).collect()
 }

@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::console::ConsoleSpec;
 use crate::disk::DiskSpec;
+use crate::machine::DeviceSet;
 use crate::memory::RamSize;
 
 const EXAMPLES: &str = "\
@@ -83,9 +84,10 @@ pub struct Cli {
     #[arg(long)]
     pub check: bool,
 
-    /// Leave the module's own devices out: a test can then watch a guest's port accesses on any KVM node
-    #[arg(long, hide = true)]
-    pub no_devices: bool,
+    /// Which of the module's own devices the machine has. Less than all is for tests: a guest without any can be watched
+    /// on every KVM node by its port accesses
+    #[arg(long, hide = true, value_name = "WHICH", value_enum, default_value_t = DeviceSet::All)]
+    pub devices: DeviceSet,
 
     /// Log every exit to the tool on standard error
     #[arg(long)]

@@ -2,7 +2,9 @@
 
 //! Guest RAM: how much, where, and what the E820 map says of it.
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use std::io;
+
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::layout::{ACPI, ACPI_END, GIB, HIGH_RAM, HIGH_RAM_4G, LOW_RAM_END, LOW_RAM_MAX, MIB, PAGE};
 
@@ -105,12 +107,17 @@ impl RamSize {
     ///
     /// # Errors
     /// When the host refuses the mapping.
-    pub fn allocate(self) -> Result<GuestMemoryMmap<()>, vm_memory::mmap::FromRangesError> {
-        let mut ranges = vec![(GuestAddress(0), self.low() as usize)];
+    pub fn allocate(self) -> io::Result<GuestMemoryMmap<()>> {
+        let mut ranges = vec![(0, self.low())];
         if self.high() > 0 {
-            ranges.push((GuestAddress(HIGH_RAM_4G), self.high() as usize));
+            ranges.push((HIGH_RAM_4G, self.high()));
         }
-        let ram = GuestMemoryMmap::from_ranges(&ranges)?;
+        let mut regions = Vec::new();
+        for (base, len) in ranges {
+            let mapping = map_aligned(usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
+            regions.extend(GuestRegionMmap::new(mapping, GuestAddress(base)));
+        }
+        let ram = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
         crate::sys::advise_huge_pages(&ram);
         Ok(ram)
     }
@@ -148,6 +155,27 @@ pub struct E820 {
     pub size: u64,
     /// What it is.
     pub kind: E820Kind,
+}
+
+/// Maps `len` bytes, a multiple of 2 MiB starting on a large page where that can be had: the module maps 2 MiB at a time only
+/// where guest and host addresses are aligned alike. Not every host aligns large mappings by itself, but a new mapping
+/// usually lies right below the last one, so one of the size that is too much, made first, shifts it into place.
+fn map_aligned(len: usize) -> io::Result<MmapRegion> {
+    const LARGE_PAGE: usize = 2 << 20;
+    const TRIES: usize = 4;
+    let map = |len| MmapRegion::<()>::new(len).map_err(io::Error::other);
+    let mut shift = Vec::new();
+    for _ in 0..TRIES {
+        let region = map(len)?;
+        match region.as_ptr() as usize % LARGE_PAGE {
+            0 => return Ok(region),
+            excess => {
+                drop(region);
+                shift.push(map(excess)?);
+            }
+        }
+    }
+    map(len)
 }
 
 /// RAM of the host in bytes, 0 when the host does not say.

@@ -85,7 +85,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         initrd,
         cmdline: cli.append.clone(),
         disks,
-        devices: !cli.no_devices,
+        devices: cli.devices,
     })
 }
 
@@ -129,7 +129,10 @@ fn report(outcome: Outcome) -> ExitStatus {
 fn report_end(id: usize, end: End) -> ExitStatus {
     match end {
         End::PowerOff | End::Stopped => ExitStatus::PowerOff,
-        End::Reset => ExitStatus::GuestReset,
+        End::Reset => {
+            message("the guest asked for a reset");
+            ExitStatus::GuestReset
+        }
         End::TripleFault(dump) => {
             message(&format!("vcpu {id}: triple fault\n{dump}"));
             ExitStatus::TripleFault

@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use proptest::prelude::*;
 use rvmm_run::console::escape::{Escape, Typed};
-use rvmm_run::console::pty::Pty;
+use rvmm_run::console::pty::{is_ours, Pty};
 use rvmm_run::console::pump::Pump;
 use rvmm_run::console::ring::Ring;
 use rvmm_run::console::{Console, ConsoleError, ConsoleSpec};
@@ -190,6 +190,16 @@ fn file_belongs_to_one_run_and_must_be_no_terminal() {
         Err(ConsoleError::FileIsTerminal(_))
     ));
     drop(first);
+}
+
+#[test]
+fn pseudo_terminal_has_an_owner_as_long_as_it_exists() {
+    let pty = Pty::new().unwrap();
+    let name = pty.name().to_path_buf();
+
+    assert!(is_ours(&name));
+    drop(pty);
+    assert!(!is_ours(&name));
 }
 
 #[test]

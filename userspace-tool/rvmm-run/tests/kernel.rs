@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Kernel and initrd loaders: good images land where they say, and no image, however broken, does worse than an error.
+//!
+//! The properties are the fuzz targets of the loader path: `PROPTEST_CASES=100000 cargo test --test kernel` runs them long.
 
 mod common;
 
@@ -276,8 +278,6 @@ fn check_invariants(loaded: &Loaded) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     /// No damaged ELF file makes the loader panic or accept an entry outside RAM.
     #[test]
     fn damaged_elf_is_refused_or_within_ram(damage in damage(), cut in 0usize..300) {

@@ -26,9 +26,11 @@ const PROC_C1: u32 = 1 << 2;
 const NO_SLEEP_BUTTON: u32 = 1 << 5;
 /// No RTC wake status among the fixed registers.
 const NO_FIXED_RTC: u32 = 1 << 6;
+/// The PM timer has 32 bits.
+const TMR_VAL_EXT: u32 = 1 << 8;
 /// There is a reset register.
 const RESET_REG_SUP: u32 = 1 << 10;
-const FLAGS: u32 = WBINVD | PROC_C1 | NO_SLEEP_BUTTON | NO_FIXED_RTC | RESET_REG_SUP;
+const FLAGS: u32 = WBINVD | PROC_C1 | NO_SLEEP_BUTTON | NO_FIXED_RTC | TMR_VAL_EXT | RESET_REG_SUP;
 
 /// Profile: enterprise server.
 const PROFILE: u8 = 4;

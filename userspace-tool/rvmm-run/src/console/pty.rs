@@ -6,8 +6,11 @@
 //! an inotify watch on the slave's node tells when that may have changed. See tty_ioctl(4), pty(7), inotify(7).
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -23,6 +26,19 @@ pub struct Pty {
     master: PtyMaster,
     name: PathBuf,
     watch: Inotify,
+    /// Tells a second run that this terminal has an owner; see [`is_ours`].
+    _owner: Option<UnixListener>,
+}
+
+/// Whether a running tool made this pseudo terminal, so that using it as one's own terminal would put two guests on it.
+pub fn is_ours(name: &Path) -> bool {
+    owner_address(name).and_then(|address| UnixStream::connect_addr(&address)).is_ok()
+}
+
+/// An abstract socket address: it needs no file and goes with its process. A lock on the node would need it open, and then
+/// nobody could tell whether a reader is there.
+fn owner_address(name: &Path) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name([b"rvmm-run:", name.as_os_str().as_encoded_bytes()].concat())
 }
 
 impl Pty {
@@ -39,7 +55,8 @@ impl Pty {
         let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let events = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CLOSE_NOWRITE;
         watch.add_watch(&name, events)?;
-        let pty = Self { master, name, watch };
+        let owner = owner_address(&name).and_then(|address| UnixListener::bind_addr(&address)).ok();
+        let pty = Self { master, name, watch, _owner: owner };
         pty.make_raw()?;
         pty.hang_up_once()?;
         Ok(pty)

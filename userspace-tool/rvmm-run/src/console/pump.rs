@@ -7,7 +7,7 @@
 //!  UART device fd <-write-- inp (4 KiB, console not read when full)       <--read--- console
 //! ```
 //!
-//! The thread sleeps in `poll` without a timeout: it costs nothing while neither side has anything to say.
+//! The thread sleeps in `poll`, without a timeout unless input waits: it costs nothing while neither side has anything to say.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -30,6 +30,12 @@ const IN_LIMIT: usize = 4 << 10;
 const WRITE_MAX: usize = 1024;
 /// How long the end of a run waits for a slow reader.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Pause after a read that gave nothing although there should have been something.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Milliseconds until the next look at a UART that has no room for input.
+const INPUT_PAUSE: u16 = 20;
 
 /// What the user asked for at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +96,7 @@ impl Pump {
                 self.attach_or_detach();
             }
             if ready.uart_in {
-                uart_open = self.read_uart(uart);
+                uart_open = self.read_uart(uart, ready.uart_gone);
             } else if ready.uart_gone {
                 uart_open = false;
             }
@@ -134,7 +140,9 @@ impl Pump {
         let watch_at = add(&mut fds, watch, PollFlags::POLLIN);
         let input_at = add(&mut fds, input, PollFlags::POLLIN);
         let output_at = add(&mut fds, output, PollFlags::POLLOUT);
-        match poll(&mut fds, PollTimeout::NONE) {
+        // The guest takes input at its own pace, and the UART does not always tell when it has.
+        let limit = if self.inp.is_empty() { PollTimeout::NONE } else { INPUT_PAUSE.into() };
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -163,10 +171,15 @@ impl Pump {
     }
 
     /// Takes what the guest printed. Returns whether the UART is still there.
-    fn read_uart(&mut self, uart: &mut File) -> bool {
+    fn read_uart(&mut self, uart: &mut File, gone: bool) -> bool {
         let mut buf = [0; 4096];
         match uart.read(&mut buf) {
-            Ok(0) => false,
+            // The end only when the poll saw a hang-up too; otherwise there was nothing to read after all.
+            Ok(0) if gone => false,
+            Ok(0) => {
+                std::thread::sleep(PAUSE);
+                true
+            }
             Ok(len) => {
                 self.out.push(&buf[..len]);
                 true

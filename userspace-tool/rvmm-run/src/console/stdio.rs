@@ -125,6 +125,9 @@ fn save_and_make_raw() -> Result<(), Errno> {
 fn lock_terminal() -> Result<Option<Flock<File>>, ConsoleError> {
     let Ok(name) = ttyname(io::stdin()) else { return Ok(None) };
     let path = PathBuf::from(&name);
+    if super::pty::is_ours(&path) {
+        return Err(ConsoleError::TerminalTaken(path));
+    }
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let Ok(file) = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path) else {
         return Ok(None);

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 
 use kvm_bindings::{kvm_create_device, kvm_device_attr, KVM_CREATE_DEVICE_TEST};
 use kvm_ioctls::{DeviceFd, VmFd};
+use nix::errno::Errno;
 
 use crate::disk::SERIAL_MAX;
 use crate::error::Error;
@@ -30,12 +31,12 @@ const BLK_READ_ONLY: u32 = 1;
 
 /// Every type with its name, for `--check`.
 pub const TYPES: [(u32, &str); 7] = [
-    (TYPE_UART, "UART"),
-    (TYPE_RTC, "RTC"),
-    (TYPE_I8042, "keyboard controller"),
-    (TYPE_PCI_HOST, "PCI host bridge"),
-    (TYPE_POWER, "ACPI power management"),
-    (TYPE_BLK, "virtio-blk"),
+    (TYPE_UART, "the UART"),
+    (TYPE_RTC, "the RTC"),
+    (TYPE_I8042, "the keyboard controller"),
+    (TYPE_PCI_HOST, "the PCI host bridge"),
+    (TYPE_POWER, "the ACPI power management"),
+    (TYPE_BLK, "virtio-blk disks"),
     (TYPE_RNG, "virtio-rng"),
 ];
 
@@ -126,6 +127,11 @@ impl Device {
         }
     }
 
+    /// Its name in messages.
+    fn name(&self) -> &'static str {
+        TYPES.iter().find(|(kind, _)| *kind == self.kind()).map_or("a device", |(_, name)| name)
+    }
+
     /// The configuration structure as the module reads it.
     pub fn config(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -165,10 +171,13 @@ impl Device {
 /// Creates and realises a device.
 ///
 /// # Errors
-/// `Host` with what was refused.
+/// `Lacks` for a type that the module does not know, `Host` with what else was refused.
 pub fn create(vm: &VmFd, device: Device) -> Result<DeviceFd, Error> {
     let mut request = kvm_create_device { type_: device.kind(), fd: 0, flags: 0 };
-    let fd = vm.create_device(&mut request).map_err(Error::host(device.action()))?;
+    let fd = vm.create_device(&mut request).map_err(|e| match Errno::from_raw(e.errno()) {
+        Errno::ENODEV => Error::Lacks(device.name()),
+        errno => Error::Host(device.action(), errno),
+    })?;
     let config = device.config();
     let attr = kvm_device_attr { group: GROUP_CONFIG, attr: 0, addr: config.as_ptr() as u64, flags: 0 };
     fd.set_device_attr(&attr).map_err(Error::host(device.action()))?;

@@ -46,8 +46,19 @@ pub struct Config {
     pub cmdline: String,
     /// Disks in the guest's order.
     pub disks: Vec<Disk>,
-    /// Whether the machine gets the module's own devices. Without them, a guest can be watched on any KVM node.
-    pub devices: bool,
+    /// Which of the module's own devices the machine has.
+    pub devices: DeviceSet,
+}
+
+/// A choice among the module's own devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DeviceSet {
+    /// Every device.
+    All,
+    /// No PCI bus, and so no disks.
+    Isa,
+    /// None at all.
+    None,
 }
 
 /// RAM with everything in it that the guest starts from. It needs no module, so bad images are found without one.
@@ -103,13 +114,12 @@ pub fn open_node(path: &std::path::Path) -> Result<Kvm, Error> {
     Ok(kvm)
 }
 
-/// Capabilities without which no run is possible, with their names for people.
-pub const REQUIRED_CAPS: [(Cap, &str); 5] = [
+/// Capabilities without which no run is possible, with their names for people. A module may answer 0 for what it does not
+/// have in KVM's full extent, so this asks for the least; what is refused later is reported where it happens.
+pub const REQUIRED_CAPS: [(Cap, &str); 3] = [
     (Cap::UserMemory, "guest memory slots (KVM_CAP_USER_MEMORY)"),
     (Cap::Irqchip, "interrupt controllers (KVM_CAP_IRQCHIP)"),
-    (Cap::Pit2, "the interval timer (KVM_CAP_PIT2)"),
     (Cap::ExtCpuid, "CPUID (KVM_CAP_EXT_CPUID)"),
-    (Cap::DeviceCtrl, "devices (KVM_CAP_DEVICE_CTRL)"),
 ];
 
 impl Machine {
@@ -122,7 +132,13 @@ impl Machine {
         let vm = kvm.create_vm().map_err(Error::host("create a VM"))?;
         prepare_vm(kvm, &vm)?;
         crate::sys::map_ram(&vm, &ram).map_err(Error::host("give memory to the VM"))?;
-        let devices = if config.devices { create_devices(&vm, config)? } else { Devices::default() };
+        let mut devices = Devices::default();
+        if config.devices != DeviceSet::None {
+            devices.create_isa(&vm, config)?;
+        }
+        if config.devices == DeviceSet::All {
+            devices.create_pci(&vm, config)?;
+        }
         let vcpus = create_vcpus(kvm, &vm, config, &loaded)?;
         let Devices { uart, power, others, workers } = devices;
         Ok(Self { vcpus, uart, power, workers, _others: others, _vm: vm, _ram: ram })
@@ -172,31 +188,36 @@ struct Devices {
     workers: Vec<DeviceFd>,
 }
 
-fn create_devices(vm: &VmFd, config: &Config) -> Result<Devices, Error> {
-    let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
-    let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
-    let mut devices = Devices {
-        uart: Some(device::create(vm, Device::Uart { index: 0 })?),
-        power: Some(device::create(vm, Device::PowerManagement)?),
-        ..Devices::default()
-    };
-    for device in [Device::Rtc(rtc), Device::Keyboard, Device::PciHost(pci)] {
-        devices.others.push(device::create(vm, device)?);
+impl Devices {
+    /// What sits at fixed ports.
+    fn create_isa(&mut self, vm: &VmFd, config: &Config) -> Result<(), Error> {
+        let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
+        self.uart = Some(device::create(vm, Device::Uart { index: 0 })?);
+        self.power = Some(device::create(vm, Device::PowerManagement)?);
+        self.others.push(device::create(vm, Device::Rtc(rtc))?);
+        self.others.push(device::create(vm, Device::Keyboard)?);
+        Ok(())
     }
-    let mut slot = 1;
-    for disk in &config.disks {
-        let blk = BlkConfig {
-            fd: disk.file.as_raw_fd(),
-            read_only: disk.read_only,
-            serial: disk.serial.clone(),
-            slot,
-            queue_size: 0,
-        };
-        devices.workers.push(device::create(vm, Device::Blk(blk))?);
-        slot += 1;
+
+    /// The PCI bus and what is on it: the disks in their order, then the entropy source.
+    fn create_pci(&mut self, vm: &VmFd, config: &Config) -> Result<(), Error> {
+        let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
+        self.others.push(device::create(vm, Device::PciHost(pci))?);
+        let mut slot = 1;
+        for disk in &config.disks {
+            let blk = BlkConfig {
+                fd: disk.file.as_raw_fd(),
+                read_only: disk.read_only,
+                serial: disk.serial.clone(),
+                slot,
+                queue_size: 0,
+            };
+            self.workers.push(device::create(vm, Device::Blk(blk))?);
+            slot += 1;
+        }
+        self.others.push(device::create(vm, Device::Rng { slot })?);
+        Ok(())
     }
-    devices.others.push(device::create(vm, Device::Rng { slot })?);
-    Ok(devices)
 }
 
 /// Processors with their CPUID; the first also gets the state that the kernel's entry wants.

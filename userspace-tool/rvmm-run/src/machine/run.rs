@@ -117,6 +117,7 @@ impl Signals {
         }
         set.thread_block().map_err(host)?;
         crate::sys::install_kick_handler(KICK).map_err(host)?;
+        SigSet::from_iter([KICK]).thread_unblock().map_err(host)?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
         Ok(Self { fd })
     }
