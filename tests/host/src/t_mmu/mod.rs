@@ -4,6 +4,9 @@
 
 mod asid;
 mod format;
+mod guest;
 mod slots;
 mod table;
 mod tlb;
+mod walk;
+mod walk_random;
