@@ -62,7 +62,7 @@ impl GuestMem for Ram {
     }
 
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
-        assert!(gpa.0 % bytes as u64 == 0, "not aligned");
+        assert_eq!(gpa.0 & (bytes as u64 - 1), 0, "not aligned");
         if self.read_only {
             return Err(MemError::NoSlot(gpa));
         }

@@ -78,3 +78,12 @@ fn overlapping_invalidations_all_count_until_the_last_has_ended() {
     inv.end();
     assert!(inv.allows(inv.snapshot(), range(8, 9)));
 }
+
+#[test]
+fn a_smaller_invalidation_does_not_hide_a_larger_one() {
+    let mut inv = Invalidations::new();
+    inv.begin(range(8, 16));
+    inv.begin(range(9, 10));
+
+    assert!(!inv.allows(inv.snapshot(), range(15, 16)));
+}

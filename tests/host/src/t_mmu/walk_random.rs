@@ -252,8 +252,10 @@ fn random_ram(mut seed: u64, legacy: bool, pae: bool) -> Ram {
         }
         if pae {
             // Bits 62:52 are reserved there, and keys would set them nearly always.
-            entry &= !(0xf << 59) | u64::MAX * u64::from(next(&mut seed) % 16 == 0);
-            if at < 4096 && next(&mut seed) % 8 != 0 {
+            if next(&mut seed) & 15 != 0 {
+                entry &= !(0xf << 59);
+            }
+            if at < 4096 && next(&mut seed) & 7 != 0 {
                 entry &= !0x8000_0000_0000_01e6;
             }
         }
