@@ -49,6 +49,24 @@ unsafe extern "C" {
     ) -> i32;
     pub(super) fn rvmm_nap() -> i32;
 
+    pub(super) fn rvmm_file_size(
+        file: *mut bindings::file,
+        bytes: *mut u64,
+        block_shift: *mut u32,
+        discard: *mut bool,
+    ) -> i32;
+    pub(super) fn rvmm_file_may(file: *mut bindings::file, write: bool) -> bool;
+    pub(super) fn rvmm_file_io(
+        file: *mut bindings::file,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+        pos: u64,
+        write: bool,
+        sync: bool,
+    ) -> i64;
+    pub(super) fn rvmm_file_copy(file: *mut bindings::file, buf: *mut c_void, bytes: u64, pos: u64, write: bool) -> i64;
+
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
     pub(super) fn anon_inode_getfd(

@@ -125,7 +125,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(shared.sipi_vector());
     }
-    let _ = vm;
+    if asked.contains(Requests::CHORE) {
+        if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
+            // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
+            if vm.space.fault_in(gpa, true).is_ok() {
+                shared.request_self(Requests::CHORE);
+            }
+        }
+    }
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.
@@ -164,7 +171,7 @@ fn window<B: Backend>(
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending() || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI) {
+            if cpu::is_work_pending() || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE) {
                 break Leave::Again;
             }
             take_requests(vm, shared, core);

@@ -4,6 +4,7 @@
 
 use super::backend::Backend;
 use super::outcome::SystemEvent;
+use super::pci::Pci;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::time::{ratio, Ns};
@@ -183,6 +184,9 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) space: Registered<Space<B>>,
     /// The devices.
     pub(crate) chipset: Arc<Chipset>,
+    /// The PCI bus.
+    #[pin]
+    pub(crate) pci: Pci,
     /// Interrupt controllers are in the kernel.
     pub(crate) has_irqchip: AtomicBool,
     /// What the guest asked of the platform, waiting for a vCPU to take it to user space: 0 nothing,
@@ -213,6 +217,7 @@ impl<B: Backend> Vm<B> {
                 backend,
                 space,
                 chipset,
+                pci <- Pci::new(),
                 has_irqchip: AtomicBool::new(false),
                 event: AtomicU32::new(0),
                 has_run: AtomicBool::new(false),
