@@ -13,6 +13,11 @@ use kernel::prelude::*;
 /// Room for the pieces of one transfer; a longer one is done in several calls.
 const SEGMENTS: usize = 128;
 
+// Modes of fallocate(2), for which the `kernel` crate has no binding.
+const FALLOC_FL_KEEP_SIZE: i32 = 1;
+const FALLOC_FL_PUNCH_HOLE: i32 = 2;
+const FALLOC_FL_ZERO_RANGE: i32 = 16;
+
 /// What a backing file is like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Properties {
@@ -76,7 +81,7 @@ impl BackingFile {
         write: bool,
         sync: bool,
     ) -> Result<u64> {
-        let mut iov = [bindings::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; SEGMENTS];
+        let mut iov = [const { bindings::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 } }; SEGMENTS];
         let (mut n, mut bytes, mut done) = (0usize, 0u64, 0u64);
         for (hva, len) in pieces {
             if n == SEGMENTS {
@@ -154,11 +159,10 @@ impl BackingFile {
     /// # Errors
     /// Those of the file; `EOPNOTSUPP` where it cannot.
     pub(crate) fn clear(&self, pos: u64, len: u64, deallocate: bool) -> Result {
-        let mode = bindings::FALLOC_FL_KEEP_SIZE
-            | if deallocate { bindings::FALLOC_FL_PUNCH_HOLE } else { bindings::FALLOC_FL_ZERO_RANGE };
+        let mode = FALLOC_FL_KEEP_SIZE | if deallocate { FALLOC_FL_PUNCH_HOLE } else { FALLOC_FL_ZERO_RANGE };
         let (pos, len) = (i64::try_from(pos)?, i64::try_from(len)?);
         // SAFETY: The file is referenced.
-        kernel::error::to_result(unsafe { bindings::vfs_fallocate(self.0.as_ptr(), mode as i32, pos, len) })
+        kernel::error::to_result(unsafe { bindings::vfs_fallocate(self.0.as_ptr(), mode, pos, len) })
     }
 }
 

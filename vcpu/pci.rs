@@ -122,8 +122,7 @@ impl Pci {
             n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
         };
         let slot = {
-            let mut root = self.root.lock();
-            let root = root.as_mut().ok_or(ENODEV)?;
+            let Some(root) = &mut *self.root.lock() else { return Err(ENODEV) };
             each!(&mut model, d => root.add(wanted, d.config_space()))?
         };
         let device = Arc::pin_init(
@@ -158,7 +157,10 @@ impl Pci {
 
     /// Writes a configuration port. `None`: no bus.
     pub(crate) fn port_write(&self, chipset: &Chipset, port: u16, width: Width, value: u32) -> Option<Chore> {
-        let access = self.root.lock().as_mut()?.write(port.wrapping_sub(0xcf8), width, value);
+        let access = match &mut *self.root.lock() {
+            Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
+            None => return None,
+        };
         if let ConfigAccess::Function { slot, register } = access {
             if let Some(d) = self.device(slot) {
                 let mut model = d.model.lock();
@@ -203,7 +205,7 @@ impl Pci {
                 return Chore::None;
             }
             Effect::Decode => {
-                if let Some(root) = self.root.lock().as_mut() {
+                if let Some(root) = &mut *self.root.lock() {
                     each!(&mut *model, m => root.update(slot, m.config_space()));
                 }
                 drain(chipset, model);
