@@ -47,7 +47,10 @@ impl BackingFile {
         // SAFETY: Process context; a null answer means no such fd.
         let file = BackingFile(NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?);
         // SAFETY: The file is referenced.
-        let may = unsafe { ffi::rvmm_file_may(file.0.as_ptr(), false) && (!write || ffi::rvmm_file_may(file.0.as_ptr(), true)) };
+        let may = unsafe {
+            ffi::rvmm_file_may(file.0.as_ptr(), false)
+                && (!write || ffi::rvmm_file_may(file.0.as_ptr(), true))
+        };
         if may {
             Ok(file)
         } else {
@@ -105,12 +108,19 @@ impl BackingFile {
         Ok(done)
     }
 
-    fn call(&self, iov: &[bindings::iovec; SEGMENTS], n: usize, bytes: u64, pos: u64, write: bool, sync: bool) -> Result<u64> {
+    fn call(
+        &self,
+        iov: &[bindings::iovec; SEGMENTS],
+        n: usize,
+        bytes: u64,
+        pos: u64,
+        write: bool,
+        sync: bool,
+    ) -> Result<u64> {
         // SAFETY: The file is referenced; the first `n` pieces are set, and the callee checks that they
         // are addresses of the process.
-        let got = unsafe {
-            ffi::rvmm_file_io(self.0.as_ptr(), iov.as_ptr(), n as u32, bytes, pos, write, sync)
-        };
+        let got =
+            unsafe { ffi::rvmm_file_io(self.0.as_ptr(), iov.as_ptr(), n as u32, bytes, pos, write, sync) };
         u64::try_from(got).map_err(|_| Error::from_errno(got as i32))
     }
 
@@ -131,7 +141,13 @@ impl BackingFile {
             }
             // SAFETY: The file is referenced, and `buf` is valid for `n` bytes.
             let got = unsafe {
-                ffi::rvmm_file_copy(self.0.as_ptr(), buf.as_mut_ptr().cast(), n as u64, pos.saturating_add(done), write)
+                ffi::rvmm_file_copy(
+                    self.0.as_ptr(),
+                    buf.as_mut_ptr().cast(),
+                    n as u64,
+                    pos.saturating_add(done),
+                    write,
+                )
             };
             let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
             if !write {

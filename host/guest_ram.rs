@@ -32,9 +32,7 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
 /// As [`copy_in`].
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
     // SAFETY: As in `copy_in()`.
-    let ret = unsafe {
-        bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len())
-    };
+    let ret = unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len()) };
     kernel::error::to_result(ret as i32)
 }
 

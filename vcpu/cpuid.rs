@@ -89,7 +89,16 @@ pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> 
     put(CpuidEntry2::leaf(0, CpuidRegs { eax: max.min(0xd), ..host(0, 0) }))?;
     let mut l1 = host(1, 0);
     // DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, PDCM, DCA, OSXSAVE go; x2APIC, TSC deadline, hypervisor come.
-    l1.ecx &= !((1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 7) | (1 << 8) | (1 << 15) | (1 << 18) | (1 << 27));
+    l1.ecx &= !((1 << 2)
+        | (1 << 3)
+        | (1 << 4)
+        | (1 << 5)
+        | (1 << 6)
+        | (1 << 7)
+        | (1 << 8)
+        | (1 << 15)
+        | (1 << 18)
+        | (1 << 27));
     l1.ecx |= (1 << 21) | (1 << 24) | (1 << 31);
     // DS, ACPI, SS, TM, PBE.
     l1.edx &= !((1 << 21) | (1 << 22) | (1 << 29) | (1 << 31));
@@ -99,7 +108,16 @@ pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> 
     // FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID AVX512* RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
     l7.ebx &= 0xfbed_27a9 & !(1 << 25) & !(1 << 2) & !(1 << 4) & !(1 << 11) & !(1 << 12) & !(1 << 15);
     // UMIP, PKU is left out, VAES, VPCLMULQDQ, RDPID
-    l7.ecx &= (1 << 1) | (1 << 2) | (1 << 6) | (1 << 8) | (1 << 9) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 14) | (1 << 22);
+    l7.ecx &= (1 << 1)
+        | (1 << 2)
+        | (1 << 6)
+        | (1 << 8)
+        | (1 << 9)
+        | (1 << 10)
+        | (1 << 11)
+        | (1 << 12)
+        | (1 << 14)
+        | (1 << 22);
     l7.edx &= 1 << 4;
     put(CpuidEntry2::subleaf(7, 0, l7))?;
     let xcr0 = crate::host::fpu::supported_xcr0().bits();
@@ -139,7 +157,10 @@ pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> 
         put(CpuidEntry2::leaf(l, host(l, 0)))?;
     }
     // Invariant TSC.
-    put(CpuidEntry2::leaf(0x8000_0007, CpuidRegs { edx: host(0x8000_0007, 0).edx & (1 << 8), ..CpuidRegs::default() }))?;
+    put(CpuidEntry2::leaf(
+        0x8000_0007,
+        CpuidRegs { edx: host(0x8000_0007, 0).edx & (1 << 8), ..CpuidRegs::default() },
+    ))?;
     let w = host(0x8000_0008, 0);
     put(CpuidEntry2::leaf(0x8000_0008, CpuidRegs { eax: w.eax & 0xffff, ..CpuidRegs::default() }))?;
     Ok(out)

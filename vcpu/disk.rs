@@ -90,7 +90,14 @@ impl Disk {
         self.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate).map(|()| 0)
     }
 
-    fn move_data<B: Backend>(&self, vm: &Vm<B>, request: &Request, pos: u64, write: bool, sync: bool) -> Result<u64> {
+    fn move_data<B: Backend>(
+        &self,
+        vm: &Vm<B>,
+        request: &Request,
+        pos: u64,
+        write: bool,
+        sync: bool,
+    ) -> Result<u64> {
         let mut failed = None;
         let bytes = if request.is_aligned(DIRECT_ALIGN) {
             let pieces = pieces(vm, request, !write, &mut failed);

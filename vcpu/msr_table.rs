@@ -7,7 +7,22 @@ use kernel::prelude::*;
 /// IA32_MCG_CAP: no banks.
 pub(crate) const MCG_CAP: u64 = 0;
 /// What GET_MSR_INDEX_LIST answers.
-pub(crate) const INDEX_LIST: &[u32] = &[0x10, 0x1b, 0x174, 0x175, 0x176, 0x277, 0x6e0, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0xc000_0103, 0xc000_0080];
+pub(crate) const INDEX_LIST: &[u32] = &[
+    0x10,
+    0x1b,
+    0x174,
+    0x175,
+    0x176,
+    0x277,
+    0x6e0,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0102,
+    0xc000_0103,
+    0xc000_0080,
+];
 
 /// Values by index.
 pub(crate) struct MsrStore {

@@ -196,7 +196,14 @@ impl Pci {
     }
 
     /// Carries out what an access to a device set off.
-    fn apply(&self, chipset: &Chipset, slot: Slot, d: &PciDevice, model: &mut Model, effect: Effect) -> Chore {
+    fn apply(
+        &self,
+        chipset: &Chipset,
+        slot: Slot,
+        d: &PciDevice,
+        model: &mut Model,
+        effect: Effect,
+    ) -> Chore {
         match effect {
             Effect::None | Effect::Reset => return Chore::None,
             Effect::Kick(_) | Effect::Activated => {}

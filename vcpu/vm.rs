@@ -9,8 +9,8 @@ use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{Bus, Signals};
-use crate::chipset::pm::Request;
 use crate::chipset::lapic::{self, Ipi};
+use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
@@ -158,7 +158,11 @@ impl Chipset {
     }
 
     /// As [`Chipset::with`], from the run loop.
-    pub(crate) fn with_pinned<R>(&self, cpu: &PinnedCpu, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+    pub(crate) fn with_pinned<R>(
+        &self,
+        cpu: &PinnedCpu,
+        f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R,
+    ) -> R {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = Signals::new();
         let r = f(&mut bus, timer::now(), &mut signals);

@@ -2,8 +2,8 @@
 
 //! IN and OUT.
 
-use super::{insn, mmio};
 use super::Cx;
+use super::{insn, mmio};
 use crate::arch::addr::Width;
 use crate::chipset::bus;
 use crate::host::cpu::PinnedCpu;

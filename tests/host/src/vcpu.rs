@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure part of the vCPU: what does not run on the kernel's services.
+
+#[path = "../../../vcpu/emulate/mod.rs"]
+pub(crate) mod emulate;
+#[path = "../../../vcpu/event.rs"]
+pub(crate) mod event;
+#[path = "../../../vcpu/exit.rs"]
+pub(crate) mod exit;
+#[path = "../../../vcpu/io.rs"]
+pub(crate) mod io;
