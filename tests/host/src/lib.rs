@@ -4,15 +4,13 @@
 //!
 //! Each folder of tests lies beside this file and is named for what it tests.
 
-#[path = "../../../kvm/abi/mod.rs"]
-pub(crate) mod abi;
 #[path = "../../../arch/mod.rs"]
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
+pub(crate) mod kvm;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
-#[path = "../../../vcpu/mod.rs"]
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;
