@@ -14,6 +14,7 @@
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, Xcr0};
 use crate::kvm::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
+use core::mem::swap;
 use kernel::prelude::*;
 
 /// The first leaf of KVM's paravirtual interface.
@@ -416,15 +417,29 @@ impl CpuidTable {
         }
         let mut table = CpuidTable::new();
         table.entries.extend_from_slice(list, GFP_KERNEL_ACCOUNT)?;
-        for i in 0..list.len() {
-            table.order.push(u16::try_from(i).map_err(|_| E2BIG)?, GFP_KERNEL_ACCOUNT)?;
+        for (entry, i) in list.iter().zip(0u16..) {
+            table.insert(key(entry), i)?;
         }
-        table.order.sort_unstable_by_key(|&i| (list.get(usize::from(i)).map(key), i));
         if let Some(leaf0) = table.find(0, 0).map(CpuidEntry2::regs) {
             table.vendor = Vendor::of(leaf0);
             table.max_basic = leaf0.eax;
         }
         Ok(table)
+    }
+
+    /// Puts entry `i` into the order, behind those with the same key.
+    fn insert(&mut self, wanted: (u32, u32), i: u16) -> Result {
+        let at = self.lower_bound(|k| k <= wanted);
+        let mut carried = i;
+        for slot in self.order.get_mut(at..).unwrap_or(&mut []) {
+            swap(slot, &mut carried);
+        }
+        Ok(self.order.push(carried, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Returns how many entries at the start of the order have keys for which `before` holds.
+    fn lower_bound(&self, before: impl Fn((u32, u32)) -> bool) -> usize {
+        self.order.partition_point(|&i| self.entries.get(usize::from(i)).is_some_and(|e| before(key(e))))
     }
 
     /// Returns the list as user space gave it.
@@ -463,14 +478,11 @@ impl CpuidTable {
 
     /// Returns the entry of a leaf, or of a subleaf where the leaf has them.
     fn find(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
-        let lower_bound = |wanted: (u32, u32)| {
-            self.order.partition_point(|&i| self.entries.get(usize::from(i)).is_some_and(|e| key(e) < wanted))
-        };
-        let first = self.at(lower_bound((function, 0))).filter(|e| e.function == function)?;
+        let first = self.at(self.lower_bound(|k| k < (function, 0))).filter(|e| e.function == function)?;
         if !first.has_index() {
             return Some(first);
         }
-        self.at(lower_bound((function, index))).filter(|e| key(e) == (function, index))
+        self.at(self.lower_bound(|k| k < (function, index))).filter(|e| key(e) == (function, index))
     }
 
     fn find_out_of_range(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
