@@ -17,11 +17,11 @@ use super::ioapic::Ioapic;
 use super::pci::PciRoot;
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
-use super::pm::{self, Pm};
+use super::pm::{self, Pm, Request};
 use super::routing::{DestFormat, Routing, Target};
 use super::rtc::{self, Rtc};
 use super::uart::{self, Uart};
-use super::{ApicMessage, Level, MmioDevice, PioDevice};
+use super::{ApicMessage, Level, PioDevice};
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::{earliest, Ns};
 
@@ -71,15 +71,6 @@ impl Signals {
     pub(crate) fn messages(&self) -> impl Iterator<Item = &ApicMessage> {
         self.messages.iter().take(self.len).flatten()
     }
-}
-
-/// What the guest asks of the platform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// Power off.
-    PowerOff,
-    /// Reset.
-    Reset,
 }
 
 /// A chip on the bus, for [`Bus::settle`].
@@ -176,9 +167,9 @@ impl Bus {
     }
 
     /// Reads memory that belongs to a chip. `None`: no chip there.
-    pub(crate) fn mmio_read(&mut self, gpa: Gpa, width: Width, now: Ns) -> Option<u64> {
+    pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
         let offset = ioapic_offset(gpa)?;
-        Some(self.ioapic.as_mut()?.read(offset, width, now))
+        Some(self.ioapic.as_ref()?.read(offset, width))
     }
 
     /// Writes memory that belongs to a chip. Returns whether one is there.
@@ -236,7 +227,16 @@ impl Bus {
     /// Acknowledges the pair's interrupt. Returns its vector.
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {
         let pic = self.pic.as_mut()?;
-        pic.intr().is_high().then(|| pic.acknowledge())
+        if !pic.intr().is_high() {
+            return None;
+        }
+        let vector = pic.acknowledge();
+        // With automatic EOI the service ends here, and no write follows.
+        let ended = pic.take_ended();
+        if ended & 1 != 0 {
+            self.ack_timer();
+        }
+        Some(vector)
     }
 
     /// Notes the pair's output, after [`Bus::acknowledge`].
@@ -376,13 +376,8 @@ impl Bus {
 
     /// Takes what the guest asked of the platform.
     pub(crate) fn take_request(&mut self) -> Option<Request> {
-        if let Some(r) = self.pm.as_mut().and_then(Pm::take_request) {
-            return Some(match r {
-                pm::Request::PowerOff => Request::PowerOff,
-                pm::Request::Reset => Request::Reset,
-            });
-        }
-        self.i8042.as_mut().and_then(I8042::take_request).map(|_| Request::Reset)
+        let asked = self.pm.as_mut().and_then(Pm::take_request);
+        asked.or_else(|| self.i8042.as_mut().and_then(I8042::take_request))
     }
 }
 

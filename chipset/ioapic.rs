@@ -154,6 +154,17 @@ impl Ioapic {
         Messages { ioapic: self, pins }
     }
 
+    /// Takes back that level pins wait for the end of `vector`, for a message that no local APIC
+    /// accepted: its end would never come. The pins send again when their line is next said to be
+    /// high, or their entry written.
+    pub(crate) fn not_accepted(&mut self, vector: u8) {
+        for entry in &mut self.entries {
+            if entry.to_le_bytes().first() == Some(&vector) {
+                *entry &= !REMOTE_IRR;
+            }
+        }
+    }
+
     /// Returns whether a level pin waits for the end of `vector`.
     pub(crate) fn waits_for(&self, vector: u8) -> bool {
         self.entries.iter().any(|e| e & REMOTE_IRR != 0 && e.to_le_bytes().first() == Some(&vector))

@@ -194,7 +194,7 @@ impl Routing {
     pub(crate) fn identity() -> Result<Routing> {
         let pic = (0u8..16).map(|n| Route { gsi: u32::from(n), target: Target::Pic(n) });
         let ioapic = (0u8..24).map(|n| Route { gsi: u32::from(n), target: Target::Ioapic(n) });
-        Routing::new(pic.chain(ioapic))
+        Routing::new(Iterator::chain(pic, ioapic))
     }
 
     /// Returns the table of a PC whose firmware tells of IRQ 0 at IOAPIC pin 2: as
@@ -207,7 +207,7 @@ impl Routing {
         let ioapic = (0u8..24)
             .filter(|&n| n != 2)
             .map(|n| Route { gsi: u32::from(n), target: Target::Ioapic(if n == 0 { 2 } else { n }) });
-        Routing::new(pic.chain(ioapic))
+        Routing::new(Iterator::chain(pic, ioapic))
     }
 
     /// Returns the targets of `gsi`; none where it is not in the table.

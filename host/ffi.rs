@@ -42,6 +42,13 @@ unsafe extern "C" {
         arg: *mut c_void,
     ) -> i32;
 
+    pub(super) fn rvmm_wait_queue(
+        queue: *mut bindings::wait_queue_head,
+        ready: unsafe extern "C" fn(*mut c_void) -> bool,
+        arg: *mut c_void,
+    ) -> i32;
+    pub(super) fn rvmm_nap() -> i32;
+
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
     pub(super) fn anon_inode_getfd(

@@ -85,6 +85,31 @@ impl WaitQueue {
         }
     }
 
+    /// Sleeps until `ready()`, which is asked after every [`WaitQueue::wake`].
+    ///
+    /// # Errors
+    /// `EINTR` on a signal.
+    pub(crate) fn wait<F: Fn() -> bool>(&self, ready: F) -> Result {
+        unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
+            // SAFETY: `arg` is the `&F` given below, alive during the wait.
+            unsafe { (*arg.cast::<F>())() }
+        }
+        // SAFETY: The queue is initialised; `ready` outlives the call and `call::<F>` takes what `arg` is.
+        let ret = unsafe {
+            ffi::rvmm_wait_queue(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast())
+        };
+        kernel::error::to_result(ret)
+    }
+
+    /// Sleeps for a few milliseconds.
+    ///
+    /// # Errors
+    /// `EINTR` on a signal.
+    pub(crate) fn wait_briefly(&self) -> Result {
+        // SAFETY: Process context.
+        kernel::error::to_result(unsafe { ffi::rvmm_nap() })
+    }
+
     /// Wakes everyone. Any context but NMI.
     pub(crate) fn wake(&self) {
         // SAFETY: Initialised by `new()`.

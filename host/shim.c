@@ -236,6 +236,16 @@ int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg)
 	return rcuwait_wait_event(w, ready(arg), TASK_INTERRUPTIBLE);
 }
 
+int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)
+{
+	return wait_event_interruptible(*queue, ready(arg));
+}
+
+int rvmm_nap(void)
+{
+	return schedule_timeout_interruptible(msecs_to_jiffies(5)) ? -EINTR : 0;
+}
+
 void *rvmm_current_mm(void)
 {
 	return current->mm;

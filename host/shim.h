@@ -11,6 +11,7 @@
 #include <linux/types.h>
 
 struct rcuwait;
+struct wait_queue_head;
 
 /* cpu.rs */
 u32 rvmm_cpu_id(void);
@@ -47,6 +48,10 @@ u64 rvmm_wall_ns(void);
 
 /* wait.rs */
 int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
+
+/* file.rs */
+int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
+int rvmm_nap(void);
 
 /* notifier.rs */
 void *rvmm_current_mm(void);

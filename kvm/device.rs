@@ -55,7 +55,7 @@ pub(super) struct DeviceFile<B: Backend> {
     kind: Kind,
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> DeviceFile<B> {
+impl<B: Backend> DeviceFile<B> {
     /// Makes a device that is yet to be configured.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ fn put<D>(place: &mut Option<D>, device: D) -> Result<i64> {
     Ok(0)
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> AnonFile for DeviceFile<B> {
+impl<B: Backend> AnonFile for DeviceFile<B> {
     const NAME: &'static CStr = c"rvmm-device";
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {

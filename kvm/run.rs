@@ -71,7 +71,7 @@ impl RunPages {
     }
 
     /// Tells user space why KVM_RUN returns, and what it may want to know on every return.
-    pub(super) fn end<B: Backend<Pinned = PinnedCpu>>(&self, core: &mut VcpuCore<B>, exit: Option<UserExit>) {
+    pub(super) fn end<B: Backend>(&self, core: &mut VcpuCore<B>, exit: Option<UserExit>) {
         let ready = core.is_interruptible()
             && core.user_irq.is_none()
             && core.interrupted.is_none()

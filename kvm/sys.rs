@@ -21,7 +21,7 @@ pub(super) const MMAP_PAGES: u64 = 3;
 ///
 /// # Errors
 /// `ENOTTY` for an unknown command, else those of the command.
-pub(crate) fn ioctl<B: Backend<Pinned = PinnedCpu>>(backend: &Arc<B>, cmd: u32, arg: u64) -> Result<i64> {
+pub(crate) fn ioctl<B: Backend>(backend: &Arc<B>, cmd: u32, arg: u64) -> Result<i64> {
     match cmd {
         nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
         nr::CREATE_VM => create_vm(backend, arg),
@@ -42,7 +42,7 @@ fn no_arg(arg: u64, answer: i64) -> Result<i64> {
     }
 }
 
-fn create_vm<B: Backend<Pinned = PinnedCpu>>(backend: &Arc<B>, kind: u64) -> Result<i64> {
+fn create_vm<B: Backend>(backend: &Arc<B>, kind: u64) -> Result<i64> {
     if kind != 0 {
         return Err(EINVAL);
     }

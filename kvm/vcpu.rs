@@ -41,7 +41,7 @@ pub(super) struct VcpuFile<B: Backend> {
     inner: Mutex<Inner<B>>,
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> VcpuFile<B> {
+impl<B: Backend> VcpuFile<B> {
     /// Makes vCPU `id` and publishes it to the VM.
     ///
     /// # Errors
@@ -275,7 +275,7 @@ fn dump<B: Backend>(shared: &VcpuShared, core: &mut VcpuCore<B>, bug: crate::vcp
     }
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> AnonFile for VcpuFile<B> {
+impl<B: Backend> AnonFile for VcpuFile<B> {
     const NAME: &'static CStr = c"rvmm-vcpu";
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {

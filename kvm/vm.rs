@@ -36,7 +36,7 @@ pub(crate) struct VmFile<B: Backend> {
     config: Mutex<Config>,
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
+impl<B: Backend> VmFile<B> {
     /// Makes an empty VM.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ impl<B: Backend<Pinned = PinnedCpu>> VmFile<B> {
     }
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> AnonFile for VmFile<B> {
+impl<B: Backend> AnonFile for VmFile<B> {
     const NAME: &'static CStr = c"rvmm-vm";
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {

@@ -5,10 +5,10 @@
 //! APM, "Nested Paging", "Page-Translation-Table Access"; SDM, "The Extended Page Table
 //! Mechanism (EPT)". One generic table ([`super::table`]) works on any [`TableFormat`].
 //!
-//! Accessed and dirty bits are set from the start where the format has them: the processor then
-//! never writes to a table, so a plain 8-byte store by the table's owner cannot lose an update. A
-//! page mapped writable counts as dirty; aging works by clearing the accessed bit, which only
-//! costs the processor one update when it is set again.
+//! Accessed and dirty bits are set from the start where the format has them, so the processor need
+//! not write to a table. Only after aging it sets an accessed bit again, and a plain 8-byte store by
+//! the table's owner can lose at worst that: the page looks older than it is. A page mapped writable
+//! counts as dirty for as long as it is.
 //!
 //! Tables have 512 entries of 8 bytes. Levels count from 1, the table whose entries map 4 KiB.
 

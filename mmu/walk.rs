@@ -42,7 +42,7 @@ const fn bits(high: u32, low: u32) -> u64 {
     if low > high {
         return 0;
     }
-    (u64::MAX >> (63 - high)) & (u64::MAX << low)
+    u64::MAX.wrapping_shr(63u32.wrapping_sub(high)) & u64::MAX.wrapping_shl(low)
 }
 
 /// The state that a translation depends on.

@@ -10,6 +10,7 @@
 #include <asm/asm.h>
 #include <asm/alternative.h>
 #include <asm/cpufeatures.h>
+#include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
 
 #define GPR(n) ((n) * 8)
@@ -80,7 +81,15 @@ SYM_FUNC_START(rvmm_svm_enter)
 
 	/* The guest's return predictions must not be used by the host. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT
-	UNTRAIN_RET_VM
+#ifdef CONFIG_MITIGATION_UNRET_ENTRY
+	ALTERNATIVE "", "call entry_untrain_ret", X86_FEATURE_UNRET
+#endif
+	ALTERNATIVE "jmp .Lno_ibpb", "", X86_FEATURE_IBPB_ON_VMEXIT
+	mov	$MSR_IA32_PRED_CMD, %ecx
+	mov	$PRED_CMD_IBPB, %eax
+	xor	%edx, %edx
+	wrmsr
+.Lno_ibpb:
 
 	/* Nor its register values by speculation past this point. */
 	xor	%eax, %eax

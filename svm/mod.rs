@@ -106,8 +106,8 @@ impl Svm {
             msr.pass_through(m);
         }
         let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
-        for _ in 0..cpu::limit() {
-            cpus.push(CpuArea::new(features.asids.saturating_sub(1))?, GFP_KERNEL)?;
+        for id in 0..cpu::limit() {
+            cpus.push(CpuArea::new(id, features.asids.saturating_sub(1))?, GFP_KERNEL)?;
         }
         let maps = Arc::new(Maps { msr, io: IoMap::new()? }, GFP_KERNEL)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
@@ -119,7 +119,6 @@ impl Backend for Svm {
     type Vcpu = vcpu::SvmVcpu;
     type Format = Npt;
     type Window<'a> = Window<'a>;
-    type Pinned = PinnedCpu;
 
     fn name(&self) -> &'static str {
         "SVM"

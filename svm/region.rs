@@ -35,15 +35,15 @@ pub(super) struct CpuArea {
 unsafe impl Sync for CpuArea {}
 
 impl CpuArea {
-    /// Allocates for a processor with ASIDs 1 to `last_asid`.
+    /// Allocates for CPU `cpu`, a processor with ASIDs 1 to `last_asid`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(last_asid: u32) -> Result<CpuArea> {
+    pub(super) fn new(cpu: u32, last_asid: u32) -> Result<CpuArea> {
         Ok(CpuArea {
             hsave: Pages::new(0)?,
             host_vmcb: Pages::new(0)?,
-            asids: UnsafeCell::new(AsidPool::new(1, last_asid)),
+            asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
         })
     }
 }
@@ -93,7 +93,7 @@ impl<'a> Window<'a> {
     pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
         let pool = unsafe { &mut *self.area.asids.get() };
-        let assigned = pool.assign(tag, self.cpu.id());
+        let assigned = pool.assign(tag);
         (assigned.asid, assigned.flush_all)
     }
 }

@@ -9,6 +9,7 @@ use super::event::{Blocking, Event};
 use super::exit::{Exit, RawExit};
 use super::state::{Groups, VcpuState};
 use crate::arch::addr::Hpa;
+use crate::host::cpu::PinnedCpu;
 use crate::mmu::format::TableFormat;
 use core::marker::PhantomData;
 use kernel::prelude::*;
@@ -58,20 +59,18 @@ pub(crate) enum WindowKind {
 /// A vendor's extension.
 pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// One virtual processor.
-    type Vcpu: BackendVcpu<Cpu = Self>;
+    type Vcpu: BackendVcpu<Cpu = Self> + Unpin;
     /// The format of its second-level table.
-    type Format: TableFormat + Send + Sync;
+    type Format: TableFormat + Send + Sync + Unpin;
     /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
     type Window<'a>
     where
         Self: 'a;
-    /// What proves that the thread is pinned with interrupts off.
-    type Pinned;
 
     /// Returns the vendor's name for the log.
     fn name(&self) -> &'static str;
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
-    fn open<'a>(&'a self, cpu: &'a Self::Pinned) -> Option<Self::Window<'a>>;
+    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Self::Window<'a>>;
     /// Makes a virtual processor in the state after reset.
     ///
     /// # Errors

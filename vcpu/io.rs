@@ -7,7 +7,7 @@
 //! answers, in order, in the log. Writes are logged as done in the same way. The log is forgotten once
 //! the instruction has completed.
 
-use crate::arch::addr::Gpa;
+use crate::arch::addr::{Gpa, Width};
 
 /// The most accesses of one instruction: a 16-byte operand in 8-byte pieces, twice, with room.
 const LOG: usize = 8;
@@ -29,8 +29,8 @@ pub(crate) struct PendingIo {
     used: usize,
     /// The access that user space is working on.
     asked: Option<(Gpa, u8, bool)>,
-    /// A port read that user space is working on: the width in bytes.
-    pub(crate) port_in: Option<u8>,
+    /// A port read that user space is working on: its width.
+    pub(crate) port_in: Option<Width>,
 }
 
 impl PendingIo {

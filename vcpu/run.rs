@@ -53,7 +53,7 @@ enum Leave {
 /// # Errors
 /// `EINTR` on a signal or when `immediate_exit` says so; `EFAULT` when guest memory cannot be made
 /// resident; `ENOMEM`.
-pub(crate) fn run<B: Backend<Pinned = PinnedCpu>>(
+pub(crate) fn run<B: Backend>(
     vm: &Vm<B>,
     shared: &VcpuShared,
     core: &mut VcpuCore<B>,
@@ -150,7 +150,7 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
 }
 
 /// The window: root operation on this CPU with interrupts off.
-fn window<B: Backend<Pinned = PinnedCpu>>(
+fn window<B: Backend>(
     vm: &Vm<B>,
     shared: &VcpuShared,
     core: &mut VcpuCore<B>,

@@ -60,7 +60,7 @@ struct Tables<B: Backend> {
 }
 
 /// See the module's description.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 pub(crate) struct Space<B: Backend> {
     slots: RcuBox<Slots>,
     #[pin]
@@ -339,12 +339,10 @@ impl<B: Backend> OnInvalidate for Space<B> {
     }
 }
 
-#[pinned_drop]
-impl<B: Backend> PinnedDrop for Space<B> {
-    fn drop(self: Pin<&mut Self>) {
+impl<B: Backend> Drop for Tables<B> {
+    fn drop(&mut self) {
         // No vCPU is left, and no number that tagged the translations is used again before a flush.
-        let mut t = self.tables.lock();
-        let Tables { table, pages, pending } = &mut *t;
+        let Tables { table, pages, pending } = self;
         core::mem::take(pending).release(pages);
         if let Some(table) = table.take() {
             table.teardown(pages);

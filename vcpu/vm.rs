@@ -7,7 +7,8 @@ use super::outcome::SystemEvent;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::time::{ratio, Ns};
-use crate::chipset::bus::{Bus, Request, Signals};
+use crate::chipset::bus::{Bus, Signals};
+use crate::chipset::pm::Request;
 use crate::chipset::lapic::{self, Ipi};
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
@@ -122,7 +123,7 @@ impl Chipset {
             return;
         }
         let start = self.round_robin.fetch_add(1, Relaxed) as usize;
-        let ring = self.vcpus.iter().chain(self.vcpus.iter());
+        let ring = Iterator::chain(self.vcpus.iter(), self.vcpus.iter());
         let first = start.checked_rem(n).unwrap_or(0);
         for vcpu in ring.skip(first).take(n) {
             if lapic::matches(msg, &vcpu.identity()) {

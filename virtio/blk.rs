@@ -30,13 +30,18 @@ use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
 use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
+mod config;
+
+pub(crate) use config::Geometry;
+use config::{config_of, CONFIG_BYTES};
+
 /// log2 of the unit of all positions and capacities.
 pub(crate) const SECTOR_SHIFT: u32 = 9;
 
-/// Data segments a request can have; the header and the status have descriptors of their own.
+/// Most data segments that a request can have.
 pub(crate) const SEG_MAX: u16 = 126;
-/// Descriptors a buffer can have.
-const MAX_CHAIN: usize = SEG_MAX as usize + 2;
+/// Descriptors for header and status.
+const FRAME: u16 = 2;
 /// Length of the serial number; a shorter one is padded with zeroes.
 pub(crate) const ID_BYTES: usize = 20;
 /// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
@@ -69,22 +74,6 @@ const F_TOPOLOGY: u64 = 1 << 10;
 const F_DISCARD: u64 = 1 << 13;
 /// VIRTIO_BLK_F_WRITE_ZEROES.
 const F_WRITE_ZEROES: u64 = 1 << 14;
-
-const CONFIG_BYTES: usize = 60;
-const CONFIG_CAPACITY: usize = 0;
-const CONFIG_SEG_MAX: usize = 12;
-const CONFIG_BLK_SIZE: usize = 20;
-const CONFIG_PHYSICAL_BLOCK_EXP: usize = 24;
-const CONFIG_MIN_IO: usize = 26;
-const CONFIG_OPT_IO: usize = 28;
-const CONFIG_WRITEBACK: usize = 32;
-const CONFIG_NUM_QUEUES: usize = 34;
-const CONFIG_DISCARD_SECTORS: usize = 36;
-const CONFIG_DISCARD_SEG: usize = 40;
-const CONFIG_DISCARD_ALIGNMENT: usize = 44;
-const CONFIG_ZEROES_SECTORS: usize = 48;
-const CONFIG_ZEROES_SEG: usize = 52;
-const CONFIG_ZEROES_UNMAP: usize = 56;
 
 /// The result of a request, as the status byte has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,27 +194,13 @@ pub(crate) enum Next {
     Broken(Option<MsiMessage>),
 }
 
-/// What a disk is like.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Geometry {
-    /// Size in sectors of 512 bytes; what is beyond the last whole block cannot be reached.
-    pub(crate) sectors: u64,
-    /// log2 of the block size in bytes, 9 to 12: positions and lengths are multiples of it.
-    pub(crate) block_shift: u32,
-    /// Nothing may be written.
-    pub(crate) read_only: bool,
-    /// Discard and write-zeroes are offered.
-    pub(crate) discard: bool,
-    /// The serial number.
-    pub(crate) serial: [u8; ID_BYTES],
-}
-
 /// A virtio block device.
 #[derive(Debug)]
 pub(crate) struct Blk {
     geometry: Geometry,
     config: [u8; CONFIG_BYTES],
     queues: [u16; 1],
+    max_chain: usize,
     accepted: u64,
     /// Room for the segments of each request that can be in flight; the first `free` are not.
     pool: KVec<SegmentList>,
@@ -281,13 +256,16 @@ impl Blk {
         if !(SECTOR_SHIFT..=12).contains(&geometry.block_shift) || depth == 0 {
             return Err(EINVAL);
         }
+        // A driver must not make a buffer of more descriptors than the queue has.
+        let seg_max = queue_size.saturating_sub(FRAME).clamp(1, SEG_MAX);
+        let max_chain = usize::from(seg_max.wrapping_add(FRAME));
         let depth = usize::from(depth.min(queue_size));
         let mut pool = KVec::with_capacity(depth, GFP_KERNEL)?;
         for _ in 0..depth {
-            pool.push(SegmentList::new(MAX_CHAIN)?, GFP_KERNEL)?;
+            pool.push(SegmentList::new(max_chain)?, GFP_KERNEL)?;
         }
-        let config = config_of(&geometry);
-        Ok(Blk { geometry, config, queues: [queue_size], accepted: 0, pool, free: depth })
+        let config = config_of(&geometry, seg_max);
+        Ok(Blk { geometry, config, queues: [queue_size], max_chain, accepted: 0, pool, free: depth })
     }
 
     fn next<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
@@ -395,7 +373,8 @@ impl Blk {
         bytes: u64,
         kind: u32,
     ) -> Result<Parsed, QueueError> {
-        if self.geometry.read_only || bytes != RANGE_BYTES {
+        // A read-only disk offers neither, so the driver did not get here on one.
+        if bytes != RANGE_BYTES {
             return Ok(FAILED);
         }
         let mut range = [0; RANGE_BYTES as usize];
@@ -423,10 +402,9 @@ impl Blk {
 
     /// Returns whether the sectors exist and are whole blocks.
     fn is_inside(&self, sector: u64, count: u64) -> bool {
-        let shift = self.geometry.block_shift.saturating_sub(SECTOR_SHIFT);
-        let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
         let end = sector.checked_add(count);
-        end.is_some_and(|end| end <= self.geometry.sectors & !mask) && (sector | count) & mask == 0
+        end.is_some_and(|end| end <= self.geometry.sectors)
+            && (sector | count) & self.geometry.block_mask() == 0
     }
 }
 
@@ -440,36 +418,6 @@ fn work(op: Op) -> Parsed {
 fn status_byte(chain: &Chain<'_>) -> Option<Gpa> {
     let last = chain.writable.last()?;
     Some(last.gpa.wrapping_add(u64::from(last.len.checked_sub(1)?)))
-}
-
-fn config_of(geometry: &Geometry) -> [u8; CONFIG_BYTES] {
-    let mut config = [0; CONFIG_BYTES];
-    let mut set = |at: usize, bytes: &[u8]| {
-        for (to, from) in config.iter_mut().skip(at).zip(bytes) {
-            *to = *from;
-        }
-    };
-    let block = 1u32.wrapping_shl(geometry.block_shift);
-    let blocks = 1u32.wrapping_shl(geometry.block_shift.saturating_sub(SECTOR_SHIFT));
-    // Blocks of the host's page cache, 4 KiB, seen from here.
-    let physical = 12u32.saturating_sub(geometry.block_shift);
-    set(CONFIG_CAPACITY, &(geometry.sectors & !u64::from(blocks.wrapping_sub(1))).to_le_bytes());
-    set(CONFIG_SEG_MAX, &u32::from(SEG_MAX).to_le_bytes());
-    set(CONFIG_BLK_SIZE, &block.to_le_bytes());
-    set(CONFIG_PHYSICAL_BLOCK_EXP, &[(physical & 0xff) as u8]);
-    set(CONFIG_MIN_IO, &1u16.to_le_bytes());
-    set(CONFIG_OPT_IO, &0u32.to_le_bytes());
-    set(CONFIG_WRITEBACK, &[1]);
-    set(CONFIG_NUM_QUEUES, &1u16.to_le_bytes());
-    if geometry.discard {
-        set(CONFIG_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
-        set(CONFIG_DISCARD_SEG, &1u32.to_le_bytes());
-        set(CONFIG_DISCARD_ALIGNMENT, &blocks.to_le_bytes());
-        set(CONFIG_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
-        set(CONFIG_ZEROES_SEG, &1u32.to_le_bytes());
-        set(CONFIG_ZEROES_UNMAP, &[1]);
-    }
-    config
 }
 
 impl VirtioDevice for Blk {
@@ -497,7 +445,7 @@ impl VirtioDevice for Blk {
     }
 
     fn max_chain(&self) -> usize {
-        MAX_CHAIN
+        self.max_chain
     }
 
     fn config(&self) -> &[u8] {

@@ -28,51 +28,20 @@
 //! The caller holds the device's lock around every call, except [`kick`].
 
 use crate::arch::addr::Width;
-use crate::chipset::pci::{BarKind, Command, ConfigSpace, Identity, MsiMessage, MsixLayout, Touched};
+use crate::chipset::pci::{Command, ConfigSpace, MsiMessage, Touched};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::common::{Common, Status};
-use crate::virtio::msix::{self, Msix};
+use crate::virtio::msix::Msix;
 use crate::virtio::queue::{Fault, Queue};
 use kernel::prelude::*;
 
-/// Vendor id of all virtio devices.
-const VENDOR: u16 = 0x1af4;
-/// Device id of a modern device, to which the device type is added.
-const DEVICE_BASE: u16 = 0x1040;
-/// Subsystem ids from here on say that the device is not transitional.
-const SUBSYSTEM_BASE: u16 = 0x40;
-/// Revision of a modern device.
-const REVISION: u8 = 1;
+mod layout;
 
-/// BAR with the virtio structures.
-pub(crate) const BAR_STRUCTURES: u8 = 0;
-/// BAR with the MSI-X structures.
-pub(crate) const BAR_MSIX: u8 = 1;
-const STRUCTURES_BYTES: u32 = 0x4000;
-const MSIX_BYTES: u32 = 0x1000;
-
-const COMMON: u32 = 0x0000;
-const COMMON_BYTES: u32 = 56;
-const ISR: u32 = 0x1000;
-const ISR_BYTES: u32 = 1;
-const DEVICE: u32 = 0x2000;
-const DEVICE_BYTES: u32 = 0x1000;
-const NOTIFY: u32 = 0x3000;
-const NOTIFY_MULTIPLIER: u32 = 4;
-const MSIX_PENDING: u32 = 0x800;
-
-/// Capability id "vendor specific".
-const CAP_VENDOR: u8 = 0x09;
-const CAP_COMMON_CFG: u8 = 1;
-const CAP_NOTIFY_CFG: u8 = 2;
-const CAP_ISR_CFG: u8 = 3;
-const CAP_DEVICE_CFG: u8 = 4;
-const CAP_PCI_CFG: u8 = 5;
-/// Offsets in the capability that gives access to BARs through configuration space.
-const PCI_CFG_BAR: u8 = 4;
-const PCI_CFG_OFFSET: u8 = 8;
-const PCI_CFG_LENGTH: u8 = 12;
-const PCI_CFG_DATA: u8 = 16;
+pub(crate) use layout::{BAR_MSIX, BAR_STRUCTURES};
+use layout::{
+    DEVICE, ISR, MSIX_BYTES, MSIX_PENDING, NOTIFY, NOTIFY_MULTIPLIER, PCI_CFG_BAR, PCI_CFG_DATA,
+    PCI_CFG_LENGTH, PCI_CFG_OFFSET, STRUCTURES_BYTES,
+};
 
 /// ISR status: a buffer was used.
 const ISR_QUEUE: u8 = 1;
@@ -177,15 +146,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         // One vector a queue and one for configuration changes.
         let vectors = u16::try_from(queues.len()).ok().and_then(|n| n.checked_add(1)).ok_or(EINVAL)?;
         let msix = Msix::new(vectors)?;
-        let mut config = ConfigSpace::new(&Identity {
-            vendor: VENDOR,
-            device: DEVICE_BASE.wrapping_add(D::TYPE),
-            class: D::CLASS,
-            revision: REVISION,
-            subsystem_vendor: VENDOR,
-            subsystem: SUBSYSTEM_BASE.wrapping_add(D::TYPE),
-        });
-        let pci_cfg = lay_out(&mut config, vectors)?;
+        let (config, pci_cfg) = layout::config_space(D::TYPE, D::CLASS, vectors)?;
         let common = Common::new();
         Ok(VirtioPci {
             pci_cfg,
@@ -274,7 +235,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub(crate) fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
         let Ok(at) = u32::try_from(offset) else { return width.mask() };
         match (bar, at) {
-            (BAR_STRUCTURES, COMMON..ISR) => self.common_read(at, width),
+            (BAR_STRUCTURES, 0..ISR) => self.common_read(at, width),
             (BAR_STRUCTURES, ISR) => u64::from(core::mem::take(&mut self.isr)),
             (BAR_STRUCTURES, DEVICE..NOTIFY) => self.device_read(at.wrapping_sub(DEVICE), width),
             (BAR_MSIX, 0..MSIX_PENDING) => self.msix.read_table(offset, width),
@@ -293,7 +254,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 Some(queue) if self.is_ready(queue) => Effect::Kick(queue),
                 _ => Effect::None,
             },
-            (BAR_STRUCTURES, COMMON..ISR) => self.common_write(at, width, value & width.mask()),
+            (BAR_STRUCTURES, 0..ISR) => self.common_write(at, width, value & width.mask()),
             (BAR_MSIX, 0..MSIX_PENDING) => {
                 self.msix.write_table(offset, width, value);
                 Effect::Msix
@@ -459,49 +420,3 @@ impl<D: VirtioDevice> VirtioPci<D> {
         (width != Width::B8 && aligned).then_some((bar, u64::from(offset), width))
     }
 }
-
-/// Adds the BARs and capabilities. Returns the offset of the one that gives access to BARs.
-fn lay_out(config: &mut ConfigSpace, vectors: u16) -> Result<u8> {
-    config.add_bar(BAR_STRUCTURES, BarKind::Memory32, STRUCTURES_BYTES)?;
-    config.add_bar(BAR_MSIX, BarKind::Memory32, MSIX_BYTES)?;
-    config.add_msix(&MsixLayout {
-        vectors,
-        table_bar: BAR_MSIX,
-        table: 0,
-        pending_bar: BAR_MSIX,
-        pending: MSIX_PENDING,
-    })?;
-    capability(config, CAP_COMMON_CFG, COMMON, COMMON_BYTES)?;
-    capability(config, CAP_ISR_CFG, ISR, ISR_BYTES)?;
-    capability(config, CAP_DEVICE_CFG, DEVICE, DEVICE_BYTES)?;
-    let notify_bytes = u32::from(vectors.wrapping_sub(1)).wrapping_mul(NOTIFY_MULTIPLIER);
-    config.add_capability(
-        CAP_VENDOR,
-        &structure(CAP_NOTIFY_CFG, NOTIFY, notify_bytes, NOTIFY_MULTIPLIER),
-        &[],
-    )?;
-    // The driver writes BAR, offset, length and data of the access it wants.
-    let writable =
-        [0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-    config.add_capability(CAP_VENDOR, &structure(CAP_PCI_CFG, 0, 0, 0), &writable)
-}
-
-fn capability(config: &mut ConfigSpace, kind: u8, at: u32, bytes: u32) -> Result {
-    let [_, body @ .., _, _, _, _] = structure(kind, at, bytes, 0);
-    let mut short = [16; 14];
-    for (to, from) in short.iter_mut().skip(1).zip(body) {
-        *to = from;
-    }
-    config.add_capability(CAP_VENDOR, &short, &[])?;
-    Ok(())
-}
-
-/// Returns the body of a virtio capability of 20 bytes, with a last doubleword of its own.
-fn structure(kind: u8, at: u32, bytes: u32, extra: u32) -> [u8; 18] {
-    let [a0, a1, a2, a3] = at.to_le_bytes();
-    let [b0, b1, b2, b3] = bytes.to_le_bytes();
-    let [e0, e1, e2, e3] = extra.to_le_bytes();
-    [20, kind, BAR_STRUCTURES, 0, 0, 0, a0, a1, a2, a3, b0, b1, b2, b3, e0, e1, e2, e3]
-}
-
-static_assertions::const_assert!(msix::MAX_VECTORS as u32 * msix::ENTRY_BYTES <= MSIX_PENDING);

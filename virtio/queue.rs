@@ -103,33 +103,57 @@ struct Desc {
 }
 
 impl Desc {
+    fn from_bytes(bytes: &[u8; DESC_BYTES as usize]) -> Desc {
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *bytes;
+        Desc {
+            gpa: Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        }
+    }
+
     fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }
 
+/// Descriptors that are fetched at a time.
+const BATCH: u16 = 4;
+const BATCH_BYTES: usize = BATCH as usize * DESC_BYTES as usize;
+
 /// A table of descriptors: the queue's own or an indirect one.
-#[derive(Clone, Copy)]
+///
+/// Chains mostly go from one descriptor to the next, so a few are fetched together.
 struct Table {
     gpa: Gpa,
     /// Descriptors, at most 32768.
     len: u16,
+    /// Descriptors `first` and on, `count` of them.
+    batch: [u8; BATCH_BYTES],
+    first: u16,
+    count: u16,
 }
 
 impl Table {
-    fn fetch<M: GuestMem>(&self, mem: &M, index: u16) -> Result<Desc, QueueError> {
-        if index >= self.len {
-            return Err(QueueError::Broken(Fault::DescIndex(index)));
+    fn new(gpa: Gpa, len: u16) -> Table {
+        Table { gpa, len, batch: [0; BATCH_BYTES], first: 0, count: 0 }
+    }
+
+    fn fetch<M: GuestMem>(&mut self, mem: &M, index: u16) -> Result<Desc, QueueError> {
+        let left = self.len.checked_sub(index).filter(|left| *left != 0);
+        let left = left.ok_or(QueueError::Broken(Fault::DescIndex(index)))?;
+        if index.wrapping_sub(self.first) >= self.count {
+            let count = left.min(BATCH);
+            let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
+            let bytes = usize::from(count).wrapping_mul(DESC_BYTES as usize);
+            mem.read(at, self.batch.get_mut(..bytes).unwrap_or(&mut []))?;
+            (self.first, self.count) = (index, count);
         }
-        let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] =
-            mem.read_obj::<[u8; 16]>(at)?;
-        Ok(Desc {
-            gpa: Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        })
+        let at = usize::from(index.wrapping_sub(self.first)).wrapping_mul(DESC_BYTES as usize);
+        let desc = self.batch.get(at..).and_then(|bytes| bytes.first_chunk::<{ DESC_BYTES as usize }>());
+        // The batch has it, by what was done above.
+        desc.map(Desc::from_bytes).ok_or(QueueError::Broken(Fault::DescIndex(index)))
     }
 
     fn indirect(desc: &Desc) -> Result<Table, QueueError> {
@@ -141,7 +165,7 @@ impl Table {
         if desc.gpa.checked_add(u64::from(desc.len)).is_none() {
             return Err(QueueError::Broken(Fault::Bytes));
         }
-        Ok(Table { gpa: desc.gpa, len })
+        Ok(Table::new(desc.gpa, len))
     }
 }
 
@@ -182,7 +206,7 @@ pub(crate) struct Queue {
     /// Next entry of the used ring.
     next_used: u16,
     /// `next_used` when an interrupt was last decided about.
-    signalled: Option<u16>,
+    signalled: u16,
     /// The driver was told to notify, and sees no entry that was not popped.
     armed: bool,
     chain: SegmentList,
@@ -207,7 +231,7 @@ impl Queue {
             ready: false,
             next_avail: 0,
             next_used: 0,
-            signalled: None,
+            signalled: 0,
             armed: false,
             chain: SegmentList::new(max_chain)?,
         })
@@ -225,7 +249,7 @@ impl Queue {
             ready: false,
             next_avail: 0,
             next_used: 0,
-            signalled: None,
+            signalled: 0,
             armed: false,
             chain,
         };
@@ -325,18 +349,14 @@ impl Queue {
     /// A page that cannot be read counts as yes: one interrupt too many does no harm.
     pub(crate) fn needs_notification<M: GuestMem>(&mut self, mem: &M) -> bool {
         let new = self.next_used;
-        if self.signalled == Some(new) {
+        if self.signalled == new {
             return false;
         }
         // The used index is seen before the driver's wish is read.
         fence(Ordering::SeqCst);
-        let old = self.signalled.replace(new);
+        let old = core::mem::replace(&mut self.signalled, new);
         if self.features.event_idx {
-            let event = mem.read_obj::<u16>(self.used_event());
-            match (old, event) {
-                (Some(old), Ok(event)) => crossed(event, new, old),
-                _ => true,
-            }
+            mem.read_obj(self.used_event()).map_or(true, |event| crossed(event, new, old))
         } else {
             mem.read_obj::<u16>(self.layout.avail).map_or(true, |flags| flags & AVAIL_NO_INTERRUPT == 0)
         }
@@ -410,7 +430,7 @@ impl Queue {
     /// Collects the chain that starts at `head`. Returns how many of its segments are readable.
     fn walk<M: GuestMem>(&mut self, mem: &M, head: u16) -> Result<usize, QueueError> {
         self.chain.clear();
-        let mut table = Table { gpa: self.layout.desc, len: self.size };
+        let mut table = Table::new(self.layout.desc, self.size);
         let mut in_indirect = false;
         let mut index = head;
         let mut readable = None;

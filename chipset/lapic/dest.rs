@@ -35,7 +35,7 @@ pub(crate) enum ApicMode {
 pub(crate) struct ApicIdentity {
     /// The APIC id, all 32 bits of it in either mode.
     pub(crate) apic_id: u32,
-    /// The xAPIC logical id: bits 31:24 of LDR. In x2APIC mode it follows from `apic_id`.
+    /// The xAPIC logical id: bits 31:24 of LDR. 0 in x2APIC mode, where it follows from `apic_id`.
     pub(crate) logical: u8,
     /// The xAPIC destination model: flat rather than cluster.
     pub(crate) flat: bool,

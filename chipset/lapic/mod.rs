@@ -20,32 +20,24 @@
 //! The vCPU's thread owns its local APIC, without a lock. Others post vectors beside it, which
 //! the owner takes over with [`Lapic::merge_posted`], and read its [`ApicIdentity`].
 
+mod base;
 mod bits;
 mod dest;
 mod regs;
 mod save;
 pub(crate) mod timer;
 
+pub(crate) use base::{base_reserved, DEFAULT_BASE};
 pub(crate) use bits::VecBits;
 pub(crate) use dest::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
-pub(crate) use regs::is_timed;
 pub(crate) use save::IdFormat;
 pub(crate) use timer::Clock;
 
-use super::{Delivery, Level};
-use crate::arch::exception::Exception;
+use super::Delivery;
 use crate::arch::time::Ns;
+use base::{BASE_BSP, BASE_EN};
 use dest::Command;
 use timer::Timer;
-
-/// IA32_APIC_BASE: this is the bootstrap processor.
-const BASE_BSP: u64 = 1 << 8;
-/// IA32_APIC_BASE: x2APIC mode.
-const BASE_EXTD: u64 = 1 << 10;
-/// IA32_APIC_BASE: enabled.
-const BASE_EN: u64 = 1 << 11;
-/// Where the registers are in memory after power-on.
-pub(crate) const DEFAULT_BASE: u64 = 0xfee0_0000;
 
 /// SVR: enabled by software.
 const SVR_ENABLE: u32 = 1 << 8;
@@ -98,7 +90,7 @@ pub(crate) struct Lapic {
     bsp: bool,
     base: u64,
     tpr: u8,
-    /// Bits 31:24 of LDR in xAPIC mode.
+    /// Bits 31:24 of LDR in xAPIC mode; 0 in x2APIC mode.
     logical: u8,
     dfr: u32,
     svr: u32,
@@ -112,13 +104,6 @@ pub(crate) struct Lapic {
     icr: u64,
     lvt: [u32; 6],
     timer: Timer,
-}
-
-/// Returns the bits of IA32_APIC_BASE that a guest may not set: those above `phys_bits` (its
-/// MAXPHYADDR, at most 52), the undefined ones, and x2APIC mode where the guest's CPUID lacks it.
-pub(crate) fn base_reserved(phys_bits: u8, x2apic: bool) -> u64 {
-    let above = u64::MAX.checked_shl(u32::from(phys_bits)).unwrap_or(0);
-    above | 0x2ff | if x2apic { 0 } else { BASE_EXTD }
 }
 
 impl Lapic {
@@ -163,15 +148,6 @@ impl Lapic {
         self.id
     }
 
-    /// Returns the mode that IA32_APIC_BASE selects.
-    pub(crate) fn mode(&self) -> ApicMode {
-        match (self.base & BASE_EN != 0, self.base & BASE_EXTD != 0) {
-            (false, _) => ApicMode::Disabled,
-            (true, false) => ApicMode::Xapic,
-            (true, true) => ApicMode::X2apic,
-        }
-    }
-
     /// Returns what senders must know.
     pub(crate) fn identity(&self) -> ApicIdentity {
         ApicIdentity {
@@ -185,49 +161,6 @@ impl Lapic {
 
     fn software_enabled(&self) -> bool {
         self.svr & SVR_ENABLE != 0
-    }
-
-    /// Returns IA32_APIC_BASE.
-    pub(crate) fn base(&self) -> u64 {
-        self.base
-    }
-
-    /// Returns the guest physical address of the register page, `None` unless in xAPIC mode.
-    pub(crate) fn mmio_base(&self) -> Option<u64> {
-        (self.mode() == ApicMode::Xapic).then_some(self.base & !0xfff)
-    }
-
-    /// Writes IA32_APIC_BASE as the guest does; `reserved` is from [`base_reserved`].
-    ///
-    /// The caller publishes identity and deadline anew, and CPUID's APIC bit follows the mode.
-    /// Disabling loses all state.
-    ///
-    /// # Errors
-    /// #GP for reserved bits, x2APIC without enable, from disabled straight to x2APIC, and from
-    /// x2APIC back to xAPIC.
-    pub(crate) fn set_base(&mut self, value: u64, reserved: u64) -> Result<(), Exception> {
-        let old = self.mode();
-        let legal = match (old, value & BASE_EN != 0, value & BASE_EXTD != 0) {
-            (_, false, extd) => !extd,
-            (ApicMode::Disabled, true, extd) => !extd,
-            (ApicMode::Xapic, true, _) => true,
-            (ApicMode::X2apic, true, extd) => extd,
-        };
-        if value & reserved != 0 || !legal {
-            return Err(Exception::GP0);
-        }
-        self.restore_base(value);
-        Ok(())
-    }
-
-    /// Sets IA32_APIC_BASE from outside the guest: every valid mode can be reached from every other.
-    /// x2APIC without enable becomes disabled.
-    pub(crate) fn restore_base(&mut self, value: u64) {
-        let was = self.mode();
-        self.base = if value & BASE_EN == 0 { value & !BASE_EXTD } else { value };
-        if self.mode() == ApicMode::Disabled && was != ApicMode::Disabled {
-            self.reset(true);
-        }
     }
 
     // The way of an interrupt.
@@ -253,13 +186,13 @@ impl Lapic {
         if self.mode() == ApicMode::Disabled || !self.software_enabled() {
             return;
         }
-        let [first, ..] = *posted;
+        let [first, b, c, d] = *posted;
         if first & 0xffff != 0 {
             self.error(ESR_RECEIVE_ILLEGAL);
         }
+        let posted = [first & !0xffff, b, c, d];
         let words = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut()).zip(posted.iter().zip(level));
-        for (i, ((irr, tmr), (&posted, &level))) in words.enumerate() {
-            let posted = if i == 0 { posted & !0xffff } else { posted };
+        for ((irr, tmr), (posted, level)) in words {
             *irr |= posted;
             *tmr = (*tmr & !posted) | (level & posted);
         }
@@ -397,16 +330,6 @@ impl Lapic {
     /// Returns whether a rising edge of LINT1 gives an NMI.
     pub(crate) fn lint1_is_nmi(&self) -> bool {
         self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint1) & (LVT_MASKED | 0x700) == 0x400
-    }
-
-    /// Follows the level of INTR from the PIC as far as LINT0 delivers it as something else than
-    /// ExtINT; call it on a rising edge.
-    pub(crate) fn set_lint0(&mut self, level: Level) -> Option<Delivery> {
-        if level.is_high() {
-            self.raise_local(Lvt::Lint0)
-        } else {
-            None
-        }
     }
 
     /// Notes an error, and raises the error interrupt if it is new.

@@ -53,12 +53,6 @@ pub(super) const LVT_WRITABLE: [u32; 6] = [0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0
 /// Remote IRR of a LINT entry: read-only.
 const REMOTE_IRR: u32 = 1 << 14;
 
-/// Returns whether writing register `reg` (offset / 16, or MSR number - 0x800) needs the right
-/// [`Clock`], and reading it the right time; for all others, the hot ones among them, any will do.
-pub(crate) fn is_timed(reg: u32) -> bool {
-    matches!(reg, SVR | LVT_TIMER | TIMER_INITIAL | TIMER_CURRENT | TIMER_DIVIDE)
-}
-
 /// Returns which LVT entry a register is.
 fn lvt_index(reg: u32) -> Option<usize> {
     match reg {
@@ -68,6 +62,12 @@ fn lvt_index(reg: u32) -> Option<usize> {
 }
 
 impl Lapic {
+    /// Returns whether writing register `reg` (offset / 16, or MSR number - 0x800) needs the right
+    /// [`Clock`], and reading it the right time; for all others, the hot ones among them, any will do.
+    pub(crate) fn is_timed(reg: u32) -> bool {
+        matches!(reg, SVR | LVT_TIMER | TIMER_INITIAL | TIMER_CURRENT | TIMER_DIVIDE)
+    }
+
     /// Reads the register at `offset` of the page: 32 bits, `offset` a multiple of 16.
     pub(crate) fn read(&mut self, offset: u32, now: Ns) -> u32 {
         match self.read_reg(offset >> 4, now) {

@@ -93,7 +93,7 @@ impl Lapic {
             bsp: self.bsp,
             base: self.base,
             tpr,
-            logical: if x2apic { self.logical } else { logical },
+            logical: if x2apic { 0 } else { logical },
             dfr: get(page, regs::DFR) | 0x0fff_ffff,
             svr: get(page, regs::SVR) & SVR_WRITABLE,
             irr: get_bits(page, regs::IRR),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two-operand arithmetic rows, INC, DEC, NOT, NEG, TEST.
+//! The two-operand arithmetic rows, INC, DEC, NOT, NEG, TEST, shifts, MUL, DIV and their signed kin.
 //!
 //! SDM, the instruction reference of each.
 
-use super::alu::{self, Alu};
-use super::context::{Cx, Next, RAX, UD};
+use super::alu::{self, Alu, Out};
+use super::context::{Cx, Next, DE, RAX, RCX, RDX, UD};
 use super::machine::{Machine, Step, Stop};
+use super::muldiv::{self, Double};
+use super::shift::{self, Shift};
 use crate::arch::addr::Width;
 
 impl<M: Machine> Cx<'_, M> {
@@ -86,7 +88,8 @@ impl<M: Machine> Cx<'_, M> {
             }
             2 => self.modify_rm(w, |a| alu::not(w, a))?,
             3 => self.modify_rm(w, |a| alu::neg(w, a))?,
-            _ => return Err(Stop::Unhandled),
+            4 | 5 => self.multiply(w)?,
+            _ => self.divide(w)?,
         }
         Ok(Next::Advance)
     }
@@ -98,8 +101,99 @@ impl<M: Machine> Cx<'_, M> {
             (_, 0) => self.modify_rm(w, |a| alu::inc(w, a))?,
             (_, 1) => self.modify_rm(w, |a| alu::dec(w, a))?,
             (0xfe, _) | (_, 7) => return Err(UD),
+            (_, 2 | 4) => return self.branch_rm(),
+            (_, 6) => self.push_rm()?,
+            // Far CALL and JMP.
             _ => return Err(Stop::Unhandled),
         }
         Ok(Next::Advance)
     }
+
+    /// C0, C1, D0 to D3.
+    pub(super) fn shift(&mut self) -> Step<Next> {
+        let op = Shift::from_bits(self.insn.ext);
+        let w = self.size_by_low_bit();
+        let carry = self.carry();
+        let count = match self.insn.opcode {
+            0xc0 | 0xc1 => self.insn.imm,
+            0xd0 | 0xd1 => 1,
+            _ => self.m.gpr(RCX),
+        };
+        self.modify_rm(w, |a| op.apply(w, a, count, carry))?;
+        Ok(Next::Advance)
+    }
+
+    /// 0F A4, A5, AC, AD: SHLD and SHRD.
+    pub(super) fn shift_double(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let from = self.reg_operand(w);
+        let count = if self.insn.opcode & 1 == 0 { self.insn.imm } else { self.m.gpr(RCX) };
+        if self.insn.opcode & 8 == 0 {
+            self.modify_rm(w, |a| shift::shld(w, a, from, count))?;
+        } else {
+            self.modify_rm(w, |a| shift::shrd(w, a, from, count))?;
+        }
+        Ok(Next::Advance)
+    }
+
+    /// F6 and F7 /4 and /5: RDX:RAX, or AX, becomes the product.
+    fn multiply(&mut self, w: Width) -> Step<()> {
+        let (a, b) = (self.reg(RAX, w), self.load_rm(w)?);
+        let (product, overflow) =
+            if self.insn.ext == 4 { muldiv::mul(w, a, b) } else { muldiv::imul(w, a, b) };
+        self.set_pair(w, product.high, product.low);
+        self.set_flags(overflow_flags(overflow));
+        Ok(())
+    }
+
+    /// F6 and F7 /6 and /7: RAX becomes the quotient, RDX the remainder; of 8 bits AL and AH.
+    fn divide(&mut self, w: Width) -> Step<()> {
+        let divisor = self.load_rm(w)?;
+        let rax = self.m.gpr(RAX);
+        let high = if w == Width::B1 { rax >> 8 } else { self.m.gpr(RDX) };
+        let dividend = Double { high: high & w.mask(), low: rax & w.mask() };
+        let result = if self.insn.ext == 6 {
+            muldiv::div(w, dividend, divisor)
+        } else {
+            muldiv::idiv(w, dividend, divisor)
+        };
+        let (quotient, remainder) = result.ok_or(DE)?;
+        self.set_pair(w, remainder, quotient);
+        Ok(())
+    }
+
+    /// Sets RDX:RAX of width `w`, or AH:AL.
+    fn set_pair(&mut self, w: Width, high: u64, low: u64) {
+        if w == Width::B1 {
+            self.set_reg(RAX, Width::B2, (high << 8) | (low & 0xff));
+        } else {
+            self.set_reg(RAX, w, low);
+            self.set_reg(RDX, w, high);
+        }
+    }
+
+    /// 69 and 6B.
+    pub(super) fn imul_immediate(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let a = self.load_rm(w)?;
+        self.imul_to_reg(w, a, self.insn.imm)
+    }
+
+    /// 0F AF.
+    pub(super) fn imul_reg(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let b = self.load_rm(w)?;
+        self.imul_to_reg(w, self.reg_operand(w), b)
+    }
+
+    fn imul_to_reg(&mut self, w: Width, a: u64, b: u64) -> Step<Next> {
+        let (product, overflow) = muldiv::imul(w, a, b);
+        self.set_reg(self.insn.reg, w, product.low);
+        self.set_flags(overflow_flags(overflow));
+        Ok(Next::Advance)
+    }
+}
+
+fn overflow_flags(overflow: bool) -> Out {
+    Out { value: 0, flags: alu::flag(alu::CF | alu::OF, overflow), mask: alu::CF | alu::OF }
 }

@@ -129,6 +129,14 @@ pub(crate) struct Insn {
     pub(crate) len: u8,
 }
 
+impl Insn {
+    /// Returns whether this is AMD's other name of MOV CR8, which reaches it outside 64-bit mode:
+    /// MOV CR0 with LOCK. APM, "MOV CRn".
+    pub(crate) fn alternate_cr8(&self) -> bool {
+        self.map == Map::Two && matches!(self.opcode, 0x20 | 0x22) && self.prefixes.lock && self.reg == 0
+    }
+}
+
 /// Decodes the instruction at the start of `bytes`; what follows it is ignored.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ fn fetch_more<M: Machine>(m: &mut M, mode: Mode, buf: &mut [u8; MAX_LEN], have: 
 ///
 /// SDM, "LOCK—Assert LOCK# Signal Prefix".
 fn check_lock(insn: &Insn) -> Step<()> {
-    if !insn.prefixes.lock {
+    if !insn.prefixes.lock || insn.alternate_cr8() {
         return Ok(());
     }
     let lockable = match (insn.map, insn.opcode) {
@@ -143,20 +143,50 @@ impl<M: Machine> Cx<'_, M> {
     fn one_byte(&mut self) -> Step<Next> {
         match self.insn.opcode {
             op @ 0x00..=0x3f if op & 7 < 6 => self.alu_row(),
+            0x06 | 0x0e | 0x16 | 0x1e => self.push_segment(),
+            0x07 | 0x17 | 0x1f => self.pop_segment(),
             0x40..=0x4f => self.inc_dec_short(),
+            0x50..=0x57 => self.push_reg(),
+            0x58..=0x5f => self.pop_reg(),
+            0x60 => self.pusha(),
+            0x61 => self.popa(),
             0x63 if self.mode == Mode::Bits64 => self.movsxd(),
+            0x68 | 0x6a => self.push_immediate(),
+            0x69 | 0x6b => self.imul_immediate(),
             0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf => self.string(),
+            0x70..=0x7f => self.jcc(),
             0x80..=0x83 => self.alu_immediate(),
             0x84 | 0x85 | 0xa8 | 0xa9 => self.test(),
             0x86 | 0x87 => self.xchg(),
             0x88..=0x8b => self.mov(),
             0x8c => self.mov_from_segment(),
             0x8d => self.lea(),
+            0x8e => self.mov_to_segment(),
+            0x8f => self.pop_rm(),
             0x90..=0x97 => self.xchg_accumulator(),
+            0x98 | 0x99 => self.convert(),
+            0x9c => self.pushf(),
+            0x9d => self.popf(),
+            0x9e | 0x9f => self.flags_ah(),
+            _ => self.one_byte_upper(),
+        }
+    }
+
+    fn one_byte_upper(&mut self) -> Step<Next> {
+        match self.insn.opcode {
             0xa0..=0xa3 => self.mov_offset(),
             0xb0..=0xbf => self.mov_immediate_short(),
+            0xc0 | 0xc1 | 0xd0..=0xd3 => self.shift(),
+            0xc2 | 0xc3 => self.ret(),
             0xc6 | 0xc7 => self.mov_immediate(),
+            0xc8 => self.enter(),
+            0xc9 => self.leave(),
+            0xd7 => self.xlat(),
+            0xe0..=0xe3 => self.loop_or_jcxz(),
             0xe4..=0xe7 | 0xec..=0xef => self.port(),
+            0xe8 => self.call(),
+            0xe9 | 0xeb => self.jmp(),
+            0xf5 | 0xf8 | 0xf9 | 0xfc | 0xfd => self.flag_bit(),
             0xf6 | 0xf7 => self.group3(),
             0xfe | 0xff => self.group5(),
             _ => Err(Stop::Unhandled),
@@ -165,9 +195,29 @@ impl<M: Machine> Cx<'_, M> {
 
     fn two_byte(&mut self) -> Step<Next> {
         match self.insn.opcode {
+            0x01 => self.group7(),
+            0x06 => self.clts(),
+            0x0b | 0xb9 | 0xff => Err(UD),
             0x0d | 0x18..=0x1f => self.nop(),
+            0x20 | 0x22 => self.mov_cr(),
+            0x40..=0x4f => self.cmovcc(),
+            0x80..=0x8f => self.jcc(),
+            0x90..=0x9f => self.setcc(),
+            0xa0 | 0xa8 => self.push_segment(),
+            0xa1 | 0xa9 => self.pop_segment(),
+            0xa3 | 0xab | 0xb3 | 0xbb => self.bit_test(),
+            0xba if self.insn.ext < 4 => Err(UD),
+            0xba => self.bit_test(),
+            0xa4 | 0xa5 | 0xac | 0xad => self.shift_double(),
+            0xaf => self.imul_reg(),
+            0xb0 | 0xb1 => self.cmpxchg(),
             0xb6 | 0xb7 | 0xbe | 0xbf => self.mov_extend(),
+            0xb8 => self.popcnt(),
+            0xbc | 0xbd => self.bit_scan(),
+            0xc0 | 0xc1 => self.xadd(),
             0xc3 => self.movnti(),
+            0xc7 => self.cmpxchg_double(),
+            0xc8..=0xcf => self.bswap(),
             _ => Err(Stop::Unhandled),
         }
     }

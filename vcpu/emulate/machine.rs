@@ -15,7 +15,8 @@ pub(crate) enum Stop {
     /// The architecture answers with this exception.
     Fault(Exception),
     /// Something must be done outside the run window first (a page faulted in, a user exit); the
-    /// machine knows what. Nothing of the instruction has become visible; run it again afterwards.
+    /// machine knows what. Nothing of the instruction has become visible, but for finished elements of
+    /// a repeated string instruction; run it again afterwards.
     Retry,
     /// The emulator does not know this instruction.
     Unhandled,
@@ -91,6 +92,11 @@ pub(crate) trait Machine {
     /// # Errors
     /// As the access itself would; after `Ok` the access does not stop on memory in this run window.
     fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()>;
+    /// Says that everything asked for so far has taken effect and will not be asked for again, though
+    /// the instruction goes on: an element of a repeated string instruction is done. A machine that
+    /// keeps answers of user space for the next try drops them here, or the next element would find
+    /// the answer to this one.
+    fn commit(&mut self);
     /// Drops the translation of a linear address (INVLPG). Second-level paging need not act: a
     /// guest's own translations live in the processor, tagged.
     fn invlpg(&mut self, _gva: Gva) {}

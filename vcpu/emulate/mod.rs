@@ -9,20 +9,29 @@
 //! | file | holds |
 //! |---|---|
 //! | table, decode | opcode maps; bytes to [`decode::Insn`] |
-//! | alu | arithmetic and flags, pure |
+//! | exit_insn | which instruction exited, and its length |
+//! | alu, shift, muldiv | arithmetic and flags, pure |
 //! | context | registers, segments and memory under an instruction |
 //! | execute | fetch, dispatch, RIP |
-//! | moves, arith, string | the instructions, by family |
+//! | moves, arith, bits, exchange, string, stack, flow, system | the instructions, by family |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod decode;
 pub(crate) mod execute;
+pub(crate) mod exit_insn;
 pub(crate) mod machine;
 pub(crate) mod table;
 
 mod alu;
 mod arith;
+mod bits;
 mod context;
+mod exchange;
+mod flow;
 mod moves;
+mod muldiv;
+mod shift;
+mod stack;
 mod string;
+mod system;

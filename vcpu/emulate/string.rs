@@ -4,7 +4,8 @@
 //!
 //! SDM, "String Operations", "REP/REPE/REPZ/REPNE/REPNZ". A repeated instruction updates RCX, RSI and
 //! RDI after every element, so it can be left at any of them; it is left after [`BATCH`] elements at
-//! the latest. Before a source with side effects is read, the destination is probed.
+//! the latest, and [`Machine::commit`] is told of each. Before a source that may have side effects is
+//! read, the destination is probed, once a page.
 
 use super::alu;
 use super::context::{width_len, Cx, Next, RAX, RCX, RDI, RDX, RSI};
@@ -63,8 +64,9 @@ impl<M: Machine> Cx<'_, M> {
         if matches!(kind, Kind::Ins | Kind::Outs) {
             w = port_width(w);
         }
+        let mut probed = None;
         let Some(rep) = self.insn.prefixes.rep else {
-            self.element(kind, w)?;
+            self.element(kind, w, &mut probed)?;
             return Ok(Next::Advance);
         };
         for _ in 0..BATCH {
@@ -72,8 +74,9 @@ impl<M: Machine> Cx<'_, M> {
             if count == 0 {
                 return Ok(Next::Advance);
             }
-            self.element(kind, w)?;
+            self.element(kind, w, &mut probed)?;
             self.set_reg(RCX, self.insn.addr_size, count.wrapping_sub(1));
+            self.m.commit();
             let zero = self.m.rflags() & alu::ZF != 0;
             if count == 1 || (kind.compares() && zero != (rep == Rep::E)) {
                 return Ok(Next::Advance);
@@ -82,12 +85,12 @@ impl<M: Machine> Cx<'_, M> {
         Ok(Next::Again)
     }
 
-    /// Carries out one element and moves the index registers.
-    fn element(&mut self, kind: Kind, w: Width) -> Step<()> {
+    /// Carries out one element and moves the index registers. `probed` is the page of the
+    /// destination already known to be writable.
+    fn element(&mut self, kind: Kind, w: Width, probed: &mut Option<Gva>) -> Step<()> {
         match kind {
             Kind::Ins => {
-                let to = self.destination(w, Access::Write)?;
-                self.m.probe(to, w.bytes(), Access::Write)?;
+                let to = self.writable_destination(w, probed)?;
                 let value = self.m.port_in(self.dx(), w)?;
                 self.store_at(to, w, u64::from(value))?;
             }
@@ -96,8 +99,7 @@ impl<M: Machine> Cx<'_, M> {
                 self.m.port_out(self.dx(), w, low_u32(value))?;
             }
             Kind::Movs => {
-                let to = self.destination(w, Access::Write)?;
-                self.m.probe(to, w.bytes(), Access::Write)?;
+                let to = self.writable_destination(w, probed)?;
                 let value = self.load_source(w)?;
                 self.store_at(to, w, value)?;
             }
@@ -145,6 +147,17 @@ impl<M: Machine> Cx<'_, M> {
     /// Returns the address of ES:RDI; no prefix changes its segment.
     fn destination(&self, w: Width, access: Access) -> Step<Gva> {
         self.linear(SegReg::Es, self.reg(RDI, self.insn.addr_size), width_len(w), access)
+    }
+
+    /// As [`Cx::destination`], with the memory known to be there.
+    fn writable_destination(&mut self, w: Width, probed: &mut Option<Gva>) -> Step<Gva> {
+        let to = self.destination(w, Access::Write)?;
+        let within = to.left_in_page() >= width_len(w);
+        if !within || *probed != Some(to.page_base()) {
+            self.m.probe(to, w.bytes(), Access::Write)?;
+            *probed = within.then_some(to.page_base());
+        }
+        Ok(to)
     }
 
     /// Moves an index register one element on, or back with DF set.

@@ -14,7 +14,7 @@ use crate::vcpu::shared::count;
 use crate::vcpu::state::Groups;
 
 /// Carries out the instruction at RIP in software.
-pub(crate) fn emulate<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     cx.core.io.begin();
@@ -59,7 +59,7 @@ pub(crate) fn emulate<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) ->
 ///
 /// # Errors
 /// What must be done first, or the VM's end.
-pub(crate) fn next_rip<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
+pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     let mut machine = CxMachine::new(cx);
     let insn = execute::fetch_and_decode(&mut machine, None);
@@ -79,7 +79,7 @@ pub(crate) fn next_rip<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -
 }
 
 /// Describes the instruction that could not be emulated.
-fn failure<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> VmBug {
+fn failure<B: Backend>(cx: &mut Cx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;
     let (bytes, len) = CxMachine::new(cx).peek_code();
     VmBug::Emulation { rip, bytes, len }

@@ -6,8 +6,7 @@ use super::Cx;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
-use crate::chipset::lapic::regs::is_timed;
-use crate::chipset::lapic::{Clock, Effect};
+use crate::chipset::lapic::{Clock, Effect, Lapic};
 use crate::host::cpu::PinnedCpu;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
@@ -25,7 +24,7 @@ pub(super) fn offset<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
 /// The clocks, read only where the register needs them.
 #[inline]
 fn clock<B: Backend>(cx: &Cx<'_, '_, B>, reg: u32) -> Clock {
-    if is_timed(reg) {
+    if Lapic::is_timed(reg) {
         Clock { now: timer::now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
     } else if reg == TSC_DEADLINE {
         Clock { now: timer::now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
@@ -44,7 +43,7 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, offset: u64, width: Width
 }
 
 /// Writes the register page.
-pub(super) fn write<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, offset: u64, width: Width, value: u64) {
+pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, offset: u64, width: Width, value: u64) {
     let clock = clock(cx, (offset >> 4) as u32);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.mmio_write(offset, width, value, &clock);
@@ -68,7 +67,7 @@ pub(super) fn read_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::write_msr`] says.
 #[inline]
-pub(super) fn write_msr<B: Backend<Pinned = PinnedCpu>>(
+pub(super) fn write_msr<B: Backend>(
     cx: &mut Cx<'_, '_, B>,
     index: u32,
     value: u64,
@@ -80,7 +79,7 @@ pub(super) fn write_msr<B: Backend<Pinned = PinnedCpu>>(
 }
 
 /// Writes IA32_TSC_DEADLINE.
-pub(super) fn set_tsc_deadline<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, tsc: u64) {
+pub(super) fn set_tsc_deadline<B: Backend>(cx: &mut Cx<'_, '_, B>, tsc: u64) {
     let clock = clock(cx, TSC_DEADLINE);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.set_tsc_deadline(tsc, &clock);
@@ -88,7 +87,7 @@ pub(super) fn set_tsc_deadline<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '
 }
 
 /// Carries out what a write asks of the world outside.
-fn apply<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
+fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
     match effect {
         Effect::None => {}
         Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.shared.id, &ipi),

@@ -9,7 +9,7 @@ use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment};
 use crate::host::cpu::PinnedCpu;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::walk::{self, Paging, WalkError};
+use crate::mmu::walk::{self, AccessKind, Paging, Privilege, WalkError};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop};
@@ -39,12 +39,14 @@ pub(super) struct CxMachine<'c, 'a, 'f, B: Backend> {
     cx: &'c mut Cx<'a, 'f, B>,
     /// Why the last step stopped with [`Stop::Retry`].
     pub(super) want: Want,
+    /// The access is the processor's own, not the instruction's.
+    implicit: bool,
 }
 
-impl<'c, 'a, 'f, B: Backend<Pinned = PinnedCpu>> CxMachine<'c, 'a, 'f, B> {
+impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     /// Wraps a vCPU.
     pub(super) fn new(cx: &'c mut Cx<'a, 'f, B>) -> Self {
-        CxMachine { cx, want: Want::Nothing }
+        CxMachine { cx, want: Want::Nothing, implicit: false }
     }
 
     fn stop<T>(&mut self, want: Want) -> Step<T> {
@@ -63,24 +65,32 @@ impl<'c, 'a, 'f, B: Backend<Pinned = PinnedCpu>> CxMachine<'c, 'a, 'f, B> {
     fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
         let s = &self.cx.core.state;
         let paging = Paging {
-            cr0: s.cr0,
+            cr0: Cr0::from_bits_truncate(s.cr0),
             cr3: s.cr3,
-            cr4: s.cr4,
-            efer: s.efer,
+            cr4: Cr4::from_bits_truncate(s.cr4),
+            efer: Efer::from_bits_truncate(s.efer),
             ac: s.rflags & Rflags::AC.bits() != 0,
             pkru: 0,
             maxphyaddr: 52,
+            gib_pages: true,
         };
-        let how = walk::Access {
-            write: access == Access::Write,
-            fetch: access == Access::Fetch,
-            user: s.cpl() == 3,
+        let kind = match access {
+            Access::Read => AccessKind::Read,
+            Access::Write => AccessKind::Write,
+            Access::Fetch => AccessKind::Fetch,
         };
+        let privilege = match s.cpl() {
+            _ if self.implicit => Privilege::Implicit,
+            3 => Privilege::User,
+            _ => Privilege::Supervisor,
+        };
+        let how = walk::Access { kind, privilege };
         match walk::walk(&*self.cx.vm.space, &paging, gva, how) {
             Ok(t) => Ok(t.gpa),
             Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
             // The tables' accessed bits are set in passing, so the page must be there for writing.
             Err(WalkError::Mem(e)) => self.mem_error(e, true),
+            Err(WalkError::Busy) => self.stop(Want::Nothing),
         }
     }
 
@@ -182,7 +192,7 @@ impl<'c, 'a, 'f, B: Backend<Pinned = PinnedCpu>> CxMachine<'c, 'a, 'f, B> {
     }
 }
 
-impl<B: Backend<Pinned = PinnedCpu>> Machine for CxMachine<'_, '_, '_, B> {
+impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
     fn gpr(&self, n: u8) -> u64 {
         self.cx.core.state.gprs[usize::from(n & 15)]
     }
@@ -333,6 +343,10 @@ impl<B: Backend<Pinned = PinnedCpu>> Machine for CxMachine<'_, '_, '_, B> {
         Ok(())
     }
 
+    fn commit(&mut self) {
+        self.cx.core.io.forget();
+    }
+
     fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
         self.check_port(port, width)?;
         if let Some(v) = pio::read(self.cx, port, width) {
@@ -364,7 +378,7 @@ impl<B: Backend<Pinned = PinnedCpu>> Machine for CxMachine<'_, '_, '_, B> {
 /// Marks a port in the log of answers.
 const PORT_KEY: u64 = 1 << 63;
 
-impl<B: Backend<Pinned = PinnedCpu>> CxMachine<'_, '_, '_, B> {
+impl<B: Backend> CxMachine<'_, '_, '_, B> {
     fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
         let mut buf = [0u8; 8];
         let Some(part) = buf.get_mut(..width.bytes()) else { return Err(Stop::Unhandled) };
@@ -403,11 +417,9 @@ impl<B: Backend<Pinned = PinnedCpu>> CxMachine<'_, '_, '_, B> {
     }
 
     fn read_as_supervisor(&mut self, gva: Gva, buf: &mut [u8]) -> Step<()> {
-        let ss = &mut self.cx.core.state.segs[SegReg::Ss as usize].attr;
-        let saved = ss.0;
-        ss.0 &= !0x60;
+        self.implicit = true;
         let done = self.read(gva, buf, Access::Read);
-        self.cx.core.state.segs[SegReg::Ss as usize].attr.0 = saved;
+        self.implicit = false;
         done
     }
 }

@@ -13,7 +13,7 @@ use crate::vcpu::shared::count;
 use crate::vcpu::space::Fault;
 
 /// Maps memory, or carries out the access to a device.
-pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
+pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
     if fault.reserved {
         return unknown(cx.core.hw.raw_exit());
     }

@@ -18,7 +18,7 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 
 /// CPUID. SDM, "CPUID—CPU Identification".
 #[inline]
-pub(super) fn cpuid<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
     cx.core.fetch(Groups::CONTROL);
     let cr4 = cx.core.state.cr4;
@@ -28,7 +28,7 @@ pub(super) fn cpuid<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> O
 }
 
 /// XSETBV. SDM, "XSETBV—Set Extended Control Register".
-pub(super) fn xsetbv<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     cx.core.fetch(Groups::CONTROL | Groups::SEGMENTS);
     if cx.core.state.cr4 & Cr4::OSXSAVE.bits() == 0 {
         return Outcome::Inject(Exception::UD);
@@ -42,7 +42,7 @@ pub(super) fn xsetbv<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> 
 }
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
-pub(super) fn hypercall<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     cx.core.fetch(Groups::SEGMENTS);
     let answer = if cx.core.state.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
     cx.core.state.gprs[RAX] = answer;
@@ -50,7 +50,7 @@ pub(super) fn hypercall<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) 
 }
 
 /// The first touch of a debug register since the window was opened: load the guest's, then let it be.
-pub(super) fn debug_register<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn debug_register<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     debug::write_addresses(&cx.core.dr, cx.cpu);
     cx.core.debug_loaded = true;
     cx.core.hw.set_debug_passthrough(true);
@@ -58,7 +58,7 @@ pub(super) fn debug_register<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_,
 }
 
 /// The guest can take an interrupt now.
-pub(super) fn interrupt_window<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn interrupt_window<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     cx.core.hw.request_window(WindowKind::Interrupt, false);
     cx.core.window_open = false;
     if cx.core.wants_window {
@@ -69,7 +69,7 @@ pub(super) fn interrupt_window<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '
 }
 
 /// The IRET of an NMI handler is about to run.
-pub(super) fn nmi_return<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(super) fn nmi_return<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     cx.core.hw.request_window(WindowKind::Nmi, false);
     Outcome::Resume
 }

@@ -8,15 +8,15 @@ use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::Backend;
 
 /// Reads a device's memory. `None`: there is no device of ours.
-pub(super) fn read<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
+pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
-    cx.vm.chipset.with_pinned(cx.cpu, |bus, now, _out| bus.mmio_read(gpa, width, now))
+    cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, _out| bus.mmio_read(gpa, width))
 }
 
 /// Writes a device's memory. Returns whether there is one.
-pub(super) fn write<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     if let Some(offset) = lapic::offset(cx, gpa) {
         lapic::write(cx, offset, width, value);
         return true;

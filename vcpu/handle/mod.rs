@@ -48,7 +48,7 @@ pub(crate) fn signature() -> u32 {
 
 /// Handles an exit.
 #[inline]
-pub(crate) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome {
     match exit {
         Exit::Pio(access) => pio::handle(cx, access),
         Exit::Msr(access) => msr::handle(cx, access),

@@ -19,7 +19,7 @@ use x86::msr::*;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
+pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
         MsrAccess::Read => read(cx, index).map(|v| cx.core.state.set_edx_eax(v)),
@@ -34,14 +34,14 @@ pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, acc
     }
 }
 
-fn read<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
+fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
     match index {
         nr::X2APIC_FIRST..=nr::X2APIC_LAST => lapic::read_msr(cx, index),
         _ => get(cx.vm, cx.core, index).ok_or(Exception::GP0),
     }
 }
 
-fn write<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
+fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
     match index {
         nr::X2APIC_FIRST..=nr::X2APIC_LAST => lapic::write_msr(cx, index, value),
         IA32_TSC_DEADLINE => {

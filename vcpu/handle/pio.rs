@@ -15,7 +15,7 @@ use crate::vcpu::state::RAX;
 
 /// Handles IN, OUT, INS and OUTS.
 #[inline]
-pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
+pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
     count(&cx.shared.stats.pio);
     if a.is_string {
         return insn::emulate(cx);
@@ -40,7 +40,7 @@ pub(super) fn handle<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, a: 
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.
-fn to_user<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
+fn to_user<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
     Outcome::SkipToUser(UserExit::Io {
         port: a.port,
         width: a.width,
@@ -59,7 +59,7 @@ pub(crate) fn merge(rax: u64, width: Width, value: u32) -> u64 {
 }
 
 /// Reads a port of a chip in the kernel. `None`: there is none.
-pub(super) fn read<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
+pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
     if !bus::decodes(port) {
         return None;
     }
@@ -67,7 +67,7 @@ pub(super) fn read<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, port:
 }
 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
-pub(super) fn write<B: Backend<Pinned = PinnedCpu>>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
+pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
     if !bus::decodes(port) {
         return false;
     }

@@ -1,1 +1,255 @@
 // SPDX-License-Identifier: GPL-2.0
+
+//! A bus with one virtio function, reached as a guest reaches it: ports and physical addresses.
+
+use super::driver::Ring;
+use super::mem::Mem;
+use crate::arch::addr::{Gpa, Width};
+use crate::chipset::pci::{ConfigAccess, MsiMessage, PciRoot, Slot};
+use crate::virtio::pci::{Effect, VirtioDevice, VirtioPci};
+use Width::{B1, B2, B4};
+
+pub(super) const WINDOW: u64 = 0xc000_0000;
+
+pub(super) const ACKNOWLEDGE: u8 = 1;
+pub(super) const DRIVER: u8 = 2;
+pub(super) const DRIVER_OK: u8 = 4;
+pub(super) const FEATURES_OK: u8 = 8;
+pub(super) const NEEDS_RESET: u8 = 64;
+
+pub(super) const F_EVENT_IDX: u64 = 1 << 29;
+pub(super) const F_VERSION_1: u64 = 1 << 32;
+
+/// Addresses of the structures, as the capabilities tell them.
+#[derive(Default, Debug)]
+pub(super) struct Structures {
+    pub(super) common: u64,
+    pub(super) notify: u64,
+    pub(super) isr: u64,
+    pub(super) device: u64,
+    pub(super) pci_cfg: u8,
+    pub(super) multiplier: u32,
+    pub(super) msix: u8,
+    pub(super) msix_table: u64,
+    pub(super) msix_pending: u64,
+    pub(super) vectors: u16,
+}
+
+pub(super) struct Machine<D> {
+    pub(super) mem: Mem,
+    pub(super) root: PciRoot,
+    pub(super) dev: VirtioPci<D>,
+    pub(super) slot: u8,
+    /// What the last write asked for.
+    pub(super) effect: Effect,
+    /// Messages sent so far.
+    pub(super) sent: Vec<MsiMessage>,
+    pub(super) at: Structures,
+}
+
+impl<D: VirtioDevice> Machine<D> {
+    pub(super) fn new(device: D) -> Machine<D> {
+        let mut root = PciRoot::new(WINDOW, 0x3ec0_0000);
+        let mut dev = VirtioPci::new(device).unwrap();
+        let slot = root.add(None, dev.config_space()).unwrap().number();
+        let (mem, sent) = (Mem::new(), Vec::new());
+        Machine { mem, root, dev, slot, effect: Effect::None, sent, at: Structures::default() }
+    }
+
+    pub(super) fn inp(&mut self, offset: u16, width: Width) -> u32 {
+        match self.root.read(offset, width) {
+            ConfigAccess::Done(value) => value,
+            ConfigAccess::Function { slot, register } => {
+                assert_eq!(slot.number(), self.slot);
+                self.dev.config_read(register, width)
+            }
+        }
+    }
+
+    pub(super) fn out(&mut self, offset: u16, width: Width, value: u32) {
+        if let ConfigAccess::Function { register, .. } = self.root.write(offset, width, value) {
+            let effect = self.dev.config_write(register, width, value);
+            self.act(effect);
+        }
+    }
+
+    /// What the kernel side does with an effect.
+    pub(super) fn act(&mut self, effect: Effect) {
+        self.effect = effect;
+        match effect {
+            Effect::Decode => self.root.update(Slot::new(self.slot).unwrap(), self.dev.config_space()),
+            Effect::Broken(message) => self.sent.extend(message),
+            _ => {}
+        }
+        if matches!(effect, Effect::Decode | Effect::Msix) {
+            while let Some(message) = self.dev.take_pending() {
+                self.sent.push(message);
+            }
+        }
+    }
+
+    pub(super) fn config_read(&mut self, slot: u8, register: u8, width: Width) -> u32 {
+        self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
+        self.inp(4 + u16::from(register & 3), width)
+    }
+
+    pub(super) fn config_write(&mut self, slot: u8, register: u8, width: Width, value: u32) {
+        self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
+        self.out(4 + u16::from(register & 3), width, value);
+    }
+
+    pub(super) fn reg(&mut self, register: u8, width: Width) -> u32 {
+        self.config_read(self.slot, register, width)
+    }
+
+    pub(super) fn set_reg(&mut self, register: u8, width: Width, value: u32) {
+        self.config_write(self.slot, register, width, value);
+    }
+
+    pub(super) fn read(&mut self, gpa: u64, width: Width) -> u64 {
+        let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
+        assert_eq!(hit.slot.number(), self.slot);
+        self.dev.bar_read(hit.bar, hit.offset, width)
+    }
+
+    pub(super) fn write(&mut self, gpa: u64, width: Width, value: u64) {
+        let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
+        assert_eq!(hit.slot.number(), self.slot);
+        let effect = self.dev.bar_write(hit.bar, hit.offset, width, value);
+        self.act(effect);
+    }
+
+    pub(super) fn bar(&mut self, bar: u8) -> u64 {
+        u64::from(self.reg(0x10 + 4 * bar, B4) & !0xf)
+    }
+
+    /// Walks the capability list and turns decoding on, as a driver's probe does.
+    pub(super) fn probe(&mut self) {
+        assert_eq!(self.reg(0x06, B2) & 0x10, 0x10, "has a capability list");
+        let mut cap = self.reg(0x34, B1) as u8;
+        for _ in 0..48 {
+            if cap == 0 {
+                break;
+            }
+            match self.reg(cap, B1) {
+                0x09 => self.virtio_cap(cap),
+                0x11 => {
+                    let (table, pending) = (self.reg(cap + 4, B4), self.reg(cap + 8, B4));
+                    self.at.msix = cap;
+                    self.at.vectors = (self.reg(cap + 2, B2) & 0x7ff) as u16 + 1;
+                    self.at.msix_table = self.bar((table & 7) as u8) + u64::from(table & !7);
+                    self.at.msix_pending = self.bar((pending & 7) as u8) + u64::from(pending & !7);
+                }
+                id => panic!("capability {id:#x}"),
+            }
+            cap = self.reg(cap + 1, B1) as u8;
+        }
+        assert_eq!(cap, 0, "the list ends");
+        self.set_reg(0x04, B2, 0x0406);
+    }
+
+    fn virtio_cap(&mut self, cap: u8) {
+        let bar = self.reg(cap + 4, B1) as u8;
+        let at = self.bar(bar) + u64::from(self.reg(cap + 8, B4));
+        match self.reg(cap + 3, B1) {
+            1 => self.at.common = at,
+            2 => {
+                self.at.notify = at;
+                self.at.multiplier = self.reg(cap + 16, B4);
+            }
+            3 => self.at.isr = at,
+            4 => self.at.device = at,
+            5 => self.at.pci_cfg = cap,
+            kind => panic!("virtio capability {kind}"),
+        }
+    }
+
+    pub(super) fn common(&mut self, at: u64, width: Width) -> u64 {
+        self.read(self.at.common + at, width)
+    }
+
+    pub(super) fn set_common(&mut self, at: u64, width: Width, value: u64) {
+        self.write(self.at.common + at, width, value);
+    }
+
+    pub(super) fn status(&mut self) -> u8 {
+        self.common(0x14, B1) as u8
+    }
+
+    pub(super) fn set_status(&mut self, status: u8) {
+        self.set_common(0x14, B1, u64::from(status));
+    }
+
+    pub(super) fn offered(&mut self) -> u64 {
+        self.set_common(0x00, B4, 0);
+        let low = self.common(0x04, B4);
+        self.set_common(0x00, B4, 1);
+        low | self.common(0x04, B4) << 32
+    }
+
+    pub(super) fn accept(&mut self, features: u64) {
+        self.set_common(0x08, B4, 0);
+        self.set_common(0x0c, B4, features & 0xffff_ffff);
+        self.set_common(0x08, B4, 1);
+        self.set_common(0x0c, B4, features >> 32);
+    }
+
+    /// Programs and unmasks a vector: its message is (0xfee0_0000, 0x40 + vector).
+    pub(super) fn unmask(&mut self, vector: u16) {
+        let at = self.at.msix_table + 16 * u64::from(vector);
+        self.write(at, B4, 0xfee0_0000);
+        self.write(at + 4, B4, 0);
+        self.write(at + 8, B4, 0x40 + u64::from(vector));
+        self.write(at + 12, B4, 0);
+    }
+
+    pub(super) fn mask(&mut self, vector: u16) {
+        self.write(self.at.msix_table + 16 * u64::from(vector) + 12, B4, 1);
+    }
+
+    pub(super) fn negotiate(&mut self, features: u64) {
+        self.set_status(0);
+        assert_eq!(self.status(), 0);
+        self.set_status(ACKNOWLEDGE);
+        self.set_status(ACKNOWLEDGE | DRIVER);
+        self.accept(features);
+        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        assert_eq!(self.status() & FEATURES_OK, FEATURES_OK);
+    }
+
+    /// Sets up queue 0 with vector 1 as Linux does, and returns the driver's side.
+    pub(super) fn set_up_queue(&mut self, event_idx: bool) -> Ring {
+        self.set_common(0x16, B2, 0);
+        assert_eq!(self.common(0x1c, B2), 0, "not enabled yet");
+        let size = self.common(0x18, B2) as u16;
+        let ring = Ring::new(size, event_idx);
+        self.set_common(0x18, B2, u64::from(size));
+        for (at, gpa) in [(0x20, ring.layout.desc), (0x28, ring.layout.avail), (0x30, ring.layout.used)] {
+            self.set_common(at, B4, gpa.0 & 0xffff_ffff);
+            self.set_common(at + 4, B4, gpa.0 >> 32);
+        }
+        self.set_common(0x1a, B2, 1);
+        assert_eq!(self.common(0x1a, B2), 1, "the vector was accepted");
+        self.set_common(0x1c, B2, 1);
+        ring
+    }
+
+    /// Everything from the probe to DRIVER_OK; MSI-X with a vector for the configuration and one
+    /// for the queue.
+    pub(super) fn start(&mut self, features: u64) -> Ring {
+        self.probe();
+        self.negotiate(features | F_VERSION_1);
+        self.set_reg(self.at.msix + 2, B2, 0x8000);
+        self.unmask(0);
+        self.unmask(1);
+        self.set_common(0x10, B2, 0);
+        let ring = self.set_up_queue(features & F_EVENT_IDX != 0);
+        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        assert_eq!(self.effect, Effect::Activated);
+        ring
+    }
+
+    pub(super) fn message(vector: u16) -> MsiMessage {
+        MsiMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) }
+    }
+}

@@ -3,6 +3,7 @@
 use super::driver::{put_desc, put_table, Ring, INDIRECT, NEXT, WRITE};
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
+use crate::mmu::mem::{GuestMem, MemError};
 use crate::virtio::queue::{Fault, Layout, Queue, QueueError, QueueFeatures};
 use crate::virtio::segment::{read_segments, slice, total, write_segments, Segment};
 
@@ -37,6 +38,26 @@ fn a_chain_comes_out_with_its_readable_and_writable_parts() {
     assert_eq!(chain.readable, [segment(0x8000, 16)]);
     assert_eq!(chain.writable, [segment(0x9000, 512), segment(0xa000, 1)]);
     assert!(queue.pop(&mem).unwrap().is_none());
+}
+
+#[test]
+fn descriptors_of_a_chain_may_lie_in_any_order() {
+    for order in [[0, 1, 2, 3, 4, 5], [15, 14, 13, 12, 11, 10], [3, 0, 1, 9, 2, 4], [13, 14, 15, 1, 12, 0]] {
+        let (mem, mut ring) = (Mem::new(), Ring::new(16, false));
+        let mut queue = ring.queue(8);
+        for (i, index) in order.into_iter().enumerate() {
+            let next = order.get(i + 1).copied();
+            let flags = if next.is_some() { NEXT } else { 0 };
+            ring.desc(&mem, index, 0x8000 + i as u64, 1, flags, next.unwrap_or(0));
+        }
+        ring.offer(&mem, order[0]);
+        ring.publish(&mem);
+
+        let chain = queue.pop(&mem).unwrap().unwrap();
+
+        let expected: Vec<Segment> = (0..6).map(|i| segment(0x8000 + i, 1)).collect();
+        assert_eq!(chain.readable, expected, "{order:?}");
+    }
 }
 
 #[test]
@@ -91,7 +112,8 @@ fn indices_wrap_at_sixteen_bits() {
 fn an_indirect_table_is_followed() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, false));
     let mut queue = ring.queue(8);
-    let head = ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false), (0x9000, 512, true), (0xa000, 1, true)]);
+    let head =
+        ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false), (0x9000, 512, true), (0xa000, 1, true)]);
     ring.publish(&mem);
 
     let chain = queue.pop(&mem).unwrap().unwrap();
@@ -360,7 +382,6 @@ fn flags_suppress_both_directions() {
 fn event_indices_suppress_interrupts_until_the_wish_is_passed() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, true));
     let mut queue = ring.queue(8);
-    // The first decision has no past to compare with, so it is a yes.
     for _ in 0..7 {
         ring.add(&mem, &[(0x8000, 16, true)]);
     }
@@ -461,4 +482,43 @@ fn segments_are_cut_and_copied_by_position() {
     assert_eq!(&buf, b"cdefgh");
     assert_eq!(write_segments(&mem, &segments, b"ABCDEFGHIJKL").unwrap(), 10);
     assert_eq!(&mem.get::<5>(0x200), b"DEFGH");
+}
+
+/// Memory of a guest whose driver publishes a buffer right when the device arms notifications, having
+/// looked at the old wish.
+struct Racing<'a> {
+    mem: &'a Mem,
+    arming: u64,
+    avail: u64,
+}
+
+impl GuestMem for Racing<'_> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        self.mem.read(gpa, buf)
+    }
+
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        if gpa.0 == self.arming {
+            self.mem.put(self.avail + 2, &1u16.to_le_bytes());
+        }
+        self.mem.write(gpa, buf)
+    }
+
+    fn cmpxchg(&self, _gpa: Gpa, _bytes: usize, _old: u64, _new: u64) -> Result<u64, MemError> {
+        unreachable!("virtio needs no atomic exchange")
+    }
+}
+
+#[test]
+fn a_buffer_published_while_notifications_are_armed_is_not_overlooked() {
+    for event_idx in [false, true] {
+        let (mem, mut ring) = (Mem::new(), Ring::new(8, event_idx));
+        let mut queue = ring.queue(8);
+        let head = ring.add(&mem, &[(0x8000, 16, true)]);
+        let used = ring.layout.used.0;
+        let arming = if event_idx { used + 4 + 8 * 8 } else { used };
+        let racing = Racing { mem: &mem, arming, avail: ring.layout.avail.0 };
+
+        assert_eq!(queue.pop(&racing).unwrap().map(|chain| chain.head), Some(head));
+    }
 }

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Everything is built and tested inside the lab, a Debian root with the stock
+# kernel's own compilers (scripts/lab/). Kbuild describes the module itself.
+# `make module KDIR=/lib/modules/$(uname -r)/build` builds it for another
+# Rust-enabled kernel with the tools of this machine.
+
+IN_ROOT := scripts/in-root
+LAB     := scripts/lab/setup.sh
+KCC     := x86_64-linux-gnu-gcc-14
+KDIR    ?=
+RUN     ?= login
+BUILD   := build
+
+.DEFAULT_GOAL := all
+.PHONY: help all lab lab-debian crates module tool run shell check test test-host test-guest \
+	test-system test-full clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
+	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests)'
+
+all: module tool ## build the module and the tool
+
+lab: ## set up the lab: root, kernel, images (once; 5-20 min)
+	@$(LAB) all
+
+lab-debian: ## also make the Debian guest image (for test-full and RUN=debian)
+	@$(LAB) debian
+
+crates: ## fetch the module's crates into third/
+	@$(LAB) build
+	@$(IN_ROOT) scripts/fetch-crates.sh
+
+ifeq ($(KDIR),)
+module: crates ## build rvmm.ko for the lab's stock kernel
+	@$(IN_ROOT) make --no-print-directory -C /lab/obj M=/src/rvmm CC=$(KCC) modules
+else
+module:
+	@scripts/fetch-crates.sh
+	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+endif
+
+tool: ## build the static program build/rvmm-run
+	@$(LAB) build
+	@$(IN_ROOT) scripts/build-tool
+
+run: module tool ## boot a guest to its login prompt on this terminal (in the emulated host if need be)
+	@$(LAB) $(if $(filter debian,$(RUN)),debian,all)
+	@scripts/run-guest $(RUN)
+
+shell: module tool ## a shell in the emulated host, with rvmm.ko and rvmm-run at hand
+	@$(LAB) all
+	@scripts/run-host --tty --timeout 0 -- sh
+
+check: module tool ## rustfmt, clippy, check-unsafe, check-panics
+	@scripts/run-tests check
+
+test-host: ## unit and property tests of the pure code and the tool
+	@$(LAB) build
+	@scripts/run-tests host
+
+test-guest: module tool ## small guests in the emulated host
+	@$(LAB) all
+	@scripts/run-tests guest
+
+test-system: module tool ## life cycle, Linux guests, several VMs in the emulated host
+	@$(LAB) all
+	@scripts/run-tests system
+
+test: module tool ## all of the above
+	@$(LAB) all
+	@scripts/run-tests check host guest system
+
+test-full: module tool ## all, and a full Debian guest to its login
+	@$(LAB) debian
+	@scripts/run-tests check host guest system full
+
+clean: ## remove build products from the checkout (the lab stays)
+	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
+		-o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.d' -o -name modules.order \
+		-o -name Module.symvers \) -type f -print0 | xargs -0 rm -f
+	@rm -rf $(BUILD) third

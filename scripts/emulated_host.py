@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""The emulated host: QEMU's TCG with SVM, the stock kernel, a busybox initramfs.
+
+A host of a given shape (CPU model, number of CPUs, memory, kernel options) is
+booted once and its state is written to a file while it waits for a command;
+each run starts from that file. The state holds no disk: the guest binds its
+disk driver after the start, so every run may bring other disks.
+
+Console roles: ttyS0 carries the kernel's log, hvc0 the conversation that
+tests/system/host/init describes.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+LAB = os.environ.get("RVMM_LAB", "/lab")
+IMAGES = os.path.join(LAB, "images")
+KERNEL = os.path.join(IMAGES, "vmlinuz")
+INITRD = os.path.join(IMAGES, "host.cpio")
+FILES = os.path.join(IMAGES, "files.img")
+READY = b"rvmm-host: ready"
+BOOT_SECONDS = 240
+APPEND = (
+    "console=ttyS0 quiet mitigations=off nokaslr audit=0 tsc=reliable no_timer_check "
+    "raid=noautodetect cryptomgr.notests random.trust_cpu=on panic=-1"
+)
+DISK_SLOTS = 4
+
+
+class HostError(Exception):
+    """The emulated host could not be started or did not answer."""
+
+
+class Shape:
+    """What a snapshot depends on."""
+
+    def __init__(self, cpu="max", smp=2, memory="4G", icount=False, append=""):
+        self.cpu, self.smp, self.memory = cpu, 1 if icount else smp, memory
+        self.icount, self.append = icount, append
+
+    def args(self):
+        accel = "tcg,thread=single" if self.icount else "tcg"
+        args = ["-M", "pc", "-accel", accel, "-cpu", self.cpu, "-smp", str(self.smp), "-m", self.memory]
+        if self.icount:
+            args += ["-icount", "shift=0,sleep=off"]
+        append = f"{APPEND} {self.append}".strip()
+        return args + ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
+
+    def name(self):
+        """A readable file name, the same for every version of the inputs."""
+        parts = [self.cpu, f"smp{self.smp}", self.memory, self.append]
+        text = "_".join(p for p in parts + (["icount"] if self.icount else []) if p)
+        return "".join(c if c.isalnum() or c in "-_=." else "_" for c in text)[:80]
+
+    def key(self):
+        h = hashlib.sha256()
+        version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, check=True)
+        h.update(version.stdout + repr(self.args() + device_args([])).encode())
+        for path in (KERNEL, INITRD):
+            with open(path, "rb") as f:
+                h.update(f.read())
+        return h.hexdigest()[:16]
+
+
+def drive_args(slot, disk):
+    """One of the fixed slots; `disk` is (path, read_only) or None for an empty one."""
+    if disk is None:
+        return ["-drive", f"if=none,id=d{slot},driver=null-co,size=1M,read-zeroes=on"]
+    path, read_only = disk
+    form = "qcow2" if path.endswith(".qcow2") else "raw"
+    lock = ",file.locking=off" if read_only else ""
+    ro = ",readonly=on" if read_only else ""
+    return ["-drive", f"if=none,id=d{slot},file={path},format={form},cache=unsafe{ro}{lock}"]
+
+
+def device_args(disks):
+    args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-device", "virtio-serial-pci,max_ports=1", "-device", "virtconsole,chardev=con",
+            "-serial", "chardev:log", "-mon", "chardev=qmp,mode=control"]
+    for slot in range(DISK_SLOTS):
+        args += drive_args(slot, disks[slot] if slot < len(disks) else None)
+        args += ["-device", f"virtio-blk-pci,drive=d{slot}"]
+    return args
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Machine:
+    """A running QEMU with its three channels as sockets."""
+
+    def __init__(self, shape, disks=(), state=None):
+        pairs = {name: socket.socketpair() for name in ("con", "log", "qmp")}
+        args = ["qemu-system-x86_64"]
+        for name, (_, theirs) in pairs.items():
+            args += ["-chardev", f"socket,id={name},fd={theirs.fileno()}"]
+        args += shape.args() + device_args(list(disks))
+        if state:
+            args += ["-incoming", f"file:{state}"]
+        self.process = subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent,
+            pass_fds=[theirs.fileno() for _, theirs in pairs.values()])
+        for _, theirs in pairs.values():
+            theirs.close()
+        self.console, self.log, self.qmp = (pairs[n][0] for n in ("con", "log", "qmp"))
+        self._qmp_file = self.qmp.makefile("r")
+        self._qmp_ready = False
+
+    def command(self, name, **arguments):
+        """Runs a QMP command and returns its result."""
+        if not self._qmp_ready:
+            self._qmp_ready = True
+            self._qmp_file.readline()
+            self.command("qmp_capabilities")
+        request = {"execute": name}
+        if arguments:
+            request["arguments"] = arguments
+        self.qmp.sendall(json.dumps(request).encode() + b"\n")
+        while True:
+            line = self._qmp_file.readline()
+            if not line:
+                raise HostError(f"QEMU ended during {name}")
+            answer = json.loads(line)
+            if "error" in answer:
+                raise HostError(f"{name}: {answer['error'].get('desc')}")
+            if "return" in answer:
+                return answer["return"]
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def make_state(shape, path):
+    """Boots a host of this shape until it is ready and writes its state to `path`."""
+    machine = Machine(shape)
+    seen, log = b"", b""
+    deadline = time.monotonic() + BOOT_SECONDS
+    try:
+        while READY not in seen:
+            left = deadline - time.monotonic()
+            readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
+            if not readable:
+                raise HostError(f"the host did not boot within {BOOT_SECONDS} s:\n" + tail(log))
+            for channel in readable:
+                data = channel.recv(65536)
+                if not data:
+                    raise HostError("the host ended while it booted:\n" + tail(log))
+                if channel is machine.console:
+                    seen += data
+                else:
+                    log += data
+        time.sleep(1)
+        machine.command("migrate", uri=f"file:{path}")
+        while True:
+            status = machine.command("query-migrate")
+            if status.get("status") == "completed":
+                break
+            if status.get("status") in ("failed", "cancelled"):
+                raise HostError(f"the host's state could not be written: {status}")
+            time.sleep(0.05)
+    finally:
+        machine.kill()
+
+
+def tail(data, lines=15):
+    return "\n".join(data.decode(errors="replace").splitlines()[-lines:])
+
+
+def state_for(shape, note=lambda text: None):
+    """Returns the state file for this shape, booting a host when there is none."""
+    if not os.path.exists(INITRD):
+        raise HostError("the lab has no images yet; run 'make lab' first")
+    folder = os.path.join(IMAGES, "state")
+    os.makedirs(folder, exist_ok=True)
+    name, key = shape.name(), shape.key()
+    path = os.path.join(folder, f"{name}@{key}")
+    if os.path.exists(path):
+        return path
+    note(f"booting an emulated host once ({name})")
+    began = time.monotonic()
+    handle, temporary = tempfile.mkstemp(prefix="tmp.", dir=folder)
+    os.close(handle)
+    try:
+        make_state(shape, temporary)
+        os.rename(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    for old in os.listdir(folder):
+        if old.startswith(f"{name}@") and old != f"{name}@{key}":
+            os.unlink(os.path.join(folder, old))
+    note(f"booted in {time.monotonic() - began:.0f} s")
+    return path

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Kernels, initramfs archives and disks for the emulated host and its guests.
+# To be sourced after common.sh.
+
+# Loaded by tests or by the init scripts; dependencies come along.
+host_modules=(virtio_blk ext4 kvm kvm_amd tun loop)
+guest_modules=(virtio_blk ext4 virtio-rng)
+
+# tree_hash DIR…: key over names, modes and contents.
+tree_hash() {
+	(cd "$top" && find "$@" -type f -printf '%p %m ' -exec sha256sum {} \;) | sort | sha256sum | cut -c1-16
+}
+
+# The guest's kernel is the host's: as bzImage, and as ELF vmlinux.
+make_kernels() {
+	mkdir -p "$RVMM_LAB/images"
+	"$top/scripts/in-root" bash -euc '
+		cp "/lab/kernel/pkg/usr/lib/modules/$(cat /lab/kernel/release)/vmlinuz" /lab/images/vmlinuz.tmp
+		/lab/kernel/src/scripts/extract-vmlinux /lab/images/vmlinuz.tmp >/lab/images/vmlinux.tmp
+		readelf -n /lab/images/vmlinux.tmp | grep -q Xen
+		mv /lab/images/vmlinux.tmp /lab/images/vmlinux
+		mv /lab/images/vmlinuz.tmp /lab/images/vmlinuz'
+}
+
+make_host_initramfs() {
+	"$top/scripts/in-root" scripts/lab/mkinitramfs /lab/images/host.cpio tests/system/host "${host_modules[@]}"
+}
+
+make_guest_initramfs() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		cp -r tests/guest/root/. "$t/"
+		mkdir -p "$t/tests" "$t/bin"
+		cp tests/guest/tests/* "$t/tests/"
+		for c in tests/guest/*.c; do
+			[ ! -e "$c" ] || gcc-14 -O2 -Wall -static -o "$t/bin/$(basename "$c" .c)" "$c" -lpthread
+		done
+		scripts/lab/mkinitramfs /lab/images/guest.cpio "$t" '"${guest_modules[*]}"'
+		rm -rf "$t"'
+}
+
+# A small disk for guests: ext4 with one known file.
+make_small_disk() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		seq 100000 | head -c 524288 >"$t/known"
+		(cd "$t" && sha256sum known >known.sha256)
+		rm -f /lab/images/small.img.tmp
+		mke2fs -q -t ext4 -d "$t" /lab/images/small.img.tmp 24M
+		mv /lab/images/small.img.tmp /lab/images/small.img
+		rm -rf "$t"'
+}
+
+# What the emulated host mounts at /images, so that tests can name files.
+make_files_drive() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		cp --sparse=always /lab/images/{vmlinuz,vmlinux,guest.cpio,small.img} "$t/"
+		rm -f /lab/images/files.img.tmp
+		mke2fs -q -t ext4 -O ^has_journal -d "$t" /lab/images/files.img.tmp 192M
+		mv /lab/images/files.img.tmp /lab/images/files.img
+		rm -rf "$t"'
+}
+
+lab_images() {
+	local base s=$RVMM_LAB/stamps
+	base=$(hash_of "$s/root" "$s/kernel-packages" "$top/scripts/lab/mkinitramfs")
+	stage kernels "$(hash_of <(echo "$base"; declare -f make_kernels))" \
+		"copying the guest kernel as bzImage and ELF" make_kernels
+	stage host-initramfs "$(hash_of <(echo "$base" "${host_modules[@]}"; declare -f make_host_initramfs; tree_hash tests/system/host))" \
+		"packing the emulated host's initramfs" make_host_initramfs
+	stage guest-initramfs "$(hash_of <(echo "$base" "${guest_modules[@]}"; declare -f make_guest_initramfs; tree_hash tests/guest))" \
+		"packing the guest's initramfs" make_guest_initramfs
+	stage small-disk "$(hash_of <(declare -f make_small_disk))" \
+		"making a small guest disk" make_small_disk
+	stage files-drive "$(hash_of "$s/kernels" "$s/guest-initramfs" "$s/small-disk" <(declare -f make_files_drive))" \
+		"making the drive with the guests' files" make_files_drive
+}
+
+debian_packages=(
+	systemd-sysv login passwd util-linux kmod e2fsprogs bash coreutils procps iproute2 udev
+	dbus libpam-systemd
+)
+
+# The password of root in the Debian guest; it is no secret.
+debian_password=rvmm
+
+# A Debian guest with systemd: ext4, serial console, root's password known. The
+# kernel and the modules that find the disk come from outside (guest.cpio).
+make_debian() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d /lab/images/debian.XXXXXX)
+		trap "rm -rf --one-file-system $t" EXIT
+		mirror=$(awk "\$1 == \"deb\" { for (i = 2; i <= NF; i++) if (\$i ~ /^(https?|file):/) { print \$i; exit } }" /etc/apt/sources.list)
+		mmdebstrap --variant=minbase --mode=root --aptopt="Acquire::Retries \"3\"" \
+			--include='"$(IFS=,; echo "${debian_packages[*]}")"' \
+			--dpkgopt="path-exclude=/usr/share/man/*" --dpkgopt="path-exclude=/usr/share/doc/*" \
+			--dpkgopt="path-exclude=/usr/share/locale/*" trixie "$t" "$mirror"
+		echo rvmm-guest >"$t/etc/hostname"
+		echo "127.0.0.1 localhost rvmm-guest" >"$t/etc/hosts"
+		echo "/dev/vda / ext4 defaults 0 1" >"$t/etc/fstab"
+		echo "root:'"$debian_password"'" | chroot "$t" chpasswd
+		chroot "$t" systemctl enable serial-getty@ttyS0.service
+		chroot "$t" systemctl disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer || true
+		release=$(cat /lab/kernel/release)
+		mkdir -p "$t/usr/lib/modules/$release"
+		for m in ext4 virtio_blk virtio-rng; do
+			modprobe -d /lab/kernel/pkg/usr -S "$release" --show-depends "$m" | sed -n "s/^insmod //p"
+		done | sort -u | while read -r ko; do
+			to=$t${ko#/lab/kernel/pkg}
+			mkdir -p "${to%/*}"
+			cp "$ko" "$to"
+		done
+		cp /lab/kernel/pkg/usr/lib/modules/$release/modules.{builtin,builtin.modinfo,order} "$t/usr/lib/modules/$release/"
+		depmod -b "$t" "$release"
+		rm -rf "$t"/var/cache/apt/archives/*.deb "$t"/var/lib/apt/lists/* "$t/etc/resolv.conf"
+		gcc-14 -O2 -static -o "$t/usr/local/bin/avx" tests/guest/avx.c -lpthread
+		rm -f /lab/images/debian.img.tmp
+		mke2fs -q -t ext4 -L debian -d "$t" /lab/images/debian.img.tmp 1200M
+		mv /lab/images/debian.img.tmp /lab/images/debian.img'
+}
+
+lab_debian() {
+	stage debian-image "$(hash_of "$RVMM_LAB/stamps/kernel-packages" <(echo "${debian_packages[@]}"; declare -f make_debian))" \
+		"making a Debian guest image with systemd (1-3 min)" make_debian
+}

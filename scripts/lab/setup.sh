@@ -1,0 +1,33 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Sets up the lab on a bare Debian 12 or 13 machine, as root: everything that
+# building and testing needs, under $RVMM_LAB. Each stage runs again only when
+# its inputs change; an interrupted run goes on where it stopped.
+#
+# Usage: scripts/lab/setup.sh [all|build|debian]
+#   build    what `make module tool check test-host` need
+#   all      build, and the images for the emulated host and its guests (default)
+#   debian   all, and the full Debian guest image
+set -euo pipefail
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$top/scripts/lab/common.sh"
+. "$top/scripts/lab/root.sh"
+. "$top/scripts/lab/kernel.sh"
+. "$top/scripts/lab/images.sh"
+
+what=${1:-all}
+need_root
+[ -e "$RVMM_LAB/stamps/kernel-tree" ] || need_disk 9
+mkdir -p "$RVMM_LAB"
+exec 9>"$RVMM_LAB/lock"
+flock -n 9 || { say "another set-up is running; waiting for it"; flock 9; }
+
+lab_root 9>&-
+lab_kernel 9>&-
+if [ "$what" != build ]; then
+	lab_images 9>&-
+fi
+if [ "$what" = debian ]; then
+	lab_debian 9>&-
+fi

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Runs a command in the emulated host and judges what it prints.
+
+The command runs in a folder that holds the module (rvmm.ko), the tool
+(rvmm-run) and tests/system/; /images has the guests' kernels and disks. Its
+output comes to standard output, the host kernel's log as lines "# kernel: …".
+The exit code is kselftest's: 0 passed, 1 failed, 4 skipped, from the KTAP that
+the command prints, else from its exit status; trouble in the kernel's log
+(BUG, WARNING, Oops, …) and running out of time are failures.
+
+Examples:
+  scripts/run-host -- 'insmod rvmm.ko && ls -l /dev/rvmm'
+  scripts/run-host --cpu max,npt=off -- sh tests/system/insmod.sh
+  scripts/run-host --tty -- sh
+"""
+
+import argparse
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import tty
+
+import emulated_host
+import ktap
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(HERE)
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
+TOOL = os.path.join(TOP, "build", "rvmm-run")
+EXIT = b"rvmm-host: exit "
+QUIT_KEY = b"\x1d"  # Ctrl-]
+KEYBOARD = "ended from the keyboard"
+
+
+def parse_args(argv):
+    p = argparse.ArgumentParser(prog="run-host", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--cpu", default="max", help="QEMU CPU model (default: max)")
+    p.add_argument("--smp", type=int, default=2, help="CPUs of the host (default: 2)")
+    p.add_argument("--memory", default="4G", help="memory of the host (default: 4G)")
+    p.add_argument("--append", default="", help="more kernel options for the host")
+    p.add_argument("--icount", action="store_true", help="count instructions instead of time; one CPU")
+    p.add_argument("--timeout", type=float, default=300, help="seconds of wall time (default: 300; 0: none)")
+    p.add_argument("--disk", action="append", default=[], metavar="FILE[,ro]",
+                   help="raw or qcow2 file as /dev/vdc, /dev/vdd; written through unless ro")
+    p.add_argument("--file", action="append", default=[], metavar="FILE[:NAME]",
+                   help="one more file or folder for the command's folder")
+    p.add_argument("--log", metavar="FILE", help="write everything to FILE too")
+    p.add_argument("--quiet", action="store_true", help="print nothing but the verdict")
+    p.add_argument("--allow", action="append", default=[], metavar="REGEX",
+                   help="kernel log lines that are expected although they look like trouble")
+    p.add_argument("--tty", action="store_true", help="connect the terminal; Ctrl-] ends the host at once")
+    p.add_argument("command", nargs="+", metavar="CMD")
+    return p.parse_args(argv)
+
+
+def programs():
+    """Compiles tests/system/*.c and returns the programs."""
+    folder, built = os.path.join(TOP, "tests", "system"), []
+    out = os.path.join(TARGET, "system")
+    os.makedirs(out, exist_ok=True)
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".c"):
+            continue
+        source, program = os.path.join(folder, name), os.path.join(out, name[:-2])
+        if not os.path.exists(program) or os.path.getmtime(program) < os.path.getmtime(source):
+            temporary = f"{program}.{os.getpid()}"
+            subprocess.run(["gcc-14", "-O2", "-Wall", "-static", "-o", temporary, source, "-lpthread"], check=True)
+            os.rename(temporary, program)
+        built.append(program)
+    return built
+
+
+def make_payload(out, command, files):
+    """Packs the command's folder into the tar file `out`."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = os.path.join(TOP, "rvmm.ko")
+        if os.path.exists(module):
+            subprocess.run(["objcopy", "--strip-debug", module, os.path.join(folder, "rvmm.ko")], check=True)
+        if os.path.exists(TOOL):
+            shutil.copy(TOOL, folder)
+        shutil.copytree(os.path.join(TOP, "tests", "system"), os.path.join(folder, "tests", "system"))
+        for program in programs():
+            shutil.copy(program, folder)
+        for entry in files:
+            path, _, name = entry.partition(":")
+            target = os.path.join(folder, name or os.path.basename(path.rstrip("/")))
+            if os.path.isdir(path):
+                shutil.copytree(path, target)
+            else:
+                shutil.copy(path, target)
+        with open(os.path.join(folder, ".command"), "w") as f:
+            f.write("PATH=$PATH:$PWD\n" + command + "\n")
+        subprocess.run(["tar", "cf", out, "-C", folder, "."], check=True)
+
+
+class Output:
+    """Prints the console as it comes and the kernel's log as whole lines."""
+
+    def __init__(self, quiet=False, log=None, raw=False):
+        self.stream = None if quiet else sys.stdout.buffer
+        self.file = open(log, "wb") if log else None
+        self.raw, self.at_start = raw, True
+        self.console, self.kernel, self.partial = b"", [], b""
+
+    def emit(self, data):
+        for stream in (self.stream, self.file):
+            if stream:
+                stream.write(data)
+                stream.flush()
+
+    def feed_console(self, data):
+        self.console += data
+        shown = data if self.raw else data.replace(b"\r", b"")
+        if shown:
+            self.emit(shown)
+            self.at_start = shown.endswith(b"\n")
+
+    def feed_kernel(self, data):
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            self.kernel.append(line.decode(errors="replace"))
+            if self.raw:
+                if self.file:
+                    self.file.write(b"# kernel: " + line + b"\n")
+            else:
+                self.emit((b"" if self.at_start else b"\n") + b"# kernel: " + line + b"\n")
+                self.at_start = True
+
+    def status(self):
+        """The command's exit status, or None while it runs."""
+        found = self.console.rfind(EXIT)
+        if found < 0 or b"\n" not in self.console[found:]:
+            return None
+        return int(self.console[found + len(EXIT):].split()[0])
+
+
+def converse(machine, output, line, deadline, keyboard):
+    """Carries bytes until the host is gone; returns None or what went wrong."""
+    machine.console.sendall(line)
+    channels = {machine.console: output.feed_console, machine.log: output.feed_kernel}
+    open_channels = set(channels)
+    while open_channels:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return "out of time"
+        readable, _, _ = select.select([*open_channels, *keyboard], [], [], left)
+        for channel in readable:
+            if channel in channels:
+                try:
+                    data = channel.recv(65536)
+                except ConnectionResetError:
+                    data = b""
+                if data:
+                    channels[channel](data)
+                else:
+                    open_channels.discard(channel)
+            else:
+                data = os.read(channel, 4096)
+                if QUIT_KEY in data:
+                    return KEYBOARD
+                machine.console.sendall(data)
+    return None
+
+
+def verdict(args, output, problem):
+    """Prints the summary and returns the exit code."""
+    results = ktap.Results()
+    for line in output.console.decode(errors="replace").splitlines():
+        results.feed(line)
+    status = output.status()
+    say = lambda text: (output.emit(text.encode() + b"\n"), output.stream or print(text, flush=True))
+    if output.console and not output.at_start:
+        output.emit(b"\n")
+    trouble = ktap.trouble_in(output.kernel, args.allow)
+    for line in trouble:
+        say(f"# trouble in the host's kernel log: {line}")
+    if problem == KEYBOARD:
+        return 0
+    if problem is None and status is None:
+        problem = "the host ended before the command did"
+    if problem:
+        say(f"# {problem}")
+        return 1
+    if results.missing():
+        say(f"# {results.missing()} of {results.planned} results are missing")
+    if trouble:
+        return 1
+    if results.count() or results.planned is not None:
+        code = results.exit_code()
+        return code if code != 0 or status == 0 else 1
+    return min(status, 255)
+
+
+def run(args):
+    """Starts the host, carries the conversation, returns the exit code and the output."""
+    shape = emulated_host.Shape(args.cpu, args.smp, args.memory, args.icount, args.append)
+    output = Output(args.quiet, args.log, raw=args.tty)
+    note = lambda text: output.emit(f"# {text}\n".encode())
+    state = emulated_host.state_for(shape, note)
+    size = terminal_size() if args.tty else (0, 0)
+    command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
+    with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:
+        payload = os.path.join(folder, "payload.tar")
+        make_payload(payload, command, args.file)
+        disks = [(payload, True), (emulated_host.FILES, True)]
+        for entry in args.disk:
+            path, _, option = entry.partition(",")
+            disks.append((os.path.abspath(path), option == "ro"))
+        machine = emulated_host.Machine(shape, disks, state)
+        deadline = time.monotonic() + args.timeout if args.timeout else None
+        line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
+        try:
+            problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+        finally:
+            machine.kill()
+    if problem == "out of time":
+        problem = f"out of time after {args.timeout:g} s"
+    return verdict(args, output, problem), output
+
+
+def terminal_size():
+    """Columns and rows of the terminal; a usual size when it does not say."""
+    columns, rows = os.get_terminal_size(0)
+    return (columns, rows) if columns and rows else (80, 24)
+
+
+def with_terminal(wanted, body):
+    """Runs `body` with the keyboard in raw mode, restored on every way out."""
+    if not wanted:
+        return body([])
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        return body([0])
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def quote(word):
+    return word if word and all(c.isalnum() or c in "-_=./,:+%@" for c in word) else "'" + word.replace("'", "'\\''") + "'"
+
+
+def main():
+    args = parse_args(sys.argv[1:])
+    try:
+        code, _ = run(args)
+    except emulated_host.HostError as error:
+        print(f"run-host: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""What the parser of test output and kernel logs must get right."""
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import ktap
+import sources
+
+
+def parse(*lines):
+    results = ktap.Results()
+    for line in lines:
+        results.feed(line)
+    return results
+
+
+class KtapTest(unittest.TestCase):
+    def test_counts_passed_failed_and_skipped(self):
+        r = parse("1..3", "ok 1 a\r\n", "not ok 2 - b", "ok 3 c # SKIP no disk")
+
+        self.assertEqual((len(r.passed), len(r.failed), len(r.skipped)), (1, 1, 1))
+        self.assertEqual(r.exit_code(), 1)
+
+    def test_other_output_is_no_result(self):
+        r = parse("okay then", "it is ok", "# ok 1 comment", "not ok", "ok")
+
+        self.assertEqual(r.count(), 0)
+
+    def test_missing_results_are_a_failure(self):
+        self.assertEqual(parse("1..2", "ok 1 a").exit_code(), 1)
+
+    def test_all_skipped_is_four_and_all_passed_is_zero(self):
+        self.assertEqual(parse("ok 1 a # skip b").exit_code(), 4)
+        self.assertEqual(parse("ok 1 a", "1..1").exit_code(), 0)
+
+
+class TroubleTest(unittest.TestCase):
+    def test_finds_what_a_healthy_kernel_does_not_print(self):
+        for line in ("[ 1.0] BUG: scheduling while atomic: x", "[ 1.0] kernel BUG at mm/x.c:1!",
+                     "[ 1.0] WARNING: CPU: 1 PID: 2 at x", "[ 1.0] Oops: 0002 [#1] SMP",
+                     "[ 1.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks",
+                     "[ 1.0] watchdog: BUG: soft lockup - CPU#0"):
+            self.assertEqual(ktap.trouble_in([line]), [line])
+
+    def test_usual_lines_are_no_trouble(self):
+        for line in ("[ 1.0] rcu: Hierarchical RCU implementation.", "[ 1.0] debug: on",
+                     "[ 1.0] rvmm: loading out-of-tree module taints kernel."):
+            self.assertEqual(ktap.trouble_in([line]), [])
+
+    def test_expected_lines_can_be_allowed(self):
+        self.assertEqual(ktap.trouble_in(["WARNING: x y"], ["x y"]), [])
+
+
+class SourcesTest(unittest.TestCase):
+    def test_comments_and_literals_are_no_code(self):
+        text = 'let a = "unsafe"; // unsafe\n/* unsafe */ let c = \'"\'; let r = r#"unsafe "x" "#; fn f<\'a>() {}'
+
+        self.assertNotIn("unsafe", sources.TOKENS.sub(" ", text))
+
+    def test_code_after_a_lifetime_is_seen(self):
+        self.assertIn("unsafe", sources.TOKENS.sub(" ", "impl<'a> X<'a> { unsafe fn f() {} }"))
+
+
+if __name__ == "__main__":
+    unittest.main()

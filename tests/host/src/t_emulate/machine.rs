@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine of arrays.
+
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::{Cr0, Efer};
+use crate::arch::exception::{Exception, PfError};
+use crate::arch::segment::{SegAttr, SegReg, Segment};
+use crate::vcpu::emulate::decode::Mode;
+use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop};
+
+pub(super) const RAX: u8 = 0;
+pub(super) const RCX: u8 = 1;
+pub(super) const RDX: u8 = 2;
+pub(super) const RBX: u8 = 3;
+pub(super) const RSP: u8 = 4;
+pub(super) const RBP: u8 = 5;
+pub(super) const RSI: u8 = 6;
+pub(super) const RDI: u8 = 7;
+
+/// What the machine was asked for, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    In(u16, Width),
+    Out(u16, Width, u32),
+    Invlpg(u64),
+    Cmpxchg(u64),
+    Commit,
+}
+
+/// Registers, one stretch of memory, and a list of what happened on ports.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Box86 {
+    pub(super) gpr: [u64; 16],
+    pub(super) rip: u64,
+    pub(super) rflags: u64,
+    pub(super) seg: [Segment; 6],
+    pub(super) cr: [u64; 9],
+    pub(super) efer: u64,
+    pub(super) cpl: u8,
+    pub(super) base: u64,
+    pub(super) mem: Vec<u8>,
+    /// Linear addresses that may be read but not written.
+    pub(super) read_only: core::ops::Range<u64>,
+    /// Linear addresses whose access needs something first.
+    pub(super) retry: core::ops::Range<u64>,
+    /// How often another processor gets in before a compare-exchange.
+    pub(super) rivals: u32,
+    pub(super) port_input: Vec<u32>,
+    pub(super) asked: Vec<Asked>,
+}
+
+fn flat(code: bool, mode: Mode) -> Segment {
+    let size = match (mode, code) {
+        (Mode::Bits64, true) => 0xa000,
+        (Mode::Bits16, _) => 0,
+        _ => 0xc000,
+    };
+    let kind = if code { 0x9b } else { 0x93 };
+    let limit = if mode == Mode::Bits16 { 0xffff } else { 0xffff_ffff };
+    Segment { selector: if code { 8 } else { 16 }, attr: SegAttr(kind | size), limit, base: 0 }
+}
+
+impl Box86 {
+    /// A machine in `mode` (16 bits: real mode) with `mem` at linear address `base`.
+    pub(super) fn new(mode: Mode, base: u64, mem: Vec<u8>) -> Box86 {
+        let (cr0, efer) = match mode {
+            Mode::Bits16 => (0, 0),
+            Mode::Bits32 => (Cr0::PE.bits(), 0),
+            Mode::Bits64 => ((Cr0::PE | Cr0::PG).bits(), (Efer::LME | Efer::LMA).bits()),
+        };
+        let mut seg = [flat(false, mode); 6];
+        seg[1] = flat(true, mode);
+        let mut cr = [0; 9];
+        cr[0] = cr0;
+        Box86 {
+            gpr: [0; 16],
+            rip: 0,
+            rflags: 2,
+            seg,
+            cr,
+            efer,
+            cpl: 0,
+            base,
+            mem,
+            read_only: 0..0,
+            retry: 0..0,
+            rivals: 0,
+            port_input: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    pub(super) fn bytes(&self, at: u64, len: usize) -> &[u8] {
+        let from = usize::try_from(at - self.base).unwrap();
+        &self.mem[from..from + len]
+    }
+
+    pub(super) fn put(&mut self, at: u64, bytes: &[u8]) {
+        let from = usize::try_from(at - self.base).unwrap();
+        self.mem[from..from + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn check(&self, gva: Gva, len: usize, access: Access) -> Step<usize> {
+        assert!((1..=16).contains(&len), "{len} bytes asked for");
+        let range = gva.0..gva.0.wrapping_add(len as u64);
+        let meets = |other: &core::ops::Range<u64>| range.start < other.end && other.start < range.end;
+        let mut error = match access {
+            Access::Read => PfError::empty(),
+            Access::Write => PfError::WRITE,
+            Access::Fetch => PfError::FETCH,
+        };
+        let end = self.base + self.mem.len() as u64;
+        if range.start < self.base || range.end > end || range.end < range.start {
+            return Err(Stop::Fault(Exception::page_fault(gva, error)));
+        }
+        if access == Access::Write && meets(&self.read_only) {
+            error |= PfError::PRESENT;
+            return Err(Stop::Fault(Exception::page_fault(gva, error)));
+        }
+        if meets(&self.retry) {
+            return Err(Stop::Retry);
+        }
+        Ok(usize::try_from(range.start - self.base).unwrap())
+    }
+}
+
+impl Machine for Box86 {
+    fn gpr(&self, n: u8) -> u64 {
+        self.gpr[usize::from(n)]
+    }
+    fn set_gpr(&mut self, n: u8, value: u64) {
+        self.gpr[usize::from(n)] = value;
+    }
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+    fn rflags(&self) -> u64 {
+        self.rflags
+    }
+    fn set_rflags(&mut self, rflags: u64) {
+        self.rflags = rflags;
+    }
+    fn segment(&self, reg: SegReg) -> Segment {
+        self.seg[reg as usize]
+    }
+    fn set_segment(&mut self, reg: SegReg, seg: Segment) {
+        self.seg[reg as usize] = seg;
+    }
+    fn cr(&self, n: u8) -> u64 {
+        self.cr[usize::from(n)]
+    }
+    fn set_cr(&mut self, n: u8, value: u64) -> Step<()> {
+        if n == 4 && value == u64::MAX {
+            return Err(Stop::Fault(Exception::GP0));
+        }
+        self.cr[usize::from(n)] = value;
+        Ok(())
+    }
+    fn efer(&self) -> u64 {
+        self.efer
+    }
+    fn cpl(&self) -> u8 {
+        self.cpl
+    }
+    fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+        let from = self.check(gva, buf.len(), access)?;
+        buf.copy_from_slice(&self.mem[from..from + buf.len()]);
+        Ok(())
+    }
+    fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
+        let from = self.check(gva, buf.len(), Access::Write)?;
+        self.mem[from..from + buf.len()].copy_from_slice(buf);
+        Ok(())
+    }
+    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+        let from = self.check(gva, width.bytes(), Access::Write)?;
+        self.asked.push(Asked::Cmpxchg(gva.0));
+        let word = &mut self.mem[from..from + width.bytes()];
+        if self.rivals > 0 {
+            self.rivals -= 1;
+            word[0] = word[0].wrapping_add(1);
+        }
+        let mut le = [0; 8];
+        le[..width.bytes()].copy_from_slice(word);
+        let found = u64::from_le_bytes(le);
+        assert_eq!((old | new) & !width.mask(), 0, "operands wider than the access");
+        if found == old {
+            word.copy_from_slice(&new.to_le_bytes()[..width.bytes()]);
+        }
+        Ok(found)
+    }
+    fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+        self.check(gva, len, access).map(|_| ())
+    }
+    fn commit(&mut self) {
+        self.asked.push(Asked::Commit);
+    }
+    fn invlpg(&mut self, gva: Gva) {
+        self.asked.push(Asked::Invlpg(gva.0));
+    }
+    fn cmpxchg16(&mut self, gva: Gva, old: u128, new: u128) -> Step<u128> {
+        let from = self.check(gva, 16, Access::Write)?;
+        let word = &mut self.mem[from..from + 16];
+        let found = u128::from_le_bytes(word.try_into().unwrap());
+        if found == old {
+            word.copy_from_slice(&new.to_le_bytes());
+        }
+        Ok(found)
+    }
+    fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
+        if self.port_input.is_empty() {
+            return Err(Stop::Retry);
+        }
+        self.asked.push(Asked::In(port, width));
+        Ok(self.port_input.remove(0))
+    }
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()> {
+        self.asked.push(Asked::Out(port, width, value));
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What rvmm-run says to bad input: exit code 1 and a message, nothing written.
+# ring: system
+# timeout: 120
+. ./tests/system/lib.sh
+
+load_module
+cp /images/small.img /tmp/disk.img
+sum=$(md5sum </tmp/disk.img)
+
+# refuse NAME ARG…
+refuse() {
+	local name=$1
+	shift
+	timeout 20 rvmm-run --console none "$@" >/tmp/out 2>&1 </dev/null
+	code=$?
+	check "$name" '[ $code = 1 ] && [ -s /tmp/out ]'
+	echo "# exit code $code: $(head -n 2 /tmp/out | tr '\n' ' ')"
+}
+head -c 4096 /dev/zero >/tmp/zeros
+head -c 100000 /images/vmlinux >/tmp/short-elf
+head -c 100000 /images/vmlinuz >/tmp/short-bz
+head -c 777 /dev/zero >/tmp/odd.img
+refuse "a missing kernel" /tmp/nothing /tmp/disk.img
+refuse "a folder as kernel" /tmp /tmp/disk.img
+refuse "a file that is no kernel" /tmp/zeros /tmp/disk.img
+refuse "a truncated ELF" /tmp/short-elf /tmp/disk.img
+refuse "a truncated bzImage" /tmp/short-bz /tmp/disk.img
+refuse "a missing disk" /images/vmlinuz /tmp/nothing.img
+refuse "a disk of odd size" /images/vmlinuz /tmp/odd.img
+refuse "memory 0" -m 0 /images/vmlinuz
+refuse "more memory than the host has" -m 64T /images/vmlinuz
+refuse "too many CPUs" -c 100000 /images/vmlinuz
+refuse "a missing initrd" --initrd /tmp/nothing /images/vmlinuz
+rmmod rvmm
+refuse "no module" /images/vmlinuz
+check "the disk was not written" '[ "$sum" = "$(md5sum </tmp/disk.img)" ]'
+finish

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Life cycle of the module on a machine with SVM.
+# ring: system
+# timeout: 120
+. ./tests/system/lib.sh
+
+check "insmod finds SVM" 'insmod rvmm.ko'
+check "/dev/rvmm is a character device" '[ -c /dev/rvmm ]'
+check "the log says what was found" 'dmesg | grep -qi "rvmm.*svm"'
+check "a second insmod is refused" '! insmod rvmm.ko 2>/dev/null'
+sleep 1000 </dev/rvmm &
+holder=$!
+sleep 0.3
+check "rmmod refuses while the node is open" '! rmmod rvmm 2>/dev/null'
+kill $holder
+wait $holder 2>/dev/null
+check "rmmod works once it is closed" 'unload_module'
+check "rmmod leaves no node behind" '[ ! -e /dev/rvmm ]'
+check "rmmod leaves no module behind" '! grep -q ^rvmm /proc/modules'
+finish

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# A KVM guest runs beside an rvmm guest on the same CPUs.
+# ring: system
+# timeout: 400
+. ./tests/system/lib.sh
+
+modprobe kvm_amd || { skip "KVM beside rvmm" "no kvm_amd"; finish; }
+check "KVM runs a guest before rvmm is there" 'kvm-hello 100'
+load_module
+check "KVM runs a guest with rvmm loaded" 'kvm-hello 100'
+(
+	n=0
+	test_guest beside 340 2 /images/vmlinuz
+) >/tmp/results &
+guest=$!
+runs=0 bad=0
+while kill -0 $guest 2>/dev/null; do
+	kvm-hello 2000 >/tmp/kvm.out || bad=$((bad + 1))
+	runs=$((runs + 1))
+	sleep 0.2
+done
+wait $guest
+cat /tmp/results
+n=$(grep -cE '^(not )?ok ' /tmp/results)
+check "KVM guests ran all the while" '[ $runs -ge 2 ] && [ $bad = 0 ]'
+echo "# $runs KVM guests, $bad failed: $(tail -n 1 /tmp/kvm.out)"
+check "rvmm unloads beside KVM" 'unload_module'
+check "KVM runs a guest after rvmm went" 'kvm-hello 100'
+check "KVM unloads" 'rmmod kvm_amd'
+finish

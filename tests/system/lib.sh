@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Helpers for tests in the emulated host: KTAP, the module, guests and their
+# consoles. To be sourced; the current folder holds rvmm.ko and rvmm-run.
+
+n=0
+ok() { n=$((n + 1)); echo "ok $n $1"; }
+not_ok() { n=$((n + 1)); echo "not ok $n $1"; }
+skip() { n=$((n + 1)); echo "ok $n $1 # SKIP $2"; }
+finish() { echo "1..$n"; exit 0; }
+
+# check NAME CONDITION: one result; CONDITION is evaluated.
+check() {
+	if eval "$2"; then
+		ok "$1"
+	else
+		not_ok "$1"
+		echo "# failed: $2"
+	fi
+}
+
+# Speeds up the kernels of guests; none of it touches what is tested.
+fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests"
+
+load_module() {
+	insmod rvmm.ko "$@" || { not_ok "insmod rvmm.ko"; finish; }
+}
+
+# unload_module: waits a little for the last user to go.
+unload_module() {
+	local i
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		rmmod rvmm 2>/tmp/rmmod.err && return 0
+		sleep 0.3
+	done
+	sed 's/^/# /' /tmp/rmmod.err
+	return 1
+}
+
+# run_guest NAME SECONDS ARG…: runs rvmm-run to its end; its console is in
+# /tmp/NAME.console, its own output in /tmp/NAME.log, its exit code in $code.
+run_guest() {
+	local name=$1 seconds=$2
+	shift 2
+	timeout -s KILL "$seconds" rvmm-run --no-reboot --console "file:/tmp/$name.console" "$@" \
+		>"/tmp/$name.log" 2>&1
+	code=$?
+	[ $code = 0 ] || show_guest "$name"
+}
+
+# show_guest NAME: what it printed last, as KTAP comments.
+show_guest() {
+	echo "# --- $1: rvmm-run says"
+	tail -n 40 "/tmp/$1.log" 2>/dev/null | sed 's/^/# /'
+	echo "# --- $1: console"
+	tail -n 25 "/tmp/$1.console" 2>/dev/null | tr -d '\r' | sed 's/^/# /'
+	echo
+}
+
+# test_guest NAME SECONDS CPUS KERNEL ARG…: boots the test guest, passes its
+# results on under NAME and checks that it powered off.
+test_guest() {
+	local name=$1 seconds=$2 cpus=$3 kernel=$4 line text began
+	shift 4
+	began=$(cut -d' ' -f1 /proc/uptime)
+	run_guest "$name" "$seconds" -c "$cpus" --initrd /images/guest.cpio \
+		--append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=$cpus rvmm.utc=$(date +%s)" "$kernel" "$@"
+	echo "# $name ran from $began to $(cut -d' ' -f1 /proc/uptime) s"
+	tr -d '\r' <"/tmp/$name.console" >"/tmp/$name.lines"
+	while read -r line; do
+		text=$(echo "$line" | sed -nE 's/^(not )?ok [0-9]+ guest: //p')
+		case $line in
+		"not ok "*) not_ok "$name: $text" ;;
+		"ok "*) n=$((n + 1)); echo "ok $n $name: $text" ;;
+		"1.."*) : ;;
+		"#"*) echo "$line" ;;
+		esac
+	done <"/tmp/$name.lines"
+	check "$name: the guest ran all its tests" 'grep -q "^1\.\." /tmp/'"$name"'.lines'
+	check "$name: rvmm-run ends with 0 when the guest powers off" '[ $code = 0 ]'
+}
+
+# start_guest NAME ARG…: runs rvmm-run in the background with a pty; sets $pid
+# and $pty, and collects the console in /tmp/NAME.console.
+start_guest() {
+	local name=$1 i
+	shift
+	rvmm-run --no-reboot "$@" >"/tmp/$name.log" 2>&1 &
+	pid=$!
+	pty=
+	for i in $(seq 50); do
+		pty=$(grep -o '/dev/pts/[0-9]*' "/tmp/$name.log" | head -n 1)
+		[ -z "$pty" ] || break
+		sleep 0.2
+	done
+	[ -n "$pty" ] || { echo "# no pty from rvmm-run"; show_guest "$name"; return 1; }
+	cat "$pty" >"/tmp/$name.console" 2>/dev/null &
+	reader=$!
+}
+
+# expect NAME SECONDS TEXT: waits until the console has shown TEXT (a pattern of
+# grep -E) after what earlier calls found.
+expect() {
+	local file=/tmp/$1.console until from
+	until=$(($(date +%s) + $2))
+	from=$(cat "/tmp/$1.seen" 2>/dev/null || echo 0)
+	while :; do
+		if tail -c "+$((from + 1))" "$file" 2>/dev/null | tr -d '\r' | grep -qE -- "$3"; then
+			wc -c <"$file" >"/tmp/$1.seen"
+			return 0
+		fi
+		[ "$(date +%s)" -lt "$until" ] || break
+		kill -0 "$pid" 2>/dev/null || break
+		sleep 0.3
+	done
+	echo "# did not see: $3"
+	show_guest "$1"
+	return 1
+}
+
+# send TEXT: types a line into the console.
+send() { printf '%s\n' "$1" >"$pty"; }
+
+# wait_gone PID SECONDS: waits for a process of ours to end; sets $code.
+wait_gone() {
+	local i=0
+	while kill -0 "$1" 2>/dev/null && [ $i -lt $(($2 * 5)) ]; do
+		sleep 0.2
+		i=$((i + 1))
+	done
+	kill -0 "$1" 2>/dev/null && return 1
+	wait "$1"
+	code=$?
+}
+
+# Free memory in KiB after caches that can go have gone.
+free_kib() {
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	sleep 0.5
+	awk '/^MemFree:/ { print $2 }' /proc/meminfo
+}

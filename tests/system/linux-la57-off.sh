@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The stock kernel (vmlinuz) with a busybox initramfs and a virtio disk.
+# ring: guest
+# cpu: max,la57=off
+# timeout: 400
+. ./tests/system/lib.sh
+
+load_module
+cp /images/small.img /tmp/disk.img
+test_guest linux-la57-off 360 1 /images/vmlinuz /tmp/disk.img
+check "the guest's writes are on the disk" '{ modprobe loop && mkdir -p /tmp/m && mount -o loop,ro /tmp/disk.img /tmp/m && [ -s /tmp/m/guest-was-here ]; }'
+umount /tmp/m
+check "the module unloads afterwards" 'unload_module'
+finish

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Four virtual CPUs on two: all of them boot and count timer interrupts.
+# ring: guest
+# timeout: 400
+. ./tests/system/lib.sh
+
+load_module
+test_guest smp4 360 4 /images/vmlinuz
+check "the module unloads afterwards" 'unload_module'
+finish

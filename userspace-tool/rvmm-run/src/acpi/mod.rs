@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ACPI tables of the machine: RSDP, XSDT, FADT, FACS, MADT and DSDT.
+//!
+//! Follows ACPI, "ACPI System Description Tables" and "ACPI Hardware Specification". The area is placed where a kernel
+//! searches the RSDP by itself, so the pointers in `boot_params` and `hvm_start_info` are a convenience:
+//!
+//! ```text
+//! 0xe0000 RSDP   0xe0040 FACS   0xe0080 DSDT, FADT, MADT, XSDT, each on a 16-byte boundary
+//! ```
+
+pub mod aml;
+mod dsdt;
+mod fadt;
+mod madt;
+pub mod table;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use self::table::{checksum, table, OEM_ID};
+use crate::layout::{ACPI, ACPI_END};
+
+/// Offset of the FACS, which must be 64-byte aligned.
+const FACS_AT: u64 = ACPI + 0x40;
+/// Where the remaining tables begin.
+const TABLES_AT: u64 = ACPI + 0x80;
+
+/// What of the machine the tables describe and a user can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiConfig {
+    /// Number of processors; APIC ids count from 0, the I/O APIC has the next one.
+    pub cpus: u32,
+    /// Whether a guest should look for a keyboard controller. The model answers on its ports in either case; a guest
+    /// that is told of it spends time on a keyboard that is not there.
+    pub keyboard: bool,
+}
+
+/// A table and its guest physical address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Guest physical address.
+    pub gpa: u64,
+    /// Contents.
+    pub bytes: Vec<u8>,
+}
+
+/// Builds all tables, RSDP first, with final addresses and checksums.
+pub fn build(config: AcpiConfig) -> Vec<Placed> {
+    let mut next = TABLES_AT;
+    let mut place = |bytes: Vec<u8>| {
+        let gpa = next;
+        next = (gpa + bytes.len() as u64).next_multiple_of(16);
+        Placed { gpa, bytes }
+    };
+    let facs = Placed { gpa: FACS_AT, bytes: facs() };
+    let dsdt = place(dsdt::build(config));
+    let fadt = place(fadt::build(config, facs.gpa, dsdt.gpa));
+    let madt = place(madt::build(config));
+    let entries: Vec<u8> = [fadt.gpa, madt.gpa].iter().flat_map(|gpa| gpa.to_le_bytes()).collect();
+    let xsdt = place(table(b"XSDT", 1, &entries));
+    let rsdp = Placed { gpa: ACPI, bytes: rsdp(xsdt.gpa) };
+    vec![rsdp, facs, dsdt, fadt, madt, xsdt]
+}
+
+/// Writes the tables into guest memory.
+///
+/// # Errors
+/// `InvalidGuestAddress` when the area is not RAM or the tables do not fit, which would take thousands of processors.
+pub fn write(ram: &GuestMemoryMmap<()>, config: AcpiConfig) -> Result<(), GuestMemoryError> {
+    for table in build(config) {
+        if table.gpa + table.bytes.len() as u64 > ACPI_END {
+            return Err(GuestMemoryError::InvalidGuestAddress(GuestAddress(table.gpa)));
+        }
+        ram.write_slice(&table.bytes, GuestAddress(table.gpa))?;
+    }
+    Ok(())
+}
+
+/// Root system description pointer. ACPI, "Root System Description Pointer (RSDP)".
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    const LEN: u8 = 36;
+    const FIRST_PART: usize = 20;
+    let mut bytes = b"RSD PTR \0".to_vec();
+    bytes.extend(OEM_ID);
+    bytes.push(2);
+    bytes.extend(0u32.to_le_bytes());
+    bytes[8] = checksum(&bytes[..FIRST_PART]);
+    bytes.extend([LEN, 0, 0, 0]);
+    bytes.extend(xsdt.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes[32] = checksum(&bytes);
+    bytes
+}
+
+/// Firmware ACPI control structure, which has no checksum. ACPI, "Firmware ACPI Control Structure (FACS)".
+fn facs() -> Vec<u8> {
+    const LEN: u8 = 64;
+    let mut bytes = b"FACS".to_vec();
+    bytes.push(LEN);
+    bytes.resize(usize::from(LEN), 0);
+    bytes[32] = 2;
+    bytes
+}

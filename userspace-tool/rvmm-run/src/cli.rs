@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::console::ConsoleSpec;
+use crate::disk::DiskSpec;
+use crate::machine::DeviceSet;
+use crate::memory::RamSize;
+
+const EXAMPLES: &str = "\
+Examples:
+  rvmm-run vmlinuz disk.img
+      boot from /dev/vda; the console is a new pseudo terminal, whose name is printed
+  rvmm-run --console stdio --initrd initrd.img -m 2G -c 4 vmlinuz disk.img
+      console in this terminal, 2 GiB, four CPUs (quit with Ctrl-a x)
+  rvmm-run --append 'console=ttyS0 root=/dev/vda1 ro' --disk data.img,ro,serial=DATA1 vmlinuz system.img
+      own command line, and a second, read-only disk
+  rvmm-run --check
+      say what this host lacks
+
+Attach to a pseudo terminal with 'screen /dev/pts/N', 'tio /dev/pts/N' or 'cu -l /dev/pts/N'.
+SIGPWR presses the guest's power button.
+
+Exit codes:
+  0  the guest powered off         4  triple fault (with register dump)
+  1  bad input, nothing was run    5  the module could not run the guest any further
+  2  the host or the module failed 6  quit with Ctrl-a x
+  3  guest reset with --no-reboot  128+N  ended by signal N";
+
+/// Runs a Linux guest on the rvmm kernel module.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "rvmm-run", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Kernel: a bzImage (vmlinuz) or a 64-bit ELF vmlinux
+    #[arg(required_unless_present = "check")]
+    pub kernel: Option<PathBuf>,
+
+    /// Raw disk images or block devices, writable: /dev/vda, /dev/vdb, …
+    #[arg(value_name = "DISK")]
+    pub plain_disks: Vec<PathBuf>,
+
+    /// Further disk, with options; these follow the plain ones
+    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
+    pub disks: Vec<DiskSpec>,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0 root=/dev/vda",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+
+    /// Guest memory, with suffix K, M, G or T; a bare number counts MiB
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = RamSize::parse)]
+    pub memory: RamSize,
+
+    /// Number of virtual CPUs
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpus: u32,
+
+    /// Serial console: pty (a new one; its name is printed), stdio, file:PATH or none
+    #[arg(long, value_name = "WHERE", default_value = "pty")]
+    pub console: ConsoleSpec,
+
+    /// End with exit code 3 when the guest resets, instead of starting it again
+    #[arg(long)]
+    pub no_reboot: bool,
+
+    /// Node of the module
+    #[arg(long, value_name = "NODE", default_value = "/dev/rvmm")]
+    pub device: PathBuf,
+
+    /// Say what the host lacks to run guests, and end
+    #[arg(long)]
+    pub check: bool,
+
+    /// Which of the module's own devices the machine has. Less than all is for tests: a guest without any can be watched
+    /// on every KVM node by its port accesses
+    #[arg(long, hide = true, value_name = "WHICH", value_enum, default_value_t = DeviceSet::All)]
+    pub devices: DeviceSet,
+
+    /// Log every exit to the tool on standard error
+    #[arg(long)]
+    pub debug: bool,
+}
+
+impl Cli {
+    /// All disks in the guest's order.
+    pub fn all_disks(&self) -> Vec<DiskSpec> {
+        let plain = self.plain_disks.iter().cloned().map(DiskSpec::plain);
+        plain.chain(self.disks.iter().cloned()).collect()
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A bounded byte queue that keeps the newest bytes.
+
+use std::collections::VecDeque;
+
+/// Bytes on their way, at most `limit` of them.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    bytes: VecDeque<u8>,
+    limit: usize,
+}
+
+impl Ring {
+    /// An empty queue for `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { bytes: VecDeque::new(), limit }
+    }
+
+    /// Appends `data` and forgets the oldest bytes beyond the limit.
+    pub fn push(&mut self, data: &[u8]) {
+        let newest = &data[data.len().saturating_sub(self.limit)..];
+        let excess = (self.bytes.len() + newest.len()).saturating_sub(self.limit);
+        self.bytes.drain(..excess);
+        self.bytes.extend(newest);
+    }
+
+    /// The oldest bytes, as many as lie together.
+    pub fn front(&self) -> &[u8] {
+        self.bytes.as_slices().0
+    }
+
+    /// Removes `count` of the oldest bytes.
+    pub fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+    }
+
+    /// Number of bytes held.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes that fit without loss.
+    pub fn room(&self) -> usize {
+        self.limit - self.bytes.len()
+    }
+}

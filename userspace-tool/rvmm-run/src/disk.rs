@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Disks: how they are named on the command line, checked, locked and opened.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+/// Longest serial number that virtio-blk carries.
+pub const SERIAL_MAX: usize = 20;
+/// Virtio counts disks in sectors of this size.
+pub const SECTOR: u64 = 512;
+
+/// A disk as the user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Image file or block device.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Serial number for the guest, at most `SERIAL_MAX` bytes.
+    pub serial: String,
+}
+
+impl DiskSpec {
+    /// A writable disk without a serial number.
+    pub fn plain(path: PathBuf) -> Self {
+        Self { path, read_only: false, serial: String::new() }
+    }
+}
+
+impl FromStr for DiskSpec {
+    type Err = String;
+
+    /// Parses `path[,ro][,serial=TEXT]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let path = parts
+            .next()
+            .filter(|p| !p.is_empty())
+            .ok_or("the path is missing: write path[,ro][,serial=TEXT]")?;
+        let mut spec = Self::plain(PathBuf::from(path));
+        for option in parts {
+            match option.split_once('=') {
+                None if option == "ro" => spec.read_only = true,
+                Some(("serial", serial)) => {
+                    if serial.is_empty()
+                        || serial.len() > SERIAL_MAX
+                        || !serial.bytes().all(|b| b.is_ascii_graphic())
+                    {
+                        return Err(format!(
+                            "serial '{serial}' must have 1 to {SERIAL_MAX} printable ASCII characters"
+                        ));
+                    }
+                    spec.serial = serial.to_string();
+                }
+                _ => return Err(format!("'{option}' is no option of a disk: write path[,ro][,serial=TEXT]")),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// An open, locked disk. The lock goes when it is dropped.
+#[derive(Debug)]
+pub struct Disk {
+    /// The open file; the module gets its descriptor.
+    pub file: Flock<File>,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Serial number.
+    pub serial: String,
+    /// Size in bytes, a multiple of `SECTOR`.
+    pub size: u64,
+    /// Whether the file is open with `O_DIRECT`.
+    pub direct: bool,
+}
+
+/// What is wrong with a disk.
+#[derive(Debug)]
+pub enum DiskError {
+    /// It cannot be opened for reading.
+    Open(io::Error),
+    /// It can be read but not written.
+    NotWritable(Errno),
+    /// It is neither a regular file nor a block device.
+    NotADisk,
+    /// It has no contents.
+    Empty,
+    /// Its size is no multiple of a sector.
+    OddSize(u64),
+    /// It has a format other than raw.
+    NotRaw(&'static str),
+    /// Another VM, or another disk of this one, has it.
+    Locked {
+        /// Whether we wanted to write.
+        for_writing: bool,
+    },
+    /// A block device that the host uses (mounted, or part of a RAID or LVM).
+    UsedByHost,
+    /// The lock cannot be taken for another reason.
+    Lock(Errno),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(e) => write!(f, "cannot open it: {}", crate::error::os_error(e)),
+            Self::NotWritable(e) => {
+                write!(f, "it is not writable ({}): change its mode, or give it read-only as --disk PATH,ro", e.desc())
+            }
+            Self::NotADisk => write!(f, "it is neither a regular file nor a block device: give a disk image"),
+            Self::Empty => write!(f, "it is empty: make an image of the size you want with 'truncate -s 4G PATH'"),
+            Self::OddSize(size) => write!(
+                f,
+                "its size of {size} bytes is not a multiple of {SECTOR}: it is truncated or no disk image; 'truncate -s %512 PATH' pads it"
+            ),
+            Self::NotRaw(format) => {
+                write!(f, "it is a {format} image: convert it with 'qemu-img convert -O raw PATH NEW'")
+            }
+            Self::Locked { for_writing: true } => write!(
+                f,
+                "it is in use by another VM (locked): stop that VM, or share the disk read-only in both as --disk PATH,ro"
+            ),
+            Self::Locked { for_writing: false } => {
+                write!(f, "it is in use by another VM that writes to it (locked): stop that VM first")
+            }
+            Self::UsedByHost => write!(f, "the host uses this block device: unmount it first"),
+            Self::Lock(e) => write!(f, "cannot lock it: {}", e.desc()),
+        }
+    }
+}
+
+impl std::error::Error for DiskError {}
+
+/// Opens, locks and checks a disk: shared with other readers when read-only, else for this VM alone.
+///
+/// # Errors
+/// Every `DiskError`. Nothing is written to the disk in any case.
+pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
+    let meta = std::fs::metadata(&spec.path).map_err(DiskError::Open)?;
+    let kind = meta.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(DiskError::NotADisk);
+    }
+    let exclusive = if kind.is_block_device() && !spec.read_only { OFlag::O_EXCL } else { OFlag::empty() };
+    let (file, direct) = open_direct(spec, exclusive)?;
+    let mut file = lock(file, spec.read_only)?;
+    let size = file.seek(SeekFrom::End(0)).map_err(DiskError::Open)?;
+    check_size(size)?;
+    check_raw(spec)?;
+    Ok(Disk { file, read_only: spec.read_only, serial: spec.serial.clone(), size, direct })
+}
+
+/// Opens with `O_DIRECT` where the file system has it, and says whether it had.
+fn open_direct(spec: &DiskSpec, extra: OFlag) -> Result<(File, bool), DiskError> {
+    let open = |flags: OFlag| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(!spec.read_only).custom_flags(flags.bits()).open(&spec.path)
+    };
+    match open(extra | OFlag::O_DIRECT) {
+        Ok(file) => Ok((file, true)),
+        Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => {
+            open(extra).map(|file| (file, false)).map_err(|e| open_error(spec, e))
+        }
+        Err(e) => Err(open_error(spec, e)),
+    }
+}
+
+/// Tells a file that can be read but not written from one that cannot be opened at all.
+fn open_error(spec: &DiskSpec, e: io::Error) -> DiskError {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    match errno {
+        Some(Errno::EBUSY) => DiskError::UsedByHost,
+        Some(errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY))
+            if !spec.read_only && File::open(&spec.path).is_ok() =>
+        {
+            DiskError::NotWritable(errno)
+        }
+        _ => DiskError::Open(e),
+    }
+}
+
+fn lock(file: File, read_only: bool) -> Result<Flock<File>, DiskError> {
+    let how = if read_only { FlockArg::LockSharedNonblock } else { FlockArg::LockExclusiveNonblock };
+    Flock::lock(file, how).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => DiskError::Locked { for_writing: !read_only },
+        errno => DiskError::Lock(errno),
+    })
+}
+
+fn check_size(size: u64) -> Result<(), DiskError> {
+    match size {
+        0 => Err(DiskError::Empty),
+        size if size % SECTOR != 0 => Err(DiskError::OddSize(size)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses image formats that a guest would see as garbage. Read through a descriptor without `O_DIRECT`, which would ask
+/// for an aligned buffer.
+fn check_raw(spec: &DiskSpec) -> Result<(), DiskError> {
+    let mut start = [0; 8];
+    File::open(&spec.path).and_then(|mut f| f.read_exact(&mut start)).map_err(DiskError::Open)?;
+    match &start {
+        [b'Q', b'F', b'I', 0xfb, ..] => Err(DiskError::NotRaw("qcow2")),
+        b"conectix" => Err(DiskError::NotRaw("VHD")),
+        b"vhdxfile" => Err(DiskError::NotRaw("VHDX")),
+        [b'K', b'D', b'M', b'V', ..] => Err(DiskError::NotRaw("VMDK")),
+        _ => Ok(()),
+    }
+}

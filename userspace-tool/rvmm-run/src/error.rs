@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that can go wrong before and around a run, and how it is told to the user.
+//!
+//! A message names the thing that failed, why, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::console::ConsoleError;
+use crate::disk::DiskError;
+use crate::exit_status::ExitStatus;
+use crate::kernel::KernelError;
+use crate::memory::MemoryError;
+
+/// A failure of the tool.
+#[derive(Debug)]
+pub enum Error {
+    /// The kernel image.
+    Kernel(PathBuf, KernelError),
+    /// The initrd.
+    Initrd(PathBuf, KernelError),
+    /// The kernel command line.
+    Cmdline(KernelError),
+    /// A disk, by path.
+    Disk(PathBuf, DiskError),
+    /// The memory size.
+    Memory(MemoryError),
+    /// More processors than the module gives to a VM.
+    TooManyCpus {
+        /// Asked for.
+        asked: u32,
+        /// Possible.
+        max: u32,
+    },
+    /// More disks than the PCI bus has room for.
+    TooManyDisks {
+        /// Asked for.
+        asked: usize,
+        /// Possible.
+        max: usize,
+    },
+    /// The console.
+    Console(ConsoleError),
+    /// The node of the module cannot be opened.
+    Node(PathBuf, Errno),
+    /// The node speaks another ABI.
+    ApiVersion(PathBuf, i32),
+    /// The module does not have something that every run needs.
+    Lacks(&'static str),
+    /// An operation of the host or the module failed.
+    Host(&'static str, Errno),
+}
+
+impl Error {
+    /// Wraps an error of the module for `what`, an operation in plain words.
+    pub fn host(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |e| Self::Host(what, Errno::from_raw(e.errno()))
+    }
+
+    /// Wraps an error of the operating system for `what`.
+    pub fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |e| Self::Host(what, Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    }
+
+    /// The exit code for this failure.
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Host(..) => ExitStatus::HostError,
+            Self::Console(e) if !e.is_bad_input() => ExitStatus::HostError,
+            _ => ExitStatus::BadInput,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
+            Self::Initrd(path, e) => write!(f, "initrd '{}': {e}", path.display()),
+            Self::Cmdline(e) => write!(f, "kernel command line: {e}"),
+            Self::Disk(path, e) => write!(f, "disk '{}': {e}", path.display()),
+            Self::Memory(e) => write!(f, "memory: {e}"),
+            Self::TooManyCpus { asked, max } => {
+                write!(f, "{asked} CPUs: the module gives a VM at most {max}; ask for fewer with --cpus")
+            }
+            Self::TooManyDisks { asked, max } => {
+                write!(f, "{asked} disks: the PCI bus has room for {max}; give fewer")
+            }
+            Self::Console(e) => write!(f, "console: {e}"),
+            Self::Node(path, errno) => write!(f, "{}: {}", path.display(), node_advice(*errno)),
+            Self::ApiVersion(path, version) => write!(
+                f,
+                "{} speaks KVM API version {version}, not 12: is it the node of rvmm? Give the right one with --device",
+                path.display()
+            ),
+            Self::Lacks(what) => write!(f, "the module lacks {what}: load the rvmm.ko that belongs to this tool"),
+            Self::Host(what, errno) => write!(f, "cannot {what}: {}; see dmesg for the module's message", errno.desc()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Why the node could not be opened, and what to do.
+fn node_advice(errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT | Errno::ENXIO | Errno::ENODEV => {
+            format!("{}: load the module with 'insmod rvmm.ko', and see dmesg if that fails", errno.desc())
+        }
+        Errno::EACCES | Errno::EPERM => {
+            format!("{}: run as root, or get access to the node (chgrp, udev rule)", errno.desc())
+        }
+        Errno::ENOTTY => "it is no KVM-like device: give the node of the module with --device".to_string(),
+        _ => errno.desc().to_string(),
+    }
+}
+
+/// The text of an error of the operating system without Rust's decoration.
+pub fn os_error(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(raw) => {
+            let errno = Errno::from_raw(raw);
+            match errno {
+                Errno::ENOENT => format!("{}: check the path", errno.desc()),
+                Errno::EACCES | Errno::EPERM => format!("{}: check its mode and owner", errno.desc()),
+                _ => errno.desc().to_string(),
+            }
+        }
+        None if e.kind() == io::ErrorKind::UnexpectedEof => {
+            "the file became shorter while it was read".to_string()
+        }
+        None if e.kind() == io::ErrorKind::IsADirectory => "it is a directory: give a file".to_string(),
+        None => e.to_string(),
+    }
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs a machine: one thread per processor, one per disk, one for the console, and the main thread that waits for the end.
+//!
+//! The first thread that sees the end records it and wakes the main thread, which then kicks every other thread out of the
+//! module with a signal until it has ended. The stop signals are blocked everywhere and read from a signalfd, so that they
+//! arrive as events and every guard is dropped on the way out.
+
+use std::fs::File;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{DeviceFd, VcpuFd};
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::{raise, SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::device::press_power_button;
+use super::Machine;
+use crate::console::pump::{Pump, Request};
+use crate::console::{stdio, Console};
+use crate::cpu::run::{run_until_end, End};
+use crate::error::Error;
+use crate::message;
+
+/// The signal that makes `KVM_RUN` and a disk's worker return.
+const KICK: Signal = Signal::SIGUSR1;
+/// Signals that end the run.
+const STOP_SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// Signals that mean something else: power button, and the pair around a pause.
+const OTHER_SIGNALS: [Signal; 3] = [Signal::SIGPWR, Signal::SIGTSTP, Signal::SIGCONT];
+/// How long a thread may take to leave the module.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two kicks.
+const KICK_PAUSE: Duration = Duration::from_millis(2);
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A processor's loop ended for a reason of the guest or the module.
+    Vcpu {
+        /// Which one.
+        id: usize,
+        /// Why.
+        end: End,
+    },
+    /// The user typed the escape.
+    Quit,
+    /// A stop signal came.
+    Signal(Signal),
+    /// A thread of the tool failed.
+    Failed(Error),
+}
+
+/// What the threads of one machine share.
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    /// Readable from the end on.
+    ended: EventFd,
+}
+
+impl Shared {
+    fn new() -> Result<Self, Error> {
+        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|e| Error::Host("make an eventfd", e))?;
+        Ok(Self { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended })
+    }
+
+    /// Ends the run; the first reason counts.
+    fn end(&self, outcome: Outcome) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        self.stop.store(true, Ordering::Release);
+        let _ = self.ended.write(1);
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Ends the run when a thread panics, so that nobody waits for it.
+struct PanicGuard(Arc<Shared>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Outcome::Failed(Error::Host("go on after a panic", Errno::EFAULT)));
+        }
+    }
+}
+
+/// The signals that the main thread reads. Made before any thread, which inherits the mask.
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the signals and opens the descriptor to read them from.
+    ///
+    /// # Errors
+    /// `Host`.
+    pub fn new() -> Result<Self, Error> {
+        let host = |e| Error::Host("set up signals", e);
+        let mut set = SigSet::empty();
+        for signal in STOP_SIGNALS.into_iter().chain(OTHER_SIGNALS) {
+            set.add(signal);
+        }
+        set.thread_block().map_err(host)?;
+        crate::sys::install_kick_handler(KICK).map_err(host)?;
+        SigSet::from_iter([KICK]).thread_unblock().map_err(host)?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
+        Ok(Self { fd })
+    }
+}
+
+/// Runs `machine` to its end. The pump comes back for the next machine.
+///
+/// # Errors
+/// `Host` when threads or descriptors run out, or a thread does not leave the module.
+pub fn run(
+    machine: Machine,
+    pump: &mut Option<Pump>,
+    signals: &Signals,
+    debug: bool,
+) -> Result<Outcome, Error> {
+    // Dropped in reverse order: RAM goes last.
+    let Machine { _ram, _vm, _others, uart, power, workers, vcpus } = machine;
+    let shared = Arc::new(Shared::new()?);
+    let power = Arc::new(power);
+    let console = match (&uart, pump.take_if(|p| uart.is_some() && !matches!(p.console(), Console::None))) {
+        (Some(uart), Some(pump)) => Some(start_console(pump, uart, &power, &shared)?),
+        _ => None,
+    };
+    let mut threads = Vec::new();
+    let started = start_all(vcpus, workers, &shared, debug, &mut threads);
+    if let Err(e) = started {
+        shared.end(Outcome::Failed(e));
+    }
+    let waited = wait(&shared, signals, &power);
+    stop(&shared, threads)?;
+    if let Some(thread) = console {
+        *pump = thread.join().ok();
+    }
+    waited?;
+    let outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(outcome.unwrap_or(Outcome::Quit))
+}
+
+fn start_all(
+    vcpus: Vec<VcpuFd>,
+    workers: Vec<DeviceFd>,
+    shared: &Arc<Shared>,
+    debug: bool,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> Result<(), Error> {
+    for (index, device) in workers.into_iter().enumerate() {
+        let shared = Arc::clone(shared);
+        threads.push(spawn(format!("disk{index}"), move || work(&device, &shared))?);
+    }
+    for (id, vcpu) in vcpus.into_iter().enumerate() {
+        let shared = Arc::clone(shared);
+        threads.push(spawn(format!("vcpu{id}"), move || run_vcpu(id, vcpu, &shared, debug))?);
+    }
+    Ok(())
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, Error> {
+    std::thread::Builder::new().name(name).spawn(body).map_err(Error::io("start a thread"))
+}
+
+/// A processor's thread.
+fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
+    let _guard = PanicGuard(Arc::clone(shared));
+    let log = |text: &str| {
+        if debug {
+            message(&format!("vcpu {id}: {text}"));
+        }
+    };
+    let end = run_until_end(&mut vcpu, &shared.stop, log);
+    if end != End::Stopped {
+        shared.end(Outcome::Vcpu { id, end });
+    }
+}
+
+/// A disk's thread: it serves the queues inside the module.
+fn work(device: &DeviceFd, shared: &Arc<Shared>) {
+    let _guard = PanicGuard(Arc::clone(shared));
+    while !shared.stopping() {
+        match crate::sys::run_device(device) {
+            Ok(()) => return,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk")(e))),
+        }
+    }
+}
+
+/// The console's thread, which gives the pump back.
+fn start_console(
+    mut pump: Pump,
+    uart: &DeviceFd,
+    power: &Arc<Option<DeviceFd>>,
+    shared: &Arc<Shared>,
+) -> Result<JoinHandle<Pump>, Error> {
+    let mut uart: File = crate::sys::device_file(uart).map_err(Error::io("open the UART"))?;
+    fcntl(&uart, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+        .map_err(|e| Error::Host("make the UART non-blocking", e))?;
+    let (shared, power) = (Arc::clone(shared), Arc::clone(power));
+    spawn("console".into(), move || {
+        let _guard = PanicGuard(Arc::clone(&shared));
+        let request = |request| match request {
+            Request::Quit => shared.end(Outcome::Quit),
+            Request::PowerButton => power_button(&power),
+        };
+        if let Err(e) = pump.run(&mut uart, &shared.ended, request) {
+            shared.end(Outcome::Failed(Error::io("serve the console")(e)));
+        }
+        pump
+    })
+}
+
+fn power_button(power: &Option<DeviceFd>) {
+    if let Some(Err(e)) = power.as_ref().map(press_power_button) {
+        message(&e.to_string());
+    }
+}
+
+/// Waits for the end and acts on signals.
+fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    while !shared.stopping() {
+        let mut fds = [
+            PollFd::new(shared.ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => {
+                shared.end(Outcome::Failed(Error::Host("wait for the guest", e)));
+            }
+        }
+        while let Ok(Some(info)) = signals.fd.read_signal() {
+            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+            match signal {
+                Signal::SIGPWR => power_button(power),
+                Signal::SIGCONT => stdio::resume(),
+                Signal::SIGTSTP => {
+                    stdio::pause();
+                    let _ = raise(Signal::SIGSTOP);
+                    stdio::resume();
+                }
+                signal => shared.end(Outcome::Signal(signal)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kicks every thread until it has ended.
+fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), Error> {
+    shared.stop.store(true, Ordering::Release);
+    let limit = Instant::now() + STOP_LIMIT;
+    loop {
+        let mut running = Vec::new();
+        for thread in threads {
+            if thread.is_finished() {
+                // A panic has been reported by the hook and ended the run already.
+                let _ = thread.join();
+            } else {
+                running.push(thread);
+            }
+        }
+        threads = running;
+        if threads.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > limit {
+            return Err(Error::Host("stop the guest: a thread stays in the module", Errno::ETIMEDOUT));
+        }
+        for thread in &threads {
+            let _ = pthread_kill(thread.as_pthread_t(), KICK);
+        }
+        std::thread::sleep(KICK_PAUSE);
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rvmm-run`: runs a Linux guest on the rvmm module.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use rvmm_run::cli::Cli;
+use rvmm_run::exit_status::ExitStatus;
+use rvmm_run::{check, console, start};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            // Help and version are no failures; everything else is bad input.
+            let status = if e.use_stderr() { ExitStatus::BadInput } else { ExitStatus::PowerOff };
+            return status.into();
+        }
+    };
+    restore_terminal_on_panic();
+    let status = if cli.check { check::run(&cli.device) } else { start::run(&cli) };
+    status.into()
+}
+
+/// Makes the terminal usable before the panic's message is printed.
+fn restore_terminal_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        console::stdio::restore();
+        default(info);
+    }));
+}

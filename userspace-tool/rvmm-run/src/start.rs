@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From the command line to the exit code: checks all input, opens everything, then runs machines until the end.
+//!
+//! Nothing is written before every check has passed; the console, which may empty a file, is opened last.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use kvm_ioctls::Kvm;
+
+use crate::cli::Cli;
+use crate::console::pump::Pump;
+use crate::console::Console;
+use crate::cpu::run::End;
+use crate::disk;
+use crate::error::Error;
+use crate::exit_status::ExitStatus;
+use crate::image::FileImage;
+use crate::kernel::KernelError;
+use crate::machine::run::{run as run_machine, Outcome, Signals};
+use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
+use crate::memory::host_memory;
+use crate::message;
+
+/// Runs what the command line asks for.
+pub fn run(cli: &Cli) -> ExitStatus {
+    match try_run(cli) {
+        Ok(status) => status,
+        Err(e) => {
+            message(&e.to_string());
+            e.status()
+        }
+    }
+}
+
+fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
+    let config = prepare(cli)?;
+    let contents = Contents::new(&config)?;
+    let kvm = open_node(&cli.device)?;
+    check_cpus(&kvm, config.cpus)?;
+    let signals = Signals::new()?;
+    let mut machine = Machine::new(&kvm, &config, contents)?;
+    let mut pump = Some(Pump::new(open_console(cli)?));
+    let status = loop {
+        match run_machine(machine, &mut pump, &signals, cli.debug)? {
+            Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
+                machine = Machine::new(&kvm, &config, Contents::new(&config)?)?;
+            }
+            outcome => break outcome,
+        }
+    };
+    if let Some(pump) = pump {
+        pump.close();
+    }
+    Ok(report(status))
+}
+
+/// Checks and opens everything that does not need the module.
+fn prepare(cli: &Cli) -> Result<Config, Error> {
+    let kernel = cli.kernel.clone().unwrap_or_default();
+    let kernel = open_image(&kernel, Error::Kernel)?;
+    let initrd = match &cli.initrd {
+        Some(path) => Some(open_image(path, Error::Initrd)?),
+        None => None,
+    };
+    let host = host_memory();
+    if host > 0 {
+        cli.memory.check_host(host).map_err(Error::Memory)?;
+    }
+    let specs = cli.all_disks();
+    let max = PCI_SLOTS - 1;
+    if specs.len() > max {
+        return Err(Error::TooManyDisks { asked: specs.len(), max });
+    }
+    let mut disks = Vec::new();
+    for spec in &specs {
+        disks.push(disk::open(spec).map_err(|e| Error::Disk(spec.path.clone(), e))?);
+    }
+    Ok(Config {
+        ram: cli.memory,
+        cpus: cli.cpus,
+        kernel,
+        initrd,
+        cmdline: cli.append.clone(),
+        disks,
+        devices: cli.devices,
+    })
+}
+
+fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> Error) -> Result<(PathBuf, FileImage), Error> {
+    let image = File::open(path).and_then(FileImage::new);
+    image.map(|image| (path.into(), image)).map_err(|e| error(path.into(), KernelError::Io(e)))
+}
+
+fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), Error> {
+    let max = kvm.get_max_vcpus() as u32;
+    if asked > max {
+        return Err(Error::TooManyCpus { asked, max });
+    }
+    Ok(())
+}
+
+/// Opens the console and says where it is.
+fn open_console(cli: &Cli) -> Result<Console, Error> {
+    let console = Console::open(&cli.console).map_err(Error::Console)?;
+    if let Console::Pty(pty) = &console {
+        let mut out = io::stdout();
+        let _ = writeln!(out, "console: {}", pty.name().display());
+        let _ = out.flush();
+    }
+    Ok(console)
+}
+
+/// Tells how the run ended and gives the exit code for it.
+fn report(outcome: Outcome) -> ExitStatus {
+    match outcome {
+        Outcome::Quit => ExitStatus::UserQuit,
+        Outcome::Signal(signal) => ExitStatus::Signal(signal as u8),
+        Outcome::Failed(e) => {
+            message(&e.to_string());
+            ExitStatus::HostError
+        }
+        Outcome::Vcpu { id, end } => report_end(id, end),
+    }
+}
+
+fn report_end(id: usize, end: End) -> ExitStatus {
+    match end {
+        End::PowerOff | End::Stopped => ExitStatus::PowerOff,
+        End::Reset => {
+            message("the guest asked for a reset");
+            ExitStatus::GuestReset
+        }
+        End::TripleFault(dump) => {
+            message(&format!("vcpu {id}: triple fault\n{dump}"));
+            ExitStatus::TripleFault
+        }
+        End::Failed { reason, dump } => {
+            message(&format!("vcpu {id}: {reason}\n{dump}"));
+            ExitStatus::VcpuFailed
+        }
+        End::Host(errno) => {
+            message(&Error::Host("run a virtual CPU", errno).to_string());
+            ExitStatus::HostError
+        }
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The only file of the tool with `unsafe` code: ioctls on raw pointers, signal handlers, `madvise` and union fields.
+//!
+//! Each function is safe to call; what makes it so is said at its unsafe block.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use kvm_bindings::{kvm_create_device, kvm_run, kvm_userspace_memory_region, KVM_CREATE_DEVICE_TEST};
+use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use nix::sys::mman::{madvise, MmapAdvise};
+use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref};
+
+/// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.
+const RVMM_DEV_RUN: u64 = 0xaef0;
+
+/// Makes every region of `ram` a memory slot of `vm`, slot numbers counting from 0.
+///
+/// # Errors
+/// The error of `KVM_SET_USER_MEMORY_REGION`.
+///
+/// The caller keeps `ram` mapped for as long as the VM runs; [`crate::machine::Machine`] owns both and drops `ram` last.
+pub fn map_ram(vm: &VmFd, ram: &GuestMemoryMmap<()>) -> Result<(), kvm_ioctls::Error> {
+    for (slot, region) in (0u32..).zip(ram.iter()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is a live private mapping of `region`, used for nothing but guest memory. A mapping that goes
+        // away early makes the guest's accesses fail in the kernel; it does not touch other memory of this process.
+        unsafe { vm.set_user_memory_region(slot)? };
+    }
+    Ok(())
+}
+
+/// Asks the host to back `ram` with large pages. A refusal costs speed only and is ignored.
+pub fn advise_huge_pages(ram: &GuestMemoryMmap<()>) {
+    for region in ram.iter() {
+        let (Some(start), Ok(len)) = (NonNull::new(region.as_ptr().cast()), usize::try_from(region.len()))
+        else {
+            continue;
+        };
+        // SAFETY: the range is the whole live mapping of `region`, and MADV_HUGEPAGE changes no content.
+        let _ = unsafe { madvise(start, len, MmapAdvise::MADV_HUGEPAGE) };
+    }
+}
+
+/// Serves the queues of a virtio device on the calling thread until the VM is gone.
+///
+/// # Errors
+/// `Interrupted` when a signal came: call again. Anything else is final.
+pub fn run_device(device: &DeviceFd) -> io::Result<()> {
+    // SAFETY: the request takes no argument, so the kernel reads and writes no memory of this process on its behalf.
+    match unsafe { ioctl(device, RVMM_DEV_RUN) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A second handle on a device's file, for `read`, `write` and `poll`.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn device_file(device: &DeviceFd) -> io::Result<File> {
+    // SAFETY: `device` owns the descriptor and outlives the borrow, which ends with this statement.
+    let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
+    Ok(File::from(fd.try_clone_to_owned()?))
+}
+
+/// Suberror and data words of a `KVM_EXIT_INTERNAL_ERROR`. Only meaningful right after that exit.
+pub fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u64>) {
+    let run: &kvm_run = vcpu.get_kvm_run();
+    // SAFETY: every bit pattern is valid for this union member, which consists of integers.
+    let error = unsafe { run.__bindgen_anon_1.internal };
+    let count = (error.ndata as usize).min(error.data.len());
+    (error.suberror, error.data[..count].to_vec())
+}
+
+/// Installs a handler that does nothing for `signal`, without `SA_RESTART`: the signal's only effect is `EINTR`.
+///
+/// # Errors
+/// The error of `sigaction`.
+pub fn install_kick_handler(signal: Signal) -> nix::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, so it is async-signal-safe.
+    unsafe { sigaction(signal, &action) }.map(|_| ())
+}
+
+/// Whether the module knows the device type of a request with `KVM_CREATE_DEVICE_TEST`; nothing is created.
+pub fn test_device(vm: &VmFd, request: &mut kvm_create_device) -> bool {
+    /// `KVM_CREATE_DEVICE`, `_IOWR(0xAE, 0xe0, struct kvm_create_device)`.
+    const KVM_CREATE_DEVICE: u64 = 0xc00c_aee0;
+    request.flags = KVM_CREATE_DEVICE_TEST;
+    // SAFETY: the request has the size that is coded in the number, and the flag set above keeps it from making a descriptor.
+    unsafe { ioctl_with_mut_ref(vm, KVM_CREATE_DEVICE, request) == 0 }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The console: a pseudo terminal that keeps output for a late reader, files, the escape key, the bounded queue.
+
+mod common;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::TempDir;
+use nix::fcntl::OFlag;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use proptest::prelude::*;
+use rvmm_run::console::escape::{Escape, Typed};
+use rvmm_run::console::pty::{is_ours, Pty};
+use rvmm_run::console::pump::Pump;
+use rvmm_run::console::ring::Ring;
+use rvmm_run::console::{Console, ConsoleError, ConsoleSpec};
+
+/// A pump on its thread, with the far end of a stand-in UART.
+struct Running {
+    uart: UnixStream,
+    stop: Arc<EventFd>,
+    thread: JoinHandle<Pump>,
+}
+
+fn start(mut pump: Pump) -> Running {
+    let (near, uart) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    uart.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+    let seen = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        let mut near = File::from(OwnedFd::from(near));
+        pump.run(&mut near, &seen, |_| {}).unwrap();
+        pump
+    });
+    Running { uart, stop, thread }
+}
+
+impl Running {
+    fn finish(self) -> Pump {
+        self.stop.write(1).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+fn pty() -> (Pump, PathBuf) {
+    let pty = Pty::new().unwrap();
+    let name = pty.name().to_path_buf();
+    (Pump::new(Console::Pty(pty)), name)
+}
+
+fn attach(name: &PathBuf) -> File {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags((OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits())
+        .open(name)
+        .unwrap()
+}
+
+/// Reads until `len` bytes are there or five seconds have passed.
+fn read_len(file: &mut File, len: usize) -> Vec<u8> {
+    let end = Instant::now() + Duration::from_secs(5);
+    let mut all = Vec::new();
+    let mut buf = [0; 4096];
+    while all.len() < len && Instant::now() < end {
+        match file.read(&mut buf) {
+            Ok(n) => all.extend(&buf[..n]),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+    all
+}
+
+#[test]
+fn late_reader_gets_what_was_printed_before() {
+    let (pump, name) = pty();
+    let mut running = start(pump);
+    running.uart.write_all(b"Linux version\r\nlogin: ").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+
+    let mut reader = attach(&name);
+
+    assert_eq!(read_len(&mut reader, 22), b"Linux version\r\nlogin: ");
+    running.finish();
+}
+
+#[test]
+fn second_reader_gets_what_the_first_did_not() {
+    let (pump, name) = pty();
+    let mut running = start(pump);
+    let mut first = attach(&name);
+    running.uart.write_all(b"one").unwrap();
+    assert_eq!(read_len(&mut first, 3), b"one");
+    drop(first);
+    std::thread::sleep(Duration::from_millis(50));
+    running.uart.write_all(b"two").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+
+    let mut second = attach(&name);
+
+    assert_eq!(read_len(&mut second, 3), b"two");
+    running.finish();
+}
+
+#[test]
+fn input_reaches_the_guest_and_output_is_not_echoed_back() {
+    let (pump, name) = pty();
+    let mut running = start(pump);
+    let mut terminal = attach(&name);
+    running.uart.write_all(b"login: ").unwrap();
+    assert_eq!(read_len(&mut terminal, 7), b"login: ");
+
+    terminal.write_all(b"root\r\x03\x01x").unwrap();
+
+    let mut got = [0; 8];
+    running.uart.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"root\r\x03\x01x", "control characters are for the guest, and so is Ctrl-a on a pty");
+    running.finish();
+}
+
+#[test]
+fn without_a_reader_the_newest_output_is_kept() {
+    let (pump, name) = pty();
+    let mut running = start(pump);
+    let line = [b'x'; 1 << 10];
+    for _ in 0..512 {
+        running.uart.write_all(&line).unwrap();
+    }
+    running.uart.write_all(b"the end").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+
+    let mut reader = attach(&name);
+
+    let all = read_len(&mut reader, 256 << 10);
+    assert_eq!(all.len(), 256 << 10);
+    assert!(all.ends_with(b"the end"));
+    running.finish();
+}
+
+#[test]
+fn console_stays_attached_over_a_new_machine() {
+    let (pump, name) = pty();
+    let mut terminal = attach(&name);
+    let mut first = start(pump);
+    first.uart.write_all(b"first ").unwrap();
+    assert_eq!(read_len(&mut terminal, 6), b"first ");
+    let pump = first.finish();
+
+    let mut second = start(pump);
+    second.uart.write_all(b"second").unwrap();
+
+    assert_eq!(read_len(&mut terminal, 6), b"second");
+    second.finish();
+}
+
+#[test]
+fn output_written_just_before_the_end_arrives() {
+    let dir = TempDir::new();
+    let path = dir.path().join("out");
+    let console = Console::open(&ConsoleSpec::File(path.clone())).unwrap();
+    let mut running = start(Pump::new(console));
+
+    running.uart.write_all(b"Power down\r\n").unwrap();
+    running.finish();
+
+    assert_eq!(std::fs::read(path).unwrap(), b"Power down\r\n");
+}
+
+#[test]
+fn file_belongs_to_one_run_and_must_be_no_terminal() {
+    let dir = TempDir::new();
+    let path = dir.file("out", b"old");
+    let first = Console::open(&ConsoleSpec::File(path.clone())).unwrap();
+    let pty = Pty::new().unwrap();
+
+    assert!(matches!(Console::open(&ConsoleSpec::File(path)), Err(ConsoleError::FileLocked(_))));
+    assert!(matches!(
+        Console::open(&ConsoleSpec::File(pty.name().into())),
+        Err(ConsoleError::FileIsTerminal(_))
+    ));
+    drop(first);
+}
+
+#[test]
+fn pseudo_terminal_has_an_owner_as_long_as_it_exists() {
+    let pty = Pty::new().unwrap();
+    let name = pty.name().to_path_buf();
+
+    assert!(is_ours(&name));
+    drop(pty);
+    assert!(!is_ours(&name));
+}
+
+#[test]
+fn escape_key_has_its_meanings() {
+    let mut escape = Escape::default();
+    let typed: Vec<Typed> = b"a\x01\x01\x01h\x01p\x01xb".iter().filter_map(|b| escape.feed(*b)).collect();
+
+    assert_eq!(
+        typed,
+        [
+            Typed::Guest(b'a'),
+            Typed::Guest(1),
+            Typed::Help,
+            Typed::PowerButton,
+            Typed::Quit,
+            Typed::Guest(b'b'),
+        ]
+    );
+}
+
+#[test]
+fn console_names_are_parsed() {
+    assert_eq!("pty".parse(), Ok(ConsoleSpec::Pty));
+    assert_eq!("file:/tmp/x".parse(), Ok(ConsoleSpec::File("/tmp/x".into())));
+    assert!("file:".parse::<ConsoleSpec>().is_err());
+    assert!("tty".parse::<ConsoleSpec>().is_err());
+}
+
+proptest! {
+    /// The queue holds the newest bytes, whatever is pushed and consumed.
+    #[test]
+    fn ring_is_the_tail_of_what_came(chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..20), 0..40)) {
+        let mut ring = Ring::new(32);
+        let mut model: Vec<u8> = Vec::new();
+        for (chunk, taken) in chunks {
+            ring.push(&chunk);
+            model.extend(&chunk);
+            let excess = model.len().saturating_sub(32);
+            model.drain(..excess);
+            prop_assert_eq!(ring.len(), model.len());
+            prop_assert_eq!(ring.front(), &model[..ring.front().len()]);
+            prop_assert_eq!(ring.is_empty(), model.is_empty());
+            let taken = taken.min(ring.front().len());
+            ring.consume(taken);
+            model.drain(..taken);
+        }
+    }
+}

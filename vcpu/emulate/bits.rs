@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Single bits and conditions: BT and its kin, BSF, BSR, counts, BSWAP, SETcc, CMOVcc.
+//!
+//! SDM, the instruction reference of each. The counts (TZCNT, LZCNT, POPCNT) are taken to exist.
+
+use super::alu::{self, Out};
+use super::context::{width_len, Cx, Next, Place};
+use super::decode::Rep;
+use super::machine::{Access, Machine, Step};
+use super::moves::swap;
+use crate::arch::addr::Width;
+
+impl<M: Machine> Cx<'_, M> {
+    /// 0F A3, AB, B3, BB and 0F BA /4 to /7: BT, BTS, BTR, BTC.
+    pub(super) fn bit_test(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let by_register = self.insn.opcode != 0xba;
+        let kind = if by_register { (self.insn.opcode >> 3) & 3 } else { self.insn.ext & 3 };
+        let index = if by_register { self.reg_operand(w) } else { self.insn.imm };
+        let access = if kind == 0 { Access::Read } else { Access::Write };
+        let at = self.bit_place(w, index, by_register, access)?;
+        let bit = 1u64.wrapping_shl((index & 63) as u32 & alu::bits(w).wrapping_sub(1));
+        let was_set = match (kind, at) {
+            (0, Place::Reg(n)) => self.reg(n, w) & bit != 0,
+            (0, Place::Mem(gva)) => self.load_at(gva, w, access)? & bit != 0,
+            _ => self.replace(at, w, self.insn.prefixes.lock, |old| {
+                let new = match kind {
+                    1 => old | bit,
+                    2 => old & !bit,
+                    _ => old ^ bit,
+                };
+                (new, old & bit != 0)
+            })?,
+        };
+        self.set_flags(Out { value: 0, flags: alu::flag(alu::CF, was_set), mask: alu::CF });
+        Ok(Next::Advance)
+    }
+
+    /// Returns the place of the word that holds bit `index`: a register's index is signed and may
+    /// reach any word of memory around the operand, an immediate stays within it.
+    fn bit_place(&self, w: Width, index: u64, by_register: bool, access: Access) -> Step<Place> {
+        let Some(mem) = self.insn.mem.filter(|_| by_register) else {
+            return self.rm(width_len(w), access);
+        };
+        let index = i64::from_ne_bytes(alu::sign_extend(w, index).to_ne_bytes());
+        let word_log2 = match w {
+            Width::B1 => 3,
+            Width::B2 => 4,
+            Width::B4 => 5,
+            Width::B8 => 6,
+        };
+        let words = u64::from_ne_bytes(index.wrapping_shr(word_log2).to_ne_bytes());
+        let offset = self.offset(mem).wrapping_add(words.wrapping_mul(width_len(w)));
+        self.linear(mem.seg, offset & self.insn.addr_size.mask(), width_len(w), access).map(Place::Mem)
+    }
+
+    /// 0F BC and BD: BSF, BSR; TZCNT and LZCNT with prefix F3.
+    pub(super) fn bit_scan(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let value = self.load_rm(w)?;
+        let reverse = self.insn.opcode & 1 != 0;
+        let above = 64u32.wrapping_sub(alu::bits(w));
+        let zeros = if reverse {
+            value.leading_zeros().wrapping_sub(above)
+        } else {
+            value.trailing_zeros().min(alu::bits(w))
+        };
+        if self.insn.prefixes.rep == Some(Rep::E) {
+            self.set_reg(self.insn.reg, w, u64::from(zeros));
+            let flags = alu::flag(alu::CF, value == 0) | alu::flag(alu::ZF, zeros == 0);
+            self.set_flags(Out { value: 0, flags, mask: alu::CF | alu::ZF });
+            return Ok(Next::Advance);
+        }
+        if value != 0 {
+            let top = alu::bits(w).wrapping_sub(1);
+            let found = if reverse { top.wrapping_sub(zeros) } else { zeros };
+            self.set_reg(self.insn.reg, w, u64::from(found));
+        }
+        self.set_flags(Out { value: 0, flags: alu::flag(alu::ZF, value == 0), mask: alu::ZF });
+        Ok(Next::Advance)
+    }
+
+    /// F3 0F B8: POPCNT.
+    pub(super) fn popcnt(&mut self) -> Step<Next> {
+        if self.insn.prefixes.rep != Some(Rep::E) {
+            return Err(super::context::UD);
+        }
+        let w = self.insn.op_size;
+        let value = self.load_rm(w)?;
+        self.set_reg(self.insn.reg, w, u64::from(value.count_ones()));
+        self.set_flags(Out { value: 0, flags: alu::flag(alu::ZF, value == 0), mask: alu::STATUS });
+        Ok(Next::Advance)
+    }
+
+    /// 0F C8 to CF; of 16 bits the manuals say nothing, processors give 0.
+    pub(super) fn bswap(&mut self) -> Step<Next> {
+        let (n, w) = (self.insn.rm, self.insn.op_size);
+        let value = if w == Width::B2 { 0 } else { swap(w, self.reg(n, w)) };
+        self.set_reg(n, w, value);
+        Ok(Next::Advance)
+    }
+
+    /// 0F 90 to 9F.
+    pub(super) fn setcc(&mut self) -> Step<Next> {
+        let holds = alu::condition(self.insn.opcode, self.m.rflags());
+        self.store_rm(Width::B1, u64::from(holds))?;
+        Ok(Next::Advance)
+    }
+
+    /// 0F 40 to 4F: the source is read in any case, and 32 bits clear the upper half in any case.
+    pub(super) fn cmovcc(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let value = self.load_rm(w)?;
+        let holds = alu::condition(self.insn.opcode, self.m.rflags());
+        let value = if holds { value } else { self.reg_operand(w) };
+        self.set_reg(self.insn.reg, w, value);
+        Ok(Next::Advance)
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! CMPXCHG, CMPXCHG8B, CMPXCHG16B, XADD.
+//!
+//! SDM, the instruction reference of each. Comparing exchanges of memory are always made atomically,
+//! LOCK or not.
+
+use super::alu::{self, Out};
+use super::context::{width_len, Cx, Next, Place, GP0, RAX, RBX, RCX, RDX};
+use super::machine::{Access, Machine, Step, Stop};
+use crate::arch::addr::{Gva, Width};
+
+impl<M: Machine> Cx<'_, M> {
+    /// 0F B0 and B1.
+    pub(super) fn cmpxchg(&mut self) -> Step<Next> {
+        let w = self.size_by_low_bit();
+        let (expected, new) = (self.reg(RAX, w), self.reg_operand(w));
+        let at = self.rm(width_len(w), Access::Write)?;
+        let found = match at {
+            Place::Reg(n) => self.reg(n, w),
+            Place::Mem(gva) => self.exchange_if_equal(gva, w, expected, new)?,
+        };
+        self.set_flags(alu::sub(w, expected, found, false));
+        if found != expected {
+            self.set_reg(RAX, w, found);
+        } else if let Place::Reg(n) = at {
+            self.set_reg(n, w, new);
+        }
+        Ok(Next::Advance)
+    }
+
+    /// Exchanges memory atomically if it holds `expected`; returns what it held. Memory is read first,
+    /// since a device has no comparison of its own.
+    fn exchange_if_equal(&mut self, at: Gva, w: Width, expected: u64, new: u64) -> Step<u64> {
+        let found = self.load_at(at, w, Access::Write)?;
+        if found != expected {
+            return Ok(found);
+        }
+        Ok(self.m.cmpxchg(at, w, expected, new)? & w.mask())
+    }
+
+    /// 0F C7 /1.
+    pub(super) fn cmpxchg_double(&mut self) -> Step<Next> {
+        if self.insn.ext != 1 {
+            return Err(Stop::Unhandled);
+        }
+        let equal = if self.insn.op_size == Width::B8 {
+            let at = self.memory(16, Access::Write)?;
+            self.cmpxchg16b(at)?
+        } else {
+            let at = self.memory(8, Access::Write)?;
+            self.cmpxchg8b(at)?
+        };
+        self.set_flags(Out { value: 0, flags: alu::flag(alu::ZF, equal), mask: alu::ZF });
+        Ok(Next::Advance)
+    }
+
+    fn cmpxchg8b(&mut self, at: Gva) -> Step<bool> {
+        let pair = |high: u64, low: u64| (high << 32) | low;
+        let expected = pair(self.reg(RDX, Width::B4), self.reg(RAX, Width::B4));
+        let new = pair(self.reg(RCX, Width::B4), self.reg(RBX, Width::B4));
+        let found = self.exchange_if_equal(at, Width::B8, expected, new)?;
+        if found != expected {
+            self.set_reg(RAX, Width::B4, found);
+            self.set_reg(RDX, Width::B4, found >> 32);
+        }
+        Ok(found == expected)
+    }
+
+    fn cmpxchg16b(&mut self, at: Gva) -> Step<bool> {
+        if at.0 & 15 != 0 {
+            return Err(GP0);
+        }
+        let pair = |high: u64, low: u64| (u128::from(high) << 64) | u128::from(low);
+        let expected = pair(self.m.gpr(RDX), self.m.gpr(RAX));
+        let new = pair(self.m.gpr(RCX), self.m.gpr(RBX));
+        let found = self.m.cmpxchg16(at, expected, new)?;
+        if found != expected {
+            self.m.set_gpr(RAX, (found & u128::from(u64::MAX)) as u64);
+            self.m.set_gpr(RDX, (found >> 64) as u64);
+        }
+        Ok(found == expected)
+    }
+
+    /// 0F C0 and C1. With one register as both operands the sum stays.
+    pub(super) fn xadd(&mut self) -> Step<Next> {
+        let w = self.size_by_low_bit();
+        let add = self.reg_operand(w);
+        match self.rm(width_len(w), Access::Write)? {
+            Place::Reg(n) => {
+                let old = self.reg(n, w);
+                let out = alu::add(w, old, add, false);
+                self.set_reg(self.insn.reg, w, old);
+                self.set_reg(n, w, out.value);
+                self.set_flags(out);
+            }
+            at => {
+                let (old, out) = self.replace(at, w, self.insn.prefixes.lock, |old| {
+                    let out = alu::add(w, old, add, false);
+                    (out.value, (old, out))
+                })?;
+                self.set_reg(self.insn.reg, w, old);
+                self.set_flags(out);
+            }
+        }
+        Ok(Next::Advance)
+    }
+}

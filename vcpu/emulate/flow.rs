@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Near branches: JMP, Jcc, LOOP, JCXZ, CALL, RET. Far ones are not handled.
+//!
+//! SDM, the instruction reference of each.
+
+use super::alu;
+use super::context::{Cx, Next, RCX};
+use super::machine::{Machine, Step};
+
+impl<M: Machine> Cx<'_, M> {
+    fn relative(&self) -> Step<Next> {
+        self.branch_to(self.m.rip().wrapping_add(u64::from(self.insn.len)).wrapping_add(self.insn.imm))
+    }
+
+    /// E9 and EB.
+    pub(super) fn jmp(&mut self) -> Step<Next> {
+        self.relative()
+    }
+
+    /// 70 to 7F and 0F 80 to 8F.
+    pub(super) fn jcc(&mut self) -> Step<Next> {
+        if alu::condition(self.insn.opcode, self.m.rflags()) {
+            self.relative()
+        } else {
+            Ok(Next::Advance)
+        }
+    }
+
+    /// E0 to E3.
+    pub(super) fn loop_or_jcxz(&mut self) -> Step<Next> {
+        let size = self.insn.addr_size;
+        let count = self.reg(RCX, size);
+        if self.insn.opcode == 0xe3 {
+            return if count == 0 { self.relative() } else { Ok(Next::Advance) };
+        }
+        let left = count.wrapping_sub(1);
+        let zero = self.m.rflags() & alu::ZF != 0;
+        let goes_on = match self.insn.opcode {
+            0xe0 => !zero,
+            0xe1 => zero,
+            _ => true,
+        };
+        let next = if goes_on && left != 0 { self.relative()? } else { Next::Advance };
+        self.set_reg(RCX, size, left);
+        Ok(next)
+    }
+
+    /// E8.
+    pub(super) fn call(&mut self) -> Step<Next> {
+        let next = self.relative()?;
+        self.push(self.insn.op_size, self.next_rip())?;
+        Ok(next)
+    }
+
+    /// FF /2 and FF /4.
+    pub(super) fn branch_rm(&mut self) -> Step<Next> {
+        let target = self.load_rm(self.insn.op_size)?;
+        let next = self.branch_to(target)?;
+        if self.insn.ext == 2 {
+            self.push(self.insn.op_size, self.next_rip())?;
+        }
+        Ok(next)
+    }
+
+    /// C2 and C3.
+    pub(super) fn ret(&mut self) -> Step<Next> {
+        let (target, rsp) = self.peek(self.insn.op_size)?;
+        let next = self.branch_to(target)?;
+        self.set_rsp(rsp.wrapping_add(self.insn.imm));
+        Ok(next)
+    }
+}

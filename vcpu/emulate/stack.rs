@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PUSH and POP in all forms, PUSHF, POPF, PUSHA, POPA, ENTER without nesting, LEAVE.
+//!
+//! SDM, "Procedure Stack". RSP moves only once the memory has been accessed. Loading a segment
+//! register is done in real and virtual-8086 mode alone, where it needs no descriptor.
+
+use super::context::{is_protected, width_len, Cx, Next, GP0, RBP, RSP, UD};
+use super::decode::Mode;
+use super::machine::{Access, Machine, Step, Stop};
+use super::moves::segment_register;
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::Rflags;
+use crate::arch::segment::{SegReg, Segment};
+
+impl<M: Machine> Cx<'_, M> {
+    /// Returns the width of the stack pointer.
+    pub(super) fn stack_size(&self) -> Width {
+        if self.mode == Mode::Bits64 {
+            Width::B8
+        } else if self.m.segment(SegReg::Ss).attr.is_big() {
+            Width::B4
+        } else {
+            Width::B2
+        }
+    }
+
+    fn stack_offset(&self, by: u64) -> u64 {
+        self.m.gpr(RSP).wrapping_add(by) & self.stack_size().mask()
+    }
+
+    /// Returns where a push of `w` goes, and RSP after it.
+    fn push_slot(&self, w: Width) -> Step<(Gva, u64)> {
+        let to = self.stack_offset(width_len(w).wrapping_neg());
+        Ok((self.linear(SegReg::Ss, to, width_len(w), Access::Write)?, to))
+    }
+
+    pub(super) fn set_rsp(&mut self, value: u64) {
+        self.set_reg(RSP, self.stack_size(), value);
+    }
+
+    /// Pushes a value.
+    pub(super) fn push(&mut self, w: Width, value: u64) -> Step<()> {
+        let (at, rsp) = self.push_slot(w)?;
+        self.store_at(at, w, value)?;
+        self.set_rsp(rsp);
+        Ok(())
+    }
+
+    /// Returns the value on top of the stack, and RSP after taking it.
+    pub(super) fn peek(&mut self, w: Width) -> Step<(u64, u64)> {
+        let at = self.linear(SegReg::Ss, self.stack_offset(0), width_len(w), Access::Read)?;
+        Ok((self.load_at(at, w, Access::Read)?, self.stack_offset(width_len(w))))
+    }
+
+    /// 50 to 57.
+    pub(super) fn push_reg(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        self.push(w, self.reg(self.insn.rm, w))?;
+        Ok(Next::Advance)
+    }
+
+    /// 58 to 5F.
+    pub(super) fn pop_reg(&mut self) -> Step<Next> {
+        let (value, rsp) = self.peek(self.insn.op_size)?;
+        self.set_rsp(rsp);
+        self.set_reg(self.insn.rm, self.insn.op_size, value);
+        Ok(Next::Advance)
+    }
+
+    /// 68 and 6A.
+    pub(super) fn push_immediate(&mut self) -> Step<Next> {
+        self.push(self.insn.op_size, self.insn.imm)?;
+        Ok(Next::Advance)
+    }
+
+    /// FF /6.
+    pub(super) fn push_rm(&mut self) -> Step<()> {
+        let w = self.insn.op_size;
+        let (at, rsp) = self.push_slot(w)?;
+        self.m.probe(at, w.bytes(), Access::Write)?;
+        let value = self.load_rm(w)?;
+        self.store_at(at, w, value)?;
+        self.set_rsp(rsp);
+        Ok(())
+    }
+
+    /// 8F /0. An address based on RSP counts from RSP after the pop.
+    pub(super) fn pop_rm(&mut self) -> Step<Next> {
+        if self.insn.ext != 0 {
+            return Err(UD);
+        }
+        let w = self.insn.op_size;
+        let Some(mem) = self.insn.mem else {
+            let (value, rsp) = self.peek(w)?;
+            self.set_rsp(rsp);
+            self.set_reg(self.insn.rm, w, value);
+            return Ok(Next::Advance);
+        };
+        let (value, rsp) = self.peek(w)?;
+        let later = if mem.base == Some(RSP) { width_len(w) } else { 0 };
+        let offset = self.offset(mem).wrapping_add(later) & self.insn.addr_size.mask();
+        let at = self.linear(mem.seg, offset, width_len(w), Access::Write)?;
+        self.store_at(at, w, value)?;
+        self.set_rsp(rsp);
+        Ok(Next::Advance)
+    }
+
+    /// 06, 0E, 16, 1E, 0F A0, 0F A8.
+    pub(super) fn push_segment(&mut self) -> Step<Next> {
+        let reg = self.segment_of_opcode()?;
+        let selector = u64::from(self.m.segment(reg).selector);
+        self.push(self.insn.op_size, selector)?;
+        Ok(Next::Advance)
+    }
+
+    /// 07, 17, 1F, 0F A1, 0F A9.
+    pub(super) fn pop_segment(&mut self) -> Step<Next> {
+        let reg = self.segment_of_opcode()?;
+        let (value, rsp) = self.peek(self.insn.op_size)?;
+        self.load_segment(reg, value)?;
+        self.set_rsp(rsp);
+        Ok(Next::Advance)
+    }
+
+    fn segment_of_opcode(&self) -> Step<SegReg> {
+        segment_register((self.insn.opcode >> 3) & 7).ok_or(UD)
+    }
+
+    /// 8E.
+    pub(super) fn mov_to_segment(&mut self) -> Step<Next> {
+        let reg = segment_register(self.insn.ext).filter(|reg| *reg != SegReg::Cs).ok_or(UD)?;
+        let value = self.load_rm(Width::B2)?;
+        self.load_segment(reg, value)?;
+        Ok(Next::Advance)
+    }
+
+    /// Loads a segment register where a selector is a paragraph number.
+    ///
+    /// # Errors
+    /// [`Stop::Unhandled`] in protected mode, and for SS, whose load also holds off interrupts.
+    fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
+        if is_protected(self.m) || reg == SegReg::Ss {
+            return Err(Stop::Unhandled);
+        }
+        let selector = (selector & 0xffff) as u16;
+        let old = self.m.segment(reg);
+        self.m.set_segment(reg, Segment { selector, base: u64::from(selector) << 4, ..old });
+        Ok(())
+    }
+
+    /// 9C.
+    pub(super) fn pushf(&mut self) -> Step<Next> {
+        self.check_vm86_iopl()?;
+        let hidden = Rflags::RF.union(Rflags::VM).bits();
+        self.push(self.insn.op_size, self.m.rflags() & !hidden)?;
+        Ok(Next::Advance)
+    }
+
+    /// 9D.
+    pub(super) fn popf(&mut self) -> Step<Next> {
+        self.check_vm86_iopl()?;
+        let (value, rsp) = self.peek(self.insn.op_size)?;
+        let old = self.m.rflags();
+        let mut taken = Rflags::from_bits_truncate(super::alu::STATUS)
+            | Rflags::TF
+            | Rflags::DF
+            | Rflags::NT
+            | Rflags::AC
+            | Rflags::ID;
+        let cpl = u64::from(self.m.cpl());
+        if cpl <= (old & Rflags::IOPL.bits()) >> 12 {
+            taken |= Rflags::IF;
+        }
+        if cpl == 0 {
+            taken |= Rflags::IOPL;
+        }
+        let mask = taken.bits() & self.insn.op_size.mask();
+        self.m.set_rflags((old & !mask) | (value & mask));
+        self.set_rsp(rsp);
+        Ok(Next::Advance)
+    }
+
+    /// Virtual-8086 mode without VME: #GP unless IOPL is 3.
+    fn check_vm86_iopl(&self) -> Step<()> {
+        let rflags = Rflags::from_bits_truncate(self.m.rflags());
+        if rflags.contains(Rflags::VM) && !rflags.contains(Rflags::IOPL) {
+            return Err(GP0);
+        }
+        Ok(())
+    }
+
+    /// 60.
+    pub(super) fn pusha(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let start = self.m.gpr(RSP);
+        for n in 0..8u8 {
+            let at = self.pusha_slot(n.wrapping_add(1), Access::Write)?;
+            self.m.probe(at, w.bytes(), Access::Write)?;
+        }
+        for n in 0..8u8 {
+            let at = self.pusha_slot(n.wrapping_add(1), Access::Write)?;
+            let value = if n == RSP { start } else { self.reg(n, w) };
+            self.store_at(at, w, value)?;
+        }
+        let size = width_len(w).wrapping_mul(8);
+        self.set_rsp(start.wrapping_sub(size));
+        Ok(Next::Advance)
+    }
+
+    /// Returns the address `slots` below the top of the stack.
+    fn pusha_slot(&self, slots: u8, access: Access) -> Step<Gva> {
+        let len = width_len(self.insn.op_size);
+        let down = len.wrapping_mul(u64::from(slots)).wrapping_neg();
+        self.linear(SegReg::Ss, self.stack_offset(down), len, access)
+    }
+
+    /// 61.
+    pub(super) fn popa(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let mut values = [0u64; 8];
+        for (n, value) in (0u64..).zip(values.iter_mut()) {
+            let offset = self.stack_offset(n.wrapping_mul(width_len(w)));
+            let at = self.linear(SegReg::Ss, offset, width_len(w), Access::Read)?;
+            *value = self.load_at(at, w, Access::Read)?;
+        }
+        let rsp = self.stack_offset(width_len(w).wrapping_mul(8));
+        for (slot, value) in (0u8..8).zip(values) {
+            let n = 7u8.wrapping_sub(slot);
+            if n != RSP {
+                self.set_reg(n, w, value);
+            }
+        }
+        self.set_rsp(rsp);
+        Ok(Next::Advance)
+    }
+
+    /// C8 with level 0.
+    pub(super) fn enter(&mut self) -> Step<Next> {
+        if self.insn.imm2 & 31 != 0 {
+            return Err(Stop::Unhandled);
+        }
+        let w = self.insn.op_size;
+        let (at, frame) = self.push_slot(w)?;
+        let value = self.reg(RBP, w);
+        self.store_at(at, w, value)?;
+        self.set_reg(RBP, w, frame);
+        self.set_rsp(frame.wrapping_sub(self.insn.imm));
+        Ok(Next::Advance)
+    }
+
+    /// C9.
+    pub(super) fn leave(&mut self) -> Step<Next> {
+        let w = self.insn.op_size;
+        let frame = self.m.gpr(RBP) & self.stack_size().mask();
+        let at = self.linear(SegReg::Ss, frame, width_len(w), Access::Read)?;
+        let value = self.load_at(at, w, Access::Read)?;
+        self.set_rsp(frame.wrapping_add(width_len(w)));
+        self.set_reg(RBP, w, value);
+        Ok(Next::Advance)
+    }
+}
