@@ -436,6 +436,24 @@ impl MsrStore {
         MsrStore { values }
     }
 
+    /// Returns what the table alone says of MSR `index`: a stored or constant value, 0 for all others.
+    pub(crate) fn get(&self, index: u32) -> u64 {
+        match lookup(index) {
+            Some(Policy::Stored(slot)) => self.read(slot),
+            Some(Policy::Fixed(value) | Policy::ReadOnly(value)) => value,
+            Some(Policy::State(_) | Policy::Handled(_)) | None => 0,
+        }
+    }
+
+    /// Writes MSR `index` by the table alone. Returns whether the write is allowed.
+    pub(crate) fn set(&mut self, index: u32, value: u64) -> bool {
+        match lookup(index) {
+            Some(Policy::Stored(slot)) => self.write(slot, value).is_ok(),
+            Some(Policy::Fixed(_)) => true,
+            Some(Policy::ReadOnly(_) | Policy::State(_) | Policy::Handled(_)) | None => false,
+        }
+    }
+
     /// Returns the value of a stored MSR.
     pub(crate) fn read(&self, slot: Slot) -> u64 {
         self.values.get(slot.at).copied().unwrap_or(0)
