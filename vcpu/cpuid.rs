@@ -51,7 +51,7 @@ pub(crate) struct Facts {
 }
 
 impl Default for Facts {
-    /// A module with nested paging and the paravirtual clock, that switches no MSR beyond the basic.
+    /// A module with nested paging that switches no MSR beyond the basic and has no paravirtual MSRs.
     fn default() -> Facts {
         Facts {
             tsc_khz: 0,
@@ -62,7 +62,7 @@ impl Default for Facts {
             tsc_aux: false,
             spec_ctrl: false,
             lapic: true,
-            pv: KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::NOP_IO_DELAY,
+            pv: KvmFeatures::NOP_IO_DELAY,
         }
     }
 }
@@ -438,8 +438,19 @@ impl CpuidTable {
     }
 
     /// Returns how many entries at the start of the order have keys for which `before` holds.
+    ///
+    /// By hand, as core's bisection adds with a check that could panic.
     fn lower_bound(&self, before: impl Fn((u32, u32)) -> bool) -> usize {
-        self.order.partition_point(|&i| self.entries.get(usize::from(i)).is_some_and(|e| before(key(e))))
+        let (mut low, mut high) = (0, self.order.len());
+        while low < high {
+            let middle = low.wrapping_add(high.wrapping_sub(low) >> 1);
+            if self.at(middle).is_some_and(|e| before(key(e))) {
+                low = middle.wrapping_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        low
     }
 
     /// Returns the list as user space gave it.

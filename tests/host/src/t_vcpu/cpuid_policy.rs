@@ -97,6 +97,9 @@ fn the_clock_is_called_stable_only_on_a_host_whose_tsc_is() {
         _ => amd()(leaf, sub),
     };
 
+    let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::NOP_IO_DELAY;
+    let facts = || Facts { pv: clock, ..facts() };
+
     let on_stable = find(&supported(amd(), &facts()).unwrap(), 0x4000_0001, 0).eax;
     let on_unstable = find(&supported(unstable, &facts()).unwrap(), 0x4000_0001, 0).eax;
 
