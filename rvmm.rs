@@ -49,9 +49,13 @@ struct Rvmm {
 fn explain(why: Unsupported) -> Error {
     match why {
         Unsupported::NoExtension => pr_err!("this processor has no SVM; VMX is not supported yet\n"),
-        Unsupported::Firmware => pr_err!("SVM is disabled by the firmware; enable it in the firmware's setup\n"),
+        Unsupported::Firmware => {
+            pr_err!("SVM is disabled by the firmware; enable it in the firmware's setup\n")
+        }
         Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
-        Unsupported::MixedCpus => pr_err!("the CPUs of this machine differ in their virtualization features\n"),
+        Unsupported::MixedCpus => {
+            pr_err!("the CPUs of this machine differ in their virtualization features\n")
+        }
     }
     ENODEV
 }

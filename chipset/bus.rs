@@ -150,7 +150,14 @@ impl Bus {
     }
 
     /// Writes a port. Returns whether a chip is there.
-    pub(crate) fn pio_write(&mut self, port: u16, width: Width, value: u32, now: Ns, out: &mut Signals) -> bool {
+    pub(crate) fn pio_write(
+        &mut self,
+        port: u16,
+        width: Width,
+        value: u32,
+        now: Ns,
+        out: &mut Signals,
+    ) -> bool {
         let Some(chip) = Chip::at(port) else { return false };
         let done = match chip {
             Chip::Uart => write_to(&mut self.uart, port, uart::FIRST_PORT, width, value, now),
@@ -348,7 +355,8 @@ impl Bus {
 
     /// Returns when [`Bus::tick`] is next wanted.
     pub(crate) fn deadline(&self) -> Option<Ns> {
-        let d = earliest(self.pit.as_ref().and_then(Pit::deadline), self.rtc.as_ref().and_then(Rtc::deadline));
+        let d =
+            earliest(self.pit.as_ref().and_then(Pit::deadline), self.rtc.as_ref().and_then(Rtc::deadline));
         let d = earliest(d, self.pm.as_ref().and_then(Pm::deadline));
         earliest(d, self.i8042.as_ref().and_then(I8042::deadline))
     }
@@ -385,7 +393,14 @@ fn ioapic_offset(gpa: Gpa) -> Option<u64> {
     gpa.0.checked_sub(IOAPIC_BASE).filter(|o| *o < IOAPIC_SIZE)
 }
 
-fn write_to<D: PioDevice>(dev: &mut Option<D>, port: u16, first: u16, width: Width, value: u32, now: Ns) -> bool {
+fn write_to<D: PioDevice>(
+    dev: &mut Option<D>,
+    port: u16,
+    first: u16,
+    width: Width,
+    value: u32,
+    now: Ns,
+) -> bool {
     let Some(dev) = dev.as_mut() else { return false };
     dev.write(port.wrapping_sub(first), width, value, now);
     true

@@ -28,7 +28,13 @@ unsafe extern "C" {
 
     pub(super) fn rvmm_page_set_next(va: *mut c_void, next: *mut c_void);
     pub(super) fn rvmm_page_next(va: *mut c_void) -> *mut c_void;
-    pub(super) fn rvmm_gup(hva: u64, write: bool, may_sleep: bool, page: *mut *mut c_void, pfn: *mut u64) -> i32;
+    pub(super) fn rvmm_gup(
+        hva: u64,
+        write: bool,
+        may_sleep: bool,
+        page: *mut *mut c_void,
+        pfn: *mut u64,
+    ) -> i32;
     pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
@@ -48,6 +54,30 @@ unsafe extern "C" {
         arg: *mut c_void,
     ) -> i32;
     pub(super) fn rvmm_nap() -> i32;
+
+    pub(super) fn rvmm_file_size(
+        file: *mut bindings::file,
+        bytes: *mut u64,
+        block_shift: *mut u32,
+        discard: *mut bool,
+    ) -> i32;
+    pub(super) fn rvmm_file_may(file: *mut bindings::file, write: bool) -> bool;
+    pub(super) fn rvmm_file_io(
+        file: *mut bindings::file,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+        pos: u64,
+        write: bool,
+        sync: bool,
+    ) -> i64;
+    pub(super) fn rvmm_file_copy(
+        file: *mut bindings::file,
+        buf: *mut c_void,
+        bytes: u64,
+        pos: u64,
+        write: bool,
+    ) -> i64;
 
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 

@@ -95,9 +95,8 @@ impl WaitQueue {
             unsafe { (*arg.cast::<F>())() }
         }
         // SAFETY: The queue is initialised; `ready` outlives the call and `call::<F>` takes what `arg` is.
-        let ret = unsafe {
-            ffi::rvmm_wait_queue(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast())
-        };
+        let ret =
+            unsafe { ffi::rvmm_wait_queue(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast()) };
         kernel::error::to_result(ret)
     }
 

@@ -55,7 +55,9 @@ fn image_size(xcr0: Xcr0) -> usize {
 fn xgetbv() -> u64 {
     let (lo, hi): (u32, u32);
     // SAFETY: Every host that we run on has OSXSAVE; checked when the module loads.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
     u64::from(hi) << 32 | u64::from(lo)
 }
 

@@ -12,6 +12,7 @@ use crate::arch::addr::{Hva, Pfn};
 use core::ffi::c_void;
 use kernel::bindings;
 use kernel::prelude::*;
+use kernel::uaccess::{UserPtr, UserSlice};
 
 /// Copies from the process at `hva`; does not sleep.
 ///
@@ -31,9 +32,7 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
 /// As [`copy_in`].
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
     // SAFETY: As in `copy_in()`.
-    let ret = unsafe {
-        bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len())
-    };
+    let ret = unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len()) };
     kernel::error::to_result(ret as i32)
 }
 
@@ -98,4 +97,22 @@ impl Drop for HostPage {
 pub(crate) fn mapping_shift(_cpu: &PinnedCpu, hva: Hva) -> u32 {
     // SAFETY: Interrupts are off, which keeps the page tables from being freed during the walk.
     unsafe { ffi::rvmm_mapping_shift(hva.0) }
+}
+
+/// As [`copy_in`], but makes pages resident; may sleep.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn copy_in_sleeping(hva: Hva, buf: &mut [u8]) -> Result {
+    let at = usize::try_from(hva.0).map_err(|_| EFAULT)?;
+    UserSlice::new(UserPtr::from_addr(at), buf.len()).reader().read_slice(buf)
+}
+
+/// As [`copy_out`], but makes pages resident; may sleep.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn copy_out_sleeping(hva: Hva, buf: &[u8]) -> Result {
+    let at = usize::try_from(hva.0).map_err(|_| EFAULT)?;
+    UserSlice::new(UserPtr::from_addr(at), buf.len()).writer().write_slice(buf)
 }

@@ -14,9 +14,11 @@
 //! | [`notifier`] | being told when that memory changes |
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
+//! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers |
 
+pub(crate) mod blkio;
 pub(crate) mod cpu;
 pub(crate) mod debug;
 mod ffi;
@@ -25,6 +27,7 @@ pub(crate) mod fpu;
 pub(crate) mod guest_ram;
 pub(crate) mod notifier;
 pub(crate) mod page;
+pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod timer;
 pub(crate) mod wait;

@@ -66,10 +66,7 @@ impl<T: OnInvalidate> Notifier<T> {
     /// # Safety
     /// The returned value is dropped before `target` is.
     unsafe fn register_raw(target: *const T) -> Result<Notifier<T>> {
-        let raw = KBox::new(
-            UnsafeCell::new(Raw { mn: pin_init::zeroed(), target }),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let raw = KBox::new(UnsafeCell::new(Raw { mn: pin_init::zeroed(), target }), GFP_KERNEL_ACCOUNT)?;
         // SAFETY: In process context `current->mm` is the caller's address space.
         let mm: *mut bindings::mm_struct = unsafe { ffi::rvmm_current_mm() }.cast();
         if mm.is_null() {

@@ -2,7 +2,9 @@
 /*
  * Thin functions over inline kernel interfaces; see shim.h. No logic of ours lives here.
  */
+#include <linux/blkdev.h>
 #include <linux/entry-virt.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pgtable.h>
@@ -10,6 +12,7 @@
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
+#include <linux/uio.h>
 #include <trace/events/ipi.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
@@ -244,6 +247,52 @@ int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *
 int rvmm_nap(void)
 {
 	return schedule_timeout_interruptible(msecs_to_jiffies(5)) ? -EINTR : 0;
+}
+
+int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard)
+{
+	struct inode *inode = file->f_mapping->host;
+
+	if (S_ISBLK(inode->i_mode)) {
+		struct block_device *bdev = I_BDEV(inode);
+
+		*bytes = bdev_nr_bytes(bdev);
+		*block_shift = ilog2(bdev_logical_block_size(bdev));
+		*discard = bdev_max_discard_sectors(bdev) != 0;
+		return 0;
+	}
+	if (!S_ISREG(inode->i_mode))
+		return -EINVAL;
+	*bytes = i_size_read(inode);
+	*block_shift = 9;
+	*discard = true;
+	return 0;
+}
+
+bool rvmm_file_may(struct file *file, bool write)
+{
+	return file->f_mode & (write ? FMODE_WRITE : FMODE_READ);
+}
+
+s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos,
+		 bool write, bool sync)
+{
+	struct iov_iter iter;
+	loff_t at = pos;
+	s64 done;
+
+	iov_iter_init(&iter, write ? ITER_SOURCE : ITER_DEST, iov, segments, bytes);
+	if (!write)
+		return vfs_iter_read(file, &iter, &at, 0);
+	done = vfs_iter_write(file, &iter, &at, sync ? RWF_DSYNC : 0);
+	return done;
+}
+
+s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write)
+{
+	loff_t at = pos;
+
+	return write ? kernel_write(file, buf, bytes, &at) : kernel_read(file, buf, bytes, &at);
 }
 
 void *rvmm_current_mm(void)

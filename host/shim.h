@@ -53,6 +53,15 @@ int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 int rvmm_nap(void);
 
+/* blkio.rs */
+struct file;
+struct iovec;
+int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard);
+bool rvmm_file_may(struct file *file, bool write);
+s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos,
+		 bool write, bool sync);
+s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write);
+
 /* notifier.rs */
 void *rvmm_current_mm(void);
 

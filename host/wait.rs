@@ -34,9 +34,7 @@ impl Waiter {
             unsafe { (*arg.cast::<F>())() }
         }
         // SAFETY: `self` and `ready` outlive the call, and `call::<F>` takes what `arg` points to.
-        let ret = unsafe {
-            ffi::rvmm_wait(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast())
-        };
+        let ret = unsafe { ffi::rvmm_wait(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast()) };
         kernel::error::to_result(ret)
     }
 

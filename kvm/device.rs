@@ -8,15 +8,21 @@ use crate::chipset::i8042::I8042;
 use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcConfig};
 use crate::chipset::uart::Uart;
+use crate::host::blkio::BackingFile;
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::{AnonFile, WaitQueue};
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
+use crate::vcpu::disk::Disk;
+use crate::vcpu::pci::Model;
 use crate::vcpu::vm::Vm;
+use crate::virtio::blk::{Blk, Geometry};
+use crate::virtio::pci::VirtioPci;
+use crate::virtio::rng::Rng;
 use core::sync::atomic::Ordering::*;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, SetOnce};
 
 /// poll(2): readable.
 const POLLIN: u32 = 0x41;
@@ -34,6 +40,12 @@ pub(super) enum Kind {
     I8042,
     /// ACPI power management.
     Pm,
+    /// PCI host bridge.
+    PciHost,
+    /// Disk.
+    Blk,
+    /// Entropy source.
+    Rng,
 }
 
 impl Kind {
@@ -44,6 +56,9 @@ impl Kind {
             abi::DEV_RTC => Kind::Rtc,
             abi::DEV_I8042 => Kind::I8042,
             abi::DEV_ACPI_PM => Kind::Pm,
+            abi::DEV_PCI_HOST => Kind::PciHost,
+            abi::DEV_VIRTIO_BLK => Kind::Blk,
+            abi::DEV_VIRTIO_RNG => Kind::Rng,
             _ => return None,
         })
     }
@@ -53,6 +68,8 @@ impl Kind {
 pub(super) struct DeviceFile<B: Backend> {
     vm: Arc<Vm<B>>,
     kind: Kind,
+    /// Once configured, for a disk.
+    disk: SetOnce<Disk>,
 }
 
 impl<B: Backend> DeviceFile<B> {
@@ -61,7 +78,7 @@ impl<B: Backend> DeviceFile<B> {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(vm: Arc<Vm<B>>, kind: Kind) -> Result<Arc<DeviceFile<B>>> {
-        Ok(Arc::new(DeviceFile { vm, kind }, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(DeviceFile { vm, kind, disk: SetOnce::new() }, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn set_attr(&self, a: abi_vm::DeviceAttr) -> Result<i64> {
@@ -113,7 +130,52 @@ impl<B: Backend> DeviceFile<B> {
                 check(user::read::<abi::AcpiPmConfig>(addr)?.flags == 0)?;
                 self.vm.chipset.with(|bus, _, _| put(&mut bus.pm, Pm::new(TimerWidth::Bits32, now)))
             }
+            Kind::PciHost => {
+                let c: abi::PciHostConfig = user::read(addr)?;
+                self.vm.pci.create(c.mmio_base, c.mmio_size).map(|()| 0)
+            }
+            Kind::Blk => self.create_disk(user::read(addr)?),
+            Kind::Rng => {
+                let c: abi::VirtioRngConfig = user::read(addr)?;
+                check(c.pad == 0)?;
+                self.vm.pci.add(c.slot, Model::Rng(VirtioPci::new(Rng)?)).map(|_| 0)
+            }
         }
+    }
+
+    fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
+        let read_only = c.flags & abi::BLK_READ_ONLY != 0;
+        check(c.flags & !abi::BLK_READ_ONLY == 0)?;
+        if self.disk.as_ref().is_some() {
+            return Err(EBUSY);
+        }
+        let file = BackingFile::get(c.fd, !read_only)?;
+        let p = file.properties()?;
+        check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
+        let geometry = Geometry {
+            sectors: p.bytes >> 9,
+            block_shift: p.block_shift,
+            read_only,
+            discard: p.discard && !read_only,
+            serial: c.serial,
+        };
+        let size = match c.queue_size {
+            0 => 256,
+            n => u16::try_from(n)?,
+        };
+        check(size.is_power_of_two() && size <= 1024)?;
+        let blk = VirtioPci::new(Blk::new(geometry, size, 64)?)?;
+        let device = self.vm.pci.add(c.slot, Model::Blk(blk))?;
+        self.disk.populate(Disk { device, file });
+        Ok(0)
+    }
+
+    /// Serves the disk with the calling thread.
+    fn serve(&self) -> Result<i64> {
+        if !self.vm.space.is_current() {
+            return Err(EIO);
+        }
+        self.disk.as_ref().ok_or(ENXIO)?.serve(&self.vm).map(|()| 0)
     }
 
     fn output_len(&self) -> usize {
@@ -144,6 +206,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
             nr::SET_DEVICE_ATTR => this.set_attr(user::read(arg)?),
+            abi::DEV_RUN => this.serve(),
             nr::HAS_DEVICE_ATTR => {
                 let a: abi_vm::DeviceAttr = user::read(arg)?;
                 let command = a.group == abi::GROUP_COMMAND && this.kind == Kind::Pm;

@@ -39,8 +39,8 @@ pub(super) fn regs(s: &VcpuState) -> abi::Regs {
 /// Carries KVM_SET_REGS out.
 pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
     core.state.gprs = [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-        r.r15,
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15,
     ];
     core.state.rip = r.rip;
     core.state.rflags = (r.rflags & Rflags::all().bits()) | Rflags::ONE.bits();
@@ -212,7 +212,8 @@ pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
 /// `EINVAL` for flags of features that are not offered or an impossible vector.
 pub(super) fn set_events<B: Backend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents) -> Result {
     use crate::arch::exception::{Exception, Vector};
-    let known = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
+    let known =
+        abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
     if e.flags & !known != 0 || (e.exception_injected != 0 && (e.exception_nr > 31 || e.exception_nr == 2)) {
         return Err(EINVAL);
     }

@@ -49,7 +49,11 @@ pub(super) fn read_bytes(addr: u64, bytes: &mut [u8]) -> Result {
 ///
 /// # Errors
 /// `E2BIG` for more than `max`, `ENOMEM`, `EFAULT`.
-pub(super) fn read_array<H, T: FromBytes + IntoBytes + Copy>(addr: u64, n: u32, max: usize) -> Result<KVec<T>> {
+pub(super) fn read_array<H, T: FromBytes + IntoBytes + Copy>(
+    addr: u64,
+    n: u32,
+    max: usize,
+) -> Result<KVec<T>> {
     let n = usize::try_from(n)?;
     if n > max {
         return Err(E2BIG);

@@ -84,7 +84,8 @@ impl<B: Backend> VcpuFile<B> {
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
         let immediate = || self.pages.immediate_exit();
-        let result = crate::vcpu::run::run(&self.vm, &self.shared, &mut inner.core, &mut inner.fpu, &immediate);
+        let result =
+            crate::vcpu::run::run(&self.vm, &self.shared, &mut inner.core, &mut inner.fpu, &immediate);
         match result {
             Ok(exit) => {
                 if let UserExit::Bug(bug) = exit {

@@ -43,10 +43,7 @@ impl<B: Backend> VmFile<B> {
     /// `ENOMEM`, `EINTR`.
     pub(super) fn new(backend: Arc<B>) -> Result<Arc<VmFile<B>>> {
         let vm = Vm::new(backend)?;
-        Arc::pin_init(
-            pin_init!(VmFile { vm, config <- new_mutex!(Config::default()) }),
-            GFP_KERNEL_ACCOUNT,
-        )
+        Arc::pin_init(pin_init!(VmFile { vm, config <- new_mutex!(Config::default()) }), GFP_KERNEL_ACCOUNT)
     }
 
     fn create_vcpu(&self, id: u64) -> Result<i64> {
@@ -222,4 +219,3 @@ impl<B: Backend> AnonFile for VmFile<B> {
         }
     }
 }
-

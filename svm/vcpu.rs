@@ -234,10 +234,7 @@ impl BackendVcpu for SvmVcpu {
     #[inline]
     fn blocking(&self) -> Blocking {
         let done = self.nmi_iret.is_some_and(|rip| rip != self.vmcb.save().rip);
-        Blocking {
-            shadow: self.vmcb.control().interrupt_shadow & 1 != 0,
-            nmi: self.nmi_masked && !done,
-        }
+        Blocking { shadow: self.vmcb.control().interrupt_shadow & 1 != 0, nmi: self.nmi_masked && !done }
     }
 
     fn set_blocking(&mut self, blocking: Blocking) {

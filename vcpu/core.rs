@@ -107,7 +107,13 @@ pub(crate) struct VcpuCore<B: Backend> {
 
 impl<B: Backend> VcpuCore<B> {
     /// A vCPU after reset; `bsp` says whether it starts by itself.
-    pub(crate) fn new(hw: B::Vcpu, id: u32, lapic: Option<Lapic>, cpuid: CpuidTable, signature: u32) -> VcpuCore<B> {
+    pub(crate) fn new(
+        hw: B::Vcpu,
+        id: u32,
+        lapic: Option<Lapic>,
+        cpuid: CpuidTable,
+        signature: u32,
+    ) -> VcpuCore<B> {
         let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
         VcpuCore {
             hw,

@@ -8,6 +8,7 @@
 //! | [`state`], [`core`] | registers, and everything else of one vCPU |
 //! | [`shared`] | what other threads may touch of it |
 //! | [`space`], [`vm`] | guest memory, and the VM as a vCPU sees it |
+//! | [`pci`], [`disk`] | the PCI bus, and the worker of a disk |
 //! | [`run`] | the loop |
 //! | [`handle`] | one handler for each family of exits |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
@@ -19,6 +20,7 @@
 pub(crate) mod backend;
 pub(crate) mod core;
 pub(crate) mod cpuid;
+pub(crate) mod disk;
 pub(crate) mod emulate;
 pub(crate) mod event;
 pub(crate) mod exit;
@@ -26,6 +28,7 @@ pub(crate) mod handle;
 pub(crate) mod io;
 pub(crate) mod msr_table;
 pub(crate) mod outcome;
+pub(crate) mod pci;
 pub(crate) mod pvclock;
 pub(crate) mod run;
 pub(crate) mod shared;

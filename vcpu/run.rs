@@ -125,7 +125,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(shared.sipi_vector());
     }
-    let _ = vm;
+    if asked.contains(Requests::CHORE) {
+        if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
+            // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
+            if vm.space.fault_in(gpa, true).is_ok() {
+                shared.request_self(Requests::CHORE);
+            }
+        }
+    }
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.
@@ -144,18 +151,14 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 /// Returns whether a maskable interrupt waits.
 fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
     core.user_irq.is_some()
-        || core.lapic.as_ref().is_some_and(|l| {
-            l.pending().is_some() || (vm.chipset.is_extint() && l.accepts_extint())
-        })
+        || core
+            .lapic
+            .as_ref()
+            .is_some_and(|l| l.pending().is_some() || (vm.chipset.is_extint() && l.accepts_extint()))
 }
 
 /// The window: root operation on this CPU with interrupts off.
-fn window<B: Backend>(
-    vm: &Vm<B>,
-    shared: &VcpuShared,
-    core: &mut VcpuCore<B>,
-    fpu: &mut GuestFpu,
-) -> Leave {
+fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
     let cpu = PinnedCpu::pin();
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Again };
     let debug = HostDebug::save(&cpu);
@@ -164,7 +167,9 @@ fn window<B: Backend>(
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending() || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI) {
+            if cpu::is_work_pending()
+                || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE)
+            {
                 break Leave::Again;
             }
             take_requests(vm, shared, core);
@@ -348,4 +353,3 @@ fn put_debug<B: Backend>(core: &mut VcpuCore<B>) {
 pub(crate) fn unknown(raw: super::exit::RawExit) -> Outcome {
     Outcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
 }
-

@@ -37,6 +37,8 @@ bitflags::bitflags! {
         const EXTINT = 1 << 6;
         /// The VM has ended or is being reset: leave for user space.
         const EXIT = 1 << 7;
+        /// Something waits for [`super::pci::Pci::serve`].
+        const CHORE = 1 << 9;
         /// Write the paravirtual clock again.
         const CLOCK = 1 << 8;
     }

@@ -4,12 +4,13 @@
 
 use super::backend::Backend;
 use super::outcome::SystemEvent;
+use super::pci::Pci;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{Bus, Signals};
-use crate::chipset::pm::Request;
 use crate::chipset::lapic::{self, Ipi};
+use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
@@ -157,7 +158,11 @@ impl Chipset {
     }
 
     /// As [`Chipset::with`], from the run loop.
-    pub(crate) fn with_pinned<R>(&self, cpu: &PinnedCpu, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+    pub(crate) fn with_pinned<R>(
+        &self,
+        cpu: &PinnedCpu,
+        f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R,
+    ) -> R {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = Signals::new();
         let r = f(&mut bus, timer::now(), &mut signals);
@@ -183,6 +188,9 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) space: Registered<Space<B>>,
     /// The devices.
     pub(crate) chipset: Arc<Chipset>,
+    /// The PCI bus.
+    #[pin]
+    pub(crate) pci: Pci,
     /// Interrupt controllers are in the kernel.
     pub(crate) has_irqchip: AtomicBool,
     /// What the guest asked of the platform, waiting for a vCPU to take it to user space: 0 nothing,
@@ -213,6 +221,7 @@ impl<B: Backend> Vm<B> {
                 backend,
                 space,
                 chipset,
+                pci <- Pci::new(),
                 has_irqchip: AtomicBool::new(false),
                 event: AtomicU32::new(0),
                 has_run: AtomicBool::new(false),

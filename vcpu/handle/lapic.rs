@@ -67,11 +67,7 @@ pub(super) fn read_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::write_msr`] says.
 #[inline]
-pub(super) fn write_msr<B: Backend>(
-    cx: &mut Cx<'_, '_, B>,
-    index: u32,
-    value: u64,
-) -> Result<(), Exception> {
+pub(super) fn write_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
     let clock = clock(cx, index.wrapping_sub(X2APIC_FIRST));
     let effect = cx.core.lapic.as_mut().ok_or(Exception::GP0)?.write_msr(index, value, &clock)?;
     apply(cx, effect, index == X2APIC_FIRST + 0xb);
@@ -91,7 +87,9 @@ fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
     match effect {
         Effect::None => {}
         Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.shared.id, &ipi),
-        Effect::EoiBroadcast(vector) => cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.eoi(vector, now, out)),
+        Effect::EoiBroadcast(vector) => {
+            cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.eoi(vector, now, out))
+        }
         Effect::TimerChanged => arm(cx),
         Effect::IdentityChanged => {
             publish(cx);

@@ -4,15 +4,21 @@
 
 use super::{lapic, Cx};
 use crate::arch::addr::{Gpa, Width};
+use crate::chipset::bus::{IOAPIC_BASE, IOAPIC_SIZE};
 use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::Backend;
+use crate::vcpu::pci::Chore;
+use crate::vcpu::shared::Requests;
 
 /// Reads a device's memory. `None`: there is no device of ours.
 pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
-    cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, _out| bus.mmio_read(gpa, width))
+    if is_ioapic(gpa) {
+        return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, _out| bus.mmio_read(gpa, width));
+    }
+    cx.vm.pci.mmio_read(gpa, width)
 }
 
 /// Writes a device's memory. Returns whether there is one.
@@ -21,5 +27,21 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
         lapic::write(cx, offset, width, value);
         return true;
     }
-    cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, out| bus.mmio_write(gpa, width, value, out))
+    if is_ioapic(gpa) {
+        return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, out| bus.mmio_write(gpa, width, value, out));
+    }
+    let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
+    note(cx, chore)
+}
+
+fn is_ioapic(gpa: Gpa) -> bool {
+    (IOAPIC_BASE..IOAPIC_BASE + IOAPIC_SIZE).contains(&gpa.0)
+}
+
+/// Notes what an access leaves to be done outside the window. Returns whether there was a device.
+pub(super) fn note<B: Backend>(cx: &Cx<'_, '_, B>, chore: Option<Chore>) -> bool {
+    if chore == Some(Chore::Serve) {
+        cx.shared.request_self(Requests::CHORE);
+    }
+    chore.is_some()
 }

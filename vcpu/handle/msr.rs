@@ -94,7 +94,13 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
 }
 
 /// Writes an MSR. Returns whether the value is allowed.
-pub(crate) fn set<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, index: u32, value: u64) -> bool {
+pub(crate) fn set<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    index: u32,
+    value: u64,
+) -> bool {
     let _ = (vm, shared);
     core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
     let s = &mut core.state;

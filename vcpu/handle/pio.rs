@@ -2,8 +2,8 @@
 
 //! IN and OUT.
 
-use super::insn;
 use super::Cx;
+use super::{insn, mmio};
 use crate::arch::addr::Width;
 use crate::chipset::bus;
 use crate::host::cpu::PinnedCpu;
@@ -39,6 +39,11 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcom
     }
 }
 
+/// Returns whether a port is one of PCI configuration.
+fn is_pci(port: u16) -> bool {
+    matches!(port, 0xcf8..=0xcff)
+}
+
 /// The instruction is finished before user space sees it, but for the value of an IN.
 fn to_user<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
     Outcome::SkipToUser(UserExit::Io {
@@ -61,7 +66,7 @@ pub(crate) fn merge(rax: u64, width: Width, value: u32) -> u64 {
 /// Reads a port of a chip in the kernel. `None`: there is none.
 pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
     if !bus::decodes(port) {
-        return None;
+        return if is_pci(port) { cx.vm.pci.port_read(port, width) } else { None };
     }
     cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.pio_read(port, width, now, out))
 }
@@ -69,7 +74,11 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
 pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
     if !bus::decodes(port) {
-        return false;
+        if !is_pci(port) {
+            return false;
+        }
+        let chore = cx.vm.pci.port_write(&cx.vm.chipset, port, width, value);
+        return mmio::note(cx, chore);
     }
     let (done, request, console) = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| {
         let done = bus.pio_write(port, width, value, now, out);

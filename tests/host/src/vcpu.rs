@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure part of `vcpu/`.
+//! The pure part of the vCPU: what does not run on the kernel's services.
 
 #[path = "../../../vcpu/cpuid.rs"]
 pub(crate) mod cpuid;
 #[path = "../../../vcpu/emulate/mod.rs"]
 pub(crate) mod emulate;
+#[path = "../../../vcpu/event.rs"]
+pub(crate) mod event;
+#[path = "../../../vcpu/exit.rs"]
+pub(crate) mod exit;
+#[path = "../../../vcpu/io.rs"]
+pub(crate) mod io;
 #[path = "../../../vcpu/msr_table.rs"]
 pub(crate) mod msr_table;
 #[path = "../../../vcpu/pvclock.rs"]

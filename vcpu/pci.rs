@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The PCI bus of a VM with its virtio devices.
+//!
+//! Lock order: [`Pci::root`] and a device's `model` are never held together, but for `root` inside
+//! `model` while a function's decoding changes. A queue's kick takes neither: it wakes the worker.
+
+use super::vm::Chipset;
+use crate::arch::addr::{Gpa, Width};
+use crate::chipset::pci::{BarHit, ConfigAccess, MsiMessage, PciRoot, Slot};
+use crate::chipset::routing::DestFormat;
+use crate::chipset::ApicMessage;
+use crate::host::file::WaitQueue;
+use crate::host::random;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::blk::Blk;
+use crate::virtio::pci::{kick, Effect, VirtioPci};
+use crate::virtio::rng::{Rng, Served};
+use core::sync::atomic::{AtomicBool, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+
+/// The device numbers of a bus.
+const SLOTS: usize = 32;
+
+/// A device model.
+pub(crate) enum Model {
+    /// Disk.
+    Blk(VirtioPci<Blk>),
+    /// Entropy source.
+    Rng(VirtioPci<Rng>),
+}
+
+/// Calls the same method of whichever model it is.
+macro_rules! each {
+    ($model:expr, $d:ident => $e:expr) => {
+        match $model {
+            Model::Blk($d) => $e,
+            Model::Rng($d) => $e,
+        }
+    };
+}
+
+/// A function on the bus.
+#[pin_data]
+pub(crate) struct PciDevice {
+    /// The registers and queues.
+    #[pin]
+    pub(crate) model: SpinLockIrq<Model>,
+    /// There may be work in a queue.
+    work: AtomicBool,
+    /// Where the worker waits for work.
+    #[pin]
+    queue: WaitQueue,
+}
+
+impl PciDevice {
+    /// Says that there may be work.
+    pub(crate) fn wake(&self) {
+        if !self.work.swap(true, AcqRel) {
+            self.queue.wake();
+        }
+    }
+
+    /// Sleeps until there may be work.
+    ///
+    /// # Errors
+    /// `EINTR` on a signal.
+    pub(crate) fn wait(&self) -> Result {
+        self.queue.wait(|| self.work.load(Acquire))?;
+        self.work.store(false, Release);
+        Ok(())
+    }
+}
+
+/// What an access leaves to be done by the vCPU once it may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Nothing.
+    None,
+    /// [`Pci::serve`].
+    Serve,
+}
+
+/// The bus.
+#[pin_data]
+pub(crate) struct Pci {
+    #[pin]
+    root: SpinLockIrq<Option<PciRoot>>,
+    devices: [SetOnce<Arc<PciDevice>>; SLOTS],
+}
+
+impl Pci {
+    /// No bus yet: its ports go to user space.
+    pub(crate) fn new() -> impl PinInit<Pci> {
+        pin_init!(Pci {
+            root <- kernel::new_spinlock_irq!(None),
+            devices: [const { SetOnce::new() }; SLOTS],
+        })
+    }
+
+    /// Creates the host bridge with the window that BARs are placed in.
+    ///
+    /// # Errors
+    /// `EBUSY` when there is one.
+    pub(crate) fn create(&self, base: u64, bytes: u64) -> Result {
+        let mut root = self.root.lock();
+        if root.is_some() {
+            return Err(EBUSY);
+        }
+        *root = Some(PciRoot::new(base, bytes));
+        Ok(())
+    }
+
+    /// Puts a device on the bus, at `number` or at the next free one for 0.
+    ///
+    /// # Errors
+    /// `ENODEV` without a host bridge, `EINVAL` for a bad number, and those of [`PciRoot::add`].
+    pub(crate) fn add(&self, number: u32, mut model: Model) -> Result<Arc<PciDevice>> {
+        let wanted = match number {
+            0 => None,
+            n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
+        };
+        let slot = {
+            let Some(root) = &mut *self.root.lock() else { return Err(ENODEV) };
+            each!(&mut model, d => root.add(wanted, d.config_space()))?
+        };
+        let device = Arc::pin_init(
+            pin_init!(PciDevice {
+                model <- kernel::new_spinlock_irq!(model),
+                work: AtomicBool::new(false),
+                queue <- WaitQueue::new(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        if let Some(place) = self.devices.get(usize::from(slot.number())) {
+            place.populate(device.clone());
+        }
+        Ok(device)
+    }
+
+    fn device(&self, slot: Slot) -> Option<&Arc<PciDevice>> {
+        self.devices.get(usize::from(slot.number()))?.as_ref()
+    }
+
+    /// Reads a configuration port. `None`: no bus.
+    pub(crate) fn port_read(&self, port: u16, width: Width) -> Option<u32> {
+        let access = self.root.lock().as_ref()?.read(port.wrapping_sub(0xcf8), width);
+        Some(match access {
+            ConfigAccess::Done(v) => v,
+            ConfigAccess::Function { slot, register } => match self.device(slot) {
+                Some(d) => each!(&mut *d.model.lock(), m => m.config_read(register, width)),
+                None => width.mask() as u32,
+            },
+        })
+    }
+
+    /// Writes a configuration port. `None`: no bus.
+    pub(crate) fn port_write(&self, chipset: &Chipset, port: u16, width: Width, value: u32) -> Option<Chore> {
+        let access = match &mut *self.root.lock() {
+            Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
+            None => return None,
+        };
+        if let ConfigAccess::Function { slot, register } = access {
+            if let Some(d) = self.device(slot) {
+                let mut model = d.model.lock();
+                let effect = each!(&mut *model, m => m.config_write(register, width, value));
+                return Some(self.apply(chipset, slot, d, &mut model, effect));
+            }
+        }
+        Some(Chore::None)
+    }
+
+    fn decode(&self, gpa: Gpa) -> Option<(BarHit, &Arc<PciDevice>)> {
+        let hit = self.root.lock().as_ref()?.decode(gpa)?;
+        Some((hit, self.device(hit.slot)?))
+    }
+
+    /// Reads a BAR. `None`: no BAR there.
+    pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
+        let (hit, device) = self.decode(gpa)?;
+        Some(each!(&mut *device.model.lock(), m => m.bar_read(hit.bar, hit.offset, width)))
+    }
+
+    /// Writes a BAR. `None`: no BAR there.
+    pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
+        let (hit, device) = self.decode(gpa)?;
+        let mut model = device.model.lock();
+        if kick(hit.bar, hit.offset).is_some() && matches!(*model, Model::Blk(_)) {
+            drop(model);
+            device.wake();
+            return Some(Chore::None);
+        }
+        let effect = each!(&mut *model, m => m.bar_write(hit.bar, hit.offset, width, value));
+        Some(self.apply(chipset, hit.slot, device, &mut model, effect))
+    }
+
+    /// Carries out what an access to a device set off.
+    fn apply(
+        &self,
+        chipset: &Chipset,
+        slot: Slot,
+        d: &PciDevice,
+        model: &mut Model,
+        effect: Effect,
+    ) -> Chore {
+        match effect {
+            Effect::None | Effect::Reset => return Chore::None,
+            Effect::Kick(_) | Effect::Activated => {}
+            Effect::Broken(msg) => {
+                send(chipset, msg);
+                return Chore::None;
+            }
+            Effect::Decode => {
+                if let Some(root) = &mut *self.root.lock() {
+                    each!(&mut *model, m => root.update(slot, m.config_space()));
+                }
+                drain(chipset, model);
+            }
+            Effect::Msix => {
+                drain(chipset, model);
+                return Chore::None;
+            }
+        }
+        match model {
+            Model::Blk(_) => {
+                d.wake();
+                Chore::None
+            }
+            Model::Rng(_) => Chore::Serve,
+        }
+    }
+
+    /// Serves the devices that have no worker, in the vCPU's thread. `None`: done; else a page to be
+    /// made resident, after which this is to be called again.
+    pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
+        for device in self.devices.iter().filter_map(|d| d.as_ref()) {
+            loop {
+                let served = match &mut *device.model.lock() {
+                    Model::Rng(rng) => rng.serve(mem, random::fill),
+                    Model::Blk(_) => break,
+                };
+                match served {
+                    Served::More(msg) => send(chipset, msg),
+                    Served::Empty(msg) | Served::Broken(msg) => {
+                        send(chipset, msg);
+                        break;
+                    }
+                    Served::NotResident(gpa, msg) => {
+                        send(chipset, msg);
+                        return Some(gpa);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+fn drain(chipset: &Chipset, model: &mut Model) {
+    while let Some(msg) = each!(&mut *model, m => m.take_pending()) {
+        send(chipset, Some(msg));
+    }
+}
+
+/// Sends a message-signalled interrupt.
+pub(crate) fn send(chipset: &Chipset, msg: Option<MsiMessage>) {
+    if let Some(m) = msg.and_then(|m| ApicMessage::from_msi(m.addr, m.data, DestFormat::Narrow)) {
+        chipset.send(&m);
+    }
+}
