@@ -1,167 +1,549 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What CPUID answers: the table that user space set, and the bits that follow the vCPU's state.
+//! What CPUID answers to a guest, and what it may be made to answer.
+//!
+//! [`supported`] is the policy: the host's leaves, cut down to what this module virtualizes. User
+//! space takes that list, changes what it likes (topology, above all) and gives it to each vCPU as
+//! its [`CpuidTable`]. The table is not checked: a guest that is told of features it does not have
+//! harms itself only.
+//!
+//! Never offered: nested virtualization, MONITOR and MWAIT, performance counters, thermal and power
+//! management, transactional memory, AMX, SGX, processor trace, control-flow enforcement, user
+//! interrupts, and XSAVES, as no supervisor state is switched.
 
-use crate::arch::cpuid::CpuidRegs;
-use crate::arch::cr::Cr4;
-use crate::kvm::abi::sys::CpuidEntry2;
+use crate::arch::cpuid::*;
+use crate::arch::cr::{Cr4, Xcr0};
+use crate::kvm::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
+use core::mem::swap;
 use kernel::prelude::*;
 
-/// What decides which features guests are offered.
-#[derive(Clone, Copy, Debug, Default)]
+/// The first leaf of KVM's paravirtual interface.
+pub(crate) const KVM_SIGNATURE: u32 = 0x4000_0000;
+/// The leaf of KVM's paravirtual features.
+pub(crate) const KVM_FEATURES: u32 = 0x4000_0001;
+
+/// The frequency of the local APIC's bus clock, as the guest is told it.
+const APIC_BUS_HZ: u32 = 1_000_000_000;
+/// Components of the extended state that leaf 0xD can describe.
+const XSTATE_COMPONENTS: u32 = 63;
+
+/// What decides which features guests are offered, beside the host's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Frequency of the TSC.
+    /// Frequency of the guest's TSC in kHz.
     pub(crate) tsc_khz: u32,
+    /// The processor walks the guest's page tables itself (NPT or EPT).
+    pub(crate) hardware_paging: bool,
+    /// The second-level tables take guest addresses of more than 48 bits, and CR4.LA57 is handled.
+    pub(crate) la57: bool,
+    /// The most bits of a guest physical address.
+    pub(crate) max_phys_bits: u8,
+    /// The components of extended state that are switched.
+    pub(crate) xcr0: Xcr0,
+    /// MSR TSC_AUX is switched.
+    pub(crate) tsc_aux: bool,
+    /// MSRs SPEC_CTRL and PRED_CMD are switched and passed on.
+    pub(crate) spec_ctrl: bool,
+    /// The local APIC is in the module.
+    pub(crate) lapic: bool,
+    /// The paravirtual features.
+    pub(crate) pv: KvmFeatures,
 }
 
-/// The guest's leaves.
-pub(crate) struct CpuidTable {
-    entries: KVec<CpuidEntry2>,
-}
-
-impl CpuidTable {
-    /// No leaves.
-    pub(crate) fn new() -> CpuidTable {
-        CpuidTable { entries: KVec::new() }
-    }
-
-    /// The leaves of KVM_SET_CPUID2.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    pub(crate) fn from_entries(entries: &[CpuidEntry2]) -> Result<CpuidTable> {
-        let mut v = KVec::new();
-        v.extend_from_slice(entries, GFP_KERNEL_ACCOUNT)?;
-        Ok(CpuidTable { entries: v })
-    }
-
-    /// Returns the leaves.
-    pub(crate) fn entries(&self) -> &[CpuidEntry2] {
-        &self.entries
-    }
-
-    fn find(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
-        self.entries.iter().find(|e| e.function == function && (!e.has_index() || e.index == index))
-    }
-
-    /// Answers CPUID.
-    pub(crate) fn query(&self, function: u32, index: u32, cr4: u64, xcr0: u64) -> CpuidRegs {
-        let Some(e) = self.find(function, index) else { return CpuidRegs::default() };
-        let mut r = e.regs();
-        match function {
-            1 => {
-                r.ecx &= !(1 << 27);
-                if cr4 & Cr4::OSXSAVE.bits() != 0 {
-                    r.ecx |= 1 << 27;
-                }
-            }
-            7 if index == 0 => {
-                r.ecx &= !(1 << 4);
-                if cr4 & Cr4::PKE.bits() != 0 {
-                    r.ecx |= 1 << 4;
-                }
-            }
-            0xd if index == 0 => r.ebx = self.xsave_size(xcr0),
-            _ => {}
+impl Default for Facts {
+    /// A module with nested paging that switches no MSR beyond the basic and has no paravirtual MSRs.
+    fn default() -> Facts {
+        Facts {
+            tsc_khz: 0,
+            hardware_paging: true,
+            la57: false,
+            max_phys_bits: 48,
+            xcr0: Xcr0::all(),
+            tsc_aux: false,
+            spec_ctrl: false,
+            lapic: true,
+            pv: KvmFeatures::NOP_IO_DELAY,
         }
-        r
-    }
-
-    fn xsave_size(&self, xcr0: u64) -> u32 {
-        let mut size = 576;
-        for e in self.entries.iter().filter(|e| e.function == 0xd && e.index >= 2 && e.index < 64) {
-            if xcr0 & (1 << e.index) != 0 {
-                size = size.max(e.eax.saturating_add(e.ebx));
-            }
-        }
-        size
     }
 }
 
-/// What GET_SUPPORTED_CPUID answers.
+/// Builds the answer to KVM_GET_SUPPORTED_CPUID; `host` executes CPUID with a leaf and a subleaf.
 ///
 /// # Errors
 /// `ENOMEM`.
 pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> Result<KVec<CpuidEntry2>> {
-    let mut out = KVec::new();
-    let mut put = |e: CpuidEntry2| out.push(e, GFP_KERNEL);
-    let max = host(0, 0).eax.min(0x1f);
-    put(CpuidEntry2::leaf(0, CpuidRegs { eax: max.min(0xd), ..host(0, 0) }))?;
-    let mut l1 = host(1, 0);
-    // DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, PDCM, DCA, OSXSAVE go; x2APIC, TSC deadline, hypervisor come.
-    l1.ecx &= !((1 << 2)
-        | (1 << 3)
-        | (1 << 4)
-        | (1 << 5)
-        | (1 << 6)
-        | (1 << 7)
-        | (1 << 8)
-        | (1 << 15)
-        | (1 << 18)
-        | (1 << 27));
-    l1.ecx |= (1 << 21) | (1 << 24) | (1 << 31);
-    // DS, ACPI, SS, TM, PBE.
-    l1.edx &= !((1 << 21) | (1 << 22) | (1 << 29) | (1 << 31));
-    put(CpuidEntry2::leaf(1, l1))?;
-    let mut l7 = host(7, 0);
-    l7.eax = 0;
-    // FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID AVX512* RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
-    l7.ebx &= 0xfbed_27a9 & !(1 << 25) & !(1 << 2) & !(1 << 4) & !(1 << 11) & !(1 << 12) & !(1 << 15);
-    // UMIP, PKU is left out, VAES, VPCLMULQDQ, RDPID
-    l7.ecx &= (1 << 1)
-        | (1 << 2)
-        | (1 << 6)
-        | (1 << 8)
-        | (1 << 9)
-        | (1 << 10)
-        | (1 << 11)
-        | (1 << 12)
-        | (1 << 14)
-        | (1 << 22);
-    l7.edx &= 1 << 4;
-    put(CpuidEntry2::subleaf(7, 0, l7))?;
-    let xcr0 = crate::host::fpu::supported_xcr0().bits();
-    let mut d0 = host(0xd, 0);
-    d0.eax = xcr0 as u32;
-    d0.edx = 0;
-    d0.ebx = 576;
-    let mut size = 576;
-    for i in 2..64u32 {
-        if xcr0 & (1 << i) != 0 {
-            let r = host(0xd, i);
-            size = size.max(r.eax.saturating_add(r.ebx));
+    let leaf0 = host(0, 0);
+    let mut list = Builder {
+        vendor: Vendor::of(leaf0),
+        xcr0: supported_xcr0(host(0xd, 0), leaf0, facts),
+        host,
+        facts,
+        out: KVec::with_capacity(64, GFP_KERNEL)?,
+    };
+    list.basic(leaf0)?;
+    list.kvm()?;
+    list.extended()?;
+    Ok(list.out)
+}
+
+/// Returns the state components that both the host and the module have, made consistent.
+fn supported_xcr0(leaf: CpuidRegs, leaf0: CpuidRegs, facts: &Facts) -> Xcr0 {
+    if leaf0.eax < 0xd {
+        return Xcr0::empty();
+    }
+    let both = facts.xcr0.intersection(Xcr0::from_bits_truncate(leaf.eax.into()));
+    let avx512 = Xcr0::OPMASK | Xcr0::ZMM_HI256 | Xcr0::HI16_ZMM;
+    match both.contains(avx512 | Xcr0::AVX) {
+        true => both,
+        false => both.difference(avx512),
+    }
+}
+
+/// The list under construction.
+struct Builder<'a, H: Fn(u32, u32) -> CpuidRegs> {
+    host: H,
+    facts: &'a Facts,
+    vendor: Vendor,
+    xcr0: Xcr0,
+    out: KVec<CpuidEntry2>,
+}
+
+impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
+    fn leaf(&mut self, function: u32, regs: CpuidRegs) -> Result {
+        Ok(self.out.push(CpuidEntry2::leaf(function, regs), GFP_KERNEL)?)
+    }
+
+    fn subleaf(&mut self, function: u32, index: u32, regs: CpuidRegs) -> Result {
+        Ok(self.out.push(CpuidEntry2::subleaf(function, index, regs), GFP_KERNEL)?)
+    }
+
+    fn basic(&mut self, leaf0: CpuidRegs) -> Result {
+        let last = leaf0.eax.min(if self.vendor == Vendor::Intel { 0x16 } else { 0xd });
+        self.leaf(0, CpuidRegs { eax: last, ..leaf0 })?;
+        for function in 1..=last {
+            match function {
+                1 => self.leaf(1, self.leaf1())?,
+                2 => self.leaf(2, (self.host)(2, 0))?,
+                4 => self.caches()?,
+                // ARAT: the local APIC's timer never stops.
+                6 => self.leaf(6, CpuidRegs { eax: 1 << 2, ..CpuidRegs::default() })?,
+                7 => self.features7()?,
+                0xb => self.topology()?,
+                0xd => self.xstate()?,
+                0x15 if self.facts.tsc_khz != 0 => self.leaf(0x15, self.crystal())?,
+                0x16 if self.facts.tsc_khz != 0 => self.leaf(0x16, self.frequency())?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf1(&self) -> CpuidRegs {
+        let host = (self.host)(1, 0);
+        let mut ecx = F1Ecx::from_bits_truncate(host.ecx);
+        ecx.remove(F1Ecx::OSXSAVE | F1Ecx::X2APIC | F1Ecx::TSC_DEADLINE);
+        ecx.insert(F1Ecx::HYPERVISOR);
+        if !self.facts.hardware_paging {
+            ecx.remove(F1Ecx::PCID);
+        }
+        if !self.xcr0.contains(Xcr0::X87) {
+            ecx.remove(F1Ecx::XSAVE);
+        }
+        if !self.xcr0.contains(Xcr0::AVX) {
+            ecx.remove(F1Ecx::AVX | F1Ecx::FMA | F1Ecx::F16C);
+        }
+        if self.facts.lapic {
+            ecx.insert(F1Ecx::X2APIC | F1Ecx::TSC_DEADLINE);
+        }
+        CpuidRegs {
+            eax: host.eax,
+            // The cache line size for CLFLUSH; one logical processor, APIC id 0.
+            ebx: host.ebx & 0xff00 | 1 << 16,
+            ecx: ecx.bits(),
+            edx: F1Edx::from_bits_truncate(host.edx).bits(),
         }
     }
-    d0.ecx = size;
-    put(CpuidEntry2::subleaf(0xd, 0, d0))?;
-    let d1 = CpuidRegs { eax: host(0xd, 1).eax & 0x7, ..CpuidRegs::default() };
-    put(CpuidEntry2::subleaf(0xd, 1, d1))?;
-    for i in 2..64u32 {
-        if xcr0 & (1 << i) != 0 {
-            put(CpuidEntry2::subleaf(0xd, i, CpuidRegs { ecx: 0, edx: 0, ..host(0xd, i) }))?;
+
+    /// Deterministic cache parameters, each cache private to its core: user space knows better.
+    fn caches(&mut self) -> Result {
+        for index in 0..16 {
+            let regs = (self.host)(4, index);
+            if regs.eax & 0x1f == 0 {
+                return self.subleaf(4, index, CpuidRegs::default());
+            }
+            self.subleaf(4, index, CpuidRegs { eax: regs.eax & 0x3fff, ..regs })?;
+        }
+        Ok(())
+    }
+
+    fn features7(&mut self) -> Result {
+        let host = (self.host)(7, 0);
+        let last = host.eax.min(1);
+        let (mut ebx, mut ecx) =
+            (F7Ebx::from_bits_truncate(host.ebx), F7Ecx::from_bits_truncate(host.ecx) & !F7Ecx::OSPKE);
+        let mut edx = F7Edx::from_bits_truncate(host.edx);
+        if !self.facts.hardware_paging {
+            ebx.remove(F7Ebx::INVPCID);
+        }
+        if !self.xcr0.contains(Xcr0::PKRU) || !self.facts.hardware_paging {
+            ecx.remove(F7Ecx::PKU);
+        }
+        if !self.facts.la57 {
+            ecx.remove(F7Ecx::LA57);
+        }
+        if !self.facts.tsc_aux {
+            ecx.remove(F7Ecx::RDPID);
+        }
+        if !self.facts.spec_ctrl {
+            edx.remove(F7Edx::SPEC_CTRL | F7Edx::STIBP | F7Edx::SSBD);
+        }
+        if !self.xcr0.contains(Xcr0::AVX) {
+            ebx.remove(F7Ebx::AVX2);
+            ecx.remove(F7Ecx::VAES | F7Ecx::VPCLMULQDQ);
+        }
+        let avx512 = self.xcr0.contains(Xcr0::OPMASK);
+        if !avx512 {
+            ebx.remove(AVX512_EBX);
+            ecx.remove(AVX512_ECX);
+            edx.remove(AVX512_EDX);
+        }
+        self.subleaf(7, 0, CpuidRegs { eax: last, ebx: ebx.bits(), ecx: ecx.bits(), edx: edx.bits() })?;
+        if last == 1 {
+            let mut eax = F7s1Eax::from_bits_truncate((self.host)(7, 1).eax);
+            if !self.xcr0.contains(Xcr0::AVX) {
+                eax.remove(F7s1Eax::AVX_VNNI | F7s1Eax::AVX_IFMA);
+            }
+            if !avx512 {
+                eax.remove(F7s1Eax::AVX512_BF16);
+            }
+            self.subleaf(7, 1, CpuidRegs { eax: eax.bits(), ..CpuidRegs::default() })?;
+        }
+        Ok(())
+    }
+
+    /// Extended topology of a lone processor with APIC id 0: user space fills in the rest.
+    fn topology(&mut self) -> Result {
+        let level = |ebx, ecx| CpuidRegs { eax: 0, ebx, ecx, edx: 0 };
+        self.subleaf(0xb, 0, level(1, 1 << 8))?;
+        self.subleaf(0xb, 1, level(1, 2 << 8 | 1))?;
+        self.subleaf(0xb, 2, level(0, 2))
+    }
+
+    fn xstate(&mut self) -> Result {
+        if !self.xcr0.contains(Xcr0::X87) {
+            return Ok(());
+        }
+        let at = self.out.len();
+        let bits = self.xcr0.bits();
+        self.subleaf(0xd, 0, CpuidRegs { eax: bits as u32, ebx: 0, ecx: 0, edx: (bits >> 32) as u32 })?;
+        let eax = FDs1Eax::from_bits_truncate((self.host)(0xd, 1).eax).bits();
+        self.subleaf(0xd, 1, CpuidRegs { eax, ..CpuidRegs::default() })?;
+        for component in 2..XSTATE_COMPONENTS {
+            if bits >> component & 1 == 0 {
+                continue;
+            }
+            let host = (self.host)(0xd, component);
+            // Bit 1 of ECX: aligned to 64 bytes in the compacted format. Bit 0 would be supervisor state.
+            self.subleaf(0xd, component, CpuidRegs { ecx: host.ecx & 2, edx: 0, ..host })?;
+        }
+        let size = standard_size(self.out.get(at..).unwrap_or(&[]), bits);
+        if let Some(entry) = self.out.get_mut(at) {
+            entry.ebx = size;
+            entry.ecx = size;
+        }
+        Ok(())
+    }
+
+    /// TSC and crystal clock: the crystal is the local APIC's bus clock, as Linux takes it for that.
+    fn crystal(&self) -> CpuidRegs {
+        CpuidRegs { eax: APIC_BUS_HZ / 1000, ebx: self.facts.tsc_khz, ecx: APIC_BUS_HZ, edx: 0 }
+    }
+
+    /// Base and maximum frequency in MHz.
+    fn frequency(&self) -> CpuidRegs {
+        let mhz = self.facts.tsc_khz.checked_div(1000).unwrap_or(0) & 0xffff;
+        CpuidRegs { eax: mhz, ebx: mhz, ecx: 100, edx: 0 }
+    }
+
+    fn kvm(&mut self) -> Result {
+        const NAME: [u32; 3] = signature(b"KVMKVMKVM\0\0\0");
+        let mut pv = self.facts.pv;
+        if self.has_invariant_tsc() && pv.contains(KvmFeatures::CLOCKSOURCE2) {
+            pv.insert(KvmFeatures::CLOCKSOURCE_STABLE);
+        }
+        self.leaf(KVM_SIGNATURE, CpuidRegs { eax: KVM_FEATURES, ebx: NAME[0], ecx: NAME[1], edx: NAME[2] })?;
+        self.leaf(KVM_FEATURES, CpuidRegs { eax: pv.bits(), ..CpuidRegs::default() })
+    }
+
+    fn has_invariant_tsc(&self) -> bool {
+        (self.host)(0x8000_0000, 0).eax >= 0x8000_0007
+            && (self.host)(0x8000_0007, 0).edx & FExt7Edx::INVARIANT_TSC.bits() != 0
+    }
+
+    fn extended(&mut self) -> Result {
+        let first = (self.host)(0x8000_0000, 0);
+        if first.eax < 0x8000_0000 {
+            return Ok(());
+        }
+        let last = first.eax.min(if self.vendor == Vendor::Amd { 0x8000_0021 } else { 0x8000_0008 });
+        self.leaf(0x8000_0000, CpuidRegs { eax: last, ..first })?;
+        for function in 0x8000_0001..=last {
+            let host = (self.host)(function, 0);
+            match function & 0xff {
+                1 => self.leaf(function, self.extended1(host))?,
+                // The brand string; caches and TLBs; large TLBs; width of the vector units.
+                2..=6 | 0x19 | 0x1a => self.leaf(function, host)?,
+                7 => {
+                    let edx = FExt7Edx::from_bits_truncate(host.edx).bits();
+                    self.leaf(function, CpuidRegs { edx, ..CpuidRegs::default() })?;
+                }
+                8 => self.leaf(function, self.extended8(host))?,
+                0x21 => {
+                    let eax = FExt21Eax::from_bits_truncate(host.eax).bits();
+                    self.leaf(function, CpuidRegs { eax, ..CpuidRegs::default() })?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn extended1(&self, host: CpuidRegs) -> CpuidRegs {
+        let mut ecx = FExtEcx::from_bits_truncate(host.ecx);
+        let mut edx = FExtEdx::from_bits_truncate(host.edx);
+        if !self.xcr0.contains(Xcr0::AVX) {
+            ecx.remove(FExtEcx::XOP | FExtEcx::FMA4);
+        }
+        if !self.facts.tsc_aux {
+            edx.remove(FExtEdx::RDTSCP);
+        }
+        if !self.facts.hardware_paging {
+            edx.remove(FExtEdx::PAGE_1G);
+        }
+        let repeated = match self.vendor {
+            Vendor::Amd => host.edx & FExtEdx::REPEATED & F1Edx::all().bits(),
+            Vendor::Intel => 0,
+        };
+        CpuidRegs { eax: host.eax, ebx: host.ebx, ecx: ecx.bits(), edx: edx.bits() | repeated }
+    }
+
+    /// Address widths, and some features. One thread, so no core count.
+    fn extended8(&self, host: CpuidRegs) -> CpuidRegs {
+        let phys = (host.eax & 0xff).min(self.facts.max_phys_bits.into());
+        let linear = if self.facts.la57 { host.eax >> 8 & 0xff } else { 48 };
+        let mut ebx = FExt8Ebx::from_bits_truncate(host.ebx);
+        if !self.facts.spec_ctrl {
+            ebx.remove(FExt8Ebx::IBPB | FExt8Ebx::IBRS | FExt8Ebx::STIBP | FExt8Ebx::SSBD);
+        }
+        CpuidRegs { eax: phys | linear << 8, ebx: ebx.bits(), ecx: 0, edx: 0 }
+    }
+}
+
+const AVX512_EBX: F7Ebx = F7Ebx::AVX512F
+    .union(F7Ebx::AVX512DQ)
+    .union(F7Ebx::AVX512IFMA)
+    .union(F7Ebx::AVX512PF)
+    .union(F7Ebx::AVX512ER)
+    .union(F7Ebx::AVX512CD)
+    .union(F7Ebx::AVX512BW)
+    .union(F7Ebx::AVX512VL);
+const AVX512_ECX: F7Ecx = F7Ecx::AVX512_VBMI
+    .union(F7Ecx::AVX512_VBMI2)
+    .union(F7Ecx::AVX512_VNNI)
+    .union(F7Ecx::AVX512_BITALG)
+    .union(F7Ecx::AVX512_VPOPCNTDQ);
+const AVX512_EDX: F7Edx = F7Edx::AVX512_4VNNIW
+    .union(F7Edx::AVX512_4FMAPS)
+    .union(F7Edx::AVX512_VP2INTERSECT)
+    .union(F7Edx::AVX512_FP16);
+
+/// Bytes of the legacy area and the header of an XSAVE image. SDM, "XSAVE Area".
+const XSAVE_HEADER_END: u32 = 576;
+
+/// Returns the bytes of a standard-format image with the components `xcr0`, by leaf 0xD's entries.
+fn standard_size(entries: &[CpuidEntry2], xcr0: u64) -> u32 {
+    let ends = components(entries, xcr0).map(|e| e.ebx.saturating_add(e.eax));
+    ends.fold(XSAVE_HEADER_END, u32::max)
+}
+
+/// Returns the bytes of a compacted image with the components `xcr0`, by leaf 0xD's entries.
+fn compacted_size(entries: &[CpuidEntry2], xcr0: u64) -> u32 {
+    components(entries, xcr0).fold(XSAVE_HEADER_END, |at, e| {
+        let start = if e.ecx & 2 != 0 { at.saturating_add(63) & !63 } else { at };
+        start.saturating_add(e.eax)
+    })
+}
+
+/// Returns the entries of the components in `xcr0` that lie behind the header.
+fn components(entries: &[CpuidEntry2], xcr0: u64) -> impl Iterator<Item = &CpuidEntry2> {
+    entries.iter().filter(move |e| {
+        e.function == 0xd && (2..64).contains(&e.index) && xcr0.wrapping_shr(e.index) & 1 != 0
+    })
+}
+
+/// What CPUID answers to one vCPU: the list that user space gave, and the bits that follow the
+/// vCPU's state.
+///
+/// # Invariants
+/// `order` holds the indices of `entries`, sorted by leaf, subleaf and position.
+pub(crate) struct CpuidTable {
+    entries: KVec<CpuidEntry2>,
+    order: KVec<u16>,
+    vendor: Vendor,
+    max_basic: u32,
+    /// The local APIC is not switched off by MSR APIC_BASE.
+    apic_enabled: bool,
+}
+
+impl CpuidTable {
+    /// The table before user space gave one: everything is 0.
+    pub(crate) const fn new() -> CpuidTable {
+        CpuidTable {
+            entries: KVec::new(),
+            order: KVec::new(),
+            vendor: Vendor::Intel,
+            max_basic: 0,
+            apic_enabled: true,
         }
     }
-    put(CpuidEntry2::leaf(
-        0x4000_0000,
-        CpuidRegs { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d },
-    ))?;
-    // NOP_IO_DELAY.
-    put(CpuidEntry2::leaf(0x4000_0001, CpuidRegs { eax: 1 << 1, ..CpuidRegs::default() }))?;
-    let _ = facts;
-    put(CpuidEntry2::leaf(0x8000_0000, CpuidRegs { eax: 0x8000_0008, ..host(0x8000_0000, 0) }))?;
-    let mut e1 = host(0x8000_0001, 0);
-    // LAHF, ABM, SSE4A, MISALIGNSSE, 3DNOWPREFETCH; not SVM.
-    e1.ecx &= (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7) | (1 << 8);
-    put(CpuidEntry2::leaf(0x8000_0001, e1))?;
-    for l in 0x8000_0002..=0x8000_0006 {
-        put(CpuidEntry2::leaf(l, host(l, 0)))?;
+
+    /// The table of a list that user space gave. Of entries for the same subleaf the first counts.
+    ///
+    /// # Errors
+    /// `E2BIG` for more than [`MAX_CPUID_ENTRIES`] entries, `ENOMEM`.
+    pub(crate) fn from_entries(list: &[CpuidEntry2]) -> Result<CpuidTable> {
+        if list.len() > MAX_CPUID_ENTRIES {
+            return Err(E2BIG);
+        }
+        let mut table = CpuidTable::new();
+        table.entries.extend_from_slice(list, GFP_KERNEL_ACCOUNT)?;
+        for (entry, i) in list.iter().zip(0u16..) {
+            table.insert(key(entry), i)?;
+        }
+        if let Some(leaf0) = table.find(0, 0).map(CpuidEntry2::regs) {
+            table.vendor = Vendor::of(leaf0);
+            table.max_basic = leaf0.eax;
+        }
+        Ok(table)
     }
-    // Invariant TSC.
-    put(CpuidEntry2::leaf(
-        0x8000_0007,
-        CpuidRegs { edx: host(0x8000_0007, 0).edx & (1 << 8), ..CpuidRegs::default() },
-    ))?;
-    let w = host(0x8000_0008, 0);
-    put(CpuidEntry2::leaf(0x8000_0008, CpuidRegs { eax: w.eax & 0xffff, ..CpuidRegs::default() }))?;
-    Ok(out)
+
+    /// Puts entry `i` into the order, behind those with the same key.
+    fn insert(&mut self, wanted: (u32, u32), i: u16) -> Result {
+        let at = self.lower_bound(|k| k <= wanted);
+        let mut carried = i;
+        for slot in self.order.get_mut(at..).unwrap_or(&mut []) {
+            swap(slot, &mut carried);
+        }
+        Ok(self.order.push(carried, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Returns how many entries at the start of the order have keys for which `before` holds.
+    ///
+    /// By hand, as core's bisection adds with a check that could panic.
+    fn lower_bound(&self, before: impl Fn((u32, u32)) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.order.len());
+        while low < high {
+            let middle = low.wrapping_add(high.wrapping_sub(low) >> 1);
+            if self.at(middle).is_some_and(|e| before(key(e))) {
+                low = middle.wrapping_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Returns the list as user space gave it.
+    pub(crate) fn entries(&self) -> &[CpuidEntry2] {
+        &self.entries
+    }
+
+    /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.
+    pub(crate) fn set_apic_enabled(&mut self, on: bool) {
+        self.apic_enabled = on;
+    }
+
+    /// Returns what CPUID gives for EAX = `function` and ECX = `index`.
+    ///
+    /// For a leaf that does not exist, Intel's processors give the highest basic leaf, AMD's 0.
+    #[inline]
+    pub(crate) fn query(&self, function: u32, index: u32, cr4: u64, xcr0: u64) -> CpuidRegs {
+        let Some(entry) = self.find(function, index).or_else(|| self.find_out_of_range(function, index))
+        else {
+            return self.missing_subleaf(function, index);
+        };
+        let mut regs = entry.regs();
+        self.apply_state(entry, &mut regs, cr4, xcr0);
+        regs
+    }
+
+    /// Returns the bits of a guest physical address by leaf 0x8000_0008, or the 36 of a processor
+    /// without it.
+    pub(crate) fn phys_bits(&self) -> u32 {
+        self.find(0x8000_0008, 0).map_or(36, |e| e.eax & 0xff)
+    }
+
+    fn at(&self, position: usize) -> Option<&CpuidEntry2> {
+        self.order.get(position).and_then(|&i| self.entries.get(usize::from(i)))
+    }
+
+    /// Returns the entry of a leaf, or of a subleaf where the leaf has them.
+    fn find(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
+        let first = self.at(self.lower_bound(|k| k < (function, 0))).filter(|e| e.function == function)?;
+        if !first.has_index() {
+            return Some(first);
+        }
+        self.at(self.lower_bound(|k| k < (function, index))).filter(|e| key(e) == (function, index))
+    }
+
+    fn find_out_of_range(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
+        if self.vendor == Vendor::Amd || self.find(function, 0).is_some() {
+            return None;
+        }
+        let class = match function {
+            0x4000_0000..=0x4fff_ffff => function & 0xffff_ff00,
+            _ => function & 0x8000_0000,
+        };
+        match self.find(class, 0) {
+            Some(head) if function <= head.eax => None,
+            _ => self.find(self.max_basic, index),
+        }
+    }
+
+    /// Returns the answer where no entry is: 0, but topology leaves repeat the level and the APIC id.
+    fn missing_subleaf(&self, function: u32, index: u32) -> CpuidRegs {
+        match (function, self.find(function, 0)) {
+            (0xb | 0x1f, Some(level0)) => CpuidRegs { eax: 0, ebx: 0, ecx: index & 0xff, edx: level0.edx },
+            _ => CpuidRegs::default(),
+        }
+    }
+
+    /// Sets the bits that follow the vCPU's state.
+    fn apply_state(&self, entry: &CpuidEntry2, regs: &mut CpuidRegs, cr4: u64, xcr0: u64) {
+        let set = |word: &mut u32, bit: u32, on: bool| *word = if on { *word | bit } else { *word & !bit };
+        let cr4 = Cr4::from_bits_retain(cr4);
+        match (entry.function, entry.index) {
+            (1, _) => {
+                let has_xsave = regs.ecx & F1Ecx::XSAVE.bits() != 0;
+                set(&mut regs.ecx, F1Ecx::OSXSAVE.bits(), has_xsave && cr4.contains(Cr4::OSXSAVE));
+                if !self.apic_enabled {
+                    regs.edx &= !F1Edx::APIC.bits();
+                }
+            }
+            (7, 0) => {
+                let has_pku = regs.ecx & F7Ecx::PKU.bits() != 0;
+                set(&mut regs.ecx, F7Ecx::OSPKE.bits(), has_pku && cr4.contains(Cr4::PKE));
+            }
+            (0xd, 0) => regs.ebx = standard_size(&self.entries, xcr0),
+            (0xd, 1) if regs.eax & FDs1Eax::XSAVEC.bits() != 0 => {
+                regs.ebx = compacted_size(&self.entries, xcr0);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns what entries are sorted by.
+fn key(e: &CpuidEntry2) -> (u32, u32) {
+    (e.function, if e.has_index() { e.index } else { 0 })
 }

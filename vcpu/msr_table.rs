@@ -1,51 +1,476 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! MSRs that are plain storage.
+//! The MSRs that a guest has: a table from number to policy.
+//!
+//! | policy | meaning |
+//! |---|---|
+//! | [`Policy::State`] | a register of the vCPU's state |
+//! | [`Policy::Handled`] | an access does something |
+//! | [`Policy::Stored`] | keeps what was written, in [`MsrStore`] |
+//! | [`Policy::Fixed`] | reads a constant, writes are dropped |
+//! | [`Policy::ReadOnly`] | reads a constant, writes fault |
+//!
+//! Everything else faults. What is fixed is there because Linux touches it on some processor without
+//! asking CPUID first, as a real machine always has it; the value says "nothing here". Features that
+//! `vcpu::cpuid` does not offer have no MSRs here, so that a guest's probe faults as it should.
+//!
+//! SDM, "Model-Specific Registers (MSRs)"; APM, "Model-Specific Registers (MSRs)"; Linux,
+//! "KVM-specific MSRs".
 
-use kernel::prelude::*;
+use crate::arch::msr::*;
+use core::ops::RangeInclusive;
 
-/// IA32_MCG_CAP: no banks.
-pub(crate) const MCG_CAP: u64 = 0;
-/// What GET_MSR_INDEX_LIST answers.
+/// Bits of machine-check capability that KVM_X86_SETUP_MCE may set: MCG_CTL exists.
+pub(crate) const MCG_CAP: u64 = 1 << 8;
+/// Banks of machine-check registers.
+pub(crate) const MCE_BANKS: u32 = 10;
+
+/// What KVM_GET_MSR_INDEX_LIST gives: what must be saved and restored to move a vCPU, beside what the
+/// register ioctls move.
 pub(crate) const INDEX_LIST: &[u32] = &[
-    0x10,
-    0x1b,
-    0x174,
-    0x175,
-    0x176,
-    0x277,
-    0x6e0,
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0102,
-    0xc000_0103,
-    0xc000_0080,
+    TSC,
+    SYSENTER_CS,
+    SYSENTER_ESP,
+    SYSENTER_EIP,
+    PAT,
+    STAR,
+    LSTAR,
+    CSTAR,
+    SFMASK,
+    KERNEL_GS_BASE,
+    MISC_ENABLE,
+    TSC_DEADLINE,
+    MCG_STATUS,
+    MCG_CTL,
+    HWCR,
+    KVM_WALL_CLOCK,
+    KVM_SYSTEM_TIME,
+    KVM_WALL_CLOCK_NEW,
+    KVM_SYSTEM_TIME_NEW,
 ];
 
-/// Values by index.
+const TSC: u32 = 0x10;
+const APIC_BASE: u32 = 0x1b;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
+const MCG_STATUS: u32 = 0x17a;
+const MCG_CTL: u32 = 0x17b;
+const MISC_ENABLE: u32 = 0x1a0;
+const PAT: u32 = 0x277;
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+const TSC_DEADLINE: u32 = 0x6e0;
+const EFER: u32 = 0xc000_0080;
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const CSTAR: u32 = 0xc000_0083;
+const SFMASK: u32 = 0xc000_0084;
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+const HWCR: u32 = 0xc001_0015;
+
+/// A register of the vCPU's state that has an MSR number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateMsr {
+    /// EFER.
+    Efer,
+    /// STAR.
+    Star,
+    /// LSTAR.
+    Lstar,
+    /// CSTAR.
+    Cstar,
+    /// SFMASK.
+    Sfmask,
+    /// FS base.
+    FsBase,
+    /// GS base.
+    GsBase,
+    /// KERNEL_GS_BASE.
+    KernelGsBase,
+    /// SYSENTER_CS.
+    SysenterCs,
+    /// SYSENTER_ESP.
+    SysenterEsp,
+    /// SYSENTER_EIP.
+    SysenterEip,
+    /// Page attribute table.
+    Pat,
+}
+
+impl StateMsr {
+    /// Returns whether WRMSR takes `value`, for linear addresses of `va_bits` bits (48 or 57).
+    ///
+    /// EFER depends on more than its value: here only bits that no processor has are refused.
+    pub(crate) fn accepts(self, value: u64, va_bits: u32) -> bool {
+        match self {
+            StateMsr::Lstar
+            | StateMsr::Cstar
+            | StateMsr::FsBase
+            | StateMsr::GsBase
+            | StateMsr::KernelGsBase
+            | StateMsr::SysenterEsp
+            | StateMsr::SysenterEip => is_canonical(value, va_bits),
+            StateMsr::Pat => value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4..=7)),
+            StateMsr::Efer => crate::arch::cr::Efer::from_bits(value).is_some(),
+            StateMsr::Star | StateMsr::SysenterCs => true,
+            StateMsr::Sfmask => value >> 32 == 0,
+        }
+    }
+}
+
+/// Returns whether the bits from `va_bits - 1` up are all alike.
+pub(crate) fn is_canonical(address: u64, va_bits: u32) -> bool {
+    let unused = 64u32.wrapping_sub(va_bits);
+    (address.wrapping_shl(unused) as i64).wrapping_shr(unused) as u64 == address
+}
+
+/// An MSR whose access does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handled {
+    /// The time stamp counter.
+    Tsc,
+    /// The local APIC's timer in deadline mode.
+    TscDeadline,
+    /// The local APIC's mode and address.
+    ApicBase,
+    /// A register of the local APIC in x2APIC mode: its offset in the xAPIC's page is 16 times this.
+    X2Apic(u8),
+    /// TSC_AUX, where CPUID offers RDTSCP or RDPID.
+    TscAux,
+    /// SPEC_CTRL, where CPUID offers it.
+    SpecCtrl,
+    /// PRED_CMD, where CPUID offers it.
+    PredCmd,
+    /// The guest physical address for the paravirtual wall clock.
+    KvmWallClock,
+    /// The guest physical address for the paravirtual clock of this vCPU, and its enable bit.
+    KvmSystemTime,
+    /// The guest physical address for the paravirtual end of interrupt, and its enable bit.
+    KvmPvEoi,
+}
+
+/// What an MSR is: see the module's description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// A register of the vCPU's state.
+    State(StateMsr),
+    /// An access does something.
+    Handled(Handled),
+    /// Keeps what was written.
+    Stored(Slot),
+    /// Reads a constant; writes are dropped.
+    Fixed(u64),
+    /// Reads a constant; writes fault.
+    ReadOnly(u64),
+}
+
+/// The place of an MSR in [`MsrStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    at: usize,
+    rule: Rule,
+}
+
+/// What WRMSR does with a value for a stored MSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    /// Bits that are kept.
+    keep: u64,
+    /// Bits that may be set and are dropped; all others fault.
+    drop: u64,
+    check: Check,
+}
+
+/// What a value must be beyond its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// Anything.
+    None,
+    /// The low byte is a memory type.
+    MemoryType,
+    /// Each byte is a memory type.
+    MemoryTypes,
+}
+
+impl Check {
+    fn allows(self, value: u64) -> bool {
+        let is_type = |t: &u8| matches!(t, 0 | 1 | 4 | 5 | 6);
+        let [low, ..] = value.to_le_bytes();
+        match self {
+            Check::None => true,
+            Check::MemoryType => is_type(&low),
+            Check::MemoryTypes => value.to_le_bytes().iter().all(is_type),
+        }
+    }
+}
+
+/// What the table says of a row's MSRs.
+#[derive(Clone, Copy)]
+enum Kind {
+    Stored { rule: Rule, reset: u64 },
+    Fixed(u64),
+    ReadOnly(u64),
+}
+
+/// Consecutive MSRs with the same policy.
+struct Row {
+    numbers: RangeInclusive<u32>,
+    kind: Kind,
+}
+
+const fn fixed(first: u32, last: u32, value: u64) -> Row {
+    Row { numbers: first..=last, kind: Kind::Fixed(value) }
+}
+
+const fn read_only(index: u32, value: u64) -> Row {
+    Row { numbers: index..=index, kind: Kind::ReadOnly(value) }
+}
+
+const fn stored(first: u32, last: u32, keep: u64, drop: u64, reset: u64, check: Check) -> Row {
+    Row { numbers: first..=last, kind: Kind::Stored { rule: Rule { keep, drop, check }, reset } }
+}
+
+/// Physical address bits that MTRRs may hold.
+const MTRR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// MTRRcap: eight variable ranges, fixed ranges, write combining.
+const MTRR_CAP: u64 = 8 | 1 << 8 | 1 << 10;
+/// MISC_ENABLE: no branch trace, no precise sampling; fast strings.
+const MISC_ENABLE_RESET: u64 = 1 << 11 | 1 << 12 | 1;
+/// The microcode's revision, where AMD has it (low half) and where Intel has it (high half).
+const MICROCODE: u64 = 1 << 32 | 0x0100_0065;
+/// HWCR: machine-check status may be written; the TSC counts at the rate of P-state 0.
+const HWCR_KEEP: u64 = 1 << 18 | 1 << 24;
+/// HWCR: SMM lock, and switches of old processors.
+const HWCR_DROP: u64 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8;
+
+/// The rows, by number. Kept sorted: a host test checks that, and that none overlap.
+const ROWS: [Row; 62] = [
+    // P5 machine check address and type.
+    fixed(0x0, 0x1, 0),
+    // PLATFORM_ID.
+    fixed(0x17, 0x17, 0),
+    // EBL_CR_POWERON: bus ratio 1.
+    fixed(0x2a, 0x2a, 1 << 24),
+    // FEAT_CTL: locked, nothing enabled.
+    fixed(0x3a, 0x3a, 1),
+    // Microcode update trigger.
+    fixed(0x79, 0x79, 0),
+    // Microcode revision. Linux on Intel writes 0 before it reads.
+    fixed(0x8b, 0x8b, MICROCODE),
+    // P6 performance counters.
+    fixed(0xc1, 0xc2, 0),
+    // FSB_FREQ: 100 MHz.
+    fixed(0xcd, 0xcd, 3),
+    // PLATFORM_INFO.
+    fixed(0xce, 0xce, 0),
+    read_only(0xfe, MTRR_CAP),
+    // BBL_CR_CTL3: L2 cache enabled.
+    fixed(0x11e, 0x11e, 0xbe70_2111),
+    // MISC_FEATURES_ENABLES.
+    fixed(0x140, 0x140, 0),
+    read_only(0x179, MCG_CAP | MCE_BANKS as u64),
+    // MCG_STATUS: restart valid, error valid, in progress.
+    stored(MCG_STATUS, MCG_STATUS, 7, 0, 0, Check::None),
+    stored(MCG_CTL, MCG_CTL, u64::MAX, 0, u64::MAX, Check::None),
+    // P6 event selectors.
+    fixed(0x186, 0x187, 0),
+    // PERF_STATUS: ratio 10 and 40, as others report it for a virtual processor.
+    fixed(0x198, 0x198, 1000 | 4 << 40),
+    // PERF_CTL.
+    fixed(0x199, 0x199, 0),
+    stored(MISC_ENABLE, MISC_ENABLE, 0x4_00c5_1889, u64::MAX, MISC_ENABLE_RESET, Check::None),
+    // DEBUGCTL: neither branch records nor single step on branches.
+    fixed(0x1d9, 0x1d9, 0),
+    // Last branch and exception records.
+    fixed(0x1db, 0x1de, 0),
+    // POWER_CTL.
+    fixed(0x1fc, 0x1fc, 0),
+    // Variable MTRRs: base and mask of each.
+    stored(0x200, 0x200, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x201, 0x201, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x202, 0x202, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x203, 0x203, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x204, 0x204, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x205, 0x205, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x206, 0x206, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x207, 0x207, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x208, 0x208, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x209, 0x209, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x20a, 0x20a, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x20b, 0x20b, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x20c, 0x20c, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x20d, 0x20d, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x20e, 0x20e, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
+    stored(0x20f, 0x20f, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    // Fixed MTRRs: 64 KiB, 16 KiB and 4 KiB ranges.
+    stored(0x250, 0x250, u64::MAX, 0, 0, Check::MemoryTypes),
+    stored(0x258, 0x259, u64::MAX, 0, 0, Check::MemoryTypes),
+    stored(0x268, 0x26f, u64::MAX, 0, 0, Check::MemoryTypes),
+    // Default type; bits 10 and 11 enable fixed ranges and all.
+    stored(MTRR_DEF_TYPE, MTRR_DEF_TYPE, 0xcff, 0, 0, Check::MemoryType),
+    // Machine-check banks: CTL, STATUS, ADDR, MISC of each.
+    stored(0x400, 0x400 + 4 * MCE_BANKS - 1, u64::MAX, 0, 0, Check::None),
+    // Energy counters of RAPL: unit, package, DRAM, cores, graphics, platform.
+    fixed(0x606, 0x606, 0),
+    fixed(0x611, 0x611, 0),
+    fixed(0x619, 0x619, 0),
+    fixed(0x639, 0x639, 0),
+    fixed(0x641, 0x641, 0),
+    // AMD: performance counters of family 0xf and later.
+    fixed(0xc001_0000, 0xc001_0007, 0),
+    // SYSCFG.
+    fixed(0xc001_0010, 0xc001_0010, 0),
+    stored(HWCR, HWCR, HWCR_KEEP, HWCR_DROP, 1 << 24, Check::None),
+    // IORR, TOP_MEM and TOP_MEM2; then NB_CFG.
+    fixed(0xc001_0016, 0xc001_001f, 0),
+    // PATCH_LOADER.
+    fixed(0xc001_0020, 0xc001_0020, 0),
+    // Machine-check control masks.
+    fixed(0xc001_0044, 0xc001_004f, 0),
+    // INT_PENDING_MSG to the MMIO configuration base.
+    fixed(0xc001_0055, 0xc001_0058, 0),
+    // P-states: limit, control, status, and their definitions.
+    fixed(0xc001_0061, 0xc001_006b, 0),
+    // TSEG address and mask.
+    fixed(0xc001_0112, 0xc001_0113, 0),
+    // VM_CR: SVM disabled and locked.
+    fixed(VM_CR, VM_CR, 1 << 3 | 1 << 4),
+    // Performance counters of family 0x15 and later.
+    fixed(0xc001_0200, 0xc001_020b, 0),
+    // IC_CFG to FP_CFG: switches for errata, all dropped.
+    fixed(0xc001_1021, 0xc001_1028, 0),
+    // DE_CFG: LFENCE serializes, always.
+    fixed(0xc001_1029, 0xc001_1029, 1 << 1),
+    // BU_CFG2 and its neighbours.
+    fixed(0xc001_102a, 0xc001_102d, 0),
+];
+
+/// Where each row's MSRs start in [`MsrStore`], and behind the last row, how many there are.
+const STARTS: [usize; ROWS.len() + 1] = {
+    let mut starts = [0; ROWS.len() + 1];
+    let mut i = 0;
+    while i < ROWS.len() {
+        let count = match ROWS[i].kind {
+            Kind::Stored { .. } => (*ROWS[i].numbers.end() - *ROWS[i].numbers.start() + 1) as usize,
+            _ => 0,
+        };
+        starts[i + 1] = starts[i] + count;
+        i += 1;
+    }
+    starts
+};
+
+/// MSRs that are plain storage.
+const STORED: usize = STARTS[ROWS.len()];
+
+/// The table lives once, in read-only data.
+static TABLE: [Row; ROWS.len()] = ROWS;
+
+/// Returns what the MSR `index` is, or `None` for one that faults.
+#[inline]
+pub(crate) fn lookup(index: u32) -> Option<Policy> {
+    // Those that exit often come first.
+    Some(match index {
+        TSC_DEADLINE => Policy::Handled(Handled::TscDeadline),
+        X2APIC_FIRST..=X2APIC_LAST => Policy::Handled(Handled::X2Apic((index & 0xff) as u8)),
+        SPEC_CTRL => Policy::Handled(Handled::SpecCtrl),
+        PRED_CMD => Policy::Handled(Handled::PredCmd),
+        TSC => Policy::Handled(Handled::Tsc),
+        TSC_AUX => Policy::Handled(Handled::TscAux),
+        FS_BASE => Policy::State(StateMsr::FsBase),
+        GS_BASE => Policy::State(StateMsr::GsBase),
+        KERNEL_GS_BASE => Policy::State(StateMsr::KernelGsBase),
+        EFER => Policy::State(StateMsr::Efer),
+        STAR => Policy::State(StateMsr::Star),
+        LSTAR => Policy::State(StateMsr::Lstar),
+        CSTAR => Policy::State(StateMsr::Cstar),
+        SFMASK => Policy::State(StateMsr::Sfmask),
+        SYSENTER_CS => Policy::State(StateMsr::SysenterCs),
+        SYSENTER_ESP => Policy::State(StateMsr::SysenterEsp),
+        SYSENTER_EIP => Policy::State(StateMsr::SysenterEip),
+        PAT => Policy::State(StateMsr::Pat),
+        APIC_BASE => Policy::Handled(Handled::ApicBase),
+        KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => Policy::Handled(Handled::KvmWallClock),
+        KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => Policy::Handled(Handled::KvmSystemTime),
+        KVM_PV_EOI_EN => Policy::Handled(Handled::KvmPvEoi),
+        _ => return lookup_row(index),
+    })
+}
+
+fn lookup_row(index: u32) -> Option<Policy> {
+    let at = TABLE.partition_point(|row| *row.numbers.end() < index);
+    let row = TABLE.get(at).filter(|row| row.numbers.contains(&index))?;
+    Some(match row.kind {
+        Kind::Fixed(value) => Policy::Fixed(value),
+        Kind::ReadOnly(value) => Policy::ReadOnly(value),
+        Kind::Stored { rule, .. } => {
+            let offset = index.wrapping_sub(*row.numbers.start()) as usize;
+            Policy::Stored(Slot { at: STARTS.get(at)?.wrapping_add(offset), rule })
+        }
+    })
+}
+
+/// The value cannot be written: #GP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// The MSRs of one vCPU that are plain storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MsrStore {
-    entries: KVec<(u32, u64)>,
+    values: [u64; STORED],
 }
 
 impl MsrStore {
-    /// Nothing stored.
+    /// All at their values after reset.
     pub(crate) fn new() -> MsrStore {
-        MsrStore { entries: KVec::new() }
-    }
-
-    /// Returns what was stored.
-    pub(crate) fn get(&self, index: u32) -> u64 {
-        self.entries.iter().find(|(i, _)| *i == index).map_or(0, |(_, v)| *v)
-    }
-
-    /// Stores a value.
-    pub(crate) fn set(&mut self, index: u32, value: u64) -> bool {
-        if let Some(e) = self.entries.iter_mut().find(|(i, _)| *i == index) {
-            e.1 = value;
-            return true;
+        let mut values = [0; STORED];
+        for (row, start) in TABLE.iter().zip(STARTS) {
+            if let Kind::Stored { reset, .. } = row.kind {
+                let count = row.numbers.end().wrapping_sub(*row.numbers.start()) as usize;
+                let end = start.wrapping_add(count);
+                values.get_mut(start..=end).unwrap_or(&mut []).fill(reset);
+            }
         }
-        self.entries.push((index, value), GFP_ATOMIC).is_ok()
+        MsrStore { values }
+    }
+
+    /// Returns what the table alone says of MSR `index`: a stored or constant value, 0 for all others.
+    pub(crate) fn get(&self, index: u32) -> u64 {
+        match lookup(index) {
+            Some(Policy::Stored(slot)) => self.read(slot),
+            Some(Policy::Fixed(value) | Policy::ReadOnly(value)) => value,
+            Some(Policy::State(_) | Policy::Handled(_)) | None => 0,
+        }
+    }
+
+    /// Writes MSR `index` by the table alone. Returns whether the write is allowed.
+    pub(crate) fn set(&mut self, index: u32, value: u64) -> bool {
+        match lookup(index) {
+            Some(Policy::Stored(slot)) => self.write(slot, value).is_ok(),
+            Some(Policy::Fixed(_)) => true,
+            Some(Policy::ReadOnly(_) | Policy::State(_) | Policy::Handled(_)) | None => false,
+        }
+    }
+
+    /// Returns the value of a stored MSR.
+    pub(crate) fn read(&self, slot: Slot) -> u64 {
+        self.values.get(slot.at).copied().unwrap_or(0)
+    }
+
+    /// Writes a stored MSR.
+    ///
+    /// # Errors
+    /// [`Refused`] for a value with a reserved bit or an impossible memory type.
+    pub(crate) fn write(&mut self, slot: Slot, value: u64) -> Result<(), Refused> {
+        let Rule { keep, drop, check } = slot.rule;
+        if value & !(keep | drop) != 0 || !check.allows(value) {
+            return Err(Refused);
+        }
+        if let Some(to) = self.values.get_mut(slot.at) {
+            *to = value & keep;
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 //! The pure part of the vCPU: what does not run on the kernel's services.
 
+#[path = "../../../vcpu/cpuid.rs"]
+pub(crate) mod cpuid;
 #[path = "../../../vcpu/emulate/mod.rs"]
 pub(crate) mod emulate;
 #[path = "../../../vcpu/event.rs"]
@@ -10,3 +12,7 @@ pub(crate) mod event;
 pub(crate) mod exit;
 #[path = "../../../vcpu/io.rs"]
 pub(crate) mod io;
+#[path = "../../../vcpu/msr_table.rs"]
+pub(crate) mod msr_table;
+#[path = "../../../vcpu/pvclock.rs"]
+pub(crate) mod pvclock;

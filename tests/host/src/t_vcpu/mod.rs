@@ -1,3 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of vcpu.
+//! Tests of the virtual processor: CPUID, MSRs and the paravirtual clock.
+
+mod cpuid_policy;
+mod cpuid_table;
+mod msr_table;
+mod pvclock;
