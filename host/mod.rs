@@ -25,6 +25,7 @@ mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
+pub(crate) mod msr;
 pub(crate) mod notifier;
 pub(crate) mod page;
 pub(crate) mod random;

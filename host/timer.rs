@@ -29,6 +29,12 @@ pub(crate) fn tsc_khz() -> u32 {
     unsafe { bindings::tsc_khz }
 }
 
+/// Returns whether the host trusts its TSC: in step on all CPUs, and never stopping.
+pub(crate) fn is_tsc_stable() -> bool {
+    // SAFETY: Reads a flag.
+    unsafe { bindings::check_tsc_unstable() == 0 }
+}
+
 /// Reads the TSC.
 #[inline]
 pub(crate) fn rdtsc() -> u64 {

@@ -5,7 +5,9 @@
 use super::abi::{caps, nr, sys};
 use super::user;
 use super::vm::VmFile;
-use crate::host::cpu::PinnedCpu;
+use crate::arch::cpuid::KvmFeatures;
+use crate::host::fpu::supported_xcr0;
+use crate::host::msr::has_tsc_aux;
 use crate::host::{cpu, file, timer};
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::backend::Backend;
@@ -70,7 +72,20 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts() -> cpuid::Facts {
-    cpuid::Facts { tsc_khz: timer::tsc_khz(), ..cpuid::Facts::default() }
+    let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
+    let always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_EOI;
+    cpuid::Facts {
+        tsc_khz: timer::tsc_khz(),
+        hardware_paging: true,
+        la57: false,
+        max_phys_bits: 48,
+        xcr0: supported_xcr0(),
+        tsc_aux: has_tsc_aux(),
+        spec_ctrl: false,
+        lapic: true,
+        // The clock needs a TSC that the host itself trusts.
+        pv: if timer::is_tsc_stable() { always | clock } else { always },
+    }
 }
 
 fn supported_cpuid(arg: u64) -> Result<i64> {

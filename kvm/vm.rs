@@ -170,10 +170,8 @@ impl<B: Backend> VmFile<B> {
         if data.flags & abi::CLOCK_REALTIME != 0 {
             clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
         }
-        self.vm.clock_offset.store(clock.wrapping_sub(timer::now().0), Relaxed);
-        for vcpu in self.vm.space.vcpus.iter() {
-            vcpu.request(crate::vcpu::shared::Requests::CLOCK);
-        }
+        let _config = self.config.lock();
+        self.vm.set_clock_ns(clock);
         Ok(0)
     }
 

@@ -9,6 +9,7 @@ use super::exit::RawExit;
 use super::io::PendingIo;
 use super::msr_table::MsrStore;
 use super::outcome::UserExit;
+use super::pv::PvState;
 use super::state::{Groups, VcpuState};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::Exception;
@@ -69,6 +70,10 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) cpuid: CpuidTable,
     /// MSRs that are plain storage.
     pub(crate) msrs: MsrStore,
+    /// The paravirtual features in use.
+    pub(crate) pv: PvState,
+    /// TSC_AUX.
+    pub(crate) tsc_aux: u32,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// An exception to be delivered with the next entry.
@@ -121,6 +126,8 @@ impl<B: Backend> VcpuCore<B> {
             lapic,
             cpuid,
             msrs: MsrStore::new(),
+            pv: PvState::default(),
+            tsc_aux: 0,
             mp,
             exception: None,
             interrupted: None,

@@ -12,7 +12,7 @@
 //! | [`run`] | the loop |
 //! | [`handle`] | one handler for each family of exits |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
-//! | [`cpuid`], [`msr_table`], [`pvclock`] | what the guest's processor and its clock are |
+//! | [`cpuid`], [`msr_table`], [`pv`], [`pvclock`] | what the guest's processor and its clock are |
 //! | [`emulate`] | instructions in software |
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ pub(crate) mod io;
 pub(crate) mod msr_table;
 pub(crate) mod outcome;
 pub(crate) mod pci;
+pub(crate) mod pv;
 pub(crate) mod pvclock;
 pub(crate) mod run;
 pub(crate) mod shared;

@@ -26,6 +26,7 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::guest_ram;
+use crate::host::msr::TscAux;
 use crate::host::timer;
 use core::sync::atomic::Ordering::*;
 use kernel::prelude::*;
@@ -125,6 +126,13 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(shared.sipi_vector());
     }
+    if asked.contains(Requests::CLOCK) {
+        if let Err(gpa) = vm.publish_clock(core) {
+            if vm.space.fault_in(gpa, true).is_ok() {
+                shared.request_self(Requests::CLOCK);
+            }
+        }
+    }
     if asked.contains(Requests::CHORE) {
         if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
             // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
@@ -163,12 +171,14 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Again };
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
+    let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
+    load_debug(core, &cpu);
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
             if cpu::is_work_pending()
-                || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE)
+                || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE | Requests::CLOCK)
             {
                 break Leave::Again;
             }
@@ -188,10 +198,10 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
         shared.leave_guest_mode();
         count(&shared.stats.exits);
-        commit(core, &exit);
+        commit(vm, core, &exit);
         core.recorder.note(core.state.rip, core.hw.raw_exit());
 
-        let mut cx = Cx { vm, shared, core: &mut *core, fpu: &mut fpu, cpu: &cpu };
+        let mut cx = Cx { vm, shared, core: &mut *core, fpu: &mut fpu, tsc_aux: &mut tsc_aux, cpu: &cpu };
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}
@@ -199,6 +209,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         }
     };
     put_debug(core);
+    drop(tsc_aux);
     drop(fpu);
     drop(debug);
     cpu::predictor_barrier_on_return(&cpu);
@@ -207,7 +218,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short.
 #[inline]
-fn commit<B: Backend>(core: &mut VcpuCore<B>, exit: &Exit) {
+fn commit<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
         return;
@@ -218,6 +229,7 @@ fn commit<B: Backend>(core: &mut VcpuCore<B>, exit: &Exit) {
         }
     }
     if let Some(lapic) = core.lapic.as_mut() {
+        core.pv.take_eoi(&*vm.space, lapic);
         lapic.set_cr8(core.hw.tpr());
     }
     core.interrupted = core.hw.take_interrupted();
@@ -246,6 +258,9 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
     }
     if let Some(lapic) = core.lapic.as_ref() {
         core.hw.set_tpr(lapic.cr8());
+        if core.armed.is_none() {
+            core.pv.arm_eoi(&*vm.space, lapic);
+        }
     }
     let window = core.wants_window || (has_interrupt(core, vm) && core.armed.is_none());
     if window != core.window_open {
@@ -338,6 +353,17 @@ fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
         core.raise(Exception::plain(Vector::DB));
     }
     Ok(())
+}
+
+/// Puts the guest's breakpoints into the processor if any is on; else the first access does it.
+fn load_debug<B: Backend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
+    core.fetch(Groups::DEBUG);
+    // DR7.L0 to G3.
+    if core.state.dr7 & 0xff != 0 {
+        crate::host::debug::write_addresses(&core.dr, cpu);
+        core.debug_loaded = true;
+        core.hw.set_debug_passthrough(true);
+    }
 }
 
 /// Takes the guest's debug registers out of the processor.

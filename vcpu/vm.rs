@@ -3,10 +3,14 @@
 //! The VM as its vCPUs see it: the address space, the devices, and the way to the other vCPUs.
 
 use super::backend::Backend;
+use super::core::VcpuCore;
 use super::outcome::SystemEvent;
 use super::pci::Pci;
+use super::pv::ClockReference;
+use super::pvclock::TscScale;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
+use crate::arch::addr::Gpa;
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{Bus, Signals};
 use crate::chipset::lapic::{self, Ipi};
@@ -14,6 +18,7 @@ use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
+use crate::host::msr::has_tsc_aux;
 use crate::host::notifier::Registered;
 use crate::host::timer::{self, OnTimer, Timer};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -202,8 +207,12 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) tsc_offset: u64,
     /// Nanoseconds for each tick of the guest's TSC, a 32.32 factor.
     pub(crate) ns_per_tick: u64,
-    /// Added to the host's monotonic clock for the paravirtual clock.
-    pub(crate) clock_offset: AtomicU64,
+    /// The paravirtual clock.
+    pub(crate) clock: ClockReference,
+    /// The TSC's frequency, as the guest turns ticks into time.
+    pub(crate) tsc_scale: TscScale,
+    /// The processor has TSC_AUX.
+    pub(crate) has_tsc_aux: bool,
 }
 
 impl<B: Backend> Vm<B> {
@@ -212,6 +221,7 @@ impl<B: Backend> Vm<B> {
     /// # Errors
     /// `ENOMEM`, `EINTR`.
     pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Vm<B>>> {
+        let tsc_scale = TscScale::from_khz(timer::tsc_khz()).ok_or(ENODEV)?;
         let vcpus = Arc::new(VcpuList::new(), GFP_KERNEL_ACCOUNT)?;
         let space = Space::new(&*backend, vcpus.clone())?;
         let space = crate::host::notifier::Notifier::register(space)?;
@@ -227,7 +237,9 @@ impl<B: Backend> Vm<B> {
                 has_run: AtomicBool::new(false),
                 tsc_offset: 0u64.wrapping_sub(timer::rdtsc()),
                 ns_per_tick: ratio(1_000_000, u64::from(timer::tsc_khz())),
-                clock_offset: AtomicU64::new(0u64.wrapping_sub(timer::now().0)),
+                clock: ClockReference::new(timer::rdtsc(), 0),
+                tsc_scale,
+                has_tsc_aux: has_tsc_aux(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -258,6 +270,23 @@ impl<B: Backend> Vm<B> {
 
     /// Returns the guest's paravirtual clock in nanoseconds.
     pub(crate) fn clock_ns(&self) -> u64 {
-        timer::now().0.wrapping_add(self.clock_offset.load(Relaxed))
+        self.clock.at(timer::rdtsc(), self.tsc_scale)
+    }
+
+    /// Sets the guest's paravirtual clock. The VM's configuration lock is held.
+    pub(crate) fn set_clock_ns(&self, ns: u64) {
+        self.clock.set(timer::rdtsc(), ns);
+        for vcpu in self.space.vcpus.iter() {
+            vcpu.request(Requests::CLOCK);
+        }
+    }
+
+    /// Writes the clocks that a vCPU asked for into guest memory.
+    ///
+    /// # Errors
+    /// The address of a page that must be made resident first.
+    pub(crate) fn publish_clock(&self, core: &mut VcpuCore<B>) -> Result<(), Gpa> {
+        let boot = timer::wall_ns().wrapping_sub(self.clock_ns());
+        core.pv.publish(&*self.space, &self.clock, self.tsc_scale, core.tsc_offset, boot)
     }
 }

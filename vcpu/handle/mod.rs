@@ -26,6 +26,7 @@ use super::vm::Vm;
 use crate::arch::exception::{Exception, Vector};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::fpu;
+use crate::host::msr::TscAux;
 
 /// Everything a handler may touch.
 pub(crate) struct Cx<'a, 'f, B: Backend> {
@@ -37,6 +38,8 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) core: &'a mut VcpuCore<B>,
     /// The guest's extended state, in the registers.
     pub(crate) fpu: &'a mut fpu::Loaded<'f>,
+    /// The guest's TSC_AUX, in the register.
+    pub(crate) tsc_aux: &'a mut Option<TscAux>,
     /// This CPU.
     pub(crate) cpu: &'a PinnedCpu,
 }

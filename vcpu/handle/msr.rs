@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RDMSR and WRMSR.
+//! RDMSR and WRMSR, of the guest and of user space.
+//!
+//! The table ([`crate::vcpu::msr_table`]) says what an MSR is. The guest and KVM_GET_MSRS see the same
+//! values; they differ in what they may write.
 
 use super::{lapic, Cx};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::Exception;
-use crate::arch::msr as nr;
-use crate::chipset::lapic::base_reserved;
-use crate::host::cpu::PinnedCpu;
+use crate::chipset::lapic::{base_reserved, Clock};
+use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::exit::MsrAccess;
+use crate::vcpu::msr_table::{is_canonical, lookup, Handled, Policy, StateMsr};
 use crate::vcpu::outcome::Outcome;
-use crate::vcpu::shared::VcpuShared;
+use crate::vcpu::shared::{Requests, VcpuShared};
 use crate::vcpu::state::{Groups, RCX};
 use crate::vcpu::vm::Vm;
-use x86::msr::*;
+
+/// The first MSR of x2APIC mode.
+const X2APIC: u32 = 0x800;
+/// Bits of a linear address, with 4-level paging.
+const VA_BITS: u32 = 48;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
@@ -34,117 +41,156 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> O
     }
 }
 
+#[inline]
 fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
-    match index {
-        nr::X2APIC_FIRST..=nr::X2APIC_LAST => lapic::read_msr(cx, index),
+    match lookup(index).ok_or(Exception::GP0)? {
+        Policy::Handled(Handled::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
         _ => get(cx.vm, cx.core, index).ok_or(Exception::GP0),
     }
 }
 
+#[inline]
 fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
-    match index {
-        nr::X2APIC_FIRST..=nr::X2APIC_LAST => lapic::write_msr(cx, index, value),
-        IA32_TSC_DEADLINE => {
+    match lookup(index).ok_or(Exception::GP0)? {
+        Policy::Handled(Handled::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
+        Policy::Handled(Handled::TscDeadline) => {
             lapic::set_tsc_deadline(cx, value);
             Ok(())
         }
-        IA32_APIC_BASE => {
-            let lapic = cx.core.lapic.as_mut().ok_or(Exception::GP0)?;
-            lapic.set_base(value, base_reserved(52, true))?;
+        Policy::Handled(Handled::ApicBase) => {
+            let bits = cx.core.cpuid.phys_bits() as u8;
+            cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
             lapic::publish(cx);
             Ok(())
         }
-        _ => {
-            if set(cx.vm, cx.shared, cx.core, index, value) {
-                Ok(())
-            } else {
-                Err(Exception::GP0)
+        Policy::Handled(Handled::TscAux) => {
+            if value >> 32 != 0 {
+                return Err(Exception::GP0);
             }
+            cx.core.tsc_aux = value as u32;
+            if let Some(aux) = cx.tsc_aux.as_mut() {
+                aux.set(value as u32);
+            }
+            Ok(())
         }
+        Policy::ReadOnly(_) => Err(Exception::GP0),
+        _ if set(cx.vm, cx.shared, cx.core, index, value) => Ok(()),
+        _ => Err(Exception::GP0),
     }
 }
 
 /// Reads an MSR. `None`: there is none.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
     let _ = vm;
-    core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
-    let s = &core.state;
-    Some(match index {
-        IA32_TIME_STAMP_COUNTER => core.guest_tsc(),
-        IA32_APIC_BASE => core.lapic.as_ref()?.base(),
-        IA32_EFER => s.efer,
-        IA32_STAR => s.syscall.star,
-        IA32_LSTAR => s.syscall.lstar,
-        IA32_CSTAR => s.syscall.cstar,
-        IA32_FMASK => s.syscall.sfmask,
-        IA32_FS_BASE => s.segs[4].base,
-        IA32_GS_BASE => s.segs[5].base,
-        IA32_KERNEL_GSBASE => s.syscall.kernel_gs_base,
-        IA32_SYSENTER_CS => s.syscall.sysenter_cs,
-        IA32_SYSENTER_ESP => s.syscall.sysenter_esp,
-        IA32_SYSENTER_EIP => s.syscall.sysenter_eip,
-        IA32_PAT => s.syscall.pat,
-        IA32_TSC_DEADLINE => core.lapic.as_ref()?.tsc_deadline(crate::host::timer::now()),
-        // MTRRs: 8 variable ranges, fixed ones.
-        0xfe => 0x508,
-        _ if is_stored(index) => core.msrs.get(index),
-        _ if is_zero(index) => 0,
-        _ => return None,
+    Some(match lookup(index)? {
+        Policy::State(msr) => {
+            core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
+            *state_msr(core, msr)
+        }
+        Policy::Handled(h) => match h {
+            Handled::Tsc => core.guest_tsc(),
+            Handled::TscDeadline => core.lapic.as_ref()?.tsc_deadline(timer::now()),
+            Handled::ApicBase => core.lapic.as_ref()?.base(),
+            Handled::X2Apic(reg) => {
+                core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
+            }
+            Handled::TscAux => u64::from(core.tsc_aux),
+            // Not offered: the host's value is in force all the time.
+            Handled::SpecCtrl | Handled::PredCmd => return None,
+            Handled::KvmWallClock => core.pv.wall_clock,
+            Handled::KvmSystemTime => core.pv.system_time,
+            Handled::KvmPvEoi => core.pv.eoi,
+        },
+        Policy::Stored(slot) => core.msrs.read(slot),
+        Policy::Fixed(v) | Policy::ReadOnly(v) => v,
     })
 }
 
-/// Writes an MSR. Returns whether the value is allowed.
-pub(crate) fn set<B: Backend>(
-    vm: &Vm<B>,
-    shared: &VcpuShared,
-    core: &mut VcpuCore<B>,
-    index: u32,
-    value: u64,
-) -> bool {
-    let _ = (vm, shared);
-    core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
-    let s = &mut core.state;
-    match index {
-        IA32_TIME_STAMP_COUNTER => {
-            let offset = value.wrapping_sub(crate::host::timer::rdtsc());
-            core.set_tsc_offset(offset);
-            return true;
+/// Writes an MSR, as user space may and, but for what [`write`] does itself, the guest. Returns whether
+/// the value is allowed.
+pub(crate) fn set<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, index: u32, value: u64) -> bool {
+    match lookup(index) {
+        Some(Policy::State(StateMsr::Efer)) => set_efer(core, value),
+        Some(Policy::State(msr)) => {
+            let ok = msr.accepts(value, VA_BITS);
+            if ok {
+                core.fetch(Groups::SYSCALL | Groups::SEGMENTS);
+                *state_msr(core, msr) = value;
+                core.state.mark(Groups::SYSCALL | Groups::SEGMENTS);
+            }
+            ok
         }
-        IA32_APIC_BASE => {
+        Some(Policy::Handled(h)) => set_handled(vm, shared, core, h, value),
+        Some(Policy::Stored(slot)) => core.msrs.write(slot, value).is_ok(),
+        Some(Policy::Fixed(_)) => true,
+        Some(Policy::ReadOnly(v)) => v == value,
+        None => false,
+    }
+}
+
+fn set_handled<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, h: Handled, value: u64) -> bool {
+    match h {
+        Handled::Tsc => {
+            core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));
+            shared.request_self(Requests::CLOCK);
+        }
+        Handled::ApicBase => {
             let Some(l) = core.lapic.as_mut() else { return false };
             l.restore_base(value);
-            return true;
+            shared.set_identity(l.identity());
         }
-        IA32_EFER => return set_efer(core, value),
-        IA32_STAR => s.syscall.star = value,
-        IA32_LSTAR => s.syscall.lstar = value,
-        IA32_CSTAR => s.syscall.cstar = value,
-        IA32_FMASK => s.syscall.sfmask = value,
-        IA32_KERNEL_GSBASE => s.syscall.kernel_gs_base = value,
-        IA32_SYSENTER_CS => s.syscall.sysenter_cs = value,
-        IA32_SYSENTER_ESP => s.syscall.sysenter_esp = value,
-        IA32_SYSENTER_EIP => s.syscall.sysenter_eip = value,
-        IA32_PAT => s.syscall.pat = value,
-        IA32_FS_BASE => {
-            s.segs[4].base = value;
-            s.mark(Groups::SEGMENTS);
-            return true;
+        Handled::TscDeadline => {
+            let clock = Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick };
+            let Some(l) = core.lapic.as_mut() else { return false };
+            let _ = l.set_tsc_deadline(value, &clock);
+            shared.set_timer(l.deadline());
         }
-        IA32_GS_BASE => {
-            s.segs[5].base = value;
-            s.mark(Groups::SEGMENTS);
-            return true;
+        Handled::X2Apic(_) | Handled::SpecCtrl | Handled::PredCmd => return false,
+        Handled::TscAux => match u32::try_from(value) {
+            Ok(v) => core.tsc_aux = v,
+            Err(_) => return false,
+        },
+        Handled::KvmWallClock => {
+            core.pv.wall_clock = value;
+            core.pv.wall_wanted = true;
+            shared.request_self(Requests::CLOCK);
         }
-        _ if is_stored(index) => return core.msrs.set(index, value),
-        _ if is_zero(index) => return true,
-        _ => return false,
+        Handled::KvmSystemTime => {
+            core.pv.system_time = value;
+            shared.request_self(Requests::CLOCK);
+        }
+        Handled::KvmPvEoi => {
+            if !is_canonical(value, VA_BITS) || value & 2 != 0 {
+                return false;
+            }
+            core.pv.set_eoi(value);
+        }
     }
-    core.state.mark(Groups::SYSCALL);
     true
+}
+
+/// Returns the register that a state MSR stands for.
+fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
+    let s = &mut core.state;
+    match msr {
+        StateMsr::Efer => &mut s.efer,
+        StateMsr::Star => &mut s.syscall.star,
+        StateMsr::Lstar => &mut s.syscall.lstar,
+        StateMsr::Cstar => &mut s.syscall.cstar,
+        StateMsr::Sfmask => &mut s.syscall.sfmask,
+        StateMsr::FsBase => &mut s.segs[crate::arch::segment::SegReg::Fs as usize].base,
+        StateMsr::GsBase => &mut s.segs[crate::arch::segment::SegReg::Gs as usize].base,
+        StateMsr::KernelGsBase => &mut s.syscall.kernel_gs_base,
+        StateMsr::SysenterCs => &mut s.syscall.sysenter_cs,
+        StateMsr::SysenterEsp => &mut s.syscall.sysenter_esp,
+        StateMsr::SysenterEip => &mut s.syscall.sysenter_eip,
+        StateMsr::Pat => &mut s.syscall.pat,
+    }
 }
 
 /// EFER: LME may not change while paging is on; LMA follows by itself.
 fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
+    core.fetch(Groups::CONTROL);
     let s = &mut core.state;
     let allowed = Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE | Efer::FFXSR;
     if value & !allowed.bits() != 0 {
@@ -157,20 +203,4 @@ fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
     s.efer = (value & !Efer::LMA.bits()) | (s.efer & Efer::LMA.bits());
     s.mark(Groups::CONTROL);
     true
-}
-
-fn is_stored(index: u32) -> bool {
-    matches!(index, 0x200..=0x20f | 0x250 | 0x258 | 0x259 | 0x268..=0x26f | 0x2ff | 0x3b | nr::TSC_AUX | 0x1a0 | 0x140)
-}
-
-fn is_zero(index: u32) -> bool {
-    matches!(
-        index,
-        0x8b | 0x17 | 0x179 | 0x17a | 0x1d9 | 0xce | 0xcd | 0x34 | 0x198 | 0x19a..=0x19c | 0x1c8 | 0x1c9 | 0x1a2
-            | 0x606 | 0x611 | 0x619 | 0x639 | 0x641 | 0x4e0
-            | 0xc000_0104 | 0xc001_0000..=0xc001_0007 | 0xc001_0010 | 0xc001_0015 | 0xc001_001f | 0xc001_0020
-            | 0xc001_0055 | 0xc001_0058 | 0xc001_0061..=0xc001_0064 | 0xc001_0112 | 0xc001_0113 | 0xc001_0115
-            | 0xc001_0131 | 0xc001_0140 | 0xc001_0141 | 0xc001_1020..=0xc001_1023 | 0xc001_1029 | 0xc001_102a | 0xc001_102c
-            | 0xc001_10e3 | 0xc001_0015 | 0xc000_010f
-    )
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The paravirtual features of one vCPU: the clock in guest memory, and the end of interrupt without
+//! an exit.
+//!
+//! The clock is a straight line through one point of the VM ([`ClockReference`]) with the slope of the
+//! TSC, the same for all vCPUs; so it is written once and stays true, and the guest may compare clocks
+//! of different vCPUs. It is offered only while the host trusts its own TSC.
+//!
+//! For the end of interrupt, a flag in guest memory says "clear me instead of writing EOI". It is set
+//! when an interrupt is delivered whose end nobody waits for, and looked at after the next exit.
+
+use super::pvclock::{TimeInfo, TscScale, WallClock, ENABLED, TSC_STABLE};
+use crate::arch::addr::Gpa;
+use crate::chipset::lapic::Lapic;
+use crate::mmu::mem::{GuestMem, MemError};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+/// The point that the VM's clock goes through.
+pub(crate) struct ClockReference {
+    host_tsc: AtomicU64,
+    ns: AtomicU64,
+}
+
+impl ClockReference {
+    /// The clock shows `ns` when the host's TSC is `host_tsc`.
+    pub(crate) fn new(host_tsc: u64, ns: u64) -> ClockReference {
+        ClockReference { host_tsc: AtomicU64::new(host_tsc), ns: AtomicU64::new(ns) }
+    }
+
+    /// Moves the point. The VM's configuration lock is held.
+    pub(crate) fn set(&self, host_tsc: u64, ns: u64) {
+        self.host_tsc.store(host_tsc, Relaxed);
+        self.ns.store(ns, Relaxed);
+    }
+
+    /// Returns what the clock shows when the host's TSC is `host_tsc`.
+    pub(crate) fn at(&self, host_tsc: u64, scale: TscScale) -> u64 {
+        let elapsed = host_tsc.saturating_sub(self.host_tsc.load(Relaxed));
+        self.ns.load(Relaxed).wrapping_add(scale.ns(elapsed))
+    }
+}
+
+/// Bit 0 of the word that PV_EOI shares with the guest: the end of interrupt needs no exit.
+const EOI_PENDING: u8 = 1;
+
+/// What the guest has switched on.
+#[derive(Debug, Default)]
+pub(crate) struct PvState {
+    /// MSR KVM_SYSTEM_TIME.
+    pub(crate) system_time: u64,
+    /// MSR KVM_WALL_CLOCK: where the guest last asked for it.
+    pub(crate) wall_clock: u64,
+    /// MSR KVM_PV_EOI_EN.
+    pub(crate) eoi: u64,
+    /// `wall_clock` has been asked for and not yet been written.
+    pub(crate) wall_wanted: bool,
+    /// The flag in guest memory is set.
+    eoi_armed: bool,
+}
+
+impl PvState {
+    /// Writes what the guest asked for into its memory.
+    ///
+    /// # Errors
+    /// The address of a page that must be made resident first.
+    pub(crate) fn publish<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        reference: &ClockReference,
+        scale: TscScale,
+        tsc_offset: u64,
+        boot_wall_ns: u64,
+    ) -> Result<(), Gpa> {
+        if self.wall_wanted {
+            let at = Gpa(self.wall_clock);
+            let version = mem.read_obj::<u32>(at).or_else(absent)?;
+            WallClock::new(boot_wall_ns).publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+            self.wall_wanted = false;
+        }
+        if self.system_time & ENABLED != 0 {
+            let at = Gpa(self.system_time & !ENABLED);
+            let version = mem.read_obj::<u32>(at).or_else(absent)?;
+            let tsc = reference.host_tsc.load(Relaxed).wrapping_add(tsc_offset);
+            let info = TimeInfo::new(tsc, reference.ns.load(Relaxed), scale, TSC_STABLE);
+            info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+        }
+        Ok(())
+    }
+
+    /// Sets MSR KVM_PV_EOI_EN. What was armed at the old place is forgotten: its end will be an exit.
+    pub(crate) fn set_eoi(&mut self, value: u64) {
+        self.eoi = value;
+        self.eoi_armed = false;
+    }
+
+    /// Before an entry: lets the guest end the interrupt in service without an exit, where it can.
+    #[inline]
+    pub(crate) fn arm_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &Lapic) {
+        if self.eoi & ENABLED == 0 || self.eoi_armed || !lapic.pv_eoi_allowed() {
+            return;
+        }
+        self.eoi_armed = mem.write(Gpa(self.eoi & !ENABLED), &[EOI_PENDING]).is_ok();
+    }
+
+    /// After an exit: ends the interrupt if the guest said so.
+    #[inline]
+    pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) {
+        if !self.eoi_armed {
+            return;
+        }
+        self.eoi_armed = false;
+        let at = Gpa(self.eoi & !ENABLED);
+        let mut flag = [EOI_PENDING];
+        if mem.read(at, &mut flag).is_ok() && flag[0] & EOI_PENDING == 0 {
+            lapic.eoi();
+        } else {
+            // Not ended yet: from here on its end is an exit, unless the flag is set again.
+            let _ = mem.write(at, &[0]);
+        }
+    }
+}
+
+/// Memory that is not there is the guest's loss; a page that is not resident can be helped.
+fn absent<T: Default>(e: MemError) -> Result<T, Gpa> {
+    match e {
+        MemError::NotResident(gpa) => Err(gpa),
+        MemError::NoSlot(_) | MemError::Fault(_) => Ok(T::default()),
+    }
+}
