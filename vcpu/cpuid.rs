@@ -267,17 +267,8 @@ impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
 
     fn kvm(&mut self) -> Result {
         const NAME: [u32; 3] = signature(b"KVMKVMKVM\0\0\0");
-        let mut pv = self.facts.pv;
-        if self.has_invariant_tsc() && pv.contains(KvmFeatures::CLOCKSOURCE2) {
-            pv.insert(KvmFeatures::CLOCKSOURCE_STABLE);
-        }
         self.leaf(KVM_SIGNATURE, CpuidRegs { eax: KVM_FEATURES, ebx: NAME[0], ecx: NAME[1], edx: NAME[2] })?;
-        self.leaf(KVM_FEATURES, CpuidRegs { eax: pv.bits(), ..CpuidRegs::default() })
-    }
-
-    fn has_invariant_tsc(&self) -> bool {
-        (self.host)(0x8000_0000, 0).eax >= 0x8000_0007
-            && (self.host)(0x8000_0007, 0).edx & FExt7Edx::INVARIANT_TSC.bits() != 0
+        self.leaf(KVM_FEATURES, CpuidRegs { eax: self.facts.pv.bits(), ..CpuidRegs::default() })
     }
 
     fn extended(&mut self) -> Result {
