@@ -36,18 +36,37 @@ const RAM: u64 = 0x1_0000;
 const CODE: u64 = 0x1000;
 const INTERRUPT: u64 = 0x4004_ae86;
 const NMI: u64 = 0xae9a;
-const HLT: u8 = 0xf4;
+/// The instruction.
+pub const HLT: u8 = 0xf4;
 
 /// A machine with 64 KiB of memory and one vCPU in real mode, all segments at 0.
-struct Guest {
-    vcpu: VcpuFd,
-    vm: VmFd,
-    memory: Memory,
+pub struct Guest {
+    /// The vCPU.
+    pub vcpu: VcpuFd,
+    /// The VM.
+    pub vm: VmFd,
+    /// Its memory.
+    pub memory: Memory,
 }
 
 impl Guest {
-    fn new(c: &Ctx, code: &[u8]) -> Guest {
+    /// Puts `code` where the vCPU starts.
+    pub fn new(c: &Ctx, code: &[u8]) -> Guest {
         let (vm, vcpu) = c.vcpu();
+        Guest::of(c, vm, vcpu, code)
+    }
+
+    /// As [`Guest::new`], with interrupt controllers in the kernel.
+    pub fn with_irqchip(c: &Ctx, code: &[u8]) -> Guest {
+        let vm = c.vm();
+        vm.set_tss_address(0xfffb_d000).expect("KVM_SET_TSS_ADDR");
+        vm.create_irq_chip().expect("KVM_CREATE_IRQCHIP");
+        let vcpu = vm.create_vcpu(0).expect("KVM_CREATE_VCPU");
+        Guest::of(c, vm, vcpu, code)
+    }
+
+    /// A guest of a VM and vCPU that are there already.
+    pub fn of(c: &Ctx, vm: VmFd, vcpu: VcpuFd, code: &[u8]) -> Guest {
         let memory = Memory::new(RAM as usize);
         memory.set_slot(&vm, 0, 0, RAM).unwrap();
         memory.write(CODE as usize, code);
@@ -56,19 +75,21 @@ impl Guest {
         Guest { vcpu, vm, memory }
     }
 
-    fn exit(&mut self) -> VcpuExit<'_> {
+    /// Runs until an exit.
+    pub fn exit(&mut self) -> VcpuExit<'_> {
         self.vcpu.run().expect("KVM_RUN")
     }
 
     /// Runs until an OUT, and returns the port and the value.
     #[track_caller]
-    fn out(&mut self) -> (u16, u8) {
+    pub fn out(&mut self) -> (u16, u8) {
         match self.exit() {
             VcpuExit::IoOut(port, &[value]) => (port, value),
             other => panic!("{other:?}, expected OUT"),
         }
     }
 
+    /// Runs until HLT, and returns the registers.
     #[track_caller]
     fn hlt(&mut self) -> kvm_regs {
         match self.exit() {
@@ -77,14 +98,31 @@ impl Guest {
         }
     }
 
+    /// Puts the vCPU into 64-bit mode: the first 2 MiB and those at 0xfee00000 map to themselves.
+    pub fn enter_long_mode(&self) {
+        let tables =
+            [(0x9000, 0xa003u64), (0xa000, 0xb003), (0xb000, 0x83), (0xa018, 0xc003), (0xcfb8, 0xfee0_009b)];
+        for (at, entry) in tables {
+            self.memory.write(at, &entry.to_le_bytes());
+        }
+        let mut s = self.vcpu.get_sregs().unwrap();
+        (s.cr0, s.cr3, s.cr4, s.efer) = (0x8000_0033, 0x9000, 0x20, 0x500);
+        let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, ..Default::default() };
+        s.cs = kvm_segment { selector: 8, type_: 11, l: 1, ..flat };
+        let data = kvm_segment { selector: 16, type_: 3, db: 1, ..flat };
+        (s.ds, s.es, s.fs, s.gs, s.ss) = (data, data, data, data, data);
+        self.vcpu.set_sregs(&s).unwrap();
+    }
+
     /// Sets the real-mode handler of `vector` to the code `code` at `at`.
-    fn handler(&self, vector: usize, at: u16, code: &[u8]) {
+    pub fn handler(&self, vector: usize, at: u16, code: &[u8]) {
         self.memory.write(vector * 4, &[at as u8, (at >> 8) as u8, 0, 0]);
         self.memory.write(at.into(), code);
     }
 }
 
-fn start(vcpu: &VcpuFd, rip: u64) {
+/// Starts a vCPU in real mode at `rip`.
+pub fn start(vcpu: &VcpuFd, rip: u64) {
     let mut s = vcpu.get_sregs().unwrap();
     (s.cs.base, s.cs.selector) = (0, 0);
     vcpu.set_sregs(&s).unwrap();
@@ -149,8 +187,8 @@ fn mmio_write(c: &Ctx) {
     // mov ax, 0x2000; mov ds, ax; mov byte [0x10], 0x5a; mov word [0x12], 0x1234;
     // mov eax, 0x89abcdef; mov [0x20], eax; hlt
     let code = [
-        0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x5a, 0xc7, 0x06, 0x12, 0x00, 0x34, 0x12, 0x66, 0xb8,
-        0xef, 0xcd, 0xab, 0x89, 0x66, 0xa3, 0x20, 0x00, HLT,
+        0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x5a, 0xc7, 0x06, 0x12, 0x00, 0x34, 0x12, 0x66,
+        0xb8, 0xef, 0xcd, 0xab, 0x89, 0x66, 0xa3, 0x20, 0x00, HLT,
     ];
     let mut g = Guest::new(c, &code);
 
@@ -167,9 +205,8 @@ fn mmio_write(c: &Ctx) {
 
 fn mmio_read(c: &Ctx) {
     // mov ax, 0x2000; mov ds, ax; xor eax, eax; mov al, [0x12]; mov ebx, [0x40]; hlt
-    let code = [
-        0xb8, 0x00, 0x20, 0x8e, 0xd8, 0x66, 0x31, 0xc0, 0xa0, 0x12, 0x00, 0x66, 0x8b, 0x1e, 0x40, 0x00, HLT,
-    ];
+    let code =
+        [0xb8, 0x00, 0x20, 0x8e, 0xd8, 0x66, 0x31, 0xc0, 0xa0, 0x12, 0x00, 0x66, 0x8b, 0x1e, 0x40, 0x00, HLT];
     let mut g = Guest::new(c, &code);
 
     let expected: [(u64, &[u8]); 2] = [(0x2_0012, &[0xc3]), (0x2_0040, &[1, 2, 3, 4])];
@@ -280,8 +317,8 @@ fn wrmsr(c: &Ctx) {
     // mov ecx, 0xc0000081 (STAR); mov eax, 0x11223344; mov edx, 0x55667788; wrmsr;
     // xor eax, eax; xor edx, edx; rdmsr; hlt
     let code = [
-        0x66, 0xb9, 0x81, 0, 0, 0xc0, 0x66, 0xb8, 0x44, 0x33, 0x22, 0x11, 0x66, 0xba, 0x88, 0x77, 0x66, 0x55, 0x0f,
-        0x30, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x32, HLT,
+        0x66, 0xb9, 0x81, 0, 0, 0xc0, 0x66, 0xb8, 0x44, 0x33, 0x22, 0x11, 0x66, 0xba, 0x88, 0x77, 0x66, 0x55,
+        0x0f, 0x30, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x32, HLT,
     ];
     let mut g = Guest::new(c, &code);
 
@@ -305,16 +342,7 @@ fn long_mode(c: &Ctx) {
     // mov rax, 0x123456789abcdef0; mov r15, rax; hlt
     let code = [0x48, 0xb8, 0xf0, 0xde, 0xbc, 0x9a, 0x78, 0x56, 0x34, 0x12, 0x49, 0x89, 0xc7, HLT];
     let mut g = Guest::new(c, &code);
-    for (at, entry) in [(0x9000, 0xa003u64), (0xa000, 0xb003), (0xb000, 0x83)] {
-        g.memory.write(at, &entry.to_le_bytes());
-    }
-    let mut s = g.vcpu.get_sregs().unwrap();
-    (s.cr0, s.cr3, s.cr4, s.efer) = (0x8000_0033, 0x9000, 0x20, 0x500);
-    let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, ..Default::default() };
-    s.cs = kvm_segment { selector: 8, type_: 11, l: 1, ..flat };
-    let data = kvm_segment { selector: 16, type_: 3, db: 1, ..flat };
-    (s.ds, s.es, s.fs, s.gs, s.ss) = (data, data, data, data, data);
-    g.vcpu.set_sregs(&s).unwrap();
+    g.enter_long_mode();
 
     let r = g.hlt();
 

@@ -10,6 +10,7 @@ mod harness;
 mod raw;
 
 mod guest;
+mod irq;
 mod node;
 mod regs;
 mod vm;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 4] = [node::TESTS, vm::TESTS, regs::TESTS, guest::TESTS];
+    let groups: [&[Test]; 5] = [node::TESTS, vm::TESTS, regs::TESTS, guest::TESTS, irq::TESTS];
     let chosen: Vec<&Test> = groups
         .into_iter()
         .flatten()

@@ -3,8 +3,9 @@
 //! A vCPU's registers: the state after reset, and that what is set is what is got.
 
 use crate::harness::{refused, skip, Ctx, Test};
-use crate::raw::ioctl;
+use crate::raw::{ioctl, ioctl_with};
 use kvm_bindings::*;
+use kvm_ioctls::VcpuFd;
 use libc::{EINVAL, ENOTTY};
 
 pub const TESTS: &[Test] = &[
@@ -19,7 +20,8 @@ pub const TESTS: &[Test] = &[
     ("vcpu: msrs are done up to the first that is unknown", unknown_msr),
     ("vcpu: every listed msr can be read and written back", listed_msrs),
     ("vcpu: floating point registers keep their values", fpu),
-    ("vcpu: the xsave area shows the floating point registers", xsave),
+    ("vcpu: the xsave area keeps its values and shows the floating point registers", xsave),
+    ("vcpu: an impossible xsave area is refused", bad_xsave),
     ("vcpu: xcr0 keeps its value and refuses nonsense", xcrs),
     ("vcpu: events keep their values", events),
     ("vcpu: debug registers keep their values", debugregs),
@@ -68,9 +70,20 @@ fn regs(c: &Ctx) {
 
 fn sregs(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
+    vcpu.set_cpuid2(&c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
     let mut s = vcpu.get_sregs().unwrap();
     (s.cr0, s.cr2, s.cr3, s.cr4, s.efer) = (0x8005_0033, 0xdead_beef, 0x5000, 0x6a0, 0x501);
-    s.cs = kvm_segment { base: 0, limit: u32::MAX, selector: 8, type_: 11, present: 1, s: 1, l: 1, g: 1, ..s.cs };
+    s.cs = kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector: 8,
+        type_: 11,
+        present: 1,
+        s: 1,
+        l: 1,
+        g: 1,
+        ..s.cs
+    };
     s.fs.base = 0xffff_8000_0000_1000;
     s.gs.base = 0x7fff_ffff_f000;
     (s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit) = (0x1000, 0x7f, 0x2000, 0xfff);
@@ -91,8 +104,13 @@ fn bad_sregs(c: &Ctx) {
     let paging_without_protection = kvm_sregs { cr0: 0x8000_0010, ..good };
     let reserved_cr4 = kvm_sregs { cr4: 1 << 63, ..good };
 
-    for bad in [long_without_pae, paging_without_protection, reserved_cr4] {
-        assert_eq!(vcpu.set_sregs(&bad).unwrap_err().errno(), EINVAL);
+    let bad = [
+        ("long mode without PAE", long_without_pae),
+        ("paging without protection", paging_without_protection),
+        ("a reserved bit of CR4", reserved_cr4),
+    ];
+    for (what, sregs) in bad {
+        assert_eq!(vcpu.set_sregs(&sregs).map_err(|e| e.errno()), Err(EINVAL), "{what}");
     }
 }
 
@@ -169,28 +187,56 @@ fn listed_msrs(c: &Ctx) {
 
 fn fpu(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
-    let mut f = kvm_fpu { fcw: 0x37f, fsw: 0x100, ftwx: 0x81, mxcsr: 0x1f80, ..Default::default() };
+    let mut f = kvm_fpu { fcw: 0x37f, fsw: 0x100, ftwx: 0x81, ..Default::default() };
     f.fpr[0] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0, 0, 0, 0, 0];
     f.xmm[15] = [0xa5; 16];
 
     vcpu.set_fpu(&f).unwrap();
     let got = vcpu.get_fpu().unwrap();
 
-    assert_eq!((got.fcw, got.fsw, got.mxcsr), (f.fcw, f.fsw, f.mxcsr));
-    assert_eq!((got.fpr[0], got.xmm[15]), (f.fpr[0], f.xmm[15]));
+    // MXCSR is left out: stock KVM does not take it from here.
+    assert_eq!((got.fcw, got.fsw, got.fpr[0], got.xmm[15]), (f.fcw, f.fsw, f.fpr[0], f.xmm[15]));
 }
+
+/// Words of the XSAVE area: control word, MXCSR, XMM0, the bitmap of what is not in its initial state.
+const FCW: usize = 0;
+const MXCSR: usize = 6;
+const XMM0: usize = 40;
+const XSTATE_BV: usize = 128;
 
 fn xsave(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
-    let mut f = kvm_fpu { fcw: 0x27f, mxcsr: 0x1fa0, ..Default::default() };
-    f.xmm[0] = [0x11; 16];
-    vcpu.set_fpu(&f).unwrap();
+    let mut area = vcpu.get_xsave().unwrap();
+    area.region[FCW] = 0x27f;
+    area.region[MXCSR] = 0x1fa0;
+    area.region[XMM0..XMM0 + 4].fill(0x1111_1111);
+    area.region[XSTATE_BV] |= 3;
 
-    let area = vcpu.get_xsave().unwrap();
+    set_xsave(&vcpu, &mut area).unwrap();
 
-    assert_eq!(area.region[0] & 0xffff, 0x27f);
-    assert_eq!(area.region[6], 0x1fa0);
-    assert_eq!(area.region[40..44], [0x1111_1111; 4], "XMM0 at byte 160");
+    let got = vcpu.get_xsave().unwrap();
+    assert_eq!((got.region[FCW] & 0xffff, got.region[MXCSR]), (0x27f, 0x1fa0));
+    assert_eq!(got.region[XMM0..XMM0 + 4], [0x1111_1111; 4]);
+    let f = vcpu.get_fpu().unwrap();
+    assert_eq!((f.fcw, f.xmm[0]), (0x27f, [0x11; 16]));
+}
+
+fn bad_xsave(c: &Ctx) {
+    let (_vm, vcpu) = c.vcpu();
+    let good = vcpu.get_xsave().unwrap();
+
+    // Reserved bits of MXCSR, components that no processor has, and the compacted format.
+    for (word, value) in [(MXCSR, 1 << 31), (XSTATE_BV + 1, 1 << 29), (XSTATE_BV + 3, 1 << 31)] {
+        let mut bad = vcpu.get_xsave().unwrap();
+        bad.region[XSTATE_BV] |= 3;
+        bad.region[word] |= value;
+        assert_eq!(set_xsave(&vcpu, &mut bad), Err(EINVAL), "word {word}");
+    }
+    assert_eq!(vcpu.get_xsave().unwrap().region[..XSTATE_BV], good.region[..XSTATE_BV]);
+}
+
+fn set_xsave(vcpu: &VcpuFd, area: &mut kvm_xsave) -> Result<i32, i32> {
+    ioctl_with(vcpu, 0x5000_aea5, area)
 }
 
 fn xcrs(c: &Ctx) {
