@@ -5,12 +5,13 @@
 use super::abi::{nr, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::{regs, sys, user};
-use crate::chipset::lapic::{IdFormat, Lapic};
-use crate::host::cpu::{self, PinnedCpu};
+use crate::chipset::lapic::save::IdFormat;
+use crate::chipset::lapic::Lapic;
+use crate::host::cpu;
 use crate::host::file::AnonFile;
 use crate::host::fpu::GuestFpu;
 use crate::host::timer;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::handle::msr;

@@ -20,17 +20,16 @@
 //! The vCPU's thread owns its local APIC, without a lock. Others post vectors beside it, which
 //! the owner takes over with [`Lapic::merge_posted`], and read its [`ApicIdentity`].
 
-mod base;
+pub(crate) mod base;
 mod bits;
-mod dest;
+pub(crate) mod dest;
 mod regs;
-mod save;
+pub(crate) mod save;
 pub(crate) mod timer;
 
-pub(crate) use base::{base_reserved, DEFAULT_BASE};
+pub(crate) use base::DEFAULT_BASE;
 pub(crate) use bits::VecBits;
-pub(crate) use dest::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
-pub(crate) use save::IdFormat;
+pub(crate) use dest::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
 pub(crate) use timer::Clock;
 
 use super::Delivery;
