@@ -83,10 +83,10 @@ unsafe extern "C" {
 
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
-    pub(super) fn anon_inode_getfd(
+    pub(super) fn rvmm_anon_fd(
         name: *const c_char,
         fops: *const bindings::file_operations,
         private: *mut c_void,
-        flags: i32,
+        fmode: u32,
     ) -> i32;
 }

@@ -12,10 +12,15 @@ use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+/// The file can be read at a position (pread).
+pub(crate) const FMODE_PREAD: u32 = 8;
+
 /// The operations of a file whose private data is an `Arc<Self>`.
 pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
     /// The name in /proc/PID/fd.
     const NAME: &'static CStr;
+    /// More file modes than reading and writing: [`FMODE_PREAD`].
+    const FMODE: u32 = 0;
 
     /// Handles an ioctl of the 64-bit ABI.
     ///
@@ -31,11 +36,16 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
         Err(ENODEV)
     }
 
-    /// Handles read; `nonblock` is O_NONBLOCK.
+    /// Handles read from `position`, which it moves on; `nonblock` is O_NONBLOCK.
     ///
     /// # Errors
     /// `EINVAL` where the file cannot be read.
-    fn read(_this: &Arc<Self>, _to: &mut IovIterDest<'_>, _nonblock: bool) -> Result<usize> {
+    fn read(
+        _this: &Arc<Self>,
+        _to: &mut IovIterDest<'_>,
+        _position: &mut u64,
+        _nonblock: bool,
+    ) -> Result<usize> {
         Err(EINVAL)
     }
 
@@ -172,7 +182,10 @@ impl<T: AnonFile> Ops<T> {
             let file = (*iocb).ki_filp;
             let this = Self::this(file);
             let nonblock = (*file).f_flags & bindings::O_NONBLOCK != 0;
-            match T::read(&this, IovIterDest::from_raw(to), nonblock) {
+            let mut position = u64::try_from((*iocb).ki_pos).unwrap_or(0);
+            let done = T::read(&this, IovIterDest::from_raw(to), &mut position, nonblock);
+            (*iocb).ki_pos = i64::try_from(position).unwrap_or(i64::MAX);
+            match done {
                 Ok(n) => n as isize,
                 Err(e) => e.to_errno() as isize,
             }
@@ -226,12 +239,7 @@ pub(crate) fn install<T: AnonFile>(this: Arc<T>) -> Result<i64> {
     let private = Arc::into_raw(this).cast_mut();
     // SAFETY: The name and the table are static; the file takes over the reference.
     let fd = unsafe {
-        ffi::anon_inode_getfd(
-            T::NAME.as_char_ptr().cast(),
-            &Ops::<T>::TABLE,
-            private.cast::<c_void>(),
-            (bindings::O_RDWR | bindings::O_CLOEXEC) as i32,
-        )
+        ffi::rvmm_anon_fd(T::NAME.as_char_ptr().cast(), &Ops::<T>::TABLE, private.cast::<c_void>(), T::FMODE)
     };
     if fd < 0 {
         // SAFETY: No file was made, so the reference is still ours.

@@ -2,8 +2,10 @@
 /*
  * Thin functions over inline kernel interfaces; see shim.h. No logic of ours lives here.
  */
+#include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
 #include <linux/entry-virt.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -227,6 +229,22 @@ u64 rvmm_wall_ns(void)
 int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg)
 {
 	return rcuwait_wait_event(w, ready(arg), TASK_INTERRUPTIBLE);
+}
+
+int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode)
+{
+	int fd = get_unused_fd_flags(O_CLOEXEC);
+	struct file *file;
+
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile_fmode(name, fops, private, O_RDWR, (__force fmode_t)fmode);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	fd_install(fd, file);
+	return fd;
 }
 
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)

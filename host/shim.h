@@ -48,6 +48,8 @@ u64 rvmm_wall_ns(void);
 int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
 
 /* file.rs */
+struct file_operations;
+int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode);
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 int rvmm_nap(void);
 

@@ -219,7 +219,12 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         }
     }
 
-    fn read(this: &Arc<Self>, to: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
+    fn read(
+        this: &Arc<Self>,
+        to: &mut IovIterDest<'_>,
+        _position: &mut u64,
+        nonblock: bool,
+    ) -> Result<usize> {
         if this.kind != Kind::Uart {
             return Err(EINVAL);
         }

@@ -7,6 +7,7 @@
 //! | [`sys`] | /dev/rvmm itself |
 //! | [`vm`] | a VM |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
+//! | [`stats`] | counters of a vCPU |
 //! | [`device`] | a device of the in-kernel machine |
 //! | [`user`] | copies from and to user space |
 //! | [`abi`] | numbers and structures, pure data |
@@ -17,6 +18,7 @@ pub(crate) mod abi;
 pub(crate) mod device;
 mod regs;
 mod run;
+mod stats;
 pub(crate) mod sys;
 mod user;
 mod vcpu;

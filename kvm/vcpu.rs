@@ -4,11 +4,12 @@
 
 use super::abi::{nr, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
+use super::stats::StatsFile;
 use super::{regs, sys, user};
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
-use crate::host::file::AnonFile;
+use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
@@ -333,6 +334,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             }
             nr::X86_SETUP_MCE => user::read::<u64>(arg).map(|_| 0),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
+            nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
             nr::KVMCLOCK_CTRL => Err(EINVAL),
             _ => Err(ENOTTY),
         }

@@ -44,6 +44,7 @@ pub(crate) mod caps;
 pub(crate) mod nr;
 pub(crate) mod run;
 pub(crate) mod rvmm;
+pub(crate) mod stats;
 pub(crate) mod sys;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

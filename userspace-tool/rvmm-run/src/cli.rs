@@ -89,6 +89,10 @@ pub struct Cli {
     #[arg(long, hide = true, value_name = "WHICH", value_enum, default_value_t = DeviceSet::All)]
     pub devices: DeviceSet,
 
+    /// Print the module's counters of each virtual CPU on standard error when the guest has ended
+    #[arg(long)]
+    pub stats: bool,
+
     /// Log every exit to the tool on standard error
     #[arg(long)]
     pub debug: bool,

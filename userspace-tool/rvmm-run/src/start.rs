@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::exit_status::ExitStatus;
 use crate::image::FileImage;
 use crate::kernel::KernelError;
-use crate::machine::run::{run as run_machine, Outcome, Signals};
+use crate::machine::run::{run as run_machine, Outcome, Signals, Verbosity};
 use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
 use crate::memory::host_memory;
 use crate::message;
@@ -44,7 +44,7 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     let mut machine = Machine::new(&kvm, &config, contents)?;
     let mut pump = Some(Pump::new(open_console(cli)?));
     let status = loop {
-        match run_machine(machine, &mut pump, &signals, cli.debug)? {
+        match run_machine(machine, &mut pump, &signals, Verbosity { debug: cli.debug, stats: cli.stats })? {
             Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
                 machine = Machine::new(&kvm, &config, Contents::new(&config)?)?;
             }

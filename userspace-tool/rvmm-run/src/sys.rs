@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::ptr::NonNull;
 
 use kvm_bindings::{kvm_create_device, kvm_run, kvm_userspace_memory_region, KVM_CREATE_DEVICE_TEST};
@@ -20,6 +20,8 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref};
 
 /// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.
 const RVMM_DEV_RUN: u64 = 0xaef0;
+/// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
+const KVM_GET_STATS_FD: u64 = 0xaece;
 
 /// Makes every region of `ram` a memory slot of `vm`, slot numbers counting from 0.
 ///
@@ -65,6 +67,20 @@ pub fn run_device(device: &DeviceFd) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The file with a processor's counters, in KVM's binary statistics format.
+///
+/// # Errors
+/// The error of `KVM_GET_STATS_FD`.
+pub fn stats_file(vcpu: &VcpuFd) -> io::Result<File> {
+    // SAFETY: the request takes no argument and answers with a new descriptor.
+    let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// A second handle on a device's file, for `read`, `write` and `poll`.

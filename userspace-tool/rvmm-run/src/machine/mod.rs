@@ -6,6 +6,7 @@
 
 pub mod device;
 pub mod run;
+pub mod stats;
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;

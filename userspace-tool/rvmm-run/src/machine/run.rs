@@ -23,6 +23,7 @@ use nix::sys::signal::{raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::device::press_power_button;
+use super::stats;
 use super::Machine;
 use crate::console::pump::{Pump, Request};
 use crate::console::{stdio, Console};
@@ -131,7 +132,7 @@ pub fn run(
     machine: Machine,
     pump: &mut Option<Pump>,
     signals: &Signals,
-    debug: bool,
+    verbosity: Verbosity,
 ) -> Result<Outcome, Error> {
     // Dropped in reverse order: RAM goes last.
     let Machine { _ram, _vm, _others, uart, power, workers, vcpus } = machine;
@@ -142,18 +143,47 @@ pub fn run(
         _ => None,
     };
     let mut threads = Vec::new();
-    let started = start_all(vcpus, workers, &shared, debug, &mut threads);
+    let counters = if verbosity.stats { open_counters(&vcpus)? } else { Vec::new() };
+    let started = start_all(vcpus, workers, &shared, verbosity.debug, &mut threads);
     if let Err(e) = started {
         shared.end(Outcome::Failed(e));
     }
     let waited = wait(&shared, signals, &power);
     stop(&shared, threads)?;
+    if verbosity.stats {
+        print_counters(&counters);
+    }
     if let Some(thread) = console {
         *pump = thread.join().ok();
     }
     waited?;
     let outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(outcome.unwrap_or(Outcome::Quit))
+}
+
+/// What a run prints on standard error beyond messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verbosity {
+    /// Every exit to the tool.
+    pub debug: bool,
+    /// The module's counters at the end.
+    pub stats: bool,
+}
+
+fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, Error> {
+    let open = |v| {
+        crate::sys::stats_file(v).map_err(|e| {
+            Error::Host("open a processor's counters", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })
+    };
+    vcpus.iter().map(open).collect()
+}
+
+fn print_counters(files: &[File]) {
+    match files.iter().map(stats::read).collect::<Result<Vec<_>, _>>() {
+        Ok(cpus) => eprint!("{}", stats::render(&cpus)),
+        Err(e) => message(&format!("cannot read the counters: {e}")),
+    }
 }
 
 fn start_all(

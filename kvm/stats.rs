@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters of a vCPU in KVM's binary statistics format (KVM_GET_STATS_FD).
+//!
+//! A header, the vCPU's name, one descriptor for each counter, then the values: see [`super::abi::stats`].
+//! Reading costs the vCPU nothing; the values are read one by one while it runs.
+
+use super::abi::stats as abi;
+use crate::host::file::{AnonFile, FMODE_PREAD};
+use crate::vcpu::shared::{Stats, VcpuShared};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use kernel::iov::IovIterDest;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// One counter: its name, and where it is.
+type Counter = (&'static [u8], fn(&Stats) -> &AtomicU64);
+
+/// The counters, under KVM's names where KVM has the same.
+const COUNTERS: [Counter; 8] = [
+    (b"exits", |s| &s.exits),
+    (b"user_exits", |s| &s.user_exits),
+    (b"irq_exits", |s| &s.host_interrupts),
+    (b"pf_taken", |s| &s.page_faults),
+    (b"insn_emulation", |s| &s.emulated),
+    (b"io_exits", |s| &s.pio),
+    (b"halt_exits", |s| &s.halts),
+    (b"irq_injections", |s| &s.interrupts),
+];
+
+/// The file of one vCPU's counters.
+pub(super) struct StatsFile {
+    vcpu: Arc<VcpuShared>,
+}
+
+impl StatsFile {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(vcpu: Arc<VcpuShared>) -> Result<Arc<StatsFile>> {
+        Ok(Arc::new(StatsFile { vcpu }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Returns the whole file as it is now.
+    fn image(&self) -> Result<KVec<u8>> {
+        let n = COUNTERS.len() as u32;
+        let descs = abi::HEADER_BYTES.saturating_add(abi::NAME_BYTES);
+        let data = descs.saturating_add(n.saturating_mul(abi::DESC_BYTES));
+        let mut out = KVec::with_capacity(data as usize, GFP_KERNEL)?;
+        let header = abi::Header {
+            flags: 0,
+            name_size: abi::NAME_BYTES,
+            num_desc: n,
+            id_offset: abi::HEADER_BYTES,
+            desc_offset: descs,
+            data_offset: data,
+        };
+        out.extend_from_slice(header.as_bytes(), GFP_KERNEL)?;
+        let mut name = abi::name(b"rvmm-vcpu-");
+        abi::append_number(&mut name, self.vcpu.id);
+        out.extend_from_slice(&name, GFP_KERNEL)?;
+        let mut offset = 0u32;
+        for (counter, _) in COUNTERS {
+            let desc = abi::Desc { flags: abi::CUMULATIVE, exponent: 0, size: 1, offset, bucket_size: 0 };
+            out.extend_from_slice(desc.as_bytes(), GFP_KERNEL)?;
+            out.extend_from_slice(&abi::name(counter), GFP_KERNEL)?;
+            offset = offset.saturating_add(8);
+        }
+        for (_, at) in COUNTERS {
+            let value = at(&self.vcpu.stats).load(Relaxed);
+            out.extend_from_slice(&value.to_le_bytes(), GFP_KERNEL)?;
+        }
+        Ok(out)
+    }
+}
+
+impl AnonFile for StatsFile {
+    const NAME: &'static CStr = c"rvmm-vcpu-stats";
+    const FMODE: u32 = FMODE_PREAD;
+
+    fn ioctl(_this: &Arc<Self>, _cmd: u32, _arg: u64) -> Result<i64> {
+        Err(ENOTTY)
+    }
+
+    fn read(
+        this: &Arc<Self>,
+        to: &mut IovIterDest<'_>,
+        position: &mut u64,
+        _nonblock: bool,
+    ) -> Result<usize> {
+        let image = this.image()?;
+        let from = usize::try_from(*position)?;
+        let n = image.get(from..).map_or(0, |rest| to.copy_to_iter(rest));
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's counters of each processor, in KVM's binary statistics format.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of the header.
+const HEADER: usize = 24;
+/// Bytes of a descriptor before its name.
+const DESC: usize = 16;
+
+/// One counter: its name and value.
+pub type Counter = (String, u64);
+
+/// Reads all counters of a statistics file.
+///
+/// # Errors
+/// Those of reading, and `InvalidData` for a file that is not in the format.
+pub fn read(file: &File) -> io::Result<Vec<Counter>> {
+    parse(|buf, at| file.read_exact_at(buf, at))
+}
+
+fn parse(read_at: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Vec<Counter>> {
+    let mut header = [0u8; HEADER];
+    read_at(&mut header, 0)?;
+    let word = |i: usize| u32_at(&header, i * 4);
+    let (name_size, count, descs, data) = (word(1)?, word(2)?, word(4)?, word(5)?);
+    let step = DESC.checked_add(name_size as usize).ok_or_else(invalid)?;
+    let mut counters = Vec::new();
+    for i in 0..count {
+        let mut desc = vec![0u8; step];
+        read_at(&mut desc, u64::from(descs) + u64::from(i) * step as u64)?;
+        let offset = u32_at(&desc, 8)?;
+        let name = desc.get(DESC..).ok_or_else(invalid)?.split(|b| *b == 0).next().unwrap_or(&[]);
+        let mut value = [0u8; 8];
+        read_at(&mut value, u64::from(data) + u64::from(offset))?;
+        counters.push((String::from_utf8_lossy(name).into_owned(), u64::from_le_bytes(value)));
+    }
+    Ok(counters)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> io::Result<u32> {
+    let b = bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or_else(invalid)?;
+    Ok(u32::from_le_bytes(b))
+}
+
+fn invalid() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not KVM's binary statistics format")
+}
+
+/// Returns the counters of all processors as a table, one column a processor.
+pub fn render(cpus: &[Vec<Counter>]) -> String {
+    let mut text = String::from("counter         ");
+    for id in 0..cpus.len() {
+        text += &format!(" {:>14}", format!("vcpu {id}"));
+    }
+    text += "\n";
+    let Some(first) = cpus.first() else { return text };
+    for (row, (name, _)) in first.iter().enumerate() {
+        text += &format!("{name:<16}");
+        for cpu in cpus {
+            text += &format!(" {:>14}", cpu.get(row).map_or(0, |(_, v)| *v));
+        }
+        text += "\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A statistics file with the counters `exits` = 7 and `user_exits` = 1.
+    fn sample() -> Vec<u8> {
+        let mut b = Vec::new();
+        for w in [0u32, 48, 2, 24, 72, 72 + 2 * 64] {
+            b.extend(w.to_le_bytes());
+        }
+        b.extend([0; 48]);
+        for (i, name) in ["exits", "user_exits"].iter().enumerate() {
+            b.extend([0; 8]);
+            b.extend((i as u32 * 8).to_le_bytes());
+            b.extend([0; 4]);
+            let mut n = name.as_bytes().to_vec();
+            n.resize(48, 0);
+            b.extend(n);
+        }
+        b.extend(7u64.to_le_bytes());
+        b.extend(1u64.to_le_bytes());
+        b
+    }
+
+    fn parse_bytes(bytes: &[u8]) -> io::Result<Vec<Counter>> {
+        parse(|buf, at| {
+            let at = usize::try_from(at).map_err(|_| invalid())?;
+            buf.copy_from_slice(bytes.get(at..at + buf.len()).ok_or_else(invalid)?);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn reads_names_and_values() {
+        let counters = parse_bytes(&sample()).unwrap();
+
+        assert_eq!(counters, [("exits".into(), 7), ("user_exits".into(), 1)]);
+    }
+
+    #[test]
+    fn a_file_cut_short_is_an_error() {
+        let bytes = sample();
+
+        for len in [0, 10, 24, 80, bytes.len() - 1] {
+            assert!(parse_bytes(&bytes[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_column_for_each_processor() {
+        let cpus = [vec![("exits".to_owned(), 7)], vec![("exits".to_owned(), 9)]];
+
+        let text = render(&cpus);
+
+        assert!(text.lines().next().unwrap().contains("vcpu 1"));
+        assert!(text.lines().nth(1).unwrap().ends_with(" 9"));
+    }
+}
