@@ -437,6 +437,7 @@ impl MsrStore {
     }
 
     /// Returns what the table alone says of MSR `index`: a stored or constant value, 0 for all others.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn get(&self, index: u32) -> u64 {
         match lookup(index) {
             Some(Policy::Stored(slot)) => self.read(slot),
@@ -446,6 +447,7 @@ impl MsrStore {
     }
 
     /// Writes MSR `index` by the table alone. Returns whether the write is allowed.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn set(&mut self, index: u32, value: u64) -> bool {
         match lookup(index) {
             Some(Policy::Stored(slot)) => self.write(slot, value).is_ok(),
