@@ -8,9 +8,9 @@
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
+pub(crate) mod kvm;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
-pub(crate) mod kvm;
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;
