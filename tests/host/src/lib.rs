@@ -29,3 +29,6 @@ mod t_mmu;
 mod t_vcpu;
 #[cfg(test)]
 mod t_virtio;
+#[cfg(test)]
+#[path = "../fuzz/subjects/mod.rs"]
+mod fuzz;

@@ -5,7 +5,7 @@
 mod dest;
 mod ioapic;
 mod lapic;
-mod property;
+pub(crate) mod property;
 mod routing;
 mod timer;
 
