@@ -276,7 +276,7 @@ fn dump<B: Backend>(shared: &VcpuShared, core: &mut VcpuCore<B>, bug: crate::vcp
     pr_info!("rip {:#x} rflags {:#x} gprs {:x?}\n", s.rip, s.rflags, s.gprs);
     pr_info!("cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
     for (rip, raw) in core.recorder.iter() {
-        pr_debug!("exit {:#x} {:#x} {:#x} next rip {:#x}\n", raw.reason, raw.info1, raw.info2, rip);
+        pr_info!("exit {:#x} {:#x} {:#x} next rip {:#x}\n", raw.reason, raw.info1, raw.info2, rip);
     }
 }
 

@@ -268,17 +268,8 @@ impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
 
     fn kvm(&mut self) -> Result {
         const NAME: [u32; 3] = signature(b"KVMKVMKVM\0\0\0");
-        let mut pv = self.facts.pv;
-        if self.has_invariant_tsc() && pv.contains(KvmFeatures::CLOCKSOURCE2) {
-            pv.insert(KvmFeatures::CLOCKSOURCE_STABLE);
-        }
         self.leaf(KVM_SIGNATURE, CpuidRegs { eax: KVM_FEATURES, ebx: NAME[0], ecx: NAME[1], edx: NAME[2] })?;
-        self.leaf(KVM_FEATURES, CpuidRegs { eax: pv.bits(), ..CpuidRegs::default() })
-    }
-
-    fn has_invariant_tsc(&self) -> bool {
-        (self.host)(0x8000_0000, 0).eax >= 0x8000_0007
-            && (self.host)(0x8000_0007, 0).edx & FExt7Edx::INVARIANT_TSC.bits() != 0
+        self.leaf(KVM_FEATURES, CpuidRegs { eax: self.facts.pv.bits(), ..CpuidRegs::default() })
     }
 
     fn extended(&mut self) -> Result {
@@ -386,10 +377,11 @@ fn components(entries: &[CpuidEntry2], xcr0: u64) -> impl Iterator<Item = &Cpuid
 /// vCPU's state.
 ///
 /// # Invariants
-/// `order` holds the indices of `entries`, sorted by leaf, subleaf and position.
+/// The first `sorted` of `order` are indices of `entries`, sorted by leaf, subleaf and position.
 pub(crate) struct CpuidTable {
     entries: KVec<CpuidEntry2>,
-    order: KVec<u16>,
+    order: [u8; MAX_CPUID_ENTRIES],
+    sorted: usize,
     vendor: Vendor,
     max_basic: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
@@ -401,7 +393,8 @@ impl CpuidTable {
     pub(crate) const fn new() -> CpuidTable {
         CpuidTable {
             entries: KVec::new(),
-            order: KVec::new(),
+            order: [0; MAX_CPUID_ENTRIES],
+            sorted: 0,
             vendor: Vendor::Intel,
             max_basic: 0,
             apic_enabled: true,
@@ -416,14 +409,13 @@ impl CpuidTable {
         if list.len() > MAX_CPUID_ENTRIES {
             return Err(E2BIG);
         }
-        let mut table = CpuidTable::new();
-        table.entries = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
-        table.order = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
+        let mut entries = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
         for entry in list {
-            table.entries.push_within_capacity(*entry)?;
+            entries.push_within_capacity(*entry)?;
         }
-        for (entry, i) in list.iter().zip(0..MAX_CPUID_ENTRIES as u16) {
-            table.insert(key(entry), i)?;
+        let mut table = CpuidTable { entries, ..CpuidTable::new() };
+        for (entry, i) in list.iter().zip(0u8..=u8::MAX) {
+            table.insert(key(entry), i);
         }
         if let Some(leaf0) = table.find(0, 0).map(CpuidEntry2::regs) {
             table.vendor = Vendor::of(leaf0);
@@ -433,18 +425,18 @@ impl CpuidTable {
     }
 
     /// Puts entry `i` into the order, behind those with the same key.
-    fn insert(&mut self, wanted: (u32, u32), i: u16) -> Result {
+    fn insert(&mut self, wanted: (u32, u32), i: u8) {
         let at = self.lower_bound(|k| k <= wanted);
         let mut carried = i;
-        for slot in self.order.get_mut(at..).unwrap_or(&mut []) {
+        for slot in self.order.get_mut(at..self.sorted.wrapping_add(1)).unwrap_or(&mut []) {
             swap(slot, &mut carried);
         }
-        Ok(self.order.push_within_capacity(carried)?)
+        self.sorted = self.sorted.wrapping_add(1);
     }
 
     /// Returns how many entries at the start of the order have keys for which `before` holds.
     fn lower_bound(&self, before: impl Fn((u32, u32)) -> bool) -> usize {
-        count_first(self.order.len(), |i| self.at(i).is_some_and(|e| before(key(e))))
+        count_first(self.sorted, |i| self.at(i).is_some_and(|e| before(key(e))))
     }
 
     /// Returns the list as user space gave it.
@@ -479,7 +471,7 @@ impl CpuidTable {
     }
 
     fn at(&self, position: usize) -> Option<&CpuidEntry2> {
-        self.order.get(position).and_then(|&i| self.entries.get(usize::from(i)))
+        self.order.get(..self.sorted)?.get(position).and_then(|&i| self.entries.get(usize::from(i)))
     }
 
     /// Returns the entry of a leaf, or of a subleaf where the leaf has them.

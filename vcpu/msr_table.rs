@@ -39,6 +39,7 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     CSTAR,
     SFMASK,
     KERNEL_GS_BASE,
+    TSC_AUX,
     MISC_ENABLE,
     TSC_DEADLINE,
     MCG_STATUS,
@@ -48,6 +49,7 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     KVM_SYSTEM_TIME,
     KVM_WALL_CLOCK_NEW,
     KVM_SYSTEM_TIME_NEW,
+    KVM_PV_EOI_EN,
 ];
 
 const TSC: u32 = 0x10;
@@ -435,26 +437,6 @@ impl MsrStore {
             }
         }
         MsrStore { values }
-    }
-
-    /// Returns what the table alone says of MSR `index`: a stored or constant value, 0 for all others.
-    #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn get(&self, index: u32) -> u64 {
-        match lookup(index) {
-            Some(Policy::Stored(slot)) => self.read(slot),
-            Some(Policy::Fixed(value) | Policy::ReadOnly(value)) => value,
-            Some(Policy::State(_) | Policy::Handled(_)) | None => 0,
-        }
-    }
-
-    /// Writes MSR `index` by the table alone. Returns whether the write is allowed.
-    #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn set(&mut self, index: u32, value: u64) -> bool {
-        match lookup(index) {
-            Some(Policy::Stored(slot)) => self.write(slot, value).is_ok(),
-            Some(Policy::Fixed(_)) => true,
-            Some(Policy::ReadOnly(_) | Policy::State(_) | Policy::Handled(_)) | None => false,
-        }
     }
 
     /// Returns the value of a stored MSR.

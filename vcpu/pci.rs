@@ -87,6 +87,8 @@ pub(crate) enum Chore {
 pub(crate) struct Pci {
     #[pin]
     root: SpinLockIrq<Option<PciRoot>>,
+    /// There is a host bridge.
+    bridged: AtomicBool,
     devices: [SetOnce<Arc<PciDevice>>; SLOTS],
 }
 
@@ -95,6 +97,7 @@ impl Pci {
     pub(crate) fn new() -> impl PinInit<Pci> {
         pin_init!(Pci {
             root <- kernel::new_spinlock_irq!(None),
+            bridged: AtomicBool::new(false),
             devices: [const { SetOnce::new() }; SLOTS],
         })
     }
@@ -109,7 +112,15 @@ impl Pci {
             return Err(EBUSY);
         }
         *root = Some(PciRoot::new(base, bytes));
+        self.bridged.store(true, Release);
         Ok(())
+    }
+
+    /// Returns whether what no device claims ends at the host bridge, as on a PC: reads give all ones,
+    /// writes are lost. Without one, it goes to user space.
+    #[inline]
+    pub(crate) fn ends_unclaimed(&self) -> bool {
+        self.bridged.load(Relaxed)
     }
 
     /// Puts a device on the bus, at `number` or at the next free one for 0.

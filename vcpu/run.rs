@@ -70,6 +70,7 @@ pub(crate) fn run<B: Backend>(
         }
         take_requests(vm, shared, core);
         if let Some(event) = vm.take_event() {
+            count(&shared.stats.user_exits);
             return Ok(UserExit::SystemEvent(event));
         }
         if core.mp != MpState::Runnable && !wake_up(core, vm) {

@@ -12,7 +12,8 @@ pub(crate) const DEV_UART: u32 = 0x7276_0000;
 pub(crate) const DEV_RTC: u32 = 0x7276_0001;
 /// The keyboard controller at ports 0x60 and 0x64, and port 0x92: [`I8042Config`].
 pub(crate) const DEV_I8042: u32 = 0x7276_0002;
-/// The PCI host bridge at ports 0xcf8 and 0xcfc, bus 0: [`PciHostConfig`].
+/// The PCI host bridge at ports 0xcf8 and 0xcfc, bus 0: [`PciHostConfig`]. With it the machine is whole: ports
+/// and addresses that no device claims read as all ones and lose writes, and do not go to user space.
 pub(crate) const DEV_PCI_HOST: u32 = 0x7276_0003;
 /// The ACPI power management block at port 0x600, and the reset port 0xcf9: [`AcpiPmConfig`].
 pub(crate) const DEV_ACPI_PM: u32 = 0x7276_0004;

@@ -17,7 +17,8 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -
     if is_ioapic(gpa) {
         return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, _out| bus.mmio_read(gpa, width));
     }
-    cx.vm.pci.mmio_read(gpa, width)
+    let read = cx.vm.pci.mmio_read(gpa, width);
+    read.or_else(|| cx.vm.pci.ends_unclaimed().then_some(width.mask()))
 }
 
 /// Writes a device's memory. Returns whether there is one.
@@ -30,7 +31,7 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
         return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, out| bus.mmio_write(gpa, width, value, out));
     }
     let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
-    note(cx, chore)
+    note(cx, chore) || cx.vm.pci.ends_unclaimed()
 }
 
 fn is_ioapic(gpa: Gpa) -> bool {

@@ -65,16 +65,18 @@ pub(crate) fn merge(rax: u64, width: Width, value: u32) -> u64 {
 /// Reads a port of a chip in the kernel. `None`: there is none.
 pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
     if !bus::decodes(port) {
-        return if is_pci(port) { cx.vm.pci.port_read(port, width) } else { None };
+        let claimed = if is_pci(port) { cx.vm.pci.port_read(port, width) } else { None };
+        return claimed.or_else(|| unclaimed(cx, width));
     }
-    cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.pio_read(port, width, now, out))
+    let read = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.pio_read(port, width, now, out));
+    read.or_else(|| unclaimed(cx, width))
 }
 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
 pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
     if !bus::decodes(port) {
         if !is_pci(port) {
-            return false;
+            return cx.vm.pci.ends_unclaimed();
         }
         let chore = cx.vm.pci.port_write(&cx.vm.chipset, port, width, value);
         return mmio::note(cx, chore);
@@ -90,5 +92,10 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width,
     if console {
         cx.vm.chipset.console.wake();
     }
-    done
+    done || cx.vm.pci.ends_unclaimed()
+}
+
+/// What a read gives that no chip answers, where the machine has a host bridge.
+fn unclaimed<B: Backend>(cx: &Cx<'_, '_, B>, width: Width) -> Option<u32> {
+    cx.vm.pci.ends_unclaimed().then_some(width.mask() as u32)
 }

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interrupt controllers in the kernel: delivery, sleeping in HLT, and starting a second vCPU.
+
+use crate::guest::{Guest, HLT};
+use crate::harness::{Ctx, Test};
+use crate::raw::{self, ioctl_with};
+use kvm_bindings::*;
+use libc::EINTR;
+use std::sync::mpsc;
+use std::time::Duration;
+
+pub const TESTS: &[Test] = &[
+    ("irq: hlt sleeps in the kernel until a signal", hlt_sleeps),
+    ("irq: a line of the first 8259 reaches its handler", pic_line),
+    ("irq: a masked line of the 8259 waits", masked_line),
+    ("irq: a message reaches the handler of its vector", msi),
+    ("irq: a message wakes a vcpu that sleeps in hlt", msi_wakes),
+    ("irq: a message to nobody is not delivered", msi_to_nobody),
+    ("irq: a second vcpu waits for start-up", waits_for_startup),
+    ("irq: init and sipi start a second vcpu", startup),
+    ("irq: the timer interrupts when it is due", pit),
+];
+
+const IRQ_LINE: u64 = 0x4008_ae61;
+const SIGNAL_MSI: u64 = 0x4020_aea5;
+
+/// mov al, VALUE; out 0x10, al; hlt
+fn report(value: u8) -> [u8; 5] {
+    [0xb0, value, 0xe6, 0x10, HLT]
+}
+
+/// Initializes the first 8259 for vectors from 8 on with `mask`; then sti; again: hlt; jmp again.
+fn pic_guest(mask: u8) -> Vec<u8> {
+    let mut code = Vec::new();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, mask)] {
+        code.extend([0xb0, value, 0xe6, port]);
+    }
+    code.extend([0xb0, 0, 0xe6, 0x11, 0xfb, HLT, 0xeb, 0xfd]);
+    code
+}
+
+/// Switches the local APIC on and lets the 8259 through it.
+fn enable_lapic(g: &Guest) {
+    let mut lapic = g.vcpu.get_lapic().unwrap();
+    let mut set = |register: usize, value: u32| {
+        for (to, from) in lapic.regs[register..].iter_mut().zip(value.to_le_bytes()) {
+            *to = from as _;
+        }
+    };
+    set(0xf0, 0x1ff);
+    set(0x350, 0x700);
+    g.vcpu.set_lapic(&lapic).unwrap();
+}
+
+fn set_line(g: &Guest, gsi: u32, level: u32) {
+    ioctl_with(&g.vm, IRQ_LINE, &mut [gsi, level]).unwrap();
+}
+
+fn send(g: &Guest, address: u32, vector: u32) -> i32 {
+    let mut msi = kvm_msi { address_lo: address, data: vector, ..Default::default() };
+    ioctl_with(&g.vm, SIGNAL_MSI, &mut msi).unwrap()
+}
+
+fn hlt_sleeps(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &[HLT]);
+    let thread = raw::this_thread();
+
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        raw::interrupt(thread);
+    });
+    let result = g.vcpu.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
+    sender.join().unwrap();
+
+    assert_eq!(result, Err(EINTR));
+}
+
+fn pic_line(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &pic_guest(0xfd));
+    g.handler(9, 0x2000, &report(9));
+    enable_lapic(&g);
+    assert_eq!(g.out(), (0x11, 0), "initialized");
+
+    set_line(&g, 1, 1);
+
+    assert_eq!(g.out(), (0x10, 9));
+}
+
+fn masked_line(c: &Ctx) {
+    // As `pic_guest`, and after the first OUT unmask line 1: mov al, 0xfd; out 0x21, al; sti; hlt; jmp
+    let mut code = pic_guest(0xff);
+    code.truncate(24);
+    code.extend([0xfb, 0x90, 0x90, 0xb0, 1, 0xe6, 0x11, 0xb0, 0xfd, 0xe6, 0x21, HLT, 0xeb, 0xfd]);
+    let mut g = Guest::with_irqchip(c, &code);
+    g.handler(9, 0x2000, &report(9));
+    enable_lapic(&g);
+    assert_eq!(g.out(), (0x11, 0), "initialized");
+
+    set_line(&g, 1, 1);
+
+    assert_eq!(g.out(), (0x11, 1), "interrupts are on, and none came");
+    assert_eq!(g.out(), (0x10, 9), "it comes when it is unmasked");
+}
+
+fn msi(c: &Ctx) {
+    // sti; again: hlt; jmp again
+    let mut g = Guest::with_irqchip(c, &[0xfb, HLT, 0xeb, 0xfd]);
+    g.handler(0x40, 0x2000, &report(0x40));
+    enable_lapic(&g);
+
+    assert_eq!(send(&g, 0xfee0_0000, 0x40), 1);
+
+    assert_eq!(g.out(), (0x10, 0x40));
+    assert_eq!(g.vcpu.get_lapic().unwrap().regs[0x120] as u8 & 1, 1, "in service until its end");
+}
+
+fn msi_wakes(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &[0xfb, HLT, 0xeb, 0xfd]);
+    g.handler(0x41, 0x2000, &report(0x41));
+    enable_lapic(&g);
+
+    std::thread::scope(|s| {
+        let vm = &g.vm;
+        s.spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            let mut msi = kvm_msi { address_lo: 0xfee0_0000, data: 0x41, ..Default::default() };
+            ioctl_with(vm, SIGNAL_MSI, &mut msi).unwrap();
+        });
+        match g.vcpu.run().expect("KVM_RUN") {
+            kvm_ioctls::VcpuExit::IoOut(0x10, &[0x41]) => {}
+            other => panic!("{other:?}, expected OUT"),
+        }
+    });
+}
+
+fn msi_to_nobody(c: &Ctx) {
+    let g = Guest::with_irqchip(c, &[HLT]);
+
+    // Destination 0x77.
+    assert!(send(&g, 0xfee7_7000, 0x40) <= 0);
+}
+
+fn waits_for_startup(c: &Ctx) {
+    let g = Guest::with_irqchip(c, &[HLT]);
+    let mut second = g.vm.create_vcpu(1).unwrap();
+    assert_eq!(second.get_mp_state().unwrap().mp_state, KVM_MP_STATE_UNINITIALIZED);
+    let thread = raw::this_thread();
+
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        raw::interrupt(thread);
+    });
+    let result = second.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
+    sender.join().unwrap();
+
+    assert!(matches!(result, Err(e) if e == EINTR || e == libc::EAGAIN), "{result:?}");
+}
+
+fn startup(c: &Ctx) {
+    // mov eax, 0xfee00300; mov dword [rax], INIT; mov dword [rax], SIPI 2, twice;
+    // spin: cmp byte [0x3000], 0x99; jne spin; mov al, 0x99; out 0x10, al; hlt
+    let code = [
+        0xb8, 0x00, 0x03, 0xe0, 0xfe, 0xc7, 0x00, 0x00, 0x45, 0x0c, 0x00, 0xc7, 0x00, 0x02, 0x46, 0x0c, 0x00,
+        0xc7, 0x00, 0x02, 0x46, 0x0c, 0x00, 0x80, 0x3c, 0x25, 0x00, 0x30, 0x00, 0x00, 0x99, 0x75, 0xf6, 0xb0,
+        0x99, 0xe6, 0x10, HLT,
+    ];
+    let mut g = Guest::with_irqchip(c, &code);
+    g.enter_long_mode();
+    enable_lapic(&g);
+    // mov ax, 0; mov ds, ax; mov byte [0x3000], 0x99; hlt
+    g.memory.write(0x2000, &[0xb8, 0, 0, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x30, 0x99, HLT]);
+    let mut second = g.vm.create_vcpu(1).unwrap();
+
+    let (tell, told) = mpsc::channel();
+    let (done, is_done) = mpsc::channel::<()>();
+    let runner = std::thread::spawn(move || {
+        tell.send(raw::this_thread()).unwrap();
+        loop {
+            match second.run() {
+                Err(e) if e.errno() == EINTR || e.errno() == libc::EAGAIN => {}
+                other => panic!("{other:?}, expected to sleep"),
+            }
+            if is_done.try_recv().is_ok() {
+                return (second.get_sregs().unwrap().cs, second.get_regs().unwrap().rip);
+            }
+        }
+    });
+    let thread = told.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+
+    assert_eq!(g.out(), (0x10, 0x99));
+
+    std::thread::sleep(Duration::from_millis(100));
+    done.send(()).unwrap();
+    while !runner.is_finished() {
+        raw::interrupt(thread);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (cs, rip) = runner.join().unwrap();
+    assert_eq!((cs.selector, cs.base, rip), (0x200, 0x2000, 0xb));
+}
+
+fn pit(c: &Ctx) {
+    // The 8259 for vector 8, then channel 0 in mode 0 with a count of 0x1000; sti; hlt.
+    let mut code = pic_guest(0xfe);
+    code.truncate(20);
+    for (port, value) in [(0x43, 0x30), (0x40, 0x00), (0x40, 0x10)] {
+        code.extend([0xb0, value, 0xe6, port]);
+    }
+    code.extend([0xfb, HLT, 0xeb, 0xfd]);
+    let vm = c.vm();
+    vm.set_tss_address(0xfffb_d000).unwrap();
+    vm.create_irq_chip().unwrap();
+    vm.create_pit2(kvm_pit_config::default()).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut g = Guest::of(c, vm, vcpu, &code);
+    g.handler(8, 0x2000, &report(8));
+    enable_lapic(&g);
+
+    assert_eq!(g.out(), (0x10, 8));
+}

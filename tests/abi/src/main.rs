@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of KVM's ioctl ABI against any node that speaks it.
+//!
+//! `abi-tests [--device PATH] [--list] [NAME…]` prints KTAP; the exit code is 0 when all passed, 1 when one
+//! failed, 4 when all were skipped. Run it on stock `/dev/kvm` and on `/dev/rvmm` of the same machine: a
+//! test that fails on stock KVM says nothing about rvmm.
+
+mod harness;
+mod raw;
+
+mod guest;
+mod irq;
+mod node;
+mod regs;
+mod vm;
+
+use harness::{Ctx, Test};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: abi-tests [--device PATH] [--list] [NAME…]\n\
+    Runs the tests whose names contain a NAME, or all, against PATH (default /dev/rvmm).";
+
+fn main() -> ExitCode {
+    let mut device = String::from("/dev/rvmm");
+    let (mut names, mut list) = (Vec::new(), false);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--device" => match args.next() {
+                Some(path) => device = path,
+                None => return usage(),
+            },
+            "--list" => list = true,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
+            _ if arg.starts_with('-') => return usage(),
+            _ => names.push(arg),
+        }
+    }
+    let groups: [&[Test]; 5] = [node::TESTS, vm::TESTS, regs::TESTS, guest::TESTS, irq::TESTS];
+    let chosen: Vec<&Test> = groups
+        .into_iter()
+        .flatten()
+        .filter(|t| names.is_empty() || names.iter().any(|n| t.0.contains(n.as_str())))
+        .collect();
+    if list {
+        chosen.iter().for_each(|t| println!("{}", t.0));
+        return ExitCode::SUCCESS;
+    }
+    match Ctx::open(&device) {
+        Ok(ctx) => ExitCode::from(harness::run(&ctx, &chosen)),
+        Err(e) => {
+            eprintln!("abi-tests: {device}: {e}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}

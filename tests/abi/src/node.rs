@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device node.
+
+use crate::harness::{refused, Ctx, Test};
+use crate::raw::{ioctl, ioctl_with};
+use kvm_bindings::*;
+use libc::{E2BIG, EINVAL, ENOTTY};
+
+pub const TESTS: &[Test] = &[
+    ("node: the api version is 12", api_version),
+    ("node: commands without an argument refuse one", stray_argument),
+    ("node: an unknown ioctl is refused", unknown_ioctl),
+    ("node: an unknown capability is 0", unknown_capability),
+    ("node: the basic capabilities are there", basic_capabilities),
+    ("node: a vcpu mapping holds run, port and ring pages", mmap_size),
+    ("node: an unknown type of vm is refused", unknown_vm_type),
+    ("node: a list of cpuid leaves that is too short is E2BIG", short_cpuid),
+    ("node: the supported cpuid has what every guest needs", supported_cpuid),
+    ("node: a list of msrs that is too short is E2BIG and tells the length", short_msr_list),
+    ("node: every msr is listed once", msr_list_unique),
+];
+
+const GET_API_VERSION: u64 = 0xae00;
+const CREATE_VM: u64 = 0xae01;
+const CHECK_EXTENSION: u64 = 0xae03;
+const GET_VCPU_MMAP_SIZE: u64 = 0xae04;
+const GET_MSR_INDEX_LIST: u64 = 0xc004_ae02;
+const GET_SUPPORTED_CPUID: u64 = 0xc008_ae05;
+
+fn api_version(c: &Ctx) {
+    assert_eq!(c.kvm.get_api_version(), 12);
+}
+
+fn stray_argument(c: &Ctx) {
+    refused(ioctl(&c.kvm, GET_API_VERSION, 1), &[EINVAL]);
+    refused(ioctl(&c.kvm, GET_VCPU_MMAP_SIZE, 1), &[EINVAL]);
+}
+
+fn unknown_ioctl(c: &Ctx) {
+    refused(ioctl(&c.kvm, 0xaeff, 0), &[ENOTTY, EINVAL]);
+    refused(ioctl(&c.kvm, 0xad00, 0), &[ENOTTY, EINVAL]);
+}
+
+fn unknown_capability(c: &Ctx) {
+    for cap in [5, 9999, u64::from(u32::MAX), 0x7276_0000] {
+        assert_eq!(ioctl(&c.kvm, CHECK_EXTENSION, cap), Ok(0), "capability {cap:#x}");
+    }
+}
+
+fn basic_capabilities(c: &Ctx) {
+    let needed = [
+        KVM_CAP_USER_MEMORY,
+        KVM_CAP_SET_TSS_ADDR,
+        KVM_CAP_EXT_CPUID,
+        KVM_CAP_MP_STATE,
+        KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+        KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+        KVM_CAP_VCPU_EVENTS,
+        KVM_CAP_DEBUGREGS,
+        KVM_CAP_XSAVE,
+        KVM_CAP_IMMEDIATE_EXIT,
+    ];
+    for cap in needed {
+        assert!(ioctl(&c.kvm, CHECK_EXTENSION, cap.into()).unwrap() > 0, "capability {cap}");
+    }
+    let number = |cap: u32| ioctl(&c.kvm, CHECK_EXTENSION, cap.into()).unwrap();
+    assert!(number(KVM_CAP_NR_MEMSLOTS) >= 32);
+    assert!(number(KVM_CAP_MAX_VCPUS) >= number(KVM_CAP_NR_VCPUS));
+}
+
+fn mmap_size(c: &Ctx) {
+    assert!(c.kvm.get_vcpu_mmap_size().unwrap() >= 3 * 4096);
+}
+
+fn unknown_vm_type(c: &Ctx) {
+    refused(ioctl(&c.kvm, CREATE_VM, 0x7fff_ffff), &[EINVAL]);
+}
+
+/// A list with room for one entry.
+#[repr(C)]
+struct ShortCpuid {
+    nent: u32,
+    padding: u32,
+    entry: [u32; 10],
+}
+
+fn short_cpuid(c: &Ctx) {
+    let mut list = ShortCpuid { nent: 1, padding: 0, entry: [0; 10] };
+
+    refused(ioctl_with(&c.kvm, GET_SUPPORTED_CPUID, &mut list), &[E2BIG]);
+}
+
+fn supported_cpuid(c: &Ctx) {
+    let list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let leaf = |function| {
+        let found = list.as_slice().iter().find(|e| e.function == function);
+        *found.unwrap_or_else(|| panic!("no leaf {function:#x}"))
+    };
+
+    assert!(leaf(0).eax >= 1);
+    assert_ne!(leaf(1).ecx & 1 << 31, 0, "a hypervisor is present");
+    assert_ne!(leaf(1).edx & 1 << 9, 0, "a local APIC is present");
+    assert_ne!(leaf(0x8000_0001).edx & 1 << 29, 0, "long mode");
+    assert!(leaf(0x8000_0008).eax & 0xff >= 36, "physical address bits");
+    let signature = leaf(0x4000_0000);
+    assert_eq!((signature.ebx, signature.ecx, signature.edx), (0x4b4d_564b, 0x564b_4d56, 0x4d));
+    assert!(leaf(0xd).ecx <= 4096, "KVM_GET_XSAVE gives a page");
+}
+
+fn short_msr_list(c: &Ctx) {
+    let mut list = 0u32;
+
+    refused(ioctl_with(&c.kvm, GET_MSR_INDEX_LIST, &mut list), &[E2BIG]);
+
+    assert!(list > 5, "{list} MSRs");
+}
+
+fn msr_list_unique(c: &Ctx) {
+    let list = c.kvm.get_msr_index_list().unwrap();
+    let mut sorted = list.as_slice().to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted.len(), list.as_slice().len());
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything unsafe: ioctls with arguments that no library would pass, guest memory, signals.
+
+#![allow(unsafe_code)]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+/// Calls an ioctl whose argument is a number.
+pub fn ioctl(fd: &impl AsRawFd, request: u64, arg: u64) -> Result<i32, i32> {
+    // SAFETY: Callers pass numbers that the request does not take for an address, or 0.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) };
+    check(ret)
+}
+
+/// Calls an ioctl whose argument is a structure, read or written.
+pub fn ioctl_with<T>(fd: &impl AsRawFd, request: u64, arg: &mut T) -> Result<i32, i32> {
+    let size = (request >> 16) & 0x3fff;
+    assert!(size as usize <= size_of::<T>(), "the request is larger than its argument");
+    // SAFETY: The kernel accesses the bytes that the request number names, all inside `arg`.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, arg as *mut T) };
+    check(ret)
+}
+
+fn check(ret: i32) -> Result<i32, i32> {
+    match ret {
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+        _ => Ok(ret),
+    }
+}
+
+/// Anonymous memory for a guest, unmapped when dropped.
+pub struct Memory {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Memory {
+    /// Maps `len` bytes of zeros.
+    pub fn new(len: usize) -> Memory {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: A new mapping harms nobody.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED, "mmap");
+        Memory { at: at.cast(), len }
+    }
+
+    /// Returns the address.
+    pub fn address(&self) -> u64 {
+        self.at as u64
+    }
+
+    /// Copies bytes in.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.len);
+        // SAFETY: Inside the mapping; no reference to it exists.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.add(at), bytes.len()) };
+    }
+
+    /// Copies bytes out.
+    pub fn read<const N: usize>(&self, at: usize) -> [u8; N] {
+        assert!(at + N <= self.len);
+        let mut bytes = [0; N];
+        // SAFETY: As in `write`.
+        unsafe { ptr::copy_nonoverlapping(self.at.add(at), bytes.as_mut_ptr(), N) };
+        bytes
+    }
+
+    /// Gives the memory to a VM as a slot. Returns the errno on failure.
+    pub fn set_slot(&self, vm: &VmFd, slot: u32, gpa: u64, len: u64) -> Result<(), i32> {
+        self.set_slot_at(vm, slot, gpa, len, self.address(), 0)
+    }
+
+    /// As [`Memory::set_slot`], with an address and flags of the test's choice.
+    pub fn set_slot_at(
+        &self,
+        vm: &VmFd,
+        slot: u32,
+        gpa: u64,
+        len: u64,
+        address: u64,
+        flags: u32,
+    ) -> Result<(), i32> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: address,
+        };
+        // SAFETY: What the guest writes is this memory or, where a test passes another address, nothing
+        // that is mapped: those calls are expected to fail.
+        unsafe { vm.set_user_memory_region(region) }.map_err(|e| e.errno())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: The mapping is ours, and no reference to it exists.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Makes SIGUSR1 interrupt system calls and do nothing else.
+pub fn ignore_sigusr1() {
+    // SAFETY: The handler does nothing; the structure is valid when zeroed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut());
+    }
+}
+
+/// Names the calling thread for [`interrupt`].
+pub fn this_thread() -> u64 {
+    // SAFETY: No precondition.
+    unsafe { libc::pthread_self() as u64 }
+}
+
+/// Sends SIGUSR1 to a thread that is alive.
+pub fn interrupt(thread: u64) {
+    // SAFETY: Callers join the sender before the thread ends.
+    unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
+}

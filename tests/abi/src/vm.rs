@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VM's fd: memory slots, vCPUs, interrupt controllers, clock.
+
+use crate::harness::{refused, Ctx, Test};
+use crate::raw::{ioctl, ioctl_with, Memory};
+use kvm_bindings::*;
+use libc::{EEXIST, EINVAL, ENOENT, ENOTTY, ENXIO};
+
+pub const TESTS: &[Test] = &[
+    ("vm: an unknown ioctl is refused", unknown_ioctl),
+    ("vm: a vcpu number is given once", vcpu_twice),
+    ("vm: a vcpu number beyond the limit is refused", vcpu_beyond),
+    ("vm: a memory slot must be aligned", slot_alignment),
+    ("vm: a memory slot must not wrap around", slot_wrap),
+    ("vm: memory slots must not overlap", slot_overlap),
+    ("vm: a memory slot moves and goes", slot_moves),
+    ("vm: a memory slot cannot change its size", slot_resize),
+    ("vm: a memory slot takes known flags and numbers only", slot_flags),
+    ("vm: a slot that is not there cannot be deleted", slot_absent),
+    ("vm: interrupt controllers come once and before vcpus", irqchip_order),
+    ("vm: the timer needs interrupt controllers and comes once", pit_order),
+    ("vm: an interrupt line needs interrupt controllers", irq_line),
+    ("vm: the clock goes on from where it is set", clock),
+];
+
+const CREATE_VCPU: u64 = 0xae41;
+const CREATE_IRQCHIP: u64 = 0xae60;
+const IRQ_LINE: u64 = 0x4008_ae61;
+const CREATE_PIT2: u64 = 0x4040_ae77;
+const PAGE: u64 = 4096;
+
+fn unknown_ioctl(c: &Ctx) {
+    refused(ioctl(&c.vm(), 0xaeff, 0), &[ENOTTY, EINVAL]);
+}
+
+fn vcpu_twice(c: &Ctx) {
+    let (vm, _vcpu) = c.vcpu();
+
+    refused(ioctl(&vm, CREATE_VCPU, 0), &[EEXIST]);
+}
+
+fn vcpu_beyond(c: &Ctx) {
+    for id in [1 << 20, u64::from(u32::MAX), 1 << 40] {
+        refused(ioctl(&c.vm(), CREATE_VCPU, id), &[EINVAL]);
+    }
+}
+
+fn slot_alignment(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    let at = memory.address();
+
+    assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE + 1, at, 0), Err(EINVAL), "size");
+    assert_eq!(memory.set_slot_at(&vm, 0, 0x10, PAGE, at, 0), Err(EINVAL), "guest address");
+    assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE, at + 8, 0), Err(EINVAL), "host address");
+}
+
+fn slot_wrap(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+
+    assert_eq!(memory.set_slot(&vm, 0, u64::MAX - PAGE + 1, 2 * PAGE), Err(EINVAL));
+    assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE, 0xffff_8000_0000_0000, 0), Err(EINVAL));
+}
+
+fn slot_overlap(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x8000));
+    memory.set_slot(&vm, 0, 0x4000, 0x4000).unwrap();
+
+    assert_eq!(memory.set_slot(&vm, 1, 0x4000, PAGE), Err(EEXIST));
+    assert_eq!(memory.set_slot(&vm, 1, 0x3000, 2 * PAGE), Err(EEXIST));
+    assert_eq!(memory.set_slot(&vm, 1, 0x8000, PAGE), Ok(()), "a neighbour is no overlap");
+}
+
+fn slot_moves(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    memory.set_slot(&vm, 3, 0, 0x4000).unwrap();
+
+    assert_eq!(memory.set_slot(&vm, 3, 0x10_0000, 0x4000), Ok(()), "move");
+    assert_eq!(memory.set_slot(&vm, 4, 0, 0x4000), Ok(()), "the old place is free");
+    assert_eq!(memory.set_slot(&vm, 3, 0x10_0000, 0), Ok(()), "delete");
+    assert_eq!(memory.set_slot(&vm, 5, 0x10_0000, 0x4000), Ok(()), "free again");
+}
+
+fn slot_resize(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    memory.set_slot(&vm, 0, 0, 0x2000).unwrap();
+
+    assert_eq!(memory.set_slot(&vm, 0, 0, 0x4000), Err(EINVAL));
+}
+
+fn slot_flags(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    let at = memory.address();
+
+    assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE, at, 1 << 15), Err(EINVAL), "flags");
+    assert_eq!(memory.set_slot_at(&vm, 0x7fff, 0, PAGE, at, 0), Err(EINVAL), "slot");
+    assert_eq!(memory.set_slot_at(&vm, 1 << 16 | 0x7fff, 0, PAGE, at, 0), Err(EINVAL), "address space");
+}
+
+fn slot_absent(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+
+    assert_eq!(memory.set_slot(&vm, 7, 0, 0), Err(EINVAL));
+}
+
+fn irqchip_order(c: &Ctx) {
+    let vm = c.vm();
+    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
+    refused(ioctl(&vm, CREATE_IRQCHIP, 0), &[EEXIST]);
+
+    let (vm, _vcpu) = c.vcpu();
+    refused(ioctl(&vm, CREATE_IRQCHIP, 0), &[EINVAL]);
+}
+
+fn pit_order(c: &Ctx) {
+    let vm = c.vm();
+    let mut config = kvm_pit_config::default();
+
+    refused(ioctl_with(&vm, CREATE_PIT2, &mut config), &[ENOENT]);
+    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
+    ioctl_with(&vm, CREATE_PIT2, &mut config).unwrap();
+    refused(ioctl_with(&vm, CREATE_PIT2, &mut config), &[EEXIST]);
+}
+
+fn irq_line(c: &Ctx) {
+    let vm = c.vm();
+    let mut level = [4u32, 1];
+
+    refused(ioctl_with(&vm, IRQ_LINE, &mut level), &[ENXIO]);
+    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
+    ioctl_with(&vm, IRQ_LINE, &mut level).unwrap();
+}
+
+fn clock(c: &Ctx) {
+    let vm = c.vm();
+    let second = 1_000_000_000;
+    let set = kvm_clock_data { clock: 1000 * second, ..Default::default() };
+
+    vm.set_clock(&set).unwrap();
+    let first = vm.get_clock().unwrap().clock;
+    let later = vm.get_clock().unwrap().clock;
+
+    assert!((1000 * second..1060 * second).contains(&first), "{first}");
+    assert!(later >= first);
+}
