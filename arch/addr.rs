@@ -20,6 +20,7 @@ macro_rules! address {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) struct $name(pub(crate) u64);
 
+        #[allow(dead_code, reason = "not every kind of address needs every operation")]
         impl $name {
             /// Returns the address `bytes` further on, or `None` past the end of the space.
             pub(crate) fn checked_add(self, bytes: u64) -> Option<Self> {

@@ -23,8 +23,6 @@ impl Vector {
     pub(crate) const OF: Vector = Vector(4);
     /// Invalid opcode, #UD.
     pub(crate) const UD: Vector = Vector(6);
-    /// Device not available, #NM.
-    pub(crate) const NM: Vector = Vector(7);
     /// Double fault, #DF.
     pub(crate) const DF: Vector = Vector(8);
     /// Invalid TSS, #TS.
@@ -37,14 +35,10 @@ impl Vector {
     pub(crate) const GP: Vector = Vector(13);
     /// Page fault, #PF.
     pub(crate) const PF: Vector = Vector(14);
-    /// x87 floating point, #MF.
-    pub(crate) const MF: Vector = Vector(16);
     /// Alignment check, #AC.
     pub(crate) const AC: Vector = Vector(17);
     /// Machine check, #MC.
     pub(crate) const MC: Vector = Vector(18);
-    /// SIMD floating point, #XM.
-    pub(crate) const XM: Vector = Vector(19);
 }
 
 /// An exception to be given to the guest: what an access, an instruction or an MSR did wrong.

@@ -30,10 +30,6 @@ impl SegAttr {
     pub(crate) fn is_big(self) -> bool {
         self.0 & (1 << 14) != 0
     }
-    /// Limit in 4 KiB units.
-    pub(crate) fn is_granular(self) -> bool {
-        self.0 & (1 << 15) != 0
-    }
     /// No descriptor is loaded.
     pub(crate) fn is_unusable(self) -> bool {
         self.0 & (1 << 16) != 0

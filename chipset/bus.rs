@@ -14,7 +14,6 @@
 
 use super::i8042::{self, I8042};
 use super::ioapic::Ioapic;
-use super::pci::PciRoot;
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, Pm, Request};
@@ -123,8 +122,6 @@ pub(crate) struct Bus {
     pub(crate) i8042: Option<I8042>,
     /// Power management.
     pub(crate) pm: Option<Pm>,
-    /// PCI configuration.
-    pub(crate) pci: Option<PciRoot>,
     /// Where each GSI goes.
     pub(crate) routing: Routing,
     /// The level of each of the first 32 GSIs, as last driven by a chip.

@@ -72,14 +72,6 @@ pub(crate) trait PioDevice {
     fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns);
 }
 
-/// A device behind physical addresses; the policy for odd accesses is that of [`PioDevice`].
-pub(crate) trait MmioDevice {
-    /// Reads `width` bytes at `offset` from the device's base.
-    fn read(&mut self, offset: u64, width: Width, now: Ns) -> u64;
-    /// Writes `width` bytes at `offset`; bits of `value` above `width` are ignored.
-    fn write(&mut self, offset: u64, width: Width, value: u64, now: Ns);
-}
-
 /// An interrupt message: what an MSI, an IOAPIC pin or an ICR write sends over the APIC bus.
 ///
 /// SDM, "Message Signalled Interrupts" and "Interrupt Command Register (ICR)".

@@ -33,6 +33,7 @@ use core::ops::RangeInclusive;
 /// The port that offset 0 stands for.
 pub(crate) const FIRST_PORT: u16 = 0x40;
 /// The ports decoded: the three counters, the control word, port B of the system board.
+#[allow(dead_code, reason = "what the device decodes; the bus has its own table")]
 pub(crate) const PORTS: [RangeInclusive<u16>; 2] = [0x40..=0x43, 0x61..=0x61];
 
 /// The input clock.
@@ -98,16 +99,22 @@ impl Pit {
     }
 
     /// Back to power-on; the re-injection policy is the VMM's and stays.
+    #[allow(
+        dead_code,
+        reason = "for the reset of a running VM, which the tool does not ask for yet; used by the tests"
+    )]
     pub(crate) fn reset(&mut self) {
         *self = Pit { reinject: self.reinject, seen: self.seen, ..Pit::new() };
     }
 
     /// Returns the level of channel 0's output. IRQ 0 is driven by [`Pit::take_pulse`], not by this.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn irq(&mut self, now: Ns) -> Level {
         self.output(0, now)
     }
 
     /// Returns the level of the output of `channel`, 0 to 2; low for any other.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn output(&mut self, channel: usize, now: Ns) -> Level {
         let t = self.advance(now);
         self.channels.get(channel).map_or(Level::Low, |c| c.output(t))
@@ -139,6 +146,7 @@ impl Pit {
     }
 
     /// Returns how many pulses are due and not handed out.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn pending(&self) -> u32 {
         self.pending
     }
@@ -156,6 +164,7 @@ impl Pit {
     }
 
     /// Returns whether missed pulses are made up for.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn reinjects(&self) -> bool {
         self.reinject
     }
@@ -185,6 +194,7 @@ impl Pit {
     }
 
     /// Returns the whole state.
+    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn save(&self) -> PitState {
         let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
         PitState {
@@ -199,6 +209,7 @@ impl Pit {
     }
 
     /// Takes over a saved state. The gates of channels 0 and 1 are wired high whatever it says.
+    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn restore(&mut self, state: &PitState) {
         let PitState { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = state;
         let tied = |s: &ChannelState| Channel::from_state(&ChannelState { gate: true, ..*s });

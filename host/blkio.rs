@@ -96,7 +96,7 @@ impl BackingFile {
                 (n, bytes) = (0, 0);
             }
             if let Some(slot) = iov.get_mut(n) {
-                *slot = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len: len as _ };
+                *slot = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len: len as usize };
                 n = n.saturating_add(1);
                 bytes = bytes.saturating_add(len);
             }

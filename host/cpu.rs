@@ -104,12 +104,6 @@ pub(crate) fn predictor_barrier_on_return(_cpu: &PinnedCpu) {
     unsafe { ffi::rvmm_predictor_barrier_on_return() }
 }
 
-/// Returns the host's SPEC_CTRL value, or `None` when the processor has no such MSR.
-pub(crate) fn host_spec_ctrl(_cpu: &PinnedCpu) -> Option<u64> {
-    // SAFETY: Reads a feature bit and a per-CPU variable.
-    unsafe { ffi::rvmm_host_has_spec_ctrl().then(|| ffi::rvmm_host_spec_ctrl()) }
-}
-
 /// Returns one more than the largest CPU number that can ever be online.
 pub(crate) fn limit() -> u32 {
     // SAFETY: Set once at boot.

@@ -6,6 +6,10 @@
 use core::ffi::{c_char, c_void};
 use kernel::bindings;
 
+#[expect(
+    improper_ctypes,
+    reason = "the kernel's structures hold an empty lock class key; only pointers to them pass"
+)]
 unsafe extern "C" {
     pub(super) fn rvmm_cpu_id() -> u32;
     pub(super) fn rvmm_kick_cpu(cpu: u32);
@@ -18,8 +22,6 @@ unsafe extern "C" {
     pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
     pub(super) fn rvmm_host_dr7() -> u64;
     pub(super) fn rvmm_predictor_barrier_on_return();
-    pub(super) fn rvmm_host_spec_ctrl() -> u64;
-    pub(super) fn rvmm_host_has_spec_ctrl() -> bool;
 
     pub(super) fn rvmm_pages_alloc(order: u32, atomic: bool) -> *mut c_void;
     pub(super) fn rvmm_pages_free(va: *mut c_void, order: u32);

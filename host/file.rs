@@ -40,7 +40,12 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// `EINVAL` where the file cannot be read.
-    fn read(_this: &Arc<Self>, _to: &mut IovIterDest<'_>, _position: &mut u64, _nonblock: bool) -> Result<usize> {
+    fn read(
+        _this: &Arc<Self>,
+        _to: &mut IovIterDest<'_>,
+        _position: &mut u64,
+        _nonblock: bool,
+    ) -> Result<usize> {
         Err(EINVAL)
     }
 
@@ -82,7 +87,7 @@ impl WaitQueue {
             pin_init::pin_init_from_closure(|slot: *mut WaitQueue| {
                 bindings::__init_waitqueue_head(
                     slot.cast(),
-                    c"rvmm".as_ptr().cast(),
+                    c"rvmm".as_char_ptr().cast(),
                     kernel::static_lock_class!().as_ptr(),
                 );
                 Ok(())
@@ -95,13 +100,16 @@ impl WaitQueue {
     /// # Errors
     /// `EINTR` on a signal.
     pub(crate) fn wait<F: Fn() -> bool>(&self, ready: F) -> Result {
+        /// # Safety
+        /// `arg` points to an `F` that outlives the call.
         unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
-            // SAFETY: `arg` is the `&F` given below, alive during the wait.
+            // SAFETY: By contract.
             unsafe { (*arg.cast::<F>())() }
         }
         // SAFETY: The queue is initialised; `ready` outlives the call and `call::<F>` takes what `arg` is.
-        let ret =
-            unsafe { ffi::rvmm_wait_queue(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast()) };
+        let ret = unsafe {
+            ffi::rvmm_wait_queue(self.0.get(), call::<F>, core::ptr::from_ref(&ready).cast_mut().cast())
+        };
         kernel::error::to_result(ret)
     }
 
@@ -139,13 +147,15 @@ impl<T: AnonFile> Ops<T> {
 
     /// # Safety
     /// `file` is open and was made by [`install`] with this `T`.
-    unsafe fn this<'a>(file: *mut bindings::file) -> core::mem::ManuallyDrop<Arc<T>> {
+    unsafe fn this(file: *mut bindings::file) -> core::mem::ManuallyDrop<Arc<T>> {
         // SAFETY: By contract the private data is the pointer of an `Arc<T>` that the file owns.
         core::mem::ManuallyDrop::new(unsafe { Arc::from_raw((*file).private_data.cast::<T>()) })
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `file` is one of ours.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: usize) -> isize {
-        // SAFETY: The kernel calls this for files of ours only.
+        // SAFETY: By contract.
         let this = unsafe { Self::this(file) };
         match T::ioctl(&this, cmd, arg as u64) {
             Ok(v) => v as isize,
@@ -153,6 +163,8 @@ impl<T: AnonFile> Ops<T> {
         }
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `file` is one of ours, and `vma` is being set up.
     unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
         // SAFETY: As in `ioctl()`.
         let this = unsafe { Self::this(file) };
@@ -161,6 +173,9 @@ impl<T: AnonFile> Ops<T> {
         from_result(|| T::mmap(&this, vma).map(|()| 0))
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `iocb` is of one of our files, and `to` is a
+    /// destination that is valid for the call.
     unsafe extern "C" fn read(iocb: *mut bindings::kiocb, to: *mut bindings::iov_iter) -> isize {
         // SAFETY: As in `ioctl()`; the iterator is valid for the call.
         unsafe {
@@ -177,6 +192,9 @@ impl<T: AnonFile> Ops<T> {
         }
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `iocb` is of one of our files, and `from` is a
+    /// source that is valid for the call.
     unsafe extern "C" fn write(iocb: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
         // SAFETY: As in `read()`.
         unsafe {
@@ -190,6 +208,9 @@ impl<T: AnonFile> Ops<T> {
         }
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `file` is one of ours, and `table` is valid for
+    /// the call.
     unsafe extern "C" fn poll(file: *mut bindings::file, table: *mut bindings::poll_table_struct) -> u32 {
         // SAFETY: As in `ioctl()`.
         let this = unsafe { Self::this(file) };
@@ -200,6 +221,8 @@ impl<T: AnonFile> Ops<T> {
         T::poll(&this)
     }
 
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `file` is one of ours, and its last reference is gone.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The file's own reference is given up here, once.
         let this = unsafe { Arc::from_raw((*file).private_data.cast::<T>()) };
@@ -216,7 +239,7 @@ pub(crate) fn install<T: AnonFile>(this: Arc<T>) -> Result<i64> {
     let private = Arc::into_raw(this).cast_mut();
     // SAFETY: The name and the table are static; the file takes over the reference.
     let fd = unsafe {
-        ffi::rvmm_anon_fd(T::NAME.as_ptr().cast(), &Ops::<T>::TABLE, private.cast::<c_void>(), T::FMODE)
+        ffi::rvmm_anon_fd(T::NAME.as_char_ptr().cast(), &Ops::<T>::TABLE, private.cast::<c_void>(), T::FMODE)
     };
     if fd < 0 {
         // SAFETY: No file was made, so the reference is still ours.

@@ -90,6 +90,9 @@ impl<T: OnInvalidate> Notifier<T> {
         Ok(Registered { notifier, target })
     }
 
+    /// # Safety
+    /// Only the kernel calls this, for a notifier that `register_raw()` registered and with a valid
+    /// range.
     unsafe extern "C" fn start(
         mn: *mut bindings::mmu_notifier,
         range: *const bindings::mmu_notifier_range,
@@ -102,6 +105,8 @@ impl<T: OnInvalidate> Notifier<T> {
         0
     }
 
+    /// # Safety
+    /// Only the kernel calls this, for a notifier that `register_raw()` registered.
     unsafe extern "C" fn finish(
         mn: *mut bindings::mmu_notifier,
         _range: *const bindings::mmu_notifier_range,
@@ -113,6 +118,8 @@ impl<T: OnInvalidate> Notifier<T> {
         }
     }
 
+    /// # Safety
+    /// Only the kernel calls this, for a notifier that `register_raw()` registered.
     unsafe extern "C" fn release(mn: *mut bindings::mmu_notifier, _mm: *mut bindings::mm_struct) {
         // SAFETY: As in `start()`.
         unsafe {

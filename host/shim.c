@@ -86,16 +86,6 @@ void rvmm_predictor_barrier_on_return(void)
 		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
-bool rvmm_host_has_spec_ctrl(void)
-{
-	return cpu_feature_enabled(X86_FEATURE_MSR_SPEC_CTRL);
-}
-
-u64 rvmm_host_spec_ctrl(void)
-{
-	return spec_ctrl_current();
-}
-
 void *rvmm_pages_alloc(u32 order, bool atomic)
 {
 	gfp_t gfp = (atomic ? GFP_ATOMIC : GFP_KERNEL_ACCOUNT) | __GFP_ZERO;

@@ -25,8 +25,6 @@ u32 rvmm_cpu_limit(void);
 int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
-u64 rvmm_host_spec_ctrl(void);
-bool rvmm_host_has_spec_ctrl(void);
 
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);

@@ -85,7 +85,7 @@ impl<T: OnTimer> Timer<T> {
     pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &Timer<T>) -> Result {
         let this = timer(owner);
         let start = Arc::as_ptr(owner) as usize;
-        let at = this as *const Self as usize;
+        let at = core::ptr::from_ref(this) as usize;
         if at < start || at >= start.wrapping_add(size_of::<T>()) {
             return Err(EINVAL);
         }
@@ -107,6 +107,8 @@ impl<T: OnTimer> Timer<T> {
         Ok(())
     }
 
+    /// # Safety
+    /// Only the kernel calls this, for a timer that [`Timer::bind`] set up.
     unsafe extern "C" fn fire(hr: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
         let raw: *const Raw<T> = hr.cast();
         // SAFETY: `hr` is the first field of the `Raw<T>` that was set up; its target outlives it.

@@ -29,12 +29,15 @@ impl Waiter {
     /// # Errors
     /// `EINTR` on a signal.
     pub(crate) fn wait<F: Fn() -> bool>(&self, ready: F) -> Result {
+        /// # Safety
+        /// `arg` points to an `F` that outlives the call.
         unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
-            // SAFETY: `arg` is the `&F` given below, alive during the wait.
+            // SAFETY: By contract.
             unsafe { (*arg.cast::<F>())() }
         }
         // SAFETY: `self` and `ready` outlive the call, and `call::<F>` takes what `arg` points to.
-        let ret = unsafe { ffi::rvmm_wait(self.0.get(), call::<F>, (&ready as *const F).cast_mut().cast()) };
+        let ret =
+            unsafe { ffi::rvmm_wait(self.0.get(), call::<F>, core::ptr::from_ref(&ready).cast_mut().cast()) };
         kernel::error::to_result(ret)
     }
 

@@ -9,7 +9,6 @@ use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcConfig};
 use crate::chipset::uart::Uart;
 use crate::host::blkio::BackingFile;
-use crate::host::cpu::PinnedCpu;
 use crate::host::file::{AnonFile, WaitQueue};
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
@@ -220,7 +219,12 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         }
     }
 
-    fn read(this: &Arc<Self>, to: &mut IovIterDest<'_>, _position: &mut u64, nonblock: bool) -> Result<usize> {
+    fn read(
+        this: &Arc<Self>,
+        to: &mut IovIterDest<'_>,
+        _position: &mut u64,
+        nonblock: bool,
+    ) -> Result<usize> {
         if this.kind != Kind::Uart {
             return Err(EINVAL);
         }
@@ -235,7 +239,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
             });
             let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
             total = total.saturating_add(copied);
-            if n != 0 && copied == n && to.len() != 0 {
+            if n != 0 && copied == n && !to.is_empty() {
                 continue;
             }
             if total != 0 || want == 0 {
@@ -258,7 +262,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
             let room = this.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::input_room));
             let want = chunk.len().min(room).min(from.len());
             if want == 0 {
-                if total != 0 || from.len() == 0 {
+                if total != 0 || from.is_empty() {
                     return Ok(total);
                 }
                 if nonblock {

@@ -4,7 +4,6 @@
 
 use super::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
-use crate::host::cpu::PinnedCpu;
 use crate::host::page::SharedPage;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;

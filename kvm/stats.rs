@@ -84,7 +84,12 @@ impl AnonFile for StatsFile {
         Err(ENOTTY)
     }
 
-    fn read(this: &Arc<Self>, to: &mut IovIterDest<'_>, position: &mut u64, _nonblock: bool) -> Result<usize> {
+    fn read(
+        this: &Arc<Self>,
+        to: &mut IovIterDest<'_>,
+        position: &mut u64,
+        _nonblock: bool,
+    ) -> Result<usize> {
         let image = this.image()?;
         let from = usize::try_from(*position)?;
         let n = image.get(from..).map_or(0, |rest| to.copy_to_iter(rest));

@@ -90,7 +90,7 @@ pub(super) fn cpuid_facts() -> cpuid::Facts {
 
 fn supported_cpuid(arg: u64) -> Result<i64> {
     let mut header: sys::Cpuid2 = user::read(arg)?;
-    let entries = cpuid::supported(|leaf, sub| cpu::cpuid(leaf, sub), &cpuid_facts())?;
+    let entries = cpuid::supported(cpu::cpuid, &cpuid_facts())?;
     if entries.len() > header.nent as usize {
         return Err(E2BIG);
     }

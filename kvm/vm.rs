@@ -11,7 +11,6 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::{DestFormat, Routing};
 use crate::chipset::{ApicMessage, Level};
-use crate::host::cpu::PinnedCpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::timer;
 use crate::mmu::slots::Request;

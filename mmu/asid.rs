@@ -44,6 +44,7 @@ pub(crate) struct Assigned {
 
 impl AsidTag {
     /// Forgets the identifier: the next one is new, which is the cheapest flush of one vCPU.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn forget(&mut self) {
         self.0 = None;
     }
@@ -75,6 +76,7 @@ impl AsidPool {
 
     /// Makes all identifiers stale, and the next assignment ask for a flush: to be called when
     /// somebody else may have used them on this processor, or to flush every guest.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn invalidate_all(&mut self) {
         self.next = None;
         self.generation = self.generation.wrapping_add(1);

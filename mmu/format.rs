@@ -59,6 +59,7 @@ impl PageSize {
     }
 
     /// Returns the number of bytes in it.
+    #[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
     pub(crate) const fn bytes(self) -> u64 {
         self.pages() << PAGE_SHIFT
     }
@@ -134,9 +135,11 @@ pub(crate) trait TableFormat {
     fn decode(&self, entry: u64, level: u32) -> Entry;
 
     /// Returns a leaf entry without the right to write.
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     fn without_write(&self, leaf: u64) -> u64;
 
     /// Returns a leaf entry marked as not accessed; unchanged where the format cannot tell.
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     fn without_accessed(&self, leaf: u64) -> u64;
 }
 
@@ -231,6 +234,7 @@ impl TableFormat for Npt {
 
 /// The memory type of EPT leaves. SDM, "EPT and Memory Typing".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
 pub(crate) enum MemoryType {
     /// Uncacheable.
     Uncacheable = 0,
@@ -240,6 +244,7 @@ pub(crate) enum MemoryType {
 
 /// Extended page tables of four levels. SDM, "The Extended Page Table Mechanism (EPT)".
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
 pub(crate) struct Ept {
     /// Whether leaves of 1 GiB may be made.
     pub(crate) gib_pages: bool,
@@ -263,6 +268,7 @@ impl Ept {
     /// Returns the EPT pointer for a root table: write-back walks, four levels.
     ///
     /// SDM, "Extended-Page-Table Pointer (EPTP)".
+    #[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
     pub(crate) fn eptp(&self, root: Hpa) -> u64 {
         let walk = MemoryType::WriteBack as u64 | (3 << 3);
         (root.0 & ADDRESS) | walk | (u64::from(self.accessed_dirty) << 6)

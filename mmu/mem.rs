@@ -15,8 +15,6 @@ pub(crate) enum MemError {
     NoSlot(Gpa),
     /// The host page must be faulted in first, which may sleep; do that, then try again.
     NotResident(Gpa),
-    /// The VMM's mapping behind the slot cannot be accessed at all.
-    Fault(Gpa),
 }
 
 /// A guest's physical memory.

@@ -49,6 +49,7 @@ pub(crate) struct GfnRange {
 
 impl GfnRange {
     /// Every frame there can be.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) const ALL: GfnRange = GfnRange { start: Gfn(0), end: Gfn(END_GFN) };
 
     /// Returns whether there is no frame in it.
@@ -97,6 +98,7 @@ impl Slot {
     }
 
     /// Returns whether writes to it are logged.
+    #[allow(dead_code, reason = "for dirty logging; used by the tests")]
     pub(crate) fn logs_dirty(&self) -> bool {
         self.flags.contains(SlotFlags::LOG_DIRTY)
     }

@@ -116,6 +116,7 @@ pub(crate) struct Mapped {
     /// What to do now.
     pub(crate) flush: FlushNeeded,
     /// Whether the table changed; if not, another vCPU had mapped the page already.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) changed: bool,
 }
 
@@ -163,6 +164,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Returns the format.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn format(&self) -> &F {
         &self.format
     }
@@ -299,6 +301,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Returns how `gpa` is mapped.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn lookup(&self, mem: &impl TableMem, gpa: Gpa) -> Option<Mapping> {
         let gfn = gpa.gfn();
         if gfn.0 >= self.end_gfn() {
@@ -311,6 +314,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Returns whether `gpa` is mapped with at least these rights.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn is_mapped(&self, mem: &impl TableMem, gpa: Gpa, rights: Rights) -> bool {
         self.lookup(mem, gpa).is_some_and(|m| m.rights.contains(rights))
     }
@@ -383,6 +387,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Takes away the right to write in a range; see [`Table::write_protect_some`].
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn write_protect_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
         let mut left = range;
         self.write_protect_some(mem, &mut left, usize::MAX)
@@ -390,6 +395,7 @@ impl<F: TableFormat> Table<F> {
 
     /// Takes away the right to write from the start of `left` on, with a budget as in
     /// [`Table::unmap_some`].
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn write_protect_some(
         &mut self,
         mem: &mut impl TableMem,
@@ -409,6 +415,7 @@ impl<F: TableFormat> Table<F> {
 
     /// Clears the accessed marks in a range and returns whether there were any, for the host's page
     /// reclaim. No flush: a translation that stays in a TLB only makes the page look older.
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn age_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
         let mut left = range;
         let mut young = false;
@@ -420,6 +427,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Returns whether a page in a range was accessed since it was mapped or last aged.
+    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn is_young(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
         let mut left = range;
         let mut young = false;

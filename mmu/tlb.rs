@@ -24,6 +24,7 @@ pub(crate) struct TlbGeneration(AtomicU64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SeenGeneration(u64);
 
+#[allow(dead_code, reason = "for faults that are served without the lock of the table; used by the tests")]
 impl TlbGeneration {
     /// Starts with a generation that no vCPU has seen.
     pub(crate) const fn new() -> TlbGeneration {
@@ -68,6 +69,7 @@ pub(crate) struct Invalidations {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot(u64);
 
+#[allow(dead_code, reason = "for faults that are served without the lock of the table; used by the tests")]
 impl Invalidations {
     /// None so far.
     pub(crate) const fn new() -> Invalidations {

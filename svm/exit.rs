@@ -23,7 +23,7 @@ pub(super) fn decode(raw: RawExit) -> Exit {
         0x400 => page_fault(raw),
         0x78 => Exit::Hlt,
         0x72 => Exit::Cpuid,
-        0x60 | 0x61 | 0x62 => Exit::HostInterrupt,
+        0x60..=0x62 => Exit::HostInterrupt,
         0x64 => Exit::InterruptWindow,
         0x81 => Exit::VirtInsn(VirtInsn::Hypercall),
         0x20..=0x3f => Exit::DebugRegister,

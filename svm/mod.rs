@@ -135,8 +135,4 @@ impl Backend for Svm {
     fn format(&self) -> Npt {
         Npt { levels: self.levels, gib_pages: false, encryption_mask: 0 }
     }
-
-    fn has_decode_assist(&self) -> bool {
-        self.features.decode_assist
-    }
 }

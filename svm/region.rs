@@ -79,11 +79,6 @@ impl<'a> Window<'a> {
         Window { area, cpu, restore }
     }
 
-    /// Returns whether another hypervisor runs guests on this CPU between our windows.
-    pub(super) fn is_shared(&self) -> bool {
-        self.restore.is_none()
-    }
-
     /// Returns the number of the CPU.
     pub(super) fn cpu_id(&self) -> u32 {
         self.cpu.id()

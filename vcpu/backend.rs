@@ -78,8 +78,6 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     fn new_vcpu(&self) -> Result<Self::Vcpu>;
     /// Returns the format of the second-level tables on this machine.
     fn format(&self) -> Self::Format;
-    /// Returns whether the guest's TSC can be offset and counts at the host's rate always.
-    fn has_decode_assist(&self) -> bool;
 }
 
 /// One virtual processor in the vendor's terms.

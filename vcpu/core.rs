@@ -8,7 +8,6 @@ use super::event::{merge, Event, Merged};
 use super::exit::RawExit;
 use super::io::PendingIo;
 use super::msr_table::MsrStore;
-use super::outcome::UserExit;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
 use crate::arch::cr::Rflags;
@@ -106,8 +105,6 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) recorder: Recorder,
     /// Triple fault while delivering an exception in software.
     pub(crate) shutdown: bool,
-    /// A user exit that an emulated instruction wants, with [`super::outcome`]'s meaning.
-    pub(crate) wanted: Option<UserExit>,
 }
 
 impl<B: Backend> VcpuCore<B> {
@@ -144,7 +141,6 @@ impl<B: Backend> VcpuCore<B> {
             debug_loaded: false,
             recorder: Recorder::new(),
             shutdown: false,
-            wanted: None,
         }
     }
 

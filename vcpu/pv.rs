@@ -75,7 +75,9 @@ impl PvState {
         if self.wall_wanted {
             let at = Gpa(self.wall_clock);
             let version = mem.read_obj::<u32>(at).or_else(absent)?;
-            WallClock::new(boot_wall_ns).publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+            WallClock::new(boot_wall_ns)
+                .publish(version, |o, b| mem.write(at.wrapping_add(o), b))
+                .or_else(absent)?;
             self.wall_wanted = false;
         }
         if self.system_time & ENABLED != 0 {
@@ -125,6 +127,6 @@ impl PvState {
 fn absent<T: Default>(e: MemError) -> Result<T, Gpa> {
     match e {
         MemError::NotResident(gpa) => Err(gpa),
-        MemError::NoSlot(_) | MemError::Fault(_) => Ok(T::default()),
+        MemError::NoSlot(_) => Ok(T::default()),
     }
 }

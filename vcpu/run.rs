@@ -179,7 +179,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
             if cpu::is_work_pending()
-                || shared.is_requested(Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE | Requests::CLOCK)
+                || shared.is_requested(
+                    Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE | Requests::CLOCK,
+                )
             {
                 break Leave::Again;
             }

@@ -261,11 +261,6 @@ impl<B: Backend> Space<B> {
         guest_ram::fault_in(hva, write && writable)
     }
 
-    /// Returns whether guest memory lies at `gpa`.
-    pub(crate) fn is_memory(&self, gpa: Gpa) -> bool {
-        self.hva(gpa).is_some()
-    }
-
     /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
     /// goes there directly.
     pub(crate) fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {

@@ -99,7 +99,7 @@ impl Chipset {
             return self.send_to_one(msg);
         }
         for vcpu in self.vcpus.iter() {
-            if lapic::matches(msg, &vcpu.identity()) {
+            if lapic::dest::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
             }
         }
@@ -132,7 +132,7 @@ impl Chipset {
         let ring = Iterator::chain(self.vcpus.iter(), self.vcpus.iter());
         let first = start.checked_rem(n).unwrap_or(0);
         for vcpu in ring.skip(first).take(n) {
-            if lapic::matches(msg, &vcpu.identity()) {
+            if lapic::dest::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
                 return;
             }

@@ -78,7 +78,7 @@ impl From<MemError> for QueueError {
     fn from(e: MemError) -> QueueError {
         match e {
             MemError::NotResident(gpa) => QueueError::NotResident(gpa),
-            MemError::NoSlot(gpa) | MemError::Fault(gpa) => QueueError::Broken(Fault::Memory(gpa)),
+            MemError::NoSlot(gpa) => QueueError::Broken(Fault::Memory(gpa)),
         }
     }
 }

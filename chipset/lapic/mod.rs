@@ -20,17 +20,16 @@
 //! The vCPU's thread owns its local APIC, without a lock. Others post vectors beside it, which
 //! the owner takes over with [`Lapic::merge_posted`], and read its [`ApicIdentity`].
 
-mod base;
+pub(crate) mod base;
 mod bits;
-mod dest;
+pub(crate) mod dest;
 mod regs;
-mod save;
+pub(crate) mod save;
 pub(crate) mod timer;
 
-pub(crate) use base::{base_reserved, DEFAULT_BASE};
+pub(crate) use base::DEFAULT_BASE;
 pub(crate) use bits::VecBits;
-pub(crate) use dest::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
-pub(crate) use save::IdFormat;
+pub(crate) use dest::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
 pub(crate) use timer::Clock;
 
 use super::Delivery;
@@ -72,12 +71,20 @@ pub(crate) enum Lvt {
     /// The timer.
     Timer,
     /// The thermal sensor.
+    #[allow(
+        dead_code,
+        reason = "a pin that the manual names and that nothing drives yet; used by the tests"
+    )]
     Thermal,
     /// Performance counter overflow.
     Perf,
     /// Pin LINT0: the PIC's INTR on a PC.
     Lint0,
     /// Pin LINT1: NMI on a PC.
+    #[allow(
+        dead_code,
+        reason = "a pin that the manual names and that nothing drives yet; used by the tests"
+    )]
     Lint1,
     /// Errors of the APIC itself.
     Error,
@@ -144,6 +151,7 @@ impl Lapic {
     }
 
     /// Returns the APIC id.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
@@ -206,6 +214,7 @@ impl Lapic {
     }
 
     /// Returns the highest vector in IRR, whether or not PPR holds it back.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn highest_irr(&self) -> Option<u8> {
         self.irr.highest()
     }
@@ -227,6 +236,7 @@ impl Lapic {
     }
 
     /// Returns whether the end of `vector`, in service now, must be told to the IOAPIC.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn eoi_needed_by_ioapic(&self, vector: u8) -> bool {
         self.isr.has(vector) && self.tmr.has(vector)
     }
@@ -248,6 +258,7 @@ impl Lapic {
     }
 
     /// Returns the task priority.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn tpr(&self) -> u8 {
         self.tpr
     }
@@ -328,6 +339,7 @@ impl Lapic {
     }
 
     /// Returns whether a rising edge of LINT1 gives an NMI.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn lint1_is_nmi(&self) -> bool {
         self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint1) & (LVT_MASKED | 0x700) == 0x400
     }
@@ -362,6 +374,7 @@ impl Lapic {
     }
 
     /// Works out the TSC deadline anew after the guest's counter was set or its rate changed.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn tsc_changed(&mut self, clock: &Clock) {
         self.timer.follow_tsc(clock);
     }

@@ -59,6 +59,10 @@ impl Ring {
         byte
     }
 
+    #[allow(
+        dead_code,
+        reason = "for the reset of a running VM, which the tool does not ask for yet; used by the tests"
+    )]
     pub(super) fn clear(&mut self) {
         self.head = 0;
         self.len = 0;

@@ -102,12 +102,20 @@ pub(crate) enum ExitInsn {
 
 /// Returns the length in bytes of the instruction at the start of `bytes`, or `None` where it cannot
 /// be told: cut short, too long, undefined, or a vector encoding.
+#[allow(
+    dead_code,
+    reason = "for processors that do not tell the length of an instruction; used by the tests"
+)]
 pub(crate) fn insn_len(bytes: &[u8], mode: Mode) -> Option<usize> {
     decode(bytes, mode).ok().map(|insn| usize::from(insn.len))
 }
 
 /// Returns which instruction stands at the start of `bytes`, and its length in bytes; `None` as
 /// [`insn_len`].
+#[allow(
+    dead_code,
+    reason = "for processors that do not tell the length of an instruction; used by the tests"
+)]
 pub(crate) fn decode_exit_insn(bytes: &[u8], mode: Mode) -> Option<(ExitInsn, usize)> {
     let insn = decode(bytes, mode).ok()?;
     Some((ExitInsn::of(&insn), usize::from(insn.len)))

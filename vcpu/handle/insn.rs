@@ -4,7 +4,6 @@
 
 use super::machine::{CxMachine, Want};
 use super::Cx;
-use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::execute;

@@ -7,7 +7,6 @@ use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::{Clock, Effect, Lapic};
-use crate::host::cpu::PinnedCpu;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 
@@ -24,9 +23,7 @@ pub(super) fn offset<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
 /// The clocks, read only where the register needs them.
 #[inline]
 fn clock<B: Backend>(cx: &Cx<'_, '_, B>, reg: u32) -> Clock {
-    if Lapic::is_timed(reg) {
-        Clock { now: timer::now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
-    } else if reg == TSC_DEADLINE {
+    if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
         Clock { now: timer::now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
     } else {
         Clock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }

@@ -7,7 +7,6 @@ use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment};
-use crate::host::cpu::PinnedCpu;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Paging, Privilege, WalkError};
 use crate::vcpu::backend::Backend;
@@ -57,7 +56,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
         match e {
             MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
-            MemError::NoSlot(_) | MemError::Fault(_) => Err(Stop::Unhandled),
+            MemError::NoSlot(_) => Err(Stop::Unhandled),
         }
     }
 

@@ -4,7 +4,6 @@
 
 use super::insn;
 use super::Cx;
-use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;

@@ -5,7 +5,6 @@
 use super::Cx;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::Exception;
-use crate::host::cpu::PinnedCpu;
 use crate::host::debug;
 use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
 use crate::vcpu::outcome::{Outcome, UserExit};

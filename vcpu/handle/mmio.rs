@@ -5,7 +5,6 @@
 use super::{lapic, Cx};
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::bus::{IOAPIC_BASE, IOAPIC_SIZE};
-use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::pci::Chore;
 use crate::vcpu::shared::Requests;

@@ -8,7 +8,8 @@
 use super::{lapic, Cx};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::Exception;
-use crate::chipset::lapic::{base_reserved, Clock};
+use crate::chipset::lapic::base::base_reserved;
+use crate::chipset::lapic::Clock;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
@@ -108,7 +109,13 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
 
 /// Writes an MSR, as user space may and, but for what [`write`] does itself, the guest. Returns whether
 /// the value is allowed.
-pub(crate) fn set<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, index: u32, value: u64) -> bool {
+pub(crate) fn set<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    index: u32,
+    value: u64,
+) -> bool {
     match lookup(index) {
         Some(Policy::State(StateMsr::Efer)) => set_efer(core, value),
         Some(Policy::State(msr)) => {
@@ -128,7 +135,13 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCo
     }
 }
 
-fn set_handled<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, h: Handled, value: u64) -> bool {
+fn set_handled<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    h: Handled,
+    value: u64,
+) -> bool {
     match h {
         Handled::Tsc => {
             core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));

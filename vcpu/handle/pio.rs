@@ -6,7 +6,6 @@ use super::Cx;
 use super::{insn, mmio};
 use crate::arch::addr::Width;
 use crate::chipset::bus;
-use crate::host::cpu::PinnedCpu;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::exit::PioAccess;
 use crate::vcpu::outcome::{Outcome, UserExit};

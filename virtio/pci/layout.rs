@@ -109,4 +109,4 @@ fn structure(kind: u8, at: u32, bytes: u32, extra: u32) -> [u8; 18] {
     [20, kind, BAR_STRUCTURES, 0, 0, 0, a0, a1, a2, a3, b0, b1, b2, b3, e0, e1, e2, e3]
 }
 
-static_assertions::const_assert!(msix::MAX_VECTORS as u32 * msix::ENTRY_BYTES <= MSIX_PENDING);
+const _: () = assert!(msix::MAX_VECTORS as u32 * msix::ENTRY_BYTES <= MSIX_PENDING);

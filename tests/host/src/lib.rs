@@ -8,9 +8,9 @@
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
+pub(crate) mod kvm;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
-pub(crate) mod kvm;
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;
@@ -29,3 +29,6 @@ mod t_mmu;
 mod t_vcpu;
 #[cfg(test)]
 mod t_virtio;
+#[cfg(test)]
+#[path = "../fuzz/subjects/mod.rs"]
+mod fuzz;

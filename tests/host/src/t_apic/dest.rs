@@ -3,7 +3,8 @@
 //! Who gets a message.
 
 use super::*;
-use crate::chipset::lapic::{matches, next_in_turn, ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
+use crate::chipset::lapic::dest::{matches, next_in_turn};
+use crate::chipset::lapic::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
 use crate::chipset::{ApicMessage, Delivery, DestMode};
 
 fn to(dest: u32, dest_mode: DestMode) -> ApicMessage {

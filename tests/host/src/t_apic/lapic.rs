@@ -5,7 +5,8 @@
 use super::*;
 use crate::arch::addr::Width;
 use crate::arch::exception::Exception;
-use crate::chipset::lapic::{ApicMode, IdFormat, Ipi, Lvt, Shorthand, BROADCAST};
+use crate::chipset::lapic::save::IdFormat;
+use crate::chipset::lapic::{ApicMode, Ipi, Lvt, Shorthand, BROADCAST};
 use crate::chipset::{ApicMessage, Delivery, DestMode};
 
 fn read(apic: &mut Lapic, offset: u32) -> u32 {

@@ -5,12 +5,13 @@
 mod dest;
 mod ioapic;
 mod lapic;
-mod property;
+pub(crate) mod property;
 mod routing;
 mod timer;
 
 use crate::arch::time::{ratio, Ns};
-use crate::chipset::lapic::{base_reserved, Clock, Effect, Lapic};
+use crate::chipset::lapic::base::base_reserved;
+use crate::chipset::lapic::{Clock, Effect, Lapic};
 
 /// Register offsets in the page, named as in the SDM's address map.
 pub(crate) mod reg {

@@ -5,7 +5,8 @@
 use super::*;
 use crate::arch::addr::Width;
 use crate::chipset::ioapic::Ioapic;
-use crate::chipset::lapic::{ApicIdentity, ApicMode, IdFormat, Lvt, VecBits};
+use crate::chipset::lapic::save::IdFormat;
+use crate::chipset::lapic::{ApicIdentity, ApicMode, Lvt, VecBits};
 use crate::chipset::routing::DestFormat;
 use crate::chipset::{ApicMessage, Level};
 use proptest::collection::vec;
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Mmio(u64, Width, u64),
     MmioRead(u64, Width),
     Msr(u32, u64),
@@ -64,7 +65,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn run(apic: &mut Lapic, op: &Op, now: &mut u64) {
+pub(crate) fn run(apic: &mut Lapic, op: &Op, now: &mut u64) {
     let clock = at(*now);
     match *op {
         Op::Mmio(offset, width, value) => drop(apic.mmio_write(offset, width, value, &clock)),

@@ -3,8 +3,8 @@
 //! The local APIC's timer.
 
 use super::*;
+use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::timer::MIN_PERIOD_NS;
-use crate::chipset::lapic::IdFormat;
 
 const ONE_SHOT: u32 = 0xec;
 const PERIODIC: u32 = 0x2_00ec;

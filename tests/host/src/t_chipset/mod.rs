@@ -4,7 +4,7 @@
 
 mod clock;
 mod i8042;
-mod ops;
+pub(crate) mod ops;
 mod pic;
 mod pit;
 mod pm;

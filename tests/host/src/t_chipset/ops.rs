@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 /// One thing that happens to a device.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Read {
         offset: u16,
         width: Width,
@@ -36,7 +36,7 @@ pub(super) enum Op {
 }
 
 /// A device under a stream of operations.
-pub(super) trait Subject: PioDevice {
+pub(crate) trait Subject: PioDevice {
     type State: Clone + PartialEq + Debug;
 
     fn ports() -> Vec<RangeInclusive<u16>>;
@@ -101,7 +101,7 @@ fn apply<S: Subject>(device: &mut S, op: Op, now: &mut Ns) -> u64 {
 }
 
 /// Runs a stream on a fresh device.
-pub(super) fn run<S: Subject>(bytes: &[u8]) {
+pub(crate) fn run<S: Subject>(bytes: &[u8]) {
     let mut device = S::fresh();
     let mut twin = S::fresh();
     let mut now = Ns(1_000_000_007);

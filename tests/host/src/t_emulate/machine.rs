@@ -9,18 +9,18 @@ use crate::arch::segment::{SegAttr, SegReg, Segment};
 use crate::vcpu::emulate::decode::Mode;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop};
 
-pub(super) const RAX: u8 = 0;
-pub(super) const RCX: u8 = 1;
-pub(super) const RDX: u8 = 2;
-pub(super) const RBX: u8 = 3;
-pub(super) const RSP: u8 = 4;
-pub(super) const RBP: u8 = 5;
-pub(super) const RSI: u8 = 6;
-pub(super) const RDI: u8 = 7;
+pub(crate) const RAX: u8 = 0;
+pub(crate) const RCX: u8 = 1;
+pub(crate) const RDX: u8 = 2;
+pub(crate) const RBX: u8 = 3;
+pub(crate) const RSP: u8 = 4;
+pub(crate) const RBP: u8 = 5;
+pub(crate) const RSI: u8 = 6;
+pub(crate) const RDI: u8 = 7;
 
 /// What the machine was asked for, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     In(u16, Width),
     Out(u16, Width, u32),
     Invlpg(u64),
@@ -30,24 +30,24 @@ pub(super) enum Asked {
 
 /// Registers, one stretch of memory, and a list of what happened on ports.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Box86 {
-    pub(super) gpr: [u64; 16],
-    pub(super) rip: u64,
-    pub(super) rflags: u64,
-    pub(super) seg: [Segment; 6],
-    pub(super) cr: [u64; 9],
-    pub(super) efer: u64,
-    pub(super) cpl: u8,
-    pub(super) base: u64,
-    pub(super) mem: Vec<u8>,
+pub(crate) struct Box86 {
+    pub(crate) gpr: [u64; 16],
+    pub(crate) rip: u64,
+    pub(crate) rflags: u64,
+    pub(crate) seg: [Segment; 6],
+    pub(crate) cr: [u64; 9],
+    pub(crate) efer: u64,
+    pub(crate) cpl: u8,
+    pub(crate) base: u64,
+    pub(crate) mem: Vec<u8>,
     /// Linear addresses that may be read but not written.
-    pub(super) read_only: core::ops::Range<u64>,
+    pub(crate) read_only: core::ops::Range<u64>,
     /// Linear addresses whose access needs something first.
-    pub(super) retry: core::ops::Range<u64>,
+    pub(crate) retry: core::ops::Range<u64>,
     /// How often another processor gets in before a compare-exchange.
-    pub(super) rivals: u32,
-    pub(super) port_input: Vec<u32>,
-    pub(super) asked: Vec<Asked>,
+    pub(crate) rivals: u32,
+    pub(crate) port_input: Vec<u32>,
+    pub(crate) asked: Vec<Asked>,
 }
 
 fn flat(code: bool, mode: Mode) -> Segment {
@@ -63,7 +63,7 @@ fn flat(code: bool, mode: Mode) -> Segment {
 
 impl Box86 {
     /// A machine in `mode` (16 bits: real mode) with `mem` at linear address `base`.
-    pub(super) fn new(mode: Mode, base: u64, mem: Vec<u8>) -> Box86 {
+    pub(crate) fn new(mode: Mode, base: u64, mem: Vec<u8>) -> Box86 {
         let (cr0, efer) = match mode {
             Mode::Bits16 => (0, 0),
             Mode::Bits32 => (Cr0::PE.bits(), 0),
@@ -91,12 +91,12 @@ impl Box86 {
         }
     }
 
-    pub(super) fn bytes(&self, at: u64, len: usize) -> &[u8] {
+    pub(crate) fn bytes(&self, at: u64, len: usize) -> &[u8] {
         let from = usize::try_from(at - self.base).unwrap();
         &self.mem[from..from + len]
     }
 
-    pub(super) fn put(&mut self, at: u64, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
         let from = usize::try_from(at - self.base).unwrap();
         self.mem[from..from + bytes.len()].copy_from_slice(bytes);
     }

@@ -14,7 +14,7 @@
 mod decoder;
 mod differential;
 mod families;
-mod machine;
+pub(crate) mod machine;
 #[cfg(target_arch = "x86_64")]
 mod native;
 mod restart;

@@ -6,8 +6,8 @@ use crate::arch::addr::{Hpa, Pfn};
 use crate::mmu::format::{Entry, Ept, Leaf, Levels, MemoryType, Npt, PageSize, Rights, TableFormat};
 use proptest::prelude::*;
 
-pub(super) const NPT: Npt = Npt { levels: Levels::Four, gib_pages: true, encryption_mask: 0 };
-pub(super) const EPT: Ept =
+pub(crate) const NPT: Npt = Npt { levels: Levels::Four, gib_pages: true, encryption_mask: 0 };
+pub(crate) const EPT: Ept =
     Ept { gib_pages: true, accessed_dirty: true, memory_type: MemoryType::WriteBack, ignore_pat: false };
 
 #[test]

@@ -7,18 +7,18 @@ use crate::mmu::mem::{GuestMem, MemError};
 use std::cell::{Cell, RefCell};
 
 /// Guest memory from address 0 on.
-pub(super) struct Ram {
-    pub(super) bytes: RefCell<Vec<u8>>,
+pub(crate) struct Ram {
+    pub(crate) bytes: RefCell<Vec<u8>>,
     /// Reads work, updates find no slot.
-    pub(super) read_only: bool,
+    pub(crate) read_only: bool,
     /// What an update meets instead of memory.
-    pub(super) update_error: Option<MemError>,
+    pub(crate) update_error: Option<MemError>,
     /// Before each of so many updates another vCPU flips bit 9, free for software, of the entry.
-    pub(super) interference: Cell<u32>,
+    pub(crate) interference: Cell<u32>,
 }
 
 impl Ram {
-    pub(super) fn new(pages: usize) -> Ram {
+    pub(crate) fn new(pages: usize) -> Ram {
         Ram {
             bytes: RefCell::new(vec![0; pages << 12]),
             read_only: false,
@@ -27,15 +27,15 @@ impl Ram {
         }
     }
 
-    pub(super) fn put(&self, at: u64, entry: u64) {
+    pub(crate) fn put(&self, at: u64, entry: u64) {
         self.write(Gpa(at), &entry.to_le_bytes()).unwrap();
     }
 
-    pub(super) fn put32(&self, at: u64, entry: u32) {
+    pub(crate) fn put32(&self, at: u64, entry: u32) {
         self.write(Gpa(at), &entry.to_le_bytes()).unwrap();
     }
 
-    pub(super) fn entry(&self, at: u64) -> u64 {
+    pub(crate) fn entry(&self, at: u64) -> u64 {
         self.read_obj(Gpa(at)).unwrap()
     }
 

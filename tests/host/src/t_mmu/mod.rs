@@ -3,10 +3,10 @@
 //! Tests of mmu.
 
 mod asid;
-mod format;
-mod guest;
-mod slots;
-mod table;
+pub(crate) mod format;
+pub(crate) mod guest;
+pub(crate) mod slots;
+pub(crate) mod table;
 mod tlb;
 mod walk;
-mod walk_random;
+pub(crate) mod walk_random;

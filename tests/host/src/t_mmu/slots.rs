@@ -11,9 +11,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-const HVA: u64 = 0x7f00_0000_0000;
+pub(crate) const HVA: u64 = 0x7f00_0000_0000;
 
-fn request(slot: u32, first: u64, npages: u64) -> Request {
+pub(crate) fn request(slot: u32, first: u64, npages: u64) -> Request {
     Request {
         slot,
         flags: 0,
@@ -198,10 +198,10 @@ fn a_host_range_is_found_in_every_slot_that_shows_it() {
     assert_eq!(found, [frame(17), frame(101)]);
 }
 
-type Model = BTreeMap<u32, (u64, u64, u64, u32)>;
+pub(crate) type Model = BTreeMap<u32, (u64, u64, u64, u32)>;
 
 /// Does what the ABI's text says, frame by frame.
-fn reference(model: &mut Model, r: (u32, u64, u64, u64, u32)) -> Result<(), Error> {
+pub(crate) fn reference(model: &mut Model, r: (u32, u64, u64, u64, u32)) -> Result<(), Error> {
     let (id, first, npages, hva, flags) = r;
     let old = model.get(&id).copied();
     if npages == 0 {

@@ -367,7 +367,7 @@ fn a_failed_allocation_at_any_point_changes_nothing() {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Map { gfn: u64, pfn: u64, size: PageSize, rights: Rights, memory: Option<usize> },
     Unmap(GfnRange),
     UnmapBySteps(GfnRange),
@@ -505,7 +505,7 @@ fn apply_to_model(model: &mut Model, op: &Op) {
     }
 }
 
-fn run_against_model<F: TableFormat>(format: F, ops: &[Op]) {
+pub(crate) fn run_against_model<F: TableFormat>(format: F, ops: &[Op]) {
     let mut pool = Pool::default();
     let mut t = Table::new(&mut pool, format).unwrap();
     let mut model = Model::default();

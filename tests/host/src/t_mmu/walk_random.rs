@@ -242,7 +242,7 @@ fn random_entry(seed: &mut u64) -> u64 {
     entry
 }
 
-fn random_ram(mut seed: u64, legacy: bool, pae: bool) -> Ram {
+pub(crate) fn random_ram(mut seed: u64, legacy: bool, pae: bool) -> Ram {
     let ram = Ram::new(PAGES as usize);
     for at in (0..PAGES * 4096).step_by(if legacy { 4 } else { 8 }) {
         let mut entry = random_entry(&mut seed);
@@ -299,6 +299,24 @@ fn any_access() -> impl Strategy<Value = Access> {
     (kind, privilege).prop_map(|(kind, privilege)| Access { kind, privilege })
 }
 
+/// Walks once and asserts that result and memory are the reference's.
+pub(crate) fn compare(ram: &Ram, p: &Paging, gva: u64, access: Access) {
+    let mut reference =
+        Reference { ram, p, gva, access, used: Vec::new(), user: true, write: true, no_exec: false };
+    let expected = reference.run();
+    let memory = reference.memory_after(&expected);
+
+    let outcome = match walk(ram, p, Gva(gva), access) {
+        Ok(t) => Outcome::Gpa(t.gpa.0, t.page_shift),
+        Err(WalkError::Fault(e)) => Outcome::Fault(e.error.unwrap()),
+        Err(WalkError::Mem(MemError::NoSlot(gpa))) => Outcome::NoMemory(gpa.0),
+        Err(other) => panic!("{other:?}"),
+    };
+
+    assert_eq!(outcome, expected);
+    assert!(*ram.bytes.borrow() == memory, "accessed or dirty bits differ");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -312,21 +330,7 @@ proptest! {
         let legacy = !paging.cr4.contains(Cr4::PAE);
         let ram = random_ram(seed, legacy, !legacy && !paging.efer.contains(Efer::LMA));
         for (gva, access) in addresses {
-            let mut reference = Reference {
-                ram: &ram, p: &paging, gva, access, used: Vec::new(), user: true, write: true, no_exec: false,
-            };
-            let expected = reference.run();
-            let memory = reference.memory_after(&expected);
-
-            let outcome = match walk(&ram, &paging, Gva(gva), access) {
-                Ok(t) => Outcome::Gpa(t.gpa.0, t.page_shift),
-                Err(WalkError::Fault(e)) => Outcome::Fault(e.error.unwrap()),
-                Err(WalkError::Mem(MemError::NoSlot(gpa))) => Outcome::NoMemory(gpa.0),
-                Err(other) => panic!("{other:?}"),
-            };
-
-            prop_assert_eq!(outcome, expected);
-            prop_assert!(*ram.bytes.borrow() == memory, "accessed or dirty bits differ");
+            compare(&ram, &paging, gva, access);
         }
         prop_assert!(ram.read(crate::arch::addr::Gpa(0), &mut [0; 8]).is_ok());
     }

@@ -49,13 +49,13 @@ pub(super) fn disk(sectors: u64) -> Disk {
     disk_of(geometry(sectors))
 }
 
-pub(super) fn put_header(mem: &Mem, at: u64, kind: u32, sector: u64) {
+pub(crate) fn put_header(mem: &Mem, at: u64, kind: u32, sector: u64) {
     mem.put(at, &kind.to_le_bytes());
     mem.put(at + 4, &0u32.to_le_bytes());
     mem.put(at + 8, &sector.to_le_bytes());
 }
 
-pub(super) fn put_range(mem: &Mem, at: u64, sector: u64, count: u32, flags: u32) {
+pub(crate) fn put_range(mem: &Mem, at: u64, sector: u64, count: u32, flags: u32) {
     mem.put(at, &sector.to_le_bytes());
     mem.put(at + 8, &count.to_le_bytes());
     mem.put(at + 12, &flags.to_le_bytes());

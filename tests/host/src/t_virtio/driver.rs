@@ -6,28 +6,28 @@ use super::mem::Mem;
 use crate::arch::addr::Gpa;
 use crate::virtio::queue::{Layout, Queue, QueueFeatures};
 
-pub(super) const NEXT: u16 = 1;
-pub(super) const WRITE: u16 = 2;
-pub(super) const INDIRECT: u16 = 4;
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
 
 /// A part of a buffer: address, length, device-writable.
-pub(super) type Part = (u64, u32, bool);
+pub(crate) type Part = (u64, u32, bool);
 
-pub(super) struct Ring {
-    pub(super) size: u16,
-    pub(super) layout: Layout,
-    pub(super) event_idx: bool,
+pub(crate) struct Ring {
+    pub(crate) size: u16,
+    pub(crate) layout: Layout,
+    pub(crate) event_idx: bool,
     free: Vec<u16>,
     chains: Vec<Vec<u16>>,
     /// Index up to which buffers were published.
-    pub(super) avail: u16,
+    pub(crate) avail: u16,
     added: u16,
     seen: u16,
 }
 
 impl Ring {
     /// A ring at a fixed place below 64 KiB.
-    pub(super) fn new(size: u16, event_idx: bool) -> Ring {
+    pub(crate) fn new(size: u16, event_idx: bool) -> Ring {
         Ring {
             size,
             layout: Layout { desc: Gpa(0x1000), avail: Gpa(0x5000), used: Gpa(0x6000) },
@@ -41,26 +41,26 @@ impl Ring {
     }
 
     /// The device's side, ready.
-    pub(super) fn queue(&self, max_chain: usize) -> Queue {
+    pub(crate) fn queue(&self, max_chain: usize) -> Queue {
         let mut queue = Queue::new(self.size, max_chain).unwrap();
         queue.set_layout(self.layout);
         queue.enable(QueueFeatures { indirect: true, event_idx: self.event_idx }).unwrap();
         queue
     }
 
-    pub(super) fn desc(&self, mem: &Mem, index: u16, at: u64, len: u32, flags: u16, next: u16) {
+    pub(crate) fn desc(&self, mem: &Mem, index: u16, at: u64, len: u32, flags: u16, next: u16) {
         put_desc(mem, self.layout.desc.0, index, at, len, flags, next);
     }
 
     /// Puts a head into the next entry of the available ring, without publishing it.
-    pub(super) fn offer(&mut self, mem: &Mem, head: u16) {
+    pub(crate) fn offer(&mut self, mem: &Mem, head: u16) {
         let slot = u64::from(self.added % self.size);
         mem.put(self.layout.avail.0 + 4 + 2 * slot, &head.to_le_bytes());
         self.added = self.added.wrapping_add(1);
     }
 
     /// Adds a buffer of descriptors in the queue's own table. Returns its head.
-    pub(super) fn add(&mut self, mem: &Mem, parts: &[Part]) -> u16 {
+    pub(crate) fn add(&mut self, mem: &Mem, parts: &[Part]) -> u16 {
         let chain: Vec<u16> = parts.iter().map(|_| self.free.pop().expect("free descriptor")).collect();
         for (i, (at, len, writable)) in parts.iter().enumerate() {
             let next = chain.get(i + 1).copied();
@@ -74,7 +74,7 @@ impl Ring {
     }
 
     /// Adds a buffer through an indirect table at `table`. Returns its head.
-    pub(super) fn add_indirect(&mut self, mem: &Mem, table: u64, parts: &[Part]) -> u16 {
+    pub(crate) fn add_indirect(&mut self, mem: &Mem, table: u64, parts: &[Part]) -> u16 {
         let head = self.free.pop().expect("free descriptor");
         put_table(mem, table, parts);
         self.desc(mem, head, table, 16 * parts.len() as u32, INDIRECT, 0);
@@ -84,7 +84,7 @@ impl Ring {
     }
 
     /// Makes all buffers that were added available. Returns whether the device wants to be notified.
-    pub(super) fn publish(&mut self, mem: &Mem) -> bool {
+    pub(crate) fn publish(&mut self, mem: &Mem) -> bool {
         let old = self.avail;
         self.avail = self.added;
         mem.put(self.layout.avail.0 + 2, &self.avail.to_le_bytes());
@@ -97,26 +97,26 @@ impl Ring {
     }
 
     /// Publishes an index that was not earned.
-    pub(super) fn publish_index(&mut self, mem: &Mem, index: u16) {
+    pub(crate) fn publish_index(&mut self, mem: &Mem, index: u16) {
         self.avail = index;
         mem.put(self.layout.avail.0 + 2, &index.to_le_bytes());
     }
 
     /// Wants an interrupt when the used index passes `event`.
-    pub(super) fn want_after(&self, mem: &Mem, event: u16) {
+    pub(crate) fn want_after(&self, mem: &Mem, event: u16) {
         mem.put(self.layout.avail.0 + 4 + 2 * u64::from(self.size), &event.to_le_bytes());
     }
 
-    pub(super) fn want_interrupts(&self, mem: &Mem, wanted: bool) {
+    pub(crate) fn want_interrupts(&self, mem: &Mem, wanted: bool) {
         mem.put(self.layout.avail.0, &u16::from(!wanted).to_le_bytes());
     }
 
-    pub(super) fn used_index(&self, mem: &Mem) -> u16 {
+    pub(crate) fn used_index(&self, mem: &Mem) -> u16 {
         mem.u16(self.layout.used.0 + 2)
     }
 
     /// Takes the buffers that the device used: head and length.
-    pub(super) fn take_used(&mut self, mem: &Mem) -> Vec<(u16, u32)> {
+    pub(crate) fn take_used(&mut self, mem: &Mem) -> Vec<(u16, u32)> {
         let mut used = Vec::new();
         while self.seen != self.used_index(mem) {
             let at = self.layout.used.0 + 4 + 8 * u64::from(self.seen % self.size);
@@ -129,7 +129,7 @@ impl Ring {
     }
 }
 
-pub(super) fn put_desc(mem: &Mem, table: u64, index: u16, at: u64, len: u32, flags: u16, next: u16) {
+pub(crate) fn put_desc(mem: &Mem, table: u64, index: u16, at: u64, len: u32, flags: u16, next: u16) {
     let to = table + 16 * u64::from(index);
     mem.put(to, &at.to_le_bytes());
     mem.put(to + 8, &len.to_le_bytes());
@@ -138,7 +138,7 @@ pub(super) fn put_desc(mem: &Mem, table: u64, index: u16, at: u64, len: u32, fla
 }
 
 /// Writes an indirect table.
-pub(super) fn put_table(mem: &Mem, table: u64, parts: &[Part]) {
+pub(crate) fn put_table(mem: &Mem, table: u64, parts: &[Part]) {
     for (i, (at, len, writable)) in parts.iter().enumerate() {
         let last = i + 1 == parts.len();
         let flags = if *writable { WRITE } else { 0 } | if last { 0 } else { NEXT };

@@ -9,46 +9,46 @@ use crate::chipset::pci::{ConfigAccess, MsiMessage, PciRoot, Slot};
 use crate::virtio::pci::{Effect, VirtioDevice, VirtioPci};
 use Width::{B1, B2, B4};
 
-pub(super) const WINDOW: u64 = 0xc000_0000;
+pub(crate) const WINDOW: u64 = 0xc000_0000;
 
-pub(super) const ACKNOWLEDGE: u8 = 1;
-pub(super) const DRIVER: u8 = 2;
-pub(super) const DRIVER_OK: u8 = 4;
-pub(super) const FEATURES_OK: u8 = 8;
-pub(super) const NEEDS_RESET: u8 = 64;
+pub(crate) const ACKNOWLEDGE: u8 = 1;
+pub(crate) const DRIVER: u8 = 2;
+pub(crate) const DRIVER_OK: u8 = 4;
+pub(crate) const FEATURES_OK: u8 = 8;
+pub(crate) const NEEDS_RESET: u8 = 64;
 
-pub(super) const F_EVENT_IDX: u64 = 1 << 29;
-pub(super) const F_VERSION_1: u64 = 1 << 32;
+pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+pub(crate) const F_VERSION_1: u64 = 1 << 32;
 
 /// Addresses of the structures, as the capabilities tell them.
 #[derive(Default, Debug)]
-pub(super) struct Structures {
-    pub(super) common: u64,
-    pub(super) notify: u64,
-    pub(super) isr: u64,
-    pub(super) device: u64,
-    pub(super) pci_cfg: u8,
-    pub(super) multiplier: u32,
-    pub(super) msix: u8,
-    pub(super) msix_table: u64,
-    pub(super) msix_pending: u64,
-    pub(super) vectors: u16,
+pub(crate) struct Structures {
+    pub(crate) common: u64,
+    pub(crate) notify: u64,
+    pub(crate) isr: u64,
+    pub(crate) device: u64,
+    pub(crate) pci_cfg: u8,
+    pub(crate) multiplier: u32,
+    pub(crate) msix: u8,
+    pub(crate) msix_table: u64,
+    pub(crate) msix_pending: u64,
+    pub(crate) vectors: u16,
 }
 
-pub(super) struct Machine<D> {
-    pub(super) mem: Mem,
-    pub(super) root: PciRoot,
-    pub(super) dev: VirtioPci<D>,
-    pub(super) slot: u8,
+pub(crate) struct Machine<D> {
+    pub(crate) mem: Mem,
+    pub(crate) root: PciRoot,
+    pub(crate) dev: VirtioPci<D>,
+    pub(crate) slot: u8,
     /// What the last write asked for.
-    pub(super) effect: Effect,
+    pub(crate) effect: Effect,
     /// Messages sent so far.
-    pub(super) sent: Vec<MsiMessage>,
-    pub(super) at: Structures,
+    pub(crate) sent: Vec<MsiMessage>,
+    pub(crate) at: Structures,
 }
 
 impl<D: VirtioDevice> Machine<D> {
-    pub(super) fn new(device: D) -> Machine<D> {
+    pub(crate) fn new(device: D) -> Machine<D> {
         let mut root = PciRoot::new(WINDOW, 0x3ec0_0000);
         let mut dev = VirtioPci::new(device).unwrap();
         let slot = root.add(None, dev.config_space()).unwrap().number();
@@ -56,7 +56,7 @@ impl<D: VirtioDevice> Machine<D> {
         Machine { mem, root, dev, slot, effect: Effect::None, sent, at: Structures::default() }
     }
 
-    pub(super) fn inp(&mut self, offset: u16, width: Width) -> u32 {
+    pub(crate) fn inp(&mut self, offset: u16, width: Width) -> u32 {
         match self.root.read(offset, width) {
             ConfigAccess::Done(value) => value,
             ConfigAccess::Function { slot, register } => {
@@ -66,7 +66,7 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(super) fn out(&mut self, offset: u16, width: Width, value: u32) {
+    pub(crate) fn out(&mut self, offset: u16, width: Width, value: u32) {
         if let ConfigAccess::Function { register, .. } = self.root.write(offset, width, value) {
             let effect = self.dev.config_write(register, width, value);
             self.act(effect);
@@ -74,7 +74,7 @@ impl<D: VirtioDevice> Machine<D> {
     }
 
     /// What the kernel side does with an effect.
-    pub(super) fn act(&mut self, effect: Effect) {
+    pub(crate) fn act(&mut self, effect: Effect) {
         self.effect = effect;
         match effect {
             Effect::Decode => self.root.update(Slot::new(self.slot).unwrap(), self.dev.config_space()),
@@ -88,43 +88,43 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(super) fn config_read(&mut self, slot: u8, register: u8, width: Width) -> u32 {
+    pub(crate) fn config_read(&mut self, slot: u8, register: u8, width: Width) -> u32 {
         self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
         self.inp(4 + u16::from(register & 3), width)
     }
 
-    pub(super) fn config_write(&mut self, slot: u8, register: u8, width: Width, value: u32) {
+    pub(crate) fn config_write(&mut self, slot: u8, register: u8, width: Width, value: u32) {
         self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
         self.out(4 + u16::from(register & 3), width, value);
     }
 
-    pub(super) fn reg(&mut self, register: u8, width: Width) -> u32 {
+    pub(crate) fn reg(&mut self, register: u8, width: Width) -> u32 {
         self.config_read(self.slot, register, width)
     }
 
-    pub(super) fn set_reg(&mut self, register: u8, width: Width, value: u32) {
+    pub(crate) fn set_reg(&mut self, register: u8, width: Width, value: u32) {
         self.config_write(self.slot, register, width, value);
     }
 
-    pub(super) fn read(&mut self, gpa: u64, width: Width) -> u64 {
+    pub(crate) fn read(&mut self, gpa: u64, width: Width) -> u64 {
         let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
         assert_eq!(hit.slot.number(), self.slot);
         self.dev.bar_read(hit.bar, hit.offset, width)
     }
 
-    pub(super) fn write(&mut self, gpa: u64, width: Width, value: u64) {
+    pub(crate) fn write(&mut self, gpa: u64, width: Width, value: u64) {
         let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
         assert_eq!(hit.slot.number(), self.slot);
         let effect = self.dev.bar_write(hit.bar, hit.offset, width, value);
         self.act(effect);
     }
 
-    pub(super) fn bar(&mut self, bar: u8) -> u64 {
+    pub(crate) fn bar(&mut self, bar: u8) -> u64 {
         u64::from(self.reg(0x10 + 4 * bar, B4) & !0xf)
     }
 
     /// Walks the capability list and turns decoding on, as a driver's probe does.
-    pub(super) fn probe(&mut self) {
+    pub(crate) fn probe(&mut self) {
         assert_eq!(self.reg(0x06, B2) & 0x10, 0x10, "has a capability list");
         let mut cap = self.reg(0x34, B1) as u8;
         for _ in 0..48 {
@@ -164,30 +164,30 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(super) fn common(&mut self, at: u64, width: Width) -> u64 {
+    pub(crate) fn common(&mut self, at: u64, width: Width) -> u64 {
         self.read(self.at.common + at, width)
     }
 
-    pub(super) fn set_common(&mut self, at: u64, width: Width, value: u64) {
+    pub(crate) fn set_common(&mut self, at: u64, width: Width, value: u64) {
         self.write(self.at.common + at, width, value);
     }
 
-    pub(super) fn status(&mut self) -> u8 {
+    pub(crate) fn status(&mut self) -> u8 {
         self.common(0x14, B1) as u8
     }
 
-    pub(super) fn set_status(&mut self, status: u8) {
+    pub(crate) fn set_status(&mut self, status: u8) {
         self.set_common(0x14, B1, u64::from(status));
     }
 
-    pub(super) fn offered(&mut self) -> u64 {
+    pub(crate) fn offered(&mut self) -> u64 {
         self.set_common(0x00, B4, 0);
         let low = self.common(0x04, B4);
         self.set_common(0x00, B4, 1);
         low | self.common(0x04, B4) << 32
     }
 
-    pub(super) fn accept(&mut self, features: u64) {
+    pub(crate) fn accept(&mut self, features: u64) {
         self.set_common(0x08, B4, 0);
         self.set_common(0x0c, B4, features & 0xffff_ffff);
         self.set_common(0x08, B4, 1);
@@ -195,7 +195,7 @@ impl<D: VirtioDevice> Machine<D> {
     }
 
     /// Programs and unmasks a vector: its message is (0xfee0_0000, 0x40 + vector).
-    pub(super) fn unmask(&mut self, vector: u16) {
+    pub(crate) fn unmask(&mut self, vector: u16) {
         let at = self.at.msix_table + 16 * u64::from(vector);
         self.write(at, B4, 0xfee0_0000);
         self.write(at + 4, B4, 0);
@@ -203,11 +203,11 @@ impl<D: VirtioDevice> Machine<D> {
         self.write(at + 12, B4, 0);
     }
 
-    pub(super) fn mask(&mut self, vector: u16) {
+    pub(crate) fn mask(&mut self, vector: u16) {
         self.write(self.at.msix_table + 16 * u64::from(vector) + 12, B4, 1);
     }
 
-    pub(super) fn negotiate(&mut self, features: u64) {
+    pub(crate) fn negotiate(&mut self, features: u64) {
         self.set_status(0);
         assert_eq!(self.status(), 0);
         self.set_status(ACKNOWLEDGE);
@@ -218,7 +218,7 @@ impl<D: VirtioDevice> Machine<D> {
     }
 
     /// Sets up queue 0 with vector 1 as Linux does, and returns the driver's side.
-    pub(super) fn set_up_queue(&mut self, event_idx: bool) -> Ring {
+    pub(crate) fn set_up_queue(&mut self, event_idx: bool) -> Ring {
         self.set_common(0x16, B2, 0);
         assert_eq!(self.common(0x1c, B2), 0, "not enabled yet");
         let size = self.common(0x18, B2) as u16;
@@ -236,7 +236,7 @@ impl<D: VirtioDevice> Machine<D> {
 
     /// Everything from the probe to DRIVER_OK; MSI-X with a vector for the configuration and one
     /// for the queue.
-    pub(super) fn start(&mut self, features: u64) -> Ring {
+    pub(crate) fn start(&mut self, features: u64) -> Ring {
         self.probe();
         self.negotiate(features | F_VERSION_1);
         self.set_reg(self.at.msix + 2, B2, 0x8000);
@@ -249,7 +249,7 @@ impl<D: VirtioDevice> Machine<D> {
         ring
     }
 
-    pub(super) fn message(vector: u16) -> MsiMessage {
+    pub(crate) fn message(vector: u16) -> MsiMessage {
         MsiMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) }
     }
 }

@@ -7,50 +7,50 @@ use crate::mmu::mem::{GuestMem, MemError};
 use std::cell::{Cell, RefCell};
 
 /// 1 MiB of memory at address 0.
-pub(super) struct Mem {
+pub(crate) struct Mem {
     bytes: RefCell<Vec<u8>>,
     accesses: Cell<u64>,
     miss: Cell<Option<u64>>,
 }
 
-pub(super) const MEM_BYTES: usize = 1 << 20;
+pub(crate) const MEM_BYTES: usize = 1 << 20;
 
 impl Mem {
-    pub(super) fn new() -> Mem {
+    pub(crate) fn new() -> Mem {
         Mem { bytes: RefCell::new(vec![0; MEM_BYTES]), accesses: Cell::new(0), miss: Cell::new(None) }
     }
 
     /// Makes the `n`-th access from now miss its page, once; 0 is the next one.
-    pub(super) fn miss_nth(&self, n: u64) {
+    pub(crate) fn miss_nth(&self, n: u64) {
         self.miss.set(Some(self.accesses.get() + n));
     }
 
     /// Takes back [`Mem::miss_nth`]. Returns whether it had not happened yet.
-    pub(super) fn miss_none(&self) -> bool {
+    pub(crate) fn miss_none(&self) -> bool {
         self.miss.take().is_some()
     }
 
-    pub(super) fn accesses(&self) -> u64 {
+    pub(crate) fn accesses(&self) -> u64 {
         self.accesses.get()
     }
 
-    pub(super) fn get<const N: usize>(&self, at: u64) -> [u8; N] {
+    pub(crate) fn get<const N: usize>(&self, at: u64) -> [u8; N] {
         self.bytes.borrow()[at as usize..at as usize + N].try_into().unwrap()
     }
 
-    pub(super) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         self.bytes.borrow()[at as usize..at as usize + len].to_vec()
     }
 
-    pub(super) fn put(&self, at: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
         self.bytes.borrow_mut()[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub(super) fn u16(&self, at: u64) -> u16 {
+    pub(crate) fn u16(&self, at: u64) -> u16 {
         u16::from_le_bytes(self.get(at))
     }
 
-    pub(super) fn u32(&self, at: u64) -> u32 {
+    pub(crate) fn u32(&self, at: u64) -> u32 {
         u32::from_le_bytes(self.get(at))
     }
 

@@ -2,13 +2,13 @@
 
 //! Tests of virtio and of the PCI bus under it.
 
-mod blk;
-mod driver;
-mod machine;
-mod mem;
+pub(crate) mod blk;
+pub(crate) mod driver;
+pub(crate) mod machine;
+pub(crate) mod mem;
 mod msix;
 mod pci_root;
 mod queue;
-mod random;
+pub(crate) mod random;
 mod rng;
 mod transport;

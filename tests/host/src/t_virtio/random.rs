@@ -15,9 +15,9 @@ use crate::virtio::segment::total;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const SECTORS: u64 = 1 << 20;
+pub(crate) const SECTORS: u64 = 1 << 20;
 
-fn disk() -> Machine<Blk> {
+pub(crate) fn disk() -> Machine<Blk> {
     let geometry =
         Geometry { sectors: SECTORS, block_shift: 9, read_only: false, discard: true, serial: [b'x'; 20] };
     Machine::new(Blk::new(geometry, 16, 4).unwrap())
@@ -25,11 +25,11 @@ fn disk() -> Machine<Blk> {
 
 /// A descriptor that is often nearly right.
 #[derive(Clone, Debug)]
-struct AnyDesc {
-    at: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+pub(crate) struct AnyDesc {
+    pub(crate) at: u64,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
+    pub(crate) next: u16,
 }
 
 fn any_desc() -> impl Strategy<Value = AnyDesc> {
@@ -48,7 +48,7 @@ fn any_desc() -> impl Strategy<Value = AnyDesc> {
 
 /// What the guest, or the worker, does next.
 #[derive(Clone, Debug)]
-enum Act {
+pub(crate) enum Act {
     Descriptor(u16, AnyDesc),
     /// In the area that indirect tables and headers often lie in.
     Indirect(u16, AnyDesc),
@@ -108,7 +108,7 @@ fn any_act() -> impl Strategy<Value = Act> {
 }
 
 /// Does what the guest does in memory; the rest is the caller's.
-fn apply(ring: &mut Ring, mem: &Mem, act: &Act) {
+pub(crate) fn apply(ring: &mut Ring, mem: &Mem, act: &Act) {
     match act {
         Act::Descriptor(i, d) => ring.desc(mem, *i, d.at, d.len, d.flags, d.next),
         Act::Indirect(i, d) => put_desc(mem, 0x8000, *i, d.at, d.len, d.flags, d.next),
@@ -123,7 +123,7 @@ fn apply(ring: &mut Ring, mem: &Mem, act: &Act) {
 }
 
 /// Checks what a worker relies on.
-fn check(request: &Request) {
+pub(crate) fn check(request: &Request) {
     let inside = |sector: u64, count: u64| sector + count <= SECTORS;
     match request.op() {
         Op::Read { sector } | Op::Write { sector, .. } => {

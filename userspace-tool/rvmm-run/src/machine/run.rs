@@ -171,9 +171,11 @@ pub struct Verbosity {
 }
 
 fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, Error> {
-    let open = |v| crate::sys::stats_file(v).map_err(|e| {
-        Error::Host("open a processor's counters", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-    });
+    let open = |v| {
+        crate::sys::stats_file(v).map_err(|e| {
+            Error::Host("open a processor's counters", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })
+    };
     vcpus.iter().map(open).collect()
 }
 
