@@ -145,7 +145,7 @@ impl PciRoot {
             Some(slot) => slot,
             None => (0..SLOTS).map(Slot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
         };
-        let mut map = KVec::with_capacity(self.map.len().saturating_add(BARS), GFP_KERNEL)?;
+        let mut map = KVec::with_capacity(self.map.len().saturating_add(BARS), GFP_ATOMIC)?;
         for old in self.map.iter() {
             map.push_within_capacity(*old)?;
         }

@@ -88,6 +88,11 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
 }
 
 fn is_consistent(r: &abi::Sregs) -> bool {
+    let (pe, pg) = (r.cr0 & Cr0::PE.bits() != 0, r.cr0 & Cr0::PG.bits() != 0);
+    let (nw, cd) = (r.cr0 & Cr0::NW.bits() != 0, r.cr0 & Cr0::CD.bits() != 0);
+    if (pg && !pe) || (nw && !cd) {
+        return false;
+    }
     let long = r.efer & Efer::LME.bits() != 0 && r.cr0 & Cr0::PG.bits() != 0;
     if long {
         // IA-32e paging needs PAE, and LMA says that it is on.

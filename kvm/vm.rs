@@ -132,8 +132,7 @@ impl<B: Backend> VmFile<B> {
         }
         let msg = m.message();
         let msg = ApicMessage::from_msi(msg.address, msg.data, DestFormat::Narrow).ok_or(EINVAL)?;
-        self.vm.chipset.send(&msg);
-        Ok(1)
+        Ok(i64::from(self.vm.chipset.send(&msg)))
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {

@@ -84,6 +84,10 @@ impl Svm {
                 Err(_) => return Ok(Err(Unsupported::MixedCpus)),
             }
         }
+        // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
+        if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
+            return Ok(Err(Unsupported::Lacks("XSAVE")));
+        }
         if !features.nested_paging {
             return Ok(Err(Unsupported::Lacks("nested paging")));
         }

@@ -28,6 +28,7 @@ pub(super) struct CpuArea {
     /// VMSAVE keeps the rest of the host's state here while a window is open.
     host_vmcb: Pages,
     asids: UnsafeCell<AsidPool>,
+    last_asid: u32,
 }
 
 // SAFETY: `asids` is reached only through a `Window`, which holds the CPU that the area belongs to
@@ -44,6 +45,7 @@ impl CpuArea {
             hsave: Pages::new(0)?,
             host_vmcb: Pages::new(0)?,
             asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
+            last_asid,
         })
     }
 }
@@ -54,6 +56,9 @@ pub(crate) struct Window<'a> {
     cpu: &'a PinnedCpu,
     /// EFER and VM_HSAVE_PA to put back, where SVME was not set yet.
     restore: Option<(u64, u64)>,
+    /// Beside another hypervisor: translations under our ASID may be anybody's until the first entry
+    /// flushes them.
+    stale: bool,
 }
 
 impl<'a> Window<'a> {
@@ -76,7 +81,7 @@ impl<'a> Window<'a> {
         }
         // SAFETY: SVME is set now, and the page is this CPU's own.
         unsafe { asm::vmsave(area.host_vmcb.hpa()) };
-        Window { area, cpu, restore }
+        Window { area, cpu, restore, stale: shared }
     }
 
     /// Returns the number of the CPU.
@@ -86,6 +91,11 @@ impl<'a> Window<'a> {
 
     /// Gives `tag` an ASID of this CPU. Returns it, and whether the whole TLB must be flushed.
     pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
+        if self.restore.is_none() {
+            // Another hypervisor hands out the same numbers. It comes to the last one as seldom as to
+            // any, and just before it flushes everything; so that one is ours, flushed at each window.
+            return (self.area.last_asid, core::mem::take(&mut self.stale));
+        }
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
         let pool = unsafe { &mut *self.area.asids.get() };
         let assigned = pool.assign(tag);

@@ -93,22 +93,26 @@ impl Chipset {
         self.extint.load(Relaxed)
     }
 
-    /// Sends a message over the APIC bus.
-    pub(crate) fn send(&self, msg: &ApicMessage) {
+    /// Sends a message over the APIC bus. Returns whether any local APIC took it.
+    pub(crate) fn send(&self, msg: &ApicMessage) -> bool {
         if msg.delivery == Delivery::LowestPriority {
             return self.send_to_one(msg);
         }
+        let mut taken = false;
         for vcpu in self.vcpus.iter() {
             if lapic::dest::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
+                taken = true;
             }
         }
+        taken
     }
 
     /// Sends an interprocessor interrupt of vCPU `sender`.
     pub(crate) fn send_ipi(&self, sender: u32, ipi: &Ipi) {
         if ipi.msg.delivery == Delivery::LowestPriority {
-            return self.send_to_one(&ipi.msg);
+            self.send_to_one(&ipi.msg);
+            return;
         }
         for vcpu in self.vcpus.iter() {
             if ipi.matches(sender, &vcpu.identity()) {
@@ -123,10 +127,10 @@ impl Chipset {
         self.timer_waiting.load(Relaxed)
     }
 
-    fn send_to_one(&self, msg: &ApicMessage) {
+    fn send_to_one(&self, msg: &ApicMessage) -> bool {
         let n = self.vcpus.iter().fold(0usize, |n, _| n.wrapping_add(1));
         if n == 0 {
-            return;
+            return false;
         }
         let start = self.round_robin.fetch_add(1, Relaxed) as usize;
         let ring = Iterator::chain(self.vcpus.iter(), self.vcpus.iter());
@@ -134,9 +138,10 @@ impl Chipset {
         for vcpu in ring.skip(first).take(n) {
             if lapic::dest::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Arms the timer for the bus's next deadline. The bus lock is held.
