@@ -16,6 +16,9 @@ pub(crate) mod vcpu;
 pub(crate) mod virtio;
 
 #[cfg(test)]
+#[path = "../fuzz/subjects/mod.rs"]
+mod fuzz;
+#[cfg(test)]
 mod t_abi;
 #[cfg(test)]
 mod t_apic;
@@ -29,6 +32,3 @@ mod t_mmu;
 mod t_vcpu;
 #[cfg(test)]
 mod t_virtio;
-#[cfg(test)]
-#[path = "../fuzz/subjects/mod.rs"]
-mod fuzz;
