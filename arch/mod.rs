@@ -14,4 +14,5 @@ pub(crate) mod cr;
 pub(crate) mod exception;
 pub(crate) mod msr;
 pub(crate) mod segment;
+pub(crate) mod slice;
 pub(crate) mod time;

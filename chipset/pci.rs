@@ -145,7 +145,10 @@ impl PciRoot {
             Some(slot) => slot,
             None => (0..SLOTS).map(Slot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
         };
-        self.map.reserve(BARS, GFP_KERNEL)?;
+        let mut map = KVec::with_capacity(self.map.len().saturating_add(BARS), GFP_KERNEL)?;
+        for old in self.map.iter() {
+            map.push_within_capacity(*old)?;
+        }
         let mut next = self.window_next;
         for bar in 0..BARS as u8 {
             let Some(bytes) = config.bar_bytes(bar) else { continue };
@@ -156,8 +159,9 @@ impl PciRoot {
             let Some(bytes) = config.bar_bytes(bar) else { continue };
             let home = align_up(self.window_next, bytes.max(BAR_ALIGN)).ok_or(ENOSPC)?;
             self.window_next = home.saturating_add(bytes);
-            self.map.push(Mapping { slot, bar, home, active: None }, GFP_KERNEL)?;
+            map.push_within_capacity(Mapping { slot, bar, home, active: None })?;
         }
+        self.map = map;
         self.occupied |= slot.bit();
         self.place(slot, config);
         Ok(slot)

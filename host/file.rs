@@ -183,7 +183,7 @@ impl<T: AnonFile> Ops<T> {
             let this = Self::this(file);
             let nonblock = (*file).f_flags & bindings::O_NONBLOCK != 0;
             let mut position = u64::try_from((*iocb).ki_pos).unwrap_or(0);
-            let done = T::read(&this, IovIterDest::from_raw(to), &mut position, nonblock);
+            let done = T::read(&this, dest(to), &mut position, nonblock);
             (*iocb).ki_pos = i64::try_from(position).unwrap_or(i64::MAX);
             match done {
                 Ok(n) => n as isize,
@@ -201,7 +201,7 @@ impl<T: AnonFile> Ops<T> {
             let file = (*iocb).ki_filp;
             let this = Self::this(file);
             let nonblock = (*file).f_flags & bindings::O_NONBLOCK != 0;
-            match T::write(&this, IovIterSource::from_raw(from), nonblock) {
+            match T::write(&this, source(from), nonblock) {
                 Ok(n) => n as isize,
                 Err(e) => e.to_errno() as isize,
             }
@@ -229,6 +229,26 @@ impl<T: AnonFile> Ops<T> {
         T::release(&this);
         0
     }
+}
+
+/// Returns the iterator of a read. One place for the check that the kernel crate makes.
+///
+/// # Safety
+/// `to` is a destination that is valid for `'a`, and nothing else uses it meanwhile.
+#[inline(never)]
+unsafe fn dest<'a>(to: *mut bindings::iov_iter) -> &'a mut IovIterDest<'a> {
+    // SAFETY: By contract.
+    unsafe { IovIterDest::from_raw(to) }
+}
+
+/// Returns the iterator of a write; see [`dest`].
+///
+/// # Safety
+/// `from` is a source that is valid for `'a`, and nothing else uses it meanwhile.
+#[inline(never)]
+unsafe fn source<'a>(from: *mut bindings::iov_iter) -> &'a mut IovIterSource<'a> {
+    // SAFETY: By contract.
+    unsafe { IovIterSource::from_raw(from) }
 }
 
 /// Makes an fd for `this` in the calling process; the fd owns the reference.

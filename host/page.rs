@@ -37,7 +37,7 @@ impl Pages {
 
     /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
-        (PAGE_SIZE as usize) << self.order
+        (PAGE_SIZE as usize).wrapping_shl(self.order)
     }
 
     /// Returns the physical address of the first byte.

@@ -5,6 +5,7 @@
 use super::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::segment::{SegReg, Table};
+use crate::arch::slice::copy_common;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::event::{Blocking, Event};
@@ -141,10 +142,10 @@ pub(super) fn fpu(image: &[u8]) -> abi::Fpu {
     f.last_dp = u64_at(16);
     f.mxcsr = u32_at(24);
     for (i, r) in f.fpr.iter_mut().enumerate() {
-        r.copy_from_slice(at(32usize.saturating_add(i.saturating_mul(16)), 16));
+        copy_common(r, at(32usize.saturating_add(i.saturating_mul(16)), 16));
     }
     for (i, r) in f.xmm.iter_mut().enumerate() {
-        r.copy_from_slice(at(160usize.saturating_add(i.saturating_mul(16)), 16));
+        copy_common(r, at(160usize.saturating_add(i.saturating_mul(16)), 16));
     }
     f
 }
@@ -153,11 +154,11 @@ pub(super) fn fpu(image: &[u8]) -> abi::Fpu {
 pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
     let mut image = [0u8; 576];
     if let Some(src) = old.get(..576) {
-        image.copy_from_slice(src);
+        copy_common(&mut image, src);
     }
     let mut put = |o: usize, b: &[u8]| {
         if let Some(dst) = image.get_mut(o..o.saturating_add(b.len())) {
-            dst.copy_from_slice(b);
+            copy_common(dst, b);
         }
     };
     put(0, &f.fcw.to_le_bytes());

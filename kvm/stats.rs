@@ -57,23 +57,31 @@ impl StatsFile {
             desc_offset: descs,
             data_offset: data,
         };
-        out.extend_from_slice(header.as_bytes(), GFP_KERNEL)?;
+        append(&mut out, header.as_bytes())?;
         let mut name = abi::name(b"rvmm-vcpu-");
         abi::append_number(&mut name, self.vcpu.id);
-        out.extend_from_slice(&name, GFP_KERNEL)?;
+        append(&mut out, &name)?;
         let mut offset = 0u32;
         for (counter, _) in COUNTERS {
             let desc = abi::Desc { flags: abi::CUMULATIVE, exponent: 0, size: 1, offset, bucket_size: 0 };
-            out.extend_from_slice(desc.as_bytes(), GFP_KERNEL)?;
-            out.extend_from_slice(&abi::name(counter), GFP_KERNEL)?;
+            append(&mut out, desc.as_bytes())?;
+            append(&mut out, &abi::name(counter))?;
             offset = offset.saturating_add(8);
         }
         for (_, at) in COUNTERS {
             let value = at(&self.vcpu.stats).load(Relaxed);
-            out.extend_from_slice(&value.to_le_bytes(), GFP_KERNEL)?;
+            append(&mut out, &value.to_le_bytes())?;
         }
         Ok(out)
     }
+}
+
+/// Appends `bytes`, for which there is room.
+fn append(out: &mut KVec<u8>, bytes: &[u8]) -> Result {
+    for byte in bytes {
+        out.push_within_capacity(*byte)?;
+    }
+    Ok(())
 }
 
 impl AnonFile for StatsFile {

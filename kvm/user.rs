@@ -61,7 +61,7 @@ pub(super) fn read_array<H, T: FromBytes + IntoBytes + Copy>(
     let mut out = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
     let mut at = addr.checked_add(size_of::<H>() as u64).ok_or(EFAULT)?;
     for _ in 0..n {
-        out.push(read::<T>(at)?, GFP_KERNEL_ACCOUNT)?;
+        out.push_within_capacity(read::<T>(at)?)?;
         at = at.checked_add(size_of::<T>() as u64).ok_or(EFAULT)?;
     }
     Ok(out)

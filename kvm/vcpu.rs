@@ -11,6 +11,7 @@ use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
+use crate::host::page::Pages;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{MpState, VcpuCore};
@@ -194,9 +195,10 @@ impl<B: Backend> VcpuFile<B> {
     }
 
     fn set_xsave(&self, arg: u64) -> Result<i64> {
-        let mut image = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
-        user::read_bytes(arg, &mut image)?;
-        self.with(|_, fpu| fpu.set_image(&image).map(|()| 0))
+        let mut page = Pages::new(0)?;
+        let image = page.bytes_mut();
+        user::read_bytes(arg, image)?;
+        self.with(|_, fpu| fpu.set_image(image).map(|()| 0))
     }
 
     fn get_xcrs(&self, arg: u64) -> Result<i64> {

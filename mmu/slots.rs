@@ -13,6 +13,7 @@
 
 use super::format::PageSize;
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use crate::arch::slice::count_first;
 use kernel::prelude::*;
 
 /// How many slots a VM may have, which is also the first invalid slot id.
@@ -229,13 +230,13 @@ impl Slots {
         let mut insert = insert;
         for slot in self.slots.iter().filter(|s| remove.map(|r| r.id) != Some(s.id)) {
             if let Some(new) = insert.filter(|n| n.base < slot.base) {
-                slots.push(new, GFP_KERNEL_ACCOUNT)?;
+                slots.push_within_capacity(new)?;
                 insert = None;
             }
-            slots.push(*slot, GFP_KERNEL_ACCOUNT)?;
+            slots.push_within_capacity(*slot)?;
         }
         if let Some(new) = insert {
-            slots.push(new, GFP_KERNEL_ACCOUNT)?;
+            slots.push_within_capacity(new)?;
         }
         let step = u64::from(change != Change::Unchanged);
         Ok((Slots { slots, generation: self.generation.wrapping_add(step) }, change))
@@ -295,7 +296,8 @@ impl Slots {
         if let Some(slot) = self.slots.get(*hint).filter(|s| s.range().contains(gfn)) {
             return Some(slot);
         }
-        let index = self.slots.partition_point(|s| s.base <= gfn).checked_sub(1)?;
+        let index = count_first(self.slots.len(), |i| self.slots.get(i).is_some_and(|s| s.base <= gfn))
+            .checked_sub(1)?;
         let slot = self.slots.get(index).filter(|s| s.range().contains(gfn))?;
         *hint = index;
         Some(slot)

@@ -107,7 +107,7 @@ impl Svm {
         }
         let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
         for id in 0..cpu::limit() {
-            cpus.push(CpuArea::new(id, features.asids.saturating_sub(1))?, GFP_KERNEL)?;
+            cpus.push_within_capacity(CpuArea::new(id, features.asids.saturating_sub(1))?)?;
         }
         let maps = Arc::new(Maps { msr, io: IoMap::new()? }, GFP_KERNEL)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };

@@ -13,6 +13,7 @@
 
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, Xcr0};
+use crate::arch::slice::count_first;
 use crate::kvm::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
 use core::mem::swap;
 use kernel::prelude::*;
@@ -78,7 +79,7 @@ pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> 
         xcr0: supported_xcr0(host(0xd, 0), leaf0, facts),
         host,
         facts,
-        out: KVec::with_capacity(64, GFP_KERNEL)?,
+        out: KVec::with_capacity(MAX_CPUID_ENTRIES, GFP_KERNEL)?,
     };
     list.basic(leaf0)?;
     list.kvm()?;
@@ -110,11 +111,11 @@ struct Builder<'a, H: Fn(u32, u32) -> CpuidRegs> {
 
 impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
     fn leaf(&mut self, function: u32, regs: CpuidRegs) -> Result {
-        Ok(self.out.push(CpuidEntry2::leaf(function, regs), GFP_KERNEL)?)
+        Ok(self.out.push_within_capacity(CpuidEntry2::leaf(function, regs))?)
     }
 
     fn subleaf(&mut self, function: u32, index: u32, regs: CpuidRegs) -> Result {
-        Ok(self.out.push(CpuidEntry2::subleaf(function, index, regs), GFP_KERNEL)?)
+        Ok(self.out.push_within_capacity(CpuidEntry2::subleaf(function, index, regs))?)
     }
 
     fn basic(&mut self, leaf0: CpuidRegs) -> Result {
@@ -408,8 +409,11 @@ impl CpuidTable {
         if list.len() > MAX_CPUID_ENTRIES {
             return Err(E2BIG);
         }
-        let mut table = CpuidTable::new();
-        table.entries.extend_from_slice(list, GFP_KERNEL_ACCOUNT)?;
+        let mut entries = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
+        for entry in list {
+            entries.push_within_capacity(*entry)?;
+        }
+        let mut table = CpuidTable { entries, ..CpuidTable::new() };
         for (entry, i) in list.iter().zip(0u8..=u8::MAX) {
             table.insert(key(entry), i);
         }
@@ -424,26 +428,15 @@ impl CpuidTable {
     fn insert(&mut self, wanted: (u32, u32), i: u8) {
         let at = self.lower_bound(|k| k <= wanted);
         let mut carried = i;
-        for slot in self.order.get_mut(at..=self.sorted).unwrap_or(&mut []) {
+        for slot in self.order.get_mut(at..self.sorted.wrapping_add(1)).unwrap_or(&mut []) {
             swap(slot, &mut carried);
         }
         self.sorted = self.sorted.wrapping_add(1);
     }
 
     /// Returns how many entries at the start of the order have keys for which `before` holds.
-    ///
-    /// By hand, as core's bisection adds with a check that could panic.
     fn lower_bound(&self, before: impl Fn((u32, u32)) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.sorted);
-        while low < high {
-            let middle = low.wrapping_add(high.wrapping_sub(low) >> 1);
-            if self.at(middle).is_some_and(|e| before(key(e))) {
-                low = middle.wrapping_add(1);
-            } else {
-                high = middle;
-            }
-        }
-        low
+        count_first(self.sorted, |i| self.at(i).is_some_and(|e| before(key(e))))
     }
 
     /// Returns the list as user space gave it.

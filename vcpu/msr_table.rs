@@ -18,6 +18,7 @@
 //! "KVM-specific MSRs".
 
 use crate::arch::msr::*;
+use crate::arch::slice::count_first;
 use core::ops::RangeInclusive;
 
 /// Bits of machine-check capability that KVM_X86_SETUP_MCE may set: MCG_CTL exists.
@@ -402,7 +403,7 @@ pub(crate) fn lookup(index: u32) -> Option<Policy> {
 }
 
 fn lookup_row(index: u32) -> Option<Policy> {
-    let at = TABLE.partition_point(|row| *row.numbers.end() < index);
+    let at = count_first(TABLE.len(), |i| TABLE.get(i).is_some_and(|row| *row.numbers.end() < index));
     let row = TABLE.get(at).filter(|row| row.numbers.contains(&index))?;
     Some(match row.kind {
         Kind::Fixed(value) => Policy::Fixed(value),

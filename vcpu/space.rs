@@ -165,10 +165,10 @@ impl<B: Backend> Space<B> {
 
     fn copy_slots(&self, out: &mut KVec<Slot>) -> Result<u64> {
         let n = self.slots.read(|s| s.as_slice().len());
-        out.reserve(n, GFP_KERNEL_ACCOUNT)?;
+        *out = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
         // Only the caller changes slots, so their number is still the same.
         self.slots.read(|s| {
-            s.as_slice().iter().try_for_each(|s| out.push(*s, GFP_ATOMIC))?;
+            s.as_slice().iter().try_for_each(|s| out.push_within_capacity(*s))?;
             Ok(s.generation())
         })
     }

@@ -124,7 +124,7 @@ impl Chipset {
     }
 
     fn send_to_one(&self, msg: &ApicMessage) {
-        let n = self.vcpus.iter().count();
+        let n = self.vcpus.iter().fold(0usize, |n, _| n.wrapping_add(1));
         if n == 0 {
             return;
         }

@@ -262,7 +262,7 @@ impl Blk {
         let depth = usize::from(depth.min(queue_size));
         let mut pool = KVec::with_capacity(depth, GFP_KERNEL)?;
         for _ in 0..depth {
-            pool.push(SegmentList::new(max_chain)?, GFP_KERNEL)?;
+            pool.push_within_capacity(SegmentList::new(max_chain)?)?;
         }
         let config = config_of(&geometry, seg_max);
         Ok(Blk { geometry, config, queues: [queue_size], max_chain, accepted: 0, pool, free: depth })

@@ -141,7 +141,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub(crate) fn new(device: D) -> Result<VirtioPci<D>> {
         let mut queues = KVec::with_capacity(device.queues().len(), GFP_KERNEL)?;
         for size in device.queues() {
-            queues.push(Queue::new(*size, device.max_chain())?, GFP_KERNEL)?;
+            queues.push_within_capacity(Queue::new(*size, device.max_chain())?)?;
         }
         // One vector a queue and one for configuration changes.
         let vectors = u16::try_from(queues.len()).ok().and_then(|n| n.checked_add(1)).ok_or(EINVAL)?;

@@ -9,6 +9,10 @@ use core::ops::{Deref, DerefMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllocError;
 
+/// The vector is full; holds the element.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PushError<T>(pub T);
+
 /// Allocation flags; the stand-in ignores them.
 #[derive(Clone, Copy, Debug)]
 pub struct Flags;
@@ -132,6 +136,16 @@ impl<T> KVec<T> {
     /// Appends `value`.
     pub fn push(&mut self, value: T, _flags: Flags) -> Result<(), AllocError> {
         self.grow(1)?;
+        self.0.push(value);
+        Ok(())
+    }
+
+    /// Appends `value` where it fits without allocating. The capacity is at least what was asked for,
+    /// as in the kernel crate.
+    pub fn push_within_capacity(&mut self, value: T) -> Result<(), PushError<T>> {
+        if self.0.len() == self.0.capacity() {
+            return Err(PushError(value));
+        }
         self.0.push(value);
         Ok(())
     }

@@ -33,6 +33,12 @@ impl From<AllocError> for Error {
     }
 }
 
+impl<T> From<crate::alloc::PushError<T>> for Error {
+    fn from(_: crate::alloc::PushError<T>) -> Error {
+        code::EINVAL
+    }
+}
+
 impl From<core::num::TryFromIntError> for Error {
     fn from(_: core::num::TryFromIntError) -> Error {
         code::EINVAL
