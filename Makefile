@@ -62,7 +62,7 @@ test-host: ## unit and property tests of the pure code and the tool
 	@scripts/run-tests host
 
 test-guest: module tool ## small guests in the emulated host
-	@$(LAB) all
+	@$(LAB) debian
 	@scripts/run-tests guest
 
 test-system: module tool ## life cycle, Linux guests, several VMs in the emulated host
@@ -70,7 +70,7 @@ test-system: module tool ## life cycle, Linux guests, several VMs in the emulate
 	@scripts/run-tests system
 
 test: module tool ## all of the above
-	@$(LAB) all
+	@$(LAB) debian
 	@scripts/run-tests check host guest system
 
 test-full: module tool ## all, and a full Debian guest to its login

@@ -11,6 +11,7 @@ pub(crate) mod chipset;
 pub(crate) mod kvm;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
+pub(crate) mod svm;
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;
@@ -23,12 +24,18 @@ mod t_abi;
 #[cfg(test)]
 mod t_apic;
 #[cfg(test)]
+mod t_bus;
+#[cfg(test)]
 mod t_chipset;
 #[cfg(test)]
 mod t_emulate;
 #[cfg(test)]
 mod t_mmu;
 #[cfg(test)]
+mod t_svm;
+#[cfg(test)]
 mod t_vcpu;
+#[cfg(test)]
+mod t_vcpu_event;
 #[cfg(test)]
 mod t_virtio;

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure part of the SVM backend.
+
+use crate::vcpu::exit::{Exit, RawExit};
+
+#[path = "../../../svm/exit.rs"]
+mod exit;
+
+/// The backend's own view of its decoder.
+pub(crate) fn decode(raw: RawExit) -> Exit {
+    exit::decode(raw)
+}

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The wires between the chips.
+
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::time::Ns;
+use crate::chipset::bus::{decodes, Bus, Signals, IOAPIC_BASE};
+use crate::chipset::i8042::I8042;
+use crate::chipset::ioapic::Ioapic;
+use crate::chipset::pic::Pic;
+use crate::chipset::pit::Pit;
+use crate::chipset::pm::{Pm, Request, TimerWidth};
+use crate::chipset::routing::{DestFormat, Route, Routing, Target};
+use crate::chipset::rtc::Rtc;
+use crate::chipset::uart::Uart;
+use crate::chipset::Level::{self, High, Low};
+use crate::t_chipset::ops::Subject;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const START: Ns = Ns(1_000_000_000);
+
+struct Pc {
+    bus: Bus,
+    now: Ns,
+}
+
+impl Pc {
+    /// All chips, the PIC pair as Linux leaves it with vectors from 0x30 and all lines open.
+    fn new() -> Pc {
+        let mut bus = Bus::default();
+        bus.pic = Some(Pic::new());
+        bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
+        bus.pit = Some(Pit::new());
+        bus.rtc = Some(<Rtc as Subject>::fresh());
+        bus.uart = Some(Uart::new().unwrap());
+        bus.i8042 = Some(I8042::new());
+        bus.pm = Some(Pm::new(TimerWidth::Bits24, START));
+        bus.routing = Routing::pc().unwrap();
+        let mut pc = Pc { bus, now: START };
+        for (port, value) in [
+            (0x20, 0x11),
+            (0x21, 0x30),
+            (0x21, 0x04),
+            (0x21, 0x01),
+            (0xa0, 0x11),
+            (0xa1, 0x38),
+            (0xa1, 0x02),
+            (0xa1, 0x01),
+            (0x21, 0x00),
+            (0xa1, 0x00),
+        ] {
+            pc.out(port, value);
+        }
+        pc
+    }
+
+    fn out(&mut self, port: u16, value: u32) -> Signals {
+        let width = if port >= 0x600 && port < 0x60c { Width::B2 } else { Width::B1 };
+        let mut out = Signals::new();
+        assert!(self.bus.pio_write(port, width, value, self.now, &mut out), "port {port:#x}");
+        out
+    }
+
+    fn inb(&mut self, port: u16) -> (u32, Signals) {
+        let mut out = Signals::new();
+        let value = self.bus.pio_read(port, Width::B1, self.now, &mut out).expect("a chip");
+        (value, out)
+    }
+
+    fn tick(&mut self, ns: u64) -> Signals {
+        self.now = self.now.after(ns);
+        let mut out = Signals::new();
+        self.bus.tick(self.now, &mut out);
+        out
+    }
+
+    /// Opens an IOAPIC pin: vector 0x40 + pin, to APIC 0.
+    fn open_pin(&mut self, pin: u8, flags: u64) -> Signals {
+        let mut out = Signals::new();
+        for (at, value) in [(0, 0x10 + 2 * u64::from(pin)), (0x10, flags | 0x40 + u64::from(pin))] {
+            assert!(self.bus.mmio_write(Gpa(IOAPIC_BASE + at), Width::B4, value, &mut out));
+        }
+        out
+    }
+
+    /// A UART whose transmitter interrupts.
+    fn uart_interrupts(&mut self) -> Signals {
+        self.out(0x3fc, 0x08);
+        self.out(0x3f9, 0x02)
+    }
+
+    /// Channel 0 in mode 2 with 1193 ticks, about a millisecond.
+    fn start_timer(&mut self) {
+        self.out(0x43, 0x34);
+        self.out(0x40, 0xa9);
+        self.out(0x40, 0x04);
+    }
+}
+
+fn vectors(out: &Signals) -> Vec<u8> {
+    out.messages().map(|m| m.vector).collect()
+}
+
+#[test]
+fn the_uart_reaches_both_controllers() {
+    let mut pc = Pc::new();
+    pc.open_pin(4, 0);
+
+    let out = pc.uart_interrupts();
+
+    assert_eq!((vectors(&out), out.extint), (vec![0x44], High));
+    assert_eq!(pc.bus.acknowledge(), Some(0x34));
+    assert_eq!(pc.bus.acknowledge(), None);
+}
+
+#[test]
+fn a_line_that_stays_high_is_one_edge() {
+    let mut pc = Pc::new();
+    pc.open_pin(4, 0);
+    pc.uart_interrupts();
+
+    let (_, again) = pc.inb(0x3fd);
+    assert_eq!(vectors(&again), []);
+
+    // Reading IIR ends the transmitter's interrupt; the next byte sent raises it anew.
+    let (iir, ended) = pc.inb(0x3fa);
+    assert_eq!((iir & 0x0f, vectors(&ended)), (2, vec![]));
+    assert_eq!(vectors(&pc.out(0x3f8, u32::from(b'x'))), [0x44]);
+}
+
+#[test]
+fn console_input_raises_the_line_without_an_access_of_the_guest() {
+    let mut pc = Pc::new();
+    pc.open_pin(4, 0);
+    pc.out(0x3fc, 0x08);
+    pc.out(0x3f9, 0x01);
+
+    pc.bus.uart.as_mut().unwrap().push_input(b"y");
+    let mut out = Signals::new();
+    pc.bus.settle_uart(&mut out);
+
+    assert_eq!((vectors(&out), out.extint), (vec![0x44], High));
+}
+
+#[test]
+fn the_timer_pulses_irq_0_of_the_pic_and_pin_2_of_the_ioapic() {
+    let mut pc = Pc::new();
+    pc.open_pin(0, 0);
+    pc.open_pin(2, 0);
+    pc.start_timer();
+    assert_eq!(vectors(&pc.tick(500_000)), []);
+
+    let out = pc.tick(600_000);
+
+    assert_eq!((vectors(&out), out.extint), (vec![0x42], High));
+    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+}
+
+#[test]
+fn the_timers_next_pulse_waits_for_the_end_of_the_last_and_is_not_lost() {
+    let mut pc = Pc::new();
+    pc.start_timer();
+    pc.tick(1_100_000);
+    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+
+    let second = pc.tick(1_000_000);
+    assert_eq!(second.extint, Low, "the first is still in service");
+    let ended = pc.out(0x20, 0x20);
+
+    assert_eq!(ended.extint, High, "the missed pulse comes with the end");
+    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+}
+
+#[test]
+fn a_timer_that_nobody_hears_goes_on() {
+    let mut pc = Pc::new();
+    pc.out(0x21, 0xff);
+    pc.start_timer();
+    for _ in 0..10 {
+        assert_eq!(pc.tick(1_000_000).extint, Low);
+    }
+
+    pc.out(0x21, 0xfe);
+
+    pc.bus.acknowledge();
+    pc.out(0x20, 0x20);
+    let heard = (0..3).filter(|_| pc.tick(1_000_000).extint == High).count();
+    assert!(heard > 0);
+}
+
+#[test]
+fn the_end_of_a_level_interrupt_sends_it_again_while_its_line_is_high() {
+    let mut pc = Pc::new();
+    pc.open_pin(9, 0x8000);
+    pc.out(0x604, 1);
+    pc.out(0x602, 0x100);
+    let mut pressed = Signals::new();
+    assert!(pc.bus.press_power_button(pc.now, &mut pressed));
+    assert_eq!(vectors(&pressed), [0x49]);
+
+    let mut again = Signals::new();
+    pc.bus.eoi(0x49, pc.now, &mut again);
+    assert_eq!(vectors(&again), [0x49]);
+
+    assert_eq!(vectors(&pc.out(0x600, 0x100)), [], "the status is cleared, the line falls");
+    let mut after = Signals::new();
+    pc.bus.eoi(0x49, pc.now, &mut after);
+    assert_eq!(vectors(&after), []);
+}
+
+#[test]
+fn the_power_button_is_silent_until_it_is_enabled() {
+    let mut pc = Pc::new();
+    pc.open_pin(9, 0x8000);
+    let mut pressed = Signals::new();
+    pc.bus.press_power_button(pc.now, &mut pressed);
+    assert_eq!((vectors(&pressed), pressed.extint), (vec![], Low));
+
+    let enabled = pc.out(0x602, 0x100);
+
+    assert_eq!((vectors(&enabled), enabled.extint), (vec![0x49], High));
+}
+
+#[test]
+fn requests_come_from_acpi_the_reset_register_and_the_keyboard_controller() {
+    for (port, value, request) in
+        [(0x604, 0x3400, Request::PowerOff), (0xcf9, 6, Request::Reset), (0x64, 0xfe, Request::Reset)]
+    {
+        let mut pc = Pc::new();
+        assert_eq!(pc.bus.take_request(), None);
+
+        pc.out(port, value);
+
+        assert_eq!(pc.bus.take_request(), Some(request), "port {port:#x}");
+        assert_eq!(pc.bus.take_request(), None, "taken once");
+    }
+}
+
+#[test]
+fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
+    let mut bus = Bus::default();
+    let mut out = Signals::new();
+    for port in [0x20, 0x40, 0x70, 0x60, 0x3f8, 0x608] {
+        assert!(decodes(port));
+        assert_eq!(bus.pio_read(port, Width::B1, START, &mut out), None);
+        assert!(!bus.pio_write(port, Width::B1, 0, START, &mut out));
+    }
+    assert_eq!(bus.mmio_read(Gpa(IOAPIC_BASE), Width::B4), None);
+    assert!(!bus.mmio_write(Gpa(IOAPIC_BASE), Width::B4, 0, &mut out));
+    assert!(!bus.press_power_button(START, &mut out));
+    assert_eq!((bus.acknowledge(), bus.deadline()), (None, None));
+}
+
+#[test]
+fn the_ioapic_decodes_its_page_only() {
+    let pc = Pc::new();
+
+    assert!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0xfff), Width::B1).is_some());
+    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0x1000), Width::B4), None);
+    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE - 4), Width::B4), None);
+}
+
+#[test]
+fn a_message_route_sends_on_the_rise_alone() {
+    let mut pc = Pc::new();
+    let target = Target::Msi { addr: 0xfee0_1000, data: 0x51 };
+    pc.bus.routing = Routing::new([Route { gsi: 24, target }].into_iter()).unwrap();
+
+    let (mut rise, mut fall) = (Signals::new(), Signals::new());
+
+    assert!(pc.bus.set_gsi(24, High, &mut rise));
+    assert!(pc.bus.set_gsi(24, Low, &mut fall));
+    assert_eq!((vectors(&rise), vectors(&fall)), (vec![0x51], vec![]));
+    assert!(!pc.bus.set_gsi(25, High, &mut rise), "nothing listens");
+}
+
+#[test]
+fn readers_of_the_console_are_told_once_until_they_read() {
+    let mut pc = Pc::new();
+    assert!(!pc.bus.take_console_wake());
+    pc.out(0x3f8, u32::from(b'a'));
+
+    assert!(pc.bus.take_console_wake());
+    pc.out(0x3f8, u32::from(b'b'));
+    assert!(!pc.bus.take_console_wake());
+
+    pc.bus.console_read();
+    assert!(pc.bus.take_console_wake(), "there is more");
+}
+
+/// The GSIs that chips drive with a level, and what each chip has on its line.
+fn levels(bus: &Bus) -> [(u8, Level); 5] {
+    let kbd = bus.i8042.as_ref().unwrap();
+    [
+        (1, kbd.irq()),
+        (4, bus.uart.as_ref().unwrap().irq()),
+        (8, bus.rtc.as_ref().unwrap().irq()),
+        (9, bus.pm.as_ref().unwrap().irq()),
+        (12, kbd.aux_irq()),
+    ]
+}
+
+fn any_port() -> impl Strategy<Value = u16> {
+    // All chips but the controllers themselves.
+    let ports =
+        [0x60, 0x64, 0x70, 0x71, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x600, 0x602, 0x604, 0x40, 0x43, 0x61];
+    proptest::sample::select(ports.to_vec())
+}
+
+proptest! {
+    /// After every access the PIC pair's inputs are the levels of the chips.
+    #[test]
+    fn the_wires_carry_what_the_chips_drive(
+        ops in proptest::collection::vec((0u8..5, any_port(), any::<u16>(), 0u64..200_000_000), 1..120),
+    ) {
+        let mut pc = Pc::new();
+        let mut seen = BTreeSet::new();
+        for (kind, port, value, ns) in ops {
+            match kind {
+                0 => drop(pc.inb(port)),
+                1 => drop(pc.tick(ns)),
+                2 => {
+                    let mut out = Signals::new();
+                    pc.bus.press_power_button(pc.now, &mut out);
+                    pc.bus.uart.as_mut().unwrap().push_input(&value.to_le_bytes());
+                    pc.bus.settle_uart(&mut out);
+                }
+                _ => drop(pc.out(port, u32::from(value))),
+            }
+            let state = pc.bus.pic.as_ref().unwrap().save();
+            let inputs = u16::from_le_bytes([state.master.last_irr, state.slave.last_irr]);
+            for (gsi, level) in levels(&pc.bus) {
+                prop_assert_eq!(Level::from(inputs >> gsi & 1 != 0), level, "GSI {}", gsi);
+                seen.insert((gsi, level.is_high()));
+            }
+            prop_assert_eq!(inputs & 1, 0, "the timer pulses");
+        }
+        prop_assert!(seen.contains(&(4, false)));
+    }
+
+    /// No deadline that was served comes back, however often time passes.
+    #[test]
+    fn a_tick_serves_its_deadline(
+        ports in proptest::collection::vec((any_port(), any::<u16>()), 0..40),
+        steps in proptest::collection::vec(0u64..50_000_000, 1..20),
+    ) {
+        let mut pc = Pc::new();
+        for (port, value) in ports {
+            pc.out(port, u32::from(value));
+        }
+        for ns in steps {
+            pc.tick(ns);
+            prop_assert!(pc.bus.deadline().is_none_or(|at| at > pc.now));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exit codes, by the APM's table "SVM Intercept Codes".
+
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::exception::Vector;
+use crate::svm::decode;
+use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+use proptest::prelude::*;
+
+fn raw(reason: u64, info1: u64, info2: u64) -> RawExit {
+    RawExit { reason, info1, info2 }
+}
+
+fn plain(reason: u64) -> Exit {
+    decode(raw(reason, 0, 0))
+}
+
+/// Codes that a guest's own doing causes and that are answered without the raw exit.
+fn is_known(code: u64) -> bool {
+    matches!(
+        code,
+        0x20..=0x5f | 0x60..=0x62 | 0x64 | 0x6f | 0x72 | 0x74 | 0x76 | 0x78 | 0x7a | 0x7c | 0x7d | 0x7f
+            | 0x80..=0x86 | 0x89..=0x8e | 0x400
+    )
+}
+
+#[test]
+fn every_code_has_an_answer_and_only_unlisted_ones_are_unknown() {
+    for code in 0..=0xffffu64 {
+        let exit = plain(code);
+        // IOIO without a size is no access.
+        let expected = !is_known(code) && code != 0x7b;
+        assert_eq!(exit == Exit::Unknown(raw(code, 0, 0)), expected || code == 0x7b, "{code:#x}: {exit:?}");
+    }
+}
+
+#[test]
+fn minus_one_is_a_refused_entry_in_both_widths() {
+    for code in [u64::MAX, 0xffff_ffff] {
+        assert_eq!(plain(code), Exit::EntryFailed(raw(code, 0, 0)));
+    }
+    assert_eq!(plain(u64::MAX - 1), Exit::Unknown(raw(u64::MAX - 1, 0, 0)), "busy is not ours");
+}
+
+#[test]
+fn instructions_are_those_of_the_manual() {
+    for (code, exit) in [
+        (0x61, Exit::HostInterrupt),
+        (0x64, Exit::InterruptWindow),
+        (0x6f, Exit::Forbidden),
+        (0x72, Exit::Cpuid),
+        (0x74, Exit::NmiReturn),
+        (0x76, Exit::CacheFlush),
+        (0x89, Exit::CacheFlush),
+        (0x78, Exit::Hlt),
+        (0x7d, Exit::TaskSwitch),
+        (0x7f, Exit::TripleFault),
+        (0x80, Exit::VirtInsn(VirtInsn::Other)),
+        (0x81, Exit::VirtInsn(VirtInsn::Hypercall)),
+        (0x8a, Exit::Undefined),
+        (0x8b, Exit::Undefined),
+        (0x8d, Exit::Xsetbv),
+        (0x20, Exit::DebugRegister),
+        (0x3f, Exit::DebugRegister),
+    ] {
+        assert_eq!(plain(code), exit, "{code:#x}");
+    }
+}
+
+#[test]
+fn rdmsr_and_wrmsr_differ_in_bit_0() {
+    assert_eq!(decode(raw(0x7c, 0, 0)), Exit::Msr(MsrAccess::Read));
+    assert_eq!(decode(raw(0x7c, 1, 0)), Exit::Msr(MsrAccess::Write));
+}
+
+#[test]
+fn outs_to_the_console_is_a_string_access() {
+    let exit = decode(raw(0x7b, 0x03f8_0000 | 0x10 | 4, 0x1234));
+
+    assert_eq!(exit, Exit::Pio(PioAccess { port: 0x3f8, width: Width::B1, is_in: false, is_string: true }));
+}
+
+proptest! {
+    #[test]
+    fn a_port_access_says_port_width_and_direction(port: u16, size in 0usize..3, is_in: bool, is_string: bool) {
+        let info = u64::from(port) << 16 | 0x10 << size | u64::from(is_string) << 2 | u64::from(is_in);
+        let width = [Width::B1, Width::B2, Width::B4][size];
+
+        prop_assert_eq!(decode(raw(0x7b, info, 0)), Exit::Pio(PioAccess { port, width, is_in, is_string }));
+    }
+
+    #[test]
+    fn an_access_of_no_or_two_sizes_is_unknown(info: u64) {
+        prop_assume!((info >> 4 & 7).count_ones() != 1);
+
+        prop_assert_eq!(decode(raw(0x7b, info, 0)), Exit::Unknown(raw(0x7b, info, 0)));
+    }
+
+    #[test]
+    fn a_nested_page_fault_says_address_and_access(gpa: u64, present: bool, write: bool, reserved: bool, fetch: bool) {
+        let info = u64::from(present) | u64::from(write) << 1 | u64::from(reserved) << 3 | u64::from(fetch) << 4;
+
+        let fault = GuestPageFault { gpa: Gpa(gpa), write, fetch, present, reserved };
+        // User and the two bits that tell where in the walk it happened do not count.
+        for noise in [0, 4, 1 << 32, 1 << 33] {
+            prop_assert_eq!(decode(raw(0x400, info | noise, gpa)), Exit::GuestPageFault(fault));
+        }
+    }
+
+    #[test]
+    fn an_exception_keeps_its_error_code(vector in 0u8..32, error: u32) {
+        let exit = decode(raw(0x40 + u64::from(vector), u64::from(error), 0));
+
+        prop_assert_eq!(exit, Exit::Exception(Vector(vector), error));
+    }
+
+    #[test]
+    fn any_raw_exit_decodes(reason: u64, info1: u64, info2: u64) {
+        let exit = raw(reason, info1, info2);
+        if reason > 0x400 && !matches!(reason, u64::MAX | 0xffff_ffff) {
+            prop_assert_eq!(decode(exit), Exit::Unknown(exit));
+        }
+    }
+}

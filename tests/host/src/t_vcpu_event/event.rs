@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults within faults, by the SDM's "Conditions for Generating a Double Fault".
+
+use crate::arch::addr::Gva;
+use crate::arch::exception::{Exception, PfError, Vector};
+use crate::vcpu::event::{merge, Blocking, Event, Merged};
+use proptest::prelude::*;
+
+const BENIGN: [Vector; 11] = [
+    Vector::DB,
+    Vector::NMI,
+    Vector::BP,
+    Vector(4),
+    Vector(5),
+    Vector::UD,
+    Vector(7),
+    Vector(16),
+    Vector::AC,
+    Vector::MC,
+    Vector(19),
+];
+const CONTRIBUTORY: [Vector; 5] = [Vector::DE, Vector::TS, Vector::NP, Vector::SS, Vector::GP];
+
+/// An exception of that vector, with an error code that tells it from #DF's.
+fn raised(vector: Vector) -> Exception {
+    Exception::with_error(vector, 0x18)
+}
+
+fn double() -> Merged {
+    Merged::One(Exception::with_error(Vector::DF, 0))
+}
+
+fn handled_in_turn(second: Vector) -> Merged {
+    Merged::One(raised(second))
+}
+
+#[test]
+fn a_benign_first_gives_way_to_any_second() {
+    for first in BENIGN {
+        for second in BENIGN.into_iter().chain(CONTRIBUTORY).chain([Vector::PF]) {
+            assert_eq!(merge(first, raised(second)), handled_in_turn(second), "{first:?} {second:?}");
+        }
+    }
+}
+
+#[test]
+fn contributory_twice_is_a_double_fault_and_no_other_second_is() {
+    for first in CONTRIBUTORY {
+        for second in CONTRIBUTORY {
+            assert_eq!(merge(first, raised(second)), double(), "{first:?} {second:?}");
+        }
+        for second in BENIGN.into_iter().chain([Vector::PF]) {
+            assert_eq!(merge(first, raised(second)), handled_in_turn(second), "{first:?} {second:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_fault_doubles_with_a_contributory_or_page_fault() {
+    for second in CONTRIBUTORY.into_iter().chain([Vector::PF]) {
+        assert_eq!(merge(Vector::PF, raised(second)), double(), "{second:?}");
+    }
+    for second in BENIGN {
+        assert_eq!(merge(Vector::PF, raised(second)), handled_in_turn(second), "{second:?}");
+    }
+}
+
+#[test]
+fn a_fault_in_the_double_fault_handlers_delivery_is_the_third() {
+    for second in CONTRIBUTORY.into_iter().chain([Vector::PF]) {
+        assert_eq!(merge(Vector::DF, raised(second)), Merged::TripleFault, "{second:?}");
+    }
+}
+
+#[test]
+fn nothing_blocks_a_fresh_vcpu() {
+    assert_eq!(Blocking::default(), Blocking { shadow: false, nmi: false });
+}
+
+proptest! {
+    /// Faults that nobody can handle end after two steps: the guest never loops in delivery.
+    #[test]
+    fn a_chain_of_contributory_faults_ends(faults in prop::collection::vec(0usize..6, 3..10)) {
+        let all: Vec<Vector> = CONTRIBUTORY.into_iter().chain([Vector::PF]).collect();
+        let mut first = all[faults[0]];
+        let mut steps = 0;
+        for i in &faults[1..] {
+            steps += 1;
+            match merge(first, raised(all[*i])) {
+                Merged::TripleFault => return Ok(()),
+                Merged::One(next) => first = next.vector,
+            }
+        }
+        // Only page faults after contributory ones put the end off.
+        prop_assert!(steps < 3 || faults[1..].contains(&5));
+    }
+
+    #[test]
+    fn an_exception_becomes_the_event_of_its_vector(gva: u64, error in 0u32..64) {
+        let fault = Exception::page_fault(Gva(gva), PfError::from_bits_truncate(error));
+
+        prop_assert_eq!(Event::from(fault), Event::Exception { vector: Vector::PF, error: Some(error) });
+    }
+}

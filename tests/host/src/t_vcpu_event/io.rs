@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Accesses that user space answers while the instruction is tried again.
+
+use crate::arch::addr::Gpa;
+use crate::vcpu::io::PendingIo;
+use proptest::prelude::*;
+
+const DEVICE: Gpa = Gpa(0xd000_0000);
+
+/// Asks for an access and has it answered.
+fn answered(io: &mut PendingIo, gpa: Gpa, len: u8, is_write: bool, data: u64) {
+    io.ask(gpa, len, is_write);
+    assert!(io.complete(data));
+}
+
+#[test]
+fn a_read_finds_its_answer_when_the_instruction_runs_again() {
+    let mut io = PendingIo::new();
+    io.begin();
+    assert_eq!(io.answer(DEVICE, 4, false), None);
+    answered(&mut io, DEVICE, 4, false, 0x1234_5678);
+
+    io.begin();
+
+    assert_eq!(io.answer(DEVICE, 4, false), Some(0x1234_5678));
+    assert_eq!(io.answer(DEVICE, 4, false), None, "the next access is one of its own");
+}
+
+#[test]
+fn an_answer_is_for_the_access_that_asked_alone() {
+    let mut io = PendingIo::new();
+    answered(&mut io, DEVICE, 4, false, 1);
+
+    io.begin();
+
+    assert_eq!(io.answer(Gpa(DEVICE.0 + 4), 4, false), None, "another address");
+    assert_eq!(io.answer(DEVICE, 2, false), None, "another length");
+    assert_eq!(io.answer(DEVICE, 4, true), None, "another direction");
+    assert_eq!(io.answer(DEVICE, 4, false), Some(1), "a miss uses nothing up");
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_refused() {
+    let mut io = PendingIo::new();
+    assert!(!io.complete(5));
+    answered(&mut io, DEVICE, 1, false, 6);
+
+    assert!(!io.complete(7), "one question, one answer");
+
+    io.begin();
+    assert_eq!(io.answer(DEVICE, 1, false), Some(6));
+    assert_eq!(io.answer(DEVICE, 1, false), None);
+}
+
+#[test]
+fn a_completed_instruction_leaves_no_answer_to_the_next() {
+    let mut io = PendingIo::new();
+    answered(&mut io, DEVICE, 8, true, 0);
+    io.ask(DEVICE, 8, false);
+
+    io.forget();
+
+    io.begin();
+    assert_eq!(io.answer(DEVICE, 8, true), None);
+    assert!(!io.complete(1), "the question is forgotten too");
+}
+
+proptest! {
+    /// An instruction of up to eight accesses completes after as many answers, each seen in order.
+    #[test]
+    fn an_instruction_makes_progress_with_each_answer(
+        accesses in prop::collection::vec((0u64..4, 0u32..4, any::<bool>(), any::<u64>()), 1..=8),
+    ) {
+        let mut io = PendingIo::new();
+        for tries in 0..=accesses.len() {
+            io.begin();
+            let mut done = 0;
+            for &(at, size, is_write, data) in &accesses {
+                let (gpa, len) = (Gpa(DEVICE.0 + at * 8), 1u8 << size);
+                match io.answer(gpa, len, is_write) {
+                    Some(answer) => {
+                        prop_assert_eq!(answer, data);
+                        done += 1;
+                    }
+                    None => {
+                        answered(&mut io, gpa, len, is_write, data);
+                        break;
+                    }
+                }
+            }
+            prop_assert_eq!(done, tries);
+        }
+    }
+
+    /// More answers than an instruction has accesses are dropped, not written elsewhere.
+    #[test]
+    fn a_full_log_takes_no_more(n in 9u64..40) {
+        let mut io = PendingIo::new();
+        for i in 0..n {
+            answered(&mut io, Gpa(DEVICE.0 + i), 1, false, i);
+        }
+
+        io.begin();
+
+        for i in 0..8 {
+            prop_assert_eq!(io.answer(Gpa(DEVICE.0 + i), 1, false), Some(i));
+        }
+        prop_assert_eq!(io.answer(Gpa(DEVICE.0 + 8), 1, false), None);
+    }
+}
