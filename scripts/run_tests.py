@@ -45,6 +45,7 @@ GATES = [
     ("clippy of the module", ["scripts/check-clippy", "module"]),
     ("clippy of the tool", ["scripts/check-clippy", "userspace-tool"]),
     ("clippy of the host tests", ["scripts/check-clippy", "tests/host"]),
+    ("clippy of the test of the ABI", ["scripts/check-clippy", "tests/abi"]),
     ("the scripts themselves", ["python3", "-m", "unittest", "discover", "-s", "scripts/tests"]),
     ("check-unsafe", ["scripts/check-unsafe"]),
     ("check-panics", ["scripts/check-panics"]),
