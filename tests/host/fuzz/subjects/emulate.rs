@@ -99,7 +99,7 @@ pub(super) fn emulator(bytes: &[u8]) {
     if let Ok(insn) = decode(&code, mode) {
         // A, LODS and the others, INS, OUTS: elements that are done stay done.
         let string = asked(&m).len() > asked(&before).len() || m.asked.contains(&Asked::Commit);
-        if result.is_err() && !string && !(insn.prefixes.rep.is_some()) {
+        if result.is_err() && !string && insn.prefixes.rep.is_none() {
             assert_eq!(m, before, "{result:?} changed something: {code:02x?} in {mode:?}");
         }
     } else {

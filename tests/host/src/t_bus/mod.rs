@@ -56,7 +56,7 @@ impl Pc {
     }
 
     fn out(&mut self, port: u16, value: u32) -> Signals {
-        let width = if port >= 0x600 && port < 0x60c { Width::B2 } else { Width::B1 };
+        let width = if (0x600..0x60c).contains(&port) { Width::B2 } else { Width::B1 };
         let mut out = Signals::new();
         assert!(self.bus.pio_write(port, width, value, self.now, &mut out), "port {port:#x}");
         out
