@@ -84,7 +84,7 @@ fn outs_to_the_console_is_a_string_access() {
 proptest! {
     #[test]
     fn a_port_access_says_port_width_and_direction(port: u16, size in 0usize..3, is_in: bool, is_string: bool) {
-        let info = u64::from(port) << 16 | 0x10 << size | u64::from(is_string) << 2 | u64::from(is_in);
+        let info = u64::from(port) << 16 | (0x10 << size) | u64::from(is_string) << 2 | u64::from(is_in);
         let width = [Width::B1, Width::B2, Width::B4][size];
 
         prop_assert_eq!(decode(raw(0x7b, info, 0)), Exit::Pio(PioAccess { port, width, is_in, is_string }));
