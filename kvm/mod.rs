@@ -16,6 +16,7 @@
 
 pub(crate) mod abi;
 pub(crate) mod device;
+mod irqchip;
 mod regs;
 mod run;
 mod stats;

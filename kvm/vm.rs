@@ -4,7 +4,7 @@
 
 use super::abi::{nr, vm as abi};
 use super::vcpu::VcpuFile;
-use super::{device, sys, user};
+use super::{device, irqchip, sys, user};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
@@ -126,6 +126,21 @@ impl<B: Backend> VmFile<B> {
         Ok(0)
     }
 
+    /// As [`VmFile::irq_line`], and says what became of it: nothing here tells a pulse that joined
+    /// another from one that was taken.
+    fn irq_line_status(&self, arg: u64) -> Result<i64> {
+        let mut l: abi::IrqLevel = user::read(arg)?;
+        if !self.vm.has_irqchip.load(Acquire) {
+            return Err(ENXIO);
+        }
+        let level = Level::from(l.level != 0);
+        let heard = self.vm.chipset.with(|bus, _now, out| bus.set_gsi(l.irq, level, out));
+        let status = if heard { abi::IRQ_STATUS_DELIVERED } else { abi::IRQ_STATUS_IGNORED };
+        l.irq = status as u32;
+        user::write(arg, &l)?;
+        Ok(0)
+    }
+
     fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
         if !self.vm.has_irqchip.load(Acquire) || m.flags != 0 {
             return Err(EINVAL);
@@ -205,6 +220,12 @@ impl<B: Backend> AnonFile for VmFile<B> {
             nr::CREATE_IRQCHIP => this.create_irqchip(),
             nr::CREATE_PIT2 => user::read::<abi::PitConfig>(arg).and_then(|_| this.create_pit()),
             nr::IRQ_LINE => user::read::<abi::IrqLevel>(arg).and_then(|l| this.irq_line(l.irq, l.level)),
+            nr::IRQ_LINE_STATUS => this.irq_line_status(arg),
+            nr::SET_GSI_ROUTING => irqchip::set_routing(&this.vm, arg),
+            nr::GET_IRQCHIP => irqchip::get(&this.vm, arg),
+            nr::SET_IRQCHIP => irqchip::set(&this.vm, arg),
+            nr::GET_PIT2 => irqchip::get_pit(&this.vm, arg),
+            nr::SET_PIT2 => irqchip::set_pit(&this.vm, arg),
             nr::SIGNAL_MSI => this.signal_msi(user::read(arg)?),
             nr::REINJECT_CONTROL => this.reinject(arg),
             nr::GET_CLOCK => this.get_clock(arg),
