@@ -331,7 +331,7 @@ impl Bus {
 
     /// Returns whether the timer has a pulse that waits for the end of the last one.
     pub(crate) fn is_timer_waiting(&self) -> bool {
-        self.pit.as_ref().is_some_and(|p| p.deadline().is_none() && p.is_counting())
+        self.pit.as_ref().is_some_and(Pit::waits_for_ack)
     }
 
     /// Lets time pass.

@@ -187,10 +187,11 @@ impl Pit {
         Some(Ns(PitClock::ns(tick)))
     }
 
-    /// Returns whether channel 0 was loaded and has an edge to come.
-    pub(crate) fn is_counting(&self) -> bool {
+    /// Returns whether the next pulse waits for [`Pit::ack`]: one was handed out, re-injection is on, and
+    /// more are due or to come.
+    pub(crate) fn waits_for_ack(&self) -> bool {
         let [channel, ..] = &self.channels;
-        channel.next_edge().is_some()
+        self.reinject && !self.acked && (self.pending != 0 || channel.next_edge().is_some())
     }
 
     /// Returns the whole state.

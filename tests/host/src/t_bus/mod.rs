@@ -355,3 +355,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_timer_through_the_ioapic_goes_on_with_the_end_of_its_interrupt() {
+    let mut pc = Pc::new();
+    pc.out(0x21, 0xff);
+    pc.open_pin(2, 0);
+    pc.start_timer();
+    assert_eq!(vectors(&pc.tick(1_100_000)), [0x42]);
+    assert_eq!(vectors(&pc.tick(1_000_000)), []);
+
+    assert!(pc.bus.is_timer_waiting());
+    let mut out = Signals::new();
+    pc.bus.timer_eoi(pc.now, &mut out);
+
+    assert_eq!(vectors(&out), [0x42]);
+}
