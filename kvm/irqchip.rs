@@ -32,7 +32,7 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let mut routes = KVec::with_capacity(entries.len(), GFP_KERNEL_ACCOUNT)?;
     for e in &entries {
         let [a, b, c, ..] = e.u;
-        routes.push(Route::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?, GFP_KERNEL_ACCOUNT)?;
+        routes.push_within_capacity(Route::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
     }
     let mut routing = Routing::new(routes.iter().copied())?;
     vm.chipset.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
