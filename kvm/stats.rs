@@ -48,7 +48,8 @@ impl StatsFile {
         let n = COUNTERS.len() as u32;
         let descs = abi::HEADER_BYTES.saturating_add(abi::NAME_BYTES);
         let data = descs.saturating_add(n.saturating_mul(abi::DESC_BYTES));
-        let mut out = KVec::with_capacity(data as usize, GFP_KERNEL)?;
+        let size = data.saturating_add(n.saturating_mul(8));
+        let mut out = KVec::with_capacity(size as usize, GFP_KERNEL)?;
         let header = abi::Header {
             flags: 0,
             name_size: abi::NAME_BYTES,

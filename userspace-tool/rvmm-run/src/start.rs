@@ -35,7 +35,13 @@ pub fn run(cli: &Cli) -> ExitStatus {
     }
 }
 
+/// CPUs that the guest's tables can name: 8-bit APIC ids, of which one is the broadcast.
+const MAX_APIC_IDS: u32 = 255;
+
 fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
+    if cli.cpus > MAX_APIC_IDS {
+        return Err(Error::TooManyCpus { asked: cli.cpus, max: MAX_APIC_IDS });
+    }
     let config = prepare(cli)?;
     let contents = Contents::new(&config)?;
     let kvm = open_node(&cli.device)?;
