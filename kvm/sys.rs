@@ -73,7 +73,8 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts() -> cpuid::Facts {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    let always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_EOI;
+    // PV_EOI is built but held back: see the known faults in the change log.
+    let always = KvmFeatures::NOP_IO_DELAY;
     cpuid::Facts {
         tsc_khz: timer::tsc_khz(),
         hardware_paging: true,
