@@ -42,7 +42,7 @@ def parse_args(argv):
     p = argparse.ArgumentParser(prog="run-host", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--cpu", default="max", help="QEMU CPU model (default: max)")
-    p.add_argument("--smp", type=int, default=2, help="CPUs of the host (default: 2)")
+    p.add_argument("--smp", type=int, default=2, help="CPUs that the command may run on; the host has one more (default: 2)")
     p.add_argument("--memory", default="4G", help="memory of the host (default: 4G)")
     p.add_argument("--append", default="", help="more kernel options for the host")
     p.add_argument("--icount", action="store_true", help="count instructions instead of time; one CPU")
