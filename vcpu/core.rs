@@ -73,6 +73,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) pv: PvState,
     /// TSC_AUX.
     pub(crate) tsc_aux: u32,
+    /// SPEC_CTRL, of the bits that the processor has.
+    pub(crate) spec_ctrl: u32,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// An exception to be delivered with the next entry.
@@ -125,6 +127,7 @@ impl<B: Backend> VcpuCore<B> {
             msrs: MsrStore::new(),
             pv: PvState::default(),
             tsc_aux: 0,
+            spec_ctrl: 0,
             mp,
             exception: None,
             interrupted: None,

@@ -26,7 +26,7 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::guest_ram;
-use crate::host::msr::TscAux;
+use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use core::sync::atomic::Ordering::*;
 use kernel::prelude::*;
@@ -68,7 +68,7 @@ pub(crate) fn run<B: Backend>(
         if cpu::is_work_pending() {
             cpu::handle_work()?;
         }
-        take_requests(vm, shared, core);
+        take_requests(vm, shared, core, Requests::all());
         if let Some(event) = vm.take_event() {
             count(&shared.stats.user_exits);
             return Ok(UserExit::SystemEvent(event));
@@ -92,9 +92,17 @@ pub(crate) fn run<B: Backend>(
     }
 }
 
-/// Takes what others asked of this vCPU.
-fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
-    let asked = shared.take_requests();
+/// What can be done inside the window, without sleeping and without leaving guest mode's state.
+const QUICK: Requests =
+    Requests::INTERRUPT
+        .union(Requests::TIMER)
+        .union(Requests::NMI)
+        .union(Requests::TLB_FLUSH)
+        .union(Requests::EXTINT);
+
+/// Takes what others asked of this vCPU, as far as it is in `which`.
+fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, which: Requests) {
+    let asked = shared.take_requests(which);
     if asked.is_empty() {
         return;
     }
@@ -173,19 +181,16 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
+    let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending()
-                || shared.is_requested(
-                    Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE | Requests::CLOCK,
-                )
-            {
+            if cpu::is_work_pending() || shared.is_requested(QUICK.complement()) {
                 break Leave::Again;
             }
-            take_requests(vm, shared, core);
+            take_requests(vm, shared, core, QUICK);
             continue;
         }
         let generation = vm.space.flush_generation.load(SeqCst);
@@ -198,13 +203,29 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             break leave;
         }
         core.state.flush(&mut core.hw);
+        fpu.show_keys();
+        if let Some(s) = &spec_ctrl {
+            s.show();
+        }
         let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
+        if let Some(s) = &spec_ctrl {
+            s.hide();
+        }
+        fpu.hide_keys();
         shared.leave_guest_mode();
         count(&shared.stats.exits);
         commit(vm, core, &exit);
         core.recorder.note(core.state.rip, core.hw.raw_exit());
 
-        let mut cx = Cx { vm, shared, core: &mut *core, fpu: &mut fpu, tsc_aux: &mut tsc_aux, cpu: &cpu };
+        let mut cx = Cx {
+            vm,
+            shared,
+            core: &mut *core,
+            fpu: &mut fpu,
+            tsc_aux: &mut tsc_aux,
+            spec_ctrl: &mut spec_ctrl,
+            cpu: &cpu,
+        };
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}
