@@ -42,7 +42,9 @@ pub(crate) struct GuestFpu {
 unsafe fn rdpkru() -> u32 {
     let pkru: u32;
     // SAFETY: By this function's contract.
-    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
     pkru
 }
 
@@ -177,7 +179,8 @@ impl GuestFpu {
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let mask = self.supported.bits();
         // SAFETY: The host sets CR4.PKE wherever it enables the state component.
-        let keys = (self.supported.contains(Xcr0::PKRU)).then(|| Keys { host: unsafe { rdpkru() }, guest: 0 });
+        let keys =
+            (self.supported.contains(Xcr0::PKRU)).then(|| Keys { host: unsafe { rdpkru() }, guest: 0 });
         // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
         // the host's XCR0 is in force, so every component that the image may name is enabled.
         unsafe {

@@ -2,8 +2,8 @@
 
 //! MSRs of the host that guests see directly, switched over a window.
 
-use super::cpu::PinnedCpu;
 use super::cpu::cpuid;
+use super::cpu::PinnedCpu;
 use crate::arch::cpuid::{F7Edx, FExt8Ebx};
 use crate::arch::msr::{PRED_CMD, SPEC_CTRL, TSC_AUX};
 use core::arch::asm;
@@ -27,9 +27,7 @@ unsafe fn rdmsr(msr: u32) -> u64 {
 /// The processor has it and takes `value`, and the host can live with that until it puts its own back.
 unsafe fn wrmsr(msr: u32, value: u32) {
     // SAFETY: By this function's contract.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value, in("edx") 0, options(nostack, preserves_flags))
-    };
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value, in("edx") 0, options(nostack, preserves_flags)) };
 }
 
 fn read() -> u64 {

@@ -4,6 +4,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
+#include <linux/cc_platform.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -16,6 +17,7 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <trace/events/ipi.h>
+#include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
@@ -73,6 +75,31 @@ int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value)
 	if (!cpu_online(cpu))
 		return -ENXIO;
 	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
+struct cpuid_call {
+	u32 regs[4];
+};
+
+static void rvmm_cpuid_here(void *arg)
+{
+	u32 *r = ((struct cpuid_call *)arg)->regs;
+
+	cpuid_count(r[0], r[2], &r[0], &r[1], &r[2], &r[3]);
+}
+
+int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs)
+{
+	struct cpuid_call call = { .regs = { leaf, 0, subleaf, 0 } };
+	int err = smp_call_function_single(cpu, rvmm_cpuid_here, &call, 1);
+
+	memcpy(regs, call.regs, sizeof(call.regs));
+	return err;
+}
+
+bool rvmm_host_memory_encrypted(void)
+{
+	return cc_platform_has(CC_ATTR_MEM_ENCRYPT);
 }
 
 unsigned long rvmm_host_dr7(void)

@@ -25,6 +25,8 @@ pub(crate) enum Unsupported {
     Lacks(&'static str),
     /// CPUs of this machine differ in what matters.
     MixedCpus,
+    /// The host encrypts its memory.
+    EncryptedMemory,
 }
 
 /// The root of a second-level table, borrowed from the table's owner: as long as this lives, the

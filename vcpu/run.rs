@@ -29,6 +29,7 @@ use crate::host::guest_ram;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use core::sync::atomic::Ordering::*;
+use kernel::pr_warn_once;
 use kernel::prelude::*;
 
 /// Why the window was closed.
@@ -47,13 +48,15 @@ enum Leave {
     NeedFlush,
     /// Return to user space.
     User(UserExit),
+    /// This CPU cannot run guests.
+    Unusable,
 }
 
 /// Runs the vCPU until user space is wanted.
 ///
 /// # Errors
 /// `EINTR` on a signal or when `immediate_exit` says so; `EFAULT` when guest memory cannot be made
-/// resident; `ENOMEM`.
+/// resident; `ENOMEM`; `ENODEV` on a CPU that cannot run guests.
 pub(crate) fn run<B: Backend>(
     vm: &Vm<B>,
     shared: &VcpuShared,
@@ -88,17 +91,20 @@ pub(crate) fn run<B: Backend>(
                 count(&shared.stats.user_exits);
                 return Ok(exit);
             }
+            Leave::Unusable => {
+                pr_warn_once!("a CPU that came online cannot run guests: keep the VM off it\n");
+                return Err(ENODEV);
+            }
         }
     }
 }
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
-const QUICK: Requests =
-    Requests::INTERRUPT
-        .union(Requests::TIMER)
-        .union(Requests::NMI)
-        .union(Requests::TLB_FLUSH)
-        .union(Requests::EXTINT);
+const QUICK: Requests = Requests::INTERRUPT
+    .union(Requests::TIMER)
+    .union(Requests::NMI)
+    .union(Requests::TLB_FLUSH)
+    .union(Requests::EXTINT);
 
 /// Takes what others asked of this vCPU, as far as it is in `which`.
 fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, which: Requests) {
@@ -177,7 +183,7 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
 /// The window: root operation on this CPU with interrupts off.
 fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
     let cpu = PinnedCpu::pin();
-    let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Again };
+    let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
