@@ -21,6 +21,7 @@ mod vmcb;
 use crate::arch::cpuid::CpuidRegs;
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
+use crate::kvm::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
 use kernel::prelude::*;
@@ -136,6 +137,8 @@ impl Backend for Svm {
     type Vcpu = vcpu::SvmVcpu;
     type Format = Npt;
     type Window<'a> = Window<'a>;
+
+    const VENDOR: u32 = VENDOR_SVM;
 
     fn name(&self) -> &'static str {
         "SVM"

@@ -69,6 +69,9 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     where
         Self: 'a;
 
+    /// Whose numbers a [`RawExit`] holds, as the ABI names the vendors.
+    const VENDOR: u32;
+
     /// Returns the vendor's name for the log.
     fn name(&self) -> &'static str;
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
