@@ -21,7 +21,6 @@ use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::cr::Rflags;
-use crate::arch::exception::{Exception, Vector};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
@@ -368,20 +367,9 @@ fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
     };
     let core = &mut *cx.core;
     core.state.rip = next;
-    let tf = core.state.rflags & Rflags::TF.bits() != 0;
+    let stepping = core.state.rflags & Rflags::TF.bits() != 0;
     core.state.rflags &= !Rflags::RF.bits();
-    let mut blocking = core.hw.blocking();
-    if blocking.shadow {
-        blocking.shadow = false;
-        core.hw.set_blocking(blocking);
-    }
-    if tf {
-        core.fetch(Groups::DEBUG);
-        // DR6.BS: a single step.
-        core.state.dr6 |= 1 << 14;
-        core.state.mark(Groups::DEBUG);
-        core.raise(Exception::plain(Vector::DB));
-    }
+    core.end_insn(stepping);
     Ok(())
 }
 

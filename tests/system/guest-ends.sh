@@ -22,5 +22,13 @@ ends triple triple reboot=triple 4
 check "the dump has the registers" 'grep -q "rip [0-9a-f]* rflags" /tmp/triple.log'
 check "the dump has the exits before" 'grep -q "last exits in the module (64 of them)" /tmp/triple.log'
 check "the last of them is the triple fault" '[ "$(grep -c shutdown /tmp/triple.log)" = 1 ]'
+# Without --no-reboot the tool starts the guest again.
+cp /images/small.img /tmp/twice.img
+timeout -s KILL 180 rvmm-run --console file:/tmp/twice.console -m 256M --initrd /images/guest.cpio \
+	--append "console=ttyS0 $fast rvmm.test=twice" /images/vmlinuz /tmp/twice.img >/tmp/twice.log 2>&1
+code=$?
+[ $code = 0 ] || show_guest twice
+check "twice: the guest was started again" 'grep -q "started again" /tmp/twice.console'
+check "twice: exit code 0 in the end" '[ $code = 0 ]'
 check "the module unloads afterwards" 'unload_module'
 finish
