@@ -20,6 +20,7 @@ use super::outcome::{Outcome, UserExit, VmBug};
 use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
+use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::debug::HostDebug;
@@ -40,7 +41,7 @@ enum Leave {
     /// As the outcome says.
     FaultIn(crate::arch::addr::Hva, bool),
     /// As the outcome says.
-    FaultInGpa(crate::arch::addr::Gpa, bool),
+    FaultInGpa(Gpa, bool),
     /// The pool of table pages must be filled.
     NeedPages,
     /// Other CPUs must forget a mapping.
@@ -147,6 +148,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
             }
         }
     }
+    if asked.contains(Requests::EOI) {
+        // Memory that is gone is the guest's loss: the interrupt stays in service.
+        if let Some(gpa) = take_eoi(vm, core) {
+            if vm.space.fault_in(gpa, true).is_ok() {
+                shared.request_self(Requests::EOI);
+            }
+        }
+    }
     if asked.contains(Requests::CHORE) {
         if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
             // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
@@ -155,6 +164,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
             }
         }
     }
+}
+
+/// Ends the interrupt in service if the guest ended it in memory. Returns the address of a page that must
+/// be made resident first.
+#[inline]
+fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+    let lapic = core.lapic.as_mut()?;
+    core.pv.take_eoi(&*vm.space, lapic).err()
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.
@@ -219,7 +236,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         fpu.hide_keys();
         shared.leave_guest_mode();
         count(&shared.stats.exits);
-        commit(vm, core, &exit);
+        commit(vm, shared, core, &exit);
         core.recorder.note(core.state.rip, core.hw.raw_exit());
 
         let mut cx = Cx {
@@ -247,7 +264,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short.
 #[inline]
-fn commit<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, exit: &Exit) {
+fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
         return;
@@ -257,8 +274,10 @@ fn commit<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, exit: &Exit) {
             lapic.accept_pending(vector);
         }
     }
+    if take_eoi(vm, core).is_some() {
+        shared.request_self(Requests::EOI);
+    }
     if let Some(lapic) = core.lapic.as_mut() {
-        core.pv.take_eoi(&*vm.space, lapic);
         lapic.set_cr8(core.hw.tpr());
     }
     core.interrupted = core.hw.take_interrupted();
@@ -287,7 +306,8 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
     }
     if let Some(lapic) = core.lapic.as_ref() {
         core.hw.set_tpr(lapic.cr8());
-        if core.armed.is_none() {
+        // The timer waits for an end of interrupt that it can see.
+        if core.armed.is_none() && !vm.chipset.is_timer_waiting() {
             core.pv.arm_eoi(&*vm.space, lapic);
         }
     }

@@ -41,6 +41,8 @@ bitflags::bitflags! {
         const CHORE = 1 << 9;
         /// Write the paravirtual clock again.
         const CLOCK = 1 << 8;
+        /// Look again at the word in which the guest ends interrupts.
+        const EOI = 1 << 10;
     }
 }
 
