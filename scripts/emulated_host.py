@@ -60,7 +60,8 @@ class Shape:
         args = ["-M", "pc", "-accel", accel, "-cpu", self.cpu, "-smp", str(self.smp), "-m", self.memory]
         if self.icount:
             args += ["-icount", "shift=0,sleep=off"]
-        append = f"{APPEND} {self.append}".strip()
+        spare = "" if self.icount else "rvmm.spare_cpu0 "
+        append = f"{APPEND} {spare}{self.append}".strip()
         return args + ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
 
     def name(self):
