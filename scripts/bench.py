@@ -12,6 +12,7 @@ run is SKIP with the reason. docs/bench/README.md defines the rows.
 Examples:
   scripts/bench
   scripts/bench --rows cpuid,rdmsr --nodes rvmm
+  scripts/bench --profile cpuid --nodes rvmm
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 import time
 
 import bench_plot
+import bench_profile
 import bench_rows
 import emulated_host
 import run_host
@@ -38,6 +40,7 @@ def parse_args():
     p.add_argument("--rows", help="names of rows, comma separated; the files are then not written")
     p.add_argument("--nodes", default="kvm,rvmm", help="kvm, rvmm or both (default)")
     p.add_argument("--timeout", type=float, default=900, help="seconds of wall time (default: 900)")
+    p.add_argument("--profile", metavar="ROW", help="count the instructions of one row by function instead")
     p.add_argument("--dry", action="store_true", help="do not write the files under docs/bench")
     return p.parse_args()
 
@@ -150,6 +153,10 @@ def main():
     files = []
     for path in (build_client(), build_floor(), os.path.join(SOURCES, "run.sh")):
         files += ["--file", path]
+    if args.profile:
+        for node in args.nodes.split(","):
+            bench_profile.profile(node, args.profile, files[1:4:2])
+        return
     command = f"sh run.sh '{args.nodes.replace(',', ' ')}' {' '.join(names)}"
     log = os.path.join(BUILD, "log", "bench")
     os.makedirs(os.path.dirname(log), exist_ok=True)

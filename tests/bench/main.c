@@ -5,6 +5,8 @@
  * Usage: rvmm-bench NODE [ROW…]
  * Output, a line for each row: "row NAME UNIT SAMPLE…" or "skip NAME REASON".
  * Each row runs in a process of its own, so one that fails or hangs costs itself.
+ * With RVMM_BENCH_FOREVER in the environment, a row's first round never ends: for
+ * scripts/bench --profile.
  */
 #include "rows.h"
 #include "vm.h"
@@ -43,7 +45,8 @@ static void run_row(const struct row *row, const char *node)
 	child = fork();
 	if (!child) {
 		current = row;
-		alarm(ROW_SECONDS);
+		if (!getenv("RVMM_BENCH_FOREVER"))
+			alarm(ROW_SECONDS);
 		node_open(node);
 		row->run(row);
 		fflush(stdout);
