@@ -178,9 +178,11 @@ impl GuestFpu {
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let mask = self.supported.bits();
-        // SAFETY: The host sets CR4.PKE wherever it enables the state component.
-        let keys =
-            (self.supported.contains(Xcr0::PKRU)).then(|| Keys { host: unsafe { rdpkru() }, guest: 0 });
+        let keys = self.supported.contains(Xcr0::PKRU).then(|| {
+            // SAFETY: The host sets CR4.PKE wherever it enables the state component.
+            let host = unsafe { rdpkru() };
+            Keys { host, guest: 0 }
+        });
         // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
         // the host's XCR0 is in force, so every component that the image may name is enabled.
         unsafe {
