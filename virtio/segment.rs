@@ -31,7 +31,7 @@ impl SegmentList {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(room: usize) -> Result<SegmentList> {
-        Ok(SegmentList { slots: KVVec::from_elem(Segment::default(), room, GFP_KERNEL)?, len: 0 })
+        Ok(SegmentList { slots: KVVec::from_elem(Segment::default(), room, GFP_KERNEL_ACCOUNT)?, len: 0 })
     }
 
     /// Returns the segments.
