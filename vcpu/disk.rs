@@ -45,7 +45,8 @@ const PIECE_BYTES: u64 = 1 << 30;
 pub(crate) struct Counters {
     /// Reads and writes that went on without the worker.
     pub(crate) asynchronous: AtomicU64,
-    /// Reads and writes that the worker waited for.
+    /// Reads and writes that had ended when the call that starts them returned, or that the worker did
+    /// itself.
     pub(crate) synchronous: AtomicU64,
     /// The most that were under way at a time for one disk.
     pub(crate) most_under_way: AtomicU64,
