@@ -75,7 +75,7 @@ impl kernel::InPlaceModule for Rvmm {
         });
         try_pin_init!(Self {
             _: { ready? },
-            disks <- debugfs::Dir::new(c"rvmm").read_callback_file(c"disks", (), &|_, f| COUNTERS.show(f)),
+            disks <- debugfs::Dir::new(c"rvmm").read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }

@@ -18,6 +18,7 @@ use super::guest_ram;
 use super::page::Pages;
 use crate::arch::addr::Hva;
 use crate::virtio::inflight::{Ended, InFlight};
+use crate::virtio::segment::Cut;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -27,8 +28,9 @@ use kernel::sync::SpinLockIrq;
 
 /// Room for the pieces of one transfer.
 const PIECES: usize = 256;
-/// The most bytes of one transfer, as read(2) and write(2) have it.
-const MAX_BYTES: u64 = 0x7fff_f000;
+/// The most bytes of one transfer: more than drivers ask for at a time, and little enough that what the
+/// kernel allocates for all that are under way stays small.
+const MAX_BYTES: u64 = 16 << 20;
 
 // What a transfer is; the same values as in shim.h.
 const IO_WRITE: u32 = 1;
@@ -394,43 +396,45 @@ impl<T> Transfers<'_, T> {
     /// Those of the file, and `EFAULT`.
     pub(crate) fn copy(
         &mut self,
-        mut pieces: impl Iterator<Item = (Hva, u64)>,
+        pieces: impl Iterator<Item = (Hva, u64)>,
         bytes: u64,
         at: Place,
     ) -> Result<u64> {
+        let mut pieces = Cut::new(pieces);
         let mut done = 0u64;
-        let mut rest = None;
         while done < bytes {
-            let room = self.page.len() as u64;
-            let n = bytes.saturating_sub(done).min(room);
+            let n = bytes.saturating_sub(done).min(self.page.len() as u64);
             let here = Place { pos: at.pos.saturating_add(done), ..at };
             let buf = self.page.bytes_mut().get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
-            if !at.write && self.file.copy(buf, here)? != buf.len() {
+            if at.write {
+                each_part(buf, &mut pieces, |hva, part| guest_ram::copy_in_sleeping(hva, part))?;
+            }
+            if self.file.copy(buf, here)? != buf.len() {
                 break;
             }
-            let mut left = &mut *buf;
-            while !left.is_empty() {
-                let Some((hva, len)) = rest.take().or_else(|| pieces.next()) else { return Ok(done) };
-                let now = usize::try_from(len)?.min(left.len());
-                let Some((part, later)) = left.split_at_mut_checked(now) else { return Err(EINVAL) };
-                if at.write {
-                    guest_ram::copy_in_sleeping(hva, part)?;
-                } else {
-                    guest_ram::copy_out_sleeping(hva, part)?;
-                }
-                left = later;
-                rest = len
-                    .checked_sub(now as u64)
-                    .filter(|n| *n != 0)
-                    .map(|n| (hva.wrapping_add(now as u64), n));
-            }
-            if at.write && self.file.copy(buf, here)? != buf.len() {
-                break;
+            if !at.write {
+                each_part(buf, &mut pieces, |hva, part| guest_ram::copy_out_sleeping(hva, part))?;
             }
             done = done.saturating_add(n);
         }
         Ok(done)
     }
+}
+
+/// Calls `f` for each part of `buf` with where it belongs in the process's memory.
+fn each_part(
+    buf: &mut [u8],
+    pieces: &mut Cut<Hva, impl Iterator<Item = (Hva, u64)>>,
+    f: impl Fn(Hva, &mut [u8]) -> Result,
+) -> Result {
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let (hva, n) = pieces.next(rest.len() as u64, Hva::wrapping_add).ok_or(EFAULT)?;
+        let (part, later) = rest.split_at_mut_checked(usize::try_from(n)?).ok_or(EINVAL)?;
+        f(hva, part)?;
+        rest = later;
+    }
+    Ok(())
 }
 
 impl<T> Drop for Transfers<'_, T> {

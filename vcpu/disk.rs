@@ -38,9 +38,6 @@ pub(crate) struct Disk {
 const SECTOR_SHIFT: u32 = 9;
 /// What direct I/O wants at least.
 const DIRECT_ALIGN: u32 = 512;
-/// Longest piece of a transfer in bytes, so that their sums stay far from any limit.
-const PIECE_BYTES: u64 = 1 << 30;
-
 /// Counts over all disks since the module was loaded.
 pub(crate) struct Counters {
     /// Reads and writes that went on without the worker.
@@ -92,6 +89,8 @@ impl Disk {
                 // The first error is the one to report.
                 let _ = self.give_back(vm, transfers);
             }
+            // If the VMM lends more threads: another has to look what this one left.
+            self.device.wake();
             end
         })
     }
@@ -289,7 +288,7 @@ fn pieces<'a, B: Backend>(
             *failed = Some(MemError::NoSlot(gpa));
             return None;
         };
-        let n = left.min(len).min(PIECE_BYTES);
+        let n = left.min(len);
         if n < len {
             rest = Some((gpa.wrapping_add(n), len.saturating_sub(n)));
         }
