@@ -279,6 +279,16 @@ int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *
 	return wait_event_interruptible(*queue, ready(arg));
 }
 
+void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)
+{
+	wait_event(*queue, ready(arg));
+}
+
+bool rvmm_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
 int rvmm_nap(void)
 {
 	return schedule_timeout_interruptible(msecs_to_jiffies(5)) ? -EINTR : 0;
@@ -309,25 +319,49 @@ bool rvmm_file_may(struct file *file, bool write)
 	return file->f_mode & (write ? FMODE_WRITE : FMODE_READ);
 }
 
-s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos,
-		 bool write, bool sync)
+bool rvmm_file_is_regular(struct file *file)
 {
-	struct iov_iter iter;
-	loff_t at = pos;
-	s64 done;
-
-	iov_iter_init(&iter, write ? ITER_SOURCE : ITER_DEST, iov, segments, bytes);
-	if (!write)
-		return vfs_iter_read(file, &iter, &at, 0);
-	done = vfs_iter_write(file, &iter, &at, sync ? RWF_DSYNC : 0);
-	return done;
+	return S_ISREG(file_inode(file)->i_mode);
 }
 
-s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write)
+static s64 rvmm_file_iter(struct kiocb *iocb, struct file *file, struct iov_iter *iter, u64 pos, u32 how)
 {
-	loff_t at = pos;
+	iocb->ki_pos = pos;
+	if (how & RVMM_IO_DURABLE)
+		iocb->ki_flags |= IOCB_DSYNC;
+	if (how & RVMM_IO_BUFFERED)
+		iocb->ki_flags &= ~IOCB_DIRECT;
+	if (!(how & RVMM_IO_WRITE))
+		return vfs_iocb_iter_read(file, iocb, iter);
+	iocb->ki_flags |= IOCB_WRITE;
+	return vfs_iocb_iter_write(file, iocb, iter);
+}
 
-	return write ? kernel_write(file, buf, bytes, &at) : kernel_read(file, buf, bytes, &at);
+s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long result),
+		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how)
+{
+	struct iov_iter iter;
+
+	iov_iter_init(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, iov, segments, bytes);
+	init_sync_kiocb(iocb, file);
+	iocb->ki_complete = ended;
+	return rvmm_file_iter(iocb, file, &iter, pos, how);
+}
+
+void rvmm_file_end_write(struct kiocb *iocb)
+{
+	kiocb_end_write(iocb);
+}
+
+s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how)
+{
+	struct kvec vec = { .iov_base = buf, .iov_len = bytes };
+	struct iov_iter iter;
+	struct kiocb iocb;
+
+	iov_iter_kvec(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, &vec, 1, bytes);
+	init_sync_kiocb(&iocb, file);
+	return rvmm_file_iter(&iocb, file, &iter, pos, how);
 }
 
 void *rvmm_current_mm(void)
