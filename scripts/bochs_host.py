@@ -169,6 +169,13 @@ class Machine:
         with open(self.report_path, "rb") as f:
             return f.read()
 
+    def reason(self):
+        """Why the host ended, when Bochs gave up on it; else an empty string."""
+        found = re.findall(rb"following message:\n(.*)\n", self.report())
+        said = found[-1].decode(errors="replace") if found else ""
+        # Powering off is Bochs' one way to end well.
+        return "" if "ACPI control: soft power off" in said else said
+
     def save(self, folder):
         """Writes the state to `folder`; Bochs stops meanwhile."""
         with socket.create_connection(("127.0.0.1", VNC_PORT), timeout=60) as vnc:

@@ -235,6 +235,8 @@ def run(args):
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:
             problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+            if problem is None:
+                problem = machine.reason() or None
         finally:
             machine.kill()
     if problem == "out of time":
