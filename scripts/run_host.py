@@ -210,7 +210,7 @@ def host_of(args):
     if args.host == "intel":
         if args.icount:
             raise emulated_host.HostError("--icount: Bochs always counts instructions")
-        bochs_host.enter_private_network()
+        bochs_host.enter_private_world()
         return bochs_host, bochs_host.Shape(**chosen)
     return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
 
