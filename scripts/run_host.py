@@ -211,7 +211,7 @@ def host_of(args):
     if args.host == "intel":
         if args.icount:
             raise emulated_host.HostError("--icount: Bochs always counts instructions")
-        bochs_host.enter_private_network()
+        bochs_host.enter_private_world()
         return bochs_host, bochs_host.Shape(**chosen)
     return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
 
@@ -236,6 +236,8 @@ def run(args):
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:
             problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+            if problem is None:
+                problem = machine.reason() or None
         finally:
             machine.kill()
     if problem == "out of time":
