@@ -5,7 +5,7 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`] | /dev/rvmm itself |
-//! | [`vm`] | a VM |
+//! | [`vm`], [`irqchip`] | a VM: its ioctls, interrupt controllers |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`] | counters of a vCPU |
 //! | [`device`] | a device of the in-kernel machine |

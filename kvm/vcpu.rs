@@ -82,7 +82,7 @@ impl<B: Backend> VcpuFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.vm.has_run.store(true, Release);
+        self.vm.start();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
@@ -166,7 +166,7 @@ impl<B: Backend> VcpuFile<B> {
                 abi::MP_STATE_RUNNABLE => MpState::Runnable,
                 abi::MP_STATE_UNINITIALIZED if core.lapic.is_some() => MpState::Uninitialized,
                 abi::MP_STATE_INIT_RECEIVED if core.lapic.is_some() => MpState::InitReceived,
-                abi::MP_STATE_HALTED => MpState::Halted,
+                abi::MP_STATE_HALTED if core.lapic.is_some() => MpState::Halted,
                 _ => return Err(EINVAL),
             };
             Ok(0)
