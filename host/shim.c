@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
@@ -301,6 +302,30 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write)
 	loff_t at = pos;
 
 	return write ? kernel_write(file, buf, bytes, &at) : kernel_read(file, buf, bytes, &at);
+}
+
+struct rvmm_poll {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	int error;
+};
+
+static void rvmm_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_poll *poll = container_of(table, struct rvmm_poll, table);
+
+	poll->error = add_wait_queue_priority_exclusive(head, poll->entry);
+}
+
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error)
+{
+	struct rvmm_poll poll = { .entry = entry, .error = -EINVAL };
+	__poll_t events;
+
+	init_poll_funcptr(&poll.table, rvmm_queue);
+	events = vfs_poll(file, &poll.table);
+	*error = poll.error;
+	return (__force u32)events;
 }
 
 void *rvmm_current_mm(void)

@@ -62,6 +62,10 @@ s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 b
 		 bool write, bool sync);
 s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write);
 
+/* eventfd.rs */
+struct wait_queue_entry;
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
+
 /* notifier.rs */
 void *rvmm_current_mm(void);
 

@@ -61,6 +61,8 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         mce_banks: 0,
         irqchip: true,
         pit: true,
+        irqfd: true,
+        ioeventfd: true,
         clock: true,
         memory_region2: true,
         xcrs: true,

@@ -4,7 +4,7 @@
 
 use super::abi::{nr, vm as abi};
 use super::vcpu::VcpuFile;
-use super::{device, irqchip, sys, user};
+use super::{device, eventfd, irqchip, sys, user};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
@@ -33,6 +33,11 @@ pub(crate) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
     #[pin]
     config: Mutex<Config>,
+    /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
+    #[pin]
+    irqfds: Mutex<eventfd::Lines>,
+    #[pin]
+    ioeventfds: Mutex<eventfd::Writes>,
 }
 
 impl<B: Backend> VmFile<B> {
@@ -46,6 +51,8 @@ impl<B: Backend> VmFile<B> {
             pin_init!(VmFile {
                 vm,
                 config <- new_mutex!(Config::default()),
+                irqfds <- new_mutex!(KVec::new()),
+                ioeventfds <- new_mutex!(eventfd::Writes::default()),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -235,6 +242,8 @@ impl<B: Backend> AnonFile for VmFile<B> {
             nr::SET_PIT => irqchip::set_pit(&this.vm, arg),
             nr::GET_PIT2 => irqchip::get_pit2(&this.vm, arg),
             nr::SET_PIT2 => irqchip::set_pit2(&this.vm, arg),
+            nr::IRQFD => eventfd::irqfd(&this.vm, &this.irqfds, arg),
+            nr::IOEVENTFD => eventfd::ioeventfd(&this.vm, &this.ioeventfds, arg),
             nr::SIGNAL_MSI => this.signal_msi(user::read(arg)?),
             nr::REINJECT_CONTROL => this.reinject(arg),
             nr::GET_CLOCK => this.get_clock(arg),

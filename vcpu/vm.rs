@@ -4,6 +4,7 @@
 
 use super::backend::Backend;
 use super::core::VcpuCore;
+use super::ioevent::{IoEvents, Place};
 use super::outcome::SystemEvent;
 use super::pci::Pci;
 use super::pv::ClockReference;
@@ -17,9 +18,11 @@ use crate::chipset::lapic::{self, Ipi};
 use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
+use crate::host::eventfd::EventFd;
 use crate::host::file::WaitQueue;
 use crate::host::msr::has_tsc_aux;
 use crate::host::notifier::Registered;
+use crate::host::rcu::RcuBox;
 use crate::host::timer::{self, OnTimer, Timer};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
@@ -121,6 +124,14 @@ impl Chipset {
         let taken = self.deliver(&signals);
         self.rearm(&bus);
         add_heard(heard, taken)
+    }
+
+    /// Drives a GSI high and low again. Any context.
+    pub(crate) fn pulse_gsi(&self, gsi: u32) {
+        self.with(|bus, _now, out| {
+            bus.set_gsi(gsi, Level::High, out);
+            bus.set_gsi(gsi, Level::Low, out);
+        });
     }
 
     /// Sends an interprocessor interrupt of vCPU `sender`.
@@ -226,6 +237,8 @@ pub(crate) struct Vm<B: Backend> {
     /// Held while the machine takes its shape; inside the VM's configuration lock, outside all others.
     #[pin]
     shape: Mutex<()>,
+    /// Writes that signal user space.
+    pub(crate) io_events: RcuBox<IoEvents<Arc<EventFd>>>,
     /// The guest's TSC at creation minus the host's, so that all vCPUs agree.
     pub(crate) tsc_offset: u64,
     /// Nanoseconds for each tick of the guest's TSC, a 32.32 factor.
@@ -249,6 +262,7 @@ impl<B: Backend> Vm<B> {
         let space = Space::new(&*backend, vcpus.clone())?;
         let space = crate::host::notifier::Notifier::register(space)?;
         let chipset = Chipset::new(vcpus)?;
+        let io_events = RcuBox::new(IoEvents::default())?;
         Arc::pin_init(
             pin_init!(Vm {
                 backend,
@@ -259,6 +273,7 @@ impl<B: Backend> Vm<B> {
                 event: AtomicU32::new(0),
                 has_run: AtomicBool::new(false),
                 shape <- new_mutex!(()),
+                io_events,
                 tsc_offset: 0u64.wrapping_sub(timer::rdtsc()),
                 ns_per_tick: ratio(1_000_000, u64::from(timer::tsc_khz())),
                 clock: ClockReference::new(timer::rdtsc(), 0),
@@ -293,6 +308,12 @@ impl<B: Backend> Vm<B> {
             return Err(EBUSY);
         }
         change()
+    }
+
+    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead.
+    #[inline]
+    pub(crate) fn signal_write(&self, place: Place, addr: u64, len: u32, value: u64) -> bool {
+        self.io_events.read(|t| t.find(place, addr, len, value).map(|e| e.signal()).is_some())
     }
 
     /// Notes what the guest asked of the platform; the calling vCPU takes it to user space.
