@@ -58,7 +58,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         host_cpus: cpu::online(),
         max_vcpus: MAX_VCPUS as u32,
         max_memslots: MAX_SLOTS.into(),
-        mce_banks: 0,
+        mce_banks: msr_table::MCE_BANKS,
         irqchip: true,
         pit: true,
         irqfd: true,

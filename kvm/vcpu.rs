@@ -6,6 +6,8 @@ use super::abi::{nr, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{regs, sys, user};
+use crate::arch::cr::Cr4;
+use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
@@ -17,6 +19,8 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::handle::msr;
+use crate::vcpu::mce::{Consequence, MachineCheck};
+use crate::vcpu::msr_table::Refused;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::shared::{Requests, VcpuShared};
 use crate::vcpu::state::Groups;
@@ -94,6 +98,8 @@ impl<B: Backend> VcpuFile<B> {
                 if let UserExit::Bug(bug) = exit {
                     dump(&self.shared, &mut inner.core, bug);
                 }
+                // Told once: user space may reset the vCPU and go on.
+                inner.core.shutdown = false;
                 inner.last = Some(exit);
                 self.pages.end(&mut inner.core, Some(exit));
                 Ok(0)
@@ -118,6 +124,7 @@ impl<B: Backend> VcpuFile<B> {
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
         self.with(|core, _| {
             core.cpuid = CpuidTable::from_entries(&entries)?;
+            core.note_apic_base();
             Ok(0)
         })
     }
@@ -183,6 +190,26 @@ impl<B: Backend> VcpuFile<B> {
                 return Err(EEXIST);
             }
             core.user_irq = Some(vector);
+            Ok(0)
+        })
+    }
+
+    fn set_mce(&self, e: abi::X86Mce) -> Result<i64> {
+        let check = MachineCheck {
+            bank: e.bank,
+            status: e.status,
+            addr: e.addr,
+            misc: e.misc,
+            mcg_status: e.mcg_status,
+        };
+        self.with(|core, _| {
+            core.fetch(Groups::CONTROL);
+            let is_enabled = core.state.cr4 & Cr4::MCE.bits() != 0;
+            match core.msrs.note_mce(&check, is_enabled).map_err(|Refused| EINVAL)? {
+                Consequence::None => {}
+                Consequence::Exception => core.raise(Exception::plain(Vector::MC)),
+                Consequence::Shutdown => core.shutdown = true,
+            }
             Ok(0)
         })
     }
@@ -334,7 +361,11 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
                 this.shared.request(Requests::NMI);
                 Ok(0)
             }
-            nr::X86_SETUP_MCE => user::read::<u64>(arg).map(|_| 0),
+            nr::X86_SETUP_MCE => {
+                let cap: u64 = user::read(arg)?;
+                this.with(|c, _| c.msrs.setup_mce(cap).map_err(|Refused| EINVAL).map(ok))
+            }
+            nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
             nr::KVMCLOCK_CTRL => Err(EINVAL),

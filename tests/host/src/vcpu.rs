@@ -14,6 +14,8 @@ pub(crate) mod exit;
 pub(crate) mod io;
 #[path = "../../../vcpu/ioevent.rs"]
 pub(crate) mod ioevent;
+#[path = "../../../vcpu/mce.rs"]
+pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]
 pub(crate) mod msr_table;
 #[path = "../../../vcpu/pvclock.rs"]
