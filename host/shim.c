@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
@@ -362,6 +363,30 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how)
 	iov_iter_kvec(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, &vec, 1, bytes);
 	init_sync_kiocb(&iocb, file);
 	return rvmm_file_iter(&iocb, file, &iter, pos, how);
+}
+
+struct rvmm_poll {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	int error;
+};
+
+static void rvmm_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_poll *poll = container_of(table, struct rvmm_poll, table);
+
+	poll->error = add_wait_queue_priority_exclusive(head, poll->entry);
+}
+
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error)
+{
+	struct rvmm_poll poll = { .entry = entry, .error = -EINVAL };
+	__poll_t events;
+
+	init_poll_funcptr(&poll.table, rvmm_queue);
+	events = vfs_poll(file, &poll.table);
+	*error = poll.error;
+	return (__force u32)events;
 }
 
 void *rvmm_current_mm(void)

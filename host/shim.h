@@ -73,6 +73,10 @@ s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long r
 void rvmm_file_end_write(struct kiocb *iocb);
 s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
 
+/* eventfd.rs */
+struct wait_queue_entry;
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
+
 /* notifier.rs */
 void *rvmm_current_mm(void);
 
