@@ -14,7 +14,7 @@ BUILD   := build
 
 .DEFAULT_GOAL := all
 .PHONY: help all lab lab-debian crates module tool run shell check test test-host test-guest \
-	test-system test-full clean
+	test-system test-full clean bench
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,7 +42,7 @@ module:
 	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 endif
 
-tool: ## build the static program build/rvmm-run
+tool: ## build the static programs build/rvmm-run and build/abi-tests
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
 
@@ -71,11 +71,15 @@ test-system: module tool ## life cycle, Linux guests, several VMs in the emulate
 
 test: module tool ## all of the above
 	@$(LAB) debian
-	@scripts/run-tests check host guest system
+	@scripts/run-tests check host run guest system
 
 test-full: module tool ## all, and a full Debian guest to its login
 	@$(LAB) debian
-	@scripts/run-tests check host guest system full
+	@scripts/run-tests check host run guest system full
+
+bench: module tool ## count instructions of rvmm's and KVM's paths; writes docs/bench
+	@$(LAB) all
+	@scripts/bench
 
 clean: ## remove build products from the checkout (the lab stays)
 	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \

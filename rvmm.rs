@@ -61,6 +61,9 @@ fn explain(why: Unsupported) -> Error {
         Unsupported::MixedCpus => {
             pr_err!("the CPUs of this machine differ in their virtualization features\n")
         }
+        Unsupported::EncryptedMemory => {
+            pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")
+        }
     }
     ENODEV
 }

@@ -20,6 +20,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_cpu_count() -> u32;
     pub(super) fn rvmm_cpu_limit() -> u32;
     pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_cpuid_on_cpu(cpu: u32, leaf: u32, subleaf: u32, regs: *mut u32) -> i32;
+    pub(super) fn rvmm_host_memory_encrypted() -> bool;
     pub(super) fn rvmm_host_dr7() -> u64;
     pub(super) fn rvmm_predictor_barrier_on_return();
 
@@ -89,6 +91,12 @@ unsafe extern "C" {
         pos: u64,
         how: u32,
     ) -> i64;
+
+    pub(super) fn rvmm_eventfd_listen(
+        file: *mut bindings::file,
+        entry: *mut bindings::wait_queue_entry,
+        error: *mut i32,
+    ) -> u32;
 
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 

@@ -4,18 +4,21 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
+#include <linux/cc_platform.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <trace/events/ipi.h>
+#include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
@@ -73,6 +76,31 @@ int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value)
 	if (!cpu_online(cpu))
 		return -ENXIO;
 	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
+struct cpuid_call {
+	u32 regs[4];
+};
+
+static void rvmm_cpuid_here(void *arg)
+{
+	u32 *r = ((struct cpuid_call *)arg)->regs;
+
+	cpuid_count(r[0], r[2], &r[0], &r[1], &r[2], &r[3]);
+}
+
+int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs)
+{
+	struct cpuid_call call = { .regs = { leaf, 0, subleaf, 0 } };
+	int err = smp_call_function_single(cpu, rvmm_cpuid_here, &call, 1);
+
+	memcpy(regs, call.regs, sizeof(call.regs));
+	return err;
+}
+
+bool rvmm_host_memory_encrypted(void)
+{
+	return cc_platform_has(CC_ATTR_MEM_ENCRYPT);
 }
 
 unsigned long rvmm_host_dr7(void)
@@ -335,6 +363,30 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how)
 	iov_iter_kvec(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, &vec, 1, bytes);
 	init_sync_kiocb(&iocb, file);
 	return rvmm_file_iter(&iocb, file, &iter, pos, how);
+}
+
+struct rvmm_poll {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	int error;
+};
+
+static void rvmm_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_poll *poll = container_of(table, struct rvmm_poll, table);
+
+	poll->error = add_wait_queue_priority_exclusive(head, poll->entry);
+}
+
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error)
+{
+	struct rvmm_poll poll = { .entry = entry, .error = -EINVAL };
+	__poll_t events;
+
+	init_poll_funcptr(&poll.table, rvmm_queue);
+	events = vfs_poll(file, &poll.table);
+	*error = poll.error;
+	return (__force u32)events;
 }
 
 void *rvmm_current_mm(void)

@@ -23,6 +23,8 @@ bool rvmm_host_la57(void);
 u32 rvmm_cpu_count(void);
 u32 rvmm_cpu_limit(void);
 int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
+int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs);
+bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
@@ -70,6 +72,10 @@ s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long r
 		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how);
 void rvmm_file_end_write(struct kiocb *iocb);
 s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
+
+/* eventfd.rs */
+struct wait_queue_entry;
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
 
 /* notifier.rs */
 void *rvmm_current_mm(void);
