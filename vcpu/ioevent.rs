@@ -98,9 +98,8 @@ impl<E: Clone> IoEvents<E> {
             return Err(ENOSPC);
         }
         let list = self.of(new.place);
-        let (before, after) = list.split_at(count_first(list.len(), |i| {
-            list.get(i).is_some_and(|(m, _)| m.addr <= new.addr)
-        }));
+        let (before, after) =
+            list.split_at(count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr <= new.addr)));
         let mut changed = KVec::with_capacity(list.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         let added = (new, event);
         let through_new = Iterator::chain(before.iter(), [&added]);

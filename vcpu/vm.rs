@@ -25,8 +25,8 @@ use crate::host::notifier::Registered;
 use crate::host::rcu::RcuBox;
 use crate::host::timer::{self, OnTimer, Timer};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
-use kernel::prelude::*;
 use kernel::new_mutex;
+use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex, SpinLockIrq};
 
 /// The devices behind one lock, with what the lock's holder needs to pass signals on.

@@ -54,7 +54,14 @@ fn capabilities(c: &Ctx) {
     }
 }
 
-fn ioeventfd(vm: &VmFd, event: &EventFd, flags: u32, addr: u64, len: u32, datamatch: u64) -> Result<i32, i32> {
+fn ioeventfd(
+    vm: &VmFd,
+    event: &EventFd,
+    flags: u32,
+    addr: u64,
+    len: u32,
+    datamatch: u64,
+) -> Result<i32, i32> {
     let fd = event.as_raw_fd();
     let mut a = kvm_ioeventfd { datamatch, addr, len, fd, flags, ..Default::default() };
     ioctl_with(vm, IOEVENTFD, &mut a)
@@ -389,7 +396,9 @@ fn ping_pong(c: &Ctx) {
     let mut code = pic_guest(0xfd);
     code.truncate(20);
     code.extend(DX);
-    code.extend([0xfa, 0xee, 0xfb, HLT, 0x80, 0x3e, 0x00, 0x30, ROUNDS, 0x72, 0xf5, 0xb0, 1, 0xe6, 0x10, HLT]);
+    code.extend([
+        0xfa, 0xee, 0xfb, HLT, 0x80, 0x3e, 0x00, 0x30, ROUNDS, 0x72, 0xf5, 0xb0, 1, 0xe6, 0x10, HLT,
+    ]);
     let mut g = Guest::with_irqchip(c, &code);
     // inc byte [0x3000]; mov al, 0x20; out 0x20, al; iret
     g.handler(9, 0x2000, &[0xfe, 0x06, 0x00, 0x30, 0xb0, 0x20, 0xe6, 0x20, 0xcf]);

@@ -68,7 +68,8 @@ fn set(vcpu: &VcpuFd, e: kvm_x86_mce) -> Result<i32, i32> {
 fn corrected(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
     banks(&vcpu, 10).unwrap();
-    let e = kvm_x86_mce { status: VALID | 0x17, addr: 0x1234_5000, misc: 0x86, bank: 1, ..Default::default() };
+    let e =
+        kvm_x86_mce { status: VALID | 0x17, addr: 0x1234_5000, misc: 0x86, bank: 1, ..Default::default() };
 
     set(&vcpu, e).unwrap();
 
@@ -118,9 +119,7 @@ fn bad_errors(c: &Ctx) {
 
 fn apic_bit(c: &Ctx) {
     // mov eax, 1; cpuid; mov eax, edx; shr eax, 8; out 0x10, al; hlt
-    let code = [
-        0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x66, 0x89, 0xd0, 0x66, 0xc1, 0xe8, 8, 0xe6, 0x10, HLT,
-    ];
+    let code = [0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x66, 0x89, 0xd0, 0x66, 0xc1, 0xe8, 8, 0xe6, 0x10, HLT];
     for is_on in [true, false] {
         let mut g = Guest::with_irqchip(c, &code);
         let mut s = g.vcpu.get_sregs().unwrap();

@@ -334,9 +334,7 @@ fn injected_events(c: &Ctx) {
 }
 
 fn mp_states(c: &Ctx) {
-    let set = |vcpu: &VcpuFd, mp_state| {
-        vcpu.set_mp_state(kvm_mp_state { mp_state }).map_err(|e| e.errno())
-    };
+    let set = |vcpu: &VcpuFd, mp_state| vcpu.set_mp_state(kvm_mp_state { mp_state }).map_err(|e| e.errno());
     let (_vm, vcpu) = c.vcpu();
     for state in [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED] {
         assert_eq!(set(&vcpu, state), Err(EINVAL), "state {state} without a local APIC");

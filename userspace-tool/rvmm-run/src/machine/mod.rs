@@ -194,9 +194,8 @@ fn pc_routes() -> Vec<kvm_irq_routing_entry> {
     };
     let master = (0..8).map(|n| route(n, KVM_IRQCHIP_PIC_MASTER, n));
     let slave = (8..16).map(|n| route(n, KVM_IRQCHIP_PIC_SLAVE, n & 7));
-    let ioapic = (0..24)
-        .filter(|&n| n != 2)
-        .map(|n| route(n, KVM_IRQCHIP_IOAPIC, if n == 0 { 2 } else { n }));
+    let ioapic =
+        (0..24).filter(|&n| n != 2).map(|n| route(n, KVM_IRQCHIP_IOAPIC, if n == 0 { 2 } else { n }));
     master.chain(slave).chain(ioapic).collect()
 }
 
