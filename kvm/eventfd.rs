@@ -12,6 +12,7 @@ use crate::host::eventfd::{EventFd, Listener, OnEvent};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::ioevent::{IoEvents, Match, Place};
 use crate::vcpu::vm::{Chipset, Vm};
+use core::mem;
 use core::sync::atomic::Ordering::*;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -45,18 +46,34 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
     let fd = a.fd as i32;
     if a.flags & abi::IRQFD_DEASSIGN != 0 {
         let event = EventFd::get(fd)?;
-        lines.lock().retain(|l| !l.is_closed() && !(l.hears(&event) && l.target().gsi == a.gsi));
+        replace(&mut lines.lock(), |l| !(l.hears(&event) && l.target().gsi == a.gsi), || Ok(None))?;
         return Ok(0);
     }
     if !vm.has_irqchip.load(Acquire) {
         return Err(EINVAL);
     }
-    let mut lines = lines.lock();
-    lines.retain(|l| !l.is_closed());
-    lines.reserve(1, GFP_KERNEL_ACCOUNT)?;
     let line = Line { chipset: vm.chipset.clone(), gsi: a.gsi };
-    lines.push_within_capacity(Listener::new(fd, line)?)?;
+    replace(&mut lines.lock(), |_| true, || Listener::new(fd, line).map(Some))?;
     Ok(0)
+}
+
+/// Keeps the lines that are `wanted` and whose eventfd is open, and adds what `more` returns.
+///
+/// # Errors
+/// `ENOMEM` or what `more` says.
+fn replace(
+    lines: &mut Lines,
+    wanted: impl Fn(&Listener<Line>) -> bool,
+    more: impl FnOnce() -> Result<Option<Listener<Line>>>,
+) -> Result {
+    let mut kept = KVec::with_capacity(lines.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+    let more = more()?;
+    let open = mem::take(lines).into_iter().filter(|l| !l.is_closed() && wanted(l));
+    for line in Iterator::chain(open, more) {
+        kept.push_within_capacity(line)?;
+    }
+    *lines = kept;
+    Ok(())
 }
 
 /// The ioeventfds of a VM: what the vCPUs have is a copy of it.

@@ -98,12 +98,11 @@ impl<E: Clone> IoEvents<E> {
             return Err(ENOSPC);
         }
         let list = self.of(new.place);
-        let (before, after) =
-            list.split_at(count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr <= new.addr)));
+        let at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr <= new.addr));
         let mut changed = KVec::with_capacity(list.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         let added = (new, event);
-        let through_new = Iterator::chain(before.iter(), [&added]);
-        for e in Iterator::chain(through_new, after) {
+        let through_new = Iterator::chain(list.iter().take(at), [&added]);
+        for e in Iterator::chain(through_new, list.iter().skip(at)) {
             changed.push_within_capacity(e.clone())?;
         }
         self.replaced(new.place, changed)
@@ -115,10 +114,13 @@ impl<E: Clone> IoEvents<E> {
     /// `ENOENT`, `ENOMEM`.
     pub(crate) fn without(&self, old: Match, is_it: impl Fn(&E) -> bool) -> Result<IoEvents<E>> {
         let list = self.of(old.place);
-        let at = list.iter().position(|(m, e)| *m == old && is_it(e)).ok_or(ENOENT)?;
         let mut changed = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
-        for (_, e) in list.iter().enumerate().filter(|(i, _)| *i != at) {
+        // No two entries are equal: one that could be mistaken for another is not let in.
+        for e in list.iter().filter(|(m, e)| !(*m == old && is_it(e))) {
             changed.push_within_capacity(e.clone())?;
+        }
+        if changed.len() == list.len() {
+            return Err(ENOENT);
         }
         self.replaced(old.place, changed)
     }
