@@ -17,6 +17,7 @@
 #include <linux/uio.h>
 #include <trace/events/ipi.h>
 #include <asm/debugreg.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
@@ -84,6 +85,17 @@ void rvmm_predictor_barrier_on_return(void)
 {
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+void rvmm_load_gs(u16 selector)
+{
+	load_gs_index(selector);
+}
+
+/* TR's limit no longer reaches the I/O permission bitmap: who needs that reloads TR. */
+void rvmm_tss_limit_changed(void)
+{
+	this_cpu_write(__tss_limit_invalid, true);
 }
 
 void *rvmm_pages_alloc(u32 order, bool atomic)

@@ -26,6 +26,10 @@ int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
+/* ../vmx/asm.rs */
+void rvmm_load_gs(u16 selector);
+void rvmm_tss_limit_changed(void);
+
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);
 void rvmm_pages_free(void *va, u32 order);
