@@ -4,6 +4,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
+#include <linux/cpu.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -96,6 +97,12 @@ void rvmm_load_gs(u16 selector)
 void rvmm_tss_limit_changed(void)
 {
 	this_cpu_write(__tss_limit_invalid, true);
+}
+
+bool rvmm_wants_l1d_flush(void)
+{
+	return boot_cpu_has_bug(X86_BUG_L1TF) && boot_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	       !cpu_mitigations_off();
 }
 
 void *rvmm_pages_alloc(u32 order, bool atomic)

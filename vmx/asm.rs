@@ -17,6 +17,15 @@ unsafe extern "C" {
     fn rvmm_load_gs(selector: u16);
     /// Tells the kernel that TR's limit is the smallest; see shim.h.
     fn rvmm_tss_limit_changed();
+    /// Whether the host asks for the L1 data cache to be flushed before a guest; see shim.h.
+    fn rvmm_wants_l1d_flush() -> bool;
+}
+
+/// Returns whether a guest could read the host's memory out of the L1 data cache (L1TF), and the
+/// processor can flush it.
+pub(super) fn wants_l1d_flush() -> bool {
+    // SAFETY: Reads flags set at boot.
+    unsafe { rvmm_wants_l1d_flush() }
 }
 
 /// A VMX instruction failed.

@@ -100,11 +100,7 @@ impl GuestState {
 
 /// Returns the first rule that `s` breaks, or `None` where it breaks none that is known here.
 pub(crate) fn broken_rule(s: &GuestState) -> Option<&'static str> {
-    control(s)
-        .or_else(|| segments(s))
-        .or_else(|| tables(s))
-        .or_else(|| flow(s))
-        .or_else(|| non_register(s))
+    control(s).or_else(|| segments(s)).or_else(|| tables(s)).or_else(|| flow(s)).or_else(|| non_register(s))
 }
 
 /// A linear address that has all upper bits equal, with 48 bits.

@@ -12,12 +12,19 @@
 #include <asm/cpufeatures.h>
 #include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
+#include <asm/percpu.h>
+#include <asm/segment.h>
 
 #define GPR(n) ((n) * 8)
 
 /* Encodings of the VMCS fields HOST_RSP and HOST_RIP. */
 #define HOST_RSP 0x6c14
 #define HOST_RIP 0x6c16
+
+	/* What VERW looks at: any selector that may be written. */
+	.section .rodata, "a"
+.Lselector:
+	.word	__KERNEL_DS
 
 	.section .noinstr.text, "ax"
 
@@ -44,7 +51,8 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	mov	$HOST_RIP, %ecx
 	vmwrite	%rdx, %rcx
 
-	test	%esi, %esi
+	/* VERW, below, changes ZF but not CF. */
+	bt	$0, %esi
 
 	mov	GPR(0)(%rdi), %rax
 	mov	GPR(1)(%rdi), %rcx
@@ -62,7 +70,9 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	mov	GPR(15)(%rdi), %r15
 	mov	GPR(7)(%rdi), %rdi
 
-	jnz	.Lresume
+	/* What the host left in the processor's buffers must not be sampled by the guest. */
+	ALTERNATIVE "", "verw .Lselector(%rip)", X86_FEATURE_CLEAR_CPU_BUF_VM
+	jc	.Lresume
 	vmlaunch
 	jmp	.Lexit
 .Lresume:
@@ -97,6 +107,13 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	xor	%edx, %edx
 	wrmsr
 .Lno_ibpb:
+	/* IBRS without its enhanced form counts from the last write. */
+	ALTERNATIVE "jmp .Lno_ibrs", "", X86_FEATURE_KERNEL_IBRS
+	mov	$MSR_IA32_SPEC_CTRL, %ecx
+	mov	PER_CPU_VAR(x86_spec_ctrl_current), %eax
+	xor	%edx, %edx
+	wrmsr
+.Lno_ibrs:
 	mov	%ebx, %eax
 
 	/* Nor its register values by speculation past this point. */

@@ -29,7 +29,7 @@ use crate::vcpu::backend::{Backend, Unsupported};
 use capability::{EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, MsrMap, VmcsPage, Window};
+use region::{CpuArea, MsrMap, Quirks, VmcsPage, Window};
 use x86::msr;
 
 /// IA32_FEATURE_CONTROL: locked, and VMXON allowed outside SMX. SDM, "Enabling and Entering VMX
@@ -45,6 +45,7 @@ pub(crate) struct Vmx {
     bitmap: Arc<MsrMap>,
     format: Ept,
     phys_bits: u32,
+    quirks: Quirks,
 }
 
 /// Returns whether this processor has VMX.
@@ -132,7 +133,12 @@ impl Vmx {
             ignore_pat: true,
         };
         let phys_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
-        Ok(Ok(Vmx { setup, cpus, bitmap: Arc::new(MsrMap::new()?, GFP_KERNEL)?, format, phys_bits }))
+        let quirks = Quirks {
+            has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
+            flush_l1d: asm::wants_l1d_flush(),
+        };
+        let bitmap = Arc::new(MsrMap::new()?, GFP_KERNEL)?;
+        Ok(Ok(Vmx { setup, cpus, bitmap, format, phys_bits, quirks }))
     }
 }
 
@@ -146,7 +152,7 @@ impl Backend for Vmx {
     }
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
-        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, &self.setup))
+        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, &self.setup, self.quirks))
     }
 
     fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {

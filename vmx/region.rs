@@ -63,6 +63,18 @@ fn region(revision: u32) -> Result<Pages> {
     Ok(page)
 }
 
+/// What differs between processors beside VMX itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quirks {
+    /// IA32_DEBUGCTL exists; an emulator may lack it.
+    pub(super) has_debugctl: bool,
+    /// The L1 data cache is flushed before the first entry of a window.
+    pub(super) flush_l1d: bool,
+}
+
+/// IA32_FLUSH_CMD: flush the L1 data cache.
+const FLUSH_CMD: u32 = 0x10b;
+
 /// How a window came into VMX operation.
 enum Mode {
     /// By itself: the value of CR4 to put back.
@@ -81,6 +93,7 @@ pub(crate) struct Window<'a> {
     area: &'a CpuArea,
     _cpu: &'a PinnedCpu,
     setup: &'a Setup,
+    quirks: Quirks,
     mode: Mode,
     loaded: Option<Loaded>,
 }
@@ -95,13 +108,8 @@ struct Loaded {
 }
 
 /// The MSRs that neither entries nor exits switch. Guests access them without exits.
-const SWITCHED: [u32; 5] = [
-    msr::IA32_STAR,
-    msr::IA32_LSTAR,
-    msr::IA32_CSTAR,
-    msr::IA32_FMASK,
-    msr::IA32_KERNEL_GSBASE,
-];
+const SWITCHED: [u32; 5] =
+    [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
 
 /// The guest's values of the MSRs that are switched by hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +163,12 @@ impl<'a> Window<'a> {
     /// Where somebody has CR4.VMXE set already, VMXON was executed too: only the current VMCS changes
     /// hands, and the other's comes back when the window is dropped. Its own VMXOFF would come with an
     /// interrupt, which cannot happen in the window.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, setup: &'a Setup) -> Window<'a> {
+    pub(super) fn open(
+        area: &'a CpuArea,
+        cpu: &'a PinnedCpu,
+        setup: &'a Setup,
+        quirks: Quirks,
+    ) -> Window<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
             // SAFETY: VMXE is set, by a hypervisor that enters VMX operation together with it.
@@ -174,7 +187,7 @@ impl<'a> Window<'a> {
                 }
             }
         };
-        Window { area, _cpu: cpu, setup, mode, loaded: None }
+        Window { area, _cpu: cpu, setup, quirks, mode, loaded: None }
     }
 
     fn is_loaded(&self, memory: &Arc<Memory>) -> bool {
@@ -506,18 +519,25 @@ impl VmcsPage {
         let segments = HostSegments::read();
         // SAFETY: Every 64-bit processor has it.
         let fs_base = unsafe { asm::rdmsr(msr::IA32_FS_BASE) };
-        // SAFETY: Every processor with VMX has it.
-        let debugctl = unsafe { asm::rdmsr(msr::IA32_DEBUGCTL) };
+        let debugctl = if window.quirks.has_debugctl {
+            // SAFETY: By the line above.
+            unsafe { asm::rdmsr(msr::IA32_DEBUGCTL) }
+        } else {
+            0
+        };
         self.launched = false;
         self.memory.live.store(true, Relaxed);
-        window.loaded =
-            Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, msrs: host });
+        window.loaded = Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, msrs: host });
         write_switched(&self.msrs.to_array(), &host);
         if !self.initialized {
             self.initialize();
             self.initialized = true;
         }
         self.write_host(&segments, fs_base);
+        if window.quirks.flush_l1d {
+            // SAFETY: The processor has it (probe); it drops cached data only.
+            unsafe { asm::wrmsr(FLUSH_CMD, 1) };
+        }
         Ok(())
     }
 

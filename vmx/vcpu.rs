@@ -244,8 +244,7 @@ impl VmxVcpu {
         let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
         let long = self.vmcs.read(GuestField::Efer) & Efer::LMA.bits() != 0 && cs.is_long();
         let value = if long { value } else { value & 0xffff_ffff };
-        let allowed =
-            if write.number == 0 { self.vmcs.allow_cr0(value) } else { self.vmcs.allow_cr4(value) };
+        let allowed = if write.number == 0 { self.vmcs.allow_cr0(value) } else { self.vmcs.allow_cr4(value) };
         if allowed {
             Exit::Resolved
         } else {
@@ -336,8 +335,7 @@ impl BackendVcpu for VmxVcpu {
             asm::set_cr2(self.cr2);
         }
         let flush = core::mem::replace(&mut self.flush, false);
-        self.report =
-            self.vmcs.run(window, (root, &self.format), (&mut self.tag, flush), &mut state.gprs);
+        self.report = self.vmcs.run(window, (root, &self.format), (&mut self.tag, flush), &mut state.gprs);
         if self.report.basic().is_none() {
             self.explain();
             self.vmcs.write(GuestField::EntryInterruption, 0);

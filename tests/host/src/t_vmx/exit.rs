@@ -65,7 +65,8 @@ fn ports_are_decoded() {
 #[test]
 fn faults_of_the_second_level_are_decoded() {
     let fault = |reason, q| decode(&Report { gpa: 0xfee0_0020, ..report(reason, q) });
-    let none = GuestPageFault { gpa: Gpa(0xfee0_0020), write: false, fetch: false, present: false, reserved: false };
+    let none =
+        GuestPageFault { gpa: Gpa(0xfee0_0020), write: false, fetch: false, present: false, reserved: false };
     assert_eq!(fault(48, 0x181), Exit::GuestPageFault(none));
     assert_eq!(fault(48, 0x182), Exit::GuestPageFault(GuestPageFault { write: true, ..none }));
     assert_eq!(fault(48, 0x184), Exit::GuestPageFault(GuestPageFault { fetch: true, ..none }));

@@ -48,13 +48,15 @@ fn widths_follow_from_names() {
         let expected = match name.as_str() {
             n if n.ends_with("Selector") || n == "Vpid" => FieldWidth::Word,
             n if n.ends_with("Limit") || n.ends_with("Rights") || n.ends_with("Controls") => FieldWidth::Long,
-            n if n.ends_with("Count") || n.ends_with("ErrorCode") || n.ends_with("Length") => FieldWidth::Long,
+            n if n.ends_with("Count") || n.ends_with("ErrorCode") || n.ends_with("Length") => {
+                FieldWidth::Long
+            }
             n if n.ends_with("Base") => FieldWidth::Natural,
             "Pat" | "Efer" | "TscOffset" | "EptPointer" | "LinkPointer" | "MsrBitmap" | "VirtualApic"
             | "DebugCtl" | "GuestPhysical" => FieldWidth::Quad,
-            "Interruptibility" | "ActivityState" | "EntryInterruption" | "ExceptionBitmap" | "PageFaultMask"
-            | "PageFaultMatch" | "TprThreshold" | "SysenterCs" | "InstructionError" | "ExitReason"
-            | "ExitInterruption" | "IdtVectoring" => FieldWidth::Long,
+            "Interruptibility" | "ActivityState" | "EntryInterruption" | "ExceptionBitmap"
+            | "PageFaultMask" | "PageFaultMatch" | "TprThreshold" | "SysenterCs" | "InstructionError"
+            | "ExitReason" | "ExitInterruption" | "IdtVectoring" => FieldWidth::Long,
             _ => FieldWidth::Natural,
         };
         assert_eq!(width, expected, "{name}");
