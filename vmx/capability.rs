@@ -161,6 +161,8 @@ pub(crate) struct Msrs {
     pub(crate) entry: u64,
     /// IA32_VMX_EPT_VPID_CAP; 0 where there is neither.
     pub(crate) ept_vpid: u64,
+    /// IA32_VMX_MISC.
+    pub(crate) misc: u64,
     /// IA32_VMX_CR0_FIXED0: bits that must be 1.
     pub(crate) cr0_fixed0: u64,
     /// IA32_VMX_CR4_FIXED0.
@@ -205,6 +207,8 @@ pub(crate) struct Setup {
     pub(crate) cr4_one: u64,
     /// EPT and VPID.
     pub(crate) ept_vpid: EptVpid,
+    /// The preemption timer counts once in 2^`timer_rate` ticks of the TSC.
+    pub(crate) timer_rate: u32,
 }
 
 impl Setup {
@@ -217,7 +221,8 @@ impl Setup {
             return Err("VMX with its TRUE capability MSRs");
         }
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMIS;
-        let pin = adjust(msrs.pin, pin.bits(), 0).map_err(|_| "virtual NMIs")?;
+        let timer = Pin::PREEMPTION_TIMER.bits();
+        let pin = adjust(msrs.pin, pin.bits(), timer).map_err(|_| "virtual NMIs")?;
         let primary = primary(msrs)?;
         let secondary = secondary(msrs)?;
         let ept_vpid = ept_vpid(msrs, secondary)?;
@@ -245,7 +250,16 @@ impl Setup {
             cr0_one,
             cr4_one: msrs.cr4_fixed0,
             ept_vpid,
+            timer_rate: msrs.misc as u32 & 31,
         })
+    }
+
+    /// Returns the value of the preemption timer for `ms` milliseconds, or the longest there is; `None`
+    /// where there is no such timer.
+    pub(crate) fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
+        let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
+        let has = Pin::from_bits_retain(self.pin).contains(Pin::PREEMPTION_TIMER);
+        has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))
     }
 
     /// Returns whether translations are tagged with a VPID.

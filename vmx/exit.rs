@@ -103,8 +103,9 @@ pub(crate) fn decode(report: &Report) -> Exit {
         55 => Exit::Xsetbv,
         9 => Exit::TaskSwitch,
         2 => Exit::TripleFault,
-        // A host's INIT, SIPI or SMI: what it waits for happens outside the window.
-        3..=6 => Exit::HostInterrupt,
+        // A host's INIT, SIPI or SMI: what it waits for happens outside the window. The preemption timer
+        // ends the guest for the host's sake, too.
+        3..=6 | 52 => Exit::HostInterrupt,
         _ => Exit::Unknown(raw),
     }
 }

@@ -72,6 +72,7 @@ fn capabilities(id: u32) -> Result<Msrs> {
         exit: read(msr::IA32_VMX_TRUE_EXIT_CTLS)?,
         entry: read(msr::IA32_VMX_TRUE_ENTRY_CTLS)?,
         ept_vpid,
+        misc: read(msr::IA32_VMX_MISC)?,
         cr0_fixed0: read(msr::IA32_VMX_CR0_FIXED0)?,
         cr4_fixed0: read(msr::IA32_VMX_CR4_FIXED0)?,
     })

@@ -17,6 +17,7 @@ use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::Vector;
 use crate::host::cpu::PinnedCpu;
 use crate::host::page::Pages;
+use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag};
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::TableRoot;
@@ -550,6 +551,11 @@ impl VmcsPage {
     fn initialize(&mut self) {
         let exceptions = 1u64 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0;
         let s = self.setup;
+        // Where a guest runs this long, the host looks whether it has an interrupt: Bochs 3.0 holds them back
+        // from a guest that was entered with RFLAGS.IF clear. A processor's own ticks come earlier.
+        if let Some(timer) = s.timer_value(timer::tsc_khz(), LONGEST_RUN_MS) {
+            self.own(OwnedField::PreemptionTimer, u64::from(timer));
+        }
         let (bitmap, apic) = (self.memory.bitmap.0.hpa().0, self.memory.virtual_apic.hpa().0);
         for (field, value) in [
             (OwnedField::PinControls, u64::from(s.pin)),
@@ -705,6 +711,9 @@ impl VmcsPage {
         r
     }
 }
+
+/// How long a guest runs without an exit, in milliseconds.
+const LONGEST_RUN_MS: u32 = 10;
 
 /// Offset of the task priority register in the virtual-APIC page.
 const TPR: usize = 0x80;

@@ -214,6 +214,8 @@ fields! {
         SecondaryControls = 0x401e,
         /// What the guest's processor does between instructions.
         ActivityState = 0x4826,
+        /// The preemption timer's value at each entry.
+        PreemptionTimer = 0x482e,
         /// Bits of CR0 that are the host's.
         Cr0Mask = 0x6000,
         /// Bits of CR4 that are the host's.

@@ -20,6 +20,7 @@ fn ivy_bridge() -> Msrs {
         exit: msr(0x0003_6dfb, 0x007f_ffff),
         entry: msr(0x0000_11fb, 0x0000_ffff),
         ept_vpid: 0xf01_0613_4141,
+        misc: 0x0005_01c5,
         cr0_fixed0: 0x8000_0021,
         cr4_fixed0: 0x2000,
     }
@@ -42,6 +43,16 @@ fn an_ivy_bridge_gets_what_guests_need() {
     assert_eq!(s.cr4_one, 0x2000);
     assert!(s.has_vpid());
     assert!(!s.ept_vpid.contains(EptVpid::ACCESSED_DIRTY));
+}
+
+#[test]
+fn the_preemption_timer_counts_in_its_own_rate() {
+    let s = Setup::new(&ivy_bridge()).unwrap();
+    assert_eq!(s.timer_value(3_500_000, 10), Some(35_000_000 >> 5));
+    assert_eq!(s.timer_value(1, 1), Some(1), "never 0, which exits at once");
+    assert_eq!(s.timer_value(u32::MAX, u32::MAX), Some(u32::MAX), "the longest there is");
+    let without = Setup::new(&Msrs { pin: msr(0x16, 0x3f), ..ivy_bridge() }).unwrap();
+    assert_eq!(without.timer_value(3_500_000, 10), None);
 }
 
 #[test]

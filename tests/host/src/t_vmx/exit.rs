@@ -34,6 +34,7 @@ fn instructions_are_those_of_the_manual() {
         (29, Exit::DebugRegister),
         (31, Exit::Msr(MsrAccess::Read)),
         (32, Exit::Msr(MsrAccess::Write)),
+        (52, Exit::HostInterrupt),
         (36, Exit::Undefined),
         (39, Exit::Undefined),
         (54, Exit::CacheFlush),
