@@ -14,12 +14,13 @@ BUILD   := build
 
 .DEFAULT_GOAL := all
 .PHONY: help all lab lab-debian crates module tool run shell check test test-host test-guest \
-	test-system test-full clean
+	test-system test-full clean bench
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
-	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests)'
+	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests),'
+	@echo '           HOSTS=amd,intel (emulated hosts of the system tests; default amd)'
 
 all: module tool ## build the module and the tool
 
@@ -42,7 +43,7 @@ module:
 	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 endif
 
-tool: ## build the static program build/rvmm-run
+tool: ## build the static programs build/rvmm-run and build/abi-tests
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
 
@@ -71,11 +72,15 @@ test-system: module tool ## life cycle, Linux guests, several VMs in the emulate
 
 test: module tool ## all of the above
 	@$(LAB) debian
-	@scripts/run-tests check host guest system
+	@scripts/run-tests check host run guest system
 
 test-full: module tool ## all, and a full Debian guest to its login
 	@$(LAB) debian
-	@scripts/run-tests check host guest system full
+	@scripts/run-tests check host run guest system full
+
+bench: module tool ## count instructions of rvmm's and KVM's paths; writes docs/bench
+	@$(LAB) all
+	@scripts/bench
 
 clean: ## remove build products from the checkout (the lab stays)
 	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \

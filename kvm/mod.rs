@@ -5,9 +5,9 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`] | /dev/rvmm itself |
-//! | [`vm`] | a VM |
+//! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
-//! | [`stats`] | counters of a vCPU |
+//! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
 //! | [`device`] | a device of the in-kernel machine |
 //! | [`user`] | copies from and to user space |
 //! | [`abi`] | numbers and structures, pure data |
@@ -16,7 +16,9 @@
 
 pub(crate) mod abi;
 pub(crate) mod device;
+mod eventfd;
 mod irqchip;
+mod recorder;
 mod regs;
 mod run;
 mod stats;

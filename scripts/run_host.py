@@ -3,7 +3,7 @@
 """Runs a command in the emulated host and judges what it prints.
 
 The command runs in a folder that holds the module (rvmm.ko), the tool
-(rvmm-run) and tests/system/; /images has the guests' kernels and disks. Its
+(rvmm-run), the tests of the ABI (abi-tests) and tests/system/; /images has the guests' kernels and disks. Its
 output comes to standard output, the host kernel's log as lines "# kernel: …".
 The exit code is kselftest's: 0 passed, 1 failed, 4 skipped, from the KTAP that
 the command prints, else from its exit status; trouble in the kernel's log
@@ -13,6 +13,7 @@ Examples:
   scripts/run-host -- 'insmod rvmm.ko && ls -l /dev/rvmm'
   scripts/run-host --cpu max,npt=off -- sh tests/system/insmod.sh
   scripts/run-host --tty -- sh
+  scripts/run-host --host intel -- 'modprobe kvm_intel && kvm-hello 100'
 """
 
 import argparse
@@ -26,13 +27,14 @@ import termios
 import time
 import tty
 
+import bochs_host
 import emulated_host
 import ktap
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
-TOOL = os.path.join(TOP, "build", "rvmm-run")
+PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "abi-tests")]
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
 KEYBOARD = "ended from the keyboard"
@@ -41,9 +43,13 @@ KEYBOARD = "ended from the keyboard"
 def parse_args(argv):
     p = argparse.ArgumentParser(prog="run-host", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cpu", default="max", help="QEMU CPU model (default: max)")
-    p.add_argument("--smp", type=int, default=2, help="CPUs of the host (default: 2)")
-    p.add_argument("--memory", default="4G", help="memory of the host (default: 4G)")
+    p.add_argument("--host", choices=("amd", "intel"), default="amd",
+                   help="amd: QEMU with SVM (default); intel: Bochs with VMX, see docs/lab-intel.md")
+    p.add_argument("--cpu", help="CPU model of QEMU or Bochs (default: max, or "
+                   f"{bochs_host.DEFAULT_CPU})")
+    p.add_argument("--smp", type=int, help="CPUs that the command may run on (default: 2, or 1 on intel); the "
+                   "amd host has one more")
+    p.add_argument("--memory", help="memory of the host (default: 4G, or 1G on intel)")
     p.add_argument("--append", default="", help="more kernel options for the host")
     p.add_argument("--icount", action="store_true", help="count instructions instead of time; one CPU")
     p.add_argument("--timeout", type=float, default=300, help="seconds of wall time (default: 300; 0: none)")
@@ -83,8 +89,8 @@ def make_payload(out, command, files):
         module = os.path.join(TOP, "rvmm.ko")
         if os.path.exists(module):
             subprocess.run(["objcopy", "--strip-debug", module, os.path.join(folder, "rvmm.ko")], check=True)
-        if os.path.exists(TOOL):
-            shutil.copy(TOOL, folder)
+        for program in filter(os.path.exists, PROGRAMS):
+            shutil.copy(program, folder)
         shutil.copytree(os.path.join(TOP, "tests", "system"), os.path.join(folder, "tests", "system"))
         for program in programs():
             shutil.copy(program, folder)
@@ -144,7 +150,7 @@ class Output:
 
 def converse(machine, output, line, deadline, keyboard):
     """Carries bytes until the host is gone; returns None or what went wrong."""
-    machine.console.sendall(line)
+    machine.console.sendall(line + machine.greeting)
     channels = {machine.console: output.feed_console, machine.log: output.feed_kernel}
     open_channels = set(channels)
     while open_channels:
@@ -199,12 +205,24 @@ def verdict(args, output, problem):
     return min(status, 255)
 
 
+def host_of(args):
+    """Returns the module that runs the host, and the host's shape."""
+    chosen = {k: getattr(args, k) for k in ("cpu", "smp", "memory", "append") if getattr(args, k)}
+    if args.host == "intel":
+        if args.icount:
+            raise emulated_host.HostError("--icount: Bochs always counts instructions")
+        return bochs_host, bochs_host.Shape(**chosen)
+    return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
+
+
 def run(args):
     """Starts the host, carries the conversation, returns the exit code and the output."""
-    shape = emulated_host.Shape(args.cpu, args.smp, args.memory, args.icount, args.append)
+    backend, shape = host_of(args)
     output = Output(args.quiet, args.log, raw=args.tty)
     note = lambda text: output.emit(f"# {text}\n".encode())
-    state = emulated_host.state_for(shape, note)
+    state = backend.state_for(shape, note)
+    if backend is bochs_host:
+        bochs_host.enter_private_world()
     size = terminal_size() if args.tty else (0, 0)
     command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
     with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:
@@ -214,11 +232,13 @@ def run(args):
         for entry in args.disk:
             path, _, option = entry.partition(",")
             disks.append((os.path.abspath(path), option == "ro"))
-        machine = emulated_host.Machine(shape, disks, state)
+        machine = backend.Machine(shape, disks, state)
         deadline = time.monotonic() + args.timeout if args.timeout else None
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:
             problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+            if problem is None:
+                problem = machine.reason() or None
         finally:
             machine.kill()
     if problem == "out of time":

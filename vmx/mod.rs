@@ -24,6 +24,7 @@ mod vcpu;
 mod vmcs;
 
 use crate::host::cpu::{self, PinnedCpu};
+use crate::kvm::abi::rvmm::VENDOR_VMX;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
 use capability::{EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
@@ -110,6 +111,10 @@ impl Vmx {
         if asm::cr4() & CR4_FRED != 0 {
             return Ok(Err(Unsupported::Lacks("event delivery by IDT (boot with fred=off)")));
         }
+        // Addresses in the VMCS and in EPT would need the host's encryption bit.
+        if cpu::has_encrypted_memory() {
+            return Ok(Err(Unsupported::EncryptedMemory));
+        }
         // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
         if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
             return Ok(Err(Unsupported::Lacks("XSAVE")));
@@ -147,6 +152,8 @@ impl Backend for Vmx {
     type Vcpu = vcpu::VmxVcpu;
     type Format = Ept;
     type Window<'a> = Window<'a>;
+
+    const VENDOR: u32 = VENDOR_VMX;
 
     fn name(&self) -> &'static str {
         "VMX"

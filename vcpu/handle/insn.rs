@@ -4,6 +4,7 @@
 
 use super::machine::{CxMachine, Want};
 use super::Cx;
+use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::execute;
@@ -17,6 +18,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     cx.core.io.begin();
+    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
         Some(bytes) => {
@@ -34,11 +36,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     match done {
         Ok(()) => {
             cx.core.io.forget();
-            let mut blocking = cx.core.hw.blocking();
-            if blocking.shadow {
-                blocking.shadow = false;
-                cx.core.hw.set_blocking(blocking);
-            }
+            cx.core.end_insn(stepping);
             Outcome::Resume
         }
         Err(Stop::Fault(e)) => {

@@ -10,6 +10,7 @@ use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::Clock;
+use crate::host::msr::SpecCtrl;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
@@ -61,6 +62,7 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
         Policy::Handled(Handled::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
+            cx.core.note_apic_base();
             lapic::publish(cx);
             Ok(())
         }
@@ -74,7 +76,23 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
             }
             Ok(())
         }
-        Policy::ReadOnly(_) => Err(Exception::GP0),
+        Policy::Handled(Handled::SpecCtrl) => {
+            if !set(cx.vm, cx.shared, cx.core, index, value) {
+                return Err(Exception::GP0);
+            }
+            *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
+            Ok(())
+        }
+        Policy::Handled(Handled::PredCmd) => {
+            if value & !1 != 0 || !cx.vm.speculation.barrier {
+                return Err(Exception::GP0);
+            }
+            if value != 0 {
+                cx.vm.speculation.barrier(cx.cpu);
+            }
+            Ok(())
+        }
+        Policy::ReadOnly(_) | Policy::Handled(Handled::McgCap) => Err(Exception::GP0),
         _ if set(cx.vm, cx.shared, cx.core, index, value) => Ok(()),
         _ => Err(Exception::GP0),
     }
@@ -82,7 +100,6 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
 
 /// Reads an MSR. `None`: there is none.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
-    let _ = vm;
     Some(match lookup(index)? {
         Policy::State(msr) => {
             core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
@@ -96,12 +113,15 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
                 core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
             }
             Handled::TscAux => u64::from(core.tsc_aux),
-            // Not offered: the host's value is in force all the time.
+            Handled::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
+            Handled::McgCap => core.msrs.mcg_cap,
+            // PRED_CMD can only be written.
             Handled::SpecCtrl | Handled::PredCmd => return None,
             Handled::KvmWallClock => core.pv.wall_clock,
             Handled::KvmSystemTime => core.pv.system_time,
             Handled::KvmPvEoi => core.pv.eoi,
         },
+        Policy::Stored(_) if !core.msrs.has(index) => return None,
         Policy::Stored(slot) => core.msrs.read(slot),
         Policy::Fixed(v) | Policy::ReadOnly(v) => v,
     })
@@ -128,7 +148,7 @@ pub(crate) fn set<B: Backend>(
             ok
         }
         Some(Policy::Handled(h)) => set_handled(vm, shared, core, h, value),
-        Some(Policy::Stored(slot)) => core.msrs.write(slot, value).is_ok(),
+        Some(Policy::Stored(slot)) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
         Some(Policy::Fixed(_)) => true,
         Some(Policy::ReadOnly(v)) => v == value,
         None => false,
@@ -151,6 +171,7 @@ fn set_handled<B: Backend>(
             let Some(l) = core.lapic.as_mut() else { return false };
             l.restore_base(value);
             shared.set_identity(l.identity());
+            core.note_apic_base();
         }
         Handled::TscDeadline => {
             let clock = Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick };
@@ -158,7 +179,13 @@ fn set_handled<B: Backend>(
             let _ = l.set_tsc_deadline(value, &clock);
             shared.set_timer(l.deadline());
         }
-        Handled::X2Apic(_) | Handled::SpecCtrl | Handled::PredCmd => return false,
+        // As every read-only MSR, it takes the value that it has.
+        Handled::McgCap => return value == core.msrs.mcg_cap,
+        Handled::SpecCtrl => match u32::try_from(value) {
+            Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
+            _ => return false,
+        },
+        Handled::X2Apic(_) | Handled::PredCmd => return false,
         Handled::TscAux => match u32::try_from(value) {
             Ok(v) => core.tsc_aux = v,
             Err(_) => return false,

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Runs the scoreboard in the emulated host and prints it.
+
+The host counts: under QEMU's icount its TSC advances by one for each instruction,
+of the host and of its guests. One and the same client (tests/bench) runs on
+/dev/rvmm and on /dev/kvm. A figure is the median over the rounds; the spread is
+what lies between the 10th and the 90th percentile, in per cent of it. The whole
+table goes to docs/bench/scoreboard.json and scoreboard.svg. A row that could not
+run is SKIP with the reason. docs/bench/README.md defines the rows.
+
+Examples:
+  scripts/bench
+  scripts/bench --rows cpuid,rdmsr --nodes rvmm
+  scripts/bench --profile cpuid --nodes rvmm
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import bench_plot
+import bench_profile
+import bench_rows
+import emulated_host
+import run_host
+
+TOP = run_host.TOP
+BUILD = os.path.join(TOP, "build")
+SOURCES = os.path.join(TOP, "tests", "bench")
+OUT = os.path.join(TOP, "docs", "bench")
+
+
+def parse_args():
+    p = argparse.ArgumentParser(prog="bench", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rows", help="names of rows, comma separated; the files are then not written")
+    p.add_argument("--nodes", default="kvm,rvmm", help="kvm, rvmm or both (default)")
+    p.add_argument("--timeout", type=float, default=900, help="seconds of wall time (default: 900)")
+    p.add_argument("--profile", metavar="ROW", help="count the instructions of one row by function instead")
+    p.add_argument("--dry", action="store_true", help="do not write the files under docs/bench")
+    return p.parse_args()
+
+
+def build_client():
+    """Compiles the client with its guests into one static program."""
+    os.makedirs(BUILD, exist_ok=True)
+    program = os.path.join(BUILD, "rvmm-bench")
+    sources = sorted(os.path.join(SOURCES, n) for n in os.listdir(SOURCES) if n.endswith((".c", ".S")))
+    subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program, *sources, "-lpthread"], check=True)
+    return program
+
+
+def build_floor():
+    """Builds the module that measures a bare world switch."""
+    out = os.path.join(BUILD, "floor")
+    os.makedirs(out, exist_ok=True)
+    subprocess.run(["make", "--no-print-directory", "-s", "-C", os.path.join(emulated_host.LAB, "obj"),
+                    f"M={os.path.join(SOURCES, 'floor')}", f"MO={out}", "CC=x86_64-linux-gnu-gcc-14", "modules"],
+                   check=True, capture_output=True)
+    return os.path.join(out, "rvmm_floor.ko")
+
+
+def percentile(ordered, share):
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def summary(unit, samples):
+    """The figures of one row on one node."""
+    ordered = sorted(samples)
+    half = len(ordered) // 2
+    median = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    spread = percentile(ordered, 0.9) - percentile(ordered, 0.1)
+    return {"unit": unit, "median": median, "low": ordered[0], "high": ordered[-1],
+            "spread": spread / median if median else 0, "samples": len(samples)}
+
+
+class Run:
+    """What the client printed."""
+
+    def __init__(self, text):
+        self.nodes, self.floor, self.ended = {}, {}, False
+        node = None
+        for line in text.replace("\r", "").splitlines():
+            words = line.split()
+            if words[:1] == ["floor"]:
+                exits = int(words[6])
+                self.floor = {"bare": int(words[2]) / exits, "gprs": int(words[4]) / exits}
+            elif words[:1] == ["node"]:
+                node = self.nodes.setdefault(words[1], {})
+                self.ended |= words[1] == "end"
+            elif words[:1] == ["row"] and len(words) > 3:
+                node[words[1]] = summary(words[2], [float(w) for w in words[3:]])
+            elif words[:1] == ["skip"]:
+                node[words[1]] = {"skip": " ".join(words[2:])}
+
+
+def table(run, names):
+    """One entry for each row: the definition and the figures of both nodes."""
+    rows = []
+    for row in bench_rows.ROWS:
+        if names and row.name not in names:
+            continue
+        entry = {"name": row.name, "title": row.title, "target": row.target}
+        for node in ("rvmm", "kvm"):
+            missing = row.reason or "the client printed nothing"
+            entry[node] = run.nodes.get(node, {}).get(row.name, {"skip": missing})
+        if all("median" in entry[n] for n in ("rvmm", "kvm")):
+            entry["ratio"] = entry["rvmm"]["median"] / max(entry["kvm"]["median"], 1e-9)
+        rows.append(entry)
+    return rows
+
+
+def figure(cell):
+    """A number for people, with its spread."""
+    if "skip" in cell:
+        return "SKIP", ""
+    value = cell["median"]
+    return (f"{value:,.0f}" if value >= 100 else f"{value:.1f}"), f"{100 * cell['spread']:.1f}%"
+
+
+def print_table(rows, floor):
+    base = f"{floor['gprs']:.0f}" if floor else "n/a"
+    print(f"{'row':<24} {'rvmm':>12} {'±':>6} {'KVM':>12} {'±':>6} {'ratio':>7} {'target':>7} {'floor':>6}")
+    for row in rows:
+        ours, our_spread = figure(row["rvmm"])
+        theirs, their_spread = figure(row["kvm"])
+        ratio = f"{row['ratio']:.3f}" if "ratio" in row else "-"
+        target = f"{row['target']:.3f}" if row["target"] else "-"
+        mark = "" if not row["target"] or "ratio" not in row else ("  ok" if row["ratio"] <= row["target"] else "  over")
+        print(f"{row['name']:<24} {ours:>12} {our_spread:>6} {theirs:>12} {their_spread:>6} "
+              f"{ratio:>7} {target:>7} {base:>6}{mark}")
+        for reason in sorted({f"{n}: {row[n]['skip']}" for n in ("rvmm", "kvm") if "skip" in row[n]}):
+            print(f"    SKIP {reason}")
+
+
+def machine():
+    """What the figures depend on."""
+    version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, check=True, text=True)
+    release = os.path.join(emulated_host.LAB, "obj", "include", "config", "kernel.release")
+    with open(release) as f:
+        kernel = f.read().strip()
+    return {"qemu": version.stdout.splitlines()[0], "kernel": kernel, "cpu": "max", "icount": "shift=0,sleep=off"}
+
+
+def main():
+    args = parse_args()
+    names = args.rows.split(",") if args.rows else []
+    began = time.monotonic()
+    files = []
+    for path in (build_client(), build_floor(), os.path.join(SOURCES, "run.sh")):
+        files += ["--file", path]
+    if args.profile:
+        for node in args.nodes.split(","):
+            bench_profile.profile(node, args.profile, files[1:4:2])
+        return
+    command = f"sh run.sh '{args.nodes.replace(',', ' ')}' {' '.join(names)}"
+    log = os.path.join(BUILD, "log", "bench")
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    host = run_host.parse_args(["--icount", "--quiet", "--log", log, "--timeout", str(args.timeout), *files,
+                                "--", command])
+    code, output = run_host.run(host)
+    run = Run(output.console.decode(errors="replace"))
+    rows = table(run, names)
+    print_table(rows, run.floor)
+    print(f"# instructions of the emulated host; {time.monotonic() - began:.0f} s; log: build/log/bench")
+    if not run.ended:
+        print("# the host ended before the client did")
+    elif not names and not args.dry and args.nodes == "kvm,rvmm":
+        board = {"machine": machine(), "floor": run.floor, "rows": rows}
+        with open(os.path.join(OUT, "scoreboard.json"), "w") as f:
+            json.dump(board, f, indent=1)
+            f.write("\n")
+        with open(os.path.join(OUT, "scoreboard.svg"), "w") as f:
+            f.write(bench_plot.svg(board))
+    sys.exit(0 if run.ended and code == 0 else 1)
+
+
+if __name__ == "__main__":
+    main()

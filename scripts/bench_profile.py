@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Says by function where the instructions of a row go.
+
+The row's first round runs for ever. In its midst QEMU is told to run one
+instruction at a time and to log each for a while; the addresses are then counted by
+the symbols of the host's kernel and, within rvmm, by the function that the compiler
+inlined (from the debug information in rvmm.ko).
+"""
+
+import bisect
+import collections
+import os
+import re
+import select
+import subprocess
+import tempfile
+import time
+
+import emulated_host
+import run_host
+
+LOG_BYTES = 60_000_000
+TRACE = re.compile(rb"\[[0-9a-f]+/([0-9a-f]{16})/")
+SYMBOLS = "cat /proc/kallsyms >/dev/vdc; sync"
+SYMBOLS_SIZE = 64 << 20
+SETUP = {
+    "kvm": "modprobe kvm_amd; NODE=/dev/kvm",
+    "rvmm": "insmod rvmm.ko; NODE=/dev/rvmm; echo text $(cat /sys/module/rvmm/sections/.text)",
+}
+
+
+class Symbols:
+    """The functions of the host's kernel."""
+
+    def __init__(self, text, symbols):
+        found = re.findall(r"^([0-9a-f]{16}) [tTwW] (\S+)(?:\s+\[(\w+)\])?", symbols, re.M)
+        self.table = sorted((int(a, 16), name, module) for a, name, module in found)
+        self.starts = [a for a, _, _ in self.table]
+        base = re.search(r"^text 0x([0-9a-f]+)", text, re.M)
+        self.module_text = int(base.group(1), 16) if base else None
+
+    def find(self, pc):
+        """The function and module that hold `pc`; guests and user space are below the kernel."""
+        if pc < 1 << 47:
+            return ("(guest or client)", "")
+        at = bisect.bisect_right(self.starts, pc) - 1
+        return self.table[at][1:] if at >= 0 else ("(unknown)", "")
+
+
+def inlined(pcs, base):
+    """The innermost functions of rvmm.ko for the addresses, by its debug information."""
+    module = os.path.join(run_host.TOP, "rvmm.ko")
+    text = "".join(f"{pc - base:#x}\n" for pc in pcs)
+    out = subprocess.run(["addr2line", "-j", ".text", "-a", "-f", "-i", "-C", "-e", module], input=text,
+                         capture_output=True, text=True, check=True).stdout
+    names = {}
+    for block in out.split("\n0x") if out else []:
+        lines = block.splitlines()
+        address = int(lines[0].removeprefix("0x"), 16)
+        chain = list(zip(lines[1::2], lines[2::2]))
+        ours = next((c for c in chain if "/rvmm/" in c[1] and "/third/" not in c[1]), chain[0])
+        path = re.sub(r".*/rvmm/", "", ours[1].split(" ")[0])
+        names[address + base] = f"{ours[0]} ({path.split(':')[0]})"
+    return names
+
+
+def hmp(machine, line):
+    machine.command("human-monitor-command", **{"command-line": line})
+
+
+def receive(machine, seen, until):
+    """Reads the console until `until` is in what came or a minute has passed."""
+    deadline = time.monotonic() + 60
+    while until not in seen:
+        left = deadline - time.monotonic()
+        readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
+        if not readable:
+            raise emulated_host.HostError(f"no {until!r} from the host")
+        for channel in readable:
+            data = channel.recv(65536)
+            if channel is machine.console:
+                seen += data
+    return seen
+
+
+def trace(node, row, files):
+    """Runs the row and returns the host's symbols and the addresses executed."""
+    shape = emulated_host.Shape(icount=True)
+    state = emulated_host.state_for(shape)
+    command = (f"{SETUP[node]}; {SYMBOLS}; export RVMM_BENCH_FOREVER=1; echo row starts; rvmm-bench $NODE {row}")
+    with tempfile.TemporaryDirectory(prefix="rvmm-profile.") as folder:
+        payload, log = os.path.join(folder, "payload.tar"), os.path.join(folder, "trace")
+        run_host.make_payload(payload, command, files)
+        symbols = os.path.join(folder, "kallsyms")
+        with open(symbols, "wb") as f:
+            f.truncate(SYMBOLS_SIZE)
+        disks = [(payload, True), (emulated_host.FILES, True), (symbols, False)]
+        machine = emulated_host.Machine(shape, disks, state)
+        try:
+            machine.console.sendall(f"{int(time.time())} 0 0 . ./.command\n".encode())
+            text = receive(machine, b"", b"row starts\r\n")
+            time.sleep(2)
+            for line in (f"logfile {log}", "one-insn-per-tb on", "log exec,nochain"):
+                hmp(machine, line)
+            deadline = time.monotonic() + 60
+            while os.path.getsize(log) < LOG_BYTES and time.monotonic() < deadline:
+                time.sleep(0.02)
+            hmp(machine, "log none")
+        finally:
+            machine.kill()
+        with open(log, "rb") as f:
+            pcs = [int(m.group(1), 16) for m in TRACE.finditer(f.read())]
+        with open(symbols, errors="replace") as f:
+            return Symbols(text.decode(errors="replace").replace("\r", ""), f.read().rstrip("\0")), pcs
+
+
+def profile(node, row, files):
+    """Prints instructions for each function and repetition."""
+    symbols, pcs = trace(node, row, files)
+    counts = collections.Counter(pcs)
+    # The guest's loop ends in one DEC; the instruction that is executed least in the guest's code counts rounds.
+    guest = {pc: n for pc, n in counts.items() if 0x10000 <= pc < 0x20000}
+    turns = min((n for n in guest.values() if n > 3), default=1)
+    ours = symbols.module_text
+    in_module = [pc for pc in counts if symbols.find(pc)[1] == "rvmm"]
+    names = inlined(in_module, ours) if ours else {}
+    functions = collections.Counter()
+    for pc, n in counts.items():
+        name, module = symbols.find(pc)
+        functions[names.get(pc) or (f"{name} [{module}]" if module else name)] += n
+    print(f"{node} {row}: {len(pcs)} instructions, {turns} repetitions, {len(pcs) / turns:.0f} each")
+    for name, n in functions.most_common(70):
+        print(f"{n / turns:9.1f}  {name}")

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""The rows of the scoreboard in their order, with the ratio to KVM that is aimed at."""
+
+import collections
+
+Row = collections.namedtuple("Row", "name title target reason", defaults=(None, None))
+
+SIXTH, QUARTER, THIRD = 1 / 6, 1 / 4, 1 / 3
+BLK = "no client yet: KVM's side needs QEMU in the emulated host"
+NET = "rvmm has no virtio-net yet"
+
+ROWS = [
+    Row("cpuid", "CPUID, leaf 0", SIXTH),
+    Row("cpuid-late-leaf", "CPUID, leaf 0x80000008", SIXTH),
+    Row("rdmsr", "RDMSR APIC_BASE", SIXTH),
+    Row("wrmsr", "WRMSR of a fixed MTRR", SIXTH),
+    Row("hypercall", "VMMCALL", SIXTH),
+    Row("pio-read-61", "IN from port 0x61", SIXTH),
+    Row("pio-write-61", "OUT to port 0x61", SIXTH),
+    Row("pit-read", "IN from the PIT", SIXTH),
+    Row("pit-write", "OUT to the PIT", SIXTH),
+    Row("lapic-read", "read of the LAPIC by MMIO", QUARTER),
+    Row("lapic-write", "write of the LAPIC by MMIO", QUARTER),
+    Row("ioapic-read", "read of the I/O APIC", QUARTER),
+    Row("ioapic-write", "write of the I/O APIC", QUARTER),
+    Row("self-ipi-x2apic", "x2APIC self IPI to handler", QUARTER),
+    Row("self-ipi-xapic", "xAPIC self IPI to handler", QUARTER),
+    Row("eoi-x2apic", "EOI by x2APIC", QUARTER),
+    Row("eoi-xapic", "EOI by MMIO", QUARTER),
+    Row("hlt-ipi-wake", "IPI to a vCPU in HLT", THIRD),
+    Row("timer-arm", "arming the TSC deadline", THIRD),
+    Row("timer-passed", "TSC deadline that has passed, to handler", THIRD),
+    Row("timer-late-running", "lateness of a 20 µs deadline, running", None),
+    Row("timer-late-hlt", "lateness of a 20 µs deadline, in HLT", None),
+    Row("timer-hlt-work", "work for a 20 µs deadline in HLT", THIRD),
+    Row("user-pio-in", "IN that user space answers", 0.8),
+    Row("user-pio-out", "OUT that user space answers", 0.8),
+    Row("user-mmio-read", "MMIO read that user space answers", 0.8),
+    Row("user-mmio-write", "MMIO write that user space answers", 0.8),
+    Row("user-outsb-64", "REP OUTSB of 64 bytes to user space", 0.1),
+    Row("ioeventfd-pio", "ioeventfd on a port", SIXTH),
+    Row("ioeventfd-mmio", "ioeventfd on MMIO", QUARTER),
+    Row("irqfd-hlt", "irqfd to the handler of a vCPU in HLT", THIRD),
+    Row("touch-4k", "first touch of 4 KiB, resident in the host", 1),
+    Row("touch-4k-absent", "first touch of 4 KiB, absent in the host", 1),
+    Row("touch-2m", "first touch of 2 MiB, resident in the host", 1),
+    Row("vm-create", "VM create to first instruction", 0.5),
+    Row("vm-create-irqchip", "the same with interrupt controllers", 0.5),
+    Row("vm-destroy", "VM destroy", None),
+    Row("vm-destroy-irqchip", "the same with interrupt controllers", None),
+    Row("vm-memory", "memory of an idle VM, KiB", None),
+    Row("cpuid-8-vms", "CPUID, 8 VMs open", SIXTH),
+    Row("cpuid-64-vms", "CPUID, 64 VMs open", SIXTH),
+    Row("lapic-read-8-vms", "LAPIC read, 8 VMs open", QUARTER),
+    Row("lapic-read-64-vms", "LAPIC read, 64 VMs open", QUARTER),
+    Row("cpuid-4-slots", "CPUID, 4 memslots", SIXTH),
+    Row("cpuid-64-slots", "CPUID, 64 memslots", SIXTH),
+    Row("cpuid-512-slots", "CPUID, 512 memslots", SIXTH),
+    Row("lapic-read-4-slots", "LAPIC read, 4 memslots", QUARTER),
+    Row("lapic-read-64-slots", "LAPIC read, 64 memslots", QUARTER),
+    Row("lapic-read-512-slots", "LAPIC read, 512 memslots", QUARTER),
+    Row("user-mmio-read-4-slots", "user MMIO read, 4 memslots", 0.8),
+    Row("user-mmio-read-64-slots", "user MMIO read, 64 memslots", 0.8),
+    Row("user-mmio-read-512-slots", "user MMIO read, 512 memslots", 0.8),
+    Row("virtio-blk-4k-depth-1", "virtio-blk, 4 KiB at depth 1", QUARTER, BLK),
+    Row("virtio-blk-4k-depth-32", "virtio-blk, 4 KiB at depth 32", THIRD, BLK),
+    Row("virtio-net-packet", "virtio-net, a packet", 1, NET),
+    Row("virtio-net-mib", "virtio-net, a MiB", 1, NET),
+]

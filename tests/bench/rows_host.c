@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Rows that need more than one guest, or that the client's own clock measures. */
+#include "guest.h"
+#include "rows.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CREATE_ROUNDS 14
+#define IDLE_VMS 96
+#define MEMORY_ROUNDS 4
+#define REGION_SIZE 0x4000000ULL
+
+/* A vCPU on a thread of its own that runs for ever. */
+struct side {
+	struct vm *vm;
+	int id;
+};
+
+static void *side_main(void *arg)
+{
+	struct side *side = arg;
+
+	vm_run(side->vm, side->id);
+	return NULL;
+}
+
+static void start_side(struct side *side)
+{
+	pthread_t thread;
+
+	*comm(side->vm, C_READY) = 0;
+	if (pthread_create(&thread, NULL, side_main, side))
+		skip("no thread");
+	while (!*(volatile uint64_t *)comm(side->vm, C_READY))
+		usleep(100);
+	usleep(1000);
+}
+
+void row_ping(const struct row *row)
+{
+	struct vm vm;
+	struct side pong = { &vm, 1 };
+
+	vm_new(&vm, NULL, 2);
+	ram_handler(vm.ram, row->handler);
+	vm_enter_at(&vm, 1, g_pong);
+	start_side(&pong);
+	measure(row, &vm);
+}
+
+void row_ioeventfd(const struct row *row)
+{
+	struct vm vm;
+	struct kvm_ioeventfd kick = { .addr = PORT_KICK, .len = 2, .flags = KVM_IOEVENTFD_FLAG_PIO };
+
+	if (!has_cap(KVM_CAP_IOEVENTFD))
+		skip("KVM_CAP_IOEVENTFD is 0");
+	if (row->arg) {
+		kick.addr = row->arg;
+		kick.flags = 0;
+	}
+	kick.fd = eventfd(0, EFD_CLOEXEC);
+	vm_new(&vm, NULL, 1);
+	if (ioctl(vm.fd, KVM_IOEVENTFD, &kick))
+		skip("KVM_IOEVENTFD: %s", strerror(errno));
+	measure(row, &vm);
+}
+
+static void route_msi(struct vm *vm)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entry;
+	} routes = { .head.nr = 1, .entry = { .gsi = IRQFD_GSI, .type = KVM_IRQ_ROUTING_MSI } };
+
+	routes.entry.u.msi.address_lo = 0xfee00000;
+	routes.entry.u.msi.data = VECTOR;
+	if (ioctl(vm->fd, KVM_SET_GSI_ROUTING, &routes))
+		skip("KVM_SET_GSI_ROUTING: %s", strerror(errno));
+}
+
+void row_irqfd(const struct row *row)
+{
+	struct vm vm;
+	struct side sleeper = { &vm, 0 };
+	struct kvm_irqfd irqfd = { .gsi = IRQFD_GSI };
+	uint64_t one = 1;
+
+	if (!has_cap(KVM_CAP_IRQFD))
+		skip("KVM_CAP_IRQFD is 0");
+	irqfd.fd = eventfd(0, EFD_CLOEXEC);
+	vm_new(&vm, NULL, 1);
+	ram_handler(vm.ram, row->handler);
+	route_msi(&vm);
+	if (ioctl(vm.fd, KVM_IRQFD, &irqfd))
+		skip("KVM_IRQFD: %s", strerror(errno));
+	vm_enter_at(&vm, 0, row->entry);
+	start_side(&sleeper);
+	for (int i = 0; i < 24; i++) {
+		volatile uint64_t *seen = comm(&vm, C_FLAG);
+		uint64_t before = *seen, began = tsc(), took;
+
+		if (write(irqfd.fd, &one, sizeof(one)) != sizeof(one))
+			skip("write to the eventfd: %s", strerror(errno));
+		while (*seen == before)
+			sched_yield();
+		took = tsc() - began;
+		if (i >= WARM_UP)
+			sample(took);
+		usleep(1000);
+	}
+	print_samples(row, "instructions");
+}
+
+/* Bit 0 of the row's argument: leave the host's pages absent. */
+void row_touch(const struct row *row)
+{
+	struct row inner = *row;
+	struct vm vm;
+	uint64_t stride = row->arg & ~1ULL;
+	uint8_t *memory = mmap(NULL, 2 * REGION_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		skip("no memory");
+	memory = (uint8_t *)(((uintptr_t)memory + 0x1fffff) & ~0x1fffffULL);
+	if (madvise(memory, REGION_SIZE, stride > 0x1000 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+		skip("madvise: %s", strerror(errno));
+	if (!(row->arg & 1))
+		for (uint64_t at = 0; at < REGION_SIZE; at += 0x1000)
+			memory[at] = 1;
+	vm_new(&vm, NULL, 1);
+	vm_slot(&vm, 1, REGION, REGION_SIZE, memory);
+	*comm(&vm, C_STRIDE) = stride;
+	measure(&inner, &vm);
+}
+
+static void make(struct vm *vm, uint8_t *ram, bool irqchip)
+{
+	vm_open(vm, ram);
+	if (irqchip)
+		vm_irqchip(vm);
+	vm_slot(vm, 0, 0, RAM_SIZE, ram);
+	vm_vcpu(vm, 0);
+	vm_cpuid(vm, 0);
+	vm_enter_at(vm, 0, g_done);
+	vm_run(vm, 0);
+}
+
+static void create_and_destroy(const struct row *row, bool want_destroy)
+{
+	uint8_t *ram = ram_new();
+
+	for (int i = 0; i < CREATE_ROUNDS; i++) {
+		struct vm vm;
+		uint64_t began = tsc(), made, gone;
+
+		make(&vm, ram, row->arg);
+		made = tsc();
+		vm_close(&vm);
+		gone = tsc();
+		if (i >= WARM_UP)
+			sample(want_destroy ? gone - made : made - began);
+	}
+	print_samples(row, "instructions");
+}
+
+void row_create(const struct row *row)
+{
+	create_and_destroy(row, false);
+}
+
+void row_destroy(const struct row *row)
+{
+	create_and_destroy(row, true);
+}
+
+static long free_kib(void)
+{
+	char line[128];
+	long kib = -1;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemFree: %ld", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib;
+}
+
+/* Each sample opens more VMs; none is closed before the end, so no memory is used twice. */
+void row_memory(const struct row *row)
+{
+	static struct vm vms[MEMORY_ROUNDS][IDLE_VMS];
+	uint8_t *ram = ram_new();
+
+	for (int round = 0; round < MEMORY_ROUNDS; round++) {
+		long before;
+
+		usleep(100000);
+		before = free_kib();
+		for (int i = 0; i < IDLE_VMS; i++) {
+			struct vm *vm = &vms[round][i];
+
+			vm_new(vm, ram, 1);
+			vm_enter_at(vm, 0, g_done);
+			vm_run(vm, 0);
+		}
+		usleep(100000);
+		if (round)
+			sample((double)(before - free_kib()) / IDLE_VMS);
+	}
+	print_samples(row, "KiB");
+}
+
+/* The process's time on the CPU in nanoseconds, which are instructions of the emulated host. */
+static uint64_t worked(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+/* What the client's process executed, the kernel's part in it, while the guest did its rounds. */
+void row_work(const struct row *row)
+{
+	uint64_t once = 0;
+
+	for (unsigned int i = 0; i < row->rounds + WARM_UP; i++) {
+		struct vm vm;
+		uint64_t began;
+
+		vm_new(&vm, NULL, 1);
+		ram_handler(vm.ram, row->handler);
+		*comm(&vm, C_ROUNDS) = 1;
+		*comm(&vm, C_N) = i < WARM_UP ? 1 : row->n;
+		vm_enter_at(&vm, 0, row->entry);
+		began = worked();
+		vm_run(&vm, 0);
+		began = worked() - began;
+		if (i < WARM_UP)
+			once = began;
+		else
+			sample((double)(began - once) / (row->n - 1));
+		vm_close(&vm);
+	}
+	print_samples(row, "instructions");
+}
