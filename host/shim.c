@@ -5,6 +5,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
 #include <linux/cc_platform.h>
+#include <linux/cpu.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -20,6 +21,7 @@
 #include <trace/events/ipi.h>
 #include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
@@ -112,6 +114,23 @@ void rvmm_predictor_barrier_on_return(void)
 {
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+void rvmm_load_gs(u16 selector)
+{
+	load_gs_index(selector);
+}
+
+/* TR's limit no longer reaches the I/O permission bitmap: who needs that reloads TR. */
+void rvmm_tss_limit_changed(void)
+{
+	this_cpu_write(__tss_limit_invalid, true);
+}
+
+bool rvmm_wants_l1d_flush(void)
+{
+	return boot_cpu_has_bug(X86_BUG_L1TF) && boot_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	       !cpu_mitigations_off();
 }
 
 void *rvmm_pages_alloc(u32 order, bool atomic)

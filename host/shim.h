@@ -28,6 +28,11 @@ bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
+/* ../vmx/asm.rs */
+void rvmm_load_gs(u16 selector);
+void rvmm_tss_limit_changed(void);
+bool rvmm_wants_l1d_flush(void);
+
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);
 void rvmm_pages_free(void *va, u32 order);
