@@ -179,7 +179,11 @@ const RESERVED_RIGHTS: u32 = 0xfffe_0f00;
 /// Whether G is what the limit demands.
 fn granular(seg: &Segment) -> bool {
     let g = seg.attr.0 & (1 << 15) != 0;
-    !(seg.limit & 0xfff != 0xfff && g) && !(seg.limit >> 20 != 0 && !g)
+    if g {
+        seg.limit & 0xfff == 0xfff
+    } else {
+        seg.limit >> 20 == 0
+    }
 }
 
 fn code(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {

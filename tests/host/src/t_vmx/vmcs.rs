@@ -55,8 +55,8 @@ fn widths_follow_from_names() {
             "Pat" | "Efer" | "TscOffset" | "EptPointer" | "LinkPointer" | "MsrBitmap" | "VirtualApic"
             | "DebugCtl" | "GuestPhysical" => FieldWidth::Quad,
             "Interruptibility" | "ActivityState" | "EntryInterruption" | "ExceptionBitmap"
-            | "PageFaultMask" | "PageFaultMatch" | "TprThreshold" | "PreemptionTimer" | "SysenterCs" | "InstructionError"
-            | "ExitReason" | "ExitInterruption" | "IdtVectoring" => FieldWidth::Long,
+            | "PageFaultMask" | "PageFaultMatch" | "TprThreshold" | "PreemptionTimer" | "SysenterCs"
+            | "InstructionError" | "ExitReason" | "ExitInterruption" | "IdtVectoring" => FieldWidth::Long,
             _ => FieldWidth::Natural,
         };
         assert_eq!(width, expected, "{name}");
