@@ -29,6 +29,9 @@ abi() {
 
 load_module
 abi /dev/rvmm
+if grep -q "^flags.* vmx" /proc/cpuinfo; then
+	check "the log names the rule that an entry broke" 'dmesg | grep -q "rvmm: VM entry: .*64-bit CS must have D/B clear"'
+fi
 check "the module unloads afterwards" unload_module
 if grep -q "^flags.* vmx" /proc/cpuinfo; then
 	# Bochs 3.0 holds interrupts back from a guest that was entered with RFLAGS.IF clear, and KVM has no
