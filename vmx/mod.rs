@@ -115,10 +115,6 @@ impl Vmx {
         if cpu::has_encrypted_memory() {
             return Ok(Err(Unsupported::EncryptedMemory));
         }
-        // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
-        if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
-            return Ok(Err(Unsupported::Lacks("XSAVE")));
-        }
         let msrs = match common_capabilities()? {
             Ok(msrs) => msrs,
             Err(why) => return Ok(Err(why)),
