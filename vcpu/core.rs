@@ -99,6 +99,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) window_open: bool,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
+    /// Steps in software, of guests in modes that the processor cannot run.
+    pub(crate) steps: u32,
     /// Where the last memslot look-up hit.
     pub(crate) slot_hint: usize,
     /// The space's flush generation that this vCPU has caught up with.
@@ -143,6 +145,7 @@ impl<B: Backend> VcpuCore<B> {
             armed: None,
             window_open: false,
             io: PendingIo::new(),
+            steps: 0,
             slot_hint: 0,
             flush_generation: 0,
             tsc_offset: 0,

@@ -198,7 +198,7 @@ impl<M: Machine> Cx<'_, M> {
             0xc8 => self.enter(),
             0xc9 => self.leave(),
             0xca | 0xcb => self.far_return(),
-            0xcd => self.int(),
+            0xcc..=0xce => self.int(),
             0xcf => self.iret(),
             0xd7 => self.xlat(),
             0xe0..=0xe3 => self.loop_or_jcxz(),
