@@ -160,6 +160,24 @@ fn exception(report: &Report) -> Exit {
     Exit::Exception(Vector((report.interruption & 0xff) as u8), report.error)
 }
 
+/// Says what [`VM_FAIL`] stands for, from its `info1`: an instruction error number, or above bit 32 the
+/// encoding of a field that could not be written.
+///
+/// SDM, "VM Instruction Error Numbers".
+pub(crate) fn fail_reason(info: u64) -> &'static str {
+    match info {
+        0 => "VMX operation could not be entered, or the VMCS not be loaded",
+        4 => "VMLAUNCH wants a VMCS that is clear",
+        5 => "VMRESUME wants a VMCS that was launched",
+        6 => "VMRESUME after VMXOFF",
+        7 => "a control field is invalid",
+        8 => "a field of the host's state is invalid",
+        26 => "events are blocked by MOV SS",
+        field if field >> 32 != 0 => "the processor does not have a field of the VMCS",
+        _ => "see the manual for this error",
+    }
+}
+
 /// A write to a control register that touched a bit which is not the guest's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CrWrite {

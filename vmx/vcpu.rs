@@ -265,7 +265,8 @@ impl VmxVcpu {
     fn explain(&self) {
         let r = self.report;
         if r.reason == exit::VM_FAIL {
-            pr_err!("VM entry: VMLAUNCH or VMRESUME failed, error {:#x}\n", r.qualification);
+            let why = exit::fail_reason(r.qualification);
+            pr_err!("VM entry: VMLAUNCH or VMRESUME failed, error {:#x}: {}\n", r.qualification, why);
             return;
         }
         let rule = check::broken_rule(&self.guest_state()).unwrap_or("no rule known here is broken");
