@@ -49,6 +49,25 @@ pub(crate) fn cmpxchg(hva: Hva, bytes: usize, old: u64, new: u64) -> Result<u64>
     Ok(found)
 }
 
+/// Eight bytes of the process and the value that they had.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// Where; any alignment.
+    pub(crate) hva: u64,
+    /// What was there.
+    pub(crate) value: u64,
+}
+
+/// Returns whether all words still have their values; does not sleep. A word that cannot be read
+/// counts as changed.
+#[inline]
+pub(crate) fn is_unchanged(words: &[Word]) -> bool {
+    // SAFETY: `words` is valid for its length and laid out as the callee's struct; the addresses are
+    // checked and faults are handled.
+    unsafe { ffi::rvmm_user_unchanged(words.as_ptr(), words.len() as u32) }
+}
+
 /// Makes the page at `hva` resident; may sleep.
 ///
 /// # Errors

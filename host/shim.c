@@ -216,6 +216,30 @@ out:
 	return ret;
 }
 
+bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
+{
+	bool same = false;
+	u64 found;
+	u32 i;
+
+	pagefault_disable();
+	for (i = 0; i < count; i++)
+		if (!access_ok((void __user *)words[i].hva, sizeof(found)))
+			goto out;
+	__uaccess_begin_nospec();
+	for (i = 0; i < count; i++) {
+		unsafe_get_user(found, (u64 __user *)words[i].hva, end);
+		if (found != words[i].value)
+			goto end;
+	}
+	same = true;
+end:
+	__uaccess_end();
+out:
+	pagefault_enable();
+	return same;
+}
+
 u64 rvmm_now_ns(void)
 {
 	return ktime_get_ns();

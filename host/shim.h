@@ -39,6 +39,11 @@ int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn);
 void rvmm_gup_put(void *page, bool dirty);
 u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
+struct rvmm_word {
+	u64 hva;
+	u64 value;
+};
+bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count);
 
 /* timer.rs */
 u64 rvmm_now_ns(void);

@@ -13,6 +13,7 @@ use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::page::Pages;
 use crate::host::timer;
+use crate::vcpu::handle::code::CodeCache;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
@@ -61,7 +62,7 @@ impl<B: Backend> VcpuFile<B> {
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
-        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature);
+        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature, CodeCache::new()?);
         core.set_tsc_offset(vm.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;

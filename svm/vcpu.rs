@@ -23,6 +23,9 @@ const TYPE_EXCEPTION: u64 = 3 << 8;
 const TYPE_SOFT: u64 = 4 << 8;
 const TYPE_MASK: u64 = 7 << 8;
 
+/// The exit code of IN, OUT, INS and OUTS.
+const EXIT_IOIO: u64 = 0x7b;
+
 /// A virtual processor.
 pub(crate) struct SvmVcpu {
     vmcb: VmcbPage,
@@ -70,12 +73,11 @@ fn pack(seg: &Segment) -> VmcbSegment {
     }
 }
 
+#[inline(always)]
 fn unpack(seg: &VmcbSegment) -> Segment {
     let packed = u32::from(seg.attrib);
-    let mut attr = (packed & 0xff) | ((packed & 0xf00) << 4);
-    if attr & 0x80 == 0 {
-        attr |= 1 << 16;
-    }
+    // A segment that is not present (bit 7) is unusable (bit 16).
+    let attr = (packed & 0xff) | ((packed & 0xf00) << 4) | ((!packed & 0x80) << 9);
     Segment { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
 }
 
@@ -184,8 +186,12 @@ impl BackendVcpu for SvmVcpu {
 
     #[inline]
     fn next_rip(&self) -> Option<u64> {
-        let next = self.vmcb.control().next_rip;
-        (self.has_next_rip && next != 0).then_some(next)
+        let c = self.vmcb.control();
+        if c.exit_code == EXIT_IOIO {
+            // Told for IN and OUT by every processor. APM, "IOIO Intercept", EXITINFO2.
+            return Some(c.exit_info2);
+        }
+        (self.has_next_rip && c.next_rip != 0).then_some(c.next_rip)
     }
 
     fn insn_bytes(&self) -> Option<&[u8]> {

@@ -6,6 +6,7 @@ use super::backend::{Backend, BackendVcpu};
 use super::cpuid::CpuidTable;
 use super::event::{merge, Event, Merged};
 use super::exit::RawExit;
+use super::handle::code::CodeCache;
 use super::io::PendingIo;
 use super::msr_table::MsrStore;
 use super::pv::PvState;
@@ -91,6 +92,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) window_open: bool,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
+    /// Instructions that exited lately, decoded.
+    pub(crate) code: CodeCache,
     /// Where the last memslot look-up hit.
     pub(crate) slot_hint: usize,
     /// The space's flush generation that this vCPU has caught up with.
@@ -115,6 +118,7 @@ impl<B: Backend> VcpuCore<B> {
         lapic: Option<Lapic>,
         cpuid: CpuidTable,
         signature: u32,
+        code: CodeCache,
     ) -> VcpuCore<B> {
         let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
         VcpuCore {
@@ -134,6 +138,7 @@ impl<B: Backend> VcpuCore<B> {
             armed: None,
             window_open: false,
             io: PendingIo::new(),
+            code,
             slot_hint: 0,
             flush_generation: 0,
             tsc_offset: 0,

@@ -244,6 +244,13 @@ impl<B: Backend> Space<B> {
         }
     }
 
+    /// Returns a number that stays the same as long as neither slots nor the memory below change;
+    /// `None` while they do.
+    #[inline]
+    pub(crate) fn stable_sequence(&self) -> Option<u64> {
+        (self.changing.load(SeqCst) == 0).then(|| self.sequence.load(SeqCst))
+    }
+
     /// Returns where `gpa` lies in the VMM, with the bytes left in the slot and whether it is writable.
     #[inline]
     fn hva(&self, gpa: Gpa) -> Option<(Hva, u64, bool)> {

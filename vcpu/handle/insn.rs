@@ -2,6 +2,7 @@
 
 //! Running the emulator on the instruction that exited.
 
+use super::code;
 use super::machine::{CxMachine, Want};
 use super::Cx;
 use crate::vcpu::backend::{Backend, BackendVcpu};
@@ -28,8 +29,12 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
         }
         None => 0,
     };
+    let known = if len == 0 { code::current(cx) } else { None };
     let mut machine = CxMachine::new(cx);
-    let done = execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty()));
+    let done = match known {
+        Some((insn, mode)) => execute::carry_out(&mut machine, insn, mode),
+        None => execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty())),
+    };
     let want = machine.want;
     match done {
         Ok(()) => {
@@ -60,8 +65,12 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 /// What must be done first, or the VM's end.
 pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
+    let known = code::current(cx).map(|(insn, _)| insn);
     let mut machine = CxMachine::new(cx);
-    let insn = execute::fetch_and_decode(&mut machine, None);
+    let insn = match known {
+        Some(insn) => Ok(insn),
+        None => execute::fetch_and_decode(&mut machine, None),
+    };
     let want = machine.want;
     match insn {
         Ok(insn) => {

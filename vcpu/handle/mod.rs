@@ -5,6 +5,7 @@
 //! Handlers run in the window, interrupts off. They never sleep; what must, they name in their
 //! outcome. RIP moves only through [`Outcome::SkipAndResume`] and the emulator.
 
+pub(crate) mod code;
 pub(crate) mod insn;
 mod lapic;
 mod machine;

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Instructions that exited lately, decoded: for processors that do not tell the next RIP or the
+//! instruction's bytes.
+//!
+//! An entry holds what its decoding rests on: the registers that code fetches depend on, the guest's
+//! page table entries on the way to the code, and the code's bytes, each with its place in the VMM's
+//! memory. It serves as long as all of them are the same, which one look at each tells. So the
+//! answer is that of a fresh walk, fetch and decoding, whatever the guest does to its tables and its
+//! code meanwhile.
+//!
+//! Only code is kept whose 16 bytes lie in one page, in 64-bit mode or in a segment of 4 GiB, and
+//! only where page table entries have 8 bytes. All else is fetched and decoded each time.
+
+use super::machine::paging;
+use super::Cx;
+use crate::arch::addr::{Gpa, Gva};
+use crate::arch::segment::SegReg;
+use crate::host::guest_ram::{is_unchanged, Word};
+use crate::mmu::mem::{GuestMem, MemError};
+use crate::mmu::walk::{self, AccessKind, Privilege};
+use crate::vcpu::backend::Backend;
+use crate::vcpu::emulate::decode::{decode, Insn, Mode};
+use crate::vcpu::space::Space;
+use crate::vcpu::state::VcpuState;
+use core::cell::Cell;
+use kernel::prelude::*;
+
+/// How many instructions are kept.
+const ENTRIES: usize = 8;
+/// The bytes of code that an entry holds: an instruction has at most 15.
+const CODE: usize = 16;
+/// Page table entries of the deepest walk, and the code.
+const WORDS: usize = 5 + CODE / 8;
+
+/// What a fetch depends on beside memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    at: u64,
+    cr3: u64,
+    cr0: u64,
+    cr4: u64,
+    efer: u64,
+    mode: Mode,
+    is_user: bool,
+}
+
+impl Key {
+    /// Returns the key of the instruction at RIP, if it is of a kind that is kept.
+    #[inline]
+    fn of(s: &VcpuState) -> Option<Key> {
+        let cs = s.seg(SegReg::Cs);
+        let (at, mode) = if s.is_64bit() {
+            (s.rip, Mode::Bits64)
+        } else if cs.limit == u32::MAX {
+            let mode = if cs.attr.is_big() { Mode::Bits32 } else { Mode::Bits16 };
+            (cs.base.wrapping_add(s.rip) & 0xffff_ffff, mode)
+        } else {
+            return None;
+        };
+        let fits = Gva(at).left_in_page() >= CODE as u64;
+        let is_user = s.cpl() == 3;
+        fits.then_some(Key { at, cr3: s.cr3, cr0: s.cr0, cr4: s.cr4, efer: s.efer, mode, is_user })
+    }
+
+    /// Returns the number of the entry that may hold this instruction.
+    #[inline]
+    fn slot(&self) -> usize {
+        // Calls that exit lie apart by multiples of 16 as often as not.
+        ((self.at ^ (self.at >> 4)) % ENTRIES as u64) as usize
+    }
+}
+
+/// Words that were seen, in order.
+#[derive(Clone, Copy)]
+struct Trail {
+    words: [Word; WORDS],
+    len: usize,
+}
+
+impl Trail {
+    fn new() -> Trail {
+        Trail { words: [Word::default(); WORDS], len: 0 }
+    }
+
+    /// Adds a word. Returns whether there was room.
+    fn push(&mut self, hva: u64, value: u64) -> bool {
+        match self.words.get_mut(self.len) {
+            Some(word) => {
+                *word = Word { hva, value };
+                self.len = self.len.wrapping_add(1);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: Key,
+    sequence: u64,
+    trail: Trail,
+    insn: Insn,
+}
+
+/// See the module's description.
+pub(crate) struct CodeCache(KVec<Option<Entry>>);
+
+impl CodeCache {
+    /// Nothing known.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<CodeCache> {
+        Ok(CodeCache(KVec::from_elem(None, ENTRIES, GFP_KERNEL_ACCOUNT)?))
+    }
+}
+
+/// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
+/// read at once. SEGMENTS and CONTROL must have been fetched.
+#[inline]
+pub(super) fn current<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<(Insn, Mode)> {
+    let key = Key::of(&cx.core.state)?;
+    let sequence = cx.vm.space.stable_sequence()?;
+    if let Some(Some(e)) = cx.core.code.0.get(key.slot()) {
+        if e.sequence == sequence
+            && e.key == key
+            && e.trail.words.get(..e.trail.len).is_some_and(is_unchanged)
+        {
+            return Some((e.insn, key.mode));
+        }
+    }
+    let (trail, insn) = learn(cx, &key)?;
+    if let Some(slot) = cx.core.code.0.get_mut(key.slot()) {
+        *slot = Some(Entry { key, sequence, trail, insn });
+    }
+    Some((insn, key.mode))
+}
+
+/// Walks, fetches and decodes, and notes every word that this rests on.
+fn learn<B: Backend>(cx: &Cx<'_, '_, B>, key: &Key) -> Option<(Trail, Insn)> {
+    let space: &Space<B> = &cx.vm.space;
+    let witness = Witness { space, trail: Cell::new(Some(Trail::new())) };
+    let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
+    let how = walk::Access { kind: AccessKind::Fetch, privilege };
+    let found = walk::walk(&witness, &paging(&cx.core.state), Gva(key.at), how).ok()?;
+    let mut code = [0u8; CODE];
+    space.read(found.gpa, &mut code).ok()?;
+    let insn = decode(&code, key.mode).ok()?;
+    let mut trail = witness.trail.get()?;
+    let (hva, _) = space.user_range(found.gpa, false)?;
+    for (part, at) in code.chunks_exact(8).zip([0, 8]) {
+        let value = u64::from_le_bytes(part.try_into().ok()?);
+        if !trail.push(hva.0.wrapping_add(at), value) {
+            return None;
+        }
+    }
+    Some((trail, insn))
+}
+
+/// Guest memory that notes what a walk reads of it; nothing once a walk does what cannot be noted.
+struct Witness<'a, B: Backend> {
+    space: &'a Space<B>,
+    trail: Cell<Option<Trail>>,
+}
+
+impl<B: Backend> GuestMem for Witness<'_, B> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        self.space.read(gpa, buf)?;
+        let noted = || {
+            let mut trail = self.trail.get()?;
+            let value = u64::from_le_bytes((&*buf).try_into().ok()?);
+            let (hva, _) = self.space.user_range(gpa, false)?;
+            trail.push(hva.0, value).then_some(trail)
+        };
+        self.trail.set(noted());
+        Ok(())
+    }
+
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        self.trail.set(None);
+        self.space.write(gpa, buf)
+    }
+
+    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
+        // An accessed bit is being set: the next time, the entry is as it will stay.
+        self.trail.set(None);
+        self.space.cmpxchg(gpa, bytes, old, new)
+    }
+}
