@@ -223,11 +223,10 @@ bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
 	u32 i;
 
 	pagefault_disable();
-	for (i = 0; i < count; i++)
-		if (!access_ok((void __user *)words[i].hva, sizeof(found)))
-			goto out;
 	__uaccess_begin_nospec();
 	for (i = 0; i < count; i++) {
+		if (!access_ok((void __user *)words[i].hva, sizeof(found)))
+			goto end;
 		unsafe_get_user(found, (u64 __user *)words[i].hva, end);
 		if (found != words[i].value)
 			goto end;
@@ -235,7 +234,6 @@ bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
 	same = true;
 end:
 	__uaccess_end();
-out:
 	pagefault_enable();
 	return same;
 }

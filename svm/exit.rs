@@ -69,5 +69,6 @@ fn page_fault(raw: RawExit) -> Exit {
         write: raw.info1 & 2 != 0,
         reserved: raw.info1 & 8 != 0,
         fetch: raw.info1 & 16 != 0,
+        is_final: raw.info1 & (1 << 32) != 0,
     })
 }

@@ -150,6 +150,14 @@ impl BackendVcpu for SvmVcpu {
         }
     }
 
+    #[inline]
+    fn read_code(&self, out: &mut VcpuState) {
+        let s = self.vmcb.save();
+        out.segs[SegReg::Cs as usize] = unpack(&s.cs);
+        let ss = &mut out.segs[SegReg::Ss as usize].attr;
+        ss.0 = (ss.0 & !0x60) | (u32::from(s.cpl & 3) << 5);
+    }
+
     fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
         if dirty.contains(Groups::SEGMENTS) {
             let s = self.vmcb.save_mut(Clean::SEG);

@@ -97,6 +97,11 @@ pub(crate) trait BackendVcpu: Send {
     ) -> Exit;
     /// Fetches groups of registers.
     fn read_state(&self, want: Groups, out: &mut VcpuState);
+    /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.
+    #[inline]
+    fn read_code(&self, out: &mut VcpuState) {
+        self.read_state(Groups::SEGMENTS, out);
+    }
     /// Sets groups of registers.
     fn write_state(&mut self, dirty: Groups, from: &VcpuState);
     /// Returns the address of the next instruction where the processor told it with the last exit.

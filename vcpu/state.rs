@@ -144,6 +144,14 @@ impl VcpuState {
         }
     }
 
+    /// Fetches CS and the privilege level, unless [`Groups::SEGMENTS`] has been fetched.
+    #[inline]
+    pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
+        if !self.valid.contains(Groups::SEGMENTS) {
+            hw.read_code(self);
+        }
+    }
+
     /// Says that the groups were changed and must be written back. They must have been fetched.
     #[inline]
     pub(crate) fn mark(&mut self, groups: Groups) {

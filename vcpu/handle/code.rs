@@ -22,7 +22,7 @@ use crate::mmu::walk::{self, AccessKind, Privilege};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::{decode, Insn, Mode};
 use crate::vcpu::space::Space;
-use crate::vcpu::state::VcpuState;
+use crate::vcpu::state::{Groups, VcpuState};
 use core::cell::Cell;
 use kernel::prelude::*;
 
@@ -118,9 +118,11 @@ impl CodeCache {
 }
 
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
-/// read at once. SEGMENTS and CONTROL must have been fetched.
+/// read at once.
 #[inline]
 pub(super) fn current<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<(Insn, Mode)> {
+    cx.core.fetch(Groups::CONTROL);
+    cx.core.state.fetch_code(&cx.core.hw);
     let key = Key::of(&cx.core.state)?;
     let sequence = cx.vm.space.stable_sequence()?;
     if let Some(Some(e)) = cx.core.code.0.get(key.slot()) {

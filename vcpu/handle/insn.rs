@@ -6,7 +6,8 @@ use super::code;
 use super::machine::{CxMachine, Want};
 use super::Cx;
 use crate::vcpu::backend::{Backend, BackendVcpu};
-use crate::vcpu::emulate::decode::MAX_LEN;
+use crate::arch::cr::Rflags;
+use crate::vcpu::emulate::decode::{Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
@@ -38,24 +39,35 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let want = machine.want;
     match done {
         Ok(()) => {
-            cx.core.io.forget();
-            let mut blocking = cx.core.hw.blocking();
-            if blocking.shadow {
-                blocking.shadow = false;
-                cx.core.hw.set_blocking(blocking);
-            }
+            finish(cx);
             Outcome::Resume
         }
         Err(Stop::Fault(e)) => {
             cx.core.io.forget();
             Outcome::Inject(e)
         }
-        Err(Stop::Retry) => match want {
-            Want::Nothing => Outcome::Resume,
-            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
-            Want::User(exit) => Outcome::ToUser(exit),
-        },
+        Err(Stop::Retry) => retry(want),
         Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+    }
+}
+
+/// What an instruction that was carried out leaves behind.
+pub(super) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) {
+    cx.core.io.forget();
+    cx.core.state.rflags &= !Rflags::RF.bits();
+    let mut blocking = cx.core.hw.blocking();
+    if blocking.shadow {
+        blocking.shadow = false;
+        cx.core.hw.set_blocking(blocking);
+    }
+}
+
+/// Returns what must be done before the instruction can run again.
+pub(super) fn retry(want: Want) -> Outcome {
+    match want {
+        Want::Nothing => Outcome::Resume,
+        Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+        Want::User(exit) => Outcome::ToUser(exit),
     }
 }
 
@@ -64,13 +76,13 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 /// # Errors
 /// What must be done first, or the VM's end.
 pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
+    if let Some((insn, mode)) = code::current(cx) {
+        let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
+        return Ok(if mode == Mode::Bits64 { next } else { next & 0xffff_ffff });
+    }
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
-    let known = code::current(cx).map(|(insn, _)| insn);
     let mut machine = CxMachine::new(cx);
-    let insn = match known {
-        Some(insn) => Ok(insn),
-        None => execute::fetch_and_decode(&mut machine, None),
-    };
+    let insn = execute::fetch_and_decode(&mut machine, None);
     let want = machine.want;
     match insn {
         Ok(insn) => {

@@ -130,7 +130,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 
     /// Reads a device in pieces of at most 8 bytes.
-    fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Step<()> {
+    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks_mut(8) {
             let len = part.len() as u8;
@@ -154,7 +154,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 
     /// Writes a device in pieces of at most 8 bytes.
-    fn device_write(&mut self, gpa: Gpa, buf: &[u8]) -> Step<()> {
+    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8]) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks(8) {
             let len = part.len() as u8;

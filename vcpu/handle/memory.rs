@@ -3,6 +3,7 @@
 //! Faults of the second-level table: memory not mapped yet, or a device.
 
 use super::insn;
+use super::mov;
 use super::Cx;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::exit::GuestPageFault;
@@ -23,6 +24,6 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
         Fault::NeedPages => Outcome::NeedPages,
         Fault::NeedFlush => Outcome::NeedFlush,
         Fault::Again => Outcome::HostInterrupt,
-        Fault::Mmio => insn::emulate(cx),
+        Fault::Mmio => mov::handle(cx, &fault).unwrap_or_else(|| insn::emulate(cx)),
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
 pub(super) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    cx.core.fetch(Groups::SEGMENTS);
+    cx.core.state.fetch_code(&cx.core.hw);
     let answer = if cx.core.state.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
     cx.core.state.gprs[RAX] = answer;
     Outcome::SkipAndResume

@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod misc;
 mod mmio;
+mod mov;
 pub(crate) mod msr;
 mod pio;
 
