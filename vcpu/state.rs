@@ -37,6 +37,8 @@ pub(crate) const RDX: usize = 2;
 pub(crate) const RBX: usize = 3;
 /// RSP.
 pub(crate) const RSP: usize = 4;
+/// RSI.
+pub(crate) const RSI: usize = 6;
 
 /// The MSRs of the SYSCALL group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

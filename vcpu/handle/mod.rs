@@ -13,6 +13,7 @@ mod memory;
 mod misc;
 mod mmio;
 mod mov;
+mod outs;
 pub(crate) mod msr;
 mod pio;
 

@@ -3,7 +3,7 @@
 //! IN and OUT.
 
 use super::Cx;
-use super::{insn, mmio};
+use super::{insn, mmio, outs};
 use crate::arch::addr::Width;
 use crate::chipset::bus;
 use crate::vcpu::backend::Backend;
@@ -17,7 +17,7 @@ use crate::vcpu::state::RAX;
 pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
     count(&cx.shared.stats.pio);
     if a.is_string {
-        return insn::emulate(cx);
+        return outs::handle(cx, a).unwrap_or_else(|| insn::emulate(cx));
     }
     let rax = cx.core.state.gprs[RAX];
     if a.is_in {
@@ -41,6 +41,11 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcom
 /// Returns whether a port is one of PCI configuration.
 fn is_pci(port: u16) -> bool {
     matches!(port, 0xcf8..=0xcff)
+}
+
+/// Returns whether nobody in the kernel has `port`: [`write`] gives it to user space.
+pub(super) fn is_for_user<B: Backend>(cx: &Cx<'_, '_, B>, port: u16) -> bool {
+    !bus::decodes(port) && !is_pci(port) && !cx.vm.pci.ends_unclaimed()
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.
