@@ -71,11 +71,11 @@ test-system: module tool ## life cycle, Linux guests, several VMs in the emulate
 
 test: module tool ## all of the above
 	@$(LAB) debian
-	@scripts/run-tests check host guest system
+	@scripts/run-tests check host run guest system
 
 test-full: module tool ## all, and a full Debian guest to its login
 	@$(LAB) debian
-	@scripts/run-tests check host guest system full
+	@scripts/run-tests check host run guest system full
 
 bench: module tool ## count instructions of rvmm's and KVM's paths; writes docs/bench
 	@$(LAB) all

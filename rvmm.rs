@@ -5,6 +5,7 @@
 //! Loading probes every CPU and creates /dev/rvmm, which speaks KVM's ioctl interface. CPUs enter
 //! root operation only while they run a guest; see docs/adr.
 
+use kernel::debugfs;
 use kernel::error::Error;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
@@ -22,6 +23,7 @@ pub(crate) mod virtio;
 
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
+use vcpu::disk::COUNTERS;
 
 module! {
     type: Rvmm,
@@ -39,11 +41,14 @@ pub(crate) const fn owner() -> *mut kernel::bindings::module {
 /// The vendor found when the module was loaded.
 static BACKEND: SetOnce<Arc<Svm>> = SetOnce::new();
 
-/// The module: the device node. Unloading waits for nothing, since open files hold the module.
+/// The module: the device node, and counters for whoever looks into debugfs. Unloading waits for
+/// nothing, since open files hold the module.
 #[pin_data]
 struct Rvmm {
     #[pin]
     node: MiscDeviceRegistration<Node>,
+    #[pin]
+    disks: debugfs::File<()>,
 }
 
 fn explain(why: Unsupported) -> Error {
@@ -55,6 +60,9 @@ fn explain(why: Unsupported) -> Error {
         Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
         Unsupported::MixedCpus => {
             pr_err!("the CPUs of this machine differ in their virtualization features\n")
+        }
+        Unsupported::EncryptedMemory => {
+            pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")
         }
     }
     ENODEV
@@ -70,6 +78,7 @@ impl kernel::InPlaceModule for Rvmm {
         });
         try_pin_init!(Self {
             _: { ready? },
+            disks <- debugfs::Dir::new(c"rvmm").read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }

@@ -1,17 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The backing file of a disk: transfers straight between the file and the VMM's memory.
+//!
+//! A transfer is started by a thread of the VMM's, whose pages it pins, and goes on without the thread
+//! if the file does asynchronous direct I/O: it was opened with `O_DIRECT` and its file system or device
+//! can. Otherwise it has ended when the call that starts it returns. Its end comes in any context, even a
+//! hard interrupt: [`ended`] notes it, without allocating, and wakes the thread.
+//!
+//! ```text
+//! thread: Transfers::start ──> kiocb ──> file system, device
+//! thread: Transfers::ended <── Lane::ended <── ended()    any context
+//! ```
 
 use super::ffi;
+use super::file::WaitQueue;
+use super::guest_ram;
 use super::page::Pages;
-use crate::arch::addr::{Hva, PAGE_SIZE};
+use crate::arch::addr::Hva;
+use crate::virtio::inflight::{Ended, InFlight};
+use crate::virtio::segment::Cut;
+use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
+use kernel::sync::SpinLockIrq;
 
-/// Room for the pieces of one transfer; a longer one is done in several calls.
-const SEGMENTS: usize = 128;
+/// Room for the pieces of one transfer.
+const PIECES: usize = 256;
+/// The most bytes of one transfer: more than drivers ask for at a time, and little enough that what the
+/// kernel allocates for all that are under way stays small.
+const MAX_BYTES: u64 = 16 << 20;
+
+// What a transfer is; the same values as in shim.h.
+const IO_WRITE: u32 = 1;
+const IO_DURABLE: u32 = 2;
+const IO_BUFFERED: u32 = 4;
 
 // Modes of fallocate(2), for which the `kernel` crate has no binding.
 const FALLOC_FL_KEEP_SIZE: i32 = 1;
@@ -71,94 +95,42 @@ impl BackingFile {
         Ok(p)
     }
 
-    /// Transfers between the file at `pos` and pieces of the calling process's memory, in order; sleeps.
-    /// `sync`: a write is durable when this returns. Returns the bytes transferred, fewer than asked at
-    /// the end of the file or on a fault.
+    /// Runs `body` with up to `room` transfers of `T` at a time; each that ends wakes `waker`. Does not
+    /// return before all have ended: those that `body` leaves under way are waited for, and dropped.
     ///
     /// # Errors
-    /// Those of the file, when nothing was transferred.
-    pub(crate) fn transfer(
+    /// `ENOMEM`, and those of `body`.
+    pub(crate) fn with_transfers<T, R>(
         &self,
-        pieces: impl Iterator<Item = (Hva, u64)>,
-        pos: u64,
-        write: bool,
-        sync: bool,
-    ) -> Result<u64> {
-        let mut iov = [const { bindings::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 } }; SEGMENTS];
-        let (mut n, mut bytes, mut done) = (0usize, 0u64, 0u64);
-        for (hva, len) in pieces {
-            if n == SEGMENTS {
-                let got = self.call(&iov, n, bytes, pos.saturating_add(done), write, sync)?;
-                done = done.saturating_add(got);
-                if got != bytes {
-                    return Ok(done);
-                }
-                (n, bytes) = (0, 0);
-            }
-            if let Some(slot) = iov.get_mut(n) {
-                *slot = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len: len as usize };
-                n = n.saturating_add(1);
-                bytes = bytes.saturating_add(len);
-            }
-        }
-        if n != 0 {
-            let got = self.call(&iov, n, bytes, pos.saturating_add(done), write, sync)?;
-            done = done.saturating_add(got);
-        }
-        Ok(done)
+        room: u16,
+        waker: &WaitQueue,
+        body: impl FnOnce(&mut Transfers<'_, T>) -> Result<R>,
+    ) -> Result<R> {
+        body(&mut Transfers {
+            file: self,
+            lane: KBox::pin_init(Lane::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
+            items: InFlight::new(room)?,
+            pieces: Pieces::new()?,
+            page: Pages::new(0)?,
+        })
     }
 
-    fn call(
-        &self,
-        iov: &[bindings::iovec; SEGMENTS],
-        n: usize,
-        bytes: u64,
-        pos: u64,
-        write: bool,
-        sync: bool,
-    ) -> Result<u64> {
-        // SAFETY: The file is referenced; the first `n` pieces are set, and the callee checks that they
-        // are addresses of the process.
-        let got =
-            unsafe { ffi::rvmm_file_io(self.0.as_ptr(), iov.as_ptr(), n as u32, bytes, pos, write, sync) };
-        u64::try_from(got).map_err(|_| Error::from_errno(got as i32))
-    }
-
-    /// Transfers between the file and one piece of the process's memory through a page of the kernel's:
-    /// for pieces that are not aligned to what direct I/O wants. Sleeps.
-    ///
-    /// # Errors
-    /// As [`BackingFile::transfer`].
-    pub(crate) fn transfer_copied(&self, hva: Hva, len: u64, pos: u64, write: bool) -> Result<u64> {
-        let mut page = Pages::new(0)?;
-        let mut done = 0u64;
-        while done < len {
-            let n = usize::try_from(len.saturating_sub(done).min(PAGE_SIZE))?;
-            let at = hva.wrapping_add(done);
-            let buf = page.bytes_mut().get_mut(..n).ok_or(EINVAL)?;
-            if write {
-                super::guest_ram::copy_in_sleeping(at, buf)?;
-            }
-            // SAFETY: The file is referenced, and `buf` is valid for `n` bytes.
-            let got = unsafe {
-                ffi::rvmm_file_copy(
-                    self.0.as_ptr(),
-                    buf.as_mut_ptr().cast(),
-                    n as u64,
-                    pos.saturating_add(done),
-                    write,
-                )
-            };
-            let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
-            if !write {
-                super::guest_ram::copy_out_sleeping(at, buf.get(..got).ok_or(EIO)?)?;
-            }
-            done = done.saturating_add(got as u64);
-            if got != n {
-                break;
-            }
+    /// Transfers between the file and kernel memory; sleeps. Returns the bytes transferred, fewer than
+    /// asked at the end of the file.
+    fn copy(&self, buf: &mut [u8], at: Place) -> Result<usize> {
+        let call = |buf: &mut [u8], how| {
+            let (ptr, len) = (buf.as_mut_ptr().cast(), buf.len() as u64);
+            // SAFETY: The file is referenced, and `buf` is valid for `len` bytes.
+            outcome(unsafe { ffi::rvmm_file_copy(self.0.as_ptr(), ptr, len, at.pos, how) })
+        };
+        let mut done = call(buf, at.how());
+        // SAFETY: The file is referenced.
+        if matches!(&done, Err(e) if *e == EINVAL) && unsafe { ffi::rvmm_file_is_regular(self.0.as_ptr()) } {
+            // The file system wants larger blocks than 512 bytes for direct I/O. Not so on a block
+            // device, whose block size the guest knows: there, stale pages in the cache could come back.
+            done = call(buf, at.how() | IO_BUFFERED);
         }
-        Ok(done)
+        Ok(usize::try_from(done?)?)
     }
 
     /// Makes everything written so far durable; sleeps.
@@ -186,5 +158,289 @@ impl Drop for BackingFile {
     fn drop(&mut self) {
         // SAFETY: The reference was taken by `get()`.
         unsafe { bindings::fput(self.0.as_ptr()) }
+    }
+}
+
+/// Where in the file a transfer takes place, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// First byte.
+    pub(crate) pos: u64,
+    /// To the file.
+    pub(crate) write: bool,
+    /// A write is on stable storage when it ends.
+    pub(crate) durable: bool,
+}
+
+impl Place {
+    fn how(self) -> u32 {
+        match (self.write, self.durable) {
+            (false, _) => 0,
+            (true, false) => IO_WRITE,
+            (true, true) => IO_WRITE | IO_DURABLE,
+        }
+    }
+}
+
+/// Returns the bytes of a transfer, or its error.
+fn outcome(result: i64) -> Result<u64> {
+    u64::try_from(result).map_err(|_| i32::try_from(result).map_or(EIO, Error::from_errno))
+}
+
+/// The pieces of the process's memory that one transfer is made of.
+struct Pieces {
+    iov: KVec<bindings::iovec>,
+    bytes: u64,
+}
+
+impl Pieces {
+    fn new() -> Result<Pieces> {
+        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
+    }
+
+    fn clear(&mut self) {
+        self.iov.clear();
+        self.bytes = 0;
+    }
+
+    /// Appends a piece; `None`: it does not fit.
+    fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
+        let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
+        let iov_len = usize::try_from(len).ok()?;
+        let piece = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len };
+        self.iov.push_within_capacity(piece).ok()?;
+        self.bytes = bytes;
+        Some(())
+    }
+}
+
+/// The place of one transfer while it is under way.
+#[repr(C)]
+struct Slot {
+    /// First, so that a pointer to it is one to the slot.
+    iocb: bindings::kiocb,
+    lane: *const Lane<'static>,
+    number: u16,
+    write: bool,
+}
+
+/// What the ends of transfers come to.
+///
+/// # Invariants
+/// A slot is used by its transfer from [`Lane::start`] until its number is in `ended`; else by nobody.
+#[pin_data]
+struct Lane<'a> {
+    slots: KVec<UnsafeCell<Slot>>,
+    /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the lane
+    /// once it has let go of the lock.
+    #[pin]
+    ended: SpinLockIrq<Ended>,
+    waker: &'a WaitQueue,
+}
+
+impl<'a> Lane<'a> {
+    fn new(room: u16, waker: &'a WaitQueue) -> Result<impl PinInit<Lane<'a>>> {
+        let mut slots = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
+        for number in 0..room {
+            slots.push_within_capacity(UnsafeCell::new(Slot {
+                iocb: pin_init::zeroed(),
+                lane: core::ptr::null(),
+                number,
+                write: false,
+            }))?;
+        }
+        let ended = Ended::new(room)?;
+        Ok(pin_init!(Lane { slots, ended <- kernel::new_spinlock_irq!(ended), waker }))
+    }
+
+    /// Starts a transfer. `None`: it is under way, and its end comes to `ended`; else it has ended with
+    /// this result.
+    ///
+    /// # Safety
+    /// - The slot is not in use, and the lane stays where it is until it is not in use again.
+    /// - So long, `file` is referenced.
+    unsafe fn start(&self, slot: u16, file: &BackingFile, pieces: &Pieces, at: Place) -> Option<Result<u64>> {
+        let Some(place) = self.slots.get(usize::from(slot)).map(UnsafeCell::get) else {
+            return Some(Err(EINVAL));
+        };
+        // SAFETY: By contract nobody else uses the slot.
+        unsafe {
+            (*place).lane = core::ptr::from_ref(self).cast();
+            (*place).write = at.write;
+        }
+        // SAFETY: The first field of a slot; by contract it stays, and so does the file. The pieces are
+        // read during the call only, and the callee checks that they are addresses of the process.
+        let result = unsafe {
+            ffi::rvmm_file_start(
+                place.cast(),
+                ended,
+                file.0.as_ptr(),
+                pieces.iov.as_ptr(),
+                pieces.iov.len() as u32,
+                pieces.bytes,
+                at.pos,
+                at.how(),
+            )
+        };
+        if result == i64::from(EIOCBQUEUED.to_errno()) {
+            None
+        } else {
+            Some(outcome(result))
+        }
+    }
+}
+
+/// Notes the end of a transfer that was under way. Any context but NMI.
+///
+/// # Safety
+/// Only the kernel calls this, once for each `iocb` of which [`Lane::start`] said that it is under way.
+unsafe extern "C" fn ended(iocb: *mut bindings::kiocb, result: isize) {
+    // SAFETY: `iocb` is the first field of a slot in use, which stays until it is in `ended`.
+    let (lane, number, write) = unsafe {
+        let slot = iocb.cast::<Slot>();
+        ((*slot).lane, (*slot).number, (*slot).write)
+    };
+    if write {
+        // SAFETY: Starting the write took what this gives back.
+        unsafe { ffi::rvmm_file_end_write(iocb) };
+    }
+    // SAFETY: Set by `start()`, and the lane stays while a slot is in use. The number is pushed below with
+    // the lock held, and nobody takes it out before the lock is free.
+    let lane = unsafe { &*lane };
+    let mut ended = lane.ended.lock();
+    // There is room for every slot.
+    let _ = ended.push(number, result as i64);
+    lane.waker.wake();
+}
+
+/// What [`Transfers::start`] did.
+#[must_use]
+pub(crate) enum Started<T> {
+    /// It goes on; [`Transfers::ended`] gives the item back.
+    UnderWay,
+    /// It has ended, with this many bytes or an error.
+    Ended(T, Result<u64>),
+}
+
+/// Transfers of a file that are under way, each for an item; see [`BackingFile::with_transfers`].
+pub(crate) struct Transfers<'a, T> {
+    file: &'a BackingFile,
+    lane: Pin<KBox<Lane<'a>>>,
+    items: InFlight<T>,
+    pieces: Pieces,
+    page: Pages,
+}
+
+impl<T> Transfers<'_, T> {
+    /// Sets the memory of the next transfer: pieces of the calling process's memory, in order. Returns
+    /// whether they fit into one.
+    #[must_use]
+    pub(crate) fn gather(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> bool {
+        self.pieces.clear();
+        pieces.all(|(hva, len)| self.pieces.push(hva, len).is_some())
+    }
+
+    /// Starts the transfer of what [`Transfers::gather`] set. May sleep, for memory or for the device to
+    /// take it. `EINVAL` as its end means that the file wants another alignment: see
+    /// [`Transfers::copy`].
+    pub(crate) fn start(&mut self, item: T, at: Place) -> Started<T> {
+        let slot = match self.items.begin(item) {
+            Ok(slot) => slot,
+            Err(item) => return Started::Ended(item, Err(EBUSY)),
+        };
+        // SAFETY: A slot that `begin()` gave is in use until `end()`, which is called for it below, when
+        // it is not under way, or after its end was seen. The lane is pinned, and neither it nor the file
+        // goes before all have ended: see `drop()`, which cannot be left out, since the only owner of a
+        // `Transfers` is a frame of `with_transfers()`.
+        match unsafe { self.lane.start(slot, self.file, &self.pieces, at) } {
+            None => Started::UnderWay,
+            Some(result) => match self.items.end(slot) {
+                Some(item) => Started::Ended(item, result),
+                // Not reached: the item was put there above.
+                None => Started::UnderWay,
+            },
+        }
+    }
+
+    /// Takes a transfer that has ended: its item, and the bytes transferred or an error.
+    pub(crate) fn ended(&mut self) -> Option<(T, Result<u64>)> {
+        let (slot, result) = self.lane.ended.lock().pop()?;
+        Some((self.items.end(slot)?, outcome(result)))
+    }
+
+    /// Returns whether [`Transfers::ended`] would give one.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lane.ended.lock().len() != 0
+    }
+
+    /// Returns how many are under way: not counting those that have ended and were not taken yet.
+    pub(crate) fn under_way(&self) -> usize {
+        let ended = self.lane.ended.lock().len();
+        self.items.len().saturating_sub(ended)
+    }
+
+    /// Sleeps until one has ended; not even a signal that kills ends this. Returns whether there is one:
+    /// `false` says that none is under way.
+    pub(crate) fn wait(&self) -> bool {
+        if self.items.len() == 0 {
+            return false;
+        }
+        self.lane.waker.wait_fully(|| self.has_ended());
+        true
+    }
+
+    /// Transfers between the file and pieces of the calling process's memory, through a page of the
+    /// kernel's: for pieces of any alignment. Sleeps. Returns the bytes transferred.
+    ///
+    /// # Errors
+    /// Those of the file, and `EFAULT`.
+    pub(crate) fn copy(
+        &mut self,
+        pieces: impl Iterator<Item = (Hva, u64)>,
+        bytes: u64,
+        at: Place,
+    ) -> Result<u64> {
+        let mut pieces = Cut::new(pieces);
+        let mut done = 0u64;
+        while done < bytes {
+            let n = bytes.saturating_sub(done).min(self.page.len() as u64);
+            let here = Place { pos: at.pos.saturating_add(done), ..at };
+            let buf = self.page.bytes_mut().get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
+            if at.write {
+                each_part(buf, &mut pieces, |hva, part| guest_ram::copy_in_sleeping(hva, part))?;
+            }
+            if self.file.copy(buf, here)? != buf.len() {
+                break;
+            }
+            if !at.write {
+                each_part(buf, &mut pieces, |hva, part| guest_ram::copy_out_sleeping(hva, part))?;
+            }
+            done = done.saturating_add(n);
+        }
+        Ok(done)
+    }
+}
+
+/// Calls `f` for each part of `buf` with where it belongs in the process's memory.
+fn each_part(
+    buf: &mut [u8],
+    pieces: &mut Cut<Hva, impl Iterator<Item = (Hva, u64)>>,
+    f: impl Fn(Hva, &mut [u8]) -> Result,
+) -> Result {
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let (hva, n) = pieces.next(rest.len() as u64, Hva::wrapping_add).ok_or(EFAULT)?;
+        let (part, later) = rest.split_at_mut_checked(usize::try_from(n)?).ok_or(EINVAL)?;
+        f(hva, part)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+impl<T> Drop for Transfers<'_, T> {
+    fn drop(&mut self) {
+        while self.wait() {
+            drop(self.ended());
+        }
     }
 }

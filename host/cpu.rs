@@ -91,6 +91,24 @@ pub(crate) fn rdmsr_on(cpu: u32, msr: u32) -> Result<u64> {
     Ok(value)
 }
 
+/// Executes CPUID on another CPU; may sleep.
+///
+/// # Errors
+/// `ENXIO` when the CPU is offline.
+pub(crate) fn cpuid_on(cpu: u32, leaf: u32, subleaf: u32) -> Result<CpuidRegs> {
+    let mut r = [0u32; 4];
+    // SAFETY: `r` has the four slots that are written, and outlives the call, which waits.
+    kernel::error::to_result(unsafe { ffi::rvmm_cpuid_on_cpu(cpu, leaf, subleaf, r.as_mut_ptr()) })?;
+    Ok(CpuidRegs { eax: r[0], ebx: r[1], ecx: r[2], edx: r[3] })
+}
+
+/// Returns whether the host's memory is encrypted by the processor (SME, SEV, TDX), so that addresses
+/// given to the processor carry a key.
+pub(crate) fn has_encrypted_memory() -> bool {
+    // SAFETY: Reads what was found at boot.
+    unsafe { ffi::rvmm_host_memory_encrypted() }
+}
+
 /// Returns the DR7 that the host wants on this CPU; 0 when it uses no breakpoints.
 pub(crate) fn host_dr7(_cpu: &PinnedCpu) -> u64 {
     // SAFETY: Reads a per-CPU variable.

@@ -20,6 +20,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_cpu_count() -> u32;
     pub(super) fn rvmm_cpu_limit() -> u32;
     pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_cpuid_on_cpu(cpu: u32, leaf: u32, subleaf: u32, regs: *mut u32) -> i32;
+    pub(super) fn rvmm_host_memory_encrypted() -> bool;
     pub(super) fn rvmm_host_dr7() -> u64;
     pub(super) fn rvmm_predictor_barrier_on_return();
 
@@ -56,6 +58,12 @@ unsafe extern "C" {
         ready: unsafe extern "C" fn(*mut c_void) -> bool,
         arg: *mut c_void,
     ) -> i32;
+    pub(super) fn rvmm_wait_queue_fully(
+        queue: *mut bindings::wait_queue_head,
+        ready: unsafe extern "C" fn(*mut c_void) -> bool,
+        arg: *mut c_void,
+    );
+    pub(super) fn rvmm_signal_pending() -> bool;
     pub(super) fn rvmm_nap() -> i32;
 
     pub(super) fn rvmm_file_size(
@@ -65,21 +73,24 @@ unsafe extern "C" {
         discard: *mut bool,
     ) -> i32;
     pub(super) fn rvmm_file_may(file: *mut bindings::file, write: bool) -> bool;
-    pub(super) fn rvmm_file_io(
+    pub(super) fn rvmm_file_is_regular(file: *mut bindings::file) -> bool;
+    pub(super) fn rvmm_file_start(
+        iocb: *mut bindings::kiocb,
+        ended: unsafe extern "C" fn(*mut bindings::kiocb, isize),
         file: *mut bindings::file,
         iov: *const bindings::iovec,
         segments: u32,
         bytes: u64,
         pos: u64,
-        write: bool,
-        sync: bool,
+        how: u32,
     ) -> i64;
+    pub(super) fn rvmm_file_end_write(iocb: *mut bindings::kiocb);
     pub(super) fn rvmm_file_copy(
         file: *mut bindings::file,
         buf: *mut c_void,
         bytes: u64,
         pos: u64,
-        write: bool,
+        how: u32,
     ) -> i64;
 
     pub(super) fn rvmm_current_mm() -> *mut c_void;

@@ -100,17 +100,20 @@ impl WaitQueue {
     /// # Errors
     /// `EINTR` on a signal.
     pub(crate) fn wait<F: Fn() -> bool>(&self, ready: F) -> Result {
-        /// # Safety
-        /// `arg` points to an `F` that outlives the call.
-        unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
-            // SAFETY: By contract.
-            unsafe { (*arg.cast::<F>())() }
-        }
         // SAFETY: The queue is initialised; `ready` outlives the call and `call::<F>` takes what `arg` is.
         let ret = unsafe {
             ffi::rvmm_wait_queue(self.0.get(), call::<F>, core::ptr::from_ref(&ready).cast_mut().cast())
         };
         kernel::error::to_result(ret)
+    }
+
+    /// As [`WaitQueue::wait`], but no signal ends it, not even one that kills: for what ends soon by
+    /// itself.
+    pub(crate) fn wait_fully<F: Fn() -> bool>(&self, ready: F) {
+        // SAFETY: As in `wait()`.
+        unsafe {
+            ffi::rvmm_wait_queue_fully(self.0.get(), call::<F>, core::ptr::from_ref(&ready).cast_mut().cast())
+        }
     }
 
     /// Sleeps for a few milliseconds.
@@ -127,6 +130,21 @@ impl WaitQueue {
         // SAFETY: Initialised by `new()`.
         unsafe { bindings::__wake_up(self.0.get(), 3, 0, core::ptr::null_mut()) };
     }
+}
+
+/// Asks whether to end a wait.
+///
+/// # Safety
+/// `arg` points to an `F` that outlives the call.
+unsafe extern "C" fn call<F: Fn() -> bool>(arg: *mut c_void) -> bool {
+    // SAFETY: By contract.
+    unsafe { (*arg.cast::<F>())() }
+}
+
+/// Returns whether a signal waits for the calling thread, which should then return to user space.
+pub(crate) fn signal_pending() -> bool {
+    // SAFETY: Process context.
+    unsafe { ffi::rvmm_signal_pending() }
 }
 
 struct Ops<T>(PhantomData<T>);

@@ -34,6 +34,30 @@ pub(crate) struct GuestFpu {
     supported: Xcr0,
 }
 
+/// Returns PKRU.
+///
+/// # Safety
+/// CR4.PKE is set.
+#[inline]
+unsafe fn rdpkru() -> u32 {
+    let pkru: u32;
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
+    pkru
+}
+
+/// Sets PKRU.
+///
+/// # Safety
+/// CR4.PKE is set, and the host's value is put back before the host touches user memory.
+#[inline]
+unsafe fn wrpkru(pkru: u32) {
+    // SAFETY: By this function's contract.
+    unsafe { asm!("wrpkru", in("eax") pkru, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags)) };
+}
+
 /// Returns the components that a guest may use on this host.
 pub(crate) fn supported_xcr0() -> Xcr0 {
     Xcr0::from_bits_truncate(xgetbv())
@@ -154,6 +178,11 @@ impl GuestFpu {
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let mask = self.supported.bits();
+        let keys = self.supported.contains(Xcr0::PKRU).then(|| {
+            // SAFETY: The host sets CR4.PKE wherever it enables the state component.
+            let host = unsafe { rdpkru() };
+            Keys { host, guest: 0 }
+        });
         // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
         // the host's XCR0 is in force, so every component that the image may name is enabled.
         unsafe {
@@ -164,14 +193,28 @@ impl GuestFpu {
             // SAFETY: Checked by `set_xcr0()`; put back in `Loaded::drop()`.
             unsafe { xsetbv(self.xcr0.bits()) };
         }
-        Loaded { fpu: self, host_xcr0 }
+        let mut loaded = Loaded { fpu: self, host_xcr0, keys };
+        loaded.hide_keys();
+        loaded
     }
+}
+
+/// The two values of PKRU, the register that says which user pages may be touched.
+///
+/// The kernel's own section does not cover it: the host task's value stays in the register, and every
+/// access of ours to guest memory, which is user memory, goes by it. So the guest's value is in the
+/// register in guest mode only.
+struct Keys {
+    host: u32,
+    guest: u32,
 }
 
 /// The guest's state is in the registers.
 pub(crate) struct Loaded<'a> {
     fpu: &'a mut GuestFpu,
     host_xcr0: u64,
+    /// `None` where the host does without protection keys.
+    keys: Option<Keys>,
 }
 
 impl Loaded<'_> {
@@ -190,6 +233,28 @@ impl Loaded<'_> {
     pub(crate) fn xcr0(&self) -> Xcr0 {
         self.fpu.xcr0
     }
+
+    /// Puts the guest's PKRU into the register: just before an entry.
+    #[inline]
+    pub(crate) fn show_keys(&mut self) {
+        if let Some(keys) = self.keys.as_ref().filter(|k| k.host != k.guest) {
+            // SAFETY: `keys` exists, so CR4.PKE is set; `hide_keys()` follows the exit.
+            unsafe { wrpkru(keys.guest) };
+        }
+    }
+
+    /// Takes the guest's PKRU out of the register: right after an exit.
+    #[inline]
+    pub(crate) fn hide_keys(&mut self) {
+        if let Some(keys) = self.keys.as_mut() {
+            // SAFETY: `keys` exists, so CR4.PKE is set.
+            keys.guest = unsafe { rdpkru() };
+            if keys.host != keys.guest {
+                // SAFETY: As above, and it is the host's value.
+                unsafe { wrpkru(keys.host) };
+            }
+        }
+    }
 }
 
 impl Drop for Loaded<'_> {
@@ -199,11 +264,14 @@ impl Drop for Loaded<'_> {
             unsafe { xsetbv(self.host_xcr0) };
         }
         let mask = self.fpu.supported.bits();
+        self.show_keys();
         // SAFETY: As for XRSTOR in `load()`; XSAVE keeps the header valid (type invariant).
         unsafe {
             asm!("xsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(),
                 in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
-            bindings::kernel_fpu_end();
         }
+        self.hide_keys();
+        // SAFETY: Ends the section that `load()` began.
+        unsafe { bindings::kernel_fpu_end() };
     }
 }

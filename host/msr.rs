@@ -2,31 +2,48 @@
 
 //! MSRs of the host that guests see directly, switched over a window.
 
+use super::cpu::cpuid;
 use super::cpu::PinnedCpu;
-use crate::arch::msr::TSC_AUX;
+use crate::arch::cpuid::{F7Edx, FExt8Ebx};
+use crate::arch::msr::{PRED_CMD, SPEC_CTRL, TSC_AUX};
 use core::arch::asm;
 
-fn read() -> u64 {
+/// Reads an MSR.
+///
+/// # Safety
+/// The processor has it.
+unsafe fn rdmsr(msr: u32) -> u64 {
     let (lo, hi): (u32, u32);
-    // SAFETY: Only used where CPUID offers RDTSCP, which comes with this MSR.
+    // SAFETY: By this function's contract.
     unsafe {
-        asm!("rdmsr", in("ecx") TSC_AUX, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
     };
     u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// Writes an MSR whose upper half is zero.
+///
+/// # Safety
+/// The processor has it and takes `value`, and the host can live with that until it puts its own back.
+unsafe fn wrmsr(msr: u32, value: u32) {
+    // SAFETY: By this function's contract.
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value, in("edx") 0, options(nostack, preserves_flags)) };
+}
+
+fn read() -> u64 {
+    // SAFETY: Only used where CPUID offers RDTSCP, which comes with this MSR.
+    unsafe { rdmsr(TSC_AUX) }
 }
 
 fn write(value: u32) {
     // SAFETY: As in `read()`; any 32-bit value is taken, and the host reads it in user space only, which
     // it does not return to before the old value is back (see `TscAux`).
-    unsafe {
-        asm!("wrmsr", in("ecx") TSC_AUX, in("eax") value, in("edx") 0, options(nostack, preserves_flags))
-    };
+    unsafe { wrmsr(TSC_AUX, value) };
 }
 
 /// Returns whether this processor has TSC_AUX (RDTSCP).
 pub(crate) fn has_tsc_aux() -> bool {
-    super::cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0001
-        && super::cpu::cpuid(0x8000_0001, 0).edx & (1 << 27) != 0
+    cpuid(0x8000_0000, 0).eax >= 0x8000_0001 && cpuid(0x8000_0001, 0).edx & (1 << 27) != 0
 }
 
 /// TSC_AUX holds the guest's value until this is dropped.
@@ -60,5 +77,81 @@ impl Drop for TscAux {
         if self.host != self.guest {
             write(self.host);
         }
+    }
+}
+
+/// What this processor can do against speculation across privileges.
+///
+/// SDM, "Speculation Control"; APM, "Speculation Control MSRs".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Speculation {
+    /// The bits that MSR SPEC_CTRL takes; 0 where there is no such MSR.
+    pub(crate) control: u32,
+    /// MSR PRED_CMD takes the barrier command.
+    pub(crate) barrier: bool,
+}
+
+impl Speculation {
+    /// Asks the calling CPU.
+    pub(crate) fn of_this_cpu() -> Speculation {
+        let intel = match cpuid(0, 0).eax {
+            7.. => F7Edx::from_bits_truncate(cpuid(7, 0).edx),
+            _ => F7Edx::empty(),
+        };
+        let amd = match cpuid(0x8000_0000, 0).eax {
+            0x8000_0008.. => FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx),
+            _ => FExt8Ebx::empty(),
+        };
+        let bit = |on: bool, value: u32| if on { value } else { 0 };
+        Speculation {
+            control: bit(intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBRS), 1 << 0)
+                | bit(intel.contains(F7Edx::STIBP) || amd.contains(FExt8Ebx::STIBP), 1 << 1)
+                | bit(intel.contains(F7Edx::SSBD) || amd.contains(FExt8Ebx::SSBD), 1 << 2),
+            barrier: intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBPB),
+        }
+    }
+
+    /// Executes the guest's barrier command, where there is one.
+    pub(crate) fn barrier(self, _cpu: &PinnedCpu) {
+        if self.barrier {
+            // SAFETY: The processor has the MSR; the barrier has no effect but on predictions.
+            unsafe { wrmsr(PRED_CMD, 1) };
+        }
+    }
+}
+
+/// The guest's SPEC_CTRL, where it asks for more than the host has in force.
+///
+/// The guest runs with its bits and the host's together. So the value of guest mode is never weaker than
+/// the host's, and nothing is lost in the few instructions between the exit and the switch back.
+pub(crate) struct SpecCtrl {
+    host: u32,
+    guest: u32,
+}
+
+impl SpecCtrl {
+    /// Prepares for a guest whose value is `guest`; `None` where nothing has to be switched.
+    pub(crate) fn new(guest: u32, host: Speculation, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+        let guest = guest & host.control;
+        if guest == 0 {
+            return None;
+        }
+        // SAFETY: The processor has SPEC_CTRL: one of its bits is known.
+        let host = unsafe { rdmsr(SPEC_CTRL) } as u32;
+        Some(SpecCtrl { host, guest: guest | host }).filter(|s| s.guest != s.host)
+    }
+
+    /// Puts the guest's value in force: just before an entry.
+    #[inline]
+    pub(crate) fn show(&self) {
+        // SAFETY: The processor has the MSR and its bits (see `new()`); `hide()` follows the exit.
+        unsafe { wrmsr(SPEC_CTRL, self.guest) };
+    }
+
+    /// Puts the host's value back: right after an exit.
+    #[inline]
+    pub(crate) fn hide(&self) {
+        // SAFETY: The host's own value.
+        unsafe { wrmsr(SPEC_CTRL, self.host) };
     }
 }

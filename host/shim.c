@@ -4,6 +4,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
+#include <linux/cc_platform.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -16,6 +17,7 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <trace/events/ipi.h>
+#include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
@@ -73,6 +75,31 @@ int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value)
 	if (!cpu_online(cpu))
 		return -ENXIO;
 	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
+struct cpuid_call {
+	u32 regs[4];
+};
+
+static void rvmm_cpuid_here(void *arg)
+{
+	u32 *r = ((struct cpuid_call *)arg)->regs;
+
+	cpuid_count(r[0], r[2], &r[0], &r[1], &r[2], &r[3]);
+}
+
+int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs)
+{
+	struct cpuid_call call = { .regs = { leaf, 0, subleaf, 0 } };
+	int err = smp_call_function_single(cpu, rvmm_cpuid_here, &call, 1);
+
+	memcpy(regs, call.regs, sizeof(call.regs));
+	return err;
+}
+
+bool rvmm_host_memory_encrypted(void)
+{
+	return cc_platform_has(CC_ATTR_MEM_ENCRYPT);
 }
 
 unsigned long rvmm_host_dr7(void)
@@ -274,6 +301,16 @@ int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *
 	return wait_event_interruptible(*queue, ready(arg));
 }
 
+void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)
+{
+	wait_event(*queue, ready(arg));
+}
+
+bool rvmm_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
 int rvmm_nap(void)
 {
 	return schedule_timeout_interruptible(msecs_to_jiffies(5)) ? -EINTR : 0;
@@ -304,25 +341,49 @@ bool rvmm_file_may(struct file *file, bool write)
 	return file->f_mode & (write ? FMODE_WRITE : FMODE_READ);
 }
 
-s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos,
-		 bool write, bool sync)
+bool rvmm_file_is_regular(struct file *file)
 {
-	struct iov_iter iter;
-	loff_t at = pos;
-	s64 done;
-
-	iov_iter_init(&iter, write ? ITER_SOURCE : ITER_DEST, iov, segments, bytes);
-	if (!write)
-		return vfs_iter_read(file, &iter, &at, 0);
-	done = vfs_iter_write(file, &iter, &at, sync ? RWF_DSYNC : 0);
-	return done;
+	return S_ISREG(file_inode(file)->i_mode);
 }
 
-s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write)
+static s64 rvmm_file_iter(struct kiocb *iocb, struct file *file, struct iov_iter *iter, u64 pos, u32 how)
 {
-	loff_t at = pos;
+	iocb->ki_pos = pos;
+	if (how & RVMM_IO_DURABLE)
+		iocb->ki_flags |= IOCB_DSYNC;
+	if (how & RVMM_IO_BUFFERED)
+		iocb->ki_flags &= ~IOCB_DIRECT;
+	if (!(how & RVMM_IO_WRITE))
+		return vfs_iocb_iter_read(file, iocb, iter);
+	iocb->ki_flags |= IOCB_WRITE;
+	return vfs_iocb_iter_write(file, iocb, iter);
+}
 
-	return write ? kernel_write(file, buf, bytes, &at) : kernel_read(file, buf, bytes, &at);
+s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long result),
+		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how)
+{
+	struct iov_iter iter;
+
+	iov_iter_init(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, iov, segments, bytes);
+	init_sync_kiocb(iocb, file);
+	iocb->ki_complete = ended;
+	return rvmm_file_iter(iocb, file, &iter, pos, how);
+}
+
+void rvmm_file_end_write(struct kiocb *iocb)
+{
+	kiocb_end_write(iocb);
+}
+
+s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how)
+{
+	struct kvec vec = { .iov_base = buf, .iov_len = bytes };
+	struct iov_iter iter;
+	struct kiocb iocb;
+
+	iov_iter_kvec(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, &vec, 1, bytes);
+	init_sync_kiocb(&iocb, file);
+	return rvmm_file_iter(&iocb, file, &iter, pos, how);
 }
 
 void *rvmm_current_mm(void)

@@ -23,6 +23,8 @@ bool rvmm_host_la57(void);
 u32 rvmm_cpu_count(void);
 u32 rvmm_cpu_limit(void);
 int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
+int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs);
+bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
@@ -56,16 +58,25 @@ int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
 struct file_operations;
 int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode);
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
+void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
+bool rvmm_signal_pending(void);
 int rvmm_nap(void);
 
 /* blkio.rs */
 struct file;
 struct iovec;
+struct kiocb;
 int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard);
 bool rvmm_file_may(struct file *file, bool write);
-s64 rvmm_file_io(struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos,
-		 bool write, bool sync);
-s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, bool write);
+bool rvmm_file_is_regular(struct file *file);
+/* What a transfer is; the same values as in blkio.rs. */
+#define RVMM_IO_WRITE		1	/* to the file */
+#define RVMM_IO_DURABLE		2	/* on stable storage when it ends */
+#define RVMM_IO_BUFFERED	4	/* through the page cache, whatever the file was opened for */
+s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long result),
+		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how);
+void rvmm_file_end_write(struct kiocb *iocb);
+s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
 
 /* notifier.rs */
 void *rvmm_current_mm(void);

@@ -7,7 +7,7 @@
 //! | [`sys`] | /dev/rvmm itself |
 //! | [`vm`] | a VM |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
-//! | [`stats`] | counters of a vCPU |
+//! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
 //! | [`device`] | a device of the in-kernel machine |
 //! | [`user`] | copies from and to user space |
 //! | [`abi`] | numbers and structures, pure data |
@@ -17,6 +17,7 @@
 pub(crate) mod abi;
 pub(crate) mod device;
 mod irqchip;
+mod recorder;
 mod regs;
 mod run;
 mod stats;

@@ -7,7 +7,7 @@ use super::user;
 use super::vm::VmFile;
 use crate::arch::cpuid::KvmFeatures;
 use crate::host::fpu::supported_xcr0;
-use crate::host::msr::has_tsc_aux;
+use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::{cpu, file, timer};
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::backend::Backend;
@@ -73,8 +73,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts() -> cpuid::Facts {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    // PV_EOI is built but held back: see the known faults in the change log.
-    let always = KvmFeatures::NOP_IO_DELAY;
+    let always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_EOI;
     cpuid::Facts {
         tsc_khz: timer::tsc_khz(),
         hardware_paging: true,
@@ -82,7 +81,7 @@ pub(super) fn cpuid_facts() -> cpuid::Facts {
         max_phys_bits: 48,
         xcr0: supported_xcr0(),
         tsc_aux: has_tsc_aux(),
-        spec_ctrl: false,
+        spec_ctrl: Speculation::of_this_cpu().control != 0,
         lapic: true,
         // The clock needs a TSC that the host itself trusts.
         pv: if timer::is_tsc_stable() { always | clock } else { always },

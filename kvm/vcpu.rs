@@ -2,10 +2,10 @@
 
 //! A vCPU's fd.
 
-use super::abi::{nr, sys as abi_sys, vcpu as abi};
+use super::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{regs, sys, user};
+use super::{recorder, regs, sys, user};
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
@@ -93,7 +93,7 @@ impl<B: Backend> VcpuFile<B> {
         match result {
             Ok(exit) => {
                 if let UserExit::Bug(bug) = exit {
-                    dump(&self.shared, &mut inner.core, bug);
+                    recorder::report(&self.shared, bug);
                 }
                 inner.last = Some(exit);
                 self.pages.end(&mut inner.core, Some(exit));
@@ -269,18 +269,6 @@ impl<B: Backend> VcpuFile<B> {
     }
 }
 
-/// Prints what a VM died of to the kernel's log.
-fn dump<B: Backend>(shared: &VcpuShared, core: &mut VcpuCore<B>, bug: crate::vcpu::outcome::VmBug) {
-    core.fetch(Groups::all());
-    let s = &core.state;
-    pr_info!("vcpu {}: {:x?}\n", shared.id, bug);
-    pr_info!("rip {:#x} rflags {:#x} gprs {:x?}\n", s.rip, s.rflags, s.gprs);
-    pr_info!("cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
-    for (rip, raw) in core.recorder.iter() {
-        pr_info!("exit {:#x} {:#x} {:#x} next rip {:#x}\n", raw.reason, raw.info1, raw.info2, rip);
-    }
-}
-
 impl<B: Backend> AnonFile for VcpuFile<B> {
     const NAME: &'static CStr = c"rvmm-vcpu";
 
@@ -338,6 +326,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::X86_SETUP_MCE => user::read::<u64>(arg).map(|_| 0),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
+            abi_rvmm::GET_EXITS => this.with(|core, _| recorder::exits(core, arg)),
             nr::KVMCLOCK_CTRL => Err(EINVAL),
             _ => Err(ENOTTY),
         }

@@ -76,7 +76,6 @@ impl AsidPool {
 
     /// Makes all identifiers stale, and the next assignment ask for a flush: to be called when
     /// somebody else may have used them on this processor, or to flush every guest.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn invalidate_all(&mut self) {
         self.next = None;
         self.generation = self.generation.wrapping_add(1);

@@ -41,10 +41,18 @@ class HostError(Exception):
 
 
 class Shape:
-    """What a snapshot depends on."""
+    """What a snapshot depends on.
+
+    The host has one CPU more than `smp`: its CPU 0 runs no tests, and so no guests, because QEMU
+    10.0 keeps the flag "IGNNE#" of the whole machine in a word of CPU 0 that also says whether
+    nested paging is on. Every FXRSTOR or XRSTOR on another CPU clears the flag by a plain
+    read-modify-write, which now and then undoes what a VMRUN or #VMEXIT on CPU 0 has just changed:
+    the guest's page walks go through no nested table, or the host's go through one. Under icount
+    one thread runs all CPUs, and nothing can be undone.
+    """
 
     def __init__(self, cpu="max", smp=2, memory="4G", icount=False, append=""):
-        self.cpu, self.smp, self.memory = cpu, 1 if icount else smp, memory
+        self.cpu, self.smp, self.memory = cpu, 1 if icount else smp + 1, memory
         self.icount, self.append = icount, append
 
     def args(self):
@@ -52,7 +60,8 @@ class Shape:
         args = ["-M", "pc", "-accel", accel, "-cpu", self.cpu, "-smp", str(self.smp), "-m", self.memory]
         if self.icount:
             args += ["-icount", "shift=0,sleep=off"]
-        append = f"{APPEND} {self.append}".strip()
+        spare = "" if self.icount else "rvmm.spare_cpu0 "
+        append = f"{APPEND} {spare}{self.append}".strip()
         return args + ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
 
     def name(self):

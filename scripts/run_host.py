@@ -13,6 +13,7 @@ Examples:
   scripts/run-host -- 'insmod rvmm.ko && ls -l /dev/rvmm'
   scripts/run-host --cpu max,npt=off -- sh tests/system/insmod.sh
   scripts/run-host --tty -- sh
+  scripts/run-host --host intel -- 'modprobe kvm_intel && kvm-hello 100'
 """
 
 import argparse
@@ -26,6 +27,7 @@ import termios
 import time
 import tty
 
+import bochs_host
 import emulated_host
 import ktap
 
@@ -41,9 +43,13 @@ KEYBOARD = "ended from the keyboard"
 def parse_args(argv):
     p = argparse.ArgumentParser(prog="run-host", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cpu", default="max", help="QEMU CPU model (default: max)")
-    p.add_argument("--smp", type=int, default=2, help="CPUs of the host (default: 2)")
-    p.add_argument("--memory", default="4G", help="memory of the host (default: 4G)")
+    p.add_argument("--host", choices=("amd", "intel"), default="amd",
+                   help="amd: QEMU with SVM (default); intel: Bochs with VMX, see docs/lab-intel.md")
+    p.add_argument("--cpu", help="CPU model of QEMU or Bochs (default: max, or "
+                   f"{bochs_host.DEFAULT_CPU})")
+    p.add_argument("--smp", type=int, help="CPUs that the command may run on (default: 2, or 1 on intel); the "
+                   "amd host has one more")
+    p.add_argument("--memory", help="memory of the host (default: 4G, or 1G on intel)")
     p.add_argument("--append", default="", help="more kernel options for the host")
     p.add_argument("--icount", action="store_true", help="count instructions instead of time; one CPU")
     p.add_argument("--timeout", type=float, default=300, help="seconds of wall time (default: 300; 0: none)")
@@ -199,12 +205,23 @@ def verdict(args, output, problem):
     return min(status, 255)
 
 
+def host_of(args):
+    """The module that runs the host, and the host's shape."""
+    chosen = {k: getattr(args, k) for k in ("cpu", "smp", "memory", "append") if getattr(args, k)}
+    if args.host == "intel":
+        if args.icount:
+            raise emulated_host.HostError("--icount: Bochs always counts instructions")
+        bochs_host.enter_private_network()
+        return bochs_host, bochs_host.Shape(**chosen)
+    return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
+
+
 def run(args):
     """Starts the host, carries the conversation, returns the exit code and the output."""
-    shape = emulated_host.Shape(args.cpu, args.smp, args.memory, args.icount, args.append)
+    backend, shape = host_of(args)
     output = Output(args.quiet, args.log, raw=args.tty)
     note = lambda text: output.emit(f"# {text}\n".encode())
-    state = emulated_host.state_for(shape, note)
+    state = backend.state_for(shape, note)
     size = terminal_size() if args.tty else (0, 0)
     command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
     with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:
@@ -214,7 +231,7 @@ def run(args):
         for entry in args.disk:
             path, _, option = entry.partition(",")
             disks.append((os.path.abspath(path), option == "ro"))
-        machine = emulated_host.Machine(shape, disks, state)
+        machine = backend.Machine(shape, disks, state)
         deadline = time.monotonic() + args.timeout if args.timeout else None
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:

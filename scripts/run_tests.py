@@ -218,7 +218,19 @@ def ring_emulated(ring):
     return run
 
 
-RINGS = {"check": ring_check, "host": ring_host, "guest": ring_emulated("guest"),
+def ring_run(total, args):
+    if args.only and "make-run" not in args.only.split(","):
+        return
+    began, results = time.monotonic(), ktap.Results()
+    code, text = run_logged("make run", [sys.executable, os.path.join(HERE, "try_run.py")], 900)
+    for line in text.splitlines():
+        results.feed(line)
+    if code and not results.failed:
+        results.failed.append("make run: " + last_remark(text))
+    total.add(report("run: make run", results, began, text))
+
+
+RINGS = {"run": ring_run, "check": ring_check, "host": ring_host, "guest": ring_emulated("guest"),
          "system": ring_emulated("system"), "full": ring_emulated("full")}
 
 

@@ -18,16 +18,15 @@ mod region;
 mod vcpu;
 mod vmcb;
 
+use crate::arch::cpuid::CpuidRegs;
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
+use crate::kvm::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, VmcbPage, Window};
-
-/// VM_CR.SVMDIS. APM, "VM_CR MSR".
-const SVMDIS: u64 = 1 << 4;
+use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, VmcbPage, Window, SVMDIS};
 
 /// What the processor's SVM can do. APM, "CPUID Fn8000_000A".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,25 +39,39 @@ struct Features {
 }
 
 impl Features {
-    fn of_this_cpu() -> Option<Features> {
-        let svm = cpuid(0x8000_0000)?.0 >= 0x8000_000a && cpuid(0x8000_0001)?.2 & 4 != 0;
-        if !svm {
+    /// Reads them with `cpuid`, which executes that instruction. `None` for a processor without SVM.
+    fn of(cpuid: impl Fn(u32) -> CpuidRegs) -> Option<Features> {
+        if cpuid(0x8000_0000).eax < 0x8000_000a || cpuid(0x8000_0001).ecx & 4 == 0 {
             return None;
         }
-        let (_, ebx, _, edx) = cpuid(0x8000_000a)?;
+        let svm = cpuid(0x8000_000a);
         Some(Features {
-            asids: ebx,
-            nested_paging: edx & 1 != 0,
-            next_rip: edx & (1 << 3) != 0,
-            flush_by_asid: edx & (1 << 6) != 0,
-            decode_assist: edx & (1 << 7) != 0,
+            asids: svm.ebx,
+            nested_paging: svm.edx & 1 != 0,
+            next_rip: svm.edx & (1 << 3) != 0,
+            flush_by_asid: svm.edx & (1 << 6) != 0,
+            decode_assist: svm.edx & (1 << 7) != 0,
         })
     }
-}
 
-fn cpuid(leaf: u32) -> Option<(u32, u32, u32, u32)> {
-    let r = crate::host::cpu::cpuid(leaf, 0);
-    Some((r.eax, r.ebx, r.ecx, r.edx))
+    fn of_this_cpu() -> Option<Features> {
+        Features::of(|leaf| cpu::cpuid(leaf, 0))
+    }
+
+    /// Checks that CPU `id` is like the one that was probed. One that is offline is checked when its
+    /// first window opens.
+    fn check(&self, id: u32) -> core::result::Result<(), Unsupported> {
+        if cpu::cpuid_on(id, 0, 0).is_err() {
+            return Ok(());
+        }
+        let there = Features::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
+        match cpu::rdmsr_on(id, VM_CR) {
+            _ if there != Some(*self) => Err(Unsupported::MixedCpus),
+            Ok(v) if v & SVMDIS != 0 => Err(Unsupported::Firmware),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Unsupported::MixedCpus),
+        }
+    }
 }
 
 /// SVM on this machine.
@@ -77,12 +90,13 @@ impl Svm {
     pub(crate) fn new() -> Result<core::result::Result<Svm, Unsupported>> {
         let Some(features) = Features::of_this_cpu() else { return Ok(Err(Unsupported::NoExtension)) };
         for id in 0..cpu::limit() {
-            match cpu::rdmsr_on(id, VM_CR) {
-                Ok(v) if v & SVMDIS != 0 => return Ok(Err(Unsupported::Firmware)),
-                Ok(_) => {}
-                Err(e) if e == ENXIO => {}
-                Err(_) => return Ok(Err(Unsupported::MixedCpus)),
+            if let Err(why) = features.check(id) {
+                return Ok(Err(why));
             }
+        }
+        // Addresses in the VMCB and in nested tables would need the host's encryption bit.
+        if cpu::has_encrypted_memory() {
+            return Ok(Err(Unsupported::EncryptedMemory));
         }
         // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
         if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
@@ -124,12 +138,16 @@ impl Backend for Svm {
     type Format = Npt;
     type Window<'a> = Window<'a>;
 
+    const VENDOR: u32 = VENDOR_SVM;
+
     fn name(&self) -> &'static str {
         "SVM"
     }
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
-        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu))
+        let area = self.cpus.get(cpu.id() as usize)?;
+        let fits = area.is_checked() || (Features::of_this_cpu() == Some(self.features) && area.check(cpu));
+        fits.then(|| Window::open(area, cpu))
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {

@@ -12,12 +12,13 @@ use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb};
 use super::vmcb::{NP_ENABLE, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::Efer;
-use crate::arch::msr::VM_HSAVE_PA;
+use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::host::cpu::PinnedCpu;
 use crate::host::page::Pages;
 use crate::mmu::asid::{AsidPool, AsidTag};
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kernel::prelude::*;
 use x86::msr::IA32_EFER;
 
@@ -29,7 +30,12 @@ pub(super) struct CpuArea {
     host_vmcb: Pages,
     asids: UnsafeCell<AsidPool>,
     last_asid: u32,
+    /// The CPU was found to be able to run guests.
+    checked: AtomicBool,
 }
+
+/// VM_CR.SVMDIS. APM, "VM_CR MSR".
+pub(super) const SVMDIS: u64 = 1 << 4;
 
 // SAFETY: `asids` is reached only through a `Window`, which holds the CPU that the area belongs to
 // with interrupts off; so no two threads use it at once.
@@ -46,7 +52,23 @@ impl CpuArea {
             host_vmcb: Pages::new(0)?,
             asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
             last_asid,
+            checked: AtomicBool::new(false),
         })
+    }
+
+    /// Returns whether the CPU was found to be able to run guests.
+    #[inline]
+    pub(super) fn is_checked(&self) -> bool {
+        self.checked.load(Relaxed)
+    }
+
+    /// Checks the calling CPU, which has SVM and which the area belongs to. Returns whether it can run
+    /// guests.
+    pub(super) fn check(&self, _cpu: &PinnedCpu) -> bool {
+        // SAFETY: Every processor with SVM has VM_CR.
+        let free = unsafe { asm::rdmsr(VM_CR) } & SVMDIS == 0;
+        self.checked.store(free, Relaxed);
+        free
     }
 }
 
@@ -94,6 +116,9 @@ impl<'a> Window<'a> {
         if self.restore.is_none() {
             // Another hypervisor hands out the same numbers. It comes to the last one as seldom as to
             // any, and just before it flushes everything; so that one is ours, flushed at each window.
+            // What it left under the others is forgotten when it has gone.
+            // SAFETY: As below.
+            unsafe { &mut *self.area.asids.get() }.invalidate_all();
             return (self.area.last_asid, core::mem::take(&mut self.stale));
         }
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.

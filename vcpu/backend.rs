@@ -25,6 +25,8 @@ pub(crate) enum Unsupported {
     Lacks(&'static str),
     /// CPUs of this machine differ in what matters.
     MixedCpus,
+    /// The host encrypts its memory.
+    EncryptedMemory,
 }
 
 /// The root of a second-level table, borrowed from the table's owner: as long as this lives, the
@@ -66,6 +68,9 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     type Window<'a>
     where
         Self: 'a;
+
+    /// Whose numbers a [`RawExit`] holds, as the ABI names the vendors.
+    const VENDOR: u32;
 
     /// Returns the vendor's name for the log.
     fn name(&self) -> &'static str;

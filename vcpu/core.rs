@@ -12,7 +12,7 @@ use super::msr_table::MsrStore;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
 use crate::arch::cr::Rflags;
-use crate::arch::exception::Exception;
+use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -27,6 +27,9 @@ pub(crate) enum MpState {
     /// Waits for an event after HLT.
     Halted = 3,
 }
+
+/// DR6.BS: a single step.
+const DR6_BS: u64 = 1 << 14;
 
 /// How many exits the flight recorder keeps.
 pub(crate) const RECORDED: usize = 64;
@@ -74,6 +77,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) pv: PvState,
     /// TSC_AUX.
     pub(crate) tsc_aux: u32,
+    /// SPEC_CTRL, of the bits that the processor has.
+    pub(crate) spec_ctrl: u32,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// An exception to be delivered with the next entry.
@@ -129,6 +134,7 @@ impl<B: Backend> VcpuCore<B> {
             msrs: MsrStore::new(),
             pv: PvState::default(),
             tsc_aux: 0,
+            spec_ctrl: 0,
             mp,
             exception: None,
             interrupted: None,
@@ -181,6 +187,24 @@ impl<B: Backend> VcpuCore<B> {
     #[inline]
     pub(crate) fn is_interruptible(&self) -> bool {
         self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
+    }
+
+    /// Notes that an instruction was carried out in software, and RIP moved on: its interrupt shadow is
+    /// over, and it traps where it began with the trap flag set (`stepping`). SDM, "Single-Step Exception
+    /// Condition".
+    #[inline]
+    pub(crate) fn end_insn(&mut self, stepping: bool) {
+        let mut blocking = self.hw.blocking();
+        if blocking.shadow {
+            blocking.shadow = false;
+            self.hw.set_blocking(blocking);
+        }
+        if stepping {
+            self.fetch(Groups::DEBUG);
+            self.state.dr6 |= DR6_BS;
+            self.state.mark(Groups::DEBUG);
+            self.raise(Exception::plain(Vector::DB));
+        }
     }
 
     /// INIT: the state after reset, but for what INIT keeps. SDM, "Processor State After Reset".

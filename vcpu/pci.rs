@@ -62,14 +62,21 @@ impl PciDevice {
         }
     }
 
-    /// Sleeps until there may be work.
+    /// Sleeps until there may be work, or `also()`, which is asked after each wake-up.
     ///
     /// # Errors
     /// `EINTR` on a signal.
-    pub(crate) fn wait(&self) -> Result {
-        self.queue.wait(|| self.work.load(Acquire))?;
-        self.work.store(false, Release);
+    pub(crate) fn wait(&self, also: impl Fn() -> bool) -> Result {
+        self.queue.wait(|| self.work.load(Acquire) || also())?;
+        // A full barrier: what the guest made available before a wake that found the flag still set is
+        // seen after this.
+        self.work.swap(false, SeqCst);
         Ok(())
+    }
+
+    /// Returns where the worker waits, for what else has to wake it.
+    pub(crate) fn waiting(&self) -> &WaitQueue {
+        &self.queue
     }
 }
 

@@ -106,20 +106,27 @@ impl PvState {
     }
 
     /// After an exit: ends the interrupt if the guest said so.
+    ///
+    /// # Errors
+    /// The address of a page that must be made resident first. Until then the word may hold an end that
+    /// is not known yet, so it stays armed.
     #[inline]
-    pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) {
+    pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<(), Gpa> {
         if !self.eoi_armed {
-            return;
+            return Ok(());
         }
-        self.eoi_armed = false;
         let at = Gpa(self.eoi & !ENABLED);
         let mut flag = [EOI_PENDING];
-        if mem.read(at, &mut flag).is_ok() && flag[0] & EOI_PENDING == 0 {
+        mem.read(at, &mut flag).or_else(absent)?;
+        if flag[0] & EOI_PENDING == 0 {
+            self.eoi_armed = false;
             lapic.eoi();
-        } else {
-            // Not ended yet: from here on its end is an exit, unless the flag is set again.
-            let _ = mem.write(at, &[0]);
+            return Ok(());
         }
+        // Not ended yet: from here on its end is an exit, unless the flag is set again.
+        mem.write(at, &[0]).or_else(absent)?;
+        self.eoi_armed = false;
+        Ok(())
     }
 }
 

@@ -20,15 +20,16 @@ use super::outcome::{Outcome, UserExit, VmBug};
 use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
+use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
-use crate::arch::exception::{Exception, Vector};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::guest_ram;
-use crate::host::msr::TscAux;
+use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use core::sync::atomic::Ordering::*;
+use kernel::pr_warn_once;
 use kernel::prelude::*;
 
 /// Why the window was closed.
@@ -40,20 +41,22 @@ enum Leave {
     /// As the outcome says.
     FaultIn(crate::arch::addr::Hva, bool),
     /// As the outcome says.
-    FaultInGpa(crate::arch::addr::Gpa, bool),
+    FaultInGpa(Gpa, bool),
     /// The pool of table pages must be filled.
     NeedPages,
     /// Other CPUs must forget a mapping.
     NeedFlush,
     /// Return to user space.
     User(UserExit),
+    /// This CPU cannot run guests.
+    Unusable,
 }
 
 /// Runs the vCPU until user space is wanted.
 ///
 /// # Errors
 /// `EINTR` on a signal or when `immediate_exit` says so; `EFAULT` when guest memory cannot be made
-/// resident; `ENOMEM`.
+/// resident; `ENOMEM`; `ENODEV` on a CPU that cannot run guests.
 pub(crate) fn run<B: Backend>(
     vm: &Vm<B>,
     shared: &VcpuShared,
@@ -68,7 +71,7 @@ pub(crate) fn run<B: Backend>(
         if cpu::is_work_pending() {
             cpu::handle_work()?;
         }
-        take_requests(vm, shared, core);
+        take_requests(vm, shared, core, Requests::all());
         if let Some(event) = vm.take_event() {
             count(&shared.stats.user_exits);
             return Ok(UserExit::SystemEvent(event));
@@ -88,13 +91,24 @@ pub(crate) fn run<B: Backend>(
                 count(&shared.stats.user_exits);
                 return Ok(exit);
             }
+            Leave::Unusable => {
+                pr_warn_once!("a CPU that came online cannot run guests: keep the VM off it\n");
+                return Err(ENODEV);
+            }
         }
     }
 }
 
-/// Takes what others asked of this vCPU.
-fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
-    let asked = shared.take_requests();
+/// What can be done inside the window, without sleeping and without leaving guest mode's state.
+const QUICK: Requests = Requests::INTERRUPT
+    .union(Requests::TIMER)
+    .union(Requests::NMI)
+    .union(Requests::TLB_FLUSH)
+    .union(Requests::EXTINT);
+
+/// Takes what others asked of this vCPU, as far as it is in `which`.
+fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, which: Requests) {
+    let asked = shared.take_requests(which);
     if asked.is_empty() {
         return;
     }
@@ -134,6 +148,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
             }
         }
     }
+    if asked.contains(Requests::EOI) {
+        // Memory that is gone is the guest's loss: the interrupt stays in service.
+        if let Some(gpa) = take_eoi(vm, core) {
+            if vm.space.fault_in(gpa, true).is_ok() {
+                shared.request_self(Requests::EOI);
+            }
+        }
+    }
     if asked.contains(Requests::CHORE) {
         if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
             // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
@@ -142,6 +164,14 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
             }
         }
     }
+}
+
+/// Ends the interrupt in service if the guest ended it in memory. Returns the address of a page that must
+/// be made resident first.
+#[inline]
+fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+    let lapic = core.lapic.as_mut()?;
+    core.pv.take_eoi(&*vm.space, lapic).err()
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.
@@ -169,23 +199,20 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
 /// The window: root operation on this CPU with interrupts off.
 fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
     let cpu = PinnedCpu::pin();
-    let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Again };
+    let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
+    let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || cpu::is_work_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending()
-                || shared.is_requested(
-                    Requests::EXIT | Requests::INIT | Requests::SIPI | Requests::CHORE | Requests::CLOCK,
-                )
-            {
+            if cpu::is_work_pending() || shared.is_requested(QUICK.complement()) {
                 break Leave::Again;
             }
-            take_requests(vm, shared, core);
+            take_requests(vm, shared, core, QUICK);
             continue;
         }
         let generation = vm.space.flush_generation.load(SeqCst);
@@ -198,13 +225,29 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             break leave;
         }
         core.state.flush(&mut core.hw);
+        fpu.show_keys();
+        if let Some(s) = &spec_ctrl {
+            s.show();
+        }
         let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
+        if let Some(s) = &spec_ctrl {
+            s.hide();
+        }
+        fpu.hide_keys();
         shared.leave_guest_mode();
         count(&shared.stats.exits);
-        commit(vm, core, &exit);
+        commit(vm, shared, core, &exit);
         core.recorder.note(core.state.rip, core.hw.raw_exit());
 
-        let mut cx = Cx { vm, shared, core: &mut *core, fpu: &mut fpu, tsc_aux: &mut tsc_aux, cpu: &cpu };
+        let mut cx = Cx {
+            vm,
+            shared,
+            core: &mut *core,
+            fpu: &mut fpu,
+            tsc_aux: &mut tsc_aux,
+            spec_ctrl: &mut spec_ctrl,
+            cpu: &cpu,
+        };
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}
@@ -221,7 +264,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short.
 #[inline]
-fn commit<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, exit: &Exit) {
+fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
         return;
@@ -231,8 +274,10 @@ fn commit<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, exit: &Exit) {
             lapic.accept_pending(vector);
         }
     }
+    if take_eoi(vm, core).is_some() {
+        shared.request_self(Requests::EOI);
+    }
     if let Some(lapic) = core.lapic.as_mut() {
-        core.pv.take_eoi(&*vm.space, lapic);
         lapic.set_cr8(core.hw.tpr());
     }
     core.interrupted = core.hw.take_interrupted();
@@ -261,7 +306,8 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
     }
     if let Some(lapic) = core.lapic.as_ref() {
         core.hw.set_tpr(lapic.cr8());
-        if core.armed.is_none() {
+        // The timer waits for an end of interrupt that it can see.
+        if core.armed.is_none() && !vm.chipset.is_timer_waiting() {
             core.pv.arm_eoi(&*vm.space, lapic);
         }
     }
@@ -341,20 +387,9 @@ fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
     };
     let core = &mut *cx.core;
     core.state.rip = next;
-    let tf = core.state.rflags & Rflags::TF.bits() != 0;
+    let stepping = core.state.rflags & Rflags::TF.bits() != 0;
     core.state.rflags &= !Rflags::RF.bits();
-    let mut blocking = core.hw.blocking();
-    if blocking.shadow {
-        blocking.shadow = false;
-        core.hw.set_blocking(blocking);
-    }
-    if tf {
-        core.fetch(Groups::DEBUG);
-        // DR6.BS: a single step.
-        core.state.dr6 |= 1 << 14;
-        core.state.mark(Groups::DEBUG);
-        core.raise(Exception::plain(Vector::DB));
-    }
+    core.end_insn(stepping);
     Ok(())
 }
 

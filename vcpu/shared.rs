@@ -41,6 +41,8 @@ bitflags::bitflags! {
         const CHORE = 1 << 9;
         /// Write the paravirtual clock again.
         const CLOCK = 1 << 8;
+        /// Look again at the word in which the guest ends interrupts.
+        const EOI = 1 << 10;
     }
 }
 
@@ -140,9 +142,9 @@ impl VcpuShared {
         self.mode.load(SeqCst).checked_sub(1)
     }
 
-    /// Takes all requests.
-    pub(crate) fn take_requests(&self) -> Requests {
-        Requests::from_bits_retain(self.requests.swap(0, SeqCst))
+    /// Takes those requests that are in `which`.
+    pub(crate) fn take_requests(&self, which: Requests) -> Requests {
+        Requests::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
     }
 
     /// Returns whether anything is asked.

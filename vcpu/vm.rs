@@ -18,7 +18,7 @@ use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
-use crate::host::msr::has_tsc_aux;
+use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::notifier::Registered;
 use crate::host::timer::{self, OnTimer, Timer};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -218,6 +218,8 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) tsc_scale: TscScale,
     /// The processor has TSC_AUX.
     pub(crate) has_tsc_aux: bool,
+    /// What the processor can do against speculation.
+    pub(crate) speculation: Speculation,
 }
 
 impl<B: Backend> Vm<B> {
@@ -245,6 +247,7 @@ impl<B: Backend> Vm<B> {
                 clock: ClockReference::new(timer::rdtsc(), 0),
                 tsc_scale,
                 has_tsc_aux: has_tsc_aux(),
+                speculation: Speculation::of_this_cpu(),
             }),
             GFP_KERNEL_ACCOUNT,
         )

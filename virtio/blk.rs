@@ -7,9 +7,12 @@
 //!
 //! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
 //! transfer from and to guest memory without the device's lock, and hands the request back with
-//! [`VirtioPci::complete`]. Whatever needs no transfer (a bad request, the serial number) is
-//! answered inside. Requests come from a pool, so none of this allocates; an empty pool gives
-//! [`Next::Full`].
+//! [`VirtioPci::complete`], or several with [`VirtioPci::give_back`] and one [`VirtioPci::notify`] for
+//! all. Whatever needs no transfer (a bad request, the serial number) is answered inside. Requests
+//! come from a pool, so none of this allocates; an empty pool gives [`Next::Full`].
+//!
+//! Requests may be carried out and handed back in any order, as VIRTIO allows: a driver that wants one
+//! after the other waits for the first. [`Op::Flush`] concerns writes that were handed back before.
 //!
 //! | request | readable part | writable part |
 //! |---|---|---|
@@ -260,12 +263,17 @@ impl Blk {
         let seg_max = queue_size.saturating_sub(FRAME).clamp(1, SEG_MAX);
         let max_chain = usize::from(seg_max.wrapping_add(FRAME));
         let depth = usize::from(depth.min(queue_size));
-        let mut pool = KVec::with_capacity(depth, GFP_KERNEL)?;
+        let mut pool = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..depth {
             pool.push_within_capacity(SegmentList::new(max_chain)?)?;
         }
         let config = config_of(&geometry, seg_max);
         Ok(Blk { geometry, config, queues: [queue_size], max_chain, accepted: 0, pool, free: depth })
+    }
+
+    /// Returns how many requests can be in flight.
+    fn depth(&self) -> u16 {
+        u16::try_from(self.pool.len()).unwrap_or(u16::MAX)
     }
 
     fn next<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
@@ -457,6 +465,11 @@ impl VirtioDevice for Blk {
 const QUEUE: u16 = 0;
 
 impl VirtioPci<Blk> {
+    /// Returns how many requests can be out at a time.
+    pub(crate) fn depth(&self) -> u16 {
+        self.device().depth()
+    }
+
     /// Takes the next request out of the queue.
     ///
     /// To be called again until it gives [`Next::Empty`] or [`Next::Full`].
@@ -475,15 +488,16 @@ impl VirtioPci<Blk> {
         }
     }
 
-    /// Hands a request back, in any order. `transferred` are the bytes of its data that a read wrote
-    /// to guest memory, from the first on. Returns the message to send.
+    /// Hands a request back, in any order, without telling the driver: see [`VirtioPci::notify`].
+    /// `transferred` are the bytes of its data that a read wrote to guest memory, from the first on.
+    /// Returns a message to send if the queue turned out broken.
     ///
     /// After a reset, or when the device stands still, the request is dropped without touching guest
     /// memory.
     ///
     /// # Errors
     /// [`Retry`]: a page has to be faulted in, without the lock; then call again.
-    pub(crate) fn complete<M: GuestMem>(
+    pub(crate) fn give_back<M: GuestMem>(
         &mut self,
         mem: &M,
         request: Request,
@@ -491,18 +505,52 @@ impl VirtioPci<Blk> {
         transferred: u64,
     ) -> Result<Option<MsiMessage>, Retry> {
         let done = match self.running(QUEUE) {
-            Some((_, queue)) => finish(queue, mem, &request, status, transferred).map(|()| true),
-            None => Ok(false),
+            Some((_, queue)) => finish(queue, mem, &request, status, transferred),
+            None => Ok(()),
         };
-        let message = match done {
-            Ok(true) => self.used(QUEUE, mem),
-            Ok(false) => None,
-            Err(QueueError::NotResident(gpa)) => return Err(Retry { request, gpa }),
-            Err(QueueError::Broken(fault)) => self.fail(fault),
-        };
+        match done {
+            Ok(()) => {
+                self.drop_request(request);
+                Ok(None)
+            }
+            Err(QueueError::NotResident(gpa)) => Err(Retry { request, gpa }),
+            Err(QueueError::Broken(fault)) => Ok(self.abandon(request, fault)),
+        }
+    }
+
+    /// Returns the message that tells the driver of the requests handed back, if it wants one.
+    pub(crate) fn notify<M: GuestMem>(&mut self, mem: &M) -> Option<MsiMessage> {
+        self.running(QUEUE)?;
+        self.used(QUEUE, mem)
+    }
+
+    /// Hands one request back and returns the message to send: [`VirtioPci::give_back`] and
+    /// [`VirtioPci::notify`].
+    ///
+    /// # Errors
+    /// As [`VirtioPci::give_back`].
+    pub(crate) fn complete<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        request: Request,
+        status: Status,
+        transferred: u64,
+    ) -> Result<Option<MsiMessage>, Retry> {
+        let broken = self.give_back(mem, request, status, transferred)?;
+        Ok(broken.or_else(|| self.notify(mem)))
+    }
+
+    /// Gives up on a request that cannot be handed back, and with it on the queue: the device needs a
+    /// reset. Returns the message to send.
+    pub(crate) fn abandon(&mut self, request: Request, why: Fault) -> Option<MsiMessage> {
+        let message = self.fail(why);
+        self.drop_request(request);
+        message
+    }
+
+    fn drop_request(&mut self, request: Request) {
         self.device_mut().recycle(request.data);
         self.ended();
-        Ok(message)
     }
 }
 

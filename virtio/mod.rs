@@ -10,6 +10,7 @@
 //! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
 //! | [`msix`] | vector table and pending bits |
 //! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
+//! | [`inflight`] | which requests are with the host, for whoever serves a device |
 //!
 //! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be
 //! held around every call; guest memory is reached only through
@@ -20,6 +21,7 @@
 
 pub(crate) mod blk;
 pub(crate) mod common;
+pub(crate) mod inflight;
 pub(crate) mod msix;
 pub(crate) mod pci;
 pub(crate) mod queue;

@@ -67,7 +67,7 @@ impl Msix {
         if vectors == 0 || vectors > MAX_VECTORS {
             return Err(EINVAL);
         }
-        let entries = KVec::from_elem(Entry::RESET, usize::from(vectors), GFP_KERNEL)?;
+        let entries = KVec::from_elem(Entry::RESET, usize::from(vectors), GFP_KERNEL_ACCOUNT)?;
         Ok(Msix { entries, pending: 0, enabled: false, masked: false })
     }
 

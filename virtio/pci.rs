@@ -139,7 +139,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// # Errors
     /// `EINVAL`: the type wants queues that cannot be. `ENOMEM`.
     pub(crate) fn new(device: D) -> Result<VirtioPci<D>> {
-        let mut queues = KVec::with_capacity(device.queues().len(), GFP_KERNEL)?;
+        let mut queues = KVec::with_capacity(device.queues().len(), GFP_KERNEL_ACCOUNT)?;
         for size in device.queues() {
             queues.push_within_capacity(Queue::new(*size, device.max_chain())?)?;
         }
@@ -168,7 +168,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns what the device type holds.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn device(&self) -> &D {
         &self.device
     }

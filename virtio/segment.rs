@@ -31,7 +31,7 @@ impl SegmentList {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(room: usize) -> Result<SegmentList> {
-        Ok(SegmentList { slots: KVVec::from_elem(Segment::default(), room, GFP_KERNEL)?, len: 0 })
+        Ok(SegmentList { slots: KVVec::from_elem(Segment::default(), room, GFP_KERNEL_ACCOUNT)?, len: 0 })
     }
 
     /// Returns the segments.
@@ -49,6 +49,29 @@ impl SegmentList {
     /// Removes all segments.
     pub(crate) fn clear(&mut self) {
         self.len = 0;
+    }
+}
+
+/// Pieces of memory, given out in parts: each a first address and bytes.
+pub(crate) struct Cut<A, I> {
+    pieces: I,
+    /// What is left of the piece that was cut last.
+    rest: Option<(A, u64)>,
+}
+
+impl<A: Copy, I: Iterator<Item = (A, u64)>> Cut<A, I> {
+    /// Returns `pieces`, none of which is empty, uncut.
+    pub(crate) fn new(pieces: I) -> Cut<A, I> {
+        Cut { pieces, rest: None }
+    }
+
+    /// Returns the next part of at most `most` bytes, which is not 0; `after` gives the address a number
+    /// of bytes after another.
+    pub(crate) fn next(&mut self, most: u64, after: impl Fn(A, u64) -> A) -> Option<(A, u64)> {
+        let (at, len) = self.rest.take().or_else(|| self.pieces.next())?;
+        let n = len.min(most);
+        self.rest = len.checked_sub(n).filter(|left| *left != 0).map(|left| (after(at, n), left));
+        Some((at, n))
     }
 }
 

@@ -32,6 +32,15 @@ pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
 /// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR).
 pub(crate) const DEV_RUN: u32 = 0xaef0;
 
+/// RVMM_GET_EXITS: a vCPU's last exits, oldest first: an [`ExitsHeader`], then its count of [`ExitRecord`].
+pub(crate) const GET_EXITS: u32 = 0x8808_aef1;
+/// The most records that [`GET_EXITS`] writes.
+pub(crate) const MAX_EXITS: usize = 64;
+/// [`ExitsHeader::vendor`]: the numbers are those of SVM.
+pub(crate) const VENDOR_SVM: u32 = 0;
+/// [`ExitsHeader::vendor`]: the numbers are those of VMX.
+pub(crate) const VENDOR_VMX: u32 = 1;
+
 /// [`VirtioBlkConfig::flags`]: the guest may not write.
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
 
@@ -94,5 +103,25 @@ abi_struct! {
         slot: u32,
         /// Must be 0.
         pad: u32,
+    }
+
+    /// What [`GET_EXITS`] writes first.
+    struct ExitsHeader = 8 {
+        /// Records that follow.
+        count: u32,
+        /// [`VENDOR_SVM`] or [`VENDOR_VMX`].
+        vendor: u32,
+    }
+
+    /// One exit as the processor reported it.
+    struct ExitRecord = 32 {
+        /// RIP at the exit.
+        rip: u64,
+        /// VMCB exit code or VMCS exit reason.
+        reason: u64,
+        /// EXITINFO1 or the exit qualification.
+        info1: u64,
+        /// EXITINFO2 or the guest physical address.
+        info2: u64,
     }
 }

@@ -5,6 +5,7 @@
 
 # Loaded by tests or by the init scripts; dependencies come along.
 host_modules=(virtio_blk ext4 kvm kvm_amd tun loop)
+intel_modules=(ata_piix sd_mod ext4 kvm kvm_intel tun loop)
 guest_modules=(virtio_blk ext4 virtio-rng)
 
 # tree_hash DIR…: key over names, modes and contents.
@@ -25,6 +26,10 @@ make_kernels() {
 
 make_host_initramfs() {
 	"$top/scripts/in-root" scripts/lab/mkinitramfs /lab/images/host.cpio tests/system/host "${host_modules[@]}"
+}
+
+make_intel_initramfs() {
+	"$top/scripts/in-root" scripts/lab/mkinitramfs /lab/images/host-intel.cpio tests/system/host "${intel_modules[@]}"
 }
 
 make_guest_initramfs() {
@@ -70,6 +75,8 @@ lab_images() {
 		"copying the guest kernel as bzImage and ELF" make_kernels
 	stage host-initramfs "$(hash_of <(echo "$base" "${host_modules[@]}"; declare -f make_host_initramfs; tree_hash tests/system/host))" \
 		"packing the emulated host's initramfs" make_host_initramfs
+	stage intel-initramfs "$(hash_of <(echo "$base" "${intel_modules[@]}"; declare -f make_intel_initramfs; tree_hash tests/system/host))" \
+		"packing the emulated Intel host's initramfs" make_intel_initramfs
 	stage guest-initramfs "$(hash_of <(echo "$base" "${guest_modules[@]}"; declare -f make_guest_initramfs; tree_hash tests/guest))" \
 		"packing the guest's initramfs" make_guest_initramfs
 	stage small-disk "$(hash_of <(declare -f make_small_disk))" \

@@ -5,8 +5,8 @@
 use super::code;
 use super::machine::{CxMachine, Want};
 use super::Cx;
-use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::arch::cr::Rflags;
+use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::machine::Stop;
@@ -19,6 +19,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     cx.core.io.begin();
+    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
         Some(bytes) => {
@@ -39,7 +40,8 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let want = machine.want;
     match done {
         Ok(()) => {
-            finish(cx);
+            cx.core.io.forget();
+            cx.core.end_insn(stepping);
             Outcome::Resume
         }
         Err(Stop::Fault(e)) => {
@@ -48,17 +50,6 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
         }
         Err(Stop::Retry) => retry(want),
         Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
-    }
-}
-
-/// What an instruction that was carried out leaves behind.
-pub(super) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) {
-    cx.core.io.forget();
-    cx.core.state.rflags &= !Rflags::RF.bits();
-    let mut blocking = cx.core.hw.blocking();
-    if blocking.shadow {
-        blocking.shadow = false;
-        cx.core.hw.set_blocking(blocking);
     }
 }
 

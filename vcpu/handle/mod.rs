@@ -29,7 +29,7 @@ use super::vm::Vm;
 use crate::arch::exception::{Exception, Vector};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::fpu;
-use crate::host::msr::TscAux;
+use crate::host::msr::{SpecCtrl, TscAux};
 
 /// Everything a handler may touch.
 pub(crate) struct Cx<'a, 'f, B: Backend> {
@@ -43,6 +43,8 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) fpu: &'a mut fpu::Loaded<'f>,
     /// The guest's TSC_AUX, in the register.
     pub(crate) tsc_aux: &'a mut Option<TscAux>,
+    /// The guest's SPEC_CTRL, switched around each entry.
+    pub(crate) spec_ctrl: &'a mut Option<SpecCtrl>,
     /// This CPU.
     pub(crate) cpu: &'a PinnedCpu,
 }

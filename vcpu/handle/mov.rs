@@ -11,6 +11,7 @@ use super::insn;
 use super::machine::CxMachine;
 use super::Cx;
 use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::Rflags;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
@@ -75,6 +76,7 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
     }
     count(&cx.shared.stats.emulated);
     cx.core.io.begin();
+    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
     let mut machine = CxMachine::new(cx);
     let mut data = [0u8; 8];
     let done = match what {
@@ -99,6 +101,8 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
     }
     let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
     cx.core.state.rip = if mode == Mode::Bits64 { next } else { next & 0xffff_ffff };
-    insn::finish(cx);
+    cx.core.io.forget();
+    cx.core.state.rflags &= !Rflags::RF.bits();
+    cx.core.end_insn(stepping);
     Some(Outcome::Resume)
 }

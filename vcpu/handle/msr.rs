@@ -10,6 +10,7 @@ use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::Clock;
+use crate::host::msr::SpecCtrl;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
@@ -74,6 +75,22 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
             }
             Ok(())
         }
+        Policy::Handled(Handled::SpecCtrl) => {
+            if !set(cx.vm, cx.shared, cx.core, index, value) {
+                return Err(Exception::GP0);
+            }
+            *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
+            Ok(())
+        }
+        Policy::Handled(Handled::PredCmd) => {
+            if value & !1 != 0 || !cx.vm.speculation.barrier {
+                return Err(Exception::GP0);
+            }
+            if value != 0 {
+                cx.vm.speculation.barrier(cx.cpu);
+            }
+            Ok(())
+        }
         Policy::ReadOnly(_) => Err(Exception::GP0),
         _ if set(cx.vm, cx.shared, cx.core, index, value) => Ok(()),
         _ => Err(Exception::GP0),
@@ -82,7 +99,6 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
 
 /// Reads an MSR. `None`: there is none.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
-    let _ = vm;
     Some(match lookup(index)? {
         Policy::State(msr) => {
             core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
@@ -96,7 +112,8 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
                 core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
             }
             Handled::TscAux => u64::from(core.tsc_aux),
-            // Not offered: the host's value is in force all the time.
+            Handled::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
+            // PRED_CMD can only be written.
             Handled::SpecCtrl | Handled::PredCmd => return None,
             Handled::KvmWallClock => core.pv.wall_clock,
             Handled::KvmSystemTime => core.pv.system_time,
@@ -158,7 +175,11 @@ fn set_handled<B: Backend>(
             let _ = l.set_tsc_deadline(value, &clock);
             shared.set_timer(l.deadline());
         }
-        Handled::X2Apic(_) | Handled::SpecCtrl | Handled::PredCmd => return false,
+        Handled::SpecCtrl => match u32::try_from(value) {
+            Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
+            _ => return false,
+        },
+        Handled::X2Apic(_) | Handled::PredCmd => return false,
         Handled::TscAux => match u32::try_from(value) {
             Ok(v) => core.tsc_aux = v,
             Err(_) => return false,

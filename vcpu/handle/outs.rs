@@ -33,7 +33,8 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option
     let s = &cx.core.state;
     let iopl = ((s.rflags >> 12) & 3) as u8;
     let is_flat = !matches!(p.seg, Some(SegReg::Fs | SegReg::Gs));
-    let forward = s.rflags & Rflags::DF.bits() == 0;
+    // A single step traps after each element.
+    let forward = s.rflags & (Rflags::DF | Rflags::TF).bits() == 0;
     if mode != Mode::Bits64 || p.size_67 || p.rep != Some(Rep::E) || !is_flat || !forward || s.cpl() > iopl {
         return None;
     }

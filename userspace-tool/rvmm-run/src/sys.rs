@@ -20,6 +20,8 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref};
 
 /// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.
 const RVMM_DEV_RUN: u64 = 0xaef0;
+/// `RVMM_GET_EXITS`, `_IOR(0xAE, 0xF1, struct rvmm_exits)`: a processor's last exits.
+const RVMM_GET_EXITS: u64 = 0x8808_aef1;
 /// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
 const KVM_GET_STATS_FD: u64 = 0xaece;
 
@@ -81,6 +83,50 @@ pub fn stats_file(vcpu: &VcpuFd) -> io::Result<File> {
     }
     // SAFETY: the descriptor is new, so nobody else owns it.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// One exit of a processor, as the module recorded it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordedExit {
+    /// RIP at the exit.
+    pub rip: u64,
+    /// The vendor's number for why.
+    pub reason: u64,
+    /// EXITINFO1 or the exit qualification.
+    pub info1: u64,
+    /// EXITINFO2 or the guest physical address.
+    pub info2: u64,
+}
+
+/// A processor's last exits, oldest first, as the module recorded them.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct RecordedExits {
+    count: u32,
+    /// Whose numbers they are: 0 SVM, 1 VMX.
+    pub vendor: u32,
+    exits: [RecordedExit; 64],
+}
+
+impl RecordedExits {
+    /// The exits.
+    pub fn exits(&self) -> &[RecordedExit] {
+        &self.exits[..(self.count as usize).min(self.exits.len())]
+    }
+}
+
+/// Asks the module for a processor's last exits.
+///
+/// # Errors
+/// The error of `RVMM_GET_EXITS`; `ENOTTY` from KVM.
+pub fn last_exits(vcpu: &VcpuFd) -> io::Result<RecordedExits> {
+    let mut all = RecordedExits { count: 0, vendor: 0, exits: [RecordedExit::default(); 64] };
+    // SAFETY: the module writes a header and at most 64 records, which is what `all` has room for.
+    match unsafe { ioctl_with_mut_ref(vcpu, RVMM_GET_EXITS, &mut all) } {
+        0 => Ok(all),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A second handle on a device's file, for `read`, `write` and `poll`.

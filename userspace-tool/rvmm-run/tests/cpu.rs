@@ -65,6 +65,10 @@ impl Processor for Script {
         (1, vec![0xabc])
     }
 
+    fn module_exits(&self) -> String {
+        "last exits in the module\n".into()
+    }
+
     fn registers(&self) -> String {
         "rip here\n".into()
     }

@@ -45,6 +45,11 @@ fn disk_of(geometry: Geometry) -> Disk {
     Machine::new(Blk::new(geometry, 256, 64).unwrap())
 }
 
+/// A disk that can have `depth` requests in flight.
+pub(super) fn disk_with_depth(depth: u16) -> Disk {
+    Machine::new(Blk::new(geometry(1000), 256, depth).unwrap())
+}
+
 pub(super) fn disk(sectors: u64) -> Disk {
     disk_of(geometry(sectors))
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod blk;
 pub(crate) mod driver;
+mod inflight;
 pub(crate) mod machine;
 pub(crate) mod mem;
 mod msix;

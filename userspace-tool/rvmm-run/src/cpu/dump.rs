@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
+use crate::sys::RecordedExit;
+
 /// Exits that are kept per processor.
 const KEPT: usize = 16;
 
@@ -39,6 +41,66 @@ impl ExitLog {
             let _ = writeln!(text, "  {exit}");
         }
         text
+    }
+}
+
+/// Exits that the module recorded, as lines of text; `vendor` is 0 for SVM's numbers and 1 for VMX's.
+pub fn recorded(vendor: u32, exits: &[RecordedExit]) -> String {
+    let mut text = format!("last exits in the module ({} of them):\n", exits.len());
+    for exit in exits {
+        let name = match vendor {
+            0 => svm_name(exit.reason),
+            _ => vmx_name(exit.reason),
+        };
+        let RecordedExit { rip, reason, info1, info2 } = exit;
+        let _ = writeln!(text, "  rip {rip:016x} {name:<12} {reason:#x} info {info1:#x} {info2:#x}");
+    }
+    text
+}
+
+/// APM, "SVM Intercept Exit Codes".
+fn svm_name(code: u64) -> &'static str {
+    match code {
+        0x00..=0x1f => "control reg",
+        0x20..=0x3f => "debug reg",
+        0x40..=0x5f => "exception",
+        0x60 => "host irq",
+        0x61 => "host nmi",
+        0x64 => "irq window",
+        0x6f => "rdpmc",
+        0x72 => "cpuid",
+        0x74 => "iret",
+        0x78 => "hlt",
+        0x7b => "port",
+        0x7c => "msr",
+        0x7f => "shutdown",
+        0x81 => "hypercall",
+        0x8d => "xsetbv",
+        0x400 => "page fault",
+        u64::MAX => "invalid",
+        _ => "other",
+    }
+}
+
+/// SDM, "VMX Basic Exit Reasons".
+fn vmx_name(reason: u64) -> &'static str {
+    match reason & 0xffff {
+        0 => "exception",
+        1 => "host irq",
+        2 => "shutdown",
+        7 => "irq window",
+        10 => "cpuid",
+        12 => "hlt",
+        18 => "hypercall",
+        28 => "control reg",
+        29 => "debug reg",
+        30 => "port",
+        31 | 32 => "msr",
+        33 => "invalid",
+        48 | 49 => "page fault",
+        52 => "timer",
+        55 => "xsetbv",
+        _ => "other",
     }
 }
 

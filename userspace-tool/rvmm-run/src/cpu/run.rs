@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 
-use super::dump::{registers, ExitLog};
+use super::dump::{recorded, registers, ExitLog};
 
 /// `KVM_SYSTEM_EVENT_SHUTDOWN`.
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
@@ -30,6 +30,9 @@ pub trait Processor {
 
     /// Registers as text, or why they cannot be read.
     fn registers(&self) -> String;
+
+    /// The last exits that the module handled, as text.
+    fn module_exits(&self) -> String;
 }
 
 impl Processor for VcpuFd {
@@ -45,6 +48,13 @@ impl Processor for VcpuFd {
         match (self.get_regs(), self.get_sregs()) {
             (Ok(regs), Ok(sregs)) => registers(&regs, &sregs),
             (Err(e), _) | (_, Err(e)) => format!("registers cannot be read: {e}\n"),
+        }
+    }
+
+    fn module_exits(&self) -> String {
+        match crate::sys::last_exits(self) {
+            Ok(all) => recorded(all.vendor, all.exits()),
+            Err(e) => format!("the module's last exits cannot be read: {e}\n"),
         }
     }
 }
@@ -114,7 +124,7 @@ pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: impl Fn
 }
 
 fn dump(cpu: &impl Processor, log: &ExitLog) -> String {
-    cpu.registers() + &log.render()
+    cpu.registers() + &cpu.module_exits() + &log.render()
 }
 
 /// Completes one exit. The text, when there is one, is for the log.

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU's last exits, for whoever wants to know how it came to where it is.
+
+use super::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
+use super::user;
+use crate::vcpu::backend::Backend;
+use crate::vcpu::core::VcpuCore;
+use crate::vcpu::shared::VcpuShared;
+use kernel::prelude::*;
+
+/// RVMM_GET_EXITS: writes the exits to user address `arg`, oldest first.
+///
+/// # Errors
+/// `ENOMEM`, `EFAULT`.
+pub(super) fn exits<B: Backend>(core: &VcpuCore<B>, arg: u64) -> Result<i64> {
+    let mut records = KVec::with_capacity(MAX_EXITS, GFP_KERNEL)?;
+    for &(rip, raw) in core.recorder.iter().take(MAX_EXITS) {
+        let record = ExitRecord { rip, reason: raw.reason, info1: raw.info1, info2: raw.info2 };
+        records.push_within_capacity(record)?;
+    }
+    user::write(arg, &ExitsHeader { count: records.len() as u32, vendor: B::VENDOR })?;
+    user::write_array::<ExitsHeader, _>(arg, &records)?;
+    Ok(0)
+}
+
+/// Says in the kernel's log that a bug of ours ended a guest.
+pub(super) fn report(shared: &VcpuShared, bug: crate::vcpu::outcome::VmBug) {
+    kernel::pr_warn_once!("vcpu {}: stopped for a bug of the module: {:x?}\n", shared.id, bug);
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bookkeeping of work that is done elsewhere: which pieces are under way, and which have ended.
+//!
+//! A worker puts a piece of work into an [`InFlight`] and hands its slot number out with it. Whoever
+//! does the work, in any order and in any context, pushes number and result onto an [`Ended`]. The
+//! worker pops them there and takes the pieces out again.
+//!
+//! ```text
+//! worker: begin(item) -> slot ──> the work ──> push(slot, result) :any context
+//! worker: end(slot) -> item <─────────────────────────── pop()
+//! ```
+//!
+//! All room is allocated at the start; nothing allocates afterwards. Slot numbers are below the room,
+//! and at most as many are out as there is room, so an [`Ended`] of the same room is never full. The
+//! worker owns the [`InFlight`]; the [`Ended`] is under a lock that both sides take.
+
+use kernel::prelude::*;
+
+/// Pieces of work that are under way, each in a slot of its own.
+///
+/// # Invariants
+/// Each slot number is either in `free`, once, or its slot holds an item.
+pub(crate) struct InFlight<T> {
+    slots: KVec<Option<T>>,
+    free: KVec<u16>,
+}
+
+impl<T> InFlight<T> {
+    /// Returns `room` free slots.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(room: u16) -> Result<InFlight<T>> {
+        let mut slots = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
+        let mut free = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
+        for slot in (0..room).rev() {
+            slots.push_within_capacity(None)?;
+            free.push_within_capacity(slot)?;
+        }
+        Ok(InFlight { slots, free })
+    }
+
+    /// Takes a slot for `item`.
+    ///
+    /// # Errors
+    /// The item, when all slots are taken.
+    pub(crate) fn begin(&mut self, item: T) -> Result<u16, T> {
+        let Some(slot) = self.free.pop() else { return Err(item) };
+        match self.slots.get_mut(usize::from(slot)) {
+            Some(place) => *place = Some(item),
+            // Not reached: only numbers of slots are free.
+            None => return Err(item),
+        }
+        Ok(slot)
+    }
+
+    /// Takes the item out of a slot, which is free then. `None`: it was free before.
+    pub(crate) fn end(&mut self, slot: u16) -> Option<T> {
+        let item = self.slots.get_mut(usize::from(slot))?.take()?;
+        // There is room for all numbers, and each is in the list at most once (type invariant).
+        let _ = self.free.push_within_capacity(slot);
+        Some(item)
+    }
+
+    /// Returns how many slots are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len().saturating_sub(self.free.len())
+    }
+}
+
+/// What has ended and was not looked at yet, the oldest first.
+pub(crate) struct Ended {
+    ring: KVec<(u16, i64)>,
+    /// The oldest entry.
+    head: usize,
+    len: usize,
+}
+
+impl Ended {
+    /// Returns an empty queue with room for `room` entries.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(room: u16) -> Result<Ended> {
+        Ok(Ended { ring: KVec::from_elem((0, 0), usize::from(room), GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+    }
+
+    /// Adds an entry: a slot and its result. Returns whether there was room.
+    #[must_use]
+    pub(crate) fn push(&mut self, slot: u16, result: i64) -> bool {
+        if self.len >= self.ring.len() {
+            return false;
+        }
+        let at = self.place(self.len);
+        match self.ring.get_mut(at) {
+            Some(entry) => *entry = (slot, result),
+            None => return false,
+        }
+        self.len = self.len.wrapping_add(1);
+        true
+    }
+
+    /// Removes the oldest entry.
+    pub(crate) fn pop(&mut self) -> Option<(u16, i64)> {
+        let left = self.len.checked_sub(1)?;
+        let entry = *self.ring.get(self.head)?;
+        self.head = self.place(1);
+        self.len = left;
+        Some(entry)
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns where the entry `n` after the oldest is; `n` is at most the room.
+    fn place(&self, n: usize) -> usize {
+        let at = self.head.wrapping_add(n);
+        at.checked_sub(self.ring.len()).unwrap_or(at)
+    }
+}
