@@ -42,7 +42,7 @@ module:
 	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 endif
 
-tool: ## build the static program build/rvmm-run
+tool: ## build the static programs build/rvmm-run and build/abi-tests
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
 

@@ -47,8 +47,7 @@ APPEND = (
     "raid=noautodetect cryptomgr.notests random.trust_cpu=on panic=-1 idle=halt"
 )
 DISK_SLOTS = 3
-# Bochs' cylinders: a disk is a whole number of them.
-CYLINDER = 16 * 63 * 512
+EMPTY_DISK = 16 * 63 * 512
 HEADER_BUTTON_SAVE = (672, 8)
 VNC_PORT = 5900
 
@@ -120,14 +119,21 @@ def run_lines(disks, log_port, console_port, cdrom):
     return lines
 
 
-def enter_private_network():
-    """Moves this process into a network of its own, with a loopback that is up."""
+def enter_private_world():
+    """Gives this process a network with only a loopback, and a /tmp in memory.
+
+    Bochs copies the memory of the state it restores through a file in /tmp.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
-        raise HostError(f"no private network: {os.strerror(ctypes.get_errno())}")
+
+    def checked(result):
+        if result != 0:
+            raise HostError(f"no private network and /tmp: {os.strerror(ctypes.get_errno())}")
+
+    checked(libc.unshare(0x40000000 | 0x00020000))  # CLONE_NEWNET, CLONE_NEWNS
+    checked(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, b"size=90%"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        request = struct.pack("16sh14x", b"lo", 1)  # IFF_UP
-        fcntl.ioctl(s, 0x8914, request)  # SIOCSIFFLAGS
+        fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS: IFF_UP
 
 
 class Machine:
@@ -169,6 +175,13 @@ class Machine:
         with open(self.report_path, "rb") as f:
             return f.read()
 
+    def reason(self):
+        """Why the host ended, when Bochs gave up on it; else an empty string."""
+        found = re.findall(rb"following message:\n(.*)\n", self.report())
+        said = found[-1].decode(errors="replace") if found else ""
+        # Powering off is Bochs' one way to end well.
+        return "" if "ACPI control: soft power off" in said else said
+
     def save(self, folder):
         """Writes the state to `folder`; Bochs stops meanwhile."""
         with socket.create_connection(("127.0.0.1", VNC_PORT), timeout=60) as vnc:
@@ -200,24 +213,24 @@ class Machine:
 
 
 def place_disks(disks, folder):
-    """Gives every slot a file of a size that Bochs takes; returns the paths."""
+    """Gives every slot a file, an empty one if need be; returns the paths."""
     placed = []
     for slot in range(DISK_SLOTS):
         if slot >= len(disks):
             path = os.path.join(folder, f"none{slot}.img")
             with open(path, "wb") as f:
-                f.truncate(CYLINDER)
+                f.truncate(EMPTY_DISK)
             placed.append(path)
             continue
-        path, read_only = disks[slot]
+        path, _ = disks[slot]
         if path.endswith(".qcow2"):
             raise HostError(f"{path}: Bochs takes raw disks only")
-        if read_only and os.path.getsize(path) % CYLINDER:
-            whole = os.path.join(folder, f"disk{slot}.img")
-            subprocess.run(["cp", "--sparse=always", "--reflink=auto", path, whole], check=True)
-            os.truncate(whole, -(-os.path.getsize(path) // CYLINDER) * CYLINDER)
-            path = whole
-        placed.append(path)
+        if os.path.getsize(path) % 512:
+            raise HostError(f"{path}: no whole number of sectors")
+        # Bochs puts a lock beside the name it is given.
+        link = os.path.join(folder, f"disk{slot}.img")
+        os.symlink(path, link)
+        placed.append(link)
     return placed
 
 

@@ -145,6 +145,10 @@ class Machine:
             if "return" in answer:
                 return answer["return"]
 
+    def reason(self):
+        """Why the host ended; QEMU does not say."""
+        return ""
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()

@@ -3,7 +3,7 @@
 """Runs a command in the emulated host and judges what it prints.
 
 The command runs in a folder that holds the module (rvmm.ko), the tool
-(rvmm-run) and tests/system/; /images has the guests' kernels and disks. Its
+(rvmm-run), the tests of the ABI (abi-tests) and tests/system/; /images has the guests' kernels and disks. Its
 output comes to standard output, the host kernel's log as lines "# kernel: …".
 The exit code is kselftest's: 0 passed, 1 failed, 4 skipped, from the KTAP that
 the command prints, else from its exit status; trouble in the kernel's log
@@ -34,7 +34,7 @@ import ktap
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
-TOOL = os.path.join(TOP, "build", "rvmm-run")
+PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "abi-tests")]
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
 KEYBOARD = "ended from the keyboard"
@@ -89,8 +89,8 @@ def make_payload(out, command, files):
         module = os.path.join(TOP, "rvmm.ko")
         if os.path.exists(module):
             subprocess.run(["objcopy", "--strip-debug", module, os.path.join(folder, "rvmm.ko")], check=True)
-        if os.path.exists(TOOL):
-            shutil.copy(TOOL, folder)
+        for program in filter(os.path.exists, PROGRAMS):
+            shutil.copy(program, folder)
         shutil.copytree(os.path.join(TOP, "tests", "system"), os.path.join(folder, "tests", "system"))
         for program in programs():
             shutil.copy(program, folder)
@@ -211,7 +211,7 @@ def host_of(args):
     if args.host == "intel":
         if args.icount:
             raise emulated_host.HostError("--icount: Bochs always counts instructions")
-        bochs_host.enter_private_network()
+        bochs_host.enter_private_world()
         return bochs_host, bochs_host.Shape(**chosen)
     return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
 
@@ -236,6 +236,8 @@ def run(args):
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:
             problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+            if problem is None:
+                problem = machine.reason() or None
         finally:
             machine.kill()
     if problem == "out of time":
