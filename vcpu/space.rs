@@ -20,7 +20,7 @@ use crate::mmu::format::{PageSize, Rights};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::slots::{Change, GfnRange, Request, Slot, Slots};
 use crate::mmu::table::{FlushNeeded, MapError, Table};
-use core::sync::atomic::{AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
@@ -28,27 +28,33 @@ use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 pub(crate) const MAX_VCPUS: usize = 64;
 
 /// The vCPUs of a VM, published one by one.
-pub(crate) struct VcpuList([SetOnce<Arc<VcpuShared>>; MAX_VCPUS]);
+pub(crate) struct VcpuList {
+    slots: [SetOnce<Arc<VcpuShared>>; MAX_VCPUS],
+    /// All numbers that are taken lie below it.
+    limit: AtomicUsize,
+}
 
 impl VcpuList {
     /// No vCPUs.
     pub(crate) fn new() -> VcpuList {
-        VcpuList([const { SetOnce::new() }; MAX_VCPUS])
+        VcpuList { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
     }
 
     /// Publishes vCPU `id`. Returns whether that number was free.
     pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuShared>) -> bool {
-        self.0.get(id).is_some_and(|slot| slot.populate(vcpu))
+        // First, so that whoever acts because the vCPU is there finds it.
+        self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
+        self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
     }
 
     /// Returns vCPU `id`.
     pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuShared>> {
-        self.0.get(id)?.as_ref()
+        self.slots.get(id)?.as_ref()
     }
 
     /// Returns all vCPUs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuShared>> {
-        self.0.iter().filter_map(|s| s.as_ref())
+        self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
     }
 }
 
