@@ -13,8 +13,8 @@ mod memory;
 mod misc;
 mod mmio;
 mod mov;
-mod outs;
 pub(crate) mod msr;
+mod outs;
 mod pio;
 
 pub(crate) use pio::merge as merge_rax;
