@@ -27,7 +27,8 @@ pub(super) struct CpuArea {
     /// The processor keeps the host's state here between VMRUN and #VMEXIT.
     hsave: Pages,
     /// VMSAVE keeps the rest of the host's state here while a window is open.
-    host_vmcb: Pages,
+    _host_vmcb: Pages,
+    host_vmcb_hpa: Hpa,
     asids: UnsafeCell<AsidPool>,
     last_asid: u32,
     /// The CPU was found to be able to run guests.
@@ -47,9 +48,11 @@ impl CpuArea {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(cpu: u32, last_asid: u32) -> Result<CpuArea> {
+        let host_vmcb = Pages::new(0)?;
         Ok(CpuArea {
             hsave: Pages::new(0)?,
-            host_vmcb: Pages::new(0)?,
+            host_vmcb_hpa: host_vmcb.hpa(),
+            _host_vmcb: host_vmcb,
             asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
             last_asid,
             checked: AtomicBool::new(false),
@@ -102,7 +105,7 @@ impl<'a> Window<'a> {
             }
         }
         // SAFETY: SVME is set now, and the page is this CPU's own.
-        unsafe { asm::vmsave(area.host_vmcb.hpa()) };
+        unsafe { asm::vmsave(area.host_vmcb_hpa) };
         Window { area, cpu, restore, stale: shared }
     }
 
@@ -386,10 +389,10 @@ impl VmcbPage {
         }
         c.tlb_control = tlb_control;
         c.clean = clean.bits();
-        let (vmcb, host) = (self.hpa, window.area.host_vmcb.hpa());
+        let (vmcb, host) = (self.hpa, window.area.host_vmcb_hpa);
         // SAFETY:
         // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and
-        //   `host_vmcb` was filled on this CPU; the run loop does not change what it holds.
+        //   `_host_vmcb` was filled on this CPU; the run loop does not change what it holds.
         // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table.
         unsafe { asm::enter(vmcb, gprs, host) };
         let c = self.control_mut();

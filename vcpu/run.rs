@@ -188,6 +188,7 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 }
 
 /// Returns whether a maskable interrupt waits.
+#[inline]
 fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
     core.user_irq.is_some()
         || core
@@ -263,7 +264,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
 }
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short.
-#[inline]
+#[inline(always)]
 fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
@@ -284,11 +285,12 @@ fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, e
 }
 
 /// Before an entry: gives the processor the event that comes first.
-#[inline]
+#[inline(always)]
 fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) -> Result<(), Leave> {
     if core.shutdown {
         return Err(Leave::User(UserExit::Shutdown));
     }
+    let waits = has_interrupt(core, vm);
     if let Some(event) = core.interrupted.take() {
         core.hw.inject(event);
     } else if let Some(e) = core.exception.take() {
@@ -301,7 +303,7 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
     } else if core.nmi && can_take_nmi(core) {
         core.nmi = false;
         core.hw.inject(Event::Nmi);
-    } else {
+    } else if waits {
         prepare_interrupt(vm, shared, core);
     }
     if let Some(lapic) = core.lapic.as_ref() {
@@ -311,7 +313,8 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
             core.pv.arm_eoi(&*vm.space, lapic);
         }
     }
-    let window = core.wants_window || (has_interrupt(core, vm) && core.armed.is_none());
+    // What waits may have been given to the processor just now.
+    let window = core.wants_window || (waits && core.armed.is_none() && has_interrupt(core, vm));
     if window != core.window_open {
         core.window_open = window;
         core.hw.request_window(WindowKind::Interrupt, window);
@@ -324,9 +327,9 @@ fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
     !b.nmi && !b.shadow
 }
 
-#[inline]
+/// Gives the processor the interrupt that waits, if the guest can take it.
 fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
-    if !has_interrupt(core, vm) || !core.is_interruptible() {
+    if !core.is_interruptible() {
         return;
     }
     let vector = if let Some(v) = core.user_irq.take() {
@@ -348,7 +351,7 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vcp
 }
 
 /// Carries an outcome out. Returns why the window must be closed, if it must.
-#[inline]
+#[inline(always)]
 fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave> {
     match outcome {
         Outcome::Resume => None,
@@ -375,15 +378,19 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave>
     }
 }
 
+/// Carries out what keeps an instruction from being gone past.
+#[cold]
+#[inline(never)]
+fn settle_skip<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Leave {
+    settle(cx, outcome).unwrap_or(Leave::Again)
+}
+
 /// Goes past the instruction that exited.
-#[inline]
+#[inline(always)]
 fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
     let next = match cx.core.hw.next_rip() {
         Some(rip) => rip,
-        None => handle::insn::next_rip(cx).map_err(|o| match settle(cx, o) {
-            Some(leave) => leave,
-            None => Leave::Again,
-        })?,
+        None => handle::insn::next_rip(cx).map_err(|o| settle_skip(cx, o))?,
     };
     let core = &mut *cx.core;
     core.state.rip = next;

@@ -55,7 +55,7 @@ pub(crate) fn signature() -> u32 {
 }
 
 /// Handles an exit.
-#[inline]
+#[inline(always)]
 pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome {
     match exit {
         Exit::Pio(access) => pio::handle(cx, access),
