@@ -19,7 +19,8 @@ BUILD   := build
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
-	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests)'
+	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests),'
+	@echo '           HOSTS=amd,intel (emulated hosts of the system tests; default amd)'
 
 all: module tool ## build the module and the tool
 

@@ -20,10 +20,12 @@ pub(crate) mod mmu;
 pub(crate) mod svm;
 pub(crate) mod vcpu;
 pub(crate) mod virtio;
+pub(crate) mod vmx;
 
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
 use vcpu::disk::COUNTERS;
+use vmx::Vmx;
 
 module! {
     type: Rvmm,
@@ -38,8 +40,13 @@ pub(crate) const fn owner() -> *mut kernel::bindings::module {
     kernel::module::this_module::<Rvmm>().as_ptr()
 }
 
-/// The vendor found when the module was loaded.
-static BACKEND: SetOnce<Arc<Svm>> = SetOnce::new();
+/// The vendor found when the module was loaded. Past this point everything is generic over it.
+enum Machine {
+    Svm(Arc<Svm>),
+    Vmx(Arc<Vmx>),
+}
+
+static MACHINE: SetOnce<Arc<Machine>> = SetOnce::new();
 
 /// The module: the device node, and counters for whoever looks into debugfs. Unloading waits for
 /// nothing, since open files hold the module.
@@ -53,9 +60,9 @@ struct Rvmm {
 
 fn explain(why: Unsupported) -> Error {
     match why {
-        Unsupported::NoExtension => pr_err!("this processor has no SVM; VMX is not supported yet\n"),
+        Unsupported::NoExtension => pr_err!("this processor has neither VMX nor SVM\n"),
         Unsupported::Firmware => {
-            pr_err!("SVM is disabled by the firmware; enable it in the firmware's setup\n")
+            pr_err!("virtualization is disabled by the firmware; enable it in the firmware's setup\n")
         }
         Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
         Unsupported::MixedCpus => {
@@ -68,12 +75,23 @@ fn explain(why: Unsupported) -> Error {
     ENODEV
 }
 
+/// Finds out what this machine has.
+fn probe() -> Result<Machine> {
+    fn found<B: Backend>(probed: core::result::Result<B, Unsupported>) -> Result<Arc<B>> {
+        let backend = probed.map_err(explain)?;
+        pr_info!("{} on {} CPUs\n", backend.name(), host::cpu::online());
+        Ok(Arc::new(backend, GFP_KERNEL)?)
+    }
+    if vmx::is_present() {
+        return found(Vmx::new()?).map(Machine::Vmx);
+    }
+    found(Svm::new()?).map(Machine::Svm)
+}
+
 impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let probed = Svm::new().and_then(|found| found.map_err(explain));
-        let ready = probed.and_then(|svm| {
-            pr_info!("{} on {} CPUs\n", svm.name(), host::cpu::online());
-            BACKEND.populate(Arc::new(svm, GFP_KERNEL)?);
+        let ready = probe().and_then(|machine| {
+            MACHINE.populate(Arc::new(machine, GFP_KERNEL)?);
             Ok(())
         });
         try_pin_init!(Self {
@@ -90,14 +108,22 @@ struct Node;
 #[vtable]
 impl MiscDevice for Node {
     type OwnerModule = Rvmm;
-    type Ptr = Arc<Svm>;
+    type Ptr = Arc<Machine>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Svm>> {
-        BACKEND.as_ref().cloned().ok_or(ENODEV)
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Machine>> {
+        MACHINE.as_ref().cloned().ok_or(ENODEV)
     }
 
-    fn ioctl(svm: kernel::sync::ArcBorrow<'_, Svm>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let svm: Arc<Svm> = svm.into();
-        kvm::sys::ioctl(&svm, cmd, arg as u64).map(|v| v as isize)
+    fn ioctl(
+        machine: kernel::sync::ArcBorrow<'_, Machine>,
+        _file: &File,
+        cmd: u32,
+        arg: usize,
+    ) -> Result<isize> {
+        let done = match &*machine {
+            Machine::Svm(svm) => kvm::sys::ioctl(svm, cmd, arg as u64),
+            Machine::Vmx(vmx) => kvm::sys::ioctl(vmx, cmd, arg as u64),
+        };
+        done.map(|v| v as isize)
     }
 }

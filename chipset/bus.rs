@@ -114,6 +114,8 @@ pub(crate) struct Bus {
     pub(crate) ioapic: Option<Ioapic>,
     /// The interval timer.
     pub(crate) pit: Option<Pit>,
+    /// Port 0x61 is user space's although there is a timer.
+    pub(crate) leaves_speaker: bool,
     /// The real-time clock.
     pub(crate) rtc: Option<Rtc>,
     /// The first serial port.
@@ -137,6 +139,7 @@ impl Bus {
         let value = match chip {
             Chip::Uart => self.uart.as_mut()?.read(port.wrapping_sub(uart::FIRST_PORT), width, now),
             Chip::Pic => self.pic.as_mut()?.read(port.wrapping_sub(pic::FIRST_PORT), width, now),
+            Chip::Pit if self.is_left(port) => return None,
             Chip::Pit => self.pit.as_mut()?.read(port.wrapping_sub(pit::FIRST_PORT), width, now),
             Chip::Rtc => self.rtc.as_mut()?.read(port.wrapping_sub(rtc::FIRST_PORT), width, now),
             Chip::I8042 => self.i8042.as_mut()?.read(port.wrapping_sub(i8042::FIRST_PORT), width, now),
@@ -159,6 +162,7 @@ impl Bus {
         let done = match chip {
             Chip::Uart => write_to(&mut self.uart, port, uart::FIRST_PORT, width, value, now),
             Chip::Pic => write_to(&mut self.pic, port, pic::FIRST_PORT, width, value, now),
+            Chip::Pit if self.is_left(port) => false,
             Chip::Pit => write_to(&mut self.pit, port, pit::FIRST_PORT, width, value, now),
             Chip::Rtc => write_to(&mut self.rtc, port, rtc::FIRST_PORT, width, value, now),
             Chip::I8042 => write_to(&mut self.i8042, port, i8042::FIRST_PORT, width, value, now),
@@ -168,6 +172,11 @@ impl Bus {
             self.settle(chip, now, out);
         }
         done
+    }
+
+    /// Returns whether `port` is one that the timer decodes and leaves to user space.
+    fn is_left(&self, port: u16) -> bool {
+        self.leaves_speaker && port == pit::SPEAKER
     }
 
     /// Reads memory that belongs to a chip. `None`: no chip there.
@@ -195,33 +204,37 @@ impl Bus {
         self.settle_timer(now, out);
     }
 
-    /// Drives a GSI from outside the chips. Returns whether anything listens to it.
-    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut Signals) -> bool {
-        let mut routed = false;
+    /// Drives a GSI from outside the chips. Returns how many controllers took it, 0 when it joined a
+    /// request that waits already; `None` when no controller heard it, as all mask it or none is on its
+    /// route. What the messages in `out` reach counts on top. This is the sum that KVM makes.
+    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut Signals) -> Option<u32> {
+        let mut heard: Option<u32> = None;
         for target in self.routing.targets(gsi) {
-            routed = true;
-            match *target {
-                Target::Pic(line) => {
-                    if let Some(pic) = self.pic.as_mut() {
-                        pic.set_irq(line, level);
-                    }
-                }
-                Target::Ioapic(pin) => {
-                    if let Some(msg) = self.ioapic.as_mut().and_then(|i| i.set_irq(pin, level)) {
-                        out.push(msg);
-                    }
-                }
-                Target::Msi { addr, data } => {
-                    if let Some(msg) = ApicMessage::from_msi(addr, data, DestFormat::Narrow) {
-                        if level.is_high() {
+            let taken = match *target {
+                Target::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, level)),
+                Target::Ioapic(pin) => self.ioapic.as_mut().and_then(|ioapic| {
+                    let heard = ioapic.heard(pin, level);
+                    match ioapic.set_irq(pin, level) {
+                        Some(msg) => {
                             out.push(msg);
+                            Some(0)
                         }
+                        None => heard,
                     }
+                }),
+                Target::Msi { addr, data } if level.is_high() => {
+                    let msg = ApicMessage::from_msi(addr, data, DestFormat::Narrow);
+                    msg.map(|msg| {
+                        out.push(msg);
+                        0
+                    })
                 }
-            }
+                Target::Msi { .. } => None,
+            };
+            heard = add_heard(heard, taken);
         }
         out.extint = self.intr();
-        routed
+        heard
     }
 
     fn intr(&self) -> Level {
@@ -383,6 +396,14 @@ impl Bus {
     pub(crate) fn take_request(&mut self) -> Option<Request> {
         let asked = self.pm.as_mut().and_then(Pm::take_request);
         asked.or_else(|| self.i8042.as_mut().and_then(I8042::take_request))
+    }
+}
+
+/// Adds two answers of those whom an interrupt may reach: `None` did not hear it.
+pub(crate) fn add_heard(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.saturating_add(b)),
+        (a, b) => a.or(b),
     }
 }
 

@@ -144,6 +144,17 @@ impl Ioapic {
         }
     }
 
+    /// Returns what [`Ioapic::set_irq`] will come to without a message: 1 the line falls, 0 an edge that
+    /// is there already, `None` the pin is masked, waits for the end of its interrupt, or sends.
+    pub(crate) fn heard(&self, pin: u8, level: Level) -> Option<u32> {
+        let pin = usize::from(pin);
+        let &entry = self.entries.get(pin)?;
+        match level {
+            Level::Low => Some(1),
+            Level::High => (!is_level(entry) && self.lines & bit(pin) != 0).then_some(0),
+        }
+    }
+
     /// Ends `vector`: the local APICs' broadcast, or a write of the EOI register. Returns the messages
     /// of those level pins whose line is still high.
     pub(crate) fn eoi(&mut self, vector: u8) -> Messages<'_> {
@@ -267,7 +278,6 @@ impl Ioapic {
     }
 
     /// Returns the state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn save(&self) -> IoapicState {
         let Ioapic { id, select, lines, entries, format: _ } = *self;
         IoapicState {
@@ -281,7 +291,6 @@ impl Ioapic {
 
     /// Sets the state; whatever is invalid in it is masked off. Returns the messages of level pins
     /// that were high without having been sent.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn restore(&mut self, state: &IoapicState) -> Messages<'_> {
         let IoapicState { base_address: _, ioregsel, id, irr, redirtbl } = *state;
         let [select, ..] = ioregsel.to_le_bytes();

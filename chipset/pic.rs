@@ -128,6 +128,13 @@ impl Chip {
         }
     }
 
+    /// Returns what setting input `n` to `level` will come to: see [`Pic::set_irq`].
+    fn heard(&self, n: u8, level: Level) -> Option<u32> {
+        let m = bit(n);
+        let asks = level.is_high() && (self.elcr & m != 0 || self.lines & m == 0);
+        (self.imr & m == 0).then(|| u32::from(!asks || self.irr & m == 0))
+    }
+
     /// Makes the request of each level triggered input equal to its line.
     fn follow_levels(&mut self) {
         self.irr = (self.irr & !self.elcr) | (self.lines & self.elcr);
@@ -273,7 +280,6 @@ impl Chip {
         self.follow_levels();
     }
 
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     fn save(&self) -> ChipState {
         let Chip {
             lines,
@@ -456,15 +462,24 @@ impl Pic {
     }
 
     /// Sets line `line`, 0 to 15. Line 2 is the cascade, and a line above 15 does not exist: both are ignored.
-    pub(crate) fn set_irq(&mut self, line: u8, level: Level) {
+    ///
+    /// Returns what the chip makes of it: 1 it is taken, 0 it joins a request that waits, `None` the
+    /// line is masked (an edge is kept all the same).
+    pub(crate) fn set_irq(&mut self, line: u8, level: Level) -> Option<u32> {
         match line {
-            CASCADE => {}
-            0..=7 => self.master.set_line(line, level),
+            CASCADE => None,
+            0..=7 => {
+                let heard = self.master.heard(line, level);
+                self.master.set_line(line, level);
+                heard
+            }
             8..=15 => {
+                let heard = self.slave.heard(line & 7, level);
                 self.slave.set_line(line & 7, level);
                 self.settle();
+                heard
             }
-            _ => {}
+            _ => None,
         }
     }
 
@@ -518,13 +533,11 @@ impl Pic {
     }
 
     /// Returns the whole state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn save(&self) -> PicState {
         PicState { master: self.master.save(), slave: self.slave.save() }
     }
 
     /// Takes over a saved state. Bits that no chip can hold are dropped.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn restore(&mut self, state: &PicState) {
         self.master = Chip::from_state(&state.master, ELCR_MASK_MASTER);
         self.slave = Chip::from_state(&state.slave, ELCR_MASK_SLAVE);

@@ -20,7 +20,7 @@
 //! No lock inside: the bus owns it, and the timer for [`Pit::deadline`].
 
 mod channel;
-pub(crate) mod kvm;
+mod kvm;
 
 use self::channel::{Access, Channel};
 pub(crate) use self::channel::{ChannelState, Phase};
@@ -32,9 +32,11 @@ use core::ops::RangeInclusive;
 
 /// The port that offset 0 stands for.
 pub(crate) const FIRST_PORT: u16 = 0x40;
+/// Port B of the system board.
+pub(crate) const SPEAKER: u16 = 0x61;
 /// The ports decoded: the three counters, the control word, port B of the system board.
 #[allow(dead_code, reason = "what the device decodes; the bus has its own table")]
-pub(crate) const PORTS: [RangeInclusive<u16>; 2] = [0x40..=0x43, 0x61..=0x61];
+pub(crate) const PORTS: [RangeInclusive<u16>; 2] = [0x40..=0x43, SPEAKER..=SPEAKER];
 
 /// The input clock.
 pub(crate) type PitClock = Clock<1_193_182>;
@@ -195,7 +197,6 @@ impl Pit {
     }
 
     /// Returns the whole state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn save(&self) -> PitState {
         let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
         PitState {
@@ -210,7 +211,6 @@ impl Pit {
     }
 
     /// Takes over a saved state. The gates of channels 0 and 1 are wired high whatever it says.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn restore(&mut self, state: &PitState) {
         let PitState { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = state;
         let tied = |s: &ChannelState| Channel::from_state(&ChannelState { gate: true, ..*s });
@@ -281,7 +281,7 @@ impl PioDevice for Pit {
         }
         let t = self.advance(now);
         u32::from(match offset.wrapping_add(FIRST_PORT) {
-            0x61 => self.read_speaker(now, t),
+            SPEAKER => self.read_speaker(now, t),
             // The control word cannot be read.
             _ => match self.channels.get_mut(usize::from(offset)) {
                 Some(channel) => channel.read(t),
@@ -298,7 +298,7 @@ impl PioDevice for Pit {
         let t = self.advance(now);
         match offset.wrapping_add(FIRST_PORT) {
             0x43 => self.write_control(value, t),
-            0x61 => {
+            SPEAKER => {
                 self.speaker_data = value & 2 != 0;
                 let [_, _, two] = &mut self.channels;
                 two.set_gate(value & 1 != 0, t);

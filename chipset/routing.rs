@@ -28,7 +28,7 @@ pub(crate) enum DestFormat {
     Narrow,
     /// 15 bits: bits 14:8 are in address bits 11:5, and in bits 55:49 of an IOAPIC entry. What
     /// KVM_FEATURE_MSI_EXT_DEST_ID offers to the guest.
-    #[allow(dead_code, reason = "for KVM_SET_GSI_ROUTING; used by the tests")]
+    #[allow(dead_code, reason = "for a guest that is offered that feature; used by the tests")]
     Extended,
     /// 32 bits: bits 31:8 are in the same bits of the upper address. What
     /// KVM_X2APIC_API_USE_32BIT_IDS offers to the VMM; IOAPIC entries stay narrow.
@@ -120,7 +120,6 @@ impl Route {
     /// # Errors
     /// EINVAL for an unknown type, flags, an interrupt controller or a pin that does not exist, and
     /// a GSI of [`MAX_ROUTES`] or above.
-    #[allow(dead_code, reason = "for KVM_SET_GSI_ROUTING; used by the tests")]
     pub(crate) fn from_entry(gsi: u32, kind: u32, flags: u32, u: [u32; 3]) -> Result<Route> {
         let [a, b, c] = u;
         // An MSI may carry a device id, which nothing here needs.
@@ -193,7 +192,6 @@ impl Routing {
     ///
     /// # Errors
     /// ENOMEM.
-    #[allow(dead_code, reason = "for KVM_SET_GSI_ROUTING; used by the tests")]
     pub(crate) fn identity() -> Result<Routing> {
         let pic = (0u8..16).map(|n| Route { gsi: u32::from(n), target: Target::Pic(n) });
         let ioapic = (0u8..24).map(|n| Route { gsi: u32::from(n), target: Target::Ioapic(n) });
@@ -205,6 +203,7 @@ impl Routing {
     ///
     /// # Errors
     /// ENOMEM.
+    #[allow(dead_code, reason = "user space sets it, with KVM_SET_GSI_ROUTING; used by the tests")]
     pub(crate) fn pc() -> Result<Routing> {
         let pic = (0u8..16).map(|n| Route { gsi: u32::from(n), target: Target::Pic(n) });
         let ioapic = (0u8..24)

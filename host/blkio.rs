@@ -407,7 +407,7 @@ impl<T> Transfers<'_, T> {
             let here = Place { pos: at.pos.saturating_add(done), ..at };
             let buf = self.page.bytes_mut().get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
             if at.write {
-                each_part(buf, &mut pieces, |hva, part| guest_ram::copy_in_sleeping(hva, part))?;
+                each_part(buf, &mut pieces, guest_ram::copy_in_sleeping)?;
             }
             if self.file.copy(buf, here)? != buf.len() {
                 break;

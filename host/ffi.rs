@@ -93,6 +93,12 @@ unsafe extern "C" {
         how: u32,
     ) -> i64;
 
+    pub(super) fn rvmm_eventfd_listen(
+        file: *mut bindings::file,
+        entry: *mut bindings::wait_queue_entry,
+        error: *mut i32,
+    ) -> u32;
+
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
     pub(super) fn rvmm_anon_fd(

@@ -15,12 +15,14 @@
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
 //! | [`blkio`] | reading and writing a disk's backing file |
+//! | [`eventfd`] | signalling an eventfd, and hearing one |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers |
 
 pub(crate) mod blkio;
 pub(crate) mod cpu;
 pub(crate) mod debug;
+pub(crate) mod eventfd;
 mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;

@@ -5,12 +5,14 @@
 #include <linux/anon_inodes.h>
 #include <linux/blkdev.h>
 #include <linux/cc_platform.h>
+#include <linux/cpu.h>
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
@@ -19,6 +21,7 @@
 #include <trace/events/ipi.h>
 #include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
@@ -111,6 +114,23 @@ void rvmm_predictor_barrier_on_return(void)
 {
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+void rvmm_load_gs(u16 selector)
+{
+	load_gs_index(selector);
+}
+
+/* TR's limit no longer reaches the I/O permission bitmap: who needs that reloads TR. */
+void rvmm_tss_limit_changed(void)
+{
+	this_cpu_write(__tss_limit_invalid, true);
+}
+
+bool rvmm_wants_l1d_flush(void)
+{
+	return boot_cpu_has_bug(X86_BUG_L1TF) && boot_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	       !cpu_mitigations_off();
 }
 
 void *rvmm_pages_alloc(u32 order, bool atomic)
@@ -384,6 +404,30 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how)
 	iov_iter_kvec(&iter, how & RVMM_IO_WRITE ? ITER_SOURCE : ITER_DEST, &vec, 1, bytes);
 	init_sync_kiocb(&iocb, file);
 	return rvmm_file_iter(&iocb, file, &iter, pos, how);
+}
+
+struct rvmm_poll {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	int error;
+};
+
+static void rvmm_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_poll *poll = container_of(table, struct rvmm_poll, table);
+
+	poll->error = add_wait_queue_priority_exclusive(head, poll->entry);
+}
+
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error)
+{
+	struct rvmm_poll poll = { .entry = entry, .error = -EINVAL };
+	__poll_t events;
+
+	init_poll_funcptr(&poll.table, rvmm_queue);
+	events = vfs_poll(file, &poll.table);
+	*error = poll.error;
+	return (__force u32)events;
 }
 
 void *rvmm_current_mm(void)

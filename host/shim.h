@@ -28,6 +28,11 @@ bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
+/* ../vmx/asm.rs */
+void rvmm_load_gs(u16 selector);
+void rvmm_tss_limit_changed(void);
+bool rvmm_wants_l1d_flush(void);
+
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);
 void rvmm_pages_free(void *va, u32 order);
@@ -77,6 +82,10 @@ s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long r
 		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how);
 void rvmm_file_end_write(struct kiocb *iocb);
 s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
+
+/* eventfd.rs */
+struct wait_queue_entry;
+u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
 
 /* notifier.rs */
 void *rvmm_current_mm(void);

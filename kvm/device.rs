@@ -4,6 +4,7 @@
 
 use super::abi::{nr, rvmm as abi, vm as abi_vm};
 use super::user;
+use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;
 use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcConfig};
@@ -18,7 +19,6 @@ use crate::vcpu::vm::Vm;
 use crate::virtio::blk::{Blk, Geometry};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::rng::Rng;
-use core::sync::atomic::Ordering::*;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
@@ -80,6 +80,15 @@ impl<B: Backend> DeviceFile<B> {
         Ok(Arc::new(DeviceFile { vm, kind, disk: SetOnce::new() }, GFP_KERNEL_ACCOUNT)?)
     }
 
+    /// Returns whether the device has this attribute.
+    fn has_attr(&self, a: &abi_vm::DeviceAttr) -> bool {
+        match (a.group, a.attr) {
+            (abi::GROUP_CONFIG, 0) => true,
+            (abi::GROUP_COMMAND, abi::COMMAND_POWER_BUTTON) => self.kind == Kind::Pm,
+            _ => false,
+        }
+    }
+
     fn set_attr(&self, a: abi_vm::DeviceAttr) -> Result<i64> {
         match (a.group, a.attr) {
             (abi::GROUP_CONFIG, 0) => self.configure(a.addr),
@@ -97,16 +106,13 @@ impl<B: Backend> DeviceFile<B> {
 
     /// Puts the device into the machine, once.
     fn configure(&self, addr: u64) -> Result<i64> {
-        if self.vm.has_run.load(Acquire) {
-            return Err(EBUSY);
-        }
         let now = timer::now();
         match self.kind {
             Kind::Uart => {
                 let c: abi::UartConfig = user::read(addr)?;
                 check(c.index == 0 && c.flags == 0)?;
                 let uart = Uart::new()?;
-                self.vm.chipset.with(|bus, _, _| put(&mut bus.uart, uart))
+                self.place(|bus| put(&mut bus.uart, uart))
             }
             Kind::Rtc => {
                 let c: abi::RtcConfig = user::read(addr)?;
@@ -119,35 +125,38 @@ impl<B: Backend> DeviceFile<B> {
                     },
                     now,
                 );
-                self.vm.chipset.with(|bus, _, _| put(&mut bus.rtc, rtc))
+                self.place(|bus| put(&mut bus.rtc, rtc))
             }
             Kind::I8042 => {
                 check(user::read::<abi::I8042Config>(addr)?.flags == 0)?;
-                self.vm.chipset.with(|bus, _, _| put(&mut bus.i8042, I8042::new()))
+                self.place(|bus| put(&mut bus.i8042, I8042::new()))
             }
             Kind::Pm => {
                 check(user::read::<abi::AcpiPmConfig>(addr)?.flags == 0)?;
-                self.vm.chipset.with(|bus, _, _| put(&mut bus.pm, Pm::new(TimerWidth::Bits32, now)))
+                self.place(|bus| put(&mut bus.pm, Pm::new(TimerWidth::Bits32, now)))
             }
             Kind::PciHost => {
                 let c: abi::PciHostConfig = user::read(addr)?;
-                self.vm.pci.create(c.mmio_base, c.mmio_size).map(|()| 0)
+                self.vm.reshape(|| self.vm.pci.create(c.mmio_base, c.mmio_size)).map(|()| 0)
             }
             Kind::Blk => self.create_disk(user::read(addr)?),
             Kind::Rng => {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
                 check(c.pad == 0)?;
-                self.vm.pci.add(c.slot, Model::Rng(VirtioPci::new(Rng)?)).map(|_| 0)
+                let rng = Model::Rng(VirtioPci::new(Rng)?);
+                self.vm.reshape(|| self.vm.pci.add(c.slot, rng)).map(|_| 0)
             }
         }
+    }
+
+    /// Puts a chip onto the bus of a machine in which no vCPU has run.
+    fn place(&self, put: impl FnOnce(&mut Bus) -> Result<i64>) -> Result<i64> {
+        self.vm.reshape(|| self.vm.chipset.with(|bus, _, _| put(bus)))
     }
 
     fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
         let read_only = c.flags & abi::BLK_READ_ONLY != 0;
         check(c.flags & !abi::BLK_READ_ONLY == 0)?;
-        if self.disk.as_ref().is_some() {
-            return Err(EBUSY);
-        }
         let file = BackingFile::get(c.fd, !read_only)?;
         let p = file.properties()?;
         check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
@@ -164,9 +173,14 @@ impl<B: Backend> DeviceFile<B> {
         };
         check(size.is_power_of_two() && size <= 1024)?;
         let blk = VirtioPci::new(Blk::new(geometry, size, 64)?)?;
-        let device = self.vm.pci.add(c.slot, Model::Blk(blk))?;
-        self.disk.populate(Disk { device, file });
-        Ok(0)
+        self.vm.reshape(|| {
+            if self.disk.as_ref().is_some() {
+                return Err(EBUSY);
+            }
+            let device = self.vm.pci.add(c.slot, Model::Blk(blk))?;
+            self.disk.populate(Disk { device, file });
+            Ok(0)
+        })
     }
 
     /// Serves the disk with the calling thread.
@@ -206,15 +220,10 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         match cmd {
             nr::SET_DEVICE_ATTR => this.set_attr(user::read(arg)?),
             abi::DEV_RUN => this.serve(),
-            nr::HAS_DEVICE_ATTR => {
-                let a: abi_vm::DeviceAttr = user::read(arg)?;
-                let command = a.group == abi::GROUP_COMMAND && this.kind == Kind::Pm;
-                if (a.group == abi::GROUP_CONFIG || command) && a.attr == 0 {
-                    Ok(0)
-                } else {
-                    Err(ENXIO)
-                }
-            }
+            nr::HAS_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Ok(0),
+            // All attributes are set only.
+            nr::GET_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Err(EPERM),
+            nr::HAS_DEVICE_ATTR | nr::GET_DEVICE_ATTR => Err(ENXIO),
             _ => Err(ENOTTY),
         }
     }

@@ -8,7 +8,6 @@ use super::abi::vm as abi;
 use super::user;
 use crate::chipset::ioapic::IoapicState;
 use crate::chipset::pic::{ChipState, Pic, PicState};
-use crate::chipset::pit::kvm::KvmChannel;
 use crate::chipset::pit::{ChannelState, PitState};
 use crate::chipset::routing::{Route, Routing};
 use crate::vcpu::backend::Backend;
@@ -110,75 +109,75 @@ fn ioapic_from_kvm(s: &abi::IoapicState) -> IoapicState {
     IoapicState { base_address, ioregsel, id, irr, redirtbl }
 }
 
-/// Gives the timer's state to user space.
+/// Returns the timer's state and whether the speaker is on.
+///
+/// # Errors
+/// `ENXIO` without a timer.
+fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], bool)> {
+    vm.chipset.with(|bus, now, _out| {
+        let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
+        Ok((state.channels.map(|c| c.to_kvm(now)), state.speaker_data))
+    })
+}
+
+/// Sets the timer's state; missed pulses are forgotten. Without `speaker_data`, the speaker stays as it is.
+///
+/// # Errors
+/// `ENXIO` without a timer.
+fn set_pit_state<B: Backend>(
+    vm: &Vm<B>,
+    channels: [abi::PitChannelState; 3],
+    speaker_data: Option<bool>,
+) -> Result<i64> {
+    vm.chipset.with(|bus, now, _out| {
+        let pit = bus.pit.as_mut().ok_or(ENXIO)?;
+        let channels = channels.map(|c| ChannelState::from_kvm(&c, now));
+        let old = pit.save();
+        let speaker_data = speaker_data.unwrap_or(old.speaker_data);
+        pit.restore(&PitState { channels, speaker_data, pending: 0, acked: true, ..old });
+        Ok(0)
+    })
+}
+
+/// Carries KVM_GET_PIT out.
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
 pub(super) fn get_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
-    let answer = vm.chipset.with(|bus, now, _out| {
-        let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
-        Ok::<_, Error>(abi::PitState2 {
-            channels: state.channels.map(|c| channel_to_kvm(c.to_kvm(now))),
-            flags: if state.speaker_data { abi::PIT_FLAGS_SPEAKER_DATA_ON } else { 0 },
-            reserved: [0; 9],
-        })
-    })?;
-    user::write(arg, &answer)?;
+    let (channels, _) = pit_state(vm)?;
+    user::write(arg, &abi::PitState { channels })?;
     Ok(0)
 }
 
-/// Takes the timer's state from user space; missed pulses are forgotten.
+/// Carries KVM_SET_PIT out.
+///
+/// # Errors
+/// `ENXIO` without a timer; `EFAULT`.
+pub(super) fn set_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+    let given: abi::PitState = user::read(arg)?;
+    set_pit_state(vm, given.channels, None)
+}
+
+/// Carries KVM_GET_PIT2 out.
+///
+/// # Errors
+/// `ENXIO` without a timer; `EFAULT`.
+pub(super) fn get_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+    let (channels, speaker_data) = pit_state(vm)?;
+    let flags = if speaker_data { abi::PIT_FLAGS_SPEAKER_DATA_ON } else { 0 };
+    user::write(arg, &abi::PitState2 { channels, flags, reserved: [0; 9] })?;
+    Ok(0)
+}
+
+/// Carries KVM_SET_PIT2 out.
 ///
 /// # Errors
 /// `ENXIO` without a timer, `EINVAL` for unknown flags; `EFAULT`.
-pub(super) fn set_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn set_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState2 = user::read(arg)?;
     // DEVIATION: KVM takes the HPET's legacy mode and ignores other flags; there is no HPET here.
     if given.flags & !abi::PIT_FLAGS_SPEAKER_DATA_ON != 0 {
         return Err(EINVAL);
     }
-    vm.chipset.with(|bus, now, _out| {
-        let pit = bus.pit.as_mut().ok_or(ENXIO)?;
-        let channels = given.channels.map(|c| ChannelState::from_kvm(&channel_from_kvm(c), now));
-        let speaker_data = given.flags & abi::PIT_FLAGS_SPEAKER_DATA_ON != 0;
-        let state = PitState { channels, speaker_data, pending: 0, acked: true, ..pit.save() };
-        pit.restore(&state);
-        Ok(0)
-    })
-}
-
-fn channel_to_kvm(c: KvmChannel) -> abi::PitChannelState {
-    abi::PitChannelState {
-        count: c.count,
-        latched_count: c.latched_count,
-        count_latched: c.count_latched,
-        status_latched: c.status_latched,
-        status: c.status,
-        read_state: c.read_state,
-        write_state: c.write_state,
-        write_latch: c.write_latch,
-        rw_mode: c.rw_mode,
-        mode: c.mode,
-        bcd: c.bcd,
-        gate: c.gate,
-        count_load_time: c.count_load_time,
-    }
-}
-
-fn channel_from_kvm(c: abi::PitChannelState) -> KvmChannel {
-    KvmChannel {
-        count: c.count,
-        latched_count: c.latched_count,
-        count_latched: c.count_latched,
-        status_latched: c.status_latched,
-        status: c.status,
-        read_state: c.read_state,
-        write_state: c.write_state,
-        write_latch: c.write_latch,
-        rw_mode: c.rw_mode,
-        mode: c.mode,
-        bcd: c.bcd,
-        gate: c.gate,
-        count_load_time: c.count_load_time,
-    }
+    set_pit_state(vm, given.channels, Some(given.flags & abi::PIT_FLAGS_SPEAKER_DATA_ON != 0))
 }

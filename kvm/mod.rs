@@ -5,7 +5,7 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`] | /dev/rvmm itself |
-//! | [`vm`] | a VM |
+//! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
 //! | [`device`] | a device of the in-kernel machine |
@@ -16,6 +16,7 @@
 
 pub(crate) mod abi;
 pub(crate) mod device;
+mod eventfd;
 mod irqchip;
 mod recorder;
 mod regs;

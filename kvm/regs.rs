@@ -116,6 +116,7 @@ pub(super) fn set_sregs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Sregs) -> R
     } else {
         core.hw.set_tpr(r.cr8 as u8);
     }
+    core.note_apic_base();
     core.fetch(Groups::all());
     let s = &mut core.state;
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];

@@ -6,6 +6,8 @@ use super::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{recorder, regs, sys, user};
+use crate::arch::cr::Cr4;
+use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
@@ -18,6 +20,8 @@ use crate::vcpu::core::{MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::handle::code::CodeCache;
 use crate::vcpu::handle::msr;
+use crate::vcpu::mce::{Consequence, MachineCheck};
+use crate::vcpu::msr_table::Refused;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::shared::{Requests, VcpuShared};
 use crate::vcpu::state::Groups;
@@ -83,7 +87,7 @@ impl<B: Backend> VcpuFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.vm.has_run.store(true, Release);
+        self.vm.start();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
@@ -95,6 +99,8 @@ impl<B: Backend> VcpuFile<B> {
                 if let UserExit::Bug(bug) = exit {
                     recorder::report(&self.shared, bug);
                 }
+                // Told once: user space may reset the vCPU and go on.
+                inner.core.shutdown = false;
                 inner.last = Some(exit);
                 self.pages.end(&mut inner.core, Some(exit));
                 Ok(0)
@@ -119,6 +125,7 @@ impl<B: Backend> VcpuFile<B> {
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
         self.with(|core, _| {
             core.cpuid = CpuidTable::from_entries(&entries)?;
+            core.note_apic_base();
             Ok(0)
         })
     }
@@ -167,7 +174,7 @@ impl<B: Backend> VcpuFile<B> {
                 abi::MP_STATE_RUNNABLE => MpState::Runnable,
                 abi::MP_STATE_UNINITIALIZED if core.lapic.is_some() => MpState::Uninitialized,
                 abi::MP_STATE_INIT_RECEIVED if core.lapic.is_some() => MpState::InitReceived,
-                abi::MP_STATE_HALTED => MpState::Halted,
+                abi::MP_STATE_HALTED if core.lapic.is_some() => MpState::Halted,
                 _ => return Err(EINVAL),
             };
             Ok(0)
@@ -184,6 +191,26 @@ impl<B: Backend> VcpuFile<B> {
                 return Err(EEXIST);
             }
             core.user_irq = Some(vector);
+            Ok(0)
+        })
+    }
+
+    fn set_mce(&self, e: abi::X86Mce) -> Result<i64> {
+        let check = MachineCheck {
+            bank: e.bank,
+            status: e.status,
+            addr: e.addr,
+            misc: e.misc,
+            mcg_status: e.mcg_status,
+        };
+        self.with(|core, _| {
+            core.fetch(Groups::CONTROL);
+            let is_enabled = core.state.cr4 & Cr4::MCE.bits() != 0;
+            match core.msrs.note_mce(&check, is_enabled).map_err(|Refused| EINVAL)? {
+                Consequence::None => {}
+                Consequence::Exception => core.raise(Exception::plain(Vector::MC)),
+                Consequence::Shutdown => core.shutdown = true,
+            }
             Ok(0)
         })
     }
@@ -323,7 +350,11 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
                 this.shared.request(Requests::NMI);
                 Ok(0)
             }
-            nr::X86_SETUP_MCE => user::read::<u64>(arg).map(|_| 0),
+            nr::X86_SETUP_MCE => {
+                let cap: u64 = user::read(arg)?;
+                this.with(|c, _| c.msrs.setup_mce(cap).map_err(|Refused| EINVAL).map(ok))
+            }
+            nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
             abi_rvmm::GET_EXITS => this.with(|core, _| recorder::exits(core, arg)),

@@ -4,7 +4,7 @@
 
 use super::abi::{nr, vm as abi};
 use super::vcpu::VcpuFile;
-use super::{device, irqchip, sys, user};
+use super::{device, eventfd, irqchip, sys, user};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
@@ -33,6 +33,11 @@ pub(crate) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
     #[pin]
     config: Mutex<Config>,
+    /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
+    #[pin]
+    irqfds: Mutex<eventfd::Lines>,
+    #[pin]
+    ioeventfds: Mutex<eventfd::Writes>,
 }
 
 impl<B: Backend> VmFile<B> {
@@ -42,7 +47,15 @@ impl<B: Backend> VmFile<B> {
     /// `ENOMEM`, `EINTR`.
     pub(super) fn new(backend: Arc<B>) -> Result<Arc<VmFile<B>>> {
         let vm = Vm::new(backend)?;
-        Arc::pin_init(pin_init!(VmFile { vm, config <- new_mutex!(Config::default()) }), GFP_KERNEL_ACCOUNT)
+        Arc::pin_init(
+            pin_init!(VmFile {
+                vm,
+                config <- new_mutex!(Config::default()),
+                irqfds <- new_mutex!(KVec::new()),
+                ioeventfds <- new_mutex!(eventfd::Writes::default()),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
     fn create_vcpu(&self, id: u64) -> Result<i64> {
@@ -94,7 +107,7 @@ impl<B: Backend> VmFile<B> {
         if config.vcpus != 0 {
             return Err(EINVAL);
         }
-        let mut routing = Routing::pc()?;
+        let mut routing = Routing::identity()?;
         self.vm.chipset.with(|bus, _now, _out| {
             bus.pic = Some(Pic::new());
             bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
@@ -104,7 +117,8 @@ impl<B: Backend> VmFile<B> {
         Ok(0)
     }
 
-    fn create_pit(&self) -> Result<i64> {
+    /// `flags` are those of KVM_CREATE_PIT2: without the speaker, its port is left to user space.
+    fn create_pit(&self, flags: u32) -> Result<i64> {
         let _config = self.config.lock();
         self.vm.chipset.with(|bus, _now, _out| {
             if bus.pic.is_none() {
@@ -114,35 +128,30 @@ impl<B: Backend> VmFile<B> {
                 return Err(EEXIST);
             }
             bus.pit = Some(Pit::new());
+            bus.leaves_speaker = flags & abi::PIT_SPEAKER_DUMMY == 0;
             Ok(0)
         })
     }
 
+    /// Returns how many took it, 0 where it joined an interrupt that waits, or -1 where nobody heard it.
     fn irq_line(&self, irq: u32, level: u32) -> Result<i64> {
         if !self.vm.has_irqchip.load(Acquire) {
             return Err(ENXIO);
         }
-        self.vm.chipset.with(|bus, _now, out| bus.set_gsi(irq, Level::from(level != 0), out));
-        Ok(0)
+        let heard = self.vm.chipset.set_gsi(irq, Level::from(level != 0));
+        Ok(heard.map_or(i64::from(abi::IRQ_STATUS_IGNORED), i64::from))
     }
 
-    /// As [`VmFile::irq_line`], and says what became of it: nothing here tells a pulse that joined
-    /// another from one that was taken.
+    /// As KVM_IRQ_LINE, and says what became of it.
     fn irq_line_status(&self, arg: u64) -> Result<i64> {
         let mut l: abi::IrqLevel = user::read(arg)?;
-        if !self.vm.has_irqchip.load(Acquire) {
-            return Err(ENXIO);
-        }
-        let level = Level::from(l.level != 0);
-        let heard = self.vm.chipset.with(|bus, _now, out| bus.set_gsi(l.irq, level, out));
-        let status = if heard { abi::IRQ_STATUS_DELIVERED } else { abi::IRQ_STATUS_IGNORED };
-        l.irq = status as u32;
+        l.irq = self.irq_line(l.irq, l.level)? as u32;
         user::write(arg, &l)?;
         Ok(0)
     }
 
     fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
-        if !self.vm.has_irqchip.load(Acquire) || m.flags != 0 {
+        if !self.vm.has_irqchip.load(Acquire) || m.flags & !abi::MSI_VALID_DEVID != 0 {
             return Err(EINVAL);
         }
         let msg = m.message();
@@ -151,9 +160,10 @@ impl<B: Backend> VmFile<B> {
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {
+        let control: abi::ReinjectControl = user::read(arg)?;
         self.vm.chipset.with(|bus, _now, _out| match bus.pit.as_mut() {
             Some(pit) => {
-                pit.set_reinject(arg as u8 != 0);
+                pit.set_reinject(control.pit_reinject != 0);
                 Ok(0)
             }
             None => Err(ENXIO),
@@ -218,14 +228,22 @@ impl<B: Backend> AnonFile for VmFile<B> {
             nr::SET_TSS_ADDR => Ok(0),
             nr::SET_IDENTITY_MAP_ADDR => user::read::<u64>(arg).map(|_| 0),
             nr::CREATE_IRQCHIP => this.create_irqchip(),
-            nr::CREATE_PIT2 => user::read::<abi::PitConfig>(arg).and_then(|_| this.create_pit()),
-            nr::IRQ_LINE => user::read::<abi::IrqLevel>(arg).and_then(|l| this.irq_line(l.irq, l.level)),
+            nr::CREATE_PIT => this.create_pit(abi::PIT_SPEAKER_DUMMY),
+            nr::CREATE_PIT2 => this.create_pit(user::read::<abi::PitConfig>(arg)?.flags),
+            nr::IRQ_LINE => {
+                let l: abi::IrqLevel = user::read(arg)?;
+                this.irq_line(l.irq, l.level).map(|_| 0)
+            }
             nr::IRQ_LINE_STATUS => this.irq_line_status(arg),
             nr::SET_GSI_ROUTING => irqchip::set_routing(&this.vm, arg),
             nr::GET_IRQCHIP => irqchip::get(&this.vm, arg),
             nr::SET_IRQCHIP => irqchip::set(&this.vm, arg),
-            nr::GET_PIT2 => irqchip::get_pit(&this.vm, arg),
-            nr::SET_PIT2 => irqchip::set_pit(&this.vm, arg),
+            nr::GET_PIT => irqchip::get_pit(&this.vm, arg),
+            nr::SET_PIT => irqchip::set_pit(&this.vm, arg),
+            nr::GET_PIT2 => irqchip::get_pit2(&this.vm, arg),
+            nr::SET_PIT2 => irqchip::set_pit2(&this.vm, arg),
+            nr::IRQFD => eventfd::irqfd(&this.vm, &this.irqfds, arg),
+            nr::IOEVENTFD => eventfd::ioeventfd(&this.vm, &this.ioeventfds, arg),
             nr::SIGNAL_MSI => this.signal_msi(user::read(arg)?),
             nr::REINJECT_CONTROL => this.reinject(arg),
             nr::GET_CLOCK => this.get_clock(arg),

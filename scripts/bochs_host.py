@@ -38,6 +38,7 @@ from emulated_host import FILES, IMAGES, KERNEL, READY, HostError, die_with_pare
 DEFAULT_CPU = "corei7_ivy_bridge_3770k"
 INITRD = os.path.join(IMAGES, "host-intel.cpio")
 BOOT_SECONDS = 900
+KEEP_SECONDS = 3600
 # Instructions in a second of the host's time. About what Bochs reaches, so that
 # time limits inside the host mean what they say.
 IPS = 40_000_000
@@ -47,7 +48,8 @@ APPEND = (
     "raid=noautodetect cryptomgr.notests random.trust_cpu=on panic=-1 idle=halt"
 )
 DISK_SLOTS = 3
-EMPTY_DISK = 16 * 63 * 512
+# The host finds its disks before its state is saved: the payload's has one size.
+PAYLOAD_BYTES = 256 << 20
 HEADER_BUTTON_SAVE = (672, 8)
 VNC_PORT = 5900
 
@@ -73,7 +75,7 @@ class Shape:
     def key(self):
         h = hashlib.sha256()
         package = subprocess.run(["dpkg-query", "-W", "bochs", "bochsbios"], capture_output=True, check=True)
-        h.update(package.stdout + self.cmdline().encode() + bochsrc(self, [], 0, 0, "").encode())
+        h.update(package.stdout + str(os.path.getsize(FILES)).encode() + self.cmdline().encode() + bochsrc(self, [], 0, 0, "").encode())
         for path in (KERNEL, INITRD):
             with open(path, "rb") as f:
                 h.update(f.read())
@@ -136,13 +138,36 @@ def enter_private_world():
         fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS: IFF_UP
 
 
+def in_private_world(body):
+    """Runs `body` in a child with a private world; passes its HostError on."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            enter_private_world()
+            body()
+            code = 0
+        except Exception as error:  # pylint: disable=broad-except
+            os.write(writer, str(error).encode()[:60000])
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as f:
+        said = f.read()
+    if os.waitpid(pid, 0)[1] != 0:
+        raise HostError(said.decode(errors="replace") or "the host's boot was ended")
+
+
 class Machine:
-    """A running Bochs with its two serial ports as sockets."""
+    """A running Bochs with its two serial ports as sockets; wants a private world."""
 
     def __init__(self, shape, disks=(), state=None, cdrom="", folder=None):
         self.folder = tempfile.mkdtemp(prefix="rvmm-bochs.")
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         ports = [l.getsockname()[1] for l in listeners]
+        sizes = [os.path.getsize(path) for path, _ in disks]
+        self.greeting = f"{len(disks)} {sizes[0]}\n".encode() if disks else b""
         placed = place_disks(disks, self.folder)
         if state:
             args = ["-r", private_state(state, self.folder, run_lines(placed, *ports, cdrom))]
@@ -213,24 +238,33 @@ class Machine:
 
 
 def place_disks(disks, folder):
-    """Gives every slot a file, an empty one if need be; returns the paths."""
+    """Gives every slot a file and returns the paths.
+
+    Slots are the payload, the files for /images, and one more disk. What is
+    missing is a file of the same size, or of one cylinder for the last.
+    """
+    sizes = (PAYLOAD_BYTES, os.path.getsize(FILES), 16 * 63 * 512)
     placed = []
     for slot in range(DISK_SLOTS):
+        link = os.path.join(folder, f"disk{slot}.img")
+        placed.append(link)
         if slot >= len(disks):
-            path = os.path.join(folder, f"none{slot}.img")
-            with open(path, "wb") as f:
-                f.truncate(EMPTY_DISK)
-            placed.append(path)
+            with open(link, "wb") as f:
+                f.truncate(sizes[slot])
             continue
         path, _ = disks[slot]
         if path.endswith(".qcow2"):
             raise HostError(f"{path}: Bochs takes raw disks only")
+        if slot == 0:
+            if os.path.getsize(path) > PAYLOAD_BYTES:
+                raise HostError(f"the payload is larger than {PAYLOAD_BYTES >> 20} MiB")
+            os.truncate(path, PAYLOAD_BYTES)
         if os.path.getsize(path) % 512:
             raise HostError(f"{path}: no whole number of sectors")
         # Bochs puts a lock beside the name it is given.
-        link = os.path.join(folder, f"disk{slot}.img")
         os.symlink(path, link)
-        placed.append(link)
+    if len(disks) > DISK_SLOTS:
+        raise HostError("the Intel host takes one --disk")
     return placed
 
 
@@ -275,7 +309,10 @@ def make_cdrom(shape, path):
 
 
 def make_state(shape, folder):
-    """Boots a host of this shape until it is ready and writes its state to `folder`."""
+    """Boots a host of this shape until it is ready and writes its state to `folder`.
+
+    Runs in a private world.
+    """
     with tempfile.TemporaryDirectory(prefix="rvmm-bochs.") as scratch:
         cdrom = os.path.join(scratch, "boot.iso")
         make_cdrom(shape, cdrom)
@@ -311,17 +348,25 @@ def state_for(shape, note=lambda text: None):
     name, key = shape.name(), shape.key()
     path = os.path.join(folder, f"{name}@{key}")
     if os.path.exists(path):
+        os.utime(path)
         return path
     note(f"booting an emulated host once ({name})")
     began = time.monotonic()
     temporary = tempfile.mkdtemp(prefix="tmp.", dir=folder)
     try:
-        make_state(shape, temporary)
-        os.rename(temporary, path)
+        in_private_world(lambda: make_state(shape, temporary))
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not os.path.exists(path):
+                raise
+            # Another run was faster.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in os.listdir(folder):
-        if old.startswith(f"{name}@") and old != f"{name}@{key}":
-            shutil.rmtree(os.path.join(folder, old), ignore_errors=True)
+        other = os.path.join(folder, old)
+        # Another checkout may be about to start from it.
+        if old.startswith(f"{name}@") and other != path and time.time() - os.path.getmtime(other) > KEEP_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
     note(f"booted in {time.monotonic() - began:.0f} s")
     return path

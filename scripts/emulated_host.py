@@ -108,6 +108,9 @@ def die_with_parent():
 class Machine:
     """A running QEMU with its three channels as sockets."""
 
+    # What the host's init wants to read after the line with the command.
+    greeting = b""
+
     def __init__(self, shape, disks=(), state=None):
         pairs = {name: socket.socketpair() for name in ("con", "log", "qmp")}
         args = ["qemu-system-x86_64"]

@@ -150,7 +150,7 @@ class Output:
 
 def converse(machine, output, line, deadline, keyboard):
     """Carries bytes until the host is gone; returns None or what went wrong."""
-    machine.console.sendall(line)
+    machine.console.sendall(line + machine.greeting)
     channels = {machine.console: output.feed_console, machine.log: output.feed_kernel}
     open_channels = set(channels)
     while open_channels:
@@ -206,12 +206,11 @@ def verdict(args, output, problem):
 
 
 def host_of(args):
-    """The module that runs the host, and the host's shape."""
+    """Returns the module that runs the host, and the host's shape."""
     chosen = {k: getattr(args, k) for k in ("cpu", "smp", "memory", "append") if getattr(args, k)}
     if args.host == "intel":
         if args.icount:
             raise emulated_host.HostError("--icount: Bochs always counts instructions")
-        bochs_host.enter_private_world()
         return bochs_host, bochs_host.Shape(**chosen)
     return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
 
@@ -222,6 +221,8 @@ def run(args):
     output = Output(args.quiet, args.log, raw=args.tty)
     note = lambda text: output.emit(f"# {text}\n".encode())
     state = backend.state_for(shape, note)
+    if backend is bochs_host:
+        bochs_host.enter_private_world()
     size = terminal_size() if args.tty else (0, 0)
     command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
     with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:

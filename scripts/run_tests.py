@@ -9,7 +9,8 @@
 
 Prints one KTAP line per result and at the end "N passed, M failed, K skipped",
 which also goes to build/summary; logs go to build/log/. The exit code is 0 only
-if nothing failed.
+if nothing failed. With --hosts amd,intel each system test runs on each emulated
+host, its line says "guest@intel: …", and a table of case by host comes last.
 
 A system test is a shell script for the emulated host that prints KTAP. Its head
 may hold lines "# key: value":
@@ -19,6 +20,9 @@ may hold lines "# key: value":
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
+  hosts    amd, intel or both (default): where the test makes sense
+A key may end in @amd or @intel: it holds on that host alone. cpu and memory
+without it are QEMU's. Time limits are three times as long on intel.
 """
 
 import argparse
@@ -31,6 +35,7 @@ import tempfile
 import threading
 import time
 
+import bochs_host
 import emulated_host
 import ktap
 
@@ -89,6 +94,32 @@ def report(name, results, began, text="", lines=40):
     return results
 
 
+class Table:
+    """The results of the system tests by case and host."""
+
+    def __init__(self):
+        self.cells = {}
+
+    def add(self, case, host, results):
+        self.cells.setdefault(case, {})[host] = results
+
+    def lines(self, hosts):
+        yield "# " + f"{'case':32}" + "".join(f"{h:>16}" for h in hosts)
+        for case in sorted(self.cells):
+            yield "# " + f"{case:32}" + "".join(f"{self.cell(case, h):>16}" for h in hosts)
+
+    def cell(self, case, host):
+        results = self.cells[case].get(host)
+        if results is None:
+            return "-"
+        if results.failed:
+            return f"{len(results.failed)} failed"
+        return f"{len(results.passed)} ok" if results.passed else "skipped"
+
+
+TABLE = Table()
+
+
 def ring_check(total, _args):
     for name, command in GATES:
         began, results = time.monotonic(), ktap.Results()
@@ -132,39 +163,61 @@ def ring_host(total, _args):
 
 
 class SystemTest:
-    """One script of tests/system with what its head asks for."""
+    """One script of tests/system on one host, with what its head asks for."""
 
-    def __init__(self, name):
-        self.name = name
-        self.keys = {"ring": ["system"]}
-        found = {}
+    QEMU_ONLY = ("cpu", "memory")
+
+    def __init__(self, name, host="amd"):
+        self.name, self.host = name, host
+        self.keys = {}
         with open(os.path.join(SYSTEM, name + ".sh")) as f:
             for line in f:
-                match = re.match(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after): (.+)$", line)
+                match = re.match(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts)"
+                                 r"(@amd|@intel)?: (.+)$", line)
                 if match:
-                    found.setdefault(match.group(1), []).append(match.group(2).strip())
+                    self.keys.setdefault(match.group(1) + (match.group(2) or ""), []).append(match.group(3).strip())
                 elif not line.startswith("#"):
                     break
-        self.keys.update(found)
+
+    def all(self, key):
+        own = self.keys.get(f"{key}@{self.host}")
+        if own or (self.host != "amd" and key in self.QEMU_ONLY):
+            return own or []
+        return self.keys.get(key, [])
 
     def get(self, key, default=None):
-        return self.keys.get(key, [default])[0]
+        return (self.all(key) or [default])[0]
+
+    def fits(self):
+        return self.host in re.split(r"[ ,]+", self.get("hosts", "amd,intel"))
+
+    def log_name(self):
+        return f"system {self.name}" + ("" if self.host == "amd" else f" {self.host}")
+
+    def label(self):
+        return f"{self.get('ring', 'system')}@{self.host}"
+
+    def shape_keys(self):
+        return {k: int(v) if k == "smp" else v for k in ("cpu", "smp", "memory", "append") if (v := self.get(k))}
+
+    def backend(self):
+        return bochs_host if self.host == "intel" else emulated_host
 
     def shape(self):
-        return emulated_host.Shape(self.get("cpu", "max"), int(self.get("smp", 2)),
-                                   self.get("memory", "4G"), False, self.get("append", ""))
+        return self.backend().Shape(**self.shape_keys())
+
+    def timeout(self):
+        slower = 3 if self.host == "intel" and f"timeout@{self.host}" not in self.keys else 1
+        return slower * int(self.get("timeout", "300"))
 
     def command(self, disk):
-        timeout = self.get("timeout", "300")
-        command = [sys.executable, os.path.join(HERE, "run_host.py"), "--timeout", timeout]
-        for key in ("cpu", "smp", "memory", "append"):
-            if self.get(key):
-                command.append(f"--{key}={self.get(key)}")
-        for allow in self.keys.get("allow", []):
-            command.append(f"--allow={allow}")
+        command = [sys.executable, os.path.join(HERE, "run_host.py"), f"--host={self.host}",
+                   f"--timeout={self.timeout()}"]
+        command += [f"--{key}={value}" for key, value in self.shape_keys().items()]
+        command += [f"--allow={allow}" for allow in self.all("allow")]
         if disk:
             command += ["--disk", disk]
-        return command + ["--", f"sh tests/system/{self.name}.sh"], int(timeout) + 300
+        return command + ["--", f"sh tests/system/{self.name}.sh"], self.timeout() + 300
 
     def run(self):
         """Returns the results, the text printed and the time of the start."""
@@ -180,13 +233,13 @@ class SystemTest:
                 disk = os.path.join(folder, "disk.img")
                 subprocess.run(["cp", "--sparse=always", "--reflink=auto", base, disk], check=True)
             command, limit = self.command(disk)
-            code, text = run_logged(f"system {self.name}", command, limit)
+            code, text = run_logged(self.log_name(), command, limit)
             results = ktap.Results()
             for line in text.splitlines():
                 results.feed(line)
             if self.get("after") and not code:
                 env = {**os.environ, "DISK": disk}
-                code, more = run_logged(f"system {self.name} after",
+                code, more = run_logged(f"{self.log_name()} after",
                                         ["bash", os.path.join(SYSTEM, self.get("after"))], 600, env)
                 for line in more.splitlines():
                     results.feed(line)
@@ -206,15 +259,18 @@ def last_remark(text):
 def ring_emulated(ring):
     def run(total, args):
         names = sorted(n[:-3] for n in os.listdir(SYSTEM) if n.endswith(".sh") and n != "lib.sh")
-        tests = [SystemTest(n) for n in names if not args.only or n in args.only.split(",")]
-        tests = [t for t in tests if t.get("ring") == ring and not t.name.endswith(".after")]
-        for shape in {t.shape().name(): t.shape() for t in tests}.values():
-            emulated_host.state_for(shape, lambda text: say(f"# {text}"))
+        tests = [SystemTest(n, host) for host in args.hosts for n in names
+                 if not args.only or n in args.only.split(",")]
+        tests = [t for t in tests if t.get("ring", "system") == ring and t.fits()]
+        for shape, backend in {t.shape().name(): (t.shape(), t.backend()) for t in tests}.values():
+            backend.state_for(shape, lambda text: say(f"# {text}"))
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             futures = {pool.submit(t.run): t for t in tests}
             for done in concurrent.futures.as_completed(futures):
-                results, text, began = done.result()
-                total.add(report(f"{ring}: {futures[done].name}", results, began, text))
+                test, (results, text, began) = futures[done], done.result()
+                TABLE.add(f"{ring} {test.name}", test.host, results)
+                label = ring if args.hosts == ["amd"] else test.label()
+                total.add(report(f"{label}: {test.name}", results, began, text))
     return run
 
 
@@ -238,8 +294,12 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--jobs", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 1)))
     p.add_argument("--only", help="names of system tests, comma separated")
+    p.add_argument("--hosts", default="amd", help="emulated hosts of the system tests: amd, intel or amd,intel")
     p.add_argument("rings", nargs="+", choices=RINGS)
     args = p.parse_args()
+    args.hosts = args.hosts.split(",")
+    if not set(args.hosts) <= {"amd", "intel"}:
+        p.error(f"unknown host in {args.hosts}")
     os.makedirs(LOGS, exist_ok=True)
     total, began = ktap.Results(), time.monotonic()
     for ring in args.rings:
@@ -248,6 +308,8 @@ def main():
         except emulated_host.HostError as error:
             total.failed.append(f"{ring}: {error}")
             say(f"not ok {ring} # {error}")
+    if TABLE.cells and args.hosts != ["amd"]:
+        say("\n".join(TABLE.lines(args.hosts)))
     say(f"# {time.monotonic() - began:.0f} s; logs are in build/log")
     summary = f"{len(total.passed)} passed, {len(total.failed)} failed, {len(total.skipped)} skipped"
     with open(os.path.join(TOP, "build", "summary"), "w") as f:

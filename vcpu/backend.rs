@@ -100,6 +100,9 @@ pub(crate) trait BackendVcpu: Send {
         root: TableRoot<'_>,
         state: &mut VcpuState,
     ) -> Exit;
+    /// Keeps what is in the processor only, before the window is dropped; [`Self::read_state`] gives the
+    /// same afterwards.
+    fn leave(&mut self, _window: &mut <Self::Cpu as Backend>::Window<'_>) {}
     /// Fetches groups of registers.
     fn read_state(&self, want: Groups, out: &mut VcpuState);
     /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.

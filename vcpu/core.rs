@@ -31,6 +31,9 @@ pub(crate) enum MpState {
 /// DR6.BS: a single step.
 const DR6_BS: u64 = 1 << 14;
 
+/// IA32_APIC_BASE: the local APIC is on.
+const APIC_ENABLED: u64 = 1 << 11;
+
 /// How many exits the flight recorder keeps.
 pub(crate) const RECORDED: usize = 64;
 
@@ -232,6 +235,12 @@ impl<B: Backend> VcpuCore<B> {
         self.state.rip = 0;
         self.state.mark(Groups::SEGMENTS);
         self.mp = MpState::Runnable;
+    }
+
+    /// The local APIC's base register may have changed, or the CPUID table: a bit of CPUID follows.
+    pub(crate) fn note_apic_base(&mut self) {
+        let on = self.lapic.as_ref().is_none_or(|l| l.base() & APIC_ENABLED != 0);
+        self.cpuid.set_apic_enabled(on);
     }
 
     /// Returns the guest's TSC.

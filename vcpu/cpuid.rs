@@ -445,7 +445,6 @@ impl CpuidTable {
     }
 
     /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.
-    #[allow(dead_code, reason = "for IA32_APIC_BASE, which does not tell CPUID yet; used by the tests")]
     pub(crate) fn set_apic_enabled(&mut self, on: bool) {
         self.apic_enabled = on;
     }

@@ -95,6 +95,9 @@ pub(crate) enum Exit {
     NmiReturn,
     /// A host interrupt or NMI is pending.
     HostInterrupt,
+    /// The backend has done what was to be done: enter again.
+    #[cfg_attr(test, allow(dead_code, reason = "made by a backend's impure part"))]
+    Resolved,
     /// Triple fault.
     TripleFault,
     /// A task switch through a task gate or a far transfer.

@@ -12,7 +12,8 @@
 //! | [`run`] | the loop |
 //! | [`handle`] | one handler for each family of exits |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
-//! | [`cpuid`], [`msr_table`], [`pv`], [`pvclock`] | what the guest's processor and its clock are |
+//! | [`ioevent`] | writes that signal user space without an exit to it |
+//! | [`cpuid`], [`msr_table`], [`mce`], [`pv`], [`pvclock`] | what the guest's processor and its clock are |
 //! | [`emulate`] | instructions in software |
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,8 @@ pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod handle;
 pub(crate) mod io;
+pub(crate) mod ioevent;
+pub(crate) mod mce;
 pub(crate) mod msr_table;
 pub(crate) mod outcome;
 pub(crate) mod pci;

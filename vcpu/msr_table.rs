@@ -21,7 +21,8 @@ use crate::arch::msr::*;
 use crate::arch::slice::count_first;
 use core::ops::RangeInclusive;
 
-/// Bits of machine-check capability that KVM_X86_SETUP_MCE may set: MCG_CTL exists.
+/// Bits of machine-check capability that KVM_X86_SETUP_MCE may set, beside the number of banks:
+/// MCG_CTL exists.
 pub(crate) const MCG_CAP: u64 = 1 << 8;
 /// Banks of machine-check registers.
 pub(crate) const MCE_BANKS: u32 = 10;
@@ -57,8 +58,10 @@ const APIC_BASE: u32 = 0x1b;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
-const MCG_STATUS: u32 = 0x17a;
-const MCG_CTL: u32 = 0x17b;
+/// Machine-check status.
+pub(crate) const MCG_STATUS: u32 = 0x17a;
+/// Machine-check control.
+pub(crate) const MCG_CTL: u32 = 0x17b;
 const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -146,6 +149,8 @@ pub(crate) enum Handled {
     SpecCtrl,
     /// PRED_CMD, where CPUID offers it.
     PredCmd,
+    /// Machine-check capability, which user space sets.
+    McgCap,
     /// The guest physical address for the paravirtual wall clock.
     KvmWallClock,
     /// The guest physical address for the paravirtual clock of this vCPU, and its enable bit.
@@ -249,7 +254,7 @@ const HWCR_KEEP: u64 = 1 << 18 | 1 << 24;
 const HWCR_DROP: u64 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8;
 
 /// The rows, by number. Kept sorted: a host test checks that, and that none overlap.
-const ROWS: [Row; 62] = [
+const ROWS: [Row; 61] = [
     // P5 machine check address and type.
     fixed(0x0, 0x1, 0),
     // PLATFORM_ID.
@@ -273,7 +278,6 @@ const ROWS: [Row; 62] = [
     fixed(0x11e, 0x11e, 0xbe70_2111),
     // MISC_FEATURES_ENABLES.
     fixed(0x140, 0x140, 0),
-    read_only(0x179, MCG_CAP | MCE_BANKS as u64),
     // MCG_STATUS: restart valid, error valid, in progress.
     stored(MCG_STATUS, MCG_STATUS, 7, 0, 0, Check::None),
     stored(MCG_CTL, MCG_CTL, u64::MAX, 0, u64::MAX, Check::None),
@@ -395,6 +399,7 @@ pub(crate) fn lookup(index: u32) -> Option<Policy> {
         SYSENTER_EIP => Policy::State(StateMsr::SysenterEip),
         PAT => Policy::State(StateMsr::Pat),
         APIC_BASE => Policy::Handled(Handled::ApicBase),
+        0x179 => Policy::Handled(Handled::McgCap),
         KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => Policy::Handled(Handled::KvmWallClock),
         KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => Policy::Handled(Handled::KvmSystemTime),
         KVM_PV_EOI_EN => Policy::Handled(Handled::KvmPvEoi),
@@ -423,6 +428,8 @@ pub(crate) struct Refused;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MsrStore {
     values: [u64; STORED],
+    /// MCG_CAP: the banks that there are, and what they can do.
+    pub(crate) mcg_cap: u64,
 }
 
 impl MsrStore {
@@ -436,7 +443,31 @@ impl MsrStore {
                 values.get_mut(start..=end).unwrap_or(&mut []).fill(reset);
             }
         }
-        MsrStore { values }
+        MsrStore { values, mcg_cap: MCG_CAP | u64::from(MCE_BANKS) }
+    }
+
+    /// Returns whether the vCPU has the MSR `index`: not the banks that MCG_CAP does not count.
+    #[inline]
+    pub(crate) fn has(&self, index: u32) -> bool {
+        let bank = index.wrapping_sub(0x400) >> 2;
+        bank >= MCE_BANKS || u64::from(bank) < self.mcg_cap & 0xff
+    }
+
+    /// Returns the value of the stored MSR `index`, 0 for any other.
+    pub(crate) fn get(&self, index: u32) -> u64 {
+        match lookup_row(index) {
+            Some(Policy::Stored(slot)) => self.read(slot),
+            _ => 0,
+        }
+    }
+
+    /// Sets the stored MSR `index` to a value that is known to be possible.
+    pub(crate) fn put(&mut self, index: u32, value: u64) {
+        if let Some(Policy::Stored(slot)) = lookup_row(index) {
+            if let Some(to) = self.values.get_mut(slot.at) {
+                *to = value;
+            }
+        }
     }
 
     /// Returns the value of a stored MSR.

@@ -256,6 +256,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         }
     };
     put_debug(core);
+    core.hw.leave(&mut root);
     drop(tsc_aux);
     drop(fpu);
     drop(debug);

@@ -4,6 +4,7 @@
 
 use super::backend::Backend;
 use super::core::VcpuCore;
+use super::ioevent::{IoEvents, Place};
 use super::outcome::SystemEvent;
 use super::pci::Pci;
 use super::pv::ClockReference;
@@ -12,18 +13,21 @@ use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::addr::Gpa;
 use crate::arch::time::{ratio, Ns};
-use crate::chipset::bus::{Bus, Signals};
+use crate::chipset::bus::{add_heard, Bus, Signals};
 use crate::chipset::lapic::{self, Ipi};
 use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
+use crate::host::eventfd::EventFd;
 use crate::host::file::WaitQueue;
 use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::notifier::Registered;
+use crate::host::rcu::RcuBox;
 use crate::host::timer::{self, OnTimer, Timer};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, SpinLockIrq};
+use kernel::sync::{Arc, Mutex, SpinLockIrq};
 
 /// The devices behind one lock, with what the lock's holder needs to pass signals on.
 #[pin_data]
@@ -74,10 +78,12 @@ impl Chipset {
         Ok(this)
     }
 
-    /// Delivers what an access to the bus caused. Any context; the bus lock may be held.
-    pub(crate) fn deliver(&self, signals: &Signals) {
+    /// Delivers what an access to the bus caused. Any context; the bus lock may be held. Returns how
+    /// many local APICs took a message, `None` if there was none.
+    pub(crate) fn deliver(&self, signals: &Signals) -> Option<u32> {
+        let mut taken = None;
         for msg in signals.messages() {
-            self.send(msg);
+            taken = add_heard(taken, Some(self.send(msg)));
         }
         let high = signals.extint == Level::High;
         if self.extint.swap(high, SeqCst) != high && high {
@@ -85,6 +91,7 @@ impl Chipset {
                 bsp.request(Requests::EXTINT);
             }
         }
+        taken
     }
 
     /// Returns whether the controller pair asserts its output.
@@ -93,19 +100,38 @@ impl Chipset {
         self.extint.load(Relaxed)
     }
 
-    /// Sends a message over the APIC bus. Returns whether any local APIC took it.
-    pub(crate) fn send(&self, msg: &ApicMessage) -> bool {
+    /// Sends a message over the APIC bus. Returns how many local APICs took it.
+    pub(crate) fn send(&self, msg: &ApicMessage) -> u32 {
         if msg.delivery == Delivery::LowestPriority {
-            return self.send_to_one(msg);
+            return u32::from(self.send_to_one(msg));
         }
-        let mut taken = false;
+        let mut taken = 0u32;
         for vcpu in self.vcpus.iter() {
             if lapic::dest::matches(msg, &vcpu.identity()) {
                 deliver(vcpu, msg);
-                taken = true;
+                taken = taken.saturating_add(1);
             }
         }
         taken
+    }
+
+    /// Drives a GSI from outside the machine. Returns how many controllers and local APICs took it, 0
+    /// when it joined a request that waits, `None` when nobody heard it. Any context.
+    pub(crate) fn set_gsi(&self, gsi: u32, level: Level) -> Option<u32> {
+        let mut bus = self.bus.lock();
+        let mut signals = Signals::new();
+        let heard = bus.set_gsi(gsi, level, &mut signals);
+        let taken = self.deliver(&signals);
+        self.rearm(&bus);
+        add_heard(heard, taken)
+    }
+
+    /// Drives a GSI high and low again. Any context.
+    pub(crate) fn pulse_gsi(&self, gsi: u32) {
+        self.with(|bus, _now, out| {
+            bus.set_gsi(gsi, Level::High, out);
+            bus.set_gsi(gsi, Level::Low, out);
+        });
     }
 
     /// Sends an interprocessor interrupt of vCPU `sender`.
@@ -206,8 +232,13 @@ pub(crate) struct Vm<B: Backend> {
     /// What the guest asked of the platform, waiting for a vCPU to take it to user space: 0 nothing,
     /// 1 power-off, 2 reset.
     event: AtomicU32,
-    /// A vCPU has run: what shapes the machine is fixed.
-    pub(crate) has_run: AtomicBool,
+    /// A vCPU has run: what shapes the machine is fixed. Set under `shape`.
+    has_run: AtomicBool,
+    /// Held while the machine takes its shape; inside the VM's configuration lock, outside all others.
+    #[pin]
+    shape: Mutex<()>,
+    /// Writes that signal user space.
+    pub(crate) io_events: RcuBox<IoEvents<Arc<EventFd>>>,
     /// The guest's TSC at creation minus the host's, so that all vCPUs agree.
     pub(crate) tsc_offset: u64,
     /// Nanoseconds for each tick of the guest's TSC, a 32.32 factor.
@@ -233,6 +264,7 @@ impl<B: Backend> Vm<B> {
         let space = Space::new(&*backend, vcpus.clone())?;
         let space = crate::host::notifier::Notifier::register(space)?;
         let chipset = Chipset::new(vcpus)?;
+        let io_events = RcuBox::new(IoEvents::default())?;
         Arc::pin_init(
             pin_init!(Vm {
                 backend,
@@ -242,6 +274,8 @@ impl<B: Backend> Vm<B> {
                 has_irqchip: AtomicBool::new(false),
                 event: AtomicU32::new(0),
                 has_run: AtomicBool::new(false),
+                shape <- new_mutex!(()),
+                io_events,
                 tsc_offset: 0u64.wrapping_sub(timer::rdtsc()),
                 ns_per_tick: ratio(1_000_000, u64::from(timer::tsc_khz())),
                 clock: ClockReference::new(timer::rdtsc(), 0),
@@ -256,6 +290,33 @@ impl<B: Backend> Vm<B> {
     /// Returns vCPU `id`'s shared part.
     pub(crate) fn vcpu(&self, id: usize) -> Option<&Arc<VcpuShared>> {
         self.space.vcpus.get(id)
+    }
+
+    /// A vCPU is about to run for the first time: from here on the machine keeps its shape. Waits for a
+    /// change that is under way.
+    pub(crate) fn start(&self) {
+        if !self.has_run.load(Acquire) {
+            let _shape = self.shape.lock();
+            self.has_run.store(true, Release);
+        }
+    }
+
+    /// Changes the shape of a machine in which no vCPU has run, nor will before `change` is done.
+    ///
+    /// # Errors
+    /// `EBUSY` after a vCPU has run; those of `change`.
+    pub(crate) fn reshape<R>(&self, change: impl FnOnce() -> Result<R>) -> Result<R> {
+        let _shape = self.shape.lock();
+        if self.has_run.load(Acquire) {
+            return Err(EBUSY);
+        }
+        change()
+    }
+
+    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead.
+    #[inline]
+    pub(crate) fn signal_write(&self, place: Place, addr: u64, len: u32, value: u64) -> bool {
+        self.io_events.read(|t| t.find(place, addr, len, value).map(|e| e.signal()).is_some())
     }
 
     /// Notes what the guest asked of the platform; the calling vCPU takes it to user space.

@@ -518,9 +518,9 @@ impl VirtioPci<Blk> {
         }
     }
 
-    /// Returns the message that tells the driver of the requests handed back, if it wants one.
+    /// Returns the message that tells the driver of the requests handed back, if it wants one. Also when
+    /// the device has stopped since: the message may then come later.
     pub(crate) fn notify<M: GuestMem>(&mut self, mem: &M) -> Option<MsiMessage> {
-        self.running(QUEUE)?;
         self.used(QUEUE, mem)
     }
 

@@ -6,7 +6,6 @@ use super::ChipState;
 
 impl ChipState {
     /// Returns the sixteen bytes of the structure. `single` and `ended` have no place in it.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn to_kvm(self) -> [u8; 16] {
         [
             self.last_irr,
@@ -29,7 +28,6 @@ impl ChipState {
     }
 
     /// Reads the sixteen bytes of the structure.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(crate) fn from_kvm(raw: [u8; 16]) -> ChipState {
         let [last_irr, irr, imr, isr, priority_add, irq_base, read_isr, poll, smm, init_state, rest @ ..] =
             raw;

@@ -380,7 +380,6 @@ impl Channel {
         }
     }
 
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
     pub(super) fn save(&self) -> ChannelState {
         let Channel {
             mode,

@@ -4,42 +4,22 @@
 
 use super::{ChannelState, Phase, PitClock};
 use crate::arch::time::Ns;
+use crate::kvm::abi::vm::PitChannelState;
 
 /// `RW_STATE_WORD1`: the high byte of a word comes next.
 const WORD_HIGH: u8 = 4;
 
-/// The fields of `struct kvm_pit_channel_state`, by their names and types.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) struct KvmChannel {
-    pub(crate) count: u32,
-    pub(crate) latched_count: u16,
-    pub(crate) count_latched: u8,
-    pub(crate) status_latched: u8,
-    pub(crate) status: u8,
-    pub(crate) read_state: u8,
-    pub(crate) write_state: u8,
-    pub(crate) write_latch: u8,
-    pub(crate) rw_mode: u8,
-    pub(crate) mode: u8,
-    pub(crate) bcd: u8,
-    pub(crate) gate: u8,
-    /// In nanoseconds of the monotonic clock.
-    pub(crate) count_load_time: i64,
-}
-
 impl ChannelState {
     /// Returns KVM's view at `now`. A counter without a count has count 0; a new count that waits for
     /// the end of a period is shown as if it counted already, which is what KVM itself does.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn to_kvm(self, now: Ns) -> KvmChannel {
+    pub(crate) fn to_kvm(self, now: Ns) -> PitChannelState {
         let word_state = if self.read_high { WORD_HIGH } else { self.rw_mode };
         let loaded = match self.phase {
             Phase::Waiting => now,
             Phase::Counting { since } => Ns(PitClock::ns(since)),
             Phase::Held { done } => Ns(now.since(Ns(PitClock::ns(done)))),
         };
-        KvmChannel {
+        PitChannelState {
             count: self.written,
             latched_count: self.latched_count.unwrap_or(0),
             count_latched: if self.latched_count.is_some() { word_state } else { 0 },
@@ -57,8 +37,7 @@ impl ChannelState {
     }
 
     /// Reads KVM's view at `now`. An end of a one-shot count that lies in the past was seen.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn from_kvm(raw: &KvmChannel, now: Ns) -> ChannelState {
+    pub(crate) fn from_kvm(raw: &PitChannelState, now: Ns) -> ChannelState {
         let loaded = Ns(u64::try_from(raw.count_load_time).unwrap_or(0));
         let gone = PitClock::ticks(now.since(loaded));
         let gate = raw.gate != 0;

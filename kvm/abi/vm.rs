@@ -171,6 +171,14 @@ abi_struct! {
         pad: [u32; 15],
     }
 
+    /// KVM_REINJECT_CONTROL.
+    struct ReinjectControl = 32 {
+        /// Whether missed pulses are made up for.
+        pit_reinject: u8,
+        /// Unused.
+        reserved: [u8; 31],
+    }
+
     /// One channel of the PIT.
     struct PitChannelState = 24 {
         /// The count loaded, 1 to 65536.

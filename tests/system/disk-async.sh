@@ -55,7 +55,10 @@ fsfreeze --freeze $below
 write_all first /dev/vda
 check "a disk has a request of every task under way" 'until_true 90 "[ \$(counter most_under_way) -ge $tasks ]"'
 check "the host's device has them all" 'until_true 10 "[ \$(held) -ge $tasks ]"'
+kill -STOP "$pid"
 fsfreeze --unfreeze $below
+check "they end while rvmm-run is stopped" 'until_true 30 "[ \$(held) = 0 ]"'
+kill -CONT "$pid"
 check "the guest sees all end" 'expect many 90 "^first-written"'
 sync
 pattern first >/tmp/expected

@@ -2,6 +2,7 @@
 #
 # CPUs of the host go offline and come back while a guest runs.
 # ring: system
+# smp: 2
 # timeout: 400
 . ./tests/system/lib.sh
 

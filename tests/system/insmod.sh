@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Life cycle of the module on a machine with SVM.
+# Life cycle of the module on a machine with SVM or VMX.
 # ring: system
 # timeout: 120
 . ./tests/system/lib.sh
 
-check "insmod finds SVM" 'insmod rvmm.ko'
+check "insmod finds SVM or VMX" 'insmod rvmm.ko'
 check "/dev/rvmm is a character device" '[ -c /dev/rvmm ]'
-check "the log says what was found" 'dmesg | grep -qi "rvmm.*svm"'
+check "the log says what was found" 'dmesg | grep -qiE "rvmm.*(svm|vmx)"'
 check "a second insmod is refused" '! insmod rvmm.ko 2>/dev/null'
 sleep 1000 </dev/rvmm &
 holder=$!

@@ -5,7 +5,9 @@
 # timeout: 400
 . ./tests/system/lib.sh
 
-modprobe kvm_amd || { skip "KVM beside rvmm" "no kvm_amd"; finish; }
+kvm=kvm_amd
+grep -qw vmx /proc/cpuinfo && kvm=kvm_intel
+modprobe $kvm || { skip "KVM beside rvmm" "no $kvm"; finish; }
 check "KVM runs a guest before rvmm is there" 'kvm-hello 100'
 load_module
 check "KVM runs a guest with rvmm loaded" 'kvm-hello 100'
@@ -27,5 +29,5 @@ check "KVM guests ran all the while" '[ $runs -ge 2 ] && [ $bad = 0 ]'
 echo "# $runs KVM guests, $bad failed: $(tail -n 1 /tmp/kvm.out)"
 check "rvmm unloads beside KVM" 'unload_module'
 check "KVM runs a guest after rvmm went" 'kvm-hello 100'
-check "KVM unloads" 'rmmod kvm_amd'
+check "KVM unloads" 'rmmod $kvm'
 finish

@@ -3,6 +3,7 @@
 # The stock kernel (vmlinuz) with a busybox initramfs and a virtio disk.
 # ring: guest
 # cpu: max,la57=off
+# hosts: amd
 # timeout: 400
 . ./tests/system/lib.sh
 

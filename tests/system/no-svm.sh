@@ -3,6 +3,7 @@
 # A machine without SVM: insmod says so once and fails.
 # ring: system
 # cpu: max,svm=off
+# hosts: amd
 # timeout: 60
 . ./tests/system/lib.sh
 

@@ -6,6 +6,7 @@ use super::{lapic, Cx};
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::bus::{IOAPIC_BASE, IOAPIC_SIZE};
 use crate::vcpu::backend::Backend;
+use crate::vcpu::ioevent::Place;
 use crate::vcpu::pci::Chore;
 use crate::vcpu::shared::Requests;
 
@@ -29,6 +30,9 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
     }
     if is_ioapic(gpa) {
         return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, out| bus.mmio_write(gpa, width, value, out));
+    }
+    if cx.vm.signal_write(Place::Memory, gpa.0, width.bytes() as u32, value & width.mask()) {
+        return true;
     }
     let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
     note(cx, chore) || cx.vm.pci.ends_unclaimed()

@@ -67,6 +67,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
         }
         Exit::Cpuid => misc::cpuid(cx),
         Exit::HostInterrupt => Outcome::HostInterrupt,
+        Exit::Resolved => Outcome::Resume,
         Exit::InterruptWindow => misc::interrupt_window(cx),
         Exit::VirtInsn(VirtInsn::Hypercall) => misc::hypercall(cx),
         Exit::VirtInsn(VirtInsn::Other) | Exit::Undefined => Outcome::Inject(Exception::UD),

@@ -62,6 +62,7 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
         Policy::Handled(Handled::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
+            cx.core.note_apic_base();
             lapic::publish(cx);
             Ok(())
         }
@@ -91,7 +92,7 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
             }
             Ok(())
         }
-        Policy::ReadOnly(_) => Err(Exception::GP0),
+        Policy::ReadOnly(_) | Policy::Handled(Handled::McgCap) => Err(Exception::GP0),
         _ if set(cx.vm, cx.shared, cx.core, index, value) => Ok(()),
         _ => Err(Exception::GP0),
     }
@@ -113,12 +114,14 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
             }
             Handled::TscAux => u64::from(core.tsc_aux),
             Handled::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
+            Handled::McgCap => core.msrs.mcg_cap,
             // PRED_CMD can only be written.
             Handled::SpecCtrl | Handled::PredCmd => return None,
             Handled::KvmWallClock => core.pv.wall_clock,
             Handled::KvmSystemTime => core.pv.system_time,
             Handled::KvmPvEoi => core.pv.eoi,
         },
+        Policy::Stored(_) if !core.msrs.has(index) => return None,
         Policy::Stored(slot) => core.msrs.read(slot),
         Policy::Fixed(v) | Policy::ReadOnly(v) => v,
     })
@@ -145,7 +148,7 @@ pub(crate) fn set<B: Backend>(
             ok
         }
         Some(Policy::Handled(h)) => set_handled(vm, shared, core, h, value),
-        Some(Policy::Stored(slot)) => core.msrs.write(slot, value).is_ok(),
+        Some(Policy::Stored(slot)) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
         Some(Policy::Fixed(_)) => true,
         Some(Policy::ReadOnly(v)) => v == value,
         None => false,
@@ -168,6 +171,7 @@ fn set_handled<B: Backend>(
             let Some(l) = core.lapic.as_mut() else { return false };
             l.restore_base(value);
             shared.set_identity(l.identity());
+            core.note_apic_base();
         }
         Handled::TscDeadline => {
             let clock = Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick };
@@ -175,6 +179,8 @@ fn set_handled<B: Backend>(
             let _ = l.set_tsc_deadline(value, &clock);
             shared.set_timer(l.deadline());
         }
+        // As every read-only MSR, it takes the value that it has.
+        Handled::McgCap => return value == core.msrs.mcg_cap,
         Handled::SpecCtrl => match u32::try_from(value) {
             Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
             _ => return false,

@@ -8,6 +8,7 @@ use crate::arch::addr::Width;
 use crate::chipset::bus;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::exit::PioAccess;
+use crate::vcpu::ioevent::Place;
 use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::shared::{count, Requests};
 use crate::vcpu::state::RAX;
@@ -80,6 +81,10 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
 pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
     if !bus::decodes(port) {
+        let (len, written) = (width.bytes() as u32, u64::from(value) & width.mask());
+        if cx.vm.signal_write(Place::Port, port.into(), len, written) {
+            return true;
+        }
         if !is_pci(port) {
             return cx.vm.pci.ends_unclaimed();
         }

@@ -92,7 +92,7 @@ impl Guest {
 
     /// Runs until HLT, and returns the registers.
     #[track_caller]
-    fn hlt(&mut self) -> kvm_regs {
+    pub fn hlt(&mut self) -> kvm_regs {
         match self.exit() {
             VcpuExit::Hlt => self.vcpu.get_regs().unwrap(),
             other => panic!("{other:?}, expected HLT"),

@@ -26,12 +26,12 @@ const IRQ_LINE: u64 = 0x4008_ae61;
 const SIGNAL_MSI: u64 = 0x4020_aea5;
 
 /// mov al, VALUE; out 0x10, al; hlt
-fn report(value: u8) -> [u8; 5] {
+pub fn report(value: u8) -> [u8; 5] {
     [0xb0, value, 0xe6, 0x10, HLT]
 }
 
 /// Initializes the first 8259 for vectors from 8 on with `mask`; then sti; again: hlt; jmp again.
-fn pic_guest(mask: u8) -> Vec<u8> {
+pub fn pic_guest(mask: u8) -> Vec<u8> {
     let mut code = Vec::new();
     for (port, value) in [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, mask)] {
         code.extend([0xb0, value, 0xe6, port]);
@@ -41,7 +41,7 @@ fn pic_guest(mask: u8) -> Vec<u8> {
 }
 
 /// Switches the local APIC on and lets the 8259 through it.
-fn enable_lapic(g: &Guest) {
+pub fn enable_lapic(g: &Guest) {
     let mut lapic = g.vcpu.get_lapic().unwrap();
     let mut set = |register: usize, value: u32| {
         for (to, from) in lapic.regs[register..].iter_mut().zip(value.to_le_bytes()) {
@@ -53,7 +53,8 @@ fn enable_lapic(g: &Guest) {
     g.vcpu.set_lapic(&lapic).unwrap();
 }
 
-fn set_line(g: &Guest, gsi: u32, level: u32) {
+/// Drives a GSI.
+pub fn set_line(g: &Guest, gsi: u32, level: u32) {
     ioctl_with(&g.vm, IRQ_LINE, &mut [gsi, level]).unwrap();
 }
 

@@ -9,8 +9,12 @@
 mod harness;
 mod raw;
 
+mod chips;
+mod device;
+mod eventfd;
 mod guest;
 mod irq;
+mod mce;
 mod node;
 mod regs;
 mod vm;
@@ -40,7 +44,17 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 5] = [node::TESTS, vm::TESTS, regs::TESTS, guest::TESTS, irq::TESTS];
+    let groups: [&[Test]; 9] = [
+        node::TESTS,
+        vm::TESTS,
+        regs::TESTS,
+        guest::TESTS,
+        irq::TESTS,
+        chips::TESTS,
+        mce::TESTS,
+        eventfd::TESTS,
+        device::TESTS,
+    ];
     let chosen: Vec<&Test> = groups
         .into_iter()
         .flatten()

@@ -4,9 +4,11 @@
 
 #![allow(unsafe_code)]
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
 
 /// Calls an ioctl whose argument is a number.
@@ -101,6 +103,47 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: The mapping is ours, and no reference to it exists.
         unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
+/// Returns the state in the structure, whichever chip's it is.
+pub fn irqchip_bytes(chip: &mut kvm_irqchip) -> &mut [u8; 512] {
+    // SAFETY: The union is 512 bytes of plain numbers, and any bytes are valid.
+    unsafe { &mut *ptr::from_mut(&mut chip.chip).cast() }
+}
+
+/// An eventfd that never blocks.
+pub struct EventFd(File);
+
+impl EventFd {
+    /// Makes one with count 0.
+    pub fn new() -> EventFd {
+        // SAFETY: No precondition.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) };
+        assert!(fd >= 0, "eventfd");
+        // SAFETY: The fd is new and nobody else's.
+        EventFd(unsafe { File::from_raw_fd(fd) })
+    }
+
+    /// Adds 1 to the count.
+    pub fn signal(&self) {
+        (&self.0).write_all(&1u64.to_ne_bytes()).expect("write to an eventfd");
+    }
+
+    /// Takes the count.
+    pub fn take(&self) -> u64 {
+        let mut count = [0; 8];
+        match (&self.0).read(&mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(e) => panic!("read from an eventfd: {e}"),
+        }
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -26,6 +26,9 @@ pub const TESTS: &[Test] = &[
     ("vcpu: events keep their values", events),
     ("vcpu: debug registers keep their values", debugregs),
     ("vcpu: the first vcpu is runnable", mp_state),
+    ("vcpu: events that wait for their delivery keep their values", injected_events),
+    ("vcpu: states of start-up are for vcpus with a local apic", mp_states),
+    ("vcpu: registers of the local apic keep their values", lapic_registers),
     ("vcpu: a local apic is there only with interrupt controllers", lapic),
 ];
 
@@ -305,4 +308,78 @@ fn lapic(c: &Ctx) {
     assert_eq!(lapic.regs[0x30] as u8 & 0xf0, 0x10, "an integrated APIC's version");
     vcpu.set_lapic(&lapic).unwrap();
     assert_eq!(vcpu.get_lapic().unwrap().regs[0x20..0x40], lapic.regs[0x20..0x40]);
+}
+
+fn injected_events(c: &Ctx) {
+    let (_vm, vcpu) = c.vcpu();
+    let mut e = vcpu.get_vcpu_events().unwrap();
+    (e.interrupt.injected, e.interrupt.nr, e.interrupt.shadow) = (1, 0x30, KVM_X86_SHADOW_INT_STI as u8);
+    e.nmi.masked = 1;
+    e.flags = KVM_VCPUEVENT_VALID_SHADOW;
+    vcpu.set_vcpu_events(&e).unwrap();
+    let got = vcpu.get_vcpu_events().unwrap();
+    assert_eq!((got.interrupt.injected, got.interrupt.nr, got.nmi.masked), (1, 0x30, 1));
+    assert_ne!(got.interrupt.shadow, 0);
+
+    let mut e = kvm_vcpu_events::default();
+    (e.exception.injected, e.exception.nr, e.exception.has_error_code) = (1, 13, 1);
+    e.exception.error_code = 0x18;
+    vcpu.set_vcpu_events(&e).unwrap();
+    let got = vcpu.get_vcpu_events().unwrap();
+    assert_eq!((got.exception.injected, got.exception.nr, got.exception.error_code), (1, 13, 0x18));
+    assert_eq!((got.interrupt.injected, got.nmi.masked), (0, 0));
+
+    e.exception.nr = 2;
+    assert_eq!(vcpu.set_vcpu_events(&e).unwrap_err().errno(), EINVAL, "an NMI is no exception");
+}
+
+fn mp_states(c: &Ctx) {
+    let set = |vcpu: &VcpuFd, mp_state| vcpu.set_mp_state(kvm_mp_state { mp_state }).map_err(|e| e.errno());
+    let (_vm, vcpu) = c.vcpu();
+    for state in [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED] {
+        assert_eq!(set(&vcpu, state), Err(EINVAL), "state {state} without a local APIC");
+    }
+
+    let vm = c.vm();
+    ioctl(&vm, 0xae60, 0).unwrap();
+    let (first, second) = (vm.create_vcpu(0).unwrap(), vm.create_vcpu(1).unwrap());
+    assert_eq!(second.get_mp_state().unwrap().mp_state, KVM_MP_STATE_UNINITIALIZED);
+    for vcpu in [&first, &second] {
+        for state in [KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE] {
+            assert_eq!(set(vcpu, state), Ok(()));
+            assert_eq!(vcpu.get_mp_state().unwrap().mp_state, state);
+        }
+    }
+}
+
+fn lapic_registers(c: &Ctx) {
+    let vm = c.vm();
+    ioctl(&vm, 0xae60, 0).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    vcpu.set_cpuid2(&c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
+    // TPR, SVR, LVT timer, LINT0, LINT1, error, divide.
+    let values = [
+        (0x80, 0x30u32),
+        (0xf0, 0x1ff),
+        (0x320, 0x1_0020),
+        (0x350, 0x1_0700),
+        (0x360, 0x400),
+        (0x370, 0x1_00fe),
+        (0x3e0, 0xb),
+    ];
+    let mut lapic = vcpu.get_lapic().unwrap();
+    for (at, value) in values {
+        for (to, from) in lapic.regs[at..].iter_mut().zip(value.to_le_bytes()) {
+            *to = from as _;
+        }
+    }
+
+    vcpu.set_lapic(&lapic).unwrap();
+
+    let got = vcpu.get_lapic().unwrap();
+    for (at, value) in values {
+        let bytes: [u8; 4] = std::array::from_fn(|i| got.regs[at + i] as u8);
+        assert_eq!(u32::from_le_bytes(bytes), value, "register {at:#x}");
+    }
+    assert_eq!(vcpu.get_sregs().unwrap().cr8, 3, "the task priority shows in CR8");
 }

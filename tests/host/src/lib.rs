@@ -15,6 +15,7 @@ pub(crate) mod svm;
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;
+pub(crate) mod vmx;
 
 #[cfg(test)]
 #[path = "../fuzz/subjects/mod.rs"]
@@ -39,3 +40,5 @@ mod t_vcpu;
 mod t_vcpu_event;
 #[cfg(test)]
 mod t_virtio;
+#[cfg(test)]
+mod t_vmx;

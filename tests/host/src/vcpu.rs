@@ -12,6 +12,10 @@ pub(crate) mod event;
 pub(crate) mod exit;
 #[path = "../../../vcpu/io.rs"]
 pub(crate) mod io;
+#[path = "../../../vcpu/ioevent.rs"]
+pub(crate) mod ioevent;
+#[path = "../../../vcpu/mce.rs"]
+pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]
 pub(crate) mod msr_table;
 #[path = "../../../vcpu/pvclock.rs"]

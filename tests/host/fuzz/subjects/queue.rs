@@ -6,7 +6,7 @@ use super::bytes::Bytes;
 use crate::t_virtio::driver::Ring;
 use crate::t_virtio::machine::{Machine, F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::mem::{Mem, MEM_BYTES};
-use crate::t_virtio::random::{apply, check, disk, Act, AnyDesc, SECTORS};
+use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
 use crate::virtio::blk::{Next, Request, Status};
 use crate::virtio::queue::QueueError;
 use crate::virtio::rng::{Rng, Served};
@@ -121,12 +121,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
                 }
                 Next::Answered(_) | Next::Empty | Next::NotResident(_) => {}
             },
-            Act::Complete(i, n) if !held.is_empty() => {
-                let request = held.remove(i % held.len());
-                if let Err(retry) = m.dev.complete(&m.mem, request, Status::Ok, n) {
-                    held.push(retry.request);
-                }
-            }
+            Act::Complete(i, n) if !held.is_empty() => hand_back(&mut m, &mut held, i, n),
             _ => {}
         }
         assert!(m.mem.accesses() - before < 300, "accesses of one call");

@@ -269,10 +269,29 @@ fn a_message_route_sends_on_the_rise_alone() {
 
     let (mut rise, mut fall) = (Signals::new(), Signals::new());
 
-    assert!(pc.bus.set_gsi(24, High, &mut rise));
-    assert!(pc.bus.set_gsi(24, Low, &mut fall));
+    assert_eq!(pc.bus.set_gsi(24, High, &mut rise), Some(0), "the message is what counts");
+    assert_eq!(pc.bus.set_gsi(24, Low, &mut fall), None);
     assert_eq!((vectors(&rise), vectors(&fall)), (vec![0x51], vec![]));
-    assert!(!pc.bus.set_gsi(25, High, &mut rise), "nothing listens");
+    assert_eq!(pc.bus.set_gsi(25, High, &mut rise), None, "nothing listens");
+}
+
+#[test]
+fn a_line_tells_what_became_of_it() {
+    let mut pc = Pc::new();
+    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut Signals::new());
+
+    assert_eq!(set(4, High), Some(1), "the PIC takes it, the IOAPIC's pin is masked");
+    assert_eq!(set(4, High), Some(1), "no new edge: nothing to join");
+    assert_eq!(set(4, Low), Some(2), "both hear it fall");
+    assert_eq!(set(4, High), Some(0), "the first edge still waits");
+    assert_eq!(set(20, High), None, "only at a masked pin");
+    assert_eq!(set(20, High), Some(0), "an edge that is there already");
+
+    pc.out(0x21, 0x10);
+
+    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut Signals::new());
+    assert_eq!(set(4, Low), Some(1), "the PIC masks it");
+    assert_eq!(set(4, High), None, "so do both");
 }
 
 #[test]

@@ -404,8 +404,8 @@ impl Subject for Pic {
     }
     fn outside(&mut self, what: u8, value: u8, _now: Ns) -> u64 {
         match what & 3 {
-            0 => self.set_irq(value & 0x1f, High),
-            1 => self.set_irq(value & 0x1f, Low),
+            0 => drop(self.set_irq(value & 0x1f, High)),
+            1 => drop(self.set_irq(value & 0x1f, Low)),
             2 => {
                 let was_high = self.intr().is_high();
                 let before = self.in_service();

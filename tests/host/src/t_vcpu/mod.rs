@@ -4,5 +4,7 @@
 
 mod cpuid_policy;
 mod cpuid_table;
+mod ioevent;
+mod mce;
 mod msr_table;
 mod pvclock;

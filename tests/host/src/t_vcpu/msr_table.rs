@@ -26,7 +26,7 @@ fn every_number_has_the_policy_of_its_own_row() {
     let expected = [
         (0x8b, Policy::Fixed(1 << 32 | 0x0100_0065)),
         (0xfe, Policy::ReadOnly(0x508)),
-        (0x179, Policy::ReadOnly(0x10a)),
+        (0x179, Policy::Handled(Handled::McgCap)),
         (0xc001_001f, Policy::Fixed(0)),
         (0xc001_1029, Policy::Fixed(2)),
         (0xc001_102a, Policy::Fixed(0)),

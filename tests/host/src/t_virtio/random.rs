@@ -9,7 +9,7 @@ use crate::arch::addr::Width::{self, B1, B2, B4, B8};
 use crate::chipset::pci::Slot;
 use crate::virtio::blk::{Blk, Geometry, Next, Op, Request, Status};
 use crate::virtio::pci::Effect;
-use crate::virtio::queue::QueueError;
+use crate::virtio::queue::{Fault, QueueError};
 use crate::virtio::rng::{Rng, Served};
 use crate::virtio::segment::total;
 use proptest::collection::vec;
@@ -21,6 +21,27 @@ pub(crate) fn disk() -> Machine<Blk> {
     let geometry =
         Geometry { sectors: SECTORS, block_shift: 9, read_only: false, discard: true, serial: [b'x'; 20] };
     Machine::new(Blk::new(geometry, 16, 4).unwrap())
+}
+
+/// Hands a request back in one of the ways that a worker has, which `n` picks.
+pub(crate) fn hand_back(m: &mut Machine<Blk>, held: &mut Vec<Request>, i: usize, n: u64) {
+    let request = held.remove(i % held.len());
+    let done = match n % 4 {
+        0 => m.dev.complete(&m.mem, request, Status::Ok, n),
+        1 => m.dev.complete(&m.mem, request, Status::IoErr, 0),
+        _ => m.dev.give_back(&m.mem, request, Status::Ok, n),
+    };
+    if n % 4 == 3 {
+        let _ = m.dev.notify(&m.mem);
+    }
+    match done {
+        Ok(_) => {}
+        Err(retry) if n % 5 == 0 => {
+            let _ = m.dev.abandon(retry.request, Fault::Memory(retry.gpa));
+            assert!(!m.dev.is_running());
+        }
+        Err(retry) => held.push(retry.request),
+    }
 }
 
 /// A descriptor that is often nearly right.
@@ -205,12 +226,7 @@ proptest! {
                         Next::Answered(_) | Next::Empty | Next::NotResident(_) => {}
                     }
                 }
-                Act::Complete(i, n) if !held.is_empty() => {
-                    let request = held.remove(i % held.len());
-                    if let Err(retry) = m.dev.complete(&m.mem, request, Status::Ok, n) {
-                        held.push(retry.request);
-                    }
-                }
+                Act::Complete(i, n) if !held.is_empty() => hand_back(&mut m, &mut held, i, n),
                 _ => {}
             }
             prop_assert!(m.mem.accesses() - before < 300);

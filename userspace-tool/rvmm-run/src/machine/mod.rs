@@ -12,7 +12,9 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use kvm_bindings::{
-    kvm_pit_config, CpuId, Msrs, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_pit_config,
+    CpuId, KvmIrqRouting, Msrs, KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_IRQ_ROUTING_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
 };
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use nix::errno::Errno;
@@ -174,8 +176,27 @@ fn prepare_vm(kvm: &Kvm, vm: &VmFd) -> Result<(), Error> {
         vm.set_tss_address(TSS as usize).map_err(Error::host("place the TSS"))?;
     }
     vm.create_irq_chip().map_err(Error::host("create the interrupt controllers"))?;
+    let routing = KvmIrqRouting::from_entries(&pc_routes())
+        .map_err(|_| Error::Host("route the interrupts", Errno::E2BIG))?;
+    vm.set_gsi_routing(&routing).map_err(Error::host("route the interrupts"))?;
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     vm.create_pit2(pit).map_err(Error::host("create the interval timer"))
+}
+
+/// Interrupt routes of a PC: lines 0 to 15 go to the 8259 pair, all 24 to the I/O APIC's pin of the same number, but
+/// line 0 to pin 2, as the MADT's override says, and line 2 to the cascade alone.
+fn pc_routes() -> Vec<kvm_irq_routing_entry> {
+    let route = |gsi, irqchip, pin| kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
+        ..Default::default()
+    };
+    let master = (0..8).map(|n| route(n, KVM_IRQCHIP_PIC_MASTER, n));
+    let slave = (8..16).map(|n| route(n, KVM_IRQCHIP_PIC_SLAVE, n & 7));
+    let ioapic =
+        (0..24).filter(|&n| n != 2).map(|n| route(n, KVM_IRQCHIP_IOAPIC, if n == 0 { 2 } else { n }));
+    master.chain(slave).chain(ioapic).collect()
 }
 
 /// The module's devices by what the tool does with them.

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! eventfds that raise interrupts (KVM_IRQFD), and that writes of the guest signal (KVM_IOEVENTFD).
+//!
+//! Documentation of KVM's API, "KVM_IRQFD" and "KVM_IOEVENTFD". An irqfd raises its interrupt in the
+//! context of whoever signals it, without a thread. One whose eventfd is closed is forgotten with the
+//! next KVM_IRQFD or the VM's fd.
+
+use super::abi::vm as abi;
+use super::user;
+use crate::host::eventfd::{EventFd, Listener, OnEvent};
+use crate::vcpu::backend::Backend;
+use crate::vcpu::ioevent::{IoEvents, Match, Place};
+use crate::vcpu::vm::{Chipset, Vm};
+use core::mem;
+use core::sync::atomic::Ordering::*;
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
+
+/// The GSI that an eventfd raises.
+pub(super) struct Line {
+    chipset: Arc<Chipset>,
+    gsi: u32,
+}
+
+impl OnEvent for Line {
+    fn on_event(&self) {
+        self.chipset.pulse_gsi(self.gsi);
+    }
+}
+
+/// The irqfds of a VM.
+pub(super) type Lines = KVec<Listener<Line>>;
+
+/// Carries KVM_IRQFD out.
+///
+/// # Errors
+/// `EINVAL` for unknown flags (a resamplefd is one), for what is no eventfd, and without interrupt
+/// controllers; `EBADF`; `EBUSY` for an eventfd that is an irqfd already; `EFAULT`, `ENOMEM`.
+pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> Result<i64> {
+    let a: abi::Irqfd = user::read(arg)?;
+    if a.flags & !abi::IRQFD_DEASSIGN != 0 {
+        return Err(EINVAL);
+    }
+    // The C struct has an unsigned field for what is an int everywhere else.
+    let fd = a.fd as i32;
+    if a.flags & abi::IRQFD_DEASSIGN != 0 {
+        let event = EventFd::get(fd)?;
+        replace(&mut lines.lock(), |l| !(l.hears(&event) && l.target().gsi == a.gsi), || Ok(None))?;
+        return Ok(0);
+    }
+    if !vm.has_irqchip.load(Acquire) {
+        return Err(EINVAL);
+    }
+    let line = Line { chipset: vm.chipset.clone(), gsi: a.gsi };
+    replace(&mut lines.lock(), |_| true, || Listener::new(fd, line).map(Some))?;
+    Ok(0)
+}
+
+/// Keeps the lines that are `wanted` and whose eventfd is open, and adds what `more` returns.
+///
+/// # Errors
+/// `ENOMEM` or what `more` says.
+fn replace(
+    lines: &mut Lines,
+    wanted: impl Fn(&Listener<Line>) -> bool,
+    more: impl FnOnce() -> Result<Option<Listener<Line>>>,
+) -> Result {
+    let mut kept = KVec::with_capacity(lines.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+    let more = more()?;
+    let open = mem::take(lines).into_iter().filter(|l| !l.is_closed() && wanted(l));
+    for line in Iterator::chain(open, more) {
+        kept.push_within_capacity(line)?;
+    }
+    *lines = kept;
+    Ok(())
+}
+
+/// The ioeventfds of a VM: what the vCPUs have is a copy of it.
+pub(super) type Writes = IoEvents<Arc<EventFd>>;
+
+/// Carries KVM_IOEVENTFD out.
+///
+/// # Errors
+/// `EINVAL` for an impossible length, address or flag and for what is no eventfd; `EBADF`; `EEXIST`
+/// where a write could be meant for another one too; `ENOENT` for one to be taken back that is not
+/// there; `ENOSPC`, `ENOMEM`.
+pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64) -> Result<i64> {
+    let a: abi::Ioeventfd = user::read(arg)?;
+    let is_port = a.flags & abi::IOEVENTFD_PIO != 0;
+    let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
+    let wanted = Match {
+        place: if is_port { Place::Port } else { Place::Memory },
+        addr: a.addr,
+        len: a.len,
+        value: wants_value.then_some(a.datamatch),
+    };
+    if a.flags & abi::IOEVENTFD_DEASSIGN != 0 {
+        let event = EventFd::get(a.fd)?;
+        return change(vm, writes, |t| t.without(wanted, |e| **e == event));
+    }
+    let known = abi::IOEVENTFD_DATAMATCH | abi::IOEVENTFD_PIO;
+    if !matches!(a.len, 0 | 1 | 2 | 4 | 8)
+        || a.addr.checked_add(a.len.into()).is_none()
+        || a.flags & !known != 0
+        || (a.len == 0 && wants_value)
+    {
+        return Err(EINVAL);
+    }
+    let event = Arc::new(EventFd::get(a.fd)?, GFP_KERNEL_ACCOUNT)?;
+    change(vm, writes, |t| t.with(wanted, event))
+}
+
+/// Changes the table and what the vCPUs see of it.
+fn change<B: Backend>(
+    vm: &Vm<B>,
+    writes: &Mutex<Writes>,
+    f: impl FnOnce(&Writes) -> Result<Writes>,
+) -> Result<i64> {
+    let mut writes = writes.lock();
+    let changed = f(&writes)?;
+    vm.io_events.replace(changed.try_clone()?)?;
+    *writes = changed;
+    Ok(0)
+}

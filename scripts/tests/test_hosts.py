@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""What the runner must get right about the two emulated hosts."""
+
+import os
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import bochs_host
+import ktap
+import run_tests
+
+
+class Heads(unittest.TestCase):
+    def head(self, text, host):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, "t.sh"), "w") as f:
+                f.write(text)
+            before, run_tests.SYSTEM = run_tests.SYSTEM, folder
+            try:
+                return run_tests.SystemTest("t", host)
+            finally:
+                run_tests.SYSTEM = before
+
+    def test_a_qemu_cpu_is_not_asked_of_bochs(self):
+        text = "# cpu: max,la57=off\n# memory: 4G\n# smp: 2\n"
+        self.assertEqual(self.head(text, "amd").shape_keys(), {"cpu": "max,la57=off", "memory": "4G", "smp": 2})
+        self.assertEqual(self.head(text, "intel").shape_keys(), {"smp": 2})
+
+    def test_a_key_of_one_host_goes_before_the_common_one(self):
+        text = "# smp: 2\n# smp@intel: 1\n# cpu@intel: corei5_lynnfield_750\n"
+        self.assertEqual(self.head(text, "intel").shape_keys(), {"cpu": "corei5_lynnfield_750", "smp": 1})
+        self.assertEqual(self.head(text, "amd").shape_keys(), {"smp": 2})
+
+    def test_time_limits_are_longer_on_intel_unless_given_for_it(self):
+        self.assertEqual(self.head("# timeout: 100\n", "amd").timeout(), 100)
+        self.assertEqual(self.head("# timeout: 100\n", "intel").timeout(), 300)
+        self.assertEqual(self.head("# timeout: 100\n# timeout@intel: 150\n", "intel").timeout(), 150)
+
+    def test_a_test_may_be_for_one_host(self):
+        self.assertTrue(self.head("# hosts: amd\n", "amd").fits())
+        self.assertFalse(self.head("# hosts: amd\n", "intel").fits())
+        self.assertTrue(self.head("# ring: guest\n", "intel").fits())
+
+
+class Tables(unittest.TestCase):
+    def test_a_table_has_a_row_for_each_case_and_a_column_for_each_host(self):
+        good, bad = ktap.Results(), ktap.Results()
+        good.passed += ["a", "b"]
+        bad.failed += ["a"]
+        table = run_tests.Table()
+        table.add("guest boot", "amd", good)
+        table.add("guest boot", "intel", bad)
+        table.add("guest more", "amd", good)
+        rows = [line.split() for line in table.lines(["amd", "intel"])]
+        self.assertEqual(rows[0], ["#", "case", "amd", "intel"])
+        self.assertEqual(rows[1], ["#", "guest", "boot", "2", "ok", "1", "failed"])
+        self.assertEqual(rows[2], ["#", "guest", "more", "2", "ok", "-"])
+
+
+class SavedStates(unittest.TestCase):
+    def test_a_private_state_has_this_runs_channels_and_no_disks(self):
+        with tempfile.TemporaryDirectory() as state, tempfile.TemporaryDirectory() as folder:
+            files = {
+                "config": "plugin_ctrl: biosdev=true, usb_uhci=true, serial=true\ncom1: old\nata0-master: old\n"
+                          "usb_uhci: enabled=1\nboot: cdrom\n",
+                "hard_drive": "drive0 = {\n  image = true\n}\n",
+                "cpu0": "registers\n",
+            }
+            for name, text in files.items():
+                with open(os.path.join(state, name), "w") as f:
+                    f.write(text)
+            view = bochs_host.private_state(state, folder, ["com1: new", "ata0-master: new"])
+
+            def read(name):
+                with open(os.path.join(view, name)) as f:
+                    return f.read()
+
+            self.assertEqual(read("config"), "plugin_ctrl: biosdev=true, serial=true\nboot: cdrom\n"
+                                             "com1: new\nata0-master: new\n")
+            self.assertIn("image = false", read("hard_drive"))
+            self.assertEqual(read("cpu0"), "registers\n")
+            with open(os.path.join(state, "hard_drive")) as f:
+                self.assertIn("image = true", f.read())
+
+    def test_memory_is_given_in_mebibytes_or_gibibytes(self):
+        self.assertEqual(bochs_host.Shape(memory="2G").mebibytes, 2048)
+        self.assertEqual(bochs_host.Shape(memory="768M").mebibytes, 768)
+        with self.assertRaises(bochs_host.HostError):
+            bochs_host.Shape(memory="much")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Controls from capability MSRs.
+
+use crate::vmx::capability::{adjust, EntryControls, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup};
+use proptest::prelude::*;
+
+/// A capability MSR: bits that must be 1, bits that may be 1.
+fn msr(must: u32, may: u32) -> u64 {
+    u64::from(may) << 32 | u64::from(must)
+}
+
+/// The i7-3770K's, as the SDM's defaults and the features of its generation make them.
+fn ivy_bridge() -> Msrs {
+    Msrs {
+        basic: 1 << 55 | 6 << 50 | 1 << 32 | 0x10,
+        pin: msr(0x16, 0x7f),
+        primary: msr(0x0400_6172, 0xfff9_fffe),
+        secondary: msr(0, 0x0000_18ff),
+        exit: msr(0x0003_6dfb, 0x007f_ffff),
+        entry: msr(0x0000_11fb, 0x0000_ffff),
+        ept_vpid: 0xf01_0613_4141,
+        misc: 0x0005_01c5,
+        cr0_fixed0: 0x8000_0021,
+        cr4_fixed0: 0x2000,
+    }
+}
+
+#[test]
+fn an_ivy_bridge_gets_what_guests_need() {
+    let s = Setup::new(&ivy_bridge()).unwrap();
+    assert_eq!(s.revision, 0x10);
+    let primary = Primary::from_bits_retain(s.primary);
+    assert!(primary.contains(Primary::HLT | Primary::MSR_BITMAP | Primary::TPR_SHADOW | Primary::SECONDARY));
+    assert!(!primary.intersects(Primary::INTERRUPT_WINDOW | Primary::NMI_WINDOW | Primary::CR3_LOAD));
+    let secondary = Secondary::from_bits_retain(s.secondary);
+    assert!(secondary.contains(Secondary::EPT | Secondary::UNRESTRICTED_GUEST | Secondary::VPID));
+    assert!(ExitControls::from_bits_retain(s.exit).contains(ExitControls::HOST_64 | ExitControls::LOAD_EFER));
+    assert!(!ExitControls::from_bits_retain(s.exit).contains(ExitControls::ACKNOWLEDGE));
+    assert!(EntryControls::from_bits_retain(s.entry).contains(EntryControls::LOAD_EFER));
+    assert!(!EntryControls::from_bits_retain(s.entry).contains(EntryControls::GUEST_64));
+    assert_eq!(s.cr0_one, 0x20, "NE stays fixed, PE and PG do not");
+    assert_eq!(s.cr4_one, 0x2000);
+    assert!(s.has_vpid());
+    assert!(!s.ept_vpid.contains(EptVpid::ACCESSED_DIRTY));
+}
+
+#[test]
+fn the_preemption_timer_counts_in_its_own_rate() {
+    let s = Setup::new(&ivy_bridge()).unwrap();
+    assert_eq!(s.timer_value(3_500_000, 10), Some(35_000_000 >> 5));
+    assert_eq!(s.timer_value(1, 1), Some(1), "never 0, which exits at once");
+    assert_eq!(s.timer_value(u32::MAX, u32::MAX), Some(u32::MAX), "the longest there is");
+    let without = Setup::new(&Msrs { pin: msr(0x16, 0x3f), ..ivy_bridge() }).unwrap();
+    assert_eq!(without.timer_value(3_500_000, 10), None);
+}
+
+#[test]
+fn a_processor_without_vpid_runs_without() {
+    let mut m = ivy_bridge();
+    m.secondary = msr(0, 0x18ff & !(1 << 5));
+    m.ept_vpid &= 0xffff_ffff;
+    assert!(!Setup::new(&m).unwrap().has_vpid());
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let without = |change: &dyn Fn(&mut Msrs)| {
+        let mut m = ivy_bridge();
+        change(&mut m);
+        Setup::new(&m).unwrap_err()
+    };
+    assert!(without(&|m| m.basic = 0).contains("TRUE"));
+    assert!(without(&|m| m.pin = msr(0x16, 0x5f)).contains("NMI"));
+    assert!(without(&|m| m.primary = msr(0x0400_6172, 0x7ff9_fffe)).contains("EPT"));
+    assert!(without(&|m| m.primary = msr(0x0400_6172, 0xffd9_fffe)).contains("TPR"));
+    assert!(without(&|m| m.primary = msr(0x0401_e172, 0xfff9_fffe)).contains("control register"));
+    assert!(without(&|m| m.secondary = msr(0, 0x18fd)).contains("EPT"));
+    assert!(without(&|m| m.secondary = msr(0, 0x187f)).contains("unrestricted guest"));
+    assert!(without(&|m| m.ept_vpid &= !(1 << 6)).contains("4 levels"));
+    assert!(without(&|m| m.exit = msr(0x0003_6dfb, 0x005f_ffff)).contains("EFER"));
+    assert!(without(&|m| m.exit = msr(0x0003_edfb, 0x007f_ffff)).contains("pending"));
+    assert!(without(&|m| m.entry = msr(0x0000_11fb, 0x0000_7fff)).contains("EFER"));
+}
+
+proptest! {
+    #[test]
+    fn adjusted_controls_obey_both_halves(must: u32, more: u32, need: u32, want: u32) {
+        let may = must | more;
+        match adjust(msr(must, may), need, want) {
+            Ok(bits) => {
+                prop_assert_eq!(bits & !may, 0, "only what is allowed");
+                prop_assert_eq!(bits & must, must, "all that is demanded");
+                prop_assert_eq!(bits & need, need, "all that is needed");
+                prop_assert_eq!(bits & want & may, want & may, "all of the wish that can be");
+                prop_assert_eq!(bits & !(must | need | want), 0, "and nothing else");
+            }
+            Err(missing) => prop_assert_eq!(missing, need & !may),
+        }
+    }
+}

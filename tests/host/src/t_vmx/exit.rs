@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exit reasons, by the SDM's table "VMX Basic Exit Reasons".
+
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::exception::Vector;
+use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn};
+use crate::vmx::exit::{cr_write, decode, CrWrite, Report, ENTRY_FAILURE, VM_FAIL};
+use proptest::prelude::*;
+
+fn report(reason: u64, qualification: u64) -> Report {
+    Report { reason, qualification, ..Report::default() }
+}
+
+fn plain(reason: u64) -> Exit {
+    decode(&report(reason, 0))
+}
+
+#[test]
+fn instructions_are_those_of_the_manual() {
+    for (reason, exit) in [
+        (1, Exit::HostInterrupt),
+        (2, Exit::TripleFault),
+        (7, Exit::InterruptWindow),
+        (8, Exit::NmiReturn),
+        (9, Exit::TaskSwitch),
+        (10, Exit::Cpuid),
+        (12, Exit::Hlt),
+        (13, Exit::CacheFlush),
+        (15, Exit::Forbidden),
+        (18, Exit::VirtInsn(VirtInsn::Hypercall)),
+        (20, Exit::VirtInsn(VirtInsn::Other)),
+        (27, Exit::VirtInsn(VirtInsn::Other)),
+        (29, Exit::DebugRegister),
+        (31, Exit::Msr(MsrAccess::Read)),
+        (32, Exit::Msr(MsrAccess::Write)),
+        (52, Exit::HostInterrupt),
+        (36, Exit::Undefined),
+        (39, Exit::Undefined),
+        (54, Exit::CacheFlush),
+        (55, Exit::Xsetbv),
+    ] {
+        assert_eq!(plain(reason), exit, "reason {reason}");
+    }
+}
+
+#[test]
+fn refused_entries_are_told_from_exits() {
+    for reason in [VM_FAIL, ENTRY_FAILURE | 33, ENTRY_FAILURE | 34, ENTRY_FAILURE | 41] {
+        assert_eq!(plain(reason), Exit::EntryFailed(report(reason, 0).raw()));
+        assert_eq!(report(reason, 0).basic(), None);
+    }
+    assert!(matches!(plain(33), Exit::Unknown(_)), "without bit 31 it is no entry failure");
+}
+
+#[test]
+fn ports_are_decoded() {
+    let pio = |q| decode(&report(30, q));
+    let access = PioAccess { port: 0x3f8, width: Width::B1, is_in: false, is_string: false };
+    assert_eq!(pio(0x3f8_0000), Exit::Pio(access));
+    assert_eq!(pio(0x3f8_0009), Exit::Pio(PioAccess { width: Width::B2, is_in: true, ..access }));
+    assert_eq!(pio(0x3f8_0033), Exit::Pio(PioAccess { width: Width::B4, is_string: true, ..access }));
+    assert!(matches!(pio(0x3f8_0002), Exit::Unknown(_)), "no access has three bytes");
+}
+
+#[test]
+fn faults_of_the_second_level_are_decoded() {
+    let fault = |reason, q| decode(&Report { gpa: 0xfee0_0020, ..report(reason, q) });
+    let none = GuestPageFault {
+        gpa: Gpa(0xfee0_0020),
+        write: false,
+        fetch: false,
+        present: false,
+        is_final: true,
+        reserved: false,
+    };
+    assert_eq!(fault(48, 0x181), Exit::GuestPageFault(none));
+    assert_eq!(fault(48, 0x081), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
+    assert_eq!(fault(48, 0x001), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
+    assert_eq!(fault(48, 0x182), Exit::GuestPageFault(GuestPageFault { write: true, ..none }));
+    assert_eq!(fault(48, 0x184), Exit::GuestPageFault(GuestPageFault { fetch: true, ..none }));
+    assert_eq!(fault(48, 0x1aa), Exit::GuestPageFault(GuestPageFault { write: true, present: true, ..none }));
+    let wrong = GuestPageFault { present: true, is_final: false, reserved: true, ..none };
+    assert_eq!(fault(49, 0), Exit::GuestPageFault(wrong));
+}
+
+#[test]
+fn an_nmi_is_the_hosts_and_an_exception_the_guests() {
+    let cause = |interruption, error| decode(&Report { interruption, error, ..report(0, 0) });
+    assert_eq!(cause(0x8000_0202, 0), Exit::HostInterrupt);
+    assert_eq!(cause(0x8000_0b11, 0), Exit::Exception(Vector::AC, 0));
+    assert_eq!(cause(0x8000_0301, 7), Exit::Exception(Vector::DB, 7));
+}
+
+#[test]
+fn an_iret_that_faulted_masks_nmis_again() {
+    let db = Report { interruption: 0x8000_1301, ..report(0, 0) };
+    assert!(db.has_unblocked_nmi());
+    assert!(!Report { interruption: 0x8000_1b08, ..db }.has_unblocked_nmi(), "undefined for a double fault");
+    assert!(!Report { vectoring: 0x8000_0031, ..db }.has_unblocked_nmi(), "nor inside a delivery");
+    assert!(report(48, 1 << 12).has_unblocked_nmi());
+    assert!(!report(48, 0).has_unblocked_nmi());
+    assert!(!report(10, 1 << 12).has_unblocked_nmi());
+}
+
+#[test]
+fn only_moves_to_cr0_and_cr4_are_tried_again() {
+    assert_eq!(cr_write(0x000), Some(CrWrite { number: 0, source: 0 }));
+    assert_eq!(cr_write(0xf04), Some(CrWrite { number: 4, source: 15 }));
+    for q in [0x003, 0x008, 0x010, 0x020, 0x030] {
+        assert_eq!(cr_write(q), None, "{q:#x}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_report_has_an_answer(reason in 0u64..=0xffff_ffff, qualification: u64, gpa: u64, interruption: u32) {
+        let r = Report { reason, qualification, gpa, interruption, ..Report::default() };
+        let _ = decode(&r);
+        prop_assert_eq!(matches!(decode(&r), Exit::EntryFailed(_)), reason & ENTRY_FAILURE != 0);
+        prop_assert_eq!(decode(&r), decode(&r));
+    }
+}

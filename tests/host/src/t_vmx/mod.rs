@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of vmx.
+
+mod capability;
+mod check;
+mod event;
+mod exit;
+mod vmcs;

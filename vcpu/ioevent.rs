@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes of the guest that signal instead of reaching a device: KVM_IOEVENTFD.
+//!
+//! The table is looked at on every write that no chip takes, so it is sorted, and replaced as a whole
+//! when it changes. Documentation of KVM's API, "KVM_IOEVENTFD".
+
+use crate::arch::slice::count_first;
+use kernel::prelude::*;
+
+/// The most entries of a VM.
+const MAX: usize = 16384;
+
+/// A kind of address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// I/O ports.
+    Port,
+    /// Guest physical memory.
+    Memory,
+}
+
+/// Which writes signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// The kind of `addr`.
+    pub(crate) place: Place,
+    /// The address of the write.
+    pub(crate) addr: u64,
+    /// The bytes written: 1, 2, 4, 8, or 0 for any.
+    pub(crate) len: u32,
+    /// The value written, `None` for any; always that with `len` 0.
+    pub(crate) value: Option<u64>,
+}
+
+impl Match {
+    /// Returns whether a write of `len` bytes of `value` to the same address is one of these.
+    fn takes(&self, len: u32, value: u64) -> bool {
+        self.len == 0 || (self.len == len && self.value.is_none_or(|v| v == value))
+    }
+
+    /// Returns whether a write could be meant for both.
+    fn collides(&self, other: &Match) -> bool {
+        let same_length = self.len == other.len
+            && (self.value.is_none() || other.value.is_none() || self.value == other.value);
+        self.place == other.place
+            && self.addr == other.addr
+            && (self.len == 0 || other.len == 0 || same_length)
+    }
+}
+
+/// What signals on which writes; `E` is what is signalled.
+#[derive(Debug)]
+pub(crate) struct IoEvents<E> {
+    /// By address.
+    ports: KVec<(Match, E)>,
+    /// By address.
+    memory: KVec<(Match, E)>,
+}
+
+impl<E> Default for IoEvents<E> {
+    fn default() -> IoEvents<E> {
+        IoEvents { ports: KVec::new(), memory: KVec::new() }
+    }
+}
+
+impl<E> IoEvents<E> {
+    fn of(&self, place: Place) -> &[(Match, E)] {
+        match place {
+            Place::Port => &self.ports,
+            Place::Memory => &self.memory,
+        }
+    }
+
+    /// Returns what a write of `len` bytes signals, if anything.
+    #[inline]
+    pub(crate) fn find(&self, place: Place, addr: u64, len: u32, value: u64) -> Option<&E> {
+        let list = self.of(place);
+        if list.is_empty() {
+            return None;
+        }
+        let first = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr < addr));
+        let mut at = list.iter().skip(first).take_while(|(m, _)| m.addr == addr);
+        at.find(|(m, _)| m.takes(len, value)).map(|(_, e)| e)
+    }
+}
+
+impl<E: Clone> IoEvents<E> {
+    /// Returns the table with one entry more.
+    ///
+    /// # Errors
+    /// `EEXIST` where a write could be meant for two entries, `ENOSPC`, `ENOMEM`.
+    pub(crate) fn with(&self, new: Match, event: E) -> Result<IoEvents<E>> {
+        if self.of(new.place).iter().any(|(m, _)| m.collides(&new)) {
+            return Err(EEXIST);
+        }
+        if self.ports.len().saturating_add(self.memory.len()) >= MAX {
+            return Err(ENOSPC);
+        }
+        let list = self.of(new.place);
+        let at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr <= new.addr));
+        let mut changed = KVec::with_capacity(list.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+        let added = (new, event);
+        let through_new = Iterator::chain(list.iter().take(at), [&added]);
+        for e in Iterator::chain(through_new, list.iter().skip(at)) {
+            changed.push_within_capacity(e.clone())?;
+        }
+        self.replaced(new.place, changed)
+    }
+
+    /// Returns the table without the entry of `old` that `is_it` knows.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOMEM`.
+    pub(crate) fn without(&self, old: Match, is_it: impl Fn(&E) -> bool) -> Result<IoEvents<E>> {
+        let list = self.of(old.place);
+        let mut changed = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
+        // No two entries are equal: one that could be mistaken for another is not let in.
+        for e in list.iter().filter(|(m, e)| !(*m == old && is_it(e))) {
+            changed.push_within_capacity(e.clone())?;
+        }
+        if changed.len() == list.len() {
+            return Err(ENOENT);
+        }
+        self.replaced(old.place, changed)
+    }
+
+    /// Returns a second table of the same.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn try_clone(&self) -> Result<IoEvents<E>> {
+        Ok(IoEvents { ports: copy(&self.ports)?, memory: copy(&self.memory)? })
+    }
+
+    fn replaced(&self, place: Place, changed: KVec<(Match, E)>) -> Result<IoEvents<E>> {
+        Ok(match place {
+            Place::Port => IoEvents { ports: changed, memory: copy(&self.memory)? },
+            Place::Memory => IoEvents { ports: copy(&self.ports)?, memory: changed },
+        })
+    }
+}
+
+fn copy<T: Clone>(from: &[T]) -> Result<KVec<T>> {
+    let mut to = KVec::with_capacity(from.len(), GFP_KERNEL_ACCOUNT)?;
+    for e in from {
+        to.push_within_capacity(e.clone())?;
+    }
+    Ok(to)
+}

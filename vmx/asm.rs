@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The instructions of VMX, and what of the host's state no other file reads.
+//!
+//! SDM, "VMX Instruction Reference"; their failures are values. "Conventions" there: CF says that
+//! there is no current VMCS, ZF that the current VMCS has an error number.
+
+#![expect(unsafe_code, reason = "instructions that change the processor's mode")]
+
+use crate::arch::addr::Hpa;
+use core::arch::asm;
+
+unsafe extern "C" {
+    /// See enter.S.
+    fn rvmm_vmx_enter(gprs: *mut u64, launched: u32) -> u32;
+    /// Loads the user's GS with its base, keeping the kernel's; see shim.h.
+    fn rvmm_load_gs(selector: u16);
+    /// Tells the kernel that TR's limit is the smallest; see shim.h.
+    fn rvmm_tss_limit_changed();
+    /// Whether the host asks for the L1 data cache to be flushed before a guest; see shim.h.
+    fn rvmm_wants_l1d_flush() -> bool;
+}
+
+/// Returns whether a guest could read the host's memory out of the L1 data cache (L1TF), and the
+/// processor can flush it.
+pub(super) fn wants_l1d_flush() -> bool {
+    // SAFETY: Reads flags set at boot.
+    unsafe { rvmm_wants_l1d_flush() }
+}
+
+/// A VMX instruction failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VmFail {
+    /// Without a current VMCS: VMfailInvalid.
+    Invalid,
+    /// With one, which has the error number: VMfailValid.
+    Valid,
+}
+
+#[inline]
+fn outcome(invalid: u8, valid: u8) -> Result<(), VmFail> {
+    match (invalid, valid) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(VmFail::Valid),
+        _ => Err(VmFail::Invalid),
+    }
+}
+
+macro_rules! on_address {
+    ($(#[$doc:meta])* $name:ident, $insn:literal) => {
+        $(#[$doc])*
+        pub(super) unsafe fn $name(region: Hpa) -> Result<(), VmFail> {
+            let (invalid, valid): (u8, u8);
+            // SAFETY: By this function's contract.
+            unsafe {
+                asm!(concat!($insn, " [{p}]"), "setc {c}", "setz {z}", p = in(reg) &region.0,
+                    c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+            };
+            outcome(invalid, valid)
+        }
+    };
+}
+
+on_address!(
+    /// Enters VMX operation.
+    ///
+    /// # Safety
+    /// CR4.VMXE is set, interrupts are off, and `region` is a page with the revision identifier that
+    /// nobody else uses.
+    vmxon, "vmxon");
+on_address!(
+    /// Makes a VMCS current.
+    ///
+    /// # Safety
+    /// The processor is in VMX operation, and `region` is a VMCS that no other processor has active.
+    vmptrld, "vmptrld");
+on_address!(
+    /// Writes a VMCS back to memory and makes it no longer active.
+    ///
+    /// # Safety
+    /// The processor is in VMX operation, and `region` is a VMCS of the caller's.
+    vmclear, "vmclear");
+
+/// Leaves VMX operation.
+///
+/// # Safety
+/// The processor is in VMX operation that the caller entered, and no VMCS is active.
+pub(super) unsafe fn vmxoff() {
+    // SAFETY: By this function's contract.
+    unsafe { asm!("vmxoff", options(nostack)) };
+}
+
+/// Returns the address of the current VMCS, all ones without one.
+///
+/// # Safety
+/// The processor is in VMX operation.
+pub(super) unsafe fn vmptrst() -> u64 {
+    let mut p = 0u64;
+    // SAFETY: By this function's contract.
+    unsafe { asm!("vmptrst [{p}]", p = in(reg) &mut p, options(nostack)) };
+    p
+}
+
+/// Reads a field of the current VMCS.
+///
+/// # Safety
+/// The processor is in VMX operation.
+#[inline]
+pub(super) unsafe fn vmread(field: u32) -> Result<u64, VmFail> {
+    let value: u64;
+    let (invalid, valid): (u8, u8);
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("vmread {v}, {f:r}", "setc {c}", "setz {z}", v = out(reg) value, f = in(reg) u64::from(field),
+            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack, nomem))
+    };
+    outcome(invalid, valid).map(|()| value)
+}
+
+/// Writes a field of the current VMCS.
+///
+/// # Safety
+/// The processor is in VMX operation, and the current VMCS is the caller's. What an entry with the
+/// field does is the caller's business.
+#[inline]
+pub(super) unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
+    let (invalid, valid): (u8, u8);
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("vmwrite {f:r}, {v}", "setc {c}", "setz {z}", v = in(reg) value, f = in(reg) u64::from(field),
+            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+    };
+    outcome(invalid, valid)
+}
+
+/// INVEPT of one EPT pointer, or of all.
+///
+/// # Safety
+/// The processor is in VMX operation and has that type of INVEPT.
+pub(super) unsafe fn invept(one: Option<u64>) -> Result<(), VmFail> {
+    let descriptor = [one.unwrap_or(0), 0];
+    let kind: u64 = if one.is_some() { 1 } else { 2 };
+    let (invalid, valid): (u8, u8);
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("invept {k}, [{d}]", "setc {c}", "setz {z}", k = in(reg) kind, d = in(reg) &descriptor,
+            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+    };
+    outcome(invalid, valid)
+}
+
+/// INVVPID of all VPIDs.
+///
+/// # Safety
+/// The processor is in VMX operation and has that type of INVVPID.
+pub(super) unsafe fn invvpid_all() -> Result<(), VmFail> {
+    let descriptor = [0u64, 0];
+    let (invalid, valid): (u8, u8);
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("invvpid {k}, [{d}]", "setc {c}", "setz {z}", k = in(reg) 2u64, d = in(reg) &descriptor,
+            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+    };
+    outcome(invalid, valid)
+}
+
+/// Switches to the guest of the current VMCS and comes back with its next exit; an error where the
+/// processor refused before it tried.
+///
+/// # Safety
+/// - Interrupts are off, the processor is in VMX operation, and the current VMCS is the caller's, with
+///   controls that protect the host and with host state that is this processor's.
+/// - `launched` says whether it was launched since it was made current.
+#[inline]
+pub(super) unsafe fn enter(gprs: &mut [u64; 16], launched: bool) -> Result<(), VmFail> {
+    // SAFETY: By this function's contract; `gprs` has the 16 slots that the code uses.
+    match unsafe { rvmm_vmx_enter(gprs.as_mut_ptr(), u32::from(launched)) } {
+        0 => Ok(()),
+        _ => Err(VmFail::Valid),
+    }
+}
+
+/// Gives the host an NMI that ended the guest, by its own handler, whose IRET lets further NMIs come.
+///
+/// # Safety
+/// An exit for an NMI has just happened, and the host does not use FRED.
+pub(super) unsafe fn host_nmi() {
+    // SAFETY: By this function's contract the handler finds the processor as after a real NMI.
+    unsafe { asm!("int 2") };
+}
+
+/// Gives the host a machine check that ended the guest.
+///
+/// # Safety
+/// As [`host_nmi`], for a machine check.
+pub(super) unsafe fn host_machine_check() {
+    // SAFETY: As in `host_nmi()`.
+    unsafe { asm!("int 18") };
+}
+
+/// Reads an MSR.
+///
+/// # Safety
+/// The processor has it.
+#[inline]
+pub(super) unsafe fn rdmsr(msr: u32) -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: By this function's contract RDMSR does not fault.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// Writes an MSR.
+///
+/// # Safety
+/// The processor has it, takes `value`, and the host can live with it until it is put back.
+#[inline]
+pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: By this function's contract.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
+}
+
+macro_rules! control_register {
+    ($read:ident, $reg:literal) => {
+        #[doc = concat!("Reads ", $reg, ".")]
+        #[inline]
+        pub(super) fn $read() -> u64 {
+            let v: u64;
+            // SAFETY: The kernel may read it at any time.
+            unsafe { asm!(concat!("mov {}, ", $reg), out(reg) v, options(nomem, nostack, preserves_flags)) };
+            v
+        }
+    };
+}
+
+control_register!(cr0, "cr0");
+control_register!(cr2, "cr2");
+control_register!(cr3, "cr3");
+control_register!(cr4, "cr4");
+control_register!(dr6, "dr6");
+
+/// Writes CR2, which the host uses only at the start of its page fault handler.
+#[inline]
+pub(super) fn set_cr2(value: u64) {
+    // SAFETY: Nobody relies on it; see above.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Writes DR6, which the host reads only in its debug exception handler.
+pub(super) fn set_dr6(value: u64) {
+    // SAFETY: Only status; the upper half, which must be 0, is cut off.
+    unsafe { asm!("mov dr6, {}", in(reg) value & 0xffff_ffff, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Writes CR4.
+///
+/// # Safety
+/// `value` differs from what the host has in VMXE alone, and is put back before interrupts come on.
+pub(super) unsafe fn set_cr4(value: u64) {
+    // SAFETY: By this function's contract.
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// The segment registers and descriptor tables of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HostSegments {
+    pub(super) cs: u16,
+    pub(super) ss: u16,
+    pub(super) ds: u16,
+    pub(super) es: u16,
+    pub(super) fs: u16,
+    pub(super) gs: u16,
+    pub(super) tr: u16,
+    gdt: Descriptor,
+    idt: Descriptor,
+}
+
+/// The operand of LGDT and its like.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Descriptor {
+    limit: u16,
+    base: u64,
+}
+
+macro_rules! selector {
+    ($insn:literal) => {{
+        let v: u16;
+        // SAFETY: Reading a selector has no side effect.
+        unsafe { asm!($insn, v = out(reg) v, options(nomem, nostack, preserves_flags)) };
+        v
+    }};
+}
+
+impl HostSegments {
+    /// Reads them.
+    pub(super) fn read() -> HostSegments {
+        let (mut gdt, mut idt) = (Descriptor::default(), Descriptor::default());
+        // SAFETY: The operands have the ten bytes that are stored.
+        unsafe {
+            asm!("sgdt [{g}]", "sidt [{i}]", g = in(reg) &mut gdt, i = in(reg) &mut idt, options(nostack, preserves_flags))
+        };
+        HostSegments {
+            cs: selector!("mov {v:x}, cs"),
+            ss: selector!("mov {v:x}, ss"),
+            ds: selector!("mov {v:x}, ds"),
+            es: selector!("mov {v:x}, es"),
+            fs: selector!("mov {v:x}, fs"),
+            gs: selector!("mov {v:x}, gs"),
+            tr: selector!("str {v:x}"),
+            gdt,
+            idt,
+        }
+    }
+
+    /// Returns the base of the GDT.
+    pub(super) fn gdt_base(&self) -> u64 {
+        self.gdt.base
+    }
+
+    /// Returns the base of the IDT.
+    pub(super) fn idt_base(&self) -> u64 {
+        self.idt.base
+    }
+
+    /// Returns the base of the TSS, from its descriptor. SDM, "TSS Descriptor in 64-bit mode".
+    pub(super) fn tss_base(&self) -> u64 {
+        let at = self.gdt.base.wrapping_add(u64::from(self.tr & 0xfff8)) as *const u64;
+        // SAFETY: TR was loaded from this descriptor of 16 bytes in the host's GDT.
+        let (low, high) = unsafe { (at.read_unaligned(), at.wrapping_add(1).read_unaligned()) };
+        (low >> 16 & 0xff_ffff) | (low >> 32 & 0xff00_0000) | high << 32
+    }
+
+    /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space.
+    /// The caller puts the bases of FS and GS back after this.
+    ///
+    /// # Safety
+    /// `self` was read on this processor since interrupts went off, and exits have happened since.
+    pub(super) unsafe fn restore(&self) {
+        // SAFETY: The host's own tables, with their own limits.
+        unsafe {
+            asm!("lgdt [{g}]", "lidt [{i}]", g = in(reg) &self.gdt, i = in(reg) &self.idt, options(nostack, preserves_flags))
+        };
+        // SAFETY: Writes a flag of this processor.
+        unsafe { rvmm_tss_limit_changed() };
+        if self.ds | self.es != 0 {
+            // SAFETY: The selectors that the host had.
+            unsafe {
+                asm!("mov ds, {d:x}", "mov es, {e:x}", d = in(reg) self.ds, e = in(reg) self.es, options(nostack, preserves_flags))
+            };
+        }
+        if self.fs != 0 {
+            // SAFETY: As above; the base comes after it.
+            unsafe { asm!("mov fs, {f:x}", f = in(reg) self.fs, options(nostack, preserves_flags)) };
+        }
+        if self.gs != 0 {
+            // SAFETY: As above; interrupts are off, as the function wants it.
+            unsafe { rvmm_load_gs(self.gs) };
+        }
+    }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the processor's VMX can do, and the controls that follow from it.
+//!
+//! SDM, "VMX Capability Reporting Facility". Each control register of the VMCS comes with an MSR of
+//! two halves: a bit set in the low one must be 1 ("allowed 0-settings"), a bit clear in the high one
+//! must be 0 ("allowed 1-settings"). Pure arithmetic: the MSRs' values come from the caller.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// Pin-based VM-execution controls.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Pin: u32 {
+        /// Physical interrupts exit.
+        const EXTERNAL_INTERRUPT = 1 << 0;
+        /// Physical NMIs exit.
+        const NMI = 1 << 3;
+        /// NMI blocking is the guest's own.
+        const VIRTUAL_NMIS = 1 << 5;
+        /// The preemption timer counts.
+        const PREEMPTION_TIMER = 1 << 6;
+    }
+
+    /// Primary processor-based VM-execution controls.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Primary: u32 {
+        /// Exit as soon as the guest can take an interrupt.
+        const INTERRUPT_WINDOW = 1 << 2;
+        /// The TSC offset applies.
+        const TSC_OFFSET = 1 << 3;
+        /// HLT exits.
+        const HLT = 1 << 7;
+        /// INVLPG exits.
+        const INVLPG = 1 << 9;
+        /// MWAIT exits.
+        const MWAIT = 1 << 10;
+        /// RDPMC exits.
+        const RDPMC = 1 << 11;
+        /// RDTSC exits.
+        const RDTSC = 1 << 12;
+        /// MOV to CR3 exits.
+        const CR3_LOAD = 1 << 15;
+        /// MOV from CR3 exits.
+        const CR3_STORE = 1 << 16;
+        /// MOV to CR8 exits.
+        const CR8_LOAD = 1 << 19;
+        /// MOV from CR8 exits.
+        const CR8_STORE = 1 << 20;
+        /// CR8 is that of the virtual-APIC page.
+        const TPR_SHADOW = 1 << 21;
+        /// Exit as soon as the guest can take an NMI.
+        const NMI_WINDOW = 1 << 22;
+        /// MOV to and from debug registers exits.
+        const MOV_DR = 1 << 23;
+        /// Every port exits.
+        const UNCONDITIONAL_IO = 1 << 24;
+        /// The I/O bitmaps apply.
+        const IO_BITMAPS = 1 << 25;
+        /// The MSR bitmap applies.
+        const MSR_BITMAP = 1 << 28;
+        /// MONITOR exits.
+        const MONITOR = 1 << 29;
+        /// PAUSE exits.
+        const PAUSE = 1 << 30;
+        /// The secondary controls apply.
+        const SECONDARY = 1 << 31;
+    }
+
+    /// Secondary processor-based VM-execution controls.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Secondary: u32 {
+        /// Extended page tables.
+        const EPT = 1 << 1;
+        /// RDTSCP exists.
+        const RDTSCP = 1 << 3;
+        /// Translations are tagged.
+        const VPID = 1 << 5;
+        /// WBINVD exits.
+        const WBINVD = 1 << 6;
+        /// Real mode and unpaged protected mode run as they are.
+        const UNRESTRICTED_GUEST = 1 << 7;
+        /// INVPCID exists.
+        const INVPCID = 1 << 12;
+    }
+
+    /// VM-exit controls.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct ExitControls: u32 {
+        /// DR7 and IA32_DEBUGCTL are saved.
+        const SAVE_DEBUG = 1 << 2;
+        /// The host runs in 64-bit mode.
+        const HOST_64 = 1 << 9;
+        /// The interrupt that caused the exit is acknowledged by it.
+        const ACKNOWLEDGE = 1 << 15;
+        /// IA32_PAT is saved.
+        const SAVE_PAT = 1 << 18;
+        /// The host's IA32_PAT is loaded.
+        const LOAD_PAT = 1 << 19;
+        /// IA32_EFER is saved.
+        const SAVE_EFER = 1 << 20;
+        /// The host's IA32_EFER is loaded.
+        const LOAD_EFER = 1 << 21;
+    }
+
+    /// VM-entry controls.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct EntryControls: u32 {
+        /// DR7 and IA32_DEBUGCTL are loaded.
+        const LOAD_DEBUG = 1 << 2;
+        /// The guest is in IA-32e mode.
+        const GUEST_64 = 1 << 9;
+        /// The guest's IA32_PAT is loaded.
+        const LOAD_PAT = 1 << 14;
+        /// The guest's IA32_EFER is loaded.
+        const LOAD_EFER = 1 << 15;
+    }
+
+    /// IA32_VMX_EPT_VPID_CAP.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct EptVpid: u64 {
+        /// Walks of four levels.
+        const FOUR_LEVELS = 1 << 6;
+        /// Tables may be write-back.
+        const WRITE_BACK = 1 << 14;
+        /// Leaves of 2 MiB.
+        const PAGES_2M = 1 << 16;
+        /// Leaves of 1 GiB.
+        const PAGES_1G = 1 << 17;
+        /// INVEPT exists.
+        const INVEPT = 1 << 20;
+        /// Accessed and dirty flags.
+        const ACCESSED_DIRTY = 1 << 21;
+        /// INVEPT of one EPT pointer.
+        const INVEPT_SINGLE = 1 << 25;
+        /// INVEPT of all.
+        const INVEPT_ALL = 1 << 26;
+        /// INVVPID exists.
+        const INVVPID = 1 << 32;
+        /// INVVPID of one VPID.
+        const INVVPID_SINGLE = 1 << 41;
+        /// INVVPID of all.
+        const INVVPID_ALL = 1 << 42;
+    }
+}
+
+/// The capability MSRs, as read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Msrs {
+    /// IA32_VMX_BASIC.
+    pub(crate) basic: u64,
+    /// IA32_VMX_TRUE_PINBASED_CTLS.
+    pub(crate) pin: u64,
+    /// IA32_VMX_TRUE_PROCBASED_CTLS.
+    pub(crate) primary: u64,
+    /// IA32_VMX_PROCBASED_CTLS2; 0 where there are no secondary controls.
+    pub(crate) secondary: u64,
+    /// IA32_VMX_TRUE_EXIT_CTLS.
+    pub(crate) exit: u64,
+    /// IA32_VMX_TRUE_ENTRY_CTLS.
+    pub(crate) entry: u64,
+    /// IA32_VMX_EPT_VPID_CAP; 0 where there is neither.
+    pub(crate) ept_vpid: u64,
+    /// IA32_VMX_MISC.
+    pub(crate) misc: u64,
+    /// IA32_VMX_CR0_FIXED0: bits that must be 1.
+    pub(crate) cr0_fixed0: u64,
+    /// IA32_VMX_CR4_FIXED0.
+    pub(crate) cr4_fixed0: u64,
+}
+
+/// IA32_VMX_BASIC bit 55: the TRUE capability MSRs exist.
+pub(crate) const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
+
+/// Applies the allowed settings of a capability MSR: `need` must be possible, `want` is taken where it
+/// is. What the processor forces to 1 is added.
+///
+/// # Errors
+/// The bits of `need` that cannot be 1.
+pub(crate) fn adjust(msr: u64, need: u32, want: u32) -> Result<u32, u32> {
+    let (must, may) = (msr as u32, (msr >> 32) as u32);
+    let missing = need & !may;
+    if missing != 0 {
+        return Err(missing);
+    }
+    Ok(((need | want) & may) | must)
+}
+
+/// The controls of every VMCS on this machine, and what else the probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setup {
+    /// The revision identifier of VMXON and VMCS regions.
+    pub(crate) revision: u32,
+    /// Pin-based controls.
+    pub(crate) pin: u32,
+    /// Primary controls; windows and debug registers are changed per vCPU.
+    pub(crate) primary: u32,
+    /// Secondary controls.
+    pub(crate) secondary: u32,
+    /// VM-exit controls.
+    pub(crate) exit: u32,
+    /// VM-entry controls, for a guest outside IA-32e mode.
+    pub(crate) entry: u32,
+    /// Bits that guest CR0 must have.
+    pub(crate) cr0_one: u64,
+    /// Bits that guest CR4 must have.
+    pub(crate) cr4_one: u64,
+    /// EPT and VPID.
+    pub(crate) ept_vpid: EptVpid,
+    /// The preemption timer counts once in 2^`timer_rate` ticks of the TSC.
+    pub(crate) timer_rate: u32,
+}
+
+impl Setup {
+    /// Computes the controls.
+    ///
+    /// # Errors
+    /// What the processor lacks, in words for the kernel's log.
+    pub(crate) fn new(msrs: &Msrs) -> Result<Setup, &'static str> {
+        if msrs.basic & BASIC_TRUE_CONTROLS == 0 {
+            return Err("VMX with its TRUE capability MSRs");
+        }
+        let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMIS;
+        let timer = Pin::PREEMPTION_TIMER.bits();
+        let pin = adjust(msrs.pin, pin.bits(), timer).map_err(|_| "virtual NMIs")?;
+        let primary = primary(msrs)?;
+        let secondary = secondary(msrs)?;
+        let ept_vpid = ept_vpid(msrs, secondary)?;
+        let exit = ExitControls::SAVE_DEBUG
+            | ExitControls::HOST_64
+            | ExitControls::SAVE_PAT
+            | ExitControls::LOAD_PAT
+            | ExitControls::SAVE_EFER
+            | ExitControls::LOAD_EFER;
+        let exit = adjust(msrs.exit, exit.bits(), 0).map_err(|_| "VM-exit controls for EFER and PAT")?;
+        if exit & ExitControls::ACKNOWLEDGE.bits() != 0 {
+            return Err("exits that leave the host's interrupt pending");
+        }
+        let entry = EntryControls::LOAD_DEBUG | EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
+        let entry = adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for EFER and PAT")?;
+        // PE and PG: what unrestricted guest sets free. SDM, "Unrestricted Guests".
+        let cr0_one = msrs.cr0_fixed0 & !(1 | 1 << 31);
+        Ok(Setup {
+            revision: msrs.basic as u32 & 0x7fff_ffff,
+            pin,
+            primary,
+            secondary,
+            exit,
+            entry,
+            cr0_one,
+            cr4_one: msrs.cr4_fixed0,
+            ept_vpid,
+            timer_rate: msrs.misc as u32 & 31,
+        })
+    }
+
+    /// Returns the value of the preemption timer for `ms` milliseconds, or the longest there is; `None`
+    /// where there is no such timer.
+    pub(crate) fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
+        let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
+        let has = Pin::from_bits_retain(self.pin).contains(Pin::PREEMPTION_TIMER);
+        has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))
+    }
+
+    /// Returns whether translations are tagged with a VPID.
+    pub(crate) fn has_vpid(&self) -> bool {
+        Secondary::from_bits_retain(self.secondary).contains(Secondary::VPID)
+    }
+}
+
+fn primary(msrs: &Msrs) -> Result<u32, &'static str> {
+    let need = Primary::TSC_OFFSET
+        | Primary::HLT
+        | Primary::MWAIT
+        | Primary::RDPMC
+        | Primary::TPR_SHADOW
+        | Primary::MOV_DR
+        | Primary::UNCONDITIONAL_IO
+        | Primary::MSR_BITMAP
+        | Primary::MONITOR
+        | Primary::SECONDARY;
+    let windows = Primary::INTERRUPT_WINDOW | Primary::NMI_WINDOW;
+    let both = need | windows;
+    let bits = match adjust(msrs.primary, both.bits(), 0) {
+        Ok(bits) => bits,
+        Err(e) if e & Primary::SECONDARY.bits() != 0 => return Err("secondary VM-execution controls (EPT)"),
+        Err(e) if e & Primary::TPR_SHADOW.bits() != 0 => return Err("the TPR shadow"),
+        Err(e) if e & Primary::MSR_BITMAP.bits() != 0 => return Err("the MSR bitmap"),
+        Err(_) => return Err("VM-execution controls that every 64-bit processor has"),
+    };
+    let unhandled = Primary::CR3_LOAD | Primary::CR3_STORE | Primary::CR8_LOAD | Primary::CR8_STORE;
+    if bits & (unhandled | Primary::RDTSC).bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
+        return Err("control register accesses without an exit");
+    }
+    Ok(bits & !windows.bits())
+}
+
+fn secondary(msrs: &Msrs) -> Result<u32, &'static str> {
+    let need = Secondary::EPT | Secondary::UNRESTRICTED_GUEST;
+    let want = Secondary::RDTSCP | Secondary::VPID | Secondary::WBINVD | Secondary::INVPCID;
+    adjust(msrs.secondary, need.bits(), want.bits()).map_err(|missing| {
+        if missing & Secondary::EPT.bits() != 0 {
+            "EPT"
+        } else {
+            "unrestricted guest mode, without which real mode cannot run yet"
+        }
+    })
+}
+
+fn ept_vpid(msrs: &Msrs, secondary: u32) -> Result<EptVpid, &'static str> {
+    let caps = EptVpid::from_bits_truncate(msrs.ept_vpid);
+    let need = EptVpid::FOUR_LEVELS | EptVpid::WRITE_BACK | EptVpid::PAGES_2M | EptVpid::INVEPT;
+    if !caps.contains(need) || !caps.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL) {
+        return Err("EPT with 4 levels, write-back tables, 2 MiB pages and INVEPT");
+    }
+    let tagged = secondary & Secondary::VPID.bits() != 0;
+    if tagged && !(caps.contains(EptVpid::INVVPID) && caps.contains(EptVpid::INVVPID_ALL)) {
+        return Err("INVVPID, though it has VPIDs");
+    }
+    Ok(caps)
+}

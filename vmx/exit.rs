@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From an exit reason and its qualification to a typed [`Exit`].
+//!
+//! SDM, "VMX Basic Exit Reasons", "Exit Qualification". A pure function of plain numbers: total over
+//! all reasons.
+
+use super::event::{self, VALID};
+use crate::arch::addr::{Gpa, Width};
+use crate::arch::exception::Vector;
+use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+
+/// Bit 31 of the exit reason: the entry failed.
+pub(crate) const ENTRY_FAILURE: u64 = 1 << 31;
+/// Stands for the exit reason where VMLAUNCH or VMRESUME itself failed; `info1` has the error number.
+pub(crate) const VM_FAIL: u64 = u64::MAX;
+
+/// An access to a control register.
+pub(crate) const REASON_CR: u16 = 28;
+/// A fault of the EPT's rights.
+pub(crate) const REASON_EPT_VIOLATION: u16 = 48;
+
+/// What the processor reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Exit reason, all 32 bits, or [`VM_FAIL`].
+    pub(crate) reason: u64,
+    /// Exit qualification.
+    pub(crate) qualification: u64,
+    /// Guest physical address.
+    pub(crate) gpa: u64,
+    /// Interruption information.
+    pub(crate) interruption: u32,
+    /// Interruption error code.
+    pub(crate) error: u32,
+    /// IDT-vectoring information.
+    pub(crate) vectoring: u32,
+    /// IDT-vectoring error code.
+    pub(crate) vectoring_error: u32,
+    /// Instruction length.
+    pub(crate) length: u32,
+}
+
+impl Report {
+    /// Returns the basic exit reason; `None` where the entry failed.
+    #[inline]
+    pub(crate) fn basic(&self) -> Option<u16> {
+        (self.reason != VM_FAIL && self.reason & ENTRY_FAILURE == 0).then_some(self.reason as u16)
+    }
+
+    /// Returns the report in the run loop's terms.
+    #[inline]
+    pub(crate) fn raw(&self) -> RawExit {
+        RawExit { reason: self.reason, info1: self.qualification, info2: self.gpa }
+    }
+
+    /// Returns whether an IRET that faulted had already ended the blocking of NMIs, so that it must be
+    /// put back. SDM, "Resuming Guest Software after Handling an Exception".
+    #[inline]
+    pub(crate) fn has_unblocked_nmi(&self) -> bool {
+        if self.vectoring & VALID != 0 {
+            return false;
+        }
+        match self.basic() {
+            Some(0) => {
+                let double = (self.interruption & 0xff) as u8 == Vector::DF.0;
+                self.interruption & event::NMI_UNBLOCKED != 0 && !double
+            }
+            Some(REASON_EPT_VIOLATION) => self.qualification & (1 << 12) != 0,
+            _ => false,
+        }
+    }
+}
+
+/// Translates a report.
+#[inline]
+pub(crate) fn decode(report: &Report) -> Exit {
+    let raw = report.raw();
+    let Some(reason) = report.basic() else { return Exit::EntryFailed(raw) };
+    match reason {
+        // Hot ones first.
+        30 => pio(raw),
+        31 => Exit::Msr(MsrAccess::Read),
+        32 => Exit::Msr(MsrAccess::Write),
+        REASON_EPT_VIOLATION => violation(report),
+        49 => misconfiguration(report),
+        12 => Exit::Hlt,
+        10 => Exit::Cpuid,
+        1 => Exit::HostInterrupt,
+        7 => Exit::InterruptWindow,
+        18 => Exit::VirtInsn(VirtInsn::Hypercall),
+        29 => Exit::DebugRegister,
+        0 => exception(report),
+        8 => Exit::NmiReturn,
+        // INVD, WBINVD.
+        13 | 54 => Exit::CacheFlush,
+        // RDPMC: no counters.
+        15 => Exit::Forbidden,
+        // VMCLEAR to VMXON, INVEPT, INVVPID, VMFUNC.
+        19..=27 | 50 | 53 | 59 => Exit::VirtInsn(VirtInsn::Other),
+        // GETSEC, RSM outside SMM, MWAIT, MONITOR, ENCLS, UMWAIT, TPAUSE: absent for guests.
+        11 | 17 | 36 | 39 | 60 | 67 | 68 => Exit::Undefined,
+        55 => Exit::Xsetbv,
+        9 => Exit::TaskSwitch,
+        2 => Exit::TripleFault,
+        // A host's INIT, SIPI or SMI: what it waits for happens outside the window. The preemption timer
+        // ends the guest for the host's sake, too.
+        3..=6 | 52 => Exit::HostInterrupt,
+        _ => Exit::Unknown(raw),
+    }
+}
+
+/// SDM, "Exit Qualification for I/O Instructions".
+fn pio(raw: RawExit) -> Exit {
+    let width = match raw.info1 & 7 {
+        0 => Width::B1,
+        1 => Width::B2,
+        3 => Width::B4,
+        _ => return Exit::Unknown(raw),
+    };
+    Exit::Pio(PioAccess {
+        port: (raw.info1 >> 16) as u16,
+        width,
+        is_in: raw.info1 & 8 != 0,
+        is_string: raw.info1 & 16 != 0,
+    })
+}
+
+/// SDM, "Exit Qualification for EPT Violations".
+fn violation(report: &Report) -> Exit {
+    let q = report.qualification;
+    Exit::GuestPageFault(GuestPageFault {
+        gpa: Gpa(report.gpa),
+        write: q & 2 != 0,
+        fetch: q & 4 != 0,
+        present: q & 0x38 != 0,
+        // Bit 7: there is a guest linear address; bit 8: the access was to what it translates to.
+        is_final: q & 0x180 == 0x180,
+        reserved: false,
+    })
+}
+
+/// An entry that the processor cannot use: only a bug of ours makes one.
+fn misconfiguration(report: &Report) -> Exit {
+    Exit::GuestPageFault(GuestPageFault {
+        gpa: Gpa(report.gpa),
+        write: false,
+        fetch: false,
+        present: true,
+        is_final: false,
+        reserved: true,
+    })
+}
+
+fn exception(report: &Report) -> Exit {
+    if event::is_nmi(report.interruption) {
+        return Exit::HostInterrupt;
+    }
+    Exit::Exception(Vector((report.interruption & 0xff) as u8), report.error)
+}
+
+/// A write to a control register that touched a bit which is not the guest's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrWrite {
+    /// CR0 or CR4.
+    pub(crate) number: u8,
+    /// The general register with the new value.
+    pub(crate) source: u8,
+}
+
+/// Reads the qualification of a control register access; `None` for one that is not a MOV to CR0 or CR4.
+///
+/// SDM, "Exit Qualification for Control-Register Accesses".
+pub(crate) fn cr_write(qualification: u64) -> Option<CrWrite> {
+    let number = (qualification & 15) as u8;
+    let is_mov_to = qualification & 0x30 == 0;
+    let source = (qualification >> 8 & 15) as u8;
+    (is_mov_to && matches!(number, 0 | 4)).then_some(CrWrite { number, source })
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Intel's Virtual-Machine Extensions as a backend.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`capability`] | what the processor can do, and the controls that follow |
+//! | [`vmcs`] | the fields of the control structure |
+//! | [`region`] | the pages shared with the processor, and the window of root operation |
+//! | [`asm`] | the instructions; enter.S has the world switch |
+//! | [`exit`], [`event`] | exit reasons to typed exits; events as the VMCS writes them |
+//! | [`check`] | which rule about guest state an entry broke |
+//! | [`vcpu`] | one virtual processor |
+
+#![deny(unsafe_code)]
+
+mod asm;
+mod capability;
+mod check;
+mod event;
+mod exit;
+mod region;
+mod vcpu;
+mod vmcs;
+
+use crate::host::cpu::{self, PinnedCpu};
+use crate::kvm::abi::rvmm::VENDOR_VMX;
+use crate::mmu::format::{Ept, MemoryType};
+use crate::vcpu::backend::{Backend, Unsupported};
+use capability::{EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use region::{CpuArea, MsrMap, Quirks, VmcsPage, Window};
+use x86::msr;
+
+/// IA32_FEATURE_CONTROL: locked, and VMXON allowed outside SMX. SDM, "Enabling and Entering VMX
+/// Operation".
+const FEATURE_VMX: u64 = 1 << 0 | 1 << 2;
+/// CR4.FRED: events come by another way, which NMIs after an exit would miss.
+const CR4_FRED: u64 = 1 << 32;
+
+/// VMX on this machine.
+pub(crate) struct Vmx {
+    setup: Setup,
+    cpus: KVec<CpuArea>,
+    bitmap: Arc<MsrMap>,
+    format: Ept,
+    phys_bits: u32,
+    quirks: Quirks,
+}
+
+/// Returns whether this processor has VMX.
+pub(crate) fn is_present() -> bool {
+    cpu::cpuid(1, 0).ecx & (1 << 5) != 0
+}
+
+/// Reads the capability MSRs of a CPU; those that it does not have are 0.
+fn capabilities(id: u32) -> Result<Msrs> {
+    let read = |index| cpu::rdmsr_on(id, index);
+    let basic = read(msr::IA32_VMX_BASIC)?;
+    if basic & BASIC_TRUE_CONTROLS == 0 {
+        return Ok(Msrs { basic, ..Msrs::default() });
+    }
+    let primary = read(msr::IA32_VMX_TRUE_PROCBASED_CTLS)?;
+    let secondary = if primary >> 63 != 0 { read(msr::IA32_VMX_PROCBASED_CTLS2)? } else { 0 };
+    // Bits 1 and 5 of the allowed 1-settings: EPT, VPID.
+    let ept_vpid = if secondary >> 32 & 0x22 != 0 { read(msr::IA32_VMX_EPT_VPID_CAP)? } else { 0 };
+    Ok(Msrs {
+        basic,
+        pin: read(msr::IA32_VMX_TRUE_PINBASED_CTLS)?,
+        primary,
+        secondary,
+        exit: read(msr::IA32_VMX_TRUE_EXIT_CTLS)?,
+        entry: read(msr::IA32_VMX_TRUE_ENTRY_CTLS)?,
+        ept_vpid,
+        misc: read(msr::IA32_VMX_MISC)?,
+        cr0_fixed0: read(msr::IA32_VMX_CR0_FIXED0)?,
+        cr4_fixed0: read(msr::IA32_VMX_CR4_FIXED0)?,
+    })
+}
+
+/// What all CPUs have, or why they cannot run guests.
+fn common_capabilities() -> Result<core::result::Result<Msrs, Unsupported>> {
+    let mut common = None;
+    for id in 0..cpu::limit() {
+        let feature = match cpu::rdmsr_on(id, msr::IA32_FEATURE_CONTROL) {
+            Ok(v) => v,
+            Err(e) if e == ENXIO => continue,
+            Err(_) => return Ok(Err(Unsupported::Firmware)),
+        };
+        if feature & FEATURE_VMX != FEATURE_VMX {
+            return Ok(Err(Unsupported::Firmware));
+        }
+        let found = capabilities(id)?;
+        if *common.get_or_insert(found) != found {
+            return Ok(Err(Unsupported::MixedCpus));
+        }
+    }
+    Ok(common.ok_or(Unsupported::NoExtension))
+}
+
+impl Vmx {
+    /// Probes every CPU and allocates what each needs.
+    ///
+    /// # Errors
+    /// The reason why this machine cannot run guests, or the host's error.
+    pub(crate) fn new() -> Result<core::result::Result<Vmx, Unsupported>> {
+        if !is_present() {
+            return Ok(Err(Unsupported::NoExtension));
+        }
+        if asm::cr4() & CR4_FRED != 0 {
+            return Ok(Err(Unsupported::Lacks("event delivery by IDT (boot with fred=off)")));
+        }
+        // Addresses in the VMCS and in EPT would need the host's encryption bit.
+        if cpu::has_encrypted_memory() {
+            return Ok(Err(Unsupported::EncryptedMemory));
+        }
+        // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
+        if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
+            return Ok(Err(Unsupported::Lacks("XSAVE")));
+        }
+        let msrs = match common_capabilities()? {
+            Ok(msrs) => msrs,
+            Err(why) => return Ok(Err(why)),
+        };
+        let setup = match Setup::new(&msrs) {
+            Ok(setup) => setup,
+            Err(what) => return Ok(Err(Unsupported::Lacks(what))),
+        };
+        let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
+        for id in 0..cpu::limit() {
+            cpus.push_within_capacity(CpuArea::new(id, &setup)?)?;
+        }
+        let format = Ept {
+            gib_pages: setup.ept_vpid.contains(EptVpid::PAGES_1G),
+            accessed_dirty: setup.ept_vpid.contains(EptVpid::ACCESSED_DIRTY),
+            memory_type: MemoryType::WriteBack,
+            // Guests have no device whose memory must not be cached.
+            ignore_pat: true,
+        };
+        let phys_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+        let quirks = Quirks {
+            has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
+            flush_l1d: asm::wants_l1d_flush(),
+        };
+        let bitmap = Arc::new(MsrMap::new()?, GFP_KERNEL)?;
+        Ok(Ok(Vmx { setup, cpus, bitmap, format, phys_bits, quirks }))
+    }
+}
+
+impl Backend for Vmx {
+    type Vcpu = vcpu::VmxVcpu;
+    type Format = Ept;
+    type Window<'a> = Window<'a>;
+
+    const VENDOR: u32 = VENDOR_VMX;
+
+    fn name(&self) -> &'static str {
+        "VMX"
+    }
+
+    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
+        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, &self.setup, self.quirks))
+    }
+
+    fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {
+        Ok(vcpu::VmxVcpu::new(self, VmcsPage::new(&self.setup, self.bitmap.clone())?))
+    }
+
+    fn format(&self) -> Ept {
+        self.format
+    }
+}

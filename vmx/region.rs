@@ -1,0 +1,719 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pages that the processor reads and writes by itself, and root operation as a guard.
+//!
+//! What in a VMCS could hurt the host is written here only: controls, masks, host state, and the
+//! addresses of pages, which come from owners.
+
+#![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
+
+use super::asm::{self, HostSegments, VmFail};
+use super::capability::{EntryControls, EptVpid, Primary, Setup};
+use super::event;
+use super::exit::{Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
+use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
+use crate::arch::addr::Hpa;
+use crate::arch::cr::{Cr0, Cr4};
+use crate::arch::exception::Vector;
+use crate::host::cpu::PinnedCpu;
+use crate::host::page::Pages;
+use crate::host::timer;
+use crate::mmu::asid::{AsidPool, AsidTag};
+use crate::mmu::format::Ept;
+use crate::vcpu::backend::TableRoot;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use x86::msr;
+
+/// The VPIDs of this module's guests where no other hypervisor is at work.
+const LAST_VPID: u32 = 0xfffe;
+/// The VPID beside another hypervisor, which hands them out from the low end. Each window flushes it.
+const SHARED_VPID: u64 = 0xffff;
+
+/// What each CPU has for running guests.
+pub(super) struct CpuArea {
+    vmxon: Pages,
+    vpids: UnsafeCell<AsidPool>,
+}
+
+// SAFETY: `vpids` is reached only through a `Window`, which holds the CPU that the area belongs to
+// with interrupts off; so no two threads use it at once.
+unsafe impl Sync for CpuArea {}
+
+impl CpuArea {
+    /// Allocates for CPU `cpu`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(cpu: u32, setup: &Setup) -> Result<CpuArea> {
+        Ok(CpuArea {
+            vmxon: region(setup.revision)?,
+            vpids: UnsafeCell::new(AsidPool::new(cpu, 1, LAST_VPID)),
+        })
+    }
+}
+
+/// A zeroed page that starts with the revision identifier, as VMXON and VMPTRLD want it.
+fn region(revision: u32) -> Result<Pages> {
+    let mut page = Pages::new(0)?;
+    for (to, from) in page.bytes_mut().iter_mut().zip(revision.to_le_bytes()) {
+        *to = from;
+    }
+    Ok(page)
+}
+
+/// What differs between processors beside VMX itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quirks {
+    /// IA32_DEBUGCTL exists; an emulator may lack it.
+    pub(super) has_debugctl: bool,
+    /// The L1 data cache is flushed before the first entry of a window.
+    pub(super) flush_l1d: bool,
+}
+
+/// IA32_FLUSH_CMD: flush the L1 data cache.
+const FLUSH_CMD: u32 = 0x10b;
+
+/// How a window came into VMX operation.
+enum Mode {
+    /// By itself: the value of CR4 to put back.
+    Own(u64),
+    /// Somebody (a loaded KVM) is in it: the address of the VMCS that was current.
+    Shared(u64),
+    /// Not at all: VMXON failed. CR4 is as it was.
+    Failed,
+}
+
+/// VMX operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found.
+///
+/// CR4.VMXE is set behind the kernel's shadow copy of CR4, so no other writer of CR4 may run before
+/// the drop: interrupts are off, and the NMI handlers write no CR4.
+pub(crate) struct Window<'a> {
+    area: &'a CpuArea,
+    _cpu: &'a PinnedCpu,
+    setup: &'a Setup,
+    quirks: Quirks,
+    mode: Mode,
+    loaded: Option<Loaded>,
+}
+
+/// The VMCS that is current, and what of the host its guest changes.
+struct Loaded {
+    memory: Arc<Memory>,
+    segments: HostSegments,
+    fs_base: u64,
+    debugctl: u64,
+    msrs: [u64; SWITCHED.len()],
+}
+
+/// The MSRs that neither entries nor exits switch. Guests access them without exits.
+const SWITCHED: [u32; 5] =
+    [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
+
+/// The guest's values of the MSRs that are switched by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SwitchedMsrs {
+    pub(super) star: u64,
+    pub(super) lstar: u64,
+    pub(super) cstar: u64,
+    pub(super) sfmask: u64,
+    pub(super) kernel_gs_base: u64,
+}
+
+impl SwitchedMsrs {
+    /// In the order of `SWITCHED`, made such that WRMSR takes them.
+    fn to_array(self) -> [u64; SWITCHED.len()] {
+        let canonical = |v: u64| ((v << 16) as i64 >> 16) as u64;
+        [
+            self.star,
+            canonical(self.lstar),
+            canonical(self.cstar),
+            self.sfmask & 0xffff_ffff,
+            canonical(self.kernel_gs_base),
+        ]
+    }
+
+    fn from_array(v: [u64; SWITCHED.len()]) -> SwitchedMsrs {
+        let [star, lstar, cstar, sfmask, kernel_gs_base] = v;
+        SwitchedMsrs { star, lstar, cstar, sfmask, kernel_gs_base }
+    }
+}
+
+fn read_switched() -> [u64; SWITCHED.len()] {
+    // SAFETY: Every 64-bit processor has these.
+    SWITCHED.map(|m| unsafe { asm::rdmsr(m) })
+}
+
+/// Writes those that differ from `old`.
+fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) {
+    for ((index, new), old) in SWITCHED.iter().zip(new).zip(old) {
+        if new != old {
+            // SAFETY: Every 64-bit processor has them, the values are canonical where they must be (the
+            // host's own, or by `to_array()`), and the host uses them only on its way from and to user
+            // space, before which the window is dropped.
+            unsafe { asm::wrmsr(*index, *new) };
+        }
+    }
+}
+
+impl<'a> Window<'a> {
+    /// Enters VMX operation on this CPU; `area` is the CPU's own.
+    ///
+    /// Where somebody has CR4.VMXE set already, VMXON was executed too: only the current VMCS changes
+    /// hands, and the other's comes back when the window is dropped. Its own VMXOFF would come with an
+    /// interrupt, which cannot happen in the window.
+    pub(super) fn open(
+        area: &'a CpuArea,
+        cpu: &'a PinnedCpu,
+        setup: &'a Setup,
+        quirks: Quirks,
+    ) -> Window<'a> {
+        let cr4 = asm::cr4();
+        let mode = if cr4 & Cr4::VMXE.bits() != 0 {
+            // SAFETY: VMXE is set, by a hypervisor that enters VMX operation together with it.
+            Mode::Shared(unsafe { asm::vmptrst() })
+        } else {
+            // SAFETY: Only VMXE is added, and taken back below or in `drop()`.
+            unsafe { asm::set_cr4(cr4 | Cr4::VMXE.bits()) };
+            // SAFETY: VMXE is set, interrupts are off, the firmware allows it (probe), and the page is
+            // this CPU's own.
+            match unsafe { asm::vmxon(area.vmxon.hpa()) } {
+                Ok(()) => Mode::Own(cr4),
+                Err(_) => {
+                    // SAFETY: The value found.
+                    unsafe { asm::set_cr4(cr4) };
+                    Mode::Failed
+                }
+            }
+        };
+        Window { area, _cpu: cpu, setup, quirks, mode, loaded: None }
+    }
+
+    fn is_loaded(&self, memory: &Arc<Memory>) -> bool {
+        self.loaded.as_ref().is_some_and(|l| Arc::ptr_eq(&l.memory, memory))
+    }
+
+    /// Gives `tag` a VPID of this CPU. Returns it, and whether translations of the vCPU must be flushed.
+    fn assign_vpid(&mut self, tag: &mut AsidTag) -> (u64, bool) {
+        if let Mode::Shared(_) = self.mode {
+            *tag = AsidTag::default();
+            return (SHARED_VPID, true);
+        }
+        // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
+        let pool = unsafe { &mut *self.area.vpids.get() };
+        let assigned = pool.assign(tag);
+        if assigned.flush_all && self.setup.ept_vpid.contains(EptVpid::INVVPID_ALL) {
+            // SAFETY: In VMX operation, since a VMCS is loaded; the processor has it.
+            let _ = unsafe { asm::invvpid_all() };
+        }
+        (u64::from(assigned.asid), assigned.is_new)
+    }
+
+    /// Takes the VMCS off this CPU and puts back what its guest changed of the host.
+    fn unload(&mut self) {
+        let Some(l) = self.loaded.take() else { return };
+        l.memory.live.store(false, Relaxed);
+        // SAFETY: In VMX operation, since `load()` succeeded; the VMCS is this module's.
+        let _ = unsafe { asm::vmclear(l.memory.vmcs.hpa()) };
+        // SAFETY: Read on this CPU in this window.
+        unsafe { l.segments.restore() };
+        if l.segments.fs != 0 {
+            // SAFETY: The value found.
+            unsafe { asm::wrmsr(msr::IA32_FS_BASE, l.fs_base) };
+        }
+        write_switched(&l.msrs, &read_switched());
+        if l.debugctl != 0 {
+            // SAFETY: The value found; exits clear it.
+            unsafe { asm::wrmsr(msr::IA32_DEBUGCTL, l.debugctl) };
+        }
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        self.unload();
+        match self.mode {
+            Mode::Own(cr4) => {
+                // SAFETY: Entered in `open()`; no VMCS is active after `unload()`.
+                unsafe { asm::vmxoff() };
+                // SAFETY: The value found.
+                unsafe { asm::set_cr4(cr4) };
+            }
+            Mode::Shared(u64::MAX) | Mode::Failed => {}
+            Mode::Shared(vmcs) => {
+                // SAFETY: It was current on this CPU when the window was opened.
+                let _ = unsafe { asm::vmptrld(Hpa(vmcs)) };
+            }
+        }
+    }
+}
+
+/// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
+/// Address".
+pub(super) struct MsrMap(Pages);
+
+impl MsrMap {
+    /// Everything exits but what entries, exits and windows switch.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new() -> Result<MsrMap> {
+        let mut pages = Pages::new(0)?;
+        pages.bytes_mut().fill(0xff);
+        let mut map = MsrMap(pages);
+        let in_vmcs = [
+            msr::IA32_SYSENTER_CS,
+            msr::IA32_SYSENTER_ESP,
+            msr::IA32_SYSENTER_EIP,
+            msr::IA32_FS_BASE,
+            msr::IA32_GS_BASE,
+        ];
+        for index in Iterator::chain(in_vmcs.iter(), &SWITCHED) {
+            map.pass_through(*index);
+        }
+        Ok(map)
+    }
+
+    fn pass_through(&mut self, index: u32) {
+        let range = if index >= 0xc000_0000 { 0x400usize } else { 0 };
+        let byte = (index & 0x1fff) as usize >> 3;
+        for write in [0, 0x800usize] {
+            if let Some(b) = self.0.bytes_mut().get_mut(range | write | byte) {
+                *b &= !(1 << (index & 7));
+            }
+        }
+    }
+}
+
+/// What the processor may hold on to while a VMCS is active; a window keeps it alive.
+pub(super) struct Memory {
+    vmcs: Pages,
+    virtual_apic: Pages,
+    bitmap: Arc<MsrMap>,
+    /// A window has it as its current VMCS. That window belongs to the thread that has the vCPU.
+    live: AtomicBool,
+}
+
+/// CR0 bits that are not the guest's own: entries and exits do not switch CD and NW, and NE must be 1.
+const CR0_HOST: Cr0 = Cr0::CD.union(Cr0::NW).union(Cr0::NE);
+
+/// CR4 bits that the guest changes without an exit.
+const CR4_GUEST: Cr4 = Cr4::VME
+    .union(Cr4::PVI)
+    .union(Cr4::TSD)
+    .union(Cr4::DE)
+    .union(Cr4::PSE)
+    .union(Cr4::PAE)
+    .union(Cr4::PGE)
+    .union(Cr4::PCE)
+    .union(Cr4::OSFXSR)
+    .union(Cr4::OSXMMEXCPT)
+    .union(Cr4::UMIP)
+    .union(Cr4::FSGSBASE)
+    .union(Cr4::PCIDE)
+    .union(Cr4::OSXSAVE)
+    .union(Cr4::SMEP)
+    .union(Cr4::SMAP)
+    .union(Cr4::PKE);
+
+/// Primary controls that change in a vCPU's life.
+const CHANGING: Primary = Primary::INTERRUPT_WINDOW.union(Primary::NMI_WINDOW).union(Primary::MOV_DR);
+
+/// An owned VMCS with its guest's part of the switched MSRs.
+///
+/// Its fields are in the processor while it is live; what is written at other times waits.
+pub(super) struct VmcsPage {
+    memory: Arc<Memory>,
+    setup: Setup,
+    initialized: bool,
+    launched: bool,
+    primary: u32,
+    primary_written: u32,
+    ept_pointer: u64,
+    vpid: u64,
+    host: [u64; HostField::ALL.len()],
+    msrs: SwitchedMsrs,
+    /// A field that the processor does not have: a bug, told with the next entry.
+    fault: Option<u32>,
+}
+
+impl VmcsPage {
+    /// Makes one that exits for the exceptions in `EXCEPTIONS` and for what `setup` says.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(setup: &Setup, bitmap: Arc<MsrMap>) -> Result<VmcsPage> {
+        let (vmcs, virtual_apic) = (region(setup.revision)?, Pages::new(0)?);
+        let memory = Memory { vmcs, virtual_apic, bitmap, live: AtomicBool::new(false) };
+        Ok(VmcsPage {
+            memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
+            setup: *setup,
+            initialized: false,
+            launched: false,
+            primary: setup.primary,
+            primary_written: 0,
+            ept_pointer: 0,
+            vpid: 0,
+            host: [0; HostField::ALL.len()],
+            msrs: SwitchedMsrs::default(),
+            fault: None,
+        })
+    }
+
+    /// Returns whether the fields can be read and written now.
+    #[inline]
+    pub(super) fn is_live(&self) -> bool {
+        self.memory.live.load(Relaxed)
+    }
+
+    #[inline]
+    fn vmread(&self, field: u32) -> u64 {
+        if !self.is_live() {
+            return 0;
+        }
+        // SAFETY: Live: in VMX operation on this CPU.
+        unsafe { asm::vmread(field) }.unwrap_or(0)
+    }
+
+    #[inline]
+    fn vmwrite(&mut self, field: u32, value: u64) {
+        if !self.is_live() {
+            return;
+        }
+        // SAFETY: Live: in VMX operation, and this VMCS is current. The callers below know their fields.
+        if unsafe { asm::vmwrite(field, value) }.is_err() {
+            self.fault = self.fault.or(Some(field));
+        }
+    }
+
+    /// Reads a field of the guest; 0 where the VMCS is not live.
+    #[inline]
+    pub(super) fn read(&self, field: GuestField) -> u64 {
+        self.vmread(field.encoding())
+    }
+
+    /// Writes a field of the guest; without effect where the VMCS is not live.
+    #[inline]
+    pub(super) fn write(&mut self, field: GuestField, value: u64) {
+        self.vmwrite(field.encoding(), value);
+    }
+
+    #[inline]
+    fn told(&self, field: ReadField) -> u64 {
+        self.vmread(field.encoding())
+    }
+
+    fn own(&mut self, field: OwnedField, value: u64) {
+        self.vmwrite(field.encoding(), value);
+    }
+
+    /// Returns CR0, CR4 and the entry controls as the processor has them, for the checks.
+    pub(super) fn owned_state(&self) -> (u64, u64, u32, u32) {
+        (
+            self.vmread(OwnedField::Cr0.encoding()),
+            self.vmread(OwnedField::Cr4.encoding()),
+            self.vmread(OwnedField::EntryControls.encoding()) as u32,
+            self.vmread(OwnedField::ActivityState.encoding()) as u32,
+        )
+    }
+
+    /// Returns CR0 and CR4 as the guest sees them.
+    pub(super) fn control_registers(&self) -> (u64, u64) {
+        let merge = |real: OwnedField, shadow: OwnedField, host: u64| {
+            (self.vmread(real.encoding()) & !host) | (self.vmread(shadow.encoding()) & host)
+        };
+        (
+            merge(OwnedField::Cr0, OwnedField::Cr0Shadow, CR0_HOST.bits()),
+            merge(OwnedField::Cr4, OwnedField::Cr4Shadow, !CR4_GUEST.bits()),
+        )
+    }
+
+    /// Sets CR0 and CR4 as the guest sees them, and whether it is in IA-32e mode.
+    pub(super) fn set_control_registers(&mut self, cr0: u64, cr4: u64, long: bool) {
+        // Machine checks exit only with MCE set; without it they shut the processor down.
+        let mce = asm::cr4() & Cr4::MCE.bits();
+        self.own(OwnedField::Cr0, (cr0 & !CR0_HOST.bits()) | self.setup.cr0_one);
+        self.own(OwnedField::Cr0Shadow, cr0);
+        self.own(OwnedField::Cr4, (cr4 & CR4_GUEST.bits()) | self.setup.cr4_one | mce);
+        self.own(OwnedField::Cr4Shadow, cr4);
+        let mode = if long { EntryControls::GUEST_64.bits() } else { 0 };
+        self.own(OwnedField::EntryControls, u64::from(self.setup.entry | mode));
+    }
+
+    /// Carries out the part of a guest's write to CR0 that is not its own, so that the write runs
+    /// without an exit when it is tried again. Returns whether the guest may write that.
+    pub(super) fn allow_cr0(&mut self, value: u64) -> bool {
+        let cr0 = Cr0::from_bits_retain(value);
+        if cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD) {
+            return false;
+        }
+        self.own(OwnedField::Cr0Shadow, value);
+        true
+    }
+
+    /// As [`VmcsPage::allow_cr0`], for CR4. VMX and what no guest is offered is refused.
+    pub(super) fn allow_cr4(&mut self, value: u64) -> bool {
+        if value & !(CR4_GUEST | Cr4::MCE).bits() != 0 {
+            return false;
+        }
+        self.own(OwnedField::Cr4Shadow, value);
+        true
+    }
+
+    /// Turns the exits for a window or for debug registers on or off.
+    #[inline]
+    pub(super) fn set_primary(&mut self, which: Primary, on: bool) {
+        let which = which.intersection(CHANGING).bits();
+        self.primary = if on { self.primary | which } else { self.primary & !which };
+    }
+
+    /// Returns the guest's values of the MSRs that are switched by hand.
+    pub(super) fn switched(&self) -> SwitchedMsrs {
+        if self.is_live() {
+            SwitchedMsrs::from_array(read_switched())
+        } else {
+            self.msrs
+        }
+    }
+
+    /// Sets the guest's values of the MSRs that are switched by hand.
+    pub(super) fn set_switched(&mut self, msrs: SwitchedMsrs) {
+        self.msrs = msrs;
+        if self.is_live() {
+            write_switched(&msrs.to_array(), &read_switched());
+        }
+    }
+
+    /// Returns the task priority register of the virtual-APIC page. SDM, "TPR Virtualization".
+    #[inline]
+    pub(super) fn tpr(&self) -> u8 {
+        // SAFETY: Within the owned page; the processor writes it only while the guest runs.
+        unsafe { self.memory.virtual_apic.as_ptr().add(TPR).read_volatile() }
+    }
+
+    /// Sets the task priority register of the virtual-APIC page.
+    #[inline]
+    pub(super) fn set_tpr(&mut self, tpr: u8) {
+        // SAFETY: As in `tpr()`; this value owns the page, though a window may keep it alive.
+        unsafe { self.memory.virtual_apic.as_ptr().add(TPR).write_volatile(tpr) };
+    }
+
+    /// Makes this the current VMCS of the window's CPU, with that CPU's host state. Returns whether it
+    /// is; the reason why not is then in `Err`, for [`Report::reason`].
+    ///
+    /// # Errors
+    /// VMX operation could not be entered, or VMPTRLD failed.
+    pub(super) fn load(&mut self, window: &mut Window<'_>) -> core::result::Result<(), VmFail> {
+        if window.is_loaded(&self.memory) {
+            return Ok(());
+        }
+        if matches!(window.mode, Mode::Failed) {
+            return Err(VmFail::Invalid);
+        }
+        window.unload();
+        let hpa = self.memory.vmcs.hpa();
+        // SAFETY: In VMX operation; no CPU has this VMCS active, since each window clears it.
+        unsafe { asm::vmclear(hpa).and_then(|()| asm::vmptrld(hpa))? };
+        let host = read_switched();
+        let segments = HostSegments::read();
+        // SAFETY: Every 64-bit processor has it.
+        let fs_base = unsafe { asm::rdmsr(msr::IA32_FS_BASE) };
+        let debugctl = if window.quirks.has_debugctl {
+            // SAFETY: By the line above.
+            unsafe { asm::rdmsr(msr::IA32_DEBUGCTL) }
+        } else {
+            0
+        };
+        self.launched = false;
+        self.memory.live.store(true, Relaxed);
+        window.loaded = Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, msrs: host });
+        write_switched(&self.msrs.to_array(), &host);
+        if !self.initialized {
+            self.initialize();
+            self.initialized = true;
+        }
+        self.write_host(&segments, fs_base);
+        if window.quirks.flush_l1d {
+            // SAFETY: The processor has it (probe); it drops cached data only.
+            unsafe { asm::wrmsr(FLUSH_CMD, 1) };
+        }
+        Ok(())
+    }
+
+    /// Takes the guest's part of the switched MSRs back, before the window is dropped.
+    pub(super) fn leave(&mut self) {
+        self.msrs = self.switched();
+    }
+
+    /// Writes what never changes.
+    fn initialize(&mut self) {
+        let exceptions = 1u64 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0;
+        let s = self.setup;
+        // Where a guest runs this long, the host looks whether it has an interrupt: Bochs 3.0 holds them back
+        // from a guest that was entered with RFLAGS.IF clear. A processor's own ticks come earlier.
+        if let Some(timer) = s.timer_value(timer::tsc_khz(), LONGEST_RUN_MS) {
+            self.own(OwnedField::PreemptionTimer, u64::from(timer));
+        }
+        let (bitmap, apic) = (self.memory.bitmap.0.hpa().0, self.memory.virtual_apic.hpa().0);
+        for (field, value) in [
+            (OwnedField::PinControls, u64::from(s.pin)),
+            (OwnedField::SecondaryControls, u64::from(s.secondary)),
+            (OwnedField::ExitControls, u64::from(s.exit)),
+            (OwnedField::EntryControls, u64::from(s.entry)),
+            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
+            (OwnedField::ExceptionBitmap, exceptions),
+            (OwnedField::PageFaultMask, 0),
+            (OwnedField::PageFaultMatch, 0),
+            (OwnedField::Cr3TargetCount, 0),
+            (OwnedField::ExitMsrStoreCount, 0),
+            (OwnedField::ExitMsrLoadCount, 0),
+            (OwnedField::EntryMsrLoadCount, 0),
+            (OwnedField::TprThreshold, 0),
+            (OwnedField::ActivityState, 0),
+            (OwnedField::LinkPointer, u64::MAX),
+            (OwnedField::DebugCtl, 0),
+            (OwnedField::MsrBitmap, bitmap),
+            (OwnedField::VirtualApic, apic),
+            (OwnedField::Cr0Mask, CR0_HOST.bits()),
+            (OwnedField::Cr4Mask, !CR4_GUEST.bits()),
+        ] {
+            self.own(field, value);
+        }
+    }
+
+    /// Writes what of the host state has changed since the last window. FS, GS, DS and ES are null for
+    /// the kernel; a selector of user space is put back by [`Window::unload`].
+    fn write_host(&mut self, s: &HostSegments, fs_base: u64) {
+        // SAFETY: Every processor with VMX has these MSRs.
+        let rdmsr = |index| unsafe { asm::rdmsr(index) };
+        for (i, field) in HostField::ALL.iter().enumerate() {
+            let value = match field {
+                HostField::EsSelector | HostField::DsSelector => 0,
+                HostField::FsSelector | HostField::GsSelector => 0,
+                HostField::CsSelector => u64::from(s.cs),
+                HostField::SsSelector => u64::from(s.ss),
+                HostField::TrSelector => u64::from(s.tr),
+                HostField::Pat => rdmsr(msr::IA32_PAT),
+                HostField::Efer => rdmsr(msr::IA32_EFER),
+                HostField::SysenterCs => rdmsr(msr::IA32_SYSENTER_CS),
+                HostField::SysenterEsp => rdmsr(msr::IA32_SYSENTER_ESP),
+                HostField::SysenterEip => rdmsr(msr::IA32_SYSENTER_EIP),
+                HostField::Cr0 => asm::cr0(),
+                HostField::Cr3 => asm::cr3(),
+                HostField::Cr4 => asm::cr4(),
+                HostField::FsBase => fs_base,
+                HostField::GsBase => rdmsr(msr::IA32_GS_BASE),
+                HostField::TrBase => s.tss_base(),
+                HostField::GdtrBase => s.gdt_base(),
+                HostField::IdtrBase => s.idt_base(),
+            };
+            if self.host.get(i) != Some(&value) || !self.launched_once() {
+                self.vmwrite(field.encoding(), value);
+                if let Some(slot) = self.host.get_mut(i) {
+                    *slot = value;
+                }
+            }
+        }
+    }
+
+    /// Whether the host state has been written before; 0 is then no longer "never written".
+    fn launched_once(&self) -> bool {
+        self.primary_written != 0
+    }
+
+    fn write_address_space(&mut self, window: &mut Window<'_>, eptp: u64, tag: &mut AsidTag, flush: bool) {
+        let (vpid, stale) = if self.setup.has_vpid() { window.assign_vpid(tag) } else { (0, true) };
+        if vpid != self.vpid {
+            self.vpid = vpid;
+            self.own(OwnedField::Vpid, vpid);
+        }
+        if eptp != self.ept_pointer {
+            self.ept_pointer = eptp;
+            self.own(OwnedField::EptPointer, eptp);
+        }
+        if flush || stale {
+            // Drops what is cached of the guest's physical addresses, and all that was derived from it.
+            let one = self.setup.ept_vpid.contains(EptVpid::INVEPT_SINGLE).then_some(eptp);
+            // SAFETY: In VMX operation; the probe found this type.
+            let _ = unsafe { asm::invept(one) };
+        }
+    }
+
+    /// Runs the guest until its next exit. The VMCS must have been loaded.
+    #[inline]
+    pub(super) fn run(
+        &mut self,
+        window: &mut Window<'_>,
+        (root, format): (TableRoot<'_>, &Ept),
+        (tag, flush): (&mut AsidTag, bool),
+        gprs: &mut [u64; 16],
+    ) -> Report {
+        if !window.is_loaded(&self.memory) {
+            return Report { reason: VM_FAIL, ..Report::default() };
+        }
+        self.write_address_space(window, format.eptp(root.hpa()), tag, flush);
+        if self.primary != self.primary_written {
+            self.primary_written = self.primary;
+            self.own(OwnedField::PrimaryControls, u64::from(self.primary));
+        }
+        if let Some(field) = self.fault.take() {
+            return Report { reason: VM_FAIL, qualification: u64::from(field) << 32, ..Report::default() };
+        }
+        // SAFETY:
+        // - `window` has this VMCS as the current one, so interrupts are off and its CPU is in VMX
+        //   operation; `launched` is cleared with each VMCLEAR.
+        // - The controls are those of `Setup`, which exit for what is the host's; the host state was
+        //   written in this window; `root` borrows the table.
+        match unsafe { asm::enter(gprs, self.launched) } {
+            Ok(()) => self.report(),
+            Err(_) => {
+                let error = self.told(ReadField::InstructionError);
+                Report { reason: VM_FAIL, qualification: error, ..Report::default() }
+            }
+        }
+    }
+
+    /// Reads what the processor tells about the exit, and hands the host what is its own.
+    #[inline]
+    fn report(&mut self) -> Report {
+        let mut r = Report {
+            reason: self.told(ReadField::ExitReason),
+            qualification: self.told(ReadField::Qualification),
+            vectoring: self.told(ReadField::IdtVectoring) as u32,
+            length: self.told(ReadField::InsnLength) as u32,
+            ..Report::default()
+        };
+        if r.vectoring & event::VALID != 0 {
+            r.vectoring_error = self.told(ReadField::IdtVectoringErrorCode) as u32;
+        }
+        match r.basic() {
+            Some(0) => {
+                r.interruption = self.told(ReadField::ExitInterruption) as u32;
+                r.error = self.told(ReadField::ExitErrorCode) as u32;
+                if event::is_nmi(r.interruption) {
+                    // SAFETY: That is what just happened; hosts with FRED were refused.
+                    unsafe { asm::host_nmi() };
+                } else if r.interruption & 0xff == u32::from(Vector::MC.0) {
+                    // SAFETY: As above.
+                    unsafe { asm::host_machine_check() };
+                }
+            }
+            Some(REASON_EPT_VIOLATION | 49) => r.gpa = self.told(ReadField::GuestPhysical),
+            None if r.reason == ENTRY_FAILURE | 41 => {
+                // SAFETY: A machine check came during the entry.
+                unsafe { asm::host_machine_check() };
+            }
+            _ => {}
+        }
+        self.launched |= r.basic().is_some();
+        r
+    }
+}
+
+/// How long a guest runs without an exit, in milliseconds.
+const LONGEST_RUN_MS: u32 = 10;
+
+/// Offset of the task priority register in the virtual-APIC page.
+const TPR: usize = 0x80;

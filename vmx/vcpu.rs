@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtual processor on VMX: the VMCS in the run loop's terms.
+//!
+//! The VMCS can be read and written only inside a window, once it is loaded. So the registers have an
+//! image here: what is set between windows waits in it, and [`BackendVcpu::leave`] fetches into it what
+//! the guest left in the processor.
+
+use super::asm;
+use super::capability::Primary;
+use super::check::{self, GuestState, TableField};
+use super::event::{self, Injection, BY_MOV_SS, BY_NMI, BY_STI};
+use super::exit::{self, decode, Report, REASON_CR};
+use super::region::{SwitchedMsrs, VmcsPage, Window};
+use super::vmcs::{GuestField, SegmentFields};
+use super::Vmx;
+use crate::arch::cr::{Cr0, Efer, Rflags};
+use crate::arch::exception::Vector;
+use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::mmu::asid::AsidTag;
+use crate::mmu::format::Ept;
+use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
+use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::state::{Groups, SyscallMsrs, VcpuState, RSP};
+use kernel::prelude::*;
+
+/// DR6 with nothing to report.
+const DR6_IDLE: u64 = 0xffff_0ff0;
+
+/// The registers of the groups, while they are not in the VMCS.
+#[derive(Clone, Copy, Default)]
+struct Image {
+    segs: [Segment; 6],
+    ldtr: Segment,
+    tr: Segment,
+    gdt: Table,
+    idt: Table,
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+    /// Without those that are switched by hand.
+    syscall: SyscallMsrs,
+    dr7: u64,
+}
+
+/// A virtual processor.
+pub(crate) struct VmxVcpu {
+    vmcs: VmcsPage,
+    image: Image,
+    /// Groups whose image the VMCS does not have yet.
+    dirty: Groups,
+    cr2: u64,
+    dr6: u64,
+    /// The guest's DR6 is in the processor.
+    debug_loaded: bool,
+    tag: AsidTag,
+    flush: bool,
+    format: Ept,
+    phys_bits: u32,
+    setup_ones: (u64, u64),
+    event: Option<Event>,
+    interruptibility: u32,
+    interruptibility_written: Option<u32>,
+    tsc_offset: u64,
+    tsc_offset_written: Option<u64>,
+    report: Report,
+    rip: u64,
+}
+
+impl VmxVcpu {
+    /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
+    pub(super) fn new(vmx: &Vmx, vmcs: VmcsPage) -> VmxVcpu {
+        VmxVcpu {
+            vmcs,
+            image: Image::default(),
+            dirty: Groups::empty(),
+            cr2: 0,
+            dr6: DR6_IDLE,
+            debug_loaded: false,
+            tag: AsidTag::default(),
+            flush: true,
+            format: vmx.format,
+            phys_bits: vmx.phys_bits,
+            setup_ones: (vmx.setup.cr0_one, vmx.setup.cr4_one),
+            event: None,
+            interruptibility: 0,
+            interruptibility_written: None,
+            tsc_offset: 0,
+            tsc_offset_written: None,
+            report: Report::default(),
+            rip: 0,
+        }
+    }
+
+    fn read_segment(&self, f: SegmentFields) -> Segment {
+        Segment {
+            selector: self.vmcs.read(f.0) as u16,
+            limit: self.vmcs.read(f.1) as u32,
+            attr: SegAttr(self.vmcs.read(f.2) as u32),
+            base: self.vmcs.read(f.3),
+        }
+    }
+
+    fn write_segment(&mut self, f: SegmentFields, s: &Segment) {
+        self.vmcs.write(f.0, u64::from(s.selector));
+        self.vmcs.write(f.1, u64::from(s.limit));
+        self.vmcs.write(f.2, u64::from(s.attr.0));
+        self.vmcs.write(f.3, s.base);
+    }
+
+    /// Fetches groups from the VMCS, which is live.
+    fn fetch(&self, want: Groups, out: &mut Image) {
+        let v = &self.vmcs;
+        if want.contains(Groups::SEGMENTS) {
+            out.segs = GuestField::SEGMENTS.map(|f| self.read_segment(f));
+            out.ldtr = self.read_segment(GuestField::LDTR);
+            out.tr = self.read_segment(GuestField::TR);
+        }
+        if want.contains(Groups::TABLES) {
+            let table = |base, limit| Table { base: v.read(base), limit: v.read(limit) as u16 };
+            out.gdt = table(GuestField::GdtrBase, GuestField::GdtrLimit);
+            out.idt = table(GuestField::IdtrBase, GuestField::IdtrLimit);
+        }
+        if want.contains(Groups::CONTROL) {
+            (out.cr0, out.cr4) = v.control_registers();
+            (out.cr3, out.efer) = (v.read(GuestField::Cr3), v.read(GuestField::Efer));
+        }
+        if want.contains(Groups::SYSCALL) {
+            let m = &mut out.syscall;
+            m.sysenter_cs = v.read(GuestField::SysenterCs);
+            m.sysenter_esp = v.read(GuestField::SysenterEsp);
+            m.sysenter_eip = v.read(GuestField::SysenterEip);
+            m.pat = v.read(GuestField::Pat);
+        }
+        if want.contains(Groups::DEBUG) {
+            out.dr7 = v.read(GuestField::Dr7);
+        }
+    }
+
+    /// Writes the groups that changed into the VMCS, which is live.
+    fn store(&mut self) {
+        let dirty = core::mem::replace(&mut self.dirty, Groups::empty());
+        let image = self.image;
+        if dirty.contains(Groups::SEGMENTS) {
+            for (fields, seg) in GuestField::SEGMENTS.into_iter().zip(&image.segs) {
+                self.write_segment(fields, &usable_data(seg));
+            }
+            self.write_segment(GuestField::LDTR, &image.ldtr);
+            self.write_segment(GuestField::TR, &busy(&image.tr));
+        }
+        if dirty.contains(Groups::TABLES) {
+            self.vmcs.write(GuestField::GdtrBase, image.gdt.base);
+            self.vmcs.write(GuestField::GdtrLimit, u64::from(image.gdt.limit));
+            self.vmcs.write(GuestField::IdtrBase, image.idt.base);
+            self.vmcs.write(GuestField::IdtrLimit, u64::from(image.idt.limit));
+        }
+        if dirty.contains(Groups::CONTROL) {
+            let long = image.efer & Efer::LMA.bits() != 0;
+            self.vmcs.set_control_registers(image.cr0, image.cr4, long);
+            self.vmcs.write(GuestField::Cr3, image.cr3);
+            self.vmcs.write(GuestField::Efer, image.efer);
+            // A change of CR0, CR4 or EFER by software may change what translations mean.
+            self.flush = true;
+        }
+        if dirty.contains(Groups::SYSCALL) {
+            let m = &image.syscall;
+            self.vmcs.write(GuestField::SysenterCs, m.sysenter_cs);
+            self.vmcs.write(GuestField::SysenterEsp, m.sysenter_esp);
+            self.vmcs.write(GuestField::SysenterEip, m.sysenter_eip);
+            self.vmcs.write(GuestField::Pat, m.pat);
+        }
+        if dirty.contains(Groups::DEBUG) {
+            self.vmcs.write(GuestField::Dr7, image.dr7);
+        }
+    }
+
+    /// Writes the event to be injected, and what blocks events.
+    fn store_event(&mut self, state: &VcpuState) {
+        if let Some(e) = self.event.take() {
+            let (cr0, _) = self.vmcs.control_registers();
+            let Injection { info, error, length } = event::encode(e, cr0 & Cr0::PE.bits() != 0);
+            self.vmcs.write(GuestField::EntryInterruption, u64::from(info));
+            self.vmcs.write(GuestField::EntryErrorCode, u64::from(error));
+            self.vmcs.write(GuestField::EntryInsnLength, u64::from(length));
+        }
+        if self.interruptibility & BY_STI != 0 && state.rflags & Rflags::IF.bits() == 0 {
+            self.interruptibility &= !BY_STI;
+        }
+        let (new, old) = (self.interruptibility, self.interruptibility_written);
+        if old != Some(new) {
+            self.vmcs.write(GuestField::Interruptibility, u64::from(new));
+            self.interruptibility_written = Some(new);
+        }
+        let shadow = new & (BY_STI | BY_MOV_SS) != 0;
+        if shadow || old.is_some_and(|o| o != new) {
+            // A single step that a shadow holds back must be pending. SDM, "Checks on Guest Non-Register
+            // State".
+            let step = shadow && state.rflags & Rflags::TF.bits() != 0;
+            self.vmcs.write(GuestField::PendingDebug, u64::from(step) << 14);
+        }
+    }
+
+    /// After an exit: what the processor keeps of events, and of the debug exception that exited.
+    fn after_exit(&mut self, state: &mut VcpuState) {
+        let r = self.report;
+        self.interruptibility = self.vmcs.read(GuestField::Interruptibility) as u32;
+        self.interruptibility_written = Some(self.interruptibility);
+        if r.has_unblocked_nmi() {
+            self.interruptibility |= BY_NMI;
+        }
+        if r.basic() == Some(0) && r.interruption & 0xff == u32::from(Vector::DB.0) {
+            // The exit qualification has what DR6 would: bits 3:0, 13, 14. Exits do not change DR6.
+            self.dr6 = (self.guest_dr6() & !0xf) | (r.qualification & 0x600f);
+            if self.debug_loaded {
+                asm::set_dr6(self.dr6);
+            }
+            // BD: delivery of the exception clears DR7.GD, so that its handler can use the registers.
+            if r.qualification & (1 << 13) != 0 {
+                let dr7 = self.vmcs.read(GuestField::Dr7);
+                self.vmcs.write(GuestField::Dr7, dr7 & !(1 << 13));
+            }
+            if event::is_int1(r.interruption) {
+                state.rip = state.rip.wrapping_add(u64::from(r.length));
+            }
+        }
+    }
+
+    fn guest_dr6(&self) -> u64 {
+        if self.debug_loaded {
+            asm::dr6()
+        } else {
+            self.dr6
+        }
+    }
+
+    /// Handles a write to CR0 or CR4 that touched bits which are not the guest's own: they are noted,
+    /// and the instruction runs again, now without an exit.
+    fn control_register(&mut self, state: &VcpuState) -> Exit {
+        let raw = self.report.raw();
+        let Some(write) = exit::cr_write(self.report.qualification) else { return Exit::Unknown(raw) };
+        let value = state.gprs.get(usize::from(write.source)).copied().unwrap_or(0);
+        let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
+        let long = self.vmcs.read(GuestField::Efer) & Efer::LMA.bits() != 0 && cs.is_long();
+        let value = if long { value } else { value & 0xffff_ffff };
+        let allowed = if write.number == 0 { self.vmcs.allow_cr0(value) } else { self.vmcs.allow_cr4(value) };
+        if allowed {
+            Exit::Resolved
+        } else {
+            Exit::Forbidden
+        }
+    }
+
+    /// Says in the log why the processor did not enter.
+    fn explain(&self) {
+        let r = self.report;
+        if r.reason == exit::VM_FAIL {
+            pr_err!("VM entry: VMLAUNCH or VMRESUME failed, error {:#x}\n", r.qualification);
+            return;
+        }
+        let rule = check::broken_rule(&self.guest_state()).unwrap_or("no rule known here is broken");
+        pr_err!("VM entry: reason {:#x}, qualification {:#x}: {}\n", r.reason, r.qualification, rule);
+    }
+
+    fn guest_state(&self) -> GuestState {
+        let v = &self.vmcs;
+        let mut image = Image::default();
+        self.fetch(Groups::all(), &mut image);
+        let (cr0, cr4, entry, activity) = v.owned_state();
+        let table = |base, limit| TableField { base: v.read(base), limit: v.read(limit) as u32 };
+        GuestState {
+            cr0,
+            cr3: image.cr3,
+            cr4,
+            dr7: image.dr7,
+            efer: image.efer,
+            pat: image.syscall.pat,
+            sysenter_esp: image.syscall.sysenter_esp,
+            sysenter_eip: image.syscall.sysenter_eip,
+            rip: v.read(GuestField::Rip),
+            rflags: v.read(GuestField::Rflags),
+            segs: image.segs,
+            ldtr: image.ldtr,
+            tr: image.tr,
+            gdt: table(GuestField::GdtrBase, GuestField::GdtrLimit),
+            idt: table(GuestField::IdtrBase, GuestField::IdtrLimit),
+            interruptibility: v.read(GuestField::Interruptibility) as u32,
+            activity,
+            pending_debug: v.read(GuestField::PendingDebug),
+            interruption: v.read(GuestField::EntryInterruption) as u32,
+            entry,
+            link: u64::MAX,
+            cr0_one: self.setup_ones.0,
+            cr4_one: self.setup_ones.1,
+            phys_bits: self.phys_bits,
+        }
+    }
+}
+
+/// Entries want the accessed bit in every usable segment; the processor sets it with each load, but
+/// user space may leave it out.
+fn usable_data(seg: &Segment) -> Segment {
+    let accessed = u32::from(!seg.attr.is_unusable());
+    Segment { attr: SegAttr(seg.attr.0 | accessed), ..*seg }
+}
+
+/// As [`usable_data`], for TR's busy bit.
+fn busy(tr: &Segment) -> Segment {
+    Segment { attr: SegAttr(tr.attr.0 | 2), ..*tr }
+}
+
+impl BackendVcpu for VmxVcpu {
+    type Cpu = Vmx;
+
+    #[inline]
+    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
+        if self.vmcs.load(window).is_err() {
+            self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
+            self.explain();
+            return Exit::EntryFailed(self.report.raw());
+        }
+        if !self.dirty.is_empty() {
+            self.store();
+        }
+        self.vmcs.write(GuestField::Rip, state.rip);
+        self.vmcs.write(GuestField::Rsp, state.gprs[RSP]);
+        self.vmcs.write(GuestField::Rflags, state.rflags | Rflags::ONE.bits());
+        if self.tsc_offset_written != Some(self.tsc_offset) {
+            self.tsc_offset_written = Some(self.tsc_offset);
+            self.vmcs.write(GuestField::TscOffset, self.tsc_offset);
+        }
+        self.store_event(state);
+        if asm::cr2() != self.cr2 {
+            asm::set_cr2(self.cr2);
+        }
+        let flush = core::mem::replace(&mut self.flush, false);
+        self.report = self.vmcs.run(window, (root, &self.format), (&mut self.tag, flush), &mut state.gprs);
+        if self.report.basic().is_none() {
+            self.explain();
+            self.vmcs.write(GuestField::EntryInterruption, 0);
+            return Exit::EntryFailed(self.report.raw());
+        }
+        self.cr2 = asm::cr2();
+        state.rip = self.vmcs.read(GuestField::Rip);
+        state.gprs[RSP] = self.vmcs.read(GuestField::Rsp);
+        state.rflags = self.vmcs.read(GuestField::Rflags);
+        state.ran();
+        self.after_exit(state);
+        self.rip = state.rip;
+        if self.report.basic() == Some(REASON_CR) {
+            return self.control_register(state);
+        }
+        decode(&self.report)
+    }
+
+    fn leave(&mut self, _window: &mut Window<'_>) {
+        if self.vmcs.is_live() {
+            let mut image = self.image;
+            self.fetch(self.dirty.complement(), &mut image);
+            self.image = image;
+            self.vmcs.leave();
+        }
+    }
+
+    fn read_state(&self, want: Groups, out: &mut VcpuState) {
+        let mut image = self.image;
+        if self.vmcs.is_live() {
+            self.fetch(want.difference(self.dirty), &mut image);
+        }
+        if want.contains(Groups::SEGMENTS) {
+            (out.segs, out.ldtr, out.tr) = (image.segs, image.ldtr, image.tr);
+        }
+        if want.contains(Groups::TABLES) {
+            (out.gdt, out.idt) = (image.gdt, image.idt);
+        }
+        if want.contains(Groups::CONTROL) {
+            (out.cr0, out.cr2, out.cr3, out.cr4) = (image.cr0, self.cr2, image.cr3, image.cr4);
+            out.efer = image.efer;
+        }
+        if want.contains(Groups::SYSCALL) {
+            let m = self.vmcs.switched();
+            out.syscall = SyscallMsrs {
+                star: m.star,
+                lstar: m.lstar,
+                cstar: m.cstar,
+                sfmask: m.sfmask,
+                kernel_gs_base: m.kernel_gs_base,
+                ..image.syscall
+            };
+        }
+        if want.contains(Groups::DEBUG) {
+            (out.dr6, out.dr7) = (self.guest_dr6(), image.dr7);
+        }
+    }
+
+    fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
+        let image = &mut self.image;
+        if dirty.contains(Groups::SEGMENTS) {
+            (image.segs, image.ldtr, image.tr) = (from.segs, from.ldtr, from.tr);
+            // The processor takes CPL from SS, whose DPL counts even where SS is null.
+            let cpl = u32::from(from.cpl());
+            let ss = &mut image.segs[SegReg::Ss as usize].attr;
+            ss.0 = (ss.0 & !0x60) | cpl << 5;
+        }
+        if dirty.contains(Groups::TABLES) {
+            (image.gdt, image.idt) = (from.gdt, from.idt);
+        }
+        if dirty.contains(Groups::CONTROL) {
+            (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
+            image.efer = from.efer;
+            self.cr2 = from.cr2;
+        }
+        if dirty.contains(Groups::SYSCALL) {
+            let m = from.syscall;
+            image.syscall = m;
+            self.vmcs.set_switched(SwitchedMsrs {
+                star: m.star,
+                lstar: m.lstar,
+                cstar: m.cstar,
+                sfmask: m.sfmask,
+                kernel_gs_base: m.kernel_gs_base,
+            });
+        }
+        if dirty.contains(Groups::DEBUG) {
+            image.dr7 = from.dr7;
+            self.dr6 = from.dr6;
+            if self.debug_loaded {
+                asm::set_dr6(from.dr6);
+            }
+        }
+        self.dirty |= dirty;
+    }
+
+    #[inline]
+    fn next_rip(&self) -> Option<u64> {
+        let length = self.report.length;
+        if !(1..=15).contains(&length) {
+            return None;
+        }
+        let next = self.rip.wrapping_add(u64::from(length));
+        // Past 4 GiB: only 64-bit code goes on there. The caller decodes and knows.
+        (self.rip >> 32 == next >> 32).then_some(next)
+    }
+
+    fn insn_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn inject(&mut self, event: Event) {
+        if event == Event::Nmi {
+            // The exit at the end of the handler is that for an NMI window.
+            self.interruptibility &= !BY_NMI;
+            self.vmcs.set_primary(Primary::NMI_WINDOW, true);
+        }
+        self.event = Some(event);
+    }
+
+    fn take_interrupted(&mut self) -> Option<Event> {
+        event::interrupted(self.report.vectoring, self.report.vectoring_error)
+    }
+
+    #[inline]
+    fn blocking(&self) -> Blocking {
+        event::blocking(self.interruptibility)
+    }
+
+    fn set_blocking(&mut self, blocking: Blocking) {
+        self.interruptibility = event::with_blocking(self.interruptibility, blocking);
+        self.vmcs.set_primary(Primary::NMI_WINDOW, blocking.nmi);
+    }
+
+    fn request_window(&mut self, kind: WindowKind, on: bool) {
+        let which = match kind {
+            WindowKind::Interrupt => Primary::INTERRUPT_WINDOW,
+            WindowKind::Nmi => Primary::NMI_WINDOW,
+        };
+        self.vmcs.set_primary(which, on);
+    }
+
+    #[inline]
+    fn set_tpr(&mut self, cr8: u8) {
+        self.vmcs.set_tpr(cr8 << 4);
+    }
+
+    #[inline]
+    fn tpr(&self) -> u8 {
+        self.vmcs.tpr() >> 4
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+
+    fn set_debug_passthrough(&mut self, on: bool) {
+        if on && !self.debug_loaded {
+            asm::set_dr6(self.dr6);
+        } else if !on {
+            self.dr6 = self.guest_dr6();
+            asm::set_dr6(DR6_IDLE);
+        }
+        self.debug_loaded = on;
+        self.vmcs.set_primary(Primary::MOV_DR, !on);
+    }
+
+    #[inline]
+    fn raw_exit(&self) -> RawExit {
+        self.report.raw()
+    }
+}
