@@ -11,7 +11,7 @@ use crate::arch::cr::Efer;
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::mmu::asid::AsidTag;
-use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
+use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, VcpuState, RAX, RSP};
@@ -30,7 +30,10 @@ const EXIT_IOIO: u64 = 0x7b;
 pub(crate) struct SvmVcpu {
     vmcb: VmcbPage,
     tag: AsidTag,
+    /// Translations of this guest must go with the coming entry.
     flush: bool,
+    /// What [`VmcbPage::place`] was told does not fit the coming entry.
+    misplaced: bool,
     flush_by_asid: bool,
     has_next_rip: bool,
     has_decode_assist: bool,
@@ -54,12 +57,31 @@ impl SvmVcpu {
             vmcb,
             tag: AsidTag::default(),
             flush: true,
+            misplaced: true,
             flush_by_asid: svm.features.flush_by_asid,
             has_next_rip: svm.features.next_rip,
             has_decode_assist: svm.features.decode_assist,
             nmi_masked: false,
             nmi_iret: None,
         }
+    }
+
+    /// Tags the guest for this CPU and says what the coming entry flushes.
+    #[cold]
+    #[inline(never)]
+    fn place(&mut self, window: &mut Window<'_>) {
+        let (asid, flush_all) = window.assign_asid(&mut self.tag);
+        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
+            TLB_FLUSH_ALL
+        } else if self.flush {
+            TLB_FLUSH_ASID
+        } else {
+            0
+        };
+        self.flush = false;
+        // The entry after one that flushes does not.
+        self.misplaced = tlb_control != 0;
+        self.vmcb.place(window, asid, tlb_control);
     }
 }
 
@@ -92,7 +114,7 @@ fn from_table(t: &Table) -> VmcbSegment {
 impl BackendVcpu for SvmVcpu {
     type Cpu = Svm;
 
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
         let save = self.vmcb.save_mut(Clean::empty());
         save.rax = state.gprs[RAX];
@@ -100,16 +122,10 @@ impl BackendVcpu for SvmVcpu {
         save.rip = state.rip;
         save.rflags = state.rflags;
 
-        let (asid, flush_all) = window.assign_asid(&mut self.tag);
-        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
-            TLB_FLUSH_ALL
-        } else if self.flush {
-            TLB_FLUSH_ASID
-        } else {
-            0
-        };
-        self.flush = false;
-        self.vmcb.run(window, root, asid, tlb_control, &mut state.gprs);
+        if window.is_fresh() || self.misplaced {
+            self.place(window);
+        }
+        self.vmcb.run(window, root, &mut state.gprs);
 
         let save = self.vmcb.save();
         state.gprs[RAX] = save.rax;
@@ -176,7 +192,7 @@ impl BackendVcpu for SvmVcpu {
             (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, from.cr4);
             s.efer = from.efer | Efer::SVME.bits();
             // A change of CR0, CR4 or EFER by software may change what translations mean.
-            self.flush = true;
+            self.flush_tlb();
         }
         if dirty.contains(Groups::SYSCALL) {
             let m = &from.syscall;
@@ -190,6 +206,14 @@ impl BackendVcpu for SvmVcpu {
             let s = self.vmcb.save_mut(Clean::DRX);
             (s.dr6, s.dr7) = (from.dr6, from.dr7);
         }
+    }
+
+    #[inline(always)]
+    fn code_context(&self) -> Option<CodeContext> {
+        let (c, s) = (self.vmcb.control(), self.vmcb.save());
+        // An event whose delivery was cut short: the exit is not that of the instruction at RIP.
+        let is_insn = c.exit_int_info & EVENT_VALID == 0;
+        is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
     }
 
     #[inline]
@@ -290,6 +314,7 @@ impl BackendVcpu for SvmVcpu {
 
     fn flush_tlb(&mut self) {
         self.flush = true;
+        self.misplaced = true;
     }
 
     fn set_debug_passthrough(&mut self, on: bool) {

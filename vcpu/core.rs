@@ -11,6 +11,7 @@ use super::io::PendingIo;
 use super::msr_table::MsrStore;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
+use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
@@ -104,6 +105,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) code: CodeCache,
     /// Where the last memslot look-up hit.
     pub(crate) slot_hint: usize,
+    /// A frame that no memslot holds, as of that generation of the slots: the last device touched.
+    pub(crate) no_slot: Option<(Gfn, u64)>,
     /// The space's flush generation that this vCPU has caught up with.
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
@@ -149,6 +152,7 @@ impl<B: Backend> VcpuCore<B> {
             io: PendingIo::new(),
             code,
             slot_hint: 0,
+            no_slot: None,
             flush_generation: 0,
             tsc_offset: 0,
             dr: [0; 4],

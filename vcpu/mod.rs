@@ -34,6 +34,7 @@ pub(crate) mod outcome;
 pub(crate) mod pci;
 pub(crate) mod pv;
 pub(crate) mod pvclock;
+pub(crate) mod quick;
 pub(crate) mod run;
 pub(crate) mod shared;
 pub(crate) mod space;

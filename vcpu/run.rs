@@ -5,7 +5,8 @@
 //! ```text
 //! run() ──> process(): signals, INIT/SIPI, HLT, faults that sleep, user exits
 //!   └─> window(): root operation, guest FPU
-//!         └─> requests? events -> enter -> exit -> handle -> again
+//!         └─> requests? events -> quick::run(): enter -> exit -> answer -> enter …
+//!                              -> exit -> handle -> again
 //! ```
 //!
 //! Everything hot stays in the inner loop. It ends for a host interrupt, for work of the host's
@@ -17,12 +18,13 @@ use super::event::Event;
 use super::exit::Exit;
 use super::handle::{self, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
+use super::quick;
 use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
-use crate::host::cpu::{self, PinnedCpu};
+use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::guest_ram;
@@ -201,6 +203,7 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
 fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
     let cpu = PinnedCpu::pin();
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
+    let work = Work::of_this_thread(&cpu);
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
@@ -208,9 +211,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     load_debug(core, &cpu);
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
-        if busy || cpu::is_work_pending() {
+        if busy || work.is_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending() || shared.is_requested(QUICK.complement()) {
+            if work.is_pending() || shared.is_requested(QUICK.complement()) {
                 break Leave::Again;
             }
             take_requests(vm, shared, core, QUICK);
@@ -230,16 +233,6 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         if let Some(s) = &spec_ctrl {
             s.show();
         }
-        let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
-        if let Some(s) = &spec_ctrl {
-            s.hide();
-        }
-        fpu.hide_keys();
-        shared.leave_guest_mode();
-        count(&shared.stats.exits);
-        commit(vm, shared, core, &exit);
-        core.recorder.note(core.state.rip, core.hw.raw_exit());
-
         let mut cx = Cx {
             vm,
             shared,
@@ -249,6 +242,15 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             spec_ctrl: &mut spec_ctrl,
             cpu: &cpu,
         };
+        let exit = quick::run(&mut cx, &mut root, &work);
+        if let Some(s) = &*cx.spec_ctrl {
+            s.hide();
+        }
+        cx.fpu.hide_keys();
+        shared.leave_guest_mode();
+        let Some(exit) = exit else { continue };
+        commit(vm, shared, cx.core, &exit);
+
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}

@@ -172,6 +172,9 @@ impl VcpuShared {
     /// Makes the vCPU look at what was posted. Any context.
     pub(crate) fn kick(&self) {
         match self.running_on() {
+            // Its own thread, between two entries: it will look before the next. Whoever comes to this CPU
+            // meanwhile finds that the vCPU has left it, and it looks before it enters anywhere.
+            Some(cpu) if cpu == cpu::cpu_id() => {}
             Some(cpu) => cpu::kick(cpu),
             None => self.waiter.wake(),
         }

@@ -74,6 +74,8 @@ pub(crate) struct Space<B: Backend> {
     root: Hpa,
     /// Bumped by every change of the memory below.
     sequence: AtomicU64,
+    /// Bumped before the slots change, and again after.
+    slots_generation: AtomicU64,
     /// Changes under way.
     changing: AtomicU64,
     /// Bumped whenever translations that a CPU may hold were taken away.
@@ -122,6 +124,7 @@ impl<B: Backend> Space<B> {
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 root,
                 sequence: AtomicU64::new(0),
+                slots_generation: AtomicU64::new(0),
                 changing: AtomicU64::new(0),
                 flush_generation: AtomicU64::new(0),
                 vcpus,
@@ -161,7 +164,9 @@ impl<B: Backend> Space<B> {
         let (new, change) = Slots::from_sorted(slots, generation).with(request)?;
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
+        self.slots_generation.fetch_add(1, SeqCst);
         let done = self.slots.replace(new);
+        self.slots_generation.fetch_add(1, SeqCst);
         if let (Ok(()), Change::Deleted(old) | Change::Moved { old, .. }) = (done, change) {
             self.unmap(old.range());
         }
@@ -255,6 +260,18 @@ impl<B: Backend> Space<B> {
     #[inline]
     pub(crate) fn stable_sequence(&self) -> Option<u64> {
         (self.changing.load(SeqCst) == 0).then(|| self.sequence.load(SeqCst))
+    }
+
+    /// Returns a number that is another one after the slots have changed.
+    #[inline(always)]
+    pub(crate) fn slots_generation(&self) -> u64 {
+        self.slots_generation.load(SeqCst)
+    }
+
+    /// Returns whether a slot holds `gfn`.
+    pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
+        let mut hint = 0;
+        self.slots.read(|s| s.lookup(gfn, &mut hint).is_some())
     }
 
     /// Returns where `gpa` lies in the VMM, with the bytes left in the slot and whether it is writable.

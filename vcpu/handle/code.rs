@@ -14,12 +14,13 @@
 
 use super::machine::paging;
 use super::Cx;
-use crate::arch::addr::{Gpa, Gva};
+use crate::arch::addr::{Gpa, Gva, Hva};
+use crate::arch::cr::Efer;
 use crate::arch::segment::SegReg;
-use crate::host::guest_ram::{is_unchanged, Word};
+use crate::host::guest_ram::{are_unchanged, is_unchanged, Word};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Privilege};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
 use crate::vcpu::emulate::decode::{decode, Insn, Mode};
 use crate::vcpu::space::Space;
 use crate::vcpu::state::{Groups, VcpuState};
@@ -66,9 +67,15 @@ impl Key {
     /// Returns the number of the entry that may hold this instruction.
     #[inline]
     fn slot(&self) -> usize {
-        // Fibonacci hashing: neighbours and equal offsets in several pages spread evenly.
-        (self.at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % ENTRIES
+        slot(self.at)
     }
+}
+
+/// Returns the number of the entry for the instruction at linear address `at`.
+#[inline(always)]
+fn slot(at: u64) -> usize {
+    // Fibonacci hashing: neighbours and equal offsets in several pages spread evenly.
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % ENTRIES
 }
 
 /// Words that were seen, in order.
@@ -83,25 +90,46 @@ impl Trail {
         Trail { words: [Word::default(); WORDS], len: 0 }
     }
 
-    /// Adds a word. Returns whether there was room.
-    fn push(&mut self, hva: u64, value: u64) -> bool {
-        match self.words.get_mut(self.len) {
-            Some(word) => {
-                *word = Word { hva, value };
+    /// Adds the word at `hva`, which had `value` a moment ago. Returns whether it still has, and there
+    /// was room.
+    fn push(&mut self, hva: Hva, value: u64) -> bool {
+        match (self.words.get_mut(self.len), Word::read(hva)) {
+            (Some(place), Ok(word)) if word.value() == value => {
+                *place = word;
                 self.len = self.len.wrapping_add(1);
                 true
             }
-            None => false,
+            _ => false,
         }
+    }
+
+    /// Returns the words as five, the last one repeated, if there are no more.
+    fn five(&self) -> Option<[Word; 5]> {
+        let seen = self.words.get(..self.len)?;
+        let last = *seen.last()?;
+        (seen.len() <= 5).then(|| [0, 1, 2, 3, 4].map(|i: usize| seen.get(i).copied().unwrap_or(last)))
     }
 }
 
+/// What a quick look goes by: 64-bit code alone, where the processor has just fetched the instruction
+/// itself. Then rights do not matter, nor paging's mode: CR4 and EFER stay the same over it.
+#[derive(Clone, Copy)]
+struct Quick {
+    rip: u64,
+    context: CodeContext,
+    words: [Word; 5],
+}
+
+/// No RIP, for it does not fit into its page.
+const NOWHERE: u64 = u64::MAX;
+
 #[derive(Clone, Copy)]
 struct Entry {
-    key: Key,
+    quick: Quick,
     sequence: u64,
-    trail: Trail,
     insn: Insn,
+    key: Key,
+    trail: Trail,
 }
 
 /// See the module's description.
@@ -115,6 +143,19 @@ impl CodeCache {
     pub(crate) fn new() -> Result<CodeCache> {
         Ok(CodeCache(KVec::from_elem(None, ENTRIES, GFP_KERNEL_ACCOUNT)?))
     }
+}
+
+/// Returns the instruction that exited, in 64-bit code, if one look tells that it is known. Needs no
+/// registers fetched; touches no memory but to compare it.
+#[inline(always)]
+pub(crate) fn known<'c, B: Backend>(cx: &'c Cx<'_, '_, B>, context: &CodeContext) -> Option<&'c Insn> {
+    let rip = cx.core.state.rip;
+    let Some(Some(e)) = cx.core.code.0.get(slot(rip)) else { return None };
+    let same = e.quick.rip == rip
+        && e.quick.context.fetches_as(context)
+        && cx.vm.space.stable_sequence() == Some(e.sequence)
+        && are_unchanged(&e.quick.words);
+    same.then_some(&e.insn)
 }
 
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
@@ -135,7 +176,12 @@ pub(super) fn current<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<(Insn, Mode)
     }
     let (trail, insn) = learn(cx, &key)?;
     if let Some(slot) = cx.core.code.0.get_mut(key.slot()) {
-        *slot = Some(Entry { key, sequence, trail, insn });
+        let context = cx.core.hw.code_context().filter(|c| c.efer & Efer::LMA.bits() != 0);
+        let quick = match (key.mode, context, trail.five()) {
+            (Mode::Bits64, Some(context), Some(words)) => Quick { rip: key.at, context, words },
+            _ => Quick { rip: NOWHERE, context: CodeContext::default(), words: [Word::default(); 5] },
+        };
+        *slot = Some(Entry { quick, sequence, insn, key, trail });
     }
     Some((insn, key.mode))
 }
@@ -152,9 +198,11 @@ fn learn<B: Backend>(cx: &Cx<'_, '_, B>, key: &Key) -> Option<(Trail, Insn)> {
     let insn = decode(&code, key.mode).ok()?;
     let mut trail = witness.trail.get()?;
     let (hva, _) = space.user_range(found.gpa, false)?;
-    for (part, at) in code.chunks_exact(8).zip([0, 8]) {
+    // Bytes behind the instruction do not matter.
+    let parts = if insn.len <= 8 { 1 } else { 2 };
+    for (part, at) in code.chunks_exact(8).zip([0, 8]).take(parts) {
         let value = u64::from_le_bytes(part.try_into().ok()?);
-        if !trail.push(hva.0.wrapping_add(at), value) {
+        if !trail.push(Hva(hva.0.wrapping_add(at)), value) {
             return None;
         }
     }
@@ -174,7 +222,7 @@ impl<B: Backend> GuestMem for Witness<'_, B> {
             let mut trail = self.trail.get()?;
             let value = u64::from_le_bytes((&*buf).try_into().ok()?);
             let (hva, _) = self.space.user_range(gpa, false)?;
-            trail.push(hva.0, value).then_some(trail)
+            trail.push(hva, value).then_some(trail)
         };
         self.trail.set(noted());
         Ok(())

@@ -18,12 +18,26 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
         return unknown(cx.core.hw.raw_exit());
     }
     count(&cx.shared.stats.page_faults);
+    let generation = cx.vm.space.slots_generation();
+    if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
+        return device(cx, &fault);
+    }
     match cx.vm.space.fault(cx.cpu, fault.gpa, fault.write, &mut cx.core.slot_hint) {
         Fault::Mapped => Outcome::Resume,
         Fault::NotResident { hva, write } => Outcome::FaultIn { hva, write },
         Fault::NeedPages => Outcome::NeedPages,
         Fault::NeedFlush => Outcome::NeedFlush,
         Fault::Again => Outcome::HostInterrupt,
-        Fault::Mmio => mov::handle(cx, &fault).unwrap_or_else(|| insn::emulate(cx)),
+        Fault::Mmio => {
+            if !cx.vm.space.has_slot(fault.gpa.gfn()) {
+                cx.core.no_slot = Some((fault.gpa.gfn(), generation));
+            }
+            device(cx, &fault)
+        }
     }
+}
+
+#[inline]
+fn device<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+    mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))
 }

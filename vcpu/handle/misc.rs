@@ -17,7 +17,7 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 
 /// CPUID. SDM, "CPUID—CPU Identification".
 #[inline]
-pub(super) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
     cx.core.fetch(Groups::CONTROL);
     let cr4 = cx.core.state.cr4;
@@ -41,9 +41,16 @@ pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
-pub(super) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    cx.core.state.fetch_code(&cx.core.hw);
-    let answer = if cx.core.state.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
+#[inline]
+pub(crate) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    let cpl = match cx.core.hw.code_context() {
+        Some(context) => context.cpl,
+        None => {
+            cx.core.state.fetch_code(&cx.core.hw);
+            cx.core.state.cpl()
+        }
+    };
+    let answer = if cpl == 0 { KVM_ENOSYS } else { KVM_EPERM };
     cx.core.state.gprs[RAX] = answer;
     Outcome::SkipAndResume
 }

@@ -10,17 +10,18 @@ pub(crate) mod insn;
 mod lapic;
 mod machine;
 mod memory;
-mod misc;
+pub(super) mod misc;
 mod mmio;
-mod mov;
+pub(super) mod mov;
 pub(crate) mod msr;
 mod outs;
-mod pio;
+pub(super) mod pio;
 
 pub(crate) use pio::merge as merge_rax;
 
 use super::backend::Backend;
 use super::core::VcpuCore;
+use super::emulate::decode::Insn;
 use super::exit::{Exit, VirtInsn};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::run::unknown;
@@ -47,6 +48,12 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) spec_ctrl: &'a mut Option<SpecCtrl>,
     /// This CPU.
     pub(crate) cpu: &'a PinnedCpu,
+}
+
+/// Returns the length of an instruction in bytes.
+#[inline(always)]
+pub(crate) fn insn_length(insn: &Insn) -> u64 {
+    u64::from(insn.len)
 }
 
 /// Returns CPUID.1:EAX, which RDX holds after reset.

@@ -9,15 +9,17 @@
 use super::code;
 use super::insn;
 use super::machine::CxMachine;
+use super::mmio;
 use super::Cx;
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;
+use crate::vcpu::quick::Answer;
 use crate::vcpu::shared::count;
 
 /// What is moved.
@@ -62,6 +64,30 @@ fn merge(old: u64, width: Width, value: u64) -> u64 {
     }
 }
 
+/// Carries out a plain MOV on an interrupt controller, if it is one and the instruction is known.
+#[inline(always)]
+pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Answer {
+    // No slot lies there as long as nothing has changed since this was found out.
+    let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
+    if !is_device || fault.reserved || !fault.is_final || !mmio::is_interrupt_controller(cx, fault.gpa) {
+        return Answer::Not;
+    }
+    let Some(context) = cx.core.hw.code_context() else { return Answer::Not };
+    let Some(insn) = code::known(cx, &context) else { return Answer::Not };
+    let insn = *insn;
+    match carry_out(cx, fault, &insn, Mode::Bits64) {
+        Some(Outcome::Resume) => {
+            count(&cx.shared.stats.page_faults);
+            if fault.write {
+                Answer::Prepare
+            } else {
+                Answer::Again
+            }
+        }
+        _ => Answer::Not,
+    }
+}
+
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
 #[inline]
 pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Option<Outcome> {
@@ -69,7 +95,18 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
         return None;
     }
     let (insn, mode) = code::current(cx)?;
-    let (what, width) = plan(&insn, &cx.core.state.gprs)?;
+    carry_out(cx, fault, &insn, mode)
+}
+
+/// Carries out `insn`. `None`: it is not a plain MOV, or another must do it; nothing has been done.
+#[inline]
+fn carry_out<B: Backend>(
+    cx: &mut Cx<'_, '_, B>,
+    fault: &GuestPageFault,
+    insn: &Insn,
+    mode: Mode,
+) -> Option<Outcome> {
+    let (what, width) = plan(insn, &cx.core.state.gprs)?;
     let bytes = width.bytes();
     if insn.prefixes.lock || Gva(fault.gpa.0).left_in_page() < bytes as u64 {
         return None;

@@ -17,6 +17,7 @@ use crate::vcpu::core::VcpuCore;
 use crate::vcpu::exit::MsrAccess;
 use crate::vcpu::msr_table::{is_canonical, lookup, Handled, Policy, StateMsr};
 use crate::vcpu::outcome::Outcome;
+use crate::vcpu::quick::Answer;
 use crate::vcpu::shared::{Requests, VcpuShared};
 use crate::vcpu::state::{Groups, RCX};
 use crate::vcpu::vm::Vm;
@@ -28,7 +29,7 @@ const VA_BITS: u32 = 48;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
         MsrAccess::Read => read(cx, index).map(|v| cx.core.state.set_edx_eax(v)),
@@ -40,6 +41,20 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> O
     match done {
         Ok(()) => Outcome::SkipAndResume,
         Err(e) => Outcome::Inject(e),
+    }
+}
+
+/// Returns how the guest goes on after an access that [`handle`] may carry out in the inner loop; `None` for
+/// those that touch what the loop leaves in force.
+#[inline(always)]
+pub(crate) fn answer_of<B: Backend>(cx: &Cx<'_, '_, B>, access: MsrAccess) -> Option<Answer> {
+    let policy = lookup(cx.core.state.gprs[RCX] as u32)?;
+    match (policy, access) {
+        (Policy::Handled(Handled::SpecCtrl | Handled::PredCmd), _) => None,
+        (_, MsrAccess::Read) => Some(Answer::Again),
+        // What waits in the local APIC may have changed.
+        (Policy::Handled(_), MsrAccess::Write) => Some(Answer::Prepare),
+        (_, MsrAccess::Write) => Some(Answer::Again),
     }
 }
 

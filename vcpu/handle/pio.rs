@@ -39,6 +39,24 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcom
     }
 }
 
+/// Carries out an access that a device in the kernel answers. Returns whether it was one; nothing has been
+/// done otherwise.
+#[inline(always)]
+pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> bool {
+    if a.is_string {
+        return false;
+    }
+    let rax = cx.core.state.gprs[RAX];
+    if a.is_in {
+        let Some(value) = read(cx, a.port, a.width) else { return false };
+        cx.core.state.gprs[RAX] = merge(rax, a.width, value);
+    } else if !write(cx, a.port, a.width, rax as u32) {
+        return false;
+    }
+    count(&cx.shared.stats.pio);
+    true
+}
+
 /// Returns whether a port is one of PCI configuration.
 fn is_pci(port: u16) -> bool {
     matches!(port, 0xcf8..=0xcff)
