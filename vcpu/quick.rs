@@ -45,8 +45,7 @@ pub(super) fn run<B: Backend>(
     let tpr = cx.core.hw.tpr();
     loop {
         let exit = cx.core.hw.enter(window, cx.vm.space.root(), &mut cx.core.state);
-        count(&cx.shared.stats.exits);
-        cx.core.recorder.note(cx.core.state.rip, cx.core.hw.raw_exit());
+        cx.shared.recorder.note(cx.core.state.rip, cx.core.hw.raw_exit());
         if !calm || cx.core.hw.tpr() != tpr || cx.core.state.rflags & Rflags::TF.bits() != 0 {
             return Some(exit);
         }
@@ -69,7 +68,12 @@ pub(super) fn run<B: Backend>(
 #[inline(always)]
 fn is_calm<B: Backend>(cx: &Cx<'_, '_, B>) -> bool {
     let core = &*cx.core;
-    !(core.armed.is_some() || core.nmi || core.window_open || core.wants_window || core.pv.is_eoi_armed())
+    !(core.armed.is_some()
+        || core.nmi
+        || core.window_open
+        || core.wants_window
+        || core.pv.is_eoi_armed()
+        || cx.shared.times.is_some())
 }
 
 /// Answers an exit, if it is of a kind that is answered here.
@@ -81,6 +85,7 @@ fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
             if !pio::answer(cx, access) {
                 return Answer::Not;
             }
+            count(&cx.shared.stats.pio);
             go_past(cx, next);
             Answer::Again
         }
@@ -105,8 +110,9 @@ fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
 #[inline(always)]
 fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
     let Some(next) = next_rip(cx) else { return Answer::Not };
-    let Some(answer) = msr::answer_of(cx, access) else { return Answer::Not };
-    match msr::handle(cx, access) {
+    let Some(policy) = msr::policy(cx) else { return Answer::Not };
+    let Some(answer) = msr::answer_of(policy, access) else { return Answer::Not };
+    match msr::handle_as(cx, access, policy) {
         Outcome::Inject(e) => {
             cx.core.raise(e);
             Answer::Prepare

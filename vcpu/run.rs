@@ -19,6 +19,7 @@ use super::exit::Exit;
 use super::handle::{self, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::quick;
+use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
@@ -79,7 +80,10 @@ pub(crate) fn run<B: Backend>(
             return Ok(UserExit::SystemEvent(event));
         }
         if core.mp != MpState::Runnable && !wake_up(core, vm) {
-            shared.wait()?;
+            if !core.polling.wait(shared) {
+                shared.wait()?;
+                core.polling.slept();
+            }
             continue;
         }
         match window(vm, shared, core, fpu) {
@@ -209,6 +213,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
+    let mut exited: Option<(Class, u64)> = None;
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || work.is_pending() {
@@ -242,7 +247,13 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             spec_ctrl: &mut spec_ctrl,
             cpu: &cpu,
         };
+        if let (Some(times), Some((class, at))) = (&shared.times, exited.take()) {
+            times.note(class, timer::rdtsc().wrapping_sub(at));
+        }
         let exit = quick::run(&mut cx, &mut root, &work);
+        if shared.times.is_some() {
+            exited = exit.as_ref().map(|e| (Class::of(e), timer::rdtsc()));
+        }
         if let Some(s) = &*cx.spec_ctrl {
             s.hide();
         }
@@ -257,6 +268,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             Some(leave) => break leave,
         }
     };
+    if let (Some(times), Some((class, at))) = (&shared.times, exited) {
+        times.note(class, timer::rdtsc().wrapping_sub(at));
+    }
     put_debug(core);
     core.hw.leave(&mut root);
     drop(tsc_aux);

@@ -39,5 +39,6 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
 
 #[inline]
 fn device<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+    count(&cx.shared.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))
 }

@@ -78,6 +78,7 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
     match carry_out(cx, fault, &insn, Mode::Bits64) {
         Some(Outcome::Resume) => {
             count(&cx.shared.stats.page_faults);
+            count(&cx.shared.stats.mmio);
             if fault.write {
                 Answer::Prepare
             } else {

@@ -47,13 +47,22 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> bool {
         return false;
     }
     let rax = cx.core.state.gprs[RAX];
+    if a.width == Width::B1 && bus::is_timer(a.port) {
+        if a.is_in {
+            if let Some(value) = cx.vm.chipset.read_timer(cx.cpu, a.port) {
+                cx.core.state.gprs[RAX] = (rax & !0xff) | u64::from(value);
+                return true;
+            }
+        } else if cx.vm.chipset.write_timer(cx.cpu, a.port, rax as u8) {
+            return true;
+        }
+    }
     if a.is_in {
         let Some(value) = read(cx, a.port, a.width) else { return false };
         cx.core.state.gprs[RAX] = merge(rax, a.width, value);
     } else if !write(cx, a.port, a.width, rax as u32) {
         return false;
     }
-    count(&cx.shared.stats.pio);
     true
 }
 
