@@ -30,6 +30,7 @@ pub(crate) mod io;
 pub(crate) mod ioevent;
 pub(crate) mod mce;
 pub(crate) mod msr_table;
+pub(crate) mod net;
 pub(crate) mod outcome;
 pub(crate) mod pci;
 pub(crate) mod pv;

@@ -9,7 +9,8 @@ use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
 use crate::virtio::blk::{Next, Request, Status};
 use crate::virtio::queue::QueueError;
-use crate::virtio::rng::{Rng, Served};
+use crate::virtio::pci::Served;
+use crate::virtio::rng::Rng;
 
 fn desc(b: &mut Bytes<'_>) -> AnyDesc {
     let at = match b.below(8) {
