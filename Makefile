@@ -20,7 +20,7 @@ help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
 	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests),'
-	@echo '           HOSTS=amd,intel (emulated hosts of the system tests; default amd)'
+	@echo '           HOSTS=amd,intel,… (emulated hosts of the system tests; default all, see docs/lab-intel.md)'
 
 all: module tool ## build the module and the tool
 
@@ -74,7 +74,7 @@ test: module tool ## all of the above
 	@$(LAB) debian
 	@scripts/run-tests check host run guest system
 
-test-full: module tool ## all, and a full Debian guest to its login
+test-full: module tool ## all, and more of them on more emulated hosts (Intel old and new, AMD with 4-level paging)
 	@$(LAB) debian
 	@scripts/run-tests check host run guest system full
 

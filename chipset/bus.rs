@@ -130,6 +130,8 @@ pub(crate) struct Bus {
     driven: u32,
     /// Readers of the console have been told of output that they have not yet read.
     console_told: bool,
+    /// A writer of the console waits for room.
+    console_full: bool,
 }
 
 impl Bus {
@@ -385,6 +387,22 @@ impl Bus {
         let news = !self.console_told && self.uart.as_ref().is_some_and(|u| u.output_len() != 0);
         self.console_told |= news;
         news
+    }
+
+    /// Returns whether writers of the console should be woken now: the guest took input while one waited.
+    #[inline]
+    pub(crate) fn take_console_room(&mut self) -> bool {
+        let news = self.console_full && self.uart.as_ref().is_some_and(Uart::is_input_low);
+        self.console_full &= !news;
+        news
+    }
+
+    /// Returns how many bytes of input the console takes now. When there is no room, the next
+    /// [`Bus::take_console_room`] tells of some.
+    pub(crate) fn console_room(&mut self) -> usize {
+        let room = self.uart.as_ref().map_or(0, Uart::input_room);
+        self.console_full |= room == 0;
+        room
     }
 
     /// The console was read: tell of the next output.

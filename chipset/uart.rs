@@ -239,6 +239,11 @@ impl Uart {
         self.input.room()
     }
 
+    /// Returns whether so little input waits that whoever has more should bring it.
+    pub(crate) fn is_input_low(&self) -> bool {
+        self.input.room() >= self.input.len
+    }
+
     /// Moves guest output to `out`, oldest first. Returns how many bytes.
     pub(crate) fn drain_output(&mut self, out: &mut [u8]) -> usize {
         let mut moved = 0usize;

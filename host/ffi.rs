@@ -63,7 +63,6 @@ unsafe extern "C" {
         arg: *mut c_void,
     );
     pub(super) fn rvmm_signal_pending() -> bool;
-    pub(super) fn rvmm_nap() -> i32;
 
     pub(super) fn rvmm_file_size(
         file: *mut bindings::file,

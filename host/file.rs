@@ -116,15 +116,6 @@ impl WaitQueue {
         }
     }
 
-    /// Sleeps for a few milliseconds.
-    ///
-    /// # Errors
-    /// `EINTR` on a signal.
-    pub(crate) fn wait_briefly(&self) -> Result {
-        // SAFETY: Process context.
-        kernel::error::to_result(unsafe { ffi::rvmm_nap() })
-    }
-
     /// Wakes everyone. Any context but NMI.
     pub(crate) fn wake(&self) {
         // SAFETY: Initialised by `new()`.

@@ -311,11 +311,6 @@ bool rvmm_signal_pending(void)
 	return signal_pending(current);
 }
 
-int rvmm_nap(void)
-{
-	return schedule_timeout_interruptible(msecs_to_jiffies(5)) ? -EINTR : 0;
-}
-
 int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard)
 {
 	struct inode *inode = file->f_mapping->host;

@@ -60,7 +60,6 @@ int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *pri
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 bool rvmm_signal_pending(void);
-int rvmm_nap(void);
 
 /* blkio.rs */
 struct file;

@@ -241,6 +241,10 @@ impl<B: Backend> DeviceFile<B> {
     fn output_len(&self) -> usize {
         self.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::output_len))
     }
+
+    fn console_room(&self) -> usize {
+        self.vm.chipset.with(|bus, _, _| bus.console_room())
+    }
 }
 
 fn check(ok: bool) -> Result {
@@ -315,7 +319,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         let mut total = 0usize;
         let mut chunk = [0u8; 512];
         loop {
-            let room = this.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::input_room));
+            let room = this.console_room();
             let want = chunk.len().min(room).min(from.len());
             if want == 0 {
                 if total != 0 || from.is_empty() {
@@ -324,8 +328,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
                 if nonblock {
                     return Err(EAGAIN);
                 }
-                // The guest takes input at its own pace; look again when it has had time to.
-                this.vm.chipset.console.wait_briefly()?;
+                this.vm.chipset.console.wait(|| this.console_room() != 0)?;
                 continue;
             }
             let n = chunk.get_mut(..want).map_or(0, |b| from.copy_from_iter(b));
@@ -347,7 +350,8 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
             return 0;
         }
         this.vm.chipset.with(|bus, _, _| {
-            let (out, room) = bus.uart.as_ref().map_or((0, 0), |u| (u.output_len(), u.input_room()));
+            let out = bus.uart.as_ref().map_or(0, Uart::output_len);
+            let room = bus.console_room();
             // Whoever polls wants to be told again.
             bus.console_read();
             (if out != 0 { POLLIN } else { 0 }) | (if room != 0 { POLLOUT } else { 0 })

@@ -59,7 +59,7 @@ impl PageSize {
     }
 
     /// Returns the number of bytes in it.
-    #[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) const fn bytes(self) -> u64 {
         self.pages() << PAGE_SHIFT
     }
@@ -234,7 +234,7 @@ impl TableFormat for Npt {
 
 /// The memory type of EPT leaves. SDM, "EPT and Memory Typing".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
+#[allow(dead_code, reason = "guests have no device whose memory must not be cached; used by the tests")]
 pub(crate) enum MemoryType {
     /// Uncacheable.
     Uncacheable = 0,
@@ -244,7 +244,6 @@ pub(crate) enum MemoryType {
 
 /// Extended page tables of four levels. SDM, "The Extended Page Table Mechanism (EPT)".
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
 pub(crate) struct Ept {
     /// Whether leaves of 1 GiB may be made.
     pub(crate) gib_pages: bool,
@@ -268,7 +267,6 @@ impl Ept {
     /// Returns the EPT pointer for a root table: write-back walks, four levels.
     ///
     /// SDM, "Extended-Page-Table Pointer (EPTP)".
-    #[allow(dead_code, reason = "the table format of VMX, which has no backend yet; used by the tests")]
     pub(crate) fn eptp(&self, root: Hpa) -> u64 {
         let walk = MemoryType::WriteBack as u64 | (3 << 3);
         (root.0 & ADDRESS) | walk | (u64::from(self.accessed_dirty) << 6)

@@ -9,8 +9,9 @@
 
 Prints one KTAP line per result and at the end "N passed, M failed, K skipped",
 which also goes to build/summary; logs go to build/log/. The exit code is 0 only
-if nothing failed. With --hosts amd,intel each system test runs on each emulated
-host, its line says "guest@intel: …", and a table of case by host comes last.
+if nothing failed. Each system test runs on each emulated host that it is for and
+that --hosts has; its line says "guest@intel: …", and a table of case by host
+comes last. docs/lab-intel.md has the hosts.
 
 A system test is a shell script for the emulated host that prints KTAP. Its head
 may hold lines "# key: value":
@@ -20,9 +21,10 @@ may hold lines "# key: value":
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
-  hosts    amd, intel or both (default): where the test makes sense
-A key may end in @amd or @intel: it holds on that host alone. cpu and memory
-without it are QEMU's. Time limits are three times as long on intel.
+  hosts    where the test makes sense; amd and intel without it
+A key may end in @HOST, or in @amd or @intel for all hosts of the vendor: it goes
+before the plain one. cpu and memory without it are QEMU's. Time limits are three
+times as long on Intel's.
 """
 
 import argparse
@@ -56,6 +58,15 @@ GATES = [
     ("check-panics", ["scripts/check-panics"]),
 ]
 PRINTING = threading.Lock()
+
+# The emulated hosts: what runs them, and the processor where a test asks for no other.
+HOSTS = {
+    "amd": (emulated_host, "max"),
+    "amd-4level": (emulated_host, "max,la57=off"),
+    "intel": (bochs_host, bochs_host.DEFAULT_CPU),
+    "intel-new": (bochs_host, "arrow_lake"),
+    "intel-old": (bochs_host, "corei5_lynnfield_750"),
+}
 
 
 def say(text):
@@ -166,27 +177,33 @@ class SystemTest:
     """One script of tests/system on one host, with what its head asks for."""
 
     QEMU_ONLY = ("cpu", "memory")
+    KEY = re.compile(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts)(@[a-z0-9-]+)?: (.+)$")
 
     def __init__(self, name, host="amd"):
         self.name, self.host = name, host
+        self.vendor = host.partition("-")[0]
         self.keys = {}
         with open(os.path.join(SYSTEM, name + ".sh")) as f:
             for line in f:
-                match = re.match(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts)"
-                                 r"(@amd|@intel)?: (.+)$", line)
+                match = self.KEY.match(line)
                 if match:
                     self.keys.setdefault(match.group(1) + (match.group(2) or ""), []).append(match.group(3).strip())
                 elif not line.startswith("#"):
                     break
 
     def all(self, key):
-        own = self.keys.get(f"{key}@{self.host}")
-        if own or (self.host != "amd" and key in self.QEMU_ONLY):
-            return own or []
+        for own in (f"{key}@{self.host}", f"{key}@{self.vendor}"):
+            if own in self.keys:
+                return self.keys[own]
+        if self.vendor != "amd" and key in self.QEMU_ONLY:
+            return []
         return self.keys.get(key, [])
 
     def get(self, key, default=None):
         return (self.all(key) or [default])[0]
+
+    def ring(self):
+        return self.get("ring", "system")
 
     def fits(self):
         return self.host in re.split(r"[ ,]+", self.get("hosts", "amd,intel"))
@@ -195,23 +212,26 @@ class SystemTest:
         return f"system {self.name}" + ("" if self.host == "amd" else f" {self.host}")
 
     def label(self):
-        return f"{self.get('ring', 'system')}@{self.host}"
+        return f"{self.ring()}@{self.host}"
 
     def shape_keys(self):
-        return {k: int(v) if k == "smp" else v for k in ("cpu", "smp", "memory", "append") if (v := self.get(k))}
+        keys = {"cpu": HOSTS[self.host][1]}
+        keys.update((k, v) for k in ("cpu", "smp", "memory", "append") if (v := self.get(k)))
+        return {k: int(v) if k == "smp" else v for k, v in keys.items()}
 
     def backend(self):
-        return bochs_host if self.host == "intel" else emulated_host
+        return HOSTS[self.host][0]
 
     def shape(self):
         return self.backend().Shape(**self.shape_keys())
 
     def timeout(self):
-        slower = 3 if self.host == "intel" and f"timeout@{self.host}" not in self.keys else 1
+        given = any(f"timeout@{name}" in self.keys for name in (self.host, self.vendor))
+        slower = 3 if self.vendor == "intel" and not given else 1
         return slower * int(self.get("timeout", "300"))
 
     def command(self, disk):
-        command = [sys.executable, os.path.join(HERE, "run_host.py"), f"--host={self.host}",
+        command = [sys.executable, os.path.join(HERE, "run_host.py"), f"--host={self.vendor}",
                    f"--timeout={self.timeout()}"]
         command += [f"--{key}={value}" for key, value in self.shape_keys().items()]
         command += [f"--allow={allow}" for allow in self.all("allow")]
@@ -256,22 +276,30 @@ def last_remark(text):
     return remarks[-1][2:] if remarks else "failed"
 
 
-def ring_emulated(ring):
-    def run(total, args):
-        names = sorted(n[:-3] for n in os.listdir(SYSTEM) if n.endswith(".sh") and n != "lib.sh")
-        tests = [SystemTest(n, host) for host in args.hosts for n in names
-                 if not args.only or n in args.only.split(",")]
-        tests = [t for t in tests if t.get("ring", "system") == ring and t.fits()]
-        for shape, backend in {t.shape().name(): (t.shape(), t.backend()) for t in tests}.values():
-            backend.state_for(shape, lambda text: say(f"# {text}"))
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            futures = {pool.submit(t.run): t for t in tests}
-            for done in concurrent.futures.as_completed(futures):
-                test, (results, text, began) = futures[done], done.result()
-                TABLE.add(f"{ring} {test.name}", test.host, results)
-                label = ring if args.hosts == ["amd"] else test.label()
-                total.add(report(f"{label}: {test.name}", results, began, text))
-    return run
+def boot_once(backend, shape):
+    """Saves the state that this shape's tests start from. Those say what is wrong where that fails."""
+    try:
+        backend.state_for(shape, lambda text: say(f"# {text}"))
+    except emulated_host.HostError as error:
+        say(f"# {shape.name()}: {error}")
+
+
+def ring_emulated(total, args):
+    """All rings of system tests that were asked for, in one pool."""
+    names = sorted(n[:-3] for n in os.listdir(SYSTEM) if n.endswith(".sh") and n != "lib.sh")
+    tests = [SystemTest(n, host) for host in args.hosts for n in names
+             if not args.only or n in args.only.split(",")]
+    # The longest first, so that none is left over when the others are done.
+    tests = sorted((t for t in tests if t.ring() in args.rings and t.fits()), key=lambda t: -t.timeout())
+    shapes = {t.shape().name(): (t.backend(), t.shape()) for t in tests}.values()
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda shape: boot_once(*shape), shapes))
+        futures = {pool.submit(t.run): t for t in tests}
+        for done in concurrent.futures.as_completed(futures):
+            test, (results, text, began) = futures[done], done.result()
+            TABLE.add(f"{test.ring()} {test.name}", test.host, results)
+            label = test.ring() if args.hosts == ["amd"] else test.label()
+            total.add(report(f"{label}: {test.name}", results, began, text))
 
 
 def ring_run(total, args):
@@ -286,28 +314,29 @@ def ring_run(total, args):
     total.add(report("run: make run", results, began, text))
 
 
-RINGS = {"run": ring_run, "check": ring_check, "host": ring_host, "guest": ring_emulated("guest"),
-         "system": ring_emulated("system"), "full": ring_emulated("full")}
+RINGS = {"run": ring_run, "check": ring_check, "host": ring_host, "guest": ring_emulated, "system": ring_emulated,
+         "full": ring_emulated}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--jobs", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 1)))
     p.add_argument("--only", help="names of system tests, comma separated")
-    p.add_argument("--hosts", default="amd", help="emulated hosts of the system tests: amd, intel or amd,intel")
+    p.add_argument("--hosts", default=",".join(HOSTS), help="emulated hosts of the system tests (default: all, %(default)s)")
     p.add_argument("rings", nargs="+", choices=RINGS)
     args = p.parse_args()
     args.hosts = args.hosts.split(",")
-    if not set(args.hosts) <= {"amd", "intel"}:
+    if not set(args.hosts) <= set(HOSTS):
         p.error(f"unknown host in {args.hosts}")
     os.makedirs(LOGS, exist_ok=True)
     total, began = ktap.Results(), time.monotonic()
-    for ring in args.rings:
+    # The emulated rings have one runner.
+    for run in dict.fromkeys(RINGS[ring] for ring in args.rings):
         try:
-            RINGS[ring](total, args)
+            run(total, args)
         except emulated_host.HostError as error:
-            total.failed.append(f"{ring}: {error}")
-            say(f"not ok {ring} # {error}")
+            total.failed.append(f"{run.__name__}: {error}")
+            say(f"not ok {run.__name__} # {error}")
     if TABLE.cells and args.hosts != ["amd"]:
         say("\n".join(TABLE.lines(args.hosts)))
     say(f"# {time.monotonic() - began:.0f} s; logs are in build/log")

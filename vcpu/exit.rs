@@ -96,6 +96,10 @@ pub(crate) enum Exit {
     /// The backend has done what was to be done: enter again.
     #[cfg_attr(test, allow(dead_code, reason = "made by a backend's impure part"))]
     Resolved,
+    /// The processor cannot run the guest in its mode, or not this instruction: carry out the next one
+    /// in software. An event that was to be delivered comes back as one that was interrupted.
+    #[cfg_attr(test, allow(dead_code, reason = "made by a backend's impure part"))]
+    Emulate,
     /// Triple fault.
     TripleFault,
     /// A task switch through a task gate or a far transfer.

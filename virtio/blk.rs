@@ -519,8 +519,12 @@ impl VirtioPci<Blk> {
     }
 
     /// Returns the message that tells the driver of the requests handed back, if it wants one. Also when
-    /// the device has stopped since: the message may then come later.
+    /// the device has stopped since: the message may then come later. A driver that resets the device is
+    /// told nothing more.
     pub(crate) fn notify<M: GuestMem>(&mut self, mem: &M) -> Option<MsiMessage> {
+        if self.is_resetting() {
+            return None;
+        }
         self.used(QUEUE, mem)
     }
 

@@ -210,7 +210,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns whether a reset waits for requests in flight.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn is_resetting(&self) -> bool {
         self.resetting
     }

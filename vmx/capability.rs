@@ -186,6 +186,9 @@ pub(crate) fn adjust(msr: u64, need: u32, want: u32) -> Result<u32, u32> {
     Ok(((need | want) & may) | must)
 }
 
+/// CR0.PE and CR0.PG: what unrestricted guest sets free. SDM, "Unrestricted Guests".
+pub(crate) const CR0_PAGED: u64 = 1 | 1 << 31;
+
 /// The controls of every VMCS on this machine, and what else the probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setup {
@@ -238,20 +241,28 @@ impl Setup {
         }
         let entry = EntryControls::LOAD_DEBUG | EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
         let entry = adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for EFER and PAT")?;
-        // PE and PG: what unrestricted guest sets free. SDM, "Unrestricted Guests".
-        let cr0_one = msrs.cr0_fixed0 & !(1 | 1 << 31);
-        Ok(Setup {
+        let mut setup = Setup {
             revision: msrs.basic as u32 & 0x7fff_ffff,
             pin,
             primary,
             secondary,
             exit,
             entry,
-            cr0_one,
+            cr0_one: msrs.cr0_fixed0 | CR0_PAGED,
             cr4_one: msrs.cr4_fixed0,
             ept_vpid,
             timer_rate: msrs.misc as u32 & 31,
-        })
+        };
+        if setup.is_unrestricted() {
+            setup.cr0_one &= !CR0_PAGED;
+        }
+        Ok(setup)
+    }
+
+    /// Returns whether real mode and protected mode without paging run as they are. Elsewhere a guest is
+    /// entered only with CR0.PE and CR0.PG set, which are then the host's bits of CR0.
+    pub(crate) fn is_unrestricted(&self) -> bool {
+        Secondary::from_bits_retain(self.secondary).contains(Secondary::UNRESTRICTED_GUEST)
     }
 
     /// Returns the value of the preemption timer for `ms` milliseconds, or the longest there is; `None`
@@ -296,15 +307,12 @@ fn primary(msrs: &Msrs) -> Result<u32, &'static str> {
 }
 
 fn secondary(msrs: &Msrs) -> Result<u32, &'static str> {
-    let need = Secondary::EPT | Secondary::UNRESTRICTED_GUEST;
-    let want = Secondary::RDTSCP | Secondary::VPID | Secondary::WBINVD | Secondary::INVPCID;
-    adjust(msrs.secondary, need.bits(), want.bits()).map_err(|missing| {
-        if missing & Secondary::EPT.bits() != 0 {
-            "EPT"
-        } else {
-            "unrestricted guest mode, without which real mode cannot run yet"
-        }
-    })
+    let want = Secondary::RDTSCP
+        | Secondary::VPID
+        | Secondary::WBINVD
+        | Secondary::INVPCID
+        | Secondary::UNRESTRICTED_GUEST;
+    adjust(msrs.secondary, Secondary::EPT.bits(), want.bits()).map_err(|_| "EPT")
 }
 
 fn ept_vpid(msrs: &Msrs, secondary: u32) -> Result<EptVpid, &'static str> {

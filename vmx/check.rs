@@ -2,9 +2,9 @@
 
 //! Which rule about guest state an entry broke.
 //!
-//! SDM, "Checks on the Guest State Area", for what this backend enters: 64-bit hosts, EPT, unrestricted
-//! guest, EFER and PAT loaded at entry, no dual-monitor treatment. The processor says only that a check
-//! failed; this names the first one that does. A pure function of the fields.
+//! SDM, "Checks on the Guest State Area", for what this backend enters: 64-bit hosts, EPT, EFER and PAT
+//! loaded at entry, no dual-monitor treatment. The processor says only that a check failed; this names
+//! the first one that does. A pure function of the fields.
 
 use super::capability::EntryControls;
 use super::event::{BY_MOV_SS, BY_NMI, BY_STI, VALID};
@@ -69,6 +69,8 @@ pub(crate) struct GuestState {
     pub(crate) cr0_one: u64,
     /// Bits that CR4 must have.
     pub(crate) cr4_one: u64,
+    /// Unrestricted guest.
+    pub(crate) unrestricted: bool,
     /// Bits of a physical address.
     pub(crate) phys_bits: u32,
 }
@@ -158,7 +160,11 @@ fn segments(s: &GuestState) -> Option<&'static str> {
     if s.is_vm86() {
         return vm86(s);
     }
-    code(s, cs, ss).or_else(|| stack(s, cs, ss)).or_else(|| data(s)).or_else(|| system(s))
+    code(s, cs, ss)
+        .or_else(|| stack(s, cs, ss))
+        .or_else(|| data(s))
+        .or_else(|| if s.unrestricted { None } else { privilege(s, cs, ss) })
+        .or_else(|| system(s))
 }
 
 /// In virtual-8086 mode each segment is what its selector says.
@@ -236,6 +242,24 @@ fn data(s: &GuestState) -> Option<&'static str> {
             seg.attr.is_present() => "DS, ES, FS and GS must be present",
             seg.attr.0 & RESERVED_RIGHTS == 0 => "the access rights of DS to GS must have no reserved bit",
             granular(seg) => "the limits and granularities of DS to GS must agree",
+        }
+    }
+    None
+}
+
+/// What a guest that always has paging on must keep, too.
+fn privilege(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {
+    let rpl = |seg: &Segment| (seg.selector & 3) as u8;
+    rules! {
+        cs.attr.is_code() => "CS must be code without unrestricted guest",
+        rpl(ss) == rpl(cs) => "SS's RPL must equal CS's without unrestricted guest",
+        ss.attr.dpl() == rpl(ss) => "SS's DPL must equal its RPL without unrestricted guest",
+    }
+    for reg in [SegReg::Ds, SegReg::Es, SegReg::Fs, SegReg::Gs] {
+        let seg = s.seg(reg);
+        let conforming = seg.attr.kind() & 0xc == 0xc;
+        if !seg.attr.is_unusable() && !conforming && seg.attr.dpl() < rpl(seg) {
+            return Some("the DPLs of DS to GS must not be below their RPLs without unrestricted guest");
         }
     }
     None

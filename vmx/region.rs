@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
 use super::asm::{self, HostSegments, VmFail};
-use super::capability::{EntryControls, EptVpid, Primary, Setup};
+use super::capability::{EntryControls, EptVpid, Primary, Setup, CR0_PAGED};
 use super::event;
 use super::exit::{Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
 use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
@@ -419,13 +419,18 @@ impl VmcsPage {
         )
     }
 
+    /// Returns the bits of CR0 that are not the guest's own.
+    fn cr0_host(&self) -> u64 {
+        CR0_HOST.bits() | if self.setup.is_unrestricted() { 0 } else { CR0_PAGED }
+    }
+
     /// Returns CR0 and CR4 as the guest sees them.
     pub(super) fn control_registers(&self) -> (u64, u64) {
         let merge = |real: OwnedField, shadow: OwnedField, host: u64| {
             (self.vmread(real.encoding()) & !host) | (self.vmread(shadow.encoding()) & host)
         };
         (
-            merge(OwnedField::Cr0, OwnedField::Cr0Shadow, CR0_HOST.bits()),
+            merge(OwnedField::Cr0, OwnedField::Cr0Shadow, self.cr0_host()),
             merge(OwnedField::Cr4, OwnedField::Cr4Shadow, !CR4_GUEST.bits()),
         )
     }
@@ -434,7 +439,7 @@ impl VmcsPage {
     pub(super) fn set_control_registers(&mut self, cr0: u64, cr4: u64, long: bool) {
         // Machine checks exit only with MCE set; without it they shut the processor down.
         let mce = asm::cr4() & Cr4::MCE.bits();
-        self.own(OwnedField::Cr0, (cr0 & !CR0_HOST.bits()) | self.setup.cr0_one);
+        self.own(OwnedField::Cr0, (cr0 & !self.cr0_host()) | self.setup.cr0_one);
         self.own(OwnedField::Cr0Shadow, cr0);
         self.own(OwnedField::Cr4, (cr4 & CR4_GUEST.bits()) | self.setup.cr4_one | mce);
         self.own(OwnedField::Cr4Shadow, cr4);
@@ -576,7 +581,7 @@ impl VmcsPage {
             (OwnedField::DebugCtl, 0),
             (OwnedField::MsrBitmap, bitmap),
             (OwnedField::VirtualApic, apic),
-            (OwnedField::Cr0Mask, CR0_HOST.bits()),
+            (OwnedField::Cr0Mask, self.cr0_host()),
             (OwnedField::Cr4Mask, !CR4_GUEST.bits()),
         ] {
             self.own(field, value);

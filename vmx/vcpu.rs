@@ -7,7 +7,7 @@
 //! the guest left in the processor.
 
 use super::asm;
-use super::capability::Primary;
+use super::capability::{Primary, CR0_PAGED};
 use super::check::{self, GuestState, TableField};
 use super::event::{self, Injection, BY_MOV_SS, BY_NMI, BY_STI};
 use super::exit::{self, decode, Report, REASON_CR};
@@ -60,6 +60,10 @@ pub(crate) struct VmxVcpu {
     format: Ept,
     phys_bits: u32,
     setup_ones: (u64, u64),
+    /// Real mode and protected mode without paging run as they are.
+    unrestricted: bool,
+    /// CR0.PE and CR0.PG are set; known where the guest cannot change them without an exit.
+    paged: bool,
     event: Option<Event>,
     interruptibility: u32,
     interruptibility_written: Option<u32>,
@@ -84,6 +88,8 @@ impl VmxVcpu {
             format: vmx.format,
             phys_bits: vmx.phys_bits,
             setup_ones: (vmx.setup.cr0_one, vmx.setup.cr4_one),
+            unrestricted: vmx.setup.is_unrestricted(),
+            paged: false,
             event: None,
             interruptibility: 0,
             interruptibility_written: None,
@@ -238,12 +244,15 @@ impl VmxVcpu {
     /// Handles a write to CR0 or CR4 that touched bits which are not the guest's own: they are noted,
     /// and the instruction runs again, now without an exit.
     fn control_register(&mut self, state: &VcpuState) -> Exit {
-        let raw = self.report.raw();
-        let Some(write) = exit::cr_write(self.report.qualification) else { return Exit::Unknown(raw) };
+        let Some(write) = exit::cr_write(self.report.qualification) else { return Exit::Emulate };
         let value = state.gprs.get(usize::from(write.source)).copied().unwrap_or(0);
         let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
         let long = self.vmcs.read(GuestField::Efer) & Efer::LMA.bits() != 0 && cs.is_long();
         let value = if long { value } else { value & 0xffff_ffff };
+        let leaves = write.number == 0 && value & CR0_PAGED != CR0_PAGED;
+        if leaves && !self.unrestricted {
+            return Exit::Emulate;
+        }
         let allowed = if write.number == 0 { self.vmcs.allow_cr0(value) } else { self.vmcs.allow_cr4(value) };
         if allowed {
             Exit::Resolved
@@ -293,6 +302,7 @@ impl VmxVcpu {
             link: u64::MAX,
             cr0_one: self.setup_ones.0,
             cr4_one: self.setup_ones.1,
+            unrestricted: self.unrestricted,
             phys_bits: self.phys_bits,
         }
     }
@@ -315,6 +325,10 @@ impl BackendVcpu for VmxVcpu {
 
     #[inline]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
+        if !self.paged && !self.unrestricted {
+            self.report = Report::default();
+            return Exit::Emulate;
+        }
         if self.vmcs.load(window).is_err() {
             self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
             self.explain();
@@ -408,6 +422,7 @@ impl BackendVcpu for VmxVcpu {
         }
         if dirty.contains(Groups::CONTROL) {
             (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
+            self.paged = from.cr0 & CR0_PAGED == CR0_PAGED;
             image.efer = from.efer;
             self.cr2 = from.cr2;
         }
@@ -457,7 +472,8 @@ impl BackendVcpu for VmxVcpu {
     }
 
     fn take_interrupted(&mut self) -> Option<Event> {
-        event::interrupted(self.report.vectoring, self.report.vectoring_error)
+        // What was to be injected is left over where there was no entry.
+        self.event.take().or_else(|| event::interrupted(self.report.vectoring, self.report.vectoring_error))
     }
 
     #[inline]

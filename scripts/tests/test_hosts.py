@@ -28,12 +28,23 @@ class Heads(unittest.TestCase):
     def test_a_qemu_cpu_is_not_asked_of_bochs(self):
         text = "# cpu: max,la57=off\n# memory: 4G\n# smp: 2\n"
         self.assertEqual(self.head(text, "amd").shape_keys(), {"cpu": "max,la57=off", "memory": "4G", "smp": 2})
-        self.assertEqual(self.head(text, "intel").shape_keys(), {"smp": 2})
+        ivy_bridge = "corei7_ivy_bridge_3770k"
+        self.assertEqual(self.head(text, "intel").shape_keys(), {"cpu": ivy_bridge, "smp": 2})
 
     def test_a_key_of_one_host_goes_before_the_common_one(self):
         text = "# smp: 2\n# smp@intel: 1\n# cpu@intel: corei5_lynnfield_750\n"
         self.assertEqual(self.head(text, "intel").shape_keys(), {"cpu": "corei5_lynnfield_750", "smp": 1})
-        self.assertEqual(self.head(text, "amd").shape_keys(), {"smp": 2})
+        self.assertEqual(self.head(text, "amd").shape_keys(), {"cpu": "max", "smp": 2})
+
+    def test_a_key_of_a_vendor_holds_for_all_its_hosts_but_where_one_has_its_own(self):
+        text = "# ring: guest\n# ring@intel: full\n# ring@intel-new: system\n"
+        rings = {host: self.head(text, host).ring() for host in ("amd", "amd-4level", "intel", "intel-new", "intel-old")}
+        self.assertEqual(rings, {"amd": "guest", "amd-4level": "guest", "intel": "full", "intel-new": "system",
+                                 "intel-old": "full"})
+
+    def test_each_host_has_its_own_processor(self):
+        self.assertEqual(self.head("", "amd-4level").shape_keys(), {"cpu": "max,la57=off"})
+        self.assertEqual(self.head("", "intel-old").shape_keys(), {"cpu": "corei5_lynnfield_750"})
 
     def test_time_limits_are_longer_on_intel_unless_given_for_it(self):
         self.assertEqual(self.head("# timeout: 100\n", "amd").timeout(), 100)
@@ -44,6 +55,8 @@ class Heads(unittest.TestCase):
         self.assertTrue(self.head("# hosts: amd\n", "amd").fits())
         self.assertFalse(self.head("# hosts: amd\n", "intel").fits())
         self.assertTrue(self.head("# ring: guest\n", "intel").fits())
+        self.assertFalse(self.head("# ring: guest\n", "intel-old").fits())
+        self.assertTrue(self.head("# hosts: amd, intel-old\n", "intel-old").fits())
 
 
 class Tables(unittest.TestCase):

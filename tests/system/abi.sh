@@ -4,6 +4,10 @@
 # the same machine, so what it asks for is what KVM does.
 # ring: guest
 # timeout: 400
+# hosts: amd, amd-4level, intel, intel-new, intel-old
+# ring@amd-4level: full
+# ring@intel-new: full
+# ring@intel-old: full
 . ./tests/system/lib.sh
 
 # abi NODE: runs tests/abi against it and passes the results on.
@@ -25,10 +29,17 @@ abi() {
 
 load_module
 abi /dev/rvmm
+if grep -q "^flags.* vmx" /proc/cpuinfo; then
+	check "the log names the rule that an entry broke" 'dmesg | grep -q "rvmm: VM entry: .*64-bit CS must have D/B clear"'
+fi
 check "the module unloads afterwards" unload_module
-if modprobe kvm_amd; then
+if grep -q "^flags.* vmx" /proc/cpuinfo; then
+	# Bochs 3.0 holds interrupts back from a guest that was entered with RFLAGS.IF clear, and KVM has no
+	# timer that would end the guest's run: a test that spins never ends.
+	skip "/dev/kvm" "KVM hangs on Bochs where a guest runs on with interrupts off"
+elif load_kvm; then
 	abi /dev/kvm
 else
-	skip "/dev/kvm" "no kvm_amd"
+	skip "/dev/kvm" "no $kvm"
 fi
 finish

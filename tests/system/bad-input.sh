@@ -3,6 +3,7 @@
 # What rvmm-run says to bad input: exit code 1 and a message, nothing written.
 # ring: system
 # timeout: 120
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

@@ -3,10 +3,11 @@
 # The stock kernel with a full Debian (systemd) on a virtio disk: log in on the
 # pty, use disk, timer, RTC, AVX and two CPUs, write a file, power off.
 # ring: guest
-# hosts: amd
 # timeout: 2400
 # disk: debian
 # after: debian-login.after
+# hosts: amd, intel
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

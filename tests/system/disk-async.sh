@@ -5,6 +5,7 @@
 # as long as the test wants.
 # ring: system
 # timeout: 500
+# ring@intel: full
 . ./tests/system/lib.sh
 
 below=/tmp/below image=/tmp/below/first.img file=/tmp/below/second.img

@@ -4,6 +4,8 @@
 # knows, and a triple fault with registers and the exits that led to it.
 # ring: system
 # timeout: 400
+# hosts: amd, intel, intel-old
+# ring@intel-old: full
 . ./tests/system/lib.sh
 
 load_module

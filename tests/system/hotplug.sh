@@ -4,6 +4,7 @@
 # ring: system
 # smp: 2
 # timeout: 400
+# hosts: amd
 . ./tests/system/lib.sh
 
 load_module

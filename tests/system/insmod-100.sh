@@ -3,6 +3,7 @@
 # Loads and unloads the module a hundred times; memory must come back.
 # ring: system
 # timeout: 240
+# ring@intel: full
 . ./tests/system/lib.sh
 
 cycle() { insmod rvmm.ko && [ -c /dev/rvmm ] && rmmod rvmm; }

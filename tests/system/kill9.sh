@@ -3,6 +3,9 @@
 # kill -9 of rvmm-run while its guest does disk I/O leaves nothing behind.
 # ring: system
 # timeout: 400
+# hosts: amd, amd-4level, intel, intel-old
+# ring@amd-4level: full
+# ring@intel-old: full
 . ./tests/system/lib.sh
 
 load_module

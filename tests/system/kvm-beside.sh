@@ -3,11 +3,11 @@
 # A KVM guest runs beside an rvmm guest on the same CPUs.
 # ring: system
 # timeout: 400
+# hosts: amd, intel, intel-old
+# ring@intel-old: full
 . ./tests/system/lib.sh
 
-kvm=kvm_amd
-grep -qw vmx /proc/cpuinfo && kvm=kvm_intel
-modprobe $kvm || { skip "KVM beside rvmm" "no $kvm"; finish; }
+load_kvm || { skip "KVM beside rvmm" "no $kvm"; finish; }
 check "KVM runs a guest before rvmm is there" 'kvm-hello 100'
 load_module
 check "KVM runs a guest with rvmm loaded" 'kvm-hello 100'

@@ -26,6 +26,25 @@ load_module() {
 	insmod rvmm.ko "$@" || { not_ok "insmod rvmm.ko"; finish; }
 }
 
+# load_kvm: loads KVM's module for this processor, whose name is then in $kvm.
+load_kvm() {
+	kvm=kvm_amd
+	! grep -qw vmx /proc/cpuinfo || kvm=kvm_intel
+	modprobe $kvm
+}
+
+# check_refused PATTERN: insmod must fail, and say why in one line that PATTERN matches.
+check_refused() {
+	check "insmod fails" '! insmod rvmm.ko 2>/tmp/err'
+	sed 's/^/# /' /tmp/err
+	# busybox's insmod tries each of the two system calls, so the line comes twice.
+	dmesg | sed -nE 's/^\[[^]]*\] (rvmm: .*('"$1"').*)/\1/p' | sort -u >/tmp/lines
+	check "one line in the log says why" '[ "$(wc -l </tmp/lines)" = 1 ]'
+	dmesg | grep rvmm | sed 's/^/# /'
+	check "there is no /dev/rvmm" '[ ! -e /dev/rvmm ]'
+	check "no module stays" '! grep -q ^rvmm /proc/modules'
+}
+
 # unload_module: waits a little for the last user to go.
 unload_module() {
 	local i

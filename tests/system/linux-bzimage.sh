@@ -2,8 +2,9 @@
 #
 # The stock kernel (vmlinuz) with a busybox initramfs and a virtio disk.
 # ring: guest
-# cpu: max
 # timeout: 400
+# hosts: amd, amd-4level, intel, intel-new, intel-old
+# ring@intel-old: full
 . ./tests/system/lib.sh
 
 load_module

@@ -2,8 +2,10 @@
 #
 # The stock kernel (vmlinux) with a busybox initramfs and a virtio disk.
 # ring: guest
-# cpu: max
 # timeout: 400
+# hosts: amd, amd-4level, intel
+# ring@amd-4level: full
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

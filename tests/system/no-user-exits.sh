@@ -4,6 +4,9 @@
 # two CPUs takes one return to user space, the power-off.
 # ring: guest
 # timeout: 300
+# hosts: amd, amd-4level, intel
+# ring@amd-4level: full
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

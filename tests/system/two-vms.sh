@@ -3,6 +3,9 @@
 # Two guests at once on different disks.
 # ring: system
 # timeout: 500
+# hosts: amd, amd-4level, intel
+# ring@amd-4level: full
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

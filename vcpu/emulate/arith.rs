@@ -6,7 +6,7 @@
 
 use super::alu::{self, Alu, Out};
 use super::context::{Cx, Next, DE, RAX, RCX, RDX, UD};
-use super::machine::{Machine, Step, Stop};
+use super::machine::{Machine, Step};
 use super::muldiv::{self, Double};
 use super::shift::{self, Shift};
 use crate::arch::addr::Width;
@@ -103,8 +103,7 @@ impl<M: Machine> Cx<'_, M> {
             (0xfe, _) | (_, 7) => return Err(UD),
             (_, 2 | 4) => return self.branch_rm(),
             (_, 6) => self.push_rm()?,
-            // Far CALL and JMP.
-            _ => return Err(Stop::Unhandled),
+            _ => return self.far_memory(),
         }
         Ok(Next::Advance)
     }

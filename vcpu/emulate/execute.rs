@@ -46,6 +46,21 @@ pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
     Ok(())
 }
 
+/// Delivers an interrupt or exception by the table of real mode; RIP is where it comes back to.
+///
+/// # Errors
+/// As [`emulate`]; [`Stop::Unhandled`] outside real mode.
+pub(crate) fn deliver<M: Machine>(m: &mut M, vector: u8) -> Step<()> {
+    let (mode, back) = (mode_of(m), m.rip());
+    // Nothing of it counts here but the operand size, which is that of real mode.
+    let insn = decode(&[0xcc], Mode::Bits16).map_err(|_| Stop::Unhandled)?;
+    let mut cx = Cx { m, insn, mode };
+    if let Next::Goto(target) = cx.interrupt(vector, back)? {
+        cx.m.set_rip(target);
+    }
+    Ok(())
+}
+
 /// Returns the code size that a machine's state gives.
 pub(crate) fn mode_of<M: Machine>(m: &M) -> Mode {
     let code = m.segment(SegReg::Cs).attr;
@@ -165,6 +180,7 @@ impl<M: Machine> Cx<'_, M> {
             0x8f => self.pop_rm(),
             0x90..=0x97 => self.xchg_accumulator(),
             0x98 | 0x99 => self.convert(),
+            0x9a | 0xea => self.far_immediate(),
             0x9c => self.pushf(),
             0x9d => self.popf(),
             0x9e | 0x9f => self.flags_ah(),
@@ -181,6 +197,9 @@ impl<M: Machine> Cx<'_, M> {
             0xc6 | 0xc7 => self.mov_immediate(),
             0xc8 => self.enter(),
             0xc9 => self.leave(),
+            0xca | 0xcb => self.far_return(),
+            0xcd => self.int(),
+            0xcf => self.iret(),
             0xd7 => self.xlat(),
             0xe0..=0xe3 => self.loop_or_jcxz(),
             0xe4..=0xe7 | 0xec..=0xef => self.port(),
@@ -195,6 +214,8 @@ impl<M: Machine> Cx<'_, M> {
 
     fn two_byte(&mut self) -> Step<Next> {
         match self.insn.opcode {
+            0x00 => self.load_system(),
+            0x01 if self.insn.ext < 4 && self.insn.mem.is_some() => self.descriptor_table(),
             0x01 => self.group7(),
             0x06 => self.clts(),
             0x0b | 0xb9 | 0xff => Err(UD),

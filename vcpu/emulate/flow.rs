@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Near branches: JMP, Jcc, LOOP, JCXZ, CALL, RET. Far ones are not handled.
+//! Near branches: JMP, Jcc, LOOP, JCXZ, CALL, RET.
 //!
 //! SDM, the instruction reference of each.
 

@@ -7,7 +7,7 @@
 
 use crate::arch::addr::{Gva, Width};
 use crate::arch::exception::Exception;
-use crate::arch::segment::{SegReg, Segment};
+use crate::arch::segment::{SegReg, Segment, Table};
 
 /// Why an instruction could not be carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,15 @@ pub(crate) enum Access {
     Fetch,
 }
 
+/// A register that holds the place of a descriptor table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableReg {
+    /// GDTR.
+    Gdt,
+    /// IDTR.
+    Idt,
+}
+
 /// The processor and memory under an emulated instruction.
 pub(crate) trait Machine {
     /// Returns general register `n` (0 = RAX, 1 = RCX, 2 = RDX, 3 = RBX, 4 = RSP … 15 = R15), all 64 bits.
@@ -54,6 +63,16 @@ pub(crate) trait Machine {
     fn segment(&self, reg: SegReg) -> Segment;
     /// Loads a segment register with a descriptor already checked.
     fn set_segment(&mut self, reg: SegReg, seg: Segment);
+    /// Returns GDTR or IDTR.
+    fn table(&self, which: TableReg) -> Table;
+    /// Sets GDTR or IDTR.
+    fn set_table(&mut self, which: TableReg, table: Table);
+    /// Returns LDTR.
+    fn ldt(&self) -> Segment;
+    /// Loads LDTR with a descriptor already checked.
+    fn set_ldt(&mut self, ldt: Segment);
+    /// Loads TR with a descriptor already checked.
+    fn set_task(&mut self, task: Segment);
     /// Returns CR0, CR2, CR3, CR4 or CR8 (`n`).
     fn cr(&self, n: u8) -> u64;
     /// Writes CR0, CR2, CR3, CR4 or CR8, with all the checks of MOV to CR but that of the CPL.

@@ -4,7 +4,7 @@
 //!
 //! Used where the processor says that an instruction needs help but does not say what it does: an
 //! access to a device's memory, string I/O, and exits of processors that do not tell the length of
-//! the instruction.
+//! the instruction. And for all instructions in modes of the guest that the processor cannot run.
 //!
 //! | file | holds |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | alu, shift, muldiv | arithmetic and flags, pure |
 //! | context | registers, segments and memory under an instruction |
 //! | execute | fetch, dispatch, RIP |
-//! | moves, arith, bits, exchange, string, stack, flow, system | the instructions, by family |
+//! | moves, arith, bits, exchange, string, stack, flow, far, system | the instructions, by family |
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod arith;
 mod bits;
 mod context;
 mod exchange;
+mod far;
 mod flow;
 mod moves;
 mod muldiv;

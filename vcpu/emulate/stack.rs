@@ -2,16 +2,15 @@
 
 //! PUSH and POP in all forms, PUSHF, POPF, PUSHA, POPA, ENTER without nesting, LEAVE.
 //!
-//! SDM, "Procedure Stack". RSP moves only once the memory has been accessed. Loading a segment
-//! register is done in real and virtual-8086 mode alone, where it needs no descriptor.
+//! SDM, "Procedure Stack". RSP moves only once the memory has been accessed.
 
-use super::context::{is_protected, width_len, Cx, Next, GP0, RBP, RSP, UD};
+use super::context::{width_len, Cx, Next, GP0, RBP, RSP, UD};
 use super::decode::Mode;
 use super::machine::{Access, Machine, Step, Stop};
 use super::moves::segment_register;
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
-use crate::arch::segment::{SegReg, Segment};
+use crate::arch::segment::SegReg;
 
 impl<M: Machine> Cx<'_, M> {
     /// Returns the width of the stack pointer.
@@ -51,6 +50,34 @@ impl<M: Machine> Cx<'_, M> {
     pub(super) fn peek(&mut self, w: Width) -> Step<(u64, u64)> {
         let at = self.linear(SegReg::Ss, self.stack_offset(0), width_len(w), Access::Read)?;
         Ok((self.load_at(at, w, Access::Read)?, self.stack_offset(width_len(w))))
+    }
+
+    /// Pushes several values, the first one first: all of them or none.
+    pub(super) fn push_all(&mut self, w: Width, values: &[u64]) -> Step<()> {
+        let mut to = self.m.gpr(RSP);
+        for _ in values {
+            to = to.wrapping_sub(width_len(w)) & self.stack_size().mask();
+            let at = self.linear(SegReg::Ss, to, width_len(w), Access::Write)?;
+            self.m.probe(at, w.bytes(), Access::Write)?;
+        }
+        values.iter().try_for_each(|value| self.push(w, *value))
+    }
+
+    /// Returns the first `count` values of operand size from the top of the stack, which stay there.
+    pub(super) fn peek_all(&mut self, count: usize) -> Step<[u64; 3]> {
+        let (w, mut values) = (self.insn.op_size, [0u64; 3]);
+        for (n, value) in (0u64..).zip(values.iter_mut().take(count)) {
+            let offset = self.stack_offset(n.wrapping_mul(width_len(w)));
+            let at = self.linear(SegReg::Ss, offset, width_len(w), Access::Read)?;
+            *value = self.load_at(at, w, Access::Read)?;
+        }
+        Ok(values)
+    }
+
+    /// Takes `count` values of operand size and `more` bytes off the stack.
+    pub(super) fn drop_words(&mut self, count: u64, more: u64) {
+        let by = width_len(self.insn.op_size).wrapping_mul(count).wrapping_add(more);
+        self.set_rsp(self.m.gpr(RSP).wrapping_add(by));
     }
 
     /// 50 to 57.
@@ -133,20 +160,6 @@ impl<M: Machine> Cx<'_, M> {
         let value = self.load_rm(Width::B2)?;
         self.load_segment(reg, value)?;
         Ok(Next::Advance)
-    }
-
-    /// Loads a segment register where a selector is a paragraph number.
-    ///
-    /// # Errors
-    /// [`Stop::Unhandled`] in protected mode, and for SS, whose load also holds off interrupts.
-    fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
-        if is_protected(self.m) || reg == SegReg::Ss {
-            return Err(Stop::Unhandled);
-        }
-        let selector = (selector & 0xffff) as u16;
-        let old = self.m.segment(reg);
-        self.m.set_segment(reg, Segment { selector, base: u64::from(selector) << 4, ..old });
-        Ok(())
     }
 
     /// 9C.

@@ -16,7 +16,7 @@ use crate::vcpu::state::Groups;
 /// Carries out the instruction at RIP in software.
 pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
-    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
+    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     cx.core.io.begin();
     let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
     let mut hint = [0u8; MAX_LEN];
@@ -76,7 +76,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcom
 }
 
 /// Describes the instruction that could not be emulated.
-fn failure<B: Backend>(cx: &mut Cx<'_, '_, B>) -> VmBug {
+pub(super) fn failure<B: Backend>(cx: &mut Cx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;
     let (bytes, len) = CxMachine::new(cx).peek_code();
     VmBug::Emulation { rip, bytes, len }

@@ -6,12 +6,12 @@ use super::{mmio, pio, Cx};
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::exception::Exception;
-use crate::arch::segment::{SegReg, Segment};
+use crate::arch::segment::{SegReg, Segment, Table};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Paging, Privilege, WalkError};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
-use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop};
+use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::state::Groups;
 
@@ -33,7 +33,8 @@ struct Piece {
     len: usize,
 }
 
-/// A [`Machine`] on the vCPU of a [`Cx`]. SEGMENTS and CONTROL must have been fetched.
+/// A [`Machine`] on the vCPU of a [`Cx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
+/// instructions that use them.
 pub(super) struct CxMachine<'c, 'a, 'f, B: Backend> {
     cx: &'c mut Cx<'a, 'f, B>,
     /// Why the last step stopped with [`Stop::Retry`].
@@ -222,6 +223,37 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 
     fn set_segment(&mut self, reg: SegReg, seg: Segment) {
         self.cx.core.state.segs[reg as usize] = seg;
+        self.cx.core.state.mark(Groups::SEGMENTS);
+    }
+
+    fn table(&self, which: TableReg) -> Table {
+        let s = &self.cx.core.state;
+        match which {
+            TableReg::Gdt => s.gdt,
+            TableReg::Idt => s.idt,
+        }
+    }
+
+    fn set_table(&mut self, which: TableReg, table: Table) {
+        let s = &mut self.cx.core.state;
+        match which {
+            TableReg::Gdt => s.gdt = table,
+            TableReg::Idt => s.idt = table,
+        }
+        s.mark(Groups::TABLES);
+    }
+
+    fn ldt(&self) -> Segment {
+        self.cx.core.state.ldtr
+    }
+
+    fn set_ldt(&mut self, ldt: Segment) {
+        self.cx.core.state.ldtr = ldt;
+        self.cx.core.state.mark(Groups::SEGMENTS);
+    }
+
+    fn set_task(&mut self, task: Segment) {
+        self.cx.core.state.tr = task;
         self.cx.core.state.mark(Groups::SEGMENTS);
     }
 

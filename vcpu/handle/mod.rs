@@ -13,6 +13,7 @@ mod misc;
 mod mmio;
 pub(crate) mod msr;
 mod pio;
+mod software;
 
 pub(crate) use pio::merge as merge_rax;
 
@@ -74,6 +75,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
         Exit::DebugRegister => misc::debug_register(cx),
         Exit::Exception(vector, error) => exception(vector, error),
         Exit::NmiReturn => misc::nmi_return(cx),
+        Exit::Emulate => software::step(cx),
         Exit::TripleFault => Outcome::ToUser(UserExit::Shutdown),
         Exit::TaskSwitch => unknown(cx.core_raw()),
         Exit::EntryFailed(raw) => Outcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),

@@ -69,7 +69,13 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) 
         let claimed = if is_pci(port) { cx.vm.pci.port_read(port, width) } else { None };
         return claimed.or_else(|| unclaimed(cx, width));
     }
-    let read = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.pio_read(port, width, now, out));
+    let (read, room) = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| {
+        let read = bus.pio_read(port, width, now, out);
+        (read, bus.take_console_room())
+    });
+    if room {
+        cx.vm.chipset.console.wake();
+    }
     read.or_else(|| unclaimed(cx, width))
 }
 
@@ -88,7 +94,8 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width,
     }
     let (done, request, console) = cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| {
         let done = bus.pio_write(port, width, value, now, out);
-        (done, bus.take_request(), bus.take_console_wake())
+        // A write may clear the receiver's FIFO.
+        (done, bus.take_request(), bus.take_console_wake() | bus.take_console_room())
     });
     if let Some(request) = request {
         cx.vm.note_request(request);

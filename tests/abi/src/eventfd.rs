@@ -429,5 +429,7 @@ fn ping_pong(c: &Ctx) {
         answerer.join().unwrap()
     });
 
-    assert_eq!(kicks, u64::from(ROUNDS));
+    // A HLT may end for another reason, and the guest then asks again.
+    let rounds = u64::from(ROUNDS);
+    assert!((rounds..rounds + 10).contains(&kicks), "{kicks} kicks in {rounds} rounds");
 }

@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("guest: msrs written by the guest are read by user space", wrmsr),
     ("guest: an unknown msr is a general protection fault", bad_rdmsr),
     ("guest: 64-bit code runs", long_mode),
+    ("guest: a state that no processor can enter is told, and can be corrected", bad_state),
     ("guest: memory is shared with user space while it runs", shared_memory),
     ("guest: memory is gone when its slot is deleted", deleted_slot),
     ("guest: two vcpus see the same memory", two_vcpus),
@@ -336,6 +337,26 @@ fn bad_rdmsr(c: &Ctx) {
     g.handler(13, 0x2000, &[0xb0, 13, 0xe6, 0x10, HLT]);
 
     assert_eq!(g.out(), (0x10, 13));
+}
+
+fn bad_state(c: &Ctx) {
+    let mut g = Guest::new(c, &[HLT]);
+    g.enter_long_mode();
+    let good = g.vcpu.get_sregs().unwrap();
+    let mut bad = good;
+    // Code of 64 bits and of 32 bits at once.
+    (bad.cs.l, bad.cs.db) = (1, 1);
+    g.vcpu.set_sregs(&bad).unwrap();
+
+    for _ in 0..2 {
+        match g.exit() {
+            VcpuExit::FailEntry(reason, _) => assert_ne!(reason, 0),
+            other => panic!("{other:?}, expected that the entry fails"),
+        }
+    }
+
+    g.vcpu.set_sregs(&good).unwrap();
+    assert_eq!(g.hlt().rip, CODE + 1);
 }
 
 fn long_mode(c: &Ctx) {

@@ -170,3 +170,19 @@ pub fn interrupt(thread: u64) {
     // SAFETY: Callers join the sender before the thread ends.
     unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
 }
+
+/// Makes `fd` nonblocking, and writes until it takes no more.
+pub fn fill(fd: i32) {
+    // SAFETY: No memory is passed.
+    unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
+    let bytes = [b'x'; 1000];
+    // SAFETY: The buffer has that many bytes.
+    while unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } > 0 {}
+}
+
+/// Returns whether `fd` may be written within `ms` milliseconds.
+pub fn is_writable(fd: i32, ms: i32) -> bool {
+    let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: One valid entry.
+    unsafe { libc::poll(&raw mut p, 1, ms) == 1 && p.revents & libc::POLLOUT != 0 }
+}

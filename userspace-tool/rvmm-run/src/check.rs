@@ -62,7 +62,8 @@ pub fn processor(cpuinfo: &str) -> Finding {
     match (has("svm"), has("vmx")) {
         (true, _) if !has("npt") => Finding::Lacks("nested paging: the processor has AMD SVM, but not NPT".into()),
         (true, _) => Finding::Has("the processor has AMD SVM with nested paging".into()),
-        (_, true) => Finding::Lacks("AMD SVM: the processor has Intel VMX, which the module does not drive yet".into()),
+        (_, true) if !has("ept") => Finding::Lacks("EPT: the processor has Intel VMX without extended page tables".into()),
+        (_, true) => Finding::Has("the processor has Intel VMX with extended page tables".into()),
         _ => Finding::Lacks(
             "hardware virtualisation: no AMD SVM or Intel VMX; switch it on in the firmware (or, in a VM, in the outer hypervisor)".into(),
         ),

@@ -15,8 +15,13 @@ fn svm_needs_nested_paging() {
 }
 
 #[test]
+fn vmx_needs_extended_page_tables() {
+    assert!(matches!(flags("vmx ept"), Finding::Has(_)));
+    assert!(matches!(flags("vmx"), Finding::Lacks(text) if text.contains("EPT")));
+}
+
+#[test]
 fn other_processors_lack_something() {
-    assert!(matches!(flags("vmx"), Finding::Lacks(text) if text.contains("VMX")));
     assert!(matches!(flags("svm_lock"), Finding::Lacks(text) if text.contains("firmware")));
     assert!(matches!(processor(""), Finding::Slow(_)));
 }

@@ -435,14 +435,11 @@ fn popf_respects_privilege() {
 }
 
 #[test]
-fn segment_registers_load_in_real_mode_only() {
+fn segment_registers_load_a_paragraph_number_in_real_mode() {
     let mut m = machine(Bits16, &[0x8e, 0xc0]); // mov es, ax
     set(&mut m, RAX, 0xb800);
     run(&mut m, 2);
     assert_eq!((m.segment(SegReg::Es).selector, m.segment(SegReg::Es).base), (0xb800, 0xb8000));
-
-    let mut m = machine(Bits32, &[0x8e, 0xc0]);
-    assert_eq!(emulate(&mut m, None), Err(Stop::Unhandled));
 
     let mut m = machine(Bits16, &[0x8e, 0xc8]); // mov cs, ax
     assert_eq!(emulate(&mut m, None), UD);

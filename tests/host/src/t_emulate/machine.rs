@@ -5,9 +5,9 @@
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::{Exception, PfError};
-use crate::arch::segment::{SegAttr, SegReg, Segment};
+use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::vcpu::emulate::decode::Mode;
-use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop};
+use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
 
 pub(crate) const RAX: u8 = 0;
 pub(crate) const RCX: u8 = 1;
@@ -35,6 +35,10 @@ pub(crate) struct Box86 {
     pub(crate) rip: u64,
     pub(crate) rflags: u64,
     pub(crate) seg: [Segment; 6],
+    /// GDTR and IDTR.
+    pub(crate) tables: [Table; 2],
+    pub(crate) ldt: Segment,
+    pub(crate) task: Segment,
     pub(crate) cr: [u64; 9],
     pub(crate) efer: u64,
     pub(crate) cpl: u8,
@@ -78,6 +82,9 @@ impl Box86 {
             rip: 0,
             rflags: 2,
             seg,
+            tables: [Table::default(); 2],
+            ldt: Segment::default(),
+            task: Segment::default(),
             cr,
             efer,
             cpl: 0,
@@ -149,6 +156,21 @@ impl Machine for Box86 {
     }
     fn set_segment(&mut self, reg: SegReg, seg: Segment) {
         self.seg[reg as usize] = seg;
+    }
+    fn table(&self, which: TableReg) -> Table {
+        self.tables[which as usize]
+    }
+    fn set_table(&mut self, which: TableReg, table: Table) {
+        self.tables[which as usize] = table;
+    }
+    fn ldt(&self) -> Segment {
+        self.ldt
+    }
+    fn set_ldt(&mut self, ldt: Segment) {
+        self.ldt = ldt;
+    }
+    fn set_task(&mut self, task: Segment) {
+        self.task = task;
     }
     fn cr(&self, n: u8) -> u64 {
         self.cr[usize::from(n)]

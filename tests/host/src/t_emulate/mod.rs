@@ -14,6 +14,7 @@
 mod decoder;
 mod differential;
 mod families;
+mod far;
 pub(crate) mod machine;
 #[cfg(target_arch = "x86_64")]
 mod native;

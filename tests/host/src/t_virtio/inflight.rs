@@ -215,6 +215,20 @@ fn nothing_is_told_after_a_reset() {
 }
 
 #[test]
+fn what_was_given_back_before_a_reset_is_not_told_during_it() {
+    let mut b = Bench::new(2, 0);
+    b.submit();
+    b.submit();
+    b.take();
+    let request = b.work.end(b.host.remove(0)).unwrap();
+    assert_eq!(b.m.dev.give_back(&b.m.mem, request, Status::Ok, 0).unwrap(), None);
+    b.m.set_status(0);
+    assert_ne!(b.m.status(), 0, "the reset waits for the other one");
+
+    assert_eq!(b.m.dev.notify(&b.m.mem), None);
+}
+
+#[test]
 fn a_driver_that_stops_the_device_before_it_is_told_is_told_later() {
     let mut b = Bench::new(2, 0);
     b.submit();

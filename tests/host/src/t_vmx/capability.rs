@@ -64,6 +64,14 @@ fn a_processor_without_vpid_runs_without() {
 }
 
 #[test]
+fn a_processor_without_unrestricted_guest_enters_paged_guests_only() {
+    let s = Setup::new(&Msrs { secondary: msr(0, 0x187f), ..ivy_bridge() }).unwrap();
+    assert!(!s.is_unrestricted());
+    assert_eq!(s.cr0_one, 0x8000_0021);
+    assert!(Setup::new(&ivy_bridge()).unwrap().is_unrestricted());
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let without = |change: &dyn Fn(&mut Msrs)| {
         let mut m = ivy_bridge();
@@ -76,7 +84,6 @@ fn what_is_missing_is_named() {
     assert!(without(&|m| m.primary = msr(0x0400_6172, 0xffd9_fffe)).contains("TPR"));
     assert!(without(&|m| m.primary = msr(0x0401_e172, 0xfff9_fffe)).contains("control register"));
     assert!(without(&|m| m.secondary = msr(0, 0x18fd)).contains("EPT"));
-    assert!(without(&|m| m.secondary = msr(0, 0x187f)).contains("unrestricted guest"));
     assert!(without(&|m| m.ept_vpid &= !(1 << 6)).contains("4 levels"));
     assert!(without(&|m| m.exit = msr(0x0003_6dfb, 0x005f_ffff)).contains("EFER"));
     assert!(without(&|m| m.exit = msr(0x0003_edfb, 0x007f_ffff)).contains("pending"));

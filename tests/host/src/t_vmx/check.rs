@@ -37,6 +37,7 @@ fn long() -> GuestState {
         link: u64::MAX,
         cr0_one: 0x20,
         cr4_one: 0x2000,
+        unrestricted: true,
         phys_bits: 36,
     }
 }
@@ -76,8 +77,27 @@ fn good_states_break_no_rule() {
     assert_eq!(broken_rule(&vm86()), None);
     let halted = GuestState { activity: 1, ..long() };
     assert_eq!(broken_rule(&halted), None);
+    assert_eq!(broken_rule(&restricted()), None);
     let stepping = GuestState { rflags: 0x102, interruptibility: 2, pending_debug: 1 << 14, ..long() };
     assert_eq!(broken_rule(&stepping), None);
+}
+
+/// As [`long`] where unrestricted guest is absent.
+fn restricted() -> GuestState {
+    GuestState { unrestricted: false, cr0_one: 0x8000_0021, ..long() }
+}
+
+/// Every rule has its test: the sentences of the source are those that the tests break.
+#[test]
+fn every_rule_is_broken_by_a_test() {
+    let source = include_str!("../../../../vmx/check.rs");
+    let code: Vec<_> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let rules: Vec<_> = code.split('"').skip(1).step_by(2).collect();
+    let broken = broken_here();
+    let untested: Vec<_> = rules.iter().filter(|r| !broken.contains(*r)).collect();
+    assert!(rules.len() > 60, "{} rules found", rules.len());
+    assert!(untested.is_empty(), "{untested:#?}");
 }
 
 /// Applies the change to a good state and expects the rule whose text contains `words`.
@@ -95,6 +115,18 @@ macro_rules! breaks {
                 assert!(rule.contains($words), "{rule}");
             }
         )*
+
+        /// The rules that the tests above break.
+        fn broken_here() -> Vec<&'static str> {
+            vec![$({
+                let mut state = $state();
+                {
+                    let $s = &mut state;
+                    $change;
+                }
+                broken_rule(&state).unwrap_or_default()
+            }),*]
+        }
     };
 }
 
@@ -121,6 +153,14 @@ breaks! {
     efer_with_a_reserved_bit: long, "EFER must have no", |s| s.efer |= 1 << 12;
     lma_without_the_control: long, "LMA must equal the control", |s| s.efer &= !(1 << 10);
     lma_without_lme: long, "must equal LME", |s| s.efer &= !(1 << 8);
+    real_mode_without_unrestricted_guest: restricted, "CR0 must have", |s| s.cr0 &= !1;
+    cs_as_data_without_unrestricted_guest: restricted, "CS must be code", |s| s.segs[CS].attr = SegAttr(0xc093);
+    ss_with_another_rpl_than_cs: restricted, "SS's RPL", |s| s.segs[CS].selector |= 3;
+    ss_with_another_rpl_than_its_dpl: restricted, "SS's DPL must equal its RPL", |s| {
+        s.segs[CS].selector |= 3;
+        s.segs[SS].selector |= 3;
+    };
+    data_segment_with_too_high_an_rpl: restricted, "the DPLs of DS", |s| s.segs[FS].selector |= 1;
     tr_in_the_ldt: long, "TR's selector", |s| s.tr.selector |= 4;
     ldtr_in_the_ldt: real, "LDTR's selector", |s| s.ldtr.selector |= 4;
     tr_base_not_canonical: long, "TR's base", |s| s.tr.base = BAD;

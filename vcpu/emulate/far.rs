@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Segment registers from descriptors, far branches, and descriptor tables: what a processor that
+//! cannot run a guest in real or unpaged mode leaves to software.
+//!
+//! SDM, "Segment Descriptors", "Real-Address Mode", and the instruction reference of each. Protected
+//! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; gates, tasks and changes of
+//! privilege are not handled, and neither is IA-32e mode.
+
+use super::context::{is_protected, width_len, Cx, Next, GP0, UD};
+use super::machine::{Access, Machine, Step, Stop, TableReg};
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::{Efer, Rflags};
+use crate::arch::exception::{Exception, Vector};
+use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+
+/// The selector's bit for the LDT.
+const TI: u16 = 4;
+/// Accessed, of code and data.
+const ACCESSED: u32 = 1;
+/// "Unusable", of an access-rights word.
+const UNUSABLE: u32 = 1 << 16;
+
+/// A descriptor with the address it was read from.
+struct Found {
+    segment: Segment,
+    at: Gva,
+}
+
+fn refused(vector: Vector, selector: u16) -> Stop {
+    Stop::Fault(Exception::with_error(vector, u32::from(selector & !3)))
+}
+
+/// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
+fn unpack(selector: u16, raw: u64) -> Segment {
+    let base = (raw >> 16 & 0xff_ffff) | (raw >> 32 & 0xff00_0000);
+    let attr = (raw >> 40 & 0xf0ff) as u32;
+    let limit = ((raw & 0xffff) | (raw >> 32 & 0xf_0000)) as u32;
+    let limit = if attr & 1 << 15 != 0 { limit << 12 | 0xfff } else { limit };
+    Segment { selector, attr: SegAttr(attr), limit, base }
+}
+
+impl<M: Machine> Cx<'_, M> {
+    /// Returns whether this is IA-32e mode, whose descriptors are other ones.
+    fn is_long(&self) -> bool {
+        self.m.efer() & Efer::LMA.bits() != 0
+    }
+
+    /// Reads the descriptor that a selector names.
+    fn descriptor(&mut self, selector: u16) -> Step<Found> {
+        let table = if selector & TI == 0 {
+            let gdt = self.m.table(TableReg::Gdt);
+            Segment { limit: u32::from(gdt.limit), base: gdt.base, ..Segment::default() }
+        } else {
+            self.m.ldt()
+        };
+        let offset = u32::from(selector & !7);
+        if offset | 7 > table.limit {
+            return Err(refused(Vector::GP, selector));
+        }
+        let at = Gva(table.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
+        let raw = self.load_at(at, Width::B8, Access::Read)?;
+        Ok(Found { segment: unpack(selector, raw), at })
+    }
+
+    /// Sets bits in the type of a descriptor in memory.
+    fn mark_descriptor(&mut self, found: &mut Found, bits: u32) -> Step<()> {
+        if found.segment.attr.0 & bits == bits {
+            return Ok(());
+        }
+        found.segment.attr.0 |= bits;
+        let rights = u64::from(found.segment.attr.0 & 0xff);
+        self.store_at(found.at.wrapping_add(5), Width::B1, rights)
+    }
+
+    /// Loads a segment register other than CS.
+    ///
+    /// # Errors
+    /// As the processor's; [`Stop::Unhandled`] in IA-32e mode and above CPL 0.
+    pub(super) fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
+        let selector = (selector & 0xffff) as u16;
+        if !is_protected(self.m) {
+            let old = self.m.segment(reg);
+            self.m.set_segment(reg, Segment { selector, base: u64::from(selector) << 4, ..old });
+            return Ok(());
+        }
+        if self.is_long() || self.m.cpl() != 0 {
+            return Err(Stop::Unhandled);
+        }
+        if selector & !3 == 0 {
+            if reg == SegReg::Ss {
+                return Err(GP0);
+            }
+            let attr = SegAttr(UNUSABLE);
+            self.m.set_segment(reg, Segment { selector, attr, limit: 0, base: 0 });
+            return Ok(());
+        }
+        let mut found = self.descriptor(selector)?;
+        let attr = found.segment.attr;
+        let readable = attr.kind() & 16 != 0 && (!attr.is_code() || attr.is_readable_or_writable());
+        let (fits, absent) = if reg == SegReg::Ss {
+            let writable = attr.kind() & 0x1a == 0x12;
+            (writable && selector & 3 == 0 && attr.dpl() == 0, Vector::SS)
+        } else {
+            (readable, Vector::NP)
+        };
+        if !fits {
+            return Err(refused(Vector::GP, selector));
+        }
+        if !attr.is_present() {
+            return Err(refused(absent, selector));
+        }
+        self.mark_descriptor(&mut found, ACCESSED)?;
+        self.m.set_segment(reg, found.segment);
+        Ok(())
+    }
+
+    /// Finds the code segment and the offset of a far branch's target.
+    fn far_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
+        let offset = offset & self.insn.op_size.mask();
+        let segment = if !is_protected(self.m) {
+            let old = self.m.segment(SegReg::Cs);
+            Segment { selector, base: u64::from(selector) << 4, ..old }
+        } else {
+            if self.is_long() || self.m.cpl() != 0 {
+                return Err(Stop::Unhandled);
+            }
+            if selector & !3 == 0 {
+                return Err(GP0);
+            }
+            let mut found = self.descriptor(selector)?;
+            let attr = found.segment.attr;
+            if attr.kind() & 16 == 0 {
+                return Err(Stop::Unhandled);
+            }
+            if !attr.is_code() || attr.dpl() != 0 || selector & 3 != 0 {
+                return Err(refused(Vector::GP, selector));
+            }
+            if !attr.is_present() {
+                return Err(refused(Vector::NP, selector));
+            }
+            self.mark_descriptor(&mut found, ACCESSED)?;
+            found.segment
+        };
+        if offset > u64::from(segment.limit) {
+            return Err(GP0);
+        }
+        Ok((segment, offset))
+    }
+
+    /// EA, and FF /5: far JMP. 9A, and FF /3: far CALL.
+    pub(super) fn far_branch(&mut self, selector: u16, offset: u64, is_call: bool) -> Step<Next> {
+        let (segment, target) = self.far_target(selector, offset)?;
+        if is_call {
+            let w = self.insn.op_size;
+            let (back, old) = (self.next_rip(), u64::from(self.m.segment(SegReg::Cs).selector));
+            self.push_all(w, &[old, back])?;
+        }
+        self.m.set_segment(SegReg::Cs, segment);
+        Ok(Next::Goto(target))
+    }
+
+    /// 9A and EA.
+    pub(super) fn far_immediate(&mut self) -> Step<Next> {
+        let (selector, offset) = (self.insn.imm2, self.insn.imm);
+        self.far_branch(selector, offset, self.insn.opcode == 0x9a)
+    }
+
+    /// FF /3 and FF /5.
+    pub(super) fn far_memory(&mut self) -> Step<Next> {
+        if self.is_long() {
+            return Err(Stop::Unhandled);
+        }
+        let w = self.insn.op_size;
+        let at = self.memory(width_len(w).wrapping_add(2), Access::Read)?;
+        let offset = self.load_at(at, w, Access::Read)?;
+        let selector = self.load_at(at.wrapping_add(width_len(w)), Width::B2, Access::Read)?;
+        self.far_branch((selector & 0xffff) as u16, offset, self.insn.ext == 3)
+    }
+
+    /// CA and CB: far RET.
+    pub(super) fn far_return(&mut self) -> Step<Next> {
+        if self.is_long() {
+            return Err(Stop::Unhandled);
+        }
+        let [offset, selector, _] = self.peek_all(2)?;
+        let (segment, target) = self.far_target((selector & 0xffff) as u16, offset)?;
+        self.m.set_segment(SegReg::Cs, segment);
+        self.drop_words(2, self.insn.imm);
+        Ok(Next::Goto(target))
+    }
+
+    /// CF: IRET in real mode.
+    pub(super) fn iret(&mut self) -> Step<Next> {
+        if is_protected(self.m) || self.m.rflags() & Rflags::VM.bits() != 0 {
+            return Err(Stop::Unhandled);
+        }
+        let [offset, selector, flags] = self.peek_all(3)?;
+        let (segment, target) = self.far_target((selector & 0xffff) as u16, offset)?;
+        let kept = Rflags::VM.union(Rflags::VIF).union(Rflags::VIP).bits() | !self.insn.op_size.mask();
+        let taken = Rflags::from_bits_truncate(flags & !kept).bits();
+        let rflags = (self.m.rflags() & kept) | taken | Rflags::ONE.bits();
+        self.m.set_rflags(rflags);
+        self.m.set_segment(SegReg::Cs, segment);
+        self.drop_words(3, 0);
+        Ok(Next::Goto(target))
+    }
+
+    /// CD: INT n in real mode.
+    pub(super) fn int(&mut self) -> Step<Next> {
+        let (vector, back) = ((self.insn.imm & 0xff) as u8, self.next_rip());
+        self.interrupt(vector, back)
+    }
+
+    /// Goes to the handler of `vector` by the table of real mode. SDM, "Interrupt and Exception Handling".
+    pub(super) fn interrupt(&mut self, vector: u8, back: u64) -> Step<Next> {
+        if is_protected(self.m) || self.m.rflags() & Rflags::VM.bits() != 0 {
+            return Err(Stop::Unhandled);
+        }
+        let idt = self.m.table(TableReg::Idt);
+        let offset = u16::from(vector) << 2;
+        if offset | 3 > idt.limit {
+            return Err(GP0);
+        }
+        let at = Gva(idt.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
+        let entry = self.load_at(at, Width::B4, Access::Read)?;
+        let old = self.m.segment(SegReg::Cs);
+        let flags = self.m.rflags();
+        self.push_all(Width::B2, &[flags, u64::from(old.selector), back])?;
+        let selector = (entry >> 16) as u16;
+        self.m.set_segment(SegReg::Cs, Segment { selector, base: u64::from(selector) << 4, ..old });
+        let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
+        self.m.set_rflags(flags & !cleared.bits());
+        Ok(Next::Goto(entry & 0xffff))
+    }
+
+    /// 0F 01 /0 to /3: SGDT, SIDT, LGDT, LIDT.
+    pub(super) fn descriptor_table(&mut self) -> Step<Next> {
+        if self.is_long() {
+            return Err(Stop::Unhandled);
+        }
+        let which = if self.insn.ext & 1 == 0 { TableReg::Gdt } else { TableReg::Idt };
+        let is_load = self.insn.ext & 2 != 0;
+        let at = self.memory(6, if is_load { Access::Read } else { Access::Write })?;
+        if is_load {
+            self.need_cpl0()?;
+            let limit = (self.load_at(at, Width::B2, Access::Read)? & 0xffff) as u16;
+            let base = self.load_at(at.wrapping_add(2), Width::B4, Access::Read)?;
+            // With 16-bit operands the base has 24 bits.
+            let mask = if self.insn.op_size == Width::B2 { 0xff_ffff } else { 0xffff_ffff };
+            self.m.set_table(which, Table { base: base & mask, limit });
+        } else {
+            let table = self.m.table(which);
+            let mut image = [0u8; 6];
+            let bytes = u64::from(table.limit) | table.base << 16;
+            for (to, from) in image.iter_mut().zip(bytes.to_le_bytes()) {
+                *to = from;
+            }
+            self.m.write(at, &image)?;
+        }
+        Ok(Next::Advance)
+    }
+
+    /// 0F 00 /2 and /3: LLDT and LTR.
+    pub(super) fn load_system(&mut self) -> Step<Next> {
+        if !is_protected(self.m) {
+            return Err(UD);
+        }
+        self.need_cpl0()?;
+        if self.is_long() || !matches!(self.insn.ext, 2 | 3) {
+            return Err(Stop::Unhandled);
+        }
+        let is_task = self.insn.ext == 3;
+        let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
+        if selector & !3 == 0 && !is_task {
+            self.m.set_ldt(Segment { selector, attr: SegAttr(UNUSABLE), limit: 0, base: 0 });
+            return Ok(Next::Advance);
+        }
+        if selector & TI != 0 || selector & !3 == 0 {
+            return Err(refused(Vector::GP, selector));
+        }
+        let mut found = self.descriptor(selector)?;
+        // An available TSS of 16 or 32 bits, or an LDT.
+        let fits = matches!((is_task, found.segment.attr.kind()), (true, 1 | 9) | (false, 2));
+        if !fits {
+            return Err(refused(Vector::GP, selector));
+        }
+        if !found.segment.attr.is_present() {
+            return Err(refused(Vector::NP, selector));
+        }
+        if is_task {
+            self.mark_descriptor(&mut found, 2)?;
+            self.m.set_task(found.segment);
+        } else {
+            self.m.set_ldt(found.segment);
+        }
+        Ok(Next::Advance)
+    }
+}
