@@ -349,10 +349,7 @@ impl VirtioPci<Net> {
         }
     }
 
-    fn given(
-        &mut self,
-        done: Result<(), QueueError>,
-    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+    fn given(&mut self, done: Result<(), QueueError>) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
         match done {
             Ok(()) => {
                 self.ended();

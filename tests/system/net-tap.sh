@@ -4,6 +4,7 @@
 # exits to user space; kill -9 in the middle of a transfer leaves nothing behind.
 # ring: guest
 # timeout: 400
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module

@@ -191,7 +191,8 @@ struct InterfaceRequest {
 pub fn attach_tap(node: &File, name: &str, flags: u16) -> Result<(), Errno> {
     let mut request = InterfaceRequest { name: [0; 16], flags, rest: [0; 22] };
     // The last byte stays 0.
-    let room = request.name.get_mut(..name.len()).filter(|room| room.len() < 16).ok_or(Errno::ENAMETOOLONG)?;
+    let room =
+        request.name.get_mut(..name.len()).filter(|room| room.len() < 16).ok_or(Errno::ENAMETOOLONG)?;
     room.copy_from_slice(name.as_bytes());
     // SAFETY: the kernel reads and writes a `struct ifreq`, which is what `request` has room for.
     Errno::result(unsafe { ioctl_with_mut_ref(node, TUNSETIFF, &mut request) }).map(drop)
