@@ -113,6 +113,9 @@ unsafe extern "C" {
         bytes: u64,
     ) -> i64;
     pub(super) fn rvmm_tap_drop(socket: *mut c_void);
+    pub(super) fn rvmm_stream_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
+    pub(super) fn rvmm_stream_send(socket: *mut c_void, buf: *const c_void, bytes: u64) -> i64;
+    pub(super) fn rvmm_stream_receive(socket: *mut c_void, buf: *mut c_void, bytes: u64) -> i64;
     pub(super) fn rvmm_file_listen(
         file: *mut bindings::file,
         entry: *mut bindings::wait_queue_entry,

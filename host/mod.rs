@@ -16,7 +16,7 @@
 //! | [`wait`] | blocking one thread |
 //! | [`pieces`] | the parts of that memory that one transfer is made of |
 //! | [`blkio`] | reading and writing a disk's backing file |
-//! | [`netio`] | sending and receiving packets through a tap device |
+//! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers |

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tap device: packets straight between its socket and the VMM's memory, as vhost does it.
+//! Ways to the network that the VMM opened: a tap device, and a stream socket.
+//!
+//! Packets go straight between a tap's socket and the VMM's memory, as vhost does it. A stream socket only
+//! carries bytes of the kernel's, here.
 //!
 //! The VMM makes the tap and hands over its file. Each packet has a header of virtio's in front of it, which
 //! the tap checks and carries out (checksums, segments of TCP and UDP): nothing in it is trusted here.
@@ -95,12 +98,78 @@ impl Tap {
     /// # Errors
     /// `EBADFD`: the tap is gone. `ENOMEM`.
     pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
-        let entry = bindings::wait_queue_entry { func: Some(hear::<T>), ..Default::default() };
-        let inner = KBox::new(Inner { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
-        // SAFETY: The file is referenced, and the entry lies in a box, so it stays where it is until the drop
-        // of `Ear` removes it.
-        let head = unsafe { ffi::rvmm_file_listen(self.file.as_ptr(), inner.entry.get()) };
-        Ok(Ear { inner, head: NonNull::new(head).ok_or(EBADFD)?, _tap: self })
+        Ear::new(&self.file, target)
+    }
+}
+
+/// A reference to the file of a stream socket, and the socket.
+///
+/// # Invariants
+/// `socket` is the one of `file`, which keeps it.
+pub(crate) struct Stream {
+    file: NonNull<bindings::file>,
+    socket: NonNull<c_void>,
+}
+
+// SAFETY: As for `Tap`.
+unsafe impl Send for Stream {}
+// SAFETY: As for `Tap`.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// Takes a reference to the stream socket behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd, `EINVAL` for one that is no stream socket.
+    pub(crate) fn get(fd: i32) -> Result<Stream> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        // SAFETY: Process context; a null answer means no such fd.
+        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
+        let mut this = Stream { file, socket: NonNull::dangling() };
+        let mut socket = core::ptr::null_mut();
+        // SAFETY: The file is referenced, the out pointer is valid.
+        kernel::error::to_result(unsafe { ffi::rvmm_stream_socket(file.as_ptr(), &mut socket) })?;
+        // INVARIANT: That is the file's.
+        this.socket = NonNull::new(socket).ok_or(EINVAL)?;
+        Ok(this)
+    }
+
+    /// Sends bytes; sleeps until there is room for them or a signal comes. Returns how many were sent.
+    ///
+    /// # Errors
+    /// `EPIPE` when the other end is closed; `EINTR` on a signal before the first byte; others of the socket.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize> {
+        let (at, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
+        // SAFETY: By the type's invariant; the bytes are valid for the call.
+        let sent = outcome(unsafe { ffi::rvmm_stream_send(self.socket.as_ptr(), at, len) })?;
+        Ok(usize::try_from(sent)?)
+    }
+
+    /// Receives what has come, without waiting for more. Returns how many bytes; 0 says that the other end is
+    /// closed.
+    ///
+    /// # Errors
+    /// `EAGAIN` when nothing has come; others of the socket.
+    pub(crate) fn receive(&self, room: &mut [u8]) -> Result<usize> {
+        let (at, len) = (room.as_mut_ptr().cast(), room.len() as u64);
+        // SAFETY: By the type's invariant; the room is valid for the call and ours.
+        let received = outcome(unsafe { ffi::rvmm_stream_receive(self.socket.as_ptr(), at, len) })?;
+        Ok(usize::try_from(received)?)
+    }
+
+    /// Calls `target` whenever bytes come or there is room for more, until the answer is dropped. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
+        Ear::new(&self.file, target)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: The reference was taken by `get()`.
+        unsafe { bindings::fput(self.file.as_ptr()) }
     }
 }
 
@@ -121,14 +190,26 @@ struct Inner<T> {
     target: T,
 }
 
-/// Calls its target when something happens to a tap; see [`Tap::listen`].
+/// Calls its target when something happens to a file; see [`Tap::listen`].
 ///
 /// # Invariants
-/// The entry of `inner` is in the queue `head`, which the tap's file keeps.
+/// The entry of `inner` is in the queue `head`, which the file keeps.
 pub(crate) struct Ear<'a, T> {
     inner: KBox<Inner<T>>,
     head: NonNull<bindings::wait_queue_head>,
-    _tap: &'a Tap,
+    _file: &'a NonNull<bindings::file>,
+}
+
+impl<'a, T: OnEvent> Ear<'a, T> {
+    /// `file`: of a value that holds a reference to it for `'a`.
+    fn new(file: &'a NonNull<bindings::file>, target: T) -> Result<Ear<'a, T>> {
+        let entry = bindings::wait_queue_entry { func: Some(hear::<T>), ..Default::default() };
+        let inner = KBox::new(Inner { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
+        // SAFETY: The file is referenced, and the entry lies in a box, so it stays where it is until the drop
+        // of `Ear` removes it.
+        let head = unsafe { ffi::rvmm_file_listen(file.as_ptr(), inner.entry.get()) };
+        Ok(Ear { inner, head: NonNull::new(head).ok_or(EBADFD)?, _file: file })
+    }
 }
 
 impl<T> Drop for Ear<'_, T> {

@@ -467,6 +467,32 @@ void rvmm_tap_drop(void *socket)
 	sock->ops->recvmsg(sock, &msg, 1, MSG_DONTWAIT);
 }
 
+int rvmm_stream_socket(struct file *file, void **socket)
+{
+	struct socket *sock = sock_from_file(file);
+
+	if (!sock || sock->type != SOCK_STREAM)
+		return -EINVAL;
+	*socket = sock;
+	return 0;
+}
+
+s64 rvmm_stream_send(void *socket, const void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = (void *)buf, .iov_len = bytes };
+	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL };
+
+	return kernel_sendmsg(socket, &msg, &vec, 1, bytes);
+}
+
+s64 rvmm_stream_receive(void *socket, void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = buf, .iov_len = bytes };
+	struct msghdr msg = { };
+
+	return kernel_recvmsg(socket, &msg, &vec, 1, bytes, MSG_DONTWAIT);
+}
+
 struct rvmm_listen {
 	poll_table table;
 	struct wait_queue_entry *entry;

@@ -11,11 +11,11 @@ use crate::chipset::rtc::{Rtc, RtcConfig};
 use crate::chipset::uart::Uart;
 use crate::host::blkio::BackingFile;
 use crate::host::file::{AnonFile, WaitQueue};
-use crate::host::netio::Tap;
+use crate::host::netio::{Stream, Tap};
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::disk::Disk;
-use crate::vcpu::net::Card;
+use crate::vcpu::net::{Card, Way};
 use crate::vcpu::pci::{Model, PciDevice};
 use crate::vcpu::vm::Vm;
 use crate::virtio::blk::{Blk, Geometry};
@@ -190,8 +190,10 @@ impl<B: Backend> DeviceFile<B> {
     }
 
     fn create_card(&self, c: abi::VirtioNetConfig) -> Result<i64> {
-        let known = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
-        check(c.flags & !known == 0 && c.pad == [0; 6])?;
+        let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
+        let is_stream = c.flags & abi::NET_STREAM != 0;
+        check(c.flags & !(offloads | abi::NET_STREAM) == 0 && c.pad == [0; 6])?;
+        check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
         let net = Net::new(&NetConfig {
             mac: c.mac,
             mtu: c.mtu,
@@ -199,13 +201,19 @@ impl<B: Backend> DeviceFile<B> {
             offloads: c.flags & abi::NET_OFFLOADS != 0,
             udp_offloads: c.flags & abi::NET_UDP_OFFLOADS != 0,
         })?;
-        let pairs = usize::from(c.pairs);
-        let mut taps = KVec::with_capacity(pairs, GFP_KERNEL_ACCOUNT)?;
-        for fd in c.fds.iter().take(pairs) {
-            taps.push_within_capacity(Tap::get(*fd)?)?;
-        }
+        let fds = c.fds.get(..usize::from(c.pairs)).unwrap_or(&[]);
+        let way = match fds {
+            [fd] if is_stream => Way::Stream(Stream::get(*fd)?),
+            fds => {
+                let mut taps = KVec::with_capacity(fds.len(), GFP_KERNEL_ACCOUNT)?;
+                for fd in fds {
+                    taps.push_within_capacity(Tap::get(*fd)?)?;
+                }
+                Way::Taps(taps)
+            }
+        };
         let net = Model::Net(VirtioPci::new(net)?);
-        self.create_served(c.slot, net, |device| Served::Card(Card { device, taps }))
+        self.create_served(c.slot, net, |device| Served::Card(Card { device, way }))
     }
 
     /// Puts a device with workers onto the bus.

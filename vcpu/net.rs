@@ -12,13 +12,14 @@
 
 use super::backend::Backend;
 use super::disk::split_at_slots;
+use super::netstream;
 use super::pci::{send, Model, PciDevice, Worker};
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::eventfd::OnEvent;
 use crate::host::file::signal_pending;
-use crate::host::netio::Tap;
+use crate::host::netio::{Stream, Tap};
 use crate::host::pieces::Pieces;
 use crate::virtio::net::{Net, Offloads, Packet, Taken, HEADER_BYTES};
 use crate::virtio::pci::VirtioPci;
@@ -33,12 +34,20 @@ const BATCH: u32 = 32;
 pub(crate) struct Card {
     /// The device.
     pub(crate) device: Arc<PciDevice>,
-    /// The way to the network of each pair of queues.
-    pub(crate) taps: KVec<Tap>,
+    /// Where its packets go.
+    pub(crate) way: Way,
 }
 
-/// Wakes a worker when its tap has something.
-struct Waker(Arc<Worker>);
+/// Ways to the network.
+pub(crate) enum Way {
+    /// A queue of a tap for each pair of queues.
+    Taps(KVec<Tap>),
+    /// Packets one after the other in a stream, for one pair of queues.
+    Stream(Stream),
+}
+
+/// Wakes a worker when its way to the network has something.
+pub(super) struct Waker(pub(super) Arc<Worker>);
 
 impl OnEvent for Waker {
     fn on_event(&self) {
@@ -47,11 +56,10 @@ impl OnEvent for Waker {
 }
 
 /// What a worker works with.
-struct Bench<'a, B: Backend> {
-    vm: &'a Vm<B>,
-    device: &'a PciDevice,
-    tap: &'a Tap,
-    packet: Packet,
+pub(super) struct Bench<'a, B: Backend> {
+    pub(super) vm: &'a Vm<B>,
+    pub(super) device: &'a PciDevice,
+    pub(super) packet: Packet,
     pieces: Pieces,
     /// Packets given back that the driver was not told of.
     untold: u32,
@@ -66,20 +74,26 @@ impl Card {
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
         let worker = self.device.worker(queue).ok_or(EINVAL)?;
         let lane = queue >> 1;
-        let tap = self.taps.get(usize::from(lane)).ok_or(EINVAL)?;
+        let receives = queue & 1 == 0;
         worker.alone(|| {
             let mut bench = Bench {
                 vm,
                 device: &self.device,
-                tap,
                 packet: Packet::new()?,
                 pieces: Pieces::new()?,
                 untold: 0,
             };
-            if queue & 1 == 0 {
-                bench.receive(worker, lane)
-            } else {
-                bench.transmit(worker, queue)
+            match &self.way {
+                Way::Taps(taps) => {
+                    let tap = taps.get(usize::from(lane)).ok_or(EINVAL)?;
+                    if receives {
+                        bench.receive(tap, worker, lane)
+                    } else {
+                        bench.transmit(tap, worker, queue)
+                    }
+                }
+                Way::Stream(stream) if receives => netstream::receive(&mut bench, stream, worker),
+                Way::Stream(stream) => netstream::transmit(&mut bench, stream, worker),
             }
         })
     }
@@ -87,19 +101,19 @@ impl Card {
 
 impl<B: Backend> Bench<'_, B> {
     /// Brings packets to the guest.
-    fn receive(&mut self, worker: &Arc<Worker>, lane: u16) -> Result {
-        let _ear = self.tap.listen(Waker(worker.clone()))?;
+    fn receive(&mut self, tap: &Tap, worker: &Arc<Worker>, lane: u16) -> Result {
+        let _ear = tap.listen(Waker(worker.clone()))?;
         let mut offloads = None;
         let mut queue = 0;
         loop {
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let next = self.tap.next_len();
+            let next = tap.next_len();
             if next == 0 {
                 self.tell(queue);
                 worker.wait(|| false)?;
-                self.set_offloads(lane, &mut offloads)?;
+                self.set_offloads(tap, lane, &mut offloads)?;
                 continue;
             }
             let bytes = HEADER_BYTES.saturating_add(next.into());
@@ -109,27 +123,25 @@ impl<B: Backend> Bench<'_, B> {
                 net.take_room(queue, &*vm.space, packet, bytes)
             })?;
             match taken {
-                Taken::Packet => self.fill(queue)?,
-                Taken::TooLong => self.tap.drop_next(),
+                Taken::Packet => self.fill(tap, queue)?,
+                Taken::TooLong => tap.drop_next(),
                 other => self.pause(other, queue, worker)?,
             }
-            if self.untold >= BATCH {
-                self.tell(queue);
-            }
+            self.tell_of_many(queue);
         }
     }
 
     /// Receives a packet into the room that was taken.
-    fn fill(&mut self, queue: u16) -> Result {
+    fn fill(&mut self, tap: &Tap, queue: u16) -> Result {
         if !self.locate(true) {
             return self.abandon();
         }
-        let bytes = self.tap.receive(&self.pieces).unwrap_or(0);
+        let bytes = tap.receive(&self.pieces).unwrap_or(0);
         self.give(|net, vm, packet| net.give_room(queue, &*vm.space, packet, bytes))
     }
 
     /// Takes packets from the guest.
-    fn transmit(&mut self, worker: &Arc<Worker>, queue: u16) -> Result {
+    fn transmit(&mut self, tap: &Tap, worker: &Arc<Worker>, queue: u16) -> Result {
         loop {
             if signal_pending() {
                 return Err(ERESTARTSYS);
@@ -138,20 +150,18 @@ impl<B: Backend> Bench<'_, B> {
             match with_net(device, |net| net.take_packet(queue, &*vm.space, packet))? {
                 Taken::Packet if self.locate(false) => {
                     // One that the tap refuses is lost.
-                    let _ = self.tap.send(&self.pieces);
+                    let _ = tap.send(&self.pieces);
                     self.give(|net, vm, packet| net.give_packet(queue, &*vm.space, packet))?;
                 }
                 Taken::Packet => self.abandon()?,
                 other => self.pause(other, queue, worker)?,
             }
-            if self.untold >= BATCH {
-                self.tell(queue);
-            }
+            self.tell_of_many(queue);
         }
     }
 
     /// Does what has to be done before the queue is looked at again.
-    fn pause(&mut self, taken: Taken, queue: u16, worker: &Worker) -> Result {
+    pub(super) fn pause(&mut self, taken: Taken, queue: u16, worker: &Worker) -> Result {
         match taken {
             Taken::Packet | Taken::TooLong => Ok(()),
             Taken::NotResident(gpa) => self.vm.space.fault_in(gpa, true),
@@ -174,7 +184,7 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     /// Gives the packet back.
-    fn give(
+    pub(super) fn give(
         &mut self,
         call: impl Fn(&mut VirtioPci<Net>, &Vm<B>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
     ) -> Result {
@@ -198,15 +208,22 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     /// Stops the device: a packet is not in the guest's memory.
-    fn abandon(&mut self) -> Result {
+    pub(super) fn abandon(&mut self) -> Result {
         let at = self.packet.data().first().map_or(Gpa(0), |s| s.gpa);
         let msg = with_net(self.device, |net| net.abandon_packet(Fault::Memory(at)))?;
         send(&self.vm.chipset, msg);
         Ok(())
     }
 
+    /// Tells the driver if it was not told of many packets.
+    pub(super) fn tell_of_many(&mut self, queue: u16) {
+        if self.untold >= BATCH {
+            self.tell(queue);
+        }
+    }
+
     /// Tells the driver of the packets that were given back.
-    fn tell(&mut self, queue: u16) {
+    pub(super) fn tell(&mut self, queue: u16) {
         if core::mem::take(&mut self.untold) != 0 {
             if let Ok(msg) = with_net(self.device, |net| net.notify_queue(queue, &*self.vm.space)) {
                 send(&self.vm.chipset, msg);
@@ -215,14 +232,14 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     /// Lets the tap leave to the guest what it can do, when that has changed.
-    fn set_offloads(&self, lane: u16, set: &mut Option<Offloads>) -> Result {
+    fn set_offloads(&self, tap: &Tap, lane: u16, set: &mut Option<Offloads>) -> Result {
         // They are of the tap as a whole, whatever lane says so.
         if lane != 0 {
             return Ok(());
         }
         let wanted = with_net(self.device, |net| net.offloads())?;
         if *set != Some(wanted) {
-            self.tap.set_offloads(wanted.bits())?;
+            tap.set_offloads(wanted.bits())?;
             *set = Some(wanted);
         }
         Ok(())
@@ -230,7 +247,7 @@ impl<B: Backend> Bench<'_, B> {
 }
 
 /// Calls `f` with the device's lock held.
-fn with_net<R>(device: &PciDevice, f: impl FnOnce(&mut VirtioPci<Net>) -> R) -> Result<R> {
+pub(super) fn with_net<R>(device: &PciDevice, f: impl FnOnce(&mut VirtioPci<Net>) -> R) -> Result<R> {
     match &mut *device.model.lock() {
         Model::Net(net) => Ok(f(net)),
         Model::Blk(_) | Model::Rng(_) => Err(EINVAL),

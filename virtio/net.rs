@@ -26,6 +26,7 @@ use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
 mod config;
+pub(crate) mod frames;
 
 use config::*;
 pub(crate) use config::{NetConfig, Offloads, MAX_PAIRS};
@@ -398,12 +399,7 @@ fn fill_in<M: GuestMem>(
 ) -> Result<(), QueueError> {
     // How much of a buffer is used does not change what is left of it: this can be called again.
     let buffers = packet.spread(bytes).max(1).to_le_bytes();
-    let mut rest = buffers.as_slice();
-    for part in segment::slice(packet.data.as_slice(), NUM_BUFFERS, buffers.len() as u64) {
-        let Some((now, later)) = rest.split_at_checked(part.len as usize) else { break };
-        mem.write(part.gpa, now)?;
-        rest = later;
-    }
+    segment::write_segments_at(mem, packet.data.as_slice(), NUM_BUFFERS, &buffers)?;
     queue.add_used_together(mem, &packet.buffers)
 }
 

@@ -51,6 +51,9 @@ pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
 pub(crate) const NET_OFFLOADS: u32 = 1 << 0;
 /// [`VirtioNetConfig::flags`]: the same for UDP.
 pub(crate) const NET_UDP_OFFLOADS: u32 = 1 << 1;
+/// [`VirtioNetConfig::flags`]: the one fd is a connected stream socket, in which each packet has its length in
+/// front of it, four bytes, the highest first; not with the other flags.
+pub(crate) const NET_STREAM: u32 = 1 << 2;
 /// The most pairs of queues of a network card.
 pub(crate) const NET_MAX_PAIRS: usize = 8;
 
@@ -122,7 +125,7 @@ abi_struct! {
         /// A queue of a tap device for each pair, opened by the caller with IFF_VNET_HDR and a header of 12
         /// bytes.
         fds: [i32; NET_MAX_PAIRS],
-        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`].
+        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`].
         flags: u32,
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,

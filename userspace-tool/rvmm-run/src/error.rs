@@ -15,7 +15,7 @@ use crate::disk::DiskError;
 use crate::exit_status::ExitStatus;
 use crate::kernel::KernelError;
 use crate::memory::MemoryError;
-use crate::net::NetError;
+use crate::net::{NetError, NetKind};
 
 /// A failure of the tool.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub enum Error {
         /// Possible.
         max: u32,
     },
-    /// A network card, by the host's interface.
-    Net(String, NetError),
+    /// A network card.
+    Net(NetKind, NetError),
     /// More disks and network cards than the PCI bus has room for.
     TooManyDevices {
         /// Asked for.
@@ -90,7 +90,7 @@ impl fmt::Display for Error {
             Self::TooManyCpus { asked, max } => {
                 write!(f, "{asked} CPUs: the module gives a VM at most {max}; ask for fewer with --cpus")
             }
-            Self::Net(tap, e) => write!(f, "network interface '{tap}': {e}"),
+            Self::Net(kind, e) => write!(f, "{kind}: {e}"),
             Self::TooManyDevices { asked, max } => {
                 write!(f, "{asked} disks and network cards: the PCI bus has room for {max}; give fewer")
             }

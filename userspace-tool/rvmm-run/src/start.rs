@@ -88,7 +88,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
     }
     let mut nets = Vec::new();
     for spec in &cli.nets {
-        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| Error::Net(spec.tap.clone(), e))?);
+        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| Error::Net(spec.kind.clone(), e))?);
     }
     Ok(Config {
         ram: cli.memory,

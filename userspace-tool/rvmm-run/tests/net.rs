@@ -49,6 +49,10 @@ fn bad_options_are_refused() {
         "tap=vm0,queues=9",
         "tap=vm0,ro",
         "tap=vm0,",
+        "tap=vm0,passt=-q",
+        "users",
+        "user,queues=2",
+        "user=x",
     ] {
         assert!(bad.parse::<NetSpec>().is_err(), "{bad}");
     }

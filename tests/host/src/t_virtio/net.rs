@@ -5,6 +5,7 @@ use super::machine::*;
 use super::mem::MEM_BYTES;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4};
+use crate::virtio::net::frames::{Frames, MAX_FRAME};
 use crate::virtio::net::{Net, NetConfig, Offloads, Packet, Taken, MAX_PAIRS};
 use crate::virtio::pci::Served;
 use crate::virtio::queue::Fault;
@@ -330,5 +331,51 @@ proptest! {
                 prop_assert_eq!(*byte, (n % 251) as u8);
             }
         }
+    }
+}
+
+/// Packets as a stream carries them.
+fn stream(packets: &[Vec<u8>]) -> Vec<u8> {
+    packets.iter().flat_map(|p| [&(p.len() as u32).to_be_bytes()[..], p].concat()).collect()
+}
+
+#[test]
+fn a_length_that_no_packet_has_ends_a_stream() {
+    for length in [0, MAX_FRAME as u32 + 1, u32::MAX] {
+        let mut frames = Frames::new().unwrap();
+        frames.room()[..4].copy_from_slice(&length.to_be_bytes());
+        frames.filled(4);
+        assert_eq!(frames.next(), Err(()));
+        frames.consume();
+        assert_eq!(frames.next(), Err(()), "for ever");
+    }
+}
+
+proptest! {
+    #[test]
+    fn packets_come_out_of_a_stream_however_it_is_cut(
+        sizes in vec(prop_oneof![1usize..100, 1000usize..2000, 60_000usize..=MAX_FRAME], 1..12),
+        cuts in vec(1usize..90_000, 1..50),
+    ) {
+        let packets: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(i, n)| (0..*n).map(|k| (k * 7 + i) as u8).collect()).collect();
+        let bytes = stream(&packets);
+        let (mut frames, mut out, mut at) = (Frames::new().unwrap(), Vec::new(), 0);
+        for cut in cuts.iter().cycle() {
+            let room = frames.room();
+            prop_assert!(!room.is_empty());
+            let n = room.len().min(*cut).min(bytes.len() - at);
+            room[..n].copy_from_slice(&bytes[at..at + n]);
+            frames.filled(n);
+            at += n;
+            while let Some(frame) = frames.next().unwrap() {
+                out.push(frame.to_vec());
+                frames.consume();
+            }
+            if at == bytes.len() {
+                break;
+            }
+        }
+        prop_assert_eq!(out, packets);
     }
 }

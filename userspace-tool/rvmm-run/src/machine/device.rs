@@ -34,6 +34,8 @@ const BLK_READ_ONLY: u32 = 1;
 const NET_OFFLOADS: u32 = 1;
 /// virtio-net flag: the same for UDP.
 const NET_UDP_OFFLOADS: u32 = 2;
+/// virtio-net flag: packets go through a stream socket.
+const NET_STREAM: u32 = 4;
 
 /// Every type with its name, for `--check`.
 pub const TYPES: [(u32, &str); 8] = [
@@ -112,8 +114,11 @@ pub struct BlkConfig {
 /// Configuration of a network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// A queue of the tap for each pair of queues, at most `PAIRS_MAX`; the module takes references of its own.
+    /// A queue of the tap for each pair of queues, at most `PAIRS_MAX`, or a stream socket; the module takes references
+    /// of its own.
     pub fds: Vec<RawFd>,
+    /// It is a stream socket.
+    pub is_stream: bool,
     /// Address of the guest's card.
     pub mac: [u8; 6],
     /// Largest packet, 0 to say nothing.
@@ -132,7 +137,8 @@ impl NetConfig {
         fds.resize(PAIRS_MAX, -1);
         let mut bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
         let flags = if self.tcp_offloads { NET_OFFLOADS } else { 0 }
-            | if self.udp_offloads { NET_UDP_OFFLOADS } else { 0 };
+            | if self.udp_offloads { NET_UDP_OFFLOADS } else { 0 }
+            | if self.is_stream { NET_STREAM } else { 0 };
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(self.slot.to_ne_bytes());
         bytes.extend((self.fds.len() as u16).to_ne_bytes());

@@ -32,7 +32,7 @@ use crate::image::FileImage;
 use crate::kernel::{self, params, Initrd, Loaded};
 use crate::layout::{IDENTITY_MAP, PCI_MMIO, PCI_MMIO_SIZE, TSS};
 use crate::memory::RamSize;
-use crate::net::Net;
+use crate::net::{Net, Passt, Way};
 
 /// PCI device numbers on bus 0 that are free for virtio: the host bridge has 0.
 pub const PCI_SLOTS: usize = 31;
@@ -96,6 +96,7 @@ pub struct Machine {
     power: Option<DeviceFd>,
     workers: Vec<Worker>,
     _others: Vec<DeviceFd>,
+    _helpers: Vec<Passt>,
     _vm: VmFd,
     _ram: GuestMemoryMmap<()>,
 }
@@ -148,8 +149,8 @@ impl Machine {
             devices.create_pci(&vm, config)?;
         }
         let vcpus = create_vcpus(kvm, &vm, config, &loaded)?;
-        let Devices { uart, power, others, workers } = devices;
-        Ok(Self { vcpus, uart, power, workers, _others: others, _vm: vm, _ram: ram })
+        let Devices { uart, power, others, helpers, workers } = devices;
+        Ok(Self { vcpus, uart, power, workers, _others: others, _helpers: helpers, _vm: vm, _ram: ram })
     }
 }
 
@@ -211,6 +212,8 @@ struct Devices {
     power: Option<DeviceFd>,
     /// Kept open for the guest alone.
     others: Vec<DeviceFd>,
+    /// Programs that run as long as the machine.
+    helpers: Vec<Passt>,
     /// What wants a thread.
     workers: Vec<Worker>,
 }
@@ -256,8 +259,19 @@ impl Devices {
 impl Devices {
     /// A network card, with a thread for each of its queues that carry packets.
     fn create_net(&mut self, vm: &VmFd, index: usize, net: &Net, slot: u32) -> Result<(), Error> {
+        let (fds, is_stream) = match &net.way {
+            Way::Taps(files) => (files.iter().map(AsRawFd::as_raw_fd).collect(), false),
+            Way::Passt(arguments) => {
+                let passt = Passt::start(arguments).map_err(Error::io("start passt"))?;
+                let fd = passt.socket.as_raw_fd();
+                self.helpers.push(passt);
+                (vec![fd], true)
+            }
+        };
+        let queues = 2 * fds.len() as u32;
         let card = NetConfig {
-            fds: net.files.iter().map(AsRawFd::as_raw_fd).collect(),
+            fds,
+            is_stream,
             mac: net.mac.0,
             mtu: net.mtu,
             tcp_offloads: net.tcp_offloads,
@@ -265,7 +279,7 @@ impl Devices {
             slot,
         };
         let device = Arc::new(device::create(vm, Device::Net(card))?);
-        for queue in 0..2 * net.files.len() as u32 {
+        for queue in 0..queues {
             let way = if queue % 2 == 0 { "rx" } else { "tx" };
             let name = format!("net{index}-{way}{}", queue / 2);
             self.workers.push(Worker { name, device: Arc::clone(&device), queue });

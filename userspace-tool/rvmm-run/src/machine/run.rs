@@ -136,7 +136,7 @@ pub fn run(
     verbosity: Verbosity,
 ) -> Result<Outcome, Error> {
     // Dropped in reverse order: RAM goes last.
-    let Machine { _ram, _vm, _others, uart, power, workers, vcpus } = machine;
+    let Machine { _ram, _vm, _others, _helpers, uart, power, workers, vcpus } = machine;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let console = match (&uart, pump.take_if(|p| uart.is_some() && !matches!(p.console(), Console::None))) {
