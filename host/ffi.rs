@@ -101,6 +101,29 @@ unsafe extern "C" {
         error: *mut i32,
     ) -> u32;
 
+    pub(super) fn rvmm_tap_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
+    pub(super) fn rvmm_tap_set_offloads(file: *mut bindings::file, offloads: u32) -> i32;
+    pub(super) fn rvmm_tap_next_len(socket: *mut c_void) -> u32;
+    pub(super) fn rvmm_tap_send(
+        socket: *mut c_void,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+    ) -> i64;
+    pub(super) fn rvmm_tap_receive(
+        socket: *mut c_void,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+    ) -> i64;
+    pub(super) fn rvmm_tap_drop(socket: *mut c_void);
+    pub(super) fn rvmm_stream_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
+    pub(super) fn rvmm_stream_send(socket: *mut c_void, buf: *const c_void, bytes: u64) -> i64;
+    pub(super) fn rvmm_stream_receive(socket: *mut c_void, buf: *mut c_void, bytes: u64) -> i64;
+    pub(super) fn rvmm_file_listen(
+        file: *mut bindings::file,
+        entry: *mut bindings::wait_queue_entry,
+    ) -> *mut bindings::wait_queue_head;
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
     pub(super) fn rvmm_anon_fd(

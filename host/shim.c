@@ -9,8 +9,10 @@
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/net.h>
 #include <linux/pgtable.h>
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
@@ -461,6 +463,119 @@ u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *
 	events = vfs_poll(file, &poll.table);
 	*error = poll.error;
 	return (__force u32)events;
+}
+
+/*
+ * By name, so that the module loads without the tap's. The file keeps the tap's module, and the
+ * socket is a part of what the file holds.
+ */
+int rvmm_tap_socket(struct file *file, void **socket)
+{
+	typeof(&tun_get_socket) get = symbol_get(tun_get_socket);
+	struct socket *sock;
+
+	if (!get)
+		return -EINVAL;
+	sock = get(file);
+	symbol_put(tun_get_socket);
+	if (IS_ERR(sock))
+		return PTR_ERR(sock);
+	*socket = sock;
+	return 0;
+}
+
+int rvmm_tap_set_offloads(struct file *file, u32 offloads)
+{
+	return file->f_op->unlocked_ioctl(file, TUNSETOFFLOAD, offloads);
+}
+
+u32 rvmm_tap_next_len(void *socket)
+{
+	struct socket *sock = socket;
+	int len = sock->ops->peek_len(sock);
+
+	return len < 0 ? 0 : len;
+}
+
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+
+	iov_iter_init(&msg.msg_iter, ITER_SOURCE, iov, segments, bytes);
+	return sock->ops->sendmsg(sock, &msg, bytes);
+}
+
+s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+
+	iov_iter_init(&msg.msg_iter, ITER_DEST, iov, segments, bytes);
+	return sock->ops->recvmsg(sock, &msg, bytes, MSG_DONTWAIT);
+}
+
+/* A tap takes a packet out of its queue even if there is no room for the header. */
+void rvmm_tap_drop(void *socket)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+	u8 byte;
+	struct kvec vec = { .iov_base = &byte, .iov_len = 1 };
+
+	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &vec, 1, 1);
+	sock->ops->recvmsg(sock, &msg, 1, MSG_DONTWAIT);
+}
+
+int rvmm_stream_socket(struct file *file, void **socket)
+{
+	struct socket *sock = sock_from_file(file);
+
+	if (!sock || sock->type != SOCK_STREAM)
+		return -EINVAL;
+	*socket = sock;
+	return 0;
+}
+
+s64 rvmm_stream_send(void *socket, const void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = (void *)buf, .iov_len = bytes };
+	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL };
+
+	return kernel_sendmsg(socket, &msg, &vec, 1, bytes);
+}
+
+s64 rvmm_stream_receive(void *socket, void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = buf, .iov_len = bytes };
+	struct msghdr msg = { };
+
+	return kernel_recvmsg(socket, &msg, &vec, 1, bytes, MSG_DONTWAIT);
+}
+
+struct rvmm_listen {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	struct wait_queue_head *head;
+};
+
+static void rvmm_listen_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_listen *listen = container_of(table, struct rvmm_listen, table);
+
+	if (listen->head)
+		return;
+	listen->head = head;
+	add_wait_queue(head, listen->entry);
+}
+
+struct wait_queue_head *rvmm_file_listen(struct file *file, struct wait_queue_entry *entry)
+{
+	struct rvmm_listen listen = { .entry = entry };
+
+	init_poll_funcptr(&listen.table, rvmm_listen_queue);
+	vfs_poll(file, &listen.table);
+	return listen.head;
 }
 
 void *rvmm_current_mm(void)

@@ -90,6 +90,18 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
 struct wait_queue_entry;
 u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
 
+/* netio.rs */
+int rvmm_tap_socket(struct file *file, void **socket);
+int rvmm_tap_set_offloads(struct file *file, u32 offloads);
+u32 rvmm_tap_next_len(void *socket);
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes);
+s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes);
+void rvmm_tap_drop(void *socket);
+int rvmm_stream_socket(struct file *file, void **socket);
+s64 rvmm_stream_send(void *socket, const void *buf, u64 bytes);
+s64 rvmm_stream_receive(void *socket, void *buf, u64 bytes);
+struct wait_queue_head *rvmm_file_listen(struct file *file, struct wait_queue_entry *entry);
+
 /* notifier.rs */
 void *rvmm_current_mm(void);
 

@@ -31,6 +31,8 @@ pub(crate) mod io;
 pub(crate) mod ioevent;
 pub(crate) mod mce;
 pub(crate) mod msr_table;
+pub(crate) mod net;
+mod netstream;
 pub(crate) mod outcome;
 pub(crate) mod pci;
 pub(crate) mod poll;
