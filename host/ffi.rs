@@ -15,6 +15,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_kick_cpu(cpu: u32);
     pub(super) fn rvmm_sync_cpu(cpu: u32);
     pub(super) fn rvmm_work_pending() -> bool;
+    pub(super) fn rvmm_thread_flags() -> *const u64;
+    pub(super) fn rvmm_work_flags() -> u64;
     pub(super) fn rvmm_handle_work() -> i32;
     pub(super) fn rvmm_host_la57() -> bool;
     pub(super) fn rvmm_cpu_count() -> u32;
@@ -42,6 +44,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
+    pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
+    pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 
     pub(super) fn rvmm_now_ns() -> u64;
     pub(super) fn rvmm_wall_ns() -> u64;

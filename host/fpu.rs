@@ -6,6 +6,8 @@
 //! [`GuestFpu::load`] and the drop of [`Loaded`] the registers hold the guest's state, inside a
 //! kernel FPU section with interrupts off. The host task's own state was saved by the section's
 //! start and is reloaded by the kernel before the task returns to user space.
+//!
+//! Processors without XSAVE have x87 and SSE, which FXSAVE and FXRSTOR switch in the same image.
 
 use super::cpu::PinnedCpu;
 use super::page::Pages;
@@ -25,13 +27,15 @@ const ORDER: u32 = 1;
 ///
 /// # Invariants
 /// The image always has a valid header: XSTATE_BV within `supported`, XCOMP_BV zero, reserved MXCSR
-/// bits clear. So XRSTOR cannot fault on it.
+/// bits clear. So XRSTOR cannot fault on it, and neither can FXRSTOR.
 pub(crate) struct GuestFpu {
     image: Pages,
     /// The guest's XCR0.
     xcr0: Xcr0,
     /// What the host has enabled and the image has room for.
     supported: Xcr0,
+    /// The host uses XSAVE.
+    has_xsave: bool,
 }
 
 /// Returns PKRU.
@@ -58,9 +62,19 @@ unsafe fn wrpkru(pkru: u32) {
     unsafe { asm!("wrpkru", in("eax") pkru, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags)) };
 }
 
+/// Returns whether the host uses XSAVE.
+fn has_xsave() -> bool {
+    // CPUID.1:ECX.OSXSAVE.
+    super::cpu::cpuid(1, 0).ecx & (1 << 27) != 0
+}
+
 /// Returns the components that a guest may use on this host.
 pub(crate) fn supported_xcr0() -> Xcr0 {
-    Xcr0::from_bits_truncate(xgetbv())
+    if has_xsave() {
+        Xcr0::from_bits_truncate(xgetbv())
+    } else {
+        Xcr0::X87 | Xcr0::SSE
+    }
 }
 
 /// Returns the size in bytes of the standard-format image with the components in `xcr0`.
@@ -78,7 +92,7 @@ fn image_size(xcr0: Xcr0) -> usize {
 
 fn xgetbv() -> u64 {
     let (lo, hi): (u32, u32);
-    // SAFETY: Every host that we run on has OSXSAVE; checked when the module loads.
+    // SAFETY: The callers know that the host uses XSAVE.
     unsafe {
         asm!("xgetbv", in("ecx") 0, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
     };
@@ -108,7 +122,39 @@ impl GuestFpu {
         }
         Self::init_image(image.bytes_mut());
         // INVARIANT: A zero header with the reset FCW and MXCSR.
-        Ok(GuestFpu { image, xcr0: Xcr0::X87, supported })
+        let mut fpu = GuestFpu { image, xcr0: Xcr0::X87, supported, has_xsave: has_xsave() };
+        fpu.complete();
+        Ok(fpu)
+    }
+
+    /// FXRSTOR knows no header: what that calls initial gets its initial values, and is then there.
+    fn complete(&mut self) {
+        if self.has_xsave {
+            return;
+        }
+        let bytes = self.image.bytes_mut();
+        let there = bytes.get(XSTATE_BV).copied().unwrap_or(0);
+        let mut clear = |from: usize, to: usize| {
+            if let Some(part) = bytes.get_mut(from..to) {
+                part.fill(0);
+            }
+        };
+        // SDM, "FXSAVE Area": control words and pointers, ST0 to ST7; XMM0 to XMM15.
+        if there & 1 == 0 {
+            clear(0, MXCSR);
+            clear(32, 160);
+            if let Some(fcw) = bytes.get_mut(0..2) {
+                fcw.copy_from_slice(&0x37fu16.to_le_bytes());
+            }
+        }
+        if there & 2 == 0 {
+            if let Some(part) = bytes.get_mut(160..416) {
+                part.fill(0);
+            }
+        }
+        if let Some(bv) = bytes.get_mut(XSTATE_BV) {
+            *bv = 3;
+        }
     }
 
     fn init_image(bytes: &mut [u8]) {
@@ -168,12 +214,14 @@ impl GuestFpu {
         if let (Some(dst), Some(src)) = (image.get_mut(..n), new.get(..n)) {
             dst.copy_from_slice(src);
         }
+        self.complete();
         Ok(())
     }
 
     /// Puts the guest's state into the registers until the returned value is dropped.
     pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Loaded<'a> {
-        let host_xcr0 = xgetbv();
+        // Without XSAVE nobody has an XCR0, and it never differs.
+        let host_xcr0 = if self.has_xsave { xgetbv() } else { self.xcr0.bits() };
         // SAFETY: Interrupts are off and stay off until `Loaded` is dropped, so the section's end is
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
@@ -186,8 +234,12 @@ impl GuestFpu {
         // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
         // the host's XCR0 is in force, so every component that the image may name is enabled.
         unsafe {
-            asm!("xrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(),
-                in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            if self.has_xsave {
+                asm!("xrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(),
+                    in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            } else {
+                asm!("fxrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(), options(nostack, preserves_flags));
+            }
         }
         if self.xcr0.bits() != host_xcr0 {
             // SAFETY: Checked by `set_xcr0()`; put back in `Loaded::drop()`.
@@ -223,6 +275,9 @@ impl Loaded<'_> {
     /// # Errors
     /// `EINVAL` where the processor would raise #GP.
     pub(crate) fn set_xcr0(&mut self, value: u64) -> Result {
+        if !self.fpu.has_xsave {
+            return Err(EINVAL);
+        }
         self.fpu.set_xcr0(value)?;
         // SAFETY: Checked by the line above; put back in `drop()`.
         unsafe { xsetbv(value) };
@@ -259,7 +314,7 @@ impl Loaded<'_> {
 
 impl Drop for Loaded<'_> {
     fn drop(&mut self) {
-        if self.fpu.xcr0.bits() != self.host_xcr0 {
+        if self.fpu.has_xsave && self.fpu.xcr0.bits() != self.host_xcr0 {
             // SAFETY: The value that the host had when the state was loaded.
             unsafe { xsetbv(self.host_xcr0) };
         }
@@ -267,8 +322,12 @@ impl Drop for Loaded<'_> {
         self.show_keys();
         // SAFETY: As for XRSTOR in `load()`; XSAVE keeps the header valid (type invariant).
         unsafe {
-            asm!("xsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(),
-                in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            if self.fpu.has_xsave {
+                asm!("xsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(),
+                    in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            } else {
+                asm!("fxsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(), options(nostack, preserves_flags));
+            }
         }
         self.hide_keys();
         // SAFETY: Ends the section that `load()` began.

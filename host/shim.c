@@ -50,6 +50,16 @@ void rvmm_sync_cpu(u32 cpu)
 	smp_call_function_single(cpu, rvmm_nothing, NULL, 1);
 }
 
+const unsigned long *rvmm_thread_flags(void)
+{
+	return &current_thread_info()->flags;
+}
+
+unsigned long rvmm_work_flags(void)
+{
+	return XFER_TO_GUEST_MODE_WORK;
+}
+
 bool rvmm_work_pending(void)
 {
 	return __xfer_to_guest_mode_work_pending();
@@ -263,6 +273,56 @@ out:
 	user_access_end();
 	pagefault_enable();
 	return ret;
+}
+
+/*
+ * The words were read by copy_from_user_nofault() before, in this process, so their addresses are
+ * those of user space.
+ */
+bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
+{
+	bool same = false;
+	u64 found;
+	u32 i;
+
+	pagefault_disable();
+	__uaccess_begin_nospec();
+	for (i = 0; i < count; i++) {
+		unsafe_get_user(found, (u64 __user *)words[i].hva, end);
+		if (found != words[i].value)
+			goto end;
+	}
+	same = true;
+end:
+	__uaccess_end();
+	pagefault_enable();
+	return same;
+}
+
+#define RVMM_SAME(i)								\
+	do {									\
+		unsafe_get_user(found, (u64 __user *)words[i].hva, end);	\
+		if (found != words[i].value)					\
+			goto end;						\
+	} while (0)
+
+bool rvmm_user_unchanged5(const struct rvmm_word *words)
+{
+	bool same = false;
+	u64 found;
+
+	pagefault_disable();
+	__uaccess_begin_nospec();
+	RVMM_SAME(0);
+	RVMM_SAME(1);
+	RVMM_SAME(2);
+	RVMM_SAME(3);
+	RVMM_SAME(4);
+	same = true;
+end:
+	__uaccess_end();
+	pagefault_enable();
+	return same;
 }
 
 u64 rvmm_now_ns(void)

@@ -297,7 +297,7 @@ def ring_emulated(total, args):
         futures = {pool.submit(t.run): t for t in tests}
         for done in concurrent.futures.as_completed(futures):
             test, (results, text, began) = futures[done], done.result()
-            TABLE.add(f"{test.ring()} {test.name}", test.host, results)
+            TABLE.add(test.name, test.host, results)
             label = test.ring() if args.hosts == ["amd"] else test.label()
             total.add(report(f"{label}: {test.name}", results, began, text))
 

@@ -98,7 +98,7 @@ impl Svm {
         if cpu::has_encrypted_memory() {
             return Ok(Err(Unsupported::EncryptedMemory));
         }
-        // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
+        // CPUID.1:ECX.OSXSAVE. Nobody has tried a processor with SVM but without XSAVE yet.
         if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
             return Ok(Err(Unsupported::Lacks("XSAVE")));
         }

@@ -172,6 +172,18 @@ pub(crate) struct Msrs {
 /// IA32_VMX_BASIC bit 55: the TRUE capability MSRs exist.
 pub(crate) const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
 
+/// Returns whether IA32_FEATURE_CONTROL is locked and allows VMXON outside SMX. SDM, "Enabling and
+/// Entering VMX Operation".
+pub(crate) fn is_allowed(feature_control: u64) -> bool {
+    const NEEDED: u64 = 1 << 0 | 1 << 2;
+    feature_control & NEEDED == NEEDED
+}
+
+/// Notes the MSRs of one more CPU; returns whether they are those of the CPUs before.
+pub(crate) fn agree(common: &mut Option<Msrs>, found: Msrs) -> bool {
+    *common.get_or_insert(found) == found
+}
+
 /// Applies the allowed settings of a capability MSR: `need` must be possible, `want` is taken where it
 /// is. What the processor forces to 1 is added.
 ///

@@ -15,6 +15,10 @@ pub(crate) const ENTRY_FAILURE: u64 = 1 << 31;
 /// Stands for the exit reason where VMLAUNCH or VMRESUME itself failed; `info1` has the error number.
 pub(crate) const VM_FAIL: u64 = u64::MAX;
 
+/// Stands for the exit reason where the guest was not entered, since it is in a mode that the processor
+/// cannot run; no basic reason is that high.
+pub(crate) const SOFTWARE: u64 = 0xffff;
+
 /// An access to a control register.
 pub(crate) const REASON_CR: u16 = 28;
 /// A fault of the EPT's rights.
@@ -134,6 +138,8 @@ fn violation(report: &Report) -> Exit {
         write: q & 2 != 0,
         fetch: q & 4 != 0,
         present: q & 0x38 != 0,
+        // Bit 7: there is a guest linear address; bit 8: the access was to what it translates to.
+        is_final: q & 0x180 == 0x180,
         reserved: false,
     })
 }
@@ -145,6 +151,7 @@ fn misconfiguration(report: &Report) -> Exit {
         write: false,
         fetch: false,
         present: true,
+        is_final: false,
         reserved: true,
     })
 }

@@ -27,15 +27,12 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::kvm::abi::rvmm::VENDOR_VMX;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
-use capability::{EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
+use capability::{agree, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use region::{CpuArea, MsrMap, Quirks, VmcsPage, Window};
 use x86::msr;
 
-/// IA32_FEATURE_CONTROL: locked, and VMXON allowed outside SMX. SDM, "Enabling and Entering VMX
-/// Operation".
-const FEATURE_VMX: u64 = 1 << 0 | 1 << 2;
 /// CR4.FRED: events come by another way, which NMIs after an exit would miss.
 const CR4_FRED: u64 = 1 << 32;
 
@@ -88,11 +85,10 @@ fn common_capabilities() -> Result<core::result::Result<Msrs, Unsupported>> {
             Err(e) if e == ENXIO => continue,
             Err(_) => return Ok(Err(Unsupported::Firmware)),
         };
-        if feature & FEATURE_VMX != FEATURE_VMX {
+        if !is_allowed(feature) {
             return Ok(Err(Unsupported::Firmware));
         }
-        let found = capabilities(id)?;
-        if *common.get_or_insert(found) != found {
+        if !agree(&mut common, capabilities(id)?) {
             return Ok(Err(Unsupported::MixedCpus));
         }
     }
@@ -114,10 +110,6 @@ impl Vmx {
         // Addresses in the VMCS and in EPT would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
             return Ok(Err(Unsupported::EncryptedMemory));
-        }
-        // CPUID.1:ECX.OSXSAVE: guests' extended state is switched by XSAVE alone.
-        if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
-            return Ok(Err(Unsupported::Lacks("XSAVE")));
         }
         let msrs = match common_capabilities()? {
             Ok(msrs) => msrs,

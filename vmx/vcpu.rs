@@ -326,7 +326,7 @@ impl BackendVcpu for VmxVcpu {
     #[inline]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
         if !self.paged && !self.unrestricted {
-            self.report = Report::default();
+            self.report = Report { reason: exit::SOFTWARE, ..Report::default() };
             return Exit::Emulate;
         }
         if self.vmcs.load(window).is_err() {

@@ -68,7 +68,7 @@ make_guest_initramfs() {
 		mkdir -p "$t/tests" "$t/bin"
 		cp tests/guest/tests/* "$t/tests/"
 		for c in tests/guest/*.c; do
-			[ ! -e "$c" ] || gcc-14 -O2 -Wall -static -o "$t/bin/$(basename "$c" .c)" "$c" -lpthread
+			[ ! -e "$c" ] || gcc-14 -O2 -Wall -static -s -o "$t/bin/$(basename "$c" .c)" "$c" -lpthread
 		done
 		scripts/lab/mkinitramfs /lab/images/guest.cpio "$t" '"${guest_modules[*]}"'
 		rm -rf "$t"'

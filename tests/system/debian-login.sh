@@ -5,6 +5,7 @@
 # ring: guest
 # timeout: 2400
 # disk: debian
+# memory@intel: 2G
 # after: debian-login.after
 # hosts: amd, intel
 # ring@intel: full

@@ -33,6 +33,14 @@ use crate::arch::segment::SegReg;
 pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
     let mode = mode_of(m);
     let insn = fetch(m, mode, bytes.unwrap_or(&[]))?;
+    carry_out(m, insn, mode)
+}
+
+/// As [`emulate`], for the instruction at RIP that was decoded already, in the mode of now.
+///
+/// # Errors
+/// As [`emulate`].
+pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<()> {
     let mut cx = Cx { m, insn, mode };
     check_lock(&insn)?;
     let rip = match cx.dispatch()? {
@@ -198,7 +206,7 @@ impl<M: Machine> Cx<'_, M> {
             0xc8 => self.enter(),
             0xc9 => self.leave(),
             0xca | 0xcb => self.far_return(),
-            0xcd => self.int(),
+            0xcc..=0xce => self.int(),
             0xcf => self.iret(),
             0xd7 => self.xlat(),
             0xe0..=0xe3 => self.loop_or_jcxz(),

@@ -206,9 +206,16 @@ impl<M: Machine> Cx<'_, M> {
         Ok(Next::Goto(target))
     }
 
-    /// CD: INT n in real mode.
+    /// CC, CD and CE: INT3, INT n and INTO in real mode.
     pub(super) fn int(&mut self) -> Step<Next> {
-        let (vector, back) = ((self.insn.imm & 0xff) as u8, self.next_rip());
+        let overflow = self.m.rflags() & Rflags::OF.bits() != 0;
+        let vector = match self.insn.opcode {
+            0xcc => 3,
+            0xce if !overflow => return Ok(Next::Advance),
+            0xce => 4,
+            _ => (self.insn.imm & 0xff) as u8,
+        };
+        let back = self.next_rip();
         self.interrupt(vector, back)
     }
 

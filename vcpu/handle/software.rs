@@ -9,7 +9,8 @@
 
 use super::insn::{self, failure};
 use super::machine::{CxMachine, Want};
-use super::{misc, msr, Cx};
+use super::{misc, msr, pio, Cx};
+use crate::arch::addr::Width;
 use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::Insn;
@@ -18,19 +19,25 @@ use crate::vcpu::emulate::exit_insn::ExitInsn;
 use crate::vcpu::emulate::machine::{Step, Stop};
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::event::{Blocking, Event};
-use crate::vcpu::exit::MsrAccess;
+use crate::vcpu::exit::{MsrAccess, PioAccess};
 use crate::vcpu::outcome::{Outcome, UserExit};
-use crate::vcpu::state::Groups;
+use crate::vcpu::state::{Groups, RDX};
+
+/// After so many steps the host looks for interrupts, since none can end what runs here.
+const STEPS: u32 = 64;
 
 /// Delivers the event that waits, or else carries out the instruction at RIP.
 pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    cx.core.steps = cx.core.steps.wrapping_add(1);
+    if cx.core.steps % STEPS == 0 {
+        return Outcome::HostInterrupt;
+    }
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     if let Some(event) = cx.core.interrupted {
-        let done = on_machine(cx, |m| execute::deliver(m, vector(event)));
-        if done == Outcome::Resume {
-            cx.core.interrupted = None;
-        }
-        return done;
+        return deliver(cx, event);
+    }
+    if cx.core.window_open && cx.core.is_interruptible() {
+        return misc::interrupt_window(cx);
     }
     let mut found = None;
     let done = on_machine(cx, |m| execute::fetch_and_decode(m, None).map(|insn| found = Some(insn)));
@@ -38,6 +45,16 @@ pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
         Some(insn) => instruction(cx, &insn),
         None => done,
     }
+}
+
+fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
+    let done = on_machine(cx, |m| execute::deliver(m, vector(event)));
+    if done == Outcome::Resume {
+        cx.core.interrupted = None;
+        let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
+        cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
+    }
+    done
 }
 
 /// Returns the entry of the table that an event goes through.
@@ -72,6 +89,7 @@ fn instruction<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
     match (insn.map, insn.opcode) {
         (Map::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
         (Map::One, 0x17 | 0x8e) => return load_segment(cx, insn),
+        (Map::One, 0xcf) => return interrupt_return(cx),
         _ => {}
     }
     match ExitInsn::of(insn) {
@@ -85,10 +103,21 @@ fn instruction<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
             cx.core.state.set_edx_eax(tsc);
             Outcome::SkipAndResume
         }
+        ExitInsn::In | ExitInsn::Out => port(cx, insn),
         ExitInsn::Xsetbv => misc::xsetbv(cx),
         ExitInsn::Vmcall | ExitInsn::Vmmcall => misc::hypercall(cx),
         _ => insn::emulate(cx),
     }
+}
+
+/// E4 to E7 and EC to EF: IN and OUT, as if they had exited. Here the guest is at CPL 0.
+fn port<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
+    let by_register = insn.opcode & 8 != 0;
+    let dx = cx.core.state.gprs[RDX] as u16;
+    let port = if by_register { dx } else { (insn.imm & 0xff) as u16 };
+    let width = if insn.opcode & 1 == 0 { Width::B1 } else { insn.op_size };
+    let is_in = insn.opcode & 2 == 0;
+    pio::handle(cx, PioAccess { port, width, is_in, is_string: false })
 }
 
 /// FA and FB: CLI and STI. Here the guest is at CPL 0.
@@ -115,6 +144,15 @@ fn load_segment<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
     let done = insn::emulate(cx);
     if is_stack && done == Outcome::Resume && cx.core.state.rip != rip {
         hold_off(cx);
+    }
+    done
+}
+
+/// CF: IRET ends the blocking of NMIs.
+fn interrupt_return<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    let done = insn::emulate(cx);
+    if done == Outcome::Resume && cx.core.hw.blocking().nmi {
+        cx.core.hw.set_blocking(Blocking::default());
     }
     done
 }

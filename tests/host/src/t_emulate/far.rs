@@ -205,6 +205,21 @@ fn an_interrupt_without_an_entry_in_the_table_faults() {
 }
 
 #[test]
+fn int3_and_into_have_their_own_entries() {
+    let mut m = machine(Bits16, &[0xce, 0xcc]); // into; int3
+    m.tables[1] = Table { base: 0, limit: 0x3ff };
+    m.put(3 * 4, &[0x00, 0x03, 0x00, 0x00]);
+    m.put(4 * 4, &[0x00, 0x04, 0x00, 0x00]);
+    assert_eq!(emulate(&mut m, None), Ok(()));
+    assert_eq!(m.rip, 0x101, "no overflow, no interrupt");
+    assert_eq!(emulate(&mut m, None), Ok(()));
+    assert_eq!(m.rip, 0x300);
+    (m.rip, m.rflags) = (0x100, 0x802);
+    assert_eq!(emulate(&mut m, None), Ok(()));
+    assert_eq!(m.rip, 0x400);
+}
+
+#[test]
 fn protected_mode_has_no_interrupts_in_software() {
     let mut m = machine(Bits32, &[0xcd, 0x10]);
     m.tables[1] = Table { base: 0, limit: 0x3ff };

@@ -2,7 +2,9 @@
 
 //! Controls from capability MSRs.
 
-use crate::vmx::capability::{adjust, EntryControls, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup};
+use crate::vmx::capability::{
+    adjust, agree, is_allowed, EntryControls, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup,
+};
 use proptest::prelude::*;
 
 /// A capability MSR: bits that must be 1, bits that may be 1.
@@ -69,6 +71,26 @@ fn a_processor_without_unrestricted_guest_enters_paged_guests_only() {
     assert!(!s.is_unrestricted());
     assert_eq!(s.cr0_one, 0x8000_0021);
     assert!(Setup::new(&ivy_bridge()).unwrap().is_unrestricted());
+}
+
+#[test]
+fn the_firmware_must_have_locked_vmx_on() {
+    assert!(is_allowed(0x5));
+    assert!(is_allowed(0xff07), "more may be on");
+    assert!(!is_allowed(0x1), "locked off");
+    assert!(!is_allowed(0x4), "not locked: VMXON faults");
+    assert!(!is_allowed(0x3), "inside SMX only");
+    assert!(!is_allowed(0));
+}
+
+#[test]
+fn cpus_that_differ_in_any_capability_do_not_agree() {
+    let mut common = None;
+    assert!(agree(&mut common, ivy_bridge()));
+    assert!(agree(&mut common, ivy_bridge()));
+    assert!(!agree(&mut common, Msrs { ept_vpid: 0, ..ivy_bridge() }));
+    assert!(!agree(&mut common, Msrs { basic: 0x11, ..ivy_bridge() }));
+    assert!(agree(&mut common, ivy_bridge()));
 }
 
 #[test]

@@ -100,6 +100,8 @@ fn vmx_name(reason: u64) -> &'static str {
         48 | 49 => "page fault",
         52 => "timer",
         55 => "xsetbv",
+        // The module's own: not entered.
+        0xffff => "in software",
         _ => "other",
     }
 }
