@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
 use nix::errno::Errno;
+use nix::unistd::dup;
 
 use crate::sys;
 
@@ -209,11 +210,12 @@ impl Passt {
     /// Those of the operating system.
     pub fn start(arguments: &[String]) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
-        // As its standard input, the socket has a number that is known and needs no inheriting by hand.
+        // A copy that stays open in the child. It is closed here before any other program is started.
+        let theirs: OwnedFd = dup(theirs)?;
         let child = Command::new(PASST)
-            .args(["--foreground", "--quiet", "--fd", "0"])
+            .args(["--foreground", "--quiet", "--fd", &theirs.as_raw_fd().to_string()])
             .args(arguments)
-            .stdin(OwnedFd::from(theirs))
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()?;
