@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the emulated host: Linux guests under QEMU on KVM and under rvmm-run,
-# each alone on the machine. Usage: run-guests.sh "NODE…", a node being kvm or rvmm.
+# each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
 if [ "$1" = --one ]; then
@@ -27,7 +27,7 @@ kvm_console() {
 
 kvm_blk() {
 	qemu -M q35 -kernel /images/vmlinuz -initrd /tmp/initrd -append "$fast bench=blk" -object iothread,id=t \
-		-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=io_uring \
+		-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=native \
 		-device virtio-blk-pci,drive=d,iothread=t,num-queues=1
 }
 
@@ -63,7 +63,7 @@ for node in $nodes; do
 	rvmm) insmod rvmm.ko || continue ;;
 	esac
 	echo "node $node"
-	for what in boot console blk; do
+	for what in ${2:-boot console blk}; do
 		rm -f /tmp/console /tmp/exits
 		: >/tmp/running
 		[ $node = rvmm ] || watch_kvm &
