@@ -12,7 +12,7 @@ dmesg -n 4
 [ -n "${one-}" ] || dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
 
 qemu() {
-	qemu/ld.so --library-path qemu qemu/qemu -L qemu -accel kvm -cpu host -m 512 -nodefaults \
+	exec qemu/ld.so --library-path qemu qemu/qemu -L qemu -accel kvm -cpu host -m 512 -nodefaults \
 		-no-user-config -display none -no-reboot -serial file:/tmp/console "$@"
 }
 
@@ -32,7 +32,7 @@ kvm_blk() {
 }
 
 rvmm_guest() {
-	./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
+	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
 		--append "$fast bench=$1" /images/vmlinuz $2
 }
 
@@ -40,7 +40,7 @@ rvmm_boot() { rvmm_guest boot; }
 rvmm_console() { rvmm_guest console; }
 rvmm_blk() { rvmm_guest blk /tmp/disk; }
 
-# One guest, in a process of its own, whose CPU time is taken.
+# One guest, in a process of its own, whose CPU time is taken. It has 100 s of the host's clock.
 if [ -n "${one-}" ]; then
 	$one
 	exit
@@ -68,7 +68,7 @@ for node in $nodes; do
 		: >/tmp/running
 		[ $node = rvmm ] || watch_kvm &
 		watcher=$!
-		cputime sh "$0" --one ${node}_$what >/tmp/log 2>&1
+		cputime timeout -s KILL 100 sh "$0" --one ${node}_$what >/tmp/log 2>&1
 		rm -f /tmp/running
 		wait $watcher
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc
