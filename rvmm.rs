@@ -33,6 +33,26 @@ module! {
     authors: ["The rvmm developers"],
     description: "Hypervisor with KVM's ioctl interface",
     license: "GPL",
+    params: {
+        exit_times: u8 {
+            default: 0,
+            description: "1: measure how long exits take; see rvmm-run --stats",
+        },
+        halt_poll_ns: u32 {
+            default: 0,
+            description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps",
+        },
+    },
+}
+
+/// Returns whether vCPUs measure how long their exits take.
+pub(crate) fn times_exits() -> bool {
+    module_parameters::exit_times.value() != 0
+}
+
+/// Returns the longest time in nanoseconds that a halted vCPU polls before it sleeps.
+pub(crate) fn halt_poll_ns() -> u32 {
+    module_parameters::halt_poll_ns.value()
 }
 
 /// Returns this module, as files name their owner.
@@ -54,8 +74,13 @@ static MACHINE: SetOnce<Arc<Machine>> = SetOnce::new();
 struct Rvmm {
     #[pin]
     node: MiscDeviceRegistration<Node>,
+    folder: debugfs::Dir,
     #[pin]
     disks: debugfs::File<()>,
+    #[pin]
+    counters: debugfs::File<()>,
+    #[pin]
+    exits: debugfs::File<()>,
 }
 
 fn explain(why: Unsupported) -> Error {
@@ -92,11 +117,14 @@ impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let ready = probe().and_then(|machine| {
             MACHINE.populate(Arc::new(machine, GFP_KERNEL)?);
-            Ok(())
+            kvm::observe::init()
         });
         try_pin_init!(Self {
             _: { ready? },
-            disks <- debugfs::Dir::new(c"rvmm").read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
+            folder: debugfs::Dir::new(c"rvmm"),
+            disks <- folder.read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
+            counters <- folder.read_callback_file(c"counters", (), &|(), f| kvm::observe::show_counters(f)),
+            exits <- folder.read_callback_file(c"exits", (), &|(), f| kvm::observe::show_exits(f)),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }

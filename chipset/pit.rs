@@ -236,6 +236,58 @@ impl Pit {
         t
     }
 
+    /// Reads the byte at `offset` where that hands out no pulse and moves no deadline; asks for the time
+    /// only if the answer depends on it. `None`: nothing has been done, [`PioDevice::read`] must be.
+    #[inline]
+    pub(crate) fn read_quietly(&mut self, offset: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
+        if offset.wrapping_add(FIRST_PORT) == SPEAKER {
+            let now = now();
+            let [_, _, two] = &mut self.channels;
+            let t = if two.is_counting() { PitClock::ticks(now.0) } else { 0 };
+            two.advance(t);
+            return Some(self.read_speaker(now, t));
+        }
+        let channel = self.channels.get_mut(usize::from(offset))?;
+        if channel.has_latched() {
+            return Some(channel.read(0));
+        }
+        let t = PitClock::ticks(now().0);
+        // An edge of channel 0 is a pulse: for the caller that settles.
+        if offset == 0 && channel.next_edge().is_some_and(|edge| edge <= t) {
+            return None;
+        }
+        channel.advance(t);
+        Some(channel.read(t))
+    }
+
+    /// Writes the byte at `offset` as [`Pit::read_quietly`] reads one. Returns whether it is done.
+    #[inline]
+    pub(crate) fn write_quietly(&mut self, offset: u16, value: u8, now: impl FnOnce() -> Ns) -> bool {
+        match offset.wrapping_add(FIRST_PORT) {
+            SPEAKER => {
+                let [_, _, two] = &self.channels;
+                let same = (value & 1 != 0) == two.gate;
+                if same {
+                    self.speaker_data = value & 2 != 0;
+                }
+                same
+            }
+            // A latch command.
+            0x43 if value & 0x30 == 0 => {
+                let select = value >> 6;
+                let Some(channel) = self.channels.get_mut(usize::from(select)) else { return false };
+                let t = PitClock::ticks(now().0);
+                if select == 0 && channel.next_edge().is_some_and(|edge| edge <= t) {
+                    return false;
+                }
+                channel.advance(t);
+                channel.latch_count(t);
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn write_control(&mut self, word: u8, t: u64) {
         let select = word >> 6;
         if select == 3 {

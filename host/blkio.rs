@@ -16,21 +16,15 @@ use super::ffi;
 use super::file::WaitQueue;
 use super::guest_ram;
 use super::page::Pages;
+use super::pieces::{outcome, Pieces};
 use crate::arch::addr::Hva;
 use crate::virtio::inflight::{Ended, InFlight};
 use crate::virtio::segment::Cut;
 use core::cell::UnsafeCell;
-use core::ffi::c_void;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::SpinLockIrq;
-
-/// Room for the pieces of one transfer.
-const PIECES: usize = 256;
-/// The most bytes of one transfer: more than drivers ask for at a time, and little enough that what the
-/// kernel allocates for all that are under way stays small.
-const MAX_BYTES: u64 = 16 << 20;
 
 // What a transfer is; the same values as in shim.h.
 const IO_WRITE: u32 = 1;
@@ -182,38 +176,6 @@ impl Place {
     }
 }
 
-/// Returns the bytes of a transfer, or its error.
-fn outcome(result: i64) -> Result<u64> {
-    u64::try_from(result).map_err(|_| i32::try_from(result).map_or(EIO, Error::from_errno))
-}
-
-/// The pieces of the process's memory that one transfer is made of.
-struct Pieces {
-    iov: KVec<bindings::iovec>,
-    bytes: u64,
-}
-
-impl Pieces {
-    fn new() -> Result<Pieces> {
-        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
-    }
-
-    fn clear(&mut self) {
-        self.iov.clear();
-        self.bytes = 0;
-    }
-
-    /// Appends a piece; `None`: it does not fit.
-    fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
-        let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
-        let iov_len = usize::try_from(len).ok()?;
-        let piece = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len };
-        self.iov.push_within_capacity(piece).ok()?;
-        self.bytes = bytes;
-        Some(())
-    }
-}
-
 /// The place of one transfer while it is under way.
 #[repr(C)]
 struct Slot {
@@ -275,9 +237,9 @@ impl<'a> Lane<'a> {
                 place.cast(),
                 ended,
                 file.0.as_ptr(),
-                pieces.iov.as_ptr(),
-                pieces.iov.len() as u32,
-                pieces.bytes,
+                pieces.as_ptr(),
+                pieces.count(),
+                pieces.bytes(),
                 at.pos,
                 at.how(),
             )
@@ -335,9 +297,8 @@ impl<T> Transfers<'_, T> {
     /// Sets the memory of the next transfer: pieces of the calling process's memory, in order. Returns
     /// whether they fit into one.
     #[must_use]
-    pub(crate) fn gather(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> bool {
-        self.pieces.clear();
-        pieces.all(|(hva, len)| self.pieces.push(hva, len).is_some())
+    pub(crate) fn gather(&mut self, pieces: impl Iterator<Item = (Hva, u64)>) -> bool {
+        self.pieces.set(pieces)
     }
 
     /// Starts the transfer of what [`Transfers::gather`] set. May sleep, for memory or for the device to

@@ -4,6 +4,7 @@
 
 use super::ffi;
 use crate::arch::cpuid::CpuidRegs;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::interrupt::{local_interrupt_disable, LocalInterruptDisabled};
 use kernel::prelude::*;
 
@@ -56,6 +57,29 @@ pub(crate) fn sync(cpu: u32) {
 pub(crate) fn is_work_pending() -> bool {
     // SAFETY: Reads the flags of the current thread.
     unsafe { ffi::rvmm_work_pending() }
+}
+
+/// Where [`is_work_pending`] looks, for who looks often.
+pub(crate) struct Work<'a> {
+    flags: &'a AtomicU64,
+    mask: u64,
+}
+
+impl<'a> Work<'a> {
+    /// Finds the flags of the calling thread, which stays the one that runs as long as `cpu` is held.
+    pub(crate) fn of_this_thread(_cpu: &'a PinnedCpu) -> Work<'a> {
+        // SAFETY: The flags live as long as the thread, which cannot end while it holds its CPU; others
+        // change them atomically.
+        let (flags, mask) =
+            unsafe { (&*ffi::rvmm_thread_flags().cast::<AtomicU64>(), ffi::rvmm_work_flags()) };
+        Work { flags, mask }
+    }
+
+    /// Returns what [`is_work_pending`] does.
+    #[inline(always)]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.flags.load(Relaxed) & self.mask != 0
+    }
 }
 
 /// Does what [`is_work_pending`] found; may sleep.

@@ -15,6 +15,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_kick_cpu(cpu: u32);
     pub(super) fn rvmm_sync_cpu(cpu: u32);
     pub(super) fn rvmm_work_pending() -> bool;
+    pub(super) fn rvmm_thread_flags() -> *const u64;
+    pub(super) fn rvmm_work_flags() -> u64;
     pub(super) fn rvmm_handle_work() -> i32;
     pub(super) fn rvmm_host_la57() -> bool;
     pub(super) fn rvmm_cpu_count() -> u32;
@@ -42,6 +44,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
+    pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
+    pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 
     pub(super) fn rvmm_now_ns() -> u64;
     pub(super) fn rvmm_wall_ns() -> u64;
@@ -97,6 +101,29 @@ unsafe extern "C" {
         error: *mut i32,
     ) -> u32;
 
+    pub(super) fn rvmm_tap_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
+    pub(super) fn rvmm_tap_set_offloads(file: *mut bindings::file, offloads: u32) -> i32;
+    pub(super) fn rvmm_tap_next_len(socket: *mut c_void) -> u32;
+    pub(super) fn rvmm_tap_send(
+        socket: *mut c_void,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+    ) -> i64;
+    pub(super) fn rvmm_tap_receive(
+        socket: *mut c_void,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+    ) -> i64;
+    pub(super) fn rvmm_tap_drop(socket: *mut c_void);
+    pub(super) fn rvmm_stream_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
+    pub(super) fn rvmm_stream_send(socket: *mut c_void, buf: *const c_void, bytes: u64) -> i64;
+    pub(super) fn rvmm_stream_receive(socket: *mut c_void, buf: *mut c_void, bytes: u64) -> i64;
+    pub(super) fn rvmm_file_listen(
+        file: *mut bindings::file,
+        entry: *mut bindings::wait_queue_entry,
+    ) -> *mut bindings::wait_queue_head;
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
     pub(super) fn rvmm_anon_fd(

@@ -14,7 +14,9 @@
 //! | [`notifier`] | being told when that memory changes |
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
+//! | [`pieces`] | the parts of that memory that one transfer is made of |
 //! | [`blkio`] | reading and writing a disk's backing file |
+//! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers |
@@ -28,8 +30,10 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
 pub(crate) mod msr;
+pub(crate) mod netio;
 pub(crate) mod notifier;
 pub(crate) mod page;
+pub(crate) mod pieces;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod timer;

@@ -53,6 +53,7 @@ impl Pages {
     }
 
     /// Returns the start of the pages, for the folders that hand pages to the processor.
+    #[inline(always)]
     pub(crate) fn as_ptr(&self) -> NonNull<u8> {
         self.va
     }

@@ -9,8 +9,10 @@
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/net.h>
 #include <linux/pgtable.h>
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
@@ -46,6 +48,16 @@ static void rvmm_nothing(void *unused)
 void rvmm_sync_cpu(u32 cpu)
 {
 	smp_call_function_single(cpu, rvmm_nothing, NULL, 1);
+}
+
+const unsigned long *rvmm_thread_flags(void)
+{
+	return &current_thread_info()->flags;
+}
+
+unsigned long rvmm_work_flags(void)
+{
+	return XFER_TO_GUEST_MODE_WORK;
 }
 
 bool rvmm_work_pending(void)
@@ -263,6 +275,56 @@ out:
 	return ret;
 }
 
+/*
+ * The words were read by copy_from_user_nofault() before, in this process, so their addresses are
+ * those of user space.
+ */
+bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
+{
+	bool same = false;
+	u64 found;
+	u32 i;
+
+	pagefault_disable();
+	__uaccess_begin_nospec();
+	for (i = 0; i < count; i++) {
+		unsafe_get_user(found, (u64 __user *)words[i].hva, end);
+		if (found != words[i].value)
+			goto end;
+	}
+	same = true;
+end:
+	__uaccess_end();
+	pagefault_enable();
+	return same;
+}
+
+#define RVMM_SAME(i)								\
+	do {									\
+		unsafe_get_user(found, (u64 __user *)words[i].hva, end);	\
+		if (found != words[i].value)					\
+			goto end;						\
+	} while (0)
+
+bool rvmm_user_unchanged5(const struct rvmm_word *words)
+{
+	bool same = false;
+	u64 found;
+
+	pagefault_disable();
+	__uaccess_begin_nospec();
+	RVMM_SAME(0);
+	RVMM_SAME(1);
+	RVMM_SAME(2);
+	RVMM_SAME(3);
+	RVMM_SAME(4);
+	same = true;
+end:
+	__uaccess_end();
+	pagefault_enable();
+	return same;
+}
+
 u64 rvmm_now_ns(void)
 {
 	return ktime_get_ns();
@@ -401,6 +463,119 @@ u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *
 	events = vfs_poll(file, &poll.table);
 	*error = poll.error;
 	return (__force u32)events;
+}
+
+/*
+ * By name, so that the module loads without the tap's. The file keeps the tap's module, and the
+ * socket is a part of what the file holds.
+ */
+int rvmm_tap_socket(struct file *file, void **socket)
+{
+	typeof(&tun_get_socket) get = symbol_get(tun_get_socket);
+	struct socket *sock;
+
+	if (!get)
+		return -EINVAL;
+	sock = get(file);
+	symbol_put(tun_get_socket);
+	if (IS_ERR(sock))
+		return PTR_ERR(sock);
+	*socket = sock;
+	return 0;
+}
+
+int rvmm_tap_set_offloads(struct file *file, u32 offloads)
+{
+	return file->f_op->unlocked_ioctl(file, TUNSETOFFLOAD, offloads);
+}
+
+u32 rvmm_tap_next_len(void *socket)
+{
+	struct socket *sock = socket;
+	int len = sock->ops->peek_len(sock);
+
+	return len < 0 ? 0 : len;
+}
+
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+
+	iov_iter_init(&msg.msg_iter, ITER_SOURCE, iov, segments, bytes);
+	return sock->ops->sendmsg(sock, &msg, bytes);
+}
+
+s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+
+	iov_iter_init(&msg.msg_iter, ITER_DEST, iov, segments, bytes);
+	return sock->ops->recvmsg(sock, &msg, bytes, MSG_DONTWAIT);
+}
+
+/* A tap takes a packet out of its queue even if there is no room for the header. */
+void rvmm_tap_drop(void *socket)
+{
+	struct socket *sock = socket;
+	struct msghdr msg = { };
+	u8 byte;
+	struct kvec vec = { .iov_base = &byte, .iov_len = 1 };
+
+	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &vec, 1, 1);
+	sock->ops->recvmsg(sock, &msg, 1, MSG_DONTWAIT);
+}
+
+int rvmm_stream_socket(struct file *file, void **socket)
+{
+	struct socket *sock = sock_from_file(file);
+
+	if (!sock || sock->type != SOCK_STREAM)
+		return -EINVAL;
+	*socket = sock;
+	return 0;
+}
+
+s64 rvmm_stream_send(void *socket, const void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = (void *)buf, .iov_len = bytes };
+	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL };
+
+	return kernel_sendmsg(socket, &msg, &vec, 1, bytes);
+}
+
+s64 rvmm_stream_receive(void *socket, void *buf, u64 bytes)
+{
+	struct kvec vec = { .iov_base = buf, .iov_len = bytes };
+	struct msghdr msg = { };
+
+	return kernel_recvmsg(socket, &msg, &vec, 1, bytes, MSG_DONTWAIT);
+}
+
+struct rvmm_listen {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	struct wait_queue_head *head;
+};
+
+static void rvmm_listen_queue(struct file *file, wait_queue_head_t *head, poll_table *table)
+{
+	struct rvmm_listen *listen = container_of(table, struct rvmm_listen, table);
+
+	if (listen->head)
+		return;
+	listen->head = head;
+	add_wait_queue(head, listen->entry);
+}
+
+struct wait_queue_head *rvmm_file_listen(struct file *file, struct wait_queue_entry *entry)
+{
+	struct rvmm_listen listen = { .entry = entry };
+
+	init_poll_funcptr(&listen.table, rvmm_listen_queue);
+	vfs_poll(file, &listen.table);
+	return listen.head;
 }
 
 void *rvmm_current_mm(void)

@@ -18,6 +18,8 @@ u32 rvmm_cpu_id(void);
 void rvmm_kick_cpu(u32 cpu);
 void rvmm_sync_cpu(u32 cpu);
 bool rvmm_work_pending(void);
+const unsigned long *rvmm_thread_flags(void);
+unsigned long rvmm_work_flags(void);
 int rvmm_handle_work(void);
 bool rvmm_host_la57(void);
 u32 rvmm_cpu_count(void);
@@ -46,6 +48,13 @@ int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn);
 void rvmm_gup_put(void *page, bool dirty);
 u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
+struct rvmm_word {
+	u64 hva;
+	u64 value;
+};
+bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count);
+/* The same of five words. */
+bool rvmm_user_unchanged5(const struct rvmm_word *words);
 
 /* timer.rs */
 u64 rvmm_now_ns(void);
@@ -80,6 +89,18 @@ s64 rvmm_file_copy(struct file *file, void *buf, u64 bytes, u64 pos, u32 how);
 /* eventfd.rs */
 struct wait_queue_entry;
 u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *error);
+
+/* netio.rs */
+int rvmm_tap_socket(struct file *file, void **socket);
+int rvmm_tap_set_offloads(struct file *file, u32 offloads);
+u32 rvmm_tap_next_len(void *socket);
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes);
+s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes);
+void rvmm_tap_drop(void *socket);
+int rvmm_stream_socket(struct file *file, void **socket);
+s64 rvmm_stream_send(void *socket, const void *buf, u64 bytes);
+s64 rvmm_stream_receive(void *socket, void *buf, u64 bytes);
+struct wait_queue_head *rvmm_file_listen(struct file *file, struct wait_queue_entry *entry);
 
 /* notifier.rs */
 void *rvmm_current_mm(void);

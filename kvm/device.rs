@@ -11,12 +11,15 @@ use crate::chipset::rtc::{Rtc, RtcConfig};
 use crate::chipset::uart::Uart;
 use crate::host::blkio::BackingFile;
 use crate::host::file::{AnonFile, WaitQueue};
+use crate::host::netio::{Stream, Tap};
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::disk::Disk;
-use crate::vcpu::pci::Model;
+use crate::vcpu::net::{Card, Way};
+use crate::vcpu::pci::{Model, PciDevice};
 use crate::vcpu::vm::Vm;
 use crate::virtio::blk::{Blk, Geometry};
+use crate::virtio::net::{Net, NetConfig};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::rng::Rng;
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -43,6 +46,8 @@ pub(super) enum Kind {
     PciHost,
     /// Disk.
     Blk,
+    /// Network card.
+    Net,
     /// Entropy source.
     Rng,
 }
@@ -58,17 +63,24 @@ impl Kind {
             abi::DEV_PCI_HOST => Kind::PciHost,
             abi::DEV_VIRTIO_BLK => Kind::Blk,
             abi::DEV_VIRTIO_RNG => Kind::Rng,
+            abi::DEV_VIRTIO_NET => Kind::Net,
             _ => return None,
         })
     }
+}
+
+/// A device that has workers.
+enum Served {
+    Disk(Disk),
+    Card(Card),
 }
 
 /// The file behind a device's fd.
 pub(super) struct DeviceFile<B: Backend> {
     vm: Arc<Vm<B>>,
     kind: Kind,
-    /// Once configured, for a disk.
-    disk: SetOnce<Disk>,
+    /// Once configured, what threads can serve.
+    served: SetOnce<Served>,
 }
 
 impl<B: Backend> DeviceFile<B> {
@@ -77,7 +89,7 @@ impl<B: Backend> DeviceFile<B> {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(vm: Arc<Vm<B>>, kind: Kind) -> Result<Arc<DeviceFile<B>>> {
-        Ok(Arc::new(DeviceFile { vm, kind, disk: SetOnce::new() }, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(DeviceFile { vm, kind, served: SetOnce::new() }, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Returns whether the device has this attribute.
@@ -140,6 +152,7 @@ impl<B: Backend> DeviceFile<B> {
                 self.vm.reshape(|| self.vm.pci.create(c.mmio_base, c.mmio_size)).map(|()| 0)
             }
             Kind::Blk => self.create_disk(user::read(addr)?),
+            Kind::Net => self.create_card(user::read(addr)?),
             Kind::Rng => {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
                 check(c.pad == 0)?;
@@ -172,23 +185,65 @@ impl<B: Backend> DeviceFile<B> {
             n => u16::try_from(n)?,
         };
         check(size.is_power_of_two() && size <= 1024)?;
-        let blk = VirtioPci::new(Blk::new(geometry, size, 64)?)?;
+        let blk = Model::Blk(VirtioPci::new(Blk::new(geometry, size, 64)?)?);
+        self.create_served(c.slot, blk, |device| Served::Disk(Disk { device, file }))
+    }
+
+    fn create_card(&self, c: abi::VirtioNetConfig) -> Result<i64> {
+        let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
+        let is_stream = c.flags & abi::NET_STREAM != 0;
+        check(c.flags & !(offloads | abi::NET_STREAM) == 0 && c.pad == [0; 6])?;
+        check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
+        let net = Net::new(&NetConfig {
+            mac: c.mac,
+            mtu: c.mtu,
+            pairs: c.pairs,
+            offloads: c.flags & abi::NET_OFFLOADS != 0,
+            udp_offloads: c.flags & abi::NET_UDP_OFFLOADS != 0,
+        })?;
+        let fds = c.fds.get(..usize::from(c.pairs)).unwrap_or(&[]);
+        let way = match fds {
+            [fd] if is_stream => Way::Stream(Stream::get(*fd)?),
+            fds => {
+                let mut taps = KVec::with_capacity(fds.len(), GFP_KERNEL_ACCOUNT)?;
+                for fd in fds {
+                    taps.push_within_capacity(Tap::get(*fd)?)?;
+                }
+                Way::Taps(taps)
+            }
+        };
+        let net = Model::Net(VirtioPci::new(net)?);
+        self.create_served(c.slot, net, |device| Served::Card(Card { device, way }))
+    }
+
+    /// Puts a device with workers onto the bus.
+    fn create_served(
+        &self,
+        slot: u32,
+        model: Model,
+        with: impl FnOnce(Arc<PciDevice>) -> Served,
+    ) -> Result<i64> {
         self.vm.reshape(|| {
-            if self.disk.as_ref().is_some() {
+            if self.served.as_ref().is_some() {
                 return Err(EBUSY);
             }
-            let device = self.vm.pci.add(c.slot, Model::Blk(blk))?;
-            self.disk.populate(Disk { device, file });
+            self.served.populate(with(self.vm.pci.add(slot, model)?));
             Ok(0)
         })
     }
 
-    /// Serves the disk with the calling thread.
-    fn serve(&self) -> Result<i64> {
+    /// Serves a queue with the calling thread.
+    fn serve(&self, queue: u64) -> Result<i64> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.disk.as_ref().ok_or(ENXIO)?.serve(&self.vm).map(|()| 0)
+        let queue = u16::try_from(queue)?;
+        match self.served.as_ref().ok_or(ENXIO)? {
+            Served::Disk(disk) if queue == 0 => disk.serve(&self.vm),
+            Served::Disk(_) => Err(EINVAL),
+            Served::Card(card) => card.serve(&self.vm, queue),
+        }
+        .map(|()| 0)
     }
 
     fn output_len(&self) -> usize {
@@ -223,7 +278,7 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
             nr::SET_DEVICE_ATTR => this.set_attr(user::read(arg)?),
-            abi::DEV_RUN => this.serve(),
+            abi::DEV_RUN => this.serve(arg),
             nr::HAS_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Ok(0),
             // All attributes are set only.
             nr::GET_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Err(EPERM),

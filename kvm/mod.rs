@@ -8,6 +8,7 @@
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
+//! | [`observe`] | the same of all vCPUs, for debugfs |
 //! | [`device`] | a device of the in-kernel machine |
 //! | [`user`] | copies from and to user space |
 //! | [`abi`] | numbers and structures, pure data |
@@ -18,6 +19,7 @@ pub(crate) mod abi;
 pub(crate) mod device;
 mod eventfd;
 mod irqchip;
+pub(crate) mod observe;
 mod recorder;
 mod regs;
 mod run;

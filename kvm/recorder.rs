@@ -5,7 +5,6 @@
 use super::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
 use super::user;
 use crate::vcpu::backend::Backend;
-use crate::vcpu::core::VcpuCore;
 use crate::vcpu::shared::VcpuShared;
 use kernel::prelude::*;
 
@@ -13,9 +12,9 @@ use kernel::prelude::*;
 ///
 /// # Errors
 /// `ENOMEM`, `EFAULT`.
-pub(super) fn exits<B: Backend>(core: &VcpuCore<B>, arg: u64) -> Result<i64> {
+pub(super) fn exits<B: Backend>(shared: &VcpuShared, arg: u64) -> Result<i64> {
     let mut records = KVec::with_capacity(MAX_EXITS, GFP_KERNEL)?;
-    for &(rip, raw) in core.recorder.iter().take(MAX_EXITS) {
+    for (rip, raw) in shared.recorder.iter().take(MAX_EXITS) {
         let record = ExitRecord { rip, reason: raw.reason, info1: raw.info1, info2: raw.info2 };
         records.push_within_capacity(record)?;
     }

@@ -84,7 +84,12 @@ impl RunPages {
         self.run.write(offset::CR8, &u64::from(cr8).to_le_bytes());
         self.run.write(offset::APIC_BASE, &base.to_le_bytes());
         match exit {
-            Some(exit) => self.report(exit),
+            Some(exit) => {
+                if let UserExit::IoString { .. } = exit {
+                    self.pio.write(0, &core.io.out);
+                }
+                self.report(exit);
+            }
             None => self.write_exit(&Exit::plain(ExitReason::Intr)),
         }
     }
@@ -95,6 +100,9 @@ impl RunPages {
                 self.pio.write(0, &u64::from(data).to_le_bytes());
                 let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };
                 Exit::io(direction, width.bytes() as u8, port, 1)
+            }
+            UserExit::IoString { port, width, count } => {
+                Exit::io(abi::IO_OUT, width.bytes() as u8, port, count)
             }
             UserExit::Mmio { gpa, len, is_write: false, .. } => Exit::mmio_read(gpa.0, u32::from(len)),
             UserExit::Mmio { gpa, data, len, .. } => {

@@ -7,7 +7,8 @@
 
 use super::abi::stats as abi;
 use crate::host::file::{AnonFile, FMODE_PREAD};
-use crate::vcpu::shared::{Stats, VcpuShared};
+use crate::vcpu::record::{Class, BUCKETS};
+use crate::vcpu::shared::VcpuShared;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::iov::IovIterDest;
 use kernel::prelude::*;
@@ -15,18 +16,22 @@ use kernel::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// One counter: its name, and where it is.
-type Counter = (&'static [u8], fn(&Stats) -> &AtomicU64);
+type Counter = (&'static [u8], fn(&VcpuShared) -> &AtomicU64);
 
 /// The counters, under KVM's names where KVM has the same.
-const COUNTERS: [Counter; 8] = [
-    (b"exits", |s| &s.exits),
-    (b"user_exits", |s| &s.user_exits),
-    (b"irq_exits", |s| &s.host_interrupts),
-    (b"pf_taken", |s| &s.page_faults),
-    (b"insn_emulation", |s| &s.emulated),
-    (b"io_exits", |s| &s.pio),
-    (b"halt_exits", |s| &s.halts),
-    (b"irq_injections", |s| &s.interrupts),
+pub(super) const COUNTERS: [Counter; 12] = [
+    (b"exits", |s| &s.recorder.count),
+    (b"user_exits", |s| &s.stats.user_exits),
+    (b"irq_exits", |s| &s.stats.host_interrupts),
+    (b"pf_taken", |s| &s.stats.page_faults),
+    (b"insn_emulation", |s| &s.stats.emulated),
+    (b"io_exits", |s| &s.stats.pio),
+    (b"mmio_exits", |s| &s.stats.mmio),
+    (b"cpuid_exits", |s| &s.stats.cpuid),
+    (b"msr_exits", |s| &s.stats.msr),
+    (b"hypercalls", |s| &s.stats.hypercalls),
+    (b"halt_exits", |s| &s.stats.halts),
+    (b"irq_injections", |s| &s.stats.interrupts),
 ];
 
 /// The file of one vCPU's counters.
@@ -45,10 +50,12 @@ impl StatsFile {
 
     /// Returns the whole file as it is now.
     fn image(&self) -> Result<KVec<u8>> {
-        let n = COUNTERS.len() as u32;
+        let histograms: &[_] = if self.vcpu.times.is_some() { &Class::ALL } else { &[] };
+        let n = COUNTERS.len().saturating_add(histograms.len()) as u32;
+        let values = COUNTERS.len().saturating_add(histograms.len().saturating_mul(BUCKETS)) as u32;
         let descs = abi::HEADER_BYTES.saturating_add(abi::NAME_BYTES);
         let data = descs.saturating_add(n.saturating_mul(abi::DESC_BYTES));
-        let size = data.saturating_add(n.saturating_mul(8));
+        let size = data.saturating_add(values.saturating_mul(8));
         let mut out = KVec::with_capacity(size as usize, GFP_KERNEL)?;
         let header = abi::Header {
             flags: 0,
@@ -63,15 +70,25 @@ impl StatsFile {
         abi::append_number(&mut name, self.vcpu.id);
         append(&mut out, &name)?;
         let mut offset = 0u32;
-        for (counter, _) in COUNTERS {
-            let desc = abi::Desc { flags: abi::CUMULATIVE, exponent: 0, size: 1, offset, bucket_size: 0 };
+        let mut describe = |counter: &[u8], flags, size: u16| {
+            let desc = abi::Desc { flags, exponent: 0, size, offset, bucket_size: 0 };
+            offset = offset.saturating_add(u32::from(size).saturating_mul(8));
             append(&mut out, desc.as_bytes())?;
-            append(&mut out, &abi::name(counter))?;
-            offset = offset.saturating_add(8);
+            append(&mut out, &abi::name(counter))
+        };
+        for (counter, _) in COUNTERS {
+            describe(counter, abi::CUMULATIVE, 1)?;
+        }
+        for (_, histogram) in histograms {
+            describe(histogram, abi::CYCLES_LOG_HISTOGRAM, BUCKETS as u16)?;
         }
         for (_, at) in COUNTERS {
-            let value = at(&self.vcpu.stats).load(Relaxed);
-            append(&mut out, &value.to_le_bytes())?;
+            append(&mut out, &at(&self.vcpu).load(Relaxed).to_le_bytes())?;
+        }
+        for (class, _) in histograms {
+            for bucket in self.vcpu.times.as_ref().map_or(&[][..], |t| t.of(*class)) {
+                append(&mut out, &bucket.load(Relaxed).to_le_bytes())?;
+            }
         }
         Ok(out)
     }

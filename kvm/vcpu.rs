@@ -5,7 +5,7 @@
 use super::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{recorder, regs, sys, user};
+use super::{observe, recorder, regs, sys, user};
 use crate::arch::cr::Cr4;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::save::IdFormat;
@@ -16,7 +16,7 @@ use crate::host::fpu::GuestFpu;
 use crate::host::page::Pages;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
-use crate::vcpu::core::{MpState, VcpuCore};
+use crate::vcpu::core::{HeapParts, MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::handle::msr;
 use crate::vcpu::mce::{Consequence, MachineCheck};
@@ -44,6 +44,7 @@ pub(super) struct VcpuFile<B: Backend> {
     vm: Arc<Vm<B>>,
     shared: Arc<VcpuShared>,
     pages: RunPages,
+    _listed: observe::Listed,
     #[pin]
     inner: Mutex<Inner<B>>,
 }
@@ -58,19 +59,20 @@ impl<B: Backend> VcpuFile<B> {
             return Err(EINVAL);
         }
         let number = u32::try_from(id)?;
-        let shared = VcpuShared::new(number)?;
+        let shared = VcpuShared::new(number, kernel::current!().group_leader().pid(), crate::times_exits())?;
         let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
         if let Some(l) = lapic.as_ref() {
             shared.set_identity(l.identity());
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
-        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature);
+        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature, HeapParts::new()?);
         core.set_tsc_offset(vm.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
+        let listed = observe::list(shared.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, shared, pages, inner <- new_mutex!(inner) }),
+            pin_init!(VcpuFile { vm, shared, pages, _listed: listed, inner <- new_mutex!(inner) }),
             GFP_KERNEL_ACCOUNT,
         )?;
         if !file.vm.space.vcpus.publish(id, file.shared.clone()) {
@@ -356,7 +358,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
-            abi_rvmm::GET_EXITS => this.with(|core, _| recorder::exits(core, arg)),
+            abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.shared, arg)),
             nr::KVMCLOCK_CTRL => Err(EINVAL),
             _ => Err(ENOTTY),
         }

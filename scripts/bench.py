@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 
+import bench_guests
 import bench_plot
 import bench_profile
 import bench_rows
@@ -62,6 +63,19 @@ def build_floor():
                     f"M={os.path.join(SOURCES, 'floor')}", f"MO={out}", "CC=x86_64-linux-gnu-gcc-14", "modules"],
                    check=True, capture_output=True)
     return os.path.join(out, "rvmm_floor.ko")
+
+
+def is_guest_row(name):
+    return name.startswith(bench_rows.GUEST_ROWS)
+
+
+def run_guests(run, nodes, timeout):
+    """Adds the rows of whole Linux guests. Returns the exits of a boot by node and kind."""
+    figures, exits = bench_guests.run(nodes, timeout)
+    for node, rows in figures.items():
+        for name, (unit, value) in rows.items():
+            run.nodes.setdefault(node, {})[name] = summary(unit, [value])
+    return exits
 
 
 def percentile(ordered, share):
@@ -114,6 +128,20 @@ def table(run, names):
     return rows
 
 
+def recorded(rows, nodes):
+    """Fills the columns of nodes that did not run from the last table written."""
+    path = os.path.join(OUT, "scoreboard.json")
+    if not os.path.exists(path):
+        return
+    with open(path) as f:
+        old = {r["name"]: r for r in json.load(f)["rows"]}
+    for row in rows:
+        for node in {"rvmm", "kvm"} - set(nodes):
+            row[node] = old.get(row["name"], {}).get(node, row[node])
+        if all("median" in row[n] for n in ("rvmm", "kvm")):
+            row["ratio"] = row["rvmm"]["median"] / max(row["kvm"]["median"], 1e-9)
+
+
 def figure(cell):
     """A number for people, with its spread."""
     if "skip" in cell:
@@ -163,14 +191,19 @@ def main():
     host = run_host.parse_args(["--icount", "--quiet", "--log", log, "--timeout", str(args.timeout), *files,
                                 "--", command])
     code, output = run_host.run(host)
-    run = Run(output.console.decode(errors="replace"))
+    run, exits = Run(output.console.decode(errors="replace")), {}
+    if not names or any(map(is_guest_row, names)):
+        exits = run_guests(run, args.nodes.split(","), args.timeout)
     rows = table(run, names)
+    if args.nodes != "kvm,rvmm":
+        recorded(rows, args.nodes.split(","))
+        print(f"# only {args.nodes} ran; other figures are those of the last table")
     print_table(rows, run.floor)
     print(f"# instructions of the emulated host; {time.monotonic() - began:.0f} s; log: build/log/bench")
     if not run.ended:
         print("# the host ended before the client did")
     elif not names and not args.dry and args.nodes == "kvm,rvmm":
-        board = {"machine": machine(), "floor": run.floor, "rows": rows}
+        board = {"machine": machine(), "floor": run.floor, "boot_exits": exits, "rows": rows}
         with open(os.path.join(OUT, "scoreboard.json"), "w") as f:
             json.dump(board, f, indent=1)
             f.write("\n")

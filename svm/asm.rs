@@ -54,6 +54,7 @@ pub(super) unsafe fn vmsave(page: Hpa) {
 /// - `vmcb` is a VMCB whose control area intercepts physical interrupts and SVM's instructions, and
 ///   whose maps and table root are valid and stay so.
 /// - `host` was filled by [`vmsave`] on this CPU, and nothing of what it holds has changed since.
+#[inline(always)]
 pub(super) unsafe fn enter(vmcb: Hpa, gprs: &mut [u64; 16], host: Hpa) {
     // SAFETY: By this function's contract; `gprs` has the 16 slots that the code uses.
     unsafe { rvmm_svm_enter(vmcb.0, gprs.as_mut_ptr(), host.0) };

@@ -14,7 +14,7 @@ const VMEXIT_INVALID: u64 = u64::MAX;
 const VMEXIT_INVALID32: u64 = 0xffff_ffff;
 
 /// Translates a raw exit.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(raw: RawExit) -> Exit {
     match raw.reason {
         // Hot ones first.
@@ -46,6 +46,7 @@ pub(super) fn decode(raw: RawExit) -> Exit {
 }
 
 /// APM, "IOIO Intercept", EXITINFO1.
+#[inline(always)]
 fn pio(raw: RawExit) -> Exit {
     let width = match raw.info1 & 0x70 {
         0x10 => Width::B1,
@@ -69,5 +70,6 @@ fn page_fault(raw: RawExit) -> Exit {
         write: raw.info1 & 2 != 0,
         reserved: raw.info1 & 8 != 0,
         fetch: raw.info1 & 16 != 0,
+        is_final: raw.info1 & (1 << 32) != 0,
     })
 }

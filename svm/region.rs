@@ -27,7 +27,8 @@ pub(super) struct CpuArea {
     /// The processor keeps the host's state here between VMRUN and #VMEXIT.
     hsave: Pages,
     /// VMSAVE keeps the rest of the host's state here while a window is open.
-    host_vmcb: Pages,
+    _host_vmcb: Pages,
+    host_vmcb_hpa: Hpa,
     asids: UnsafeCell<AsidPool>,
     last_asid: u32,
     /// The CPU was found to be able to run guests.
@@ -47,9 +48,11 @@ impl CpuArea {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(cpu: u32, last_asid: u32) -> Result<CpuArea> {
+        let host_vmcb = Pages::new(0)?;
         Ok(CpuArea {
             hsave: Pages::new(0)?,
-            host_vmcb: Pages::new(0)?,
+            host_vmcb_hpa: host_vmcb.hpa(),
+            _host_vmcb: host_vmcb,
             asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
             last_asid,
             checked: AtomicBool::new(false),
@@ -81,6 +84,8 @@ pub(crate) struct Window<'a> {
     /// Beside another hypervisor: translations under our ASID may be anybody's until the first entry
     /// flushes them.
     stale: bool,
+    /// No guest has been entered yet.
+    fresh: bool,
 }
 
 impl<'a> Window<'a> {
@@ -102,8 +107,15 @@ impl<'a> Window<'a> {
             }
         }
         // SAFETY: SVME is set now, and the page is this CPU's own.
-        unsafe { asm::vmsave(area.host_vmcb.hpa()) };
-        Window { area, cpu, restore, stale: shared }
+        unsafe { asm::vmsave(area.host_vmcb_hpa) };
+        Window { area, cpu, restore, stale: shared, fresh: true }
+    }
+
+    /// Returns whether the guest still has to be given what it needs on this CPU: see
+    /// [`Window::assign_asid`].
+    #[inline(always)]
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Returns the number of the CPU.
@@ -113,6 +125,7 @@ impl<'a> Window<'a> {
 
     /// Gives `tag` an ASID of this CPU. Returns it, and whether the whole TLB must be flushed.
     pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
+        self.fresh = false;
         if self.restore.is_none() {
             // Another hypervisor hands out the same numbers. It comes to the last one as seldom as to
             // any, and just before it flushes everything; so that one is ours, flushed at each window.
@@ -237,6 +250,7 @@ const HOST_SAFETY4: Intercept4 = Intercept4::VMRUN
 pub(super) struct VmcbPage {
     page: Pages,
     hpa: Hpa,
+    /// The clean bits of the coming entry.
     clean: Clean,
     last_cpu: Option<u32>,
     _maps: kernel::sync::Arc<Maps>,
@@ -261,17 +275,20 @@ impl VmcbPage {
         Ok(vmcb)
     }
 
+    #[inline(always)]
     fn vmcb(&self) -> &Vmcb {
         // SAFETY: The page is zeroed or written through this type, `Vmcb` is plain data that fits in
         // it, and the processor touches it only inside `run()`, which borrows `self` mutably.
         unsafe { self.page.as_ptr().cast::<Vmcb>().as_ref() }
     }
 
+    #[inline(always)]
     fn vmcb_mut(&mut self) -> &mut Vmcb {
         // SAFETY: As in `vmcb()`.
         unsafe { self.page.as_ptr().cast::<Vmcb>().as_mut() }
     }
 
+    #[inline(always)]
     fn control_mut(&mut self) -> &mut Control {
         &mut self.vmcb_mut().control
     }
@@ -360,40 +377,37 @@ impl VmcbPage {
         self.control_mut().event_inj = event;
     }
 
-    /// Runs the guest until its next exit.
-    #[inline]
-    pub(super) fn run(
-        &mut self,
-        window: &mut Window<'_>,
-        root: TableRoot<'_>,
-        asid: u32,
-        tlb_control: u32,
-        gprs: &mut [u64; 16],
-    ) {
+    /// Sets what the guest is tagged with on the CPU of `window`, and what the coming entries flush.
+    pub(super) fn place(&mut self, window: &Window<'_>, asid: u32, tlb_control: u32) {
         if self.last_cpu != Some(window.cpu_id()) {
             self.last_cpu = Some(window.cpu_id());
             self.clean = Clean::empty();
         }
+        if self.control().asid != asid {
+            self.clean.remove(Clean::ASID);
+        }
+        let c = self.control_mut();
+        c.asid = asid;
+        c.tlb_control = tlb_control;
+    }
+
+    /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
+    #[inline(always)]
+    pub(super) fn run(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
         let mut clean = self.clean;
         let c = self.control_mut();
         if c.ncr3 != root.hpa().0 {
             c.ncr3 = root.hpa().0;
             clean.remove(Clean::NP);
         }
-        if c.asid != asid {
-            c.asid = asid;
-            clean.remove(Clean::ASID);
-        }
-        c.tlb_control = tlb_control;
         c.clean = clean.bits();
-        let (vmcb, host) = (self.hpa, window.area.host_vmcb.hpa());
+        let (vmcb, host) = (self.hpa, window.area.host_vmcb_hpa);
         // SAFETY:
         // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and
-        //   `host_vmcb` was filled on this CPU; the run loop does not change what it holds.
+        //   `_host_vmcb` was filled on this CPU; the run loop does not change what it holds.
         // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table.
         unsafe { asm::enter(vmcb, gprs, host) };
-        let c = self.control_mut();
-        c.event_inj = 0;
+        self.control_mut().event_inj = 0;
         self.clean = Clean::all();
     }
 }

@@ -11,7 +11,7 @@ use crate::arch::cr::Efer;
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::mmu::asid::AsidTag;
-use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
+use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, VcpuState, RAX, RSP};
@@ -23,11 +23,17 @@ const TYPE_EXCEPTION: u64 = 3 << 8;
 const TYPE_SOFT: u64 = 4 << 8;
 const TYPE_MASK: u64 = 7 << 8;
 
+/// The exit code of IN, OUT, INS and OUTS.
+const EXIT_IOIO: u64 = 0x7b;
+
 /// A virtual processor.
 pub(crate) struct SvmVcpu {
     vmcb: VmcbPage,
     tag: AsidTag,
+    /// Translations of this guest must go with the coming entry.
     flush: bool,
+    /// What [`VmcbPage::place`] was told does not fit the coming entry.
+    misplaced: bool,
     flush_by_asid: bool,
     has_next_rip: bool,
     has_decode_assist: bool,
@@ -51,12 +57,31 @@ impl SvmVcpu {
             vmcb,
             tag: AsidTag::default(),
             flush: true,
+            misplaced: true,
             flush_by_asid: svm.features.flush_by_asid,
             has_next_rip: svm.features.next_rip,
             has_decode_assist: svm.features.decode_assist,
             nmi_masked: false,
             nmi_iret: None,
         }
+    }
+
+    /// Tags the guest for this CPU and says what the coming entry flushes.
+    #[cold]
+    #[inline(never)]
+    fn place(&mut self, window: &mut Window<'_>) {
+        let (asid, flush_all) = window.assign_asid(&mut self.tag);
+        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
+            TLB_FLUSH_ALL
+        } else if self.flush {
+            TLB_FLUSH_ASID
+        } else {
+            0
+        };
+        self.flush = false;
+        // The entry after one that flushes does not.
+        self.misplaced = tlb_control != 0;
+        self.vmcb.place(window, asid, tlb_control);
     }
 }
 
@@ -70,12 +95,11 @@ fn pack(seg: &Segment) -> VmcbSegment {
     }
 }
 
+#[inline(always)]
 fn unpack(seg: &VmcbSegment) -> Segment {
     let packed = u32::from(seg.attrib);
-    let mut attr = (packed & 0xff) | ((packed & 0xf00) << 4);
-    if attr & 0x80 == 0 {
-        attr |= 1 << 16;
-    }
+    // A segment that is not present (bit 7) is unusable (bit 16).
+    let attr = (packed & 0xff) | ((packed & 0xf00) << 4) | ((!packed & 0x80) << 9);
     Segment { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
 }
 
@@ -90,7 +114,7 @@ fn from_table(t: &Table) -> VmcbSegment {
 impl BackendVcpu for SvmVcpu {
     type Cpu = Svm;
 
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
         let save = self.vmcb.save_mut(Clean::empty());
         save.rax = state.gprs[RAX];
@@ -98,16 +122,10 @@ impl BackendVcpu for SvmVcpu {
         save.rip = state.rip;
         save.rflags = state.rflags;
 
-        let (asid, flush_all) = window.assign_asid(&mut self.tag);
-        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
-            TLB_FLUSH_ALL
-        } else if self.flush {
-            TLB_FLUSH_ASID
-        } else {
-            0
-        };
-        self.flush = false;
-        self.vmcb.run(window, root, asid, tlb_control, &mut state.gprs);
+        if window.is_fresh() || self.misplaced {
+            self.place(window);
+        }
+        self.vmcb.run(window, root, &mut state.gprs);
 
         let save = self.vmcb.save();
         state.gprs[RAX] = save.rax;
@@ -148,6 +166,14 @@ impl BackendVcpu for SvmVcpu {
         }
     }
 
+    #[inline]
+    fn read_code(&self, out: &mut VcpuState) {
+        let s = self.vmcb.save();
+        out.segs[SegReg::Cs as usize] = unpack(&s.cs);
+        let ss = &mut out.segs[SegReg::Ss as usize].attr;
+        ss.0 = (ss.0 & !0x60) | (u32::from(s.cpl & 3) << 5);
+    }
+
     fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
         if dirty.contains(Groups::SEGMENTS) {
             let s = self.vmcb.save_mut(Clean::SEG);
@@ -166,7 +192,7 @@ impl BackendVcpu for SvmVcpu {
             (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, from.cr4);
             s.efer = from.efer | Efer::SVME.bits();
             // A change of CR0, CR4 or EFER by software may change what translations mean.
-            self.flush = true;
+            self.flush_tlb();
         }
         if dirty.contains(Groups::SYSCALL) {
             let m = &from.syscall;
@@ -182,10 +208,22 @@ impl BackendVcpu for SvmVcpu {
         }
     }
 
+    #[inline(always)]
+    fn code_context(&self) -> Option<CodeContext> {
+        let (c, s) = (self.vmcb.control(), self.vmcb.save());
+        // An event whose delivery was cut short: the exit is not that of the instruction at RIP.
+        let is_insn = c.exit_int_info & EVENT_VALID == 0;
+        is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
+    }
+
     #[inline]
     fn next_rip(&self) -> Option<u64> {
-        let next = self.vmcb.control().next_rip;
-        (self.has_next_rip && next != 0).then_some(next)
+        let c = self.vmcb.control();
+        if c.exit_code == EXIT_IOIO {
+            // Told for IN and OUT by every processor. APM, "IOIO Intercept", EXITINFO2.
+            return Some(c.exit_info2);
+        }
+        (self.has_next_rip && c.next_rip != 0).then_some(c.next_rip)
     }
 
     fn insn_bytes(&self) -> Option<&[u8]> {
@@ -276,6 +314,7 @@ impl BackendVcpu for SvmVcpu {
 
     fn flush_tlb(&mut self) {
         self.flush = true;
+        self.misplaced = true;
     }
 
     fn set_debug_passthrough(&mut self, on: bool) {

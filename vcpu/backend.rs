@@ -58,6 +58,30 @@ pub(crate) enum WindowKind {
     Nmi,
 }
 
+/// What decides, beside memory, which bytes the instruction at RIP consists of and how they are read,
+/// in the vendor's own encoding: to be compared, but for `cpl`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CodeContext {
+    /// CR3.
+    pub(crate) cr3: u64,
+    /// CR4.
+    pub(crate) cr4: u64,
+    /// EFER.
+    pub(crate) efer: u64,
+    /// The attributes of CS.
+    pub(crate) cs: u16,
+    /// The privilege level. It does not matter for an instruction that the processor has fetched.
+    pub(crate) cpl: u8,
+}
+
+impl CodeContext {
+    /// Returns whether both give the same instruction.
+    #[inline(always)]
+    pub(crate) fn fetches_as(&self, other: &CodeContext) -> bool {
+        self.cr3 == other.cr3 && self.cr4 == other.cr4 && self.efer == other.efer && self.cs == other.cs
+    }
+}
+
 /// A vendor's extension.
 pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// One virtual processor.
@@ -105,10 +129,21 @@ pub(crate) trait BackendVcpu: Send {
     fn leave(&mut self, _window: &mut <Self::Cpu as Backend>::Window<'_>) {}
     /// Fetches groups of registers.
     fn read_state(&self, want: Groups, out: &mut VcpuState);
+    /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.
+    #[inline]
+    fn read_code(&self, out: &mut VcpuState) {
+        self.read_state(Groups::SEGMENTS, out);
+    }
     /// Sets groups of registers.
     fn write_state(&mut self, dirty: Groups, from: &VcpuState);
     /// Returns the address of the next instruction where the processor told it with the last exit.
     fn next_rip(&self) -> Option<u64>;
+    /// Returns how the instruction that exited was fetched; `None` where the exit was not that of the
+    /// instruction at RIP, or where [`Self::next_rip`] is always known.
+    #[inline(always)]
+    fn code_context(&self) -> Option<CodeContext> {
+        None
+    }
     /// Returns the bytes of the instruction where the processor told them with the last exit.
     fn insn_bytes(&self) -> Option<&[u8]>;
     /// Delivers `event` with the next entry.

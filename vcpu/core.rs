@@ -5,14 +5,17 @@
 use super::backend::{Backend, BackendVcpu};
 use super::cpuid::CpuidTable;
 use super::event::{merge, Event, Merged};
-use super::exit::RawExit;
+use super::handle::code::CodeCache;
 use super::io::PendingIo;
-use super::msr_table::MsrStore;
+use super::msr_table::{MsrStore, RecentMsrs};
+use super::poll::Polling;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
+use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
+use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,33 +36,19 @@ const DR6_BS: u64 = 1 << 14;
 /// IA32_APIC_BASE: the local APIC is on.
 const APIC_ENABLED: u64 = 1 << 11;
 
-/// How many exits the flight recorder keeps.
-pub(crate) const RECORDED: usize = 64;
-
-/// The last exits, for whoever has to find out why a guest died.
-pub(crate) struct Recorder {
-    ring: [(u64, RawExit); RECORDED],
-    next: usize,
+/// The larger parts of a vCPU, which do not fit on a stack that it is made on.
+pub(crate) struct HeapParts {
+    code: CodeCache,
+    recent_msrs: RecentMsrs,
 }
 
-impl Recorder {
-    fn new() -> Recorder {
-        Recorder { ring: [(0, RawExit::default()); RECORDED], next: 0 }
-    }
-
-    /// Notes an exit at `rip`.
-    #[inline]
-    pub(crate) fn note(&mut self, rip: u64, raw: RawExit) {
-        if let Some(slot) = self.ring.get_mut(self.next % RECORDED) {
-            *slot = (rip, raw);
-        }
-        self.next = self.next.wrapping_add(1);
-    }
-
-    /// Returns the exits, oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u64, RawExit)> {
-        let (a, b) = self.ring.split_at(self.next % RECORDED);
-        b.iter().chain(a).filter(|(_, raw)| *raw != RawExit::default())
+impl HeapParts {
+    /// Allocates.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<HeapParts> {
+        Ok(HeapParts { code: CodeCache::new()?, recent_msrs: RecentMsrs::new()? })
     }
 }
 
@@ -75,6 +64,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) cpuid: CpuidTable,
     /// MSRs that are plain storage.
     pub(crate) msrs: MsrStore,
+    /// What the MSRs are that the guest used last.
+    pub(crate) recent_msrs: RecentMsrs,
     /// The paravirtual features in use.
     pub(crate) pv: PvState,
     /// TSC_AUX.
@@ -83,6 +74,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) spec_ctrl: u32,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
+    /// How long it polls for an event before it sleeps.
+    pub(crate) polling: Polling,
     /// An exception to be delivered with the next entry.
     pub(crate) exception: Option<Exception>,
     /// An event whose delivery an exit interrupted.
@@ -101,8 +94,12 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) io: PendingIo,
     /// Steps in software, of guests in modes that the processor cannot run.
     pub(crate) steps: u32,
+    /// Instructions that exited lately, decoded.
+    pub(crate) code: CodeCache,
     /// Where the last memslot look-up hit.
     pub(crate) slot_hint: usize,
+    /// A frame that no memslot holds, as of that generation of the slots: the last device touched.
+    pub(crate) no_slot: Option<(Gfn, u64)>,
     /// The space's flush generation that this vCPU has caught up with.
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
@@ -111,8 +108,6 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) dr: [u64; 4],
     /// The guest has touched its debug registers since they were last put away.
     pub(crate) debug_loaded: bool,
-    /// The last exits.
-    pub(crate) recorder: Recorder,
     /// Triple fault while delivering an exception in software.
     pub(crate) shutdown: bool,
 }
@@ -125,6 +120,7 @@ impl<B: Backend> VcpuCore<B> {
         lapic: Option<Lapic>,
         cpuid: CpuidTable,
         signature: u32,
+        HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
         let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
         VcpuCore {
@@ -133,10 +129,12 @@ impl<B: Backend> VcpuCore<B> {
             lapic,
             cpuid,
             msrs: MsrStore::new(),
+            recent_msrs,
             pv: PvState::default(),
             tsc_aux: 0,
             spec_ctrl: 0,
             mp,
+            polling: Polling::new(crate::halt_poll_ns()),
             exception: None,
             interrupted: None,
             nmi: false,
@@ -146,12 +144,13 @@ impl<B: Backend> VcpuCore<B> {
             window_open: false,
             io: PendingIo::new(),
             steps: 0,
+            code,
             slot_hint: 0,
+            no_slot: None,
             flush_generation: 0,
             tsc_offset: 0,
             dr: [0; 4],
             debug_loaded: false,
-            recorder: Recorder::new(),
             shutdown: false,
         }
     }

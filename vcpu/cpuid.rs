@@ -386,7 +386,12 @@ pub(crate) struct CpuidTable {
     max_basic: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
     apic_enabled: bool,
+    /// What was asked lately and does not follow the vCPU's state.
+    recent: [Option<(u32, u32, CpuidRegs)>; RECENT],
 }
+
+/// How many answers are remembered.
+const RECENT: usize = 8;
 
 impl CpuidTable {
     /// The table before user space gave one: everything is 0.
@@ -398,6 +403,7 @@ impl CpuidTable {
             vendor: Vendor::Intel,
             max_basic: 0,
             apic_enabled: true,
+            recent: [None; RECENT],
         }
     }
 
@@ -447,6 +453,25 @@ impl CpuidTable {
     /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.
     pub(crate) fn set_apic_enabled(&mut self, on: bool) {
         self.apic_enabled = on;
+    }
+
+    /// Returns what [`CpuidTable::query`] does for any state of the vCPU, if that is remembered.
+    #[inline(always)]
+    pub(crate) fn recall(&self, function: u32, index: u32) -> Option<CpuidRegs> {
+        match self.recent.get(place(function))? {
+            &Some((f, i, regs)) if f == function && i == index => Some(regs),
+            _ => None,
+        }
+    }
+
+    /// Remembers the answer `regs` of [`CpuidTable::query`], if it is the same for any state.
+    pub(crate) fn remember(&mut self, function: u32, index: u32, regs: CpuidRegs) {
+        // A leaf that does not exist may give another one that follows the state.
+        let follows = |f: u32| matches!(f, 1 | 7 | 0xd);
+        let exists = self.find(function, index).is_some();
+        if let Some(slot) = self.recent.get_mut(place(function)).filter(|_| exists && !follows(function)) {
+            *slot = Some((function, index, regs));
+        }
     }
 
     /// Returns what CPUID gives for EAX = `function` and ECX = `index`.
@@ -527,6 +552,13 @@ impl CpuidTable {
             _ => {}
         }
     }
+}
+
+/// Returns the place of a leaf among the remembered ones.
+#[inline(always)]
+fn place(function: u32) -> usize {
+    // The classes differ in their highest bits.
+    (function ^ function.wrapping_shr(28)) as usize % RECENT
 }
 
 /// Returns what entries are sorted by.

@@ -15,7 +15,7 @@
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
 
 use super::backend::Backend;
-use super::pci::{send, Model, PciDevice};
+use super::pci::{send, Model, PciDevice, Worker};
 use super::vm::Vm;
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
@@ -79,23 +79,24 @@ impl Disk {
     /// # Errors
     /// `EINTR` on a signal; `EFAULT` when guest memory is gone.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>) -> Result {
+        let worker = self.device.worker(0).ok_or(EINVAL)?;
         let depth = match &*self.device.model.lock() {
             Model::Blk(blk) => blk.depth(),
-            Model::Rng(_) => return Err(EINVAL),
+            Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
         };
-        self.file.with_transfers(depth, self.device.waiting(), |transfers| {
-            let end = self.work(vm, transfers);
+        self.file.with_transfers(depth, worker.waiting(), |transfers| {
+            let end = self.work(vm, worker, transfers);
             while transfers.wait() {
                 // The first error is the one to report.
                 let _ = self.give_back(vm, transfers);
             }
             // If the VMM lends more threads: another has to look what this one left.
-            self.device.wake();
+            worker.wake();
             end
         })
     }
 
-    fn work<B: Backend>(&self, vm: &Vm<B>, transfers: &mut InTransfer<'_>) -> Result {
+    fn work<B: Backend>(&self, vm: &Vm<B>, worker: &Worker, transfers: &mut InTransfer<'_>) -> Result {
         loop {
             self.give_back(vm, transfers)?;
             if signal_pending() {
@@ -103,13 +104,13 @@ impl Disk {
             }
             let next = match &mut *self.device.model.lock() {
                 Model::Blk(blk) => blk.next(&*vm.space),
-                Model::Rng(_) => return Err(EINVAL),
+                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
             };
             match next {
                 Next::Request(request) => self.begin(vm, transfers, request)?,
                 Next::Answered(msg) | Next::Broken(msg) => send(&vm.chipset, msg),
                 Next::NotResident(gpa) => vm.space.fault_in(gpa, true)?,
-                Next::Empty | Next::Full => self.device.wait(|| transfers.has_ended())?,
+                Next::Empty | Next::Full => worker.wait(|| transfers.has_ended())?,
             }
         }
     }
@@ -133,7 +134,7 @@ impl Disk {
     fn notify<B: Backend>(&self, vm: &Vm<B>) {
         let msg = match &mut *self.device.model.lock() {
             Model::Blk(blk) => blk.notify(&*vm.space),
-            Model::Rng(_) => None,
+            Model::Net(_) | Model::Rng(_) => None,
         };
         send(&vm.chipset, msg);
     }
@@ -152,7 +153,7 @@ impl Disk {
             let done = match &mut *self.device.model.lock() {
                 Model::Blk(blk) if tell => blk.complete(&*vm.space, request, status, bytes),
                 Model::Blk(blk) => blk.give_back(&*vm.space, request, status, bytes),
-                Model::Rng(_) => return Err(EINVAL),
+                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
             };
             match done {
                 Ok(msg) => {
@@ -174,7 +175,7 @@ impl Disk {
     fn abandon<B: Backend>(&self, vm: &Vm<B>, request: Request, gpa: Gpa) {
         let msg = match &mut *self.device.model.lock() {
             Model::Blk(blk) => blk.abandon(request, Fault::Memory(gpa)),
-            Model::Rng(_) => None,
+            Model::Net(_) | Model::Rng(_) => None,
         };
         send(&vm.chipset, msg);
     }
@@ -277,21 +278,41 @@ fn pieces<'a, B: Backend>(
     to_guest: bool,
     failed: &'a mut Option<MemError>,
 ) -> impl Iterator<Item = (Hva, u64)> + 'a {
-    let mut segments = request.data().iter();
-    let mut rest = None;
-    core::iter::from_fn(move || {
-        let (gpa, len) = match rest.take() {
-            Some(r) => r,
-            None => segments.next().map(|s| (s.gpa, u64::from(s.len)))?,
-        };
-        let Some((hva, left)) = vm.space.user_range(gpa, to_guest) else {
-            *failed = Some(MemError::NoSlot(gpa));
-            return None;
+    let segments = request.data().iter().map(|s| (s.gpa, u64::from(s.len)));
+    Located { vm, segments, rest: None, to_guest }.map_while(|at| at.map_err(|e| *failed = Some(e)).ok())
+}
+
+/// Returns where segments of guest memory lie in the VMM, split at the ends of memory slots. Stops at what is
+/// no memory.
+pub(super) fn split_at_slots<'a, B: Backend>(
+    vm: &'a Vm<B>,
+    segments: impl Iterator<Item = (Gpa, u64)> + 'a,
+    to_guest: bool,
+) -> impl Iterator<Item = (Hva, u64)> + 'a {
+    Located { vm, segments, rest: None, to_guest }.map_while(Result::ok)
+}
+
+/// Segments of guest memory with their places in the VMM.
+struct Located<'a, B: Backend, I> {
+    vm: &'a Vm<B>,
+    segments: I,
+    /// What is left of a segment that goes on in another slot.
+    rest: Option<(Gpa, u64)>,
+    to_guest: bool,
+}
+
+impl<B: Backend, I: Iterator<Item = (Gpa, u64)>> Iterator for Located<'_, B, I> {
+    type Item = Result<(Hva, u64), MemError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (gpa, len) = self.rest.take().or_else(|| self.segments.next())?;
+        let Some((hva, left)) = self.vm.space.user_range(gpa, self.to_guest) else {
+            return Some(Err(MemError::NoSlot(gpa)));
         };
         let n = left.min(len);
         if n < len {
-            rest = Some((gpa.wrapping_add(n), len.saturating_sub(n)));
+            self.rest = Some((gpa.wrapping_add(n), len.saturating_sub(n)));
         }
-        Some((hva, n))
-    })
+        Some(Ok((hva, n)))
+    }
 }

@@ -49,6 +49,8 @@ pub(crate) struct GuestPageFault {
     pub(crate) fetch: bool,
     /// A translation was there; a right was missing.
     pub(crate) present: bool,
+    /// The address is that of the access itself, not of a page table entry on the way to it.
+    pub(crate) is_final: bool,
     /// A bit was set in the table that the processor reserves: a bug of ours.
     pub(crate) reserved: bool,
 }

@@ -21,8 +21,10 @@ struct Answer {
     is_write: bool,
 }
 
+/// The most bytes of a REP OUTS that user space gets at once.
+pub(crate) const OUT: usize = 256;
+
 /// What waits for user space and what it has answered.
-#[derive(Default)]
 pub(crate) struct PendingIo {
     log: [Answer; LOG],
     len: usize,
@@ -31,12 +33,21 @@ pub(crate) struct PendingIo {
     asked: Option<(Gpa, u8, bool)>,
     /// A port read that user space is working on: its width.
     pub(crate) port_in: Option<Width>,
+    /// What a REP OUTS writes: elements one after the other.
+    pub(crate) out: [u8; OUT],
 }
 
 impl PendingIo {
     /// Nothing pending.
     pub(crate) fn new() -> PendingIo {
-        PendingIo::default()
+        PendingIo {
+            log: [Answer::default(); LOG],
+            len: 0,
+            used: 0,
+            asked: None,
+            port_in: None,
+            out: [0; OUT],
+        }
     }
 
     /// The instruction starts (again): its first access takes the first answer.

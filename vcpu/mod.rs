@@ -9,7 +9,8 @@
 //! | [`shared`] | what other threads may touch of it |
 //! | [`space`], [`vm`] | guest memory, and the VM as a vCPU sees it |
 //! | [`pci`], [`disk`] | the PCI bus, and the worker of a disk |
-//! | [`run`] | the loop |
+//! | [`run`], [`quick`] | the loop, and the inner one of exits that are answered at once |
+//! | [`record`] | the last exits, and how long they take |
 //! | [`handle`] | one handler for each family of exits |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
@@ -30,10 +31,15 @@ pub(crate) mod io;
 pub(crate) mod ioevent;
 pub(crate) mod mce;
 pub(crate) mod msr_table;
+pub(crate) mod net;
+mod netstream;
 pub(crate) mod outcome;
 pub(crate) mod pci;
+pub(crate) mod poll;
 pub(crate) mod pv;
 pub(crate) mod pvclock;
+pub(crate) mod quick;
+pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod shared;
 pub(crate) mod space;

@@ -20,6 +20,7 @@
 use crate::arch::msr::*;
 use crate::arch::slice::count_first;
 use core::ops::RangeInclusive;
+use kernel::prelude::*;
 
 /// Bits of machine-check capability that KVM_X86_SETUP_MCE may set, beside the number of banks:
 /// MCG_CTL exists.
@@ -202,13 +203,19 @@ enum Check {
     MemoryTypes,
 }
 
+/// A one in each byte.
+const EACH_BYTE: u64 = u64::from_le_bytes([1; 8]);
+
 impl Check {
+    #[inline]
     fn allows(self, value: u64) -> bool {
         let is_type = |t: &u8| matches!(t, 0 | 1 | 4 | 5 | 6);
         let [low, ..] = value.to_le_bytes();
         match self {
             Check::None => true,
             Check::MemoryType => is_type(&low),
+            // All bytes are one of them where they are equal, as they mostly are.
+            Check::MemoryTypes if value == u64::from(low).wrapping_mul(EACH_BYTE) => is_type(&low),
             Check::MemoryTypes => value.to_le_bytes().iter().all(is_type),
         }
     }
@@ -418,6 +425,41 @@ fn lookup_row(index: u32) -> Option<Policy> {
             Policy::Stored(Slot { at: STARTS.get(at)?.wrapping_add(offset), rule })
         }
     })
+}
+
+/// The MSRs that were looked up last: [`lookup`], mostly without looking.
+pub(crate) struct RecentMsrs(KVec<Option<(u32, Policy)>>);
+
+/// How many MSRs are remembered.
+const RECENT: usize = 16;
+
+impl RecentMsrs {
+    /// None yet.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<RecentMsrs> {
+        Ok(RecentMsrs(KVec::from_elem(None, RECENT, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Returns what [`lookup`] does.
+    #[inline(always)]
+    pub(crate) fn lookup(&mut self, index: u32) -> Option<Policy> {
+        match self.0.get(index as usize % RECENT) {
+            Some(&Some((i, policy))) if i == index => Some(policy),
+            _ => self.learn(index),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn learn(&mut self, index: u32) -> Option<Policy> {
+        let policy = lookup(index)?;
+        if let Some(slot) = self.0.get_mut(index as usize % RECENT) {
+            *slot = Some((index, policy));
+        }
+        Some(policy)
+    }
 }
 
 /// The value cannot be written: #GP.

@@ -20,6 +20,15 @@ pub(crate) enum UserExit {
         /// The value written.
         data: u32,
     },
+    /// REP OUTS to such a port: the elements are in the vCPU's [`super::io::PendingIo::out`].
+    IoString {
+        /// The port.
+        port: u16,
+        /// The width of an element.
+        width: Width,
+        /// How many.
+        count: u32,
+    },
     /// An address that is neither memory nor a device in the kernel.
     Mmio {
         /// Where.

@@ -14,8 +14,9 @@ use crate::host::file::WaitQueue;
 use crate::host::random;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::blk::Blk;
-use crate::virtio::pci::{kick, Effect, VirtioPci};
-use crate::virtio::rng::{Rng, Served};
+use crate::virtio::net::Net;
+use crate::virtio::pci::{kick, Effect, Served, VirtioPci};
+use crate::virtio::rng::Rng;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
@@ -27,8 +28,21 @@ const SLOTS: usize = 32;
 pub(crate) enum Model {
     /// Disk.
     Blk(VirtioPci<Blk>),
+    /// Network card.
+    Net(VirtioPci<Net>),
     /// Entropy source.
     Rng(VirtioPci<Rng>),
+}
+
+impl Model {
+    /// Returns how many of its queues, from the first on, have a worker of their own.
+    fn workers(&self) -> usize {
+        match self {
+            Model::Blk(_) => 1,
+            Model::Net(net) => usize::from(net.max_pairs()).saturating_mul(2),
+            Model::Rng(_) => 0,
+        }
+    }
 }
 
 /// Calls the same method of whichever model it is.
@@ -36,26 +50,40 @@ macro_rules! each {
     ($model:expr, $d:ident => $e:expr) => {
         match $model {
             Model::Blk($d) => $e,
+            Model::Net($d) => $e,
             Model::Rng($d) => $e,
         }
     };
 }
 
-/// A function on the bus.
+/// Where the worker of a queue waits for work.
 #[pin_data]
-pub(crate) struct PciDevice {
-    /// The registers and queues.
-    #[pin]
-    pub(crate) model: SpinLockIrq<Model>,
-    /// There may be work in a queue.
+pub(crate) struct Worker {
+    /// There may be work.
     work: AtomicBool,
-    /// Where the worker waits for work.
     #[pin]
     queue: WaitQueue,
+    /// A thread is the worker.
+    taken: AtomicBool,
 }
 
-impl PciDevice {
-    /// Says that there may be work.
+impl Worker {
+    /// Nobody's place, with no work.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn new() -> Result<Arc<Worker>> {
+        Arc::pin_init(
+            pin_init!(Worker {
+                work: AtomicBool::new(false),
+                queue <- WaitQueue::new(),
+                taken: AtomicBool::new(false),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Says that there may be work. Any context but NMI.
     pub(crate) fn wake(&self) {
         if !self.work.swap(true, AcqRel) {
             self.queue.wake();
@@ -77,6 +105,43 @@ impl PciDevice {
     /// Returns where the worker waits, for what else has to wake it.
     pub(crate) fn waiting(&self) -> &WaitQueue {
         &self.queue
+    }
+
+    /// Makes the calling thread the only worker while `body` runs.
+    ///
+    /// # Errors
+    /// `EBUSY` when another thread is; those of `body`.
+    pub(crate) fn alone(&self, body: impl FnOnce() -> Result) -> Result {
+        if self.taken.swap(true, Acquire) {
+            return Err(EBUSY);
+        }
+        let done = body();
+        self.taken.store(false, Release);
+        done
+    }
+}
+
+/// A function on the bus.
+#[pin_data]
+pub(crate) struct PciDevice {
+    /// The registers and queues.
+    #[pin]
+    pub(crate) model: SpinLockIrq<Model>,
+    /// The workers of the first queues; the others are served by the vCPU that writes to them.
+    workers: KVec<Arc<Worker>>,
+}
+
+impl PciDevice {
+    /// Returns the worker of a queue.
+    pub(crate) fn worker(&self, queue: u16) -> Option<&Arc<Worker>> {
+        self.workers.get(usize::from(queue))
+    }
+
+    /// Says that there may be work in any queue.
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            worker.wake();
+        }
     }
 }
 
@@ -139,16 +204,16 @@ impl Pci {
             0 => None,
             n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
         };
+        let mut workers = KVec::with_capacity(model.workers(), GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..model.workers() {
+            workers.push_within_capacity(Worker::new()?)?;
+        }
         let slot = {
             let Some(root) = &mut *self.root.lock() else { return Err(ENODEV) };
             each!(&mut model, d => root.add(wanted, d.config_space()))?
         };
         let device = Arc::pin_init(
-            pin_init!(PciDevice {
-                model <- kernel::new_spinlock_irq!(model),
-                work: AtomicBool::new(false),
-                queue <- WaitQueue::new(),
-            }),
+            pin_init!(PciDevice { model <- kernel::new_spinlock_irq!(model), workers }),
             GFP_KERNEL_ACCOUNT,
         )?;
         if let Some(place) = self.devices.get(usize::from(slot.number())) {
@@ -203,12 +268,11 @@ impl Pci {
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
         let (hit, device) = self.decode(gpa)?;
-        let mut model = device.model.lock();
-        if kick(hit.bar, hit.offset).is_some() && matches!(*model, Model::Blk(_)) {
-            drop(model);
-            device.wake();
+        if let Some(worker) = kick(hit.bar, hit.offset).and_then(|queue| device.worker(queue)) {
+            worker.wake();
             return Some(Chore::None);
         }
+        let mut model = device.model.lock();
         let effect = each!(&mut *model, m => m.bar_write(hit.bar, hit.offset, width, value));
         Some(self.apply(chipset, hit.slot, device, &mut model, effect))
     }
@@ -223,8 +287,19 @@ impl Pci {
         effect: Effect,
     ) -> Chore {
         match effect {
-            Effect::None | Effect::Reset => return Chore::None,
-            Effect::Kick(_) | Effect::Activated => {}
+            Effect::None => return Chore::None,
+            // What carries a device's data may have to know that the driver's wishes are void.
+            Effect::Reset => {
+                d.wake_all();
+                return Chore::None;
+            }
+            Effect::Kick(queue) => {
+                if let Some(worker) = d.worker(queue) {
+                    worker.wake();
+                    return Chore::None;
+                }
+            }
+            Effect::Activated => {}
             Effect::Broken(msg) => {
                 send(chipset, msg);
                 return Chore::None;
@@ -240,12 +315,10 @@ impl Pci {
                 return Chore::None;
             }
         }
+        d.wake_all();
         match model {
-            Model::Blk(_) => {
-                d.wake();
-                Chore::None
-            }
-            Model::Rng(_) => Chore::Serve,
+            Model::Blk(_) => Chore::None,
+            Model::Net(_) | Model::Rng(_) => Chore::Serve,
         }
     }
 
@@ -256,8 +329,13 @@ impl Pci {
             loop {
                 let served = match &mut *device.model.lock() {
                     Model::Rng(rng) => rng.serve(mem, random::fill),
+                    Model::Net(net) => net.serve_control(mem),
                     Model::Blk(_) => break,
                 };
+                // A command may have changed what the workers have to do.
+                if !matches!(served, Served::Empty(None)) {
+                    device.wake_all();
+                }
                 match served {
                     Served::More(msg) => send(chipset, msg),
                     Served::Empty(msg) | Served::Broken(msg) => {

@@ -90,6 +90,12 @@ impl PvState {
         Ok(())
     }
 
+    /// Returns whether the guest may end the interrupt in service without an exit.
+    #[inline(always)]
+    pub(crate) fn is_eoi_armed(&self) -> bool {
+        self.eoi_armed
+    }
+
     /// Sets MSR KVM_PV_EOI_EN. What was armed at the old place is forgotten: its end will be an exit.
     pub(crate) fn set_eoi(&mut self, value: u64) {
         self.eoi = value;

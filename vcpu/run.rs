@@ -5,7 +5,8 @@
 //! ```text
 //! run() ──> process(): signals, INIT/SIPI, HLT, faults that sleep, user exits
 //!   └─> window(): root operation, guest FPU
-//!         └─> requests? events -> enter -> exit -> handle -> again
+//!         └─> requests? events -> quick::run(): enter -> exit -> answer -> enter …
+//!                              -> exit -> handle -> again
 //! ```
 //!
 //! Everything hot stays in the inner loop. It ends for a host interrupt, for work of the host's
@@ -17,12 +18,14 @@ use super::event::Event;
 use super::exit::Exit;
 use super::handle::{self, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
+use super::quick;
+use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
-use crate::host::cpu::{self, PinnedCpu};
+use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::guest_ram;
@@ -77,7 +80,10 @@ pub(crate) fn run<B: Backend>(
             return Ok(UserExit::SystemEvent(event));
         }
         if core.mp != MpState::Runnable && !wake_up(core, vm) {
-            shared.wait()?;
+            if !core.polling.wait(shared) {
+                shared.wait()?;
+                core.polling.slept();
+            }
             continue;
         }
         match window(vm, shared, core, fpu) {
@@ -188,6 +194,7 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 }
 
 /// Returns whether a maskable interrupt waits.
+#[inline]
 fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
     core.user_irq.is_some()
         || core
@@ -200,16 +207,18 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
 fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
     let cpu = PinnedCpu::pin();
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
+    let work = Work::of_this_thread(&cpu);
     let debug = HostDebug::save(&cpu);
     let mut fpu = fpu.load(&cpu);
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
+    let mut exited: Option<(Class, u64)> = None;
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
-        if busy || cpu::is_work_pending() {
+        if busy || work.is_pending() {
             shared.leave_guest_mode();
-            if cpu::is_work_pending() || shared.is_requested(QUICK.complement()) {
+            if work.is_pending() || shared.is_requested(QUICK.complement()) {
                 break Leave::Again;
             }
             take_requests(vm, shared, core, QUICK);
@@ -229,16 +238,6 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         if let Some(s) = &spec_ctrl {
             s.show();
         }
-        let exit = core.hw.enter(&mut root, vm.space.root(), &mut core.state);
-        if let Some(s) = &spec_ctrl {
-            s.hide();
-        }
-        fpu.hide_keys();
-        shared.leave_guest_mode();
-        count(&shared.stats.exits);
-        commit(vm, shared, core, &exit);
-        core.recorder.note(core.state.rip, core.hw.raw_exit());
-
         let mut cx = Cx {
             vm,
             shared,
@@ -248,12 +247,30 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             spec_ctrl: &mut spec_ctrl,
             cpu: &cpu,
         };
+        if let (Some(times), Some((class, at))) = (&shared.times, exited.take()) {
+            times.note(class, timer::rdtsc().wrapping_sub(at));
+        }
+        let exit = quick::run(&mut cx, &mut root, &work);
+        if shared.times.is_some() {
+            exited = exit.as_ref().map(|e| (Class::of(e), timer::rdtsc()));
+        }
+        if let Some(s) = &*cx.spec_ctrl {
+            s.hide();
+        }
+        cx.fpu.hide_keys();
+        shared.leave_guest_mode();
+        let Some(exit) = exit else { continue };
+        commit(vm, shared, cx.core, &exit);
+
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}
             Some(leave) => break leave,
         }
     };
+    if let (Some(times), Some((class, at))) = (&shared.times, exited) {
+        times.note(class, timer::rdtsc().wrapping_sub(at));
+    }
     put_debug(core);
     core.hw.leave(&mut root);
     drop(tsc_aux);
@@ -264,7 +281,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
 }
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short.
-#[inline]
+#[inline(always)]
 fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
@@ -285,11 +302,12 @@ fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, e
 }
 
 /// Before an entry: gives the processor the event that comes first.
-#[inline]
+#[inline(always)]
 fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) -> Result<(), Leave> {
     if core.shutdown {
         return Err(Leave::User(UserExit::Shutdown));
     }
+    let waits = has_interrupt(core, vm);
     if let Some(event) = core.interrupted.take() {
         core.hw.inject(event);
     } else if let Some(e) = core.exception.take() {
@@ -302,7 +320,7 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
     } else if core.nmi && can_take_nmi(core) {
         core.nmi = false;
         core.hw.inject(Event::Nmi);
-    } else {
+    } else if waits {
         prepare_interrupt(vm, shared, core);
     }
     if let Some(lapic) = core.lapic.as_ref() {
@@ -312,7 +330,8 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
             core.pv.arm_eoi(&*vm.space, lapic);
         }
     }
-    let window = core.wants_window || (has_interrupt(core, vm) && core.armed.is_none());
+    // What waits may have been given to the processor just now.
+    let window = core.wants_window || (waits && core.armed.is_none() && has_interrupt(core, vm));
     if window != core.window_open {
         core.window_open = window;
         core.hw.request_window(WindowKind::Interrupt, window);
@@ -325,9 +344,9 @@ fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
     !b.nmi && !b.shadow
 }
 
-#[inline]
+/// Gives the processor the interrupt that waits, if the guest can take it.
 fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
-    if !has_interrupt(core, vm) || !core.is_interruptible() {
+    if !core.is_interruptible() {
         return;
     }
     let vector = if let Some(v) = core.user_irq.take() {
@@ -349,7 +368,7 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vcp
 }
 
 /// Carries an outcome out. Returns why the window must be closed, if it must.
-#[inline]
+#[inline(always)]
 fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave> {
     match outcome {
         Outcome::Resume => None,
@@ -376,15 +395,19 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave>
     }
 }
 
+/// Carries out what keeps an instruction from being gone past.
+#[cold]
+#[inline(never)]
+fn settle_skip<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Leave {
+    settle(cx, outcome).unwrap_or(Leave::Again)
+}
+
 /// Goes past the instruction that exited.
-#[inline]
+#[inline(always)]
 fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
     let next = match cx.core.hw.next_rip() {
         Some(rip) => rip,
-        None => handle::insn::next_rip(cx).map_err(|o| match settle(cx, o) {
-            Some(leave) => leave,
-            None => Leave::Again,
-        })?,
+        None => handle::insn::next_rip(cx).map_err(|o| settle_skip(cx, o))?,
     };
     let core = &mut *cx.core;
     core.state.rip = next;

@@ -7,6 +7,7 @@
 //! sleeps. The vCPU announces guest mode before it looks for posts, and posters post before they look
 //! for guest mode, both sequentially consistent; so no post is missed.
 
+use super::record::{Recorder, Times};
 use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::ApicMessage;
@@ -66,6 +67,12 @@ pub(crate) struct VcpuShared {
     identity: AtomicU64,
     /// Exits by which performance is judged; written by the vCPU only.
     pub(crate) stats: Stats,
+    /// The last exits; written by the vCPU only.
+    pub(crate) recorder: Recorder,
+    /// How long exits take, where that is asked for; written by the vCPU only.
+    pub(crate) times: Option<Times>,
+    /// The process that made the vCPU.
+    pub(crate) pid: i32,
     waiter: Waiter,
     #[pin]
     timer: Timer<VcpuShared>,
@@ -74,8 +81,6 @@ pub(crate) struct VcpuShared {
 /// Counters of one vCPU.
 #[derive(Default)]
 pub(crate) struct Stats {
-    /// Exits of the guest.
-    pub(crate) exits: AtomicU64,
     /// Returns to user space for the guest's sake.
     pub(crate) user_exits: AtomicU64,
     /// Host interrupts that ended guest mode.
@@ -84,6 +89,14 @@ pub(crate) struct Stats {
     pub(crate) page_faults: AtomicU64,
     /// Instructions emulated.
     pub(crate) emulated: AtomicU64,
+    /// CPUID.
+    pub(crate) cpuid: AtomicU64,
+    /// RDMSR and WRMSR.
+    pub(crate) msr: AtomicU64,
+    /// VMMCALL and VMCALL.
+    pub(crate) hypercalls: AtomicU64,
+    /// Accesses to the memory of devices.
+    pub(crate) mmio: AtomicU64,
     /// Port accesses.
     pub(crate) pio: AtomicU64,
     /// HLT.
@@ -99,11 +112,12 @@ pub(crate) fn count(c: &AtomicU64) {
 }
 
 impl VcpuShared {
-    /// Makes the shared part of vCPU `id`.
+    /// Makes the shared part of vCPU `id` for process `pid`; `timed` says whether exits are.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(id: u32) -> Result<Arc<VcpuShared>> {
+    pub(crate) fn new(id: u32, pid: i32, timed: bool) -> Result<Arc<VcpuShared>> {
+        let (recorder, times) = (Recorder::new()?, if timed { Some(Times::new()?) } else { None });
         let this = Arc::pin_init(
             pin_init!(VcpuShared {
                 id,
@@ -114,6 +128,9 @@ impl VcpuShared {
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
                 stats: Stats::default(),
+                recorder,
+                times,
+                pid,
                 waiter: Waiter::new(),
                 timer <- Timer::new(),
             }),
@@ -172,6 +189,9 @@ impl VcpuShared {
     /// Makes the vCPU look at what was posted. Any context.
     pub(crate) fn kick(&self) {
         match self.running_on() {
+            // Its own thread, between two entries: it will look before the next. Whoever comes to this CPU
+            // meanwhile finds that the vCPU has left it, and it looks before it enters anywhere.
+            Some(cpu) if cpu == cpu::cpu_id() => {}
             Some(cpu) => cpu::kick(cpu),
             None => self.waiter.wake(),
         }

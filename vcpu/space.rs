@@ -20,7 +20,7 @@ use crate::mmu::format::{PageSize, Rights};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::slots::{Change, GfnRange, Request, Slot, Slots};
 use crate::mmu::table::{FlushNeeded, MapError, Table};
-use core::sync::atomic::{AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
@@ -28,27 +28,33 @@ use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 pub(crate) const MAX_VCPUS: usize = 64;
 
 /// The vCPUs of a VM, published one by one.
-pub(crate) struct VcpuList([SetOnce<Arc<VcpuShared>>; MAX_VCPUS]);
+pub(crate) struct VcpuList {
+    slots: [SetOnce<Arc<VcpuShared>>; MAX_VCPUS],
+    /// All numbers that are taken lie below it.
+    limit: AtomicUsize,
+}
 
 impl VcpuList {
     /// No vCPUs.
     pub(crate) fn new() -> VcpuList {
-        VcpuList([const { SetOnce::new() }; MAX_VCPUS])
+        VcpuList { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
     }
 
     /// Publishes vCPU `id`. Returns whether that number was free.
     pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuShared>) -> bool {
-        self.0.get(id).is_some_and(|slot| slot.populate(vcpu))
+        // First, so that whoever acts because the vCPU is there finds it.
+        self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
+        self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
     }
 
     /// Returns vCPU `id`.
     pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuShared>> {
-        self.0.get(id)?.as_ref()
+        self.slots.get(id)?.as_ref()
     }
 
     /// Returns all vCPUs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuShared>> {
-        self.0.iter().filter_map(|s| s.as_ref())
+        self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
     }
 }
 
@@ -68,6 +74,8 @@ pub(crate) struct Space<B: Backend> {
     root: Hpa,
     /// Bumped by every change of the memory below.
     sequence: AtomicU64,
+    /// Bumped before the slots change, and again after.
+    slots_generation: AtomicU64,
     /// Changes under way.
     changing: AtomicU64,
     /// Bumped whenever translations that a CPU may hold were taken away.
@@ -116,6 +124,7 @@ impl<B: Backend> Space<B> {
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 root,
                 sequence: AtomicU64::new(0),
+                slots_generation: AtomicU64::new(0),
                 changing: AtomicU64::new(0),
                 flush_generation: AtomicU64::new(0),
                 vcpus,
@@ -155,7 +164,9 @@ impl<B: Backend> Space<B> {
         let (new, change) = Slots::from_sorted(slots, generation).with(request)?;
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
+        self.slots_generation.fetch_add(1, SeqCst);
         let done = self.slots.replace(new);
+        self.slots_generation.fetch_add(1, SeqCst);
         if let (Ok(()), Change::Deleted(old) | Change::Moved { old, .. }) = (done, change) {
             self.unmap(old.range());
         }
@@ -242,6 +253,25 @@ impl<B: Backend> Space<B> {
             Err(MapError::NoMemory) => Fault::NeedPages,
             Err(MapError::Misaligned | MapError::OutOfRange) => Fault::Mmio,
         }
+    }
+
+    /// Returns a number that stays the same as long as neither slots nor the memory below change;
+    /// `None` while they do.
+    #[inline]
+    pub(crate) fn stable_sequence(&self) -> Option<u64> {
+        (self.changing.load(SeqCst) == 0).then(|| self.sequence.load(SeqCst))
+    }
+
+    /// Returns a number that is another one after the slots have changed.
+    #[inline(always)]
+    pub(crate) fn slots_generation(&self) -> u64 {
+        self.slots_generation.load(SeqCst)
+    }
+
+    /// Returns whether a slot holds `gfn`.
+    pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
+        let mut hint = 0;
+        self.slots.read(|s| s.lookup(gfn, &mut hint).is_some())
     }
 
     /// Returns where `gpa` lies in the VMM, with the bytes left in the slot and whether it is writable.

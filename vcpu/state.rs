@@ -37,6 +37,8 @@ pub(crate) const RDX: usize = 2;
 pub(crate) const RBX: usize = 3;
 /// RSP.
 pub(crate) const RSP: usize = 4;
+/// RSI.
+pub(crate) const RSI: usize = 6;
 
 /// The MSRs of the SYSCALL group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,6 +143,14 @@ impl VcpuState {
         if !missing.is_empty() {
             hw.read_state(missing, self);
             self.valid |= missing;
+        }
+    }
+
+    /// Fetches CS and the privilege level, unless [`Groups::SEGMENTS`] has been fetched.
+    #[inline]
+    pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
+        if !self.valid.contains(Groups::SEGMENTS) {
+            hw.read_code(self);
         }
     }
 

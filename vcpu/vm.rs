@@ -193,6 +193,18 @@ impl Chipset {
         r
     }
 
+    /// As [`Bus::read_timer`], from the run loop.
+    #[inline]
+    pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16) -> Option<u8> {
+        self.bus.lock_with(cpu.irq()).read_timer(port, timer::now)
+    }
+
+    /// As [`Bus::write_timer`], from the run loop.
+    #[inline]
+    pub(crate) fn write_timer(&self, cpu: &PinnedCpu, port: u16, value: u8) -> bool {
+        self.bus.lock_with(cpu.irq()).write_timer(port, value, timer::now)
+    }
+
     /// As [`Chipset::with`], from the run loop.
     pub(crate) fn with_pinned<R>(
         &self,

@@ -6,7 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`blk`], [`rng`] | what a device type does with a buffer |
+//! | [`blk`], [`net`], [`rng`] | what a device type does with a buffer |
 //! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
 //! | [`msix`] | vector table and pending bits |
 //! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
@@ -23,6 +23,7 @@ pub(crate) mod blk;
 pub(crate) mod common;
 pub(crate) mod inflight;
 pub(crate) mod msix;
+pub(crate) mod net;
 pub(crate) mod pci;
 pub(crate) mod queue;
 pub(crate) mod rng;

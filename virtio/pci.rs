@@ -27,7 +27,7 @@
 //!
 //! The caller holds the device's lock around every call, except [`kick`].
 
-use crate::arch::addr::Width;
+use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{Command, ConfigSpace, MsiMessage, Touched};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::common::{Common, Status};
@@ -98,6 +98,21 @@ pub(crate) enum Effect {
     /// `Activated`.
     Decode,
     /// The driver broke the rules: the device needs a reset. Send the message, if there is one.
+    Broken(Option<MsiMessage>),
+}
+
+/// What serving a queue without a worker did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Served {
+    /// All buffers are served: send the message, if there is one.
+    Empty(Option<MsiMessage>),
+    /// The bound was reached: send the message, and call again at leisure.
+    More(Option<MsiMessage>),
+    /// The page at this address has to be faulted in, without the lock; send the message, then call
+    /// again.
+    NotResident(Gpa, Option<MsiMessage>),
+    /// The driver broke the rules and the device stands still: send the message, if there is one.
     Broken(Option<MsiMessage>),
 }
 

@@ -94,6 +94,19 @@ pub(crate) struct Chain<'q> {
     pub(crate) writable: &'q [Segment],
 }
 
+/// A buffer to give back: its number, and the bytes of it that were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// [`Chain::head`].
+    pub(crate) head: u16,
+    /// Bytes.
+    pub(crate) len: u32,
+}
+
+/// How far a queue's buffers were popped: see [`Queue::mark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u16);
+
 #[derive(Clone, Copy)]
 struct Desc {
     gpa: Gpa,
@@ -327,18 +340,43 @@ impl Queue {
         self.next_avail = self.next_avail.wrapping_sub(1);
     }
 
+    /// Returns where the queue stands, for [`Queue::rewind`].
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.next_avail)
+    }
+
+    /// Takes back every [`Queue::pop`] since the mark was made. None of those buffers was given back.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.next_avail = mark.0;
+    }
+
     /// Gives a buffer back, `len` bytes of it written.
     ///
     /// # Errors
     /// As [`QueueError`].
     pub(crate) fn add_used<M: GuestMem>(&mut self, mem: &M, head: u16, len: u32) -> Result<(), QueueError> {
-        let slot = u64::from(self.next_used & self.mask());
-        let at = self.layout.used.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(USED_ENTRY)));
-        let entry = u64::from(head) | u64::from(len) << 32;
-        mem.write_obj(at, &entry)?;
-        // The entry, and what the device wrote to the buffer, are stored before the index.
+        self.add_used_together(mem, &[Used { head, len }])
+    }
+
+    /// Gives buffers back such that the driver sees all of them or none.
+    ///
+    /// # Errors
+    /// As [`QueueError`].
+    pub(crate) fn add_used_together<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        buffers: &[Used],
+    ) -> Result<(), QueueError> {
+        let mut next = self.next_used;
+        for used in buffers {
+            let slot = u64::from(next & self.mask());
+            let at = self.layout.used.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(USED_ENTRY)));
+            let entry = u64::from(used.head) | u64::from(used.len) << 32;
+            mem.write_obj(at, &entry)?;
+            next = next.wrapping_add(1);
+        }
+        // The entries, and what the device wrote to the buffers, are stored before the index.
         fence(Ordering::Release);
-        let next = self.next_used.wrapping_add(1);
         mem.write_obj(self.layout.used.wrapping_add(RING_IDX), &next)?;
         self.next_used = next;
         Ok(())

@@ -7,9 +7,8 @@
 //! may get fewer than it has room for, which the specification allows.
 
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::pci::{VirtioDevice, VirtioPci};
+use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::segment;
 
@@ -53,21 +52,6 @@ impl VirtioDevice for Rng {
     fn config(&self) -> &[u8] {
         &[]
     }
-}
-
-/// What [`VirtioPci::serve`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum Served {
-    /// All buffers are served: send the message, if there is one.
-    Empty(Option<MsiMessage>),
-    /// The bound was reached: send the message, and call again at leisure.
-    More(Option<MsiMessage>),
-    /// The page at this address has to be faulted in, without the lock; send the message, then call
-    /// again.
-    NotResident(Gpa, Option<MsiMessage>),
-    /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsiMessage>),
 }
 
 impl VirtioPci<Rng> {

@@ -120,10 +120,23 @@ pub(crate) fn read_segments<M: GuestMem>(
 pub(crate) fn write_segments<M: GuestMem>(
     mem: &M,
     segments: &[Segment],
+    buf: &[u8],
+) -> Result<u32, MemError> {
+    write_segments_at(mem, segments, 0, buf)
+}
+
+/// As [`write_segments`], from byte `skip` of the segments on.
+///
+/// # Errors
+/// As [`write_segments`].
+pub(crate) fn write_segments_at<M: GuestMem>(
+    mem: &M,
+    segments: &[Segment],
+    skip: u64,
     mut buf: &[u8],
 ) -> Result<u32, MemError> {
     let mut written = 0u32;
-    for part in slice(segments, 0, buf.len() as u64) {
+    for part in slice(segments, skip, buf.len() as u64) {
         let Some((now, rest)) = buf.split_at_checked(part.len as usize) else { break };
         mem.write(part.gpa, now)?;
         written = written.saturating_add(part.len);

@@ -138,6 +138,8 @@ fn violation(report: &Report) -> Exit {
         write: q & 2 != 0,
         fetch: q & 4 != 0,
         present: q & 0x38 != 0,
+        // Bit 7: there is a guest linear address; bit 8: the access was to what it translates to.
+        is_final: q & 0x180 == 0x180,
         reserved: false,
     })
 }
@@ -149,6 +151,7 @@ fn misconfiguration(report: &Report) -> Exit {
         write: false,
         fetch: false,
         present: true,
+        is_final: false,
         reserved: true,
     })
 }

@@ -46,6 +46,7 @@ impl VecBits {
     }
 
     /// Returns whether there is no member.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c | d == 0
@@ -53,6 +54,10 @@ impl VecBits {
 
     /// Returns the highest member.
     pub(crate) fn highest(&self) -> Option<u8> {
+        if self.is_empty() {
+            // Mostly so, and asked before each entry.
+            return None;
+        }
         let [a, b, c, d] = self.0;
         let (word, base) = if d != 0 {
             (d, 192)
@@ -60,10 +65,8 @@ impl VecBits {
             (c, 128)
         } else if b != 0 {
             (b, 64)
-        } else if a != 0 {
-            (a, 0)
         } else {
-            return None;
+            (a, 0)
         };
         let bit = u8::try_from(word.leading_zeros()).unwrap_or(63) ^ 63;
         Some(base | bit)

@@ -202,6 +202,18 @@ impl Channel {
         (!self.fired).then(|| since.saturating_add(self.single_edge()))
     }
 
+    /// Returns whether time changes what the counter shows.
+    #[inline]
+    pub(super) fn is_counting(&self) -> bool {
+        matches!(self.phase, Phase::Counting { .. })
+    }
+
+    /// Returns whether the next read gives what was latched, whatever the time is.
+    #[inline]
+    pub(super) fn has_latched(&self) -> bool {
+        self.latched_status.is_some() || self.latched_count.is_some()
+    }
+
     /// Returns the ticks since the count was loaded, or `None` before that.
     fn gone(&self, t: u64) -> Option<u64> {
         match self.phase {

@@ -21,6 +21,8 @@ pub(crate) const DEV_ACPI_PM: u32 = 0x7276_0004;
 pub(crate) const DEV_VIRTIO_BLK: u32 = 0x7276_0010;
 /// A virtio entropy source on PCI: [`VirtioRngConfig`].
 pub(crate) const DEV_VIRTIO_RNG: u32 = 0x7276_0011;
+/// A virtio network card on PCI: [`VirtioNetConfig`].
+pub(crate) const DEV_VIRTIO_NET: u32 = 0x7276_0012;
 
 /// The group of the configuration; its only attribute is 0.
 pub(crate) const GROUP_CONFIG: u32 = 0;
@@ -29,7 +31,8 @@ pub(crate) const GROUP_COMMAND: u32 = 1;
 /// Attribute of [`GROUP_COMMAND`]: press the power button.
 pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
 
-/// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR).
+/// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR). The
+/// argument is the queue to serve, 0 for a device with one.
 pub(crate) const DEV_RUN: u32 = 0xaef0;
 
 /// RVMM_GET_EXITS: a vCPU's last exits, oldest first: an [`ExitsHeader`], then its count of [`ExitRecord`].
@@ -43,6 +46,16 @@ pub(crate) const VENDOR_VMX: u32 = 1;
 
 /// [`VirtioBlkConfig::flags`]: the guest may not write.
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
+
+/// [`VirtioNetConfig::flags`]: the taps take and give unfinished checksums and TCP segments.
+pub(crate) const NET_OFFLOADS: u32 = 1 << 0;
+/// [`VirtioNetConfig::flags`]: the same for UDP.
+pub(crate) const NET_UDP_OFFLOADS: u32 = 1 << 1;
+/// [`VirtioNetConfig::flags`]: the one fd is a connected stream socket, in which each packet has its length in
+/// front of it, four bytes, the highest first; not with the other flags.
+pub(crate) const NET_STREAM: u32 = 1 << 2;
+/// The most pairs of queues of a network card.
+pub(crate) const NET_MAX_PAIRS: usize = 8;
 
 abi_struct! {
     /// Configuration of [`DEV_UART`].
@@ -103,6 +116,27 @@ abi_struct! {
         slot: u32,
         /// Must be 0.
         pad: u32,
+    }
+
+    /// Configuration of [`DEV_VIRTIO_NET`].
+    ///
+    /// Queue 2n receives for the guest and queue 2n + 1 transmits: each wants a thread in [`DEV_RUN`].
+    struct VirtioNetConfig = 56 {
+        /// A queue of a tap device for each pair, opened by the caller with IFF_VNET_HDR and a header of 12
+        /// bytes.
+        fds: [i32; NET_MAX_PAIRS],
+        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`].
+        flags: u32,
+        /// PCI device number 1 to 31, or 0 for the next free one.
+        slot: u32,
+        /// Pairs of queues, 1 to [`NET_MAX_PAIRS`].
+        pairs: u16,
+        /// The largest packet without its Ethernet header, in bytes; 0 to say nothing.
+        mtu: u16,
+        /// The guest's address.
+        mac: [u8; 6],
+        /// Must be 0.
+        pad: [u8; 6],
     }
 
     /// What [`GET_EXITS`] writes first.

@@ -10,6 +10,8 @@ pub(crate) const NAME_BYTES: u32 = 48;
 pub(crate) const DESC_BYTES: u32 = 16 + NAME_BYTES;
 /// [`Desc::flags`]: counts up, in no unit, to the power of ten.
 pub(crate) const CUMULATIVE: u32 = 0;
+/// [`Desc::flags`]: a logarithmic histogram of cycles.
+pub(crate) const CYCLES_LOG_HISTOGRAM: u32 = 4 | 3 << 4;
 
 abi_struct! {
     /// `struct kvm_stats_header`.

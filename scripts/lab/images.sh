@@ -6,7 +6,7 @@
 # Loaded by tests or by the init scripts; dependencies come along.
 host_modules=(virtio_blk ext4 kvm kvm_amd tun loop)
 intel_modules=(ata_piix sd_mod ext4 kvm kvm_intel msr tun loop)
-guest_modules=(virtio_blk ext4 virtio-rng)
+guest_modules=(virtio_blk ext4 virtio-rng virtio_net)
 
 # tree_hash DIR…: key over names, modes and contents.
 tree_hash() {
@@ -24,12 +24,41 @@ make_kernels() {
 		mv /lab/images/vmlinuz.tmp /lab/images/vmlinuz'
 }
 
+# The network in user space, for the emulated hosts. Without it, its test is skipped.
+get_passt() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		cd "$t"
+		apt-get -o Acquire::Retries=3 download passt ||
+			{ apt-get -o Acquire::Retries=3 update; apt-get -o Acquire::Retries=3 download passt; } || exit 0
+		dpkg -x passt_*.deb x
+		mkdir -p "$t/tree/bin" "$t/tree/lib64" "$t/tree/lib/x86_64-linux-gnu"
+		cp x/usr/bin/passt* "$t/tree/bin/"
+		cp -L /lib64/ld-linux-x86-64.so.2 "$t/tree/lib64/"
+		cp -L /lib/x86_64-linux-gnu/libc.so.6 "$t/tree/lib/x86_64-linux-gnu/"
+		rm -rf /lab/passt
+		mv "$t/tree" /lab/passt
+		rm -rf "$t"'
+}
+
+# host_initramfs OUT MODULE…
+host_initramfs() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		cp -r tests/system/host/. "$t/"
+		[ ! -d /lab/passt ] || cp -r /lab/passt/. "$t/"
+		out=$1
+		shift
+		scripts/lab/mkinitramfs "$out" "$t" "$@"
+		rm -rf "$t"' - "$@"
+}
+
 make_host_initramfs() {
-	"$top/scripts/in-root" scripts/lab/mkinitramfs /lab/images/host.cpio tests/system/host "${host_modules[@]}"
+	host_initramfs /lab/images/host.cpio "${host_modules[@]}"
 }
 
 make_intel_initramfs() {
-	"$top/scripts/in-root" scripts/lab/mkinitramfs /lab/images/host-intel.cpio tests/system/host "${intel_modules[@]}"
+	host_initramfs /lab/images/host-intel.cpio "${intel_modules[@]}"
 }
 
 make_guest_initramfs() {
@@ -39,7 +68,7 @@ make_guest_initramfs() {
 		mkdir -p "$t/tests" "$t/bin"
 		cp tests/guest/tests/* "$t/tests/"
 		for c in tests/guest/*.c; do
-			[ ! -e "$c" ] || gcc-14 -O2 -Wall -static -o "$t/bin/$(basename "$c" .c)" "$c" -lpthread
+			[ ! -e "$c" ] || gcc-14 -O2 -Wall -static -s -o "$t/bin/$(basename "$c" .c)" "$c" -lpthread
 		done
 		scripts/lab/mkinitramfs /lab/images/guest.cpio "$t" '"${guest_modules[*]}"'
 		rm -rf "$t"'
@@ -73,6 +102,9 @@ lab_images() {
 	base=$(hash_of "$s/root" "$s/kernel-packages" "$top/scripts/lab/mkinitramfs")
 	stage kernels "$(hash_of <(echo "$base"; declare -f make_kernels))" \
 		"copying the guest kernel as bzImage and ELF" make_kernels
+	stage passt "$(hash_of <(echo "$base"; declare -f get_passt))" \
+		"fetching passt, the network in user space" get_passt
+	base=$(hash_of <(echo "$base"; declare -f host_initramfs) "$s/passt")
 	stage host-initramfs "$(hash_of <(echo "$base" "${host_modules[@]}"; declare -f make_host_initramfs; tree_hash tests/system/host))" \
 		"packing the emulated host's initramfs" make_host_initramfs
 	stage intel-initramfs "$(hash_of <(echo "$base" "${intel_modules[@]}"; declare -f make_intel_initramfs; tree_hash tests/system/host))" \

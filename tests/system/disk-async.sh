@@ -46,7 +46,7 @@ losetup /dev/loop0 /tmp/below.img && mke2fs -F /dev/loop0 >/dev/null 2>&1 && mou
 	losetup /dev/loop1 $image || { skip "disks with many requests" "no loop devices"; finish; }
 load_module
 before=$(free_kib)
-start_guest many -c 2 --initrd /images/guest.cpio --append "console=ttyS0 $fast" /images/vmlinuz /dev/loop1 $file &&
+start_guest many -c 2 --initrd /images/guest.cpio --append "console=ttyS0 $fast" /images/vmlinux /dev/loop1 $file &&
 	expect many 200 'login: ' || { not_ok "the guest starts"; finish; }
 send root
 expect many 30 '# '

@@ -12,7 +12,7 @@ load_module
 # ends NAME TEST OPTION CODE: the exit code of a guest that runs TEST.
 ends() {
 	run_guest "$1" 90 -m 256M --initrd /images/guest.cpio \
-		--append "console=ttyS0 $fast rvmm.test=$2 $3" /images/vmlinuz >/dev/null
+		--append "console=ttyS0 $fast rvmm.test=$2 $3" /images/vmlinux >/dev/null
 	check "$1: exit code $4" "[ $code = $4 ]"
 	check "$1: the guest did not go on" '! grep -q "still there" /tmp/'"$1"'.console'
 }
@@ -27,7 +27,7 @@ check "the last of them is the triple fault" '[ "$(grep -c shutdown /tmp/triple.
 # Without --no-reboot the tool starts the guest again.
 cp /images/small.img /tmp/twice.img
 timeout -s KILL 180 rvmm-run --console file:/tmp/twice.console -m 256M --initrd /images/guest.cpio \
-	--append "console=ttyS0 $fast rvmm.test=twice" /images/vmlinuz /tmp/twice.img >/tmp/twice.log 2>&1
+	--append "console=ttyS0 $fast rvmm.test=twice" /images/vmlinux /tmp/twice.img >/tmp/twice.log 2>&1
 code=$?
 [ $code = 0 ] || show_guest twice
 check "twice: the guest was started again" 'grep -q "started again" /tmp/twice.console'

@@ -10,7 +10,7 @@
 load_module
 (
 	n=0
-	test_guest hotplug 340 2 /images/vmlinuz
+	test_guest hotplug 340 2 /images/vmlinux
 ) >/tmp/results &
 guest=$!
 cycles=0

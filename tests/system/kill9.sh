@@ -11,7 +11,7 @@
 load_module
 cp /images/small.img /tmp/disk.img
 before=$(free_kib)
-start_guest victim --initrd /images/guest.cpio --append "console=ttyS0 $fast" /images/vmlinuz /tmp/disk.img ||
+start_guest victim --initrd /images/guest.cpio --append "console=ttyS0 $fast" /images/vmlinux /tmp/disk.img ||
 	{ not_ok "the guest starts"; finish; }
 if expect victim 300 'login: '; then
 	ok "the guest gives a login prompt on the pty"

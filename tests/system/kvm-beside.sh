@@ -13,7 +13,7 @@ load_module
 check "KVM runs a guest with rvmm loaded" 'kvm-hello 100'
 (
 	n=0
-	test_guest beside 340 2 /images/vmlinuz
+	test_guest beside 340 2 /images/vmlinux
 ) >/tmp/results &
 guest=$!
 runs=0 bad=0

@@ -11,7 +11,7 @@
 
 load_module
 cp /images/small.img /tmp/disk.img
-test_guest kernel-only 240 2 /images/vmlinuz --stats /tmp/disk.img
+test_guest kernel-only 240 2 /images/vmlinux --stats /tmp/disk.img
 user_exits=$(awk '$1 == "user_exits" { for (i = 2; i <= NF; i++) sum += $i; print sum }' /tmp/kernel-only.log)
 exits=$(awk '$1 == "exits" { for (i = 2; i <= NF; i++) sum += $i; print sum }' /tmp/kernel-only.log)
 sed -n '/^counter/,$s/^/# /p' /tmp/kernel-only.log

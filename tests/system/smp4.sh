@@ -9,6 +9,6 @@
 . ./tests/system/lib.sh
 
 load_module
-test_guest smp4 360 4 /images/vmlinuz
+test_guest smp4 360 4 /images/vmlinux
 check "the module unloads afterwards" 'unload_module'
 finish

@@ -13,7 +13,7 @@ for v in a b; do
 	cp /images/small.img /tmp/disk-$v.img
 	(
 		n=0
-		test_guest "vm-$v" 440 1 /images/vmlinuz /tmp/disk-$v.img
+		test_guest "vm-$v" 440 1 /images/vmlinux /tmp/disk-$v.img
 	) >/tmp/results-$v &
 done
 wait

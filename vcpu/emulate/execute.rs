@@ -33,6 +33,14 @@ use crate::arch::segment::SegReg;
 pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
     let mode = mode_of(m);
     let insn = fetch(m, mode, bytes.unwrap_or(&[]))?;
+    carry_out(m, insn, mode)
+}
+
+/// As [`emulate`], for the instruction at RIP that was decoded already, in the mode of now.
+///
+/// # Errors
+/// As [`emulate`].
+pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<()> {
     let mut cx = Cx { m, insn, mode };
     check_lock(&insn)?;
     let rip = match cx.dispatch()? {

@@ -2,11 +2,12 @@
 
 //! Running the emulator on the instruction that exited.
 
+use super::code;
 use super::machine::{CxMachine, Want};
 use super::Cx;
 use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
-use crate::vcpu::emulate::decode::MAX_LEN;
+use crate::vcpu::emulate::decode::{Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
@@ -30,8 +31,12 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
         }
         None => 0,
     };
+    let known = if len == 0 { code::current(cx) } else { None };
     let mut machine = CxMachine::new(cx);
-    let done = execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty()));
+    let done = match known {
+        Some((insn, mode)) => execute::carry_out(&mut machine, insn, mode),
+        None => execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty())),
+    };
     let want = machine.want;
     match done {
         Ok(()) => {
@@ -43,12 +48,17 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
             cx.core.io.forget();
             Outcome::Inject(e)
         }
-        Err(Stop::Retry) => match want {
-            Want::Nothing => Outcome::Resume,
-            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
-            Want::User(exit) => Outcome::ToUser(exit),
-        },
+        Err(Stop::Retry) => retry(want),
         Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+    }
+}
+
+/// Returns what must be done before the instruction can run again.
+pub(super) fn retry(want: Want) -> Outcome {
+    match want {
+        Want::Nothing => Outcome::Resume,
+        Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+        Want::User(exit) => Outcome::ToUser(exit),
     }
 }
 
@@ -57,6 +67,10 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 /// # Errors
 /// What must be done first, or the VM's end.
 pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
+    if let Some((insn, mode)) = code::current(cx) {
+        let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
+        return Ok(if mode == Mode::Bits64 { next } else { next & 0xffff_ffff });
+    }
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     let mut machine = CxMachine::new(cx);
     let insn = execute::fetch_and_decode(&mut machine, None);

@@ -13,7 +13,7 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::state::Groups;
+use crate::vcpu::state::{Groups, VcpuState};
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,20 @@ pub(super) enum Want {
 struct Piece {
     gpa: Gpa,
     len: usize,
+}
+
+/// Returns what translations depend on now; needs [`Groups::CONTROL`].
+pub(super) fn paging(s: &VcpuState) -> Paging {
+    Paging {
+        cr0: Cr0::from_bits_truncate(s.cr0),
+        cr3: s.cr3,
+        cr4: Cr4::from_bits_truncate(s.cr4),
+        efer: Efer::from_bits_truncate(s.efer),
+        ac: s.rflags & Rflags::AC.bits() != 0,
+        pkru: 0,
+        maxphyaddr: 52,
+        gib_pages: true,
+    }
 }
 
 /// A [`Machine`] on the vCPU of a [`Cx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
@@ -64,16 +78,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     /// Translates one piece that does not cross a page.
     fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
         let s = &self.cx.core.state;
-        let paging = Paging {
-            cr0: Cr0::from_bits_truncate(s.cr0),
-            cr3: s.cr3,
-            cr4: Cr4::from_bits_truncate(s.cr4),
-            efer: Efer::from_bits_truncate(s.efer),
-            ac: s.rflags & Rflags::AC.bits() != 0,
-            pkru: 0,
-            maxphyaddr: 52,
-            gib_pages: true,
-        };
+        let paging = paging(s);
         let kind = match access {
             Access::Read => AccessKind::Read,
             Access::Write => AccessKind::Write,
@@ -126,7 +131,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 
     /// Reads a device in pieces of at most 8 bytes.
-    fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Step<()> {
+    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks_mut(8) {
             let len = part.len() as u8;
@@ -150,7 +155,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 
     /// Writes a device in pieces of at most 8 bytes.
-    fn device_write(&mut self, gpa: Gpa, buf: &[u8]) -> Step<()> {
+    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8]) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks(8) {
             let len = part.len() as u8;

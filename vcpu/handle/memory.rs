@@ -3,6 +3,7 @@
 //! Faults of the second-level table: memory not mapped yet, or a device.
 
 use super::insn;
+use super::mov;
 use super::Cx;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::exit::GuestPageFault;
@@ -17,12 +18,27 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
         return unknown(cx.core.hw.raw_exit());
     }
     count(&cx.shared.stats.page_faults);
+    let generation = cx.vm.space.slots_generation();
+    if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
+        return device(cx, &fault);
+    }
     match cx.vm.space.fault(cx.cpu, fault.gpa, fault.write, &mut cx.core.slot_hint) {
         Fault::Mapped => Outcome::Resume,
         Fault::NotResident { hva, write } => Outcome::FaultIn { hva, write },
         Fault::NeedPages => Outcome::NeedPages,
         Fault::NeedFlush => Outcome::NeedFlush,
         Fault::Again => Outcome::HostInterrupt,
-        Fault::Mmio => insn::emulate(cx),
+        Fault::Mmio => {
+            if !cx.vm.space.has_slot(fault.gpa.gfn()) {
+                cx.core.no_slot = Some((fault.gpa.gfn(), generation));
+            }
+            device(cx, &fault)
+        }
     }
+}
+
+#[inline]
+fn device<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+    count(&cx.shared.stats.mmio);
+    mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))
 }

@@ -3,11 +3,13 @@
 //! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
 
 use super::Cx;
+use crate::arch::cpuid::CpuidRegs;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::Exception;
 use crate::host::debug;
 use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
 use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::shared::count;
 use crate::vcpu::state::{Groups, RAX, RCX};
 
 /// KVM_ENOSYS of the hypercall ABI, negative.
@@ -17,13 +19,24 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 
 /// CPUID. SDM, "CPUID—CPU Identification".
 #[inline]
-pub(super) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    count(&cx.shared.stats.cpuid);
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
+    let regs = match cx.core.cpuid.recall(function, index) {
+        Some(regs) => regs,
+        None => look_up(cx, function, index),
+    };
+    cx.core.state.set_abcd(regs);
+    Outcome::SkipAndResume
+}
+
+#[inline(never)]
+fn look_up<B: Backend>(cx: &mut Cx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
     cx.core.fetch(Groups::CONTROL);
     let cr4 = cx.core.state.cr4;
     let regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
-    cx.core.state.set_abcd(regs);
-    Outcome::SkipAndResume
+    cx.core.cpuid.remember(function, index, regs);
+    regs
 }
 
 /// XSETBV. SDM, "XSETBV—Set Extended Control Register".
@@ -41,9 +54,17 @@ pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
-pub(super) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    cx.core.fetch(Groups::SEGMENTS);
-    let answer = if cx.core.state.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
+#[inline]
+pub(crate) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    count(&cx.shared.stats.hypercalls);
+    let cpl = match cx.core.hw.code_context() {
+        Some(context) => context.cpl,
+        None => {
+            cx.core.state.fetch_code(&cx.core.hw);
+            cx.core.state.cpl()
+        }
+    };
+    let answer = if cpl == 0 { KVM_ENOSYS } else { KVM_EPERM };
     cx.core.state.gprs[RAX] = answer;
     Outcome::SkipAndResume
 }

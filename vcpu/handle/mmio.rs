@@ -38,6 +38,13 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
     note(cx, chore) || cx.vm.pci.ends_unclaimed()
 }
 
+/// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.
+#[inline(always)]
+pub(super) fn is_interrupt_controller<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> bool {
+    lapic::offset(cx, gpa).is_some() || is_ioapic(gpa)
+}
+
+#[inline]
 fn is_ioapic(gpa: Gpa) -> bool {
     (IOAPIC_BASE..IOAPIC_BASE + IOAPIC_SIZE).contains(&gpa.0)
 }

@@ -5,20 +5,24 @@
 //! Handlers run in the window, interrupts off. They never sleep; what must, they name in their
 //! outcome. RIP moves only through [`Outcome::SkipAndResume`] and the emulator.
 
+pub(crate) mod code;
 pub(crate) mod insn;
 mod lapic;
 mod machine;
 mod memory;
-mod misc;
+pub(super) mod misc;
 mod mmio;
+pub(super) mod mov;
 pub(crate) mod msr;
-mod pio;
+mod outs;
+pub(super) mod pio;
 mod software;
 
 pub(crate) use pio::merge as merge_rax;
 
 use super::backend::Backend;
 use super::core::VcpuCore;
+use super::emulate::decode::Insn;
 use super::exit::{Exit, VirtInsn};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::run::unknown;
@@ -47,13 +51,19 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) cpu: &'a PinnedCpu,
 }
 
+/// Returns the length of an instruction in bytes.
+#[inline(always)]
+pub(crate) fn insn_length(insn: &Insn) -> u64 {
+    u64::from(insn.len)
+}
+
 /// Returns CPUID.1:EAX, which RDX holds after reset.
 pub(crate) fn signature() -> u32 {
     cpu::cpuid(1, 0).eax
 }
 
 /// Handles an exit.
-#[inline]
+#[inline(always)]
 pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome {
     match exit {
         Exit::Pio(access) => pio::handle(cx, access),

@@ -17,7 +17,8 @@ use crate::vcpu::core::VcpuCore;
 use crate::vcpu::exit::MsrAccess;
 use crate::vcpu::msr_table::{is_canonical, lookup, Handled, Policy, StateMsr};
 use crate::vcpu::outcome::Outcome;
-use crate::vcpu::shared::{Requests, VcpuShared};
+use crate::vcpu::quick::Answer;
+use crate::vcpu::shared::{count, Requests, VcpuShared};
 use crate::vcpu::state::{Groups, RCX};
 use crate::vcpu::vm::Vm;
 
@@ -28,13 +29,27 @@ const VA_BITS: u32 = 48;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
+    let Some(policy) = policy(cx) else { return Outcome::Inject(Exception::GP0) };
+    handle_as(cx, access, policy)
+}
+
+/// Returns what the MSR in ECX is.
+#[inline(always)]
+pub(crate) fn policy<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Policy> {
+    cx.core.recent_msrs.lookup(cx.core.state.gprs[RCX] as u32)
+}
+
+/// As [`handle`], of an MSR whose policy is known.
+#[inline]
+pub(crate) fn handle_as<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess, policy: Policy) -> Outcome {
+    count(&cx.shared.stats.msr);
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
-        MsrAccess::Read => read(cx, index).map(|v| cx.core.state.set_edx_eax(v)),
+        MsrAccess::Read => read(cx, index, policy).map(|v| cx.core.state.set_edx_eax(v)),
         MsrAccess::Write => {
             let value = cx.core.state.edx_eax();
-            write(cx, index, value)
+            write(cx, index, policy, value)
         }
     };
     match done {
@@ -43,17 +58,35 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> O
     }
 }
 
-#[inline]
-fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
-    match lookup(index).ok_or(Exception::GP0)? {
-        Policy::Handled(Handled::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
-        _ => get(cx.vm, cx.core, index).ok_or(Exception::GP0),
+/// Returns how the guest goes on after an access that [`handle_as`] may carry out in the inner loop; `None` for
+/// those that touch what the loop leaves in force.
+#[inline(always)]
+pub(crate) fn answer_of(policy: Policy, access: MsrAccess) -> Option<Answer> {
+    match (policy, access) {
+        (Policy::Handled(Handled::SpecCtrl | Handled::PredCmd), _) => None,
+        (_, MsrAccess::Read) => Some(Answer::Again),
+        // What waits in the local APIC may have changed.
+        (Policy::Handled(_), MsrAccess::Write) => Some(Answer::Prepare),
+        (_, MsrAccess::Write) => Some(Answer::Again),
     }
 }
 
 #[inline]
-fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
-    match lookup(index).ok_or(Exception::GP0)? {
+fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, policy: Policy) -> Result<u64, Exception> {
+    match policy {
+        Policy::Handled(Handled::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
+        _ => get_as(cx.vm, cx.core, index, policy).ok_or(Exception::GP0),
+    }
+}
+
+#[inline]
+fn write<B: Backend>(
+    cx: &mut Cx<'_, '_, B>,
+    index: u32,
+    policy: Policy,
+    value: u64,
+) -> Result<(), Exception> {
+    match policy {
         Policy::Handled(Handled::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
         Policy::Handled(Handled::TscDeadline) => {
             lapic::set_tsc_deadline(cx, value);
@@ -77,7 +110,7 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
             Ok(())
         }
         Policy::Handled(Handled::SpecCtrl) => {
-            if !set(cx.vm, cx.shared, cx.core, index, value) {
+            if !set_as(cx.vm, cx.shared, cx.core, index, policy, value) {
                 return Err(Exception::GP0);
             }
             *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
@@ -93,14 +126,18 @@ fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(
             Ok(())
         }
         Policy::ReadOnly(_) | Policy::Handled(Handled::McgCap) => Err(Exception::GP0),
-        _ if set(cx.vm, cx.shared, cx.core, index, value) => Ok(()),
+        _ if set_as(cx.vm, cx.shared, cx.core, index, policy, value) => Ok(()),
         _ => Err(Exception::GP0),
     }
 }
 
 /// Reads an MSR. `None`: there is none.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
-    Some(match lookup(index)? {
+    get_as(vm, core, index, lookup(index)?)
+}
+
+fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: Policy) -> Option<u64> {
+    Some(match policy {
         Policy::State(msr) => {
             core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
             *state_msr(core, msr)
@@ -136,9 +173,20 @@ pub(crate) fn set<B: Backend>(
     index: u32,
     value: u64,
 ) -> bool {
-    match lookup(index) {
-        Some(Policy::State(StateMsr::Efer)) => set_efer(core, value),
-        Some(Policy::State(msr)) => {
+    lookup(index).is_some_and(|policy| set_as(vm, shared, core, index, policy, value))
+}
+
+fn set_as<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    index: u32,
+    policy: Policy,
+    value: u64,
+) -> bool {
+    match policy {
+        Policy::State(StateMsr::Efer) => set_efer(core, value),
+        Policy::State(msr) => {
             let ok = msr.accepts(value, VA_BITS);
             if ok {
                 core.fetch(Groups::SYSCALL | Groups::SEGMENTS);
@@ -147,11 +195,10 @@ pub(crate) fn set<B: Backend>(
             }
             ok
         }
-        Some(Policy::Handled(h)) => set_handled(vm, shared, core, h, value),
-        Some(Policy::Stored(slot)) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
-        Some(Policy::Fixed(_)) => true,
-        Some(Policy::ReadOnly(v)) => v == value,
-        None => false,
+        Policy::Handled(h) => set_handled(vm, shared, core, h, value),
+        Policy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
+        Policy::Fixed(_) => true,
+        Policy::ReadOnly(v) => v == value,
     }
 }
 

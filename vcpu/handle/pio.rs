@@ -3,7 +3,7 @@
 //! IN and OUT.
 
 use super::Cx;
-use super::{insn, mmio};
+use super::{insn, mmio, outs};
 use crate::arch::addr::Width;
 use crate::chipset::bus;
 use crate::vcpu::backend::Backend;
@@ -18,7 +18,7 @@ use crate::vcpu::state::RAX;
 pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcome {
     count(&cx.shared.stats.pio);
     if a.is_string {
-        return insn::emulate(cx);
+        return outs::handle(cx, a).unwrap_or_else(|| insn::emulate(cx));
     }
     let rax = cx.core.state.gprs[RAX];
     if a.is_in {
@@ -39,9 +39,41 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Outcom
     }
 }
 
+/// Carries out an access that a device in the kernel answers. Returns whether it was one; nothing has been
+/// done otherwise.
+#[inline(always)]
+pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> bool {
+    if a.is_string {
+        return false;
+    }
+    let rax = cx.core.state.gprs[RAX];
+    if a.width == Width::B1 && bus::is_timer(a.port) {
+        if a.is_in {
+            if let Some(value) = cx.vm.chipset.read_timer(cx.cpu, a.port) {
+                cx.core.state.gprs[RAX] = (rax & !0xff) | u64::from(value);
+                return true;
+            }
+        } else if cx.vm.chipset.write_timer(cx.cpu, a.port, rax as u8) {
+            return true;
+        }
+    }
+    if a.is_in {
+        let Some(value) = read(cx, a.port, a.width) else { return false };
+        cx.core.state.gprs[RAX] = merge(rax, a.width, value);
+    } else if !write(cx, a.port, a.width, rax as u32) {
+        return false;
+    }
+    true
+}
+
 /// Returns whether a port is one of PCI configuration.
 fn is_pci(port: u16) -> bool {
     matches!(port, 0xcf8..=0xcff)
+}
+
+/// Returns whether nobody in the kernel has `port`: [`write`] gives it to user space.
+pub(super) fn is_for_user<B: Backend>(cx: &Cx<'_, '_, B>, port: u16) -> bool {
+    !bus::decodes(port) && !is_pci(port) && !cx.vm.pci.ends_unclaimed()
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("guest: out gives port and value", out),
     ("guest: in takes the value that user space gives", input),
     ("guest: a string of outs arrives whole and in order", outs),
+    ("guest: a string of outs in 64-bit code crosses a page", long_outs),
     ("guest: writes outside memory exit with address and bytes", mmio_write),
     ("guest: reads outside memory take what user space gives", mmio_read),
     ("guest: immediate_exit alone runs nothing", immediate_exit),
@@ -182,6 +183,28 @@ fn outs(c: &Ctx) {
     assert_eq!(got, TEXT);
     let r = g.vcpu.get_regs().unwrap();
     assert_eq!((r.rcx, r.rsi), (0, 0x3010));
+}
+
+fn long_outs(c: &Ctx) {
+    // cld; mov esi, 0x3f00; mov ecx, 400; mov dx, 0x80; rep outsw; hlt
+    let code = [0xfc, 0xbe, 0, 0x3f, 0, 0, 0xb9, 0x90, 1, 0, 0, 0x66, 0xba, 0x80, 0, 0xf3, 0x66, 0x6f, HLT];
+    let text: Vec<u8> = (0..800u32).map(|i| (i * 7 + i / 256) as u8).collect();
+    let mut g = Guest::new(c, &code);
+    g.memory.write(0x3f00, &text);
+    g.enter_long_mode();
+
+    let mut got = Vec::new();
+    loop {
+        match g.exit() {
+            VcpuExit::IoOut(0x80, data) => got.extend_from_slice(data),
+            VcpuExit::Hlt => break,
+            other => panic!("{other:?}, expected OUT"),
+        }
+    }
+
+    assert_eq!(got, text);
+    let r = g.vcpu.get_regs().unwrap();
+    assert_eq!((r.rcx, r.rsi), (0, 0x3f00 + 800));
 }
 
 fn mmio_write(c: &Ctx) {

@@ -20,3 +20,5 @@ pub(crate) mod mce;
 pub(crate) mod msr_table;
 #[path = "../../../vcpu/pvclock.rs"]
 pub(crate) mod pvclock;
+#[path = "../../../vcpu/record.rs"]
+pub(crate) mod record;

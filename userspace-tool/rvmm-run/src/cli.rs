@@ -10,6 +10,7 @@ use crate::console::ConsoleSpec;
 use crate::disk::DiskSpec;
 use crate::machine::DeviceSet;
 use crate::memory::RamSize;
+use crate::net::NetSpec;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +20,11 @@ Examples:
       console in this terminal, 2 GiB, four CPUs (quit with Ctrl-a x)
   rvmm-run --append 'console=ttyS0 root=/dev/vda1 ro' --disk data.img,ro,serial=DATA1 vmlinuz system.img
       own command line, and a second, read-only disk
+  ip tuntap add rvmm0 mode tap && ip addr add 10.0.0.1/24 dev rvmm0 && ip link set rvmm0 up
+  rvmm-run --net tap=rvmm0 vmlinuz disk.img
+      a network card; in the guest, give eth0 another address of 10.0.0.0/24
+  rvmm-run --net user,passt=--tcp-ports=2222:22 vmlinuz disk.img
+      a network card without any rights or set-up; port 2222 of the host is the guest's 22
   rvmm-run --check
       say what this host lacks
 
@@ -46,6 +52,11 @@ pub struct Cli {
     /// Further disk, with options; these follow the plain ones
     #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
     pub disks: Vec<DiskSpec>,
+
+    /// Network card: tap=NAME[,queues=N] on a tap interface of the host, which is made if it does not exist, or user, through
+    /// passt and the host's own sockets; both with [,mac=MAC][,mtu=N]; may be given again
+    #[arg(long = "net", value_name = "KIND[,OPTION]…")]
+    pub nets: Vec<NetSpec>,
 
     /// Initial RAM disk
     #[arg(long, value_name = "FILE")]

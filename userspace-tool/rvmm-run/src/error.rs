@@ -15,6 +15,7 @@ use crate::disk::DiskError;
 use crate::exit_status::ExitStatus;
 use crate::kernel::KernelError;
 use crate::memory::MemoryError;
+use crate::net::{NetError, NetKind};
 
 /// A failure of the tool.
 #[derive(Debug)]
@@ -36,8 +37,10 @@ pub enum Error {
         /// Possible.
         max: u32,
     },
-    /// More disks than the PCI bus has room for.
-    TooManyDisks {
+    /// A network card.
+    Net(NetKind, NetError),
+    /// More disks and network cards than the PCI bus has room for.
+    TooManyDevices {
         /// Asked for.
         asked: usize,
         /// Possible.
@@ -87,8 +90,9 @@ impl fmt::Display for Error {
             Self::TooManyCpus { asked, max } => {
                 write!(f, "{asked} CPUs: the module gives a VM at most {max}; ask for fewer with --cpus")
             }
-            Self::TooManyDisks { asked, max } => {
-                write!(f, "{asked} disks: the PCI bus has room for {max}; give fewer")
+            Self::Net(kind, e) => write!(f, "{kind}: {e}"),
+            Self::TooManyDevices { asked, max } => {
+                write!(f, "{asked} disks and network cards: the PCI bus has room for {max}; give fewer")
             }
             Self::Console(e) => write!(f, "console: {e}"),
             Self::Node(path, errno) => write!(f, "{}: {}", path.display(), node_advice(*errno)),

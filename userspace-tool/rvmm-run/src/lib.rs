@@ -12,7 +12,7 @@
 //! | [`acpi`] | ACPI tables |
 //! | [`cpu`] | CPUID, entry state, run loop, dumps |
 //! | [`machine`] | one VM: devices, threads |
-//! | [`disk`], [`console`] | host side of disks and console |
+//! | [`disk`], [`net`], [`console`] | host side of disks, network cards and console |
 //! | [`sys`] | the one file with unsafe code |
 
 pub mod acpi;
@@ -28,6 +28,7 @@ pub mod kernel;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod net;
 pub mod start;
 pub mod sys;
 

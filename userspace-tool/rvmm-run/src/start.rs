@@ -23,6 +23,7 @@ use crate::machine::run::{run as run_machine, Outcome, Signals, Verbosity};
 use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
 use crate::memory::host_memory;
 use crate::message;
+use crate::net;
 
 /// Runs what the command line asks for.
 pub fn run(cli: &Cli) -> ExitStatus {
@@ -77,12 +78,17 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
     }
     let specs = cli.all_disks();
     let max = PCI_SLOTS - 1;
-    if specs.len() > max {
-        return Err(Error::TooManyDisks { asked: specs.len(), max });
+    let asked = specs.len() + cli.nets.len();
+    if asked > max {
+        return Err(Error::TooManyDevices { asked, max });
     }
     let mut disks = Vec::new();
     for spec in &specs {
         disks.push(disk::open(spec).map_err(|e| Error::Disk(spec.path.clone(), e))?);
+    }
+    let mut nets = Vec::new();
+    for spec in &cli.nets {
+        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| Error::Net(spec.kind.clone(), e))?);
     }
     Ok(Config {
         ram: cli.memory,
@@ -91,6 +97,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         initrd,
         cmdline: cli.append.clone(),
         disks,
+        nets,
         devices: cli.devices,
     })
 }

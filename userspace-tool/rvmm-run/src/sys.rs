@@ -13,10 +13,11 @@ use std::ptr::NonNull;
 
 use kvm_bindings::{kvm_create_device, kvm_run, kvm_userspace_memory_region, KVM_CREATE_DEVICE_TEST};
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use nix::errno::Errno;
 use nix::sys::mman::{madvise, MmapAdvise};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 /// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.
 const RVMM_DEV_RUN: u64 = 0xaef0;
@@ -24,6 +25,13 @@ const RVMM_DEV_RUN: u64 = 0xaef0;
 const RVMM_GET_EXITS: u64 = 0x8808_aef1;
 /// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
 const KVM_GET_STATS_FD: u64 = 0xaece;
+
+/// `TUNSETIFF`, `_IOW('T', 202, int)`; the argument is a `struct ifreq` all the same.
+const TUNSETIFF: u64 = 0x4004_54ca;
+/// `TUNSETOFFLOAD`, `_IOW('T', 208, unsigned int)`; the argument is the value itself.
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+/// `TUNSETVNETHDRSZ`, `_IOW('T', 216, int)`.
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 
 /// Makes every region of `ram` a memory slot of `vm`, slot numbers counting from 0.
 ///
@@ -59,13 +67,13 @@ pub fn advise_huge_pages(ram: &GuestMemoryMmap<()>) {
     }
 }
 
-/// Serves the queues of a virtio device on the calling thread until the VM is gone.
+/// Serves a queue of a virtio device on the calling thread until the VM is gone.
 ///
 /// # Errors
 /// `Interrupted` when a signal came: call again. Anything else is final.
-pub fn run_device(device: &DeviceFd) -> io::Result<()> {
-    // SAFETY: the request takes no argument, so the kernel reads and writes no memory of this process on its behalf.
-    match unsafe { ioctl(device, RVMM_DEV_RUN) } {
+pub fn run_device(device: &DeviceFd, queue: u32) -> io::Result<()> {
+    // SAFETY: the request's argument is a number, so the kernel reads and writes no memory of this process on its behalf.
+    match unsafe { ioctl_with_val(device, RVMM_DEV_RUN, queue.into()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -166,4 +174,44 @@ pub fn test_device(vm: &VmFd, request: &mut kvm_create_device) -> bool {
     request.flags = KVM_CREATE_DEVICE_TEST;
     // SAFETY: the request has the size that is coded in the number, and the flag set above keeps it from making a descriptor.
     unsafe { ioctl_with_mut_ref(vm, KVM_CREATE_DEVICE, request) == 0 }
+}
+
+/// `struct ifreq` as `TUNSETIFF` reads it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// Makes `node`, an open `/dev/net/tun`, a queue of the interface `name`, which is made if it does not exist.
+///
+/// # Errors
+/// That of `TUNSETIFF`; `ENAMETOOLONG`.
+pub fn attach_tap(node: &File, name: &str, flags: u16) -> Result<(), Errno> {
+    let mut request = InterfaceRequest { name: [0; 16], flags, rest: [0; 22] };
+    // The last byte stays 0.
+    let room =
+        request.name.get_mut(..name.len()).filter(|room| room.len() < 16).ok_or(Errno::ENAMETOOLONG)?;
+    room.copy_from_slice(name.as_bytes());
+    // SAFETY: the kernel reads and writes a `struct ifreq`, which is what `request` has room for.
+    Errno::result(unsafe { ioctl_with_mut_ref(node, TUNSETIFF, &mut request) }).map(drop)
+}
+
+/// Sets the bytes of the header in front of each packet of a tap.
+///
+/// # Errors
+/// That of `TUNSETVNETHDRSZ`.
+pub fn set_tap_header(tap: &File, bytes: i32) -> Result<(), Errno> {
+    // SAFETY: the kernel reads an `int`.
+    Errno::result(unsafe { ioctl_with_ref(tap, TUNSETVNETHDRSZ, &bytes) }).map(drop)
+}
+
+/// Sets what packets of a tap may leave to their receiver.
+///
+/// # Errors
+/// That of `TUNSETOFFLOAD`.
+pub fn set_tap_offloads(tap: &File, offloads: u32) -> Result<(), Errno> {
+    // SAFETY: the request's argument is a number.
+    Errno::result(unsafe { ioctl_with_val(tap, TUNSETOFFLOAD, offloads.into()) }).map(drop)
 }

@@ -10,6 +10,7 @@ mod bytes;
 mod chipset;
 mod emulate;
 mod mmu;
+mod net;
 mod pci;
 mod queue;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("virtqueue", queue::virtqueue),
     ("virtio_blk", queue::virtio_blk),
     ("virtio_rng", queue::virtio_rng),
+    ("virtio_net", net::virtio_net),
     ("pci", pci::pci),
     ("decode", emulate::decoder),
     ("emulate", emulate::emulator),

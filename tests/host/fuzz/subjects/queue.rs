@@ -8,8 +8,9 @@ use crate::t_virtio::machine::{Machine, F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
 use crate::virtio::blk::{Next, Request, Status};
+use crate::virtio::pci::Served;
 use crate::virtio::queue::QueueError;
-use crate::virtio::rng::{Rng, Served};
+use crate::virtio::rng::Rng;
 
 fn desc(b: &mut Bytes<'_>) -> AnyDesc {
     let at = match b.below(8) {
@@ -22,7 +23,7 @@ fn desc(b: &mut Bytes<'_>) -> AnyDesc {
     AnyDesc { at, len, flags, next: b.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16, 0xffff]) }
 }
 
-fn act(b: &mut Bytes<'_>) -> Act {
+pub(super) fn act(b: &mut Bytes<'_>) -> Act {
     match b.below(16) {
         0 => Act::Descriptor(b.u16() & 15, desc(b)),
         1 => Act::Indirect(b.u16() & 63, desc(b)),

@@ -101,9 +101,10 @@ proptest! {
     fn a_nested_page_fault_says_address_and_access(gpa: u64, present: bool, write: bool, reserved: bool, fetch: bool) {
         let info = u64::from(present) | u64::from(write) << 1 | u64::from(reserved) << 3 | u64::from(fetch) << 4;
 
-        let fault = GuestPageFault { gpa: Gpa(gpa), write, fetch, present, reserved };
-        // User and the two bits that tell where in the walk it happened do not count.
+        // User does not count; of the two bits that tell where in the walk it happened, the first does.
         for noise in [0, 4, 1 << 32, 1 << 33] {
+            let is_final = noise == 1 << 32;
+            let fault = GuestPageFault { gpa: Gpa(gpa), write, fetch, present, is_final, reserved };
             prop_assert_eq!(decode(raw(0x400, info | noise, gpa)), Exit::GuestPageFault(fault));
         }
     }

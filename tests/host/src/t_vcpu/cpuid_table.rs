@@ -164,6 +164,30 @@ fn by_search(list: &[CpuidEntry2], function: u32, index: u32) -> Option<CpuidReg
 }
 
 proptest! {
+    /// What is remembered is what a look-up gives, whatever the vCPU's state is by then.
+    #[test]
+    fn what_is_remembered_is_what_is_looked_up(
+        asked in vec((prop_oneof![0u32..0x10, 0x4000_0000u32..0x4000_0003, 0x8000_0000u32..0x8000_0009], 0u32..3,
+                      any::<u64>(), any::<bool>()), 1..100),
+        vendor in prop_oneof![Just(b"AuthenticAMD"), Just(b"GenuineIntel")],
+    ) {
+        let mut list = xstate().to_vec();
+        list.push(CpuidEntry2::leaf(1, regs(1, 2, !0, !0)));
+        list.push(CpuidEntry2::leaf(5, regs(5, 5, 5, 5)));
+        list.push(CpuidEntry2::subleaf(7, 0, regs(0, 0, !0, 0)));
+        list.push(CpuidEntry2::leaf(0x8000_0000, regs(0x8000_0008, 0, 0, 0)));
+        list.push(CpuidEntry2::leaf(0x8000_0008, regs(0x3028, 0, 0, 0)));
+        let mut t = table(vendor, &list);
+        for (function, index, state, apic) in asked {
+            t.set_apic_enabled(apic);
+            let answer = t.query(function, index, state, state >> 7 & 0x207);
+            if let Some(recalled) = t.recall(function, index) {
+                prop_assert_eq!(recalled, answer);
+            }
+            t.remember(function, index, answer);
+        }
+    }
+
     /// The sorted look-up finds what a search of the whole list finds.
     #[test]
     fn look_up_equals_search(

@@ -8,3 +8,4 @@ mod ioevent;
 mod mce;
 mod msr_table;
 mod pvclock;
+mod record;

@@ -203,6 +203,27 @@ proptest! {
         prop_assert_eq!(is_canonical(a, 48), a == extended);
     }
 
+    /// What is remembered is what a look-up gives.
+    #[test]
+    fn recent_msrs_are_those_of_the_table(indices in proptest::collection::vec(
+        prop_oneof![0u32..0x20, 0x174u32..0x27a, 0x400u32..0x410, 0x6e0u32..0x6e1, 0x800u32..0x840,
+                    0xc000_0080u32..0xc000_0084, any::<u32>()], 1..200)) {
+        let mut recent = RecentMsrs::new().unwrap();
+        for index in indices {
+            prop_assert_eq!(recent.lookup(index), lookup(index), "{:#x}", index);
+        }
+    }
+
+    /// All bytes are types of memory, or the value is refused.
+    #[test]
+    fn memory_types_are_looked_at_byte_by_byte(bytes in prop_oneof![
+        any::<[u8; 8]>(), any::<u8>().prop_map(|b| [b; 8]), proptest::array::uniform8(0u8..8)]) {
+        let mut store = MsrStore::new();
+        let Some(Policy::Stored(slot)) = lookup(0x250) else { panic!("MTRRfix64K_00000 is stored") };
+        let legal = bytes.iter().all(|b| matches!(b, 0 | 1 | 4 | 5 | 6));
+        prop_assert_eq!(store.write(slot, u64::from_le_bytes(bytes)).is_ok(), legal);
+    }
+
     /// No number and no value does more than keep, drop or refuse; what is kept reads back.
     #[test]
     fn a_write_that_is_taken_reads_back(index in prop_oneof![0u32..0x2000, 0xc001_0000u32..0xc001_2000], value: u64) {

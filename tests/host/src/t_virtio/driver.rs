@@ -28,9 +28,14 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring at a fixed place below 64 KiB.
     pub(crate) fn new(size: u16, event_idx: bool) -> Ring {
+        Ring::at(0, size, event_idx)
+    }
+
+    /// A ring that lies `base` bytes after the place that others have.
+    pub(crate) fn at(base: u64, size: u16, event_idx: bool) -> Ring {
         Ring {
             size,
-            layout: Layout { desc: Gpa(0x1000), avail: Gpa(0x5000), used: Gpa(0x6000) },
+            layout: Layout { desc: Gpa(base + 0x1000), avail: Gpa(base + 0x5000), used: Gpa(base + 0x6000) },
             event_idx,
             free: (0..size).rev().collect(),
             chains: vec![Vec::new(); size as usize],

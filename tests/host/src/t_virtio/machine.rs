@@ -219,17 +219,22 @@ impl<D: VirtioDevice> Machine<D> {
 
     /// Sets up queue 0 with vector 1 as Linux does, and returns the driver's side.
     pub(crate) fn set_up_queue(&mut self, event_idx: bool) -> Ring {
-        self.set_common(0x16, B2, 0);
+        self.set_up_queue_number(0, event_idx)
+    }
+
+    /// Sets up a queue with the vector after its number; each ring has 64 KiB of its own.
+    pub(crate) fn set_up_queue_number(&mut self, index: u16, event_idx: bool) -> Ring {
+        self.set_common(0x16, B2, index.into());
         assert_eq!(self.common(0x1c, B2), 0, "not enabled yet");
         let size = self.common(0x18, B2) as u16;
-        let ring = Ring::new(size, event_idx);
+        let ring = Ring::at(u64::from(index) << 16, size, event_idx);
         self.set_common(0x18, B2, u64::from(size));
         for (at, gpa) in [(0x20, ring.layout.desc), (0x28, ring.layout.avail), (0x30, ring.layout.used)] {
             self.set_common(at, B4, gpa.0 & 0xffff_ffff);
             self.set_common(at + 4, B4, gpa.0 >> 32);
         }
-        self.set_common(0x1a, B2, 1);
-        assert_eq!(self.common(0x1a, B2), 1, "the vector was accepted");
+        self.set_common(0x1a, B2, u64::from(index) + 1);
+        assert_eq!(self.common(0x1a, B2), u64::from(index) + 1, "the vector was accepted");
         self.set_common(0x1c, B2, 1);
         ring
     }
@@ -237,16 +242,23 @@ impl<D: VirtioDevice> Machine<D> {
     /// Everything from the probe to DRIVER_OK; MSI-X with a vector for the configuration and one
     /// for the queue.
     pub(crate) fn start(&mut self, features: u64) -> Ring {
+        self.start_queues(features, 1).remove(0)
+    }
+
+    /// The same for the first `count` queues.
+    pub(crate) fn start_queues(&mut self, features: u64, count: u16) -> Vec<Ring> {
         self.probe();
         self.negotiate(features | F_VERSION_1);
         self.set_reg(self.at.msix + 2, B2, 0x8000);
-        self.unmask(0);
-        self.unmask(1);
+        for vector in 0..=count {
+            self.unmask(vector);
+        }
         self.set_common(0x10, B2, 0);
-        let ring = self.set_up_queue(features & F_EVENT_IDX != 0);
+        let event_idx = features & F_EVENT_IDX != 0;
+        let rings = (0..count).map(|index| self.set_up_queue_number(index, event_idx)).collect();
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
         assert_eq!(self.effect, Effect::Activated);
-        ring
+        rings
     }
 
     pub(crate) fn message(vector: u16) -> MsiMessage {

@@ -8,6 +8,7 @@ mod inflight;
 pub(crate) mod machine;
 pub(crate) mod mem;
 mod msix;
+pub(crate) mod net;
 mod pci_root;
 mod queue;
 pub(crate) mod random;

@@ -4,7 +4,8 @@ use super::driver::Ring;
 use super::machine::*;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::B4;
-use crate::virtio::rng::{Rng, Served};
+use crate::virtio::pci::Served;
+use crate::virtio::rng::Rng;
 
 fn guest() -> (Machine<Rng>, Ring) {
     let mut m = Machine::new(Rng);

@@ -3,8 +3,9 @@
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4, B8};
 use crate::virtio::blk::{Next, Request, Status};
+use crate::virtio::pci::Served;
 use crate::virtio::pci::{kick, Effect, VirtioPci};
-use crate::virtio::rng::{Rng, Served};
+use crate::virtio::rng::Rng;
 
 type Disk = super::blk::Disk;
 

@@ -66,13 +66,22 @@ fn ports_are_decoded() {
 #[test]
 fn faults_of_the_second_level_are_decoded() {
     let fault = |reason, q| decode(&Report { gpa: 0xfee0_0020, ..report(reason, q) });
-    let none =
-        GuestPageFault { gpa: Gpa(0xfee0_0020), write: false, fetch: false, present: false, reserved: false };
+    let none = GuestPageFault {
+        gpa: Gpa(0xfee0_0020),
+        write: false,
+        fetch: false,
+        present: false,
+        is_final: true,
+        reserved: false,
+    };
     assert_eq!(fault(48, 0x181), Exit::GuestPageFault(none));
+    assert_eq!(fault(48, 0x081), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
+    assert_eq!(fault(48, 0x001), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
     assert_eq!(fault(48, 0x182), Exit::GuestPageFault(GuestPageFault { write: true, ..none }));
     assert_eq!(fault(48, 0x184), Exit::GuestPageFault(GuestPageFault { fetch: true, ..none }));
     assert_eq!(fault(48, 0x1aa), Exit::GuestPageFault(GuestPageFault { write: true, present: true, ..none }));
-    assert_eq!(fault(49, 0), Exit::GuestPageFault(GuestPageFault { present: true, reserved: true, ..none }));
+    let wrong = GuestPageFault { present: true, is_final: false, reserved: true, ..none };
+    assert_eq!(fault(49, 0), Exit::GuestPageFault(wrong));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use crate::disk::SERIAL_MAX;
 use crate::error::Error;
+use crate::net::PAIRS_MAX;
 
 const TYPE_UART: u32 = 0x7276_0000;
 const TYPE_RTC: u32 = 0x7276_0001;
@@ -21,6 +22,7 @@ const TYPE_PCI_HOST: u32 = 0x7276_0003;
 const TYPE_POWER: u32 = 0x7276_0004;
 const TYPE_BLK: u32 = 0x7276_0010;
 const TYPE_RNG: u32 = 0x7276_0011;
+const TYPE_NET: u32 = 0x7276_0012;
 
 /// Attribute group of the configuration.
 const GROUP_CONFIG: u32 = 0;
@@ -28,9 +30,15 @@ const GROUP_CONFIG: u32 = 0;
 const GROUP_ACTION: u32 = 1;
 /// virtio-blk flag: the guest may only read.
 const BLK_READ_ONLY: u32 = 1;
+/// virtio-net flag: unfinished checksums and TCP segments.
+const NET_OFFLOADS: u32 = 1;
+/// virtio-net flag: the same for UDP.
+const NET_UDP_OFFLOADS: u32 = 2;
+/// virtio-net flag: packets go through a stream socket.
+const NET_STREAM: u32 = 4;
 
 /// Every type with its name, for `--check`.
-pub const TYPES: [(u32, &str); 7] = [
+pub const TYPES: [(u32, &str); 8] = [
     (TYPE_UART, "the UART"),
     (TYPE_RTC, "the RTC"),
     (TYPE_I8042, "the keyboard controller"),
@@ -38,6 +46,7 @@ pub const TYPES: [(u32, &str); 7] = [
     (TYPE_POWER, "the ACPI power management"),
     (TYPE_BLK, "virtio-blk disks"),
     (TYPE_RNG, "virtio-rng"),
+    (TYPE_NET, "virtio-net cards"),
 ];
 
 /// A device and its configuration.
@@ -58,6 +67,8 @@ pub enum Device {
     PowerManagement,
     /// A disk.
     Blk(BlkConfig),
+    /// A network card.
+    Net(NetConfig),
     /// An entropy source.
     Rng {
         /// PCI device number.
@@ -100,6 +111,44 @@ pub struct BlkConfig {
     pub queue_size: u32,
 }
 
+/// Configuration of a network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// A queue of the tap for each pair of queues, at most `PAIRS_MAX`, or a stream socket; the module takes references
+    /// of its own.
+    pub fds: Vec<RawFd>,
+    /// It is a stream socket.
+    pub is_stream: bool,
+    /// Address of the guest's card.
+    pub mac: [u8; 6],
+    /// Largest packet, 0 to say nothing.
+    pub mtu: u16,
+    /// The tap takes and gives unfinished checksums and TCP segments.
+    pub tcp_offloads: bool,
+    /// The same for UDP.
+    pub udp_offloads: bool,
+    /// PCI device number, 0 for the next free one.
+    pub slot: u32,
+}
+
+impl NetConfig {
+    fn bytes(&self) -> Vec<u8> {
+        let mut fds = self.fds.clone();
+        fds.resize(PAIRS_MAX, -1);
+        let mut bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
+        let flags = if self.tcp_offloads { NET_OFFLOADS } else { 0 }
+            | if self.udp_offloads { NET_UDP_OFFLOADS } else { 0 }
+            | if self.is_stream { NET_STREAM } else { 0 };
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(self.slot.to_ne_bytes());
+        bytes.extend((self.fds.len() as u16).to_ne_bytes());
+        bytes.extend(self.mtu.to_ne_bytes());
+        bytes.extend(self.mac);
+        bytes.extend([0; 6]);
+        bytes
+    }
+}
+
 impl Device {
     /// Device type number.
     pub fn kind(&self) -> u32 {
@@ -110,6 +159,7 @@ impl Device {
             Self::PciHost(_) => TYPE_PCI_HOST,
             Self::PowerManagement => TYPE_POWER,
             Self::Blk(_) => TYPE_BLK,
+            Self::Net(_) => TYPE_NET,
             Self::Rng { .. } => TYPE_RNG,
         }
     }
@@ -123,6 +173,7 @@ impl Device {
             Self::PciHost(_) => "create the PCI host bridge",
             Self::PowerManagement => "create the ACPI power management",
             Self::Blk(_) => "create a disk",
+            Self::Net(_) => "create a network card",
             Self::Rng { .. } => "create the entropy source",
         }
     }
@@ -159,6 +210,7 @@ impl Device {
                 bytes.extend(blk.slot.to_ne_bytes());
                 bytes.extend(blk.queue_size.to_ne_bytes());
             }
+            Self::Net(net) => bytes.extend(net.bytes()),
             Self::Rng { slot } => {
                 bytes.extend(slot.to_ne_bytes());
                 bytes.extend(0u32.to_ne_bytes());

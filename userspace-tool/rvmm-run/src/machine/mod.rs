@@ -10,6 +10,7 @@ pub mod stats;
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kvm_bindings::{
     kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_pit_config,
@@ -20,7 +21,8 @@ use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use nix::errno::Errno;
 use vm_memory::GuestMemoryMmap;
 
-use self::device::{BlkConfig, Device, PciConfig, RtcConfig};
+use self::device::{BlkConfig, Device, NetConfig, PciConfig, RtcConfig};
+use self::run::Worker;
 use crate::acpi::{self, AcpiConfig};
 use crate::cpu::cpuid::{personalise, Topology};
 use crate::cpu::regs;
@@ -30,6 +32,7 @@ use crate::image::FileImage;
 use crate::kernel::{self, params, Initrd, Loaded};
 use crate::layout::{IDENTITY_MAP, PCI_MMIO, PCI_MMIO_SIZE, TSS};
 use crate::memory::RamSize;
+use crate::net::{Net, Passt, Way};
 
 /// PCI device numbers on bus 0 that are free for virtio: the host bridge has 0.
 pub const PCI_SLOTS: usize = 31;
@@ -49,6 +52,8 @@ pub struct Config {
     pub cmdline: String,
     /// Disks in the guest's order.
     pub disks: Vec<Disk>,
+    /// Network cards in the guest's order.
+    pub nets: Vec<Net>,
     /// Which of the module's own devices the machine has.
     pub devices: DeviceSet,
 }
@@ -89,8 +94,9 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     uart: Option<DeviceFd>,
     power: Option<DeviceFd>,
-    workers: Vec<DeviceFd>,
+    workers: Vec<Worker>,
     _others: Vec<DeviceFd>,
+    _helpers: Vec<Passt>,
     _vm: VmFd,
     _ram: GuestMemoryMmap<()>,
 }
@@ -143,8 +149,8 @@ impl Machine {
             devices.create_pci(&vm, config)?;
         }
         let vcpus = create_vcpus(kvm, &vm, config, &loaded)?;
-        let Devices { uart, power, others, workers } = devices;
-        Ok(Self { vcpus, uart, power, workers, _others: others, _vm: vm, _ram: ram })
+        let Devices { uart, power, others, helpers, workers } = devices;
+        Ok(Self { vcpus, uart, power, workers, _others: others, _helpers: helpers, _vm: vm, _ram: ram })
     }
 }
 
@@ -206,8 +212,10 @@ struct Devices {
     power: Option<DeviceFd>,
     /// Kept open for the guest alone.
     others: Vec<DeviceFd>,
-    /// Those that want a thread.
-    workers: Vec<DeviceFd>,
+    /// Programs that run as long as the machine.
+    helpers: Vec<Passt>,
+    /// What wants a thread.
+    workers: Vec<Worker>,
 }
 
 impl Devices {
@@ -221,12 +229,13 @@ impl Devices {
         Ok(())
     }
 
-    /// The PCI bus and what is on it: the disks in their order, then the entropy source.
+    /// The PCI bus and what is on it: the disks and the network cards in their order, then the
+    /// entropy source.
     fn create_pci(&mut self, vm: &VmFd, config: &Config) -> Result<(), Error> {
         let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
         self.others.push(device::create(vm, Device::PciHost(pci))?);
         let mut slot = 1;
-        for disk in &config.disks {
+        for (index, disk) in config.disks.iter().enumerate() {
             let blk = BlkConfig {
                 fd: disk.file.as_raw_fd(),
                 read_only: disk.read_only,
@@ -234,10 +243,47 @@ impl Devices {
                 slot,
                 queue_size: 0,
             };
-            self.workers.push(device::create(vm, Device::Blk(blk))?);
+            let device = Arc::new(device::create(vm, Device::Blk(blk))?);
+            self.workers.push(Worker { name: format!("disk{index}"), device, queue: 0 });
+            slot += 1;
+        }
+        for (index, net) in config.nets.iter().enumerate() {
+            self.create_net(vm, index, net, slot)?;
             slot += 1;
         }
         self.others.push(device::create(vm, Device::Rng { slot })?);
+        Ok(())
+    }
+}
+
+impl Devices {
+    /// A network card, with a thread for each of its queues that carry packets.
+    fn create_net(&mut self, vm: &VmFd, index: usize, net: &Net, slot: u32) -> Result<(), Error> {
+        let (fds, is_stream) = match &net.way {
+            Way::Taps(files) => (files.iter().map(AsRawFd::as_raw_fd).collect(), false),
+            Way::Passt(arguments) => {
+                let passt = Passt::start(arguments).map_err(Error::io("start passt"))?;
+                let fd = passt.socket.as_raw_fd();
+                self.helpers.push(passt);
+                (vec![fd], true)
+            }
+        };
+        let queues = 2 * fds.len() as u32;
+        let card = NetConfig {
+            fds,
+            is_stream,
+            mac: net.mac.0,
+            mtu: net.mtu,
+            tcp_offloads: net.tcp_offloads,
+            udp_offloads: net.udp_offloads,
+            slot,
+        };
+        let device = Arc::new(device::create(vm, Device::Net(card))?);
+        for queue in 0..queues {
+            let way = if queue % 2 == 0 { "rx" } else { "tx" };
+            let name = format!("net{index}-{way}{}", queue / 2);
+            self.workers.push(Worker { name, device: Arc::clone(&device), queue });
+        }
         Ok(())
     }
 }

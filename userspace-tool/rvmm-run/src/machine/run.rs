@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs a machine: one thread per processor, one per disk, one for the console, and the main thread that waits for the end.
+//! Runs a machine: one thread per processor, one per disk, two per network
+//! card's pair of queues, one for the console, and the main thread that waits for the end.
 //!
 //! The first thread that sees the end records it and wakes the main thread, which then kicks every other thread out of the
 //! module with a signal until it has ended. The stop signals are blocked everywhere and read from a signalfd, so that they
@@ -135,7 +136,7 @@ pub fn run(
     verbosity: Verbosity,
 ) -> Result<Outcome, Error> {
     // Dropped in reverse order: RAM goes last.
-    let Machine { _ram, _vm, _others, uart, power, workers, vcpus } = machine;
+    let Machine { _ram, _vm, _others, _helpers, uart, power, workers, vcpus } = machine;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let console = match (&uart, pump.take_if(|p| uart.is_some() && !matches!(p.console(), Console::None))) {
@@ -188,14 +189,14 @@ fn print_counters(files: &[File]) {
 
 fn start_all(
     vcpus: Vec<VcpuFd>,
-    workers: Vec<DeviceFd>,
+    workers: Vec<Worker>,
     shared: &Arc<Shared>,
     debug: bool,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> Result<(), Error> {
-    for (index, device) in workers.into_iter().enumerate() {
+    for worker in workers {
         let shared = Arc::clone(shared);
-        threads.push(spawn(format!("disk{index}"), move || work(&device, &shared))?);
+        threads.push(spawn(worker.name.clone(), move || work(&worker, &shared))?);
     }
     for (id, vcpu) in vcpus.into_iter().enumerate() {
         let shared = Arc::clone(shared);
@@ -225,14 +226,24 @@ fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
     }
 }
 
-/// A disk's thread: it serves the queues inside the module.
-fn work(device: &DeviceFd, shared: &Arc<Shared>) {
+/// A thread to be lent to a device: it serves a queue inside the module.
+#[derive(Debug)]
+pub struct Worker {
+    /// Name of the thread.
+    pub name: String,
+    /// The device.
+    pub device: Arc<DeviceFd>,
+    /// Which of its queues.
+    pub queue: u32,
+}
+
+fn work(worker: &Worker, shared: &Arc<Shared>) {
     let _guard = PanicGuard(Arc::clone(shared));
     while !shared.stopping() {
-        match crate::sys::run_device(device) {
+        match crate::sys::run_device(&worker.device, worker.queue) {
             Ok(()) => return,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk")(e))),
+            Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk or a network card")(e))),
         }
     }
 }

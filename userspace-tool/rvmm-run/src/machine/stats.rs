@@ -14,29 +14,49 @@ const DESC: usize = 16;
 /// One counter: its name and value.
 pub type Counter = (String, u64);
 
+/// A histogram: its name and how many lie in each bucket; bucket `n` holds what needs `n` bits.
+pub type Histogram = (String, Vec<u64>);
+
+/// What one processor counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Plain counters.
+    pub plain: Vec<Counter>,
+    /// Times, where the module measures them.
+    pub histograms: Vec<Histogram>,
+}
+
 /// Reads all counters of a statistics file.
 ///
 /// # Errors
 /// Those of reading, and `InvalidData` for a file that is not in the format.
-pub fn read(file: &File) -> io::Result<Vec<Counter>> {
+pub fn read(file: &File) -> io::Result<Counters> {
     parse(|buf, at| file.read_exact_at(buf, at))
 }
 
-fn parse(read_at: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Vec<Counter>> {
+fn parse(read_at: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Counters> {
     let mut header = [0u8; HEADER];
     read_at(&mut header, 0)?;
     let word = |i: usize| u32_at(&header, i * 4);
     let (name_size, count, descs, data) = (word(1)?, word(2)?, word(4)?, word(5)?);
     let step = DESC.checked_add(name_size as usize).ok_or_else(invalid)?;
-    let mut counters = Vec::new();
+    let mut counters = Counters::default();
     for i in 0..count {
         let mut desc = vec![0u8; step];
         read_at(&mut desc, u64::from(descs) + u64::from(i) * step as u64)?;
-        let offset = u32_at(&desc, 8)?;
+        let (size, offset) = (u32_at(&desc, 4)? >> 16, u32_at(&desc, 8)?);
         let name = desc.get(DESC..).ok_or_else(invalid)?.split(|b| *b == 0).next().unwrap_or(&[]);
-        let mut value = [0u8; 8];
-        read_at(&mut value, u64::from(data) + u64::from(offset))?;
-        counters.push((String::from_utf8_lossy(name).into_owned(), u64::from_le_bytes(value)));
+        let name = String::from_utf8_lossy(name).into_owned();
+        let value = |n: u32| {
+            let mut value = [0u8; 8];
+            read_at(&mut value, u64::from(data) + u64::from(offset) + u64::from(n) * 8)?;
+            Ok(u64::from_le_bytes(value))
+        };
+        if size == 1 {
+            counters.plain.push((name, value(0)?));
+        } else {
+            counters.histograms.push((name, (0..size).map(value).collect::<io::Result<_>>()?));
+        }
     }
     Ok(counters)
 }
@@ -50,18 +70,30 @@ fn invalid() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not KVM's binary statistics format")
 }
 
-/// Returns the counters of all processors as a table, one column a processor.
-pub fn render(cpus: &[Vec<Counter>]) -> String {
+/// Returns the counters of all processors as a table, one column a processor, and the sum of their
+/// histograms, a line each: "less than so many ticks of the TSC: so many exits".
+pub fn render(cpus: &[Counters]) -> String {
     let mut text = String::from("counter         ");
     for id in 0..cpus.len() {
         text += &format!(" {:>14}", format!("vcpu {id}"));
     }
     text += "\n";
     let Some(first) = cpus.first() else { return text };
-    for (row, (name, _)) in first.iter().enumerate() {
+    for (row, (name, _)) in first.plain.iter().enumerate() {
         text += &format!("{name:<16}");
         for cpu in cpus {
-            text += &format!(" {:>14}", cpu.get(row).map_or(0, |(_, v)| *v));
+            text += &format!(" {:>14}", cpu.plain.get(row).map_or(0, |(_, v)| *v));
+        }
+        text += "\n";
+    }
+    for (row, (name, buckets)) in first.histograms.iter().enumerate() {
+        text += &format!("{name:<16}");
+        for bucket in 0..buckets.len() {
+            let counts = cpus.iter().filter_map(|c| c.histograms.get(row)?.1.get(bucket));
+            let sum: u64 = counts.sum();
+            if sum != 0 {
+                text += &format!(" <2^{bucket}: {sum}");
+            }
         }
         text += "\n";
     }
@@ -72,27 +104,29 @@ pub fn render(cpus: &[Vec<Counter>]) -> String {
 mod tests {
     use super::*;
 
-    /// A statistics file with the counters `exits` = 7 and `user_exits` = 1.
+    /// A statistics file with the counters `exits` = 7 and `user_exits` = 1, and a histogram of 3 buckets.
     fn sample() -> Vec<u8> {
         let mut b = Vec::new();
-        for w in [0u32, 48, 2, 24, 72, 72 + 2 * 64] {
+        for w in [0u32, 48, 3, 24, 72, 72 + 3 * 64] {
             b.extend(w.to_le_bytes());
         }
         b.extend([0; 48]);
-        for (i, name) in ["exits", "user_exits"].iter().enumerate() {
-            b.extend([0; 8]);
-            b.extend((i as u32 * 8).to_le_bytes());
+        for (i, name, size) in [(0, "exits", 1u16), (1, "user_exits", 1), (2, "io_cycles", 3)] {
+            b.extend([0; 6]);
+            b.extend(size.to_le_bytes());
+            b.extend((i * 8u32).to_le_bytes());
             b.extend([0; 4]);
             let mut n = name.as_bytes().to_vec();
             n.resize(48, 0);
             b.extend(n);
         }
-        b.extend(7u64.to_le_bytes());
-        b.extend(1u64.to_le_bytes());
+        for value in [7u64, 1, 0, 5, 6] {
+            b.extend(value.to_le_bytes());
+        }
         b
     }
 
-    fn parse_bytes(bytes: &[u8]) -> io::Result<Vec<Counter>> {
+    fn parse_bytes(bytes: &[u8]) -> io::Result<Counters> {
         parse(|buf, at| {
             let at = usize::try_from(at).map_err(|_| invalid())?;
             buf.copy_from_slice(bytes.get(at..at + buf.len()).ok_or_else(invalid)?);
@@ -104,7 +138,8 @@ mod tests {
     fn reads_names_and_values() {
         let counters = parse_bytes(&sample()).unwrap();
 
-        assert_eq!(counters, [("exits".into(), 7), ("user_exits".into(), 1)]);
+        assert_eq!(counters.plain, [("exits".into(), 7), ("user_exits".into(), 1)]);
+        assert_eq!(counters.histograms, [("io_cycles".into(), vec![0, 5, 6])]);
     }
 
     #[test]
@@ -118,11 +153,22 @@ mod tests {
 
     #[test]
     fn the_table_has_a_column_for_each_processor() {
-        let cpus = [vec![("exits".to_owned(), 7)], vec![("exits".to_owned(), 9)]];
+        let cpu = |n| Counters { plain: vec![("exits".to_owned(), n)], ..Counters::default() };
+        let cpus = [cpu(7), cpu(9)];
 
         let text = render(&cpus);
 
         assert!(text.lines().next().unwrap().contains("vcpu 1"));
         assert!(text.lines().nth(1).unwrap().ends_with(" 9"));
+    }
+
+    #[test]
+    fn histograms_are_added_up_and_empty_buckets_left_out() {
+        let cpu =
+            || Counters { plain: Vec::new(), histograms: vec![("io_cycles".to_owned(), vec![0, 2, 0, 3])] };
+
+        let text = render(&[cpu(), cpu()]);
+
+        assert_eq!(text.lines().last().unwrap(), "io_cycles        <2^1: 4 <2^3: 6");
     }
 }

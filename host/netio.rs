@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ways to the network that the VMM opened: a tap device, and a stream socket.
+//!
+//! Packets go straight between a tap's socket and the VMM's memory, as vhost does it. A stream socket only
+//! carries bytes of the kernel's, here.
+//!
+//! The VMM makes the tap and hands over its file. Each packet has a header of virtio's in front of it, which
+//! the tap checks and carries out (checksums, segments of TCP and UDP): nothing in it is trusted here.
+
+use super::eventfd::OnEvent;
+use super::ffi;
+use super::pieces::{outcome, Pieces};
+use core::cell::UnsafeCell;
+use core::ffi::{c_int, c_uint, c_void};
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::prelude::*;
+
+/// A reference to the file of a tap device, and its socket.
+///
+/// # Invariants
+/// `socket` is the one of `file`, which keeps it.
+pub(crate) struct Tap {
+    file: NonNull<bindings::file>,
+    socket: NonNull<c_void>,
+}
+
+// SAFETY: A `struct file` is reference counted, and the socket's calls have locks of their own.
+unsafe impl Send for Tap {}
+// SAFETY: As above.
+unsafe impl Sync for Tap {}
+
+impl Tap {
+    /// Takes a reference to the tap behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd, `EINVAL` for one that is no tap.
+    pub(crate) fn get(fd: i32) -> Result<Tap> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        // SAFETY: Process context; a null answer means no such fd.
+        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
+        let mut this = Tap { file, socket: NonNull::dangling() };
+        let mut socket = core::ptr::null_mut();
+        // SAFETY: The file is referenced, the out pointer is valid.
+        kernel::error::to_result(unsafe { ffi::rvmm_tap_socket(file.as_ptr(), &mut socket) })?;
+        // INVARIANT: That is the file's.
+        this.socket = NonNull::new(socket).ok_or(EINVAL)?;
+        Ok(this)
+    }
+
+    /// Sets what packets from the tap may leave to their receiver: bits of TUNSETOFFLOAD. Sleeps.
+    ///
+    /// # Errors
+    /// `EINVAL` for bits that the kernel does not know, `EBADFD` when the tap is gone.
+    pub(crate) fn set_offloads(&self, offloads: u32) -> Result {
+        // SAFETY: The file is referenced, and it is a tap's: this request takes a number.
+        kernel::error::to_result(unsafe { ffi::rvmm_tap_set_offloads(self.file.as_ptr(), offloads) })
+    }
+
+    /// Returns the bytes of the next packet, without its header; 0 when there is none.
+    pub(crate) fn next_len(&self) -> u32 {
+        // SAFETY: By the type's invariant.
+        unsafe { ffi::rvmm_tap_next_len(self.socket.as_ptr()) }
+    }
+
+    /// Sends a packet, header first. May sleep. Returns the bytes that were taken.
+    ///
+    /// # Errors
+    /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others.
+    pub(crate) fn send(&self, packet: &Pieces) -> Result<u64> {
+        // SAFETY: By the type's invariant. The pieces are read during the call only, and whoever copies from
+        // them checks that they are addresses of the process.
+        outcome(unsafe {
+            ffi::rvmm_tap_send(self.socket.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes())
+        })
+    }
+
+    /// Receives a packet, header first, without waiting for one. May sleep for memory. Returns its bytes.
+    ///
+    /// # Errors
+    /// `EAGAIN` when there is none; `EFAULT` and others, with which a packet is lost.
+    pub(crate) fn receive(&self, room: &Pieces) -> Result<u64> {
+        // SAFETY: As in `send()`.
+        outcome(unsafe {
+            ffi::rvmm_tap_receive(self.socket.as_ptr(), room.as_ptr(), room.count(), room.bytes())
+        })
+    }
+
+    /// Throws the next packet away.
+    pub(crate) fn drop_next(&self) {
+        // SAFETY: By the type's invariant.
+        unsafe { ffi::rvmm_tap_drop(self.socket.as_ptr()) }
+    }
+
+    /// Calls `target` whenever a packet comes or the tap changes, until the answer is dropped. Sleeps.
+    ///
+    /// # Errors
+    /// `EBADFD`: the tap is gone. `ENOMEM`.
+    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
+        Ear::new(&self.file, target)
+    }
+}
+
+/// A reference to the file of a stream socket, and the socket.
+///
+/// # Invariants
+/// `socket` is the one of `file`, which keeps it.
+pub(crate) struct Stream {
+    file: NonNull<bindings::file>,
+    socket: NonNull<c_void>,
+}
+
+// SAFETY: As for `Tap`.
+unsafe impl Send for Stream {}
+// SAFETY: As for `Tap`.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// Takes a reference to the stream socket behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd, `EINVAL` for one that is no stream socket.
+    pub(crate) fn get(fd: i32) -> Result<Stream> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        // SAFETY: Process context; a null answer means no such fd.
+        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
+        let mut this = Stream { file, socket: NonNull::dangling() };
+        let mut socket = core::ptr::null_mut();
+        // SAFETY: The file is referenced, the out pointer is valid.
+        kernel::error::to_result(unsafe { ffi::rvmm_stream_socket(file.as_ptr(), &mut socket) })?;
+        // INVARIANT: That is the file's.
+        this.socket = NonNull::new(socket).ok_or(EINVAL)?;
+        Ok(this)
+    }
+
+    /// Sends bytes; sleeps until there is room for them or a signal comes. Returns how many were sent.
+    ///
+    /// # Errors
+    /// `EPIPE` when the other end is closed; `EINTR` on a signal before the first byte; others of the socket.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize> {
+        let (at, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
+        // SAFETY: By the type's invariant; the bytes are valid for the call.
+        let sent = outcome(unsafe { ffi::rvmm_stream_send(self.socket.as_ptr(), at, len) })?;
+        Ok(usize::try_from(sent)?)
+    }
+
+    /// Receives what has come, without waiting for more. Returns how many bytes; 0 says that the other end is
+    /// closed.
+    ///
+    /// # Errors
+    /// `EAGAIN` when nothing has come; others of the socket.
+    pub(crate) fn receive(&self, room: &mut [u8]) -> Result<usize> {
+        let (at, len) = (room.as_mut_ptr().cast(), room.len() as u64);
+        // SAFETY: By the type's invariant; the room is valid for the call and ours.
+        let received = outcome(unsafe { ffi::rvmm_stream_receive(self.socket.as_ptr(), at, len) })?;
+        Ok(usize::try_from(received)?)
+    }
+
+    /// Calls `target` whenever bytes come or there is room for more, until the answer is dropped. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
+        Ear::new(&self.file, target)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: The reference was taken by `get()`.
+        unsafe { bindings::fput(self.file.as_ptr()) }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // SAFETY: The reference was taken by `get()`.
+        unsafe { bindings::fput(self.file.as_ptr()) }
+    }
+}
+
+/// The part of an [`Ear`] that the kernel points to.
+///
+/// # Invariants
+/// `entry` is the first field, so that a pointer to it is one to the whole.
+#[repr(C)]
+struct Inner<T> {
+    entry: UnsafeCell<bindings::wait_queue_entry>,
+    target: T,
+}
+
+/// Calls its target when something happens to a file; see [`Tap::listen`].
+///
+/// # Invariants
+/// The entry of `inner` is in the queue `head`, which the file keeps.
+pub(crate) struct Ear<'a, T> {
+    inner: KBox<Inner<T>>,
+    head: NonNull<bindings::wait_queue_head>,
+    _file: &'a NonNull<bindings::file>,
+}
+
+impl<'a, T: OnEvent> Ear<'a, T> {
+    /// `file`: of a value that holds a reference to it for `'a`.
+    fn new(file: &'a NonNull<bindings::file>, target: T) -> Result<Ear<'a, T>> {
+        let entry = bindings::wait_queue_entry { func: Some(hear::<T>), ..Default::default() };
+        let inner = KBox::new(Inner { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
+        // SAFETY: The file is referenced, and the entry lies in a box, so it stays where it is until the drop
+        // of `Ear` removes it.
+        let head = unsafe { ffi::rvmm_file_listen(file.as_ptr(), inner.entry.get()) };
+        Ok(Ear { inner, head: NonNull::new(head).ok_or(EBADFD)?, _file: file })
+    }
+}
+
+impl<T> Drop for Ear<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant. The callback runs under the queue's lock, which this takes: once it
+        // returns, the callback is over and will not come again.
+        unsafe { bindings::remove_wait_queue(self.head.as_ptr(), self.inner.entry.get()) };
+    }
+}
+
+/// # Safety
+/// Only a wait queue calls this, under its lock, with the entry of an [`Inner<T>`].
+unsafe extern "C" fn hear<T: OnEvent>(
+    entry: *mut bindings::wait_queue_entry,
+    _mode: c_uint,
+    _flags: c_int,
+    _key: *mut c_void,
+) -> c_int {
+    // SAFETY: By contract, and the type's invariant; the drop of the ear waits for this call.
+    let inner = unsafe { &*entry.cast::<Inner<T>>() };
+    inner.target.on_event();
+    0
+}

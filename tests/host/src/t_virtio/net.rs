@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use super::driver::Ring;
+use super::machine::*;
+use super::mem::MEM_BYTES;
+use crate::arch::addr::Gpa;
+use crate::arch::addr::Width::{B1, B2, B4};
+use crate::virtio::net::frames::{Frames, MAX_FRAME};
+use crate::virtio::net::{Net, NetConfig, Offloads, Packet, Taken, MAX_PAIRS};
+use crate::virtio::pci::Served;
+use crate::virtio::queue::Fault;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const F_CSUM: u64 = 1;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_MRG_RXBUF: u64 = 1 << 15;
+const F_CTRL_VQ: u64 = 1 << 17;
+const F_MQ: u64 = 1 << 22;
+const RX: u16 = 0;
+const TX: u16 = 1;
+/// Where packets lie: behind the rings.
+const DATA: u64 = 0xc_0000;
+
+pub(crate) fn card(pairs: u16) -> Machine<Net> {
+    let mac = [0x52, 0x54, 0, 1, 2, 3];
+    Machine::new(Net::new(&NetConfig { mac, mtu: 1400, pairs, offloads: true, udp_offloads: true }).unwrap())
+}
+
+/// A card with one pair: the machine, and its receive and transmit rings.
+fn guest(features: u64) -> (Machine<Net>, Ring, Ring) {
+    let mut m = card(1);
+    let mut rings = m.start_queues(features, 2);
+    let tx = rings.remove(1);
+    (m, rings.remove(0), tx)
+}
+
+fn message(queue: u16) -> Option<crate::chipset::pci::MsiMessage> {
+    Some(Machine::<Net>::message(queue + 1))
+}
+
+fn packet() -> Packet {
+    Packet::new().unwrap()
+}
+
+/// Fills the room as a tap does: byte n is n modulo 251.
+fn fill(m: &Machine<Net>, packet: &Packet, bytes: u64) {
+    let mut n = 0u64;
+    for s in packet.data() {
+        for at in s.gpa.0..s.gpa.0 + u64::from(s.len) {
+            if n < bytes {
+                m.mem.put(at, &[(n % 251) as u8]);
+            }
+            n += 1;
+        }
+    }
+}
+
+#[test]
+fn a_network_card_is_found_with_its_address_and_mtu() {
+    let mut m = card(1);
+    assert_eq!(m.reg(0x00, B4), 0x1041_1af4);
+    assert_eq!(m.reg(0x08, B4), 0x0200_0001);
+    m.probe();
+    let at = m.at.device;
+    let mac: Vec<u64> = (0..6).map(|i| m.read(at + i, B1)).collect();
+    assert_eq!(mac, [0x52, 0x54, 0, 1, 2, 3]);
+    assert_eq!(m.read(at + 6, B2), 1, "the link is up");
+    assert_eq!(m.read(at + 10, B2), 1400);
+    assert_eq!(m.offered() & (F_MQ | F_CTRL_VQ), 0, "one pair needs no control queue");
+}
+
+#[test]
+fn a_card_has_as_many_pairs_as_asked_for_within_bounds() {
+    for pairs in [0, MAX_PAIRS + 1, u16::MAX] {
+        let c = NetConfig { mac: [0; 6], mtu: 0, pairs, offloads: false, udp_offloads: false };
+        assert!(Net::new(&c).is_err());
+    }
+    let mut m = card(3);
+    m.probe();
+    assert_eq!(m.common(0x12, B2), 7, "three pairs and the control queue");
+    let at = m.at.device;
+    assert_eq!(m.read(at + 8, B2), 3);
+}
+
+#[test]
+fn a_packet_to_the_guest_is_spread_over_as_many_buffers_as_it_needs() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
+    let a = rx.add(&m.mem, &[(DATA, 100, true)]);
+    let b = rx.add(&m.mem, &[(DATA + 0x100, 60, true), (DATA + 0x200, 40, true)]);
+    let c = rx.add(&m.mem, &[(DATA + 0x300, 100, true)]);
+    rx.publish(&m.mem);
+    let mut p = packet();
+
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Packet);
+    assert_eq!(p.bytes(), 200);
+    fill(&m, &p, 150);
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 150), Ok(None));
+    assert_eq!(m.dev.notify_queue(RX, &m.mem), message(RX));
+
+    assert_eq!(rx.take_used(&m.mem), [(a, 100), (b, 50)]);
+    assert_eq!(m.mem.u16(DATA + 10), 2, "the header says over how many");
+    assert_eq!(m.mem.bytes(DATA + 12, 3), [12, 13, 14]);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), Taken::Packet);
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 100), Ok(None));
+    assert_eq!(rx.take_used(&m.mem), [(c, 100)]);
+    assert_eq!(m.mem.u16(DATA + 0x30a), 1);
+}
+
+#[test]
+fn a_header_in_pieces_still_gets_the_number_of_buffers() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
+    rx.add(&m.mem, &[(DATA, 11, true), (DATA + 0x100, 1, true), (DATA + 0x200, 100, true)]);
+    rx.publish(&m.mem);
+    m.mem.put(DATA + 10, &[7]);
+    m.mem.put(DATA + 0x100, &[7]);
+    let mut p = packet();
+
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), Taken::Packet);
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 50), Ok(None));
+
+    assert_eq!(m.mem.bytes(DATA + 10, 1), [1]);
+    assert_eq!(m.mem.bytes(DATA + 0x100, 1), [0]);
+}
+
+#[test]
+fn without_merged_buffers_a_packet_that_is_too_long_leaves_the_buffer() {
+    let (mut m, mut rx, _) = guest(0);
+    let head = rx.add(&m.mem, &[(DATA, 100, true)]);
+    rx.add(&m.mem, &[(DATA, 100, true)]);
+    rx.publish(&m.mem);
+    let mut p = packet();
+
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 101), Taken::TooLong);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), Taken::Packet);
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 100), Ok(None));
+    assert_eq!(rx.take_used(&m.mem), [(head, 100)]);
+}
+
+#[test]
+fn too_few_buffers_wait_for_a_kick() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF | F_EVENT_IDX);
+    let mut p = packet();
+    let a = rx.add(&m.mem, &[(DATA, 100, true)]);
+    rx.publish(&m.mem);
+
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Empty);
+    let b = rx.add(&m.mem, &[(DATA + 0x100, 100, true)]);
+    assert!(rx.publish(&m.mem), "the driver is asked to kick for the next buffer");
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Packet);
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 150), Ok(None));
+    assert_eq!(rx.take_used(&m.mem), [(a, 100), (b, 50)]);
+}
+
+#[test]
+fn a_packet_from_the_guest_is_lent_and_given_back() {
+    let (mut m, _, mut tx) = guest(F_CSUM);
+    let head = tx.add(&m.mem, &[(DATA, 12, false), (DATA + 0x100, 60, false)]);
+    tx.publish(&m.mem);
+    let mut p = packet();
+
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
+    assert_eq!(p.bytes(), 72);
+    assert_eq!(p.data()[1].gpa, Gpa(DATA + 0x100));
+    assert_eq!(m.dev.give_packet(TX, &m.mem, &mut p), Ok(None));
+    assert_eq!(m.dev.notify_queue(TX, &m.mem), message(TX));
+
+    assert_eq!(tx.take_used(&m.mem), [(head, 0)]);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Empty);
+}
+
+#[test]
+fn a_packet_without_a_whole_header_breaks_the_device() {
+    let (mut m, _, mut tx) = guest(0);
+    tx.add(&m.mem, &[(DATA, 11, false)]);
+    tx.publish(&m.mem);
+    assert!(matches!(m.dev.take_packet(TX, &m.mem, &mut packet()), Taken::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(Fault::Malformed));
+}
+
+#[test]
+fn a_receive_buffer_that_cannot_be_written_breaks_the_device() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
+    rx.add(&m.mem, &[(DATA, 100, false)]);
+    rx.publish(&m.mem);
+    assert!(matches!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), Taken::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(Fault::Malformed));
+}
+
+#[test]
+fn a_reset_waits_for_the_packet_that_is_out() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
+    rx.add(&m.mem, &[(DATA, 100, true)]);
+    rx.publish(&m.mem);
+    let mut p = packet();
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), Taken::Packet);
+
+    m.set_status(0);
+    assert!(m.dev.is_resetting());
+    assert_eq!(m.dev.offloads(), Offloads::empty());
+    assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 50), Ok(None));
+
+    assert_eq!(m.status(), 0);
+    assert!(rx.take_used(&m.mem).is_empty(), "nothing is written after a reset");
+}
+
+#[test]
+fn the_tap_leaves_to_the_guest_what_it_accepted() {
+    let (mut m, _, _) = guest(F_GUEST_CSUM | F_GUEST_TSO4);
+    assert_eq!(m.dev.offloads(), Offloads::CSUM | Offloads::TSO4);
+    m.set_status(0);
+    assert_eq!(m.dev.offloads(), Offloads::empty());
+}
+
+/// A command in the control queue of a card with two pairs; returns the answer.
+fn command(m: &mut Machine<Net>, control: &mut Ring, bytes: &[u8]) -> u8 {
+    m.mem.put(DATA, bytes);
+    m.mem.put(DATA + 0x100, &[0xee]);
+    control.add(&m.mem, &[(DATA, bytes.len() as u32, false), (DATA + 0x100, 1, true)]);
+    control.publish(&m.mem);
+    assert!(matches!(m.dev.serve_control(&m.mem), Served::Empty(_)));
+    assert_eq!(control.take_used(&m.mem).len(), 1);
+    m.mem.bytes(DATA + 0x100, 1)[0]
+}
+
+#[test]
+fn the_driver_says_how_many_pairs_it_uses_and_what_it_takes() {
+    let mut m = card(2);
+    let features = F_MQ | F_CTRL_VQ | F_CTRL_GUEST_OFFLOADS | F_GUEST_CSUM | F_GUEST_TSO4;
+    let mut rings = m.start_queues(features, 5);
+    let control = &mut rings[4];
+
+    assert_eq!(m.dev.receive_queue(1), 0, "one pair is used at first");
+    assert_eq!(command(&mut m, control, &[4, 0, 2, 0]), 0);
+    assert_eq!(m.dev.receive_queue(1), 2);
+    assert_eq!(command(&mut m, control, &[4, 0, 3, 0]), 1, "more pairs than there are");
+    assert_eq!(command(&mut m, control, &[4, 0, 0, 0]), 1);
+    assert_eq!(m.dev.receive_queue(1), 2);
+    assert_eq!(command(&mut m, control, &[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), 0);
+    assert_eq!(m.dev.offloads(), Offloads::CSUM);
+    assert_eq!(command(&mut m, control, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]), 1, "never accepted");
+    assert_eq!(command(&mut m, control, &[5, 0, 2]), 1, "too short");
+    assert_eq!(command(&mut m, control, &[9, 9]), 1);
+    m.set_status(0);
+    assert_eq!(m.dev.receive_queue(1), 0);
+}
+
+#[test]
+fn a_missing_page_is_reported_and_the_call_repeated() {
+    for n in 0.. {
+        let (mut m, mut rx, mut tx) = guest(F_MRG_RXBUF);
+        let a = rx.add(&m.mem, &[(DATA, 50, true)]);
+        let b = rx.add(&m.mem, &[(DATA + 0x100, 50, true)]);
+        rx.publish(&m.mem);
+        let c = tx.add(&m.mem, &[(DATA, 50, false)]);
+        tx.publish(&m.mem);
+        let mut p = packet();
+        m.mem.miss_nth(n);
+
+        while m.dev.take_room(RX, &m.mem, &mut p, 90) != Taken::Packet {}
+        while m.dev.give_room(RX, &m.mem, &mut p, 90).is_err() {
+            assert!(rx.take_used(&m.mem).is_empty(), "all buffers of a packet are seen together");
+        }
+        while m.dev.take_packet(TX, &m.mem, &mut p) != Taken::Packet {}
+        while m.dev.give_packet(TX, &m.mem, &mut p).is_err() {}
+
+        assert_eq!(rx.take_used(&m.mem), [(a, 50), (b, 40)]);
+        assert_eq!(tx.take_used(&m.mem), [(c, 0)]);
+        if m.mem.miss_none() {
+            assert!(n > 12);
+            break;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn packets_of_any_size_come_through_buffers_of_any_size(
+        buffers in vec(vec(1u32..3000, 1..4), 1..40),
+        packets in vec(12u64..6000, 1..10),
+        merge in any::<bool>(),
+    ) {
+        let (mut m, mut rx, _) = guest(if merge { F_MRG_RXBUF } else { 0 });
+        let mut at = DATA;
+        let mut heads = Vec::new();
+        for buffer in &buffers {
+            let mut parts = Vec::new();
+            for len in buffer {
+                if at + u64::from(*len) < MEM_BYTES as u64 {
+                    parts.push((at, *len, true));
+                    at += u64::from(*len);
+                }
+            }
+            if !parts.is_empty() {
+                heads.push((rx.add(&m.mem, &parts), parts));
+            }
+        }
+        rx.publish(&m.mem);
+        let mut p = packet();
+        let mut next = 0;
+        for bytes in packets {
+            match m.dev.take_room(RX, &m.mem, &mut p, bytes) {
+                Taken::Packet => {}
+                Taken::TooLong => {
+                    let first: u64 = heads[next].1.iter().map(|p| u64::from(p.1)).sum();
+                    prop_assert!(!merge && first < bytes);
+                    continue;
+                }
+                Taken::Empty => break,
+                other => panic!("{other:?}"),
+            }
+            fill(&m, &p, bytes);
+            prop_assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, bytes), Ok(None));
+            let used = rx.take_used(&m.mem);
+            prop_assert!(merge || used.len() == 1);
+            prop_assert_eq!(used.iter().map(|u| u64::from(u.1)).sum::<u64>(), bytes);
+            let mut read = Vec::new();
+            for (head, len) in &used {
+                let (expected, parts) = &heads[next];
+                prop_assert_eq!(head, expected, "in the driver's order");
+                next += 1;
+                let whole: Vec<u8> =
+                    parts.iter().flat_map(|(at, len, _)| m.mem.bytes(*at, *len as usize)).collect();
+                read.extend_from_slice(&whole[..*len as usize]);
+            }
+            let count = u16::from_le_bytes([read[10], read[11]]);
+            prop_assert_eq!(usize::from(count), used.len());
+            for (n, byte) in read.iter().enumerate().skip(12) {
+                prop_assert_eq!(*byte, (n % 251) as u8);
+            }
+        }
+    }
+}
+
+/// Packets as a stream carries them.
+fn stream(packets: &[Vec<u8>]) -> Vec<u8> {
+    packets.iter().flat_map(|p| [&(p.len() as u32).to_be_bytes()[..], p].concat()).collect()
+}
+
+#[test]
+fn a_length_that_no_packet_has_ends_a_stream() {
+    for length in [0, MAX_FRAME as u32 + 1, u32::MAX] {
+        let mut frames = Frames::new().unwrap();
+        frames.room()[..4].copy_from_slice(&length.to_be_bytes());
+        frames.filled(4);
+        assert_eq!(frames.next(), Err(()));
+        frames.consume();
+        assert_eq!(frames.next(), Err(()), "for ever");
+    }
+}
+
+proptest! {
+    #[test]
+    fn packets_come_out_of_a_stream_however_it_is_cut(
+        sizes in vec(prop_oneof![1usize..100, 1000usize..2000, 60_000usize..=MAX_FRAME], 1..12),
+        cuts in vec(1usize..90_000, 1..50),
+    ) {
+        let packets: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(i, n)| (0..*n).map(|k| (k * 7 + i) as u8).collect()).collect();
+        let bytes = stream(&packets);
+        let (mut frames, mut out, mut at) = (Frames::new().unwrap(), Vec::new(), 0);
+        for cut in cuts.iter().cycle() {
+            let room = frames.room();
+            prop_assert!(!room.is_empty());
+            let n = room.len().min(*cut).min(bytes.len() - at);
+            room[..n].copy_from_slice(&bytes[at..at + n]);
+            frames.filled(n);
+            at += n;
+            while let Some(frame) = frames.next().unwrap() {
+                out.push(frame.to_vec());
+                frames.consume();
+            }
+            if at == bytes.len() {
+                break;
+            }
+        }
+        prop_assert_eq!(out, packets);
+    }
+}

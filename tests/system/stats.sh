@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Counters, histograms and the last exits of a running guest in debugfs, and the
+# same by rvmm-run --stats; a guest that polls when it halts runs all the same.
+# ring: guest
+# timeout: 300
+. ./tests/system/lib.sh
+
+load_module exit_times=1 halt_poll_ns=200000
+folder=/sys/kernel/debug/rvmm
+run_guest observed 240 -c 2 --initrd /images/guest.cpio --stats \
+	--append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" /images/vmlinuz &
+tester=$!
+for i in $(seq 100); do
+	[ "$(awk '$2 == "exits" { print $3; exit }' $folder/counters)" -gt 1000 ] 2>/dev/null && break
+	sleep 0.1
+done
+cat $folder/counters >/tmp/counters
+cat $folder/exits >/tmp/exits
+wait $tester
+# The number of all exits that a histogram's line holds.
+sum() { awk -v name="$1" '$2 == name { for (i = 3; i <= NF; i++) { split($i, p, ":"); all += p[2] } } END { print all + 0 }' /tmp/counters; }
+total() { awk -v name="$1" '$2 == name { all += $3 } END { print all + 0 }' /tmp/counters; }
+check "the guest ran all its tests" 'grep -q "^1\.\." /tmp/observed.console && ! grep -q "^not ok" /tmp/observed.console'
+check "debugfs counts the exits of a running guest" '[ "$(total exits)" -gt 1000 ]'
+check "and how long those of a class took" '[ "$(sum msr_cycles)" -gt 10 ] && [ "$(sum io_cycles)" -gt 10 ]'
+check "no exit is timed twice" '[ "$(sum msr_cycles)" -le "$(total msr_exits)" ]'
+check "and has the last 64 exits of a processor" '[ "$(grep -c "/0 0x" /tmp/exits)" = 64 ]'
+check "rvmm-run --stats prints the histograms" 'grep -q "^msr_cycles .*<2^" /tmp/observed.log'
+check "a vCPU that is gone is not listed" '[ ! -s $folder/counters ] && [ ! -s $folder/exits ]'
+check "the module unloads afterwards" 'unload_module'
+finish

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network cards: options, and what the module is told.
+
+use rvmm_run::machine::device::{Device, NetConfig};
+use rvmm_run::net::{Mac, NetSpec};
+
+#[test]
+fn options_are_parsed() {
+    let net: NetSpec = "tap=vm0,mac=52:54:00:aB:cd:ef,mtu=9000,queues=4".parse().unwrap();
+
+    assert_eq!(net.tap, "vm0");
+    assert_eq!(net.mac, Mac([0x52, 0x54, 0, 0xab, 0xcd, 0xef]));
+    assert_eq!((net.mtu, net.queues), (Some(9000), Some(4)));
+}
+
+#[test]
+fn a_card_without_an_address_gets_one_that_stays() {
+    let first: NetSpec = "tap=vm0".parse().unwrap();
+    let again: NetSpec = "tap=vm0,mtu=1400".parse().unwrap();
+    let other: NetSpec = "tap=vm1".parse().unwrap();
+
+    assert_eq!(first.mac, again.mac);
+    assert_ne!(first.mac, other.mac);
+    assert_eq!(first.mac.0[..3], [0x52, 0x54, 0]);
+}
+
+#[test]
+fn bad_options_are_refused() {
+    for bad in [
+        "",
+        "vm0",
+        "tap=",
+        "tap=a/b",
+        "tap=a b",
+        "tap=eth%d",
+        "tap=abcdefghijklmnop",
+        "tap=vm0,mac=1",
+        "tap=vm0,mac=",
+        "tap=vm0,mac=01:00:00:00:00:00",
+        "tap=vm0,mac=00:00:00:00:00:00",
+        "tap=vm0,mac=52:54:00:12:34:56:78",
+        "tap=vm0,mac=52:54:00:12:34:5g",
+        "tap=vm0,mac=52:54:00:12:34:+6",
+        "tap=vm0,mtu=67",
+        "tap=vm0,mtu=65536",
+        "tap=vm0,mtu=",
+        "tap=vm0,queues=0",
+        "tap=vm0,queues=9",
+        "tap=vm0,ro",
+        "tap=vm0,",
+        "tap=vm0,passt=-q",
+        "users",
+        "user,queues=2",
+        "user=x",
+    ] {
+        assert!(bad.parse::<NetSpec>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_configuration_has_the_layout_of_the_module() {
+    let net = NetConfig {
+        fds: vec![5, 6],
+        mac: [1, 2, 3, 4, 5, 6],
+        mtu: 0x0578,
+        tcp_offloads: true,
+        udp_offloads: false,
+        slot: 3,
+    };
+    let device = Device::Net(net);
+
+    assert_eq!(device.kind(), 0x7276_0012);
+    let mut wanted = vec![5, 0, 0, 0, 6, 0, 0, 0];
+    wanted.extend([0xff; 24]);
+    wanted.extend([1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0x78, 0x05, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(device.config(), wanted);
+}

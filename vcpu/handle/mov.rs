@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Plain MOV to and from a device: what drivers do, without the emulator.
+//!
+//! Such an instruction has one memory operand, so the address that the fault told is that operand's,
+//! and the processor has checked segment, rights and paging before it faulted. All else, and operands
+//! that cross a page, are for [`super::insn::emulate`].
+
+use super::code;
+use super::insn;
+use super::machine::CxMachine;
+use super::mmio;
+use super::Cx;
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::Rflags;
+use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::emulate::decode::{Insn, Mode};
+use crate::vcpu::emulate::machine::Stop;
+use crate::vcpu::emulate::table::Map;
+use crate::vcpu::exit::GuestPageFault;
+use crate::vcpu::outcome::Outcome;
+use crate::vcpu::quick::Answer;
+use crate::vcpu::shared::count;
+
+/// What is moved.
+#[derive(Clone, Copy)]
+enum Move {
+    /// Into a register, merged as its width asks.
+    Load(usize),
+    /// Into a register, the rest of it cleared.
+    LoadZero(usize),
+    /// A value.
+    Store(u64),
+}
+
+/// Returns the move and the width of its memory operand, for the instructions that are done here.
+#[inline]
+fn plan(insn: &Insn, gprs: &[u64; 16]) -> Option<(Move, Width)> {
+    insn.mem?;
+    let reg = usize::from(insn.reg & 15);
+    // Without REX, 4 to 7 are AH to BH.
+    let has_byte = insn.prefixes.rex != 0 || reg < 4;
+    let value = *gprs.get(reg)?;
+    Some(match (insn.map, insn.opcode) {
+        (Map::One, 0x8b) => (Move::Load(reg), insn.op_size),
+        (Map::One, 0x89) => (Move::Store(value), insn.op_size),
+        (Map::One, 0xc7) if insn.ext == 0 => (Move::Store(insn.imm), insn.op_size),
+        (Map::One, 0x8a) if has_byte => (Move::Load(reg), Width::B1),
+        (Map::One, 0x88) if has_byte => (Move::Store(value), Width::B1),
+        (Map::One, 0xc6) if insn.ext == 0 => (Move::Store(insn.imm), Width::B1),
+        // MOVZX; to 16 bits it would keep the rest.
+        (Map::Two, 0xb6) if insn.op_size != Width::B2 => (Move::LoadZero(reg), Width::B1),
+        (Map::Two, 0xb7) if insn.op_size != Width::B2 => (Move::LoadZero(reg), Width::B2),
+        _ => return None,
+    })
+}
+
+/// Returns a register after `value` of `width` was loaded into it.
+#[inline]
+fn merge(old: u64, width: Width, value: u64) -> u64 {
+    match width {
+        Width::B4 | Width::B8 => value,
+        _ => (old & !width.mask()) | (value & width.mask()),
+    }
+}
+
+/// Carries out a plain MOV on an interrupt controller, if it is one and the instruction is known.
+#[inline(always)]
+pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Answer {
+    // No slot lies there as long as nothing has changed since this was found out.
+    let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
+    if !is_device || fault.reserved || !fault.is_final || !mmio::is_interrupt_controller(cx, fault.gpa) {
+        return Answer::Not;
+    }
+    let Some(context) = cx.core.hw.code_context() else { return Answer::Not };
+    let Some(insn) = code::known(cx, &context) else { return Answer::Not };
+    let insn = *insn;
+    match carry_out(cx, fault, &insn, Mode::Bits64) {
+        Some(Outcome::Resume) => {
+            count(&cx.shared.stats.page_faults);
+            count(&cx.shared.stats.mmio);
+            if fault.write {
+                Answer::Prepare
+            } else {
+                Answer::Again
+            }
+        }
+        _ => Answer::Not,
+    }
+}
+
+/// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
+#[inline]
+pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Option<Outcome> {
+    if !fault.is_final {
+        return None;
+    }
+    let (insn, mode) = code::current(cx)?;
+    carry_out(cx, fault, &insn, mode)
+}
+
+/// Carries out `insn`. `None`: it is not a plain MOV, or another must do it; nothing has been done.
+#[inline]
+fn carry_out<B: Backend>(
+    cx: &mut Cx<'_, '_, B>,
+    fault: &GuestPageFault,
+    insn: &Insn,
+    mode: Mode,
+) -> Option<Outcome> {
+    let (what, width) = plan(insn, &cx.core.state.gprs)?;
+    let bytes = width.bytes();
+    if insn.prefixes.lock || Gva(fault.gpa.0).left_in_page() < bytes as u64 {
+        return None;
+    }
+    count(&cx.shared.stats.emulated);
+    cx.core.io.begin();
+    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
+    let mut machine = CxMachine::new(cx);
+    let mut data = [0u8; 8];
+    let done = match what {
+        Move::Store(value) => {
+            data = value.to_le_bytes();
+            data.get(..bytes).map(|part| machine.device_write(fault.gpa, part))
+        }
+        _ => data.get_mut(..bytes).map(|part| machine.device_read(fault.gpa, part)),
+    };
+    let want = machine.want;
+    match done? {
+        Ok(()) => {}
+        Err(Stop::Retry) => return Some(insn::retry(want)),
+        Err(_) => return None,
+    }
+    let value = u64::from_le_bytes(data);
+    let gprs = &mut cx.core.state.gprs;
+    match what {
+        Move::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),
+        Move::LoadZero(reg) => gprs[reg & 15] = value,
+        Move::Store(_) => {}
+    }
+    let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
+    cx.core.state.rip = if mode == Mode::Bits64 { next } else { next & 0xffff_ffff };
+    cx.core.io.forget();
+    cx.core.state.rflags &= !Rflags::RF.bits();
+    cx.core.end_insn(stepping);
+    Some(Outcome::Resume)
+}

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtio network device: packets between the rings and whoever carries them.
+//!
+//! Follows VIRTIO 1.2, "Network Device". Not modelled: receive filters, VLANs, announcing, RSS, hash
+//! reports, notification coalescing.
+//!
+//! Queues 2n and 2n + 1 are pair n: one to receive, one to transmit. With several pairs there is a
+//! control queue after them, in which the driver says how many it uses.
+//!
+//! A worker per queue moves the packets, without the device's lock while it does. For a packet to the
+//! guest it takes buffers for as many bytes as the packet has ([`VirtioPci::take_room`]), fills them, and
+//! gives them back ([`VirtioPci::give_room`]). A packet from the guest is taken with
+//! [`VirtioPci::take_packet`] and given back with [`VirtioPci::give_packet`]. [`VirtioPci::notify_queue`]
+//! tells the driver of all that was given back before. None of this allocates.
+//!
+//! Every packet begins with a header of 12 bytes, the same that a tap device has in front of its packets.
+//! The header goes through unread: who carries the packet has to check it, as Linux's tap does. Only the
+//! number of buffers is written here.
+
+use crate::chipset::pci::MsiMessage;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::queue::{Fault, Queue, QueueError, Used};
+use crate::virtio::segment::{self, Segment, SegmentList};
+use kernel::prelude::*;
+
+mod config;
+pub(crate) mod frames;
+
+use config::*;
+pub(crate) use config::{NetConfig, Offloads, MAX_PAIRS};
+
+/// Bytes of the header in front of each packet.
+pub(crate) const HEADER_BYTES: u64 = 12;
+/// Where in the header the number of buffers is.
+const NUM_BUFFERS: u64 = 10;
+/// Entries of a receive or transmit queue.
+const QUEUE_SIZE: u16 = 256;
+/// Entries of the control queue.
+const CONTROL_SIZE: u16 = 16;
+/// Descriptors that a buffer can have.
+const MAX_CHAIN: usize = 64;
+/// Buffers that a packet to the guest can be spread over: 64 KiB in buffers of 1 KiB.
+const MAX_BUFFERS: usize = 68;
+/// Pieces of memory that a packet can consist of.
+pub(crate) const MAX_SEGMENTS: usize = 128;
+/// Most commands that one call of [`VirtioPci::serve_control`] carries out.
+const MAX_COMMANDS: usize = 16;
+
+/// A packet, or room for one, that a worker has taken out of a queue. Made once per worker.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    /// The buffers: number and bytes.
+    buffers: KVec<Used>,
+    data: SegmentList,
+}
+
+impl Packet {
+    /// Returns an empty one.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Packet> {
+        let buffers = KVec::with_capacity(MAX_BUFFERS, GFP_KERNEL_ACCOUNT)?;
+        Ok(Packet { buffers, data: SegmentList::new(MAX_SEGMENTS)? })
+    }
+
+    /// Returns the guest memory of the packet, header first, in order, none of it empty. It may lie outside of
+    /// the guest's memory.
+    pub(crate) fn data(&self) -> &[Segment] {
+        self.data.as_slice()
+    }
+
+    /// Returns the bytes in [`Packet::data`].
+    pub(crate) fn bytes(&self) -> u64 {
+        segment::total(self.data())
+    }
+
+    fn clear(&mut self) {
+        self.buffers.clear();
+        self.data.clear();
+    }
+
+    /// Adds a buffer. `None`: there is no room for another.
+    fn add(&mut self, head: u16, segments: &[Segment]) -> Option<()> {
+        let len = u32::try_from(segment::total(segments)).ok()?;
+        self.buffers.push_within_capacity(Used { head, len }).ok()?;
+        segments.iter().try_for_each(|s| self.data.push(*s))
+    }
+
+    /// Sets how many bytes of each buffer are used for a packet of `bytes` bytes. Returns over how many buffers
+    /// it is spread.
+    fn spread(&mut self, mut bytes: u64) -> u16 {
+        let mut filled = 0u16;
+        for buffer in &mut self.buffers {
+            let here = bytes.min(u64::from(buffer.len));
+            bytes = bytes.saturating_sub(here);
+            buffer.len = u32::try_from(here).unwrap_or(0);
+            if here != 0 {
+                filled = filled.saturating_add(1);
+            }
+        }
+        filled
+    }
+}
+
+/// What a worker got.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Taken {
+    /// A packet, or room for one, which has to be given back.
+    Packet,
+    /// The driver's buffers are too small for the packet, or too many: drop it.
+    TooLong,
+    /// Not enough buffers; a kick or `Effect::Activated` comes with the next.
+    Empty,
+    /// The page at this address has to be faulted in, without the lock; then call again.
+    NotResident(crate::arch::addr::Gpa),
+    /// The driver broke the rules and the device stands still: send the message, if there is one.
+    Broken(Option<MsiMessage>),
+}
+
+/// A virtio network device.
+#[derive(Debug)]
+pub(crate) struct Net {
+    offered: u64,
+    accepted: u64,
+    /// What the driver switched off again while it runs; a set of features.
+    guest_offloads: u64,
+    config: [u8; CONFIG_BYTES],
+    queues: KVec<u16>,
+    max_pairs: u16,
+    /// Pairs that the driver uses.
+    pairs: u16,
+}
+
+impl Net {
+    /// Returns a network card.
+    ///
+    /// # Errors
+    /// `EINVAL`: no pair, or more than [`MAX_PAIRS`]. `ENOMEM`.
+    pub(crate) fn new(c: &NetConfig) -> Result<Net> {
+        if c.pairs == 0 || c.pairs > MAX_PAIRS {
+            return Err(EINVAL);
+        }
+        let several = c.pairs > 1;
+        let count = usize::from(c.pairs).wrapping_mul(2);
+        let mut queues = KVec::from_elem(QUEUE_SIZE, count, GFP_KERNEL_ACCOUNT)?;
+        if several {
+            queues.push(CONTROL_SIZE, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Net {
+            offered: c.features(),
+            accepted: 0,
+            guest_offloads: 0,
+            config: c.bytes(),
+            queues,
+            max_pairs: c.pairs,
+            pairs: 1,
+        })
+    }
+
+    /// Returns the number of the control queue, if there is one.
+    fn control(&self) -> Option<u16> {
+        (self.accepted & F_CTRL_VQ != 0).then(|| self.max_pairs.wrapping_mul(2))
+    }
+
+    /// Carries a command out. Returns whether it could be.
+    fn command(&mut self, class: u8, command: u8, data: &[u8]) -> bool {
+        match (class, command, data) {
+            (CLASS_MQ, MQ_PAIRS_SET, [low, high, ..]) if self.accepted & F_MQ != 0 => {
+                let pairs = u16::from_le_bytes([*low, *high]);
+                let ok = (1..=self.max_pairs).contains(&pairs);
+                if ok {
+                    self.pairs = pairs;
+                }
+                ok
+            }
+            (CLASS_OFFLOADS, OFFLOADS_SET, _) if self.accepted & F_CTRL_GUEST_OFFLOADS != 0 => {
+                let Some(bytes) = data.first_chunk::<8>() else { return false };
+                let wanted = u64::from_le_bytes(*bytes);
+                let ok = wanted & !(self.accepted & GUEST_OFFLOADS) == 0;
+                if ok {
+                    self.guest_offloads = wanted;
+                }
+                ok
+            }
+            _ => false,
+        }
+    }
+}
+
+impl VirtioDevice for Net {
+    const TYPE: u16 = 1;
+    /// Network controller, Ethernet.
+    const CLASS: u32 = 0x02_00_00;
+
+    fn features(&self) -> u64 {
+        self.offered
+    }
+
+    fn accept(&mut self, features: u64) {
+        self.accepted = features;
+        self.guest_offloads = features & GUEST_OFFLOADS;
+        self.pairs = 1;
+    }
+
+    fn queues(&self) -> &[u16] {
+        &self.queues
+    }
+
+    fn max_chain(&self) -> usize {
+        MAX_CHAIN
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+}
+
+impl VirtioPci<Net> {
+    /// Returns the most pairs of queues.
+    pub(crate) fn max_pairs(&self) -> u16 {
+        self.device().max_pairs
+    }
+
+    /// Returns the receive queue for what comes through the `lane`-th way to the network: the driver may use
+    /// fewer queues than there are ways.
+    pub(crate) fn receive_queue(&self, lane: u16) -> u16 {
+        lane.checked_rem(self.device().pairs).unwrap_or(0).wrapping_mul(2)
+    }
+
+    /// Returns what packets to the guest may leave to it, now. Nothing while the device does not run.
+    pub(crate) fn offloads(&self) -> Offloads {
+        if self.is_running() {
+            Offloads::of_features(self.device().guest_offloads)
+        } else {
+            Offloads::empty()
+        }
+    }
+
+    /// Takes room for a packet of `bytes` bytes, header included, out of the receive queue `index`.
+    pub(crate) fn take_room<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        packet: &mut Packet,
+        bytes: u64,
+    ) -> Taken {
+        let Some((device, queue)) = self.running(index) else { return Taken::Empty };
+        let merge = device.accepted & F_MRG_RXBUF != 0;
+        let mark = queue.mark();
+        let taken = gather(queue, mem, packet, bytes, merge);
+        if taken != Ok(Taken::Packet) {
+            queue.rewind(mark);
+        }
+        self.settle(taken)
+    }
+
+    /// Gives room back that was filled with `bytes` bytes, header included. Returns a message to send if
+    /// the queue turned out broken. After a reset the guest's memory is not touched.
+    ///
+    /// # Errors
+    /// The page at this address has to be faulted in, without the lock; then call again.
+    pub(crate) fn give_room<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        packet: &mut Packet,
+        bytes: u64,
+    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+        let done = match self.running(index) {
+            Some((_, queue)) => fill_in(queue, mem, packet, bytes),
+            None => Ok(()),
+        };
+        self.given(done)
+    }
+
+    /// Takes a packet out of the transmit queue `index`.
+    pub(crate) fn take_packet<M: GuestMem>(&mut self, index: u16, mem: &M, packet: &mut Packet) -> Taken {
+        let Some((_, queue)) = self.running(index) else { return Taken::Empty };
+        let mark = queue.mark();
+        let taken = fetch(queue, mem, packet);
+        if taken.is_err() {
+            queue.rewind(mark);
+        }
+        self.settle(taken)
+    }
+
+    /// Gives a packet back that was carried off, or dropped. As [`VirtioPci::give_room`].
+    ///
+    /// # Errors
+    /// As [`VirtioPci::give_room`].
+    pub(crate) fn give_packet<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        packet: &mut Packet,
+    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+        packet.spread(0);
+        let done = match self.running(index) {
+            Some((_, queue)) => queue.add_used_together(mem, &packet.buffers),
+            None => Ok(()),
+        };
+        self.given(done)
+    }
+
+    /// Gives up on a packet that cannot be given back: the device needs a reset. Returns the message to
+    /// send.
+    pub(crate) fn abandon_packet(&mut self, why: Fault) -> Option<MsiMessage> {
+        let message = self.fail(why);
+        self.ended();
+        message
+    }
+
+    /// Returns the message that tells the driver of what was given back in a queue, if it wants one.
+    pub(crate) fn notify_queue<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+        self.used(index, mem)
+    }
+
+    /// Carries out the commands in the control queue.
+    pub(crate) fn serve_control<M: GuestMem>(&mut self, mem: &M) -> Served {
+        let Some(index) = self.device().control() else { return Served::Empty(None) };
+        for _ in 0..MAX_COMMANDS {
+            let Some((device, queue)) = self.running(index) else { return Served::Empty(None) };
+            let mark = queue.mark();
+            match obey(device, queue, mem) {
+                Ok(true) => {}
+                Ok(false) => return Served::Empty(self.used(index, mem)),
+                Err(QueueError::NotResident(gpa)) => {
+                    queue.rewind(mark);
+                    return Served::NotResident(gpa, self.used(index, mem));
+                }
+                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+            }
+        }
+        Served::More(self.used(index, mem))
+    }
+
+    fn settle(&mut self, taken: Result<Taken, QueueError>) -> Taken {
+        match taken {
+            Ok(Taken::Packet) => {
+                self.began();
+                Taken::Packet
+            }
+            Ok(taken) => taken,
+            Err(QueueError::NotResident(gpa)) => Taken::NotResident(gpa),
+            Err(QueueError::Broken(fault)) => Taken::Broken(self.fail(fault)),
+        }
+    }
+
+    fn given(&mut self, done: Result<(), QueueError>) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+        match done {
+            Ok(()) => {
+                self.ended();
+                Ok(None)
+            }
+            Err(QueueError::NotResident(gpa)) => Err(gpa),
+            Err(QueueError::Broken(fault)) => Ok(self.abandon_packet(fault)),
+        }
+    }
+}
+
+/// Collects buffers for `bytes` bytes; only one where they may not be merged.
+fn gather<M: GuestMem>(
+    queue: &mut Queue,
+    mem: &M,
+    packet: &mut Packet,
+    bytes: u64,
+    merge: bool,
+) -> Result<Taken, QueueError> {
+    packet.clear();
+    let mut room = 0u64;
+    loop {
+        let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
+        if chain.writable.is_empty() {
+            return Err(QueueError::Broken(Fault::Malformed));
+        }
+        room = room.saturating_add(segment::total(chain.writable));
+        if packet.add(chain.head, chain.writable).is_none() {
+            return Ok(Taken::TooLong);
+        }
+        if room >= bytes {
+            return Ok(Taken::Packet);
+        }
+        if !merge {
+            return Ok(Taken::TooLong);
+        }
+    }
+}
+
+/// Completes the header and puts the buffers into the used ring.
+fn fill_in<M: GuestMem>(
+    queue: &mut Queue,
+    mem: &M,
+    packet: &mut Packet,
+    bytes: u64,
+) -> Result<(), QueueError> {
+    // How much of a buffer is used does not change what is left of it: this can be called again.
+    let buffers = packet.spread(bytes).max(1).to_le_bytes();
+    segment::write_segments_at(mem, packet.data.as_slice(), NUM_BUFFERS, &buffers)?;
+    queue.add_used_together(mem, &packet.buffers)
+}
+
+/// Takes a packet of the guest's.
+fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result<Taken, QueueError> {
+    packet.clear();
+    let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
+    if segment::total(chain.readable) < HEADER_BYTES {
+        return Err(QueueError::Broken(Fault::Malformed));
+    }
+    // There is room for the longest chain.
+    packet.add(chain.head, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
+    Ok(Taken::Packet)
+}
+
+/// Carries out one command. Returns whether there was one.
+fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+    let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+    let head = chain.head;
+    let bytes = segment::total(chain.readable).min(COMMAND_BYTES as u64);
+    let mut command = [0u8; COMMAND_BYTES];
+    let command = command.get_mut(..bytes as usize).unwrap_or(&mut []);
+    segment::read_segments(mem, chain.readable, 0, command)?;
+    let answer = chain.writable.first().map(|s| s.gpa).ok_or(QueueError::Broken(Fault::Malformed))?;
+    // Carrying a command out twice does no harm, if the answer's page is missing now.
+    let done = match command {
+        [class, command, data @ ..] => device.command(*class, *command, data),
+        _ => return Err(QueueError::Broken(Fault::Malformed)),
+    };
+    mem.write(answer, &[u8::from(!done)])?;
+    queue.add_used(mem, head, 1)?;
+    Ok(true)
+}
