@@ -14,7 +14,7 @@ use kernel::sync::{Arc, Mutex, SetOnce};
 #[pin_data]
 pub(crate) struct Observed {
     #[pin]
-    vcpus: Mutex<KVec<Arc<VcpuShared>>>,
+    vcpus: Mutex<KVec<Option<Arc<VcpuShared>>>>,
 }
 
 static OBSERVED: SetOnce<Arc<Observed>> = SetOnce::new();
@@ -34,9 +34,25 @@ pub(crate) fn init() -> Result {
 /// `ENOMEM`.
 pub(super) fn list(vcpu: Arc<VcpuShared>) -> Result<Listed> {
     if let Some(observed) = OBSERVED.as_ref() {
-        observed.vcpus.lock().push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;
+        let mut places = observed.vcpus.lock();
+        if !places.iter().any(Option::is_none) {
+            *places = grown(&places)?;
+        }
+        if let Some(place) = places.iter_mut().find(|p| p.is_none()) {
+            *place = Some(vcpu.clone());
+        }
     }
     Ok(Listed(vcpu))
+}
+
+/// Returns a list of the same with twice as many places.
+fn grown(old: &[Option<Arc<VcpuShared>>]) -> Result<KVec<Option<Arc<VcpuShared>>>> {
+    let size = old.len().saturating_mul(2).max(4);
+    let mut new = KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?;
+    for i in 0..size {
+        new.push_within_capacity(old.get(i).cloned().flatten())?;
+    }
+    Ok(new)
 }
 
 /// A vCPU that is listed.
@@ -45,7 +61,12 @@ pub(super) struct Listed(Arc<VcpuShared>);
 impl Drop for Listed {
     fn drop(&mut self) {
         let Some(observed) = OBSERVED.as_ref() else { return };
-        observed.vcpus.lock().retain(|v| !core::ptr::eq(&**v, &*self.0));
+        let mut places = observed.vcpus.lock();
+        let is_it =
+            |p: &&mut Option<Arc<VcpuShared>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.0));
+        if let Some(place) = places.iter_mut().find(is_it) {
+            *place = None;
+        }
     }
 }
 
@@ -57,7 +78,7 @@ fn text(name: &[u8]) -> &str {
 /// buckets that are not empty as "less than ticks: exits".
 pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
     let Some(observed) = OBSERVED.as_ref() else { return Ok(()) };
-    for v in observed.vcpus.lock().iter() {
+    for v in observed.vcpus.lock().iter().flatten() {
         for (name, at) in COUNTERS {
             writeln!(f, "{}/{} {} {}", v.pid, v.id, text(name), at(v).load(Relaxed))?;
         }
@@ -79,7 +100,7 @@ pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::
 /// Writes the last exits down, a line each, oldest first: vCPU, RIP, and what the processor reported.
 pub(crate) fn show_exits(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
     let Some(observed) = OBSERVED.as_ref() else { return Ok(()) };
-    for v in observed.vcpus.lock().iter() {
+    for v in observed.vcpus.lock().iter().flatten() {
         for (rip, raw) in v.recorder.iter() {
             writeln!(f, "{}/{} {:#x} {:#x} {:#x} {:#x}", v.pid, v.id, rip, raw.reason, raw.info1, raw.info2)?;
         }

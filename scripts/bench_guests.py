@@ -50,7 +50,7 @@ def collect_qemu(folder):
             shutil.copy(path, folder)
 
 
-def run(nodes, timeout):
+def run(nodes, timeout, kinds="boot console blk"):
     """Returns the figures, node -> row -> (unit, value), and the exits of a boot, node -> name -> count."""
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
         archive, qemu = os.path.join(folder, "bench.cpio"), os.path.join(folder, "qemu")
@@ -62,7 +62,7 @@ def run(nodes, timeout):
             files += ["--file", path]
         host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(BUILD, "log", "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
-                                    f"sh run-guests.sh '{' '.join(nodes)}'"])
+                                    f"sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
     return parse(output.console.decode(errors="replace"))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the emulated host: Linux guests under QEMU on KVM and under rvmm-run,
-# each alone on the machine. Usage: run-guests.sh "NODE…", a node being kvm or rvmm.
+# each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
 if [ "$1" = --one ]; then
@@ -12,7 +12,7 @@ dmesg -n 4
 [ -n "${one-}" ] || dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
 
 qemu() {
-	qemu/ld.so --library-path qemu qemu/qemu -L qemu -accel kvm -cpu host -m 512 -nodefaults \
+	exec qemu/ld.so --library-path qemu qemu/qemu -L qemu -accel kvm -cpu host -m 512 -nodefaults \
 		-no-user-config -display none -no-reboot -serial file:/tmp/console "$@"
 }
 
@@ -27,12 +27,12 @@ kvm_console() {
 
 kvm_blk() {
 	qemu -M q35 -kernel /images/vmlinuz -initrd /tmp/initrd -append "$fast bench=blk" -object iothread,id=t \
-		-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=io_uring \
+		-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=native \
 		-device virtio-blk-pci,drive=d,iothread=t,num-queues=1
 }
 
 rvmm_guest() {
-	./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
+	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
 		--append "$fast bench=$1" /images/vmlinuz $2
 }
 
@@ -40,7 +40,7 @@ rvmm_boot() { rvmm_guest boot; }
 rvmm_console() { rvmm_guest console; }
 rvmm_blk() { rvmm_guest blk /tmp/disk; }
 
-# One guest, in a process of its own, whose CPU time is taken.
+# One guest, in a process of its own, whose CPU time is taken. It has 100 s of the host's clock.
 if [ -n "${one-}" ]; then
 	$one
 	exit
@@ -63,12 +63,12 @@ for node in $nodes; do
 	rvmm) insmod rvmm.ko || continue ;;
 	esac
 	echo "node $node"
-	for what in boot console blk; do
+	for what in ${2:-boot console blk}; do
 		rm -f /tmp/console /tmp/exits
 		: >/tmp/running
 		[ $node = rvmm ] || watch_kvm &
 		watcher=$!
-		cputime sh "$0" --one ${node}_$what >/tmp/log 2>&1
+		cputime timeout -s KILL 100 sh "$0" --one ${node}_$what >/tmp/log 2>&1
 		rm -f /tmp/running
 		wait $watcher
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc
