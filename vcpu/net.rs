@@ -76,13 +76,8 @@ impl Card {
         let lane = queue >> 1;
         let receives = queue & 1 == 0;
         worker.alone(|| {
-            let mut bench = Bench {
-                vm,
-                device: &self.device,
-                packet: Packet::new()?,
-                pieces: Pieces::new()?,
-                untold: 0,
-            };
+            let mut bench =
+                Bench { vm, device: &self.device, packet: Packet::new()?, pieces: Pieces::new()?, untold: 0 };
             match &self.way {
                 Way::Taps(taps) => {
                     let tap = taps.get(usize::from(lane)).ok_or(EINVAL)?;

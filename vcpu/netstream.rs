@@ -29,11 +29,7 @@ const TRANSMIT: u16 = 1;
 ///
 /// # Errors
 /// As `Card::serve`.
-pub(super) fn receive<B: Backend>(
-    bench: &mut Bench<'_, B>,
-    stream: &Stream,
-    worker: &Arc<Worker>,
-) -> Result {
+pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, worker: &Arc<Worker>) -> Result {
     let _ear = stream.listen(Waker(worker.clone()))?;
     let mut frames = Frames::new()?;
     loop {

@@ -30,7 +30,8 @@ const HEADER_BYTES: i32 = 12;
 /// Where taps come from.
 const NODE: &str = "/dev/net/tun";
 /// What a specification looks like.
-const USAGE: &str = "write tap=NAME[,mac=MAC][,mtu=BYTES][,queues=N] or user[,mac=MAC][,mtu=BYTES][,passt=ARGUMENT]";
+const USAGE: &str =
+    "write tap=NAME[,mac=MAC][,mtu=BYTES][,queues=N] or user[,mac=MAC][,mtu=BYTES][,passt=ARGUMENT]";
 /// The program behind `user`.
 const PASST: &str = "passt";
 /// Largest packet of passt: 64 KiB without the Ethernet header, in whole words.

@@ -3,13 +3,13 @@
 //! Network cards: options, and what the module is told.
 
 use rvmm_run::machine::device::{Device, NetConfig};
-use rvmm_run::net::{Mac, NetSpec};
+use rvmm_run::net::{Mac, NetKind, NetSpec};
 
 #[test]
 fn options_are_parsed() {
     let net: NetSpec = "tap=vm0,mac=52:54:00:aB:cd:ef,mtu=9000,queues=4".parse().unwrap();
 
-    assert_eq!(net.tap, "vm0");
+    assert_eq!(net.kind, NetKind::Tap("vm0".to_string()));
     assert_eq!(net.mac, Mac([0x52, 0x54, 0, 0xab, 0xcd, 0xef]));
     assert_eq!((net.mtu, net.queues), (Some(9000), Some(4)));
 }
@@ -23,6 +23,14 @@ fn a_card_without_an_address_gets_one_that_stays() {
     assert_eq!(first.mac, again.mac);
     assert_ne!(first.mac, other.mac);
     assert_eq!(first.mac.0[..3], [0x52, 0x54, 0]);
+}
+
+#[test]
+fn arguments_for_passt_are_passed_on() {
+    let net: NetSpec = "user,passt=-t,passt=2222:22,mtu=1500".parse().unwrap();
+
+    assert_eq!(net.kind, NetKind::User(vec!["-t".to_string(), "2222:22".to_string()]));
+    assert_eq!(net.mtu, Some(1500));
 }
 
 #[test]
@@ -62,6 +70,7 @@ fn bad_options_are_refused() {
 fn the_configuration_has_the_layout_of_the_module() {
     let net = NetConfig {
         fds: vec![5, 6],
+        is_stream: false,
         mac: [1, 2, 3, 4, 5, 6],
         mtu: 0x0578,
         tcp_offloads: true,
