@@ -7,6 +7,7 @@
 //! | [`vmcb`] | the layout of the control block |
 //! | [`region`] | the pages shared with the processor, and the window of root operation |
 //! | [`asm`] | the instructions; enter.S has the world switch |
+//! | [`features`] | what the processor's SVM can do |
 //! | [`exit`] | exit codes to typed exits |
 //! | [`vcpu`] | one virtual processor |
 
@@ -14,63 +15,36 @@
 
 mod asm;
 mod exit;
+mod features;
 mod region;
 mod vcpu;
 mod vmcb;
 
-use crate::arch::cpuid::CpuidRegs;
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::kvm::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
+use features::{Features, Fit};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, VmcbPage, Window, SVMDIS};
+use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, VmcbPage, Window};
 
-/// What the processor's SVM can do. APM, "CPUID Fn8000_000A".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Features {
-    asids: u32,
-    nested_paging: bool,
-    next_rip: bool,
-    flush_by_asid: bool,
-    decode_assist: bool,
+fn features_of_this_cpu() -> Option<Features> {
+    Features::of(|leaf| cpu::cpuid(leaf, 0))
 }
 
-impl Features {
-    /// Reads them with `cpuid`, which executes that instruction. `None` for a processor without SVM.
-    fn of(cpuid: impl Fn(u32) -> CpuidRegs) -> Option<Features> {
-        if cpuid(0x8000_0000).eax < 0x8000_000a || cpuid(0x8000_0001).ecx & 4 == 0 {
-            return None;
-        }
-        let svm = cpuid(0x8000_000a);
-        Some(Features {
-            asids: svm.ebx,
-            nested_paging: svm.edx & 1 != 0,
-            next_rip: svm.edx & (1 << 3) != 0,
-            flush_by_asid: svm.edx & (1 << 6) != 0,
-            decode_assist: svm.edx & (1 << 7) != 0,
-        })
+/// Checks that CPU `id` is like the one that was probed. One that is offline is checked when its first
+/// window opens.
+fn check(features: &Features, id: u32) -> core::result::Result<(), Unsupported> {
+    if cpu::cpuid_on(id, 0, 0).is_err() {
+        return Ok(());
     }
-
-    fn of_this_cpu() -> Option<Features> {
-        Features::of(|leaf| cpu::cpuid(leaf, 0))
-    }
-
-    /// Checks that CPU `id` is like the one that was probed. One that is offline is checked when its
-    /// first window opens.
-    fn check(&self, id: u32) -> core::result::Result<(), Unsupported> {
-        if cpu::cpuid_on(id, 0, 0).is_err() {
-            return Ok(());
-        }
-        let there = Features::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
-        match cpu::rdmsr_on(id, VM_CR) {
-            _ if there != Some(*self) => Err(Unsupported::MixedCpus),
-            Ok(v) if v & SVMDIS != 0 => Err(Unsupported::Firmware),
-            Ok(_) => Ok(()),
-            Err(_) => Err(Unsupported::MixedCpus),
-        }
+    let there = Features::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
+    match features.fit(there, cpu::rdmsr_on(id, VM_CR).ok()) {
+        Fit::Alike => Ok(()),
+        Fit::Differs => Err(Unsupported::MixedCpus),
+        Fit::SwitchedOff => Err(Unsupported::Firmware),
     }
 }
 
@@ -88,9 +62,9 @@ impl Svm {
     /// # Errors
     /// The reason why this machine cannot run guests, or the host's error.
     pub(crate) fn new() -> Result<core::result::Result<Svm, Unsupported>> {
-        let Some(features) = Features::of_this_cpu() else { return Ok(Err(Unsupported::NoExtension)) };
+        let Some(features) = features_of_this_cpu() else { return Ok(Err(Unsupported::NoExtension)) };
         for id in 0..cpu::limit() {
-            if let Err(why) = features.check(id) {
+            if let Err(why) = check(&features, id) {
                 return Ok(Err(why));
             }
         }
@@ -146,7 +120,7 @@ impl Backend for Svm {
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;
-        let fits = area.is_checked() || (Features::of_this_cpu() == Some(self.features) && area.check(cpu));
+        let fits = area.is_checked() || (features_of_this_cpu() == Some(self.features) && area.check(cpu));
         fits.then(|| Window::open(area, cpu))
     }
 

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
 use super::asm;
+use super::features::is_switched_off;
 use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb};
 use super::vmcb::{NP_ENABLE, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
@@ -34,9 +35,6 @@ pub(super) struct CpuArea {
     /// The CPU was found to be able to run guests.
     checked: AtomicBool,
 }
-
-/// VM_CR.SVMDIS. APM, "VM_CR MSR".
-pub(super) const SVMDIS: u64 = 1 << 4;
 
 // SAFETY: `asids` is reached only through a `Window`, which holds the CPU that the area belongs to
 // with interrupts off; so no two threads use it at once.
@@ -69,7 +67,7 @@ impl CpuArea {
     /// guests.
     pub(super) fn check(&self, _cpu: &PinnedCpu) -> bool {
         // SAFETY: Every processor with SVM has VM_CR.
-        let free = unsafe { asm::rdmsr(VM_CR) } & SVMDIS == 0;
+        let free = !is_switched_off(unsafe { asm::rdmsr(VM_CR) });
         self.checked.store(free, Relaxed);
         free
     }

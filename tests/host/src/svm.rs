@@ -6,6 +6,8 @@ use crate::vcpu::exit::{Exit, RawExit};
 
 #[path = "../../../svm/exit.rs"]
 mod exit;
+#[path = "../../../svm/features.rs"]
+pub(crate) mod features;
 
 /// The backend's own view of its decoder.
 pub(crate) fn decode(raw: RawExit) -> Exit {

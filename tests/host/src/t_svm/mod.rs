@@ -3,3 +3,4 @@
 //! Tests of svm.
 
 mod exit;
+mod features;

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use crate::arch::cpuid::CpuidRegs;
+use crate::svm::features::{Features, Fit};
+
+/// A processor with SVM whose leaf 0x8000000a has these EBX and EDX.
+fn cpu(asids: u32, bits: u32) -> impl Fn(u32) -> CpuidRegs {
+    move |leaf| match leaf {
+        0x8000_0000 => CpuidRegs { eax: 0x8000_001f, ..CpuidRegs::default() },
+        0x8000_0001 => CpuidRegs { ecx: 4, ..CpuidRegs::default() },
+        0x8000_000a => CpuidRegs { ebx: asids, edx: bits, ..CpuidRegs::default() },
+        _ => CpuidRegs::default(),
+    }
+}
+
+#[test]
+fn features_are_those_of_the_leaf() {
+    let all = Features::of(cpu(16, 0xc9)).unwrap();
+
+    assert_eq!(all.asids, 16);
+    assert!(all.nested_paging && all.next_rip && all.flush_by_asid && all.decode_assist);
+    let none = Features::of(cpu(2, !0xc9)).unwrap();
+    assert!(!(none.nested_paging || none.next_rip || none.flush_by_asid || none.decode_assist));
+}
+
+#[test]
+fn a_processor_without_the_bit_or_the_leaf_has_none() {
+    let no_bit = |leaf| if leaf == 0x8000_0001 { CpuidRegs::default() } else { cpu(16, 1)(leaf) };
+    let no_leaf = |leaf| match leaf {
+        0x8000_0000 => CpuidRegs { eax: 0x8000_0008, ..CpuidRegs::default() },
+        _ => cpu(16, 1)(leaf),
+    };
+
+    assert_eq!(Features::of(no_bit), None);
+    assert_eq!(Features::of(no_leaf), None);
+}
+
+#[test]
+fn a_cpu_that_differs_or_is_switched_off_does_not_fit() {
+    let probed = Features::of(cpu(16, 0x9)).unwrap();
+    let other = Features::of(cpu(16, 0x1));
+
+    assert_eq!(probed.fit(Some(probed), Some(0)), Fit::Alike);
+    assert_eq!(probed.fit(Some(probed), Some(1 << 3)), Fit::Alike, "the lock alone forbids nothing");
+    assert_eq!(probed.fit(Some(probed), Some(1 << 4)), Fit::SwitchedOff);
+    assert_eq!(probed.fit(other, Some(0)), Fit::Differs);
+    assert_eq!(probed.fit(None, Some(0)), Fit::Differs);
+    assert_eq!(probed.fit(Some(probed), None), Fit::Differs);
+}
