@@ -169,8 +169,8 @@ fn startup(c: &Ctx) {
     let mut g = Guest::with_irqchip(c, &code);
     g.enter_long_mode();
     enable_lapic(&g);
-    // mov ax, 0; mov ds, ax; mov byte [0x3000], 0x99; hlt
-    g.memory.write(0x2000, &[0xb8, 0, 0, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x30, 0x99, HLT]);
+    // mov ax, 0; mov ds, ax; mov byte [0x3000], 0x99; again: hlt; jmp again, for a HLT may end early
+    g.memory.write(0x2000, &[0xb8, 0, 0, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x30, 0x99, HLT, 0xeb, 0xfd]);
     let mut second = g.vm.create_vcpu(1).unwrap();
 
     let (tell, told) = mpsc::channel();
