@@ -105,12 +105,6 @@ pub(crate) fn decodes(port: u16) -> bool {
     Chip::at(port).is_some()
 }
 
-/// Returns whether `port` is one of the interval timer's.
-#[inline]
-pub(crate) fn is_timer(port: u16) -> bool {
-    matches!(port, 0x40..=0x43 | pit::SPEAKER)
-}
-
 /// The chips of one VM. One that was not created is `None`, and its ports go to user space.
 #[derive(Default)]
 pub(crate) struct Bus {
@@ -182,9 +176,9 @@ impl Bus {
         done
     }
 
-    /// Reads a byte of the timer ([`is_timer`]) as [`Pit::read_quietly`] does: no signal comes of it. `None`: nothing has
-    /// been done.
-    #[inline]
+    /// Reads a byte of the timer ([`pit::PORTS`]) as [`Pit::read_quietly`] does: no signal comes of it. `None`: nothing
+    /// has been done.
+    #[inline(always)]
     pub(crate) fn read_timer(&mut self, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
         if self.is_left(port) {
             return None;
@@ -193,13 +187,14 @@ impl Bus {
     }
 
     /// Writes a byte of the timer as [`Pit::write_quietly`] does. Returns whether it is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_timer(&mut self, port: u16, value: u8, now: impl FnOnce() -> Ns) -> bool {
         let offset = port.wrapping_sub(pit::FIRST_PORT);
         !self.is_left(port) && self.pit.as_mut().is_some_and(|pit| pit.write_quietly(offset, value, now))
     }
 
     /// Returns whether `port` is one that the timer decodes and leaves to user space.
+    #[inline(always)]
     fn is_left(&self, port: u16) -> bool {
         self.leaves_speaker && port == pit::SPEAKER
     }

@@ -4,7 +4,7 @@
 
 use super::backend::{Backend, BackendVcpu};
 use super::cpuid::CpuidTable;
-use super::event::{merge, Event, Merged};
+use super::event::{merge, Blocking, Event, Merged};
 use super::handle::code::CodeCache;
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
@@ -15,6 +15,7 @@ use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
+use crate::host::timer::NearClock;
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -104,6 +105,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
     pub(crate) tsc_offset: u64,
+    /// The time, while the window is open.
+    pub(crate) clock: NearClock,
     /// DR0 to DR3.
     pub(crate) dr: [u64; 4],
     /// The guest has touched its debug registers since they were last put away.
@@ -149,6 +152,7 @@ impl<B: Backend> VcpuCore<B> {
             no_slot: None,
             flush_generation: 0,
             tsc_offset: 0,
+            clock: NearClock::new(),
             dr: [0; 4],
             debug_loaded: false,
             shutdown: false,
@@ -194,10 +198,8 @@ impl<B: Backend> VcpuCore<B> {
     /// Condition".
     #[inline]
     pub(crate) fn end_insn(&mut self, stepping: bool) {
-        let mut blocking = self.hw.blocking();
-        if blocking.shadow {
-            blocking.shadow = false;
-            self.hw.set_blocking(blocking);
+        if self.hw.blocking().shadow {
+            self.end_shadow();
         }
         if stepping {
             self.fetch(Groups::DEBUG);
@@ -205,6 +207,12 @@ impl<B: Backend> VcpuCore<B> {
             self.state.mark(Groups::DEBUG);
             self.raise(Exception::plain(Vector::DB));
         }
+    }
+
+    #[cold]
+    fn end_shadow(&mut self) {
+        let blocking = self.hw.blocking();
+        self.hw.set_blocking(Blocking { shadow: false, ..blocking });
     }
 
     /// INIT: the state after reset, but for what INIT keeps. SDM, "Processor State After Reset".
@@ -218,7 +226,7 @@ impl<B: Backend> VcpuCore<B> {
         self.nmi = false;
         self.user_irq = None;
         self.armed = None;
-        self.hw.set_blocking(super::event::Blocking::default());
+        self.hw.set_blocking(Blocking::default());
         self.dr = [0; 4];
     }
 

@@ -29,6 +29,7 @@ use super::run::unknown;
 use super::shared::{count, VcpuShared};
 use super::vm::Vm;
 use crate::arch::exception::{Exception, Vector};
+use crate::arch::time::Ns;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::fpu;
 use crate::host::msr::{SpecCtrl, TscAux};
@@ -49,6 +50,14 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) spec_ctrl: &'a mut Option<SpecCtrl>,
     /// This CPU.
     pub(crate) cpu: &'a PinnedCpu,
+}
+
+impl<B: Backend> Cx<'_, '_, B> {
+    /// Returns the host's monotonic time.
+    #[inline(always)]
+    pub(crate) fn now(&mut self) -> Ns {
+        self.core.clock.now(self.vm.ns_per_tick)
+    }
 }
 
 /// Returns the length of an instruction in bytes.
@@ -87,16 +96,9 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
         Exit::NmiReturn => misc::nmi_return(cx),
         Exit::Emulate => software::step(cx),
         Exit::TripleFault => Outcome::ToUser(UserExit::Shutdown),
-        Exit::TaskSwitch => unknown(cx.core_raw()),
+        Exit::TaskSwitch => unknown(cx.shared.recorder.last()),
         Exit::EntryFailed(raw) => Outcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),
         Exit::Unknown(raw) => unknown(raw),
-    }
-}
-
-impl<B: Backend> Cx<'_, '_, B> {
-    fn core_raw(&self) -> super::exit::RawExit {
-        use super::backend::BackendVcpu;
-        self.core.hw.raw_exit()
     }
 }
 
