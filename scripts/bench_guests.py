@@ -2,9 +2,9 @@
 
 """The rows of the scoreboard that need a whole Linux guest: rvmm-run against QEMU on KVM.
 
-QEMU is the lab's own, carried into the emulated host with its libraries and
-firmware. tests/bench/run-guests.sh runs the guests there; their first process is
-tests/bench/linux/guest.c.
+QEMU is the lab's own, carried into the emulated host on a disk with its libraries
+and firmware, beside the stock kernel's vhost_net. tests/bench/run-guests.sh runs the
+guests there; their first process is tests/bench/linux/guest.c.
 """
 
 import os
@@ -13,32 +13,39 @@ import shutil
 import subprocess
 import tempfile
 
+import emulated_host
 import run_host
 
 SOURCES = os.path.join(run_host.TOP, "tests", "bench", "linux")
 BUILD = os.path.join(run_host.TOP, "build")
-FIRMWARE = ["/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/qboot.rom",
-            "/usr/share/qemu/linuxboot_dma.bin", "/usr/share/qemu/pvh.bin", "/usr/share/qemu/kvmvapic.bin"]
+FIRMWARE = ["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/qboot.rom", "/usr/share/qemu/linuxboot_dma.bin",
+            "/usr/share/qemu/pvh.bin"]
+MODULES = ["vhost/vhost_iotlb", "vhost/vhost", "net/tap", "vhost/vhost_net"]
+# The letters that the guest marks rows with, and between how many requests, packets or MiB the exits are divided.
+MARKS = {"h": ("virtio-blk-4k-read-depth-1-exits", 1152), "i": ("virtio-blk-4k-read-depth-32-exits", 1152),
+         "j": ("virtio-blk-4k-write-depth-1-exits", 1152), "k": ("virtio-blk-4k-write-depth-32-exits", 1152),
+         "n": ("virtio-net-packet-exits", 2048), "s": ("virtio-net-mib-out-exits", 8),
+         "g": ("virtio-net-mib-in-exits", 8)}
 
 
-def compile_static(name):
+def compile_static(name, *more):
     program = os.path.join(BUILD, f"bench-{name}")
     subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program,
-                    os.path.join(SOURCES, f"{name}.c")], check=True)
+                    *(os.path.join(SOURCES, f"{n}.c") for n in (name, *more))], check=True)
     return program
 
 
 def make_initramfs(out):
     """An archive with the guest's first process alone, to be appended to the guest's initramfs."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(compile_static("guest"), os.path.join(folder, "bench"))
+        shutil.copy(compile_static("guest", "net"), os.path.join(folder, "bench"))
         with open(out, "wb") as f:
             subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=folder, input=b"bench\n",
                            stdout=f, check=True)
 
 
-def collect_qemu(folder):
-    """QEMU with everything that it loads, in one folder."""
+def collect_stock(folder):
+    """QEMU with everything that it loads, and the kernel's modules for its network, in one folder."""
     os.makedirs(folder)
     shutil.copy(shutil.which("qemu-system-x86_64"), os.path.join(folder, "qemu"))
     listed = subprocess.run(["ldd", os.path.join(folder, "qemu")], capture_output=True, check=True, text=True).stdout
@@ -48,17 +55,31 @@ def collect_qemu(folder):
     for path in FIRMWARE:
         if os.path.exists(path):
             shutil.copy(path, folder)
+    kernel = os.path.join(emulated_host.LAB, "kernel")
+    with open(os.path.join(kernel, "release")) as f:
+        drivers = os.path.join(kernel, "pkg", "usr", "lib", "modules", f.read().strip(), "kernel", "drivers")
+    for name in MODULES:
+        with open(os.path.join(folder, os.path.basename(name) + ".ko"), "wb") as f:
+            subprocess.run(["xz", "-dc", os.path.join(drivers, name + ".ko.xz")], stdout=f, check=True)
 
 
-def run(nodes, timeout, kinds="boot console blk"):
+def make_stock_disk(out):
+    """The folder of `collect_stock` as an ext4 file system: what is not needed is not even read."""
+    with tempfile.TemporaryDirectory() as folder:
+        stock = os.path.join(folder, "stock")
+        collect_stock(stock)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", stock, out, "160M"], check=True)
+
+
+def run(nodes, timeout, kinds="boot console,blk,net"):
     """Returns the figures, node -> row -> (unit, value), and the exits of a boot, node -> name -> count."""
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
-        archive, qemu = os.path.join(folder, "bench.cpio"), os.path.join(folder, "qemu")
+        archive, stock = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
         make_initramfs(archive)
-        collect_qemu(qemu)
-        files = []
-        for path in (archive, qemu, compile_static("cputime") + ":cputime",
-                     os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
+        make_stock_disk(stock)
+        files = ["--disk", stock + ",ro"]
+        programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
+        for path in (archive, *programs, os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
             files += ["--file", path]
         host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(BUILD, "log", "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
@@ -68,13 +89,21 @@ def run(nodes, timeout, kinds="boot console blk"):
 
 
 def parse(text):
-    figures, exits, node = {}, {}, None
+    figures, exits, node, marks = {}, {}, None, {}
     for line in text.replace("\r", "").splitlines():
         words = line.split()
         if words[:1] == ["node"] and len(words) == 2:
-            node = words[1]
+            node, marks = words[1], {}
         elif words[:1] == ["guest"] and len(words) == 4:
             figures.setdefault(node, {})[words[1]] = (words[2], float(words[3]))
+        elif words[:1] == ["rss"] and len(words) == 2:
+            figures.setdefault(node, {})["vmm-rss"] = ("KiB", float(words[1]))
+        elif words[:1] == ["mark"] and len(words) == 3:
+            marks[words[1]] = int(words[2])
+            row, count = MARKS.get(words[1].lower(), (None, 1))
+            if row and words[1].isupper() and words[1].lower() in marks:
+                value = (marks[words[1]] - marks[words[1].lower()]) / count
+                figures.setdefault(node, {})[row] = ("exits", value)
         elif words[:1] == ["exits"] and len(words) == 3:
             exits.setdefault(node, {})[words[1]] = int(words[2])
     return figures, exits

@@ -1,60 +1,86 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the emulated host: Linux guests under QEMU on KVM and under rvmm-run,
-# each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm.
+# each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm
+# or rvmm, WHAT what tests/bench/linux/guest.c does in one boot. QEMU and modules of
+# the stock kernel are on the disk /dev/vdc.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
 if [ "$1" = --one ]; then
 	one=$2
 fi
-dmesg -n 4
-[ -n "${one-}" ] || cat /images/guest.cpio bench.cpio >/tmp/initrd
-[ -n "${one-}" ] || dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
 
+# Without EOIs by shared memory: QEMU's TCG delivers an interrupt twice when the counted instructions run out
+# between its injection and the guest's next exit, and the exit of the EOI keeps that short.
 qemu() {
-	exec qemu/ld.so --library-path qemu qemu/qemu -L qemu -accel kvm -cpu host -m 512 -nodefaults \
-		-no-user-config -display none -no-reboot -serial file:/tmp/console "$@"
+	exec stock/ld.so --library-path stock stock/qemu -L stock -accel kvm -cpu host,kvm-pv-eoi=off -m 512 \
+		-nodefaults -no-user-config -display none -no-reboot -serial file:/tmp/console \
+		-kernel /images/vmlinuz -initrd /tmp/initrd "$@"
 }
 
-kvm_boot() {
-	qemu -M microvm,pit=off,pic=off,rtc=on -kernel /images/vmlinuz -initrd /tmp/initrd \
-		-append "$fast bench=boot"
-}
-
-kvm_console() {
-	qemu -M q35 -kernel /images/vmlinuz -initrd /tmp/initrd -append "$fast bench=console"
-}
-
-kvm_blk() {
-	qemu -M q35 -kernel /images/vmlinuz -initrd /tmp/initrd -append "$fast bench=blk" -object iothread,id=t \
-		-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=native \
-		-device virtio-blk-pci,drive=d,iothread=t,num-queues=1
+kvm_guest() {
+	case $1 in
+	boot)
+		qemu -M microvm,pit=off,pic=off,rtc=on -append "$fast bench=$1"
+		;;
+	*)
+		qemu -M microvm,pit=off,pic=off,rtc=on,pcie=on -append "$fast bench=$1" -object iothread,id=t \
+			-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=native \
+			-device virtio-blk-pci,drive=d,iothread=t,num-queues=1 \
+			-netdev tap,id=n,ifname=bench0,script=no,downscript=no,vhost=on \
+			-device virtio-net-pci,netdev=n,romfile=
+		;;
+	esac
 }
 
 rvmm_guest() {
+	[ "$1" = boot ] || set -- "$1" --net tap=bench0 /tmp/disk
+	what=$1
+	shift
+	case $# in
+	0) set -- /images/vmlinuz ;;
+	*) set -- "$1" "$2" /images/vmlinuz "$3" ;;
+	esac
 	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
-		--append "$fast bench=$1" /images/vmlinuz $2
+		--append "$fast bench=$what" "$@"
 }
 
-rvmm_boot() { rvmm_guest boot; }
-rvmm_console() { rvmm_guest console; }
-rvmm_blk() { rvmm_guest blk /tmp/disk; }
-
-# One guest, in a process of its own, whose CPU time is taken. It has 100 s of the host's clock.
+# One guest, in a process of its own, whose CPU time is taken.
 if [ -n "${one-}" ]; then
-	$one
+	${one}_guest "$3"
 	exit
 fi
 
-# The exits of the guest that runs, as long as it does.
-watch_kvm() {
-	while [ -e /tmp/running ]; do
-		for f in exits io_exits mmio_exits halt_exits irq_exits irq_injections pf_taken insn_emulation; do
-			echo "$f $(cat /sys/kernel/debug/kvm/$f)"
-		done >/tmp/exits.new
-		grep -q '^exits 0' /tmp/exits.new || mv /tmp/exits.new /tmp/exits
-		usleep 50000
-	done
+dmesg -n 4
+mkdir -p stock
+mount -t ext4 -o ro,noload /dev/vdc stock
+cat /images/guest.cpio bench.cpio >/tmp/initrd
+modprobe tun
+for module in vhost_iotlb vhost tap vhost_net; do
+	[ ! -e stock/$module.ko ] || insmod stock/$module.ko
+done
+# No chatter of IPv6 on the link.
+echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+./peer &
+peer=$!
+
+# one NODE WHAT: false if the guest hung.
+one() {
+	rm -f /tmp/console
+	dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
+	tunctl -t bench0 >/dev/null
+	ip addr add 10.9.0.1/24 dev bench0
+	ip link set bench0 up
+	: >/tmp/running
+	comm=rvmm-run
+	[ $1 = rvmm ] || comm=ld.so
+	./watch $1 /tmp/running /tmp/disk $comm /tmp/seen &
+	watcher=$!
+	cputime timeout -s KILL 60 sh "$0" --one $1 $2 >/tmp/log 2>&1
+	rm -f /tmp/running
+	wait $watcher
+	tunctl -d bench0 >/dev/null
+	! grep -q '^hung' /tmp/seen
 }
 
 for node in $nodes; do
@@ -63,22 +89,21 @@ for node in $nodes; do
 	rvmm) insmod rvmm.ko || continue ;;
 	esac
 	echo "node $node"
-	for what in ${2:-boot console blk}; do
-		rm -f /tmp/console /tmp/exits
-		: >/tmp/running
-		[ $node = rvmm ] || watch_kvm &
-		watcher=$!
-		cputime timeout -s KILL 100 sh "$0" --one ${node}_$what >/tmp/log 2>&1
-		rm -f /tmp/running
-		wait $watcher
+	for what in ${2:-boot console,blk,net}; do
+		for try in 1 2 3; do
+			one $node $what && break
+			echo "# $node $what: the guest hung"
+		done
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc
 		if [ $what = boot ]; then
 			sed -n 's/^cputime \([0-9]*\)/guest boot-work instructions \1000/p' /tmp/log
 			if [ $node = rvmm ]; then
 				awk '/^counter/ { on = 1; next } on && NF == 2 && $1 != "cputime" { print "exits", $1, $2 }' /tmp/log
 			else
-				sed 's/^/exits /' /tmp/exits
+				grep '^exits' /tmp/seen
 			fi
+		else
+			grep '^mark\|^rss' /tmp/seen
 		fi
 		grep -q '^guest ' /tmp/console || { echo "# $node $what:"; tail -n 5 /tmp/log /tmp/console | sed 's/^/# /'; }
 	done
@@ -87,4 +112,5 @@ for node in $nodes; do
 	rvmm) rmmod rvmm ;;
 	esac
 done
+kill $peer
 echo "node end"
