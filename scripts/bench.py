@@ -55,16 +55,6 @@ def build_client():
     return program
 
 
-def build_floor():
-    """Builds the module that measures a bare world switch."""
-    out = os.path.join(BUILD, "floor")
-    os.makedirs(out, exist_ok=True)
-    subprocess.run(["make", "--no-print-directory", "-s", "-C", os.path.join(emulated_host.LAB, "obj"),
-                    f"M={os.path.join(SOURCES, 'floor')}", f"MO={out}", "CC=x86_64-linux-gnu-gcc-14", "modules"],
-                   check=True, capture_output=True)
-    return os.path.join(out, "rvmm_floor.ko")
-
-
 def is_guest_row(name):
     return name.startswith(bench_rows.GUEST_ROWS)
 
@@ -179,7 +169,7 @@ def main():
     names = args.rows.split(",") if args.rows else []
     began = time.monotonic()
     files = []
-    for path in (build_client(), build_floor(), os.path.join(SOURCES, "run.sh")):
+    for path in (build_client(), os.path.join(bench_guests.build_modules(), "rvmm_floor.ko"), os.path.join(SOURCES, "run.sh")):
         files += ["--file", path]
     if args.profile:
         for node in args.nodes.split(","):

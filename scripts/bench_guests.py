@@ -71,39 +71,86 @@ def make_stock_disk(out):
         subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", stock, out, "160M"], check=True)
 
 
-def run(nodes, timeout, kinds="boot console,blk,net"):
-    """Returns the figures, node -> row -> (unit, value), and the exits of a boot, node -> name -> count."""
+def world_switch():
+    """The function of rvmm.ko that calls the world switch, and the offset of the instruction after the call."""
+    text = subprocess.run(["objdump", "-dr", "--no-show-raw-insn", os.path.join(run_host.TOP, "rvmm.ko")],
+                          capture_output=True, check=True, text=True).stdout
+    found = re.search(r"<(\S+)\+0x([0-9a-f]+)>\n\s+[0-9a-f]+: R_X86_64_PLT32\s+rvmm_svm_enter-0x4", text)
+    return f"function={found.group(1)} after=0x{found.group(2)}" if found else ""
+
+
+def build_modules():
+    """Builds the modules under tests/bench/floor and returns where they are."""
+    out = os.path.join(BUILD, "floor")
+    os.makedirs(out, exist_ok=True)
+    subprocess.run(["make", "--no-print-directory", "-s", "-C", os.path.join(emulated_host.LAB, "obj"),
+                    f"M={os.path.join(run_host.TOP, 'tests', 'bench', 'floor')}", f"MO={out}",
+                    "CC=x86_64-linux-gnu-gcc-14", "modules"], check=True, capture_output=True)
+    return out
+
+
+def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
+    """Returns what `Parser` found: figures, the exits of a boot, the exits of rows."""
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
         archive, stock = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
         make_initramfs(archive)
         make_stock_disk(stock)
+        stay = os.path.join(build_modules(), "rvmm_stay.ko")
         files = ["--disk", stock + ",ro"]
         programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
-        for path in (archive, *programs, os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
+        for path in (archive, stay, *programs, os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
             files += ["--file", path]
         host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(BUILD, "log", "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
-                                    f"sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
+                                    f"SWITCH='{world_switch()}' sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
     return parse(output.console.decode(errors="replace"))
 
 
+class Parser:
+    """What run-guests.sh printed: the figures, node -> row -> (unit, value), and the exits of a boot by node and kind."""
+
+    def __init__(self, text):
+        self.figures, self.exits, self.row_exits = {}, {}, {}
+        self.node, self.marks = None, {}
+        for line in text.replace("\r", "").splitlines():
+            words = line.split()
+            handler = getattr(self, "on_" + words[0].replace("-", "_"), None) if words else None
+            if handler:
+                handler(*words[1:])
+
+    def add(self, row, unit, value):
+        self.figures.setdefault(self.node, {})[row] = (unit, value)
+
+    def on_node(self, name):
+        self.node, self.marks = name, {}
+
+    def on_guest(self, row, unit, value):
+        self.add(row, unit, float(value))
+
+    def on_rss(self, kib):
+        self.add("vmm-rss", "KiB", float(kib))
+
+    def on_guest_mode(self, number, total, shortest):
+        """The shortest stay is taken for what the measurement itself costs each time."""
+        guest = int(total) - int(number) * int(shortest)
+        self.add("boot-guest", "instructions", guest)
+        if "boot-work" in self.figures[self.node]:
+            self.add("boot-host-work", "instructions", self.figures[self.node]["boot-work"][1] - guest)
+
+    def on_at(self, letter, kind, count):
+        self.marks[letter, kind] = int(count)
+        row, requests = MARKS.get(letter.lower(), (None, 1))
+        if row and letter.isupper() and (letter.lower(), kind) in self.marks:
+            each = (int(count) - self.marks[letter.lower(), kind]) / requests
+            self.row_exits.setdefault(self.node, {}).setdefault(row, {})[kind] = round(each, 3)
+            if kind == "exits":
+                self.add(row, "exits", each)
+
+    def on_exits(self, kind, count):
+        self.exits.setdefault(self.node, {})[kind] = int(count)
+
+
 def parse(text):
-    figures, exits, node, marks = {}, {}, None, {}
-    for line in text.replace("\r", "").splitlines():
-        words = line.split()
-        if words[:1] == ["node"] and len(words) == 2:
-            node, marks = words[1], {}
-        elif words[:1] == ["guest"] and len(words) == 4:
-            figures.setdefault(node, {})[words[1]] = (words[2], float(words[3]))
-        elif words[:1] == ["rss"] and len(words) == 2:
-            figures.setdefault(node, {})["vmm-rss"] = ("KiB", float(words[1]))
-        elif words[:1] == ["mark"] and len(words) == 3:
-            marks[words[1]] = int(words[2])
-            row, count = MARKS.get(words[1].lower(), (None, 1))
-            if row and words[1].isupper() and words[1].lower() in marks:
-                value = (marks[words[1]] - marks[words[1].lower()]) / count
-                figures.setdefault(node, {})[row] = ("exits", value)
-        elif words[:1] == ["exits"] and len(words) == 3:
-            exits.setdefault(node, {})[words[1]] = int(words[2])
-    return figures, exits
+    parser = Parser(text)
+    return parser.figures, parser.exits, parser.row_exits

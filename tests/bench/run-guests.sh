@@ -2,7 +2,8 @@
 #
 # Runs in the emulated host: Linux guests under QEMU on KVM and under rvmm-run,
 # each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm
-# or rvmm, WHAT what tests/bench/linux/guest.c does in one boot. QEMU and modules of
+# or rvmm, WHAT what tests/bench/linux/guest.c does in one boot; boot+trace is a boot of which the
+# time in the guest is taken. QEMU and modules of
 # the stock kernel are on the disk /dev/vdc.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
@@ -54,6 +55,7 @@ fi
 dmesg -n 4
 mkdir -p stock
 mount -t ext4 -o ro,noload /dev/vdc stock
+cat stock/[a-z]*.* stock/qemu >/dev/null
 cat /images/guest.cpio bench.cpio >/tmp/initrd
 modprobe tun
 for module in vhost_iotlb vhost tap vhost_net; do
@@ -83,19 +85,51 @@ one() {
 	! grep -q '^hung' /tmp/seen
 }
 
+tracing=/sys/kernel/tracing
+
+# Every way into the guest and out of it, with the counter's value. rvmm's by rvmm_stay.ko, which SWITCH tells where.
+trace_on() {
+	if [ $1 = rvmm ]; then
+		insmod rvmm_stay.ko $SWITCH
+		return
+	fi
+	echo x86-tsc >$tracing/trace_clock
+	echo 8192 >$tracing/buffer_size_kb
+	echo >$tracing/trace
+	echo 1 >$tracing/events/kvm/kvm_entry/enable
+	echo 1 >$tracing/events/kvm/kvm_exit/enable
+}
+
+# "guest-mode NUMBER TOTAL SHORTEST": stays in the guest.
+trace_off() {
+	if [ $1 = rvmm ]; then
+		rmmod rvmm_stay && dmesg | sed -n 's/.*\(guest-mode .*\)/\1/p' | tail -n 1
+		return
+	fi
+	echo 0 >$tracing/events/kvm/enable
+	awk '{ for (i = 1; i <= NF && $i !~ /^[0-9]+:$/; i++) ; at = $i + 0 }
+		$(i + 1) == "kvm_entry:" { entry = at }
+		$(i + 1) == "kvm_exit:" && entry { d = at - entry; n++; sum += d; if (n == 1 || d < least) least = d; entry = 0 }
+		END { printf "guest-mode %d %.0f %d\n", n, sum, least }' $tracing/trace
+	echo >$tracing/trace
+}
+
 for node in $nodes; do
 	case $node in
 	kvm) modprobe kvm_amd || continue ;;
 	rvmm) insmod rvmm.ko || continue ;;
 	esac
 	echo "node $node"
-	for what in ${2:-boot console,blk,net}; do
+	for what in ${2:-boot boot+trace console,blk,net}; do
+		[ $what != boot+trace ] || trace_on $node
 		for try in 1 2 3; do
-			one $node $what && break
+			one $node ${what%+*} && break
 			echo "# $node $what: the guest hung"
 		done
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc
-		if [ $what = boot ]; then
+		if [ $what = boot+trace ]; then
+			trace_off $node
+		elif [ $what = boot ]; then
 			sed -n 's/^cputime \([0-9]*\)/guest boot-work instructions \1000/p' /tmp/log
 			if [ $node = rvmm ]; then
 				awk '/^counter/ { on = 1; next } on && NF == 2 && $1 != "cputime" { print "exits", $1, $2 }' /tmp/log
@@ -103,7 +137,7 @@ for node in $nodes; do
 				grep '^exits' /tmp/seen
 			fi
 		else
-			grep '^mark\|^rss' /tmp/seen
+			grep '^at\|^rss' /tmp/seen
 		fi
 		grep -q '^guest ' /tmp/console || { echo "# $node $what:"; tail -n 5 /tmp/log /tmp/console | sed 's/^/# /'; }
 	done

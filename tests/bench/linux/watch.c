@@ -7,7 +7,7 @@
  *
  * It runs as long as the file FLAG exists. The guest writes a letter to the first
  * byte of its disk, the file MARKS, before and after what it measures, and then
- * sleeps; "mark LETTER EXITS" goes to OUT for each. 'r' also brings "rss KIB": what
+ * sleeps; "at LETTER NAME COUNT", by kind, goes to OUT for each. 'r' also brings "rss KIB": what
  * is resident of the process COMM without the guest's memory, which is its mappings
  * of 256 MiB and more. Last come "exits NAME COUNT", by kind, as last seen. A guest
  * on KVM that has had no exit but the host's interrupts for half a second hangs: see
@@ -159,7 +159,6 @@ static int hangs(void)
 
 int main(int argc, char **argv)
 {
-	unsigned long long exits;
 	char mark = 0, seen = 0;
 	int fd, is_kvm;
 	FILE *out;
@@ -173,10 +172,11 @@ int main(int argc, char **argv)
 		return 1;
 	while (!access(argv[2], F_OK)) {
 		usleep(POLL_US);
-		exits = sample(is_kvm);
+		sample(is_kvm);
 		if (fd >= 0 && pread(fd, &mark, 1, 0) == 1 && mark != seen) {
 			seen = mark;
-			fprintf(out, "mark %c %llu\n", mark ? mark : '-', exits);
+			for (int i = 0; i < kinds; i++)
+				fprintf(out, "at %c %s %llu\n", mark ? mark : '-', now[i].name, now[i].count);
 			if (mark == 'r')
 				each_process(argv[4], out, 0);
 		}
