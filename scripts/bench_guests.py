@@ -18,6 +18,7 @@ import run_host
 
 SOURCES = os.path.join(run_host.TOP, "tests", "bench", "linux")
 BUILD = os.path.join(run_host.TOP, "build")
+LOGS = os.path.join(BUILD, "log")
 FIRMWARE = ["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/qboot.rom", "/usr/share/qemu/linuxboot_dma.bin",
             "/usr/share/qemu/pvh.bin"]
 MODULES = ["vhost/vhost_iotlb", "vhost/vhost", "net/tap", "vhost/vhost_net"]
@@ -100,7 +101,7 @@ def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
         programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
         for path in (archive, stay, *programs, os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
             files += ["--file", path]
-        host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(BUILD, "log", "bench-guests"),
+        host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
                                     f"SWITCH='{world_switch()}' sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
