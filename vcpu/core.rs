@@ -101,6 +101,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) slot_hint: usize,
     /// A frame that no memslot holds, as of that generation of the slots: the last device touched.
     pub(crate) no_slot: Option<(Gfn, u64)>,
+    /// Where the last write that signalled was found.
+    pub(crate) event_hint: usize,
     /// The space's flush generation that this vCPU has caught up with.
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
@@ -150,6 +152,7 @@ impl<B: Backend> VcpuCore<B> {
             code,
             slot_hint: 0,
             no_slot: None,
+            event_hint: 0,
             flush_generation: 0,
             tsc_offset: 0,
             clock: NearClock::new(),

@@ -196,7 +196,7 @@ fn next_rip<B: Backend>(cx: &Cx<'_, '_, B>) -> Option<u64> {
 
 /// Goes past the instruction that exited; the trap flag is clear.
 #[inline(always)]
-pub(super) fn go_past<B: Backend>(cx: &mut Cx<'_, '_, B>, next: u64) {
+pub(crate) fn go_past<B: Backend>(cx: &mut Cx<'_, '_, B>, next: u64) {
     let core = &mut *cx.core;
     core.state.rip = next;
     core.state.rflags &= !Rflags::RF.bits();

@@ -19,7 +19,7 @@ use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;
-use crate::vcpu::quick::Answer;
+use crate::vcpu::quick::{self, Answer};
 use crate::vcpu::shared::count;
 
 /// What is moved.
@@ -69,12 +69,19 @@ fn merge(old: u64, width: Width, value: u64) -> u64 {
 pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Answer {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
-    if !is_device || fault.reserved || !fault.is_final || !mmio::is_interrupt_controller(cx, fault.gpa) {
+    if !is_device || fault.reserved || !fault.is_final {
+        return Answer::Not;
+    }
+    let is_controller = mmio::is_interrupt_controller(cx, fault.gpa);
+    if !is_controller && !fault.write {
         return Answer::Not;
     }
     let Some(context) = cx.core.hw.code_context() else { return Answer::Not };
     let Some(insn) = code::known(cx, &context) else { return Answer::Not };
     let insn = *insn;
+    if !is_controller {
+        return signal(cx, fault, &insn);
+    }
     match carry_out(cx, fault, &insn, Mode::Bits64) {
         Some(Outcome::Resume) => {
             count(&cx.shared.stats.page_faults);
@@ -87,6 +94,21 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
         }
         _ => Answer::Not,
     }
+}
+
+/// Carries out a plain MOV that signals user space, if it is one.
+#[inline(never)]
+fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> Answer {
+    let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return Answer::Not };
+    let is_whole = !insn.prefixes.lock && Gva(fault.gpa.0).left_in_page() >= width.bytes() as u64;
+    if !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
+        return Answer::Not;
+    }
+    count(&cx.shared.stats.page_faults);
+    count(&cx.shared.stats.mmio);
+    count(&cx.shared.stats.emulated);
+    quick::go_past(cx, cx.core.state.rip.wrapping_add(u64::from(insn.len)));
+    Answer::Again
 }
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
