@@ -196,6 +196,20 @@ impl<B: Backend> VcpuCore<B> {
         self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
     }
 
+    /// Goes past an instruction that was carried out in software: to `next`, see [`VcpuCore::end_insn`].
+    #[inline(always)]
+    pub(crate) fn go_past(&mut self, next: u64, stepping: bool) {
+        self.state.rip = next;
+        self.state.rflags &= !Rflags::RF.bits();
+        self.end_insn(stepping);
+    }
+
+    /// Returns whether the trap flag is set.
+    #[inline(always)]
+    pub(crate) fn is_stepping(&self) -> bool {
+        self.state.rflags & Rflags::TF.bits() != 0
+    }
+
     /// Notes that an instruction was carried out in software, and RIP moved on: its interrupt shadow is
     /// over, and it traps where it began with the trap flag set (`stepping`). SDM, "Single-Step Exception
     /// Condition".

@@ -12,14 +12,13 @@ use super::machine::CxMachine;
 use super::mmio;
 use super::Cx;
 use crate::arch::addr::{Gva, Width};
-use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;
-use crate::vcpu::quick::{self, Answer};
+use crate::vcpu::quick::Answer;
 use crate::vcpu::shared::count;
 
 /// What is moved.
@@ -107,7 +106,8 @@ fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault, insn: &Ins
     count(&cx.shared.stats.page_faults);
     count(&cx.shared.stats.mmio);
     count(&cx.shared.stats.emulated);
-    quick::go_past(cx, cx.core.state.rip.wrapping_add(u64::from(insn.len)));
+    let next = Mode::Bits64.next_rip(cx.core.state.rip, insn);
+    cx.core.go_past(next, false);
     Answer::Again
 }
 
@@ -136,7 +136,7 @@ fn carry_out<B: Backend>(
     }
     count(&cx.shared.stats.emulated);
     cx.core.io.begin();
-    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
+    let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
     let mut data = [0u8; 8];
     let done = match what {
@@ -159,10 +159,7 @@ fn carry_out<B: Backend>(
         Move::LoadZero(reg) => gprs[reg & 15] = value,
         Move::Store(_) => {}
     }
-    let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
-    cx.core.state.rip = if mode == Mode::Bits64 { next } else { next & 0xffff_ffff };
     cx.core.io.forget();
-    cx.core.state.rflags &= !Rflags::RF.bits();
-    cx.core.end_insn(stepping);
+    cx.core.go_past(mode.next_rip(cx.core.state.rip, insn), stepping);
     Some(Outcome::Resume)
 }
