@@ -21,7 +21,8 @@ use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::file::signal_pending;
 use crate::mmu::mem::MemError;
-use crate::virtio::blk::{Next, Op, Request, Status};
+use crate::virtio::blk::{Blk, Next, Op, Request, Status};
+use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
@@ -80,10 +81,7 @@ impl Disk {
     /// `EINTR` on a signal; `EFAULT` when guest memory is gone.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>) -> Result {
         let worker = self.device.worker(0).ok_or(EINVAL)?;
-        let depth = match &*self.device.model.lock() {
-            Model::Blk(blk) => blk.depth(),
-            Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-        };
+        let depth = self.with_blk(|blk| blk.depth())?;
         self.file.with_transfers(depth, worker.waiting(), |transfers| {
             let end = self.work(vm, worker, transfers);
             while transfers.wait() {
@@ -102,11 +100,7 @@ impl Disk {
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let next = match &mut *self.device.model.lock() {
-                Model::Blk(blk) => blk.next(&*vm.space),
-                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-            };
-            match next {
+            match self.with_blk(|blk| blk.next(&*vm.space))? {
                 Next::Request(request) => self.begin(vm, transfers, request)?,
                 Next::Answered(msg) | Next::Broken(msg) => send(&vm.chipset, msg),
                 Next::NotResident(gpa) => vm.space.fault_in(gpa, true)?,
@@ -132,11 +126,9 @@ impl Disk {
     }
 
     fn notify<B: Backend>(&self, vm: &Vm<B>) {
-        let msg = match &mut *self.device.model.lock() {
-            Model::Blk(blk) => blk.notify(&*vm.space),
-            Model::Net(_) | Model::Rng(_) => None,
-        };
-        send(&vm.chipset, msg);
+        if let Ok(msg) = self.with_blk(|blk| blk.notify(&*vm.space)) {
+            send(&vm.chipset, msg);
+        }
     }
 
     /// Puts a request into the used ring. `tell`: and interrupts the guest; else [`Disk::notify`] is to
@@ -150,11 +142,13 @@ impl Disk {
     ) -> Result {
         let mut request = request;
         loop {
-            let done = match &mut *self.device.model.lock() {
-                Model::Blk(blk) if tell => blk.complete(&*vm.space, request, status, bytes),
-                Model::Blk(blk) => blk.give_back(&*vm.space, request, status, bytes),
-                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-            };
+            let done = self.with_blk(|blk| {
+                if tell {
+                    blk.complete(&*vm.space, request, status, bytes)
+                } else {
+                    blk.give_back(&*vm.space, request, status, bytes)
+                }
+            })?;
             match done {
                 Ok(msg) => {
                     send(&vm.chipset, msg);
@@ -173,11 +167,9 @@ impl Disk {
 
     /// Gives up on a request whose ring has gone.
     fn abandon<B: Backend>(&self, vm: &Vm<B>, request: Request, gpa: Gpa) {
-        let msg = match &mut *self.device.model.lock() {
-            Model::Blk(blk) => blk.abandon(request, Fault::Memory(gpa)),
-            Model::Net(_) | Model::Rng(_) => None,
-        };
-        send(&vm.chipset, msg);
+        if let Ok(msg) = self.with_blk(|blk| blk.abandon(request, Fault::Memory(gpa))) {
+            send(&vm.chipset, msg);
+        }
     }
 
     /// Starts a request, or does it.
@@ -248,6 +240,14 @@ impl Disk {
 
     fn clear(&self, sector: u64, count: u64, deallocate: bool) -> Result {
         self.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
+    }
+
+    /// Calls `f` with the device's lock held.
+    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>) -> R) -> Result<R> {
+        match &mut *self.device.model.lock() {
+            Model::Blk(blk) => Ok(f(blk)),
+            Model::Net(_) | Model::Rng(_) => Err(EINVAL),
+        }
     }
 }
 
