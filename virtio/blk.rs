@@ -29,7 +29,7 @@ use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{VirtioDevice, VirtioPci};
-use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+use crate::virtio::queue::{Buffer, Chain, Fault, Queue, QueueError};
 use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
@@ -140,7 +140,7 @@ pub(crate) enum Op {
 #[must_use]
 pub(crate) struct Request {
     op: Op,
-    head: u16,
+    buffer: Buffer,
     status: Gpa,
     bytes: u64,
     data: SegmentList,
@@ -226,7 +226,7 @@ enum Taken {
 
 /// An answer that needs no work.
 struct Answer {
-    head: u16,
+    buffer: Buffer,
     /// Where the status goes.
     at: Gpa,
     status: Status,
@@ -237,7 +237,7 @@ struct Answer {
 impl Answer {
     fn give<M: GuestMem>(&self, queue: &mut Queue, mem: &M) -> Result<(), QueueError> {
         mem.write(self.at, &[self.status.byte()])?;
-        queue.add_used(mem, self.head, self.len)
+        queue.add_used(mem, self.buffer, self.len)
     }
 }
 
@@ -280,6 +280,7 @@ impl Blk {
         if self.free == 0 {
             return Ok(Step::Full);
         }
+        let mark = queue.mark();
         let Some(chain) = queue.pop(mem)? else { return Ok(Step::Empty) };
         let done = match self.take(&chain, mem) {
             Ok(Taken::Request(request)) => Ok(Step::Request(request)),
@@ -287,17 +288,17 @@ impl Blk {
             Err(e) => Err(e),
         };
         if let Err(QueueError::NotResident(_)) = done {
-            queue.unpop();
+            queue.rewind(mark);
         }
         done
     }
 
     /// Makes a request of a buffer, or the answer to it.
     fn take<M: GuestMem>(&mut self, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
-        let head = chain.head;
+        let buffer = chain.buffer;
         let at = status_byte(chain).ok_or(QueueError::Broken(Fault::Malformed))?;
         Ok(match self.parse(chain, mem)? {
-            Parsed::Answer { status, len } => Taken::Answer(Answer { head, at, status, len }),
+            Parsed::Answer { status, len } => Taken::Answer(Answer { buffer, at, status, len }),
             Parsed::Work { op, skip, bytes } => {
                 let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
                 // The pool is not empty: `next()` saw to it. There is room for the longest chain.
@@ -305,7 +306,7 @@ impl Blk {
                 for segment in segment::slice(from, skip, bytes) {
                     data.push(segment).ok_or(TOO_LONG)?;
                 }
-                Taken::Request(Request { op, head, status: at, bytes, data })
+                Taken::Request(Request { op, buffer, status: at, bytes, data })
             }
         })
     }
@@ -575,5 +576,5 @@ fn finish<M: GuestMem>(
         _ => written.saturating_add(1),
     };
     let len = u32::try_from(len).unwrap_or(u32::MAX);
-    Answer { head: request.head, at: request.status, status, len }.give(queue, mem)
+    Answer { buffer: request.buffer, at: request.status, status, len }.give(queue, mem)
 }

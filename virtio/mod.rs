@@ -9,7 +9,7 @@
 //! | [`blk`], [`net`], [`rng`] | what a device type does with a buffer |
 //! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
 //! | [`msix`] | vector table and pending bits |
-//! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
+//! | [`queue`], [`segment`] | virtqueues, split and packed, and the buffers in them |
 //! | [`inflight`] | which requests are with the host, for whoever serves a device |
 //!
 //! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be

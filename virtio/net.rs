@@ -21,7 +21,7 @@
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
-use crate::virtio::queue::{Fault, Queue, QueueError, Used};
+use crate::virtio::queue::{Buffer, Fault, Queue, QueueError, Used};
 use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
@@ -51,7 +51,7 @@ const MAX_COMMANDS: usize = 16;
 /// A packet, or room for one, that a worker has taken out of a queue. Made once per worker.
 #[derive(Debug)]
 pub(crate) struct Packet {
-    /// The buffers: number and bytes.
+    /// The buffers with their bytes.
     buffers: KVec<Used>,
     data: SegmentList,
 }
@@ -83,9 +83,9 @@ impl Packet {
     }
 
     /// Adds a buffer. `None`: there is no room for another.
-    fn add(&mut self, head: u16, segments: &[Segment]) -> Option<()> {
+    fn add(&mut self, buffer: Buffer, segments: &[Segment]) -> Option<()> {
         let len = u32::try_from(segment::total(segments)).ok()?;
-        self.buffers.push_within_capacity(Used { head, len }).ok()?;
+        self.buffers.push_within_capacity(Used { buffer, len }).ok()?;
         segments.iter().try_for_each(|s| self.data.push(*s))
     }
 
@@ -378,7 +378,7 @@ fn gather<M: GuestMem>(
             return Err(QueueError::Broken(Fault::Malformed));
         }
         room = room.saturating_add(segment::total(chain.writable));
-        if packet.add(chain.head, chain.writable).is_none() {
+        if packet.add(chain.buffer, chain.writable).is_none() {
             return Ok(Taken::TooLong);
         }
         if room >= bytes {
@@ -411,14 +411,14 @@ fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result
         return Err(QueueError::Broken(Fault::Malformed));
     }
     // There is room for the longest chain.
-    packet.add(chain.head, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
+    packet.add(chain.buffer, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
     Ok(Taken::Packet)
 }
 
 /// Carries out one command. Returns whether there was one.
 fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
-    let head = chain.head;
+    let buffer = chain.buffer;
     let bytes = segment::total(chain.readable).min(COMMAND_BYTES as u64);
     let mut command = [0u8; COMMAND_BYTES];
     let command = command.get_mut(..bytes as usize).unwrap_or(&mut []);
@@ -430,6 +430,6 @@ fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<boo
         _ => return Err(QueueError::Broken(Fault::Malformed)),
     };
     mem.write(answer, &[u8::from(!done)])?;
-    queue.add_used(mem, head, 1)?;
+    queue.add_used(mem, buffer, 1)?;
     Ok(true)
 }

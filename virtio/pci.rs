@@ -54,6 +54,8 @@ pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_VERSION_1.
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// VIRTIO_F_RING_PACKED.
+pub(crate) const F_RING_PACKED: u64 = 1 << 34;
 /// What the transport and the queues add to a device's features.
 const F_TRANSPORT: u64 = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1;
 
@@ -145,6 +147,8 @@ pub(crate) struct VirtioPci<D> {
     resetting: bool,
     /// How the driver last broke the rules.
     fault: Option<Fault>,
+    /// Packed rings are offered.
+    offers_packed: bool,
     device: D,
 }
 
@@ -173,8 +177,15 @@ impl<D: VirtioDevice> VirtioPci<D> {
             in_flight: 0,
             resetting: false,
             fault: None,
+            offers_packed: false,
             device,
         })
+    }
+
+    /// Offers the driver packed rings, too; made before the guest sees the device.
+    pub(crate) fn offer_packed(mut self, offer: bool) -> VirtioPci<D> {
+        self.offers_packed = offer;
+        self
     }
 
     /// Returns the configuration space, for `PciRoot::add`, `update` and `reset_function`.
@@ -350,7 +361,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | F_TRANSPORT
+        let packed = if self.offers_packed { F_RING_PACKED } else { 0 };
+        self.device.features() | F_TRANSPORT | packed
     }
 
     fn is_ready(&self, queue: u16) -> bool {
@@ -397,7 +409,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             return Effect::Reset;
         }
         let before = self.common.status;
-        self.common.set_status(Status::from_bits_truncate(raw), self.device.features() | F_TRANSPORT);
+        self.common.set_status(Status::from_bits_truncate(raw), self.features());
         let gained = self.common.status.difference(before);
         if gained.contains(Status::FEATURES_OK) {
             self.device.accept(self.common.driver_features);

@@ -10,7 +10,7 @@ use crate::chipset::pci::Slot;
 use crate::virtio::blk::{Blk, Geometry, Next, Op, Request, Status};
 use crate::virtio::pci::Effect;
 use crate::virtio::pci::Served;
-use crate::virtio::queue::{Fault, QueueError};
+use crate::virtio::queue::{Buffer, Fault, QueueError};
 use crate::virtio::rng::Rng;
 use crate::virtio::segment::total;
 use proptest::collection::vec;
@@ -168,7 +168,7 @@ proptest! {
     fn a_queue_survives_any_ring(event_idx in any::<bool>(), acts in vec(any_act(), 0..120)) {
         let (mem, mut ring) = (Mem::new(), Ring::new(16, event_idx));
         let mut queue = ring.queue(20);
-        let mut held: Vec<u16> = Vec::new();
+        let mut held: Vec<Buffer> = Vec::new();
         let mut given = 0u16;
         for act in acts {
             apply(&mut ring, &mem, &act);
@@ -176,23 +176,23 @@ proptest! {
             match act {
                 Act::Serve => match queue.pop(&mem) {
                     Ok(Some(chain)) => {
-                        prop_assert!(chain.head < 16);
+                        prop_assert!(chain.buffer.id < 16);
                         prop_assert!(chain.readable.len() + chain.writable.len() <= 20);
                         for s in chain.readable.iter().chain(chain.writable) {
                             prop_assert!(s.len > 0 && s.gpa.checked_add(u64::from(s.len)).is_some());
                         }
-                        held.push(chain.head);
+                        held.push(chain.buffer);
                         prop_assert!(held.len() <= 16);
                     }
                     Ok(None) | Err(QueueError::NotResident(_)) => {}
                     Err(QueueError::Broken(_)) => break,
                 },
                 Act::Complete(i, n) if !held.is_empty() => {
-                    let head = held[i % held.len()];
-                    if queue.add_used(&mem, head, n as u32).is_ok() {
+                    let buffer = held[i % held.len()];
+                    if queue.add_used(&mem, buffer, n as u32).is_ok() {
                         held.remove(i % held.len());
                         let at = ring.layout.used.0 + 4 + 8 * u64::from(given % 16);
-                        prop_assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(head), n as u32));
+                        prop_assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(buffer.id), n as u32));
                         given += 1;
                     }
                     queue.needs_notification(&mem);
