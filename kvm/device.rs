@@ -155,9 +155,9 @@ impl<B: Backend> DeviceFile<B> {
             Kind::Net => self.create_card(user::read(addr)?),
             Kind::Rng => {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
-                check(c.pad == 0)?;
-                let rng = Model::Rng(VirtioPci::new(Rng)?);
-                self.vm.reshape(|| self.vm.pci.add(c.slot, rng)).map(|_| 0)
+                check(c.flags & !abi::RNG_PACKED == 0)?;
+                let rng = VirtioPci::new(Rng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
+                self.vm.reshape(|| self.vm.pci.add(c.slot, Model::Rng(rng))).map(|_| 0)
             }
         }
     }
@@ -169,7 +169,7 @@ impl<B: Backend> DeviceFile<B> {
 
     fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
         let read_only = c.flags & abi::BLK_READ_ONLY != 0;
-        check(c.flags & !abi::BLK_READ_ONLY == 0)?;
+        check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0)?;
         let file = BackingFile::get(c.fd, !read_only)?;
         let p = file.properties()?;
         check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
@@ -185,14 +185,14 @@ impl<B: Backend> DeviceFile<B> {
             n => u16::try_from(n)?,
         };
         check(size.is_power_of_two() && size <= 1024)?;
-        let blk = Model::Blk(VirtioPci::new(Blk::new(geometry, size, 64)?)?);
-        self.create_served(c.slot, blk, |device| Served::Disk(Disk { device, file }))
+        let blk = VirtioPci::new(Blk::new(geometry, size, 64)?)?.offer_packed(c.flags & abi::BLK_PACKED != 0);
+        self.create_served(c.slot, Model::Blk(blk), |device| Served::Disk(Disk { device, file }))
     }
 
     fn create_card(&self, c: abi::VirtioNetConfig) -> Result<i64> {
         let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
         let is_stream = c.flags & abi::NET_STREAM != 0;
-        check(c.flags & !(offloads | abi::NET_STREAM) == 0 && c.pad == [0; 6])?;
+        check(c.flags & !(offloads | abi::NET_STREAM | abi::NET_PACKED) == 0 && c.pad == [0; 6])?;
         check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
         let net = Net::new(&NetConfig {
             mac: c.mac,
@@ -212,8 +212,8 @@ impl<B: Backend> DeviceFile<B> {
                 Way::Taps(taps)
             }
         };
-        let net = Model::Net(VirtioPci::new(net)?);
-        self.create_served(c.slot, net, |device| Served::Card(Card { device, way }))
+        let net = VirtioPci::new(net)?.offer_packed(c.flags & abi::NET_PACKED != 0);
+        self.create_served(c.slot, Model::Net(net), |device| Served::Card(Card { device, way }))
     }
 
     /// Puts a device with workers onto the bus.

@@ -46,14 +46,20 @@ pub(crate) const VENDOR_VMX: u32 = 1;
 
 /// [`VirtioBlkConfig::flags`]: the guest may not write.
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
+/// [`VirtioBlkConfig::flags`]: packed rings are offered.
+pub(crate) const BLK_PACKED: u32 = 1 << 1;
 
 /// [`VirtioNetConfig::flags`]: the taps take and give unfinished checksums and TCP segments.
 pub(crate) const NET_OFFLOADS: u32 = 1 << 0;
 /// [`VirtioNetConfig::flags`]: the same for UDP.
 pub(crate) const NET_UDP_OFFLOADS: u32 = 1 << 1;
 /// [`VirtioNetConfig::flags`]: the one fd is a connected stream socket, in which each packet has its length in
-/// front of it, four bytes, the highest first; not with the other flags.
+/// front of it, four bytes, the highest first; not with the flags for offloads.
 pub(crate) const NET_STREAM: u32 = 1 << 2;
+/// [`VirtioNetConfig::flags`]: packed rings are offered.
+pub(crate) const NET_PACKED: u32 = 1 << 3;
+/// [`VirtioRngConfig::flags`]: packed rings are offered.
+pub(crate) const RNG_PACKED: u32 = 1 << 0;
 /// The most pairs of queues of a network card.
 pub(crate) const NET_MAX_PAIRS: usize = 8;
 
@@ -100,7 +106,7 @@ abi_struct! {
     struct VirtioBlkConfig = 36 {
         /// The backing file or block device, opened by the caller.
         fd: i32,
-        /// [`BLK_READ_ONLY`].
+        /// [`BLK_READ_ONLY`], [`BLK_PACKED`].
         flags: u32,
         /// What the guest reads as the serial number; unused bytes are 0.
         serial: [u8; 20],
@@ -114,8 +120,8 @@ abi_struct! {
     struct VirtioRngConfig = 8 {
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
-        /// Must be 0.
-        pad: u32,
+        /// [`RNG_PACKED`].
+        flags: u32,
     }
 
     /// Configuration of [`DEV_VIRTIO_NET`].
@@ -125,7 +131,7 @@ abi_struct! {
         /// A queue of a tap device for each pair, opened by the caller with IFF_VNET_HDR and a header of 12
         /// bytes.
         fds: [i32; NET_MAX_PAIRS],
-        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`].
+        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`], [`NET_PACKED`].
         flags: u32,
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,

@@ -131,6 +131,47 @@ fn desc_at(shape: &Shape, position: u32) -> Gpa {
     shape.layout.desc.wrapping_add(slot.wrapping_mul(DESC_BYTES))
 }
 
+/// Returns the last 8 bytes of a used descriptor: length, id and flags.
+fn used_entry(used: &Used, wrap: bool) -> u64 {
+    let written = if used.len != 0 { WRITE } else { 0 };
+    let turn = if wrap { AVAIL | USED } else { 0 };
+    u64::from(used.len) | u64::from(used.buffer.id) << 32 | u64::from(written | turn) << 48
+}
+
+/// Writes a used descriptor, and what shows it to the driver at the end.
+fn show<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> Result<(), MemError> {
+    let at = desc_at(shape, position);
+    let [l0, l1, l2, l3, i0, i1, f0, f1] = used_entry(used, Circle::of(shape).wrap(position)).to_le_bytes();
+    mem.write(at.wrapping_add(DESC_LEN), &[l0, l1, l2, l3, i0, i1])?;
+    // All else, and what the device wrote to the buffers, is stored before that.
+    fence(Ordering::Release);
+    mem.write_obj(at.wrapping_add(DESC_FLAGS), &u16::from_le_bytes([f0, f1]))
+}
+
+/// Makes the used descriptors of `buffers` unused again, from `position` up to `end`.
+///
+/// # Errors
+/// `NoSlot`: a page that was there a moment ago is gone. The ring makes no sense any more.
+fn take_back<M: GuestMem>(
+    shape: &Shape,
+    mem: &M,
+    buffers: &[Used],
+    mut position: u32,
+    end: u32,
+) -> Result<(), MemError> {
+    let circle = Circle::of(shape);
+    for used in buffers {
+        if position == end {
+            break;
+        }
+        let at = desc_at(shape, position).wrapping_add(DESC_FLAGS);
+        let flags = if circle.wrap(position) { AVAIL } else { USED };
+        mem.write_obj(at, &flags).map_err(|_| MemError::NoSlot(at))?;
+        position = circle.after(position, used.buffer.slots.into());
+    }
+    Ok(())
+}
+
 impl Ring for Packed {
     fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
         let flags: u16 = mem.read_obj(desc_at(shape, self.avail).wrapping_add(DESC_FLAGS))?;
@@ -202,34 +243,25 @@ impl Ring for Packed {
     }
 
     fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError> {
+        let Some((first, rest)) = buffers.split_first() else { return Ok(()) };
         let circle = Circle::of(shape);
-        let mut position = self.used;
-        let mut first = None;
-        let mut slots = 0u32;
-        for used in buffers {
-            let written = if used.len != 0 { WRITE } else { 0 };
-            let turn = if circle.wrap(position) { AVAIL | USED } else { 0 };
-            let flags = written | turn;
-            let at = desc_at(shape, position);
-            let value = u64::from(used.len) | u64::from(used.buffer.id) << 32;
-            if first.is_none() {
-                // Its flags tell the driver of all: they come last.
-                first = Some((at, flags));
-                let [l0, l1, l2, l3, i0, i1, ..] = value.to_le_bytes();
-                mem.write(at.wrapping_add(DESC_LEN), &[l0, l1, l2, l3, i0, i1])?;
-            } else {
-                mem.write_obj(at.wrapping_add(DESC_LEN), &(value | u64::from(flags) << 48))?;
+        let second = circle.after(self.used, first.buffer.slots.into());
+        let mut position = second;
+        let mut done = Ok(());
+        for used in rest {
+            let at = desc_at(shape, position).wrapping_add(DESC_LEN);
+            done = mem.write_obj(at, &used_entry(used, circle.wrap(position)));
+            if done.is_err() {
+                break;
             }
-            slots = slots.saturating_add(used.buffer.slots.into());
             position = circle.after(position, used.buffer.slots.into());
         }
-        if let Some((at, flags)) = first {
-            // All else, and what the device wrote to the buffers, is stored before that.
-            fence(Ordering::Release);
-            mem.write_obj(at.wrapping_add(DESC_FLAGS), &flags)?;
+        // The driver looks at the first one's flags before any of the others: they come last.
+        if let Err(e) = done.and_then(|()| show(shape, mem, self.used, first)) {
+            return Err(take_back(shape, mem, rest, second, position).err().unwrap_or(e));
         }
+        self.undecided = self.undecided.saturating_add(circle.distance(self.used, position));
         self.used = position;
-        self.undecided = self.undecided.saturating_add(slots);
         Ok(())
     }
 

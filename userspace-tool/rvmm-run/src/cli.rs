@@ -50,11 +50,11 @@ pub struct Cli {
     pub plain_disks: Vec<PathBuf>,
 
     /// Further disk, with options; these follow the plain ones
-    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
+    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT][,packed=on|off]")]
     pub disks: Vec<DiskSpec>,
 
     /// Network card: tap=NAME[,queues=N] on a tap interface of the host, which is made if it does not exist, or user, through
-    /// passt and the host's own sockets; both with [,mac=MAC][,mtu=N]; may be given again
+    /// passt and the host's own sockets; both with [,mac=MAC][,mtu=N][,packed=on|off]; may be given again
     #[arg(long = "net", value_name = "KIND[,OPTION]…")]
     pub nets: Vec<NetSpec>,
 

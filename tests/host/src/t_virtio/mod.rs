@@ -9,6 +9,8 @@ pub(crate) mod machine;
 pub(crate) mod mem;
 mod msix;
 pub(crate) mod net;
+pub(crate) mod packed;
+pub(crate) mod packed_driver;
 mod pci_root;
 mod queue;
 pub(crate) mod random;

@@ -30,12 +30,16 @@ const GROUP_CONFIG: u32 = 0;
 const GROUP_ACTION: u32 = 1;
 /// virtio-blk flag: the guest may only read.
 const BLK_READ_ONLY: u32 = 1;
+/// virtio-blk flag: packed rings are offered.
+const BLK_PACKED: u32 = 2;
 /// virtio-net flag: unfinished checksums and TCP segments.
 const NET_OFFLOADS: u32 = 1;
 /// virtio-net flag: the same for UDP.
 const NET_UDP_OFFLOADS: u32 = 2;
 /// virtio-net flag: packets go through a stream socket.
 const NET_STREAM: u32 = 4;
+/// virtio-net flag: packed rings are offered.
+const NET_PACKED: u32 = 8;
 
 /// Every type with its name, for `--check`.
 pub const TYPES: [(u32, &str); 8] = [
@@ -103,6 +107,8 @@ pub struct BlkConfig {
     pub fd: RawFd,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Whether packed rings are offered.
+    pub packed: bool,
     /// Serial number, at most `SERIAL_MAX` bytes.
     pub serial: String,
     /// PCI device number, 0 for the next free one.
@@ -119,6 +125,8 @@ pub struct NetConfig {
     pub fds: Vec<RawFd>,
     /// It is a stream socket.
     pub is_stream: bool,
+    /// Whether packed rings are offered.
+    pub packed: bool,
     /// Address of the guest's card.
     pub mac: [u8; 6],
     /// Largest packet, 0 to say nothing.
@@ -138,7 +146,8 @@ impl NetConfig {
         let mut bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
         let flags = if self.tcp_offloads { NET_OFFLOADS } else { 0 }
             | if self.udp_offloads { NET_UDP_OFFLOADS } else { 0 }
-            | if self.is_stream { NET_STREAM } else { 0 };
+            | if self.is_stream { NET_STREAM } else { 0 }
+            | if self.packed { NET_PACKED } else { 0 };
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(self.slot.to_ne_bytes());
         bytes.extend((self.fds.len() as u16).to_ne_bytes());
@@ -203,7 +212,9 @@ impl Device {
             }
             Self::Blk(blk) => {
                 bytes.extend(blk.fd.to_ne_bytes());
-                bytes.extend(if blk.read_only { BLK_READ_ONLY } else { 0 }.to_ne_bytes());
+                let flags = if blk.read_only { BLK_READ_ONLY } else { 0 }
+                    | if blk.packed { BLK_PACKED } else { 0 };
+                bytes.extend(flags.to_ne_bytes());
                 let mut serial = blk.serial.as_bytes().to_vec();
                 serial.resize(SERIAL_MAX, 0);
                 bytes.extend(serial);

@@ -239,6 +239,7 @@ impl Devices {
             let blk = BlkConfig {
                 fd: disk.file.as_raw_fd(),
                 read_only: disk.read_only,
+                packed: disk.packed,
                 serial: disk.serial.clone(),
                 slot,
                 queue_size: 0,
@@ -272,6 +273,7 @@ impl Devices {
         let card = NetConfig {
             fds,
             is_stream,
+            packed: net.packed,
             mac: net.mac.0,
             mtu: net.mtu,
             tcp_offloads: net.tcp_offloads,
