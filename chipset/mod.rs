@@ -21,6 +21,7 @@ pub(crate) mod pic;
 pub(crate) mod pit;
 pub(crate) mod pm;
 pub(crate) mod routing;
+pub(crate) mod ring;
 pub(crate) mod rtc;
 pub(crate) mod time;
 pub(crate) mod uart;

@@ -19,17 +19,13 @@ use crate::vcpu::net::{Card, Way};
 use crate::vcpu::pci::{Model, PciDevice};
 use crate::vcpu::vm::Vm;
 use crate::virtio::blk::{Blk, Geometry};
+use crate::virtio::console::Console;
 use crate::virtio::net::{Net, NetConfig};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::rng::Rng;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
-
-/// poll(2): readable.
-const POLLIN: u32 = 0x41;
-/// poll(2): writable.
-const POLLOUT: u32 = 0x104;
 
 /// The types of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +46,8 @@ pub(super) enum Kind {
     Net,
     /// Entropy source.
     Rng,
+    /// Console.
+    Console,
 }
 
 impl Kind {
@@ -64,23 +62,25 @@ impl Kind {
             abi::DEV_VIRTIO_BLK => Kind::Blk,
             abi::DEV_VIRTIO_RNG => Kind::Rng,
             abi::DEV_VIRTIO_NET => Kind::Net,
+            abi::DEV_VIRTIO_CONSOLE => Kind::Console,
             _ => return None,
         })
     }
 }
 
-/// A device that has workers.
-enum Served {
+/// A device on PCI that its fd does something with.
+pub(super) enum Served {
     Disk(Disk),
     Card(Card),
+    Console(Arc<PciDevice>),
 }
 
 /// The file behind a device's fd.
 pub(super) struct DeviceFile<B: Backend> {
-    vm: Arc<Vm<B>>,
-    kind: Kind,
-    /// Once configured, what threads can serve.
-    served: SetOnce<Served>,
+    pub(super) vm: Arc<Vm<B>>,
+    pub(super) kind: Kind,
+    /// Once configured, what threads can serve, or read and write.
+    pub(super) served: SetOnce<Served>,
 }
 
 impl<B: Backend> DeviceFile<B> {
@@ -153,6 +153,7 @@ impl<B: Backend> DeviceFile<B> {
             }
             Kind::Blk => self.create_disk(user::read(addr)?),
             Kind::Net => self.create_card(user::read(addr)?),
+            Kind::Console => self.create_console(user::read(addr)?),
             Kind::Rng => {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
                 check(c.flags & !abi::RNG_PACKED == 0)?;
@@ -160,6 +161,13 @@ impl<B: Backend> DeviceFile<B> {
                 self.vm.reshape(|| self.vm.pci.add(c.slot, Model::Rng(rng))).map(|_| 0)
             }
         }
+    }
+
+    fn create_console(&self, c: abi::VirtioConsoleConfig) -> Result<i64> {
+        check(c.flags & !abi::CONSOLE_PACKED == 0 && c.pad == 0)?;
+        let console = VirtioPci::new(Console::new(c.columns, c.rows)?)?;
+        let console = console.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
+        self.create_served(c.slot, Model::Console(console), Served::Console)
     }
 
     /// Puts a chip onto the bus of a machine in which no vCPU has run.
@@ -216,7 +224,7 @@ impl<B: Backend> DeviceFile<B> {
         self.create_served(c.slot, Model::Net(net), |device| Served::Card(Card { device, way }))
     }
 
-    /// Puts a device with workers onto the bus.
+    /// Puts a device onto the bus that its fd does something with.
     fn create_served(
         &self,
         slot: u32,
@@ -240,18 +248,10 @@ impl<B: Backend> DeviceFile<B> {
         let queue = u16::try_from(queue)?;
         match self.served.as_ref().ok_or(ENXIO)? {
             Served::Disk(disk) if queue == 0 => disk.serve(&self.vm),
-            Served::Disk(_) => Err(EINVAL),
+            Served::Disk(_) | Served::Console(_) => Err(EINVAL),
             Served::Card(card) => card.serve(&self.vm, queue),
         }
         .map(|()| 0)
-    }
-
-    fn output_len(&self) -> usize {
-        self.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::output_len))
-    }
-
-    fn console_room(&self) -> usize {
-        self.vm.chipset.with(|bus, _, _| bus.console_room())
     }
 }
 
@@ -293,80 +293,18 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         _position: &mut u64,
         nonblock: bool,
     ) -> Result<usize> {
-        if this.kind != Kind::Uart {
-            return Err(EINVAL);
-        }
-        let mut total = 0usize;
-        let mut chunk = [0u8; 512];
-        loop {
-            let want = chunk.len().min(to.len());
-            let n = this.vm.chipset.with(|bus, _, _| {
-                bus.console_read();
-                let room = chunk.get_mut(..want).unwrap_or(&mut []);
-                bus.uart.as_mut().map_or(0, |u| u.drain_output(room))
-            });
-            let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
-            total = total.saturating_add(copied);
-            if n != 0 && copied == n && !to.is_empty() {
-                continue;
-            }
-            if total != 0 || want == 0 {
-                return Ok(total);
-            }
-            if nonblock {
-                return Err(EAGAIN);
-            }
-            this.vm.chipset.console.wait(|| this.output_len() != 0)?;
-        }
+        this.read_console(to, nonblock)
     }
 
     fn write(this: &Arc<Self>, from: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
-        if this.kind != Kind::Uart {
-            return Err(EINVAL);
-        }
-        let mut total = 0usize;
-        let mut chunk = [0u8; 512];
-        loop {
-            let room = this.console_room();
-            let want = chunk.len().min(room).min(from.len());
-            if want == 0 {
-                if total != 0 || from.is_empty() {
-                    return Ok(total);
-                }
-                if nonblock {
-                    return Err(EAGAIN);
-                }
-                this.vm.chipset.console.wait(|| this.console_room() != 0)?;
-                continue;
-            }
-            let n = chunk.get_mut(..want).map_or(0, |b| from.copy_from_iter(b));
-            if n == 0 {
-                return if total == 0 { Err(EFAULT) } else { Ok(total) };
-            }
-            this.vm.chipset.with(|bus, _, out| {
-                if let (Some(uart), Some(bytes)) = (bus.uart.as_mut(), chunk.get(..n)) {
-                    uart.push_input(bytes);
-                }
-                bus.settle_uart(out);
-            });
-            total = total.saturating_add(n);
-        }
+        this.write_console(from, nonblock)
     }
 
     fn poll(this: &Arc<Self>) -> u32 {
-        if this.kind != Kind::Uart {
-            return 0;
-        }
-        this.vm.chipset.with(|bus, _, _| {
-            let out = bus.uart.as_ref().map_or(0, Uart::output_len);
-            let room = bus.console_room();
-            // Whoever polls wants to be told again.
-            bus.console_read();
-            (if out != 0 { POLLIN } else { 0 }) | (if room != 0 { POLLOUT } else { 0 })
-        })
+        this.poll_console()
     }
 
     fn wait_queue(this: &Self) -> Option<&WaitQueue> {
-        (this.kind == Kind::Uart).then_some(&this.vm.chipset.console)
+        this.is_console().then_some(&this.vm.chipset.console)
     }
 }

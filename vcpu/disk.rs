@@ -246,7 +246,7 @@ impl Disk {
     fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>) -> R) -> Result<R> {
         match &mut *self.device.model.lock() {
             Model::Blk(blk) => Ok(f(blk)),
-            Model::Net(_) | Model::Rng(_) => Err(EINVAL),
+            _ => Err(EINVAL),
         }
     }
 }

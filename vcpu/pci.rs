@@ -14,6 +14,7 @@ use crate::host::file::WaitQueue;
 use crate::host::random;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::blk::Blk;
+use crate::virtio::console::Console;
 use crate::virtio::net::Net;
 use crate::virtio::pci::{kick, Effect, Served, VirtioPci};
 use crate::virtio::rng::Rng;
@@ -32,6 +33,8 @@ pub(crate) enum Model {
     Net(VirtioPci<Net>),
     /// Entropy source.
     Rng(VirtioPci<Rng>),
+    /// Console.
+    Console(VirtioPci<Console>),
 }
 
 impl Model {
@@ -40,7 +43,7 @@ impl Model {
         match self {
             Model::Blk(_) => 1,
             Model::Net(net) => usize::from(net.max_pairs()).saturating_mul(2),
-            Model::Rng(_) => 0,
+            Model::Rng(_) | Model::Console(_) => 0,
         }
     }
 }
@@ -52,6 +55,7 @@ macro_rules! each {
             Model::Blk($d) => $e,
             Model::Net($d) => $e,
             Model::Rng($d) => $e,
+            Model::Console($d) => $e,
         }
     };
 }
@@ -142,6 +146,51 @@ impl PciDevice {
         for worker in &self.workers {
             worker.wake();
         }
+    }
+
+    /// Calls `round` until it has nothing more to serve. Returns the address of a page that has to be made
+    /// resident first.
+    fn serve(&self, chipset: &Chipset, mut round: impl FnMut(&mut Model) -> Served) -> Option<Gpa> {
+        loop {
+            let served = round(&mut self.model.lock());
+            // A command may have changed what the workers have to do.
+            if !matches!(served, Served::Empty(None)) {
+                self.wake_all();
+            }
+            match served {
+                Served::More(msg) => send(chipset, msg),
+                Served::Empty(msg) | Served::Broken(msg) => {
+                    send(chipset, msg);
+                    return None;
+                }
+                Served::NotResident(gpa, msg) => {
+                    send(chipset, msg);
+                    return Some(gpa);
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with a console's lock held. `None`: it is no console.
+    pub(crate) fn with_console<R>(&self, f: impl FnOnce(&mut VirtioPci<Console>) -> R) -> Option<R> {
+        match &mut *self.model.lock() {
+            Model::Console(console) => Some(f(console)),
+            _ => None,
+        }
+    }
+
+    /// Gives a console's waiting input to the guest, and wakes who waits for output or for room. As
+    /// [`Pci::serve`].
+    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
+        let news = self.with_console(|console| console.take_news())?;
+        let missing = self.serve(chipset, |model| match model {
+            Model::Console(console) => console.serve_input(mem),
+            _ => Served::Empty(None),
+        });
+        if news | self.with_console(|console| console.take_news()).unwrap_or(false) {
+            chipset.console.wake();
+        }
+        missing
     }
 }
 
@@ -299,7 +348,7 @@ impl Pci {
                     return Chore::None;
                 }
             }
-            Effect::Activated => {}
+            Effect::Activated | Effect::Configured => {}
             Effect::Broken(msg) => {
                 send(chipset, msg);
                 return Chore::None;
@@ -318,7 +367,7 @@ impl Pci {
         d.wake_all();
         match model {
             Model::Blk(_) => Chore::None,
-            Model::Net(_) | Model::Rng(_) => Chore::Serve,
+            Model::Net(_) | Model::Rng(_) | Model::Console(_) => Chore::Serve,
         }
     }
 
@@ -326,27 +375,15 @@ impl Pci {
     /// made resident, after which this is to be called again.
     pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
         for device in self.devices.iter().filter_map(|d| d.as_ref()) {
-            loop {
-                let served = match &mut *device.model.lock() {
-                    Model::Rng(rng) => rng.serve(mem, random::fill),
-                    Model::Net(net) => net.serve_control(mem),
-                    Model::Blk(_) => break,
-                };
-                // A command may have changed what the workers have to do.
-                if !matches!(served, Served::Empty(None)) {
-                    device.wake_all();
-                }
-                match served {
-                    Served::More(msg) => send(chipset, msg),
-                    Served::Empty(msg) | Served::Broken(msg) => {
-                        send(chipset, msg);
-                        break;
-                    }
-                    Served::NotResident(gpa, msg) => {
-                        send(chipset, msg);
-                        return Some(gpa);
-                    }
-                }
+            let missing = device.serve(chipset, |model| match model {
+                Model::Rng(rng) => rng.serve(mem, random::fill),
+                Model::Net(net) => net.serve_control(mem),
+                Model::Console(console) => console.serve_output(mem),
+                Model::Blk(_) => Served::Empty(None),
+            });
+            let missing = missing.or_else(|| device.serve_console(chipset, mem));
+            if missing.is_some() {
+                return missing;
             }
         }
         None

@@ -78,8 +78,14 @@ pub(crate) trait VirtioDevice {
     /// Returns how many descriptors a buffer may have.
     fn max_chain(&self) -> usize;
 
-    /// Returns the device configuration; the guest cannot write it.
+    /// Returns the device configuration.
     fn config(&self) -> &[u8];
+
+    /// Takes a write of the driver's to the device configuration. Returns whether there is anything to write
+    /// there.
+    fn write_config(&mut self, _at: u32, _width: Width, _value: u64) -> bool {
+        false
+    }
 }
 
 /// What a guest's access asks the caller to do.
@@ -92,6 +98,8 @@ pub(crate) enum Effect {
     Kick(u16),
     /// The driver is ready: wake the worker of every queue, buffers may be waiting.
     Activated,
+    /// The driver wrote to the device configuration, and the device took it.
+    Configured,
     /// The driver asked for a reset. Requests in flight should end soon: cancel what can be.
     Reset,
     /// Vectors may have been unmasked: send what [`VirtioPci::take_pending`] gives.
@@ -286,6 +294,13 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 _ => Effect::None,
             },
             (BAR_STRUCTURES, 0..ISR) => self.common_write(at, width, value & width.mask()),
+            (BAR_STRUCTURES, DEVICE..NOTIFY) => {
+                if self.device.write_config(at.wrapping_sub(DEVICE), width, value & width.mask()) {
+                    Effect::Configured
+                } else {
+                    Effect::None
+                }
+            }
             (BAR_MSIX, 0..MSIX_PENDING) => {
                 self.msix.write_table(offset, width, value);
                 Effect::Msix

@@ -23,6 +23,9 @@ pub(crate) const DEV_VIRTIO_BLK: u32 = 0x7276_0010;
 pub(crate) const DEV_VIRTIO_RNG: u32 = 0x7276_0011;
 /// A virtio network card on PCI: [`VirtioNetConfig`].
 pub(crate) const DEV_VIRTIO_NET: u32 = 0x7276_0012;
+/// A virtio console on PCI: [`VirtioConsoleConfig`]. Its fd can be read, written and polled, and is written by
+/// the process that made the VM only.
+pub(crate) const DEV_VIRTIO_CONSOLE: u32 = 0x7276_0013;
 
 /// The group of the configuration; its only attribute is 0.
 pub(crate) const GROUP_CONFIG: u32 = 0;
@@ -60,6 +63,8 @@ pub(crate) const NET_STREAM: u32 = 1 << 2;
 pub(crate) const NET_PACKED: u32 = 1 << 3;
 /// [`VirtioRngConfig::flags`]: packed rings are offered.
 pub(crate) const RNG_PACKED: u32 = 1 << 0;
+/// [`VirtioConsoleConfig::flags`]: packed rings are offered.
+pub(crate) const CONSOLE_PACKED: u32 = 1 << 0;
 /// The most pairs of queues of a network card.
 pub(crate) const NET_MAX_PAIRS: usize = 8;
 
@@ -143,6 +148,20 @@ abi_struct! {
         mac: [u8; 6],
         /// Must be 0.
         pad: [u8; 6],
+    }
+
+    /// Configuration of [`DEV_VIRTIO_CONSOLE`].
+    struct VirtioConsoleConfig = 16 {
+        /// PCI device number 1 to 31, or 0 for the next free one.
+        slot: u32,
+        /// [`CONSOLE_PACKED`].
+        flags: u32,
+        /// Size of the terminal, 0 for one that is not known.
+        columns: u16,
+        /// As `columns`.
+        rows: u16,
+        /// Must be 0.
+        pad: u32,
     }
 
     /// What [`GET_EXITS`] writes first.
