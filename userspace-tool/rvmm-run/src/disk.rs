@@ -46,10 +46,8 @@ impl FromStr for DiskSpec {
     /// Parses `path[,ro][,serial=TEXT][,packed=on|off]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
-        let path = parts
-            .next()
-            .filter(|p| !p.is_empty())
-            .ok_or_else(|| format!("the path is missing: {USAGE}"))?;
+        let path =
+            parts.next().filter(|p| !p.is_empty()).ok_or_else(|| format!("the path is missing: {USAGE}"))?;
         let mut spec = Self::plain(PathBuf::from(path));
         for option in parts {
             match option.split_once('=') {

@@ -3,6 +3,7 @@
 //! Tests of virtio and of the PCI bus under it.
 
 pub(crate) mod blk;
+mod console;
 pub(crate) mod driver;
 mod inflight;
 pub(crate) mod machine;

@@ -23,6 +23,7 @@ const TYPE_POWER: u32 = 0x7276_0004;
 const TYPE_BLK: u32 = 0x7276_0010;
 const TYPE_RNG: u32 = 0x7276_0011;
 const TYPE_NET: u32 = 0x7276_0012;
+const TYPE_CONSOLE: u32 = 0x7276_0013;
 
 /// Attribute group of the configuration.
 const GROUP_CONFIG: u32 = 0;
@@ -40,9 +41,11 @@ const NET_UDP_OFFLOADS: u32 = 2;
 const NET_STREAM: u32 = 4;
 /// virtio-net flag: packed rings are offered.
 const NET_PACKED: u32 = 8;
+/// virtio-console flag: packed rings are offered.
+const CONSOLE_PACKED: u32 = 1;
 
 /// Every type with its name, for `--check`.
-pub const TYPES: [(u32, &str); 8] = [
+pub const TYPES: [(u32, &str); 9] = [
     (TYPE_UART, "the UART"),
     (TYPE_RTC, "the RTC"),
     (TYPE_I8042, "the keyboard controller"),
@@ -51,6 +54,7 @@ pub const TYPES: [(u32, &str); 8] = [
     (TYPE_BLK, "virtio-blk disks"),
     (TYPE_RNG, "virtio-rng"),
     (TYPE_NET, "virtio-net cards"),
+    (TYPE_CONSOLE, "virtio-console"),
 ];
 
 /// A device and its configuration.
@@ -77,6 +81,15 @@ pub enum Device {
     Rng {
         /// PCI device number.
         slot: u32,
+    },
+    /// A virtio console.
+    Console {
+        /// PCI device number.
+        slot: u32,
+        /// Whether packed rings are offered.
+        packed: bool,
+        /// Columns and rows of the terminal, zeroes if not known.
+        size: (u16, u16),
     },
 }
 
@@ -170,6 +183,7 @@ impl Device {
             Self::Blk(_) => TYPE_BLK,
             Self::Net(_) => TYPE_NET,
             Self::Rng { .. } => TYPE_RNG,
+            Self::Console { .. } => TYPE_CONSOLE,
         }
     }
 
@@ -184,6 +198,7 @@ impl Device {
             Self::Blk(_) => "create a disk",
             Self::Net(_) => "create a network card",
             Self::Rng { .. } => "create the entropy source",
+            Self::Console { .. } => "create the virtio console",
         }
     }
 
@@ -212,8 +227,8 @@ impl Device {
             }
             Self::Blk(blk) => {
                 bytes.extend(blk.fd.to_ne_bytes());
-                let flags = if blk.read_only { BLK_READ_ONLY } else { 0 }
-                    | if blk.packed { BLK_PACKED } else { 0 };
+                let flags =
+                    if blk.read_only { BLK_READ_ONLY } else { 0 } | if blk.packed { BLK_PACKED } else { 0 };
                 bytes.extend(flags.to_ne_bytes());
                 let mut serial = blk.serial.as_bytes().to_vec();
                 serial.resize(SERIAL_MAX, 0);
@@ -224,6 +239,13 @@ impl Device {
             Self::Net(net) => bytes.extend(net.bytes()),
             Self::Rng { slot } => {
                 bytes.extend(slot.to_ne_bytes());
+                bytes.extend(0u32.to_ne_bytes());
+            }
+            Self::Console { slot, packed, size: (columns, rows) } => {
+                bytes.extend(slot.to_ne_bytes());
+                bytes.extend(if *packed { CONSOLE_PACKED } else { 0 }.to_ne_bytes());
+                bytes.extend(columns.to_ne_bytes());
+                bytes.extend(rows.to_ne_bytes());
                 bytes.extend(0u32.to_ne_bytes());
             }
         }
