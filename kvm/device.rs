@@ -27,6 +27,11 @@ use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 
+/// Requests that a disk can have under way, with one queue.
+const REQUESTS: u16 = 64;
+/// The same for each queue at least.
+const LEAST_REQUESTS: u16 = 16;
+
 /// The types of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -177,7 +182,7 @@ impl<B: Backend> DeviceFile<B> {
 
     fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
         let read_only = c.flags & abi::BLK_READ_ONLY != 0;
-        check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0)?;
+        check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
         let file = BackingFile::get(c.fd, !read_only)?;
         let p = file.properties()?;
         check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
@@ -193,7 +198,10 @@ impl<B: Backend> DeviceFile<B> {
             n => u16::try_from(n)?,
         };
         check(size.is_power_of_two() && size <= 1024)?;
-        let blk = VirtioPci::new(Blk::new(geometry, size, 64)?)?.offer_packed(c.flags & abi::BLK_PACKED != 0);
+        let queues = c.queues.max(1);
+        // Together about as many as one queue would have.
+        let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
+        let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?.offer_packed(c.flags & abi::BLK_PACKED != 0);
         self.create_served(c.slot, Model::Blk(blk), |device| Served::Disk(Disk { device, file }))
     }
 
@@ -247,8 +255,8 @@ impl<B: Backend> DeviceFile<B> {
         }
         let queue = u16::try_from(queue)?;
         match self.served.as_ref().ok_or(ENXIO)? {
-            Served::Disk(disk) if queue == 0 => disk.serve(&self.vm),
-            Served::Disk(_) | Served::Console(_) => Err(EINVAL),
+            Served::Disk(disk) => disk.serve(&self.vm, queue),
+            Served::Console(_) => Err(EINVAL),
             Served::Card(card) => card.serve(&self.vm, queue),
         }
         .map(|()| 0)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The worker of a virtio disk: a thread that the VMM lends to the kernel.
+//! The workers of a virtio disk: threads that the VMM lends to the kernel, one for each queue.
 //!
-//! It takes requests off the queue and starts the transfers between the backing file and guest memory,
+//! One takes requests off its queue and starts the transfers between the backing file and guest memory,
 //! as many at a time as the device has requests, until a signal ends it. Transfers end in any order,
 //! without the thread; each wakes it, and it gives all that have ended back to the guest with one
 //! interrupt. Being a thread of the VMM's, it has the VMM's memory, its limits and its end.
@@ -75,18 +75,18 @@ impl Counters {
 type InTransfer<'a> = Transfers<'a, Request>;
 
 impl Disk {
-    /// Serves the disk until a signal arrives. Nothing is under way any more when this returns.
+    /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
     ///
     /// # Errors
-    /// `EINTR` on a signal; `EFAULT` when guest memory is gone.
-    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>) -> Result {
-        let worker = self.device.worker(0).ok_or(EINVAL)?;
+    /// `EINVAL` for a queue that is not there; `EINTR` on a signal; `EFAULT` when guest memory is gone.
+    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
+        let worker = self.device.worker(queue).ok_or(EINVAL)?;
         let depth = self.with_blk(|blk| blk.depth())?;
         self.file.with_transfers(depth, worker.waiting(), |transfers| {
-            let end = self.work(vm, worker, transfers);
+            let end = self.work(vm, queue, worker, transfers);
             while transfers.wait() {
                 // The first error is the one to report.
-                let _ = self.give_back(vm, transfers);
+                let _ = self.give_back(vm, queue, transfers);
             }
             // If the VMM lends more threads: another has to look what this one left.
             worker.wake();
@@ -94,13 +94,19 @@ impl Disk {
         })
     }
 
-    fn work<B: Backend>(&self, vm: &Vm<B>, worker: &Worker, transfers: &mut InTransfer<'_>) -> Result {
+    fn work<B: Backend>(
+        &self,
+        vm: &Vm<B>,
+        queue: u16,
+        worker: &Worker,
+        transfers: &mut InTransfer<'_>,
+    ) -> Result {
         loop {
-            self.give_back(vm, transfers)?;
+            self.give_back(vm, queue, transfers)?;
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            match self.with_blk(|blk| blk.next(&*vm.space))? {
+            match self.with_blk(|blk| blk.next(queue, &*vm.space))? {
                 Next::Request(request) => self.begin(vm, transfers, request)?,
                 Next::Answered(msg) | Next::Broken(msg) => send(&vm.chipset, msg),
                 Next::NotResident(gpa) => vm.space.fault_in(gpa, true)?,
@@ -110,7 +116,7 @@ impl Disk {
     }
 
     /// Gives the guest what has ended, with one interrupt.
-    fn give_back<B: Backend>(&self, vm: &Vm<B>, transfers: &mut InTransfer<'_>) -> Result {
+    fn give_back<B: Backend>(&self, vm: &Vm<B>, queue: u16, transfers: &mut InTransfer<'_>) -> Result {
         let mut given = 0u64;
         let mut first_error = Ok(());
         while let Some((request, done)) = transfers.ended() {
@@ -120,13 +126,13 @@ impl Disk {
         }
         if given != 0 {
             COUNTERS.most_given_back.fetch_max(given, Relaxed);
-            self.notify(vm);
+            self.notify(vm, queue);
         }
         first_error
     }
 
-    fn notify<B: Backend>(&self, vm: &Vm<B>) {
-        if let Ok(msg) = self.with_blk(|blk| blk.notify(&*vm.space)) {
+    fn notify<B: Backend>(&self, vm: &Vm<B>, queue: u16) {
+        if let Ok(msg) = self.with_blk(|blk| blk.notify(queue, &*vm.space)) {
             send(&vm.chipset, msg);
         }
     }

@@ -41,7 +41,7 @@ impl Model {
     /// Returns how many of its queues, from the first on, have a worker of their own.
     fn workers(&self) -> usize {
         match self {
-            Model::Blk(_) => 1,
+            Model::Blk(blk) => usize::from(blk.queues()),
             Model::Net(net) => usize::from(net.max_pairs()).saturating_mul(2),
             Model::Rng(_) | Model::Console(_) => 0,
         }

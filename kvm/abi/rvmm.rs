@@ -108,7 +108,9 @@ abi_struct! {
     }
 
     /// Configuration of [`DEV_VIRTIO_BLK`].
-    struct VirtioBlkConfig = 36 {
+    ///
+    /// Each queue wants a thread in [`DEV_RUN`].
+    struct VirtioBlkConfig = 40 {
         /// The backing file or block device, opened by the caller.
         fd: i32,
         /// [`BLK_READ_ONLY`], [`BLK_PACKED`].
@@ -117,8 +119,12 @@ abi_struct! {
         serial: [u8; 20],
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
-        /// Descriptors in the queue, a power of two; 0 for 256.
+        /// Descriptors in a queue, a power of two; 0 for 256.
         queue_size: u32,
+        /// Queues, up to 16; 0 for 1.
+        queues: u16,
+        /// Must be 0.
+        pad: u16,
     }
 
     /// Configuration of [`DEV_VIRTIO_RNG`].

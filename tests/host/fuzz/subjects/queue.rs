@@ -113,7 +113,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
         apply(&mut ring, &m.mem, &act);
         let before = m.mem.accesses();
         match act {
-            Act::Serve => match m.dev.next(&m.mem) {
+            Act::Serve => match m.dev.next(0, &m.mem) {
                 Next::Request(request) => {
                     check(&request);
                     held.push(request);
@@ -143,7 +143,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
     crate::t_virtio::blk::put_header(&m.mem, 0x8000, 4, 0);
     ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
     ring.publish(&m.mem);
-    assert!(matches!(m.dev.next(&m.mem), Next::Request(_)));
+    assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
 }
 
 /// The entropy device makes a bounded number of bytes, and a broken ring shows in the status.

@@ -331,7 +331,7 @@ fn packed_rings_are_offered_only_where_that_was_asked_for() {
     let geometry =
         Geometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
     for offered in [false, true] {
-        let blk = Blk::new(geometry, 16, 4).unwrap();
+        let blk = Blk::new(geometry, 16, 4, 1).unwrap();
         let mut m = Machine::with(VirtioPci::new(blk).unwrap().offer_packed(offered));
         m.probe();
         assert_eq!(m.offered() & F_RING_PACKED != 0, offered);
@@ -342,7 +342,7 @@ fn packed_rings_are_offered_only_where_that_was_asked_for() {
 fn a_disk_hands_requests_back_in_any_order_through_a_packed_ring() {
     let geometry =
         Geometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
-    let dev = VirtioPci::new(Blk::new(geometry, 16, 4).unwrap()).unwrap().offer_packed(true);
+    let dev = VirtioPci::new(Blk::new(geometry, 16, 4, 1).unwrap()).unwrap().offer_packed(true);
     let mut m = Machine::with(dev);
     let mut ring = m.start_packed(F_EVENT_IDX | 1 << 28, 1, 11).remove(0);
     for lap in 0..40u64 {
@@ -358,12 +358,12 @@ fn a_disk_hands_requests_back_in_any_order_through_a_packed_ring() {
             } else {
                 ring.add(&m.mem, &parts)
             });
-            match m.dev.next(&m.mem) {
+            match m.dev.next(0, &m.mem) {
                 Next::Request(request) => requests.push(request),
                 other => panic!("no request: {other:?}"),
             }
         }
-        assert!(matches!(m.dev.next(&m.mem), Next::Empty));
+        assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
 
         let mut expected = Vec::new();
         for i in [2, 0, 1] {

@@ -21,7 +21,7 @@ pub(crate) const SECTORS: u64 = 1 << 20;
 pub(crate) fn disk() -> Machine<Blk> {
     let geometry =
         Geometry { sectors: SECTORS, block_shift: 9, read_only: false, discard: true, serial: [b'x'; 20] };
-    Machine::new(Blk::new(geometry, 16, 4).unwrap())
+    Machine::new(Blk::new(geometry, 16, 4, 1).unwrap())
 }
 
 /// Hands a request back in one of the ways that a worker has, which `n` picks.
@@ -33,7 +33,7 @@ pub(crate) fn hand_back(m: &mut Machine<Blk>, held: &mut Vec<Request>, i: usize,
         _ => m.dev.give_back(&m.mem, request, Status::Ok, n),
     };
     if n % 4 == 3 {
-        let _ = m.dev.notify(&m.mem);
+        let _ = m.dev.notify(0, &m.mem);
     }
     match done {
         Ok(_) => {}
@@ -217,7 +217,7 @@ proptest! {
             let before = m.mem.accesses();
             match act {
                 Act::Serve => {
-                    match m.dev.next(&m.mem) {
+                    match m.dev.next(0, &m.mem) {
                         Next::Request(request) => {
                             check(&request);
                             held.push(request);
@@ -245,7 +245,7 @@ proptest! {
         super::blk::put_header(&m.mem, 0x8000, 4, 0);
         ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
         ring.publish(&m.mem);
-        prop_assert!(matches!(m.dev.next(&m.mem), Next::Request(_)));
+        prop_assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
     }
 
     /// The entropy device writes to nothing but the buffers, and never more than its bound.
@@ -331,7 +331,7 @@ proptest! {
                 prop_assert_eq!(accepted & !offered, 0);
                 prop_assert_ne!(accepted & F_VERSION_1, 0);
             }
-            let _ = m.dev.next(&m.mem);
+            let _ = m.dev.next(0, &m.mem);
         }
         m.dev.reset();
         m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());

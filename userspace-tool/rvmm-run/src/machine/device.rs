@@ -126,8 +126,10 @@ pub struct BlkConfig {
     pub serial: String,
     /// PCI device number, 0 for the next free one.
     pub slot: u32,
-    /// Entries of the queue, 0 for the module's default.
+    /// Entries of a queue, 0 for the module's default.
     pub queue_size: u32,
+    /// Queues.
+    pub queues: u16,
 }
 
 /// Configuration of a network card.
@@ -235,6 +237,8 @@ impl Device {
                 bytes.extend(serial);
                 bytes.extend(blk.slot.to_ne_bytes());
                 bytes.extend(blk.queue_size.to_ne_bytes());
+                bytes.extend(blk.queues.to_ne_bytes());
+                bytes.extend(0u16.to_ne_bytes());
             }
             Self::Net(net) => bytes.extend(net.bytes()),
             Self::Rng { slot } => {

@@ -27,7 +27,7 @@ use crate::acpi::{self, AcpiConfig};
 use crate::console::ConsoleDevice;
 use crate::cpu::cpuid::{personalise, Topology};
 use crate::cpu::regs;
-use crate::disk::Disk;
+use crate::disk::{Disk, QUEUES_MAX};
 use crate::error::Error;
 use crate::image::FileImage;
 use crate::kernel::{self, params, Initrd, Loaded};
@@ -247,6 +247,7 @@ impl Devices {
         self.others.push(device::create(vm, Device::PciHost(pci))?);
         let mut slot = 1;
         for (index, disk) in config.disks.iter().enumerate() {
+            let queues = disk.queues.map_or(config.cpus, u32::from).clamp(1, QUEUES_MAX.into()) as u16;
             let blk = BlkConfig {
                 fd: disk.file.as_raw_fd(),
                 read_only: disk.read_only,
@@ -254,9 +255,13 @@ impl Devices {
                 serial: disk.serial.clone(),
                 slot,
                 queue_size: 0,
+                queues,
             };
             let device = Arc::new(device::create(vm, Device::Blk(blk))?);
-            self.workers.push(Worker { name: format!("disk{index}"), device, queue: 0 });
+            for queue in 0..u32::from(queues) {
+                let (name, device) = (format!("disk{index}-{queue}"), Arc::clone(&device));
+                self.workers.push(Worker { name, device, queue });
+            }
             slot += 1;
         }
         for (index, net) in config.nets.iter().enumerate() {
