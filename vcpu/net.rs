@@ -70,7 +70,8 @@ impl Card {
     ///
     /// # Errors
     /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EINTR` on a
-    /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is.
+    /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is; `ENOTCONN` when the stream
+    /// has ended.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
         let worker = self.device.worker(queue).ok_or(EINVAL)?;
         let lane = queue >> 1;

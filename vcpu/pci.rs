@@ -18,7 +18,7 @@ use crate::virtio::console::Console;
 use crate::virtio::net::Net;
 use crate::virtio::pci::{kick, Effect, Served, VirtioPci};
 use crate::virtio::rng::Rng;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
@@ -133,12 +133,27 @@ pub(crate) struct PciDevice {
     pub(crate) model: SpinLockIrq<Model>,
     /// The workers of the first queues; the others are served by the vCPU that writes to them.
     workers: KVec<Arc<Worker>>,
+    /// How many of them have a queue, with the driver that there is now.
+    kicked: AtomicUsize,
 }
 
 impl PciDevice {
     /// Returns the worker of a queue.
     pub(crate) fn worker(&self, queue: u16) -> Option<&Arc<Worker>> {
         self.workers.get(usize::from(queue))
+    }
+
+    /// Wakes the worker of a queue that the driver writes to. Returns whether it has one.
+    #[inline]
+    fn kick(&self, queue: u16) -> bool {
+        let index = usize::from(queue);
+        match self.workers.get(index).filter(|_| index < self.kicked.load(Relaxed)) {
+            Some(worker) => {
+                worker.wake();
+                true
+            }
+            None => false,
+        }
     }
 
     /// Says that there may be work in any queue.
@@ -262,7 +277,11 @@ impl Pci {
             each!(&mut model, d => root.add(wanted, d.config_space()))?
         };
         let device = Arc::pin_init(
-            pin_init!(PciDevice { model <- kernel::new_spinlock_irq!(model), workers }),
+            pin_init!(PciDevice {
+                kicked: AtomicUsize::new(workers.len()),
+                model <- kernel::new_spinlock_irq!(model),
+                workers,
+            }),
             GFP_KERNEL_ACCOUNT,
         )?;
         if let Some(place) = self.devices.get(usize::from(slot.number())) {
@@ -317,8 +336,7 @@ impl Pci {
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
         let (hit, device) = self.decode(gpa)?;
-        if let Some(worker) = kick(hit.bar, hit.offset).and_then(|queue| device.worker(queue)) {
-            worker.wake();
+        if kick(hit.bar, hit.offset).is_some_and(|queue| device.kick(queue)) {
             return Some(Chore::None);
         }
         let mut model = device.model.lock();
@@ -343,12 +361,15 @@ impl Pci {
                 return Chore::None;
             }
             Effect::Kick(queue) => {
-                if let Some(worker) = d.worker(queue) {
-                    worker.wake();
+                if d.kick(queue) {
                     return Chore::None;
                 }
             }
-            Effect::Activated | Effect::Configured => {}
+            Effect::Activated | Effect::Configured => {
+                if let Model::Net(net) = &*model {
+                    d.kicked.store(net.carriers().into(), Relaxed);
+                }
+            }
             Effect::Broken(msg) => {
                 send(chipset, msg);
                 return Chore::None;

@@ -6,7 +6,8 @@
 //! reports, notification coalescing.
 //!
 //! Queues 2n and 2n + 1 are pair n: one to receive, one to transmit. With several pairs there is a
-//! control queue after them, in which the driver says how many it uses.
+//! control queue after them, in which the driver says how many it uses. For a driver that does not know
+//! of several pairs, it comes after the first one.
 //!
 //! A worker per queue moves the packets, without the device's lock while it does. For a packet to the
 //! guest it takes buffers for as many bytes as the packet has ([`VirtioPci::take_room`]), fills them, and
@@ -161,9 +162,22 @@ impl Net {
         })
     }
 
+    /// Returns how many queues carry packets, for the driver that there is now. The control queue comes after
+    /// them.
+    fn carriers(&self) -> u16 {
+        let pairs = if self.accepted & F_MQ != 0 { self.max_pairs } else { 1 };
+        pairs.wrapping_mul(2)
+    }
+
     /// Returns the number of the control queue, if there is one.
     fn control(&self) -> Option<u16> {
-        (self.accepted & F_CTRL_VQ != 0).then(|| self.max_pairs.wrapping_mul(2))
+        (self.accepted & F_CTRL_VQ != 0).then(|| self.carriers())
+    }
+
+    fn set_link_down(&mut self) {
+        if let Some(status) = self.config.get_mut(CONFIG_STATUS) {
+            *status = 0;
+        }
     }
 
     /// Carries a command out. Returns whether it could be.
@@ -223,6 +237,18 @@ impl VirtioPci<Net> {
     /// Returns the most pairs of queues.
     pub(crate) fn max_pairs(&self) -> u16 {
         self.device().max_pairs
+    }
+
+    /// Returns how many queues, from the first on, carry packets for the driver that there is now.
+    pub(crate) fn carriers(&self) -> u16 {
+        self.device().carriers()
+    }
+
+    /// Notes that the way to the network has ended. Returns the message that tells the driver, if it can be
+    /// told now.
+    pub(crate) fn set_link_down(&mut self) -> Option<MsiMessage> {
+        self.device_mut().set_link_down();
+        self.config_changed()
     }
 
     /// Returns the receive queue for what comes through the `lane`-th way to the network: the driver may use

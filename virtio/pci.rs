@@ -315,7 +315,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Tells the driver that the device configuration changed. Returns the message to send.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn config_changed(&mut self) -> Option<MsiMessage> {
         self.common.generation = self.common.generation.wrapping_add(1);
         self.config_interrupt()
