@@ -46,7 +46,7 @@ pub(crate) struct Counters {
     /// Reads and writes that had ended when the call that starts them returned, or that the worker did
     /// itself.
     pub(crate) synchronous: AtomicU64,
-    /// The most that were under way at a time for one disk.
+    /// The most that were under way at a time for one queue.
     pub(crate) most_under_way: AtomicU64,
     /// The most that were given back with one interrupt.
     pub(crate) most_given_back: AtomicU64,
