@@ -201,7 +201,8 @@ impl<B: Backend> DeviceFile<B> {
         let queues = c.queues.max(1);
         // Together about as many as one queue would have.
         let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
-        let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?.offer_packed(c.flags & abi::BLK_PACKED != 0);
+        let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
+            .offer_packed(c.flags & abi::BLK_PACKED != 0);
         self.create_served(c.slot, Model::Blk(blk), |device| Served::Disk(Disk { device, file }))
     }
 

@@ -23,7 +23,20 @@ fn options_are_parsed() {
     assert!(!spec("x").read_only);
     assert!(spec("x,packed=on").packed && !spec("x,packed=off").packed && !spec("x").packed);
     assert_eq!((spec("x,queues=3").queues, spec("x").queues), (Some(3), None));
-    for bad in ["", ",ro", "x,rw", "x,serial=", "x,serial=123456789012345678901", "x,serial=a b", "x,ro=1", "x,packed", "x,packed=1", "x,queues=0", "x,queues=17", "x,queues="] {
+    for bad in [
+        "",
+        ",ro",
+        "x,rw",
+        "x,serial=",
+        "x,serial=123456789012345678901",
+        "x,serial=a b",
+        "x,ro=1",
+        "x,packed",
+        "x,packed=1",
+        "x,queues=0",
+        "x,queues=17",
+        "x,queues=",
+    ] {
         assert!(bad.parse::<DiskSpec>().is_err(), "{bad}");
     }
 }

@@ -245,7 +245,10 @@ fn work(worker: &Worker, shared: &Arc<Shared>) {
             Ok(()) => return,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-                return message(&format!("{}: passt has ended: the guest's network card has lost its link", worker.name));
+                return message(&format!(
+                    "{}: passt has ended: the guest's network card has lost its link",
+                    worker.name
+                ));
             }
             Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk or a network card")(e))),
         }
