@@ -20,6 +20,7 @@ pub(crate) mod pci;
 pub(crate) mod pic;
 pub(crate) mod pit;
 pub(crate) mod pm;
+pub(crate) mod ring;
 pub(crate) mod routing;
 pub(crate) mod rtc;
 pub(crate) mod time;

@@ -15,9 +15,10 @@
 //! The interrupt line is gated by OUT2, as on a PC's board. No lock inside: the bus owns it. Nothing here depends on
 //! time.
 
-mod ring;
+mod fifo;
 
-use self::ring::{Fifo, Ring, FIFO};
+use self::fifo::{Fifo, FIFO};
+use super::ring::Ring;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -226,12 +227,9 @@ impl Uart {
 
     /// Takes input for the guest. Returns how many bytes there was room for.
     pub(crate) fn push_input(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.get(..self.input_room()).unwrap_or(bytes);
-        for byte in taken {
-            self.input.push(*byte);
-        }
+        let taken = self.input.push_some(bytes);
         self.refill();
-        taken.len()
+        taken
     }
 
     /// Returns how many bytes [`Uart::push_input`] would take.
@@ -241,22 +239,17 @@ impl Uart {
 
     /// Returns whether so little input waits that whoever has more should bring it.
     pub(crate) fn is_input_low(&self) -> bool {
-        self.input.room() >= self.input.len
+        self.input.room() >= self.input.len()
     }
 
     /// Moves guest output to `out`, oldest first. Returns how many bytes.
     pub(crate) fn drain_output(&mut self, out: &mut [u8]) -> usize {
-        let mut moved = 0usize;
-        for (slot, byte) in out.iter_mut().zip(core::iter::from_fn(|| self.output.pop())) {
-            *slot = byte;
-            moved = moved.wrapping_add(1);
-        }
-        moved
+        self.output.drain(out)
     }
 
     /// Returns how many bytes of guest output wait.
     pub(crate) fn output_len(&self) -> usize {
-        self.output.len
+        self.output.len()
     }
 
     /// Returns how many bytes of guest output were lost since creation, for nobody read them.
@@ -400,12 +393,8 @@ impl Uart {
         if self.mcr.contains(Mcr::LOOP) {
             return self.receive_own(byte);
         }
-        if !self.output.push(byte) {
-            // The newest output is what a reader wants: the prompt, or the last words.
-            self.output.pop();
-            self.output.push(byte);
-            self.dropped = self.dropped.saturating_add(1);
-        }
+        let forgotten = self.output.push_newest(&[byte]);
+        self.dropped = self.dropped.saturating_add(forgotten as u64);
     }
 
     fn receive_own(&mut self, byte: u8) {

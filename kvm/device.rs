@@ -19,6 +19,7 @@ use crate::vcpu::net::{Card, Way};
 use crate::vcpu::pci::{Model, PciDevice};
 use crate::vcpu::vm::Vm;
 use crate::virtio::blk::{Blk, Geometry};
+use crate::virtio::console::Console;
 use crate::virtio::net::{Net, NetConfig};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::rng::Rng;
@@ -26,10 +27,10 @@ use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 
-/// poll(2): readable.
-const POLLIN: u32 = 0x41;
-/// poll(2): writable.
-const POLLOUT: u32 = 0x104;
+/// Requests that a disk can have under way, with one queue.
+const REQUESTS: u16 = 64;
+/// The same for each queue at least.
+const LEAST_REQUESTS: u16 = 16;
 
 /// The types of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(super) enum Kind {
     Net,
     /// Entropy source.
     Rng,
+    /// Console.
+    Console,
 }
 
 impl Kind {
@@ -64,23 +67,25 @@ impl Kind {
             abi::DEV_VIRTIO_BLK => Kind::Blk,
             abi::DEV_VIRTIO_RNG => Kind::Rng,
             abi::DEV_VIRTIO_NET => Kind::Net,
+            abi::DEV_VIRTIO_CONSOLE => Kind::Console,
             _ => return None,
         })
     }
 }
 
-/// A device that has workers.
-enum Served {
+/// A device on PCI that its fd does something with.
+pub(super) enum Served {
     Disk(Disk),
     Card(Card),
+    Console(Arc<PciDevice>),
 }
 
 /// The file behind a device's fd.
 pub(super) struct DeviceFile<B: Backend> {
-    vm: Arc<Vm<B>>,
-    kind: Kind,
-    /// Once configured, what threads can serve.
-    served: SetOnce<Served>,
+    pub(super) vm: Arc<Vm<B>>,
+    pub(super) kind: Kind,
+    /// Once configured, what threads can serve, or read and write.
+    pub(super) served: SetOnce<Served>,
 }
 
 impl<B: Backend> DeviceFile<B> {
@@ -153,13 +158,21 @@ impl<B: Backend> DeviceFile<B> {
             }
             Kind::Blk => self.create_disk(user::read(addr)?),
             Kind::Net => self.create_card(user::read(addr)?),
+            Kind::Console => self.create_console(user::read(addr)?),
             Kind::Rng => {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
-                check(c.pad == 0)?;
-                let rng = Model::Rng(VirtioPci::new(Rng)?);
-                self.vm.reshape(|| self.vm.pci.add(c.slot, rng)).map(|_| 0)
+                check(c.flags & !abi::RNG_PACKED == 0)?;
+                let rng = VirtioPci::new(Rng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
+                self.vm.reshape(|| self.vm.pci.add(c.slot, Model::Rng(rng))).map(|_| 0)
             }
         }
+    }
+
+    fn create_console(&self, c: abi::VirtioConsoleConfig) -> Result<i64> {
+        check(c.flags & !abi::CONSOLE_PACKED == 0 && c.pad == 0)?;
+        let console = VirtioPci::new(Console::new(c.columns, c.rows)?)?;
+        let console = console.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
+        self.create_served(c.slot, Model::Console(console), Served::Console)
     }
 
     /// Puts a chip onto the bus of a machine in which no vCPU has run.
@@ -169,7 +182,7 @@ impl<B: Backend> DeviceFile<B> {
 
     fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
         let read_only = c.flags & abi::BLK_READ_ONLY != 0;
-        check(c.flags & !abi::BLK_READ_ONLY == 0)?;
+        check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
         let file = BackingFile::get(c.fd, !read_only)?;
         let p = file.properties()?;
         check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
@@ -185,14 +198,18 @@ impl<B: Backend> DeviceFile<B> {
             n => u16::try_from(n)?,
         };
         check(size.is_power_of_two() && size <= 1024)?;
-        let blk = Model::Blk(VirtioPci::new(Blk::new(geometry, size, 64)?)?);
-        self.create_served(c.slot, blk, |device| Served::Disk(Disk { device, file }))
+        let queues = c.queues.max(1);
+        // Together about as many as one queue would have.
+        let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
+        let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
+            .offer_packed(c.flags & abi::BLK_PACKED != 0);
+        self.create_served(c.slot, Model::Blk(blk), |device| Served::Disk(Disk { device, file }))
     }
 
     fn create_card(&self, c: abi::VirtioNetConfig) -> Result<i64> {
         let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
         let is_stream = c.flags & abi::NET_STREAM != 0;
-        check(c.flags & !(offloads | abi::NET_STREAM) == 0 && c.pad == [0; 6])?;
+        check(c.flags & !(offloads | abi::NET_STREAM | abi::NET_PACKED) == 0 && c.pad == [0; 6])?;
         check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
         let net = Net::new(&NetConfig {
             mac: c.mac,
@@ -212,11 +229,11 @@ impl<B: Backend> DeviceFile<B> {
                 Way::Taps(taps)
             }
         };
-        let net = Model::Net(VirtioPci::new(net)?);
-        self.create_served(c.slot, net, |device| Served::Card(Card { device, way }))
+        let net = VirtioPci::new(net)?.offer_packed(c.flags & abi::NET_PACKED != 0);
+        self.create_served(c.slot, Model::Net(net), |device| Served::Card(Card { device, way }))
     }
 
-    /// Puts a device with workers onto the bus.
+    /// Puts a device onto the bus that its fd does something with.
     fn create_served(
         &self,
         slot: u32,
@@ -239,19 +256,11 @@ impl<B: Backend> DeviceFile<B> {
         }
         let queue = u16::try_from(queue)?;
         match self.served.as_ref().ok_or(ENXIO)? {
-            Served::Disk(disk) if queue == 0 => disk.serve(&self.vm),
-            Served::Disk(_) => Err(EINVAL),
+            Served::Disk(disk) => disk.serve(&self.vm, queue),
+            Served::Console(_) => Err(EINVAL),
             Served::Card(card) => card.serve(&self.vm, queue),
         }
         .map(|()| 0)
-    }
-
-    fn output_len(&self) -> usize {
-        self.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::output_len))
-    }
-
-    fn console_room(&self) -> usize {
-        self.vm.chipset.with(|bus, _, _| bus.console_room())
     }
 }
 
@@ -293,80 +302,18 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
         _position: &mut u64,
         nonblock: bool,
     ) -> Result<usize> {
-        if this.kind != Kind::Uart {
-            return Err(EINVAL);
-        }
-        let mut total = 0usize;
-        let mut chunk = [0u8; 512];
-        loop {
-            let want = chunk.len().min(to.len());
-            let n = this.vm.chipset.with(|bus, _, _| {
-                bus.console_read();
-                let room = chunk.get_mut(..want).unwrap_or(&mut []);
-                bus.uart.as_mut().map_or(0, |u| u.drain_output(room))
-            });
-            let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
-            total = total.saturating_add(copied);
-            if n != 0 && copied == n && !to.is_empty() {
-                continue;
-            }
-            if total != 0 || want == 0 {
-                return Ok(total);
-            }
-            if nonblock {
-                return Err(EAGAIN);
-            }
-            this.vm.chipset.console.wait(|| this.output_len() != 0)?;
-        }
+        this.read_console(to, nonblock)
     }
 
     fn write(this: &Arc<Self>, from: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
-        if this.kind != Kind::Uart {
-            return Err(EINVAL);
-        }
-        let mut total = 0usize;
-        let mut chunk = [0u8; 512];
-        loop {
-            let room = this.console_room();
-            let want = chunk.len().min(room).min(from.len());
-            if want == 0 {
-                if total != 0 || from.is_empty() {
-                    return Ok(total);
-                }
-                if nonblock {
-                    return Err(EAGAIN);
-                }
-                this.vm.chipset.console.wait(|| this.console_room() != 0)?;
-                continue;
-            }
-            let n = chunk.get_mut(..want).map_or(0, |b| from.copy_from_iter(b));
-            if n == 0 {
-                return if total == 0 { Err(EFAULT) } else { Ok(total) };
-            }
-            this.vm.chipset.with(|bus, _, out| {
-                if let (Some(uart), Some(bytes)) = (bus.uart.as_mut(), chunk.get(..n)) {
-                    uart.push_input(bytes);
-                }
-                bus.settle_uart(out);
-            });
-            total = total.saturating_add(n);
-        }
+        this.write_console(from, nonblock)
     }
 
     fn poll(this: &Arc<Self>) -> u32 {
-        if this.kind != Kind::Uart {
-            return 0;
-        }
-        this.vm.chipset.with(|bus, _, _| {
-            let out = bus.uart.as_ref().map_or(0, Uart::output_len);
-            let room = bus.console_room();
-            // Whoever polls wants to be told again.
-            bus.console_read();
-            (if out != 0 { POLLIN } else { 0 }) | (if room != 0 { POLLOUT } else { 0 })
-        })
+        this.poll_console()
     }
 
     fn wait_queue(this: &Self) -> Option<&WaitQueue> {
-        (this.kind == Kind::Uart).then_some(&this.vm.chipset.console)
+        this.is_console().then_some(&this.vm.chipset.console)
     }
 }

@@ -9,13 +9,14 @@
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
 //! | [`observe`] | the same of all vCPUs, for debugfs |
-//! | [`device`] | a device of the in-kernel machine |
+//! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 //! | [`abi`] | numbers and structures, pure data |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod abi;
+mod console;
 pub(crate) mod device;
 mod eventfd;
 mod irqchip;

@@ -101,6 +101,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) slot_hint: usize,
     /// A frame that no memslot holds, as of that generation of the slots: the last device touched.
     pub(crate) no_slot: Option<(Gfn, u64)>,
+    /// Where the last write that signalled was found.
+    pub(crate) event_hint: usize,
     /// The space's flush generation that this vCPU has caught up with.
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
@@ -150,6 +152,7 @@ impl<B: Backend> VcpuCore<B> {
             code,
             slot_hint: 0,
             no_slot: None,
+            event_hint: 0,
             flush_generation: 0,
             tsc_offset: 0,
             clock: NearClock::new(),
@@ -191,6 +194,20 @@ impl<B: Backend> VcpuCore<B> {
     #[inline]
     pub(crate) fn is_interruptible(&self) -> bool {
         self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
+    }
+
+    /// Goes past an instruction that was carried out in software: to `next`, see [`VcpuCore::end_insn`].
+    #[inline(always)]
+    pub(crate) fn go_past(&mut self, next: u64, stepping: bool) {
+        self.state.rip = next;
+        self.state.rflags &= !Rflags::RF.bits();
+        self.end_insn(stepping);
+    }
+
+    /// Returns whether the trap flag is set.
+    #[inline(always)]
+    pub(crate) fn is_stepping(&self) -> bool {
+        self.state.rflags & Rflags::TF.bits() != 0
     }
 
     /// Notes that an instruction was carried out in software, and RIP moved on: its interrupt shadow is

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The worker of a virtio disk: a thread that the VMM lends to the kernel.
+//! The workers of a virtio disk: threads that the VMM lends to the kernel, one for each queue.
 //!
-//! It takes requests off the queue and starts the transfers between the backing file and guest memory,
+//! One takes requests off its queue and starts the transfers between the backing file and guest memory,
 //! as many at a time as the device has requests, until a signal ends it. Transfers end in any order,
 //! without the thread; each wakes it, and it gives all that have ended back to the guest with one
 //! interrupt. Being a thread of the VMM's, it has the VMM's memory, its limits and its end.
@@ -21,7 +21,8 @@ use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::file::signal_pending;
 use crate::mmu::mem::MemError;
-use crate::virtio::blk::{Next, Op, Request, Status};
+use crate::virtio::blk::{Blk, Next, Op, Request, Status};
+use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
@@ -45,7 +46,7 @@ pub(crate) struct Counters {
     /// Reads and writes that had ended when the call that starts them returned, or that the worker did
     /// itself.
     pub(crate) synchronous: AtomicU64,
-    /// The most that were under way at a time for one disk.
+    /// The most that were under way at a time for one queue.
     pub(crate) most_under_way: AtomicU64,
     /// The most that were given back with one interrupt.
     pub(crate) most_given_back: AtomicU64,
@@ -74,21 +75,18 @@ impl Counters {
 type InTransfer<'a> = Transfers<'a, Request>;
 
 impl Disk {
-    /// Serves the disk until a signal arrives. Nothing is under way any more when this returns.
+    /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
     ///
     /// # Errors
-    /// `EINTR` on a signal; `EFAULT` when guest memory is gone.
-    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>) -> Result {
-        let worker = self.device.worker(0).ok_or(EINVAL)?;
-        let depth = match &*self.device.model.lock() {
-            Model::Blk(blk) => blk.depth(),
-            Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-        };
+    /// `EINVAL` for a queue that is not there; `EINTR` on a signal; `EFAULT` when guest memory is gone.
+    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
+        let worker = self.device.worker(queue).ok_or(EINVAL)?;
+        let depth = self.with_blk(|blk| blk.depth())?;
         self.file.with_transfers(depth, worker.waiting(), |transfers| {
-            let end = self.work(vm, worker, transfers);
+            let end = self.work(vm, queue, worker, transfers);
             while transfers.wait() {
                 // The first error is the one to report.
-                let _ = self.give_back(vm, transfers);
+                let _ = self.give_back(vm, queue, transfers);
             }
             // If the VMM lends more threads: another has to look what this one left.
             worker.wake();
@@ -96,17 +94,19 @@ impl Disk {
         })
     }
 
-    fn work<B: Backend>(&self, vm: &Vm<B>, worker: &Worker, transfers: &mut InTransfer<'_>) -> Result {
+    fn work<B: Backend>(
+        &self,
+        vm: &Vm<B>,
+        queue: u16,
+        worker: &Worker,
+        transfers: &mut InTransfer<'_>,
+    ) -> Result {
         loop {
-            self.give_back(vm, transfers)?;
+            self.give_back(vm, queue, transfers)?;
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let next = match &mut *self.device.model.lock() {
-                Model::Blk(blk) => blk.next(&*vm.space),
-                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-            };
-            match next {
+            match self.with_blk(|blk| blk.next(queue, &*vm.space))? {
                 Next::Request(request) => self.begin(vm, transfers, request)?,
                 Next::Answered(msg) | Next::Broken(msg) => send(&vm.chipset, msg),
                 Next::NotResident(gpa) => vm.space.fault_in(gpa, true)?,
@@ -116,7 +116,7 @@ impl Disk {
     }
 
     /// Gives the guest what has ended, with one interrupt.
-    fn give_back<B: Backend>(&self, vm: &Vm<B>, transfers: &mut InTransfer<'_>) -> Result {
+    fn give_back<B: Backend>(&self, vm: &Vm<B>, queue: u16, transfers: &mut InTransfer<'_>) -> Result {
         let mut given = 0u64;
         let mut first_error = Ok(());
         while let Some((request, done)) = transfers.ended() {
@@ -126,17 +126,15 @@ impl Disk {
         }
         if given != 0 {
             COUNTERS.most_given_back.fetch_max(given, Relaxed);
-            self.notify(vm);
+            self.notify(vm, queue);
         }
         first_error
     }
 
-    fn notify<B: Backend>(&self, vm: &Vm<B>) {
-        let msg = match &mut *self.device.model.lock() {
-            Model::Blk(blk) => blk.notify(&*vm.space),
-            Model::Net(_) | Model::Rng(_) => None,
-        };
-        send(&vm.chipset, msg);
+    fn notify<B: Backend>(&self, vm: &Vm<B>, queue: u16) {
+        if let Ok(msg) = self.with_blk(|blk| blk.notify(queue, &*vm.space)) {
+            send(&vm.chipset, msg);
+        }
     }
 
     /// Puts a request into the used ring. `tell`: and interrupts the guest; else [`Disk::notify`] is to
@@ -150,11 +148,13 @@ impl Disk {
     ) -> Result {
         let mut request = request;
         loop {
-            let done = match &mut *self.device.model.lock() {
-                Model::Blk(blk) if tell => blk.complete(&*vm.space, request, status, bytes),
-                Model::Blk(blk) => blk.give_back(&*vm.space, request, status, bytes),
-                Model::Net(_) | Model::Rng(_) => return Err(EINVAL),
-            };
+            let done = self.with_blk(|blk| {
+                if tell {
+                    blk.complete(&*vm.space, request, status, bytes)
+                } else {
+                    blk.give_back(&*vm.space, request, status, bytes)
+                }
+            })?;
             match done {
                 Ok(msg) => {
                     send(&vm.chipset, msg);
@@ -173,11 +173,9 @@ impl Disk {
 
     /// Gives up on a request whose ring has gone.
     fn abandon<B: Backend>(&self, vm: &Vm<B>, request: Request, gpa: Gpa) {
-        let msg = match &mut *self.device.model.lock() {
-            Model::Blk(blk) => blk.abandon(request, Fault::Memory(gpa)),
-            Model::Net(_) | Model::Rng(_) => None,
-        };
-        send(&vm.chipset, msg);
+        if let Ok(msg) = self.with_blk(|blk| blk.abandon(request, Fault::Memory(gpa))) {
+            send(&vm.chipset, msg);
+        }
     }
 
     /// Starts a request, or does it.
@@ -248,6 +246,14 @@ impl Disk {
 
     fn clear(&self, sector: u64, count: u64, deallocate: bool) -> Result {
         self.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
+    }
+
+    /// Calls `f` with the device's lock held.
+    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>) -> R) -> Result<R> {
+        match &mut *self.device.model.lock() {
+            Model::Blk(blk) => Ok(f(blk)),
+            _ => Err(EINVAL),
+        }
     }
 }
 

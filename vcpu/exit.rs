@@ -67,6 +67,19 @@ impl PioAccess {
         }
     }
 
+    /// Returns the width in bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> u32 {
+        // The bits stand for the powers of two that they are.
+        (self.0 >> 4) & 7
+    }
+
+    /// Returns the part of RAX that is written.
+    #[inline(always)]
+    pub(crate) fn written(self, rax: u64) -> u64 {
+        rax & !u64::MAX.wrapping_shl(self.bytes().wrapping_mul(8))
+    }
+
     /// Returns whether it is IN or INS.
     #[inline(always)]
     pub(crate) fn is_in(self) -> bool {

@@ -70,7 +70,8 @@ impl Card {
     ///
     /// # Errors
     /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EINTR` on a
-    /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is.
+    /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is; `ENOTCONN` when the stream
+    /// has ended.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
         let worker = self.device.worker(queue).ok_or(EINVAL)?;
         let lane = queue >> 1;
@@ -245,6 +246,6 @@ impl<B: Backend> Bench<'_, B> {
 pub(super) fn with_net<R>(device: &PciDevice, f: impl FnOnce(&mut VirtioPci<Net>) -> R) -> Result<R> {
     match &mut *device.model.lock() {
         Model::Net(net) => Ok(f(net)),
-        Model::Blk(_) | Model::Rng(_) => Err(EINVAL),
+        _ => Err(EINVAL),
     }
 }

@@ -7,11 +7,12 @@
 //! no offloads, and large packets come from a large MTU.
 //!
 //! A signal in the middle of a packet leaves the stream torn: whoever stops a worker must not go on with the
-//! socket. When the stream ends or makes no sense, the workers wait for their end, and packets are lost.
+//! socket. When the stream ends or makes no sense, the card loses its link, and the one who receives leaves;
+//! packets from the guest are lost.
 
 use super::backend::Backend;
 use super::net::{with_net, Bench, Waker};
-use super::pci::Worker;
+use super::pci::{send, Worker};
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
 use crate::mmu::mem::MemError;
@@ -28,7 +29,7 @@ const TRANSMIT: u16 = 1;
 /// Brings packets to the guest.
 ///
 /// # Errors
-/// As `Card::serve`.
+/// As `Card::serve`; `ENOTCONN` when the stream has ended.
 pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, worker: &Arc<Worker>) -> Result {
     let _ear = stream.listen(Waker(worker.clone()))?;
     let mut frames = Frames::new()?;
@@ -45,21 +46,27 @@ pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, wor
             }
             Ok(None) => {}
             // A length that cannot be: nothing that follows makes sense.
-            Err(()) => {
-                bench.tell(RECEIVE);
-                worker.wait(|| false)?;
-                continue;
-            }
+            Err(()) => return ended(bench),
         }
         match stream.receive(frames.room()) {
-            Ok(n) if n != 0 => frames.filled(n),
-            // Nothing more now, or for ever.
-            _ => {
+            Ok(0) => return ended(bench),
+            Ok(n) => frames.filled(n),
+            Err(e) if e == EAGAIN => {
                 bench.tell(RECEIVE);
                 worker.wait(|| false)?;
             }
+            Err(_) if signal_pending() => {}
+            Err(_) => return ended(bench),
         }
     }
+}
+
+/// Tells the guest that the card has no link any more.
+fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
+    bench.tell(RECEIVE);
+    let msg = with_net(bench.device, |net| net.set_link_down())?;
+    send(&bench.vm.chipset, msg);
+    Err(ENOTCONN)
 }
 
 /// Puts a packet into the guest's buffers. Returns whether that is done with.

@@ -14,10 +14,11 @@ use crate::host::file::WaitQueue;
 use crate::host::random;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::blk::Blk;
+use crate::virtio::console::Console;
 use crate::virtio::net::Net;
 use crate::virtio::pci::{kick, Effect, Served, VirtioPci};
 use crate::virtio::rng::Rng;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
@@ -32,15 +33,17 @@ pub(crate) enum Model {
     Net(VirtioPci<Net>),
     /// Entropy source.
     Rng(VirtioPci<Rng>),
+    /// Console.
+    Console(VirtioPci<Console>),
 }
 
 impl Model {
     /// Returns how many of its queues, from the first on, have a worker of their own.
     fn workers(&self) -> usize {
         match self {
-            Model::Blk(_) => 1,
+            Model::Blk(blk) => usize::from(blk.queues()),
             Model::Net(net) => usize::from(net.max_pairs()).saturating_mul(2),
-            Model::Rng(_) => 0,
+            Model::Rng(_) | Model::Console(_) => 0,
         }
     }
 }
@@ -52,6 +55,7 @@ macro_rules! each {
             Model::Blk($d) => $e,
             Model::Net($d) => $e,
             Model::Rng($d) => $e,
+            Model::Console($d) => $e,
         }
     };
 }
@@ -129,6 +133,8 @@ pub(crate) struct PciDevice {
     pub(crate) model: SpinLockIrq<Model>,
     /// The workers of the first queues; the others are served by the vCPU that writes to them.
     workers: KVec<Arc<Worker>>,
+    /// How many of them have a queue, with the driver that there is now.
+    kicked: AtomicUsize,
 }
 
 impl PciDevice {
@@ -137,11 +143,69 @@ impl PciDevice {
         self.workers.get(usize::from(queue))
     }
 
+    /// Wakes the worker of a queue that the driver writes to. Returns whether it has one.
+    #[inline]
+    fn kick(&self, queue: u16) -> bool {
+        let index = usize::from(queue);
+        match self.workers.get(index).filter(|_| index < self.kicked.load(Relaxed)) {
+            Some(worker) => {
+                worker.wake();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Says that there may be work in any queue.
     fn wake_all(&self) {
         for worker in &self.workers {
             worker.wake();
         }
+    }
+
+    /// Calls `round` until it has nothing more to serve. Returns the address of a page that has to be made
+    /// resident first.
+    fn serve(&self, chipset: &Chipset, mut round: impl FnMut(&mut Model) -> Served) -> Option<Gpa> {
+        loop {
+            let served = round(&mut self.model.lock());
+            // A command may have changed what the workers have to do.
+            if !matches!(served, Served::Empty(None)) {
+                self.wake_all();
+            }
+            match served {
+                Served::More(msg) => send(chipset, msg),
+                Served::Empty(msg) | Served::Broken(msg) => {
+                    send(chipset, msg);
+                    return None;
+                }
+                Served::NotResident(gpa, msg) => {
+                    send(chipset, msg);
+                    return Some(gpa);
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with a console's lock held. `None`: it is no console.
+    pub(crate) fn with_console<R>(&self, f: impl FnOnce(&mut VirtioPci<Console>) -> R) -> Option<R> {
+        match &mut *self.model.lock() {
+            Model::Console(console) => Some(f(console)),
+            _ => None,
+        }
+    }
+
+    /// Gives a console's waiting input to the guest, and wakes who waits for output or for room. As
+    /// [`Pci::serve`].
+    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
+        let news = self.with_console(|console| console.take_news())?;
+        let missing = self.serve(chipset, |model| match model {
+            Model::Console(console) => console.serve_input(mem),
+            _ => Served::Empty(None),
+        });
+        if news | self.with_console(|console| console.take_news()).unwrap_or(false) {
+            chipset.console.wake();
+        }
+        missing
     }
 }
 
@@ -213,7 +277,11 @@ impl Pci {
             each!(&mut model, d => root.add(wanted, d.config_space()))?
         };
         let device = Arc::pin_init(
-            pin_init!(PciDevice { model <- kernel::new_spinlock_irq!(model), workers }),
+            pin_init!(PciDevice {
+                kicked: AtomicUsize::new(workers.len()),
+                model <- kernel::new_spinlock_irq!(model),
+                workers,
+            }),
             GFP_KERNEL_ACCOUNT,
         )?;
         if let Some(place) = self.devices.get(usize::from(slot.number())) {
@@ -268,8 +336,7 @@ impl Pci {
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
         let (hit, device) = self.decode(gpa)?;
-        if let Some(worker) = kick(hit.bar, hit.offset).and_then(|queue| device.worker(queue)) {
-            worker.wake();
+        if kick(hit.bar, hit.offset).is_some_and(|queue| device.kick(queue)) {
             return Some(Chore::None);
         }
         let mut model = device.model.lock();
@@ -294,12 +361,15 @@ impl Pci {
                 return Chore::None;
             }
             Effect::Kick(queue) => {
-                if let Some(worker) = d.worker(queue) {
-                    worker.wake();
+                if d.kick(queue) {
                     return Chore::None;
                 }
             }
-            Effect::Activated => {}
+            Effect::Activated | Effect::Configured => {
+                if let Model::Net(net) = &*model {
+                    d.kicked.store(net.carriers().into(), Relaxed);
+                }
+            }
             Effect::Broken(msg) => {
                 send(chipset, msg);
                 return Chore::None;
@@ -318,7 +388,7 @@ impl Pci {
         d.wake_all();
         match model {
             Model::Blk(_) => Chore::None,
-            Model::Net(_) | Model::Rng(_) => Chore::Serve,
+            Model::Net(_) | Model::Rng(_) | Model::Console(_) => Chore::Serve,
         }
     }
 
@@ -326,27 +396,15 @@ impl Pci {
     /// made resident, after which this is to be called again.
     pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
         for device in self.devices.iter().filter_map(|d| d.as_ref()) {
-            loop {
-                let served = match &mut *device.model.lock() {
-                    Model::Rng(rng) => rng.serve(mem, random::fill),
-                    Model::Net(net) => net.serve_control(mem),
-                    Model::Blk(_) => break,
-                };
-                // A command may have changed what the workers have to do.
-                if !matches!(served, Served::Empty(None)) {
-                    device.wake_all();
-                }
-                match served {
-                    Served::More(msg) => send(chipset, msg),
-                    Served::Empty(msg) | Served::Broken(msg) => {
-                        send(chipset, msg);
-                        break;
-                    }
-                    Served::NotResident(gpa, msg) => {
-                        send(chipset, msg);
-                        return Some(gpa);
-                    }
-                }
+            let missing = device.serve(chipset, |model| match model {
+                Model::Rng(rng) => rng.serve(mem, random::fill),
+                Model::Net(net) => net.serve_control(mem),
+                Model::Console(console) => console.serve_output(mem),
+                Model::Blk(_) => Served::Empty(None),
+            });
+            let missing = missing.or_else(|| device.serve_console(chipset, mem));
+            if missing.is_some() {
+                return missing;
             }
         }
         None

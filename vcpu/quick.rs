@@ -16,11 +16,10 @@
 
 use super::backend::{Backend, BackendVcpu};
 use super::exit::{Exit, MsrAccess, VirtInsn};
-use super::handle::{code, insn_length, misc, mov, msr, pio, Cx};
+use super::handle::{code, misc, mov, msr, pio, Cx};
 use super::outcome::Outcome;
 use super::run::{commit, prepare};
 use super::shared::count;
-use crate::arch::cr::Rflags;
 use crate::host::cpu::Work;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -99,13 +98,8 @@ impl Entry {
     /// Returns whether nothing but the exit itself has to be looked at after it.
     #[inline(always)]
     fn is_over<B: Backend>(&self, cx: &Cx<'_, '_, B>) -> bool {
-        self.is_plain && cx.core.hw.tpr() == self.tpr && !is_stepping(cx)
+        self.is_plain && cx.core.hw.tpr() == self.tpr && !cx.core.is_stepping()
     }
-}
-
-#[inline(always)]
-fn is_stepping<B: Backend>(cx: &Cx<'_, '_, B>) -> bool {
-    cx.core.state.rflags & Rflags::TF.bits() != 0
 }
 
 /// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
@@ -113,7 +107,7 @@ fn is_stepping<B: Backend>(cx: &Cx<'_, '_, B>) -> bool {
 fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
     let exit = cx.core.hw.exit(cx.shared.recorder.last(), &mut cx.core.state);
     note(cx, &exit);
-    let is_answered = entry.is_quick && !is_stepping(cx) && answer(cx, &exit) != Answer::Not;
+    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, &exit) != Answer::Not;
     (!is_answered).then_some(exit)
 }
 
@@ -140,25 +134,25 @@ fn choose<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Entry> {
 fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
     match *exit {
         Exit::Pio(access) => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             if !pio::answer(cx, access) {
                 return Answer::Not;
             }
             count(&cx.shared.stats.pio);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::Cpuid => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             misc::cpuid(cx);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::Msr(access) => answer_msr(cx, access),
         Exit::VirtInsn(VirtInsn::Hypercall) => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             misc::hypercall(cx);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::GuestPageFault(fault) => mov::answer(cx, &fault),
@@ -168,7 +162,7 @@ fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
 
 #[inline(always)]
 fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
-    let Some(next) = next_rip(cx) else { return Answer::Not };
+    let Some(next) = code::next_rip(cx) else { return Answer::Not };
     let Some(policy) = msr::policy(cx) else { return Answer::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return Answer::Not };
     match msr::handle_as(cx, access, policy) {
@@ -177,28 +171,8 @@ fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
             Answer::Prepare
         }
         _ => {
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             answer
         }
     }
-}
-
-/// Returns the address of the next instruction, if it is known at once.
-#[inline(always)]
-fn next_rip<B: Backend>(cx: &Cx<'_, '_, B>) -> Option<u64> {
-    if let Some(next) = cx.core.hw.next_rip() {
-        return Some(next);
-    }
-    let context = cx.core.hw.code_context()?;
-    let len = insn_length(code::known(cx, &context)?);
-    Some(cx.core.state.rip.wrapping_add(len))
-}
-
-/// Goes past the instruction that exited; the trap flag is clear.
-#[inline(always)]
-pub(super) fn go_past<B: Backend>(cx: &mut Cx<'_, '_, B>, next: u64) {
-    let core = &mut *cx.core;
-    core.state.rip = next;
-    core.state.rflags &= !Rflags::RF.bits();
-    core.end_insn(false);
 }

@@ -404,15 +404,11 @@ fn settle_skip<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Leave {
 /// Goes past the instruction that exited.
 #[inline(always)]
 fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
-    let next = match cx.core.hw.next_rip() {
+    let next = match handle::code::next_rip(cx) {
         Some(rip) => rip,
         None => handle::insn::next_rip(cx).map_err(|o| settle_skip(cx, o))?,
     };
-    let core = &mut *cx.core;
-    core.state.rip = next;
-    let stepping = core.state.rflags & Rflags::TF.bits() != 0;
-    core.state.rflags &= !Rflags::RF.bits();
-    core.end_insn(stepping);
+    cx.core.go_past(next, cx.core.is_stepping());
     Ok(())
 }
 

@@ -332,10 +332,22 @@ impl<B: Backend> Vm<B> {
         change()
     }
 
-    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead.
-    #[inline]
-    pub(crate) fn signal_write(&self, place: Place, addr: u64, len: u32, value: u64) -> bool {
-        self.io_events.read(|t| t.find(place, addr, len, value).map(|e| e.signal()).is_some())
+    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead. `hint` is as
+    /// [`IoEvents::find_near`] has it.
+    #[inline(always)]
+    pub(crate) fn signal_write(
+        &self,
+        cpu: &PinnedCpu,
+        place: Place,
+        addr: u64,
+        (len, value): (u32, u64),
+        hint: &mut usize,
+    ) -> bool {
+        let Some(event) = self.io_events.pinned(cpu).find_near(place, addr, len, value, hint) else {
+            return false;
+        };
+        event.signal();
+        true
     }
 
     /// Notes what the guest asked of the platform; the calling vCPU takes it to user space.

@@ -2,14 +2,15 @@
 
 //! Virtio block device: from buffers to typed requests, and back.
 //!
-//! Follows VIRTIO 1.2, "Block Device". One queue. Not modelled: SCSI commands, secure erase, zoned
+//! Follows VIRTIO 1.2, "Block Device". One queue or several, which have nothing to do with each other.
+//! Not modelled: SCSI commands, secure erase, zoned
 //! devices, lifetime, a cache mode that the driver can change, several ranges in one discard.
 //!
 //! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
 //! transfer from and to guest memory without the device's lock, and hands the request back with
 //! [`VirtioPci::complete`], or several with [`VirtioPci::give_back`] and one [`VirtioPci::notify`] for
 //! all. Whatever needs no transfer (a bad request, the serial number) is answered inside. Requests
-//! come from a pool, so none of this allocates; an empty pool gives [`Next::Full`].
+//! come from a pool of the queue, so none of this allocates; an empty pool gives [`Next::Full`].
 //!
 //! Requests may be carried out and handed back in any order, as VIRTIO allows: a driver that wants one
 //! after the other waits for the first. [`Op::Flush`] concerns writes that were handed back before.
@@ -29,7 +30,7 @@ use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{VirtioDevice, VirtioPci};
-use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+use crate::virtio::queue::{Buffer, Chain, Fault, Queue, QueueError};
 use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
@@ -45,6 +46,8 @@ pub(crate) const SECTOR_SHIFT: u32 = 9;
 pub(crate) const SEG_MAX: u16 = 126;
 /// Descriptors for header and status.
 const FRAME: u16 = 2;
+/// Most queues.
+pub(crate) const MAX_QUEUES: u16 = 16;
 /// Length of the serial number; a shorter one is padded with zeroes.
 pub(crate) const ID_BYTES: usize = 20;
 /// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
@@ -73,6 +76,8 @@ const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
 /// VIRTIO_BLK_F_TOPOLOGY.
 const F_TOPOLOGY: u64 = 1 << 10;
+/// VIRTIO_BLK_F_MQ.
+const F_MQ: u64 = 1 << 12;
 /// VIRTIO_BLK_F_DISCARD.
 const F_DISCARD: u64 = 1 << 13;
 /// VIRTIO_BLK_F_WRITE_ZEROES.
@@ -140,7 +145,8 @@ pub(crate) enum Op {
 #[must_use]
 pub(crate) struct Request {
     op: Op,
-    head: u16,
+    queue: u16,
+    buffer: Buffer,
     status: Gpa,
     bytes: u64,
     data: SegmentList,
@@ -202,12 +208,47 @@ pub(crate) enum Next {
 pub(crate) struct Blk {
     geometry: Geometry,
     config: [u8; CONFIG_BYTES],
-    queues: [u16; 1],
+    /// Largest size of each queue.
+    queues: KVec<u16>,
     max_chain: usize,
     accepted: u64,
-    /// Room for the segments of each request that can be in flight; the first `free` are not.
-    pool: KVec<SegmentList>,
+    /// One for each queue.
+    pools: KVec<Pool>,
+}
+
+/// Room for the segments of each request of a queue that can be in flight.
+#[derive(Debug)]
+struct Pool {
+    /// The first `free` are not lent.
+    lists: KVec<SegmentList>,
     free: usize,
+}
+
+impl Pool {
+    fn new(depth: usize, max_chain: usize) -> Result<Pool> {
+        let mut lists = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..depth {
+            lists.push_within_capacity(SegmentList::new(max_chain)?)?;
+        }
+        Ok(Pool { lists, free: depth })
+    }
+
+    /// Takes a list out.
+    fn lend(&mut self) -> Option<SegmentList> {
+        let last = self.free.checked_sub(1)?;
+        let list = core::mem::take(self.lists.get_mut(last)?);
+        self.free = last;
+        Some(list)
+    }
+
+    /// Puts a list back.
+    fn recycle(&mut self, mut list: SegmentList) {
+        list.clear();
+        if let Some(slot) = self.lists.get_mut(self.free) {
+            *slot = list;
+            self.free = self.free.wrapping_add(1);
+        }
+    }
 }
 
 const TOO_LONG: QueueError = QueueError::Broken(Fault::TooLong);
@@ -226,7 +267,7 @@ enum Taken {
 
 /// An answer that needs no work.
 struct Answer {
-    head: u16,
+    buffer: Buffer,
     /// Where the status goes.
     at: Gpa,
     status: Status,
@@ -237,7 +278,7 @@ struct Answer {
 impl Answer {
     fn give<M: GuestMem>(&self, queue: &mut Queue, mem: &M) -> Result<(), QueueError> {
         mem.write(self.at, &[self.status.byte()])?;
-        queue.add_used(mem, self.head, self.len)
+        queue.add_used(mem, self.buffer, self.len)
     }
 }
 
@@ -250,81 +291,63 @@ enum Step {
 }
 
 impl Blk {
-    /// Returns a disk with a queue of `queue_size` entries (a power of two), of which at most
-    /// `depth` are in flight at a time.
+    /// Returns a disk with `queues` queues of `queue_size` entries (a power of two), of each of which at
+    /// most `depth` are in flight at a time.
     ///
     /// # Errors
-    /// `EINVAL`: the block size or the depth is none. `ENOMEM`.
-    pub(crate) fn new(geometry: Geometry, queue_size: u16, depth: u16) -> Result<Blk> {
-        if !(SECTOR_SHIFT..=12).contains(&geometry.block_shift) || depth == 0 {
+    /// `EINVAL`: the block size, the depth or the number of queues is none. `ENOMEM`.
+    pub(crate) fn new(geometry: Geometry, queue_size: u16, depth: u16, queues: u16) -> Result<Blk> {
+        let has_queues = (1..=MAX_QUEUES).contains(&queues);
+        if !(SECTOR_SHIFT..=12).contains(&geometry.block_shift) || depth == 0 || !has_queues {
             return Err(EINVAL);
         }
         // A driver must not make a buffer of more descriptors than the queue has.
         let seg_max = queue_size.saturating_sub(FRAME).clamp(1, SEG_MAX);
         let max_chain = usize::from(seg_max.wrapping_add(FRAME));
         let depth = usize::from(depth.min(queue_size));
-        let mut pool = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..depth {
-            pool.push_within_capacity(SegmentList::new(max_chain)?)?;
+        let mut pools = KVec::with_capacity(queues.into(), GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..queues {
+            pools.push_within_capacity(Pool::new(depth, max_chain)?)?;
         }
-        let config = config_of(&geometry, seg_max);
-        Ok(Blk { geometry, config, queues: [queue_size], max_chain, accepted: 0, pool, free: depth })
+        let config = config_of(&geometry, seg_max, queues);
+        let queues = KVec::from_elem(queue_size, queues.into(), GFP_KERNEL_ACCOUNT)?;
+        Ok(Blk { geometry, config, queues, max_chain, accepted: 0, pools })
     }
 
-    /// Returns how many requests can be in flight.
-    fn depth(&self) -> u16 {
-        u16::try_from(self.pool.len()).unwrap_or(u16::MAX)
-    }
-
-    fn next<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
-        if self.free == 0 {
+    fn next<M: GuestMem>(&mut self, index: u16, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
+        if self.pools.get(usize::from(index)).is_none_or(|pool| pool.free == 0) {
             return Ok(Step::Full);
         }
+        let mark = queue.mark();
         let Some(chain) = queue.pop(mem)? else { return Ok(Step::Empty) };
-        let done = match self.take(&chain, mem) {
+        let done = match self.take(index, &chain, mem) {
             Ok(Taken::Request(request)) => Ok(Step::Request(request)),
             Ok(Taken::Answer(answer)) => answer.give(queue, mem).map(|()| Step::Answered),
             Err(e) => Err(e),
         };
         if let Err(QueueError::NotResident(_)) = done {
-            queue.unpop();
+            queue.rewind(mark);
         }
         done
     }
 
     /// Makes a request of a buffer, or the answer to it.
-    fn take<M: GuestMem>(&mut self, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
-        let head = chain.head;
+    fn take<M: GuestMem>(&mut self, queue: u16, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
+        let buffer = chain.buffer;
         let at = status_byte(chain).ok_or(QueueError::Broken(Fault::Malformed))?;
         Ok(match self.parse(chain, mem)? {
-            Parsed::Answer { status, len } => Taken::Answer(Answer { head, at, status, len }),
+            Parsed::Answer { status, len } => Taken::Answer(Answer { buffer, at, status, len }),
             Parsed::Work { op, skip, bytes } => {
                 let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
                 // The pool is not empty: `next()` saw to it. There is room for the longest chain.
-                let mut data = self.lend().ok_or(TOO_LONG)?;
+                let pool = self.pools.get_mut(usize::from(queue));
+                let mut data = pool.and_then(Pool::lend).ok_or(TOO_LONG)?;
                 for segment in segment::slice(from, skip, bytes) {
                     data.push(segment).ok_or(TOO_LONG)?;
                 }
-                Taken::Request(Request { op, head, status: at, bytes, data })
+                Taken::Request(Request { op, queue, buffer, status: at, bytes, data })
             }
         })
-    }
-
-    /// Takes a list out of the pool.
-    fn lend(&mut self) -> Option<SegmentList> {
-        let last = self.free.checked_sub(1)?;
-        let list = core::mem::take(self.pool.get_mut(last)?);
-        self.free = last;
-        Some(list)
-    }
-
-    /// Puts a list back into the pool.
-    fn recycle(&mut self, mut list: SegmentList) {
-        list.clear();
-        if let Some(slot) = self.pool.get_mut(self.free) {
-            *slot = list;
-            self.free = self.free.wrapping_add(1);
-        }
     }
 
     /// Reads the header and checks all that can be checked without the disk.
@@ -441,6 +464,9 @@ impl VirtioDevice for Blk {
         if self.geometry.discard && !self.geometry.read_only {
             features |= F_DISCARD | F_WRITE_ZEROES;
         }
+        if self.queues.len() > 1 {
+            features |= F_MQ;
+        }
         features
     }
 
@@ -461,26 +487,29 @@ impl VirtioDevice for Blk {
     }
 }
 
-/// The one queue.
-const QUEUE: u16 = 0;
-
 impl VirtioPci<Blk> {
-    /// Returns how many requests can be out at a time.
+    /// Returns how many requests of a queue can be out at a time.
     pub(crate) fn depth(&self) -> u16 {
-        self.device().depth()
+        let lists = self.device().pools.first().map_or(0, |pool| pool.lists.len());
+        u16::try_from(lists).unwrap_or(u16::MAX)
     }
 
-    /// Takes the next request out of the queue.
+    /// Returns the number of queues.
+    pub(crate) fn queues(&self) -> u16 {
+        u16::try_from(self.device().queues.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Takes the next request out of a queue.
     ///
     /// To be called again until it gives [`Next::Empty`] or [`Next::Full`].
-    pub(crate) fn next<M: GuestMem>(&mut self, mem: &M) -> Next {
-        let Some((device, queue)) = self.running(QUEUE) else { return Next::Empty };
-        match device.next(queue, mem) {
+    pub(crate) fn next<M: GuestMem>(&mut self, index: u16, mem: &M) -> Next {
+        let Some((device, queue)) = self.running(index) else { return Next::Empty };
+        match device.next(index, queue, mem) {
             Ok(Step::Request(request)) => {
                 self.began();
                 Next::Request(request)
             }
-            Ok(Step::Answered) => Next::Answered(self.used(QUEUE, mem)),
+            Ok(Step::Answered) => Next::Answered(self.used(index, mem)),
             Ok(Step::Empty) => Next::Empty,
             Ok(Step::Full) => Next::Full,
             Err(QueueError::NotResident(gpa)) => Next::NotResident(gpa),
@@ -504,7 +533,7 @@ impl VirtioPci<Blk> {
         status: Status,
         transferred: u64,
     ) -> Result<Option<MsiMessage>, Retry> {
-        let done = match self.running(QUEUE) {
+        let done = match self.running(request.queue) {
             Some((_, queue)) => finish(queue, mem, &request, status, transferred),
             None => Ok(()),
         };
@@ -518,14 +547,14 @@ impl VirtioPci<Blk> {
         }
     }
 
-    /// Returns the message that tells the driver of the requests handed back, if it wants one. Also when
-    /// the device has stopped since: the message may then come later. A driver that resets the device is
-    /// told nothing more.
-    pub(crate) fn notify<M: GuestMem>(&mut self, mem: &M) -> Option<MsiMessage> {
+    /// Returns the message that tells the driver of the requests of a queue that were handed back, if it
+    /// wants one. Also when the device has stopped since: the message may then come later. A driver that
+    /// resets the device is told nothing more.
+    pub(crate) fn notify<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
         if self.is_resetting() {
             return None;
         }
-        self.used(QUEUE, mem)
+        self.used(index, mem)
     }
 
     /// Hands one request back and returns the message to send: [`VirtioPci::give_back`] and
@@ -540,8 +569,9 @@ impl VirtioPci<Blk> {
         status: Status,
         transferred: u64,
     ) -> Result<Option<MsiMessage>, Retry> {
+        let index = request.queue;
         let broken = self.give_back(mem, request, status, transferred)?;
-        Ok(broken.or_else(|| self.notify(mem)))
+        Ok(broken.or_else(|| self.notify(index, mem)))
     }
 
     /// Gives up on a request that cannot be handed back, and with it on the queue: the device needs a
@@ -553,7 +583,9 @@ impl VirtioPci<Blk> {
     }
 
     fn drop_request(&mut self, request: Request) {
-        self.device_mut().recycle(request.data);
+        if let Some(pool) = self.device_mut().pools.get_mut(usize::from(request.queue)) {
+            pool.recycle(request.data);
+        }
         self.ended();
     }
 }
@@ -575,5 +607,5 @@ fn finish<M: GuestMem>(
         _ => written.saturating_add(1),
     };
     let len = u32::try_from(len).unwrap_or(u32::MAX);
-    Answer { head: request.head, at: request.status, status, len }.give(queue, mem)
+    Answer { buffer: request.buffer, at: request.status, status, len }.give(queue, mem)
 }

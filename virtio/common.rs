@@ -8,7 +8,7 @@
 
 use crate::arch::addr::{Gpa, Width};
 use crate::virtio::msix::MAX_VECTORS;
-use crate::virtio::pci::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::pci::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
 use crate::virtio::queue::{Fault, Queue, QueueFeatures};
 
 const DEVICE_FEATURE_SELECT: u32 = 0x00;
@@ -195,12 +195,13 @@ impl Common {
         let short = (value & 0xffff) as u16;
         let mut layout = queue.layout();
         match (at, width) {
-            (QUEUE_SIZE, Width::B2) => queue.set_size(short),
+            (QUEUE_SIZE, Width::B2) => queue.set_size(short, self.driver_features & F_RING_PACKED != 0),
             (QUEUE_VECTOR, Width::B2) => *vector = existing(short, vectors),
             (QUEUE_ENABLE, Width::B2) if short == 1 && agreed && !queue.is_ready() => {
                 return queue.enable(QueueFeatures {
                     indirect: self.driver_features & F_INDIRECT_DESC != 0,
                     event_idx: self.driver_features & F_EVENT_IDX != 0,
+                    packed: self.driver_features & F_RING_PACKED != 0,
                 });
             }
             (QUEUE_DESC..QUEUE_DRIVER, _) => write_address(&mut layout.desc, at, width, value),

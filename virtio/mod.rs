@@ -6,10 +6,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`blk`], [`net`], [`rng`] | what a device type does with a buffer |
+//! | [`blk`], [`console`], [`net`], [`rng`] | what a device type does with a buffer |
 //! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
 //! | [`msix`] | vector table and pending bits |
-//! | [`queue`], [`segment`] | the split virtqueue and the buffers in it |
+//! | [`queue`], [`segment`] | virtqueues, split and packed, and the buffers in them |
 //! | [`inflight`] | which requests are with the host, for whoever serves a device |
 //!
 //! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be
@@ -21,6 +21,7 @@
 
 pub(crate) mod blk;
 pub(crate) mod common;
+pub(crate) mod console;
 pub(crate) mod inflight;
 pub(crate) mod msix;
 pub(crate) mod net;

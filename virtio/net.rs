@@ -6,7 +6,8 @@
 //! reports, notification coalescing.
 //!
 //! Queues 2n and 2n + 1 are pair n: one to receive, one to transmit. With several pairs there is a
-//! control queue after them, in which the driver says how many it uses.
+//! control queue after them, in which the driver says how many it uses. For a driver that does not know
+//! of several pairs, it comes after the first one.
 //!
 //! A worker per queue moves the packets, without the device's lock while it does. For a packet to the
 //! guest it takes buffers for as many bytes as the packet has ([`VirtioPci::take_room`]), fills them, and
@@ -21,7 +22,7 @@
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
-use crate::virtio::queue::{Fault, Queue, QueueError, Used};
+use crate::virtio::queue::{Buffer, Fault, Queue, QueueError, Used};
 use crate::virtio::segment::{self, Segment, SegmentList};
 use kernel::prelude::*;
 
@@ -51,7 +52,7 @@ const MAX_COMMANDS: usize = 16;
 /// A packet, or room for one, that a worker has taken out of a queue. Made once per worker.
 #[derive(Debug)]
 pub(crate) struct Packet {
-    /// The buffers: number and bytes.
+    /// The buffers with their bytes.
     buffers: KVec<Used>,
     data: SegmentList,
 }
@@ -83,9 +84,9 @@ impl Packet {
     }
 
     /// Adds a buffer. `None`: there is no room for another.
-    fn add(&mut self, head: u16, segments: &[Segment]) -> Option<()> {
+    fn add(&mut self, buffer: Buffer, segments: &[Segment]) -> Option<()> {
         let len = u32::try_from(segment::total(segments)).ok()?;
-        self.buffers.push_within_capacity(Used { head, len }).ok()?;
+        self.buffers.push_within_capacity(Used { buffer, len }).ok()?;
         segments.iter().try_for_each(|s| self.data.push(*s))
     }
 
@@ -161,9 +162,22 @@ impl Net {
         })
     }
 
+    /// Returns how many queues carry packets, for the driver that there is now. The control queue comes after
+    /// them.
+    fn carriers(&self) -> u16 {
+        let pairs = if self.accepted & F_MQ != 0 { self.max_pairs } else { 1 };
+        pairs.wrapping_mul(2)
+    }
+
     /// Returns the number of the control queue, if there is one.
     fn control(&self) -> Option<u16> {
-        (self.accepted & F_CTRL_VQ != 0).then(|| self.max_pairs.wrapping_mul(2))
+        (self.accepted & F_CTRL_VQ != 0).then(|| self.carriers())
+    }
+
+    fn set_link_down(&mut self) {
+        if let Some(status) = self.config.get_mut(CONFIG_STATUS) {
+            *status = 0;
+        }
     }
 
     /// Carries a command out. Returns whether it could be.
@@ -223,6 +237,18 @@ impl VirtioPci<Net> {
     /// Returns the most pairs of queues.
     pub(crate) fn max_pairs(&self) -> u16 {
         self.device().max_pairs
+    }
+
+    /// Returns how many queues, from the first on, carry packets for the driver that there is now.
+    pub(crate) fn carriers(&self) -> u16 {
+        self.device().carriers()
+    }
+
+    /// Notes that the way to the network has ended. Returns the message that tells the driver, if it can be
+    /// told now.
+    pub(crate) fn set_link_down(&mut self) -> Option<MsiMessage> {
+        self.device_mut().set_link_down();
+        self.config_changed()
     }
 
     /// Returns the receive queue for what comes through the `lane`-th way to the network: the driver may use
@@ -378,7 +404,7 @@ fn gather<M: GuestMem>(
             return Err(QueueError::Broken(Fault::Malformed));
         }
         room = room.saturating_add(segment::total(chain.writable));
-        if packet.add(chain.head, chain.writable).is_none() {
+        if packet.add(chain.buffer, chain.writable).is_none() {
             return Ok(Taken::TooLong);
         }
         if room >= bytes {
@@ -411,14 +437,14 @@ fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result
         return Err(QueueError::Broken(Fault::Malformed));
     }
     // There is room for the longest chain.
-    packet.add(chain.head, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
+    packet.add(chain.buffer, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
     Ok(Taken::Packet)
 }
 
 /// Carries out one command. Returns whether there was one.
 fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
-    let head = chain.head;
+    let buffer = chain.buffer;
     let bytes = segment::total(chain.readable).min(COMMAND_BYTES as u64);
     let mut command = [0u8; COMMAND_BYTES];
     let command = command.get_mut(..bytes as usize).unwrap_or(&mut []);
@@ -430,6 +456,6 @@ fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<boo
         _ => return Err(QueueError::Broken(Fault::Malformed)),
     };
     mem.write(answer, &[u8::from(!done)])?;
-    queue.add_used(mem, head, 1)?;
+    queue.add_used(mem, buffer, 1)?;
     Ok(true)
 }

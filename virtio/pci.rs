@@ -54,6 +54,8 @@ pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_VERSION_1.
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// VIRTIO_F_RING_PACKED.
+pub(crate) const F_RING_PACKED: u64 = 1 << 34;
 /// What the transport and the queues add to a device's features.
 const F_TRANSPORT: u64 = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1;
 
@@ -76,8 +78,14 @@ pub(crate) trait VirtioDevice {
     /// Returns how many descriptors a buffer may have.
     fn max_chain(&self) -> usize;
 
-    /// Returns the device configuration; the guest cannot write it.
+    /// Returns the device configuration.
     fn config(&self) -> &[u8];
+
+    /// Takes a write of the driver's to the device configuration. Returns whether there is anything to write
+    /// there.
+    fn write_config(&mut self, _at: u32, _width: Width, _value: u64) -> bool {
+        false
+    }
 }
 
 /// What a guest's access asks the caller to do.
@@ -90,6 +98,8 @@ pub(crate) enum Effect {
     Kick(u16),
     /// The driver is ready: wake the worker of every queue, buffers may be waiting.
     Activated,
+    /// The driver wrote to the device configuration, and the device took it.
+    Configured,
     /// The driver asked for a reset. Requests in flight should end soon: cancel what can be.
     Reset,
     /// Vectors may have been unmasked: send what [`VirtioPci::take_pending`] gives.
@@ -145,6 +155,8 @@ pub(crate) struct VirtioPci<D> {
     resetting: bool,
     /// How the driver last broke the rules.
     fault: Option<Fault>,
+    /// Packed rings are offered.
+    offers_packed: bool,
     device: D,
 }
 
@@ -173,8 +185,15 @@ impl<D: VirtioDevice> VirtioPci<D> {
             in_flight: 0,
             resetting: false,
             fault: None,
+            offers_packed: false,
             device,
         })
+    }
+
+    /// Offers the driver packed rings, too; made before the guest sees the device.
+    pub(crate) fn offer_packed(mut self, offer: bool) -> VirtioPci<D> {
+        self.offers_packed = offer;
+        self
     }
 
     /// Returns the configuration space, for `PciRoot::add`, `update` and `reset_function`.
@@ -275,6 +294,13 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 _ => Effect::None,
             },
             (BAR_STRUCTURES, 0..ISR) => self.common_write(at, width, value & width.mask()),
+            (BAR_STRUCTURES, DEVICE..NOTIFY) => {
+                if self.device.write_config(at.wrapping_sub(DEVICE), width, value & width.mask()) {
+                    Effect::Configured
+                } else {
+                    Effect::None
+                }
+            }
             (BAR_MSIX, 0..MSIX_PENDING) => {
                 self.msix.write_table(offset, width, value);
                 Effect::Msix
@@ -289,7 +315,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Tells the driver that the device configuration changed. Returns the message to send.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn config_changed(&mut self) -> Option<MsiMessage> {
         self.common.generation = self.common.generation.wrapping_add(1);
         self.config_interrupt()
@@ -350,7 +375,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | F_TRANSPORT
+        let packed = if self.offers_packed { F_RING_PACKED } else { 0 };
+        self.device.features() | F_TRANSPORT | packed
     }
 
     fn is_ready(&self, queue: u16) -> bool {
@@ -397,7 +423,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             return Effect::Reset;
         }
         let before = self.common.status;
-        self.common.set_status(Status::from_bits_truncate(raw), self.device.features() | F_TRANSPORT);
+        self.common.set_status(Status::from_bits_truncate(raw), self.features());
         let gained = self.common.status.difference(before);
         if gained.contains(Status::FEATURES_OK) {
             self.device.accept(self.common.driver_features);

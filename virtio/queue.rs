@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The split virtqueue, device side.
+//! Virtqueues, device side: split and packed ones behind one type.
 //!
-//! Follows VIRTIO 1.2, "Split Virtqueues", with indirect descriptors and used buffer notification
-//! suppression by flags and by event index. Not modelled: packed rings, in-order use, queue reset.
+//! Follows VIRTIO 1.2, "Split Virtqueues" and "Packed Virtqueues", with indirect descriptors and used
+//! buffer notification suppression by flags and by event index. Not modelled: in-order use, queue reset.
+//!
+//! The driver chooses the format with its features; who serves a queue does not see which it is. The
+//! formats are in [`split`] and [`packed`], what a descriptor says in [`desc`].
 //!
 //! The rings belong to the guest, which may change any byte at any time. Each field is fetched once,
 //! into an owned value, and checked. Whatever the rings hold, a call here ends after a bounded number
@@ -22,23 +25,16 @@ use crate::virtio::segment::{Segment, SegmentList};
 use core::sync::atomic::{fence, Ordering};
 use kernel::prelude::*;
 
+mod desc;
+mod packed;
+mod split;
+
+use desc::Parts;
+use packed::Packed;
+use split::Split;
+
 /// Largest queue that the specification allows.
 pub(crate) const MAX_SIZE: u16 = 0x8000;
-
-const DESC_BYTES: u64 = 16;
-const DESC_NEXT: u16 = 1 << 0;
-const DESC_WRITE: u16 = 1 << 1;
-const DESC_INDIRECT: u16 = 1 << 2;
-
-/// `flags` of the available ring: the driver wants no interrupts.
-const AVAIL_NO_INTERRUPT: u16 = 1;
-/// `flags` of the used ring: the device wants no notifications.
-const USED_NO_NOTIFY: u16 = 1;
-/// Offset of `idx` and of `ring` in both rings.
-const RING_IDX: u64 = 2;
-const RING_ENTRIES: u64 = 4;
-const AVAIL_ENTRY: u64 = 2;
-const USED_ENTRY: u64 = 8;
 
 /// How the driver broke the queue's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +45,8 @@ pub(crate) enum Fault {
     DescIndex(u16),
     /// The chain has more descriptors than the device takes, or it is a loop.
     TooLong,
-    /// An indirect table that was not negotiated, lies in another one, or goes on after it.
+    /// An indirect table that was not negotiated, lies in another one, goes on after it, or, in a packed
+    /// ring, is part of a chain.
     Indirect,
     /// An indirect table whose size is 0, odd, or more than 32768 descriptors.
     IndirectBytes(u32),
@@ -83,104 +80,39 @@ impl From<MemError> for QueueError {
     }
 }
 
+/// Names a buffer that was popped, to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    /// What the driver knows it by: the number of its first descriptor, or the id that the driver gave
+    /// it in a packed ring.
+    pub(crate) id: u16,
+    /// Entries of the ring that it takes from one being available to it being used.
+    slots: u16,
+}
+
 /// A buffer that the driver made available, lent by the queue until the next call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain<'q> {
-    /// The number to give back with [`Queue::add_used`].
-    pub(crate) head: u16,
+    /// To give back with [`Queue::add_used`].
+    pub(crate) buffer: Buffer,
     /// What the device may read, in order.
     pub(crate) readable: &'q [Segment],
     /// What the device may write, in order; comes after `readable`.
     pub(crate) writable: &'q [Segment],
 }
 
-/// A buffer to give back: its number, and the bytes of it that were written.
+/// A buffer to give back, and the bytes of it that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Used {
-    /// [`Chain::head`].
-    pub(crate) head: u16,
+    /// [`Chain::buffer`].
+    pub(crate) buffer: Buffer,
     /// Bytes.
     pub(crate) len: u32,
 }
 
 /// How far a queue's buffers were popped: see [`Queue::mark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(u16);
-
-#[derive(Clone, Copy)]
-struct Desc {
-    gpa: Gpa,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Desc {
-    fn from_bytes(bytes: &[u8; DESC_BYTES as usize]) -> Desc {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *bytes;
-        Desc {
-            gpa: Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
-    }
-
-    fn has(&self, flag: u16) -> bool {
-        self.flags & flag != 0
-    }
-}
-
-/// Descriptors that are fetched at a time.
-const BATCH: u16 = 4;
-const BATCH_BYTES: usize = BATCH as usize * DESC_BYTES as usize;
-
-/// A table of descriptors: the queue's own or an indirect one.
-///
-/// Chains mostly go from one descriptor to the next, so a few are fetched together.
-struct Table {
-    gpa: Gpa,
-    /// Descriptors, at most 32768.
-    len: u16,
-    /// Descriptors `first` and on, `count` of them.
-    batch: [u8; BATCH_BYTES],
-    first: u16,
-    count: u16,
-}
-
-impl Table {
-    fn new(gpa: Gpa, len: u16) -> Table {
-        Table { gpa, len, batch: [0; BATCH_BYTES], first: 0, count: 0 }
-    }
-
-    fn fetch<M: GuestMem>(&mut self, mem: &M, index: u16) -> Result<Desc, QueueError> {
-        let left = self.len.checked_sub(index).filter(|left| *left != 0);
-        let left = left.ok_or(QueueError::Broken(Fault::DescIndex(index)))?;
-        if index.wrapping_sub(self.first) >= self.count {
-            let count = left.min(BATCH);
-            let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
-            let bytes = usize::from(count).wrapping_mul(DESC_BYTES as usize);
-            mem.read(at, self.batch.get_mut(..bytes).unwrap_or(&mut []))?;
-            (self.first, self.count) = (index, count);
-        }
-        let at = usize::from(index.wrapping_sub(self.first)).wrapping_mul(DESC_BYTES as usize);
-        let desc = self.batch.get(at..).and_then(|bytes| bytes.first_chunk::<{ DESC_BYTES as usize }>());
-        // The batch has it, by what was done above.
-        desc.map(Desc::from_bytes).ok_or(QueueError::Broken(Fault::DescIndex(index)))
-    }
-
-    fn indirect(desc: &Desc) -> Result<Table, QueueError> {
-        let bad = QueueError::Broken(Fault::IndirectBytes(desc.len));
-        let len = u16::try_from(desc.len >> 4).map_err(|_| bad)?;
-        if desc.len & 15 != 0 || len == 0 || len > MAX_SIZE {
-            return Err(bad);
-        }
-        if desc.gpa.checked_add(u64::from(desc.len)).is_none() {
-            return Err(QueueError::Broken(Fault::Bytes));
-        }
-        Ok(Table::new(desc.gpa, len))
-    }
-}
+pub(crate) struct Mark(u32);
 
 /// The features that change how a queue works.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,39 +121,85 @@ pub(crate) struct QueueFeatures {
     pub(crate) indirect: bool,
     /// VIRTIO_F_EVENT_IDX.
     pub(crate) event_idx: bool,
+    /// VIRTIO_F_RING_PACKED.
+    pub(crate) packed: bool,
 }
 
 /// The addresses of a queue's three areas, as the driver chose them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Descriptor table.
+    /// Descriptor table, or packed ring.
     pub(crate) desc: Gpa,
-    /// Available ring ("driver area").
+    /// Available ring, or the driver's event suppression ("driver area").
     pub(crate) avail: Gpa,
-    /// Used ring ("device area").
+    /// Used ring, or the device's event suppression ("device area").
     pub(crate) used: Gpa,
 }
 
-/// One split virtqueue.
+/// What a ring is like, as the driver set it up.
 ///
 /// # Invariants
-/// While it is ready, `size` is a power of two of at most `max_size`, and the areas do not wrap.
+/// Once the queue is ready, `size` is one that the format can have, and the areas are aligned and do
+/// not wrap.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Entries.
+    size: u16,
+    layout: Layout,
+    features: QueueFeatures,
+}
+
+/// What the two formats have to do.
+trait Ring {
+    /// Returns whether the driver made a buffer available.
+    fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError>;
+
+    /// Collects the next buffer, which is there, without taking it.
+    fn fetch<M: GuestMem>(&self, shape: &Shape, mem: &M, parts: &mut Parts<'_>)
+        -> Result<Buffer, QueueError>;
+
+    /// Takes the buffer that [`Ring::fetch`] gave.
+    fn take(&mut self, shape: &Shape, buffer: Buffer);
+
+    /// Asks the driver to notify of the next buffer.
+    fn arm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError>;
+
+    /// Tells the driver not to notify, if the wish does not lie behind by itself.
+    fn disarm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError>;
+
+    /// Gives buffers back: the driver sees all of them or none.
+    fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError>;
+
+    /// Returns whether the driver wants an interrupt for what was given back since the last call.
+    fn decide<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> bool;
+}
+
+#[derive(Debug)]
+enum Format {
+    Split(Split),
+    Packed(Packed),
+}
+
+/// Calls the same method of whichever format it is.
+macro_rules! each {
+    ($format:expr, $r:ident => $e:expr) => {
+        match $format {
+            Format::Split($r) => $e,
+            Format::Packed($r) => $e,
+        }
+    };
+}
+
+/// One virtqueue.
 #[derive(Debug)]
 pub(crate) struct Queue {
     max_size: u16,
     max_chain: usize,
-    size: u16,
-    layout: Layout,
-    features: QueueFeatures,
+    shape: Shape,
     ready: bool,
-    /// Next entry of the available ring.
-    next_avail: u16,
-    /// Next entry of the used ring.
-    next_used: u16,
-    /// `next_used` when an interrupt was last decided about.
-    signalled: u16,
     /// The driver was told to notify, and sees no entry that was not popped.
     armed: bool,
+    format: Format,
     chain: SegmentList,
 }
 
@@ -235,61 +213,50 @@ impl Queue {
         if !max_size.is_power_of_two() || max_size > MAX_SIZE {
             return Err(EINVAL);
         }
-        Ok(Queue {
+        Ok(Queue::with_chain(max_size, max_chain, SegmentList::new(max_chain)?))
+    }
+
+    fn with_chain(max_size: u16, max_chain: usize, chain: SegmentList) -> Queue {
+        Queue {
             max_size,
             max_chain,
-            size: max_size,
-            layout: Layout::default(),
-            features: QueueFeatures::default(),
+            shape: Shape { size: max_size, layout: Layout::default(), features: QueueFeatures::default() },
             ready: false,
-            next_avail: 0,
-            next_used: 0,
-            signalled: 0,
             armed: false,
-            chain: SegmentList::new(max_chain)?,
-        })
+            format: Format::Split(Split::new()),
+            chain,
+        }
     }
 
     /// Puts the queue into the state before the driver configured it.
     pub(crate) fn reset(&mut self) {
         let chain = core::mem::take(&mut self.chain);
-        *self = Queue {
-            max_size: self.max_size,
-            max_chain: self.max_chain,
-            size: self.max_size,
-            layout: Layout::default(),
-            features: QueueFeatures::default(),
-            ready: false,
-            next_avail: 0,
-            next_used: 0,
-            signalled: 0,
-            armed: false,
-            chain,
-        };
+        *self = Queue::with_chain(self.max_size, self.max_chain, chain);
     }
 
     /// Returns the number of entries.
     pub(crate) fn size(&self) -> u16 {
-        self.size
+        self.shape.size
     }
 
-    /// Sets the number of entries. A number that the queue cannot have is kept out, as are changes
-    /// once the queue is ready.
-    pub(crate) fn set_size(&mut self, size: u16) {
-        if !self.ready && size.is_power_of_two() && size <= self.max_size {
-            self.size = size;
+    /// Sets the number of entries: a power of two, or any number for a packed ring. One that the queue
+    /// cannot have is kept out, as are changes once the queue is ready.
+    pub(crate) fn set_size(&mut self, size: u16, packed: bool) {
+        let fits = size.is_power_of_two() || packed && size != 0;
+        if !self.ready && fits && size <= self.max_size {
+            self.shape.size = size;
         }
     }
 
     /// Returns where the areas lie.
     pub(crate) fn layout(&self) -> Layout {
-        self.layout
+        self.shape.layout
     }
 
     /// Sets where the areas lie; ignored once the queue is ready.
     pub(crate) fn set_layout(&mut self, layout: Layout) {
         if !self.ready {
-            self.layout = layout;
+            self.shape.layout = layout;
         }
     }
 
@@ -301,17 +268,17 @@ impl Queue {
     /// Enables the queue with what was set before.
     ///
     /// # Errors
-    /// [`Fault::Layout`]: an area wraps or is not aligned as "Split Virtqueues" wants it.
+    /// [`Fault::Layout`]: the size is none of the format, or an area wraps or is not aligned as the
+    /// format wants it.
     pub(crate) fn enable(&mut self, features: QueueFeatures) -> Result<(), Fault> {
-        let Layout { desc, avail, used } = self.layout;
-        let size = u64::from(self.size);
-        // Each area with its flags, index and event fields.
-        let fits = |at: Gpa, entry: u64| at.checked_add(entry.wrapping_mul(size).wrapping_add(8)).is_some();
-        let aligned = desc.0 & 15 == 0 && avail.0 & 1 == 0 && used.0 & 3 == 0;
-        if !aligned || !fits(desc, DESC_BYTES) || !fits(avail, AVAIL_ENTRY) || !fits(used, USED_ENTRY) {
-            return Err(Fault::Layout);
-        }
-        self.features = features;
+        let shape = Shape { features, ..self.shape };
+        let format = if features.packed {
+            Packed::fits(&shape).then(|| Format::Packed(Packed::new()))
+        } else {
+            Split::fits(&shape).then(|| Format::Split(Split::new()))
+        };
+        self.format = format.ok_or(Fault::Layout)?;
+        self.shape = shape;
         self.ready = true;
         Ok(())
     }
@@ -322,40 +289,48 @@ impl Queue {
     /// # Errors
     /// As [`QueueError`].
     pub(crate) fn pop<M: GuestMem>(&mut self, mem: &M) -> Result<Option<Chain<'_>>, QueueError> {
-        if !self.ready || !self.has_entry(mem)? {
+        if !self.ready {
             return Ok(None);
         }
-        // The index was loaded before the entry that it publishes.
-        fence(Ordering::Acquire);
-        let head: u16 = mem.read_obj(self.avail_entry(self.next_avail))?;
-        let readable = self.walk(mem, head)?;
-        self.disarm(mem)?;
-        self.next_avail = self.next_avail.wrapping_add(1);
-        let (readable, writable) = self.chain.as_slice().split_at_checked(readable).unwrap_or((&[], &[]));
-        Ok(Some(Chain { head, readable, writable }))
-    }
-
-    /// Takes back the last [`Queue::pop`], so that the next one gives the same buffer.
-    pub(crate) fn unpop(&mut self) {
-        self.next_avail = self.next_avail.wrapping_sub(1);
+        let Queue { shape, armed, chain, max_chain, format, .. } = self;
+        let mut parts = Parts::new(chain, *max_chain);
+        let popped = each!(format, ring => pop(ring, shape, mem, armed, &mut parts))?;
+        let readable = parts.readable();
+        Ok(popped.map(|buffer| {
+            let halves = self.chain.as_slice().split_at_checked(readable);
+            let (readable, writable) = halves.unwrap_or((&[], &[]));
+            Chain { buffer, readable, writable }
+        }))
     }
 
     /// Returns where the queue stands, for [`Queue::rewind`].
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.next_avail)
+        Mark(match &self.format {
+            Format::Split(ring) => ring.position().into(),
+            Format::Packed(ring) => ring.position(),
+        })
     }
 
-    /// Takes back every [`Queue::pop`] since the mark was made. None of those buffers was given back.
+    /// Takes back every [`Queue::pop`] since the mark was made, so that the next one gives the same
+    /// buffers. None of them was given back.
     pub(crate) fn rewind(&mut self, mark: Mark) {
-        self.next_avail = mark.0;
+        match &mut self.format {
+            Format::Split(ring) => ring.set_position((mark.0 & 0xffff) as u16),
+            Format::Packed(ring) => ring.set_position(mark.0),
+        }
     }
 
     /// Gives a buffer back, `len` bytes of it written.
     ///
     /// # Errors
     /// As [`QueueError`].
-    pub(crate) fn add_used<M: GuestMem>(&mut self, mem: &M, head: u16, len: u32) -> Result<(), QueueError> {
-        self.add_used_together(mem, &[Used { head, len }])
+    pub(crate) fn add_used<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        buffer: Buffer,
+        len: u32,
+    ) -> Result<(), QueueError> {
+        self.add_used_together(mem, &[Used { buffer, len }])
     }
 
     /// Gives buffers back such that the driver sees all of them or none.
@@ -367,153 +342,53 @@ impl Queue {
         mem: &M,
         buffers: &[Used],
     ) -> Result<(), QueueError> {
-        let mut next = self.next_used;
-        for used in buffers {
-            let slot = u64::from(next & self.mask());
-            let at = self.layout.used.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(USED_ENTRY)));
-            let entry = u64::from(used.head) | u64::from(used.len) << 32;
-            mem.write_obj(at, &entry)?;
-            next = next.wrapping_add(1);
-        }
-        // The entries, and what the device wrote to the buffers, are stored before the index.
-        fence(Ordering::Release);
-        mem.write_obj(self.layout.used.wrapping_add(RING_IDX), &next)?;
-        self.next_used = next;
-        Ok(())
+        Ok(each!(&mut self.format, ring => ring.give(&self.shape, mem, buffers))?)
     }
 
     /// Returns whether the driver wants an interrupt for what was used since the last call.
     ///
     /// A page that cannot be read counts as yes: one interrupt too many does no harm.
     pub(crate) fn needs_notification<M: GuestMem>(&mut self, mem: &M) -> bool {
-        let new = self.next_used;
-        if self.signalled == new {
-            return false;
-        }
-        // The used index is seen before the driver's wish is read.
-        fence(Ordering::SeqCst);
-        let old = core::mem::replace(&mut self.signalled, new);
-        if self.features.event_idx {
-            mem.read_obj(self.used_event()).map_or(true, |event| crossed(event, new, old))
-        } else {
-            mem.read_obj::<u16>(self.layout.avail).map_or(true, |flags| flags & AVAIL_NO_INTERRUPT == 0)
-        }
+        each!(&mut self.format, ring => ring.decide(&self.shape, mem))
     }
 
-    /// Returns how many buffers were popped and not yet given back.
+    /// Returns how many entries of the ring belong to buffers that were popped and not yet given back.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn in_flight(&self) -> u16 {
-        self.next_avail.wrapping_sub(self.next_used)
-    }
-
-    fn mask(&self) -> u16 {
-        self.size.wrapping_sub(1)
-    }
-
-    fn avail_entry(&self, index: u16) -> Gpa {
-        let slot = u64::from(index & self.mask());
-        self.layout.avail.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(AVAIL_ENTRY)))
-    }
-
-    /// Where the driver says after which used entry it wants an interrupt.
-    fn used_event(&self) -> Gpa {
-        let entries = u64::from(self.size).wrapping_mul(AVAIL_ENTRY);
-        self.layout.avail.wrapping_add(RING_ENTRIES.wrapping_add(entries))
-    }
-
-    /// Where the device says after which available entry it wants a notification.
-    fn avail_event(&self) -> Gpa {
-        let entries = u64::from(self.size).wrapping_mul(USED_ENTRY);
-        self.layout.used.wrapping_add(RING_ENTRIES.wrapping_add(entries))
-    }
-
-    fn avail_idx<M: GuestMem>(&self, mem: &M) -> Result<u16, QueueError> {
-        let idx: u16 = mem.read_obj(self.layout.avail.wrapping_add(RING_IDX))?;
-        let ahead = idx.wrapping_sub(self.next_avail);
-        // Each buffer takes a descriptor of the queue from the driver's side until it is used.
-        if u32::from(ahead).wrapping_add(u32::from(self.in_flight())) > u32::from(self.size) {
-            return Err(QueueError::Broken(Fault::AvailIndex(idx)));
-        }
-        Ok(idx)
-    }
-
-    /// Returns whether the driver made a buffer available; arms notifications if it did not.
-    fn has_entry<M: GuestMem>(&mut self, mem: &M) -> Result<bool, QueueError> {
-        if self.avail_idx(mem)? != self.next_avail {
-            return Ok(true);
-        }
-        if self.armed {
-            return Ok(false);
-        }
-        if self.features.event_idx {
-            mem.write_obj(self.avail_event(), &self.next_avail)?;
-        } else {
-            mem.write_obj(self.layout.used, &0u16)?;
-        }
-        self.armed = true;
-        // The wish is seen before the index is read again; else a buffer could be overlooked.
-        fence(Ordering::SeqCst);
-        Ok(self.avail_idx(mem)? != self.next_avail)
-    }
-
-    /// Tells the driver not to notify while the queue is being emptied.
-    fn disarm<M: GuestMem>(&mut self, mem: &M) -> Result<(), QueueError> {
-        // With event indices the old wish is already behind and asks for nothing.
-        if self.armed && !self.features.event_idx {
-            mem.write_obj(self.layout.used, &USED_NO_NOTIFY)?;
-        }
-        self.armed = false;
-        Ok(())
-    }
-
-    /// Collects the chain that starts at `head`. Returns how many of its segments are readable.
-    fn walk<M: GuestMem>(&mut self, mem: &M, head: u16) -> Result<usize, QueueError> {
-        self.chain.clear();
-        let mut table = Table::new(self.layout.desc, self.size);
-        let mut in_indirect = false;
-        let mut index = head;
-        let mut readable = None;
-        let mut bytes = 0u64;
-        // Every descriptor costs a step, so a loop ends as a chain that is too long does. The one
-        // that refers to an indirect table is not part of the buffer.
-        let mut left = self.max_chain;
-        loop {
-            let desc = table.fetch(mem, index)?;
-            if desc.has(DESC_INDIRECT) {
-                if in_indirect || desc.has(DESC_NEXT) || !self.features.indirect {
-                    return Err(QueueError::Broken(Fault::Indirect));
-                }
-                table = Table::indirect(&desc)?;
-                in_indirect = true;
-                index = 0;
-                continue;
-            }
-            left = left.checked_sub(1).ok_or(QueueError::Broken(Fault::TooLong))?;
-            let writable = desc.has(DESC_WRITE);
-            if !writable && readable.is_some() {
-                return Err(QueueError::Broken(Fault::Order));
-            }
-            if writable && readable.is_none() {
-                readable = Some(self.chain.as_slice().len());
-            }
-            bytes = bytes.saturating_add(u64::from(desc.len));
-            if desc.gpa.checked_add(u64::from(desc.len)).is_none() || bytes > 1 << 32 {
-                return Err(QueueError::Broken(Fault::Bytes));
-            }
-            if desc.len != 0 {
-                // There is room for `max_chain`, so this does not fail.
-                let pushed = self.chain.push(Segment { gpa: desc.gpa, len: desc.len });
-                pushed.ok_or(QueueError::Broken(Fault::TooLong))?;
-            }
-            if !desc.has(DESC_NEXT) {
-                return Ok(readable.unwrap_or(self.chain.as_slice().len()));
-            }
-            index = desc.next;
+        match &self.format {
+            Format::Split(ring) => ring.in_flight(),
+            Format::Packed(ring) => ring.in_flight(&self.shape),
         }
     }
 }
 
-/// Returns whether going from `old` to `new` passed the wish `event`: "Used Buffer Notification
-/// Suppression".
-fn crossed(event: u16, new: u16, old: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+/// [`Queue::pop`] of either format.
+fn pop<R: Ring, M: GuestMem>(
+    ring: &mut R,
+    shape: &Shape,
+    mem: &M,
+    armed: &mut bool,
+    parts: &mut Parts<'_>,
+) -> Result<Option<Buffer>, QueueError> {
+    if !ring.has_buffer(shape, mem)? {
+        if *armed {
+            return Ok(None);
+        }
+        ring.arm(shape, mem)?;
+        *armed = true;
+        // The wish is seen before the ring is looked at again; else a buffer could be overlooked.
+        fence(Ordering::SeqCst);
+        if !ring.has_buffer(shape, mem)? {
+            return Ok(None);
+        }
+    }
+    // What says that the buffer is there was loaded before the buffer.
+    fence(Ordering::Acquire);
+    let buffer = ring.fetch(shape, mem, parts)?;
+    if *armed {
+        ring.disarm(shape, mem)?;
+        *armed = false;
+    }
+    ring.take(shape, buffer);
+    Ok(Some(buffer))
 }

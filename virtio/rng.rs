@@ -78,19 +78,20 @@ fn fill<M: GuestMem>(
     mem: &M,
     source: &mut impl FnMut(&mut [u8]),
 ) -> Result<bool, QueueError> {
+    let mark = queue.mark();
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
-    let head = chain.head;
+    let buffer = chain.buffer;
     let mut written = 0u32;
     let done = segment::slice(chain.writable, 0, MAX_BYTES).try_for_each(|part| {
         write_random(mem, part.gpa, part.len, source)?;
         written = written.saturating_add(part.len);
         Ok(())
     });
-    match done.and_then(|()| queue.add_used(mem, head, written)) {
+    match done.and_then(|()| queue.add_used(mem, buffer, written)) {
         Ok(()) => Ok(true),
         Err(e) => {
             if let QueueError::NotResident(_) = e {
-                queue.unpop();
+                queue.rewind(mark);
             }
             Err(e)
         }

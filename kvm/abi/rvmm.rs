@@ -23,6 +23,9 @@ pub(crate) const DEV_VIRTIO_BLK: u32 = 0x7276_0010;
 pub(crate) const DEV_VIRTIO_RNG: u32 = 0x7276_0011;
 /// A virtio network card on PCI: [`VirtioNetConfig`].
 pub(crate) const DEV_VIRTIO_NET: u32 = 0x7276_0012;
+/// A virtio console on PCI: [`VirtioConsoleConfig`]. Its fd can be read, written and polled, and is written by
+/// the process that made the VM only.
+pub(crate) const DEV_VIRTIO_CONSOLE: u32 = 0x7276_0013;
 
 /// The group of the configuration; its only attribute is 0.
 pub(crate) const GROUP_CONFIG: u32 = 0;
@@ -46,14 +49,22 @@ pub(crate) const VENDOR_VMX: u32 = 1;
 
 /// [`VirtioBlkConfig::flags`]: the guest may not write.
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
+/// [`VirtioBlkConfig::flags`]: packed rings are offered.
+pub(crate) const BLK_PACKED: u32 = 1 << 1;
 
 /// [`VirtioNetConfig::flags`]: the taps take and give unfinished checksums and TCP segments.
 pub(crate) const NET_OFFLOADS: u32 = 1 << 0;
 /// [`VirtioNetConfig::flags`]: the same for UDP.
 pub(crate) const NET_UDP_OFFLOADS: u32 = 1 << 1;
 /// [`VirtioNetConfig::flags`]: the one fd is a connected stream socket, in which each packet has its length in
-/// front of it, four bytes, the highest first; not with the other flags.
+/// front of it, four bytes, the highest first; not with the flags for offloads.
 pub(crate) const NET_STREAM: u32 = 1 << 2;
+/// [`VirtioNetConfig::flags`]: packed rings are offered.
+pub(crate) const NET_PACKED: u32 = 1 << 3;
+/// [`VirtioRngConfig::flags`]: packed rings are offered.
+pub(crate) const RNG_PACKED: u32 = 1 << 0;
+/// [`VirtioConsoleConfig::flags`]: packed rings are offered.
+pub(crate) const CONSOLE_PACKED: u32 = 1 << 0;
 /// The most pairs of queues of a network card.
 pub(crate) const NET_MAX_PAIRS: usize = 8;
 
@@ -97,25 +108,31 @@ abi_struct! {
     }
 
     /// Configuration of [`DEV_VIRTIO_BLK`].
-    struct VirtioBlkConfig = 36 {
+    ///
+    /// Each queue wants a thread in [`DEV_RUN`].
+    struct VirtioBlkConfig = 40 {
         /// The backing file or block device, opened by the caller.
         fd: i32,
-        /// [`BLK_READ_ONLY`].
+        /// [`BLK_READ_ONLY`], [`BLK_PACKED`].
         flags: u32,
         /// What the guest reads as the serial number; unused bytes are 0.
         serial: [u8; 20],
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
-        /// Descriptors in the queue, a power of two; 0 for 256.
+        /// Descriptors in a queue, a power of two; 0 for 256.
         queue_size: u32,
+        /// Queues, up to 16; 0 for 1.
+        queues: u16,
+        /// Must be 0.
+        pad: u16,
     }
 
     /// Configuration of [`DEV_VIRTIO_RNG`].
     struct VirtioRngConfig = 8 {
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
-        /// Must be 0.
-        pad: u32,
+        /// [`RNG_PACKED`].
+        flags: u32,
     }
 
     /// Configuration of [`DEV_VIRTIO_NET`].
@@ -125,7 +142,7 @@ abi_struct! {
         /// A queue of a tap device for each pair, opened by the caller with IFF_VNET_HDR and a header of 12
         /// bytes.
         fds: [i32; NET_MAX_PAIRS],
-        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`].
+        /// [`NET_OFFLOADS`], [`NET_UDP_OFFLOADS`], [`NET_STREAM`], [`NET_PACKED`].
         flags: u32,
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
@@ -137,6 +154,20 @@ abi_struct! {
         mac: [u8; 6],
         /// Must be 0.
         pad: [u8; 6],
+    }
+
+    /// Configuration of [`DEV_VIRTIO_CONSOLE`].
+    struct VirtioConsoleConfig = 16 {
+        /// PCI device number 1 to 31, or 0 for the next free one.
+        slot: u32,
+        /// [`CONSOLE_PACKED`].
+        flags: u32,
+        /// Size of the terminal, 0 for one that is not known.
+        columns: u16,
+        /// As `columns`.
+        rows: u16,
+        /// Must be 0.
+        pad: u32,
     }
 
     /// What [`GET_EXITS`] writes first.

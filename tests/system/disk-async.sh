@@ -2,7 +2,7 @@
 #
 # Disks have many requests under way at a time, lose nothing, and leave nothing behind when
 # rvmm-run is killed meanwhile. Freezing the file system below a loop device holds writes back for
-# as long as the test wants.
+# as long as the test wants. The disks have one queue each, whose requests are counted.
 # ring: system
 # timeout: 500
 # ring@intel: full
@@ -46,7 +46,7 @@ losetup /dev/loop0 /tmp/below.img && mke2fs -F /dev/loop0 >/dev/null 2>&1 && mou
 	losetup /dev/loop1 $image || { skip "disks with many requests" "no loop devices"; finish; }
 load_module
 before=$(free_kib)
-start_guest many -c 2 --initrd /images/guest.cpio --append "console=ttyS0 $fast" /images/vmlinux /dev/loop1 $file &&
+start_guest many -c 2 --initrd /images/guest.cpio --append "console=ttyS0 $fast" --disk /dev/loop1,queues=1 --disk $file,queues=1 /images/vmlinux &&
 	expect many 200 'login: ' || { not_ok "the guest starts"; finish; }
 send root
 expect many 30 '# '

@@ -48,5 +48,34 @@ user_exits=$(awk '$1 == "user_exits" { for (i = 2; i <= NF; i++) sum += $i; prin
 sed -n '/^counter/,$s/^/# /p' /tmp/net.log
 check "one exit to user space: the power-off" '[ "${user_exits:-none}" = 1 ]'
 check "passt has ended" 'sleep 1; ! pidof passt passt.avx2 >/dev/null'
+
+# passt dies under a guest.
+start_guest orphan --net "user,mac=52:54:00:12:34:56$options" --initrd /images/guest.cpio \
+	--append "console=ttyS0 $fast" /images/vmlinux || { not_ok "the guest starts"; finish; }
+if expect orphan 100 'login: '; then
+	send root
+	expect orphan 30 '# '
+	send 'ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ping -c 1 -W 10 10.0.2.2 | grep packets; echo "carrier $(cat /sys/class/net/eth0/carrier)"'
+	check "the card has a link" 'expect orphan 60 "^carrier 1"'
+	kill -9 $(pidof passt passt.avx2)
+	sleep 1
+	check "rvmm-run says that passt has ended" 'grep -q "passt has ended: .* lost its link" /tmp/orphan.log'
+	grep passt /tmp/orphan.log | sed 's/^/# /'
+	send 'ping -c 1 -W 2 10.0.2.2 | grep packets; echo "carrier $(cat /sys/class/net/eth0/carrier)"'
+	check "the guest sees that the link is down" 'expect orphan 60 "^carrier 0"'
+	# In ticks of 10 ms: user and system time of all its threads.
+	used() { awk '{ print $14 + $15 }' "/proc/$pid/stat"; }
+	before=$(used)
+	sleep 4
+	after=$(used)
+	echo "# an idle guest without its network used $((after - before)) of 400 ticks"
+	check "nobody spins" '[ $((after - before)) -lt 200 ]'
+	send 'poweroff'
+	check "the guest lives on and powers off" 'wait_gone $pid 40 && [ $code = 0 ]'
+else
+	not_ok "the guest gives a login prompt"
+	kill "$pid"
+fi
+kill $reader 2>/dev/null
 check "the module unloads" 'unload_module'
 finish

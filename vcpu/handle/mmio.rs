@@ -33,11 +33,18 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
         let write = |bus: &mut Bus, _now, out: &mut Signals| bus.mmio_write(gpa, width, value, out);
         return cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, write);
     }
-    if cx.vm.signal_write(Place::Memory, gpa.0, width.bytes() as u32, value & width.mask()) {
+    if signal(cx, gpa, width, value) {
         return true;
     }
     let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
     note(cx, chore) || cx.vm.pci.ends_unclaimed()
+}
+
+/// Signals user space, if that is what a write here does. Returns whether it is.
+#[inline]
+pub(super) fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+    let written = (width.bytes() as u32, value & width.mask());
+    cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.

@@ -22,7 +22,6 @@ pub(crate) use pio::merge as merge_rax;
 
 use super::backend::Backend;
 use super::core::VcpuCore;
-use super::emulate::decode::Insn;
 use super::exit::{Exit, VirtInsn};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::run::unknown;
@@ -58,12 +57,6 @@ impl<B: Backend> Cx<'_, '_, B> {
     pub(crate) fn now(&mut self) -> Ns {
         self.core.clock.now(self.vm.ns_per_tick)
     }
-}
-
-/// Returns the length of an instruction in bytes.
-#[inline(always)]
-pub(crate) fn insn_length(insn: &Insn) -> u64 {
-    u64::from(insn.len)
 }
 
 /// Returns CPUID.1:EAX, which RDX holds after reset.

@@ -51,8 +51,9 @@ impl Geometry {
     }
 }
 
-/// Returns the configuration structure of a disk whose requests have up to `seg_max` data segments.
-pub(super) fn config_of(geometry: &Geometry, seg_max: u16) -> [u8; CONFIG_BYTES] {
+/// Returns the configuration structure of a disk with `queues` queues, whose requests have up to `seg_max`
+/// data segments.
+pub(super) fn config_of(geometry: &Geometry, seg_max: u16, queues: u16) -> [u8; CONFIG_BYTES] {
     let mut config = [0; CONFIG_BYTES];
     let mut set = |at: usize, bytes: &[u8]| {
         for (to, from) in config.iter_mut().skip(at).zip(bytes) {
@@ -70,7 +71,7 @@ pub(super) fn config_of(geometry: &Geometry, seg_max: u16) -> [u8; CONFIG_BYTES]
     set(CONFIG_MIN_IO, &1u16.to_le_bytes());
     set(CONFIG_OPT_IO, &0u32.to_le_bytes());
     set(CONFIG_WRITEBACK, &[1]);
-    set(CONFIG_NUM_QUEUES, &1u16.to_le_bytes());
+    set(CONFIG_NUM_QUEUES, &queues.to_le_bytes());
     if geometry.discard {
         set(CONFIG_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
         set(CONFIG_DISCARD_SEG, &1u32.to_le_bytes());

@@ -60,6 +60,8 @@ pub(super) const COMMAND_BYTES: usize = 10;
 
 /// Status: the link is up.
 const LINK_UP: u16 = 1;
+/// Where the status is; its upper byte has nothing in it.
+pub(super) const CONFIG_STATUS: usize = 6;
 /// Address, status, most pairs, MTU.
 pub(super) const CONFIG_BYTES: usize = 12;
 

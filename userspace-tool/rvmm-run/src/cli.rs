@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::console::ConsoleSpec;
+use crate::console::{ConsoleDevice, ConsoleSpec};
 use crate::disk::DiskSpec;
 use crate::machine::DeviceSet;
 use crate::memory::RamSize;
@@ -50,11 +50,11 @@ pub struct Cli {
     pub plain_disks: Vec<PathBuf>,
 
     /// Further disk, with options; these follow the plain ones
-    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
+    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT][,queues=N][,packed=on|off]")]
     pub disks: Vec<DiskSpec>,
 
     /// Network card: tap=NAME[,queues=N] on a tap interface of the host, which is made if it does not exist, or user, through
-    /// passt and the host's own sockets; both with [,mac=MAC][,mtu=N]; may be given again
+    /// passt and the host's own sockets; both with [,mac=MAC][,mtu=N][,packed=on|off]; may be given again
     #[arg(long = "net", value_name = "KIND[,OPTION]…")]
     pub nets: Vec<NetSpec>,
 
@@ -62,14 +62,9 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 
-    /// Kernel command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "console=ttyS0 root=/dev/vda",
-        allow_hyphen_values = true
-    )]
-    pub append: String,
+    /// Kernel command line [default: console=ttyS0 root=/dev/vda, or console=hvc0 … with a virtio console]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
 
     /// Guest memory, with suffix K, M, G or T; a bare number counts MiB
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = RamSize::parse)]
@@ -79,9 +74,14 @@ pub struct Cli {
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub cpus: u32,
 
-    /// Serial console: pty (a new one; its name is printed), stdio, file:PATH or none
+    /// Console: pty (a new one; its name is printed), stdio, file:PATH or none
     #[arg(long, value_name = "WHERE", default_value = "pty")]
     pub console: ConsoleSpec,
+
+    /// What the guest has its console on: uart, the first serial port (ttyS0), or virtio[,packed=on|off], a virtio console
+    /// (hvc0), which costs it less
+    #[arg(long, value_name = "DEVICE", default_value = "uart")]
+    pub console_device: ConsoleDevice,
 
     /// End with exit code 3 when the guest resets, instead of starting it again
     #[arg(long)]
@@ -114,5 +114,14 @@ impl Cli {
     pub fn all_disks(&self) -> Vec<DiskSpec> {
         let plain = self.plain_disks.iter().cloned().map(DiskSpec::plain);
         plain.chain(self.disks.iter().cloned()).collect()
+    }
+
+    /// The kernel's command line.
+    pub fn command_line(&self) -> String {
+        let console = match self.console_device {
+            ConsoleDevice::Uart => "ttyS0",
+            ConsoleDevice::Virtio { .. } => "hvc0",
+        };
+        self.append.clone().unwrap_or_else(|| format!("console={console} root=/dev/vda"))
     }
 }

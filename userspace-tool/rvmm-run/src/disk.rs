@@ -14,6 +14,8 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// Longest serial number that virtio-blk carries.
 pub const SERIAL_MAX: usize = 20;
+/// Most queues of a disk.
+pub const QUEUES_MAX: u16 = 16;
 /// Virtio counts disks in sectors of this size.
 pub const SECTOR: u64 = 512;
 
@@ -26,25 +28,30 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Serial number for the guest, at most `SERIAL_MAX` bytes.
     pub serial: String,
+    /// Whether packed rings are offered.
+    pub packed: bool,
+    /// Queues; without a number, one for each processor.
+    pub queues: Option<u16>,
 }
+
+/// What a specification looks like.
+const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off]";
 
 impl DiskSpec {
     /// A writable disk without a serial number.
     pub fn plain(path: PathBuf) -> Self {
-        Self { path, read_only: false, serial: String::new() }
+        Self { path, read_only: false, serial: String::new(), packed: false, queues: None }
     }
 }
 
 impl FromStr for DiskSpec {
     type Err = String;
 
-    /// Parses `path[,ro][,serial=TEXT]`.
+    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
-        let path = parts
-            .next()
-            .filter(|p| !p.is_empty())
-            .ok_or("the path is missing: write path[,ro][,serial=TEXT]")?;
+        let path =
+            parts.next().filter(|p| !p.is_empty()).ok_or_else(|| format!("the path is missing: {USAGE}"))?;
         let mut spec = Self::plain(PathBuf::from(path));
         for option in parts {
             match option.split_once('=') {
@@ -60,10 +67,27 @@ impl FromStr for DiskSpec {
                     }
                     spec.serial = serial.to_string();
                 }
-                _ => return Err(format!("'{option}' is no option of a disk: write path[,ro][,serial=TEXT]")),
+                Some(("queues", n)) => {
+                    let n = n.parse().ok().filter(|n| (1..=QUEUES_MAX).contains(n));
+                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {QUEUES_MAX} queues"))?);
+                }
+                Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
+                _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),
             }
         }
         Ok(spec)
+    }
+}
+
+/// Parses the value of the option `option`.
+///
+/// # Errors
+/// What is wrong, for the user.
+pub fn on_or_off(option: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("'{option}': on or off")),
     }
 }
 
@@ -76,6 +100,10 @@ pub struct Disk {
     pub read_only: bool,
     /// Serial number.
     pub serial: String,
+    /// Whether packed rings are offered.
+    pub packed: bool,
+    /// Queues; without a number, one for each processor.
+    pub queues: Option<u16>,
     /// Size in bytes, a multiple of `SECTOR`.
     pub size: u64,
     /// Whether the file is open with `O_DIRECT`.
@@ -155,7 +183,8 @@ pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
     let size = file.seek(SeekFrom::End(0)).map_err(DiskError::Open)?;
     check_size(size)?;
     check_raw(spec)?;
-    Ok(Disk { file, read_only: spec.read_only, serial: spec.serial.clone(), size, direct })
+    let (read_only, serial) = (spec.read_only, spec.serial.clone());
+    Ok(Disk { file, read_only, serial, packed: spec.packed, queues: spec.queues, size, direct })
 }
 
 /// Opens with `O_DIRECT` where the file system has it, and says whether it had.

@@ -17,6 +17,7 @@ use std::str::FromStr;
 use nix::errno::Errno;
 use nix::unistd::dup;
 
+use crate::disk::on_or_off;
 use crate::sys;
 
 /// Longest name of a network interface.
@@ -31,7 +32,7 @@ const HEADER_BYTES: i32 = 12;
 const NODE: &str = "/dev/net/tun";
 /// What a specification looks like.
 const USAGE: &str =
-    "write tap=NAME[,mac=MAC][,mtu=BYTES][,queues=N] or user[,mac=MAC][,mtu=BYTES][,passt=ARGUMENT]";
+    "write tap=NAME[,mac=MAC][,mtu=BYTES][,queues=N][,packed=on|off] or user[,mac=MAC][,mtu=BYTES][,packed=on|off][,passt=ARGUMENT]";
 /// The program behind `user`.
 const PASST: &str = "passt";
 /// Largest packet of passt: 64 KiB without the Ethernet header, in whole words.
@@ -119,6 +120,8 @@ pub struct NetSpec {
     pub mtu: Option<u16>,
     /// Pairs of queues; without a number, one for each processor.
     pub queues: Option<usize>,
+    /// Whether packed rings are offered.
+    pub packed: bool,
 }
 
 impl FromStr for NetSpec {
@@ -133,7 +136,7 @@ impl FromStr for NetSpec {
             None => return Err(USAGE.to_string()),
         };
         let mac = Mac::for_card(&kind.to_string());
-        let mut spec = Self { kind, mac, mtu: None, queues: None };
+        let mut spec = Self { kind, mac, mtu: None, queues: None, packed: false };
         for option in parts {
             if let (NetKind::User(arguments), Some(argument)) =
                 (&mut spec.kind, option.strip_prefix("passt="))
@@ -155,6 +158,7 @@ impl FromStr for NetSpec {
                     let n = n.parse().ok().filter(|n| (1..=PAIRS_MAX).contains(n));
                     spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {PAIRS_MAX} queues"))?);
                 }
+                Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
                 _ => return Err(format!("'{option}' is no option of a network card: {USAGE}")),
             }
         }
@@ -185,6 +189,8 @@ pub struct Net {
     pub tcp_offloads: bool,
     /// The same for UDP.
     pub udp_offloads: bool,
+    /// Whether packed rings are offered.
+    pub packed: bool,
 }
 
 /// What is behind an open network card.
@@ -296,7 +302,8 @@ pub fn open(spec: &NetSpec, cpus: usize) -> Result<Net, NetError> {
             }
             let mtu = spec.mtu.unwrap_or(USER_MTU);
             let way = Way::Passt(arguments.clone());
-            Ok(Net { way, mac: spec.mac, mtu, tcp_offloads: false, udp_offloads: false })
+            let (mac, packed) = (spec.mac, spec.packed);
+            Ok(Net { way, mac, mtu, tcp_offloads: false, udp_offloads: false, packed })
         }
     }
 }
@@ -313,7 +320,8 @@ fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<Net, NetError> {
     // The module sets what the guest can do.
     set_up(&files, 0)?;
     let way = Way::Taps(files);
-    Ok(Net { way, mac: spec.mac, mtu: spec.mtu.unwrap_or(0), tcp_offloads, udp_offloads })
+    let (mac, mtu, packed) = (spec.mac, spec.mtu.unwrap_or(0), spec.packed);
+    Ok(Net { way, mac, mtu, tcp_offloads, udp_offloads, packed })
 }
 
 fn attach(tap: &str, pairs: usize) -> Result<Vec<File>, NetError> {

@@ -12,7 +12,7 @@ use kvm_ioctls::Kvm;
 
 use crate::cli::Cli;
 use crate::console::pump::Pump;
-use crate::console::Console;
+use crate::console::{Console, ConsoleDevice, ConsoleSpec};
 use crate::cpu::run::End;
 use crate::disk;
 use crate::error::Error;
@@ -24,6 +24,7 @@ use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
 use crate::memory::host_memory;
 use crate::message;
 use crate::net;
+use crate::sys;
 
 /// Runs what the command line asks for.
 pub fn run(cli: &Cli) -> ExitStatus {
@@ -77,7 +78,8 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         cli.memory.check_host(host).map_err(Error::Memory)?;
     }
     let specs = cli.all_disks();
-    let max = PCI_SLOTS - 1;
+    let others = if cli.console_device == ConsoleDevice::Uart { 1 } else { 2 };
+    let max = PCI_SLOTS - others;
     let asked = specs.len() + cli.nets.len();
     if asked > max {
         return Err(Error::TooManyDevices { asked, max });
@@ -95,9 +97,11 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
         cpus: cli.cpus,
         kernel,
         initrd,
-        cmdline: cli.append.clone(),
+        cmdline: cli.command_line(),
         disks,
         nets,
+        console: cli.console_device,
+        terminal: terminal_size(cli),
         devices: cli.devices,
     })
 }
@@ -113,6 +117,14 @@ fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), Error> {
         return Err(Error::TooManyCpus { asked, max });
     }
     Ok(())
+}
+
+/// Columns and rows of the terminal that the console will be; zeroes for what is none.
+fn terminal_size(cli: &Cli) -> (u16, u16) {
+    match cli.console {
+        ConsoleSpec::Stdio => sys::terminal_size(&io::stdin()).unwrap_or_default(),
+        _ => (0, 0),
+    }
 }
 
 /// Opens the console and says where it is.

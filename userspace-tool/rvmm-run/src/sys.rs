@@ -176,6 +176,27 @@ pub fn test_device(vm: &VmFd, request: &mut kvm_create_device) -> bool {
     unsafe { ioctl_with_mut_ref(vm, KVM_CREATE_DEVICE, request) == 0 }
 }
 
+/// `struct winsize` as `TIOCGWINSZ` writes it.
+#[repr(C)]
+#[derive(Default)]
+struct WindowSize {
+    rows: u16,
+    columns: u16,
+    pixels: [u16; 2],
+}
+
+/// Columns and rows of a terminal; `None` for what is no terminal.
+pub fn terminal_size(terminal: &impl AsRawFd) -> Option<(u16, u16)> {
+    /// `TIOCGWINSZ`.
+    const TIOCGWINSZ: u64 = 0x5413;
+    let mut size = WindowSize::default();
+    // SAFETY: the kernel writes a `struct winsize`, which is what `size` has room for.
+    match unsafe { ioctl_with_mut_ref(terminal, TIOCGWINSZ, &mut size) } {
+        0 => Some((size.columns, size.rows)),
+        _ => None,
+    }
+}
+
 /// `struct ifreq` as `TUNSETIFF` reads it.
 #[repr(C)]
 struct InterfaceRequest {

@@ -22,7 +22,7 @@ use rvmm_run::console::escape::{Escape, Typed};
 use rvmm_run::console::pty::{is_ours, Pty};
 use rvmm_run::console::pump::Pump;
 use rvmm_run::console::ring::Ring;
-use rvmm_run::console::{Console, ConsoleError, ConsoleSpec};
+use rvmm_run::console::{Console, ConsoleDevice, ConsoleError, ConsoleSpec};
 
 /// A pump on its thread, with the far end of a stand-in UART.
 struct Running {
@@ -227,6 +227,17 @@ fn escape_key_has_its_meanings() {
             Typed::Guest(b'b'),
         ]
     );
+}
+
+#[test]
+fn devices_of_consoles_are_parsed() {
+    assert_eq!("uart".parse(), Ok(ConsoleDevice::Uart));
+    assert_eq!("virtio".parse(), Ok(ConsoleDevice::Virtio { packed: false }));
+    assert_eq!("virtio,packed=on".parse(), Ok(ConsoleDevice::Virtio { packed: true }));
+    assert_eq!("virtio,packed=off".parse(), Ok(ConsoleDevice::Virtio { packed: false }));
+    for bad in ["", "hvc", "uart,packed=on", "virtio,", "virtio,packed", "virtio,packed=yes"] {
+        assert!(bad.parse::<ConsoleDevice>().is_err(), "{bad}");
+    }
 }
 
 #[test]

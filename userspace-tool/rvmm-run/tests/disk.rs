@@ -21,7 +21,22 @@ fn options_are_parsed() {
         (Some("/a/b.img"), true, "DATA-1")
     );
     assert!(!spec("x").read_only);
-    for bad in ["", ",ro", "x,rw", "x,serial=", "x,serial=123456789012345678901", "x,serial=a b", "x,ro=1"] {
+    assert!(spec("x,packed=on").packed && !spec("x,packed=off").packed && !spec("x").packed);
+    assert_eq!((spec("x,queues=3").queues, spec("x").queues), (Some(3), None));
+    for bad in [
+        "",
+        ",ro",
+        "x,rw",
+        "x,serial=",
+        "x,serial=123456789012345678901",
+        "x,serial=a b",
+        "x,ro=1",
+        "x,packed",
+        "x,packed=1",
+        "x,queues=0",
+        "x,queues=17",
+        "x,queues=",
+    ] {
         assert!(bad.parse::<DiskSpec>().is_err(), "{bad}");
     }
 }
@@ -61,14 +76,22 @@ fn bad_disks_are_told_apart_and_left_alone() {
 
 #[test]
 fn device_configurations_have_the_layout_of_the_module() {
-    let blk = BlkConfig { fd: 7, read_only: true, serial: "AB".into(), slot: 3, queue_size: 128 };
+    let blk = BlkConfig {
+        fd: 7,
+        read_only: true,
+        packed: true,
+        serial: "AB".into(),
+        slot: 3,
+        queue_size: 128,
+        queues: 2,
+    };
 
     let bytes = Device::Blk(blk).config();
 
-    assert_eq!(bytes.len(), 36);
-    assert_eq!(bytes[..8], [7, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(bytes.len(), 40);
+    assert_eq!(bytes[..8], [7, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(bytes[8..11], [b'A', b'B', 0]);
-    assert_eq!(bytes[28..], [3, 0, 0, 0, 128, 0, 0, 0]);
+    assert_eq!(bytes[28..], [3, 0, 0, 0, 128, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(Device::Uart { index: 0 }.config().len(), 8);
     let rtc = RtcConfig { below_4g: 1, above_4g: 2, utc_offset: -1 };
     assert_eq!(Device::Rtc(rtc).config().len(), 24);
@@ -76,4 +99,6 @@ fn device_configurations_have_the_layout_of_the_module() {
     assert_eq!(Device::Keyboard.config().len(), 4);
     assert_eq!(Device::PowerManagement.config().len(), 4);
     assert_eq!(Device::Rng { slot: 1 }.config().len(), 8);
+    let console = Device::Console { slot: 2, packed: true, size: (80, 25) };
+    assert_eq!(console.config(), [2, 0, 0, 0, 1, 0, 0, 0, 80, 0, 25, 0, 0, 0, 0, 0]);
 }

@@ -56,6 +56,7 @@ fn bad_options_are_refused() {
         "tap=vm0,queues=0",
         "tap=vm0,queues=9",
         "tap=vm0,ro",
+        "tap=vm0,packed",
         "tap=vm0,",
         "tap=vm0,passt=-q",
         "users",
@@ -71,6 +72,7 @@ fn the_configuration_has_the_layout_of_the_module() {
     let net = NetConfig {
         fds: vec![5, 6],
         is_stream: false,
+        packed: true,
         mac: [1, 2, 3, 4, 5, 6],
         mtu: 0x0578,
         tcp_offloads: true,
@@ -82,6 +84,6 @@ fn the_configuration_has_the_layout_of_the_module() {
     assert_eq!(device.kind(), 0x7276_0012);
     let mut wanted = vec![5, 0, 0, 0, 6, 0, 0, 0];
     wanted.extend([0xff; 24]);
-    wanted.extend([1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0x78, 0x05, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
+    wanted.extend([9, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0x78, 0x05, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
     assert_eq!(device.config(), wanted);
 }

@@ -11,6 +11,7 @@ mod chipset;
 mod emulate;
 mod mmu;
 mod net;
+mod packed;
 mod pci;
 mod queue;
 #[cfg(test)]
@@ -31,6 +32,8 @@ pub(crate) const TARGETS: &[Target] = &[
     ("lapic", apic::lapic),
     ("ioapic", apic::ioapic),
     ("virtqueue", queue::virtqueue),
+    ("packed_pair", packed::packed_pair),
+    ("packed_ring", packed::packed_ring),
     ("virtio_blk", queue::virtio_blk),
     ("virtio_rng", queue::virtio_rng),
     ("virtio_net", net::virtio_net),

@@ -89,7 +89,7 @@ pub(super) fn pci(bytes: &[u8]) {
         if m.dev.is_running() {
             check_features(&mut m, offered);
         }
-        let _ = m.dev.next(&m.mem);
+        let _ = m.dev.next(0, &m.mem);
     }
     m.dev.reset();
     m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());

@@ -9,7 +9,7 @@ use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
 use crate::virtio::blk::{Next, Request, Status};
 use crate::virtio::pci::Served;
-use crate::virtio::queue::QueueError;
+use crate::virtio::queue::{Buffer, QueueError};
 use crate::virtio::rng::Rng;
 
 fn desc(b: &mut Bytes<'_>) -> AnyDesc {
@@ -56,35 +56,38 @@ pub(super) fn virtqueue(bytes: &[u8]) {
     let mut b = Bytes(bytes);
     let (mem, mut ring) = (Mem::new(), Ring::new(16, b.flag()));
     let mut queue = ring.queue(20);
-    let mut held: Vec<u16> = Vec::new();
+    let mut held: Vec<Buffer> = Vec::new();
     let mut given = 0u16;
     while !b.is_empty() {
         let act = act(&mut b);
         apply(&mut ring, &mem, &act);
         let before = mem.accesses();
         match act {
-            Act::Serve => match queue.pop(&mem) {
-                Ok(Some(chain)) => {
-                    assert!(chain.head < 16);
-                    assert!(chain.readable.len() + chain.writable.len() <= 20);
-                    for s in chain.readable.iter().chain(chain.writable) {
-                        assert!(s.len > 0 && s.gpa.checked_add(u64::from(s.len)).is_some());
+            Act::Serve => {
+                let mark = queue.mark();
+                match queue.pop(&mem) {
+                    Ok(Some(chain)) => {
+                        assert!(chain.buffer.id < 16);
+                        assert!(chain.readable.len() + chain.writable.len() <= 20);
+                        for s in chain.readable.iter().chain(chain.writable) {
+                            assert!(s.len > 0 && s.gpa.checked_add(u64::from(s.len)).is_some());
+                        }
+                        held.push(chain.buffer);
+                        if mem.accesses() & 7 == 0 {
+                            queue.rewind(mark);
+                            held.pop();
+                        }
                     }
-                    held.push(chain.head);
-                    if mem.accesses() & 7 == 0 {
-                        queue.unpop();
-                        held.pop();
-                    }
+                    Ok(None) | Err(QueueError::NotResident(_)) => {}
+                    Err(QueueError::Broken(_)) => break,
                 }
-                Ok(None) | Err(QueueError::NotResident(_)) => {}
-                Err(QueueError::Broken(_)) => break,
-            },
+            }
             Act::Complete(i, n) if !held.is_empty() => {
-                let head = held[i % held.len()];
-                if queue.add_used(&mem, head, n as u32).is_ok() {
+                let buffer = held[i % held.len()];
+                if queue.add_used(&mem, buffer, n as u32).is_ok() {
                     held.remove(i % held.len());
                     let at = ring.layout.used.0 + 4 + 8 * u64::from(given % 16);
-                    assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(head), n as u32));
+                    assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(buffer.id), n as u32));
                     given = given.wrapping_add(1);
                 }
                 queue.needs_notification(&mem);
@@ -110,7 +113,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
         apply(&mut ring, &m.mem, &act);
         let before = m.mem.accesses();
         match act {
-            Act::Serve => match m.dev.next(&m.mem) {
+            Act::Serve => match m.dev.next(0, &m.mem) {
                 Next::Request(request) => {
                     check(&request);
                     held.push(request);
@@ -140,7 +143,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
     crate::t_virtio::blk::put_header(&m.mem, 0x8000, 4, 0);
     ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
     ring.publish(&m.mem);
-    assert!(matches!(m.dev.next(&m.mem), Next::Request(_)));
+    assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
 }
 
 /// The entropy device makes a bounded number of bytes, and a broken ring shows in the status.

@@ -70,6 +70,25 @@ macro_rules! smoke {
 }
 
 smoke!(
-    uart, pit, pic, rtc, i8042, pm, bus, lapic, ioapic, virtqueue, virtio_blk, virtio_rng, virtio_net, pci,
-    decode, emulate, walk, slots, table
+    uart,
+    pit,
+    pic,
+    rtc,
+    i8042,
+    pm,
+    bus,
+    lapic,
+    ioapic,
+    virtqueue,
+    packed_pair,
+    packed_ring,
+    virtio_blk,
+    virtio_rng,
+    virtio_net,
+    pci,
+    decode,
+    emulate,
+    walk,
+    slots,
+    table
 );

@@ -91,6 +91,7 @@ proptest! {
         is_in: bool,
         is_string: bool,
         noise in 0u64..64,
+        rax: u64,
     ) {
         // REP, the address size and the segment do not matter.
         let noise = (noise & 1) << 3 | (noise >> 1) << 7;
@@ -100,6 +101,7 @@ proptest! {
         let Exit::Pio(a) = decode(raw(0x7b, info, 0)) else { panic!("not a port access") };
 
         prop_assert_eq!((a.port(), a.width(), a.is_in(), a.is_string()), (port, width, is_in, is_string));
+        prop_assert_eq!((a.bytes() as usize, a.written(rax)), (width.bytes(), rax & width.mask()));
         prop_assert_eq!(a.is_plain_byte(), width == Width::B1 && !is_string);
     }
 

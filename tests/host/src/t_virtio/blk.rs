@@ -42,12 +42,12 @@ fn geometry(sectors: u64) -> Geometry {
 }
 
 fn disk_of(geometry: Geometry) -> Disk {
-    Machine::new(Blk::new(geometry, 256, 64).unwrap())
+    Machine::new(Blk::new(geometry, 256, 64, 1).unwrap())
 }
 
 /// A disk that can have `depth` requests in flight.
 pub(super) fn disk_with_depth(depth: u16) -> Disk {
-    Machine::new(Blk::new(geometry(1000), 256, depth).unwrap())
+    Machine::new(Blk::new(geometry(1000), 256, depth, 1).unwrap())
 }
 
 pub(super) fn disk(sectors: u64) -> Disk {
@@ -96,7 +96,7 @@ impl Guest {
     }
 
     fn request(&mut self) -> Request {
-        match self.m.dev.next(&self.m.mem) {
+        match self.m.dev.next(0, &self.m.mem) {
             Next::Request(request) => request,
             other => panic!("no request: {other:?}"),
         }
@@ -109,7 +109,7 @@ impl Guest {
 
     /// Expects the device to answer by itself. Returns the status byte and the used length.
     fn answer(&mut self, head: u16) -> (u8, u32) {
-        match self.m.dev.next(&self.m.mem) {
+        match self.m.dev.next(0, &self.m.mem) {
             Next::Answered(message) => assert_eq!(message, Some(Disk::message(1))),
             other => panic!("not answered: {other:?}"),
         }
@@ -122,6 +122,46 @@ impl Guest {
 
 fn guest() -> Guest {
     Guest::new(geometry(1000), F_ALL)
+}
+
+#[test]
+fn queues_have_requests_interrupts_and_room_of_their_own() {
+    let mut m = Machine::new(Blk::new(geometry(1000), 16, 2, 3).unwrap());
+    let mut rings = m.start_queues(1 << 12, 3);
+    assert_ne!(m.offered() & 1 << 12, 0, "VIRTIO_BLK_F_MQ");
+    let at = m.at.device;
+    assert_eq!(m.read(at + 34, B2), 3, "num_queues");
+    put_header(&m.mem, HEADER, 1, 0);
+    for ring in &mut rings {
+        for i in 0..3 {
+            ring.add(&m.mem, &[(HEADER, 16, false), (0x9000, 512, false), (STATUS + i, 1, true)]);
+        }
+        ring.publish(&m.mem);
+    }
+
+    let mut held = Vec::new();
+    for queue in 0..3 {
+        for _ in 0..2 {
+            match m.dev.next(queue, &m.mem) {
+                Next::Request(request) => held.push((queue, request)),
+                other => panic!("no request: {other:?}"),
+            }
+        }
+        assert!(matches!(m.dev.next(queue, &m.mem), Next::Full), "its own room is taken");
+    }
+    for (queue, request) in held {
+        let told = m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap();
+        assert_eq!(told, Some(Disk::message(queue + 1)));
+    }
+
+    for (queue, ring) in rings.iter_mut().enumerate() {
+        assert_eq!(ring.take_used(&m.mem).len(), 2);
+        assert!(matches!(m.dev.next(queue as u16, &m.mem), Next::Request(_)), "the third");
+    }
+    assert!(matches!(m.dev.next(3, &m.mem), Next::Empty), "there is no such queue");
+    for queues in [0, 17] {
+        assert!(Blk::new(geometry(1000), 16, 2, queues).is_err());
+    }
 }
 
 #[test]
@@ -173,7 +213,7 @@ fn a_read_gives_its_sector_and_where_the_data_goes() {
 
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 1537)]);
     assert_eq!(g.m.mem.get::<1>(STATUS), [OK]);
-    assert!(matches!(g.m.dev.next(&g.m.mem), Next::Empty));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Empty));
 }
 
 #[test]
@@ -378,7 +418,7 @@ fn buffers_without_header_or_status_break_the_device() {
     for parts in cases {
         let mut g = guest();
         g.add(parts);
-        assert!(matches!(g.m.dev.next(&g.m.mem), Next::Broken(Some(_))), "{parts:?}");
+        assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Broken(Some(_))), "{parts:?}");
     }
 }
 
@@ -410,7 +450,7 @@ fn requests_complete_in_any_order() {
 
 #[test]
 fn a_pool_that_is_empty_holds_the_rest_back_until_a_completion() {
-    let mut m = Machine::new(Blk::new(geometry(1000), 256, 2).unwrap());
+    let mut m = Machine::new(Blk::new(geometry(1000), 256, 2, 1).unwrap());
     let ring = m.start(0);
     let mut g = Guest { m, ring };
     for _ in 0..3 {
@@ -419,14 +459,14 @@ fn a_pool_that_is_empty_holds_the_rest_back_until_a_completion() {
     let first = g.request();
     let second = g.request();
 
-    assert!(matches!(g.m.dev.next(&g.m.mem), Next::Full));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Full));
     g.complete(second, Status::Ok, 512);
     let third = g.request();
 
-    assert!(matches!(g.m.dev.next(&g.m.mem), Next::Full));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Full));
     g.complete(first, Status::Ok, 512);
     g.complete(third, Status::Ok, 512);
-    assert!(matches!(g.m.dev.next(&g.m.mem), Next::Empty));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Empty));
 }
 
 #[test]
@@ -447,7 +487,7 @@ fn the_longest_request_fits_and_a_longer_one_does_not() {
 
     g.ring.add_indirect(&g.m.mem, 0xc000, &parts(127));
     g.ring.publish(&g.m.mem);
-    assert!(matches!(g.m.dev.next(&g.m.mem), Next::Broken(_)));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Broken(_)));
 }
 
 #[test]
@@ -459,7 +499,7 @@ fn a_missing_page_can_be_faulted_in_at_every_step() {
             g.m.mem.miss_nth(n);
             let mut misses = 0;
             loop {
-                match g.m.dev.next(&g.m.mem) {
+                match g.m.dev.next(0, &g.m.mem) {
                     Next::NotResident(_) => misses += 1,
                     Next::Answered(_) => {}
                     Next::Empty => break,
@@ -507,12 +547,12 @@ fn interrupts_follow_the_event_index() {
 #[test]
 fn disks_that_cannot_be_are_refused() {
     for bad in [
-        Blk::new(Geometry { block_shift: 8, ..geometry(8) }, 256, 64).map(|_| ()),
-        Blk::new(Geometry { block_shift: 13, ..geometry(8) }, 256, 64).map(|_| ()),
-        Blk::new(geometry(8), 256, 0).map(|_| ()),
+        Blk::new(Geometry { block_shift: 8, ..geometry(8) }, 256, 64, 1).map(|_| ()),
+        Blk::new(Geometry { block_shift: 13, ..geometry(8) }, 256, 64, 1).map(|_| ()),
+        Blk::new(geometry(8), 256, 0, 1).map(|_| ()),
     ] {
         assert_eq!(bad, Err(kernel::prelude::EINVAL));
     }
-    let odd = Blk::new(geometry(8), 100, 64).unwrap();
+    let odd = Blk::new(geometry(8), 100, 64, 1).unwrap();
     assert!(crate::virtio::pci::VirtioPci::new(odd).is_err());
 }

@@ -49,7 +49,7 @@ impl Ring {
     pub(crate) fn queue(&self, max_chain: usize) -> Queue {
         let mut queue = Queue::new(self.size, max_chain).unwrap();
         queue.set_layout(self.layout);
-        queue.enable(QueueFeatures { indirect: true, event_idx: self.event_idx }).unwrap();
+        queue.enable(QueueFeatures { indirect: true, event_idx: self.event_idx, packed: false }).unwrap();
         queue
     }
 

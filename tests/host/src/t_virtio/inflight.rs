@@ -95,7 +95,7 @@ impl Bench {
     /// The worker takes what it can.
     fn take(&mut self) -> bool {
         loop {
-            match self.m.dev.next(&self.m.mem) {
+            match self.m.dev.next(0, &self.m.mem) {
                 Next::Request(request) => self.host.push(self.work.begin(request).unwrap()),
                 Next::Full => return true,
                 Next::Empty => return false,
@@ -122,7 +122,7 @@ impl Bench {
             assert_eq!(message, None);
             given += 1;
         }
-        if self.m.dev.notify(&self.m.mem).is_some() {
+        if self.m.dev.notify(0, &self.m.mem).is_some() {
             self.interrupts += 1;
         }
         given
@@ -225,7 +225,7 @@ fn what_was_given_back_before_a_reset_is_not_told_during_it() {
     b.m.set_status(0);
     assert_ne!(b.m.status(), 0, "the reset waits for the other one");
 
-    assert_eq!(b.m.dev.notify(&b.m.mem), None);
+    assert_eq!(b.m.dev.notify(0, &b.m.mem), None);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_driver_that_stops_the_device_before_it_is_told_is_told_later() {
     assert_eq!(b.m.dev.give_back(&b.m.mem, request, Status::Ok, 0).unwrap(), None);
     b.m.set_reg(0x04, B2, 0x2);
 
-    assert_eq!(b.m.dev.notify(&b.m.mem), None, "no messages without bus mastering");
+    assert_eq!(b.m.dev.notify(0, &b.m.mem), None, "no messages without bus mastering");
     b.m.set_reg(0x04, B2, 0x6);
 
     assert_eq!(b.m.effect, Effect::Decode);

@@ -4,9 +4,11 @@
 
 use super::driver::Ring;
 use super::mem::Mem;
+use super::packed_driver::PackedRing;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{ConfigAccess, MsiMessage, PciRoot, Slot};
 use crate::virtio::pci::{Effect, VirtioDevice, VirtioPci};
+use crate::virtio::queue::Layout;
 use Width::{B1, B2, B4};
 
 pub(crate) const WINDOW: u64 = 0xc000_0000;
@@ -18,6 +20,7 @@ pub(crate) const FEATURES_OK: u8 = 8;
 pub(crate) const NEEDS_RESET: u8 = 64;
 
 pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+pub(crate) const F_RING_PACKED: u64 = 1 << 34;
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
 
 /// Addresses of the structures, as the capabilities tell them.
@@ -49,8 +52,11 @@ pub(crate) struct Machine<D> {
 
 impl<D: VirtioDevice> Machine<D> {
     pub(crate) fn new(device: D) -> Machine<D> {
+        Machine::with(VirtioPci::new(device).unwrap())
+    }
+
+    pub(crate) fn with(mut dev: VirtioPci<D>) -> Machine<D> {
         let mut root = PciRoot::new(WINDOW, 0x3ec0_0000);
-        let mut dev = VirtioPci::new(device).unwrap();
         let slot = root.add(None, dev.config_space()).unwrap().number();
         let (mem, sent) = (Mem::new(), Vec::new());
         Machine { mem, root, dev, slot, effect: Effect::None, sent, at: Structures::default() }
@@ -224,19 +230,37 @@ impl<D: VirtioDevice> Machine<D> {
 
     /// Sets up a queue with the vector after its number; each ring has 64 KiB of its own.
     pub(crate) fn set_up_queue_number(&mut self, index: u16, event_idx: bool) -> Ring {
+        let size = self.select_queue(index);
+        let ring = Ring::at(u64::from(index) << 16, size, event_idx);
+        self.enable_queue(index, size, ring.layout);
+        ring
+    }
+
+    /// The same with a packed ring of `size` entries.
+    pub(crate) fn set_up_packed_queue(&mut self, index: u16, size: u16, event_idx: bool) -> PackedRing {
+        self.select_queue(index);
+        let ring = PackedRing::at(u64::from(index) << 16, size, event_idx);
+        self.enable_queue(index, size, ring.layout);
+        assert_eq!(self.common(0x18, B2), u64::from(size), "the size was accepted");
+        ring
+    }
+
+    /// Returns the queue's largest size.
+    fn select_queue(&mut self, index: u16) -> u16 {
         self.set_common(0x16, B2, index.into());
         assert_eq!(self.common(0x1c, B2), 0, "not enabled yet");
-        let size = self.common(0x18, B2) as u16;
-        let ring = Ring::at(u64::from(index) << 16, size, event_idx);
+        self.common(0x18, B2) as u16
+    }
+
+    fn enable_queue(&mut self, index: u16, size: u16, layout: Layout) {
         self.set_common(0x18, B2, u64::from(size));
-        for (at, gpa) in [(0x20, ring.layout.desc), (0x28, ring.layout.avail), (0x30, ring.layout.used)] {
+        for (at, gpa) in [(0x20, layout.desc), (0x28, layout.avail), (0x30, layout.used)] {
             self.set_common(at, B4, gpa.0 & 0xffff_ffff);
             self.set_common(at + 4, B4, gpa.0 >> 32);
         }
         self.set_common(0x1a, B2, u64::from(index) + 1);
         assert_eq!(self.common(0x1a, B2), u64::from(index) + 1, "the vector was accepted");
         self.set_common(0x1c, B2, 1);
-        ring
     }
 
     /// Everything from the probe to DRIVER_OK; MSI-X with a vector for the configuration and one
@@ -247,6 +271,17 @@ impl<D: VirtioDevice> Machine<D> {
 
     /// The same for the first `count` queues.
     pub(crate) fn start_queues(&mut self, features: u64, count: u16) -> Vec<Ring> {
+        let event_idx = features & F_EVENT_IDX != 0;
+        self.start_with(features, count, |m, index| m.set_up_queue_number(index, event_idx))
+    }
+
+    /// The same with packed rings of `size` entries.
+    pub(crate) fn start_packed(&mut self, features: u64, count: u16, size: u16) -> Vec<PackedRing> {
+        let event_idx = features & F_EVENT_IDX != 0;
+        self.start_with(features | F_RING_PACKED, count, |m, i| m.set_up_packed_queue(i, size, event_idx))
+    }
+
+    fn start_with<R>(&mut self, features: u64, count: u16, set_up: impl Fn(&mut Self, u16) -> R) -> Vec<R> {
         self.probe();
         self.negotiate(features | F_VERSION_1);
         self.set_reg(self.at.msix + 2, B2, 0x8000);
@@ -254,8 +289,7 @@ impl<D: VirtioDevice> Machine<D> {
             self.unmask(vector);
         }
         self.set_common(0x10, B2, 0);
-        let event_idx = features & F_EVENT_IDX != 0;
-        let rings = (0..count).map(|index| self.set_up_queue_number(index, event_idx)).collect();
+        let rings = (0..count).map(|index| set_up(self, index)).collect();
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
         assert_eq!(self.effect, Effect::Activated);
         rings

@@ -226,6 +226,48 @@ fn command(m: &mut Machine<Net>, control: &mut Ring, bytes: &[u8]) -> u8 {
 }
 
 #[test]
+fn a_driver_that_does_not_know_of_several_pairs_finds_the_control_queue_after_the_first() {
+    let mut m = card(3);
+    let features = F_CTRL_VQ | F_CTRL_GUEST_OFFLOADS | F_GUEST_CSUM | F_GUEST_TSO4;
+    let mut rings = m.start_queues(features, 3);
+    let control = &mut rings[2];
+    assert_eq!(m.dev.carriers(), 2);
+
+    assert_eq!(command(&mut m, control, &[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), 0);
+    assert_eq!(m.dev.offloads(), Offloads::CSUM);
+    assert_eq!(command(&mut m, control, &[4, 0, 2, 0]), 1, "several pairs were not agreed on");
+    for class in [0, 1, 2, 3, 6, 255] {
+        assert_eq!(command(&mut m, control, &[class, 0, 1]), 1, "class {class}");
+    }
+    assert_eq!(m.dev.receive_queue(2), 0);
+
+    m.set_status(0);
+    m.start_queues(F_CTRL_VQ | F_MQ, 7);
+    assert_eq!(m.dev.carriers(), 6);
+}
+
+#[test]
+fn a_card_that_loses_its_link_says_so_and_works_on() {
+    let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
+    let at = m.at.device;
+    let generation = m.common(0x15, B1);
+
+    assert_eq!(m.dev.set_link_down(), Some(Machine::<Net>::message(0)));
+
+    assert_eq!(m.read(at + 6, B2), 0, "the link is down");
+    assert_ne!(m.common(0x15, B1), generation);
+    assert_eq!(m.read(at + 8, B2), 1, "nothing else has changed");
+    rx.add(&m.mem, &[(DATA, 100, true)]);
+    rx.publish(&m.mem);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), Taken::Packet);
+    let mut m = card(1);
+    assert_eq!(m.dev.set_link_down(), None, "there is nobody to be told");
+    m.probe();
+    let at = m.at.device;
+    assert_eq!(m.read(at + 6, B2), 0, "who comes later sees it, too");
+}
+
+#[test]
 fn the_driver_says_how_many_pairs_it_uses_and_what_it_takes() {
     let mut m = card(2);
     let features = F_MQ | F_CTRL_VQ | F_CTRL_GUEST_OFFLOADS | F_GUEST_CSUM | F_GUEST_TSO4;

@@ -13,9 +13,9 @@ fn segment(at: u64, len: u32) -> Segment {
 
 /// Pops and gives back at once. Returns the head.
 fn echo(queue: &mut Queue, mem: &Mem, len: u32) -> Option<u16> {
-    let head = queue.pop(mem).unwrap()?.head;
-    queue.add_used(mem, head, len).unwrap();
-    Some(head)
+    let buffer = queue.pop(mem).unwrap()?.buffer;
+    queue.add_used(mem, buffer, len).unwrap();
+    Some(buffer.id)
 }
 
 fn broken(queue: &mut Queue, mem: &Mem) -> Fault {
@@ -34,7 +34,7 @@ fn a_chain_comes_out_with_its_readable_and_writable_parts() {
 
     let chain = queue.pop(&mem).unwrap().unwrap();
 
-    assert_eq!(chain.head, head);
+    assert_eq!(chain.buffer.id, head);
     assert_eq!(chain.readable, [segment(0x8000, 16)]);
     assert_eq!(chain.writable, [segment(0x9000, 512), segment(0xa000, 1)]);
     assert!(queue.pop(&mem).unwrap().is_none());
@@ -78,12 +78,12 @@ fn used_buffers_appear_with_their_lengths_in_the_order_of_completion() {
     let a = ring.add(&mem, &[(0x8000, 16, true)]);
     let b = ring.add(&mem, &[(0x9000, 16, true)]);
     ring.publish(&mem);
-    queue.pop(&mem).unwrap().unwrap();
-    queue.pop(&mem).unwrap().unwrap();
+    let first = queue.pop(&mem).unwrap().unwrap().buffer;
+    let second = queue.pop(&mem).unwrap().unwrap().buffer;
     assert_eq!(queue.in_flight(), 2);
 
-    queue.add_used(&mem, b, 7).unwrap();
-    queue.add_used(&mem, a, 16).unwrap();
+    queue.add_used(&mem, second, 7).unwrap();
+    queue.add_used(&mem, first, 16).unwrap();
 
     assert_eq!(ring.take_used(&mem), [(b, 7), (a, 16)]);
     assert_eq!(queue.in_flight(), 0);
@@ -118,7 +118,7 @@ fn an_indirect_table_is_followed() {
 
     let chain = queue.pop(&mem).unwrap().unwrap();
 
-    assert_eq!(chain.head, head);
+    assert_eq!(chain.buffer.id, head);
     assert_eq!(chain.readable, [segment(0x8000, 16)]);
     assert_eq!(chain.writable, [segment(0x9000, 512), segment(0xa000, 1)]);
 }
@@ -349,10 +349,10 @@ fn sizes_that_are_no_power_of_two_or_too_large_are_kept_out() {
     let mut queue = Queue::new(64, 8).unwrap();
 
     for size in [0, 3, 65, 128, 0xffff] {
-        queue.set_size(size);
+        queue.set_size(size, false);
         assert_eq!(queue.size(), 64);
     }
-    queue.set_size(16);
+    queue.set_size(16, false);
     assert_eq!(queue.size(), 16);
 }
 
@@ -440,7 +440,7 @@ fn a_missing_page_changes_nothing_and_the_call_can_be_repeated() {
             };
             let popped = loop {
                 match queue.pop(&mem) {
-                    Ok(chain) => break chain.unwrap().head,
+                    Ok(chain) => break chain.unwrap().buffer,
                     Err(e) => again(e),
                 }
             };
@@ -519,7 +519,7 @@ fn a_buffer_published_while_notifications_are_armed_is_not_overlooked() {
         let arming = if event_idx { used + 4 + 8 * 8 } else { used };
         let racing = Racing { mem: &mem, arming, avail: ring.layout.avail.0 };
 
-        assert_eq!(queue.pop(&racing).unwrap().map(|chain| chain.head), Some(head));
+        assert_eq!(queue.pop(&racing).unwrap().map(|chain| chain.buffer.id), Some(head));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::chipset::pci::Slot;
 use crate::virtio::blk::{Blk, Geometry, Next, Op, Request, Status};
 use crate::virtio::pci::Effect;
 use crate::virtio::pci::Served;
-use crate::virtio::queue::{Fault, QueueError};
+use crate::virtio::queue::{Buffer, Fault, QueueError};
 use crate::virtio::rng::Rng;
 use crate::virtio::segment::total;
 use proptest::collection::vec;
@@ -21,7 +21,7 @@ pub(crate) const SECTORS: u64 = 1 << 20;
 pub(crate) fn disk() -> Machine<Blk> {
     let geometry =
         Geometry { sectors: SECTORS, block_shift: 9, read_only: false, discard: true, serial: [b'x'; 20] };
-    Machine::new(Blk::new(geometry, 16, 4).unwrap())
+    Machine::new(Blk::new(geometry, 16, 4, 1).unwrap())
 }
 
 /// Hands a request back in one of the ways that a worker has, which `n` picks.
@@ -33,7 +33,7 @@ pub(crate) fn hand_back(m: &mut Machine<Blk>, held: &mut Vec<Request>, i: usize,
         _ => m.dev.give_back(&m.mem, request, Status::Ok, n),
     };
     if n % 4 == 3 {
-        let _ = m.dev.notify(&m.mem);
+        let _ = m.dev.notify(0, &m.mem);
     }
     match done {
         Ok(_) => {}
@@ -168,7 +168,7 @@ proptest! {
     fn a_queue_survives_any_ring(event_idx in any::<bool>(), acts in vec(any_act(), 0..120)) {
         let (mem, mut ring) = (Mem::new(), Ring::new(16, event_idx));
         let mut queue = ring.queue(20);
-        let mut held: Vec<u16> = Vec::new();
+        let mut held: Vec<Buffer> = Vec::new();
         let mut given = 0u16;
         for act in acts {
             apply(&mut ring, &mem, &act);
@@ -176,23 +176,23 @@ proptest! {
             match act {
                 Act::Serve => match queue.pop(&mem) {
                     Ok(Some(chain)) => {
-                        prop_assert!(chain.head < 16);
+                        prop_assert!(chain.buffer.id < 16);
                         prop_assert!(chain.readable.len() + chain.writable.len() <= 20);
                         for s in chain.readable.iter().chain(chain.writable) {
                             prop_assert!(s.len > 0 && s.gpa.checked_add(u64::from(s.len)).is_some());
                         }
-                        held.push(chain.head);
+                        held.push(chain.buffer);
                         prop_assert!(held.len() <= 16);
                     }
                     Ok(None) | Err(QueueError::NotResident(_)) => {}
                     Err(QueueError::Broken(_)) => break,
                 },
                 Act::Complete(i, n) if !held.is_empty() => {
-                    let head = held[i % held.len()];
-                    if queue.add_used(&mem, head, n as u32).is_ok() {
+                    let buffer = held[i % held.len()];
+                    if queue.add_used(&mem, buffer, n as u32).is_ok() {
                         held.remove(i % held.len());
                         let at = ring.layout.used.0 + 4 + 8 * u64::from(given % 16);
-                        prop_assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(head), n as u32));
+                        prop_assert_eq!((mem.u32(at), mem.u32(at + 4)), (u32::from(buffer.id), n as u32));
                         given += 1;
                     }
                     queue.needs_notification(&mem);
@@ -217,7 +217,7 @@ proptest! {
             let before = m.mem.accesses();
             match act {
                 Act::Serve => {
-                    match m.dev.next(&m.mem) {
+                    match m.dev.next(0, &m.mem) {
                         Next::Request(request) => {
                             check(&request);
                             held.push(request);
@@ -245,7 +245,7 @@ proptest! {
         super::blk::put_header(&m.mem, 0x8000, 4, 0);
         ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
         ring.publish(&m.mem);
-        prop_assert!(matches!(m.dev.next(&m.mem), Next::Request(_)));
+        prop_assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
     }
 
     /// The entropy device writes to nothing but the buffers, and never more than its bound.
@@ -331,7 +331,7 @@ proptest! {
                 prop_assert_eq!(accepted & !offered, 0);
                 prop_assert_ne!(accepted & F_VERSION_1, 0);
             }
-            let _ = m.dev.next(&m.mem);
+            let _ = m.dev.next(0, &m.mem);
         }
         m.dev.reset();
         m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());

@@ -14,7 +14,7 @@ fn disk() -> Disk {
 }
 
 fn take(machine: &mut Disk) -> Request {
-    match machine.dev.next(&machine.mem) {
+    match machine.dev.next(0, &machine.mem) {
         Next::Request(request) => request,
         other => panic!("no request: {other:?}"),
     }
@@ -186,7 +186,7 @@ fn a_reset_waits_for_the_requests_in_flight_and_drops_them() {
     assert_ne!(m.status(), 0, "the driver has to wait");
     assert!(m.dev.is_resetting());
     m.set_status(ACKNOWLEDGE);
-    assert!(matches!(m.dev.next(&m.mem), Next::Empty));
+    assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
     assert_eq!(m.dev.complete(&m.mem, first, Status::Ok, 512).unwrap(), None);
     assert_ne!(m.status(), 0);
     assert_eq!(m.dev.complete(&m.mem, second, Status::Ok, 512).unwrap(), None);
@@ -219,12 +219,12 @@ fn a_broken_queue_stops_the_device_and_tells_the_driver() {
     let mut ring = m.start(0);
     ring.publish_index(&m.mem, 1000);
 
-    let Next::Broken(message) = m.dev.next(&m.mem) else { panic!("not broken") };
+    let Next::Broken(message) = m.dev.next(0, &m.mem) else { panic!("not broken") };
 
     assert_eq!(message, Some(Disk::message(0)), "a configuration change");
     assert_eq!(m.status() & NEEDS_RESET, NEEDS_RESET);
     assert!(m.dev.fault().is_some());
-    assert!(matches!(m.dev.next(&m.mem), Next::Empty));
+    assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
     m.write(m.at.notify, B2, 0);
     assert_eq!(m.effect, Effect::None);
 }
@@ -238,7 +238,7 @@ fn a_request_that_a_broken_device_completes_is_dropped() {
     ring.publish(&m.mem);
     let request = take(&mut m);
     ring.publish_index(&m.mem, 1000);
-    assert!(matches!(m.dev.next(&m.mem), Next::Broken(_)));
+    assert!(matches!(m.dev.next(0, &m.mem), Next::Broken(_)));
 
     assert_eq!(m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap(), None);
 

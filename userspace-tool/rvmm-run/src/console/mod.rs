@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's first serial port on the host: a new pseudo terminal, the tool's own terminal, a file, or nothing.
+//! The guest's console, its first serial port or a virtio console, on the host: a new pseudo terminal, the tool's own terminal, a file, or nothing.
 //!
 //! A console outlives the VM, so that it stays attached over a reset of the guest: [`Console`] is opened once, and
-//! [`pump::run`] carries bytes between it and the UART of one VM.
+//! [`pump::run`] carries bytes between it and the device of one VM.
 
 pub mod escape;
 pub mod pty;
@@ -23,6 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use self::pty::Pty;
 use self::stdio::Stdio;
+use crate::disk::on_or_off;
 
 /// What `--console` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,34 @@ impl FromStr for ConsoleSpec {
                 Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
                 _ => Err(format!("'{text}' is no console: write pty, stdio, file:PATH or none")),
             },
+        }
+    }
+}
+
+/// The device of the guest's that a console is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleDevice {
+    /// The first serial port.
+    Uart,
+    /// A virtio console.
+    Virtio {
+        /// Whether packed rings are offered.
+        packed: bool,
+    },
+}
+
+impl FromStr for ConsoleDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(',') {
+            None if text == "uart" => Ok(Self::Uart),
+            None if text == "virtio" => Ok(Self::Virtio { packed: false }),
+            Some(("virtio", option)) if option.starts_with("packed=") => {
+                let choice = option.trim_start_matches("packed=");
+                Ok(Self::Virtio { packed: on_or_off(option, choice)? })
+            }
+            _ => Err(format!("'{text}' is no device for a console: write uart or virtio[,packed=on|off]")),
         }
     }
 }

@@ -23,6 +23,7 @@ const TYPE_POWER: u32 = 0x7276_0004;
 const TYPE_BLK: u32 = 0x7276_0010;
 const TYPE_RNG: u32 = 0x7276_0011;
 const TYPE_NET: u32 = 0x7276_0012;
+const TYPE_CONSOLE: u32 = 0x7276_0013;
 
 /// Attribute group of the configuration.
 const GROUP_CONFIG: u32 = 0;
@@ -30,15 +31,21 @@ const GROUP_CONFIG: u32 = 0;
 const GROUP_ACTION: u32 = 1;
 /// virtio-blk flag: the guest may only read.
 const BLK_READ_ONLY: u32 = 1;
+/// virtio-blk flag: packed rings are offered.
+const BLK_PACKED: u32 = 2;
 /// virtio-net flag: unfinished checksums and TCP segments.
 const NET_OFFLOADS: u32 = 1;
 /// virtio-net flag: the same for UDP.
 const NET_UDP_OFFLOADS: u32 = 2;
 /// virtio-net flag: packets go through a stream socket.
 const NET_STREAM: u32 = 4;
+/// virtio-net flag: packed rings are offered.
+const NET_PACKED: u32 = 8;
+/// virtio-console flag: packed rings are offered.
+const CONSOLE_PACKED: u32 = 1;
 
 /// Every type with its name, for `--check`.
-pub const TYPES: [(u32, &str); 8] = [
+pub const TYPES: [(u32, &str); 9] = [
     (TYPE_UART, "the UART"),
     (TYPE_RTC, "the RTC"),
     (TYPE_I8042, "the keyboard controller"),
@@ -47,6 +54,7 @@ pub const TYPES: [(u32, &str); 8] = [
     (TYPE_BLK, "virtio-blk disks"),
     (TYPE_RNG, "virtio-rng"),
     (TYPE_NET, "virtio-net cards"),
+    (TYPE_CONSOLE, "virtio-console"),
 ];
 
 /// A device and its configuration.
@@ -73,6 +81,15 @@ pub enum Device {
     Rng {
         /// PCI device number.
         slot: u32,
+    },
+    /// A virtio console.
+    Console {
+        /// PCI device number.
+        slot: u32,
+        /// Whether packed rings are offered.
+        packed: bool,
+        /// Columns and rows of the terminal, zeroes if not known.
+        size: (u16, u16),
     },
 }
 
@@ -103,12 +120,16 @@ pub struct BlkConfig {
     pub fd: RawFd,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Whether packed rings are offered.
+    pub packed: bool,
     /// Serial number, at most `SERIAL_MAX` bytes.
     pub serial: String,
     /// PCI device number, 0 for the next free one.
     pub slot: u32,
-    /// Entries of the queue, 0 for the module's default.
+    /// Entries of a queue, 0 for the module's default.
     pub queue_size: u32,
+    /// Queues.
+    pub queues: u16,
 }
 
 /// Configuration of a network card.
@@ -119,6 +140,8 @@ pub struct NetConfig {
     pub fds: Vec<RawFd>,
     /// It is a stream socket.
     pub is_stream: bool,
+    /// Whether packed rings are offered.
+    pub packed: bool,
     /// Address of the guest's card.
     pub mac: [u8; 6],
     /// Largest packet, 0 to say nothing.
@@ -138,7 +161,8 @@ impl NetConfig {
         let mut bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
         let flags = if self.tcp_offloads { NET_OFFLOADS } else { 0 }
             | if self.udp_offloads { NET_UDP_OFFLOADS } else { 0 }
-            | if self.is_stream { NET_STREAM } else { 0 };
+            | if self.is_stream { NET_STREAM } else { 0 }
+            | if self.packed { NET_PACKED } else { 0 };
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(self.slot.to_ne_bytes());
         bytes.extend((self.fds.len() as u16).to_ne_bytes());
@@ -161,6 +185,7 @@ impl Device {
             Self::Blk(_) => TYPE_BLK,
             Self::Net(_) => TYPE_NET,
             Self::Rng { .. } => TYPE_RNG,
+            Self::Console { .. } => TYPE_CONSOLE,
         }
     }
 
@@ -175,6 +200,7 @@ impl Device {
             Self::Blk(_) => "create a disk",
             Self::Net(_) => "create a network card",
             Self::Rng { .. } => "create the entropy source",
+            Self::Console { .. } => "create the virtio console",
         }
     }
 
@@ -203,16 +229,27 @@ impl Device {
             }
             Self::Blk(blk) => {
                 bytes.extend(blk.fd.to_ne_bytes());
-                bytes.extend(if blk.read_only { BLK_READ_ONLY } else { 0 }.to_ne_bytes());
+                let flags =
+                    if blk.read_only { BLK_READ_ONLY } else { 0 } | if blk.packed { BLK_PACKED } else { 0 };
+                bytes.extend(flags.to_ne_bytes());
                 let mut serial = blk.serial.as_bytes().to_vec();
                 serial.resize(SERIAL_MAX, 0);
                 bytes.extend(serial);
                 bytes.extend(blk.slot.to_ne_bytes());
                 bytes.extend(blk.queue_size.to_ne_bytes());
+                bytes.extend(blk.queues.to_ne_bytes());
+                bytes.extend(0u16.to_ne_bytes());
             }
             Self::Net(net) => bytes.extend(net.bytes()),
             Self::Rng { slot } => {
                 bytes.extend(slot.to_ne_bytes());
+                bytes.extend(0u32.to_ne_bytes());
+            }
+            Self::Console { slot, packed, size: (columns, rows) } => {
+                bytes.extend(slot.to_ne_bytes());
+                bytes.extend(if *packed { CONSOLE_PACKED } else { 0 }.to_ne_bytes());
+                bytes.extend(columns.to_ne_bytes());
+                bytes.extend(rows.to_ne_bytes());
                 bytes.extend(0u32.to_ne_bytes());
             }
         }

@@ -24,9 +24,10 @@ use vm_memory::GuestMemoryMmap;
 use self::device::{BlkConfig, Device, NetConfig, PciConfig, RtcConfig};
 use self::run::Worker;
 use crate::acpi::{self, AcpiConfig};
+use crate::console::ConsoleDevice;
 use crate::cpu::cpuid::{personalise, Topology};
 use crate::cpu::regs;
-use crate::disk::Disk;
+use crate::disk::{Disk, QUEUES_MAX};
 use crate::error::Error;
 use crate::image::FileImage;
 use crate::kernel::{self, params, Initrd, Loaded};
@@ -54,6 +55,10 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Network cards in the guest's order.
     pub nets: Vec<Net>,
+    /// What the console is on.
+    pub console: ConsoleDevice,
+    /// Columns and rows of its terminal, zeroes if not known.
+    pub terminal: (u16, u16),
     /// Which of the module's own devices the machine has.
     pub devices: DeviceSet,
 }
@@ -92,7 +97,7 @@ impl Contents {
 #[derive(Debug)]
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
-    uart: Option<DeviceFd>,
+    console: Option<DeviceFd>,
     power: Option<DeviceFd>,
     workers: Vec<Worker>,
     _others: Vec<DeviceFd>,
@@ -149,8 +154,8 @@ impl Machine {
             devices.create_pci(&vm, config)?;
         }
         let vcpus = create_vcpus(kvm, &vm, config, &loaded)?;
-        let Devices { uart, power, others, helpers, workers } = devices;
-        Ok(Self { vcpus, uart, power, workers, _others: others, _helpers: helpers, _vm: vm, _ram: ram })
+        let Devices { console, power, others, helpers, workers } = devices;
+        Ok(Self { vcpus, console, power, workers, _others: others, _helpers: helpers, _vm: vm, _ram: ram })
     }
 }
 
@@ -208,7 +213,8 @@ fn pc_routes() -> Vec<kvm_irq_routing_entry> {
 /// The module's devices by what the tool does with them.
 #[derive(Debug, Default)]
 struct Devices {
-    uart: Option<DeviceFd>,
+    /// What the tool's console is wired to.
+    console: Option<DeviceFd>,
     power: Option<DeviceFd>,
     /// Kept open for the guest alone.
     others: Vec<DeviceFd>,
@@ -222,7 +228,12 @@ impl Devices {
     /// What sits at fixed ports.
     fn create_isa(&mut self, vm: &VmFd, config: &Config) -> Result<(), Error> {
         let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
-        self.uart = Some(device::create(vm, Device::Uart { index: 0 })?);
+        let uart = device::create(vm, Device::Uart { index: 0 })?;
+        match config.console {
+            ConsoleDevice::Uart => self.console = Some(uart),
+            // Nobody reads what the guest sends there.
+            ConsoleDevice::Virtio { .. } => self.others.push(uart),
+        }
         self.power = Some(device::create(vm, Device::PowerManagement)?);
         self.others.push(device::create(vm, Device::Rtc(rtc))?);
         self.others.push(device::create(vm, Device::Keyboard)?);
@@ -230,21 +241,27 @@ impl Devices {
     }
 
     /// The PCI bus and what is on it: the disks and the network cards in their order, then the
-    /// entropy source.
+    /// entropy source and the console.
     fn create_pci(&mut self, vm: &VmFd, config: &Config) -> Result<(), Error> {
         let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
         self.others.push(device::create(vm, Device::PciHost(pci))?);
         let mut slot = 1;
         for (index, disk) in config.disks.iter().enumerate() {
+            let queues = disk.queues.map_or(config.cpus, u32::from).clamp(1, QUEUES_MAX.into()) as u16;
             let blk = BlkConfig {
                 fd: disk.file.as_raw_fd(),
                 read_only: disk.read_only,
+                packed: disk.packed,
                 serial: disk.serial.clone(),
                 slot,
                 queue_size: 0,
+                queues,
             };
             let device = Arc::new(device::create(vm, Device::Blk(blk))?);
-            self.workers.push(Worker { name: format!("disk{index}"), device, queue: 0 });
+            for queue in 0..u32::from(queues) {
+                let (name, device) = (format!("disk{index}-{queue}"), Arc::clone(&device));
+                self.workers.push(Worker { name, device, queue });
+            }
             slot += 1;
         }
         for (index, net) in config.nets.iter().enumerate() {
@@ -252,6 +269,10 @@ impl Devices {
             slot += 1;
         }
         self.others.push(device::create(vm, Device::Rng { slot })?);
+        if let ConsoleDevice::Virtio { packed } = config.console {
+            let console = Device::Console { slot: slot + 1, packed, size: config.terminal };
+            self.console = Some(device::create(vm, console)?);
+        }
         Ok(())
     }
 }
@@ -272,6 +293,7 @@ impl Devices {
         let card = NetConfig {
             fds,
             is_stream,
+            packed: net.packed,
             mac: net.mac.0,
             mtu: net.mtu,
             tcp_offloads: net.tcp_offloads,

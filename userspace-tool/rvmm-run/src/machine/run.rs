@@ -136,11 +136,12 @@ pub fn run(
     verbosity: Verbosity,
 ) -> Result<Outcome, Error> {
     // Dropped in reverse order: RAM goes last.
-    let Machine { _ram, _vm, _others, _helpers, uart, power, workers, vcpus } = machine;
+    let Machine { _ram, _vm, _others, _helpers, console, power, workers, vcpus } = machine;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
-    let console = match (&uart, pump.take_if(|p| uart.is_some() && !matches!(p.console(), Console::None))) {
-        (Some(uart), Some(pump)) => Some(start_console(pump, uart, &power, &shared)?),
+    let has_console = console.is_some();
+    let console = match (&console, pump.take_if(|p| has_console && !matches!(p.console(), Console::None))) {
+        (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
         _ => None,
     };
     let mut threads = Vec::new();
@@ -243,6 +244,12 @@ fn work(worker: &Worker, shared: &Arc<Shared>) {
         match crate::sys::run_device(&worker.device, worker.queue) {
             Ok(()) => return,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
+                return message(&format!(
+                    "{}: passt has ended: the guest's network card has lost its link",
+                    worker.name
+                ));
+            }
             Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk or a network card")(e))),
         }
     }
@@ -251,13 +258,13 @@ fn work(worker: &Worker, shared: &Arc<Shared>) {
 /// The console's thread, which gives the pump back.
 fn start_console(
     mut pump: Pump,
-    uart: &DeviceFd,
+    device: &DeviceFd,
     power: &Arc<Option<DeviceFd>>,
     shared: &Arc<Shared>,
 ) -> Result<JoinHandle<Pump>, Error> {
-    let mut uart: File = crate::sys::device_file(uart).map_err(Error::io("open the UART"))?;
-    fcntl(&uart, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
-        .map_err(|e| Error::Host("make the UART non-blocking", e))?;
+    let mut device: File = crate::sys::device_file(device).map_err(Error::io("open the console's device"))?;
+    fcntl(&device, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+        .map_err(|e| Error::Host("make the console's device non-blocking", e))?;
     let (shared, power) = (Arc::clone(shared), Arc::clone(power));
     spawn("console".into(), move || {
         let _guard = PanicGuard(Arc::clone(&shared));
@@ -265,7 +272,7 @@ fn start_console(
             Request::Quit => shared.end(Outcome::Quit),
             Request::PowerButton => power_button(&power),
         };
-        if let Err(e) = pump.run(&mut uart, &shared.ended, request) {
+        if let Err(e) = pump.run(&mut device, &shared.ended, request) {
             shared.end(Outcome::Failed(Error::io("serve the console")(e)));
         }
         pump

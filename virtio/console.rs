@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtio console: bytes between the rings and whoever is at the console.
+//!
+//! Follows VIRTIO 1.2, "Console Device": one port, its size told at the start, emergency writes. Not
+//! modelled: several ports, a size that changes.
+//!
+//! Both sides meet in two rings of bytes, as with the UART:
+//!
+//! ```text
+//! guest: transmit queue -> output ring (64 KiB, keeps the newest) -> drain_output()
+//! guest: receive queue <- input ring (4 KiB) <- push_input()
+//! ```
+//!
+//! Nothing here waits: the queues are served by the vCPU that kicks them, and the receive queue also by
+//! whoever brings input. A buffer of the guest's is used up as soon as it is in the output ring, whether
+//! anybody reads or not; a driver that waits for it, as Linux's does, is not held up.
+
+use crate::arch::addr::Width;
+use crate::chipset::ring::Ring;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::queue::{Fault, Queue, QueueError};
+use crate::virtio::segment;
+use kernel::prelude::*;
+
+/// VIRTIO_CONSOLE_F_SIZE.
+const F_SIZE: u64 = 1 << 0;
+/// VIRTIO_CONSOLE_F_EMERG_WRITE.
+const F_EMERG_WRITE: u64 = 1 << 2;
+
+/// The port's queues.
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+/// Entries of each.
+const QUEUE_SIZE: u16 = 64;
+/// Descriptors that a buffer can have.
+const MAX_CHAIN: usize = 64;
+/// Most buffers of a queue that one call serves.
+const MAX_BUFFERS: usize = 64;
+/// Bytes moved at a time, on the stack.
+const CHUNK: usize = 256;
+
+/// Bytes of guest output that are kept for the console.
+const OUTPUT: usize = 64 << 10;
+/// Bytes of console input that are kept for the guest.
+const INPUT: usize = 4 << 10;
+
+/// Columns, rows, number of ports, emergency write.
+const CONFIG_BYTES: usize = 12;
+const CONFIG_EMERG_WRITE: u32 = 8;
+
+/// A virtio console.
+#[derive(Debug)]
+pub(crate) struct Console {
+    config: [u8; CONFIG_BYTES],
+    has_size: bool,
+    input: Ring,
+    output: Ring,
+    /// Bytes of the buffer that the transmit queue gives next that were taken already.
+    taken: u64,
+    /// Readers were woken and have not read since.
+    told: bool,
+    /// A writer found no room.
+    full: bool,
+}
+
+impl Console {
+    /// Returns a console of so many columns and rows; 0 to say nothing of its size.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(columns: u16, rows: u16) -> Result<Console> {
+        let ([c0, c1], [r0, r1]) = (columns.to_le_bytes(), rows.to_le_bytes());
+        Ok(Console {
+            // One port, as far as anybody asks.
+            config: [c0, c1, r0, r1, 1, 0, 0, 0, 0, 0, 0, 0],
+            has_size: columns != 0 && rows != 0,
+            input: Ring::new(INPUT)?,
+            output: Ring::new(OUTPUT)?,
+            taken: 0,
+            told: false,
+            full: false,
+        })
+    }
+
+    /// Moves a buffer's bytes to the output ring. Returns whether there was one.
+    fn transmit<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+        let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+        let total = segment::total(chain.readable);
+        // Of what is longer than the ring only the end would stay there.
+        self.taken = self.taken.max(total.saturating_sub(OUTPUT as u64));
+        while self.taken < total {
+            let mut chunk = [0; CHUNK];
+            let n = total.saturating_sub(self.taken).min(CHUNK as u64);
+            let chunk = chunk.get_mut(..n as usize).unwrap_or(&mut []);
+            segment::read_segments(mem, chain.readable, self.taken, chunk)?;
+            self.output.push_newest(chunk);
+            self.taken = self.taken.saturating_add(n);
+        }
+        let buffer = chain.buffer;
+        queue.add_used(mem, buffer, 0)?;
+        self.taken = 0;
+        Ok(true)
+    }
+
+    /// Moves waiting input into a buffer. Returns whether there were both.
+    fn receive<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+        if self.input.len() == 0 {
+            return Ok(false);
+        }
+        let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+        let room = segment::total(chain.writable);
+        if room == 0 {
+            return Err(QueueError::Broken(Fault::Malformed));
+        }
+        let total = room.min(self.input.len() as u64);
+        let mut written = 0u64;
+        while written < total {
+            let mut chunk = [0; CHUNK];
+            let n = total.saturating_sub(written).min(CHUNK as u64);
+            let chunk = chunk.get_mut(..n as usize).unwrap_or(&mut []);
+            self.input.peek(written as usize, chunk);
+            segment::write_segments_at(mem, chain.writable, written, chunk)?;
+            written = written.saturating_add(n);
+        }
+        let buffer = chain.buffer;
+        queue.add_used(mem, buffer, (total & 0xffff_ffff) as u32)?;
+        self.input.consume(total as usize);
+        Ok(true)
+    }
+}
+
+impl VirtioDevice for Console {
+    const TYPE: u16 = 3;
+    /// Communication device of no other kind.
+    const CLASS: u32 = 0x07_80_00;
+
+    fn features(&self) -> u64 {
+        F_EMERG_WRITE | if self.has_size { F_SIZE } else { 0 }
+    }
+
+    fn accept(&mut self, _features: u64) {
+        self.taken = 0;
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+
+    fn max_chain(&self) -> usize {
+        MAX_CHAIN
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn write_config(&mut self, at: u32, _width: Width, value: u64) -> bool {
+        // Drivers may write it with any width, whenever they like: the first byte is the character.
+        if at == CONFIG_EMERG_WRITE {
+            self.output.push_newest(&[(value & 0xff) as u8]);
+        }
+        at == CONFIG_EMERG_WRITE
+    }
+}
+
+impl VirtioPci<Console> {
+    /// Takes the guest's output.
+    pub(crate) fn serve_output<M: GuestMem>(&mut self, mem: &M) -> Served {
+        self.serve_queue(TRANSMIT, mem, Console::transmit)
+    }
+
+    /// Gives waiting input to the guest.
+    pub(crate) fn serve_input<M: GuestMem>(&mut self, mem: &M) -> Served {
+        self.serve_queue(RECEIVE, mem, Console::receive)
+    }
+
+    fn serve_queue<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        step: impl Fn(&mut Console, &mut Queue, &M) -> Result<bool, QueueError>,
+    ) -> Served {
+        for _ in 0..MAX_BUFFERS {
+            let Some((device, queue)) = self.running(index) else { return Served::Empty(None) };
+            let mark = queue.mark();
+            match step(device, queue, mem) {
+                Ok(true) => {}
+                Ok(false) => return Served::Empty(self.used(index, mem)),
+                Err(QueueError::NotResident(gpa)) => {
+                    queue.rewind(mark);
+                    return Served::NotResident(gpa, self.used(index, mem));
+                }
+                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+            }
+        }
+        Served::More(self.used(index, mem))
+    }
+
+    /// Takes input for the guest, which [`VirtioPci::serve_input`] gives to it. Returns how many bytes there
+    /// was room for.
+    pub(crate) fn push_input(&mut self, bytes: &[u8]) -> usize {
+        self.device_mut().input.push_some(bytes)
+    }
+
+    /// Returns how many bytes [`VirtioPci::push_input`] would take. When there is no room, the next
+    /// [`VirtioPci::take_news`] tells of some.
+    pub(crate) fn input_room(&mut self) -> usize {
+        let device = self.device_mut();
+        let room = device.input.room();
+        device.full |= room == 0;
+        room
+    }
+
+    /// Moves guest output to `out`, oldest first. Returns how many bytes. The next
+    /// [`VirtioPci::take_news`] tells of more.
+    pub(crate) fn drain_output(&mut self, out: &mut [u8]) -> usize {
+        let device = self.device_mut();
+        device.told = false;
+        device.output.drain(out)
+    }
+
+    /// Returns how many bytes of guest output wait.
+    pub(crate) fn output_len(&self) -> usize {
+        self.device().output.len()
+    }
+
+    /// Returns whether readers and writers should be woken now: there is output after the last read, or room
+    /// after a writer found none.
+    pub(crate) fn take_news(&mut self) -> bool {
+        let device = self.device_mut();
+        let output = !device.told && device.output.len() != 0;
+        let room = device.full && device.input.room() >= device.input.len();
+        device.told |= output;
+        device.full &= !room;
+        output || room
+    }
+
+    /// Whoever polls wants to be told again.
+    pub(crate) fn ask_again(&mut self) {
+        self.device_mut().told = false;
+    }
+}

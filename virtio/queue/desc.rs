@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Descriptors: tables of them, and the buffer that they make up.
+//!
+//! Follows VIRTIO 1.2, "The Virtqueue Descriptor Table", "Indirect Descriptors" and, for packed rings,
+//! "Available and Used Ring Wrap Counters" and "Indirect Flag: Scatter-Gather Support". A descriptor has
+//! 16 bytes in both formats; they differ in the last two fields.
+
+use super::{Fault, QueueError, MAX_SIZE};
+use crate::arch::addr::Gpa;
+use crate::mmu::mem::GuestMem;
+use crate::virtio::segment::{Segment, SegmentList};
+
+pub(super) const DESC_BYTES: u64 = 16;
+/// The buffer goes on in another descriptor.
+pub(super) const NEXT: u16 = 1 << 0;
+/// The device may write, and not read.
+pub(super) const WRITE: u16 = 1 << 1;
+/// The descriptor refers to a table of others.
+pub(super) const INDIRECT: u16 = 1 << 2;
+
+/// A descriptor of either format.
+#[derive(Clone, Copy)]
+pub(super) struct Desc {
+    gpa: Gpa,
+    len: u32,
+    /// Bytes 12 and 13.
+    third: u16,
+    /// Bytes 14 and 15.
+    fourth: u16,
+}
+
+impl Desc {
+    fn from_bytes(bytes: &[u8; DESC_BYTES as usize]) -> Desc {
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, b0, b1, c0, c1] = *bytes;
+        Desc {
+            gpa: Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            third: u16::from_le_bytes([b0, b1]),
+            fourth: u16::from_le_bytes([c0, c1]),
+        }
+    }
+
+    /// Returns flags and the next descriptor, of a split ring.
+    pub(super) fn split(&self) -> (u16, u16) {
+        (self.third, self.fourth)
+    }
+
+    /// Returns flags and buffer id, of a packed ring.
+    pub(super) fn packed(&self) -> (u16, u16) {
+        (self.fourth, self.third)
+    }
+}
+
+/// Descriptors that are fetched at a time.
+const BATCH: u16 = 4;
+const BATCH_BYTES: usize = BATCH as usize * DESC_BYTES as usize;
+
+/// A table of descriptors: the queue's own or an indirect one.
+///
+/// Buffers mostly go from one descriptor to the next, so a few are fetched together.
+pub(super) struct Table {
+    gpa: Gpa,
+    /// Descriptors, at most 32768.
+    len: u16,
+    /// How many to fetch next.
+    ahead: u16,
+    /// Descriptors `first` and on, `count` of them.
+    batch: [u8; BATCH_BYTES],
+    first: u16,
+    count: u16,
+}
+
+impl Table {
+    /// Returns the table of `len` descriptors at `gpa`.
+    pub(super) fn new(gpa: Gpa, len: u16) -> Table {
+        Table { gpa, len, ahead: BATCH, batch: [0; BATCH_BYTES], first: 0, count: 0 }
+    }
+
+    /// As [`Table::new`], for a table where the first descriptor is often all that is wanted.
+    pub(super) fn of_single(gpa: Gpa, len: u16) -> Table {
+        Table { ahead: 1, ..Table::new(gpa, len) }
+    }
+
+    /// Returns the table that a descriptor refers to.
+    pub(super) fn indirect(desc: &Desc) -> Result<Table, QueueError> {
+        let bad = QueueError::Broken(Fault::IndirectBytes(desc.len));
+        let len = u16::try_from(desc.len >> 4).map_err(|_| bad)?;
+        if desc.len & 15 != 0 || len == 0 || len > MAX_SIZE {
+            return Err(bad);
+        }
+        if desc.gpa.checked_add(u64::from(desc.len)).is_none() {
+            return Err(QueueError::Broken(Fault::Bytes));
+        }
+        Ok(Table::new(desc.gpa, len))
+    }
+
+    /// Returns the number of descriptors.
+    pub(super) fn len(&self) -> u16 {
+        self.len
+    }
+
+    /// Returns a descriptor.
+    pub(super) fn fetch<M: GuestMem>(&mut self, mem: &M, index: u16) -> Result<Desc, QueueError> {
+        let left = self.len.checked_sub(index).filter(|left| *left != 0);
+        let left = left.ok_or(QueueError::Broken(Fault::DescIndex(index)))?;
+        if index.wrapping_sub(self.first) >= self.count {
+            let count = left.min(self.ahead);
+            let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
+            let bytes = usize::from(count).wrapping_mul(DESC_BYTES as usize);
+            mem.read(at, self.batch.get_mut(..bytes).unwrap_or(&mut []))?;
+            (self.first, self.count, self.ahead) = (index, count, BATCH);
+        }
+        let at = usize::from(index.wrapping_sub(self.first)).wrapping_mul(DESC_BYTES as usize);
+        let desc = self.batch.get(at..).and_then(|bytes| bytes.first_chunk::<{ DESC_BYTES as usize }>());
+        // The batch has it, by what was done above.
+        desc.map(Desc::from_bytes).ok_or(QueueError::Broken(Fault::DescIndex(index)))
+    }
+}
+
+/// The pieces of a buffer, as they are collected: first what is to be read, then what is to be written.
+pub(super) struct Parts<'a> {
+    list: &'a mut SegmentList,
+    readable: Option<usize>,
+    bytes: u64,
+    /// Descriptors that may still come.
+    left: usize,
+}
+
+impl<'a> Parts<'a> {
+    /// Empties `list` for a buffer of at most `most` descriptors, for which it has room.
+    pub(super) fn new(list: &'a mut SegmentList, most: usize) -> Parts<'a> {
+        list.clear();
+        Parts { list, readable: None, bytes: 0, left: most }
+    }
+
+    /// Adds what a descriptor with these flags stands for. Every descriptor costs a step, so a loop ends as
+    /// a chain that is too long does.
+    pub(super) fn add(&mut self, desc: &Desc, flags: u16) -> Result<(), QueueError> {
+        self.left = self.left.checked_sub(1).ok_or(QueueError::Broken(Fault::TooLong))?;
+        let is_writable = flags & WRITE != 0;
+        if !is_writable && self.readable.is_some() {
+            return Err(QueueError::Broken(Fault::Order));
+        }
+        if is_writable && self.readable.is_none() {
+            self.readable = Some(self.list.as_slice().len());
+        }
+        self.bytes = self.bytes.saturating_add(u64::from(desc.len));
+        if desc.gpa.checked_add(u64::from(desc.len)).is_none() || self.bytes > 1 << 32 {
+            return Err(QueueError::Broken(Fault::Bytes));
+        }
+        if desc.len != 0 {
+            // There is room for `most`, so this does not fail.
+            let pushed = self.list.push(Segment { gpa: desc.gpa, len: desc.len });
+            pushed.ok_or(QueueError::Broken(Fault::TooLong))?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many of the pieces are readable.
+    pub(super) fn readable(&self) -> usize {
+        self.readable.unwrap_or(self.list.as_slice().len())
+    }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The packed ring: one ring of descriptors, which the driver makes available and the device overwrites
+//! with used ones, and a word of each side about notifications.
+//!
+//! Follows VIRTIO 1.2, "Packed Virtqueues". The ring has any number of entries.
+//!
+//! Each side goes around with a wrap counter of one bit, which starts at 1 and turns at the end of the
+//! ring; a descriptor is available or used as its two bits say, compared with that counter. Here place
+//! and counter are one number, the position: it runs from 0 to twice the size, and the counter is 1 in
+//! the first half. So distances are differences.
+//!
+//! A buffer takes as many entries as it has descriptors in the ring. It is given back with one entry,
+//! where the last one given back ended, and the device skips as many as the buffer has, whichever it is:
+//! a [`Buffer`] carries that number, so nothing has to be looked up.
+
+use super::desc::{Parts, Table, DESC_BYTES, INDIRECT, NEXT, WRITE};
+use super::{Buffer, Fault, QueueError, Ring, Shape, Used};
+use crate::arch::addr::Gpa;
+use crate::mmu::mem::{GuestMem, MemError};
+use core::sync::atomic::{fence, Ordering};
+
+/// Descriptor flag: the driver's wrap counter when the descriptor became available.
+const AVAIL: u16 = 1 << 7;
+/// Descriptor flag: the same as [`AVAIL`] once the descriptor is used, else not.
+const USED: u16 = 1 << 15;
+/// Offset of length and id in a descriptor, and of the flags.
+const DESC_LEN: u64 = 8;
+const DESC_FLAGS: u64 = 14;
+
+/// Event suppression, upper half: always notify.
+const EVENT_ENABLE: u32 = 0;
+/// Event suppression, upper half: never notify.
+const EVENT_DISABLE: u32 = 1;
+/// Event suppression, upper half: notify at the descriptor in the lower half.
+const EVENT_DESC: u32 = 2;
+const EVENT_FLAGS: u32 = 3;
+/// Event suppression, lower half: the wrap counter beside the descriptor's place.
+const EVENT_WRAP: u32 = 1 << 15;
+
+/// How far the device is in a packed ring.
+///
+/// # Invariants
+/// Positions are below twice the ring's size, and `used` is at most the size behind `avail`.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// Position of the next descriptor to take.
+    avail: u32,
+    /// Position of the next descriptor to give back.
+    used: u32,
+    /// Entries given back since an interrupt was last decided about.
+    undecided: u32,
+}
+
+/// The positions of a ring.
+#[derive(Clone, Copy)]
+struct Circle {
+    size: u32,
+}
+
+impl Circle {
+    fn of(shape: &Shape) -> Circle {
+        Circle { size: shape.size.into() }
+    }
+
+    /// Returns the position `n` entries on, at most the size of the ring.
+    fn after(self, position: u32, n: u32) -> u32 {
+        let next = position.wrapping_add(n);
+        next.checked_sub(self.size.wrapping_mul(2)).unwrap_or(next)
+    }
+
+    /// Returns how many entries lie between two positions.
+    fn distance(self, from: u32, to: u32) -> u32 {
+        to.checked_sub(from).unwrap_or(to.wrapping_add(self.size.wrapping_mul(2)).wrapping_sub(from))
+    }
+
+    /// Returns the wrap counter.
+    fn wrap(self, position: u32) -> bool {
+        position < self.size
+    }
+
+    /// Returns the place in the ring.
+    fn slot(self, position: u32) -> u16 {
+        let slot = position.checked_sub(self.size).unwrap_or(position);
+        (slot & 0xffff) as u16
+    }
+
+    /// Returns the position of a place with a wrap counter, if the ring has it.
+    fn position(self, slot: u32, wrap: bool) -> Option<u32> {
+        let lap = if wrap { 0 } else { self.size };
+        (slot < self.size).then(|| slot.wrapping_add(lap))
+    }
+}
+
+impl Packed {
+    /// Returns the start of every ring.
+    pub(super) fn new() -> Packed {
+        Packed { avail: 0, used: 0, undecided: 0 }
+    }
+
+    /// Returns whether a ring can be like that.
+    pub(super) fn fits(shape: &Shape) -> bool {
+        let layout = shape.layout;
+        let bytes = DESC_BYTES.wrapping_mul(shape.size.into());
+        shape.size != 0
+            && layout.desc.0 & 15 == 0
+            && layout.avail.0 & 3 == 0
+            && layout.used.0 & 3 == 0
+            && layout.desc.checked_add(bytes).is_some()
+    }
+
+    /// Returns the position of the next descriptor.
+    pub(super) fn position(&self) -> u32 {
+        self.avail
+    }
+
+    /// Goes back to a position.
+    pub(super) fn set_position(&mut self, avail: u32) {
+        self.avail = avail;
+    }
+
+    /// Returns how many entries the buffers have that were taken and not given back.
+    pub(super) fn in_flight(&self, shape: &Shape) -> u16 {
+        (Circle::of(shape).distance(self.used, self.avail) & 0xffff) as u16
+    }
+}
+
+/// Returns where the descriptor at a position is.
+fn desc_at(shape: &Shape, position: u32) -> Gpa {
+    let slot = u64::from(Circle::of(shape).slot(position));
+    shape.layout.desc.wrapping_add(slot.wrapping_mul(DESC_BYTES))
+}
+
+/// Returns the last 8 bytes of a used descriptor: length, id and flags.
+fn used_entry(used: &Used, wrap: bool) -> u64 {
+    let written = if used.len != 0 { WRITE } else { 0 };
+    let turn = if wrap { AVAIL | USED } else { 0 };
+    u64::from(used.len) | u64::from(used.buffer.id) << 32 | u64::from(written | turn) << 48
+}
+
+/// Writes a used descriptor, and what shows it to the driver at the end.
+fn show<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> Result<(), MemError> {
+    let at = desc_at(shape, position);
+    let [l0, l1, l2, l3, i0, i1, f0, f1] = used_entry(used, Circle::of(shape).wrap(position)).to_le_bytes();
+    mem.write(at.wrapping_add(DESC_LEN), &[l0, l1, l2, l3, i0, i1])?;
+    // All else, and what the device wrote to the buffers, is stored before that.
+    fence(Ordering::Release);
+    mem.write_obj(at.wrapping_add(DESC_FLAGS), &u16::from_le_bytes([f0, f1]))
+}
+
+/// Makes the used descriptors of `buffers` unused again, from `position` up to `end`.
+///
+/// # Errors
+/// `NoSlot`: a page that was there a moment ago is gone. The ring makes no sense any more.
+fn take_back<M: GuestMem>(
+    shape: &Shape,
+    mem: &M,
+    buffers: &[Used],
+    mut position: u32,
+    end: u32,
+) -> Result<(), MemError> {
+    let circle = Circle::of(shape);
+    for used in buffers {
+        if position == end {
+            break;
+        }
+        let at = desc_at(shape, position).wrapping_add(DESC_FLAGS);
+        let flags = if circle.wrap(position) { AVAIL } else { USED };
+        mem.write_obj(at, &flags).map_err(|_| MemError::NoSlot(at))?;
+        position = circle.after(position, used.buffer.slots.into());
+    }
+    Ok(())
+}
+
+impl Ring for Packed {
+    fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
+        let flags: u16 = mem.read_obj(desc_at(shape, self.avail).wrapping_add(DESC_FLAGS))?;
+        let wrap = Circle::of(shape).wrap(self.avail);
+        Ok((flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap)
+    }
+
+    fn fetch<M: GuestMem>(
+        &self,
+        shape: &Shape,
+        mem: &M,
+        parts: &mut Parts<'_>,
+    ) -> Result<Buffer, QueueError> {
+        let circle = Circle::of(shape);
+        let mut table = Table::of_single(shape.layout.desc, shape.size);
+        let room = shape.size.saturating_sub(self.in_flight(shape));
+        let mut position = self.avail;
+        let mut slots = 0u16;
+        loop {
+            let slot = circle.slot(position);
+            // Each entry is the device's until it is given back.
+            if slots >= room {
+                return Err(QueueError::Broken(Fault::AvailIndex(slot)));
+            }
+            let desc = table.fetch(mem, slot)?;
+            let (flags, id) = desc.packed();
+            slots = slots.wrapping_add(1);
+            if flags & INDIRECT != 0 {
+                if slots != 1 || flags & NEXT != 0 || !shape.features.indirect {
+                    return Err(QueueError::Broken(Fault::Indirect));
+                }
+                let mut table = Table::indirect(&desc)?;
+                // All of the table is the buffer; of the flags there only WRITE counts.
+                for index in 0..table.len() {
+                    let part = table.fetch(mem, index)?;
+                    parts.add(&part, part.packed().0)?;
+                }
+                return Ok(Buffer { id, slots });
+            }
+            parts.add(&desc, flags)?;
+            if flags & NEXT == 0 {
+                return Ok(Buffer { id, slots });
+            }
+            position = circle.after(position, 1);
+        }
+    }
+
+    fn take(&mut self, shape: &Shape, buffer: Buffer) {
+        self.avail = Circle::of(shape).after(self.avail, buffer.slots.into());
+    }
+
+    fn arm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
+        let circle = Circle::of(shape);
+        let wish = if shape.features.event_idx {
+            let wrap = if circle.wrap(self.avail) { EVENT_WRAP } else { 0 };
+            EVENT_DESC << 16 | wrap | u32::from(circle.slot(self.avail))
+        } else {
+            EVENT_ENABLE << 16
+        };
+        mem.write_obj(shape.layout.used, &wish)
+    }
+
+    fn disarm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
+        // With event indices the old wish is already behind. It asks again only after two laps.
+        if shape.features.event_idx {
+            return Ok(());
+        }
+        mem.write_obj(shape.layout.used, &(EVENT_DISABLE << 16))
+    }
+
+    fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError> {
+        let Some((first, rest)) = buffers.split_first() else { return Ok(()) };
+        let circle = Circle::of(shape);
+        let second = circle.after(self.used, first.buffer.slots.into());
+        let mut position = second;
+        let mut done = Ok(());
+        for used in rest {
+            let at = desc_at(shape, position).wrapping_add(DESC_LEN);
+            done = mem.write_obj(at, &used_entry(used, circle.wrap(position)));
+            if done.is_err() {
+                break;
+            }
+            position = circle.after(position, used.buffer.slots.into());
+        }
+        // The driver looks at the first one's flags before any of the others: they come last.
+        if let Err(e) = done.and_then(|()| show(shape, mem, self.used, first)) {
+            return Err(take_back(shape, mem, rest, second, position).err().unwrap_or(e));
+        }
+        self.undecided = self.undecided.saturating_add(circle.distance(self.used, position));
+        self.used = position;
+        Ok(())
+    }
+
+    fn decide<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> bool {
+        if self.undecided == 0 {
+            return false;
+        }
+        // The used descriptors are seen before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let given = core::mem::take(&mut self.undecided);
+        let Ok(wish) = mem.read_obj::<u32>(shape.layout.avail) else { return true };
+        match wish >> 16 & EVENT_FLAGS {
+            EVENT_DISABLE => false,
+            EVENT_DESC if shape.features.event_idx => {
+                let circle = Circle::of(shape);
+                let slot = wish & EVENT_WRAP.wrapping_sub(1);
+                // A place that the ring does not have cannot be waited for.
+                circle.position(slot, wish & EVENT_WRAP != 0).is_none_or(|event| {
+                    // Passed, if it is one of those that were given back.
+                    let behind = circle.distance(event, self.used);
+                    (behind != 0 && behind <= given) || given >= circle.size.wrapping_mul(2)
+                })
+            }
+            _ => true,
+        }
+    }
+}
