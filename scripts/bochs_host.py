@@ -24,7 +24,6 @@ import fcntl
 import hashlib
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -33,12 +32,11 @@ import subprocess
 import tempfile
 import time
 
-from emulated_host import FILES, IMAGES, KERNEL, READY, HostError, die_with_parent, tail
+from emulated_host import FILES, IMAGES, KERNEL, HostError, await_ready, die_with_parent, stored_state, tail
 
 DEFAULT_CPU = "corei7_ivy_bridge_3770k"
 INITRD = os.path.join(IMAGES, "host-intel.cpio")
 BOOT_SECONDS = 900
-KEEP_SECONDS = 3600
 # Instructions in a second of the host's time. About what Bochs reaches, so that
 # time limits inside the host mean what they say.
 IPS = 40_000_000
@@ -319,23 +317,9 @@ def make_state(shape, folder):
         cdrom = os.path.join(scratch, "boot.iso")
         make_cdrom(shape, cdrom)
         machine = Machine(shape, cdrom=cdrom)
-        seen, log = b"", b""
-        deadline = time.monotonic() + BOOT_SECONDS
         try:
-            while READY not in seen:
-                left = deadline - time.monotonic()
-                readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
-                if not readable:
-                    raise HostError(f"the host did not boot within {BOOT_SECONDS} s:\n" + tail(log))
-                for channel in readable:
-                    data = channel.recv(65536)
-                    if not data:
-                        raise HostError("the host ended while it booted:\n" + tail(log) + "\n" + tail(machine.report()))
-                    if channel is machine.console:
-                        seen += data
-                    else:
-                        log += data
-            time.sleep(1)
+            await_ready(machine, BOOT_SECONDS, lambda: "\n" + tail(machine.report()))
+            os.mkdir(folder)
             machine.save(folder)
         finally:
             machine.kill()
@@ -345,30 +329,4 @@ def state_for(shape, note=lambda text: None):
     """Returns the folder with this shape's state, booting a host when there is none."""
     if not os.path.exists(INITRD):
         raise HostError("the lab has no images for the Intel host yet; run 'make lab' first")
-    folder = os.path.join(IMAGES, "state")
-    os.makedirs(folder, exist_ok=True)
-    name, key = shape.name(), shape.key()
-    path = os.path.join(folder, f"{name}@{key}")
-    if os.path.exists(path):
-        os.utime(path)
-        return path
-    note(f"booting an emulated host once ({name})")
-    began = time.monotonic()
-    temporary = tempfile.mkdtemp(prefix="tmp.", dir=folder)
-    try:
-        in_private_world(lambda: make_state(shape, temporary))
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not os.path.exists(path):
-                raise
-            # Another run was faster.
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for old in os.listdir(folder):
-        other = os.path.join(folder, old)
-        # Another checkout may be about to start from it.
-        if old.startswith(f"{name}@") and other != path and time.time() - os.path.getmtime(other) > KEEP_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
-    note(f"booted in {time.monotonic() - began:.0f} s")
-    return path
+    return stored_state(shape, note, lambda path: in_private_world(lambda: make_state(shape, path)))

@@ -11,11 +11,13 @@ Console roles: ttyS0 carries the kernel's log, hvc0 the conversation that
 tests/system/host/init describes.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +31,8 @@ INITRD = os.path.join(IMAGES, "host.cpio")
 FILES = os.path.join(IMAGES, "files.img")
 READY = b"rvmm-host: ready"
 BOOT_SECONDS = 240
+# How long a state is kept that nobody uses any more.
+KEEP_SECONDS = 3600
 APPEND = (
     "console=ttyS0 quiet mitigations=off nokaslr audit=0 tsc=reliable no_timer_check "
     "raid=noautodetect cryptomgr.notests random.trust_cpu=on panic=-1"
@@ -158,26 +162,31 @@ class Machine:
         self.process.wait()
 
 
+def await_ready(machine, seconds, report=lambda: ""):
+    """Waits until a host that boots says that it is ready; `report` tells more of one that ended."""
+    seen, log = b"", b""
+    deadline = time.monotonic() + seconds
+    while READY not in seen:
+        left = deadline - time.monotonic()
+        readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
+        if not readable:
+            raise HostError(f"the host did not boot within {seconds} s:\n" + tail(log))
+        for channel in readable:
+            data = channel.recv(65536)
+            if not data:
+                raise HostError("the host ended while it booted:\n" + tail(log) + report())
+            if channel is machine.console:
+                seen += data
+            else:
+                log += data
+    time.sleep(1)
+
+
 def make_state(shape, path):
     """Boots a host of this shape until it is ready and writes its state to `path`."""
     machine = Machine(shape)
-    seen, log = b"", b""
-    deadline = time.monotonic() + BOOT_SECONDS
     try:
-        while READY not in seen:
-            left = deadline - time.monotonic()
-            readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
-            if not readable:
-                raise HostError(f"the host did not boot within {BOOT_SECONDS} s:\n" + tail(log))
-            for channel in readable:
-                data = channel.recv(65536)
-                if not data:
-                    raise HostError("the host ended while it booted:\n" + tail(log))
-                if channel is machine.console:
-                    seen += data
-                else:
-                    log += data
-        time.sleep(1)
+        await_ready(machine, BOOT_SECONDS)
         machine.command("migrate", uri=f"file:{path}")
         while True:
             status = machine.command("query-migrate")
@@ -194,28 +203,54 @@ def tail(data, lines=15):
     return "\n".join(data.decode(errors="replace").splitlines()[-lines:])
 
 
+def remove(path):
+    """Removes a file or a folder with all that is in it; somebody else may do so, too."""
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def remove_old(folder, name, path):
+    """Removes states of this name that nobody has used for long. Another checkout may be about to start from one."""
+    for old in os.listdir(folder):
+        other = os.path.join(folder, old)
+        with contextlib.suppress(FileNotFoundError):
+            if old.startswith(f"{name}@") and other != path and time.time() - os.path.getmtime(other) > KEEP_SECONDS:
+                remove(other)
+
+
+def stored_state(shape, note, make):
+    """Returns the path of this shape's state; `make` writes it to a path in a new folder when there is none."""
+    folder = os.path.join(IMAGES, "state")
+    os.makedirs(folder, exist_ok=True)
+    name = shape.name()
+    path = os.path.join(folder, f"{name}@{shape.key()}")
+    if os.path.exists(path):
+        os.utime(path)
+        return path
+    note(f"booting an emulated host once ({name})")
+    began = time.monotonic()
+    temporary = tempfile.mkdtemp(prefix="tmp.", dir=folder)
+    try:
+        made = os.path.join(temporary, "state")
+        make(made)
+        try:
+            os.rename(made, path)
+        except OSError:
+            # Another run was faster, or not.
+            if not os.path.exists(path):
+                raise
+    finally:
+        remove(temporary)
+    remove_old(folder, name, path)
+    note(f"booted in {time.monotonic() - began:.0f} s")
+    return path
+
+
 def state_for(shape, note=lambda text: None):
     """Returns the state file for this shape, booting a host when there is none."""
     if not os.path.exists(INITRD):
         raise HostError("the lab has no images yet; run 'make lab' first")
-    folder = os.path.join(IMAGES, "state")
-    os.makedirs(folder, exist_ok=True)
-    name, key = shape.name(), shape.key()
-    path = os.path.join(folder, f"{name}@{key}")
-    if os.path.exists(path):
-        return path
-    note(f"booting an emulated host once ({name})")
-    began = time.monotonic()
-    handle, temporary = tempfile.mkstemp(prefix="tmp.", dir=folder)
-    os.close(handle)
-    try:
-        make_state(shape, temporary)
-        os.rename(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-    for old in os.listdir(folder):
-        if old.startswith(f"{name}@") and old != f"{name}@{key}":
-            os.unlink(os.path.join(folder, old))
-    note(f"booted in {time.monotonic() - began:.0f} s")
-    return path
+    return stored_state(shape, note, lambda path: make_state(shape, path))
