@@ -98,8 +98,9 @@ class Run:
 
 def set_ratio(row):
     """Adds the ratio to a row that both nodes have."""
-    if all("median" in row[n] for n in ("rvmm", "kvm")):
-        row["ratio"] = row["rvmm"]["median"] / max(row["kvm"]["median"], 1e-9)
+    row.pop("ratio", None)
+    if all(row[n].get("median") for n in ("rvmm", "kvm")):
+        row["ratio"] = row["rvmm"]["median"] / row["kvm"]["median"]
 
 
 def table(run, names):
@@ -141,7 +142,8 @@ def figure(cell):
     if "skip" in cell:
         return "SKIP", ""
     value = cell["median"]
-    return (f"{value:,.0f}" if value >= 100 else f"{value:.1f}"), f"{100 * cell['spread']:.1f}%"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 3
+    return f"{value:,.{digits}f}", f"{100 * cell['spread']:.1f}%" if cell["samples"] > 1 else ""
 
 
 def print_table(rows, floor):

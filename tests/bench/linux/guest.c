@@ -42,7 +42,7 @@ uint64_t tsc(void)
 
 void figure(const char *row, const char *unit, double value)
 {
-	printf("guest %s %s %.1f\n", row, unit, value);
+	printf("guest %s %s %.3f\n", row, unit, value);
 }
 
 void run(char *const command[])
