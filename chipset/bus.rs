@@ -86,7 +86,7 @@ enum Chip {
 impl Chip {
     /// Returns the chip that decodes `port`.
     #[inline]
-    fn at(port: u16) -> Option<Chip> {
+    const fn at(port: u16) -> Option<Chip> {
         Some(match port {
             0x3f8..=0x3ff => Chip::Uart,
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => Chip::Pic,
@@ -99,16 +99,29 @@ impl Chip {
     }
 }
 
-/// Returns whether a chip of ours may decode `port`, without looking at any.
-#[inline]
-pub(crate) fn decodes(port: u16) -> bool {
-    Chip::at(port).is_some()
-}
+/// The first port above all that chips decode, but for 0xcf9.
+const LOW_PORTS: usize = 0x640;
 
-/// Returns whether `port` is one of the interval timer's.
-#[inline]
-pub(crate) fn is_timer(port: u16) -> bool {
-    matches!(port, 0x40..=0x43 | pit::SPEAKER)
+/// Which of the ports below [`LOW_PORTS`] chips decode, a bit each.
+static DECODED: [u64; LOW_PORTS / 64] = {
+    let mut map = [0; LOW_PORTS / 64];
+    let mut port = 0;
+    while port < LOW_PORTS {
+        if Chip::at(port as u16).is_some() {
+            map[port / 64] |= 1 << (port % 64);
+        }
+        port += 1;
+    }
+    map
+};
+
+/// Returns whether a chip of ours may decode `port`, without looking at any.
+#[inline(always)]
+pub(crate) fn decodes(port: u16) -> bool {
+    match DECODED.get(usize::from(port >> 6)) {
+        Some(word) => word >> (port & 63) & 1 != 0,
+        None => Chip::at(port).is_some(),
+    }
 }
 
 /// The chips of one VM. One that was not created is `None`, and its ports go to user space.
@@ -182,9 +195,9 @@ impl Bus {
         done
     }
 
-    /// Reads a byte of the timer ([`is_timer`]) as [`Pit::read_quietly`] does: no signal comes of it. `None`: nothing has
-    /// been done.
-    #[inline]
+    /// Reads a byte of the timer ([`pit::PORTS`]) as [`Pit::read_quietly`] does: no signal comes of it. `None`: nothing
+    /// has been done.
+    #[inline(always)]
     pub(crate) fn read_timer(&mut self, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
         if self.is_left(port) {
             return None;
@@ -193,13 +206,14 @@ impl Bus {
     }
 
     /// Writes a byte of the timer as [`Pit::write_quietly`] does. Returns whether it is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_timer(&mut self, port: u16, value: u8, now: impl FnOnce() -> Ns) -> bool {
         let offset = port.wrapping_sub(pit::FIRST_PORT);
         !self.is_left(port) && self.pit.as_mut().is_some_and(|pit| pit.write_quietly(offset, value, now))
     }
 
     /// Returns whether `port` is one that the timer decodes and leaves to user space.
+    #[inline(always)]
     fn is_left(&self, port: u16) -> bool {
         self.leaves_speaker && port == pit::SPEAKER
     }

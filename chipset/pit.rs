@@ -238,7 +238,7 @@ impl Pit {
 
     /// Reads the byte at `offset` where that hands out no pulse and moves no deadline; asks for the time
     /// only if the answer depends on it. `None`: nothing has been done, [`PioDevice::read`] must be.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read_quietly(&mut self, offset: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
         if offset.wrapping_add(FIRST_PORT) == SPEAKER {
             let now = now();
@@ -248,7 +248,7 @@ impl Pit {
             return Some(self.read_speaker(now, t));
         }
         let channel = self.channels.get_mut(usize::from(offset))?;
-        if channel.has_latched() {
+        if channel.has_latched() || !channel.is_counting() {
             return Some(channel.read(0));
         }
         let t = PitClock::ticks(now().0);
@@ -261,7 +261,7 @@ impl Pit {
     }
 
     /// Writes the byte at `offset` as [`Pit::read_quietly`] reads one. Returns whether it is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_quietly(&mut self, offset: u16, value: u8, now: impl FnOnce() -> Ns) -> bool {
         match offset.wrapping_add(FIRST_PORT) {
             SPEAKER => {
@@ -276,7 +276,7 @@ impl Pit {
             0x43 if value & 0x30 == 0 => {
                 let select = value >> 6;
                 let Some(channel) = self.channels.get_mut(usize::from(select)) else { return false };
-                let t = PitClock::ticks(now().0);
+                let t = if channel.is_counting() { PitClock::ticks(now().0) } else { 0 };
                 if select == 0 && channel.next_edge().is_some_and(|edge| edge <= t) {
                     return false;
                 }
@@ -316,6 +316,7 @@ impl Pit {
     }
 
     /// Port 0x61: gate and speaker as written, the refresh toggle of every 16 us, and OUT of channel 2.
+    #[inline]
     fn read_speaker(&self, now: Ns, t: u64) -> u8 {
         let [_, _, two] = &self.channels;
         let refresh = u8::from((now.0 >> 14) & 1 != 0);

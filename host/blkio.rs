@@ -13,7 +13,7 @@
 //! ```
 
 use super::ffi;
-use super::file::WaitQueue;
+use super::file::{FileRef, WaitQueue};
 use super::guest_ram;
 use super::page::Pages;
 use super::pieces::{outcome, Pieces};
@@ -21,7 +21,6 @@ use crate::arch::addr::Hva;
 use crate::virtio::inflight::{Ended, InFlight};
 use crate::virtio::segment::Cut;
 use core::cell::UnsafeCell;
-use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::SpinLockIrq;
@@ -47,13 +46,8 @@ pub(crate) struct Properties {
     pub(crate) discard: bool,
 }
 
-/// A reference to an open regular file or block device.
-pub(crate) struct BackingFile(NonNull<bindings::file>);
-
-// SAFETY: A `struct file` is reference counted and usable from any thread.
-unsafe impl Send for BackingFile {}
-// SAFETY: As above; all calls give the position themselves.
-unsafe impl Sync for BackingFile {}
+/// A reference to an open regular file or block device. All calls give the position themselves.
+pub(crate) struct BackingFile(FileRef);
 
 impl BackingFile {
     /// Takes a reference to the file behind `fd` of the calling process.
@@ -61,9 +55,7 @@ impl BackingFile {
     /// # Errors
     /// `EBADF` for no such fd, or one that was not opened for what is wanted.
     pub(crate) fn get(fd: i32, write: bool) -> Result<BackingFile> {
-        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
-        // SAFETY: Process context; a null answer means no such fd.
-        let file = BackingFile(NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?);
+        let file = BackingFile(FileRef::get(fd)?);
         // SAFETY: The file is referenced.
         let may = unsafe {
             ffi::rvmm_file_may(file.0.as_ptr(), false)
@@ -145,13 +137,6 @@ impl BackingFile {
         let (pos, len) = (i64::try_from(pos)?, i64::try_from(len)?);
         // SAFETY: The file is referenced.
         kernel::error::to_result(unsafe { bindings::vfs_fallocate(self.0.as_ptr(), mode, pos, len) })
-    }
-}
-
-impl Drop for BackingFile {
-    fn drop(&mut self) {
-        // SAFETY: The reference was taken by `get()`.
-        unsafe { bindings::fput(self.0.as_ptr()) }
     }
 }
 

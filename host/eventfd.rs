@@ -7,6 +7,7 @@
 //! removing it takes the same lock. So once a listener is dropped, its callback neither runs nor will.
 
 use super::ffi;
+use super::file::FileRef;
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::NonNull;
@@ -62,16 +63,6 @@ impl Drop for EventFd {
     }
 }
 
-/// A reference to an open file, for as long as its eventfd is looked at.
-struct File(NonNull<bindings::file>);
-
-impl Drop for File {
-    fn drop(&mut self) {
-        // SAFETY: The reference is ours and given up here.
-        unsafe { bindings::fput(self.0.as_ptr()) };
-    }
-}
-
 /// What a [`Listener`] does when its eventfd is signalled.
 pub(crate) trait OnEvent: Send + Sync + 'static {
     /// Called with interrupts off, maybe in an interrupt: must not sleep, nor signal an eventfd.
@@ -111,11 +102,9 @@ impl<T: OnEvent> Listener<T> {
     /// `EBADF` for no such fd, `EINVAL` for one that is no eventfd, `EBUSY` for one that another
     /// listener consumes; `ENOMEM`.
     pub(crate) fn new(fd: i32, target: T) -> Result<Listener<T>> {
-        let number = u32::try_from(fd).map_err(|_| EBADF)?;
-        // SAFETY: Process context; a null answer means no such fd.
-        let file = File(NonNull::new(unsafe { bindings::fget(number) }).ok_or(EBADF)?);
+        let file = FileRef::get(fd)?;
         // SAFETY: The file is referenced.
-        let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fileget(file.0.as_ptr()) })?;
+        let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fileget(file.as_ptr()) })?;
         let event = EventFd(NonNull::new(ctx).ok_or(EINVAL)?);
         let entry = bindings::wait_queue_entry { func: Some(wake::<T>), ..Default::default() };
         let inner = Inner { entry: UnsafeCell::new(entry), event, closed: AtomicBool::new(false), target };
@@ -123,7 +112,7 @@ impl<T: OnEvent> Listener<T> {
         let mut error = 0;
         // SAFETY: The file is referenced and an eventfd's, whose poll() hands its wait queue to the callback of
         // the call. The entry lies in an `Arc`, so it stays where it is until the listener's drop removes it.
-        let events = unsafe { ffi::rvmm_eventfd_listen(file.0.as_ptr(), inner.entry.get(), &mut error) };
+        let events = unsafe { ffi::rvmm_eventfd_listen(file.as_ptr(), inner.entry.get(), &mut error) };
         to_result(error)?;
         let this = Listener { inner };
         if events & POLLIN != 0 {

@@ -5,6 +5,7 @@
 use super::ffi;
 use core::ffi::{c_int, c_uint, c_void};
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::from_result;
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -69,6 +70,38 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
 
     /// The last reference through an fd is gone.
     fn release(_this: &Arc<Self>) {}
+}
+
+/// A reference to an open file of whatever kind.
+pub(super) struct FileRef(NonNull<bindings::file>);
+
+// SAFETY: A `struct file` is reference counted and usable from any thread.
+unsafe impl Send for FileRef {}
+// SAFETY: As above.
+unsafe impl Sync for FileRef {}
+
+impl FileRef {
+    /// Takes a reference to the file behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd.
+    pub(super) fn get(fd: i32) -> Result<FileRef> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        // SAFETY: Process context; a null answer means no such fd.
+        NonNull::new(unsafe { bindings::fget(fd) }).map(FileRef).ok_or(EBADF)
+    }
+
+    /// Returns the file, which stays open as long as the reference lives.
+    pub(super) fn as_ptr(&self) -> *mut bindings::file {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for FileRef {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours and given up here.
+        unsafe { bindings::fput(self.0.as_ptr()) }
+    }
 }
 
 /// A kernel wait queue, for pollers and blocking readers.

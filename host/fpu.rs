@@ -229,7 +229,7 @@ impl GuestFpu {
         let keys = self.supported.contains(Xcr0::PKRU).then(|| {
             // SAFETY: The host sets CR4.PKE wherever it enables the state component.
             let host = unsafe { rdpkru() };
-            Keys { host, guest: 0 }
+            Keys { host, guest: 0, shown: true }
         });
         // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
         // the host's XCR0 is in force, so every component that the image may name is enabled.
@@ -259,6 +259,8 @@ impl GuestFpu {
 struct Keys {
     host: u32,
     guest: u32,
+    /// The guest's is in the register.
+    shown: bool,
 }
 
 /// The guest's state is in the registers.
@@ -289,19 +291,24 @@ impl Loaded<'_> {
         self.fpu.xcr0
     }
 
-    /// Puts the guest's PKRU into the register: just before an entry.
+    /// Puts the guest's PKRU into the register, unless it is there: before an entry.
     #[inline]
     pub(crate) fn show_keys(&mut self) {
-        if let Some(keys) = self.keys.as_ref().filter(|k| k.host != k.guest) {
-            // SAFETY: `keys` exists, so CR4.PKE is set; `hide_keys()` follows the exit.
-            unsafe { wrpkru(keys.guest) };
+        if let Some(keys) = self.keys.as_mut().filter(|k| !k.shown) {
+            keys.shown = true;
+            if keys.host != keys.guest {
+                // SAFETY: `keys` exists, so CR4.PKE is set; `hide_keys()` follows the exit.
+                unsafe { wrpkru(keys.guest) };
+            }
         }
     }
 
-    /// Takes the guest's PKRU out of the register: right after an exit.
+    /// Takes the guest's PKRU out of the register, if it is there: after an exit, before guest memory is
+    /// touched.
     #[inline]
     pub(crate) fn hide_keys(&mut self) {
-        if let Some(keys) = self.keys.as_mut() {
+        if let Some(keys) = self.keys.as_mut().filter(|k| k.shown) {
+            keys.shown = false;
             // SAFETY: `keys` exists, so CR4.PKE is set.
             keys.guest = unsafe { rdpkru() };
             if keys.host != keys.guest {

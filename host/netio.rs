@@ -10,6 +10,7 @@
 
 use super::eventfd::OnEvent;
 use super::ffi;
+use super::file::FileRef;
 use super::pieces::{outcome, Pieces};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
@@ -17,19 +18,44 @@ use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 
-/// A reference to the file of a tap device, and its socket.
+/// A reference to the file of a socket or of something that has one, and the socket.
 ///
 /// # Invariants
 /// `socket` is the one of `file`, which keeps it.
-pub(crate) struct Tap {
-    file: NonNull<bindings::file>,
+struct Socket {
+    file: FileRef,
     socket: NonNull<c_void>,
 }
 
-// SAFETY: A `struct file` is reference counted, and the socket's calls have locks of their own.
-unsafe impl Send for Tap {}
+// SAFETY: The file may go to any thread, and the socket's calls have locks of their own.
+unsafe impl Send for Socket {}
 // SAFETY: As above.
-unsafe impl Sync for Tap {}
+unsafe impl Sync for Socket {}
+
+/// Finds the socket of a referenced file; an error number where it has none.
+type FindSocket = unsafe extern "C" fn(*mut bindings::file, *mut *mut c_void) -> c_int;
+
+impl Socket {
+    /// Takes a reference to the file behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd, `EINVAL` for one in which `find` finds no socket.
+    fn get(fd: i32, find: FindSocket) -> Result<Socket> {
+        let file = FileRef::get(fd)?;
+        let mut socket = core::ptr::null_mut();
+        // SAFETY: The file is referenced, the out pointer is valid.
+        kernel::error::to_result(unsafe { find(file.as_ptr(), &mut socket) })?;
+        // INVARIANT: That is the file's.
+        Ok(Socket { file, socket: NonNull::new(socket).ok_or(EINVAL)? })
+    }
+
+    fn as_ptr(&self) -> *mut c_void {
+        self.socket.as_ptr()
+    }
+}
+
+/// A tap device.
+pub(crate) struct Tap(Socket);
 
 impl Tap {
     /// Takes a reference to the tap behind `fd` of the calling process.
@@ -37,16 +63,7 @@ impl Tap {
     /// # Errors
     /// `EBADF` for no such fd, `EINVAL` for one that is no tap.
     pub(crate) fn get(fd: i32) -> Result<Tap> {
-        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
-        // SAFETY: Process context; a null answer means no such fd.
-        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
-        let mut this = Tap { file, socket: NonNull::dangling() };
-        let mut socket = core::ptr::null_mut();
-        // SAFETY: The file is referenced, the out pointer is valid.
-        kernel::error::to_result(unsafe { ffi::rvmm_tap_socket(file.as_ptr(), &mut socket) })?;
-        // INVARIANT: That is the file's.
-        this.socket = NonNull::new(socket).ok_or(EINVAL)?;
-        Ok(this)
+        Socket::get(fd, ffi::rvmm_tap_socket).map(Tap)
     }
 
     /// Sets what packets from the tap may leave to their receiver: bits of TUNSETOFFLOAD. Sleeps.
@@ -55,13 +72,13 @@ impl Tap {
     /// `EINVAL` for bits that the kernel does not know, `EBADFD` when the tap is gone.
     pub(crate) fn set_offloads(&self, offloads: u32) -> Result {
         // SAFETY: The file is referenced, and it is a tap's: this request takes a number.
-        kernel::error::to_result(unsafe { ffi::rvmm_tap_set_offloads(self.file.as_ptr(), offloads) })
+        kernel::error::to_result(unsafe { ffi::rvmm_tap_set_offloads(self.0.file.as_ptr(), offloads) })
     }
 
     /// Returns the bytes of the next packet, without its header; 0 when there is none.
     pub(crate) fn next_len(&self) -> u32 {
-        // SAFETY: By the type's invariant.
-        unsafe { ffi::rvmm_tap_next_len(self.socket.as_ptr()) }
+        // SAFETY: By the invariant of `Socket`.
+        unsafe { ffi::rvmm_tap_next_len(self.0.as_ptr()) }
     }
 
     /// Sends a packet, header first. May sleep. Returns the bytes that were taken.
@@ -69,10 +86,10 @@ impl Tap {
     /// # Errors
     /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others.
     pub(crate) fn send(&self, packet: &Pieces) -> Result<u64> {
-        // SAFETY: By the type's invariant. The pieces are read during the call only, and whoever copies from
+        // SAFETY: By the invariant of `Socket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
-            ffi::rvmm_tap_send(self.socket.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes())
+            ffi::rvmm_tap_send(self.0.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes())
         })
     }
 
@@ -82,15 +99,13 @@ impl Tap {
     /// `EAGAIN` when there is none; `EFAULT` and others, with which a packet is lost.
     pub(crate) fn receive(&self, room: &Pieces) -> Result<u64> {
         // SAFETY: As in `send()`.
-        outcome(unsafe {
-            ffi::rvmm_tap_receive(self.socket.as_ptr(), room.as_ptr(), room.count(), room.bytes())
-        })
+        outcome(unsafe { ffi::rvmm_tap_receive(self.0.as_ptr(), room.as_ptr(), room.count(), room.bytes()) })
     }
 
     /// Throws the next packet away.
     pub(crate) fn drop_next(&self) {
-        // SAFETY: By the type's invariant.
-        unsafe { ffi::rvmm_tap_drop(self.socket.as_ptr()) }
+        // SAFETY: By the invariant of `Socket`.
+        unsafe { ffi::rvmm_tap_drop(self.0.as_ptr()) }
     }
 
     /// Calls `target` whenever a packet comes or the tap changes, until the answer is dropped. Sleeps.
@@ -98,23 +113,12 @@ impl Tap {
     /// # Errors
     /// `EBADFD`: the tap is gone. `ENOMEM`.
     pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
-        Ear::new(&self.file, target)
+        Ear::new(&self.0.file, target)
     }
 }
 
-/// A reference to the file of a stream socket, and the socket.
-///
-/// # Invariants
-/// `socket` is the one of `file`, which keeps it.
-pub(crate) struct Stream {
-    file: NonNull<bindings::file>,
-    socket: NonNull<c_void>,
-}
-
-// SAFETY: As for `Tap`.
-unsafe impl Send for Stream {}
-// SAFETY: As for `Tap`.
-unsafe impl Sync for Stream {}
+/// A stream socket.
+pub(crate) struct Stream(Socket);
 
 impl Stream {
     /// Takes a reference to the stream socket behind `fd` of the calling process.
@@ -122,16 +126,7 @@ impl Stream {
     /// # Errors
     /// `EBADF` for no such fd, `EINVAL` for one that is no stream socket.
     pub(crate) fn get(fd: i32) -> Result<Stream> {
-        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
-        // SAFETY: Process context; a null answer means no such fd.
-        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
-        let mut this = Stream { file, socket: NonNull::dangling() };
-        let mut socket = core::ptr::null_mut();
-        // SAFETY: The file is referenced, the out pointer is valid.
-        kernel::error::to_result(unsafe { ffi::rvmm_stream_socket(file.as_ptr(), &mut socket) })?;
-        // INVARIANT: That is the file's.
-        this.socket = NonNull::new(socket).ok_or(EINVAL)?;
-        Ok(this)
+        Socket::get(fd, ffi::rvmm_stream_socket).map(Stream)
     }
 
     /// Sends bytes; sleeps until there is room for them or a signal comes. Returns how many were sent.
@@ -140,8 +135,8 @@ impl Stream {
     /// `EPIPE` when the other end is closed; `EINTR` on a signal before the first byte; others of the socket.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize> {
         let (at, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
-        // SAFETY: By the type's invariant; the bytes are valid for the call.
-        let sent = outcome(unsafe { ffi::rvmm_stream_send(self.socket.as_ptr(), at, len) })?;
+        // SAFETY: By the invariant of `Socket`; the bytes are valid for the call.
+        let sent = outcome(unsafe { ffi::rvmm_stream_send(self.0.as_ptr(), at, len) })?;
         Ok(usize::try_from(sent)?)
     }
 
@@ -152,8 +147,8 @@ impl Stream {
     /// `EAGAIN` when nothing has come; others of the socket.
     pub(crate) fn receive(&self, room: &mut [u8]) -> Result<usize> {
         let (at, len) = (room.as_mut_ptr().cast(), room.len() as u64);
-        // SAFETY: By the type's invariant; the room is valid for the call and ours.
-        let received = outcome(unsafe { ffi::rvmm_stream_receive(self.socket.as_ptr(), at, len) })?;
+        // SAFETY: By the invariant of `Socket`; the room is valid for the call and ours.
+        let received = outcome(unsafe { ffi::rvmm_stream_receive(self.0.as_ptr(), at, len) })?;
         Ok(usize::try_from(received)?)
     }
 
@@ -162,21 +157,7 @@ impl Stream {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
-        Ear::new(&self.file, target)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // SAFETY: The reference was taken by `get()`.
-        unsafe { bindings::fput(self.file.as_ptr()) }
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        // SAFETY: The reference was taken by `get()`.
-        unsafe { bindings::fput(self.file.as_ptr()) }
+        Ear::new(&self.0.file, target)
     }
 }
 
@@ -197,12 +178,11 @@ struct Inner<T> {
 pub(crate) struct Ear<'a, T> {
     inner: KBox<Inner<T>>,
     head: NonNull<bindings::wait_queue_head>,
-    _file: &'a NonNull<bindings::file>,
+    _file: &'a FileRef,
 }
 
 impl<'a, T: OnEvent> Ear<'a, T> {
-    /// `file`: of a value that holds a reference to it for `'a`.
-    fn new(file: &'a NonNull<bindings::file>, target: T) -> Result<Ear<'a, T>> {
+    fn new(file: &'a FileRef, target: T) -> Result<Ear<'a, T>> {
         let entry = bindings::wait_queue_entry { func: Some(hear::<T>), ..Default::default() };
         let inner = KBox::new(Inner { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
         // SAFETY: The file is referenced, and the entry lies in a box, so it stays where it is until the drop

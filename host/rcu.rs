@@ -2,6 +2,7 @@
 
 //! A value that is replaced as a whole while readers go on with the old one.
 
+use super::cpu::PinnedCpu;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::prelude::*;
 use kernel::sync::rcu;
@@ -32,6 +33,14 @@ impl<T> RcuBox<T> {
         // SAFETY: The pointer came from a box; `replace()` frees that box only after a grace period,
         // which the read lock holds off.
         f(unsafe { &*self.ptr.load(Ordering::Acquire) })
+    }
+
+    /// Returns the current value, for as long as interrupts stay off: a grace period waits for that, too.
+    #[inline(always)]
+    pub(crate) fn pinned<'a>(&'a self, _cpu: &'a PinnedCpu) -> &'a T {
+        // SAFETY: As in `read()`; while `_cpu` is borrowed interrupts are off, so preemption is, and
+        // `synchronize_rcu()` waits for regions without preemption as for read locks.
+        unsafe { &*self.ptr.load(Ordering::Acquire) }
     }
 
     /// Puts `value` in place and returns once no reader can see the old one. Sleeps.

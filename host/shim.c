@@ -335,22 +335,27 @@ out:
 }
 
 /*
- * The words were read by copy_from_user_nofault() before, in this process, so their addresses are
- * those of user space.
+ * Goes to the label end unless the word has the value that was seen. The words were read by
+ * copy_from_user_nofault() before, in this process, so their addresses are those of user space.
  */
+#define RVMM_SAME(word)								\
+	do {									\
+		u64 found;							\
+										\
+		unsafe_get_user(found, (u64 __user *)(word).hva, end);		\
+		if (found != (word).value)					\
+			goto end;						\
+	} while (0)
+
 bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
 {
 	bool same = false;
-	u64 found;
 	u32 i;
 
 	pagefault_disable();
 	__uaccess_begin_nospec();
-	for (i = 0; i < count; i++) {
-		unsafe_get_user(found, (u64 __user *)words[i].hva, end);
-		if (found != words[i].value)
-			goto end;
-	}
+	for (i = 0; i < count; i++)
+		RVMM_SAME(words[i]);
 	same = true;
 end:
 	__uaccess_end();
@@ -358,25 +363,17 @@ end:
 	return same;
 }
 
-#define RVMM_SAME(i)								\
-	do {									\
-		unsafe_get_user(found, (u64 __user *)words[i].hva, end);	\
-		if (found != words[i].value)					\
-			goto end;						\
-	} while (0)
-
 bool rvmm_user_unchanged5(const struct rvmm_word *words)
 {
 	bool same = false;
-	u64 found;
 
 	pagefault_disable();
 	__uaccess_begin_nospec();
-	RVMM_SAME(0);
-	RVMM_SAME(1);
-	RVMM_SAME(2);
-	RVMM_SAME(3);
-	RVMM_SAME(4);
+	RVMM_SAME(words[0]);
+	RVMM_SAME(words[1]);
+	RVMM_SAME(words[2]);
+	RVMM_SAME(words[3]);
+	RVMM_SAME(words[4]);
 	same = true;
 end:
 	__uaccess_end();

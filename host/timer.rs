@@ -4,6 +4,7 @@
 
 use super::ffi;
 use crate::arch::time::Ns;
+use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::marker::PhantomPinned;
 use kernel::bindings;
@@ -40,6 +41,64 @@ pub(crate) fn is_tsc_stable() -> bool {
 pub(crate) fn rdtsc() -> u64 {
     // SAFETY: RDTSC has no side effect, and the kernel may always execute it.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Reads the TSC, after all that came before: a lock that was taken, say.
+#[inline(always)]
+fn rdtsc_ordered() -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: As in `rdtsc()`; every processor that runs this module has LFENCE.
+    unsafe { asm!("lfence", "rdtsc", out("eax") lo, out("edx") hi, options(nostack, preserves_flags)) };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// For how many ticks of the TSC a [`NearClock`] goes by itself: some ten microseconds. Even where the
+/// kernel slews its clock most, by 500 ppm, the two are then apart by less than it takes a cache line to
+/// get from one CPU to another, so nobody sees the time go back.
+const NEAR: u64 = 1 << 17;
+
+/// The host's monotonic time, from the TSC and a look at the kernel's clock a moment ago: that look costs
+/// more than all else that the read of a timer's port does.
+///
+/// Belongs to a thread that stays on its CPU between [`NearClock::forget`] and the next.
+pub(crate) struct NearClock {
+    tsc: u64,
+    ns: u64,
+    span: u64,
+}
+
+impl NearClock {
+    /// One that will look.
+    pub(crate) const fn new() -> NearClock {
+        NearClock { tsc: 0, ns: 0, span: 0 }
+    }
+
+    /// Says that the CPU may be another one, or that time has passed.
+    #[inline]
+    pub(crate) fn forget(&mut self) {
+        self.span = 0;
+    }
+
+    /// Returns the time; `ns_per_tick` are the nanoseconds of a tick of the TSC, a 32.32 factor.
+    #[inline(always)]
+    pub(crate) fn now(&mut self, ns_per_tick: u64) -> Ns {
+        let gone = rdtsc_ordered().wrapping_sub(self.tsc);
+        if gone >= self.span {
+            return self.look();
+        }
+        Ns(self.ns.wrapping_add(gone.wrapping_mul(ns_per_tick) >> 32))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look(&mut self) -> Ns {
+        let before = rdtsc_ordered();
+        let now = now();
+        // Something of the firmware's may have come in between: then neither goes with the other.
+        let is_near = rdtsc_ordered().wrapping_sub(before) < NEAR >> 6 && is_tsc_stable();
+        *self = NearClock { tsc: before, ns: now.0, span: if is_near { NEAR } else { 0 } };
+        now
+    }
 }
 
 /// What a [`Timer`] calls when it fires, in hard interrupt context.

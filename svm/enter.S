@@ -58,12 +58,12 @@ SYM_FUNC_START(rvmm_svm_enter)
 	vmload	%rax
 	vmrun	%rax
 	vmsave	%rax
-	mov	(%rsp), %rax
+	pop	%rax
 	vmload	%rax
 	cli
 	stgi
 
-	mov	8(%rsp), %rax
+	pop	%rax
 	mov	%rcx, GPR(1)(%rax)
 	mov	%rdx, GPR(2)(%rax)
 	mov	%rbx, GPR(3)(%rax)
@@ -102,8 +102,6 @@ SYM_FUNC_START(rvmm_svm_enter)
 	xor	%r10d, %r10d
 	xor	%r11d, %r11d
 
-	pop	%rdx
-	pop	%rsi
 	pop	%r15
 	pop	%r14
 	pop	%r13

@@ -2,7 +2,7 @@
 
 //! One virtual processor on SVM: the VMCB in the run loop's terms.
 
-use super::exit::decode;
+use super::exit::{decode, IOIO};
 use super::region::{VmcbPage, Window};
 use super::vmcb::{Clean, Intercept3, Intercept4, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_TPR};
@@ -22,9 +22,6 @@ const TYPE_NMI: u64 = 2 << 8;
 const TYPE_EXCEPTION: u64 = 3 << 8;
 const TYPE_SOFT: u64 = 4 << 8;
 const TYPE_MASK: u64 = 7 << 8;
-
-/// The exit code of IN, OUT, INS and OUTS.
-const EXIT_IOIO: u64 = 0x7b;
 
 /// A virtual processor.
 pub(crate) struct SvmVcpu {
@@ -115,7 +112,7 @@ impl BackendVcpu for SvmVcpu {
     type Cpu = Svm;
 
     #[inline(always)]
-    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
+    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         let save = self.vmcb.save_mut(Clean::empty());
         save.rax = state.gprs[RAX];
         save.rsp = state.gprs[RSP];
@@ -133,7 +130,13 @@ impl BackendVcpu for SvmVcpu {
         state.rip = save.rip;
         state.rflags = save.rflags;
         state.ran();
-        decode(self.raw_exit())
+        let c = self.vmcb.control();
+        RawExit { reason: c.exit_code, info1: c.exit_info1, info2: c.exit_info2 }
+    }
+
+    #[inline(always)]
+    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> Exit {
+        decode(raw)
     }
 
     fn read_state(&self, want: Groups, out: &mut VcpuState) {
@@ -219,7 +222,7 @@ impl BackendVcpu for SvmVcpu {
     #[inline]
     fn next_rip(&self) -> Option<u64> {
         let c = self.vmcb.control();
-        if c.exit_code == EXIT_IOIO {
+        if c.exit_code == IOIO {
             // Told for IN and OUT by every processor. APM, "IOIO Intercept", EXITINFO2.
             return Some(c.exit_info2);
         }
@@ -271,8 +274,8 @@ impl BackendVcpu for SvmVcpu {
 
     #[inline]
     fn blocking(&self) -> Blocking {
-        let done = self.nmi_iret.is_some_and(|rip| rip != self.vmcb.save().rip);
-        Blocking { shadow: self.vmcb.control().interrupt_shadow & 1 != 0, nmi: self.nmi_masked && !done }
+        let is_done = || self.nmi_iret.is_some_and(|rip| rip != self.vmcb.save().rip);
+        Blocking { shadow: self.vmcb.control().interrupt_shadow & 1 != 0, nmi: self.nmi_masked && !is_done() }
     }
 
     fn set_blocking(&mut self, blocking: Blocking) {
@@ -319,11 +322,5 @@ impl BackendVcpu for SvmVcpu {
 
     fn set_debug_passthrough(&mut self, on: bool) {
         self.vmcb.intercept_dr(!on);
-    }
-
-    #[inline]
-    fn raw_exit(&self) -> RawExit {
-        let c = self.vmcb.control();
-        RawExit { reason: c.exit_code, info1: c.exit_info1, info2: c.exit_info2 }
     }
 }

@@ -114,7 +114,7 @@ pub(crate) trait BackendVcpu: Send {
     /// The backend that made it.
     type Cpu: Backend<Vcpu = Self>;
 
-    /// Runs the guest until something needs handling.
+    /// Runs the guest until something needs handling, and returns what the processor reported.
     ///
     /// General registers, RIP and RFLAGS go in from `state` and come back; the groups must have been
     /// flushed before.
@@ -123,7 +123,9 @@ pub(crate) trait BackendVcpu: Send {
         window: &mut <Self::Cpu as Backend>::Window<'_>,
         root: TableRoot<'_>,
         state: &mut VcpuState,
-    ) -> Exit;
+    ) -> RawExit;
+    /// Says what the last entry ended with; `raw` is what [`Self::enter`] returned. Once for each entry.
+    fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit;
     /// Keeps what is in the processor only, before the window is dropped; [`Self::read_state`] gives the
     /// same afterwards.
     fn leave(&mut self, _window: &mut <Self::Cpu as Backend>::Window<'_>) {}
@@ -166,6 +168,4 @@ pub(crate) trait BackendVcpu: Send {
     fn flush_tlb(&mut self);
     /// Lets the guest use its debug registers without exits, or makes it exit.
     fn set_debug_passthrough(&mut self, on: bool);
-    /// Returns the last exit as the processor reported it.
-    fn raw_exit(&self) -> RawExit;
 }

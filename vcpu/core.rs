@@ -4,7 +4,7 @@
 
 use super::backend::{Backend, BackendVcpu};
 use super::cpuid::CpuidTable;
-use super::event::{merge, Event, Merged};
+use super::event::{merge, Blocking, Event, Merged};
 use super::handle::code::CodeCache;
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
@@ -15,6 +15,7 @@ use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
+use crate::host::timer::NearClock;
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -100,10 +101,14 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) slot_hint: usize,
     /// A frame that no memslot holds, as of that generation of the slots: the last device touched.
     pub(crate) no_slot: Option<(Gfn, u64)>,
+    /// Where the last write that signalled was found.
+    pub(crate) event_hint: usize,
     /// The space's flush generation that this vCPU has caught up with.
     pub(crate) flush_generation: u64,
     /// Guest TSC minus host TSC.
     pub(crate) tsc_offset: u64,
+    /// The time, while the window is open.
+    pub(crate) clock: NearClock,
     /// DR0 to DR3.
     pub(crate) dr: [u64; 4],
     /// The guest has touched its debug registers since they were last put away.
@@ -147,8 +152,10 @@ impl<B: Backend> VcpuCore<B> {
             code,
             slot_hint: 0,
             no_slot: None,
+            event_hint: 0,
             flush_generation: 0,
             tsc_offset: 0,
+            clock: NearClock::new(),
             dr: [0; 4],
             debug_loaded: false,
             shutdown: false,
@@ -189,15 +196,27 @@ impl<B: Backend> VcpuCore<B> {
         self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
     }
 
+    /// Goes past an instruction that was carried out in software: to `next`, see [`VcpuCore::end_insn`].
+    #[inline(always)]
+    pub(crate) fn go_past(&mut self, next: u64, stepping: bool) {
+        self.state.rip = next;
+        self.state.rflags &= !Rflags::RF.bits();
+        self.end_insn(stepping);
+    }
+
+    /// Returns whether the trap flag is set.
+    #[inline(always)]
+    pub(crate) fn is_stepping(&self) -> bool {
+        self.state.rflags & Rflags::TF.bits() != 0
+    }
+
     /// Notes that an instruction was carried out in software, and RIP moved on: its interrupt shadow is
     /// over, and it traps where it began with the trap flag set (`stepping`). SDM, "Single-Step Exception
     /// Condition".
     #[inline]
     pub(crate) fn end_insn(&mut self, stepping: bool) {
-        let mut blocking = self.hw.blocking();
-        if blocking.shadow {
-            blocking.shadow = false;
-            self.hw.set_blocking(blocking);
+        if self.hw.blocking().shadow {
+            self.end_shadow();
         }
         if stepping {
             self.fetch(Groups::DEBUG);
@@ -205,6 +224,12 @@ impl<B: Backend> VcpuCore<B> {
             self.state.mark(Groups::DEBUG);
             self.raise(Exception::plain(Vector::DB));
         }
+    }
+
+    #[cold]
+    fn end_shadow(&mut self) {
+        let blocking = self.hw.blocking();
+        self.hw.set_blocking(Blocking { shadow: false, ..blocking });
     }
 
     /// INIT: the state after reset, but for what INIT keeps. SDM, "Processor State After Reset".
@@ -218,7 +243,7 @@ impl<B: Backend> VcpuCore<B> {
         self.nmi = false;
         self.user_irq = None;
         self.armed = None;
-        self.hw.set_blocking(super::event::Blocking::default());
+        self.hw.set_blocking(Blocking::default());
         self.dr = [0; 4];
     }
 

@@ -17,16 +17,86 @@ pub(crate) struct RawExit {
 }
 
 /// An access to one I/O port by IN or OUT.
+///
+/// One word, laid out as SVM's EXITINFO1, so that the commonest exit is taken apart only as far as its
+/// handler looks. APM, "IOIO Intercept".
+///
+/// The width is the narrowest of those whose bit is set; processors set one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PioAccess {
-    /// The port.
-    pub(crate) port: u16,
-    /// The width; never [`Width::B8`].
-    pub(crate) width: Width,
-    /// IN.
-    pub(crate) is_in: bool,
-    /// INS or OUTS, with or without REP: for the emulator.
-    pub(crate) is_string: bool,
+pub(crate) struct PioAccess(u32);
+
+impl PioAccess {
+    const IN: u32 = 1 << 0;
+    const STRING: u32 = 1 << 2;
+    const BYTE: u32 = 1 << 4;
+    const WORD: u32 = 1 << 5;
+    const DWORD: u32 = 1 << 6;
+
+    /// IN or OUT, or with `is_string` INS or OUTS. [`Width::B8`] counts as [`Width::B4`]: no port is wider.
+    pub(crate) fn new(port: u16, width: Width, is_in: bool, is_string: bool) -> PioAccess {
+        let size = match width {
+            Width::B1 => Self::BYTE,
+            Width::B2 => Self::WORD,
+            Width::B4 | Width::B8 => Self::DWORD,
+        };
+        let kind = if is_in { Self::IN } else { 0 } | if is_string { Self::STRING } else { 0 };
+        PioAccess(u32::from(port) << 16 | size | kind)
+    }
+
+    /// Takes EXITINFO1.
+    #[inline(always)]
+    pub(crate) fn from_info(info: u32) -> PioAccess {
+        PioAccess(info)
+    }
+
+    /// Returns the port.
+    #[inline(always)]
+    pub(crate) fn port(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Returns the width; never [`Width::B8`].
+    #[inline(always)]
+    pub(crate) fn width(self) -> Width {
+        if self.0 & Self::BYTE != 0 {
+            Width::B1
+        } else if self.0 & Self::WORD != 0 {
+            Width::B2
+        } else {
+            Width::B4
+        }
+    }
+
+    /// Returns the width in bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> u32 {
+        // The bits stand for the powers of two that they are.
+        (self.0 >> 4) & 7
+    }
+
+    /// Returns the part of RAX that is written.
+    #[inline(always)]
+    pub(crate) fn written(self, rax: u64) -> u64 {
+        rax & !u64::MAX.wrapping_shl(self.bytes().wrapping_mul(8))
+    }
+
+    /// Returns whether it is IN or INS.
+    #[inline(always)]
+    pub(crate) fn is_in(self) -> bool {
+        self.0 & Self::IN != 0
+    }
+
+    /// Returns whether it is INS or OUTS, with or without REP: for the emulator.
+    #[inline(always)]
+    pub(crate) fn is_string(self) -> bool {
+        self.0 & Self::STRING != 0
+    }
+
+    /// Returns whether it is an IN or OUT of one byte.
+    #[inline(always)]
+    pub(crate) fn is_plain_byte(self) -> bool {
+        self.0 & (Self::BYTE | Self::STRING) == Self::BYTE
+    }
 }
 
 /// RDMSR or WRMSR.

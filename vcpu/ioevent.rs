@@ -72,8 +72,30 @@ impl<E> IoEvents<E> {
         }
     }
 
+    /// As [`IoEvents::find`]; `hint` is the place of the last hit, wrong at worst.
+    #[inline(always)]
+    pub(crate) fn find_near(
+        &self,
+        place: Place,
+        addr: u64,
+        len: u32,
+        value: u64,
+        hint: &mut usize,
+    ) -> Option<&E> {
+        let list = self.of(place);
+        match list.get(*hint) {
+            Some((m, e)) if m.addr == addr && m.takes(len, value) => Some(e),
+            None if list.is_empty() => None,
+            _ => {
+                let found = self.find(place, addr, len, value)?;
+                *hint = list.iter().position(|(_, e)| core::ptr::eq(e, found)).unwrap_or(0);
+                Some(found)
+            }
+        }
+    }
+
     /// Returns what a write of `len` bytes signals, if anything.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn find(&self, place: Place, addr: u64, len: u32, value: u64) -> Option<&E> {
         let list = self.of(place);
         if list.is_empty() {

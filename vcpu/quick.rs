@@ -6,19 +6,20 @@
 //! choosing an event, taking what others asked) holds on from entry to entry as long as nothing
 //! happens that it depends on. So an exit of one of a few kinds that is answered without touching
 //! guest memory goes straight back into the guest, after one look at each of: requests of others, work
-//! of the host's scheduler, translations taken away. Everything else is the run loop's.
+//! of the host's scheduler, translations taken away. Where an entry delivered an interrupt, or the answer
+//! may have made one deliverable, that much is done here as well. Everything else is the run loop's.
 //!
 //! Guest mode stays announced over it, so whoever posts something meanwhile sends an interrupt, which
 //! waits, for interrupts are off, and ends the next entry at once. The guest's protection keys stay in
-//! force: they could only make the comparison in [`code::known`] fail, which means that nothing is
-//! known.
+//! force but where guest memory is touched: they could only make the comparison in [`code::known`] fail,
+//! which means that nothing is known.
 
 use super::backend::{Backend, BackendVcpu};
 use super::exit::{Exit, MsrAccess, VirtInsn};
-use super::handle::{code, insn_length, misc, mov, msr, pio, Cx};
+use super::handle::{code, misc, mov, msr, pio, Cx};
 use super::outcome::Outcome;
+use super::run::{commit, prepare};
 use super::shared::count;
-use crate::arch::cr::Rflags;
 use crate::host::cpu::Work;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -34,46 +35,98 @@ pub(crate) enum Answer {
 }
 
 /// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
-/// been, but something waits.
-#[inline(always)]
+/// been, but something waits. What the entries delivered has been noted.
+#[inline(never)]
 pub(super) fn run<B: Backend>(
     cx: &mut Cx<'_, '_, B>,
     window: &mut B::Window<'_>,
     work: &Work<'_>,
 ) -> Option<Exit> {
-    let calm = is_calm(cx);
-    let tpr = cx.core.hw.tpr();
+    let space = &*cx.vm.space;
+    let mut entry = Entry::of(cx);
     loop {
-        let exit = cx.core.hw.enter(window, cx.vm.space.root(), &mut cx.core.state);
-        cx.shared.recorder.note(cx.core.state.rip, cx.core.hw.raw_exit());
-        if !calm || cx.core.hw.tpr() != tpr || cx.core.state.rflags & Rflags::TF.bits() != 0 {
+        let core = &mut *cx.core;
+        let raw = core.hw.enter(window, space.root(), &mut core.state);
+        cx.shared.recorder.note(core.state.rip, raw);
+        let answer = if entry.is_over(cx) {
+            let exit = cx.core.hw.exit(raw, &mut cx.core.state);
+            match answer(cx, &exit) {
+                Answer::Not => {
+                    note(cx, &exit);
+                    return Some(exit);
+                }
+                answer => answer,
+            }
+        } else if let Some(exit) = settle(cx, &entry) {
             return Some(exit);
-        }
-        match answer(cx, &exit) {
-            Answer::Not => return Some(exit),
-            Answer::Prepare => return None,
-            Answer::Again => {}
-        }
+        } else {
+            Answer::Prepare
+        };
         if cx.shared.has_requests()
             || work.is_pending()
-            || cx.vm.space.flush_generation.load(SeqCst) != cx.core.flush_generation
+            || space.flush_generation.load(SeqCst) != cx.core.flush_generation
         {
             return None;
         }
-        cx.core.state.flush(&mut cx.core.hw);
+        if answer == Answer::Prepare {
+            entry = choose(cx)?;
+        }
+        let core = &mut *cx.core;
+        core.state.flush(&mut core.hw);
     }
 }
 
-/// Returns whether nothing but the exit itself has to be looked at after it.
-#[inline(always)]
-fn is_calm<B: Backend>(cx: &Cx<'_, '_, B>) -> bool {
-    let core = &*cx.core;
-    !(core.armed.is_some()
-        || core.nmi
-        || core.window_open
-        || core.wants_window
-        || core.pv.is_eoi_armed()
-        || cx.shared.times.is_some())
+/// What an entry leaves to be done after it.
+struct Entry {
+    /// The task priority that the guest starts with.
+    tpr: u8,
+    /// Exits may be answered here.
+    is_quick: bool,
+    /// So they may, and the entry delivers nothing that has to be noted.
+    is_plain: bool,
+}
+
+impl Entry {
+    #[inline]
+    fn of<B: Backend>(cx: &Cx<'_, '_, B>) -> Entry {
+        let core = &*cx.core;
+        let is_quick = !(core.nmi || core.window_open || core.wants_window || cx.shared.times.is_some());
+        let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
+        Entry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
+    }
+
+    /// Returns whether nothing but the exit itself has to be looked at after it.
+    #[inline(always)]
+    fn is_over<B: Backend>(&self, cx: &Cx<'_, '_, B>) -> bool {
+        self.is_plain && cx.core.hw.tpr() == self.tpr && !cx.core.is_stepping()
+    }
+}
+
+/// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
+#[inline(never)]
+fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
+    let exit = cx.core.hw.exit(cx.shared.recorder.last(), &mut cx.core.state);
+    note(cx, &exit);
+    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, &exit) != Answer::Not;
+    (!is_answered).then_some(exit)
+}
+
+/// Notes what an entry delivered, and what its exit cut short. The guest's keys are put away.
+#[inline(never)]
+fn note<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) {
+    cx.fpu.hide_keys();
+    commit(cx.vm, cx.shared, cx.core, exit);
+}
+
+/// Chooses what the next entry delivers. `None`: the guest has shut down.
+#[inline(never)]
+fn choose<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Entry> {
+    cx.fpu.hide_keys();
+    if !prepare(cx.vm, cx.shared, cx.core) {
+        return None;
+    }
+    cx.fpu.show_keys();
+    Some(Entry::of(cx))
 }
 
 /// Answers an exit, if it is of a kind that is answered here.
@@ -81,25 +134,25 @@ fn is_calm<B: Backend>(cx: &Cx<'_, '_, B>) -> bool {
 fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
     match *exit {
         Exit::Pio(access) => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             if !pio::answer(cx, access) {
                 return Answer::Not;
             }
             count(&cx.shared.stats.pio);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::Cpuid => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             misc::cpuid(cx);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::Msr(access) => answer_msr(cx, access),
         Exit::VirtInsn(VirtInsn::Hypercall) => {
-            let Some(next) = next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return Answer::Not };
             misc::hypercall(cx);
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             Answer::Again
         }
         Exit::GuestPageFault(fault) => mov::answer(cx, &fault),
@@ -109,7 +162,7 @@ fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
 
 #[inline(always)]
 fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
-    let Some(next) = next_rip(cx) else { return Answer::Not };
+    let Some(next) = code::next_rip(cx) else { return Answer::Not };
     let Some(policy) = msr::policy(cx) else { return Answer::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return Answer::Not };
     match msr::handle_as(cx, access, policy) {
@@ -118,27 +171,8 @@ fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
             Answer::Prepare
         }
         _ => {
-            go_past(cx, next);
+            cx.core.go_past(next, false);
             answer
         }
     }
-}
-
-/// Returns the address of the next instruction, if it is known at once.
-#[inline(always)]
-fn next_rip<B: Backend>(cx: &Cx<'_, '_, B>) -> Option<u64> {
-    if let Some(next) = cx.core.hw.next_rip() {
-        return Some(next);
-    }
-    let context = cx.core.hw.code_context()?;
-    let len = insn_length(code::known(cx, &context)?);
-    Some(cx.core.state.rip.wrapping_add(len))
-}
-
-/// Goes past the instruction that exited; the trap flag is clear.
-#[inline(always)]
-pub(super) fn go_past<B: Backend>(cx: &mut Cx<'_, '_, B>, next: u64) {
-    cx.core.state.rip = next;
-    cx.core.state.rflags &= !Rflags::RF.bits();
-    cx.core.end_insn(false);
 }

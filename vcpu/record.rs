@@ -14,7 +14,6 @@ use kernel::prelude::*;
 /// How many exits the flight recorder keeps.
 pub(crate) const RECORDED: usize = 64;
 
-#[derive(Default)]
 struct Place {
     rip: AtomicU64,
     reason: AtomicU64,
@@ -22,9 +21,28 @@ struct Place {
     info2: AtomicU64,
 }
 
+impl Place {
+    const fn new() -> Place {
+        Place {
+            rip: AtomicU64::new(0),
+            reason: AtomicU64::new(0),
+            info1: AtomicU64::new(0),
+            info2: AtomicU64::new(0),
+        }
+    }
+
+    fn raw(&self) -> RawExit {
+        RawExit {
+            reason: self.reason.load(Relaxed),
+            info1: self.info1.load(Relaxed),
+            info2: self.info2.load(Relaxed),
+        }
+    }
+}
+
 /// The last exits, for whoever has to find out why a guest died.
 pub(crate) struct Recorder {
-    ring: KVec<Place>,
+    ring: KBox<[Place; RECORDED]>,
     /// Exits so far.
     pub(crate) count: AtomicU64,
 }
@@ -35,10 +53,7 @@ impl Recorder {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Recorder> {
-        let mut ring = KVec::with_capacity(RECORDED, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..RECORDED {
-            ring.push_within_capacity(Place::default())?;
-        }
+        let ring = KBox::new([const { Place::new() }; RECORDED], GFP_KERNEL_ACCOUNT)?;
         Ok(Recorder { ring, count: AtomicU64::new(0) })
     }
 
@@ -46,28 +61,28 @@ impl Recorder {
     #[inline(always)]
     pub(crate) fn note(&self, rip: u64, raw: RawExit) {
         let n = self.count.load(Relaxed);
-        if let Some(place) = self.ring.get(n as usize % RECORDED) {
-            place.rip.store(rip, Relaxed);
-            place.reason.store(raw.reason, Relaxed);
-            place.info1.store(raw.info1, Relaxed);
-            place.info2.store(raw.info2, Relaxed);
-        }
+        let place = &self.ring[n as usize % RECORDED];
+        place.rip.store(rip, Relaxed);
+        place.reason.store(raw.reason, Relaxed);
+        place.info1.store(raw.info1, Relaxed);
+        place.info2.store(raw.info2, Relaxed);
         self.count.store(n.wrapping_add(1), Relaxed);
+    }
+
+    /// Returns the cause of the last exit.
+    pub(crate) fn last(&self) -> RawExit {
+        let n = self.count.load(Relaxed).wrapping_sub(1);
+        self.ring[n as usize % RECORDED].raw()
     }
 
     /// Returns RIP and cause of the last exits, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, RawExit)> + '_ {
         let count = self.count.load(Relaxed);
         let known = count.min(RECORDED as u64);
-        (0..known).filter_map(move |i| {
+        (0..known).map(move |i| {
             let n = count.wrapping_sub(known).wrapping_add(i);
-            let place = self.ring.get(n as usize % RECORDED)?;
-            let raw = RawExit {
-                reason: place.reason.load(Relaxed),
-                info1: place.info1.load(Relaxed),
-                info2: place.info2.load(Relaxed),
-            };
-            Some((place.rip.load(Relaxed), raw))
+            let place = &self.ring[n as usize % RECORDED];
+            (place.rip.load(Relaxed), place.raw())
         })
     }
 }

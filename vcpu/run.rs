@@ -213,6 +213,7 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
+    core.clock.forget();
     let mut exited: Option<(Class, u64)> = None;
     let leave = loop {
         let busy = shared.enter_guest_mode(cpu.id());
@@ -229,9 +230,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
             core.flush_generation = generation;
             core.hw.flush_tlb();
         }
-        if let Err(leave) = prepare(vm, shared, core) {
+        if !prepare(vm, shared, core) {
             shared.leave_guest_mode();
-            break leave;
+            break Leave::User(UserExit::Shutdown);
         }
         core.state.flush(&mut core.hw);
         fpu.show_keys();
@@ -260,8 +261,6 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         cx.fpu.hide_keys();
         shared.leave_guest_mode();
         let Some(exit) = exit else { continue };
-        commit(vm, shared, cx.core, &exit);
-
         let outcome = handle::handle(&mut cx, exit);
         match settle(&mut cx, outcome) {
             None => {}
@@ -280,9 +279,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     leave
 }
 
-/// After an exit: notes what the entry had delivered, and what the exit cut short.
-#[inline(always)]
-fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
+/// After an exit: notes what the entry had delivered, and what the exit cut short. Touches guest memory.
+#[inline]
+pub(super) fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
         core.armed = None;
         return;
@@ -301,11 +300,11 @@ fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, e
     core.interrupted = core.hw.take_interrupted();
 }
 
-/// Before an entry: gives the processor the event that comes first.
-#[inline(always)]
-fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) -> Result<(), Leave> {
+/// Before an entry: gives the processor the event that comes first. Touches guest memory. Returns `false`
+/// where there is nothing to enter any more: the guest has shut down.
+pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) -> bool {
     if core.shutdown {
-        return Err(Leave::User(UserExit::Shutdown));
+        return false;
     }
     let waits = has_interrupt(core, vm);
     if let Some(event) = core.interrupted.take() {
@@ -336,7 +335,7 @@ fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) 
         core.window_open = window;
         core.hw.request_window(WindowKind::Interrupt, window);
     }
-    Ok(())
+    true
 }
 
 fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
@@ -405,15 +404,11 @@ fn settle_skip<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Leave {
 /// Goes past the instruction that exited.
 #[inline(always)]
 fn skip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<(), Leave> {
-    let next = match cx.core.hw.next_rip() {
+    let next = match handle::code::next_rip(cx) {
         Some(rip) => rip,
         None => handle::insn::next_rip(cx).map_err(|o| settle_skip(cx, o))?,
     };
-    let core = &mut *cx.core;
-    core.state.rip = next;
-    let stepping = core.state.rflags & Rflags::TF.bits() != 0;
-    core.state.rflags &= !Rflags::RF.bits();
-    core.end_insn(stepping);
+    cx.core.go_past(next, cx.core.is_stepping());
     Ok(())
 }
 

@@ -194,26 +194,33 @@ impl Chipset {
     }
 
     /// As [`Bus::read_timer`], from the run loop.
-    #[inline]
-    pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16) -> Option<u8> {
-        self.bus.lock_with(cpu.irq()).read_timer(port, timer::now)
+    #[inline(always)]
+    pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
+        self.bus.lock_with(cpu.irq()).read_timer(port, now)
     }
 
     /// As [`Bus::write_timer`], from the run loop.
-    #[inline]
-    pub(crate) fn write_timer(&self, cpu: &PinnedCpu, port: u16, value: u8) -> bool {
-        self.bus.lock_with(cpu.irq()).write_timer(port, value, timer::now)
+    #[inline(always)]
+    pub(crate) fn write_timer(
+        &self,
+        cpu: &PinnedCpu,
+        port: u16,
+        value: u8,
+        now: impl FnOnce() -> Ns,
+    ) -> bool {
+        self.bus.lock_with(cpu.irq()).write_timer(port, value, now)
     }
 
-    /// As [`Chipset::with`], from the run loop.
+    /// As [`Chipset::with`], from the run loop and by its clock.
     pub(crate) fn with_pinned<R>(
         &self,
         cpu: &PinnedCpu,
+        now: impl FnOnce() -> Ns,
         f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R,
     ) -> R {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = Signals::new();
-        let r = f(&mut bus, timer::now(), &mut signals);
+        let r = f(&mut bus, now(), &mut signals);
         self.deliver(&signals);
         self.rearm(&bus);
         r
@@ -325,10 +332,22 @@ impl<B: Backend> Vm<B> {
         change()
     }
 
-    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead.
-    #[inline]
-    pub(crate) fn signal_write(&self, place: Place, addr: u64, len: u32, value: u64) -> bool {
-        self.io_events.read(|t| t.find(place, addr, len, value).map(|e| e.signal()).is_some())
+    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead. `hint` is as
+    /// [`IoEvents::find_near`] has it.
+    #[inline(always)]
+    pub(crate) fn signal_write(
+        &self,
+        cpu: &PinnedCpu,
+        place: Place,
+        addr: u64,
+        (len, value): (u32, u64),
+        hint: &mut usize,
+    ) -> bool {
+        let Some(event) = self.io_events.pinned(cpu).find_near(place, addr, len, value, hint) else {
+            return false;
+        };
+        event.signal();
+        true
     }
 
     /// Notes what the guest asked of the platform; the calling vCPU takes it to user space.

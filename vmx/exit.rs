@@ -80,6 +80,9 @@ impl Report {
 #[inline]
 pub(crate) fn decode(report: &Report) -> Exit {
     let raw = report.raw();
+    if raw.reason == SOFTWARE {
+        return Exit::Emulate;
+    }
     let Some(reason) = report.basic() else { return Exit::EntryFailed(raw) };
     match reason {
         // Hot ones first.
@@ -122,12 +125,8 @@ fn pio(raw: RawExit) -> Exit {
         3 => Width::B4,
         _ => return Exit::Unknown(raw),
     };
-    Exit::Pio(PioAccess {
-        port: (raw.info1 >> 16) as u16,
-        width,
-        is_in: raw.info1 & 8 != 0,
-        is_string: raw.info1 & 16 != 0,
-    })
+    let (is_in, is_string) = (raw.info1 & 8 != 0, raw.info1 & 16 != 0);
+    Exit::Pio(PioAccess::new((raw.info1 >> 16) as u16, width, is_in, is_string))
 }
 
 /// SDM, "Exit Qualification for EPT Violations".

@@ -325,15 +325,15 @@ impl BackendVcpu for VmxVcpu {
     type Cpu = Vmx;
 
     #[inline]
-    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Exit {
+    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         if !self.paged && !self.unrestricted {
             self.report = Report { reason: exit::SOFTWARE, ..Report::default() };
-            return Exit::Emulate;
+            return self.report.raw();
         }
         if self.vmcs.load(window).is_err() {
             self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
             self.explain();
-            return Exit::EntryFailed(self.report.raw());
+            return self.report.raw();
         }
         if !self.dirty.is_empty() {
             self.store();
@@ -354,7 +354,7 @@ impl BackendVcpu for VmxVcpu {
         if self.report.basic().is_none() {
             self.explain();
             self.vmcs.write(GuestField::EntryInterruption, 0);
-            return Exit::EntryFailed(self.report.raw());
+            return self.report.raw();
         }
         self.cr2 = asm::cr2();
         state.rip = self.vmcs.read(GuestField::Rip);
@@ -363,6 +363,10 @@ impl BackendVcpu for VmxVcpu {
         state.ran();
         self.after_exit(state);
         self.rip = state.rip;
+        self.report.raw()
+    }
+
+    fn exit(&mut self, _raw: RawExit, state: &mut VcpuState) -> Exit {
         if self.report.basic() == Some(REASON_CR) {
             return self.control_register(state);
         }
@@ -522,10 +526,5 @@ impl BackendVcpu for VmxVcpu {
         }
         self.debug_loaded = on;
         self.vmcs.set_primary(Primary::MOV_DR, !on);
-    }
-
-    #[inline]
-    fn raw_exit(&self) -> RawExit {
-        self.report.raw()
     }
 }

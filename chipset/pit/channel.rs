@@ -194,6 +194,7 @@ impl Channel {
     }
 
     /// Returns the tick at which the output rises next.
+    #[inline]
     pub(super) fn next_edge(&self) -> Option<u64> {
         let Phase::Counting { since } = self.phase else { return None };
         if self.mode.is_periodic() {
@@ -224,6 +225,7 @@ impl Channel {
     }
 
     /// Returns the level of OUT. [`Channel::advance`] was called for `t`.
+    #[inline]
     pub(super) fn output(&self, t: u64) -> Level {
         let count = u64::from(self.count);
         let Some(gone) = self.gone(t) else { return Level::from(self.mode != Mode::Terminal) };
@@ -241,6 +243,7 @@ impl Channel {
     }
 
     /// Returns the counting element as it would be read. [`Channel::advance`] was called for `t`.
+    #[inline]
     fn current(&self, t: u64) -> u16 {
         let gone = self.gone(t).unwrap_or(0);
         let value = match self.mode {
@@ -268,6 +271,9 @@ impl Channel {
 
     /// Returns `count - gone` on a counter that wraps.
     fn run_down(&self, gone: u64) -> u64 {
+        if !self.bcd {
+            return u64::from(self.count).wrapping_sub(gone) & 0xffff;
+        }
         let modulus = u64::from(self.modulus());
         let gone = gone.checked_rem(modulus).unwrap_or(0);
         u64::from(self.count).saturating_add(modulus).saturating_sub(gone).checked_rem(modulus).unwrap_or(0)
@@ -292,6 +298,7 @@ impl Channel {
         };
     }
 
+    #[inline]
     pub(super) fn latch_count(&mut self, t: u64) {
         if self.latched_count.is_none() {
             self.latched_count = Some(self.current(t));
@@ -305,6 +312,7 @@ impl Channel {
         }
     }
 
+    #[inline]
     pub(super) fn read(&mut self, t: u64) -> u8 {
         if let Some(status) = self.latched_status.take() {
             return status;

@@ -31,6 +31,20 @@ pub(crate) enum Mode {
     Bits64,
 }
 
+impl Mode {
+    /// Returns the address of the instruction after `insn`, which is at `rip`: outside 64-bit mode it has 32
+    /// bits.
+    #[inline(always)]
+    pub(crate) fn next_rip(self, rip: u64, insn: &Insn) -> u64 {
+        let next = rip.wrapping_add(u64::from(insn.len));
+        if self == Mode::Bits64 {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
+    }
+}
+
 /// Why bytes are no instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecodeError {

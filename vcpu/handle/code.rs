@@ -158,6 +158,17 @@ pub(crate) fn known<'c, B: Backend>(cx: &'c Cx<'_, '_, B>, context: &CodeContext
     same.then_some(&e.insn)
 }
 
+/// Returns the address of the next instruction, if the processor told it or one look tells.
+#[inline(always)]
+pub(crate) fn next_rip<B: Backend>(cx: &Cx<'_, '_, B>) -> Option<u64> {
+    if let Some(next) = cx.core.hw.next_rip() {
+        return Some(next);
+    }
+    let context = cx.core.hw.code_context()?;
+    let insn = known(cx, &context)?;
+    Some(Mode::Bits64.next_rip(cx.core.state.rip, insn))
+}
+
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
 /// read at once.
 #[inline]

@@ -5,7 +5,6 @@
 use super::code;
 use super::machine::{CxMachine, Want};
 use super::Cx;
-use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
@@ -19,7 +18,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     cx.core.io.begin();
-    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
+    let stepping = cx.core.is_stepping();
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
         Some(bytes) => {
@@ -68,8 +67,7 @@ pub(super) fn retry(want: Want) -> Outcome {
 /// What must be done first, or the VM's end.
 pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
     if let Some((insn, mode)) = code::current(cx) {
-        let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
-        return Ok(if mode == Mode::Bits64 { next } else { next & 0xffff_ffff });
+        return Ok(mode.next_rip(cx.core.state.rip, &insn));
     }
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     let mut machine = CxMachine::new(cx);
@@ -77,8 +75,8 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcom
     let want = machine.want;
     match insn {
         Ok(insn) => {
-            let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
-            Ok(if cx.core.state.is_64bit() { next } else { next & 0xffff_ffff })
+            let mode = if cx.core.state.is_64bit() { Mode::Bits64 } else { Mode::Bits32 };
+            Ok(mode.next_rip(cx.core.state.rip, &insn))
         }
         Err(Stop::Fault(e)) => Err(Outcome::Inject(e)),
         Err(Stop::Retry) => Err(match want {

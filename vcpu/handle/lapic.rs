@@ -7,7 +7,6 @@ use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::{Clock, Effect, Lapic};
-use crate::host::timer;
 use crate::vcpu::backend::Backend;
 
 /// The x2APIC registers start at this MSR.
@@ -22,9 +21,9 @@ pub(super) fn offset<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
 
 /// The clocks, read only where the register needs them.
 #[inline]
-fn clock<B: Backend>(cx: &Cx<'_, '_, B>, reg: u32) -> Clock {
+fn clock<B: Backend>(cx: &mut Cx<'_, '_, B>, reg: u32) -> Clock {
     if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
-        Clock { now: timer::now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
+        Clock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
     } else {
         Clock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }
     }
@@ -81,11 +80,12 @@ pub(super) fn set_tsc_deadline<B: Backend>(cx: &mut Cx<'_, '_, B>, tsc: u64) {
 
 /// Carries out what a write asks of the world outside.
 fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
+    let (vm, cpu) = (cx.vm, cx.cpu);
     match effect {
         Effect::None => {}
         Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.shared.id, &ipi),
         Effect::EoiBroadcast(vector) => {
-            cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.eoi(vector, now, out))
+            vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
         Effect::TimerChanged => arm(cx),
         Effect::IdentityChanged => {
@@ -95,7 +95,7 @@ fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.chipset.is_timer_waiting() {
-        cx.vm.chipset.with_pinned(cx.cpu, |bus, now, out| bus.timer_eoi(now, out));
+        vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
     }
 }
 

@@ -5,7 +5,7 @@
 use super::insn;
 use super::mov;
 use super::Cx;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::Backend;
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;
 use crate::vcpu::run::unknown;
@@ -15,7 +15,7 @@ use crate::vcpu::space::Fault;
 /// Maps memory, or carries out the access to a device.
 pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
     if fault.reserved {
-        return unknown(cx.core.hw.raw_exit());
+        return unknown(cx.shared.recorder.last());
     }
     count(&cx.shared.stats.page_faults);
     let generation = cx.vm.space.slots_generation();

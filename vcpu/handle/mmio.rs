@@ -4,7 +4,8 @@
 
 use super::{lapic, Cx};
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::bus::{IOAPIC_BASE, IOAPIC_SIZE};
+use crate::arch::time::Ns;
+use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE, IOAPIC_SIZE};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::ioevent::Place;
 use crate::vcpu::pci::Chore;
@@ -16,7 +17,7 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -
         return Some(lapic::read(cx, offset, width));
     }
     if is_ioapic(gpa) {
-        return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, _out| bus.mmio_read(gpa, width));
+        return cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, |bus, _now, _out| bus.mmio_read(gpa, width));
     }
     let read = cx.vm.pci.mmio_read(gpa, width);
     read.or_else(|| cx.vm.pci.ends_unclaimed().then_some(width.mask()))
@@ -29,13 +30,21 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
         return true;
     }
     if is_ioapic(gpa) {
-        return cx.vm.chipset.with_pinned(cx.cpu, |bus, _now, out| bus.mmio_write(gpa, width, value, out));
+        let write = |bus: &mut Bus, _now, out: &mut Signals| bus.mmio_write(gpa, width, value, out);
+        return cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, write);
     }
-    if cx.vm.signal_write(Place::Memory, gpa.0, width.bytes() as u32, value & width.mask()) {
+    if signal(cx, gpa, width, value) {
         return true;
     }
     let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
     note(cx, chore) || cx.vm.pci.ends_unclaimed()
+}
+
+/// Signals user space, if that is what a write here does. Returns whether it is.
+#[inline]
+pub(super) fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+    let written = (width.bytes() as u32, value & width.mask());
+    cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.

@@ -22,13 +22,13 @@ pub(crate) use pio::merge as merge_rax;
 
 use super::backend::Backend;
 use super::core::VcpuCore;
-use super::emulate::decode::Insn;
 use super::exit::{Exit, VirtInsn};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::run::unknown;
 use super::shared::{count, VcpuShared};
 use super::vm::Vm;
 use crate::arch::exception::{Exception, Vector};
+use crate::arch::time::Ns;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::fpu;
 use crate::host::msr::{SpecCtrl, TscAux};
@@ -51,10 +51,12 @@ pub(crate) struct Cx<'a, 'f, B: Backend> {
     pub(crate) cpu: &'a PinnedCpu,
 }
 
-/// Returns the length of an instruction in bytes.
-#[inline(always)]
-pub(crate) fn insn_length(insn: &Insn) -> u64 {
-    u64::from(insn.len)
+impl<B: Backend> Cx<'_, '_, B> {
+    /// Returns the host's monotonic time.
+    #[inline(always)]
+    pub(crate) fn now(&mut self) -> Ns {
+        self.core.clock.now(self.vm.ns_per_tick)
+    }
 }
 
 /// Returns CPUID.1:EAX, which RDX holds after reset.
@@ -87,16 +89,9 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
         Exit::NmiReturn => misc::nmi_return(cx),
         Exit::Emulate => software::step(cx),
         Exit::TripleFault => Outcome::ToUser(UserExit::Shutdown),
-        Exit::TaskSwitch => unknown(cx.core_raw()),
+        Exit::TaskSwitch => unknown(cx.shared.recorder.last()),
         Exit::EntryFailed(raw) => Outcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),
         Exit::Unknown(raw) => unknown(raw),
-    }
-}
-
-impl<B: Backend> Cx<'_, '_, B> {
-    fn core_raw(&self) -> super::exit::RawExit {
-        use super::backend::BackendVcpu;
-        self.core.hw.raw_exit()
     }
 }
 

@@ -12,7 +12,6 @@ use super::machine::CxMachine;
 use super::mmio;
 use super::Cx;
 use crate::arch::addr::{Gva, Width};
-use crate::arch::cr::Rflags;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
@@ -69,12 +68,19 @@ fn merge(old: u64, width: Width, value: u64) -> u64 {
 pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Answer {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
-    if !is_device || fault.reserved || !fault.is_final || !mmio::is_interrupt_controller(cx, fault.gpa) {
+    if !is_device || fault.reserved || !fault.is_final {
+        return Answer::Not;
+    }
+    let is_controller = mmio::is_interrupt_controller(cx, fault.gpa);
+    if !is_controller && !fault.write {
         return Answer::Not;
     }
     let Some(context) = cx.core.hw.code_context() else { return Answer::Not };
     let Some(insn) = code::known(cx, &context) else { return Answer::Not };
     let insn = *insn;
+    if !is_controller {
+        return signal(cx, fault, &insn);
+    }
     match carry_out(cx, fault, &insn, Mode::Bits64) {
         Some(Outcome::Resume) => {
             count(&cx.shared.stats.page_faults);
@@ -87,6 +93,22 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
         }
         _ => Answer::Not,
     }
+}
+
+/// Carries out a plain MOV that signals user space, if it is one.
+#[inline(never)]
+fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> Answer {
+    let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return Answer::Not };
+    let is_whole = !insn.prefixes.lock && Gva(fault.gpa.0).left_in_page() >= width.bytes() as u64;
+    if !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
+        return Answer::Not;
+    }
+    count(&cx.shared.stats.page_faults);
+    count(&cx.shared.stats.mmio);
+    count(&cx.shared.stats.emulated);
+    let next = Mode::Bits64.next_rip(cx.core.state.rip, insn);
+    cx.core.go_past(next, false);
+    Answer::Again
 }
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
@@ -114,7 +136,7 @@ fn carry_out<B: Backend>(
     }
     count(&cx.shared.stats.emulated);
     cx.core.io.begin();
-    let stepping = cx.core.state.rflags & Rflags::TF.bits() != 0;
+    let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
     let mut data = [0u8; 8];
     let done = match what {
@@ -137,10 +159,7 @@ fn carry_out<B: Backend>(
         Move::LoadZero(reg) => gprs[reg & 15] = value,
         Move::Store(_) => {}
     }
-    let next = cx.core.state.rip.wrapping_add(u64::from(insn.len));
-    cx.core.state.rip = if mode == Mode::Bits64 { next } else { next & 0xffff_ffff };
     cx.core.io.forget();
-    cx.core.state.rflags &= !Rflags::RF.bits();
-    cx.core.end_insn(stepping);
+    cx.core.go_past(mode.next_rip(cx.core.state.rip, insn), stepping);
     Some(Outcome::Resume)
 }

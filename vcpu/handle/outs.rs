@@ -25,7 +25,7 @@ const VA_BITS: u32 = 48;
 
 /// Takes up to [`OUT`] bytes to user space. `None`: not this kind, or memory that needs more care.
 pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option<Outcome> {
-    if a.is_in || !pio::is_for_user(cx, a.port) {
+    if a.is_in() || !pio::is_for_user(cx, a.port()) {
         return None;
     }
     let (insn, mode) = code::current(cx)?;
@@ -43,7 +43,7 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option
     if !crate::vcpu::msr_table::is_canonical(from.0, VA_BITS) {
         return None;
     }
-    let width = a.width.bytes();
+    let width = a.width().bytes();
     let room = usize::try_from(from.left_in_page()).ok()?.min(OUT).checked_div(width)?;
     let left = s.gprs[RCX];
     let count = usize::try_from(left).unwrap_or(room).min(room);
@@ -58,6 +58,6 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option
     let s = &mut cx.core.state;
     s.gprs[RSI] = from.0.wrapping_add(bytes as u64);
     s.gprs[RCX] = left.wrapping_sub(count as u64);
-    let exit = UserExit::IoString { port: a.port, width: a.width, count: count as u32 };
+    let exit = UserExit::IoString { port: a.port(), width: a.width(), count: count as u32 };
     Some(if s.gprs[RCX] == 0 { Outcome::SkipToUser(exit) } else { Outcome::ToUser(exit) })
 }

@@ -117,7 +117,7 @@ fn port<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
     let port = if by_register { dx } else { (insn.imm & 0xff) as u16 };
     let width = if insn.opcode & 1 == 0 { Width::B1 } else { insn.op_size };
     let is_in = insn.opcode & 2 == 0;
-    pio::handle(cx, PioAccess { port, width, is_in, is_string: false })
+    pio::handle(cx, PioAccess::new(port, width, is_in, false))
 }
 
 /// FA and FB: CLI and STI. Here the guest is at CPL 0.

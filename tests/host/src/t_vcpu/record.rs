@@ -23,6 +23,7 @@ proptest! {
         let expected: Vec<_> = (n.saturating_sub(RECORDED as u64)..n).map(|i| (i * 16, raw(i))).collect();
         prop_assert_eq!(recorder.iter().collect::<Vec<_>>(), expected);
         prop_assert_eq!(recorder.count.load(Relaxed), n);
+        prop_assert_eq!(recorder.last(), if n == 0 { RawExit::default() } else { raw(n - 1) });
     }
 
     /// Each exit is counted once, in its class and in the bucket whose bounds hold its time.

@@ -56,10 +56,10 @@ fn refused_entries_are_told_from_exits() {
 #[test]
 fn ports_are_decoded() {
     let pio = |q| decode(&report(30, q));
-    let access = PioAccess { port: 0x3f8, width: Width::B1, is_in: false, is_string: false };
-    assert_eq!(pio(0x3f8_0000), Exit::Pio(access));
-    assert_eq!(pio(0x3f8_0009), Exit::Pio(PioAccess { width: Width::B2, is_in: true, ..access }));
-    assert_eq!(pio(0x3f8_0033), Exit::Pio(PioAccess { width: Width::B4, is_string: true, ..access }));
+    let access = |width, is_in, is_string| Exit::Pio(PioAccess::new(0x3f8, width, is_in, is_string));
+    assert_eq!(pio(0x3f8_0000), access(Width::B1, false, false));
+    assert_eq!(pio(0x3f8_0009), access(Width::B2, true, false));
+    assert_eq!(pio(0x3f8_0033), access(Width::B4, false, true));
     assert!(matches!(pio(0x3f8_0002), Exit::Unknown(_)), "no access has three bytes");
 }
 
