@@ -87,23 +87,33 @@ impl<E> IoEvents<E> {
             Some((m, e)) if m.addr == addr && m.takes(len, value) => Some(e),
             None if list.is_empty() => None,
             _ => {
-                let found = self.find(place, addr, len, value)?;
-                *hint = list.iter().position(|(_, e)| core::ptr::eq(e, found)).unwrap_or(0);
-                Some(found)
+                *hint = index(list, addr, len, value)?;
+                list.get(*hint).map(|(_, e)| e)
             }
         }
     }
 
     /// Returns what a write of `len` bytes signals, if anything.
-    #[inline(never)]
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn find(&self, place: Place, addr: u64, len: u32, value: u64) -> Option<&E> {
         let list = self.of(place);
-        if list.is_empty() {
+        index(list, addr, len, value).and_then(|at| list.get(at)).map(|(_, e)| e)
+    }
+}
+
+/// Returns the place in `list` of what a write signals.
+#[inline(never)]
+fn index<E>(list: &[(Match, E)], addr: u64, len: u32, value: u64) -> Option<usize> {
+    let mut at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr < addr));
+    loop {
+        let (m, _) = list.get(at)?;
+        if m.addr != addr {
             return None;
         }
-        let first = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr < addr));
-        let mut at = list.iter().skip(first).take_while(|(m, _)| m.addr == addr);
-        at.find(|(m, _)| m.takes(len, value)).map(|(_, e)| e)
+        if m.takes(len, value) {
+            return Some(at);
+        }
+        at = at.wrapping_add(1);
     }
 }
 

@@ -113,6 +113,10 @@ proptest! {
                     .collect();
                 prop_assert!(meant.len() <= 1, "no write is meant for two");
                 prop_assert_eq!(table.find(place, addr, len, value), meant.first());
+                for hint in 0..8 {
+                    let found = table.find_near(place, addr, len, value, &mut { hint });
+                    prop_assert_eq!(found, meant.first(), "a wrong hint does no harm");
+                }
             }
         }
     }
