@@ -44,6 +44,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
+    pub(super) fn rvmm_user_load(hva: u64, bytes: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_user_store(hva: u64, bytes: u32, value: u64) -> i32;
     pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
     pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 

@@ -14,11 +14,26 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
-/// Copies from the process at `hva`; does not sleep.
+/// Returns whether a copy is one of a word: 2, 4 or 8 bytes, naturally aligned.
+fn is_word(hva: Hva, bytes: usize) -> bool {
+    matches!(bytes, 2 | 4 | 8) && hva.0 & (bytes as u64).wrapping_sub(1) == 0
+}
+
+/// Copies from the process at `hva`; does not sleep. A word, aligned, is copied in one access.
 ///
 /// # Errors
 /// `EFAULT` when a page is not resident or not readable.
 pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
+    if is_word(hva, buf.len()) {
+        let mut value = 0;
+        // SAFETY: `value` outlives the call; the user address is checked and faults are handled.
+        let ret = unsafe { ffi::rvmm_user_load(hva.0, buf.len() as u32, &mut value) };
+        kernel::error::to_result(ret)?;
+        for (to, from) in buf.iter_mut().zip(value.to_le_bytes()) {
+            *to = from;
+        }
+        return Ok(());
+    }
     // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
     let ret = unsafe {
         bindings::copy_from_user_nofault(buf.as_mut_ptr().cast(), hva.0 as *const c_void, buf.len())
@@ -26,11 +41,20 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
     kernel::error::to_result(ret as i32)
 }
 
-/// Copies into the process at `hva`; does not sleep.
+/// Copies into the process at `hva`; does not sleep. A word, aligned, is copied in one access.
 ///
 /// # Errors
 /// As [`copy_in`].
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
+    if is_word(hva, buf.len()) {
+        let mut value = [0; 8];
+        for (to, from) in value.iter_mut().zip(buf) {
+            *to = *from;
+        }
+        // SAFETY: The user address is checked and faults are handled.
+        let ret = unsafe { ffi::rvmm_user_store(hva.0, buf.len() as u32, u64::from_le_bytes(value)) };
+        return kernel::error::to_result(ret);
+    }
     // SAFETY: As in `copy_in()`.
     let ret = unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len()) };
     kernel::error::to_result(ret as i32)

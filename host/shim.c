@@ -275,6 +275,65 @@ out:
 	return ret;
 }
 
+/* In one access, which copy_from_user_nofault() does not promise: it may go byte by byte. */
+int rvmm_user_load(u64 hva, u32 bytes, u64 *value)
+{
+	int ret = -EFAULT;
+	u16 half;
+	u32 word;
+	u64 full;
+
+	pagefault_disable();
+	if (!user_read_access_begin((void __user *)hva, bytes)) {
+		pagefault_enable();
+		return -EFAULT;
+	}
+	switch (bytes) {
+	case 2:
+		unsafe_get_user(half, (u16 __user *)hva, out);
+		*value = half;
+		break;
+	case 4:
+		unsafe_get_user(word, (u32 __user *)hva, out);
+		*value = word;
+		break;
+	default:
+		unsafe_get_user(full, (u64 __user *)hva, out);
+		*value = full;
+	}
+	ret = 0;
+out:
+	user_read_access_end();
+	pagefault_enable();
+	return ret;
+}
+
+int rvmm_user_store(u64 hva, u32 bytes, u64 value)
+{
+	int ret = -EFAULT;
+
+	pagefault_disable();
+	if (!user_write_access_begin((void __user *)hva, bytes)) {
+		pagefault_enable();
+		return -EFAULT;
+	}
+	switch (bytes) {
+	case 2:
+		unsafe_put_user((u16)value, (u16 __user *)hva, out);
+		break;
+	case 4:
+		unsafe_put_user((u32)value, (u32 __user *)hva, out);
+		break;
+	default:
+		unsafe_put_user(value, (u64 __user *)hva, out);
+	}
+	ret = 0;
+out:
+	user_write_access_end();
+	pagefault_enable();
+	return ret;
+}
+
 /*
  * Goes to the label end unless the word has the value that was seen. The words were read by
  * copy_from_user_nofault() before, in this process, so their addresses are those of user space.

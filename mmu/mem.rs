@@ -19,13 +19,14 @@ pub(crate) enum MemError {
 
 /// A guest's physical memory.
 pub(crate) trait GuestMem {
-    /// Copies guest memory at `gpa` into `buf`, which may cross pages and slots.
+    /// Copies guest memory at `gpa` into `buf`, which may cross pages and slots. What is 2, 4 or 8 bytes long
+    /// and naturally aligned is read in one access: rings are shared with CPUs that run.
     ///
     /// # Errors
     /// As [`MemError`]; `buf` may then be partly written.
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError>;
 
-    /// Copies `buf` into guest memory at `gpa`.
+    /// Copies `buf` into guest memory at `gpa`, a word as in [`GuestMem::read`].
     ///
     /// # Errors
     /// As [`MemError`]; a prefix may then have been written.

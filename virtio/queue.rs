@@ -16,8 +16,8 @@
 //! Ordering: the guest's CPUs and this one share memory as x86 processors do, so loads stay in order
 //! and so do stores. `fence(Acquire)` and `fence(Release)` hold the compiler to that. Only the two
 //! places where a store has to be seen before a later load is made (arming notifications, deciding
-//! about an interrupt) need a real barrier, `fence(SeqCst)`. [`GuestMem`] has to copy an aligned
-//! field of 2 or 4 bytes in one access.
+//! about an interrupt) need a real barrier, `fence(SeqCst)`. [`GuestMem`] copies an aligned field in one
+//! access.
 
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};

@@ -12,6 +12,10 @@ load_module
 modprobe tun
 ip link set lo up
 truncate -s 16M /tmp/disk.img
+mkdir /tmp/www
+head -c 4194304 /dev/urandom >/tmp/www/big
+sum=$(md5sum </tmp/www/big | cut -d' ' -f1)
+httpd -p 8000 -h /tmp/www
 
 # Interrupts of the queues of a kind, one number for each, on the guest's console.
 guest_counts() {
@@ -65,6 +69,9 @@ for packed in off on; do
 	guest_counts 'input[.]' input
 	check "packed=$packed: packets come through both queues" 'expect mq 20 "^input [1-9][0-9]+ [1-9][0-9]+ *$"'
 	grep -a '^input' /tmp/mq.console | sed 's/^/# /'
+	send 'mkdir /tmp/w; wget -q -O /tmp/w/big http://10.12.0.1:8000/big; md5sum </tmp/w/big; httpd -p 80 -h /tmp/w'
+	check "packed=$packed: 4 MiB come to the guest whole" 'expect mq 60 "^$sum"'
+	check "packed=$packed: and back" 'wget -q -T 30 -O /tmp/back http://10.12.0.2/big && cmp /tmp/back /tmp/www/big'
 	send 'dmesg | grep -cE "BUG|WARNING|Oops|Call Trace|is not a head"; echo "trou"ble'
 	check "packed=$packed: the kernel's log is clean" 'expect mq 20 "^trouble" && tail -n 5 /tmp/mq.console | tr -d "\r" | grep -q "^0$"'
 	send 'poweroff'

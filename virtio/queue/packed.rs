@@ -131,21 +131,13 @@ fn desc_at(shape: &Shape, position: u32) -> Gpa {
     shape.layout.desc.wrapping_add(slot.wrapping_mul(DESC_BYTES))
 }
 
-/// Returns the last 8 bytes of a used descriptor: length, id and flags.
-fn used_entry(used: &Used, wrap: bool) -> u64 {
+/// Writes the last 8 bytes of a used descriptor, length, id and flags, in one access.
+fn put_used<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> Result<(), MemError> {
     let written = if used.len != 0 { WRITE } else { 0 };
-    let turn = if wrap { AVAIL | USED } else { 0 };
-    u64::from(used.len) | u64::from(used.buffer.id) << 32 | u64::from(written | turn) << 48
-}
-
-/// Writes a used descriptor, and what shows it to the driver at the end.
-fn show<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> Result<(), MemError> {
-    let at = desc_at(shape, position);
-    let [l0, l1, l2, l3, i0, i1, f0, f1] = used_entry(used, Circle::of(shape).wrap(position)).to_le_bytes();
-    mem.write(at.wrapping_add(DESC_LEN), &[l0, l1, l2, l3, i0, i1])?;
-    // All else, and what the device wrote to the buffers, is stored before that.
-    fence(Ordering::Release);
-    mem.write_obj(at.wrapping_add(DESC_FLAGS), &u16::from_le_bytes([f0, f1]))
+    let turn = if Circle::of(shape).wrap(position) { AVAIL | USED } else { 0 };
+    let id = u64::from(used.buffer.id) << 32;
+    let value = u64::from(used.len) | id | u64::from(written | turn) << 48;
+    mem.write_obj(desc_at(shape, position).wrapping_add(DESC_LEN), &value)
 }
 
 /// Makes the used descriptors of `buffers` unused again, from `position` up to `end`.
@@ -249,15 +241,16 @@ impl Ring for Packed {
         let mut position = second;
         let mut done = Ok(());
         for used in rest {
-            let at = desc_at(shape, position).wrapping_add(DESC_LEN);
-            done = mem.write_obj(at, &used_entry(used, circle.wrap(position)));
+            done = put_used(shape, mem, position, used);
             if done.is_err() {
                 break;
             }
             position = circle.after(position, used.buffer.slots.into());
         }
-        // The driver looks at the first one's flags before any of the others: they come last.
-        if let Err(e) = done.and_then(|()| show(shape, mem, self.used, first)) {
+        // All else, and what the device wrote to the buffers, is stored before the first: the driver looks at
+        // none of the others before.
+        fence(Ordering::Release);
+        if let Err(e) = done.and_then(|()| put_used(shape, mem, self.used, first)) {
             return Err(take_back(shape, mem, rest, second, position).err().unwrap_or(e));
         }
         self.undecided = self.undecided.saturating_add(circle.distance(self.used, position));

@@ -122,8 +122,8 @@ fn buffers_given_back_together_appear_at_once() {
     for _ in 0..3 {
         let ids: Vec<u16> = (0..3).map(|i| ring.add(&mem, &[(i, 16, true)])).collect();
         let used: Vec<Used> = (0..3).map(|i| Used { buffer: pop(&mut queue, &mem), len: 10 + i }).collect();
-        // Every access but the last one misses in turn: the driver sees nothing.
-        for n in 0..4 {
+        // Every access misses in turn: the driver sees nothing.
+        for n in 0..3 {
             mem.miss_nth(n);
             assert!(matches!(queue.add_used_together(&mem, &used), Err(QueueError::NotResident(_))));
             assert!(!ring.has_used(&mem));
@@ -311,7 +311,7 @@ fn a_missing_page_changes_nothing_and_the_call_can_be_repeated() {
             assert_eq!(ring.take_used(&mem), [(id, 5)]);
             if mem.miss_none() {
                 assert_eq!(misses, 0);
-                assert!(n > 5);
+                assert!(n > 4);
                 break;
             }
             assert_eq!(misses, 1);
