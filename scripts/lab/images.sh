@@ -140,6 +140,8 @@ make_debian() {
 		echo "127.0.0.1 localhost rvmm-guest" >"$t/etc/hosts"
 		echo "/dev/vda / ext4 defaults 0 1" >"$t/etc/fstab"
 		echo "root:'"$debian_password"'" | chroot "$t" chpasswd
+		# On an emulator inside an emulator a login takes minutes.
+		sed -i "s/^LOGIN_TIMEOUT.*/LOGIN_TIMEOUT 1800/" "$t/etc/login.defs"
 		chroot "$t" systemctl enable serial-getty@ttyS0.service
 		chroot "$t" systemctl disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer || true
 		release=$(cat /lab/kernel/release)

@@ -3,7 +3,7 @@
 # The stock kernel with a full Debian (systemd) on a virtio disk: log in on the
 # pty, use disk, timer, RTC, AVX and two CPUs, write a file, power off.
 # ring: guest
-# timeout: 2400
+# timeout: 4000
 # disk: debian
 # memory@intel: 2G
 # after: debian-login.after
@@ -26,23 +26,23 @@ fi
 ok "Debian gives a login prompt"
 echo "# after $(cut -d' ' -f1 /proc/uptime) s of the host"
 send root
-expect debian 60 'Password: '
+expect debian 600 'Password: '
 send rvmm
-check "root logs in" 'expect debian 200 "root@rvmm-guest:.*#"'
+check "root logs in" 'expect debian 900 "root@rvmm-guest:.*#"'
 
 # ask NAME SECONDS COMMAND PATTERN
 ask() {
 	send "$3; echo \"end\"-$n"
 	check "$1" "expect debian $2 '$4' && :"
 }
-ask "two CPUs" 60 'echo cpus=$(nproc)' 'cpus=2'
-ask "the timer" 60 'sleep 1 && echo "slept"-well' 'slept-well'
-ask "the RTC" 60 'cat /sys/class/rtc/rtc0/since_epoch | sed "s/^/epoch=/"' 'epoch=[0-9]{10}'
-ask "AVX" 100 'avx' 'avx (ok|none)'
-ask "the disk" 200 'dd if=/dev/urandom of=/root/big bs=1M count=16 conv=fsync && sync && echo "disk"-written' 'disk-written'
-ask "a file for the host" 60 'echo hello from the guest >/root/hello && sync && echo "file"-written' 'file-written'
+ask "two CPUs" 300 'echo cpus=$(nproc)' 'cpus=2'
+ask "the timer" 300 'sleep 1 && echo "slept"-well' 'slept-well'
+ask "the RTC" 300 'cat /sys/class/rtc/rtc0/since_epoch | sed "s/^/epoch=/"' 'epoch=[0-9]{10}'
+ask "AVX" 300 'avx' 'avx (ok|none)'
+ask "the disk" 600 'dd if=/dev/urandom of=/root/big bs=1M count=16 conv=fsync && sync && echo "disk"-written' 'disk-written'
+ask "a file for the host" 300 'echo hello from the guest >/root/hello && sync && echo "file"-written' 'file-written'
 send poweroff
-check "the guest powers off" 'wait_gone $pid 400'
+check "the guest powers off" 'wait_gone $pid 900'
 check "rvmm-run ends with 0" '[ "$code" = 0 ]'
 check "the module unloads afterwards" 'unload_module'
 finish

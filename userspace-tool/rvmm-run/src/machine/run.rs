@@ -240,6 +240,7 @@ pub struct Worker {
 
 fn work(worker: &Worker, shared: &Arc<Shared>) {
     let _guard = PanicGuard(Arc::clone(shared));
+    crate::sys::prefer_batches();
     while !shared.stopping() {
         match crate::sys::run_device(&worker.device, worker.queue) {
             Ok(()) => return,
