@@ -23,6 +23,8 @@ import emulated_host
 import run_host
 
 LOG_BYTES = 60_000_000
+# How long a Linux guest may take until its row starts.
+BOOT_SECONDS = 180
 TRACE = re.compile(rb"\[[0-9a-f]+/([0-9a-f]{16})/([0-9a-f]{8})/")
 # In QEMU's flags of a translated block: the processor is in a guest.
 IN_GUEST = 1 << 21
@@ -82,8 +84,8 @@ def hmp(machine, line):
 
 
 def receive(machine, seen, until):
-    """Reads the console until `until` is in what came or a minute has passed."""
-    deadline = time.monotonic() + 60
+    """Reads the console until `until` is in what came or too much time has passed."""
+    deadline = time.monotonic() + BOOT_SECONDS
     while until not in seen:
         left = deadline - time.monotonic()
         readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
@@ -158,7 +160,7 @@ def profile(node, row, files, disk=None):
     for (pc, in_guest), n in counts.items():
         name, module = symbols.find(pc)
         if in_guest:
-            functions["(guest)"] += n
+            functions[f"(guest) {name}"] += n
         else:
             functions[names.get(pc) or (f"{name} [{module}]" if module else name)] += n
     print(f"{node} {row}: {total} instructions, {turns} repetitions, {total / turns:.0f} each")
