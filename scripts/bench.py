@@ -22,6 +22,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 import bench_guests
@@ -212,6 +213,16 @@ def write_board(board):
         f.write(bench_plot.svg(board))
 
 
+def profile(args, files):
+    """Prints the profile of one row on each node."""
+    with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
+        disk = None
+        if args.profile in bench_profile.GUEST_ROWS:
+            files, disk = bench_guests.payload(folder)
+        for node in args.nodes.split(","):
+            bench_profile.profile(node, args.profile, files, disk)
+
+
 def main():
     args = parse_args()
     names = args.rows.split(",") if args.rows else []
@@ -221,8 +232,7 @@ def main():
     for path in (build_client(), floor, os.path.join(SOURCES, "run.sh")):
         files += ["--file", path]
     if args.profile:
-        for node in args.nodes.split(","):
-            bench_profile.profile(node, args.profile, files[1:4:2])
+        profile(args, files[1:4:2])
         return
     run, exits = measure(args, names, files)
     rows = table(run, names)

@@ -90,16 +90,22 @@ def build_modules():
     return out
 
 
+def payload(folder):
+    """Builds in `folder` what run-guests.sh needs. Returns the files for the command's folder, and the disk."""
+    archive, disk = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
+    make_initramfs(archive)
+    make_stock_disk(disk)
+    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
+    script = os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")
+    return [archive, os.path.join(build_modules(), "rvmm_stay.ko"), *programs, script], disk
+
+
 def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
     """Returns what `Parser` found: figures, the exits of a boot, the exits of rows."""
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
-        archive, stock = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
-        make_initramfs(archive)
-        make_stock_disk(stock)
-        stay = os.path.join(build_modules(), "rvmm_stay.ko")
-        files = ["--disk", stock + ",ro"]
-        programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
-        for path in (archive, stay, *programs, os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")):
+        paths, disk = payload(folder)
+        files = ["--disk", disk + ",ro"]
+        for path in paths:
             files += ["--file", path]
         host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",

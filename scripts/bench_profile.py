@@ -5,7 +5,9 @@
 The row's first round runs for ever. In its midst QEMU is told to run one
 instruction at a time and to log each for a while; the addresses are then counted by
 the symbols of the host's kernel and, within rvmm, by the function that the compiler
-inlined (from the debug information in rvmm.ko).
+inlined (from the debug information in rvmm.ko). Rows of a Linux guest are those of
+`GUEST_ROWS`; the guest's kernel is the host's at the same addresses, and what it
+executes is told apart by the processor's mode.
 """
 
 import bisect
@@ -21,12 +23,24 @@ import emulated_host
 import run_host
 
 LOG_BYTES = 60_000_000
-TRACE = re.compile(rb"\[[0-9a-f]+/([0-9a-f]{16})/")
-SYMBOLS = "cat /proc/kallsyms >/dev/vdc; sync"
+# How long a Linux guest may take until its row starts.
+BOOT_SECONDS = 180
+TRACE = re.compile(rb"\[[0-9a-f]+/([0-9a-f]{16})/([0-9a-f]{8})/")
+# In QEMU's flags of a translated block: the processor is in a guest.
+IN_GUEST = 1 << 21
+# What the guest does for ever, the letter by which it says so, and what it calls once for each repetition.
+GuestRow = collections.namedtuple("GuestRow", "what letter call")
+GUEST_ROWS = {
+    "virtio-blk-4k-read-depth-1": GuestRow("blk,forever1", "h", "__x64_sys_io_submit"),
+    "virtio-blk-4k-read-depth-32": GuestRow("blk,forever32", "i", "__x64_sys_io_submit"),
+    "virtio-net-packet": GuestRow("net,forever", "n", "__x64_sys_sendto"),
+}
+SYMBOLS = "cat /proc/kallsyms >/dev/vdd; sync"
+TEXT = "echo text $(cat /sys/module/rvmm/sections/.text)"
 SYMBOLS_SIZE = 64 << 20
 SETUP = {
     "kvm": "modprobe kvm_amd; NODE=/dev/kvm",
-    "rvmm": "insmod rvmm.ko; NODE=/dev/rvmm; echo text $(cat /sys/module/rvmm/sections/.text)",
+    "rvmm": "insmod rvmm.ko; NODE=/dev/rvmm; " + TEXT,
 }
 
 
@@ -70,8 +84,8 @@ def hmp(machine, line):
 
 
 def receive(machine, seen, until):
-    """Reads the console until `until` is in what came or a minute has passed."""
-    deadline = time.monotonic() + 60
+    """Reads the console until `until` is in what came or too much time has passed."""
+    deadline = time.monotonic() + BOOT_SECONDS
     while until not in seen:
         left = deadline - time.monotonic()
         readable, _, _ = select.select([machine.console, machine.log], [], [], max(0, left))
@@ -84,18 +98,28 @@ def receive(machine, seen, until):
     return seen
 
 
-def trace(node, row, files):
-    """Runs the row and returns the host's symbols and the addresses executed."""
+def command_of(node, row):
+    """What runs in the host, and says "row starts"."""
+    if row not in GUEST_ROWS:
+        return f"{SETUP[node]}; {SYMBOLS}; export RVMM_BENCH_FOREVER=1; echo row starts; rvmm-bench $NODE {row}"
+    guest = GUEST_ROWS[row]
+    text = TEXT + "; " if node == "rvmm" else ""
+    return (f"( until [ \"$(head -c 1 /tmp/disk 2>/dev/null)\" = {guest.letter} ]; do sleep 0.1; done; "
+            f"{text}{SYMBOLS}; echo row starts ) & sh run-guests.sh {node} {guest.what}")
+
+
+def trace(node, row, files, disk):
+    """Runs the row and returns the host's symbols and how often each address was executed, by mode."""
     shape = emulated_host.Shape(icount=True)
     state = emulated_host.state_for(shape)
-    command = (f"{SETUP[node]}; {SYMBOLS}; export RVMM_BENCH_FOREVER=1; echo row starts; rvmm-bench $NODE {row}")
+    command = command_of(node, row)
     with tempfile.TemporaryDirectory(prefix="rvmm-profile.") as folder:
         payload, log = os.path.join(folder, "payload.tar"), os.path.join(folder, "trace")
         run_host.make_payload(payload, command, files)
         symbols = os.path.join(folder, "kallsyms")
         with open(symbols, "wb") as f:
             f.truncate(SYMBOLS_SIZE)
-        disks = [(payload, True), (emulated_host.FILES, True), (symbols, False)]
+        disks = [(payload, True), (emulated_host.FILES, True), disk and (disk, True), (symbols, False)]
         machine = emulated_host.Machine(shape, disks, state)
         try:
             machine.console.sendall(f"{int(time.time())} 0 0 . ./.command\n".encode())
@@ -110,25 +134,35 @@ def trace(node, row, files):
         finally:
             machine.kill()
         with open(log, "rb") as f:
-            pcs = [int(m.group(1), 16) for m in TRACE.finditer(f.read())]
+            counts = collections.Counter(
+                (int(m.group(1), 16), bool(int(m.group(2), 16) & IN_GUEST)) for m in TRACE.finditer(f.read()))
         with open(symbols, errors="replace") as f:
-            return Symbols(text.decode(errors="replace").replace("\r", ""), f.read().rstrip("\0")), pcs
+            return Symbols(text.decode(errors="replace").replace("\r", ""), f.read().rstrip("\0")), counts
 
 
-def profile(node, row, files):
-    """Prints instructions for each function and repetition."""
-    symbols, pcs = trace(node, row, files)
-    counts = collections.Counter(pcs)
+def repetitions(counts, row, symbols):
+    """How often the row's operation was done."""
+    if row in GUEST_ROWS:
+        start = next(a for a, name, _ in symbols.table if name == GUEST_ROWS[row].call)
+        return max(counts[start, True], 1)
     # The guest's loop ends in one DEC; the instruction that is executed least in the guest's code counts rounds.
-    guest = {pc: n for pc, n in counts.items() if 0x10000 <= pc < 0x20000}
-    turns = min((n for n in guest.values() if n > 3), default=1)
-    ours = symbols.module_text
-    in_module = [pc for pc in counts if symbols.find(pc)[1] == "rvmm"]
-    names = inlined(in_module, ours) if ours else {}
+    guest = [n for (pc, _), n in counts.items() if 0x10000 <= pc < 0x20000 and n > 3]
+    return min(guest, default=1)
+
+
+def profile(node, row, files, disk=None):
+    """Prints instructions for each function and repetition."""
+    symbols, counts = trace(node, row, files, disk)
+    turns, total = repetitions(counts, row, symbols), counts.total()
+    in_module = [pc for pc, in_guest in counts if not in_guest and symbols.find(pc)[1] == "rvmm"]
+    names = inlined(in_module, symbols.module_text) if symbols.module_text else {}
     functions = collections.Counter()
-    for pc, n in counts.items():
+    for (pc, in_guest), n in counts.items():
         name, module = symbols.find(pc)
-        functions[names.get(pc) or (f"{name} [{module}]" if module else name)] += n
-    print(f"{node} {row}: {len(pcs)} instructions, {turns} repetitions, {len(pcs) / turns:.0f} each")
+        if in_guest:
+            functions[f"(guest) {name}"] += n
+        else:
+            functions[names.get(pc) or (f"{name} [{module}]" if module else name)] += n
+    print(f"{node} {row}: {total} instructions, {turns} repetitions, {total / turns:.0f} each")
     for name, n in functions.most_common(70):
         print(f"{n / turns:9.1f}  {name}")

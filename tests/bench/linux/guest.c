@@ -6,6 +6,7 @@
  *   console  16 KiB to the console's terminal, until they have left it
  *   blk      4 KiB reads and writes of /dev/vda at depth 1 and 32, direct
  *   net      packets and bulk data through eth0
+ *   forever1, forever32, forever    the reads at that depth, or sending packets, for ever
  * A line "guest ROW UNIT VALUE" for each figure goes to the console. The time
  * stamp counter counts the instructions of guest and host together.
  */
@@ -29,6 +30,7 @@
 #define BLOCK 4096
 #define BLOCKS 8192
 #define REQUESTS 1024
+#define FOR_EVER (1 << 30)
 #define DEEPEST 32
 #define CONSOLE_KIB 16
 
@@ -90,7 +92,7 @@ static long submit(aio_context_t context, struct iocb *iocb)
 	return syscall(SYS_io_submit, context, 1, &iocb);
 }
 
-static void blk_row(int fd, int depth, int is_write)
+static void blk_row(int fd, int depth, int is_write, int requests)
 {
 	static struct iocb slots[DEEPEST];
 	static struct io_event done[DEEPEST];
@@ -109,10 +111,10 @@ static void blk_row(int fd, int depth, int is_write)
 	}
 	memset(memory, 0x5a, BLOCK * DEEPEST);
 	mark(letter);
-	while (ended < REQUESTS + warm_up) {
+	while (ended < requests + warm_up) {
 		int n;
 
-		while (sent < REQUESTS + warm_up && sent - ended < depth) {
+		while (sent < requests + warm_up && sent - ended < depth) {
 			struct iocb *iocb = &slots[sent % depth];
 
 			seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -148,9 +150,9 @@ static void blk_row(int fd, int depth, int is_write)
 	before = interrupts() - before;
 	mark((char)(letter - 'a' + 'A'));
 	snprintf(row, sizeof(row), "virtio-blk-4k-%s-depth-%d", is_write ? "write" : "read", depth);
-	figure(row, "instructions", (double)began / REQUESTS);
+	figure(row, "instructions", (double)began / requests);
 	snprintf(row, sizeof(row), "virtio-blk-4k-%s-depth-%d-irqs", is_write ? "write" : "read", depth);
-	figure(row, "interrupts", (double)before / REQUESTS);
+	figure(row, "interrupts", (double)before / requests);
 	syscall(SYS_io_destroy, context);
 }
 
@@ -167,11 +169,13 @@ static void open_disk(void)
 	mark('r');
 }
 
-static void blk(void)
+static void blk(const char *wanted)
 {
+	if (strstr(wanted, "forever"))
+		blk_row(disk, strstr(wanted, "forever32") ? DEEPEST : 1, 0, FOR_EVER);
 	for (int is_write = 0; is_write < 2; is_write++) {
-		blk_row(disk, 1, is_write);
-		blk_row(disk, DEEPEST, is_write);
+		blk_row(disk, 1, is_write, REQUESTS);
+		blk_row(disk, DEEPEST, is_write, REQUESTS);
 	}
 }
 
@@ -221,9 +225,9 @@ int main(void)
 	if (strstr(wanted, "blk") || strstr(wanted, "net"))
 		open_disk();
 	if (strstr(wanted, "blk") && disk >= 0)
-		blk();
+		blk(wanted);
 	if (strstr(wanted, "net"))
-		net();
+		net(strstr(wanted, "forever") ? FOR_EVER : 0);
 	/* Whoever looks at the exits looks now. */
 	if (strstr(wanted, "boot"))
 		usleep(300000);

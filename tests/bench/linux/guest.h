@@ -15,7 +15,7 @@ void figure(const char *row, const char *unit, double value);
 void mark(char letter);
 /* Runs a program to its end. */
 void run(char *const command[]);
-/* The network rows. */
-void net(void);
+/* The network rows; sends `more` packets more than usual. */
+void net(int more);
 
 #endif

@@ -61,7 +61,7 @@ static int echo(int fd)
 	return send(fd, buffer, PAYLOAD, 0) == PAYLOAD && recv(fd, buffer, PAYLOAD, 0) == PAYLOAD;
 }
 
-static void packets(void)
+static void packets(int more)
 {
 	int fd = connected(SOCK_DGRAM, 7002), left = 0;
 	uint64_t began, before;
@@ -69,7 +69,7 @@ static void packets(void)
 	mark('n');
 	began = tsc();
 	before = interrupts();
-	for (int i = 0; i < PACKETS; i++)
+	for (int i = 0; i < PACKETS + more; i++)
 		if (send(fd, buffer, PAYLOAD, 0) != PAYLOAD)
 			perror("send");
 	/* What the card has not taken yet. */
@@ -129,7 +129,7 @@ static void bulk(char what, const char *row)
 	close(fd);
 }
 
-void net(void)
+void net(int more)
 {
 	char *const load[] = { "/bin/modprobe", "virtio_net", NULL };
 	int fd;
@@ -145,7 +145,7 @@ void net(void)
 	for (int i = 0; i < 5 && !echo(fd); i++)
 		;
 	close(fd);
-	packets();
+	packets(more);
 	echoes();
 	bulk('s', "virtio-net-mib-out");
 	bulk('g', "virtio-net-mib-in");

@@ -10,7 +10,7 @@
  * sleeps; "at LETTER NAME COUNT", by kind, goes to OUT for each. 'r' also brings "rss KIB": what
  * is resident of the process COMM without the guest's memory, which is its mappings
  * of 256 MiB and more. Last come "exits NAME COUNT", by kind, as last seen. A guest
- * on KVM that has had no exit but the host's interrupts for half a second hangs: see
+ * that has had no exit but for the host's interrupts for half a second hangs: see
  * docs/bench/README.md. "hung" goes to OUT, and COMM is killed.
  */
 #include <dirent.h>
@@ -180,7 +180,7 @@ int main(int argc, char **argv)
 			if (mark == 'r')
 				each_process(argv[4], out, 0);
 		}
-		if (is_kvm && hangs()) {
+		if (hangs()) {
 			fprintf(out, "hung\n");
 			each_process(argv[4], out, 1);
 		}
