@@ -69,7 +69,7 @@ for packed in off on; do
 	guest_counts 'input[.]' input
 	check "packed=$packed: packets come through both queues" 'expect mq 20 "^input [1-9][0-9]+ [1-9][0-9]+ *$"'
 	grep -a '^input' /tmp/mq.console | sed 's/^/# /'
-	send 'mkdir /tmp/w; wget -q -O /tmp/w/big http://10.12.0.1:8000/big; md5sum </tmp/w/big; httpd -p 80 -h /tmp/w'
+	send 'mkdir /tmp/w; httpd -p 80 -h /tmp/w; wget -q -O /tmp/w/big http://10.12.0.1:8000/big; md5sum </tmp/w/big'
 	check "packed=$packed: 4 MiB come to the guest whole" 'expect mq 60 "^$sum"'
 	check "packed=$packed: and back" 'wget -q -T 30 -O /tmp/back http://10.12.0.2/big && cmp /tmp/back /tmp/www/big'
 	send 'dmesg | grep -cE "BUG|WARNING|Oops|Call Trace|is not a head"; echo "trou"ble'
