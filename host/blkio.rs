@@ -5,7 +5,7 @@
 //! A transfer is started by a thread of the VMM's, whose pages it pins, and goes on without the thread
 //! if the file does asynchronous direct I/O: it was opened with `O_DIRECT` and its file system or device
 //! can. Otherwise it has ended when the call that starts it returns. Its end comes in any context, even a
-//! hard interrupt: [`ended`] notes it, without allocating, and wakes the thread.
+//! hard interrupt: [`ended`] notes it, without allocating, and calls the [`Waker`].
 //!
 //! ```text
 //! thread: Transfers::start ──> kiocb ──> file system, device
@@ -23,12 +23,13 @@ use crate::virtio::segment::Cut;
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::sync::SpinLockIrq;
+use kernel::sync::{Arc, SpinLockIrq};
 
 // What a transfer is; the same values as in shim.h.
 const IO_WRITE: u32 = 1;
 const IO_DURABLE: u32 = 2;
 const IO_BUFFERED: u32 = 4;
+const IO_PROMPT: u32 = 8;
 
 // Modes of fallocate(2), for which the `kernel` crate has no binding.
 const FALLOC_FL_KEEP_SIZE: i32 = 1;
@@ -81,24 +82,10 @@ impl BackingFile {
         Ok(p)
     }
 
-    /// Runs `body` with up to `room` transfers of `T` at a time; each that ends wakes `waker`. Does not
-    /// return before all have ended: those that `body` leaves under way are waited for, and dropped.
-    ///
-    /// # Errors
-    /// `ENOMEM`, and those of `body`.
-    pub(crate) fn with_transfers<T, R>(
-        &self,
-        room: u16,
-        waker: &WaitQueue,
-        body: impl FnOnce(&mut Transfers<'_, T>) -> Result<R>,
-    ) -> Result<R> {
-        body(&mut Transfers {
-            file: self,
-            lane: KBox::pin_init(Lane::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
-            items: InFlight::new(room)?,
-            pieces: Pieces::new()?,
-            page: Pages::new(0)?,
-        })
+    /// Returns whether [`Transfers::start`] can be told not to wait.
+    pub(crate) fn is_prompt(&self) -> bool {
+        // SAFETY: The file is referenced.
+        unsafe { ffi::rvmm_file_is_prompt(self.0.as_ptr()) }
     }
 
     /// Transfers between the file and kernel memory; sleeps. Returns the bytes transferred, fewer than
@@ -149,24 +136,37 @@ pub(crate) struct Place {
     pub(crate) write: bool,
     /// A write is on stable storage when it ends.
     pub(crate) durable: bool,
+    /// What would have to wait ends at once, with an error or with only a part done. For files that
+    /// [are prompt](BackingFile::is_prompt).
+    pub(crate) prompt: bool,
 }
 
 impl Place {
     fn how(self) -> u32 {
-        match (self.write, self.durable) {
+        let how = match (self.write, self.durable) {
             (false, _) => 0,
             (true, false) => IO_WRITE,
             (true, true) => IO_WRITE | IO_DURABLE,
-        }
+        };
+        how | if self.prompt { IO_PROMPT } else { 0 }
     }
+}
+
+/// Where the one who takes what has ended waits.
+pub(crate) trait Waker: Send + Sync {
+    /// Wakes it. Any context but NMI.
+    fn wake(&self);
+
+    /// Returns what it can sleep on.
+    fn waiting(&self) -> &WaitQueue;
 }
 
 /// The place of one transfer while it is under way.
 #[repr(C)]
-struct Slot {
+struct Slot<W> {
     /// First, so that a pointer to it is one to the slot.
     iocb: bindings::kiocb,
-    lane: *const Lane<'static>,
+    lane: *const Lane<W>,
     number: u16,
     write: bool,
 }
@@ -176,17 +176,22 @@ struct Slot {
 /// # Invariants
 /// A slot is used by its transfer from [`Lane::start`] until its number is in `ended`; else by nobody.
 #[pin_data]
-struct Lane<'a> {
-    slots: KVec<UnsafeCell<Slot>>,
+struct Lane<W> {
+    slots: KVec<UnsafeCell<Slot<W>>>,
     /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the lane
     /// once it has let go of the lock.
     #[pin]
     ended: SpinLockIrq<Ended>,
-    waker: &'a WaitQueue,
+    waker: W,
 }
 
-impl<'a> Lane<'a> {
-    fn new(room: u16, waker: &'a WaitQueue) -> Result<impl PinInit<Lane<'a>>> {
+// SAFETY: All but the slots may go to any thread; a slot is used by one at a time, by the invariant.
+unsafe impl<W: Waker> Send for Lane<W> {}
+// SAFETY: As above.
+unsafe impl<W: Waker> Sync for Lane<W> {}
+
+impl<W: Waker> Lane<W> {
+    fn new(room: u16, waker: W) -> Result<impl PinInit<Lane<W>>> {
         let mut slots = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
         for number in 0..room {
             slots.push_within_capacity(UnsafeCell::new(Slot {
@@ -212,7 +217,7 @@ impl<'a> Lane<'a> {
         };
         // SAFETY: By contract nobody else uses the slot.
         unsafe {
-            (*place).lane = core::ptr::from_ref(self).cast();
+            (*place).lane = self;
             (*place).write = at.write;
         }
         // SAFETY: The first field of a slot; by contract it stays, and so does the file. The pieces are
@@ -220,7 +225,7 @@ impl<'a> Lane<'a> {
         let result = unsafe {
             ffi::rvmm_file_start(
                 place.cast(),
-                ended,
+                ended::<W>,
                 file.0.as_ptr(),
                 pieces.as_ptr(),
                 pieces.count(),
@@ -241,10 +246,10 @@ impl<'a> Lane<'a> {
 ///
 /// # Safety
 /// Only the kernel calls this, once for each `iocb` of which [`Lane::start`] said that it is under way.
-unsafe extern "C" fn ended(iocb: *mut bindings::kiocb, result: isize) {
+unsafe extern "C" fn ended<W: Waker>(iocb: *mut bindings::kiocb, result: isize) {
     // SAFETY: `iocb` is the first field of a slot in use, which stays until it is in `ended`.
     let (lane, number, write) = unsafe {
-        let slot = iocb.cast::<Slot>();
+        let slot = iocb.cast::<Slot<W>>();
         ((*slot).lane, (*slot).number, (*slot).write)
     };
     if write {
@@ -269,16 +274,32 @@ pub(crate) enum Started<T> {
     Ended(T, Result<u64>),
 }
 
-/// Transfers of a file that are under way, each for an item; see [`BackingFile::with_transfers`].
-pub(crate) struct Transfers<'a, T> {
-    file: &'a BackingFile,
-    lane: Pin<KBox<Lane<'a>>>,
+/// Transfers of a file that are under way, each for an item.
+///
+/// Whoever drops this waits for all that are under way, and drops their items.
+pub(crate) struct Transfers<T, W: Waker> {
+    file: Arc<BackingFile>,
+    lane: Pin<KBox<Lane<W>>>,
     items: InFlight<T>,
     pieces: Pieces,
     page: Pages,
 }
 
-impl<T> Transfers<'_, T> {
+impl<T, W: Waker> Transfers<T, W> {
+    /// Returns none, with room for `room` at a time. Each that ends by itself wakes `waker`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(file: Arc<BackingFile>, room: u16, waker: W) -> Result<Transfers<T, W>> {
+        Ok(Transfers {
+            file,
+            lane: KBox::pin_init(Lane::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
+            items: InFlight::new(room)?,
+            pieces: Pieces::new()?,
+            page: Pages::new(0)?,
+        })
+    }
+
     /// Sets the memory of the next transfer: pieces of the calling process's memory, in order. Returns
     /// whether they fit into one.
     #[must_use]
@@ -296,9 +317,8 @@ impl<T> Transfers<'_, T> {
         };
         // SAFETY: A slot that `begin()` gave is in use until `end()`, which is called for it below, when
         // it is not under way, or after its end was seen. The lane is pinned, and neither it nor the file
-        // goes before all have ended: see `drop()`, which cannot be left out, since the only owner of a
-        // `Transfers` is a frame of `with_transfers()`.
-        match unsafe { self.lane.start(slot, self.file, &self.pieces, at) } {
+        // goes before all have ended: `drop()` waits for that, and without it they do not go at all.
+        match unsafe { self.lane.start(slot, &self.file, &self.pieces, at) } {
             None => Started::UnderWay,
             Some(result) => match self.items.end(slot) {
                 Some(item) => Started::Ended(item, result),
@@ -315,7 +335,7 @@ impl<T> Transfers<'_, T> {
     }
 
     /// Returns whether [`Transfers::ended`] would give one.
-    pub(crate) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.lane.ended.lock().len() != 0
     }
 
@@ -331,7 +351,7 @@ impl<T> Transfers<'_, T> {
         if self.items.len() == 0 {
             return false;
         }
-        self.lane.waker.wait_fully(|| self.has_ended());
+        self.lane.waker.waiting().wait_fully(|| self.has_ended());
         true
     }
 
@@ -383,7 +403,7 @@ fn each_part(
     Ok(())
 }
 
-impl<T> Drop for Transfers<'_, T> {
+impl<T, W: Waker> Drop for Transfers<T, W> {
     fn drop(&mut self) {
         while self.wait() {
             drop(self.ended());

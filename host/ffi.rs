@@ -78,6 +78,7 @@ unsafe extern "C" {
     ) -> i32;
     pub(super) fn rvmm_file_may(file: *mut bindings::file, write: bool) -> bool;
     pub(super) fn rvmm_file_is_regular(file: *mut bindings::file) -> bool;
+    pub(super) fn rvmm_file_is_prompt(file: *mut bindings::file) -> bool;
     pub(super) fn rvmm_file_start(
         iocb: *mut bindings::kiocb,
         ended: unsafe extern "C" fn(*mut bindings::kiocb, isize),
@@ -111,6 +112,7 @@ unsafe extern "C" {
         iov: *const bindings::iovec,
         segments: u32,
         bytes: u64,
+        prompt: bool,
     ) -> i64;
     pub(super) fn rvmm_tap_receive(
         socket: *mut c_void,

@@ -81,15 +81,17 @@ impl Tap {
         unsafe { ffi::rvmm_tap_next_len(self.0.as_ptr()) }
     }
 
-    /// Sends a packet, header first. May sleep. Returns the bytes that were taken.
+    /// Sends a packet, header first. May sleep, but for room only if not `prompt`. Returns the bytes that were
+    /// taken.
     ///
     /// # Errors
-    /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others.
-    pub(crate) fn send(&self, packet: &Pieces) -> Result<u64> {
+    /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others. `EAGAIN`
+    /// where it would have to wait for room.
+    pub(crate) fn send(&self, packet: &Pieces, prompt: bool) -> Result<u64> {
         // SAFETY: By the invariant of `Socket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
-            ffi::rvmm_tap_send(self.0.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes())
+            ffi::rvmm_tap_send(self.0.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes(), prompt)
         })
     }
 

@@ -19,6 +19,9 @@ pub(crate) struct Pieces {
     bytes: u64,
 }
 
+// SAFETY: The pointers are addresses of the process, which nothing here follows.
+unsafe impl Send for Pieces {}
+
 impl Pieces {
     /// Returns none, with room for those of one transfer.
     ///

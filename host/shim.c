@@ -10,6 +10,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/net.h>
@@ -457,6 +458,12 @@ bool rvmm_file_is_regular(struct file *file)
 	return S_ISREG(file_inode(file)->i_mode);
 }
 
+/* Files of tmpfs are memory: they do not know IOCB_NOWAIT, and do not wait for a device. */
+bool rvmm_file_is_prompt(struct file *file)
+{
+	return file->f_mode & FMODE_NOWAIT || file_inode(file)->i_sb->s_magic == TMPFS_MAGIC;
+}
+
 static s64 rvmm_file_iter(struct kiocb *iocb, struct file *file, struct iov_iter *iter, u64 pos, u32 how)
 {
 	iocb->ki_pos = pos;
@@ -464,6 +471,8 @@ static s64 rvmm_file_iter(struct kiocb *iocb, struct file *file, struct iov_iter
 		iocb->ki_flags |= IOCB_DSYNC;
 	if (how & RVMM_IO_BUFFERED)
 		iocb->ki_flags &= ~IOCB_DIRECT;
+	if (how & RVMM_IO_PROMPT && file->f_mode & FMODE_NOWAIT)
+		iocb->ki_flags |= IOCB_NOWAIT;
 	if (!(how & RVMM_IO_WRITE))
 		return vfs_iocb_iter_read(file, iocb, iter);
 	iocb->ki_flags |= IOCB_WRITE;
@@ -553,10 +562,10 @@ u32 rvmm_tap_next_len(void *socket)
 	return len < 0 ? 0 : len;
 }
 
-s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool prompt)
 {
 	struct socket *sock = socket;
-	struct msghdr msg = { };
+	struct msghdr msg = { .msg_flags = prompt ? MSG_DONTWAIT : 0 };
 
 	iov_iter_init(&msg.msg_iter, ITER_SOURCE, iov, segments, bytes);
 	return sock->ops->sendmsg(sock, &msg, bytes);

@@ -16,8 +16,9 @@ use crate::host::timer;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::disk::Disk;
 use crate::vcpu::net::{Card, Way};
-use crate::vcpu::pci::{Model, PciDevice};
+use crate::vcpu::pci::{Backing, Model, PciDevice};
 use crate::vcpu::vm::Vm;
+use crate::vcpu::worker::Worker;
 use crate::virtio::blk::{Blk, Geometry};
 use crate::virtio::console::Console;
 use crate::virtio::net::{Net, NetConfig};
@@ -75,8 +76,7 @@ impl Kind {
 
 /// A device on PCI that its fd does something with.
 pub(super) enum Served {
-    Disk(Disk),
-    Card(Card),
+    Queues(Arc<PciDevice>),
     Console(Arc<PciDevice>),
 }
 
@@ -163,7 +163,9 @@ impl<B: Backend> DeviceFile<B> {
                 let c: abi::VirtioRngConfig = user::read(addr)?;
                 check(c.flags & !abi::RNG_PACKED == 0)?;
                 let rng = VirtioPci::new(Rng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
-                self.vm.reshape(|| self.vm.pci.add(c.slot, Model::Rng(rng))).map(|_| 0)
+                self.vm
+                    .reshape(|| self.vm.pci.add(c.slot, Model::Rng(rng), |_| Ok(Backing::Nothing)))
+                    .map(|_| 0)
             }
         }
     }
@@ -172,7 +174,7 @@ impl<B: Backend> DeviceFile<B> {
         check(c.flags & !abi::CONSOLE_PACKED == 0 && c.pad == 0)?;
         let console = VirtioPci::new(Console::new(c.columns, c.rows)?)?;
         let console = console.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
-        self.create_served(c.slot, Model::Console(console), Served::Console)
+        self.create_served(c.slot, Model::Console(console), |_| Ok(Backing::Nothing), Served::Console)
     }
 
     /// Puts a chip onto the bus of a machine in which no vCPU has run.
@@ -203,7 +205,9 @@ impl<B: Backend> DeviceFile<B> {
         let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
         let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
             .offer_packed(c.flags & abi::BLK_PACKED != 0);
-        self.create_served(c.slot, Model::Blk(blk), |device| Served::Disk(Disk { device, file }))
+        let depth = blk.depth();
+        let disk = |workers: &[_]| Disk::new(file, workers, depth).map(Backing::Disk);
+        self.create_served(c.slot, Model::Blk(blk), disk, Served::Queues)
     }
 
     fn create_card(&self, c: abi::VirtioNetConfig) -> Result<i64> {
@@ -230,7 +234,8 @@ impl<B: Backend> DeviceFile<B> {
             }
         };
         let net = VirtioPci::new(net)?.offer_packed(c.flags & abi::NET_PACKED != 0);
-        self.create_served(c.slot, Model::Net(net), |device| Served::Card(Card { device, way }))
+        let card = |workers: &[_]| Card::new(way, workers.len()).map(Backing::Card);
+        self.create_served(c.slot, Model::Net(net), card, Served::Queues)
     }
 
     /// Puts a device onto the bus that its fd does something with.
@@ -238,13 +243,14 @@ impl<B: Backend> DeviceFile<B> {
         &self,
         slot: u32,
         model: Model,
+        backing: impl FnOnce(&[Arc<Worker>]) -> Result<Backing>,
         with: impl FnOnce(Arc<PciDevice>) -> Served,
     ) -> Result<i64> {
         self.vm.reshape(|| {
             if self.served.as_ref().is_some() {
                 return Err(EBUSY);
             }
-            self.served.populate(with(self.vm.pci.add(slot, model)?));
+            self.served.populate(with(self.vm.pci.add(slot, model, backing)?));
             Ok(0)
         })
     }
@@ -255,10 +261,11 @@ impl<B: Backend> DeviceFile<B> {
             return Err(EIO);
         }
         let queue = u16::try_from(queue)?;
-        match self.served.as_ref().ok_or(ENXIO)? {
-            Served::Disk(disk) => disk.serve(&self.vm, queue),
-            Served::Console(_) => Err(EINVAL),
-            Served::Card(card) => card.serve(&self.vm, queue),
+        let Served::Queues(device) = self.served.as_ref().ok_or(ENXIO)? else { return Err(EINVAL) };
+        match &device.backing {
+            Backing::Nothing => Err(EINVAL),
+            Backing::Disk(disk) => disk.serve(&self.vm, device, queue),
+            Backing::Card(card) => card.serve(&self.vm, device, queue),
         }
         .map(|()| 0)
     }

@@ -8,6 +8,7 @@ use super::event::{merge, Blocking, Event, Merged};
 use super::handle::code::CodeCache;
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
+use super::pci::Turn;
 use super::poll::Polling;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
@@ -93,6 +94,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) window_open: bool,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
+    /// A queue that this vCPU wrote to and is to serve.
+    pub(crate) turn: Option<Turn>,
     /// Steps in software, of guests in modes that the processor cannot run.
     pub(crate) steps: u32,
     /// Instructions that exited lately, decoded.
@@ -148,6 +151,7 @@ impl<B: Backend> VcpuCore<B> {
             armed: None,
             window_open: false,
             io: PendingIo::new(),
+            turn: None,
             steps: 0,
             code,
             slot_hint: 0,

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The workers of a virtio disk: threads that the VMM lends to the kernel, one for each queue.
+//! Where a virtio disk's requests are carried out: by the worker of each queue, a thread that the VMM lends to
+//! the kernel, or by the vCPU that wrote to the queue, in its turn (see [`super::worker`]).
 //!
-//! One takes requests off its queue and starts the transfers between the backing file and guest memory,
+//! The worker takes requests off its queue and starts the transfers between the backing file and guest memory,
 //! as many at a time as the device has requests, until a signal ends it. Transfers end in any order,
 //! without the thread; each wakes it, and it gives all that have ended back to the guest with one
 //! interrupt. Being a thread of the VMM's, it has the VMM's memory, its limits and its end.
 //!
 //! What cannot be done that way is done by the thread at once: flush, discard and write zeroes, data of
-//! odd alignment, and everything where the file does not do asynchronous direct I/O.
+//! odd alignment, and everything where the file does not do asynchronous direct I/O. A vCPU leaves all
+//! that has to wait to the worker.
 //!
 //! The guest may count on order only between a request that was given back and one that it made
 //! available after that; a flush makes durable the writes that were given back before. So nothing here
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
 
 use super::backend::Backend;
-use super::pci::{send, Model, PciDevice, Worker};
+use super::pci::{send, Model, PciDevice};
 use super::vm::Vm;
+use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::file::signal_pending;
@@ -26,13 +29,20 @@ use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
 
-/// A disk on the bus.
+/// Where a disk's sectors are, and what is under way to and from them.
 pub(crate) struct Disk {
-    /// The device.
-    pub(crate) device: kernel::sync::Arc<PciDevice>,
-    /// Where its sectors are.
-    pub(crate) file: BackingFile,
+    file: Arc<BackingFile>,
+    /// One for each queue.
+    lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
+}
+
+/// What serves a queue, held by the one that does it now.
+struct Lane {
+    transfers: Transfers<Request, Arc<Worker>>,
+    /// A request that a vCPU has left to the worker.
+    left: Option<Request>,
 }
 
 /// log2 of the bytes of a sector.
@@ -71,99 +81,192 @@ impl Counters {
     }
 }
 
-/// The requests whose data is being transferred.
-type InTransfer<'a> = Transfers<'a, Request>;
+/// A queue, and whom it is served for.
+struct Side<'a, B: Backend> {
+    vm: &'a Vm<B>,
+    device: &'a PciDevice,
+    file: &'a BackingFile,
+    queue: u16,
+}
 
 impl Disk {
+    /// Returns a disk in `file`, with a lane for each worker, for `depth` requests at a time each.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(file: BackingFile, workers: &[Arc<Worker>], depth: u16) -> Result<Disk> {
+        let file = Arc::new(file, GFP_KERNEL_ACCOUNT)?;
+        let mut lanes = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
+        for worker in workers {
+            let transfers = Transfers::new(file.clone(), depth, worker.clone())?;
+            let lane = kernel::new_mutex!(Lane { transfers, left: None });
+            lanes.push_within_capacity(KBox::pin_init(lane, GFP_KERNEL_ACCOUNT)?)?;
+        }
+        Ok(Disk { file, lanes })
+    }
+
+    /// Returns a queue with its lane and its worker. `None`: there is no such queue.
+    fn side<'a, B: Backend>(
+        &'a self,
+        vm: &'a Vm<B>,
+        device: &'a PciDevice,
+        queue: u16,
+    ) -> Option<(Side<'a, B>, &'a Mutex<Lane>, &'a Worker)> {
+        let lane = self.lanes.get(usize::from(queue))?;
+        Some((Side { vm, device, file: &self.file, queue }, lane, device.worker(queue)?))
+    }
+
     /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
     ///
     /// # Errors
-    /// `EINVAL` for a queue that is not there; `EINTR` on a signal; `EFAULT` when guest memory is gone.
-    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
-        let worker = self.device.worker(queue).ok_or(EINVAL)?;
-        let depth = self.with_blk(|blk| blk.depth())?;
-        self.file.with_transfers(depth, worker.waiting(), |transfers| {
-            let end = self.work(vm, queue, worker, transfers);
-            while transfers.wait() {
+    /// `EINVAL` for a queue that is not there; `EBUSY` for one that another thread serves; `EINTR` on a signal;
+    /// `EFAULT` when guest memory is gone.
+    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) -> Result {
+        let (side, lane, worker) = self.side(vm, device, queue).ok_or(EINVAL)?;
+        worker.alone(|| {
+            let end = loop {
+                let done = side.work(&mut lane.lock());
+                if let Err(e) = done.and_then(|taken| worker.wait(taken)) {
+                    break Err(e);
+                }
+            };
+            let mut lane = lane.lock();
+            while lane.transfers.wait() {
                 // The first error is the one to report.
-                let _ = self.give_back(vm, queue, transfers);
+                let _ = side.give_back(&mut lane);
             }
-            // If the VMM lends more threads: another has to look what this one left.
+            // Whoever is the worker next has to look what this one left.
             worker.wake();
             end
         })
     }
 
-    fn work<B: Backend>(
-        &self,
-        vm: &Vm<B>,
-        queue: u16,
-        worker: &Worker,
-        transfers: &mut InTransfer<'_>,
-    ) -> Result {
+    /// Serves a queue with the thread of the vCPU that wrote to it, as far as that need not wait; the worker
+    /// does the rest. Sleeps only for memory.
+    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
+        let Some((side, lane, worker)) = self.side(vm, device, queue) else { return };
+        let rest = match lane.try_lock() {
+            Some(mut lane) if self.file.is_prompt() => side.take_turn(&mut lane),
+            _ => Rest::Slow,
+        };
+        rest.leave_to(worker);
+    }
+}
+
+impl<B: Backend> Side<'_, B> {
+    /// Does what there is to do. Returns how many requests it took out of the queue.
+    fn work(&self, lane: &mut Lane) -> Result<Option<u32>> {
+        let mut taken = 0u32;
         loop {
-            self.give_back(vm, queue, transfers)?;
+            self.give_back(lane)?;
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            match self.with_blk(|blk| blk.next(queue, &*vm.space))? {
-                Next::Request(request) => self.begin(vm, transfers, request)?,
-                Next::Answered(msg) | Next::Broken(msg) => send(&vm.chipset, msg),
-                Next::NotResident(gpa) => vm.space.fault_in(gpa, true)?,
-                Next::Empty | Next::Full => worker.wait(|| transfers.has_ended())?,
+            if let Some(request) = lane.left.take() {
+                self.begin(lane, request)?;
+                continue;
+            }
+            match self.next()? {
+                Next::Request(request) => {
+                    taken = taken.saturating_add(1);
+                    self.begin(lane, request)?;
+                }
+                Next::Answered(msg) | Next::Broken(msg) => send(&self.vm.chipset, msg),
+                Next::NotResident(gpa) => self.vm.space.fault_in(gpa, true)?,
+                Next::Empty | Next::Full => return Ok(Some(taken)),
             }
         }
     }
 
+    /// Does a little of what there is to do, without waiting.
+    fn take_turn(&self, lane: &mut Lane) -> Rest {
+        let mut given = 0u64;
+        let rest = self.take_some(lane, &mut given);
+        self.notify(given);
+        rest
+    }
+
+    fn take_some(&self, lane: &mut Lane, given: &mut u64) -> Rest {
+        for _ in 0..MOST_AT_ONCE {
+            let request = match self.next() {
+                Ok(Next::Request(request)) => request,
+                Ok(Next::Answered(msg) | Next::Broken(msg)) => {
+                    send(&self.vm.chipset, msg);
+                    continue;
+                }
+                Ok(Next::Empty | Next::Full) => return Rest::Nothing,
+                Ok(Next::NotResident(_)) | Err(_) => return Rest::Slow,
+            };
+            let has_data = matches!(request.op(), Op::Read { .. } | Op::Write { .. });
+            let started =
+                if has_data { self.start(lane, request, true) } else { Started::Ended(request, Err(EAGAIN)) };
+            match started {
+                Started::UnderWay => {}
+                Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
+                    let bytes = if matches!(request.op(), Op::Read { .. }) { bytes } else { 0 };
+                    if self.complete(request, (Status::Ok, bytes), false).is_err() {
+                        return Rest::Slow;
+                    }
+                    *given = given.wrapping_add(1);
+                }
+                Started::Ended(request, _) => {
+                    lane.left = Some(request);
+                    return Rest::Slow;
+                }
+            }
+        }
+        Rest::TooMuch
+    }
+
+    fn next(&self) -> Result<Next> {
+        self.with_blk(|blk| blk.next(self.queue, &*self.vm.space))
+    }
+
     /// Gives the guest what has ended, with one interrupt.
-    fn give_back<B: Backend>(&self, vm: &Vm<B>, queue: u16, transfers: &mut InTransfer<'_>) -> Result {
+    fn give_back(&self, lane: &mut Lane) -> Result {
         let mut given = 0u64;
         let mut first_error = Ok(());
-        while let Some((request, done)) = transfers.ended() {
-            let answer = self.settle(vm, transfers, &request, done);
-            first_error = first_error.and(self.complete(vm, request, answer, false));
+        while let Some((request, done)) = lane.transfers.ended() {
+            let answer = self.settle(lane, &request, done);
+            first_error = first_error.and(self.complete(request, answer, false));
             given = given.saturating_add(1);
         }
-        if given != 0 {
-            COUNTERS.most_given_back.fetch_max(given, Relaxed);
-            self.notify(vm, queue);
-        }
+        self.notify(given);
         first_error
     }
 
-    fn notify<B: Backend>(&self, vm: &Vm<B>, queue: u16) {
-        if let Ok(msg) = self.with_blk(|blk| blk.notify(queue, &*vm.space)) {
-            send(&vm.chipset, msg);
+    /// Tells the guest of requests that are in the used ring.
+    fn notify(&self, given: u64) {
+        if given == 0 {
+            return;
+        }
+        COUNTERS.most_given_back.fetch_max(given, Relaxed);
+        if let Ok(msg) = self.with_blk(|blk| blk.notify(self.queue, &*self.vm.space)) {
+            send(&self.vm.chipset, msg);
         }
     }
 
-    /// Puts a request into the used ring. `tell`: and interrupts the guest; else [`Disk::notify`] is to
-    /// follow.
-    fn complete<B: Backend>(
-        &self,
-        vm: &Vm<B>,
-        request: Request,
-        (status, bytes): (Status, u64),
-        tell: bool,
-    ) -> Result {
+    /// Puts a request into the used ring. `tell`: and tells the guest; else [`Side::notify`] is to follow.
+    fn complete(&self, request: Request, (status, bytes): (Status, u64), tell: bool) -> Result {
+        let mem = &*self.vm.space;
         let mut request = request;
         loop {
             let done = self.with_blk(|blk| {
                 if tell {
-                    blk.complete(&*vm.space, request, status, bytes)
+                    blk.complete(mem, request, status, bytes)
                 } else {
-                    blk.give_back(&*vm.space, request, status, bytes)
+                    blk.give_back(mem, request, status, bytes)
                 }
             })?;
             match done {
                 Ok(msg) => {
-                    send(&vm.chipset, msg);
+                    send(&self.vm.chipset, msg);
                     return Ok(());
                 }
-                Err(retry) => match vm.space.fault_in(retry.gpa, true) {
+                Err(retry) => match self.vm.space.fault_in(retry.gpa, true) {
                     Ok(()) => request = retry.request,
                     Err(e) => {
-                        self.abandon(vm, retry.request, retry.gpa);
+                        self.abandon(retry.request, retry.gpa);
                         return Err(e);
                     }
                 },
@@ -172,40 +275,36 @@ impl Disk {
     }
 
     /// Gives up on a request whose ring has gone.
-    fn abandon<B: Backend>(&self, vm: &Vm<B>, request: Request, gpa: Gpa) {
+    fn abandon(&self, request: Request, gpa: Gpa) {
         if let Ok(msg) = self.with_blk(|blk| blk.abandon(request, Fault::Memory(gpa))) {
-            send(&vm.chipset, msg);
+            send(&self.vm.chipset, msg);
         }
     }
 
     /// Starts a request, or does it.
-    fn begin<B: Backend>(&self, vm: &Vm<B>, transfers: &mut InTransfer<'_>, request: Request) -> Result {
+    fn begin(&self, lane: &mut Lane, request: Request) -> Result {
         let done = match request.op() {
-            Op::Read { .. } | Op::Write { .. } => match self.start(vm, transfers, request) {
+            Op::Read { .. } | Op::Write { .. } => match self.start(lane, request, false) {
                 Started::UnderWay => return Ok(()),
                 Started::Ended(request, done) => {
-                    let answer = self.settle(vm, transfers, &request, done);
-                    return self.complete(vm, request, answer, true);
+                    let answer = self.settle(lane, &request, done);
+                    return self.complete(request, answer, true);
                 }
             },
             Op::Flush => self.file.sync(),
             Op::Discard { sector, count } => self.clear(sector, count.into(), true),
             Op::WriteZeroes { sector, count, unmap } => self.clear(sector, count.into(), unmap),
         };
-        self.complete(vm, request, (status_of(done.is_ok()), 0), true)
+        self.complete(request, (status_of(done.is_ok()), 0), true)
     }
 
-    /// Starts the transfer of a read or a write.
-    fn start<B: Backend>(
-        &self,
-        vm: &Vm<B>,
-        transfers: &mut InTransfer<'_>,
-        request: Request,
-    ) -> Started<Request> {
-        let at = place(&request);
+    /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
+    fn start(&self, lane: &mut Lane, request: Request, prompt: bool) -> Started<Request> {
+        let transfers = &mut lane.transfers;
+        let at = Place { prompt, ..place(&request) };
         let mut failed = None;
         let whole = request.is_aligned(DIRECT_ALIGN)
-            && transfers.gather(pieces(vm, &request, !at.write, &mut failed));
+            && transfers.gather(pieces(self.vm, &request, !at.write, &mut failed));
         if failed.is_some() {
             return Started::Ended(request, Err(EFAULT));
         }
@@ -223,21 +322,19 @@ impl Disk {
     }
 
     /// Turns the end of a transfer into what the guest is told, and does it another way where the file
-    /// did not take it as it was. Returns the status and the bytes that a read brought.
-    fn settle<B: Backend>(
-        &self,
-        vm: &Vm<B>,
-        transfers: &mut InTransfer<'_>,
-        request: &Request,
-        done: Result<u64>,
-    ) -> (Status, u64) {
+    /// did not take it as it was, or only a part. Returns the status and the bytes that a read brought.
+    fn settle(&self, lane: &mut Lane, request: &Request, done: Result<u64>) -> (Status, u64) {
         let at = place(request);
         let mut failed = None;
-        let done = match done {
-            Err(e) if e == EINVAL => {
-                transfers.copy(pieces(vm, request, !at.write, &mut failed), request.bytes(), at)
-            }
-            done => done,
+        let again = match &done {
+            Ok(bytes) => *bytes != request.bytes(),
+            // Direct I/O of another alignment; what could not be done without waiting.
+            Err(e) => *e == EINVAL || *e == EAGAIN,
+        };
+        let done = if again {
+            lane.transfers.copy(pieces(self.vm, request, !at.write, &mut failed), request.bytes(), at)
+        } else {
+            done
         };
         let whole = failed.is_none() && matches!(done, Ok(bytes) if bytes == request.bytes());
         let bytes = if whole && !at.write { request.bytes() } else { 0 };
@@ -273,7 +370,7 @@ fn place(request: &Request) -> Place {
         // These have no data.
         Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => (0, false, false),
     };
-    Place { pos: sector << SECTOR_SHIFT, write, durable }
+    Place { pos: sector << SECTOR_SHIFT, write, durable, prompt: false }
 }
 
 /// Returns where a request's data lies in the VMM, split at the ends of memory slots. Stops at what is

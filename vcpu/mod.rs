@@ -8,7 +8,8 @@
 //! | [`state`], [`core`] | registers, and everything else of one vCPU |
 //! | [`shared`] | what other threads may touch of it |
 //! | [`space`], [`vm`] | guest memory, and the VM as a vCPU sees it |
-//! | [`pci`], [`disk`] | the PCI bus, and the worker of a disk |
+//! | [`pci`] | the PCI bus |
+//! | [`worker`], [`disk`], [`net`] | who serves a queue, and how those of a disk and of a network card are |
 //! | [`run`], [`quick`] | the loop, and the inner one of exits that are answered at once |
 //! | [`record`] | the last exits, and how long they take |
 //! | [`handle`] | one handler for each family of exits |
@@ -45,3 +46,4 @@ pub(crate) mod shared;
 pub(crate) mod space;
 pub(crate) mod state;
 pub(crate) mod vm;
+pub(crate) mod worker;

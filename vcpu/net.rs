@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The workers of a virtio network card: threads that the VMM lends to the kernel, one for each queue.
+//! What serves a virtio network card: a worker for each queue, a thread that the VMM lends to the kernel, and for
+//! a transmit queue the vCPU that wrote to it, in its turn (see [`super::worker`]).
 //!
-//! The one of a receive queue waits for packets from the tap and copies each straight into the driver's
+//! The worker of a receive queue waits for packets from the tap and copies each straight into the driver's
 //! buffers; the one of a transmit queue waits for the driver and hands its packets to the tap. Neither
 //! leaves the kernel before a signal comes. Interrupts are sent when there is nothing more to move, or after
 //! [`BATCH`] packets, so that a busy guest gets few.
@@ -13,11 +14,11 @@
 use super::backend::Backend;
 use super::disk::split_at_slots;
 use super::netstream;
-use super::pci::{send, Model, PciDevice, Worker};
+use super::pci::{send, Model, PciDevice};
 use super::vm::Vm;
+use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
-use crate::host::eventfd::OnEvent;
 use crate::host::file::signal_pending;
 use crate::host::netio::{Stream, Tap};
 use crate::host::pieces::Pieces;
@@ -25,17 +26,16 @@ use crate::virtio::net::{Net, Offloads, Packet, Taken, HEADER_BYTES};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, Mutex};
 
 /// Packets after which the driver is told at the latest.
 const BATCH: u32 = 32;
 
-/// A network card on the bus.
+/// Where a network card's packets go, and what serves its queues.
 pub(crate) struct Card {
-    /// The device.
-    pub(crate) device: Arc<PciDevice>,
-    /// Where its packets go.
-    pub(crate) way: Way,
+    way: Way,
+    /// One for each queue.
+    lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
 }
 
 /// Ways to the network.
@@ -46,59 +46,103 @@ pub(crate) enum Way {
     Stream(Stream),
 }
 
-/// Wakes a worker when its way to the network has something.
-pub(super) struct Waker(pub(super) Arc<Worker>);
-
-impl OnEvent for Waker {
-    fn on_event(&self) {
-        self.0.wake();
-    }
-}
-
-/// What a worker works with.
-pub(super) struct Bench<'a, B: Backend> {
-    pub(super) vm: &'a Vm<B>,
-    pub(super) device: &'a PciDevice,
-    pub(super) packet: Packet,
+/// What serves a queue, held by the one that does it now.
+struct Lane {
+    packet: Packet,
     pieces: Pieces,
     /// Packets given back that the driver was not told of.
     untold: u32,
+    /// A vCPU has left `packet` to the worker.
+    is_left: bool,
+}
+
+/// A lane at work.
+pub(super) struct Bench<'a, B: Backend> {
+    pub(super) vm: &'a Vm<B>,
+    pub(super) device: &'a PciDevice,
+    pub(super) packet: &'a mut Packet,
+    pieces: &'a mut Pieces,
+    untold: &'a mut u32,
+    is_left: &'a mut bool,
 }
 
 impl Card {
+    /// Returns a card with a lane for each of `queues` queues.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(way: Way, queues: usize) -> Result<Card> {
+        let mut lanes = KVec::with_capacity(queues, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..queues {
+            let lane = Lane { packet: Packet::new()?, pieces: Pieces::new()?, untold: 0, is_left: false };
+            lanes.push_within_capacity(KBox::pin_init(kernel::new_mutex!(lane), GFP_KERNEL_ACCOUNT)?)?;
+        }
+        Ok(Card { way, lanes })
+    }
+
     /// Serves a queue until a signal arrives.
     ///
     /// # Errors
     /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EINTR` on a
     /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is; `ENOTCONN` when the stream
     /// has ended.
-    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, queue: u16) -> Result {
-        let worker = self.device.worker(queue).ok_or(EINVAL)?;
-        let lane = queue >> 1;
+    pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) -> Result {
+        let worker = device.worker(queue).ok_or(EINVAL)?;
+        let lane = self.lanes.get(usize::from(queue)).ok_or(EINVAL)?;
         let receives = queue & 1 == 0;
-        worker.alone(|| {
-            let mut bench =
-                Bench { vm, device: &self.device, packet: Packet::new()?, pieces: Pieces::new()?, untold: 0 };
-            match &self.way {
-                Way::Taps(taps) => {
-                    let tap = taps.get(usize::from(lane)).ok_or(EINVAL)?;
-                    if receives {
-                        bench.receive(tap, worker, lane)
-                    } else {
-                        bench.transmit(tap, worker, queue)
-                    }
+        worker.alone(|| match &self.way {
+            Way::Taps(_) if receives => {
+                let tap = self.tap(queue).ok_or(EINVAL)?;
+                Bench::new(vm, device, &mut lane.lock()).receive(tap, worker, queue >> 1)
+            }
+            Way::Taps(_) => {
+                let tap = self.tap(queue).ok_or(EINVAL)?;
+                loop {
+                    let done = Bench::new(vm, device, &mut lane.lock()).transmit(tap, queue)?;
+                    worker.wait(Some(done))?;
                 }
-                Way::Stream(stream) if receives => netstream::receive(&mut bench, stream, worker),
-                Way::Stream(stream) => netstream::transmit(&mut bench, stream, worker),
+            }
+            Way::Stream(stream) if receives => {
+                netstream::receive(&mut Bench::new(vm, device, &mut lane.lock()), stream, worker)
+            }
+            Way::Stream(stream) => {
+                netstream::transmit(&mut Bench::new(vm, device, &mut lane.lock()), stream, worker)
             }
         })
     }
+
+    /// Sends what waits in a queue with the thread of the vCPU that wrote to it, as far as that need not wait;
+    /// the worker does the rest. Sleeps only for memory.
+    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
+        let Some(worker) = device.worker(queue) else { return };
+        let lane = self.lanes.get(usize::from(queue)).and_then(|lane| lane.try_lock());
+        let rest = match (lane, self.tap(queue)) {
+            (Some(mut lane), Some(tap)) if queue & 1 == 1 => {
+                Bench::new(vm, device, &mut lane).take_turn(tap, queue)
+            }
+            _ => Rest::Slow,
+        };
+        rest.leave_to(worker);
+    }
+
+    /// Returns the tap's queue for a queue of the card.
+    fn tap(&self, queue: u16) -> Option<&Tap> {
+        match &self.way {
+            Way::Taps(taps) => taps.get(usize::from(queue >> 1)),
+            Way::Stream(_) => None,
+        }
+    }
 }
 
-impl<B: Backend> Bench<'_, B> {
+impl<'a, B: Backend> Bench<'a, B> {
+    fn new(vm: &'a Vm<B>, device: &'a PciDevice, lane: &'a mut Lane) -> Bench<'a, B> {
+        let Lane { packet, pieces, untold, is_left } = lane;
+        Bench { vm, device, packet, pieces, untold, is_left }
+    }
+
     /// Brings packets to the guest.
     fn receive(&mut self, tap: &Tap, worker: &Arc<Worker>, lane: u16) -> Result {
-        let _ear = tap.listen(Waker(worker.clone()))?;
+        let _ear = tap.listen(worker.clone())?;
         let mut offloads = None;
         let mut queue = 0;
         loop {
@@ -108,7 +152,7 @@ impl<B: Backend> Bench<'_, B> {
             let next = tap.next_len();
             if next == 0 {
                 self.tell(queue);
-                worker.wait(|| false)?;
+                worker.wait(None)?;
                 self.set_offloads(tap, lane, &mut offloads)?;
                 continue;
             }
@@ -132,28 +176,88 @@ impl<B: Backend> Bench<'_, B> {
         if !self.locate(true) {
             return self.abandon();
         }
-        let bytes = tap.receive(&self.pieces).unwrap_or(0);
+        let bytes = tap.receive(self.pieces).unwrap_or(0);
         self.give(|net, vm, packet| net.give_room(queue, &*vm.space, packet, bytes))
     }
 
-    /// Takes packets from the guest.
-    fn transmit(&mut self, tap: &Tap, worker: &Arc<Worker>, queue: u16) -> Result {
+    /// Sends all packets that the guest has. Returns how many there were.
+    fn transmit(&mut self, tap: &Tap, queue: u16) -> Result<u32> {
+        let mut taken = 0u32;
+        if core::mem::take(self.is_left) {
+            self.carry_off(tap, queue)?;
+        }
         loop {
             if signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let Bench { vm, device, packet, .. } = self;
-            match with_net(device, |net| net.take_packet(queue, &*vm.space, packet))? {
-                Taken::Packet if self.locate(false) => {
-                    // One that the tap refuses is lost.
-                    let _ = tap.send(&self.pieces);
-                    self.give(|net, vm, packet| net.give_packet(queue, &*vm.space, packet))?;
+            match self.take_packet(queue)? {
+                Taken::Packet => {
+                    self.carry_off(tap, queue)?;
+                    taken = taken.saturating_add(1);
                 }
-                Taken::Packet => self.abandon()?,
-                other => self.pause(other, queue, worker)?,
+                Taken::TooLong => {}
+                Taken::NotResident(gpa) => self.vm.space.fault_in(gpa, true)?,
+                Taken::Broken(msg) => {
+                    send(&self.vm.chipset, msg);
+                    return Ok(taken);
+                }
+                Taken::Empty => {
+                    self.tell(queue);
+                    return Ok(taken);
+                }
             }
             self.tell_of_many(queue);
         }
+    }
+
+    /// Sends a few packets without waiting. Says what is left.
+    fn take_turn(&mut self, tap: &Tap, queue: u16) -> Rest {
+        let rest = self.send_some(tap, queue);
+        self.tell(queue);
+        rest
+    }
+
+    fn send_some(&mut self, tap: &Tap, queue: u16) -> Rest {
+        if *self.is_left {
+            return Rest::Slow;
+        }
+        for _ in 0..MOST_AT_ONCE {
+            match self.take_packet(queue) {
+                Ok(Taken::Packet) => {}
+                Ok(Taken::Empty) => return Rest::Nothing,
+                Ok(Taken::Broken(msg)) => {
+                    send(&self.vm.chipset, msg);
+                    return Rest::Nothing;
+                }
+                Ok(Taken::NotResident(_) | Taken::TooLong) | Err(_) => return Rest::Slow,
+            }
+            if !self.locate(false) || matches!(tap.send(self.pieces, true), Err(e) if e == EAGAIN) {
+                *self.is_left = true;
+                return Rest::Slow;
+            }
+            if self.give_packet(queue).is_err() {
+                return Rest::Slow;
+            }
+        }
+        Rest::TooMuch
+    }
+
+    fn take_packet(&mut self, queue: u16) -> Result<Taken> {
+        let Bench { vm, device, packet, .. } = self;
+        with_net(device, |net| net.take_packet(queue, &*vm.space, packet))
+    }
+
+    fn give_packet(&mut self, queue: u16) -> Result {
+        self.give(|net, vm, packet| net.give_packet(queue, &*vm.space, packet))
+    }
+
+    /// Sends the packet that was taken, and gives it back. One that the tap refuses is lost.
+    fn carry_off(&mut self, tap: &Tap, queue: u16) -> Result {
+        if !self.locate(false) {
+            return self.abandon();
+        }
+        let _ = tap.send(self.pieces, false);
+        self.give_packet(queue)
     }
 
     /// Does what has to be done before the queue is looked at again.
@@ -163,11 +267,11 @@ impl<B: Backend> Bench<'_, B> {
             Taken::NotResident(gpa) => self.vm.space.fault_in(gpa, true),
             Taken::Broken(msg) => {
                 send(&self.vm.chipset, msg);
-                worker.wait(|| false)
+                worker.wait(None)
             }
             Taken::Empty => {
                 self.tell(queue);
-                worker.wait(|| false)
+                worker.wait(None)
             }
         }
     }
@@ -184,12 +288,12 @@ impl<B: Backend> Bench<'_, B> {
         &mut self,
         call: impl Fn(&mut VirtioPci<Net>, &Vm<B>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
     ) -> Result {
-        let Bench { vm, device, packet, .. } = self;
+        let Bench { vm, device, packet, untold, .. } = self;
         loop {
             match with_net(device, |net| call(net, vm, packet))? {
                 Ok(msg) => {
                     send(&vm.chipset, msg);
-                    self.untold = self.untold.saturating_add(1);
+                    **untold = untold.saturating_add(1);
                     return Ok(());
                 }
                 Err(gpa) => {
@@ -213,14 +317,14 @@ impl<B: Backend> Bench<'_, B> {
 
     /// Tells the driver if it was not told of many packets.
     pub(super) fn tell_of_many(&mut self, queue: u16) {
-        if self.untold >= BATCH {
+        if *self.untold >= BATCH {
             self.tell(queue);
         }
     }
 
     /// Tells the driver of the packets that were given back.
     pub(super) fn tell(&mut self, queue: u16) {
-        if core::mem::take(&mut self.untold) != 0 {
+        if core::mem::take(self.untold) != 0 {
             if let Ok(msg) = with_net(self.device, |net| net.notify_queue(queue, &*self.vm.space)) {
                 send(&self.vm.chipset, msg);
             }

@@ -11,8 +11,9 @@
 //! packets from the guest are lost.
 
 use super::backend::Backend;
-use super::net::{with_net, Bench, Waker};
-use super::pci::{send, Worker};
+use super::net::{with_net, Bench};
+use super::pci::send;
+use super::worker::Worker;
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
 use crate::mmu::mem::MemError;
@@ -31,7 +32,7 @@ const TRANSMIT: u16 = 1;
 /// # Errors
 /// As `Card::serve`; `ENOTCONN` when the stream has ended.
 pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, worker: &Arc<Worker>) -> Result {
-    let _ear = stream.listen(Waker(worker.clone()))?;
+    let _ear = stream.listen(worker.clone())?;
     let mut frames = Frames::new()?;
     loop {
         if signal_pending() {
@@ -53,7 +54,7 @@ pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, wor
             Ok(n) => frames.filled(n),
             Err(e) if e == EAGAIN => {
                 bench.tell(RECEIVE);
-                worker.wait(|| false)?;
+                worker.wait(None)?;
             }
             Err(_) if signal_pending() => {}
             Err(_) => return ended(bench),

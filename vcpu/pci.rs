@@ -5,12 +5,15 @@
 //! Lock order: [`Pci::root`] and a device's `model` are never held together, but for `root` inside
 //! `model` while a function's decoding changes. A queue's kick takes neither: it wakes the worker.
 
-use super::vm::Chipset;
+use super::backend::Backend;
+use super::disk::Disk;
+use super::net::Card;
+use super::vm::{Chipset, Vm};
+use super::worker::{Server, Worker};
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{BarHit, ConfigAccess, MsiMessage, PciRoot, Slot};
 use crate::chipset::routing::DestFormat;
 use crate::chipset::ApicMessage;
-use crate::host::file::WaitQueue;
 use crate::host::random;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::blk::Blk;
@@ -60,69 +63,14 @@ macro_rules! each {
     };
 }
 
-/// Where the worker of a queue waits for work.
-#[pin_data]
-pub(crate) struct Worker {
-    /// There may be work.
-    work: AtomicBool,
-    #[pin]
-    queue: WaitQueue,
-    /// A thread is the worker.
-    taken: AtomicBool,
-}
-
-impl Worker {
-    /// Nobody's place, with no work.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    fn new() -> Result<Arc<Worker>> {
-        Arc::pin_init(
-            pin_init!(Worker {
-                work: AtomicBool::new(false),
-                queue <- WaitQueue::new(),
-                taken: AtomicBool::new(false),
-            }),
-            GFP_KERNEL_ACCOUNT,
-        )
-    }
-
-    /// Says that there may be work. Any context but NMI.
-    pub(crate) fn wake(&self) {
-        if !self.work.swap(true, AcqRel) {
-            self.queue.wake();
-        }
-    }
-
-    /// Sleeps until there may be work, or `also()`, which is asked after each wake-up.
-    ///
-    /// # Errors
-    /// `EINTR` on a signal.
-    pub(crate) fn wait(&self, also: impl Fn() -> bool) -> Result {
-        self.queue.wait(|| self.work.load(Acquire) || also())?;
-        // A full barrier: what the guest made available before a wake that found the flag still set is
-        // seen after this.
-        self.work.swap(false, SeqCst);
-        Ok(())
-    }
-
-    /// Returns where the worker waits, for what else has to wake it.
-    pub(crate) fn waiting(&self) -> &WaitQueue {
-        &self.queue
-    }
-
-    /// Makes the calling thread the only worker while `body` runs.
-    ///
-    /// # Errors
-    /// `EBUSY` when another thread is; those of `body`.
-    pub(crate) fn alone(&self, body: impl FnOnce() -> Result) -> Result {
-        if self.taken.swap(true, Acquire) {
-            return Err(EBUSY);
-        }
-        let done = body();
-        self.taken.store(false, Release);
-        done
-    }
+/// Where the data of a device's queues comes from and goes to.
+pub(crate) enum Backing {
+    /// The device itself.
+    Nothing,
+    /// A file.
+    Disk(Disk),
+    /// A network.
+    Card(Card),
 }
 
 /// A function on the bus.
@@ -135,6 +83,8 @@ pub(crate) struct PciDevice {
     workers: KVec<Arc<Worker>>,
     /// How many of them have a queue, with the driver that there is now.
     kicked: AtomicUsize,
+    /// What they work with.
+    pub(crate) backing: Backing,
 }
 
 impl PciDevice {
@@ -143,17 +93,15 @@ impl PciDevice {
         self.workers.get(usize::from(queue))
     }
 
-    /// Wakes the worker of a queue that the driver writes to. Returns whether it has one.
+    /// Sees to a queue that the driver wrote to. Returns what is left to do; `None`: it has no worker.
     #[inline]
-    fn kick(&self, queue: u16) -> bool {
+    fn kick(&self, slot: Slot, queue: u16) -> Option<Chore> {
         let index = usize::from(queue);
-        match self.workers.get(index).filter(|_| index < self.kicked.load(Relaxed)) {
-            Some(worker) => {
-                worker.wake();
-                true
-            }
-            None => false,
-        }
+        let worker = self.workers.get(index).filter(|_| index < self.kicked.load(Relaxed))?;
+        Some(match worker.kick() {
+            Server::Worker => Chore::None,
+            Server::Caller => Chore::Turn(Turn { slot, queue }),
+        })
     }
 
     /// Says that there may be work in any queue.
@@ -216,6 +164,15 @@ pub(crate) enum Chore {
     None,
     /// [`Pci::serve`].
     Serve,
+    /// [`Pci::take_turn`].
+    Turn(Turn),
+}
+
+/// A queue that the vCPU is to serve that wrote to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    slot: Slot,
+    queue: u16,
 }
 
 /// The bus.
@@ -259,11 +216,17 @@ impl Pci {
         self.bridged.load(Relaxed)
     }
 
-    /// Puts a device on the bus, at `number` or at the next free one for 0.
+    /// Puts a device on the bus, at `number` or at the next free one for 0. `backing` makes what its workers
+    /// work with.
     ///
     /// # Errors
-    /// `ENODEV` without a host bridge, `EINVAL` for a bad number, and those of [`PciRoot::add`].
-    pub(crate) fn add(&self, number: u32, mut model: Model) -> Result<Arc<PciDevice>> {
+    /// `ENODEV` without a host bridge, `EINVAL` for a bad number, and those of [`PciRoot::add`] and `backing`.
+    pub(crate) fn add(
+        &self,
+        number: u32,
+        mut model: Model,
+        backing: impl FnOnce(&[Arc<Worker>]) -> Result<Backing>,
+    ) -> Result<Arc<PciDevice>> {
         let wanted = match number {
             0 => None,
             n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
@@ -272,6 +235,7 @@ impl Pci {
         for _ in 0..model.workers() {
             workers.push_within_capacity(Worker::new()?)?;
         }
+        let backing = backing(&workers)?;
         let slot = {
             let Some(root) = &mut *self.root.lock() else { return Err(ENODEV) };
             each!(&mut model, d => root.add(wanted, d.config_space()))?
@@ -281,6 +245,7 @@ impl Pci {
                 kicked: AtomicUsize::new(workers.len()),
                 model <- kernel::new_spinlock_irq!(model),
                 workers,
+                backing,
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -336,8 +301,9 @@ impl Pci {
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
         let (hit, device) = self.decode(gpa)?;
-        if kick(hit.bar, hit.offset).is_some_and(|queue| device.kick(queue)) {
-            return Some(Chore::None);
+        let kicked = kick(hit.bar, hit.offset).and_then(|queue| device.kick(hit.slot, queue));
+        if kicked.is_some() {
+            return kicked;
         }
         let mut model = device.model.lock();
         let effect = each!(&mut *model, m => m.bar_write(hit.bar, hit.offset, width, value));
@@ -361,8 +327,8 @@ impl Pci {
                 return Chore::None;
             }
             Effect::Kick(queue) => {
-                if d.kick(queue) {
-                    return Chore::None;
+                if let Some(chore) = d.kick(slot, queue) {
+                    return chore;
                 }
             }
             Effect::Activated | Effect::Configured => {
@@ -389,6 +355,23 @@ impl Pci {
         match model {
             Model::Blk(_) => Chore::None,
             Model::Net(_) | Model::Rng(_) | Model::Console(_) => Chore::Serve,
+        }
+    }
+
+    /// Serves the queue that the vCPU wrote to, in its thread. Sleeps only for memory.
+    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, turn: Turn) {
+        let Some(device) = self.device(turn.slot) else { return };
+        match &device.backing {
+            Backing::Nothing => {}
+            Backing::Disk(disk) => disk.take_turn(vm, device, turn.queue),
+            Backing::Card(card) => card.take_turn(vm, device, turn.queue),
+        }
+    }
+
+    /// Leaves a turn to the worker.
+    pub(crate) fn pass_on(&self, turn: Turn) {
+        if let Some(worker) = self.device(turn.slot).and_then(|d| d.worker(turn.queue)) {
+            worker.wake();
         }
     }
 

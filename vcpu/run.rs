@@ -67,6 +67,21 @@ pub(crate) fn run<B: Backend>(
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
 ) -> Result<UserExit> {
+    let done = run_until_user(vm, shared, core, fpu, immediate_exit);
+    // Nobody knows when this vCPU will run again.
+    if let Some(turn) = core.turn.take() {
+        vm.pci.pass_on(turn);
+    }
+    done
+}
+
+fn run_until_user<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    fpu: &mut GuestFpu,
+    immediate_exit: &dyn Fn() -> bool,
+) -> Result<UserExit> {
     loop {
         if immediate_exit() {
             return Err(EINTR);
@@ -160,6 +175,11 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
             if vm.space.fault_in(gpa, true).is_ok() {
                 shared.request_self(Requests::EOI);
             }
+        }
+    }
+    if asked.contains(Requests::TURN) {
+        if let Some(turn) = core.turn.take() {
+            vm.pci.take_turn(vm, turn);
         }
     }
     if asked.contains(Requests::CHORE) {

@@ -44,6 +44,8 @@ bitflags::bitflags! {
         const CLOCK = 1 << 8;
         /// Look again at the word in which the guest ends interrupts.
         const EOI = 1 << 10;
+        /// Serve the queue that the vCPU wrote to: `VcpuCore::turn`.
+        const TURN = 1 << 11;
     }
 }
 

@@ -62,7 +62,8 @@ for packed in off on; do
 	grep '^requests' /tmp/mq.console | sed 's/^/# /'
 
 	# The card.
-	send 'ip addr add 10.12.0.2/24 dev eth0; ip link set eth0 up; echo "queues $(ls /sys/class/net/eth0/queues | tr "\n" " ")"'
+	# Until the kernel notices that the link is up, it drops packets.
+	send 'ip addr add 10.12.0.2/24 dev eth0; ip link set eth0 up; for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 10.12.0.1 >/dev/null && break; done; echo "queues $(ls /sys/class/net/eth0/queues | tr "\n" " ")"'
 	check "packed=$packed: the card has two queues each way" 'expect mq 20 "^queues rx-0 rx-1 tx-0 tx-1"'
 	send 'for c in 1 2; do taskset $c ping -c 40 -i 0.05 -s 1000 10.12.0.1 | grep packets & done; wait; echo "ping"ed'
 	check "packed=$packed: pings from both CPUs are answered" 'expect mq 60 "^pinged" && [ "$(grep -c "40 packets received" /tmp/mq.console)" = 2 ]'

@@ -59,9 +59,17 @@ fn is_ioapic(gpa: Gpa) -> bool {
 }
 
 /// Notes what an access leaves to be done outside the window. Returns whether there was a device.
-pub(super) fn note<B: Backend>(cx: &Cx<'_, '_, B>, chore: Option<Chore>) -> bool {
-    if chore == Some(Chore::Serve) {
-        cx.shared.request_self(Requests::CHORE);
+pub(super) fn note<B: Backend>(cx: &mut Cx<'_, '_, B>, chore: Option<Chore>) -> bool {
+    match chore {
+        None => return false,
+        Some(Chore::None) => {}
+        Some(Chore::Serve) => cx.shared.request_self(Requests::CHORE),
+        Some(Chore::Turn(turn)) => {
+            cx.shared.request_self(Requests::TURN);
+            if let Some(earlier) = cx.core.turn.replace(turn) {
+                cx.vm.pci.pass_on(earlier);
+            }
+        }
     }
-    chore.is_some()
+    true
 }
