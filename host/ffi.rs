@@ -45,7 +45,9 @@ unsafe extern "C" {
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
     pub(super) fn rvmm_user_load(hva: u64, bytes: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_user_load_words(hva: u64, bytes: u32, to: *mut c_void) -> i32;
     pub(super) fn rvmm_user_store(hva: u64, bytes: u32, value: u64) -> i32;
+    pub(super) fn rvmm_user_store_pair(hva: u64, low: u32, high: u32) -> i32;
     pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
     pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 
@@ -114,6 +116,16 @@ unsafe extern "C" {
         bytes: u64,
         prompt: bool,
     ) -> i64;
+    pub(super) fn rvmm_tap_batch_new() -> *mut c_void;
+    pub(super) fn rvmm_tap_batch_free(batch: *mut c_void);
+    pub(super) fn rvmm_tap_batch_add(
+        batch: *mut c_void,
+        socket: *mut c_void,
+        iov: *const bindings::iovec,
+        segments: u32,
+        bytes: u64,
+    ) -> i32;
+    pub(super) fn rvmm_tap_batch_send(batch: *mut c_void, socket: *mut c_void);
     pub(super) fn rvmm_tap_receive(
         socket: *mut c_void,
         iov: *const bindings::iovec,

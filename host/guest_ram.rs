@@ -15,8 +15,15 @@ use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
 /// Returns whether a copy is one of a word: 2, 4 or 8 bytes, naturally aligned.
+#[inline(always)]
 fn is_word(hva: Hva, bytes: usize) -> bool {
     matches!(bytes, 2 | 4 | 8) && hva.0 & (bytes as u64).wrapping_sub(1) == 0
+}
+
+/// Returns whether a copy is one of a few words of 8 bytes: a descriptor, or some of them.
+#[inline(always)]
+fn is_words(hva: Hva, bytes: usize) -> bool {
+    bytes <= 64 && (hva.0 | bytes as u64) & 7 == 0
 }
 
 /// Copies from the process at `hva`; does not sleep. A word, aligned, is copied in one access.
@@ -34,6 +41,11 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
         }
         return Ok(());
     }
+    if is_words(hva, buf.len()) {
+        // SAFETY: As below.
+        let ret = unsafe { ffi::rvmm_user_load_words(hva.0, buf.len() as u32, buf.as_mut_ptr().cast()) };
+        return kernel::error::to_result(ret);
+    }
     // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
     let ret = unsafe {
         bindings::copy_from_user_nofault(buf.as_mut_ptr().cast(), hva.0 as *const c_void, buf.len())
@@ -46,6 +58,13 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
 /// # Errors
 /// As [`copy_in`].
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
+    if let (Ok(entry), 4) = (<&[u8; 8]>::try_from(buf), hva.0 & 7) {
+        // An entry of a used ring, of two fields.
+        let [a, b, c, d, e, f, g, h] = *entry;
+        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        // SAFETY: The user address is checked and faults are handled.
+        return kernel::error::to_result(unsafe { ffi::rvmm_user_store_pair(hva.0, low, high) });
+    }
     if is_word(hva, buf.len()) {
         let mut value = [0; 8];
         for (to, from) in value.iter_mut().zip(buf) {

@@ -119,6 +119,53 @@ impl Tap {
     }
 }
 
+/// Packets for a tap that are sent together.
+///
+/// # Invariants
+/// The pointer is to a batch that this owns.
+pub(crate) struct Batch(NonNull<c_void>);
+
+// SAFETY: A batch is plain memory and pages, used by whoever has it.
+unsafe impl Send for Batch {}
+
+impl Batch {
+    /// Returns an empty one.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Batch> {
+        // SAFETY: Process context.
+        NonNull::new(unsafe { ffi::rvmm_tap_batch_new() }).map(Batch).ok_or(ENOMEM)
+    }
+
+    /// Copies a packet for `tap`, header first. May sleep for memory.
+    ///
+    /// # Errors
+    /// `ENOSPC`: it is to be sent alone, after those that wait, or these have to be sent first. `EINVAL` for a
+    /// bad header, `EFAULT`.
+    pub(crate) fn add(&mut self, tap: &Tap, packet: &Pieces) -> Result {
+        let (pieces, count, bytes) = (packet.as_ptr(), packet.count(), packet.bytes());
+        // SAFETY: By the invariants of both. The pieces are read during the call only, and the callee checks
+        // that they are addresses of the process.
+        kernel::error::to_result(unsafe {
+            ffi::rvmm_tap_batch_add(self.0.as_ptr(), tap.0.as_ptr(), pieces, count, bytes)
+        })
+    }
+
+    /// Sends what waits. What the tap does not take is lost.
+    pub(crate) fn send(&mut self, tap: &Tap) {
+        // SAFETY: By the invariants of both.
+        unsafe { ffi::rvmm_tap_batch_send(self.0.as_ptr(), tap.0.as_ptr()) }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant, and nobody uses it any more.
+        unsafe { ffi::rvmm_tap_batch_free(self.0.as_ptr()) }
+    }
+}
+
 /// A stream socket.
 pub(crate) struct Stream(Socket);
 

@@ -27,7 +27,7 @@ impl<T> RcuBox<T> {
     }
 
     /// Calls `f` with the current value. `f` must not sleep.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         let _guard = rcu::read_lock();
         // SAFETY: The pointer came from a box; `replace()` frees that box only after a grace period,

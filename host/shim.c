@@ -9,7 +9,6 @@
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/if_tun.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -21,6 +20,7 @@
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/unaligned.h>
 #include <trace/events/ipi.h>
 #include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
@@ -309,6 +309,28 @@ out:
 	return ret;
 }
 
+/* Whole words of 8 bytes, each in one access; `to` has any alignment. */
+int rvmm_user_load_words(u64 hva, u32 bytes, void *to)
+{
+	int ret = -EFAULT;
+	u64 word;
+
+	pagefault_disable();
+	if (!user_read_access_begin((void __user *)hva, bytes)) {
+		pagefault_enable();
+		return -EFAULT;
+	}
+	for (; bytes; bytes -= sizeof(word), hva += sizeof(word), to += sizeof(word)) {
+		unsafe_get_user(word, (u64 __user *)hva, out);
+		put_unaligned(word, (u64 *)to);
+	}
+	ret = 0;
+out:
+	user_read_access_end();
+	pagefault_enable();
+	return ret;
+}
+
 int rvmm_user_store(u64 hva, u32 bytes, u64 value)
 {
 	int ret = -EFAULT;
@@ -328,6 +350,24 @@ int rvmm_user_store(u64 hva, u32 bytes, u64 value)
 	default:
 		unsafe_put_user(value, (u64 __user *)hva, out);
 	}
+	ret = 0;
+out:
+	user_write_access_end();
+	pagefault_enable();
+	return ret;
+}
+
+int rvmm_user_store_pair(u64 hva, u32 low, u32 high)
+{
+	int ret = -EFAULT;
+
+	pagefault_disable();
+	if (!user_write_access_begin((void __user *)hva, 8)) {
+		pagefault_enable();
+		return -EFAULT;
+	}
+	unsafe_put_user(low, (u32 __user *)hva, out);
+	unsafe_put_user(high, (u32 __user *)(hva + 4), out);
 	ret = 0;
 out:
 	user_write_access_end();
@@ -528,68 +568,6 @@ u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *
 	events = vfs_poll(file, &poll.table);
 	*error = poll.error;
 	return (__force u32)events;
-}
-
-/*
- * By name, so that the module loads without the tap's. The file keeps the tap's module, and the
- * socket is a part of what the file holds.
- */
-int rvmm_tap_socket(struct file *file, void **socket)
-{
-	typeof(&tun_get_socket) get = symbol_get(tun_get_socket);
-	struct socket *sock;
-
-	if (!get)
-		return -EINVAL;
-	sock = get(file);
-	symbol_put(tun_get_socket);
-	if (IS_ERR(sock))
-		return PTR_ERR(sock);
-	*socket = sock;
-	return 0;
-}
-
-int rvmm_tap_set_offloads(struct file *file, u32 offloads)
-{
-	return file->f_op->unlocked_ioctl(file, TUNSETOFFLOAD, offloads);
-}
-
-u32 rvmm_tap_next_len(void *socket)
-{
-	struct socket *sock = socket;
-	int len = sock->ops->peek_len(sock);
-
-	return len < 0 ? 0 : len;
-}
-
-s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool prompt)
-{
-	struct socket *sock = socket;
-	struct msghdr msg = { .msg_flags = prompt ? MSG_DONTWAIT : 0 };
-
-	iov_iter_init(&msg.msg_iter, ITER_SOURCE, iov, segments, bytes);
-	return sock->ops->sendmsg(sock, &msg, bytes);
-}
-
-s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes)
-{
-	struct socket *sock = socket;
-	struct msghdr msg = { };
-
-	iov_iter_init(&msg.msg_iter, ITER_DEST, iov, segments, bytes);
-	return sock->ops->recvmsg(sock, &msg, bytes, MSG_DONTWAIT);
-}
-
-/* A tap takes a packet out of its queue even if there is no room for the header. */
-void rvmm_tap_drop(void *socket)
-{
-	struct socket *sock = socket;
-	struct msghdr msg = { };
-	u8 byte;
-	struct kvec vec = { .iov_base = &byte, .iov_len = 1 };
-
-	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &vec, 1, 1);
-	sock->ops->recvmsg(sock, &msg, 1, MSG_DONTWAIT);
 }
 
 int rvmm_stream_socket(struct file *file, void **socket)

@@ -50,7 +50,9 @@ u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
 /* Of 2, 4 or 8 bytes, naturally aligned; does not sleep. */
 int rvmm_user_load(u64 hva, u32 bytes, u64 *value);
+int rvmm_user_load_words(u64 hva, u32 bytes, void *to);
 int rvmm_user_store(u64 hva, u32 bytes, u64 value);
+int rvmm_user_store_pair(u64 hva, u32 low, u32 high);
 struct rvmm_word {
 	u64 hva;
 	u64 value;
@@ -100,6 +102,12 @@ int rvmm_tap_socket(struct file *file, void **socket);
 int rvmm_tap_set_offloads(struct file *file, u32 offloads);
 u32 rvmm_tap_next_len(void *socket);
 s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool prompt);
+struct rvmm_tap_batch;
+struct rvmm_tap_batch *rvmm_tap_batch_new(void);
+void rvmm_tap_batch_free(struct rvmm_tap_batch *batch);
+int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct iovec *iov, u32 segments,
+		       u64 bytes);
+void rvmm_tap_batch_send(struct rvmm_tap_batch *batch, void *socket);
 s64 rvmm_tap_receive(void *socket, const struct iovec *iov, u32 segments, u64 bytes);
 void rvmm_tap_drop(void *socket);
 int rvmm_stream_socket(struct file *file, void **socket);

@@ -110,6 +110,14 @@ impl Slot {
         Some(self.hva.wrapping_add(index << PAGE_SHIFT))
     }
 
+    /// Returns the memory behind an address, or `None` outside the slot.
+    #[inline(always)]
+    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+        let offset = gpa.0.wrapping_sub(self.base.gpa().0);
+        let left = (self.npages << PAGE_SHIFT).checked_sub(offset).filter(|left| *left != 0)?;
+        Some(HvaSpan { hva: self.hva.wrapping_add(offset), left, writable: self.is_writable() })
+    }
+
     /// Returns the largest page that can map `gfn`: it must lie in the slot as a whole, and the
     /// host address must have the alignment of the guest address. Small outside the slot.
     pub(crate) fn max_page_size(&self, gfn: Gfn) -> PageSize {
@@ -304,14 +312,15 @@ impl Slots {
     }
 
     /// Finds the memory behind `gpa`; `hint` as in [`Slots::lookup`].
+    #[inline(always)]
     pub(crate) fn gpa_to_hva(&self, gpa: Gpa, hint: &mut usize) -> Option<HvaSpan> {
-        let slot = self.lookup(gpa.gfn(), hint)?;
-        let offset = gpa.0.checked_sub(slot.base.gpa().0)?;
-        Some(HvaSpan {
-            hva: slot.hva.checked_add(offset)?,
-            left: (slot.npages << PAGE_SHIFT).checked_sub(offset)?,
-            writable: slot.is_writable(),
-        })
+        let near = self.slots.get(*hint).and_then(|slot| slot.span(gpa));
+        near.or_else(|| self.find_span(gpa, hint))
+    }
+
+    #[inline(never)]
+    fn find_span(&self, gpa: Gpa, hint: &mut usize) -> Option<HvaSpan> {
+        self.lookup(gpa.gfn(), hint)?.span(gpa)
     }
 
     /// Returns the guest frames that have a byte in `start..end` of the VMM's address space, one

@@ -20,9 +20,9 @@ use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::file::signal_pending;
-use crate::host::netio::{Stream, Tap};
+use crate::host::netio::{Batch, Stream, Tap};
 use crate::host::pieces::Pieces;
-use crate::virtio::net::{Net, Offloads, Packet, Taken, HEADER_BYTES};
+use crate::virtio::net::{Net, Offloads, Packet, Sent, Taken, HEADER_BYTES};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use kernel::prelude::*;
@@ -30,6 +30,8 @@ use kernel::sync::{Arc, Mutex};
 
 /// Packets after which the driver is told at the latest.
 const BATCH: u32 = 32;
+/// Packets of the guest's that are sent and given back together.
+const TOGETHER: usize = 64;
 
 /// Where a network card's packets go, and what serves its queues.
 pub(crate) struct Card {
@@ -50,6 +52,9 @@ pub(crate) enum Way {
 struct Lane {
     packet: Packet,
     pieces: Pieces,
+    batch: Batch,
+    /// Packets that were carried off or are in `batch`.
+    sent: Sent,
     /// Packets given back that the driver was not told of.
     untold: u32,
     /// A vCPU has left `packet` to the worker.
@@ -62,6 +67,8 @@ pub(super) struct Bench<'a, B: Backend> {
     pub(super) device: &'a PciDevice,
     pub(super) packet: &'a mut Packet,
     pieces: &'a mut Pieces,
+    batch: &'a mut Batch,
+    sent: &'a mut Sent,
     untold: &'a mut u32,
     is_left: &'a mut bool,
 }
@@ -74,7 +81,14 @@ impl Card {
     pub(crate) fn new(way: Way, queues: usize) -> Result<Card> {
         let mut lanes = KVec::with_capacity(queues, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..queues {
-            let lane = Lane { packet: Packet::new()?, pieces: Pieces::new()?, untold: 0, is_left: false };
+            let lane = Lane {
+                packet: Packet::new()?,
+                pieces: Pieces::new()?,
+                batch: Batch::new()?,
+                sent: Sent::new(TOGETHER)?,
+                untold: 0,
+                is_left: false,
+            };
             lanes.push_within_capacity(KBox::pin_init(kernel::new_mutex!(lane), GFP_KERNEL_ACCOUNT)?)?;
         }
         Ok(Card { way, lanes })
@@ -136,8 +150,8 @@ impl Card {
 
 impl<'a, B: Backend> Bench<'a, B> {
     fn new(vm: &'a Vm<B>, device: &'a PciDevice, lane: &'a mut Lane) -> Bench<'a, B> {
-        let Lane { packet, pieces, untold, is_left } = lane;
-        Bench { vm, device, packet, pieces, untold, is_left }
+        let Lane { packet, pieces, batch, sent, untold, is_left } = lane;
+        Bench { vm, device, packet, pieces, batch, sent, untold, is_left }
     }
 
     /// Brings packets to the guest.
@@ -182,9 +196,23 @@ impl<'a, B: Backend> Bench<'a, B> {
 
     /// Sends all packets that the guest has. Returns how many there were.
     fn transmit(&mut self, tap: &Tap, queue: u16) -> Result<u32> {
+        let taken = self.transmit_all(tap, queue);
+        let given = self.finish(tap, queue);
+        given.and(taken)
+    }
+
+    /// Sends and gives back what waits for that, and tells the driver.
+    fn finish(&mut self, tap: &Tap, queue: u16) -> Result {
+        self.batch.send(tap);
+        let given = self.give_sent(queue);
+        self.tell(queue);
+        given
+    }
+
+    fn transmit_all(&mut self, tap: &Tap, queue: u16) -> Result<u32> {
         let mut taken = 0u32;
         if core::mem::take(self.is_left) {
-            self.carry_off(tap, queue)?;
+            self.carry_off(tap, queue, false)?;
         }
         loop {
             if signal_pending() {
@@ -192,7 +220,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             }
             match self.take_packet(queue)? {
                 Taken::Packet => {
-                    self.carry_off(tap, queue)?;
+                    self.carry_off(tap, queue, false)?;
                     taken = taken.saturating_add(1);
                 }
                 Taken::TooLong => {}
@@ -201,20 +229,18 @@ impl<'a, B: Backend> Bench<'a, B> {
                     send(&self.vm.chipset, msg);
                     return Ok(taken);
                 }
-                Taken::Empty => {
-                    self.tell(queue);
-                    return Ok(taken);
-                }
+                Taken::Empty => return Ok(taken),
             }
-            self.tell_of_many(queue);
         }
     }
 
     /// Sends a few packets without waiting. Says what is left.
     fn take_turn(&mut self, tap: &Tap, queue: u16) -> Rest {
         let rest = self.send_some(tap, queue);
-        self.tell(queue);
-        rest
+        match self.finish(tap, queue) {
+            Ok(()) => rest,
+            Err(_) => Rest::Slow,
+        }
     }
 
     fn send_some(&mut self, tap: &Tap, queue: u16) -> Rest {
@@ -231,11 +257,7 @@ impl<'a, B: Backend> Bench<'a, B> {
                 }
                 Ok(Taken::NotResident(_) | Taken::TooLong) | Err(_) => return Rest::Slow,
             }
-            if !self.locate(false) || matches!(tap.send(self.pieces, true), Err(e) if e == EAGAIN) {
-                *self.is_left = true;
-                return Rest::Slow;
-            }
-            if self.give_packet(queue).is_err() {
+            if self.carry_off(tap, queue, true).is_err() {
                 return Rest::Slow;
             }
         }
@@ -247,17 +269,52 @@ impl<'a, B: Backend> Bench<'a, B> {
         with_net(device, |net| net.take_packet(queue, &*vm.space, packet))
     }
 
-    fn give_packet(&mut self, queue: u16) -> Result {
-        self.give(|net, vm, packet| net.give_packet(queue, &*vm.space, packet))
+    /// Notes that the packet that was taken has been dealt with.
+    pub(super) fn done(&mut self, tap: Option<&Tap>, queue: u16) -> Result {
+        if self.sent.add(self.packet) {
+            return Ok(());
+        }
+        match tap {
+            Some(tap) => self.finish(tap, queue),
+            None => self.give_sent(queue),
+        }
     }
 
-    /// Sends the packet that was taken, and gives it back. One that the tap refuses is lost.
-    fn carry_off(&mut self, tap: &Tap, queue: u16) -> Result {
+    /// Gives the driver back what was sent.
+    pub(super) fn give_sent(&mut self, queue: u16) -> Result {
+        let count = self.sent.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let Bench { vm, device, sent, untold, .. } = self;
+        let given = give(vm, device, count, |net| net.give_packets(queue, &*vm.space, sent));
+        sent.clear();
+        **untold = untold.saturating_add(count);
+        given
+    }
+
+    /// Sends the packet that was taken, or makes it wait for others, and gives it back. One that the tap
+    /// refuses is lost. `prompt`: without waiting for room.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it has been left to the worker. Those of [`Bench::give`].
+    fn carry_off(&mut self, tap: &Tap, queue: u16, prompt: bool) -> Result {
         if !self.locate(false) {
             return self.abandon();
         }
-        let _ = tap.send(self.pieces, false);
-        self.give_packet(queue)
+        let mut done = self.batch.add(tap, self.pieces);
+        if done == Err(ENOSPC) {
+            self.batch.send(tap);
+            done = self.batch.add(tap, self.pieces);
+        }
+        if done == Err(ENOSPC) {
+            let sent = tap.send(self.pieces, prompt);
+            if prompt && matches!(sent, Err(e) if e == EAGAIN) {
+                *self.is_left = true;
+                return Err(EAGAIN);
+            }
+        }
+        self.done(Some(tap), queue)
     }
 
     /// Does what has to be done before the queue is looked at again.
@@ -289,28 +346,15 @@ impl<'a, B: Backend> Bench<'a, B> {
         call: impl Fn(&mut VirtioPci<Net>, &Vm<B>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
     ) -> Result {
         let Bench { vm, device, packet, untold, .. } = self;
-        loop {
-            match with_net(device, |net| call(net, vm, packet))? {
-                Ok(msg) => {
-                    send(&vm.chipset, msg);
-                    **untold = untold.saturating_add(1);
-                    return Ok(());
-                }
-                Err(gpa) => {
-                    if let Err(e) = vm.space.fault_in(gpa, true) {
-                        let msg = with_net(device, |net| net.abandon_packet(Fault::Memory(gpa)))?;
-                        send(&vm.chipset, msg);
-                        return Err(e);
-                    }
-                }
-            }
-        }
+        give(vm, device, 1, |net| call(net, vm, packet))?;
+        **untold = untold.saturating_add(1);
+        Ok(())
     }
 
     /// Stops the device: a packet is not in the guest's memory.
     pub(super) fn abandon(&mut self) -> Result {
         let at = self.packet.data().first().map_or(Gpa(0), |s| s.gpa);
-        let msg = with_net(self.device, |net| net.abandon_packet(Fault::Memory(at)))?;
+        let msg = with_net(self.device, |net| net.abandon_packets(Fault::Memory(at), 1))?;
         send(&self.vm.chipset, msg);
         Ok(())
     }
@@ -343,6 +387,30 @@ impl<'a, B: Backend> Bench<'a, B> {
             *set = Some(wanted);
         }
         Ok(())
+    }
+}
+
+/// Gives `count` packets back by `call`, which says what page is missing for that.
+fn give<B: Backend>(
+    vm: &Vm<B>,
+    device: &PciDevice,
+    count: u32,
+    mut call: impl FnMut(&mut VirtioPci<Net>) -> Result<Option<MsiMessage>, Gpa>,
+) -> Result {
+    loop {
+        match with_net(device, &mut call)? {
+            Ok(msg) => {
+                send(&vm.chipset, msg);
+                return Ok(());
+            }
+            Err(gpa) => {
+                if let Err(e) = vm.space.fault_in(gpa, true) {
+                    let msg = with_net(device, |net| net.abandon_packets(Fault::Memory(gpa), count))?;
+                    send(&vm.chipset, msg);
+                    return Err(e);
+                }
+            }
+        }
     }
 }
 

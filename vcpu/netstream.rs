@@ -132,7 +132,8 @@ pub(super) fn transmit<B: Backend>(
                     bench.abandon()?;
                     continue;
                 }
-                bench.give(|net, vm, packet| net.give_packet(TRANSMIT, &*vm.space, packet))?;
+                bench.done(None, TRANSMIT)?;
+                bench.give_sent(TRANSMIT)?;
                 sent?;
             }
             other => bench.pause(other, TRANSMIT, worker)?,

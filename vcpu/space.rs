@@ -78,6 +78,8 @@ pub(crate) struct Space<B: Backend> {
     slots_generation: AtomicU64,
     /// Changes under way.
     changing: AtomicU64,
+    /// The place of the slot that was accessed last, wrong at worst.
+    slot_hint: AtomicUsize,
     /// Bumped whenever translations that a CPU may hold were taken away.
     pub(crate) flush_generation: AtomicU64,
     /// The VM's vCPUs.
@@ -126,6 +128,7 @@ impl<B: Backend> Space<B> {
                 sequence: AtomicU64::new(0),
                 slots_generation: AtomicU64::new(0),
                 changing: AtomicU64::new(0),
+                slot_hint: AtomicUsize::new(0),
                 flush_generation: AtomicU64::new(0),
                 vcpus,
             }? Error),
@@ -275,10 +278,14 @@ impl<B: Backend> Space<B> {
     }
 
     /// Returns where `gpa` lies in the VMM, with the bytes left in the slot and whether it is writable.
-    #[inline]
+    #[inline(always)]
     fn hva(&self, gpa: Gpa) -> Option<(Hva, u64, bool)> {
-        let mut hint = 0;
+        let before = self.slot_hint.load(Relaxed);
+        let mut hint = before;
         let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
+        if hint != before {
+            self.slot_hint.store(hint, Relaxed);
+        }
         Some((span.hva, span.left, span.writable))
     }
 

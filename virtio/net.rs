@@ -12,8 +12,9 @@
 //! A worker per queue moves the packets, without the device's lock while it does. For a packet to the
 //! guest it takes buffers for as many bytes as the packet has ([`VirtioPci::take_room`]), fills them, and
 //! gives them back ([`VirtioPci::give_room`]). A packet from the guest is taken with
-//! [`VirtioPci::take_packet`] and given back with [`VirtioPci::give_packet`]. [`VirtioPci::notify_queue`]
-//! tells the driver of all that was given back before. None of this allocates.
+//! [`VirtioPci::take_packet`], put with others that were [`Sent`], and given back with
+//! [`VirtioPci::give_packets`]. [`VirtioPci::notify_queue`] tells the driver of all that was given back
+//! before. None of this allocates.
 //!
 //! Every packet begins with a header of 12 bytes, the same that a tap device has in front of its packets.
 //! The header goes through unread: who carries the packet has to check it, as Linux's tap does. Only the
@@ -55,6 +56,8 @@ pub(crate) struct Packet {
     /// The buffers with their bytes.
     buffers: KVec<Used>,
     data: SegmentList,
+    /// Bytes in `data`.
+    bytes: u64,
 }
 
 impl Packet {
@@ -64,7 +67,7 @@ impl Packet {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Packet> {
         let buffers = KVec::with_capacity(MAX_BUFFERS, GFP_KERNEL_ACCOUNT)?;
-        Ok(Packet { buffers, data: SegmentList::new(MAX_SEGMENTS)? })
+        Ok(Packet { buffers, data: SegmentList::new(MAX_SEGMENTS)?, bytes: 0 })
     }
 
     /// Returns the guest memory of the packet, header first, in order, none of it empty. It may lie outside of
@@ -75,19 +78,23 @@ impl Packet {
 
     /// Returns the bytes in [`Packet::data`].
     pub(crate) fn bytes(&self) -> u64 {
-        segment::total(self.data())
+        self.bytes
     }
 
     fn clear(&mut self) {
         self.buffers.clear();
         self.data.clear();
+        self.bytes = 0;
     }
 
     /// Adds a buffer. `None`: there is no room for another.
     fn add(&mut self, buffer: Buffer, segments: &[Segment]) -> Option<()> {
-        let len = u32::try_from(segment::total(segments)).ok()?;
+        let bytes = segment::total(segments);
+        let len = u32::try_from(bytes).ok()?;
         self.buffers.push_within_capacity(Used { buffer, len }).ok()?;
-        segments.iter().try_for_each(|s| self.data.push(*s))
+        segments.iter().try_for_each(|s| self.data.push(*s))?;
+        self.bytes = self.bytes.saturating_add(bytes);
+        Some(())
     }
 
     /// Sets how many bytes of each buffer are used for a packet of `bytes` bytes. Returns over how many buffers
@@ -103,6 +110,40 @@ impl Packet {
             }
         }
         filled
+    }
+}
+
+/// Packets of the guest's that are to be given back together.
+#[derive(Debug)]
+pub(crate) struct Sent(KVec<Used>);
+
+impl Sent {
+    /// Returns none, with room for `most`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(most: usize) -> Result<Sent> {
+        Ok(Sent(KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Adds the one that [`VirtioPci::take_packet`] gave. Returns whether there is room for another.
+    #[must_use]
+    pub(crate) fn add(&mut self, packet: &Packet) -> bool {
+        for used in &packet.buffers {
+            // There was room: that is what was said last.
+            let _ = self.0.push_within_capacity(Used { len: 0, ..*used });
+        }
+        self.0.len() < self.0.capacity()
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Removes all.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -300,7 +341,7 @@ impl VirtioPci<Net> {
             Some((_, queue)) => fill_in(queue, mem, packet, bytes),
             None => Ok(()),
         };
-        self.given(done)
+        self.given(done, 1)
     }
 
     /// Takes a packet out of the transmit queue `index`.
@@ -314,29 +355,28 @@ impl VirtioPci<Net> {
         self.settle(taken)
     }
 
-    /// Gives a packet back that was carried off, or dropped. As [`VirtioPci::give_room`].
+    /// Gives packets back that were carried off, or dropped. As [`VirtioPci::give_room`].
     ///
     /// # Errors
     /// As [`VirtioPci::give_room`].
-    pub(crate) fn give_packet<M: GuestMem>(
+    pub(crate) fn give_packets<M: GuestMem>(
         &mut self,
         index: u16,
         mem: &M,
-        packet: &mut Packet,
+        sent: &Sent,
     ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
-        packet.spread(0);
         let done = match self.running(index) {
-            Some((_, queue)) => queue.add_used_together(mem, &packet.buffers),
+            Some((_, queue)) => queue.add_used_together(mem, &sent.0),
             None => Ok(()),
         };
-        self.given(done)
+        self.given(done, sent.len())
     }
 
-    /// Gives up on a packet that cannot be given back: the device needs a reset. Returns the message to
+    /// Gives up on `count` packets that cannot be given back: the device needs a reset. Returns the message to
     /// send.
-    pub(crate) fn abandon_packet(&mut self, why: Fault) -> Option<MsiMessage> {
+    pub(crate) fn abandon_packets(&mut self, why: Fault, count: u32) -> Option<MsiMessage> {
         let message = self.fail(why);
-        self.ended();
+        self.ended_some(count);
         message
     }
 
@@ -376,14 +416,18 @@ impl VirtioPci<Net> {
         }
     }
 
-    fn given(&mut self, done: Result<(), QueueError>) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+    fn given(
+        &mut self,
+        done: Result<(), QueueError>,
+        count: u32,
+    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
         match done {
             Ok(()) => {
-                self.ended();
+                self.ended_some(count);
                 Ok(None)
             }
             Err(QueueError::NotResident(gpa)) => Err(gpa),
-            Err(QueueError::Broken(fault)) => Ok(self.abandon_packet(fault)),
+            Err(QueueError::Broken(fault)) => Ok(self.abandon_packets(fault, count)),
         }
     }
 }
@@ -397,17 +441,15 @@ fn gather<M: GuestMem>(
     merge: bool,
 ) -> Result<Taken, QueueError> {
     packet.clear();
-    let mut room = 0u64;
     loop {
         let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
         if chain.writable.is_empty() {
             return Err(QueueError::Broken(Fault::Malformed));
         }
-        room = room.saturating_add(segment::total(chain.writable));
         if packet.add(chain.buffer, chain.writable).is_none() {
             return Ok(Taken::TooLong);
         }
-        if room >= bytes {
+        if packet.bytes >= bytes {
             return Ok(Taken::Packet);
         }
         if !merge {
@@ -433,11 +475,11 @@ fn fill_in<M: GuestMem>(
 fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result<Taken, QueueError> {
     packet.clear();
     let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
-    if segment::total(chain.readable) < HEADER_BYTES {
-        return Err(QueueError::Broken(Fault::Malformed));
-    }
     // There is room for the longest chain.
     packet.add(chain.buffer, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
+    if packet.bytes < HEADER_BYTES {
+        return Err(QueueError::Broken(Fault::Malformed));
+    }
     Ok(Taken::Packet)
 }
 

@@ -370,7 +370,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Notes that a worker is done with a buffer; the last one ends a reset that waited for it.
     pub(super) fn ended(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.ended_some(1);
+    }
+
+    /// As [`VirtioPci::ended`], for `count` buffers.
+    pub(super) fn ended_some(&mut self, count: u32) {
+        self.in_flight = self.in_flight.saturating_sub(count);
         self.finish_reset();
     }
 

@@ -107,7 +107,7 @@ impl Ring for Split {
         parts: &mut Parts<'_>,
     ) -> Result<Buffer, QueueError> {
         let head: u16 = mem.read_obj(entry(shape, shape.layout.avail, self.next_avail, AVAIL_ENTRY))?;
-        let mut table = Table::new(shape.layout.desc, shape.size);
+        let mut table = Table::of_single(shape.layout.desc, shape.size);
         let mut in_indirect = false;
         let mut index = head;
         loop {

@@ -7,7 +7,7 @@ use super::queue::act;
 use crate::t_virtio::machine::{F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::net::card;
 use crate::t_virtio::random::{apply, Act};
-use crate::virtio::net::{Packet, Taken, MAX_SEGMENTS};
+use crate::virtio::net::{Packet, Sent, Taken, MAX_SEGMENTS};
 use crate::virtio::pci::Served;
 
 /// What a worker takes is bounded and enough; taking and giving make a bounded number of accesses.
@@ -44,13 +44,15 @@ pub(super) fn virtio_net(bytes: &[u8]) {
                     m.dev.give_room(queue, &m.mem, &mut p, size)
                 } else {
                     assert!(p.bytes() >= 12);
-                    m.dev.give_packet(queue, &m.mem, &mut p)
+                    let mut sent = Sent::new(1).unwrap();
+                    let _ = sent.add(&p);
+                    m.dev.give_packets(queue, &m.mem, &sent)
                 };
                 if given.is_err() {
                     assert_eq!(rings[usize::from(queue)].used_index(&m.mem), index);
                     m.mem.miss_none();
                     // A header outside of memory is found now.
-                    let _ = m.dev.abandon_packet(crate::virtio::queue::Fault::Malformed);
+                    let _ = m.dev.abandon_packets(crate::virtio::queue::Fault::Malformed, 1);
                     break;
                 }
                 let _ = m.dev.notify_queue(queue, &m.mem);

@@ -6,7 +6,7 @@ use super::mem::MEM_BYTES;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4};
 use crate::virtio::net::frames::{Frames, MAX_FRAME};
-use crate::virtio::net::{Net, NetConfig, Offloads, Packet, Taken, MAX_PAIRS};
+use crate::virtio::net::{Net, NetConfig, Offloads, Packet, Sent, Taken, MAX_PAIRS};
 use crate::virtio::pci::Served;
 use crate::virtio::queue::Fault;
 use proptest::collection::vec;
@@ -164,11 +164,46 @@ fn a_packet_from_the_guest_is_lent_and_given_back() {
     assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
     assert_eq!(p.bytes(), 72);
     assert_eq!(p.data()[1].gpa, Gpa(DATA + 0x100));
-    assert_eq!(m.dev.give_packet(TX, &m.mem, &mut p), Ok(None));
+    assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p])), Ok(None));
     assert_eq!(m.dev.notify_queue(TX, &m.mem), message(TX));
 
     assert_eq!(tx.take_used(&m.mem), [(head, 0)]);
     assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Empty);
+}
+
+/// Packets to be given back.
+fn sent<const N: usize>(packets: [&Packet; N]) -> Sent {
+    let mut sent = Sent::new(8).unwrap();
+    for packet in packets {
+        assert!(sent.add(packet));
+    }
+    sent
+}
+
+#[test]
+fn packets_are_given_back_together_and_a_reset_waits_for_all() {
+    let (mut m, _, mut tx) = guest(0);
+    let first = tx.add(&m.mem, &[(DATA, 12, false)]);
+    let second = tx.add(&m.mem, &[(DATA + 0x100, 60, false)]);
+    tx.publish(&m.mem);
+    let (mut p, mut q) = (packet(), packet());
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), Taken::Packet);
+
+    assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p, &q])), Ok(None));
+    assert_eq!(tx.take_used(&m.mem), [(first, 0), (second, 0)]);
+
+    for _ in 0..2 {
+        tx.add(&m.mem, &[(DATA, 12, false)]);
+    }
+    tx.publish(&m.mem);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), Taken::Packet);
+    m.set_status(0);
+    assert_ne!(m.common(0x14, B1), 0, "the reset waits");
+    assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p, &q])), Ok(None));
+    assert_eq!(m.common(0x14, B1), 0);
+    assert!(tx.take_used(&m.mem).is_empty(), "memory is left alone after a reset");
 }
 
 #[test]
@@ -202,7 +237,7 @@ fn a_reset_waits_for_the_packet_that_is_out() {
     assert_eq!(m.dev.offloads(), Offloads::empty());
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 50), Ok(None));
 
-    assert_eq!(m.status(), 0);
+    assert_eq!(m.common(0x14, B1), 0);
     assert!(rx.take_used(&m.mem).is_empty(), "nothing is written after a reset");
 }
 
@@ -306,7 +341,8 @@ fn a_missing_page_is_reported_and_the_call_repeated() {
             assert!(rx.take_used(&m.mem).is_empty(), "all buffers of a packet are seen together");
         }
         while m.dev.take_packet(TX, &m.mem, &mut p) != Taken::Packet {}
-        while m.dev.give_packet(TX, &m.mem, &mut p).is_err() {}
+        let sent = sent([&p]);
+        while m.dev.give_packets(TX, &m.mem, &sent).is_err() {}
 
         assert_eq!(rx.take_used(&m.mem), [(a, 50), (b, 40)]);
         assert_eq!(tx.take_used(&m.mem), [(c, 0)]);
