@@ -8,7 +8,7 @@
 //! of different vCPUs. It is offered only while the host trusts its own TSC.
 //!
 //! For the end of interrupt, a flag in guest memory says "clear me instead of writing EOI". It is set
-//! when an interrupt is delivered whose end nobody waits for, and looked at after the next exit.
+//! with the entry that delivers an interrupt whose end nobody waits for, and looked at after the next exit.
 
 use super::pvclock::{TimeInfo, TscScale, WallClock, ENABLED, TSC_STABLE};
 use crate::arch::addr::Gpa;
@@ -102,10 +102,11 @@ impl PvState {
         self.eoi_armed = false;
     }
 
-    /// Before an entry: lets the guest end the interrupt in service without an exit, where it can.
+    /// Before an entry: lets the guest end the interrupt that the entry delivers (`coming`) or the one in
+    /// service without an exit, where it can.
     #[inline]
-    pub(crate) fn arm_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &Lapic) {
-        if self.eoi & ENABLED == 0 || self.eoi_armed || !lapic.pv_eoi_allowed() {
+    pub(crate) fn arm_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &Lapic, coming: Option<u8>) {
+        if self.eoi & ENABLED == 0 || self.eoi_armed || !lapic.pv_eoi_allowed(coming) {
             return;
         }
         self.eoi_armed = mem.write(Gpa(self.eoi & !ENABLED), &[EOI_PENDING]).is_ok();

@@ -345,8 +345,8 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
     if let Some(lapic) = core.lapic.as_ref() {
         core.hw.set_tpr(lapic.cr8());
         // The timer waits for an end of interrupt that it can see.
-        if core.armed.is_none() && !vm.chipset.is_timer_waiting() {
-            core.pv.arm_eoi(&*vm.space, lapic);
+        if !vm.chipset.is_timer_waiting() {
+            core.pv.arm_eoi(&*vm.space, lapic, core.armed);
         }
     }
     // What waits may have been given to the processor just now.

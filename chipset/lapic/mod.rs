@@ -241,10 +241,15 @@ impl Lapic {
         self.isr.has(vector) && self.tmr.has(vector)
     }
 
-    /// Returns whether the guest may end the interrupt in service by memory alone (paravirtual
-    /// EOI): it is edge triggered, and nothing waits for its end.
-    pub(crate) fn pv_eoi_allowed(&self) -> bool {
-        self.irr.is_empty() && self.isr.highest().is_some_and(|vector| !self.tmr.has(vector))
+    /// Returns whether the guest may end an interrupt by memory alone (paravirtual EOI): the one that it is
+    /// about to take, `coming`, or else the one in service. It is edge triggered, and nothing waits for its
+    /// end.
+    pub(crate) fn pv_eoi_allowed(&self, coming: Option<u8>) -> bool {
+        let mut waiting = self.irr;
+        if let Some(vector) = coming {
+            waiting.clear(vector);
+        }
+        waiting.is_empty() && coming.or_else(|| self.isr.highest()).is_some_and(|vector| !self.tmr.has(vector))
     }
 
     /// Returns the processor priority.

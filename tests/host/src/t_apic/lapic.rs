@@ -462,19 +462,25 @@ fn a_fixed_ipi_to_itself_is_done_on_the_spot() {
 #[test]
 fn paravirtual_eoi_is_for_a_lone_edge_interrupt() {
     let mut apic = xapic_after_linux_init();
-    assert!(!apic.pv_eoi_allowed(), "nothing in service");
+    assert!(!apic.pv_eoi_allowed(None), "nothing in service");
 
     apic.accept(0x50, false);
+    assert!(!apic.pv_eoi_allowed(None), "one waits");
+    assert!(apic.pv_eoi_allowed(Some(0x50)), "it comes");
     deliver(&mut apic);
-    assert!(apic.pv_eoi_allowed());
+    assert!(apic.pv_eoi_allowed(None));
 
     apic.accept(0x40, false);
-    assert!(!apic.pv_eoi_allowed(), "something waits");
+    assert!(!apic.pv_eoi_allowed(None), "something waits");
+    apic.accept(0x70, false);
+    assert!(!apic.pv_eoi_allowed(Some(0x70)), "something waits behind the one that comes");
+    deliver(&mut apic);
 
-    apic.accept(0x60, true);
+    apic.accept(0x80, true);
+    assert!(!apic.pv_eoi_allowed(Some(0x80)), "level comes");
     deliver(&mut apic);
     apic.merge_posted(&[0; 4], &[0; 4]);
-    assert!(!apic.pv_eoi_allowed(), "level in service");
+    assert!(!apic.pv_eoi_allowed(None), "level in service");
 }
 
 #[test]
