@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 
+import bench_rows
 import emulated_host
 import run_host
 
@@ -119,7 +120,7 @@ def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
         files = ["--disk", disk + ",ro"]
         for path in paths:
             files += ["--file", path]
-        host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
+        host = run_host.parse_args(["--icount", "--cpu", bench_rows.HOST_CPU, "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
                                     f"SWITCH='{world_switch()}' sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
