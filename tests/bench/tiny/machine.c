@@ -83,11 +83,18 @@ void machine_init(void)
 	interrupts_on();
 }
 
-void sleep(uint64_t instructions)
+uint64_t alarm(uint64_t instructions)
 {
 	uint64_t until = tsc() + instructions;
 
 	wrmsr(MSR_TSC_DEADLINE, until);
+	return until;
+}
+
+void sleep(uint64_t instructions)
+{
+	uint64_t until = alarm(instructions);
+
 	for (;;) {
 		interrupts_off();
 		if (tsc() >= until)

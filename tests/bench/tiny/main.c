@@ -76,7 +76,10 @@ void tiny_main(const struct start_info *info)
 		die("no virtio disk");
 	if (wants(line, "tiny-blk"))
 		blk_rows(wants(line, "forever1") ? 1 : wants(line, "forever32") ? 32 : 0);
-	if (wants(line, "tiny-net") && net_init())
+	if (wants(line, "tiny-net")) {
+		if (!net_init())
+			die("no virtio network card");
 		net_rows(wants(line, "forever"));
+	}
 	power_off();
 }

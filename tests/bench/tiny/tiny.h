@@ -20,6 +20,8 @@ extern volatile uint64_t virtio_interrupts, timer_interrupts;
 uint64_t tsc(void);
 /* Prepares interrupts; fails loudly where x2APIC or the TSC deadline is missing. */
 void machine_init(void);
+/* Interrupts the guest after so many, once. Returns when that is. */
+uint64_t alarm(uint64_t instructions);
 /* Lets `instructions` pass, halted. */
 void sleep(uint64_t instructions);
 /* printf of %s, %u and %x with uint64_t arguments. */
