@@ -184,10 +184,10 @@ def run_client(args, names, files):
 
 
 def run_guests(args, names):
-    """The rows of whole Linux guests. Returns the figures, the exits of a boot and those of rows."""
+    """The rows of whole guests. Returns the figures, the exits of a boot and those of rows."""
     if names and not any(map(is_guest_row, names)):
         return {}, {}, {}
-    return bench_guests.run(args.nodes.split(","), args.timeout)
+    return bench_guests.run(args.nodes.split(","), args.timeout, names)
 
 
 def measure(args, names, files):
@@ -200,8 +200,8 @@ def measure(args, names, files):
         guests = pool.submit(run_guests, args, names)
         run, (figures, boot_exits, row_exits) = client.result(), guests.result()
     for node, rows in figures.items():
-        for name, (unit, value) in rows.items():
-            run.nodes.setdefault(node, {})[name] = summary(unit, [value])
+        for name, (unit, values) in rows.items():
+            run.nodes.setdefault(node, {})[name] = summary(unit, values)
     return run, {"boot_exits": boot_exits, "row_exits": row_exits}
 
 
