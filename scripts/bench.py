@@ -167,7 +167,7 @@ def machine():
     release = os.path.join(emulated_host.LAB, "obj", "include", "config", "kernel.release")
     with open(release) as f:
         kernel = f.read().strip()
-    return {"qemu": version.stdout.splitlines()[0], "kernel": kernel, "cpu": "max", "icount": "shift=0,sleep=off"}
+    return {"qemu": version.stdout.splitlines()[0], "kernel": kernel, "cpu": bench_rows.HOST_CPU, "icount": "shift=0,sleep=off"}
 
 
 def run_client(args, names, files):
@@ -175,8 +175,8 @@ def run_client(args, names, files):
     if names and all(map(is_guest_row, names)):
         return Run("node end")
     command = f"sh run.sh '{args.nodes.replace(',', ' ')}' {' '.join(names)}"
-    host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(LOGS, "bench"), "--timeout",
-                                str(args.timeout), *files, "--", command])
+    host = run_host.parse_args(["--icount", "--cpu", bench_rows.HOST_CPU, "--quiet", "--log",
+                                os.path.join(LOGS, "bench"), "--timeout", str(args.timeout), *files, "--", command])
     code, output = run_host.run(host)
     run = Run(output.console.decode(errors="replace"))
     run.ended = run.ended and code == 0
@@ -184,24 +184,24 @@ def run_client(args, names, files):
 
 
 def run_guests(args, names):
-    """The rows of whole Linux guests. Returns the figures, the exits of a boot and those of rows."""
+    """The rows of whole guests. Returns the figures, the exits of a boot and those of rows."""
     if names and not any(map(is_guest_row, names)):
         return {}, {}, {}
-    return bench_guests.run(args.nodes.split(","), args.timeout)
+    return bench_guests.run(args.nodes.split(","), args.timeout, names)
 
 
 def measure(args, names, files):
     """Runs both hosts at once, which the counted instructions do not feel."""
     os.makedirs(LOGS, exist_ok=True)
-    emulated_host.state_for(emulated_host.Shape(icount=True))
+    emulated_host.state_for(emulated_host.Shape(cpu=bench_rows.HOST_CPU, icount=True))
     run_host.programs()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         client = pool.submit(run_client, args, names, files)
         guests = pool.submit(run_guests, args, names)
         run, (figures, boot_exits, row_exits) = client.result(), guests.result()
     for node, rows in figures.items():
-        for name, (unit, value) in rows.items():
-            run.nodes.setdefault(node, {})[name] = summary(unit, [value])
+        for name, (unit, values) in rows.items():
+            run.nodes.setdefault(node, {})[name] = summary(unit, values)
     return run, {"boot_exits": boot_exits, "row_exits": row_exits}
 
 

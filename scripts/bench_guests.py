@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""The rows of the scoreboard that need a whole Linux guest: rvmm-run against QEMU on KVM.
+"""The rows of the scoreboard that need a whole machine: rvmm-run against QEMU on KVM.
 
 QEMU is the lab's own, carried into the emulated host on a disk with its libraries
 and firmware, beside the stock kernel's vhost_net. tests/bench/run-guests.sh runs the
-guests there; their first process is tests/bench/linux/guest.c.
+guests there: a tiny one (tests/bench/tiny), and Linux, whose first process is
+tests/bench/linux/guest.c.
 """
 
 import os
@@ -13,26 +14,45 @@ import shutil
 import subprocess
 import tempfile
 
+import bench_rows
 import emulated_host
 import run_host
 
 SOURCES = os.path.join(run_host.TOP, "tests", "bench", "linux")
+TINY = os.path.join(run_host.TOP, "tests", "bench", "tiny")
 BUILD = os.path.join(run_host.TOP, "build")
 LOGS = os.path.join(BUILD, "log")
 FIRMWARE = ["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/qboot.rom", "/usr/share/qemu/linuxboot_dma.bin",
             "/usr/share/qemu/pvh.bin"]
 MODULES = ["vhost/vhost_iotlb", "vhost/vhost", "net/tap", "vhost/vhost_net"]
-# The letters that the guest marks rows with, and between how many requests, packets or MiB the exits are divided.
-MARKS = {"h": ("virtio-blk-4k-read-depth-1-exits", 1152), "i": ("virtio-blk-4k-read-depth-32-exits", 1152),
-         "j": ("virtio-blk-4k-write-depth-1-exits", 1152), "k": ("virtio-blk-4k-write-depth-32-exits", 1152),
-         "n": ("virtio-net-packet-exits", 2048), "s": ("virtio-net-mib-out-exits", 8),
-         "g": ("virtio-net-mib-in-exits", 8)}
+# The letters that guests mark rows with, and between how many requests, packets or MiB the exits are divided.
+MARKS = {"a": ("blk-4k-read-depth-1-exits", 2048), "b": ("blk-4k-read-depth-32-exits", 2048),
+         "c": ("blk-4k-write-depth-1-exits", 2048), "d": ("blk-4k-write-depth-32-exits", 2048),
+         "p": ("net-packet-exits", 16384), "q": ("net-echo-exits", 2048),
+         "h": ("linux-blk-4k-read-depth-1-exits", 1152), "i": ("linux-blk-4k-read-depth-32-exits", 1152),
+         "j": ("linux-blk-4k-write-depth-1-exits", 1152), "k": ("linux-blk-4k-write-depth-32-exits", 1152),
+         "n": ("linux-net-packet-exits", 2048), "s": ("linux-net-mib-out-exits", 8),
+         "g": ("linux-net-mib-in-exits", 8)}
+# What guests do, each in a boot of its own, for rows that begin so.
+KINDS = {"boot": ("boot-work", "boot-host-work"), "boot+trace": ("boot-guest", "boot-host-work"),
+         "console,blk,net": ("console-kib", "vmm-rss", "linux-"), "tiny-blk": ("blk-",), "tiny-net": ("net-",)}
 
 
 def compile_static(name, *more):
     program = os.path.join(BUILD, f"bench-{name}")
     subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program,
                     *(os.path.join(SOURCES, f"{n}.c") for n in (name, *more))], check=True)
+    return program
+
+
+def build_tiny():
+    """The guest that is a driver and nothing else, as an ELF with a PVH note."""
+    program = os.path.join(BUILD, "bench-tiny")
+    sources = sorted(os.path.join(TINY, n) for n in os.listdir(TINY) if n.endswith((".c", ".S")))
+    subprocess.run(["gcc-14", "-O2", "-g", "-Wall", "-Wextra", "-ffreestanding", "-fno-tree-loop-distribute-patterns",
+                    "-mgeneral-regs-only", "-mno-red-zone", "-fno-pie", "-no-pie", "-fcf-protection=none", "-static",
+                    "-nostdlib", "-Wl,--build-id=none,--no-warn-rwx-segments", "-T", os.path.join(TINY, "tiny.lds"),
+                    "-o", program, *sources], check=True)
     return program
 
 
@@ -95,19 +115,20 @@ def payload(folder):
     archive, disk = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
     make_initramfs(archive)
     make_stock_disk(disk)
-    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
+    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")] + [build_tiny()]
     script = os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")
     return [archive, os.path.join(build_modules(), "rvmm_stay.ko"), *programs, script], disk
 
 
-def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
-    """Returns what `Parser` found: figures, the exits of a boot, the exits of rows."""
+def run(nodes, timeout, names=()):
+    """Returns what `Parser` found: figures, the exits of a boot, the exits of rows; of some rows or of all."""
+    kinds = " ".join(kind for kind, rows in KINDS.items() if not names or any(n.startswith(rows) for n in names))
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
         paths, disk = payload(folder)
         files = ["--disk", disk + ",ro"]
         for path in paths:
             files += ["--file", path]
-        host = run_host.parse_args(["--icount", "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
+        host = run_host.parse_args(["--icount", "--cpu", bench_rows.HOST_CPU, "--quiet", "--log", os.path.join(LOGS, "bench-guests"),
                                     "--timeout", str(timeout), *files, "--",
                                     f"SWITCH='{world_switch()}' sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
@@ -115,7 +136,7 @@ def run(nodes, timeout, kinds="boot boot+trace console,blk,net"):
 
 
 class Parser:
-    """What run-guests.sh printed: the figures, node -> row -> (unit, value), and the exits of a boot by node and kind."""
+    """What run-guests.sh printed: the figures, node -> row -> (unit, values), and the exits of a boot by node and kind."""
 
     def __init__(self, text):
         self.figures, self.exits, self.row_exits = {}, {}, {}
@@ -126,14 +147,14 @@ class Parser:
             if handler:
                 handler(*words[1:])
 
-    def add(self, row, unit, value):
-        self.figures.setdefault(self.node, {})[row] = (unit, value)
+    def add(self, row, unit, *values):
+        self.figures.setdefault(self.node, {})[row] = (unit, values)
 
     def on_node(self, name):
         self.node, self.marks = name, {}
 
-    def on_guest(self, row, unit, value):
-        self.add(row, unit, float(value))
+    def on_guest(self, row, unit, *values):
+        self.add(row, unit, *map(float, values))
 
     def on_rss(self, kib):
         self.add("vmm-rss", "KiB", float(kib))
@@ -143,7 +164,7 @@ class Parser:
         guest = int(total) - int(number) * int(shortest)
         self.add("boot-guest", "instructions", guest)
         if "boot-work" in self.figures[self.node]:
-            self.add("boot-host-work", "instructions", self.figures[self.node]["boot-work"][1] - guest)
+            self.add("boot-host-work", "instructions", self.figures[self.node]["boot-work"][1][0] - guest)
 
     def on_at(self, letter, kind, count):
         self.marks[letter, kind] = int(count)

@@ -1,49 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the emulated host: Linux guests under QEMU on KVM and under rvmm-run,
-# each alone on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm
-# or rvmm, WHAT what tests/bench/linux/guest.c does in one boot; boot+trace is a boot of which the
-# time in the guest is taken. QEMU and modules of
-# the stock kernel are on the disk /dev/vdc.
+# Runs in the emulated host: guests under QEMU on KVM and under rvmm-run, each alone
+# on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm. WHAT
+# is what tests/bench/tiny/main.c does, if it begins with "tiny", else what
+# tests/bench/linux/guest.c does in one boot; boot+trace is a boot of which the time in
+# the guest is taken. QEMU and modules of the stock kernel are on the disk /dev/vdc.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
 if [ "$1" = --one ]; then
 	one=$2
 fi
 
-# Without EOIs by shared memory: QEMU's TCG delivers an interrupt twice when the counted instructions run out
+# Linux without EOIs by shared memory: QEMU's TCG delivers an interrupt twice when the counted instructions run out
 # between its injection and the guest's next exit, and the exit of the EOI keeps that short.
-qemu() {
-	exec stock/ld.so --library-path stock stock/qemu -L stock -accel kvm -cpu host,kvm-pv-eoi=off -m 512 \
-		-nodefaults -no-user-config -display none -no-reboot -serial file:/tmp/console \
-		-kernel /images/vmlinuz -initrd /tmp/initrd "$@"
-}
-
 kvm_guest() {
-	case $1 in
-	boot)
-		qemu -M microvm,pit=off,pic=off,rtc=on -append "$fast bench=$1"
-		;;
-	*)
-		qemu -M microvm,pit=off,pic=off,rtc=on,pcie=on -append "$fast bench=$1" -object iothread,id=t \
-			-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=native \
+	what=$1
+	case $what in
+	tiny*) set -- -cpu host -kernel bench-tiny ;;
+	*) set -- -cpu host,kvm-pv-eoi=off -kernel /images/vmlinuz -initrd /tmp/initrd ;;
+	esac
+	machine=microvm,pit=off,pic=off,rtc=on
+	if [ $what != boot ]; then
+		machine=$machine,pcie=on
+		set -- "$@" -object iothread,id=t \
+			-drive if=none,id=d,file=/tmp/disk,format=raw,cache=none,aio=${AIO:-native} \
 			-device virtio-blk-pci,drive=d,iothread=t,num-queues=1 \
 			-netdev tap,id=n,ifname=bench0,script=no,downscript=no,vhost=on \
 			-device virtio-net-pci,netdev=n,romfile=
-		;;
-	esac
+	fi
+	exec stock/ld.so --library-path stock stock/qemu -L stock -accel kvm -M $machine -m 512 \
+		-nodefaults -no-user-config -display none -no-reboot -serial file:/tmp/console \
+		-append "$fast bench=$what" "$@"
 }
 
 rvmm_guest() {
-	[ "$1" = boot ] || set -- "$1" --net tap=bench0 /tmp/disk
 	what=$1
-	shift
-	case $# in
-	0) set -- /images/vmlinuz ;;
-	*) set -- "$1" "$2" /images/vmlinuz "$3" ;;
+	case $what in
+	tiny*) set -- bench-tiny /tmp/disk --net tap=bench0 ;;
+	boot) set -- /images/vmlinuz --initrd /tmp/initrd ;;
+	*) set -- /images/vmlinuz /tmp/disk --net tap=bench0 --initrd /tmp/initrd ;;
 	esac
-	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --initrd /tmp/initrd --stats \
-		--append "$fast bench=$what" "$@"
+	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --stats --append "$fast bench=$what" "$@"
 }
 
 # One guest, in a process of its own, whose CPU time is taken.

@@ -149,9 +149,9 @@ static void blk_row(int fd, int depth, int is_write, int requests)
 	began = tsc() - began;
 	before = interrupts() - before;
 	mark((char)(letter - 'a' + 'A'));
-	snprintf(row, sizeof(row), "virtio-blk-4k-%s-depth-%d", is_write ? "write" : "read", depth);
+	snprintf(row, sizeof(row), "linux-blk-4k-%s-depth-%d", is_write ? "write" : "read", depth);
 	figure(row, "instructions", (double)began / requests);
-	snprintf(row, sizeof(row), "virtio-blk-4k-%s-depth-%d-irqs", is_write ? "write" : "read", depth);
+	snprintf(row, sizeof(row), "linux-blk-4k-%s-depth-%d-irqs", is_write ? "write" : "read", depth);
 	figure(row, "interrupts", (double)before / requests);
 	syscall(SYS_io_destroy, context);
 }

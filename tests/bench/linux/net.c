@@ -75,8 +75,8 @@ static void packets(int more)
 	/* What the card has not taken yet. */
 	while (!ioctl(fd, SIOCOUTQ, &left) && left)
 		usleep(20);
-	figure("virtio-net-packet", "instructions", (double)(tsc() - began) / PACKETS);
-	figure("virtio-net-packet-irqs", "interrupts", (double)(interrupts() - before) / PACKETS);
+	figure("linux-net-packet", "instructions", (double)(tsc() - began) / PACKETS);
+	figure("linux-net-packet-irqs", "interrupts", (double)(interrupts() - before) / PACKETS);
 	mark('N');
 	close(fd);
 }
@@ -95,7 +95,7 @@ static void echoes(void)
 	began = tsc() - began;
 	mark('E');
 	if (done == ECHOES)
-		figure("virtio-net-echo", "instructions", (double)began / ECHOES);
+		figure("linux-net-echo", "instructions", (double)began / ECHOES);
 	else
 		printf("%d of %d packets came back\n", done, ECHOES);
 	close(fd);
@@ -147,6 +147,6 @@ void net(int more)
 	close(fd);
 	packets(more);
 	echoes();
-	bulk('s', "virtio-net-mib-out");
-	bulk('g', "virtio-net-mib-in");
+	bulk('s', "linux-net-mib-out");
+	bulk('g', "linux-net-mib-in");
 }
