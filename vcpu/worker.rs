@@ -163,8 +163,10 @@ impl Worker {
 }
 
 impl Waker for Arc<Worker> {
+    /// Always wakes: the worker may wait for just this, whatever work there is.
     fn wake(&self) {
-        Worker::wake(self);
+        self.work.store(true, Release);
+        self.queue.wake();
     }
 
     fn waiting(&self) -> &WaitQueue {
