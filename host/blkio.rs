@@ -328,11 +328,14 @@ impl<T, W: Waker> Transfers<T, W> {
         }
     }
 
+    /// Returns whether none is under way, and none has ended that was not taken.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.len() == 0
+    }
+
     /// Takes a transfer that has ended: its item, and the bytes transferred or an error.
     pub(crate) fn ended(&mut self) -> Option<(T, Result<u64>)> {
-        if self.items.len() == 0 {
-            return None;
-        }
         let (slot, result) = self.lane.ended.lock().pop()?;
         Some((self.items.end(slot)?, outcome(result)))
     }
@@ -351,7 +354,7 @@ impl<T, W: Waker> Transfers<T, W> {
     /// Sleeps until one has ended; not even a signal that kills ends this. Returns whether there is one:
     /// `false` says that none is under way.
     pub(crate) fn wait(&self) -> bool {
-        if self.items.len() == 0 {
+        if self.is_empty() {
             return false;
         }
         self.lane.waker.waiting().wait_fully(|| self.has_ended());

@@ -252,7 +252,16 @@ impl<B: Backend> Side<'_, B> {
     }
 
     /// Gives the guest what has ended, with one interrupt.
+    #[inline]
     fn give_back(&self, lane: &mut Lane) -> Result {
+        if lane.transfers.is_empty() {
+            return Ok(());
+        }
+        self.give_back_ended(lane)
+    }
+
+    #[inline(never)]
+    fn give_back_ended(&self, lane: &mut Lane) -> Result {
         let mut given = 0u64;
         let mut first_error = Ok(());
         while let Some((request, done)) = lane.transfers.ended() {
