@@ -4,18 +4,19 @@
 //! it has no such support. Its instructions are carried out one by one.
 //!
 //! SDM, "Unrestricted Guests". Instructions that would exit go to the handlers of those exits, all others
-//! to the emulator. Events are delivered by the table of real mode; in protected mode without paging they
-//! are not.
+//! to the emulator, which also delivers events by the guest's IDT.
 
 use super::insn::{self, failure};
 use super::machine::{CxMachine, Want};
 use super::{misc, msr, pio, Cx};
 use crate::arch::addr::Width;
 use crate::arch::cr::Rflags;
+use crate::arch::exception::Vector;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::Insn;
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
+use crate::vcpu::emulate::interrupt::Cause;
 use crate::vcpu::emulate::machine::{Step, Stop};
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::event::{Blocking, Event};
@@ -47,22 +48,35 @@ pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     }
 }
 
+/// Goes to the handler of an event.
 fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
-    let done = on_machine(cx, |m| execute::deliver(m, vector(event)));
-    if done == Outcome::Resume {
+    let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
-        let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
-        cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
+        return Outcome::Resume;
+    };
+    let done = on_machine(cx, |m| execute::deliver(m, vector, cause));
+    // A fault on the way takes the place of an interrupt. With an exception it merges.
+    let is_over = match done {
+        Outcome::Resume => true,
+        Outcome::Inject(_) => !matches!(cause, Cause::Exception(_)),
+        _ => return done,
+    };
+    if is_over {
+        cx.core.interrupted = None;
     }
+    let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
+    cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
     done
 }
 
-/// Returns the entry of the table that an event goes through.
-fn vector(event: Event) -> u8 {
+/// Returns the entry of the table that an event goes through, and why. INT n goes through none: RIP is
+/// still at it, and it runs again.
+fn route(event: Event) -> Option<(u8, Cause)> {
     match event {
-        Event::Interrupt(vector) | Event::Software { vector } => vector,
-        Event::Nmi => 2,
-        Event::Exception { vector, .. } => vector.0,
+        Event::Interrupt(vector) => Some((vector, Cause::Interrupt)),
+        Event::Nmi => Some((Vector::NMI.0, Cause::Interrupt)),
+        Event::Exception { vector, error } => Some((vector.0, Cause::Exception(error))),
+        Event::Software { .. } => None,
     }
 }
 
