@@ -21,7 +21,7 @@ use crate::vcpu::emulate::machine::{Step, Stop};
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{MsrAccess, PioAccess};
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
 use crate::vcpu::state::{Groups, RDX};
 
 /// After so many steps the host looks for interrupts, since none can end what runs here.
@@ -44,8 +44,12 @@ pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let done = on_machine(cx, |m| execute::fetch_and_decode(m, None).map(|insn| found = Some(insn)));
     match found {
         Some(insn) => instruction(cx, &insn),
-        None => done,
+        None => done.unwrap_or_else(|| bug(failure(cx))),
     }
+}
+
+fn bug(why: VmBug) -> Outcome {
+    Outcome::ToUser(UserExit::Bug(why))
 }
 
 /// Goes to the handler of an event.
@@ -54,7 +58,9 @@ fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
         cx.core.interrupted = None;
         return Outcome::Resume;
     };
-    let done = on_machine(cx, |m| execute::deliver(m, vector, cause));
+    let Some(done) = on_machine(cx, |m| execute::deliver(m, vector, cause)) else {
+        return bug(VmBug::Delivery { rip: cx.core.state.rip, vector });
+    };
     // A fault on the way takes the place of an interrupt. With an exception it merges.
     let is_over = match done {
         Outcome::Resume => true,
@@ -80,22 +86,22 @@ fn route(event: Event) -> Option<(u8, Cause)> {
     }
 }
 
-/// Runs a part of the emulator and says what follows.
+/// Runs a part of the emulator and says what follows; `None` where it does not know.
 fn on_machine<'a, 'f, B: Backend>(
     cx: &mut Cx<'a, 'f, B>,
     body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> Step<()>,
-) -> Outcome {
+) -> Option<Outcome> {
     let mut machine = CxMachine::new(cx);
     let done = body(&mut machine);
     let want = machine.want;
     match done {
-        Ok(()) => Outcome::Resume,
-        Err(Stop::Fault(e)) => Outcome::Inject(e),
-        Err(Stop::Retry) => match want {
+        Ok(()) => Some(Outcome::Resume),
+        Err(Stop::Fault(e)) => Some(Outcome::Inject(e)),
+        Err(Stop::Retry) => Some(match want {
             Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
             _ => Outcome::Resume,
-        },
-        Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+        }),
+        Err(Stop::Unhandled) => None,
     }
 }
 
