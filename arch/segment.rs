@@ -10,6 +10,9 @@
 pub(crate) struct SegAttr(pub(crate) u32);
 
 impl SegAttr {
+    /// No descriptor is loaded.
+    pub(crate) const UNUSABLE: SegAttr = SegAttr(1 << 16);
+
     /// The type field and the S bit.
     pub(crate) fn kind(self) -> u8 {
         (self.0 & 0x1f) as u8
@@ -32,7 +35,7 @@ impl SegAttr {
     }
     /// No descriptor is loaded.
     pub(crate) fn is_unusable(self) -> bool {
-        self.0 & (1 << 16) != 0
+        self.0 & SegAttr::UNUSABLE.0 != 0
     }
     /// Data segment that may be written, or code that may be read (type bit 1).
     pub(crate) fn is_readable_or_writable(self) -> bool {
@@ -59,6 +62,13 @@ pub(crate) struct Segment {
     pub(crate) limit: u32,
     /// The base address.
     pub(crate) base: u64,
+}
+
+impl Segment {
+    /// A register that a null selector was loaded into.
+    pub(crate) fn null(selector: u16) -> Segment {
+        Segment { selector, attr: SegAttr::UNUSABLE, limit: 0, base: 0 }
+    }
 }
 
 /// GDTR or IDTR.

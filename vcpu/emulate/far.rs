@@ -18,8 +18,6 @@ use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 const TI: u16 = 4;
 /// Accessed, of code and data.
 const ACCESSED: u32 = 1;
-/// "Unusable", of an access-rights word.
-const UNUSABLE: u32 = 1 << 16;
 
 /// A descriptor with the address it was read from.
 pub(super) struct Found {
@@ -100,8 +98,7 @@ impl<M: Machine> Cx<'_, M> {
             if reg == SegReg::Ss {
                 return Err(GP0);
             }
-            let attr = SegAttr(UNUSABLE);
-            self.m.set_segment(reg, Segment { selector, attr, limit: 0, base: 0 });
+            self.m.set_segment(reg, Segment::null(selector));
             return Ok(());
         }
         let mut found = self.descriptor(selector)?;
@@ -249,7 +246,7 @@ impl<M: Machine> Cx<'_, M> {
         let is_task = self.insn.ext == 3;
         let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
         if selector & !3 == 0 && !is_task {
-            self.m.set_ldt(Segment { selector, attr: SegAttr(UNUSABLE), limit: 0, base: 0 });
+            self.m.set_ldt(Segment::null(selector));
             return Ok(Next::Advance);
         }
         if selector & TI != 0 || selector & !3 == 0 {
