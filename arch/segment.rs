@@ -69,6 +69,12 @@ impl Segment {
     pub(crate) fn null(selector: u16) -> Segment {
         Segment { selector, attr: SegAttr::UNUSABLE, limit: 0, base: 0 }
     }
+
+    /// This register after a load in real mode: 16 bytes to each number, the rest as it was. SDM,
+    /// "Real-Address Mode Operation".
+    pub(crate) fn at_paragraph(self, selector: u16) -> Segment {
+        Segment { selector, base: u64::from(selector) << 4, ..self }
+    }
 }
 
 /// GDTR or IDTR.

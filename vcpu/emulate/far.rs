@@ -87,8 +87,8 @@ impl<M: Machine> Cx<'_, M> {
     pub(super) fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
         let selector = (selector & 0xffff) as u16;
         if !is_protected(self.m) {
-            let old = self.m.segment(reg);
-            self.m.set_segment(reg, Segment { selector, base: u64::from(selector) << 4, ..old });
+            let loaded = self.m.segment(reg).at_paragraph(selector);
+            self.m.set_segment(reg, loaded);
             return Ok(());
         }
         if self.is_long() || self.m.cpl() != 0 {
@@ -125,8 +125,7 @@ impl<M: Machine> Cx<'_, M> {
     fn far_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
         let offset = offset & self.insn.op_size.mask();
         let segment = if !is_protected(self.m) {
-            let old = self.m.segment(SegReg::Cs);
-            Segment { selector, base: u64::from(selector) << 4, ..old }
+            self.m.segment(SegReg::Cs).at_paragraph(selector)
         } else {
             if self.is_long() || self.m.cpl() != 0 {
                 return Err(Stop::Unhandled);

@@ -149,8 +149,7 @@ impl<M: Machine> Cx<'_, M> {
         let old = self.m.segment(SegReg::Cs);
         let flags = self.m.rflags();
         self.push_all(Width::B2, &[flags, u64::from(old.selector), back])?;
-        let selector = (entry >> 16) as u16;
-        self.m.set_segment(SegReg::Cs, Segment { selector, base: u64::from(selector) << 4, ..old });
+        self.m.set_segment(SegReg::Cs, old.at_paragraph((entry >> 16) as u16));
         let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
         self.m.set_rflags(flags & !cleared.bits());
         Ok(Next::Goto(entry & 0xffff))
