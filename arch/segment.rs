@@ -77,6 +77,11 @@ impl Segment {
     }
 }
 
+/// Returns the base in a descriptor's first eight bytes. SDM, "Segment Descriptors".
+pub(crate) fn descriptor_base(raw: u64) -> u64 {
+    (raw >> 16 & 0xff_ffff) | (raw >> 32 & 0xff00_0000)
+}
+
 /// GDTR or IDTR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {

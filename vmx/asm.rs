@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "instructions that change the processor's mode")]
 
 use crate::arch::addr::Hpa;
+use crate::arch::segment::descriptor_base;
 use core::arch::asm;
 
 unsafe extern "C" {
@@ -332,7 +333,7 @@ impl HostSegments {
         let at = self.gdt.base.wrapping_add(u64::from(self.tr & 0xfff8)) as *const u64;
         // SAFETY: TR was loaded from this descriptor of 16 bytes in the host's GDT.
         let (low, high) = unsafe { (at.read_unaligned(), at.wrapping_add(1).read_unaligned()) };
-        (low >> 16 & 0xff_ffff) | (low >> 32 & 0xff00_0000) | high << 32
+        descriptor_base(low) | high << 32
     }
 
     /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space.

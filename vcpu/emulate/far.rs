@@ -12,7 +12,7 @@ use super::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{descriptor_base, SegAttr, SegReg, Segment, Table};
 
 /// The selector's bit for the LDT.
 const TI: u16 = 4;
@@ -32,11 +32,10 @@ pub(super) fn refused(vector: Vector, selector: u16) -> Stop {
 
 /// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
 fn unpack(selector: u16, raw: u64) -> Segment {
-    let base = (raw >> 16 & 0xff_ffff) | (raw >> 32 & 0xff00_0000);
     let attr = (raw >> 40 & 0xf0ff) as u32;
     let limit = ((raw & 0xffff) | (raw >> 32 & 0xf_0000)) as u32;
     let limit = if attr & 1 << 15 != 0 { limit << 12 | 0xfff } else { limit };
-    Segment { selector, attr: SegAttr(attr), limit, base }
+    Segment { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
 }
 
 impl<M: Machine> Cx<'_, M> {
