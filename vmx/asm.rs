@@ -199,32 +199,6 @@ pub(super) unsafe fn host_machine_check() {
     unsafe { asm!("int 18") };
 }
 
-/// Reads an MSR.
-///
-/// # Safety
-/// The processor has it.
-#[inline]
-pub(super) unsafe fn rdmsr(msr: u32) -> u64 {
-    let (lo, hi): (u32, u32);
-    // SAFETY: By this function's contract RDMSR does not fault.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(hi) << 32 | u64::from(lo)
-}
-
-/// Writes an MSR.
-///
-/// # Safety
-/// The processor has it, takes `value`, and the host can live with it until it is put back.
-#[inline]
-pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: By this function's contract.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
-    };
-}
-
 macro_rules! control_register {
     ($read:ident, $reg:literal) => {
         #[doc = concat!("Reads ", $reg, ".")]
