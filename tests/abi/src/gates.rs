@@ -9,6 +9,7 @@ use crate::irq::{enable_lapic, pic_guest, report, send, set_line};
 use crate::raw::{self, ioctl_with};
 use kvm_bindings::*;
 use kvm_ioctls::VcpuExit;
+use libc::EINTR;
 
 pub const TESTS: &[Test] = &[
     ("gates: real mode: an undefined instruction reaches its handler and goes on", real_undefined),
@@ -27,7 +28,8 @@ pub const TESTS: &[Test] = &[
     ("gates: a line of the first 8259 reaches its handler", pic_line),
     ("gates: a message reaches the handler of its vector", message),
     ("gates: an interrupt through an absent gate becomes a fault", absent_interrupt),
-    ("gates: an nmi waits for the iret of the one before", nmi),
+    ("gates: an nmi waits for the iret of the one before, and no longer", nmi),
+    ("gates: an nmi after sti waits for one instruction", nmi_in_shadow),
     ("gates: a fault on the way to a fault's handler is a double fault", double_fault),
     ("gates: a fault on the way to a double fault's handler is a shutdown", triple_fault),
     ("gates: a guest goes from real to protected mode by itself", own_way),
@@ -271,18 +273,48 @@ fn absent_interrupt(c: &Ctx) {
 }
 
 fn nmi(c: &Ctx) {
-    // sti; jmp $
-    let mut g = protected(c, &[0xfb, 0xeb, 0xfe]);
+    // sti; out 0x12, al; again: inc ebx; jmp again
+    let mut g = protected(c, &[0xfb, 0xe6, 0x12, 0x43, 0xeb, 0xfd]);
     // mov al, 2; out 0x10, al; out 0x11, al; iret
     gate(&g, 2, INTERRUPT_32, HANDLER, &[0xb0, 2, 0xe6, 0x10, 0xe6, 0x11, 0xcf]);
+    assert_eq!(g.out(), (0x12, 0));
 
     raw::ioctl(&g.vcpu, NMI, 0).unwrap();
     assert_eq!(g.out(), (0x10, 2));
+    let before = g.vcpu.get_regs().unwrap();
     raw::ioctl(&g.vcpu, NMI, 0).unwrap();
 
     assert_eq!(g.out(), (0x11, 2), "the second one waits");
     assert_eq!(g.out(), (0x10, 2), "and comes");
+    let r = g.vcpu.get_regs().unwrap();
+    assert_eq!((r.rbx, r.rsp), (0, before.rsp), "right behind the iret");
+    let flags = u32::from_le_bytes(g.memory.read::<4>(STACK as usize - 4));
+    assert_eq!(flags & 0x300, 0x200, "and nothing of how it was told");
     assert_eq!(g.out(), (0x11, 2));
+}
+
+fn nmi_in_shadow(c: &Ctx) {
+    // out 0x12, al; sti; inc ebx; inc ebx; jmp $
+    let mut g = protected(c, &[0xe6, 0x12, 0xfb, 0x43, 0x43, 0xeb, 0xfe]);
+    gate(&g, 2, INTERRUPT_32, HANDLER, &TELL_ERROR);
+    assert_eq!(g.out(), (0x12, 0));
+    g.vcpu.set_kvm_immediate_exit(1);
+    assert_eq!(g.vcpu.run().unwrap_err().errno(), EINTR, "past the out");
+    g.vcpu.set_kvm_immediate_exit(0);
+    let mut r = g.vcpu.get_regs().unwrap();
+    (r.rip, r.rflags) = (CODE + 3, 0x202);
+    g.vcpu.set_regs(&r).unwrap();
+    let mut events = g.vcpu.get_vcpu_events().unwrap();
+    events.interrupt.shadow = KVM_X86_SHADOW_INT_STI as u8;
+    events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+    g.vcpu.set_vcpu_events(&events).unwrap();
+
+    raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+
+    let r = g.hlt();
+    assert_eq!((r.rbx, r.rax), (1, CODE + 4));
+    let flags = u32::from_le_bytes(g.memory.read::<4>(STACK as usize - 4));
+    assert_eq!(flags & 0x300, 0x200, "and nothing of how it was told");
 }
 
 fn double_fault(c: &Ctx) {
