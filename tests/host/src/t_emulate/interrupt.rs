@@ -362,7 +362,7 @@ proptest! {
         if deliver(&mut m, vector, cause).is_err() {
             for selector in (8..0x38).step_by(8) {
                 let at = GDT + selector + 5;
-                before.put(at, &m.bytes(at, 1).to_vec());
+                before.put(at, m.bytes(at, 1));
             }
             prop_assert_eq!(m, before);
         } else {
