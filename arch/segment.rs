@@ -10,6 +10,9 @@
 pub(crate) struct SegAttr(pub(crate) u32);
 
 impl SegAttr {
+    /// No descriptor is loaded.
+    pub(crate) const UNUSABLE: SegAttr = SegAttr(1 << 16);
+
     /// The type field and the S bit.
     pub(crate) fn kind(self) -> u8 {
         (self.0 & 0x1f) as u8
@@ -32,7 +35,7 @@ impl SegAttr {
     }
     /// No descriptor is loaded.
     pub(crate) fn is_unusable(self) -> bool {
-        self.0 & (1 << 16) != 0
+        self.0 & SegAttr::UNUSABLE.0 != 0
     }
     /// Data segment that may be written, or code that may be read (type bit 1).
     pub(crate) fn is_readable_or_writable(self) -> bool {
@@ -59,6 +62,24 @@ pub(crate) struct Segment {
     pub(crate) limit: u32,
     /// The base address.
     pub(crate) base: u64,
+}
+
+impl Segment {
+    /// A register that a null selector was loaded into.
+    pub(crate) fn null(selector: u16) -> Segment {
+        Segment { selector, attr: SegAttr::UNUSABLE, limit: 0, base: 0 }
+    }
+
+    /// This register after a load in real mode: 16 bytes to each number, the rest as it was. SDM,
+    /// "Real-Address Mode Operation".
+    pub(crate) fn at_paragraph(self, selector: u16) -> Segment {
+        Segment { selector, base: u64::from(selector) << 4, ..self }
+    }
+}
+
+/// Returns the base in a descriptor's first eight bytes. SDM, "Segment Descriptors".
+pub(crate) fn descriptor_base(raw: u64) -> u64 {
+    (raw >> 16 & 0xff_ffff) | (raw >> 32 & 0xff00_0000)
 }
 
 /// GDTR or IDTR.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! MSRs of the host that guests see directly, switched over a window.
+//! Reading and writing MSRs, and those of the host that guests see directly, switched over a window.
 
 use super::cpu::cpuid;
 use super::cpu::PinnedCpu;
@@ -12,22 +12,26 @@ use core::arch::asm;
 ///
 /// # Safety
 /// The processor has it.
-unsafe fn rdmsr(msr: u32) -> u64 {
+#[inline]
+pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
     let (lo, hi): (u32, u32);
-    // SAFETY: By this function's contract.
+    // SAFETY: By this function's contract RDMSR does not fault.
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
     };
     u64::from(hi) << 32 | u64::from(lo)
 }
 
-/// Writes an MSR whose upper half is zero.
+/// Writes an MSR.
 ///
 /// # Safety
-/// The processor has it and takes `value`, and the host can live with that until it puts its own back.
-unsafe fn wrmsr(msr: u32, value: u32) {
+/// The processor has it, takes `value`, and the host can live with it until it is put back.
+#[inline]
+pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
     // SAFETY: By this function's contract.
-    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value, in("edx") 0, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
 }
 
 fn read() -> u64 {
@@ -38,7 +42,7 @@ fn read() -> u64 {
 fn write(value: u32) {
     // SAFETY: As in `read()`; any 32-bit value is taken, and the host reads it in user space only, which
     // it does not return to before the old value is back (see `TscAux`).
-    unsafe { wrmsr(TSC_AUX, value) };
+    unsafe { wrmsr(TSC_AUX, value.into()) };
 }
 
 /// Returns whether this processor has TSC_AUX (RDTSCP).
@@ -145,13 +149,13 @@ impl SpecCtrl {
     #[inline]
     pub(crate) fn show(&self) {
         // SAFETY: The processor has the MSR and its bits (see `new()`); `hide()` follows the exit.
-        unsafe { wrmsr(SPEC_CTRL, self.guest) };
+        unsafe { wrmsr(SPEC_CTRL, self.guest.into()) };
     }
 
     /// Puts the host's value back: right after an exit.
     #[inline]
     pub(crate) fn hide(&self) {
         // SAFETY: The host's own value.
-        unsafe { wrmsr(SPEC_CTRL, self.host) };
+        unsafe { wrmsr(SPEC_CTRL, self.host.into()) };
     }
 }

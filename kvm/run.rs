@@ -131,6 +131,9 @@ fn report_bug(bug: VmBug) -> Exit {
             abi::INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
             &[raw.reason, raw.info1, raw.info2],
         ),
+        VmBug::Delivery { rip, vector } => {
+            Exit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &[rip, u64::from(vector)])
+        }
         VmBug::Emulation { rip, bytes, len } => {
             let mut insn = [0u8; 16];
             for (dst, src) in insn.iter_mut().zip(bytes) {

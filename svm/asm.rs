@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The instructions of SVM, and the MSRs that switch it on.
+//! The instructions of SVM.
 //!
-//! APM, "SVM Instruction Set" and "Enabling SVM".
+//! APM, "SVM Instruction Set".
 
 #![expect(unsafe_code, reason = "instructions that change the processor's mode")]
 
@@ -12,30 +12,6 @@ use core::arch::asm;
 unsafe extern "C" {
     /// See enter.S.
     fn rvmm_svm_enter(vmcb: u64, gprs: *mut u64, host_vmcb: u64);
-}
-
-/// Reads an MSR.
-///
-/// # Safety
-/// The processor has it.
-pub(super) unsafe fn rdmsr(msr: u32) -> u64 {
-    let (lo, hi): (u32, u32);
-    // SAFETY: By this function's contract RDMSR does not fault.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(hi) << 32 | u64::from(lo)
-}
-
-/// Writes an MSR.
-///
-/// # Safety
-/// The processor has it, takes `value`, and the host can live with it until it is put back.
-pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: By this function's contract.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
-    };
 }
 
 /// Stores FS, GS, TR, LDTR and the system call MSRs.

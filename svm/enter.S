@@ -13,7 +13,7 @@
 #include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
 
-#define GPR(n) ((n) * 8)
+#include "../host/enter.h"
 
 	.section .noinstr.text, "ax"
 
@@ -28,30 +28,13 @@
  * is set at VMRUN: with V_INTR_MASKING it decides whether a physical interrupt ends the guest.
  */
 SYM_FUNC_START(rvmm_svm_enter)
-	push	%rbp
-	push	%rbx
-	push	%r12
-	push	%r13
-	push	%r14
-	push	%r15
+	push_callee_saved
 	push	%rsi
 	push	%rdx
 	mov	%rdi, %rax
 
-	mov	GPR(1)(%rsi), %rcx
-	mov	GPR(2)(%rsi), %rdx
-	mov	GPR(3)(%rsi), %rbx
-	mov	GPR(5)(%rsi), %rbp
-	mov	GPR(7)(%rsi), %rdi
-	mov	GPR(8)(%rsi), %r8
-	mov	GPR(9)(%rsi), %r9
-	mov	GPR(10)(%rsi), %r10
-	mov	GPR(11)(%rsi), %r11
-	mov	GPR(12)(%rsi), %r12
-	mov	GPR(13)(%rsi), %r13
-	mov	GPR(14)(%rsi), %r14
-	mov	GPR(15)(%rsi), %r15
-	mov	GPR(6)(%rsi), %rsi
+	load_gprs rsi, rcx, rdx, rbx, rbp, rdi, r8, r9, r10, r11, r12, r13, r14, r15
+	load_gprs rsi, rsi
 
 	clgi
 	sti
@@ -64,49 +47,19 @@ SYM_FUNC_START(rvmm_svm_enter)
 	stgi
 
 	pop	%rax
-	mov	%rcx, GPR(1)(%rax)
-	mov	%rdx, GPR(2)(%rax)
-	mov	%rbx, GPR(3)(%rax)
-	mov	%rbp, GPR(5)(%rax)
-	mov	%rsi, GPR(6)(%rax)
-	mov	%rdi, GPR(7)(%rax)
-	mov	%r8, GPR(8)(%rax)
-	mov	%r9, GPR(9)(%rax)
-	mov	%r10, GPR(10)(%rax)
-	mov	%r11, GPR(11)(%rax)
-	mov	%r12, GPR(12)(%rax)
-	mov	%r13, GPR(13)(%rax)
-	mov	%r14, GPR(14)(%rax)
-	mov	%r15, GPR(15)(%rax)
+	save_gprs rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
 
 	/* The guest's return predictions must not be used by the host. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT
 #ifdef CONFIG_MITIGATION_UNRET_ENTRY
 	ALTERNATIVE "", "call entry_untrain_ret", X86_FEATURE_UNRET
 #endif
-	ALTERNATIVE "jmp .Lno_ibpb", "", X86_FEATURE_IBPB_ON_VMEXIT
-	mov	$MSR_IA32_PRED_CMD, %ecx
-	mov	$PRED_CMD_IBPB, %eax
-	xor	%edx, %edx
-	wrmsr
-.Lno_ibpb:
+	ibpb_on_exit
 
 	/* Nor its register values by speculation past this point. */
 	xor	%eax, %eax
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
+	clear_scratch
 
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbx
-	pop	%rbp
+	pop_callee_saved
 	RET
 SYM_FUNC_END(rvmm_svm_enter)

@@ -17,6 +17,7 @@ mod asm;
 mod exit;
 mod features;
 mod region;
+mod step;
 mod vcpu;
 mod vmcb;
 

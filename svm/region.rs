@@ -15,6 +15,7 @@ use crate::arch::addr::Hpa;
 use crate::arch::cr::Efer;
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::host::cpu::PinnedCpu;
+use crate::host::msr::{rdmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::mmu::asid::{AsidPool, AsidTag};
 use crate::vcpu::backend::TableRoot;
@@ -67,7 +68,7 @@ impl CpuArea {
     /// guests.
     pub(super) fn check(&self, _cpu: &PinnedCpu) -> bool {
         // SAFETY: Every processor with SVM has VM_CR.
-        let free = !is_switched_off(unsafe { asm::rdmsr(VM_CR) });
+        let free = !is_switched_off(unsafe { rdmsr(VM_CR) });
         self.checked.store(free, Relaxed);
         free
     }
@@ -93,15 +94,15 @@ impl<'a> Window<'a> {
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
     pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Window<'a> {
         // SAFETY: Every processor that the probe accepted has EFER and VM_HSAVE_PA.
-        let (efer, hsave) = unsafe { (asm::rdmsr(IA32_EFER), asm::rdmsr(VM_HSAVE_PA)) };
+        let (efer, hsave) = unsafe { (rdmsr(IA32_EFER), rdmsr(VM_HSAVE_PA)) };
         let shared = efer & Efer::SVME.bits() != 0 && hsave != 0;
         let restore = (!shared).then_some((efer, hsave));
         if restore.is_some() {
             // SAFETY: SVM is present and not locked (probe); both are put back in `drop()`, and with
             // interrupts off nobody sees them in between.
             unsafe {
-                asm::wrmsr(IA32_EFER, efer | Efer::SVME.bits());
-                asm::wrmsr(VM_HSAVE_PA, area.hsave.hpa().0);
+                wrmsr(IA32_EFER, efer | Efer::SVME.bits());
+                wrmsr(VM_HSAVE_PA, area.hsave.hpa().0);
             }
         }
         // SAFETY: SVME is set now, and the page is this CPU's own.
@@ -144,8 +145,8 @@ impl Drop for Window<'_> {
         if let Some((efer, hsave)) = self.restore {
             // SAFETY: The values found when the window was opened.
             unsafe {
-                asm::wrmsr(VM_HSAVE_PA, hsave);
-                asm::wrmsr(IA32_EFER, efer);
+                wrmsr(VM_HSAVE_PA, hsave);
+                wrmsr(IA32_EFER, efer);
             }
         }
     }

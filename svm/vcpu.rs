@@ -4,10 +4,11 @@
 
 use super::exit::{decode, IOIO};
 use super::region::{VmcbPage, Window};
+use super::step::Step;
 use super::vmcb::{Clean, Intercept3, Intercept4, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_TPR};
 use super::Svm;
-use crate::arch::cr::Efer;
+use crate::arch::cr::{Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::mmu::asid::AsidTag;
@@ -22,6 +23,9 @@ const TYPE_NMI: u64 = 2 << 8;
 const TYPE_EXCEPTION: u64 = 3 << 8;
 const TYPE_SOFT: u64 = 4 << 8;
 const TYPE_MASK: u64 = 7 << 8;
+
+/// The exit code of #DB.
+const DEBUG_EXCEPTION: u64 = 0x40 + Vector::DB.0 as u64;
 
 /// A virtual processor.
 pub(crate) struct SvmVcpu {
@@ -38,6 +42,10 @@ pub(crate) struct SvmVcpu {
     nmi_masked: bool,
     /// The IRET that ends it is about to run, at this RIP.
     nmi_iret: Option<u64>,
+    /// The coming entry is to end after one instruction.
+    wants_step: bool,
+    /// The entry before this exit was.
+    step: Option<Step>,
 }
 
 impl SvmVcpu {
@@ -60,6 +68,8 @@ impl SvmVcpu {
             has_decode_assist: svm.features.decode_assist,
             nmi_masked: false,
             nmi_iret: None,
+            wants_step: false,
+            step: None,
         }
     }
 
@@ -79,6 +89,37 @@ impl SvmVcpu {
         // The entry after one that flushes does not.
         self.misplaced = tlb_control != 0;
         self.vmcb.place(window, asid, tlb_control);
+        if core::mem::take(&mut self.wants_step) {
+            let iret = self.nmi_iret;
+            let s = self.vmcb.save_mut(Clean::empty());
+            self.step = Some(Step { iret, rflags: s.rflags, dr6: s.dr6 });
+            s.rflags |= Rflags::TF.bits();
+        }
+    }
+
+    /// An NMI waits: lets the guest run one instruction, if it is an instruction that stands in the way.
+    fn step_to_nmi(&mut self) {
+        // Elsewhere it is an event, which would push the trap flag, or a handler whose IRET exits.
+        let is_event = self.vmcb.control().event_inj & EVENT_VALID != 0;
+        let is_served = self.nmi_masked && self.nmi_iret.is_none();
+        self.wants_step = !is_event && !is_served;
+        self.misplaced |= self.wants_step;
+    }
+
+    /// After a step: takes the trap flag out of what the guest sees.
+    #[cold]
+    #[inline(never)]
+    fn after_step(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit {
+        let Some(step) = self.step.take() else { return decode(raw) };
+        let s = self.vmcb.save_mut(Clean::DRX);
+        let after = step.end(raw.reason == DEBUG_EXCEPTION, s.rip, s.rflags, s.dr6);
+        s.dr6 = after.dr6;
+        state.rflags = after.rflags;
+        if after.is_ours {
+            Exit::Resolved
+        } else {
+            decode(raw)
+        }
     }
 }
 
@@ -135,8 +176,12 @@ impl BackendVcpu for SvmVcpu {
     }
 
     #[inline(always)]
-    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> Exit {
-        decode(raw)
+    fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit {
+        if self.step.is_some() {
+            self.after_step(raw, state)
+        } else {
+            decode(raw)
+        }
     }
 
     fn read_state(&self, want: Groups, out: &mut VcpuState) {
@@ -292,7 +337,9 @@ impl BackendVcpu for SvmVcpu {
                 self.vmcb.set_virtual_irq(on);
             }
             WindowKind::Nmi => {
-                if !on {
+                if on {
+                    self.step_to_nmi();
+                } else {
                     // The IRET exit came: the NMI is over once that instruction has run.
                     self.nmi_iret = Some(self.vmcb.save().rip);
                     self.vmcb.intercept3(Intercept3::IRET, false);

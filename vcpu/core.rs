@@ -256,8 +256,7 @@ impl<B: Backend> VcpuCore<B> {
         use crate::arch::segment::SegReg;
         self.fetch(Groups::SEGMENTS);
         let cs = &mut self.state.segs[SegReg::Cs as usize];
-        cs.selector = u16::from(vector) << 8;
-        cs.base = u64::from(vector) << 12;
+        *cs = cs.at_paragraph(u16::from(vector) << 8);
         self.state.rip = 0;
         self.state.mark(Groups::SEGMENTS);
         self.mp = MpState::Runnable;

@@ -77,6 +77,14 @@ pub(crate) enum VmBug {
         /// How many were read.
         len: u8,
     },
+    /// An event whose way to its handler the emulator does not know: through a task gate, to another
+    /// privilege level, from virtual-8086 mode.
+    Delivery {
+        /// Where the guest is.
+        rip: u64,
+        /// The event's entry of the IDT.
+        vector: u8,
+    },
 }
 
 /// What a handler decided.

@@ -342,6 +342,9 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
     } else if waits {
         prepare_interrupt(vm, shared, core);
     }
+    if core.nmi {
+        core.hw.request_window(WindowKind::Nmi, true);
+    }
     if let Some(lapic) = core.lapic.as_ref() {
         core.hw.set_tpr(lapic.cr8());
         // The timer waits for an end of interrupt that it can see.

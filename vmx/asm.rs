@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "instructions that change the processor's mode")]
 
 use crate::arch::addr::Hpa;
+use crate::arch::segment::descriptor_base;
 use core::arch::asm;
 
 unsafe extern "C" {
@@ -198,32 +199,6 @@ pub(super) unsafe fn host_machine_check() {
     unsafe { asm!("int 18") };
 }
 
-/// Reads an MSR.
-///
-/// # Safety
-/// The processor has it.
-#[inline]
-pub(super) unsafe fn rdmsr(msr: u32) -> u64 {
-    let (lo, hi): (u32, u32);
-    // SAFETY: By this function's contract RDMSR does not fault.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(hi) << 32 | u64::from(lo)
-}
-
-/// Writes an MSR.
-///
-/// # Safety
-/// The processor has it, takes `value`, and the host can live with it until it is put back.
-#[inline]
-pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: By this function's contract.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
-    };
-}
-
 macro_rules! control_register {
     ($read:ident, $reg:literal) => {
         #[doc = concat!("Reads ", $reg, ".")]
@@ -332,7 +307,7 @@ impl HostSegments {
         let at = self.gdt.base.wrapping_add(u64::from(self.tr & 0xfff8)) as *const u64;
         // SAFETY: TR was loaded from this descriptor of 16 bytes in the host's GDT.
         let (low, high) = unsafe { (at.read_unaligned(), at.wrapping_add(1).read_unaligned()) };
-        (low >> 16 & 0xff_ffff) | (low >> 32 & 0xff00_0000) | high << 32
+        descriptor_base(low) | high << 32
     }
 
     /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space.

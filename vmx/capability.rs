@@ -6,6 +6,7 @@
 //! two halves: a bit set in the low one must be 1 ("allowed 0-settings"), a bit clear in the high one
 //! must be 0 ("allowed 1-settings"). Pure arithmetic: the MSRs' values come from the caller.
 
+use crate::arch::cr::Cr0;
 use bitflags::bitflags;
 
 bitflags! {
@@ -199,7 +200,7 @@ pub(crate) fn adjust(msr: u64, need: u32, want: u32) -> Result<u32, u32> {
 }
 
 /// CR0.PE and CR0.PG: what unrestricted guest sets free. SDM, "Unrestricted Guests".
-pub(crate) const CR0_PAGED: u64 = 1 | 1 << 31;
+pub(crate) const CR0_PAGED: u64 = Cr0::PE.union(Cr0::PG).bits();
 
 /// The controls of every VMCS on this machine, and what else the probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

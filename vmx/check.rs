@@ -10,6 +10,7 @@ use super::capability::EntryControls;
 use super::event::{BY_MOV_SS, BY_NMI, BY_STI, VALID};
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::segment::{SegReg, Segment};
+use crate::vcpu::msr_table::is_canonical;
 
 /// GDTR or IDTR as the VMCS has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +108,7 @@ pub(crate) fn broken_rule(s: &GuestState) -> Option<&'static str> {
 
 /// A linear address that has all upper bits equal, with 48 bits.
 fn canonical(address: u64) -> bool {
-    let upper = address >> 47;
-    upper == 0 || upper == 0x1_ffff
+    is_canonical(address, 48)
 }
 
 /// SDM, "Checks on Guest Control Registers, Debug Registers, and MSRs".

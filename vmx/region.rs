@@ -16,6 +16,7 @@ use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::Vector;
 use crate::host::cpu::PinnedCpu;
+use crate::host::msr::{rdmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag};
@@ -143,7 +144,7 @@ impl SwitchedMsrs {
 
 fn read_switched() -> [u64; SWITCHED.len()] {
     // SAFETY: Every 64-bit processor has these.
-    SWITCHED.map(|m| unsafe { asm::rdmsr(m) })
+    SWITCHED.map(|m| unsafe { rdmsr(m) })
 }
 
 /// Writes those that differ from `old`.
@@ -153,7 +154,7 @@ fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) {
             // SAFETY: Every 64-bit processor has them, the values are canonical where they must be (the
             // host's own, or by `to_array()`), and the host uses them only on its way from and to user
             // space, before which the window is dropped.
-            unsafe { asm::wrmsr(*index, *new) };
+            unsafe { wrmsr(*index, *new) };
         }
     }
 }
@@ -221,12 +222,12 @@ impl<'a> Window<'a> {
         unsafe { l.segments.restore() };
         if l.segments.fs != 0 {
             // SAFETY: The value found.
-            unsafe { asm::wrmsr(msr::IA32_FS_BASE, l.fs_base) };
+            unsafe { wrmsr(msr::IA32_FS_BASE, l.fs_base) };
         }
         write_switched(&l.msrs, &read_switched());
         if l.debugctl != 0 {
             // SAFETY: The value found; exits clear it.
-            unsafe { asm::wrmsr(msr::IA32_DEBUGCTL, l.debugctl) };
+            unsafe { wrmsr(msr::IA32_DEBUGCTL, l.debugctl) };
         }
     }
 }
@@ -524,10 +525,10 @@ impl VmcsPage {
         let host = read_switched();
         let segments = HostSegments::read();
         // SAFETY: Every 64-bit processor has it.
-        let fs_base = unsafe { asm::rdmsr(msr::IA32_FS_BASE) };
+        let fs_base = unsafe { rdmsr(msr::IA32_FS_BASE) };
         let debugctl = if window.quirks.has_debugctl {
             // SAFETY: By the line above.
-            unsafe { asm::rdmsr(msr::IA32_DEBUGCTL) }
+            unsafe { rdmsr(msr::IA32_DEBUGCTL) }
         } else {
             0
         };
@@ -542,7 +543,7 @@ impl VmcsPage {
         self.write_host(&segments, fs_base);
         if window.quirks.flush_l1d {
             // SAFETY: The processor has it (probe); it drops cached data only.
-            unsafe { asm::wrmsr(FLUSH_CMD, 1) };
+            unsafe { wrmsr(FLUSH_CMD, 1) };
         }
         Ok(())
     }
@@ -592,7 +593,7 @@ impl VmcsPage {
     /// the kernel; a selector of user space is put back by [`Window::unload`].
     fn write_host(&mut self, s: &HostSegments, fs_base: u64) {
         // SAFETY: Every processor with VMX has these MSRs.
-        let rdmsr = |index| unsafe { asm::rdmsr(index) };
+        let of_msr = |index| unsafe { rdmsr(index) };
         for (i, field) in HostField::ALL.iter().enumerate() {
             let value = match field {
                 HostField::EsSelector | HostField::DsSelector => 0,
@@ -600,16 +601,16 @@ impl VmcsPage {
                 HostField::CsSelector => u64::from(s.cs),
                 HostField::SsSelector => u64::from(s.ss),
                 HostField::TrSelector => u64::from(s.tr),
-                HostField::Pat => rdmsr(msr::IA32_PAT),
-                HostField::Efer => rdmsr(msr::IA32_EFER),
-                HostField::SysenterCs => rdmsr(msr::IA32_SYSENTER_CS),
-                HostField::SysenterEsp => rdmsr(msr::IA32_SYSENTER_ESP),
-                HostField::SysenterEip => rdmsr(msr::IA32_SYSENTER_EIP),
+                HostField::Pat => of_msr(msr::IA32_PAT),
+                HostField::Efer => of_msr(msr::IA32_EFER),
+                HostField::SysenterCs => of_msr(msr::IA32_SYSENTER_CS),
+                HostField::SysenterEsp => of_msr(msr::IA32_SYSENTER_ESP),
+                HostField::SysenterEip => of_msr(msr::IA32_SYSENTER_EIP),
                 HostField::Cr0 => asm::cr0(),
                 HostField::Cr3 => asm::cr3(),
                 HostField::Cr4 => asm::cr4(),
                 HostField::FsBase => fs_base,
-                HostField::GsBase => rdmsr(msr::IA32_GS_BASE),
+                HostField::GsBase => of_msr(msr::IA32_GS_BASE),
                 HostField::TrBase => s.tss_base(),
                 HostField::GdtrBase => s.gdt_base(),
                 HostField::IdtrBase => s.idt_base(),

@@ -13,6 +13,7 @@
 
 use super::context::{linear, Cx, Next, GP0, UD};
 use super::decode::{decode, DecodeError, Insn, Mode, MAX_LEN};
+use super::interrupt::Cause;
 use super::machine::{Access, Machine, Step, Stop};
 use super::table::Map;
 use crate::arch::addr::Gva;
@@ -54,16 +55,16 @@ pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<(
     Ok(())
 }
 
-/// Delivers an interrupt or exception by the table of real mode; RIP is where it comes back to.
+/// Goes to the handler of an interrupt or exception; RIP is where it comes back to.
 ///
 /// # Errors
-/// As [`emulate`]; [`Stop::Unhandled`] outside real mode.
-pub(crate) fn deliver<M: Machine>(m: &mut M, vector: u8) -> Step<()> {
+/// As [`emulate`]; [`Stop::Unhandled`] for what [`super::interrupt`] does not know.
+pub(crate) fn deliver<M: Machine>(m: &mut M, vector: u8, cause: Cause) -> Step<()> {
     let (mode, back) = (mode_of(m), m.rip());
-    // Nothing of it counts here but the operand size, which is that of real mode.
-    let insn = decode(&[0xcc], Mode::Bits16).map_err(|_| Stop::Unhandled)?;
+    // There is no instruction, and nothing of this one counts.
+    let insn = decode(&[0xcc], mode).map_err(|_| Stop::Unhandled)?;
     let mut cx = Cx { m, insn, mode };
-    if let Next::Goto(target) = cx.interrupt(vector, back)? {
+    if let Next::Goto(target) = cx.interrupt(vector, back, cause)? {
         cx.m.set_rip(target);
     }
     Ok(())

@@ -4,50 +4,51 @@
 //! cannot run a guest in real or unpaged mode leaves to software.
 //!
 //! SDM, "Segment Descriptors", "Real-Address Mode", and the instruction reference of each. Protected
-//! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; gates, tasks and changes of
-//! privilege are not handled, and neither is IA-32e mode.
+//! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; call gates, tasks and changes of
+//! privilege are not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`].
 
 use super::context::{is_protected, width_len, Cx, Next, GP0, UD};
 use super::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::arch::addr::{Gva, Width};
-use crate::arch::cr::{Efer, Rflags};
+use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{descriptor_base, SegAttr, SegReg, Segment, Table};
 
 /// The selector's bit for the LDT.
 const TI: u16 = 4;
 /// Accessed, of code and data.
 const ACCESSED: u32 = 1;
-/// "Unusable", of an access-rights word.
-const UNUSABLE: u32 = 1 << 16;
 
 /// A descriptor with the address it was read from.
-struct Found {
-    segment: Segment,
+pub(super) struct Found {
+    pub(super) segment: Segment,
     at: Gva,
 }
 
-fn refused(vector: Vector, selector: u16) -> Stop {
+/// A fault that names a selector.
+pub(super) fn refused(vector: Vector, selector: u16) -> Stop {
     Stop::Fault(Exception::with_error(vector, u32::from(selector & !3)))
 }
 
 /// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
 fn unpack(selector: u16, raw: u64) -> Segment {
-    let base = (raw >> 16 & 0xff_ffff) | (raw >> 32 & 0xff00_0000);
     let attr = (raw >> 40 & 0xf0ff) as u32;
     let limit = ((raw & 0xffff) | (raw >> 32 & 0xf_0000)) as u32;
     let limit = if attr & 1 << 15 != 0 { limit << 12 | 0xfff } else { limit };
-    Segment { selector, attr: SegAttr(attr), limit, base }
+    Segment { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
 }
 
 impl<M: Machine> Cx<'_, M> {
     /// Returns whether this is IA-32e mode, whose descriptors are other ones.
-    fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self) -> bool {
         self.m.efer() & Efer::LMA.bits() != 0
     }
 
     /// Reads the descriptor that a selector names.
-    fn descriptor(&mut self, selector: u16) -> Step<Found> {
+    ///
+    /// # Errors
+    /// #GP with the selector where its table ends before.
+    pub(super) fn descriptor(&mut self, selector: u16) -> Step<Found> {
         let table = if selector & TI == 0 {
             let gdt = self.m.table(TableReg::Gdt);
             Segment { limit: u32::from(gdt.limit), base: gdt.base, ..Segment::default() }
@@ -73,6 +74,11 @@ impl<M: Machine> Cx<'_, M> {
         self.store_at(found.at.wrapping_add(5), Width::B1, rights)
     }
 
+    /// Notes in memory that a descriptor of code or data has been loaded.
+    pub(super) fn mark_accessed(&mut self, found: &mut Found) -> Step<()> {
+        self.mark_descriptor(found, ACCESSED)
+    }
+
     /// Loads a segment register other than CS.
     ///
     /// # Errors
@@ -80,8 +86,8 @@ impl<M: Machine> Cx<'_, M> {
     pub(super) fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
         let selector = (selector & 0xffff) as u16;
         if !is_protected(self.m) {
-            let old = self.m.segment(reg);
-            self.m.set_segment(reg, Segment { selector, base: u64::from(selector) << 4, ..old });
+            let loaded = self.m.segment(reg).at_paragraph(selector);
+            self.m.set_segment(reg, loaded);
             return Ok(());
         }
         if self.is_long() || self.m.cpl() != 0 {
@@ -91,8 +97,7 @@ impl<M: Machine> Cx<'_, M> {
             if reg == SegReg::Ss {
                 return Err(GP0);
             }
-            let attr = SegAttr(UNUSABLE);
-            self.m.set_segment(reg, Segment { selector, attr, limit: 0, base: 0 });
+            self.m.set_segment(reg, Segment::null(selector));
             return Ok(());
         }
         let mut found = self.descriptor(selector)?;
@@ -110,7 +115,7 @@ impl<M: Machine> Cx<'_, M> {
         if !attr.is_present() {
             return Err(refused(absent, selector));
         }
-        self.mark_descriptor(&mut found, ACCESSED)?;
+        self.mark_accessed(&mut found)?;
         self.m.set_segment(reg, found.segment);
         Ok(())
     }
@@ -119,8 +124,7 @@ impl<M: Machine> Cx<'_, M> {
     fn far_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
         let offset = offset & self.insn.op_size.mask();
         let segment = if !is_protected(self.m) {
-            let old = self.m.segment(SegReg::Cs);
-            Segment { selector, base: u64::from(selector) << 4, ..old }
+            self.m.segment(SegReg::Cs).at_paragraph(selector)
         } else {
             if self.is_long() || self.m.cpl() != 0 {
                 return Err(Stop::Unhandled);
@@ -139,13 +143,24 @@ impl<M: Machine> Cx<'_, M> {
             if !attr.is_present() {
                 return Err(refused(Vector::NP, selector));
             }
-            self.mark_descriptor(&mut found, ACCESSED)?;
+            self.mark_accessed(&mut found)?;
             found.segment
         };
         if offset > u64::from(segment.limit) {
             return Err(GP0);
         }
         Ok((segment, offset))
+    }
+
+    /// As [`Cx::far_target`], for RET and IRET.
+    ///
+    /// # Errors
+    /// [`Stop::Unhandled`] for a return to another level.
+    pub(super) fn return_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
+        if is_protected(self.m) && selector & !3 != 0 && selector & 3 != 0 {
+            return Err(Stop::Unhandled);
+        }
+        self.far_target(selector, offset)
     }
 
     /// EA, and FF /5: far JMP. 9A, and FF /3: far CALL.
@@ -184,61 +199,10 @@ impl<M: Machine> Cx<'_, M> {
             return Err(Stop::Unhandled);
         }
         let [offset, selector, _] = self.peek_all(2)?;
-        let (segment, target) = self.far_target((selector & 0xffff) as u16, offset)?;
+        let (segment, target) = self.return_target((selector & 0xffff) as u16, offset)?;
         self.m.set_segment(SegReg::Cs, segment);
         self.drop_words(2, self.insn.imm);
         Ok(Next::Goto(target))
-    }
-
-    /// CF: IRET in real mode.
-    pub(super) fn iret(&mut self) -> Step<Next> {
-        if is_protected(self.m) || self.m.rflags() & Rflags::VM.bits() != 0 {
-            return Err(Stop::Unhandled);
-        }
-        let [offset, selector, flags] = self.peek_all(3)?;
-        let (segment, target) = self.far_target((selector & 0xffff) as u16, offset)?;
-        let kept = Rflags::VM.union(Rflags::VIF).union(Rflags::VIP).bits() | !self.insn.op_size.mask();
-        let taken = Rflags::from_bits_truncate(flags & !kept).bits();
-        let rflags = (self.m.rflags() & kept) | taken | Rflags::ONE.bits();
-        self.m.set_rflags(rflags);
-        self.m.set_segment(SegReg::Cs, segment);
-        self.drop_words(3, 0);
-        Ok(Next::Goto(target))
-    }
-
-    /// CC, CD and CE: INT3, INT n and INTO in real mode.
-    pub(super) fn int(&mut self) -> Step<Next> {
-        let overflow = self.m.rflags() & Rflags::OF.bits() != 0;
-        let vector = match self.insn.opcode {
-            0xcc => 3,
-            0xce if !overflow => return Ok(Next::Advance),
-            0xce => 4,
-            _ => (self.insn.imm & 0xff) as u8,
-        };
-        let back = self.next_rip();
-        self.interrupt(vector, back)
-    }
-
-    /// Goes to the handler of `vector` by the table of real mode. SDM, "Interrupt and Exception Handling".
-    pub(super) fn interrupt(&mut self, vector: u8, back: u64) -> Step<Next> {
-        if is_protected(self.m) || self.m.rflags() & Rflags::VM.bits() != 0 {
-            return Err(Stop::Unhandled);
-        }
-        let idt = self.m.table(TableReg::Idt);
-        let offset = u16::from(vector) << 2;
-        if offset | 3 > idt.limit {
-            return Err(GP0);
-        }
-        let at = Gva(idt.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        let entry = self.load_at(at, Width::B4, Access::Read)?;
-        let old = self.m.segment(SegReg::Cs);
-        let flags = self.m.rflags();
-        self.push_all(Width::B2, &[flags, u64::from(old.selector), back])?;
-        let selector = (entry >> 16) as u16;
-        self.m.set_segment(SegReg::Cs, Segment { selector, base: u64::from(selector) << 4, ..old });
-        let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
-        self.m.set_rflags(flags & !cleared.bits());
-        Ok(Next::Goto(entry & 0xffff))
     }
 
     /// 0F 01 /0 to /3: SGDT, SIDT, LGDT, LIDT.
@@ -280,7 +244,7 @@ impl<M: Machine> Cx<'_, M> {
         let is_task = self.insn.ext == 3;
         let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
         if selector & !3 == 0 && !is_task {
-            self.m.set_ldt(Segment { selector, attr: SegAttr(UNUSABLE), limit: 0, base: 0 });
+            self.m.set_ldt(Segment::null(selector));
             return Ok(Next::Advance);
         }
         if selector & TI != 0 || selector & !3 == 0 {

@@ -13,13 +13,14 @@
 //! | alu, shift, muldiv | arithmetic and flags, pure |
 //! | context | registers, segments and memory under an instruction |
 //! | execute | fetch, dispatch, RIP |
-//! | moves, arith, bits, exchange, string, stack, flow, far, system | the instructions, by family |
+//! | moves, arith, bits, exchange, string, stack, flow, far, interrupt, system | the instructions, by family |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod decode;
 pub(crate) mod execute;
 pub(crate) mod exit_insn;
+pub(crate) mod interrupt;
 pub(crate) mod machine;
 pub(crate) mod table;
 

@@ -4,23 +4,24 @@
 //! it has no such support. Its instructions are carried out one by one.
 //!
 //! SDM, "Unrestricted Guests". Instructions that would exit go to the handlers of those exits, all others
-//! to the emulator. Events are delivered by the table of real mode; in protected mode without paging they
-//! are not.
+//! to the emulator, which also delivers events by the guest's IDT.
 
 use super::insn::{self, failure};
 use super::machine::{CxMachine, Want};
 use super::{misc, msr, pio, Cx};
 use crate::arch::addr::Width;
 use crate::arch::cr::Rflags;
+use crate::arch::exception::Vector;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::Insn;
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
+use crate::vcpu::emulate::interrupt::Cause;
 use crate::vcpu::emulate::machine::{Step, Stop};
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{MsrAccess, PioAccess};
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
 use crate::vcpu::state::{Groups, RDX};
 
 /// After so many steps the host looks for interrupts, since none can end what runs here.
@@ -43,45 +44,64 @@ pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let done = on_machine(cx, |m| execute::fetch_and_decode(m, None).map(|insn| found = Some(insn)));
     match found {
         Some(insn) => instruction(cx, &insn),
-        None => done,
+        None => done.unwrap_or_else(|| bug(failure(cx))),
     }
 }
 
+fn bug(why: VmBug) -> Outcome {
+    Outcome::ToUser(UserExit::Bug(why))
+}
+
+/// Goes to the handler of an event.
 fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
-    let done = on_machine(cx, |m| execute::deliver(m, vector(event)));
-    if done == Outcome::Resume {
+    let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
-        let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
-        cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
+        return Outcome::Resume;
+    };
+    let Some(done) = on_machine(cx, |m| execute::deliver(m, vector, cause)) else {
+        return bug(VmBug::Delivery { rip: cx.core.state.rip, vector });
+    };
+    // A fault on the way takes the place of an interrupt. With an exception it merges.
+    let is_over = match done {
+        Outcome::Resume => true,
+        Outcome::Inject(_) => !matches!(cause, Cause::Exception(_)),
+        _ => return done,
+    };
+    if is_over {
+        cx.core.interrupted = None;
     }
+    let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
+    cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
     done
 }
 
-/// Returns the entry of the table that an event goes through.
-fn vector(event: Event) -> u8 {
+/// Returns the entry of the table that an event goes through, and why. INT n goes through none: RIP is
+/// still at it, and it runs again.
+fn route(event: Event) -> Option<(u8, Cause)> {
     match event {
-        Event::Interrupt(vector) | Event::Software { vector } => vector,
-        Event::Nmi => 2,
-        Event::Exception { vector, .. } => vector.0,
+        Event::Interrupt(vector) => Some((vector, Cause::Interrupt)),
+        Event::Nmi => Some((Vector::NMI.0, Cause::Interrupt)),
+        Event::Exception { vector, error } => Some((vector.0, Cause::Exception(error))),
+        Event::Software { .. } => None,
     }
 }
 
-/// Runs a part of the emulator and says what follows.
+/// Runs a part of the emulator and says what follows; `None` where it does not know.
 fn on_machine<'a, 'f, B: Backend>(
     cx: &mut Cx<'a, 'f, B>,
     body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> Step<()>,
-) -> Outcome {
+) -> Option<Outcome> {
     let mut machine = CxMachine::new(cx);
     let done = body(&mut machine);
     let want = machine.want;
     match done {
-        Ok(()) => Outcome::Resume,
-        Err(Stop::Fault(e)) => Outcome::Inject(e),
-        Err(Stop::Retry) => match want {
+        Ok(()) => Some(Outcome::Resume),
+        Err(Stop::Fault(e)) => Some(Outcome::Inject(e)),
+        Err(Stop::Retry) => Some(match want {
             Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
             _ => Outcome::Resume,
-        },
-        Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+        }),
+        Err(Stop::Unhandled) => None,
     }
 }
 

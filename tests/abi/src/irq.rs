@@ -58,7 +58,8 @@ pub fn set_line(g: &Guest, gsi: u32, level: u32) {
     ioctl_with(&g.vm, IRQ_LINE, &mut [gsi, level]).unwrap();
 }
 
-fn send(g: &Guest, address: u32, vector: u32) -> i32 {
+/// Sends a message.
+pub fn send(g: &Guest, address: u32, vector: u32) -> i32 {
     let mut msi = kvm_msi { address_lo: address, data: vector, ..Default::default() };
     ioctl_with(&g.vm, SIGNAL_MSI, &mut msi).unwrap()
 }

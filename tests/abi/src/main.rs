@@ -12,6 +12,7 @@ mod raw;
 mod chips;
 mod device;
 mod eventfd;
+mod gates;
 mod guest;
 mod irq;
 mod mce;
@@ -44,11 +45,12 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 9] = [
+    let groups: [&[Test]; 10] = [
         node::TESTS,
         vm::TESTS,
         regs::TESTS,
         guest::TESTS,
+        gates::TESTS,
         irq::TESTS,
         chips::TESTS,
         mce::TESTS,

@@ -8,6 +8,8 @@ use crate::vcpu::exit::{Exit, RawExit};
 mod exit;
 #[path = "../../../svm/features.rs"]
 pub(crate) mod features;
+#[path = "../../../svm/step.rs"]
+pub(crate) mod step;
 
 /// The backend's own view of its decoder.
 pub(crate) fn decode(raw: RawExit) -> Exit {

@@ -8,6 +8,7 @@ use crate::arch::exception::{Exception, Vector};
 use crate::arch::segment::{SegReg, Table};
 use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{deliver, emulate};
+use crate::vcpu::emulate::interrupt::Cause;
 use crate::vcpu::emulate::machine::{Step, Stop};
 use proptest::prelude::*;
 
@@ -21,7 +22,7 @@ const LDT: u16 = 0x30;
 const READ_ONLY: u16 = 0x38;
 const GATE: u16 = 0x40;
 
-fn descriptor(base: u32, limit: u32, rights: u64, flags: u64) -> u64 {
+pub(super) fn descriptor(base: u32, limit: u32, rights: u64, flags: u64) -> u64 {
     let (base, limit) = (u64::from(base), u64::from(limit));
     (limit & 0xffff)
         | (base & 0xff_ffff) << 16
@@ -219,14 +220,6 @@ fn int3_and_into_have_their_own_entries() {
     assert_eq!(m.rip, 0x400);
 }
 
-#[test]
-fn protected_mode_has_no_interrupts_in_software() {
-    let mut m = machine(Bits32, &[0xcd, 0x10]);
-    m.tables[1] = Table { base: 0, limit: 0x3ff };
-    assert_eq!(emulate(&mut m, None), Err(Stop::Unhandled));
-    assert_eq!(deliver(&mut m, 8), Err(Stop::Unhandled));
-}
-
 proptest! {
     #[test]
     fn an_interrupt_in_real_mode_comes_back_by_iret(
@@ -241,7 +234,7 @@ proptest! {
         m.gpr[usize::from(RSP)] = u64::from(sp & !1);
         m.rflags = u64::from(flags & 0x7fd5) | 2;
         let before = m.clone();
-        prop_assert_eq!(deliver(&mut m, vector), Ok(()));
+        prop_assert_eq!(deliver(&mut m, vector, Cause::Interrupt), Ok(()));
         prop_assert_eq!((m.rip, m.seg[1].selector, m.seg[1].base), (u64::from(ip), cs, u64::from(cs) << 4));
         prop_assert_eq!(m.rflags & 0x300, 0, "IF and TF are clear");
         let code = m.seg[1].base + m.rip;

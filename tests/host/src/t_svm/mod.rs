@@ -4,3 +4,4 @@
 
 mod exit;
 mod features;
+mod step;

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Going to the handler of an interrupt or exception, and coming back: what a processor that cannot run
+//! a guest in real or unpaged mode leaves to software.
+//!
+//! SDM, "Interrupt and Exception Handling" and "Real-Address Mode Operation"; INT n and IRET in the
+//! instruction reference.
+//!
+//! | mode | table | pushed |
+//! |---|---|---|
+//! | real | far pointers of 4 bytes | FLAGS, CS, IP |
+//! | protected | gates of 8 bytes | (E)FLAGS, CS, (E)IP and the error code, as wide as the gate |
+//!
+//! Handlers run at the level of what they interrupt, which is 0. Task gates, returns to another level or
+//! task, virtual-8086 mode and IA-32e mode are not handled.
+
+use super::context::{is_protected, Cx, Next, GP0};
+use super::far::refused;
+use super::machine::{Access, Machine, Step, Stop, TableReg};
+use crate::arch::addr::{Gva, Width};
+use crate::arch::cr::Rflags;
+use crate::arch::exception::{Exception, Vector};
+use crate::arch::segment::{SegReg, Segment};
+
+/// Error code: the event was none of the program's.
+const EXT: u32 = 1;
+/// Error code: the rest names an entry of the IDT.
+const IDT: u32 = 2;
+
+/// Why the processor goes to a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// INT n, INT3 or INTO: the gate's privilege level counts, and faults on the way are the program's.
+    Instruction,
+    /// An interrupt or NMI.
+    Interrupt,
+    /// An exception, with its error code if it has one.
+    Exception(Option<u32>),
+}
+
+/// What a gate leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A handler that starts with interrupts off.
+    Interrupt,
+    /// A handler that starts with IF as it was.
+    Trap,
+    /// Another task.
+    Task,
+}
+
+/// An entry of the IDT. SDM, "IDT Descriptors".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gate {
+    kind: Kind,
+    /// Of what is pushed.
+    width: Width,
+    dpl: u8,
+    is_present: bool,
+    selector: u16,
+    offset: u64,
+}
+
+impl Gate {
+    /// Takes an entry apart; `None` for what is no gate of the IDT.
+    fn unpack(raw: u64) -> Option<Gate> {
+        let (kind, width) = match raw >> 40 & 0x1f {
+            0x5 => (Kind::Task, Width::B2),
+            0x6 => (Kind::Interrupt, Width::B2),
+            0x7 => (Kind::Trap, Width::B2),
+            0xe => (Kind::Interrupt, Width::B4),
+            0xf => (Kind::Trap, Width::B4),
+            _ => return None,
+        };
+        Some(Gate {
+            kind,
+            width,
+            dpl: (raw >> 45 & 3) as u8,
+            is_present: raw & 1 << 47 != 0,
+            selector: (raw >> 16 & 0xffff) as u16,
+            offset: (raw & 0xffff | raw >> 32 & 0xffff_0000) & width.mask(),
+        })
+    }
+}
+
+/// Says of a fault that it is none of the program's.
+fn external(stop: Stop) -> Stop {
+    match stop {
+        Stop::Fault(Exception { vector, error: Some(error), cr2 }) if vector != Vector::PF => {
+            Stop::Fault(Exception { vector, error: Some(error | EXT), cr2 })
+        }
+        other => other,
+    }
+}
+
+/// Returns whether an exception is a fault, whose handler finds RF set in the flags it returns to: not so
+/// traps (#DB may be one), and aborts. SDM, "Exception and Interrupt Vectors".
+fn is_fault(vector: u8) -> bool {
+    matches!(vector, 0 | 5..=7 | 10..=14 | 16 | 17 | 19..=21)
+}
+
+impl<M: Machine> Cx<'_, M> {
+    /// CC, CD and CE: INT3, INT n and INTO.
+    pub(super) fn int(&mut self) -> Step<Next> {
+        let overflow = self.m.rflags() & Rflags::OF.bits() != 0;
+        let vector = match self.insn.opcode {
+            0xcc => 3,
+            0xce if !overflow => return Ok(Next::Advance),
+            0xce => 4,
+            _ => (self.insn.imm & 0xff) as u8,
+        };
+        let back = self.next_rip();
+        self.interrupt(vector, back, Cause::Instruction)
+    }
+
+    /// Goes to the handler of `vector`, which will come back to `back`.
+    ///
+    /// # Errors
+    /// As the processor's; [`Stop::Unhandled`] for what the module's description names.
+    pub(super) fn interrupt(&mut self, vector: u8, back: u64, cause: Cause) -> Step<Next> {
+        let is_vm86 = self.m.rflags() & Rflags::VM.bits() != 0;
+        if !is_vm86 && !is_protected(self.m) {
+            return self.by_pointer(vector, back);
+        }
+        if is_vm86 || self.is_long() || self.m.cpl() != 0 {
+            return Err(Stop::Unhandled);
+        }
+        let done = self.by_gate(vector, back, cause);
+        if cause == Cause::Instruction {
+            done
+        } else {
+            done.map_err(external)
+        }
+    }
+
+    /// Reads `w` bytes of the IDT; `None` where it has no entry there.
+    fn idt_entry(&mut self, offset: u16, w: Width) -> Step<Option<u64>> {
+        let idt = self.m.table(TableReg::Idt);
+        let last = offset.wrapping_add(w.bytes() as u16).wrapping_sub(1);
+        if last > idt.limit {
+            return Ok(None);
+        }
+        let at = Gva(idt.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
+        self.load_at(at, w, Access::Read).map(Some)
+    }
+
+    fn by_pointer(&mut self, vector: u8, back: u64) -> Step<Next> {
+        let entry = self.idt_entry(u16::from(vector) << 2, Width::B4)?.ok_or(GP0)?;
+        let old = self.m.segment(SegReg::Cs);
+        let flags = self.m.rflags();
+        self.push_all(Width::B2, &[flags, u64::from(old.selector), back])?;
+        self.m.set_segment(SegReg::Cs, old.at_paragraph((entry >> 16) as u16));
+        let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
+        self.m.set_rflags(flags & !cleared.bits());
+        Ok(Next::Goto(entry & 0xffff))
+    }
+
+    fn by_gate(&mut self, vector: u8, back: u64, cause: Cause) -> Step<Next> {
+        let gate = self.gate(vector, cause)?;
+        let handler = self.handler(gate.selector)?;
+        if gate.offset > u64::from(handler.limit) {
+            return Err(GP0);
+        }
+        let flags = self.m.rflags();
+        let resume = match cause {
+            Cause::Exception(_) if is_fault(vector) => Rflags::RF.bits(),
+            _ => 0,
+        };
+        let old = u64::from(self.m.segment(SegReg::Cs).selector);
+        let frame = [flags | resume, old, back];
+        match cause {
+            Cause::Exception(Some(error)) => {
+                let [flags, cs, ip] = frame;
+                self.push_all(gate.width, &[flags, cs, ip, u64::from(error)])?;
+            }
+            _ => self.push_all(gate.width, &frame)?,
+        }
+        self.m.set_segment(SegReg::Cs, handler);
+        let mut cleared = Rflags::TF.union(Rflags::NT).union(Rflags::RF).union(Rflags::VM);
+        if gate.kind == Kind::Interrupt {
+            cleared |= Rflags::IF;
+        }
+        self.m.set_rflags(flags & !cleared.bits());
+        Ok(Next::Goto(gate.offset))
+    }
+
+    /// Finds the gate of `vector` and checks that it may be gone through.
+    fn gate(&mut self, vector: u8, cause: Cause) -> Step<Gate> {
+        let entry = u16::from(vector) << 3;
+        let refused = |vector| Stop::Fault(Exception::with_error(vector, u32::from(entry) | IDT));
+        let raw = self.idt_entry(entry, Width::B8)?.ok_or(refused(Vector::GP))?;
+        let gate = Gate::unpack(raw).ok_or(refused(Vector::GP))?;
+        if cause == Cause::Instruction && gate.dpl < self.m.cpl() {
+            return Err(refused(Vector::GP));
+        }
+        if !gate.is_present {
+            return Err(refused(Vector::NP));
+        }
+        if gate.kind == Kind::Task {
+            return Err(Stop::Unhandled);
+        }
+        Ok(gate)
+    }
+
+    /// Finds the code segment of a handler.
+    fn handler(&mut self, selector: u16) -> Step<Segment> {
+        // A gate's RPL does not count.
+        let selector = selector & !3;
+        if selector == 0 {
+            return Err(GP0);
+        }
+        let mut found = self.descriptor(selector)?;
+        let attr = found.segment.attr;
+        if !attr.is_code() || attr.dpl() != 0 {
+            return Err(refused(Vector::GP, selector));
+        }
+        if !attr.is_present() {
+            return Err(refused(Vector::NP, selector));
+        }
+        self.mark_accessed(&mut found)?;
+        Ok(found.segment)
+    }
+
+    /// CF: IRET.
+    pub(super) fn iret(&mut self) -> Step<Next> {
+        let (old, is_protected) = (Rflags::from_bits_truncate(self.m.rflags()), is_protected(self.m));
+        if old.contains(Rflags::VM) || (is_protected && (self.is_long() || old.contains(Rflags::NT))) {
+            return Err(Stop::Unhandled);
+        }
+        let [offset, selector, flags] = self.peek_all(3)?;
+        let new = Rflags::from_bits_truncate(flags & self.insn.op_size.mask());
+        if is_protected && new.contains(Rflags::VM) {
+            return Err(Stop::Unhandled);
+        }
+        let (segment, target) = self.return_target((selector & 0xffff) as u16, offset)?;
+        let mut kept = Rflags::VM.bits() | !self.insn.op_size.mask();
+        if !is_protected {
+            kept |= Rflags::VIF.union(Rflags::VIP).bits();
+        }
+        let rflags = (old.bits() & kept) | (new.bits() & !kept) | Rflags::ONE.bits();
+        self.m.set_rflags(rflags);
+        self.m.set_segment(SegReg::Cs, segment);
+        self.drop_words(3, 0);
+        Ok(Next::Goto(target))
+    }
+}
