@@ -3,9 +3,10 @@
 //! What one transfer to or from the VMM's memory is made of.
 
 use crate::arch::addr::Hva;
-use core::ffi::c_void;
+use core::mem::{align_of, size_of};
 use kernel::bindings;
 use kernel::prelude::*;
+use static_assertions::const_assert;
 
 /// Room for the pieces of one transfer.
 const PIECES: usize = 256;
@@ -13,14 +14,21 @@ const PIECES: usize = 256;
 /// kernel allocates for all that are under way stays small.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The pieces of the process's memory that one transfer is made of.
-pub(crate) struct Pieces {
-    iov: KVec<bindings::iovec>,
-    bytes: u64,
+/// `struct iovec`, whose address nothing here follows.
+#[repr(C)]
+struct Piece {
+    base: u64,
+    len: usize,
 }
 
-// SAFETY: The pointers are addresses of the process, which nothing here follows.
-unsafe impl Send for Pieces {}
+const_assert!(size_of::<Piece>() == size_of::<bindings::iovec>());
+const_assert!(align_of::<Piece>() == align_of::<bindings::iovec>());
+
+/// The pieces of the process's memory that one transfer is made of.
+pub(crate) struct Pieces {
+    iov: KVec<Piece>,
+    bytes: u64,
+}
 
 impl Pieces {
     /// Returns none, with room for those of one transfer.
@@ -42,15 +50,14 @@ impl Pieces {
     /// Appends a piece; `None`: it does not fit.
     fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
         let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
-        let iov_len = usize::try_from(len).ok()?;
-        let piece = bindings::iovec { iov_base: hva.0 as *mut c_void, iov_len };
+        let piece = Piece { base: hva.0, len: usize::try_from(len).ok()? };
         self.iov.push_within_capacity(piece).ok()?;
         self.bytes = bytes;
         Some(())
     }
 
     pub(super) fn as_ptr(&self) -> *const bindings::iovec {
-        self.iov.as_ptr()
+        self.iov.as_ptr().cast()
     }
 
     pub(super) fn count(&self) -> u32 {

@@ -249,7 +249,8 @@ impl Lapic {
         if let Some(vector) = coming {
             waiting.clear(vector);
         }
-        waiting.is_empty() && coming.or_else(|| self.isr.highest()).is_some_and(|vector| !self.tmr.has(vector))
+        waiting.is_empty()
+            && coming.or_else(|| self.isr.highest()).is_some_and(|vector| !self.tmr.has(vector))
     }
 
     /// Returns the processor priority.

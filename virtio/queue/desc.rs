@@ -74,7 +74,14 @@ pub(super) struct Table {
 impl Table {
     /// Returns the table of `len` descriptors at `gpa`.
     pub(super) fn new(gpa: Gpa, len: u16) -> Table {
-        Table { gpa, len, ahead: BATCH, batch: [[0; DESC_BYTES as usize]; BATCH as usize], first: 0, count: 0 }
+        Table {
+            gpa,
+            len,
+            ahead: BATCH,
+            batch: [[0; DESC_BYTES as usize]; BATCH as usize],
+            first: 0,
+            count: 0,
+        }
     }
 
     /// As [`Table::new`], for a table where the first descriptor is often all that is wanted.
