@@ -311,25 +311,28 @@ impl<T, W: Waker> Transfers<T, W> {
     /// take it. `EINVAL` as its end means that the file wants another alignment: see
     /// [`Transfers::copy`].
     pub(crate) fn start(&mut self, item: T, at: Place) -> Started<T> {
-        let slot = match self.items.begin(item) {
-            Ok(slot) => slot,
-            Err(item) => return Started::Ended(item, Err(EBUSY)),
-        };
-        // SAFETY: A slot that `begin()` gave is in use until `end()`, which is called for it below, when
-        // it is not under way, or after its end was seen. The lane is pinned, and neither it nor the file
-        // goes before all have ended: `drop()` waits for that, and without it they do not go at all.
+        let Some(slot) = self.items.reserve() else { return Started::Ended(item, Err(EBUSY)) };
+        // SAFETY: A slot that `reserve()` gave is in use until it is given back: below, when it is not under
+        // way, or after its end was seen. The lane is pinned, and neither it nor the file goes before all have
+        // ended: `drop()` waits for that, and without it they do not go at all.
         match unsafe { self.lane.start(slot, &self.file, &self.pieces, at) } {
-            None => Started::UnderWay,
-            Some(result) => match self.items.end(slot) {
-                Some(item) => Started::Ended(item, result),
-                // Not reached: the item was put there above.
-                None => Started::UnderWay,
-            },
+            None => {
+                // Its end is looked for by this thread only, later.
+                self.items.fill(slot, item);
+                Started::UnderWay
+            }
+            Some(result) => {
+                self.items.release(slot);
+                Started::Ended(item, result)
+            }
         }
     }
 
     /// Takes a transfer that has ended: its item, and the bytes transferred or an error.
     pub(crate) fn ended(&mut self) -> Option<(T, Result<u64>)> {
+        if self.items.len() == 0 {
+            return None;
+        }
         let (slot, result) = self.lane.ended.lock().pop()?;
         Some((self.items.end(slot)?, outcome(result)))
     }

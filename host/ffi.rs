@@ -44,7 +44,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
-    pub(super) fn rvmm_user_load(hva: u64, bytes: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_user_load(hva: u64, bytes: u32, to: *mut c_void) -> i32;
     pub(super) fn rvmm_user_load_words(hva: u64, bytes: u32, to: *mut c_void) -> i32;
     pub(super) fn rvmm_user_store(hva: u64, bytes: u32, value: u64) -> i32;
     pub(super) fn rvmm_user_store_pair(hva: u64, low: u32, high: u32) -> i32;

@@ -14,6 +14,16 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
+/// Returns the result of a copy that answers 0 for done.
+#[inline(always)]
+fn done(ret: i32) -> Result {
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
+}
+
 /// Returns whether a copy is one of a word: 2, 4 or 8 bytes, naturally aligned.
 #[inline(always)]
 fn is_word(hva: Hva, bytes: usize) -> bool {
@@ -30,53 +40,49 @@ fn is_words(hva: Hva, bytes: usize) -> bool {
 ///
 /// # Errors
 /// `EFAULT` when a page is not resident or not readable.
+#[inline]
 pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
-    if is_word(hva, buf.len()) {
-        let mut value = 0;
-        // SAFETY: `value` outlives the call; the user address is checked and faults are handled.
-        let ret = unsafe { ffi::rvmm_user_load(hva.0, buf.len() as u32, &mut value) };
-        kernel::error::to_result(ret)?;
-        for (to, from) in buf.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
-        }
-        return Ok(());
-    }
+    let (to, bytes) = (buf.as_mut_ptr().cast(), buf.len() as u32);
     if is_words(hva, buf.len()) {
-        // SAFETY: As below.
-        let ret = unsafe { ffi::rvmm_user_load_words(hva.0, buf.len() as u32, buf.as_mut_ptr().cast()) };
-        return kernel::error::to_result(ret);
+        // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
+        return done(unsafe { ffi::rvmm_user_load_words(hva.0, bytes, to) });
+    }
+    if is_word(hva, buf.len()) {
+        // SAFETY: As above.
+        return done(unsafe { ffi::rvmm_user_load(hva.0, bytes, to) });
     }
     // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
     let ret = unsafe {
         bindings::copy_from_user_nofault(buf.as_mut_ptr().cast(), hva.0 as *const c_void, buf.len())
     };
-    kernel::error::to_result(ret as i32)
+    done(ret as i32)
 }
 
 /// Copies into the process at `hva`; does not sleep. A word, aligned, is copied in one access.
 ///
 /// # Errors
 /// As [`copy_in`].
+#[inline]
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
     if let (Ok(entry), 4) = (<&[u8; 8]>::try_from(buf), hva.0 & 7) {
         // An entry of a used ring, of two fields.
         let [a, b, c, d, e, f, g, h] = *entry;
         let (low, high) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
         // SAFETY: The user address is checked and faults are handled.
-        return kernel::error::to_result(unsafe { ffi::rvmm_user_store_pair(hva.0, low, high) });
+        return done(unsafe { ffi::rvmm_user_store_pair(hva.0, low, high) });
     }
-    if is_word(hva, buf.len()) {
+    if is_word(hva, buf.len()) || buf.len() == 1 {
         let mut value = [0; 8];
         for (to, from) in value.iter_mut().zip(buf) {
             *to = *from;
         }
         // SAFETY: The user address is checked and faults are handled.
         let ret = unsafe { ffi::rvmm_user_store(hva.0, buf.len() as u32, u64::from_le_bytes(value)) };
-        return kernel::error::to_result(ret);
+        return done(ret);
     }
     // SAFETY: As in `copy_in()`.
     let ret = unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len()) };
-    kernel::error::to_result(ret as i32)
+    done(ret as i32)
 }
 
 /// Compares and exchanges a naturally aligned value of 1, 2, 4 or 8 bytes; does not sleep.

@@ -277,30 +277,23 @@ out:
 }
 
 /* In one access, which copy_from_user_nofault() does not promise: it may go byte by byte. */
-int rvmm_user_load(u64 hva, u32 bytes, u64 *value)
+int rvmm_user_load(u64 hva, u32 bytes, void *to)
 {
 	int ret = -EFAULT;
 	u16 half;
 	u32 word;
-	u64 full;
 
 	pagefault_disable();
 	if (!user_read_access_begin((void __user *)hva, bytes)) {
 		pagefault_enable();
 		return -EFAULT;
 	}
-	switch (bytes) {
-	case 2:
+	if (bytes == 2) {
 		unsafe_get_user(half, (u16 __user *)hva, out);
-		*value = half;
-		break;
-	case 4:
+		put_unaligned(half, (u16 *)to);
+	} else {
 		unsafe_get_user(word, (u32 __user *)hva, out);
-		*value = word;
-		break;
-	default:
-		unsafe_get_user(full, (u64 __user *)hva, out);
-		*value = full;
+		put_unaligned(word, (u32 *)to);
 	}
 	ret = 0;
 out:
@@ -341,6 +334,9 @@ int rvmm_user_store(u64 hva, u32 bytes, u64 value)
 		return -EFAULT;
 	}
 	switch (bytes) {
+	case 1:
+		unsafe_put_user((u8)value, (u8 __user *)hva, out);
+		break;
 	case 2:
 		unsafe_put_user((u16)value, (u16 __user *)hva, out);
 		break;

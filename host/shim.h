@@ -49,7 +49,7 @@ void rvmm_gup_put(void *page, bool dirty);
 u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
 /* Of 2, 4 or 8 bytes, naturally aligned; does not sleep. */
-int rvmm_user_load(u64 hva, u32 bytes, u64 *value);
+int rvmm_user_load(u64 hva, u32 bytes, void *to);
 int rvmm_user_load_words(u64 hva, u32 bytes, void *to);
 int rvmm_user_store(u64 hva, u32 bytes, u64 value);
 int rvmm_user_store_pair(u64 hva, u32 low, u32 high);

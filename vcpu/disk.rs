@@ -18,10 +18,12 @@
 
 use super::backend::Backend;
 use super::pci::{send, Model, PciDevice};
+use super::space::Near;
 use super::vm::Vm;
 use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
+use crate::host::cpu::PinnedCpu;
 use crate::host::file::signal_pending;
 use crate::mmu::mem::MemError;
 use crate::virtio::blk::{Blk, Next, Op, Request, Status};
@@ -80,6 +82,9 @@ impl Counters {
         writeln!(f, "most_given_back {}", most_given_back.load(Relaxed))
     }
 }
+
+/// A request that was carried out, with its status and the bytes that a read brought.
+type Done = (Request, (Status, u64));
 
 /// A queue, and whom it is served for.
 struct Side<'a, B: Backend> {
@@ -157,23 +162,47 @@ impl<B: Backend> Side<'_, B> {
     /// Does what there is to do. Returns how many requests it took out of the queue.
     fn work(&self, lane: &mut Lane) -> Result<Option<u32>> {
         let mut taken = 0u32;
+        let mut done = lane.left.take().and_then(|request| self.begin(lane, request));
         loop {
             self.give_back(lane)?;
             if signal_pending() {
+                if let Some((request, answer)) = done {
+                    self.complete(request, answer, true)?;
+                }
                 return Err(ERESTARTSYS);
             }
-            if let Some(request) = lane.left.take() {
-                self.begin(lane, request)?;
-                continue;
-            }
-            match self.next()? {
+            done = match self.next_after(done)? {
                 Next::Request(request) => {
                     taken = taken.saturating_add(1);
-                    self.begin(lane, request)?;
+                    self.begin(lane, request)
                 }
-                Next::Answered(msg) | Next::Broken(msg) => send(&self.vm.chipset, msg),
-                Next::NotResident(gpa) => self.vm.space.fault_in(gpa, true)?,
+                Next::Answered(msg) | Next::Broken(msg) => {
+                    send(&self.vm.chipset, msg);
+                    None
+                }
+                Next::NotResident(gpa) => {
+                    self.vm.space.fault_in(gpa, true)?;
+                    None
+                }
                 Next::Empty | Next::Full => return Ok(Some(taken)),
+            };
+        }
+    }
+
+    /// Gives the guest the request that was done, if there is one, and tells it; takes the next.
+    fn next_after(&self, done: Option<Done>) -> Result<Next> {
+        let Some((request, (status, bytes))) = done else { return self.next() };
+        let both = self.with_blk(|blk, mem| {
+            blk.complete(mem, request, status, bytes).map(|msg| (msg, blk.next(self.queue, mem)))
+        })?;
+        match both {
+            Ok((msg, next)) => {
+                send(&self.vm.chipset, msg);
+                Ok(next)
+            }
+            Err(retry) => {
+                self.complete(retry.request, (status, bytes), true)?;
+                self.next()
             }
         }
     }
@@ -219,7 +248,7 @@ impl<B: Backend> Side<'_, B> {
     }
 
     fn next(&self) -> Result<Next> {
-        self.with_blk(|blk| blk.next(self.queue, &*self.vm.space))
+        self.with_blk(|blk, mem| blk.next(self.queue, mem))
     }
 
     /// Gives the guest what has ended, with one interrupt.
@@ -241,17 +270,16 @@ impl<B: Backend> Side<'_, B> {
             return;
         }
         COUNTERS.most_given_back.fetch_max(given, Relaxed);
-        if let Ok(msg) = self.with_blk(|blk| blk.notify(self.queue, &*self.vm.space)) {
+        if let Ok(msg) = self.with_blk(|blk, mem| blk.notify(self.queue, mem)) {
             send(&self.vm.chipset, msg);
         }
     }
 
     /// Puts a request into the used ring. `tell`: and tells the guest; else [`Side::notify`] is to follow.
     fn complete(&self, request: Request, (status, bytes): (Status, u64), tell: bool) -> Result {
-        let mem = &*self.vm.space;
         let mut request = request;
         loop {
-            let done = self.with_blk(|blk| {
+            let done = self.with_blk(|blk, mem| {
                 if tell {
                     blk.complete(mem, request, status, bytes)
                 } else {
@@ -276,26 +304,26 @@ impl<B: Backend> Side<'_, B> {
 
     /// Gives up on a request whose ring has gone.
     fn abandon(&self, request: Request, gpa: Gpa) {
-        if let Ok(msg) = self.with_blk(|blk| blk.abandon(request, Fault::Memory(gpa))) {
+        if let Ok(msg) = self.with_blk(|blk, _| blk.abandon(request, Fault::Memory(gpa))) {
             send(&self.vm.chipset, msg);
         }
     }
 
-    /// Starts a request, or does it.
-    fn begin(&self, lane: &mut Lane, request: Request) -> Result {
+    /// Starts a request, or does it: then it is to be given back with the answer.
+    fn begin(&self, lane: &mut Lane, request: Request) -> Option<Done> {
         let done = match request.op() {
             Op::Read { .. } | Op::Write { .. } => match self.start(lane, request, false) {
-                Started::UnderWay => return Ok(()),
+                Started::UnderWay => return None,
                 Started::Ended(request, done) => {
                     let answer = self.settle(lane, &request, done);
-                    return self.complete(request, answer, true);
+                    return Some((request, answer));
                 }
             },
             Op::Flush => self.file.sync(),
             Op::Discard { sector, count } => self.clear(sector, count.into(), true),
             Op::WriteZeroes { sector, count, unmap } => self.clear(sector, count.into(), unmap),
         };
-        self.complete(request, (status_of(done.is_ok()), 0), true)
+        Some((request, (status_of(done.is_ok()), 0)))
     }
 
     /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
@@ -345,10 +373,12 @@ impl<B: Backend> Side<'_, B> {
         self.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
     }
 
-    /// Calls `f` with the device's lock held.
-    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>) -> R) -> Result<R> {
-        match &mut *self.device.model.lock() {
-            Model::Blk(blk) => Ok(f(blk)),
+    /// Calls `f` with the device's lock held, and the guest's memory.
+    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>, &Near<'_>) -> R) -> Result<R> {
+        let cpu = PinnedCpu::pin();
+        let mut model = self.device.model.lock_with(cpu.irq());
+        match &mut *model {
+            Model::Blk(blk) => Ok(f(blk, &self.vm.space.near(&cpu))),
             _ => Err(EINVAL),
         }
     }

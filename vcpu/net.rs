@@ -15,10 +15,12 @@ use super::backend::Backend;
 use super::disk::split_at_slots;
 use super::netstream;
 use super::pci::{send, Model, PciDevice};
+use super::space::Near;
 use super::vm::Vm;
 use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
+use crate::host::cpu::PinnedCpu;
 use crate::host::file::signal_pending;
 use crate::host::netio::{Batch, Stream, Tap};
 use crate::host::pieces::Pieces;
@@ -172,9 +174,9 @@ impl<'a, B: Backend> Bench<'a, B> {
             }
             let bytes = HEADER_BYTES.saturating_add(next.into());
             let Bench { vm, device, packet, .. } = self;
-            let taken = with_net(device, |net| {
+            let taken = with_net(vm, device, |net, mem| {
                 queue = net.receive_queue(lane);
-                net.take_room(queue, &*vm.space, packet, bytes)
+                net.take_room(queue, mem, packet, bytes)
             })?;
             match taken {
                 Taken::Packet => self.fill(tap, queue)?,
@@ -191,7 +193,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             return self.abandon();
         }
         let bytes = tap.receive(self.pieces).unwrap_or(0);
-        self.give(|net, vm, packet| net.give_room(queue, &*vm.space, packet, bytes))
+        self.give(|net, mem, packet| net.give_room(queue, mem, packet, bytes))
     }
 
     /// Sends all packets that the guest has. Returns how many there were.
@@ -266,7 +268,7 @@ impl<'a, B: Backend> Bench<'a, B> {
 
     fn take_packet(&mut self, queue: u16) -> Result<Taken> {
         let Bench { vm, device, packet, .. } = self;
-        with_net(device, |net| net.take_packet(queue, &*vm.space, packet))
+        with_net(vm, device, |net, mem| net.take_packet(queue, mem, packet))
     }
 
     /// Notes that the packet that was taken has been dealt with.
@@ -287,7 +289,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             return Ok(());
         }
         let Bench { vm, device, sent, untold, .. } = self;
-        let given = give(vm, device, count, |net| net.give_packets(queue, &*vm.space, sent));
+        let given = give(vm, device, count, |net, mem| net.give_packets(queue, mem, sent));
         sent.clear();
         **untold = untold.saturating_add(count);
         given
@@ -343,10 +345,10 @@ impl<'a, B: Backend> Bench<'a, B> {
     /// Gives the packet back.
     pub(super) fn give(
         &mut self,
-        call: impl Fn(&mut VirtioPci<Net>, &Vm<B>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
+        call: impl Fn(&mut VirtioPci<Net>, &Near<'_>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
     ) -> Result {
         let Bench { vm, device, packet, untold, .. } = self;
-        give(vm, device, 1, |net| call(net, vm, packet))?;
+        give(vm, device, 1, |net, mem| call(net, mem, packet))?;
         **untold = untold.saturating_add(1);
         Ok(())
     }
@@ -354,7 +356,7 @@ impl<'a, B: Backend> Bench<'a, B> {
     /// Stops the device: a packet is not in the guest's memory.
     pub(super) fn abandon(&mut self) -> Result {
         let at = self.packet.data().first().map_or(Gpa(0), |s| s.gpa);
-        let msg = with_net(self.device, |net| net.abandon_packets(Fault::Memory(at), 1))?;
+        let msg = with_net(self.vm, self.device, |net, _| net.abandon_packets(Fault::Memory(at), 1))?;
         send(&self.vm.chipset, msg);
         Ok(())
     }
@@ -369,7 +371,7 @@ impl<'a, B: Backend> Bench<'a, B> {
     /// Tells the driver of the packets that were given back.
     pub(super) fn tell(&mut self, queue: u16) {
         if core::mem::take(self.untold) != 0 {
-            if let Ok(msg) = with_net(self.device, |net| net.notify_queue(queue, &*self.vm.space)) {
+            if let Ok(msg) = with_net(self.vm, self.device, |net, mem| net.notify_queue(queue, mem)) {
                 send(&self.vm.chipset, msg);
             }
         }
@@ -381,7 +383,7 @@ impl<'a, B: Backend> Bench<'a, B> {
         if lane != 0 {
             return Ok(());
         }
-        let wanted = with_net(self.device, |net| net.offloads())?;
+        let wanted = with_net(self.vm, self.device, |net, _| net.offloads())?;
         if *set != Some(wanted) {
             tap.set_offloads(wanted.bits())?;
             *set = Some(wanted);
@@ -395,17 +397,17 @@ fn give<B: Backend>(
     vm: &Vm<B>,
     device: &PciDevice,
     count: u32,
-    mut call: impl FnMut(&mut VirtioPci<Net>) -> Result<Option<MsiMessage>, Gpa>,
+    mut call: impl FnMut(&mut VirtioPci<Net>, &Near<'_>) -> Result<Option<MsiMessage>, Gpa>,
 ) -> Result {
     loop {
-        match with_net(device, &mut call)? {
+        match with_net(vm, device, &mut call)? {
             Ok(msg) => {
                 send(&vm.chipset, msg);
                 return Ok(());
             }
             Err(gpa) => {
                 if let Err(e) = vm.space.fault_in(gpa, true) {
-                    let msg = with_net(device, |net| net.abandon_packets(Fault::Memory(gpa), count))?;
+                    let msg = with_net(vm, device, |net, _| net.abandon_packets(Fault::Memory(gpa), count))?;
                     send(&vm.chipset, msg);
                     return Err(e);
                 }
@@ -414,10 +416,16 @@ fn give<B: Backend>(
     }
 }
 
-/// Calls `f` with the device's lock held.
-pub(super) fn with_net<R>(device: &PciDevice, f: impl FnOnce(&mut VirtioPci<Net>) -> R) -> Result<R> {
-    match &mut *device.model.lock() {
-        Model::Net(net) => Ok(f(net)),
+/// Calls `f` with the device's lock held, and the guest's memory.
+pub(super) fn with_net<B: Backend, R>(
+    vm: &Vm<B>,
+    device: &PciDevice,
+    f: impl FnOnce(&mut VirtioPci<Net>, &Near<'_>) -> R,
+) -> Result<R> {
+    let cpu = PinnedCpu::pin();
+    let mut model = device.model.lock_with(cpu.irq());
+    match &mut *model {
+        Model::Net(net) => Ok(f(net, &vm.space.near(&cpu))),
         _ => Err(EINVAL),
     }
 }

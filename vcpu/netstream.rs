@@ -65,7 +65,7 @@ pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, wor
 /// Tells the guest that the card has no link any more.
 fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
     bench.tell(RECEIVE);
-    let msg = with_net(bench.device, |net| net.set_link_down())?;
+    let msg = with_net(bench.vm, bench.device, |net, _| net.set_link_down())?;
     send(&bench.vm.chipset, msg);
     Err(ENOTCONN)
 }
@@ -74,7 +74,7 @@ fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
 fn to_guest<B: Backend>(bench: &mut Bench<'_, B>, frame: &[u8], worker: &Worker) -> Result<bool> {
     let bytes = HEADER_BYTES.saturating_add(frame.len() as u64);
     let Bench { vm, device, packet, .. } = bench;
-    match with_net(device, |net| net.take_room(RECEIVE, &*vm.space, packet, bytes))? {
+    match with_net(vm, device, |net, mem| net.take_room(RECEIVE, mem, packet, bytes))? {
         Taken::Packet => {}
         Taken::TooLong => return Ok(true),
         other => {
@@ -90,7 +90,7 @@ fn to_guest<B: Backend>(bench: &mut Bench<'_, B>, frame: &[u8], worker: &Worker)
         bench.abandon()?;
         return Ok(true);
     }
-    bench.give(|net, vm, packet| net.give_room(RECEIVE, &*vm.space, packet, bytes))?;
+    bench.give(|net, mem, packet| net.give_room(RECEIVE, mem, packet, bytes))?;
     bench.tell_of_many(RECEIVE);
     Ok(true)
 }
@@ -110,7 +110,7 @@ pub(super) fn transmit<B: Backend>(
             return Err(ERESTARTSYS);
         }
         let Bench { vm, device, packet, .. } = bench;
-        match with_net(device, |net| net.take_packet(TRANSMIT, &*vm.space, packet))? {
+        match with_net(vm, device, |net, mem| net.take_packet(TRANSMIT, mem, packet))? {
             Taken::Packet => {
                 let bytes = bench.packet.bytes().saturating_sub(HEADER_BYTES);
                 let len = usize::try_from(bytes).unwrap_or(usize::MAX);

@@ -219,8 +219,8 @@ pub(crate) struct Blk {
 /// Room for the segments of each request of a queue that can be in flight.
 #[derive(Debug)]
 struct Pool {
-    /// The first `free` are not lent.
-    lists: KVec<SegmentList>,
+    /// The first `free` are here, the others are lent.
+    lists: KVec<Option<SegmentList>>,
     free: usize,
 }
 
@@ -228,7 +228,7 @@ impl Pool {
     fn new(depth: usize, max_chain: usize) -> Result<Pool> {
         let mut lists = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..depth {
-            lists.push_within_capacity(SegmentList::new(max_chain)?)?;
+            lists.push_within_capacity(Some(SegmentList::new(max_chain)?))?;
         }
         Ok(Pool { lists, free: depth })
     }
@@ -236,7 +236,7 @@ impl Pool {
     /// Takes a list out.
     fn lend(&mut self) -> Option<SegmentList> {
         let last = self.free.checked_sub(1)?;
-        let list = core::mem::take(self.lists.get_mut(last)?);
+        let list = self.lists.get_mut(last)?.take()?;
         self.free = last;
         Some(list)
     }
@@ -245,7 +245,7 @@ impl Pool {
     fn recycle(&mut self, mut list: SegmentList) {
         list.clear();
         if let Some(slot) = self.lists.get_mut(self.free) {
-            *slot = list;
+            *slot = Some(list);
             self.free = self.free.wrapping_add(1);
         }
     }

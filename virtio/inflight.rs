@@ -2,13 +2,13 @@
 
 //! Bookkeeping of work that is done elsewhere: which pieces are under way, and which have ended.
 //!
-//! A worker puts a piece of work into an [`InFlight`] and hands its slot number out with it. Whoever
-//! does the work, in any order and in any context, pushes number and result onto an [`Ended`]. The
-//! worker pops them there and takes the pieces out again.
+//! A worker reserves a slot of an [`InFlight`], hands its number out with a piece of work, and puts the piece
+//! into the slot if the work goes on. Whoever does it, in any order and in any context, pushes number and
+//! result onto an [`Ended`]. The worker pops them there and takes the pieces out again.
 //!
 //! ```text
-//! worker: begin(item) -> slot ──> the work ──> push(slot, result) :any context
-//! worker: end(slot) -> item <─────────────────────────── pop()
+//! worker: reserve() -> slot, fill(slot, item) ──> the work ──> push(slot, result) :any context
+//! worker: end(slot) -> item <──────────────────────────────────────────── pop()
 //! ```
 //!
 //! All room is allocated at the start; nothing allocates afterwards. Slot numbers are below the room,
@@ -20,7 +20,7 @@ use kernel::prelude::*;
 /// Pieces of work that are under way, each in a slot of its own.
 ///
 /// # Invariants
-/// Each slot number is either in `free`, once, or its slot holds an item.
+/// Each slot number is either in `free`, once, or reserved, or its slot holds an item.
 pub(crate) struct InFlight<T> {
     slots: KVec<Option<T>>,
     free: KVec<u16>,
@@ -41,25 +41,29 @@ impl<T> InFlight<T> {
         Ok(InFlight { slots, free })
     }
 
-    /// Takes a slot for `item`.
-    ///
-    /// # Errors
-    /// The item, when all slots are taken.
-    pub(crate) fn begin(&mut self, item: T) -> Result<u16, T> {
-        let Some(slot) = self.free.pop() else { return Err(item) };
-        match self.slots.get_mut(usize::from(slot)) {
-            Some(place) => *place = Some(item),
-            // Not reached: only numbers of slots are free.
-            None => return Err(item),
+    /// Takes a slot, for an item that comes with [`InFlight::fill`] or not at all, with [`InFlight::release`]:
+    /// much of what is begun has ended at once. `None`: all slots are taken.
+    pub(crate) fn reserve(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    /// Puts the item into a slot that was reserved.
+    pub(crate) fn fill(&mut self, slot: u16, item: T) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            *place = Some(item);
         }
-        Ok(slot)
+    }
+
+    /// Gives back a slot that was reserved and not filled.
+    pub(crate) fn release(&mut self, slot: u16) {
+        // There is room for all numbers, and each is in the list at most once.
+        let _ = self.free.push_within_capacity(slot);
     }
 
     /// Takes the item out of a slot, which is free then. `None`: it was free before.
     pub(crate) fn end(&mut self, slot: u16) -> Option<T> {
         let item = self.slots.get_mut(usize::from(slot))?.take()?;
-        // There is room for all numbers, and each is in the list at most once (type invariant).
-        let _ = self.free.push_within_capacity(slot);
+        self.release(slot);
         Some(item)
     }
 

@@ -31,6 +31,7 @@ pub(super) struct Desc {
 }
 
 impl Desc {
+    #[inline(always)]
     fn from_bytes(bytes: &[u8; DESC_BYTES as usize]) -> Desc {
         let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, b0, b1, c0, c1] = *bytes;
         Desc {
@@ -54,7 +55,6 @@ impl Desc {
 
 /// Descriptors that are fetched at a time.
 const BATCH: u16 = 4;
-const BATCH_BYTES: usize = BATCH as usize * DESC_BYTES as usize;
 
 /// A table of descriptors: the queue's own or an indirect one.
 ///
@@ -66,7 +66,7 @@ pub(super) struct Table {
     /// How many to fetch next.
     ahead: u16,
     /// Descriptors `first` and on, `count` of them.
-    batch: [u8; BATCH_BYTES],
+    batch: [[u8; DESC_BYTES as usize]; BATCH as usize],
     first: u16,
     count: u16,
 }
@@ -74,7 +74,7 @@ pub(super) struct Table {
 impl Table {
     /// Returns the table of `len` descriptors at `gpa`.
     pub(super) fn new(gpa: Gpa, len: u16) -> Table {
-        Table { gpa, len, ahead: BATCH, batch: [0; BATCH_BYTES], first: 0, count: 0 }
+        Table { gpa, len, ahead: BATCH, batch: [[0; DESC_BYTES as usize]; BATCH as usize], first: 0, count: 0 }
     }
 
     /// As [`Table::new`], for a table where the first descriptor is often all that is wanted.
@@ -107,12 +107,11 @@ impl Table {
         if index.wrapping_sub(self.first) >= self.count {
             let count = left.min(self.ahead);
             let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
-            let bytes = usize::from(count).wrapping_mul(DESC_BYTES as usize);
-            mem.read(at, self.batch.get_mut(..bytes).unwrap_or(&mut []))?;
+            let batch = self.batch.get_mut(..usize::from(count)).unwrap_or(&mut []);
+            mem.read(at, batch.as_flattened_mut())?;
             (self.first, self.count, self.ahead) = (index, count, BATCH);
         }
-        let at = usize::from(index.wrapping_sub(self.first)).wrapping_mul(DESC_BYTES as usize);
-        let desc = self.batch.get(at..).and_then(|bytes| bytes.first_chunk::<{ DESC_BYTES as usize }>());
+        let desc = self.batch.get(usize::from(index.wrapping_sub(self.first)));
         // The batch has it, by what was done above.
         desc.map(Desc::from_bytes).ok_or(QueueError::Broken(Fault::DescIndex(index)))
     }

@@ -187,11 +187,16 @@ pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
     Ok(Disk { file, read_only, serial, packed: spec.packed, queues: spec.queues, size, direct })
 }
 
-/// Opens with `O_DIRECT` where the file system has it, and says whether it had.
+/// Opens with `O_DIRECT` where the file system has it, and says whether it had. With `O_NOATIME`, where the
+/// user may: a guest's reads are not the host's.
 fn open_direct(spec: &DiskSpec, extra: OFlag) -> Result<(File, bool), DiskError> {
-    let open = |flags: OFlag| {
+    let open_as = |flags: OFlag| {
         let mut options = OpenOptions::new();
         options.read(true).write(!spec.read_only).custom_flags(flags.bits()).open(&spec.path)
+    };
+    let open = |flags: OFlag| match open_as(flags | OFlag::O_NOATIME) {
+        Err(e) if e.raw_os_error() == Some(Errno::EPERM as i32) => open_as(flags),
+        opened => opened,
     };
     match open(extra | OFlag::O_DIRECT) {
         Ok(file) => Ok((file, true)),

@@ -15,16 +15,35 @@ use std::collections::{HashMap, VecDeque};
 
 const NEEDS_RESET: u8 = 1 << 6;
 
+/// Puts an item into a slot; gives it back if there is none.
+fn begin<T>(work: &mut InFlight<T>, item: T) -> Result<u16, T> {
+    let Some(slot) = work.reserve() else { return Err(item) };
+    work.fill(slot, item);
+    Ok(slot)
+}
+
+#[test]
+fn a_slot_that_was_reserved_in_vain_is_free_again() {
+    let mut work = InFlight::<()>::new(1).unwrap();
+    let slot = work.reserve().unwrap();
+    assert_eq!((work.len(), work.reserve()), (1, None));
+    assert_eq!(work.end(slot), None, "nothing is in it");
+
+    work.release(slot);
+
+    assert_eq!((work.len(), work.reserve()), (0, Some(slot)));
+}
+
 #[test]
 fn slots_run_out_and_come_back() {
     let mut work = InFlight::new(2).unwrap();
-    let first = work.begin("first").unwrap();
-    let second = work.begin("second").unwrap();
+    let first = begin(&mut work, "first").unwrap();
+    let second = begin(&mut work, "second").unwrap();
 
-    assert_eq!(work.begin("third"), Err("third"));
+    assert_eq!(begin(&mut work, "third"), Err("third"));
     assert_eq!(work.end(first), Some("first"));
     assert_eq!(work.end(first), None, "it is free now");
-    assert_eq!(work.begin("third"), Ok(first));
+    assert_eq!(begin(&mut work, "third"), Ok(first));
     assert_eq!(work.len(), 2);
     assert_eq!(work.end(second), Some("second"));
 }
@@ -44,7 +63,7 @@ fn no_room_at_all_is_no_trouble() {
     let mut work = InFlight::new(0).unwrap();
     let mut ended = Ended::new(0).unwrap();
 
-    assert_eq!(work.begin(1), Err(1));
+    assert_eq!(begin(&mut work, 1), Err(1));
     assert!(!ended.push(0, 0));
     assert_eq!(ended.pop(), None);
 }
@@ -96,7 +115,7 @@ impl Bench {
     fn take(&mut self) -> bool {
         loop {
             match self.m.dev.next(0, &self.m.mem) {
-                Next::Request(request) => self.host.push(self.work.begin(request).unwrap()),
+                Next::Request(request) => self.host.push(begin(&mut self.work, request).unwrap()),
                 Next::Full => return true,
                 Next::Empty => return false,
                 other => panic!("{other:?}"),
@@ -271,7 +290,7 @@ proptest! {
         let mut model = HashMap::new();
         for (item, (begin, which)) in acts.into_iter().enumerate() {
             if begin {
-                match work.begin(item) {
+                match self::begin(&mut work, item) {
                     Ok(slot) => {
                         prop_assert!(slot < room);
                         prop_assert_eq!(model.insert(slot, item), None);
