@@ -121,7 +121,7 @@ def payload(folder):
 
 
 def run(nodes, timeout, names=()):
-    """Returns what `Parser` found: figures, the exits of a boot, the exits of rows; of some rows or of all."""
+    """Returns what a `Parser` found, of some rows or of all."""
     kinds = " ".join(kind for kind, rows in KINDS.items() if not names or any(n.startswith(rows) for n in names))
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
         paths, disk = payload(folder)
@@ -132,14 +132,15 @@ def run(nodes, timeout, names=()):
                                     "--timeout", str(timeout), *files, "--",
                                     f"SWITCH='{world_switch()}' sh run-guests.sh '{' '.join(nodes)}' '{kinds}'"])
         _, output = run_host.run(host)
-    return parse(output.console.decode(errors="replace"))
+    return Parser(output.console.decode(errors="replace"))
 
 
 class Parser:
-    """What run-guests.sh printed: the figures, node -> row -> (unit, values), and the exits of a boot by node and kind."""
+    """What run-guests.sh printed: the figures, node -> row -> (unit, values); the exits of a boot by node and kind, and
+    those of rows; why rows failed, (node, row) -> reason."""
 
     def __init__(self, text):
-        self.figures, self.exits, self.row_exits = {}, {}, {}
+        self.figures, self.exits, self.row_exits, self.failed = {}, {}, {}, {}
         self.node, self.marks = None, {}
         for line in text.replace("\r", "").splitlines():
             words = line.split()
@@ -155,6 +156,9 @@ class Parser:
 
     def on_guest(self, row, unit, *values):
         self.add(row, unit, *map(float, values))
+
+    def on_failed(self, row, *why):
+        self.failed[self.node, row] = " ".join(why)
 
     def on_rss(self, kib):
         self.add("vmm-rss", "KiB", float(kib))
@@ -177,8 +181,3 @@ class Parser:
 
     def on_exits(self, kind, count):
         self.exits.setdefault(self.node, {})[kind] = int(count)
-
-
-def parse(text):
-    parser = Parser(text)
-    return parser.figures, parser.exits, parser.row_exits

@@ -126,6 +126,7 @@ for node in $nodes; do
 			echo "# $node $what: the guest hung"
 		done
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc
+		tr -d '\r' </tmp/console | sed -n 's/^tiny guest: \([^:]*\): /failed \1 /p'
 		if [ $what = boot+trace ]; then
 			trace_off $node
 		elif [ $what = boot ]; then
