@@ -245,7 +245,7 @@ def main():
     print_table(rows, run.floor)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"# instructions of the emulated host; {time.monotonic() - began:.0f} s, "
-          f"{used.ru_utime + used.ru_stime:.0f} s of CPU time; logs: build/log/bench, build/log/bench-guests")
+          f"{used.ru_utime + used.ru_stime:.0f} s of CPU time; logs: build/log/bench*")
     if not run.ended:
         print("# the host ended before the client did")
     elif not names and not args.dry and not run.failures and args.nodes == "kvm,rvmm":
