@@ -7,7 +7,7 @@ of the host and of its guests. One and the same client (tests/bench) runs on
 /dev/rvmm and on /dev/kvm. A figure is the median over the rounds; the spread is
 what lies between the 10th and the 90th percentile, in per cent of it. The whole
 table goes to docs/bench/scoreboard.json and scoreboard.svg. A row that could not
-run is SKIP with the reason. docs/bench/README.md defines the rows.
+run is SKIP with the reason; a guest that read wrong data makes the whole run fail. docs/bench/README.md defines the rows.
 
 Examples:
   scripts/bench
@@ -81,7 +81,7 @@ class Run:
     """What the client printed."""
 
     def __init__(self, text):
-        self.nodes, self.floor, self.ended = {}, {}, False
+        self.nodes, self.floor, self.ended, self.failures = {}, {}, False, []
         node = None
         for line in text.replace("\r", "").splitlines():
             words = line.split()
@@ -184,9 +184,9 @@ def run_client(args, names, files):
 
 
 def run_guests(args, names):
-    """The rows of whole guests. Returns the figures, the exits of a boot and those of rows."""
+    """The rows of whole guests. Returns a `bench_guests.Parser`."""
     if names and not any(map(is_guest_row, names)):
-        return {}, {}, {}
+        return bench_guests.Parser("")
     return bench_guests.run(args.nodes.split(","), args.timeout, names)
 
 
@@ -198,11 +198,14 @@ def measure(args, names, files):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         client = pool.submit(run_client, args, names, files)
         guests = pool.submit(run_guests, args, names)
-        run, (figures, boot_exits, row_exits) = client.result(), guests.result()
-    for node, rows in figures.items():
+        run, found = client.result(), guests.result()
+    for node, rows in found.figures.items():
         for name, (unit, values) in rows.items():
             run.nodes.setdefault(node, {})[name] = summary(unit, values)
-    return run, {"boot_exits": boot_exits, "row_exits": row_exits}
+    for (node, name), why in found.failed.items():
+        run.nodes.setdefault(node, {})[name] = {"skip": f"FAILED: {why}"}
+        run.failures.append(f"{node} {name}: {why}")
+    return run, {"boot_exits": found.exits, "row_exits": found.row_exits}
 
 
 def write_board(board):
@@ -242,12 +245,14 @@ def main():
     print_table(rows, run.floor)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"# instructions of the emulated host; {time.monotonic() - began:.0f} s, "
-          f"{used.ru_utime + used.ru_stime:.0f} s of CPU time; logs: build/log/bench, build/log/bench-guests")
+          f"{used.ru_utime + used.ru_stime:.0f} s of CPU time; logs: build/log/bench*")
     if not run.ended:
         print("# the host ended before the client did")
-    elif not names and not args.dry and args.nodes == "kvm,rvmm":
+    elif not names and not args.dry and not run.failures and args.nodes == "kvm,rvmm":
         write_board({"machine": machine(), "floor": run.floor, **exits, "rows": rows})
-    sys.exit(0 if run.ended else 1)
+    for failure in run.failures:
+        print(f"# FAILED {failure}")
+    sys.exit(0 if run.ended and not run.failures else 1)
 
 
 if __name__ == "__main__":

@@ -181,6 +181,7 @@ static void row(const char *name, uint32_t type, unsigned int depth, char letter
 	uint64_t rounds[ROUNDS - WARM_UP], interrupts, kicks;
 	const uint64_t number = (ROUNDS - WARM_UP) * PER_ROUND;
 
+	begin_row(name);
 	set_direction(type);
 	run(type, depth, WARM_UP * PER_ROUND, next_place, NULL);
 	mark(letter);

@@ -291,6 +291,7 @@ static void packet_row(void)
 	uint64_t rounds[PACKET_ROUNDS], interrupts = 0, kicks = 0;
 	const uint64_t number = (PACKET_ROUNDS - WARM_UP) * PACKETS;
 
+	begin_row("net-packet");
 	for (int i = 0; i < PACKET_ROUNDS; i++) {
 		uint64_t before;
 
@@ -317,6 +318,7 @@ static void echo_row(void)
 {
 	uint64_t rounds[ECHO_ROUNDS], interrupts = 0;
 
+	begin_row("net-echo");
 	for (int i = 0; i < ECHO_ROUNDS; i++) {
 		uint64_t before;
 

@@ -28,7 +28,9 @@ void sleep(uint64_t instructions);
 void print(const char *format, ...);
 /* "guest ROW+SUFFIX UNIT VALUE…" with three digits after the point: `values` are in thousandths. */
 void figures(const char *row, const char *suffix, const char *unit, const uint64_t *values, unsigned int number);
-/* Says what is wrong and ends the machine. */
+/* Names the row that fails if die() comes next. */
+void begin_row(const char *name);
+/* Says what is wrong, and in which row, and ends the machine. */
 _Noreturn void die(const char *why);
 /* Ends the machine. */
 _Noreturn void power_off(void);
