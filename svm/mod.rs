@@ -9,6 +9,7 @@
 //! | [`asm`] | the instructions; enter.S has the world switch |
 //! | [`features`] | what the processor's SVM can do |
 //! | [`exit`] | exit codes to typed exits |
+//! | [`step`] | one instruction on the way to an NMI |
 //! | [`vcpu`] | one virtual processor |
 
 #![deny(unsafe_code)]
