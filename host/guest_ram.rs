@@ -40,7 +40,7 @@ fn is_words(hva: Hva, bytes: usize) -> bool {
 ///
 /// # Errors
 /// `EFAULT` when a page is not resident or not readable.
-#[inline]
+#[inline(always)]
 pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
     let (to, bytes) = (buf.as_mut_ptr().cast(), buf.len() as u32);
     if is_words(hva, buf.len()) {
@@ -62,7 +62,7 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
 ///
 /// # Errors
 /// As [`copy_in`].
-#[inline]
+#[inline(always)]
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
     if let (Ok(entry), 4) = (<&[u8; 8]>::try_from(buf), hva.0 & 7) {
         // An entry of a used ring, of two fields.

@@ -23,6 +23,7 @@ use crate::mmu::table::{FlushNeeded, MapError, Table};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
 /// The most vCPUs of a VM.
@@ -344,12 +345,10 @@ impl Near<'_> {
 }
 
 impl GuestMem for Near<'_> {
-    #[inline]
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
         read(|gpa| self.span(gpa), gpa, buf)
     }
 
-    #[inline]
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
         write(|gpa| self.span(gpa), gpa, buf)
     }
@@ -357,19 +356,33 @@ impl GuestMem for Near<'_> {
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
         cmpxchg(self.span(gpa), gpa, bytes, old, new)
     }
+
+    // As by default, but that the size is known where it is compiled.
+    #[inline]
+    fn read_obj<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T, MemError> {
+        let mut value = T::new_zeroed();
+        read(|gpa| self.span(gpa), gpa, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    #[inline]
+    fn write_obj<T: IntoBytes + Immutable>(&self, gpa: Gpa, value: &T) -> Result<(), MemError> {
+        write(|gpa| self.span(gpa), gpa, value.as_bytes())
+    }
 }
 
-/// Returns whether `bytes` bytes at `gpa` lie in one page and in the slot that `span` is of.
+/// Returns whether `bytes` bytes at `gpa` lie in one page. Then they lie in one slot, too: those have whole
+/// pages.
 #[inline(always)]
-fn is_one_piece(gpa: Gpa, span: &HvaSpan, bytes: usize) -> bool {
-    bytes as u64 <= gpa.left_in_page().min(span.left)
+fn is_one_piece(gpa: Gpa, bytes: usize) -> bool {
+    bytes as u64 <= gpa.left_in_page()
 }
 
 /// Reads guest memory, of which `find` tells where it lies.
 #[inline(always)]
 fn read(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
     match find(gpa) {
-        Some(span) if is_one_piece(gpa, &span, buf.len()) => {
+        Some(span) if is_one_piece(gpa, buf.len()) => {
             guest_ram::copy_in(span.hva, buf).map_err(|_| MemError::NotResident(gpa))
         }
         _ => read_pieces(find, gpa, buf),
@@ -396,7 +409,7 @@ fn read_pieces(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &mut [u8]) 
 #[inline(always)]
 fn write(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
     match find(gpa) {
-        Some(span) if span.writable && is_one_piece(gpa, &span, buf.len()) => {
+        Some(span) if span.writable && is_one_piece(gpa, buf.len()) => {
             guest_ram::copy_out(span.hva, buf).map_err(|_| MemError::NotResident(gpa))
         }
         _ => write_pieces(find, gpa, buf),
