@@ -42,6 +42,10 @@ module! {
             default: 0,
             description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps",
         },
+        pv_eoi: u8 {
+            default: 1,
+            description: "1: offer guests to end interrupts in memory (KVM_FEATURE_PV_EOI)",
+        },
     },
 }
 
@@ -53,6 +57,11 @@ pub(crate) fn times_exits() -> bool {
 /// Returns the longest time in nanoseconds that a halted vCPU polls before it sleeps.
 pub(crate) fn halt_poll_ns() -> u32 {
     module_parameters::halt_poll_ns.value()
+}
+
+/// Returns whether guests are offered to end interrupts in memory.
+pub(crate) fn offers_pv_eoi() -> bool {
+    module_parameters::pv_eoi.value() != 0
 }
 
 /// Returns this module, as files name their owner.

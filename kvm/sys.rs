@@ -75,7 +75,10 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts() -> cpuid::Facts {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    let always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_EOI;
+    let mut always = KvmFeatures::NOP_IO_DELAY;
+    if crate::offers_pv_eoi() {
+        always |= KvmFeatures::PV_EOI;
+    }
     cpuid::Facts {
         tsc_khz: timer::tsc_khz(),
         hardware_paging: true,
