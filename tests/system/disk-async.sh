@@ -60,7 +60,7 @@ kill -STOP "$pid"
 fsfreeze --unfreeze $below
 check "they end while rvmm-run is stopped" 'until_true 30 "[ \$(held) = 0 ]"'
 kill -CONT "$pid"
-check "the guest sees all end" 'expect many 90 "^first-written"'
+check "the guest sees all end" 'expect many 300 "^first-written"'
 sync
 pattern first >/tmp/expected
 check "the host finds what the guest wrote" 'cmp $image /tmp/expected'
@@ -68,15 +68,15 @@ check "the host finds what the guest wrote" 'cmp $image /tmp/expected'
 # A regular file.
 asynchronous=$(counter asynchronous)
 write_all second /dev/vdb
-check "the guest writes to a file" 'expect many 90 "^second-written"'
+check "the guest writes to a file" 'expect many 300 "^second-written"'
 pattern second >/tmp/expected
 check "the host finds it there" 'cmp $file /tmp/expected'
 # Not all of it: a write that ends quickly enough has ended when the call that starts it returns.
 check "writes to a file go on without the worker" '[ $(($(counter asynchronous) - asynchronous)) -ge $tasks ]'
 send "for i in \$(seq $tasks); do dd if=/dev/vdb bs=$block skip=\$(((i - 1) * $((bytes / block)))) count=$((bytes / block)) iflag=direct 2>/dev/null | cmp - /tmp/\$i & done; wait; echo \"read\"-back"
-check "the guest reads it back" 'expect many 90 "^read-back" && ! grep -q differ /tmp/many.console'
+check "the guest reads it back" 'expect many 300 "^read-back" && ! grep -q differ /tmp/many.console'
 send "blkdiscard -o $bytes -l $bytes /dev/vdb && echo \"discard\"-ed"
-check "the guest discards a part" 'expect many 60 "^discard-ed"'
+check "the guest discards a part" 'expect many 200 "^discard-ed"'
 (head -c $bytes /tmp/expected; head -c $bytes /dev/zero; tail -c +$((2 * bytes + 1)) /tmp/expected) >/tmp/discarded
 check "the part is zeroes, and no other" 'cmp $file /tmp/discarded'
 
