@@ -26,7 +26,7 @@ use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::signal_pending;
 use crate::mmu::mem::MemError;
-use crate::virtio::blk::{Blk, Next, Op, Request, Status};
+use crate::virtio::blk::{Blk, Next, Op, Request, Retry, Status};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -36,6 +36,7 @@ use kernel::sync::{Arc, Mutex};
 /// Where a disk's sectors are, and what is under way to and from them.
 pub(crate) struct Disk {
     file: Arc<BackingFile>,
+    is_prompt: bool,
     /// One for each queue.
     lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
 }
@@ -49,6 +50,8 @@ struct Lane {
 
 /// log2 of the bytes of a sector.
 const SECTOR_SHIFT: u32 = 9;
+/// Requests that are done one by one after which the guest is told at the latest.
+const TOGETHER: u64 = 16;
 /// What direct I/O wants at least.
 const DIRECT_ALIGN: u32 = 512;
 /// Counts over all disks since the module was loaded.
@@ -91,6 +94,8 @@ struct Side<'a, B: Backend> {
     vm: &'a Vm<B>,
     device: &'a PciDevice,
     file: &'a BackingFile,
+    /// [`BackingFile::is_prompt`].
+    is_prompt: bool,
     queue: u16,
 }
 
@@ -100,6 +105,7 @@ impl Disk {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(file: BackingFile, workers: &[Arc<Worker>], depth: u16) -> Result<Disk> {
+        let is_prompt = file.is_prompt();
         let file = Arc::new(file, GFP_KERNEL_ACCOUNT)?;
         let mut lanes = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for worker in workers {
@@ -107,7 +113,7 @@ impl Disk {
             let lane = kernel::new_mutex!(Lane { transfers, left: None });
             lanes.push_within_capacity(KBox::pin_init(lane, GFP_KERNEL_ACCOUNT)?)?;
         }
-        Ok(Disk { file, lanes })
+        Ok(Disk { file, is_prompt, lanes })
     }
 
     /// Returns a queue with its lane and its worker. `None`: there is no such queue.
@@ -118,7 +124,8 @@ impl Disk {
         queue: u16,
     ) -> Option<(Side<'a, B>, &'a Mutex<Lane>, &'a Worker)> {
         let lane = self.lanes.get(usize::from(queue))?;
-        Some((Side { vm, device, file: &self.file, queue }, lane, device.worker(queue)?))
+        let side = Side { vm, device, file: &self.file, is_prompt: self.is_prompt, queue };
+        Some((side, lane, device.worker(queue)?))
     }
 
     /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
@@ -151,7 +158,7 @@ impl Disk {
     pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
         let Some((side, lane, worker)) = self.side(vm, device, queue) else { return };
         let rest = match lane.try_lock() {
-            Some(mut lane) if self.file.is_prompt() => side.take_turn(&mut lane),
+            Some(mut lane) if self.is_prompt => side.take_turn(&mut lane),
             _ => Rest::Slow,
         };
         rest.leave_to(worker);
@@ -161,50 +168,71 @@ impl Disk {
 impl<B: Backend> Side<'_, B> {
     /// Does what there is to do. Returns how many requests it took out of the queue.
     fn work(&self, lane: &mut Lane) -> Result<Option<u32>> {
-        let mut taken = 0u32;
-        let mut done = lane.left.take().and_then(|request| self.begin(lane, request));
+        let (mut taken, mut untold) = (0u32, 0u64);
+        let done = self.work_on(lane, &mut taken, &mut untold);
+        self.notify(untold);
+        done.map(|()| Some(taken))
+    }
+
+    /// As [`Side::work`]; counts in `untold` what was given back and the guest is to be told of.
+    fn work_on(&self, lane: &mut Lane, taken: &mut u32, untold: &mut u64) -> Result {
+        let mut done = lane.left.take().and_then(|request| self.begin(lane, request, untold));
         loop {
             self.give_back(lane)?;
             if signal_pending() {
                 if let Some((request, answer)) = done {
-                    self.complete(request, answer, true)?;
+                    self.complete(request, answer)?;
+                    *untold = untold.wrapping_add(1);
                 }
                 return Err(ERESTARTSYS);
             }
-            done = match self.next_after(done)? {
+            done = match self.next_after(done, untold)? {
                 Next::Request(request) => {
-                    taken = taken.saturating_add(1);
-                    self.begin(lane, request)
+                    *taken = taken.saturating_add(1);
+                    self.begin(lane, request, untold)
                 }
                 Next::Answered(msg) | Next::Broken(msg) => {
                     send(&self.vm.chipset, msg);
                     None
                 }
                 Next::NotResident(gpa) => {
+                    self.tell(untold);
                     self.vm.space.fault_in(gpa, true)?;
                     None
                 }
-                Next::Empty | Next::Full => return Ok(Some(taken)),
+                Next::Empty | Next::Full => return Ok(()),
             };
         }
     }
 
-    /// Gives the guest the request that was done, if there is one, and tells it; takes the next.
-    fn next_after(&self, done: Option<Done>) -> Result<Next> {
+    /// Gives the guest the request that was done, if there is one; takes the next.
+    fn next_after(&self, done: Option<Done>, untold: &mut u64) -> Result<Next> {
         let Some((request, (status, bytes))) = done else { return self.next() };
+        *untold = untold.wrapping_add(1);
+        if *untold >= TOGETHER {
+            self.complete(request, (status, bytes))?;
+            self.tell(untold);
+            return self.next();
+        }
         let both = self.with_blk(|blk, mem| {
-            blk.complete(mem, request, status, bytes).map(|msg| (msg, blk.next(self.queue, mem)))
+            let given = blk.give_back(mem, request, status, bytes)?;
+            Ok((given, blk.next(self.queue, mem)))
         })?;
         match both {
             Ok((msg, next)) => {
                 send(&self.vm.chipset, msg);
                 Ok(next)
             }
-            Err(retry) => {
-                self.complete(retry.request, (status, bytes), true)?;
+            Err(Retry { request, .. }) => {
+                self.complete(request, (status, bytes))?;
                 self.next()
             }
         }
+    }
+
+    /// Tells the guest of what it was not told of yet.
+    fn tell(&self, untold: &mut u64) {
+        self.notify(core::mem::take(untold));
     }
 
     /// Does a little of what there is to do, without waiting.
@@ -232,8 +260,8 @@ impl<B: Backend> Side<'_, B> {
             match started {
                 Started::UnderWay => {}
                 Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
-                    let bytes = if matches!(request.op(), Op::Read { .. }) { bytes } else { 0 };
-                    if self.complete(request, (Status::Ok, bytes), false).is_err() {
+                    let (request, answer) = whole(request);
+                    if self.complete(request, answer).is_err() {
                         return Rest::Slow;
                     }
                     *given = given.wrapping_add(1);
@@ -266,7 +294,7 @@ impl<B: Backend> Side<'_, B> {
         let mut first_error = Ok(());
         while let Some((request, done)) = lane.transfers.ended() {
             let answer = self.settle(lane, &request, done);
-            first_error = first_error.and(self.complete(request, answer, false));
+            first_error = first_error.and(self.complete(request, answer));
             given = given.saturating_add(1);
         }
         self.notify(given);
@@ -284,18 +312,11 @@ impl<B: Backend> Side<'_, B> {
         }
     }
 
-    /// Puts a request into the used ring. `tell`: and tells the guest; else [`Side::notify`] is to follow.
-    fn complete(&self, request: Request, (status, bytes): (Status, u64), tell: bool) -> Result {
+    /// Puts a request into the used ring; the guest is to be told of it.
+    fn complete(&self, request: Request, (status, bytes): (Status, u64)) -> Result {
         let mut request = request;
         loop {
-            let done = self.with_blk(|blk, mem| {
-                if tell {
-                    blk.complete(mem, request, status, bytes)
-                } else {
-                    blk.give_back(mem, request, status, bytes)
-                }
-            })?;
-            match done {
+            match self.with_blk(|blk, mem| blk.give_back(mem, request, status, bytes))? {
                 Ok(msg) => {
                     send(&self.vm.chipset, msg);
                     return Ok(());
@@ -318,21 +339,49 @@ impl<B: Backend> Side<'_, B> {
         }
     }
 
-    /// Starts a request, or does it: then it is to be given back with the answer.
-    fn begin(&self, lane: &mut Lane, request: Request) -> Option<Done> {
+    /// Starts a request, or does it: then it is to be given back with the answer. Whatever may take time
+    /// comes after the guest was told of what was done before.
+    fn begin(&self, lane: &mut Lane, request: Request, untold: &mut u64) -> Option<Done> {
         let done = match request.op() {
-            Op::Read { .. } | Op::Write { .. } => match self.start(lane, request, false) {
-                Started::UnderWay => return None,
-                Started::Ended(request, done) => {
-                    let answer = self.settle(lane, &request, done);
-                    return Some((request, answer));
-                }
-            },
-            Op::Flush => self.file.sync(),
-            Op::Discard { sector, count } => self.clear(sector, count.into(), true),
-            Op::WriteZeroes { sector, count, unmap } => self.clear(sector, count.into(), unmap),
+            Op::Read { .. } | Op::Write { .. } => return self.transfer(lane, request, untold),
+            Op::Flush => {
+                self.tell(untold);
+                self.file.sync()
+            }
+            Op::Discard { sector, count } => {
+                self.tell(untold);
+                self.clear(sector, count.into(), true)
+            }
+            Op::WriteZeroes { sector, count, unmap } => {
+                self.tell(untold);
+                self.clear(sector, count.into(), unmap)
+            }
         };
         Some((request, (status_of(done.is_ok()), 0)))
+    }
+
+    /// Starts a read or a write, or does it.
+    fn transfer(&self, lane: &mut Lane, request: Request, untold: &mut u64) -> Option<Done> {
+        let mut request = request;
+        if *untold != 0 {
+            if self.is_prompt {
+                match self.start(lane, request, true) {
+                    Started::UnderWay => return None,
+                    Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
+                        return Some(whole(request));
+                    }
+                    Started::Ended(later, _) => request = later,
+                }
+            }
+            self.tell(untold);
+        }
+        match self.start(lane, request, false) {
+            Started::UnderWay => None,
+            Started::Ended(request, done) => {
+                let answer = self.settle(lane, &request, done);
+                Some((request, answer))
+            }
+        }
     }
 
     /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
@@ -391,6 +440,12 @@ impl<B: Backend> Side<'_, B> {
             _ => Err(EINVAL),
         }
     }
+}
+
+/// Returns a read or a write that was carried out as a whole, with its answer.
+fn whole(request: Request) -> Done {
+    let bytes = if matches!(request.op(), Op::Read { .. }) { request.bytes() } else { 0 };
+    (request, (Status::Ok, bytes))
 }
 
 fn status_of(ok: bool) -> Status {

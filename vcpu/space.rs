@@ -23,8 +23,8 @@ use crate::mmu::table::{FlushNeeded, MapError, Table};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The most vCPUs of a VM.
 pub(crate) const MAX_VCPUS: usize = 64;

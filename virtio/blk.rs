@@ -8,8 +8,7 @@
 //!
 //! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
 //! transfer from and to guest memory without the device's lock, and hands the request back with
-//! [`VirtioPci::complete`], or several with [`VirtioPci::give_back`] and one [`VirtioPci::notify`] for
-//! all. Whatever needs no transfer (a bad request, the serial number) is answered inside. Requests
+//! [`VirtioPci::give_back`]; one [`VirtioPci::notify`] tells the driver of several. Whatever needs no transfer (a bad request, the serial number) is answered inside. Requests
 //! come from a pool of the queue, so none of this allocates; an empty pool gives [`Next::Full`].
 //!
 //! Requests may be carried out and handed back in any order, as VIRTIO allows: a driver that wants one
@@ -140,7 +139,7 @@ pub(crate) enum Op {
     },
 }
 
-/// A request that a worker owns until it hands it to [`VirtioPci::complete`].
+/// A request that a worker owns until it hands it to [`VirtioPci::give_back`].
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Request {
@@ -352,32 +351,33 @@ impl Blk {
 
     /// Reads the header and checks all that can be checked without the disk.
     fn parse<M: GuestMem>(&self, chain: &Chain<'_>, mem: &M) -> Result<Parsed, QueueError> {
-        let readable = segment::total(chain.readable);
-        let Some(out) = readable.checked_sub(HEADER_BYTES) else {
+        let in_front = chain.readable.first().is_some_and(|first| u64::from(first.len) >= HEADER_BYTES);
+        if !in_front && segment::total(chain.readable) < HEADER_BYTES {
             return Err(QueueError::Broken(Fault::Malformed));
-        };
+        }
+        let out = || segment::total(chain.readable).saturating_sub(HEADER_BYTES);
         let mut header = [0; HEADER_BYTES as usize];
         segment::read_segments(mem, chain.readable, 0, &mut header)?;
         let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         // Without the status byte, which is there.
-        let into = segment::total(chain.writable).saturating_sub(1);
+        let into = || segment::total(chain.writable).saturating_sub(1);
         match u32::from_le_bytes([t0, t1, t2, t3]) {
-            T_IN => Ok(self.transfer(Op::Read { sector }, sector, into)),
+            T_IN => Ok(self.transfer(Op::Read { sector }, sector, into())),
             T_OUT if self.geometry.read_only => Ok(FAILED),
             T_OUT => {
                 let durable = self.accepted & F_FLUSH == 0;
-                Ok(self.transfer(Op::Write { sector, durable }, sector, out))
+                Ok(self.transfer(Op::Write { sector, durable }, sector, out()))
             }
             T_FLUSH => Ok(work(Op::Flush)),
             T_GET_ID => {
-                let serial = self.geometry.serial.get(..into.min(ID_BYTES as u64) as usize).unwrap_or(&[]);
+                let serial = self.geometry.serial.get(..into().min(ID_BYTES as u64) as usize).unwrap_or(&[]);
                 let written = segment::write_segments(mem, chain.writable, serial)?;
                 Ok(Parsed::Answer { status: Status::Ok, len: written.saturating_add(1) })
             }
-            T_DISCARD if self.accepted & F_DISCARD != 0 => self.range(chain, mem, out, T_DISCARD),
+            T_DISCARD if self.accepted & F_DISCARD != 0 => self.range(chain, mem, out(), T_DISCARD),
             T_WRITE_ZEROES if self.accepted & F_WRITE_ZEROES != 0 => {
-                self.range(chain, mem, out, T_WRITE_ZEROES)
+                self.range(chain, mem, out(), T_WRITE_ZEROES)
             }
             _ => Ok(Parsed::Answer { status: Status::Unsupported, len: 1 }),
         }
@@ -562,6 +562,7 @@ impl VirtioPci<Blk> {
     ///
     /// # Errors
     /// As [`VirtioPci::give_back`].
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn complete<M: GuestMem>(
         &mut self,
         mem: &M,

@@ -152,7 +152,7 @@ struct Shape {
 /// What the two formats have to do.
 trait Ring {
     /// Returns whether the driver made a buffer available.
-    fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError>;
+    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError>;
 
     /// Collects the next buffer, which is there, without taking it.
     fn fetch<M: GuestMem>(&self, shape: &Shape, mem: &M, parts: &mut Parts<'_>)

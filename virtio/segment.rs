@@ -76,6 +76,7 @@ impl<A: Copy, I: Iterator<Item = (A, u64)>> Cut<A, I> {
 }
 
 /// Returns the bytes in `segments`.
+#[inline]
 pub(crate) fn total(segments: &[Segment]) -> u64 {
     segments.iter().fold(0u64, |sum, s| sum.saturating_add(u64::from(s.len)))
 }

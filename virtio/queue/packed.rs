@@ -165,7 +165,7 @@ fn take_back<M: GuestMem>(
 }
 
 impl Ring for Packed {
-    fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
+    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
         let flags: u16 = mem.read_obj(desc_at(shape, self.avail).wrapping_add(DESC_FLAGS))?;
         let wrap = Circle::of(shape).wrap(self.avail);
         Ok((flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap)

@@ -25,6 +25,8 @@ const USED_ENTRY: u64 = 8;
 pub(super) struct Split {
     /// Next entry of the available ring.
     next_avail: u16,
+    /// The driver has filled the entries before this one: what it said last.
+    avail_idx: u16,
     /// Next entry of the used ring.
     next_used: u16,
     /// `next_used` when an interrupt was last decided about.
@@ -34,7 +36,7 @@ pub(super) struct Split {
 impl Split {
     /// Returns the start of every ring.
     pub(super) fn new() -> Split {
-        Split { next_avail: 0, next_used: 0, signalled: 0 }
+        Split { next_avail: 0, avail_idx: 0, next_used: 0, signalled: 0 }
     }
 
     /// Returns whether a ring can be like that.
@@ -66,7 +68,8 @@ impl Split {
         self.next_avail.wrapping_sub(self.next_used)
     }
 
-    fn avail_idx<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<u16, QueueError> {
+    /// Reads how far the driver is.
+    fn look<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<u16, QueueError> {
         let idx: u16 = mem.read_obj(shape.layout.avail.wrapping_add(RING_IDX))?;
         let ahead = idx.wrapping_sub(self.next_avail);
         // Each buffer takes a descriptor of the queue from the driver's side until it is used.
@@ -96,8 +99,11 @@ fn avail_event(shape: &Shape) -> Gpa {
 }
 
 impl Ring for Split {
-    fn has_buffer<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
-        Ok(self.avail_idx(shape, mem)? != self.next_avail)
+    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
+        if self.avail_idx == self.next_avail {
+            self.avail_idx = self.look(shape, mem)?;
+        }
+        Ok(self.avail_idx != self.next_avail)
     }
 
     fn fetch<M: GuestMem>(
