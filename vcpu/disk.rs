@@ -36,6 +36,7 @@ use kernel::sync::{Arc, Mutex};
 /// Where a disk's sectors are, and what is under way to and from them.
 pub(crate) struct Disk {
     file: Arc<BackingFile>,
+    /// [`BackingFile::is_prompt`].
     is_prompt: bool,
     /// One for each queue.
     lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
@@ -93,9 +94,7 @@ type Done = (Request, (Status, u64));
 struct Side<'a, B: Backend> {
     vm: &'a Vm<B>,
     device: &'a PciDevice,
-    file: &'a BackingFile,
-    /// [`BackingFile::is_prompt`].
-    is_prompt: bool,
+    disk: &'a Disk,
     queue: u16,
 }
 
@@ -124,8 +123,7 @@ impl Disk {
         queue: u16,
     ) -> Option<(Side<'a, B>, &'a Mutex<Lane>, &'a Worker)> {
         let lane = self.lanes.get(usize::from(queue))?;
-        let side = Side { vm, device, file: &self.file, is_prompt: self.is_prompt, queue };
-        Some((side, lane, device.worker(queue)?))
+        Some((Side { vm, device, disk: self, queue }, lane, device.worker(queue)?))
     }
 
     /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
@@ -138,7 +136,7 @@ impl Disk {
         worker.alone(|| {
             let end = loop {
                 let done = side.work(&mut lane.lock());
-                if let Err(e) = done.and_then(|taken| worker.wait(taken)) {
+                if let Err(e) = done.and_then(|taken| worker.wait(Some(taken))) {
                     break Err(e);
                 }
             };
@@ -167,24 +165,24 @@ impl Disk {
 
 impl<B: Backend> Side<'_, B> {
     /// Does what there is to do. Returns how many requests it took out of the queue.
-    fn work(&self, lane: &mut Lane) -> Result<Option<u32>> {
+    fn work(&self, lane: &mut Lane) -> Result<u32> {
         let (mut taken, mut untold) = (0u32, 0u64);
         let done = self.work_on(lane, &mut taken, &mut untold);
         self.notify(untold);
-        done.map(|()| Some(taken))
+        done.map(|()| taken)
     }
 
     /// As [`Side::work`]; counts in `untold` what was given back and the guest is to be told of.
     fn work_on(&self, lane: &mut Lane, taken: &mut u32, untold: &mut u64) -> Result {
         let mut done = lane.left.take().and_then(|request| self.begin(lane, request, untold));
         loop {
-            self.give_back(lane)?;
-            if signal_pending() {
+            let stop = self.give_back(lane).err().or_else(|| signal_pending().then_some(ERESTARTSYS));
+            if let Some(why) = stop {
                 if let Some((request, answer)) = done {
                     self.complete(request, answer)?;
                     *untold = untold.wrapping_add(1);
                 }
-                return Err(ERESTARTSYS);
+                return Err(why);
             }
             done = match self.next_after(done, untold)? {
                 Next::Request(request) => {
@@ -209,25 +207,24 @@ impl<B: Backend> Side<'_, B> {
     fn next_after(&self, done: Option<Done>, untold: &mut u64) -> Result<Next> {
         let Some((request, (status, bytes))) = done else { return self.next() };
         *untold = untold.wrapping_add(1);
-        if *untold >= TOGETHER {
-            self.complete(request, (status, bytes))?;
-            self.tell(untold);
-            return self.next();
-        }
         let both = self.with_blk(|blk, mem| {
             let given = blk.give_back(mem, request, status, bytes)?;
             Ok((given, blk.next(self.queue, mem)))
         })?;
-        match both {
+        let next = match both {
             Ok((msg, next)) => {
                 send(&self.vm.chipset, msg);
-                Ok(next)
+                next
             }
             Err(Retry { request, .. }) => {
                 self.complete(request, (status, bytes))?;
-                self.next()
+                self.next()?
             }
+        };
+        if *untold >= TOGETHER {
+            self.tell(untold);
         }
+        Ok(next)
     }
 
     /// Tells the guest of what it was not told of yet.
@@ -254,19 +251,15 @@ impl<B: Backend> Side<'_, B> {
                 Ok(Next::Empty | Next::Full) => return Rest::Nothing,
                 Ok(Next::NotResident(_)) | Err(_) => return Rest::Slow,
             };
-            let has_data = matches!(request.op(), Op::Read { .. } | Op::Write { .. });
-            let started =
-                if has_data { self.start(lane, request, true) } else { Started::Ended(request, Err(EAGAIN)) };
-            match started {
-                Started::UnderWay => {}
-                Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
-                    let (request, answer) = whole(request);
+            match self.transfer_now(lane, request) {
+                Ok(None) => {}
+                Ok(Some((request, answer))) => {
                     if self.complete(request, answer).is_err() {
                         return Rest::Slow;
                     }
                     *given = given.wrapping_add(1);
                 }
-                Started::Ended(request, _) => {
+                Err(request) => {
                     lane.left = Some(request);
                     return Rest::Slow;
                 }
@@ -346,7 +339,7 @@ impl<B: Backend> Side<'_, B> {
             Op::Read { .. } | Op::Write { .. } => return self.transfer(lane, request, untold),
             Op::Flush => {
                 self.tell(untold);
-                self.file.sync()
+                self.disk.file.sync()
             }
             Op::Discard { sector, count } => {
                 self.tell(untold);
@@ -364,14 +357,9 @@ impl<B: Backend> Side<'_, B> {
     fn transfer(&self, lane: &mut Lane, request: Request, untold: &mut u64) -> Option<Done> {
         let mut request = request;
         if *untold != 0 {
-            if self.is_prompt {
-                match self.start(lane, request, true) {
-                    Started::UnderWay => return None,
-                    Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
-                        return Some(whole(request));
-                    }
-                    Started::Ended(later, _) => request = later,
-                }
+            match self.transfer_now(lane, request) {
+                Ok(done) => return done,
+                Err(later) => request = later,
             }
             self.tell(untold);
         }
@@ -381,6 +369,28 @@ impl<B: Backend> Side<'_, B> {
                 let answer = self.settle(lane, &request, done);
                 Some((request, answer))
             }
+        }
+    }
+
+    /// As [`Side::transfer`], as far as it need not wait.
+    ///
+    /// # Errors
+    /// The request, where it has to.
+    fn transfer_now(&self, lane: &mut Lane, request: Request) -> Result<Option<Done>, Request> {
+        let read = match request.op() {
+            Op::Read { .. } => request.bytes(),
+            Op::Write { .. } => 0,
+            Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => return Err(request),
+        };
+        if !self.disk.is_prompt {
+            return Err(request);
+        }
+        match self.start(lane, request, true) {
+            Started::UnderWay => Ok(None),
+            Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
+                Ok(Some((request, (Status::Ok, read))))
+            }
+            Started::Ended(request, _) => Err(request),
         }
     }
 
@@ -428,7 +438,7 @@ impl<B: Backend> Side<'_, B> {
     }
 
     fn clear(&self, sector: u64, count: u64, deallocate: bool) -> Result {
-        self.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
+        self.disk.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
     }
 
     /// Calls `f` with the device's lock held, and the guest's memory.
@@ -440,12 +450,6 @@ impl<B: Backend> Side<'_, B> {
             _ => Err(EINVAL),
         }
     }
-}
-
-/// Returns a read or a write that was carried out as a whole, with its answer.
-fn whole(request: Request) -> Done {
-    let bytes = if matches!(request.op(), Op::Read { .. }) { request.bytes() } else { 0 };
-    (request, (Status::Ok, bytes))
 }
 
 fn status_of(ok: bool) -> Status {

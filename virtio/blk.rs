@@ -8,8 +8,9 @@
 //!
 //! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
 //! transfer from and to guest memory without the device's lock, and hands the request back with
-//! [`VirtioPci::give_back`]; one [`VirtioPci::notify`] tells the driver of several. Whatever needs no transfer (a bad request, the serial number) is answered inside. Requests
-//! come from a pool of the queue, so none of this allocates; an empty pool gives [`Next::Full`].
+//! [`VirtioPci::give_back`]; one [`VirtioPci::notify`] tells the driver of several. Whatever needs no
+//! transfer (a bad request, the serial number) is answered inside. Requests come from a pool of the
+//! queue, so none of this allocates; an empty pool gives [`Next::Full`].
 //!
 //! Requests may be carried out and handed back in any order, as VIRTIO allows: a driver that wants one
 //! after the other waits for the first. [`Op::Flush`] concerns writes that were handed back before.

@@ -106,10 +106,9 @@ pub(crate) fn read_segments<M: GuestMem>(
     mut buf: &mut [u8],
 ) -> Result<(), MemError> {
     let len = buf.len() as u64;
-    match segments.first() {
-        // All of it in one place, as headers are.
-        Some(first) if skip == 0 && u64::from(first.len) >= len => return mem.read(first.gpa, buf),
-        _ => {}
+    // All of it in one place, as headers are.
+    if let Some(first) = segments.first().filter(|first| skip == 0 && u64::from(first.len) >= len) {
+        return mem.read(first.gpa, buf);
     }
     for part in slice(segments, skip, len) {
         let Some((now, rest)) = buf.split_at_mut_checked(part.len as usize) else { break };
