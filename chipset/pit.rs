@@ -248,8 +248,11 @@ impl Pit {
             return Some(self.read_speaker(now, t));
         }
         let channel = self.channels.get_mut(usize::from(offset))?;
-        if channel.has_latched() || !channel.is_counting() {
-            return Some(channel.read(0));
+        if let Some(byte) = channel.read_latched() {
+            return Some(byte);
+        }
+        if !channel.is_counting() {
+            return Some(channel.read_count(0));
         }
         let t = PitClock::ticks(now().0);
         // An edge of channel 0 is a pulse: for the caller that settles.
@@ -257,7 +260,7 @@ impl Pit {
             return None;
         }
         channel.advance(t);
-        Some(channel.read(t))
+        Some(channel.read_count(t))
     }
 
     /// Writes the byte at `offset` as [`Pit::read_quietly`] reads one. Returns whether it is done.
@@ -337,7 +340,7 @@ impl PioDevice for Pit {
             SPEAKER => self.read_speaker(now, t),
             // The control word cannot be read.
             _ => match self.channels.get_mut(usize::from(offset)) {
-                Some(channel) => channel.read(t),
+                Some(channel) => channel.read_latched().unwrap_or_else(|| channel.read_count(t)),
                 None => return all_ones(width),
             },
         })

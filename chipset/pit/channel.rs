@@ -209,12 +209,6 @@ impl Channel {
         matches!(self.phase, Phase::Counting { .. })
     }
 
-    /// Returns whether the next read gives what was latched, whatever the time is.
-    #[inline]
-    pub(super) fn has_latched(&self) -> bool {
-        self.latched_status.is_some() || self.latched_count.is_some()
-    }
-
     /// Returns the ticks since the count was loaded, or `None` before that.
     fn gone(&self, t: u64) -> Option<u64> {
         match self.phase {
@@ -312,12 +306,23 @@ impl Channel {
         }
     }
 
+    /// Reads a byte of what was latched, if anything was, whatever the time is.
     #[inline]
-    pub(super) fn read(&mut self, t: u64) -> u8 {
-        if let Some(status) = self.latched_status.take() {
-            return status;
-        }
-        let [low, high] = self.latched_count.unwrap_or_else(|| self.current(t)).to_le_bytes();
+    pub(super) fn read_latched(&mut self) -> Option<u8> {
+        let status = self.latched_status.take();
+        status.or_else(|| self.latched_count.map(|count| self.read_byte(count)))
+    }
+
+    /// Reads a byte of the count, where nothing was latched.
+    #[inline]
+    pub(super) fn read_count(&mut self, t: u64) -> u8 {
+        self.read_byte(self.current(t))
+    }
+
+    /// Returns the byte of `count` whose turn it is. After the last one, nothing is latched any more.
+    #[inline]
+    fn read_byte(&mut self, count: u16) -> u8 {
+        let [low, high] = count.to_le_bytes();
         let (byte, last) = match self.access {
             Access::Low => (low, true),
             Access::High => (high, true),
