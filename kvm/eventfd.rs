@@ -8,6 +8,7 @@
 
 use super::abi::vm as abi;
 use super::user;
+use crate::chipset::bus;
 use crate::host::eventfd::{EventFd, Listener, OnEvent};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::ioevent::{IoEvents, Match, Place};
@@ -89,12 +90,12 @@ pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64
     let a: abi::Ioeventfd = user::read(arg)?;
     let is_port = a.flags & abi::IOEVENTFD_PIO != 0;
     let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
-    let wanted = Match {
-        place: if is_port { Place::Port } else { Place::Memory },
-        addr: a.addr,
-        len: a.len,
-        value: wants_value.then_some(a.datamatch),
+    let place = match u16::try_from(a.addr) {
+        Ok(port) if is_port && bus::decodes(port) => Place::ChipPort,
+        _ if is_port => Place::Port,
+        _ => Place::Memory,
     };
+    let wanted = Match { place, addr: a.addr, len: a.len, value: wants_value.then_some(a.datamatch) };
     if a.flags & abi::IOEVENTFD_DEASSIGN != 0 {
         let event = EventFd::get(a.fd)?;
         return change(vm, writes, |t| t.without(wanted, |e| **e == event));

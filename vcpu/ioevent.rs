@@ -14,8 +14,10 @@ const MAX: usize = 16384;
 /// A kind of address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// I/O ports.
+    /// I/O ports that no chip of ours decodes.
     Port,
+    /// Those that one does: it gets the write, and nothing is signalled.
+    ChipPort,
     /// Guest physical memory.
     Memory,
 }
@@ -35,8 +37,8 @@ pub(crate) struct Match {
 
 impl Match {
     /// Returns whether a write of `len` bytes of `value` to the same address is one of these.
-    fn takes(&self, len: u32, value: u64) -> bool {
-        self.len == 0 || (self.len == len && self.value.is_none_or(|v| v == value))
+    fn takes(&self, len: u32, value: impl FnOnce() -> u64) -> bool {
+        self.len == 0 || (self.len == len && self.value.is_none_or(|v| v == value()))
     }
 
     /// Returns whether a write could be meant for both.
@@ -52,15 +54,15 @@ impl Match {
 /// What signals on which writes; `E` is what is signalled.
 #[derive(Debug)]
 pub(crate) struct IoEvents<E> {
-    /// By address.
+    /// Each by address.
     ports: KVec<(Match, E)>,
-    /// By address.
+    chip_ports: KVec<(Match, E)>,
     memory: KVec<(Match, E)>,
 }
 
 impl<E> Default for IoEvents<E> {
     fn default() -> IoEvents<E> {
-        IoEvents { ports: KVec::new(), memory: KVec::new() }
+        IoEvents { ports: KVec::new(), chip_ports: KVec::new(), memory: KVec::new() }
     }
 }
 
@@ -68,26 +70,27 @@ impl<E> IoEvents<E> {
     fn of(&self, place: Place) -> &[(Match, E)] {
         match place {
             Place::Port => &self.ports,
+            Place::ChipPort => &self.chip_ports,
             Place::Memory => &self.memory,
         }
     }
 
-    /// As [`IoEvents::find`]; `hint` is the place of the last hit, wrong at worst.
+    /// As [`IoEvents::find`], of what `value` returns; `hint` is the place of the last hit, wrong at worst.
     #[inline(always)]
     pub(crate) fn find_near(
         &self,
         place: Place,
         addr: u64,
         len: u32,
-        value: u64,
+        value: impl Fn() -> u64,
         hint: &mut usize,
     ) -> Option<&E> {
         let list = self.of(place);
         match list.get(*hint) {
-            Some((m, e)) if m.addr == addr && m.takes(len, value) => Some(e),
+            Some((m, e)) if m.addr == addr && m.takes(len, &value) => Some(e),
             None if list.is_empty() => None,
             _ => {
-                *hint = index(list, addr, len, value)?;
+                *hint = index(list, addr, len, value())?;
                 list.get(*hint).map(|(_, e)| e)
             }
         }
@@ -110,7 +113,7 @@ fn index<E>(list: &[(Match, E)], addr: u64, len: u32, value: u64) -> Option<usiz
         if m.addr != addr {
             return None;
         }
-        if m.takes(len, value) {
+        if m.takes(len, || value) {
             return Some(at);
         }
         at = at.wrapping_add(1);
@@ -118,6 +121,11 @@ fn index<E>(list: &[(Match, E)], addr: u64, len: u32, value: u64) -> Option<usiz
 }
 
 impl<E: Clone> IoEvents<E> {
+    fn len(&self) -> usize {
+        let ports = self.ports.len().saturating_add(self.chip_ports.len());
+        ports.saturating_add(self.memory.len())
+    }
+
     /// Returns the table with one entry more.
     ///
     /// # Errors
@@ -126,7 +134,7 @@ impl<E: Clone> IoEvents<E> {
         if self.of(new.place).iter().any(|(m, _)| m.collides(&new)) {
             return Err(EEXIST);
         }
-        if self.ports.len().saturating_add(self.memory.len()) >= MAX {
+        if self.len() >= MAX {
             return Err(ENOSPC);
         }
         let list = self.of(new.place);
@@ -162,14 +170,21 @@ impl<E: Clone> IoEvents<E> {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn try_clone(&self) -> Result<IoEvents<E>> {
-        Ok(IoEvents { ports: copy(&self.ports)?, memory: copy(&self.memory)? })
+        Ok(IoEvents {
+            ports: copy(&self.ports)?,
+            chip_ports: copy(&self.chip_ports)?,
+            memory: copy(&self.memory)?,
+        })
     }
 
     fn replaced(&self, place: Place, changed: KVec<(Match, E)>) -> Result<IoEvents<E>> {
-        Ok(match place {
-            Place::Port => IoEvents { ports: changed, memory: copy(&self.memory)? },
-            Place::Memory => IoEvents { ports: copy(&self.ports)?, memory: changed },
-        })
+        let mut table = self.try_clone()?;
+        match place {
+            Place::Port => table.ports = changed,
+            Place::ChipPort => table.chip_ports = changed,
+            Place::Memory => table.memory = changed,
+        }
+        Ok(table)
     }
 }
 

@@ -332,15 +332,15 @@ impl<B: Backend> Vm<B> {
         change()
     }
 
-    /// A write of `len` bytes that no device takes. Returns whether it signals user space instead. `hint` is as
-    /// [`IoEvents::find_near`] has it.
+    /// A write of `len` bytes that no device takes; `value` returns them. Returns whether it signals user space
+    /// instead. `hint` is as [`IoEvents::find_near`] has it.
     #[inline(always)]
     pub(crate) fn signal_write(
         &self,
         cpu: &PinnedCpu,
         place: Place,
         addr: u64,
-        (len, value): (u32, u64),
+        (len, value): (u32, impl Fn() -> u64),
         hint: &mut usize,
     ) -> bool {
         let Some(event) = self.io_events.pinned(cpu).find_near(place, addr, len, value, hint) else {

@@ -43,7 +43,7 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
 /// Signals user space, if that is what a write here does. Returns whether it is.
 #[inline]
 pub(super) fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
-    let written = (width.bytes() as u32, value & width.mask());
+    let written = (width.bytes() as u32, || value & width.mask());
     cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 

@@ -57,15 +57,15 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> bool {
     if a.is_string() {
         return false;
     }
-    let is_free = !a.is_in() && !bus::decodes(a.port());
-    let written = (a.bytes(), a.written(cx.core.state.gprs[RAX]));
-    (is_free && signal(cx, a.port(), written)) || answer_other(cx, a)
+    let rax = cx.core.state.gprs[RAX];
+    let is_signal = !a.is_in() && signal(cx, a.port(), (a.bytes(), || a.written(rax)));
+    is_signal || answer_other(cx, a)
 }
 
-/// Signals user space, if that is what an OUT of `written` (bytes, value) to this port, which no chip
-/// decodes, does. Returns whether it is.
+/// Signals user space, if that is what an OUT of `written` (bytes, value) to this port does. Returns whether
+/// it is: never for a port that a chip decodes.
 #[inline(always)]
-fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, written: (u32, u64)) -> bool {
+fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, written: (u32, impl Fn() -> u64)) -> bool {
     cx.vm.signal_write(cx.cpu, Place::Port, port.into(), written, &mut cx.core.event_hint)
 }
 
@@ -147,7 +147,7 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width) 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
 pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
     if !bus::decodes(port) {
-        let written = (width.bytes() as u32, u64::from(value) & width.mask());
+        let written = (width.bytes() as u32, || u64::from(value) & width.mask());
         if signal(cx, port, written) {
             return true;
         }

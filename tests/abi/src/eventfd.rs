@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("ioeventfd: only the value asked for signals", value_match),
     ("ioeventfd: only the length asked for signals", length_match),
     ("ioeventfd: length 0 takes every length", any_length),
+    ("ioeventfd: the port of a chip stays the chip's", chip_port),
     ("ioeventfd: mov to memory signals instead of exiting", mov_signals),
     ("ioeventfd: eight bytes can be matched", eight_bytes),
     ("ioeventfd: a string of outs signals for each", outs_signal),
@@ -126,6 +127,19 @@ fn any_length(c: &Ctx) {
     g.hlt();
 
     assert_eq!(event.take(), 3);
+}
+
+fn chip_port(c: &Ctx) {
+    // mov al, 0xa5; out 0x21, al; xor al, al; in al, 0x21: the mask of the PIC
+    let mask = [0xb0, 0xa5, 0xe6, 0x21, 0x30, 0xc0, 0xe4, 0x21];
+    let mut g = Guest::with_irqchip(c, &[&mask, &DX[..], &[0xee]].concat());
+    let event = EventFd::new();
+    ioeventfd(&g.vm, &event, PIO, 0x21, 1, 0).unwrap();
+
+    assert_eq!(g.out(), (0x510, 0xa5));
+
+    assert_eq!(event.take(), 0);
+    ioeventfd(&g.vm, &event, PIO | DEASSIGN, 0x21, 1, 0).unwrap();
 }
 
 /// mov ax, 0x2000; mov ds, ax: DS is above the memory.

@@ -53,7 +53,7 @@ fn running_out_of_memory_leaves_the_table_as_it_was() {
 }
 
 fn any_match() -> impl Strategy<Value = Match> {
-    let place = prop_oneof![Just(Place::Port), Just(Place::Memory)];
+    let place = prop_oneof![Just(Place::Port), Just(Place::ChipPort), Just(Place::Memory)];
     let len = prop_oneof![Just(0u32), Just(1), Just(2), Just(4), Just(8)];
     (place, 0..4u64, len, proptest::option::of(0..3u64)).prop_map(|(place, addr, len, value)| Match {
         place,
@@ -102,7 +102,7 @@ proptest! {
                 }
             }
         }
-        for place in [Place::Port, Place::Memory] {
+        for place in [Place::Port, Place::ChipPort, Place::Memory] {
             for (addr, len, value) in (0..5).flat_map(|a| [1, 2, 4, 8].map(|l| (a, l)))
                 .flat_map(|(a, l)| [0, 1, 2, 3].map(|v| (a, l, v)))
             {
@@ -114,7 +114,7 @@ proptest! {
                 prop_assert!(meant.len() <= 1, "no write is meant for two");
                 prop_assert_eq!(table.find(place, addr, len, value), meant.first());
                 for hint in 0..8 {
-                    let found = table.find_near(place, addr, len, value, &mut { hint });
+                    let found = table.find_near(place, addr, len, || value, &mut { hint });
                     prop_assert_eq!(found, meant.first(), "a wrong hint does no harm");
                 }
             }
