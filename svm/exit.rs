@@ -19,7 +19,8 @@ const VMEXIT_INVALID32: u64 = 0xffff_ffff;
 #[inline(always)]
 pub(super) fn decode(raw: RawExit) -> Exit {
     // One comparison each for those that come most often, then a search among the others.
-    if raw.reason == IOIO {
+    // This one alone in 32 bits, so that the compiler leaves it in front.
+    if raw.reason as u32 == IOIO as u32 {
         return Exit::Pio(PioAccess::from_info(raw.info1 as u32));
     }
     if raw.reason == 0x400 {

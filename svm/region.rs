@@ -78,13 +78,13 @@ impl CpuArea {
 pub(crate) struct Window<'a> {
     area: &'a CpuArea,
     cpu: &'a PinnedCpu,
+    /// Of the area.
+    host_vmcb: Hpa,
     /// EFER and VM_HSAVE_PA to put back, where SVME was not set yet.
     restore: Option<(u64, u64)>,
     /// Beside another hypervisor: translations under our ASID may be anybody's until the first entry
     /// flushes them.
     stale: bool,
-    /// No guest has been entered yet.
-    fresh: bool,
 }
 
 impl<'a> Window<'a> {
@@ -107,14 +107,7 @@ impl<'a> Window<'a> {
         }
         // SAFETY: SVME is set now, and the page is this CPU's own.
         unsafe { asm::vmsave(area.host_vmcb_hpa) };
-        Window { area, cpu, restore, stale: shared, fresh: true }
-    }
-
-    /// Returns whether the guest still has to be given what it needs on this CPU: see
-    /// [`Window::assign_asid`].
-    #[inline(always)]
-    pub(super) fn is_fresh(&self) -> bool {
-        self.fresh
+        Window { area, cpu, host_vmcb: area.host_vmcb_hpa, restore, stale: shared }
     }
 
     /// Returns the number of the CPU.
@@ -124,7 +117,6 @@ impl<'a> Window<'a> {
 
     /// Gives `tag` an ASID of this CPU. Returns it, and whether the whole TLB must be flushed.
     pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
-        self.fresh = false;
         if self.restore.is_none() {
             // Another hypervisor hands out the same numbers. It comes to the last one as seldom as to
             // any, and just before it flushes everything; so that one is ours, flushed at each window.
@@ -400,7 +392,7 @@ impl VmcbPage {
             clean.remove(Clean::NP);
         }
         c.clean = clean.bits();
-        let (vmcb, host) = (self.hpa, window.area.host_vmcb_hpa);
+        let (vmcb, host) = (self.hpa, window.host_vmcb);
         // SAFETY:
         // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and
         //   `_host_vmcb` was filled on this CPU; the run loop does not change what it holds.

@@ -33,7 +33,7 @@ pub(crate) struct SvmVcpu {
     tag: AsidTag,
     /// Translations of this guest must go with the coming entry.
     flush: bool,
-    /// What [`VmcbPage::place`] was told does not fit the coming entry.
+    /// What [`VmcbPage::place`] was told does not fit the coming entry, as for the first of a window.
     misplaced: bool,
     flush_by_asid: bool,
     has_next_rip: bool,
@@ -105,22 +105,6 @@ impl SvmVcpu {
         self.wants_step = !is_event && !is_served;
         self.misplaced |= self.wants_step;
     }
-
-    /// After a step: takes the trap flag out of what the guest sees.
-    #[cold]
-    #[inline(never)]
-    fn after_step(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit {
-        let Some(step) = self.step.take() else { return decode(raw) };
-        let s = self.vmcb.save_mut(Clean::DRX);
-        let after = step.end(raw.reason == DEBUG_EXCEPTION, s.rip, s.rflags, s.dr6);
-        s.dr6 = after.dr6;
-        state.rflags = after.rflags;
-        if after.is_ours {
-            Exit::Resolved
-        } else {
-            decode(raw)
-        }
-    }
 }
 
 fn pack(seg: &Segment) -> VmcbSegment {
@@ -160,7 +144,7 @@ impl BackendVcpu for SvmVcpu {
         save.rip = state.rip;
         save.rflags = state.rflags;
 
-        if window.is_fresh() || self.misplaced {
+        if self.misplaced {
             self.place(window);
         }
         self.vmcb.run(window, root, &mut state.gprs);
@@ -176,12 +160,23 @@ impl BackendVcpu for SvmVcpu {
     }
 
     #[inline(always)]
-    fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit {
-        if self.step.is_some() {
-            self.after_step(raw, state)
-        } else {
-            decode(raw)
-        }
+    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> Exit {
+        decode(raw)
+    }
+
+    fn end_step(&mut self, raw: RawExit, state: &mut VcpuState) -> bool {
+        let Some(step) = self.step.take() else { return false };
+        let s = self.vmcb.save_mut(Clean::DRX);
+        let after = step.end(raw.reason == DEBUG_EXCEPTION, s.rip, s.rflags, s.dr6);
+        s.dr6 = after.dr6;
+        // The guest does not see the trap flag.
+        state.rflags = after.rflags;
+        after.is_ours
+    }
+
+    fn leave(&mut self, _window: &mut Window<'_>) {
+        self.wants_step = false;
+        self.misplaced = true;
     }
 
     fn read_state(&self, want: Groups, out: &mut VcpuState) {

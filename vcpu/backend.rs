@@ -124,11 +124,16 @@ pub(crate) trait BackendVcpu: Send {
         root: TableRoot<'_>,
         state: &mut VcpuState,
     ) -> RawExit;
+    /// Ends the step that [`Self::request_window`] made of the last entry, where it did so for an NMI that
+    /// waits. Returns whether the exit, of which [`Self::enter`] returned `raw`, was the step's own.
+    fn end_step(&mut self, _raw: RawExit, _state: &mut VcpuState) -> bool {
+        false
+    }
     /// Says what the last entry ended with; `raw` is what [`Self::enter`] returned. Once for each entry.
     fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit;
     /// Keeps what is in the processor only, before the window is dropped; [`Self::read_state`] gives the
-    /// same afterwards.
-    fn leave(&mut self, _window: &mut <Self::Cpu as Backend>::Window<'_>) {}
+    /// same afterwards. Once for each window.
+    fn leave(&mut self, window: &mut <Self::Cpu as Backend>::Window<'_>);
     /// Fetches groups of registers.
     fn read_state(&self, want: Groups, out: &mut VcpuState);
     /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.

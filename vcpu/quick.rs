@@ -15,6 +15,7 @@
 //! which means that nothing is known.
 
 use super::backend::{Backend, BackendVcpu};
+use super::core::VcpuCore;
 use super::exit::{Exit, MsrAccess, VirtInsn};
 use super::handle::{code, misc, mov, msr, pio, Cx};
 use super::outcome::Outcome;
@@ -48,9 +49,9 @@ pub(super) fn run<B: Backend>(
         let core = &mut *cx.core;
         let raw = core.hw.enter(window, space.root(), &mut core.state);
         cx.shared.recorder.note(core.state.rip, raw);
-        let answer = if entry.is_over(cx) {
+        let answer = if entry.is_over(core) {
             let exit = cx.core.hw.exit(raw, &mut cx.core.state);
-            match answer(cx, &exit) {
+            match answer(cx, exit) {
                 Answer::Not => {
                     note(cx, &exit);
                     return Some(exit);
@@ -62,18 +63,28 @@ pub(super) fn run<B: Backend>(
         } else {
             Answer::Prepare
         };
-        if cx.shared.has_requests()
-            || work.is_pending()
-            || space.flush_generation.load(SeqCst) != cx.core.flush_generation
-        {
-            return None;
-        }
-        if answer == Answer::Prepare {
+        // Asked for in each arm, so that the compiler makes one way through for each answer.
+        if answer == Answer::Again {
+            if waits(cx, work) {
+                return None;
+            }
+        } else {
+            if waits(cx, work) {
+                return None;
+            }
             entry = choose(cx)?;
         }
         let core = &mut *cx.core;
         core.state.flush(&mut core.hw);
     }
+}
+
+/// Returns whether the run loop has something to do before the guest goes on.
+#[inline(always)]
+fn waits<B: Backend>(cx: &Cx<'_, '_, B>, work: &Work<'_>) -> bool {
+    cx.shared.has_requests()
+        || work.is_pending()
+        || cx.vm.space.flush_generation.load(SeqCst) != cx.core.flush_generation
 }
 
 /// What an entry leaves to be done after it.
@@ -97,17 +108,20 @@ impl Entry {
 
     /// Returns whether nothing but the exit itself has to be looked at after it.
     #[inline(always)]
-    fn is_over<B: Backend>(&self, cx: &Cx<'_, '_, B>) -> bool {
-        self.is_plain && cx.core.hw.tpr() == self.tpr && !cx.core.is_stepping()
+    fn is_over<B: Backend>(&self, core: &VcpuCore<B>) -> bool {
+        self.is_plain && core.hw.tpr() == self.tpr && !core.is_stepping()
     }
 }
 
 /// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
 #[inline(never)]
 fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
-    let exit = cx.core.hw.exit(cx.shared.recorder.last(), &mut cx.core.state);
+    let raw = cx.shared.recorder.last();
+    let core = &mut *cx.core;
+    let is_step = core.hw.end_step(raw, &mut core.state);
+    let exit = if is_step { Exit::Resolved } else { core.hw.exit(raw, &mut core.state) };
     note(cx, &exit);
-    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, &exit) != Answer::Not;
+    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, exit) != Answer::Not;
     (!is_answered).then_some(exit)
 }
 
@@ -131,8 +145,8 @@ fn choose<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Entry> {
 
 /// Answers an exit, if it is of a kind that is answered here.
 #[inline(always)]
-fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) -> Answer {
-    match *exit {
+fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Answer {
+    match exit {
         Exit::Pio(access) => {
             let Some(next) = code::next_rip(cx) else { return Answer::Not };
             if !pio::answer(cx, access) {
