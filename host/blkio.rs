@@ -16,7 +16,7 @@ use super::ffi;
 use super::file::{FileRef, WaitQueue};
 use super::guest_ram;
 use super::page::Pages;
-use super::pieces::{outcome, Pieces};
+use super::pieces::{outcome, Pieces, Transfer};
 use crate::arch::addr::Hva;
 use crate::virtio::inflight::{Ended, InFlight};
 use crate::virtio::segment::Cut;
@@ -211,7 +211,13 @@ impl<W: Waker> Lane<W> {
     /// # Safety
     /// - The slot is not in use, and the lane stays where it is until it is not in use again.
     /// - So long, `file` is referenced.
-    unsafe fn start(&self, slot: u16, file: &BackingFile, pieces: &Pieces, at: Place) -> Option<Result<u64>> {
+    unsafe fn start(
+        &self,
+        slot: u16,
+        file: &BackingFile,
+        pieces: Transfer<'_>,
+        at: Place,
+    ) -> Option<Result<u64>> {
         let Some(place) = self.slots.get(usize::from(slot)).map(UnsafeCell::get) else {
             return Some(Err(EINVAL));
         };
@@ -315,7 +321,7 @@ impl<T, W: Waker> Transfers<T, W> {
         // SAFETY: A slot that `reserve()` gave is in use until it is given back: below, when it is not under
         // way, or after its end was seen. The lane is pinned, and neither it nor the file goes before all have
         // ended: `drop()` waits for that, and without it they do not go at all.
-        match unsafe { self.lane.start(slot, &self.file, &self.pieces, at) } {
+        match unsafe { self.lane.start(slot, &self.file, self.pieces.all(), at) } {
             None => {
                 // Its end is looked for by this thread only, later.
                 self.items.fill(slot, item);

@@ -45,9 +45,9 @@ unsafe extern "C" {
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
     pub(super) fn rvmm_user_load(hva: u64, bytes: u32, to: *mut c_void) -> i32;
-    pub(super) fn rvmm_user_load_words(hva: u64, bytes: u32, to: *mut c_void) -> i32;
-    pub(super) fn rvmm_user_store(hva: u64, bytes: u32, value: u64) -> i32;
-    pub(super) fn rvmm_user_store_pair(hva: u64, low: u32, high: u32) -> i32;
+    pub(super) fn rvmm_user_store(hva: u64, bytes: u32, from: *const c_void) -> i32;
+    pub(super) fn rvmm_user_load_u16(hva: u64, to: *mut u16) -> i32;
+    pub(super) fn rvmm_user_store_u16(hva: u64, value: u16) -> i32;
     pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
     pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 

@@ -24,17 +24,8 @@ fn done(ret: i32) -> Result {
     }
 }
 
-/// Returns whether a copy is one of a word: 2, 4 or 8 bytes, naturally aligned.
-#[inline(always)]
-fn is_word(hva: Hva, bytes: usize) -> bool {
-    matches!(bytes, 2 | 4 | 8) && hva.0 & (bytes as u64).wrapping_sub(1) == 0
-}
-
-/// Returns whether a copy is one of a few words of 8 bytes: a descriptor, or some of them.
-#[inline(always)]
-fn is_words(hva: Hva, bytes: usize) -> bool {
-    bytes <= 64 && (hva.0 | bytes as u64) & 7 == 0
-}
+/// Up to so many bytes are copied word by word.
+const FEW: usize = 64;
 
 /// Copies from the process at `hva`; does not sleep. A word, aligned, is copied in one access.
 ///
@@ -42,20 +33,20 @@ fn is_words(hva: Hva, bytes: usize) -> bool {
 /// `EFAULT` when a page is not resident or not readable.
 #[inline(always)]
 pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
-    let (to, bytes) = (buf.as_mut_ptr().cast(), buf.len() as u32);
-    if is_words(hva, buf.len()) {
+    if let Ok(two) = <&mut [u8; 2]>::try_from(&mut *buf) {
+        let mut value = 0;
+        // SAFETY: `value` is valid; the user address is checked and faults are handled.
+        done(unsafe { ffi::rvmm_user_load_u16(hva.0, &mut value) })?;
+        *two = value.to_ne_bytes();
+        return Ok(());
+    }
+    let (to, bytes) = (buf.as_mut_ptr().cast(), buf.len());
+    if bytes <= FEW {
         // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
-        return done(unsafe { ffi::rvmm_user_load_words(hva.0, bytes, to) });
+        return done(unsafe { ffi::rvmm_user_load(hva.0, bytes as u32, to) });
     }
-    if is_word(hva, buf.len()) {
-        // SAFETY: As above.
-        return done(unsafe { ffi::rvmm_user_load(hva.0, bytes, to) });
-    }
-    // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
-    let ret = unsafe {
-        bindings::copy_from_user_nofault(buf.as_mut_ptr().cast(), hva.0 as *const c_void, buf.len())
-    };
-    done(ret as i32)
+    // SAFETY: As above.
+    done(unsafe { bindings::copy_from_user_nofault(to, hva.0 as *const c_void, bytes) } as i32)
 }
 
 /// Copies into the process at `hva`; does not sleep. A word, aligned, is copied in one access.
@@ -64,25 +55,17 @@ pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
 /// As [`copy_in`].
 #[inline(always)]
 pub(crate) fn copy_out(hva: Hva, buf: &[u8]) -> Result {
-    if let (Ok(entry), 4) = (<&[u8; 8]>::try_from(buf), hva.0 & 7) {
-        // An entry of a used ring, of two fields.
-        let [a, b, c, d, e, f, g, h] = *entry;
-        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    if let Ok(two) = <&[u8; 2]>::try_from(buf) {
         // SAFETY: The user address is checked and faults are handled.
-        return done(unsafe { ffi::rvmm_user_store_pair(hva.0, low, high) });
+        return done(unsafe { ffi::rvmm_user_store_u16(hva.0, u16::from_ne_bytes(*two)) });
     }
-    if is_word(hva, buf.len()) || buf.len() == 1 {
-        let mut value = [0; 8];
-        for (to, from) in value.iter_mut().zip(buf) {
-            *to = *from;
-        }
-        // SAFETY: The user address is checked and faults are handled.
-        let ret = unsafe { ffi::rvmm_user_store(hva.0, buf.len() as u32, u64::from_le_bytes(value)) };
-        return done(ret);
+    let (from, bytes) = (buf.as_ptr().cast(), buf.len());
+    if bytes <= FEW {
+        // SAFETY: `buf` is valid for its length; the user address is checked and faults are handled.
+        return done(unsafe { ffi::rvmm_user_store(hva.0, bytes as u32, from) });
     }
-    // SAFETY: As in `copy_in()`.
-    let ret = unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, buf.as_ptr().cast(), buf.len()) };
-    done(ret as i32)
+    // SAFETY: As above.
+    done(unsafe { bindings::copy_to_user_nofault(hva.0 as *mut c_void, from, bytes) } as i32)
 }
 
 /// Compares and exchanges a naturally aligned value of 1, 2, 4 or 8 bytes; does not sleep.

@@ -11,7 +11,7 @@
 use super::eventfd::OnEvent;
 use super::ffi;
 use super::file::FileRef;
-use super::pieces::{outcome, Pieces};
+use super::pieces::{outcome, Transfer};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::NonNull;
@@ -87,7 +87,7 @@ impl Tap {
     /// # Errors
     /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others. `EAGAIN`
     /// where it would have to wait for room.
-    pub(crate) fn send(&self, packet: &Pieces, prompt: bool) -> Result<u64> {
+    pub(crate) fn send(&self, packet: Transfer<'_>, prompt: bool) -> Result<u64> {
         // SAFETY: By the invariant of `Socket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
@@ -99,7 +99,7 @@ impl Tap {
     ///
     /// # Errors
     /// `EAGAIN` when there is none; `EFAULT` and others, with which a packet is lost.
-    pub(crate) fn receive(&self, room: &Pieces) -> Result<u64> {
+    pub(crate) fn receive(&self, room: Transfer<'_>) -> Result<u64> {
         // SAFETY: As in `send()`.
         outcome(unsafe { ffi::rvmm_tap_receive(self.0.as_ptr(), room.as_ptr(), room.count(), room.bytes()) })
     }
@@ -143,7 +143,7 @@ impl Batch {
     /// # Errors
     /// `ENOSPC`: it is to be sent alone, after those that wait, or these have to be sent first. `EINVAL` for a
     /// bad header, `EFAULT`.
-    pub(crate) fn add(&mut self, tap: &Tap, packet: &Pieces) -> Result {
+    pub(crate) fn add(&mut self, tap: &Tap, packet: Transfer<'_>) -> Result {
         let (pieces, count, bytes) = (packet.as_ptr(), packet.count(), packet.bytes());
         // SAFETY: By the invariants of both. The pieces are read during the call only, and the callee checks
         // that they are addresses of the process.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one transfer to or from the VMM's memory is made of.
+//! What transfers to or from the VMM's memory are made of.
 
 use crate::arch::addr::Hva;
 use core::mem::{align_of, size_of};
@@ -16,7 +16,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// `struct iovec`, whose address nothing here follows.
 #[repr(C)]
-struct Piece {
+pub(super) struct Piece {
     base: u64,
     len: usize,
 }
@@ -24,38 +24,29 @@ struct Piece {
 const_assert!(size_of::<Piece>() == size_of::<bindings::iovec>());
 const_assert!(align_of::<Piece>() == align_of::<bindings::iovec>());
 
-/// The pieces of the process's memory that one transfer is made of.
+/// The pieces of the process's memory that transfers are made of.
 pub(crate) struct Pieces {
     iov: KVec<Piece>,
+    /// Of the last transfer.
     bytes: u64,
 }
 
-impl Pieces {
-    /// Returns none, with room for those of one transfer.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Pieces> {
-        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
-    }
+/// Where the pieces of one of several transfers are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    first: usize,
+    count: usize,
+    bytes: u64,
+}
 
-    /// Sets them, in order. Returns whether they fit into one transfer.
-    #[must_use]
-    pub(crate) fn set(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> bool {
-        self.iov.clear();
-        self.bytes = 0;
-        pieces.all(|(hva, len)| self.push(hva, len).is_some())
-    }
+/// The pieces of one transfer.
+#[derive(Clone, Copy)]
+pub(crate) struct Transfer<'a> {
+    iov: &'a [Piece],
+    bytes: u64,
+}
 
-    /// Appends a piece; `None`: it does not fit.
-    fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
-        let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
-        let piece = Piece { base: hva.0, len: usize::try_from(len).ok()? };
-        self.iov.push_within_capacity(piece).ok()?;
-        self.bytes = bytes;
-        Some(())
-    }
-
+impl Transfer<'_> {
     pub(super) fn as_ptr(&self) -> *const bindings::iovec {
         self.iov.as_ptr().cast()
     }
@@ -65,6 +56,73 @@ impl Pieces {
     }
 
     /// Returns the bytes in all of them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Pieces {
+    /// Returns none, with room for those of one transfer of the largest, or of more that are smaller.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Pieces> {
+        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
+    }
+
+    /// Sets them, in order. Returns whether they fit into one transfer.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) fn set(&mut self, pieces: impl Iterator<Item = (Hva, u64)>) -> bool {
+        self.clear();
+        self.add(pieces).is_some()
+    }
+
+    /// Removes all.
+    pub(crate) fn clear(&mut self) {
+        self.iov.clear();
+        self.bytes = 0;
+    }
+
+    /// Adds those of another transfer, in order. `None`: they do not fit.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> Option<Extent> {
+        let first = self.iov.len();
+        self.bytes = 0;
+        pieces.try_for_each(|(hva, len)| self.push(hva, len))?;
+        Some(Extent { first, count: self.iov.len().saturating_sub(first), bytes: self.bytes })
+    }
+
+    /// Returns for how many more pieces there is room.
+    pub(crate) fn room(&self) -> usize {
+        PIECES.saturating_sub(self.iov.len())
+    }
+
+    /// Returns the pieces of the transfer that [`Pieces::add`] returned.
+    pub(crate) fn of(&self, extent: Extent) -> Transfer<'_> {
+        let Extent { first, count, bytes } = extent;
+        match self.iov.get(first..first.saturating_add(count)) {
+            Some(iov) => Transfer { iov, bytes },
+            None => Transfer { iov: &[], bytes: 0 },
+        }
+    }
+
+    /// Returns the only transfer.
+    pub(crate) fn all(&self) -> Transfer<'_> {
+        Transfer { iov: &self.iov, bytes: self.bytes }
+    }
+
+    /// Appends a piece; `None`: it does not fit.
+    #[inline(always)]
+    fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
+        let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
+        let piece = Piece { base: hva.0, len: usize::try_from(len).ok()? };
+        self.iov.push_within_capacity(piece).ok()?;
+        self.bytes = bytes;
+        Some(())
+    }
+
+    /// Returns the bytes of the last transfer.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

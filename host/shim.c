@@ -277,96 +277,108 @@ out:
 }
 
 /* In one access, which copy_from_user_nofault() does not promise: it may go byte by byte. */
+int rvmm_user_load_u16(u64 hva, u16 *to)
+{
+	int ret = -EFAULT;
+	u16 value;
+
+	pagefault_disable();
+	if (!user_read_access_begin((void __user *)hva, sizeof(value)))
+		goto refused;
+	unsafe_get_user(value, (u16 __user *)hva, out);
+	*to = value;
+	ret = 0;
+out:
+	user_read_access_end();
+refused:
+	pagefault_enable();
+	return ret;
+}
+
+int rvmm_user_store_u16(u64 hva, u16 value)
+{
+	int ret = -EFAULT;
+
+	pagefault_disable();
+	if (!user_write_access_begin((void __user *)hva, sizeof(value)))
+		goto refused;
+	unsafe_put_user(value, (u16 __user *)hva, out);
+	ret = 0;
+out:
+	user_write_access_end();
+refused:
+	pagefault_enable();
+	return ret;
+}
+
+/*
+ * What is behind the last address of user space is not the kernel's either for some pages, so few bytes need
+ * no look at where they end: a constant says that they are few.
+ */
+#define RVMM_FEW	64
+
+/* Copies the next of what is left, if that is so much, in one access. */
+#define RVMM_LOAD(type)							\
+	do {								\
+		type value;						\
+									\
+		unsafe_get_user(value, (type __user *)hva, out);	\
+		put_unaligned(value, (type *)to);			\
+		hva += sizeof(type);					\
+		to += sizeof(type);					\
+	} while (0)
+#define RVMM_STORE(type)						\
+	do {								\
+		type value = get_unaligned((const type *)from);		\
+									\
+		unsafe_put_user(value, (type __user *)hva, out);	\
+		hva += sizeof(type);					\
+		from += sizeof(type);					\
+	} while (0)
+#define RVMM_BY_WORDS(copy)						\
+	do {								\
+		u32 words;						\
+									\
+		for (words = bytes / 8; words; words--)			\
+			copy(u64);					\
+		if (likely(!(bytes & 7)))				\
+			break;						\
+		if (bytes & 4)						\
+			copy(u32);					\
+		if (bytes & 2)						\
+			copy(u16);					\
+		if (bytes & 1)						\
+			copy(u8);					\
+	} while (0)
+
 int rvmm_user_load(u64 hva, u32 bytes, void *to)
 {
 	int ret = -EFAULT;
-	u16 half;
-	u32 word;
 
 	pagefault_disable();
-	if (!user_read_access_begin((void __user *)hva, bytes)) {
-		pagefault_enable();
-		return -EFAULT;
-	}
-	if (bytes == 2) {
-		unsafe_get_user(half, (u16 __user *)hva, out);
-		put_unaligned(half, (u16 *)to);
-	} else {
-		unsafe_get_user(word, (u32 __user *)hva, out);
-		put_unaligned(word, (u32 *)to);
-	}
+	if (bytes > RVMM_FEW || !user_read_access_begin((void __user *)hva, RVMM_FEW))
+		goto refused;
+	RVMM_BY_WORDS(RVMM_LOAD);
 	ret = 0;
 out:
 	user_read_access_end();
+refused:
 	pagefault_enable();
 	return ret;
 }
 
-/* Whole words of 8 bytes, each in one access; `to` has any alignment. */
-int rvmm_user_load_words(u64 hva, u32 bytes, void *to)
-{
-	int ret = -EFAULT;
-	u64 word;
-
-	pagefault_disable();
-	if (!user_read_access_begin((void __user *)hva, bytes)) {
-		pagefault_enable();
-		return -EFAULT;
-	}
-	for (; bytes; bytes -= sizeof(word), hva += sizeof(word), to += sizeof(word)) {
-		unsafe_get_user(word, (u64 __user *)hva, out);
-		put_unaligned(word, (u64 *)to);
-	}
-	ret = 0;
-out:
-	user_read_access_end();
-	pagefault_enable();
-	return ret;
-}
-
-int rvmm_user_store(u64 hva, u32 bytes, u64 value)
+int rvmm_user_store(u64 hva, u32 bytes, const void *from)
 {
 	int ret = -EFAULT;
 
 	pagefault_disable();
-	if (!user_write_access_begin((void __user *)hva, bytes)) {
-		pagefault_enable();
-		return -EFAULT;
-	}
-	switch (bytes) {
-	case 1:
-		unsafe_put_user((u8)value, (u8 __user *)hva, out);
-		break;
-	case 2:
-		unsafe_put_user((u16)value, (u16 __user *)hva, out);
-		break;
-	case 4:
-		unsafe_put_user((u32)value, (u32 __user *)hva, out);
-		break;
-	default:
-		unsafe_put_user(value, (u64 __user *)hva, out);
-	}
+	if (bytes > RVMM_FEW || !user_write_access_begin((void __user *)hva, RVMM_FEW))
+		goto refused;
+	RVMM_BY_WORDS(RVMM_STORE);
 	ret = 0;
 out:
 	user_write_access_end();
-	pagefault_enable();
-	return ret;
-}
-
-int rvmm_user_store_pair(u64 hva, u32 low, u32 high)
-{
-	int ret = -EFAULT;
-
-	pagefault_disable();
-	if (!user_write_access_begin((void __user *)hva, 8)) {
-		pagefault_enable();
-		return -EFAULT;
-	}
-	unsafe_put_user(low, (u32 __user *)hva, out);
-	unsafe_put_user(high, (u32 __user *)(hva + 4), out);
-	ret = 0;
-out:
-	user_write_access_end();
+refused:
 	pagefault_enable();
 	return ret;
 }

@@ -48,11 +48,12 @@ int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn);
 void rvmm_gup_put(void *page, bool dirty);
 u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
-/* Of 2, 4 or 8 bytes, naturally aligned; does not sleep. */
+/* These do not sleep. */
+int rvmm_user_load_u16(u64 hva, u16 *to);
+int rvmm_user_store_u16(u64 hva, u16 value);
+/* Of few bytes, anywhere; word by word of 8 bytes, then 4, 2 and 1, each in one access. */
 int rvmm_user_load(u64 hva, u32 bytes, void *to);
-int rvmm_user_load_words(u64 hva, u32 bytes, void *to);
-int rvmm_user_store(u64 hva, u32 bytes, u64 value);
-int rvmm_user_store_pair(u64 hva, u32 low, u32 high);
+int rvmm_user_store(u64 hva, u32 bytes, const void *from);
 struct rvmm_word {
 	u64 hva;
 	u64 value;

@@ -112,7 +112,7 @@ impl Slot {
 
     /// Returns the memory behind an address, or `None` outside the slot.
     #[inline(always)]
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+    pub(crate) fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
         let offset = gpa.0.wrapping_sub(self.base.gpa().0);
         let left = (self.npages << PAGE_SHIFT).checked_sub(offset).filter(|left| *left != 0)?;
         Some(HvaSpan { hva: self.hva.wrapping_add(offset), left, writable: self.is_writable() })

@@ -17,8 +17,8 @@
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
 
 use super::backend::Backend;
+use super::memory::{split_at_slots, Near};
 use super::pci::{send, Model, PciDevice};
-use super::space::Near;
 use super::vm::Vm;
 use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::{Gpa, Hva};
@@ -480,40 +480,6 @@ fn pieces<'a, B: Backend>(
     failed: &'a mut Option<MemError>,
 ) -> impl Iterator<Item = (Hva, u64)> + 'a {
     let segments = request.data().iter().map(|s| (s.gpa, u64::from(s.len)));
-    Located { vm, segments, rest: None, to_guest }.map_while(|at| at.map_err(|e| *failed = Some(e)).ok())
-}
-
-/// Returns where segments of guest memory lie in the VMM, split at the ends of memory slots. Stops at what is
-/// no memory.
-pub(super) fn split_at_slots<'a, B: Backend>(
-    vm: &'a Vm<B>,
-    segments: impl Iterator<Item = (Gpa, u64)> + 'a,
-    to_guest: bool,
-) -> impl Iterator<Item = (Hva, u64)> + 'a {
-    Located { vm, segments, rest: None, to_guest }.map_while(Result::ok)
-}
-
-/// Segments of guest memory with their places in the VMM.
-struct Located<'a, B: Backend, I> {
-    vm: &'a Vm<B>,
-    segments: I,
-    /// What is left of a segment that goes on in another slot.
-    rest: Option<(Gpa, u64)>,
-    to_guest: bool,
-}
-
-impl<B: Backend, I: Iterator<Item = (Gpa, u64)>> Iterator for Located<'_, B, I> {
-    type Item = Result<(Hva, u64), MemError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (gpa, len) = self.rest.take().or_else(|| self.segments.next())?;
-        let Some((hva, left)) = self.vm.space.user_range(gpa, self.to_guest) else {
-            return Some(Err(MemError::NoSlot(gpa)));
-        };
-        let n = left.min(len);
-        if n < len {
-            self.rest = Some((gpa.wrapping_add(n), len.saturating_sub(n)));
-        }
-        Some(Ok((hva, n)))
-    }
+    let located = split_at_slots(&*vm.space, segments, to_guest);
+    located.map_while(|at| at.map_err(|e| *failed = Some(e)).ok())
 }

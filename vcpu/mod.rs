@@ -7,7 +7,8 @@
 //! | [`backend`], [`exit`], [`event`] | the contract with the vendor's extension |
 //! | [`state`], [`core`] | registers, and everything else of one vCPU |
 //! | [`shared`] | what other threads may touch of it |
-//! | [`space`], [`vm`] | guest memory, and the VM as a vCPU sees it |
+//! | [`space`], [`memory`] | guest memory: slots and the second-level table; reads and writes |
+//! | [`vm`] | the VM as a vCPU sees it |
 //! | [`pci`] | the PCI bus |
 //! | [`worker`], [`disk`], [`net`] | who serves a queue, and how those of a disk and of a network card are |
 //! | [`run`], [`quick`] | the loop, and the inner one of exits that are answered at once |
@@ -31,9 +32,11 @@ pub(crate) mod handle;
 pub(crate) mod io;
 pub(crate) mod ioevent;
 pub(crate) mod mce;
+pub(crate) mod memory;
 pub(crate) mod msr_table;
 pub(crate) mod net;
 mod netstream;
+mod nettap;
 pub(crate) mod outcome;
 pub(crate) mod pci;
 pub(crate) mod poll;

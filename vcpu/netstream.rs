@@ -73,8 +73,8 @@ fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
 /// Puts a packet into the guest's buffers. Returns whether that is done with.
 fn to_guest<B: Backend>(bench: &mut Bench<'_, B>, frame: &[u8], worker: &Worker) -> Result<bool> {
     let bytes = HEADER_BYTES.saturating_add(frame.len() as u64);
-    let Bench { vm, device, packet, .. } = bench;
-    match with_net(vm, device, |net, mem| net.take_room(RECEIVE, mem, packet, bytes))? {
+    let packet = &mut bench.lane.packet;
+    match with_net(bench.vm, bench.device, |net, mem| net.take_room(RECEIVE, mem, packet, bytes))? {
         Taken::Packet => {}
         Taken::TooLong => return Ok(true),
         other => {
@@ -83,8 +83,8 @@ fn to_guest<B: Backend>(bench: &mut Bench<'_, B>, frame: &[u8], worker: &Worker)
         }
     }
     let copied = resident(bench, |bench| {
-        write_segments(&*bench.vm.space, bench.packet.data(), &[0; HEADER_BYTES as usize])?;
-        write_segments_at(&*bench.vm.space, bench.packet.data(), HEADER_BYTES, frame).map(drop)
+        write_segments(&*bench.vm.space, bench.lane.packet.data(), &[0; HEADER_BYTES as usize])?;
+        write_segments_at(&*bench.vm.space, bench.lane.packet.data(), HEADER_BYTES, frame).map(drop)
     });
     if copied.is_err() {
         bench.abandon()?;
@@ -109,10 +109,10 @@ pub(super) fn transmit<B: Backend>(
         if signal_pending() {
             return Err(ERESTARTSYS);
         }
-        let Bench { vm, device, packet, .. } = bench;
-        match with_net(vm, device, |net, mem| net.take_packet(TRANSMIT, mem, packet))? {
+        let packet = &mut bench.lane.packet;
+        match with_net(bench.vm, bench.device, |net, mem| net.take_packet(TRANSMIT, mem, packet))? {
             Taken::Packet => {
-                let bytes = bench.packet.bytes().saturating_sub(HEADER_BYTES);
+                let bytes = bench.lane.packet.bytes().saturating_sub(HEADER_BYTES);
                 let len = usize::try_from(bytes).unwrap_or(usize::MAX);
                 let whole = buf.get_mut(..PREFIX.saturating_add(len));
                 // One that is longer than any packet can be is lost.
@@ -122,7 +122,7 @@ pub(super) fn transmit<B: Backend>(
                         *to = from;
                     }
                     copied = resident(bench, |bench| {
-                        read_segments(&*bench.vm.space, bench.packet.data(), HEADER_BYTES, frame)
+                        read_segments(&*bench.vm.space, bench.lane.packet.data(), HEADER_BYTES, frame)
                     });
                     if copied.is_ok() && len != 0 {
                         sent = send_all(stream, buf.get(..PREFIX.saturating_add(len)).unwrap_or(&[]));
@@ -132,8 +132,7 @@ pub(super) fn transmit<B: Backend>(
                     bench.abandon()?;
                     continue;
                 }
-                bench.done(None, TRANSMIT)?;
-                bench.give_sent(TRANSMIT)?;
+                bench.give_packet(TRANSMIT)?;
                 sent?;
             }
             other => bench.pause(other, TRANSMIT, worker)?,

@@ -9,6 +9,7 @@
 //! looked up before a change can not be mapped after it.
 
 use super::backend::{Backend, TableRoot};
+use super::memory::{InSlots, Near};
 use super::shared::VcpuShared;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
@@ -17,14 +18,11 @@ use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
 use crate::host::rcu::RcuBox;
 use crate::mmu::format::{PageSize, Rights};
-use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot, Slots};
 use crate::mmu::table::{FlushNeeded, MapError, Table};
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The most vCPUs of a VM.
 pub(crate) const MAX_VCPUS: usize = 64;
@@ -279,22 +277,10 @@ impl<B: Backend> Space<B> {
         self.slots.read(|s| s.lookup(gfn, &mut hint).is_some())
     }
 
-    /// Returns where `gpa` lies in the VMM.
-    #[inline(always)]
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
-        let before = self.slot_hint.load(Relaxed);
-        let mut hint = before;
-        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
-        if hint != before {
-            self.slot_hint.store(hint, Relaxed);
-        }
-        Some(span)
-    }
-
     /// Returns the guest's memory for as long as `cpu` is held.
     #[inline(always)]
     pub(crate) fn near<'a>(&'a self, cpu: &'a PinnedCpu) -> Near<'a> {
-        Near { slots: self.slots.pinned(cpu), hint: Cell::new(self.slot_hint.load(Relaxed)) }
+        Near::new(self.slots.pinned(cpu), self.slot_hint.load(Relaxed))
     }
 
     /// Faults in the page behind `gpa`; sleeps.
@@ -305,137 +291,19 @@ impl<B: Backend> Space<B> {
         let span = self.span(gpa).ok_or(EFAULT)?;
         guest_ram::fault_in(span.hva, write && span.writable)
     }
-
-    /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
-    /// goes there directly.
-    pub(crate) fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {
-        let span = self.span(gpa)?;
-        (!write || span.writable).then_some((span.hva, span.left))
-    }
 }
 
-impl<B: Backend> GuestMem for Space<B> {
-    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-        read(|gpa| self.span(gpa), gpa, buf)
-    }
-
-    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-        write(|gpa| self.span(gpa), gpa, buf)
-    }
-
-    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
-        cmpxchg(self.span(gpa), gpa, bytes, old, new)
-    }
-}
-
-/// Guest memory for as long as a CPU is held, which makes many small accesses cheaper.
-pub(crate) struct Near<'a> {
-    slots: &'a Slots,
-    hint: Cell<usize>,
-}
-
-impl Near<'_> {
+impl<B: Backend> InSlots for Space<B> {
     #[inline(always)]
     fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
-        let mut hint = self.hint.get();
-        let span = self.slots.gpa_to_hva(gpa, &mut hint)?;
-        self.hint.set(hint);
+        let before = self.slot_hint.load(Relaxed);
+        let mut hint = before;
+        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
+        if hint != before {
+            self.slot_hint.store(hint, Relaxed);
+        }
         Some(span)
     }
-}
-
-impl GuestMem for Near<'_> {
-    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-        read(|gpa| self.span(gpa), gpa, buf)
-    }
-
-    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-        write(|gpa| self.span(gpa), gpa, buf)
-    }
-
-    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
-        cmpxchg(self.span(gpa), gpa, bytes, old, new)
-    }
-
-    // As by default, but that the size is known where it is compiled.
-    #[inline]
-    fn read_obj<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T, MemError> {
-        let mut value = T::new_zeroed();
-        read(|gpa| self.span(gpa), gpa, value.as_mut_bytes())?;
-        Ok(value)
-    }
-
-    #[inline]
-    fn write_obj<T: IntoBytes + Immutable>(&self, gpa: Gpa, value: &T) -> Result<(), MemError> {
-        write(|gpa| self.span(gpa), gpa, value.as_bytes())
-    }
-}
-
-/// Returns whether `bytes` bytes at `gpa` lie in one page. Then they lie in one slot, too: those have whole
-/// pages.
-#[inline(always)]
-fn is_one_piece(gpa: Gpa, bytes: usize) -> bool {
-    bytes as u64 <= gpa.left_in_page()
-}
-
-/// Reads guest memory, of which `find` tells where it lies.
-#[inline(always)]
-fn read(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-    match find(gpa) {
-        Some(span) if is_one_piece(gpa, buf.len()) => {
-            guest_ram::copy_in(span.hva, buf).map_err(|_| MemError::NotResident(gpa))
-        }
-        _ => read_pieces(find, gpa, buf),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn read_pieces(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-    let mut at = gpa;
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let span = find(at).ok_or(MemError::NoSlot(at))?;
-        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
-        let (now, later) = rest.split_at_mut(n);
-        guest_ram::copy_in(span.hva, now).map_err(|_| MemError::NotResident(at))?;
-        at = at.wrapping_add(n as u64);
-        rest = later;
-    }
-    Ok(())
-}
-
-/// Writes guest memory, of which `find` tells where it lies.
-#[inline(always)]
-fn write(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-    match find(gpa) {
-        Some(span) if span.writable && is_one_piece(gpa, buf.len()) => {
-            guest_ram::copy_out(span.hva, buf).map_err(|_| MemError::NotResident(gpa))
-        }
-        _ => write_pieces(find, gpa, buf),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn write_pieces(find: impl Fn(Gpa) -> Option<HvaSpan>, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-    let mut at = gpa;
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let span = find(at).filter(|span| span.writable).ok_or(MemError::NoSlot(at))?;
-        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
-        let (now, later) = rest.split_at(n);
-        guest_ram::copy_out(span.hva, now).map_err(|_| MemError::NotResident(at))?;
-        at = at.wrapping_add(n as u64);
-        rest = later;
-    }
-    Ok(())
-}
-
-fn cmpxchg(span: Option<HvaSpan>, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
-    let fits = |span: &HvaSpan| span.writable && span.left >= bytes as u64;
-    let span = span.filter(fits).ok_or(MemError::NoSlot(gpa))?;
-    guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
 }
 
 impl<B: Backend> OnInvalidate for Space<B> {

@@ -42,7 +42,7 @@ const QUEUE_SIZE: u16 = 256;
 /// Entries of the control queue.
 const CONTROL_SIZE: u16 = 16;
 /// Descriptors that a buffer can have.
-const MAX_CHAIN: usize = 64;
+pub(crate) const MAX_CHAIN: usize = 64;
 /// Buffers that a packet to the guest can be spread over: 64 KiB in buffers of 1 KiB.
 const MAX_BUFFERS: usize = 68;
 /// Pieces of memory that a packet can consist of.
@@ -79,6 +79,11 @@ impl Packet {
     /// Returns the bytes in [`Packet::data`].
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns the buffer of a packet that [`VirtioPci::take_packet`] gave.
+    pub(crate) fn buffer(&self) -> Option<Used> {
+        self.buffers.first().copied()
     }
 
     fn clear(&mut self) {
@@ -126,13 +131,11 @@ impl Sent {
         Ok(Sent(KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?))
     }
 
-    /// Adds the one that [`VirtioPci::take_packet`] gave. Returns whether there is room for another.
+    /// Adds the buffer of one. Returns whether there is room for another.
     #[must_use]
-    pub(crate) fn add(&mut self, packet: &Packet) -> bool {
-        for used in &packet.buffers {
-            // There was room: that is what was said last.
-            let _ = self.0.push_within_capacity(Used { len: 0, ..*used });
-        }
+    pub(crate) fn add(&mut self, buffer: Used) -> bool {
+        // There was room: that is what was said last.
+        let _ = self.0.push_within_capacity(buffer);
         self.0.len() < self.0.capacity()
     }
 
@@ -319,10 +322,12 @@ impl VirtioPci<Net> {
         let merge = device.accepted & F_MRG_RXBUF != 0;
         let mark = queue.mark();
         let taken = gather(queue, mem, packet, bytes, merge);
-        if taken != Ok(Taken::Packet) {
+        if taken == Ok(Taken::Packet) {
+            self.began();
+        } else {
             queue.rewind(mark);
         }
-        self.settle(taken)
+        self.ended_with(taken)
     }
 
     /// Gives room back that was filled with `bytes` bytes, header included. Returns a message to send if
@@ -346,13 +351,45 @@ impl VirtioPci<Net> {
 
     /// Takes a packet out of the transmit queue `index`.
     pub(crate) fn take_packet<M: GuestMem>(&mut self, index: u16, mem: &M, packet: &mut Packet) -> Taken {
+        self.take_packets(index, mem, packet, |_| Ok(false))
+    }
+
+    /// Takes packets out of the transmit queue `index`, each into `packet`, and shows them to `each`: as long as
+    /// that returns that it wants another one, and the driver is known to have one. Returns what came after
+    /// them; [`Taken::Packet`]: perhaps another one. A fault that `each` finds stops the device, and its packet
+    /// is not one to be given back.
+    #[inline(always)]
+    pub(crate) fn take_packets<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        packet: &mut Packet,
+        mut each: impl FnMut(&Packet) -> Result<bool, Fault>,
+    ) -> Taken {
         let Some((_, queue)) = self.running(index) else { return Taken::Empty };
-        let mark = queue.mark();
-        let taken = fetch(queue, mem, packet);
-        if taken.is_err() {
-            queue.rewind(mark);
-        }
-        self.settle(taken)
+        let mut count = 0u32;
+        let end = loop {
+            let mark = queue.mark();
+            match fetch(queue, mem, packet) {
+                Ok(Taken::Packet) => {}
+                Ok(end) => break Ok(end),
+                Err(e) => {
+                    queue.rewind(mark);
+                    break Err(e);
+                }
+            }
+            match each(packet) {
+                Ok(wants_more) => {
+                    count = count.saturating_add(1);
+                    if !wants_more || !queue.knows_more() {
+                        break Ok(Taken::Packet);
+                    }
+                }
+                Err(fault) => break Err(QueueError::Broken(fault)),
+            }
+        };
+        self.began_some(count);
+        self.ended_with(end)
     }
 
     /// Gives packets back that were carried off, or dropped. As [`VirtioPci::give_room`].
@@ -404,12 +441,8 @@ impl VirtioPci<Net> {
         Served::More(self.used(index, mem))
     }
 
-    fn settle(&mut self, taken: Result<Taken, QueueError>) -> Taken {
+    fn ended_with(&mut self, taken: Result<Taken, QueueError>) -> Taken {
         match taken {
-            Ok(Taken::Packet) => {
-                self.began();
-                Taken::Packet
-            }
             Ok(taken) => taken,
             Err(QueueError::NotResident(gpa)) => Taken::NotResident(gpa),
             Err(QueueError::Broken(fault)) => Taken::Broken(self.fail(fault)),
@@ -472,12 +505,15 @@ fn fill_in<M: GuestMem>(
 }
 
 /// Takes a packet of the guest's.
+#[inline(always)]
 fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result<Taken, QueueError> {
     packet.clear();
-    let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
     // There is room for the longest chain.
-    packet.add(chain.buffer, chain.readable).ok_or(QueueError::Broken(Fault::TooLong))?;
-    if packet.bytes < HEADER_BYTES {
+    let Some(popped) = queue.pop_into(mem, &mut packet.data)? else { return Ok(Taken::Empty) };
+    packet.data.truncate(popped.readable);
+    packet.bytes = popped.readable_bytes;
+    let pushed = packet.buffers.push_within_capacity(Used { buffer: popped.buffer, len: 0 });
+    if packet.bytes < HEADER_BYTES || pushed.is_err() {
         return Err(QueueError::Broken(Fault::Malformed));
     }
     Ok(Taken::Packet)

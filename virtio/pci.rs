@@ -365,7 +365,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Notes that a worker took a buffer.
     pub(super) fn began(&mut self) {
-        self.in_flight = self.in_flight.saturating_add(1);
+        self.began_some(1);
+    }
+
+    /// As [`VirtioPci::began`], for `count` buffers.
+    pub(super) fn began_some(&mut self, count: u32) {
+        self.in_flight = self.in_flight.saturating_add(count);
     }
 
     /// Notes that a worker is done with a buffer; the last one ends a reset that waited for it.

@@ -101,6 +101,17 @@ pub(crate) struct Chain<'q> {
     pub(crate) writable: &'q [Segment],
 }
 
+/// A buffer that the driver made available, whose pieces are in a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Popped {
+    /// To give back with [`Queue::add_used`].
+    pub(crate) buffer: Buffer,
+    /// How many of the pieces, from the first on, the device may read; the others it may write.
+    pub(crate) readable: usize,
+    /// Bytes that the device may read.
+    pub(crate) readable_bytes: u64,
+}
+
 /// A buffer to give back, and the bytes of it that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Used {
@@ -155,8 +166,12 @@ trait Ring {
     fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError>;
 
     /// Collects the next buffer, which is there, without taking it.
-    fn fetch<M: GuestMem>(&self, shape: &Shape, mem: &M, parts: &mut Parts<'_>)
-        -> Result<Buffer, QueueError>;
+    fn fetch<M: GuestMem>(
+        &mut self,
+        shape: &Shape,
+        mem: &M,
+        parts: &mut Parts<'_>,
+    ) -> Result<Buffer, QueueError>;
 
     /// Takes the buffer that [`Ring::fetch`] gave.
     fn take(&mut self, shape: &Shape, buffer: Buffer);
@@ -289,18 +304,42 @@ impl Queue {
     /// # Errors
     /// As [`QueueError`].
     pub(crate) fn pop<M: GuestMem>(&mut self, mem: &M) -> Result<Option<Chain<'_>>, QueueError> {
+        let Queue { ready, shape, armed, chain, max_chain, format, .. } = self;
+        if !*ready {
+            return Ok(None);
+        }
+        let popped = pop(format, shape, mem, armed, Parts::new(chain, *max_chain))?;
+        Ok(popped.map(|popped| {
+            let halves = self.chain.as_slice().split_at_checked(popped.readable);
+            let (readable, writable) = halves.unwrap_or((&[], &[]));
+            Chain { buffer: popped.buffer, readable, writable }
+        }))
+    }
+
+    /// As [`Queue::pop`]; puts the pieces of the buffer into `list`, which has room for `max_chain` and is
+    /// emptied first.
+    ///
+    /// # Errors
+    /// As [`QueueError`].
+    #[inline(always)]
+    pub(crate) fn pop_into<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        list: &mut SegmentList,
+    ) -> Result<Option<Popped>, QueueError> {
         if !self.ready {
             return Ok(None);
         }
-        let Queue { shape, armed, chain, max_chain, format, .. } = self;
-        let mut parts = Parts::new(chain, *max_chain);
-        let popped = each!(format, ring => pop(ring, shape, mem, armed, &mut parts))?;
-        let readable = parts.readable();
-        Ok(popped.map(|buffer| {
-            let halves = self.chain.as_slice().split_at_checked(readable);
-            let (readable, writable) = halves.unwrap_or((&[], &[]));
-            Chain { buffer, readable, writable }
-        }))
+        let Queue { shape, armed, max_chain, format, .. } = self;
+        pop(format, shape, mem, armed, Parts::new(list, *max_chain))
+    }
+
+    /// Returns whether the driver is known to have made more buffers available, without a look at the ring.
+    pub(crate) fn knows_more(&self) -> bool {
+        match &self.format {
+            Format::Split(ring) => ring.knows_more(),
+            Format::Packed(_) => false,
+        }
     }
 
     /// Returns where the queue stands, for [`Queue::rewind`].
@@ -362,8 +401,21 @@ impl Queue {
     }
 }
 
-/// [`Queue::pop`] of either format.
-fn pop<R: Ring, M: GuestMem>(
+/// [`Queue::pop_into`] of either format.
+#[inline(always)]
+fn pop<M: GuestMem>(
+    format: &mut Format,
+    shape: &Shape,
+    mem: &M,
+    armed: &mut bool,
+    mut parts: Parts<'_>,
+) -> Result<Option<Popped>, QueueError> {
+    let buffer = each!(format, ring => pop_from(ring, shape, mem, armed, &mut parts))?;
+    Ok(buffer.map(|buffer| parts.finish(buffer)))
+}
+
+#[inline(always)]
+fn pop_from<R: Ring, M: GuestMem>(
     ring: &mut R,
     shape: &Shape,
     mem: &M,

@@ -39,6 +39,18 @@ impl SegmentList {
         self.slots.get(..self.len).unwrap_or(&[])
     }
 
+    /// Returns how many segments there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Removes all but the first `len`.
+    #[inline]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Appends a segment; `None` means that the list is full.
     pub(crate) fn push(&mut self, segment: Segment) -> Option<()> {
         *self.slots.get_mut(self.len)? = segment;

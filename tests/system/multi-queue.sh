@@ -67,6 +67,7 @@ for packed in off on; do
 	check "packed=$packed: the card has two queues each way" 'expect mq 20 "^queues rx-0 rx-1 tx-0 tx-1"'
 	send 'for c in 1 2; do taskset $c ping -c 40 -i 0.05 -s 1000 10.12.0.1 | grep packets & done; wait; echo "ping"ed'
 	check "packed=$packed: pings from both CPUs are answered" 'expect mq 60 "^pinged" && [ "$(grep -c "40 packets received" /tmp/mq.console)" = 2 ]'
+	grep -a ' packets ' /tmp/mq.console | sed 's/^/# /'
 	guest_counts 'input[.]' input
 	check "packed=$packed: packets come through both queues" 'expect mq 20 "^input [1-9][0-9]+ [1-9][0-9]+ *$"'
 	grep -a '^input' /tmp/mq.console | sed 's/^/# /'

@@ -22,6 +22,7 @@ use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Privilege};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
 use crate::vcpu::emulate::decode::{decode, Insn, Mode};
+use crate::vcpu::memory::InSlots;
 use crate::vcpu::space::Space;
 use crate::vcpu::state::{Groups, VcpuState};
 use core::cell::Cell;

@@ -6,10 +6,11 @@
 //! "Available and Used Ring Wrap Counters" and "Indirect Flag: Scatter-Gather Support". A descriptor has
 //! 16 bytes in both formats; they differ in the last two fields.
 
-use super::{Fault, QueueError, MAX_SIZE};
+use super::{Buffer, Fault, Popped, QueueError, MAX_SIZE};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::segment::{Segment, SegmentList};
+use zerocopy::IntoBytes;
 
 pub(super) const DESC_BYTES: u64 = 16;
 /// The buffer goes on in another descriptor.
@@ -31,15 +32,16 @@ pub(super) struct Desc {
 }
 
 impl Desc {
+    /// Reads the descriptor `index` of the table at `table`.
     #[inline(always)]
-    fn from_bytes(bytes: &[u8; DESC_BYTES as usize]) -> Desc {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, b0, b1, c0, c1] = *bytes;
-        Desc {
-            gpa: Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            third: u16::from_le_bytes([b0, b1]),
-            fourth: u16::from_le_bytes([c0, c1]),
-        }
+    pub(super) fn read<M: GuestMem>(mem: &M, table: Gpa, index: u16) -> Result<Desc, QueueError> {
+        let at = table.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
+        Ok(Desc::from_words(&mem.read_obj(at)?))
+    }
+
+    #[inline(always)]
+    fn from_words([gpa, rest]: &[u64; 2]) -> Desc {
+        Desc { gpa: Gpa(*gpa), len: *rest as u32, third: (rest >> 32) as u16, fourth: (rest >> 48) as u16 }
     }
 
     /// Returns flags and the next descriptor, of a split ring.
@@ -66,7 +68,7 @@ pub(super) struct Table {
     /// How many to fetch next.
     ahead: u16,
     /// Descriptors `first` and on, `count` of them.
-    batch: [[u8; DESC_BYTES as usize]; BATCH as usize],
+    batch: [[u64; 2]; BATCH as usize],
     first: u16,
     count: u16,
 }
@@ -74,14 +76,7 @@ pub(super) struct Table {
 impl Table {
     /// Returns the table of `len` descriptors at `gpa`.
     pub(super) fn new(gpa: Gpa, len: u16) -> Table {
-        Table {
-            gpa,
-            len,
-            ahead: BATCH,
-            batch: [[0; DESC_BYTES as usize]; BATCH as usize],
-            first: 0,
-            count: 0,
-        }
+        Table { gpa, len, ahead: BATCH, batch: [[0; 2]; BATCH as usize], first: 0, count: 0 }
     }
 
     /// As [`Table::new`], for a table where the first descriptor is often all that is wanted.
@@ -115,19 +110,20 @@ impl Table {
             let count = left.min(self.ahead);
             let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
             let batch = self.batch.get_mut(..usize::from(count)).unwrap_or(&mut []);
-            mem.read(at, batch.as_flattened_mut())?;
+            mem.read(at, batch.as_mut_bytes())?;
             (self.first, self.count, self.ahead) = (index, count, BATCH);
         }
         let desc = self.batch.get(usize::from(index.wrapping_sub(self.first)));
         // The batch has it, by what was done above.
-        desc.map(Desc::from_bytes).ok_or(QueueError::Broken(Fault::DescIndex(index)))
+        desc.map(Desc::from_words).ok_or(QueueError::Broken(Fault::DescIndex(index)))
     }
 }
 
 /// The pieces of a buffer, as they are collected: first what is to be read, then what is to be written.
 pub(super) struct Parts<'a> {
     list: &'a mut SegmentList,
-    readable: Option<usize>,
+    /// Pieces and bytes before the first to be written.
+    readable: Option<(usize, u64)>,
     bytes: u64,
     /// Descriptors that may still come.
     left: usize,
@@ -142,6 +138,7 @@ impl<'a> Parts<'a> {
 
     /// Adds what a descriptor with these flags stands for. Every descriptor costs a step, so a loop ends as
     /// a chain that is too long does.
+    #[inline(always)]
     pub(super) fn add(&mut self, desc: &Desc, flags: u16) -> Result<(), QueueError> {
         self.left = self.left.checked_sub(1).ok_or(QueueError::Broken(Fault::TooLong))?;
         let is_writable = flags & WRITE != 0;
@@ -149,7 +146,7 @@ impl<'a> Parts<'a> {
             return Err(QueueError::Broken(Fault::Order));
         }
         if is_writable && self.readable.is_none() {
-            self.readable = Some(self.list.as_slice().len());
+            self.readable = Some((self.list.len(), self.bytes));
         }
         self.bytes = self.bytes.saturating_add(u64::from(desc.len));
         if desc.gpa.checked_add(u64::from(desc.len)).is_none() || self.bytes > 1 << 32 {
@@ -163,8 +160,10 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Returns how many of the pieces are readable.
-    pub(super) fn readable(&self) -> usize {
-        self.readable.unwrap_or(self.list.as_slice().len())
+    /// Returns what they make up, as `buffer`.
+    #[inline(always)]
+    pub(super) fn finish(&self, buffer: Buffer) -> Popped {
+        let (readable, readable_bytes) = self.readable.unwrap_or((self.list.len(), self.bytes));
+        Popped { buffer, readable, readable_bytes }
     }
 }

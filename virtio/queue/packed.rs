@@ -172,7 +172,7 @@ impl Ring for Packed {
     }
 
     fn fetch<M: GuestMem>(
-        &self,
+        &mut self,
         shape: &Shape,
         mem: &M,
         parts: &mut Parts<'_>,

@@ -4,11 +4,12 @@
 //!
 //! Follows VIRTIO 1.2, "Split Virtqueues". Indices count buffers and wrap at 16 bits.
 
-use super::desc::{Parts, Table, DESC_BYTES, INDIRECT, NEXT};
+use super::desc::{Desc, Parts, Table, DESC_BYTES, INDIRECT, NEXT};
 use super::{Buffer, Fault, QueueError, Ring, Shape, Used};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{fence, Ordering};
+use zerocopy::IntoBytes;
 
 /// `flags` of the available ring: the driver wants no interrupts.
 const AVAIL_NO_INTERRUPT: u16 = 1;
@@ -20,6 +21,9 @@ const RING_ENTRIES: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
 const USED_ENTRY: u64 = 8;
 
+/// Entries that are read or written together, if they come together.
+const GROUP: usize = 8;
+
 /// How far the device is in a split ring.
 #[derive(Debug)]
 pub(super) struct Split {
@@ -27,6 +31,10 @@ pub(super) struct Split {
     next_avail: u16,
     /// The driver has filled the entries before this one: what it said last.
     avail_idx: u16,
+    /// What is in the entries of the available ring from `first_head` on, as far as it was read.
+    heads: [u16; GROUP],
+    first_head: u16,
+    head_count: u16,
     /// Next entry of the used ring.
     next_used: u16,
     /// `next_used` when an interrupt was last decided about.
@@ -36,7 +44,15 @@ pub(super) struct Split {
 impl Split {
     /// Returns the start of every ring.
     pub(super) fn new() -> Split {
-        Split { next_avail: 0, avail_idx: 0, next_used: 0, signalled: 0 }
+        Split {
+            next_avail: 0,
+            avail_idx: 0,
+            heads: [0; GROUP],
+            first_head: 0,
+            head_count: 0,
+            next_used: 0,
+            signalled: 0,
+        }
     }
 
     /// Returns whether a ring can be like that.
@@ -58,6 +74,11 @@ impl Split {
         self.next_avail
     }
 
+    /// Returns whether there are entries that the driver had filled when it was looked at last.
+    pub(super) fn knows_more(&self) -> bool {
+        self.avail_idx != self.next_avail
+    }
+
     /// Goes back to an entry.
     pub(super) fn set_position(&mut self, next_avail: u16) {
         self.next_avail = next_avail;
@@ -68,7 +89,30 @@ impl Split {
         self.next_avail.wrapping_sub(self.next_used)
     }
 
+    /// Returns the first descriptor of the next buffer, which is there.
+    #[inline(always)]
+    fn head<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<u16, MemError> {
+        let at = self.next_avail.wrapping_sub(self.first_head);
+        match self.heads.get(usize::from(at)) {
+            Some(head) if at < self.head_count => Ok(*head),
+            _ => self.read_heads(shape, mem),
+        }
+    }
+
+    #[inline(never)]
+    fn read_heads<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<u16, MemError> {
+        let ahead = self.avail_idx.wrapping_sub(self.next_avail);
+        let count = run(shape, self.next_avail, ahead.into());
+        let at = entry(shape, shape.layout.avail, self.next_avail, AVAIL_ENTRY);
+        self.head_count = 0;
+        mem.read(at, self.heads.get_mut(..count).unwrap_or(&mut []).as_mut_bytes())?;
+        (self.first_head, self.head_count) = (self.next_avail, count as u16);
+        let [head, ..] = self.heads;
+        Ok(head)
+    }
+
     /// Reads how far the driver is.
+    #[inline(never)]
     fn look<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<u16, QueueError> {
         let idx: u16 = mem.read_obj(shape.layout.avail.wrapping_add(RING_IDX))?;
         let ahead = idx.wrapping_sub(self.next_avail);
@@ -80,10 +124,21 @@ impl Split {
     }
 }
 
+/// Returns the place of the entry `index` in a ring.
+fn slot(shape: &Shape, index: u16) -> u16 {
+    index & shape.size.wrapping_sub(1)
+}
+
 /// Returns where the entry `index` of a ring is.
 fn entry(shape: &Shape, ring: Gpa, index: u16, bytes: u64) -> Gpa {
-    let slot = u64::from(index & shape.size.wrapping_sub(1));
+    let slot = u64::from(slot(shape, index));
     ring.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(bytes)))
+}
+
+/// Returns how many of `count` entries from `index` on lie one after the other, and fit into a group.
+fn run(shape: &Shape, index: u16, count: usize) -> usize {
+    let before_end = shape.size.saturating_sub(slot(shape, index));
+    count.min(GROUP).min(usize::from(before_end))
 }
 
 /// Where the driver says after which used entry it wants an interrupt.
@@ -99,42 +154,33 @@ fn avail_event(shape: &Shape) -> Gpa {
 }
 
 impl Ring for Split {
+    #[inline(always)]
     fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
         if self.avail_idx == self.next_avail {
             self.avail_idx = self.look(shape, mem)?;
         }
-        Ok(self.avail_idx != self.next_avail)
+        Ok(self.knows_more())
     }
 
+    #[inline(always)]
     fn fetch<M: GuestMem>(
-        &self,
+        &mut self,
         shape: &Shape,
         mem: &M,
         parts: &mut Parts<'_>,
     ) -> Result<Buffer, QueueError> {
-        let head: u16 = mem.read_obj(entry(shape, shape.layout.avail, self.next_avail, AVAIL_ENTRY))?;
-        let mut table = Table::of_single(shape.layout.desc, shape.size);
-        let mut in_indirect = false;
-        let mut index = head;
-        loop {
-            let desc = table.fetch(mem, index)?;
-            let (flags, next) = desc.split();
-            if flags & INDIRECT != 0 {
-                // The descriptor that refers to a table is not part of the buffer.
-                if in_indirect || flags & NEXT != 0 || !shape.features.indirect {
-                    return Err(QueueError::Broken(Fault::Indirect));
-                }
-                table = Table::indirect(&desc)?;
-                in_indirect = true;
-                index = 0;
-                continue;
-            }
-            parts.add(&desc, flags)?;
-            if flags & NEXT == 0 {
-                return Ok(Buffer { id: head, slots: 1 });
-            }
-            index = next;
+        let head = self.head(shape, mem)?;
+        if head >= shape.size {
+            return Err(QueueError::Broken(Fault::DescIndex(head)));
         }
+        let first = Desc::read(mem, shape.layout.desc, head)?;
+        let (flags, _) = first.split();
+        if flags & (INDIRECT | NEXT) == 0 {
+            parts.add(&first, flags)?;
+        } else {
+            collect(shape, mem, first, parts)?;
+        }
+        Ok(Buffer { id: head, slots: 1 })
     }
 
     fn take(&mut self, _shape: &Shape, _buffer: Buffer) {
@@ -159,10 +205,18 @@ impl Ring for Split {
 
     fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError> {
         let mut next = self.next_used;
-        for used in buffers {
-            let value = u64::from(used.buffer.id) | u64::from(used.len) << 32;
-            mem.write_obj(entry(shape, shape.layout.used, next, USED_ENTRY), &value)?;
-            next = next.wrapping_add(1);
+        let mut rest = buffers;
+        while !rest.is_empty() {
+            let count = run(shape, next, rest.len());
+            let (now, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            let mut entries = [0u64; GROUP];
+            for (entry, used) in entries.iter_mut().zip(now) {
+                *entry = u64::from(used.buffer.id) | u64::from(used.len) << 32;
+            }
+            let bytes = entries.get(..count).unwrap_or(&[]).as_bytes();
+            mem.write(entry(shape, shape.layout.used, next, USED_ENTRY), bytes)?;
+            next = next.wrapping_add(count as u16);
+            rest = later;
         }
         // The entries, and what the device wrote to the buffers, are stored before the index.
         fence(Ordering::Release);
@@ -184,6 +238,38 @@ impl Ring for Split {
         } else {
             mem.read_obj::<u16>(shape.layout.avail).map_or(true, |flags| flags & AVAIL_NO_INTERRUPT == 0)
         }
+    }
+}
+
+/// Collects a chain of several descriptors, of which the first is given.
+#[inline(never)]
+fn collect<M: GuestMem>(
+    shape: &Shape,
+    mem: &M,
+    first: Desc,
+    parts: &mut Parts<'_>,
+) -> Result<(), QueueError> {
+    let mut table = Table::new(shape.layout.desc, shape.size);
+    let mut in_indirect = false;
+    let mut desc = first;
+    loop {
+        let (flags, next) = desc.split();
+        let index = if flags & INDIRECT != 0 {
+            // The descriptor that refers to a table is not part of the buffer.
+            if in_indirect || flags & NEXT != 0 || !shape.features.indirect {
+                return Err(QueueError::Broken(Fault::Indirect));
+            }
+            table = Table::indirect(&desc)?;
+            in_indirect = true;
+            0
+        } else {
+            parts.add(&desc, flags)?;
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+            next
+        };
+        desc = table.fetch(mem, index)?;
     }
 }
 

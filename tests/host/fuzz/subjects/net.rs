@@ -45,7 +45,7 @@ pub(super) fn virtio_net(bytes: &[u8]) {
                 } else {
                     assert!(p.bytes() >= 12);
                     let mut sent = Sent::new(1).unwrap();
-                    let _ = sent.add(&p);
+                    let _ = p.buffer().is_some_and(|b| sent.add(b));
                     m.dev.give_packets(queue, &m.mem, &sent)
                 };
                 if given.is_err() {

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's memory, where memslots say that it lies.
+//!
+//! What knows the slots ([`InSlots`]) can be read and written. An access that lies in one slot, as nearly all
+//! do, is one copy; when that fails, or for an access across slots, it is done page by page, which tells
+//! which page is missing.
+
+use crate::arch::addr::{Gpa, Hva};
+use crate::host::guest_ram;
+use crate::mmu::mem::{GuestMem, MemError};
+use crate::mmu::slots::{HvaSpan, Slot, Slots};
+use core::cell::Cell;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Guest memory whose places in the VMM are known.
+pub(crate) trait InSlots {
+    /// Returns where `gpa` lies in the VMM; `None`: in no slot.
+    fn span(&self, gpa: Gpa) -> Option<HvaSpan>;
+
+    /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
+    /// goes there directly; `None`: in no slot, or in one that is not to be written.
+    #[inline]
+    fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {
+        let span = self.span(gpa)?;
+        (!write || span.writable).then_some((span.hva, span.left))
+    }
+}
+
+/// Guest memory for as long as a CPU is held, which makes many small accesses cheaper.
+pub(crate) struct Near<'a> {
+    slots: &'a Slots,
+    /// The slot of the last access.
+    last: Cell<Option<&'a Slot>>,
+}
+
+impl<'a> Near<'a> {
+    /// Returns the memory in `slots`; `hint`: the place of a slot that is likely to be the one.
+    #[inline(always)]
+    pub(super) fn new(slots: &'a Slots, hint: usize) -> Near<'a> {
+        Near { slots, last: Cell::new(slots.as_slice().get(hint)) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find(&self, gpa: Gpa) -> Option<HvaSpan> {
+        let slot = self.slots.lookup(gpa.gfn(), &mut 0)?;
+        self.last.set(Some(slot));
+        slot.span(gpa)
+    }
+}
+
+impl InSlots for Near<'_> {
+    #[inline(always)]
+    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+        // Not by combinators: so the compiler makes one way for the hit.
+        if let Some(slot) = self.last.get() {
+            if let Some(span) = slot.span(gpa) {
+                return Some(span);
+            }
+        }
+        self.find(gpa)
+    }
+}
+
+impl<T: InSlots> GuestMem for T {
+    #[inline]
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        if let Some(span) = self.span(gpa) {
+            if buf.len() as u64 <= span.left && guest_ram::copy_in(span.hva, buf).is_ok() {
+                return Ok(());
+            }
+        }
+        read_pieces(self, gpa, buf)
+    }
+
+    #[inline]
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        if let Some(span) = self.span(gpa) {
+            let fits = span.writable && buf.len() as u64 <= span.left;
+            if fits && guest_ram::copy_out(span.hva, buf).is_ok() {
+                return Ok(());
+            }
+        }
+        write_pieces(self, gpa, buf)
+    }
+
+    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
+        let fits = |span: &HvaSpan| span.writable && span.left >= bytes as u64;
+        let span = self.span(gpa).filter(fits).ok_or(MemError::NoSlot(gpa))?;
+        guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
+    }
+
+    // As by default, but that the size is known where it is compiled.
+    #[inline(always)]
+    fn read_obj<V: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<V, MemError> {
+        let mut value = V::new_zeroed();
+        self.read(gpa, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    #[inline(always)]
+    fn write_obj<V: IntoBytes + Immutable>(&self, gpa: Gpa, value: &V) -> Result<(), MemError> {
+        self.write(gpa, value.as_bytes())
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn read_pieces(mem: &impl InSlots, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+    let mut at = gpa;
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let span = mem.span(at).ok_or(MemError::NoSlot(at))?;
+        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
+        let (now, later) = rest.split_at_mut(n);
+        guest_ram::copy_in(span.hva, now).map_err(|_| MemError::NotResident(at))?;
+        at = at.wrapping_add(n as u64);
+        rest = later;
+    }
+    Ok(())
+}
+
+#[cold]
+#[inline(never)]
+fn write_pieces(mem: &impl InSlots, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+    let mut at = gpa;
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let span = mem.span(at).filter(|span| span.writable).ok_or(MemError::NoSlot(at))?;
+        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
+        let (now, later) = rest.split_at(n);
+        guest_ram::copy_out(span.hva, now).map_err(|_| MemError::NotResident(at))?;
+        at = at.wrapping_add(n as u64);
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Returns where segments of guest memory lie in the VMM, split at the ends of memory slots; an error for
+/// what is no memory.
+pub(super) fn split_at_slots<'a, M: InSlots>(
+    mem: &'a M,
+    segments: impl Iterator<Item = (Gpa, u64)> + 'a,
+    to_guest: bool,
+) -> impl Iterator<Item = Result<(Hva, u64), MemError>> + 'a {
+    SplitAtSlots { mem, segments, rest: None, to_guest }
+}
+
+struct SplitAtSlots<'a, M, I> {
+    mem: &'a M,
+    segments: I,
+    /// What is left of a segment that goes on in another slot.
+    rest: Option<(Gpa, u64)>,
+    to_guest: bool,
+}
+
+impl<M: InSlots, I: Iterator<Item = (Gpa, u64)>> Iterator for SplitAtSlots<'_, M, I> {
+    type Item = Result<(Hva, u64), MemError>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (gpa, len) = self.rest.take().or_else(|| self.segments.next())?;
+        let Some((hva, left)) = self.mem.user_range(gpa, self.to_guest) else {
+            return Some(Err(MemError::NoSlot(gpa)));
+        };
+        let n = left.min(len);
+        if n < len {
+            self.rest = Some((gpa.wrapping_add(n), len.saturating_sub(n)));
+        }
+        Some(Ok((hva, n)))
+    }
+}
