@@ -3,7 +3,7 @@
 //! What a handler decided, and what user space is told.
 
 use super::exit::RawExit;
-use crate::arch::addr::{Gpa, Hva, Width};
+use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 
 /// A reason to return to user space.
@@ -98,15 +98,15 @@ pub(crate) enum Outcome {
     Inject(Exception),
     /// The instruction is done; wait for an event.
     Halt,
-    /// Make a page resident, then enter the guest where it stands.
-    FaultIn {
+    /// Make a page of guest memory resident and map it, then enter the guest where it stands.
+    MapIn {
         /// Where.
-        hva: Hva,
+        gpa: Gpa,
         /// For writing.
         write: bool,
     },
-    /// As above, for a page of guest memory.
-    FaultInGpa {
+    /// Make a page of guest memory resident, then enter the guest where it stands.
+    FaultIn {
         /// Where.
         gpa: Gpa,
         /// For writing.

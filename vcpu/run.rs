@@ -21,6 +21,7 @@ use super::outcome::{Outcome, UserExit, VmBug};
 use super::quick;
 use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
+use super::space::Fault;
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
@@ -28,7 +29,6 @@ use crate::arch::cr::Rflags;
 use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
-use crate::host::guest_ram;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use core::sync::atomic::Ordering::*;
@@ -42,9 +42,9 @@ enum Leave {
     /// The vCPU sleeps until an event.
     Sleep,
     /// As the outcome says.
-    FaultIn(crate::arch::addr::Hva, bool),
+    MapIn(Gpa, bool),
     /// As the outcome says.
-    FaultInGpa(Gpa, bool),
+    FaultIn(Gpa, bool),
     /// The pool of table pages must be filled.
     NeedPages,
     /// Other CPUs must forget a mapping.
@@ -104,8 +104,13 @@ fn run_until_user<B: Backend>(
         match window(vm, shared, core, fpu) {
             Leave::Again => {}
             Leave::Sleep => core.mp = MpState::Halted,
-            Leave::FaultIn(hva, write) => guest_ram::fault_in(hva, write)?,
-            Leave::FaultInGpa(gpa, write) => vm.space.fault_in(gpa, write)?,
+            Leave::MapIn(gpa, write) => match vm.space.fault_sleeping(gpa, write, &mut core.slot_hint)? {
+                Fault::NeedPages => vm.space.top_up()?,
+                Fault::NeedFlush => vm.space.finish_flush(),
+                // What is no memory any more faults again.
+                Fault::Mapped | Fault::Mmio | Fault::NotResident | Fault::Again => {}
+            },
+            Leave::FaultIn(gpa, write) => vm.space.fault_in(gpa, write)?,
             Leave::NeedPages => vm.space.top_up()?,
             Leave::NeedFlush => vm.space.finish_flush(),
             Leave::User(exit) => {
@@ -404,8 +409,8 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, outcome: Outcome) -> Option<Leave>
             Ok(()) if cx.core.lapic.is_none() => Some(Leave::User(UserExit::Hlt)),
             Ok(()) => Some(Leave::Sleep),
         },
-        Outcome::FaultIn { hva, write } => Some(Leave::FaultIn(hva, write)),
-        Outcome::FaultInGpa { gpa, write } => Some(Leave::FaultInGpa(gpa, write)),
+        Outcome::MapIn { gpa, write } => Some(Leave::MapIn(gpa, write)),
+        Outcome::FaultIn { gpa, write } => Some(Leave::FaultIn(gpa, write)),
         Outcome::NeedPages => Some(Leave::NeedPages),
         Outcome::NeedFlush => Some(Leave::NeedFlush),
         Outcome::HostInterrupt => {

@@ -93,19 +93,33 @@ pub(crate) enum Fault {
     Mapped,
     /// No memory there: a device, or nothing.
     Mmio,
-    /// The host page must be made resident first.
-    NotResident {
-        /// Where.
-        hva: Hva,
-        /// For writing.
-        write: bool,
-    },
+    /// The host page must be made resident first: see [`Space::fault_sleeping`].
+    NotResident,
     /// The pool of table pages is too low to map anything.
     NeedPages,
     /// Mapped, in the place of something that other CPUs may still use: see [`Space::finish_flush`].
     NeedFlush,
     /// The memory below is changing: run the instruction again a little later.
     Again,
+}
+
+/// A guest frame that is to be mapped.
+struct Wanted {
+    gfn: Gfn,
+    slot: Slot,
+    /// Where it is in the VMM.
+    hva: Hva,
+    /// [`Space::sequence`] before it was looked for.
+    sequence: u64,
+}
+
+impl Wanted {
+    /// Looks the page up, for writing at once where the slot allows it: a first touch is mostly a write, or
+    /// soon followed by one.
+    #[inline(always)]
+    fn page(&self, may_sleep: bool) -> Result<HostPage> {
+        HostPage::get(self.hva, self.slot.is_writable(), may_sleep)
+    }
 }
 
 impl<B: Backend> Space<B> {
@@ -224,19 +238,39 @@ impl<B: Backend> Space<B> {
 
     /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
     pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, write: bool, hint: &mut usize) -> Fault {
+        let Some(wanted) = self.wanted(gpa, write, hint) else { return Fault::Mmio };
+        match wanted.page(false) {
+            Ok(page) => self.map(cpu, &wanted, &page),
+            Err(_) => Fault::NotResident,
+        }
+    }
+
+    /// As [`Space::fault`], but makes the page resident; sleeps.
+    ///
+    /// # Errors
+    /// `EFAULT` when there is none.
+    pub(crate) fn fault_sleeping(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result<Fault> {
+        let Some(wanted) = self.wanted(gpa, write, hint) else { return Ok(Fault::Mmio) };
+        let page = wanted.page(true)?;
+        Ok(self.map(&PinnedCpu::pin(), &wanted, &page))
+    }
+
+    /// Returns what a fault at `gpa` wants mapped, if it is memory.
+    #[inline(always)]
+    fn wanted(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Option<Wanted> {
         let gfn = gpa.gfn();
         let sequence = self.sequence.load(SeqCst);
-        let Some(slot) = self.slots.read(|s| s.lookup(gfn, hint).copied()) else { return Fault::Mmio };
-        let writable = slot.is_writable();
-        let Some(hva) = slot.hva_of(gfn).filter(|_| writable || !write) else { return Fault::Mmio };
-        // Map for writing at once where the slot allows it: a first touch is mostly a write, or soon
-        // followed by one.
-        let Ok(page) = HostPage::get(hva, writable, false) else {
-            return Fault::NotResident { hva, write: writable };
-        };
+        let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
+        let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || !write)?;
+        Some(Wanted { gfn, slot, hva, sequence })
+    }
+
+    /// Maps a page that was looked up after `wanted` was.
+    fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> Fault {
+        let Wanted { gfn, slot, hva, sequence } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
         let first = !(size.pages().wrapping_sub(1));
-        let rights = if writable { Rights::all() } else { Rights::EXEC };
+        let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         if self.changing.load(SeqCst) != 0 || self.sequence.load(SeqCst) != sequence {
             return Fault::Again;

@@ -56,7 +56,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 pub(super) fn retry(want: Want) -> Outcome {
     match want {
         Want::Nothing => Outcome::Resume,
-        Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+        Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
         Want::User(exit) => Outcome::ToUser(exit),
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcom
         }
         Err(Stop::Fault(e)) => Err(Outcome::Inject(e)),
         Err(Stop::Retry) => Err(match want {
-            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
             _ => Outcome::Resume,
         }),
         Err(Stop::Unhandled) => Err(Outcome::ToUser(UserExit::Bug(failure(cx)))),

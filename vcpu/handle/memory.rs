@@ -24,7 +24,7 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
     }
     match cx.vm.space.fault(cx.cpu, fault.gpa, fault.write, &mut cx.core.slot_hint) {
         Fault::Mapped => Outcome::Resume,
-        Fault::NotResident { hva, write } => Outcome::FaultIn { hva, write },
+        Fault::NotResident => Outcome::MapIn { gpa: fault.gpa, write: fault.write },
         Fault::NeedPages => Outcome::NeedPages,
         Fault::NeedFlush => Outcome::NeedFlush,
         Fault::Again => Outcome::HostInterrupt,

@@ -98,7 +98,7 @@ fn on_machine<'a, 'f, B: Backend>(
         Ok(()) => Some(Outcome::Resume),
         Err(Stop::Fault(e)) => Some(Outcome::Inject(e)),
         Err(Stop::Retry) => Some(match want {
-            Want::FaultIn(gpa, write) => Outcome::FaultInGpa { gpa, write },
+            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
             _ => Outcome::Resume,
         }),
         Err(Stop::Unhandled) => None,
