@@ -104,13 +104,32 @@ impl SharedPage {
 
     /// Copies bytes in; what lies beyond the page is dropped.
     pub(crate) fn write(&self, offset: usize, buf: &[u8]) {
-        for (i, b) in buf.iter().enumerate() {
-            let at = offset.saturating_add(i);
+        let mut at = offset;
+        let mut rest = buf;
+        while let Some((word, later)) = rest.split_first_chunk::<8>() {
+            if !self.write_word(at, *word) {
+                break;
+            }
+            (at, rest) = (at.saturating_add(8), later);
+        }
+        for byte in rest {
             if at < self.0.len() {
                 // SAFETY: Within the owned page; volatile, since the process may read meanwhile.
-                unsafe { self.0.va.as_ptr().add(at).write_volatile(*b) }
+                unsafe { self.0.va.as_ptr().add(at).write_volatile(*byte) }
             }
+            at = at.saturating_add(1);
         }
+    }
+
+    /// Copies eight bytes in at once. Returns whether they are aligned and lie in the page.
+    fn write_word(&self, at: usize, word: [u8; 8]) -> bool {
+        let fits = at & 7 == 0 && at < self.0.len();
+        if fits {
+            // SAFETY: Within the owned page, whose length is one of whole words, and aligned as the page is;
+            // volatile, since the process may read meanwhile.
+            unsafe { self.0.va.as_ptr().add(at).cast::<u64>().write_volatile(u64::from_ne_bytes(word)) }
+        }
+        fits
     }
 
     /// Maps the page into a process; see [`Pages::insert_into`].
