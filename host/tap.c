@@ -130,6 +130,17 @@ static bool rvmm_tap_can_batch(struct socket *sock)
 	return LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0) && READ_ONCE(sock->sk->sk_sndbuf) == INT_MAX;
 }
 
+/* Copies a packet, which is in one piece mostly. */
+static bool rvmm_tap_gather(void *to, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	struct iov_iter iter;
+
+	if (segments == 1 && iov->iov_len == bytes)
+		return !copy_from_user(to, iov->iov_base, bytes);
+	iov_iter_init(&iter, ITER_SOURCE, iov, segments, bytes);
+	return copy_from_iter_full(to, bytes, &iter);
+}
+
 int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct iovec *iov, u32 segments,
 		       u64 bytes)
 {
@@ -140,7 +151,6 @@ int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct 
 	size_t front = SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + room + header);
 	size_t tail = SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
 	struct xdp_buff *packet;
-	struct iov_iter iter;
 	size_t all;
 	char *buf;
 
@@ -155,8 +165,7 @@ int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct 
 	if (!buf)
 		return -ENOSPC;
 	memset(buf, 0, front - header);
-	iov_iter_init(&iter, ITER_SOURCE, iov, segments, bytes);
-	if (!copy_from_iter_full(buf + front - header, bytes, &iter)) {
+	if (!rvmm_tap_gather(buf + front - header, iov, segments, bytes)) {
 		page_frag_free(buf);
 		return -EFAULT;
 	}

@@ -314,6 +314,7 @@ impl Blk {
         Ok(Blk { geometry, config, queues, max_chain, accepted: 0, pools })
     }
 
+    #[inline(always)]
     fn next<M: GuestMem>(&mut self, index: u16, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
         if self.pools.get(usize::from(index)).is_none_or(|pool| pool.free == 0) {
             return Ok(Step::Full);
@@ -332,6 +333,7 @@ impl Blk {
     }
 
     /// Makes a request of a buffer, or the answer to it.
+    #[inline(always)]
     fn take<M: GuestMem>(&mut self, queue: u16, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
         let buffer = chain.buffer;
         let at = status_byte(chain).ok_or(QueueError::Broken(Fault::Malformed))?;
@@ -351,6 +353,7 @@ impl Blk {
     }
 
     /// Reads the header and checks all that can be checked without the disk.
+    #[inline(always)]
     fn parse<M: GuestMem>(&self, chain: &Chain<'_>, mem: &M) -> Result<Parsed, QueueError> {
         let in_front = chain.readable.first().is_some_and(|first| u64::from(first.len) >= HEADER_BYTES);
         if !in_front && segment::total(chain.readable) < HEADER_BYTES {
@@ -503,6 +506,7 @@ impl VirtioPci<Blk> {
     /// Takes the next request out of a queue.
     ///
     /// To be called again until it gives [`Next::Empty`] or [`Next::Full`].
+    #[inline(always)]
     pub(crate) fn next<M: GuestMem>(&mut self, index: u16, mem: &M) -> Next {
         let Some((device, queue)) = self.running(index) else { return Next::Empty };
         match device.next(index, queue, mem) {

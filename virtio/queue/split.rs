@@ -35,6 +35,8 @@ pub(super) struct Split {
     heads: [u16; GROUP],
     first_head: u16,
     head_count: u16,
+    /// The driver makes chains of descriptors of the queue's own table: several are read at once.
+    are_chains: bool,
     /// Next entry of the used ring.
     next_used: u16,
     /// `next_used` when an interrupt was last decided about.
@@ -50,6 +52,7 @@ impl Split {
             heads: [0; GROUP],
             first_head: 0,
             head_count: 0,
+            are_chains: false,
             next_used: 0,
             signalled: 0,
         }
@@ -173,14 +176,22 @@ impl Ring for Split {
         if head >= shape.size {
             return Err(QueueError::Broken(Fault::DescIndex(head)));
         }
-        let first = Desc::read(mem, shape.layout.desc, head)?;
-        let (flags, _) = first.split();
-        if flags & (INDIRECT | NEXT) == 0 {
-            parts.add(&first, flags)?;
-        } else {
-            collect(shape, mem, first, parts)?;
+        let buffer = Buffer { id: head, slots: 1 };
+        if !self.are_chains {
+            let first = Desc::read(mem, shape.layout.desc, head)?;
+            let (flags, _) = first.split();
+            if flags & (INDIRECT | NEXT) == 0 {
+                parts.add(&first, flags)?;
+                return Ok(buffer);
+            }
+            if flags & INDIRECT != 0 {
+                collect(shape, mem, &mut indirect(shape, &first)?, 0, true, parts)?;
+                return Ok(buffer);
+            }
+            self.are_chains = true;
         }
-        Ok(Buffer { id: head, slots: 1 })
+        collect(shape, mem, &mut Table::new(shape.layout.desc, shape.size), head, false, parts)?;
+        Ok(buffer)
     }
 
     fn take(&mut self, _shape: &Shape, _buffer: Buffer) {
@@ -241,35 +252,41 @@ impl Ring for Split {
     }
 }
 
-/// Collects a chain of several descriptors, of which the first is given.
+/// Returns the table that a descriptor refers to.
+fn indirect(shape: &Shape, desc: &Desc) -> Result<Table, QueueError> {
+    let (flags, _) = desc.split();
+    if flags & NEXT != 0 || !shape.features.indirect {
+        return Err(QueueError::Broken(Fault::Indirect));
+    }
+    Table::indirect(desc)
+}
+
+/// Collects the chain of descriptors that begins with `index` in `table`, an indirect one or not.
 #[inline(never)]
 fn collect<M: GuestMem>(
     shape: &Shape,
     mem: &M,
-    first: Desc,
+    table: &mut Table,
+    mut index: u16,
+    mut is_indirect: bool,
     parts: &mut Parts<'_>,
 ) -> Result<(), QueueError> {
-    let mut table = Table::new(shape.layout.desc, shape.size);
-    let mut in_indirect = false;
-    let mut desc = first;
     loop {
+        let desc = table.fetch(mem, index)?;
         let (flags, next) = desc.split();
-        let index = if flags & INDIRECT != 0 {
+        if flags & INDIRECT != 0 {
             // The descriptor that refers to a table is not part of the buffer.
-            if in_indirect || flags & NEXT != 0 || !shape.features.indirect {
+            if is_indirect {
                 return Err(QueueError::Broken(Fault::Indirect));
             }
-            table = Table::indirect(&desc)?;
-            in_indirect = true;
-            0
-        } else {
-            parts.add(&desc, flags)?;
-            if flags & NEXT == 0 {
-                return Ok(());
-            }
-            next
-        };
-        desc = table.fetch(mem, index)?;
+            (*table, index, is_indirect) = (indirect(shape, &desc)?, 0, true);
+            continue;
+        }
+        parts.add(&desc, flags)?;
+        if flags & NEXT == 0 {
+            return Ok(());
+        }
+        index = next;
     }
 }
 
