@@ -4,7 +4,7 @@
 //! a transmit queue the vCPU that wrote to it, in its turn (see [`super::worker`]).
 //!
 //! A worker does not leave the kernel before a signal comes. What it does depends on where the packets go:
-//! [`nettap`], [`netstream`]. Here is what both need: taking packets, giving them back, and telling the
+//! [`nettap`], [`netstream`]. Here is what both need: giving packets back, giving up on them, and telling the
 //! driver of it. Interrupts are sent when there is nothing more to move, or after [`BATCH`] packets, so that
 //! a busy guest gets few.
 
