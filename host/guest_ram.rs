@@ -24,7 +24,7 @@ fn done(ret: i32) -> Result {
     }
 }
 
-/// Up to so many bytes are copied word by word.
+/// Up to so many bytes are copied word by word. The same value as in shim.h.
 const FEW: usize = 64;
 
 /// Copies from the process at `hva`; does not sleep. A word, aligned, is copied in one access.

@@ -39,6 +39,13 @@ pub(crate) struct Extent {
     bytes: u64,
 }
 
+impl Extent {
+    /// Returns the bytes in all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// The pieces of one transfer.
 #[derive(Clone, Copy)]
 pub(crate) struct Transfer<'a> {
@@ -120,11 +127,6 @@ impl Pieces {
         self.iov.push_within_capacity(piece).ok()?;
         self.bytes = bytes;
         Some(())
-    }
-
-    /// Returns the bytes of the last transfer.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 

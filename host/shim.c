@@ -313,9 +313,8 @@ refused:
 
 /*
  * What is behind the last address of user space is not the kernel's either for some pages, so few bytes need
- * no look at where they end: a constant says that they are few.
+ * no look at where they end: the constant RVMM_FEW says that they are few.
  */
-#define RVMM_FEW	64
 
 /* Copies the next of what is left, if that is so much, in one access. */
 #define RVMM_LOAD(type)							\

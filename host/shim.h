@@ -51,6 +51,8 @@ int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
 /* These do not sleep. */
 int rvmm_user_load_u16(u64 hva, u16 *to);
 int rvmm_user_store_u16(u64 hva, u16 value);
+/* What few bytes are; the same value as in guest_ram.rs. */
+#define RVMM_FEW	64
 /* Of few bytes, anywhere; word by word of 8 bytes, then 4, 2 and 1, each in one access. */
 int rvmm_user_load(u64 hva, u32 bytes, void *to);
 int rvmm_user_store(u64 hva, u32 bytes, const void *from);

@@ -11,6 +11,8 @@ use crate::host::guest_ram;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::slots::{HvaSpan, Slot, Slots};
 use core::cell::Cell;
+use core::ops::Range;
+use kernel::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Guest memory whose places in the VMM are known.
@@ -71,7 +73,9 @@ impl<T: InSlots> GuestMem for T {
                 return Ok(());
             }
         }
-        read_pieces(self, gpa, buf)
+        by_pages(self, gpa, buf.len(), false, |hva, part| {
+            guest_ram::copy_in(hva, buf.get_mut(part).ok_or(EINVAL)?)
+        })
     }
 
     #[inline]
@@ -82,7 +86,9 @@ impl<T: InSlots> GuestMem for T {
                 return Ok(());
             }
         }
-        write_pieces(self, gpa, buf)
+        by_pages(self, gpa, buf.len(), true, |hva, part| {
+            guest_ram::copy_out(hva, buf.get(part).ok_or(EINVAL)?)
+        })
     }
 
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
@@ -105,34 +111,25 @@ impl<T: InSlots> GuestMem for T {
     }
 }
 
+/// Calls `copy` for the parts of `len` bytes at `gpa` that lie in one page each, with their places in the VMM and
+/// among the bytes. `writes`: into memory that is to be written.
 #[cold]
 #[inline(never)]
-fn read_pieces(mem: &impl InSlots, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-    let mut at = gpa;
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let span = mem.span(at).ok_or(MemError::NoSlot(at))?;
-        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
-        let (now, later) = rest.split_at_mut(n);
-        guest_ram::copy_in(span.hva, now).map_err(|_| MemError::NotResident(at))?;
-        at = at.wrapping_add(n as u64);
-        rest = later;
-    }
-    Ok(())
-}
-
-#[cold]
-#[inline(never)]
-fn write_pieces(mem: &impl InSlots, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-    let mut at = gpa;
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let span = mem.span(at).filter(|span| span.writable).ok_or(MemError::NoSlot(at))?;
-        let n = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0).min(rest.len());
-        let (now, later) = rest.split_at(n);
-        guest_ram::copy_out(span.hva, now).map_err(|_| MemError::NotResident(at))?;
-        at = at.wrapping_add(n as u64);
-        rest = later;
+fn by_pages(
+    mem: &impl InSlots,
+    gpa: Gpa,
+    len: usize,
+    writes: bool,
+    mut copy: impl FnMut(Hva, Range<usize>) -> Result,
+) -> Result<(), MemError> {
+    let mut done = 0usize;
+    while done < len {
+        let at = gpa.wrapping_add(done as u64);
+        let (hva, left) = mem.user_range(at, writes).ok_or(MemError::NoSlot(at))?;
+        let n = usize::try_from(left.min(at.left_in_page())).unwrap_or(0).min(len.saturating_sub(done));
+        let end = done.saturating_add(n);
+        copy(hva, done..end).map_err(|_| MemError::NotResident(at))?;
+        done = end;
     }
     Ok(())
 }

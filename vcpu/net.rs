@@ -197,8 +197,8 @@ impl<B: Backend> Bench<'_, B> {
 
     /// Stops the device: a packet is not in the guest's memory.
     pub(super) fn abandon(&mut self) -> Result {
-        let at = self.lane.packet.data().first().map_or(Gpa(0), |s| s.gpa);
-        let msg = with_net(self.vm, self.device, |net, _| net.abandon_packets(Fault::Memory(at), 1))?;
+        let fault = self.lane.packet.not_memory();
+        let msg = with_net(self.vm, self.device, |net, _| net.abandon_packets(fault, 1))?;
         send(&self.vm.chipset, msg);
         Ok(())
     }

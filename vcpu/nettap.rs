@@ -10,11 +10,10 @@
 //! driver's buffers. Memory that is not the guest's stops the device.
 
 use super::backend::Backend;
-use super::memory::{split_at_slots, InSlots, Near};
+use super::memory::{split_at_slots, Near};
 use super::net::{with_net, Bench, Gear, Lane};
 use super::pci::send;
 use super::worker::{Rest, Worker, MOST_AT_ONCE};
-use crate::arch::addr::{Gpa, Hva};
 use crate::host::file::signal_pending;
 use crate::host::netio::{Batch, Tap};
 use crate::host::pieces::{Extent, Pieces};
@@ -60,32 +59,27 @@ impl Outbox {
         self.carried = 0;
     }
 
-    /// Adds a packet. `None`: not all of it is the guest's memory.
+    /// Adds a packet.
+    ///
+    /// # Errors
+    /// As [`locate`].
     #[inline(always)]
-    fn add(&mut self, packet: &Packet, mem: &Near<'_>) -> Option<()> {
-        let located = located(packet, mem, false);
-        let extent = self.pieces.add(located)?;
-        if self.pieces.bytes() != packet.bytes() {
-            return None;
-        }
-        self.burst.push_within_capacity((packet.buffer()?, extent)).ok()
+    fn add(&mut self, packet: &Packet, mem: &Near<'_>) -> Result<(), Fault> {
+        let extent = locate(packet, mem, &mut self.pieces, false)?;
+        let buffer = packet.buffer().ok_or(Fault::Malformed)?;
+        self.burst.push_within_capacity((buffer, extent)).map_err(|_| Fault::TooLong)
     }
 }
 
-/// Returns where a packet's memory lies in the VMM, up to what is not the guest's.
+/// Finds where a packet's memory lies in the VMM, and adds that to `pieces`.
+///
+/// # Errors
+/// Not all of it is the guest's memory, or it is in too many pieces.
 #[inline(always)]
-fn located<'a, M: InSlots>(
-    packet: &'a Packet,
-    mem: &'a M,
-    to_guest: bool,
-) -> impl Iterator<Item = (Hva, u64)> + 'a {
+fn locate(packet: &Packet, mem: &Near<'_>, pieces: &mut Pieces, to_guest: bool) -> Result<Extent, Fault> {
     let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
-    split_at_slots(mem, segments, to_guest).map_while(Result::ok)
-}
-
-/// What is wrong with a packet that is not in the guest's memory.
-fn not_memory(packet: &Packet) -> Fault {
-    Fault::Memory(packet.data().first().map_or(Gpa(0), |s| s.gpa))
+    let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
+    extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())
 }
 
 /// Brings packets to the guest. `way`: the number of the tap's queue.
@@ -116,14 +110,14 @@ pub(super) fn receive<B: Backend>(
         let bytes = HEADER_BYTES.saturating_add(next.into());
         let taken = with_net(bench.vm, bench.device, |net, mem| {
             queue = net.receive_queue(way);
-            match net.take_room(queue, mem, packet, bytes) {
-                Taken::Packet
-                    if pieces.set(located(packet, mem, true)) && pieces.bytes() == packet.bytes() =>
-                {
-                    Taken::Packet
-                }
-                Taken::Packet => Taken::Broken(net.abandon_packets(not_memory(packet), 1)),
-                taken => taken,
+            let taken = net.take_room(queue, mem, packet, bytes);
+            if taken != Taken::Packet {
+                return taken;
+            }
+            pieces.clear();
+            match locate(packet, mem, pieces, true) {
+                Ok(_) => taken,
+                Err(fault) => Taken::Broken(net.abandon_packets(fault, 1)),
             }
         })?;
         match taken {
@@ -223,7 +217,7 @@ fn take_burst<B: Backend>(bench: &mut Bench<'_, B>, queue: u16, most: usize) -> 
     let most = most.min(BURST);
     let end = with_net(bench.vm, bench.device, |net, mem| {
         net.take_packets(queue, mem, packet, |packet| {
-            out.add(packet, mem).ok_or_else(|| not_memory(packet))?;
+            out.add(packet, mem)?;
             Ok(out.burst.len() < most && out.pieces.room() >= PACKET_PIECES)
         })
     })?;

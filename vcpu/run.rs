@@ -21,7 +21,6 @@ use super::outcome::{Outcome, UserExit, VmBug};
 use super::quick;
 use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
-use super::space::Fault;
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
@@ -104,12 +103,7 @@ fn run_until_user<B: Backend>(
         match window(vm, shared, core, fpu) {
             Leave::Again => {}
             Leave::Sleep => core.mp = MpState::Halted,
-            Leave::MapIn(gpa, write) => match vm.space.fault_sleeping(gpa, write, &mut core.slot_hint)? {
-                Fault::NeedPages => vm.space.top_up()?,
-                Fault::NeedFlush => vm.space.finish_flush(),
-                // What is no memory any more faults again.
-                Fault::Mapped | Fault::Mmio | Fault::NotResident | Fault::Again => {}
-            },
+            Leave::MapIn(gpa, write) => vm.space.map_in(gpa, write, &mut core.slot_hint)?,
             Leave::FaultIn(gpa, write) => vm.space.fault_in(gpa, write)?,
             Leave::NeedPages => vm.space.top_up()?,
             Leave::NeedFlush => vm.space.finish_flush(),

@@ -93,7 +93,7 @@ pub(crate) enum Fault {
     Mapped,
     /// No memory there: a device, or nothing.
     Mmio,
-    /// The host page must be made resident first: see [`Space::fault_sleeping`].
+    /// The host page must be made resident first: see [`Space::map_in`].
     NotResident,
     /// The pool of table pages is too low to map anything.
     NeedPages,
@@ -245,14 +245,21 @@ impl<B: Backend> Space<B> {
         }
     }
 
-    /// As [`Space::fault`], but makes the page resident; sleeps.
+    /// As [`Space::fault`], but makes the page resident and does what else a mapping needs; sleeps. What is no
+    /// memory any more, or could not be mapped yet, faults again.
     ///
     /// # Errors
-    /// `EFAULT` when there is none.
-    pub(crate) fn fault_sleeping(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result<Fault> {
-        let Some(wanted) = self.wanted(gpa, write, hint) else { return Ok(Fault::Mmio) };
+    /// `EFAULT` when there is no page; `ENOMEM`.
+    pub(crate) fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
+        let Some(wanted) = self.wanted(gpa, write, hint) else { return Ok(()) };
         let page = wanted.page(true)?;
-        Ok(self.map(&PinnedCpu::pin(), &wanted, &page))
+        let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
+        match fault {
+            Fault::NeedPages => self.top_up()?,
+            Fault::NeedFlush => self.finish_flush(),
+            Fault::Mapped | Fault::Mmio | Fault::NotResident | Fault::Again => {}
+        }
+        Ok(())
     }
 
     /// Returns what a fault at `gpa` wants mapped, if it is memory.

@@ -20,6 +20,7 @@
 //! The header goes through unread: who carries the packet has to check it, as Linux's tap does. Only the
 //! number of buffers is written here.
 
+use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
@@ -79,6 +80,11 @@ impl Packet {
     /// Returns the bytes in [`Packet::data`].
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns what is wrong with a packet that is not in the guest's memory.
+    pub(crate) fn not_memory(&self) -> Fault {
+        Fault::Memory(self.data().first().map_or(Gpa(0), |s| s.gpa))
     }
 
     /// Returns the buffer of a packet that [`VirtioPci::take_packet`] gave.
@@ -161,7 +167,7 @@ pub(crate) enum Taken {
     /// Not enough buffers; a kick or `Effect::Activated` comes with the next.
     Empty,
     /// The page at this address has to be faulted in, without the lock; then call again.
-    NotResident(crate::arch::addr::Gpa),
+    NotResident(Gpa),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
     Broken(Option<MsiMessage>),
 }
@@ -341,7 +347,7 @@ impl VirtioPci<Net> {
         mem: &M,
         packet: &mut Packet,
         bytes: u64,
-    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+    ) -> Result<Option<MsiMessage>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => fill_in(queue, mem, packet, bytes),
             None => Ok(()),
@@ -401,7 +407,7 @@ impl VirtioPci<Net> {
         index: u16,
         mem: &M,
         sent: &Sent,
-    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+    ) -> Result<Option<MsiMessage>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => queue.add_used_together(mem, &sent.0),
             None => Ok(()),
@@ -449,11 +455,7 @@ impl VirtioPci<Net> {
         }
     }
 
-    fn given(
-        &mut self,
-        done: Result<(), QueueError>,
-        count: u32,
-    ) -> Result<Option<MsiMessage>, crate::arch::addr::Gpa> {
+    fn given(&mut self, done: Result<(), QueueError>, count: u32) -> Result<Option<MsiMessage>, Gpa> {
         match done {
             Ok(()) => {
                 self.ended_some(count);
