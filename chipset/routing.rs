@@ -75,6 +75,33 @@ impl ApicMessage {
         let dest_mode = DestMode::from_logical_bit(low & 4 != 0);
         Some(ApicMessage { dest, dest_mode, delivery, vector, level })
     }
+
+    const PRESENT: u64 = 1 << 63;
+    const LEVEL: u64 = 1 << 44;
+    const LOGICAL: u64 = 1 << 43;
+
+    /// Returns the message as a word other than 0, to be published in an atomic.
+    pub(crate) fn pack(self) -> u64 {
+        let logical = if self.dest_mode == DestMode::Logical { Self::LOGICAL } else { 0 };
+        let level = if self.level { Self::LEVEL } else { 0 };
+        let code = u64::from(self.vector) | self.delivery.code() << 8;
+        Self::PRESENT | level | logical | code << 32 | u64::from(self.dest)
+    }
+
+    /// Returns the message that [`ApicMessage::pack`] made `word` of, if it is one.
+    pub(crate) fn unpack(word: u64) -> Option<ApicMessage> {
+        if word & Self::PRESENT == 0 {
+            return None;
+        }
+        let [a, b, c, d, vector, code, ..] = word.to_le_bytes();
+        Some(ApicMessage {
+            dest: u32::from_le_bytes([a, b, c, d]),
+            dest_mode: DestMode::from_logical_bit(word & Self::LOGICAL != 0),
+            delivery: Delivery::from_code(code.into())?,
+            vector,
+            level: word & Self::LEVEL != 0,
+        })
+    }
 }
 
 /// Where a GSI goes.
@@ -216,5 +243,14 @@ impl Routing {
     pub(crate) fn targets(&self, gsi: u32) -> &[Target] {
         let slot = usize::try_from(gsi).ok().and_then(|i| self.slots.get(i));
         slot.map_or(&[], Slot::targets)
+    }
+
+    /// Returns the message that a rising edge of `gsi` is and all that it is, for who wants to send it without
+    /// the chips; `None` where pins or nothing hear the GSI.
+    pub(crate) fn message(&self, gsi: u32) -> Option<ApicMessage> {
+        match *self.targets(gsi) {
+            [Target::Msi { addr, data }] => ApicMessage::from_msi(addr, data, DestFormat::Narrow),
+            _ => None,
+        }
     }
 }

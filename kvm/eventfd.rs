@@ -3,18 +3,18 @@
 //! eventfds that raise interrupts (KVM_IRQFD), and that writes of the guest signal (KVM_IOEVENTFD).
 //!
 //! Documentation of KVM's API, "KVM_IRQFD" and "KVM_IOEVENTFD". An irqfd raises its interrupt in the
-//! context of whoever signals it, without a thread. One whose eventfd is closed is forgotten with the
+//! context of whoever signals it, without a thread, and without a lock of the VM's where it is an MSI. One whose eventfd is closed is forgotten with the
 //! next KVM_IRQFD or the VM's fd.
 
 use super::abi::vm as abi;
 use super::user;
-use crate::chipset::bus;
+use crate::chipset::{bus, ApicMessage};
 use crate::host::eventfd::{EventFd, Listener, OnEvent};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::ioevent::{IoEvents, Match, Place};
 use crate::vcpu::vm::{Chipset, Vm};
 use core::mem;
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 
@@ -22,11 +22,40 @@ use kernel::sync::{Arc, Mutex};
 pub(super) struct Line {
     chipset: Arc<Chipset>,
     gsi: u32,
+    /// The message that it is, as a word; 0 where the chips must be asked.
+    message: AtomicU64,
+}
+
+impl Line {
+    fn new(chipset: &Arc<Chipset>, gsi: u32) -> Line {
+        let line = Line { chipset: chipset.clone(), gsi, message: AtomicU64::new(0) };
+        line.look_up();
+        line
+    }
+
+    /// Looks up what the GSI is routed to. Under the lock of the lines, so that who looks last looks at the
+    /// newest table.
+    fn look_up(&self) {
+        let message = self.chipset.with(|bus, _now, _out| bus.routing.message(self.gsi));
+        self.message.store(message.map_or(0, ApicMessage::pack), Relaxed);
+    }
 }
 
 impl OnEvent for Line {
     fn on_event(&self) {
-        self.chipset.pulse_gsi(self.gsi);
+        match ApicMessage::unpack(self.message.load(Relaxed)) {
+            Some(message) => {
+                self.chipset.send(&message);
+            }
+            None => self.chipset.pulse_gsi(self.gsi),
+        }
+    }
+}
+
+/// Says that the table of routes has changed.
+pub(super) fn reroute(lines: &Mutex<Lines>) {
+    for line in lines.lock().iter() {
+        line.target().look_up();
     }
 }
 
@@ -53,8 +82,8 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
     if !vm.has_irqchip.load(Acquire) {
         return Err(EINVAL);
     }
-    let line = Line { chipset: vm.chipset.clone(), gsi: a.gsi };
-    replace(&mut lines.lock(), |_| true, || Listener::new(fd, line).map(Some))?;
+    let line = || Line::new(&vm.chipset, a.gsi);
+    replace(&mut lines.lock(), |_| true, || Listener::new(fd, line()).map(Some))?;
     Ok(0)
 }
 

@@ -235,7 +235,9 @@ impl<B: Backend> AnonFile for VmFile<B> {
                 this.irq_line(l.irq, l.level).map(|_| 0)
             }
             nr::IRQ_LINE_STATUS => this.irq_line_status(arg),
-            nr::SET_GSI_ROUTING => irqchip::set_routing(&this.vm, arg),
+            nr::SET_GSI_ROUTING => {
+                irqchip::set_routing(&this.vm, arg).inspect(|_| eventfd::reroute(&this.irqfds))
+            }
             nr::GET_IRQCHIP => irqchip::get(&this.vm, arg),
             nr::SET_IRQCHIP => irqchip::set(&this.vm, arg),
             nr::GET_PIT => irqchip::get_pit(&this.vm, arg),

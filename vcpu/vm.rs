@@ -102,6 +102,9 @@ impl Chipset {
 
     /// Sends a message over the APIC bus. Returns how many local APICs took it.
     pub(crate) fn send(&self, msg: &ApicMessage) -> u32 {
+        if let Some(id) = msg.unicast() {
+            return u32::from(self.send_to(id, msg));
+        }
         if msg.delivery == Delivery::LowestPriority {
             return u32::from(self.send_to_one(msg));
         }
@@ -136,6 +139,10 @@ impl Chipset {
 
     /// Sends an interprocessor interrupt of vCPU `sender`.
     pub(crate) fn send_ipi(&self, sender: u32, ipi: &Ipi) {
+        if let Some(id) = ipi.unicast() {
+            self.send_to(id, &ipi.msg);
+            return;
+        }
         if ipi.msg.delivery == Delivery::LowestPriority {
             self.send_to_one(&ipi.msg);
             return;
@@ -151,6 +158,16 @@ impl Chipset {
     #[inline]
     pub(crate) fn is_timer_waiting(&self) -> bool {
         self.timer_waiting.load(Relaxed)
+    }
+
+    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id.
+    fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
+        let vcpu = usize::try_from(id).ok().and_then(|id| self.vcpus.get(id));
+        let taker = vcpu.filter(|vcpu| lapic::dest::matches(msg, &vcpu.identity()));
+        if let Some(vcpu) = taker {
+            deliver(vcpu, msg);
+        }
+        taker.is_some()
     }
 
     fn send_to_one(&self, msg: &ApicMessage) -> bool {

@@ -104,8 +104,7 @@ impl ApicIdentity {
 
 /// Returns whether `msg` names `target` as a destination.
 ///
-/// For [`Delivery::LowestPriority`] all that match are candidates of which one is to be chosen: see
-/// [`next_in_turn`].
+/// For [`Delivery::LowestPriority`] all that match are candidates of which one is to be chosen.
 pub(crate) fn matches(msg: &ApicMessage, target: &ApicIdentity) -> bool {
     let broadcast = msg.dest == BROADCAST || (target.mode == ApicMode::Xapic && msg.dest == XAPIC_BROADCAST);
     match (target.mode, msg.dest_mode) {
@@ -119,27 +118,11 @@ pub(crate) fn matches(msg: &ApicMessage, target: &ApicIdentity) -> bool {
 impl ApicMessage {
     /// Returns the one APIC id that the message goes to, where that can be told without looking at
     /// the local APICs: the fast path of nearly every interrupt.
-    #[allow(dead_code, reason = "for the fast path of delivery, which is not there yet; used by the tests")]
     pub(crate) fn unicast(&self) -> Option<u32> {
         let one =
             self.dest_mode == DestMode::Physical && self.dest != BROADCAST && self.dest != XAPIC_BROADCAST;
         one.then_some(self.dest)
     }
-}
-
-/// Returns the candidate whose turn it is after `last`: the lowest above it, or else the lowest.
-///
-/// This arbitrates lowest-priority messages: round robin, which the manual leaves to the model.
-/// `candidates` are vCPU indices in any order.
-#[allow(dead_code, reason = "for the fast path of delivery, which is not there yet; used by the tests")]
-pub(crate) fn next_in_turn(candidates: impl Iterator<Item = usize>, last: usize) -> Option<usize> {
-    let mut lowest: Option<usize> = None;
-    let mut above: Option<usize> = None;
-    for index in candidates {
-        let slot = if index > last { &mut above } else { &mut lowest };
-        *slot = Some(slot.map_or(index, |best| best.min(index)));
-    }
-    above.or(lowest)
 }
 
 /// The destination shorthands of the ICR.
@@ -177,7 +160,6 @@ impl Ipi {
     }
 
     /// Returns the one APIC id that the IPI goes to, where that can be told at once.
-    #[allow(dead_code, reason = "for the fast path of delivery, which is not there yet; used by the tests")]
     pub(crate) fn unicast(&self) -> Option<u32> {
         match self.shorthand {
             Shorthand::None => self.msg.unicast(),
@@ -242,6 +224,19 @@ impl Delivery {
             7 => Delivery::ExtInt,
             _ => return None,
         })
+    }
+
+    /// Returns the code that [`Delivery::from_code`] takes.
+    pub(crate) fn code(self) -> u64 {
+        match self {
+            Delivery::Fixed => 0,
+            Delivery::LowestPriority => 1,
+            Delivery::Smi => 2,
+            Delivery::Nmi => 4,
+            Delivery::Init => 5,
+            Delivery::StartUp => 6,
+            Delivery::ExtInt => 7,
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     ("irqfd: signalling it raises the interrupt", irqfd),
     ("irqfd: it wakes a vcpu that sleeps in hlt", irqfd_wakes),
     ("irqfd: it can be a message", irqfd_message),
+    ("irqfd: it goes where the newest route says", irqfd_rerouted),
     ("irqfd: one that is signalled already raises its interrupt", irqfd_pending),
     ("irqfd: one that is taken back raises nothing", irqfd_deassign),
     ("irqfd: impossible ones are refused", bad_irqfds),
@@ -315,6 +316,32 @@ fn irqfd_message(c: &Ctx) {
     event.signal();
 
     assert_eq!(g.out(), (0x10, 0x43));
+}
+
+fn irqfd_rerouted(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &[0xfb, HLT, 0xeb, 0xfd]);
+    let vectors = [0x43, 0x53, 0x63];
+    for (at, vector) in (0x2000..).step_by(0x100).zip(vectors) {
+        // mov al, VECTOR; out 0x10, al; iret
+        g.handler(vector.into(), at, &[0xb0, vector, 0xe6, 0x10, 0xcf]);
+    }
+    enable_lapic(&g);
+    let event = EventFd::new();
+    let other = pin(4, KVM_IRQCHIP_IOAPIC, 4);
+    route(&g.vm, [message(24, 0x43), other]).unwrap();
+    set_irqfd(&g.vm, &event, 24, 0).unwrap();
+
+    event.signal();
+    assert_eq!(g.out(), (0x10, 0x43));
+    route(&g.vm, [message(24, 0x53), other]).unwrap();
+    event.signal();
+    assert_eq!(g.out(), (0x10, 0x53));
+    route(&g.vm, [message(25, 0x53), other]).unwrap();
+    event.signal();
+    assert_eq!(event.take(), 0, "consumed, although nobody hears it");
+    route(&g.vm, [message(24, 0x63), other]).unwrap();
+    event.signal();
+    assert_eq!(g.out(), (0x10, 0x63));
 }
 
 fn irqfd_pending(c: &Ctx) {

@@ -3,7 +3,7 @@
 //! Who gets a message.
 
 use super::*;
-use crate::chipset::lapic::dest::{matches, next_in_turn};
+use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
 use crate::chipset::{ApicMessage, Delivery, DestMode};
 
@@ -87,18 +87,6 @@ fn a_physical_destination_is_found_without_a_search() {
     assert_eq!(to(1, DestMode::Logical).unicast(), None);
     let ipi = Ipi { msg: to(7, DestMode::Physical), shorthand: Shorthand::Others };
     assert_eq!(ipi.unicast(), None);
-}
-
-#[test]
-fn lowest_priority_goes_round() {
-    let mut last = 2;
-    let mut order = Vec::new();
-    for _ in 0..5 {
-        last = next_in_turn([5, 0, 3].into_iter(), last).expect("a candidate");
-        order.push(last);
-    }
-    assert_eq!(order, [3, 5, 0, 3, 5]);
-    assert_eq!(next_in_turn(core::iter::empty(), 0), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::chipset::lapic::BROADCAST;
 use crate::chipset::routing::{DestFormat, Route, Routing, Target};
 use crate::chipset::{ApicMessage, Delivery, DestMode};
 use kernel::prelude::*;
+use proptest::prelude::*;
 
 const PIC0: u32 = 0;
 const PIC1: u32 = 1;
@@ -151,4 +152,32 @@ fn wide_destinations_come_from_their_bits_only_when_enabled() {
     assert_eq!(dest(wide, DestFormat::Wide), Some(0x0012_3456));
     assert_eq!(dest(wide, DestFormat::Narrow), None);
     assert_eq!(dest(0xfeef_f000, DestFormat::Wide), Some(BROADCAST));
+}
+
+#[test]
+fn a_gsi_that_is_a_message_needs_no_chips() {
+    let routing =
+        table(&[msi(5, 0xfee0_3000, 0x41), pin(6, IOAPIC, 6), msi(7, 0x1000, 0x41)]).expect("valid");
+
+    let message = routing.message(5).expect("a message");
+    assert_eq!(Some(message), ApicMessage::from_msi(0xfee0_3000, 0x41, DestFormat::Narrow));
+    assert_eq!(routing.message(6), None, "a pin");
+    assert_eq!(routing.message(7), None, "not an APIC's address");
+    assert_eq!(routing.message(8), None, "no route");
+}
+
+proptest! {
+    #[test]
+    fn a_message_survives_packing(addr in 0xfee0_0000u64..0xfef0_0000, data: u32) {
+        let message = ApicMessage::from_msi(addr, data, DestFormat::Narrow);
+        let word = message.map_or(0, ApicMessage::pack);
+        prop_assert_eq!(ApicMessage::unpack(word), message);
+    }
+}
+
+#[test]
+fn no_message_is_nought() {
+    assert_eq!(ApicMessage::unpack(0), None);
+    let message = ApicMessage::from_msi(0xfee0_0000, 0, DestFormat::Narrow).expect("a message");
+    assert_ne!(message.pack(), 0);
 }
