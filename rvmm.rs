@@ -39,8 +39,8 @@ module! {
             description: "1: measure how long exits take; see rvmm-run --stats",
         },
         halt_poll_ns: u32 {
-            default: 0,
-            description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps",
+            default: 200000,
+            description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps; 0: never",
         },
         pv_eoi: u8 {
             default: 1,

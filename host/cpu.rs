@@ -59,6 +59,12 @@ pub(crate) fn is_work_pending() -> bool {
     unsafe { ffi::rvmm_work_pending() }
 }
 
+/// Returns whether another thread wants this CPU, or [`is_work_pending`].
+pub(crate) fn is_wanted() -> bool {
+    // SAFETY: Reads the flags of the current thread and a counter of its CPU.
+    unsafe { ffi::rvmm_cpu_wanted() }
+}
+
 /// Where [`is_work_pending`] looks, for who looks often.
 pub(crate) struct Work<'a> {
     flags: &'a AtomicU64,

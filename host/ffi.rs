@@ -15,6 +15,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_kick_cpu(cpu: u32);
     pub(super) fn rvmm_sync_cpu(cpu: u32);
     pub(super) fn rvmm_work_pending() -> bool;
+    pub(super) fn rvmm_cpu_wanted() -> bool;
     pub(super) fn rvmm_thread_flags() -> *const u64;
     pub(super) fn rvmm_work_flags() -> u64;
     pub(super) fn rvmm_handle_work() -> i32;

@@ -17,6 +17,7 @@
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
+#include <linux/sched/stat.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
@@ -64,6 +65,11 @@ unsigned long rvmm_work_flags(void)
 bool rvmm_work_pending(void)
 {
 	return __xfer_to_guest_mode_work_pending();
+}
+
+bool rvmm_cpu_wanted(void)
+{
+	return __xfer_to_guest_mode_work_pending() || !single_task_running();
 }
 
 int rvmm_handle_work(void)

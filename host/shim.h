@@ -18,6 +18,7 @@ u32 rvmm_cpu_id(void);
 void rvmm_kick_cpu(u32 cpu);
 void rvmm_sync_cpu(u32 cpu);
 bool rvmm_work_pending(void);
+bool rvmm_cpu_wanted(void);
 const unsigned long *rvmm_thread_flags(void);
 unsigned long rvmm_work_flags(void);
 int rvmm_handle_work(void);

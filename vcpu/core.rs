@@ -16,7 +16,7 @@ use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::Lapic;
-use crate::host::timer::NearClock;
+use crate::host::timer::{tsc_khz, NearClock};
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -142,7 +142,7 @@ impl<B: Backend> VcpuCore<B> {
             tsc_aux: 0,
             spec_ctrl: 0,
             mp,
-            polling: Polling::new(crate::halt_poll_ns()),
+            polling: Polling::new(crate::halt_poll_ns(), tsc_khz()),
             exception: None,
             interrupted: None,
             nmi: false,

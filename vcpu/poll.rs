@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking for the event that ends a HLT for a little while, before the thread sleeps.
+//! How long to look for the event that ends a HLT before the thread sleeps.
 //!
 //! Sleeping and waking up cost two context switches. Polling saves them where the event comes soon, and
-//! wastes the CPU where it does not. So the time adapts: it grows when a sleep turns out to have been
-//! so short that polling would have met the event, and ends when one was longer than polling may be. It
-//! stops at once when the host has other work for the CPU. Off unless the module was loaded with
-//! `halt_poll_ns`.
-
-use super::shared::VcpuShared;
-use crate::host::cpu;
-use crate::host::timer;
+//! wastes the CPU where it does not. So the time adapts: it grows when a sleep turns out to have been so
+//! short that polling would have met the event, and ends when one was longer than polling may be.
+//!
+//! Only events of others count. That the vCPU's own timer will end a sleep soon is known beforehand, and the
+//! CPU is better used meanwhile: where it alone ends them, polling fades out.
+//!
+//! Times are ticks of the host's TSC.
 
 /// The first time that is tried, in nanoseconds.
 const START_NS: u64 = 10_000;
@@ -18,53 +17,51 @@ const START_NS: u64 = 10_000;
 /// How long to poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Polling {
-    /// The longest time in nanoseconds; 0 for never.
+    /// The shortest time that is tried.
+    start: u64,
+    /// The longest; 0 for never.
     limit: u64,
     /// The time of the next poll.
-    now: u64,
-    /// When the last one began.
+    next: u64,
+    /// When the last HLT began.
     began: u64,
 }
 
-impl Polling {
-    /// Never polls longer than `limit` nanoseconds.
-    pub(crate) fn new(limit: u32) -> Polling {
-        Polling { limit: limit.into(), now: 0, began: 0 }
-    }
-
-    /// Polls until something is asked of the vCPU. Returns whether that happened in time.
-    #[inline]
-    pub(crate) fn wait(&mut self, shared: &VcpuShared) -> bool {
-        if self.limit == 0 {
-            return false;
-        }
-        self.began = timer::now().0;
-        let end = self.began.saturating_add(self.now);
-        loop {
-            if shared.has_requests() {
-                return true;
-            }
-            if cpu::is_work_pending() || timer::now().0 >= end {
-                return false;
-            }
-            core::hint::spin_loop();
-        }
-    }
-
-    /// The poll was in vain, and the sleep after it has ended.
-    #[inline]
-    pub(crate) fn slept(&mut self) {
-        if self.limit != 0 {
-            self.now = adapted(self.now, self.limit, timer::now().0.saturating_sub(self.began));
-        }
-    }
+/// What ended a sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waker {
+    /// The vCPU's own timer and nothing else.
+    Timer,
+    /// Another vCPU, a device, the VMM.
+    Other,
 }
 
-/// Returns how long to poll next, after a poll of `now` was in vain and the event came `waited` after its
-/// begin.
-fn adapted(now: u64, limit: u64, waited: u64) -> u64 {
-    if waited > limit {
-        return 0;
+impl Polling {
+    /// Never polls longer than `limit` nanoseconds; the TSC has `khz` kHz.
+    pub(crate) fn new(limit: u32, khz: u32) -> Polling {
+        let ticks = |ns: u64| ns.saturating_mul(khz.into()) / 1_000_000;
+        Polling { start: ticks(START_NS), limit: ticks(limit.into()), next: 0, began: 0 }
     }
-    now.saturating_mul(2).max(START_NS).min(limit)
+
+    /// The vCPU has halted at `now`.
+    #[inline]
+    pub(crate) fn begin(&mut self, now: u64) {
+        self.began = now;
+    }
+
+    /// Returns whether it has been long enough at `now`; also where the TSC went back, on another CPU.
+    #[inline]
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        now.wrapping_sub(self.began) >= self.next
+    }
+
+    /// The poll was in vain, and `waker` has ended the sleep after it at `now`.
+    pub(crate) fn slept(&mut self, now: u64, waker: Waker) {
+        let waited = now.saturating_sub(self.began);
+        self.next = match waker {
+            _ if waited > self.limit => 0,
+            Waker::Timer => Some(self.next / 2).filter(|&t| t >= self.start).unwrap_or(0),
+            Waker::Other => self.next.saturating_mul(2).max(self.start).min(self.limit),
+        };
+    }
 }

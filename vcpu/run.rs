@@ -18,6 +18,7 @@ use super::event::Event;
 use super::exit::Exit;
 use super::handle::{self, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
+use super::poll::{Polling, Waker};
 use super::quick;
 use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
@@ -94,10 +95,7 @@ fn run_until_user<B: Backend>(
             return Ok(UserExit::SystemEvent(event));
         }
         if core.mp != MpState::Runnable && !wake_up(core, vm) {
-            if !core.polling.wait(shared) {
-                shared.wait()?;
-                core.polling.slept();
-            }
+            sleep(shared, &mut core.polling)?;
             continue;
         }
         match window(vm, shared, core, fpu) {
@@ -117,6 +115,25 @@ fn run_until_user<B: Backend>(
             }
         }
     }
+}
+
+/// Waits until something is asked of a vCPU that does not run: looks for it for a little while, then sleeps.
+///
+/// # Errors
+/// `EINTR` on a signal.
+#[inline]
+fn sleep(shared: &VcpuShared, polling: &mut Polling) -> Result {
+    polling.begin(timer::rdtsc());
+    while !shared.has_requests() {
+        if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
+            shared.wait()?;
+            let by_timer = !shared.is_requested(Requests::TIMER.complement());
+            polling.slept(timer::rdtsc(), if by_timer { Waker::Timer } else { Waker::Other });
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
 }
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Counters, histograms and the last exits of a running guest in debugfs, and the
-# same by rvmm-run --stats; a guest that polls when it halts runs all the same.
+# same by rvmm-run --stats; a guest that never polls when it halts runs all the same.
 # ring: guest
 # timeout: 300
 . ./tests/system/lib.sh
 
-load_module exit_times=1 halt_poll_ns=200000
+load_module exit_times=1 halt_poll_ns=0
 folder=/sys/kernel/debug/rvmm
 run_guest observed 240 -c 2 --initrd /images/guest.cpio --stats \
 	--append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" /images/vmlinuz &

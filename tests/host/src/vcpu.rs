@@ -18,6 +18,8 @@ pub(crate) mod ioevent;
 pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]
 pub(crate) mod msr_table;
+#[path = "../../../vcpu/poll.rs"]
+pub(crate) mod poll;
 #[path = "../../../vcpu/pvclock.rs"]
 pub(crate) mod pvclock;
 #[path = "../../../vcpu/record.rs"]

@@ -7,5 +7,6 @@ mod cpuid_table;
 mod ioevent;
 mod mce;
 mod msr_table;
+mod poll;
 mod pvclock;
 mod record;
