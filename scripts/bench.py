@@ -97,6 +97,14 @@ class Run:
                 node[words[1]] = {"skip": " ".join(words[2:])}
 
 
+    def add(self, other, ended):
+        """Takes another run's figures, which `ended` well or not."""
+        for node, rows in other.nodes.items():
+            self.nodes.setdefault(node, {}).update(rows)
+        self.floor = self.floor or other.floor
+        self.ended = self.ended and ended
+
+
 def set_ratio(row):
     """Adds the ratio to a row that both nodes have."""
     row.pop("ratio", None)
@@ -170,17 +178,27 @@ def machine():
     return {"qemu": version.stdout.splitlines()[0], "kernel": kernel, "cpu": bench_rows.HOST_CPU, "icount": "shift=0,sleep=off"}
 
 
+def client_rows(names, cpus):
+    """The rows of the client that are wanted and need a host with so many CPUs."""
+    rows = [row.name for row in bench_rows.ROWS if not is_guest_row(row.name) and bench_rows.cpus(row.name) == cpus]
+    return [name for name in rows if not names or name in names]
+
+
 def run_client(args, names, files):
-    """The rows of the client, in an emulated host of their own. Returns a `Run`."""
-    if names and all(map(is_guest_row, names)):
-        return Run("node end")
-    command = f"sh run.sh '{args.nodes.replace(',', ' ')}' {' '.join(names)}"
-    host = run_host.parse_args(["--icount", "--cpu", bench_rows.HOST_CPU, "--quiet", "--log",
-                                os.path.join(LOGS, "bench"), "--timeout", str(args.timeout), *files, "--", command])
-    code, output = run_host.run(host)
-    run = Run(output.console.decode(errors="replace"))
-    run.ended = run.ended and code == 0
-    return run
+    """The rows of the client, in emulated hosts of their own. Returns a `Run`."""
+    whole = Run("node end")
+    for cpus in (1, 2):
+        rows = client_rows(names, cpus)
+        if not rows:
+            continue
+        command = f"sh run.sh '{args.nodes.replace(',', ' ')}' {' '.join(rows)}"
+        log = os.path.join(LOGS, f"bench-{cpus}")
+        host = run_host.parse_args(["--icount", "--smp", str(cpus), "--cpu", bench_rows.HOST_CPU, "--quiet", "--log", log,
+                                    "--timeout", str(args.timeout), *files, "--", command])
+        code, output = run_host.run(host)
+        run = Run(output.console.decode(errors="replace"))
+        whole.add(run, ended=run.ended and code == 0)
+    return whole
 
 
 def run_guests(args, names):
@@ -193,7 +211,8 @@ def run_guests(args, names):
 def measure(args, names, files):
     """Runs both hosts at once, which the counted instructions do not feel."""
     os.makedirs(LOGS, exist_ok=True)
-    emulated_host.state_for(emulated_host.Shape(cpu=bench_rows.HOST_CPU, icount=True))
+    for cpus in (1, 2):
+        emulated_host.state_for(emulated_host.Shape(cpu=bench_rows.HOST_CPU, smp=cpus, icount=True))
     run_host.programs()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         client = pool.submit(run_client, args, names, files)

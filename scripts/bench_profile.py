@@ -136,7 +136,7 @@ def command_of(node, row):
 
 def trace(node, row, files, disk):
     """Runs the row and returns the host's symbols and how often each address was executed, by mode."""
-    shape = emulated_host.Shape(cpu=bench_rows.HOST_CPU, icount=True)
+    shape = emulated_host.Shape(cpu=bench_rows.HOST_CPU, smp=bench_rows.cpus(row), icount=True)
     state = emulated_host.state_for(shape)
     command = command_of(node, row)
     with tempfile.TemporaryDirectory(prefix="rvmm-profile.") as folder:

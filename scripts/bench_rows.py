@@ -18,6 +18,13 @@ SIXTH, QUARTER, THIRD = 1 / 6, 1 / 4, 1 / 3
 # Those of bench_guests.py.
 GUEST_ROWS = ("blk-", "net-", "linux-", "console-kib", "boot-", "vmm-rss")
 
+
+
+def cpus(row):
+    """How many CPUs the emulated host has for a row."""
+    return 2 if row.endswith("-2-cpus") else 1
+
+
 ROWS = [
     Row("cpuid", "CPUID, leaf 0", SIXTH),
     Row("cpuid-late-leaf", "CPUID, leaf 0x80000008", SIXTH),
@@ -36,7 +43,8 @@ ROWS = [
     Row("self-ipi-xapic", "xAPIC self IPI to handler", QUARTER),
     Row("eoi-x2apic", "EOI by x2APIC", QUARTER),
     Row("eoi-xapic", "EOI by MMIO", QUARTER),
-    Row("hlt-ipi-wake", "IPI to a vCPU in HLT", THIRD),
+    Row("hlt-ipi-wake", "IPI to a vCPU in HLT, on one CPU", THIRD),
+    Row("hlt-ipi-wake-2-cpus", "IPI to a vCPU in HLT", THIRD),
     Row("timer-arm", "arming the TSC deadline", THIRD),
     Row("timer-passed", "TSC deadline that has passed, to handler", THIRD),
     Row("timer-late-running", "lateness of a 20 µs deadline, running", None),
@@ -49,7 +57,8 @@ ROWS = [
     Row("user-outsb-64", "REP OUTSB of 64 bytes to user space", 0.1),
     Row("ioeventfd-pio", "ioeventfd on a port", SIXTH),
     Row("ioeventfd-mmio", "ioeventfd on MMIO", QUARTER),
-    Row("irqfd-hlt", "irqfd to the handler of a vCPU in HLT", THIRD),
+    Row("irqfd-hlt", "irqfd to the handler of a vCPU in HLT, on one CPU", THIRD),
+    Row("irqfd-hlt-2-cpus", "irqfd to the handler of a vCPU in HLT", THIRD),
     Row("touch-4k", "first touch of 4 KiB, resident in the host", 1),
     Row("touch-4k-absent", "first touch of 4 KiB, absent in the host", 1),
     Row("touch-2m", "first touch of 2 MiB, resident in the host", 1),

@@ -55,8 +55,8 @@ class Shape:
     one thread runs all CPUs, and nothing can be undone.
     """
 
-    def __init__(self, cpu="max", smp=2, memory="4G", icount=False, append=""):
-        self.cpu, self.smp, self.memory = cpu, 1 if icount else smp + 1, memory
+    def __init__(self, cpu="max", smp=None, memory="4G", icount=False, append=""):
+        self.cpu, self.smp, self.memory = cpu, smp or 1 if icount else (smp or 2) + 1, memory
         self.icount, self.append = icount, append
 
     def args(self):

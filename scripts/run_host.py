@@ -47,11 +47,11 @@ def parse_args(argv):
                    help="amd: QEMU with SVM (default); intel: Bochs with VMX, see docs/lab-intel.md")
     p.add_argument("--cpu", help="CPU model of QEMU or Bochs (default: max, or "
                    f"{bochs_host.DEFAULT_CPU})")
-    p.add_argument("--smp", type=int, help="CPUs that the command may run on (default: 2, or 1 on intel); the "
-                   "amd host has one more")
+    p.add_argument("--smp", type=int, help="CPUs that the command may run on (default: 2, or 1 on intel and "
+                   "with --icount); the amd host has one more, but not with --icount")
     p.add_argument("--memory", help="memory of the host (default: 4G, or 1G on intel)")
     p.add_argument("--append", default="", help="more kernel options for the host")
-    p.add_argument("--icount", action="store_true", help="count instructions instead of time; one CPU")
+    p.add_argument("--icount", action="store_true", help="count instructions instead of time")
     p.add_argument("--timeout", type=float, default=300, help="seconds of wall time (default: 300; 0: none)")
     p.add_argument("--disk", action="append", default=[], metavar="FILE[,ro]",
                    help="raw or qcow2 file as /dev/vdc, /dev/vdd; written through unless ro")

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
 /* Rows that need more than one guest, or that the client's own clock measures. */
 #include "guest.h"
 #include "rows.h"
@@ -16,21 +17,35 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SOON 20000
 #define CREATE_ROUNDS 14
 #define IDLE_VMS 96
-#define MEMORY_ROUNDS 4
+#define MEMORY_ROUNDS 8
 #define REGION_SIZE 0x4000000ULL
+
+/* From now on the calling thread runs on this CPU of the host only. */
+static void stay_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		skip("no CPU %d in this host", cpu);
+}
 
 /* A vCPU on a thread of its own that runs for ever. */
 struct side {
 	struct vm *vm;
 	int id;
+	int cpu;	/* of the host */
 };
 
 static void *side_main(void *arg)
 {
 	struct side *side = arg;
 
+	stay_on(side->cpu);
 	vm_run(side->vm, side->id);
 	return NULL;
 }
@@ -50,8 +65,9 @@ static void start_side(struct side *side)
 void row_ping(const struct row *row)
 {
 	struct vm vm;
-	struct side pong = { &vm, 1 };
+	struct side pong = { &vm, 1, row->arg };
 
+	stay_on(0);
 	vm_new(&vm, NULL, 2);
 	ram_handler(vm.ram, row->handler);
 	vm_enter_at(&vm, 1, g_pong);
@@ -90,15 +106,26 @@ static void route_msi(struct vm *vm)
 		skip("KVM_SET_GSI_ROUTING: %s", strerror(errno));
 }
 
+/* Lets the guest go on, which runs on another CPU or on this one. */
+static void give_way(bool other)
+{
+	if (other)
+		__builtin_ia32_pause();
+	else
+		sched_yield();
+}
+
+/* With an argument on two CPUs, and soon again. */
 void row_irqfd(const struct row *row)
 {
 	struct vm vm;
-	struct side sleeper = { &vm, 0 };
+	struct side sleeper = { &vm, 0, row->arg };
 	struct kvm_irqfd irqfd = { .gsi = IRQFD_GSI };
 	uint64_t one = 1;
 
 	if (!has_cap(KVM_CAP_IRQFD))
 		skip("KVM_CAP_IRQFD is 0");
+	stay_on(0);
 	irqfd.fd = eventfd(0, EFD_CLOEXEC);
 	vm_new(&vm, NULL, 1);
 	ram_handler(vm.ram, row->handler);
@@ -114,11 +141,15 @@ void row_irqfd(const struct row *row)
 		if (write(irqfd.fd, &one, sizeof(one)) != sizeof(one))
 			skip("write to the eventfd: %s", strerror(errno));
 		while (*seen == before)
-			sched_yield();
+			give_way(row->arg);
 		took = tsc() - began;
 		if (i >= WARM_UP)
 			sample(took);
-		usleep(1000);
+		if (row->arg)
+			for (began = tsc(); tsc() - began < SOON;)
+				give_way(true);
+		else
+			usleep(1000);
 	}
 	print_samples(row, "instructions");
 }
