@@ -43,6 +43,14 @@ pub(crate) fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Waits until the TSC has reached `tsc`; on the same CPU from where that was near.
+#[inline]
+pub(crate) fn wait_until(tsc: u64) {
+    while (tsc.wrapping_sub(rdtsc()) as i64) > 0 {
+        core::hint::spin_loop();
+    }
+}
+
 /// Reads the TSC, after all that came before: a lock that was taken, say.
 #[inline(always)]
 fn rdtsc_ordered() -> u64 {

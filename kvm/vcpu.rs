@@ -291,7 +291,7 @@ impl<B: Backend> VcpuFile<B> {
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
             self.shared.set_identity(lapic.identity());
-            self.shared.set_timer(lapic.deadline());
+            core.arm_timer(&self.shared);
             Ok(0)
         })
     }

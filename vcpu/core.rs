@@ -7,16 +7,18 @@ use super::cpuid::CpuidTable;
 use super::event::{merge, Blocking, Event, Merged};
 use super::handle::code::CodeCache;
 use super::io::PendingIo;
+use super::lead::Lead;
 use super::msr_table::{MsrStore, RecentMsrs};
 use super::pci::Turn;
 use super::poll::Polling;
 use super::pv::PvState;
+use super::shared::VcpuShared;
 use super::state::{Groups, VcpuState};
 use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
-use crate::chipset::lapic::Lapic;
-use crate::host::timer::{tsc_khz, NearClock};
+use crate::chipset::lapic::{Clock, Lapic};
+use crate::host::timer::{now, rdtsc, tsc_khz, NearClock};
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -78,6 +80,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) mp: MpState,
     /// How long it polls for an event before it sleeps.
     pub(crate) polling: Polling,
+    /// How early its timer fires.
+    pub(crate) lead: Lead,
     /// An exception to be delivered with the next entry.
     pub(crate) exception: Option<Exception>,
     /// An event whose delivery an exit interrupted.
@@ -143,6 +147,7 @@ impl<B: Backend> VcpuCore<B> {
             spec_ctrl: 0,
             mp,
             polling: Polling::new(crate::halt_poll_ns(), tsc_khz()),
+            lead: Lead::new(tsc_khz()),
             exception: None,
             interrupted: None,
             nmi: false,
@@ -271,6 +276,31 @@ impl<B: Backend> VcpuCore<B> {
     /// Returns the guest's TSC.
     pub(crate) fn guest_tsc(&self) -> u64 {
         crate::host::timer::rdtsc().wrapping_add(self.tsc_offset)
+    }
+
+    /// Sets the host's timer for the local APIC's.
+    pub(crate) fn arm_timer(&self, shared: &VcpuShared) {
+        let Some(lapic) = self.lapic.as_ref() else { return };
+        let at = lapic.deadline();
+        shared.set_timer(if lapic.armed_tsc().is_some() { at.map(|at| self.lead.before(at)) } else { at });
+    }
+
+    /// The host's timer may have fired for the local APIC's: makes its interrupt pending if its time has come,
+    /// or will have come when the guest is entered. `ns_per_tick` is that of the VM.
+    pub(crate) fn take_timer(&mut self, shared: &VcpuShared, ns_per_tick: u64) {
+        let host_tsc = rdtsc();
+        let Some(lapic) = self.lapic.as_mut() else { return };
+        let mut now = now();
+        if let (Some(tsc), Some(at)) = (lapic.armed_tsc(), lapic.deadline()) {
+            if self.lead.meet(tsc.wrapping_sub(self.tsc_offset), host_tsc) {
+                now = now.max(at);
+            } else {
+                // The kernel's clock is slewed and went ahead of the TSC, or this is an earlier deadline's timer.
+                lapic.tsc_changed(&Clock { now, tsc: host_tsc.wrapping_add(self.tsc_offset), ns_per_tick });
+            }
+        }
+        lapic.tick(now);
+        self.arm_timer(shared);
     }
 
     /// Sets what is added to the host's TSC.

@@ -12,6 +12,7 @@
 //! | [`pci`] | the PCI bus |
 //! | [`worker`], [`disk`], [`net`] | who serves a queue, and how those of a disk and of a network card are |
 //! | [`run`], [`quick`] | the loop, and the inner one of exits that are answered at once |
+//! | [`poll`], [`lead`] | before a halted vCPU sleeps; before its timer is due |
 //! | [`record`] | the last exits, and how long they take |
 //! | [`handle`] | one handler for each family of exits |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
@@ -31,6 +32,7 @@ pub(crate) mod exit;
 pub(crate) mod handle;
 pub(crate) mod io;
 pub(crate) mod ioevent;
+pub(crate) mod lead;
 pub(crate) mod mce;
 pub(crate) mod memory;
 pub(crate) mod msr_table;

@@ -156,11 +156,7 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
         }
     }
     if asked.contains(Requests::TIMER) {
-        let now = timer::now();
-        if let Some(lapic) = core.lapic.as_mut() {
-            lapic.tick(now);
-            shared.set_timer(lapic.deadline());
-        }
+        core.take_timer(shared, vm.ns_per_tick);
     }
     if asked.contains(Requests::NMI) {
         core.nmi = true;
@@ -286,6 +282,9 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
         };
         if let (Some(times), Some((class, at))) = (&shared.times, exited.take()) {
             times.note(class, timer::rdtsc().wrapping_sub(at));
+        }
+        if let Some(due) = cx.core.lead.take_due(timer::rdtsc()) {
+            timer::wait_until(due);
         }
         let exit = quick::run(&mut cx, &mut root, &work);
         if shared.times.is_some() {

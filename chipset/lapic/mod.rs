@@ -379,8 +379,12 @@ impl Lapic {
         fired
     }
 
-    /// Works out the TSC deadline anew after the guest's counter was set or its rate changed.
-    #[allow(dead_code, reason = "used by the tests")]
+    /// Returns the guest's TSC at which the timer fires, where it is in TSC deadline mode and armed.
+    pub(crate) fn armed_tsc(&self) -> Option<u64> {
+        self.timer.armed_tsc()
+    }
+
+    /// Works out the TSC deadline anew after the guest's counter was set.
     pub(crate) fn tsc_changed(&mut self, clock: &Clock) {
         self.timer.follow_tsc(clock);
     }

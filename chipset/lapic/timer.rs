@@ -163,6 +163,11 @@ impl Timer {
         };
     }
 
+    /// Returns the guest's TSC at which the timer fires, where it goes by that.
+    pub(super) fn armed_tsc(&self) -> Option<u64> {
+        (self.mode == Mode::TscDeadline && self.deadline.is_some()).then_some(self.tsc_deadline)
+    }
+
     /// Returns IA32_TSC_DEADLINE; 0 once it has passed.
     pub(super) fn tsc_deadline(&self, now: Ns) -> u64 {
         match self.deadline {

@@ -87,21 +87,15 @@ fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
         Effect::EoiBroadcast(vector) => {
             vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
-        Effect::TimerChanged => arm(cx),
+        Effect::TimerChanged => cx.core.arm_timer(cx.shared),
         Effect::IdentityChanged => {
             publish(cx);
-            arm(cx);
+            cx.core.arm_timer(cx.shared);
         }
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.chipset.is_timer_waiting() {
         vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
-    }
-}
-
-fn arm<B: Backend>(cx: &Cx<'_, '_, B>) {
-    if let Some(lapic) = cx.core.lapic.as_ref() {
-        cx.shared.set_timer(lapic.deadline());
     }
 }
 

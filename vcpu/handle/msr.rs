@@ -202,6 +202,11 @@ fn set_as<B: Backend>(
     }
 }
 
+/// The guest's time now.
+fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> Clock {
+    Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick }
+}
+
 fn set_handled<B: Backend>(
     vm: &Vm<B>,
     shared: &VcpuShared,
@@ -212,6 +217,11 @@ fn set_handled<B: Backend>(
     match h {
         Handled::Tsc => {
             core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));
+            let clock = clock(vm, core);
+            if let Some(l) = core.lapic.as_mut() {
+                l.tsc_changed(&clock);
+            }
+            core.arm_timer(shared);
             shared.request_self(Requests::CLOCK);
         }
         Handled::ApicBase => {
@@ -221,10 +231,10 @@ fn set_handled<B: Backend>(
             core.note_apic_base();
         }
         Handled::TscDeadline => {
-            let clock = Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick };
+            let clock = clock(vm, core);
             let Some(l) = core.lapic.as_mut() else { return false };
             let _ = l.set_tsc_deadline(value, &clock);
-            shared.set_timer(l.deadline());
+            core.arm_timer(shared);
         }
         // As every read-only MSR, it takes the value that it has.
         Handled::McgCap => return value == core.msrs.mcg_cap,

@@ -14,6 +14,8 @@ pub(crate) mod exit;
 pub(crate) mod io;
 #[path = "../../../vcpu/ioevent.rs"]
 pub(crate) mod ioevent;
+#[path = "../../../vcpu/lead.rs"]
+pub(crate) mod lead;
 #[path = "../../../vcpu/mce.rs"]
 pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]

@@ -5,6 +5,7 @@
 mod cpuid_policy;
 mod cpuid_table;
 mod ioevent;
+mod lead;
 mod mce;
 mod msr_table;
 mod poll;
