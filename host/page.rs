@@ -141,8 +141,8 @@ impl SharedPage {
     }
 }
 
-/// How many pages the pool is filled up to: more than any one fault can use.
-const POOL: usize = 16;
+/// How many pages the pool is filled up to: more than any one fault can use, and few, for an idle VM has them, too.
+const POOL: usize = 8;
 
 /// A chain of zeroed single pages, linked outside the pages themselves so that they stay zero.
 struct Chain {
