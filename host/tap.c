@@ -78,6 +78,9 @@ void rvmm_tap_drop(void *socket)
 	sock->ops->recvmsg(sock, &msg, 1, MSG_DONTWAIT);
 }
 
+/* No header that a tap knows is longer, and there is so much room before each packet. */
+#define RVMM_TAP_HEADERS	32
+
 /* Packets that wait to be sent together, each in a page fragment that the tap makes a buffer of. */
 #define RVMM_TAP_BATCH	64
 
@@ -130,15 +133,20 @@ static bool rvmm_tap_can_batch(struct socket *sock)
 	return LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0) && READ_ONCE(sock->sk->sk_sndbuf) == INT_MAX;
 }
 
-/* Copies a packet, which is in one piece mostly. */
-static bool rvmm_tap_gather(void *to, const struct iovec *iov, u32 segments, u64 bytes)
+static noinline bool rvmm_tap_gather_pieces(void *to, const struct iovec *iov, u32 segments, u64 bytes)
 {
 	struct iov_iter iter;
 
-	if (segments == 1 && iov->iov_len == bytes)
-		return !copy_from_user(to, iov->iov_base, bytes);
 	iov_iter_init(&iter, ITER_SOURCE, iov, segments, bytes);
 	return copy_from_iter_full(to, bytes, &iter);
+}
+
+/* Copies a packet, which is in one piece mostly. */
+static bool rvmm_tap_gather(void *to, const struct iovec *iov, u32 segments, u64 bytes)
+{
+	if (likely(segments == 1 && iov->iov_len == bytes))
+		return !copy_from_user(to, iov->iov_base, bytes);
+	return rvmm_tap_gather_pieces(to, iov, segments, bytes);
 }
 
 int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct iovec *iov, u32 segments,
@@ -154,6 +162,8 @@ int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct 
 	size_t all;
 	char *buf;
 
+	BUILD_BUG_ON(sizeof(struct virtio_net_hdr_v1_hash_tunnel) > RVMM_TAP_HEADERS);
+	BUILD_BUG_ON(NET_SKB_PAD < RVMM_TAP_HEADERS);
 	if (!rvmm_tap_can_batch(sock) || batch->count == RVMM_TAP_BATCH || bytes > PAGE_SIZE)
 		return -ENOSPC;
 	all = SKB_DATA_ALIGN(bytes + front) + tail;
@@ -164,7 +174,8 @@ int rvmm_tap_batch_add(struct rvmm_tap_batch *batch, void *socket, const struct 
 	buf = page_frag_alloc_align(&batch->fragments, all, GFP_KERNEL, SMP_CACHE_BYTES);
 	if (!buf)
 		return -ENOSPC;
-	memset(buf, 0, front - header);
+	/* All that the tap may take for a header; the rest of the front is nobody's. */
+	memset(buf, 0, RVMM_TAP_HEADERS);
 	if (!rvmm_tap_gather(buf + front - header, iov, segments, bytes)) {
 		page_frag_free(buf);
 		return -EFAULT;
