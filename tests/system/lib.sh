@@ -68,6 +68,15 @@ run_guest() {
 	[ $code = 0 ] || show_guest "$name"
 }
 
+# run_end NAME TEST OPTION CODE: the test guest does TEST, which ends it; OPTION is for its kernel; the tool's
+# exit code must be CODE.
+run_end() {
+	run_guest "$1" 90 -m 256M --initrd /images/guest.cpio \
+		--append "console=ttyS0 $fast rvmm.test=$2 $3" /images/vmlinux >/dev/null
+	check "$1: exit code $4" "[ $code = $4 ]"
+	check "$1: the guest did not go on" '! grep -q "still there" /tmp/'"$1"'.console'
+}
+
 # show_guest NAME: what it printed last, as KTAP comments.
 show_guest() {
 	echo "# --- $1: rvmm-run says"

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# A guest that resets itself, by each way that a kernel knows: the tool says so,
+# or starts the guest again.
+# ring: system
+# timeout: 400
+# hosts: amd, intel, intel-old
+# ring@intel: full
+# ring@intel-old: full
+. ./tests/system/lib.sh
+
+load_module
+for way in acpi kbd pci; do
+	run_end "reset-$way" reset "reboot=$way" 3
+done
+# Without --no-reboot the tool starts the guest again.
+cp /images/small.img /tmp/twice.img
+timeout -s KILL 180 rvmm-run --console file:/tmp/twice.console -m 256M --initrd /images/guest.cpio \
+	--append "console=ttyS0 $fast rvmm.test=twice" /images/vmlinux /tmp/twice.img >/tmp/twice.log 2>&1
+code=$?
+[ $code = 0 ] || show_guest twice
+check "twice: the guest was started again" 'grep -q "started again" /tmp/twice.console'
+check "twice: exit code 0 in the end" '[ $code = 0 ]'
+check "the module unloads afterwards" 'unload_module'
+finish
