@@ -11,6 +11,7 @@ use super::Svm;
 use crate::arch::cr::{Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::host::cpu::kick;
 use crate::mmu::asid::AsidTag;
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
 use crate::vcpu::event::{Blocking, Event};
@@ -44,6 +45,8 @@ pub(crate) struct SvmVcpu {
     nmi_iret: Option<u64>,
     /// The coming entry is to end after one instruction.
     wants_step: bool,
+    /// The coming entry is to end once its event is delivered.
+    wants_exit: bool,
     /// The entry before this exit was.
     step: Option<Step>,
 }
@@ -69,6 +72,7 @@ impl SvmVcpu {
             nmi_masked: false,
             nmi_iret: None,
             wants_step: false,
+            wants_exit: false,
             step: None,
         }
     }
@@ -89,6 +93,10 @@ impl SvmVcpu {
         // The entry after one that flushes does not.
         self.misplaced = tlb_control != 0;
         self.vmcb.place(window, asid, tlb_control);
+        if core::mem::take(&mut self.wants_exit) {
+            // Interrupts are off: it waits until the guest runs, and the event goes first.
+            kick(window.cpu_id());
+        }
         if core::mem::take(&mut self.wants_step) {
             let iret = self.nmi_iret;
             let s = self.vmcb.save_mut(Clean::empty());
@@ -97,13 +105,18 @@ impl SvmVcpu {
         }
     }
 
-    /// An NMI waits: lets the guest run one instruction, if it is an instruction that stands in the way.
+    /// An NMI waits: lets the guest run as far as what stands in the way, an instruction or an event that is
+    /// delivered.
     fn step_to_nmi(&mut self) {
-        // Elsewhere it is an event, which would push the trap flag, or a handler whose IRET exits.
+        // Another one that is served ends with an IRET, which exits.
+        if self.nmi_masked && self.nmi_iret.is_none() {
+            return;
+        }
+        // An event would push the trap flag.
         let is_event = self.vmcb.control().event_inj & EVENT_VALID != 0;
-        let is_served = self.nmi_masked && self.nmi_iret.is_none();
-        self.wants_step = !is_event && !is_served;
-        self.misplaced |= self.wants_step;
+        self.wants_step = !is_event;
+        self.wants_exit = is_event;
+        self.misplaced = true;
     }
 }
 
@@ -176,6 +189,7 @@ impl BackendVcpu for SvmVcpu {
 
     fn leave(&mut self, _window: &mut Window<'_>) {
         self.wants_step = false;
+        self.wants_exit = false;
         self.misplaced = true;
     }
 

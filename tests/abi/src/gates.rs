@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     ("gates: an interrupt through an absent gate becomes a fault", absent_interrupt),
     ("gates: an nmi waits for the iret of the one before, and no longer", nmi),
     ("gates: an nmi after sti waits for one instruction", nmi_in_shadow),
+    ("gates: an nmi comes right behind an event that is being delivered", nmi_behind_event),
     ("gates: a fault on the way to a fault's handler is a double fault", double_fault),
     ("gates: a fault on the way to a double fault's handler is a shutdown", triple_fault),
     ("gates: a guest goes from real to protected mode by itself", own_way),
@@ -315,6 +316,28 @@ fn nmi_in_shadow(c: &Ctx) {
     assert_eq!((r.rbx, r.rax), (1, CODE + 4));
     let flags = u32::from_le_bytes(g.memory.read::<4>(STACK as usize - 4));
     assert_eq!(flags & 0x300, 0x200, "and nothing of how it was told");
+}
+
+fn nmi_behind_event(c: &Ctx) {
+    // out 0x12, al; jmp $
+    let mut g = protected(c, &[0xe6, 0x12, 0xeb, 0xfe]);
+    // inc ebx; inc ebx; jmp $. On a page that is mapped, so that nothing else ends the guest's run.
+    let handler = CODE as u16 + 0x40;
+    gate(&g, 0x20, INTERRUPT_32, handler, &[0x43, 0x43, 0xeb, 0xfe]);
+    gate(&g, 2, INTERRUPT_32, 0x2100, &TELL_ERROR);
+    assert_eq!(g.out(), (0x12, 0));
+    g.vcpu.set_kvm_immediate_exit(1);
+    assert_eq!(g.vcpu.run().unwrap_err().errno(), EINTR, "past the out");
+    g.vcpu.set_kvm_immediate_exit(0);
+    let mut events = g.vcpu.get_vcpu_events().unwrap();
+    (events.interrupt.injected, events.interrupt.nr) = (1, 0x20);
+    events.nmi.pending = 1;
+    events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+    g.vcpu.set_vcpu_events(&events).unwrap();
+
+    let r = g.hlt();
+
+    assert_eq!((r.rbx, r.rax), (0, u64::from(handler)));
 }
 
 fn double_fault(c: &Ctx) {
