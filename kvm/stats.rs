@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 type Counter = (&'static [u8], fn(&VcpuShared) -> &AtomicU64);
 
 /// The counters, under KVM's names where KVM has the same.
-pub(super) const COUNTERS: [Counter; 12] = [
+pub(super) const COUNTERS: [Counter; 14] = [
     (b"exits", |s| &s.recorder.count),
     (b"user_exits", |s| &s.stats.user_exits),
     (b"irq_exits", |s| &s.stats.host_interrupts),
@@ -31,6 +31,8 @@ pub(super) const COUNTERS: [Counter; 12] = [
     (b"msr_exits", |s| &s.stats.msr),
     (b"hypercalls", |s| &s.stats.hypercalls),
     (b"halt_exits", |s| &s.stats.halts),
+    (b"halt_attempted_poll", |s| &s.stats.polls),
+    (b"halt_successful_poll", |s| &s.stats.polls_met),
     (b"irq_injections", |s| &s.stats.interrupts),
 ];
 

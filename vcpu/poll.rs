@@ -43,10 +43,11 @@ impl Polling {
         Polling { start: ticks(START_NS), limit: ticks(limit.into()), next: 0, began: 0 }
     }
 
-    /// The vCPU has halted at `now`.
+    /// The vCPU has halted at `now`. Returns whether it polls before it sleeps.
     #[inline]
-    pub(crate) fn begin(&mut self, now: u64) {
+    pub(crate) fn begin(&mut self, now: u64) -> bool {
         self.began = now;
+        self.next != 0
     }
 
     /// Returns whether it has been long enough at `now`; also where the TSC went back, on another CPU.

@@ -123,15 +123,21 @@ fn run_until_user<B: Backend>(
 /// `EINTR` on a signal.
 #[inline]
 fn sleep(shared: &VcpuShared, polling: &mut Polling) -> Result {
-    polling.begin(timer::rdtsc());
+    let polls = polling.begin(timer::rdtsc());
+    if polls {
+        count(&shared.stats.polls);
+    }
     while !shared.has_requests() {
         if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
             shared.wait()?;
             let by_timer = !shared.is_requested(Requests::TIMER.complement());
             polling.slept(timer::rdtsc(), if by_timer { Waker::Timer } else { Waker::Other });
-            break;
+            return Ok(());
         }
         core::hint::spin_loop();
+    }
+    if polls {
+        count(&shared.stats.polls_met);
     }
     Ok(())
 }

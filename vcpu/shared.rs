@@ -103,6 +103,10 @@ pub(crate) struct Stats {
     pub(crate) pio: AtomicU64,
     /// HLT.
     pub(crate) halts: AtomicU64,
+    /// Waits for an event that began by polling.
+    pub(crate) polls: AtomicU64,
+    /// Of those, the ones that needed no sleep.
+    pub(crate) polls_met: AtomicU64,
     /// Interrupts injected.
     pub(crate) interrupts: AtomicU64,
 }

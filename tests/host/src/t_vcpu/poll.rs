@@ -10,8 +10,10 @@ const KHZ: u32 = 1000;
 
 /// How many ticks the next poll lasts.
 fn next(polling: &mut Polling) -> u64 {
-    polling.begin(1_000_000);
-    (0..).find(|t| polling.is_over(1_000_000 + t)).unwrap()
+    let polls = polling.begin(1_000_000);
+    let ticks = (0..).find(|t| polling.is_over(1_000_000 + t)).unwrap();
+    assert_eq!(polls, ticks != 0);
+    ticks
 }
 
 /// Polls in vain and sleeps for `ticks`.
