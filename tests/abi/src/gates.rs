@@ -319,8 +319,8 @@ fn nmi_in_shadow(c: &Ctx) {
 }
 
 fn nmi_behind_event(c: &Ctx) {
-    // out 0x12, al; jmp $
-    let mut g = protected(c, &[0xe6, 0x12, 0xeb, 0xfe]);
+    // sti; out 0x12, al; jmp $
+    let mut g = protected(c, &[0xfb, 0xe6, 0x12, 0xeb, 0xfe]);
     // inc ebx; inc ebx; jmp $. On a page that is mapped, so that nothing else ends the guest's run.
     let handler = CODE as u16 + 0x40;
     gate(&g, 0x20, INTERRUPT_32, handler, &[0x43, 0x43, 0xeb, 0xfe]);
