@@ -4,7 +4,7 @@
 
 QEMU is the lab's own, carried into the emulated host on a disk with its libraries
 and firmware, beside the stock kernel's vhost_net. tests/bench/run-guests.sh runs the
-guests there: a tiny one (tests/bench/tiny), and Linux, whose first process is
+guests there: a tiny one (tests/tiny), and Linux, whose first process is
 tests/bench/linux/guest.c.
 """
 
@@ -19,7 +19,6 @@ import emulated_host
 import run_host
 
 SOURCES = os.path.join(run_host.TOP, "tests", "bench", "linux")
-TINY = os.path.join(run_host.TOP, "tests", "bench", "tiny")
 BUILD = os.path.join(run_host.TOP, "build")
 LOGS = os.path.join(BUILD, "log")
 FIRMWARE = ["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/qboot.rom", "/usr/share/qemu/linuxboot_dma.bin",
@@ -44,17 +43,6 @@ def compile_static(name, *more):
     program = os.path.join(BUILD, f"bench-{name}")
     subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program,
                     *(os.path.join(SOURCES, f"{n}.c") for n in (name, *more))], check=True)
-    return program
-
-
-def build_tiny():
-    """The guest that is a driver and nothing else, as an ELF with a PVH note."""
-    program = os.path.join(BUILD, "bench-tiny")
-    sources = sorted(os.path.join(TINY, n) for n in os.listdir(TINY) if n.endswith((".c", ".S")))
-    subprocess.run(["gcc-14", "-O2", "-g", "-Wall", "-Wextra", "-ffreestanding", "-fno-tree-loop-distribute-patterns",
-                    "-mgeneral-regs-only", "-mno-red-zone", "-fno-pie", "-no-pie", "-fcf-protection=none", "-static",
-                    "-nostdlib", "-Wl,--build-id=none,--no-warn-rwx-segments", "-T", os.path.join(TINY, "tiny.lds"),
-                    "-o", program, *sources], check=True)
     return program
 
 
@@ -117,7 +105,7 @@ def payload(folder):
     archive, disk = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
     make_initramfs(archive)
     make_stock_disk(disk)
-    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")] + [build_tiny()]
+    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
     script = os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")
     return [archive, os.path.join(build_modules(), "rvmm_stay.ko"), *programs, script], disk
 

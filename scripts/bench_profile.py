@@ -76,7 +76,7 @@ class TinySymbols:
     """The functions of the tiny guest."""
 
     def __init__(self):
-        listed = subprocess.run(["nm", "-n", os.path.join(run_host.TOP, "build", "bench-tiny")], capture_output=True,
+        listed = subprocess.run(["nm", "-n", run_host.tiny_guest()], capture_output=True,
                                 check=True, text=True).stdout
         self.table = [(int(a, 16), name) for a, name in re.findall(r"^(\w+) [tT] (\S+)", listed, re.M)]
 

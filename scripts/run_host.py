@@ -66,21 +66,36 @@ def parse_args(argv):
     return p.parse_args(argv)
 
 
-def programs():
-    """Compiles tests/system/*.c and returns the programs."""
-    folder, built = os.path.join(TOP, "tests", "system"), []
+def build(name, sources, *options):
+    """Compiles a static program, unless what there is of it is as new as its sources. Returns its path."""
     out = os.path.join(TARGET, "system")
     os.makedirs(out, exist_ok=True)
-    for name in sorted(os.listdir(folder)):
-        if not name.endswith(".c"):
-            continue
-        source, program = os.path.join(folder, name), os.path.join(out, name[:-2])
-        if not os.path.exists(program) or os.path.getmtime(program) < os.path.getmtime(source):
-            temporary = f"{program}.{os.getpid()}"
-            subprocess.run(["gcc-14", "-O2", "-Wall", "-static", "-o", temporary, source, "-lpthread"], check=True)
-            os.rename(temporary, program)
-        built.append(program)
-    return built
+    program = os.path.join(out, name)
+    if not os.path.exists(program) or os.path.getmtime(program) < max(map(os.path.getmtime, sources)):
+        temporary = f"{program}.{os.getpid()}"
+        inputs = [s for s in sources if s.endswith((".c", ".S"))]
+        subprocess.run(["gcc-14", "-O2", "-Wall", "-static", "-o", temporary, *inputs, *options], check=True)
+        os.rename(temporary, program)
+    return program
+
+
+def files_in(*folder):
+    folder = os.path.join(TOP, *folder)
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+
+
+def tiny_guest():
+    """Compiles the guest that is a driver and nothing else, an ELF with a PVH note."""
+    return build("tiny-guest", files_in("tests", "tiny"), "-g", "-Wextra", "-ffreestanding",
+                 "-fno-tree-loop-distribute-patterns", "-mgeneral-regs-only", "-mno-red-zone", "-fno-pie", "-no-pie",
+                 "-fcf-protection=none", "-nostdlib", "-Wl,--build-id=none,--no-warn-rwx-segments",
+                 "-T", os.path.join(TOP, "tests", "tiny", "tiny.lds"))
+
+
+def programs():
+    """Compiles what tests/system/*.sh call, tests/system/*.c and the tiny guest, and returns the programs."""
+    sources = [path for path in files_in("tests", "system") if path.endswith(".c")]
+    return [build(os.path.basename(path)[:-2], [path], "-lpthread") for path in sources] + [tiny_guest()]
 
 
 def make_payload(out, command, files):

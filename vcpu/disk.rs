@@ -156,7 +156,8 @@ impl Disk {
     pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
         let Some((side, lane, worker)) = self.side(vm, device, queue) else { return };
         let rest = match lane.try_lock() {
-            Some(mut lane) if self.is_prompt => side.take_turn(&mut lane),
+            // While a request is left to the worker, which is on its way, there is no place for another one.
+            Some(mut lane) if self.is_prompt && lane.left.is_none() => side.take_turn(&mut lane),
             _ => Rest::Slow,
         };
         rest.leave_to(worker);

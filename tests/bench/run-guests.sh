@@ -2,7 +2,7 @@
 #
 # Runs in the emulated host: guests under QEMU on KVM and under rvmm-run, each alone
 # on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm. WHAT
-# is what tests/bench/tiny/main.c does, if it begins with "tiny", else what
+# is what tests/tiny/main.c does, if it begins with "tiny", else what
 # tests/bench/linux/guest.c does in one boot; boot+trace is a boot of which the time in
 # the guest is taken. QEMU and modules of the stock kernel are on the disk /dev/vdc.
 nodes=$1
@@ -18,7 +18,7 @@ fi
 kvm_guest() {
 	what=$1
 	case $what in
-	tiny*) set -- -cpu host -kernel bench-tiny ;;
+	tiny*) set -- -cpu host -kernel tiny-guest ;;
 	*) set -- -cpu host,kvm-pv-eoi=off -kernel /images/vmlinuz -initrd /tmp/initrd ;;
 	esac
 	machine=microvm,pit=off,pic=off,rtc=on
@@ -38,7 +38,7 @@ kvm_guest() {
 rvmm_guest() {
 	what=$1
 	case $what in
-	tiny*) set -- bench-tiny /tmp/disk --net tap=bench0 ;;
+	tiny*) set -- tiny-guest /tmp/disk --net tap=bench0 ;;
 	boot) set -- /images/vmlinuz --initrd /tmp/initrd ;;
 	*) set -- /images/vmlinuz /tmp/disk --net tap=bench0 --initrd /tmp/initrd ;;
 	esac

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tiny guest of the scoreboard: a driver of virtio-blk and virtio-net, and nothing
- * else. "bench=" of its command line says, comma separated, what it does before it
+ * The tiny guest: a driver of virtio-blk and virtio-net, and nothing else. The
+ * scoreboard's virtio rows are taken with it, and tests that need a driver unlike
+ * Linux's. "bench=" of its command line says, comma separated, what it does before it
  * powers the machine off; lines "guest ROW UNIT VALUE…" go to the serial port.
+ *   kicks                 flushes of the disk, each with a kick
  *   tiny-blk              reads and writes of the disk
  *   tiny-net              packets
  *   forever1, forever32   the reads at that depth for ever
@@ -72,6 +74,10 @@ void tiny_main(const struct start_info *info)
 	if (info->magic != MAGIC)
 		die("no start info");
 	line = (const char *)(uintptr_t)info->command_line;
+	if (wants(line, "kicks")) {
+		kicks();
+		power_off();
+	}
 	if (!blk_init())
 		die("no virtio disk");
 	if (wants(line, "tiny-blk"))

@@ -158,12 +158,14 @@ void virtio_ready(struct device *device);
 void queue_add(struct queue *queue, uint16_t head);
 /* Shows what was added, and kicks if the device wants that. */
 void queue_publish(struct queue *queue);
+/* Shows what was added, and kicks in any case. */
+void queue_kick(struct queue *queue);
 /* The id of the next chain that the device has ended, or -1; its bytes. */
 int queue_next(struct queue *queue, uint32_t *length);
 /* Sleeps until the device has ended `more` chains beyond those that were seen, or spuriously. */
 void queue_wait(struct queue *queue, uint16_t more);
 
-/* --- blk.c, net.c --- */
+/* --- blk.c, net.c, kicks.c --- */
 
 int blk_init(void);
 /* Tells the host's watcher by the disk's first byte that a row begins or has ended, and gives it time to look. */
@@ -172,6 +174,8 @@ void mark(char letter);
 void blk_rows(unsigned int forever);
 int net_init(void);
 void net_rows(int forever);
+/* Requests with more kicks than the device asks for. */
+void kicks(void);
 
 #endif
 #endif

@@ -103,6 +103,15 @@ void queue_publish(struct queue *queue)
 	}
 }
 
+void queue_kick(struct queue *queue)
+{
+	queue->published = queue->filled;
+	__asm__ volatile("" : : : "memory");
+	queue->avail->idx = queue->published;
+	queue->kicks++;
+	*queue->doorbell = queue->number;
+}
+
 int queue_next(struct queue *queue, uint32_t *length)
 {
 	uint16_t at = queue->seen % RING;
