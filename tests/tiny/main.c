@@ -4,7 +4,7 @@
  * scoreboard's virtio rows are taken with it, and tests that need a driver unlike
  * Linux's. "bench=" of its command line says, comma separated, what it does before it
  * powers the machine off; lines "guest ROW UNIT VALUE…" go to the serial port.
- *   kicks                 flushes of the disk, each with a kick
+ *   kicks                 flushes, writes and reads of the disk, each with a kick
  *   tiny-blk              reads and writes of the disk
  *   tiny-net              packets
  *   forever1, forever32   the reads at that depth for ever
@@ -74,12 +74,12 @@ void tiny_main(const struct start_info *info)
 	if (info->magic != MAGIC)
 		die("no start info");
 	line = (const char *)(uintptr_t)info->command_line;
-	if (wants(line, "kicks")) {
+	if (wants(line, "kicks"))
 		kicks();
-		power_off();
-	}
 	if (!blk_init())
 		die("no virtio disk");
+	if (wants(line, "kicks"))
+		blk_kicked();
 	if (wants(line, "tiny-blk"))
 		blk_rows(wants(line, "forever1") ? 1 : wants(line, "forever32") ? 32 : 0);
 	if (wants(line, "tiny-net")) {

@@ -172,9 +172,11 @@ int blk_init(void);
 void mark(char letter);
 /* The rows; with `forever` (1 or 32) reads at that depth for ever. */
 void blk_rows(unsigned int forever);
+/* Writes and reads with a kick each, and checks the data. */
+void blk_kicked(void);
 int net_init(void);
 void net_rows(int forever);
-/* Requests with more kicks than the device asks for. */
+/* Flushes with more kicks than the device asks for. */
 void kicks(void);
 
 #endif
