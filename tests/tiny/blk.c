@@ -40,8 +40,6 @@ static struct slot slots[DEEPEST];
 static uint64_t data[DEEPEST][BLOCK / 8] __attribute__((aligned(BLOCK)));
 static uint16_t generation[BLOCKS];
 static unsigned int place;
-/* Every request has a kick of its own, whether the device asks for one or not. */
-static int kicks_each;
 
 int blk_init(void)
 {
@@ -97,8 +95,6 @@ static void add(unsigned int slot, uint32_t type, unsigned int block)
 			data[slot][i * SECTOR / 8] = tag(block, i);
 	}
 	queue_add(&queue, (uint16_t)(3 * slot));
-	if (kicks_each)
-		queue_kick(&queue);
 }
 
 /* The slot of the next request that has ended, or -1. */
@@ -120,13 +116,20 @@ static int reap(uint32_t type)
 	return (int)slot;
 }
 
-/* `number` requests at `depth`, the places by `next`; all have ended when it returns. */
-static void run(uint32_t type, unsigned int depth, uint64_t number, unsigned int (*next)(void), uint64_t *rounds)
+/*
+ * `number` requests at `depth`, the places by `next`; all have ended when it returns. With `kicks` every request has
+ * one of its own, whether the device asks for it or not.
+ */
+static inline __attribute__((always_inline)) void run_with(uint32_t type, unsigned int depth, uint64_t number,
+							   unsigned int (*next)(void), uint64_t *rounds, int kicks)
 {
 	uint64_t begun = depth, ended = 0, before = tsc();
 
-	for (unsigned int i = 0; i < depth; i++)
+	for (unsigned int i = 0; i < depth; i++) {
 		add(i, type, next());
+		if (kicks)
+			queue_kick(&queue);
+	}
 	queue_publish(&queue);
 	while (ended < number) {
 		int slot = reap(type);
@@ -140,6 +143,8 @@ static void run(uint32_t type, unsigned int depth, uint64_t number, unsigned int
 		if (begun < number) {
 			begun++;
 			add((unsigned int)slot, type, next());
+			if (kicks)
+				queue_kick(&queue);
 		}
 		if (rounds && ended % PER_ROUND == 0) {
 			uint64_t now = tsc();
@@ -148,6 +153,17 @@ static void run(uint32_t type, unsigned int depth, uint64_t number, unsigned int
 			before = now;
 		}
 	}
+}
+
+static void run(uint32_t type, unsigned int depth, uint64_t number, unsigned int (*next)(void), uint64_t *rounds)
+{
+	run_with(type, depth, number, next, rounds, 0);
+}
+
+static void run_kicked(uint32_t type, unsigned int depth, uint64_t number)
+{
+	set_direction(type);
+	run_with(type, depth, number, next_place, NULL, 1);
 }
 
 static unsigned int scan_at;
@@ -206,16 +222,12 @@ static void row(const char *name, uint32_t type, unsigned int depth, char letter
 void blk_kicked(void)
 {
 	begin_row("kicked");
-	kicks_each = 1;
 	whole_disk(T_OUT);
 	for (unsigned int depth = 1; depth <= 4; depth++) {
-		set_direction(T_OUT);
-		run(T_OUT, depth, PER_ROUND, next_place, NULL);
-		set_direction(T_IN);
-		run(T_IN, depth, 4 * PER_ROUND, next_place, NULL);
+		run_kicked(T_OUT, depth, PER_ROUND);
+		run_kicked(T_IN, depth, 4 * PER_ROUND);
 	}
 	whole_disk(T_IN);
-	kicks_each = 0;
 	print("guest kicked: the data are right\n");
 }
 

@@ -64,15 +64,10 @@ impl Key {
         let is_user = s.cpl() == 3;
         fits.then_some(Key { at, cr3: s.cr3, cr0: s.cr0, cr4: s.cr4, efer: s.efer, mode, is_user })
     }
-
-    /// Returns the number of the entry that may hold this instruction.
-    #[inline]
-    fn slot(&self) -> usize {
-        slot(self.at)
-    }
 }
 
-/// Returns the number of the entry for the instruction at linear address `at`.
+/// Returns the number of the entry for the instruction at linear address `at`; the one beside it, whose number
+/// differs in the lowest bit, is its second place.
 #[inline(always)]
 fn slot(at: u64) -> usize {
     // Fibonacci hashing: neighbours and equal offsets in several pages spread evenly.
@@ -144,6 +139,35 @@ impl CodeCache {
     pub(crate) fn new() -> Result<CodeCache> {
         Ok(CodeCache(KVec::from_elem(None, ENTRIES, GFP_KERNEL_ACCOUNT)?))
     }
+
+    /// Returns the entry for a quick look at the instruction at `rip`.
+    #[inline(always)]
+    fn quick(&self, rip: u64) -> Option<&Entry> {
+        let at = slot(rip);
+        match self.0.get(at) {
+            Some(Some(e)) if e.quick.rip == rip => Some(e),
+            _ => self.0.get(at ^ 1)?.as_ref().filter(|e| e.quick.rip == rip),
+        }
+    }
+
+    /// Returns the entry of an instruction.
+    fn entry(&self, key: &Key) -> Option<&Entry> {
+        let at = slot(key.at);
+        [at, at ^ 1].iter().find_map(|at| self.0.get(*at)?.as_ref().filter(|e| e.key == *key))
+    }
+
+    /// Keeps an entry in the first of its places. What was there moves to the second, unless that was the same
+    /// instruction: two that are executed in turn keep a place each.
+    fn keep(&mut self, entry: Entry) {
+        let at = slot(entry.key.at);
+        let Some(earlier) = self.0.get_mut(at).and_then(|place| place.replace(entry)) else { return };
+        if earlier.key.at == entry.key.at {
+            return;
+        }
+        if let Some(second) = self.0.get_mut(at ^ 1) {
+            *second = Some(earlier);
+        }
+    }
 }
 
 /// Returns the instruction that exited, in 64-bit code, if one look tells that it is known. Needs no
@@ -151,9 +175,8 @@ impl CodeCache {
 #[inline(always)]
 pub(crate) fn known<'c, B: Backend>(cx: &'c Cx<'_, '_, B>, context: &CodeContext) -> Option<&'c Insn> {
     let rip = cx.core.state.rip;
-    let Some(Some(e)) = cx.core.code.0.get(slot(rip)) else { return None };
-    let same = e.quick.rip == rip
-        && e.quick.context.fetches_as(context)
+    let e = cx.core.code.quick(rip)?;
+    let same = e.quick.context.fetches_as(context)
         && cx.vm.space.stable_sequence() == Some(e.sequence)
         && are_unchanged(&e.quick.words);
     same.then_some(&e.insn)
@@ -178,23 +201,18 @@ pub(super) fn current<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<(Insn, Mode)
     cx.core.state.fetch_code(&cx.core.hw);
     let key = Key::of(&cx.core.state)?;
     let sequence = cx.vm.space.stable_sequence()?;
-    if let Some(Some(e)) = cx.core.code.0.get(key.slot()) {
-        if e.sequence == sequence
-            && e.key == key
-            && e.trail.words.get(..e.trail.len).is_some_and(is_unchanged)
-        {
+    if let Some(e) = cx.core.code.entry(&key) {
+        if e.sequence == sequence && e.trail.words.get(..e.trail.len).is_some_and(is_unchanged) {
             return Some((e.insn, key.mode));
         }
     }
     let (trail, insn) = learn(cx, &key)?;
-    if let Some(slot) = cx.core.code.0.get_mut(key.slot()) {
-        let context = cx.core.hw.code_context().filter(|c| c.efer & Efer::LMA.bits() != 0);
-        let quick = match (key.mode, context, trail.five()) {
-            (Mode::Bits64, Some(context), Some(words)) => Quick { rip: key.at, context, words },
-            _ => Quick { rip: NOWHERE, context: CodeContext::default(), words: [Word::default(); 5] },
-        };
-        *slot = Some(Entry { quick, sequence, insn, key, trail });
-    }
+    let context = cx.core.hw.code_context().filter(|c| c.efer & Efer::LMA.bits() != 0);
+    let quick = match (key.mode, context, trail.five()) {
+        (Mode::Bits64, Some(context), Some(words)) => Quick { rip: key.at, context, words },
+        _ => Quick { rip: NOWHERE, context: CodeContext::default(), words: [Word::default(); 5] },
+    };
+    cx.core.code.keep(Entry { quick, sequence, insn, key, trail });
     Some((insn, key.mode))
 }
 
