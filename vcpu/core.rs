@@ -252,6 +252,7 @@ impl<B: Backend> VcpuCore<B> {
         self.nmi = false;
         self.user_irq = None;
         self.armed = None;
+        self.io.forget();
         self.hw.set_blocking(Blocking::default());
         self.dr = [0; 4];
     }

@@ -16,7 +16,7 @@ use super::backend::{Backend, BackendVcpu, WindowKind};
 use super::core::{MpState, VcpuCore};
 use super::event::Event;
 use super::exit::Exit;
-use super::handle::{self, Cx};
+use super::handle::{self, insn, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::poll::{Polling, Waker};
 use super::quick;
@@ -83,22 +83,27 @@ fn run_until_user<B: Backend>(
     immediate_exit: &dyn Fn() -> bool,
 ) -> Result<UserExit> {
     loop {
-        if immediate_exit() {
-            return Err(EINTR);
+        // What user space was asked for belongs to an instruction, which is finished first.
+        let finishes_only =
+            core.io.is_unfinished() && (immediate_exit() || cpu::is_work_pending() || shared.has_requests());
+        if !finishes_only {
+            if immediate_exit() {
+                return Err(EINTR);
+            }
+            if cpu::is_work_pending() {
+                cpu::handle_work()?;
+            }
+            take_requests(vm, shared, core, Requests::all());
+            if let Some(event) = vm.take_event() {
+                count(&shared.stats.user_exits);
+                return Ok(UserExit::SystemEvent(event));
+            }
+            if core.mp != MpState::Runnable && !wake_up(core, vm) {
+                sleep(shared, &mut core.polling)?;
+                continue;
+            }
         }
-        if cpu::is_work_pending() {
-            cpu::handle_work()?;
-        }
-        take_requests(vm, shared, core, Requests::all());
-        if let Some(event) = vm.take_event() {
-            count(&shared.stats.user_exits);
-            return Ok(UserExit::SystemEvent(event));
-        }
-        if core.mp != MpState::Runnable && !wake_up(core, vm) {
-            sleep(shared, &mut core.polling)?;
-            continue;
-        }
-        match window(vm, shared, core, fpu) {
+        match window(vm, shared, core, fpu, finishes_only) {
             Leave::Again => {}
             Leave::Sleep => core.mp = MpState::Halted,
             Leave::MapIn(gpa, write) => vm.space.map_in(gpa, write, &mut core.slot_hint)?,
@@ -241,8 +246,15 @@ fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
             .is_some_and(|l| l.pending().is_some() || (vm.chipset.is_extint() && l.accepts_extint()))
 }
 
-/// The window: root operation on this CPU with interrupts off.
-fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, fpu: &mut GuestFpu) -> Leave {
+/// The window: root operation on this CPU with interrupts off. `finishes_only`: the guest is not entered, but an
+/// instruction is finished that user space did its part of.
+fn window<B: Backend>(
+    vm: &Vm<B>,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    fpu: &mut GuestFpu,
+    finishes_only: bool,
+) -> Leave {
     let cpu = PinnedCpu::pin();
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
     let work = Work::of_this_thread(&cpu);
@@ -253,39 +265,48 @@ fn window<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>, f
     load_debug(core, &cpu);
     core.clock.forget();
     let mut exited: Option<(Class, u64)> = None;
+    let mut cx = Cx {
+        vm,
+        shared,
+        core: &mut *core,
+        fpu: &mut fpu,
+        tsc_aux: &mut tsc_aux,
+        spec_ctrl: &mut spec_ctrl,
+        cpu: &cpu,
+    };
     let leave = loop {
+        if cx.core.io.is_unfinished() {
+            let outcome = insn::finish(&mut cx);
+            if let Some(leave) = settle(&mut cx, outcome) {
+                break leave;
+            }
+        }
+        if finishes_only {
+            break Leave::Again;
+        }
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || work.is_pending() {
             shared.leave_guest_mode();
             if work.is_pending() || shared.is_requested(QUICK.complement()) {
                 break Leave::Again;
             }
-            take_requests(vm, shared, core, QUICK);
+            take_requests(vm, shared, cx.core, QUICK);
             continue;
         }
         let generation = vm.space.flush_generation.load(SeqCst);
-        if core.flush_generation != generation {
-            core.flush_generation = generation;
-            core.hw.flush_tlb();
+        if cx.core.flush_generation != generation {
+            cx.core.flush_generation = generation;
+            cx.core.hw.flush_tlb();
         }
-        if !prepare(vm, shared, core) {
+        if !prepare(vm, shared, cx.core) {
             shared.leave_guest_mode();
             break Leave::User(UserExit::Shutdown);
         }
-        core.state.flush(&mut core.hw);
-        fpu.show_keys();
-        if let Some(s) = &spec_ctrl {
+        cx.core.state.flush(&mut cx.core.hw);
+        cx.fpu.show_keys();
+        if let Some(s) = &*cx.spec_ctrl {
             s.show();
         }
-        let mut cx = Cx {
-            vm,
-            shared,
-            core: &mut *core,
-            fpu: &mut fpu,
-            tsc_aux: &mut tsc_aux,
-            spec_ctrl: &mut spec_ctrl,
-            cpu: &cpu,
-        };
         if let (Some(times), Some((class, at))) = (&shared.times, exited.take()) {
             times.note(class, timer::rdtsc().wrapping_sub(at));
         }

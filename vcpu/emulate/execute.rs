@@ -31,6 +31,7 @@ use crate::arch::segment::SegReg;
 ///   elements that a repeated string instruction finished.
 /// - [`Stop::Retry`]: as the machine said; nothing has changed but such elements.
 /// - [`Stop::Unhandled`]: nothing has changed.
+#[allow(dead_code, reason = "used by the tests")]
 pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
     let mode = mode_of(m);
     let insn = fetch(m, mode, bytes.unwrap_or(&[]))?;

@@ -4,9 +4,9 @@
 
 use super::code;
 use super::machine::{CxMachine, Want};
-use super::Cx;
+use super::{mov, Cx};
 use crate::vcpu::backend::{Backend, BackendVcpu};
-use crate::vcpu::emulate::decode::{Mode, MAX_LEN};
+use crate::vcpu::emulate::decode::{Insn, Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
@@ -17,8 +17,6 @@ use crate::vcpu::state::Groups;
 pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     count(&cx.shared.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
-    cx.core.io.begin();
-    let stepping = cx.core.is_stepping();
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
         Some(bytes) => {
@@ -30,12 +28,38 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
         }
         None => 0,
     };
-    let known = if len == 0 { code::current(cx) } else { None };
+    if let Some((insn, mode)) = if len == 0 { code::current(cx) } else { None } {
+        return carry_out(cx, insn, mode);
+    }
     let mut machine = CxMachine::new(cx);
-    let done = match known {
-        Some((insn, mode)) => execute::carry_out(&mut machine, insn, mode),
-        None => execute::emulate(&mut machine, hint.get(..len).filter(|b| !b.is_empty())),
+    let mode = execute::mode_of(&machine);
+    let insn = execute::fetch_and_decode(&mut machine, hint.get(..len).filter(|b| !b.is_empty()));
+    let want = machine.want;
+    match insn {
+        Ok(insn) => carry_out(cx, insn, mode),
+        Err(stop) => stopped(cx, stop, want),
+    }
+}
+
+/// Finishes the instruction for which user space has carried out what it asked for.
+pub(crate) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
+        cx.core.io.forget();
+        return Outcome::Resume;
     };
+    if mov::finish(cx, &insn, mode) {
+        return Outcome::Resume;
+    }
+    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
+    carry_out(cx, insn, mode)
+}
+
+/// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
+fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outcome {
+    cx.core.io.begin();
+    let stepping = cx.core.is_stepping();
+    let mut machine = CxMachine::new(cx);
+    let done = execute::carry_out(&mut machine, insn, mode);
     let want = machine.want;
     match done {
         Ok(()) => {
@@ -43,12 +67,24 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
             cx.core.end_insn(stepping);
             Outcome::Resume
         }
-        Err(Stop::Fault(e)) => {
+        Err(stop) => {
+            if let Want::User(_) = want {
+                cx.core.io.keep(insn, mode, cx.core.state.rip);
+            }
+            stopped(cx, stop, want)
+        }
+    }
+}
+
+/// Returns what comes of an instruction that was not carried out.
+fn stopped<B: Backend>(cx: &mut Cx<'_, '_, B>, stop: Stop, want: Want) -> Outcome {
+    match stop {
+        Stop::Fault(e) => {
             cx.core.io.forget();
             Outcome::Inject(e)
         }
-        Err(Stop::Retry) => retry(want),
-        Err(Stop::Unhandled) => Outcome::ToUser(UserExit::Bug(failure(cx))),
+        Stop::Retry => retry(want),
+        Stop::Unhandled => Outcome::ToUser(UserExit::Bug(failure(cx))),
     }
 }
 

@@ -149,10 +149,32 @@ fn carry_out<B: Backend>(
     let want = machine.want;
     match done? {
         Ok(()) => {}
-        Err(Stop::Retry) => return Some(insn::retry(want)),
+        Err(Stop::Retry) => {
+            cx.core.io.keep(*insn, mode, cx.core.state.rip);
+            return Some(insn::retry(want));
+        }
         Err(_) => return None,
     }
-    let value = u64::from_le_bytes(data);
+    let next = mode.next_rip(cx.core.state.rip, insn);
+    end(cx, what, width, u64::from_le_bytes(data), next, stepping);
+    Some(Outcome::Resume)
+}
+
+/// Finishes a plain MOV whose one access user space has carried out. Returns whether it was that.
+#[inline]
+pub(super) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn, mode: Mode) -> bool {
+    let Some((what, width)) = plan(insn, &cx.core.state.gprs) else { return false };
+    let is_write = matches!(what, Move::Store(_));
+    let Some(value) = cx.core.io.only_answer(width.bytes() as u8, is_write) else { return false };
+    let (next, stepping) = (mode.next_rip(cx.core.state.rip, insn), cx.core.is_stepping());
+    // User space may have left anything behind the bytes that it was asked for.
+    end(cx, what, width, value & width.mask(), next, stepping);
+    true
+}
+
+/// Loads the register, if it is a load, and goes to `next`.
+#[inline(always)]
+fn end<B: Backend>(cx: &mut Cx<'_, '_, B>, what: Move, width: Width, value: u64, next: u64, stepping: bool) {
     let gprs = &mut cx.core.state.gprs;
     match what {
         Move::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),
@@ -160,6 +182,5 @@ fn carry_out<B: Backend>(
         Move::Store(_) => {}
     }
     cx.core.io.forget();
-    cx.core.go_past(mode.next_rip(cx.core.state.rip, insn), stepping);
-    Some(Outcome::Resume)
+    cx.core.go_past(next, stepping);
 }

@@ -10,6 +10,8 @@ mod harness;
 mod raw;
 
 mod chips;
+mod code;
+mod completion;
 mod device;
 mod eventfd;
 mod gates;
@@ -45,12 +47,14 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 10] = [
+    let groups: [&[Test]; 12] = [
         node::TESTS,
         vm::TESTS,
         regs::TESTS,
         guest::TESTS,
         gates::TESTS,
+        code::TESTS,
+        completion::TESTS,
         irq::TESTS,
         chips::TESTS,
         mce::TESTS,

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An access that user space carries out is finished before anything else happens to the vCPU.
+
+use crate::guest::{Guest, HLT};
+use crate::harness::{Ctx, Test};
+use crate::raw::{self, ioctl_with};
+use kvm_ioctls::VcpuExit;
+use libc::EINTR;
+
+pub const TESTS: &[Test] = &[
+    ("completion: an interrupt comes after the write that user space makes", write_then_interrupt),
+    ("completion: an interrupt comes after the read that user space answers", read_then_interrupt),
+    ("completion: an nmi comes after the read that user space answers", read_then_nmi),
+    ("completion: immediate_exit completes a pending read", immediate_exit_read),
+    ("completion: immediate_exit completes a pending write", immediate_exit_write),
+    ("completion: an answer counts as far as it was asked for", wide_answer),
+    ("completion: an instruction with two accesses is begun once", two_accesses),
+];
+
+const INTERRUPT: u64 = 0x4004_ae86;
+const NMI: u64 = 0xae9a;
+/// mov ax, 0x2000; mov ds, ax; sti; nop
+const START: [u8; 7] = [0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xfb, 0x90];
+/// mov al, [0x10]
+const READ: [u8; 3] = [0xa0, 0x10, 0x00];
+/// mov byte [0x10], 0x33
+const WRITE: [u8; 5] = [0xc6, 0x06, 0x10, 0x00, 0x33];
+/// out 0x10, al; hlt
+const END: [u8; 3] = [0xe6, 0x10, HLT];
+
+/// A guest in real mode that goes through [`START`], `access` and [`END`]. The handlers of vector 0x20 and of
+/// NMIs are `handler`.
+fn guest(c: &Ctx, access: &[u8], handler: &[u8]) -> Guest {
+    let g = Guest::new(c, &[&START, access, &END].concat());
+    g.handler(0x20, 0x2000, handler);
+    g.handler(2, 0x2000, handler);
+    g
+}
+
+#[track_caller]
+fn expect_write(g: &mut Guest, gpa: u64, byte: u8) {
+    match g.exit() {
+        VcpuExit::MmioWrite(at, data) => assert_eq!((at, data as &[u8]), (gpa, &[byte][..])),
+        other => panic!("{other:?}, expected a write to {gpa:#x}"),
+    }
+}
+
+#[track_caller]
+fn answer_read(g: &mut Guest, gpa: u64, byte: u8) {
+    match g.exit() {
+        VcpuExit::MmioRead(at, data) if at == gpa => data[0] = byte,
+        other => panic!("{other:?}, expected a read from {gpa:#x}"),
+    }
+}
+
+fn write_then_interrupt(c: &Ctx) {
+    // mov byte [0x20], 0x5a; mov al, [0x22]; out 0x11, al; iret
+    let handler = [0xc6, 0x06, 0x20, 0x00, 0x5a, 0xa0, 0x22, 0x00, 0xe6, 0x11, 0xcf];
+    let mut g = guest(c, &WRITE, &handler);
+
+    expect_write(&mut g, 0x2_0010, 0x33);
+    ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+
+    expect_write(&mut g, 0x2_0020, 0x5a);
+    answer_read(&mut g, 0x2_0022, 0x77);
+    assert_eq!(g.out(), (0x11, 0x77));
+    assert_eq!(g.out(), (0x10, 0x77), "the write is not made again");
+}
+
+/// A read, then an event whose handler reads the same register.
+fn read_then(c: &Ctx, event: impl Fn(&Guest)) {
+    // xchg al, ah; mov al, [0x10]; out 0x11, al; xchg al, ah; iret
+    let handler = [0x86, 0xc4, 0xa0, 0x10, 0x00, 0xe6, 0x11, 0x86, 0xc4, 0xcf];
+    let mut g = guest(c, &READ, &handler);
+
+    answer_read(&mut g, 0x2_0010, 0x42);
+    event(&g);
+
+    answer_read(&mut g, 0x2_0010, 0x99);
+    assert_eq!(g.out(), (0x11, 0x99), "the handler's read is its own");
+    assert_eq!(g.out(), (0x10, 0x42), "the read is not made again");
+}
+
+fn read_then_interrupt(c: &Ctx) {
+    read_then(c, |g| {
+        ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+    });
+}
+
+fn read_then_nmi(c: &Ctx) {
+    read_then(c, |g| {
+        raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    });
+}
+
+fn end_at_once(g: &mut Guest) {
+    g.vcpu.set_kvm_immediate_exit(1);
+    assert_eq!(g.vcpu.run().unwrap_err().errno(), EINTR);
+    g.vcpu.set_kvm_immediate_exit(0);
+}
+
+fn immediate_exit_read(c: &Ctx) {
+    let mut g = guest(c, &READ, &[HLT]);
+    answer_read(&mut g, 0x2_0010, 0x42);
+
+    end_at_once(&mut g);
+
+    let r = g.vcpu.get_regs().unwrap();
+    assert_eq!((r.rax & 0xff, r.rip), (0x42, 0x1000 + 7 + 3));
+    assert_eq!(g.out(), (0x10, 0x42));
+}
+
+fn immediate_exit_write(c: &Ctx) {
+    let mut g = guest(c, &WRITE, &[HLT]);
+    expect_write(&mut g, 0x2_0010, 0x33);
+
+    end_at_once(&mut g);
+
+    assert_eq!(g.vcpu.get_regs().unwrap().rip, 0x1000 + 7 + 5);
+    g.out();
+}
+
+fn wide_answer(c: &Ctx) {
+    // mov eax, -1; movzx ebx, byte [0x10]; mov cx, [0x12]; mov edx, [0x14]
+    let code = [
+        0x66, 0x83, 0xc8, 0xff, 0x66, 0x0f, 0xb6, 0x1e, 0x10, 0x00, 0x8b, 0x0e, 0x12, 0x00, 0x66, 0x8b, 0x16,
+        0x14, 0x00,
+    ];
+    let mut g = guest(c, &code, &[HLT]);
+
+    for bytes in [1, 2, 4] {
+        match g.exit() {
+            VcpuExit::MmioRead(_, data) => assert_eq!(data.len(), bytes),
+            other => panic!("{other:?}, expected a read"),
+        }
+        g.vcpu.get_kvm_run().__bindgen_anon_1.mmio.data = [0xa5; 8];
+    }
+    g.out();
+
+    let r = g.hlt();
+    assert_eq!((r.rbx & 0xffff_ffff, r.rcx & 0xffff, r.rdx & 0xffff_ffff), (0xa5, 0xa5a5, 0xa5a5_a5a5));
+    assert_eq!((r.rbx | r.rcx | r.rdx) >> 32, 0);
+}
+
+fn two_accesses(c: &Ctx) {
+    // A read and a write: not byte [0x10]. The handler writes to the same place.
+    let mut g = guest(c, &[0xf6, 0x16, 0x10, 0x00], &[0xc6, 0x06, 0x10, 0x00, 0x11, 0xcf]);
+
+    answer_read(&mut g, 0x2_0010, 0x0f);
+    ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+
+    expect_write(&mut g, 0x2_0010, 0xf0);
+    expect_write(&mut g, 0x2_0010, 0x11);
+    assert_eq!(g.out().0, 0x10);
+}
