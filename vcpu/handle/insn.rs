@@ -56,6 +56,7 @@ pub(crate) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 
 /// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
 fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outcome {
+    let finishes = cx.core.io.is_unfinished();
     cx.core.io.begin();
     let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
@@ -69,6 +70,11 @@ fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outc
         }
         Err(stop) => {
             if let Want::User(_) = want {
+                // The element of a string instruction that was to be finished is done. Events come before the next.
+                if finishes && !cx.core.io.is_unfinished() {
+                    cx.core.io.forget();
+                    return Outcome::Resume;
+                }
                 cx.core.io.keep(insn, mode, cx.core.state.rip);
             }
             stopped(cx, stop, want)

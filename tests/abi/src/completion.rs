@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("completion: an nmi comes after the read that user space answers", read_then_nmi),
     ("completion: immediate_exit completes a pending read", immediate_exit_read),
     ("completion: immediate_exit completes a pending write", immediate_exit_write),
+    ("completion: an interrupt does not wait for the end of a long string", long_string),
     ("completion: an answer counts as far as it was asked for", wide_answer),
     ("completion: an instruction with two accesses is begun once", two_accesses),
 ];
@@ -119,6 +120,34 @@ fn immediate_exit_write(c: &Ctx) {
 
     assert_eq!(g.vcpu.get_regs().unwrap().rip, 0x1000 + 7 + 5);
     g.out();
+}
+
+fn long_string(c: &Ctx) {
+    // mov si, 0x10; mov di, 0x4000; mov cx, 0x2000; rep movsb
+    let code = [0xbe, 0x10, 0x00, 0xbf, 0x00, 0x40, 0xb9, 0x00, 0x20, 0xf3, 0xa4];
+    let mut g = guest(c, &code, &[0xe6, 0x11, 0xcf]);
+    let mut bytes = Vec::new();
+    let mut answered_at = None;
+
+    loop {
+        let byte = bytes.len() as u8 ^ 0x5a;
+        match g.exit() {
+            VcpuExit::MmioRead(_, data) => {
+                data.fill(byte);
+                bytes.extend(data.iter());
+            }
+            VcpuExit::IoOut(0x11, _) => answered_at = Some(bytes.len()),
+            VcpuExit::IoOut(0x10, _) => break,
+            other => panic!("{other:?}, expected a read"),
+        }
+        if bytes.len() == 2 && answered_at.is_none() {
+            ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+        }
+    }
+
+    assert_eq!(bytes.len(), 0x2000);
+    assert!(answered_at.expect("the interrupt was taken") < 0x1000, "{answered_at:?}");
+    assert_eq!(g.memory.read::<0x2000>(0x4000)[..], bytes[..]);
 }
 
 fn wide_answer(c: &Ctx) {
