@@ -141,9 +141,15 @@ pub(crate) enum Op {
 }
 
 /// A request that a worker owns until it hands it to [`VirtioPci::give_back`].
+///
+/// It goes through many hands on its way, so it is a pointer.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Request {
+pub(crate) struct Request(KBox<Order>);
+
+/// What a request says.
+#[derive(Debug)]
+struct Order {
     op: Op,
     queue: u16,
     buffer: Buffer,
@@ -155,18 +161,18 @@ pub(crate) struct Request {
 impl Request {
     /// Returns what to do.
     pub(crate) fn op(&self) -> Op {
-        self.op
+        self.0.op
     }
 
     /// Returns the guest memory to transfer, in order, none of it empty; for reads and writes only.
     /// It may lie outside of the guest's memory: the transfer then fails with [`Status::IoErr`].
     pub(crate) fn data(&self) -> &[Segment] {
-        self.data.as_slice()
+        self.0.data.as_slice()
     }
 
     /// Returns the bytes in [`Request::data`], a multiple of the block size.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.bytes
     }
 
     /// Returns whether each segment starts and ends on a multiple of `align`, a power of two: what
@@ -216,36 +222,39 @@ pub(crate) struct Blk {
     pools: KVec<Pool>,
 }
 
-/// Room for the segments of each request of a queue that can be in flight.
+/// The requests of a queue that can be in flight, each with room for its segments.
 #[derive(Debug)]
 struct Pool {
     /// The first `free` are here, the others are lent.
-    lists: KVec<Option<SegmentList>>,
+    orders: KVec<Option<KBox<Order>>>,
     free: usize,
 }
 
 impl Pool {
     fn new(depth: usize, max_chain: usize) -> Result<Pool> {
-        let mut lists = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
+        let mut orders = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..depth {
-            lists.push_within_capacity(Some(SegmentList::new(max_chain)?))?;
+            let data = SegmentList::new(max_chain)?;
+            let order =
+                Order { op: Op::Flush, queue: 0, buffer: Buffer::default(), status: Gpa(0), bytes: 0, data };
+            orders.push_within_capacity(Some(KBox::new(order, GFP_KERNEL_ACCOUNT)?))?;
         }
-        Ok(Pool { lists, free: depth })
+        Ok(Pool { orders, free: depth })
     }
 
-    /// Takes a list out.
-    fn lend(&mut self) -> Option<SegmentList> {
+    /// Takes one out, without data.
+    fn lend(&mut self) -> Option<KBox<Order>> {
         let last = self.free.checked_sub(1)?;
-        let list = self.lists.get_mut(last)?.take()?;
+        let mut order = self.orders.get_mut(last)?.take()?;
         self.free = last;
-        Some(list)
+        order.data.clear();
+        Some(order)
     }
 
-    /// Puts a list back.
-    fn recycle(&mut self, mut list: SegmentList) {
-        list.clear();
-        if let Some(slot) = self.lists.get_mut(self.free) {
-            *slot = Some(list);
+    /// Puts it back.
+    fn recycle(&mut self, order: KBox<Order>) {
+        if let Some(place) = self.orders.get_mut(self.free) {
+            *place = Some(order);
             self.free = self.free.wrapping_add(1);
         }
     }
@@ -343,11 +352,16 @@ impl Blk {
                 let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
                 // The pool is not empty: `next()` saw to it. There is room for the longest chain.
                 let pool = self.pools.get_mut(usize::from(queue));
-                let mut data = pool.and_then(Pool::lend).ok_or(TOO_LONG)?;
+                let mut order = pool.and_then(Pool::lend).ok_or(TOO_LONG)?;
                 for segment in segment::slice(from, skip, bytes) {
-                    data.push(segment).ok_or(TOO_LONG)?;
+                    order.data.push(segment).ok_or(TOO_LONG)?;
                 }
-                Taken::Request(Request { op, queue, buffer, status: at, bytes, data })
+                order.op = op;
+                order.queue = queue;
+                order.buffer = buffer;
+                order.status = at;
+                order.bytes = bytes;
+                Taken::Request(Request(order))
             }
         })
     }
@@ -494,8 +508,8 @@ impl VirtioDevice for Blk {
 impl VirtioPci<Blk> {
     /// Returns how many requests of a queue can be out at a time.
     pub(crate) fn depth(&self) -> u16 {
-        let lists = self.device().pools.first().map_or(0, |pool| pool.lists.len());
-        u16::try_from(lists).unwrap_or(u16::MAX)
+        let orders = self.device().pools.first().map_or(0, |pool| pool.orders.len());
+        u16::try_from(orders).unwrap_or(u16::MAX)
     }
 
     /// Returns the number of queues.
@@ -538,8 +552,8 @@ impl VirtioPci<Blk> {
         status: Status,
         transferred: u64,
     ) -> Result<Option<MsiMessage>, Retry> {
-        let done = match self.running(request.queue) {
-            Some((_, queue)) => finish(queue, mem, &request, status, transferred),
+        let done = match self.running(request.0.queue) {
+            Some((_, queue)) => finish(queue, mem, &request.0, status, transferred),
             None => Ok(()),
         };
         match done {
@@ -575,7 +589,7 @@ impl VirtioPci<Blk> {
         status: Status,
         transferred: u64,
     ) -> Result<Option<MsiMessage>, Retry> {
-        let index = request.queue;
+        let index = request.0.queue;
         let broken = self.give_back(mem, request, status, transferred)?;
         Ok(broken.or_else(|| self.notify(index, mem)))
     }
@@ -589,8 +603,8 @@ impl VirtioPci<Blk> {
     }
 
     fn drop_request(&mut self, request: Request) {
-        if let Some(pool) = self.device_mut().pools.get_mut(usize::from(request.queue)) {
-            pool.recycle(request.data);
+        if let Some(pool) = self.device_mut().pools.get_mut(usize::from(request.0.queue)) {
+            pool.recycle(request.0);
         }
         self.ended();
     }
@@ -599,19 +613,19 @@ impl VirtioPci<Blk> {
 fn finish<M: GuestMem>(
     queue: &mut Queue,
     mem: &M,
-    request: &Request,
+    order: &Order,
     status: Status,
     transferred: u64,
 ) -> Result<(), QueueError> {
-    let written = match request.op {
-        Op::Read { .. } => transferred.min(request.bytes),
+    let written = match order.op {
+        Op::Read { .. } => transferred.min(order.bytes),
         _ => 0,
     };
     // The status byte counts only if all before it was written.
-    let len = match request.op {
-        Op::Read { .. } if written < request.bytes => written,
+    let len = match order.op {
+        Op::Read { .. } if written < order.bytes => written,
         _ => written.saturating_add(1),
     };
     let len = u32::try_from(len).unwrap_or(u32::MAX);
-    Answer { buffer: request.buffer, at: request.status, status, len }.give(queue, mem)
+    Answer { buffer: order.buffer, at: order.status, status, len }.give(queue, mem)
 }

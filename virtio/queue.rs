@@ -81,7 +81,7 @@ impl From<MemError> for QueueError {
 }
 
 /// Names a buffer that was popped, to give it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Buffer {
     /// What the driver knows it by: the number of its first descriptor, or the id that the driver gave
     /// it in a packed ring.
