@@ -50,15 +50,6 @@ def parse_args():
     return p.parse_args()
 
 
-def build_client():
-    """Compiles the client with its guests into one static program."""
-    os.makedirs(BUILD, exist_ok=True)
-    program = os.path.join(BUILD, "rvmm-bench")
-    sources = sorted(os.path.join(SOURCES, n) for n in os.listdir(SOURCES) if n.endswith((".c", ".S")))
-    subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program, *sources, "-lpthread"], check=True)
-    return program
-
-
 def is_guest_row(name):
     return name.startswith(bench_rows.GUEST_ROWS)
 
@@ -251,7 +242,7 @@ def main():
     began = time.monotonic()
     floor = os.path.join(bench_guests.build_modules(), "rvmm_floor.ko")
     files = []
-    for path in (build_client(), floor, os.path.join(SOURCES, "run.sh")):
+    for path in (bench_guests.build_client(), floor, os.path.join(SOURCES, "run.sh")):
         files += ["--file", path]
     if args.profile:
         profile(args, files[1:4:2])

@@ -34,9 +34,10 @@ MARKS = {"a": ("blk-4k-read-depth-1-exits", 2048), "b": ("blk-4k-read-depth-32-e
          "g": ("linux-net-mib-in-exits", 8)}
 # How long one kind may take on one node, wall time, and how often it is tried.
 KIND_SECONDS, TRIES = 120, 3
-# What guests do, each in a boot of its own, for rows that begin so.
-KINDS = {"boot": ("boot-work", "boot-host-work"), "boot+trace": ("boot-guest", "boot-host-work"),
-         "console,blk,net": ("console-kib", "vmm-rss", "linux-"), "tiny-blk": ("blk-",), "tiny-net": ("net-",)}
+# What guests do, each in a boot of its own, for which rows.
+KINDS = {"boot": "boot-work|boot-host-work", "boot+trace": "boot-guest|boot-host-work",
+         "console,blk,net": "console-kib|vmm-rss|linux-.*", "tiny-blk": "blk-(?!.*-(vms|slots)).*",
+         "tiny-read": "blk-.*-(vms|slots)", "tiny-net": "net-.*"}
 
 
 def compile_static(name, *more):
@@ -100,14 +101,24 @@ def build_modules():
     return out
 
 
+def build_client():
+    """Compiles the scoreboard's client with its guests into one static program."""
+    os.makedirs(BUILD, exist_ok=True)
+    program = os.path.join(BUILD, "rvmm-bench")
+    folder = os.path.dirname(SOURCES)
+    sources = sorted(os.path.join(folder, n) for n in os.listdir(folder) if n.endswith((".c", ".S")))
+    subprocess.run(["gcc-14", "-O2", "-Wall", "-Wextra", "-static", "-o", program, *sources, "-lpthread"], check=True)
+    return program
+
+
 def payload(folder):
     """Builds in `folder` what run-guests.sh needs. Returns the files for the command's folder, and the disk."""
     archive, disk = os.path.join(folder, "bench.cpio"), os.path.join(folder, "stock.img")
     make_initramfs(archive)
     make_stock_disk(disk)
-    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer")]
+    programs = [compile_static(name) + f":{name}" for name in ("cputime", "watch", "peer", "slots")]
     script = os.path.join(run_host.TOP, "tests", "bench", "run-guests.sh")
-    return [archive, os.path.join(build_modules(), "rvmm_stay.ko"), *programs, script], disk
+    return [archive, build_client(), os.path.join(build_modules(), "rvmm_stay.ko"), *programs, script], disk
 
 
 def run_kind(node, kind, log, common, timeout):
@@ -126,7 +137,7 @@ def run_kind(node, kind, log, common, timeout):
 
 def run(nodes, timeout, names=()):
     """Returns what a `Parser` found, of some rows or of all."""
-    kinds = [kind for kind, rows in KINDS.items() if not names or any(n.startswith(rows) for n in names)]
+    kinds = [kind for kind, rows in KINDS.items() if not names or any(re.fullmatch(rows, n) for n in names)]
     text = ""
     with tempfile.TemporaryDirectory(prefix="rvmm-bench.") as folder:
         paths, disk = payload(folder)

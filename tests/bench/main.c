@@ -3,6 +3,7 @@
  * The client of the scoreboard: runs the rows on one node and prints the samples.
  *
  * Usage: rvmm-bench NODE [ROW…]
+ *        rvmm-bench NODE --company N   opens N VMs, says "open" and sleeps until it is ended
  * Output, a line for each row: "row NAME UNIT SAMPLE…" or "skip NAME REASON".
  * Each row runs in a process of its own, so one that fails or hangs costs itself.
  * With RVMM_BENCH_FOREVER in the environment, a row's first round never ends: for
@@ -62,8 +63,16 @@ static void run_row(const struct row *row, const char *node)
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
-		fprintf(stderr, "usage: rvmm-bench NODE [ROW…]\n");
+		fprintf(stderr, "usage: rvmm-bench NODE [ROW… | --company N]\n");
 		return 2;
+	}
+	if (argc == 4 && !strcmp(argv[2], "--company")) {
+		node_open(argv[1]);
+		open_vms((unsigned int)atoi(argv[3]));
+		printf("open\n");
+		fflush(stdout);
+		pause();
+		return 0;
 	}
 	for (const struct row *row = rows; row->name; row++) {
 		bool wanted = argc == 2;

@@ -48,17 +48,23 @@ void measure(const struct row *row, struct vm *vm)
 	print_samples(row, "instructions");
 }
 
+void open_vms(unsigned int number)
+{
+	while (number--) {
+		struct vm other;
+
+		vm_new(&other, NULL, 1);
+		vm_enter_at(&other, 0, g_done);
+		vm_run(&other, 0);
+	}
+}
+
 /* VMs and memory slots that are only there. */
 static void add_company(const struct row *row, struct vm *vm)
 {
-	struct vm *others = calloc(row->vms + 1, sizeof(*others));
 	void *page = mmap(NULL, 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	for (unsigned int i = 0; i < row->vms; i++) {
-		vm_new(&others[i], NULL, 1);
-		vm_enter_at(&others[i], 0, g_done);
-		vm_run(&others[i], 0);
-	}
+	open_vms(row->vms);
 	for (unsigned int i = 1; i < row->slots; i++)
 		vm_slot(vm, i, SPARE_SLOTS + i * 0x2000ULL, 0x1000, page);
 }

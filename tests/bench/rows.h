@@ -42,6 +42,9 @@ void row_irqfd(const struct row *row);
 void row_irqfd_hlt(const struct row *row);
 void row_touch(const struct row *row);
 
+/* Makes VMs with a vCPU that has run, which stay open until the process ends. */
+void open_vms(unsigned int number);
+
 /* Runs the row's guest in `vm` and samples it; used by those that prepare the VM. */
 struct vm;
 void measure(const struct row *row, struct vm *vm);

@@ -4,7 +4,9 @@
 # on the machine. Usage: run-guests.sh "NODE…" ["WHAT…"], a node being kvm or rvmm. WHAT
 # is what tests/tiny/main.c does, if it begins with "tiny", else what
 # tests/bench/linux/guest.c does in one boot; boot+trace is a boot of which the time in
-# the guest is taken. QEMU and modules of the stock kernel are on the disk /dev/vdc.
+# the guest is taken. tiny-read is done once for each number of other VMs and of memory
+# slots, "8-vms" and so on, which ends the names of its rows. QEMU and modules of the stock
+# kernel are on the disk /dev/vdc.
 nodes=$1
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests console=ttyS0 rdinit=/bench"
 if [ "$1" = --one ]; then
@@ -30,7 +32,7 @@ kvm_guest() {
 			-netdev tap,id=n,ifname=bench0,script=no,downscript=no,vhost=on \
 			-device virtio-net-pci,netdev=n,romfile=
 	fi
-	exec stock/ld.so --library-path stock stock/qemu -L stock -accel kvm -M $machine -m 512 \
+	exec ${SLOTS:+./slots $SLOTS} stock/ld.so --library-path stock stock/qemu -L stock -accel kvm -M $machine -m 512 \
 		-nodefaults -no-user-config -display none -no-reboot -serial file:/tmp/console \
 		-append "$fast bench=$what" "$@"
 }
@@ -42,7 +44,7 @@ rvmm_guest() {
 	boot) set -- /images/vmlinuz --initrd /tmp/initrd ;;
 	*) set -- /images/vmlinuz /tmp/disk --net tap=bench0 --initrd /tmp/initrd ;;
 	esac
-	exec ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --stats --append "$fast bench=$what" "$@"
+	exec ${SLOTS:+./slots $SLOTS} ./rvmm-run --no-reboot -m 512M --console file:/tmp/console --stats --append "$fast bench=$what" "$@"
 }
 
 # One guest, in a process of its own, whose CPU time is taken.
@@ -65,23 +67,62 @@ echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
 ./peer &
 peer=$!
 
-# one NODE WHAT: false if the guest hung.
-one() {
+# The disk and the tap of the next guest.
+prepare() {
 	rm -f /tmp/console
 	dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
 	tunctl -t bench0 >/dev/null
 	ip addr add 10.9.0.1/24 dev bench0
 	ip link set bench0 up
+}
+
+# run NODE WHAT: one guest, prepared before.
+run() {
+	cputime timeout -s KILL 60 sh "$0" --one $1 $2 >/tmp/log 2>&1
+	tunctl -d bench0 >/dev/null
+}
+
+# watched NODE WHAT: a guest, and what can be seen from outside goes to /tmp/seen. False if the guest hung.
+watched() {
+	prepare
 	: >/tmp/running
 	comm=rvmm-run
 	[ $1 = rvmm ] || comm=ld.so
 	./watch $1 /tmp/running /tmp/disk $comm /tmp/seen &
 	watcher=$!
-	cputime timeout -s KILL 60 sh "$0" --one $1 $2 >/tmp/log 2>&1
+	run $1 $2
 	rm -f /tmp/running
 	wait $watcher
-	tunctl -d bench0 >/dev/null
 	! grep -q '^hung' /tmp/seen
+}
+
+# with_company NODE COMPANY: a tiny-read beside other VMs, or with more memory slots. Nobody watches, for that
+# takes time for each VM.
+with_company() {
+	number=${2%-*}
+	rm -f /tmp/company
+	case $2 in
+	*-vms)
+		rvmm-bench /dev/$1 --company $((number - 1)) >/tmp/company 2>&1 &
+		company=$!
+		until grep -q . /tmp/company || ! kill -0 $company; do sleep 0.1; done
+		;;
+	*-slots) SLOTS=$number ;;
+	esac
+	export SLOTS
+	prepare
+	run $1 tiny-read
+	case $2 in
+	*-vms)
+		grep -q '^open' /tmp/company || echo "failed blk-4k-read-depth-1-$2 $(cat /tmp/company)"
+		kill $company
+		;;
+	*-slots) grep -q "^slots: $((number - 4)) more" /tmp/log || echo "failed blk-4k-read-depth-1-$2 no slots were added" ;;
+	esac
+	SLOTS=
+	tr -d '\r' </tmp/console | sed -n "s/^guest \([^ ]*\) instructions/guest \1-$2 instructions/p
+		s/^tiny guest: \([^:]*\): /failed \1-$2 /p"
+	grep -q '^guest ' /tmp/console || { echo "# $1 $2:"; tail -n 5 /tmp/log /tmp/console | sed 's/^/# /'; }
 }
 
 tracing=/sys/kernel/tracing
@@ -125,9 +166,15 @@ for node in $nodes; do
 	esac
 	echo "node $node"
 	for what in ${2:-boot boot+trace console,blk,net}; do
+		if [ $what = tiny-read ]; then
+			for company in 8-vms 64-vms 4-slots 64-slots 512-slots; do
+				with_company $node $company
+			done
+			continue
+		fi
 		[ $what != boot+trace ] || trace_on $node
 		for try in 1 2 3; do
-			one $node ${what%+*} && break
+			watched $node ${what%+*} && break
 			echo "# $node $what: the guest hung"
 		done
 		tr -d '\r' </tmp/console | grep '^guest ' | grep -v boot-to-init-tsc

@@ -231,17 +231,33 @@ void blk_kicked(void)
 	print("guest kicked: the data are right\n");
 }
 
-void blk_rows(unsigned int forever)
+static void fill(void)
 {
 	whole_disk(T_OUT);
 	whole_disk(T_IN);
+}
+
+static void read_rows(void)
+{
+	row("blk-4k-read-depth-1", T_IN, 1, 'a');
+	row("blk-4k-read-depth-32", T_IN, DEEPEST, 'b');
+}
+
+void blk_read_rows(void)
+{
+	fill();
+	read_rows();
+}
+
+void blk_rows(unsigned int forever)
+{
+	fill();
 	if (forever) {
 		mark(forever == 1 ? 'a' : 'b');
 		set_direction(T_IN);
 		run(T_IN, forever, UINT64_MAX, next_place, NULL);
 	}
-	row("blk-4k-read-depth-1", T_IN, 1, 'a');
-	row("blk-4k-read-depth-32", T_IN, DEEPEST, 'b');
+	read_rows();
 	row("blk-4k-write-depth-1", T_OUT, 1, 'c');
 	row("blk-4k-write-depth-32", T_OUT, DEEPEST, 'd');
 }

@@ -6,6 +6,7 @@
  * powers the machine off; lines "guest ROW UNIT VALUE…" go to the serial port.
  *   kicks                 flushes, writes and reads of the disk, each with a kick
  *   tiny-blk              reads and writes of the disk
+ *   tiny-read             reads of the disk
  *   tiny-net              packets
  *   forever1, forever32   the reads at that depth for ever
  *   forever               sends packets for ever
@@ -82,6 +83,8 @@ void tiny_main(const struct start_info *info)
 		blk_kicked();
 	if (wants(line, "tiny-blk"))
 		blk_rows(wants(line, "forever1") ? 1 : wants(line, "forever32") ? 32 : 0);
+	if (wants(line, "tiny-read"))
+		blk_read_rows();
 	if (wants(line, "tiny-net")) {
 		if (!net_init())
 			die("no virtio network card");

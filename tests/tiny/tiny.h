@@ -172,6 +172,8 @@ int blk_init(void);
 void mark(char letter);
 /* The rows; with `forever` (1 or 32) reads at that depth for ever. */
 void blk_rows(unsigned int forever);
+/* The rows of reads alone. */
+void blk_read_rows(void);
 /* Writes and reads with a kick each, and checks the data. */
 void blk_kicked(void);
 int net_init(void);
