@@ -46,7 +46,7 @@ static void run_row(const struct row *row, const char *node)
 	child = fork();
 	if (!child) {
 		current = row;
-		if (!getenv("RVMM_BENCH_FOREVER"))
+		if (!is_forever())
 			alarm(ROW_SECONDS);
 		node_open(node);
 		row->run(row);

@@ -14,6 +14,11 @@
 static double samples[MAX_ROUNDS];
 static unsigned int count;
 
+bool is_forever(void)
+{
+	return getenv("RVMM_BENCH_FOREVER");
+}
+
 void sample(double value)
 {
 	if (count < MAX_ROUNDS)
@@ -32,7 +37,7 @@ void measure(const struct row *row, struct vm *vm)
 {
 	unsigned int n = row->n ? row->n : DEFAULT_N, rounds = row->rounds ? row->rounds : DEFAULT_ROUNDS;
 
-	*comm(vm, C_N) = getenv("RVMM_BENCH_FOREVER") ? 1ULL << 40 : n;
+	*comm(vm, C_N) = is_forever() ? 1ULL << 40 : n;
 	*comm(vm, C_ROUNDS) = rounds;
 	if (row->handler)
 		ram_handler(vm->ram, row->handler);

@@ -26,6 +26,8 @@ extern const struct row rows[];
 /* Rounds that only warm up: their samples are dropped. */
 #define WARM_UP 2
 
+/* Whether the row is to go on for ever, to be profiled. */
+bool is_forever(void);
 /* One more sample, in the row's unit for one operation. */
 void sample(double value);
 /* Prints the samples given so far. */

@@ -134,7 +134,7 @@ void row_irqfd(const struct row *row)
 		skip("KVM_IRQFD: %s", strerror(errno));
 	vm_enter_at(&vm, 0, row->entry);
 	start_side(&sleeper);
-	for (int i = 0; i < 24 || getenv("RVMM_BENCH_FOREVER"); i++) {
+	for (int i = 0; i < 24 || is_forever(); i++) {
 		volatile uint64_t *seen = comm(&vm, C_FLAG);
 		uint64_t before = *seen, began = tsc(), took;
 
@@ -192,7 +192,7 @@ static void create_and_destroy(const struct row *row, bool want_destroy)
 {
 	uint8_t *ram = ram_new();
 
-	for (int i = 0; i < CREATE_ROUNDS; i++) {
+	for (int i = 0; i < CREATE_ROUNDS || is_forever(); i++) {
 		struct vm vm;
 		uint64_t began = tsc(), made, gone;
 
@@ -278,7 +278,7 @@ void row_work(const struct row *row)
 		vm_new(&vm, NULL, 1);
 		ram_handler(vm.ram, row->handler);
 		*comm(&vm, C_ROUNDS) = 1;
-		*comm(&vm, C_N) = i < WARM_UP ? 1 : row->n;
+		*comm(&vm, C_N) = i < WARM_UP ? 1 : is_forever() ? 1ULL << 40 : row->n;
 		vm_enter_at(&vm, 0, row->entry);
 		began = worked();
 		vm_run(&vm, 0);
