@@ -4,7 +4,7 @@
 # rvmm-run is killed meanwhile. Freezing the file system below a loop device holds writes back for
 # as long as the test wants. The disks have one queue each, whose requests are counted.
 # ring: system
-# timeout: 500
+# timeout: 800
 # ring@intel: full
 . ./tests/system/lib.sh
 
