@@ -10,12 +10,13 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::console::ConsoleError;
-use crate::disk::DiskError;
+use crate::config::memory::MemoryError;
+use crate::config::net::NetKind;
+use crate::console::error::ConsoleError;
+use crate::devices::disk::DiskError;
+use crate::devices::net::NetError;
 use crate::exit_status::ExitStatus;
 use crate::kernel::KernelError;
-use crate::memory::MemoryError;
-use crate::net::{NetError, NetKind};
 
 /// A failure of the tool.
 #[derive(Debug)]
@@ -120,24 +121,5 @@ fn node_advice(errno: Errno) -> String {
         }
         Errno::ENOTTY => "it is no KVM-like device: give the node of the module with --device".to_string(),
         _ => errno.desc().to_string(),
-    }
-}
-
-/// The text of an error of the operating system without Rust's decoration.
-pub fn os_error(e: &io::Error) -> String {
-    match e.raw_os_error() {
-        Some(raw) => {
-            let errno = Errno::from_raw(raw);
-            match errno {
-                Errno::ENOENT => format!("{}: check the path", errno.desc()),
-                Errno::EACCES | Errno::EPERM => format!("{}: check its mode and owner", errno.desc()),
-                _ => errno.desc().to_string(),
-            }
-        }
-        None if e.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file became shorter while it was read".to_string()
-        }
-        None if e.kind() == io::ErrorKind::IsADirectory => "it is a directory: give a file".to_string(),
-        None => e.to_string(),
     }
 }

@@ -4,39 +4,25 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`cli`] | command line |
-//! | [`start`] | checks the input, opens everything, runs machines until the end |
-//! | [`check`] | `--check` |
-//! | [`kernel`], [`image`] | kernel and initrd loaders |
-//! | [`memory`], [`layout`] | guest RAM and the memory map |
-//! | [`acpi`] | ACPI tables |
-//! | [`cpu`] | CPUID, entry state, run loop, dumps |
-//! | [`machine`] | one VM: devices, threads |
-//! | [`disk`], [`net`], [`console`] | host side of disks, network cards and console |
+//! | [`config`] | what the user asks for, as plain data; the memory map |
+//! | [`cmd`] | runs a guest, or `--check` |
+//! | [`vm`] | one VM: memory, devices, processors, threads |
+//! | [`devices`], [`console`] | the host's side of disks, network cards and the console |
+//! | [`control`] | signals |
+//! | [`kernel`], [`acpi`] | kernel and initrd loaders; ACPI tables |
+//! | [`events`], [`error`], [`errno`], [`exit_status`] | what the user is told, and how a run ends |
 //! | [`sys`] | the one file with unsafe code |
 
 pub mod acpi;
-pub mod check;
-pub mod cli;
+pub mod cmd;
+pub mod config;
 pub mod console;
-pub mod cpu;
-pub mod disk;
+pub mod control;
+pub mod devices;
+pub mod errno;
 pub mod error;
+pub mod events;
 pub mod exit_status;
-pub mod image;
 pub mod kernel;
-pub mod layout;
-pub mod machine;
-pub mod memory;
-pub mod net;
-pub mod start;
 pub mod sys;
-
-use std::io::Write;
-
-/// Writes a message of the tool to standard error, with line ends that a raw terminal shows right.
-pub fn message(text: &str) {
-    let end = if console::stdio::is_raw() { "\r\n" } else { "\n" };
-    let text = format!("rvmm-run: {text}").replace('\n', end);
-    let _ = write!(std::io::stderr(), "{}{end}", text.trim_end());
-}
+pub mod vm;

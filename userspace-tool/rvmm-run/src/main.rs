@@ -5,9 +5,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use rvmm_run::cli::Cli;
+use rvmm_run::cmd::{check, run};
+use rvmm_run::config::cli::Cli;
+use rvmm_run::console;
 use rvmm_run::exit_status::ExitStatus;
-use rvmm_run::{check, console, start};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         }
     };
     restore_terminal_on_panic();
-    let status = if cli.check { check::run(&cli.device) } else { start::run(&cli) };
+    let status = if cli.check { check::run(&cli.device) } else { run::run(&cli) };
     status.into()
 }
 

@@ -10,7 +10,7 @@ use common::TempDir;
 use proptest::prelude::*;
 use rvmm_run::acpi::aml::{eisa_id, integer, name, package};
 use rvmm_run::acpi::{build, AcpiConfig, Placed};
-use rvmm_run::layout::{ACPI, ACPI_END};
+use rvmm_run::config::layout::{ACPI, ACPI_END};
 
 fn tables(cpus: u32) -> Vec<Placed> {
     build(AcpiConfig { cpus, keyboard: true })

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{bzimage, elf, put, Segment, TempDir};
-use rvmm_run::disk::{open, DiskSpec};
+use rvmm_run::config::disk::DiskSpec;
+use rvmm_run::devices::disk::open;
 
 /// Runs the tool with a node that does not exist, unless the arguments name another.
 fn tool(args: &[&str]) -> Output {

@@ -2,7 +2,7 @@
 
 //! `--check`: what the processor's flags mean.
 
-use rvmm_run::check::{processor, Finding};
+use rvmm_run::cmd::check::{processor, Finding};
 
 fn flags(flags: &str) -> Finding {
     processor(&format!("processor\t: 0\nflags\t\t: fpu {flags} sse\nbugs\t\t: x\n"))

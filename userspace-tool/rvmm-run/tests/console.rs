@@ -18,11 +18,13 @@ use common::TempDir;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use proptest::prelude::*;
+use rvmm_run::config::console::{ConsoleDevice, ConsoleSpec};
+use rvmm_run::console::error::ConsoleError;
 use rvmm_run::console::escape::{Escape, Typed};
 use rvmm_run::console::pty::{is_ours, Pty};
 use rvmm_run::console::pump::Pump;
 use rvmm_run::console::ring::Ring;
-use rvmm_run::console::{Console, ConsoleDevice, ConsoleError, ConsoleSpec};
+use rvmm_run::console::Console;
 
 /// A pump on its thread, with the far end of a stand-in UART.
 struct Running {

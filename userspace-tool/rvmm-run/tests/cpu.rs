@@ -9,13 +9,13 @@ use kvm_bindings::{kvm_cpuid_entry2, kvm_lapic_state, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 use nix::errno::Errno;
 use proptest::prelude::*;
-use rvmm_run::cpu::cpuid::{personalise, Topology};
-use rvmm_run::cpu::dump::ExitLog;
-use rvmm_run::cpu::regs;
-use rvmm_run::cpu::run::{run_until_end, End, Processor};
+use rvmm_run::config::layout::{BOOT_PARAMS, GDT, PML4, PVH_START_INFO};
+use rvmm_run::config::memory::RamSize;
 use rvmm_run::kernel::Entry;
-use rvmm_run::layout::{BOOT_PARAMS, GDT, PML4, PVH_START_INFO};
-use rvmm_run::memory::RamSize;
+use rvmm_run::vm::cpuid::{personalise, Topology};
+use rvmm_run::vm::dump::ExitLog;
+use rvmm_run::vm::regs;
+use rvmm_run::vm::vcpu_loop::{run_until_end, End, Processor};
 use vm_memory::{Bytes, GuestAddress};
 
 /// One scripted return of `KVM_RUN`.

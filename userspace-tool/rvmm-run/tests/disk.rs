@@ -5,8 +5,9 @@
 mod common;
 
 use common::TempDir;
-use rvmm_run::disk::{open, DiskError, DiskSpec};
-use rvmm_run::machine::device::{BlkConfig, Device, PciConfig, RtcConfig};
+use rvmm_run::config::disk::DiskSpec;
+use rvmm_run::devices::device::{BlkConfig, Device, PciConfig, RtcConfig};
+use rvmm_run::devices::disk::{open, DiskError};
 
 fn spec(text: &str) -> DiskSpec {
     text.parse().unwrap()

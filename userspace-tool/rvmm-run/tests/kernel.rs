@@ -8,9 +8,9 @@ mod common;
 
 use common::{bzimage, elf, put, pvh_note, Segment};
 use proptest::prelude::*;
+use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO};
+use rvmm_run::config::memory::RamSize;
 use rvmm_run::kernel::{load, load_initrd, params, Entry, KernelError, Loaded};
-use rvmm_run::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO};
-use rvmm_run::memory::RamSize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {

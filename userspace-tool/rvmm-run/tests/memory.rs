@@ -3,8 +3,8 @@
 //! Memory sizes and the E820 map.
 
 use proptest::prelude::*;
-use rvmm_run::layout::{GIB, HIGH_RAM_4G, LOW_RAM_MAX, MIB};
-use rvmm_run::memory::{E820Kind, MemoryError, RamSize};
+use rvmm_run::config::layout::{GIB, HIGH_RAM_4G, LOW_RAM_MAX, MIB};
+use rvmm_run::config::memory::{E820Kind, MemoryError, RamSize};
 
 #[test]
 fn sizes_take_suffixes_and_default_to_mib() {

@@ -2,8 +2,8 @@
 
 //! Network cards: options, and what the module is told.
 
-use rvmm_run::machine::device::{Device, NetConfig};
-use rvmm_run::net::{Mac, NetKind, NetSpec};
+use rvmm_run::config::net::{Mac, NetKind, NetSpec};
+use rvmm_run::devices::device::{Device, NetConfig};
 
 #[test]
 fn options_are_parsed() {

@@ -7,8 +7,8 @@ mod common;
 
 use common::{bzimage, elf, pvh_note, Segment};
 use rvmm_run::kernel::{load, Entry, Loaded};
-use rvmm_run::layout::MIB;
-use rvmm_run::memory::RamSize;
+use rvmm_run::config::layout::MIB;
+use rvmm_run::config::memory::RamSize;
 use std::cell::OnceCell;
 use vm_memory::GuestMemoryMmap;
 

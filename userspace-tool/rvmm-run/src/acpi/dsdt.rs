@@ -9,7 +9,7 @@ use super::aml::{
 };
 use super::table::table;
 use super::AcpiConfig;
-use crate::layout::{COM1, COM1_IRQ, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE};
+use crate::config::layout::{COM1, COM1_IRQ, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE};
 
 /// `_STA`: present, enabled, shown and working.
 const PRESENT: u32 = 0xf;

@@ -4,7 +4,7 @@
 
 use super::table::{table, HEADER_LEN};
 use super::AcpiConfig;
-use crate::layout::{PM1A_CONTROL, PM1A_EVENT, PM_TIMER, RESET_PORT, RESET_VALUE, SCI_IRQ};
+use crate::config::layout::{PM1A_CONTROL, PM1A_EVENT, PM_TIMER, RESET_PORT, RESET_VALUE, SCI_IRQ};
 
 /// Length of the table in revision 6.
 const LEN: usize = 276;

@@ -4,7 +4,7 @@
 
 use super::table::table;
 use super::AcpiConfig;
-use crate::layout::{IOAPIC, LAPIC, SCI_IRQ};
+use crate::config::layout::{IOAPIC, LAPIC, SCI_IRQ};
 
 /// There is a pair of 8259 interrupt controllers too.
 const PCAT_COMPAT: u32 = 1;

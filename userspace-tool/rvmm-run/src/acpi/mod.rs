@@ -18,7 +18,7 @@ pub mod table;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use self::table::{checksum, table, OEM_ID};
-use crate::layout::{ACPI, ACPI_END};
+use crate::config::layout::{ACPI, ACPI_END};
 
 /// Offset of the FACS, which must be 64-byte aligned.
 const FACS_AT: u64 = ACPI + 0x40;

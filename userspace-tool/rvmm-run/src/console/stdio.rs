@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 use nix::unistd::ttyname;
 
-use super::ConsoleError;
+use super::error::ConsoleError;
 
 /// Settings of the terminal before the run, while it is raw.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);

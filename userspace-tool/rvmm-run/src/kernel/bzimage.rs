@@ -8,10 +8,10 @@
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
+use super::image::{copy_to_guest, Image};
 use super::{Entry, KernelError, Loaded};
-use crate::image::{copy_to_guest, Image};
-use crate::layout::HIGH_RAM;
-use crate::memory::RamSize;
+use crate::config::layout::HIGH_RAM;
+use crate::config::memory::RamSize;
 
 /// File offset of the setup header.
 const HEADER: u64 = 0x1f1;

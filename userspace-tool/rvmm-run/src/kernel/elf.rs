@@ -13,10 +13,10 @@ use goblin::elf::{Elf, ProgramHeader};
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::GuestMemoryMmap;
 
+use super::image::{copy_to_guest, Image};
 use super::{Entry, KernelError, Loaded};
-use crate::image::{copy_to_guest, Image};
-use crate::layout::HIGH_RAM;
-use crate::memory::RamSize;
+use crate::config::layout::HIGH_RAM;
+use crate::config::memory::RamSize;
 
 /// Size of an ELF64 file header.
 const EHDR: u64 = 64;

@@ -8,6 +8,7 @@
 
 pub mod bzimage;
 pub mod elf;
+pub mod image;
 pub mod params;
 
 use std::fmt;
@@ -15,9 +16,9 @@ use std::io;
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::image::{copy_to_guest, Image};
-use crate::layout::{HIGH_RAM, PAGE};
-use crate::memory::{human, RamSize};
+use self::image::{copy_to_guest, Image};
+use crate::config::layout::{HIGH_RAM, PAGE};
+use crate::config::memory::{human, RamSize};
 
 /// How the boot processor enters the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +125,7 @@ pub enum KernelError {
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(e) => write!(f, "cannot read it: {}", crate::error::os_error(e)),
+            Self::Io(e) => write!(f, "cannot read it: {}", crate::errno::explain(e)),
             Self::UnknownFormat => write!(f, "it is neither a bzImage nor an ELF file: give the vmlinuz or vmlinux of a Linux kernel"),
             Self::Elf32 => write!(f, "it is a 32-bit ELF file: only x86-64 kernels can be started"),
             Self::ElfMachine(m) => write!(f, "it is an ELF file for another machine (e_machine {m}): only x86-64 kernels can be started"),

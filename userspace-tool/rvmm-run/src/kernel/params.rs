@@ -7,8 +7,10 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::{Entry, Initrd, KernelError, Loaded};
-use crate::layout::{ACPI, BOOT_PARAMS, CMDLINE, CMDLINE_SPACE, PVH_MEMMAP, PVH_MODULES, PVH_START_INFO};
-use crate::memory::RamSize;
+use crate::config::layout::{
+    ACPI, BOOT_PARAMS, CMDLINE, CMDLINE_SPACE, PVH_MEMMAP, PVH_MODULES, PVH_START_INFO,
+};
+use crate::config::memory::RamSize;
 
 /// Magic number of `hvm_start_info`.
 const PVH_MAGIC: u32 = 0x336e_c578;

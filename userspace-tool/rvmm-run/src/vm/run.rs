@@ -4,8 +4,7 @@
 //! card's pair of queues, one for the console, and the main thread that waits for the end.
 //!
 //! The first thread that sees the end records it and wakes the main thread, which then kicks every other thread out of the
-//! module with a signal until it has ended. The stop signals are blocked everywhere and read from a signalfd, so that they
-//! arrive as events and every guard is dropped on the way out.
+//! module with a signal until it has ended.
 
 use std::fs::File;
 use std::os::unix::thread::JoinHandleExt;
@@ -20,24 +19,19 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::pthread::pthread_kill;
-use nix::sys::signal::{raise, SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{raise, Signal};
 
-use super::device::press_power_button;
+use super::devices::{Devices, Worker};
+use super::machine::Machine;
 use super::stats;
-use super::Machine;
+use super::vcpu_loop::{run_until_end, End};
 use crate::console::pump::{Pump, Request};
 use crate::console::{stdio, Console};
-use crate::cpu::run::{run_until_end, End};
+use crate::control::signals::{Signals, KICK};
+use crate::devices::device::press_power_button;
 use crate::error::Error;
-use crate::message;
+use crate::events::message;
 
-/// The signal that makes `KVM_RUN` and a disk's worker return.
-const KICK: Signal = Signal::SIGUSR1;
-/// Signals that end the run.
-const STOP_SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-/// Signals that mean something else: power button, and the pair around a pause.
-const OTHER_SIGNALS: [Signal; 3] = [Signal::SIGPWR, Signal::SIGTSTP, Signal::SIGCONT];
 /// How long a thread may take to leave the module.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between two kicks.
@@ -100,31 +94,6 @@ impl Drop for PanicGuard {
     }
 }
 
-/// The signals that the main thread reads. Made before any thread, which inherits the mask.
-#[derive(Debug)]
-pub struct Signals {
-    fd: SignalFd,
-}
-
-impl Signals {
-    /// Blocks the signals and opens the descriptor to read them from.
-    ///
-    /// # Errors
-    /// `Host`.
-    pub fn new() -> Result<Self, Error> {
-        let host = |e| Error::Host("set up signals", e);
-        let mut set = SigSet::empty();
-        for signal in STOP_SIGNALS.into_iter().chain(OTHER_SIGNALS) {
-            set.add(signal);
-        }
-        set.thread_block().map_err(host)?;
-        crate::sys::install_kick_handler(KICK).map_err(host)?;
-        SigSet::from_iter([KICK]).thread_unblock().map_err(host)?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
-        Ok(Self { fd })
-    }
-}
-
 /// Runs `machine` to its end. The pump comes back for the next machine.
 ///
 /// # Errors
@@ -136,7 +105,8 @@ pub fn run(
     verbosity: Verbosity,
 ) -> Result<Outcome, Error> {
     // Dropped in reverse order: RAM goes last.
-    let Machine { _ram, _vm, _others, _helpers, console, power, workers, vcpus } = machine;
+    let Machine { ram: _ram, vm: _vm, devices, vcpus } = machine;
+    let Devices { helpers: _helpers, others: _others, workers, power, console } = devices;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let has_console = console.is_some();
@@ -225,17 +195,6 @@ fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
     if end != End::Stopped {
         shared.end(Outcome::Vcpu { id, end });
     }
-}
-
-/// A thread to be lent to a device: it serves a queue inside the module.
-#[derive(Debug)]
-pub struct Worker {
-    /// Name of the thread.
-    pub name: String,
-    /// The device.
-    pub device: Arc<DeviceFd>,
-    /// Which of its queues.
-    pub queue: u32,
 }
 
 fn work(worker: &Worker, shared: &Arc<Shared>) {

@@ -10,21 +10,25 @@ use std::path::{Path, PathBuf};
 
 use kvm_ioctls::Kvm;
 
-use crate::cli::Cli;
+use crate::config::cli::Cli;
+use crate::config::console::{ConsoleDevice, ConsoleSpec};
+use crate::config::memory::host_memory;
 use crate::console::pump::Pump;
-use crate::console::{Console, ConsoleDevice, ConsoleSpec};
-use crate::cpu::run::End;
-use crate::disk;
+use crate::console::Console;
+use crate::control::signals::Signals;
+use crate::devices::{disk, net};
 use crate::error::Error;
+use crate::events::message;
 use crate::exit_status::ExitStatus;
-use crate::image::FileImage;
+use crate::kernel::image::FileImage;
 use crate::kernel::KernelError;
-use crate::machine::run::{run as run_machine, Outcome, Signals, Verbosity};
-use crate::machine::{open_node, Config, Contents, Machine, PCI_SLOTS};
-use crate::memory::host_memory;
-use crate::message;
-use crate::net;
 use crate::sys;
+use crate::vm::contents::Contents;
+use crate::vm::devices::PCI_SLOTS;
+use crate::vm::machine::{open_node, Machine};
+use crate::vm::prepared::Prepared;
+use crate::vm::run::{run as run_machine, Outcome, Verbosity};
+use crate::vm::vcpu_loop::End;
 
 /// Runs what the command line asks for.
 pub fn run(cli: &Cli) -> ExitStatus {
@@ -66,7 +70,7 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
 }
 
 /// Checks and opens everything that does not need the module.
-fn prepare(cli: &Cli) -> Result<Config, Error> {
+fn prepare(cli: &Cli) -> Result<Prepared, Error> {
     let kernel = cli.kernel.clone().unwrap_or_default();
     let kernel = open_image(&kernel, Error::Kernel)?;
     let initrd = match &cli.initrd {
@@ -92,7 +96,7 @@ fn prepare(cli: &Cli) -> Result<Config, Error> {
     for spec in &cli.nets {
         nets.push(net::open(spec, cli.cpus as usize).map_err(|e| Error::Net(spec.kind.clone(), e))?);
     }
-    Ok(Config {
+    Ok(Prepared {
         ram: cli.memory,
         cpus: cli.cpus,
         kernel,

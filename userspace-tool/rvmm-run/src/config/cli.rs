@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::console::{ConsoleDevice, ConsoleSpec};
-use crate::disk::DiskSpec;
-use crate::machine::DeviceSet;
-use crate::memory::RamSize;
-use crate::net::NetSpec;
+use super::console::{ConsoleDevice, ConsoleSpec};
+use super::disk::DiskSpec;
+use super::memory::RamSize;
+use super::net::NetSpec;
+use super::DeviceSet;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
 
+use crate::config::memory::{host_memory, human};
+use crate::devices::device;
 use crate::exit_status::ExitStatus;
-use crate::machine::{device, open_node, REQUIRED_CAPS};
-use crate::memory::{host_memory, human};
+use crate::vm::machine::{open_node, REQUIRED_CAPS};
 
 /// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use crate::config::layout::{BOOT_PARAMS, BOOT_STACK, GDT, IDT, PAGE, PD, PDPT, PML4, PVH_START_INFO};
 use crate::kernel::Entry;
-use crate::layout::{BOOT_PARAMS, BOOT_STACK, GDT, IDT, PAGE, PD, PDPT, PML4, PVH_START_INFO};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;

@@ -6,7 +6,7 @@ use std::io;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::layout::{ACPI, ACPI_END, GIB, HIGH_RAM, HIGH_RAM_4G, LOW_RAM_END, LOW_RAM_MAX, MIB, PAGE};
+use super::layout::{ACPI, ACPI_END, GIB, HIGH_RAM, HIGH_RAM_4G, LOW_RAM_END, LOW_RAM_MAX, MIB, PAGE};
 
 /// The smallest guest memory that the boot structures and any kernel fit in.
 pub const MIN_MEMORY: u64 = 16 * MIB;

@@ -1,95 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Disks: how they are named on the command line, checked, locked and opened.
+//! Disks of the host: opened, locked, and refused where they are none.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-/// Longest serial number that virtio-blk carries.
-pub const SERIAL_MAX: usize = 20;
-/// Most queues of a disk.
-pub const QUEUES_MAX: u16 = 16;
+use crate::config::disk::DiskSpec;
+use crate::errno;
+
 /// Virtio counts disks in sectors of this size.
 pub const SECTOR: u64 = 512;
-
-/// A disk as the user names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskSpec {
-    /// Image file or block device.
-    pub path: PathBuf,
-    /// Whether the guest may only read.
-    pub read_only: bool,
-    /// Serial number for the guest, at most `SERIAL_MAX` bytes.
-    pub serial: String,
-    /// Whether packed rings are offered.
-    pub packed: bool,
-    /// Queues; without a number, one for each processor.
-    pub queues: Option<u16>,
-}
-
-/// What a specification looks like.
-const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off]";
-
-impl DiskSpec {
-    /// A writable disk without a serial number.
-    pub fn plain(path: PathBuf) -> Self {
-        Self { path, read_only: false, serial: String::new(), packed: false, queues: None }
-    }
-}
-
-impl FromStr for DiskSpec {
-    type Err = String;
-
-    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off]`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
-        let path =
-            parts.next().filter(|p| !p.is_empty()).ok_or_else(|| format!("the path is missing: {USAGE}"))?;
-        let mut spec = Self::plain(PathBuf::from(path));
-        for option in parts {
-            match option.split_once('=') {
-                None if option == "ro" => spec.read_only = true,
-                Some(("serial", serial)) => {
-                    if serial.is_empty()
-                        || serial.len() > SERIAL_MAX
-                        || !serial.bytes().all(|b| b.is_ascii_graphic())
-                    {
-                        return Err(format!(
-                            "serial '{serial}' must have 1 to {SERIAL_MAX} printable ASCII characters"
-                        ));
-                    }
-                    spec.serial = serial.to_string();
-                }
-                Some(("queues", n)) => {
-                    let n = n.parse().ok().filter(|n| (1..=QUEUES_MAX).contains(n));
-                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {QUEUES_MAX} queues"))?);
-                }
-                Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
-                _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),
-            }
-        }
-        Ok(spec)
-    }
-}
-
-/// Parses the value of the option `option`.
-///
-/// # Errors
-/// What is wrong, for the user.
-pub fn on_or_off(option: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("'{option}': on or off")),
-    }
-}
 
 /// An open, locked disk. The lock goes when it is dropped.
 #[derive(Debug)]
@@ -139,7 +64,7 @@ pub enum DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open(e) => write!(f, "cannot open it: {}", crate::error::os_error(e)),
+            Self::Open(e) => write!(f, "cannot open it: {}", errno::explain(e)),
             Self::NotWritable(e) => {
                 write!(f, "it is not writable ({}): change its mode, or give it read-only as --disk PATH,ro", e.desc())
             }

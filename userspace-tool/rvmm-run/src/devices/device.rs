@@ -11,9 +11,9 @@ use kvm_bindings::{kvm_create_device, kvm_device_attr, KVM_CREATE_DEVICE_TEST};
 use kvm_ioctls::{DeviceFd, VmFd};
 use nix::errno::Errno;
 
-use crate::disk::SERIAL_MAX;
+use crate::config::disk::SERIAL_MAX;
+use crate::config::net::PAIRS_MAX;
 use crate::error::Error;
-use crate::net::PAIRS_MAX;
 
 const TYPE_UART: u32 = 0x7276_0000;
 const TYPE_RTC: u32 = 0x7276_0001;

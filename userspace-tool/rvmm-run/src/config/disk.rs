@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Disks, as the user names them.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::options::on_or_off;
+
+/// Longest serial number that virtio-blk carries.
+pub const SERIAL_MAX: usize = 20;
+/// Most queues of a disk.
+pub const QUEUES_MAX: u16 = 16;
+
+/// A disk as the user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Image file or block device.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Serial number for the guest, at most `SERIAL_MAX` bytes.
+    pub serial: String,
+    /// Whether packed rings are offered.
+    pub packed: bool,
+    /// Queues; without a number, one for each processor.
+    pub queues: Option<u16>,
+}
+
+/// What a specification looks like.
+const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off]";
+
+impl DiskSpec {
+    /// A writable disk without a serial number.
+    pub fn plain(path: PathBuf) -> Self {
+        Self { path, read_only: false, serial: String::new(), packed: false, queues: None }
+    }
+}
+
+impl FromStr for DiskSpec {
+    type Err = String;
+
+    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let path =
+            parts.next().filter(|p| !p.is_empty()).ok_or_else(|| format!("the path is missing: {USAGE}"))?;
+        let mut spec = Self::plain(PathBuf::from(path));
+        for option in parts {
+            match option.split_once('=') {
+                None if option == "ro" => spec.read_only = true,
+                Some(("serial", serial)) => {
+                    if serial.is_empty()
+                        || serial.len() > SERIAL_MAX
+                        || !serial.bytes().all(|b| b.is_ascii_graphic())
+                    {
+                        return Err(format!(
+                            "serial '{serial}' must have 1 to {SERIAL_MAX} printable ASCII characters"
+                        ));
+                    }
+                    spec.serial = serial.to_string();
+                }
+                Some(("queues", n)) => {
+                    let n = n.parse().ok().filter(|n| (1..=QUEUES_MAX).contains(n));
+                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {QUEUES_MAX} queues"))?);
+                }
+                Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
+                _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),
+            }
+        }
+        Ok(spec)
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtual machine: made from what was prepared, run until it ends, and torn down.
+//!
+//! A reset of the guest makes a new machine of the same parts, so nothing of the old one can survive in it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`prepared`] | what was checked and opened before |
+//! | [`contents`] | guest memory with all that the guest starts from |
+//! | [`machine`] | the VM itself: interrupt controllers, timer, and all the rest in its order |
+//! | [`devices`], [`vcpus`] | its devices and processors |
+//! | [`cpuid`], [`regs`] | what a processor says of itself, and its state at the kernel's entry |
+//! | [`run`], [`vcpu_loop`] | the threads, and the loop around `KVM_RUN` |
+//! | [`dump`], [`stats`] | what is told of a processor that failed, and of all at the end |
+
+pub mod contents;
+pub mod cpuid;
+pub mod devices;
+pub mod dump;
+pub mod machine;
+pub mod prepared;
+pub mod regs;
+pub mod run;
+pub mod stats;
+pub mod vcpu_loop;
+pub mod vcpus;
