@@ -3,12 +3,16 @@
 //! National Semiconductor PC16550D UART, with the two rings of its console side.
 //!
 //! Follows the PC16550D datasheet, "Registers" and "FIFO Interrupt Mode Operation". There is no baud rate: a byte is
-//! sent as it is written, so THRE and TEMT always read one, and a received byte that leaves the FIFO below its trigger
+//! sent as it is written, and a received byte that leaves the FIFO below its trigger
 //! level is a character timeout at once. The line to the outside never breaks and makes no parity or framing errors;
 //! overruns happen only in loopback, for input from outside waits until there is room.
 //!
+//! THRE and TEMT read one as long as the output ring has room for what a driver may then write at once, a whole FIFO.
+//! A UART that waits for its reader lets them fall, and raises the transmitter's interrupt when there is room again;
+//! one that does not never lets them fall, and overwrites the oldest output.
+//!
 //! ```text
-//! guest THR -> output ring (64 KiB, keeps the newest) -> drain_output()
+//! guest THR -> output ring (64 KiB) -> drain_output()
 //! guest RBR <- FIFO (16 bytes, or 1) <- input ring (4 KiB) <- push_input()
 //! ```
 //!
@@ -180,6 +184,8 @@ pub(crate) struct Uart {
     // The console side.
     input: Ring,
     output: Ring,
+    /// What is full waits for its reader; else the newest output is kept.
+    waits: bool,
     dropped: u64,
 }
 
@@ -189,11 +195,8 @@ impl Uart {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Uart> {
-        Ok(Uart::at_reset(Ring::new(INPUT_BYTES)?, Ring::new(OUTPUT_BYTES)?, 0))
-    }
-
-    fn at_reset(input: Ring, output: Ring, dropped: u64) -> Uart {
-        Uart {
+        let (input, output) = (Ring::new(INPUT_BYTES)?, Ring::new(OUTPUT_BYTES)?);
+        Ok(Uart {
             ier: Ier::empty(),
             lcr: Lcr::empty(),
             mcr: Mcr::empty(),
@@ -207,8 +210,14 @@ impl Uart {
             rx: Fifo::default(),
             input,
             output,
-            dropped,
-        }
+            waits: false,
+            dropped: 0,
+        })
+    }
+
+    /// Makes output wait for its reader.
+    pub(crate) fn wait_for_reader(self, waits: bool) -> Uart {
+        Uart { waits, ..self }
     }
 
     /// Back to power-on. Output that nobody has read yet is kept, waiting input is not.
@@ -244,7 +253,16 @@ impl Uart {
 
     /// Moves guest output to `out`, oldest first. Returns how many bytes.
     pub(crate) fn drain_output(&mut self, out: &mut [u8]) -> usize {
-        self.output.drain(out)
+        let was_full = !self.can_transmit();
+        let n = self.output.drain(out);
+        // The transmitter has become empty, as at the end of any byte on a line.
+        self.thre_pending |= was_full && self.can_transmit();
+        n
+    }
+
+    /// Returns whether a driver may write a whole FIFO, which is what it does when THRE is set.
+    fn can_transmit(&self) -> bool {
+        !self.waits || self.output.room() >= FIFO
     }
 
     /// Returns how many bytes of guest output wait.
@@ -253,7 +271,6 @@ impl Uart {
     }
 
     /// Returns how many bytes of guest output were lost since creation, for nobody read them.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -280,6 +297,7 @@ impl Uart {
             rx: Fifo { bytes, len },
             input: _,
             output: _,
+            waits: _,
             dropped: _,
         } = self;
         UartState {
@@ -374,7 +392,8 @@ impl Uart {
     }
 
     fn read_lsr(&mut self) -> u8 {
-        let mut lsr = Lsr::THRE | Lsr::TEMT;
+        let mut lsr = Lsr::empty();
+        lsr.set(Lsr::THRE | Lsr::TEMT, self.can_transmit());
         lsr.set(Lsr::DR, self.rx.len > 0);
         lsr.set(Lsr::OE, self.overrun);
         self.overrun = false;
@@ -387,14 +406,18 @@ impl Uart {
         msr.bits()
     }
 
-    /// Sends a byte, which empties the holding register again at once.
+    /// Sends a byte, which empties the holding register again at once, but for a line that waits.
     fn write_thr(&mut self, byte: u8) {
-        self.thre_pending = true;
         if self.mcr.contains(Mcr::LOOP) {
+            self.thre_pending = true;
             return self.receive_own(byte);
         }
-        let forgotten = self.output.push_newest(&[byte]);
-        self.dropped = self.dropped.saturating_add(forgotten as u64);
+        let lost = match self.waits {
+            true => usize::from(!self.output.push(byte)),
+            false => self.output.push_newest(&[byte]),
+        };
+        self.dropped = self.dropped.saturating_add(lost as u64);
+        self.thre_pending = self.can_transmit();
     }
 
     fn receive_own(&mut self, byte: u8) {
@@ -409,9 +432,9 @@ impl Uart {
 
     fn write_ier(&mut self, value: u8) {
         let new = Ier::from_bits_truncate(value);
-        // The holding register is empty, so enabling its interrupt raises it.
+        // Enabling the interrupt of a holding register that is empty raises it.
         if new.contains(Ier::THRE) != self.ier.contains(Ier::THRE) {
-            self.thre_pending = new.contains(Ier::THRE);
+            self.thre_pending = new.contains(Ier::THRE) && self.can_transmit();
         }
         self.ier = new;
     }

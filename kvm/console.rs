@@ -36,12 +36,31 @@ impl<B: Backend> DeviceFile<B> {
     /// Moves output of the guest to `out`. Returns how many bytes.
     fn drain_output(&self, out: &mut [u8]) -> usize {
         match self.virtio() {
-            Some(device) => device.with_console(|c| c.drain_output(out)).unwrap_or(0),
-            None if self.kind == Kind::Uart => self.vm.chipset.with(|bus, _, _| {
+            Some(device) => {
+                let drained = device.with_console(|c| (c.drain_output(out), c.take_waiting()));
+                let (n, waits) = drained.unwrap_or((0, false));
+                if waits {
+                    // Output of the guest's waits in its queue. Whoever reads may be another process, which
+                    // does not have the guest's memory; a vCPU does.
+                    self.vm.pci.request_service(&self.vm.chipset);
+                }
+                n
+            }
+            None if self.kind == Kind::Uart => self.vm.chipset.with(|bus, _, signals| {
                 bus.console_read();
-                bus.uart.as_mut().map_or(0, |u| u.drain_output(out))
+                let n = bus.uart.as_mut().map_or(0, |u| u.drain_output(out));
+                bus.settle_uart(signals);
+                n
             }),
             None => 0,
+        }
+    }
+
+    /// Returns how many bytes of the guest's output were lost.
+    pub(super) fn lost_output(&self) -> u64 {
+        match self.virtio() {
+            Some(device) => device.with_console(|c| c.lost()).unwrap_or(0),
+            None => self.vm.chipset.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::dropped)),
         }
     }
 

@@ -102,7 +102,19 @@ impl<B: Backend> DeviceFile<B> {
         match (a.group, a.attr) {
             (abi::GROUP_CONFIG, 0) => true,
             (abi::GROUP_COMMAND, abi::COMMAND_POWER_BUTTON) => self.kind == Kind::Pm,
+            (abi::GROUP_COUNTERS, abi::COUNT_LOST) => self.is_console(),
             _ => false,
+        }
+    }
+
+    fn get_attr(&self, a: abi_vm::DeviceAttr) -> Result<i64> {
+        match (a.group, a.attr) {
+            (abi::GROUP_COUNTERS, abi::COUNT_LOST) if self.is_console() => {
+                user::write(a.addr, &self.lost_output()).map(|()| 0)
+            }
+            // Commands and the configuration are set only.
+            _ if self.has_attr(&a) => Err(EPERM),
+            _ => Err(ENXIO),
         }
     }
 
@@ -127,8 +139,8 @@ impl<B: Backend> DeviceFile<B> {
         match self.kind {
             Kind::Uart => {
                 let c: abi::UartConfig = user::read(addr)?;
-                check(c.index == 0 && c.flags == 0)?;
-                let uart = Uart::new()?;
+                check(c.index == 0 && c.flags & !abi::UART_WAITS == 0)?;
+                let uart = Uart::new()?.wait_for_reader(c.flags & abi::UART_WAITS != 0);
                 self.place(|bus| put(&mut bus.uart, uart))
             }
             Kind::Rtc => {
@@ -171,8 +183,9 @@ impl<B: Backend> DeviceFile<B> {
     }
 
     fn create_console(&self, c: abi::VirtioConsoleConfig) -> Result<i64> {
-        check(c.flags & !abi::CONSOLE_PACKED == 0 && c.pad == 0)?;
-        let console = VirtioPci::new(Console::new(c.columns, c.rows)?)?;
+        check(c.flags & !(abi::CONSOLE_PACKED | abi::CONSOLE_WAITS) == 0 && c.pad == 0)?;
+        let console = Console::new(c.columns, c.rows)?.wait_for_reader(c.flags & abi::CONSOLE_WAITS != 0);
+        let console = VirtioPci::new(console)?;
         let console = console.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
         self.create_served(c.slot, Model::Console(console), |_| Ok(Backing::Nothing), Served::Console)
     }
@@ -296,9 +309,8 @@ impl<B: Backend> AnonFile for DeviceFile<B> {
             nr::SET_DEVICE_ATTR => this.set_attr(user::read(arg)?),
             abi::DEV_RUN => this.serve(arg),
             nr::HAS_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Ok(0),
-            // All attributes are set only.
-            nr::GET_DEVICE_ATTR if this.has_attr(&user::read(arg)?) => Err(EPERM),
-            nr::HAS_DEVICE_ATTR | nr::GET_DEVICE_ATTR => Err(ENXIO),
+            nr::HAS_DEVICE_ATTR => Err(ENXIO),
+            nr::GET_DEVICE_ATTR => this.get_attr(user::read(arg)?),
             _ => Err(ENOTTY),
         }
     }

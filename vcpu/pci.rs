@@ -8,6 +8,7 @@
 use super::backend::Backend;
 use super::disk::Disk;
 use super::net::Card;
+use super::shared::Requests;
 use super::vm::{Chipset, Vm};
 use super::worker::{Server, Worker};
 use crate::arch::addr::{Gpa, Width};
@@ -372,6 +373,13 @@ impl Pci {
     pub(crate) fn pass_on(&self, turn: Turn) {
         if let Some(worker) = self.device(turn.slot).and_then(|d| d.worker(turn.queue)) {
             worker.wake();
+        }
+    }
+
+    /// Asks the first vCPU to call [`Pci::serve`].
+    pub(crate) fn request_service(&self, chipset: &Chipset) {
+        if let Some(vcpu) = chipset.vcpus.get(0) {
+            vcpu.request(Requests::CHORE);
         }
     }
 

@@ -8,13 +8,14 @@
 //! Both sides meet in two rings of bytes, as with the UART:
 //!
 //! ```text
-//! guest: transmit queue -> output ring (64 KiB, keeps the newest) -> drain_output()
+//! guest: transmit queue -> output ring (64 KiB) -> drain_output()
 //! guest: receive queue <- input ring (4 KiB) <- push_input()
 //! ```
 //!
-//! Nothing here waits: the queues are served by the vCPU that kicks them, and the receive queue also by
-//! whoever brings input. A buffer of the guest's is used up as soon as it is in the output ring, whether
-//! anybody reads or not; a driver that waits for it, as Linux's does, is not held up.
+//! Nothing here sleeps: the queues are served by the vCPU that kicks them, and the receive queue also by
+//! whoever brings input. A buffer of the guest's is used up as soon as it is in the output ring. Of a console that
+//! waits for its reader a buffer stays in the queue while the ring is full, and the queue is served again when the
+//! reader has made room; of another one the newest output is kept, whether anybody reads or not.
 
 use crate::arch::addr::Width;
 use crate::chipset::ring::Ring;
@@ -57,6 +58,12 @@ pub(crate) struct Console {
     has_size: bool,
     input: Ring,
     output: Ring,
+    /// What is full waits for its reader; else the newest output is kept.
+    waits: bool,
+    /// A buffer waits for room.
+    is_waiting: bool,
+    /// Bytes of output that nobody read.
+    lost: u64,
     /// Bytes of the buffer that the transmit queue gives next that were taken already.
     taken: u64,
     /// Readers were woken and have not read since.
@@ -78,24 +85,50 @@ impl Console {
             has_size: columns != 0 && rows != 0,
             input: Ring::new(INPUT)?,
             output: Ring::new(OUTPUT)?,
+            waits: false,
+            is_waiting: false,
+            lost: 0,
             taken: 0,
             told: false,
             full: false,
         })
     }
 
-    /// Moves a buffer's bytes to the output ring. Returns whether there was one.
+    /// Makes output wait for its reader.
+    pub(crate) fn wait_for_reader(self, waits: bool) -> Console {
+        Console { waits, ..self }
+    }
+
+    /// Puts output into the ring.
+    fn put(&mut self, bytes: &[u8]) {
+        let lost = match self.waits {
+            true => bytes.len().saturating_sub(self.output.push_some(bytes)),
+            false => self.output.push_newest(bytes),
+        };
+        self.lost = self.lost.saturating_add(lost as u64);
+    }
+
+    /// Moves a buffer's bytes to the output ring. Returns whether there was one, and it fitted.
     fn transmit<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
         let Some(chain) = queue.pop(mem)? else { return Ok(false) };
         let total = segment::total(chain.readable);
-        // Of what is longer than the ring only the end would stay there.
-        self.taken = self.taken.max(total.saturating_sub(OUTPUT as u64));
+        if !self.waits {
+            // Of what is longer than the ring only the end would stay there.
+            let beyond = total.saturating_sub(OUTPUT as u64);
+            self.lost = self.lost.saturating_add(beyond.saturating_sub(self.taken));
+            self.taken = self.taken.max(beyond);
+        }
         while self.taken < total {
+            let room = if self.waits { self.output.room() } else { CHUNK };
+            if room == 0 {
+                self.is_waiting = true;
+                return Ok(false);
+            }
             let mut chunk = [0; CHUNK];
-            let n = total.saturating_sub(self.taken).min(CHUNK as u64);
+            let n = total.saturating_sub(self.taken).min(CHUNK.min(room) as u64);
             let chunk = chunk.get_mut(..n as usize).unwrap_or(&mut []);
             segment::read_segments(mem, chain.readable, self.taken, chunk)?;
-            self.output.push_newest(chunk);
+            self.put(chunk);
             self.taken = self.taken.saturating_add(n);
         }
         let buffer = chain.buffer;
@@ -142,6 +175,7 @@ impl VirtioDevice for Console {
 
     fn accept(&mut self, _features: u64) {
         self.taken = 0;
+        self.is_waiting = false;
     }
 
     fn queues(&self) -> &[u16] {
@@ -159,7 +193,7 @@ impl VirtioDevice for Console {
     fn write_config(&mut self, at: u32, _width: Width, value: u64) -> bool {
         // Drivers may write it with any width, whenever they like: the first byte is the character.
         if at == CONFIG_EMERG_WRITE {
-            self.output.push_newest(&[(value & 0xff) as u8]);
+            self.put(&[(value & 0xff) as u8]);
         }
         at == CONFIG_EMERG_WRITE
     }
@@ -187,7 +221,11 @@ impl VirtioPci<Console> {
             let mark = queue.mark();
             match step(device, queue, mem) {
                 Ok(true) => {}
-                Ok(false) => return Served::Empty(self.used(index, mem)),
+                Ok(false) => {
+                    // A buffer that waits is popped again.
+                    queue.rewind(mark);
+                    return Served::Empty(self.used(index, mem));
+                }
                 Err(QueueError::NotResident(gpa)) => {
                     queue.rewind(mark);
                     return Served::NotResident(gpa, self.used(index, mem));
@@ -224,6 +262,20 @@ impl VirtioPci<Console> {
     /// Returns how many bytes of guest output wait.
     pub(crate) fn output_len(&self) -> usize {
         self.device().output.len()
+    }
+
+    /// Returns whether a buffer of the guest's waits for room that there is now; then
+    /// [`VirtioPci::serve_output`] is due.
+    pub(crate) fn take_waiting(&mut self) -> bool {
+        let device = self.device_mut();
+        let is_due = device.is_waiting && device.output.room() >= device.output.len();
+        device.is_waiting &= !is_due;
+        is_due
+    }
+
+    /// Returns how many bytes of guest output were lost, for nobody read them.
+    pub(crate) fn lost(&self) -> u64 {
+        self.device().lost
     }
 
     /// Returns whether readers and writers should be woken now: there is output after the last read, or room

@@ -29,6 +29,11 @@ pub(crate) const DEV_VIRTIO_CONSOLE: u32 = 0x7276_0013;
 
 /// The group of the configuration; its only attribute is 0.
 pub(crate) const GROUP_CONFIG: u32 = 0;
+/// The group of what a device counts, to be read: 64-bit numbers. For a console, attribute 0 is [`COUNT_LOST`].
+pub(crate) const GROUP_COUNTERS: u32 = 2;
+/// Attribute of [`GROUP_COUNTERS`]: bytes of the guest's output that nobody read before they were overwritten, or that came
+/// while the transmitter was full.
+pub(crate) const COUNT_LOST: u64 = 0;
 /// The group of commands to the device. For [`DEV_ACPI_PM`], attribute 0 presses the power button.
 pub(crate) const GROUP_COMMAND: u32 = 1;
 /// Attribute of [`GROUP_COMMAND`]: press the power button.
@@ -65,6 +70,11 @@ pub(crate) const NET_PACKED: u32 = 1 << 3;
 pub(crate) const RNG_PACKED: u32 = 1 << 0;
 /// [`VirtioConsoleConfig::flags`]: packed rings are offered.
 pub(crate) const CONSOLE_PACKED: u32 = 1 << 0;
+/// [`VirtioConsoleConfig::flags`]: output waits for its reader, as with [`UART_WAITS`].
+pub(crate) const CONSOLE_WAITS: u32 = 1 << 1;
+/// [`UartConfig::flags`]: while nobody reads what the guest has put out, the transmitter stays full and the guest
+/// waits. Without it the newest output is kept.
+pub(crate) const UART_WAITS: u32 = 1 << 0;
 /// The most pairs of queues of a network card.
 pub(crate) const NET_MAX_PAIRS: usize = 8;
 
@@ -73,7 +83,7 @@ abi_struct! {
     struct UartConfig = 8 {
         /// 0 for the first serial port; no other exists yet.
         index: u32,
-        /// Must be 0.
+        /// [`UART_WAITS`].
         flags: u32,
     }
 

@@ -6,9 +6,9 @@
 mod common;
 
 use common::{bzimage, elf, pvh_note, Segment};
-use rvmm_run::kernel::{load, Entry, Loaded};
 use rvmm_run::config::layout::MIB;
 use rvmm_run::config::memory::RamSize;
+use rvmm_run::kernel::{load, Entry, Loaded};
 use std::cell::OnceCell;
 use vm_memory::GuestMemoryMmap;
 

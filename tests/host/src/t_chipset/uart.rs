@@ -315,6 +315,55 @@ fn output_that_nobody_reads_keeps_the_newest() {
     assert_eq!(uart.dropped(), 10);
 }
 
+/// As Linux's interrupt handler sends: a FIFO's worth whenever THRE is set. Returns how many bytes went.
+fn send_while_empty(uart: &mut Uart, text: &[u8]) -> usize {
+    let mut sent = 0;
+    while sent < text.len() && inb(uart, LSR) & 0x60 == 0x60 {
+        for byte in text[sent..].iter().take(16) {
+            out(uart, THR, *byte);
+        }
+        sent = (sent + 16).min(text.len());
+    }
+    sent
+}
+
+#[test]
+fn a_driver_that_waits_for_the_transmitter_loses_nothing_to_a_late_reader() {
+    let uart = &mut open_uart().wait_for_reader(true);
+    out(uart, IER, 0x02);
+    let text: Vec<u8> = (0..3 * OUTPUT_BYTES).map(|n| (n % 251) as u8).collect();
+
+    let mut sent = send_while_empty(uart, &text);
+
+    assert_eq!(sent, OUTPUT_BYTES);
+    inb(uart, IIR);
+    assert_eq!((inb(uart, LSR) & 0x60, uart.irq()), (0, Low), "the transmitter is full");
+    let mut got = Vec::new();
+    while got.len() < text.len() {
+        let mut some = vec![0; 1000];
+        let n = uart.drain_output(&mut some);
+        got.extend(&some[..n]);
+        if sent < text.len() {
+            assert_eq!((uart.irq(), inb(uart, IIR) & 0x0f), (High, 0x02), "room is an interrupt");
+            sent += send_while_empty(uart, &text[sent..]);
+        }
+    }
+    assert_eq!((got, uart.dropped()), (text, 0));
+}
+
+#[test]
+fn what_is_sent_to_a_full_transmitter_is_lost_and_counted() {
+    let uart = &mut open_uart().wait_for_reader(true);
+    for n in 0..OUTPUT_BYTES + 10 {
+        out(uart, THR, (n % 251) as u8);
+    }
+
+    let kept = output(uart);
+
+    assert_eq!((kept.len(), kept[0], uart.dropped()), (OUTPUT_BYTES, 0, 10));
+    assert_eq!(inb(uart, LSR) & 0x60, 0x60);
+}
+
 #[test]
 fn output_is_drained_in_pieces() {
     let uart = &mut open_uart();

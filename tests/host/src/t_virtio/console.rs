@@ -112,6 +112,45 @@ fn the_newest_output_is_kept_when_nobody_reads() {
 }
 
 #[test]
+fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
+    let mut m = Machine::new(Console::new(0, 0).unwrap().wait_for_reader(true));
+    let mut rings = m.start_queues(1 << 28, 2);
+    let text: Vec<u8> = (0..3 * OUTPUT).map(|n| (n % 251) as u8).collect();
+    let head = print(&m, &mut rings[TX], &text, 5000);
+    let mut got: Vec<u8> = Vec::new();
+
+    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(None));
+
+    while got.len() < text.len() {
+        let mut some = vec![0; 1000];
+        let n = m.dev.drain_output(&mut some);
+        assert_ne!(n, 0);
+        got.extend(&some[..n]);
+        if m.dev.take_waiting() {
+            assert!(rings[TX].take_used(&m.mem).is_empty(), "not all of it is taken");
+            assert!(matches!(m.dev.serve_output(&m.mem), Served::Empty(_)));
+        }
+    }
+    assert_eq!(got, text);
+    assert_eq!(rings[TX].take_used(&m.mem), [(head, 0)]);
+    assert!(!m.dev.take_waiting());
+    assert_eq!(m.dev.lost(), 0);
+}
+
+#[test]
+fn output_that_nobody_read_is_counted() {
+    let (mut m, mut rings) = guest();
+    print(&m, &mut rings[TX], &vec![1; OUTPUT + 7], OUTPUT + 7);
+    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+    assert_eq!(m.dev.lost(), 7);
+
+    print(&m, &mut rings[TX], &[2; 5], 5);
+    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+
+    assert_eq!(m.dev.lost(), 12);
+}
+
+#[test]
 fn a_buffer_larger_than_the_ring_costs_no_more_than_the_ring() {
     let (mut m, mut rings) = guest();
     m.mem.put(DATA + 0x7fff0, &[7; 16]);
