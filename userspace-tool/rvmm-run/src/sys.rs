@@ -11,7 +11,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::ptr::NonNull;
 
-use kvm_bindings::{kvm_create_device, kvm_run, kvm_userspace_memory_region, KVM_CREATE_DEVICE_TEST};
+use kvm_bindings::{
+    kvm_create_device, kvm_device_attr, kvm_run, kvm_userspace_memory_region, KVM_CREATE_DEVICE_TEST,
+};
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::sys::mman::{madvise, MmapAdvise};
@@ -25,6 +27,9 @@ const RVMM_DEV_RUN: u64 = 0xaef0;
 const RVMM_GET_EXITS: u64 = 0x8808_aef1;
 /// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
 const KVM_GET_STATS_FD: u64 = 0xaece;
+
+/// `FIONREAD`.
+const FIONREAD: u64 = 0x541b;
 
 /// `TUNSETIFF`, `_IOW('T', 202, int)`; the argument is a `struct ifreq` all the same.
 const TUNSETIFF: u64 = 0x4004_54ca;
@@ -179,6 +184,38 @@ pub fn install_kick_handler(signal: Signal) -> nix::Result<()> {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe.
     unsafe { sigaction(signal, &action) }.map(|_| ())
+}
+
+/// Whether the process was started with `signal` ignored, or has it ignored since.
+///
+/// # Errors
+/// The error of `sigaction`.
+pub fn is_ignored(signal: Signal) -> nix::Result<bool> {
+    let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
+    // SAFETY: no new action is given, and the structure has room for the old one.
+    Errno::result(unsafe { nix::libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) })?;
+    // SAFETY: filled in by the call above; zeroes are valid for all of it, too.
+    Ok(unsafe { action.assume_init() }.sa_sigaction == nix::libc::SIG_IGN)
+}
+
+/// Bytes that wait to be read from `fd`, 0 where that is not told.
+pub fn unread(fd: BorrowedFd<'_>) -> usize {
+    let mut bytes = 0i32;
+    // SAFETY: FIONREAD writes an `int`.
+    match unsafe { ioctl_with_mut_ref(&fd, FIONREAD, &mut bytes) } {
+        0 => usize::try_from(bytes).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Reads a counter of a device of the module's; `None` where it has none.
+pub fn device_counter(device: &impl AsRawFd, group: u32, attr: u64) -> Option<u64> {
+    /// `KVM_GET_DEVICE_ATTR`, `_IOW(0xAE, 0xe2, struct kvm_device_attr)`.
+    const KVM_GET_DEVICE_ATTR: u64 = 0x4018_aee2;
+    let mut value = 0u64;
+    let request = kvm_device_attr { group, attr, addr: &raw mut value as u64, flags: 0 };
+    // SAFETY: the module reads the structure and writes the 64-bit number that it points to, both of which live here.
+    (unsafe { ioctl_with_ref(device, KVM_GET_DEVICE_ATTR, &request) } == 0).then_some(value)
 }
 
 /// Whether the module knows the device type of a request with `KVM_CREATE_DEVICE_TEST`; nothing is created.

@@ -175,3 +175,17 @@ fn help_has_examples_and_exit_codes() {
         assert!(text.contains(word), "'{word}' is missing");
     }
 }
+
+#[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let check = |out: Stdio, err: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rvmm-run"));
+        command.args(["--check", "--device", "/nonexistent"]).stdout(out).stderr(err).status().unwrap().code()
+    };
+
+    assert_eq!(check(closed.into(), full().into()), Some(1), "the node is missing");
+    assert_eq!(check(full().into(), Stdio::null()), Some(2), "the findings cannot be told");
+}

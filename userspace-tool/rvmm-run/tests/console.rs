@@ -15,8 +15,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::TempDir;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use rvmm_run::config::console::{ConsoleDevice, ConsoleSpec};
 use rvmm_run::console::error::ConsoleError;
@@ -25,6 +27,9 @@ use rvmm_run::console::pty::{is_ours, Pty};
 use rvmm_run::console::pump::Pump;
 use rvmm_run::console::ring::Ring;
 use rvmm_run::console::Console;
+use rvmm_run::control::signals::Signals;
+use rvmm_run::devices::file_id::FileId;
+use rvmm_run::sys::is_ignored;
 
 /// A pump on its thread, with the far end of a stand-in UART.
 struct Running {
@@ -179,25 +184,115 @@ fn console_stays_attached_over_a_new_machine() {
 fn output_written_just_before_the_end_arrives() {
     let dir = TempDir::new();
     let path = dir.path().join("out");
-    let console = Console::open(&ConsoleSpec::File(path.clone())).unwrap();
+    let console = Console::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
     let mut running = start(Pump::new(console));
 
     running.uart.write_all(b"Power down\r\n").unwrap();
-    running.finish();
+    let pump = running.finish();
+    assert_eq!(pump.finish(&Signals::new().unwrap(), false), Ok(()));
 
     assert_eq!(std::fs::read(path).unwrap(), b"Power down\r\n");
+}
+
+#[test]
+fn reader_that_is_slow_gets_every_byte_before_the_run_ends() {
+    let Some((pump, name)) = pty() else { return };
+    let mut running = start(pump);
+    let mut reader = attach(&name);
+    std::thread::sleep(Duration::from_millis(50));
+    let text: Vec<u8> = (0..600_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+    let wanted = text.clone();
+    let mut uart = running.uart.try_clone().unwrap();
+    // The guest waits, as the UART does.
+    let guest = std::thread::spawn(move || uart.write_all(&text).unwrap());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!guest.is_finished(), "the guest is held back while nothing is read");
+
+    let mut got = read_len(&mut reader, 300_000);
+    guest.join().unwrap();
+    running.uart.flush().unwrap();
+    let pump = running.finish();
+    let end = std::thread::spawn(move || pump.finish(&Signals::new().unwrap(), false));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!end.is_finished(), "the run waits for the reader");
+    got.extend(read_len(&mut reader, wanted.len() - got.len()));
+
+    assert_eq!(end.join().unwrap(), Ok(()));
+    assert!(got == wanted, "{} of {} bytes", got.len(), wanted.len());
+}
+
+#[test]
+fn user_who_ends_the_run_does_not_wait_for_a_reader_that_does_not_read() {
+    let Some((pump, name)) = pty() else { return };
+    let mut running = start(pump);
+    let _reader = attach(&name);
+    running.uart.write_all(&[b'x'; 100_000]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let pump = running.finish();
+    let began = Instant::now();
+
+    assert_eq!(pump.finish(&Signals::new().unwrap(), true), Ok(()));
+
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn file_that_takes_no_more_ends_the_run_with_its_error() {
+    let console = Console::open(&ConsoleSpec::File("/dev/full".into()), &[]).unwrap();
+    let mut running = start(Pump::new(console));
+    running.uart.write_all(b"Linux version").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    // The guest goes on.
+    running.uart.write_all(&[b'x'; 600_000]).unwrap();
+
+    let pump = running.finish();
+
+    assert_eq!(pump.finish(&Signals::new().unwrap(), false), Err(Errno::ENOSPC));
+}
+
+#[test]
+fn pipe_without_a_reader_is_told_at_once() {
+    let dir = TempDir::new();
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let spec = ConsoleSpec::File(path.clone());
+
+    assert!(matches!(Console::open(&spec, &[]), Err(ConsoleError::NoReader(_))));
+    let _reader = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
+    assert!(Console::open(&spec, &[]).is_ok());
+}
+
+#[test]
+fn file_that_the_guest_starts_from_is_not_emptied() {
+    let dir = TempDir::new();
+    let kernel = dir.file("vmlinuz", b"kernel");
+    let other_name = dir.path().join("console.log");
+    std::fs::hard_link(&kernel, &other_name).unwrap();
+    let id = FileId::of(&File::open(&kernel).unwrap()).unwrap();
+
+    let opened = Console::open(&ConsoleSpec::File(other_name), &[(id, "the kernel")]);
+
+    assert!(matches!(opened, Err(ConsoleError::FileIsInput(_, "the kernel"))));
+    assert_eq!(std::fs::read(kernel).unwrap(), b"kernel");
+}
+
+#[test]
+fn signal_that_is_ignored_is_known() {
+    assert_eq!(is_ignored(Signal::SIGUSR2), Ok(false));
+    // What Rust's start-up does for every program.
+    assert_eq!(is_ignored(Signal::SIGPIPE), Ok(true));
 }
 
 #[test]
 fn file_belongs_to_one_run_and_must_be_no_terminal() {
     let dir = TempDir::new();
     let path = dir.file("out", b"old");
-    let first = Console::open(&ConsoleSpec::File(path.clone())).unwrap();
+    let first = Console::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
     let Some(pty) = new_pty() else { return };
 
-    assert!(matches!(Console::open(&ConsoleSpec::File(path)), Err(ConsoleError::FileLocked(_))));
+    assert!(matches!(Console::open(&ConsoleSpec::File(path), &[]), Err(ConsoleError::FileLocked(_))));
     assert!(matches!(
-        Console::open(&ConsoleSpec::File(pty.name().into())),
+        Console::open(&ConsoleSpec::File(pty.name().into()), &[]),
         Err(ConsoleError::FileIsTerminal(_))
     ));
     drop(first);
@@ -248,6 +343,17 @@ fn console_names_are_parsed() {
     assert_eq!("file:/tmp/x".parse(), Ok(ConsoleSpec::File("/tmp/x".into())));
     assert!("file:".parse::<ConsoleSpec>().is_err());
     assert!("tty".parse::<ConsoleSpec>().is_err());
+}
+
+#[test]
+fn what_the_queue_forgets_is_counted() {
+    let mut ring = Ring::new(4);
+
+    assert_eq!(ring.push(b"abc"), 0);
+    assert_eq!(ring.push(b"defg"), 3);
+    ring.append(b"hi");
+
+    assert_eq!((ring.len(), ring.room(), ring.push(b"j")), (6, 0, 3));
 }
 
 proptest! {

@@ -2,12 +2,15 @@
 
 //! `--check`: says, one line each, what the host has and lacks.
 
+use std::fmt;
 use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::config::memory::{host_memory, human};
 use crate::devices::device;
+use crate::errno;
+use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
 use crate::vm::machine::{open_node, REQUIRED_CAPS};
 
@@ -25,18 +28,25 @@ pub enum Finding {
 /// Runs every check and prints the findings.
 pub fn run(node: &Path) -> ExitStatus {
     let findings = findings(node);
-    let mut status = ExitStatus::PowerOff;
-    for finding in findings {
-        match finding {
-            Finding::Has(text) => println!("ok     {text}"),
-            Finding::Slow(text) => println!("note   {text}"),
-            Finding::Lacks(text) => {
-                println!("LACKS  {text}");
-                status = ExitStatus::BadInput;
-            }
+    let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    if let Err(e) = print(&(lines.join("\n") + "\n")) {
+        message(&format!("cannot write to standard output: {}", errno::explain(&e)));
+        return ExitStatus::HostError;
+    }
+    if findings.iter().any(|finding| matches!(finding, Finding::Lacks(_))) {
+        return ExitStatus::BadInput;
+    }
+    ExitStatus::PowerOff
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Has(text) => write!(f, "ok     {text}"),
+            Self::Slow(text) => write!(f, "note   {text}"),
+            Self::Lacks(text) => write!(f, "LACKS  {text}"),
         }
     }
-    status
 }
 
 fn findings(node: &Path) -> Vec<Finding> {

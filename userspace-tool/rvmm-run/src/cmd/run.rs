@@ -5,7 +5,7 @@
 //! Nothing is written before every check has passed; the console, which may empty a file, is opened last.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kvm_ioctls::Kvm;
@@ -18,7 +18,7 @@ use crate::console::Console;
 use crate::control::signals::Signals;
 use crate::devices::{disk, net};
 use crate::error::Error;
-use crate::events::message;
+use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
 use crate::kernel::image::FileImage;
 use crate::kernel::KernelError;
@@ -54,8 +54,8 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     check_cpus(&kvm, config.cpus)?;
     let signals = Signals::new()?;
     let mut machine = Machine::new(&kvm, &config, contents)?;
-    let mut pump = Some(Pump::new(open_console(cli)?));
-    let status = loop {
+    let mut pump = Some(Pump::new(open_console(cli, &config)?));
+    let outcome = loop {
         match run_machine(machine, &mut pump, &signals, Verbosity { debug: cli.debug, stats: cli.stats })? {
             Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
                 machine = Machine::new(&kvm, &config, Contents::new(&config)?)?;
@@ -63,10 +63,14 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
             outcome => break outcome,
         }
     };
-    if let Some(pump) = pump {
-        pump.close();
-    }
-    Ok(report(status))
+    let is_asked_for = matches!(outcome, Outcome::Quit | Outcome::Signal(_));
+    let delivered = pump.map_or(Ok(()), |pump| pump.finish(&signals, is_asked_for));
+    let status = report(outcome);
+    Ok(match (status, delivered) {
+        // Nothing else went wrong, but the user does not have the guest's output.
+        (ExitStatus::PowerOff | ExitStatus::GuestReset, Err(_)) => ExitStatus::HostError,
+        _ => status,
+    })
 }
 
 /// Checks and opens everything that does not need the module.
@@ -105,6 +109,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Error> {
         disks,
         nets,
         console: cli.console_device,
+        has_reader: cli.console != ConsoleSpec::None,
         terminal: terminal_size(cli),
         devices: cli.devices,
     })
@@ -132,12 +137,15 @@ fn terminal_size(cli: &Cli) -> (u16, u16) {
 }
 
 /// Opens the console and says where it is.
-fn open_console(cli: &Cli) -> Result<Console, Error> {
-    let console = Console::open(&cli.console).map_err(Error::Console)?;
+fn open_console(cli: &Cli, config: &Prepared) -> Result<Console, Error> {
+    let inputs = config.inputs().map_err(Error::io("look at the files that the guest starts from"))?;
+    let console = Console::open(&cli.console, &inputs).map_err(Error::Console)?;
     if let Console::Pty(pty) = &console {
-        let mut out = io::stdout();
-        let _ = writeln!(out, "console: {}", pty.name().display());
-        let _ = out.flush();
+        let name = format!("console: {}\n", pty.name().display());
+        print(&name).map_err(Error::io("write the console's name to standard output"))?;
+    }
+    if matches!(&console, Console::Stdio(stdio) if stdio.is_in_background()) {
+        message("console: the terminal is another job's; bring this one to the foreground to type");
     }
     Ok(console)
 }

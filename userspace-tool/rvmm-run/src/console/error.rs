@@ -17,6 +17,12 @@ pub enum ConsoleError {
     File(PathBuf, io::Error),
     /// The output file is a terminal.
     FileIsTerminal(PathBuf),
+    /// Nobody reads the pipe.
+    NoReader(PathBuf),
+    /// The output file is a disk.
+    FileIsDisk(PathBuf),
+    /// The guest is started from the output file; it is called the second.
+    FileIsInput(PathBuf, &'static str),
     /// Another run has the output file.
     FileLocked(PathBuf),
     /// Another run has the terminal.
@@ -43,6 +49,15 @@ impl fmt::Display for ConsoleError {
                 "'{}' is a terminal, which another program may use: give a regular file, or --console stdio in that terminal",
                 path.display()
             ),
+            Self::NoReader(path) => {
+                write!(f, "nobody reads the pipe '{}': start its reader first", path.display())
+            }
+            Self::FileIsDisk(path) => {
+                write!(f, "'{}' is a disk, which would be overwritten: give a regular file", path.display())
+            }
+            Self::FileIsInput(path, what) => {
+                write!(f, "file '{}' is also {what}, and would be emptied: give another file", path.display())
+            }
             Self::FileLocked(path) => {
                 write!(f, "file '{}' is the console of another run (locked): give another file", path.display())
             }

@@ -13,17 +13,19 @@ pub mod ring;
 pub mod stdio;
 
 use std::fs::{File, OpenOptions};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use self::error::ConsoleError;
 use self::pty::Pty;
 use self::stdio::Stdio;
 use crate::config::console::ConsoleSpec;
+use crate::devices::file_id::FileId;
 
 /// An open console.
 #[derive(Debug)]
@@ -39,15 +41,16 @@ pub enum Console {
 }
 
 impl Console {
-    /// Opens a console. A file is emptied, so this comes after every other check of the input.
+    /// Opens a console. A file is emptied, so this comes after every other check of the input; it must be none of
+    /// `inputs`, from which the guest is started.
     ///
     /// # Errors
     /// Every `ConsoleError`.
-    pub fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
+    pub fn open(spec: &ConsoleSpec, inputs: &[(FileId, &'static str)]) -> Result<Self, ConsoleError> {
         match spec {
             ConsoleSpec::Pty => Pty::new().map(Self::Pty).map_err(ConsoleError::Pty),
             ConsoleSpec::Stdio => Stdio::new().map(Self::Stdio),
-            ConsoleSpec::File(path) => open_file(path).map(Self::File),
+            ConsoleSpec::File(path) => open_file(path, inputs).map(Self::File),
             ConsoleSpec::None => Ok(Self::None),
         }
     }
@@ -72,12 +75,25 @@ impl Console {
     }
 }
 
-/// Opens, locks and empties the output file.
-fn open_file(path: &Path) -> Result<Flock<File>, ConsoleError> {
-    let error = |e| ConsoleError::File(path.into(), e);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(error)?;
+/// Opens, locks and empties the output file. Never waits, so a pipe must have its reader.
+fn open_file(path: &Path, inputs: &[(FileId, &'static str)]) -> Result<Flock<File>, ConsoleError> {
+    let error = |e: io::Error| match e.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENXIO) => ConsoleError::NoReader(path.into()),
+        _ => ConsoleError::File(path.into(), e),
+    };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+    let file = options.open(path).map_err(error)?;
     if file.is_terminal() {
         return Err(ConsoleError::FileIsTerminal(path.into()));
+    }
+    if file.metadata().map_err(error)?.file_type().is_block_device() {
+        return Err(ConsoleError::FileIsDisk(path.into()));
+    }
+    let id = FileId::of(&file).map_err(error)?;
+    if let Some((_, what)) = inputs.iter().find(|(input, _)| *input == id) {
+        return Err(ConsoleError::FileIsInput(path.into(), what));
     }
     let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => ConsoleError::FileLocked(path.into()),

@@ -5,7 +5,7 @@
 //! The tool has to know whether somebody is attached, without polling: while nobody is, the master reports a hang-up, and
 //! an inotify watch on the slave's node tells when that may have changed. See tty_ioctl(4), pty(7), inotify(7).
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -102,11 +102,19 @@ impl Pty {
         tcsetattr(&self.master, SetArg::TCSANOW, &attributes)
     }
 
-    /// Opens and closes the other side: from then on the master reports a hang-up while nobody is attached.
-    fn hang_up_once(&self) -> Result<(), Errno> {
+    /// Opens the other side.
+    ///
+    /// # Errors
+    /// The error of `open`.
+    pub fn open_slave(&self) -> Result<File, Errno> {
         let flags = OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(&self.name);
-        opened.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+        opened.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    }
+
+    /// Opens and closes the other side: from then on the master reports a hang-up while nobody is attached.
+    fn hang_up_once(&self) -> Result<(), Errno> {
+        drop(self.open_slave()?);
         self.take_events();
         Ok(())
     }

@@ -3,12 +3,17 @@
 //! Carries bytes between the UART of one VM and the console, on a thread of its own.
 //!
 //! ```text
-//!  UART device fd --read--> out (256 KiB, newest kept while nobody reads) --write--> console
-//!  UART device fd <-write-- inp (4 KiB, console not read when full)       <--read--- console
+//!  UART device fd --read--> out (256 KiB) --write--> console
+//!  UART device fd <-write-- inp (64 KiB)  <--read--- console
 //! ```
+//!
+//! Output is lost only where nobody takes it: while somebody reads, however slowly, a full queue makes the UART wait and so
+//! the guest, and what is left at the end of the run is delivered to the last byte. While nobody reads, the newest output is
+//! kept. What was lost is counted, and told at the end. A terminal is read all the time, for the escape key's sake.
 //!
 //! The thread sleeps in `poll`, without a timeout unless input waits: it costs nothing while neither side has anything to say.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,23 +24,33 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
 use super::escape::{Escape, Typed, HELP};
+use super::pty::Pty;
 use super::ring::Ring;
 use super::Console;
+use crate::control::signals::{Asked, Signals};
+use crate::events::message;
+use crate::sys;
 
 /// Output that is kept for a late reader.
 const OUT_LIMIT: usize = 256 << 10;
 /// Input that waits for the guest.
-const IN_LIMIT: usize = 4 << 10;
+const IN_LIMIT: usize = 64 << 10;
+/// Bytes per read of either side.
+const READ_MAX: usize = 4 << 10;
 /// Bytes per write: a terminal or pipe that polls writable takes them without blocking.
 const WRITE_MAX: usize = 1024;
-/// How long the end of a run waits for a slow reader.
+/// How long the end of a run waits for a slow reader when the user has asked for the end, or before it says that it waits.
 const LINGER: Duration = Duration::from_secs(1);
+/// Pause between two looks at the far end of a pseudo terminal.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Pause after a read that gave nothing although there should have been something.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Milliseconds until the next look at a UART that has no room for input.
 const INPUT_PAUSE: u16 = 20;
+/// The same at a terminal that is another job's.
+const LOOK_PAUSE: u16 = 200;
 
 /// What the user asked for at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +68,10 @@ pub struct Pump {
     out: Ring,
     inp: Ring,
     escape: Escape,
+    /// Bytes of output that nobody has taken.
+    lost: u64,
+    /// The console takes no more output, for this reason.
+    failed: Option<Errno>,
 }
 
 /// Which side of a poll had something.
@@ -76,7 +95,8 @@ fn add<'a>(fds: &mut Vec<PollFd<'a>>, fd: Option<BorrowedFd<'a>>, events: PollFl
 impl Pump {
     /// A pump for an open console.
     pub fn new(console: Console) -> Self {
-        Self { console, out: Ring::new(OUT_LIMIT), inp: Ring::new(IN_LIMIT), escape: Escape::default() }
+        let (out, inp) = (Ring::new(OUT_LIMIT), Ring::new(IN_LIMIT));
+        Self { console, out, inp, escape: Escape::default(), lost: 0, failed: None }
     }
 
     /// The console.
@@ -84,7 +104,13 @@ impl Pump {
         &self.console
     }
 
-    /// Carries bytes until `stop` becomes readable, then delivers what is left. `uart` must be non-blocking.
+    /// Adds output that was lost before it came here.
+    pub fn count_lost(&mut self, bytes: u64) {
+        self.lost = self.lost.saturating_add(bytes);
+    }
+
+    /// Carries bytes until `stop` becomes readable, then takes what the guest has still put out. `uart` must be
+    /// non-blocking.
     ///
     /// # Errors
     /// The error of `poll`; errors of either side only end the traffic with that side.
@@ -113,21 +139,19 @@ impl Pump {
                 break;
             }
         }
-        while uart_open && self.read_some(uart) {}
+        while uart_open && self.read_rest(uart) {}
         self.inp = Ring::new(IN_LIMIT);
-        self.linger();
         Ok(())
     }
 
     /// Sleeps until something can be done.
     fn wait(&self, uart: Option<&File>, stop: &EventFd) -> io::Result<Ready> {
-        let input = self.console.input().filter(|_| self.inp.room() > 0);
+        let input = self.console.input().filter(|_| self.inp.room() > 0 || self.has_escape());
         let output = self.console.output().filter(|_| !self.out.is_empty());
         let watch = match &self.console {
             Console::Pty(pty) => Some(pty.watch()),
             _ => None,
         };
-        // While somebody reads, a full queue makes the UART wait; while nobody does, the oldest output is dropped.
         let mut uart_events = PollFlags::empty();
         if self.out.room() > 0 || self.console.output().is_none() {
             uart_events |= PollFlags::POLLIN;
@@ -141,7 +165,12 @@ impl Pump {
         let input_at = add(&mut fds, input, PollFlags::POLLIN);
         let output_at = add(&mut fds, output, PollFlags::POLLOUT);
         // The guest takes input at its own pace, and the UART does not always tell when it has.
-        let limit = if self.inp.is_empty() { PollTimeout::NONE } else { INPUT_PAUSE.into() };
+        let limit = match &self.console {
+            _ if !self.inp.is_empty() => INPUT_PAUSE.into(),
+            // Nothing but time tells when the job is brought back.
+            Console::Stdio(stdio) if stdio.is_in_background() => LOOK_PAUSE.into(),
+            _ => PollTimeout::NONE,
+        };
         match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -172,8 +201,10 @@ impl Pump {
 
     /// Takes what the guest printed. Returns whether the UART is still there.
     fn read_uart(&mut self, uart: &mut File, gone: bool) -> bool {
-        let mut buf = [0; 4096];
-        match uart.read(&mut buf) {
+        let mut buf = [0; READ_MAX];
+        // Somebody who reads gets all of it.
+        let most = if self.console.output().is_some() { self.out.room().min(READ_MAX) } else { READ_MAX };
+        match uart.read(&mut buf[..most]) {
             // The end only when the poll saw a hang-up too; otherwise there was nothing to read after all.
             Ok(0) if gone => false,
             Ok(0) => {
@@ -181,34 +212,44 @@ impl Pump {
                 true
             }
             Ok(len) => {
-                self.out.push(&buf[..len]);
+                let forgotten = self.out.push(&buf[..len]);
+                self.count_lost(forgotten as u64);
                 true
             }
             Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
     }
 
-    /// As `read_uart`, for the final drain: whether there may be more.
-    fn read_some(&mut self, uart: &mut File) -> bool {
-        let mut buf = [0; 4096];
+    /// As `read_uart` after the end, when the guest cannot wait any more: whether there may be more.
+    fn read_rest(&mut self, uart: &mut File) -> bool {
+        let mut buf = [0; READ_MAX];
         match uart.read(&mut buf) {
             Ok(len) => {
-                self.out.push(&buf[..len]);
+                self.out.append(&buf[..len]);
                 len > 0
             }
             Err(e) => e.kind() == ErrorKind::Interrupted,
         }
     }
 
-    /// Takes what the user typed.
+    /// Whether what is typed may be the escape key.
+    fn has_escape(&self) -> bool {
+        matches!(&self.console, Console::Stdio(stdio) if stdio.is_terminal())
+    }
+
+    /// Takes what the user typed. What the guest does not take in time is lost, like on a line, but never a key that is for
+    /// us.
     fn read_input(&mut self, request: &impl Fn(Request)) {
-        let mut buf = [0; IN_LIMIT];
-        let room = self.inp.room();
+        let mut buf = [0; READ_MAX];
+        let has_escape = self.has_escape();
+        let most = if has_escape { READ_MAX } else { self.inp.room().min(READ_MAX) };
         let Some(fd) = self.console.input() else { return };
-        let read = nix::unistd::read(fd, &mut buf[..room]);
+        let read = nix::unistd::read(fd, &mut buf[..most]);
         let typed = match read {
             Ok(len) if len > 0 => &buf[..len],
             Err(Errno::EAGAIN | Errno::EINTR) => return,
+            // A terminal that has become another job's; SIGTTIN is blocked.
+            Err(Errno::EIO) if has_escape => return std::thread::sleep(PAUSE),
             _ => {
                 if let Console::Stdio(stdio) = &mut self.console {
                     stdio.close_input();
@@ -216,18 +257,18 @@ impl Pump {
                 return;
             }
         };
-        let escapes = matches!(&self.console, Console::Stdio(stdio) if stdio.is_terminal());
-        if !escapes {
-            self.inp.push(typed);
+        if !has_escape {
+            self.inp.append(typed);
             return;
         }
         for &byte in typed {
             match self.escape.feed(byte) {
                 None => {}
-                Some(Typed::Guest(byte)) => self.inp.push(&[byte]),
+                Some(Typed::Guest(byte)) if self.inp.room() > 0 => self.inp.append(&[byte]),
+                Some(Typed::Guest(_)) => {}
                 Some(Typed::Quit) => request(Request::Quit),
                 Some(Typed::PowerButton) => request(Request::PowerButton),
-                Some(Typed::Help) => self.out.push(HELP.as_bytes()),
+                Some(Typed::Help) => self.out.append(HELP.as_bytes()),
             }
         }
     }
@@ -248,31 +289,100 @@ impl Pump {
             Ok(len) => self.out.consume(len),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             // A pty whose reader went away keeps its output for the next one.
-            Err(_) => match &mut self.console {
-                Console::Stdio(stdio) => stdio.close_output(),
-                Console::File(_) => self.out.consume(usize::MAX),
-                Console::Pty(_) | Console::None => {}
-            },
+            Err(_) if matches!(self.console, Console::Pty(_)) => {}
+            Err(errno) => self.fail(errno),
         }
     }
 
-    /// Delivers what is left to whoever reads, within limits.
-    fn linger(&mut self) {
-        let end = Instant::now() + LINGER;
-        while !self.out.is_empty() && Instant::now() < end {
-            let Some(fd) = self.console.output() else { return };
-            let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
-            match poll(&mut fds, 100u16) {
-                Ok(0) | Err(_) => {}
-                Ok(_) => self.write_output(),
+    /// The console takes no more output: says so, once, and lets the guest go on.
+    fn fail(&mut self, errno: Errno) {
+        let what = match &mut self.console {
+            Console::Stdio(stdio) => {
+                stdio.close_output();
+                "standard output"
+            }
+            _ => {
+                self.console = Console::None;
+                "its file"
+            }
+        };
+        self.failed = Some(errno);
+        message(&format!("console: cannot write to {what}: {}; further output is lost", errno.desc()));
+    }
+
+    /// Ends the console: delivers what is left to whoever reads, and tells what nobody has taken. The user may have asked
+    /// for the end, and then does not want to wait long; otherwise every byte is delivered, however long that takes, unless
+    /// a signal or the escape key ends it.
+    ///
+    /// # Errors
+    /// Why output was lost, where the console failed. It has been told.
+    pub fn finish(mut self, signals: &Signals, is_asked_for: bool) -> Result<(), Errno> {
+        self.deliver(signals, is_asked_for);
+        if let Console::Pty(pty) = &self.console {
+            wait_for_reader(pty);
+        }
+        let lost = self.lost.saturating_add(self.out.len() as u64);
+        if lost > 0 {
+            message(&format!("console: {lost} bytes of the guest's output had no reader and are lost"));
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn deliver(&mut self, signals: &Signals, is_asked_for: bool) {
+        let limit = Instant::now() + LINGER;
+        let mut is_told = false;
+        let asked = Cell::new(is_asked_for);
+        while !self.out.is_empty() {
+            let is_late = Instant::now() >= limit;
+            if is_late && asked.get() {
+                return;
+            }
+            if is_late && !is_told {
+                is_told = true;
+                let left = self.out.len();
+                message(&format!(
+                    "console: the guest has ended; {left} bytes of its output wait for their reader (a signal ends this)"
+                ));
+            }
+            let Some(output) = self.console.output() else { return };
+            let mut fds = vec![
+                PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
+                PollFd::new(output, PollFlags::POLLOUT),
+            ];
+            let input_at =
+                add(&mut fds, self.console.input().filter(|_| self.has_escape()), PollFlags::POLLIN);
+            let _ = poll(&mut fds, LOOK_PAUSE);
+            let got = |at: usize| fds[at].any().unwrap_or(false);
+            let (is_signalled, is_writable, is_typed) = (got(0), got(1), input_at.is_some_and(got));
+            if is_signalled && matches!(signals.take(), Some(Asked::Stop(_))) {
+                return;
+            }
+            if is_typed {
+                self.read_input(&|request| asked.set(asked.get() || request == Request::Quit));
+            }
+            if is_writable {
+                self.write_output();
             }
         }
     }
+}
 
-    /// Gives the reader of a pseudo terminal a moment to take the last bytes: they are lost when the master closes.
-    pub fn close(self) {
-        if matches!(&self.console, Console::Pty(pty) if pty.attached()) {
-            std::thread::sleep(Duration::from_millis(100));
+/// Gives the reader of a pseudo terminal the time to take the last bytes, which are lost when the master closes.
+fn wait_for_reader(pty: &Pty) {
+    if !pty.attached() {
+        return;
+    }
+    let Ok(slave) = pty.open_slave() else { return };
+    let (mut left, mut limit) = (usize::MAX, Instant::now() + LINGER);
+    loop {
+        let now_left = sys::unread(slave.as_fd());
+        if now_left < left {
+            (left, limit) = (now_left, Instant::now() + LINGER);
         }
+        if left == 0 || Instant::now() >= limit {
+            // What was just taken may not be shown yet.
+            return std::thread::sleep(LOOK);
+        }
+        std::thread::sleep(LOOK);
     }
 }

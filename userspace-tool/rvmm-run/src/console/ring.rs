@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-/// Bytes on their way, at most `limit` of them.
+/// Bytes on their way.
 #[derive(Clone, Debug)]
 pub struct Ring {
     bytes: VecDeque<u8>,
@@ -17,12 +17,17 @@ impl Ring {
         Self { bytes: VecDeque::new(), limit }
     }
 
-    /// Appends `data` and forgets the oldest bytes beyond the limit.
-    pub fn push(&mut self, data: &[u8]) {
-        let newest = &data[data.len().saturating_sub(self.limit)..];
-        let excess = (self.bytes.len() + newest.len()).saturating_sub(self.limit);
-        self.bytes.drain(..excess);
-        self.bytes.extend(newest);
+    /// Appends `data` and forgets the oldest bytes beyond the limit. Returns how many.
+    pub fn push(&mut self, data: &[u8]) -> usize {
+        self.append(data);
+        let excess = self.bytes.len().saturating_sub(self.limit);
+        self.consume(excess);
+        excess
+    }
+
+    /// Appends `data`, whatever the limit.
+    pub fn append(&mut self, data: &[u8]) {
+        self.bytes.extend(data);
     }
 
     /// The oldest bytes, as many as lie together.
@@ -47,6 +52,6 @@ impl Ring {
 
     /// Bytes that fit without loss.
     pub fn room(&self) -> usize {
-        self.limit - self.bytes.len()
+        self.limit.saturating_sub(self.bytes.len())
     }
 }

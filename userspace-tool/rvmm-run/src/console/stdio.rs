@@ -4,6 +4,9 @@
 //!
 //! The terminal's settings are saved in one place for the whole process, so that every way out can restore them: the drop
 //! of [`Stdio`], the panic hook, and the stop signals. Only SIGKILL leaves a raw terminal behind (`stty sane` helps).
+//!
+//! A terminal belongs to the job in its foreground. In the background its settings stay as they are and nothing is read
+//! from it, until SIGCONT says that the job was brought back.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
@@ -15,12 +18,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
-use nix::unistd::ttyname;
+use nix::unistd::{getpgrp, tcgetpgrp, ttyname};
 
 use super::error::ConsoleError;
 
-/// Settings of the terminal before the run, while it is raw.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal during a run.
+struct Terminal {
+    /// Its settings before.
+    before: Termios,
+    /// It is raw now.
+    is_raw: bool,
+}
+
+static TERMINAL: Mutex<Option<Terminal>> = Mutex::new(None);
 
 /// Standard input and output.
 #[derive(Debug)]
@@ -33,7 +43,7 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Locks the terminal and puts it into raw mode, when standard input is one.
+    /// Locks the terminal and puts it into raw mode, when standard input is one and this job is in its foreground.
     ///
     /// # Errors
     /// `TerminalTaken`, `Terminal`.
@@ -41,7 +51,9 @@ impl Stdio {
         let terminal = io::stdin().is_terminal();
         let lock = if terminal { lock_terminal()? } else { None };
         if terminal {
-            save_and_make_raw().map_err(ConsoleError::Terminal)?;
+            let before = tcgetattr(io::stdin()).map_err(ConsoleError::Terminal)?;
+            *state() = Some(Terminal { before, is_raw: false });
+            make_raw().map_err(ConsoleError::Terminal)?;
         }
         Ok(Self { _lock: lock, terminal, input: Some(io::stdin()), output: Some(io::stdout()) })
     }
@@ -51,9 +63,14 @@ impl Stdio {
         self.terminal
     }
 
+    /// Whether the terminal is another job's for now.
+    pub fn is_in_background(&self) -> bool {
+        self.terminal && !is_raw()
+    }
+
     /// Standard input until its end.
     pub fn input(&self) -> Option<BorrowedFd<'_>> {
-        self.input.as_ref().map(AsFd::as_fd)
+        self.input.as_ref().filter(|_| !self.is_in_background()).map(AsFd::as_fd)
     }
 
     /// Standard output until it is closed.
@@ -80,44 +97,51 @@ impl Drop for Stdio {
 
 /// Restores the terminal for good.
 pub fn restore() {
-    if let Some(settings) = saved().take() {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &settings);
+    if let Some(terminal) = state().take().filter(|t| t.is_raw && is_in_foreground()) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &terminal.before);
     }
 }
 
 /// Restores the terminal for a pause; `resume` makes it raw again.
 pub fn pause() {
-    if let Some(settings) = saved().as_ref() {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
+    if let Some(terminal) = state().as_mut().filter(|t| t.is_raw) {
+        terminal.is_raw = false;
+        if is_in_foreground() {
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &terminal.before);
+        }
     }
 }
 
-/// Makes the terminal raw again after a pause. Does nothing when it was not raw.
+/// Makes the terminal raw again after a pause, unless it is another job's now. Does nothing where the console is none.
 pub fn resume() {
-    if let Some(settings) = saved().as_ref() {
-        let mut raw = settings.clone();
-        cfmakeraw(&mut raw);
-        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &raw);
-    }
+    let _ = make_raw();
 }
 
 /// Whether messages must end their lines with a carriage return too.
 pub fn is_raw() -> bool {
-    saved().is_some()
+    state().as_ref().is_some_and(|t| t.is_raw)
 }
 
-fn saved() -> MutexGuard<'static, Option<Termios>> {
-    SAVED.lock().unwrap_or_else(PoisonError::into_inner)
+fn state() -> MutexGuard<'static, Option<Terminal>> {
+    TERMINAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn save_and_make_raw() -> Result<(), Errno> {
-    let settings = tcgetattr(io::stdin())?;
-    let mut raw = settings.clone();
-    cfmakeraw(&mut raw);
-    *saved() = Some(settings);
-    tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).inspect_err(|_| {
-        *saved() = None;
-    })
+/// Whether this job may use the terminal of standard input.
+fn is_in_foreground() -> bool {
+    tcgetpgrp(io::stdin()) == Ok(getpgrp())
+}
+
+/// Makes the console's terminal raw in the foreground; notes that it is not ours elsewhere.
+fn make_raw() -> Result<(), Errno> {
+    let mut state = state();
+    let Some(terminal) = state.as_mut() else { return Ok(()) };
+    terminal.is_raw = is_in_foreground();
+    if terminal.is_raw {
+        let mut raw = terminal.before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
+    }
+    Ok(())
 }
 
 /// Locks the terminal's node. The lock belongs to a description of its own: the one of standard input is shared with the

@@ -2,10 +2,14 @@
 
 //! Signals, which arrive as events: they are blocked everywhere and read from a signalfd, so that every guard is dropped
 //! on the way out.
+//!
+//! What was ignored when the program started stays ignored, as for nohup(1) and for jobs that a script puts into the
+//! background. SIGTTIN and SIGTTOU are blocked: in the background the terminal is left alone, and nothing stops the run.
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::console::stdio;
 use crate::error::Error;
 
 /// The signal that makes `KVM_RUN` and a disk's worker return.
@@ -14,6 +18,17 @@ pub const KICK: Signal = Signal::SIGUSR1;
 const STOP_SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 /// Signals that mean something else: power button, and the pair around a pause.
 const OTHER_SIGNALS: [Signal; 3] = [Signal::SIGPWR, Signal::SIGTSTP, Signal::SIGCONT];
+/// What a terminal sends to a job in the background that touches it.
+const JOB_SIGNALS: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// End the run.
+    Stop(Signal),
+    /// Press the power button.
+    PowerButton,
+}
 
 /// The signals that the main thread reads. Made before any thread, which inherits the mask.
 #[derive(Debug)]
@@ -29,14 +44,36 @@ impl Signals {
     /// `Host`.
     pub fn new() -> Result<Self, Error> {
         let host = |e| Error::Host("set up signals", e);
-        let mut set = SigSet::empty();
+        let mut read = SigSet::empty();
         for signal in STOP_SIGNALS.into_iter().chain(OTHER_SIGNALS) {
-            set.add(signal);
+            if !crate::sys::is_ignored(signal).map_err(host)? {
+                read.add(signal);
+            }
         }
-        set.thread_block().map_err(host)?;
+        let mut blocked = read;
+        blocked.extend(JOB_SIGNALS);
+        blocked.thread_block().map_err(host)?;
         crate::sys::install_kick_handler(KICK).map_err(host)?;
         SigSet::from_iter([KICK]).thread_unblock().map_err(host)?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
+        let fd = SignalFd::with_flags(&read, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
         Ok(Self { fd })
+    }
+
+    /// Takes the next signal that asks for something; pauses and goes on where one says so.
+    pub fn take(&self) -> Option<Asked> {
+        while let Ok(Some(info)) = self.fd.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGPWR) => return Some(Asked::PowerButton),
+                Ok(Signal::SIGCONT) => stdio::resume(),
+                Ok(Signal::SIGTSTP) => {
+                    stdio::pause();
+                    let _ = raise(Signal::SIGSTOP);
+                    stdio::resume();
+                }
+                Ok(signal) => return Some(Asked::Stop(signal)),
+                Err(_) => {}
+            }
+        }
+        None
     }
 }

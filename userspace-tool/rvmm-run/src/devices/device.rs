@@ -5,7 +5,7 @@
 //! The configuration structures are C structures in host byte order without padding; they are built as bytes, so that no
 //! layout can drift from what is written here.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_bindings::{kvm_create_device, kvm_device_attr, KVM_CREATE_DEVICE_TEST};
 use kvm_ioctls::{DeviceFd, VmFd};
@@ -43,6 +43,14 @@ const NET_STREAM: u32 = 4;
 const NET_PACKED: u32 = 8;
 /// virtio-console flag: packed rings are offered.
 const CONSOLE_PACKED: u32 = 1;
+/// virtio-console flag: the guest waits for the reader of its output.
+const CONSOLE_WAITS: u32 = 2;
+/// UART flag: the same.
+const UART_WAITS: u32 = 1;
+/// Attribute group of what a device counts.
+const GROUP_COUNTERS: u32 = 2;
+/// Counter of a console: bytes of output that were lost.
+const COUNT_LOST: u64 = 0;
 
 /// Every type with its name, for `--check`.
 pub const TYPES: [(u32, &str); 9] = [
@@ -64,6 +72,8 @@ pub enum Device {
     Uart {
         /// Which serial port.
         index: u32,
+        /// The guest waits for the reader of its output.
+        waits: bool,
     },
     /// Real-time clock and CMOS.
     Rtc(RtcConfig),
@@ -88,6 +98,8 @@ pub enum Device {
         slot: u32,
         /// Whether packed rings are offered.
         packed: bool,
+        /// The guest waits for the reader of its output.
+        waits: bool,
         /// Columns and rows of the terminal, zeroes if not known.
         size: (u16, u16),
     },
@@ -213,9 +225,9 @@ impl Device {
     pub fn config(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self {
-            Self::Uart { index } => {
+            Self::Uart { index, waits } => {
                 bytes.extend(index.to_ne_bytes());
-                bytes.extend(0u32.to_ne_bytes());
+                bytes.extend(if *waits { UART_WAITS } else { 0 }.to_ne_bytes());
             }
             Self::Rtc(rtc) => {
                 bytes.extend(rtc.below_4g.to_ne_bytes());
@@ -245,9 +257,10 @@ impl Device {
                 bytes.extend(slot.to_ne_bytes());
                 bytes.extend(0u32.to_ne_bytes());
             }
-            Self::Console { slot, packed, size: (columns, rows) } => {
+            Self::Console { slot, packed, waits, size: (columns, rows) } => {
                 bytes.extend(slot.to_ne_bytes());
-                bytes.extend(if *packed { CONSOLE_PACKED } else { 0 }.to_ne_bytes());
+                let flags = if *packed { CONSOLE_PACKED } else { 0 } | if *waits { CONSOLE_WAITS } else { 0 };
+                bytes.extend(flags.to_ne_bytes());
                 bytes.extend(columns.to_ne_bytes());
                 bytes.extend(rows.to_ne_bytes());
                 bytes.extend(0u32.to_ne_bytes());
@@ -280,6 +293,11 @@ pub fn create(vm: &VmFd, device: Device) -> Result<DeviceFd, Error> {
 pub fn press_power_button(power: &DeviceFd) -> Result<(), Error> {
     let attr = kvm_device_attr { group: GROUP_ACTION, attr: 0, addr: 0, flags: 0 };
     power.set_device_attr(&attr).map_err(Error::host("press the power button"))
+}
+
+/// Bytes of output that a console's device lost.
+pub fn lost_output(console: &impl AsRawFd) -> u64 {
+    crate::sys::device_counter(console, GROUP_COUNTERS, COUNT_LOST).unwrap_or(0)
 }
 
 /// Whether the module knows a device type, asked without creating one.

@@ -4,5 +4,6 @@
 
 pub mod device;
 pub mod disk;
+pub mod file_id;
 pub mod net;
 pub mod passt;

@@ -47,6 +47,11 @@ impl FileImage {
         }
         Ok(Self { file, len: meta.len() })
     }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Image for FileImage {

@@ -37,7 +37,9 @@ impl Devices {
     /// What sits at fixed ports.
     pub(super) fn create_isa(&mut self, vm: &VmFd, config: &Prepared) -> Result<(), Error> {
         let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
-        let uart = device::create(vm, Device::Uart { index: 0 })?;
+        // Somebody has to read what the guest is to wait for.
+        let is_read = config.has_reader && config.console == ConsoleDevice::Uart;
+        let uart = device::create(vm, Device::Uart { index: 0, waits: is_read })?;
         match config.console {
             ConsoleDevice::Uart => self.console = Some(uart),
             // Nobody reads what the guest sends there.
@@ -79,7 +81,8 @@ impl Devices {
         }
         self.others.push(device::create(vm, Device::Rng { slot })?);
         if let ConsoleDevice::Virtio { packed } = config.console {
-            let console = Device::Console { slot: slot + 1, packed, size: config.terminal };
+            let console =
+                Device::Console { slot: slot + 1, packed, waits: config.has_reader, size: config.terminal };
             self.console = Some(device::create(vm, console)?);
         }
         Ok(())

@@ -2,12 +2,14 @@
 
 //! Everything that was checked and opened before the first machine is made.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::config::console::ConsoleDevice;
 use crate::config::memory::RamSize;
 use crate::config::DeviceSet;
 use crate::devices::disk::Disk;
+use crate::devices::file_id::FileId;
 use crate::devices::net::Net;
 use crate::kernel::image::FileImage;
 
@@ -30,8 +32,23 @@ pub struct Prepared {
     pub nets: Vec<Net>,
     /// What the console is on.
     pub console: ConsoleDevice,
+    /// There is something on the host that takes its output.
+    pub has_reader: bool,
     /// Columns and rows of its terminal, zeroes if not known.
     pub terminal: (u16, u16),
     /// Which of the module's own devices the machine has.
     pub devices: DeviceSet,
+}
+
+impl Prepared {
+    /// Every file that the guest is started from, with what it is.
+    ///
+    /// # Errors
+    /// That of `fstat`.
+    pub fn inputs(&self) -> io::Result<Vec<(FileId, &'static str)>> {
+        let kernel = [(self.kernel.1.file(), "the kernel")].into_iter();
+        let initrd = self.initrd.iter().map(|(_, image)| (image.file(), "the initrd"));
+        let disks = self.disks.iter().map(|disk| (&*disk.file, "a disk of the guest's"));
+        kernel.chain(initrd).chain(disks).map(|(file, what)| Ok((FileId::of(file)?, what))).collect()
+    }
 }

@@ -19,18 +19,18 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::pthread::pthread_kill;
-use nix::sys::signal::{raise, Signal};
+use nix::sys::signal::Signal;
 
 use super::devices::{Devices, Worker};
 use super::machine::Machine;
 use super::stats;
 use super::vcpu_loop::{run_until_end, End};
 use crate::console::pump::{Pump, Request};
-use crate::console::{stdio, Console};
-use crate::control::signals::{Signals, KICK};
-use crate::devices::device::press_power_button;
+use crate::console::Console;
+use crate::control::signals::{Asked, Signals, KICK};
+use crate::devices::device::{lost_output, press_power_button};
 use crate::error::Error;
-use crate::events::message;
+use crate::events::{message, report};
 
 /// How long a thread may take to leave the module.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -153,7 +153,7 @@ fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, Error> {
 
 fn print_counters(files: &[File]) {
     match files.iter().map(stats::read).collect::<Result<Vec<_>, _>>() {
-        Ok(cpus) => eprint!("{}", stats::render(&cpus)),
+        Ok(cpus) => report(&stats::render(&cpus)),
         Err(e) => message(&format!("cannot read the counters: {e}")),
     }
 }
@@ -235,6 +235,7 @@ fn start_console(
         if let Err(e) = pump.run(&mut device, &shared.ended, request) {
             shared.end(Outcome::Failed(Error::io("serve the console")(e)));
         }
+        pump.count_lost(lost_output(&device));
         pump
     })
 }
@@ -259,17 +260,10 @@ fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<
                 shared.end(Outcome::Failed(Error::Host("wait for the guest", e)));
             }
         }
-        while let Ok(Some(info)) = signals.fd.read_signal() {
-            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
-            match signal {
-                Signal::SIGPWR => power_button(power),
-                Signal::SIGCONT => stdio::resume(),
-                Signal::SIGTSTP => {
-                    stdio::pause();
-                    let _ = raise(Signal::SIGSTOP);
-                    stdio::resume();
-                }
-                signal => shared.end(Outcome::Signal(signal)),
+        while let Some(asked) = signals.take() {
+            match asked {
+                Asked::PowerButton => power_button(power),
+                Asked::Stop(signal) => shared.end(Outcome::Signal(signal)),
             }
         }
     }
