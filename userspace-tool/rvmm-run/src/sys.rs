@@ -28,6 +28,8 @@ const RVMM_GET_EXITS: u64 = 0x8808_aef1;
 /// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
 const KVM_GET_STATS_FD: u64 = 0xaece;
 
+/// `BLKROGET`, `_IO(0x12, 94)`.
+const BLKROGET: u64 = 0x125e;
 /// `FIONREAD`.
 const FIONREAD: u64 = 0x541b;
 
@@ -196,6 +198,13 @@ pub fn is_ignored(signal: Signal) -> nix::Result<bool> {
     Errno::result(unsafe { nix::libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) })?;
     // SAFETY: filled in by the call above; zeroes are valid for all of it, too.
     Ok(unsafe { action.assume_init() }.sa_sigaction == nix::libc::SIG_IGN)
+}
+
+/// Whether `fd` is a block device that takes no writes.
+pub fn is_read_only_device(fd: BorrowedFd<'_>) -> bool {
+    let mut read_only = 0i32;
+    // SAFETY: BLKROGET writes an `int`; what is no block device refuses it.
+    unsafe { ioctl_with_mut_ref(&fd, BLKROGET, &mut read_only) == 0 && read_only != 0 }
 }
 
 /// Bytes that wait to be read from `fd`, 0 where that is not told.

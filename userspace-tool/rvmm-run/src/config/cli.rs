@@ -50,7 +50,7 @@ pub struct Cli {
     pub plain_disks: Vec<PathBuf>,
 
     /// Further disk, with options; these follow the plain ones
-    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT][,queues=N][,packed=on|off]")]
+    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]")]
     pub disks: Vec<DiskSpec>,
 
     /// Network card: tap=NAME[,queues=N] on a tap interface of the host, which is made if it does not exist, or user, through

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::options::on_or_off;
+use super::options::{on_or_off, split};
 
 /// Longest serial number that virtio-blk carries.
 pub const SERIAL_MAX: usize = 20;
@@ -25,29 +25,38 @@ pub struct DiskSpec {
     pub packed: bool,
     /// Queues; without a number, one for each processor.
     pub queues: Option<u16>,
+    /// It is raw, whatever it looks like.
+    pub is_raw: bool,
 }
 
 /// What a specification looks like.
-const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off]";
+const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]; a comma in the path is written twice";
 
 impl DiskSpec {
     /// A writable disk without a serial number.
     pub fn plain(path: PathBuf) -> Self {
-        Self { path, read_only: false, serial: String::new(), packed: false, queues: None }
+        Self { path, read_only: false, serial: String::new(), packed: false, queues: None, is_raw: false }
     }
 }
 
 impl FromStr for DiskSpec {
     type Err = String;
 
-    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off]`.
+    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
+        let parts = split(text);
+        let mut parts = parts.iter().map(String::as_str);
         let path =
             parts.next().filter(|p| !p.is_empty()).ok_or_else(|| format!("the path is missing: {USAGE}"))?;
         let mut spec = Self::plain(PathBuf::from(path));
         for option in parts {
             match option.split_once('=') {
+                Some(("format", "raw")) => spec.is_raw = true,
+                Some(("format", _)) => {
+                    return Err(format!(
+                        "'{option}': disks are raw; 'qemu-img convert -O raw OLD NEW' makes them so"
+                    ));
+                }
                 None if option == "ro" => spec.read_only = true,
                 Some(("serial", serial)) => {
                     if serial.is_empty()

@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 
-use super::options::on_or_off;
+use super::options::{on_or_off, split};
 
 /// Longest name of a network interface.
 const NAME_MAX: usize = 15;
@@ -94,7 +94,8 @@ impl FromStr for NetSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
+        let parts = split(text);
+        let mut parts = parts.iter().map(String::as_str);
         let kind = parts.next().unwrap_or_default();
         let kind = match kind.strip_prefix("tap=") {
             Some(tap) => NetKind::Tap(check_name(tap)?),

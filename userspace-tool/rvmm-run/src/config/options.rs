@@ -2,6 +2,19 @@
 
 //! What the options of several things have in common.
 
+/// Splits a value at its commas. Two commas are one of a part, so that a path may have some.
+pub fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ',' if chars.next_if_eq(&',').is_none() => parts.push(String::new()),
+            c => parts.last_mut().expect("there is always one").push(c),
+        }
+    }
+    parts
+}
+
 /// Parses the value of the option `option`.
 ///
 /// # Errors

@@ -2,14 +2,21 @@
 
 //! Disks of the host: opened, locked, and refused where they are none.
 
+pub mod format;
+pub mod share;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, OFlag};
 
+use self::format::{Cure, Format};
+
+use super::file_id::FileId;
 use crate::config::disk::DiskSpec;
 use crate::errno;
 
@@ -33,6 +40,8 @@ pub struct Disk {
     pub size: u64,
     /// Whether the file is open with `O_DIRECT`.
     pub direct: bool,
+    /// The file behind a loop device, held for its locks.
+    pub behind: Option<Flock<File>>,
 }
 
 /// What is wrong with a disk.
@@ -49,7 +58,7 @@ pub enum DiskError {
     /// Its size is no multiple of a sector.
     OddSize(u64),
     /// It has a format other than raw.
-    NotRaw(&'static str),
+    NotRaw(Format),
     /// Another VM, or another disk of this one, has it.
     Locked {
         /// Whether we wanted to write.
@@ -57,6 +66,8 @@ pub enum DiskError {
     },
     /// A block device that the host uses (mounted, or part of a RAID or LVM).
     UsedByHost,
+    /// The host uses the file through this loop device.
+    UsedByLoop(PathBuf),
     /// The lock cannot be taken for another reason.
     Lock(Errno),
 }
@@ -74,8 +85,20 @@ impl fmt::Display for DiskError {
                 f,
                 "its size of {size} bytes is not a multiple of {SECTOR}: it is truncated or no disk image; 'truncate -s %512 PATH' pads it"
             ),
-            Self::NotRaw(format) => {
-                write!(f, "it is a {format} image: convert it with 'qemu-img convert -O raw PATH NEW'")
+            Self::NotRaw(Format { name, cure }) => {
+                match cure {
+                    Cure::Convert(kind) => write!(
+                        f,
+                        "it is a {name} image: convert it with 'qemu-img convert -f {kind} -O raw PATH NEW'"
+                    )?,
+                    Cure::Unpack(program) => {
+                        write!(f, "it is compressed by {name}: unpack it with '{program} -dc PATH > NEW'")?;
+                    }
+                    Cure::Extract(command) => {
+                        write!(f, "it is a {name} file: take the image out of it with '{command}'")?;
+                    }
+                }
+                write!(f, "; if it is a raw disk all the same, say --disk PATH,format=raw")
             }
             Self::Locked { for_writing: true } => write!(
                 f,
@@ -84,6 +107,11 @@ impl fmt::Display for DiskError {
             Self::Locked { for_writing: false } => {
                 write!(f, "it is in use by another VM that writes to it (locked): stop that VM first")
             }
+            Self::UsedByLoop(node) => write!(
+                f,
+                "the host uses it as {0}: give that device, or detach it with 'losetup -d {0}'",
+                node.display()
+            ),
             Self::UsedByHost => write!(f, "the host uses this block device: unmount it first"),
             Self::Lock(e) => write!(f, "cannot lock it: {}", e.desc()),
         }
@@ -104,12 +132,17 @@ pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
     }
     let exclusive = if kind.is_block_device() && !spec.read_only { OFlag::O_EXCL } else { OFlag::empty() };
     let (file, direct) = open_direct(spec, exclusive)?;
-    let mut file = lock(file, spec.read_only)?;
+    if !spec.read_only && kind.is_block_device() && share::is_read_only_device(&file) {
+        return Err(DiskError::NotWritable(Errno::EROFS));
+    }
+    let id = FileId::of(&file).map_err(DiskError::Open)?;
+    let mut file = share::lock(file, spec.read_only)?;
+    let behind = share::check_loops(id, spec.read_only)?;
     let size = file.seek(SeekFrom::End(0)).map_err(DiskError::Open)?;
+    check_format(spec, size)?;
     check_size(size)?;
-    check_raw(spec)?;
     let (read_only, serial) = (spec.read_only, spec.serial.clone());
-    Ok(Disk { file, read_only, serial, packed: spec.packed, queues: spec.queues, size, direct })
+    Ok(Disk { file, read_only, serial, packed: spec.packed, queues: spec.queues, size, direct, behind })
 }
 
 /// Opens with `O_DIRECT` where the file system has it, and says whether it had. With `O_NOATIME`, where the
@@ -146,14 +179,6 @@ fn open_error(spec: &DiskSpec, e: io::Error) -> DiskError {
     }
 }
 
-fn lock(file: File, read_only: bool) -> Result<Flock<File>, DiskError> {
-    let how = if read_only { FlockArg::LockSharedNonblock } else { FlockArg::LockExclusiveNonblock };
-    Flock::lock(file, how).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => DiskError::Locked { for_writing: !read_only },
-        errno => DiskError::Lock(errno),
-    })
-}
-
 fn check_size(size: u64) -> Result<(), DiskError> {
     match size {
         0 => Err(DiskError::Empty),
@@ -162,16 +187,12 @@ fn check_size(size: u64) -> Result<(), DiskError> {
     }
 }
 
-/// Refuses image formats that a guest would see as garbage. Read through a descriptor without `O_DIRECT`, which would ask
-/// for an aligned buffer.
-fn check_raw(spec: &DiskSpec) -> Result<(), DiskError> {
-    let mut start = [0; 8];
-    File::open(&spec.path).and_then(|mut f| f.read_exact(&mut start)).map_err(DiskError::Open)?;
-    match &start {
-        [b'Q', b'F', b'I', 0xfb, ..] => Err(DiskError::NotRaw("qcow2")),
-        b"conectix" => Err(DiskError::NotRaw("VHD")),
-        b"vhdxfile" => Err(DiskError::NotRaw("VHDX")),
-        [b'K', b'D', b'M', b'V', ..] => Err(DiskError::NotRaw("VMDK")),
-        _ => Ok(()),
+/// Refuses what a guest would see as garbage. Read through a descriptor without `O_DIRECT`, which would ask for an aligned
+/// buffer.
+fn check_format(spec: &DiskSpec, size: u64) -> Result<(), DiskError> {
+    if spec.is_raw {
+        return Ok(());
     }
+    let found = File::open(&spec.path).and_then(|file| format::of(&file, size)).map_err(DiskError::Open)?;
+    found.map_or(Ok(()), |format| Err(DiskError::NotRaw(format)))
 }
