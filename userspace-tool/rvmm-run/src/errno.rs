@@ -20,6 +20,8 @@ pub fn explain(e: &io::Error) -> String {
         None if e.kind() == io::ErrorKind::UnexpectedEof => {
             "the file became shorter while it was read".to_string()
         }
+        None if e.kind() == io::ErrorKind::Unsupported => "it is a device: give a file".to_string(),
+        None if e.kind() == io::ErrorKind::FileTooLarge => "the pipe has no end: give a file".to_string(),
         None if e.kind() == io::ErrorKind::IsADirectory => "it is a directory: give a file".to_string(),
         None => e.to_string(),
     }

@@ -17,6 +17,7 @@ use crate::devices::disk::DiskError;
 use crate::devices::net::NetError;
 use crate::exit_status::ExitStatus;
 use crate::kernel::KernelError;
+use crate::klog;
 
 /// A failure of the tool.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub enum Error {
     ApiVersion(PathBuf, i32),
     /// The module does not have something that every run needs.
     Lacks(&'static str),
+    /// The guest was reset and cannot be started again.
+    Restart(Box<Error>),
     /// An operation of the host or the module failed.
     Host(&'static str, Errno),
 }
@@ -73,7 +76,7 @@ impl Error {
     /// The exit code for this failure.
     pub fn status(&self) -> ExitStatus {
         match self {
-            Self::Host(..) => ExitStatus::HostError,
+            Self::Host(..) | Self::Restart(_) => ExitStatus::HostError,
             Self::Console(e) if !e.is_bad_input() => ExitStatus::HostError,
             _ => ExitStatus::BadInput,
         }
@@ -103,7 +106,14 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Lacks(what) => write!(f, "the module lacks {what}: load the rvmm.ko that belongs to this tool"),
-            Self::Host(what, errno) => write!(f, "cannot {what}: {}; see dmesg for the module's message", errno.desc()),
+            Self::Restart(e) => write!(f, "the guest was reset and cannot be started again: {e}"),
+            Self::Host(what, errno) => {
+                write!(f, "cannot {what}: {}", errno.desc())?;
+                match klog::newest() {
+                    Some(text) => write!(f, "; the module says: {text}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

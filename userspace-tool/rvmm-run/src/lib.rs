@@ -10,7 +10,7 @@
 //! | [`devices`], [`console`] | the host's side of disks, network cards and the console |
 //! | [`control`] | signals |
 //! | [`kernel`], [`acpi`] | kernel and initrd loaders; ACPI tables |
-//! | [`events`], [`error`], [`errno`], [`exit_status`] | what the user is told, and how a run ends |
+//! | [`events`], [`error`], [`errno`], [`klog`], [`exit_status`] | what the user is told, and how a run ends |
 //! | [`sys`] | the one file with unsafe code |
 
 pub mod acpi;
@@ -24,5 +24,6 @@ pub mod error;
 pub mod events;
 pub mod exit_status;
 pub mod kernel;
+pub mod klog;
 pub mod sys;
 pub mod vm;

@@ -10,6 +10,9 @@ use common::{bzimage, elf, put, pvh_note, Segment};
 use proptest::prelude::*;
 use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO};
 use rvmm_run::config::memory::RamSize;
+use rvmm_run::kernel::image::{FileImage, Image};
+use rvmm_run::kernel::uki::{self, Part};
+use rvmm_run::kernel::unknown::Unknown;
 use rvmm_run::kernel::{load, load_initrd, params, Entry, KernelError, Loaded};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -74,9 +77,9 @@ fn fixed_bzimage_that_does_not_fit_names_what_it_needs() {
 fn truncated_bzimage_says_how_much_is_missing() {
     let image = bzimage(&[0x90; 4096]);
 
-    let error = load_in(64, &image[..image.len() - 1]).unwrap_err();
+    let error = load_in(64, &image[..image.len() - 16]).unwrap_err();
 
-    assert!(matches!(error, KernelError::Truncated { needs: 5120, has: 5119 }), "{error}");
+    assert!(matches!(error, KernelError::Truncated { needs: 5120, has: 5104 }), "{error}");
 }
 
 #[test]
@@ -153,7 +156,7 @@ fn segments_must_not_overlap_nor_touch_the_first_mib() {
 fn what_is_no_kernel_is_called_so() {
     for image in [&b""[..], b"x", b"root:x:0:0\n", &[0; 4096]] {
         let error = load_in(64, image).unwrap_err();
-        assert!(matches!(error, KernelError::UnknownFormat), "{error}");
+        assert!(matches!(error, KernelError::UnknownFormat(Unknown::Nothing)), "{error}");
     }
 }
 
@@ -331,4 +334,111 @@ proptest! {
             prop_assert!(initrd.base + initrd.size - 1 <= u64::from(limit));
         }
     }
+}
+
+#[test]
+fn what_is_given_for_a_kernel_is_named() {
+    let cases: [(u64, &[u8], &str); 6] = [
+        (0x38, b"ARM\x64", "64-bit ARM"),
+        (0, b"\x1f\x8b\x08", "gzip -dc"),
+        (0, b"\x28\xb5\x2f\xfd", "zstd -dc"),
+        (0, b"070701", "--initrd"),
+        (0, b"MZ", "EFI"),
+        (0, b"#!/bin/sh", "script"),
+    ];
+    for (at, magic, word) in cases {
+        let mut image = vec![0; 2048];
+        put(&mut image, at as usize, magic);
+
+        let error = load_in(64, &image[..]).unwrap_err().to_string();
+
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn bzimage_may_lack_the_end_of_its_last_paragraph() {
+    let whole = bzimage(&[0x90; 4096]);
+
+    for missing in 1..16 {
+        load_in(64, &whole[..whole.len() - missing]).unwrap();
+    }
+    let error = load_in(64, &whole[..whole.len() - 16]).unwrap_err();
+    assert!(matches!(error, KernelError::Truncated { .. }), "{error}");
+}
+
+#[test]
+fn elf_with_virtual_load_addresses_is_told_so() {
+    let image = elf(0x100_0000, &[Segment::load(0xffff_ffff_8100_0000, &[0xf4; 64])]);
+
+    let error = load_in(64, &image[..]).unwrap_err().to_string();
+
+    assert!(error.contains("is a virtual one") && !error.contains("--memory"), "{error}");
+}
+
+/// A PE file with these sections.
+fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    put(&mut image, 0, b"MZ");
+    put(&mut image, 0x3c, &0x80u32.to_le_bytes());
+    put(&mut image, 0x80, b"PE\0\0");
+    put(&mut image, 0x86, &(sections.len() as u16).to_le_bytes());
+    put(&mut image, 0x94, &0x70u16.to_le_bytes());
+    for (n, (name, bytes)) in sections.iter().enumerate() {
+        let header = 0x80 + 24 + 0x70 + n * 40;
+        let raw = bytes.len().next_multiple_of(512);
+        let offset = image.len() as u32;
+        put(&mut image, header, name.as_bytes());
+        put(&mut image, header + 8, &(bytes.len() as u32).to_le_bytes());
+        put(&mut image, header + 16, &(raw as u32).to_le_bytes());
+        put(&mut image, header + 20, &offset.to_le_bytes());
+        image.extend(*bytes);
+        image.resize(image.len().next_multiple_of(512), 0);
+    }
+    image
+}
+
+#[test]
+fn unified_kernel_image_is_taken_apart() {
+    let kernel = bzimage(&[0x90; 4096]);
+    let image = pe(&[
+        (".text", &[1; 100]),
+        (".cmdline", b"root=/dev/vda1 quiet\n\0"),
+        (".linux", &kernel),
+        (".initrd", b"070701"),
+    ]);
+
+    let uki = uki::read(&image[..]).unwrap().unwrap();
+
+    assert_eq!(uki.cmdline.as_deref(), Some("root=/dev/vda1 quiet"));
+    let bytes = |part: Part| &image[part.offset as usize..][..part.len as usize];
+    assert_eq!(bytes(uki.kernel), &kernel[..]);
+    assert_eq!(bytes(uki.initrd.unwrap()), b"070701");
+    assert_eq!(uki::read(&pe(&[(".text", &[1; 100])])[..]).unwrap(), None);
+    assert_eq!(uki::read(&kernel[..]).unwrap(), None);
+    let cut = &image[..uki.kernel.offset as usize + 100];
+    assert!(matches!(uki::read(cut), Err(KernelError::Truncated { .. })));
+    for len in 0..0x300 {
+        let _ = uki::read(&image[..len]);
+    }
+}
+
+#[test]
+fn part_of_a_file_and_a_pipe_are_images() {
+    let (mut bytes, kernel) = ([0; 4], bzimage(&[0x90; 64]));
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    std::io::Write::write_all(&mut std::fs::File::from(writer), &kernel).unwrap();
+
+    let image = FileImage::new(reader.into()).unwrap();
+
+    assert_eq!(image.len(), kernel.len() as u64);
+    image.read_at(0x202, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"HdrS");
+    let part = image.part(0x200, 6);
+    part.read_at(2, &mut bytes).unwrap();
+    assert_eq!((&bytes, part.len()), (b"HdrS", 6));
+    assert!(part.read_at(3, &mut bytes).is_err());
+    assert_eq!(image.part(u64::MAX, 1).len(), 0);
+    let null = std::fs::File::open("/dev/zero").unwrap();
+    assert!(FileImage::new(null).is_err(), "it has no end");
 }

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
 use crate::kernel::image::FileImage;
-use crate::kernel::KernelError;
+use crate::kernel::{uki, KernelError};
 use crate::sys;
 use crate::vm::contents::Contents;
 use crate::vm::devices::PCI_SLOTS;
@@ -46,7 +46,9 @@ const MAX_APIC_IDS: u32 = 255;
 
 fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     if cli.cpus > MAX_APIC_IDS {
-        return Err(Error::TooManyCpus { asked: cli.cpus, max: MAX_APIC_IDS });
+        // The module's limit is the one to name, where it can be asked.
+        let max = open_node(&cli.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
+        return Err(Error::TooManyCpus { asked: cli.cpus, max: max.min(MAX_APIC_IDS) });
     }
     let config = prepare(cli)?;
     let contents = Contents::new(&config)?;
@@ -58,7 +60,9 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     let outcome = loop {
         match run_machine(machine, &mut pump, &signals, Verbosity { debug: cli.debug, stats: cli.stats })? {
             Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
-                machine = Machine::new(&kvm, &config, Contents::new(&config)?)?;
+                // The images were good when the run began.
+                let contents = Contents::new(&config).map_err(|e| Error::Restart(Box::new(e)))?;
+                machine = Machine::new(&kvm, &config, contents)?;
             }
             outcome => break outcome,
         }
@@ -76,11 +80,7 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
 /// Checks and opens everything that does not need the module.
 fn prepare(cli: &Cli) -> Result<Prepared, Error> {
     let kernel = cli.kernel.clone().unwrap_or_default();
-    let kernel = open_image(&kernel, Error::Kernel)?;
-    let initrd = match &cli.initrd {
-        Some(path) => Some(open_image(path, Error::Initrd)?),
-        None => None,
-    };
+    let (kernel, initrd, cmdline) = open_kernel(cli, open_image(&kernel, Error::Kernel)?)?;
     let host = host_memory();
     if host > 0 {
         cli.memory.check_host(host).map_err(Error::Memory)?;
@@ -105,7 +105,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Error> {
         cpus: cli.cpus,
         kernel,
         initrd,
-        cmdline: cli.command_line(),
+        cmdline,
         disks,
         nets,
         console: cli.console_device,
@@ -115,7 +115,24 @@ fn prepare(cli: &Cli) -> Result<Prepared, Error> {
     })
 }
 
-fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> Error) -> Result<(PathBuf, FileImage), Error> {
+/// An image with its path, for messages.
+type NamedImage = (PathBuf, FileImage);
+
+/// The kernel, the initrd and the command line. A unified kernel image brings all three, and what the user gives goes before.
+fn open_kernel(cli: &Cli, kernel: NamedImage) -> Result<(NamedImage, Option<NamedImage>, String), Error> {
+    let (path, image) = kernel;
+    let uki = uki::read(&image).map_err(|e| Error::Kernel(path.clone(), e))?;
+    let initrd = match &cli.initrd {
+        Some(path) => Some(open_image(path, Error::Initrd)?),
+        None => None,
+    };
+    let Some(uki) = uki else { return Ok(((path, image), initrd, cli.command_line())) };
+    let part = |part: uki::Part| (path.clone(), image.part(part.offset, part.len));
+    let cmdline = cli.append.clone().or(uki.cmdline).unwrap_or_else(|| cli.command_line());
+    Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), cmdline))
+}
+
+fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> Error) -> Result<NamedImage, Error> {
     let image = File::open(path).and_then(FileImage::new);
     image.map(|image| (path.into(), image)).map_err(|e| error(path.into(), KernelError::Io(e)))
 }

@@ -9,6 +9,7 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::image::{copy_to_guest, Image};
+use super::unknown::Unknown;
 use super::{Entry, KernelError, Loaded};
 use crate::config::layout::HIGH_RAM;
 use crate::config::memory::RamSize;
@@ -25,6 +26,8 @@ const PROTOCOL_2_12: u16 = 0x20c;
 const LOADED_HIGH: u8 = 1;
 /// `xloadflags`: there is a 64-bit entry at offset 0x200.
 const XLF_KERNEL_64: u16 = 1;
+/// Unit of `syssize`.
+const PARAGRAPH: u64 = 16;
 /// The 64-bit entry, counted from the load address.
 const ENTRY_64: u64 = 0x200;
 
@@ -56,7 +59,7 @@ fn read_header(image: &(impl Image + ?Sized)) -> Result<setup_header, KernelErro
     let mut header = setup_header::default();
     let room = header.as_slice().len();
     if image.len() < HEADER + room as u64 {
-        return Err(KernelError::UnknownFormat);
+        return Err(KernelError::UnknownFormat(Unknown::of(image)?));
     }
     let mut reach = [0];
     image.read_at(HEADER_LEN, &mut reach)?;
@@ -64,7 +67,7 @@ fn read_header(image: &(impl Image + ?Sized)) -> Result<setup_header, KernelErro
     let len = len.min(room);
     image.read_at(HEADER, &mut header.as_mut_slice()[..len])?;
     if header.boot_flag != 0xaa55 || header.header != MAGIC {
-        return Err(KernelError::UnknownFormat);
+        return Err(KernelError::UnknownFormat(Unknown::of(image)?));
     }
     if header.version < PROTOCOL_2_12 {
         return Err(KernelError::OldProtocol(header.version));
@@ -82,11 +85,13 @@ fn protected_mode_part(header: &setup_header, file_len: u64) -> Result<(u64, u64
         n => u64::from(n),
     };
     let offset = (sectors + 1) * 512;
-    let len = u64::from(header.syssize) * 16;
-    if len <= ENTRY_64 || offset + len > file_len {
-        return Err(KernelError::Truncated { needs: offset + len.max(ENTRY_64 + 16), has: file_len });
+    let len = u64::from(header.syssize) * PARAGRAPH;
+    // Counted in whole paragraphs, of which the file may lack the end of the last.
+    let there = file_len.saturating_sub(offset).min(len);
+    if there <= ENTRY_64 || len - there >= PARAGRAPH {
+        return Err(KernelError::Truncated { needs: offset + len.max(ENTRY_64 + PARAGRAPH), has: file_len });
     }
-    Ok((offset, len))
+    Ok((offset, there))
 }
 
 /// The preferred address, or the lowest that is aligned as the kernel wants it when RAM ends before.

@@ -28,6 +28,8 @@ const MAX_SEGMENTS: u16 = 128;
 const MAX_NOTES: u64 = 1 << 20;
 /// Note type of the 32-bit entry point, with owner `Xen`.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
+/// No physical address reaches so far; kernels' virtual ones begin at 0xffff8000_00000000.
+const VIRTUAL: u64 = 1 << 52;
 /// Longest command line of a Linux kernel on x86, terminator not counted.
 const LINUX_CMDLINE_MAX: u32 = 2047;
 
@@ -163,6 +165,9 @@ fn check_segment(
         return Err(KernelError::Truncated { needs, has: file });
     }
     let end = header.p_paddr.checked_add(header.p_memsz).ok_or(KernelError::BadSegment(index))?;
+    if header.p_paddr >= VIRTUAL {
+        return Err(KernelError::VirtualAddress(index, header.p_paddr));
+    }
     if header.p_paddr < HIGH_RAM {
         return Err(KernelError::BelowOneMib(index));
     }

@@ -3,8 +3,9 @@
 //! Read access to a kernel or initrd image at any offset, so that large images are never held in memory twice.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -28,29 +29,61 @@ pub trait Image {
     }
 }
 
-/// A file as an image. Its length is taken once, when it is opened.
-#[derive(Debug)]
+/// A file as an image, or a part of one. Its length is taken once, when it is opened. What has no length, as a pipe, is read
+/// into memory, once.
+#[derive(Clone, Debug)]
 pub struct FileImage {
-    file: File,
+    source: Arc<Source>,
+    start: u64,
     len: u64,
 }
+
+#[derive(Debug)]
+struct Source {
+    file: File,
+    /// All of it, where it can be read once only.
+    bytes: Option<Vec<u8>>,
+}
+
+/// Most bytes of a pipe that are taken for an image.
+const PIPE_MAX: u64 = 4 << 30;
 
 impl FileImage {
     /// Takes an open file.
     ///
     /// # Errors
-    /// The error of `fstat`; `IsADirectory` for a directory.
+    /// The error of `fstat` or `read`; `IsADirectory` for a directory, `Unsupported` for a device, `FileTooLarge` for a pipe
+    /// without end.
     pub fn new(file: File) -> io::Result<Self> {
         let meta = file.metadata()?;
-        if meta.is_dir() {
+        let kind = meta.file_type();
+        if kind.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        Ok(Self { file, len: meta.len() })
+        if kind.is_char_device() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if !kind.is_fifo() && !kind.is_socket() {
+            return Ok(Self { source: Arc::new(Source { file, bytes: None }), start: 0, len: meta.len() });
+        }
+        let mut bytes = Vec::new();
+        (&file).take(PIPE_MAX + 1).read_to_end(&mut bytes)?;
+        let len = bytes.len() as u64;
+        if len > PIPE_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(Self { source: Arc::new(Source { file, bytes: Some(bytes) }), start: 0, len })
+    }
+
+    /// A part of it, as far as it reaches.
+    pub fn part(&self, offset: u64, len: u64) -> Self {
+        let offset = offset.min(self.len);
+        Self { source: Arc::clone(&self.source), start: self.start + offset, len: len.min(self.len - offset) }
     }
 
     /// The file.
     pub fn file(&self) -> &File {
-        &self.file
+        &self.source.file
     }
 }
 
@@ -60,7 +93,14 @@ impl Image for FileImage {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match &self.source.bytes {
+            Some(bytes) => bytes.as_slice().read_at(self.start + offset, buf),
+            None => self.source.file.read_exact_at(buf, self.start + offset),
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub mod bzimage;
 pub mod elf;
 pub mod image;
 pub mod params;
+pub mod uki;
+pub mod unknown;
 
 use std::fmt;
 use std::io;
@@ -17,6 +19,7 @@ use std::io;
 use vm_memory::GuestMemoryMmap;
 
 use self::image::{copy_to_guest, Image};
+use self::unknown::Unknown;
 use crate::config::layout::{HIGH_RAM, PAGE};
 use crate::config::memory::{human, RamSize};
 
@@ -65,7 +68,9 @@ pub enum KernelError {
     /// The file cannot be read.
     Io(io::Error),
     /// Neither a bzImage nor an ELF file.
-    UnknownFormat,
+    UnknownFormat(Unknown),
+    /// A segment whose physical address is a virtual one.
+    VirtualAddress(usize, u64),
     /// An ELF file of a class, byte order or machine that is not x86-64.
     Elf32,
     /// An ELF file for another machine, with its number.
@@ -126,7 +131,11 @@ impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(e) => write!(f, "cannot read it: {}", crate::errno::explain(e)),
-            Self::UnknownFormat => write!(f, "it is neither a bzImage nor an ELF file: give the vmlinuz or vmlinux of a Linux kernel"),
+            Self::UnknownFormat(what) => write!(f, "{what}"),
+            Self::VirtualAddress(i, at) => write!(
+                f,
+                "the physical address of its segment {i}, {at:#x}, is a virtual one: link the kernel with physical load addresses (AT in the linker script)"
+            ),
             Self::Elf32 => write!(f, "it is a 32-bit ELF file: only x86-64 kernels can be started"),
             Self::ElfMachine(m) => write!(f, "it is an ELF file for another machine (e_machine {m}): only x86-64 kernels can be started"),
             Self::ElfType(t) => write!(f, "it is an ELF file but no executable (e_type {t}): give the vmlinux of a Linux kernel"),

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a file is that was given as a kernel and is none that can be started.
+
+use std::fmt;
+use std::io;
+
+use super::image::Image;
+
+/// A file that people give for a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// A kernel for another architecture.
+    Other(&'static str),
+    /// Compressed, by this program.
+    Compressed(&'static str),
+    /// A program for EFI that holds no kernel.
+    Efi,
+    /// An archive of an initramfs.
+    Cpio,
+    /// A script.
+    Script,
+    /// Nothing that is known.
+    Nothing,
+}
+
+/// Magic numbers: where, what, and what has it.
+const MAGIC: [(u64, &[u8], Unknown); 13] = [
+    (0x38, b"ARM\x64", Unknown::Other("64-bit ARM")),
+    (0x24, b"\x18\x28\x6f\x01", Unknown::Other("32-bit ARM")),
+    (0x30, b"RISCV", Unknown::Other("RISC-V")),
+    (0x38, b"LoongArch", Unknown::Other("LoongArch")),
+    (0, b"\x27\x05\x19\x56", Unknown::Other("U-Boot (a uImage)")),
+    (0, b"\x1f\x8b", Unknown::Compressed("gzip")),
+    (0, b"\xfd7zXZ\0", Unknown::Compressed("xz")),
+    (0, b"\x28\xb5\x2f\xfd", Unknown::Compressed("zstd")),
+    (0, b"\x04\x22\x4d\x18", Unknown::Compressed("lz4")),
+    (0, b"BZh", Unknown::Compressed("bzip2")),
+    (0, b"0707", Unknown::Cpio),
+    (0, b"#!", Unknown::Script),
+    (0, b"MZ", Unknown::Efi),
+];
+
+impl Unknown {
+    /// Says what `image` is.
+    ///
+    /// # Errors
+    /// That of the read.
+    pub fn of(image: &(impl Image + ?Sized)) -> io::Result<Self> {
+        let mut head = [0; 64];
+        let len = usize::try_from(image.len()).unwrap_or(64).min(64);
+        image.read_at(0, &mut head[..len])?;
+        let found = MAGIC.iter().find(|(at, magic, _)| head[*at as usize..].starts_with(magic));
+        Ok(found.map_or(Self::Nothing, |(_, _, what)| *what))
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(machine) => {
+                write!(f, "it is a kernel for {machine}: only x86-64 kernels can be started")
+            }
+            Self::Compressed(program) => {
+                write!(f, "it is compressed by {program}: unpack it with '{program} -dc FILE > NEW'")
+            }
+            Self::Efi => {
+                write!(f, "it is a program for EFI without a Linux kernel in it: give the kernel's own file")
+            }
+            Self::Cpio => write!(f, "it is an archive for --initrd: give the kernel first"),
+            Self::Script => write!(f, "it is a script: give the vmlinuz or vmlinux of a Linux kernel"),
+            Self::Nothing => {
+                write!(
+                    f,
+                    "it is neither a bzImage nor an ELF file: give the vmlinuz or vmlinux of a Linux kernel"
+                )
+            }
+        }
+    }
+}
