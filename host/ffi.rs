@@ -61,6 +61,8 @@ unsafe extern "C" {
         arg: *mut c_void,
     ) -> i32;
 
+    pub(super) fn rvmm_mutex_lock_killable(lock: *mut bindings::mutex) -> i32;
+
     pub(super) fn rvmm_wait_queue(
         queue: *mut bindings::wait_queue_head,
         ready: unsafe extern "C" fn(*mut c_void) -> bool,

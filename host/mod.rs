@@ -14,6 +14,7 @@
 //! | [`notifier`] | being told when that memory changes |
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
+//! | [`mutex`] | a mutex whose waiters can be killed |
 //! | [`pieces`] | the parts of that memory that one transfer is made of |
 //! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |
@@ -30,6 +31,7 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
 pub(crate) mod msr;
+pub(crate) mod mutex;
 pub(crate) mod netio;
 pub(crate) mod notifier;
 pub(crate) mod page;

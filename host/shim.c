@@ -12,6 +12,7 @@
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/net.h>
 #include <linux/pgtable.h>
 #include <linux/poll.h>
@@ -448,6 +449,11 @@ u64 rvmm_wall_ns(void)
 int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg)
 {
 	return rcuwait_wait_event(w, ready(arg), TASK_INTERRUPTIBLE);
+}
+
+int rvmm_mutex_lock_killable(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
 }
 
 int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode)

@@ -72,6 +72,10 @@ u64 rvmm_wall_ns(void);
 /* wait.rs */
 int rvmm_wait(struct rcuwait *w, bool (*ready)(void *), void *arg);
 
+/* mutex.rs */
+struct mutex;
+int rvmm_mutex_lock_killable(struct mutex *lock);
+
 /* file.rs */
 struct file_operations;
 int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode);

@@ -13,6 +13,7 @@ use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
+use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::Pages;
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
@@ -27,9 +28,8 @@ use crate::vcpu::state::Groups;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
 use kernel::mm::virt::VmaNew;
-use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::Arc;
 
 /// What the vCPU's mutex guards.
 struct Inner<B: Backend> {
@@ -46,7 +46,7 @@ pub(super) struct VcpuFile<B: Backend> {
     pages: RunPages,
     _listed: observe::Listed,
     #[pin]
-    inner: Mutex<Inner<B>>,
+    inner: KillableMutex<Inner<B>>,
 }
 
 impl<B: Backend> VcpuFile<B> {
@@ -72,7 +72,7 @@ impl<B: Backend> VcpuFile<B> {
         let pages = RunPages::new()?;
         let listed = observe::list(shared.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, shared, pages, _listed: listed, inner <- new_mutex!(inner) }),
+            pin_init!(VcpuFile { vm, shared, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
         if !file.vm.space.vcpus.publish(id, file.shared.clone()) {
@@ -89,7 +89,7 @@ impl<B: Backend> VcpuFile<B> {
             return Err(EIO);
         }
         self.vm.start();
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
         let immediate = || self.pages.immediate_exit();
@@ -116,7 +116,7 @@ impl<B: Backend> VcpuFile<B> {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut VcpuCore<B>, &mut GuestFpu) -> Result<R>) -> Result<R> {
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
         f(&mut inner.core, &mut inner.fpu)
     }

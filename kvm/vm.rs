@@ -12,6 +12,7 @@ use crate::chipset::pit::Pit;
 use crate::chipset::routing::{DestFormat, Routing};
 use crate::chipset::{ApicMessage, Level};
 use crate::host::file::{self, AnonFile};
+use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::mmu::slots::Request;
 use crate::vcpu::backend::Backend;
@@ -32,7 +33,7 @@ struct Config {
 pub(crate) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
     #[pin]
-    config: Mutex<Config>,
+    config: KillableMutex<Config>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
     #[pin]
     irqfds: Mutex<eventfd::Lines>,
@@ -50,7 +51,7 @@ impl<B: Backend> VmFile<B> {
         Arc::pin_init(
             pin_init!(VmFile {
                 vm,
-                config <- new_mutex!(Config::default()),
+                config <- new_killable_mutex!(Config::default(), c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
                 ioeventfds <- new_mutex!(eventfd::Writes::default()),
             }),
@@ -60,7 +61,7 @@ impl<B: Backend> VmFile<B> {
 
     fn create_vcpu(&self, id: u64) -> Result<i64> {
         let id = usize::try_from(id).map_err(|_| EINVAL)?;
-        let mut config = self.config.lock();
+        let mut config = self.config.lock()?;
         if self.vm.vcpu(id).is_some() {
             return Err(EEXIST);
         }
@@ -84,7 +85,7 @@ impl<B: Backend> VmFile<B> {
         if r.flags != 0 {
             return Err(EINVAL);
         }
-        let _config = self.config.lock();
+        let _config = self.config.lock()?;
         self.vm.space.change_slots(&request)?;
         Ok(0)
     }
@@ -100,7 +101,7 @@ impl<B: Backend> VmFile<B> {
     }
 
     fn create_irqchip(&self) -> Result<i64> {
-        let config = self.config.lock();
+        let config = self.config.lock()?;
         if self.vm.has_irqchip.load(Acquire) {
             return Err(EEXIST);
         }
@@ -119,7 +120,7 @@ impl<B: Backend> VmFile<B> {
 
     /// `flags` are those of KVM_CREATE_PIT2: without the speaker, its port is left to user space.
     fn create_pit(&self, flags: u32) -> Result<i64> {
-        let _config = self.config.lock();
+        let _config = self.config.lock()?;
         self.vm.chipset.with(|bus, _now, _out| {
             if bus.pic.is_none() {
                 return Err(ENOENT);
@@ -193,7 +194,7 @@ impl<B: Backend> VmFile<B> {
         if data.flags & abi::CLOCK_REALTIME != 0 {
             clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
         }
-        let _config = self.config.lock();
+        let _config = self.config.lock()?;
         self.vm.set_clock_ns(clock);
         Ok(0)
     }
@@ -207,7 +208,7 @@ impl<B: Backend> VmFile<B> {
         if d.flags & abi::CREATE_DEVICE_TEST != 0 {
             return Ok(0);
         }
-        let _config = self.config.lock();
+        let _config = self.config.lock()?;
         let fd = file::install(device::DeviceFile::new(self.vm.clone(), kind)?)?;
         d.fd = fd as u32;
         user::write(arg, &d)?;
