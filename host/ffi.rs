@@ -74,6 +74,8 @@ unsafe extern "C" {
         arg: *mut c_void,
     );
     pub(super) fn rvmm_signal_pending() -> bool;
+    pub(super) fn rvmm_fatal_signal_pending() -> bool;
+    pub(super) fn rvmm_file_identity(file: *mut bindings::file, device: *mut u32, inode: *mut u64);
 
     pub(super) fn rvmm_file_size(
         file: *mut bindings::file,

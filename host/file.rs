@@ -171,6 +171,12 @@ pub(crate) fn signal_pending() -> bool {
     unsafe { ffi::rvmm_signal_pending() }
 }
 
+/// Returns whether the calling thread is being killed: what it waits or tries for is nobody's any more.
+pub(crate) fn is_being_killed() -> bool {
+    // SAFETY: Process context.
+    unsafe { ffi::rvmm_fatal_signal_pending() }
+}
+
 struct Ops<T>(PhantomData<T>);
 
 impl<T: AnonFile> Ops<T> {

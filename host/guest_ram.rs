@@ -8,6 +8,7 @@
 
 use super::cpu::PinnedCpu;
 use super::ffi;
+use super::file::is_being_killed;
 use crate::arch::addr::{Hva, Pfn};
 use core::ffi::c_void;
 use kernel::bindings;
@@ -129,9 +130,15 @@ pub(crate) fn are_unchanged(words: &[Word; 5]) -> bool {
 
 /// Makes the page at `hva` resident; may sleep.
 ///
+/// Others may take the page away again at once, so callers try again and again. For that a thread that is
+/// being killed gets no page.
+///
 /// # Errors
-/// `EFAULT` when there is no such page or it may not be written.
+/// `EFAULT` when there is no such page or it may not be written; `EINTR` for a thread that is being killed.
 pub(crate) fn fault_in(hva: Hva, write: bool) -> Result {
+    if is_being_killed() {
+        return Err(EINTR);
+    }
     HostPage::get(hva, write, true).map(drop)
 }
 

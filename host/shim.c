@@ -9,6 +9,7 @@
 #include <linux/entry-virt.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/kdev_t.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -485,6 +486,17 @@ void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *),
 bool rvmm_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+bool rvmm_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void rvmm_file_identity(struct file *file, u32 *device, u64 *inode)
+{
+	*device = new_encode_dev(file_inode(file)->i_sb->s_dev);
+	*inode = file_inode(file)->i_ino;
 }
 
 int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard)

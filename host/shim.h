@@ -82,6 +82,9 @@ int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *pri
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 bool rvmm_signal_pending(void);
+bool rvmm_fatal_signal_pending(void);
+struct file;
+void rvmm_file_identity(struct file *file, u32 *device, u64 *inode);
 
 /* blkio.rs */
 struct file;

@@ -7,6 +7,7 @@
 
 use super::device::{DeviceFile, Kind, Served};
 use crate::chipset::uart::Uart;
+use crate::host::file::signal_pending;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::pci::PciDevice;
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -118,7 +119,7 @@ impl<B: Backend> DeviceFile<B> {
             let n = self.drain_output(chunk.get_mut(..want).unwrap_or(&mut []));
             let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
             total = total.saturating_add(copied);
-            if n != 0 && copied == n && !to.is_empty() {
+            if n != 0 && copied == n && !to.is_empty() && !signal_pending() {
                 continue;
             }
             if total != 0 || want == 0 {
@@ -147,6 +148,9 @@ impl<B: Backend> DeviceFile<B> {
         loop {
             let room = self.input_room();
             let want = chunk.len().min(room).min(from.len());
+            if total != 0 && signal_pending() {
+                return Ok(total);
+            }
             if want == 0 {
                 if total != 0 || from.is_empty() {
                     return Ok(total);
