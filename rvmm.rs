@@ -10,7 +10,7 @@ use kernel::error::Error;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
-use kernel::sync::{Arc, SetOnce};
+use kernel::sync::Arc;
 
 pub(crate) mod arch;
 pub(crate) mod chipset;
@@ -22,6 +22,8 @@ pub(crate) mod vcpu;
 pub(crate) mod virtio;
 pub(crate) mod vmx;
 
+use host::rcu::{Filled, ModuleCell};
+use kvm::observe::{self, Observed};
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
 use vcpu::disk::COUNTERS;
@@ -75,7 +77,7 @@ enum Machine {
     Vmx(Arc<Vmx>),
 }
 
-static MACHINE: SetOnce<Arc<Machine>> = SetOnce::new();
+static MACHINE: ModuleCell<Machine> = ModuleCell::new();
 
 /// The module: the device node, and counters for whoever looks into debugfs. Unloading waits for
 /// nothing, since open files hold the module.
@@ -90,6 +92,9 @@ struct Rvmm {
     counters: debugfs::File<()>,
     #[pin]
     exits: debugfs::File<()>,
+    // Dropped last: the node and the files lead to them.
+    _observed: Filled<Observed>,
+    _machine: Filled<Machine>,
 }
 
 fn explain(why: Unsupported) -> Error {
@@ -124,16 +129,13 @@ fn probe() -> Result<Machine> {
 
 impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let ready = probe().and_then(|machine| {
-            MACHINE.populate(Arc::new(machine, GFP_KERNEL)?);
-            kvm::observe::init()
-        });
         try_pin_init!(Self {
-            _: { ready? },
+            _machine: MACHINE.fill(Arc::new(probe()?, GFP_KERNEL)?),
+            _observed: observe::init()?,
             folder: debugfs::Dir::new(c"rvmm"),
             disks <- folder.read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
-            counters <- folder.read_callback_file(c"counters", (), &|(), f| kvm::observe::show_counters(f)),
-            exits <- folder.read_callback_file(c"exits", (), &|(), f| kvm::observe::show_exits(f)),
+            counters <- folder.read_callback_file(c"counters", (), &|(), f| observe::show_counters(f)),
+            exits <- folder.read_callback_file(c"exits", (), &|(), f| observe::show_exits(f)),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }
@@ -148,7 +150,7 @@ impl MiscDevice for Node {
     type Ptr = Arc<Machine>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Machine>> {
-        MACHINE.as_ref().cloned().ok_or(ENODEV)
+        MACHINE.get().ok_or(ENODEV)
     }
 
     fn ioctl(

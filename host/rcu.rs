@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A value that is replaced as a whole while readers go on with the old one.
+//! A value that is replaced as a whole while readers go on with the old one, and one that lives as long as
+//! the module is loaded.
 
 use super::cpu::PinnedCpu;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::prelude::*;
-use kernel::sync::rcu;
+use kernel::sync::{rcu, Arc};
 
 /// Owns a `T` that [`RcuBox::read`] sees whole, before or after a replacement.
 pub(crate) struct RcuBox<T> {
@@ -61,5 +62,58 @@ impl<T> Drop for RcuBox<T> {
     fn drop(&mut self) {
         // SAFETY: Nobody else can reach the value any more: `self` is borrowed mutably.
         drop(unsafe { KBox::from_raw(*self.ptr.get_mut()) });
+    }
+}
+
+/// A static's value for as long as the module is loaded. Nothing drops a static when a module is unloaded, so
+/// what would be lost has an owner: the [`Filled`].
+///
+/// # Invariants
+/// `ptr` is null, or the pointer of an `Arc<T>` that a [`Filled`] owns.
+pub(crate) struct ModuleCell<T> {
+    ptr: AtomicPtr<T>,
+}
+
+// SAFETY: Readers get an `Arc<T>` of their own.
+unsafe impl<T: Send + Sync> Sync for ModuleCell<T> {}
+
+impl<T: Send + Sync> ModuleCell<T> {
+    /// An empty cell.
+    pub(crate) const fn new() -> ModuleCell<T> {
+        ModuleCell { ptr: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    /// Returns the value.
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        let _guard = rcu::read_lock();
+        let ptr = self.ptr.load(Ordering::Acquire);
+        if ptr.is_null() {
+            return None;
+        }
+        // SAFETY: By the invariant; the owner gives its reference up only after a grace period, which the read
+        // lock holds off, and this one does not give it up at all.
+        let owned = core::mem::ManuallyDrop::new(unsafe { Arc::from_raw(ptr.cast_const()) });
+        Some(Arc::clone(&owned))
+    }
+
+    /// Puts `value` in until the answer is dropped. The cell is empty.
+    pub(crate) fn fill(&'static self, value: Arc<T>) -> Filled<T> {
+        // INVARIANT: The answer owns it.
+        self.ptr.store(Arc::into_raw(value).cast_mut(), Ordering::Release);
+        Filled(self)
+    }
+}
+
+/// Owns the value of a [`ModuleCell`].
+pub(crate) struct Filled<T: Send + Sync + 'static>(&'static ModuleCell<T>);
+
+impl<T: Send + Sync> Drop for Filled<T> {
+    fn drop(&mut self) {
+        let old = self.0.ptr.swap(core::ptr::null_mut(), Ordering::AcqRel);
+        rcu::synchronize_rcu();
+        if !old.is_null() {
+            // SAFETY: By the invariant it is ours to drop, and no reader is at it any more.
+            drop(unsafe { Arc::from_raw(old.cast_const()) });
+        }
     }
 }

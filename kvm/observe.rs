@@ -3,12 +3,13 @@
 //! The vCPUs of this machine for whoever looks into debugfs: their counters, and their last exits.
 
 use super::stats::COUNTERS;
+use crate::host::rcu::{Filled, ModuleCell};
 use crate::vcpu::record::Class;
 use crate::vcpu::shared::VcpuShared;
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex, SetOnce};
+use kernel::sync::{Arc, Mutex};
 
 /// The vCPUs that there are.
 #[pin_data]
@@ -17,15 +18,15 @@ pub(crate) struct Observed {
     vcpus: Mutex<KVec<Option<Arc<VcpuShared>>>>,
 }
 
-static OBSERVED: SetOnce<Arc<Observed>> = SetOnce::new();
+static OBSERVED: ModuleCell<Observed> = ModuleCell::new();
 
-/// Prepares the list; when the module is loaded.
+/// Makes the list, which lasts as long as the answer; when the module is loaded.
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(crate) fn init() -> Result {
-    OBSERVED.populate(Arc::pin_init(pin_init!(Observed { vcpus <- new_mutex!(KVec::new()) }), GFP_KERNEL)?);
-    Ok(())
+pub(crate) fn init() -> Result<Filled<Observed>> {
+    let observed = Arc::pin_init(pin_init!(Observed { vcpus <- new_mutex!(KVec::new()) }), GFP_KERNEL)?;
+    Ok(OBSERVED.fill(observed))
 }
 
 /// Lists a vCPU until the answer is dropped.
@@ -33,7 +34,7 @@ pub(crate) fn init() -> Result {
 /// # Errors
 /// `ENOMEM`.
 pub(super) fn list(vcpu: Arc<VcpuShared>) -> Result<Listed> {
-    if let Some(observed) = OBSERVED.as_ref() {
+    if let Some(observed) = OBSERVED.get() {
         let mut places = observed.vcpus.lock();
         if !places.iter().any(Option::is_none) {
             *places = grown(&places)?;
@@ -60,7 +61,7 @@ pub(super) struct Listed(Arc<VcpuShared>);
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let Some(observed) = OBSERVED.as_ref() else { return };
+        let Some(observed) = OBSERVED.get() else { return };
         let mut places = observed.vcpus.lock();
         let is_it =
             |p: &&mut Option<Arc<VcpuShared>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.0));
@@ -77,7 +78,7 @@ fn text(name: &[u8]) -> &str {
 /// Writes the counters down: a line for each counter of each vCPU, and one for each histogram, with the
 /// buckets that are not empty as "less than ticks: exits".
 pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    let Some(observed) = OBSERVED.as_ref() else { return Ok(()) };
+    let Some(observed) = OBSERVED.get() else { return Ok(()) };
     for v in observed.vcpus.lock().iter().flatten() {
         for (name, at) in COUNTERS {
             writeln!(f, "{}/{} {} {}", v.pid, v.id, text(name), at(v).load(Relaxed))?;
@@ -99,7 +100,7 @@ pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::
 
 /// Writes the last exits down, a line each, oldest first: vCPU, RIP, and what the processor reported.
 pub(crate) fn show_exits(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    let Some(observed) = OBSERVED.as_ref() else { return Ok(()) };
+    let Some(observed) = OBSERVED.get() else { return Ok(()) };
     for v in observed.vcpus.lock().iter().flatten() {
         for (rip, raw) in v.recorder.iter() {
             writeln!(f, "{}/{} {:#x} {:#x} {:#x} {:#x}", v.pid, v.id, rip, raw.reason, raw.info1, raw.info2)?;
