@@ -52,6 +52,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
     pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
 
+    pub(super) fn rvmm_log_may_write() -> bool;
+
     pub(super) fn rvmm_now_ns() -> u64;
     pub(super) fn rvmm_wall_ns() -> u64;
 

@@ -20,7 +20,8 @@
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
 //! | [`file`] | anonymous files with ioctls |
-//! | [`rcu`] | a value replaced under its readers |
+//! | [`rcu`] | a value replaced under its readers; one that lives as long as the module |
+//! | [`log`] | how often a caller may make the module write into the log |
 
 pub(crate) mod blkio;
 pub(crate) mod cpu;
@@ -30,6 +31,7 @@ mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
+pub(crate) mod log;
 pub(crate) mod msr;
 pub(crate) mod mutex;
 pub(crate) mod netio;

@@ -17,6 +17,7 @@
 #include <linux/net.h>
 #include <linux/pgtable.h>
 #include <linux/poll.h>
+#include <linux/ratelimit.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/sched/stat.h>
@@ -435,6 +436,13 @@ end:
 	__uaccess_end();
 	pagefault_enable();
 	return same;
+}
+
+bool rvmm_log_may_write(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
 }
 
 u64 rvmm_now_ns(void)

@@ -65,6 +65,9 @@ bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count);
 /* The same of five words. */
 bool rvmm_user_unchanged5(const struct rvmm_word *words);
 
+/* log.rs */
+bool rvmm_log_may_write(void);
+
 /* timer.rs */
 u64 rvmm_now_ns(void);
 u64 rvmm_wall_ns(void);

@@ -4,6 +4,7 @@
 
 use super::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
 use super::user;
+use crate::host::log;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::shared::VcpuShared;
 use kernel::prelude::*;
@@ -25,5 +26,12 @@ pub(super) fn exits<B: Backend>(shared: &VcpuShared, arg: u64) -> Result<i64> {
 
 /// Says in the kernel's log that a bug of ours ended a guest.
 pub(super) fn report(shared: &VcpuShared, bug: crate::vcpu::outcome::VmBug) {
-    kernel::pr_warn_once!("vcpu {}: stopped for a bug of the module: {:x?}\n", shared.id, bug);
+    if log::may_write() {
+        pr_warn!(
+            "vcpu {} of process {}: stopped for a bug of the module: {:x?}\n",
+            shared.id,
+            shared.pid,
+            bug
+        );
+    }
 }

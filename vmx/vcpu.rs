@@ -17,6 +17,7 @@ use super::Vmx;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::host::log;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
@@ -263,6 +264,9 @@ impl VmxVcpu {
 
     /// Says in the log why the processor did not enter.
     fn explain(&self) {
+        if !log::may_write() {
+            return;
+        }
         let r = self.report;
         if r.reason == exit::VM_FAIL {
             let why = exit::fail_reason(r.qualification);
