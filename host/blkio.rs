@@ -13,7 +13,7 @@
 //! ```
 
 use super::ffi;
-use super::file::{FileRef, WaitQueue};
+use super::file::{is_being_killed, FileRef, HostFile, Loan, WaitQueue};
 use super::guest_ram;
 use super::page::Pages;
 use super::pieces::{outcome, Pieces, Transfer};
@@ -23,7 +23,7 @@ use crate::virtio::segment::Cut;
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::sync::{Arc, SpinLockIrq};
+use kernel::sync::SpinLockIrq;
 
 // What a transfer is; the same values as in shim.h.
 const IO_WRITE: u32 = 1;
@@ -48,22 +48,33 @@ pub(crate) struct Properties {
 }
 
 /// A reference to an open regular file or block device. All calls give the position themselves.
-pub(crate) struct BackingFile(FileRef);
+pub(crate) struct BackingFile {
+    file: FileRef,
+    is_prompt: bool,
+}
+
+// SAFETY: All calls give the position themselves; the file system has the locks.
+unsafe impl HostFile for BackingFile {
+    fn of(file: FileRef) -> Result<BackingFile> {
+        // SAFETY: The file is referenced.
+        let is_prompt = unsafe { ffi::rvmm_file_is_prompt(file.as_ptr()) };
+        Ok(BackingFile { file, is_prompt })
+    }
+}
 
 impl BackingFile {
-    /// Takes a reference to the file behind `fd` of the calling process.
+    /// Checks that it was opened for reading and, with `write`, for writing.
     ///
     /// # Errors
-    /// `EBADF` for no such fd, or one that was not opened for what is wanted.
-    pub(crate) fn get(fd: i32, write: bool) -> Result<BackingFile> {
-        let file = BackingFile(FileRef::get(fd)?);
+    /// `EBADF` if not.
+    pub(crate) fn check_mode(&self, write: bool) -> Result {
         // SAFETY: The file is referenced.
         let may = unsafe {
-            ffi::rvmm_file_may(file.0.as_ptr(), false)
-                && (!write || ffi::rvmm_file_may(file.0.as_ptr(), true))
+            ffi::rvmm_file_may(self.file.as_ptr(), false)
+                && (!write || ffi::rvmm_file_may(self.file.as_ptr(), true))
         };
         if may {
-            Ok(file)
+            Ok(())
         } else {
             Err(EBADF)
         }
@@ -77,15 +88,9 @@ impl BackingFile {
         let mut p = Properties { bytes: 0, block_shift: 9, discard: false };
         // SAFETY: The file is referenced, the out pointers are valid.
         kernel::error::to_result(unsafe {
-            ffi::rvmm_file_size(self.0.as_ptr(), &mut p.bytes, &mut p.block_shift, &mut p.discard)
+            ffi::rvmm_file_size(self.file.as_ptr(), &mut p.bytes, &mut p.block_shift, &mut p.discard)
         })?;
         Ok(p)
-    }
-
-    /// Returns whether [`Transfers::start`] can be told not to wait.
-    pub(crate) fn is_prompt(&self) -> bool {
-        // SAFETY: The file is referenced.
-        unsafe { ffi::rvmm_file_is_prompt(self.0.as_ptr()) }
     }
 
     /// Transfers between the file and kernel memory; sleeps. Returns the bytes transferred, fewer than
@@ -94,11 +99,12 @@ impl BackingFile {
         let call = |buf: &mut [u8], how| {
             let (ptr, len) = (buf.as_mut_ptr().cast(), buf.len() as u64);
             // SAFETY: The file is referenced, and `buf` is valid for `len` bytes.
-            outcome(unsafe { ffi::rvmm_file_copy(self.0.as_ptr(), ptr, len, at.pos, how) })
+            outcome(unsafe { ffi::rvmm_file_copy(self.file.as_ptr(), ptr, len, at.pos, how) })
         };
         let mut done = call(buf, at.how());
         // SAFETY: The file is referenced.
-        if matches!(&done, Err(e) if *e == EINVAL) && unsafe { ffi::rvmm_file_is_regular(self.0.as_ptr()) } {
+        if matches!(&done, Err(e) if *e == EINVAL) && unsafe { ffi::rvmm_file_is_regular(self.file.as_ptr()) }
+        {
             // The file system wants larger blocks than 512 bytes for direct I/O. Not so on a block
             // device, whose block size the guest knows: there, stale pages in the cache could come back.
             done = call(buf, at.how() | IO_BUFFERED);
@@ -112,7 +118,7 @@ impl BackingFile {
     /// Those of the file.
     pub(crate) fn sync(&self) -> Result {
         // SAFETY: The file is referenced.
-        kernel::error::to_result(unsafe { bindings::vfs_fsync(self.0.as_ptr(), 1) })
+        kernel::error::to_result(unsafe { bindings::vfs_fsync(self.file.as_ptr(), 1) })
     }
 
     /// Deallocates or zeroes a range; sleeps.
@@ -123,7 +129,7 @@ impl BackingFile {
         let mode = FALLOC_FL_KEEP_SIZE | if deallocate { FALLOC_FL_PUNCH_HOLE } else { FALLOC_FL_ZERO_RANGE };
         let (pos, len) = (i64::try_from(pos)?, i64::try_from(len)?);
         // SAFETY: The file is referenced.
-        kernel::error::to_result(unsafe { bindings::vfs_fallocate(self.0.as_ptr(), mode, pos, len) })
+        kernel::error::to_result(unsafe { bindings::vfs_fallocate(self.file.as_ptr(), mode, pos, len) })
     }
 }
 
@@ -137,7 +143,7 @@ pub(crate) struct Place {
     /// A write is on stable storage when it ends.
     pub(crate) durable: bool,
     /// What would have to wait ends at once, with an error or with only a part done. For files that
-    /// [are prompt](BackingFile::is_prompt).
+    /// [can be told so](Transfers::is_prompt).
     pub(crate) prompt: bool,
 }
 
@@ -232,7 +238,7 @@ impl<W: Waker> Lane<W> {
             ffi::rvmm_file_start(
                 place.cast(),
                 ended::<W>,
-                file.0.as_ptr(),
+                file.file.as_ptr(),
                 pieces.as_ptr(),
                 pieces.count(),
                 pieces.bytes(),
@@ -282,9 +288,9 @@ pub(crate) enum Started<T> {
 
 /// Transfers of a file that are under way, each for an item.
 ///
-/// Whoever drops this waits for all that are under way, and drops their items.
+/// Whoever takes the file back waits for all that are under way, and drops their items.
 pub(crate) struct Transfers<T, W: Waker> {
-    file: Arc<BackingFile>,
+    file: Loan<BackingFile>,
     lane: Pin<KBox<Lane<W>>>,
     items: InFlight<T>,
     pieces: Pieces,
@@ -296,14 +302,41 @@ impl<T, W: Waker> Transfers<T, W> {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(file: Arc<BackingFile>, room: u16, waker: W) -> Result<Transfers<T, W>> {
+    pub(crate) fn new(room: u16, waker: W) -> Result<Transfers<T, W>> {
         Ok(Transfers {
-            file,
+            file: Loan::empty(),
             lane: KBox::pin_init(Lane::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
             items: InFlight::new(room)?,
             pieces: Pieces::new()?,
             page: Pages::new(0)?,
         })
+    }
+
+    /// Lends the file to transfer from and to, until it is taken back.
+    pub(crate) fn lend(&mut self, file: BackingFile) {
+        self.file.fill(file);
+    }
+
+    /// Takes the file back. Waits for the transfers that are under way; not even a signal that kills ends that.
+    pub(crate) fn take_back(&mut self) -> Option<BackingFile> {
+        while self.wait() {
+            drop(self.ended());
+        }
+        self.file.take()
+    }
+
+    /// Returns the file.
+    ///
+    /// # Errors
+    /// `EBADF` where none is lent.
+    pub(crate) fn file(&self) -> Result<&BackingFile> {
+        self.file.get().ok_or(EBADF)
+    }
+
+    /// Returns whether there is a file, and [`Transfers::start`] can be told not to wait.
+    #[inline]
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.file.get().is_some_and(|file| file.is_prompt)
     }
 
     /// Sets the memory of the next transfer: pieces of the calling process's memory, in order. Returns
@@ -317,11 +350,12 @@ impl<T, W: Waker> Transfers<T, W> {
     /// take it. `EINVAL` as its end means that the file wants another alignment: see
     /// [`Transfers::copy`].
     pub(crate) fn start(&mut self, item: T, at: Place) -> Started<T> {
+        let Some(file) = self.file.get() else { return Started::Ended(item, Err(EBADF)) };
         let Some(slot) = self.items.reserve() else { return Started::Ended(item, Err(EBUSY)) };
         // SAFETY: A slot that `reserve()` gave is in use until it is given back: below, when it is not under
         // way, or after its end was seen. The lane is pinned, and neither it nor the file goes before all have
-        // ended: `drop()` waits for that, and without it they do not go at all.
-        match unsafe { self.lane.start(slot, &self.file, self.pieces.all(), at) } {
+        // ended: `take_back()` and `drop()` wait for that, and without them they do not go at all.
+        match unsafe { self.lane.start(slot, file, self.pieces.all(), at) } {
             None => {
                 // Its end is looked for by this thread only, later.
                 self.items.fill(slot, item);
@@ -371,7 +405,7 @@ impl<T, W: Waker> Transfers<T, W> {
     /// kernel's: for pieces of any alignment. Sleeps. Returns the bytes transferred.
     ///
     /// # Errors
-    /// Those of the file, and `EFAULT`.
+    /// Those of the file, and `EFAULT`; `EINTR` for a thread that is being killed.
     pub(crate) fn copy(
         &mut self,
         pieces: impl Iterator<Item = (Hva, u64)>,
@@ -381,13 +415,16 @@ impl<T, W: Waker> Transfers<T, W> {
         let mut pieces = Cut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
+            if is_being_killed() {
+                return Err(EINTR);
+            }
             let n = bytes.saturating_sub(done).min(self.page.len() as u64);
             let here = Place { pos: at.pos.saturating_add(done), ..at };
             let buf = self.page.bytes_mut().get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
             if at.write {
                 each_part(buf, &mut pieces, guest_ram::copy_in_sleeping)?;
             }
-            if self.file.copy(buf, here)? != buf.len() {
+            if self.file.get().ok_or(EBADF)?.copy(buf, here)? != buf.len() {
                 break;
             }
             if !at.write {
@@ -417,8 +454,6 @@ fn each_part(
 
 impl<T, W: Waker> Drop for Transfers<T, W> {
     fn drop(&mut self) {
-        while self.wait() {
-            drop(self.ended());
-        }
+        drop(self.take_back());
     }
 }

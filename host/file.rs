@@ -73,12 +73,12 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
 }
 
 /// A reference to an open file of whatever kind.
-pub(super) struct FileRef(NonNull<bindings::file>);
-
-// SAFETY: A `struct file` is reference counted and usable from any thread.
-unsafe impl Send for FileRef {}
-// SAFETY: As above.
-unsafe impl Sync for FileRef {}
+///
+/// A file may hold any other: the queue of a UNIX socket does, and what a file system or a block device is made
+/// of may. One that an fd of ours held could hold that fd, and then nobody could ever free either. So a file is
+/// held by a system call only, which ends at the latest when its thread is killed. The type says so: it goes
+/// to no other thread, and nothing that threads share can have it, but for a [`Loan`].
+pub(crate) struct FileRef(NonNull<bindings::file>);
 
 impl FileRef {
     /// Takes a reference to the file behind `fd` of the calling process.
@@ -101,6 +101,85 @@ impl Drop for FileRef {
     fn drop(&mut self) {
         // SAFETY: The reference is ours and given up here.
         unsafe { bindings::fput(self.0.as_ptr()) }
+    }
+}
+
+/// A kind of file that devices work with.
+///
+/// # Safety
+/// What the type does with the file may be done by any thread, and by several at once.
+pub(crate) unsafe trait HostFile: Sized {
+    /// Makes one of an open file.
+    ///
+    /// # Errors
+    /// `EINVAL` for a file of another kind.
+    fn of(file: FileRef) -> Result<Self>;
+}
+
+/// A file that a device works with but does not hold: the process's number for it, and what tells it from
+/// another one that gets the number later.
+pub(crate) struct Known<T> {
+    fd: i32,
+    device: u32,
+    inode: u64,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: HostFile> Known<T> {
+    /// Looks at the file behind `fd` of the calling process.
+    ///
+    /// # Errors
+    /// `EBADF` for no such fd, and those of [`HostFile::of`].
+    pub(crate) fn look_up(fd: i32) -> Result<(Known<T>, T)> {
+        let file = FileRef::get(fd)?;
+        let (mut device, mut inode) = (0, 0);
+        // SAFETY: The file is referenced, the out pointers are valid.
+        unsafe { ffi::rvmm_file_identity(file.as_ptr(), &mut device, &mut inode) };
+        Ok((Known { fd, device, inode, kind: PhantomData }, T::of(file)?))
+    }
+
+    /// Takes a reference to the file, of which the calling process still has the fd.
+    ///
+    /// # Errors
+    /// `EBADF` where the fd is closed, or another file's by now.
+    pub(crate) fn get(&self) -> Result<T> {
+        let (found, file) = Known::look_up(self.fd)?;
+        if (found.device, found.inode) == (self.device, self.inode) {
+            Ok(file)
+        } else {
+            Err(EBADF)
+        }
+    }
+}
+
+/// The place of a file in what threads share. It is empty but while a thread is lent to the device in a system
+/// call: that thread fills it, and does not go before it has emptied it.
+pub(crate) struct Loan<T>(Option<T>);
+
+// SAFETY: A `struct file` is reference counted, and so is usable from any thread as the trait says.
+unsafe impl<T: HostFile> Send for Loan<T> {}
+
+impl<T: HostFile> Loan<T> {
+    /// An empty place.
+    pub(crate) const fn empty() -> Loan<T> {
+        Loan(None)
+    }
+
+    /// Puts a file in.
+    pub(crate) fn fill(&mut self, file: T) {
+        self.0 = Some(file);
+    }
+
+    /// Takes the file out.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.0.take()
+    }
+
+    /// Returns the file.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.as_ref()
     }
 }
 

@@ -10,7 +10,7 @@
 
 use super::eventfd::OnEvent;
 use super::ffi;
-use super::file::FileRef;
+use super::file::{FileRef, HostFile};
 use super::pieces::{outcome, Transfer};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
@@ -27,21 +27,15 @@ struct Socket {
     socket: NonNull<c_void>,
 }
 
-// SAFETY: The file may go to any thread, and the socket's calls have locks of their own.
-unsafe impl Send for Socket {}
-// SAFETY: As above.
-unsafe impl Sync for Socket {}
-
 /// Finds the socket of a referenced file; an error number where it has none.
 type FindSocket = unsafe extern "C" fn(*mut bindings::file, *mut *mut c_void) -> c_int;
 
 impl Socket {
-    /// Takes a reference to the file behind `fd` of the calling process.
+    /// Finds the socket of a file.
     ///
     /// # Errors
-    /// `EBADF` for no such fd, `EINVAL` for one in which `find` finds no socket.
-    fn get(fd: i32, find: FindSocket) -> Result<Socket> {
-        let file = FileRef::get(fd)?;
+    /// `EINVAL` for a file in which `find` finds none.
+    fn of(file: FileRef, find: FindSocket) -> Result<Socket> {
         let mut socket = core::ptr::null_mut();
         // SAFETY: The file is referenced, the out pointer is valid.
         kernel::error::to_result(unsafe { find(file.as_ptr(), &mut socket) })?;
@@ -57,15 +51,14 @@ impl Socket {
 /// A tap device.
 pub(crate) struct Tap(Socket);
 
-impl Tap {
-    /// Takes a reference to the tap behind `fd` of the calling process.
-    ///
-    /// # Errors
-    /// `EBADF` for no such fd, `EINVAL` for one that is no tap.
-    pub(crate) fn get(fd: i32) -> Result<Tap> {
-        Socket::get(fd, ffi::rvmm_tap_socket).map(Tap)
+// SAFETY: The tap has locks of its own.
+unsafe impl HostFile for Tap {
+    fn of(file: FileRef) -> Result<Tap> {
+        Socket::of(file, ffi::rvmm_tap_socket).map(Tap)
     }
+}
 
+impl Tap {
     /// Sets what packets from the tap may leave to their receiver: bits of TUNSETOFFLOAD. Sleeps.
     ///
     /// # Errors
@@ -169,15 +162,14 @@ impl Drop for Batch {
 /// A stream socket.
 pub(crate) struct Stream(Socket);
 
-impl Stream {
-    /// Takes a reference to the stream socket behind `fd` of the calling process.
-    ///
-    /// # Errors
-    /// `EBADF` for no such fd, `EINVAL` for one that is no stream socket.
-    pub(crate) fn get(fd: i32) -> Result<Stream> {
-        Socket::get(fd, ffi::rvmm_stream_socket).map(Stream)
+// SAFETY: The socket has locks of its own.
+unsafe impl HostFile for Stream {
+    fn of(file: FileRef) -> Result<Stream> {
+        Socket::of(file, ffi::rvmm_stream_socket).map(Stream)
     }
+}
 
+impl Stream {
     /// Sends bytes; sleeps until there is room for them or a signal comes. Returns how many were sent.
     ///
     /// # Errors

@@ -90,7 +90,6 @@ struct file;
 void rvmm_file_identity(struct file *file, u32 *device, u64 *inode);
 
 /* blkio.rs */
-struct file;
 struct iovec;
 struct kiocb;
 int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard);

@@ -10,7 +10,7 @@ use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcConfig};
 use crate::chipset::uart::Uart;
 use crate::host::blkio::BackingFile;
-use crate::host::file::{AnonFile, WaitQueue};
+use crate::host::file::{AnonFile, Known, WaitQueue};
 use crate::host::netio::{Stream, Tap};
 use crate::host::timer;
 use crate::vcpu::backend::Backend;
@@ -198,7 +198,8 @@ impl<B: Backend> DeviceFile<B> {
     fn create_disk(&self, c: abi::VirtioBlkConfig) -> Result<i64> {
         let read_only = c.flags & abi::BLK_READ_ONLY != 0;
         check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
-        let file = BackingFile::get(c.fd, !read_only)?;
+        let (known, file) = Known::<BackingFile>::look_up(c.fd)?;
+        file.check_mode(!read_only)?;
         let p = file.properties()?;
         check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
         let geometry = Geometry {
@@ -219,7 +220,7 @@ impl<B: Backend> DeviceFile<B> {
         let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
             .offer_packed(c.flags & abi::BLK_PACKED != 0);
         let depth = blk.depth();
-        let disk = |workers: &[_]| Disk::new(file, workers, depth).map(Backing::Disk);
+        let disk = |workers: &[_]| Disk::new(known, workers, depth).map(Backing::Disk);
         self.create_served(c.slot, Model::Blk(blk), disk, Served::Queues)
     }
 
@@ -237,11 +238,11 @@ impl<B: Backend> DeviceFile<B> {
         })?;
         let fds = c.fds.get(..usize::from(c.pairs)).unwrap_or(&[]);
         let way = match fds {
-            [fd] if is_stream => Way::Stream(Stream::get(*fd)?),
+            [fd] if is_stream => Way::Stream(Known::<Stream>::look_up(*fd)?.0),
             fds => {
                 let mut taps = KVec::with_capacity(fds.len(), GFP_KERNEL_ACCOUNT)?;
                 for fd in fds {
-                    taps.push_within_capacity(Tap::get(*fd)?)?;
+                    taps.push_within_capacity(Known::<Tap>::look_up(*fd)?.0)?;
                 }
                 Way::Taps(taps)
             }

@@ -24,22 +24,21 @@ use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::cpu::PinnedCpu;
-use crate::host::file::signal_pending;
+use crate::host::file::{signal_pending, Known};
+use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::mmu::mem::MemError;
 use crate::virtio::blk::{Blk, Next, Op, Request, Retry, Status};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::Arc;
 
 /// Where a disk's sectors are, and what is under way to and from them.
 pub(crate) struct Disk {
-    file: Arc<BackingFile>,
-    /// [`BackingFile::is_prompt`].
-    is_prompt: bool,
+    file: Known<BackingFile>,
     /// One for each queue.
-    lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
+    lanes: KVec<Pin<KBox<KillableMutex<Lane>>>>,
 }
 
 /// What serves a queue, held by the one that does it now.
@@ -94,7 +93,6 @@ type Done = (Request, (Status, u64));
 struct Side<'a, B: Backend> {
     vm: &'a Vm<B>,
     device: &'a PciDevice,
-    disk: &'a Disk,
     queue: u16,
 }
 
@@ -103,16 +101,14 @@ impl Disk {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(file: BackingFile, workers: &[Arc<Worker>], depth: u16) -> Result<Disk> {
-        let is_prompt = file.is_prompt();
-        let file = Arc::new(file, GFP_KERNEL_ACCOUNT)?;
+    pub(crate) fn new(file: Known<BackingFile>, workers: &[Arc<Worker>], depth: u16) -> Result<Disk> {
         let mut lanes = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for worker in workers {
-            let transfers = Transfers::new(file.clone(), depth, worker.clone())?;
-            let lane = kernel::new_mutex!(Lane { transfers, left: None });
+            let transfers = Transfers::new(depth, worker.clone())?;
+            let lane = new_killable_mutex!(Lane { transfers, left: None }, c"disk::Lane");
             lanes.push_within_capacity(KBox::pin_init(lane, GFP_KERNEL_ACCOUNT)?)?;
         }
-        Ok(Disk { file, is_prompt, lanes })
+        Ok(Disk { file, lanes })
     }
 
     /// Returns a queue with its lane and its worker. `None`: there is no such queue.
@@ -121,30 +117,34 @@ impl Disk {
         vm: &'a Vm<B>,
         device: &'a PciDevice,
         queue: u16,
-    ) -> Option<(Side<'a, B>, &'a Mutex<Lane>, &'a Worker)> {
+    ) -> Option<(Side<'a, B>, &'a KillableMutex<Lane>, &'a Worker)> {
         let lane = self.lanes.get(usize::from(queue))?;
-        Some((Side { vm, device, disk: self, queue }, lane, device.worker(queue)?))
+        Some((Side { vm, device, queue }, lane, device.worker(queue)?))
     }
 
-    /// Serves a queue until a signal arrives. Nothing is under way any more when this returns.
+    /// Serves a queue until a signal arrives. Nothing is under way any more when this returns, and the file is
+    /// not held any more.
     ///
     /// # Errors
-    /// `EINVAL` for a queue that is not there; `EBUSY` for one that another thread serves; `EINTR` on a signal;
-    /// `EFAULT` when guest memory is gone.
+    /// `EINVAL` for a queue that is not there; `EBUSY` for one that another thread serves; `EBADF` where the
+    /// file's fd is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) -> Result {
         let (side, lane, worker) = self.side(vm, device, queue).ok_or(EINVAL)?;
         worker.alone(|| {
+            let file = self.file.get()?;
+            lane.lock()?.transfers.lend(file);
             let end = loop {
-                let done = side.work(&mut lane.lock());
+                let done = lane.lock().and_then(|mut lane| side.work(&mut lane));
                 if let Err(e) = done.and_then(|taken| worker.wait(Some(taken))) {
                     break Err(e);
                 }
             };
-            let mut lane = lane.lock();
+            let mut lane = lane.lock_fully();
             while lane.transfers.wait() {
                 // The first error is the one to report.
                 let _ = side.give_back(&mut lane);
             }
+            drop(lane.transfers.take_back());
             // Whoever is the worker next has to look what this one left.
             worker.wake();
             end
@@ -157,7 +157,7 @@ impl Disk {
         let Some((side, lane, worker)) = self.side(vm, device, queue) else { return };
         let rest = match lane.try_lock() {
             // While a request is left to the worker, which is on its way, there is no place for another one.
-            Some(mut lane) if self.is_prompt && lane.left.is_none() => side.take_turn(&mut lane),
+            Some(mut lane) if lane.transfers.is_prompt() && lane.left.is_none() => side.take_turn(&mut lane),
             _ => Rest::Slow,
         };
         rest.leave_to(worker);
@@ -340,15 +340,15 @@ impl<B: Backend> Side<'_, B> {
             Op::Read { .. } | Op::Write { .. } => return self.transfer(lane, request, untold),
             Op::Flush => {
                 self.tell(untold);
-                self.disk.file.sync()
+                lane.transfers.file().and_then(BackingFile::sync)
             }
             Op::Discard { sector, count } => {
                 self.tell(untold);
-                self.clear(sector, count.into(), true)
+                clear(lane, sector, count.into(), true)
             }
             Op::WriteZeroes { sector, count, unmap } => {
                 self.tell(untold);
-                self.clear(sector, count.into(), unmap)
+                clear(lane, sector, count.into(), unmap)
             }
         };
         Some((request, (status_of(done.is_ok()), 0)))
@@ -383,7 +383,7 @@ impl<B: Backend> Side<'_, B> {
             Op::Write { .. } => 0,
             Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => return Err(request),
         };
-        if !self.disk.is_prompt {
+        if !lane.transfers.is_prompt() {
             return Err(request);
         }
         match self.start(lane, request, true) {
@@ -438,10 +438,6 @@ impl<B: Backend> Side<'_, B> {
         (status_of(whole), bytes)
     }
 
-    fn clear(&self, sector: u64, count: u64, deallocate: bool) -> Result {
-        self.disk.file.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
-    }
-
     /// Calls `f` with the device's lock held, and the guest's memory.
     fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>, &Near<'_>) -> R) -> Result<R> {
         let cpu = PinnedCpu::pin();
@@ -451,6 +447,10 @@ impl<B: Backend> Side<'_, B> {
             _ => Err(EINVAL),
         }
     }
+}
+
+fn clear(lane: &Lane, sector: u64, count: u64, deallocate: bool) -> Result {
+    lane.transfers.file()?.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
 }
 
 fn status_of(ok: bool) -> Status {

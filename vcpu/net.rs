@@ -18,13 +18,14 @@ use super::worker::{Rest, Worker};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::cpu::PinnedCpu;
+use crate::host::file::{Known, Loan};
+use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::netio::{Stream, Tap};
 use crate::host::pieces::Pieces;
 use crate::virtio::net::{Net, Packet, Sent, Taken};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
 use kernel::prelude::*;
-use kernel::sync::Mutex;
 
 /// Packets after which the driver is told at the latest.
 const BATCH: u32 = 32;
@@ -35,15 +36,15 @@ const TOGETHER: usize = 64;
 pub(crate) struct Card {
     way: Way,
     /// One for each queue.
-    lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
+    lanes: KVec<Pin<KBox<KillableMutex<Lane>>>>,
 }
 
 /// Ways to the network.
 pub(crate) enum Way {
     /// A queue of a tap for each pair of queues.
-    Taps(KVec<Tap>),
+    Taps(KVec<Known<Tap>>),
     /// Packets one after the other in a stream, for one pair of queues.
-    Stream(Stream),
+    Stream(Known<Stream>),
 }
 
 /// What serves a queue, held by the one that does it now.
@@ -54,6 +55,18 @@ pub(super) struct Lane {
     /// Packets given back that the driver was not told of.
     untold: u32,
     pub(super) gear: Gear,
+    /// Of a transmit queue that a thread is lent to.
+    tap: Loan<Tap>,
+}
+
+impl Lane {
+    /// Calls `f` with the tap. `None`: no thread is lent.
+    fn with_tap<R>(&mut self, f: impl FnOnce(&mut Lane, &Tap) -> R) -> Option<R> {
+        let tap = self.tap.take()?;
+        let done = f(self, &tap);
+        self.tap.fill(tap);
+        Some(done)
+    }
 }
 
 /// What a lane needs for where its packets go.
@@ -86,8 +99,15 @@ impl Card {
                 Way::Taps(_) => Gear::Out(Outbox::new()?),
                 Way::Stream(_) => Gear::Stream,
             };
-            let lane = Lane { packet: Packet::new()?, sent: Sent::new(TOGETHER)?, untold: 0, gear };
-            lanes.push_within_capacity(KBox::pin_init(kernel::new_mutex!(lane), GFP_KERNEL_ACCOUNT)?)?;
+            let lane = Lane {
+                packet: Packet::new()?,
+                sent: Sent::new(TOGETHER)?,
+                untold: 0,
+                gear,
+                tap: Loan::empty(),
+            };
+            let lane = new_killable_mutex!(lane, c"net::Lane");
+            lanes.push_within_capacity(KBox::pin_init(lane, GFP_KERNEL_ACCOUNT)?)?;
         }
         Ok(Card { way, lanes })
     }
@@ -95,32 +115,33 @@ impl Card {
     /// Serves a queue until a signal arrives.
     ///
     /// # Errors
-    /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EINTR` on a
-    /// signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is; `ENOTCONN` when the stream
+    /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EBADF` where the fd
+    /// of the tap or stream is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone; `EBADFD` when the tap is; `ENOTCONN` when the stream
     /// has ended.
     pub(crate) fn serve<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) -> Result {
         let worker = device.worker(queue).ok_or(EINVAL)?;
         let lane = self.lanes.get(usize::from(queue)).ok_or(EINVAL)?;
         let receives = queue & 1 == 0;
         worker.alone(|| match &self.way {
-            Way::Taps(_) if receives => {
-                let tap = self.tap(queue).ok_or(EINVAL)?;
-                nettap::receive(&mut Bench { vm, device, lane: &mut lane.lock() }, tap, worker, queue >> 1)
-            }
-            Way::Taps(_) => {
-                let tap = self.tap(queue).ok_or(EINVAL)?;
-                loop {
-                    // The lane is free again while this waits.
-                    let done =
-                        nettap::transmit(&mut Bench { vm, device, lane: &mut lane.lock() }, tap, queue)?;
-                    worker.wait(Some(done))?;
+            Way::Taps(taps) => {
+                let tap = taps.get(usize::from(queue >> 1)).ok_or(EINVAL)?.get()?;
+                if receives {
+                    let mut bench = Bench { vm, device, lane: &mut *lane.lock()? };
+                    return nettap::receive(&mut bench, &tap, worker, queue >> 1);
                 }
-            }
-            Way::Stream(stream) if receives => {
-                netstream::receive(&mut Bench { vm, device, lane: &mut lane.lock() }, stream, worker)
+                lane.lock()?.tap.fill(tap);
+                let end = transmit_to_tap(vm, device, lane, worker, queue);
+                drop(lane.lock_fully().tap.take());
+                end
             }
             Way::Stream(stream) => {
-                netstream::transmit(&mut Bench { vm, device, lane: &mut lane.lock() }, stream, worker)
+                let (stream, mut lane) = (stream.get()?, lane.lock()?);
+                let mut bench = Bench { vm, device, lane: &mut lane };
+                if receives {
+                    netstream::receive(&mut bench, &stream, worker)
+                } else {
+                    netstream::transmit(&mut bench, &stream, worker)
+                }
             }
         })
     }
@@ -130,21 +151,28 @@ impl Card {
     pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
         let Some(worker) = device.worker(queue) else { return };
         let lane = self.lanes.get(usize::from(queue)).and_then(|lane| lane.try_lock());
-        let rest = match (lane, self.tap(queue)) {
-            (Some(mut lane), Some(tap)) if queue & 1 == 1 => {
-                nettap::take_turn(&mut Bench { vm, device, lane: &mut lane }, tap, queue)
-            }
-            _ => Rest::Slow,
-        };
-        rest.leave_to(worker);
+        let rest = lane.filter(|_| queue & 1 == 1).and_then(|mut lane| {
+            lane.with_tap(|lane, tap| nettap::take_turn(&mut Bench { vm, device, lane }, tap, queue))
+        });
+        rest.unwrap_or(Rest::Slow).leave_to(worker);
     }
+}
 
-    /// Returns the tap's queue for a queue of the card.
-    fn tap(&self, queue: u16) -> Option<&Tap> {
-        match &self.way {
-            Way::Taps(taps) => taps.get(usize::from(queue >> 1)),
-            Way::Stream(_) => None,
-        }
+/// Sends what the guest transmits to the tap that is lent, until a signal arrives.
+fn transmit_to_tap<B: Backend>(
+    vm: &Vm<B>,
+    device: &PciDevice,
+    lane: &KillableMutex<Lane>,
+    worker: &Worker,
+    queue: u16,
+) -> Result {
+    loop {
+        // The lane is free again while this waits.
+        let done = lane
+            .lock()?
+            .with_tap(|lane, tap| nettap::transmit(&mut Bench { vm, device, lane }, tap, queue))
+            .ok_or(EBADF)??;
+        worker.wait(Some(done))?;
     }
 }
 
