@@ -53,6 +53,7 @@ GATES = [
     ("clippy of the tool", ["scripts/check-clippy", "userspace-tool"]),
     ("clippy of the host tests", ["scripts/check-clippy", "tests/host"]),
     ("clippy of the test of the ABI", ["scripts/check-clippy", "tests/abi"]),
+    ("clippy of the random callers", ["scripts/check-clippy", "tests/fuzz-ioctl"]),
     ("the scripts themselves", ["python3", "-m", "unittest", "discover", "-s", "scripts/tests"]),
     ("check-unsafe", ["scripts/check-unsafe"]),
     ("check-panics", ["scripts/check-panics"]),
