@@ -43,7 +43,7 @@ module:
 	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 endif
 
-tool: ## build the static programs build/rvmm-run and build/abi-tests
+tool: ## build the static programs build/rvmm-run, build/abi-tests and build/fuzz-ioctl
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
 

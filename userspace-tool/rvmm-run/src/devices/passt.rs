@@ -43,7 +43,7 @@ impl Passt {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // It ends by itself when the socket is closed, but the module may still hold that.
+        // It ends by itself when the socket is closed, but that comes later.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
