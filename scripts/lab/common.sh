@@ -5,7 +5,7 @@
 #
 # Folders under $RVMM_LAB (seen as /lab inside the root):
 #   root/     Debian trixie with the compilers and emulators
-#   kernel/   version, deb/, pkg/ (unpacked packages), src/ (kernel source)
+#   kernel/   version, newer, deb/, pkg/ (unpacked packages), src/ (kernel source)
 #   obj/      prepared object tree: make -C /lab/obj M=... CC=gcc-14 modules
 #   images/   initramfs archives, guest disks, snapshots of booted hosts
 #   crates/, cargo/, target/    crates and build products of cargo
