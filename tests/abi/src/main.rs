@@ -16,7 +16,9 @@ mod device;
 mod eventfd;
 mod gates;
 mod guest;
+mod hostile;
 mod irq;
+mod leaks;
 mod mce;
 mod node;
 mod regs;
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 12] = [
+    let groups: [&[Test]; 14] = [
         node::TESTS,
         vm::TESTS,
         regs::TESTS,
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
         mce::TESTS,
         eventfd::TESTS,
         device::TESTS,
+        leaks::TESTS,
+        hostile::TESTS,
     ];
     let chosen: Vec<&Test> = groups
         .into_iter()

@@ -27,6 +27,21 @@ pub fn ioctl_with<T>(fd: &impl AsRawFd, request: u64, arg: &mut T) -> Result<i32
     check(ret)
 }
 
+/// Maps `len` bytes of a file from its start, and returns what they are.
+pub fn mapping(fd: &impl AsRawFd, len: usize) -> Vec<u8> {
+    // SAFETY: A new mapping harms nobody.
+    let at =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    assert_ne!(at, libc::MAP_FAILED, "mmap");
+    let mut bytes = vec![0; len];
+    // SAFETY: The mapping has that many bytes; it goes here, and nobody knew of it.
+    unsafe {
+        ptr::copy_nonoverlapping(at.cast(), bytes.as_mut_ptr(), len);
+        libc::munmap(at, len);
+    }
+    bytes
+}
+
 fn check(ret: i32) -> Result<i32, i32> {
     match ret {
         -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
