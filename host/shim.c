@@ -30,6 +30,7 @@
 #include <asm/debugreg.h>
 #include <asm/desc.h>
 #include <asm/fpu/api.h>
+#include <asm/gsseg.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
 #include <asm/spec-ctrl.h>
