@@ -13,8 +13,8 @@ RUN     ?= login
 BUILD   := build
 
 .DEFAULT_GOAL := all
-.PHONY: help all lab lab-debian crates module tool run shell check test test-host test-guest \
-	test-system test-full clean bench
+.PHONY: help all lab lab-debian lab-debug crates module tool run shell check test test-host test-guest \
+	test-system test-full module-debug clean bench
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ lab: ## set up the lab: root, kernel, images (once; 5-20 min)
 lab-debian: ## also make the Debian guest image (for test-full and RUN=debian)
 	@$(LAB) debian
 
+lab-debug: ## also build the debug kernel (25 min more on two cores)
+	@$(LAB) debug
+
 crates: ## fetch the module's crates into third/
 	@$(LAB) build
 	@$(IN_ROOT) scripts/fetch-crates.sh
@@ -42,6 +45,10 @@ module:
 	@scripts/fetch-crates.sh
 	@$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 endif
+
+module-debug: crates ## build build/debug/rvmm.ko for the lab's debug kernel
+	@$(LAB) debug
+	@$(IN_ROOT) scripts/build-debug
 
 tool: ## build the static programs build/rvmm-run, build/abi-tests and build/fuzz-ioctl
 	@$(LAB) build

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""The emulated host: QEMU's TCG with SVM, the stock kernel, a busybox initramfs.
+"""The emulated host: QEMU's TCG with SVM, the stock or the debug kernel, a busybox initramfs.
 
 A host of a given shape (CPU model, number of CPUs, memory, kernel options) is
 booted once and its state is written to a file while it waits for a command;
@@ -29,14 +29,22 @@ IMAGES = os.path.join(LAB, "images")
 KERNEL = os.path.join(IMAGES, "vmlinuz")
 INITRD = os.path.join(IMAGES, "host.cpio")
 FILES = os.path.join(IMAGES, "files.img")
+DEBUG = os.path.join(LAB, "debug")
+# Kernel and initramfs by the name that run-host has for them, and how to get them.
+KERNELS = {
+    "stock": (KERNEL, INITRD, "run 'make lab' first"),
+    "debug": (os.path.join(DEBUG, "vmlinuz"), os.path.join(DEBUG, "host.cpio"), "run 'make lab-debug' first"),
+}
 READY = b"rvmm-host: ready"
-BOOT_SECONDS = 240
+BOOT_SECONDS = {"stock": 240, "debug": 1200}
 # How long a state is kept that nobody uses any more.
 KEEP_SECONDS = 3600
 APPEND = (
     "console=ttyS0 quiet mitigations=off nokaslr audit=0 tsc=reliable no_timer_check "
     "raid=noautodetect cryptomgr.notests random.trust_cpu=on panic=-1"
 )
+# The debug kernel reports all that it finds, and has two NUMA nodes.
+APPEND_DEBUG = "kasan_multi_shot numa=fake=2"
 DISK_SLOTS = 4
 
 
@@ -55,22 +63,23 @@ class Shape:
     one thread runs all CPUs, and nothing can be undone.
     """
 
-    def __init__(self, cpu="max", smp=None, memory="4G", icount=False, append=""):
+    def __init__(self, cpu="max", smp=None, memory="4G", icount=False, append="", kernel="stock"):
         self.cpu, self.smp, self.memory = cpu, smp or 1 if icount else (smp or 2) + 1, memory
-        self.icount, self.append = icount, append
+        self.icount, self.append, self.kernel = icount, append, kernel
 
     def args(self):
         accel = "tcg,thread=single" if self.icount else "tcg"
         args = ["-M", "pc", "-accel", accel, "-cpu", self.cpu, "-smp", str(self.smp), "-m", self.memory]
         if self.icount:
             args += ["-icount", "shift=0,sleep=off"]
-        spare = "" if self.icount else "rvmm.spare_cpu0 "
-        append = f"{APPEND} {spare}{self.append}".strip()
-        return args + ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
+        words = [APPEND, APPEND_DEBUG if self.kernel == "debug" else "", "" if self.icount else "rvmm.spare_cpu0", self.append]
+        kernel, initrd, _ = KERNELS[self.kernel]
+        return args + ["-kernel", kernel, "-initrd", initrd, "-append", " ".join(filter(None, words))]
 
     def name(self):
         """A readable file name, the same for every version of the inputs."""
-        parts = [self.cpu, f"smp{self.smp}", self.memory, self.append]
+        kernel = "" if self.kernel == "stock" else self.kernel
+        parts = [kernel, self.cpu, f"smp{self.smp}", self.memory, self.append]
         text = "_".join(p for p in parts + (["icount"] if self.icount else []) if p)
         return "".join(c if c.isalnum() or c in "-_=." else "_" for c in text)[:80]
 
@@ -78,7 +87,7 @@ class Shape:
         h = hashlib.sha256()
         version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, check=True)
         h.update(version.stdout + repr(self.args() + device_args([])).encode())
-        for path in (KERNEL, INITRD):
+        for path in KERNELS[self.kernel][:2]:
             with open(path, "rb") as f:
                 h.update(f.read())
         return h.hexdigest()[:16]
@@ -186,7 +195,7 @@ def make_state(shape, path):
     """Boots a host of this shape until it is ready and writes its state to `path`."""
     machine = Machine(shape)
     try:
-        await_ready(machine, BOOT_SECONDS)
+        await_ready(machine, BOOT_SECONDS[shape.kernel])
         machine.command("migrate", uri=f"file:{path}")
         while True:
             status = machine.command("query-migrate")
@@ -251,6 +260,7 @@ def stored_state(shape, note, make):
 
 def state_for(shape, note=lambda text: None):
     """Returns the state file for this shape, booting a host when there is none."""
-    if not os.path.exists(INITRD):
-        raise HostError("the lab has no images yet; run 'make lab' first")
+    _, initrd, hint = KERNELS[shape.kernel]
+    if not os.path.exists(initrd):
+        raise HostError(f"the lab has no images yet; {hint}")
     return stored_state(shape, note, lambda path: make_state(shape, path))

@@ -17,6 +17,8 @@ TROUBLE = re.compile(
     r"BUG:|kernel BUG at|\bBUG\b.*\bat\b|WARNING:|\bOops\b|Kernel panic|Call Trace:"
     r"|general protection fault|unable to handle|rcu:? .*(stall|detected)|soft lockup"
     r"|hung_task|blocked for more than|\bUBSAN\b|\bKASAN\b|leaked|segfault at"
+    r"|\bBUG \S+ \(|unreferenced object|non-static key"
+    r"|(lockdep|kmemleak|ODEBUG)\b.* (off|disabled)"
 )
 
 

@@ -14,6 +14,7 @@ Examples:
   scripts/run-host --cpu max,npt=off -- sh tests/system/insmod.sh
   scripts/run-host --tty -- sh
   scripts/run-host --host intel -- 'modprobe kvm_intel && kvm-hello 100'
+  scripts/run-host --kernel debug -- 'insmod rvmm.ko && abi-tests'
 """
 
 import argparse
@@ -34,6 +35,7 @@ import ktap
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
+MODULES = {"stock": os.path.join(TOP, "rvmm.ko"), "debug": os.path.join(TOP, "build", "debug", "rvmm.ko")}
 PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "abi-tests", "fuzz-ioctl")]
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
@@ -45,6 +47,9 @@ def parse_args(argv):
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--host", choices=("amd", "intel"), default="amd",
                    help="amd: QEMU with SVM (default); intel: Bochs with VMX, see docs/lab-intel.md")
+    p.add_argument("--kernel", choices=tuple(emulated_host.KERNELS), default="stock",
+                   help="stock (default), or the debug kernel of `make soak`, on the amd host; the module is "
+                   "then build/debug/rvmm.ko, and leaks are looked for at the end")
     p.add_argument("--cpu", help="CPU model of QEMU or Bochs (default: max, or "
                    f"{bochs_host.DEFAULT_CPU})")
     p.add_argument("--smp", type=int, help="CPUs that the command may run on (default: 2, or 1 on intel and "
@@ -98,10 +103,18 @@ def programs():
     return [build(os.path.basename(path)[:-2], [path], "-lpthread") for path in sources] + [tiny_guest()]
 
 
-def make_payload(out, command, files):
+def script_of(command, kernel):
+    """What the shell in the host carries out for `command`."""
+    path = "PATH=$PATH:$PWD\n"
+    if kernel == "debug":
+        return f"{path}(\n{command}\n)\nstatus=$?\nsh tests/system/last-reports\nexit $status\n"
+    return f"{path}{command}\n"
+
+
+def make_payload(out, command, files, kernel="stock"):
     """Packs the command's folder into the tar file `out`."""
     with tempfile.TemporaryDirectory() as folder:
-        module = os.path.join(TOP, "rvmm.ko")
+        module = MODULES[kernel]
         if os.path.exists(module):
             subprocess.run(["objcopy", "--strip-debug", module, os.path.join(folder, "rvmm.ko")], check=True)
         for program in filter(os.path.exists, PROGRAMS):
@@ -117,7 +130,7 @@ def make_payload(out, command, files):
             else:
                 shutil.copy(path, target)
         with open(os.path.join(folder, ".command"), "w") as f:
-            f.write("PATH=$PATH:$PWD\n" + command + "\n")
+            f.write(script_of(command, kernel))
         subprocess.run(["tar", "cf", out, "-C", folder, "."], check=True)
 
 
@@ -226,8 +239,10 @@ def host_of(args):
     if args.host == "intel":
         if args.icount:
             raise emulated_host.HostError("--icount: Bochs always counts instructions")
+        if args.kernel != "stock":
+            raise emulated_host.HostError(f"--kernel {args.kernel}: on the amd host only")
         return bochs_host, bochs_host.Shape(**chosen)
-    return emulated_host, emulated_host.Shape(icount=args.icount, **chosen)
+    return emulated_host, emulated_host.Shape(icount=args.icount, kernel=args.kernel, **chosen)
 
 
 def run(args):
@@ -242,7 +257,7 @@ def run(args):
     command = args.command[0] if len(args.command) == 1 else " ".join(map(quote, args.command))
     with tempfile.TemporaryDirectory(prefix="rvmm-run-host.") as folder:
         payload = os.path.join(folder, "payload.tar")
-        make_payload(payload, command, args.file)
+        make_payload(payload, command, args.file, args.kernel)
         disks = [(payload, True), (emulated_host.FILES, True)]
         for entry in args.disk:
             path, _, option = entry.partition(",")

@@ -4,7 +4,7 @@
 
   check    the gates: rustfmt, clippy, check-unsafe, check-panics
   host     cargo tests of tests/host and of the tool
-  guest, system, full
+  guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
 
 Prints one KTAP line per result and at the end "N passed, M failed, K skipped",
@@ -15,16 +15,17 @@ comes last. docs/lab-intel.md has the hosts.
 
 A system test is a shell script for the emulated host that prints KTAP. Its head
 may hold lines "# key: value":
-  ring     guest, system (default) or full
+  ring     guest, system (default), full or soak
   cpu, smp, append, timeout
            of the host, as run-host takes them
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
-  hosts    where the test makes sense; amd and intel without it
+  hosts    where the test makes sense; amd and intel without it. What is for amd is for amd-debug
+  loops    yes: it goes on for $SOAK_SECONDS, its part of --minutes
 A key may end in @HOST, or in @amd or @intel for all hosts of the vendor: it goes
 before the plain one. cpu and memory without it are QEMU's. Time limits are three
-times as long on Intel's.
+times as long on Intel's, four times on the debug kernel.
 """
 
 import argparse
@@ -36,6 +37,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any, NamedTuple
 
 import bochs_host
 import emulated_host
@@ -60,14 +62,24 @@ GATES = [
 ]
 PRINTING = threading.Lock()
 
-# The emulated hosts: what runs them, and the processor where a test asks for no other.
+
+class Host(NamedTuple):
+    """An emulated host: what runs it, the processor where a test asks for no other, and its kernel."""
+
+    backend: Any
+    cpu: str
+    kernel: str = "stock"
+
+
 HOSTS = {
-    "amd": (emulated_host, "max"),
-    "amd-4level": (emulated_host, "max,la57=off"),
-    "intel": (bochs_host, bochs_host.DEFAULT_CPU),
-    "intel-new": (bochs_host, "arrow_lake"),
-    "intel-old": (bochs_host, "corei5_lynnfield_750"),
+    "amd": Host(emulated_host, "max"),
+    "amd-4level": Host(emulated_host, "max,la57=off"),
+    "amd-debug": Host(emulated_host, "max", "debug"),
+    "intel": Host(bochs_host, bochs_host.DEFAULT_CPU),
+    "intel-new": Host(bochs_host, "arrow_lake"),
+    "intel-old": Host(bochs_host, "corei5_lynnfield_750"),
 }
+DEFAULT_HOSTS = [name for name, host in HOSTS.items() if host.kernel == "stock"]
 
 
 def say(text):
@@ -178,10 +190,12 @@ class SystemTest:
     """One script of tests/system on one host, with what its head asks for."""
 
     QEMU_ONLY = ("cpu", "memory")
-    KEY = re.compile(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts)(@[a-z0-9-]+)?: (.+)$")
+    KEY = re.compile(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts|loops)(@[a-z0-9-]+)?: (.+)$")
 
     def __init__(self, name, host="amd"):
         self.name, self.host = name, host
+        self.is_debug = HOSTS[host].kernel == "debug"
+        self.seconds = 0
         self.vendor = host.partition("-")[0]
         self.keys = {}
         with open(os.path.join(SYSTEM, name + ".sh")) as f:
@@ -207,7 +221,11 @@ class SystemTest:
         return self.get("ring", "system")
 
     def fits(self):
-        return self.host in re.split(r"[ ,]+", self.get("hosts", "amd,intel"))
+        named = re.split(r"[ ,]+", self.get("hosts", "amd,intel"))
+        return self.host in named or (self.is_debug and self.vendor in named)
+
+    def is_loop(self):
+        return self.get("loops") == "yes"
 
     def log_name(self):
         return f"system {self.name}" + ("" if self.host == "amd" else f" {self.host}")
@@ -216,20 +234,22 @@ class SystemTest:
         return f"{self.ring()}@{self.host}"
 
     def shape_keys(self):
-        keys = {"cpu": HOSTS[self.host][1]}
+        keys = {"cpu": HOSTS[self.host].cpu}
+        if self.is_debug:
+            keys["kernel"] = HOSTS[self.host].kernel
         keys.update((k, v) for k in ("cpu", "smp", "memory", "append") if (v := self.get(k)))
         return {k: int(v) if k == "smp" else v for k, v in keys.items()}
 
     def backend(self):
-        return HOSTS[self.host][0]
+        return HOSTS[self.host].backend
 
     def shape(self):
         return self.backend().Shape(**self.shape_keys())
 
     def timeout(self):
         given = any(f"timeout@{name}" in self.keys for name in (self.host, self.vendor))
-        slower = 3 if self.vendor == "intel" and not given else 1
-        return slower * int(self.get("timeout", "300"))
+        slower = 1 if given else 4 if self.is_debug else 3 if self.vendor == "intel" else 1
+        return slower * int(self.get("timeout", "300")) + self.seconds
 
     def command(self, disk):
         command = [sys.executable, os.path.join(HERE, "run_host.py"), f"--host={self.vendor}",
@@ -238,7 +258,8 @@ class SystemTest:
         command += [f"--allow={allow}" for allow in self.all("allow")]
         if disk:
             command += ["--disk", disk]
-        return command + ["--", f"sh tests/system/{self.name}.sh"], self.timeout() + 300
+        given = f"SOAK_SECONDS={self.seconds} " if self.is_loop() else ""
+        return command + ["--", f"{given}sh tests/system/{self.name}.sh"], self.timeout() + 300
 
     def run(self):
         """Returns the results, the text printed and the time of the start."""
@@ -291,7 +312,11 @@ def ring_emulated(total, args):
     tests = [SystemTest(n, host) for host in args.hosts for n in names
              if not args.only or n in args.only.split(",")]
     # The longest first, so that none is left over when the others are done.
-    tests = sorted((t for t in tests if t.ring() in args.rings and t.fits()), key=lambda t: -t.timeout())
+    tests = [t for t in tests if t.ring() in args.rings and t.fits()]
+    loops = [t for t in tests if t.is_loop()]
+    for test in loops:
+        test.seconds = args.minutes * 60 // len(loops)
+    tests.sort(key=lambda t: -t.timeout())
     shapes = {t.shape().name(): (t.backend(), t.shape()) for t in tests}.values()
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda shape: boot_once(*shape), shapes))
@@ -316,14 +341,16 @@ def ring_run(total, args):
 
 
 RINGS = {"run": ring_run, "check": ring_check, "host": ring_host, "guest": ring_emulated, "system": ring_emulated,
-         "full": ring_emulated}
+         "full": ring_emulated, "soak": ring_emulated}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--jobs", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 1)))
     p.add_argument("--only", help="names of system tests, comma separated")
-    p.add_argument("--hosts", default=",".join(HOSTS), help="emulated hosts of the system tests (default: all, %(default)s)")
+    p.add_argument("--hosts", default=",".join(DEFAULT_HOSTS), help="emulated hosts of the system tests, of "
+                   f"{','.join(HOSTS)} (default: %(default)s)")
+    p.add_argument("--minutes", type=int, default=60, help="for all the loops of the ring soak together (default: %(default)s)")
     p.add_argument("rings", nargs="+", choices=RINGS)
     args = p.parse_args()
     args.hosts = args.hosts.split(",")

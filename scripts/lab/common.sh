@@ -7,6 +7,7 @@
 #   root/     Debian trixie with the compilers and emulators
 #   kernel/   version, newer, deb/, pkg/ (unpacked packages), src/ (kernel source)
 #   obj/      prepared object tree: make -C /lab/obj M=... CC=gcc-14 modules
+#   debug/    the debug kernel: see debug.sh
 #   images/   initramfs archives, guest disks, snapshots of booted hosts
 #   crates/, cargo/, target/    crates and build products of cargo
 #   stamps/, log/               one file per stage

@@ -5,16 +5,18 @@
 # building and testing needs, under $RVMM_LAB. Each stage runs again only when
 # its inputs change; an interrupted run goes on where it stopped.
 #
-# Usage: scripts/lab/setup.sh [all|build|debian]
+# Usage: scripts/lab/setup.sh [all|build|debian|debug]
 #   build    what `make module tool check test-host` need
 #   all      build, and the images for the emulated host and its guests (default)
 #   debian   all, and the full Debian guest image
+#   debug    debian, and the debug kernel of `make soak`
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$top/scripts/lab/common.sh"
 . "$top/scripts/lab/root.sh"
 . "$top/scripts/lab/kernel.sh"
 . "$top/scripts/lab/images.sh"
+. "$top/scripts/lab/debug.sh"
 
 what=${1:-all}
 need_root
@@ -28,6 +30,12 @@ lab_kernel 9>&-
 if [ "$what" != build ]; then
 	lab_images 9>&-
 fi
-if [ "$what" = debian ]; then
+if [ "$what" = debian ] || [ "$what" = debug ]; then
 	lab_debian 9>&-
+fi
+# The debug kernel takes long, and nobody else needs it: it has a lock of its own.
+if [ "$what" = debug ]; then
+	exec 9>"$RVMM_LAB/lock.debug"
+	flock -n 9 || { say "another set-up of the debug kernel is running; waiting for it"; flock 9; }
+	lab_debug 9>&-
 fi

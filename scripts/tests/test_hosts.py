@@ -59,6 +59,24 @@ class Heads(unittest.TestCase):
         self.assertTrue(self.head("# hosts: amd, intel-old\n", "intel-old").fits())
 
 
+    def test_the_debug_kernel_runs_what_is_for_amd_and_takes_its_time(self):
+        test = self.head("# timeout: 100\n", "amd-debug")
+        self.assertTrue(test.fits())
+        self.assertEqual(test.shape_keys(), {"cpu": "max", "kernel": "debug"})
+        self.assertEqual(test.timeout(), 400)
+        self.assertEqual(self.head("# timeout: 100\n# timeout@amd-debug: 150\n", "amd-debug").timeout(), 150)
+        self.assertFalse(self.head("# hosts: intel\n", "amd-debug").fits())
+        self.assertFalse(self.head("# hosts: amd-debug\n", "amd").fits())
+        self.assertNotIn("amd-debug", run_tests.DEFAULT_HOSTS)
+
+    def test_a_loop_is_told_its_time_and_gets_as_much_more(self):
+        test = self.head("# loops: yes\n# timeout: 100\n", "amd-debug")
+        test.seconds = 1000
+        command, limit = test.command(None)
+        self.assertEqual(command[-1], "SOAK_SECONDS=1000 sh tests/system/t.sh")
+        self.assertEqual((test.timeout(), limit), (1400, 1700))
+
+
 class Tables(unittest.TestCase):
     def test_a_table_has_a_row_for_each_case_and_a_column_for_each_host(self):
         good, bad = ktap.Results(), ktap.Results()

@@ -44,7 +44,14 @@ class TroubleTest(unittest.TestCase):
         for line in ("[ 1.0] BUG: scheduling while atomic: x", "[ 1.0] kernel BUG at mm/x.c:1!",
                      "[ 1.0] WARNING: CPU: 1 PID: 2 at x", "[ 1.0] Oops: 0002 [#1] SMP",
                      "[ 1.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks",
-                     "[ 1.0] watchdog: BUG: soft lockup - CPU#0"):
+                     "[ 1.0] watchdog: BUG: soft lockup - CPU#0",
+                     "[ 1.0] BUG kmalloc-64 (Tainted: G O): Right Redzone overwritten",
+                     "[ 1.0] BUG: KASAN: slab-use-after-free in x+0x1/0x2",
+                     "[ 1.0] UBSAN: array-index-out-of-bounds in x.c:1:2",
+                     "[ 1.0] kmemleak: unreferenced object 0xffff888100000000 (size 64):",
+                     "[ 1.0] WARNING: possible circular locking dependency detected",
+                     "[ 1.0] INFO: lockdep is turned off.",
+                     "[ 1.0] kmemleak: Kernel memory leak detector disabled"):
             self.assertEqual(ktap.trouble_in([line]), [line])
 
     def test_usual_lines_are_no_trouble(self):
