@@ -10,17 +10,19 @@ LAB     := scripts/lab/setup.sh
 KCC     := x86_64-linux-gnu-gcc-14
 KDIR    ?=
 RUN     ?= login
+SOAK_MINUTES ?= 120
 BUILD   := build
 
 .DEFAULT_GOAL := all
 .PHONY: help all lab lab-debian lab-debug crates module tool run shell check test test-host test-guest \
-	test-system test-full module-debug clean bench
+	test-system test-full soak module-debug clean bench
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
 	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests),'
-	@echo '           HOSTS=amd,intel,… (emulated hosts of the system tests; default all, see docs/lab-intel.md)'
+	@echo '           HOSTS=amd,intel,… (emulated hosts of the system tests; default all, see docs/lab-intel.md),'
+	@echo '           SOAK_MINUTES (of the loops of `make soak`; default 120: 30 for each of four)'
 
 all: module tool ## build the module and the tool
 
@@ -30,7 +32,7 @@ lab: ## set up the lab: root, kernel, images (once; 5-20 min)
 lab-debian: ## also make the Debian guest image (for test-full and RUN=debian)
 	@$(LAB) debian
 
-lab-debug: ## also build the debug kernel (25 min more on two cores)
+lab-debug: ## also build the debug kernel (for soak; 25 min more on two cores)
 	@$(LAB) debug
 
 crates: ## fetch the module's crates into third/
@@ -84,6 +86,9 @@ test: module tool ## all of the above
 test-full: module tool ## all, and more of them on more emulated hosts (Intel old and new, AMD with 4-level paging)
 	@$(LAB) debian
 	@scripts/run-tests check host run guest system full
+
+soak: module-debug tool ## all on the debug kernel, faults injected, loops, SOAK_MINUTES of them
+	@scripts/run-tests --hosts=amd-debug --minutes=$(SOAK_MINUTES) guest system full soak
 
 bench: module tool ## count instructions of rvmm's and KVM's paths; writes docs/bench
 	@$(LAB) all

@@ -14,7 +14,7 @@ sum=$(md5sum </tmp/disk.img)
 refuse() {
 	local name=$1
 	shift
-	timeout 20 rvmm-run --console none "$@" >/tmp/out 2>&1 </dev/null
+	timeout "$(limit 20)" rvmm-run --console none "$@" >/tmp/out 2>&1 </dev/null
 	code=$?
 	check "$name" '[ $code = 1 ] && [ -s /tmp/out ]'
 	echo "# exit code $code: $(head -n 2 /tmp/out | tr '\n' ' ')"

@@ -15,7 +15,7 @@ for way in acpi kbd pci; do
 done
 # Without --no-reboot the tool starts the guest again.
 cp /images/small.img /tmp/twice.img
-timeout -s KILL 180 rvmm-run --console file:/tmp/twice.console -m 256M --initrd /images/guest.cpio \
+timeout -s KILL "$(limit 180)" rvmm-run --console file:/tmp/twice.console -m 256M --initrd /images/guest.cpio \
 	--append "console=ttyS0 $fast rvmm.test=twice" /images/vmlinux /tmp/twice.img >/tmp/twice.log 2>&1
 code=$?
 [ $code = 0 ] || show_guest twice

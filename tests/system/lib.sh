@@ -19,6 +19,11 @@ check() {
 	fi
 }
 
+# The debug kernel takes several times as long; what waits for it has that time more.
+slow=1
+[ ! -e /sys/kernel/debug/kmemleak ] || slow=4
+limit() { echo $(($1 * slow)); }
+
 # Speeds up the kernels of guests; none of it touches what is tested. For the same
 # reason most guests are the ELF kernel, which need not decompress itself.
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests rodata=off"
@@ -46,6 +51,24 @@ check_refused() {
 	check "no module stays" '! grep -q ^rvmm /proc/modules'
 }
 
+# abi NODE [COMMAND…]: runs tests/abi against it, under COMMAND if there is one, and passes the results on.
+abi() {
+	local node=$1 line text
+	shift
+	"$@" abi-tests --device "$node" --limit "$(limit 60)" >/tmp/abi.out 2>&1
+	code=$?
+	while read -r line; do
+		text=$(echo "$line" | sed -E 's/^(not )?ok [0-9]+ //')
+		case $line in
+		"not ok "*) not_ok "$node: $text" ;;
+		"ok "*) n=$((n + 1)); echo "ok $n $node: $text" ;;
+		"KTAP "* | "1.."*) : ;;
+		*) echo "# ${line#\# }" ;;
+		esac
+	done </tmp/abi.out
+	check "$node: no test failed" '[ $code = 0 ]'
+}
+
 # unload_module: waits a little for the last user to go.
 unload_module() {
 	local i
@@ -62,7 +85,7 @@ unload_module() {
 run_guest() {
 	local name=$1 seconds=$2
 	shift 2
-	timeout -s KILL "$seconds" rvmm-run --no-reboot --console "file:/tmp/$name.console" "$@" \
+	timeout -s KILL "$(limit "$seconds")" rvmm-run --no-reboot --console "file:/tmp/$name.console" "$@" \
 		>"/tmp/$name.log" 2>&1
 	code=$?
 	[ $code = 0 ] || show_guest "$name"
@@ -116,14 +139,14 @@ guest_results() {
 }
 
 # start_guest NAME ARG…: runs rvmm-run in the background with a pty; sets $pid
-# and $pty, and collects the console in /tmp/NAME.console.
+# and $pty, and collects the console in /tmp/NAME.console. The program $under, if set, starts it.
 start_guest() {
 	local name=$1 i
 	shift
-	rvmm-run --no-reboot "$@" >"/tmp/$name.log" 2>&1 &
+	${under-} rvmm-run --no-reboot "$@" >"/tmp/$name.log" 2>&1 &
 	pid=$!
 	pty=
-	for i in $(seq 50); do
+	for i in $(seq "$(limit 50)"); do
 		pty=$(grep -o '/dev/pts/[0-9]*' "/tmp/$name.log" | head -n 1)
 		[ -z "$pty" ] || break
 		sleep 0.2
@@ -137,7 +160,7 @@ start_guest() {
 # grep -E) after what earlier calls found.
 expect() {
 	local file=/tmp/$1.console until from
-	until=$(($(date +%s) + $2))
+	until=$(($(date +%s) + $(limit "$2")))
 	from=$(cat "/tmp/$1.seen" 2>/dev/null || echo 0)
 	while :; do
 		if tail -c "+$((from + 1))" "$file" 2>/dev/null | tr -d '\r' | grep -qE -- "$3"; then
@@ -159,7 +182,7 @@ send() { printf '%s\n' "$1" >"$pty"; }
 # wait_gone PID SECONDS: waits for a process of ours to end; sets $code.
 wait_gone() {
 	local i=0
-	while kill -0 "$1" 2>/dev/null && [ $i -lt $(($2 * 5)) ]; do
+	while kill -0 "$1" 2>/dev/null && [ $i -lt $(($(limit "$2") * 5)) ]; do
 		sleep 0.2
 		i=$((i + 1))
 	done
@@ -168,10 +191,40 @@ wait_gone() {
 	code=$?
 }
 
-# Free memory in KiB after caches that can go have gone.
+# allow_faults PROBABILITY: lets allocations fail, those that may sleep too, without a line in the log: of 100 that
+# many in processes that `faulty` starts, and those of nth-fault. Of the debug kernel alone.
+allow_faults() {
+	local f=/sys/kernel/debug cache
+	# Not those of what watches: it would watch no more.
+	for cache in /sys/kernel/slab/*/failslab; do
+		case $cache in */kmemleak_* | */debug_objects_*) ;; *) echo 1 >"$cache" 2>/dev/null ;; esac
+	done
+	echo Y >$f/failslab/cache-filter
+	echo N >$f/failslab/ignore-gfp-wait
+	echo N >$f/fail_page_alloc/ignore-gfp-wait
+	echo N >$f/fail_page_alloc/ignore-gfp-highmem
+	echo 0 >$f/fail_page_alloc/min-order
+	for f in $f/failslab $f/fail_page_alloc $f/fail_usercopy; do
+		echo 0 >$f/verbose
+		echo Y >$f/task-filter
+		echo -1 >$f/times
+		echo "$1" >$f/probability
+	done
+}
+
+# faulty COMMAND…: runs it as a process whose allocations may fail.
+faulty() { sh -c 'echo 1 >/proc/self/make-it-fail && exec "$@"' sh "$@"; }
+
+# time_left: whether a loop of the ring soak, given $SOAK_SECONDS, goes on.
+began_at=$(date +%s)
+time_left() { [ $(($(date +%s) - began_at)) -lt "${SOAK_SECONDS:-60}" ]; }
+
+# Free memory in KiB after caches that can go have gone. KASAN keeps what is freed for a while.
 free_kib() {
+	local cache
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
+	[ $slow = 1 ] || for cache in /sys/kernel/slab/*/shrink; do echo 1 >"$cache"; done
 	sleep 0.5
 	awk '/^MemFree:/ { print $2 }' /proc/meminfo
 }

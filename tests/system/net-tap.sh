@@ -39,7 +39,7 @@ httpd -p 10.11.0.1:80 -h /tmp/www
 	done
 ) &
 fetcher=$!
-timeout 240 rvmm-run --no-reboot --stats --console file:/tmp/net.console -c 2 -m 256M \
+timeout "$(limit 240)" rvmm-run --no-reboot --stats --console file:/tmp/net.console -c 2 -m 256M \
 	--net tap=rvmm0,mac=52:54:00:12:34:56,mtu=1400 --initrd /images/guest.cpio \
 	--append "console=ttyS0 $fast rvmm.test=net rvmm.me=10.11.0.2/24 rvmm.peer=10.11.0.1 rvmm.mac=52:54:00:12:34:56 rvmm.mtu=1400 rvmm.seconds=60" \
 	/images/vmlinuz >/tmp/net.log 2>&1

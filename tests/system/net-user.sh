@@ -34,7 +34,7 @@ options=
 for word in -4 --runas 65534 -i lo -o 127.0.0.1 -a 10.0.2.15 -n 24 -g 10.0.2.2 -t 8080:80; do
 	options=$options,passt=$word
 done
-timeout 240 rvmm-run --no-reboot --stats --console file:/tmp/net.console -c 2 -m 256M \
+timeout "$(limit 240)" rvmm-run --no-reboot --stats --console file:/tmp/net.console -c 2 -m 256M \
 	--net "user,mac=52:54:00:12:34:56$options" --initrd /images/guest.cpio \
 	--append "console=ttyS0 $fast rvmm.test=net rvmm.me=10.0.2.15/24 rvmm.peer=10.0.2.2 rvmm.mac=52:54:00:12:34:56 rvmm.mtu=65520 rvmm.offloads=no rvmm.seconds=60" \
 	/images/vmlinuz >/tmp/net.log 2>&1

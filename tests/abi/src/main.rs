@@ -2,8 +2,8 @@
 
 //! Tests of KVM's ioctl ABI against any node that speaks it.
 //!
-//! `abi-tests [--device PATH] [--list] [NAME…]` prints KTAP; the exit code is 0 when all passed, 1 when one
-//! failed, 4 when all were skipped. Run it on stock `/dev/kvm` and on `/dev/rvmm` of the same machine: a
+//! `abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]` prints KTAP; the exit code is 0 when all passed,
+//! 1 when one failed, 4 when all were skipped. Run it on stock `/dev/kvm` and on `/dev/rvmm` of the same machine: a
 //! test that fails on stock KVM says nothing about rvmm.
 
 mod harness;
@@ -26,18 +26,25 @@ mod vm;
 
 use harness::{Ctx, Test};
 use std::process::ExitCode;
+use std::time::Duration;
 
-const USAGE: &str = "usage: abi-tests [--device PATH] [--list] [NAME…]\n\
-    Runs the tests whose names contain a NAME, or all, against PATH (default /dev/rvmm).";
+const USAGE: &str = "usage: abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]\n\
+    Runs the tests whose names contain a NAME, or all, against PATH (default /dev/rvmm).\n\
+    A test that takes longer than SECONDS (default 60) ends the run.";
 
 fn main() -> ExitCode {
     let mut device = String::from("/dev/rvmm");
     let (mut names, mut list) = (Vec::new(), false);
+    let mut limit = harness::LIMIT;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--device" => match args.next() {
                 Some(path) => device = path,
+                None => return usage(),
+            },
+            "--limit" => match args.next().and_then(|s| s.parse().ok()) {
+                Some(seconds) => limit = Duration::from_secs(seconds),
                 None => return usage(),
             },
             "--list" => list = true,
@@ -75,7 +82,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match Ctx::open(&device) {
-        Ok(ctx) => ExitCode::from(harness::run(&ctx, &chosen)),
+        Ok(ctx) => ExitCode::from(harness::run(&ctx, &chosen, limit)),
         Err(e) => {
             eprintln!("abi-tests: {device}: {e}");
             ExitCode::from(1)
