@@ -14,7 +14,7 @@ use super::space::{Space, VcpuList};
 use crate::arch::addr::Gpa;
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{add_heard, Bus, Signals};
-use crate::chipset::lapic::{self, Ipi};
+use crate::chipset::lapic::{self, ApicIdentity, Ipi};
 use crate::chipset::pm::Request;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
@@ -106,7 +106,7 @@ impl Chipset {
             return u32::from(self.send_to(id, msg));
         }
         if msg.delivery == Delivery::LowestPriority {
-            return u32::from(self.send_to_one(msg));
+            return u32::from(self.send_to_one(msg, |id| lapic::dest::matches(msg, id)));
         }
         let mut taken = 0u32;
         for vcpu in self.vcpus.iter() {
@@ -144,7 +144,7 @@ impl Chipset {
             return;
         }
         if ipi.msg.delivery == Delivery::LowestPriority {
-            self.send_to_one(&ipi.msg);
+            self.send_to_one(&ipi.msg, |id| ipi.matches(sender, id));
             return;
         }
         for vcpu in self.vcpus.iter() {
@@ -170,7 +170,8 @@ impl Chipset {
         taker.is_some()
     }
 
-    fn send_to_one(&self, msg: &ApicMessage) -> bool {
+    /// Sends a message to one of the local APICs that it may go to, each in turn.
+    fn send_to_one(&self, msg: &ApicMessage, may_take: impl Fn(&ApicIdentity) -> bool) -> bool {
         let n = self.vcpus.iter().fold(0usize, |n, _| n.wrapping_add(1));
         if n == 0 {
             return false;
@@ -179,7 +180,7 @@ impl Chipset {
         let ring = Iterator::chain(self.vcpus.iter(), self.vcpus.iter());
         let first = start.checked_rem(n).unwrap_or(0);
         for vcpu in ring.skip(first).take(n) {
-            if lapic::dest::matches(msg, &vcpu.identity()) {
+            if may_take(&vcpu.identity()) {
                 deliver(vcpu, msg);
                 return true;
             }

@@ -86,6 +86,16 @@ impl ApicIdentity {
         ((apic_id >> 4) << 16) | 1u32.wrapping_shl(apic_id & 15)
     }
 
+    /// Returns whether the local APIC takes messages of this delivery mode at all. SDM, "Local APIC State After It
+    /// Has Been Software Disabled".
+    fn takes(&self, delivery: Delivery) -> bool {
+        match delivery {
+            _ if self.mode == ApicMode::Disabled => false,
+            Delivery::Fixed | Delivery::LowestPriority => self.software_enabled,
+            _ => true,
+        }
+    }
+
     fn matches_logical(&self, dest: u32) -> bool {
         if self.mode == ApicMode::X2apic {
             let ldr = ApicIdentity::x2apic_ldr(self.apic_id);
@@ -102,17 +112,17 @@ impl ApicIdentity {
     }
 }
 
-/// Returns whether `msg` names `target` as a destination.
+/// Returns whether `msg` names `target` as a destination, and `target` takes such messages.
 ///
 /// For [`Delivery::LowestPriority`] all that match are candidates of which one is to be chosen.
 pub(crate) fn matches(msg: &ApicMessage, target: &ApicIdentity) -> bool {
     let broadcast = msg.dest == BROADCAST || (target.mode == ApicMode::Xapic && msg.dest == XAPIC_BROADCAST);
-    match (target.mode, msg.dest_mode) {
-        (ApicMode::Disabled, _) => false,
-        _ if broadcast => true,
-        (_, DestMode::Physical) => msg.dest == target.apic_id,
-        (_, DestMode::Logical) => target.matches_logical(msg.dest),
-    }
+    target.takes(msg.delivery)
+        && match msg.dest_mode {
+            _ if broadcast => true,
+            DestMode::Physical => msg.dest == target.apic_id,
+            DestMode::Logical => target.matches_logical(msg.dest),
+        }
 }
 
 impl ApicMessage {
@@ -148,10 +158,10 @@ pub(crate) struct Ipi {
 }
 
 impl Ipi {
-    /// Returns whether the IPI of the local APIC with id `sender` goes to `target`.
+    /// Returns whether the IPI of the local APIC with id `sender` goes to `target`, as [`matches`] does.
     pub(crate) fn matches(&self, sender: u32, target: &ApicIdentity) -> bool {
         match self.shorthand {
-            _ if target.mode == ApicMode::Disabled => false,
+            _ if !target.takes(self.msg.delivery) => false,
             Shorthand::None => matches(&self.msg, target),
             Shorthand::Itself => target.apic_id == sender,
             Shorthand::All => true,

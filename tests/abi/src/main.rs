@@ -9,6 +9,7 @@
 mod harness;
 mod raw;
 
+mod apic;
 mod chips;
 mod code;
 mod completion;
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
             _ => names.push(arg),
         }
     }
-    let groups: [&[Test]; 14] = [
+    let groups = [
         node::TESTS,
         vm::TESTS,
         regs::TESTS,
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         code::TESTS,
         completion::TESTS,
         irq::TESTS,
+        apic::TESTS,
         chips::TESTS,
         mce::TESTS,
         eventfd::TESTS,

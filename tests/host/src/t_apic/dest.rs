@@ -66,6 +66,27 @@ fn a_disabled_apic_gets_nothing() {
 }
 
 #[test]
+fn an_apic_disabled_by_software_takes_no_fixed_and_no_lowest_priority_message() {
+    let off = ApicIdentity { software_enabled: false, ..xapic(1, 1, true) };
+    let table = [
+        (Delivery::Fixed, false),
+        (Delivery::LowestPriority, false),
+        (Delivery::Nmi, true),
+        (Delivery::Init, true),
+        (Delivery::StartUp, true),
+    ];
+    for (delivery, expected) in table {
+        for dest in [1, BROADCAST] {
+            let msg = ApicMessage { delivery, ..to(dest, DestMode::Physical) };
+            assert_eq!(matches(&msg, &off), expected, "{delivery:?} to {dest:#x}");
+        }
+        let ipi =
+            Ipi { msg: ApicMessage { delivery, ..to(0, DestMode::Physical) }, shorthand: Shorthand::Others };
+        assert_eq!(ipi.matches(0, &off), expected, "{delivery:?} to all others");
+    }
+}
+
+#[test]
 fn shorthands_go_by_the_sender() {
     let expected = [
         (Shorthand::None, [false, true]),
