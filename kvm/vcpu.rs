@@ -23,6 +23,7 @@ use crate::vcpu::handle::msr;
 use crate::vcpu::mce::{Consequence, MachineCheck};
 use crate::vcpu::msr_table::Refused;
 use crate::vcpu::outcome::UserExit;
+use crate::vcpu::run::take_interrupts;
 use crate::vcpu::shared::{Requests, VcpuShared};
 use crate::vcpu::state::Groups;
 use crate::vcpu::vm::Vm;
@@ -279,15 +280,16 @@ impl<B: Backend> VcpuFile<B> {
 
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
+            take_interrupts(&self.vm, &self.shared, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            let (vectors, level) = self.shared.take_posted();
-            lapic.merge_posted(&vectors, &level);
             user::write(arg, &abi::LapicState { regs: lapic.regs(IdFormat::Xapic, timer::now()) }).map(|()| 0)
         })
     }
 
     fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
         self.with(|core, _| {
+            // What came before goes with the state that is replaced.
+            take_interrupts(&self.vm, &self.shared, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
             self.shared.set_identity(lapic.identity());

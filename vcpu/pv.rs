@@ -112,28 +112,28 @@ impl PvState {
         self.eoi_armed = mem.write(Gpa(self.eoi & !ENABLED), &[EOI_PENDING]).is_ok();
     }
 
-    /// After an exit: ends the interrupt if the guest said so.
+    /// After an exit: ends the interrupt if the guest said so. Returns its vector if the IOAPIC must hear of it,
+    /// as [`Lapic::eoi`] does.
     ///
     /// # Errors
     /// The address of a page that must be made resident first. Until then the word may hold an end that
     /// is not known yet, so it stays armed.
     #[inline]
-    pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<(), Gpa> {
+    pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<Option<u8>, Gpa> {
         if !self.eoi_armed {
-            return Ok(());
+            return Ok(None);
         }
         let at = Gpa(self.eoi & !ENABLED);
         let mut flag = [EOI_PENDING];
         mem.read(at, &mut flag).or_else(absent)?;
         if flag[0] & EOI_PENDING == 0 {
             self.eoi_armed = false;
-            lapic.eoi();
-            return Ok(());
+            return Ok(lapic.eoi());
         }
         // Not ended yet: from here on its end is an exit, unless the flag is set again.
         mem.write(at, &[0]).or_else(absent)?;
         self.eoi_armed = false;
-        Ok(())
+        Ok(None)
     }
 }
 

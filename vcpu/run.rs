@@ -26,6 +26,7 @@ use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
+use crate::chipset::lapic::VecBits;
 use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
@@ -161,10 +162,7 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
         return;
     }
     if asked.contains(Requests::INTERRUPT) {
-        let (vectors, level) = shared.take_posted();
-        if let Some(lapic) = core.lapic.as_mut() {
-            lapic.merge_posted(&vectors, &level);
-        }
+        take_interrupts(vm, shared, core);
     }
     if asked.contains(Requests::TIMER) {
         core.take_timer(shared, vm.ns_per_tick);
@@ -215,12 +213,41 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
     }
 }
 
+/// Takes over the interrupts that were posted.
+#[inline]
+pub(crate) fn take_interrupts<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCore<B>) {
+    let (edge, level) = shared.take_posted();
+    let Some(lapic) = core.lapic.as_mut() else { return };
+    let lost = VecBits(lapic.merge_posted(&edge, &level));
+    if !lost.is_empty() {
+        end_lost(vm, lost);
+    }
+}
+
+/// Tells the I/O APIC not to wait for the ends of level-triggered vectors that a local APIC dropped.
+#[cold]
+#[inline(never)]
+fn end_lost<B: Backend>(vm: &Vm<B>, mut lost: VecBits) {
+    while let Some(vector) = lost.highest() {
+        lost.clear(vector);
+        vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+    }
+}
+
 /// Ends the interrupt in service if the guest ended it in memory. Returns the address of a page that must
 /// be made resident first.
 #[inline]
 fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
     let lapic = core.lapic.as_mut()?;
-    core.pv.take_eoi(&*vm.space, lapic).err()
+    match core.pv.take_eoi(&*vm.space, lapic) {
+        Ok(None) => None,
+        // The vector was sent once more, level triggered, while the guest served the edge.
+        Ok(Some(vector)) => {
+            vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+            None
+        }
+        Err(gpa) => Some(gpa),
+    }
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.

@@ -32,7 +32,7 @@ bitflags::bitflags! {
         const TLB_FLUSH = 1 << 3;
         /// The APIC timer may be due.
         const TIMER = 1 << 4;
-        /// Interrupts were posted to `posted`.
+        /// Interrupts were posted to `posted_edge` or `posted_level`.
         const INTERRUPT = 1 << 5;
         /// The interrupt controller pair's output rose.
         const EXTINT = 1 << 6;
@@ -60,9 +60,9 @@ pub(crate) struct VcpuShared {
     /// [`OUTSIDE`], or the host CPU's number plus one while in guest mode.
     mode: AtomicU32,
     requests: AtomicU32,
-    /// Interrupt vectors posted, one bit each.
-    posted: [AtomicU64; 4],
-    /// Of those, the level-triggered ones.
+    /// Edge-triggered interrupt vectors posted, one bit each.
+    posted_edge: [AtomicU64; 4],
+    /// Level-triggered ones. Two sets, for a vector may be posted as both before it is taken.
     posted_level: [AtomicU64; 4],
     sipi: AtomicU32,
     /// The local APIC's identity, packed, for senders.
@@ -129,7 +129,7 @@ impl VcpuShared {
                 id,
                 mode: AtomicU32::new(OUTSIDE),
                 requests: AtomicU32::new(0),
-                posted: [const { AtomicU64::new(0) }; 4],
+                posted_edge: [const { AtomicU64::new(0) }; 4],
                 posted_level: [const { AtomicU64::new(0) }; 4],
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
@@ -206,26 +206,17 @@ impl VcpuShared {
     /// Posts an interrupt.
     pub(crate) fn post(&self, vector: u8, level: bool) {
         let (word, bit) = (usize::from(vector >> 6), 1u64 << (vector & 63));
-        if let (Some(p), Some(l)) = (self.posted.get(word), self.posted_level.get(word)) {
-            if level {
-                l.fetch_or(bit, Relaxed);
-            } else {
-                l.fetch_and(!bit, Relaxed);
-            }
+        let posted = if level { &self.posted_level } else { &self.posted_edge };
+        if let Some(p) = posted.get(word) {
             p.fetch_or(bit, SeqCst);
         }
         self.request(Requests::INTERRUPT);
     }
 
-    /// Takes the posted interrupts: the vectors, and which of them are level-triggered.
+    /// Takes the posted interrupts: the edge-triggered vectors and the level-triggered ones. Those whose request the
+    /// caller has taken are among them.
     pub(crate) fn take_posted(&self) -> ([u64; 4], [u64; 4]) {
-        let mut vectors = [0; 4];
-        let mut level = [0; 4];
-        for i in 0..4 {
-            vectors[i] = self.posted[i].swap(0, SeqCst);
-            level[i] = self.posted_level[i].load(Relaxed);
-        }
-        (vectors, level)
+        (take_words(&self.posted_edge), take_words(&self.posted_level))
     }
 
     /// Posts a start-up IPI for page `vector`.
@@ -264,6 +255,11 @@ impl VcpuShared {
     pub(crate) fn wait(&self) -> Result {
         self.waiter.wait(|| self.has_requests())
     }
+}
+
+/// Takes the bits of all words. Most are 0, and looking costs less than taking.
+fn take_words(words: &[AtomicU64; 4]) -> [u64; 4] {
+    words.each_ref().map(|w| if w.load(Relaxed) == 0 { 0 } else { w.swap(0, SeqCst) })
 }
 
 impl OnTimer for VcpuShared {

@@ -30,15 +30,6 @@ impl VecBits {
         }
     }
 
-    /// Adds or removes `vector`.
-    pub(crate) fn assign(&mut self, vector: u8, member: bool) {
-        if member {
-            self.set(vector);
-        } else {
-            self.clear(vector);
-        }
-    }
-
     /// Returns whether `vector` is a member.
     pub(crate) fn has(&self, vector: u8) -> bool {
         let (word, bit) = place(vector);

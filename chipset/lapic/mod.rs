@@ -42,6 +42,8 @@ use timer::Timer;
 const SVR_ENABLE: u32 = 1 << 8;
 /// LVT: masked.
 const LVT_MASKED: u32 = 1 << 16;
+/// The vectors that no interrupt message may have, of the first 64.
+const ILLEGAL_VECTORS: u64 = 0xffff;
 /// ESR: a vector below 16 was to be sent.
 const ESR_SEND_ILLEGAL: u32 = 1 << 5;
 /// ESR: a vector below 16 was received.
@@ -173,7 +175,7 @@ impl Lapic {
 
     // The way of an interrupt.
 
-    /// Takes a fixed or lowest-priority interrupt that is meant for this local APIC.
+    /// Takes a fixed interrupt that comes from this local APIC itself; [`Lapic::merge_posted`] takes the others.
     ///
     /// Dropped when disabled by software; a vector below 16 is an error that ESR tells of.
     pub(crate) fn accept(&mut self, vector: u8, level: bool) {
@@ -184,26 +186,38 @@ impl Lapic {
             self.error(ESR_RECEIVE_ILLEGAL);
             return;
         }
+        if level {
+            self.tmr.set(vector);
+        } else if !self.irr.has(vector) && !self.isr.has(vector) {
+            self.tmr.clear(vector);
+        }
         self.irr.set(vector);
-        self.tmr.assign(vector, level);
     }
 
-    /// Takes the vectors in `posted` as [`Lapic::accept`] does each; those also in `level` are level
-    /// triggered.
-    pub(crate) fn merge_posted(&mut self, posted: &[u64; 4], level: &[u64; 4]) {
-        if self.mode() == ApicMode::Disabled || !self.software_enabled() {
-            return;
+    /// Takes over the vectors that senders have posted, edge and level triggered ones; a vector may be both.
+    /// Returns the level-triggered ones that a disabled local APIC drops: no end of theirs will come.
+    ///
+    /// The senders have looked whether software has it enabled. Where it was disabled since, the interrupt came
+    /// before that, and is held.
+    ///
+    /// DEVIATION: the processor notes for each vector how it came last. Here a vector stays level triggered while it
+    /// waits or is in service, so that the I/O APIC hears of its end whoever else uses the vector.
+    pub(crate) fn merge_posted(&mut self, edge: &[u64; 4], level: &[u64; 4]) -> [u64; 4] {
+        if self.mode() == ApicMode::Disabled {
+            return *level;
         }
-        let [first, b, c, d] = *posted;
-        if first & 0xffff != 0 {
+        let ([edge0, ..], [level0, ..]) = (edge, level);
+        if (edge0 | level0) & ILLEGAL_VECTORS != 0 {
             self.error(ESR_RECEIVE_ILLEGAL);
         }
-        let posted = [first & !0xffff, b, c, d];
-        let words = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut()).zip(posted.iter().zip(level));
-        for ((irr, tmr), (posted, level)) in words {
-            *irr |= posted;
-            *tmr = (*tmr & !posted) | (level & posted);
+        let legal = [!ILLEGAL_VECTORS, u64::MAX, u64::MAX, u64::MAX];
+        let held = self.isr.0.iter().zip(&legal);
+        let own = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut());
+        for (((irr, tmr), (isr, legal)), (edge, level)) in own.zip(held).zip(edge.iter().zip(level)) {
+            *tmr = (*tmr & !(edge & !(*irr | isr))) | (level & legal);
+            *irr |= (edge | level) & legal;
         }
+        [0; 4]
     }
 
     /// Returns the vector to be injected next: the highest in IRR, if its class is above PPR's.

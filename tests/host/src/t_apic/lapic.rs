@@ -118,7 +118,12 @@ fn request_service_and_trigger_registers_show_the_vector() {
     assert_eq!((read(&mut apic, reg::IRR + 0x30), read(&mut apic, reg::ISR + 0x30)), (0, 2));
 
     apic.accept(0x61, false);
-    assert_eq!(read(&mut apic, reg::TMR + 0x30), 0, "the trigger mode follows the last acceptance");
+    assert_eq!(read(&mut apic, reg::TMR + 0x30), 2, "level while one that came so is in service");
+    apic.eoi();
+    deliver(&mut apic);
+    apic.eoi();
+    apic.accept(0x61, false);
+    assert_eq!(read(&mut apic, reg::TMR + 0x30), 0, "the next one alone is an edge");
 }
 
 #[test]
@@ -141,15 +146,43 @@ fn posted_vectors_are_taken_over_at_once() {
     let mut apic = xapic_after_linux_init();
     apic.accept(0x90, true);
 
-    apic.merge_posted(&[0, 1, 1 << 16, 1 << 63], &[u64::MAX, 1, 0, 0]);
+    apic.merge_posted(&[0, 0, 1 << 16, 1 << 63], &[0, 1, 0, 0]);
 
     assert_eq!(apic.highest_irr(), Some(0xff));
     assert_eq!(deliver(&mut apic), Some(0xff));
-    apic.eoi();
-    assert_eq!(deliver(&mut apic), Some(0x90));
     assert_eq!(apic.eoi(), None, "posted as an edge");
+    assert_eq!(deliver(&mut apic), Some(0x90));
+    assert_eq!(apic.eoi(), Some(0x90), "the edge has joined the level that waited");
     assert_eq!(deliver(&mut apic), Some(0x40));
     assert_eq!(apic.eoi(), Some(0x40), "posted as a level");
+}
+
+#[test]
+fn a_vector_that_comes_as_level_and_as_edge_is_ended_as_a_level() {
+    for edge_first in [false, true] {
+        let mut apic = xapic_after_linux_init();
+        apic.merge_posted(&[0, u64::from(edge_first), 0, 0], &[0, 1, 0, 0]);
+        apic.merge_posted(&[0, u64::from(!edge_first), 0, 0], &[0; 4]);
+        assert_eq!(deliver(&mut apic), Some(0x40));
+        // Once more while in service: the service after that is ended to the I/O APIC too.
+        apic.merge_posted(&[0, 1, 0, 0], &[0; 4]);
+
+        assert_eq!(apic.eoi(), Some(0x40));
+        assert_eq!(deliver(&mut apic), Some(0x40));
+        assert_eq!(apic.eoi(), Some(0x40));
+
+        apic.merge_posted(&[0, 1, 0, 0], &[0; 4]);
+        assert_eq!((deliver(&mut apic), apic.eoi()), (Some(0x40), None));
+    }
+}
+
+#[test]
+fn a_disabled_apic_names_the_level_vectors_that_it_drops() {
+    let mut apic = xapic_after_linux_init();
+    apic.set_base(BASE | BSP, reserved()).unwrap();
+
+    assert_eq!(apic.merge_posted(&[0, 2, 0, 0], &[0, 0, 4, 0]), [0, 0, 4, 0]);
+    assert_eq!(apic.highest_irr(), None);
 }
 
 #[test]
@@ -159,8 +192,11 @@ fn an_apic_disabled_by_software_takes_nothing_but_keeps_what_it_has() {
 
     assert_eq!(apic.write(reg::SVR, 0xff, &at(0)), Effect::IdentityChanged);
     apic.accept(0x80, false);
-    apic.merge_posted(&[0, 0, 0, 1], &[0; 4]);
+    // What a sender posted before it could know.
+    assert_eq!(apic.merge_posted(&[0; 4], &[0, 0, 0, 1]), [0; 4]);
 
+    assert_eq!(deliver(&mut apic), Some(0xc0));
+    assert_eq!(apic.eoi(), Some(0xc0));
     assert_eq!(deliver(&mut apic), Some(0x70));
     apic.eoi();
     assert_eq!(deliver(&mut apic), None);
