@@ -4,16 +4,18 @@
 //!
 //! Owns the chips that share one lock: the interrupt controllers, timers, UART, keyboard controller,
 //! power management and PCI configuration. Every access goes to one chip; then [`Bus::settle`]
-//! carries that chip's interrupt lines to the controllers, and what comes out of those leaves as
-//! [`Signals`] for the VM to deliver after the lock is dropped or under it.
+//! carries that chip's interrupt lines to the controllers. What comes out of those is delivered by the lock's
+//! holder before the lock is dropped: [`Bus::intr`], a function of the state, and what an access sends, which
+//! gathers in [`Signals`].
 //!
 //! ```text
-//! uart, rtc, i8042, pm, pit ── gsi ──┬── pic pair ── INTR ──> Signals::extint
-//!                                    └── ioapic ── messages ─> Signals::messages
+//! uart, rtc, i8042, pm, pit ── gsi ──┬── pic pair ─────────────> Bus::intr
+//!                                    ├── ioapic ── pins ──┐
+//!                                    └── MSI ─────────────┴────> Bus::take_message
 //! ```
 
 use super::i8042::{self, I8042};
-use super::ioapic::Ioapic;
+use super::ioapic::{Ioapic, IoapicState};
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, Pm, Request};
@@ -42,34 +44,36 @@ const GSI_SCI: u32 = 9;
 /// GSI of the PS/2 mouse.
 const GSI_AUX: u32 = 12;
 
-/// The most messages that one access can cause: one a redirection entry.
-const MESSAGES: usize = 24;
+/// The most MSIs that one access can cause: one for each line that chips drive.
+const MSIS: usize = 6;
 
-/// What the chips want of the rest of the machine after an access.
+/// What an access sends, until [`Bus::take_message`] hands it out.
 pub(crate) struct Signals {
-    messages: [Option<ApicMessage>; MESSAGES],
-    len: usize,
-    /// The pair's INTR output after the access.
-    pub(crate) extint: Level,
+    /// The pins of the IOAPIC that send, a bit each.
+    pins: u32,
+    msis: [Option<ApicMessage>; MSIS],
 }
 
 impl Signals {
-    /// Nothing to deliver.
+    /// Nothing to send.
     pub(crate) fn new() -> Signals {
-        Signals { messages: [None; MESSAGES], len: 0, extint: Level::Low }
+        Signals { pins: 0, msis: [None; MSIS] }
     }
 
-    fn push(&mut self, msg: ApicMessage) {
-        if let Some(slot) = self.messages.get_mut(self.len) {
-            *slot = Some(msg);
-            self.len = self.len.wrapping_add(1);
+    fn push(&mut self, msi: ApicMessage) {
+        if let Some(slot) = self.msis.iter_mut().find(|m| m.is_none()) {
+            *slot = Some(msi);
         }
     }
+}
 
-    /// Returns the messages in the order in which they arose.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = &ApicMessage> {
-        self.messages.iter().take(self.len).flatten()
-    }
+/// A message to be sent, and the pin of the IOAPIC that it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    /// The message.
+    pub(crate) message: ApicMessage,
+    /// `None` for an MSI.
+    pub(crate) pin: Option<usize>,
 }
 
 /// A chip on the bus, for [`Bus::settle`].
@@ -227,18 +231,42 @@ impl Bus {
     /// Writes memory that belongs to a chip. Returns whether one is there.
     pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut Signals) -> bool {
         let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
-        for msg in ioapic.write(offset, width, value) {
-            out.push(msg);
-        }
+        out.pins |= ioapic.write(offset, width, value).pins();
         true
+    }
+
+    /// Sets the IOAPIC's state. Returns whether there is one.
+    pub(crate) fn restore_ioapic(&mut self, state: &IoapicState, out: &mut Signals) -> bool {
+        let Some(ioapic) = self.ioapic.as_mut() else { return false };
+        out.pins |= ioapic.restore(state).pins();
+        true
+    }
+
+    /// Returns the next message to be sent, and takes it out of `out`.
+    pub(crate) fn take_message(&self, out: &mut Signals) -> Option<Outgoing> {
+        while out.pins != 0 {
+            let pin = usize::try_from(out.pins.trailing_zeros()).ok()?;
+            out.pins &= out.pins.wrapping_sub(1);
+            let message = self.ioapic.as_ref().and_then(|ioapic| ioapic.message(pin));
+            if let Some(message) = message {
+                return Some(Outgoing { message, pin: Some(pin) });
+            }
+        }
+        let message = out.msis.iter_mut().find_map(Option::take)?;
+        Some(Outgoing { message, pin: None })
+    }
+
+    /// No local APIC took a message.
+    pub(crate) fn not_accepted(&mut self, sent: Outgoing) {
+        if let (Some(ioapic), Some(pin)) = (self.ioapic.as_mut(), sent.pin) {
+            ioapic.not_accepted(pin);
+        }
     }
 
     /// The guest ended a level-triggered interrupt: the IOAPIC may send it again.
     pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut Signals) {
         if let Some(ioapic) = self.ioapic.as_mut() {
-            for msg in ioapic.eoi(vector) {
-                out.push(msg);
-            }
+            out.pins |= ioapic.eoi(vector).pins();
         }
         self.settle_timer(now, out);
     }
@@ -253,13 +281,11 @@ impl Bus {
                 Target::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, level)),
                 Target::Ioapic(pin) => self.ioapic.as_mut().and_then(|ioapic| {
                     let heard = ioapic.heard(pin, level);
-                    match ioapic.set_irq(pin, level) {
-                        Some(msg) => {
-                            out.push(msg);
-                            Some(0)
-                        }
-                        None => heard,
+                    if ioapic.set_irq(pin, level).is_none() {
+                        return heard;
                     }
+                    out.pins |= 1u32.wrapping_shl(u32::from(pin));
+                    Some(0)
                 }),
                 Target::Msi { addr, data } if level.is_high() => {
                     let msg = ApicMessage::from_msi(addr, data, DestFormat::Narrow);
@@ -272,11 +298,12 @@ impl Bus {
             };
             heard = add_heard(heard, taken);
         }
-        out.extint = self.intr();
         heard
     }
 
-    fn intr(&self) -> Level {
+    /// Returns the level of the pair's output.
+    #[inline]
+    pub(crate) fn intr(&self) -> Level {
         self.pic.as_ref().map_or(Level::Low, Pic::intr)
     }
 
@@ -293,11 +320,6 @@ impl Bus {
             self.ack_timer();
         }
         Some(vector)
-    }
-
-    /// Notes the pair's output, after [`Bus::acknowledge`].
-    pub(crate) fn note_intr(&self, out: &mut Signals) {
-        out.extint = self.intr();
     }
 
     fn drive(&mut self, gsi: u32, level: Level, out: &mut Signals) {
@@ -337,12 +359,6 @@ impl Bus {
                 self.settle_timer(now, out);
             }
         }
-        out.extint = self.intr();
-    }
-
-    /// Returns whether the pulse of IRQ 0 reached a controller that will tell of its end.
-    fn is_timer_heard(&self, out: &Signals) -> bool {
-        out.len != 0 || self.pic.as_ref().is_some_and(|p| p.requested() & !p.masked() & 1 != 0)
     }
 
     /// Carries the UART's line, also after its console side was touched.
@@ -350,7 +366,6 @@ impl Bus {
         if let Some(level) = self.uart.as_ref().map(Uart::irq) {
             self.drive(GSI_UART, level, out);
         }
-        out.extint = self.intr();
     }
 
     fn ack_timer(&mut self) {
@@ -363,13 +378,14 @@ impl Bus {
     fn settle_timer(&mut self, now: Ns, out: &mut Signals) {
         let Some(pit) = self.pit.as_mut() else { return };
         pit.tick(now);
-        if pit.take_pulse() {
-            self.set_gsi(GSI_PIT, Level::High, out);
-            self.set_gsi(GSI_PIT, Level::Low, out);
-            // Nobody takes it: no acknowledge will come.
-            if !self.is_timer_heard(out) {
-                self.ack_timer();
-            }
+        if !pit.take_pulse() {
+            return;
+        }
+        let heard = self.set_gsi(GSI_PIT, Level::High, out);
+        self.set_gsi(GSI_PIT, Level::Low, out);
+        if let (None, Some(pit)) = (heard, self.pit.as_mut()) {
+            // All mask it: no acknowledge will come, and nobody counts those that were missed.
+            pit.forget_missed();
         }
     }
 
@@ -378,7 +394,6 @@ impl Bus {
     pub(crate) fn timer_eoi(&mut self, now: Ns, out: &mut Signals) {
         self.ack_timer();
         self.settle_timer(now, out);
-        out.extint = self.intr();
     }
 
     /// Returns whether the timer has a pulse that waits for the end of the last one.

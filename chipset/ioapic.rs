@@ -8,7 +8,8 @@
 //!
 //! - An edge pin sends on a rising edge; an edge on a masked pin is lost.
 //! - A level pin sends when the line is high and remote IRR is clear, sets remote IRR, and waits for
-//!   the end of its vector ([`Ioapic::eoi`]).
+//!   the end of its vector ([`Ioapic::eoi`]). Where no local APIC takes the message, that end would never come:
+//!   the caller says so ([`Ioapic::not_accepted`]), and the pin waits for one that does ([`Ioapic::retry`]).
 //! - Delivery modes other than fixed and lowest priority are edge triggered whatever the entry says.
 //!
 //! Whatever makes pins send returns the messages. The chipset bus owns the lock.
@@ -73,6 +74,13 @@ pub(crate) struct Ioapic {
 pub(crate) struct Messages<'a> {
     ioapic: &'a Ioapic,
     pins: u32,
+}
+
+impl Messages<'_> {
+    /// Returns the pins that send, a bit each.
+    pub(crate) fn pins(&self) -> u32 {
+        self.pins
+    }
 }
 
 impl Iterator for Messages<'_> {
@@ -172,16 +180,23 @@ impl Ioapic {
         Messages { ioapic: self, pins }
     }
 
-    /// Takes back that level pins wait for the end of `vector`, for a message that no local APIC
-    /// accepted: its end would never come. The pins send again when their line is next said to be
-    /// high, or their entry written.
-    #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn not_accepted(&mut self, vector: u8) {
-        for entry in &mut self.entries {
-            if entry.to_le_bytes().first() == Some(&vector) {
-                *entry &= !REMOTE_IRR;
+    /// No local APIC took the message of `pin`: it does not wait for the end of its vector. It sends again when its line
+    /// is next said to be high or its entry is written, and at [`Ioapic::retry`].
+    pub(crate) fn not_accepted(&mut self, pin: usize) {
+        if let Some(entry) = self.entries.get_mut(pin) {
+            *entry &= !REMOTE_IRR;
+        }
+    }
+
+    /// Sends for all level pins that could and do not wait: a local APIC may take their messages now.
+    pub(crate) fn retry(&mut self) -> Messages<'_> {
+        let mut pins = 0;
+        for pin in 0..PINS {
+            if self.service(pin) {
+                pins |= bit(pin);
             }
         }
+        Messages { ioapic: self, pins }
     }
 
     /// Returns whether a level pin waits for the end of `vector`.
@@ -203,7 +218,7 @@ impl Ioapic {
     }
 
     /// Returns what the entry of `pin` sends.
-    fn message(&self, pin: usize) -> Option<ApicMessage> {
+    pub(crate) fn message(&self, pin: usize) -> Option<ApicMessage> {
         let &entry = self.entries.get(pin)?;
         let [vector, .., id] = entry.to_le_bytes();
         let extension = u32::try_from((entry >> 49) & 0x7f).unwrap_or(0);
@@ -299,12 +314,6 @@ impl Ioapic {
         self.select = select;
         self.lines = irr & 0x00ff_ffff;
         self.entries = redirtbl.map(|e| e & (WRITABLE | if is_level(e) { REMOTE_IRR } else { 0 }));
-        let mut pins = 0;
-        for pin in 0..PINS {
-            if self.service(pin) {
-                pins |= bit(pin);
-            }
-        }
-        Messages { ioapic: self, pins }
+        self.retry()
     }
 }

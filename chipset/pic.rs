@@ -145,7 +145,12 @@ impl Chip {
     /// `is_master` matters in special fully nested mode: there a slave in service does not hold
     /// back the requests of its other inputs.
     fn request(&self, is_master: bool) -> Option<u8> {
-        let wanted = self.rank(self.irr & !self.imr);
+        let inputs = self.irr & !self.imr;
+        if inputs == 0 {
+            // Mostly so, and asked after each access to the chipset.
+            return None;
+        }
+        let wanted = self.rank(inputs);
         let mut busy = self.isr;
         if self.special_mask {
             busy &= !self.imr;
@@ -517,6 +522,7 @@ impl Pic {
     }
 
     /// Returns the requested lines as a bit mask; bit 2 is the cascade.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn requested(&self) -> u16 {
         u16::from_le_bytes([self.master.irr, self.slave.irr])
     }
@@ -528,6 +534,7 @@ impl Pic {
     }
 
     /// Returns the masked lines as a bit mask; bit 2 is the cascade.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn masked(&self) -> u16 {
         u16::from_le_bytes([self.master.imr, self.slave.imr])
     }

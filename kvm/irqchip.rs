@@ -65,7 +65,7 @@ pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::Irqchip = user::read(arg)?;
     vm.chipset.with(|bus, _now, out| {
-        let (Some(pic), Some(ioapic)) = (bus.pic.as_mut(), bus.ioapic.as_mut()) else { return Err(ENXIO) };
+        let Some(pic) = bus.pic.as_mut() else { return Err(ENXIO) };
         match given.chip_id {
             abi::IRQCHIP_PIC_MASTER => {
                 let master = pic_from_kvm(&given)?;
@@ -77,13 +77,12 @@ pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
             }
             abi::IRQCHIP_IOAPIC => {
                 let state = ioapic_from_kvm(&given.ioapic().ok_or(EINVAL)?);
-                for msg in ioapic.restore(&state) {
-                    vm.chipset.send(&msg);
+                if !bus.restore_ioapic(&state, out) {
+                    return Err(ENXIO);
                 }
             }
             _ => return Err(EINVAL),
         }
-        bus.note_intr(out);
         Ok(0)
     })
 }

@@ -443,11 +443,7 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vcp
     let vector = if let Some(v) = core.user_irq.take() {
         Some(v)
     } else if vm.chipset.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
-        vm.chipset.with(|bus, _now, out| {
-            let v = bus.acknowledge();
-            bus.note_intr(out);
-            v
-        })
+        vm.chipset.with(|bus, _now, _out| bus.acknowledge())
     } else {
         core.armed = core.lapic.as_ref().and_then(|l| l.pending());
         core.armed

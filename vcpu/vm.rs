@@ -32,9 +32,10 @@ use kernel::sync::{Arc, Mutex, SpinLockIrq};
 /// The devices behind one lock, with what the lock's holder needs to pass signals on.
 #[pin_data]
 pub(crate) struct Chipset {
-    /// The chips. Taken with interrupts off, also by the timer.
+    /// The chips. Taken with interrupts off, also by the timer. What they come to is published before it is
+    /// released: [`Chipset::publish`].
     #[pin]
-    pub(crate) bus: SpinLockIrq<Bus>,
+    bus: SpinLockIrq<Bus>,
     /// The vCPUs that messages go to.
     pub(crate) vcpus: VcpuRef,
     /// Whether the pair's output is high.
@@ -78,19 +79,27 @@ impl Chipset {
         Ok(this)
     }
 
-    /// Delivers what an access to the bus caused. Any context; the bus lock may be held. Returns how
-    /// many local APICs took a message, `None` if there was none.
-    pub(crate) fn deliver(&self, signals: &Signals) -> Option<u32> {
+    /// Makes known what the chips come to after an access, on every way out of the lock: sends what it sent, and
+    /// tells the vCPUs of the pair's output and the timer of the next deadline. Returns how many local APICs took a
+    /// message, `None` if there was none.
+    fn publish(&self, bus: &mut Bus, mut signals: Signals) -> Option<u32> {
         let mut taken = None;
-        for msg in signals.messages() {
-            taken = add_heard(taken, Some(self.send(msg)));
+        while let Some(sent) = bus.take_message(&mut signals) {
+            let n = self.send(&sent.message);
+            if n == 0 {
+                bus.not_accepted(sent);
+            }
+            taken = add_heard(taken, Some(n));
         }
-        let high = signals.extint == Level::High;
-        if self.extint.swap(high, SeqCst) != high && high {
-            if let Some(bsp) = self.vcpus.get(0) {
+        let high = bus.intr().is_high();
+        // Written here only, under the lock.
+        if self.extint.load(Relaxed) != high {
+            self.extint.store(high, Release);
+            if let (true, Some(bsp)) = (high, self.vcpus.get(0)) {
                 bsp.request(Requests::EXTINT);
             }
         }
+        self.rearm(bus);
         taken
     }
 
@@ -124,8 +133,7 @@ impl Chipset {
         let mut bus = self.bus.lock();
         let mut signals = Signals::new();
         let heard = bus.set_gsi(gsi, level, &mut signals);
-        let taken = self.deliver(&signals);
-        self.rearm(&bus);
+        let taken = self.publish(&mut bus, signals);
         add_heard(heard, taken)
     }
 
@@ -188,8 +196,8 @@ impl Chipset {
         false
     }
 
-    /// Arms the timer for the bus's next deadline. The bus lock is held.
-    pub(crate) fn rearm(&self, bus: &Bus) {
+    /// Arms the timer for the bus's next deadline.
+    fn rearm(&self, bus: &Bus) {
         self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
         let at = bus.deadline().map_or(u64::MAX, |d| d.0);
         if self.armed_for.swap(at, Relaxed) != at {
@@ -201,23 +209,22 @@ impl Chipset {
         }
     }
 
-    /// Does something with the bus, delivers what came of it, and arms the timer.
+    /// Does something with the bus, and publishes what came of it.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
         let mut bus = self.bus.lock();
         let mut signals = Signals::new();
         let r = f(&mut bus, timer::now(), &mut signals);
-        self.deliver(&signals);
-        self.rearm(&bus);
+        self.publish(&mut bus, signals);
         r
     }
 
-    /// As [`Bus::read_timer`], from the run loop.
+    /// As [`Bus::read_timer`], from the run loop: nothing comes of it that would have to be published.
     #[inline(always)]
     pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
         self.bus.lock_with(cpu.irq()).read_timer(port, now)
     }
 
-    /// As [`Bus::write_timer`], from the run loop.
+    /// As [`Bus::write_timer`], from the run loop: nothing comes of it either.
     #[inline(always)]
     pub(crate) fn write_timer(
         &self,
@@ -239,8 +246,7 @@ impl Chipset {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = Signals::new();
         let r = f(&mut bus, now(), &mut signals);
-        self.deliver(&signals);
-        self.rearm(&bus);
+        self.publish(&mut bus, signals);
         r
     }
 }

@@ -1,18 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who takes an interrupt message.
+//! Who takes an interrupt message, and what comes of one that nobody takes.
 
+use crate::chips::{entry, ioapic, pin, route, set_entry};
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
-use crate::irq::{enable_lapic, send};
+use crate::irq::{enable_lapic, pic_guest, report, send, set_line};
+use crate::raw::{ioctl_with, EventFd};
+use kvm_bindings::*;
+use std::os::fd::AsRawFd;
 
 pub const TESTS: &[Test] = &[
+    ("apic: the 8259's interrupt waits while the ioapic is read", read_ioapic),
+    ("apic: the 8259's interrupt waits while the ioapic is written", write_ioapic),
+    ("apic: the 8259's interrupt waits while its state is looked at", look_at_state),
+    ("apic: the 8259's interrupt waits while a route is set", set_route),
+    ("apic: the 8259's interrupt waits while an eventfd becomes an interrupt", set_irqfd),
+    ("apic: a level pin does not wait for the end of what nobody took", level_to_nobody),
     ("apic: one disabled by software takes no message", software_disabled),
     ("apic: lowest priority to all others spares the sender", lowest_others),
     ("apic: lowest priority goes to who is enabled", lowest_enabled),
 ];
 
+const IRQFD: u64 = 0x4020_ae76;
 const APIC: u64 = 0xfee0_0000;
+const IOAPIC: u64 = 0xfec0_0000;
+/// Redirection entry: waits for the end of its interrupt.
+const REMOTE_IRR: u64 = 1 << 14;
+const LEVEL: u64 = 1 << 15;
 /// mov cx, 1000; loop $
 const WHILE: &[u8] = &[0xb9, 0xe8, 0x03, 0xe2, 0xfe];
 
@@ -29,6 +44,71 @@ fn guest_at(c: &Ctx, base: u64, code: &[&[u8]]) -> Guest {
     s.ds.base = base;
     g.vcpu.set_sregs(&s).unwrap();
     g
+}
+
+/// A guest that initializes the 8259, and after its first OUT does `access` on the IOAPIC's page with interrupts
+/// off before it takes line 1's interrupt.
+fn waiting(c: &Ctx, access: &[u8]) -> Guest {
+    let mut code = pic_guest(0xfd);
+    // Without sti, hlt, jmp.
+    code.truncate(code.len() - 4);
+    let mut g = guest_at(c, IOAPIC, &[&code, access, &[0xfb], WHILE, &report(0)]);
+    g.handler(9, 0x2000, &report(9));
+    assert_eq!(g.out(), (0x11, 0), "initialized");
+    set_line(&g, 1, 1);
+    g
+}
+
+fn read_ioapic(c: &Ctx) {
+    // mov eax, [0]
+    assert_eq!(waiting(c, &[0x66, 0xa1, 0, 0]).out(), (0x10, 9));
+}
+
+fn write_ioapic(c: &Ctx) {
+    assert_eq!(waiting(c, &store(0, 1)).out(), (0x10, 9));
+}
+
+fn look_at_state(c: &Ctx) {
+    let mut g = waiting(c, &[]);
+    ioapic(&g.vm);
+
+    assert_eq!(g.out(), (0x10, 9));
+}
+
+fn set_route(c: &Ctx) {
+    let mut g = waiting(c, &[]);
+    route(&g.vm, [pin(1, KVM_IRQCHIP_PIC_MASTER, 1), pin(1, KVM_IRQCHIP_IOAPIC, 1)]).unwrap();
+
+    assert_eq!(g.out(), (0x10, 9));
+}
+
+fn set_irqfd(c: &Ctx) {
+    let mut g = waiting(c, &[]);
+    let event = EventFd::new();
+    let mut irqfd = kvm_irqfd { fd: event.as_raw_fd() as u32, gsi: 5, ..Default::default() };
+    ioctl_with(&g.vm, IRQFD, &mut irqfd).unwrap();
+
+    assert_eq!(g.out(), (0x10, 9));
+}
+
+fn level_to_nobody(c: &Ctx) {
+    // Selects the lower half of entry 20 and writes it: level, vector 0x46.
+    let code = [&store(0, 0x10 + 40)[..], &store(0x10, 0x8046), &[0xfb], WHILE, &report(0)];
+    let mut g = guest_at(c, IOAPIC, &code);
+    g.handler(0x46, 0x2000, &report(0x46));
+    let on = g.vcpu.get_lapic().unwrap();
+    let mut off = on;
+    // SVR.
+    off.regs[0xf1] = 0;
+    g.vcpu.set_lapic(&off).unwrap();
+
+    set_entry(&g.vm, 20, LEVEL | 0x46);
+    set_line(&g, 20, 1);
+    assert_eq!(entry(&mut ioapic(&g.vm), 20), LEVEL | 0x46, "nobody has taken it");
+
+    g.vcpu.set_lapic(&on).unwrap();
+    assert_eq!(g.out(), (0x10, 0x46));
+    assert_eq!(entry(&mut ioapic(&g.vm), 20), LEVEL | REMOTE_IRR | 0x46);
 }
 
 fn software_disabled(c: &Ctx) {

@@ -12,7 +12,7 @@ use libc::{EEXIST, EFAULT, EINVAL, ENOENT, ENXIO};
 
 pub const TESTS: &[Test] = &[
     ("chips: each 8259 keeps its state", pics),
-    ("chips: the ioapic keeps its state", ioapic),
+    ("chips: the ioapic keeps its state", ioapic_state),
     ("chips: one that is not there has no state", absent),
     ("chips: a line that the ioapic lets through comes when its state is set", ioapic_restore),
     ("chips: the timer keeps its state", pit),
@@ -74,28 +74,35 @@ fn pics(c: &Ctx) {
 /// Bytes of `struct kvm_ioapic_state` before the redirection table.
 const REDIRTBL: usize = 24;
 
-fn entry(state: &mut kvm_irqchip, pin: usize) -> u64 {
+/// Returns the IOAPIC's state.
+pub fn ioapic(vm: &VmFd) -> kvm_irqchip {
+    chip(vm, KVM_IRQCHIP_IOAPIC)
+}
+
+/// Returns a redirection entry of the IOAPIC's state.
+pub fn entry(state: &mut kvm_irqchip, pin: usize) -> u64 {
     let at = REDIRTBL + 8 * pin;
     u64::from_le_bytes(state_bytes(state)[at..at + 8].try_into().unwrap())
 }
 
-fn set_entry(vm: &VmFd, pin: usize, value: u64) {
-    let mut state = chip(vm, KVM_IRQCHIP_IOAPIC);
+/// Sets a redirection entry of the IOAPIC.
+pub fn set_entry(vm: &VmFd, pin: usize, value: u64) {
+    let mut state = ioapic(vm);
     let at = REDIRTBL + 8 * pin;
     state_bytes(&mut state)[at..at + 8].copy_from_slice(&value.to_le_bytes());
     vm.set_irqchip(&state).unwrap();
 }
 
-fn ioapic(c: &Ctx) {
+fn ioapic_state(c: &Ctx) {
     let vm = with_chips(c);
-    let mut fresh = chip(&vm, KVM_IRQCHIP_IOAPIC);
+    let mut fresh = ioapic(&vm);
     assert_eq!(state_bytes(&mut fresh)[..8], 0xfec0_0000u64.to_le_bytes());
     assert_eq!(entry(&mut fresh, 5), 1 << 16, "masked");
     let wanted = 3 << 56 | 1 << 16 | 1 << 15 | 0x35;
 
     set_entry(&vm, 5, wanted);
 
-    assert_eq!(entry(&mut chip(&vm, KVM_IRQCHIP_IOAPIC), 5), wanted);
+    assert_eq!(entry(&mut ioapic(&vm), 5), wanted);
 }
 
 fn absent(c: &Ctx) {

@@ -59,15 +59,13 @@ fn full_bus() -> Bus {
     bus
 }
 
-/// After every access INTR is as the pair has it, each message is one a pin could send, and no
-/// deadline that was served is left behind.
+/// Each message is one a pin could send, and no deadline that was served is left behind.
 pub(super) fn bus(bytes: &[u8]) {
     let mut b = Bytes(bytes);
     let mut bus = full_bus();
     let mut now = Ns(1_000_000_007);
     while !b.is_empty() {
         let mut out = Signals::new();
-        bus.note_intr(&mut out);
         match b.below(16) {
             0..=3 => {
                 let (port, width) = (b.pick(&PORTS), b.width());
@@ -97,14 +95,18 @@ pub(super) fn bus(bytes: &[u8]) {
                 assert!(heard.is_none_or(|n| gsi < 24 && n <= 2));
             }
             14 => {
-                let was = out.extint;
+                let was = bus.intr();
                 assert_eq!(bus.acknowledge().is_some(), was == Level::High);
-                bus.note_intr(&mut out);
             }
             _ => outside(&mut bus, &mut b, now, &mut out),
         }
-        assert_eq!(out.extint, bus.pic.as_ref().unwrap().intr());
-        assert!(out.messages().count() <= 24);
+        while let Some(sent) = bus.take_message(&mut out) {
+            let ioapic = bus.ioapic.as_ref().unwrap();
+            assert!(!sent.message.level || ioapic.waits_for(sent.message.vector), "{sent:?}");
+            if b.flag() {
+                bus.not_accepted(sent);
+            }
+        }
     }
 }
 

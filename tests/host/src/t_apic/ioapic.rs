@@ -102,10 +102,37 @@ fn a_level_interrupt_that_nobody_accepted_is_sent_again() {
     program(&mut io, 9, 0, 0x39 | LEVEL);
     io.set_irq(9, High);
 
-    io.not_accepted(0x39);
+    io.not_accepted(9);
 
     assert!(!io.waits_for(0x39));
     assert_eq!(io.set_irq(9, High), Some(fixed(0, 0x39, true)));
+}
+
+#[test]
+fn a_level_interrupt_that_nobody_accepted_is_sent_to_whom_the_entry_names_next() {
+    let mut io = ioapic();
+    program(&mut io, 10, 5, 0x50 | LEVEL);
+    assert_eq!(io.set_irq(10, High), Some(fixed(5, 0x50, true)));
+
+    io.not_accepted(10);
+
+    // The upper half is written first, and sends to the new destination at once.
+    assert_eq!(program(&mut io, 10, 0, 0x50 | LEVEL), [fixed(0, 0x50, true)]);
+}
+
+#[test]
+fn pins_that_nobody_accepted_are_tried_again_and_no_others() {
+    let mut io = ioapic();
+    for pin in [9, 10, 11, 12] {
+        program(&mut io, pin, 0, 0x50 + u32::from(pin) | if pin == 12 { 0 } else { LEVEL });
+        io.set_irq(pin, High);
+    }
+    io.not_accepted(10);
+    io.not_accepted(11);
+    io.set_irq(11, Low);
+
+    assert_eq!(io.retry().collect::<Vec<_>>(), [fixed(0, 0x5a, true)]);
+    assert_eq!(io.retry().count(), 0);
 }
 
 #[test]

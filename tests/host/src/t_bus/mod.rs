@@ -25,6 +25,12 @@ struct Pc {
     now: Ns,
 }
 
+/// What came of an access: the vectors of the messages, and the pair's output.
+struct Came {
+    vectors: Vec<u8>,
+    extint: Level,
+}
+
 impl Pc {
     /// All chips, the PIC pair as Linux leaves it with vectors from 0x30 and all lines open.
     fn new() -> Pc {
@@ -55,37 +61,49 @@ impl Pc {
         pc
     }
 
-    fn out(&mut self, port: u16, value: u32) -> Signals {
+    /// Does something with the bus, as the holder of its lock does.
+    fn with<R>(&mut self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> (R, Came) {
+        let mut out = Signals::new();
+        let r = f(&mut self.bus, self.now, &mut out);
+        let sent = std::iter::from_fn(|| self.bus.take_message(&mut out));
+        let vectors = sent.map(|s| s.message.vector).collect();
+        (r, Came { vectors, extint: self.bus.intr() })
+    }
+
+    fn out(&mut self, port: u16, value: u32) -> Came {
         let width = if (0x600..0x60c).contains(&port) { Width::B2 } else { Width::B1 };
-        let mut out = Signals::new();
-        assert!(self.bus.pio_write(port, width, value, self.now, &mut out), "port {port:#x}");
-        out
+        let (done, came) = self.with(|bus, now, out| bus.pio_write(port, width, value, now, out));
+        assert!(done, "port {port:#x}");
+        came
     }
 
-    fn inb(&mut self, port: u16) -> (u32, Signals) {
-        let mut out = Signals::new();
-        let value = self.bus.pio_read(port, Width::B1, self.now, &mut out).expect("a chip");
-        (value, out)
+    fn inb(&mut self, port: u16) -> (u32, Came) {
+        let (value, came) = self.with(|bus, now, out| bus.pio_read(port, Width::B1, now, out));
+        (value.expect("a chip"), came)
     }
 
-    fn tick(&mut self, ns: u64) -> Signals {
+    fn tick(&mut self, ns: u64) -> Came {
         self.now = self.now.after(ns);
-        let mut out = Signals::new();
-        self.bus.tick(self.now, &mut out);
-        out
+        self.with(|bus, now, out| bus.tick(now, out)).1
+    }
+
+    fn set_gsi(&mut self, gsi: u32, level: Level) -> (Option<u32>, Came) {
+        self.with(|bus, _, out| bus.set_gsi(gsi, level, out))
     }
 
     /// Opens an IOAPIC pin: vector 0x40 + pin, to APIC 0.
-    fn open_pin(&mut self, pin: u8, flags: u64) -> Signals {
-        let mut out = Signals::new();
-        for (at, value) in [(0, 0x10 + 2 * u64::from(pin)), (0x10, flags | 0x40 + u64::from(pin))] {
-            assert!(self.bus.mmio_write(Gpa(IOAPIC_BASE + at), Width::B4, value, &mut out));
-        }
-        out
+    fn open_pin(&mut self, pin: u8, flags: u64) -> Came {
+        let write = |bus: &mut Bus, _, out: &mut Signals| {
+            [(0, 0x10 + 2 * u64::from(pin)), (0x10, flags | 0x40 + u64::from(pin))]
+                .map(|(at, value)| bus.mmio_write(Gpa(IOAPIC_BASE + at), Width::B4, value, out))
+        };
+        let (done, came) = self.with(write);
+        assert_eq!(done, [true; 2]);
+        came
     }
 
     /// A UART whose transmitter interrupts.
-    fn uart_interrupts(&mut self) -> Signals {
+    fn uart_interrupts(&mut self) -> Came {
         self.out(0x3fc, 0x08);
         self.out(0x3f9, 0x02)
     }
@@ -98,8 +116,8 @@ impl Pc {
     }
 }
 
-fn vectors(out: &Signals) -> Vec<u8> {
-    out.messages().map(|m| m.vector).collect()
+fn vectors(came: &Came) -> Vec<u8> {
+    came.vectors.clone()
 }
 
 #[test]
@@ -136,9 +154,10 @@ fn console_input_raises_the_line_without_an_access_of_the_guest() {
     pc.out(0x3fc, 0x08);
     pc.out(0x3f9, 0x01);
 
-    pc.bus.uart.as_mut().unwrap().push_input(b"y");
-    let mut out = Signals::new();
-    pc.bus.settle_uart(&mut out);
+    let (_, out) = pc.with(|bus, _, out| {
+        bus.uart.as_mut().unwrap().push_input(b"y");
+        bus.settle_uart(out);
+    });
 
     assert_eq!((vectors(&out), out.extint), (vec![0x44], High));
 }
@@ -195,17 +214,14 @@ fn the_end_of_a_level_interrupt_sends_it_again_while_its_line_is_high() {
     pc.open_pin(9, 0x8000);
     pc.out(0x604, 1);
     pc.out(0x602, 0x100);
-    let mut pressed = Signals::new();
-    assert!(pc.bus.press_power_button(pc.now, &mut pressed));
-    assert_eq!(vectors(&pressed), [0x49]);
+    let (done, pressed) = pc.with(|bus, now, out| bus.press_power_button(now, out));
+    assert_eq!((done, vectors(&pressed)), (true, vec![0x49]));
 
-    let mut again = Signals::new();
-    pc.bus.eoi(0x49, pc.now, &mut again);
+    let (_, again) = pc.with(|bus, now, out| bus.eoi(0x49, now, out));
     assert_eq!(vectors(&again), [0x49]);
 
     assert_eq!(vectors(&pc.out(0x600, 0x100)), [], "the status is cleared, the line falls");
-    let mut after = Signals::new();
-    pc.bus.eoi(0x49, pc.now, &mut after);
+    let (_, after) = pc.with(|bus, now, out| bus.eoi(0x49, now, out));
     assert_eq!(vectors(&after), []);
 }
 
@@ -213,8 +229,7 @@ fn the_end_of_a_level_interrupt_sends_it_again_while_its_line_is_high() {
 fn the_power_button_is_silent_until_it_is_enabled() {
     let mut pc = Pc::new();
     pc.open_pin(9, 0x8000);
-    let mut pressed = Signals::new();
-    pc.bus.press_power_button(pc.now, &mut pressed);
+    let (_, pressed) = pc.with(|bus, now, out| bus.press_power_button(now, out));
     assert_eq!((vectors(&pressed), pressed.extint), (vec![], Low));
 
     let enabled = pc.out(0x602, 0x100);
@@ -267,12 +282,12 @@ fn a_message_route_sends_on_the_rise_alone() {
     let target = Target::Msi { addr: 0xfee0_1000, data: 0x51 };
     pc.bus.routing = Routing::new([Route { gsi: 24, target }].into_iter()).unwrap();
 
-    let (mut rise, mut fall) = (Signals::new(), Signals::new());
+    let (risen, rise) = pc.set_gsi(24, High);
+    let (fallen, fall) = pc.set_gsi(24, Low);
 
-    assert_eq!(pc.bus.set_gsi(24, High, &mut rise), Some(0), "the message is what counts");
-    assert_eq!(pc.bus.set_gsi(24, Low, &mut fall), None);
+    assert_eq!((risen, fallen), (Some(0), None), "the message is what counts");
     assert_eq!((vectors(&rise), vectors(&fall)), (vec![0x51], vec![]));
-    assert_eq!(pc.bus.set_gsi(25, High, &mut rise), None, "nothing listens");
+    assert_eq!(pc.set_gsi(25, High).0, None, "nothing listens");
 }
 
 #[test]
@@ -340,10 +355,11 @@ proptest! {
                 0 => drop(pc.inb(port)),
                 1 => drop(pc.tick(ns)),
                 2 => {
-                    let mut out = Signals::new();
-                    pc.bus.press_power_button(pc.now, &mut out);
-                    pc.bus.uart.as_mut().unwrap().push_input(&value.to_le_bytes());
-                    pc.bus.settle_uart(&mut out);
+                    pc.with(|bus, now, out| {
+                        bus.press_power_button(now, out);
+                        bus.uart.as_mut().unwrap().push_input(&value.to_le_bytes());
+                        bus.settle_uart(out);
+                    });
                 }
                 _ => drop(pc.out(port, u32::from(value))),
             }
@@ -385,8 +401,47 @@ fn the_timer_through_the_ioapic_goes_on_with_the_end_of_its_interrupt() {
     assert_eq!(vectors(&pc.tick(1_000_000)), []);
 
     assert!(pc.bus.is_timer_waiting());
-    let mut out = Signals::new();
-    pc.bus.timer_eoi(pc.now, &mut out);
+    let (_, out) = pc.with(|bus, now, out| bus.timer_eoi(now, out));
 
     assert_eq!(vectors(&out), [0x42]);
+}
+
+#[test]
+fn the_pairs_output_stays_through_accesses_to_other_chips() {
+    let mut pc = Pc::new();
+    assert_eq!(pc.set_gsi(1, High).1.extint, High);
+
+    let (_, read) = pc.with(|bus, _, _| bus.mmio_read(Gpa(IOAPIC_BASE), Width::B4));
+    let (_, written) = pc.with(|bus, _, out| bus.mmio_write(Gpa(IOAPIC_BASE), Width::B4, 0, out));
+    let (_, ended) = pc.with(|bus, now, out| bus.eoi(0x55, now, out));
+    let (_, nothing) = pc.with(|_, _, _| ());
+
+    for (what, came) in [("read", read), ("write", written), ("end", ended), ("nothing", nothing)] {
+        assert_eq!(came.extint, High, "{what}");
+    }
+}
+
+#[test]
+fn pulses_of_the_timer_that_all_mask_are_not_made_up_for() {
+    let mut pc = Pc::new();
+    pc.out(0x21, 0xff);
+    pc.start_timer();
+    pc.tick(50_000_000);
+    assert_eq!(pc.bus.pit.as_ref().unwrap().pending(), 0);
+}
+
+#[test]
+fn a_level_message_that_nobody_took_is_sent_again_when_its_line_is_driven() {
+    let mut pc = Pc::new();
+    pc.open_pin(9, 0x8000);
+    let (sent, _) = pc.with(|bus, _, out| {
+        bus.set_gsi(9, High, out);
+        let sent = bus.take_message(out).expect("a message");
+        bus.not_accepted(sent);
+        sent
+    });
+    assert_eq!((sent.message.vector, sent.pin), (0x49, Some(9)));
+    assert!(!pc.bus.ioapic.as_ref().unwrap().waits_for(0x49));
+    assert_eq!(vectors(&pc.set_gsi(9, High).1), [0x49]);
+    assert_eq!(vectors(&pc.set_gsi(9, High).1), [], "taken this time");
 }
