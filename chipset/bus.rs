@@ -242,6 +242,13 @@ impl Bus {
         true
     }
 
+    /// A local APIC may take messages that it did not take before: sends those that nobody took again.
+    pub(crate) fn retry(&mut self, out: &mut Signals) {
+        if let Some(ioapic) = self.ioapic.as_mut() {
+            out.pins |= ioapic.retry().pins();
+        }
+    }
+
     /// Returns the next message to be sent, and takes it out of `out`.
     pub(crate) fn take_message(&self, out: &mut Signals) -> Option<Outgoing> {
         while out.pins != 0 {

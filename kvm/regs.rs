@@ -9,7 +9,9 @@ use crate::arch::slice::copy_common;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::state::{Groups, VcpuState};
+use crate::vcpu::vm::Chipset;
 use kernel::prelude::*;
 
 /// Returns KVM_GET_REGS.
@@ -105,18 +107,24 @@ fn is_consistent(r: &abi::Sregs) -> bool {
 ///
 /// # Errors
 /// `EINVAL` for values that no processor could hold.
-pub(super) fn set_sregs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Sregs) -> Result {
+pub(super) fn set_sregs<B: Backend>(
+    chipset: &Chipset,
+    shared: &VcpuShared,
+    core: &mut VcpuCore<B>,
+    r: &abi::Sregs,
+) -> Result {
     let known = Cr0::from_bits(r.cr0).is_some() && Cr4::from_bits(r.cr4).is_some();
     if !known || Efer::from_bits(r.efer).is_none() || !is_consistent(r) || r.cr8 > 15 {
         return Err(EINVAL);
     }
-    if let Some(lapic) = core.lapic.as_mut() {
-        lapic.restore_base(r.apic_base);
-        lapic.set_cr8(r.cr8 as u8);
-    } else {
-        core.hw.set_tpr(r.cr8 as u8);
+    if core.lapic.is_some() && !core.restore_apic_base(r.apic_base) {
+        return Err(EINVAL);
     }
-    core.note_apic_base();
+    match core.lapic.as_mut() {
+        Some(lapic) => lapic.set_cr8(r.cr8 as u8),
+        None => core.hw.set_tpr(r.cr8 as u8),
+    }
+    core.publish_apic(shared, chipset);
     core.fetch(Groups::all());
     let s = &mut core.state;
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];
@@ -126,9 +134,9 @@ pub(super) fn set_sregs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Sregs) -> R
     s.idt = Table { base: r.idt.base, limit: r.idt.limit };
     (s.cr0, s.cr2, s.cr3, s.cr4, s.efer) = (r.cr0, r.cr2, r.cr3, r.cr4, r.efer);
     s.mark(Groups::SEGMENTS | Groups::TABLES | Groups::CONTROL);
-    if let Some(word) = r.interrupt_bitmap.iter().position(|w| *w != 0) {
-        let bit = r.interrupt_bitmap[word].trailing_zeros();
-        core.user_irq = u8::try_from((word as u32).wrapping_mul(64).wrapping_add(bit)).ok();
+    let mut words = [0u8, 64, 128, 192].into_iter().zip(r.interrupt_bitmap);
+    if let Some((first, word)) = words.find(|(_, word)| *word != 0) {
+        core.user_irq = Some(first | word.trailing_zeros() as u8);
     }
     Ok(())
 }

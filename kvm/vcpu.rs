@@ -292,8 +292,7 @@ impl<B: Backend> VcpuFile<B> {
             take_interrupts(&self.vm, &self.shared, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
-            self.shared.set_identity(lapic.identity());
-            core.arm_timer(&self.shared);
+            core.publish_apic(&self.shared, &self.vm.chipset);
             Ok(0)
         })
     }
@@ -317,7 +316,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_SREGS => this.with(|c, _| user::write(arg, &regs::sregs(c)).map(ok)),
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;
-                this.with(|c, _| regs::set_sregs(c, &r).map(ok))
+                this.with(|c, _| regs::set_sregs(&this.vm.chipset, &this.shared, c, &r).map(ok))
             }
             nr::SET_CPUID2 => this.set_cpuid(arg),
             nr::GET_CPUID2 => this.get_cpuid(arg),

@@ -14,9 +14,11 @@ use super::poll::Polling;
 use super::pv::PvState;
 use super::shared::VcpuShared;
 use super::state::{Groups, VcpuState};
+use super::vm::Chipset;
 use crate::arch::addr::Gfn;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
+use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Clock, Lapic};
 use crate::host::timer::{now, rdtsc, tsc_khz, NearClock};
 use kernel::prelude::*;
@@ -241,12 +243,19 @@ impl<B: Backend> VcpuCore<B> {
         self.hw.set_blocking(Blocking { shadow: false, ..blocking });
     }
 
-    /// INIT: the state after reset, but for what INIT keeps. SDM, "Processor State After Reset".
+    /// INIT: the state after reset, but for what INIT keeps: the caching bits of CR0, the MSRs (but EFER and the bases
+    /// of segments, and SPEC_CTRL as KVM has it), the time stamp counter, XCR0 and the state of the FPU. SDM,
+    /// "Processor State After Reset"; APM, "Processor Initialization State". The caller publishes the local APIC anew
+    /// ([`VcpuCore::publish_apic`]).
     pub(crate) fn init(&mut self, signature: u32) {
+        if let Some(lapic) = self.lapic.as_mut() {
+            lapic.reset(true);
+        }
+        self.pv.init();
+        self.spec_ctrl = 0;
         self.fetch(Groups::all());
-        let keep = self.state.cr0 & (3 << 29);
-        self.state = VcpuState::at_reset(signature);
-        self.state.cr0 = 0x10 | keep;
+        self.state = self.state.after_init(signature);
+        self.hw.flush_tlb();
         self.exception = None;
         self.interrupted = None;
         self.nmi = false;
@@ -266,6 +275,23 @@ impl<B: Backend> VcpuCore<B> {
         self.state.rip = 0;
         self.state.mark(Groups::SEGMENTS);
         self.mp = MpState::Runnable;
+    }
+
+    /// Sets the local APIC's base register for user space, which may go from any mode to any other. Returns whether
+    /// there is one and the value is possible; the caller publishes it ([`VcpuCore::publish_apic`]).
+    pub(crate) fn restore_apic_base(&mut self, value: u64) -> bool {
+        let reserved = base_reserved(self.cpuid.phys_bits() as u8, true);
+        self.lapic.as_mut().is_some_and(|l| l.restore_base(value, reserved).is_ok())
+    }
+
+    /// Makes known what others must know of the local APIC, after any change of it that is not its own timer's: who it
+    /// is, when its timer fires, and whether it is there. It may now take what it did not take before.
+    pub(crate) fn publish_apic(&mut self, shared: &VcpuShared, chipset: &Chipset) {
+        let Some(lapic) = self.lapic.as_ref() else { return };
+        shared.set_identity(lapic.identity());
+        self.note_apic_base();
+        self.arm_timer(shared);
+        chipset.with(|bus, _now, out| bus.retry(out));
     }
 
     /// The local APIC's base register may have changed, or the CPUID table: a bit of CPUID follows.

@@ -102,6 +102,13 @@ impl PvState {
         self.eoi_armed = false;
     }
 
+    /// INIT switches off what goes on writing into the guest's memory. A wall clock that was asked for is still to
+    /// be written: the guest has been past that instruction.
+    pub(crate) fn init(&mut self) {
+        self.system_time = 0;
+        self.set_eoi(0);
+    }
+
     /// Before an entry: lets the guest end the interrupt that the entry delivers (`coming`) or the one in
     /// service without an exit, where it can.
     #[inline]

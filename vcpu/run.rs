@@ -174,10 +174,8 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
         core.hw.flush_tlb();
     }
     if asked.contains(Requests::INIT) {
-        if let Some(lapic) = core.lapic.as_mut() {
-            lapic.reset(true);
-        }
         core.init(handle::signature());
+        core.publish_apic(shared, &vm.chipset);
         core.mp = if shared.id == 0 { MpState::Runnable } else { MpState::InitReceived };
     }
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {

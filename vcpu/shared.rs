@@ -219,6 +219,12 @@ impl VcpuShared {
         (take_words(&self.posted_edge), take_words(&self.posted_level))
     }
 
+    /// Asks for INIT. A start-up IPI that came before it is forgotten: the processor was not waiting for one.
+    fn post_init(&self) {
+        self.requests.fetch_and(!Requests::SIPI.bits(), SeqCst);
+        self.request(Requests::INIT);
+    }
+
     /// Posts a start-up IPI for page `vector`.
     pub(crate) fn post_sipi(&self, vector: u8) {
         self.sipi.store(u32::from(vector), Release);
@@ -274,7 +280,7 @@ pub(crate) fn deliver(target: &VcpuShared, msg: &ApicMessage) {
     match msg.delivery {
         Delivery::Fixed | Delivery::LowestPriority => target.post(msg.vector, msg.level),
         Delivery::Nmi => target.request(Requests::NMI),
-        Delivery::Init => target.request(Requests::INIT),
+        Delivery::Init => target.post_init(),
         Delivery::StartUp => target.post_sipi(msg.vector),
         Delivery::ExtInt => target.request(Requests::EXTINT),
         // No system management mode.

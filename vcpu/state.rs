@@ -136,6 +136,13 @@ impl VcpuState {
         }
     }
 
+    /// The state after INIT in this one: as after reset, but for what INIT keeps. All groups must have been fetched.
+    pub(crate) fn after_init(&self, signature: u32) -> VcpuState {
+        let keep = (Cr0::CD | Cr0::NW).bits();
+        let cr0 = Cr0::ET.bits() | self.cr0 & keep;
+        VcpuState { cr0, syscall: self.syscall, ..VcpuState::at_reset(signature) }
+    }
+
     /// Fetches the groups in `want` that have not been fetched since the last exit.
     #[inline]
     pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: Groups, hw: &V) {

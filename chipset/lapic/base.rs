@@ -29,6 +29,10 @@ pub(crate) fn base_reserved(phys_bits: u8, x2apic: bool) -> u64 {
     above | 0x2ff | if x2apic { 0 } else { BASE_EXTD }
 }
 
+/// A value that IA32_APIC_BASE cannot have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImpossibleBase;
+
 impl Lapic {
     /// Returns the mode that IA32_APIC_BASE selects.
     pub(crate) fn mode(&self) -> ApicMode {
@@ -68,15 +72,27 @@ impl Lapic {
         if value & reserved != 0 || !legal {
             return Err(Exception::GP0);
         }
-        self.restore_base(value);
+        self.change_base(value);
         Ok(())
     }
 
-    /// Sets IA32_APIC_BASE from outside the guest: every valid mode can be reached from every other.
-    /// x2APIC without enable becomes disabled.
-    pub(crate) fn restore_base(&mut self, value: u64) {
+    /// Sets IA32_APIC_BASE from outside the guest, as [`Lapic::set_base`]; but every mode can be reached from every
+    /// other.
+    ///
+    /// # Errors
+    /// [`ImpossibleBase`] for reserved bits and x2APIC without enable, in what is not the value already.
+    pub(crate) fn restore_base(&mut self, value: u64, reserved: u64) -> Result<(), ImpossibleBase> {
+        let possible = value & reserved == 0 && value & (BASE_EN | BASE_EXTD) != BASE_EXTD;
+        if value != self.base && !possible {
+            return Err(ImpossibleBase);
+        }
+        self.change_base(value);
+        Ok(())
+    }
+
+    fn change_base(&mut self, value: u64) {
         let was = self.mode();
-        self.base = if value & BASE_EN == 0 { value & !BASE_EXTD } else { value };
+        self.base = value;
         if self.mode() == ApicMode::Disabled && was != ApicMode::Disabled {
             self.reset(true);
         }

@@ -88,20 +88,10 @@ fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
             vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
         Effect::TimerChanged => cx.core.arm_timer(cx.shared),
-        Effect::IdentityChanged => {
-            publish(cx);
-            cx.core.arm_timer(cx.shared);
-        }
+        Effect::IdentityChanged => cx.core.publish_apic(cx.shared, &vm.chipset),
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.chipset.is_timer_waiting() {
         vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
-    }
-}
-
-/// Tells senders of this local APIC's identity.
-pub(super) fn publish<B: Backend>(cx: &Cx<'_, '_, B>) {
-    if let Some(lapic) = cx.core.lapic.as_ref() {
-        cx.shared.set_identity(lapic.identity());
     }
 }

@@ -95,8 +95,7 @@ fn write<B: Backend>(
         Policy::Handled(Handled::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
-            cx.core.note_apic_base();
-            lapic::publish(cx);
+            cx.core.publish_apic(cx.shared, &cx.vm.chipset);
             Ok(())
         }
         Policy::Handled(Handled::TscAux) => {
@@ -225,10 +224,10 @@ fn set_handled<B: Backend>(
             shared.request_self(Requests::CLOCK);
         }
         Handled::ApicBase => {
-            let Some(l) = core.lapic.as_mut() else { return false };
-            l.restore_base(value);
-            shared.set_identity(l.identity());
-            core.note_apic_base();
+            if !core.restore_apic_base(value) {
+                return false;
+            }
+            core.publish_apic(shared, &vm.chipset);
         }
         Handled::TscDeadline => {
             let clock = clock(vm, core);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who takes an interrupt message, and what comes of one that nobody takes.
+//! Who takes an interrupt message, what comes of one that nobody takes, and INIT.
 
 use crate::chips::{entry, ioapic, pin, route, set_entry};
-use crate::guest::{Guest, HLT};
+use crate::guest::{start, Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::irq::{enable_lapic, pic_guest, report, send, set_line};
 use crate::raw::{ioctl_with, EventFd};
@@ -20,6 +20,9 @@ pub const TESTS: &[Test] = &[
     ("apic: one disabled by software takes no message", software_disabled),
     ("apic: lowest priority to all others spares the sender", lowest_others),
     ("apic: lowest priority goes to who is enabled", lowest_enabled),
+    ("apic: a base that user space sets counts for senders and cpuid", base_by_sregs),
+    ("apic: an impossible base is refused", bad_base),
+    ("apic: init keeps what the processor keeps and ends what kvm ends", init),
 ];
 
 const IRQFD: u64 = 0x4020_ae76;
@@ -34,6 +37,16 @@ const WHILE: &[u8] = &[0xb9, 0xe8, 0x03, 0xe2, 0xfe];
 /// mov dword [at], value
 fn store(at: u16, value: u32) -> Vec<u8> {
     [&[0x66, 0xc7, 0x06][..], &at.to_le_bytes(), &value.to_le_bytes()].concat()
+}
+
+fn wrmsr(index: u32, value: u64) -> Vec<u8> {
+    let mut code = Vec::new();
+    for (mov, value) in [(0xb9, index), (0xb8, value as u32), (0xba, (value >> 32) as u32)] {
+        code.extend([0x66, mov]);
+        code.extend(value.to_le_bytes());
+    }
+    code.extend([0x0f, 0x30]);
+    code
 }
 
 /// A guest in real mode whose DS begins at `base`.
@@ -146,4 +159,73 @@ fn lowest_enabled(c: &Ctx) {
 
     assert_eq!(g.vcpu.get_lapic().unwrap().regs[0x220] as u8, 0xff, "all at the first one");
     assert_eq!(second.get_lapic().unwrap().regs[0x220] as u8, 0);
+}
+
+fn base_by_sregs(c: &Ctx) {
+    // mov eax, 1; cpuid; hlt -> out, for HLT sleeps: mov eax, edx; shr eax, 9; and al, 1; out 0x10, al
+    let code =
+        [0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x66, 0x89, 0xd0, 0x66, 0xc1, 0xe8, 9, 0x24, 1, 0xe6, 0x10];
+    let mut g = guest_at(c, 0, &[&code]);
+    let on = g.vcpu.get_sregs().unwrap();
+    let off = kvm_sregs { apic_base: APIC | 1 << 8, ..on };
+
+    g.vcpu.set_sregs(&off).unwrap();
+    assert_eq!(send(&g, APIC as u32, 0x40), 0);
+    assert_eq!(g.out(), (0x10, 0), "CPUID has no APIC");
+
+    g.vcpu.set_sregs(&on).unwrap();
+    enable_lapic(&g);
+    start(&g.vcpu, 0x1000);
+    assert_eq!(send(&g, APIC as u32, 0x40), 1);
+    assert_eq!(g.out(), (0x10, 1), "CPUID has an APIC");
+}
+
+fn bad_base(c: &Ctx) {
+    let g = Guest::with_irqchip(c, &[HLT]);
+    let s = g.vcpu.get_sregs().unwrap();
+
+    // x2APIC mode without the APIC; a reserved bit; an address that the processor does not have.
+    for apic_base in [APIC | 1 << 10, s.apic_base | 1, s.apic_base | 1 << 62] {
+        let result = g.vcpu.set_sregs(&kvm_sregs { apic_base, ..s });
+        assert_eq!(result.map_err(|e| e.errno()), Err(libc::EINVAL), "{apic_base:#x}");
+    }
+    assert_eq!(g.vcpu.get_sregs().unwrap().apic_base, s.apic_base);
+}
+
+fn init(c: &Ctx) {
+    /// Number, value before INIT, value after.
+    const MSRS: [(u32, u64, u64); 8] = [
+        // KVM's end of interrupt, and its clock.
+        (0x4b56_4d04, 0x3001, 0),
+        (0x4b56_4d01, 0x3101, 0),
+        // EFER: SCE.
+        (0xc000_0080, 1, 0),
+        // STAR, LSTAR, SYSENTER_EIP, PAT, the default type of the MTRRs.
+        (0xc000_0081, 0x10_0008 << 32, 0x10_0008 << 32),
+        (0xc000_0082, 0x1234_5000, 0x1234_5000),
+        (0x176, 0x1234_6000, 0x1234_6000),
+        (0x277, 0x0606_0606_0606_0606, 0x0606_0606_0606_0606),
+        (0x2ff, 0xc06, 0xc06),
+    ];
+    let mut code: Vec<u8> = MSRS.iter().flat_map(|m| wrmsr(m.0, m.1)).collect();
+    // ICR: INIT to APIC 0.
+    for part in [&store(0x310, 0)[..], &store(0x300, 0x4500), &report(0)] {
+        code.extend(part);
+    }
+    let mut g = guest_at(c, APIC, &[&code]);
+
+    // There is no memory where the processor starts again.
+    let end = format!("{:?}", g.vcpu.run());
+
+    assert!(!end.contains("IoOut"), "{end}");
+    let (s, r) = (g.vcpu.get_sregs().unwrap(), g.vcpu.get_regs().unwrap());
+    assert_eq!((s.cs.base, r.rip), (0xffff_0000, 0xfff0), "{end}");
+    assert_eq!((s.cr0 & 0x1f, s.apic_base), (0x10, APIC | 0x900));
+    let list = MSRS.map(|(index, ..)| kvm_msr_entry { index, ..Default::default() });
+    let mut got = Msrs::from_entries(&list).unwrap();
+    assert_eq!(g.vcpu.get_msrs(&mut got).unwrap(), MSRS.len());
+    for (entry, (index, _, after)) in got.as_slice().iter().zip(MSRS) {
+        assert_eq!(entry.data, after, "MSR {index:#x}");
+    }
+    assert_eq!(send(&g, APIC as u32, 0x40), 0, "the local APIC is disabled again");
 }

@@ -107,6 +107,7 @@ pub(super) fn bus(bytes: &[u8]) {
                 bus.not_accepted(sent);
             }
         }
+        bus.retry(&mut out);
     }
 }
 

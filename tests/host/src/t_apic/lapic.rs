@@ -274,13 +274,29 @@ fn base_register_allows_only_the_transitions_of_the_manual() {
     for (from, legal) in table {
         for (to, legal) in to.into_iter().zip(legal) {
             let mut apic = Lapic::new(0, true);
-            apic.restore_base(BASE | BSP | from);
+            apic.restore_base(BASE | BSP | from, reserved()).unwrap();
             let expected = if legal { BASE | BSP | to } else { BASE | BSP | from };
 
             let result = apic.set_base(BASE | BSP | to, reserved());
 
             assert_eq!(result.is_ok(), legal, "{from:#x} -> {to:#x}");
             assert_eq!(apic.base(), expected);
+        }
+    }
+}
+
+#[test]
+fn base_register_is_restored_to_any_mode_but_not_to_the_impossible() {
+    let modes = [0, EN, EN | EXTD];
+    for (from, to) in modes.into_iter().flat_map(|from| modes.map(|to| (from, to))) {
+        let mut apic = Lapic::new(0, true);
+        apic.restore_base(BASE | from, reserved()).unwrap();
+        apic.restore_base(BASE | to, reserved()).unwrap();
+        assert_eq!(apic.base(), BASE | to);
+
+        for bad in [BASE | EXTD, BASE | to | 1, BASE | to | 1 << 40] {
+            assert!(apic.restore_base(bad, reserved()).is_err(), "{bad:#x}");
+            assert_eq!(apic.base(), BASE | to);
         }
     }
 }

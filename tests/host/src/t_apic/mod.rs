@@ -5,6 +5,7 @@
 mod dest;
 mod ioapic;
 mod lapic;
+mod pair;
 pub(crate) mod property;
 mod routing;
 mod timer;

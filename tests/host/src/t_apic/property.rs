@@ -114,7 +114,7 @@ fn check_restore(apic: &mut Lapic, now: u64) {
     let format = if now & 1 == 0 { IdFormat::Xapic } else { IdFormat::X2apic };
     let page = apic.regs(format, Ns(now));
     let mut other = Lapic::new(apic.id(), false);
-    other.restore_base(apic.base());
+    other.restore_base(apic.base(), reserved()).unwrap();
     assert!(other.set_regs(&page, format, Ns(now)).is_ok());
 
     assert_eq!(other.regs(format, Ns(now)), page);
