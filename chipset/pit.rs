@@ -225,6 +225,16 @@ impl Pit {
         };
     }
 
+    /// Takes over counters from outside at `now`, and the speaker's switch if it is given. What of their pulses lies in
+    /// the past is forgotten.
+    pub(crate) fn set_channels(&mut self, channels: [ChannelState; 3], speaker_data: Option<bool>, now: Ns) {
+        let old = self.save();
+        let speaker_data = speaker_data.unwrap_or(old.speaker_data);
+        self.restore(&PitState { channels, speaker_data, ..old });
+        self.tick(now);
+        self.forget_missed();
+    }
+
     /// Brings all channels to `now`. Returns the tick.
     fn advance(&mut self, now: Ns) -> u64 {
         let t = PitClock::ticks(now.0);

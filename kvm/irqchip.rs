@@ -8,7 +8,7 @@ use super::abi::vm as abi;
 use super::user;
 use crate::chipset::ioapic::IoapicState;
 use crate::chipset::pic::{ChipState, Pic, PicState};
-use crate::chipset::pit::{ChannelState, PitState};
+use crate::chipset::pit::ChannelState;
 use crate::chipset::routing::{Route, Routing};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
@@ -130,10 +130,7 @@ fn set_pit_state<B: Backend>(
 ) -> Result<i64> {
     vm.chipset.with(|bus, now, _out| {
         let pit = bus.pit.as_mut().ok_or(ENXIO)?;
-        let channels = channels.map(|c| ChannelState::from_kvm(&c, now));
-        let old = pit.save();
-        let speaker_data = speaker_data.unwrap_or(old.speaker_data);
-        pit.restore(&PitState { channels, speaker_data, pending: 0, acked: true, ..old });
+        pit.set_channels(channels.map(|c| ChannelState::from_kvm(&c, now)), speaker_data, now);
         Ok(0)
     })
 }

@@ -8,10 +8,14 @@ use crate::kvm::abi::vm::PitChannelState;
 
 /// `RW_STATE_WORD1`: the high byte of a word comes next.
 const WORD_HIGH: u8 = 4;
+/// The mode of a counter that has had no control word yet.
+const NO_MODE: u8 = 0xff;
+/// The count that 0 stands for.
+const LARGEST: u32 = 0x1_0000;
 
 impl ChannelState {
-    /// Returns KVM's view at `now`. A counter without a count has count 0; a new count that waits for
-    /// the end of a period is shown as if it counted already, which is what KVM itself does.
+    /// Returns KVM's view at `now`. A counter that has no new count is shown with the old one, and a new count that
+    /// waits for the end of a period as if it counted already, which is what KVM itself does.
     pub(crate) fn to_kvm(self, now: Ns) -> PitChannelState {
         let word_state = if self.read_high { WORD_HIGH } else { self.rw_mode };
         let loaded = match self.phase {
@@ -20,7 +24,7 @@ impl ChannelState {
             Phase::Held { done } => Ns(now.since(Ns(PitClock::ns(done)))),
         };
         PitChannelState {
-            count: self.written,
+            count: if self.written == 0 { self.count } else { self.written },
             latched_count: self.latched_count.unwrap_or(0),
             count_latched: if self.latched_count.is_some() { word_state } else { 0 },
             status_latched: u8::from(self.latched_status.is_some()),
@@ -29,35 +33,42 @@ impl ChannelState {
             write_state: if self.write_low.is_some() { WORD_HIGH } else { self.rw_mode },
             write_latch: self.write_low.unwrap_or(0),
             rw_mode: self.rw_mode,
-            mode: self.mode,
+            mode: if self.is_programmed() { self.mode } else { NO_MODE },
             bcd: u8::from(self.bcd),
             gate: u8::from(self.gate),
             count_load_time: i64::try_from(loaded.0).unwrap_or(i64::MAX),
         }
     }
 
+    /// Returns whether a control word came since power-on.
+    fn is_programmed(&self) -> bool {
+        self.null_count || self.written != 0 || self.phase != Phase::Waiting
+    }
+
     /// Reads KVM's view at `now`. An end of a one-shot count that lies in the past was seen.
     pub(crate) fn from_kvm(raw: &PitChannelState, now: Ns) -> ChannelState {
+        let is_programmed = raw.mode != NO_MODE;
+        let count = if raw.count == 0 { LARGEST } else { raw.count };
         let loaded = Ns(u64::try_from(raw.count_load_time).unwrap_or(0));
         let gone = PitClock::ticks(now.since(loaded));
         let gate = raw.gate != 0;
-        let phase = match (raw.count, gate, raw.mode) {
-            (0, _, _) => Phase::Waiting,
-            (_, false, 0 | 2 | 3 | 4) => Phase::Held { done: gone },
+        let phase = match (gate, raw.mode) {
+            (_, NO_MODE) => Phase::Waiting,
+            (false, 0 | 2 | 3 | 4) => Phase::Held { done: gone },
             _ => Phase::Counting { since: PitClock::ticks(loaded.0) },
         };
         ChannelState {
-            count: raw.count,
-            written: raw.count,
-            null_count: raw.count == 0,
+            count,
+            written: if is_programmed { count } else { 0 },
+            null_count: false,
             phase,
-            fired: gone > u64::from(raw.count),
+            fired: is_programmed && gone > u64::from(count),
             write_low: (raw.write_state == WORD_HIGH).then_some(raw.write_latch),
             read_high: raw.read_state == WORD_HIGH || raw.count_latched == WORD_HIGH,
             latched_count: (raw.count_latched != 0).then_some(raw.latched_count),
             latched_status: (raw.status_latched != 0).then_some(raw.status),
             rw_mode: raw.rw_mode,
-            mode: raw.mode,
+            mode: if is_programmed { raw.mode } else { 0 },
             bcd: raw.bcd != 0,
             gate,
         }

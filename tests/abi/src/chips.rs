@@ -16,6 +16,8 @@ pub const TESTS: &[Test] = &[
     ("chips: one that is not there has no state", absent),
     ("chips: a line that the ioapic lets through comes when its state is set", ioapic_restore),
     ("chips: the timer keeps its state", pit),
+    ("chips: the timer stands still until it is programmed", fresh_pit),
+    ("chips: a timer's count of 0 stands for 65536", largest_count),
     ("chips: the timer has the older ioctls too", old_pit),
     ("chips: missed pulses can be given up", reinject),
     ("chips: the speaker's port is the module's only if asked for", speaker),
@@ -149,6 +151,26 @@ fn pit(c: &Ctx) {
 
     let got = vm.get_pit2().unwrap().channels[2];
     assert_eq!((got.count, got.mode, got.rw_mode, got.gate), (0x1234, 3, 3, 1));
+}
+
+fn fresh_pit(c: &Ctx) {
+    let vm = with_chips(c);
+    vm.create_pit2(kvm_pit_config::default()).unwrap();
+
+    let channels = vm.get_pit2().unwrap().channels.map(|c| (c.count, c.mode, c.gate));
+
+    assert_eq!(channels, [(0x1_0000, 0xff, 1), (0x1_0000, 0xff, 1), (0x1_0000, 0xff, 0)]);
+}
+
+fn largest_count(c: &Ctx) {
+    let vm = with_chips(c);
+    vm.create_pit2(kvm_pit_config::default()).unwrap();
+    let mut state = vm.get_pit2().unwrap();
+    state.channels[0] = kvm_pit_channel_state { count: 0, ..counting() };
+
+    vm.set_pit2(&state).unwrap();
+
+    assert_eq!(vm.get_pit2().unwrap().channels[0].count, 0x1_0000);
 }
 
 fn old_pit(c: &Ctx) {

@@ -23,6 +23,7 @@ mod leaks;
 mod mce;
 mod node;
 mod regs;
+mod timer;
 mod vm;
 
 use harness::{Ctx, Test};
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         irq::TESTS,
         apic::TESTS,
         chips::TESTS,
+        timer::TESTS,
         mce::TESTS,
         eventfd::TESTS,
         device::TESTS,

@@ -8,6 +8,7 @@ use crate::arch::time::Ns;
 use crate::chipset::pit::{ChannelState, Pit, PitClock, PitState, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
+use crate::kvm::abi::vm::PitChannelState;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
 
@@ -435,6 +436,33 @@ fn a_periodic_channel_goes_through_kvms_structure() {
     assert_eq!((kvm.count_latched, kvm.latched_count), (4, 4673), "its low byte was read");
     assert_eq!(kvm.count_load_time, at(0).0 as i64);
     assert_eq!(back, state.channels[0]);
+}
+
+#[test]
+fn a_channel_without_a_control_word_goes_through_kvms_structure() {
+    let state = Pit::new().save();
+
+    let kvm = state.channels.map(|c| c.to_kvm(at(200)));
+
+    assert_eq!(
+        kvm.map(|c| (c.count, c.mode, c.gate)),
+        [(0x1_0000, 0xff, 1), (0x1_0000, 0xff, 1), (0x1_0000, 0xff, 0)]
+    );
+    assert_eq!(kvm.map(|c| ChannelState::from_kvm(&c, at(200))), state.channels);
+}
+
+#[test]
+fn counters_set_from_outside_make_no_pulses_of_the_past() {
+    let mut pit = Pit::new();
+    let raw =
+        PitChannelState { count: 0, mode: 2, rw_mode: 3, gate: 1, ..pit.save().channels[0].to_kvm(at(0)) };
+    let [_, one, two] = pit.save().channels;
+
+    // The time of loading, 0, is long ago.
+    pit.set_channels([ChannelState::from_kvm(&raw, at(10_000_000)), one, two], None, at(10_000_000));
+
+    assert_eq!(pulses(&mut pit, 10_000_000), 0);
+    assert_eq!(pulses(&mut pit, 10_000_000 + 0x1_0000), 1, "0 stands for 65536");
 }
 
 #[test]
