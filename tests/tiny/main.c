@@ -4,6 +4,7 @@
  * scoreboard's virtio rows are taken with it, and tests that need a driver unlike
  * Linux's. "bench=" of its command line says, comma separated, what it does before it
  * powers the machine off; lines "guest ROW UNIT VALUE…" go to the serial port.
+ *   chips                 says what the chips are like at the start
  *   kicks                 flushes, writes and reads of the disk, each with a kick
  *   tiny-blk              reads and writes of the disk
  *   tiny-read             reads of the disk
@@ -71,10 +72,16 @@ void tiny_main(const struct start_info *info)
 {
 	const char *line;
 
+	begin_row("chips");
+	chips_note();
 	machine_init();
 	if (info->magic != MAGIC)
 		die("no start info");
 	line = (const char *)(uintptr_t)info->command_line;
+	if (wants(line, "chips")) {
+		chips_print();
+		power_off();
+	}
 	if (wants(line, "kicks"))
 		kicks();
 	if (!blk_init())

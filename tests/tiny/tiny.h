@@ -12,6 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* --- chips.c: what firmware would have left --- */
+
+/* Looks at the chips, before anybody touches them. */
+void chips_note(void);
+/* Says what they were like: "guest chips NAME VALUE". */
+void chips_print(void);
+
 /* --- machine.c: processor, serial port, time --- */
 
 extern volatile uint64_t virtio_interrupts, timer_interrupts;

@@ -15,6 +15,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::contents::Contents;
 use super::devices::Devices;
+use super::firmware;
 use super::prepared::Prepared;
 use super::vcpus::create_vcpus;
 use crate::config::layout::{IDENTITY_MAP, TSS};
@@ -95,7 +96,8 @@ fn prepare_vm(kvm: &Kvm, vm: &VmFd) -> Result<(), Error> {
         .map_err(|_| Error::Host("route the interrupts", Errno::E2BIG))?;
     vm.set_gsi_routing(&routing).map_err(Error::host("route the interrupts"))?;
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(pit).map_err(Error::host("create the interval timer"))
+    vm.create_pit2(pit).map_err(Error::host("create the interval timer"))?;
+    firmware::program(vm)
 }
 
 /// Interrupt routes of a PC: lines 0 to 15 go to the 8259 pair, all 24 to the I/O APIC's pin of the same number, but

@@ -9,6 +9,7 @@
 //! | [`prepared`] | what was checked and opened before |
 //! | [`contents`] | guest memory with all that the guest starts from |
 //! | [`machine`] | the VM itself: interrupt controllers, timer, and all the rest in its order |
+//! | `firmware` | what a PC's firmware would have left in the chips |
 //! | [`devices`], [`vcpus`] | its devices and processors |
 //! | [`cpuid`], [`regs`] | what a processor says of itself, and its state at the kernel's entry |
 //! | [`run`], [`vcpu_loop`] | the threads, and the loop around `KVM_RUN` |
@@ -18,6 +19,7 @@ pub mod contents;
 pub mod cpuid;
 pub mod devices;
 pub mod dump;
+mod firmware;
 pub mod machine;
 pub mod prepared;
 pub mod regs;

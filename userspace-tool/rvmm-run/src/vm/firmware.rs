@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a PC's firmware leaves in the chips, for kernels that are started without one.
+//!
+//! The module's chips are as after power-on, or as KVM's. Kernels take more for granted: the interval timer counts and
+//! can be used for delays, and the 8259 pair has vectors that are none of the processor's own, with all lines masked.
+//! What firmware leaves in the processors is in `regs`; RTC, keyboard controller, UART and power management come
+//! from the module that way.
+
+use kvm_bindings::{
+    kvm_irqchip, kvm_pic_state, kvm_pit_channel_state, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+};
+use kvm_ioctls::VmFd;
+
+use crate::error::Error;
+
+/// Mode of channel 0: rate generator.
+const RATE_GENERATOR: u8 = 2;
+/// The count that 0 stands for: 18.2 periods a second.
+const LARGEST_COUNT: u32 = 0x1_0000;
+/// Counts are read and written low byte first.
+const WORD_ACCESS: u8 = 3;
+/// Vectors of the lines 0 and 8, as the BIOS has them.
+const VECTORS: [(u32, u8); 2] = [(KVM_IRQCHIP_PIC_MASTER, 0x08), (KVM_IRQCHIP_PIC_SLAVE, 0x70)];
+
+/// Returns channel 0 of the timer, counting.
+fn counting() -> kvm_pit_channel_state {
+    kvm_pit_channel_state {
+        count: LARGEST_COUNT,
+        rw_mode: WORD_ACCESS,
+        read_state: WORD_ACCESS,
+        write_state: WORD_ACCESS,
+        mode: RATE_GENERATOR,
+        gate: 1,
+        ..Default::default()
+    }
+}
+
+/// Programs the timer and the 8259 pair of a machine that has just been made.
+///
+/// # Errors
+/// When the module refuses a state.
+pub fn program(vm: &VmFd) -> Result<(), Error> {
+    let mut pit = vm.get_pit2().map_err(Error::host("read the interval timer"))?;
+    pit.channels[0] = counting();
+    vm.set_pit2(&pit).map_err(Error::host("set the interval timer"))?;
+    for (chip_id, irq_base) in VECTORS {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        // Fully nested, edge triggered, no line in service.
+        chip.chip.pic = kvm_pic_state { imr: 0xff, irq_base, ..Default::default() };
+        vm.set_irqchip(&chip).map_err(Error::host("set an interrupt controller"))?;
+    }
+    Ok(())
+}
