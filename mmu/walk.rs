@@ -6,15 +6,19 @@
 //! and PSE-36), PAE, 4-level and 5-level.
 //!
 //! The caller makes sure that a 64-bit address is canonical: that check belongs to the segment unit
-//! and gives #GP or #SS. Here bits beyond the mode's reach are ignored.
+//! and gives #GP or #SS. Outside long mode linear addresses have 32 bits; what lies above is dropped.
 //!
 //! Accessed and dirty bits are set after all checks passed, from the root down, by a locked
 //! compare-and-exchange each. When an entry changed under the walk, the walk starts again. Tables
-//! in read-only memory keep their bits as they are.
+//! in read-only memory keep their bits as they are. A table where there is no memory is an absent entry,
+//! as on KVM.
+//!
+//! PAE's directory pointers are read from memory at each walk, as under nested paging on AMD. Their
+//! reserved bits do not count here: the processor judged them when it took them, and what memory holds
+//! since then need not be what it took. SDM, "PDPTE Registers".
 //!
 //! Not modelled: protection keys for supervisor pages, shadow stacks, and linear address masking,
-//! none of which is offered to guests; PAE's directory pointers are read from memory at each walk,
-//! as under nested paging on AMD. DEVIATION: bit 8 of upper entries, reserved by AMD alone, is
+//! none of which is offered to guests. DEVIATION: bit 8 of upper entries, reserved by AMD alone, is
 //! ignored for all guests.
 
 use super::mem::{GuestMem, MemError};
@@ -126,7 +130,7 @@ pub(crate) struct Translation {
 pub(crate) enum WalkError {
     /// The guest gets a page fault.
     Fault(Exception),
-    /// A table of the guest could not be read or updated.
+    /// A table of the guest could not be read or updated now.
     Mem(MemError),
     /// The guest kept changing its tables; let it run on, and it will come back.
     Busy,
@@ -207,6 +211,7 @@ pub(crate) fn walk<M: GuestMem>(
     gva: Gva,
     access: Access,
 ) -> Result<Translation, WalkError> {
+    let gva = if paging.efer.contains(Efer::LMA) { gva } else { Gva(gva.0 & bits(31, 0)) };
     if !paging.cr0.contains(Cr0::PG) {
         return Ok(Translation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
     }
@@ -259,17 +264,17 @@ impl<M: GuestMem> Walker<'_, M> {
     /// Reads the entry of a table that the address leads to, and checks what each entry must be.
     fn step(&self, table: Gpa, level: u32) -> Result<Step, WalkError> {
         let index_mask = if self.mode == Mode::Legacy { 0x3ff } else { 0x1ff };
-        let linear = match self.mode {
-            Mode::Legacy | Mode::Pae => self.gva.0 & bits(31, 0),
-            Mode::Long { .. } => self.gva.0,
-        };
-        let index = linear.wrapping_shr(self.mode.shift(level)) & index_mask;
+        let index = self.gva.0.wrapping_shr(self.mode.shift(level)) & index_mask;
         let at = table.wrapping_add(index.wrapping_mul(self.mode.entry_bytes() as u64));
         let read = match self.mode {
             Mode::Legacy => self.mem.read_obj::<u32>(at).map(u64::from),
             Mode::Pae | Mode::Long { .. } => self.mem.read_obj::<u64>(at),
         };
-        let entry = read.map_err(WalkError::Mem)?;
+        let entry = match read {
+            Ok(entry) => entry,
+            Err(MemError::NoSlot(_)) => return Err(self.fault(PfError::empty())),
+            Err(e) => return Err(WalkError::Mem(e)),
+        };
         if entry & PRESENT == 0 {
             return Err(self.fault(PfError::empty()));
         }
@@ -311,7 +316,7 @@ impl<M: GuestMem> Walker<'_, M> {
             // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the guest has them.
             (Mode::Legacy, 2) if leaf => bits(21, width.min(40).wrapping_sub(19)),
             (Mode::Legacy, _) => 0,
-            (Mode::Pae, 3) => bits(63, width) | bits(8, 5) | bits(2, 1),
+            (Mode::Pae, 3) => 0,
             (Mode::Pae, 2) if leaf => no_exec | bits(62, width) | bits(20, 13),
             (Mode::Pae, _) => no_exec | bits(62, width),
             (Mode::Long { .. }, 4 | 5) => no_exec | bits(51, width) | LARGE,

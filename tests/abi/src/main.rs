@@ -22,6 +22,7 @@ mod irq;
 mod leaks;
 mod mce;
 mod node;
+mod paging;
 mod regs;
 mod timer;
 mod vm;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         guest::TESTS,
         gates::TESTS,
         code::TESTS,
+        paging::TESTS,
         completion::TESTS,
         irq::TESTS,
         apic::TESTS,

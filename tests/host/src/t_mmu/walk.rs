@@ -289,7 +289,7 @@ fn address_bits_beyond_the_physical_width_are_reserved() {
         }
     }
     for bit in 40..63 {
-        for n in 1..=3 {
+        for n in 2..=3 {
             let ram = pae_tables();
             ram.put(at(n), ram.entry(at(n)) | 1 << bit);
             assert_eq!(fault(&ram, &pae(), GVA_PAE, Read, Supervisor), PF_P | PF_RSVD);
@@ -334,11 +334,13 @@ fn low_address_bits_of_large_pages_are_reserved() {
 }
 
 #[test]
-fn reserved_bits_of_pae_pointers_fault() {
-    for bit in [1, 2, 5, 6, 7, 8, 63] {
+fn reserved_bits_of_pae_pointers_are_left_to_the_processor_which_took_them() {
+    for bit in [1, 2, 5, 6, 7, 8, 40, 63] {
         let ram = pae_tables();
         ram.put(at(1), 0x2000 | P | 1 << bit);
-        assert_eq!(fault(&ram, &pae(), GVA_PAE, Read, Supervisor), PF_P | PF_RSVD, "bit {bit}");
+        for kind in [Read, Write, Fetch] {
+            assert_eq!(translate(&ram, &pae(), GVA_PAE, kind, User), (Gpa(PAGE | 0x123), 12), "bit {bit}");
+        }
     }
 }
 
@@ -441,10 +443,29 @@ fn memory_errors_are_passed_on() {
     let absent = MemError::NotResident(Gpa(at(1)));
     let ram = Ram { update_error: Some(absent), ..long_tables() };
     assert_eq!(walk(&ram, &long(), Gva(GVA_LONG), access(Read, User)), Err(WalkError::Mem(absent)));
+}
 
+#[test]
+fn a_table_in_no_memory_is_an_absent_entry() {
     let p = Paging { cr3: 0x99_0000, ..long() };
-    let nowhere = MemError::NoSlot(Gpa(0x99_0008));
-    assert_eq!(walk(&ram, &p, Gva(GVA_LONG), access(Read, User)), Err(WalkError::Mem(nowhere)));
+    assert_eq!(fault(&long_tables(), &p, GVA_LONG, Write, User), PF_W | PF_U);
+
+    let ram = long_tables();
+    ram.put(at(3), 0x99_0000 | ALL);
+    assert_eq!(fault(&ram, &long(), GVA_LONG, Fetch, Supervisor), PF_I);
+}
+
+#[test]
+fn linear_addresses_outside_long_mode_have_32_bits() {
+    let high = |gva: u64| gva | 0xffff_fff7 << 32;
+    let found = (Gpa(PAGE | 0x123), 12);
+    assert_eq!(translate(&legacy_tables(), &legacy(), high(GVA_LEGACY), Read, User), found);
+    assert_eq!(translate(&pae_tables(), &pae(), high(GVA_PAE), Read, User), found);
+    let p = Paging { cr0: Cr0::PE, ..legacy() };
+    assert_eq!(translate(&Ram::new(0), &p, high(0x1234_5678), Write, User), (Gpa(0x1234_5678), 12));
+
+    let absent = walk(&Ram::new(16), &pae(), Gva(high(GVA_PAE)), access(Read, User));
+    assert!(matches!(absent, Err(WalkError::Fault(Exception { cr2: Some(Gva(GVA_PAE)), .. }))));
 }
 
 #[test]
