@@ -303,6 +303,11 @@ impl Loaded<'_> {
         }
     }
 
+    /// Returns the guest's PKRU, when it is not in the register; 0 where the host does without keys.
+    pub(crate) fn pkru(&self) -> u32 {
+        self.keys.as_ref().map_or(0, |k| k.guest)
+    }
+
     /// Takes the guest's PKRU out of the register, if it is there: after an exit, before guest memory is
     /// touched.
     #[inline]

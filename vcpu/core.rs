@@ -16,10 +16,12 @@ use super::shared::VcpuShared;
 use super::state::{Groups, VcpuState};
 use super::vm::Chipset;
 use crate::arch::addr::Gfn;
+use crate::arch::cpuid::FExtEdx;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Clock, Lapic};
+use crate::host::cpu;
 use crate::host::timer::{now, rdtsc, tsc_khz, NearClock};
 use kernel::prelude::*;
 
@@ -78,6 +80,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) tsc_aux: u32,
     /// SPEC_CTRL, of the bits that the processor has.
     pub(crate) spec_ctrl: u32,
+    /// The processor takes pages of 1 GiB in a guest's tables, whatever CPUID tells the guest.
+    pub(crate) has_gib_pages: bool,
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// How long it polls for an event before it sleeps.
@@ -147,6 +151,8 @@ impl<B: Backend> VcpuCore<B> {
             pv: PvState::default(),
             tsc_aux: 0,
             spec_ctrl: 0,
+            has_gib_pages: FExtEdx::from_bits_retain(cpu::cpuid(0x8000_0001, 0).edx)
+                .contains(FExtEdx::PAGE_1G),
             mp,
             polling: Polling::new(crate::halt_poll_ns(), tsc_khz()),
             lead: Lead::new(tsc_khz()),

@@ -384,6 +384,7 @@ pub(crate) struct CpuidTable {
     sorted: usize,
     vendor: Vendor,
     max_basic: u32,
+    phys_bits: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
     apic_enabled: bool,
     /// What was asked lately and does not follow the vCPU's state.
@@ -392,6 +393,8 @@ pub(crate) struct CpuidTable {
 
 /// How many answers are remembered.
 const RECENT: usize = 8;
+/// The bits of a physical address of a processor without leaf 0x8000_0008.
+const PHYS_BITS: u32 = 36;
 
 impl CpuidTable {
     /// The table before user space gave one: everything is 0.
@@ -402,6 +405,7 @@ impl CpuidTable {
             sorted: 0,
             vendor: Vendor::Intel,
             max_basic: 0,
+            phys_bits: PHYS_BITS,
             apic_enabled: true,
             recent: [None; RECENT],
         }
@@ -426,6 +430,9 @@ impl CpuidTable {
         if let Some(leaf0) = table.find(0, 0).map(CpuidEntry2::regs) {
             table.vendor = Vendor::of(leaf0);
             table.max_basic = leaf0.eax;
+        }
+        if let Some(leaf) = table.find(0x8000_0008, 0) {
+            table.phys_bits = leaf.eax & 0xff;
         }
         Ok(table)
     }
@@ -488,10 +495,10 @@ impl CpuidTable {
         regs
     }
 
-    /// Returns the bits of a guest physical address by leaf 0x8000_0008, or the 36 of a processor
-    /// without it.
+    /// Returns the bits of a guest physical address by leaf 0x8000_0008.
+    #[inline]
     pub(crate) fn phys_bits(&self) -> u32 {
-        self.find(0x8000_0008, 0).map_or(36, |e| e.eax & 0xff)
+        self.phys_bits
     }
 
     fn at(&self, position: usize) -> Option<&CpuidEntry2> {

@@ -222,7 +222,7 @@ fn learn<B: Backend>(cx: &Cx<'_, '_, B>, key: &Key) -> Option<(Trail, Insn)> {
     let witness = Witness { space, trail: Cell::new(Some(Trail::new())) };
     let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
     let how = walk::Access { kind: AccessKind::Fetch, privilege };
-    let found = walk::walk(&witness, &paging(&cx.core.state), Gva(key.at), how).ok()?;
+    let found = walk::walk(&witness, &paging(cx), Gva(key.at), how).ok()?;
     let mut code = [0u8; CODE];
     space.read(found.gpa, &mut code).ok()?;
     let insn = decode(&code, key.mode).ok()?;

@@ -13,7 +13,7 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::state::{Groups, VcpuState};
+use crate::vcpu::state::Groups;
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +34,17 @@ struct Piece {
 }
 
 /// Returns what translations depend on now; needs [`Groups::CONTROL`].
-pub(super) fn paging(s: &VcpuState) -> Paging {
+pub(super) fn paging<B: Backend>(cx: &Cx<'_, '_, B>) -> Paging {
+    let s = &cx.core.state;
     Paging {
         cr0: Cr0::from_bits_truncate(s.cr0),
         cr3: s.cr3,
         cr4: Cr4::from_bits_truncate(s.cr4),
         efer: Efer::from_bits_truncate(s.efer),
         ac: s.rflags & Rflags::AC.bits() != 0,
-        pkru: 0,
-        maxphyaddr: 52,
-        gib_pages: true,
+        pkru: cx.fpu.pkru(),
+        maxphyaddr: cx.core.cpuid.phys_bits(),
+        gib_pages: cx.core.has_gib_pages,
     }
 }
 
@@ -77,14 +78,13 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
 
     /// Translates one piece that does not cross a page.
     fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
-        let s = &self.cx.core.state;
-        let paging = paging(s);
+        let paging = paging(self.cx);
         let kind = match access {
             Access::Read => AccessKind::Read,
             Access::Write => AccessKind::Write,
             Access::Fetch => AccessKind::Fetch,
         };
-        let privilege = match s.cpl() {
+        let privilege = match self.cx.core.state.cpl() {
             _ if self.implicit => Privilege::Implicit,
             3 => Privilege::User,
             _ => Privilege::Supervisor,

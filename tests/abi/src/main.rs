@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         gates::TESTS,
         code::TESTS,
         paging::TESTS,
+        paging::SOFTWARE,
         completion::TESTS,
         irq::TESTS,
         apic::TESTS,

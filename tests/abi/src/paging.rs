@@ -39,6 +39,14 @@ pub const TESTS: &[Test] = &[
     }),
 ];
 
+/// Accesses that are made in software alone: the destinations of strings whose source is a device.
+pub const SOFTWARE: &[Test] = &[
+    ("paging: software asks the protection key of a page", protection_key),
+    ("paging: software knows how wide the guest's addresses are", address_width),
+    ("paging: software asks the rights of a page", rights),
+    ("paging: software finds no table where there is no memory", no_table),
+];
+
 const PSE: u32 = 1 << 4;
 const PAE_BIT: u32 = 1 << 5;
 const LA57: u32 = 1 << 12;
@@ -308,4 +316,81 @@ fn run(c: &Ctx, mode: &Mode) {
     // "KVMK".
     assert_eq!(r.rdi, 0x4b4d_564b);
     assert!(mode.user || r.rbp == 0x1122_3344, "{:#x}", r.rbp);
+}
+
+/// Page fault error code bits.
+const PF_P: u8 = 1;
+const PF_W: u8 = 2;
+const PF_RSVD: u8 = 8;
+const PF_PK: u8 = 32;
+
+/// Moves a byte from a device to a page that `entry` maps, in 64-bit mode; returns the error code of the page fault.
+/// `code` runs before; `page_table` is the address of the page's table.
+#[track_caller]
+fn fault(g: &mut Guest, cr4: u64, code: &[u8], page_table: u64, entry: u64) -> u8 {
+    const IDT: usize = 0x4000;
+    // mov rsi, MMIO; mov rdi, 0x201000; movsb
+    let string = [0x48, 0xc7, 0xc6, 0, 0, 0x10, 0, 0x48, 0xc7, 0xc7, 0, 0x10, 0x20, 0, 0xa4, HLT];
+    g.memory.write(CODE, &[code, &string].concat());
+    // pop rax; out 0x10, al; hlt
+    g.memory.write(DATA, &[0x58, 0xe6, 0x10, HLT]);
+    g.memory.write(0x5008, &0x00af_9b00_0000_ffffu64.to_le_bytes());
+    g.memory.write(IDT + 14 * 16, &(DATA as u64 | 0x8e00_0008_0000).to_le_bytes());
+    g.enter_long_mode();
+    for table in [0x9000, 0xa000] {
+        let entry = u64::from_le_bytes(g.memory.read(table));
+        g.memory.write(table, &(entry | 4).to_le_bytes());
+    }
+    g.memory.write(0xb008, &(page_table | ALL).to_le_bytes());
+    g.memory.write(0xd008, &entry.to_le_bytes());
+    let mut s = g.vcpu.get_sregs().unwrap();
+    s.cr0 |= 1 << 16;
+    s.cr4 |= cr4;
+    s.gdt = kvm_dtable { base: 0x5000, limit: 15, ..Default::default() };
+    s.idt = kvm_dtable { base: IDT as u64, limit: 0xfff, ..Default::default() };
+    g.vcpu.set_sregs(&s).unwrap();
+    g.vcpu.set_regs(&kvm_regs { rip: CODE as u64, rsp: 0x8000, rflags: 2, ..Default::default() }).unwrap();
+    loop {
+        match g.exit() {
+            // The device may be read first.
+            VcpuExit::MmioRead(MMIO, data) => data[0] = 0x33,
+            VcpuExit::IoOut(0x10, &[error]) => break error,
+            other => panic!("{other:?}, expected a page fault"),
+        }
+    }
+}
+
+fn protection_key(c: &Ctx) {
+    let list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    // CPUID.7.0:ECX.PKU.
+    if !list.as_slice().iter().any(|e| e.function == 7 && e.index == 0 && e.ecx & 1 << 3 != 0) {
+        skip("no protection keys");
+    }
+    // xor ecx, ecx; xor edx, edx; mov eax, 8 (no writes with key 1); wrpkru
+    let code = [0x31, 0xc9, 0x31, 0xd2, 0xb8, 8, 0, 0, 0, 0x0f, 0x01, 0xef];
+    let mut g = Guest::new(c, &[]);
+
+    assert_eq!(fault(&mut g, 1 << 22, &code, 0xd000, 0x6000 | ALL | 1 << 59), PF_P | PF_W | PF_PK);
+}
+
+fn address_width(c: &Ctx) {
+    let mut g = Guest::new(c, &[]);
+    let mut list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let leaf = list.as_mut_slice().iter_mut().find(|e| e.function == 0x8000_0008).unwrap();
+    leaf.eax = (leaf.eax & !0xff) | 36;
+    g.vcpu.set_cpuid2(&list).unwrap();
+
+    assert_eq!(fault(&mut g, 0, &[], 0xd000, 0x6000 | ALL | 1 << 37), PF_P | PF_W | PF_RSVD);
+}
+
+fn rights(c: &Ctx) {
+    let mut g = Guest::new(c, &[]);
+
+    assert_eq!(fault(&mut g, 0, &[], 0xd000, 0x6000 | P), PF_P | PF_W);
+}
+
+fn no_table(c: &Ctx) {
+    let mut g = Guest::new(c, &[]);
+
+    assert_eq!(fault(&mut g, 0, &[], 0x70_0000, 0), PF_W);
 }
