@@ -4,8 +4,8 @@
 //!
 //! An emulated instruction that reads a device of user space cannot wait for it. So it stops with
 //! "retry"; user space answers; and the instruction runs again from its start, this time finding the
-//! answers, in order, in the log. Writes are logged as done in the same way. The log is forgotten once
-//! the instruction has completed.
+//! answers, in order, in the log. Writes are logged as done in the same way, and so is what the instruction has
+//! done in the kernel and must not do twice. The log is forgotten once the instruction has completed.
 //!
 //! Nothing may come in between: an event would be delivered before the instruction, and its handler find the
 //! answers. So the instruction is kept, and the next KVM_RUN finishes it before anything else, as it was
@@ -14,8 +14,8 @@
 use crate::arch::addr::{Gpa, Width};
 use crate::vcpu::emulate::decode::{Insn, Mode};
 
-/// The most accesses of one instruction: a 16-byte operand in 8-byte pieces, twice, with room.
-const LOG: usize = 8;
+/// The most accesses of one instruction: POPA from a device whose every word lies in two pages.
+const LOG: usize = 16;
 
 /// One answered access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl PendingIo {
         self.waiting = Some(Waiting { insn, mode, rip });
     }
 
+    /// Returns whether the instruction has done something that must not be done again.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.len != 0
+    }
+
     /// Returns whether an instruction waits to be finished.
     #[inline]
     pub(crate) fn is_unfinished(&self) -> bool {
@@ -96,10 +101,16 @@ impl PendingIo {
         self.waiting.filter(|w| w.rip == rip).map(|w| (w.insn, w.mode))
     }
 
-    /// Returns the answer to the next access, if user space has given it.
+    /// Returns the answer to the next access, if it is known. Where the instruction takes another way than it did
+    /// before, what was known of the old one is forgotten.
+    #[inline]
     pub(crate) fn answer(&mut self, gpa: Gpa, len: u8, is_write: bool) -> Option<u64> {
-        let a = self.log.get(self.used).filter(|_| self.used < self.len)?;
+        if self.used >= self.len {
+            return None;
+        }
+        let a = self.log.get(self.used)?;
         if a.gpa != gpa || a.len != len || a.is_write != is_write {
+            self.len = self.used;
             return None;
         }
         self.used = self.used.wrapping_add(1);
@@ -113,18 +124,31 @@ impl PendingIo {
         (self.len == 1 && a.len == len && a.is_write == is_write).then_some(a.data)
     }
 
-    /// Notes that user space is asked.
-    pub(crate) fn ask(&mut self, gpa: Gpa, len: u8, is_write: bool) {
-        self.asked = Some((gpa, len, is_write));
+    /// Notes that user space is asked for the next access. Returns whether its answer has room.
+    pub(crate) fn ask(&mut self, gpa: Gpa, len: u8, is_write: bool) -> bool {
+        let has_room = self.len < LOG;
+        self.asked = has_room.then_some((gpa, len, is_write));
+        has_room
+    }
+
+    /// Notes an access that is done, and is not to be done again should the instruction start again; `data` is what
+    /// it gave. What finds no room could be followed by nothing that is asked for.
+    pub(crate) fn done(&mut self, gpa: Gpa, len: u8, is_write: bool, data: u64) {
+        self.push(Answer { gpa, data, len, is_write });
+        self.used = self.len;
     }
 
     /// User space has answered with `data`. Returns whether it had been asked.
     pub(crate) fn complete(&mut self, data: u64) -> bool {
         let Some((gpa, len, is_write)) = self.asked.take() else { return false };
+        self.push(Answer { gpa, data, len, is_write });
+        true
+    }
+
+    fn push(&mut self, answer: Answer) {
         if let Some(slot) = self.log.get_mut(self.len) {
-            *slot = Answer { gpa, data, len, is_write };
+            *slot = answer;
             self.len = self.len.wrapping_add(1);
         }
-        true
     }
 }

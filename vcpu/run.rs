@@ -305,6 +305,10 @@ fn window<B: Backend>(
             if let Some(leave) = settle(&mut cx, outcome) {
                 break leave;
             }
+            if cx.core.io.is_unfinished() {
+                // Another vCPU came in between. The host's interrupts come before the next try.
+                break Leave::Again;
+            }
         }
         if finishes_only {
             break Leave::Again;

@@ -69,12 +69,15 @@ fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outc
             Outcome::Resume
         }
         Err(stop) => {
-            if let Want::User(_) = want {
-                // The element of a string instruction that was to be finished is done. Events come before the next.
-                if finishes && !cx.core.io.is_unfinished() {
-                    cx.core.io.forget();
-                    return Outcome::Resume;
-                }
+            let has_begun = cx.core.io.has_begun();
+            let asks = matches!(want, Want::User(_));
+            // The element of a string instruction that was to be finished is done. Events come before the next.
+            if asks && finishes && !has_begun && !cx.core.io.is_unfinished() {
+                cx.core.io.forget();
+                return Outcome::Resume;
+            }
+            // What has been done must not be done again by another that comes in between.
+            if stop == Stop::Retry && (asks || has_begun) {
                 cx.core.io.keep(insn, mode, cx.core.state.rip);
             }
             stopped(cx, stop, want)
@@ -90,7 +93,10 @@ fn stopped<B: Backend>(cx: &mut Cx<'_, '_, B>, stop: Stop, want: Want) -> Outcom
             Outcome::Inject(e)
         }
         Stop::Retry => retry(want),
-        Stop::Unhandled => Outcome::ToUser(UserExit::Bug(failure(cx))),
+        Stop::Unhandled => {
+            cx.core.io.forget();
+            Outcome::ToUser(UserExit::Bug(failure(cx)))
+        }
     }
 }
 

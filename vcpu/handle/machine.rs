@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The emulator's [`Machine`] over a vCPU: registers, guest page tables, memory and devices.
+//! The emulator's [`Machine`] over a vCPU: its registers and ports. For memory see [`super::operand`].
 
-use super::{mmio, pio, Cx};
+use super::{pio, Cx};
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment, Table};
-use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::walk::{self, AccessKind, Paging, Privilege, WalkError};
+use crate::mmu::walk::Paging;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
@@ -24,13 +23,6 @@ pub(super) enum Want {
     FaultIn(Gpa, bool),
     /// Ask user space.
     User(UserExit),
-}
-
-/// A piece of an access: guest physical address and length, within one page.
-#[derive(Clone, Copy)]
-struct Piece {
-    gpa: Gpa,
-    len: usize,
 }
 
 /// Returns what translations depend on now; needs [`Groups::CONTROL`].
@@ -51,128 +43,17 @@ pub(super) fn paging<B: Backend>(cx: &Cx<'_, '_, B>) -> Paging {
 /// A [`Machine`] on the vCPU of a [`Cx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
 /// instructions that use them.
 pub(super) struct CxMachine<'c, 'a, 'f, B: Backend> {
-    cx: &'c mut Cx<'a, 'f, B>,
+    pub(super) cx: &'c mut Cx<'a, 'f, B>,
     /// Why the last step stopped with [`Stop::Retry`].
     pub(super) want: Want,
     /// The access is the processor's own, not the instruction's.
-    implicit: bool,
+    pub(super) implicit: bool,
 }
 
 impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     /// Wraps a vCPU.
     pub(super) fn new(cx: &'c mut Cx<'a, 'f, B>) -> Self {
         CxMachine { cx, want: Want::Nothing, implicit: false }
-    }
-
-    fn stop<T>(&mut self, want: Want) -> Step<T> {
-        self.want = want;
-        Err(Stop::Retry)
-    }
-
-    fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
-        match e {
-            MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
-            MemError::NoSlot(_) => Err(Stop::Unhandled),
-        }
-    }
-
-    /// Translates one piece that does not cross a page.
-    fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
-        let paging = paging(self.cx);
-        let kind = match access {
-            Access::Read => AccessKind::Read,
-            Access::Write => AccessKind::Write,
-            Access::Fetch => AccessKind::Fetch,
-        };
-        let privilege = match self.cx.core.state.cpl() {
-            _ if self.implicit => Privilege::Implicit,
-            3 => Privilege::User,
-            _ => Privilege::Supervisor,
-        };
-        let how = walk::Access { kind, privilege };
-        match walk::walk(&*self.cx.vm.space, &paging, gva, how) {
-            Ok(t) => Ok(t.gpa),
-            Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
-            // The tables' accessed bits are set in passing, so the page must be there for writing.
-            Err(WalkError::Mem(e)) => self.mem_error(e, true),
-            Err(WalkError::Busy) => self.stop(Want::Nothing),
-        }
-    }
-
-    /// Splits an access at the page boundary and translates both parts before anything is touched.
-    fn pieces(&mut self, gva: Gva, len: usize, access: Access) -> Step<[Option<Piece>; 2]> {
-        let left = usize::try_from(gva.left_in_page()).unwrap_or(0);
-        let first = len.min(left);
-        let a = Piece { gpa: self.translate(gva, access)?, len: first };
-        let rest = len.saturating_sub(first);
-        let b = if rest == 0 {
-            None
-        } else {
-            let gpa = self.translate(gva.wrapping_add(first as u64), access)?;
-            Some(Piece { gpa, len: rest })
-        };
-        Ok([Some(a), b])
-    }
-
-    fn read_piece(&mut self, p: Piece, buf: &mut [u8]) -> Step<()> {
-        match self.cx.vm.space.read(p.gpa, buf) {
-            Ok(()) => Ok(()),
-            Err(MemError::NoSlot(_)) => self.device_read(p.gpa, buf),
-            Err(e) => self.mem_error(e, false),
-        }
-    }
-
-    fn write_piece(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
-        match self.cx.vm.space.write(p.gpa, buf) {
-            Ok(()) => Ok(()),
-            Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf),
-            Err(e) => self.mem_error(e, true),
-        }
-    }
-
-    /// Reads a device in pieces of at most 8 bytes.
-    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Step<()> {
-        let mut at = gpa;
-        for part in buf.chunks_mut(8) {
-            let len = part.len() as u8;
-            let value = match self.cx.core.io.answer(at, len, false) {
-                Some(v) => v,
-                None => match Width::from_bytes(part.len()).and_then(|w| mmio::read(self.cx, at, w)) {
-                    Some(v) => v,
-                    None => {
-                        self.cx.core.io.ask(at, len, false);
-                        let exit = UserExit::Mmio { gpa: at, data: [0; 8], len, is_write: false };
-                        return self.stop(Want::User(exit));
-                    }
-                },
-            };
-            for (dst, src) in part.iter_mut().zip(value.to_le_bytes()) {
-                *dst = src;
-            }
-            at = at.wrapping_add(u64::from(len));
-        }
-        Ok(())
-    }
-
-    /// Writes a device in pieces of at most 8 bytes.
-    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8]) -> Step<()> {
-        let mut at = gpa;
-        for part in buf.chunks(8) {
-            let len = part.len() as u8;
-            let mut data = [0u8; 8];
-            for (dst, src) in data.iter_mut().zip(part) {
-                *dst = *src;
-            }
-            let value = u64::from_le_bytes(data);
-            let done = self.cx.core.io.answer(at, len, true).is_some()
-                || Width::from_bytes(part.len()).is_some_and(|w| mmio::write(self.cx, at, w, value));
-            if !done {
-                self.cx.core.io.ask(at, len, true);
-                return self.stop(Want::User(UserExit::Mmio { gpa: at, data, len, is_write: true }));
-            }
-            at = at.wrapping_add(u64::from(len));
-        }
-        Ok(())
     }
 
     /// Returns the bytes at RIP as far as they can be read, for a report.
@@ -325,58 +206,19 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
     }
 
     fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
-        let mut rest = buf;
-        for p in self.pieces(gva, rest.len(), access)?.into_iter().flatten() {
-            let (now, later) = rest.split_at_mut(p.len.min(rest.len()));
-            self.read_piece(p, now)?;
-            rest = later;
-        }
-        Ok(())
+        self.read_linear(gva, buf, access)
     }
 
     fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
-        let mut rest = buf;
-        for p in self.pieces(gva, rest.len(), Access::Write)?.into_iter().flatten() {
-            let (now, later) = rest.split_at(p.len.min(rest.len()));
-            self.write_piece(p, now)?;
-            rest = later;
-        }
-        Ok(())
+        self.write_linear(gva, buf)
     }
 
     fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
-        let gpa = self.translate(gva, Access::Write)?;
-        if gva.0 & (width.bytes() as u64).wrapping_sub(1) != 0 {
-            // Not naturally aligned: as two plain accesses. Other vCPUs may see the halves apart.
-            return self.unaligned_cmpxchg(gva, width, old, new);
-        }
-        match self.cx.vm.space.cmpxchg(gpa, width.bytes(), old, new) {
-            Ok(found) => Ok(found),
-            Err(MemError::NoSlot(_)) => {
-                self.device_write(gpa, new.to_le_bytes().get(..width.bytes()).unwrap_or(&[]))?;
-                Ok(old)
-            }
-            Err(e) => self.mem_error(e, true),
-        }
+        self.cmpxchg_linear(gva, width, old, new)
     }
 
     fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
-        for p in self.pieces(gva, len, access)?.into_iter().flatten() {
-            // One byte, read: tells whether the page is resident. A write goes through the same page.
-            let mut byte = [0u8];
-            match self.cx.vm.space.read(p.gpa, &mut byte) {
-                Ok(()) if access == Access::Write => {
-                    let b = u64::from(byte[0]);
-                    match self.cx.vm.space.cmpxchg(p.gpa, 1, b, b) {
-                        Ok(_) | Err(MemError::NoSlot(_)) => {}
-                        Err(e) => return self.mem_error(e, true),
-                    }
-                }
-                Ok(()) | Err(MemError::NoSlot(_)) => {}
-                Err(e) => return self.mem_error(e, access == Access::Write),
-            }
-        }
-        Ok(())
+        self.probe_linear(gva, len, access)
     }
 
     fn commit(&mut self) {
@@ -385,29 +227,29 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 
     fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
         self.check_port(port, width)?;
-        if let Some(v) = pio::read(self.cx, port, width) {
-            return Ok(v);
-        }
         // Ports and memory share the log; a port's key lies above any physical address.
-        let key = Gpa(PORT_KEY | u64::from(port));
-        if let Some(v) = self.cx.core.io.answer(key, width.bytes() as u8, false) {
+        let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
+        if let Some(v) = self.cx.core.io.answer(key, len, false) {
             return Ok(v as u32);
         }
-        self.cx.core.io.ask(key, width.bytes() as u8, false);
-        self.stop(Want::User(UserExit::Io { port, width, is_in: true, data: 0 }))
+        if let Some(v) = pio::read(self.cx, port, width) {
+            self.cx.core.io.done(key, len, false, u64::from(v));
+            return Ok(v);
+        }
+        self.ask(key, len, false, UserExit::Io { port, width, is_in: true, data: 0 })
     }
 
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()> {
         self.check_port(port, width)?;
+        let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
+        if self.cx.core.io.answer(key, len, true).is_some() {
+            return Ok(());
+        }
         if pio::write(self.cx, port, width, value) {
+            self.cx.core.io.done(key, len, true, 0);
             return Ok(());
         }
-        let key = Gpa(PORT_KEY | u64::from(port));
-        if self.cx.core.io.answer(key, width.bytes() as u8, true).is_some() {
-            return Ok(());
-        }
-        self.cx.core.io.ask(key, width.bytes() as u8, true);
-        self.stop(Want::User(UserExit::Io { port, width, is_in: false, data: value }))
+        self.ask(key, len, true, UserExit::Io { port, width, is_in: false, data: value })
     }
 }
 
@@ -415,18 +257,6 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 const PORT_KEY: u64 = 1 << 63;
 
 impl<B: Backend> CxMachine<'_, '_, '_, B> {
-    fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
-        let mut buf = [0u8; 8];
-        let Some(part) = buf.get_mut(..width.bytes()) else { return Err(Stop::Unhandled) };
-        self.read(gva, part, Access::Write)?;
-        let found = u64::from_le_bytes(buf);
-        if found == old & width.mask() {
-            let bytes = new.to_le_bytes();
-            self.write(gva, bytes.get(..width.bytes()).unwrap_or(&[]))?;
-        }
-        Ok(found)
-    }
-
     /// Checks the I/O permission bitmap of the TSS. SDM, "I/O Permission Bit Map".
     fn check_port(&mut self, port: u16, width: Width) -> Step<()> {
         if self.is_io_allowed() {

@@ -23,19 +23,99 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -
     read.or_else(|| cx.vm.pci.ends_unclaimed().then_some(width.mask()))
 }
 
+/// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`Width`].
+#[inline]
+pub(super) fn read_bytes<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+    match Width::from_bytes(len) {
+        Some(width) => read(cx, gpa, width),
+        None => read_odd(cx, gpa, len),
+    }
+}
+
+/// As [`write`], of 1 to 8 bytes.
+#[inline]
+pub(super) fn write_bytes<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
+    match Width::from_bytes(len) {
+        Some(width) => write(cx, gpa, width, value),
+        None => write_odd(cx, gpa, len, value),
+    }
+}
+
+/// Returns the widest access that fits into `len` bytes.
+fn widest(len: usize) -> Width {
+    match len {
+        0 | 1 => Width::B1,
+        2 | 3 => Width::B2,
+        4..=7 => Width::B4,
+        _ => Width::B8,
+    }
+}
+
+/// Reads a device by several accesses, if the first is to one.
+#[cold]
+#[inline(never)]
+fn read_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+    let (mut value, mut done) = (0u64, 0usize);
+    while done < len {
+        let width = widest(len.wrapping_sub(done));
+        let part = match read(cx, gpa.wrapping_add(done as u64), width) {
+            Some(part) => part,
+            None if done == 0 => return None,
+            None => width.mask(),
+        };
+        value |= (part & width.mask()).wrapping_shl((done as u32).wrapping_mul(8));
+        done = done.wrapping_add(width.bytes());
+    }
+    Some(value)
+}
+
+/// Writes a device by several accesses, if the first is to one.
+#[cold]
+#[inline(never)]
+fn write_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
+    // Who is signalled is by the length of the whole.
+    if cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, (len as u32, || value), &mut cx.core.event_hint) {
+        return true;
+    }
+    let mut done = 0usize;
+    while done < len {
+        let width = widest(len.wrapping_sub(done));
+        let part = value.wrapping_shr((done as u32).wrapping_mul(8)) & width.mask();
+        let at = gpa.wrapping_add(done as u64);
+        let is_done = match write_controller(cx, at, width, part) {
+            Some(is_done) => is_done,
+            None => write_pci(cx, at, width, part),
+        };
+        if !is_done && done == 0 {
+            return false;
+        }
+        done = done.wrapping_add(width.bytes());
+    }
+    true
+}
+
 /// Writes a device's memory. Returns whether there is one.
 pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+    match write_controller(cx, gpa, width, value) {
+        Some(done) => done,
+        None => signal(cx, gpa, width, value) || write_pci(cx, gpa, width, value),
+    }
+}
+
+/// Writes a register of an interrupt controller. `None`: it is none.
+#[inline(always)]
+fn write_controller<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> Option<bool> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         lapic::write(cx, offset, width, value);
-        return true;
+        return Some(true);
     }
-    if is_ioapic(gpa) {
+    is_ioapic(gpa).then(|| {
         let write = |bus: &mut Bus, _now, out: &mut Signals| bus.mmio_write(gpa, width, value, out);
-        return cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, write);
-    }
-    if signal(cx, gpa, width, value) {
-        return true;
-    }
+        cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, write)
+    })
+}
+
+fn write_pci<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
     note(cx, chore) || cx.vm.pci.ends_unclaimed()
 }

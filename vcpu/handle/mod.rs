@@ -14,6 +14,7 @@ pub(super) mod misc;
 mod mmio;
 pub(super) mod mov;
 pub(crate) mod msr;
+mod operand;
 mod outs;
 pub(super) mod pio;
 mod software;

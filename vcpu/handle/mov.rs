@@ -2,16 +2,17 @@
 
 //! Plain MOV to and from a device: what drivers do, without the emulator.
 //!
-//! Such an instruction has one memory operand, so the address that the fault told is that operand's,
-//! and the processor has checked segment, rights and paging before it faulted. All else, and operands
-//! that cross a page, are for [`super::insn::emulate`].
+//! Such an instruction has one memory operand, so the address that the fault told is that operand's, or the
+//! start of its second page, and the processor has checked segment, rights and paging before it faulted. All
+//! else, and operands that cross a page, are for [`super::insn::emulate`].
 
 use super::code;
 use super::insn;
 use super::machine::CxMachine;
 use super::mmio;
 use super::Cx;
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{Width, PAGE_SIZE};
+use crate::arch::segment::SegReg;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
@@ -20,6 +21,7 @@ use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::Outcome;
 use crate::vcpu::quick::Answer;
 use crate::vcpu::shared::count;
+use crate::vcpu::state::Groups;
 
 /// What is moved.
 #[derive(Clone, Copy)]
@@ -52,6 +54,43 @@ fn plan(insn: &Insn, gprs: &[u64; 16]) -> Option<(Move, Width)> {
         (Map::Two, 0xb7) if insn.op_size != Width::B2 => (Move::LoadZero(reg), Width::B2),
         _ => return None,
     })
+}
+
+/// Returns whether the memory operand of `insn`, `bytes` long, lies in the one page that the access faulted at.
+#[inline(always)]
+fn is_in_one_page<B: Backend>(
+    cx: &mut Cx<'_, '_, B>,
+    fault: &GuestPageFault,
+    (insn, mode): (&Insn, Mode),
+    bytes: usize,
+) -> bool {
+    let (offset, bytes) = (fault.gpa.page_offset(), bytes as u64);
+    // An operand that began in the page before would end within its own length.
+    let is_clear = offset.wrapping_add(1) >= bytes;
+    offset.wrapping_add(bytes) <= PAGE_SIZE && (is_clear || operand_offset(cx, insn, mode) == Some(offset))
+}
+
+/// Returns the offset in its page of the memory operand, whose linear address has it in its low bits: address sizes
+/// and paging change none of them.
+#[inline(always)]
+fn operand_offset<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn, mode: Mode) -> Option<u64> {
+    let mem = insn.mem?;
+    let gprs = &cx.core.state.gprs;
+    let mut at = mem.disp;
+    if let Some(base) = mem.base {
+        at = at.wrapping_add(gprs[usize::from(base & 15)]);
+    }
+    if let Some(index) = mem.index {
+        at = at.wrapping_add(gprs[usize::from(index & 15)].wrapping_shl(u32::from(mem.scale)));
+    }
+    if mem.rip_relative {
+        at = at.wrapping_add(mode.next_rip(cx.core.state.rip, insn));
+    }
+    if mode != Mode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs) {
+        cx.core.fetch(Groups::SEGMENTS);
+        at = at.wrapping_add(cx.core.state.seg(mem.seg).base);
+    }
+    Some(at % PAGE_SIZE)
 }
 
 /// Returns a register after `value` of `width` was loaded into it.
@@ -99,8 +138,8 @@ pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
 #[inline(never)]
 fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> Answer {
     let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return Answer::Not };
-    let is_whole = !insn.prefixes.lock && Gva(fault.gpa.0).left_in_page() >= width.bytes() as u64;
-    if !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
+    let is_whole = is_in_one_page(cx, fault, (insn, Mode::Bits64), width.bytes());
+    if insn.prefixes.lock || !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
         return Answer::Not;
     }
     count(&cx.shared.stats.page_faults);
@@ -131,7 +170,7 @@ fn carry_out<B: Backend>(
 ) -> Option<Outcome> {
     let (what, width) = plan(insn, &cx.core.state.gprs)?;
     let bytes = width.bytes();
-    if insn.prefixes.lock || Gva(fault.gpa.0).left_in_page() < bytes as u64 {
+    if insn.prefixes.lock || !is_in_one_page(cx, fault, (insn, mode), bytes) {
         return None;
     }
     count(&cx.shared.stats.emulated);
@@ -142,9 +181,9 @@ fn carry_out<B: Backend>(
     let done = match what {
         Move::Store(value) => {
             data = value.to_le_bytes();
-            data.get(..bytes).map(|part| machine.device_write(fault.gpa, part))
+            data.get(..bytes).map(|part| machine.device_write(fault.gpa, part, false))
         }
-        _ => data.get_mut(..bytes).map(|part| machine.device_read(fault.gpa, part)),
+        _ => data.get_mut(..bytes).map(|part| machine.device_read(fault.gpa, part, false)),
     };
     let want = machine.want;
     match done? {

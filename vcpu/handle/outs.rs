@@ -14,7 +14,6 @@ use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::{Mode, Rep};
-use crate::vcpu::emulate::machine::{Access, Machine};
 use crate::vcpu::exit::PioAccess;
 use crate::vcpu::io::OUT;
 use crate::vcpu::outcome::{Outcome, UserExit};
@@ -52,7 +51,7 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option
         return None;
     }
     let mut data = [0u8; OUT];
-    CxMachine::new(cx).read(from, data.get_mut(..bytes)?, Access::Read).ok()?;
+    CxMachine::new(cx).read_memory(from, data.get_mut(..bytes)?)?;
     cx.core.io.forget();
     cx.core.io.out = data;
     let s = &mut cx.core.state;

@@ -97,10 +97,15 @@ fn on_machine<'a, 'f, B: Backend>(
     match done {
         Ok(()) => Some(Outcome::Resume),
         Err(Stop::Fault(e)) => Some(Outcome::Inject(e)),
-        Err(Stop::Retry) => Some(match want {
-            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
-            _ => Outcome::Resume,
-        }),
+        Err(Stop::Retry) => match want {
+            Want::FaultIn(gpa, write) => Some(Outcome::FaultIn { gpa, write }),
+            Want::Nothing => Some(Outcome::Resume),
+            // Stack or descriptor table in a device of user space, which nobody waits for here.
+            Want::User(_) => {
+                cx.core.io.forget();
+                None
+            }
+        },
         Err(Stop::Unhandled) => None,
     }
 }

@@ -13,6 +13,7 @@ mod apic;
 mod chips;
 mod code;
 mod completion;
+mod crossing;
 mod device;
 mod eventfd;
 mod gates;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         paging::TESTS,
         paging::SOFTWARE,
         completion::TESTS,
+        crossing::TESTS,
         irq::TESTS,
         apic::TESTS,
         chips::TESTS,

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory accesses of an instruction under emulation: from linear addresses to memory and devices.
+//!
+//! An access may lie in two pages, and each of them may be memory, a device, or nothing. Both are translated before
+//! either is touched, and memory is made sure of; then each part goes where its page is, as on KVM:
+//!
+//! ```text
+//! gva, len ──> Piece in page 1 ──> memory | device of ours | user space
+//!          └─> Piece in page 2 ──> memory | device of ours | user space
+//! ```
+//!
+//! What has been done and would be seen if it were done again (a device of ours; memory beside a device) is logged in
+//! [`crate::vcpu::io::PendingIo`], for the instruction starts again once user space has done its part.
+
+use super::machine::{paging, CxMachine, Want};
+use super::mmio;
+use crate::arch::addr::{Gpa, Gva, Width};
+use crate::mmu::mem::{GuestMem, MemError};
+use crate::mmu::walk::{self, AccessKind, Privilege, WalkError};
+use crate::vcpu::backend::Backend;
+use crate::vcpu::emulate::machine::{Access, Step, Stop};
+use crate::vcpu::memory::InSlots;
+use crate::vcpu::outcome::UserExit;
+
+/// The most bytes of one access to a device.
+const PART: usize = 8;
+
+/// A piece of an access: guest physical address and length, within one page.
+#[derive(Clone, Copy)]
+struct Piece {
+    gpa: Gpa,
+    len: usize,
+}
+
+impl<B: Backend> CxMachine<'_, '_, '_, B> {
+    fn stop<T>(&mut self, want: Want) -> Step<T> {
+        self.want = want;
+        Err(Stop::Retry)
+    }
+
+    fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
+        match e {
+            MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
+            MemError::NoSlot(_) => Err(Stop::Unhandled),
+        }
+    }
+
+    /// Asks user space for an access, which is logged under `key`.
+    pub(super) fn ask<T>(&mut self, key: Gpa, len: u8, is_write: bool, exit: UserExit) -> Step<T> {
+        if !self.cx.core.io.ask(key, len, is_write) {
+            return Err(Stop::Unhandled);
+        }
+        self.stop(Want::User(exit))
+    }
+
+    /// Translates one piece that does not cross a page.
+    fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
+        let kind = match access {
+            Access::Read => AccessKind::Read,
+            Access::Write => AccessKind::Write,
+            Access::Fetch => AccessKind::Fetch,
+        };
+        let privilege = match self.cx.core.state.cpl() {
+            _ if self.implicit => Privilege::Implicit,
+            3 => Privilege::User,
+            _ => Privilege::Supervisor,
+        };
+        let how = walk::Access { kind, privilege };
+        match walk::walk(&*self.cx.vm.space, &paging(self.cx), gva, how) {
+            Ok(t) => Ok(t.gpa),
+            Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
+            // The tables' accessed bits are set in passing, so the page must be there for writing.
+            Err(WalkError::Mem(e)) => self.mem_error(e, true),
+            Err(WalkError::Busy) => self.stop(Want::Nothing),
+        }
+    }
+
+    /// Splits an access at the page boundary and translates both pieces before anything is touched.
+    fn pieces(&mut self, gva: Gva, len: usize, access: Access) -> Step<(Piece, Option<Piece>)> {
+        let left = usize::try_from(gva.left_in_page()).unwrap_or(0);
+        let first = Piece { gpa: self.translate(gva, access)?, len: len.min(left) };
+        let rest = len.saturating_sub(left);
+        if rest == 0 {
+            return Ok((first, None));
+        }
+        let mut next = gva.wrapping_add(left as u64);
+        if !self.cx.core.state.is_64bit() {
+            next.0 &= 0xffff_ffff;
+        }
+        Ok((first, Some(Piece { gpa: self.translate(next, access)?, len: rest })))
+    }
+
+    /// [`crate::vcpu::emulate::machine::Machine::read`].
+    pub(super) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+        match self.pieces(gva, buf.len(), access)? {
+            (first, None) => self.read_piece(first, buf, access),
+            (first, Some(second)) => self.read_both([first, second], buf, access),
+        }
+    }
+
+    /// [`crate::vcpu::emulate::machine::Machine::write`].
+    pub(super) fn write_linear(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
+        match self.pieces(gva, buf.len(), Access::Write)? {
+            (first, None) => self.write_piece(first, buf),
+            (first, Some(second)) => self.write_both([first, second], buf),
+        }
+    }
+
+    /// [`crate::vcpu::emulate::machine::Machine::probe`].
+    pub(super) fn probe_linear(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+        let (first, second) = self.pieces(gva, len, access)?;
+        self.probe_piece(first, access)?;
+        second.map_or(Ok(()), |piece| self.probe_piece(piece, access))
+    }
+
+    /// [`crate::vcpu::emulate::machine::Machine::cmpxchg`].
+    pub(super) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+        if gva.0 & (width.bytes() as u64).wrapping_sub(1) != 0 {
+            // Not naturally aligned: as two plain accesses. Other vCPUs may see the halves apart.
+            return self.unaligned_cmpxchg(gva, width, old, new);
+        }
+        let gpa = self.translate(gva, Access::Write)?;
+        match self.cx.vm.space.cmpxchg(gpa, width.bytes(), old, new) {
+            Ok(found) => Ok(found),
+            Err(MemError::NoSlot(_)) => {
+                self.device_write(gpa, new.to_le_bytes().get(..width.bytes()).unwrap_or(&[]), true)?;
+                Ok(old)
+            }
+            Err(e) => self.mem_error(e, true),
+        }
+    }
+
+    fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+        let (mut buf, new) = ([0u8; 8], new.to_le_bytes());
+        let (Some(part), Some(new)) = (buf.get_mut(..width.bytes()), new.get(..width.bytes())) else {
+            return Err(Stop::Unhandled);
+        };
+        let (first, second) = self.pieces(gva, width.bytes(), Access::Write)?;
+        let is_memory = |p: Piece| self.cx.vm.space.user_range(p.gpa, true).is_some();
+        if !is_memory(first) || second.is_some_and(|p| !is_memory(p)) {
+            // A device has been read already, and is not compared.
+            self.write_linear(gva, new)?;
+            return Ok(old);
+        }
+        self.read_linear(gva, part, Access::Write)?;
+        let found = u64::from_le_bytes(buf);
+        if found == old & width.mask() {
+            self.write_linear(gva, new)?;
+        }
+        Ok(found)
+    }
+
+    fn read_piece(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
+        match self.cx.vm.space.read(p.gpa, buf) {
+            Ok(()) => Ok(()),
+            // Code is executed from memory only.
+            Err(MemError::NoSlot(_)) if access == Access::Fetch => Err(Stop::Unhandled),
+            Err(MemError::NoSlot(_)) => self.device_read(p.gpa, buf, true),
+            Err(e) => self.mem_error(e, false),
+        }
+    }
+
+    fn write_piece(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
+        match self.cx.vm.space.write(p.gpa, buf) {
+            Ok(()) => Ok(()),
+            Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf, true),
+            Err(e) => self.mem_error(e, true),
+        }
+    }
+
+    /// Makes sure that memory is resident, and does not touch a device.
+    fn probe_piece(&mut self, p: Piece, access: Access) -> Step<()> {
+        // One byte, read: tells whether the page is resident. A write goes through the same page.
+        let mut byte = [0u8];
+        match self.cx.vm.space.read(p.gpa, &mut byte) {
+            Ok(()) if access == Access::Write => {
+                let b = u64::from(byte[0]);
+                match self.cx.vm.space.cmpxchg(p.gpa, 1, b, b) {
+                    Ok(_) | Err(MemError::NoSlot(_)) => Ok(()),
+                    Err(e) => self.mem_error(e, true),
+                }
+            }
+            Ok(()) | Err(MemError::NoSlot(_)) => Ok(()),
+            Err(e) => self.mem_error(e, access == Access::Write),
+        }
+    }
+
+    /// Makes sure of both pieces of an access, so that none is done without the other. Returns for each whether it is
+    /// memory beside a device.
+    fn prepare(&mut self, pieces: &[Piece; 2], writes: bool, access: Access) -> Step<[bool; 2]> {
+        for piece in pieces {
+            self.probe_piece(*piece, access)?;
+        }
+        let is_memory = pieces.map(|p| self.cx.vm.space.user_range(p.gpa, writes).is_some());
+        let is_mixed = is_memory.contains(&true) && is_memory.contains(&false);
+        Ok(is_memory.map(|memory| memory && is_mixed))
+    }
+
+    fn read_both(&mut self, pieces: [Piece; 2], buf: &mut [u8], access: Access) -> Step<()> {
+        let once = self.prepare(&pieces, false, access)?;
+        let mut rest = buf;
+        for (piece, once) in pieces.into_iter().zip(once) {
+            let (part, later) = rest.split_at_mut(piece.len.min(rest.len()));
+            if once {
+                self.read_once(piece, part, access)?;
+            } else {
+                self.read_piece(piece, part, access)?;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write_both(&mut self, pieces: [Piece; 2], buf: &[u8]) -> Step<()> {
+        let once = self.prepare(&pieces, true, Access::Write)?;
+        let mut rest = buf;
+        for (piece, once) in pieces.into_iter().zip(once) {
+            let (part, later) = rest.split_at(piece.len.min(rest.len()));
+            if once {
+                self.write_once(piece, part)?;
+            } else {
+                self.write_piece(piece, part)?;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Reads memory, and gives the same should the instruction start again.
+    fn read_once(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
+        let mut at = p.gpa;
+        for part in buf.chunks_mut(PART) {
+            let len = part.len();
+            match self.cx.core.io.answer(at, len as u8, false) {
+                Some(value) => put(part, value),
+                None => {
+                    self.read_piece(Piece { gpa: at, len }, part, access)?;
+                    self.cx.core.io.done(at, len as u8, false, value_of(part));
+                }
+            }
+            at = at.wrapping_add(len as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes memory, but not again should the instruction start again.
+    fn write_once(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
+        let mut at = p.gpa;
+        for part in buf.chunks(PART) {
+            let len = part.len();
+            if self.cx.core.io.answer(at, len as u8, true).is_none() {
+                self.write_piece(Piece { gpa: at, len }, part)?;
+                self.cx.core.io.done(at, len as u8, true, 0);
+            }
+            at = at.wrapping_add(len as u64);
+        }
+        Ok(())
+    }
+
+    /// Reads a device in parts of at most 8 bytes. `logs`: the instruction may have more to do, and start again.
+    #[inline]
+    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8], logs: bool) -> Step<()> {
+        let mut at = gpa;
+        for part in buf.chunks_mut(PART) {
+            let len = part.len() as u8;
+            let value = match self.cx.core.io.answer(at, len, false) {
+                Some(v) => v,
+                None => match mmio::read_bytes(self.cx, at, part.len()) {
+                    Some(v) => {
+                        if logs {
+                            self.cx.core.io.done(at, len, false, v);
+                        }
+                        v
+                    }
+                    None => {
+                        let exit = UserExit::Mmio { gpa: at, data: [0; 8], len, is_write: false };
+                        return self.ask(at, len, false, exit);
+                    }
+                },
+            };
+            put(part, value);
+            at = at.wrapping_add(u64::from(len));
+        }
+        Ok(())
+    }
+
+    /// Writes a device in parts of at most 8 bytes. `logs` as for [`CxMachine::device_read`].
+    #[inline]
+    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8], logs: bool) -> Step<()> {
+        let mut at = gpa;
+        for part in buf.chunks(PART) {
+            let len = part.len() as u8;
+            let value = value_of(part);
+            if self.cx.core.io.answer(at, len, true).is_none() {
+                if !mmio::write_bytes(self.cx, at, part.len(), value) {
+                    let data = value.to_le_bytes();
+                    return self.ask(at, len, true, UserExit::Mmio { gpa: at, data, len, is_write: true });
+                }
+                if logs {
+                    self.cx.core.io.done(at, len, true, 0);
+                }
+            }
+            at = at.wrapping_add(u64::from(len));
+        }
+        Ok(())
+    }
+
+    /// Reads memory alone. `None`: not all of it is there.
+    pub(super) fn read_memory(&mut self, gva: Gva, buf: &mut [u8]) -> Option<()> {
+        match self.pieces(gva, buf.len(), Access::Read).ok()? {
+            (piece, None) => self.cx.vm.space.read(piece.gpa, buf).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Copies the low bytes of a value to `part`, which has at most 8.
+#[inline]
+fn put(part: &mut [u8], value: u64) {
+    for (dst, src) in part.iter_mut().zip(value.to_le_bytes()) {
+        *dst = src;
+    }
+}
+
+/// Returns the number that `part`, at most 8 bytes, holds.
+#[inline]
+fn value_of(part: &[u8]) -> u64 {
+    let mut data = [0u8; 8];
+    for (dst, src) in data.iter_mut().zip(part) {
+        *dst = *src;
+    }
+    u64::from_le_bytes(data)
+}
