@@ -5,6 +5,7 @@
 use super::code;
 use super::machine::{CxMachine, Want};
 use super::{mov, Cx};
+use crate::arch::exception::Exception;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::emulate::decode::{Insn, Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
@@ -95,9 +96,18 @@ fn stopped<B: Backend>(cx: &mut Cx<'_, '_, B>, stop: Stop, want: Want) -> Outcom
         Stop::Retry => retry(want),
         Stop::Unhandled => {
             cx.core.io.forget();
-            Outcome::ToUser(UserExit::Bug(failure(cx)))
+            unhandled(cx)
         }
     }
+}
+
+/// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
+/// executed it, as on KVM.
+fn unhandled<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+    if cx.core.state.cpl() != 0 {
+        return Outcome::Inject(Exception::UD);
+    }
+    Outcome::ToUser(UserExit::Bug(failure(cx)))
 }
 
 /// Returns what must be done before the instruction can run again.
@@ -131,7 +141,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcom
             Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
             _ => Outcome::Resume,
         }),
-        Err(Stop::Unhandled) => Err(Outcome::ToUser(UserExit::Bug(failure(cx)))),
+        Err(Stop::Unhandled) => Err(unhandled(cx)),
     }
 }
 

@@ -15,6 +15,7 @@ mod code;
 mod completion;
 mod crossing;
 mod device;
+mod emulation;
 mod eventfd;
 mod gates;
 mod guest;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         paging::TESTS,
         paging::SOFTWARE,
         completion::TESTS,
+        emulation::TESTS,
         crossing::TESTS,
         irq::TESTS,
         apic::TESTS,
