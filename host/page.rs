@@ -215,7 +215,8 @@ impl Drop for TablePage {
 /// The pages that one second-level table is made of: a pool to take from without sleeping.
 ///
 /// The physical addresses that [`TableMem`] takes are those that [`TableMem::alloc`] gave and the table
-/// keeps in its entries; the table is the only caller.
+/// keeps in its entries; the table and what it unlinked are the only callers. Only `alloc()` needs the pool itself:
+/// what was unlinked is freed through an empty one.
 pub(crate) struct TablePages {
     free: Chain,
 }
@@ -267,5 +268,15 @@ impl TableMem for TablePages {
     fn free(&mut self, table: Hpa) {
         // SAFETY: `table` came from `alloc()`, and by the trait's contract nothing refers to it any more.
         unsafe { ffi::rvmm_pages_free(Self::entry(table, 0).cast(), 0) };
+    }
+
+    fn set_note(&mut self, table: Hpa, note: u64) {
+        // SAFETY: As in `read()`; the caller owns the page, so nobody else uses the word beside it.
+        unsafe { ffi::rvmm_page_set_next(Self::entry(table, 0).cast(), note as *mut c_void) };
+    }
+
+    fn take_note(&mut self, table: Hpa) -> u64 {
+        // SAFETY: As in `set_note()`.
+        unsafe { ffi::rvmm_page_next(Self::entry(table, 0).cast()) as u64 }
     }
 }

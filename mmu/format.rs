@@ -115,9 +115,6 @@ pub(crate) enum Entry {
 }
 
 /// Encodes and decodes the entries of a second-level table.
-///
-/// In every format an entry whose low 12 bits are clear is absent whatever the others are: the
-/// table keeps a list of unlinked pages in such entries.
 pub(crate) trait TableFormat {
     /// Returns the depth.
     fn levels(&self) -> Levels;

@@ -7,9 +7,9 @@
 //! - A new subtree is built completely, then linked by one 8-byte store. So is a split: the
 //!   entries below say what the large page said, until the store after which they are used.
 //! - A table page that was unlinked may still be walked from a paging-structure cache. It is put on
-//!   the list in [`FlushNeeded`], whose owner frees it after the flush. The list runs through entry
-//!   0 of the pages themselves, in a form that the processor takes for an absent entry, so
-//!   unlinking needs no memory and cannot fail.
+//!   the list in [`FlushNeeded`], with all tables below it as they are, and the list's owner frees them after the
+//!   flush. The list runs through a word beside each page, so unlinking a table takes the same little time whatever
+//!   is below it, needs no memory and cannot fail.
 //! - Taking more than was asked for is allowed, since the guest only faults again: a large page
 //!   that lies partly in a range is unmapped or write-protected as a whole.
 //!
@@ -17,7 +17,8 @@
 //! that walk ranges take a budget, so the lock can be dropped in between. Recursion goes by level,
 //! five deep at most.
 //!
-//! The MMU lock of the VM guards a table; nothing here sleeps.
+//! The MMU lock of the VM guards a table; nothing here sleeps. What was unlinked and flushed belongs to whoever holds
+//! the list, and is freed without the lock.
 
 use super::format::{entry_pages, index, Entry, Leaf, PageSize, Rights, TableFormat, ENTRIES, INDEX_BITS};
 use super::slots::GfnRange;
@@ -44,6 +45,12 @@ pub(crate) trait TableMem {
 
     /// Gives a page back, to which no processor has a path any more.
     fn free(&mut self, table: Hpa);
+
+    /// Notes a word beside a page, out of the processor's sight.
+    fn set_note(&mut self, table: Hpa, note: u64);
+
+    /// Takes the note that was made last, which must have been.
+    fn take_note(&mut self, table: Hpa) -> u64;
 }
 
 /// Why a page could not be mapped. The table is as it was.
@@ -64,8 +71,31 @@ pub(crate) enum MapError {
 #[derive(Debug, Default)]
 pub(crate) struct FlushNeeded {
     needed: bool,
-    /// Unlinked table pages: the first and the last of the list, which are there together.
-    list: Option<(Hpa, Hpa)>,
+    /// Unlinked tables, each the root of those below it: the first and the last of the list.
+    list: Option<(Unlinked, Hpa)>,
+}
+
+/// A table that was unlinked. As a note beside the one before it: the address, and the level in the bits below.
+#[derive(Clone, Copy, Debug)]
+struct Unlinked {
+    table: Hpa,
+    level: u32,
+}
+
+impl Unlinked {
+    /// The note beside the last of a list.
+    const NONE: u64 = 0;
+    /// Levels are 1 to 5.
+    const LEVEL: u64 = 7;
+
+    fn note(self) -> u64 {
+        self.table.0 | u64::from(self.level)
+    }
+
+    fn from_note(note: u64) -> Option<Unlinked> {
+        let (table, level) = (Hpa(note & !Self::LEVEL), (note & Self::LEVEL) as u32);
+        (note != Self::NONE).then_some(Unlinked { table, level })
+    }
 }
 
 impl FlushNeeded {
@@ -79,34 +109,46 @@ impl FlushNeeded {
         self.needed |= other.needed;
         self.list = match (self.list, other.list) {
             (Some((first, last)), Some((other_first, other_last))) => {
-                mem.write(other_last, 0, first.0);
+                mem.set_note(other_last, first.note());
                 Some((other_first, last))
             }
             (mine, theirs) => mine.or(theirs),
         };
     }
 
-    /// Frees the unlinked table pages; no processor may hold a translation from before. Returns
-    /// how many there were.
-    pub(crate) fn release(self, mem: &mut impl TableMem) -> usize {
+    /// Frees the unlinked tables, of `format`; no processor may hold a translation from before. Takes as long as
+    /// there are table pages, and needs no lock. Returns how many there were.
+    pub(crate) fn release(self, mem: &mut impl TableMem, format: &impl TableFormat) -> usize {
         let mut count = 0usize;
         let mut next = self.list.map(|(first, _)| first);
-        while let Some(table) = next {
-            next = Some(Hpa(mem.read(table, 0))).filter(|hpa| hpa.0 != 0);
-            mem.free(table);
-            count = count.wrapping_add(1);
+        while let Some(Unlinked { table, level }) = next {
+            next = Unlinked::from_note(mem.take_note(table));
+            count = count.wrapping_add(free_tables(mem, format, table, level));
         }
         count
     }
 
-    /// Puts an unlinked page on the list.
-    fn retire(&mut self, mem: &mut impl TableMem, table: Hpa) {
-        let first = self.list.map_or(Hpa(0), |(first, _)| first);
-        mem.write(table, 0, first.0);
+    /// Puts an unlinked table on the list, with all tables below it.
+    fn retire(&mut self, mem: &mut impl TableMem, table: Hpa, level: u32) {
+        mem.set_note(table, self.list.map_or(Unlinked::NONE, |(first, _)| first.note()));
         let last = self.list.map_or(table, |(_, last)| last);
-        self.list = Some((table, last));
+        self.list = Some((Unlinked { table, level }, last));
         self.needed = true;
     }
+}
+
+/// Frees a table of `level` and all tables below it. Returns how many there were.
+fn free_tables(mem: &mut impl TableMem, format: &impl TableFormat, table: Hpa, level: u32) -> usize {
+    let mut count = 1usize;
+    if level > 1 {
+        for i in 0..ENTRIES {
+            if let Entry::Link(child) = format.decode(mem.read(table, i), level) {
+                count = count.wrapping_add(free_tables(mem, format, child, level.wrapping_sub(1)));
+            }
+        }
+    }
+    mem.free(table);
+    count
 }
 
 /// What [`Table::map`] did.
@@ -164,7 +206,6 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Returns the format.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn format(&self) -> &F {
         &self.format
     }
@@ -245,7 +286,7 @@ impl<F: TableFormat> Table<F> {
         }
         mem.write(at.table, index(gfn, at.level), leaf);
         if let Entry::Link(child) = at.entry {
-            self.retire_subtree(mem, child, at.level.wrapping_sub(1), &mut flush);
+            flush.retire(mem, child, at.level.wrapping_sub(1));
         }
         Mapped { flush, changed: true }
     }
@@ -320,24 +361,25 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Unmaps a range; see [`Table::unmap_some`], without a budget.
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn unmap_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
-        let mut left = range;
-        self.unmap_some(mem, &mut left, usize::MAX)
+        let (mut left, mut budget) = (range, usize::MAX);
+        self.unmap_some(mem, &mut left, &mut budget)
     }
 
     /// Unmaps from the start of `left` on, reads about `budget` entries at most (at least one
-    /// step is made, which may free the tables of 1 GiB), and moves the start of `left` on. Done
-    /// when `left` is empty. Tables that lie in the range as a whole are unlinked.
+    /// step is made), and moves the start of `left` on. Done when `left` is empty. Tables that lie in the range as
+    /// a whole are unlinked. Takes what it read off the budget.
     pub(crate) fn unmap_some(
         &mut self,
         mem: &mut impl TableMem,
         left: &mut GfnRange,
-        budget: usize,
+        budget: &mut usize,
     ) -> FlushNeeded {
         let mut flush = FlushNeeded::default();
-        let mut budget = budget.max(2 * MAX_TABLES_PER_MAP);
+        *budget = (*budget).max(2 * MAX_TABLES_PER_MAP);
         left.end = left.end.min(Gfn(self.end_gfn()));
-        self.unmap_in(mem, self.root, self.format.levels().root(), left, &mut budget, &mut flush);
+        self.unmap_in(mem, self.root, self.format.levels().root(), left, budget, &mut flush);
         flush
     }
 
@@ -363,11 +405,9 @@ impl<F: TableFormat> Table<F> {
                     mem.write(table, i, 0);
                     flush.needed = true;
                 }
-                // The tables of 1 GiB are a step of bounded work; more than that is not.
-                Entry::Link(child) if whole && level <= 3 => {
+                Entry::Link(child) if whole => {
                     mem.write(table, i, 0);
-                    self.retire_subtree(mem, child, level.wrapping_sub(1), flush);
-                    *budget = budget.saturating_sub(ENTRIES);
+                    flush.retire(mem, child, level.wrapping_sub(1));
                 }
                 Entry::Link(child) => {
                     let child_level = level.wrapping_sub(1);
@@ -376,9 +416,9 @@ impl<F: TableFormat> Table<F> {
                         return;
                     }
                     // Such a table has no parent that was unlinked with it; there are few of them.
-                    if child_level >= 3 && self.is_empty(mem, child, child_level) {
+                    if child_level >= 3 && self.is_empty(mem, child, child_level, budget) {
                         mem.write(table, i, 0);
-                        flush.retire(mem, child);
+                        flush.retire(mem, child, child_level);
                     }
                 }
             }
@@ -488,25 +528,63 @@ impl<F: TableFormat> Table<F> {
 
     /// Frees the whole table; no processor may be using it.
     pub(crate) fn teardown(self, mem: &mut impl TableMem) {
-        let mut all = FlushNeeded::default();
-        self.retire_subtree(mem, self.root, self.format.levels().root(), &mut all);
-        all.release(mem);
+        free_tables(mem, &self.format, self.root, self.format.levels().root());
     }
 
-    /// Puts an unlinked table of `level` and all tables below it on the list.
-    fn retire_subtree(&self, mem: &mut impl TableMem, table: Hpa, level: u32, flush: &mut FlushNeeded) {
-        if level > 1 {
-            for i in 0..ENTRIES {
-                if let Entry::Link(child) = self.format.decode(mem.read(table, i), level) {
-                    self.retire_subtree(mem, child, level.wrapping_sub(1), flush);
-                }
+    /// Returns whether nothing is in a table. Takes what it read off the budget, whether that was enough or not.
+    fn is_empty(&self, mem: &impl TableMem, table: Hpa, level: u32, budget: &mut usize) -> bool {
+        (0..ENTRIES).all(|i| {
+            *budget = budget.saturating_sub(1);
+            self.format.decode(mem.read(table, i), level) == Entry::Absent
+        })
+    }
+}
+
+/// What finding a range costs, in entries read.
+const RANGE_COST: usize = 8;
+
+/// Ranges that are being unmapped one after the other, piece by piece.
+#[derive(Debug)]
+pub(crate) struct Unmapping<I> {
+    ranges: I,
+    /// What is left of the last range that was taken.
+    left: GfnRange,
+    is_done: bool,
+}
+
+impl<I: Iterator<Item = GfnRange>> Unmapping<I> {
+    /// Begins with the first of `ranges`.
+    pub(crate) fn new(ranges: I) -> Unmapping<I> {
+        Unmapping { ranges, left: GfnRange { start: Gfn(0), end: Gfn(0) }, is_done: false }
+    }
+
+    /// Returns whether all ranges are unmapped.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Goes on where the last call ended, with a budget as in [`Table::unmap_some`].
+    pub(crate) fn go_on<F: TableFormat>(
+        &mut self,
+        table: &mut Table<F>,
+        mem: &mut impl TableMem,
+        budget: usize,
+    ) -> FlushNeeded {
+        let mut flush = FlushNeeded::default();
+        let mut budget = budget;
+        while budget > 0 && !self.is_done {
+            if !self.left.is_empty() {
+                let more = table.unmap_some(mem, &mut self.left, &mut budget);
+                flush.join(mem, more);
+                continue;
             }
+            match self.ranges.next() {
+                Some(range) => self.left = range,
+                None => self.is_done = true,
+            }
+            budget = budget.saturating_sub(RANGE_COST);
         }
-        flush.retire(mem, table);
-    }
-
-    fn is_empty(&self, mem: &impl TableMem, table: Hpa, level: u32) -> bool {
-        (0..ENTRIES).all(|i| self.format.decode(mem.read(table, i), level) == Entry::Absent)
+        flush
     }
 }
 

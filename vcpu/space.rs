@@ -7,6 +7,9 @@
 //! below (the MMU notifier, a slot change) first counts itself into `changing` and bumps `sequence`,
 //! then takes the lock and unmaps, then makes every CPU in guest mode leave it. So a page that was
 //! looked up before a change can not be mapped after it.
+//!
+//! The lock is held with interrupts off. So what a section under it does is bounded by [`SECTION`], whatever the size
+//! of the range; tables that were unlinked are freed outside.
 
 use super::backend::{Backend, TableRoot};
 use super::memory::{InSlots, Near};
@@ -19,10 +22,13 @@ use crate::host::page::{TablePage, TablePages};
 use crate::host::rcu::RcuBox;
 use crate::mmu::format::{PageSize, Rights};
 use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot, Slots};
-use crate::mmu::table::{FlushNeeded, MapError, Table};
+use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+
+/// How many entries of the table a section with interrupts off reads, about, when it unmaps.
+const SECTION: usize = 128;
 
 /// The most vCPUs of a VM.
 pub(crate) const MAX_VCPUS: usize = 64;
@@ -71,6 +77,8 @@ pub(crate) struct Space<B: Backend> {
     slots: RcuBox<Slots>,
     #[pin]
     tables: SpinLockIrq<Tables<B>>,
+    /// The table's.
+    format: B::Format,
     root: Hpa,
     /// Bumped by every change of the memory below.
     sequence: AtomicU64,
@@ -134,10 +142,12 @@ impl<B: Backend> Space<B> {
         }
         let table = Table::new(&mut pages, backend.format()).map_err(|_| ENOMEM)?;
         let root = table.root();
+        let format = backend.format();
         Arc::pin_init(
             try_pin_init!(Space {
                 slots: RcuBox::new(Slots::new())?,
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
+                format,
                 root,
                 sequence: AtomicU64::new(0),
                 slots_generation: AtomicU64::new(0),
@@ -203,13 +213,16 @@ impl<B: Backend> Space<B> {
 
     /// Unmaps guest frames and makes every CPU forget them. Interrupts are on.
     fn unmap(&self, range: GfnRange) {
-        let flush = {
+        let mut unmapping = Unmapping::new(core::iter::once(range));
+        let mut all = FlushNeeded::default();
+        while !unmapping.is_done() {
             let mut t = self.tables.lock();
             let Tables { table, pages, .. } = &mut *t;
             let Some(table) = table else { return };
-            table.unmap_range(pages, range)
-        };
-        self.flush(flush);
+            let flush = unmapping.go_on(table, pages, SECTION);
+            all.join(pages, flush);
+        }
+        self.flush(all);
     }
 
     /// Makes every CPU forget what was taken out, then frees the table pages. Interrupts are on.
@@ -218,7 +231,7 @@ impl<B: Backend> Space<B> {
             self.flush_generation.fetch_add(1, SeqCst);
             self.leave_guest_mode();
         }
-        flush.release(&mut self.tables.lock().pages);
+        flush.release(&mut TablePages::new(), &self.format);
     }
 
     /// Finishes the flushes that faults left behind. Interrupts are on.
@@ -290,10 +303,7 @@ impl<B: Backend> Space<B> {
                 self.flush_generation.fetch_add(1, SeqCst);
                 Fault::NeedFlush
             }
-            Ok(mapped) => {
-                mapped.flush.release(pages);
-                Fault::Mapped
-            }
+            Ok(_) => Fault::Mapped,
             Err(MapError::NoMemory) => Fault::NeedPages,
             Err(MapError::Misaligned | MapError::OutOfRange) => Fault::Mmio,
         }
@@ -375,8 +385,8 @@ impl<B: Backend> Drop for Tables<B> {
     fn drop(&mut self) {
         // No vCPU is left, and no number that tagged the translations is used again before a flush.
         let Tables { table, pages, pending } = self;
-        core::mem::take(pending).release(pages);
         if let Some(table) = table.take() {
+            core::mem::take(pending).release(pages, table.format());
             table.teardown(pages);
         }
     }

@@ -7,7 +7,7 @@ use super::format::{EPT, NPT};
 use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
 use crate::mmu::format::{index, Entry, Levels, Npt, PageSize, Rights, TableFormat, ENTRIES};
 use crate::mmu::slots::GfnRange;
-use crate::mmu::table::{FlushNeeded, MapError, Mapping, Table, TableMem, MAX_TABLES_PER_MAP};
+use crate::mmu::table::{FlushNeeded, MapError, Mapping, Table, TableMem, Unmapping, MAX_TABLES_PER_MAP};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,9 +19,10 @@ const GIB: u64 = 1 << 18;
 
 /// Table pages that notice any use of a page that is not allocated.
 #[derive(Default)]
-struct Pool {
+pub(crate) struct Pool {
     live: BTreeMap<u64, Box<[u64; ENTRIES]>>,
     made: u64,
+    notes: BTreeMap<u64, u64>,
     /// How many pages can still be had.
     left: Option<usize>,
     reads: std::cell::Cell<usize>,
@@ -57,10 +58,19 @@ impl TableMem for Pool {
     fn free(&mut self, table: Hpa) {
         assert!(self.live.remove(&table.0).is_some(), "double free");
     }
+
+    fn set_note(&mut self, table: Hpa, note: u64) {
+        assert!(self.live.contains_key(&table.0), "a note beside a page that is gone");
+        self.notes.insert(table.0, note);
+    }
+
+    fn take_note(&mut self, table: Hpa) -> u64 {
+        self.notes.remove(&table.0).expect("a note that was made")
+    }
 }
 
 impl Pool {
-    fn processor_finds(&self, f: &impl TableFormat, root: Hpa, gfn: u64) -> Option<(u64, Rights)> {
+    pub(crate) fn processor_finds(&self, f: &impl TableFormat, root: Hpa, gfn: u64) -> Option<(u64, Rights)> {
         let (mut table, mut level) = (root, f.levels().root());
         loop {
             match f.decode(self.live[&table.0][index(Gfn(gfn), level)], level) {
@@ -83,10 +93,11 @@ impl Pool {
         }
     }
 
-    fn assert_accounted<F: TableFormat>(&self, table: &Table<F>) {
+    pub(crate) fn assert_accounted<F: TableFormat>(&self, table: &Table<F>) {
         let mut found = BTreeSet::new();
         self.reachable(table.format(), table.root(), table.format().levels().root(), &mut found);
         assert!(found.iter().eq(self.live.keys()), "a table page leaked");
+        assert!(self.notes.is_empty(), "a table on no list has a note");
     }
 }
 
@@ -100,7 +111,7 @@ fn empty() -> (Pool, Table<Npt>) {
 fn map(pool: &mut Pool, t: &mut Table<Npt>, gfn: u64, pfn: u64, size: PageSize, rights: Rights) -> bool {
     let flush = t.map(pool, Gfn(gfn).gpa(), Pfn(pfn), size, rights).unwrap().flush;
     let needed = flush.is_needed();
-    flush.release(pool);
+    flush.release(pool, &NPT);
     needed
 }
 
@@ -170,7 +181,7 @@ fn unlinked_tables_live_until_the_flush_is_done() {
 
     assert!(flush.is_needed());
     assert_eq!(pool.live.len(), before);
-    assert_eq!(flush.release(&mut pool), 3);
+    assert_eq!(flush.release(&mut pool, &NPT), 3);
     assert_eq!(pool.live.len(), 2);
 }
 
@@ -187,7 +198,7 @@ fn joined_flushes_free_the_tables_of_both() {
         flush.join(&mut pool, other);
 
         assert!(flush.is_needed());
-        flush.release(&mut pool);
+        flush.release(&mut pool, &NPT);
         pool.assert_accounted(&t);
     }
 }
@@ -230,10 +241,10 @@ fn unmapping_everything_leaves_only_the_root() {
     let mut pool = Pool::default();
     let mut t = Table::new(&mut pool, Npt { levels: Levels::Five, ..NPT }).unwrap();
     for gfn in [0, 513, GIB, 1 << 27, 1 << 36, (1 << 40) - 1] {
-        t.map(&mut pool, Gfn(gfn).gpa(), Pfn(gfn), Size4K, RW).unwrap().flush.release(&mut pool);
+        t.map(&mut pool, Gfn(gfn).gpa(), Pfn(gfn), Size4K, RW).unwrap().flush.release(&mut pool, &NPT);
     }
 
-    t.unmap_range(&mut pool, GfnRange::ALL).release(&mut pool);
+    t.unmap_range(&mut pool, GfnRange::ALL).release(&mut pool, &NPT);
 
     assert_eq!(pool.live.len(), 1);
     pool.assert_accounted(&t);
@@ -245,7 +256,7 @@ fn unmapping_an_empty_giant_range_costs_almost_nothing() {
     map(&mut pool, &mut t, 3 << 27, 1, Size4K, RW);
     pool.reads.set(0);
 
-    t.unmap_range(&mut pool, range(1, (3 << 27) - 1)).release(&mut pool);
+    t.unmap_range(&mut pool, range(1, (3 << 27) - 1)).release(&mut pool, &NPT);
 
     assert!(pool.reads.get() < 1100, "{} reads", pool.reads.get());
 }
@@ -261,9 +272,9 @@ fn a_budget_bounds_each_step_and_the_steps_add_up() {
 
     while !left.is_empty() {
         pool.reads.set(0);
-        let flush = t.unmap_some(&mut pool, &mut left, 64);
-        assert!(pool.reads.get() <= 1200, "{} reads", pool.reads.get());
-        flush.release(&mut pool);
+        let flush = t.unmap_some(&mut pool, &mut left, &mut 64);
+        assert!(pool.reads.get() <= 64 + ENTRIES, "{} reads", pool.reads.get());
+        flush.release(&mut pool, &NPT);
         steps += 1;
     }
 
@@ -272,6 +283,57 @@ fn a_budget_bounds_each_step_and_the_steps_add_up() {
     assert_eq!(pool.processor_finds(&NPT, t.root(), 10), None);
     assert_eq!(pool.processor_finds(&NPT, t.root(), 7 + 3999 * 3), None);
     pool.assert_accounted(&t);
+}
+
+/// 2 GiB of small pages have 1024 tables of their own.
+#[test]
+fn taking_tables_out_costs_the_same_whatever_is_below_them() {
+    for r in [range(4 * GIB, 6 * GIB), range(0, 1 << 27), GfnRange::ALL] {
+        let (mut pool, mut t) = empty();
+        for gfn in (4 * GIB..6 * GIB).step_by(ENTRIES) {
+            map(&mut pool, &mut t, gfn, gfn, Size4K, RW);
+        }
+        pool.reads.set(0);
+
+        let flush = t.unmap_range(&mut pool, r);
+
+        assert!(pool.reads.get() < 2 * ENTRIES, "{} reads", pool.reads.get());
+        assert!(flush.release(&mut pool, &NPT) >= 1024);
+        pool.assert_accounted(&t);
+    }
+}
+
+/// Unmaps ranges in sections of `budget` entries; returns how many entries were read.
+fn unmap_in_sections(pool: &mut Pool, t: &mut Table<Npt>, ranges: &[GfnRange], budget: usize) -> usize {
+    let mut unmapping = Unmapping::new(ranges.iter().copied());
+    let (mut flush, mut reads) = (FlushNeeded::default(), 0);
+    while !unmapping.is_done() {
+        pool.reads.set(0);
+        let more = unmapping.go_on(t, pool, budget);
+        assert!(pool.reads.get() <= budget + ENTRIES + 16, "{} reads in a section", pool.reads.get());
+        reads += pool.reads.get();
+        flush.join(pool, more);
+    }
+    flush.release(pool, &NPT);
+    reads
+}
+
+#[test]
+fn unmapping_many_ranges_reads_entries_by_their_number_in_bounded_sections() {
+    let reads = [500, 1000, 2000].map(|n| {
+        let (mut pool, mut t) = empty();
+        let ranges: Vec<_> = (0..n).map(|i| range(7 + i * 3, 8 + i * 3)).collect();
+        ranges.iter().for_each(|r| assert!(!map(&mut pool, &mut t, r.start.0, 1, Size4K, RW)));
+
+        let reads = unmap_in_sections(&mut pool, &mut t, &ranges, 100);
+
+        let root = t.root();
+        assert!(ranges.iter().all(|r| pool.processor_finds(&NPT, root, r.start.0).is_none()));
+        pool.assert_accounted(&t);
+        reads
+    });
+
+    assert!(reads[1] <= 2 * reads[0] + 100 && reads[2] <= 2 * reads[1] + 100, "{reads:?}");
 }
 
 #[test]
@@ -331,7 +393,7 @@ fn the_processor_never_sees_a_half_built_table() {
         for (i, seen) in pool.seen.iter().enumerate() {
             assert!(*seen == old || *seen == new, "after store {i} of {gfn}");
         }
-        mapped.flush.release(&mut pool);
+        mapped.flush.release(&mut pool, &NPT);
     }
 }
 
@@ -483,7 +545,7 @@ fn apply<F: TableFormat>(pool: &mut Pool, t: &mut Table<F>, op: &Op) -> (FlushNe
         Op::UnmapBySteps(mut r) => {
             let mut flush = FlushNeeded::default();
             while !r.is_empty() {
-                let step = t.unmap_some(pool, &mut r, 10);
+                let step = t.unmap_some(pool, &mut r, &mut 10);
                 flush.join(pool, step);
             }
             (flush, false)
@@ -526,7 +588,7 @@ pub(crate) fn run_against_model<F: TableFormat>(format: F, ops: &[Op]) {
                 assert!(now.pfn == stale.pfn && now.rights.contains(stale.rights), "stale without a flush");
             }
         }
-        flush.release(&mut pool);
+        flush.release(&mut pool, t.format());
         pool.assert_accounted(&t);
     }
     t.teardown(&mut pool);
