@@ -6,6 +6,7 @@
 
 pub(crate) mod asid;
 pub(crate) mod format;
+pub(crate) mod hva_index;
 pub(crate) mod mem;
 pub(crate) mod slots;
 pub(crate) mod table;

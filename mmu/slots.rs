@@ -7,11 +7,12 @@
 //! stay as they are. Slots never overlap in guest physical space; in the VMM's address space they
 //! may. Address spaces other than 0 (system management mode) are not offered.
 //!
-//! [`Slots`] is an immutable value: a change builds the next one, which the module publishes by
-//! RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of
-//! the VM's configuration.
+//! [`Slots`] is an immutable value once it is published: a change is made to a copy, which the module then puts in its
+//! place by RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of the VM's
+//! configuration.
 
 use super::format::PageSize;
+use super::hva_index::{HvaIndex, Ranges};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
@@ -185,22 +186,38 @@ pub(crate) struct HvaSpan {
 /// All slots of a VM at one time.
 ///
 /// # Invariants
-/// Sorted by `base`; no two overlap; ids are unique.
+/// Sorted by `base`; no two overlap; ids are unique; `by_hva` has the same slots.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    slots: KVec<Slot>,
-    generation: u64,
+    slots: KVVec<Slot>,
+    by_hva: HvaIndex,
 }
 
 impl Slots {
     /// No slots.
-    pub(crate) const fn new() -> Slots {
-        Slots { slots: KVec::new(), generation: 0 }
+    ///
+    /// # Errors
+    /// As [`Slots::with_room`].
+    pub(crate) fn new() -> Result<Slots> {
+        Slots::with_room(0)
     }
 
-    /// Takes over slots copied from [`Slots::as_slice`], in the same order.
-    pub(crate) fn from_sorted(slots: KVec<Slot>, generation: u64) -> Slots {
-        Slots { slots, generation }
+    /// No slots, with room for `slots`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn with_room(slots: usize) -> Result<Slots> {
+        let by_hva = HvaIndex::with_room(slots)?;
+        Ok(Slots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva })
+    }
+
+    /// Takes over all of `other`, into none with room for them.
+    ///
+    /// # Errors
+    /// `ENOMEM` where there is no room; does not allocate.
+    pub(crate) fn copy_from(&mut self, other: &Slots) -> Result {
+        other.slots.iter().try_for_each(|slot| self.slots.push_within_capacity(*slot))?;
+        self.by_hva.copy_from(&other.by_hva)
     }
 
     /// Returns the slots in the order of their guest addresses.
@@ -208,46 +225,43 @@ impl Slots {
         &self.slots
     }
 
-    /// Returns how many changes led here: tells a cached lookup from a stale one.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Returns the slot numbered `id`. Linear in the number of slots.
     pub(crate) fn by_id(&self, id: u16) -> Option<&Slot> {
         self.slots.iter().find(|s| s.id == id)
     }
 
-    /// Builds the slots as they are after `request`.
+    /// Does what `request` asks for.
     ///
     /// # Errors
     /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be
-    /// changed; `EEXIST` when it would overlap another slot; `ENOMEM`.
-    ///
-    /// # Context
-    /// May sleep: allocates.
-    pub(crate) fn with(&self, request: &Request) -> Result<(Slots, Change)> {
+    /// changed; `EEXIST` when it would overlap another slot; `ENOMEM` where there is no room for another slot. Nothing
+    /// has changed then.
+    pub(crate) fn change(&mut self, request: &Request) -> Result<Change> {
         let change = self.plan(request)?;
         let (remove, insert) = match change {
             Change::Created(new) => (None, Some(new)),
             Change::Deleted(old) => (Some(old), None),
             Change::Moved { old, new } | Change::Flags { old, new } => (Some(old), Some(new)),
-            Change::Unchanged => (None, None),
+            Change::Unchanged => return Ok(change),
         };
-        let mut slots = KVec::with_capacity(self.slots.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
-        let mut insert = insert;
-        for slot in self.slots.iter().filter(|s| remove.map(|r| r.id) != Some(s.id)) {
-            if let Some(new) = insert.filter(|n| n.base < slot.base) {
-                slots.push_within_capacity(new)?;
-                insert = None;
-            }
-            slots.push_within_capacity(*slot)?;
+        if insert.is_some() && remove.is_none() && self.slots.len() >= self.slots.capacity() {
+            return Err(ENOMEM);
+        }
+        if let Some(old) = remove {
+            let at = self.position(old.base);
+            self.slots.remove(at).map_err(|_| EINVAL)?;
         }
         if let Some(new) = insert {
-            slots.push_within_capacity(new)?;
+            let at = self.position(new.base);
+            self.slots.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
         }
-        let step = u64::from(change != Change::Unchanged);
-        Ok((Slots { slots, generation: self.generation.wrapping_add(step) }, change))
+        self.by_hva.replace(remove.as_ref(), insert.as_ref())?;
+        Ok(change)
+    }
+
+    /// Returns how many slots lie before `base`.
+    fn position(&self, base: Gfn) -> usize {
+        count_first(self.slots.len(), |i| self.slots.get(i).is_some_and(|s| s.base < base))
     }
 
     /// Decides what `request` means and whether it may be done.
@@ -324,21 +338,8 @@ impl Slots {
     }
 
     /// Returns the guest frames that have a byte in `start..end` of the VMM's address space, one
-    /// range for each slot concerned: what an MMU notifier must take away. Linear in the number
-    /// of slots.
-    pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> impl Iterator<Item = GfnRange> + '_ {
-        self.slots.iter().filter_map(move |slot| {
-            let slot_end = slot.hva.wrapping_add(slot.npages << PAGE_SHIFT);
-            let from = start.max(slot.hva).0.wrapping_sub(slot.hva.0);
-            let to = end.min(slot_end).0.checked_sub(slot.hva.0)?;
-            if from >= to {
-                return None;
-            }
-            let last = to.wrapping_sub(1) >> PAGE_SHIFT;
-            Some(GfnRange {
-                start: Gfn(slot.base.0.wrapping_add(from >> PAGE_SHIFT)),
-                end: Gfn(slot.base.0.wrapping_add(last).wrapping_add(1)),
-            })
-        })
+    /// range for each slot concerned: what an MMU notifier must take away.
+    pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> Ranges<'_> {
+        self.by_hva.ranges(start, end)
     }
 }

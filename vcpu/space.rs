@@ -145,7 +145,7 @@ impl<B: Backend> Space<B> {
         let format = backend.format();
         Arc::pin_init(
             try_pin_init!(Space {
-                slots: RcuBox::new(Slots::new())?,
+                slots: RcuBox::new(Slots::new()?)?,
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
                 root,
@@ -183,12 +183,12 @@ impl<B: Backend> Space<B> {
     /// one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`Slots::with`].
+    /// Those of [`Slots::change`].
     pub(crate) fn change_slots(&self, request: &Request) -> Result {
-        // A copy is made outside the read section, for it allocates.
-        let mut slots = KVec::new();
-        let generation = self.copy_slots(&mut slots)?;
-        let (new, change) = Slots::from_sorted(slots, generation).with(request)?;
+        // Made outside the read section, for it allocates. Only the caller changes slots, so their number stays.
+        let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
+        self.slots.read(|s| new.copy_from(s))?;
+        let change = new.change(request)?;
         self.changing.fetch_add(1, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
         self.slots_generation.fetch_add(1, SeqCst);
@@ -199,16 +199,6 @@ impl<B: Backend> Space<B> {
         }
         self.changing.fetch_sub(1, SeqCst);
         done
-    }
-
-    fn copy_slots(&self, out: &mut KVec<Slot>) -> Result<u64> {
-        let n = self.slots.read(|s| s.as_slice().len());
-        *out = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        // Only the caller changes slots, so their number is still the same.
-        self.slots.read(|s| {
-            s.as_slice().iter().try_for_each(|s| out.push_within_capacity(*s))?;
-            Ok(s.generation())
-        })
     }
 
     /// Unmaps guest frames and makes every CPU forget them. Interrupts are on.

@@ -7,10 +7,10 @@ use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::mmu::format::PageSize::{Size1G, Size2M, Size4K};
 use crate::mmu::format::{Levels, Npt, Rights};
-use crate::mmu::slots::{GfnRange, Request, Slots};
+use crate::mmu::slots::{GfnRange, Request};
 use crate::mmu::walk::{Access, AccessKind, Paging, Privilege};
 use crate::t_mmu::format::{EPT, NPT};
-use crate::t_mmu::slots::{reference, request, Model, HVA};
+use crate::t_mmu::slots::{none, reference, request, Changed, Model, HVA};
 use crate::t_mmu::table::{run_against_model, Op};
 use crate::t_mmu::walk_random::{compare, random_ram};
 
@@ -62,7 +62,7 @@ pub(super) fn walk(bytes: &[u8]) {
 /// Each request and each frame's host address are as the reference has them.
 pub(super) fn slots(bytes: &[u8]) {
     let mut b = Bytes(bytes);
-    let mut slots = Slots::new();
+    let mut slots = none();
     let mut model = Model::new();
     let mut hint = b.u8() as usize;
     while !b.is_empty() {

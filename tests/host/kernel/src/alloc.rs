@@ -150,6 +150,15 @@ impl<T> KVec<T> {
         Ok(())
     }
 
+    /// Inserts `value` at `i` where it fits without allocating.
+    pub fn insert_within_capacity(&mut self, i: usize, value: T) -> Result<(), PushError<T>> {
+        if i > self.0.len() || self.0.len() == self.0.capacity() {
+            return Err(PushError(value));
+        }
+        self.0.insert(i, value);
+        Ok(())
+    }
+
     /// Removes the last element.
     pub fn pop(&mut self) -> Option<T> {
         self.0.pop()
