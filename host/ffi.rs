@@ -70,6 +70,11 @@ unsafe extern "C" {
         ready: unsafe extern "C" fn(*mut c_void) -> bool,
         arg: *mut c_void,
     ) -> i32;
+    pub(super) fn rvmm_wait_queue_killable(
+        queue: *mut bindings::wait_queue_head,
+        ready: unsafe extern "C" fn(*mut c_void) -> bool,
+        arg: *mut c_void,
+    ) -> i32;
     pub(super) fn rvmm_wait_queue_fully(
         queue: *mut bindings::wait_queue_head,
         ready: unsafe extern "C" fn(*mut c_void) -> bool,

@@ -219,6 +219,22 @@ impl WaitQueue {
         kernel::error::to_result(ret)
     }
 
+    /// As [`WaitQueue::wait`], but only a signal that kills ends it.
+    ///
+    /// # Errors
+    /// `EINTR` on such a signal.
+    pub(crate) fn wait_killable<F: Fn() -> bool>(&self, ready: F) -> Result {
+        // SAFETY: As in `wait()`.
+        let ret = unsafe {
+            ffi::rvmm_wait_queue_killable(
+                self.0.get(),
+                call::<F>,
+                core::ptr::from_ref(&ready).cast_mut().cast(),
+            )
+        };
+        kernel::error::to_result(ret).map_err(|_| EINTR)
+    }
+
     /// As [`WaitQueue::wait`], but no signal ends it, not even one that kills: for what ends soon by
     /// itself.
     pub(crate) fn wait_fully<F: Fn() -> bool>(&self, ready: F) {

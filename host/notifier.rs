@@ -3,7 +3,8 @@
 //! Being told when the process's memory changes.
 //!
 //! The callbacks may come from any thread that changes the process's address space, with or without
-//! the right to sleep; so they take only spin locks.
+//! the right to sleep; so they take only spin locks. The kernel pairs each begin with an end of the same range, but
+//! for a registration that ends in between.
 
 use super::ffi;
 use crate::arch::addr::Hva;
@@ -18,8 +19,8 @@ pub(crate) trait OnInvalidate: Send + Sync {
     /// The range from `start` to `end` is about to change: nothing of it may be mapped, in tables or
     /// TLBs, when this returns, nor be mapped anew before [`OnInvalidate::end`].
     fn begin(&self, start: Hva, end: Hva);
-    /// The change is done.
-    fn end(&self);
+    /// The change of that range, which was told of before, is done.
+    fn end(&self, start: Hva, end: Hva);
     /// The address space goes away; as `begin` for all of it, for ever.
     fn release(&self);
 }
@@ -106,15 +107,12 @@ impl<T: OnInvalidate> Notifier<T> {
     }
 
     /// # Safety
-    /// Only the kernel calls this, for a notifier that `register_raw()` registered.
-    unsafe extern "C" fn finish(
-        mn: *mut bindings::mmu_notifier,
-        _range: *const bindings::mmu_notifier_range,
-    ) {
+    /// As for `start()`.
+    unsafe extern "C" fn finish(mn: *mut bindings::mmu_notifier, range: *const bindings::mmu_notifier_range) {
         // SAFETY: As in `start()`.
         unsafe {
             let raw: *const Raw<T> = mn.cast();
-            (*(*raw).target).end();
+            (*(*raw).target).end(Hva((*range).start as u64), Hva((*range).end as u64));
         }
     }
 

@@ -31,7 +31,7 @@ impl<T> RcuBox<T> {
     #[inline(always)]
     pub(crate) fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         let _guard = rcu::read_lock();
-        // SAFETY: The pointer came from a box; `replace()` frees that box only after a grace period,
+        // SAFETY: The pointer came from a box; `Unpublished` frees that box only after a grace period,
         // which the read lock holds off.
         f(unsafe { &*self.ptr.load(Ordering::Acquire) })
     }
@@ -49,12 +49,32 @@ impl<T> RcuBox<T> {
     /// # Errors
     /// `ENOMEM`; the old value then stays.
     pub(crate) fn replace(&self, value: T) -> Result {
-        let new = KBox::into_raw(KBox::new(value, GFP_KERNEL_ACCOUNT)?);
-        let old = self.ptr.swap(new, Ordering::AcqRel);
-        rcu::synchronize_rcu();
-        // SAFETY: `old` came from a box, was unpublished above, and the grace period has passed.
-        drop(unsafe { KBox::from_raw(old) });
+        drop(self.publish(KBox::new(value, GFP_KERNEL_ACCOUNT)?));
         Ok(())
+    }
+
+    /// Puts `value` in place and returns the old one, which readers may still see. Any context.
+    pub(crate) fn publish(&self, value: KBox<T>) -> Unpublished<T> {
+        let old = self.ptr.swap(KBox::into_raw(value), Ordering::AcqRel);
+        // INVARIANT: `old` came from a box, and nobody can reach it any more who did not before.
+        Unpublished { old }
+    }
+}
+
+/// A value that was replaced. Dropping it waits until no reader can see it: sleeps.
+///
+/// # Invariants
+/// `old` came from a box that this value owns, and was reachable through an [`RcuBox`] before, not since.
+#[must_use = "dropping it sleeps"]
+pub(crate) struct Unpublished<T> {
+    old: *mut T,
+}
+
+impl<T> Drop for Unpublished<T> {
+    fn drop(&mut self) {
+        rcu::synchronize_rcu();
+        // SAFETY: By the type invariant, and the grace period has passed.
+        drop(unsafe { KBox::from_raw(self.old) });
     }
 }
 

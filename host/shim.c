@@ -487,6 +487,11 @@ int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *
 	return wait_event_interruptible(*queue, ready(arg));
 }
 
+int rvmm_wait_queue_killable(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)
+{
+	return wait_event_killable(*queue, ready(arg));
+}
+
 void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)
 {
 	wait_event(*queue, ready(arg));

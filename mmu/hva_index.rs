@@ -115,6 +115,11 @@ impl HvaIndex {
         self.find((root.wrapping_add(1), to), first, start, end)
     }
 
+    /// Returns whether a slot shows a byte of `start..end`.
+    pub(crate) fn is_shown(&self, start: Hva, end: Hva) -> bool {
+        self.ranges(start, end).next().is_some()
+    }
+
     /// Returns the guest frames that have a byte in `start..end`, one range for each slot concerned.
     pub(crate) fn ranges(&self, start: Hva, end: Hva) -> Ranges<'_> {
         let end = if start < end { end } else { start };

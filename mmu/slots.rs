@@ -342,4 +342,9 @@ impl Slots {
     pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> Ranges<'_> {
         self.by_hva.ranges(start, end)
     }
+
+    /// Returns whether a slot shows a byte of `start..end` of the VMM's address space.
+    pub(crate) fn shows_hva(&self, start: Hva, end: Hva) -> bool {
+        self.by_hva.is_shown(start, end)
+    }
 }

@@ -7,7 +7,7 @@
 //! | [`backend`], [`exit`], [`event`] | the contract with the vendor's extension |
 //! | [`state`], [`core`] | registers, and everything else of one vCPU |
 //! | [`shared`] | what other threads may touch of it |
-//! | [`space`], [`memory`] | guest memory: slots and the second-level table; reads and writes |
+//! | [`ram`], [`space`], [`memory`] | guest memory: slots and what changes below them; the second-level table; reads and writes |
 //! | [`vm`] | the VM as a vCPU sees it |
 //! | [`pci`] | the PCI bus |
 //! | [`worker`], [`disk`], [`net`] | who serves a queue, and how those of a disk and of a network card are |
@@ -45,6 +45,7 @@ pub(crate) mod poll;
 pub(crate) mod pv;
 pub(crate) mod pvclock;
 pub(crate) mod quick;
+pub(crate) mod ram;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod shared;

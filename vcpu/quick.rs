@@ -22,7 +22,6 @@ use super::outcome::Outcome;
 use super::run::{commit, prepare};
 use super::shared::count;
 use crate::host::cpu::Work;
-use core::sync::atomic::Ordering::SeqCst;
 
 /// How the guest goes on after an exit that was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ pub(super) fn run<B: Backend>(
 fn waits<B: Backend>(cx: &Cx<'_, '_, B>, work: &Work<'_>) -> bool {
     cx.shared.has_requests()
         || work.is_pending()
-        || cx.vm.space.flush_generation.load(SeqCst) != cx.core.flush_generation
+        || cx.vm.space.flushes.requested() != cx.core.flush_generation
 }
 
 /// What an entry leaves to be done after it.

@@ -32,7 +32,6 @@ use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
-use core::sync::atomic::Ordering::*;
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 
@@ -322,7 +321,7 @@ fn window<B: Backend>(
             take_requests(vm, shared, cx.core, QUICK);
             continue;
         }
-        let generation = vm.space.flush_generation.load(SeqCst);
+        let generation = vm.space.flushes.requested();
         if cx.core.flush_generation != generation {
             cx.core.flush_generation = generation;
             cx.core.hw.flush_tlb();

@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's physical address space: memslots over the VMM's memory, and the second-level table
-//! that shows them to the processor.
+//! The guest's physical address space: its RAM, and the second-level table that shows it to the processor.
 //!
-//! A mapping is made under the table's lock after comparing `sequence`: whoever changes the memory
-//! below (the MMU notifier, a slot change) first counts itself into `changing` and bumps `sequence`,
-//! then takes the lock and unmaps, then makes every CPU in guest mode leave it. So a page that was
-//! looked up before a change can not be mapped after it.
+//! A page is mapped under the table's lock, and only if nothing has changed since it was looked up: neither the slots
+//! nor the VMM's memory ([`Invalidations`](crate::mmu::tlb::Invalidations)). Whoever changes either begins there first,
+//! then takes the lock and unmaps, then makes every CPU in guest mode leave it. So a page that was looked up before a
+//! change cannot be mapped after it, and the notifier returns when no CPU uses the page.
 //!
 //! The lock is held with interrupts off. So what a section under it does is bounded by [`SECTION`], whatever the size
 //! of the range; tables that were unlinked are freed outside.
 
 use super::backend::{Backend, TableRoot};
 use super::memory::{InSlots, Near};
+use super::ram::GuestRam;
 use super::shared::VcpuShared;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
-use crate::host::rcu::RcuBox;
 use crate::mmu::format::{PageSize, Rights};
-use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot, Slots};
+use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot};
 use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use crate::mmu::tlb::{Flushes, Snapshot};
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
 
@@ -74,22 +74,15 @@ struct Tables<B: Backend> {
 /// See the module's description.
 #[pin_data]
 pub(crate) struct Space<B: Backend> {
-    slots: RcuBox<Slots>,
+    #[pin]
+    ram: GuestRam,
     #[pin]
     tables: SpinLockIrq<Tables<B>>,
     /// The table's.
     format: B::Format,
     root: Hpa,
-    /// Bumped by every change of the memory below.
-    sequence: AtomicU64,
-    /// Bumped before the slots change, and again after.
-    slots_generation: AtomicU64,
-    /// Changes under way.
-    changing: AtomicU64,
-    /// The place of the slot that was accessed last, wrong at worst.
-    slot_hint: AtomicUsize,
-    /// Bumped whenever translations that a CPU may hold were taken away.
-    pub(crate) flush_generation: AtomicU64,
+    /// Flushes of translations that a CPU may hold and that were taken away.
+    pub(crate) flushes: Flushes,
     /// The VM's vCPUs.
     pub(crate) vcpus: Arc<VcpuList>,
 }
@@ -117,8 +110,8 @@ struct Wanted {
     slot: Slot,
     /// Where it is in the VMM.
     hva: Hva,
-    /// [`Space::sequence`] before it was looked for.
-    sequence: u64,
+    /// What was taken before it was looked for.
+    snapshot: Snapshot,
 }
 
 impl Wanted {
@@ -145,15 +138,11 @@ impl<B: Backend> Space<B> {
         let format = backend.format();
         Arc::pin_init(
             try_pin_init!(Space {
-                slots: RcuBox::new(Slots::new()?)?,
+                ram <- GuestRam::new(),
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
                 root,
-                sequence: AtomicU64::new(0),
-                slots_generation: AtomicU64::new(0),
-                changing: AtomicU64::new(0),
-                slot_hint: AtomicUsize::new(0),
-                flush_generation: AtomicU64::new(0),
+                flushes: Flushes::new(),
                 vcpus,
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -183,51 +172,53 @@ impl<B: Backend> Space<B> {
     /// one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`Slots::change`].
+    /// Those of [`Slots::change`](crate::mmu::slots::Slots::change); `EINTR` when the calling thread is killed.
     pub(crate) fn change_slots(&self, request: &Request) -> Result {
-        // Made outside the read section, for it allocates. Only the caller changes slots, so their number stays.
-        let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
-        self.slots.read(|s| new.copy_from(s))?;
-        let change = new.change(request)?;
-        self.changing.fetch_add(1, SeqCst);
-        self.sequence.fetch_add(1, SeqCst);
-        self.slots_generation.fetch_add(1, SeqCst);
-        let done = self.slots.replace(new);
-        self.slots_generation.fetch_add(1, SeqCst);
-        if let (Ok(()), Change::Deleted(old) | Change::Moved { old, .. }) = (done, change) {
-            self.unmap(old.range());
+        let change = self.ram.begin_change(request)?;
+        // Before the slot goes: as long as a page is mapped, an MMU notifier finds the slot that shows it.
+        if let Change::Deleted(old) | Change::Moved { old, .. } = change.change {
+            self.unmap(core::iter::once(old.range()));
         }
-        self.changing.fetch_sub(1, SeqCst);
-        done
+        change.commit()
     }
 
-    /// Unmaps guest frames and makes every CPU forget them. Interrupts are on.
-    fn unmap(&self, range: GfnRange) {
-        let mut unmapping = Unmapping::new(core::iter::once(range));
+    /// Unmaps guest frames and makes every CPU forget them, also what others have unmapped before. Interrupts are on.
+    fn unmap(&self, ranges: impl Iterator<Item = GfnRange>) {
+        let mut unmapping = Unmapping::new(ranges);
         let mut all = FlushNeeded::default();
-        while !unmapping.is_done() {
+        let generation = loop {
             let mut t = self.tables.lock();
             let Tables { table, pages, .. } = &mut *t;
             let Some(table) = table else { return };
             let flush = unmapping.go_on(table, pages, SECTION);
+            if flush.is_needed() {
+                self.flushes.request();
+            }
             all.join(pages, flush);
-        }
-        self.flush(all);
+            if unmapping.is_done() {
+                break self.flushes.requested();
+            }
+        };
+        self.finish(generation, all);
     }
 
-    /// Makes every CPU forget what was taken out, then frees the table pages. Interrupts are on.
-    fn flush(&self, flush: FlushNeeded) {
-        if flush.is_needed() {
-            self.flush_generation.fetch_add(1, SeqCst);
+    /// Waits until no CPU uses what was taken out before `generation`, then frees the tables that were unlinked.
+    /// Interrupts are on.
+    fn finish(&self, generation: u64, unlinked: FlushNeeded) {
+        if !self.flushes.is_done(generation) {
             self.leave_guest_mode();
+            self.flushes.note_done(generation);
         }
-        flush.release(&mut TablePages::new(), &self.format);
+        unlinked.release(&mut TablePages::new(), &self.format);
     }
 
     /// Finishes the flushes that faults left behind. Interrupts are on.
     pub(crate) fn finish_flush(&self) {
-        let flush = core::mem::take(&mut self.tables.lock().pending);
-        self.flush(flush);
+        let (generation, unlinked) = {
+            let mut t = self.tables.lock();
+            (self.flushes.requested(), core::mem::take(&mut t.pending))
+        };
+        self.finish(generation, unlinked);
     }
 
     /// Makes every vCPU that is in guest mode leave it, and waits until they have.
@@ -269,59 +260,60 @@ impl<B: Backend> Space<B> {
     #[inline(always)]
     fn wanted(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Option<Wanted> {
         let gfn = gpa.gfn();
-        let sequence = self.sequence.load(SeqCst);
-        let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
+        let (slot, snapshot) = self.ram.slot(gfn, hint)?;
         let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || !write)?;
-        Some(Wanted { gfn, slot, hva, sequence })
+        Some(Wanted { gfn, slot, hva, snapshot })
     }
 
     /// Maps a page that was looked up after `wanted` was.
     fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> Fault {
-        let Wanted { gfn, slot, hva, sequence } = *wanted;
+        let Wanted { gfn, slot, hva, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
         let first = !(size.pages().wrapping_sub(1));
         let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
-        if self.changing.load(SeqCst) != 0 || self.sequence.load(SeqCst) != sequence {
+        if !self.ram.invalidations().allows(snapshot) {
             return Fault::Again;
         }
         let Tables { table, pages, pending } = &mut *t;
         let Some(table) = table else { return Fault::Again };
-        match table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights) {
-            Ok(mapped) if mapped.flush.is_needed() => {
-                pending.join(pages, mapped.flush);
-                self.flush_generation.fetch_add(1, SeqCst);
-                Fault::NeedFlush
-            }
-            Ok(_) => Fault::Mapped,
-            Err(MapError::NoMemory) => Fault::NeedPages,
-            Err(MapError::Misaligned | MapError::OutOfRange) => Fault::Mmio,
+        let mapped = table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights);
+        let flush = match mapped {
+            Ok(mapped) => mapped.flush,
+            Err(MapError::NoMemory) => return Fault::NeedPages,
+            Err(MapError::Misaligned | MapError::OutOfRange) => return Fault::Mmio,
+        };
+        if flush.is_needed() {
+            pending.join(pages, flush);
+            self.flushes.request();
+            return Fault::NeedFlush;
         }
+        Fault::Mapped
     }
 
     /// Returns a number that stays the same as long as neither slots nor the memory below change;
     /// `None` while they do.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stable_sequence(&self) -> Option<u64> {
-        (self.changing.load(SeqCst) == 0).then(|| self.sequence.load(SeqCst))
+        self.ram.invalidations().stable()
     }
 
     /// Returns a number that is another one after the slots have changed.
     #[inline(always)]
     pub(crate) fn slots_generation(&self) -> u64 {
-        self.slots_generation.load(SeqCst)
+        self.ram.generation()
     }
 
     /// Returns whether a slot holds `gfn`.
     pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
-        let mut hint = 0;
-        self.slots.read(|s| s.lookup(gfn, &mut hint).is_some())
+        self.ram.slot(gfn, &mut 0).is_some()
     }
 
     /// Returns the guest's memory for as long as `cpu` is held.
     #[inline(always)]
     pub(crate) fn near<'a>(&'a self, cpu: &'a PinnedCpu) -> Near<'a> {
-        Near::new(self.slots.pinned(cpu), self.slot_hint.load(Relaxed))
+        let (slots, hint) = self.ram.pinned(cpu);
+        Near::new(slots, hint)
     }
 
     /// Faults in the page behind `gpa`; sleeps.
@@ -337,37 +329,22 @@ impl<B: Backend> Space<B> {
 impl<B: Backend> InSlots for Space<B> {
     #[inline(always)]
     fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
-        let before = self.slot_hint.load(Relaxed);
-        let mut hint = before;
-        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
-        if hint != before {
-            self.slot_hint.store(hint, Relaxed);
-        }
-        Some(span)
+        self.ram.span(gpa)
     }
 }
 
 impl<B: Backend> OnInvalidate for Space<B> {
     fn begin(&self, start: Hva, end: Hva) {
-        self.changing.fetch_add(1, SeqCst);
-        self.sequence.fetch_add(1, SeqCst);
-        // Range by range: unmapping makes other CPUs leave guest mode, which must not happen inside the
-        // read section.
-        let mut done = 0;
-        while let Some(range) = self.slots.read(|s| s.ranges_of_hva(start, end).nth(done)) {
-            self.unmap(range);
-            done = done.saturating_add(1);
-        }
+        self.ram.begin_notifier(start, end, |slots| self.unmap(slots.ranges_of_hva(start, end)));
     }
 
-    fn end(&self) {
-        self.changing.fetch_sub(1, SeqCst);
+    fn end(&self, start: Hva, end: Hva) {
+        self.ram.end_notifier(start, end);
     }
 
     fn release(&self) {
-        self.changing.fetch_add(1, SeqCst);
-        self.sequence.fetch_add(1, SeqCst);
-        self.unmap(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) });
+        self.ram.close();
+        self.unmap(core::iter::once(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) }));
     }
 }
 

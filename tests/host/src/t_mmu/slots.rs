@@ -331,5 +331,6 @@ proptest! {
             let hit = hva.is_some_and(|h| h.0 < to && from < h.0 + PAGE_SIZE && from < to);
             prop_assert_eq!(found.iter().filter(|r| r.contains(Gfn(gfn))).count(), usize::from(hit), "gfn {}", gfn);
         }
+        prop_assert_eq!(slots.shows_hva(Hva(from), Hva(to)), !found.is_empty());
     }
 }

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Pages that the host takes away while a guest's memory slots change, or while the guest faults them in: the guest never
+# finds an old page. Stock KVM passes the same.
+# ring: system
+# hosts: amd
+. ./tests/system/lib.sh
+
+load_module
+for case in "aliases 100" "deletion 10" "move 10" "faults 2000"; do
+	check "/dev/rvmm: ${case% *}" "timeout -s KILL 100 slot-races /dev/rvmm $case >/tmp/races"
+	sed 's/^/# /' /tmp/races
+done
+check "the module unloads" unload_module
+load_kvm || { skip "/dev/kvm" "no $kvm"; finish; }
+for case in "aliases 30" "deletion 5" "move 5" "faults 300"; do
+	check "/dev/kvm: ${case% *}" "timeout -s KILL 100 slot-races /dev/kvm $case >/tmp/races"
+	sed 's/^/# /' /tmp/races
+done
+finish

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's RAM, as far as no processor's table is concerned: the memory slots, and the changes of the VMM's memory
+//! behind them.
+//!
+//! Two rules keep a page that the host takes away from staying with the guest:
+//!
+//! - While anything changes, the slots or the memory behind one, nothing is mapped: [`GuestRam::invalidations`].
+//! - While an MMU notifier is between its begin and its end, the slots stay as they are. So the notifier finds in one
+//!   set of slots all that can be mapped, and its end finds the same slots as its beginning. A change of the slots
+//!   waits for that, after the slot that goes has been unmapped and before it goes.
+//!
+//! The VM's configuration lock serializes changes of the slots. `notifiers` is a spin lock that nothing is taken under;
+//! it is held for a few instructions.
+
+use super::memory::InSlots;
+use crate::arch::addr::{Gfn, Gpa, Hva};
+use crate::host::cpu::PinnedCpu;
+use crate::host::file::WaitQueue;
+use crate::host::rcu::{RcuBox, Unpublished};
+use crate::mmu::slots::{Change, HvaSpan, Request, Slot, Slots};
+use crate::mmu::tlb::{Invalidations, Snapshot};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::SpinLock;
+
+/// See the module's description.
+#[pin_data]
+pub(crate) struct GuestRam {
+    slots: RcuBox<Slots>,
+    /// Bumped before the slots change, and again after.
+    generation: AtomicU64,
+    /// The place of the slot that was accessed last, wrong at worst.
+    hint: AtomicUsize,
+    /// What may not be mapped.
+    invalidations: Invalidations,
+    /// MMU notifiers between their begin and their end.
+    #[pin]
+    notifiers: SpinLock<usize>,
+    /// Woken when there are none any more.
+    #[pin]
+    no_notifiers: WaitQueue,
+}
+
+/// A change of the slots that is under way; nothing is mapped until it is dropped.
+pub(super) struct SlotChange<'a> {
+    ram: &'a GuestRam,
+    new: KBox<Slots>,
+    /// What it changes.
+    pub(super) change: Change,
+    block: Block<'a>,
+}
+
+/// Keeps anything from being mapped.
+struct Block<'a>(&'a Invalidations);
+
+impl Drop for Block<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl GuestRam {
+    /// No slots.
+    pub(super) fn new() -> impl PinInit<GuestRam, Error> {
+        try_pin_init!(GuestRam {
+            slots: RcuBox::new(Slots::new()?)?,
+            generation: AtomicU64::new(0),
+            hint: AtomicUsize::new(0),
+            invalidations: Invalidations::new(),
+            notifiers <- kernel::new_spinlock!(0),
+            no_notifiers <- WaitQueue::new(),
+        }? Error)
+    }
+
+    /// Begins a change of the slots, the only one. Sleeps.
+    ///
+    /// # Errors
+    /// Those of [`Slots::change`].
+    pub(super) fn begin_change(&self, request: &Request) -> Result<SlotChange<'_>> {
+        // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
+        let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
+        self.slots.read(|s| new.copy_from(s))?;
+        let change = new.change(request)?;
+        let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
+        self.invalidations.begin();
+        Ok(SlotChange { ram: self, new, change, block: Block(&self.invalidations) })
+    }
+
+    /// Puts slots in the place of the present ones, when no MMU notifier is under way. Sleeps.
+    ///
+    /// # Errors
+    /// `EINTR` when the calling thread is killed.
+    fn publish(&self, new: KBox<Slots>) -> Result<Unpublished<Slots>> {
+        loop {
+            self.no_notifiers.wait_killable(|| *self.notifiers.lock() == 0)?;
+            let notifiers = self.notifiers.lock();
+            if *notifiers == 0 {
+                self.generation.fetch_add(1, SeqCst);
+                let old = self.slots.publish(new);
+                self.generation.fetch_add(1, SeqCst);
+                return Ok(old);
+            }
+        }
+    }
+
+    /// An MMU notifier begins. Calls `unmap` with the slots, if one of them shows memory that it takes away; what is
+    /// unmapped then stays so until [`GuestRam::end_notifier`]. Any context; `unmap` must not sleep.
+    pub(super) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&Slots)) {
+        {
+            let mut notifiers = self.notifiers.lock();
+            *notifiers = notifiers.saturating_add(1);
+        }
+        self.slots.read(|slots| {
+            if slots.shows_hva(start, end) {
+                self.invalidations.begin();
+                unmap(slots);
+            }
+        });
+    }
+
+    /// The MMU notifier that began with the same range ends. Any context.
+    pub(super) fn end_notifier(&self, start: Hva, end: Hva) {
+        // The slots are those of the beginning.
+        if self.slots.read(|slots| slots.shows_hva(start, end)) {
+            self.invalidations.end();
+        }
+        let none_left = {
+            let mut notifiers = self.notifiers.lock();
+            *notifiers = notifiers.saturating_sub(1);
+            *notifiers == 0
+        };
+        if none_left {
+            self.no_notifiers.wake();
+        }
+    }
+
+    /// The VMM's memory goes away as a whole: nothing is mapped any more.
+    pub(super) fn close(&self) {
+        self.invalidations.begin();
+    }
+
+    /// Returns what decides whether a page may be mapped.
+    #[inline(always)]
+    pub(super) fn invalidations(&self) -> &Invalidations {
+        &self.invalidations
+    }
+
+    /// Returns a number that is another one after the slots have changed.
+    #[inline(always)]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    /// Returns the slot of `gfn`, and what a page that is looked up there from now on is to be mapped with. `hint` is
+    /// as [`Slots::lookup`] has it.
+    #[inline(always)]
+    pub(super) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(Slot, Snapshot)> {
+        let snapshot = self.invalidations.snapshot();
+        let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
+        Some((slot, snapshot))
+    }
+
+    /// Returns the slots for as long as `cpu` is held, and the place of the one that is likely to be accessed.
+    #[inline(always)]
+    pub(super) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> (&'a Slots, usize) {
+        (self.slots.pinned(cpu), self.hint.load(Relaxed))
+    }
+}
+
+impl SlotChange<'_> {
+    /// Lets the change take effect. What it takes away from the guest is unmapped. Returns when no reader sees the slots
+    /// of before; sleeps.
+    ///
+    /// # Errors
+    /// `EINTR` when the calling thread is killed; nothing has changed then.
+    pub(super) fn commit(self) -> Result {
+        let SlotChange { ram, new, block, .. } = self;
+        let old = ram.publish(new)?;
+        // What is looked up from here on is looked up in the new slots.
+        drop(block);
+        drop(old);
+        Ok(())
+    }
+}
+
+impl InSlots for GuestRam {
+    #[inline(always)]
+    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+        let before = self.hint.load(Relaxed);
+        let mut hint = before;
+        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
+        if hint != before {
+            self.hint.store(hint, Relaxed);
+        }
+        Some(span)
+    }
+}
