@@ -17,14 +17,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Guest memory whose places in the VMM are known.
 pub(crate) trait InSlots {
-    /// Returns where `gpa` lies in the VMM; `None`: in no slot.
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan>;
+    /// Calls `access` with where `gpa` lies in the VMM; `None`: in no slot. A slot does not go away meanwhile:
+    /// who deletes one waits until `access` has returned. It must not sleep.
+    fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R;
 
     /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
-    /// goes there directly; `None`: in no slot, or in one that is not to be written.
+    /// goes there directly; `None`: in no slot, or in one that is not to be written. The slot may go away before the
+    /// I/O is done, which then goes to whatever memory the VMM has there.
     #[inline]
     fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {
-        let span = self.span(gpa)?;
+        let span = self.with_span(gpa, |span| span)?;
         (!write || span.writable).then_some((span.hva, span.left))
     }
 }
@@ -54,24 +56,26 @@ impl<'a> Near<'a> {
 
 impl InSlots for Near<'_> {
     #[inline(always)]
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+    fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         // Not by combinators: so the compiler makes one way for the hit.
         if let Some(slot) = self.last.get() {
             if let Some(span) = slot.span(gpa) {
-                return Some(span);
+                return access(Some(span));
             }
         }
-        self.find(gpa)
+        access(self.find(gpa))
     }
 }
 
 impl<T: InSlots> GuestMem for T {
     #[inline]
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-        if let Some(span) = self.span(gpa) {
-            if buf.len() as u64 <= span.left && guest_ram::copy_in(span.hva, buf).is_ok() {
-                return Ok(());
-            }
+        let is_done = self.with_span(gpa, |span| match span {
+            Some(span) => buf.len() as u64 <= span.left && guest_ram::copy_in(span.hva, buf).is_ok(),
+            None => false,
+        });
+        if is_done {
+            return Ok(());
         }
         by_pages(self, gpa, buf.len(), false, |hva, part| {
             guest_ram::copy_in(hva, buf.get_mut(part).ok_or(EINVAL)?)
@@ -80,11 +84,15 @@ impl<T: InSlots> GuestMem for T {
 
     #[inline]
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
-        if let Some(span) = self.span(gpa) {
-            let fits = span.writable && buf.len() as u64 <= span.left;
-            if fits && guest_ram::copy_out(span.hva, buf).is_ok() {
-                return Ok(());
+        let is_done = self.with_span(gpa, |span| match span {
+            Some(span) => {
+                let fits = span.writable && buf.len() as u64 <= span.left;
+                fits && guest_ram::copy_out(span.hva, buf).is_ok()
             }
+            None => false,
+        });
+        if is_done {
+            return Ok(());
         }
         by_pages(self, gpa, buf.len(), true, |hva, part| {
             guest_ram::copy_out(hva, buf.get(part).ok_or(EINVAL)?)
@@ -93,8 +101,10 @@ impl<T: InSlots> GuestMem for T {
 
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
         let fits = |span: &HvaSpan| span.writable && span.left >= bytes as u64;
-        let span = self.span(gpa).filter(fits).ok_or(MemError::NoSlot(gpa))?;
-        guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
+        self.with_span(gpa, |span| {
+            let span = span.filter(fits).ok_or(MemError::NoSlot(gpa))?;
+            guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
+        })
     }
 
     // As by default, but that the size is known where it is compiled.
@@ -125,11 +135,13 @@ fn by_pages(
     let mut done = 0usize;
     while done < len {
         let at = gpa.wrapping_add(done as u64);
-        let (hva, left) = mem.user_range(at, writes).ok_or(MemError::NoSlot(at))?;
-        let n = usize::try_from(left.min(at.left_in_page())).unwrap_or(0).min(len.saturating_sub(done));
-        let end = done.saturating_add(n);
-        copy(hva, done..end).map_err(|_| MemError::NotResident(at))?;
-        done = end;
+        done = mem.with_span(at, |span| {
+            let span = span.filter(|span| !writes || span.writable).ok_or(MemError::NoSlot(at))?;
+            let left = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0);
+            let end = done.saturating_add(left.min(len.saturating_sub(done)));
+            copy(span.hva, done..end).map_err(|_| MemError::NotResident(at))?;
+            Ok(end)
+        })?;
     }
     Ok(())
 }

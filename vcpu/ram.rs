@@ -186,13 +186,15 @@ impl SlotChange<'_> {
 
 impl InSlots for GuestRam {
     #[inline(always)]
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+    fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         let before = self.hint.load(Relaxed);
         let mut hint = before;
-        let span = self.slots.read(|s| s.gpa_to_hva(gpa, &mut hint))?;
-        if hint != before {
-            self.hint.store(hint, Relaxed);
-        }
-        Some(span)
+        self.slots.read(|slots| {
+            let span = slots.gpa_to_hva(gpa, &mut hint);
+            if hint != before {
+                self.hint.store(hint, Relaxed);
+            }
+            access(span)
+        })
     }
 }

@@ -321,15 +321,15 @@ impl<B: Backend> Space<B> {
     /// # Errors
     /// `EFAULT` when there is none.
     pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
-        let span = self.span(gpa).ok_or(EFAULT)?;
+        let span = self.with_span(gpa, |span| span).ok_or(EFAULT)?;
         guest_ram::fault_in(span.hva, write && span.writable)
     }
 }
 
 impl<B: Backend> InSlots for Space<B> {
     #[inline(always)]
-    fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
-        self.ram.span(gpa)
+    fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
+        self.ram.with_span(gpa, access)
     }
 }
 
