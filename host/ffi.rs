@@ -42,7 +42,8 @@ unsafe extern "C" {
         page: *mut *mut c_void,
         pfn: *mut u64,
     ) -> i32;
-    pub(super) fn rvmm_gup_put(page: *mut c_void, dirty: bool);
+    pub(super) fn rvmm_gup_dirty(page: *mut c_void);
+    pub(super) fn rvmm_gup_put(page: *mut c_void);
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
     pub(super) fn rvmm_user_load(hva: u64, bytes: u32, to: *mut c_void) -> i32;

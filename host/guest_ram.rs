@@ -143,10 +143,12 @@ pub(crate) fn fault_in(hva: Hva, write: bool) -> Result {
 }
 
 /// A page of the process, held by a reference.
+///
+/// # Invariants
+/// `page` is a page that the value holds a reference to.
 pub(crate) struct HostPage {
     page: *mut c_void,
     pfn: Pfn,
-    write: bool,
 }
 
 impl HostPage {
@@ -160,19 +162,28 @@ impl HostPage {
         // SAFETY: The out pointers are valid; the address is checked by the callee.
         let ret = unsafe { ffi::rvmm_gup(hva.0, write, may_sleep, &mut page, &mut pfn) };
         kernel::error::to_result(ret)?;
-        Ok(HostPage { page, pfn: Pfn(pfn), write })
+        // INVARIANT: The callee took the reference.
+        Ok(HostPage { page, pfn: Pfn(pfn) })
     }
 
     /// Returns the frame number.
     pub(crate) fn pfn(&self) -> Pfn {
         self.pfn
     }
+
+    /// Notes that the page, which was looked up for writing, changes from now on. To be called while it is mapped and
+    /// cannot be unmapped, so under the lock of the table: a file system that writes the page back first has it
+    /// unmapped, then takes it for clean, and does not expect it to become dirty without asking for it again.
+    pub(crate) fn mark_dirty(&self) {
+        // SAFETY: The page is there by the type invariant.
+        unsafe { ffi::rvmm_gup_dirty(self.page) }
+    }
 }
 
 impl Drop for HostPage {
     fn drop(&mut self) {
-        // SAFETY: The reference was taken by `get()`.
-        unsafe { ffi::rvmm_gup_put(self.page, self.write) }
+        // SAFETY: The reference is the value's (type invariant).
+        unsafe { ffi::rvmm_gup_put(self.page) }
     }
 }
 

@@ -211,13 +211,17 @@ int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn)
 	return 0;
 }
 
-void rvmm_gup_put(void *page, bool dirty)
+void rvmm_gup_dirty(void *page)
 {
 	struct page *p = page;
 
-	if (dirty && !PageReserved(p))
+	if (!PageReserved(p))
 		SetPageDirty(p);
-	put_page(p);
+}
+
+void rvmm_gup_put(void *page)
+{
+	put_page(page);
 }
 
 /* The lockless walk needs interrupts off, so that no page table is freed under it. */

@@ -283,6 +283,9 @@ impl<B: Backend> Space<B> {
             Err(MapError::NoMemory) => return Fault::NeedPages,
             Err(MapError::Misaligned | MapError::OutOfRange) => return Fault::Mmio,
         };
+        if rights.contains(Rights::WRITE) {
+            page.mark_dirty();
+        }
         if flush.is_needed() {
             pending.join(pages, flush);
             self.flushes.request();
