@@ -44,6 +44,7 @@ unsafe extern "C" {
     ) -> i32;
     pub(super) fn rvmm_gup_dirty(page: *mut c_void);
     pub(super) fn rvmm_gup_put(page: *mut c_void);
+    pub(super) fn rvmm_user_end() -> u64;
     pub(super) fn rvmm_mapping_shift(hva: u64) -> u32;
     pub(super) fn rvmm_user_cmpxchg(hva: u64, bytes: u32, old: *mut u64, new_value: u64) -> i32;
     pub(super) fn rvmm_user_load(hva: u64, bytes: u32, to: *mut c_void) -> i32;

@@ -187,6 +187,12 @@ impl Drop for HostPage {
     }
 }
 
+/// Returns the end of what can be an address of user space, in any process.
+pub(crate) fn user_end() -> Hva {
+    // SAFETY: Reads what was found at boot.
+    Hva(unsafe { ffi::rvmm_user_end() })
+}
+
 /// Returns log2 of the size of the page that maps `hva` in the process now: 12, 21 or 30.
 ///
 /// The answer holds only while no invalidation has begun; callers compare the notifier's counter.

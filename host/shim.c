@@ -224,6 +224,11 @@ void rvmm_gup_put(void *page)
 	put_page(page);
 }
 
+u64 rvmm_user_end(void)
+{
+	return TASK_SIZE_MAX;
+}
+
 /* The lockless walk needs interrupts off, so that no page table is freed under it. */
 u32 rvmm_mapping_shift(u64 hva)
 {

@@ -49,6 +49,7 @@ int rvmm_gup(u64 hva, bool write, bool may_sleep, void **page, u64 *pfn);
 /* While the page is mapped and cannot be unmapped. */
 void rvmm_gup_dirty(void *page);
 void rvmm_gup_put(void *page);
+u64 rvmm_user_end(void);
 u32 rvmm_mapping_shift(u64 hva);
 int rvmm_user_cmpxchg(u64 hva, u32 bytes, u64 *old, u64 new_value);
 /* These do not sleep. */

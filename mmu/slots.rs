@@ -26,8 +26,15 @@ const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
 /// The first frame number that no guest can have: physical addresses have at most 52 bits.
 const END_GFN: u64 = 1 << (52 - PAGE_SHIFT);
 
-/// The end of what can be a user space address; finding a mapping there is left to the fault.
-const END_HVA: u64 = 1 << 63;
+/// Where slots may lie on this host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The end of user space. MMU notifiers name no address beyond it, nor one with tag bits in it, so memory that a
+    /// slot showed by such an address would never be taken away from the guest.
+    pub(crate) end_hva: Hva,
+    /// The first frame that the processor does not address.
+    pub(crate) end_gfn: Gfn,
+}
 
 bitflags::bitflags! {
     /// The flags of a slot, with the ABI's values.
@@ -236,8 +243,8 @@ impl Slots {
     /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be
     /// changed; `EEXIST` when it would overlap another slot; `ENOMEM` where there is no room for another slot. Nothing
     /// has changed then.
-    pub(crate) fn change(&mut self, request: &Request) -> Result<Change> {
-        let change = self.plan(request)?;
+    pub(crate) fn change(&mut self, request: &Request, limits: &Limits) -> Result<Change> {
+        let change = self.plan(request, limits)?;
         let (remove, insert) = match change {
             Change::Created(new) => (None, Some(new)),
             Change::Deleted(old) => (Some(old), None),
@@ -265,13 +272,13 @@ impl Slots {
     }
 
     /// Decides what `request` means and whether it may be done.
-    fn plan(&self, request: &Request) -> Result<Change> {
+    fn plan(&self, request: &Request, limits: &Limits) -> Result<Change> {
         let id = u16::try_from(request.slot)?;
         let flags = SlotFlags::from_bits(request.flags).ok_or(EINVAL)?;
         let unaligned = (request.size_bytes | request.gpa.0 | request.hva.0) & (PAGE_SIZE - 1) != 0;
         let gpa_end = request.gpa.checked_add(request.size_bytes).ok_or(EINVAL)?;
         let hva_end = request.hva.checked_add(request.size_bytes).ok_or(EINVAL)?;
-        if id >= MAX_SLOTS || unaligned || hva_end.0 > END_HVA {
+        if id >= MAX_SLOTS || unaligned || hva_end > limits.end_hva {
             return Err(EINVAL);
         }
         let old = self.by_id(id).copied();
@@ -279,7 +286,7 @@ impl Slots {
         if npages == 0 {
             return old.map(Change::Deleted).ok_or(EINVAL);
         }
-        if npages > MAX_SLOT_PAGES || gpa_end.gfn().0 > END_GFN {
+        if npages > MAX_SLOT_PAGES {
             return Err(EINVAL);
         }
         let new = Slot { id, flags, base: request.gpa.gfn(), npages, hva: request.hva };
@@ -290,6 +297,9 @@ impl Slots {
         let places = matches!(change, Change::Created(_) | Change::Moved { .. });
         if places && self.overlaps_other(&new) {
             return Err(EEXIST);
+        }
+        if places && gpa_end.gfn() > limits.end_gfn.min(Gfn(END_GFN)) {
+            return Err(EINVAL);
         }
         Ok(change)
     }

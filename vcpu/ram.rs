@@ -14,11 +14,12 @@
 //! it is held for a few instructions.
 
 use super::memory::InSlots;
-use crate::arch::addr::{Gfn, Gpa, Hva};
-use crate::host::cpu::PinnedCpu;
+use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
+use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
+use crate::host::guest_ram;
 use crate::host::rcu::{RcuBox, Unpublished};
-use crate::mmu::slots::{Change, HvaSpan, Request, Slot, Slots};
+use crate::mmu::slots::{Change, HvaSpan, Limits, Request, Slot, Slots};
 use crate::mmu::tlb::{Invalidations, Snapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
@@ -28,6 +29,7 @@ use kernel::sync::SpinLock;
 #[pin_data]
 pub(crate) struct GuestRam {
     slots: RcuBox<Slots>,
+    limits: Limits,
     /// Bumped before the slots change, and again after.
     generation: AtomicU64,
     /// The place of the slot that was accessed last, wrong at worst.
@@ -63,8 +65,15 @@ impl Drop for Block<'_> {
 impl GuestRam {
     /// No slots.
     pub(super) fn new() -> impl PinInit<GuestRam, Error> {
+        // Leaf 0x80000008: the bits of a physical address, of the host's, which is what its tables take.
+        let bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+        let limits = Limits {
+            end_hva: guest_ram::user_end(),
+            end_gfn: Gfn(1u64.wrapping_shl(bits.saturating_sub(PAGE_SHIFT))),
+        };
         try_pin_init!(GuestRam {
             slots: RcuBox::new(Slots::new()?)?,
+            limits,
             generation: AtomicU64::new(0),
             hint: AtomicUsize::new(0),
             invalidations: Invalidations::new(),
@@ -81,7 +90,7 @@ impl GuestRam {
         // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
         let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
         self.slots.read(|s| new.copy_from(s))?;
-        let change = new.change(request)?;
+        let change = new.change(request, &self.limits)?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
         self.invalidations.begin();
         Ok(SlotChange { ram: self, new, change, block: Block(&self.invalidations) })

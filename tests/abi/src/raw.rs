@@ -6,6 +6,7 @@
 
 use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
+use std::arch::x86_64::{CpuidResult, __cpuid};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
@@ -160,6 +161,12 @@ impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// Executes CPUID, subleaf 0.
+pub fn cpuid(leaf: u32) -> CpuidResult {
+    // SAFETY: CPUID exists on every x86-64 processor.
+    unsafe { __cpuid(leaf) }
 }
 
 extern "C" fn nothing(_: libc::c_int) {}

@@ -3,7 +3,7 @@
 //! A VM's fd: memory slots, vCPUs, interrupt controllers, clock.
 
 use crate::harness::{refused, Ctx, Test};
-use crate::raw::{ioctl, ioctl_with, Memory};
+use crate::raw::{cpuid, ioctl, ioctl_with, Memory};
 use kvm_bindings::*;
 use libc::{EEXIST, EINVAL, ENOENT, ENOTTY, ENXIO};
 
@@ -13,6 +13,8 @@ pub const TESTS: &[Test] = &[
     ("vm: a vcpu number beyond the limit is refused", vcpu_beyond),
     ("vm: a memory slot must be aligned", slot_alignment),
     ("vm: a memory slot must not wrap around", slot_wrap),
+    ("vm: a memory slot must lie in user space", slot_user_space),
+    ("vm: a memory slot must lie below the end of physical addresses", slot_physical),
     ("vm: memory slots must not overlap", slot_overlap),
     ("vm: a memory slot moves and goes", slot_moves),
     ("vm: a memory slot cannot change its size", slot_resize),
@@ -60,6 +62,36 @@ fn slot_wrap(c: &Ctx) {
 
     assert_eq!(memory.set_slot(&vm, 0, u64::MAX - PAGE + 1, 2 * PAGE), Err(EINVAL));
     assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE, 0xffff_8000_0000_0000, 0), Err(EINVAL));
+}
+
+/// Addresses with tag bits, as linear address masking has them, are none of user space: what is unmapped is named
+/// without them.
+fn slot_user_space(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    let at = memory.address();
+    memory.set_slot(&vm, 0, 0, PAGE).unwrap();
+
+    for tag in [1 << 57, 1 << 61, 1 << 62, 1 << 63, 0x7e << 56] {
+        assert_eq!(memory.set_slot_at(&vm, 1, 0x4000, PAGE, at | tag, 0), Err(EINVAL), "tag {tag:#x}");
+        assert_eq!(memory.set_slot_at(&vm, 0, 0, 0, at | tag, 0), Err(EINVAL), "tag {tag:#x}, deletion");
+    }
+    // The last page of user space is nobody's, with 4 and with 5 levels.
+    let end = 1 << 56;
+    for (address, len) in [(end - PAGE, PAGE), (end, PAGE), (end - 4 * PAGE, 8 * PAGE), (at, 1 << 62)] {
+        assert_eq!(memory.set_slot_at(&vm, 1, 0x4000, len, address, 0), Err(EINVAL), "{address:#x} {len:#x}");
+    }
+    assert_eq!(memory.set_slot_at(&vm, 1, 0x4000, PAGE, 0, 0), Ok(()), "nothing need be there");
+    assert_eq!(memory.set_slot(&vm, 0, 0, 0), Ok(()));
+}
+
+fn slot_physical(c: &Ctx) {
+    let (vm, memory) = (c.vm(), Memory::new(0x4000));
+    let end = 1u64 << (cpuid(0x8000_0008).eax & 0xff);
+
+    assert_eq!(memory.set_slot(&vm, 0, end, PAGE), Err(EINVAL));
+    assert_eq!(memory.set_slot(&vm, 0, end - PAGE, 2 * PAGE), Err(EINVAL));
+    assert_eq!(memory.set_slot(&vm, 0, end - PAGE, PAGE), Ok(()));
+    assert_eq!(memory.set_slot(&vm, 0, end, PAGE), Err(EINVAL), "move");
 }
 
 fn slot_overlap(c: &Ctx) {

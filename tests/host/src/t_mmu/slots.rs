@@ -4,7 +4,7 @@
 
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::mmu::format::PageSize;
-use crate::mmu::slots::{Change, GfnRange, Request, Slot, SlotFlags, Slots, MAX_SLOTS};
+use crate::mmu::slots::{Change, GfnRange, Limits, Request, Slot, SlotFlags, Slots, MAX_SLOTS};
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::*;
 use proptest::collection::vec;
@@ -23,6 +23,10 @@ pub(crate) fn request(slot: u32, first: u64, npages: u64) -> Request {
     }
 }
 
+/// Those of a processor with 48 bits of both kinds of addresses.
+pub(crate) const LIMITS: Limits =
+    Limits { end_hva: Hva((1 << 47) - PAGE_SIZE), end_gfn: Gfn(1 << (48 - 12)) };
+
 /// The slots after a change, as the module makes them.
 pub(crate) trait Changed {
     fn with(&self, request: &Request) -> Result<(Slots, Change), Error>;
@@ -32,7 +36,7 @@ impl Changed for Slots {
     fn with(&self, request: &Request) -> Result<(Slots, Change), Error> {
         let mut next = Slots::with_room(self.as_slice().len() + 1)?;
         next.copy_from(self)?;
-        let change = next.change(request)?;
+        let change = next.change(request, &LIMITS)?;
         Ok((next, change))
     }
 }
@@ -95,7 +99,12 @@ fn each_malformed_request_is_invalid() {
         Request { gpa: Gpa(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
         Request { hva: Hva(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
         Request { hva: Hva(1 << 63), ..good },
+        Request { hva: Hva(1 << 62), ..good },
+        Request { hva: Hva(1 << 47), ..good },
+        Request { hva: Hva(HVA | 1 << 57), ..good },
+        Request { hva: Hva(LIMITS.end_hva.0 - 15 * PAGE_SIZE), ..good },
         Request { gpa: Gpa((1 << 52) - 0x1000), size_bytes: 0x2000, ..good },
+        Request { gpa: Gpa((1 << 48) - 0x1000), size_bytes: 0x2000, ..good },
         Request { size_bytes: (1 << 31) * PAGE_SIZE, ..good },
     ];
 
@@ -109,6 +118,22 @@ fn the_last_id_and_the_largest_slot_are_valid() {
     let r = Request { slot: u32::from(MAX_SLOTS) - 1, hva: Hva(0), ..request(0, 0, (1 << 31) - 1) };
 
     assert!(none().with(&r).is_ok());
+}
+
+#[test]
+fn a_slot_may_reach_the_ends_of_both_address_spaces() {
+    let last = Request { hva: Hva(LIMITS.end_hva.0 - 16 * PAGE_SIZE), ..request(0, (1 << 36) - 16, 16) };
+
+    assert!(none().with(&last).is_ok());
+    assert!(none().with(&Request { hva: Hva(0), ..request(0, 0, 16) }).is_ok());
+}
+
+/// As an invalidation never names such an address, the slot would not be found.
+#[test]
+fn an_address_outside_user_space_is_refused_for_a_slot_that_goes_as_well() {
+    for hva in [1 << 62, HVA | 1 << 57] {
+        assert_eq!(refusal(&one_slot(), &Request { hva: Hva(hva), ..request(3, 0, 0) }), EINVAL);
+    }
 }
 
 #[test]
@@ -188,13 +213,13 @@ fn a_failed_allocation_is_reported_and_harms_nothing() {
 fn slots_without_room_for_another_stay_as_they_are() {
     let mut slots = Slots::with_room(4).unwrap();
     // At least the room asked for.
-    let error = (0..).find_map(|id| slots.change(&request(id, u64::from(id), 1)).err());
+    let error = (0..).find_map(|id| slots.change(&request(id, u64::from(id), 1), &LIMITS).err());
     let full = slots.as_slice().to_vec();
 
     assert_eq!(error, Some(ENOMEM));
     assert!(full.len() >= 4);
     assert!(
-        slots.change(&Request { gpa: Gpa(1 << 30), ..request(3, 3, 1) }).is_ok(),
+        slots.change(&Request { gpa: Gpa(1 << 30), ..request(3, 3, 1) }, &LIMITS).is_ok(),
         "no other slot"
     );
     assert_eq!(slots.as_slice().len(), full.len());
@@ -240,13 +265,13 @@ fn each_of_many_slots_is_found_once_where_they_show_the_same_and_where_not() {
     let apart = |id: u32| HVA + u64::from(id) * 4 * PAGE_SIZE;
     for id in 0..SLOTS {
         let hva = if id % 2 == 0 { HVA } else { apart(id) };
-        slots.change(&Request { hva: Hva(hva), ..request(id, u64::from(id), 1) }).unwrap();
+        slots.change(&Request { hva: Hva(hva), ..request(id, u64::from(id), 1) }, &LIMITS).unwrap();
     }
 
     let at = |hva: u64| slots.ranges_of_hva(Hva(hva), Hva(hva + 8)).count();
 
     assert_eq!(at(HVA), SLOTS as usize / 2);
-    assert_eq!(slots.ranges_of_hva(Hva(0), Hva(1 << 47)).count(), SLOTS as usize);
+    assert_eq!(slots.ranges_of_hva(Hva(0), LIMITS.end_hva).count(), SLOTS as usize);
     assert!((0..SLOTS).filter(|id| id % 2 == 1).all(|id| at(apart(id)) == 1));
 }
 
