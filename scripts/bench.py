@@ -240,9 +240,9 @@ def main():
     args = parse_args()
     names = args.rows.split(",") if args.rows else []
     began = time.monotonic()
-    floor = os.path.join(bench_guests.build_modules(), "rvmm_floor.ko")
+    floor, late = (os.path.join(bench_guests.build_modules(), f"rvmm_{name}.ko") for name in ("floor", "late"))
     files = []
-    for path in (bench_guests.build_client(), floor, os.path.join(SOURCES, "run.sh")):
+    for path in (bench_guests.build_client(), floor, os.path.join(SOURCES, "run.sh"), late):
         files += ["--file", path]
     if args.profile:
         profile(args, files[1:4:2])

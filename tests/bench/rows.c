@@ -132,6 +132,8 @@ const struct row rows[] = {
 	HOST("vm-destroy", row_destroy),
 	HOST("vm-destroy-irqchip", row_destroy, .arg = 1),
 	HOST("vm-memory", row_memory),
+	HOST("irqs-off-close", row_late),
+	HOST("irqs-off-unmap", row_late, .arg = 1),
 	LOOP("cpuid-8-vms", g_cpuid, .vms = 7),
 	LOOP("cpuid-64-vms", g_cpuid, .vms = 63),
 	LOOP("lapic-read-8-vms", g_lapic_read, .vms = 7),

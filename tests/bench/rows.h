@@ -43,6 +43,7 @@ void row_ioeventfd(const struct row *row);
 void row_irqfd(const struct row *row);
 void row_irqfd_hlt(const struct row *row);
 void row_touch(const struct row *row);
+void row_late(const struct row *row);
 
 /* Makes VMs with a vCPU that has run, which stay open until the process ends. */
 void open_vms(unsigned int number);

@@ -6,6 +6,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +24,9 @@
 #define CREATE_ROUNDS 14
 #define IDLE_VMS 1024
 #define REGION_SIZE 0x4000000ULL
+#define LARGE_REGION 0x80000000ULL	/* from REGION on */
+#define LATE_ROUNDS 3
+#define WORST "/sys/module/rvmm_late/parameters/worst"
 
 /* From now on the calling thread runs on this CPU of the host only. */
 static void stay_on(int cpu)
@@ -214,6 +219,72 @@ void row_create(const struct row *row)
 void row_destroy(const struct row *row)
 {
 	create_and_destroy(row, true);
+}
+
+/* The worst lateness of the host's timers since the last call; from then on they are watched. */
+static unsigned long worst_lateness(void)
+{
+	unsigned long worst = 0;
+	FILE *f = fopen(WORST, "r+");
+
+	if (!f || fscanf(f, "%lu", &worst) != 1 || fseek(f, 0, SEEK_SET) || fputs("0", f) < 0 || fclose(f))
+		skip("%s: %s", WORST, strerror(errno));
+	return worst;
+}
+
+/* Only where it is looked at, for the timer takes its time. */
+static void watch_lateness(void)
+{
+	int module = open("rvmm_late.ko", O_RDONLY | O_CLOEXEC);
+
+	if (module < 0 || (syscall(SYS_finit_module, module, "", 0)))
+		skip("rvmm_late.ko: %s", strerror(errno));
+	close(module);
+}
+
+/*
+ * The guest writes to every 16th small page of 2 GiB, which are the same 64 MiB of memory again and again: so there are
+ * all the tables for 2 GiB.
+ */
+static void fill(struct vm *vm, uint8_t *memory)
+{
+	vm_new(vm, NULL, 1);
+	for (uint64_t at = 0; at < LARGE_REGION; at += REGION_SIZE)
+		vm_slot(vm, 1 + at / REGION_SIZE, REGION + at, REGION_SIZE, memory);
+	*comm(vm, C_STRIDE) = 0x10000;
+	*comm(vm, C_N) = LARGE_REGION / 0x10000;
+	*comm(vm, C_ROUNDS) = 1;
+	vm_enter_at(vm, 0, g_touch);
+	vm_run(vm, 0);
+}
+
+/* How long interrupts are off when 2 GiB of small pages are taken from a guest: the row's argument says how. */
+void row_late(const struct row *row)
+{
+	for (int i = 0; i < LATE_ROUNDS; i++) {
+		uint8_t *memory = mmap(NULL, REGION_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		struct vm vm;
+		unsigned long worst;
+
+		if (memory == MAP_FAILED || madvise(memory, REGION_SIZE, MADV_NOHUGEPAGE))
+			skip("no memory");
+		fill(&vm, memory);
+		watch_lateness();
+		worst_lateness();
+		if (row->arg)
+			munmap(memory, REGION_SIZE);
+		else
+			vm_close(&vm);
+		worst = worst_lateness();
+		if (syscall(SYS_delete_module, "rvmm_late", 0))
+			skip("rvmm_late.ko: %s", strerror(errno));
+		sample(worst);
+		if (row->arg)
+			vm_close(&vm);
+		else
+			munmap(memory, REGION_SIZE);
+	}
+	print_samples(row, "instructions");
 }
 
 static long free_kib(void)
