@@ -16,3 +16,4 @@ pub(crate) mod msr;
 pub(crate) mod segment;
 pub(crate) mod slice;
 pub(crate) mod time;
+pub(crate) mod xsave;

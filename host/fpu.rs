@@ -8,32 +8,36 @@
 //! start and is reloaded by the kernel before the task returns to user space.
 //!
 //! Processors without XSAVE have x87 and SSE, which FXSAVE and FXRSTOR switch in the same image.
+//!
+//! An image or an XCR0 that the processor does not take is replaced by the initial state, and the guest is
+//! not entered; [`crate::arch::xsave`] sees to it that none comes so far.
 
 use super::cpu::PinnedCpu;
+use super::fault::on_fault;
 use super::page::Pages;
 use crate::arch::cr::Xcr0;
+use crate::arch::slice::copy_common;
+use crate::arch::xsave::{self, MXCSR, MXCSR_INITIAL, MXCSR_MASK, XSTATE_BV};
 use core::arch::asm;
 use kernel::bindings;
+use kernel::pr_warn_once;
 use kernel::prelude::*;
 
-/// Offset of MXCSR in the legacy area. SDM, "FXSAVE Area".
-const MXCSR: usize = 24;
-/// Offset of the XSAVE header's state-component bitmap.
-const XSTATE_BV: usize = 512;
 /// Size of an order-1 allocation: enough for every component but AMX, which guests never get.
 const ORDER: u32 = 1;
 
 /// The saved image of a guest's extended state, in the standard (not compacted) format.
 ///
 /// # Invariants
-/// The image always has a valid header: XSTATE_BV within `supported`, XCOMP_BV zero, reserved MXCSR
-/// bits clear. So XRSTOR cannot fault on it, and neither can FXRSTOR.
+/// [`xsave::loads`] is true of the image: neither XRSTOR nor FXRSTOR should fault on it.
 pub(crate) struct GuestFpu {
     image: Pages,
     /// The guest's XCR0.
     xcr0: Xcr0,
     /// What the host has enabled and the image has room for.
     supported: Xcr0,
+    /// The bits that MXCSR has.
+    mxcsr_bits: u32,
     /// The host uses XSAVE.
     has_xsave: bool,
 }
@@ -99,14 +103,25 @@ fn xgetbv() -> u64 {
     u64::from(hi) << 32 | u64::from(lo)
 }
 
+/// Sets XCR0.
+///
+/// # Errors
+/// `EINVAL` for a value that the processor does not take.
+///
 /// # Safety
-/// `value` is a valid XCR0 for this processor, and the host's value is put back before interrupts
-/// are turned on.
-unsafe fn xsetbv(value: u64) {
-    // SAFETY: By this function's contract.
+/// The host uses XSAVE, and its value is put back before interrupts are turned on.
+unsafe fn xsetbv(value: u64) -> Result {
+    let fault: i64;
+    // SAFETY: By this function's contract; a fault is the result.
     unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+        asm!("2: xsetbv", "3:", on_fault!("3b", rax = -1), in("ecx") 0,
+            inlateout("rax") value & 0xffff_ffff => fault, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
     };
+    if fault < 0 {
+        Err(EINVAL)
+    } else {
+        Ok(())
+    }
 }
 
 impl GuestFpu {
@@ -120,11 +135,33 @@ impl GuestFpu {
         if image_size(supported) > image.len() {
             return Err(ENODEV);
         }
-        Self::init_image(image.bytes_mut());
-        // INVARIANT: A zero header with the reset FCW and MXCSR.
-        let mut fpu = GuestFpu { image, xcr0: Xcr0::X87, supported, has_xsave: has_xsave() };
-        fpu.complete();
+        // SAFETY: The page has the 512 bytes that are stored, and is aligned. Whose registers they are does
+        // not matter: they are overwritten below.
+        unsafe {
+            asm!("fxsave64 [{p}]", p = in(reg) image.as_ptr().as_ptr(), options(nostack, preserves_flags))
+        };
+        let mxcsr_bits = xsave::mxcsr_bits(xsave::word(image.bytes_mut(), MXCSR_MASK));
+        // INVARIANT: Established by the next line.
+        let mut fpu = GuestFpu { image, xcr0: Xcr0::X87, supported, mxcsr_bits, has_xsave: has_xsave() };
+        fpu.reset();
         Ok(fpu)
+    }
+
+    /// Everything initial, XCR0 = x87.
+    fn reset(&mut self) {
+        self.xcr0 = Xcr0::X87;
+        let bytes = self.image.bytes_mut();
+        // INVARIANT: A zero header with the reset FCW and MXCSR.
+        bytes.fill(0);
+        copy_common(bytes, &0x37fu16.to_le_bytes());
+        self.set_mxcsr(MXCSR_INITIAL);
+        self.complete();
+    }
+
+    fn set_mxcsr(&mut self, mxcsr: u32) {
+        if let Some(field) = self.image.bytes_mut().get_mut(MXCSR..MXCSR + 4) {
+            copy_common(field, &mxcsr.to_le_bytes());
+        }
     }
 
     /// FXRSTOR knows no header: what that calls initial gets its initial values, and is then there.
@@ -157,16 +194,6 @@ impl GuestFpu {
         }
     }
 
-    fn init_image(bytes: &mut [u8]) {
-        bytes.fill(0);
-        if let Some(fcw) = bytes.get_mut(0..2) {
-            fcw.copy_from_slice(&0x37fu16.to_le_bytes());
-        }
-        if let Some(mxcsr) = bytes.get_mut(MXCSR..MXCSR + 4) {
-            mxcsr.copy_from_slice(&0x1f80u32.to_le_bytes());
-        }
-    }
-
     /// Returns the guest's XCR0.
     pub(crate) fn xcr0(&self) -> Xcr0 {
         self.xcr0
@@ -177,12 +204,13 @@ impl GuestFpu {
     /// # Errors
     /// `EINVAL` for a value that XSETBV would refuse.
     pub(crate) fn set_xcr0(&mut self, value: u64) -> Result {
-        let xcr0 = Xcr0::from_bits(value).ok_or(EINVAL)?;
-        if !xcr0.is_consistent() || !self.supported.contains(xcr0) {
-            return Err(EINVAL);
-        }
-        self.xcr0 = xcr0;
+        self.xcr0 = self.checked_xcr0(value)?;
         Ok(())
+    }
+
+    fn checked_xcr0(&self, value: u64) -> Result<Xcr0> {
+        let may = |xcr0: &Xcr0| xcr0.is_consistent() && self.supported.contains(*xcr0);
+        Xcr0::from_bits(value).filter(may).ok_or(EINVAL)
     }
 
     /// Returns the image in the layout of XSAVE, 4096 bytes at the most being of use to KVM's ABI.
@@ -190,64 +218,86 @@ impl GuestFpu {
         self.image.bytes_mut()
     }
 
-    /// Replaces the first bytes of the image.
+    /// Replaces the first bytes of the image, the whole header among them.
     ///
     /// # Errors
     /// `EINVAL` when the header names components that the guest cannot have, is compacted, or when
-    /// MXCSR has reserved bits.
+    /// MXCSR has bits that the processor does not have.
     pub(crate) fn set_image(&mut self, new: &[u8]) -> Result {
-        let word = |at: usize| -> u64 {
-            let mut b = [0u8; 8];
-            if let Some(src) = new.get(at..at.saturating_add(8)) {
-                b.copy_from_slice(src);
-            }
-            u64::from_le_bytes(b)
-        };
-        let mxcsr = word(MXCSR) as u32;
-        let reserved = (528..576).step_by(8).any(|at| word(at) != 0);
-        let known = Xcr0::from_bits(word(XSTATE_BV)).is_some_and(|bv| self.supported.contains(bv));
-        if !known || word(XSTATE_BV + 8) != 0 || reserved || mxcsr & !0x2_ffff != 0 {
-            return Err(EINVAL);
-        }
-        let image = self.image.bytes_mut();
-        let n = new.len().min(image.len());
-        if let (Some(dst), Some(src)) = (image.get_mut(..n), new.get(..n)) {
-            dst.copy_from_slice(src);
-        }
+        let mxcsr = xsave::loads(new, self.supported, self.mxcsr_bits).ok_or(EINVAL)?;
+        // INVARIANT: By the check above.
+        copy_common(self.image.bytes_mut(), new);
+        self.set_mxcsr(mxcsr);
         self.complete();
         Ok(())
     }
 
+    /// Loads the registers from the image.
+    ///
+    /// # Errors
+    /// `EIO` where the processor faults.
+    ///
+    /// # Safety
+    /// A kernel FPU section is open, and the host's XCR0 is in force.
+    #[inline(always)]
+    unsafe fn restore(&self) -> Result {
+        let mask = self.supported.bits();
+        let low = mask & 0xffff_ffff;
+        let fault: i64;
+        // SAFETY: The image is page aligned and large enough, and every component that it may name is enabled
+        // (type invariant, and this function's contract). A fault is the result.
+        unsafe {
+            if self.has_xsave {
+                asm!("2: xrstor64 [{p}]", "3:", on_fault!("3b", rax = -1), p = in(reg) self.image.as_ptr().as_ptr(),
+                    inlateout("rax") low => fault, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
+            } else {
+                asm!("2: fxrstor64 [{p}]", "3:", on_fault!("3b", rax = -1), p = in(reg) self.image.as_ptr().as_ptr(),
+                    inlateout("rax") low => fault, options(nostack, preserves_flags));
+            }
+        }
+        if fault < 0 {
+            Err(EIO)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Puts the guest's state into the registers until the returned value is dropped.
-    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Loaded<'a> {
+    ///
+    /// # Errors
+    /// `EIO` where the processor does not take it. It is the initial state then, and the registers are the
+    /// host's to use.
+    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<Loaded<'a>> {
         // Without XSAVE nobody has an XCR0, and it never differs.
         let host_xcr0 = if self.has_xsave { xgetbv() } else { self.xcr0.bits() };
         // SAFETY: Interrupts are off and stay off until `Loaded` is dropped, so the section's end is
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
-        let mask = self.supported.bits();
         let keys = self.supported.contains(Xcr0::PKRU).then(|| {
             // SAFETY: The host sets CR4.PKE wherever it enables the state component.
             let host = unsafe { rdpkru() };
             Keys { host, guest: 0, shown: true }
         });
-        // SAFETY: The image is page aligned, large enough and has a valid header (type invariant);
-        // the host's XCR0 is in force, so every component that the image may name is enabled.
-        unsafe {
-            if self.has_xsave {
-                asm!("xrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(),
-                    in("eax") mask as u32, in("edx") (mask >> 32) as u32, options(nostack, preserves_flags));
-            } else {
-                asm!("fxrstor64 [{p}]", p = in(reg) self.image.as_ptr().as_ptr(), options(nostack, preserves_flags));
-            }
+        // SAFETY: The section began above, and XCR0 has not been touched since.
+        let mut done = unsafe { self.restore() };
+        if done.is_ok() && self.xcr0.bits() != host_xcr0 {
+            // SAFETY: An XCR0 that differs means XSAVE (see above); put back in `Loaded::drop()`, and where
+            // it is not taken, it is still the host's.
+            done = unsafe { xsetbv(self.xcr0.bits()) };
         }
-        if self.xcr0.bits() != host_xcr0 {
-            // SAFETY: Checked by `set_xcr0()`; put back in `Loaded::drop()`.
-            unsafe { xsetbv(self.xcr0.bits()) };
+        if done.is_err() {
+            self.reset();
+            if let Some(keys) = keys {
+                // SAFETY: `keys` exists, so CR4.PKE is set, and it is the host's value.
+                unsafe { wrpkru(keys.host) };
+            }
+            // SAFETY: Ends the section that began above.
+            unsafe { bindings::kernel_fpu_end() };
+            return Err(EIO);
         }
         let mut loaded = Loaded { fpu: self, host_xcr0, keys };
         loaded.hide_keys();
-        loaded
+        Ok(loaded)
     }
 }
 
@@ -280,9 +330,10 @@ impl Loaded<'_> {
         if !self.fpu.has_xsave {
             return Err(EINVAL);
         }
-        self.fpu.set_xcr0(value)?;
-        // SAFETY: Checked by the line above; put back in `drop()`.
-        unsafe { xsetbv(value) };
+        let xcr0 = self.fpu.checked_xcr0(value)?;
+        // SAFETY: By the check at the top; put back in `drop()`.
+        unsafe { xsetbv(value)? };
+        self.fpu.xcr0 = xcr0;
         Ok(())
     }
 
@@ -328,11 +379,13 @@ impl Drop for Loaded<'_> {
     fn drop(&mut self) {
         if self.fpu.has_xsave && self.fpu.xcr0.bits() != self.host_xcr0 {
             // SAFETY: The value that the host had when the state was loaded.
-            unsafe { xsetbv(self.host_xcr0) };
+            if unsafe { xsetbv(self.host_xcr0) }.is_err() {
+                pr_warn_once!("the host's XCR0 could not be put back\n");
+            }
         }
         let mask = self.fpu.supported.bits();
         self.show_keys();
-        // SAFETY: As for XRSTOR in `load()`; XSAVE keeps the header valid (type invariant).
+        // SAFETY: As for XRSTOR in `restore()`; what XSAVE stores can be loaded again (type invariant).
         unsafe {
             if self.fpu.has_xsave {
                 asm!("xsave64 [{p}]", p = in(reg) self.fpu.image.as_ptr().as_ptr(),

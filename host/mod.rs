@@ -19,6 +19,7 @@
 //! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
+//! | [`fault`] | instructions that may fault |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers; one that lives as long as the module |
 //! | [`log`] | how often a caller may make the module write into the log |
@@ -27,6 +28,7 @@ pub(crate) mod blkio;
 pub(crate) mod cpu;
 pub(crate) mod debug;
 pub(crate) mod eventfd;
+pub(crate) mod fault;
 mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;

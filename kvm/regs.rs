@@ -164,7 +164,8 @@ pub(super) fn fpu(image: &[u8]) -> abi::Fpu {
     f
 }
 
-/// Returns the first 576 bytes of an XSAVE image with the contents of KVM_SET_FPU.
+/// Returns the first 576 bytes of an XSAVE image with the contents of KVM_SET_FPU. As on KVM, MXCSR is not
+/// among them.
 pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
     let mut image = [0u8; 576];
     if let Some(src) = old.get(..576) {
@@ -181,7 +182,6 @@ pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
     put(6, &f.last_opcode.to_le_bytes());
     put(8, &f.last_ip.to_le_bytes());
     put(16, &f.last_dp.to_le_bytes());
-    put(24, &(f.mxcsr & 0x2_ffff).to_le_bytes());
     for (i, r) in f.fpr.iter().enumerate() {
         put(32usize.saturating_add(i.saturating_mul(16)), r);
     }

@@ -127,6 +127,7 @@ impl RunPages {
 fn report_bug(bug: VmBug) -> Exit {
     match bug {
         VmBug::EntryFailed(raw) => Exit::fail_entry(raw.reason, crate::host::cpu::cpu_id()),
+        VmBug::ExtendedState => Exit::fail_entry(u64::MAX, crate::host::cpu::cpu_id()),
         VmBug::UnknownExit(raw) => Exit::internal_error(
             abi::INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
             &[raw.reason, raw.info1, raw.info2],

@@ -66,6 +66,8 @@ pub(crate) enum SystemEvent {
 pub(crate) enum VmBug {
     /// The processor refused to enter.
     EntryFailed(RawExit),
+    /// The processor did not take the guest's extended state, which is initial now.
+    ExtendedState,
     /// An exit that nobody asked for.
     UnknownExit(RawExit),
     /// An instruction that the emulator does not know.

@@ -283,7 +283,10 @@ fn window<B: Backend>(
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
     let work = Work::of_this_thread(&cpu);
     let debug = HostDebug::save(&cpu);
-    let mut fpu = fpu.load(&cpu);
+    let Ok(mut fpu) = fpu.load(&cpu) else {
+        core.hw.leave(&mut root);
+        return Leave::User(UserExit::Bug(VmBug::ExtendedState));
+    };
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);

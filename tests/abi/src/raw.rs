@@ -169,6 +169,16 @@ pub fn cpuid(leaf: u32) -> CpuidResult {
     unsafe { __cpuid(leaf) }
 }
 
+/// Returns MXCSR_MASK, as FXSAVE stores it.
+pub fn mxcsr_mask() -> u32 {
+    #[repr(align(16))]
+    struct Area([u8; 512]);
+    let mut area = Area([0; 512]);
+    // SAFETY: The area has the size and the alignment, and every 64-bit processor has the instruction.
+    unsafe { std::arch::x86_64::_fxsave64(area.0.as_mut_ptr()) };
+    u32::from_le_bytes([area.0[28], area.0[29], area.0[30], area.0[31]])
+}
+
 extern "C" fn nothing(_: libc::c_int) {}
 
 /// Makes SIGUSR1 interrupt system calls and do nothing else.

@@ -2,8 +2,9 @@
 
 //! A vCPU's registers: the state after reset, and that what is set is what is got.
 
+use crate::guest::{Guest, HLT};
 use crate::harness::{refused, skip, Ctx, Test};
-use crate::raw::{ioctl, ioctl_with};
+use crate::raw::{self, ioctl, ioctl_with};
 use kvm_bindings::*;
 use kvm_ioctls::VcpuFd;
 use libc::{EINVAL, ENOTTY};
@@ -22,6 +23,8 @@ pub const TESTS: &[Test] = &[
     ("vcpu: floating point registers keep their values", fpu),
     ("vcpu: the xsave area keeps its values and shows the floating point registers", xsave),
     ("vcpu: an impossible xsave area is refused", bad_xsave),
+    ("vcpu: bits of mxcsr that the processor lacks are refused in the xsave area", mxcsr_bits),
+    ("vcpu: mxcsr is not one of the floating point registers", mxcsr_of_fpu),
     ("vcpu: xcr0 keeps its value and refuses nonsense", xcrs),
     ("vcpu: events keep their values", events),
     ("vcpu: debug registers keep their values", debugregs),
@@ -236,6 +239,50 @@ fn bad_xsave(c: &Ctx) {
         assert_eq!(set_xsave(&vcpu, &mut bad), Err(EINVAL), "word {word}");
     }
     assert_eq!(vcpu.get_xsave().unwrap().region[..XSTATE_BV], good.region[..XSTATE_BV]);
+}
+
+/// The bits of MXCSR that this processor lacks; loading one of them faults.
+fn absent_mxcsr_bits() -> impl Iterator<Item = u32> {
+    let mask = raw::mxcsr_mask();
+    (0..32).map(|bit| 1 << bit).filter(move |bit| mask & bit == 0)
+}
+
+fn mxcsr_bits(c: &Ctx) {
+    let mut g = Guest::new(c, &[HLT]);
+    let good = g.vcpu.get_xsave().unwrap();
+    let with = |components: u32, bit: u32| {
+        let mut area = g.vcpu.get_xsave().unwrap();
+        area.region[XSTATE_BV] = components;
+        area.region[MXCSR] = 0x1f80 | bit;
+        set_xsave(&g.vcpu, &mut area)
+    };
+
+    for bit in absent_mxcsr_bits() {
+        for components in [1, 2, 3] {
+            assert_eq!(with(components, bit), Err(EINVAL), "{bit:#x} with components {components}");
+        }
+    }
+    assert_eq!(g.vcpu.get_xsave().unwrap().region[..XSTATE_BV], good.region[..XSTATE_BV]);
+    // Where all that it belongs to is initial, nobody looks at it.
+    for bit in absent_mxcsr_bits() {
+        assert_eq!(with(0, bit), Ok(0), "{bit:#x}");
+    }
+    g.hlt();
+}
+
+fn mxcsr_of_fpu(c: &Ctx) {
+    let mut g = Guest::new(c, &[HLT]);
+    let mut area = g.vcpu.get_xsave().unwrap();
+    area.region[XSTATE_BV] |= 3;
+    area.region[MXCSR] = 0x1fa0;
+    set_xsave(&g.vcpu, &mut area).unwrap();
+
+    for bit in absent_mxcsr_bits() {
+        g.vcpu.set_fpu(&kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80 | bit, ..Default::default() }).unwrap();
+    }
+
+    g.hlt();
+    assert_eq!(g.vcpu.get_xsave().unwrap().region[MXCSR], 0x1fa0);
 }
 
 fn set_xsave(vcpu: &VcpuFd, area: &mut kvm_xsave) -> Result<i32, i32> {

@@ -25,6 +25,8 @@ mod t_abi;
 #[cfg(test)]
 mod t_apic;
 #[cfg(test)]
+mod t_arch;
+#[cfg(test)]
 mod t_bus;
 #[cfg(test)]
 mod t_chipset;
