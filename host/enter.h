@@ -61,6 +61,8 @@
 	mov	$MSR_IA32_PRED_CMD, %ecx
 	mov	$PRED_CMD_IBPB, %eax
 	xor	%edx, %edx
+.Libpb\@:
 	wrmsr
 .Lno_ibpb\@:
+	_ASM_EXTABLE_TYPE(.Libpb\@, .Lno_ibpb\@, EX_TYPE_WRMSR)
 .endm

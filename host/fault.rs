@@ -6,6 +6,8 @@
 //! like have, by a value that came from a caller and passed a check that was wrong. In a window, with
 //! interrupts off and root operation on, that must be an error and not an oops. So each instruction that can
 //! fault there has an entry, which says where to go on and what to tell.
+//!
+//! `scripts/check-faults` looks for instructions that lack one.
 
 /// The assembly that makes the entry for the instruction at the label `2` before it: after a fault go on at
 /// `$to`, and

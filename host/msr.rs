@@ -1,37 +1,88 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Reading and writing MSRs, and those of the host that guests see directly, switched over a window.
+//!
+//! No access can be an oops, whatever the processor says to it: [`try_rdmsr`] and [`try_wrmsr`] give an
+//! error, for what a window depends on; [`rdmsr`] and [`wrmsr`] leave a line in the kernel's log.
 
 use super::cpu::cpuid;
 use super::cpu::PinnedCpu;
+use super::fault::on_fault;
 use crate::arch::cpuid::{F7Edx, FExt8Ebx};
 use crate::arch::msr::{PRED_CMD, SPEC_CTRL, TSC_AUX};
 use core::arch::asm;
+use kernel::prelude::*;
 
-/// Reads an MSR.
+/// Reads an MSR that every processor in question has. From one that does not have it, it is 0, and the kernel's
+/// log says so once.
 ///
 /// # Safety
-/// The processor has it.
+/// Reading it has no side effect.
 #[inline]
 pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
     let (lo, hi): (u32, u32);
-    // SAFETY: By this function's contract RDMSR does not fault.
+    // SAFETY: By this function's contract; a fault goes on behind the instruction.
     unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+        asm!("2: rdmsr", "3:", on_fault!("3b", rdmsr),
+            in("ecx") msr, out("eax") lo, out("edx") hi, options(nostack, preserves_flags))
     };
     u64::from(hi) << 32 | u64::from(lo)
 }
 
-/// Writes an MSR.
+/// Writes an MSR that every processor in question has, with a value that it has had. One that refuses it keeps
+/// what it has, and the kernel's log says so once.
 ///
 /// # Safety
-/// The processor has it, takes `value`, and the host can live with it until it is put back.
+/// The host can live with the value until it is put back.
 #[inline]
 pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: By this function's contract.
+    // SAFETY: By this function's contract; a fault goes on behind the instruction.
     unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+        asm!("2: wrmsr", "3:", on_fault!("3b", wrmsr),
+            in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
     };
+}
+
+/// Reads an MSR.
+///
+/// # Errors
+/// `EIO` where the processor refuses.
+///
+/// # Safety
+/// Reading it has no side effect.
+#[inline]
+pub(crate) unsafe fn try_rdmsr(msr: u32) -> Result<u64> {
+    let (lo, hi): (u64, u64);
+    // SAFETY: By this function's contract; a fault is the result. RDMSR clears the upper halves.
+    unsafe {
+        asm!("2: rdmsr", "3:", on_fault!("3b", rax = -1),
+            in("ecx") msr, lateout("rax") lo, lateout("rdx") hi, options(nostack, preserves_flags))
+    };
+    if (lo as i64) < 0 {
+        return Err(EIO);
+    }
+    Ok(hi << 32 | lo)
+}
+
+/// Writes an MSR.
+///
+/// # Errors
+/// `EIO` where the processor refuses; the MSR is as it was.
+///
+/// # Safety
+/// The host can live with the value until it is put back.
+#[inline]
+pub(crate) unsafe fn try_wrmsr(msr: u32, value: u64) -> Result {
+    let fault: i64;
+    // SAFETY: By this function's contract; a fault is the result.
+    unsafe {
+        asm!("2: wrmsr", "3:", on_fault!("3b", rax = -1), in("ecx") msr,
+            inlateout("rax") value & 0xffff_ffff => fault, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
+    if fault < 0 {
+        return Err(EIO);
+    }
+    Ok(())
 }
 
 fn read() -> u64 {

@@ -2,7 +2,7 @@
 
 """Runs rings of tests inside the lab's root and counts their results.
 
-  check    the gates: rustfmt, clippy, check-unsafe, check-panics
+  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults
   host     cargo tests of tests/host and of the tool
   guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
@@ -59,6 +59,7 @@ GATES = [
     ("the scripts themselves", ["python3", "-m", "unittest", "discover", "-s", "scripts/tests"]),
     ("check-unsafe", ["scripts/check-unsafe"]),
     ("check-panics", ["scripts/check-panics"]),
+    ("check-faults", ["scripts/check-faults"]),
 ]
 PRINTING = threading.Lock()
 

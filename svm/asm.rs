@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "instructions that change the processor's mode")]
 
 use crate::arch::addr::Hpa;
+use crate::host::fault::on_fault;
 use core::arch::asm;
 
 unsafe extern "C" {
@@ -14,16 +15,21 @@ unsafe extern "C" {
     fn rvmm_svm_enter(vmcb: u64, gprs: *mut u64, host_vmcb: u64);
 }
 
-/// Stores FS, GS, TR, LDTR and the system call MSRs.
+/// Stores FS, GS, TR, LDTR and the system call MSRs. Returns whether the processor did.
 ///
 /// # Safety
-/// EFER.SVME is set and `page` is a page owned for this use.
-pub(super) unsafe fn vmsave(page: Hpa) {
-    // SAFETY: By this function's contract.
-    unsafe { asm!("vmsave", in("rax") page.0, options(nostack, preserves_flags)) };
+/// `page` is a page owned for this use.
+pub(super) unsafe fn vmsave(page: Hpa) -> bool {
+    let fault: i64;
+    // SAFETY: By this function's contract; a fault is the result. Bit 63 of an address is 0.
+    unsafe {
+        asm!("2: vmsave", "3:", on_fault!("3b", rax = -1), inlateout("rax") page.0 => fault, options(nostack, preserves_flags))
+    };
+    fault >= 0
 }
 
-/// Switches to the guest and comes back with its next exit.
+/// Switches to the guest and comes back with its next exit. Where the processor faults instead of entering, the
+/// VMCB says that it was refused.
 ///
 /// # Safety
 /// - Interrupts are off, EFER.SVME is set and VM_HSAVE_PA names a page nobody else uses now.

@@ -15,6 +15,10 @@
 
 #include "../host/enter.h"
 
+/* Offset of EXITCODE in the VMCB, and its value where VMRUN was refused. */
+#define VMCB_EXITCODE 0x70
+#define VMEXIT_INVALID -1
+
 	.section .noinstr.text, "ax"
 
 /*
@@ -38,9 +42,11 @@ SYM_FUNC_START(rvmm_svm_enter)
 
 	clgi
 	sti
+.Lload:
 	vmload	%rax
 	vmrun	%rax
 	vmsave	%rax
+.Lhost:
 	pop	%rax
 	vmload	%rax
 	cli
@@ -62,4 +68,15 @@ SYM_FUNC_START(rvmm_svm_enter)
 
 	pop_callee_saved
 	RET
+
+	/*
+	 * The processor does not take the VMCB, whose address RAX still has. VMLOAD is the first to say so: from it
+	 * until the host's is back, GS is the guest's, and no fault could be handled.
+	 */
+.Lrefused:
+	add	page_offset_base(%rip), %rax
+	movq	$VMEXIT_INVALID, VMCB_EXITCODE(%rax)
+	jmp	.Lhost
+
+	_ASM_EXTABLE(.Lload, .Lrefused)
 SYM_FUNC_END(rvmm_svm_enter)

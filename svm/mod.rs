@@ -123,7 +123,7 @@ impl Backend for Svm {
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;
         let fits = area.is_checked() || (features_of_this_cpu() == Some(self.features) && area.check(cpu));
-        fits.then(|| Window::open(area, cpu))
+        fits.then(|| Window::open(area, cpu)).flatten()
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {

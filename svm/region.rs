@@ -15,7 +15,7 @@ use crate::arch::addr::Hpa;
 use crate::arch::cr::Efer;
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::host::cpu::PinnedCpu;
-use crate::host::msr::{rdmsr, wrmsr};
+use crate::host::msr::{try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::mmu::asid::{AsidPool, AsidTag};
 use crate::vcpu::backend::TableRoot;
@@ -67,8 +67,9 @@ impl CpuArea {
     /// Checks the calling CPU, which has SVM and which the area belongs to. Returns whether it can run
     /// guests.
     pub(super) fn check(&self, _cpu: &PinnedCpu) -> bool {
-        // SAFETY: Every processor with SVM has VM_CR.
-        let free = !is_switched_off(unsafe { rdmsr(VM_CR) });
+        // SAFETY: Reading it has no side effect.
+        let vm_cr = unsafe { try_rdmsr(VM_CR) };
+        let free = vm_cr.is_ok_and(|v| !is_switched_off(v));
         self.checked.store(free, Relaxed);
         free
     }
@@ -92,22 +93,23 @@ impl<'a> Window<'a> {
     ///
     /// Where somebody (a loaded KVM) has SVME set already, its EFER and save area stay: the area is
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Window<'a> {
-        // SAFETY: Every processor that the probe accepted has EFER and VM_HSAVE_PA.
-        let (efer, hsave) = unsafe { (rdmsr(IA32_EFER), rdmsr(VM_HSAVE_PA)) };
+    ///
+    /// `None` where the processor refuses.
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
+        // SAFETY: Reading them has no side effect.
+        let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
         let shared = efer & Efer::SVME.bits() != 0 && hsave != 0;
         let restore = (!shared).then_some((efer, hsave));
+        let window = Window { area, cpu, host_vmcb: area.host_vmcb_hpa, restore, stale: shared };
         if restore.is_some() {
-            // SAFETY: SVM is present and not locked (probe); both are put back in `drop()`, and with
-            // interrupts off nobody sees them in between.
+            // SAFETY: Both are put back in `drop()`, and with interrupts off nobody sees them in between.
             unsafe {
-                wrmsr(IA32_EFER, efer | Efer::SVME.bits());
-                wrmsr(VM_HSAVE_PA, area.hsave.hpa().0);
+                try_wrmsr(IA32_EFER, efer | Efer::SVME.bits()).ok()?;
+                try_wrmsr(VM_HSAVE_PA, area.hsave.hpa().0).ok()?;
             }
         }
-        // SAFETY: SVME is set now, and the page is this CPU's own.
-        unsafe { asm::vmsave(area.host_vmcb_hpa) };
-        Window { area, cpu, host_vmcb: area.host_vmcb_hpa, restore, stale: shared }
+        // SAFETY: The page is this CPU's own.
+        unsafe { asm::vmsave(area.host_vmcb_hpa) }.then_some(window)
     }
 
     /// Returns the number of the CPU.

@@ -3,12 +3,16 @@
 //! The instructions of VMX, and what of the host's state no other file reads.
 //!
 //! SDM, "VMX Instruction Reference"; their failures are values. "Conventions" there: CF says that
-//! there is no current VMCS, ZF that the current VMCS has an error number.
+//! there is no current VMCS, ZF that the current VMCS has an error number. A fault counts as the former.
+//!
+//! VMREAD, VMWRITE with registers as operands fault only outside VMX operation, and are used only with a VMCS
+//! that was made current in this window.
 
 #![expect(unsafe_code, reason = "instructions that change the processor's mode")]
 
 use crate::arch::addr::Hpa;
 use crate::arch::segment::descriptor_base;
+use crate::host::fault::on_fault;
 use core::arch::asm;
 
 unsafe extern "C" {
@@ -32,7 +36,7 @@ pub(super) fn wants_l1d_flush() -> bool {
 /// A VMX instruction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VmFail {
-    /// Without a current VMCS: VMfailInvalid.
+    /// Without a current VMCS: VMfailInvalid. Or by a fault.
     Invalid,
     /// With one, which has the error number: VMfailValid.
     Valid,
@@ -51,13 +55,13 @@ macro_rules! on_address {
     ($(#[$doc:meta])* $name:ident, $insn:literal) => {
         $(#[$doc])*
         pub(super) unsafe fn $name(region: Hpa) -> Result<(), VmFail> {
-            let (invalid, valid): (u8, u8);
-            // SAFETY: By this function's contract.
+            let (invalid, valid): (u64, u8);
+            // SAFETY: By this function's contract; a fault is a result.
             unsafe {
-                asm!(concat!($insn, " [{p}]"), "setc {c}", "setz {z}", p = in(reg) &region.0,
-                    c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+                asm!(concat!("2: ", $insn, " [{p}]"), "setc cl", "3: setz {z}", on_fault!("3b", rcx = 1),
+                    p = in(reg) &region.0, out("rcx") invalid, z = out(reg_byte) valid, options(nostack))
             };
-            outcome(invalid, valid)
+            outcome(invalid as u8, valid)
         }
     };
 }
@@ -82,24 +86,28 @@ on_address!(
     /// The processor is in VMX operation, and `region` is a VMCS of the caller's.
     vmclear, "vmclear");
 
-/// Leaves VMX operation.
+/// Leaves VMX operation; a processor that faults is out of it.
 ///
 /// # Safety
-/// The processor is in VMX operation that the caller entered, and no VMCS is active.
+/// The VMX operation is the caller's, and no VMCS is active.
 pub(super) unsafe fn vmxoff() {
-    // SAFETY: By this function's contract.
-    unsafe { asm!("vmxoff", options(nostack)) };
+    // SAFETY: By this function's contract; a fault goes on behind the instruction.
+    unsafe { asm!("2: vmxoff", "3:", on_fault!("3b"), options(nostack)) };
 }
 
 /// Returns the address of the current VMCS, all ones without one.
 ///
-/// # Safety
-/// The processor is in VMX operation.
-pub(super) unsafe fn vmptrst() -> u64 {
+/// # Errors
+/// The processor is not in VMX operation.
+pub(super) fn vmptrst() -> Result<u64, VmFail> {
     let mut p = 0u64;
-    // SAFETY: By this function's contract.
-    unsafe { asm!("vmptrst [{p}]", p = in(reg) &mut p, options(nostack)) };
-    p
+    let fault: u64;
+    // SAFETY: Stores eight bytes, or faults, which is the result.
+    unsafe {
+        asm!("2: vmptrst [{p}]", "3:", on_fault!("3b", rcx = 1), p = in(reg) &mut p,
+            inlateout("rcx") 0u64 => fault, options(nostack))
+    };
+    outcome(fault as u8, 0).map(|()| p)
 }
 
 /// Reads a field of the current VMCS.
@@ -141,13 +149,13 @@ pub(super) unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
 pub(super) unsafe fn invept(one: Option<u64>) -> Result<(), VmFail> {
     let descriptor = [one.unwrap_or(0), 0];
     let kind: u64 = if one.is_some() { 1 } else { 2 };
-    let (invalid, valid): (u8, u8);
-    // SAFETY: By this function's contract.
+    let (invalid, valid): (u64, u8);
+    // SAFETY: By this function's contract; a fault is a result.
     unsafe {
-        asm!("invept {k}, [{d}]", "setc {c}", "setz {z}", k = in(reg) kind, d = in(reg) &descriptor,
-            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+        asm!("2: invept {k}, [{d}]", "setc cl", "3: setz {z}", on_fault!("3b", rcx = 1), k = in(reg) kind,
+            d = in(reg) &descriptor, out("rcx") invalid, z = out(reg_byte) valid, options(nostack))
     };
-    outcome(invalid, valid)
+    outcome(invalid as u8, valid)
 }
 
 /// INVVPID of all VPIDs.
@@ -156,13 +164,13 @@ pub(super) unsafe fn invept(one: Option<u64>) -> Result<(), VmFail> {
 /// The processor is in VMX operation and has that type of INVVPID.
 pub(super) unsafe fn invvpid_all() -> Result<(), VmFail> {
     let descriptor = [0u64, 0];
-    let (invalid, valid): (u8, u8);
-    // SAFETY: By this function's contract.
+    let (invalid, valid): (u64, u8);
+    // SAFETY: By this function's contract; a fault is a result.
     unsafe {
-        asm!("invvpid {k}, [{d}]", "setc {c}", "setz {z}", k = in(reg) 2u64, d = in(reg) &descriptor,
-            c = out(reg_byte) invalid, z = out(reg_byte) valid, options(nostack))
+        asm!("2: invvpid {k}, [{d}]", "setc cl", "3: setz {z}", on_fault!("3b", rcx = 1), k = in(reg) 2u64,
+            d = in(reg) &descriptor, out("rcx") invalid, z = out(reg_byte) valid, options(nostack))
     };
-    outcome(invalid, valid)
+    outcome(invalid as u8, valid)
 }
 
 /// Switches to the guest of the current VMCS and comes back with its next exit; an error where the
@@ -233,11 +241,18 @@ pub(super) fn set_dr6(value: u64) {
 
 /// Writes CR4.
 ///
+/// # Errors
+/// The processor refuses the value, and keeps what it has.
+///
 /// # Safety
 /// `value` differs from what the host has in VMXE alone, and is put back before interrupts come on.
-pub(super) unsafe fn set_cr4(value: u64) {
-    // SAFETY: By this function's contract.
-    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+pub(super) unsafe fn set_cr4(value: u64) -> Result<(), VmFail> {
+    let fault: i64;
+    // SAFETY: By this function's contract; a fault is the result. Bit 63 of CR4 is reserved.
+    unsafe {
+        asm!("2: mov cr4, rax", "3:", on_fault!("3b", rax = -1), inlateout("rax") value => fault, options(nostack, preserves_flags))
+    };
+    outcome(u8::from(fault < 0), 0)
 }
 
 /// The segment registers and descriptor tables of the host.
@@ -269,6 +284,17 @@ macro_rules! selector {
         unsafe { asm!($insn, v = out(reg) v, options(nomem, nostack, preserves_flags)) };
         v
     }};
+}
+
+/// Loads a segment register with a selector.
+macro_rules! load {
+    ($insn:literal, ($($fault:tt)*), $selector:expr) => {
+        // SAFETY: The selector that the host had; a fault ends in one that refers to nothing.
+        unsafe {
+            asm!(concat!("2: ", $insn), "3:", on_fault!($($fault)*), inlateout("rax") u64::from($selector) => _,
+                options(nostack, preserves_flags))
+        }
+    };
 }
 
 impl HostSegments {
@@ -310,8 +336,9 @@ impl HostSegments {
         descriptor_base(low) | high << 32
     }
 
-    /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space.
-    /// The caller puts the bases of FS and GS back after this.
+    /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space. One
+    /// that cannot be loaded any more becomes null, as where the kernel switches threads. The caller puts the
+    /// bases of FS and GS back after this.
     ///
     /// # Safety
     /// `self` was read on this processor since interrupts went off, and exits have happened since.
@@ -323,14 +350,11 @@ impl HostSegments {
         // SAFETY: Writes a flag of this processor.
         unsafe { rvmm_tss_limit_changed() };
         if self.ds | self.es != 0 {
-            // SAFETY: The selectors that the host had.
-            unsafe {
-                asm!("mov ds, {d:x}", "mov es, {e:x}", d = in(reg) self.ds, e = in(reg) self.es, options(nostack, preserves_flags))
-            };
+            load!("mov ds, eax", ("2b", rax = 0), self.ds);
+            load!("mov es, eax", ("2b", rax = 0), self.es);
         }
         if self.fs != 0 {
-            // SAFETY: As above; the base comes after it.
-            unsafe { asm!("mov fs, {f:x}", f = in(reg) self.fs, options(nostack, preserves_flags)) };
+            load!("mov fs, eax", ("3b", fs = 0), self.fs);
         }
         if self.gs != 0 {
             // SAFETY: As above; interrupts are off, as the function wants it.

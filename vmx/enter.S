@@ -55,6 +55,7 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	/* What the host left in the processor's buffers must not be sampled by the guest. */
 	ALTERNATIVE "", "verw .Lselector(%rip)", X86_FEATURE_CLEAR_CPU_BUF_VM
 	jc	.Lresume
+.Llaunch:
 	vmlaunch
 	jmp	.Lexit
 .Lresume:
@@ -76,6 +77,7 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	mov	$MSR_IA32_SPEC_CTRL, %ecx
 	mov	PER_CPU_VAR(x86_spec_ctrl_current), %eax
 	xor	%edx, %edx
+.Librs:
 	wrmsr
 .Lno_ibrs:
 	mov	%ebx, %eax
@@ -85,4 +87,13 @@ SYM_FUNC_START(rvmm_vmx_enter)
 
 	pop_callee_saved
 	RET
+
+	/* A fault, where the processor is not in VMX operation. */
+.Lrefused:
+	stc
+	jmp	.Lexit
+
+	_ASM_EXTABLE_TYPE(.Librs, .Lno_ibrs, EX_TYPE_WRMSR)
+	_ASM_EXTABLE(.Llaunch, .Lrefused)
+	_ASM_EXTABLE(.Lresume, .Lrefused)
 SYM_FUNC_END(rvmm_vmx_enter)

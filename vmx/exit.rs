@@ -162,8 +162,32 @@ fn exception(report: &Report) -> Exit {
     Exit::Exception(Vector((report.interruption & 0xff) as u8), report.error)
 }
 
-/// Says what [`VM_FAIL`] stands for, from its `info1`: an instruction error number, or above bit 32 the
-/// encoding of a field that could not be written.
+/// What the processor did not take, so that the guest was not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The value of a field, or the field: its encoding.
+    Field(u32),
+    /// The guest's value of an MSR.
+    Msr,
+    /// The command to flush translations.
+    Flush,
+}
+
+impl Refusal {
+    const MSR: u64 = 1 << 62;
+    const FLUSH: u64 = 1 << 63;
+
+    /// Returns the `info1` that tells of it with [`VM_FAIL`].
+    pub(crate) fn info(self) -> u64 {
+        match self {
+            Refusal::Field(encoding) => u64::from(encoding) << 32,
+            Refusal::Msr => Self::MSR,
+            Refusal::Flush => Self::FLUSH,
+        }
+    }
+}
+
+/// Says what [`VM_FAIL`] stands for, from its `info1`: an instruction error number, or a [`Refusal`].
 ///
 /// SDM, "VM Instruction Error Numbers".
 pub(crate) fn fail_reason(info: u64) -> &'static str {
@@ -175,6 +199,8 @@ pub(crate) fn fail_reason(info: u64) -> &'static str {
         7 => "a control field is invalid",
         8 => "a field of the host's state is invalid",
         26 => "events are blocked by MOV SS",
+        Refusal::MSR => "the processor does not take the guest's value of an MSR",
+        Refusal::FLUSH => "translations could not be flushed",
         field if field >> 32 != 0 => "the processor does not have a field of the VMCS",
         _ => "see the manual for this error",
     }

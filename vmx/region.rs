@@ -10,13 +10,13 @@
 use super::asm::{self, HostSegments, VmFail};
 use super::capability::{EntryControls, EptVpid, Primary, Setup, CR0_PAGED};
 use super::event;
-use super::exit::{Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
+use super::exit::{Refusal, Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
 use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::Vector;
 use crate::host::cpu::PinnedCpu;
-use crate::host::msr::{rdmsr, wrmsr};
+use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag};
@@ -24,6 +24,7 @@ use crate::mmu::format::Ept;
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use kernel::pr_warn_once;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use x86::msr;
@@ -83,7 +84,7 @@ enum Mode {
     Own(u64),
     /// Somebody (a loaded KVM) is in it: the address of the VMCS that was current.
     Shared(u64),
-    /// Not at all: VMXON failed. CR4 is as it was.
+    /// Not at all: CR4 is as it was.
     Failed,
 }
 
@@ -148,14 +149,43 @@ fn read_switched() -> [u64; SWITCHED.len()] {
 }
 
 /// Writes those that differ from `old`.
-fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) {
+///
+/// # Errors
+/// `EIO` where the processor refuses one; every 64-bit processor has them, and the values are canonical where
+/// they must be (the host's own, or by `to_array()`).
+fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) -> Result {
     for ((index, new), old) in SWITCHED.iter().zip(new).zip(old) {
         if new != old {
-            // SAFETY: Every 64-bit processor has them, the values are canonical where they must be (the
-            // host's own, or by `to_array()`), and the host uses them only on its way from and to user
-            // space, before which the window is dropped.
-            unsafe { wrmsr(*index, *new) };
+            // SAFETY: The host uses them only on its way from and to user space, before which the window is
+            // dropped.
+            unsafe { try_wrmsr(*index, *new)? };
         }
+    }
+    Ok(())
+}
+
+/// Says in the log that the host did not get something back.
+#[cold]
+fn lost(what: &'static str) {
+    pr_warn_once!("the host's {what} could not be put back\n");
+}
+
+/// Enters VMX operation. Returns CR4 as it was.
+///
+/// # Errors
+/// The processor refuses; CR4 is as it was.
+fn enter_operation(area: &CpuArea, cr4: u64) -> core::result::Result<u64, VmFail> {
+    // SAFETY: Only VMXE is added, and taken back below or with the window.
+    unsafe { asm::set_cr4(cr4 | Cr4::VMXE.bits())? };
+    // SAFETY: VMXE is set, interrupts are off (the caller opens a window), and the page is this CPU's own.
+    unsafe { asm::vmxon(area.vmxon.hpa()) }.map(|()| cr4).inspect_err(|_| leave_operation(cr4))
+}
+
+/// Puts CR4 back, outside VMX operation.
+fn leave_operation(cr4: u64) {
+    // SAFETY: The value found.
+    if unsafe { asm::set_cr4(cr4) }.is_err() {
+        lost("CR4");
     }
 }
 
@@ -173,22 +203,11 @@ impl<'a> Window<'a> {
     ) -> Window<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
-            // SAFETY: VMXE is set, by a hypervisor that enters VMX operation together with it.
-            Mode::Shared(unsafe { asm::vmptrst() })
+            asm::vmptrst().map(Mode::Shared)
         } else {
-            // SAFETY: Only VMXE is added, and taken back below or in `drop()`.
-            unsafe { asm::set_cr4(cr4 | Cr4::VMXE.bits()) };
-            // SAFETY: VMXE is set, interrupts are off, the firmware allows it (probe), and the page is
-            // this CPU's own.
-            match unsafe { asm::vmxon(area.vmxon.hpa()) } {
-                Ok(()) => Mode::Own(cr4),
-                Err(_) => {
-                    // SAFETY: The value found.
-                    unsafe { asm::set_cr4(cr4) };
-                    Mode::Failed
-                }
-            }
+            enter_operation(area, cr4).map(Mode::Own)
         };
+        let mode = mode.unwrap_or(Mode::Failed);
         Window { area, _cpu: cpu, setup, quirks, mode, loaded: None }
     }
 
@@ -224,7 +243,9 @@ impl<'a> Window<'a> {
             // SAFETY: The value found.
             unsafe { wrmsr(msr::IA32_FS_BASE, l.fs_base) };
         }
-        write_switched(&l.msrs, &read_switched());
+        if write_switched(&l.msrs, &read_switched()).is_err() {
+            lost("system call MSRs");
+        }
         if l.debugctl != 0 {
             // SAFETY: The value found; exits clear it.
             unsafe { wrmsr(msr::IA32_DEBUGCTL, l.debugctl) };
@@ -239,13 +260,14 @@ impl Drop for Window<'_> {
             Mode::Own(cr4) => {
                 // SAFETY: Entered in `open()`; no VMCS is active after `unload()`.
                 unsafe { asm::vmxoff() };
-                // SAFETY: The value found.
-                unsafe { asm::set_cr4(cr4) };
+                leave_operation(cr4);
             }
             Mode::Shared(u64::MAX) | Mode::Failed => {}
             Mode::Shared(vmcs) => {
                 // SAFETY: It was current on this CPU when the window was opened.
-                let _ = unsafe { asm::vmptrld(Hpa(vmcs)) };
+                if unsafe { asm::vmptrld(Hpa(vmcs)) }.is_err() {
+                    lost("VMCS");
+                }
             }
         }
     }
@@ -336,8 +358,8 @@ pub(super) struct VmcsPage {
     vpid: u64,
     host: [u64; HostField::ALL.len()],
     msrs: SwitchedMsrs,
-    /// A field that the processor does not have: a bug, told with the next entry.
-    fault: Option<u32>,
+    /// What the processor did not take: told instead of the next entry.
+    refusal: Option<Refusal>,
 }
 
 impl VmcsPage {
@@ -359,7 +381,7 @@ impl VmcsPage {
             vpid: 0,
             host: [0; HostField::ALL.len()],
             msrs: SwitchedMsrs::default(),
-            fault: None,
+            refusal: None,
         })
     }
 
@@ -385,8 +407,13 @@ impl VmcsPage {
         }
         // SAFETY: Live: in VMX operation, and this VMCS is current. The callers below know their fields.
         if unsafe { asm::vmwrite(field, value) }.is_err() {
-            self.fault = self.fault.or(Some(field));
+            self.note_refusal(Refusal::Field(field));
         }
+    }
+
+    #[cold]
+    fn note_refusal(&mut self, what: Refusal) {
+        self.refusal = self.refusal.or(Some(what));
     }
 
     /// Reads a field of the guest; 0 where the VMCS is not live.
@@ -487,8 +514,8 @@ impl VmcsPage {
     /// Sets the guest's values of the MSRs that are switched by hand.
     pub(super) fn set_switched(&mut self, msrs: SwitchedMsrs) {
         self.msrs = msrs;
-        if self.is_live() {
-            write_switched(&msrs.to_array(), &read_switched());
+        if self.is_live() && write_switched(&msrs.to_array(), &read_switched()).is_err() {
+            self.note_refusal(Refusal::Msr);
         }
     }
 
@@ -535,7 +562,9 @@ impl VmcsPage {
         self.launched = false;
         self.memory.live.store(true, Relaxed);
         window.loaded = Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, msrs: host });
-        write_switched(&self.msrs.to_array(), &host);
+        if write_switched(&self.msrs.to_array(), &host).is_err() {
+            self.note_refusal(Refusal::Msr);
+        }
         if !self.initialized {
             self.initialize();
             self.initialized = true;
@@ -643,7 +672,10 @@ impl VmcsPage {
             // Drops what is cached of the guest's physical addresses, and all that was derived from it.
             let one = self.setup.ept_vpid.contains(EptVpid::INVEPT_SINGLE).then_some(eptp);
             // SAFETY: In VMX operation; the probe found this type.
-            let _ = unsafe { asm::invept(one) };
+            if unsafe { asm::invept(one) }.is_err() {
+                *tag = AsidTag::default();
+                self.note_refusal(Refusal::Flush);
+            }
         }
     }
 
@@ -664,8 +696,8 @@ impl VmcsPage {
             self.primary_written = self.primary;
             self.own(OwnedField::PrimaryControls, u64::from(self.primary));
         }
-        if let Some(field) = self.fault.take() {
-            return Report { reason: VM_FAIL, qualification: u64::from(field) << 32, ..Report::default() };
+        if let Some(what) = self.refusal.take() {
+            return Report { reason: VM_FAIL, qualification: what.info(), ..Report::default() };
         }
         // SAFETY:
         // - `window` has this VMCS as the current one, so interrupts are off and its CPU is in VMX

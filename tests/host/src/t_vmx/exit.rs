@@ -5,7 +5,7 @@
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Vector;
 use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn};
-use crate::vmx::exit::{cr_write, decode, fail_reason, CrWrite, Report, ENTRY_FAILURE, VM_FAIL};
+use crate::vmx::exit::{cr_write, decode, fail_reason, CrWrite, Refusal, Report, ENTRY_FAILURE, VM_FAIL};
 use proptest::prelude::*;
 
 fn report(reason: u64, qualification: u64) -> Report {
@@ -126,7 +126,9 @@ proptest! {
 fn an_entry_that_did_not_start_says_why() {
     assert!(fail_reason(7).contains("control field"));
     assert!(fail_reason(8).contains("host's state"));
-    assert!(fail_reason(0x4826 << 32).contains("field of the VMCS"));
+    assert!(fail_reason(Refusal::Field(0x4826).info()).contains("field of the VMCS"));
+    assert!(fail_reason(Refusal::Msr.info()).contains("MSR"));
+    assert!(fail_reason(Refusal::Flush.info()).contains("flushed"));
     assert!(fail_reason(0).contains("could not be entered"));
     assert!(fail_reason(99).contains("manual"));
 }
