@@ -265,6 +265,7 @@ pub(super) struct HostSegments {
     pub(super) fs: u16,
     pub(super) gs: u16,
     pub(super) tr: u16,
+    ldt: u16,
     gdt: Descriptor,
     idt: Descriptor,
 }
@@ -313,6 +314,7 @@ impl HostSegments {
             fs: selector!("mov {v:x}, fs"),
             gs: selector!("mov {v:x}, gs"),
             tr: selector!("str {v:x}"),
+            ldt: selector!("sldt {v:x}"),
             gdt,
             idt,
         }
@@ -336,9 +338,11 @@ impl HostSegments {
         descriptor_base(low) | high << 32
     }
 
-    /// Puts back what exits do not: the limits of the tables and of TR, and the selectors of user space. One
-    /// that cannot be loaded any more becomes null, as where the kernel switches threads. The caller puts the
-    /// bases of FS and GS back after this.
+    /// Puts back what exits do not: the limits of the tables and of TR, LDTR, and the selectors of user space,
+    /// which may be in the LDT. One that cannot be loaded any more becomes null, as where the kernel switches
+    /// threads. The caller puts the bases of FS and GS back after this.
+    ///
+    /// SDM, "Loading Host Segment and Descriptor-Table Registers".
     ///
     /// # Safety
     /// `self` was read on this processor since interrupts went off, and exits have happened since.
@@ -349,6 +353,9 @@ impl HostSegments {
         };
         // SAFETY: Writes a flag of this processor.
         unsafe { rvmm_tss_limit_changed() };
+        if self.ldt != 0 {
+            load!("lldt ax", ("2b", rax = 0), self.ldt);
+        }
         if self.ds | self.es != 0 {
             load!("mov ds, eax", ("2b", rax = 0), self.ds);
             load!("mov es, eax", ("2b", rax = 0), self.es);

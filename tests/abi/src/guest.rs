@@ -3,7 +3,7 @@
 //! Tiny guests: a few bytes of machine code, and the exits that they cause.
 
 use crate::harness::{Ctx, Test};
-use crate::raw::{self, ioctl_with, Memory};
+use crate::raw::{self, ioctl_with, AfterRun, Memory};
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use libc::EINTR;
@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     ("guest: memory is gone when its slot is deleted", deleted_slot),
     ("guest: two vcpus see the same memory", two_vcpus),
     ("guest: single instructions at the end of memory are fetched", end_of_memory),
+    ("guest: the caller's local descriptor table and its segments survive a run", local_descriptors),
 ];
 
 const RAM: u64 = 0x1_0000;
@@ -445,4 +446,15 @@ fn end_of_memory(c: &Ctx) {
     start(&g.vcpu, 0xfffd);
 
     assert_eq!(g.hlt().rax & 0xff, 0x55);
+}
+
+fn local_descriptors(c: &Ctx) {
+    let g = Guest::new(c, &[0x90, HLT]);
+    raw::make_ldt();
+
+    let after = raw::run_with_ldt(&g.vcpu);
+
+    let selectors = [raw::LDT_SELECTOR; 4];
+    assert_eq!(after, AfterRun { ret: 0, selectors, has_table: true });
+    assert_eq!(g.vcpu.get_regs().unwrap().rip, CODE + 2, "the guest ran");
 }

@@ -179,6 +179,59 @@ pub fn mxcsr_mask() -> u32 {
     u32::from_le_bytes([area.0[28], area.0[29], area.0[30], area.0[31]])
 }
 
+/// The selector of the only entry of this process's local descriptor table, once [`make_ldt`] has made it.
+pub const LDT_SELECTOR: u16 = 7;
+
+/// Makes a local descriptor table of one flat data segment.
+pub fn make_ldt() {
+    // struct user_desc: entry 0, base 0, limit; then the bits 32-bit, limit in pages, useable.
+    let mut entry = [0u32, 0, 0xf_ffff, 1 | 1 << 4 | 1 << 6];
+    let bytes = size_of_val(&entry);
+    // SAFETY: The structure is as modify_ldt() takes it.
+    let ret = unsafe { libc::syscall(libc::SYS_modify_ldt, 1, entry.as_mut_ptr(), bytes) };
+    assert_eq!(ret, 0, "modify_ldt");
+}
+
+/// What KVM_RUN left of the segment registers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AfterRun {
+    /// What the ioctl returned.
+    pub ret: i64,
+    /// DS, ES, FS, GS.
+    pub selectors: [u16; 4],
+    /// The processor still finds the table.
+    pub has_table: bool,
+}
+
+/// Calls KVM_RUN with the selector of [`make_ldt`] in DS, ES, FS and GS.
+pub fn run_with_ldt(vcpu: &impl AsRawFd) -> AfterRun {
+    let mut base = 0u64;
+    // ARCH_GET_FS.
+    // SAFETY: Stores eight bytes.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1003, &raw mut base) }, 0);
+    let (ret, has_table): (i64, u64);
+    let (ds, es, fs, gs): (u64, u64, u64, u64);
+    // SAFETY: The segment is flat, DS and ES have no effect on 64-bit code, and nothing between here and the
+    // second system call, ARCH_SET_FS, uses FS or GS.
+    unsafe {
+        std::arch::asm!(
+            "mov ds, r8d", "mov es, r8d", "mov gs, r8d", "mov fs, r8d",
+            "syscall",
+            "mov r10, rax",
+            "mov r12d, ds", "mov r13d, es", "mov r14d, fs", "mov r15d, gs",
+            "lar edx, r8d", "sete dl", "movzx r8d, dl",
+            "xor eax, eax", "mov ds, eax", "mov es, eax", "mov gs, eax",
+            "mov eax, 158", "mov edi, 0x1002", "mov rsi, r9",
+            "syscall",
+            inout("rax") libc::SYS_ioctl => _, inout("rdi") i64::from(vcpu.as_raw_fd()) => _,
+            inout("rsi") 0xae80u64 => _, inout("rdx") 0u64 => _, inout("r8") u64::from(LDT_SELECTOR) => has_table,
+            in("r9") base, out("r10") ret, out("rcx") _, out("r11") _,
+            out("r12") ds, out("r13") es, out("r14") fs, out("r15") gs,
+        );
+    }
+    AfterRun { ret, selectors: [ds, es, fs, gs].map(|s| s as u16), has_table: has_table != 0 }
+}
+
 extern "C" fn nothing(_: libc::c_int) {}
 
 /// Makes SIGUSR1 interrupt system calls and do nothing else.
