@@ -121,6 +121,18 @@ pub(crate) fn rdmsr_on(cpu: u32, msr: u32) -> Result<u64> {
     Ok(value)
 }
 
+/// Writes an MSR of another CPU; may sleep.
+///
+/// # Errors
+/// `ENXIO` when the CPU is offline, `EIO` when it refuses.
+///
+/// # Safety
+/// The host can live with the value.
+pub(crate) unsafe fn wrmsr_on(cpu: u32, msr: u32, value: u64) -> Result {
+    // SAFETY: By this function's contract; the write is done with fault handling.
+    kernel::error::to_result(unsafe { ffi::rvmm_wrmsr_on_cpu(cpu, msr, value) })
+}
+
 /// Executes CPUID on another CPU; may sleep.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_cpu_count() -> u32;
     pub(super) fn rvmm_cpu_limit() -> u32;
     pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
+    pub(super) fn rvmm_wrmsr_on_cpu(cpu: u32, msr: u32, value: u64) -> i32;
     pub(super) fn rvmm_cpuid_on_cpu(cpu: u32, leaf: u32, subleaf: u32, regs: *mut u32) -> i32;
     pub(super) fn rvmm_host_memory_encrypted() -> bool;
     pub(super) fn rvmm_host_dr7() -> u64;

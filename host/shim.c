@@ -103,6 +103,13 @@ int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value)
 	return rdmsrq_safe_on_cpu(cpu, msr, value);
 }
 
+int rvmm_wrmsr_on_cpu(u32 cpu, u32 msr, u64 value)
+{
+	if (!cpu_online(cpu))
+		return -ENXIO;
+	return wrmsrq_safe_on_cpu(cpu, msr, value);
+}
+
 struct cpuid_call {
 	u32 regs[4];
 };

@@ -26,6 +26,7 @@ bool rvmm_host_la57(void);
 u32 rvmm_cpu_count(void);
 u32 rvmm_cpu_limit(void);
 int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
+int rvmm_wrmsr_on_cpu(u32 cpu, u32 msr, u64 value);
 int rvmm_cpuid_on_cpu(u32 cpu, u32 leaf, u32 subleaf, u32 *regs);
 bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);

@@ -8,6 +8,18 @@
 //! lasts. When a pool runs out, a new generation starts: the processor's whole TLB is flushed once,
 //! and every tag of the old generation is stale. Nothing is ever given back, so no lock is shared
 //! between processors: a pool is used by its own processor only, with interrupts off.
+//!
+//! On AMD another hypervisor (a loaded KVM) hands out the same identifiers, and nothing else tells its
+//! translations from ours. [`WindowAsids`] is how a window keeps them apart:
+//!
+//! | the other one | a window uses | and flushes |
+//! |---|---|---|
+//! | was not here since the last window | the pool's | what the pool says |
+//! | was here, and has gone | the pool's | everything first: anybody's may be there |
+//! | is here | the last one | that one first, and again when it closes |
+//!
+//! One that comes flushes everything before its first guest, so what older windows left is gone then; KVM's
+//! generations start so when it switches a processor on.
 
 /// The identifiers of one processor.
 #[derive(Debug)]
@@ -40,6 +52,84 @@ pub(crate) struct Assigned {
     pub(crate) is_new: bool,
     /// Flush the entries of all identifiers on this processor before the entry.
     pub(crate) flush_all: bool,
+}
+
+/// What to flush before an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Flush {
+    /// Nothing.
+    Nothing,
+    /// The entries of the identifier that the entry is made with.
+    One,
+    /// The entries of all identifiers on the processor.
+    All,
+}
+
+/// What another hypervisor has to do with a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Neighbour {
+    /// It was not here since this module's last window.
+    Absent,
+    /// It may have been, and is not any more.
+    Gone,
+    /// It is.
+    Here,
+}
+
+impl Neighbour {
+    /// Tells from EFER.SVME and VM_HSAVE_PA, as a window finds them, and from the address `ours` that each window
+    /// without a neighbour leaves in the latter. Nobody runs a guest without a save area of his own there.
+    pub(crate) fn of(svme: bool, hsave: u64, ours: u64) -> Neighbour {
+        match svme {
+            true => Neighbour::Here,
+            false if hsave == ours => Neighbour::Absent,
+            false => Neighbour::Gone,
+        }
+    }
+}
+
+/// The identifiers in one window on an AMD processor.
+#[derive(Debug)]
+pub(crate) struct WindowAsids {
+    /// The neighbour is here.
+    is_shared: bool,
+    /// The coming entry flushes the identifier that is shared.
+    must_flush: bool,
+    /// An entry was made with it.
+    is_used: bool,
+}
+
+impl WindowAsids {
+    /// Opens a window. `pool` is that of the processor, here and below.
+    pub(crate) fn open(pool: &mut AsidPool, neighbour: Neighbour) -> WindowAsids {
+        if neighbour != Neighbour::Absent {
+            pool.invalidate_all();
+        }
+        let is_shared = neighbour == Neighbour::Here;
+        WindowAsids { is_shared, must_flush: is_shared, is_used: false }
+    }
+
+    /// Returns the identifier for the vCPU that owns `tag`, and what its next entry must flush.
+    pub(crate) fn assign(&mut self, pool: &mut AsidPool, tag: &mut AsidTag) -> (u32, Flush) {
+        if self.is_shared {
+            self.is_used = true;
+            let must_flush = core::mem::take(&mut self.must_flush);
+            return (pool.last, if must_flush { Flush::One } else { Flush::Nothing });
+        }
+        let assigned = pool.assign(tag);
+        (assigned.asid, if assigned.flush_all { Flush::All } else { Flush::Nothing })
+    }
+
+    /// The processor refused an entry, and may not have flushed for it.
+    pub(crate) fn note_refused(&mut self, pool: &mut AsidPool) {
+        self.must_flush = self.is_shared;
+        pool.invalidate_all();
+    }
+
+    /// Returns the identifier that must be flushed before anybody else may run a guest: when the window closes.
+    pub(crate) fn left_behind(&self, pool: &AsidPool) -> Option<u32> {
+        self.is_used.then_some(pool.last)
+    }
 }
 
 impl AsidTag {

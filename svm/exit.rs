@@ -15,6 +15,12 @@ const VMEXIT_INVALID: u64 = u64::MAX;
 /// As [`VMEXIT_INVALID`], where only 32 bits are written.
 const VMEXIT_INVALID32: u64 = 0xffff_ffff;
 
+/// Returns whether an exit code says that the processor refused to enter.
+#[inline]
+pub(crate) fn is_refused(code: u64) -> bool {
+    matches!(code, VMEXIT_INVALID | VMEXIT_INVALID32)
+}
+
 /// Translates a raw exit.
 #[inline(always)]
 pub(super) fn decode(raw: RawExit) -> Exit {

@@ -24,6 +24,7 @@ mod vmcb;
 
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
+use crate::host::page::Pages;
 use crate::kvm::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
@@ -48,6 +49,17 @@ fn check(features: &Features, id: u32) -> core::result::Result<(), Unsupported> 
         Fit::Differs => Err(Unsupported::MixedCpus),
         Fit::SwitchedOff => Err(Unsupported::Firmware),
     }
+}
+
+/// Allocates what each CPU needs.
+// Behind the many ways out of `Svm::new()` the compiler takes this for cold, and keeps checks in it.
+#[inline(never)]
+fn areas(features: &Features, maps: &Arc<Maps>) -> Result<KVec<CpuArea>> {
+    let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
+    for id in 0..cpu::limit() {
+        cpus.push_within_capacity(CpuArea::new(id, features, maps)?)?;
+    }
+    Ok(cpus)
 }
 
 /// SVM on this machine.
@@ -99,11 +111,8 @@ impl Svm {
         ] {
             msr.pass_through(m);
         }
-        let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
-        for id in 0..cpu::limit() {
-            cpus.push_within_capacity(CpuArea::new(id, features.asids.saturating_sub(1))?)?;
-        }
-        let maps = Arc::new(Maps { msr, io: IoMap::new()? }, GFP_KERNEL)?;
+        let maps = Arc::new(Maps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
+        let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
         Ok(Ok(Svm { features, cpus, maps, levels }))
     }

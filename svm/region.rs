@@ -8,53 +8,69 @@
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
 use super::asm;
-use super::features::is_switched_off;
-use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb};
-use super::vmcb::{NP_ENABLE, V_INTR_MASKING, V_IRQ, V_TPR};
+use super::exit::is_refused;
+use super::features::{is_switched_off, Features};
+use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb, VmcbSegment};
+use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
-use crate::arch::cr::Efer;
+use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
-use crate::host::cpu::PinnedCpu;
+use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
-use crate::mmu::asid::{AsidPool, AsidTag};
+use crate::mmu::asid::{AsidPool, AsidTag, Flush, Neighbour, WindowAsids};
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use kernel::pr_warn_once;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use x86::msr::IA32_EFER;
 
 /// What each CPU has for running guests.
 pub(super) struct CpuArea {
+    cpu: u32,
     /// The processor keeps the host's state here between VMRUN and #VMEXIT.
-    hsave: Pages,
+    _hsave: Pages,
+    hsave_hpa: Hpa,
     /// VMSAVE keeps the rest of the host's state here while a window is open.
     _host_vmcb: Pages,
     host_vmcb_hpa: Hpa,
     asids: UnsafeCell<AsidPool>,
-    last_asid: u32,
+    /// The VMCB of no guest, whose entry only flushes.
+    flusher: UnsafeCell<VmcbPage>,
+    /// The TLB can be flushed for one ASID.
+    flush_by_asid: bool,
     /// The CPU was found to be able to run guests.
     checked: AtomicBool,
+    /// A flush did not happen: the CPU must not run guests any more.
+    failed: AtomicBool,
 }
 
-// SAFETY: `asids` is reached only through a `Window`, which holds the CPU that the area belongs to
-// with interrupts off; so no two threads use it at once.
+// SAFETY: `asids` and `flusher` are reached only through a `Window`, which holds the CPU that the area
+// belongs to with interrupts off; so no two threads use them at once.
 unsafe impl Sync for CpuArea {}
 
 impl CpuArea {
-    /// Allocates for CPU `cpu`, a processor with ASIDs 1 to `last_asid`.
+    /// Allocates for CPU `cpu` of a machine with these features.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(cpu: u32, last_asid: u32) -> Result<CpuArea> {
-        let host_vmcb = Pages::new(0)?;
+    // See `areas()`.
+    #[inline(never)]
+    pub(super) fn new(cpu: u32, features: &Features, maps: &Arc<Maps>) -> Result<CpuArea> {
+        let (hsave, host_vmcb) = (Pages::new(0)?, Pages::new(0)?);
         Ok(CpuArea {
-            hsave: Pages::new(0)?,
+            cpu,
+            hsave_hpa: hsave.hpa(),
+            _hsave: hsave,
             host_vmcb_hpa: host_vmcb.hpa(),
             _host_vmcb: host_vmcb,
-            asids: UnsafeCell::new(AsidPool::new(cpu, 1, last_asid)),
-            last_asid,
+            asids: UnsafeCell::new(AsidPool::new(cpu, 1, features.asids.saturating_sub(1))),
+            flusher: UnsafeCell::new(VmcbPage::of_no_guest(maps.clone())?),
+            flush_by_asid: features.flush_by_asid,
             checked: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -69,23 +85,32 @@ impl CpuArea {
     pub(super) fn check(&self, _cpu: &PinnedCpu) -> bool {
         // SAFETY: Reading it has no side effect.
         let vm_cr = unsafe { try_rdmsr(VM_CR) };
-        let free = vm_cr.is_ok_and(|v| !is_switched_off(v));
+        let free = vm_cr.is_ok_and(|v| !is_switched_off(v)) && !self.failed.load(Relaxed);
         self.checked.store(free, Relaxed);
         free
     }
 }
 
-/// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found.
+impl Drop for CpuArea {
+    fn drop(&mut self) {
+        // Windows leave the address behind.
+        if cpu::rdmsr_on(self.cpu, VM_HSAVE_PA) == Ok(self.hsave_hpa.0) {
+            // SAFETY: Nobody runs a guest with this module's save area.
+            let _ = unsafe { cpu::wrmsr_on(self.cpu, VM_HSAVE_PA, 0) };
+        }
+    }
+}
+
+/// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
+/// see [`Neighbour::of`].
 pub(crate) struct Window<'a> {
     area: &'a CpuArea,
     cpu: &'a PinnedCpu,
     /// Of the area.
     host_vmcb: Hpa,
-    /// EFER and VM_HSAVE_PA to put back, where SVME was not set yet.
-    restore: Option<(u64, u64)>,
-    /// Beside another hypervisor: translations under our ASID may be anybody's until the first entry
-    /// flushes them.
-    stale: bool,
+    /// EFER to put back, where SVME was not set yet.
+    efer: Option<u64>,
+    asids: WindowAsids,
 }
 
 impl<'a> Window<'a> {
@@ -98,15 +123,19 @@ impl<'a> Window<'a> {
     pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
-        let shared = efer & Efer::SVME.bits() != 0 && hsave != 0;
-        let restore = (!shared).then_some((efer, hsave));
-        let window = Window { area, cpu, host_vmcb: area.host_vmcb_hpa, restore, stale: shared };
+        let ours = area.hsave_hpa.0;
+        let neighbour = Neighbour::of(efer & Efer::SVME.bits() != 0, hsave, ours);
+        let restore = (neighbour != Neighbour::Here).then_some(efer);
         if restore.is_some() {
-            // SAFETY: Both are put back in `drop()`, and with interrupts off nobody sees them in between.
-            unsafe {
-                try_wrmsr(IA32_EFER, efer | Efer::SVME.bits()).ok()?;
-                try_wrmsr(VM_HSAVE_PA, area.hsave.hpa().0).ok()?;
-            }
+            // SAFETY: Put back in `drop()`, and with interrupts off nobody sees it in between.
+            unsafe { try_wrmsr(IA32_EFER, efer | Efer::SVME.bits()).ok()? };
+        }
+        // SAFETY: Only a window of this CPU reaches the pool, and this is the only one.
+        let asids = WindowAsids::open(unsafe { &mut *area.asids.get() }, neighbour);
+        let window = Window { area, cpu, host_vmcb: area.host_vmcb_hpa, efer: restore, asids };
+        if neighbour == Neighbour::Gone || hsave == 0 {
+            // SAFETY: Whoever runs guests writes his own address first; this area is the CPU's own.
+            unsafe { try_wrmsr(VM_HSAVE_PA, ours).ok()? };
         }
         // SAFETY: The page is this CPU's own.
         unsafe { asm::vmsave(area.host_vmcb_hpa) }.then_some(window)
@@ -117,31 +146,58 @@ impl<'a> Window<'a> {
         self.cpu.id()
     }
 
-    /// Gives `tag` an ASID of this CPU. Returns it, and whether the whole TLB must be flushed.
-    pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, bool) {
-        if self.restore.is_none() {
-            // Another hypervisor hands out the same numbers. It comes to the last one as seldom as to
-            // any, and just before it flushes everything; so that one is ours, flushed at each window.
-            // What it left under the others is forgotten when it has gone.
-            // SAFETY: As below.
-            unsafe { &mut *self.area.asids.get() }.invalidate_all();
-            return (self.area.last_asid, core::mem::take(&mut self.stale));
-        }
+    /// Gives `tag` an ASID of this CPU. Returns it, and what the next entry must flush.
+    pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, Flush) {
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
-        let pool = unsafe { &mut *self.area.asids.get() };
-        let assigned = pool.assign(tag);
-        (assigned.asid, assigned.flush_all)
+        self.asids.assign(unsafe { &mut *self.area.asids.get() }, tag)
+    }
+
+    /// The processor refused an entry.
+    #[cold]
+    pub(super) fn note_refused(&mut self) {
+        // SAFETY: As in `assign_asid()`.
+        self.asids.note_refused(unsafe { &mut *self.area.asids.get() });
+    }
+
+    /// Returns the TLB_CONTROL that flushes so much.
+    #[inline]
+    pub(super) fn tlb_control(&self, flush: Flush) -> u32 {
+        match flush {
+            Flush::Nothing => 0,
+            Flush::One if self.area.flush_by_asid => TLB_FLUSH_ASID,
+            Flush::One | Flush::All => TLB_FLUSH_ALL,
+        }
+    }
+
+    /// Flushes what a guest left under an ASID. Only an entry does.
+    #[cold]
+    fn flush(&mut self, asid: u32) {
+        // SAFETY: As in `assign_asid()`.
+        let no_guest = unsafe { &mut *self.area.flusher.get() };
+        let maps = no_guest.maps.clone();
+        no_guest.place(self, asid, self.tlb_control(Flush::One));
+        no_guest.run(self, TableRoot::new(maps.nothing.hpa(), &maps), &mut [0; 16]);
+        if is_refused(no_guest.control().exit_code) {
+            pr_warn_once!(
+                "CPU {}: translations could not be flushed: no guests there any more\n",
+                self.cpu_id()
+            );
+            self.area.failed.store(true, Relaxed);
+            self.area.checked.store(false, Relaxed);
+        }
     }
 }
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
-        if let Some((efer, hsave)) = self.restore {
-            // SAFETY: The values found when the window was opened.
-            unsafe {
-                wrmsr(VM_HSAVE_PA, hsave);
-                wrmsr(IA32_EFER, efer);
-            }
+        // SAFETY: As in `assign_asid()`.
+        let left = self.asids.left_behind(unsafe { &*self.area.asids.get() });
+        if let Some(asid) = left {
+            self.flush(asid);
+        }
+        if let Some(efer) = self.efer {
+            // SAFETY: The value found when the window was opened.
+            unsafe { wrmsr(IA32_EFER, efer) };
         }
     }
 }
@@ -212,6 +268,8 @@ impl IoMap {
 pub(super) struct Maps {
     pub(super) msr: MsrMap,
     pub(super) io: IoMap,
+    /// The root of a nested table that maps nothing.
+    pub(super) nothing: Pages,
 }
 
 /// The intercepts without which a guest could touch the host.
@@ -239,14 +297,14 @@ const HOST_SAFETY4: Intercept4 = Intercept4::VMRUN
 ///
 /// # Invariants
 /// The control area has the intercepts of `HOST_SAFETY*`, interrupt masking and nested paging on,
-/// and the maps of `_maps`, which live as long.
+/// and the maps of `maps`, which live as long.
 pub(super) struct VmcbPage {
     page: Pages,
     hpa: Hpa,
     /// The clean bits of the coming entry.
     clean: Clean,
     last_cpu: Option<u32>,
-    _maps: kernel::sync::Arc<Maps>,
+    maps: Arc<Maps>,
 }
 
 impl VmcbPage {
@@ -254,17 +312,33 @@ impl VmcbPage {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(maps: kernel::sync::Arc<Maps>) -> Result<VmcbPage> {
+    pub(super) fn new(maps: Arc<Maps>) -> Result<VmcbPage> {
         let page = Pages::new(0)?;
         let hpa = page.hpa();
-        let mut vmcb = VmcbPage { page, hpa, clean: Clean::empty(), last_cpu: None, _maps: maps };
-        let (iopm, msrpm) = (vmcb._maps.io.0.hpa().0, vmcb._maps.msr.0.hpa().0);
+        let mut vmcb = VmcbPage { page, hpa, clean: Clean::empty(), last_cpu: None, maps };
+        let (iopm, msrpm) = (vmcb.maps.io.0.hpa().0, vmcb.maps.msr.0.hpa().0);
         let c = vmcb.control_mut();
         c.iopm_base = iopm;
         c.msrpm_base = msrpm;
         c.np_control = NP_ENABLE;
         c.v_intr = V_INTR_MASKING;
         vmcb.set_intercepts(Intercept3::empty(), Intercept4::empty(), 0);
+        Ok(vmcb)
+    }
+
+    /// Makes one in real mode, to be run with a table that maps nothing: it exits when it fetches its first
+    /// instruction.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn of_no_guest(maps: Arc<Maps>) -> Result<VmcbPage> {
+        let mut vmcb = VmcbPage::new(maps)?;
+        let s = vmcb.save_mut(Clean::all());
+        s.efer = Efer::SVME.bits();
+        s.cr0 = Cr0::ET.bits();
+        s.rflags = Rflags::ONE.bits();
+        // Present, accessed, code.
+        s.cs = VmcbSegment { attrib: 0x9b, limit: 0xffff, ..VmcbSegment::default() };
         Ok(vmcb)
     }
 

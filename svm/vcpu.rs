@@ -2,17 +2,17 @@
 
 //! One virtual processor on SVM: the VMCB in the run loop's terms.
 
-use super::exit::{decode, IOIO};
+use super::exit::{decode, is_refused, IOIO};
 use super::region::{VmcbPage, Window};
 use super::step::Step;
 use super::vmcb::{Clean, Intercept3, Intercept4, VmcbSegment};
-use super::vmcb::{EVENT_ERROR, EVENT_VALID, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_TPR};
+use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use super::Svm;
 use crate::arch::cr::{Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::cpu::kick;
-use crate::mmu::asid::AsidTag;
+use crate::mmu::asid::{AsidTag, Flush};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
@@ -36,7 +36,6 @@ pub(crate) struct SvmVcpu {
     flush: bool,
     /// What [`VmcbPage::place`] was told does not fit the coming entry, as for the first of a window.
     misplaced: bool,
-    flush_by_asid: bool,
     has_next_rip: bool,
     has_decode_assist: bool,
     /// An NMI is in service.
@@ -66,7 +65,6 @@ impl SvmVcpu {
             tag: AsidTag::default(),
             flush: true,
             misplaced: true,
-            flush_by_asid: svm.features.flush_by_asid,
             has_next_rip: svm.features.next_rip,
             has_decode_assist: svm.features.decode_assist,
             nmi_masked: false,
@@ -81,15 +79,9 @@ impl SvmVcpu {
     #[cold]
     #[inline(never)]
     fn place(&mut self, window: &mut Window<'_>) {
-        let (asid, flush_all) = window.assign_asid(&mut self.tag);
-        let tlb_control = if flush_all || (self.flush && !self.flush_by_asid) {
-            TLB_FLUSH_ALL
-        } else if self.flush {
-            TLB_FLUSH_ASID
-        } else {
-            0
-        };
-        self.flush = false;
+        let (asid, flush) = window.assign_asid(&mut self.tag);
+        let own = if core::mem::take(&mut self.flush) { Flush::One } else { Flush::Nothing };
+        let tlb_control = window.tlb_control(flush.max(own));
         // The entry after one that flushes does not.
         self.misplaced = tlb_control != 0;
         self.vmcb.place(window, asid, tlb_control);
@@ -187,7 +179,10 @@ impl BackendVcpu for SvmVcpu {
         after.is_ours
     }
 
-    fn leave(&mut self, _window: &mut Window<'_>) {
+    fn leave(&mut self, window: &mut Window<'_>) {
+        if is_refused(self.vmcb.control().exit_code) {
+            window.note_refused();
+        }
         self.wants_step = false;
         self.wants_exit = false;
         self.misplaced = true;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# A KVM guest runs beside an rvmm guest on the same CPUs.
+# KVM guests run beside rvmm guests on the same CPUs.
 # ring: system
-# timeout: 400
+# timeout: 500
 # hosts: amd, intel, intel-old
 # ring@intel-old: full
 . ./tests/system/lib.sh
@@ -11,6 +11,11 @@ load_kvm || { skip "KVM beside rvmm" "no $kvm"; finish; }
 check "KVM runs a guest before rvmm is there" 'kvm-hello 100'
 load_module
 check "KVM runs a guest with rvmm loaded" 'kvm-hello 100'
+# More of them than a small processor has ASIDs, so that the last one is used, too.
+check "guests of both that take turns meet nothing of each other's" 'two-tlbs /dev/kvm 18 /dev/rvmm 2 300'
+check "the same beside a KVM that comes and goes" '
+	two-tlbs /dev/rvmm 2 /dev/rvmm 1 100 && rmmod $kvm && two-tlbs /dev/rvmm 3 /dev/rvmm 3 100 && load_kvm &&
+	two-tlbs /dev/kvm 3 /dev/rvmm 3 100'
 (
 	n=0
 	test_guest beside 340 2 /images/vmlinux

@@ -11,6 +11,11 @@ pub(crate) mod features;
 #[path = "../../../svm/step.rs"]
 pub(crate) mod step;
 
+/// The backend's own view of which exit codes are no exits.
+pub(crate) fn is_refused(code: u64) -> bool {
+    exit::is_refused(code)
+}
+
 /// The backend's own view of its decoder.
 pub(crate) fn decode(raw: RawExit) -> Exit {
     exit::decode(raw)

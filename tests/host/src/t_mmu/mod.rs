@@ -3,6 +3,7 @@
 //! Tests of mmu.
 
 mod asid;
+mod beside;
 pub(crate) mod format;
 pub(crate) mod guest;
 pub(crate) mod slots;

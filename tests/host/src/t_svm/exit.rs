@@ -4,7 +4,7 @@
 
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Vector;
-use crate::svm::decode;
+use crate::svm::{decode, is_refused};
 use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
 use proptest::prelude::*;
 
@@ -137,5 +137,12 @@ proptest! {
         if reason > 0x400 && !matches!(reason, u64::MAX | 0xffff_ffff) {
             prop_assert_eq!(decode(exit), Exit::Unknown(exit));
         }
+    }
+}
+
+#[test]
+fn what_the_processor_refuses_is_an_entry_that_failed_and_nothing_else_is() {
+    for code in (0..=0xffff).chain([u64::from(u32::MAX), u64::MAX, u64::MAX - 1]) {
+        assert_eq!(is_refused(code), matches!(plain(code), Exit::EntryFailed(_)), "{code:#x}");
     }
 }

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Two hypervisors on one machine: no guest of either meets translations that another guest left.
+//!
+//! The TLBs here forget nothing by themselves, and remember who filled them. The neighbour does what KVM in
+//! Linux 7.3 does with its identifiers (`svm_enable_virtualization_cpu()`, `new_asid()`, `kvm_mmu_load()`).
+
+use crate::mmu::asid::{AsidPool, AsidTag, Flush, Neighbour, WindowAsids};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const OURS: u64 = 0x1000;
+const THEIRS: u64 = 0x2000;
+
+#[test]
+fn a_neighbour_shows_in_what_it_leaves_in_the_processor() {
+    assert_eq!(Neighbour::of(true, THEIRS, OURS), Neighbour::Here);
+    assert_eq!(Neighbour::of(true, 0, OURS), Neighbour::Here);
+    assert_eq!(Neighbour::of(true, OURS, OURS), Neighbour::Here, "it has not got so far yet");
+    assert_eq!(Neighbour::of(false, THEIRS, OURS), Neighbour::Gone);
+    assert_eq!(Neighbour::of(false, 0, OURS), Neighbour::Gone);
+    assert_eq!(Neighbour::of(false, OURS, OURS), Neighbour::Absent);
+}
+
+#[test]
+fn beside_a_neighbour_a_window_flushes_its_identifier_first_and_last() {
+    let mut pool = AsidPool::new(0, 1, 15);
+    let mut window = WindowAsids::open(&mut pool, Neighbour::Here);
+    let mut tag = AsidTag::default();
+    assert_eq!(window.left_behind(&pool), None, "nothing was run");
+
+    assert_eq!(window.assign(&mut pool, &mut tag), (15, Flush::One));
+    assert_eq!(window.assign(&mut pool, &mut tag), (15, Flush::Nothing));
+
+    assert_eq!(window.left_behind(&pool), Some(15));
+}
+
+#[test]
+fn without_a_neighbour_a_vcpu_keeps_its_identifier_over_windows() {
+    let mut pool = AsidPool::new(0, 1, 15);
+    let mut tag = AsidTag::default();
+    let mut once = |pool: &mut AsidPool, neighbour| {
+        let mut window = WindowAsids::open(pool, neighbour);
+        let got = window.assign(pool, &mut tag);
+        assert_eq!(window.left_behind(pool), None);
+        got
+    };
+
+    assert_eq!(once(&mut pool, Neighbour::Gone), (1, Flush::All));
+    assert_eq!(once(&mut pool, Neighbour::Absent), (1, Flush::Nothing));
+    assert_eq!(once(&mut pool, Neighbour::Gone), (1, Flush::All), "one came and went");
+}
+
+#[test]
+fn a_flush_that_a_refused_entry_may_have_missed_comes_again() {
+    let mut pool = AsidPool::new(0, 1, 15);
+    let mut tag = AsidTag::default();
+    for neighbour in [Neighbour::Absent, Neighbour::Here] {
+        let mut window = WindowAsids::open(&mut pool, neighbour);
+        let (_, first) = window.assign(&mut pool, &mut tag);
+        window.note_refused(&mut pool);
+        assert_eq!(window.assign(&mut pool, &mut tag).1, first);
+        assert_ne!(first, Flush::Nothing);
+    }
+}
+
+/// A guest of either side.
+type Owner = (bool, usize);
+
+/// One AMD processor.
+struct Svm {
+    svme: bool,
+    hsave: u64,
+    tlb: BTreeMap<u32, BTreeSet<Owner>>,
+    pool: AsidPool,
+    /// The neighbour's identifiers.
+    generation: u32,
+    next: u32,
+    flush_all: bool,
+}
+
+impl Svm {
+    fn new(cpu: u32, last: u32) -> Svm {
+        let pool = AsidPool::new(cpu, 1, last);
+        let tlb = BTreeMap::new();
+        Svm { svme: false, hsave: 0, tlb, pool, generation: 1, next: last + 1, flush_all: false }
+    }
+
+    fn flush(&mut self, asid: u32, flush: Flush) {
+        match flush {
+            Flush::Nothing => {}
+            Flush::One => drop(self.tlb.remove(&asid)),
+            Flush::All => self.tlb.clear(),
+        }
+    }
+
+    /// Runs a guest. Returns whose translations it may have used beside its own.
+    fn enter(&mut self, owner: Owner, asid: u32, flush: Flush) -> Vec<Owner> {
+        self.flush(asid, flush);
+        let there = self.tlb.entry(asid).or_default();
+        there.insert(owner);
+        there.iter().copied().filter(|o| *o != owner).collect()
+    }
+
+    fn neighbour_comes(&mut self, last: u32) {
+        if !self.svme {
+            (self.svme, self.hsave) = (true, THEIRS);
+            self.generation += 1;
+            self.next = last + 1;
+        }
+    }
+
+    fn neighbour_goes(&mut self, cleans_up: bool) {
+        if self.svme {
+            self.svme = false;
+            if cleans_up {
+                self.hsave = 0;
+            }
+        }
+    }
+
+    fn neighbour_enters(&mut self, vcpu: usize, held: &mut (u32, u32), last: u32) -> Vec<Owner> {
+        if held.0 != self.generation {
+            if self.next > last {
+                self.generation += 1;
+                self.next = 1;
+                self.flush_all = true;
+            }
+            *held = (self.generation, self.next);
+            self.next += 1;
+        }
+        let flush = if std::mem::take(&mut self.flush_all) { Flush::All } else { Flush::Nothing };
+        self.enter((true, vcpu), held.1, flush)
+    }
+
+    /// A window of ours with some entries of one vCPU, the one at `refused` refused by the processor.
+    fn window(&mut self, vcpu: usize, tag: &mut AsidTag, entries: u8, refused: u8) -> Vec<Owner> {
+        let neighbour = Neighbour::of(self.svme, self.hsave, OURS);
+        let mut window = WindowAsids::open(&mut self.pool, neighbour);
+        if neighbour == Neighbour::Gone {
+            self.hsave = OURS;
+        }
+        let mut met = Vec::new();
+        for i in 0..entries {
+            let (asid, flush) = window.assign(&mut self.pool, tag);
+            if i == refused {
+                window.note_refused(&mut self.pool);
+                break;
+            }
+            met.extend(self.enter((false, vcpu), asid, flush));
+        }
+        if let Some(asid) = window.left_behind(&self.pool) {
+            self.flush(asid, Flush::One);
+        }
+        met
+    }
+}
+
+proptest! {
+    #[test]
+    fn on_amd_identifiers_are_shared_but_never_what_is_tagged_with_them(
+        last in 1u32..6,
+        ops in vec((0usize..2, 0usize..5, 0u8..10, 0u8..4, 0u8..6), 1..300),
+    ) {
+        let mut cpus = [Svm::new(0, last), Svm::new(1, last)];
+        let mut tags = [AsidTag::default(); 5];
+        // Generation and identifier of the neighbour's vCPUs, and where they ran last.
+        let mut theirs = [((0, 0), 0usize); 5];
+        for (cpu, vcpu, what, entries, refused) in ops {
+            let c = &mut cpus[cpu];
+            let met = match what {
+                0 => { c.neighbour_comes(last); vec![] }
+                1 => { c.neighbour_goes(true); vec![] }
+                2 => { c.neighbour_goes(false); vec![] }
+                3..=5 if c.svme => {
+                    let (held, at) = &mut theirs[vcpu];
+                    if *at != cpu {
+                        (*at, *held) = (cpu, (0, 0));
+                    }
+                    c.neighbour_enters(vcpu, held, last)
+                }
+                _ => c.window(vcpu, &mut tags[vcpu], entries, refused),
+            };
+            prop_assert_eq!(met, vec![]);
+        }
+    }
+}
