@@ -158,21 +158,6 @@ pub(super) unsafe fn invept(one: Option<u64>) -> Result<(), VmFail> {
     outcome(invalid as u8, valid)
 }
 
-/// INVVPID of all VPIDs.
-///
-/// # Safety
-/// The processor is in VMX operation and has that type of INVVPID.
-pub(super) unsafe fn invvpid_all() -> Result<(), VmFail> {
-    let descriptor = [0u64, 0];
-    let (invalid, valid): (u64, u8);
-    // SAFETY: By this function's contract; a fault is a result.
-    unsafe {
-        asm!("2: invvpid {k}, [{d}]", "setc cl", "3: setz {z}", on_fault!("3b", rcx = 1), k = in(reg) 2u64,
-            d = in(reg) &descriptor, out("rcx") invalid, z = out(reg_byte) valid, options(nostack))
-    };
-    outcome(invalid as u8, valid)
-}
-
 /// Switches to the guest of the current VMCS and comes back with its next exit; an error where the
 /// processor refused before it tried.
 ///

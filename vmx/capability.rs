@@ -136,12 +136,6 @@ bitflags! {
         const INVEPT_SINGLE = 1 << 25;
         /// INVEPT of all.
         const INVEPT_ALL = 1 << 26;
-        /// INVVPID exists.
-        const INVVPID = 1 << 32;
-        /// INVVPID of one VPID.
-        const INVVPID_SINGLE = 1 << 41;
-        /// INVVPID of all.
-        const INVVPID_ALL = 1 << 42;
     }
 }
 
@@ -241,7 +235,7 @@ impl Setup {
         let pin = adjust(msrs.pin, pin.bits(), timer).map_err(|_| "virtual NMIs")?;
         let primary = primary(msrs)?;
         let secondary = secondary(msrs)?;
-        let ept_vpid = ept_vpid(msrs, secondary)?;
+        let ept_vpid = ept_vpid(msrs)?;
         let exit = ExitControls::SAVE_DEBUG
             | ExitControls::HOST_64
             | ExitControls::SAVE_PAT
@@ -328,15 +322,11 @@ fn secondary(msrs: &Msrs) -> Result<u32, &'static str> {
     adjust(msrs.secondary, Secondary::EPT.bits(), want.bits()).map_err(|_| "EPT")
 }
 
-fn ept_vpid(msrs: &Msrs, secondary: u32) -> Result<EptVpid, &'static str> {
+fn ept_vpid(msrs: &Msrs) -> Result<EptVpid, &'static str> {
     let caps = EptVpid::from_bits_truncate(msrs.ept_vpid);
     let need = EptVpid::FOUR_LEVELS | EptVpid::WRITE_BACK | EptVpid::PAGES_2M | EptVpid::INVEPT;
     if !caps.contains(need) || !caps.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL) {
         return Err("EPT with 4 levels, write-back tables, 2 MiB pages and INVEPT");
-    }
-    let tagged = secondary & Secondary::VPID.bits() != 0;
-    if tagged && !(caps.contains(EptVpid::INVVPID) && caps.contains(EptVpid::INVVPID_ALL)) {
-        return Err("INVVPID, though it has VPIDs");
     }
     Ok(caps)
 }

@@ -152,7 +152,7 @@ impl Backend for Vmx {
     }
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
-        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, &self.setup, self.quirks))
+        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))
     }
 
     fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {

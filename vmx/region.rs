@@ -19,7 +19,7 @@ use crate::host::cpu::PinnedCpu;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::host::timer;
-use crate::mmu::asid::{AsidPool, AsidTag};
+use crate::mmu::asid::{AsidPool, AsidTag, Assigned};
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
@@ -29,10 +29,8 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use x86::msr;
 
-/// The VPIDs of this module's guests where no other hypervisor is at work.
-const LAST_VPID: u32 = 0xfffe;
-/// The VPID beside another hypervisor, which hands them out from the low end. Each window flushes it.
-const SHARED_VPID: u64 = 0xffff;
+/// The last VPID. Another hypervisor's guests may have the same ones: see [`Window::assign_vpid`].
+const LAST_VPID: u32 = 0xffff;
 
 /// What each CPU has for running guests.
 pub(super) struct CpuArea {
@@ -95,7 +93,6 @@ enum Mode {
 pub(crate) struct Window<'a> {
     area: &'a CpuArea,
     _cpu: &'a PinnedCpu,
-    setup: &'a Setup,
     quirks: Quirks,
     mode: Mode,
     loaded: Option<Loaded>,
@@ -195,12 +192,7 @@ impl<'a> Window<'a> {
     /// Where somebody has CR4.VMXE set already, VMXON was executed too: only the current VMCS changes
     /// hands, and the other's comes back when the window is dropped. Its own VMXOFF would come with an
     /// interrupt, which cannot happen in the window.
-    pub(super) fn open(
-        area: &'a CpuArea,
-        cpu: &'a PinnedCpu,
-        setup: &'a Setup,
-        quirks: Quirks,
-    ) -> Window<'a> {
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: Quirks) -> Window<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
             asm::vmptrst().map(Mode::Shared)
@@ -208,27 +200,22 @@ impl<'a> Window<'a> {
             enter_operation(area, cr4).map(Mode::Own)
         };
         let mode = mode.unwrap_or(Mode::Failed);
-        Window { area, _cpu: cpu, setup, quirks, mode, loaded: None }
+        Window { area, _cpu: cpu, quirks, mode, loaded: None }
     }
 
     fn is_loaded(&self, memory: &Arc<Memory>) -> bool {
         self.loaded.as_ref().is_some_and(|l| Arc::ptr_eq(&l.memory, memory))
     }
 
-    /// Gives `tag` a VPID of this CPU. Returns it, and whether translations of the vCPU must be flushed.
-    fn assign_vpid(&mut self, tag: &mut AsidTag) -> (u64, bool) {
-        if let Mode::Shared(_) = self.mode {
-            *tag = AsidTag::default();
-            return (SHARED_VPID, true);
-        }
+    /// Gives `tag` a VPID of this CPU.
+    ///
+    /// It tells apart the vCPUs of one VM only: while EPT is in use, the processor uses and makes no
+    /// translations but those that are tagged with the table's root, too, and no two hypervisors have a root
+    /// in the same page. What was in a page before it became a root is flushed when a vCPU first comes to a
+    /// CPU. SDM, "Caching Translation Information".
+    fn assign_vpid(&mut self, tag: &mut AsidTag) -> Assigned {
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
-        let pool = unsafe { &mut *self.area.vpids.get() };
-        let assigned = pool.assign(tag);
-        if assigned.flush_all && self.setup.ept_vpid.contains(EptVpid::INVVPID_ALL) {
-            // SAFETY: In VMX operation, since a VMCS is loaded; the processor has it.
-            let _ = unsafe { asm::invvpid_all() };
-        }
-        (u64::from(assigned.asid), assigned.is_new)
+        unsafe { &mut *self.area.vpids.get() }.assign(tag)
     }
 
     /// Takes the VMCS off this CPU and puts back what its guest changed of the host.
@@ -659,7 +646,9 @@ impl VmcsPage {
     }
 
     fn write_address_space(&mut self, window: &mut Window<'_>, eptp: u64, tag: &mut AsidTag, flush: bool) {
-        let (vpid, stale) = if self.setup.has_vpid() { window.assign_vpid(tag) } else { (0, true) };
+        let assigned = window.assign_vpid(tag);
+        // Without VPIDs entries and exits drop what they would tag.
+        let vpid = if self.setup.has_vpid() { u64::from(assigned.asid) } else { 0 };
         if vpid != self.vpid {
             self.vpid = vpid;
             self.own(OwnedField::Vpid, vpid);
@@ -668,8 +657,9 @@ impl VmcsPage {
             self.ept_pointer = eptp;
             self.own(OwnedField::EptPointer, eptp);
         }
-        if flush || stale {
-            // Drops what is cached of the guest's physical addresses, and all that was derived from it.
+        if flush || assigned.is_new {
+            // Drops what is cached of the guest's physical addresses, and all that was derived from it, under
+            // whichever VPID.
             let one = self.setup.ept_vpid.contains(EptVpid::INVEPT_SINGLE).then_some(eptp);
             // SAFETY: In VMX operation; the probe found this type.
             if unsafe { asm::invept(one) }.is_err() {

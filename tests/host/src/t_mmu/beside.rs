@@ -186,3 +186,74 @@ proptest! {
         }
     }
 }
+
+/// A VM of either side: the page that is its table's root, and its vCPUs.
+struct Vm {
+    id: usize,
+    root: usize,
+    is_ours: bool,
+    tags: [AsidTag; 2],
+    /// On which processors the neighbour's vCPUs have flushed for it.
+    flushed: [[bool; 2]; 2],
+}
+
+/// One Intel processor, with what it caches of guest-physical addresses by root, and of linear ones by VPID
+/// and root.
+#[derive(Default)]
+struct Vmx {
+    physical: BTreeMap<usize, BTreeSet<usize>>,
+    combined: BTreeMap<(u32, usize), BTreeSet<(usize, usize)>>,
+}
+
+impl Vmx {
+    fn invept(&mut self, root: usize) {
+        self.physical.remove(&root);
+        self.combined.retain(|(_, r), _| *r != root);
+    }
+
+    fn enter(&mut self, vm: usize, root: usize, vcpu: usize, vpid: u32) -> bool {
+        let vms = self.physical.entry(root).or_default();
+        let vcpus = self.combined.entry((vpid, root)).or_default();
+        vms.insert(vm);
+        vcpus.insert((vm, vcpu));
+        vms.len() == 1 && vcpus.len() == 1
+    }
+}
+
+proptest! {
+    #[test]
+    fn on_intel_the_roots_keep_guests_apart_whichever_their_vpids(
+        last in 1u32..4,
+        ops in vec((0usize..2, 0usize..3, 0usize..2, 0u8..8), 1..300),
+    ) {
+        let mut cpus = [Vmx::default(), Vmx::default()];
+        let mut pools = [AsidPool::new(0, 1, last), AsidPool::new(1, 1, last)];
+        // At most three VMs live, in the three pages that there are for roots.
+        let mut vms: [Option<Vm>; 3] = [None, None, None];
+        let mut made = 0;
+        for (cpu, slot, vcpu, what) in ops {
+            if what < 2 || vms[slot].is_none() {
+                let tags = [AsidTag::default(); 2];
+                let free = (0..3).find(|r| vms.iter().flatten().all(|v| v.root != *r)).unwrap_or(0);
+                let root = vms[slot].as_ref().map_or(free, |v| v.root);
+                made += 1;
+                vms[slot] = Some(Vm { id: made, root, is_ours: what % 2 == 0, tags, flushed: [[false; 2]; 2] });
+                continue;
+            }
+            let Some(vm) = vms[slot].as_mut() else { continue };
+            let (vpid, flushes) = if vm.is_ours {
+                let got = pools[cpu].assign(&mut vm.tags[vcpu]);
+                (got.asid, got.is_new)
+            } else {
+                // Its VPIDs are the lowest, too; a vCPU flushes everything when it has moved.
+                let moved = !vm.flushed[vcpu][cpu];
+                vm.flushed[vcpu] = [cpu == 0, cpu == 1];
+                (slot as u32 * 2 + vcpu as u32 + 1, moved)
+            };
+            if flushes {
+                cpus[cpu].invept(vm.root);
+            }
+            prop_assert!(cpus[cpu].enter(vm.id, vm.root, vcpu, vpid));
+        }
+    }
+}
