@@ -75,6 +75,13 @@ pub(crate) struct Gfn(pub(crate) u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pfn(pub(crate) u64);
 
+impl Hpa {
+    /// Returns whether a 2 MiB page may start here.
+    pub(crate) fn is_at_2m_boundary(self) -> bool {
+        self.0 & 0x1f_ffff == 0
+    }
+}
+
 impl Gpa {
     /// Returns the number of the frame that holds this address.
     pub(crate) fn gfn(self) -> Gfn {

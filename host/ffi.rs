@@ -31,6 +31,7 @@ unsafe extern "C" {
 
     pub(super) fn rvmm_pages_alloc(order: u32, atomic: bool) -> *mut c_void;
     pub(super) fn rvmm_pages_free(va: *mut c_void, order: u32);
+    pub(super) fn rvmm_pages_split(va: *mut c_void) -> *mut c_void;
     pub(super) fn rvmm_va_to_hpa(va: *mut c_void) -> u64;
     pub(super) fn rvmm_vma_insert(vma: *mut c_void, offset: u64, va: *mut c_void) -> i32;
 

@@ -35,6 +35,28 @@ impl Pages {
         Ok(Pages { va: NonNull::new(va.cast()).ok_or(ENOMEM)?, order })
     }
 
+    /// Allocates one page that the processor keeps a guest's or the host's state in; as [`Pages::new`].
+    ///
+    /// It is not at a 2 MiB boundary: with SEV-SNP switched on in the host, processors take a large page that
+    /// somebody else touches there for one that belongs to a guest, and fault. Linux has it from AMD
+    /// (`snp_safe_alloc_page_node()`).
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn for_processor() -> Result<Pages> {
+        let page = Pages::new(0)?;
+        if !page.hpa().is_at_2m_boundary() {
+            return Ok(page);
+        }
+        // The second of two neighbours never is.
+        let pair = Pages::new(1)?;
+        // SAFETY: The value owns an allocation of that order, and is forgotten.
+        let second = unsafe { ffi::rvmm_pages_split(pair.va.as_ptr().cast()) };
+        core::mem::forget(pair);
+        // INVARIANT: `rvmm_pages_split()` frees the first page and gives the second one away.
+        Ok(Pages { va: NonNull::new(second.cast()).ok_or(ENOMEM)?, order: 0 })
+    }
+
     /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
         (PAGE_SIZE as usize).wrapping_shl(self.order)

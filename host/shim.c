@@ -175,6 +175,13 @@ void rvmm_pages_free(void *va, u32 order)
 	free_pages((unsigned long)va, order);
 }
 
+void *rvmm_pages_split(void *va)
+{
+	split_page(virt_to_page(va), 1);
+	free_page((unsigned long)va);
+	return va + PAGE_SIZE;
+}
+
 u64 rvmm_va_to_hpa(void *va)
 {
 	return virt_to_phys(va);

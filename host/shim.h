@@ -40,6 +40,8 @@ bool rvmm_wants_l1d_flush(void);
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);
 void rvmm_pages_free(void *va, u32 order);
+/* Frees the first of two pages that were allocated as one, and returns the second. */
+void *rvmm_pages_split(void *va);
 u64 rvmm_va_to_hpa(void *va);
 int rvmm_vma_insert(void *vma, u64 offset, void *va);
 void rvmm_page_set_next(void *va, void *next);

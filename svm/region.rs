@@ -59,7 +59,7 @@ impl CpuArea {
     // See `areas()`.
     #[inline(never)]
     pub(super) fn new(cpu: u32, features: &Features, maps: &Arc<Maps>) -> Result<CpuArea> {
-        let (hsave, host_vmcb) = (Pages::new(0)?, Pages::new(0)?);
+        let (hsave, host_vmcb) = (Pages::for_processor()?, Pages::for_processor()?);
         Ok(CpuArea {
             cpu,
             hsave_hpa: hsave.hpa(),
@@ -313,7 +313,7 @@ impl VmcbPage {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(maps: Arc<Maps>) -> Result<VmcbPage> {
-        let page = Pages::new(0)?;
+        let page = Pages::for_processor()?;
         let hpa = page.hpa();
         let mut vmcb = VmcbPage { page, hpa, clean: Clean::empty(), last_cpu: None, maps };
         let (iopm, msrpm) = (vmcb.maps.io.0.hpa().0, vmcb.maps.msr.0.hpa().0);

@@ -2,4 +2,5 @@
 
 //! Tests of arch.
 
+mod addr;
 mod xsave;
