@@ -113,6 +113,11 @@ impl RunPages {
             UserExit::InterruptWindow => Exit::plain(ExitReason::IrqWindowOpen),
             UserExit::SystemEvent(SystemEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
             UserExit::SystemEvent(SystemEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),
+            UserExit::Undeliverable { raw, gpa } => {
+                let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());
+                let words = [raw.info2, raw.reason, raw.info1, at, u64::from(cpu)];
+                Exit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &words)
+            }
             UserExit::Bug(bug) => report_bug(bug),
         };
         self.write_exit(&report);

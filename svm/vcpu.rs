@@ -262,9 +262,8 @@ impl BackendVcpu for SvmVcpu {
 
     #[inline(always)]
     fn code_context(&self) -> Option<CodeContext> {
-        let (c, s) = (self.vmcb.control(), self.vmcb.save());
-        // An event whose delivery was cut short: the exit is not that of the instruction at RIP.
-        let is_insn = c.exit_int_info & EVENT_VALID == 0;
+        let s = self.vmcb.save();
+        let is_insn = !self.was_delivering();
         is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
     }
 
@@ -319,6 +318,11 @@ impl BackendVcpu for SvmVcpu {
             }),
             _ => None,
         }
+    }
+
+    #[inline(always)]
+    fn was_delivering(&self) -> bool {
+        self.vmcb.control().exit_int_info & EVENT_VALID != 0
     }
 
     #[inline]

@@ -157,6 +157,9 @@ pub(crate) trait BackendVcpu: Send {
     fn inject(&mut self, event: Event);
     /// Takes back an event whose delivery the last exit interrupted.
     fn take_interrupted(&mut self) -> Option<Event>;
+    /// Returns whether the last exit interrupted the delivery of an event, INT n included: it is then not the
+    /// exit of the instruction at RIP.
+    fn was_delivering(&self) -> bool;
     /// Returns what keeps the guest from taking events.
     fn blocking(&self) -> Blocking;
     /// Sets what keeps the guest from taking events.

@@ -106,8 +106,6 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) io: PendingIo,
     /// A queue that this vCPU wrote to and is to serve.
     pub(crate) turn: Option<Turn>,
-    /// Steps in software, of guests in modes that the processor cannot run.
-    pub(crate) steps: u32,
     /// Instructions that exited lately, decoded.
     pub(crate) code: CodeCache,
     /// Where the last memslot look-up hit.
@@ -165,7 +163,6 @@ impl<B: Backend> VcpuCore<B> {
             window_open: false,
             io: PendingIo::new(),
             turn: None,
-            steps: 0,
             code,
             slot_hint: 0,
             no_slot: None,

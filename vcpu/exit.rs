@@ -183,3 +183,21 @@ pub(crate) enum Exit {
     /// Something nobody asked for.
     Unknown(RawExit),
 }
+
+impl Exit {
+    /// Returns whether an instruction of the guest caused it, before which the processor would have taken an
+    /// interrupt of the host: [`super::progress`] goes by that. Not complete; what is left out is seldom.
+    #[inline]
+    pub(crate) fn is_of_insn(&self) -> bool {
+        matches!(
+            self,
+            Exit::Pio(_)
+                | Exit::GuestPageFault(_)
+                | Exit::Msr(_)
+                | Exit::Cpuid
+                | Exit::VirtInsn(_)
+                | Exit::CacheFlush
+                | Exit::DebugRegister
+        )
+    }
+}

@@ -12,6 +12,7 @@
 //! | [`pci`] | the PCI bus |
 //! | [`worker`], [`disk`], [`net`] | who serves a queue, and how those of a disk and of a network card are |
 //! | [`run`], [`quick`] | the loop, and the inner one of exits that are answered at once |
+//! | [`progress`] | how long a window stays open while the guest does not get on |
 //! | [`poll`], [`lead`] | before a halted vCPU sleeps; before its timer is due |
 //! | [`record`] | the last exits, and how long they take |
 //! | [`handle`] | one handler for each family of exits |
@@ -42,6 +43,7 @@ mod nettap;
 pub(crate) mod outcome;
 pub(crate) mod pci;
 pub(crate) mod poll;
+pub(crate) mod progress;
 pub(crate) mod pv;
 pub(crate) mod pvclock;
 pub(crate) mod quick;

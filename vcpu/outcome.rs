@@ -48,6 +48,13 @@ pub(crate) enum UserExit {
     SystemEvent(SystemEvent),
     /// The guest can take an interrupt, as was asked.
     InterruptWindow,
+    /// An event cannot be delivered: on the way to its handler there is no memory.
+    Undeliverable {
+        /// The exit that ended the delivery, or the last one before it began.
+        raw: RawExit,
+        /// What was accessed, if that is known.
+        gpa: Option<Gpa>,
+    },
     /// The vCPU cannot go on.
     Bug(VmBug),
 }

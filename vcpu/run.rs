@@ -19,6 +19,7 @@ use super::exit::Exit;
 use super::handle::{self, insn, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
 use super::poll::{Polling, Waker};
+use super::progress::Progress;
 use super::quick;
 use super::record::Class;
 use super::shared::{count, Requests, VcpuShared};
@@ -291,6 +292,7 @@ fn window<B: Backend>(
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     core.clock.forget();
+    let mut progress = Progress::new(timer::tsc_khz());
     let mut exited: Option<(Class, u64)> = None;
     let mut cx = Cx {
         vm,
@@ -318,7 +320,8 @@ fn window<B: Backend>(
         let busy = shared.enter_guest_mode(cpu.id());
         if busy || work.is_pending() {
             shared.leave_guest_mode();
-            if work.is_pending() || shared.is_requested(QUICK.complement()) {
+            let must_leave = work.is_pending() || shared.is_requested(QUICK.complement());
+            if must_leave || progress.is_over(timer::rdtsc()) {
                 break Leave::Again;
             }
             take_requests(vm, shared, cx.core, QUICK);
@@ -353,11 +356,16 @@ fn window<B: Backend>(
         }
         cx.fpu.hide_keys();
         shared.leave_guest_mode();
-        let Some(exit) = exit else { continue };
+        let Some(exit) = exit else {
+            progress.made();
+            continue;
+        };
         let outcome = handle::handle(&mut cx, exit);
-        match settle(&mut cx, outcome) {
-            None => {}
-            Some(leave) => break leave,
+        if let Some(leave) = settle(&mut cx, outcome) {
+            break leave;
+        }
+        if is_stuck(&mut progress, cx.core, &exit) {
+            break Leave::Again;
         }
     };
     if let (Some(times), Some((class, at))) = (&shared.times, exited) {
@@ -370,6 +378,21 @@ fn window<B: Backend>(
     drop(debug);
     cpu::predictor_barrier_on_return(&cpu);
     leave
+}
+
+/// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
+/// not happen at an instruction, and nothing says that others will.
+#[inline]
+fn is_stuck<B: Backend>(progress: &mut Progress, core: &VcpuCore<B>, exit: &Exit) -> bool {
+    if core.hw.was_delivering() {
+        return true;
+    }
+    if exit.is_of_insn() {
+        progress.made();
+        return false;
+    }
+    // The exception is delivered next, and may come again before the handler's first instruction.
+    matches!(exit, Exit::Exception(..)) || progress.is_over(timer::rdtsc())
 }
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short. Touches guest memory.

@@ -486,6 +486,11 @@ impl BackendVcpu for VmxVcpu {
     }
 
     #[inline]
+    fn was_delivering(&self) -> bool {
+        self.report.vectoring & event::VALID != 0
+    }
+
+    #[inline]
     fn blocking(&self) -> Blocking {
         event::blocking(self.interruptibility)
     }

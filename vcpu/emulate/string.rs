@@ -15,8 +15,8 @@ use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 
-/// The most elements that one call carries out.
-pub(super) const BATCH: u32 = 1024;
+/// The most elements that one call carries out, with interrupts off.
+pub(super) const BATCH: u32 = 128;
 
 /// What an element does.
 #[derive(Clone, Copy, PartialEq, Eq)]

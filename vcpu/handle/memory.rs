@@ -5,9 +5,9 @@
 use super::insn;
 use super::mov;
 use super::Cx;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::exit::GuestPageFault;
-use crate::vcpu::outcome::Outcome;
+use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::run::unknown;
 use crate::vcpu::shared::count;
 use crate::vcpu::space::Fault;
@@ -39,6 +39,12 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
 
 #[inline]
 fn device<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+    if cx.core.hw.was_delivering() {
+        // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
+        // instruction to carry out.
+        let raw = cx.shared.recorder.last();
+        return Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
+    }
     count(&cx.shared.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))
 }

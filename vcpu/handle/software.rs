@@ -9,7 +9,7 @@
 use super::insn::{self, failure};
 use super::machine::{CxMachine, Want};
 use super::{misc, msr, pio, Cx};
-use crate::arch::addr::Width;
+use crate::arch::addr::{Gpa, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::Vector;
 use crate::vcpu::backend::{Backend, BackendVcpu};
@@ -24,15 +24,9 @@ use crate::vcpu::exit::{MsrAccess, PioAccess};
 use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
 use crate::vcpu::state::{Groups, RDX};
 
-/// After so many steps the host looks for interrupts, since none can end what runs here.
-const STEPS: u32 = 64;
-
-/// Delivers the event that waits, or else carries out the instruction at RIP.
+/// Delivers the event that waits, or else carries out the instruction at RIP. No interrupt of the host ends
+/// what runs here: the run loop's bound does.
 pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    cx.core.steps = cx.core.steps.wrapping_add(1);
-    if cx.core.steps % STEPS == 0 {
-        return Outcome::HostInterrupt;
-    }
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
@@ -44,7 +38,7 @@ pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     let done = on_machine(cx, |m| execute::fetch_and_decode(m, None).map(|insn| found = Some(insn)));
     match found {
         Some(insn) => instruction(cx, &insn),
-        None => done.unwrap_or_else(|| bug(failure(cx))),
+        None => done.unwrap_or_else(|_| bug(failure(cx))),
     }
 }
 
@@ -58,8 +52,12 @@ fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
         cx.core.interrupted = None;
         return Outcome::Resume;
     };
-    let Some(done) = on_machine(cx, |m| execute::deliver(m, vector, cause)) else {
-        return bug(VmBug::Delivery { rip: cx.core.state.rip, vector });
+    let done = match on_machine(cx, |m| execute::deliver(m, vector, cause)) {
+        Ok(done) => done,
+        Err(Failure::Device(gpa)) => {
+            return Outcome::ToUser(UserExit::Undeliverable { raw: cx.shared.recorder.last(), gpa })
+        }
+        Err(Failure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
     };
     // A fault on the way takes the place of an interrupt. With an exception it merges.
     let is_over = match done {
@@ -86,27 +84,31 @@ fn route(event: Event) -> Option<(u8, Cause)> {
     }
 }
 
-/// Runs a part of the emulator and says what follows; `None` where it does not know.
+/// Why a part of the emulator came to nothing.
+enum Failure {
+    /// The emulator does not know.
+    Unknown,
+    /// There is a device of user space where memory is wanted, at that address.
+    Device(Option<Gpa>),
+}
+
+/// Runs a part of the emulator that is no instruction, and says what follows.
 fn on_machine<'a, 'f, B: Backend>(
     cx: &mut Cx<'a, 'f, B>,
     body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> Step<()>,
-) -> Option<Outcome> {
+) -> Result<Outcome, Failure> {
     let mut machine = CxMachine::new(cx);
     let done = body(&mut machine);
     let want = machine.want;
-    match done {
-        Ok(()) => Some(Outcome::Resume),
-        Err(Stop::Fault(e)) => Some(Outcome::Inject(e)),
-        Err(Stop::Retry) => match want {
-            Want::FaultIn(gpa, write) => Some(Outcome::FaultIn { gpa, write }),
-            Want::Nothing => Some(Outcome::Resume),
-            // Stack or descriptor table in a device of user space, which nobody waits for here.
-            Want::User(_) => {
-                cx.core.io.forget();
-                None
-            }
-        },
-        Err(Stop::Unhandled) => None,
+    match (done, want) {
+        (Ok(()), _) | (Err(Stop::Retry), Want::Nothing) => Ok(Outcome::Resume),
+        (Err(Stop::Fault(e)), _) => Ok(Outcome::Inject(e)),
+        (Err(Stop::Retry), Want::FaultIn(gpa, write)) => Ok(Outcome::FaultIn { gpa, write }),
+        (Err(Stop::Retry), Want::User(exit)) => {
+            cx.core.io.forget();
+            Err(Failure::Device(if let UserExit::Mmio { gpa, .. } = exit { Some(gpa) } else { None }))
+        }
+        (Err(Stop::Unhandled), _) => Err(Failure::Unknown),
     }
 }
 

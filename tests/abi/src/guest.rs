@@ -117,6 +117,43 @@ impl Guest {
         self.vcpu.set_sregs(&s).unwrap();
     }
 
+    /// Puts the vCPU into 64-bit mode with tables for `gates`: vector, address of the handler, its stack in the
+    /// TSS (0: the one in use) and its code. The IDT is at 0x4000, the GDT at 0x5000, the TSS at 0x6000; the
+    /// first stack in it ends at 0x7800.
+    pub fn enter_long_mode_with(&self, gates: &[(usize, u32, u8, &[u8])]) {
+        self.enter_long_mode();
+        let gdt = [0u64, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_6000_0067, 0];
+        for (i, descriptor) in gdt.iter().enumerate() {
+            self.memory.write(0x5000 + i * 8, &descriptor.to_le_bytes());
+        }
+        for (vector, at, ist, code) in gates {
+            self.memory.write(*at as usize, code);
+            let [low, high] = [u64::from(at & 0xffff), u64::from(at >> 16)];
+            let gate = low | 8 << 16 | u64::from(*ist) << 32 | 0x8e00 << 32 | high << 48;
+            self.memory.write(0x4000 + vector * 16, &gate.to_le_bytes());
+            self.memory.write(0x4008 + vector * 16, &[0; 8]);
+        }
+        self.memory.write(0x6024, &0x7800u64.to_le_bytes());
+        let mut s = self.vcpu.get_sregs().unwrap();
+        s.gdt = kvm_dtable { base: 0x5000, limit: 39, ..Default::default() };
+        s.idt = kvm_dtable { base: 0x4000, limit: 0xfff, ..Default::default() };
+        s.tr = kvm_segment {
+            base: 0x6000,
+            limit: 0x67,
+            selector: 24,
+            type_: 11,
+            present: 1,
+            ..Default::default()
+        };
+        self.vcpu.set_sregs(&s).unwrap();
+    }
+
+    /// Starts the vCPU with these flags, where it starts otherwise.
+    pub fn set_flags(&self, rflags: u64) {
+        let r = kvm_regs { rip: CODE, rsp: 0x8000, rflags: rflags | 2, ..Default::default() };
+        self.vcpu.set_regs(&r).unwrap();
+    }
+
     /// Sets the real-mode handler of `vector` to the code `code` at `at`.
     pub fn handler(&self, vector: usize, at: u16, code: &[u8]) {
         self.memory.write(vector * 4, &[at as u8, (at >> 8) as u8, 0, 0]);

@@ -19,14 +19,24 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Ctx {
     /// The node under test.
     pub kvm: Kvm,
+    /// It is the stock kernel's.
+    is_stock: bool,
 }
 
 impl Ctx {
     /// Opens the node.
     pub fn open(path: &str) -> Result<Ctx, String> {
+        let is_stock = path == "/dev/kvm";
         let path = CString::new(path).map_err(|_| "path holds a zero byte")?;
         let kvm = Kvm::new_with_path(path.as_c_str()).map_err(|e| e.to_string())?;
-        Ok(Ctx { kvm })
+        Ok(Ctx { kvm, is_stock })
+    }
+
+    /// Ends the test as skipped on stock KVM, which does otherwise than a processor.
+    pub fn skip_on_kvm(&self, why: &'static str) {
+        if self.is_stock {
+            skip(why);
+        }
     }
 
     /// Makes an empty VM.

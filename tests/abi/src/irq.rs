@@ -7,6 +7,7 @@ use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with};
 use kvm_bindings::*;
 use libc::EINTR;
+use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -60,8 +61,17 @@ pub fn set_line(g: &Guest, gsi: u32, level: u32) {
 
 /// Sends a message.
 pub fn send(g: &Guest, address: u32, vector: u32) -> i32 {
-    let mut msi = kvm_msi { address_lo: address, data: vector, ..Default::default() };
-    ioctl_with(&g.vm, SIGNAL_MSI, &mut msi).unwrap()
+    send_to(&g.vm, address, vector).unwrap()
+}
+
+/// Sends an NMI to vCPU 0 from any thread. KVM_NMI waits until the vCPU does not run. Returns the errno on failure.
+pub fn send_nmi(vm: &impl AsRawFd) -> Result<i32, i32> {
+    send_to(vm, 0xfee0_0000, 0x400)
+}
+
+fn send_to(vm: &impl AsRawFd, address: u32, data: u32) -> Result<i32, i32> {
+    let mut msi = kvm_msi { address_lo: address, data, ..Default::default() };
+    ioctl_with(vm, SIGNAL_MSI, &mut msi)
 }
 
 fn hlt_sleeps(c: &Ctx) {

@@ -14,6 +14,7 @@ mod chips;
 mod code;
 mod completion;
 mod crossing;
+mod delivery;
 mod device;
 mod emulation;
 mod eventfd;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         regs::TESTS,
         guest::TESTS,
         gates::TESTS,
+        delivery::TESTS,
         code::TESTS,
         paging::TESTS,
         paging::SOFTWARE,

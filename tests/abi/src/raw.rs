@@ -4,13 +4,17 @@
 
 #![allow(unsafe_code)]
 
-use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
+use kvm_bindings::{kvm_irqchip, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::arch::x86_64::{CpuidResult, __cpuid};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Calls an ioctl whose argument is a number.
 pub fn ioctl(fd: &impl AsRawFd, request: u64, arg: u64) -> Result<i32, i32> {
@@ -112,6 +116,35 @@ impl Memory {
         // SAFETY: What the guest writes is this memory or, where a test passes another address, nothing
         // that is mapped: those calls are expected to fail.
         unsafe { vm.set_user_memory_region(region) }.map_err(|e| e.errno())
+    }
+}
+
+/// `struct uffdio_api`, `struct uffdio_register` and `struct uffdio_zeropage`.
+const UFFDIO_API: u64 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
+const UFFD_API: u64 = 0xaa;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+const PAGE: u64 = 4096;
+
+impl Memory {
+    /// Makes whoever first touches the page at `at` wait until `first` has been called.
+    pub fn fill_late(&self, at: usize, first: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        let page = self.address() + at as u64;
+        // SAFETY: No memory is passed.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        assert!(fd >= 0, "userfaultfd");
+        // SAFETY: The fd is new and nobody else's.
+        let mut fd = unsafe { File::from_raw_fd(fd as RawFd) };
+        ioctl_with(&fd, UFFDIO_API, &mut [UFFD_API, 0, 0]).expect("UFFDIO_API");
+        let mut register = [page, PAGE, UFFDIO_REGISTER_MODE_MISSING, 0];
+        ioctl_with(&fd, UFFDIO_REGISTER, &mut register).expect("UFFDIO_REGISTER");
+        std::thread::spawn(move || {
+            let mut message = [0; 32];
+            fd.read_exact(&mut message).expect("a fault");
+            first();
+            ioctl_with(&fd, UFFDIO_ZEROPAGE, &mut [page, PAGE, 0, 0]).expect("UFFDIO_ZEROPAGE");
+        })
     }
 }
 
@@ -254,6 +287,120 @@ pub fn this_thread() -> u64 {
 pub fn interrupt(thread: u64) {
     // SAFETY: Callers join the sender before the thread ends.
     unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
+}
+
+/// Keeps the calling thread on one host CPU.
+pub fn pin(cpu: usize) {
+    let mut mask = [0u64; 16];
+    mask[cpu / 64] = 1 << (cpu % 64);
+    // SAFETY: The mask has that many bytes.
+    let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
+    assert_eq!(ret, 0, "sched_setaffinity to CPU {cpu}");
+}
+
+/// Host CPUs that this thread may use; the same one twice where there is one.
+#[derive(Clone, Copy)]
+pub struct Cpus {
+    /// The first one.
+    pub first: usize,
+    /// The last one.
+    pub last: usize,
+}
+
+/// Returns the host CPUs that the calling thread may use.
+pub fn cpus() -> Cpus {
+    let mut mask = [0u64; 16];
+    // SAFETY: The mask has that many bytes.
+    unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
+    let mut usable = (0..mask.len() * 64).filter(|cpu| mask[cpu / 64] >> (cpu % 64) & 1 != 0);
+    let first = usable.next().expect("a CPU");
+    Cpus { first, last: usable.last().unwrap_or(first) }
+}
+
+/// A count that this process and its children share.
+pub struct SharedCount(*mut AtomicU64);
+
+impl SharedCount {
+    /// Makes one of 0. Its page stays until the process ends.
+    pub fn new() -> SharedCount {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: A new mapping harms nobody.
+        let at = unsafe { libc::mmap(ptr::null_mut(), 4096, prot, flags, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED, "mmap");
+        SharedCount(at.cast())
+    }
+
+    /// Returns the count.
+    pub fn get(&self) -> &AtomicU64 {
+        // SAFETY: The page is never unmapped, and holds zeros at first.
+        unsafe { &*self.0 }
+    }
+}
+
+/// A child process.
+pub struct Child(libc::pid_t);
+
+impl Child {
+    /// Starts a child that ends with what `body` returns, which should do little beside system calls: it finds
+    /// none of the parent's other threads.
+    pub fn start(body: impl FnOnce() -> u8) -> Child {
+        // SAFETY: The parent's other thread only sleeps, so it holds no lock that the child could want.
+        match unsafe { libc::fork() } {
+            -1 => panic!("fork"),
+            0 => {
+                let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(u8::MAX);
+                let _ = std::io::stdout().flush();
+                // SAFETY: Ends this process alone, without what the parent registered.
+                unsafe { libc::_exit(code.into()) }
+            }
+            pid => Child(pid),
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: It has not been waited for, so the number is its own.
+        unsafe { libc::kill(self.0, signal) };
+    }
+
+    /// Waits until the child has ended, but not longer than `limit`. Returns its exit code; `None`: it was
+    /// killed, or goes on.
+    pub fn wait(&self, limit: Duration) -> Option<u8> {
+        let until = Instant::now() + limit;
+        let mut status = 0;
+        // SAFETY: Writes the status alone.
+        while unsafe { libc::waitpid(self.0, &raw mut status, libc::WNOHANG) } == 0 {
+            if Instant::now() > until {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
+    }
+}
+
+/// A file's number, for threads that the file outlives.
+#[derive(Clone, Copy)]
+pub struct SharedFd(RawFd);
+
+impl SharedFd {
+    /// Returns that of a file.
+    pub fn of(file: &impl AsRawFd) -> SharedFd {
+        SharedFd(file.as_raw_fd())
+    }
+}
+
+impl AsRawFd for SharedFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// Returns the suberror of KVM_EXIT_INTERNAL_ERROR and how many words say more.
+pub fn internal_error(run: &kvm_run) -> (u32, u32) {
+    // SAFETY: The exit reason says that this member is valid; any numbers are.
+    let internal = unsafe { &run.__bindgen_anon_1.internal };
+    (internal.suberror, internal.ndata)
 }
 
 /// Makes `fd` nonblocking, and writes until it takes no more.

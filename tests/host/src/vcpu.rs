@@ -22,6 +22,8 @@ pub(crate) mod mce;
 pub(crate) mod msr_table;
 #[path = "../../../vcpu/poll.rs"]
 pub(crate) mod poll;
+#[path = "../../../vcpu/progress.rs"]
+pub(crate) mod progress;
 #[path = "../../../vcpu/pvclock.rs"]
 pub(crate) mod pvclock;
 #[path = "../../../vcpu/record.rs"]

@@ -95,7 +95,11 @@ impl Rig {
         m.rflags = regs.rflags;
         m.rip = self.native.rip();
         m.cpl = 3;
-        let result = emulate(&mut m, Some(insn));
+        let mut result = emulate(&mut m, Some(insn));
+        // A long repetition is left in between.
+        if m.rip == self.native.rip() {
+            result = result.and_then(|()| emulate(&mut m, Some(insn)));
+        }
         (result, m)
     }
 

@@ -9,5 +9,6 @@ mod lead;
 mod mce;
 mod msr_table;
 mod poll;
+mod progress;
 mod pvclock;
 mod record;

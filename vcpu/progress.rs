@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long a window may stay open while the guest does not get on.
+//!
+//! A processor takes the host's interrupts between two instructions of the guest. So an exit that an
+//! instruction caused tells that the host had none when that instruction began. Other turns of the run
+//! loop tell nothing: requests of others that are taken one after the other, windows for interrupts that
+//! come before the host's, an instruction that is carried out in software. A guest or its VMM can make
+//! these follow each other without end, so a row of them ends with the window closed: after [`TURNS`], or
+//! once [`NS`] have gone by, whichever is first. Then the host takes what waits.
+//!
+//! Exits that cut the delivery of an event short, and exceptions that exit, need no row: they close the
+//! window at once ([`super::run`]). A delivery is no instruction, and can be made to repeat for ever.
+
+/// The longest row of turns.
+pub(crate) const TURNS: u32 = 64;
+/// The longest time of a row, in nanoseconds, beside its last turn.
+const NS: u64 = 200_000;
+
+/// A row of turns in which the guest did not get on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    turns: u32,
+    /// The TSC when the row began.
+    since: u64,
+    /// The longest row in ticks of the TSC.
+    limit: u64,
+}
+
+impl Progress {
+    /// A window is opened. The TSC has `khz` kHz.
+    pub(crate) fn new(khz: u32) -> Progress {
+        Progress { turns: 0, since: 0, limit: (NS / 1_000).saturating_mul(khz.into()) / 1_000 }
+    }
+
+    /// An instruction of the guest exited.
+    #[inline(always)]
+    pub(crate) fn made(&mut self) {
+        self.turns = 0;
+    }
+
+    /// Another turn ended without, at `tsc`. Returns whether the window must be closed.
+    pub(crate) fn is_over(&mut self, tsc: u64) -> bool {
+        if self.turns == 0 {
+            self.since = tsc;
+        }
+        self.turns = self.turns.saturating_add(1);
+        self.turns >= TURNS || tsc.wrapping_sub(self.since) >= self.limit
+    }
+}
