@@ -215,7 +215,7 @@ pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
     let b = core.hw.blocking();
     e.interrupt_shadow = if b.shadow { abi::SHADOW_INT_STI } else { 0 };
     e.nmi_injected = u8::from(core.interrupted == Some(Event::Nmi));
-    e.nmi_pending = u8::from(core.nmi);
+    e.nmi_pending = core.nmis;
     e.nmi_masked = u8::from(b.nmi);
     e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
     e
@@ -243,14 +243,15 @@ pub(super) fn set_events<B: Backend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents
     } else if e.nmi_injected != 0 {
         core.interrupted = Some(Event::Nmi);
     }
-    if e.flags & abi::VCPUEVENT_VALID_NMI_PENDING != 0 {
-        core.nmi = e.nmi_pending != 0;
-    }
     let shadow = if e.flags & abi::VCPUEVENT_VALID_SHADOW != 0 {
         e.interrupt_shadow != 0
     } else {
         core.hw.blocking().shadow
     };
     core.hw.set_blocking(Blocking { shadow, nmi: e.nmi_masked != 0 });
+    if e.flags & abi::VCPUEVENT_VALID_NMI_PENDING != 0 {
+        core.nmis = 0;
+        core.add_nmis(e.nmi_pending);
+    }
     Ok(())
 }

@@ -334,10 +334,16 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_XSAVE => this.set_xsave(arg),
             nr::GET_XCRS => this.get_xcrs(arg),
             nr::SET_XCRS => this.set_xcrs(user::read(arg)?),
-            nr::GET_VCPU_EVENTS => this.with(|c, _| user::write(arg, &regs::events(c)).map(ok)),
+            nr::GET_VCPU_EVENTS => this.with(|c, _| {
+                c.add_nmis(this.shared.take_requests(Requests::NMIS).nmis());
+                user::write(arg, &regs::events(c)).map(ok)
+            }),
             nr::SET_VCPU_EVENTS => {
                 let e: abi::VcpuEvents = user::read(arg)?;
-                this.with(|c, _| regs::set_events(c, &e).map(ok))
+                this.with(|c, _| {
+                    c.add_nmis(this.shared.take_requests(Requests::NMIS).nmis());
+                    regs::set_events(c, &e).map(ok)
+                })
             }
             nr::GET_MP_STATE => {
                 this.with(|c, _| user::write(arg, &abi::MpState { mp_state: c.mp as u32 }).map(ok))
@@ -349,7 +355,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_LAPIC => this.set_lapic(user::read(arg)?),
             nr::INTERRUPT => this.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
             nr::NMI => {
-                this.shared.request(Requests::NMI);
+                this.shared.post_nmi();
                 Ok(0)
             }
             nr::X86_SETUP_MCE => {

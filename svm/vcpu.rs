@@ -89,11 +89,34 @@ impl SvmVcpu {
             // Interrupts are off: it waits until the guest runs, and the event goes first.
             kick(window.cpu_id());
         }
+        self.note_iret();
         if core::mem::take(&mut self.wants_step) {
             let iret = self.nmi_iret;
             let s = self.vmcb.save_mut(Clean::empty());
             self.step = Some(Step { iret, rflags: s.rflags, dr6: s.dr6 });
             s.rflags |= Rflags::TF.bits();
+        }
+    }
+
+    /// Before an entry: ends the blocking of NMIs if the IRET that was about to run has run, for RIP has moved.
+    /// Until then the next entry looks again; later, RIP could be there by chance.
+    fn note_iret(&mut self) {
+        let Some(at) = self.nmi_iret else { return };
+        if self.vmcb.save().rip == at {
+            self.misplaced = true;
+        } else {
+            self.nmi_iret = None;
+            self.nmi_masked = false;
+        }
+    }
+
+    /// An event goes first: the IRET that was about to run, if it still is, exits again.
+    fn put_off_iret(&mut self) {
+        let Some(at) = self.nmi_iret.take() else { return };
+        if self.vmcb.save().rip == at {
+            self.vmcb.intercept3(Intercept3::IRET, true);
+        } else {
+            self.nmi_masked = false;
         }
     }
 
@@ -286,11 +309,11 @@ impl BackendVcpu for SvmVcpu {
     }
 
     fn inject(&mut self, event: Event) {
+        self.put_off_iret();
         let (kind, vector, error) = match event {
             Event::Interrupt(v) => (TYPE_INTR, v, None),
             Event::Nmi => {
                 self.nmi_masked = true;
-                self.nmi_iret = None;
                 self.vmcb.intercept3(Intercept3::IRET, true);
                 (TYPE_NMI, Vector::NMI.0, None)
             }
@@ -350,6 +373,7 @@ impl BackendVcpu for SvmVcpu {
                 } else {
                     // The IRET exit came: the NMI is over once that instruction has run.
                     self.nmi_iret = Some(self.vmcb.save().rip);
+                    self.misplaced = true;
                     self.vmcb.intercept3(Intercept3::IRET, false);
                 }
             }

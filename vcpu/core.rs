@@ -92,8 +92,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) exception: Option<Exception>,
     /// An event whose delivery an exit interrupted.
     pub(crate) interrupted: Option<Event>,
-    /// An NMI waits.
-    pub(crate) nmi: bool,
+    /// How many NMIs wait.
+    pub(crate) nmis: u8,
     /// An interrupt given by user space (`KVM_INTERRUPT`) waits.
     pub(crate) user_irq: Option<u8>,
     /// User space wants to know when an interrupt can be taken.
@@ -156,7 +156,7 @@ impl<B: Backend> VcpuCore<B> {
             lead: Lead::new(tsc_khz()),
             exception: None,
             interrupted: None,
-            nmi: false,
+            nmis: 0,
             user_irq: None,
             wants_window: false,
             armed: None,
@@ -202,6 +202,13 @@ impl<B: Backend> VcpuCore<B> {
             }
             Merged::TripleFault => self.shutdown = true,
         }
+    }
+
+    /// Lets more NMIs wait. A processor holds one back while another is in service; until then there may be two,
+    /// since a vCPU that does not run takes none.
+    pub(crate) fn add_nmis(&mut self, more: u8) {
+        let is_served = self.interrupted == Some(Event::Nmi) || self.hw.blocking().nmi;
+        self.nmis = self.nmis.saturating_add(more).min(if is_served { 1 } else { 2 });
     }
 
     /// Returns whether the guest can take a maskable interrupt now.
@@ -261,7 +268,7 @@ impl<B: Backend> VcpuCore<B> {
         self.hw.flush_tlb();
         self.exception = None;
         self.interrupted = None;
-        self.nmi = false;
+        self.nmis = 0;
         self.user_irq = None;
         self.armed = None;
         self.io.forget();

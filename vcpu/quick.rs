@@ -100,7 +100,8 @@ impl Entry {
     #[inline]
     fn of<B: Backend>(cx: &Cx<'_, '_, B>) -> Entry {
         let core = &*cx.core;
-        let is_quick = !(core.nmi || core.window_open || core.wants_window || cx.shared.times.is_some());
+        let is_quick =
+            !(core.nmis != 0 || core.window_open || core.wants_window || cx.shared.times.is_some());
         let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
         Entry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
     }

@@ -151,7 +151,7 @@ fn sleep(shared: &VcpuShared, polling: &mut Polling) -> Result {
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
 const QUICK: Requests = Requests::INTERRUPT
     .union(Requests::TIMER)
-    .union(Requests::NMI)
+    .union(Requests::NMIS)
     .union(Requests::TLB_FLUSH)
     .union(Requests::EXTINT);
 
@@ -167,8 +167,8 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
     if asked.contains(Requests::TIMER) {
         core.take_timer(shared, vm.ns_per_tick);
     }
-    if asked.contains(Requests::NMI) {
-        core.nmi = true;
+    if asked.intersects(Requests::NMIS) {
+        core.add_nmis(asked.nmis());
     }
     if asked.contains(Requests::TLB_FLUSH) {
         core.hw.flush_tlb();
@@ -254,7 +254,8 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
         return core.mp == MpState::Runnable;
     }
     let irq = core.state.rflags & Rflags::IF.bits() != 0 && has_interrupt(core, vm);
-    let wake = irq || core.nmi || core.exception.is_some() || core.interrupted.is_some();
+    let nmi = core.nmis != 0 && !core.hw.blocking().nmi;
+    let wake = irq || nmi || core.exception.is_some() || core.interrupted.is_some();
     if wake {
         core.mp = MpState::Runnable;
     }
@@ -432,13 +433,13 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
             core.state.mark(Groups::CONTROL);
         }
         core.hw.inject(e.into());
-    } else if core.nmi && can_take_nmi(core) {
-        core.nmi = false;
+    } else if core.nmis != 0 && can_take_nmi(core) {
+        core.nmis = core.nmis.saturating_sub(1);
         core.hw.inject(Event::Nmi);
     } else if waits {
         prepare_interrupt(vm, shared, core);
     }
-    if core.nmi {
+    if core.nmis != 0 {
         core.hw.request_window(WindowKind::Nmi, true);
     }
     if let Some(lapic) = core.lapic.as_ref() {

@@ -46,6 +46,17 @@ bitflags::bitflags! {
         const EOI = 1 << 10;
         /// Serve the queue that the vCPU wrote to: `VcpuCore::turn`.
         const TURN = 1 << 11;
+        /// Deliver a second NMI.
+        const NMI_AGAIN = 1 << 12;
+        /// All NMIs.
+        const NMIS = 1 << 0 | 1 << 12;
+    }
+}
+
+impl Requests {
+    /// Returns how many NMIs these are.
+    pub(crate) fn nmis(self) -> u8 {
+        u8::from(self.contains(Requests::NMI)).wrapping_add(u8::from(self.contains(Requests::NMI_AGAIN)))
     }
 }
 
@@ -225,6 +236,16 @@ impl VcpuShared {
         self.request(Requests::INIT);
     }
 
+    /// Posts an NMI. Two can wait here, as in KVM: one for a processor that takes it at once, and the one that a
+    /// processor holds back meanwhile.
+    pub(crate) fn post_nmi(&self) {
+        let earlier = self.requests.fetch_or(Requests::NMI.bits(), SeqCst);
+        if earlier & Requests::NMI.bits() != 0 {
+            self.requests.fetch_or(Requests::NMI_AGAIN.bits(), SeqCst);
+        }
+        self.kick();
+    }
+
     /// Posts a start-up IPI for page `vector`.
     pub(crate) fn post_sipi(&self, vector: u8) {
         self.sipi.store(u32::from(vector), Release);
@@ -279,7 +300,7 @@ pub(crate) fn deliver(target: &VcpuShared, msg: &ApicMessage) {
     use crate::chipset::Delivery;
     match msg.delivery {
         Delivery::Fixed | Delivery::LowestPriority => target.post(msg.vector, msg.level),
-        Delivery::Nmi => target.request(Requests::NMI),
+        Delivery::Nmi => target.post_nmi(),
         Delivery::Init => target.post_init(),
         Delivery::StartUp => target.post_sipi(msg.vector),
         Delivery::ExtInt => target.request(Requests::EXTINT),

@@ -5,11 +5,12 @@
 
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
-use crate::irq::{enable_lapic, pic_guest, report, send, set_line};
+use crate::irq::{enable_lapic, pic_guest, report, send, send_nmi, set_line};
 use crate::raw::{self, ioctl_with};
 use kvm_bindings::*;
 use kvm_ioctls::VcpuExit;
 use libc::EINTR;
+use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
     ("gates: real mode: an undefined instruction reaches its handler and goes on", real_undefined),
@@ -31,6 +32,9 @@ pub const TESTS: &[Test] = &[
     ("gates: an nmi waits for the iret of the one before, and no longer", nmi),
     ("gates: an nmi after sti waits for one instruction", nmi_in_shadow),
     ("gates: an nmi comes right behind an event that is being delivered", nmi_behind_event),
+    ("gates: an nmi after sti leaves no trace of one that ended before", nmi_in_later_shadow),
+    ("gates: two nmis before a run are two", two_nmis),
+    ("gates: an nmi that is held back does not end hlt", nmi_and_hlt),
     ("gates: a fault on the way to a fault's handler is a double fault", double_fault),
     ("gates: a fault on the way to a double fault's handler is a shutdown", triple_fault),
     ("gates: a guest goes from real to protected mode by itself", own_way),
@@ -338,6 +342,74 @@ fn nmi_behind_event(c: &Ctx) {
     let r = g.hlt();
 
     assert_eq!((r.rbx, r.rax), (0, u64::from(handler)));
+}
+
+/// A page that is there only once it was asked for: then another NMI has come.
+const LATE: usize = 0xe000;
+
+fn nmi_in_later_shadow(c: &Ctx) {
+    // out 0x12, al; sti; mov eax, [LATE]; nop; out 0x11, al; out 0x13, al
+    let code = [0xe6, 0x12, 0xfb, 0xa1, 0x00, 0xe0, 0, 0, 0x90, 0xe6, 0x11, 0xe6, 0x13];
+    let mut g = Guest::with_irqchip(c, &code);
+    protect(&g);
+    enable_lapic(&g);
+    // push eax; mov eax, [esp + 12]; or [0x3100], eax; inc byte [0x3000]; pop eax; iret
+    let handler =
+        [0x50, 0x8b, 0x44, 0x24, 12, 0x09, 0x05, 0, 0x31, 0, 0, 0xfe, 0x05, 0, 0x30, 0, 0, 0x58, 0xcf];
+    gate(&g, 2, INTERRUPT_32, HANDLER, &handler);
+    assert_eq!(g.out(), (0x12, 0));
+    send_nmi(&g.vm).unwrap();
+    let vm = raw::SharedFd::of(&g.vm);
+    let late = g.memory.fill_late(LATE, move || {
+        send_nmi(&vm).unwrap();
+    });
+
+    let end = g.out();
+    late.join().unwrap();
+
+    assert_eq!(end, (0x11, 0), "no debug exception");
+    assert_eq!(g.memory.read::<1>(0x3000), [2], "NMIs");
+    let seen = u32::from_le_bytes(g.memory.read::<4>(0x3100));
+    assert_eq!(seen & 0x300, 0x200, "flags that were interrupted");
+    assert_eq!(g.vcpu.get_regs().unwrap().rflags & 0x100, 0);
+    assert_eq!(g.out().0, 0x13);
+}
+
+fn two_nmis(c: &Ctx) {
+    // mov cx, 1000; again: loop again; mov al, [0x3000]; out 0x10, al; hlt
+    let mut g = Guest::new(c, &[0xb9, 0xe8, 3, 0xe2, 0xfe, 0xa0, 0, 0x30, 0xe6, 0x10, HLT]);
+    // inc byte [0x3000]; iret
+    g.handler(2, HANDLER, &[0xfe, 0x06, 0, 0x30, 0xcf]);
+
+    for _ in 0..3 {
+        raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    }
+
+    assert_eq!(g.vcpu.get_vcpu_events().unwrap().nmi.pending, 2, "and no more");
+    assert_eq!(g.out(), (0x10, 2));
+}
+
+fn nmi_and_hlt(c: &Ctx) {
+    c.skip_on_kvm("KVM looks at the NMI once more outside HLT");
+    // nop; jmp $
+    let mut g = Guest::with_irqchip(c, &[0x90, 0xeb, 0xfe]);
+    // hlt; mov al, 0xee; out 0x10, al; hlt
+    g.handler(2, HANDLER, &[HLT, 0xb0, 0xee, 0xe6, 0x10, HLT]);
+    enable_lapic(&g);
+    send_nmi(&g.vm).unwrap();
+    let (thread, vm) = (raw::this_thread(), raw::SharedFd::of(&g.vm));
+
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        send_nmi(&vm).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        raw::interrupt(thread);
+    });
+    let result = g.vcpu.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
+    sender.join().unwrap();
+
+    assert_eq!(result, Err(EINTR));
+    assert_eq!(g.vcpu.get_regs().unwrap().rip, u64::from(HANDLER) + 1);
 }
 
 fn double_fault(c: &Ctx) {
