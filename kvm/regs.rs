@@ -122,7 +122,7 @@ pub(super) fn set_sregs<B: Backend>(
     }
     match core.lapic.as_mut() {
         Some(lapic) => lapic.set_cr8(r.cr8 as u8),
-        None => core.hw.set_tpr(r.cr8 as u8),
+        None => core.hw.set_tpr(r.cr8 as u8, 0),
     }
     core.publish_apic(shared, chipset);
     core.fetch(Groups::all());

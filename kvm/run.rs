@@ -64,7 +64,7 @@ impl RunPages {
             _ => {}
         }
         if core.lapic.is_none() {
-            core.hw.set_tpr((Self::u64(&self.run, offset::CR8) & 15) as u8);
+            core.hw.set_tpr((Self::u64(&self.run, offset::CR8) & 15) as u8, 0);
             core.wants_window = self.byte(offset::REQUEST_INTERRUPT_WINDOW) != 0;
         }
     }

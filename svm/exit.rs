@@ -37,6 +37,8 @@ pub(super) fn decode(raw: RawExit) -> Exit {
     }
     match raw.reason {
         0x78 => Exit::Hlt,
+        // A write of CR8: it exits before it is done.
+        0x18 => Exit::Emulate,
         0x72 => Exit::Cpuid,
         0x60..=0x62 => Exit::HostInterrupt,
         0x64 => Exit::InterruptWindow,

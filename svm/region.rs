@@ -11,7 +11,9 @@ use super::asm;
 use super::exit::is_refused;
 use super::features::{is_switched_off, Features};
 use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb, VmcbSegment};
-use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
+use super::vmcb::{
+    INTERCEPT_CR8_WRITE, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR,
+};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
@@ -395,6 +397,17 @@ impl VmcbPage {
         let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
         if new != old {
             c.intercept3 = new.bits();
+            self.clean.remove(Clean::INTERCEPTS);
+        }
+    }
+
+    /// Makes writes of CR8 exit, or not.
+    #[inline]
+    pub(super) fn intercept_cr8_writes(&mut self, on: bool) {
+        let new = if on { INTERCEPT_CR8_WRITE } else { 0 };
+        let c = self.control_mut();
+        if c.intercept_cr != new {
+            c.intercept_cr = new;
             self.clean.remove(Clean::INTERCEPTS);
         }
     }

@@ -381,8 +381,9 @@ impl BackendVcpu for SvmVcpu {
     }
 
     #[inline]
-    fn set_tpr(&mut self, cr8: u8) {
+    fn set_tpr(&mut self, cr8: u8, floor: u8) {
         self.vmcb.set_tpr(cr8);
+        self.vmcb.intercept_cr8_writes(floor != 0);
     }
 
     #[inline]

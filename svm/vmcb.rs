@@ -235,6 +235,9 @@ pub(super) struct Vmcb {
     pub(super) save: Save,
 }
 
+/// The one intercept of control registers that is used: writes of CR8.
+pub(super) const INTERCEPT_CR8_WRITE: u32 = 1 << 24;
+
 /// V_TPR in the virtual interrupt control word.
 pub(super) const V_TPR: u64 = 0xf;
 /// V_IRQ: a virtual interrupt is pending.

@@ -155,7 +155,7 @@ pub(crate) trait BackendVcpu: Send {
     fn insn_bytes(&self) -> Option<&[u8]>;
     /// Delivers `event` with the next entry.
     fn inject(&mut self, event: Event);
-    /// Takes back an event whose delivery the last exit interrupted.
+    /// Takes back an event whose delivery the last exit interrupted, if it must be delivered again.
     fn take_interrupted(&mut self) -> Option<Event>;
     /// Returns whether the last exit interrupted the delivery of an event, INT n included: it is then not the
     /// exit of the instruction at RIP.
@@ -166,8 +166,9 @@ pub(crate) trait BackendVcpu: Send {
     fn set_blocking(&mut self, blocking: Blocking);
     /// Asks for an exit as soon as the guest can take an event of this kind, or takes that back.
     fn request_window(&mut self, kind: WindowKind, on: bool);
-    /// Sets the task priority (CR8, 0 to 15) that the guest sees without an exit.
-    fn set_tpr(&mut self, cr8: u8);
+    /// Sets the task priority (CR8, 0 to 15) that the guest sees without an exit, and the `floor`, at most that:
+    /// a guest that sets it below exits.
+    fn set_tpr(&mut self, cr8: u8, floor: u8);
     /// Returns the task priority.
     fn tpr(&self) -> u8;
     /// Sets what is added to the host's TSC for the guest.

@@ -265,11 +265,23 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 /// Returns whether a maskable interrupt waits.
 #[inline]
 fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
+    has_interrupt_with(core, vm, highest_irr(core))
+}
+
+/// Returns the highest vector that the local APIC was asked to deliver.
+#[inline]
+fn highest_irr<B: Backend>(core: &VcpuCore<B>) -> Option<u8> {
+    core.lapic.as_ref()?.highest_irr()
+}
+
+/// As [`has_interrupt`]; `highest` is what [`highest_irr`] returns.
+#[inline]
+fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
     core.user_irq.is_some()
-        || core
-            .lapic
-            .as_ref()
-            .is_some_and(|l| l.pending().is_some() || (vm.chipset.is_extint() && l.accepts_extint()))
+        || core.lapic.as_ref().is_some_and(|l| {
+            highest.is_some_and(|vector| l.is_above_ppr(vector))
+                || (vm.chipset.is_extint() && l.accepts_extint())
+        })
 }
 
 /// The window: root operation on this CPU with interrupts off. `finishes_only`: the guest is not entered, but an
@@ -412,7 +424,11 @@ pub(super) fn commit<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vcp
         shared.request_self(Requests::EOI);
     }
     if let Some(lapic) = core.lapic.as_mut() {
-        lapic.set_cr8(core.hw.tpr());
+        // The processor keeps the class alone; the rest of the register stays while that does.
+        let cr8 = core.hw.tpr();
+        if cr8 != lapic.cr8() {
+            lapic.set_cr8(cr8);
+        }
     }
     core.interrupted = core.hw.take_interrupted();
 }
@@ -423,7 +439,8 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
     if core.shutdown {
         return false;
     }
-    let waits = has_interrupt(core, vm);
+    let highest = highest_irr(core);
+    let waits = has_interrupt_with(core, vm, highest);
     if let Some(event) = core.interrupted.take() {
         core.hw.inject(event);
     } else if let Some(e) = core.exception.take() {
@@ -443,7 +460,8 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
         core.hw.request_window(WindowKind::Nmi, true);
     }
     if let Some(lapic) = core.lapic.as_ref() {
-        core.hw.set_tpr(lapic.cr8());
+        let floor = highest.map_or(0, |vector| lapic.held_class(vector));
+        core.hw.set_tpr(lapic.cr8(), floor);
         // The timer waits for an end of interrupt that it can see.
         if !vm.chipset.is_timer_waiting() {
             core.pv.arm_eoi(&*vm.space, lapic, core.armed);

@@ -109,6 +109,8 @@ pub(crate) fn decode(report: &Report) -> Exit {
         11 | 17 | 36 | 39 | 60 | 67 | 68 => Exit::Undefined,
         55 => Exit::Xsetbv,
         9 => Exit::TaskSwitch,
+        // The task priority fell below what an interrupt waits for: the run loop looks anew.
+        43 => Exit::Resolved,
         2 => Exit::TripleFault,
         // A host's INIT, SIPI or SMI: what it waits for happens outside the window. The preemption timer
         // ends the guest for the host's sake, too.

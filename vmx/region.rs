@@ -341,6 +341,8 @@ pub(super) struct VmcsPage {
     launched: bool,
     primary: u32,
     primary_written: u32,
+    tpr_threshold: u8,
+    tpr_threshold_written: u8,
     ept_pointer: u64,
     vpid: u64,
     host: [u64; HostField::ALL.len()],
@@ -364,6 +366,8 @@ impl VmcsPage {
             launched: false,
             primary: setup.primary,
             primary_written: 0,
+            tpr_threshold: 0,
+            tpr_threshold_written: 0,
             ept_pointer: 0,
             vpid: 0,
             host: [0; HostField::ALL.len()],
@@ -513,9 +517,10 @@ impl VmcsPage {
         unsafe { self.memory.virtual_apic.as_ptr().add(TPR).read_volatile() }
     }
 
-    /// Sets the task priority register of the virtual-APIC page.
+    /// Sets the task priority register of the virtual-APIC page, and the class below which a change of it exits.
     #[inline]
-    pub(super) fn set_tpr(&mut self, tpr: u8) {
+    pub(super) fn set_tpr(&mut self, tpr: u8, threshold: u8) {
+        self.tpr_threshold = threshold;
         // SAFETY: As in `tpr()`; this value owns the page, though a window may keep it alive.
         unsafe { self.memory.virtual_apic.as_ptr().add(TPR).write_volatile(tpr) };
     }
@@ -685,6 +690,10 @@ impl VmcsPage {
         if self.primary != self.primary_written {
             self.primary_written = self.primary;
             self.own(OwnedField::PrimaryControls, u64::from(self.primary));
+        }
+        if self.tpr_threshold != self.tpr_threshold_written {
+            self.tpr_threshold_written = self.tpr_threshold;
+            self.own(OwnedField::TprThreshold, u64::from(self.tpr_threshold));
         }
         if let Some(what) = self.refusal.take() {
             return Report { reason: VM_FAIL, qualification: what.info(), ..Report::default() };

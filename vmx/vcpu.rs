@@ -509,8 +509,8 @@ impl BackendVcpu for VmxVcpu {
     }
 
     #[inline]
-    fn set_tpr(&mut self, cr8: u8) {
-        self.vmcs.set_tpr(cr8 << 4);
+    fn set_tpr(&mut self, cr8: u8, floor: u8) {
+        self.vmcs.set_tpr(cr8 << 4, floor);
     }
 
     #[inline]

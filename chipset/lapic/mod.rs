@@ -223,14 +223,31 @@ impl Lapic {
     /// Returns the vector to be injected next: the highest in IRR, if its class is above PPR's.
     /// Changes nothing.
     pub(crate) fn pending(&self) -> Option<u8> {
-        let vector = self.irr.highest()?;
-        (vector >> 4 > self.ppr() >> 4).then_some(vector)
+        self.highest_irr().filter(|vector| self.is_above_ppr(*vector))
+    }
+
+    /// Returns whether the processor priority lets `vector` through.
+    #[inline]
+    pub(crate) fn is_above_ppr(&self, vector: u8) -> bool {
+        vector >> 4 > self.ppr() >> 4
     }
 
     /// Returns the highest vector in IRR, whether or not PPR holds it back.
-    #[allow(dead_code, reason = "used by the tests")]
+    #[inline]
     pub(crate) fn highest_irr(&self) -> Option<u8> {
         self.irr.highest()
+    }
+
+    /// Returns the class of `vector` where the task priority holds it back, else 0: below that task priority it may
+    /// be pending.
+    #[inline]
+    pub(crate) fn held_class(&self, vector: u8) -> u8 {
+        let class = vector >> 4;
+        if class <= self.tpr >> 4 {
+            class
+        } else {
+            0
+        }
     }
 
     /// Moves `vector` from IRR to ISR: the guest has taken it. Does nothing unless it is in IRR.

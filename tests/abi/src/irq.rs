@@ -21,6 +21,8 @@ pub const TESTS: &[Test] = &[
     ("irq: a second vcpu waits for start-up", waits_for_startup),
     ("irq: init and sipi start a second vcpu", startup),
     ("irq: the timer interrupts when it is due", pit),
+    ("irq: an interrupt that the task priority held back comes when CR8 is lowered", lower_cr8),
+    ("irq: the task priority keeps its low bits", low_bits_of_tpr),
 ];
 
 const IRQ_LINE: u64 = 0x4008_ae61;
@@ -231,4 +233,36 @@ fn pit(c: &Ctx) {
     enable_lapic(&g);
 
     assert_eq!(g.out(), (0x10, 8));
+}
+
+fn lower_cr8(c: &Ctx) {
+    // mov eax, 15; mov cr8, rax; sti; mov edi, 0xfee00300; mov dword [rdi], 0x44040: to itself, vector 0x40;
+    // xor eax, eax; mov cr8, rax; mov ecx, 1000; again: dec ecx; jnz again; mov eax, 15; mov cr8, rax;
+    // mov al, [0x3000]; out 0x10, al; hlt
+    let code = [
+        0xb8, 15, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0, 0xfb, 0xbf, 0x00, 0x03, 0xe0, 0xfe, 0xc7, 0x07, 0x40,
+        0x40, 4, 0, 0x31, 0xc0, 0x44, 0x0f, 0x22, 0xc0, 0xb9, 0xe8, 3, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xb8,
+        15, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0, 0x8a, 0x04, 0x25, 0, 0x30, 0, 0, 0xe6, 0x10, HLT,
+    ];
+    // inc byte [0x3000]; mov edi, 0xfee000b0; mov dword [rdi], 0; iretq
+    let handler =
+        [0xfe, 0x04, 0x25, 0, 0x30, 0, 0, 0xbf, 0xb0, 0, 0xe0, 0xfe, 0xc7, 0x07, 0, 0, 0, 0, 0x48, 0xcf];
+    let mut g = Guest::with_irqchip(c, &code);
+    enable_lapic(&g);
+    g.enter_long_mode_with(&[(0x40, 0x2000, 0, &handler)]);
+
+    assert_eq!(g.out(), (0x10, 1), "handlers that ran while CR8 was 0");
+}
+
+fn low_bits_of_tpr(c: &Ctx) {
+    c.skip_on_kvm("KVM on AMD keeps what CR8 has of it");
+    // mov edi, 0xfee00080; mov dword [rdi], 0x25; mov eax, [rdi]; out 0x10, al; hlt
+    let code = [0xbf, 0x80, 0, 0xe0, 0xfe, 0xc7, 0x07, 0x25, 0, 0, 0, 0x8b, 0x07, 0xe6, 0x10, HLT];
+    let mut g = Guest::with_irqchip(c, &code);
+    enable_lapic(&g);
+    g.enter_long_mode_with(&[]);
+
+    let (port, value) = g.out();
+
+    assert_eq!((port, value), (0x10, 0x25));
 }

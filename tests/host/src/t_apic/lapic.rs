@@ -96,6 +96,19 @@ fn task_priority_holds_back_its_class_and_those_below() {
 }
 
 #[test]
+fn what_the_task_priority_holds_back_is_told_by_its_class() {
+    let mut apic = xapic_after_linux_init();
+    apic.accept(0x45, false);
+    assert_eq!((apic.highest_irr(), apic.held_class(0x45)), (Some(0x45), 0), "nothing is held back");
+    for tpr in [0x40, 0x4f, 0x80] {
+        apic.set_tpr(tpr);
+        assert_eq!((apic.held_class(0x45), apic.pending()), (4, None));
+    }
+    apic.set_tpr(0x3f);
+    assert_eq!((apic.held_class(0x45), apic.pending()), (0, Some(0x45)));
+}
+
+#[test]
 fn ppr_keeps_the_low_bits_of_tpr_only_while_tpr_rules() {
     let mut apic = xapic_after_linux_init();
     apic.accept(0x65, false);

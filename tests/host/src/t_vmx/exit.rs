@@ -37,6 +37,7 @@ fn instructions_are_those_of_the_manual() {
         (52, Exit::HostInterrupt),
         (36, Exit::Undefined),
         (39, Exit::Undefined),
+        (43, Exit::Resolved),
         (54, Exit::CacheFlush),
         (55, Exit::Xsetbv),
     ] {
