@@ -39,6 +39,12 @@ impl Vector {
     pub(crate) const AC: Vector = Vector(17);
     /// Machine check, #MC.
     pub(crate) const MC: Vector = Vector(18);
+
+    /// Returns whether an exception of this vector is a fault, whose handler finds RF set in the flags that it
+    /// returns to: not so traps (#DB may be one), and aborts. SDM, "Exception and Interrupt Vectors".
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self.0, 0 | 5..=7 | 10..=14 | 16 | 17 | 19..=21)
+    }
 }
 
 /// An exception to be given to the guest: what an access, an instruction or an MSR did wrong.

@@ -26,6 +26,19 @@ dr!(read1, write1, "dr1");
 dr!(read2, write2, "dr2");
 dr!(read3, write3, "dr3");
 
+fn write6(v: u64) {
+    // SAFETY: Status only; every caller's value has the upper half clear.
+    unsafe { asm!("mov dr6, {}", in(reg) v, options(nomem, nostack, preserves_flags)) };
+}
+
+/// DR6 with nothing to report.
+pub(crate) const DR6_IDLE: u64 = 0xffff_0ff0;
+
+/// Takes a guest's status out of DR6, which the host reads in its debug exception handler alone.
+pub(crate) fn reset_status() {
+    write6(DR6_IDLE);
+}
+
 fn write7(v: u64) {
     // SAFETY: Only the host's own value is written (see `HostDebug`).
     unsafe { asm!("mov dr7, {}", in(reg) v, options(nomem, nostack, preserves_flags)) };

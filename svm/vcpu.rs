@@ -12,6 +12,7 @@ use crate::arch::cr::{Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::cpu::kick;
+use crate::host::debug::{reset_status, DR6_IDLE};
 use crate::mmu::asid::{AsidTag, Flush};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
 use crate::vcpu::event::{Blocking, Event};
@@ -203,6 +204,10 @@ impl BackendVcpu for SvmVcpu {
     }
 
     fn leave(&mut self, window: &mut Window<'_>) {
+        if self.vmcb.save().dr6 != DR6_IDLE {
+            // An exit leaves the guest's in the processor.
+            reset_status();
+        }
         if is_refused(self.vmcb.control().exit_code) {
             window.note_refused();
         }

@@ -27,6 +27,7 @@ use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
+use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::VecBits;
 use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
@@ -35,6 +36,9 @@ use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use kernel::pr_warn_once;
 use kernel::prelude::*;
+
+/// DR7.GD: accesses to the debug registers are #DB.
+const DR7_GD: u64 = 1 << 13;
 
 /// Why the window was closed.
 enum Leave {
@@ -444,12 +448,7 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
     if let Some(event) = core.interrupted.take() {
         core.hw.inject(event);
     } else if let Some(e) = core.exception.take() {
-        if let Some(cr2) = e.cr2 {
-            core.fetch(Groups::CONTROL);
-            core.state.cr2 = cr2.0;
-            core.state.mark(Groups::CONTROL);
-        }
-        core.hw.inject(e.into());
+        prepare_exception(core, e);
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
         core.hw.inject(Event::Nmi);
@@ -474,6 +473,29 @@ pub(super) fn prepare<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut Vc
         core.hw.request_window(WindowKind::Interrupt, window);
     }
     true
+}
+
+/// Gives the processor an exception that is delivered for the first time, with what the delivery changes.
+#[inline(never)]
+fn prepare_exception<B: Backend>(core: &mut VcpuCore<B>, e: Exception) {
+    if let Some(cr2) = e.cr2 {
+        core.fetch(Groups::CONTROL);
+        core.state.cr2 = cr2.0;
+        core.state.mark(Groups::CONTROL);
+    }
+    if e.vector.is_fault() {
+        // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
+        core.state.rflags |= Rflags::RF.bits();
+    }
+    if e.vector == Vector::DB {
+        core.fetch(Groups::DEBUG);
+        if core.state.dr7 & DR7_GD != 0 {
+            // The handler may use the debug registers. SDM, "Debug Control Register (DR7)".
+            core.state.dr7 &= !DR7_GD;
+            core.state.mark(Groups::DEBUG);
+        }
+    }
+    core.hw.inject(e.into());
 }
 
 fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {

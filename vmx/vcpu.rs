@@ -17,6 +17,7 @@ use super::Vmx;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::host::debug::DR6_IDLE;
 use crate::host::log;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
@@ -26,8 +27,8 @@ use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, SyscallMsrs, VcpuState, RSP};
 use kernel::prelude::*;
 
-/// DR6 with nothing to report.
-const DR6_IDLE: u64 = 0xffff_0ff0;
+/// Pending debug exceptions, BS: a single step.
+const PENDING_STEP: u64 = 1 << 14;
 
 /// The registers of the groups, while they are not in the VMCS.
 #[derive(Clone, Copy, Default)]
@@ -186,6 +187,9 @@ impl VmxVcpu {
     /// Writes the event to be injected, and what blocks events.
     fn store_event(&mut self, state: &VcpuState) {
         if let Some(e) = self.event.take() {
+            if matches!(e, Event::Exception { vector: Vector::DB, .. }) {
+                self.tell_held_breakpoints();
+            }
             let (cr0, _) = self.vmcs.control_registers();
             let Injection { info, error, length } = event::encode(e, cr0 & Cr0::PE.bits() != 0);
             self.vmcs.write(GuestField::EntryInterruption, u64::from(info));
@@ -205,7 +209,20 @@ impl VmxVcpu {
             // A single step that a shadow holds back must be pending. SDM, "Checks on Guest Non-Register
             // State".
             let step = shadow && state.rflags & Rflags::TF.bits() != 0;
-            self.vmcs.write(GuestField::PendingDebug, u64::from(step) << 14);
+            let held = self.vmcs.read(GuestField::PendingDebug) & !PENDING_STEP;
+            self.vmcs.write(GuestField::PendingDebug, held | if step { PENDING_STEP } else { 0 });
+        }
+    }
+
+    /// #DB is delivered: breakpoints that a shadow held back would be lost with it, so they are part of it.
+    #[cold]
+    fn tell_held_breakpoints(&mut self) {
+        let met = self.vmcs.read(GuestField::PendingDebug) & 0xf;
+        if met != 0 {
+            self.dr6 = self.guest_dr6() | met;
+            if self.debug_loaded {
+                asm::set_dr6(self.dr6);
+            }
         }
     }
 
@@ -222,11 +239,6 @@ impl VmxVcpu {
             self.dr6 = (self.guest_dr6() & !0xf) | (r.qualification & 0x600f);
             if self.debug_loaded {
                 asm::set_dr6(self.dr6);
-            }
-            // BD: delivery of the exception clears DR7.GD, so that its handler can use the registers.
-            if r.qualification & (1 << 13) != 0 {
-                let dr7 = self.vmcs.read(GuestField::Dr7);
-                self.vmcs.write(GuestField::Dr7, dr7 & !(1 << 13));
             }
             if event::is_int1(r.interruption) {
                 state.rip = state.rip.wrapping_add(u64::from(r.length));

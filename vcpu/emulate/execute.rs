@@ -48,7 +48,12 @@ pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<(
     let rip = match cx.dispatch()? {
         Next::Advance => cx.next_rip(),
         Next::Goto(target) => target,
-        Next::Again => return Ok(()),
+        Next::Again => {
+            // A breakpoint at it has been seen to. SDM, "System Flags and Fields in the EFLAGS Register".
+            let rflags = cx.m.rflags();
+            cx.m.set_rflags(rflags | Rflags::RF.bits());
+            return Ok(());
+        }
     };
     cx.m.set_rip(rip);
     let rflags = cx.m.rflags();

@@ -93,12 +93,6 @@ fn external(stop: Stop) -> Stop {
     }
 }
 
-/// Returns whether an exception is a fault, whose handler finds RF set in the flags it returns to: not so
-/// traps (#DB may be one), and aborts. SDM, "Exception and Interrupt Vectors".
-fn is_fault(vector: u8) -> bool {
-    matches!(vector, 0 | 5..=7 | 10..=14 | 16 | 17 | 19..=21)
-}
-
 impl<M: Machine> Cx<'_, M> {
     /// CC, CD and CE: INT3, INT n and INTO.
     pub(super) fn int(&mut self) -> Step<Next> {
@@ -163,7 +157,7 @@ impl<M: Machine> Cx<'_, M> {
         }
         let flags = self.m.rflags();
         let resume = match cause {
-            Cause::Exception(_) if is_fault(vector) => Rflags::RF.bits(),
+            Cause::Exception(_) if Vector(vector).is_fault() => Rflags::RF.bits(),
             _ => 0,
         };
         let old = u64::from(self.m.segment(SegReg::Cs).selector);

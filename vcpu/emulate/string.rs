@@ -69,7 +69,9 @@ impl<M: Machine> Cx<'_, M> {
             self.element(kind, w, &mut probed)?;
             return Ok(Next::Advance);
         };
-        for _ in 0..BATCH {
+        // A single step traps after each element. SDM, "Single-Step Exception Condition".
+        let batch = if self.m.rflags() & Rflags::TF.bits() == 0 { BATCH } else { 1 };
+        for _ in 0..batch {
             let count = self.reg(RCX, self.insn.addr_size);
             if count == 0 {
                 return Ok(Next::Advance);

@@ -14,6 +14,7 @@ mod chips;
 mod code;
 mod completion;
 mod crossing;
+mod debug;
 mod delivery;
 mod device;
 mod emulation;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         guest::TESTS,
         gates::TESTS,
         delivery::TESTS,
+        debug::TESTS,
         code::TESTS,
         paging::TESTS,
         paging::SOFTWARE,

@@ -166,3 +166,31 @@ fn a_contended_lock_gives_up_for_now() {
     assert_eq!(m.bytes(0x2001, 1), [0]);
     assert!(m.asked.contains(&Asked::Cmpxchg(0x2000)));
 }
+
+#[test]
+fn a_repetition_under_the_trap_flag_stops_after_each_element() {
+    let mut m = machine(Bits64, &[0xf3, 0xaa]); // rep stosb
+    m.gpr[usize::from(RDI)] = 0x2000;
+    m.gpr[usize::from(RCX)] = 3;
+    m.rflags |= 1 << 8;
+
+    for left in [2, 1] {
+        assert_eq!(emulate(&mut m, None), Ok(()));
+        assert_eq!((m.gpr[usize::from(RCX)], m.rip), (left, 0x100));
+        assert_eq!(m.rflags >> 16 & 1, 1, "RF, for the instruction goes on");
+    }
+    assert_eq!(emulate(&mut m, None), Ok(()));
+
+    assert_eq!((m.gpr[usize::from(RCX)], m.rip, m.rflags >> 16 & 1), (0, 0x102, 0));
+}
+
+#[test]
+fn a_long_repetition_is_left_in_between() {
+    let mut m = machine(Bits64, &[0xf3, 0xaa]);
+    m.gpr[usize::from(RDI)] = 0x2000;
+    m.gpr[usize::from(RCX)] = 300;
+
+    let calls = (1..).find(|_| emulate(&mut m, None).is_ok() && m.rip != 0x100).unwrap();
+
+    assert_eq!((calls, m.gpr[usize::from(RDI)]), (3, 0x2000 + 300));
+}
