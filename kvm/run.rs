@@ -69,8 +69,8 @@ impl RunPages {
         }
     }
 
-    /// Tells user space why KVM_RUN returns, and what it may want to know on every return.
-    pub(super) fn end<B: Backend>(&self, core: &mut VcpuCore<B>, exit: Option<UserExit>) {
+    /// Tells user space what it may want to know on every return of KVM_RUN.
+    pub(super) fn end<B: Backend>(&self, core: &mut VcpuCore<B>) {
         let ready = core.is_interruptible()
             && core.user_irq.is_none()
             && core.interrupted.is_none()
@@ -83,18 +83,18 @@ impl RunPages {
         };
         self.run.write(offset::CR8, &u64::from(cr8).to_le_bytes());
         self.run.write(offset::APIC_BASE, &base.to_le_bytes());
-        match exit {
-            Some(exit) => {
-                if let UserExit::IoString { .. } = exit {
-                    self.pio.write(0, &core.io.out);
-                }
-                self.report(exit);
-            }
-            None => self.write_exit(&Exit::plain(ExitReason::Intr)),
-        }
     }
 
-    fn report(&self, exit: UserExit) {
+    /// Tells user space that a signal ended KVM_RUN.
+    pub(super) fn report_signal(&self) {
+        self.write_exit(&Exit::plain(ExitReason::Intr));
+    }
+
+    /// Tells user space why KVM_RUN returns.
+    pub(super) fn report<B: Backend>(&self, core: &VcpuCore<B>, exit: UserExit) {
+        if let UserExit::IoString { .. } = exit {
+            self.pio.write(0, &core.io.out);
+        }
         let report = match exit {
             UserExit::Io { port, width, is_in, data } => {
                 self.pio.write(0, &u64::from(data).to_le_bytes());

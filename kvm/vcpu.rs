@@ -97,19 +97,26 @@ impl<B: Backend> VcpuFile<B> {
         let result =
             crate::vcpu::run::run(&self.vm, &self.shared, &mut inner.core, &mut inner.fpu, &immediate);
         match result {
-            Ok(exit) => {
+            Ok(Some(exit)) => {
                 if let UserExit::Bug(bug) = exit {
                     recorder::report(&self.shared, bug);
                 }
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.shutdown = false;
                 inner.last = Some(exit);
-                self.pages.end(&mut inner.core, Some(exit));
+                self.pages.end(&mut inner.core);
+                self.pages.report(&inner.core, exit);
                 Ok(0)
+            }
+            // The exit reason stays what it was.
+            Ok(None) => {
+                self.pages.end(&mut inner.core);
+                Err(EINTR)
             }
             Err(e) => {
                 if e == EINTR {
-                    self.pages.end(&mut inner.core, None);
+                    self.pages.end(&mut inner.core);
+                    self.pages.report_signal();
                 }
                 Err(e)
             }

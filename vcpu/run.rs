@@ -63,7 +63,7 @@ enum Leave {
 /// Runs the vCPU until user space is wanted.
 ///
 /// # Errors
-/// `EINTR` on a signal or when `immediate_exit` says so; `EFAULT` when guest memory cannot be made
+/// `EINTR` on a signal; `EFAULT` when guest memory cannot be made
 /// resident; `ENOMEM`; `ENODEV` on a CPU that cannot run guests.
 pub(crate) fn run<B: Backend>(
     vm: &Vm<B>,
@@ -71,7 +71,7 @@ pub(crate) fn run<B: Backend>(
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
-) -> Result<UserExit> {
+) -> Result<Option<UserExit>> {
     let done = run_until_user(vm, shared, core, fpu, immediate_exit);
     // Nobody knows when this vCPU will run again.
     if let Some(turn) = core.turn.take() {
@@ -86,14 +86,14 @@ fn run_until_user<B: Backend>(
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
-) -> Result<UserExit> {
+) -> Result<Option<UserExit>> {
     loop {
         // What user space was asked for belongs to an instruction, which is finished first.
         let finishes_only =
             core.io.is_unfinished() && (immediate_exit() || cpu::is_work_pending() || shared.has_requests());
         if !finishes_only {
             if immediate_exit() {
-                return Err(EINTR);
+                return Ok(None);
             }
             if cpu::is_work_pending() {
                 cpu::handle_work()?;
@@ -101,7 +101,7 @@ fn run_until_user<B: Backend>(
             take_requests(vm, shared, core, Requests::all());
             if let Some(event) = vm.take_event() {
                 count(&shared.stats.user_exits);
-                return Ok(UserExit::SystemEvent(event));
+                return Ok(Some(UserExit::SystemEvent(event)));
             }
             if core.mp != MpState::Runnable && !wake_up(core, vm) {
                 sleep(shared, &mut core.polling)?;
@@ -117,7 +117,7 @@ fn run_until_user<B: Backend>(
             Leave::NeedFlush => vm.space.finish_flush(),
             Leave::User(exit) => {
                 count(&shared.stats.user_exits);
-                return Ok(exit);
+                return Ok(Some(exit));
             }
             Leave::Unusable => {
                 pr_warn_once!("a CPU that came online cannot run guests: keep the VM off it\n");

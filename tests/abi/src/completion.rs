@@ -5,8 +5,10 @@
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with};
+use kvm_bindings::{KVM_EXIT_INTR, KVM_EXIT_MMIO};
 use kvm_ioctls::VcpuExit;
 use libc::EINTR;
+use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
     ("completion: an interrupt comes after the write that user space makes", write_then_interrupt),
@@ -14,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("completion: an nmi comes after the read that user space answers", read_then_nmi),
     ("completion: immediate_exit completes a pending read", immediate_exit_read),
     ("completion: immediate_exit completes a pending write", immediate_exit_write),
+    ("completion: immediate_exit leaves the exit reason, a signal does not", exit_reason),
     ("completion: an interrupt does not wait for the end of a long string", long_string),
     ("completion: an answer counts as far as it was asked for", wide_answer),
     ("completion: an instruction with two accesses is begun once", two_accesses),
@@ -120,6 +123,26 @@ fn immediate_exit_write(c: &Ctx) {
 
     assert_eq!(g.vcpu.get_regs().unwrap().rip, 0x1000 + 7 + 5);
     g.out();
+}
+
+fn exit_reason(c: &Ctx) {
+    // jmp $
+    let mut g = guest(c, &[&WRITE[..], &[0xeb, 0xfe]].concat(), &[HLT]);
+    expect_write(&mut g, 0x2_0010, 0x33);
+
+    end_at_once(&mut g);
+    assert_eq!(g.vcpu.get_kvm_run().exit_reason, KVM_EXIT_MMIO, "with an access to complete");
+    end_at_once(&mut g);
+    assert_eq!(g.vcpu.get_kvm_run().exit_reason, KVM_EXIT_MMIO, "with nothing to do");
+
+    let thread = raw::this_thread();
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        raw::interrupt(thread);
+    });
+    assert_eq!(g.vcpu.run().unwrap_err().errno(), EINTR);
+    sender.join().unwrap();
+    assert_eq!(g.vcpu.get_kvm_run().exit_reason, KVM_EXIT_INTR);
 }
 
 fn long_string(c: &Ctx) {
