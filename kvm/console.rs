@@ -9,7 +9,7 @@ use super::device::{DeviceFile, Kind, Served};
 use crate::chipset::uart::Uart;
 use crate::host::file::signal_pending;
 use crate::vcpu::backend::Backend;
-use crate::vcpu::pci::PciDevice;
+use crate::vcpu::pci::{PciDevice, Unserved};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -88,9 +88,14 @@ impl<B: Backend> DeviceFile<B> {
         match self.virtio() {
             Some(device) => {
                 device.with_console(|c| c.push_input(bytes));
-                while let Some(gpa) = device.serve_console(&self.vm.chipset, &*self.vm.space) {
-                    // Memory that is gone is the guest's loss: it finds the input when it next kicks.
-                    if self.vm.space.fault_in(gpa, true).is_err() {
+                loop {
+                    // What is left of the input reaches the guest when it next kicks.
+                    let goes_on = match device.serve_console(&self.vm.chipset, &*self.vm.space) {
+                        Unserved::Nothing => false,
+                        Unserved::More => !signal_pending(),
+                        Unserved::NotResident(gpa) => self.vm.space.fault_in(gpa, true).is_ok(),
+                    };
+                    if !goes_on {
                         break;
                     }
                 }

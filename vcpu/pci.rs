@@ -112,10 +112,10 @@ impl PciDevice {
         }
     }
 
-    /// Calls `round` until it has nothing more to serve. Returns the address of a page that has to be made
-    /// resident first.
-    fn serve(&self, chipset: &Chipset, mut round: impl FnMut(&mut Model) -> Served) -> Option<Gpa> {
-        loop {
+    /// Calls `round` until it has nothing more to serve, but not more than [`ROUNDS`] times: other vCPUs can make
+    /// work as fast as it is done.
+    fn serve(&self, chipset: &Chipset, mut round: impl FnMut(&mut Model) -> Served) -> Unserved {
+        for _ in 0..ROUNDS {
             let served = round(&mut self.model.lock());
             // A command may have changed what the workers have to do.
             if !matches!(served, Served::Empty(None)) {
@@ -125,14 +125,15 @@ impl PciDevice {
                 Served::More(msg) => send(chipset, msg),
                 Served::Empty(msg) | Served::Broken(msg) => {
                     send(chipset, msg);
-                    return None;
+                    return Unserved::Nothing;
                 }
                 Served::NotResident(gpa, msg) => {
                     send(chipset, msg);
-                    return Some(gpa);
+                    return Unserved::NotResident(gpa);
                 }
             }
         }
+        Unserved::More
     }
 
     /// Calls `f` with a console's lock held. `None`: it is no console.
@@ -145,17 +146,31 @@ impl PciDevice {
 
     /// Gives a console's waiting input to the guest, and wakes who waits for output or for room. As
     /// [`Pci::serve`].
-    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
-        let news = self.with_console(|console| console.take_news())?;
-        let missing = self.serve(chipset, |model| match model {
+    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Unserved {
+        let Some(news) = self.with_console(|console| console.take_news()) else { return Unserved::Nothing };
+        let unserved = self.serve(chipset, |model| match model {
             Model::Console(console) => console.serve_input(mem),
             _ => Served::Empty(None),
         });
         if news | self.with_console(|console| console.take_news()).unwrap_or(false) {
             chipset.console.wake();
         }
-        missing
+        unserved
     }
+}
+
+/// The most rounds that a queue is served at a time.
+const ROUNDS: u32 = 16;
+
+/// What the service of a queue leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    /// Nothing.
+    Nothing,
+    /// The same again, after a look at what else the thread has to do.
+    More,
+    /// The same again, once the page at this address is resident.
+    NotResident(Gpa),
 }
 
 /// What an access leaves to be done by the vCPU once it may sleep.
@@ -383,22 +398,23 @@ impl Pci {
         }
     }
 
-    /// Serves the devices that have no worker, in the vCPU's thread. `None`: done; else a page to be
-    /// made resident, after which this is to be called again.
-    pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Option<Gpa> {
+    /// Serves the devices that have no worker, in the vCPU's thread.
+    pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Unserved {
         for device in self.devices.iter().filter_map(|d| d.as_ref()) {
-            let missing = device.serve(chipset, |model| match model {
+            let mut unserved = device.serve(chipset, |model| match model {
                 Model::Rng(rng) => rng.serve(mem, random::fill),
                 Model::Net(net) => net.serve_control(mem),
                 Model::Console(console) => console.serve_output(mem),
                 Model::Blk(_) => Served::Empty(None),
             });
-            let missing = missing.or_else(|| device.serve_console(chipset, mem));
-            if missing.is_some() {
-                return missing;
+            if unserved == Unserved::Nothing {
+                unserved = device.serve_console(chipset, mem);
+            }
+            if unserved != Unserved::Nothing {
+                return unserved;
             }
         }
-        None
+        Unserved::Nothing
     }
 }
 

@@ -18,6 +18,7 @@ use super::event::Event;
 use super::exit::Exit;
 use super::handle::{self, insn, Cx};
 use super::outcome::{Outcome, UserExit, VmBug};
+use super::pci::Unserved;
 use super::poll::{Polling, Waker};
 use super::progress::Progress;
 use super::quick;
@@ -60,7 +61,7 @@ enum Leave {
     Unusable,
 }
 
-/// Runs the vCPU until user space is wanted.
+/// Runs the vCPU until user space is wanted. `None`: `immediate_exit` said so before the guest was entered.
 ///
 /// # Errors
 /// `EINTR` on a signal; `EFAULT` when guest memory cannot be made
@@ -206,11 +207,15 @@ fn take_requests<B: Backend>(vm: &Vm<B>, shared: &VcpuShared, core: &mut VcpuCor
         }
     }
     if asked.contains(Requests::CHORE) {
-        if let Some(gpa) = vm.pci.serve(&vm.chipset, &*vm.space) {
-            // Not resident: make it so, and come back. Memory that is gone is the guest's loss.
-            if vm.space.fault_in(gpa, true).is_ok() {
-                shared.request_self(Requests::CHORE);
-            }
+        let is_left = match vm.pci.serve(&vm.chipset, &*vm.space) {
+            Unserved::Nothing => false,
+            // Signals, and what others ask, come first.
+            Unserved::More => true,
+            // Memory that is gone is the guest's loss.
+            Unserved::NotResident(gpa) => vm.space.fault_in(gpa, true).is_ok(),
+        };
+        if is_left {
+            shared.request_self(Requests::CHORE);
         }
     }
 }

@@ -37,8 +37,10 @@ const TRANSMIT: u16 = 1;
 const QUEUE_SIZE: u16 = 64;
 /// Descriptors that a buffer can have.
 const MAX_CHAIN: usize = 64;
-/// Most buffers of a queue that one call serves.
+/// Most buffers of a queue that one call serves, under the device's lock.
 const MAX_BUFFERS: usize = 64;
+/// Most bytes of output that it moves.
+const MAX_BYTES: u64 = 16 << 10;
 /// Bytes moved at a time, on the stack.
 const CHUNK: usize = 256;
 
@@ -108,9 +110,15 @@ impl Console {
         self.lost = self.lost.saturating_add(lost as u64);
     }
 
-    /// Moves a buffer's bytes to the output ring. Returns whether there was one, and it fitted.
-    fn transmit<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
-        let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+    /// Moves a buffer's bytes to the output ring as far as they fit, at most `left` of them, which becomes less by
+    /// as many.
+    fn transmit<M: GuestMem>(
+        &mut self,
+        queue: &mut Queue,
+        mem: &M,
+        left: &mut u64,
+    ) -> Result<Moved, QueueError> {
+        let Some(chain) = queue.pop(mem)? else { return Ok(Moved::Nothing) };
         let total = segment::total(chain.readable);
         if !self.waits {
             // Of what is longer than the ring only the end would stay there.
@@ -122,27 +130,36 @@ impl Console {
             let room = if self.waits { self.output.room() } else { CHUNK };
             if room == 0 {
                 self.is_waiting = true;
-                return Ok(false);
+                return Ok(Moved::Nothing);
+            }
+            if *left == 0 {
+                return Ok(Moved::Part);
             }
             let mut chunk = [0; CHUNK];
-            let n = total.saturating_sub(self.taken).min(CHUNK.min(room) as u64);
+            let n = total.saturating_sub(self.taken).min(CHUNK.min(room) as u64).min(*left);
             let chunk = chunk.get_mut(..n as usize).unwrap_or(&mut []);
             segment::read_segments(mem, chain.readable, self.taken, chunk)?;
             self.put(chunk);
             self.taken = self.taken.saturating_add(n);
+            *left = left.saturating_sub(n);
         }
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, 0)?;
         self.taken = 0;
-        Ok(true)
+        Ok(Moved::Buffer)
     }
 
-    /// Moves waiting input into a buffer. Returns whether there were both.
-    fn receive<M: GuestMem>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+    /// Moves waiting input into a buffer, if there are both. All that can wait is less than one call may move.
+    fn receive<M: GuestMem>(
+        &mut self,
+        queue: &mut Queue,
+        mem: &M,
+        _left: &mut u64,
+    ) -> Result<Moved, QueueError> {
         if self.input.len() == 0 {
-            return Ok(false);
+            return Ok(Moved::Nothing);
         }
-        let Some(chain) = queue.pop(mem)? else { return Ok(false) };
+        let Some(chain) = queue.pop(mem)? else { return Ok(Moved::Nothing) };
         let room = segment::total(chain.writable);
         if room == 0 {
             return Err(QueueError::Broken(Fault::Malformed));
@@ -160,8 +177,18 @@ impl Console {
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, (total & 0xffff_ffff) as u32)?;
         self.input.consume(total as usize);
-        Ok(true)
+        Ok(Moved::Buffer)
     }
+}
+
+/// What became of a queue's next buffer.
+enum Moved {
+    /// There was none, or nothing to put into it.
+    Nothing,
+    /// It is done.
+    Buffer,
+    /// It is to go on with it.
+    Part,
 }
 
 impl VirtioDevice for Console {
@@ -214,14 +241,19 @@ impl VirtioPci<Console> {
         &mut self,
         index: u16,
         mem: &M,
-        step: impl Fn(&mut Console, &mut Queue, &M) -> Result<bool, QueueError>,
+        step: impl Fn(&mut Console, &mut Queue, &M, &mut u64) -> Result<Moved, QueueError>,
     ) -> Served {
+        let mut left = MAX_BYTES;
         for _ in 0..MAX_BUFFERS {
             let Some((device, queue)) = self.running(index) else { return Served::Empty(None) };
             let mark = queue.mark();
-            match step(device, queue, mem) {
-                Ok(true) => {}
-                Ok(false) => {
+            match step(device, queue, mem, &mut left) {
+                Ok(Moved::Buffer) => {}
+                Ok(Moved::Part) => {
+                    queue.rewind(mark);
+                    break;
+                }
+                Ok(Moved::Nothing) => {
                     // A buffer that waits is popped again.
                     queue.rewind(mark);
                     return Served::Empty(self.used(index, mem));

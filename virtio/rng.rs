@@ -18,8 +18,10 @@ const QUEUE_SIZE: u16 = 64;
 const MAX_CHAIN: usize = 64;
 /// Most bytes that a buffer gets.
 const MAX_BYTES: u64 = 4096;
-/// Most buffers that one call serves, so 256 KiB in all.
+/// Most buffers that one call serves, under the device's lock.
 const MAX_BUFFERS: usize = 64;
+/// After so many bytes a call ends.
+const ENOUGH: usize = 16 << 10;
 /// Bytes made at a time, on the stack.
 const CHUNK: usize = 256;
 
@@ -57,9 +59,15 @@ impl VirtioDevice for Rng {
 impl VirtioPci<Rng> {
     /// Fills the buffers that the driver made available with what `source` makes.
     pub(crate) fn serve<M: GuestMem>(&mut self, mem: &M, mut source: impl FnMut(&mut [u8])) -> Served {
+        let mut made = 0usize;
         for _ in 0..MAX_BUFFERS {
             let Some((_, queue)) = self.running(QUEUE) else { return Served::Empty(None) };
-            match fill(queue, mem, &mut source) {
+            let mut counted = |part: &mut [u8]| {
+                made = made.saturating_add(part.len());
+                source(part);
+            };
+            match fill(queue, mem, &mut counted) {
+                Ok(true) if made >= ENOUGH => break,
                 Ok(true) => {}
                 Ok(false) => return Served::Empty(self.used(QUEUE, mem)),
                 Err(QueueError::NotResident(gpa)) => {

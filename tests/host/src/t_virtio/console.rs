@@ -45,6 +45,16 @@ fn drain(m: &mut Machine<Console>) -> Vec<u8> {
     }
 }
 
+/// Takes the guest's output as often as there is more of it. Returns what the last call did.
+fn serve_all(m: &mut Machine<Console>) -> Served {
+    loop {
+        match m.dev.serve_output(&m.mem) {
+            Served::More(_) => {}
+            last => return last,
+        }
+    }
+}
+
 /// Makes a buffer with these bytes available, in pieces of at most `piece`.
 fn print(m: &Machine<Console>, tx: &mut Ring, text: &[u8], piece: usize) -> u16 {
     m.mem.put(DATA, text);
@@ -119,7 +129,7 @@ fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
     let head = print(&m, &mut rings[TX], &text, 5000);
     let mut got: Vec<u8> = Vec::new();
 
-    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(None));
+    assert_eq!(serve_all(&mut m), Served::Empty(None));
 
     while got.len() < text.len() {
         let mut some = vec![0; 1000];
@@ -128,7 +138,7 @@ fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
         got.extend(&some[..n]);
         if m.dev.take_waiting() {
             assert!(rings[TX].take_used(&m.mem).is_empty(), "not all of it is taken");
-            assert!(matches!(m.dev.serve_output(&m.mem), Served::Empty(_)));
+            assert!(matches!(serve_all(&mut m), Served::Empty(_)));
         }
     }
     assert_eq!(got, text);
@@ -141,7 +151,7 @@ fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
 fn output_that_nobody_read_is_counted() {
     let (mut m, mut rings) = guest();
     print(&m, &mut rings[TX], &vec![1; OUTPUT + 7], OUTPUT + 7);
-    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+    assert_eq!(serve_all(&mut m), Served::Empty(message(TX)));
     assert_eq!(m.dev.lost(), 7);
 
     print(&m, &mut rings[TX], &[2; 5], 5);
@@ -158,7 +168,7 @@ fn a_buffer_larger_than_the_ring_costs_no_more_than_the_ring() {
     rings[TX].publish(&m.mem);
     let before = m.mem.accesses();
 
-    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+    assert_eq!(serve_all(&mut m), Served::Empty(message(TX)));
 
     assert!(m.mem.accesses() - before < 300);
     let kept = drain(&mut m);
@@ -348,4 +358,21 @@ proptest! {
             prop_assert_eq!((ring.len(), ring.room()), (model.len(), 16 - model.len()));
         }
     }
+}
+
+#[test]
+fn one_call_moves_a_bounded_number_of_bytes() {
+    let (mut m, mut rings) = guest();
+    m.mem.put(DATA, &[7; 1024]);
+    let heads: Vec<u16> = (0..3).map(|_| rings[TX].add(&m.mem, &[(DATA, 40 << 10, false)])).collect();
+    rings[TX].publish(&m.mem);
+
+    let mut calls = 1;
+    while let Served::More(_) = m.dev.serve_output(&m.mem) {
+        calls += 1;
+    }
+
+    assert_eq!(calls, 8, "of 16 KiB each");
+    assert_eq!(rings[TX].take_used(&m.mem), heads.iter().map(|head| (*head, 0)).collect::<Vec<_>>());
+    assert_eq!(m.dev.output_len(), OUTPUT);
 }

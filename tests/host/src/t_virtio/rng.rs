@@ -110,3 +110,16 @@ fn a_buffer_outside_of_memory_breaks_the_device() {
     assert!(matches!(m.dev.serve(&m.mem, |_| ()), Served::Broken(Some(_))));
     assert_eq!(m.dev.fault(), Some(crate::virtio::queue::Fault::Memory(Gpa(0xffff_0000))));
 }
+
+#[test]
+fn one_call_makes_a_bounded_number_of_bytes() {
+    let (mut m, mut ring) = guest();
+    for _ in 0..6 {
+        ring.add(&m.mem, &[(0x1_0000, 4096, true)]);
+    }
+    ring.publish(&m.mem);
+
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::More(message()));
+    assert_eq!(ring.take_used(&m.mem).len(), 4);
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::Empty(message()));
+}
