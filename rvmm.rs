@@ -118,7 +118,7 @@ fn explain(why: Unsupported) -> Error {
 fn probe() -> Result<Machine> {
     fn found<B: Backend>(probed: core::result::Result<B, Unsupported>) -> Result<Arc<B>> {
         let backend = probed.map_err(explain)?;
-        pr_info!("{} on {} CPUs\n", backend.name(), host::cpu::online());
+        pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }
     if vmx::is_present() {

@@ -123,11 +123,8 @@ impl Backend for Svm {
     type Format = Npt;
     type Window<'a> = Window<'a>;
 
+    const NAME: &'static str = "SVM";
     const VENDOR: u32 = VENDOR_SVM;
-
-    fn name(&self) -> &'static str {
-        "SVM"
-    }
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;

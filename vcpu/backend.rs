@@ -93,11 +93,11 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     where
         Self: 'a;
 
+    /// The extension's name for the log.
+    const NAME: &'static str;
     /// Whose numbers a [`RawExit`] holds, as the ABI names the vendors.
     const VENDOR: u32;
 
-    /// Returns the vendor's name for the log.
-    fn name(&self) -> &'static str;
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Self::Window<'a>>;
     /// Makes a virtual processor in the state after reset.

@@ -145,11 +145,8 @@ impl Backend for Vmx {
     type Format = Ept;
     type Window<'a> = Window<'a>;
 
+    const NAME: &'static str = "VMX";
     const VENDOR: u32 = VENDOR_VMX;
-
-    fn name(&self) -> &'static str {
-        "VMX"
-    }
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))
