@@ -3,7 +3,11 @@
 //! Control registers, EFER, XCR0 and RFLAGS as bit sets.
 //!
 //! SDM, "Control Registers", "EFLAGS Register"; APM, "Extended Feature Enable Register (EFER)".
-//! Bits that no guest of ours may set are absent, so `from_bits(value).is_none()` finds them.
+//!
+//! [`CrRules`] is the one place that says which values a guest's control registers and EFER take: exits of
+//! both backends, the emulator, WRMSR and the ioctls ask it. What is allowed follows the guest's CPUID.
+
+use super::cpuid::{CpuidRegs, F1Ecx, F7Ebx, F7Ecx, FExtEdx};
 
 bitflags::bitflags! {
     /// CR0.
@@ -179,4 +183,227 @@ impl Xcr0 {
             && (!avx || self.contains(Xcr0::SSE))
             && (avx512.is_empty() || (avx512 == Xcr0::AVX512 && avx))
     }
+}
+
+/// Bits of CR0 whose change loads the PDPTEs. SDM, "PDPTE Registers".
+const CR0_LOADS: u64 = Cr0::CD.union(Cr0::NW).union(Cr0::PG).bits();
+/// As [`CR0_LOADS`], of CR4.
+const CR4_LOADS: u64 = Cr4::PAE.union(Cr4::PGE).union(Cr4::PSE).union(Cr4::SMEP).bits();
+/// The PCID in CR3.
+const CR3_PCID: u64 = 0xfff;
+/// In a value for CR3, with PCIDs: translations of the PCID stay. Not kept.
+const CR3_NO_FLUSH: u64 = 1 << 63;
+/// The bits of CR3 that name PAE's directory pointers.
+const CR3_PDPT: u64 = 0xffff_ffe0;
+
+/// The registers that decide what another value of one of them means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CrState {
+    /// CR0.
+    pub(crate) cr0: u64,
+    /// CR3.
+    pub(crate) cr3: u64,
+    /// CR4.
+    pub(crate) cr4: u64,
+    /// EFER.
+    pub(crate) efer: u64,
+    /// CS.L: the code segment is one of 64-bit code in IA-32e mode.
+    pub(crate) cs_long: bool,
+}
+
+impl CrState {
+    /// Returns whether PAE paging is on, the mode with directory pointers in registers.
+    pub(crate) fn is_pae_paging(&self) -> bool {
+        let on = self.cr0 & Cr0::PG.bits() != 0 && self.cr4 & Cr4::PAE.bits() != 0;
+        on && self.efer & Efer::LMA.bits() == 0
+    }
+
+    /// Returns where PAE's four directory pointers lie in guest physical memory.
+    pub(crate) fn pdpt(&self) -> u64 {
+        self.cr3 & CR3_PDPT
+    }
+
+    fn is_paging(&self) -> bool {
+        self.cr0 & Cr0::PG.bits() != 0
+    }
+
+    fn is_long(&self) -> bool {
+        self.efer & Efer::LMA.bits() != 0
+    }
+}
+
+/// What a write that the processor takes comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrWrite {
+    /// The registers after it.
+    pub(crate) state: CrState,
+    /// It loads the PDPTEs from memory, which must be as [`CrRules::are_pdptes`] wants them.
+    pub(crate) loads_pdptes: bool,
+}
+
+/// The processor does not take the value: #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadCr;
+
+/// Which values the control registers of a guest take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrRules {
+    /// Bits of CR4 that may be set.
+    cr4: Cr4,
+    /// Bits of EFER that may be set.
+    efer: Efer,
+    /// Bits of a guest physical address.
+    phys_bits: u32,
+}
+
+impl CrRules {
+    /// Bits of CR4 that no bit of CPUID hides, as KVM has it: old processors' features, and MCE.
+    const CR4_ALWAYS: Cr4 = Cr4::VME
+        .union(Cr4::PVI)
+        .union(Cr4::TSD)
+        .union(Cr4::DE)
+        .union(Cr4::PSE)
+        .union(Cr4::PAE)
+        .union(Cr4::MCE)
+        .union(Cr4::PGE)
+        .union(Cr4::PCE)
+        .union(Cr4::OSFXSR)
+        .union(Cr4::OSXMMEXCPT);
+
+    /// The rules of a guest that has not been told what CPUID answers.
+    pub(crate) const WITHOUT_CPUID: CrRules =
+        CrRules { cr4: CrRules::CR4_ALWAYS, efer: Efer::SCE, phys_bits: 36 };
+
+    /// The rules of a guest whose leaf `l` of CPUID, subleaf 0, is `leaf(l)`.
+    ///
+    /// Never allowed: VMXE, CET, PKS and FRED in CR4, and in EFER SVME, LMSLE, FFXSR, TCE and automatic IBRS,
+    /// which no guest is offered and whose state nobody switches.
+    pub(crate) fn of_cpuid(leaf: impl Fn(u32) -> CpuidRegs) -> CrRules {
+        let ecx1 = F1Ecx::from_bits_retain(leaf(1).ecx);
+        let seven = leaf(7);
+        let (ebx7, ecx7) = (F7Ebx::from_bits_retain(seven.ebx), F7Ecx::from_bits_retain(seven.ecx));
+        let ext = FExtEdx::from_bits_retain(leaf(0x8000_0001).edx);
+        let mut cr4 = CrRules::CR4_ALWAYS;
+        cr4.set(Cr4::PCIDE, ecx1.contains(F1Ecx::PCID));
+        cr4.set(Cr4::OSXSAVE, ecx1.contains(F1Ecx::XSAVE));
+        cr4.set(Cr4::FSGSBASE, ebx7.contains(F7Ebx::FSGSBASE));
+        cr4.set(Cr4::SMEP, ebx7.contains(F7Ebx::SMEP));
+        cr4.set(Cr4::SMAP, ebx7.contains(F7Ebx::SMAP));
+        cr4.set(Cr4::UMIP, ecx7.contains(F7Ecx::UMIP));
+        cr4.set(Cr4::PKE, ecx7.contains(F7Ecx::PKU));
+        let mut efer = Efer::SCE;
+        efer.set(Efer::LME | Efer::LMA, ext.contains(FExtEdx::LM));
+        efer.set(Efer::NXE, ext.contains(FExtEdx::NX));
+        let phys_bits = match leaf(0x8000_0008).eax & 0xff {
+            0 => 36,
+            bits => bits.clamp(32, 52),
+        };
+        CrRules { cr4, efer, phys_bits }
+    }
+
+    /// Returns the bits of CR4 that may be set.
+    pub(crate) fn cr4_bits(&self) -> u64 {
+        self.cr4.bits()
+    }
+
+    fn is_address(&self, bits: u64) -> bool {
+        bits.wrapping_shr(self.phys_bits) == 0
+    }
+
+    /// Says what MOV to CR0 makes of `value`. Reserved bits of the lower half are ignored.
+    ///
+    /// SDM, "Control Registers", "Initializing IA-32e Mode", "MOV—Move to/from Control Registers".
+    ///
+    /// # Errors
+    /// [`BadCr`].
+    pub(crate) fn check_cr0(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
+        let cr0 = Cr0::from_bits_truncate(value) | Cr0::ET;
+        let paging = cr0.contains(Cr0::PG);
+        if value >> 32 != 0 || !is_cr0(cr0) {
+            return Err(BadCr);
+        }
+        let lme = now.efer & Efer::LME.bits() != 0;
+        if paging && !now.is_paging() && lme && (now.cr4 & Cr4::PAE.bits() == 0 || now.cs_long) {
+            return Err(BadCr);
+        }
+        let in_long_code = now.is_long() && now.cs_long;
+        if !paging && (in_long_code || now.cr4 & Cr4::PCIDE.bits() != 0) {
+            return Err(BadCr);
+        }
+        let lma = if paging && lme { Efer::LMA.bits() } else { 0 };
+        let state = CrState { cr0: cr0.bits(), efer: (now.efer & !Efer::LMA.bits()) | lma, ..*now };
+        let changes = (now.cr0 ^ state.cr0) & CR0_LOADS != 0;
+        Ok(CrWrite { state, loads_pdptes: changes && state.is_pae_paging() })
+    }
+
+    /// As [`CrRules::check_cr0`], of CR3.
+    ///
+    /// # Errors
+    /// [`BadCr`].
+    pub(crate) fn check_cr3(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
+        let ignored = if now.cr4 & Cr4::PCIDE.bits() != 0 { CR3_NO_FLUSH } else { 0 };
+        let state = CrState { cr3: value & !ignored, ..*now };
+        if !self.is_address(state.cr3) {
+            return Err(BadCr);
+        }
+        Ok(CrWrite { state, loads_pdptes: state.is_pae_paging() })
+    }
+
+    /// As [`CrRules::check_cr0`], of CR4; no reserved bit is ignored.
+    ///
+    /// # Errors
+    /// [`BadCr`].
+    pub(crate) fn check_cr4(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
+        let changed = now.cr4 ^ value;
+        let sets_pcide = value & changed & Cr4::PCIDE.bits() != 0;
+        if value & !self.cr4.bits() != 0
+            || (now.is_long() && (value & Cr4::PAE.bits() == 0 || changed & Cr4::LA57.bits() != 0))
+            || (sets_pcide && (!now.is_long() || now.cr3 & CR3_PCID != 0))
+        {
+            return Err(BadCr);
+        }
+        let state = CrState { cr4: value, ..*now };
+        Ok(CrWrite { state, loads_pdptes: changed & CR4_LOADS != 0 && state.is_pae_paging() })
+    }
+
+    /// Says what WRMSR of EFER makes of `value`: LMA is not its to change.
+    ///
+    /// # Errors
+    /// [`BadCr`].
+    pub(crate) fn check_efer(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
+        let changes_lme = (now.efer ^ value) & Efer::LME.bits() != 0;
+        if value & !self.efer.bits() != 0 || (changes_lme && now.is_paging()) {
+            return Err(BadCr);
+        }
+        let lma = Efer::LMA.bits();
+        let state = CrState { efer: (value & !lma) | (now.efer & lma), ..*now };
+        Ok(CrWrite { state, loads_pdptes: false })
+    }
+
+    /// Returns whether a processor can be in `state`, as user space sets it.
+    pub(crate) fn allows(&self, state: &CrState) -> bool {
+        let lme = state.efer & Efer::LME.bits() != 0;
+        let modes_agree = match lme && state.is_paging() {
+            true => state.is_long() && state.cr4 & Cr4::PAE.bits() != 0 && self.is_address(state.cr3),
+            false => !state.is_long() && !state.cs_long,
+        };
+        modes_agree
+            && state.cr0 >> 32 == 0
+            && is_cr0(Cr0::from_bits_truncate(state.cr0))
+            && state.cr4 & !self.cr4.bits() == 0
+            && state.efer & !self.efer.bits() == 0
+    }
+
+    /// Returns whether PAE's directory pointers may be loaded: one that is present has no reserved bit.
+    pub(crate) fn are_pdptes(&self, entries: &[u64; 4]) -> bool {
+        const PRESENT: u64 = 1;
+        const RESERVED: u64 = 0x1e6;
+        entries.iter().all(|e| e & PRESENT == 0 || (e & RESERVED == 0 && self.is_address(*e)))
+    }
+}
+
+/// Returns whether the bits of CR0 agree with each other.
+fn is_cr0(cr0: Cr0) -> bool {
+    let paged = !cr0.contains(Cr0::PG) || cr0.contains(Cr0::PE);
+    paged && (!cr0.contains(Cr0::NW) || cr0.contains(Cr0::CD))
 }

@@ -3,7 +3,7 @@
 //! Register formats: between the vCPU's state and KVM's structures.
 
 use super::abi::vcpu as abi;
-use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::cr::{Cr0, CrState, Rflags};
 use crate::arch::segment::{SegReg, Table};
 use crate::arch::slice::copy_common;
 use crate::vcpu::backend::{Backend, BackendVcpu};
@@ -89,32 +89,18 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
     }
 }
 
-fn is_consistent(r: &abi::Sregs) -> bool {
-    let (pe, pg) = (r.cr0 & Cr0::PE.bits() != 0, r.cr0 & Cr0::PG.bits() != 0);
-    let (nw, cd) = (r.cr0 & Cr0::NW.bits() != 0, r.cr0 & Cr0::CD.bits() != 0);
-    if (pg && !pe) || (nw && !cd) {
-        return false;
-    }
-    let long = r.efer & Efer::LME.bits() != 0 && r.cr0 & Cr0::PG.bits() != 0;
-    if long {
-        // IA-32e paging needs PAE, and LMA says that it is on.
-        return r.cr4 & Cr4::PAE.bits() != 0 && r.efer & Efer::LMA.bits() != 0;
-    }
-    r.efer & Efer::LMA.bits() == 0 && r.cs.l == 0
-}
-
-/// Carries KVM_SET_SREGS out.
+/// Carries KVM_SET_SREGS out; the PDPTEs are the caller's business.
 ///
 /// # Errors
-/// `EINVAL` for values that no processor could hold.
+/// `EINVAL` for values that the vCPU's processor could not hold.
 pub(super) fn set_sregs<B: Backend>(
     chipset: &Chipset,
     shared: &VcpuShared,
     core: &mut VcpuCore<B>,
     r: &abi::Sregs,
 ) -> Result {
-    let known = Cr0::from_bits(r.cr0).is_some() && Cr4::from_bits(r.cr4).is_some();
-    if !known || Efer::from_bits(r.efer).is_none() || !is_consistent(r) || r.cr8 > 15 {
+    let control = CrState { cr0: r.cr0, cr3: r.cr3, cr4: r.cr4, efer: r.efer, cs_long: r.cs.l != 0 };
+    if !core.cpuid.cr_rules().allows(&control) || r.cr8 > 15 {
         return Err(EINVAL);
     }
     if core.lapic.is_some() && !core.restore_apic_base(r.apic_base) {
@@ -132,8 +118,9 @@ pub(super) fn set_sregs<B: Backend>(
     s.ldtr = r.ldt.into();
     s.gdt = Table { base: r.gdt.base, limit: r.gdt.limit };
     s.idt = Table { base: r.idt.base, limit: r.idt.limit };
-    (s.cr0, s.cr2, s.cr3, s.cr4, s.efer) = (r.cr0, r.cr2, r.cr3, r.cr4, r.efer);
-    s.mark(Groups::SEGMENTS | Groups::TABLES | Groups::CONTROL);
+    s.cr2 = r.cr2;
+    s.set_control(&CrState { cr0: Cr0::from_bits_truncate(r.cr0).bits(), ..control });
+    s.mark(Groups::SEGMENTS | Groups::TABLES);
     let mut words = [0u8, 64, 128, 192].into_iter().zip(r.interrupt_bitmap);
     if let Some((first, word)) = words.find(|(_, word)| *word != 0) {
         core.user_irq = Some(first | word.trailing_zeros() as u8);

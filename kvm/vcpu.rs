@@ -6,6 +6,7 @@ use super::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{observe, recorder, regs, sys, user};
+use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::save::IdFormat;
@@ -16,6 +17,7 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::Pages;
 use crate::host::timer;
+use crate::mmu::mem::GuestMem;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{HeapParts, MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
@@ -133,10 +135,24 @@ impl<B: Backend> VcpuFile<B> {
         let header: abi_sys::Cpuid2 = user::read(arg)?;
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
         self.with(|core, _| {
-            core.cpuid = CpuidTable::from_entries(&entries)?;
-            core.note_apic_base();
+            core.set_cpuid(CpuidTable::from_entries(&entries)?);
             Ok(0)
         })
+    }
+
+    /// Loads the directory pointers of PAE paging, where the control registers say that it is on. As KVM: what
+    /// cannot be loaded leaves those that there were.
+    fn load_pdptes(&self, core: &mut VcpuCore<B>) {
+        let control = core.state.control();
+        if !control.is_pae_paging() || !self.vm.space.is_current() {
+            return;
+        }
+        let at = Gpa(control.pdpt());
+        let read = || self.vm.space.read_obj::<[u64; 4]>(at).ok();
+        let entries = read().or_else(|| self.vm.space.fault_in(at, false).ok().and_then(|()| read()));
+        if let Some(entries) = entries.filter(|e| core.cpuid.cr_rules().are_pdptes(e)) {
+            core.state.pdptes = entries;
+        }
     }
 
     fn get_cpuid(&self, arg: u64) -> Result<i64> {
@@ -323,7 +339,11 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_SREGS => this.with(|c, _| user::write(arg, &regs::sregs(c)).map(ok)),
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;
-                this.with(|c, _| regs::set_sregs(&this.vm.chipset, &this.shared, c, &r).map(ok))
+                this.with(|c, _| {
+                    regs::set_sregs(&this.vm.chipset, &this.shared, c, &r)?;
+                    this.load_pdptes(c);
+                    Ok(0)
+                })
             }
             nr::SET_CPUID2 => this.set_cpuid(arg),
             nr::GET_CPUID2 => this.get_cpuid(arg),

@@ -310,6 +310,15 @@ impl<B: Backend> VcpuCore<B> {
         self.cpuid.set_apic_enabled(on);
     }
 
+    /// Takes another CPUID table.
+    pub(crate) fn set_cpuid(&mut self, table: CpuidTable) {
+        self.cpuid = table;
+        self.fetch(Groups::CONTROL);
+        self.state.cr_rules = *self.cpuid.cr_rules();
+        self.state.mark(Groups::CONTROL);
+        self.note_apic_base();
+    }
+
     /// Returns the guest's TSC.
     pub(crate) fn guest_tsc(&self) -> u64 {
         crate::host::timer::rdtsc().wrapping_add(self.tsc_offset)

@@ -12,7 +12,7 @@
 //! interrupts, and XSAVES, as no supervisor state is switched.
 
 use crate::arch::cpuid::*;
-use crate::arch::cr::{Cr4, Xcr0};
+use crate::arch::cr::{Cr4, CrRules, Xcr0};
 use crate::arch::slice::count_first;
 use crate::kvm::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
 use core::mem::swap;
@@ -387,6 +387,8 @@ pub(crate) struct CpuidTable {
     phys_bits: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
     apic_enabled: bool,
+    /// What follows for the control registers.
+    cr_rules: CrRules,
     /// What was asked lately and does not follow the vCPU's state.
     recent: [Option<(u32, u32, CpuidRegs)>; RECENT],
 }
@@ -407,6 +409,7 @@ impl CpuidTable {
             max_basic: 0,
             phys_bits: PHYS_BITS,
             apic_enabled: true,
+            cr_rules: CrRules::WITHOUT_CPUID,
             recent: [None; RECENT],
         }
     }
@@ -434,6 +437,8 @@ impl CpuidTable {
         if let Some(leaf) = table.find(0x8000_0008, 0) {
             table.phys_bits = leaf.eax & 0xff;
         }
+        table.cr_rules =
+            CrRules::of_cpuid(|leaf| table.find(leaf, 0).map_or_else(CpuidRegs::default, |e| e.regs()));
         Ok(table)
     }
 
@@ -455,6 +460,11 @@ impl CpuidTable {
     /// Returns the list as user space gave it.
     pub(crate) fn entries(&self) -> &[CpuidEntry2] {
         &self.entries
+    }
+
+    /// Returns which values the control registers take.
+    pub(crate) fn cr_rules(&self) -> &CrRules {
+        &self.cr_rules
     }
 
     /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.

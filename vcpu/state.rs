@@ -7,7 +7,7 @@
 //! group in `valid` has been fetched since the last exit; one in `dirty` will be written back.
 
 use super::backend::BackendVcpu;
-use crate::arch::cr::{Cr0, Efer, Rflags};
+use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 
 bitflags::bitflags! {
@@ -18,7 +18,7 @@ bitflags::bitflags! {
         const SEGMENTS = 1 << 0;
         /// GDTR and IDTR.
         const TABLES = 1 << 1;
-        /// CR0, CR2, CR3, CR4, EFER.
+        /// CR0, CR2, CR3, CR4, EFER and the PDPTEs.
         const CONTROL = 1 << 2;
         /// System call MSRs and PAT.
         const SYSCALL = 1 << 3;
@@ -92,6 +92,10 @@ pub(crate) struct VcpuState {
     pub(crate) cr4: u64,
     /// EFER, as the guest sees it.
     pub(crate) efer: u64,
+    /// The directory pointers of PAE paging, where the processor keeps them; see [`CrState::is_pae_paging`].
+    pub(crate) pdptes: [u64; 4],
+    /// Which values the control registers take; set with [`Groups::CONTROL`], never fetched.
+    pub(crate) cr_rules: CrRules,
     /// The system call MSRs and PAT.
     pub(crate) syscall: SyscallMsrs,
     /// DR6.
@@ -128,6 +132,8 @@ impl VcpuState {
             cr3: 0,
             cr4: 0,
             efer: 0,
+            pdptes: [0; 4],
+            cr_rules: CrRules::WITHOUT_CPUID,
             syscall: SyscallMsrs { pat: PAT_RESET, ..SyscallMsrs::default() },
             dr6: 0xffff_0ff0,
             dr7: 0x400,
@@ -140,7 +146,7 @@ impl VcpuState {
     pub(crate) fn after_init(&self, signature: u32) -> VcpuState {
         let keep = (Cr0::CD | Cr0::NW).bits();
         let cr0 = Cr0::ET.bits() | self.cr0 & keep;
-        VcpuState { cr0, syscall: self.syscall, ..VcpuState::at_reset(signature) }
+        VcpuState { cr0, syscall: self.syscall, cr_rules: self.cr_rules, ..VcpuState::at_reset(signature) }
     }
 
     /// Fetches the groups in `want` that have not been fetched since the last exit.
@@ -205,6 +211,19 @@ impl VcpuState {
     pub(crate) fn set_edx_eax(&mut self, value: u64) {
         self.gprs[RAX] = value & 0xffff_ffff;
         self.gprs[RDX] = value >> 32;
+    }
+
+    /// Returns what decides about another value of a control register; needs [`Groups::SEGMENTS`] and
+    /// [`Groups::CONTROL`].
+    pub(crate) fn control(&self) -> CrState {
+        let cs_long = self.seg(SegReg::Cs).attr.is_long();
+        CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long }
+    }
+
+    /// Sets the control registers, not the PDPTEs.
+    pub(crate) fn set_control(&mut self, new: &CrState) {
+        (self.cr0, self.cr3, self.cr4, self.efer) = (new.cr0, new.cr3, new.cr4, new.efer);
+        self.mark(Groups::CONTROL);
     }
 
     /// Returns the current privilege level; needs [`Groups::SEGMENTS`].

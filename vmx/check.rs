@@ -34,6 +34,8 @@ pub(crate) struct GuestState {
     pub(crate) dr7: u64,
     /// IA32_EFER.
     pub(crate) efer: u64,
+    /// The directory pointers of PAE paging.
+    pub(crate) pdptes: [u64; 4],
     /// IA32_PAT.
     pub(crate) pat: u64,
     /// IA32_SYSENTER_ESP.
@@ -103,7 +105,12 @@ impl GuestState {
 
 /// Returns the first rule that `s` breaks, or `None` where it breaks none that is known here.
 pub(crate) fn broken_rule(s: &GuestState) -> Option<&'static str> {
-    control(s).or_else(|| segments(s)).or_else(|| tables(s)).or_else(|| flow(s)).or_else(|| non_register(s))
+    control(s)
+        .or_else(|| pdptes(s))
+        .or_else(|| segments(s))
+        .or_else(|| tables(s))
+        .or_else(|| flow(s))
+        .or_else(|| non_register(s))
 }
 
 /// A linear address that has all upper bits equal, with 48 bits.
@@ -134,6 +141,17 @@ fn control(s: &GuestState) -> Option<&'static str> {
         s.efer & !known == 0 => "IA32_EFER must have no reserved bit",
         lma == s.is_64() => "IA32_EFER.LMA must equal the control for IA-32e mode",
         !s.is_paged() || lma == lme => "with paging IA32_EFER.LMA must equal LME",
+    }
+    None
+}
+
+/// SDM, "Checks on Guest Page-Directory-Pointer-Table Entries".
+fn pdptes(s: &GuestState) -> Option<&'static str> {
+    const RESERVED: u64 = 0x1e6;
+    let in_use = s.is_paged() && !s.is_64() && s.cr4 & Cr4::PAE.bits() != 0;
+    let is_good = |e: &u64| e & 1 == 0 || (e & RESERVED == 0 && e.checked_shr(s.phys_bits).unwrap_or(0) == 0);
+    rules! {
+        !in_use || s.pdptes.iter().all(is_good) => "a PDPTE that is present must have no reserved bit",
     }
     None
 }

@@ -309,7 +309,7 @@ pub(super) struct Memory {
 /// CR0 bits that are not the guest's own: entries and exits do not switch CD and NW, and NE must be 1.
 const CR0_HOST: Cr0 = Cr0::CD.union(Cr0::NW).union(Cr0::NE);
 
-/// CR4 bits that the guest changes without an exit.
+/// CR4 bits that the guest may change without an exit, as far as it has them.
 const CR4_GUEST: Cr4 = Cr4::VME
     .union(Cr4::PVI)
     .union(Cr4::TSD)
@@ -345,6 +345,8 @@ pub(super) struct VmcsPage {
     tpr_threshold_written: u8,
     ept_pointer: u64,
     vpid: u64,
+    /// The bits of CR4 that the guest changes without an exit.
+    cr4_guest: u64,
     host: [u64; HostField::ALL.len()],
     msrs: SwitchedMsrs,
     /// What the processor did not take: told instead of the next entry.
@@ -370,6 +372,7 @@ impl VmcsPage {
             tpr_threshold_written: 0,
             ept_pointer: 0,
             vpid: 0,
+            cr4_guest: 0,
             host: [0; HostField::ALL.len()],
             msrs: SwitchedMsrs::default(),
             refusal: None,
@@ -450,7 +453,7 @@ impl VmcsPage {
         };
         (
             merge(OwnedField::Cr0, OwnedField::Cr0Shadow, self.cr0_host()),
-            merge(OwnedField::Cr4, OwnedField::Cr4Shadow, !CR4_GUEST.bits()),
+            merge(OwnedField::Cr4, OwnedField::Cr4Shadow, !self.cr4_guest),
         )
     }
 
@@ -460,30 +463,23 @@ impl VmcsPage {
         let mce = asm::cr4() & Cr4::MCE.bits();
         self.own(OwnedField::Cr0, (cr0 & !self.cr0_host()) | self.setup.cr0_one);
         self.own(OwnedField::Cr0Shadow, cr0);
-        self.own(OwnedField::Cr4, (cr4 & CR4_GUEST.bits()) | self.setup.cr4_one | mce);
+        self.own(OwnedField::Cr4Mask, !self.cr4_guest);
+        self.own(OwnedField::Cr4, (cr4 & self.cr4_guest) | self.setup.cr4_one | mce);
         self.own(OwnedField::Cr4Shadow, cr4);
         let mode = if long { EntryControls::GUEST_64.bits() } else { 0 };
         self.own(OwnedField::EntryControls, u64::from(self.setup.entry | mode));
     }
 
-    /// Carries out the part of a guest's write to CR0 that is not its own, so that the write runs
-    /// without an exit when it is tried again. Returns whether the guest may write that.
-    pub(super) fn allow_cr0(&mut self, value: u64) -> bool {
-        let cr0 = Cr0::from_bits_retain(value);
-        if cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD) {
-            return false;
-        }
-        self.own(OwnedField::Cr0Shadow, value);
-        true
+    /// Carries out the part of a guest's write to CR0 or CR4 that is not its own, so that the write runs
+    /// without an exit when it is tried again: what the guest reads of those bits.
+    pub(super) fn set_shadows(&mut self, cr0: u64, cr4: u64) {
+        self.own(OwnedField::Cr0Shadow, cr0);
+        self.own(OwnedField::Cr4Shadow, cr4);
     }
 
-    /// As [`VmcsPage::allow_cr0`], for CR4. VMX and what no guest is offered is refused.
-    pub(super) fn allow_cr4(&mut self, value: u64) -> bool {
-        if value & !(CR4_GUEST | Cr4::MCE).bits() != 0 {
-            return false;
-        }
-        self.own(OwnedField::Cr4Shadow, value);
-        true
+    /// Says which bits of CR4 the guest has. Counts from the next [`VmcsPage::set_control_registers`] on.
+    pub(super) fn set_cr4_guest(&mut self, has: u64) {
+        self.cr4_guest = CR4_GUEST.bits() & has;
     }
 
     /// Turns the exits for a window or for debug registers on or off.
@@ -604,7 +600,6 @@ impl VmcsPage {
             (OwnedField::MsrBitmap, bitmap),
             (OwnedField::VirtualApic, apic),
             (OwnedField::Cr0Mask, self.cr0_host()),
-            (OwnedField::Cr4Mask, !CR4_GUEST.bits()),
         ] {
             self.own(field, value);
         }

@@ -14,7 +14,7 @@ use super::exit::{self, decode, Report, REASON_CR};
 use super::region::{SwitchedMsrs, VmcsPage, Window};
 use super::vmcs::{GuestField, SegmentFields};
 use super::Vmx;
-use crate::arch::cr::{Cr0, Efer, Rflags};
+use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::debug::DR6_IDLE;
@@ -42,9 +42,18 @@ struct Image {
     cr3: u64,
     cr4: u64,
     efer: u64,
+    pdptes: [u64; 4],
     /// Without those that are switched by hand.
     syscall: SyscallMsrs,
     dr7: u64,
+}
+
+impl Image {
+    /// Returns whether PAE paging is on, for which the processor has the directory pointers in registers.
+    fn is_pae_paging(&self) -> bool {
+        CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long: false }
+            .is_pae_paging()
+    }
 }
 
 /// A virtual processor.
@@ -57,6 +66,7 @@ pub(crate) struct VmxVcpu {
     dr6: u64,
     /// The guest's DR6 is in the processor.
     debug_loaded: bool,
+    cr_rules: CrRules,
     tag: AsidTag,
     flush: bool,
     format: Ept,
@@ -77,7 +87,8 @@ pub(crate) struct VmxVcpu {
 
 impl VmxVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(vmx: &Vmx, vmcs: VmcsPage) -> VmxVcpu {
+    pub(super) fn new(vmx: &Vmx, mut vmcs: VmcsPage) -> VmxVcpu {
+        vmcs.set_cr4_guest(CrRules::WITHOUT_CPUID.cr4_bits());
         VmxVcpu {
             vmcs,
             image: Image::default(),
@@ -85,6 +96,7 @@ impl VmxVcpu {
             cr2: 0,
             dr6: DR6_IDLE,
             debug_loaded: false,
+            cr_rules: CrRules::WITHOUT_CPUID,
             tag: AsidTag::default(),
             flush: true,
             format: vmx.format,
@@ -134,6 +146,9 @@ impl VmxVcpu {
         if want.contains(Groups::CONTROL) {
             (out.cr0, out.cr4) = v.control_registers();
             (out.cr3, out.efer) = (v.read(GuestField::Cr3), v.read(GuestField::Efer));
+            if out.is_pae_paging() {
+                out.pdptes = GuestField::PDPTES.map(|f| v.read(f));
+            }
         }
         if want.contains(Groups::SYSCALL) {
             let m = &mut out.syscall;
@@ -169,6 +184,11 @@ impl VmxVcpu {
             self.vmcs.set_control_registers(image.cr0, image.cr4, long);
             self.vmcs.write(GuestField::Cr3, image.cr3);
             self.vmcs.write(GuestField::Efer, image.efer);
+            if image.is_pae_paging() {
+                for (field, entry) in GuestField::PDPTES.into_iter().zip(image.pdptes) {
+                    self.vmcs.write(field, entry);
+                }
+            }
             // A change of CR0, CR4 or EFER by software may change what translations mean.
             self.flush = true;
         }
@@ -266,12 +286,17 @@ impl VmxVcpu {
         if leaves && !self.unrestricted {
             return Exit::Emulate;
         }
-        let allowed = if write.number == 0 { self.vmcs.allow_cr0(value) } else { self.vmcs.allow_cr4(value) };
-        if allowed {
-            Exit::Resolved
-        } else {
-            Exit::Forbidden
+        let (cr0, cr4) = self.vmcs.control_registers();
+        let (cr3, efer) = (self.vmcs.read(GuestField::Cr3), self.vmcs.read(GuestField::Efer));
+        let now = CrState { cr0, cr3, cr4, efer, cs_long: cs.is_long() };
+        let rules = &self.cr_rules;
+        let checked =
+            if write.number == 0 { rules.check_cr0(&now, value) } else { rules.check_cr4(&now, value) };
+        match checked {
+            Ok(after) => self.vmcs.set_shadows(after.state.cr0, after.state.cr4),
+            Err(_) => return Exit::Forbidden,
         }
+        Exit::Resolved
     }
 
     /// Says in the log why the processor did not enter.
@@ -301,6 +326,7 @@ impl VmxVcpu {
             cr4,
             dr7: image.dr7,
             efer: image.efer,
+            pdptes: image.pdptes,
             pat: image.syscall.pat,
             sysenter_esp: image.syscall.sysenter_esp,
             sysenter_eip: image.syscall.sysenter_eip,
@@ -411,7 +437,7 @@ impl BackendVcpu for VmxVcpu {
         }
         if want.contains(Groups::CONTROL) {
             (out.cr0, out.cr2, out.cr3, out.cr4) = (image.cr0, self.cr2, image.cr3, image.cr4);
-            out.efer = image.efer;
+            (out.efer, out.pdptes) = (image.efer, image.pdptes);
         }
         if want.contains(Groups::SYSCALL) {
             let m = self.vmcs.switched();
@@ -444,7 +470,11 @@ impl BackendVcpu for VmxVcpu {
         if dirty.contains(Groups::CONTROL) {
             (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
             self.paged = from.cr0 & CR0_PAGED == CR0_PAGED;
-            image.efer = from.efer;
+            (image.efer, image.pdptes) = (from.efer, from.pdptes);
+            if self.cr_rules != from.cr_rules {
+                self.cr_rules = from.cr_rules;
+                self.vmcs.set_cr4_guest(from.cr_rules.cr4_bits());
+            }
             self.cr2 = from.cr2;
         }
         if dirty.contains(Groups::SYSCALL) {

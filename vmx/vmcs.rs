@@ -158,6 +158,14 @@ fields! {
         Pat = 0x2804,
         /// IA32_EFER.
         Efer = 0x2806,
+        /// The directory pointers of PAE paging, which entries with EPT load from here.
+        Pdpte0 = 0x280a,
+        /// See [`GuestField::Pdpte0`].
+        Pdpte1 = 0x280c,
+        /// See [`GuestField::Pdpte0`].
+        Pdpte2 = 0x280e,
+        /// See [`GuestField::Pdpte0`].
+        Pdpte3 = 0x2810,
         /// What blocks events.
         Interruptibility = 0x4824,
         /// The event to be injected.
@@ -314,6 +322,9 @@ impl GuestField {
             SegmentFields(GsSelector, GsLimit, GsRights, GsBase),
         ]
     };
+    /// The four directory pointers of PAE paging.
+    pub(crate) const PDPTES: [GuestField; 4] =
+        [GuestField::Pdpte0, GuestField::Pdpte1, GuestField::Pdpte2, GuestField::Pdpte3];
     /// As [`GuestField::SEGMENTS`], of LDTR.
     pub(crate) const LDTR: SegmentFields = {
         use GuestField::*;

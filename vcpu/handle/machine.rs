@@ -4,9 +4,10 @@
 
 use super::{pio, Cx};
 use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::cr::{BadCr, Cr0, Cr4, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment, Table};
+use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::Paging;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::decode::MAX_LEN;
@@ -156,44 +157,25 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
     }
 
     fn set_cr(&mut self, n: u8, value: u64) -> Step<()> {
-        let gp = Err(Stop::Fault(Exception::GP0));
-        let s = &mut self.cx.core.state;
-        match n {
-            0 => {
-                let Some(cr0) = Cr0::from_bits(value) else { return gp };
-                let paged = cr0.contains(Cr0::PG);
-                if (paged && !cr0.contains(Cr0::PE)) || (cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD)) {
-                    return gp;
-                }
-                if s.efer & Efer::LME.bits() != 0 {
-                    if paged && s.cr4 & Cr4::PAE.bits() == 0 {
-                        return gp;
-                    }
-                    s.efer = if paged { s.efer | Efer::LMA.bits() } else { s.efer & !Efer::LMA.bits() };
-                }
-                s.cr0 = value;
-            }
-            2 => s.cr2 = value,
-            3 => s.cr3 = value,
-            4 => {
-                let long = s.efer & Efer::LMA.bits() != 0;
-                if Cr4::from_bits(value).is_none() || (long && value & Cr4::PAE.bits() == 0) {
-                    return gp;
-                }
-                s.cr4 = value;
-            }
-            8 => {
-                if value > 15 {
-                    return gp;
-                }
-                if let Some(l) = self.cx.core.lapic.as_mut() {
-                    l.set_cr8(value as u8);
-                }
+        let rules = *self.cx.core.cpuid.cr_rules();
+        let now = self.cx.core.state.control();
+        let write = match n {
+            0 => rules.check_cr0(&now, value),
+            2 => {
+                self.cx.core.state.cr2 = value;
+                self.cx.core.state.mark(Groups::CONTROL);
                 return Ok(());
             }
+            3 => rules.check_cr3(&now, value),
+            4 => rules.check_cr4(&now, value),
+            8 => return self.set_cr8(value),
             _ => return Err(Stop::Fault(Exception::UD)),
+        };
+        let write = write.map_err(|BadCr| Stop::Fault(Exception::GP0))?;
+        if write.loads_pdptes {
+            self.load_pdptes(&rules, &write.state)?;
         }
-        s.mark(Groups::CONTROL);
+        self.cx.core.state.set_control(&write.state);
         Ok(())
     }
 
@@ -257,6 +239,30 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 const PORT_KEY: u64 = 1 << 63;
 
 impl<B: Backend> CxMachine<'_, '_, '_, B> {
+    fn set_cr8(&mut self, value: u64) -> Step<()> {
+        if value > 15 {
+            return Err(Stop::Fault(Exception::GP0));
+        }
+        if let Some(l) = self.cx.core.lapic.as_mut() {
+            l.set_cr8(value as u8);
+        }
+        Ok(())
+    }
+
+    /// Loads the directory pointers of PAE paging, as `state` names them. SDM, "PDPTE Registers".
+    fn load_pdptes(&mut self, rules: &CrRules, state: &CrState) -> Step<()> {
+        let entries: [u64; 4] = match self.cx.vm.space.read_obj(Gpa(state.pdpt())) {
+            Ok(entries) => entries,
+            Err(MemError::NoSlot(_)) => return Err(Stop::Fault(Exception::GP0)),
+            Err(e) => return self.mem_error(e, false),
+        };
+        if !rules.are_pdptes(&entries) {
+            return Err(Stop::Fault(Exception::GP0));
+        }
+        self.cx.core.state.pdptes = entries;
+        Ok(())
+    }
+
     /// Checks the I/O permission bitmap of the TSS. SDM, "I/O Permission Bit Map".
     fn check_port(&mut self, port: u16, width: Width) -> Step<()> {
         if self.is_io_allowed() {

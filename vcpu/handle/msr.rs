@@ -6,7 +6,7 @@
 //! values; they differ in what they may write.
 
 use super::{lapic, Cx};
-use crate::arch::cr::{Cr0, Efer};
+use crate::arch::cr::BadCr;
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::Clock;
@@ -284,19 +284,11 @@ fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
     }
 }
 
-/// EFER: LME may not change while paging is on; LMA follows by itself.
 fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
-    core.fetch(Groups::CONTROL);
-    let s = &mut core.state;
-    let allowed = Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE | Efer::FFXSR;
-    if value & !allowed.bits() != 0 {
-        return false;
+    core.fetch(Groups::CONTROL | Groups::SEGMENTS);
+    match core.cpuid.cr_rules().check_efer(&core.state.control(), value) {
+        Ok(write) => core.state.set_control(&write.state),
+        Err(BadCr) => return false,
     }
-    let paged = s.cr0 & Cr0::PG.bits() != 0;
-    if paged && (s.efer ^ value) & Efer::LME.bits() != 0 {
-        return false;
-    }
-    s.efer = (value & !Efer::LMA.bits()) | (s.efer & Efer::LMA.bits());
-    s.mark(Groups::CONTROL);
     true
 }

@@ -39,7 +39,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Err(Stop::Retry)
     }
 
-    fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
+    pub(super) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
         match e {
             MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
             MemError::NoSlot(_) => Err(Stop::Unhandled),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of arch.
+//! Tests of what the processor manuals define.
 
 mod addr;
+mod cr;
 mod xsave;

@@ -19,6 +19,7 @@ fn long() -> GuestState {
         cr4: 0x2668,
         dr7: 0x400,
         efer: 0xd01,
+        pdptes: [0; 4],
         pat: 0x0007_0406_0007_0406,
         sysenter_esp: 0,
         sysenter_eip: 0,
@@ -146,6 +147,7 @@ breaks! {
     long_mode_without_pae: long, "IA-32e mode guest needs", |s| s.cr4 &= !0x20;
     pcid_outside_long_mode: real, "CR4.PCIDE", |s| s.cr4 |= 1 << 17;
     cr3_beyond_memory: long, "CR3", |s| s.cr3 = 1 << 36;
+    pdpte_reserved: real, "PDPTE", |s| (s.cr0, s.cr4, s.pdptes[2]) = (0x8000_0031, 0x2020, 0x1003);
     dr7_with_an_upper_half: long, "DR7", |s| s.dr7 |= 1 << 32;
     sysenter_esp_not_canonical: long, "SYSENTER_ESP", |s| s.sysenter_esp = BAD;
     sysenter_eip_not_canonical: long, "SYSENTER_EIP", |s| s.sysenter_eip = BAD;
