@@ -176,3 +176,11 @@ pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidRegs {
     let r = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
     CpuidRegs { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
 }
+
+/// Returns CR4 of the calling CPU.
+pub(crate) fn cr4() -> u64 {
+    let value: u64;
+    // SAFETY: The kernel may read it at any time.
+    unsafe { core::arch::asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}

@@ -37,10 +37,11 @@ pub(super) fn decode(raw: RawExit) -> Exit {
     }
     match raw.reason {
         0x78 => Exit::Hlt,
-        // A write of CR8: it exits before it is done.
-        0x18 => Exit::Emulate,
+        // A move to or from a control register that is watched: it exits before it is done.
+        0x00..=0x1f => Exit::Emulate,
         0x72 => Exit::Cpuid,
-        0x60..=0x62 => Exit::HostInterrupt,
+        // A physical interrupt, NMI, SMI or INIT, which waits for the host.
+        0x60..=0x63 => Exit::HostInterrupt,
         0x64 => Exit::InterruptWindow,
         0x81 => Exit::VirtInsn(VirtInsn::Hypercall),
         0x20..=0x3f => Exit::DebugRegister,
@@ -56,6 +57,8 @@ pub(super) fn decode(raw: RawExit) -> Exit {
         0x8a | 0x8b | 0x8c | 0x8e => Exit::Undefined,
         0x8d => Exit::Xsetbv,
         0x7d => Exit::TaskSwitch,
+        // FERR_FREEZE: an x87 error with CR0.NE clear waits for an interrupt that no line of ours brings.
+        0x7e => Exit::HostInterrupt,
         0x7f => Exit::TripleFault,
         VMEXIT_INVALID | VMEXIT_INVALID32 => Exit::EntryFailed(raw),
         _ => Exit::Unknown(raw),

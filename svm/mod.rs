@@ -22,6 +22,7 @@ mod step;
 mod vcpu;
 mod vmcb;
 
+use crate::arch::cr::Cr4;
 use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::page::Pages;
@@ -65,6 +66,8 @@ fn areas(features: &Features, maps: &Arc<Maps>) -> Result<KVec<CpuArea>> {
 /// SVM on this machine.
 pub(crate) struct Svm {
     features: Features,
+    /// CR4.MCE as the host has it.
+    host_mce: u64,
     cpus: KVec<CpuArea>,
     maps: Arc<Maps>,
     levels: Levels,
@@ -114,7 +117,8 @@ impl Svm {
         let maps = Arc::new(Maps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
-        Ok(Ok(Svm { features, cpus, maps, levels }))
+        let host_mce = cpu::cr4() & Cr4::MCE.bits();
+        Ok(Ok(Svm { features, host_mce, cpus, maps, levels }))
     }
 }
 

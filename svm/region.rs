@@ -10,10 +10,8 @@
 use super::asm;
 use super::exit::is_refused;
 use super::features::{is_switched_off, Features};
-use super::vmcb::{Clean, Control, Intercept3, Intercept4, Save, Vmcb, VmcbSegment};
-use super::vmcb::{
-    INTERCEPT_CR8_WRITE, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR,
-};
+use super::vmcb::{Clean, Control, Intercept3, Intercept4, InterceptCr, Save, Vmcb, VmcbSegment};
+use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
@@ -274,6 +272,9 @@ pub(super) struct Maps {
     pub(super) nothing: Pages,
 }
 
+/// Writes of CR4: MCE is the host's, and with bits that the guest is not offered it would work on registers that
+/// nobody switches.
+const HOST_SAFETY_CR: InterceptCr = InterceptCr::CR4_WRITE;
 /// The intercepts without which a guest could touch the host.
 const HOST_SAFETY3: Intercept3 = Intercept3::INTR
     .union(Intercept3::NMI)
@@ -388,6 +389,19 @@ impl VmcbPage {
         c.intercept3 = i3.union(HOST_SAFETY3).bits();
         c.intercept4 = i4.union(HOST_SAFETY4).bits();
         c.intercept_exc = exceptions;
+        c.intercept_cr |= HOST_SAFETY_CR.bits();
+    }
+
+    /// Adds or removes intercepts of control registers; those that protect the host stay.
+    #[inline]
+    pub(super) fn intercept_cr(&mut self, which: InterceptCr, on: bool) {
+        let c = self.control_mut();
+        let old = InterceptCr::from_bits_retain(c.intercept_cr);
+        let new = if on { old | which } else { old.difference(which) | HOST_SAFETY_CR };
+        if new != old {
+            c.intercept_cr = new.bits();
+            self.clean.remove(Clean::INTERCEPTS);
+        }
     }
 
     /// Adds or removes one intercept of the third vector; those that protect the host stay.
@@ -397,17 +411,6 @@ impl VmcbPage {
         let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
         if new != old {
             c.intercept3 = new.bits();
-            self.clean.remove(Clean::INTERCEPTS);
-        }
-    }
-
-    /// Makes writes of CR8 exit, or not.
-    #[inline]
-    pub(super) fn intercept_cr8_writes(&mut self, on: bool) {
-        let new = if on { INTERCEPT_CR8_WRITE } else { 0 };
-        let c = self.control_mut();
-        if c.intercept_cr != new {
-            c.intercept_cr = new;
             self.clean.remove(Clean::INTERCEPTS);
         }
     }

@@ -5,10 +5,10 @@
 use super::exit::{decode, is_refused, IOIO};
 use super::region::{VmcbPage, Window};
 use super::step::Step;
-use super::vmcb::{Clean, Intercept3, Intercept4, VmcbSegment};
+use super::vmcb::{Clean, Intercept3, Intercept4, InterceptCr, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use super::Svm;
-use crate::arch::cr::{Efer, Rflags};
+use crate::arch::cr::{Cr4, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::cpu::kick;
@@ -39,6 +39,10 @@ pub(crate) struct SvmVcpu {
     misplaced: bool,
     has_next_rip: bool,
     has_decode_assist: bool,
+    /// The host's CR4.MCE, in force in guest mode too: a machine check without it shuts the CPU down.
+    host_mce: u64,
+    /// The guest's.
+    guest_mce: u64,
     /// An NMI is in service.
     nmi_masked: bool,
     /// The IRET that ends it is about to run, at this RIP.
@@ -68,6 +72,8 @@ impl SvmVcpu {
             misplaced: true,
             has_next_rip: svm.features.next_rip,
             has_decode_assist: svm.features.decode_assist,
+            host_mce: svm.host_mce,
+            guest_mce: 0,
             nmi_masked: false,
             nmi_iret: None,
             wants_step: false,
@@ -231,7 +237,8 @@ impl BackendVcpu for SvmVcpu {
             out.idt = table(&s.idtr);
         }
         if want.contains(Groups::CONTROL) {
-            (out.cr0, out.cr2, out.cr3, out.cr4) = (s.cr0, s.cr2, s.cr3, s.cr4);
+            (out.cr0, out.cr2, out.cr3) = (s.cr0, s.cr2, s.cr3);
+            out.cr4 = (s.cr4 & !Cr4::MCE.bits()) | self.guest_mce;
             out.efer = s.efer & !Efer::SVME.bits();
         }
         if want.contains(Groups::SYSCALL) {
@@ -268,8 +275,11 @@ impl BackendVcpu for SvmVcpu {
             s.idtr = from_table(&from.idt);
         }
         if dirty.contains(Groups::CONTROL) {
+            self.guest_mce = from.cr4 & Cr4::MCE.bits();
+            let cr4 = from.cr4 | self.host_mce;
+            self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
             let s = self.vmcb.save_mut(Clean::CRX | Clean::CR2);
-            (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, from.cr4);
+            (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, cr4);
             s.efer = from.efer | Efer::SVME.bits();
             // A change of CR0, CR4 or EFER by software may change what translations mean.
             self.flush_tlb();
@@ -388,7 +398,7 @@ impl BackendVcpu for SvmVcpu {
     #[inline]
     fn set_tpr(&mut self, cr8: u8, floor: u8) {
         self.vmcb.set_tpr(cr8);
-        self.vmcb.intercept_cr8_writes(floor != 0);
+        self.vmcb.intercept_cr(InterceptCr::CR8_WRITE, floor != 0);
     }
 
     #[inline]

@@ -53,6 +53,19 @@ bitflags! {
 }
 
 bitflags! {
+    /// Intercepts of control registers, vector 0: reads in the low half, writes in the high one.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct InterceptCr: u32 {
+        /// Reads of CR4.
+        const CR4_READ = 1 << 4;
+        /// Writes of CR4.
+        const CR4_WRITE = 1 << 20;
+        /// Writes of CR8.
+        const CR8_WRITE = 1 << 24;
+    }
+}
+
+bitflags! {
     /// Intercepts, vector 3 (offset 0x00c).
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Intercept3: u32 {
@@ -234,9 +247,6 @@ pub(super) struct Vmcb {
     pub(super) control: Control,
     pub(super) save: Save,
 }
-
-/// The one intercept of control registers that is used: writes of CR8.
-pub(super) const INTERCEPT_CR8_WRITE: u32 = 1 << 24;
 
 /// V_TPR in the virtual interrupt control word.
 pub(super) const V_TPR: u64 = 0xf;

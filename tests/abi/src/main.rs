@@ -13,6 +13,7 @@ mod apic;
 mod chips;
 mod code;
 mod completion;
+mod control;
 mod crossing;
 mod debug;
 mod delivery;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         paging::TESTS,
         paging::SOFTWARE,
         completion::TESTS,
+        control::TESTS,
         emulation::TESTS,
         crossing::TESTS,
         irq::TESTS,
