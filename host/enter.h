@@ -55,7 +55,24 @@
 	.endr
 .endm
 
-/* Where the host wants it: its indirect branches do not follow what the guest trained. Changes EAX, ECX, EDX. */
+	/* What VERW looks at: any selector that may be written. */
+	.pushsection .rodata, "a"
+.Lselector:
+	.word	__KERNEL_DS
+	.popsection
+
+/*
+ * Where the host wants it: nothing that it left in the processor's buffers can be sampled by the guest. Changes ZF
+ * alone. No guest has memory of a device mapped, so X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO asks for nothing.
+ */
+.macro clear_cpu_buffers
+	ALTERNATIVE "", "verw .Lselector(%rip)", X86_FEATURE_CLEAR_CPU_BUF_VM
+.endm
+
+/*
+ * Where the host wants it: its indirect branches do not follow what the guest trained. Changes EAX, ECX, EDX.
+ * The barrier of some processors leaves the return stack as it is.
+ */
 .macro ibpb_on_exit
 	ALTERNATIVE "jmp .Lno_ibpb\@", "", X86_FEATURE_IBPB_ON_VMEXIT
 	mov	$MSR_IA32_PRED_CMD, %ecx
@@ -63,6 +80,7 @@
 	xor	%edx, %edx
 .Libpb\@:
 	wrmsr
+	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_BUG_IBPB_NO_RET
 .Lno_ibpb\@:
 	_ASM_EXTABLE_TYPE(.Libpb\@, .Lno_ibpb\@, EX_TYPE_WRMSR)
 .endm

@@ -12,6 +12,7 @@
 #include <asm/cpufeatures.h>
 #include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
+#include <asm/segment.h>
 
 #include "../host/enter.h"
 
@@ -44,6 +45,7 @@ SYM_FUNC_START(rvmm_svm_enter)
 	sti
 .Lload:
 	vmload	%rax
+	clear_cpu_buffers
 	vmrun	%rax
 	vmsave	%rax
 .Lhost:
@@ -57,9 +59,8 @@ SYM_FUNC_START(rvmm_svm_enter)
 
 	/* The guest's return predictions must not be used by the host. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT
-#ifdef CONFIG_MITIGATION_UNRET_ENTRY
-	ALTERNATIVE "", "call entry_untrain_ret", X86_FEATURE_UNRET
-#endif
+	/* Nor what it trained for returns: retbleed and return stack overflow. */
+	CALL_UNTRAIN_RET
 	ibpb_on_exit
 
 	/* Nor its register values by speculation past this point. */

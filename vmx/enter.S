@@ -7,6 +7,7 @@
  * rest by the callers. SDM, "VM Entries" and "VM Exits".
  */
 #include <linux/linkage.h>
+#include <linux/objtool.h>
 #include <asm/asm.h>
 #include <asm/alternative.h>
 #include <asm/cpufeatures.h>
@@ -20,11 +21,6 @@
 /* Encodings of the VMCS fields HOST_RSP and HOST_RIP. */
 #define HOST_RSP 0x6c14
 #define HOST_RIP 0x6c16
-
-	/* What VERW looks at: any selector that may be written. */
-	.section .rodata, "a"
-.Lselector:
-	.word	__KERNEL_DS
 
 	.section .noinstr.text, "ax"
 
@@ -46,14 +42,13 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	mov	$HOST_RIP, %ecx
 	vmwrite	%rdx, %rcx
 
-	/* VERW, below, changes ZF but not CF. */
+	/* CF is what clear_cpu_buffers leaves. */
 	bt	$0, %esi
 
 	load_gprs rdi, rax, rcx, rdx, rbx, rbp, rsi, r8, r9, r10, r11, r12, r13, r14, r15
 	load_gprs rdi, rdi
 
-	/* What the host left in the processor's buffers must not be sampled by the guest. */
-	ALTERNATIVE "", "verw .Lselector(%rip)", X86_FEATURE_CLEAR_CPU_BUF_VM
+	clear_cpu_buffers
 	jc	.Lresume
 .Llaunch:
 	vmlaunch
@@ -80,6 +75,8 @@ SYM_FUNC_START(rvmm_vmx_enter)
 .Librs:
 	wrmsr
 .Lno_ibrs:
+	/* Where the host wants it: its indirect branches do not follow the guest's branch history. */
+	ALTERNATIVE "", "call rvmm_clear_branch_history", X86_FEATURE_CLEAR_BHB_VMEXIT
 	mov	%ebx, %eax
 
 	/* Nor its register values by speculation past this point. */
@@ -97,3 +94,47 @@ SYM_FUNC_START(rvmm_vmx_enter)
 	_ASM_EXTABLE(.Llaunch, .Lrefused)
 	_ASM_EXTABLE(.Lresume, .Lrefused)
 SYM_FUNC_END(rvmm_vmx_enter)
+
+/*
+ * Fills the branch history with branches of its own. Changes EAX, ECX and the flags.
+ *
+ * Intel, "Branch History Injection and Intra-mode Branch Target Injection", the sequence in software; the kernel's
+ * own copy is closed to modules. Five times five taken branches, each outer turn by a call and a return so that the
+ * inner loop is not predicted as one. It is called only on processors that have no control for it
+ * (BHI_DIS_S, which the host sets in SPEC_CTRL and which stays in force).
+ */
+SYM_FUNC_START_LOCAL(rvmm_clear_branch_history)
+	push	%rbp
+	mov	%rsp, %rbp
+	mov	$5, %ecx
+	ANNOTATE_INTRA_FUNCTION_CALL
+	call	.Louter
+	jmp	.Lcleared
+	/* Returns in the upper half of a cache line are not open to indirect target selection. */
+	.balign	64, 0xcc
+	.skip	32 - (.Louter_ret - .Louter), 0xcc
+.Louter:
+	ANNOTATE_INTRA_FUNCTION_CALL
+	call	.Linner
+.Louter_ret:
+	RET
+	.balign	64, 0xcc
+	.skip	32 - (.Linner_ret - .Linner), 0xcc
+.Linner:
+	mov	$5, %eax
+.Lbranch:
+	jmp	.Lcount
+	nop
+.Lcount:
+	sub	$1, %eax
+	jnz	.Lbranch
+	sub	$1, %ecx
+	jnz	.Louter
+.Linner_ret:
+	RET
+.Lcleared:
+	lfence
+	pop	%rbp
+	RET
+SYM_FUNC_END(rvmm_clear_branch_history)
+STACK_FRAME_NON_STANDARD(rvmm_clear_branch_history)
