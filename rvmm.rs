@@ -44,6 +44,10 @@ module! {
             default: 200000,
             description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps; 0: never",
         },
+        nx_huge_pages: u8 {
+            default: 2,
+            description: "1: only small pages are executable for guests; 0: all are; 2: as the processor needs it",
+        },
         pv_eoi: u8 {
             default: 1,
             description: "1: offer guests to end interrupts in memory (KVM_FEATURE_PV_EOI)",
@@ -59,6 +63,11 @@ pub(crate) fn times_exits() -> bool {
 /// Returns the longest time in nanoseconds that a halted vCPU polls before it sleeps.
 pub(crate) fn halt_poll_ns() -> u32 {
     module_parameters::halt_poll_ns.value()
+}
+
+/// Returns whether only small pages are executable for guests, as in [`arch::mitigation`].
+pub(crate) fn nx_huge_pages() -> u8 {
+    module_parameters::nx_huge_pages.value()
 }
 
 /// Returns whether guests are offered to end interrupts in memory.
@@ -106,6 +115,9 @@ fn explain(why: Unsupported) -> Error {
         Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
         Unsupported::MixedCpus => {
             pr_err!("the CPUs of this machine differ in their virtualization features\n")
+        }
+        Unsupported::Fred => {
+            pr_err!("the host takes events by FRED, which is not supported; boot with fred=off\n")
         }
         Unsupported::EncryptedMemory => {
             pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")

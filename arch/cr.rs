@@ -84,6 +84,8 @@ bitflags::bitflags! {
         const CET = 1 << 23;
         /// Protection keys for supervisor pages.
         const PKS = 1 << 24;
+        /// Flexible return and event delivery.
+        const FRED = 1 << 32;
     }
 
     /// EFER.

@@ -12,6 +12,7 @@ pub(crate) mod addr;
 pub(crate) mod cpuid;
 pub(crate) mod cr;
 pub(crate) mod exception;
+pub(crate) mod mitigation;
 pub(crate) mod msr;
 pub(crate) mod segment;
 pub(crate) mod slice;

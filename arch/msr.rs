@@ -14,6 +14,19 @@ pub(crate) const TSC_AUX: u32 = 0xc000_0103;
 pub(crate) const SPEC_CTRL: u32 = 0x48;
 /// Prediction command.
 pub(crate) const PRED_CMD: u32 = 0x49;
+/// Which faults the processor has not, and what it does about others. SDM, "IA32_ARCH_CAPABILITIES".
+pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
+/// Extended supervisor state that XSAVES and XRSTORS move.
+pub(crate) const XSS: u32 = 0xda0;
+/// Branch predictor configuration of AMD's processors since family 0x19.
+pub(crate) const BP_CFG: u32 = 0xc001_102e;
+/// In [`BP_CFG`]: guests cannot train the host's returns. AMD, "Technical Update Regarding Speculative Return Stack
+/// Overflow".
+pub(crate) const BP_SPEC_REDUCE: u64 = 1 << 4;
+/// Test control: switches of the processor.
+pub(crate) const TEST_CTRL: u32 = 0x33;
+/// In [`TEST_CTRL`]: #AC for a locked access that splits a cache line. SDM, "Features to Disable Bus Locks".
+pub(crate) const TEST_CTRL_SPLIT_LOCK: u64 = 1 << 29;
 /// x2APIC registers: first and last.
 pub(crate) const X2APIC_FIRST: u32 = 0x800;
 /// See [`X2APIC_FIRST`].

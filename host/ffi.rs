@@ -29,6 +29,11 @@ unsafe extern "C" {
     pub(super) fn rvmm_host_dr7() -> u64;
     pub(super) fn rvmm_predictor_barrier_on_return();
 
+    pub(super) fn rvmm_host_flags() -> u32;
+    pub(super) fn rvmm_new_guest_id() -> u64;
+    pub(super) fn rvmm_guest_changed(id: u64) -> bool;
+    pub(super) fn rvmm_machine_check();
+
     pub(super) fn rvmm_pages_alloc(order: u32, atomic: bool) -> *mut c_void;
     pub(super) fn rvmm_pages_free(va: *mut c_void, order: u32);
     pub(super) fn rvmm_pages_split(va: *mut c_void) -> *mut c_void;

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`cpu`] | interrupts off on one CPU, kicks, pending work |
 //! | [`fpu`] | the guest's extended state in the processor |
+//! | [`mitigation`] | the processor's faults, as the kernel found them, and machine checks |
 //! | [`page`] | owned pages, and the pool that page tables are made of |
 //! | [`guest_ram`] | the memory of the VMM process: copies and page look-ups |
 //! | [`notifier`] | being told when that memory changes |
@@ -34,6 +35,7 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
 pub(crate) mod log;
+pub(crate) mod mitigation;
 pub(crate) mod msr;
 pub(crate) mod mutex;
 pub(crate) mod netio;

@@ -31,6 +31,7 @@
 #include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/gsseg.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
 #include <asm/spec-ctrl.h>
@@ -157,10 +158,59 @@ void rvmm_tss_limit_changed(void)
 	this_cpu_write(__tss_limit_invalid, true);
 }
 
-bool rvmm_wants_l1d_flush(void)
+u32 rvmm_host_flags(void)
 {
-	return boot_cpu_has_bug(X86_BUG_L1TF) && boot_cpu_has(X86_FEATURE_FLUSH_L1D) &&
-	       !cpu_mitigations_off();
+	u32 flags = 0;
+
+	if (cpu_mitigations_off())
+		flags |= RVMM_MITIGATIONS_OFF;
+	if (boot_cpu_has_bug(X86_BUG_SPECTRE_V2))
+		flags |= RVMM_SPECTRE_V2;
+	if (boot_cpu_has(X86_FEATURE_IBPB))
+		flags |= RVMM_IBPB;
+	if (boot_cpu_has_bug(X86_BUG_L1TF))
+		flags |= RVMM_L1TF;
+	if (boot_cpu_has(X86_FEATURE_FLUSH_L1D))
+		flags |= RVMM_FLUSH_L1D;
+	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT))
+		flags |= RVMM_ITLB_MULTIHIT;
+	if (boot_cpu_has(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
+		flags |= RVMM_BP_SPEC_REDUCE;
+	if (boot_cpu_has_bug(X86_BUG_FXSAVE_LEAK))
+		flags |= RVMM_FXSAVE_LEAK;
+	if (boot_cpu_has(X86_FEATURE_SPLIT_LOCK_DETECT))
+		flags |= RVMM_SPLIT_LOCK_DETECT;
+	if (boot_cpu_has(X86_FEATURE_PEBS))
+		flags |= RVMM_PEBS;
+	if (boot_cpu_has(X86_FEATURE_INTEL_PT))
+		flags |= RVMM_INTEL_PT;
+	if (boot_cpu_has(X86_FEATURE_BUS_LOCK_DETECT))
+		flags |= RVMM_BUS_LOCK_DETECT;
+	return flags;
+}
+
+static atomic64_t rvmm_guest_ids;
+static DEFINE_PER_CPU(u64, rvmm_last_guest);
+
+u64 rvmm_new_guest_id(void)
+{
+	return atomic64_inc_return(&rvmm_guest_ids);
+}
+
+bool rvmm_guest_changed(u64 id)
+{
+	if (this_cpu_read(rvmm_last_guest) == id)
+		return false;
+	this_cpu_write(rvmm_last_guest, id);
+	return true;
+}
+
+/* A frame of user space, with interrupts on: no code of the kernel's was interrupted, so none has to be mended. */
+void rvmm_machine_check(void)
+{
+	struct pt_regs regs = { .cs = __USER_CS, .ss = __USER_DS, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
 }
 
 void *rvmm_pages_alloc(u32 order, bool atomic)

@@ -32,10 +32,29 @@ bool rvmm_host_memory_encrypted(void);
 unsigned long rvmm_host_dr7(void);
 void rvmm_predictor_barrier_on_return(void);
 
+/* mitigation.rs; the same numbers as in ../arch/mitigation.rs. */
+enum rvmm_host_flag {
+	RVMM_MITIGATIONS_OFF	= 1 << 0,
+	RVMM_SPECTRE_V2		= 1 << 1,
+	RVMM_IBPB		= 1 << 2,
+	RVMM_L1TF		= 1 << 3,
+	RVMM_FLUSH_L1D		= 1 << 4,
+	RVMM_ITLB_MULTIHIT	= 1 << 5,
+	RVMM_BP_SPEC_REDUCE	= 1 << 6,
+	RVMM_FXSAVE_LEAK	= 1 << 7,
+	RVMM_SPLIT_LOCK_DETECT	= 1 << 8,
+	RVMM_PEBS		= 1 << 9,
+	RVMM_INTEL_PT		= 1 << 10,
+	RVMM_BUS_LOCK_DETECT	= 1 << 11,
+};
+u32 rvmm_host_flags(void);
+u64 rvmm_new_guest_id(void);
+bool rvmm_guest_changed(u64 id);
+void rvmm_machine_check(void);
+
 /* ../vmx/asm.rs */
 void rvmm_load_gs(u16 selector);
 void rvmm_tss_limit_changed(void);
-bool rvmm_wants_l1d_flush(void);
 
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);

@@ -92,6 +92,35 @@ bitflags::bitflags! {
     }
 }
 
+/// What a guest did with memory that is not mapped, or not for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// It read, or the processor did for it.
+    Read,
+    /// It wrote.
+    Write,
+    /// It fetched an instruction.
+    Fetch,
+}
+
+/// Says how a page of `size` with `rights` is mapped where no page larger than 4 KiB may be executable: large and
+/// for data, until an instruction is fetched from it. `is_split`: there are small pages in its place already, some
+/// of them executable.
+///
+/// Intel, "Machine Check Error Avoidance on Page Size Change": an executable page whose size changes while the
+/// processor holds its translation can stop the machine.
+pub(crate) fn small_code(
+    touch: Touch,
+    size: PageSize,
+    rights: Rights,
+    is_split: impl FnOnce() -> bool,
+) -> (PageSize, Rights) {
+    if size == PageSize::Size4K || touch == Touch::Fetch || is_split() {
+        return (PageSize::Size4K, rights);
+    }
+    (size, rights.difference(Rights::EXEC))
+}
+
 /// A leaf entry, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Leaf {

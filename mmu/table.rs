@@ -341,6 +341,11 @@ impl<F: TableFormat> Table<F> {
         }
     }
 
+    /// Returns whether there is a table of 4 KiB pages where `gfn` lies.
+    pub(crate) fn has_table(&self, mem: &impl TableMem, gfn: Gfn) -> bool {
+        gfn.0 < self.end_gfn() && self.descend(mem, gfn, 1).level == 1
+    }
+
     /// Returns how `gpa` is mapped.
     #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn lookup(&self, mem: &impl TableMem, gpa: Gpa) -> Option<Mapping> {

@@ -27,6 +27,8 @@ pub(crate) enum Unsupported {
     MixedCpus,
     /// The host encrypts its memory.
     EncryptedMemory,
+    /// The host takes its events by FRED, which an NMI or machine check after an exit would miss.
+    Fred,
 }
 
 /// The root of a second-level table, borrowed from the table's owner: as long as this lives, the

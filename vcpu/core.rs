@@ -22,6 +22,7 @@ use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Clock, Lapic};
 use crate::host::cpu;
+use crate::host::mitigation::GuestId;
 use crate::host::timer::{now, rdtsc, tsc_khz, NearClock};
 use kernel::prelude::*;
 
@@ -124,6 +125,10 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) dr: [u64; 4],
     /// The guest has touched its debug registers since they were last put away.
     pub(crate) debug_loaded: bool,
+    /// The guest was found to split locks; the host's detection is off while it runs.
+    pub(crate) splits_locks: bool,
+    /// Its name among all vCPUs, for the barrier between them.
+    pub(crate) guest_id: GuestId,
     /// Triple fault while delivering an exception in software.
     pub(crate) shutdown: bool,
 }
@@ -172,6 +177,8 @@ impl<B: Backend> VcpuCore<B> {
             clock: NearClock::new(),
             dr: [0; 4],
             debug_loaded: false,
+            splits_locks: false,
+            guest_id: GuestId::new(),
             shutdown: false,
         }
     }

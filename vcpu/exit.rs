@@ -134,6 +134,15 @@ pub(crate) enum VirtInsn {
     Other,
 }
 
+impl Exit {
+    /// Returns whether it is a machine check, which is the host's: its handler runs before anything else touches
+    /// memory, for a second one before that shuts the processor down.
+    #[inline]
+    pub(crate) fn is_machine_check(&self) -> bool {
+        matches!(self, Exit::Exception(Vector::MC, _))
+    }
+}
+
 /// Why the guest left guest mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {

@@ -22,6 +22,7 @@ use super::outcome::Outcome;
 use super::run::{commit, prepare};
 use super::shared::count;
 use crate::host::cpu::Work;
+use crate::host::mitigation;
 
 /// How the guest goes on after an exit that was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +129,9 @@ fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
 /// Notes what an entry delivered, and what its exit cut short. The guest's keys are put away.
 #[inline(never)]
 fn note<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) {
+    if exit.is_machine_check() {
+        mitigation::machine_check(cx.cpu);
+    }
     cx.fpu.hide_keys();
     commit(cx.vm, cx.shared, cx.core, exit);
 }

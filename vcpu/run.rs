@@ -33,6 +33,7 @@ use crate::chipset::lapic::VecBits;
 use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
+use crate::host::mitigation::SplitLocks;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::timer;
 use kernel::pr_warn_once;
@@ -304,6 +305,10 @@ fn window<B: Backend>(
 ) -> Leave {
     let cpu = PinnedCpu::pin();
     let Some(mut root) = vm.backend.open(&cpu) else { return Leave::Unusable };
+    if vm.separates_guests {
+        core.guest_id.separate(&cpu);
+    }
+    let split_locks = if core.splits_locks { SplitLocks::allow(&cpu) } else { None };
     let work = Work::of_this_thread(&cpu);
     let debug = HostDebug::save(&cpu);
     let Ok(mut fpu) = fpu.load(&cpu) else {
@@ -396,6 +401,7 @@ fn window<B: Backend>(
     put_debug(core);
     core.hw.leave(&mut root);
     drop(tsc_aux);
+    drop(split_locks);
     drop(fpu);
     drop(debug);
     cpu::predictor_barrier_on_return(&cpu);

@@ -19,7 +19,7 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
-use crate::mmu::format::{PageSize, Rights};
+use crate::mmu::format::{small_code, PageSize, Rights, Touch};
 use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot};
 use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
 use crate::mmu::tlb::{Flushes, Snapshot};
@@ -81,6 +81,8 @@ pub(crate) struct Space<B: Backend> {
     /// The table's.
     format: B::Format,
     root: Hpa,
+    /// Only pages of 4 KiB may be executable.
+    small_code: bool,
     /// Flushes of translations that a CPU may hold and that were taken away.
     pub(crate) flushes: Flushes,
     /// The VM's vCPUs.
@@ -110,6 +112,8 @@ struct Wanted {
     slot: Slot,
     /// Where it is in the VMM.
     hva: Hva,
+    /// What the guest does with it.
+    access: Touch,
     /// What was taken before it was looked for.
     snapshot: Snapshot,
 }
@@ -124,11 +128,11 @@ impl Wanted {
 }
 
 impl<B: Backend> Space<B> {
-    /// An empty space for guests of `backend`.
+    /// An empty space for guests of `backend`; `small_code`: only pages of 4 KiB may be executable.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(backend: &B, vcpus: Arc<VcpuList>) -> Result<Arc<Space<B>>> {
+    pub(crate) fn new(backend: &B, vcpus: Arc<VcpuList>, small_code: bool) -> Result<Arc<Space<B>>> {
         let mut pages = TablePages::new();
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
@@ -142,6 +146,7 @@ impl<B: Backend> Space<B> {
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
                 root,
+                small_code,
                 flushes: Flushes::new(),
                 vcpus,
             }? Error),
@@ -231,8 +236,8 @@ impl<B: Backend> Space<B> {
     }
 
     /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
-    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, write: bool, hint: &mut usize) -> Fault {
-        let Some(wanted) = self.wanted(gpa, write, hint) else { return Fault::Mmio };
+    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, access: Touch, hint: &mut usize) -> Fault {
+        let Some(wanted) = self.wanted(gpa, access, hint) else { return Fault::Mmio };
         match wanted.page(false) {
             Ok(page) => self.map(cpu, &wanted, &page),
             Err(_) => Fault::NotResident,
@@ -245,7 +250,9 @@ impl<B: Backend> Space<B> {
     /// # Errors
     /// `EFAULT` when there is no page; `ENOMEM`.
     pub(crate) fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
-        let Some(wanted) = self.wanted(gpa, write, hint) else { return Ok(()) };
+        // A fetch that finds the page not executable then faults once more.
+        let access = if write { Touch::Write } else { Touch::Read };
+        let Some(wanted) = self.wanted(gpa, access, hint) else { return Ok(()) };
         let page = wanted.page(true)?;
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
         match fault {
@@ -258,18 +265,17 @@ impl<B: Backend> Space<B> {
 
     /// Returns what a fault at `gpa` wants mapped, if it is memory.
     #[inline(always)]
-    fn wanted(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Option<Wanted> {
+    fn wanted(&self, gpa: Gpa, access: Touch, hint: &mut usize) -> Option<Wanted> {
         let gfn = gpa.gfn();
         let (slot, snapshot) = self.ram.slot(gfn, hint)?;
-        let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || !write)?;
-        Some(Wanted { gfn, slot, hva, snapshot })
+        let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || access != Touch::Write)?;
+        Some(Wanted { gfn, slot, hva, access, snapshot })
     }
 
     /// Maps a page that was looked up after `wanted` was.
     fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> Fault {
-        let Wanted { gfn, slot, hva, snapshot } = *wanted;
+        let Wanted { gfn, slot, hva, access, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
-        let first = !(size.pages().wrapping_sub(1));
         let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         if !self.ram.invalidations().allows(snapshot) {
@@ -277,6 +283,11 @@ impl<B: Backend> Space<B> {
         }
         let Tables { table, pages, pending } = &mut *t;
         let Some(table) = table else { return Fault::Again };
+        let (size, rights) = match self.small_code {
+            true => small_code(access, size, rights, || table.has_table(pages, gfn)),
+            false => (size, rights),
+        };
+        let first = !(size.pages().wrapping_sub(1));
         let mapped = table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights);
         let flush = match mapped {
             Ok(mapped) => mapped.flush,

@@ -12,6 +12,7 @@ use super::pvclock::TscScale;
 use super::shared::{deliver, Requests, VcpuShared};
 use super::space::{Space, VcpuList};
 use crate::arch::addr::Gpa;
+use crate::arch::mitigation::HostFlags;
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::bus::{add_heard, Bus, Signals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
@@ -20,6 +21,7 @@ use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::eventfd::EventFd;
 use crate::host::file::WaitQueue;
+use crate::host::mitigation;
 use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::notifier::Registered;
 use crate::host::rcu::RcuBox;
@@ -294,6 +296,10 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) has_tsc_aux: bool,
     /// What the processor can do against speculation.
     pub(crate) speculation: Speculation,
+    /// What the host's kernel found about its processors.
+    pub(crate) host_flags: HostFlags,
+    /// Vcpus that run on a CPU after another are kept apart by a barrier.
+    pub(crate) separates_guests: bool,
 }
 
 impl<B: Backend> Vm<B> {
@@ -304,7 +310,9 @@ impl<B: Backend> Vm<B> {
     pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Vm<B>>> {
         let tsc_scale = TscScale::from_khz(timer::tsc_khz()).ok_or(ENODEV)?;
         let vcpus = Arc::new(VcpuList::new(), GFP_KERNEL_ACCOUNT)?;
-        let space = Space::new(&*backend, vcpus.clone())?;
+        let host_flags = mitigation::host_flags();
+        let small_code = host_flags.wants_small_code(crate::nx_huge_pages());
+        let space = Space::new(&*backend, vcpus.clone(), small_code)?;
         let space = crate::host::notifier::Notifier::register(space)?;
         let chipset = Chipset::new(vcpus)?;
         let io_events = RcuBox::new(IoEvents::default())?;
@@ -325,6 +333,8 @@ impl<B: Backend> Vm<B> {
                 tsc_scale,
                 has_tsc_aux: has_tsc_aux(),
                 speculation: Speculation::of_this_cpu(),
+                host_flags,
+                separates_guests: host_flags.wants_guest_barrier(),
             }),
             GFP_KERNEL_ACCOUNT,
         )

@@ -22,15 +22,6 @@ unsafe extern "C" {
     fn rvmm_load_gs(selector: u16);
     /// Tells the kernel that TR's limit is the smallest; see shim.h.
     fn rvmm_tss_limit_changed();
-    /// Whether the host asks for the L1 data cache to be flushed before a guest; see shim.h.
-    fn rvmm_wants_l1d_flush() -> bool;
-}
-
-/// Returns whether a guest could read the host's memory out of the L1 data cache (L1TF), and the
-/// processor can flush it.
-pub(super) fn wants_l1d_flush() -> bool {
-    // SAFETY: Reads flags set at boot.
-    unsafe { rvmm_wants_l1d_flush() }
 }
 
 /// A VMX instruction failed.
@@ -181,15 +172,6 @@ pub(super) unsafe fn enter(gprs: &mut [u64; 16], launched: bool) -> Result<(), V
 pub(super) unsafe fn host_nmi() {
     // SAFETY: By this function's contract the handler finds the processor as after a real NMI.
     unsafe { asm!("int 2") };
-}
-
-/// Gives the host a machine check that ended the guest.
-///
-/// # Safety
-/// As [`host_nmi`], for a machine check.
-pub(super) unsafe fn host_machine_check() {
-    // SAFETY: As in `host_nmi()`.
-    unsafe { asm!("int 18") };
 }
 
 macro_rules! control_register {

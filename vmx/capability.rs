@@ -6,6 +6,7 @@
 //! two halves: a bit set in the low one must be 1 ("allowed 0-settings"), a bit clear in the high one
 //! must be 0 ("allowed 1-settings"). Pure arithmetic: the MSRs' values come from the caller.
 
+use crate::arch::cpuid::{signature, CpuidRegs, F1Ecx};
 use crate::arch::cr::Cr0;
 use bitflags::bitflags;
 
@@ -83,6 +84,8 @@ bitflags! {
         const UNRESTRICTED_GUEST = 1 << 7;
         /// INVPCID exists.
         const INVPCID = 1 << 12;
+        /// ENCLS exits, by a bitmap.
+        const ENCLS = 1 << 15;
     }
 
     /// VM-exit controls.
@@ -167,6 +170,23 @@ pub(crate) struct Msrs {
 /// IA32_VMX_BASIC bit 55: the TRUE capability MSRs exist.
 pub(crate) const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
 
+/// IA32_VMX_MISC: processor trace can be on in VMX operation; elsewhere VMXON switches it off. SDM, "Tracing Post-VMXON".
+const MISC_TRACES: u64 = 1 << 14;
+
+/// Returns whether the host runs on a hypervisor that a loaded KVM may talk to by an enlightened VMCS: the processor's
+/// own VMCS is then not what counts. `cpuid` executes that instruction.
+///
+/// Microsoft, "Hypervisor Top-Level Functional Specification", "Enlightened VMCS".
+pub(crate) fn has_enlightened_vmcs(cpuid: impl Fn(u32) -> CpuidRegs) -> bool {
+    const NAME: [u32; 3] = signature(b"Microsoft Hv");
+    const NESTED: u32 = 0x4000_000a;
+    let is_guest = F1Ecx::from_bits_retain(cpuid(1).ecx).contains(F1Ecx::HYPERVISOR);
+    let first = cpuid(0x4000_0000);
+    let is_hyperv = is_guest && [first.ebx, first.ecx, first.edx] == NAME && first.eax >= NESTED;
+    // The lowest version that it knows.
+    is_hyperv && cpuid(NESTED).eax & 0xff != 0
+}
+
 /// Returns whether IA32_FEATURE_CONTROL is locked and allows VMXON outside SMX. SDM, "Enabling and
 /// Entering VMX Operation".
 pub(crate) fn is_allowed(feature_control: u64) -> bool {
@@ -217,6 +237,8 @@ pub(crate) struct Setup {
     pub(crate) cr4_one: u64,
     /// EPT and VPID.
     pub(crate) ept_vpid: EptVpid,
+    /// The processor can trace what it executes in VMX operation, too.
+    pub(crate) traces: bool,
     /// The preemption timer counts once in 2^`timer_rate` ticks of the TSC.
     pub(crate) timer_rate: u32,
 }
@@ -258,6 +280,7 @@ impl Setup {
             cr0_one: msrs.cr0_fixed0 | CR0_PAGED,
             cr4_one: msrs.cr4_fixed0,
             ept_vpid,
+            traces: msrs.misc & MISC_TRACES != 0,
             timer_rate: msrs.misc as u32 & 31,
         };
         if setup.is_unrestricted() {
@@ -278,6 +301,11 @@ impl Setup {
         let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
         let has = Pin::from_bits_retain(self.pin).contains(Pin::PREEMPTION_TIMER);
         has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))
+    }
+
+    /// Returns whether ENCLS exits where its bitmap says so.
+    pub(crate) fn has_encls(&self) -> bool {
+        Secondary::from_bits_retain(self.secondary).contains(Secondary::ENCLS)
     }
 
     /// Returns whether translations are tagged with a VPID.
@@ -318,6 +346,7 @@ fn secondary(msrs: &Msrs) -> Result<u32, &'static str> {
         | Secondary::VPID
         | Secondary::WBINVD
         | Secondary::INVPCID
+        | Secondary::ENCLS
         | Secondary::UNRESTRICTED_GUEST;
     adjust(msrs.secondary, Secondary::EPT.bits(), want.bits()).map_err(|_| "EPT")
 }

@@ -7,6 +7,7 @@
 //! | [`capability`] | what the processor can do, and the controls that follow |
 //! | [`vmcs`] | the fields of the control structure |
 //! | [`region`] | the pages shared with the processor, and the window of root operation |
+//! | [`shared`] | the pages of all guests |
 //! | [`asm`] | the instructions; enter.S has the world switch |
 //! | [`exit`], [`event`] | exit reasons to typed exits; events as the VMCS writes them |
 //! | [`check`] | which rule about guest state an entry broke |
@@ -20,27 +21,30 @@ mod check;
 mod event;
 mod exit;
 mod region;
+mod shared;
 mod vcpu;
 mod vmcs;
 
+use crate::arch::cr::Cr4;
+use crate::arch::mitigation::{HostFlags, L1dFlush};
+use crate::arch::msr::ARCH_CAPABILITIES;
 use crate::host::cpu::{self, PinnedCpu};
+use crate::host::mitigation::host_flags;
 use crate::kvm::abi::rvmm::VENDOR_VMX;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
-use capability::{agree, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
+use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, MsrMap, Quirks, VmcsPage, Window};
+use region::{CpuArea, Quirks, VmcsPage, Window, PEBS_ENABLE};
+use shared::{MsrMap, NoPebs, SharedPages};
 use x86::msr;
-
-/// CR4.FRED: events come by another way, which NMIs after an exit would miss.
-const CR4_FRED: u64 = 1 << 32;
 
 /// VMX on this machine.
 pub(crate) struct Vmx {
     setup: Setup,
     cpus: KVec<CpuArea>,
-    bitmap: Arc<MsrMap>,
+    shared: Arc<SharedPages>,
     format: Ept,
     phys_bits: u32,
     quirks: Quirks,
@@ -95,6 +99,21 @@ fn common_capabilities() -> Result<core::result::Result<Msrs, Unsupported>> {
     Ok(common.ok_or(Unsupported::NoExtension))
 }
 
+/// Returns whether the L1 data cache is flushed before guests run.
+fn wants_l1d_flush() -> bool {
+    let capabilities = cpu::rdmsr_on(cpu::cpu_id(), ARCH_CAPABILITIES).unwrap_or(0);
+    match host_flags().l1d_flush(capabilities) {
+        L1dFlush::None => false,
+        L1dFlush::Command => true,
+        L1dFlush::Lacking => {
+            pr_warn!(
+                "guests can read the host's memory out of the L1 cache: update the processor's microcode\n"
+            );
+            false
+        }
+    }
+}
+
 impl Vmx {
     /// Probes every CPU and allocates what each needs.
     ///
@@ -104,8 +123,8 @@ impl Vmx {
         if !is_present() {
             return Ok(Err(Unsupported::NoExtension));
         }
-        if asm::cr4() & CR4_FRED != 0 {
-            return Ok(Err(Unsupported::Lacks("event delivery by IDT (boot with fred=off)")));
+        if asm::cr4() & Cr4::FRED.bits() != 0 {
+            return Ok(Err(Unsupported::Fred));
         }
         // Addresses in the VMCS and in EPT would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
@@ -131,12 +150,16 @@ impl Vmx {
             ignore_pat: true,
         };
         let phys_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+        let flags = host_flags();
         let quirks = Quirks {
             has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
-            flush_l1d: asm::wants_l1d_flush(),
+            flush_l1d: wants_l1d_flush(),
+            has_pebs: flags.contains(HostFlags::PEBS) && cpu::rdmsr_on(cpu::cpu_id(), PEBS_ENABLE).is_ok(),
+            stops_trace: flags.contains(HostFlags::INTEL_PT) && !setup.traces,
+            is_alone: has_enlightened_vmcs(|leaf| cpu::cpuid(leaf, 0)),
         };
-        let bitmap = Arc::new(MsrMap::new()?, GFP_KERNEL)?;
-        Ok(Ok(Vmx { setup, cpus, bitmap, format, phys_bits, quirks }))
+        let shared = Arc::new(SharedPages { bitmap: MsrMap::new()?, no_pebs: NoPebs::new()? }, GFP_KERNEL)?;
+        Ok(Ok(Vmx { setup, cpus, shared, format, phys_bits, quirks }))
     }
 }
 
@@ -153,7 +176,7 @@ impl Backend for Vmx {
     }
 
     fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {
-        Ok(vcpu::VmxVcpu::new(self, VmcsPage::new(&self.setup, self.bitmap.clone())?))
+        Ok(vcpu::VmxVcpu::new(self, VmcsPage::new(&self.setup, self.shared.clone())?))
     }
 
     fn format(&self) -> Ept {

@@ -11,11 +11,13 @@ use super::asm::{self, HostSegments, VmFail};
 use super::capability::{EntryControls, EptVpid, Primary, Setup, CR0_PAGED};
 use super::event;
 use super::exit::{Refusal, Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
+use super::shared::SharedPages;
 use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::Vector;
 use crate::host::cpu::PinnedCpu;
+use crate::host::mitigation;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::host::timer;
@@ -71,15 +73,28 @@ pub(super) struct Quirks {
     pub(super) has_debugctl: bool,
     /// The L1 data cache is flushed before the first entry of a window.
     pub(super) flush_l1d: bool,
+    /// The host may use precise sampling, which writes by linear address: into the guest's memory.
+    pub(super) has_pebs: bool,
+    /// Processor trace exists and cannot be on in VMX operation.
+    pub(super) stops_trace: bool,
+    /// Beside another hypervisor the VMCS may not count: see [`super::capability::has_enlightened_vmcs`].
+    pub(super) is_alone: bool,
 }
+
+/// Precise event-based sampling, a bit for each counter.
+pub(super) const PEBS_ENABLE: u32 = 0x3f1;
+/// Control of processor trace.
+const RTIT_CTL: u32 = 0x570;
+/// In [`RTIT_CTL`]: it is on.
+const TRACE_ENABLE: u64 = 1;
 
 /// IA32_FLUSH_CMD: flush the L1 data cache.
 const FLUSH_CMD: u32 = 0x10b;
 
 /// How a window came into VMX operation.
 enum Mode {
-    /// By itself: the value of CR4 to put back.
-    Own(u64),
+    /// By itself: the value of CR4 to put back, and of RTIT_CTL where tracing has to stop meanwhile.
+    Own { cr4: u64, trace: u64 },
     /// Somebody (a loaded KVM) is in it: the address of the VMCS that was current.
     Shared(u64),
     /// Not at all: CR4 is as it was.
@@ -92,7 +107,7 @@ enum Mode {
 /// the drop: interrupts are off, and the NMI handlers write no CR4.
 pub(crate) struct Window<'a> {
     area: &'a CpuArea,
-    _cpu: &'a PinnedCpu,
+    cpu: &'a PinnedCpu,
     quirks: Quirks,
     mode: Mode,
     loaded: Option<Loaded>,
@@ -104,11 +119,13 @@ struct Loaded {
     segments: HostSegments,
     fs_base: u64,
     debugctl: u64,
+    /// PEBS_ENABLE.
+    pebs: u64,
     msrs: [u64; SWITCHED.len()],
 }
 
 /// The MSRs that neither entries nor exits switch. Guests access them without exits.
-const SWITCHED: [u32; 5] =
+pub(super) const SWITCHED: [u32; 5] =
     [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
 
 /// The guest's values of the MSRs that are switched by hand.
@@ -186,6 +203,31 @@ fn leave_operation(cr4: u64) {
     }
 }
 
+/// Switches processor trace off where VMXON would, which loses its state. Returns RTIT_CTL, 0 where nothing was on.
+///
+/// An interrupt of the tracer's, an NMI, may try to switch it on meanwhile: that faults, and the kernel notes it.
+fn stop_trace(quirks: Quirks) -> u64 {
+    if !quirks.stops_trace {
+        return 0;
+    }
+    // SAFETY: The processor has it.
+    let control = unsafe { rdmsr(RTIT_CTL) };
+    if control & TRACE_ENABLE == 0 {
+        return 0;
+    }
+    // SAFETY: As above; `go_on_tracing()` puts it back.
+    unsafe { wrmsr(RTIT_CTL, control & !TRACE_ENABLE) };
+    control
+}
+
+/// Undoes [`stop_trace`].
+fn go_on_tracing(control: u64) {
+    if control != 0 {
+        // SAFETY: The value found, and VMX operation is over.
+        unsafe { wrmsr(RTIT_CTL, control) };
+    }
+}
+
 impl<'a> Window<'a> {
     /// Enters VMX operation on this CPU; `area` is the CPU's own.
     ///
@@ -195,12 +237,19 @@ impl<'a> Window<'a> {
     pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: Quirks) -> Window<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
-            asm::vmptrst().map(Mode::Shared)
+            if quirks.is_alone {
+                pr_warn_once!("beside another hypervisor on Hyper-V no guest can run: unload kvm_intel\n");
+                Err(VmFail::Invalid)
+            } else {
+                asm::vmptrst().map(Mode::Shared)
+            }
         } else {
-            enter_operation(area, cr4).map(Mode::Own)
+            let trace = stop_trace(quirks);
+            let entered = enter_operation(area, cr4).inspect_err(|_| go_on_tracing(trace));
+            entered.map(|cr4| Mode::Own { cr4, trace })
         };
         let mode = mode.unwrap_or(Mode::Failed);
-        Window { area, _cpu: cpu, quirks, mode, loaded: None }
+        Window { area, cpu, quirks, mode, loaded: None }
     }
 
     fn is_loaded(&self, memory: &Arc<Memory>) -> bool {
@@ -230,6 +279,10 @@ impl<'a> Window<'a> {
             // SAFETY: The value found.
             unsafe { wrmsr(msr::IA32_FS_BASE, l.fs_base) };
         }
+        if l.pebs != 0 {
+            // SAFETY: The value found.
+            unsafe { wrmsr(PEBS_ENABLE, l.pebs) };
+        }
         if write_switched(&l.msrs, &read_switched()).is_err() {
             lost("system call MSRs");
         }
@@ -244,10 +297,11 @@ impl Drop for Window<'_> {
     fn drop(&mut self) {
         self.unload();
         match self.mode {
-            Mode::Own(cr4) => {
+            Mode::Own { cr4, trace } => {
                 // SAFETY: Entered in `open()`; no VMCS is active after `unload()`.
                 unsafe { asm::vmxoff() };
                 leave_operation(cr4);
+                go_on_tracing(trace);
             }
             Mode::Shared(u64::MAX) | Mode::Failed => {}
             Mode::Shared(vmcs) => {
@@ -260,48 +314,11 @@ impl Drop for Window<'_> {
     }
 }
 
-/// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
-/// Address".
-pub(super) struct MsrMap(Pages);
-
-impl MsrMap {
-    /// Everything exits but what entries, exits and windows switch.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    pub(super) fn new() -> Result<MsrMap> {
-        let mut pages = Pages::new(0)?;
-        pages.bytes_mut().fill(0xff);
-        let mut map = MsrMap(pages);
-        let in_vmcs = [
-            msr::IA32_SYSENTER_CS,
-            msr::IA32_SYSENTER_ESP,
-            msr::IA32_SYSENTER_EIP,
-            msr::IA32_FS_BASE,
-            msr::IA32_GS_BASE,
-        ];
-        for index in Iterator::chain(in_vmcs.iter(), &SWITCHED) {
-            map.pass_through(*index);
-        }
-        Ok(map)
-    }
-
-    fn pass_through(&mut self, index: u32) {
-        let range = if index >= 0xc000_0000 { 0x400usize } else { 0 };
-        let byte = (index & 0x1fff) as usize >> 3;
-        for write in [0, 0x800usize] {
-            if let Some(b) = self.0.bytes_mut().get_mut(range | write | byte) {
-                *b &= !(1 << (index & 7));
-            }
-        }
-    }
-}
-
 /// What the processor may hold on to while a VMCS is active; a window keeps it alive.
 pub(super) struct Memory {
     vmcs: Pages,
     virtual_apic: Pages,
-    bitmap: Arc<MsrMap>,
+    shared: Arc<SharedPages>,
     /// A window has it as its current VMCS. That window belongs to the thread that has the vCPU.
     live: AtomicBool,
 }
@@ -358,9 +375,9 @@ impl VmcsPage {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(setup: &Setup, bitmap: Arc<MsrMap>) -> Result<VmcsPage> {
+    pub(super) fn new(setup: &Setup, shared: Arc<SharedPages>) -> Result<VmcsPage> {
         let (vmcs, virtual_apic) = (region(setup.revision)?, Pages::new(0)?);
-        let memory = Memory { vmcs, virtual_apic, bitmap, live: AtomicBool::new(false) };
+        let memory = Memory { vmcs, virtual_apic, shared, live: AtomicBool::new(false) };
         Ok(VmcsPage {
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
             setup: *setup,
@@ -547,15 +564,31 @@ impl VmcsPage {
         } else {
             0
         };
+        let pebs = if window.quirks.has_pebs {
+            // SAFETY: The probe found it.
+            unsafe { rdmsr(PEBS_ENABLE) }
+        } else {
+            0
+        };
+        if pebs != 0 {
+            // A record that is under way needs time to be written, so the entry alone would come too late.
+            // SAFETY: Switches sampling off, for the window.
+            unsafe { wrmsr(PEBS_ENABLE, 0) };
+        }
         self.launched = false;
         self.memory.live.store(true, Relaxed);
-        window.loaded = Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, msrs: host });
+        window.loaded =
+            Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, pebs, msrs: host });
         if write_switched(&self.msrs.to_array(), &host).is_err() {
             self.note_refusal(Refusal::Msr);
         }
         if !self.initialized {
             self.initialize();
             self.initialized = true;
+        }
+        if window.quirks.has_pebs {
+            // An NMI of the host's sampler in the window switches it on again: each entry switches it off.
+            self.own(OwnedField::EntryMsrLoadCount, u64::from(pebs != 0));
         }
         self.write_host(&segments, fs_base);
         if window.quirks.flush_l1d {
@@ -579,7 +612,11 @@ impl VmcsPage {
         if let Some(timer) = s.timer_value(timer::tsc_khz(), LONGEST_RUN_MS) {
             self.own(OwnedField::PreemptionTimer, u64::from(timer));
         }
-        let (bitmap, apic) = (self.memory.bitmap.0.hpa().0, self.memory.virtual_apic.hpa().0);
+        if s.has_encls() {
+            // No guest is offered enclaves; ENCLS would work on the host's.
+            self.own(OwnedField::EnclsBitmap, u64::MAX);
+        }
+        let (bitmap, apic) = (self.memory.shared.bitmap.hpa().0, self.memory.virtual_apic.hpa().0);
         for (field, value) in [
             (OwnedField::PinControls, u64::from(s.pin)),
             (OwnedField::SecondaryControls, u64::from(s.secondary)),
@@ -593,6 +630,7 @@ impl VmcsPage {
             (OwnedField::ExitMsrStoreCount, 0),
             (OwnedField::ExitMsrLoadCount, 0),
             (OwnedField::EntryMsrLoadCount, 0),
+            (OwnedField::EntryMsrLoad, self.memory.shared.no_pebs.hpa().0),
             (OwnedField::TprThreshold, 0),
             (OwnedField::ActivityState, 0),
             (OwnedField::LinkPointer, u64::MAX),
@@ -699,7 +737,7 @@ impl VmcsPage {
         // - The controls are those of `Setup`, which exit for what is the host's; the host state was
         //   written in this window; `root` borrows the table.
         match unsafe { asm::enter(gprs, self.launched) } {
-            Ok(()) => self.report(),
+            Ok(()) => self.report(window.cpu),
             Err(_) => {
                 let error = self.told(ReadField::InstructionError);
                 Report { reason: VM_FAIL, qualification: error, ..Report::default() }
@@ -709,7 +747,7 @@ impl VmcsPage {
 
     /// Reads what the processor tells about the exit, and hands the host what is its own.
     #[inline]
-    fn report(&mut self) -> Report {
+    fn report(&mut self, cpu: &PinnedCpu) -> Report {
         let mut r = Report {
             reason: self.told(ReadField::ExitReason),
             qualification: self.told(ReadField::Qualification),
@@ -727,15 +765,12 @@ impl VmcsPage {
                 if event::is_nmi(r.interruption) {
                     // SAFETY: That is what just happened; hosts with FRED were refused.
                     unsafe { asm::host_nmi() };
-                } else if r.interruption & 0xff == u32::from(Vector::MC.0) {
-                    // SAFETY: As above.
-                    unsafe { asm::host_machine_check() };
                 }
             }
             Some(REASON_EPT_VIOLATION | 49) => r.gpa = self.told(ReadField::GuestPhysical),
             None if r.reason == ENTRY_FAILURE | 41 => {
-                // SAFETY: A machine check came during the entry.
-                unsafe { asm::host_machine_check() };
+                // One came during the entry.
+                mitigation::machine_check(cpu);
             }
             _ => {}
         }

@@ -186,10 +186,14 @@ fields! {
         Vpid = 0x0000,
         /// Address of the MSR bitmap.
         MsrBitmap = 0x2004,
+        /// Address of the MSRs loaded at entries.
+        EntryMsrLoad = 0x200a,
         /// Address of the virtual-APIC page.
         VirtualApic = 0x2012,
         /// Address of the root of the EPT, and how to walk it.
         EptPointer = 0x201a,
+        /// Which leaves of ENCLS exit.
+        EnclsBitmap = 0x202e,
         /// The VMCS link pointer: all ones.
         LinkPointer = 0x2800,
         /// Guest IA32_DEBUGCTL: no tracing into host memory.

@@ -5,6 +5,7 @@
 use super::insn;
 use super::mov;
 use super::Cx;
+use crate::mmu::format::Touch;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::{Outcome, UserExit};
@@ -22,7 +23,12 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
     if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
         return device(cx, &fault);
     }
-    match cx.vm.space.fault(cx.cpu, fault.gpa, fault.write, &mut cx.core.slot_hint) {
+    let access = match fault {
+        GuestPageFault { write: true, .. } => Touch::Write,
+        GuestPageFault { fetch: true, .. } => Touch::Fetch,
+        _ => Touch::Read,
+    };
+    match cx.vm.space.fault(cx.cpu, fault.gpa, access, &mut cx.core.slot_hint) {
         Fault::Mapped => Outcome::Resume,
         Fault::NotResident => Outcome::MapIn { gpa: fault.gpa, write: fault.write },
         Fault::NeedPages => Outcome::NeedPages,

@@ -4,13 +4,14 @@
 
 use super::Cx;
 use crate::arch::cpuid::CpuidRegs;
-use crate::arch::cr::Cr4;
-use crate::arch::exception::Exception;
+use crate::arch::cr::{Cr0, Cr4, Rflags};
+use crate::arch::exception::{Exception, Vector};
 use crate::host::debug;
 use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
 use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::shared::count;
 use crate::vcpu::state::{Groups, RAX, RCX};
+use kernel::pr_warn_once;
 
 /// KVM_ENOSYS of the hypercall ABI, negative.
 const KVM_ENOSYS: u64 = 0u64.wrapping_sub(1000);
@@ -75,6 +76,23 @@ pub(super) fn debug_register<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     cx.core.debug_loaded = true;
     cx.core.hw.set_debug_passthrough(true);
     Outcome::Resume
+}
+
+/// #AC: the guest's own, or the host's for a locked access that splits a cache line. Such a guest goes on without
+/// the host's detection, as under the kernel's own default.
+///
+/// SDM, "Features to Disable Bus Locks".
+pub(super) fn alignment_check<B: Backend>(cx: &mut Cx<'_, '_, B>, error: u32) -> Outcome {
+    cx.core.fetch(Groups::CONTROL | Groups::SEGMENTS);
+    let s = &cx.core.state;
+    let (am, ac) = (s.cr0 & Cr0::AM.bits() != 0, s.rflags & Rflags::AC.bits() != 0);
+    if cx.core.splits_locks || !cx.vm.host_flags.is_split_lock(s.cpl(), am, ac) {
+        return Outcome::Inject(Exception::with_error(Vector::AC, error));
+    }
+    cx.core.splits_locks = true;
+    pr_warn_once!("a guest splits locks: it runs without their detection\n");
+    // The next window is opened without it.
+    Outcome::HostInterrupt
 }
 
 /// The guest can take an interrupt now.

@@ -86,7 +86,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
         Exit::CacheFlush => Outcome::SkipAndResume,
         Exit::Xsetbv => misc::xsetbv(cx),
         Exit::DebugRegister => misc::debug_register(cx),
-        Exit::Exception(vector, error) => exception(vector, error),
+        Exit::Exception(vector, error) => exception(cx, vector, error),
         Exit::NmiReturn => misc::nmi_return(cx),
         Exit::Emulate => software::step(cx),
         Exit::TripleFault => Outcome::ToUser(UserExit::Shutdown),
@@ -97,11 +97,11 @@ pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Outcome 
 }
 
 /// An exception that is watched for the host's sake goes on to the guest.
-fn exception(vector: Vector, error: u32) -> Outcome {
+fn exception<B: Backend>(cx: &mut Cx<'_, '_, B>, vector: Vector, error: u32) -> Outcome {
     match vector {
-        // The host's machine check is pending for the host; the guest never sees it.
+        // The host's, and its handler has run; the guest never sees it.
         Vector::MC => Outcome::HostInterrupt,
-        Vector::AC => Outcome::Inject(Exception::with_error(vector, error)),
+        Vector::AC => misc::alignment_check(cx, error),
         _ => Outcome::Inject(Exception::plain(vector)),
     }
 }

@@ -4,4 +4,5 @@
 
 mod addr;
 mod cr;
+mod mitigation;
 mod xsave;

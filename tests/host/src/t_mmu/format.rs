@@ -3,7 +3,9 @@
 //! Entries of NPT and EPT: the manuals' bits, and decoding what was encoded.
 
 use crate::arch::addr::{Hpa, Pfn};
-use crate::mmu::format::{Entry, Ept, Leaf, Levels, MemoryType, Npt, PageSize, Rights, TableFormat};
+use crate::mmu::format::{
+    small_code, Entry, Ept, Leaf, Levels, MemoryType, Npt, PageSize, Rights, TableFormat, Touch,
+};
 use proptest::prelude::*;
 
 pub(crate) const NPT: Npt = Npt { levels: Levels::Four, gib_pages: true, encryption_mask: 0 };
@@ -75,4 +77,16 @@ proptest! {
         prop_assert_eq!(NPT.decode(entry, level), Entry::Absent);
         prop_assert_eq!(EPT.decode(entry, level), Entry::Absent);
     }
+}
+
+#[test]
+fn large_pages_are_for_data_where_code_must_be_small() {
+    use PageSize::*;
+    let all = Rights::all();
+    let choose = |touch, size, rights, is_split| small_code(touch, size, rights, || is_split);
+    assert_eq!(choose(Touch::Write, Size2M, all, false), (Size2M, Rights::WRITE));
+    assert_eq!(choose(Touch::Read, Size2M, Rights::EXEC, false), (Size2M, Rights::empty()));
+    assert_eq!(choose(Touch::Fetch, Size2M, all, false), (Size4K, all), "an instruction splits it");
+    assert_eq!(choose(Touch::Write, Size2M, all, true), (Size4K, all), "and it stays split");
+    assert_eq!(choose(Touch::Write, Size4K, all, false), (Size4K, all));
 }

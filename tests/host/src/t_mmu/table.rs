@@ -5,7 +5,9 @@
 
 use super::format::{EPT, NPT};
 use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
-use crate::mmu::format::{index, Entry, Levels, Npt, PageSize, Rights, TableFormat, ENTRIES};
+use crate::mmu::format::{
+    index, small_code, Entry, Levels, Npt, PageSize, Rights, TableFormat, Touch, ENTRIES,
+};
 use crate::mmu::slots::GfnRange;
 use crate::mmu::table::{FlushNeeded, MapError, Mapping, Table, TableMem, Unmapping, MAX_TABLES_PER_MAP};
 use proptest::collection::vec;
@@ -168,6 +170,34 @@ fn a_small_page_inside_a_large_one_leaves_the_rest_mapped() {
     assert_eq!(at(512), Mapping { pfn: Pfn(GIB + 512), size: Size4K, rights: RW });
     assert_eq!(at(1024), Mapping { pfn: Pfn(GIB + 1024), size: Size2M, rights: RW });
     assert_eq!(at(GIB - 1), Mapping { pfn: Pfn(2 * GIB - 1), size: Size2M, rights: RW });
+}
+
+/// As the space maps a fault where code must be small: in host pages of 2 MiB, frame by frame the same.
+fn touch(pool: &mut Pool, t: &mut Table<Npt>, gfn: u64, touch: Touch) {
+    let (size, rights) = small_code(touch, Size2M, Rights::all(), || t.has_table(pool, Gfn(gfn)));
+    let first = gfn & !(size.pages() - 1);
+    let done = t.map(pool, Gfn(first).gpa(), Pfn(0x10_0000 + first), size, rights).unwrap();
+    done.flush.release(pool, t.format());
+}
+
+#[test]
+fn small_code_leaves_data_large_and_stays_executable() {
+    let (mut pool, mut t) = empty();
+
+    touch(&mut pool, &mut t, 0x205, Touch::Write);
+    assert_eq!(
+        t.lookup(&pool, Gfn(0x205).gpa()).unwrap(),
+        Mapping { pfn: Pfn(0x10_0205), size: Size2M, rights: RW }
+    );
+    touch(&mut pool, &mut t, 0x206, Touch::Fetch);
+    touch(&mut pool, &mut t, 0x207, Touch::Write);
+    touch(&mut pool, &mut t, 0x206, Touch::Write);
+    touch(&mut pool, &mut t, 0x401, Touch::Read);
+
+    let at = |gfn: u64| t.lookup(&pool, Gfn(gfn).gpa()).map(|m| (m.pfn.0, m.size, m.rights));
+    assert_eq!(at(0x206), Some((0x10_0206, Size4K, Rights::all())));
+    assert_eq!(at(0x205), Some((0x10_0205, Size4K, RW)), "the rest stays for data");
+    assert_eq!(at(0x401), Some((0x10_0401, Size2M, RW)), "others stay large");
 }
 
 #[test]

@@ -147,3 +147,20 @@ fn what_the_processor_refuses_is_an_entry_that_failed_and_nothing_else_is() {
         assert_eq!(is_refused(code), matches!(plain(code), Exit::EntryFailed(_)), "{code:#x}");
     }
 }
+
+#[test]
+fn machine_checks_are_told_from_other_exceptions() {
+    assert!(plain(0x52).is_machine_check());
+    assert!((0x40..=0x5f).all(|code| plain(code).is_machine_check() == (code == 0x52)));
+    assert!(!plain(0x78).is_machine_check());
+}
+
+#[test]
+fn host_events_and_moves_to_control_registers_are_those_of_the_manual() {
+    for code in [0x60, 0x61, 0x62, 0x63, 0x7e] {
+        assert_eq!(plain(code), Exit::HostInterrupt, "{code:#x}");
+    }
+    for code in [0x00, 0x04, 0x10, 0x14, 0x18, 0x1f] {
+        assert_eq!(plain(code), Exit::Emulate, "{code:#x}");
+    }
+}

@@ -2,8 +2,10 @@
 
 //! Controls from capability MSRs.
 
+use crate::arch::cpuid::{signature, CpuidRegs};
 use crate::vmx::capability::{
-    adjust, agree, is_allowed, EntryControls, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup,
+    adjust, agree, has_enlightened_vmcs, is_allowed, EntryControls, EptVpid, ExitControls, Msrs, Primary,
+    Secondary, Setup,
 };
 use proptest::prelude::*;
 
@@ -127,4 +129,38 @@ proptest! {
             Err(missing) => prop_assert_eq!(missing, need & !may),
         }
     }
+}
+
+#[test]
+fn enclave_instructions_exit_where_they_can() {
+    assert!(!Setup::new(&ivy_bridge()).unwrap().has_encls());
+    let with = Msrs { secondary: ivy_bridge().secondary | 1 << (32 + 15), ..ivy_bridge() };
+    assert!(Setup::new(&with).unwrap().has_encls());
+}
+
+#[test]
+fn tracing_in_vmx_operation_is_told_by_a_bit() {
+    assert!(!Setup::new(&ivy_bridge()).unwrap().traces);
+    let with = Msrs { misc: ivy_bridge().misc | 1 << 14, ..ivy_bridge() };
+    assert!(Setup::new(&with).unwrap().traces);
+}
+
+#[test]
+fn an_enlightened_vmcs_is_one_of_hyper_v_that_has_versions_of_it() {
+    let host = |name: &'static [u8; 12], last: u32, versions: u32, is_guest: bool| {
+        move |leaf| {
+            let [ebx, ecx, edx] = signature(name);
+            match leaf {
+                1 => CpuidRegs { ecx: u32::from(is_guest) << 31, ..CpuidRegs::default() },
+                0x4000_0000 => CpuidRegs { eax: last, ebx, ecx, edx },
+                0x4000_000a => CpuidRegs { eax: versions, ..CpuidRegs::default() },
+                _ => CpuidRegs::default(),
+            }
+        }
+    };
+    assert!(has_enlightened_vmcs(host(b"Microsoft Hv", 0x4000_000a, 0x101, true)));
+    assert!(!has_enlightened_vmcs(host(b"Microsoft Hv", 0x4000_000a, 0, true)));
+    assert!(!has_enlightened_vmcs(host(b"Microsoft Hv", 0x4000_0009, 0x101, true)));
+    assert!(!has_enlightened_vmcs(host(b"Microsoft Hv", 0x4000_000a, 0x101, false)));
+    assert!(!has_enlightened_vmcs(host(b"KVMKVMKVM\0\0\0", 0x4000_000a, 0x101, true)));
 }

@@ -53,7 +53,8 @@ fn widths_follow_from_names() {
             }
             n if n.ends_with("Base") => FieldWidth::Natural,
             "Pat" | "Efer" | "TscOffset" | "EptPointer" | "LinkPointer" | "MsrBitmap" | "VirtualApic"
-            | "DebugCtl" | "GuestPhysical" => FieldWidth::Quad,
+            | "DebugCtl" | "GuestPhysical" | "EntryMsrLoad" | "EnclsBitmap" | "Pdpte0" | "Pdpte1"
+            | "Pdpte2" | "Pdpte3" => FieldWidth::Quad,
             "Interruptibility" | "ActivityState" | "EntryInterruption" | "ExceptionBitmap"
             | "PageFaultMask" | "PageFaultMatch" | "TprThreshold" | "PreemptionTimer" | "SysenterCs"
             | "InstructionError" | "ExitReason" | "ExitInterruption" | "IdtVectoring" => FieldWidth::Long,
