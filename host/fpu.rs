@@ -14,8 +14,10 @@
 
 use super::cpu::PinnedCpu;
 use super::fault::on_fault;
+use super::mitigation::host_flags;
 use super::page::Pages;
 use crate::arch::cr::Xcr0;
+use crate::arch::mitigation::HostFlags;
 use crate::arch::slice::copy_common;
 use crate::arch::xsave::{self, MXCSR, MXCSR_INITIAL, MXCSR_MASK, XSTATE_BV};
 use core::arch::asm;
@@ -40,6 +42,17 @@ pub(crate) struct GuestFpu {
     mxcsr_bits: u32,
     /// The host uses XSAVE.
     has_xsave: bool,
+    /// XRSTOR leaves the pointers of the last x87 instruction as they are.
+    leaks_pointers: bool,
+}
+
+/// Makes the pointers of the last x87 instruction those of one here. APM, "FXSAVE and FXRSTOR Instructions": without a
+/// pending exception some processors do not restore them, and the guest would see whose code ran before.
+fn forget_pointers() {
+    let zero = 0u32;
+    // SAFETY: In the kernel's FPU section; the registers are loaded afterwards. An exception of what was there is
+    // cleared first, and the stack emptied.
+    unsafe { asm!("fnclex", "emms", "fild dword ptr [{p}]", p = in(reg) &zero, options(nostack)) };
 }
 
 /// Returns PKRU.
@@ -141,8 +154,10 @@ impl GuestFpu {
             asm!("fxsave64 [{p}]", p = in(reg) image.as_ptr().as_ptr(), options(nostack, preserves_flags))
         };
         let mxcsr_bits = xsave::mxcsr_bits(xsave::word(image.bytes_mut(), MXCSR_MASK));
+        let leaks_pointers = host_flags().contains(HostFlags::FXSAVE_LEAK);
+        let has_xsave = has_xsave();
         // INVARIANT: Established by the next line.
-        let mut fpu = GuestFpu { image, xcr0: Xcr0::X87, supported, mxcsr_bits, has_xsave: has_xsave() };
+        let mut fpu = GuestFpu { image, xcr0: Xcr0::X87, supported, mxcsr_bits, has_xsave, leaks_pointers };
         fpu.reset();
         Ok(fpu)
     }
@@ -278,6 +293,9 @@ impl GuestFpu {
             let host = unsafe { rdpkru() };
             Keys { host, guest: 0, shown: true }
         });
+        if self.leaks_pointers {
+            forget_pointers();
+        }
         // SAFETY: The section began above, and XCR0 has not been touched since.
         let mut done = unsafe { self.restore() };
         if done.is_ok() && self.xcr0.bits() != host_xcr0 {

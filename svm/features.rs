@@ -2,7 +2,7 @@
 
 //! What a processor's SVM can do, and whether a CPU may run guests. Pure.
 
-use crate::arch::cpuid::CpuidRegs;
+use crate::arch::cpuid::{CpuidRegs, F1Ecx};
 
 /// VM_CR.SVMDIS. APM, "VM_CR MSR".
 const SVMDIS: u64 = 1 << 4;
@@ -58,6 +58,14 @@ impl Features {
             Some(_) => Fit::Alike,
         }
     }
+}
+
+/// Returns whether XSAVES and IA32_XSS exist and are in use, with `cpuid`, which executes that instruction with a
+/// leaf and a subleaf.
+pub(crate) fn has_xss(cpuid: impl Fn(u32, u32) -> CpuidRegs) -> bool {
+    let uses_xsave = F1Ecx::from_bits_retain(cpuid(1, 0).ecx).contains(F1Ecx::OSXSAVE);
+    // XSAVES.
+    uses_xsave && cpuid(0, 0).eax >= 0xd && cpuid(0xd, 1).eax & (1 << 3) != 0
 }
 
 /// Returns whether a VM_CR forbids SVM.

@@ -23,8 +23,10 @@ mod vcpu;
 mod vmcb;
 
 use crate::arch::cr::Cr4;
-use crate::arch::msr::VM_CR;
+use crate::arch::mitigation::HostFlags;
+use crate::arch::msr::{VM_CR, XSS};
 use crate::host::cpu::{self, PinnedCpu};
+use crate::host::mitigation::host_flags;
 use crate::host::page::Pages;
 use crate::kvm::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
@@ -32,7 +34,7 @@ use crate::vcpu::backend::{Backend, Unsupported};
 use features::{Features, Fit};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, VmcbPage, Window};
+use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, Quirks, VmcbPage, Window};
 
 fn features_of_this_cpu() -> Option<Features> {
     Features::of(|leaf| cpu::cpuid(leaf, 0))
@@ -63,11 +65,23 @@ fn areas(features: &Features, maps: &Arc<Maps>) -> Result<KVec<CpuArea>> {
     Ok(cpus)
 }
 
+/// Finds what differs between hosts. It is the same on all CPUs.
+fn quirks() -> Quirks {
+    let flags = host_flags();
+    let has_xss = features::has_xss(cpu::cpuid);
+    Quirks {
+        xss: if has_xss { cpu::rdmsr_on(cpu::cpu_id(), XSS).unwrap_or(0) } else { 0 },
+        has_bus_lock_detect: flags.contains(HostFlags::BUS_LOCK_DETECT),
+        reduces_speculation: flags.contains(HostFlags::BP_SPEC_REDUCE),
+    }
+}
+
 /// SVM on this machine.
 pub(crate) struct Svm {
     features: Features,
     /// CR4.MCE as the host has it.
     host_mce: u64,
+    quirks: Quirks,
     cpus: KVec<CpuArea>,
     maps: Arc<Maps>,
     levels: Levels,
@@ -84,6 +98,9 @@ impl Svm {
             if let Err(why) = check(&features, id) {
                 return Ok(Err(why));
             }
+        }
+        if cpu::cr4() & Cr4::FRED.bits() != 0 {
+            return Ok(Err(Unsupported::Fred));
         }
         // Addresses in the VMCB and in nested tables would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
@@ -118,7 +135,7 @@ impl Svm {
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();
-        Ok(Ok(Svm { features, host_mce, cpus, maps, levels }))
+        Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels }))
     }
 }
 
@@ -133,7 +150,7 @@ impl Backend for Svm {
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;
         let fits = area.is_checked() || (features_of_this_cpu() == Some(self.features) && area.check(cpu));
-        fits.then(|| Window::open(area, cpu)).flatten()
+        fits.then(|| Window::open(area, cpu, self.quirks)).flatten()
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {

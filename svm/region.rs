@@ -14,9 +14,9 @@ use super::vmcb::{Clean, Control, Intercept3, Intercept4, InterceptCr, Save, Vmc
 use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
-use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
+use crate::arch::msr::{BP_CFG, BP_SPEC_REDUCE, VM_CR, VM_HSAVE_PA, XSS};
 use crate::host::cpu::{self, PinnedCpu};
-use crate::host::msr::{try_rdmsr, try_wrmsr, wrmsr};
+use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::mmu::asid::{AsidPool, AsidTag, Flush, Neighbour, WindowAsids};
 use crate::vcpu::backend::TableRoot;
@@ -25,7 +25,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use x86::msr::IA32_EFER;
+use x86::msr::{IA32_DEBUGCTL, IA32_EFER};
 
 /// What each CPU has for running guests.
 pub(super) struct CpuArea {
@@ -101,6 +101,18 @@ impl Drop for CpuArea {
     }
 }
 
+/// What differs between hosts beside SVM itself: what a guest would meet in registers that VMRUN does not switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quirks {
+    /// The host's IA32_XSS, which never changes; 0 where there is none. XSAVES and XRSTORS cannot be made to exit,
+    /// and by it they would reach the host's supervisor state, shadow stacks above all.
+    pub(super) xss: u64,
+    /// The host may have bus locks trap in DEBUGCTL.
+    pub(super) has_bus_lock_detect: bool,
+    /// The host keeps guests from training its returns by a bit of BP_CFG.
+    pub(super) reduces_speculation: bool,
+}
+
 /// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
 /// see [`Neighbour::of`].
 pub(crate) struct Window<'a> {
@@ -111,6 +123,9 @@ pub(crate) struct Window<'a> {
     /// EFER to put back, where SVME was not set yet.
     efer: Option<u64>,
     asids: WindowAsids,
+    quirks: Quirks,
+    /// The host's IA32_XSS and DEBUGCTL, where they were taken away; see [`Window::shield`].
+    shielded: Option<(u64, u64)>,
 }
 
 impl<'a> Window<'a> {
@@ -120,7 +135,7 @@ impl<'a> Window<'a> {
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
     ///
     /// `None` where the processor refuses.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: Quirks) -> Option<Window<'a>> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
         let ours = area.hsave_hpa.0;
@@ -132,13 +147,47 @@ impl<'a> Window<'a> {
         }
         // SAFETY: Only a window of this CPU reaches the pool, and this is the only one.
         let asids = WindowAsids::open(unsafe { &mut *area.asids.get() }, neighbour);
-        let window = Window { area, cpu, host_vmcb: area.host_vmcb_hpa, efer: restore, asids };
+        let host_vmcb = area.host_vmcb_hpa;
+        let window = Window { area, cpu, host_vmcb, efer: restore, asids, quirks, shielded: None };
         if neighbour == Neighbour::Gone || hsave == 0 {
             // SAFETY: Whoever runs guests writes his own address first; this area is the CPU's own.
             unsafe { try_wrmsr(VM_HSAVE_PA, ours).ok()? };
         }
         // SAFETY: The page is this CPU's own.
         unsafe { asm::vmsave(area.host_vmcb_hpa) }.then_some(window)
+    }
+
+    /// Takes away what of the host's a guest would meet, until the window is dropped: before the first entry, but
+    /// after the guest's extended state was loaded, since IA32_XSS says what of the host's is saved then.
+    pub(super) fn shield(&mut self) {
+        let Quirks { xss, has_bus_lock_detect, reduces_speculation } = self.quirks;
+        if self.shielded.is_some() || !(xss != 0 || has_bus_lock_detect || reduces_speculation) {
+            return;
+        }
+        let debugctl = if has_bus_lock_detect {
+            // SAFETY: Every processor with SVM has it.
+            unsafe { rdmsr(IA32_DEBUGCTL) }
+        } else {
+            0
+        };
+        self.shielded = Some((xss, debugctl));
+        if xss != 0 {
+            // SAFETY: The host has it, and uses it in the kernel's FPU code only, which does not run in the window.
+            unsafe { wrmsr(XSS, 0) };
+        }
+        if debugctl != 0 {
+            // SAFETY: Only switches tracing off, for the window.
+            unsafe { wrmsr(IA32_DEBUGCTL, 0) };
+        }
+        if reduces_speculation {
+            // SAFETY: The kernel found the bit, so the MSR exists.
+            let config = unsafe { rdmsr(BP_CFG) };
+            if config & BP_SPEC_REDUCE == 0 {
+                // SAFETY: As above. It stays set, since what the guest trained outlives the window; a loaded KVM
+                // clears it with its last VM.
+                unsafe { wrmsr(BP_CFG, config | BP_SPEC_REDUCE) };
+            }
+        }
     }
 
     /// Returns the number of the CPU.
@@ -190,6 +239,15 @@ impl<'a> Window<'a> {
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
+        let (xss, debugctl) = self.shielded.unwrap_or_default();
+        if xss != 0 {
+            // SAFETY: The host's value.
+            unsafe { wrmsr(XSS, xss) };
+        }
+        if debugctl != 0 {
+            // SAFETY: The host's value.
+            unsafe { wrmsr(IA32_DEBUGCTL, debugctl) };
+        }
         // SAFETY: As in `assign_asid()`.
         let left = self.asids.left_behind(unsafe { &*self.area.asids.get() });
         if let Some(asid) = left {

@@ -86,6 +86,7 @@ impl SvmVcpu {
     #[cold]
     #[inline(never)]
     fn place(&mut self, window: &mut Window<'_>) {
+        window.shield();
         let (asid, flush) = window.assign_asid(&mut self.tag);
         let own = if core::mem::take(&mut self.flush) { Flush::One } else { Flush::Nothing };
         let tlb_control = window.tlb_control(flush.max(own));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use crate::arch::cpuid::CpuidRegs;
-use crate::svm::features::{Features, Fit};
+use crate::svm::features::{has_xss, Features, Fit};
 
 /// A processor with SVM whose leaf 0x8000000a has these EBX and EDX.
 fn cpu(asids: u32, bits: u32) -> impl Fn(u32) -> CpuidRegs {
@@ -46,4 +46,20 @@ fn a_cpu_that_differs_or_is_switched_off_does_not_fit() {
     assert_eq!(probed.fit(other, Some(0)), Fit::Differs);
     assert_eq!(probed.fit(None, Some(0)), Fit::Differs);
     assert_eq!(probed.fit(Some(probed), None), Fit::Differs);
+}
+
+#[test]
+fn xss_is_there_with_xsaves_that_the_host_uses() {
+    let host = |osxsave: bool, last: u32, xsaves: bool| {
+        move |leaf, subleaf| match (leaf, subleaf) {
+            (0, 0) => CpuidRegs { eax: last, ..CpuidRegs::default() },
+            (1, 0) => CpuidRegs { ecx: u32::from(osxsave) << 27, ..CpuidRegs::default() },
+            (0xd, 1) => CpuidRegs { eax: u32::from(xsaves) << 3, ..CpuidRegs::default() },
+            _ => CpuidRegs::default(),
+        }
+    };
+    assert!(has_xss(host(true, 0xd, true)));
+    assert!(!has_xss(host(false, 0xd, true)));
+    assert!(!has_xss(host(true, 0xc, true)));
+    assert!(!has_xss(host(true, 0xd, false)));
 }
