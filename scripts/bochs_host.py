@@ -32,7 +32,7 @@ import subprocess
 import tempfile
 import time
 
-from emulated_host import FILES, IMAGES, KERNEL, HostError, await_ready, die_with_parent, stored_state, tail
+from emulated_host import FILES, IMAGES, KERNEL, HostError, await_ready, die_with_parent, stored_state, tail, with_options
 
 DEFAULT_CPU = "corei7_ivy_bridge_3770k"
 INITRD = os.path.join(IMAGES, "host-intel.cpio")
@@ -65,7 +65,7 @@ class Shape:
         self.mebibytes = int(match.group(1)) * (1024 if match.group(2) == "G" else 1)
 
     def cmdline(self):
-        return f"{APPEND} {self.append}".strip()
+        return with_options(APPEND, self.append)
 
     def name(self):
         """A readable file name, the same for every version of the inputs."""

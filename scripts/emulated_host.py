@@ -52,6 +52,15 @@ class HostError(Exception):
     """The emulated host could not be started or did not answer."""
 
 
+def with_options(line, more):
+    """Returns the kernel's command line with more options; mitigations= takes the place of what there is, since the
+    first one counts."""
+    words = line.split()
+    if any(w.startswith("mitigations=") for w in more.split()):
+        words = [w for w in words if not w.startswith("mitigations=")]
+    return " ".join(words + more.split())
+
+
 class Shape:
     """What a snapshot depends on.
 
@@ -72,9 +81,9 @@ class Shape:
         args = ["-M", "pc", "-accel", accel, "-cpu", self.cpu, "-smp", str(self.smp), "-m", self.memory]
         if self.icount:
             args += ["-icount", "shift=0,sleep=off"]
-        words = [APPEND, APPEND_DEBUG if self.kernel == "debug" else "", "" if self.icount else "rvmm.spare_cpu0", self.append]
+        words = [APPEND, APPEND_DEBUG if self.kernel == "debug" else "", "" if self.icount else "rvmm.spare_cpu0"]
         kernel, initrd, _ = KERNELS[self.kernel]
-        return args + ["-kernel", kernel, "-initrd", initrd, "-append", " ".join(filter(None, words))]
+        return args + ["-kernel", kernel, "-initrd", initrd, "-append", with_options(" ".join(words), self.append)]
 
     def name(self):
         """A readable file name, the same for every version of the inputs."""

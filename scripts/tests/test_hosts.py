@@ -10,8 +10,17 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import bochs_host
+import emulated_host
 import ktap
 import run_tests
+
+
+class CommandLine(unittest.TestCase):
+    def test_mitigations_take_the_place_of_what_there_is(self):
+        line = "quiet mitigations=off nokaslr "
+        self.assertEqual(emulated_host.with_options(line, ""), "quiet mitigations=off nokaslr")
+        self.assertEqual(emulated_host.with_options(line, "a=b"), "quiet mitigations=off nokaslr a=b")
+        self.assertEqual(emulated_host.with_options(line, "mitigations=auto x"), "quiet nokaslr mitigations=auto x")
 
 
 class Heads(unittest.TestCase):
