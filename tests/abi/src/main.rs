@@ -4,7 +4,8 @@
 //!
 //! `abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]` prints KTAP; the exit code is 0 when all passed,
 //! 1 when one failed, 4 when all were skipped. Run it on stock `/dev/kvm` and on `/dev/rvmm` of the same machine: a
-//! test that fails on stock KVM says nothing about rvmm.
+//! test that fails on stock KVM says nothing about rvmm. `abi-tests [--device PATH] --fuzz SECONDS [SEED]` runs
+//! random guests instead, of which a single result comes.
 
 mod harness;
 mod raw;
@@ -20,6 +21,7 @@ mod delivery;
 mod device;
 mod emulation;
 mod eventfd;
+mod fuzz;
 mod gates;
 mod guest;
 mod hostile;
@@ -37,12 +39,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "usage: abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]\n\
+    \u{20}      abi-tests [--device PATH] --fuzz SECONDS [SEED]\n\
     Runs the tests whose names contain a NAME, or all, against PATH (default /dev/rvmm).\n\
-    A test that takes longer than SECONDS (default 60) ends the run.";
+    A test that takes longer than SECONDS (default 60) ends the run.\n\
+    Or runs random guests for SECONDS, from SEED on (default: another each time).";
 
 fn main() -> ExitCode {
     let mut device = String::from("/dev/rvmm");
-    let (mut names, mut list) = (Vec::new(), false);
+    let (mut names, mut list, mut fuzz) = (Vec::new(), false, None);
     let mut limit = harness::LIMIT;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -56,6 +60,10 @@ fn main() -> ExitCode {
                 None => return usage(),
             },
             "--list" => list = true,
+            "--fuzz" => match args.next().and_then(|seconds| seconds.parse().ok()) {
+                Some(seconds) => fuzz = Some(seconds),
+                None => return usage(),
+            },
             "--help" | "-h" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -63,6 +71,15 @@ fn main() -> ExitCode {
             _ if arg.starts_with('-') => return usage(),
             _ => names.push(arg),
         }
+    }
+    if let Some(seconds) = fuzz {
+        let Ok(seed) = names.first().map_or_else(|| Ok(some_seed()), |seed| seed.parse()) else {
+            return usage();
+        };
+        return match Ctx::open(&device) {
+            Ok(ctx) => ExitCode::from(fuzz::run(&ctx, seconds, seed)),
+            Err(e) => cannot_open(&device, &e),
+        };
     }
     let groups = [
         node::TESTS,
@@ -100,11 +117,19 @@ fn main() -> ExitCode {
     }
     match Ctx::open(&device) {
         Ok(ctx) => ExitCode::from(harness::run(&ctx, &chosen, limit)),
-        Err(e) => {
-            eprintln!("abi-tests: {device}: {e}");
-            ExitCode::from(1)
-        }
+        Err(e) => cannot_open(&device, &e),
     }
+}
+
+fn cannot_open(device: &str, why: &str) -> ExitCode {
+    eprintln!("abi-tests: {device}: {why}");
+    ExitCode::from(1)
+}
+
+/// Returns a seed that is another one each time.
+fn some_seed() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    since.as_micros() as u64 % 1_000_000_000_000
 }
 
 fn usage() -> ExitCode {
