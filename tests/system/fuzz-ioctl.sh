@@ -15,7 +15,15 @@ known=
 
 modprobe tun
 beside=
-! load_kvm || beside="--beside kvm-hello"
+if load_kvm; then
+	beside="--beside kvm-hello"
+	# KVM keeps a VM all the while. With the first and the last one the kernel patches the code of its scheduler,
+	# and TCG now and then runs an int3 that is not there any more: "Oops: int3" in __schedule().
+	kvm-hello 0xffffffff &
+	keeper=$!
+	sleep 1
+	kill -STOP $keeper
+fi
 load_module
 # What the kernel keeps for the next time is not lost.
 fuzz-ioctl --seconds 3 --seed "$seed" $known >/dev/null
@@ -24,23 +32,10 @@ before=$(free_kib)
 load_module
 fuzz-ioctl --seconds "$seconds" --seed "$seed" --hotplug $beside $known ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
 code=$?
-while read -r line; do
-	text=$(echo "$line" | sed -E 's/^(not )?ok [0-9]+ //')
-	case $line in
-	"not ok "*) not_ok "$text" ;;
-	"ok "*) n=$((n + 1)); echo "ok $n $text" ;;
-	"KTAP "* | "1.."*) : ;;
-	*) echo "# ${line#\# }" ;;
-	esac
-done </tmp/fuzz.out
+[ -z "$beside" ] || kill -KILL $keeper
+pass_on /tmp/fuzz.out
 check "the random callers find nothing" '[ $code = 0 ]'
 check "the module unloads afterwards" 'unload_module'
-for try in 1 2 3 4 5 6 7 8 9 10; do
-	after=$(free_kib)
-	[ $((before - after)) -ge 16384 ] || break
-	sleep 1
-done
-echo "# free before: $before KiB, after: $after KiB"
-check "the memory comes back" '[ $((before - after)) -lt 16384 ]'
+check_memory_comes_back "$before"
 check "the log is clean" '! dmesg | grep -E "BUG|WARNING|Oops|blocked for more"'
 finish

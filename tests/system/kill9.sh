@@ -24,13 +24,6 @@ fi
 kill -9 "$pid"
 check "rvmm-run dies at once" 'wait_gone $pid 10'
 check "nobody uses the module any more" 'sleep 1; [ "$(awk "/^rvmm / { print \$3 }" /proc/modules)" = 0 ]'
-# The kernel gives memory back in its own time; what is lost stays lost.
-for try in 1 2 3 4 5 6 7 8 9 10; do
-	after=$(free_kib)
-	[ $((before - after)) -ge 16384 ] || break
-	sleep 1
-done
-echo "# free before: $before KiB, after: $after KiB"
-check "the memory comes back" '[ $((before - after)) -lt 16384 ]'
+check_memory_comes_back "$before"
 check "the module unloads" 'unload_module'
 finish

@@ -51,21 +51,27 @@ check_refused() {
 	check "no module stays" '! grep -q ^rvmm /proc/modules'
 }
 
-# abi NODE [COMMAND…]: runs tests/abi against it, under COMMAND if there is one, and passes the results on.
-abi() {
-	local node=$1 line text
-	shift
-	"$@" abi-tests --device "$node" --limit "$(limit 60)" >/tmp/abi.out 2>&1
-	code=$?
+# pass_on FILE [PREFIX]: passes on the results in the KTAP that a program printed, PREFIX before each name.
+pass_on() {
+	local line text
 	while read -r line; do
 		text=$(echo "$line" | sed -E 's/^(not )?ok [0-9]+ //')
 		case $line in
-		"not ok "*) not_ok "$node: $text" ;;
-		"ok "*) n=$((n + 1)); echo "ok $n $node: $text" ;;
+		"not ok "*) not_ok "${2-}$text" ;;
+		"ok "*) n=$((n + 1)); echo "ok $n ${2-}$text" ;;
 		"KTAP "* | "1.."*) : ;;
 		*) echo "# ${line#\# }" ;;
 		esac
-	done </tmp/abi.out
+	done <"$1"
+}
+
+# abi NODE [COMMAND…]: runs tests/abi against it, under COMMAND if there is one, and passes the results on.
+abi() {
+	local node=$1
+	shift
+	"$@" abi-tests --device "$node" --limit "$(limit 60)" >/tmp/abi.out 2>&1
+	code=$?
+	pass_on /tmp/abi.out "$node: "
 	check "$node: no test failed" '[ $code = 0 ]'
 }
 
@@ -227,4 +233,17 @@ free_kib() {
 	[ $slow = 1 ] || for cache in /sys/kernel/slab/*/shrink; do echo 1 >"$cache"; done
 	sleep 0.5
 	awk '/^MemFree:/ { print $2 }' /proc/meminfo
+}
+
+# check_memory_comes_back BEFORE: one result; BEFORE is what free_kib said. The kernel gives memory back in its own
+# time; what is lost stays lost.
+check_memory_comes_back() {
+	local before=$1 after i
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		after=$(free_kib)
+		[ $((before - after)) -ge 16384 ] || break
+		sleep 1
+	done
+	echo "# free before: $before KiB, after: $after KiB"
+	check "the memory comes back" '[ $((before - after)) -lt 16384 ]'
 }
