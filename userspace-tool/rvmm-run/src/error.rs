@@ -73,6 +73,18 @@ impl Error {
         move |e| Self::Host(what, Errno::from_raw(e.raw_os_error().unwrap_or(0)))
     }
 
+    /// What the user is told: the failure and, where the module or the host failed, what the module has said of it.
+    pub fn explanation(&self) -> String {
+        let about_host = match self {
+            Self::Restart(e) => matches!(**e, Self::Host(..)),
+            e => matches!(e, Self::Host(..)),
+        };
+        match about_host.then(klog::newest).flatten() {
+            Some(text) => format!("{self}; the module says: {text}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The exit code for this failure.
     pub fn status(&self) -> ExitStatus {
         match self {
@@ -107,13 +119,7 @@ impl fmt::Display for Error {
             ),
             Self::Lacks(what) => write!(f, "the module lacks {what}: load the rvmm.ko that belongs to this tool"),
             Self::Restart(e) => write!(f, "the guest was reset and cannot be started again: {e}"),
-            Self::Host(what, errno) => {
-                write!(f, "cannot {what}: {}", errno.desc())?;
-                match klog::newest() {
-                    Some(text) => write!(f, "; the module says: {text}"),
-                    None => Ok(()),
-                }
-            }
+            Self::Host(what, errno) => write!(f, "cannot {what}: {}", errno.desc()),
         }
     }
 }

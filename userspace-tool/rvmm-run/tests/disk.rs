@@ -143,18 +143,15 @@ fn comma_in_a_path_is_written_twice() {
     assert_eq!(spec("/a,,ro").path.to_str(), Some("/a,ro"));
 }
 
+fn byte_lock(kind: i32, byte: i64) -> libc::flock {
+    libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: byte, l_len: 1, l_pid: 0 }
+}
+
 /// What QEMU does with an image: a lock of one byte each for what it does and for what it forbids others.
 fn lock_bytes(path: &std::path::Path, bytes: &[i64]) -> File {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     for byte in bytes {
-        let lock = libc::flock {
-            l_type: libc::F_RDLCK as _,
-            l_whence: libc::SEEK_SET as _,
-            l_start: *byte,
-            l_len: 1,
-            l_pid: 0,
-        };
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_RDLCK, *byte))).unwrap();
     }
     file
 }
@@ -179,13 +176,7 @@ fn disk_that_qemu_uses_is_in_use() {
     let _ours = open(&writer).unwrap();
     let theirs = OpenOptions::new().read(true).open(&path).unwrap();
     for byte in [100, 101, 201] {
-        let mut lock = libc::flock {
-            l_type: libc::F_WRLCK as _,
-            l_whence: libc::SEEK_SET as _,
-            l_start: byte,
-            l_len: 1,
-            l_pid: 0,
-        };
+        let mut lock = byte_lock(libc::F_WRLCK, byte);
         fcntl(&theirs, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
         assert_ne!(i32::from(lock.l_type), libc::F_UNLCK, "byte {byte}");
     }

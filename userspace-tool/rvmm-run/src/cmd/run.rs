@@ -35,7 +35,7 @@ pub fn run(cli: &Cli) -> ExitStatus {
     match try_run(cli) {
         Ok(status) => status,
         Err(e) => {
-            message(&e.to_string());
+            message(&e.explanation());
             e.status()
         }
     }
@@ -173,7 +173,7 @@ fn report(outcome: Outcome) -> ExitStatus {
         Outcome::Quit => ExitStatus::UserQuit,
         Outcome::Signal(signal) => ExitStatus::Signal(signal as u8),
         Outcome::Failed(e) => {
-            message(&e.to_string());
+            message(&e.explanation());
             ExitStatus::HostError
         }
         Outcome::Vcpu { id, end } => report_end(id, end),
@@ -196,7 +196,7 @@ fn report_end(id: usize, end: End) -> ExitStatus {
             ExitStatus::VcpuFailed
         }
         End::Host(errno) => {
-            message(&Error::Host("run a virtual CPU", errno).to_string());
+            message(&Error::Host("run a virtual CPU", errno).explanation());
             ExitStatus::HostError
         }
     }

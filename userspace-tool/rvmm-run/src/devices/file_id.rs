@@ -5,6 +5,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 /// A file or a device of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,14 @@ impl FileId {
     /// That of `fstat`.
     pub fn of(file: &File) -> io::Result<Self> {
         file.metadata().map(|meta| Self::of_metadata(&meta))
+    }
+
+    /// Says which file a path names, without opening it.
+    ///
+    /// # Errors
+    /// That of `stat`.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|meta| Self::of_metadata(&meta))
     }
 
     fn of_metadata(meta: &Metadata) -> Self {

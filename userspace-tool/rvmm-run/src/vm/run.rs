@@ -242,7 +242,7 @@ fn start_console(
 
 fn power_button(power: &Option<DeviceFd>) {
     if let Some(Err(e)) = power.as_ref().map(press_power_button) {
-        message(&e.to_string());
+        message(&e.explanation());
     }
 }
 

@@ -8,6 +8,7 @@ pub mod share;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ use self::format::{Cure, Format};
 
 use super::file_id::FileId;
 use crate::config::disk::DiskSpec;
-use crate::errno;
+use crate::{errno, sys};
 
 /// Virtio counts disks in sectors of this size.
 pub const SECTOR: u64 = 512;
@@ -132,7 +133,7 @@ pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
     }
     let exclusive = if kind.is_block_device() && !spec.read_only { OFlag::O_EXCL } else { OFlag::empty() };
     let (file, direct) = open_direct(spec, exclusive)?;
-    if !spec.read_only && kind.is_block_device() && share::is_read_only_device(&file) {
+    if !spec.read_only && kind.is_block_device() && sys::is_read_only_device(file.as_fd()) {
         return Err(DiskError::NotWritable(Errno::EROFS));
     }
     let id = FileId::of(&file).map_err(DiskError::Open)?;

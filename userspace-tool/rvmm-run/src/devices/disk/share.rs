@@ -7,7 +7,6 @@
 //! it does not want others to do), both of the open file and gone with it. A loop device is its file.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -104,15 +103,10 @@ pub fn check_loops(id: FileId, read_only: bool) -> Result<Option<Flock<File>>, D
         if is_file && !(read_only && one.is_read_only) {
             return Err(DiskError::UsedByLoop(one.node));
         }
-        let is_node = File::open(&one.node).and_then(|node| FileId::of(&node)).is_ok_and(|node| node == id);
+        let is_node = FileId::at(&one.node).is_ok_and(|node| node == id);
         if is_node {
             return lock(file, read_only).map(Some);
         }
     }
     Ok(None)
-}
-
-/// Whether the kernel takes no writes for this block device (`blockdev --setro`).
-pub fn is_read_only_device(file: &impl AsFd) -> bool {
-    crate::sys::is_read_only_device(file.as_fd())
 }
