@@ -27,7 +27,7 @@ fi
 load_module
 # What the kernel keeps for the next time is not lost.
 fuzz-ioctl --seconds 3 --seed "$seed" $known >/dev/null
-rmmod rvmm
+unload_module
 before=$(free_kib)
 load_module
 fuzz-ioctl --seconds "$seconds" --seed "$seed" --hotplug $beside $known ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
