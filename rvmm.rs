@@ -12,6 +12,7 @@ use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+pub(crate) mod abi;
 pub(crate) mod arch;
 pub(crate) mod chipset;
 pub(crate) mod host;

@@ -2,7 +2,7 @@
 
 //! A device of the in-kernel machine: KVM_CREATE_DEVICE types of our own.
 
-use super::abi::{nr, rvmm as abi, vm as abi_vm};
+use crate::abi::{nr, rvmm as abi, vm as abi_vm};
 use super::user;
 use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;

@@ -6,7 +6,7 @@
 //! context of whoever signals it, without a thread, and without a lock of the VM's where it is an MSI. One whose eventfd is closed is forgotten with the
 //! next KVM_IRQFD or the VM's fd.
 
-use super::abi::vm as abi;
+use crate::abi::vm as abi;
 use super::user;
 use crate::chipset::{bus, ApicMessage};
 use crate::host::eventfd::{EventFd, Listener, OnEvent};

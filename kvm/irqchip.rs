@@ -4,7 +4,7 @@
 //!
 //! Documentation of KVM's API, "KVM_SET_GSI_ROUTING", "KVM_GET_IRQCHIP" and "KVM_GET_PIT2".
 
-use super::abi::vm as abi;
+use crate::abi::vm as abi;
 use super::user;
 use crate::chipset::ioapic::IoapicState;
 use crate::chipset::pic::{ChipState, Pic, PicState};

@@ -11,11 +11,9 @@
 //! | [`observe`] | the same of all vCPUs, for debugfs |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
-//! | [`abi`] | numbers and structures, pure data |
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod abi;
 mod console;
 pub(crate) mod device;
 mod eventfd;

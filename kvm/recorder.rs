@@ -2,7 +2,7 @@
 
 //! A vCPU's last exits, for whoever wants to know how it came to where it is.
 
-use super::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
+use crate::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
 use super::user;
 use crate::host::log;
 use crate::vcpu::backend::Backend;

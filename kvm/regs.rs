@@ -2,7 +2,7 @@
 
 //! Register formats: between the vCPU's state and KVM's structures.
 
-use super::abi::vcpu as abi;
+use crate::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, CrState, Rflags};
 use crate::arch::segment::{SegReg, Table};
 use crate::arch::slice::copy_common;

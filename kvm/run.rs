@@ -2,7 +2,7 @@
 
 //! KVM_RUN: the shared page on the way in and out of the run loop.
 
-use super::abi::run::{self as abi, offset, Exit, ExitReason};
+use crate::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
 use crate::vcpu::backend::{Backend, BackendVcpu};

@@ -5,7 +5,7 @@
 //! A header, the vCPU's name, one descriptor for each counter, then the values: see [`super::abi::stats`].
 //! Reading costs the vCPU nothing; the values are read one by one while it runs.
 
-use super::abi::stats as abi;
+use crate::abi::stats as abi;
 use crate::host::file::{AnonFile, FMODE_PREAD};
 use crate::vcpu::record::{Class, BUCKETS};
 use crate::vcpu::shared::VcpuShared;

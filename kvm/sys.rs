@@ -2,7 +2,7 @@
 
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
-use super::abi::{caps, nr, sys};
+use crate::abi::{caps, nr, sys};
 use super::user;
 use super::vm::VmFile;
 use crate::arch::cpuid::KvmFeatures;

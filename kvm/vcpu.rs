@@ -2,7 +2,7 @@
 
 //! A vCPU's fd.
 
-use super::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
+use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{observe, recorder, regs, sys, user};

@@ -2,7 +2,7 @@
 
 //! A VM's fd.
 
-use super::abi::{nr, vm as abi};
+use crate::abi::{nr, vm as abi};
 use super::vcpu::VcpuFile;
 use super::{device, eventfd, irqchip, sys, user};
 use crate::arch::addr::{Gpa, Hva};

@@ -28,7 +28,7 @@ use crate::arch::msr::{VM_CR, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::host::page::Pages;
-use crate::kvm::abi::rvmm::VENDOR_SVM;
+use crate::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
 use features::{Features, Fit};

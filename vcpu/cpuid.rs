@@ -14,7 +14,7 @@
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, CrRules, Xcr0};
 use crate::arch::slice::count_first;
-use crate::kvm::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
+use crate::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
 use core::mem::swap;
 use kernel::prelude::*;
 

@@ -30,7 +30,7 @@ use crate::arch::mitigation::{HostFlags, L1dFlush};
 use crate::arch::msr::ARCH_CAPABILITIES;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
-use crate::kvm::abi::rvmm::VENDOR_VMX;
+use crate::abi::rvmm::VENDOR_VMX;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
 use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};

@@ -4,7 +4,7 @@
 
 use super::{ChannelState, Phase, PitClock};
 use crate::arch::time::Ns;
-use crate::kvm::abi::vm::PitChannelState;
+use crate::abi::vm::PitChannelState;
 
 /// `RW_STATE_WORD1`: the high byte of a word comes next.
 const WORD_HIGH: u8 = 4;

@@ -4,11 +4,12 @@
 //!
 //! Each folder of tests lies beside this file and is named for what it tests.
 
+#[path = "../../../abi/mod.rs"]
+pub(crate) mod abi;
 #[path = "../../../arch/mod.rs"]
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
-pub(crate) mod kvm;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
 pub(crate) mod svm;

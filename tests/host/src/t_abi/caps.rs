@@ -2,7 +2,7 @@
 
 //! Capability numbers and answers.
 
-use crate::kvm::abi::caps::{self, answer, Facts};
+use crate::abi::caps::{self, answer, Facts};
 
 /// (name, ours, the header's).
 const NUMBERS: &[(&str, u32, u32)] = &[

@@ -3,7 +3,7 @@
 //! Every struct has the header's size, and every field the header's offset. The crate kvm-bindings,
 //! generated from the header, is the reference.
 
-use crate::kvm::abi::{run, sys, vcpu, vm};
+use crate::abi::{run, sys, vcpu, vm};
 use core::mem::{offset_of, size_of};
 
 /// Checks the size of a struct, and the offset of each field: `ours` or `ours => theirs`.

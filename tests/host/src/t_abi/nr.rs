@@ -2,7 +2,7 @@
 
 //! Request numbers, as the C macros of linux/kvm.h give them.
 
-use crate::kvm::abi::{nr, rvmm};
+use crate::abi::{nr, rvmm};
 
 /// (name, ours, the number that a C compiler printed from the header).
 const NUMBERS: &[(&str, u32, u32)] = &[

@@ -3,7 +3,7 @@
 //! The views into unions, conversions to the architecture's types, and exits as bytes.
 
 use crate::arch::segment::{SegAttr, Segment};
-use crate::kvm::abi::{run, vcpu, vm};
+use crate::abi::{run, vcpu, vm};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 

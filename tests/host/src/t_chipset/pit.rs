@@ -8,7 +8,7 @@ use crate::arch::time::Ns;
 use crate::chipset::pit::{ChannelState, Pit, PitClock, PitState, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
-use crate::kvm::abi::vm::PitChannelState;
+use crate::abi::vm::PitChannelState;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@
 
 use crate::arch::cpuid::*;
 use crate::arch::cr::Xcr0;
-use crate::kvm::abi::sys::CpuidEntry2;
+use crate::abi::sys::CpuidEntry2;
 use crate::vcpu::cpuid::{supported, Facts};
 use kernel::alloc::{fail_none, fail_nth};
 use proptest::prelude::*;

@@ -4,7 +4,7 @@
 
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, Xcr0};
-use crate::kvm::abi::sys::CpuidEntry2;
+use crate::abi::sys::CpuidEntry2;
 use crate::vcpu::cpuid::CpuidTable;
 use proptest::collection::vec;
 use proptest::prelude::*;
