@@ -11,7 +11,7 @@
 #   vmlinuz, host.cpio
 
 debug_make="nice -n 19 make -C /lab/kernel/src O=/lab/debug/obj CC=clang-19 HOSTCC=gcc-14"
-debug_modules=("${host_modules[@]}" fuse msr null_blk zram)
+debug_modules=("${host_modules[@]}" fuse null_blk zram)
 
 build_debug_kernel() {
 	in_root_bash "
