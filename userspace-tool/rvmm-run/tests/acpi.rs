@@ -9,8 +9,8 @@ use std::process::Command;
 use common::TempDir;
 use proptest::prelude::*;
 use rvmm_run::acpi::aml::{eisa_id, integer, name, package};
-use rvmm_run::acpi::{build, AcpiConfig, Placed};
-use rvmm_run::config::layout::{ACPI, ACPI_END};
+use rvmm_run::acpi::{build, mp, AcpiConfig, Placed};
+use rvmm_run::config::layout::{ACPI, ACPI_END, MP_TABLE, RESET_VECTOR};
 
 fn tables(cpus: u32) -> Vec<Placed> {
     build(AcpiConfig { cpus, keyboard: true })
@@ -163,4 +163,53 @@ proptest! {
         let last = tables.last().unwrap();
         prop_assert!(last.gpa + last.bytes.len() as u64 <= ACPI_END);
     }
+}
+
+/// The entries of an MP configuration table, by their types' lengths.
+fn mp_entries(config: &[u8]) -> Vec<&[u8]> {
+    let mut rest = &config[44..];
+    let mut entries = Vec::new();
+    while let Some(kind) = rest.first() {
+        let (entry, next) = rest.split_at(if *kind == 0 { 20 } else { 8 });
+        entries.push(entry);
+        rest = next;
+    }
+    entries
+}
+
+#[test]
+fn mp_pointer_leads_to_a_table_that_sums_to_zero() {
+    let tables = mp::build(2);
+    let (pointer, config) = (find(&tables, b"_MP_"), find(&tables, b"PCMP"));
+
+    assert_eq!((pointer.gpa, pointer.bytes.len()), (MP_TABLE, 16));
+    assert_eq!(u64::from(u32_at(&pointer.bytes, 4)), config.gpa);
+    assert_eq!((sum(&pointer.bytes), sum(&config.bytes)), (0, 0));
+    assert_eq!(usize::from(u16::from_le_bytes([config.bytes[4], config.bytes[5]])), config.bytes.len());
+    assert_eq!(
+        usize::from(u16::from_le_bytes([config.bytes[34], config.bytes[35]])),
+        mp_entries(&config.bytes).len()
+    );
+}
+
+#[test]
+fn mp_table_wires_the_timer_to_pin_2_and_leaves_the_cascade_out() {
+    let tables = mp::build(3);
+    let entries = mp_entries(&find(&tables, b"PCMP").bytes);
+    let wired: Vec<(u8, u8)> = entries.iter().filter(|e| e[0] == 3).map(|e| (e[5], e[7])).collect();
+
+    assert_eq!(wired.len(), 15);
+    assert!(wired.contains(&(0, 2)));
+    assert!(wired.iter().all(|&(irq, pin)| irq != 2 && (irq == 0 || irq == pin)));
+    assert_eq!(entries.iter().filter(|e| e[0] == 0 && e[3] & 1 == 1).count(), 3);
+    assert_eq!(entries.iter().filter(|e| e[0] == 0 && e[3] & 2 == 2).map(|e| e[1]).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn mp_table_of_the_largest_machine_ends_before_the_reset_vector() {
+    let tables = mp::build(u32::MAX);
+    let config = find(&tables, b"PCMP");
+
+    assert!(config.gpa + config.bytes.len() as u64 <= RESET_VECTOR);
+    assert_eq!(mp_entries(&config.bytes).iter().filter(|e| e[0] == 0).count(), 255);
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! ACPI tables of the machine: RSDP, XSDT, FADT, FACS, MADT and DSDT.
+//! ACPI tables of the machine: RSDP, XSDT, FADT, FACS, MADT and DSDT; and the MP tables that came before them.
 //!
 //! Follows ACPI, "ACPI System Description Tables" and "ACPI Hardware Specification". The area is placed where a kernel
 //! searches the RSDP by itself, so the pointers in `boot_params` and `hvm_start_info` are a convenience:
 //!
 //! ```text
 //! 0xe0000 RSDP   0xe0040 FACS   0xe0080 DSDT, FADT, MADT, XSDT, each on a 16-byte boundary
+//! 0xf0000 MP floating pointer and configuration table
 //! ```
 
 pub mod aml;
 mod dsdt;
 mod fadt;
 mod madt;
+pub mod mp;
 pub mod table;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -71,6 +73,9 @@ pub fn write(ram: &GuestMemoryMmap<()>, config: AcpiConfig) -> Result<(), GuestM
         if table.gpa + table.bytes.len() as u64 > ACPI_END {
             return Err(GuestMemoryError::InvalidGuestAddress(GuestAddress(table.gpa)));
         }
+        ram.write_slice(&table.bytes, GuestAddress(table.gpa))?;
+    }
+    for table in mp::build(config.cpus) {
         ram.write_slice(&table.bytes, GuestAddress(table.gpa))?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 
@@ -57,9 +58,11 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
     let signals = Signals::new()?;
     let mut machine = Machine::new(&kvm, &config, contents)?;
     let mut pump = Some(Pump::new(open_console(cli, &config)?));
+    let mut resets = Resets::default();
     let outcome = loop {
+        let began = Instant::now();
         match run_machine(machine, &mut pump, &signals, Verbosity { debug: cli.debug, stats: cli.stats })? {
-            Outcome::Vcpu { end: End::Reset, .. } if !cli.no_reboot => {
+            Outcome::Vcpu { id, end } if !cli.no_reboot && resets.starts_again(id, &end, began.elapsed()) => {
                 // The images were good when the run began.
                 let contents = Contents::new(&config).map_err(|e| Error::Restart(Box::new(e)))?;
                 machine = Machine::new(&kvm, &config, contents)?;
@@ -75,6 +78,31 @@ fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
         (ExitStatus::PowerOff | ExitStatus::GuestReset, Err(_)) => ExitStatus::HostError,
         _ => status,
     })
+}
+
+/// Decides which ends of a machine start it again.
+#[derive(Debug, Default)]
+struct Resets {
+    /// Triple faults in a row that came soon after the start.
+    soon: u32,
+}
+
+impl Resets {
+    /// A machine that triple faults sooner than this may do so for ever.
+    const SOON: Duration = Duration::from_secs(5);
+    /// How often in a row it is started again.
+    const MOST: u32 = 3;
+
+    /// Whether `end`, of processor `id`, resets the machine, which ran for `lasted`. As on a PC, a triple fault does:
+    /// it is the last way to reset that a kernel tries.
+    fn starts_again(&mut self, id: usize, end: &End, lasted: Duration) -> bool {
+        let is_fault = matches!(end, End::TripleFault(_));
+        self.soon = if is_fault && lasted < Self::SOON { self.soon + 1 } else { 0 };
+        if is_fault && self.soon <= Self::MOST {
+            message(&format!("vcpu {id}: triple fault: the guest is reset (--no-reboot ends here, with its registers)"));
+        }
+        *end == End::Reset || is_fault && self.soon <= Self::MOST
+    }
 }
 
 /// Checks and opens everything that does not need the module.
@@ -199,5 +227,46 @@ fn report_end(id: usize, end: End) -> ExitStatus {
             message(&Error::Host("run a virtual CPU", errno).explanation());
             ExitStatus::HostError
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(1);
+    const LATER: Duration = Duration::from_secs(60);
+
+    fn fault() -> End {
+        End::TripleFault(String::new())
+    }
+
+    #[test]
+    fn reset_starts_the_guest_again_however_soon_it_comes() {
+        let mut resets = Resets::default();
+
+        assert!((0..100).all(|_| resets.starts_again(0, &End::Reset, SOON)));
+    }
+
+    #[test]
+    fn triple_fault_starts_the_guest_again_until_it_does_nothing_else() {
+        let mut resets = Resets::default();
+
+        assert!((0..3).all(|_| resets.starts_again(0, &fault(), SOON)));
+        assert!(!resets.starts_again(0, &fault(), SOON));
+    }
+
+    #[test]
+    fn triple_fault_of_a_guest_that_ran_for_a_while_begins_a_new_row() {
+        let mut resets = Resets::default();
+
+        assert!((0..3).all(|_| resets.starts_again(0, &fault(), SOON)));
+        assert!(resets.starts_again(0, &fault(), LATER));
+        assert!((0..3).all(|_| resets.starts_again(0, &fault(), SOON)));
+    }
+
+    #[test]
+    fn power_off_ends_the_run() {
+        assert!(!Resets::default().starts_again(0, &End::PowerOff, LATER));
     }
 }

@@ -49,7 +49,11 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: an area in which a kernel searches the RSDP.
 pub const ACPI: u64 = 0xe_0000;
 /// End of the ACPI area.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = MP_TABLE;
+/// MP tables: the area in which a kernel searches their pointer is the last 64 KiB below 1 MiB.
+pub const MP_TABLE: u64 = 0xf_0000;
+/// Where a processor in real mode goes to reset the machine: f000:fff0.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels and initrds are loaded from here on.
 pub const HIGH_RAM: u64 = MIB;
 

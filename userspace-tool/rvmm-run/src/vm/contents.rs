@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use vm_memory::GuestMemoryMmap;
 
 use super::prepared::Prepared;
-use super::regs;
+use super::{firmware, regs};
 use crate::acpi::{self, AcpiConfig};
 use crate::error::Error;
 use crate::kernel::{self, params, Initrd, Loaded};
@@ -46,5 +46,6 @@ fn load_images(config: &Prepared, ram: &GuestMemoryMmap<()>) -> Result<Loaded, E
     params::write(ram, config.ram, &loaded, initrd, &config.cmdline).map_err(boot_area)?;
     regs::write_tables(ram, loaded.entry).map_err(boot_area)?;
     acpi::write(ram, AcpiConfig { cpus: config.cpus, keyboard: false }).map_err(boot_area)?;
+    firmware::write_reset_vector(ram).map_err(boot_area)?;
     Ok(loaded)
 }

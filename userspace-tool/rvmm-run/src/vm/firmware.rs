@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a PC's firmware leaves in the chips, for kernels that are started without one.
+//! What a PC's firmware leaves in the chips and in memory, for kernels that are started without one.
 //!
 //! The module's chips are as after power-on, or as KVM's. Kernels take more for granted: the interval timer counts and
 //! can be used for delays, and the 8259 pair has vectors that are none of the processor's own, with all lines masked.
@@ -11,7 +11,9 @@ use kvm_bindings::{
     kvm_irqchip, kvm_pic_state, kvm_pit_channel_state, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
 };
 use kvm_ioctls::VmFd;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use crate::config::layout::{RESET_PORT, RESET_VALUE, RESET_VECTOR};
 use crate::error::Error;
 
 /// Mode of channel 0: rate generator.
@@ -22,6 +24,18 @@ const LARGEST_COUNT: u32 = 0x1_0000;
 const WORD_ACCESS: u8 = 3;
 /// Vectors of the lines 0 and 8, as the BIOS has them.
 const VECTORS: [(u32, u8); 2] = [(KVM_IRQCHIP_PIC_MASTER, 0x08), (KVM_IRQCHIP_PIC_SLAVE, 0x70)];
+
+/// Writes what resets the machine to where a BIOS begins: a kernel jumps there in real mode when it is told to reset the
+/// BIOS way.
+///
+/// # Errors
+/// `InvalidGuestAddress` when there is no RAM.
+pub fn write_reset_vector(ram: &GuestMemoryMmap<()>) -> Result<(), GuestMemoryError> {
+    let [low, high] = RESET_PORT.to_le_bytes();
+    // mov $port, %dx; mov $value, %al; out %al, %dx; hlt: jmp back to it
+    let code = [0xba, low, high, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
+    ram.write_slice(&code, GuestAddress(RESET_VECTOR))
+}
 
 /// Returns channel 0 of the timer, counting.
 fn counting() -> kvm_pit_channel_state {
