@@ -58,8 +58,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_user_store(hva: u64, bytes: u32, from: *const c_void) -> i32;
     pub(super) fn rvmm_user_load_u16(hva: u64, to: *mut u16) -> i32;
     pub(super) fn rvmm_user_store_u16(hva: u64, value: u16) -> i32;
-    pub(super) fn rvmm_user_unchanged(words: *const super::guest_ram::Word, count: u32) -> bool;
-    pub(super) fn rvmm_user_unchanged5(words: *const super::guest_ram::Word) -> bool;
+    pub(super) fn rvmm_user_unchanged(words: *const c_void, count: u32) -> bool;
+    pub(super) fn rvmm_user_unchanged5(words: *const c_void) -> bool;
 
     pub(super) fn rvmm_log_may_write() -> bool;
 

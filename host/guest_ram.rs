@@ -118,14 +118,14 @@ impl Word {
 pub(crate) fn is_unchanged(words: &[Word]) -> bool {
     // SAFETY: `words` is valid for its length and laid out as the callee's struct; the addresses are
     // those of user space (type invariant; page 0 is never mapped) and faults are handled.
-    unsafe { ffi::rvmm_user_unchanged(words.as_ptr(), words.len() as u32) }
+    unsafe { ffi::rvmm_user_unchanged(words.as_ptr().cast(), words.len() as u32) }
 }
 
 /// The same of five words, a little faster.
 #[inline(always)]
 pub(crate) fn are_unchanged(words: &[Word; 5]) -> bool {
     // SAFETY: As in `is_unchanged()`.
-    unsafe { ffi::rvmm_user_unchanged5(words.as_ptr()) }
+    unsafe { ffi::rvmm_user_unchanged5(words.as_ptr().cast()) }
 }
 
 /// Makes the page at `hva` resident; may sleep.

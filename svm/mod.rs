@@ -22,13 +22,13 @@ mod step;
 mod vcpu;
 mod vmcb;
 
+use crate::abi::rvmm::VENDOR_SVM;
 use crate::arch::cr::Cr4;
 use crate::arch::mitigation::HostFlags;
 use crate::arch::msr::{VM_CR, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::host::page::Pages;
-use crate::abi::rvmm::VENDOR_SVM;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
 use features::{Features, Fit};

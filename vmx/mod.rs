@@ -25,19 +25,19 @@ mod shared;
 mod vcpu;
 mod vmcs;
 
+use crate::abi::rvmm::VENDOR_VMX;
 use crate::arch::cr::Cr4;
 use crate::arch::mitigation::{HostFlags, L1dFlush};
 use crate::arch::msr::ARCH_CAPABILITIES;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
-use crate::abi::rvmm::VENDOR_VMX;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
 use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, Quirks, VmcsPage, Window, PEBS_ENABLE};
-use shared::{MsrMap, NoPebs, SharedPages};
+use region::{CpuArea, Quirks, VmcsPage, Window};
+use shared::{MsrMap, NoPebs, SharedPages, PEBS_ENABLE};
 use x86::msr;
 
 /// VMX on this machine.

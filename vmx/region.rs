@@ -11,7 +11,7 @@ use super::asm::{self, HostSegments, VmFail};
 use super::capability::{EntryControls, EptVpid, Primary, Setup, CR0_PAGED};
 use super::event;
 use super::exit::{Refusal, Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
-use super::shared::SharedPages;
+use super::shared::{SharedPages, PEBS_ENABLE, SWITCHED};
 use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
@@ -81,8 +81,6 @@ pub(super) struct Quirks {
     pub(super) is_alone: bool,
 }
 
-/// Precise event-based sampling, a bit for each counter.
-pub(super) const PEBS_ENABLE: u32 = 0x3f1;
 /// Control of processor trace.
 const RTIT_CTL: u32 = 0x570;
 /// In [`RTIT_CTL`]: it is on.
@@ -123,10 +121,6 @@ struct Loaded {
     pebs: u64,
     msrs: [u64; SWITCHED.len()],
 }
-
-/// The MSRs that neither entries nor exits switch. Guests access them without exits.
-pub(super) const SWITCHED: [u32; 5] =
-    [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
 
 /// The guest's values of the MSRs that are switched by hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,11 +4,17 @@
 //!
 //! They are written once, at load.
 
-use super::region::{PEBS_ENABLE, SWITCHED};
 use crate::arch::addr::Hpa;
 use crate::host::page::Pages;
 use kernel::prelude::*;
 use x86::msr;
+
+/// Precise event-based sampling, a bit for each counter.
+pub(super) const PEBS_ENABLE: u32 = 0x3f1;
+
+/// The MSRs that neither entries nor exits switch. Guests access them without exits.
+pub(super) const SWITCHED: [u32; 5] =
+    [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
 
 /// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
 /// Address".
