@@ -17,6 +17,7 @@ pub(crate) mod arch;
 pub(crate) mod chipset;
 pub(crate) mod host;
 pub(crate) mod kvm;
+pub(crate) mod machine;
 pub(crate) mod mmu;
 pub(crate) mod svm;
 pub(crate) mod vcpu;

@@ -2,8 +2,8 @@
 
 //! A device of the in-kernel machine: KVM_CREATE_DEVICE types of our own.
 
-use crate::abi::{nr, rvmm as abi, vm as abi_vm};
 use super::user;
+use crate::abi::{nr, rvmm as abi, vm as abi_vm};
 use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;
 use crate::chipset::pm::{Pm, TimerWidth};
@@ -13,12 +13,12 @@ use crate::host::blkio::BackingFile;
 use crate::host::file::{AnonFile, Known, WaitQueue};
 use crate::host::netio::{Stream, Tap};
 use crate::host::timer;
+use crate::machine::worker::Worker;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::disk::Disk;
 use crate::vcpu::net::{Card, Way};
 use crate::vcpu::pci::{Backing, Model, PciDevice};
 use crate::vcpu::vm::Vm;
-use crate::vcpu::worker::Worker;
 use crate::virtio::blk::{Blk, Geometry};
 use crate::virtio::console::Console;
 use crate::virtio::net::{Net, NetConfig};

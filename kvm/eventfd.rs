@@ -6,13 +6,14 @@
 //! context of whoever signals it, without a thread, and without a lock of the VM's where it is an MSI. One whose eventfd is closed is forgotten with the
 //! next KVM_IRQFD or the VM's fd.
 
-use crate::abi::vm as abi;
 use super::user;
+use crate::abi::vm as abi;
 use crate::chipset::{bus, ApicMessage};
 use crate::host::eventfd::{EventFd, Listener, OnEvent};
+use crate::machine::interrupts::ChipsetLock;
+use crate::machine::ioevent::{IoEvents, Match, Place};
 use crate::vcpu::backend::Backend;
-use crate::vcpu::ioevent::{IoEvents, Match, Place};
-use crate::vcpu::vm::{Chipset, Vm};
+use crate::vcpu::vm::Vm;
 use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use kernel::prelude::*;
@@ -20,14 +21,14 @@ use kernel::sync::{Arc, Mutex};
 
 /// The GSI that an eventfd raises.
 pub(super) struct Line {
-    chipset: Arc<Chipset>,
+    chipset: Arc<ChipsetLock>,
     gsi: u32,
     /// The message that it is, as a word; 0 where the chips must be asked.
     message: AtomicU64,
 }
 
 impl Line {
-    fn new(chipset: &Arc<Chipset>, gsi: u32) -> Line {
+    fn new(chipset: &Arc<ChipsetLock>, gsi: u32) -> Line {
         let line = Line { chipset: chipset.clone(), gsi, message: AtomicU64::new(0) };
         line.look_up();
         line

@@ -4,8 +4,8 @@
 //!
 //! Documentation of KVM's API, "KVM_SET_GSI_ROUTING", "KVM_GET_IRQCHIP" and "KVM_GET_PIT2".
 
-use crate::abi::vm as abi;
 use super::user;
+use crate::abi::vm as abi;
 use crate::chipset::ioapic::IoapicState;
 use crate::chipset::pic::{ChipState, Pic, PicState};
 use crate::chipset::pit::ChannelState;

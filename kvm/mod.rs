@@ -4,7 +4,7 @@
 //!
 //! | file | fd |
 //! |---|---|
-//! | [`sys`] | /dev/rvmm itself |
+//! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod caps;
 mod console;
 pub(crate) mod device;
 mod eventfd;

@@ -4,8 +4,7 @@
 
 use super::stats::COUNTERS;
 use crate::host::rcu::{Filled, ModuleCell};
-use crate::vcpu::record::Class;
-use crate::vcpu::shared::VcpuShared;
+use crate::vcpu::record::{ExitClass, VcpuRecord};
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -15,7 +14,7 @@ use kernel::sync::{Arc, Mutex};
 #[pin_data]
 pub(crate) struct Observed {
     #[pin]
-    vcpus: Mutex<KVec<Option<Arc<VcpuShared>>>>,
+    vcpus: Mutex<KVec<Option<Arc<VcpuRecord>>>>,
 }
 
 static OBSERVED: ModuleCell<Observed> = ModuleCell::new();
@@ -33,7 +32,7 @@ pub(crate) fn init() -> Result<Filled<Observed>> {
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(super) fn list(vcpu: Arc<VcpuShared>) -> Result<Listed> {
+pub(super) fn list(vcpu: Arc<VcpuRecord>) -> Result<Listed> {
     if let Some(observed) = OBSERVED.get() {
         let mut places = observed.vcpus.lock();
         if !places.iter().any(Option::is_none) {
@@ -47,7 +46,7 @@ pub(super) fn list(vcpu: Arc<VcpuShared>) -> Result<Listed> {
 }
 
 /// Returns a list of the same with twice as many places.
-fn grown(old: &[Option<Arc<VcpuShared>>]) -> Result<KVec<Option<Arc<VcpuShared>>>> {
+fn grown(old: &[Option<Arc<VcpuRecord>>]) -> Result<KVec<Option<Arc<VcpuRecord>>>> {
     let size = old.len().saturating_mul(2).max(4);
     let mut new = KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?;
     for i in 0..size {
@@ -57,14 +56,14 @@ fn grown(old: &[Option<Arc<VcpuShared>>]) -> Result<KVec<Option<Arc<VcpuShared>>
 }
 
 /// A vCPU that is listed.
-pub(super) struct Listed(Arc<VcpuShared>);
+pub(super) struct Listed(Arc<VcpuRecord>);
 
 impl Drop for Listed {
     fn drop(&mut self) {
         let Some(observed) = OBSERVED.get() else { return };
         let mut places = observed.vcpus.lock();
         let is_it =
-            |p: &&mut Option<Arc<VcpuShared>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.0));
+            |p: &&mut Option<Arc<VcpuRecord>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.0));
         if let Some(place) = places.iter_mut().find(is_it) {
             *place = None;
         }
@@ -84,7 +83,7 @@ pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::
             writeln!(f, "{}/{} {} {}", v.pid, v.id, text(name), at(v).load(Relaxed))?;
         }
         let Some(times) = &v.times else { continue };
-        for (class, name) in Class::ALL {
+        for (class, name) in ExitClass::ALL {
             write!(f, "{}/{} {}", v.pid, v.id, text(name))?;
             for (bits, bucket) in (0u32..).zip(times.of(class)) {
                 let n = bucket.load(Relaxed);

@@ -6,12 +6,12 @@ use crate::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, CrState, Rflags};
 use crate::arch::segment::{SegReg, Table};
 use crate::arch::slice::copy_common;
+use crate::machine::interrupts::ChipsetLock;
+use crate::machine::mailbox::Mailbox;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::event::{Blocking, Event};
-use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::state::{Groups, VcpuState};
-use crate::vcpu::vm::Chipset;
 use kernel::prelude::*;
 
 /// Returns KVM_GET_REGS.
@@ -94,8 +94,8 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
 /// # Errors
 /// `EINVAL` for values that the vCPU's processor could not hold.
 pub(super) fn set_sregs<B: Backend>(
-    chipset: &Chipset,
-    shared: &VcpuShared,
+    chipset: &ChipsetLock,
+    mailbox: &Mailbox,
     core: &mut VcpuCore<B>,
     r: &abi::Sregs,
 ) -> Result {
@@ -110,7 +110,7 @@ pub(super) fn set_sregs<B: Backend>(
         Some(lapic) => lapic.set_cr8(r.cr8 as u8),
         None => core.hw.set_tpr(r.cr8 as u8, 0),
     }
-    core.publish_apic(shared, chipset);
+    core.publish_apic(mailbox, chipset);
     core.fetch(Groups::all());
     let s = &mut core.state;
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];

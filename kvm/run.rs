@@ -7,9 +7,8 @@ use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::handle::merge_rax;
 use crate::vcpu::outcome::{SystemEvent, UserExit, VmBug};
-use crate::vcpu::state::RAX;
+use crate::vcpu::state::{merge_rax, RAX};
 use kernel::prelude::*;
 
 /// The pages that a vCPU shares with user space.

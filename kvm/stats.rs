@@ -7,8 +7,7 @@
 
 use crate::abi::stats as abi;
 use crate::host::file::{AnonFile, FMODE_PREAD};
-use crate::vcpu::record::{Class, BUCKETS};
-use crate::vcpu::shared::VcpuShared;
+use crate::vcpu::record::{ExitClass, VcpuRecord, BUCKETS};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::iov::IovIterDest;
 use kernel::prelude::*;
@@ -16,7 +15,7 @@ use kernel::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// One counter: its name, and where it is.
-type Counter = (&'static [u8], fn(&VcpuShared) -> &AtomicU64);
+type Counter = (&'static [u8], fn(&VcpuRecord) -> &AtomicU64);
 
 /// The counters, under KVM's names where KVM has the same.
 pub(super) const COUNTERS: [Counter; 14] = [
@@ -38,7 +37,7 @@ pub(super) const COUNTERS: [Counter; 14] = [
 
 /// The file of one vCPU's counters.
 pub(super) struct StatsFile {
-    vcpu: Arc<VcpuShared>,
+    vcpu: Arc<VcpuRecord>,
 }
 
 impl StatsFile {
@@ -46,13 +45,13 @@ impl StatsFile {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(vcpu: Arc<VcpuShared>) -> Result<Arc<StatsFile>> {
+    pub(super) fn new(vcpu: Arc<VcpuRecord>) -> Result<Arc<StatsFile>> {
         Ok(Arc::new(StatsFile { vcpu }, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Returns the whole file as it is now.
     fn image(&self) -> Result<KVec<u8>> {
-        let histograms: &[_] = if self.vcpu.times.is_some() { &Class::ALL } else { &[] };
+        let histograms: &[_] = if self.vcpu.times.is_some() { &ExitClass::ALL } else { &[] };
         let n = COUNTERS.len().saturating_add(histograms.len()) as u32;
         let values = COUNTERS.len().saturating_add(histograms.len().saturating_mul(BUCKETS)) as u32;
         let descs = abi::HEADER_BYTES.saturating_add(abi::NAME_BYTES);

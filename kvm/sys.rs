@@ -2,22 +2,15 @@
 
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
-use crate::abi::{caps, nr, sys};
+use super::caps::{check_extension, cpuid_facts, MMAP_PAGES};
 use super::user;
 use super::vm::VmFile;
-use crate::arch::cpuid::KvmFeatures;
-use crate::host::fpu::supported_xcr0;
-use crate::host::msr::{has_tsc_aux, Speculation};
-use crate::host::{cpu, file, timer};
-use crate::mmu::slots::MAX_SLOTS;
+use crate::abi::{nr, sys};
+use crate::host::{cpu, file};
 use crate::vcpu::backend::Backend;
-use crate::vcpu::space::MAX_VCPUS;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-
-/// Pages that a vCPU fd maps: kvm_run, port data, coalesced MMIO.
-pub(super) const MMAP_PAGES: u64 = 3;
 
 /// Handles an ioctl of the device node.
 ///
@@ -49,48 +42,6 @@ fn create_vm<B: Backend>(backend: &Arc<B>, kind: u64) -> Result<i64> {
         return Err(EINVAL);
     }
     file::install(VmFile::new(backend.clone())?)
-}
-
-/// Answers KVM_CHECK_EXTENSION, on the node and on a VM.
-pub(super) fn check_extension(cap: u64) -> i64 {
-    let facts = caps::Facts {
-        run: true,
-        host_cpus: cpu::online(),
-        max_vcpus: MAX_VCPUS as u32,
-        max_memslots: MAX_SLOTS.into(),
-        mce_banks: msr_table::MCE_BANKS,
-        irqchip: true,
-        pit: true,
-        irqfd: true,
-        ioeventfd: true,
-        clock: true,
-        memory_region2: true,
-        xcrs: true,
-        devices: true,
-        ..caps::Facts::default()
-    };
-    i64::from(caps::answer(cap, &facts))
-}
-
-/// What decides which features guests are offered.
-pub(super) fn cpuid_facts() -> cpuid::Facts {
-    let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    let mut always = KvmFeatures::NOP_IO_DELAY;
-    if crate::offers_pv_eoi() {
-        always |= KvmFeatures::PV_EOI;
-    }
-    cpuid::Facts {
-        tsc_khz: timer::tsc_khz(),
-        hardware_paging: true,
-        la57: false,
-        max_phys_bits: 48,
-        xcr0: supported_xcr0(),
-        tsc_aux: has_tsc_aux(),
-        spec_ctrl: Speculation::of_this_cpu().control != 0,
-        lapic: true,
-        // The clock needs a TSC that the host itself trusts.
-        pv: if timer::is_tsc_stable() { always | clock } else { always },
-    }
 }
 
 fn supported_cpuid(arg: u64) -> Result<i64> {

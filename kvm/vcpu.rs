@@ -2,10 +2,11 @@
 
 //! A vCPU's fd.
 
-use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
+use super::caps::MMAP_PAGES;
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{observe, recorder, regs, sys, user};
+use super::{observe, recorder, regs, user};
+use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::{Exception, Vector};
@@ -17,16 +18,17 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::Pages;
 use crate::host::timer;
+use crate::machine::mailbox::{Mailbox, Requests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
+use crate::vcpu::access::msr;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{HeapParts, MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
-use crate::vcpu::handle::msr;
+use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{Consequence, MachineCheck};
 use crate::vcpu::msr_table::Refused;
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::run::take_interrupts;
-use crate::vcpu::shared::{Requests, VcpuShared};
+use crate::vcpu::record::VcpuRecord;
 use crate::vcpu::state::Groups;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
@@ -45,7 +47,8 @@ struct Inner<B: Backend> {
 #[pin_data]
 pub(super) struct VcpuFile<B: Backend> {
     vm: Arc<Vm<B>>,
-    shared: Arc<VcpuShared>,
+    mailbox: Arc<Mailbox>,
+    record: Arc<VcpuRecord>,
     pages: RunPages,
     _listed: observe::Listed,
     #[pin]
@@ -58,14 +61,16 @@ impl<B: Backend> VcpuFile<B> {
     /// # Errors
     /// `EINVAL` for a number beyond the limit, `EEXIST`, `ENOMEM`.
     pub(super) fn new(vm: Arc<Vm<B>>, id: usize) -> Result<Arc<VcpuFile<B>>> {
-        if id >= crate::vcpu::space::MAX_VCPUS {
+        if id >= MAX_VCPUS {
             return Err(EINVAL);
         }
         let number = u32::try_from(id)?;
-        let shared = VcpuShared::new(number, kernel::current!().group_leader().pid(), crate::times_exits())?;
+        let mailbox = Mailbox::new(number)?;
+        let pid = kernel::current!().group_leader().pid();
+        let record = Arc::new(VcpuRecord::new(number, pid, crate::times_exits())?, GFP_KERNEL_ACCOUNT)?;
         let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
         if let Some(l) = lapic.as_ref() {
-            shared.set_identity(l.identity());
+            mailbox.set_identity(l.identity());
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
@@ -73,12 +78,12 @@ impl<B: Backend> VcpuFile<B> {
         core.set_tsc_offset(vm.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
-        let listed = observe::list(shared.clone())?;
+        let listed = observe::list(record.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, shared, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
+            pin_init!(VcpuFile { vm, mailbox, record, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        if !file.vm.space.vcpus.publish(id, file.shared.clone()) {
+        if !file.vm.space.vcpus.publish(id, file.mailbox.clone()) {
             return Err(EEXIST);
         }
         Ok(file)
@@ -96,12 +101,18 @@ impl<B: Backend> VcpuFile<B> {
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
         let immediate = || self.pages.immediate_exit();
-        let result =
-            crate::vcpu::run::run(&self.vm, &self.shared, &mut inner.core, &mut inner.fpu, &immediate);
+        let result = crate::vcpu::run::run(
+            &self.vm,
+            &self.mailbox,
+            &self.record,
+            &mut inner.core,
+            &mut inner.fpu,
+            &immediate,
+        );
         match result {
             Ok(Some(exit)) => {
                 if let UserExit::Bug(bug) = exit {
-                    recorder::report(&self.shared, bug);
+                    recorder::report(&self.record, bug);
                 }
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.shutdown = false;
@@ -176,7 +187,7 @@ impl<B: Backend> VcpuFile<B> {
         self.with(|core, _| {
             for e in &mut entries {
                 let ok = if write {
-                    msr::set(&self.vm, &self.shared, core, e.index, e.data)
+                    msr::set(&self.vm, &self.mailbox, core, e.index, e.data)
                 } else {
                     msr::get(&self.vm, core, e.index).map(|v| e.data = v).is_some()
                 };
@@ -303,7 +314,7 @@ impl<B: Backend> VcpuFile<B> {
 
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
-            take_interrupts(&self.vm, &self.shared, core);
+            take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             user::write(arg, &abi::LapicState { regs: lapic.regs(IdFormat::Xapic, timer::now()) }).map(|()| 0)
         })
@@ -312,10 +323,10 @@ impl<B: Backend> VcpuFile<B> {
     fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
         self.with(|core, _| {
             // What came before goes with the state that is replaced.
-            take_interrupts(&self.vm, &self.shared, core);
+            take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
-            core.publish_apic(&self.shared, &self.vm.chipset);
+            core.publish_apic(&self.mailbox, &self.vm.chipset);
             Ok(0)
         })
     }
@@ -340,7 +351,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;
                 this.with(|c, _| {
-                    regs::set_sregs(&this.vm.chipset, &this.shared, c, &r)?;
+                    regs::set_sregs(&this.vm.chipset, &this.mailbox, c, &r)?;
                     this.load_pdptes(c);
                     Ok(0)
                 })
@@ -362,13 +373,13 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_XCRS => this.get_xcrs(arg),
             nr::SET_XCRS => this.set_xcrs(user::read(arg)?),
             nr::GET_VCPU_EVENTS => this.with(|c, _| {
-                c.add_nmis(this.shared.take_requests(Requests::NMIS).nmis());
+                c.add_nmis(this.mailbox.take_requests(Requests::NMIS).nmis());
                 user::write(arg, &regs::events(c)).map(ok)
             }),
             nr::SET_VCPU_EVENTS => {
                 let e: abi::VcpuEvents = user::read(arg)?;
                 this.with(|c, _| {
-                    c.add_nmis(this.shared.take_requests(Requests::NMIS).nmis());
+                    c.add_nmis(this.mailbox.take_requests(Requests::NMIS).nmis());
                     regs::set_events(c, &e).map(ok)
                 })
             }
@@ -382,7 +393,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_LAPIC => this.set_lapic(user::read(arg)?),
             nr::INTERRUPT => this.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
             nr::NMI => {
-                this.shared.post_nmi();
+                this.mailbox.post_nmi();
                 Ok(0)
             }
             nr::X86_SETUP_MCE => {
@@ -391,15 +402,15 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             }
             nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
-            nr::GET_STATS_FD => file::install(StatsFile::new(this.shared.clone())?),
-            abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.shared, arg)),
+            nr::GET_STATS_FD => file::install(StatsFile::new(this.record.clone())?),
+            abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.record, arg)),
             nr::KVMCLOCK_CTRL => Err(EINVAL),
             _ => Err(ENOTTY),
         }
     }
 
     fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
-        if vma.end().saturating_sub(vma.start()) as u64 > sys::MMAP_PAGES << 12 {
+        if vma.end().saturating_sub(vma.start()) as u64 > MMAP_PAGES << 12 {
             return Err(EINVAL);
         }
         let bytes = vma.end().saturating_sub(vma.start()) as u64;

@@ -2,9 +2,9 @@
 
 //! A VM's fd.
 
-use crate::abi::{nr, vm as abi};
 use super::vcpu::VcpuFile;
-use super::{device, eventfd, irqchip, sys, user};
+use super::{caps, device, eventfd, irqchip, user};
+use crate::abi::{nr, vm as abi};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
@@ -221,7 +221,7 @@ impl<B: Backend> AnonFile for VmFile<B> {
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
-            nr::CHECK_EXTENSION => Ok(sys::check_extension(arg)),
+            nr::CHECK_EXTENSION => Ok(caps::check_extension(arg)),
             nr::CREATE_VCPU => this.create_vcpu(arg),
             nr::SET_USER_MEMORY_REGION => this.set_memory(user::read(arg)?),
             nr::SET_USER_MEMORY_REGION2 => this.set_memory2(user::read(arg)?),

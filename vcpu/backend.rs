@@ -180,3 +180,32 @@ pub(crate) trait BackendVcpu: Send {
     /// Lets the guest use its debug registers without exits, or makes it exit.
     fn set_debug_passthrough(&mut self, on: bool);
 }
+
+impl VcpuState {
+    /// Fetches the groups in `want` that have not been fetched since the last exit.
+    #[inline]
+    pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: Groups, hw: &V) {
+        let missing = want.difference(self.valid);
+        if !missing.is_empty() {
+            hw.read_state(missing, self);
+            self.valid |= missing;
+        }
+    }
+
+    /// Fetches CS and the privilege level, unless [`Groups::SEGMENTS`] has been fetched.
+    #[inline]
+    pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
+        if !self.valid.contains(Groups::SEGMENTS) {
+            hw.read_code(self);
+        }
+    }
+
+    /// Writes the changed groups back, before an entry.
+    #[inline]
+    pub(crate) fn flush<V: BackendVcpu>(&mut self, hw: &mut V) {
+        if !self.dirty.is_empty() {
+            hw.write_state(self.dirty, self);
+            self.dirty = Groups::empty();
+        }
+    }
+}

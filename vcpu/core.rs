@@ -3,19 +3,17 @@
 //! Everything that belongs to one vCPU and is touched by its own thread only.
 
 use super::backend::{Backend, BackendVcpu};
+use super::code_cache::CodeCache;
 use super::cpuid::CpuidTable;
 use super::event::{merge, Blocking, Event, Merged};
-use super::handle::code::CodeCache;
 use super::io::PendingIo;
-use super::lead::Lead;
 use super::msr_table::{MsrStore, RecentMsrs};
-use super::pci::Turn;
 use super::poll::Polling;
 use super::pv::PvState;
-use super::shared::VcpuShared;
 use super::state::{Groups, VcpuState};
-use super::vm::Chipset;
-use crate::arch::addr::Gfn;
+use super::timer_advance::TimerAdvance;
+use super::vm::Vm;
+use crate::arch::addr::{Gfn, Gpa};
 use crate::arch::cpuid::FExtEdx;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
@@ -23,7 +21,10 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Clock, Lapic};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
-use crate::host::timer::{now, rdtsc, tsc_khz, NearClock};
+use crate::host::timer::{now, rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::machine::deferred::QueueId;
+use crate::machine::interrupts::ChipsetLock;
+use crate::machine::mailbox::Mailbox;
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -88,7 +89,7 @@ pub(crate) struct VcpuCore<B: Backend> {
     /// How long it polls for an event before it sleeps.
     pub(crate) polling: Polling,
     /// How early its timer fires.
-    pub(crate) lead: Lead,
+    pub(crate) timer_advance: TimerAdvance,
     /// An exception to be delivered with the next entry.
     pub(crate) exception: Option<Exception>,
     /// An event whose delivery an exit interrupted.
@@ -106,7 +107,7 @@ pub(crate) struct VcpuCore<B: Backend> {
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
     /// A queue that this vCPU wrote to and is to serve.
-    pub(crate) turn: Option<Turn>,
+    pub(crate) deferred: Option<QueueId>,
     /// Instructions that exited lately, decoded.
     pub(crate) code: CodeCache,
     /// Where the last memslot look-up hit.
@@ -158,7 +159,7 @@ impl<B: Backend> VcpuCore<B> {
                 .contains(FExtEdx::PAGE_1G),
             mp,
             polling: Polling::new(crate::halt_poll_ns(), tsc_khz()),
-            lead: Lead::new(tsc_khz()),
+            timer_advance: TimerAdvance::new(tsc_khz()),
             exception: None,
             interrupted: None,
             nmis: 0,
@@ -167,7 +168,7 @@ impl<B: Backend> VcpuCore<B> {
             armed: None,
             window_open: false,
             io: PendingIo::new(),
-            turn: None,
+            deferred: None,
             code,
             slot_hint: 0,
             no_slot: None,
@@ -303,11 +304,11 @@ impl<B: Backend> VcpuCore<B> {
 
     /// Makes known what others must know of the local APIC, after any change of it that is not its own timer's: who it
     /// is, when its timer fires, and whether it is there. It may now take what it did not take before.
-    pub(crate) fn publish_apic(&mut self, shared: &VcpuShared, chipset: &Chipset) {
+    pub(crate) fn publish_apic(&mut self, mailbox: &Mailbox, chipset: &ChipsetLock) {
         let Some(lapic) = self.lapic.as_ref() else { return };
-        shared.set_identity(lapic.identity());
+        mailbox.set_identity(lapic.identity());
         self.note_apic_base();
-        self.arm_timer(shared);
+        self.arm_timer(mailbox);
         chipset.with(|bus, _now, out| bus.retry(out));
     }
 
@@ -332,20 +333,24 @@ impl<B: Backend> VcpuCore<B> {
     }
 
     /// Sets the host's timer for the local APIC's.
-    pub(crate) fn arm_timer(&self, shared: &VcpuShared) {
+    pub(crate) fn arm_timer(&self, mailbox: &Mailbox) {
         let Some(lapic) = self.lapic.as_ref() else { return };
         let at = lapic.deadline();
-        shared.set_timer(if lapic.armed_tsc().is_some() { at.map(|at| self.lead.before(at)) } else { at });
+        mailbox.set_timer(if lapic.armed_tsc().is_some() {
+            at.map(|at| self.timer_advance.before(at))
+        } else {
+            at
+        });
     }
 
     /// The host's timer may have fired for the local APIC's: makes its interrupt pending if its time has come,
     /// or will have come when the guest is entered. `ns_per_tick` is that of the VM.
-    pub(crate) fn take_timer(&mut self, shared: &VcpuShared, ns_per_tick: u64) {
+    pub(crate) fn take_timer(&mut self, mailbox: &Mailbox, ns_per_tick: u64) {
         let host_tsc = rdtsc();
         let Some(lapic) = self.lapic.as_mut() else { return };
         let mut now = now();
         if let (Some(tsc), Some(at)) = (lapic.armed_tsc(), lapic.deadline()) {
-            if self.lead.meet(tsc.wrapping_sub(self.tsc_offset), host_tsc) {
+            if self.timer_advance.meet(tsc.wrapping_sub(self.tsc_offset), host_tsc) {
                 now = now.max(at);
             } else {
                 // The kernel's clock is slewed and went ahead of the TSC, or this is an earlier deadline's timer.
@@ -353,7 +358,7 @@ impl<B: Backend> VcpuCore<B> {
             }
         }
         lapic.tick(now);
-        self.arm_timer(shared);
+        self.arm_timer(mailbox);
     }
 
     /// Sets what is added to the host's TSC.
@@ -361,4 +366,18 @@ impl<B: Backend> VcpuCore<B> {
         self.tsc_offset = offset;
         self.hw.set_tsc_offset(offset);
     }
+
+    /// Writes the clocks that the guest asked for into its memory.
+    ///
+    /// # Errors
+    /// The address of a page that must be made resident first.
+    pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
+        let boot = wall_ns().wrapping_sub(vm.clock_ns());
+        self.pv.publish(&*vm.space, &vm.clock, vm.tsc_scale, self.tsc_offset, boot)
+    }
+}
+
+/// Returns CPUID.1:EAX, which RDX holds after reset.
+pub(crate) fn signature() -> u32 {
+    cpu::cpuid(1, 0).eax
 }

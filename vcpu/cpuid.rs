@@ -11,10 +11,10 @@
 //! management, transactional memory, AMX, SGX, processor trace, control-flow enforcement, user
 //! interrupts, and XSAVES, as no supervisor state is switched.
 
+use crate::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, CrRules, Xcr0};
 use crate::arch::slice::count_first;
-use crate::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
 use core::mem::swap;
 use kernel::prelude::*;
 

@@ -17,15 +17,15 @@
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
 
 use super::backend::Backend;
-use super::memory::{split_at_slots, Near};
-use super::pci::{send, Model, PciDevice};
+use super::pci::{Model, PciDevice};
 use super::vm::Vm;
-use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::blkio::{BackingFile, Place, Started, Transfers};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::{signal_pending, Known};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
+use crate::machine::memory::{split_at_slots, PinnedRam};
+use crate::machine::worker::{Remaining, Worker, MOST_AT_ONCE};
 use crate::mmu::mem::MemError;
 use crate::virtio::blk::{Blk, Next, Op, Request, Retry, Status};
 use crate::virtio::pci::VirtioPci;
@@ -153,12 +153,14 @@ impl Disk {
 
     /// Serves a queue with the thread of the vCPU that wrote to it, as far as that need not wait; the worker
     /// does the rest. Sleeps only for memory.
-    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
+    pub(crate) fn serve_inline<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
         let Some((side, lane, worker)) = self.side(vm, device, queue) else { return };
         let rest = match lane.try_lock() {
             // While a request is left to the worker, which is on its way, there is no place for another one.
-            Some(mut lane) if lane.transfers.is_prompt() && lane.left.is_none() => side.take_turn(&mut lane),
-            _ => Rest::Slow,
+            Some(mut lane) if lane.transfers.is_prompt() && lane.left.is_none() => {
+                side.serve_inline(&mut lane)
+            }
+            _ => Remaining::MayBlock,
         };
         rest.leave_to(worker);
     }
@@ -191,7 +193,7 @@ impl<B: Backend> Side<'_, B> {
                     self.begin(lane, request, untold)
                 }
                 Next::Answered(msg) | Next::Broken(msg) => {
-                    send(&self.vm.chipset, msg);
+                    self.vm.chipset.send_msi(msg);
                     None
                 }
                 Next::NotResident(gpa) => {
@@ -214,7 +216,7 @@ impl<B: Backend> Side<'_, B> {
         })?;
         let next = match both {
             Ok((msg, next)) => {
-                send(&self.vm.chipset, msg);
+                self.vm.chipset.send_msi(msg);
                 next
             }
             Err(Retry { request, .. }) => {
@@ -234,39 +236,39 @@ impl<B: Backend> Side<'_, B> {
     }
 
     /// Does a little of what there is to do, without waiting.
-    fn take_turn(&self, lane: &mut Lane) -> Rest {
+    fn serve_inline(&self, lane: &mut Lane) -> Remaining {
         let mut given = 0u64;
         let rest = self.take_some(lane, &mut given);
         self.notify(given);
         rest
     }
 
-    fn take_some(&self, lane: &mut Lane, given: &mut u64) -> Rest {
+    fn take_some(&self, lane: &mut Lane, given: &mut u64) -> Remaining {
         for _ in 0..MOST_AT_ONCE {
             let request = match self.next() {
                 Ok(Next::Request(request)) => request,
                 Ok(Next::Answered(msg) | Next::Broken(msg)) => {
-                    send(&self.vm.chipset, msg);
+                    self.vm.chipset.send_msi(msg);
                     continue;
                 }
-                Ok(Next::Empty | Next::Full) => return Rest::Nothing,
-                Ok(Next::NotResident(_)) | Err(_) => return Rest::Slow,
+                Ok(Next::Empty | Next::Full) => return Remaining::Nothing,
+                Ok(Next::NotResident(_)) | Err(_) => return Remaining::MayBlock,
             };
             match self.transfer_now(lane, request) {
                 Ok(None) => {}
                 Ok(Some((request, answer))) => {
                     if self.complete(request, answer).is_err() {
-                        return Rest::Slow;
+                        return Remaining::MayBlock;
                     }
                     *given = given.wrapping_add(1);
                 }
                 Err(request) => {
                     lane.left = Some(request);
-                    return Rest::Slow;
+                    return Remaining::MayBlock;
                 }
             }
         }
-        Rest::TooMuch
+        Remaining::Backlog
     }
 
     fn next(&self) -> Result<Next> {
@@ -302,7 +304,7 @@ impl<B: Backend> Side<'_, B> {
         }
         COUNTERS.most_given_back.fetch_max(given, Relaxed);
         if let Ok(msg) = self.with_blk(|blk, mem| blk.notify(self.queue, mem)) {
-            send(&self.vm.chipset, msg);
+            self.vm.chipset.send_msi(msg);
         }
     }
 
@@ -312,7 +314,7 @@ impl<B: Backend> Side<'_, B> {
         loop {
             match self.with_blk(|blk, mem| blk.give_back(mem, request, status, bytes))? {
                 Ok(msg) => {
-                    send(&self.vm.chipset, msg);
+                    self.vm.chipset.send_msi(msg);
                     return Ok(());
                 }
                 Err(retry) => match self.vm.space.fault_in(retry.gpa, true) {
@@ -329,7 +331,7 @@ impl<B: Backend> Side<'_, B> {
     /// Gives up on a request whose ring has gone.
     fn abandon(&self, request: Request, gpa: Gpa) {
         if let Ok(msg) = self.with_blk(|blk, _| blk.abandon(request, Fault::Memory(gpa))) {
-            send(&self.vm.chipset, msg);
+            self.vm.chipset.send_msi(msg);
         }
     }
 
@@ -439,7 +441,7 @@ impl<B: Backend> Side<'_, B> {
     }
 
     /// Calls `f` with the device's lock held, and the guest's memory.
-    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>, &Near<'_>) -> R) -> Result<R> {
+    fn with_blk<R>(&self, f: impl FnOnce(&mut VirtioPci<Blk>, &PinnedRam<'_>) -> R) -> Result<R> {
         let cpu = PinnedCpu::pin();
         let mut model = self.device.model.lock_with(cpu.irq());
         match &mut *model {

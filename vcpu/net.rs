@@ -9,12 +9,10 @@
 //! a busy guest gets few.
 
 use super::backend::Backend;
-use super::memory::Near;
 use super::netstream;
 use super::nettap::{self, Outbox};
-use super::pci::{send, Model, PciDevice};
+use super::pci::{Model, PciDevice};
 use super::vm::Vm;
-use super::worker::{Rest, Worker};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::cpu::PinnedCpu;
@@ -22,6 +20,8 @@ use crate::host::file::{Known, Loan};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::netio::{Stream, Tap};
 use crate::host::pieces::Pieces;
+use crate::machine::memory::PinnedRam;
+use crate::machine::worker::{Remaining, Worker};
 use crate::virtio::net::{Net, Packet, Sent, Taken};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
@@ -148,13 +148,13 @@ impl Card {
 
     /// Sends what waits in a queue with the thread of the vCPU that wrote to it, as far as that need not wait;
     /// the worker does the rest. Sleeps only for memory.
-    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
+    pub(crate) fn serve_inline<B: Backend>(&self, vm: &Vm<B>, device: &PciDevice, queue: u16) {
         let Some(worker) = device.worker(queue) else { return };
         let lane = self.lanes.get(usize::from(queue)).and_then(|lane| lane.try_lock());
         let rest = lane.filter(|_| queue & 1 == 1).and_then(|mut lane| {
-            lane.with_tap(|lane, tap| nettap::take_turn(&mut Bench { vm, device, lane }, tap, queue))
+            lane.with_tap(|lane, tap| nettap::serve_inline(&mut Bench { vm, device, lane }, tap, queue))
         });
-        rest.unwrap_or(Rest::Slow).leave_to(worker);
+        rest.unwrap_or(Remaining::MayBlock).leave_to(worker);
     }
 }
 
@@ -202,7 +202,7 @@ impl<B: Backend> Bench<'_, B> {
             Taken::Packet | Taken::TooLong => Ok(()),
             Taken::NotResident(gpa) => self.vm.space.fault_in(gpa, true),
             Taken::Broken(msg) => {
-                send(&self.vm.chipset, msg);
+                self.vm.chipset.send_msi(msg);
                 worker.wait(None)
             }
             Taken::Empty => {
@@ -215,7 +215,7 @@ impl<B: Backend> Bench<'_, B> {
     /// Gives the packet back.
     pub(super) fn give(
         &mut self,
-        call: impl Fn(&mut VirtioPci<Net>, &Near<'_>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
+        call: impl Fn(&mut VirtioPci<Net>, &PinnedRam<'_>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
     ) -> Result {
         let Lane { packet, untold, .. } = &mut *self.lane;
         give(self.vm, self.device, 1, |net, mem| call(net, mem, packet))?;
@@ -227,7 +227,7 @@ impl<B: Backend> Bench<'_, B> {
     pub(super) fn abandon(&mut self) -> Result {
         let fault = self.lane.packet.not_memory();
         let msg = with_net(self.vm, self.device, |net, _| net.abandon_packets(fault, 1))?;
-        send(&self.vm.chipset, msg);
+        self.vm.chipset.send_msi(msg);
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl<B: Backend> Bench<'_, B> {
     pub(super) fn tell(&mut self, queue: u16) {
         if core::mem::take(&mut self.lane.untold) != 0 {
             if let Ok(msg) = with_net(self.vm, self.device, |net, mem| net.notify_queue(queue, mem)) {
-                send(&self.vm.chipset, msg);
+                self.vm.chipset.send_msi(msg);
             }
         }
     }
@@ -253,18 +253,18 @@ fn give<B: Backend>(
     vm: &Vm<B>,
     device: &PciDevice,
     count: u32,
-    mut call: impl FnMut(&mut VirtioPci<Net>, &Near<'_>) -> Result<Option<MsiMessage>, Gpa>,
+    mut call: impl FnMut(&mut VirtioPci<Net>, &PinnedRam<'_>) -> Result<Option<MsiMessage>, Gpa>,
 ) -> Result {
     loop {
         match with_net(vm, device, &mut call)? {
             Ok(msg) => {
-                send(&vm.chipset, msg);
+                vm.chipset.send_msi(msg);
                 return Ok(());
             }
             Err(gpa) => {
                 if let Err(e) = vm.space.fault_in(gpa, true) {
                     let msg = with_net(vm, device, |net, _| net.abandon_packets(Fault::Memory(gpa), count))?;
-                    send(&vm.chipset, msg);
+                    vm.chipset.send_msi(msg);
                     return Err(e);
                 }
             }
@@ -276,7 +276,7 @@ fn give<B: Backend>(
 pub(super) fn with_net<B: Backend, R>(
     vm: &Vm<B>,
     device: &PciDevice,
-    f: impl FnOnce(&mut VirtioPci<Net>, &Near<'_>) -> R,
+    f: impl FnOnce(&mut VirtioPci<Net>, &PinnedRam<'_>) -> R,
 ) -> Result<R> {
     let cpu = PinnedCpu::pin();
     let mut model = device.model.lock_with(cpu.irq());

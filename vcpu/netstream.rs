@@ -12,10 +12,9 @@
 
 use super::backend::Backend;
 use super::net::{with_net, Bench};
-use super::pci::send;
-use super::worker::Worker;
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
+use crate::machine::worker::Worker;
 use crate::mmu::mem::MemError;
 use crate::virtio::net::frames::{Frames, MAX_FRAME, PREFIX};
 use crate::virtio::net::{Taken, HEADER_BYTES};
@@ -66,7 +65,7 @@ pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, wor
 fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
     bench.tell(RECEIVE);
     let msg = with_net(bench.vm, bench.device, |net, _| net.set_link_down())?;
-    send(&bench.vm.chipset, msg);
+    bench.vm.chipset.send_msi(msg);
     Err(ENOTCONN)
 }
 

@@ -10,13 +10,12 @@
 //! driver's buffers. Memory that is not the guest's stops the device.
 
 use super::backend::Backend;
-use super::memory::{split_at_slots, Near};
 use super::net::{with_net, Bench, Gear, Lane};
-use super::pci::send;
-use super::worker::{Rest, Worker, MOST_AT_ONCE};
 use crate::host::file::signal_pending;
 use crate::host::netio::{Batch, Tap};
 use crate::host::pieces::{Extent, Pieces};
+use crate::machine::memory::{split_at_slots, PinnedRam};
+use crate::machine::worker::{Remaining, Worker, MOST_AT_ONCE};
 use crate::virtio::net::{Offloads, Packet, Taken, HEADER_BYTES, MAX_CHAIN};
 use crate::virtio::queue::{Fault, Used};
 use kernel::prelude::*;
@@ -64,7 +63,7 @@ impl Outbox {
     /// # Errors
     /// As [`locate`].
     #[inline(always)]
-    fn add(&mut self, packet: &Packet, mem: &Near<'_>) -> Result<(), Fault> {
+    fn add(&mut self, packet: &Packet, mem: &PinnedRam<'_>) -> Result<(), Fault> {
         let extent = locate(packet, mem, &mut self.pieces, false)?;
         let buffer = packet.buffer().ok_or(Fault::Malformed)?;
         self.burst.push_within_capacity((buffer, extent)).map_err(|_| Fault::TooLong)
@@ -76,7 +75,12 @@ impl Outbox {
 /// # Errors
 /// Not all of it is the guest's memory, or it is in too many pieces.
 #[inline(always)]
-fn locate(packet: &Packet, mem: &Near<'_>, pieces: &mut Pieces, to_guest: bool) -> Result<Extent, Fault> {
+fn locate(
+    packet: &Packet,
+    mem: &PinnedRam<'_>,
+    pieces: &mut Pieces,
+    to_guest: bool,
+) -> Result<Extent, Fault> {
     let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
     let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
     extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())
@@ -157,11 +161,11 @@ pub(super) fn transmit<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u
 }
 
 /// Sends a few packets without waiting. Says what is left.
-pub(super) fn take_turn<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> Rest {
-    let rest = send_some(bench, tap, queue).unwrap_or(Rest::Slow);
+pub(super) fn serve_inline<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> Remaining {
+    let rest = send_some(bench, tap, queue).unwrap_or(Remaining::MayBlock);
     match finish(bench, tap, queue) {
         Ok(()) => rest,
-        Err(_) => Rest::Slow,
+        Err(_) => Remaining::MayBlock,
     }
 }
 
@@ -179,7 +183,7 @@ fn transmit_all<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> 
             Taken::Packet | Taken::TooLong => {}
             Taken::NotResident(gpa) => bench.vm.space.fault_in(gpa, true)?,
             Taken::Broken(msg) => {
-                send(&bench.vm.chipset, msg);
+                bench.vm.chipset.send_msi(msg);
                 return Ok(taken);
             }
             Taken::Empty => return Ok(taken),
@@ -187,9 +191,9 @@ fn transmit_all<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> 
     }
 }
 
-fn send_some<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> Result<Rest> {
+fn send_some<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> Result<Remaining> {
     if matches!(&bench.lane.gear, Gear::Out(out) if out.is_left()) {
-        return Ok(Rest::Slow);
+        return Ok(Remaining::MayBlock);
     }
     let mut room = MOST_AT_ONCE as usize;
     while room != 0 {
@@ -198,15 +202,15 @@ fn send_some<B: Backend>(bench: &mut Bench<'_, B>, tap: &Tap, queue: u16) -> Res
         room = room.saturating_sub(count);
         match end {
             Taken::Packet => {}
-            Taken::Empty => return Ok(Rest::Nothing),
+            Taken::Empty => return Ok(Remaining::Nothing),
             Taken::Broken(msg) => {
-                send(&bench.vm.chipset, msg);
-                return Ok(Rest::Nothing);
+                bench.vm.chipset.send_msi(msg);
+                return Ok(Remaining::Nothing);
             }
-            Taken::NotResident(_) | Taken::TooLong => return Ok(Rest::Slow),
+            Taken::NotResident(_) | Taken::TooLong => return Ok(Remaining::MayBlock),
         }
     }
-    Ok(Rest::TooMuch)
+    Ok(Remaining::Backlog)
 }
 
 /// Takes packets that the driver is known to have, `most` of them. Returns how many, and what came after them;

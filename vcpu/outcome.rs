@@ -132,3 +132,21 @@ pub(crate) enum Outcome {
     /// Go past the instruction, then return to user space.
     SkipToUser(UserExit),
 }
+
+impl Outcome {
+    /// Returns the end of a VM by an exit that nobody handles.
+    pub(crate) fn unknown(raw: RawExit) -> Outcome {
+        Outcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
+    }
+}
+
+/// How the guest goes on after an exit that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FastExit {
+    /// At once.
+    Again,
+    /// After another look at what it should be given.
+    Prepare,
+    /// Not answered: nothing has been done yet.
+    Not,
+}

@@ -8,14 +8,14 @@
 use super::backend::Backend;
 use super::disk::Disk;
 use super::net::Card;
-use super::shared::Requests;
-use super::vm::{Chipset, Vm};
-use super::worker::{Server, Worker};
+use super::vm::Vm;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{BarHit, ConfigAccess, MsiMessage, PciRoot, Slot};
-use crate::chipset::routing::DestFormat;
-use crate::chipset::ApicMessage;
+use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, Slot};
 use crate::host::random;
+use crate::machine::deferred::{Deferred, QueueId};
+use crate::machine::interrupts::ChipsetLock;
+use crate::machine::mailbox::Requests;
+use crate::machine::worker::{KickTarget, Worker};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::blk::Blk;
 use crate::virtio::console::Console;
@@ -96,12 +96,12 @@ impl PciDevice {
 
     /// Sees to a queue that the driver wrote to. Returns what is left to do; `None`: it has no worker.
     #[inline]
-    fn kick(&self, slot: Slot, queue: u16) -> Option<Chore> {
+    fn kick(&self, slot: Slot, queue: u16) -> Option<Deferred> {
         let index = usize::from(queue);
         let worker = self.workers.get(index).filter(|_| index < self.kicked.load(Relaxed))?;
         Some(match worker.kick() {
-            Server::Worker => Chore::None,
-            Server::Caller => Chore::Turn(Turn { slot, queue }),
+            KickTarget::Worker => Deferred::None,
+            KickTarget::Caller => Deferred::Inline(QueueId { slot, queue }),
         })
     }
 
@@ -114,7 +114,7 @@ impl PciDevice {
 
     /// Calls `round` until it has nothing more to serve, but not more than [`ROUNDS`] times: other vCPUs can make
     /// work as fast as it is done.
-    fn serve(&self, chipset: &Chipset, mut round: impl FnMut(&mut Model) -> Served) -> Unserved {
+    fn serve(&self, chipset: &ChipsetLock, mut round: impl FnMut(&mut Model) -> Served) -> Unserved {
         for _ in 0..ROUNDS {
             let served = round(&mut self.model.lock());
             // A command may have changed what the workers have to do.
@@ -122,13 +122,13 @@ impl PciDevice {
                 self.wake_all();
             }
             match served {
-                Served::More(msg) => send(chipset, msg),
+                Served::More(msg) => chipset.send_msi(msg),
                 Served::Empty(msg) | Served::Broken(msg) => {
-                    send(chipset, msg);
+                    chipset.send_msi(msg);
                     return Unserved::Nothing;
                 }
                 Served::NotResident(gpa, msg) => {
-                    send(chipset, msg);
+                    chipset.send_msi(msg);
                     return Unserved::NotResident(gpa);
                 }
             }
@@ -146,7 +146,7 @@ impl PciDevice {
 
     /// Gives a console's waiting input to the guest, and wakes who waits for output or for room. As
     /// [`Pci::serve`].
-    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Unserved {
+    pub(crate) fn serve_console<M: GuestMem>(&self, chipset: &ChipsetLock, mem: &M) -> Unserved {
         let Some(news) = self.with_console(|console| console.take_news()) else { return Unserved::Nothing };
         let unserved = self.serve(chipset, |model| match model {
             Model::Console(console) => console.serve_input(mem),
@@ -171,24 +171,6 @@ pub(crate) enum Unserved {
     More,
     /// The same again, once the page at this address is resident.
     NotResident(Gpa),
-}
-
-/// What an access leaves to be done by the vCPU once it may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chore {
-    /// Nothing.
-    None,
-    /// [`Pci::serve`].
-    Serve,
-    /// [`Pci::take_turn`].
-    Turn(Turn),
-}
-
-/// A queue that the vCPU is to serve that wrote to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    slot: Slot,
-    queue: u16,
 }
 
 /// The bus.
@@ -288,7 +270,13 @@ impl Pci {
     }
 
     /// Writes a configuration port. `None`: no bus.
-    pub(crate) fn port_write(&self, chipset: &Chipset, port: u16, width: Width, value: u32) -> Option<Chore> {
+    pub(crate) fn port_write(
+        &self,
+        chipset: &ChipsetLock,
+        port: u16,
+        width: Width,
+        value: u32,
+    ) -> Option<Deferred> {
         let access = match &mut *self.root.lock() {
             Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
             None => return None,
@@ -300,7 +288,7 @@ impl Pci {
                 return Some(self.apply(chipset, slot, d, &mut model, effect));
             }
         }
-        Some(Chore::None)
+        Some(Deferred::None)
     }
 
     fn decode(&self, gpa: Gpa) -> Option<(BarHit, &Arc<PciDevice>)> {
@@ -315,7 +303,13 @@ impl Pci {
     }
 
     /// Writes a BAR. `None`: no BAR there.
-    pub(crate) fn mmio_write(&self, chipset: &Chipset, gpa: Gpa, width: Width, value: u64) -> Option<Chore> {
+    pub(crate) fn mmio_write(
+        &self,
+        chipset: &ChipsetLock,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+    ) -> Option<Deferred> {
         let (hit, device) = self.decode(gpa)?;
         let kicked = kick(hit.bar, hit.offset).and_then(|queue| device.kick(hit.slot, queue));
         if kicked.is_some() {
@@ -329,22 +323,22 @@ impl Pci {
     /// Carries out what an access to a device set off.
     fn apply(
         &self,
-        chipset: &Chipset,
+        chipset: &ChipsetLock,
         slot: Slot,
         d: &PciDevice,
         model: &mut Model,
         effect: Effect,
-    ) -> Chore {
+    ) -> Deferred {
         match effect {
-            Effect::None => return Chore::None,
+            Effect::None => return Deferred::None,
             // What carries a device's data may have to know that the driver's wishes are void.
             Effect::Reset => {
                 d.wake_all();
-                return Chore::None;
+                return Deferred::None;
             }
             Effect::Kick(queue) => {
-                if let Some(chore) = d.kick(slot, queue) {
-                    return chore;
+                if let Some(deferred) = d.kick(slot, queue) {
+                    return deferred;
                 }
             }
             Effect::Activated | Effect::Configured => {
@@ -353,8 +347,8 @@ impl Pci {
                 }
             }
             Effect::Broken(msg) => {
-                send(chipset, msg);
-                return Chore::None;
+                chipset.send_msi(msg);
+                return Deferred::None;
             }
             Effect::Decode => {
                 if let Some(root) = &mut *self.root.lock() {
@@ -364,42 +358,42 @@ impl Pci {
             }
             Effect::Msix => {
                 drain(chipset, model);
-                return Chore::None;
+                return Deferred::None;
             }
         }
         d.wake_all();
         match model {
-            Model::Blk(_) => Chore::None,
-            Model::Net(_) | Model::Rng(_) | Model::Console(_) => Chore::Serve,
+            Model::Blk(_) => Deferred::None,
+            Model::Net(_) | Model::Rng(_) | Model::Console(_) => Deferred::Service,
         }
     }
 
     /// Serves the queue that the vCPU wrote to, in its thread. Sleeps only for memory.
-    pub(crate) fn take_turn<B: Backend>(&self, vm: &Vm<B>, turn: Turn) {
-        let Some(device) = self.device(turn.slot) else { return };
+    pub(crate) fn serve_inline<B: Backend>(&self, vm: &Vm<B>, to: QueueId) {
+        let Some(device) = self.device(to.slot) else { return };
         match &device.backing {
             Backing::Nothing => {}
-            Backing::Disk(disk) => disk.take_turn(vm, device, turn.queue),
-            Backing::Card(card) => card.take_turn(vm, device, turn.queue),
+            Backing::Disk(disk) => disk.serve_inline(vm, device, to.queue),
+            Backing::Card(card) => card.serve_inline(vm, device, to.queue),
         }
     }
 
-    /// Leaves a turn to the worker.
-    pub(crate) fn pass_on(&self, turn: Turn) {
-        if let Some(worker) = self.device(turn.slot).and_then(|d| d.worker(turn.queue)) {
+    /// Leaves a queue to its worker.
+    pub(crate) fn hand_to_worker(&self, to: QueueId) {
+        if let Some(worker) = self.device(to.slot).and_then(|d| d.worker(to.queue)) {
             worker.wake();
         }
     }
 
     /// Asks the first vCPU to call [`Pci::serve`].
-    pub(crate) fn request_service(&self, chipset: &Chipset) {
+    pub(crate) fn request_service(&self, chipset: &ChipsetLock) {
         if let Some(vcpu) = chipset.vcpus.get(0) {
-            vcpu.request(Requests::CHORE);
+            vcpu.request(Requests::SERVICE);
         }
     }
 
     /// Serves the devices that have no worker, in the vCPU's thread.
-    pub(crate) fn serve<M: GuestMem>(&self, chipset: &Chipset, mem: &M) -> Unserved {
+    pub(crate) fn serve<M: GuestMem>(&self, chipset: &ChipsetLock, mem: &M) -> Unserved {
         for device in self.devices.iter().filter_map(|d| d.as_ref()) {
             let mut unserved = device.serve(chipset, |model| match model {
                 Model::Rng(rng) => rng.serve(mem, random::fill),
@@ -418,15 +412,8 @@ impl Pci {
     }
 }
 
-fn drain(chipset: &Chipset, model: &mut Model) {
+fn drain(chipset: &ChipsetLock, model: &mut Model) {
     while let Some(msg) = each!(&mut *model, m => m.take_pending()) {
-        send(chipset, Some(msg));
-    }
-}
-
-/// Sends a message-signalled interrupt.
-pub(crate) fn send(chipset: &Chipset, msg: Option<MsiMessage>) {
-    if let Some(m) = msg.and_then(|m| ApicMessage::from_msi(m.addr, m.data, DestFormat::Narrow)) {
-        chipset.send(&m);
+        chipset.send_msi(Some(msg));
     }
 }

@@ -10,9 +10,9 @@
 //! For the end of interrupt, a flag in guest memory says "clear me instead of writing EOI". It is set
 //! with the entry that delivers an interrupt whose end nobody waits for, and looked at after the next exit.
 
-use super::pvclock::{TimeInfo, TscScale, WallClock, ENABLED, TSC_STABLE};
 use crate::arch::addr::Gpa;
 use crate::chipset::lapic::Lapic;
+use crate::machine::pvclock::{TimeInfo, TscScale, WallClock, ENABLED, TSC_STABLE};
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 

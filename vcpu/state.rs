@@ -6,7 +6,7 @@
 //! The general registers, RIP and RFLAGS are always current between an exit and the next entry. A
 //! group in `valid` has been fetched since the last exit; one in `dirty` will be written back.
 
-use super::backend::BackendVcpu;
+use crate::arch::addr::Width;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 
@@ -39,6 +39,15 @@ pub(crate) const RBX: usize = 3;
 pub(crate) const RSP: usize = 4;
 /// RSI.
 pub(crate) const RSI: usize = 6;
+
+/// Returns RAX after an IN of `value`.
+pub(crate) fn merge_rax(rax: u64, width: Width, value: u32) -> u64 {
+    match width {
+        // A 32-bit result clears the upper half.
+        Width::B4 | Width::B8 => u64::from(value),
+        _ => (rax & !width.mask()) | (u64::from(value) & width.mask()),
+    }
+}
 
 /// The MSRs of the SYSCALL group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,8 +111,8 @@ pub(crate) struct VcpuState {
     pub(crate) dr6: u64,
     /// DR7.
     pub(crate) dr7: u64,
-    valid: Groups,
-    dirty: Groups,
+    pub(super) valid: Groups,
+    pub(super) dirty: Groups,
 }
 
 /// The value of PAT after reset. SDM, "PAT MSR".
@@ -149,38 +158,11 @@ impl VcpuState {
         VcpuState { cr0, syscall: self.syscall, cr_rules: self.cr_rules, ..VcpuState::at_reset(signature) }
     }
 
-    /// Fetches the groups in `want` that have not been fetched since the last exit.
-    #[inline]
-    pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: Groups, hw: &V) {
-        let missing = want.difference(self.valid);
-        if !missing.is_empty() {
-            hw.read_state(missing, self);
-            self.valid |= missing;
-        }
-    }
-
-    /// Fetches CS and the privilege level, unless [`Groups::SEGMENTS`] has been fetched.
-    #[inline]
-    pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
-        if !self.valid.contains(Groups::SEGMENTS) {
-            hw.read_code(self);
-        }
-    }
-
     /// Says that the groups were changed and must be written back. They must have been fetched.
     #[inline]
     pub(crate) fn mark(&mut self, groups: Groups) {
         self.valid |= groups;
         self.dirty |= groups;
-    }
-
-    /// Writes the changed groups back, before an entry.
-    #[inline]
-    pub(crate) fn flush<V: BackendVcpu>(&mut self, hw: &mut V) {
-        if !self.dirty.is_empty() {
-            hw.write_state(self.dirty, self);
-            self.dirty = Groups::empty();
-        }
     }
 
     /// Says that the processor ran: what was fetched is stale.

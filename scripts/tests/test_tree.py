@@ -34,7 +34,7 @@ class Backends(unittest.TestCase):
 
     def test_nothing_but_the_root_names_a_backend(self):
         named = []
-        for folder in ("arch", "chipset", "host", "kvm", "mmu", "vcpu", "virtio"):
+        for folder in ("abi", "arch", "chipset", "host", "kvm", "machine", "mmu", "vcpu", "virtio"):
             for path in glob.glob(os.path.join(TOP, folder, "**", "*.rs"), recursive=True):
                 if re.search(r"\b(crate|super)::(vmx|svm)\b|\bis_(intel|amd|vmx|svm)\b", code(read(path))):
                     named.append(os.path.relpath(path, TOP))

@@ -2,23 +2,21 @@
 
 //! Faults of the second-level table: memory not mapped yet, or a device.
 
-use super::insn;
-use super::mov;
-use super::Cx;
 use crate::mmu::format::Touch;
 use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::context::VcpuCx;
+use crate::vcpu::emul::{insn, mov};
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::{Outcome, UserExit};
-use crate::vcpu::run::unknown;
-use crate::vcpu::shared::count;
-use crate::vcpu::space::Fault;
+use crate::vcpu::record::count;
+use crate::vcpu::second_level::Fault;
 
 /// Maps memory, or carries out the access to a device.
-pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
     if fault.reserved {
-        return unknown(cx.shared.recorder.last());
+        return Outcome::unknown(cx.record.recorder.last());
     }
-    count(&cx.shared.stats.page_faults);
+    count(&cx.record.stats.page_faults);
     let generation = cx.vm.space.slots_generation();
     if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
         return device(cx, &fault);
@@ -44,13 +42,13 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: GuestPageFault) 
 }
 
 #[inline]
-fn device<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+fn device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
     if cx.core.hw.was_delivering() {
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.
-        let raw = cx.shared.recorder.last();
+        let raw = cx.record.recorder.last();
         return Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
     }
-    count(&cx.shared.stats.mmio);
+    count(&cx.record.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))
 }

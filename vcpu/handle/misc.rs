@@ -2,14 +2,14 @@
 
 //! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
 
-use super::Cx;
 use crate::arch::cpuid::CpuidRegs;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{Exception, Vector};
 use crate::host::debug;
 use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
+use crate::vcpu::context::VcpuCx;
 use crate::vcpu::outcome::{Outcome, UserExit};
-use crate::vcpu::shared::count;
+use crate::vcpu::record::count;
 use crate::vcpu::state::{Groups, RAX, RCX};
 use kernel::pr_warn_once;
 
@@ -20,8 +20,8 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 
 /// CPUID. SDM, "CPUID—CPU Identification".
 #[inline]
-pub(crate) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    count(&cx.shared.stats.cpuid);
+pub(crate) fn cpuid<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+    count(&cx.record.stats.cpuid);
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
     let regs = match cx.core.cpuid.recall(function, index) {
         Some(regs) => regs,
@@ -32,7 +32,7 @@ pub(crate) fn cpuid<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 #[inline(never)]
-fn look_up<B: Backend>(cx: &mut Cx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
+fn look_up<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
     cx.core.fetch(Groups::CONTROL);
     let cr4 = cx.core.state.cr4;
     let regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
@@ -41,7 +41,7 @@ fn look_up<B: Backend>(cx: &mut Cx<'_, '_, B>, function: u32, index: u32) -> Cpu
 }
 
 /// XSETBV. SDM, "XSETBV—Set Extended Control Register".
-pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn xsetbv<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     cx.core.fetch(Groups::CONTROL | Groups::SEGMENTS);
     if cx.core.state.cr4 & Cr4::OSXSAVE.bits() == 0 {
         return Outcome::Inject(Exception::UD);
@@ -56,8 +56,8 @@ pub(super) fn xsetbv<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
 #[inline]
-pub(crate) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    count(&cx.shared.stats.hypercalls);
+pub(crate) fn hypercall<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+    count(&cx.record.stats.hypercalls);
     let cpl = match cx.core.hw.code_context() {
         Some(context) => context.cpl,
         None => {
@@ -71,7 +71,7 @@ pub(crate) fn hypercall<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// The first touch of a debug register since the window was opened: load the guest's, then let it be.
-pub(super) fn debug_register<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn debug_register<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     debug::write_addresses(&cx.core.dr, cx.cpu);
     cx.core.debug_loaded = true;
     cx.core.hw.set_debug_passthrough(true);
@@ -82,7 +82,7 @@ pub(super) fn debug_register<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 /// the host's detection, as under the kernel's own default.
 ///
 /// SDM, "Features to Disable Bus Locks".
-pub(super) fn alignment_check<B: Backend>(cx: &mut Cx<'_, '_, B>, error: u32) -> Outcome {
+pub(crate) fn alignment_check<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, error: u32) -> Outcome {
     cx.core.fetch(Groups::CONTROL | Groups::SEGMENTS);
     let s = &cx.core.state;
     let (am, ac) = (s.cr0 & Cr0::AM.bits() != 0, s.rflags & Rflags::AC.bits() != 0);
@@ -96,7 +96,7 @@ pub(super) fn alignment_check<B: Backend>(cx: &mut Cx<'_, '_, B>, error: u32) ->
 }
 
 /// The guest can take an interrupt now.
-pub(super) fn interrupt_window<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn interrupt_window<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     cx.core.hw.request_window(WindowKind::Interrupt, false);
     cx.core.window_open = false;
     if cx.core.wants_window {
@@ -107,7 +107,7 @@ pub(super) fn interrupt_window<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// The IRET of an NMI handler is about to run.
-pub(super) fn nmi_return<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn nmi_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     cx.core.hw.request_window(WindowKind::Nmi, false);
     Outcome::Resume
 }

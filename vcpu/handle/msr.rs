@@ -1,49 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RDMSR and WRMSR, of the guest and of user space.
-//!
-//! The table ([`crate::vcpu::msr_table`]) says what an MSR is. The guest and KVM_GET_MSRS see the same
-//! values; they differ in what they may write.
+//! RDMSR and WRMSR.
 
-use super::{lapic, Cx};
-use crate::arch::cr::BadCr;
 use crate::arch::exception::Exception;
-use crate::chipset::lapic::base::base_reserved;
-use crate::chipset::lapic::Clock;
-use crate::host::msr::SpecCtrl;
-use crate::host::timer;
+use crate::vcpu::access::msr::{read, write};
 use crate::vcpu::backend::Backend;
-use crate::vcpu::core::VcpuCore;
+use crate::vcpu::context::VcpuCx;
 use crate::vcpu::exit::MsrAccess;
-use crate::vcpu::msr_table::{is_canonical, lookup, Handled, Policy, StateMsr};
-use crate::vcpu::outcome::Outcome;
-use crate::vcpu::quick::Answer;
-use crate::vcpu::shared::{count, Requests, VcpuShared};
-use crate::vcpu::state::{Groups, RCX};
-use crate::vcpu::vm::Vm;
-
-/// The first MSR of x2APIC mode.
-const X2APIC: u32 = 0x800;
-/// Bits of a linear address, with 4-level paging.
-const VA_BITS: u32 = 48;
+use crate::vcpu::msr_table::{Handled, Policy};
+use crate::vcpu::outcome::{FastExit, Outcome};
+use crate::vcpu::record::count;
+use crate::vcpu::state::RCX;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> Outcome {
     let Some(policy) = policy(cx) else { return Outcome::Inject(Exception::GP0) };
     handle_as(cx, access, policy)
 }
 
 /// Returns what the MSR in ECX is.
 #[inline(always)]
-pub(crate) fn policy<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Policy> {
+pub(crate) fn policy<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Policy> {
     cx.core.recent_msrs.lookup(cx.core.state.gprs[RCX] as u32)
 }
 
 /// As [`handle`], of an MSR whose policy is known.
 #[inline]
-pub(crate) fn handle_as<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess, policy: Policy) -> Outcome {
-    count(&cx.shared.stats.msr);
+pub(crate) fn handle_as<B: Backend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    access: MsrAccess,
+    policy: Policy,
+) -> Outcome {
+    count(&cx.record.stats.msr);
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
         MsrAccess::Read => read(cx, index, policy).map(|v| cx.core.state.set_edx_eax(v)),
@@ -61,234 +50,12 @@ pub(crate) fn handle_as<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess, p
 /// Returns how the guest goes on after an access that [`handle_as`] may carry out in the inner loop; `None` for
 /// those that touch what the loop leaves in force.
 #[inline(always)]
-pub(crate) fn answer_of(policy: Policy, access: MsrAccess) -> Option<Answer> {
+pub(crate) fn answer_of(policy: Policy, access: MsrAccess) -> Option<FastExit> {
     match (policy, access) {
         (Policy::Handled(Handled::SpecCtrl | Handled::PredCmd), _) => None,
-        (_, MsrAccess::Read) => Some(Answer::Again),
+        (_, MsrAccess::Read) => Some(FastExit::Again),
         // What waits in the local APIC may have changed.
-        (Policy::Handled(_), MsrAccess::Write) => Some(Answer::Prepare),
-        (_, MsrAccess::Write) => Some(Answer::Again),
+        (Policy::Handled(_), MsrAccess::Write) => Some(FastExit::Prepare),
+        (_, MsrAccess::Write) => Some(FastExit::Again),
     }
-}
-
-#[inline]
-fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, policy: Policy) -> Result<u64, Exception> {
-    match policy {
-        Policy::Handled(Handled::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
-        _ => get_as(cx.vm, cx.core, index, policy).ok_or(Exception::GP0),
-    }
-}
-
-#[inline]
-fn write<B: Backend>(
-    cx: &mut Cx<'_, '_, B>,
-    index: u32,
-    policy: Policy,
-    value: u64,
-) -> Result<(), Exception> {
-    match policy {
-        Policy::Handled(Handled::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
-        Policy::Handled(Handled::TscDeadline) => {
-            lapic::set_tsc_deadline(cx, value);
-            Ok(())
-        }
-        Policy::Handled(Handled::ApicBase) => {
-            let bits = cx.core.cpuid.phys_bits() as u8;
-            cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
-            cx.core.publish_apic(cx.shared, &cx.vm.chipset);
-            Ok(())
-        }
-        Policy::Handled(Handled::TscAux) => {
-            if value >> 32 != 0 {
-                return Err(Exception::GP0);
-            }
-            cx.core.tsc_aux = value as u32;
-            if let Some(aux) = cx.tsc_aux.as_mut() {
-                aux.set(value as u32);
-            }
-            Ok(())
-        }
-        Policy::Handled(Handled::SpecCtrl) => {
-            if !set_as(cx.vm, cx.shared, cx.core, index, policy, value) {
-                return Err(Exception::GP0);
-            }
-            *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
-            Ok(())
-        }
-        Policy::Handled(Handled::PredCmd) => {
-            if value & !1 != 0 || !cx.vm.speculation.barrier {
-                return Err(Exception::GP0);
-            }
-            if value != 0 {
-                cx.vm.speculation.barrier(cx.cpu);
-            }
-            Ok(())
-        }
-        Policy::ReadOnly(_) | Policy::Handled(Handled::McgCap) => Err(Exception::GP0),
-        _ if set_as(cx.vm, cx.shared, cx.core, index, policy, value) => Ok(()),
-        _ => Err(Exception::GP0),
-    }
-}
-
-/// Reads an MSR. `None`: there is none.
-pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
-    get_as(vm, core, index, lookup(index)?)
-}
-
-fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: Policy) -> Option<u64> {
-    Some(match policy {
-        Policy::State(msr) => {
-            core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
-            *state_msr(core, msr)
-        }
-        Policy::Handled(h) => match h {
-            Handled::Tsc => core.guest_tsc(),
-            Handled::TscDeadline => core.lapic.as_ref()?.tsc_deadline(timer::now()),
-            Handled::ApicBase => core.lapic.as_ref()?.base(),
-            Handled::X2Apic(reg) => {
-                core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
-            }
-            Handled::TscAux => u64::from(core.tsc_aux),
-            Handled::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
-            Handled::McgCap => core.msrs.mcg_cap,
-            // PRED_CMD can only be written.
-            Handled::SpecCtrl | Handled::PredCmd => return None,
-            Handled::KvmWallClock => core.pv.wall_clock,
-            Handled::KvmSystemTime => core.pv.system_time,
-            Handled::KvmPvEoi => core.pv.eoi,
-        },
-        Policy::Stored(_) if !core.msrs.has(index) => return None,
-        Policy::Stored(slot) => core.msrs.read(slot),
-        Policy::Fixed(v) | Policy::ReadOnly(v) => v,
-    })
-}
-
-/// Writes an MSR, as user space may and, but for what [`write`] does itself, the guest. Returns whether
-/// the value is allowed.
-pub(crate) fn set<B: Backend>(
-    vm: &Vm<B>,
-    shared: &VcpuShared,
-    core: &mut VcpuCore<B>,
-    index: u32,
-    value: u64,
-) -> bool {
-    lookup(index).is_some_and(|policy| set_as(vm, shared, core, index, policy, value))
-}
-
-fn set_as<B: Backend>(
-    vm: &Vm<B>,
-    shared: &VcpuShared,
-    core: &mut VcpuCore<B>,
-    index: u32,
-    policy: Policy,
-    value: u64,
-) -> bool {
-    match policy {
-        Policy::State(StateMsr::Efer) => set_efer(core, value),
-        Policy::State(msr) => {
-            let ok = msr.accepts(value, VA_BITS);
-            if ok {
-                core.fetch(Groups::SYSCALL | Groups::SEGMENTS);
-                *state_msr(core, msr) = value;
-                core.state.mark(Groups::SYSCALL | Groups::SEGMENTS);
-            }
-            ok
-        }
-        Policy::Handled(h) => set_handled(vm, shared, core, h, value),
-        Policy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
-        Policy::Fixed(_) => true,
-        Policy::ReadOnly(v) => v == value,
-    }
-}
-
-/// The guest's time now.
-fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> Clock {
-    Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick }
-}
-
-fn set_handled<B: Backend>(
-    vm: &Vm<B>,
-    shared: &VcpuShared,
-    core: &mut VcpuCore<B>,
-    h: Handled,
-    value: u64,
-) -> bool {
-    match h {
-        Handled::Tsc => {
-            core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));
-            let clock = clock(vm, core);
-            if let Some(l) = core.lapic.as_mut() {
-                l.tsc_changed(&clock);
-            }
-            core.arm_timer(shared);
-            shared.request_self(Requests::CLOCK);
-        }
-        Handled::ApicBase => {
-            if !core.restore_apic_base(value) {
-                return false;
-            }
-            core.publish_apic(shared, &vm.chipset);
-        }
-        Handled::TscDeadline => {
-            let clock = clock(vm, core);
-            let Some(l) = core.lapic.as_mut() else { return false };
-            let _ = l.set_tsc_deadline(value, &clock);
-            core.arm_timer(shared);
-        }
-        // As every read-only MSR, it takes the value that it has.
-        Handled::McgCap => return value == core.msrs.mcg_cap,
-        Handled::SpecCtrl => match u32::try_from(value) {
-            Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
-            _ => return false,
-        },
-        Handled::X2Apic(_) | Handled::PredCmd => return false,
-        Handled::TscAux => match u32::try_from(value) {
-            Ok(v) => core.tsc_aux = v,
-            Err(_) => return false,
-        },
-        Handled::KvmWallClock => {
-            core.pv.wall_clock = value;
-            core.pv.wall_wanted = true;
-            shared.request_self(Requests::CLOCK);
-        }
-        Handled::KvmSystemTime => {
-            core.pv.system_time = value;
-            shared.request_self(Requests::CLOCK);
-        }
-        Handled::KvmPvEoi => {
-            if !is_canonical(value, VA_BITS) || value & 2 != 0 {
-                return false;
-            }
-            core.pv.set_eoi(value);
-        }
-    }
-    true
-}
-
-/// Returns the register that a state MSR stands for.
-fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
-    let s = &mut core.state;
-    match msr {
-        StateMsr::Efer => &mut s.efer,
-        StateMsr::Star => &mut s.syscall.star,
-        StateMsr::Lstar => &mut s.syscall.lstar,
-        StateMsr::Cstar => &mut s.syscall.cstar,
-        StateMsr::Sfmask => &mut s.syscall.sfmask,
-        StateMsr::FsBase => &mut s.segs[crate::arch::segment::SegReg::Fs as usize].base,
-        StateMsr::GsBase => &mut s.segs[crate::arch::segment::SegReg::Gs as usize].base,
-        StateMsr::KernelGsBase => &mut s.syscall.kernel_gs_base,
-        StateMsr::SysenterCs => &mut s.syscall.sysenter_cs,
-        StateMsr::SysenterEsp => &mut s.syscall.sysenter_esp,
-        StateMsr::SysenterEip => &mut s.syscall.sysenter_eip,
-        StateMsr::Pat => &mut s.syscall.pat,
-    }
-}
-
-fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
-    core.fetch(Groups::CONTROL | Groups::SEGMENTS);
-    match core.cpuid.cr_rules().check_efer(&core.state.control(), value) {
-        Ok(write) => core.state.set_control(&write.state),
-        Err(BadCr) => return false,
-    }
-    true
 }

@@ -5,14 +5,14 @@
 //! Done here are forward moves in 64-bit mode, at a privilege level that IOPL allows, from memory
 //! within one page. All else is for the emulator, one element at a time.
 
-use super::code;
-use super::machine::CxMachine;
-use super::pio;
-use super::Cx;
 use crate::arch::addr::Gva;
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
+use crate::vcpu::access::port;
 use crate::vcpu::backend::Backend;
+use crate::vcpu::context::VcpuCx;
+use crate::vcpu::emul::code;
+use crate::vcpu::emul::machine::CxMachine;
 use crate::vcpu::emulate::decode::{Mode, Rep};
 use crate::vcpu::exit::PioAccess;
 use crate::vcpu::io::OUT;
@@ -23,8 +23,8 @@ use crate::vcpu::state::{RCX, RSI};
 const VA_BITS: u32 = 48;
 
 /// Takes up to [`OUT`] bytes to user space. `None`: not this kind, or memory that needs more care.
-pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, a: PioAccess) -> Option<Outcome> {
-    if a.is_in() || !pio::is_for_user(cx, a.port()) {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<Outcome> {
+    if a.is_in() || !port::is_for_user(cx, a.port()) {
         return None;
     }
     let (insn, mode) = code::current(cx)?;

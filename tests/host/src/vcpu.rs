@@ -12,10 +12,6 @@ pub(crate) mod event;
 pub(crate) mod exit;
 #[path = "../../../vcpu/io.rs"]
 pub(crate) mod io;
-#[path = "../../../vcpu/ioevent.rs"]
-pub(crate) mod ioevent;
-#[path = "../../../vcpu/lead.rs"]
-pub(crate) mod lead;
 #[path = "../../../vcpu/mce.rs"]
 pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]
@@ -24,7 +20,7 @@ pub(crate) mod msr_table;
 pub(crate) mod poll;
 #[path = "../../../vcpu/progress.rs"]
 pub(crate) mod progress;
-#[path = "../../../vcpu/pvclock.rs"]
-pub(crate) mod pvclock;
 #[path = "../../../vcpu/record.rs"]
 pub(crate) mod record;
+#[path = "../../../vcpu/timer_advance.rs"]
+pub(crate) mod timer_advance;

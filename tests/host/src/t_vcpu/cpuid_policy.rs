@@ -2,9 +2,9 @@
 
 //! What guests are offered on processors of both vendors.
 
+use crate::abi::sys::CpuidEntry2;
 use crate::arch::cpuid::*;
 use crate::arch::cr::Xcr0;
-use crate::abi::sys::CpuidEntry2;
 use crate::vcpu::cpuid::{supported, Facts};
 use kernel::alloc::{fail_none, fail_nth};
 use proptest::prelude::*;

@@ -2,9 +2,9 @@
 
 //! What CPUID answers from the list that user space gave.
 
+use crate::abi::sys::CpuidEntry2;
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, Xcr0};
-use crate::abi::sys::CpuidEntry2;
 use crate::vcpu::cpuid::CpuidTable;
 use proptest::collection::vec;
 use proptest::prelude::*;

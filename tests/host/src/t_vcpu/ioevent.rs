@@ -2,7 +2,7 @@
 
 //! The table of writes that signal: against a plain list.
 
-use crate::vcpu::ioevent::{IoEvents, Match, Place};
+use crate::machine::ioevent::{IoEvents, Match, Place};
 use kernel::prelude::*;
 use proptest::prelude::*;
 

@@ -5,10 +5,10 @@
 mod cpuid_policy;
 mod cpuid_table;
 mod ioevent;
-mod lead;
 mod mce;
 mod msr_table;
 mod poll;
 mod progress;
 mod pvclock;
 mod record;
+mod timer_advance;

@@ -2,7 +2,7 @@
 
 //! The paravirtual clock as a guest reads it.
 
-use crate::vcpu::pvclock::*;
+use crate::machine::pvclock::*;
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 

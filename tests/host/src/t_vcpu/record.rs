@@ -17,7 +17,7 @@ proptest! {
     fn the_last_exits_are_kept_in_order(n in 0u64..300) {
         let recorder = Recorder::new().unwrap();
         for i in 0..n {
-            recorder.note(i * 16, raw(i));
+            recorder.record_exit(i * 16, raw(i));
         }
 
         let expected: Vec<_> = (n.saturating_sub(RECORDED as u64)..n).map(|i| (i * 16, raw(i))).collect();
@@ -29,11 +29,11 @@ proptest! {
     /// Each exit is counted once, in its class and in the bucket whose bounds hold its time.
     #[test]
     fn times_go_into_the_bucket_that_holds_them(ticks in prop_oneof![0u64..100, any::<u64>()], class in 0usize..8) {
-        let times = Times::new().unwrap();
-        let (class, _) = Class::ALL[class];
+        let times = ExitTimes::new().unwrap();
+        let (class, _) = ExitClass::ALL[class];
         times.note(class, ticks);
 
-        for (other, _) in Class::ALL {
+        for (other, _) in ExitClass::ALL {
             let counts: Vec<_> = times.of(other).iter().map(|c| c.load(Relaxed)).collect();
             prop_assert_eq!(counts.iter().sum::<u64>(), u64::from(other == class));
         }

@@ -2,17 +2,16 @@
 
 //! Memory that belongs to a device in the kernel: local APIC, IOAPIC, PCI BARs.
 
-use super::{lapic, Cx};
+use super::lapic;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE, IOAPIC_SIZE};
+use crate::machine::ioevent::Place;
 use crate::vcpu::backend::Backend;
-use crate::vcpu::ioevent::Place;
-use crate::vcpu::pci::Chore;
-use crate::vcpu::shared::Requests;
+use crate::vcpu::context::VcpuCx;
 
 /// Reads a device's memory. `None`: there is no device of ours.
-pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
+pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
@@ -25,7 +24,7 @@ pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width) -
 
 /// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`Width`].
 #[inline]
-pub(super) fn read_bytes<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+pub(crate) fn read_bytes<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
     match Width::from_bytes(len) {
         Some(width) => read(cx, gpa, width),
         None => read_odd(cx, gpa, len),
@@ -34,7 +33,7 @@ pub(super) fn read_bytes<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usiz
 
 /// As [`write`], of 1 to 8 bytes.
 #[inline]
-pub(super) fn write_bytes<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
+pub(crate) fn write_bytes<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
     match Width::from_bytes(len) {
         Some(width) => write(cx, gpa, width, value),
         None => write_odd(cx, gpa, len, value),
@@ -54,7 +53,7 @@ fn widest(len: usize) -> Width {
 /// Reads a device by several accesses, if the first is to one.
 #[cold]
 #[inline(never)]
-fn read_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+fn read_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
     let (mut value, mut done) = (0u64, 0usize);
     while done < len {
         let width = widest(len.wrapping_sub(done));
@@ -72,7 +71,7 @@ fn read_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<
 /// Writes a device by several accesses, if the first is to one.
 #[cold]
 #[inline(never)]
-fn write_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
+fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
     // Who is signalled is by the length of the whole.
     if cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, (len as u32, || value), &mut cx.core.event_hint) {
         return true;
@@ -95,7 +94,7 @@ fn write_odd<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, len: usize, value: u6
 }
 
 /// Writes a device's memory. Returns whether there is one.
-pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     match write_controller(cx, gpa, width, value) {
         Some(done) => done,
         None => signal(cx, gpa, width, value) || write_pci(cx, gpa, width, value),
@@ -104,7 +103,12 @@ pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
 
 /// Writes a register of an interrupt controller. `None`: it is none.
 #[inline(always)]
-fn write_controller<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> Option<bool> {
+fn write_controller<B: Backend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    width: Width,
+    value: u64,
+) -> Option<bool> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         lapic::write(cx, offset, width, value);
         return Some(true);
@@ -115,41 +119,25 @@ fn write_controller<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, 
     })
 }
 
-fn write_pci<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
-    let chore = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
-    note(cx, chore) || cx.vm.pci.ends_unclaimed()
+fn write_pci<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+    let deferred = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
+    cx.defer(deferred) || cx.vm.pci.ends_unclaimed()
 }
 
 /// Signals user space, if that is what a write here does. Returns whether it is.
 #[inline]
-pub(super) fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+pub(crate) fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     let written = (width.bytes() as u32, || value & width.mask());
     cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.
 #[inline(always)]
-pub(super) fn is_interrupt_controller<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> bool {
+pub(crate) fn is_interrupt_controller<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> bool {
     lapic::offset(cx, gpa).is_some() || is_ioapic(gpa)
 }
 
 #[inline]
 fn is_ioapic(gpa: Gpa) -> bool {
     (IOAPIC_BASE..IOAPIC_BASE + IOAPIC_SIZE).contains(&gpa.0)
-}
-
-/// Notes what an access leaves to be done outside the window. Returns whether there was a device.
-pub(super) fn note<B: Backend>(cx: &mut Cx<'_, '_, B>, chore: Option<Chore>) -> bool {
-    match chore {
-        None => return false,
-        Some(Chore::None) => {}
-        Some(Chore::Serve) => cx.shared.request_self(Requests::CHORE),
-        Some(Chore::Turn(turn)) => {
-            cx.shared.request_self(Requests::TURN);
-            if let Some(earlier) = cx.core.turn.replace(turn) {
-                cx.vm.pci.pass_on(earlier);
-            }
-        }
-    }
-    true
 }

@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The part of a vCPU that other threads and interrupts may touch.
+//! The mailbox of a vCPU: the part of it that other threads and interrupts may touch.
 //!
 //! Nobody but its own thread ever touches a running vCPU. Whoever wants something of it posts that
-//! here and calls [`VcpuShared::kick`]: an IPI when the vCPU is in guest mode, a wake-up when it
+//! here and calls [`Mailbox::kick`]: an IPI when the vCPU is in guest mode, a wake-up when it
 //! sleeps. The vCPU announces guest mode before it looks for posts, and posters post before they look
 //! for guest mode, both sequentially consistent; so no post is missed.
 
-use super::record::{Recorder, Times};
 use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
-use crate::chipset::ApicMessage;
+use crate::chipset::{ApicMessage, Delivery};
 use crate::host::cpu;
 use crate::host::timer::{OnTimer, Timer};
 use crate::host::wait::Waiter;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, SetOnce};
 
 bitflags::bitflags! {
     /// What is asked of a vCPU.
@@ -38,14 +37,14 @@ bitflags::bitflags! {
         const EXTINT = 1 << 6;
         /// The VM has ended or is being reset: leave for user space.
         const EXIT = 1 << 7;
-        /// Something waits for [`super::pci::Pci::serve`].
-        const CHORE = 1 << 9;
         /// Write the paravirtual clock again.
         const CLOCK = 1 << 8;
+        /// A queue without a worker waits for service.
+        const SERVICE = 1 << 9;
         /// Look again at the word in which the guest ends interrupts.
         const EOI = 1 << 10;
-        /// Serve the queue that the vCPU wrote to: `VcpuCore::turn`.
-        const TURN = 1 << 11;
+        /// Serve the queue that the vCPU wrote to, which it has noted.
+        const INLINE_SERVICE = 1 << 11;
         /// Deliver a second NMI.
         const NMI_AGAIN = 1 << 12;
         /// All NMIs.
@@ -65,7 +64,7 @@ const OUTSIDE: u32 = 0;
 
 /// See the module's description.
 #[pin_data]
-pub(crate) struct VcpuShared {
+pub(crate) struct Mailbox {
     /// The vCPU's number, also its APIC id.
     pub(crate) id: u32,
     /// [`OUTSIDE`], or the host CPU's number plus one while in guest mode.
@@ -78,65 +77,19 @@ pub(crate) struct VcpuShared {
     sipi: AtomicU32,
     /// The local APIC's identity, packed, for senders.
     identity: AtomicU64,
-    /// Exits by which performance is judged; written by the vCPU only.
-    pub(crate) stats: Stats,
-    /// The last exits; written by the vCPU only.
-    pub(crate) recorder: Recorder,
-    /// How long exits take, where that is asked for; written by the vCPU only.
-    pub(crate) times: Option<Times>,
-    /// The process that made the vCPU.
-    pub(crate) pid: i32,
     waiter: Waiter,
     #[pin]
-    timer: Timer<VcpuShared>,
+    timer: Timer<Mailbox>,
 }
 
-/// Counters of one vCPU.
-#[derive(Default)]
-pub(crate) struct Stats {
-    /// Returns to user space for the guest's sake.
-    pub(crate) user_exits: AtomicU64,
-    /// Host interrupts that ended guest mode.
-    pub(crate) host_interrupts: AtomicU64,
-    /// Faults of the second-level table.
-    pub(crate) page_faults: AtomicU64,
-    /// Instructions emulated.
-    pub(crate) emulated: AtomicU64,
-    /// CPUID.
-    pub(crate) cpuid: AtomicU64,
-    /// RDMSR and WRMSR.
-    pub(crate) msr: AtomicU64,
-    /// VMMCALL and VMCALL.
-    pub(crate) hypercalls: AtomicU64,
-    /// Accesses to the memory of devices.
-    pub(crate) mmio: AtomicU64,
-    /// Port accesses.
-    pub(crate) pio: AtomicU64,
-    /// HLT.
-    pub(crate) halts: AtomicU64,
-    /// Waits for an event that began by polling.
-    pub(crate) polls: AtomicU64,
-    /// Of those, the ones that needed no sleep.
-    pub(crate) polls_met: AtomicU64,
-    /// Interrupts injected.
-    pub(crate) interrupts: AtomicU64,
-}
-
-/// Adds one to a counter that only this thread writes.
-#[inline]
-pub(crate) fn count(c: &AtomicU64) {
-    c.store(c.load(Relaxed).wrapping_add(1), Relaxed);
-}
-
-impl VcpuShared {
-    /// Makes the shared part of vCPU `id` for process `pid`; `timed` says whether exits are.
+impl Mailbox {
+    /// Makes the mailbox of vCPU `id`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(id: u32, pid: i32, timed: bool) -> Result<Arc<VcpuShared>> {
-        let (recorder, times) = (Recorder::new()?, if timed { Some(Times::new()?) } else { None });
+    pub(crate) fn new(id: u32) -> Result<Arc<Mailbox>> {
         let this = Arc::pin_init(
-            pin_init!(VcpuShared {
+            pin_init!(Mailbox {
                 id,
                 mode: AtomicU32::new(OUTSIDE),
                 requests: AtomicU32::new(0),
@@ -144,10 +97,6 @@ impl VcpuShared {
                 posted_level: [const { AtomicU64::new(0) }; 4],
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
-                stats: Stats::default(),
-                recorder,
-                times,
-                pid,
                 waiter: Waiter::new(),
                 timer <- Timer::new(),
             }),
@@ -257,6 +206,19 @@ impl VcpuShared {
         self.sipi.load(Acquire) as u8
     }
 
+    /// Delivers a message of the APIC bus that the vCPU was found to match.
+    pub(crate) fn deliver(&self, msg: &ApicMessage) {
+        match msg.delivery {
+            Delivery::Fixed | Delivery::LowestPriority => self.post(msg.vector, msg.level),
+            Delivery::Nmi => self.post_nmi(),
+            Delivery::Init => self.post_init(),
+            Delivery::StartUp => self.post_sipi(msg.vector),
+            Delivery::ExtInt => self.request(Requests::EXTINT),
+            // No system management mode.
+            Delivery::Smi => {}
+        }
+    }
+
     /// Returns the local APIC's identity, as senders see it.
     pub(crate) fn identity(&self) -> ApicIdentity {
         ApicIdentity::unpack(self.identity.load(Relaxed))
@@ -289,22 +251,42 @@ fn take_words(words: &[AtomicU64; 4]) -> [u64; 4] {
     words.each_ref().map(|w| if w.load(Relaxed) == 0 { 0 } else { w.swap(0, SeqCst) })
 }
 
-impl OnTimer for VcpuShared {
+impl OnTimer for Mailbox {
     fn on_timer(&self) {
         self.request(Requests::TIMER);
     }
 }
 
-/// Delivers a message of the APIC bus to one vCPU that it was found to match.
-pub(crate) fn deliver(target: &VcpuShared, msg: &ApicMessage) {
-    use crate::chipset::Delivery;
-    match msg.delivery {
-        Delivery::Fixed | Delivery::LowestPriority => target.post(msg.vector, msg.level),
-        Delivery::Nmi => target.post_nmi(),
-        Delivery::Init => target.post_init(),
-        Delivery::StartUp => target.post_sipi(msg.vector),
-        Delivery::ExtInt => target.request(Requests::EXTINT),
-        // No system management mode.
-        Delivery::Smi => {}
+/// The most vCPUs of a VM.
+pub(crate) const MAX_VCPUS: usize = 64;
+
+/// The mailboxes of a VM's vCPUs, published one by one.
+pub(crate) struct Mailboxes {
+    slots: [SetOnce<Arc<Mailbox>>; MAX_VCPUS],
+    /// All numbers that are taken lie below it.
+    limit: AtomicUsize,
+}
+
+impl Mailboxes {
+    /// No vCPUs.
+    pub(crate) fn new() -> Mailboxes {
+        Mailboxes { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
+    }
+
+    /// Publishes vCPU `id`. Returns whether that number was free.
+    pub(crate) fn publish(&self, id: usize, vcpu: Arc<Mailbox>) -> bool {
+        // First, so that whoever acts because the vCPU is there finds it.
+        self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
+        self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
+    }
+
+    /// Returns that of vCPU `id`.
+    pub(crate) fn get(&self, id: usize) -> Option<&Arc<Mailbox>> {
+        self.slots.get(id)?.as_ref()
+    }
+
+    /// Returns those of all vCPUs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
     }
 }

@@ -13,14 +13,14 @@
 //! What has been done and would be seen if it were done again (a device of ours; memory beside a device) is logged in
 //! [`crate::vcpu::io::PendingIo`], for the instruction starts again once user space has done its part.
 
-use super::machine::{paging, CxMachine, Want};
-use super::mmio;
+use super::machine::{CxMachine, Want};
 use crate::arch::addr::{Gpa, Gva, Width};
+use crate::machine::memory::SlotLookup;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Privilege, WalkError};
+use crate::vcpu::access::mmio;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::machine::{Access, Step, Stop};
-use crate::vcpu::memory::InSlots;
 use crate::vcpu::outcome::UserExit;
 
 /// The most bytes of one access to a device.
@@ -39,7 +39,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Err(Stop::Retry)
     }
 
-    pub(super) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
+    pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
         match e {
             MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
             MemError::NoSlot(_) => Err(Stop::Unhandled),
@@ -47,7 +47,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Asks user space for an access, which is logged under `key`.
-    pub(super) fn ask<T>(&mut self, key: Gpa, len: u8, is_write: bool, exit: UserExit) -> Step<T> {
+    pub(crate) fn ask<T>(&mut self, key: Gpa, len: u8, is_write: bool, exit: UserExit) -> Step<T> {
         if !self.cx.core.io.ask(key, len, is_write) {
             return Err(Stop::Unhandled);
         }
@@ -67,7 +67,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             _ => Privilege::Supervisor,
         };
         let how = walk::Access { kind, privilege };
-        match walk::walk(&*self.cx.vm.space, &paging(self.cx), gva, how) {
+        match walk::walk(&*self.cx.vm.space, &self.cx.guest_paging(), gva, how) {
             Ok(t) => Ok(t.gpa),
             Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
             // The tables' accessed bits are set in passing, so the page must be there for writing.
@@ -92,7 +92,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// [`crate::vcpu::emulate::machine::Machine::read`].
-    pub(super) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+    pub(crate) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
         match self.pieces(gva, buf.len(), access)? {
             (first, None) => self.read_piece(first, buf, access),
             (first, Some(second)) => self.read_both([first, second], buf, access),
@@ -100,7 +100,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// [`crate::vcpu::emulate::machine::Machine::write`].
-    pub(super) fn write_linear(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
+    pub(crate) fn write_linear(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
         match self.pieces(gva, buf.len(), Access::Write)? {
             (first, None) => self.write_piece(first, buf),
             (first, Some(second)) => self.write_both([first, second], buf),
@@ -108,14 +108,14 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// [`crate::vcpu::emulate::machine::Machine::probe`].
-    pub(super) fn probe_linear(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+    pub(crate) fn probe_linear(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
         let (first, second) = self.pieces(gva, len, access)?;
         self.probe_piece(first, access)?;
         second.map_or(Ok(()), |piece| self.probe_piece(piece, access))
     }
 
     /// [`crate::vcpu::emulate::machine::Machine::cmpxchg`].
-    pub(super) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+    pub(crate) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
         if gva.0 & (width.bytes() as u64).wrapping_sub(1) != 0 {
             // Not naturally aligned: as two plain accesses. Other vCPUs may see the halves apart.
             return self.unaligned_cmpxchg(gva, width, old, new);
@@ -260,7 +260,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Reads a device in parts of at most 8 bytes. `logs`: the instruction may have more to do, and start again.
     #[inline]
-    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8], logs: bool) -> Step<()> {
+    pub(crate) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8], logs: bool) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks_mut(PART) {
             let len = part.len() as u8;
@@ -287,7 +287,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Writes a device in parts of at most 8 bytes. `logs` as for [`CxMachine::device_read`].
     #[inline]
-    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8], logs: bool) -> Step<()> {
+    pub(crate) fn device_write(&mut self, gpa: Gpa, buf: &[u8], logs: bool) -> Step<()> {
         let mut at = gpa;
         for part in buf.chunks(PART) {
             let len = part.len() as u8;
@@ -307,7 +307,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Reads memory alone. `None`: not all of it is there.
-    pub(super) fn read_memory(&mut self, gva: Gva, buf: &mut [u8]) -> Option<()> {
+    pub(crate) fn read_memory(&mut self, gva: Gva, buf: &mut [u8]) -> Option<()> {
         match self.pieces(gva, buf.len(), Access::Read).ok()? {
             (piece, None) => self.cx.vm.space.read(piece.gpa, buf).ok(),
             _ => None,

@@ -2,26 +2,26 @@
 
 //! The local APIC's registers, in memory and as MSRs, and what a write to them sets off.
 
-use super::Cx;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::{Clock, Effect, Lapic};
 use crate::vcpu::backend::Backend;
+use crate::vcpu::context::VcpuCx;
 
 /// The x2APIC registers start at this MSR.
 const X2APIC_FIRST: u32 = 0x800;
 
 /// Returns the offset of `gpa` in this vCPU's register page.
 #[inline]
-pub(super) fn offset<B: Backend>(cx: &Cx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
+pub(crate) fn offset<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
     let base = cx.core.lapic.as_ref()?.mmio_base()?;
     gpa.0.checked_sub(base).filter(|o| *o < 0x1000)
 }
 
 /// The clocks, read only where the register needs them.
 #[inline]
-fn clock<B: Backend>(cx: &mut Cx<'_, '_, B>, reg: u32) -> Clock {
+fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> Clock {
     if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
         Clock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
     } else {
@@ -33,13 +33,13 @@ fn clock<B: Backend>(cx: &mut Cx<'_, '_, B>, reg: u32) -> Clock {
 const TSC_DEADLINE: u32 = u32::MAX;
 
 /// Reads the register page.
-pub(super) fn read<B: Backend>(cx: &mut Cx<'_, '_, B>, offset: u64, width: Width) -> u64 {
+pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width) -> u64 {
     let now = clock(cx, (offset >> 4) as u32).now;
     cx.core.lapic.as_mut().map_or(width.mask(), |l| l.mmio_read(offset, width, now))
 }
 
 /// Writes the register page.
-pub(super) fn write<B: Backend>(cx: &mut Cx<'_, '_, B>, offset: u64, width: Width, value: u64) {
+pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width, value: u64) {
     let clock = clock(cx, (offset >> 4) as u32);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.mmio_write(offset, width, value, &clock);
@@ -53,7 +53,7 @@ const EOI_OFFSET: u64 = 0xb0;
 ///
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::read_msr`] says.
-pub(super) fn read_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
+pub(crate) fn read_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
     let now = clock(cx, index.wrapping_sub(X2APIC_FIRST)).now;
     cx.core.lapic.as_mut().ok_or(Exception::GP0)?.read_msr(index, now)
 }
@@ -63,7 +63,11 @@ pub(super) fn read_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32) -> Result
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::write_msr`] says.
 #[inline]
-pub(super) fn write_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u64) -> Result<(), Exception> {
+pub(crate) fn write_msr<B: Backend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    index: u32,
+    value: u64,
+) -> Result<(), Exception> {
     let clock = clock(cx, index.wrapping_sub(X2APIC_FIRST));
     let effect = cx.core.lapic.as_mut().ok_or(Exception::GP0)?.write_msr(index, value, &clock)?;
     apply(cx, effect, index == X2APIC_FIRST + 0xb);
@@ -71,7 +75,7 @@ pub(super) fn write_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, index: u32, value: u
 }
 
 /// Writes IA32_TSC_DEADLINE.
-pub(super) fn set_tsc_deadline<B: Backend>(cx: &mut Cx<'_, '_, B>, tsc: u64) {
+pub(crate) fn set_tsc_deadline<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, tsc: u64) {
     let clock = clock(cx, TSC_DEADLINE);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.set_tsc_deadline(tsc, &clock);
@@ -79,16 +83,16 @@ pub(super) fn set_tsc_deadline<B: Backend>(cx: &mut Cx<'_, '_, B>, tsc: u64) {
 }
 
 /// Carries out what a write asks of the world outside.
-fn apply<B: Backend>(cx: &mut Cx<'_, '_, B>, effect: Effect, is_eoi: bool) {
+fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: Effect, is_eoi: bool) {
     let (vm, cpu) = (cx.vm, cx.cpu);
     match effect {
         Effect::None => {}
-        Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.shared.id, &ipi),
+        Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.mailbox.id, &ipi),
         Effect::EoiBroadcast(vector) => {
             vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
-        Effect::TimerChanged => cx.core.arm_timer(cx.shared),
-        Effect::IdentityChanged => cx.core.publish_apic(cx.shared, &vm.chipset),
+        Effect::TimerChanged => cx.core.arm_timer(cx.mailbox),
+        Effect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.chipset),
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.chipset.is_timer_waiting() {

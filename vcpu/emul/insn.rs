@@ -4,19 +4,20 @@
 
 use super::code;
 use super::machine::{CxMachine, Want};
-use super::{mov, Cx};
+use super::mov;
 use crate::arch::exception::Exception;
 use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{Insn, Mode, MAX_LEN};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
-use crate::vcpu::shared::count;
+use crate::vcpu::record::count;
 use crate::vcpu::state::Groups;
 
 /// Carries out the instruction at RIP in software.
-pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
-    count(&cx.shared.stats.emulated);
+pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+    count(&cx.record.stats.emulated);
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
@@ -43,7 +44,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// Finishes the instruction for which user space has carried out what it asked for.
-pub(crate) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
         cx.core.io.forget();
         return Outcome::Resume;
@@ -56,7 +57,7 @@ pub(crate) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
 }
 
 /// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
-fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outcome {
+fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> Outcome {
     let finishes = cx.core.io.is_unfinished();
     cx.core.io.begin();
     let stepping = cx.core.is_stepping();
@@ -87,13 +88,13 @@ fn carry_out<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: Insn, mode: Mode) -> Outc
 }
 
 /// Returns what comes of an instruction that was not carried out.
-fn stopped<B: Backend>(cx: &mut Cx<'_, '_, B>, stop: Stop, want: Want) -> Outcome {
+fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, want: Want) -> Outcome {
     match stop {
         Stop::Fault(e) => {
             cx.core.io.forget();
             Outcome::Inject(e)
         }
-        Stop::Retry => retry(want),
+        Stop::Retry => want.outcome(),
         Stop::Unhandled => {
             cx.core.io.forget();
             unhandled(cx)
@@ -103,27 +104,18 @@ fn stopped<B: Backend>(cx: &mut Cx<'_, '_, B>, stop: Stop, want: Want) -> Outcom
 
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
 /// executed it, as on KVM.
-fn unhandled<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+fn unhandled<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     if cx.core.state.cpl() != 0 {
         return Outcome::Inject(Exception::UD);
     }
     Outcome::ToUser(UserExit::Bug(failure(cx)))
 }
 
-/// Returns what must be done before the instruction can run again.
-pub(super) fn retry(want: Want) -> Outcome {
-    match want {
-        Want::Nothing => Outcome::Resume,
-        Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
-        Want::User(exit) => Outcome::ToUser(exit),
-    }
-}
-
 /// Returns the address of the instruction after the one that exited, by decoding it.
 ///
 /// # Errors
 /// What must be done first, or the VM's end.
-pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcome> {
+pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, Outcome> {
     if let Some((insn, mode)) = code::current(cx) {
         return Ok(mode.next_rip(cx.core.state.rip, &insn));
     }
@@ -146,7 +138,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Result<u64, Outcom
 }
 
 /// Describes the instruction that could not be emulated.
-pub(super) fn failure<B: Backend>(cx: &mut Cx<'_, '_, B>) -> VmBug {
+pub(crate) fn failure<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;
     let (bytes, len) = CxMachine::new(cx).peek_code();
     VmBug::Emulation { rip, bytes, len }

@@ -6,13 +6,14 @@
 //! SDM, "Unrestricted Guests". Instructions that would exit go to the handlers of those exits, all others
 //! to the emulator, which also delivers events by the guest's IDT.
 
-use super::insn::{self, failure};
-use super::machine::{CxMachine, Want};
-use super::{misc, msr, pio, Cx};
+use super::{misc, msr, pio};
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::Vector;
 use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::context::VcpuCx;
+use crate::vcpu::emul::insn::{self, failure};
+use crate::vcpu::emul::machine::{CxMachine, Want};
 use crate::vcpu::emulate::decode::Insn;
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
@@ -26,7 +27,7 @@ use crate::vcpu::state::{Groups, RDX};
 
 /// Delivers the event that waits, or else carries out the instruction at RIP. No interrupt of the host ends
 /// what runs here: the run loop's bound does.
-pub(super) fn step<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
@@ -47,7 +48,7 @@ fn bug(why: VmBug) -> Outcome {
 }
 
 /// Goes to the handler of an event.
-fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
+fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> Outcome {
     let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
         return Outcome::Resume;
@@ -55,7 +56,7 @@ fn deliver<B: Backend>(cx: &mut Cx<'_, '_, B>, event: Event) -> Outcome {
     let done = match on_machine(cx, |m| execute::deliver(m, vector, cause)) {
         Ok(done) => done,
         Err(Failure::Device(gpa)) => {
-            return Outcome::ToUser(UserExit::Undeliverable { raw: cx.shared.recorder.last(), gpa })
+            return Outcome::ToUser(UserExit::Undeliverable { raw: cx.record.recorder.last(), gpa })
         }
         Err(Failure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
     };
@@ -94,7 +95,7 @@ enum Failure {
 
 /// Runs a part of the emulator that is no instruction, and says what follows.
 fn on_machine<'a, 'f, B: Backend>(
-    cx: &mut Cx<'a, 'f, B>,
+    cx: &mut VcpuCx<'a, 'f, B>,
     body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> Step<()>,
 ) -> Result<Outcome, Failure> {
     let mut machine = CxMachine::new(cx);
@@ -112,7 +113,7 @@ fn on_machine<'a, 'f, B: Backend>(
     }
 }
 
-fn instruction<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
     match (insn.map, insn.opcode) {
         (Map::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
         (Map::One, 0x17 | 0x8e) => return load_segment(cx, insn),
@@ -138,7 +139,7 @@ fn instruction<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// E4 to E7 and EC to EF: IN and OUT, as if they had exited. Here the guest is at CPL 0.
-fn port<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn port<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
     let by_register = insn.opcode & 8 != 0;
     let dx = cx.core.state.gprs[RDX] as u16;
     let port = if by_register { dx } else { (insn.imm & 0xff) as u16 };
@@ -148,7 +149,7 @@ fn port<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// FA and FB: CLI and STI. Here the guest is at CPL 0.
-fn interrupt_flag<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
     if insn.opcode == 0xfa {
         cx.core.state.rflags &= !Rflags::IF.bits();
         return Outcome::SkipAndResume;
@@ -165,7 +166,7 @@ fn interrupt_flag<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// 17 and 8E: a load of SS holds events off until the next instruction is done.
-fn load_segment<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn load_segment<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
     let is_stack = insn.opcode == 0x17 || insn.ext == 2;
     let rip = cx.core.state.rip;
     let done = insn::emulate(cx);
@@ -176,7 +177,7 @@ fn load_segment<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// CF: IRET ends the blocking of NMIs.
-fn interrupt_return<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
+fn interrupt_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     let done = insn::emulate(cx);
     if done == Outcome::Resume && cx.core.hw.blocking().nmi {
         cx.core.hw.set_blocking(Blocking::default());
@@ -184,7 +185,7 @@ fn interrupt_return<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Outcome {
     done
 }
 
-fn hold_off<B: Backend>(cx: &mut Cx<'_, '_, B>) {
+fn hold_off<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) {
     let nmi = cx.core.hw.blocking().nmi;
     cx.core.hw.set_blocking(Blocking { shadow: true, nmi });
 }

@@ -11,69 +11,34 @@
 //! of the range; tables that were unlinked are freed outside.
 
 use super::backend::{Backend, TableRoot};
-use super::memory::{InSlots, Near};
-use super::ram::GuestRam;
-use super::shared::VcpuShared;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
+use crate::machine::mailbox::Mailboxes;
+use crate::machine::memory::{PinnedRam, SlotLookup};
+use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, PageSize, Rights, Touch};
 use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot};
 use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
 use crate::mmu::tlb::{Flushes, Snapshot};
-use core::sync::atomic::{AtomicUsize, Ordering::*};
 use kernel::prelude::*;
-use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+use kernel::sync::{Arc, SpinLockIrq};
 
 /// How many entries of the table a section with interrupts off reads, about, when it unmaps.
 const SECTION: usize = 128;
 
-/// The most vCPUs of a VM.
-pub(crate) const MAX_VCPUS: usize = 64;
-
-/// The vCPUs of a VM, published one by one.
-pub(crate) struct VcpuList {
-    slots: [SetOnce<Arc<VcpuShared>>; MAX_VCPUS],
-    /// All numbers that are taken lie below it.
-    limit: AtomicUsize,
-}
-
-impl VcpuList {
-    /// No vCPUs.
-    pub(crate) fn new() -> VcpuList {
-        VcpuList { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
-    }
-
-    /// Publishes vCPU `id`. Returns whether that number was free.
-    pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuShared>) -> bool {
-        // First, so that whoever acts because the vCPU is there finds it.
-        self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
-        self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
-    }
-
-    /// Returns vCPU `id`.
-    pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuShared>> {
-        self.slots.get(id)?.as_ref()
-    }
-
-    /// Returns all vCPUs.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuShared>> {
-        self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
-    }
-}
-
 struct Tables<B: Backend> {
     table: Option<Table<B::Format>>,
     pages: TablePages,
-    /// What faults have taken out, waiting for [`Space::finish_flush`].
+    /// What faults have taken out, waiting for [`SecondLevel::finish_flush`].
     pending: FlushNeeded,
 }
 
 /// See the module's description.
 #[pin_data]
-pub(crate) struct Space<B: Backend> {
+pub(crate) struct SecondLevel<B: Backend> {
     #[pin]
     ram: GuestRam,
     #[pin]
@@ -86,7 +51,7 @@ pub(crate) struct Space<B: Backend> {
     /// Flushes of translations that a CPU may hold and that were taken away.
     pub(crate) flushes: Flushes,
     /// The VM's vCPUs.
-    pub(crate) vcpus: Arc<VcpuList>,
+    pub(crate) vcpus: Arc<Mailboxes>,
 }
 
 /// What a fault of the second-level table turned out to be.
@@ -96,11 +61,11 @@ pub(crate) enum Fault {
     Mapped,
     /// No memory there: a device, or nothing.
     Mmio,
-    /// The host page must be made resident first: see [`Space::map_in`].
+    /// The host page must be made resident first: see [`SecondLevel::map_in`].
     NotResident,
     /// The pool of table pages is too low to map anything.
     NeedPages,
-    /// Mapped, in the place of something that other CPUs may still use: see [`Space::finish_flush`].
+    /// Mapped, in the place of something that other CPUs may still use: see [`SecondLevel::finish_flush`].
     NeedFlush,
     /// The memory below is changing: run the instruction again a little later.
     Again,
@@ -127,12 +92,12 @@ impl Wanted {
     }
 }
 
-impl<B: Backend> Space<B> {
+impl<B: Backend> SecondLevel<B> {
     /// An empty space for guests of `backend`; `small_code`: only pages of 4 KiB may be executable.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(backend: &B, vcpus: Arc<VcpuList>, small_code: bool) -> Result<Arc<Space<B>>> {
+    pub(crate) fn new(backend: &B, vcpus: Arc<Mailboxes>, small_code: bool) -> Result<Arc<SecondLevel<B>>> {
         let mut pages = TablePages::new();
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
@@ -141,7 +106,7 @@ impl<B: Backend> Space<B> {
         let root = table.root();
         let format = backend.format();
         Arc::pin_init(
-            try_pin_init!(Space {
+            try_pin_init!(SecondLevel {
                 ram <- GuestRam::new(),
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
@@ -244,7 +209,7 @@ impl<B: Backend> Space<B> {
         }
     }
 
-    /// As [`Space::fault`], but makes the page resident and does what else a mapping needs; sleeps. What is no
+    /// As [`SecondLevel::fault`], but makes the page resident and does what else a mapping needs; sleeps. What is no
     /// memory any more, or could not be mapped yet, faults again.
     ///
     /// # Errors
@@ -325,9 +290,9 @@ impl<B: Backend> Space<B> {
 
     /// Returns the guest's memory for as long as `cpu` is held.
     #[inline(always)]
-    pub(crate) fn near<'a>(&'a self, cpu: &'a PinnedCpu) -> Near<'a> {
+    pub(crate) fn near<'a>(&'a self, cpu: &'a PinnedCpu) -> PinnedRam<'a> {
         let (slots, hint) = self.ram.pinned(cpu);
-        Near::new(slots, hint)
+        PinnedRam::new(slots, hint)
     }
 
     /// Faults in the page behind `gpa`; sleeps.
@@ -340,14 +305,14 @@ impl<B: Backend> Space<B> {
     }
 }
 
-impl<B: Backend> InSlots for Space<B> {
+impl<B: Backend> SlotLookup for SecondLevel<B> {
     #[inline(always)]
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         self.ram.with_span(gpa, access)
     }
 }
 
-impl<B: Backend> OnInvalidate for Space<B> {
+impl<B: Backend> OnInvalidate for SecondLevel<B> {
     fn begin(&self, start: Hva, end: Hva) {
         self.ram.begin_notifier(start, end, |slots| self.unmap(slots.ranges_of_hva(start, end)));
     }

@@ -7,20 +7,18 @@
 //! else, and operands that cross a page, are for [`super::insn::emulate`].
 
 use super::code;
-use super::insn;
 use super::machine::CxMachine;
-use super::mmio;
-use super::Cx;
 use crate::arch::addr::{Width, PAGE_SIZE};
 use crate::arch::segment::SegReg;
+use crate::vcpu::access::mmio;
 use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{Insn, Mode};
 use crate::vcpu::emulate::machine::Stop;
 use crate::vcpu::emulate::table::Map;
 use crate::vcpu::exit::GuestPageFault;
-use crate::vcpu::outcome::Outcome;
-use crate::vcpu::quick::Answer;
-use crate::vcpu::shared::count;
+use crate::vcpu::outcome::{FastExit, Outcome};
+use crate::vcpu::record::count;
 use crate::vcpu::state::Groups;
 
 /// What is moved.
@@ -59,7 +57,7 @@ fn plan(insn: &Insn, gprs: &[u64; 16]) -> Option<(Move, Width)> {
 /// Returns whether the memory operand of `insn`, `bytes` long, lies in the one page that the access faulted at.
 #[inline(always)]
 fn is_in_one_page<B: Backend>(
-    cx: &mut Cx<'_, '_, B>,
+    cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
     (insn, mode): (&Insn, Mode),
     bytes: usize,
@@ -73,7 +71,7 @@ fn is_in_one_page<B: Backend>(
 /// Returns the offset in its page of the memory operand, whose linear address has it in its low bits: address sizes
 /// and paging change none of them.
 #[inline(always)]
-fn operand_offset<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn, mode: Mode) -> Option<u64> {
+fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: Mode) -> Option<u64> {
     let mem = insn.mem?;
     let gprs = &cx.core.state.gprs;
     let mut at = mem.disp;
@@ -104,55 +102,55 @@ fn merge(old: u64, width: Width, value: u64) -> u64 {
 
 /// Carries out a plain MOV on an interrupt controller, if it is one and the instruction is known.
 #[inline(always)]
-pub(crate) fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Answer {
+pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
     if !is_device || fault.reserved || !fault.is_final {
-        return Answer::Not;
+        return FastExit::Not;
     }
     let is_controller = mmio::is_interrupt_controller(cx, fault.gpa);
     if !is_controller && !fault.write {
-        return Answer::Not;
+        return FastExit::Not;
     }
-    let Some(context) = cx.core.hw.code_context() else { return Answer::Not };
-    let Some(insn) = code::known(cx, &context) else { return Answer::Not };
+    let Some(context) = cx.core.hw.code_context() else { return FastExit::Not };
+    let Some(insn) = code::known(cx, &context) else { return FastExit::Not };
     let insn = *insn;
     if !is_controller {
         return signal(cx, fault, &insn);
     }
     match carry_out(cx, fault, &insn, Mode::Bits64) {
         Some(Outcome::Resume) => {
-            count(&cx.shared.stats.page_faults);
-            count(&cx.shared.stats.mmio);
+            count(&cx.record.stats.page_faults);
+            count(&cx.record.stats.mmio);
             if fault.write {
-                Answer::Prepare
+                FastExit::Prepare
             } else {
-                Answer::Again
+                FastExit::Again
             }
         }
-        _ => Answer::Not,
+        _ => FastExit::Not,
     }
 }
 
 /// Carries out a plain MOV that signals user space, if it is one.
 #[inline(never)]
-fn signal<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> Answer {
-    let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return Answer::Not };
+fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> FastExit {
+    let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return FastExit::Not };
     let is_whole = is_in_one_page(cx, fault, (insn, Mode::Bits64), width.bytes());
     if insn.prefixes.lock || !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
-        return Answer::Not;
+        return FastExit::Not;
     }
-    count(&cx.shared.stats.page_faults);
-    count(&cx.shared.stats.mmio);
-    count(&cx.shared.stats.emulated);
+    count(&cx.record.stats.page_faults);
+    count(&cx.record.stats.mmio);
+    count(&cx.record.stats.emulated);
     let next = Mode::Bits64.next_rip(cx.core.state.rip, insn);
     cx.core.go_past(next, false);
-    Answer::Again
+    FastExit::Again
 }
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
 #[inline]
-pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault) -> Option<Outcome> {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Option<Outcome> {
     if !fault.is_final {
         return None;
     }
@@ -163,7 +161,7 @@ pub(super) fn handle<B: Backend>(cx: &mut Cx<'_, '_, B>, fault: &GuestPageFault)
 /// Carries out `insn`. `None`: it is not a plain MOV, or another must do it; nothing has been done.
 #[inline]
 fn carry_out<B: Backend>(
-    cx: &mut Cx<'_, '_, B>,
+    cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
     insn: &Insn,
     mode: Mode,
@@ -173,7 +171,7 @@ fn carry_out<B: Backend>(
     if insn.prefixes.lock || !is_in_one_page(cx, fault, (insn, mode), bytes) {
         return None;
     }
-    count(&cx.shared.stats.emulated);
+    count(&cx.record.stats.emulated);
     cx.core.io.begin();
     let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
@@ -190,7 +188,7 @@ fn carry_out<B: Backend>(
         Ok(()) => {}
         Err(Stop::Retry) => {
             cx.core.io.keep(*insn, mode, cx.core.state.rip);
-            return Some(insn::retry(want));
+            return Some(want.outcome());
         }
         Err(_) => return None,
     }
@@ -201,7 +199,7 @@ fn carry_out<B: Backend>(
 
 /// Finishes a plain MOV whose one access user space has carried out. Returns whether it was that.
 #[inline]
-pub(super) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn, mode: Mode) -> bool {
+pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: Mode) -> bool {
     let Some((what, width)) = plan(insn, &cx.core.state.gprs) else { return false };
     let is_write = matches!(what, Move::Store(_));
     let Some(value) = cx.core.io.only_answer(width.bytes() as u8, is_write) else { return false };
@@ -213,7 +211,14 @@ pub(super) fn finish<B: Backend>(cx: &mut Cx<'_, '_, B>, insn: &Insn, mode: Mode
 
 /// Loads the register, if it is a load, and goes to `next`.
 #[inline(always)]
-fn end<B: Backend>(cx: &mut Cx<'_, '_, B>, what: Move, width: Width, value: u64, next: u64, stepping: bool) {
+fn end<B: Backend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    what: Move,
+    width: Width,
+    value: u64,
+    next: u64,
+    stepping: bool,
+) {
     let gprs = &mut cx.core.state.gprs;
     match what {
         Move::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),

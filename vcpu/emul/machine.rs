@@ -2,22 +2,22 @@
 
 //! The emulator's [`Machine`] over a vCPU: its registers and ports. For memory see [`super::operand`].
 
-use super::{pio, Cx};
 use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::cr::{BadCr, Cr0, Cr4, CrRules, CrState, Efer, Rflags};
+use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
 use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment, Table};
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::walk::Paging;
+use crate::vcpu::access::port;
 use crate::vcpu::backend::Backend;
+use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
-use crate::vcpu::outcome::UserExit;
+use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::state::Groups;
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// Nothing: just run it again.
     Nothing,
     /// Make a page of guest memory resident; `true` for writing.
@@ -26,39 +26,35 @@ pub(super) enum Want {
     User(UserExit),
 }
 
-/// Returns what translations depend on now; needs [`Groups::CONTROL`].
-pub(super) fn paging<B: Backend>(cx: &Cx<'_, '_, B>) -> Paging {
-    let s = &cx.core.state;
-    Paging {
-        cr0: Cr0::from_bits_truncate(s.cr0),
-        cr3: s.cr3,
-        cr4: Cr4::from_bits_truncate(s.cr4),
-        efer: Efer::from_bits_truncate(s.efer),
-        ac: s.rflags & Rflags::AC.bits() != 0,
-        pkru: cx.fpu.pkru(),
-        maxphyaddr: cx.core.cpuid.phys_bits(),
-        gib_pages: cx.core.has_gib_pages,
+impl Want {
+    /// Returns what must be done before the instruction can run again.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Want::Nothing => Outcome::Resume,
+            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
+            Want::User(exit) => Outcome::ToUser(exit),
+        }
     }
 }
 
-/// A [`Machine`] on the vCPU of a [`Cx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
+/// A [`Machine`] on the vCPU of a [`VcpuCx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
 /// instructions that use them.
-pub(super) struct CxMachine<'c, 'a, 'f, B: Backend> {
-    pub(super) cx: &'c mut Cx<'a, 'f, B>,
+pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
+    pub(crate) cx: &'c mut VcpuCx<'a, 'f, B>,
     /// Why the last step stopped with [`Stop::Retry`].
-    pub(super) want: Want,
+    pub(crate) want: Want,
     /// The access is the processor's own, not the instruction's.
-    pub(super) implicit: bool,
+    pub(crate) implicit: bool,
 }
 
 impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     /// Wraps a vCPU.
-    pub(super) fn new(cx: &'c mut Cx<'a, 'f, B>) -> Self {
+    pub(crate) fn new(cx: &'c mut VcpuCx<'a, 'f, B>) -> Self {
         CxMachine { cx, want: Want::Nothing, implicit: false }
     }
 
     /// Returns the bytes at RIP as far as they can be read, for a report.
-    pub(super) fn peek_code(&mut self) -> ([u8; MAX_LEN], u8) {
+    pub(crate) fn peek_code(&mut self) -> ([u8; MAX_LEN], u8) {
         let mut bytes = [0; MAX_LEN];
         let at = Gva(self.cx.core.state.seg(SegReg::Cs).base.wrapping_add(self.cx.core.state.rip));
         let n = MAX_LEN.min(usize::try_from(at.left_in_page()).unwrap_or(0));
@@ -214,7 +210,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         if let Some(v) = self.cx.core.io.answer(key, len, false) {
             return Ok(v as u32);
         }
-        if let Some(v) = pio::read(self.cx, port, width) {
+        if let Some(v) = port::read(self.cx, port, width) {
             self.cx.core.io.done(key, len, false, u64::from(v));
             return Ok(v);
         }
@@ -227,7 +223,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         if self.cx.core.io.answer(key, len, true).is_some() {
             return Ok(());
         }
-        if pio::write(self.cx, port, width, value) {
+        if port::write(self.cx, port, width, value) {
             self.cx.core.io.done(key, len, true, 0);
             return Ok(());
         }

@@ -24,7 +24,7 @@ pub(crate) const MOST_AT_ONCE: u32 = 4;
 
 /// Who is to serve a queue that the driver wrote to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
+pub(crate) enum KickTarget {
     /// The worker, which has been woken.
     Worker,
     /// The caller, when it may sleep; or it wakes the worker.
@@ -33,22 +33,22 @@ pub(crate) enum Server {
 
 /// What a vCPU has left to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum Remaining {
     /// Nothing.
     Nothing,
     /// Something that takes time.
-    Slow,
+    MayBlock,
     /// More than a vCPU should do.
-    TooMuch,
+    Backlog,
 }
 
-impl Rest {
+impl Remaining {
     /// Wakes the worker if there is something for it.
     pub(crate) fn leave_to(self, worker: &Worker) {
         match self {
-            Rest::Nothing => {}
-            Rest::Slow => worker.wake(),
-            Rest::TooMuch => worker.take_over(),
+            Remaining::Nothing => {}
+            Remaining::MayBlock => worker.wake(),
+            Remaining::Backlog => worker.take_over(),
         }
     }
 }
@@ -99,15 +99,15 @@ impl Worker {
     /// Says that the driver wrote to the queue: wakes the worker, or leaves it to the caller. Any context but
     /// NMI.
     #[inline]
-    pub(crate) fn kick(&self) -> Server {
+    pub(crate) fn kick(&self) -> KickTarget {
         let turns = self.turns.load(Relaxed);
         if turns != 0 && self.idle.load(Relaxed) {
             // Kicks of two vCPUs may count as one.
             self.turns.store(turns.wrapping_sub(1), Relaxed);
-            return Server::Caller;
+            return KickTarget::Caller;
         }
         self.wake();
-        Server::Worker
+        KickTarget::Worker
     }
 
     /// As [`Worker::wake`]; many buffers wait.

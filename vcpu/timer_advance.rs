@@ -16,7 +16,7 @@ const MAX_NS: u64 = 8_000;
 
 /// The lead of one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lead {
+pub(crate) struct TimerAdvance {
     /// How much earlier the host's timer fires.
     ticks: u64,
     /// The same in nanoseconds.
@@ -29,11 +29,11 @@ pub(crate) struct Lead {
     due: u64,
 }
 
-impl Lead {
+impl TimerAdvance {
     /// None yet; the TSC has `khz` kHz.
-    pub(crate) fn new(khz: u32) -> Lead {
+    pub(crate) fn new(khz: u32) -> TimerAdvance {
         let max = (MAX_NS / 1_000).saturating_mul(khz.into()) / 1_000;
-        Lead { ticks: 0, ns: 0, max, ns_per_tick: ratio(1_000_000, khz.into()), due: 0 }
+        TimerAdvance { ticks: 0, ns: 0, max, ns_per_tick: ratio(1_000_000, khz.into()), due: 0 }
     }
 
     /// Returns when the host's timer is to fire for a deadline at `at`.

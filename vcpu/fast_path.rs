@@ -15,31 +15,22 @@
 //! which means that nothing is known.
 
 use super::backend::{Backend, BackendVcpu};
+use super::context::VcpuCx;
 use super::core::VcpuCore;
+use super::emul::{code, mov};
 use super::exit::{Exit, MsrAccess, VirtInsn};
-use super::handle::{code, misc, mov, msr, pio, Cx};
-use super::outcome::Outcome;
-use super::run::{commit, prepare};
-use super::shared::count;
+use super::handle::{misc, msr, pio};
+use super::inject::{commit, prepare};
+use super::outcome::{FastExit, Outcome};
+use super::record::count;
 use crate::host::cpu::Work;
 use crate::host::mitigation;
-
-/// How the guest goes on after an exit that was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// At once.
-    Again,
-    /// After another look at what it should be given.
-    Prepare,
-    /// Not answered: nothing has been done yet.
-    Not,
-}
 
 /// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
 /// been, but something waits. What the entries delivered has been noted.
 #[inline(never)]
 pub(super) fn run<B: Backend>(
-    cx: &mut Cx<'_, '_, B>,
+    cx: &mut VcpuCx<'_, '_, B>,
     window: &mut B::Window<'_>,
     work: &Work<'_>,
 ) -> Option<Exit> {
@@ -48,23 +39,23 @@ pub(super) fn run<B: Backend>(
     loop {
         let core = &mut *cx.core;
         let raw = core.hw.enter(window, space.root(), &mut core.state);
-        cx.shared.recorder.note(core.state.rip, raw);
+        cx.record.recorder.record_exit(core.state.rip, raw);
         let answer = if entry.is_over(core) {
             let exit = cx.core.hw.exit(raw, &mut cx.core.state);
             match answer(cx, exit) {
-                Answer::Not => {
-                    note(cx, &exit);
+                FastExit::Not => {
+                    record_exit(cx, &exit);
                     return Some(exit);
                 }
                 answer => answer,
             }
-        } else if let Some(exit) = settle(cx, &entry) {
+        } else if let Some(exit) = finish_entry(cx, &entry) {
             return Some(exit);
         } else {
-            Answer::Prepare
+            FastExit::Prepare
         };
         // Asked for in each arm, so that the compiler makes one way through for each answer.
-        if answer == Answer::Again {
+        if answer == FastExit::Again {
             if waits(cx, work) {
                 return None;
             }
@@ -81,8 +72,8 @@ pub(super) fn run<B: Backend>(
 
 /// Returns whether the run loop has something to do before the guest goes on.
 #[inline(always)]
-fn waits<B: Backend>(cx: &Cx<'_, '_, B>, work: &Work<'_>) -> bool {
-    cx.shared.has_requests()
+fn waits<B: Backend>(cx: &VcpuCx<'_, '_, B>, work: &Work<'_>) -> bool {
+    cx.mailbox.has_requests()
         || work.is_pending()
         || cx.vm.space.flushes.requested() != cx.core.flush_generation
 }
@@ -99,10 +90,10 @@ struct Entry {
 
 impl Entry {
     #[inline]
-    fn of<B: Backend>(cx: &Cx<'_, '_, B>) -> Entry {
+    fn of<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Entry {
         let core = &*cx.core;
         let is_quick =
-            !(core.nmis != 0 || core.window_open || core.wants_window || cx.shared.times.is_some());
+            !(core.nmis != 0 || core.window_open || core.wants_window || cx.record.times.is_some());
         let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
         Entry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
     }
@@ -116,31 +107,31 @@ impl Entry {
 
 /// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
 #[inline(never)]
-fn settle<B: Backend>(cx: &mut Cx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
-    let raw = cx.shared.recorder.last();
+fn finish_entry<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
+    let raw = cx.record.recorder.last();
     let core = &mut *cx.core;
     let is_step = core.hw.end_step(raw, &mut core.state);
     let exit = if is_step { Exit::Resolved } else { core.hw.exit(raw, &mut core.state) };
-    note(cx, &exit);
-    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, exit) != Answer::Not;
+    record_exit(cx, &exit);
+    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, exit) != FastExit::Not;
     (!is_answered).then_some(exit)
 }
 
 /// Notes what an entry delivered, and what its exit cut short. The guest's keys are put away.
 #[inline(never)]
-fn note<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: &Exit) {
+fn record_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: &Exit) {
     if exit.is_machine_check() {
         mitigation::machine_check(cx.cpu);
     }
     cx.fpu.hide_keys();
-    commit(cx.vm, cx.shared, cx.core, exit);
+    commit(cx.vm, cx.mailbox, cx.core, exit);
 }
 
 /// Chooses what the next entry delivers. `None`: the guest has shut down.
 #[inline(never)]
-fn choose<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Entry> {
+fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Entry> {
     cx.fpu.hide_keys();
-    if !prepare(cx.vm, cx.shared, cx.core) {
+    if !prepare(cx.vm, cx.record, cx.core) {
         return None;
     }
     cx.fpu.show_keys();
@@ -149,44 +140,44 @@ fn choose<B: Backend>(cx: &mut Cx<'_, '_, B>) -> Option<Entry> {
 
 /// Answers an exit, if it is of a kind that is answered here.
 #[inline(always)]
-fn answer<B: Backend>(cx: &mut Cx<'_, '_, B>, exit: Exit) -> Answer {
+fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> FastExit {
     match exit {
         Exit::Pio(access) => {
-            let Some(next) = code::next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             if !pio::answer(cx, access) {
-                return Answer::Not;
+                return FastExit::Not;
             }
-            count(&cx.shared.stats.pio);
+            count(&cx.record.stats.pio);
             cx.core.go_past(next, false);
-            Answer::Again
+            FastExit::Again
         }
         Exit::Cpuid => {
-            let Some(next) = code::next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             misc::cpuid(cx);
             cx.core.go_past(next, false);
-            Answer::Again
+            FastExit::Again
         }
         Exit::Msr(access) => answer_msr(cx, access),
         Exit::VirtInsn(VirtInsn::Hypercall) => {
-            let Some(next) = code::next_rip(cx) else { return Answer::Not };
+            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             misc::hypercall(cx);
             cx.core.go_past(next, false);
-            Answer::Again
+            FastExit::Again
         }
         Exit::GuestPageFault(fault) => mov::answer(cx, &fault),
-        _ => Answer::Not,
+        _ => FastExit::Not,
     }
 }
 
 #[inline(always)]
-fn answer_msr<B: Backend>(cx: &mut Cx<'_, '_, B>, access: MsrAccess) -> Answer {
-    let Some(next) = code::next_rip(cx) else { return Answer::Not };
-    let Some(policy) = msr::policy(cx) else { return Answer::Not };
-    let Some(answer) = msr::answer_of(policy, access) else { return Answer::Not };
+fn answer_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> FastExit {
+    let Some(next) = code::next_rip(cx) else { return FastExit::Not };
+    let Some(policy) = msr::policy(cx) else { return FastExit::Not };
+    let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };
     match msr::handle_as(cx, access, policy) {
         Outcome::Inject(e) => {
             cx.core.raise(e);
-            Answer::Prepare
+            FastExit::Prepare
         }
         _ => {
             cx.core.go_past(next, false);

@@ -13,7 +13,7 @@
 //! The VM's configuration lock serializes changes of the slots. `notifiers` is a spin lock that nothing is taken under;
 //! it is held for a few instructions.
 
-use super::memory::InSlots;
+use super::memory::SlotLookup;
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
@@ -45,11 +45,11 @@ pub(crate) struct GuestRam {
 }
 
 /// A change of the slots that is under way; nothing is mapped until it is dropped.
-pub(super) struct SlotChange<'a> {
+pub(crate) struct SlotChange<'a> {
     ram: &'a GuestRam,
     new: KBox<Slots>,
     /// What it changes.
-    pub(super) change: Change,
+    pub(crate) change: Change,
     block: Block<'a>,
 }
 
@@ -64,7 +64,7 @@ impl Drop for Block<'_> {
 
 impl GuestRam {
     /// No slots.
-    pub(super) fn new() -> impl PinInit<GuestRam, Error> {
+    pub(crate) fn new() -> impl PinInit<GuestRam, Error> {
         // Leaf 0x80000008: the bits of a physical address, of the host's, which is what its tables take.
         let bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
         let limits = Limits {
@@ -86,7 +86,7 @@ impl GuestRam {
     ///
     /// # Errors
     /// Those of [`Slots::change`].
-    pub(super) fn begin_change(&self, request: &Request) -> Result<SlotChange<'_>> {
+    pub(crate) fn begin_change(&self, request: &Request) -> Result<SlotChange<'_>> {
         // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
         let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
         self.slots.read(|s| new.copy_from(s))?;
@@ -115,7 +115,7 @@ impl GuestRam {
 
     /// An MMU notifier begins. Calls `unmap` with the slots, if one of them shows memory that it takes away; what is
     /// unmapped then stays so until [`GuestRam::end_notifier`]. Any context; `unmap` must not sleep.
-    pub(super) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&Slots)) {
+    pub(crate) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&Slots)) {
         {
             let mut notifiers = self.notifiers.lock();
             *notifiers = notifiers.saturating_add(1);
@@ -129,7 +129,7 @@ impl GuestRam {
     }
 
     /// The MMU notifier that began with the same range ends. Any context.
-    pub(super) fn end_notifier(&self, start: Hva, end: Hva) {
+    pub(crate) fn end_notifier(&self, start: Hva, end: Hva) {
         // The slots are those of the beginning.
         if self.slots.read(|slots| slots.shows_hva(start, end)) {
             self.invalidations.end();
@@ -145,26 +145,26 @@ impl GuestRam {
     }
 
     /// The VMM's memory goes away as a whole: nothing is mapped any more.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.invalidations.begin();
     }
 
     /// Returns what decides whether a page may be mapped.
     #[inline(always)]
-    pub(super) fn invalidations(&self) -> &Invalidations {
+    pub(crate) fn invalidations(&self) -> &Invalidations {
         &self.invalidations
     }
 
     /// Returns a number that is another one after the slots have changed.
     #[inline(always)]
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
     }
 
     /// Returns the slot of `gfn`, and what a page that is looked up there from now on is to be mapped with. `hint` is
     /// as [`Slots::lookup`] has it.
     #[inline(always)]
-    pub(super) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(Slot, Snapshot)> {
+    pub(crate) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(Slot, Snapshot)> {
         let snapshot = self.invalidations.snapshot();
         let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
         Some((slot, snapshot))
@@ -172,7 +172,7 @@ impl GuestRam {
 
     /// Returns the slots for as long as `cpu` is held, and the place of the one that is likely to be accessed.
     #[inline(always)]
-    pub(super) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> (&'a Slots, usize) {
+    pub(crate) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> (&'a Slots, usize) {
         (self.slots.pinned(cpu), self.hint.load(Relaxed))
     }
 }
@@ -183,7 +183,7 @@ impl SlotChange<'_> {
     ///
     /// # Errors
     /// `EINTR` when the calling thread is killed; nothing has changed then.
-    pub(super) fn commit(self) -> Result {
+    pub(crate) fn commit(self) -> Result {
         let SlotChange { ram, new, block, .. } = self;
         let old = ram.publish(new)?;
         // What is looked up from here on is looked up in the new slots.
@@ -193,7 +193,7 @@ impl SlotChange<'_> {
     }
 }
 
-impl InSlots for GuestRam {
+impl SlotLookup for GuestRam {
     #[inline(always)]
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         let before = self.hint.load(Relaxed);

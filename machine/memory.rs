@@ -2,7 +2,7 @@
 
 //! The guest's memory, where memslots say that it lies.
 //!
-//! What knows the slots ([`InSlots`]) can be read and written. An access that lies in one slot, as nearly all
+//! What knows the slots ([`SlotLookup`]) can be read and written. An access that lies in one slot, as nearly all
 //! do, is one copy; when that fails, or for an access across slots, it is done page by page, which tells
 //! which page is missing.
 
@@ -16,7 +16,7 @@ use kernel::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Guest memory whose places in the VMM are known.
-pub(crate) trait InSlots {
+pub(crate) trait SlotLookup {
     /// Calls `access` with where `gpa` lies in the VMM; `None`: in no slot. A slot does not go away meanwhile:
     /// who deletes one waits until `access` has returned. It must not sleep.
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R;
@@ -32,17 +32,17 @@ pub(crate) trait InSlots {
 }
 
 /// Guest memory for as long as a CPU is held, which makes many small accesses cheaper.
-pub(crate) struct Near<'a> {
+pub(crate) struct PinnedRam<'a> {
     slots: &'a Slots,
     /// The slot of the last access.
     last: Cell<Option<&'a Slot>>,
 }
 
-impl<'a> Near<'a> {
+impl<'a> PinnedRam<'a> {
     /// Returns the memory in `slots`; `hint`: the place of a slot that is likely to be the one.
     #[inline(always)]
-    pub(super) fn new(slots: &'a Slots, hint: usize) -> Near<'a> {
-        Near { slots, last: Cell::new(slots.as_slice().get(hint)) }
+    pub(crate) fn new(slots: &'a Slots, hint: usize) -> PinnedRam<'a> {
+        PinnedRam { slots, last: Cell::new(slots.as_slice().get(hint)) }
     }
 
     #[cold]
@@ -54,7 +54,7 @@ impl<'a> Near<'a> {
     }
 }
 
-impl InSlots for Near<'_> {
+impl SlotLookup for PinnedRam<'_> {
     #[inline(always)]
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         // Not by combinators: so the compiler makes one way for the hit.
@@ -67,7 +67,7 @@ impl InSlots for Near<'_> {
     }
 }
 
-impl<T: InSlots> GuestMem for T {
+impl<T: SlotLookup> GuestMem for T {
     #[inline]
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
         let is_done = self.with_span(gpa, |span| match span {
@@ -126,7 +126,7 @@ impl<T: InSlots> GuestMem for T {
 #[cold]
 #[inline(never)]
 fn by_pages(
-    mem: &impl InSlots,
+    mem: &impl SlotLookup,
     gpa: Gpa,
     len: usize,
     writes: bool,
@@ -148,7 +148,7 @@ fn by_pages(
 
 /// Returns where segments of guest memory lie in the VMM, split at the ends of memory slots; an error for
 /// what is no memory.
-pub(super) fn split_at_slots<'a, M: InSlots>(
+pub(crate) fn split_at_slots<'a, M: SlotLookup>(
     mem: &'a M,
     segments: impl Iterator<Item = (Gpa, u64)> + 'a,
     to_guest: bool,
@@ -164,7 +164,7 @@ struct SplitAtSlots<'a, M, I> {
     to_guest: bool,
 }
 
-impl<M: InSlots, I: Iterator<Item = (Gpa, u64)>> Iterator for SplitAtSlots<'_, M, I> {
+impl<M: SlotLookup, I: Iterator<Item = (Gpa, u64)>> Iterator for SplitAtSlots<'_, M, I> {
     type Item = Result<(Hva, u64), MemError>;
 
     #[inline(always)]

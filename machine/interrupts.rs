@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interrupts of a machine: its chips behind their one lock, and the way from them to the local APICs.
+//!
+//! A message of the APIC bus goes to the mailboxes of the vCPUs whose local APICs it matches, without a lock:
+//! [`ChipsetLock::send`]. What an access to the chips comes to is made known before their lock is released:
+//! [`ChipsetLock::publish`]. The lock is taken with interrupts off, also by the chips' timer.
+
+use super::mailbox::{Mailboxes, Requests};
+use crate::arch::time::Ns;
+use crate::chipset::bus::{add_heard, Bus, Signals};
+use crate::chipset::lapic::{self, ApicIdentity, Ipi};
+use crate::chipset::pci::MsiMessage;
+use crate::chipset::routing::DestFormat;
+use crate::chipset::{ApicMessage, Delivery, Level};
+use crate::host::cpu::PinnedCpu;
+use crate::host::file::WaitQueue;
+use crate::host::timer::{self, OnTimer, Timer};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SpinLockIrq};
+
+/// The chips of a VM behind one lock, with what the lock's holder needs to pass signals on.
+#[pin_data]
+pub(crate) struct ChipsetLock {
+    /// The chips. Taken with interrupts off, also by the timer. What they come to is published before it is
+    /// released: [`ChipsetLock::publish`].
+    #[pin]
+    bus: SpinLockIrq<Bus>,
+    /// The vCPUs that messages go to.
+    pub(crate) vcpus: Arc<Mailboxes>,
+    /// Whether the pair's output is high.
+    extint: AtomicBool,
+    /// The next vCPU to be tried for lowest-priority delivery.
+    round_robin: AtomicU32,
+    /// Woken when the console has output or room for input.
+    #[pin]
+    pub(crate) console: WaitQueue,
+    /// The interval timer has a pulse that waits for the end of the last one.
+    timer_waiting: AtomicBool,
+    /// When the timer is armed for; `u64::MAX` when it is not.
+    armed_for: AtomicU64,
+    #[pin]
+    timer: Timer<ChipsetLock>,
+}
+
+impl ChipsetLock {
+    /// No chips yet; messages will go to `vcpus`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(vcpus: Arc<Mailboxes>) -> Result<Arc<ChipsetLock>> {
+        let this = Arc::pin_init(
+            pin_init!(ChipsetLock {
+                bus <- kernel::new_spinlock_irq!(Bus::default()),
+                vcpus,
+                extint: AtomicBool::new(false),
+                round_robin: AtomicU32::new(0),
+                console <- WaitQueue::new(),
+                timer_waiting: AtomicBool::new(false),
+                armed_for: AtomicU64::new(u64::MAX),
+                timer <- Timer::new(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Timer::bind(&this, |c| &c.timer)?;
+        Ok(this)
+    }
+
+    /// Makes known what the chips come to after an access, on every way out of the lock: sends what it sent, and
+    /// tells the vCPUs of the pair's output and the timer of the next deadline. Returns how many local APICs took a
+    /// message, `None` if there was none.
+    fn publish(&self, bus: &mut Bus, mut signals: Signals) -> Option<u32> {
+        let mut taken = None;
+        while let Some(sent) = bus.take_message(&mut signals) {
+            let n = self.send(&sent.message);
+            if n == 0 {
+                bus.not_accepted(sent);
+            }
+            taken = add_heard(taken, Some(n));
+        }
+        let high = bus.intr().is_high();
+        // Written here only, under the lock.
+        if self.extint.load(Relaxed) != high {
+            self.extint.store(high, Release);
+            if let (true, Some(bsp)) = (high, self.vcpus.get(0)) {
+                bsp.request(Requests::EXTINT);
+            }
+        }
+        self.rearm(bus);
+        taken
+    }
+
+    /// Returns whether the controller pair asserts its output.
+    #[inline]
+    pub(crate) fn is_extint(&self) -> bool {
+        self.extint.load(Relaxed)
+    }
+
+    /// Sends a message over the APIC bus. Returns how many local APICs took it.
+    pub(crate) fn send(&self, msg: &ApicMessage) -> u32 {
+        if let Some(id) = msg.unicast() {
+            return u32::from(self.send_to(id, msg));
+        }
+        if msg.delivery == Delivery::LowestPriority {
+            return u32::from(self.send_to_one(msg, |id| lapic::dest::matches(msg, id)));
+        }
+        let mut taken = 0u32;
+        for vcpu in self.vcpus.iter() {
+            if lapic::dest::matches(msg, &vcpu.identity()) {
+                vcpu.deliver(msg);
+                taken = taken.saturating_add(1);
+            }
+        }
+        taken
+    }
+
+    /// Sends a message-signalled interrupt, if there is one and it is one.
+    pub(crate) fn send_msi(&self, msg: Option<MsiMessage>) {
+        if let Some(m) = msg.and_then(|m| ApicMessage::from_msi(m.addr, m.data, DestFormat::Narrow)) {
+            self.send(&m);
+        }
+    }
+
+    /// Drives a GSI from outside the machine. Returns how many controllers and local APICs took it, 0
+    /// when it joined a request that waits, `None` when nobody heard it. Any context.
+    pub(crate) fn set_gsi(&self, gsi: u32, level: Level) -> Option<u32> {
+        let mut bus = self.bus.lock();
+        let mut signals = Signals::new();
+        let heard = bus.set_gsi(gsi, level, &mut signals);
+        let taken = self.publish(&mut bus, signals);
+        add_heard(heard, taken)
+    }
+
+    /// Drives a GSI high and low again. Any context.
+    pub(crate) fn pulse_gsi(&self, gsi: u32) {
+        self.with(|bus, _now, out| {
+            bus.set_gsi(gsi, Level::High, out);
+            bus.set_gsi(gsi, Level::Low, out);
+        });
+    }
+
+    /// Sends an interprocessor interrupt of vCPU `sender`.
+    pub(crate) fn send_ipi(&self, sender: u32, ipi: &Ipi) {
+        if let Some(id) = ipi.unicast() {
+            self.send_to(id, &ipi.msg);
+            return;
+        }
+        if ipi.msg.delivery == Delivery::LowestPriority {
+            self.send_to_one(&ipi.msg, |id| ipi.matches(sender, id));
+            return;
+        }
+        for vcpu in self.vcpus.iter() {
+            if ipi.matches(sender, &vcpu.identity()) {
+                vcpu.deliver(&ipi.msg);
+            }
+        }
+    }
+
+    /// Returns whether the interval timer waits for an end of interrupt.
+    #[inline]
+    pub(crate) fn is_timer_waiting(&self) -> bool {
+        self.timer_waiting.load(Relaxed)
+    }
+
+    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id.
+    fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
+        let vcpu = usize::try_from(id).ok().and_then(|id| self.vcpus.get(id));
+        let taker = vcpu.filter(|vcpu| lapic::dest::matches(msg, &vcpu.identity()));
+        if let Some(vcpu) = taker {
+            vcpu.deliver(msg);
+        }
+        taker.is_some()
+    }
+
+    /// Sends a message to one of the local APICs that it may go to, each in turn.
+    fn send_to_one(&self, msg: &ApicMessage, may_take: impl Fn(&ApicIdentity) -> bool) -> bool {
+        let n = self.vcpus.iter().fold(0usize, |n, _| n.wrapping_add(1));
+        if n == 0 {
+            return false;
+        }
+        let start = self.round_robin.fetch_add(1, Relaxed) as usize;
+        let ring = Iterator::chain(self.vcpus.iter(), self.vcpus.iter());
+        let first = start.checked_rem(n).unwrap_or(0);
+        for vcpu in ring.skip(first).take(n) {
+            if may_take(&vcpu.identity()) {
+                vcpu.deliver(msg);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Arms the timer for the bus's next deadline.
+    fn rearm(&self, bus: &Bus) {
+        self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
+        let at = bus.deadline().map_or(u64::MAX, |d| d.0);
+        if self.armed_for.swap(at, Relaxed) != at {
+            if at == u64::MAX {
+                self.timer.disarm();
+            } else {
+                self.timer.arm(Ns(at));
+            }
+        }
+    }
+
+    /// Does something with the bus, and publishes what came of it.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+        let mut bus = self.bus.lock();
+        let mut signals = Signals::new();
+        let r = f(&mut bus, timer::now(), &mut signals);
+        self.publish(&mut bus, signals);
+        r
+    }
+
+    /// As [`Bus::read_timer`], from the run loop: nothing comes of it that would have to be published.
+    #[inline(always)]
+    pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
+        self.bus.lock_with(cpu.irq()).read_timer(port, now)
+    }
+
+    /// As [`Bus::write_timer`], from the run loop: nothing comes of it either.
+    #[inline(always)]
+    pub(crate) fn write_timer(
+        &self,
+        cpu: &PinnedCpu,
+        port: u16,
+        value: u8,
+        now: impl FnOnce() -> Ns,
+    ) -> bool {
+        self.bus.lock_with(cpu.irq()).write_timer(port, value, now)
+    }
+
+    /// As [`ChipsetLock::with`], from the run loop and by its clock.
+    pub(crate) fn with_pinned<R>(
+        &self,
+        cpu: &PinnedCpu,
+        now: impl FnOnce() -> Ns,
+        f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R,
+    ) -> R {
+        let mut bus = self.bus.lock_with(cpu.irq());
+        let mut signals = Signals::new();
+        let r = f(&mut bus, now(), &mut signals);
+        self.publish(&mut bus, signals);
+        r
+    }
+}
+
+impl OnTimer for ChipsetLock {
+    fn on_timer(&self) {
+        self.armed_for.store(u64::MAX, Relaxed);
+        self.with(|bus, now, out| bus.tick(now, out));
+    }
+}

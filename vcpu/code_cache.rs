@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Instructions that exited lately, decoded: for processors that do not tell the next RIP or the
+//! instruction's bytes.
+//!
+//! An entry holds what its decoding rests on: the registers that code fetches depend on, the guest's
+//! page table entries on the way to the code, and the code's bytes, each with its place in the VMM's
+//! memory. It serves as long as all of them are the same, which one look at each tells. So the
+//! answer is that of a fresh walk, fetch and decoding, whatever the guest does to its tables and its
+//! code meanwhile.
+//!
+//! Only code is kept whose 16 bytes lie in one page, in 64-bit mode or in a segment of 4 GiB, and
+//! only where page table entries have 8 bytes. All else is fetched and decoded each time.
+
+use super::backend::CodeContext;
+use super::emulate::decode::{Insn, Mode};
+use super::state::VcpuState;
+use crate::arch::addr::{Gva, Hva};
+use crate::arch::cr::Efer;
+use crate::arch::segment::SegReg;
+use crate::host::guest_ram::{are_unchanged, is_unchanged, Word};
+use kernel::prelude::*;
+
+/// How many instructions are kept.
+const ENTRIES: usize = 16;
+/// The bytes of code that an entry holds: an instruction has at most 15.
+pub(crate) const CODE: usize = 16;
+/// Page table entries of the deepest walk, and the code.
+const WORDS: usize = 5 + CODE / 8;
+
+/// What a fetch depends on beside memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CodeKey {
+    /// The linear address.
+    pub(crate) at: u64,
+    cr3: u64,
+    cr0: u64,
+    cr4: u64,
+    efer: u64,
+    /// How the code is read.
+    pub(crate) mode: Mode,
+    /// The privilege level is 3.
+    pub(crate) is_user: bool,
+}
+
+impl CodeKey {
+    /// Returns the key of the instruction at RIP, if it is of a kind that is kept.
+    #[inline]
+    pub(crate) fn of(s: &VcpuState) -> Option<CodeKey> {
+        let cs = s.seg(SegReg::Cs);
+        let (at, mode) = if s.is_64bit() {
+            (s.rip, Mode::Bits64)
+        } else if cs.limit == u32::MAX {
+            let mode = if cs.attr.is_big() { Mode::Bits32 } else { Mode::Bits16 };
+            (cs.base.wrapping_add(s.rip) & 0xffff_ffff, mode)
+        } else {
+            return None;
+        };
+        let fits = Gva(at).left_in_page() >= CODE as u64;
+        let is_user = s.cpl() == 3;
+        fits.then_some(CodeKey { at, cr3: s.cr3, cr0: s.cr0, cr4: s.cr4, efer: s.efer, mode, is_user })
+    }
+}
+
+/// Returns the number of the entry for the instruction at linear address `at`; the one beside it, whose number
+/// differs in the lowest bit, is its second place.
+#[inline(always)]
+fn slot(at: u64) -> usize {
+    // Fibonacci hashing: neighbours and equal offsets in several pages spread evenly.
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % ENTRIES
+}
+
+/// Words that were seen, in order.
+#[derive(Clone, Copy)]
+pub(crate) struct WordTrail {
+    words: [Word; WORDS],
+    len: usize,
+}
+
+impl WordTrail {
+    /// Nothing seen.
+    pub(crate) fn new() -> WordTrail {
+        WordTrail { words: [Word::default(); WORDS], len: 0 }
+    }
+
+    /// Adds the word at `hva`, which had `value` a moment ago. Returns whether it still has, and there
+    /// was room.
+    pub(crate) fn push(&mut self, hva: Hva, value: u64) -> bool {
+        match (self.words.get_mut(self.len), Word::read(hva)) {
+            (Some(place), Ok(word)) if word.value() == value => {
+                *place = word;
+                self.len = self.len.wrapping_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the words as five, the last one repeated, if there are no more.
+    fn five(&self) -> Option<[Word; 5]> {
+        let seen = self.words.get(..self.len)?;
+        let last = *seen.last()?;
+        (seen.len() <= 5).then(|| [0, 1, 2, 3, 4].map(|i: usize| seen.get(i).copied().unwrap_or(last)))
+    }
+}
+
+/// What a quick look goes by: 64-bit code alone, where the processor has just fetched the instruction
+/// itself. Then rights do not matter, nor paging's mode: CR4 and EFER stay the same over it.
+#[derive(Clone, Copy)]
+struct QuickLook {
+    rip: u64,
+    context: CodeContext,
+    words: [Word; 5],
+}
+
+/// No RIP, for it does not fit into its page.
+const NOWHERE: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+struct CachedInsn {
+    quick: QuickLook,
+    sequence: u64,
+    insn: Insn,
+    key: CodeKey,
+    trail: WordTrail,
+}
+
+/// See the module's description.
+pub(crate) struct CodeCache(KVec<Option<CachedInsn>>);
+
+impl CodeCache {
+    /// Nothing known.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<CodeCache> {
+        Ok(CodeCache(KVec::from_elem(None, ENTRIES, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Returns the instruction at `rip` in 64-bit code that the processor has just fetched, if one look tells that
+    /// it is known; `sequence` is that of memory now, if it is stable.
+    #[inline(always)]
+    pub(crate) fn quick_look(&self, rip: u64, context: &CodeContext, sequence: Option<u64>) -> Option<&Insn> {
+        let e = self.quick(rip)?;
+        let same = e.quick.context.fetches_as(context)
+            && sequence == Some(e.sequence)
+            && are_unchanged(&e.quick.words);
+        same.then_some(&e.insn)
+    }
+
+    /// Returns the instruction of `key`, if all that it rests on is as it was; `sequence` is that of memory now.
+    pub(crate) fn look(&self, key: &CodeKey, sequence: u64) -> Option<Insn> {
+        let e = self.entry(key)?;
+        let seen = e.trail.words.get(..e.trail.len)?;
+        (e.sequence == sequence && is_unchanged(seen)).then_some(e.insn)
+    }
+
+    /// Keeps the instruction of `key`, which rests on `trail`. `context`: what the processor had fetched it by, for
+    /// [`CodeCache::quick_look`].
+    pub(crate) fn learn(
+        &mut self,
+        key: CodeKey,
+        sequence: u64,
+        context: Option<CodeContext>,
+        insn: Insn,
+        trail: WordTrail,
+    ) {
+        let context = context.filter(|c| c.efer & Efer::LMA.bits() != 0);
+        let quick = match (key.mode, context, trail.five()) {
+            (Mode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },
+            _ => QuickLook { rip: NOWHERE, context: CodeContext::default(), words: [Word::default(); 5] },
+        };
+        self.keep(CachedInsn { quick, sequence, insn, key, trail });
+    }
+
+    /// Returns the entry for a quick look at the instruction at `rip`.
+    #[inline(always)]
+    fn quick(&self, rip: u64) -> Option<&CachedInsn> {
+        let at = slot(rip);
+        match self.0.get(at) {
+            Some(Some(e)) if e.quick.rip == rip => Some(e),
+            _ => self.0.get(at ^ 1)?.as_ref().filter(|e| e.quick.rip == rip),
+        }
+    }
+
+    /// Returns the entry of an instruction.
+    fn entry(&self, key: &CodeKey) -> Option<&CachedInsn> {
+        let at = slot(key.at);
+        [at, at ^ 1].iter().find_map(|at| self.0.get(*at)?.as_ref().filter(|e| e.key == *key))
+    }
+
+    /// Keeps an entry in the first of its places. What was there moves to the second, unless that was the same
+    /// instruction: two that are executed in turn keep a place each.
+    fn keep(&mut self, entry: CachedInsn) {
+        let at = slot(entry.key.at);
+        let Some(earlier) = self.0.get_mut(at).and_then(|place| place.replace(entry)) else { return };
+        if earlier.key.at == entry.key.at {
+            return;
+        }
+        if let Some(second) = self.0.get_mut(at ^ 1) {
+            *second = Some(earlier);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the handlers of exits have before them: the vCPU in its window, and the machine around it.
+
+use super::backend::Backend;
+use super::core::VcpuCore;
+use super::record::VcpuRecord;
+use super::vm::Vm;
+use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::time::Ns;
+use crate::host::cpu::PinnedCpu;
+use crate::host::fpu;
+use crate::host::msr::{SpecCtrl, TscAux};
+use crate::machine::deferred::Deferred;
+use crate::machine::mailbox::{Mailbox, Requests};
+use crate::mmu::walk::Paging;
+
+/// Everything a handler may touch.
+pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
+    /// The VM.
+    pub(crate) vm: &'a Vm<B>,
+    /// What others ask of this vCPU.
+    pub(crate) mailbox: &'a Mailbox,
+    /// What it leaves behind of its exits.
+    pub(crate) record: &'a VcpuRecord,
+    /// The vCPU.
+    pub(crate) core: &'a mut VcpuCore<B>,
+    /// The guest's extended state, in the registers.
+    pub(crate) fpu: &'a mut fpu::Loaded<'f>,
+    /// The guest's TSC_AUX, in the register.
+    pub(crate) tsc_aux: &'a mut Option<TscAux>,
+    /// The guest's SPEC_CTRL, switched around each entry.
+    pub(crate) spec_ctrl: &'a mut Option<SpecCtrl>,
+    /// This CPU.
+    pub(crate) cpu: &'a PinnedCpu,
+}
+
+impl<B: Backend> VcpuCx<'_, '_, B> {
+    /// Returns the host's monotonic time.
+    #[inline(always)]
+    pub(crate) fn now(&mut self) -> Ns {
+        self.core.clock.now(self.vm.ns_per_tick)
+    }
+    /// Returns what translations depend on now; needs [`Groups::CONTROL`].
+    pub(crate) fn guest_paging(&self) -> Paging {
+        let s = &self.core.state;
+        Paging {
+            cr0: Cr0::from_bits_truncate(s.cr0),
+            cr3: s.cr3,
+            cr4: Cr4::from_bits_truncate(s.cr4),
+            efer: Efer::from_bits_truncate(s.efer),
+            ac: s.rflags & Rflags::AC.bits() != 0,
+            pkru: self.fpu.pkru(),
+            maxphyaddr: self.core.cpuid.phys_bits(),
+            gib_pages: self.core.has_gib_pages,
+        }
+    }
+
+    /// Notes what an access to a device leaves to be done outside the window. Returns whether there was a device.
+    pub(crate) fn defer(&mut self, deferred: Option<Deferred>) -> bool {
+        match deferred {
+            None => return false,
+            Some(Deferred::None) => {}
+            Some(Deferred::Service) => self.mailbox.request_self(Requests::SERVICE),
+            Some(Deferred::Inline(queue)) => {
+                self.mailbox.request_self(Requests::INLINE_SERVICE);
+                if let Some(earlier) = self.core.deferred.replace(queue) {
+                    self.vm.pci.hand_to_worker(earlier);
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The instruction that exited, from the cache of those that exited lately ([`crate::vcpu::code_cache`]), or walked
+//! to, fetched and decoded, and put there.
+
+use crate::arch::addr::{Gpa, Gva, Hva};
+use crate::machine::memory::SlotLookup;
+use crate::mmu::mem::{GuestMem, MemError};
+use crate::mmu::walk::{self, AccessKind, Privilege};
+use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
+use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
+use crate::vcpu::context::VcpuCx;
+use crate::vcpu::emulate::decode::{decode, Insn, Mode};
+use crate::vcpu::second_level::SecondLevel;
+use crate::vcpu::state::Groups;
+use core::cell::Cell;
+use kernel::prelude::*;
+
+/// Returns the instruction that exited, in 64-bit code, if one look tells that it is known. Needs no
+/// registers fetched; touches no memory but to compare it.
+#[inline(always)]
+pub(crate) fn known<'c, B: Backend>(cx: &'c VcpuCx<'_, '_, B>, context: &CodeContext) -> Option<&'c Insn> {
+    cx.core.code.quick_look(cx.core.state.rip, context, cx.vm.space.stable_sequence())
+}
+
+/// Returns the address of the next instruction, if the processor told it or one look tells.
+#[inline(always)]
+pub(crate) fn next_rip<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
+    if let Some(next) = cx.core.hw.next_rip() {
+        return Some(next);
+    }
+    let context = cx.core.hw.code_context()?;
+    let insn = known(cx, &context)?;
+    Some(Mode::Bits64.next_rip(cx.core.state.rip, insn))
+}
+
+/// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
+/// read at once.
+#[inline]
+pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, Mode)> {
+    cx.core.fetch(Groups::CONTROL);
+    cx.core.state.fetch_code(&cx.core.hw);
+    let key = CodeKey::of(&cx.core.state)?;
+    let sequence = cx.vm.space.stable_sequence()?;
+    if let Some(insn) = cx.core.code.look(&key, sequence) {
+        return Some((insn, key.mode));
+    }
+    let (trail, insn) = learn(cx, &key)?;
+    cx.core.code.learn(key, sequence, cx.core.hw.code_context(), insn, trail);
+    Some((insn, key.mode))
+}
+
+/// Walks, fetches and decodes, and notes every word that this rests on.
+fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, Insn)> {
+    let space: &SecondLevel<B> = &cx.vm.space;
+    let witness = Witness { space, trail: Cell::new(Some(WordTrail::new())) };
+    let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
+    let how = walk::Access { kind: AccessKind::Fetch, privilege };
+    let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
+    let mut code = [0u8; CODE];
+    space.read(found.gpa, &mut code).ok()?;
+    let insn = decode(&code, key.mode).ok()?;
+    let mut trail = witness.trail.get()?;
+    let (hva, _) = space.user_range(found.gpa, false)?;
+    // Bytes behind the instruction do not matter.
+    let parts = if insn.len <= 8 { 1 } else { 2 };
+    for (part, at) in code.chunks_exact(8).zip([0, 8]).take(parts) {
+        let value = u64::from_le_bytes(part.try_into().ok()?);
+        if !trail.push(Hva(hva.0.wrapping_add(at)), value) {
+            return None;
+        }
+    }
+    Some((trail, insn))
+}
+
+/// Guest memory that notes what a walk reads of it; nothing once a walk does what cannot be noted.
+struct Witness<'a, B: Backend> {
+    space: &'a SecondLevel<B>,
+    trail: Cell<Option<WordTrail>>,
+}
+
+impl<B: Backend> GuestMem for Witness<'_, B> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
+        self.space.read(gpa, buf)?;
+        let noted = || {
+            let mut trail = self.trail.get()?;
+            let value = u64::from_le_bytes((&*buf).try_into().ok()?);
+            let (hva, _) = self.space.user_range(gpa, false)?;
+            trail.push(hva, value).then_some(trail)
+        };
+        self.trail.set(noted());
+        Ok(())
+    }
+
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
+        self.trail.set(None);
+        self.space.write(gpa, buf)
+    }
+
+    fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
+        // An accessed bit is being set: the next time, the entry is as it will stay.
+        self.trail.set(None);
+        self.space.cmpxchg(gpa, bytes, old, new)
+    }
+}

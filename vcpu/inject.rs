@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a guest is given with an entry, and what an exit says of it: ask, then accept.
+//!
+//! Before an entry the highest event is asked for without being taken ([`prepare`]); it counts as delivered when the
+//! exit has come and did not cut its delivery short ([`commit`]).
+
+use super::backend::{Backend, BackendVcpu, WindowKind};
+use super::core::VcpuCore;
+use super::event::Event;
+use super::exit::Exit;
+use super::record::{count, VcpuRecord};
+use super::state::Groups;
+use super::vm::Vm;
+use crate::arch::addr::Gpa;
+use crate::arch::cr::Rflags;
+use crate::arch::exception::{Exception, Vector};
+use crate::chipset::lapic::VecBits;
+use crate::machine::mailbox::{Mailbox, Requests};
+
+/// DR7.GD: accesses to the debug registers are #DB.
+const DR7_GD: u64 = 1 << 13;
+
+/// Takes over the interrupts that were posted.
+#[inline]
+pub(crate) fn take_interrupts<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuCore<B>) {
+    let (edge, level) = mailbox.take_posted();
+    let Some(lapic) = core.lapic.as_mut() else { return };
+    let lost = VecBits(lapic.merge_posted(&edge, &level));
+    if !lost.is_empty() {
+        end_lost(vm, lost);
+    }
+}
+
+/// Tells the I/O APIC not to wait for the ends of level-triggered vectors that a local APIC dropped.
+#[cold]
+#[inline(never)]
+fn end_lost<B: Backend>(vm: &Vm<B>, mut lost: VecBits) {
+    while let Some(vector) = lost.highest() {
+        lost.clear(vector);
+        vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+    }
+}
+
+/// Ends the interrupt in service if the guest ended it in memory. Returns the address of a page that must
+/// be made resident first.
+#[inline]
+pub(crate) fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+    let lapic = core.lapic.as_mut()?;
+    match core.pv.take_eoi(&*vm.space, lapic) {
+        Ok(None) => None,
+        // The vector was sent once more, level triggered, while the guest served the edge.
+        Ok(Some(vector)) => {
+            vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+            None
+        }
+        Err(gpa) => Some(gpa),
+    }
+}
+
+/// Returns whether a maskable interrupt waits.
+#[inline]
+pub(crate) fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
+    has_interrupt_with(core, vm, highest_irr(core))
+}
+
+/// Returns the highest vector that the local APIC was asked to deliver.
+#[inline]
+fn highest_irr<B: Backend>(core: &VcpuCore<B>) -> Option<u8> {
+    core.lapic.as_ref()?.highest_irr()
+}
+
+/// As [`has_interrupt`]; `highest` is what [`highest_irr`] returns.
+#[inline]
+fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
+    core.user_irq.is_some()
+        || core.lapic.as_ref().is_some_and(|l| {
+            highest.is_some_and(|vector| l.is_above_ppr(vector))
+                || (vm.chipset.is_extint() && l.accepts_extint())
+        })
+}
+
+/// After an exit: notes what the entry had delivered, and what the exit cut short. Touches guest memory.
+#[inline]
+pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuCore<B>, exit: &Exit) {
+    if matches!(exit, Exit::EntryFailed(_)) {
+        core.armed = None;
+        return;
+    }
+    if let Some(vector) = core.armed.take() {
+        if let Some(lapic) = core.lapic.as_mut() {
+            lapic.accept_pending(vector);
+        }
+    }
+    if take_eoi(vm, core).is_some() {
+        mailbox.request_self(Requests::EOI);
+    }
+    if let Some(lapic) = core.lapic.as_mut() {
+        // The processor keeps the class alone; the rest of the register stays while that does.
+        let cr8 = core.hw.tpr();
+        if cr8 != lapic.cr8() {
+            lapic.set_cr8(cr8);
+        }
+    }
+    core.interrupted = core.hw.take_interrupted();
+}
+
+/// Before an entry: gives the processor the event that comes first. Touches guest memory. Returns `false`
+/// where there is nothing to enter any more: the guest has shut down.
+pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
+    if core.shutdown {
+        return false;
+    }
+    let highest = highest_irr(core);
+    let waits = has_interrupt_with(core, vm, highest);
+    if let Some(event) = core.interrupted.take() {
+        core.hw.inject(event);
+    } else if let Some(e) = core.exception.take() {
+        prepare_exception(core, e);
+    } else if core.nmis != 0 && can_take_nmi(core) {
+        core.nmis = core.nmis.saturating_sub(1);
+        core.hw.inject(Event::Nmi);
+    } else if waits {
+        prepare_interrupt(vm, record, core);
+    }
+    if core.nmis != 0 {
+        core.hw.request_window(WindowKind::Nmi, true);
+    }
+    if let Some(lapic) = core.lapic.as_ref() {
+        let floor = highest.map_or(0, |vector| lapic.held_class(vector));
+        core.hw.set_tpr(lapic.cr8(), floor);
+        // The timer waits for an end of interrupt that it can see.
+        if !vm.chipset.is_timer_waiting() {
+            core.pv.arm_eoi(&*vm.space, lapic, core.armed);
+        }
+    }
+    // What waits may have been given to the processor just now.
+    let window = core.wants_window || (waits && core.armed.is_none() && has_interrupt(core, vm));
+    if window != core.window_open {
+        core.window_open = window;
+        core.hw.request_window(WindowKind::Interrupt, window);
+    }
+    true
+}
+
+/// Gives the processor an exception that is delivered for the first time, with what the delivery changes.
+#[inline(never)]
+fn prepare_exception<B: Backend>(core: &mut VcpuCore<B>, e: Exception) {
+    if let Some(cr2) = e.cr2 {
+        core.fetch(Groups::CONTROL);
+        core.state.cr2 = cr2.0;
+        core.state.mark(Groups::CONTROL);
+    }
+    if e.vector.is_fault() {
+        // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
+        core.state.rflags |= Rflags::RF.bits();
+    }
+    if e.vector == Vector::DB {
+        core.fetch(Groups::DEBUG);
+        if core.state.dr7 & DR7_GD != 0 {
+            // The handler may use the debug registers. SDM, "Debug Control Register (DR7)".
+            core.state.dr7 &= !DR7_GD;
+            core.state.mark(Groups::DEBUG);
+        }
+    }
+    core.hw.inject(e.into());
+}
+
+fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
+    let b = core.hw.blocking();
+    !b.nmi && !b.shadow
+}
+
+/// Gives the processor the interrupt that waits, if the guest can take it.
+fn prepare_interrupt<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) {
+    if !core.is_interruptible() {
+        return;
+    }
+    let vector = if let Some(v) = core.user_irq.take() {
+        Some(v)
+    } else if vm.chipset.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
+        vm.chipset.with(|bus, _now, _out| bus.acknowledge())
+    } else {
+        core.armed = core.lapic.as_ref().and_then(|l| l.pending());
+        core.armed
+    };
+    if let Some(v) = vector {
+        count(&record.stats.interrupts);
+        core.hw.inject(Event::Interrupt(v));
+    }
+}

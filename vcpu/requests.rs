@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What others ask of a vCPU, taken by its own thread.
+
+use super::backend::{Backend, BackendVcpu};
+use super::core::{signature, MpState, VcpuCore};
+use super::inject::{take_eoi, take_interrupts};
+use super::pci::Unserved;
+use super::vm::Vm;
+use crate::machine::mailbox::{Mailbox, Requests};
+
+/// What can be done inside the window, without sleeping and without leaving guest mode's state.
+pub(crate) const QUICK: Requests = Requests::INTERRUPT
+    .union(Requests::TIMER)
+    .union(Requests::NMIS)
+    .union(Requests::TLB_FLUSH)
+    .union(Requests::EXTINT);
+
+/// Takes what others asked of this vCPU, as far as it is in `which`.
+pub(crate) fn take_requests<B: Backend>(
+    vm: &Vm<B>,
+    mailbox: &Mailbox,
+    core: &mut VcpuCore<B>,
+    which: Requests,
+) {
+    let asked = mailbox.take_requests(which);
+    if asked.is_empty() {
+        return;
+    }
+    if asked.contains(Requests::INTERRUPT) {
+        take_interrupts(vm, mailbox, core);
+    }
+    if asked.contains(Requests::TIMER) {
+        core.take_timer(mailbox, vm.ns_per_tick);
+    }
+    if asked.intersects(Requests::NMIS) {
+        core.add_nmis(asked.nmis());
+    }
+    if asked.contains(Requests::TLB_FLUSH) {
+        core.hw.flush_tlb();
+    }
+    if asked.contains(Requests::INIT) {
+        core.init(signature());
+        core.publish_apic(mailbox, &vm.chipset);
+        core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
+    }
+    if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
+        core.start_up(mailbox.sipi_vector());
+    }
+    if asked.contains(Requests::CLOCK) {
+        if let Err(gpa) = core.publish_clock(vm) {
+            if vm.space.fault_in(gpa, true).is_ok() {
+                mailbox.request_self(Requests::CLOCK);
+            }
+        }
+    }
+    if asked.contains(Requests::EOI) {
+        // Memory that is gone is the guest's loss: the interrupt stays in service.
+        if let Some(gpa) = take_eoi(vm, core) {
+            if vm.space.fault_in(gpa, true).is_ok() {
+                mailbox.request_self(Requests::EOI);
+            }
+        }
+    }
+    if asked.contains(Requests::INLINE_SERVICE) {
+        if let Some(queue) = core.deferred.take() {
+            vm.pci.serve_inline(vm, queue);
+        }
+    }
+    if asked.contains(Requests::SERVICE) {
+        let is_left = match vm.pci.serve(&vm.chipset, &*vm.space) {
+            Unserved::Nothing => false,
+            // Signals, and what others ask, come first.
+            Unserved::More => true,
+            // Memory that is gone is the guest's loss.
+            Unserved::NotResident(gpa) => vm.space.fault_in(gpa, true).is_ok(),
+        };
+        if is_left {
+            mailbox.request_self(Requests::SERVICE);
+        }
+    }
+}
