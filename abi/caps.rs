@@ -92,7 +92,7 @@ caps! {
 /// What the module has, as far as a capability depends on it. All false and 0 is a module that can do
 /// nothing but say so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct CapInputs {
     /// vCPUs, registers, memory slots and KVM_RUN: tier 0.
     pub(crate) run: bool,
     /// CPUs of the host that are online: the recommended number of vCPUs.
@@ -138,24 +138,24 @@ pub(crate) struct Facts {
 }
 
 /// Returns what KVM_CHECK_EXTENSION answers for capability `cap`; 0 for all that is unknown.
-pub(crate) fn answer(cap: u64, facts: &Facts) -> i32 {
+pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
     let Ok(cap) = u32::try_from(cap) else { return 0 };
     match cap {
-        NR_VCPUS => number(facts.host_cpus.min(facts.max_vcpus)),
-        MAX_VCPUS | MAX_VCPU_ID => number(facts.max_vcpus),
-        NR_MEMSLOTS => number(facts.max_memslots),
-        MCE => number(facts.mce_banks),
-        IRQ_ROUTING if has_lapic(facts) => number(MAX_IRQ_ROUTES),
-        ADJUST_CLOCK if facts.clock => number(CLOCK_TSC_STABLE),
-        COALESCED_MMIO => number(facts.coalesced_page),
-        SYNC_REGS if facts.sync_regs => 7,
-        VM_TYPES if facts.run => 1,
-        _ => i32::from(is_present(cap, facts)),
+        NR_VCPUS => number(inputs.host_cpus.min(inputs.max_vcpus)),
+        MAX_VCPUS | MAX_VCPU_ID => number(inputs.max_vcpus),
+        NR_MEMSLOTS => number(inputs.max_memslots),
+        MCE => number(inputs.mce_banks),
+        IRQ_ROUTING if has_lapic(inputs) => number(MAX_IRQ_ROUTES),
+        ADJUST_CLOCK if inputs.clock => number(CLOCK_TSC_STABLE),
+        COALESCED_MMIO => number(inputs.coalesced_page),
+        SYNC_REGS if inputs.sync_regs => 7,
+        VM_TYPES if inputs.run => 1,
+        _ => i32::from(is_present(cap, inputs)),
     }
 }
 
-fn has_lapic(facts: &Facts) -> bool {
-    facts.irqchip || facts.split_irqchip
+fn has_lapic(inputs: &CapInputs) -> bool {
+    inputs.irqchip || inputs.split_irqchip
 }
 
 fn number(n: u32) -> i32 {
@@ -163,29 +163,29 @@ fn number(n: u32) -> i32 {
 }
 
 /// Returns whether a capability is there that is answered by yes or no.
-fn is_present(cap: u32, facts: &Facts) -> bool {
+fn is_present(cap: u32, inputs: &CapInputs) -> bool {
     match cap {
-        USER_MEMORY | EXT_CPUID | MP_STATE | SET_TSS_ADDR | SET_IDENTITY_MAP_ADDR => facts.run,
-        DESTROY_MEMORY_REGION_WORKS | JOIN_MEMORY_REGIONS_WORKS | SYNC_MMU => facts.run,
-        INTERNAL_ERROR_DATA | VCPU_EVENTS | INTR_SHADOW | DEBUGREGS => facts.run,
-        X86_ROBUST_SINGLESTEP | XSAVE | GET_TSC_KHZ | IMMEDIATE_EXIT => facts.run,
-        CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA => facts.run,
-        HLT | IRQCHIP | IRQ_INJECT_STATUS => facts.irqchip,
-        SPLIT_IRQCHIP => facts.split_irqchip,
-        SIGNAL_MSI | TSC_DEADLINE_TIMER => has_lapic(facts),
-        ENABLE_CAP_VM => facts.split_irqchip,
-        PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => facts.pit,
-        IRQFD => facts.irqfd,
-        IRQFD_RESAMPLE => facts.irqfd_resample,
-        IOEVENTFD | IOEVENTFD_NO_LENGTH | IOEVENTFD_ANY_LENGTH => facts.ioeventfd,
-        CLOCKSOURCE | KVMCLOCK_CTRL | NOP_IO_DELAY => facts.clock,
-        USER_MEMORY2 => facts.memory_region2,
-        READONLY_MEM => facts.readonly_mem,
-        XCRS => facts.xcrs,
-        DEVICE_CTRL => facts.devices,
-        TSC_CONTROL => facts.tsc_scaling,
-        SREGS2 => facts.sregs2,
-        SET_GUEST_DEBUG => facts.guest_debug,
+        USER_MEMORY | EXT_CPUID | MP_STATE | SET_TSS_ADDR | SET_IDENTITY_MAP_ADDR => inputs.run,
+        DESTROY_MEMORY_REGION_WORKS | JOIN_MEMORY_REGIONS_WORKS | SYNC_MMU => inputs.run,
+        INTERNAL_ERROR_DATA | VCPU_EVENTS | INTR_SHADOW | DEBUGREGS => inputs.run,
+        X86_ROBUST_SINGLESTEP | XSAVE | GET_TSC_KHZ | IMMEDIATE_EXIT => inputs.run,
+        CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA => inputs.run,
+        HLT | IRQCHIP | IRQ_INJECT_STATUS => inputs.irqchip,
+        SPLIT_IRQCHIP => inputs.split_irqchip,
+        SIGNAL_MSI | TSC_DEADLINE_TIMER => has_lapic(inputs),
+        ENABLE_CAP_VM => inputs.split_irqchip,
+        PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => inputs.pit,
+        IRQFD => inputs.irqfd,
+        IRQFD_RESAMPLE => inputs.irqfd_resample,
+        IOEVENTFD | IOEVENTFD_NO_LENGTH | IOEVENTFD_ANY_LENGTH => inputs.ioeventfd,
+        CLOCKSOURCE | KVMCLOCK_CTRL | NOP_IO_DELAY => inputs.clock,
+        USER_MEMORY2 => inputs.memory_region2,
+        READONLY_MEM => inputs.readonly_mem,
+        XCRS => inputs.xcrs,
+        DEVICE_CTRL => inputs.devices,
+        TSC_CONTROL => inputs.tsc_scaling,
+        SREGS2 => inputs.sregs2,
+        SET_GUEST_DEBUG => inputs.guest_debug,
         _ => false,
     }
 }

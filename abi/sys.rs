@@ -4,8 +4,6 @@
 //!
 //! Both lists are a header followed by entries; only the header's size counts in the request number.
 
-use crate::arch::cpuid::CpuidRegs;
-
 /// The version that KVM_GET_API_VERSION returns.
 pub(crate) const API_VERSION: i32 = 12;
 
@@ -52,35 +50,8 @@ abi_struct! {
 }
 
 impl CpuidEntry2 {
-    /// An entry of a leaf without subleaves.
-    pub(crate) const fn leaf(function: u32, regs: CpuidRegs) -> CpuidEntry2 {
-        CpuidEntry2 {
-            function,
-            index: 0,
-            flags: 0,
-            eax: regs.eax,
-            ebx: regs.ebx,
-            ecx: regs.ecx,
-            edx: regs.edx,
-            padding: [0; 3],
-        }
-    }
-
-    /// An entry of one subleaf.
-    pub(crate) const fn subleaf(function: u32, index: u32, regs: CpuidRegs) -> CpuidEntry2 {
-        let mut entry = CpuidEntry2::leaf(function, regs);
-        entry.index = index;
-        entry.flags = CPUID_FLAG_SIGNIFICANT_INDEX;
-        entry
-    }
-
     /// Returns whether [`index`](Self::index) counts.
     pub(crate) const fn has_index(&self) -> bool {
         self.flags & CPUID_FLAG_SIGNIFICANT_INDEX != 0
-    }
-
-    /// Returns the four registers.
-    pub(crate) const fn regs(&self) -> CpuidRegs {
-        CpuidRegs { eax: self.eax, ebx: self.ebx, ecx: self.ecx, edx: self.edx }
     }
 }

@@ -2,8 +2,6 @@
 
 //! Structs of a vCPU: registers, floating point, events, MSRs, local APIC, debugging.
 
-use crate::arch::segment::{SegAttr, Segment as ArchSegment, Table};
-
 /// [`MpState::mp_state`]: runs, or may run.
 pub(crate) const MP_STATE_RUNNABLE: u32 = 0;
 /// [`MpState::mp_state`]: an application processor that waits for INIT.
@@ -429,58 +427,5 @@ abi_struct! {
         pad1: [u8; 7],
         /// Unused.
         pad2: [u64; 3],
-    }
-}
-
-/// Returns a flag of the ABI as one bit of an attribute word.
-const fn bit(flag: u8, at: u32) -> u32 {
-    ((flag & 1) as u32) << at
-}
-
-impl From<Segment> for ArchSegment {
-    fn from(s: Segment) -> ArchSegment {
-        let attr = u32::from(s.kind & 0xf)
-            | bit(s.s, 4)
-            | u32::from(s.dpl & 3) << 5
-            | bit(s.present, 7)
-            | bit(s.avl, 12)
-            | bit(s.l, 13)
-            | bit(s.db, 14)
-            | bit(s.g, 15)
-            | bit(s.unusable, 16);
-        ArchSegment { selector: s.selector, attr: SegAttr(attr), limit: s.limit, base: s.base }
-    }
-}
-
-impl From<ArchSegment> for Segment {
-    fn from(s: ArchSegment) -> Segment {
-        let flag = |at: u32| u8::from(s.attr.0 & (1 << at) != 0);
-        Segment {
-            base: s.base,
-            limit: s.limit,
-            selector: s.selector,
-            kind: s.attr.kind() & 0xf,
-            present: flag(7),
-            dpl: s.attr.dpl(),
-            db: flag(14),
-            s: flag(4),
-            l: flag(13),
-            g: flag(15),
-            avl: flag(12),
-            unusable: flag(16),
-            padding: 0,
-        }
-    }
-}
-
-impl From<Dtable> for Table {
-    fn from(t: Dtable) -> Table {
-        Table { base: t.base, limit: t.limit }
-    }
-}
-
-impl From<Table> for Dtable {
-    fn from(t: Table) -> Dtable {
-        Dtable { base: t.base, limit: t.limit, padding: [0; 3] }
     }
 }

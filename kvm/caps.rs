@@ -12,12 +12,9 @@ use crate::machine::mailbox::MAX_VCPUS;
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::{cpuid, msr_table};
 
-/// Pages that a vCPU fd maps: kvm_run, port data, coalesced MMIO.
-pub(super) const MMAP_PAGES: u64 = 3;
-
 /// Answers KVM_CHECK_EXTENSION, on the node and on a VM.
 pub(super) fn check_extension(cap: u64) -> i64 {
-    let facts = caps::Facts {
+    let inputs = caps::CapInputs {
         run: true,
         host_cpus: cpu::online(),
         max_vcpus: MAX_VCPUS as u32,
@@ -31,9 +28,9 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         memory_region2: true,
         xcrs: true,
         devices: true,
-        ..caps::Facts::default()
+        ..caps::CapInputs::default()
     };
-    i64::from(caps::answer(cap, &facts))
+    i64::from(caps::answer(cap, &inputs))
 }
 
 /// What decides which features guests are offered.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
-//! | [`vcpu`], [`regs`], [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
+//! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
 //! | [`observe`] | the same of all vCPUs, for debugfs |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
@@ -23,6 +23,7 @@ pub(crate) mod observe;
 mod recorder;
 mod regs;
 mod run;
+mod segment;
 mod stats;
 pub(crate) mod sys;
 mod user;

@@ -4,7 +4,7 @@
 
 use crate::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, CrState, Rflags};
-use crate::arch::segment::{SegReg, Table};
+use crate::arch::segment::SegReg;
 use crate::arch::slice::copy_common;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::mailbox::Mailbox;
@@ -51,10 +51,6 @@ pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
     core.exception = None;
 }
 
-fn dtable(t: Table) -> abi::Dtable {
-    abi::Dtable { base: t.base, limit: t.limit, padding: [0; 3] }
-}
-
 /// Returns KVM_GET_SREGS.
 pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
     core.fetch(Groups::all());
@@ -76,8 +72,8 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
         ss: s.seg(SegReg::Ss).into(),
         tr: s.tr.into(),
         ldt: s.ldtr.into(),
-        gdt: dtable(s.gdt),
-        idt: dtable(s.idt),
+        gdt: s.gdt.into(),
+        idt: s.idt.into(),
         cr0: s.cr0,
         cr2: s.cr2,
         cr3: s.cr3,
@@ -116,8 +112,8 @@ pub(super) fn set_sregs<B: Backend>(
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];
     s.tr = r.tr.into();
     s.ldtr = r.ldt.into();
-    s.gdt = Table { base: r.gdt.base, limit: r.gdt.limit };
-    s.idt = Table { base: r.idt.base, limit: r.idt.limit };
+    s.gdt = r.gdt.into();
+    s.idt = r.idt.into();
     s.cr2 = r.cr2;
     s.set_control(&CrState { cr0: Cr0::from_bits_truncate(r.cr0).bits(), ..control });
     s.mark(Groups::SEGMENTS | Groups::TABLES);

@@ -2,10 +2,10 @@
 
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
-use super::caps::{check_extension, cpuid_facts, MMAP_PAGES};
+use super::caps::{check_extension, cpuid_facts};
 use super::user;
 use super::vm::VmFile;
-use crate::abi::{nr, sys};
+use crate::abi::{nr, run, sys};
 use crate::host::{cpu, file};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::{cpuid, msr_table};
@@ -21,7 +21,7 @@ pub(crate) fn ioctl<B: Backend>(backend: &Arc<B>, cmd: u32, arg: u64) -> Result<
         nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
         nr::CREATE_VM => create_vm(backend, arg),
         nr::CHECK_EXTENSION => Ok(check_extension(arg)),
-        nr::GET_VCPU_MMAP_SIZE => no_arg(arg, (MMAP_PAGES << 12) as i64),
+        nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
         nr::GET_SUPPORTED_CPUID => supported_cpuid(arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg),
         nr::X86_GET_MCE_CAP_SUPPORTED => user::write(arg, &msr_table::MCG_CAP).map(|()| 0),

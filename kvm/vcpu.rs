@@ -2,10 +2,10 @@
 
 //! A vCPU's fd.
 
-use super::caps::MMAP_PAGES;
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{observe, recorder, regs, user};
+use crate::abi::run::MMAP_SIZE;
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
@@ -410,7 +410,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
     }
 
     fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
-        if vma.end().saturating_sub(vma.start()) as u64 > MMAP_PAGES << 12 {
+        if vma.end().saturating_sub(vma.start()) > MMAP_SIZE {
             return Err(EINVAL);
         }
         let bytes = vma.end().saturating_sub(vma.start()) as u64;

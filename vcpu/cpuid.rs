@@ -11,7 +11,7 @@
 //! management, transactional memory, AMX, SGX, processor trace, control-flow enforcement, user
 //! interrupts, and XSAVES, as no supervisor state is switched.
 
-use crate::abi::sys::{CpuidEntry2, MAX_CPUID_ENTRIES};
+use crate::abi::sys::{CpuidEntry2, CPUID_FLAG_SIGNIFICANT_INDEX, MAX_CPUID_ENTRIES};
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, CrRules, Xcr0};
 use crate::arch::slice::count_first;
@@ -581,4 +581,25 @@ fn place(function: u32) -> usize {
 /// Returns what entries are sorted by.
 fn key(e: &CpuidEntry2) -> (u32, u32) {
     (e.function, if e.has_index() { e.index } else { 0 })
+}
+
+impl CpuidEntry2 {
+    /// An entry of a leaf without subleaves.
+    pub(crate) const fn leaf(function: u32, regs: CpuidRegs) -> CpuidEntry2 {
+        let CpuidRegs { eax, ebx, ecx, edx } = regs;
+        CpuidEntry2 { function, index: 0, flags: 0, eax, ebx, ecx, edx, padding: [0; 3] }
+    }
+
+    /// An entry of one subleaf.
+    pub(crate) const fn subleaf(function: u32, index: u32, regs: CpuidRegs) -> CpuidEntry2 {
+        let mut entry = CpuidEntry2::leaf(function, regs);
+        entry.index = index;
+        entry.flags = CPUID_FLAG_SIGNIFICANT_INDEX;
+        entry
+    }
+
+    /// Returns the four registers.
+    pub(crate) const fn regs(&self) -> CpuidRegs {
+        CpuidRegs { eax: self.eax, ebx: self.ebx, ecx: self.ecx, edx: self.edx }
+    }
 }

@@ -10,6 +10,7 @@ pub(crate) mod abi;
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
+mod kvm;
 pub(crate) mod machine;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;

@@ -2,7 +2,7 @@
 
 //! Capability numbers and answers.
 
-use crate::abi::caps::{self, answer, Facts};
+use crate::abi::caps::{self, answer, CapInputs};
 
 /// (name, ours, the header's).
 const NUMBERS: &[(&str, u32, u32)] = &[
@@ -90,8 +90,8 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("VM_TYPES", caps::VM_TYPES, kvm_bindings::KVM_CAP_VM_TYPES),
 ];
 
-fn full() -> Facts {
-    Facts {
+fn full() -> CapInputs {
+    CapInputs {
         run: true,
         host_cpus: 8,
         max_vcpus: 64,
@@ -126,7 +126,7 @@ fn capabilities_have_the_numbers_of_the_header() {
 #[test]
 fn a_module_that_can_nothing_answers_0_to_everything() {
     for cap in 0..1000 {
-        assert_eq!(answer(cap, &Facts::default()), 0, "capability {cap}");
+        assert_eq!(answer(cap, &CapInputs::default()), 0, "capability {cap}");
     }
 }
 
@@ -147,12 +147,12 @@ fn a_complete_module_has_what_qemu_needs() {
 
 #[test]
 fn numbers_are_answered_as_numbers() {
-    let facts = Facts { host_cpus: 128, ..full() };
+    let inputs = CapInputs { host_cpus: 128, ..full() };
 
     assert_eq!(answer(caps::NR_VCPUS.into(), &full()), 8);
-    assert_eq!(answer(caps::NR_VCPUS.into(), &facts), 64, "never more than the most");
+    assert_eq!(answer(caps::NR_VCPUS.into(), &inputs), 64, "never more than the most");
     assert_eq!(answer(caps::MAX_VCPUS.into(), &full()), 64);
     assert_eq!(answer(caps::NR_MEMSLOTS.into(), &full()), 512);
     assert_eq!(answer(caps::IRQ_ROUTING.into(), &full()), 4096);
-    assert_eq!(answer(caps::NR_MEMSLOTS.into(), &Facts { max_memslots: u32::MAX, ..full() }), i32::MAX);
+    assert_eq!(answer(caps::NR_MEMSLOTS.into(), &CapInputs { max_memslots: u32::MAX, ..full() }), i32::MAX);
 }
