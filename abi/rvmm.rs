@@ -43,15 +43,19 @@ pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
 /// argument is the queue to serve, 0 for a device with one.
 pub(crate) const DEV_RUN: u32 = 0xaef0;
 
-/// RVMM_GET_EXITS: a vCPU's last exits, oldest first: an [`ExitsHeader`], then its count of [`ExitRecord`].
+/// RVMM_GET_EXITS: a vCPU's last exits, oldest first: of [`LastExits`], as much as there are records.
 pub(crate) const GET_EXITS: u32 = 0x8808_aef1;
-/// The most records that [`GET_EXITS`] writes.
+/// The most records of [`LastExits`].
 pub(crate) const MAX_EXITS: usize = 64;
 /// [`ExitsHeader::vendor`]: the numbers are those of SVM.
 pub(crate) const VENDOR_SVM: u32 = 0;
 /// [`ExitsHeader::vendor`]: the numbers are those of VMX.
 pub(crate) const VENDOR_VMX: u32 = 1;
 
+/// Bytes of a disk's serial number.
+pub(crate) const BLK_SERIAL_BYTES: usize = 20;
+/// The most queues of a disk.
+pub(crate) const BLK_MAX_QUEUES: u16 = 16;
 /// [`VirtioBlkConfig::flags`]: the guest may not write.
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
 /// [`VirtioBlkConfig::flags`]: packed rings are offered.
@@ -126,12 +130,12 @@ abi_struct! {
         /// [`BLK_READ_ONLY`], [`BLK_PACKED`].
         flags: u32,
         /// What the guest reads as the serial number; unused bytes are 0.
-        serial: [u8; 20],
+        serial: [u8; BLK_SERIAL_BYTES],
         /// PCI device number 1 to 31, or 0 for the next free one.
         slot: u32,
         /// Descriptors in a queue, a power of two; 0 for 256.
         queue_size: u32,
-        /// Queues, up to 16; 0 for 1.
+        /// Queues, up to [`BLK_MAX_QUEUES`]; 0 for 1.
         queues: u16,
         /// Must be 0.
         pad: u16,
@@ -199,4 +203,14 @@ abi_struct! {
         /// EXITINFO2 or the guest physical address.
         info2: u64,
     }
+
+    /// All that [`GET_EXITS`] may write.
+    struct LastExits = 2056 {
+        /// How many of `records` are written.
+        header: ExitsHeader,
+        /// The exits, oldest first.
+        records: [ExitRecord; MAX_EXITS],
+    }
 }
+
+static_assertions::const_assert_eq!(super::nr::size_of_request(GET_EXITS), size_of::<LastExits>());

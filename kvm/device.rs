@@ -19,9 +19,9 @@ use crate::vcpu::disk::Disk;
 use crate::vcpu::net::{Card, Way};
 use crate::vcpu::pci::{Backing, Model, PciDevice};
 use crate::vcpu::vm::Vm;
-use crate::virtio::blk::{Blk, Geometry};
+use crate::virtio::blk::{self, Blk, Geometry};
 use crate::virtio::console::Console;
-use crate::virtio::net::{Net, NetConfig};
+use crate::virtio::net::{self, Net, NetConfig};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::rng::Rng;
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -32,6 +32,9 @@ use kernel::sync::{Arc, SetOnce};
 const REQUESTS: u16 = 64;
 /// The same for each queue at least.
 const LEAST_REQUESTS: u16 = 16;
+
+static_assertions::const_assert_eq!(blk::MAX_QUEUES, abi::BLK_MAX_QUEUES);
+static_assertions::const_assert_eq!(net::MAX_PAIRS as usize, abi::NET_MAX_PAIRS);
 
 /// The types of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,4 +5,5 @@
 mod caps;
 mod layout;
 mod nr;
+mod rvmm;
 mod views;
