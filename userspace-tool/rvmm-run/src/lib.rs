@@ -12,7 +12,10 @@
 //! | [`kernel`], [`acpi`] | kernel and initrd loaders; ACPI tables |
 //! | [`events`], [`error`], [`errno`], [`klog`], [`exit_status`] | what the user is told, and how a run ends |
 //! | [`sys`] | the one file with unsafe code |
+//! | `abi` | the module's own files of what it and its users say to each other |
 
+#[path = "../../../abi/mod.rs"]
+mod abi;
 pub mod acpi;
 pub mod cmd;
 pub mod config;

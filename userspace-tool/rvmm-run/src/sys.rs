@@ -20,13 +20,10 @@ use nix::sys::mman::{madvise, MmapAdvise};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+use zerocopy::FromZeros;
 
-/// `RVMM_DEV_RUN`, `_IO(0xAE, 0xF0)`: lends the calling thread to a virtio device of the module.
-const RVMM_DEV_RUN: u64 = 0xaef0;
-/// `RVMM_GET_EXITS`, `_IOR(0xAE, 0xF1, struct rvmm_exits)`: a processor's last exits.
-const RVMM_GET_EXITS: u64 = 0x8808_aef1;
-/// `KVM_GET_STATS_FD`, `_IO(0xAE, 0xCE)`.
-const KVM_GET_STATS_FD: u64 = 0xaece;
+use crate::abi::nr;
+use crate::abi::rvmm::{LastExits, DEV_RUN, GET_EXITS};
 
 /// `BLKROGET`, `_IO(0x12, 94)`.
 const BLKROGET: u64 = 0x125e;
@@ -94,7 +91,7 @@ pub fn prefer_batches() {
 /// `Interrupted` when a signal came: call again. Anything else is final.
 pub fn run_device(device: &DeviceFd, queue: u32) -> io::Result<()> {
     // SAFETY: the request's argument is a number, so the kernel reads and writes no memory of this process on its behalf.
-    match unsafe { ioctl_with_val(device, RVMM_DEV_RUN, queue.into()) } {
+    match unsafe { ioctl_with_val(device, DEV_RUN.into(), queue.into()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -106,7 +103,7 @@ pub fn run_device(device: &DeviceFd, queue: u32) -> io::Result<()> {
 /// The error of `KVM_GET_STATS_FD`.
 pub fn stats_file(vcpu: &VcpuFd) -> io::Result<File> {
     // SAFETY: the request takes no argument and answers with a new descriptor.
-    let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD) };
+    let fd = unsafe { ioctl(vcpu, nr::GET_STATS_FD.into()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -114,46 +111,15 @@ pub fn stats_file(vcpu: &VcpuFd) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// One exit of a processor, as the module recorded it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecordedExit {
-    /// RIP at the exit.
-    pub rip: u64,
-    /// The vendor's number for why.
-    pub reason: u64,
-    /// EXITINFO1 or the exit qualification.
-    pub info1: u64,
-    /// EXITINFO2 or the guest physical address.
-    pub info2: u64,
-}
-
-/// A processor's last exits, oldest first, as the module recorded them.
-#[repr(C)]
-#[derive(Clone, Debug)]
-pub struct RecordedExits {
-    count: u32,
-    /// Whose numbers they are: 0 SVM, 1 VMX.
-    pub vendor: u32,
-    exits: [RecordedExit; 64],
-}
-
-impl RecordedExits {
-    /// The exits.
-    pub fn exits(&self) -> &[RecordedExit] {
-        &self.exits[..(self.count as usize).min(self.exits.len())]
-    }
-}
-
 /// Asks the module for a processor's last exits.
 ///
 /// # Errors
 /// The error of `RVMM_GET_EXITS`; `ENOTTY` from KVM.
-pub fn last_exits(vcpu: &VcpuFd) -> io::Result<RecordedExits> {
-    let mut all = RecordedExits { count: 0, vendor: 0, exits: [RecordedExit::default(); 64] };
-    // SAFETY: the module writes a header and at most 64 records, which is what `all` has room for.
-    match unsafe { ioctl_with_mut_ref(vcpu, RVMM_GET_EXITS, &mut all) } {
-        0 => Ok(all),
+pub(crate) fn last_exits(vcpu: &VcpuFd) -> io::Result<LastExits> {
+    let mut last = LastExits::new_zeroed();
+    // SAFETY: the module writes no more than a `LastExits`.
+    match unsafe { ioctl_with_mut_ref(vcpu, GET_EXITS.into(), &mut last) } {
+        0 => Ok(last),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -219,21 +185,17 @@ pub fn unread(fd: BorrowedFd<'_>) -> usize {
 
 /// Reads a counter of a device of the module's; `None` where it has none.
 pub fn device_counter(device: &impl AsRawFd, group: u32, attr: u64) -> Option<u64> {
-    /// `KVM_GET_DEVICE_ATTR`, `_IOW(0xAE, 0xe2, struct kvm_device_attr)`.
-    const KVM_GET_DEVICE_ATTR: u64 = 0x4018_aee2;
     let mut value = 0u64;
     let request = kvm_device_attr { group, attr, addr: &raw mut value as u64, flags: 0 };
     // SAFETY: the module reads the structure and writes the 64-bit number that it points to, both of which live here.
-    (unsafe { ioctl_with_ref(device, KVM_GET_DEVICE_ATTR, &request) } == 0).then_some(value)
+    (unsafe { ioctl_with_ref(device, nr::GET_DEVICE_ATTR.into(), &request) } == 0).then_some(value)
 }
 
 /// Whether the module knows the device type of a request with `KVM_CREATE_DEVICE_TEST`; nothing is created.
 pub fn test_device(vm: &VmFd, request: &mut kvm_create_device) -> bool {
-    /// `KVM_CREATE_DEVICE`, `_IOWR(0xAE, 0xe0, struct kvm_create_device)`.
-    const KVM_CREATE_DEVICE: u64 = 0xc00c_aee0;
     request.flags = KVM_CREATE_DEVICE_TEST;
     // SAFETY: the request has the size that is coded in the number, and the flag set above keeps it from making a descriptor.
-    unsafe { ioctl_with_mut_ref(vm, KVM_CREATE_DEVICE, request) == 0 }
+    unsafe { ioctl_with_mut_ref(vm, nr::CREATE_DEVICE.into(), request) == 0 }
 }
 
 /// `struct winsize` as `TIOCGWINSZ` writes it.

@@ -10,7 +10,6 @@ use common::TempDir;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
 use rvmm_run::config::disk::DiskSpec;
-use rvmm_run::devices::device::{BlkConfig, Device, PciConfig, RtcConfig};
 use rvmm_run::devices::disk::{open, DiskError};
 
 fn spec(text: &str) -> DiskSpec {
@@ -180,33 +179,4 @@ fn disk_that_qemu_uses_is_in_use() {
         fcntl(&theirs, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
         assert_ne!(i32::from(lock.l_type), libc::F_UNLCK, "byte {byte}");
     }
-}
-
-#[test]
-fn device_configurations_have_the_layout_of_the_module() {
-    let blk = BlkConfig {
-        fd: 7,
-        read_only: true,
-        packed: true,
-        serial: "AB".into(),
-        slot: 3,
-        queue_size: 128,
-        queues: 2,
-    };
-
-    let bytes = Device::Blk(blk).config();
-
-    assert_eq!(bytes.len(), 40);
-    assert_eq!(bytes[..8], [7, 0, 0, 0, 3, 0, 0, 0]);
-    assert_eq!(bytes[8..11], [b'A', b'B', 0]);
-    assert_eq!(bytes[28..], [3, 0, 0, 0, 128, 0, 0, 0, 2, 0, 0, 0]);
-    assert_eq!(Device::Uart { index: 0, waits: true }.config(), [0, 0, 0, 0, 1, 0, 0, 0]);
-    let rtc = RtcConfig { below_4g: 1, above_4g: 2, utc_offset: -1 };
-    assert_eq!(Device::Rtc(rtc).config().len(), 24);
-    assert_eq!(Device::PciHost(PciConfig { mmio_base: 1, mmio_size: 2 }).config().len(), 16);
-    assert_eq!(Device::Keyboard.config().len(), 4);
-    assert_eq!(Device::PowerManagement.config().len(), 4);
-    assert_eq!(Device::Rng { slot: 1 }.config().len(), 8);
-    let console = Device::Console { slot: 2, packed: true, waits: false, size: (80, 25) };
-    assert_eq!(console.config(), [2, 0, 0, 0, 1, 0, 0, 0, 80, 0, 25, 0, 0, 0, 0, 0]);
 }

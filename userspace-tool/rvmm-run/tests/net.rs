@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network cards: options, and what the module is told.
+//! Network cards: options.
 
 use rvmm_run::config::net::{Mac, NetKind, NetSpec};
-use rvmm_run::devices::device::{Device, NetConfig};
 
 #[test]
 fn options_are_parsed() {
@@ -65,25 +64,4 @@ fn bad_options_are_refused() {
     ] {
         assert!(bad.parse::<NetSpec>().is_err(), "{bad}");
     }
-}
-
-#[test]
-fn the_configuration_has_the_layout_of_the_module() {
-    let net = NetConfig {
-        fds: vec![5, 6],
-        is_stream: false,
-        packed: true,
-        mac: [1, 2, 3, 4, 5, 6],
-        mtu: 0x0578,
-        tcp_offloads: true,
-        udp_offloads: false,
-        slot: 3,
-    };
-    let device = Device::Net(net);
-
-    assert_eq!(device.kind(), 0x7276_0012);
-    let mut wanted = vec![5, 0, 0, 0, 6, 0, 0, 0];
-    wanted.extend([0xff; 24]);
-    wanted.extend([9, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0x78, 0x05, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(device.config(), wanted);
 }

@@ -6,11 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::options::{on_or_off, split};
-
-/// Longest serial number that virtio-blk carries.
-pub const SERIAL_MAX: usize = 20;
-/// Most queues of a disk.
-pub const QUEUES_MAX: u16 = 16;
+use crate::abi::rvmm::{BLK_MAX_QUEUES, BLK_SERIAL_BYTES};
 
 /// A disk as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +15,7 @@ pub struct DiskSpec {
     pub path: PathBuf,
     /// Whether the guest may only read.
     pub read_only: bool,
-    /// Serial number for the guest, at most `SERIAL_MAX` bytes.
+    /// Serial number for the guest, at most 20 bytes.
     pub serial: String,
     /// Whether packed rings are offered.
     pub packed: bool,
@@ -60,18 +56,18 @@ impl FromStr for DiskSpec {
                 None if option == "ro" => spec.read_only = true,
                 Some(("serial", serial)) => {
                     if serial.is_empty()
-                        || serial.len() > SERIAL_MAX
+                        || serial.len() > BLK_SERIAL_BYTES
                         || !serial.bytes().all(|b| b.is_ascii_graphic())
                     {
                         return Err(format!(
-                            "serial '{serial}' must have 1 to {SERIAL_MAX} printable ASCII characters"
+                            "serial '{serial}' must have 1 to {BLK_SERIAL_BYTES} printable ASCII characters"
                         ));
                     }
                     spec.serial = serial.to_string();
                 }
                 Some(("queues", n)) => {
-                    let n = n.parse().ok().filter(|n| (1..=QUEUES_MAX).contains(n));
-                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {QUEUES_MAX} queues"))?);
+                    let n = n.parse().ok().filter(|n| (1..=BLK_MAX_QUEUES).contains(n));
+                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {BLK_MAX_QUEUES} queues"))?);
                 }
                 Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
                 _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),

@@ -7,11 +7,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 
 use super::options::{on_or_off, split};
+use crate::abi::rvmm::NET_MAX_PAIRS;
 
 /// Longest name of a network interface.
 const NAME_MAX: usize = 15;
-/// Most pairs of queues of a card.
-pub const PAIRS_MAX: usize = 8;
 /// Smallest and largest MTU of virtio.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=65535;
 /// What a specification looks like.
@@ -122,8 +121,8 @@ impl FromStr for NetSpec {
                         Some(mtu.ok_or_else(|| format!("'{option}': the MTU is a number from 68 to 65535"))?);
                 }
                 Some(("queues", n)) => {
-                    let n = n.parse().ok().filter(|n| (1..=PAIRS_MAX).contains(n));
-                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {PAIRS_MAX} queues"))?);
+                    let n = n.parse().ok().filter(|n| (1..=NET_MAX_PAIRS).contains(n));
+                    spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {NET_MAX_PAIRS} queues"))?);
                 }
                 Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
                 _ => return Err(format!("'{option}' is no option of a network card: {USAGE}")),

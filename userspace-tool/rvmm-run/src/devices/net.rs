@@ -9,7 +9,8 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::passt::PASST;
-use crate::config::net::{Mac, NetKind, NetSpec, PAIRS_MAX};
+use crate::abi::rvmm::NET_MAX_PAIRS;
+use crate::config::net::{Mac, NetKind, NetSpec};
 use crate::sys;
 
 /// Bytes of the header in front of each packet.
@@ -37,7 +38,7 @@ const UDP_OFFLOADS: u32 = TUN_F_USO4 | TUN_F_USO6;
 #[derive(Debug)]
 pub struct Net {
     /// What is behind it.
-    pub way: Way,
+    pub backend: NetBackend,
     /// Address of the guest's card.
     pub mac: Mac,
     /// Largest packet, 0 to say nothing.
@@ -52,7 +53,7 @@ pub struct Net {
 
 /// What is behind an open network card.
 #[derive(Debug)]
-pub enum Way {
+pub enum NetBackend {
     /// A queue of the tap for each pair; the module gets the descriptors.
     Taps(Vec<File>),
     /// Arguments of a passt that is yet to be started, one for each machine.
@@ -122,15 +123,15 @@ pub fn open(spec: &NetSpec, cpus: usize) -> Result<Net, NetError> {
                 return Err(NetError::NoPasst);
             }
             let mtu = spec.mtu.unwrap_or(USER_MTU);
-            let way = Way::Passt(arguments.clone());
+            let backend = NetBackend::Passt(arguments.clone());
             let (mac, packed) = (spec.mac, spec.packed);
-            Ok(Net { way, mac, mtu, tcp_offloads: false, udp_offloads: false, packed })
+            Ok(Net { backend, mac, mtu, tcp_offloads: false, udp_offloads: false, packed })
         }
     }
 }
 
 fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<Net, NetError> {
-    let pairs = spec.queues.unwrap_or(cpus).clamp(1, PAIRS_MAX);
+    let pairs = spec.queues.unwrap_or(cpus).clamp(1, NET_MAX_PAIRS);
     let files = match attach(tap, pairs) {
         // A tap that was made beforehand mostly has one queue, and one is what was not asked otherwise.
         Err(NetError::OtherKind { .. }) if spec.queues.is_none() && pairs > 1 => attach(tap, 1)?,
@@ -140,9 +141,9 @@ fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<Net, NetError> {
     let tcp_offloads = udp_offloads || set_up(&files, TCP_OFFLOADS)?;
     // The module sets what the guest can do.
     set_up(&files, 0)?;
-    let way = Way::Taps(files);
+    let backend = NetBackend::Taps(files);
     let (mac, mtu, packed) = (spec.mac, spec.mtu.unwrap_or(0), spec.packed);
-    Ok(Net { way, mac, mtu, tcp_offloads, udp_offloads, packed })
+    Ok(Net { backend, mac, mtu, tcp_offloads, udp_offloads, packed })
 }
 
 fn attach(tap: &str, pairs: usize) -> Result<Vec<File>, NetError> {

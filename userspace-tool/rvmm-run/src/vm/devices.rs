@@ -8,11 +8,12 @@ use std::sync::Arc;
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use super::prepared::Prepared;
+use crate::abi::rvmm as abi;
 use crate::config::console::ConsoleDevice;
-use crate::config::disk::QUEUES_MAX;
 use crate::config::layout::{PCI_MMIO, PCI_MMIO_SIZE};
-use crate::devices::device::{self, BlkConfig, Device, NetConfig, PciConfig, RtcConfig};
-use crate::devices::net::{Net, Way};
+use crate::devices::device::{self, flags};
+use crate::devices::disk::Disk;
+use crate::devices::net::{Net, NetBackend};
 use crate::devices::passt::Passt;
 use crate::error::Error;
 
@@ -36,84 +37,108 @@ pub(super) struct Devices {
 impl Devices {
     /// What sits at fixed ports.
     pub(super) fn create_isa(&mut self, vm: &VmFd, config: &Prepared) -> Result<(), Error> {
-        let rtc = RtcConfig { below_4g: config.ram.low(), above_4g: config.ram.high(), utc_offset: 0 };
         // Somebody has to read what the guest is to wait for.
         let is_read = config.has_reader && config.console == ConsoleDevice::Uart;
-        let uart = device::create(vm, Device::Uart { index: 0, waits: is_read })?;
+        let uart = abi::UartConfig { index: 0, flags: flags(&[(abi::UART_WAITS, is_read)]) };
+        let uart = device::create(vm, &uart)?;
         match config.console {
             ConsoleDevice::Uart => self.console = Some(uart),
             // Nobody reads what the guest sends there.
             ConsoleDevice::Virtio { .. } => self.others.push(uart),
         }
-        self.power = Some(device::create(vm, Device::PowerManagement)?);
-        self.others.push(device::create(vm, Device::Rtc(rtc))?);
-        self.others.push(device::create(vm, Device::Keyboard)?);
+        self.power = Some(device::create(vm, &abi::AcpiPmConfig { flags: 0 })?);
+        let rtc = abi::RtcConfig {
+            ram_below_4g_bytes: config.ram.low(),
+            ram_above_4g_bytes: config.ram.high(),
+            utc_offset_seconds: 0,
+        };
+        self.others.push(device::create(vm, &rtc)?);
+        self.others.push(device::create(vm, &abi::I8042Config { flags: 0 })?);
         Ok(())
     }
 
     /// The PCI bus and what is on it: the disks and the network cards in their order, then the
     /// entropy source and the console.
     pub(super) fn create_pci(&mut self, vm: &VmFd, config: &Prepared) -> Result<(), Error> {
-        let pci = PciConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
-        self.others.push(device::create(vm, Device::PciHost(pci))?);
-        let mut slot = 1;
+        let pci = abi::PciHostConfig { mmio_base: PCI_MMIO, mmio_size: PCI_MMIO_SIZE };
+        self.others.push(device::create(vm, &pci)?);
+        let mut slots = 1..;
+        let mut slot = || slots.next().unwrap_or(0);
         for (index, disk) in config.disks.iter().enumerate() {
-            let queues = disk.queues.map_or(config.cpus, u32::from).clamp(1, QUEUES_MAX.into()) as u16;
-            let blk = BlkConfig {
-                fd: disk.file.as_raw_fd(),
-                read_only: disk.read_only,
-                packed: disk.packed,
-                serial: disk.serial.clone(),
-                slot,
-                queue_size: 0,
-                queues,
-            };
-            let device = Arc::new(device::create(vm, Device::Blk(blk))?);
-            for queue in 0..u32::from(queues) {
-                let (name, device) = (format!("disk{index}-{queue}"), Arc::clone(&device));
-                self.workers.push(Worker { name, device, queue });
-            }
-            slot += 1;
+            self.create_disk(vm, index, disk, config.cpus, slot())?;
         }
         for (index, net) in config.nets.iter().enumerate() {
-            self.create_net(vm, index, net, slot)?;
-            slot += 1;
+            self.create_net(vm, index, net, slot())?;
         }
-        self.others.push(device::create(vm, Device::Rng { slot })?);
+        self.others.push(device::create(vm, &abi::VirtioRngConfig { slot: slot(), flags: 0 })?);
         if let ConsoleDevice::Virtio { packed } = config.console {
-            let console =
-                Device::Console { slot: slot + 1, packed, waits: config.has_reader, size: config.terminal };
-            self.console = Some(device::create(vm, console)?);
+            let (columns, rows) = config.terminal;
+            let flags = flags(&[(abi::CONSOLE_PACKED, packed), (abi::CONSOLE_WAITS, config.has_reader)]);
+            let console = abi::VirtioConsoleConfig { slot: slot(), flags, columns, rows, pad: 0 };
+            self.console = Some(device::create(vm, &console)?);
         }
         Ok(())
     }
-}
 
-impl Devices {
+    /// A disk, with a thread for each of its queues.
+    fn create_disk(
+        &mut self,
+        vm: &VmFd,
+        index: usize,
+        disk: &Disk,
+        cpus: u32,
+        slot: u32,
+    ) -> Result<(), Error> {
+        let mut serial = [0; abi::BLK_SERIAL_BYTES];
+        serial.iter_mut().zip(disk.serial.bytes()).for_each(|(to, from)| *to = from);
+        let most = u32::from(abi::BLK_MAX_QUEUES);
+        let queues = disk.queues.map_or(cpus, u32::from).clamp(1, most);
+        let config = abi::VirtioBlkConfig {
+            fd: disk.file.as_raw_fd(),
+            flags: flags(&[(abi::BLK_READ_ONLY, disk.read_only), (abi::BLK_PACKED, disk.packed)]),
+            serial,
+            slot,
+            queue_size: 0,
+            queues: queues as u16,
+            pad: 0,
+        };
+        let device = Arc::new(device::create(vm, &config)?);
+        for queue in 0..queues {
+            let (name, device) = (format!("disk{index}-{queue}"), Arc::clone(&device));
+            self.workers.push(Worker { name, device, queue });
+        }
+        Ok(())
+    }
+
     /// A network card, with a thread for each of its queues that carry packets.
     fn create_net(&mut self, vm: &VmFd, index: usize, net: &Net, slot: u32) -> Result<(), Error> {
-        let (fds, is_stream) = match &net.way {
-            Way::Taps(files) => (files.iter().map(AsRawFd::as_raw_fd).collect(), false),
-            Way::Passt(arguments) => {
+        let (behind, is_stream) = match &net.backend {
+            NetBackend::Taps(files) => (files.iter().map(AsRawFd::as_raw_fd).collect(), false),
+            NetBackend::Passt(arguments) => {
                 let passt = Passt::start(arguments).map_err(Error::io("start passt"))?;
                 let fd = passt.socket.as_raw_fd();
                 self.helpers.push(passt);
                 (vec![fd], true)
             }
         };
-        let queues = 2 * fds.len() as u32;
-        let card = NetConfig {
+        let mut fds = [-1; abi::NET_MAX_PAIRS];
+        fds.iter_mut().zip(&behind).for_each(|(to, from)| *to = *from);
+        let card = abi::VirtioNetConfig {
             fds,
-            is_stream,
-            packed: net.packed,
-            mac: net.mac.0,
-            mtu: net.mtu,
-            tcp_offloads: net.tcp_offloads,
-            udp_offloads: net.udp_offloads,
+            flags: flags(&[
+                (abi::NET_OFFLOADS, net.tcp_offloads),
+                (abi::NET_UDP_OFFLOADS, net.udp_offloads),
+                (abi::NET_STREAM, is_stream),
+                (abi::NET_PACKED, net.packed),
+            ]),
             slot,
+            pairs: behind.len() as u16,
+            mtu: net.mtu,
+            mac: net.mac.0,
+            pad: [0; 6],
         };
-        let device = Arc::new(device::create(vm, Device::Net(card))?);
-        for queue in 0..queues {
+        let device = Arc::new(device::create(vm, &card)?);
+        for queue in 0..2 * behind.len() as u32 {
             let way = if queue % 2 == 0 { "rx" } else { "tx" };
             let name = format!("net{index}-{way}{}", queue / 2);
             self.workers.push(Worker { name, device: Arc::clone(&device), queue });

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::sys::RecordedExit;
+use crate::abi::rvmm::{ExitRecord, LastExits, VENDOR_SVM};
 
 /// Exits that are kept per processor.
 const KEPT: usize = 16;
@@ -44,15 +44,15 @@ impl ExitLog {
     }
 }
 
-/// Exits that the module recorded, as lines of text; `vendor` is 0 for SVM's numbers and 1 for VMX's.
-pub fn recorded(vendor: u32, exits: &[RecordedExit]) -> String {
-    let mut text = format!("last exits in the module ({} of them):\n", exits.len());
-    for exit in exits {
-        let name = match vendor {
-            0 => svm_name(exit.reason),
-            _ => vmx_name(exit.reason),
+/// Exits that the module recorded, as lines of text.
+pub(super) fn recorded(last: &LastExits) -> String {
+    let count = (last.header.count as usize).min(last.records.len());
+    let mut text = format!("last exits in the module ({count} of them):\n");
+    for ExitRecord { rip, reason, info1, info2 } in &last.records[..count] {
+        let name = match last.header.vendor {
+            VENDOR_SVM => svm_name(*reason),
+            _ => vmx_name(*reason),
         };
-        let RecordedExit { rip, reason, info1, info2 } = exit;
         let _ = writeln!(text, "  rip {rip:016x} {name:<12} {reason:#x} info {info1:#x} {info2:#x}");
     }
     text

@@ -6,10 +6,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of the header.
-const HEADER: usize = 24;
-/// Bytes of a descriptor before its name.
-const DESC: usize = 16;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use crate::abi::stats::{Desc, Header};
 
 /// One counter: its name and value.
 pub type Counter = (String, u64);
@@ -35,35 +34,29 @@ pub fn read(file: &File) -> io::Result<Counters> {
 }
 
 fn parse(read_at: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Counters> {
-    let mut header = [0u8; HEADER];
-    read_at(&mut header, 0)?;
-    let word = |i: usize| u32_at(&header, i * 4);
-    let (name_size, count, descs, data) = (word(1)?, word(2)?, word(4)?, word(5)?);
-    let step = DESC.checked_add(name_size as usize).ok_or_else(invalid)?;
+    let mut header = Header::new_zeroed();
+    read_at(header.as_mut_bytes(), 0)?;
+    let step = size_of::<Desc>().checked_add(header.name_size as usize).ok_or_else(invalid)?;
     let mut counters = Counters::default();
-    for i in 0..count {
+    for i in 0..header.num_desc {
         let mut desc = vec![0u8; step];
-        read_at(&mut desc, u64::from(descs) + u64::from(i) * step as u64)?;
-        let (size, offset) = (u32_at(&desc, 4)? >> 16, u32_at(&desc, 8)?);
-        let name = desc.get(DESC..).ok_or_else(invalid)?.split(|b| *b == 0).next().unwrap_or(&[]);
+        read_at(&mut desc, u64::from(header.desc_offset) + u64::from(i) * step as u64)?;
+        let (desc, name) = Desc::read_from_prefix(&desc).map_err(|_| invalid())?;
+        let name = name.split(|b| *b == 0).next().unwrap_or(&[]);
         let name = String::from_utf8_lossy(name).into_owned();
-        let value = |n: u32| {
+        let value = |n: u16| {
             let mut value = [0u8; 8];
-            read_at(&mut value, u64::from(data) + u64::from(offset) + u64::from(n) * 8)?;
+            let values = u64::from(header.data_offset) + u64::from(desc.offset);
+            read_at(&mut value, values + u64::from(n) * 8)?;
             Ok(u64::from_le_bytes(value))
         };
-        if size == 1 {
+        if desc.size == 1 {
             counters.plain.push((name, value(0)?));
         } else {
-            counters.histograms.push((name, (0..size).map(value).collect::<io::Result<_>>()?));
+            counters.histograms.push((name, (0..desc.size).map(value).collect::<io::Result<_>>()?));
         }
     }
     Ok(counters)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> io::Result<u32> {
-    let b = bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or_else(invalid)?;
-    Ok(u32::from_le_bytes(b))
 }
 
 fn invalid() -> io::Error {

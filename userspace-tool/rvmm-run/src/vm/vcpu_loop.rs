@@ -11,11 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 
 use super::dump::{recorded, registers, ExitLog};
-
-/// `KVM_SYSTEM_EVENT_SHUTDOWN`.
-const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
-/// `KVM_SYSTEM_EVENT_RESET`.
-const SYSTEM_EVENT_RESET: u32 = 2;
+use crate::abi::run::{SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN};
 
 /// What the loop needs of a processor; a test gives a scripted one.
 pub trait Processor {
@@ -53,7 +49,7 @@ impl Processor for VcpuFd {
 
     fn module_exits(&self) -> String {
         match crate::sys::last_exits(self) {
-            Ok(all) => recorded(all.vendor, all.exits()),
+            Ok(last) => recorded(&last),
             Err(e) => format!("the module's last exits cannot be read: {e}\n"),
         }
     }
