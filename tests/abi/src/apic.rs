@@ -2,6 +2,7 @@
 
 //! Who takes an interrupt message, what comes of one that nobody takes, and INIT.
 
+use crate::abi::nr;
 use crate::chips::{entry, ioapic, pin, route, set_entry};
 use crate::guest::{start, Guest, HLT};
 use crate::harness::{Ctx, Test};
@@ -25,7 +26,6 @@ pub const TESTS: &[Test] = &[
     ("apic: init keeps what the processor keeps and ends what kvm ends", init),
 ];
 
-const IRQFD: u64 = 0x4020_ae76;
 const APIC: u64 = 0xfee0_0000;
 const IOAPIC: u64 = 0xfec0_0000;
 /// Redirection entry: waits for the end of its interrupt.
@@ -99,7 +99,7 @@ fn set_irqfd(c: &Ctx) {
     let mut g = waiting(c, &[]);
     let event = EventFd::new();
     let mut irqfd = kvm_irqfd { fd: event.as_raw_fd() as u32, gsi: 5, ..Default::default() };
-    ioctl_with(&g.vm, IRQFD, &mut irqfd).unwrap();
+    ioctl_with(&g.vm, nr::IRQFD, &mut irqfd).unwrap();
 
     assert_eq!(g.out(), (0x10, 9));
 }

@@ -2,6 +2,7 @@
 
 //! The state of the interrupt controllers and the timer, and where interrupt lines go.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
 use crate::irq::{enable_lapic, pic_guest, report, set_line};
@@ -29,19 +30,9 @@ pub const TESTS: &[Test] = &[
     ("chips: a message needs interrupt controllers", msi_without),
 ];
 
-const CREATE_IRQCHIP: u64 = 0xae60;
-const GET_IRQCHIP: u64 = 0xc208_ae62;
-const CREATE_PIT: u64 = 0xae64;
-const GET_PIT: u64 = 0xc048_ae65;
-const SET_PIT: u64 = 0x8048_ae66;
-const IRQ_LINE_STATUS: u64 = 0xc008_ae67;
-const SET_GSI_ROUTING: u64 = 0x4008_ae6a;
-const REINJECT_CONTROL: u64 = 0xae71;
-const SIGNAL_MSI: u64 = 0x4020_aea5;
-
 fn with_chips(c: &Ctx) -> VmFd {
     let vm = c.vm();
-    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
     vm
 }
 
@@ -110,9 +101,9 @@ fn ioapic_state(c: &Ctx) {
 fn absent(c: &Ctx) {
     let mut state = kvm_irqchip::default();
 
-    refused(ioctl_with(&c.vm(), GET_IRQCHIP, &mut state), &[ENXIO]);
+    refused(ioctl_with(&c.vm(), nr::GET_IRQCHIP, &mut state), &[ENXIO]);
     state.chip_id = 3;
-    refused(ioctl_with(&with_chips(c), GET_IRQCHIP, &mut state), &[EINVAL]);
+    refused(ioctl_with(&with_chips(c), nr::GET_IRQCHIP, &mut state), &[EINVAL]);
     assert_eq!(with_chips(c).set_irqchip(&state).map_err(|e| e.errno()), Err(EINVAL));
 }
 
@@ -175,18 +166,18 @@ fn largest_count(c: &Ctx) {
 
 fn old_pit(c: &Ctx) {
     let mut state = kvm_pit_state::default();
-    refused(ioctl(&c.vm(), CREATE_PIT, 0), &[ENOENT]);
+    refused(ioctl(&c.vm(), nr::CREATE_PIT, 0), &[ENOENT]);
     let vm = with_chips(c);
-    refused(ioctl_with(&vm, GET_PIT, &mut state), &[ENXIO]);
-    refused(ioctl_with(&vm, SET_PIT, &mut state), &[ENXIO]);
-    ioctl(&vm, CREATE_PIT, 0).unwrap();
-    refused(ioctl(&vm, CREATE_PIT, 0), &[EEXIST]);
+    refused(ioctl_with(&vm, nr::GET_PIT, &mut state), &[ENXIO]);
+    refused(ioctl_with(&vm, nr::SET_PIT, &mut state), &[ENXIO]);
+    ioctl(&vm, nr::CREATE_PIT, 0).unwrap();
+    refused(ioctl(&vm, nr::CREATE_PIT, 0), &[EEXIST]);
 
-    ioctl_with(&vm, GET_PIT, &mut state).unwrap();
+    ioctl_with(&vm, nr::GET_PIT, &mut state).unwrap();
     state.channels[2] = counting();
-    ioctl_with(&vm, SET_PIT, &mut state).unwrap();
+    ioctl_with(&vm, nr::SET_PIT, &mut state).unwrap();
     let mut got = kvm_pit_state::default();
-    ioctl_with(&vm, GET_PIT, &mut got).unwrap();
+    ioctl_with(&vm, nr::GET_PIT, &mut got).unwrap();
 
     assert_eq!((got.channels[2].count, got.channels[2].mode), (0x1234, 3));
     assert_eq!(vm.get_pit2().unwrap().channels[2].count, 0x1234, "the newer ioctl shows the same");
@@ -196,10 +187,10 @@ fn reinject(c: &Ctx) {
     let mut control = kvm_reinject_control { pit_reinject: 0, ..Default::default() };
     let vm = with_chips(c);
 
-    refused(ioctl_with(&vm, REINJECT_CONTROL, &mut control), &[ENXIO]);
+    refused(ioctl_with(&vm, nr::REINJECT_CONTROL, &mut control), &[ENXIO]);
     vm.create_pit2(kvm_pit_config::default()).unwrap();
-    refused(ioctl(&vm, REINJECT_CONTROL, 0), &[EFAULT]);
-    ioctl_with(&vm, REINJECT_CONTROL, &mut control).unwrap();
+    refused(ioctl(&vm, nr::REINJECT_CONTROL, 0), &[EFAULT]);
+    ioctl_with(&vm, nr::REINJECT_CONTROL, &mut control).unwrap();
 }
 
 fn speaker(c: &Ctx) {
@@ -221,12 +212,12 @@ fn speaker(c: &Ctx) {
 
 fn status(vm: &VmFd, gsi: u32, level: u32) -> i32 {
     let mut line = [gsi, level];
-    ioctl_with(vm, IRQ_LINE_STATUS, &mut line).unwrap();
+    ioctl_with(vm, nr::IRQ_LINE_STATUS, &mut line).unwrap();
     line[0] as i32
 }
 
 fn line_status(c: &Ctx) {
-    refused(ioctl_with(&c.vm(), IRQ_LINE_STATUS, &mut [4u32, 1]), &[ENXIO]);
+    refused(ioctl_with(&c.vm(), nr::IRQ_LINE_STATUS, &mut [4u32, 1]), &[ENXIO]);
     let vm = with_chips(c);
 
     assert_eq!(status(&vm, 4, 1), 1, "the 8259 takes it; the ioapic masks it");
@@ -259,7 +250,7 @@ struct Routing {
 
 /// Sets the table to these entries.
 pub fn route(vm: &VmFd, entries: [kvm_irq_routing_entry; 2]) -> Result<i32, i32> {
-    ioctl_with(vm, SET_GSI_ROUTING, &mut Routing { nr: 2, flags: 0, entries })
+    ioctl_with(vm, nr::SET_GSI_ROUTING, &mut Routing { nr: 2, flags: 0, entries })
 }
 
 /// A route to a pin.
@@ -319,15 +310,15 @@ fn bad_routes(c: &Ctx) {
         assert_eq!(route(&vm, [good, bad]), Err(EINVAL), "{what}");
     }
     let mut flags = Routing { nr: 0, flags: 1, entries: [good, good] };
-    refused(ioctl_with(&vm, SET_GSI_ROUTING, &mut flags), &[EINVAL]);
+    refused(ioctl_with(&vm, nr::SET_GSI_ROUTING, &mut flags), &[EINVAL]);
     let mut many = Routing { nr: 4097, flags: 0, entries: [good, good] };
-    refused(ioctl_with(&vm, SET_GSI_ROUTING, &mut many), &[EINVAL]);
+    refused(ioctl_with(&vm, nr::SET_GSI_ROUTING, &mut many), &[EINVAL]);
 }
 
 fn msi_without(c: &Ctx) {
     let mut msi = kvm_msi { address_lo: 0xfee0_0000, data: 0x40, ..Default::default() };
 
-    refused(ioctl_with(&c.vm(), SIGNAL_MSI, &mut msi), &[EINVAL]);
+    refused(ioctl_with(&c.vm(), nr::SIGNAL_MSI, &mut msi), &[EINVAL]);
 }
 
 fn state_bytes(state: &mut kvm_irqchip) -> &mut [u8; 512] {

@@ -2,6 +2,7 @@
 
 //! An access that user space carries out is finished before anything else happens to the vCPU.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with};
@@ -22,8 +23,6 @@ pub const TESTS: &[Test] = &[
     ("completion: an instruction with two accesses is begun once", two_accesses),
 ];
 
-const INTERRUPT: u64 = 0x4004_ae86;
-const NMI: u64 = 0xae9a;
 /// mov ax, 0x2000; mov ds, ax; sti; nop
 const START: [u8; 7] = [0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xfb, 0x90];
 /// mov al, [0x10]
@@ -64,7 +63,7 @@ fn write_then_interrupt(c: &Ctx) {
     let mut g = guest(c, &WRITE, &handler);
 
     expect_write(&mut g, 0x2_0010, 0x33);
-    ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
 
     expect_write(&mut g, 0x2_0020, 0x5a);
     answer_read(&mut g, 0x2_0022, 0x77);
@@ -88,13 +87,13 @@ fn read_then(c: &Ctx, event: impl Fn(&Guest)) {
 
 fn read_then_interrupt(c: &Ctx) {
     read_then(c, |g| {
-        ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+        ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
     });
 }
 
 fn read_then_nmi(c: &Ctx) {
     read_then(c, |g| {
-        raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+        raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
     });
 }
 
@@ -164,7 +163,7 @@ fn long_string(c: &Ctx) {
             other => panic!("{other:?}, expected a read"),
         }
         if bytes.len() == 2 && answered_at.is_none() {
-            ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+            ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
         }
     }
 
@@ -200,7 +199,7 @@ fn two_accesses(c: &Ctx) {
     let mut g = guest(c, &[0xf6, 0x16, 0x10, 0x00], &[0xc6, 0x06, 0x10, 0x00, 0x11, 0xcf]);
 
     answer_read(&mut g, 0x2_0010, 0x0f);
-    ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
 
     expect_write(&mut g, 0x2_0010, 0xf0);
     expect_write(&mut g, 0x2_0010, 0x11);

@@ -2,6 +2,7 @@
 
 //! Accesses that lie in two pages, of which one or both are no memory: each part goes where its page is.
 
+use crate::abi::nr;
 use crate::guest::{start, Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::irq::enable_lapic;
@@ -143,7 +144,7 @@ fn store_devices(c: &Ctx) {
 fn store_signals(c: &Ctx) {
     let ioeventfd = |g: &Guest, fd: &EventFd, len| {
         let mut arg = kvm_ioeventfd { addr: DEVICE, len, fd: fd.as_raw_fd(), ..Default::default() };
-        ioctl_with(&g.vm, 0x4040_ae79, &mut arg).expect("KVM_IOEVENTFD");
+        ioctl_with(&g.vm, nr::IOEVENTFD, &mut arg).expect("KVM_IOEVENTFD");
     };
     // mov [rbx], eax
     let (mut g, fd) = (guest(c, &[0x89, 0x03], INTO_DEVICE - 2), EventFd::new());

@@ -5,6 +5,7 @@
 //! A guest that keeps its CPU from taking interrupts takes it away from the host for ever, so these guests
 //! run in a child, on a host CPU where another child notes that it makes progress.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{skip, Ctx, Test};
 use crate::irq::{enable_lapic, send_nmi};
@@ -25,7 +26,6 @@ pub const TESTS: &[Test] = &[
     ("delivery: requests without end leave the host its cpu", requests),
 ];
 
-const INTERRUPT: u64 = 0x4004_ae86;
 /// A page behind the end of memory.
 const NO_MEMORY: u64 = 0x2_0000;
 /// What a child of [`watched`] returns where a signal ended the guest.
@@ -133,7 +133,7 @@ fn interrupt_without_table(c: &Ctx) {
         g.vcpu.get_kvm_run().request_interrupt_window = 1;
         assert!(matches!(g.exit(), VcpuExit::IrqWindowOpen));
         g.vcpu.get_kvm_run().request_interrupt_window = 0;
-        ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+        ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
         end_of(&mut g)
     });
 

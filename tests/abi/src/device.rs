@@ -2,6 +2,7 @@
 
 //! rvmm's own devices; skipped on a node that has none.
 
+use crate::abi::{nr, rvmm};
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, skip, Ctx, Test};
 use crate::raw::{self, ioctl_with};
@@ -19,18 +20,10 @@ pub const TESTS: &[Test] = &[
     ("device: who waits for room in the console is told of it", console_room),
 ];
 
-const CREATE_DEVICE: u64 = 0xc00c_aee0;
-const SET_ATTR: u64 = 0x4018_aee1;
-const GET_ATTR: u64 = 0x4018_aee2;
-const HAS_ATTR: u64 = 0x4018_aee3;
-const UART: u32 = 0x7276_0000;
-const KEYBOARD: u32 = 0x7276_0002;
-const POWER: u32 = 0x7276_0004;
-
 fn unknown_type(c: &Ctx) {
     let mut d = kvm_create_device { type_: 0x7fff_ffff, ..Default::default() };
 
-    refused(ioctl_with(&c.vm(), CREATE_DEVICE, &mut d), &[ENODEV]);
+    refused(ioctl_with(&c.vm(), nr::CREATE_DEVICE, &mut d), &[ENODEV]);
 }
 
 fn device(vm: &VmFd, type_: u32) -> DeviceFd {
@@ -39,49 +32,50 @@ fn device(vm: &VmFd, type_: u32) -> DeviceFd {
 }
 
 /// An attribute whose value is `value`.
-fn attr(device: &DeviceFd, request: u64, group: u32, attr: u64, value: u32) -> Result<i32, i32> {
+fn attr(device: &DeviceFd, request: u32, group: u32, attr: u64, value: u32) -> Result<i32, i32> {
     let addr = &raw const value as u64;
     ioctl_with(device, request, &mut kvm_device_attr { flags: 0, group, attr, addr })
 }
 
 fn attributes(c: &Ctx) {
     let vm = c.vm();
-    let (keyboard, power) = (device(&vm, KEYBOARD), device(&vm, POWER));
+    let (keyboard, power) = (device(&vm, rvmm::DEV_I8042), device(&vm, rvmm::DEV_ACPI_PM));
 
-    for request in [SET_ATTR, GET_ATTR, HAS_ATTR] {
-        for (group, number) in [(0, 1), (1, 0), (2, 0)] {
+    let button = (rvmm::GROUP_COMMAND, rvmm::COMMAND_POWER_BUTTON);
+    for request in [nr::SET_DEVICE_ATTR, nr::GET_DEVICE_ATTR, nr::HAS_DEVICE_ATTR] {
+        for (group, number) in [(rvmm::GROUP_CONFIG, 1), button, (rvmm::GROUP_COUNTERS, rvmm::COUNT_LOST)] {
             refused(attr(&keyboard, request, group, number, 0), &[ENXIO]);
         }
     }
-    attr(&keyboard, HAS_ATTR, 0, 0, 0).unwrap();
-    attr(&power, HAS_ATTR, 1, 0, 0).unwrap();
-    refused(attr(&keyboard, GET_ATTR, 0, 0, 0), &[EPERM]);
-    refused(attr(&power, GET_ATTR, 1, 0, 0), &[EPERM]);
-    attr(&keyboard, SET_ATTR, 0, 0, 0).unwrap();
-    refused(attr(&keyboard, SET_ATTR, 0, 0, 0), &[EBUSY]);
+    attr(&keyboard, nr::HAS_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 0).unwrap();
+    attr(&power, nr::HAS_DEVICE_ATTR, button.0, button.1, 0).unwrap();
+    refused(attr(&keyboard, nr::GET_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 0), &[EPERM]);
+    refused(attr(&power, nr::GET_DEVICE_ATTR, button.0, button.1, 0), &[EPERM]);
+    attr(&keyboard, nr::SET_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 0).unwrap();
+    refused(attr(&keyboard, nr::SET_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 0), &[EBUSY]);
 }
 
 fn bad_config(c: &Ctx) {
     let vm = c.vm();
 
-    refused(attr(&device(&vm, KEYBOARD), SET_ATTR, 0, 0, 1), &[EINVAL]);
+    refused(attr(&device(&vm, rvmm::DEV_I8042), nr::SET_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 1), &[EINVAL]);
 }
 
 fn after_run(c: &Ctx) {
     let mut g = Guest::new(c, &[HLT]);
-    let keyboard = device(&g.vm, KEYBOARD);
+    let keyboard = device(&g.vm, rvmm::DEV_I8042);
     g.hlt();
 
-    refused(attr(&keyboard, SET_ATTR, 0, 0, 0), &[EBUSY]);
+    refused(attr(&keyboard, nr::SET_DEVICE_ATTR, rvmm::GROUP_CONFIG, 0, 0), &[EBUSY]);
 }
 
 fn console_room(c: &Ctx) {
     // mov dx, 0x3f8; mov cx, 0xffff; 1: in al, dx; loop 1b; hlt
     let mut g = Guest::new(c, &[0xba, 0xf8, 0x03, 0xb9, 0xff, 0xff, 0xec, 0xe2, 0xfd, HLT]);
-    let uart = device(&g.vm, UART);
-    let config = [0u32; 2];
-    let addr = config.as_ptr() as u64;
-    ioctl_with(&uart, SET_ATTR, &mut kvm_device_attr { flags: 0, group: 0, attr: 0, addr }).unwrap();
+    let uart = device(&g.vm, rvmm::DEV_UART);
+    let config = rvmm::UartConfig { index: 0, flags: 0 };
+    let (group, addr) = (rvmm::GROUP_CONFIG, &raw const config as u64);
+    ioctl_with(&uart, nr::SET_DEVICE_ATTR, &mut kvm_device_attr { flags: 0, group, attr: 0, addr }).unwrap();
     let fd = uart.as_raw_fd();
     raw::fill(fd);
     assert!(!raw::is_writable(fd, 0), "it is full");

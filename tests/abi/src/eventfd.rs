@@ -2,6 +2,7 @@
 
 //! eventfds that raise interrupts, and that the guest's writes signal.
 
+use crate::abi::nr;
 use crate::chips::{message, pin, route};
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
@@ -40,8 +41,6 @@ pub const TESTS: &[Test] = &[
     ("eventfd: guest and user space answer each other without an exit", ping_pong),
 ];
 
-const IRQFD: u64 = 0x4020_ae76;
-const IOEVENTFD: u64 = 0x4040_ae79;
 const PIO: u32 = 1 << kvm_ioeventfd_flag_nr_pio;
 const MATCH: u32 = 1 << kvm_ioeventfd_flag_nr_datamatch;
 const DEASSIGN: u32 = 1 << kvm_ioeventfd_flag_nr_deassign;
@@ -52,7 +51,7 @@ fn capabilities(c: &Ctx) {
         assert!(c.kvm.check_extension(cap), "{cap:?}");
     }
     for cap in [KVM_CAP_IOEVENTFD_NO_LENGTH, KVM_CAP_IOEVENTFD_ANY_LENGTH] {
-        assert_eq!(raw::ioctl(&c.kvm, 0xae03, cap.into()), Ok(1), "capability {cap}");
+        assert_eq!(raw::ioctl(&c.kvm, nr::CHECK_EXTENSION, cap.into()), Ok(1), "capability {cap}");
     }
 }
 
@@ -66,7 +65,7 @@ fn ioeventfd(
 ) -> Result<i32, i32> {
     let fd = event.as_raw_fd();
     let mut a = kvm_ioeventfd { datamatch, addr, len, fd, flags, ..Default::default() };
-    ioctl_with(vm, IOEVENTFD, &mut a)
+    ioctl_with(vm, nr::IOEVENTFD, &mut a)
 }
 
 /// mov dx, PORT
@@ -243,9 +242,9 @@ fn bad_ioeventfds(c: &Ctx) {
     refused(ioeventfd(&vm, &event, 0, u64::MAX, 4, 0), &[EINVAL]);
     for (fd, errno) in [(-1, EBADF), (file.as_raw_fd(), EINVAL)] {
         let mut a = kvm_ioeventfd { addr: PORT, len: 1, fd, flags: PIO, ..Default::default() };
-        refused(ioctl_with(&vm, IOEVENTFD, &mut a), &[errno]);
+        refused(ioctl_with(&vm, nr::IOEVENTFD, &mut a), &[errno]);
         a.flags |= DEASSIGN;
-        refused(ioctl_with(&vm, IOEVENTFD, &mut a), &[errno]);
+        refused(ioctl_with(&vm, nr::IOEVENTFD, &mut a), &[errno]);
     }
 }
 
@@ -267,7 +266,7 @@ fn ioeventfd_deassign(c: &Ctx) {
 
 fn set_irqfd(vm: &VmFd, event: &EventFd, gsi: u32, flags: u32) -> Result<i32, i32> {
     let mut a = kvm_irqfd { fd: event.as_raw_fd() as u32, gsi, flags, ..Default::default() };
-    ioctl_with(vm, IRQFD, &mut a)
+    ioctl_with(vm, nr::IRQFD, &mut a)
 }
 
 /// A guest that waits for line 1 of the 8259, its vector 9.
@@ -389,9 +388,9 @@ fn bad_irqfds(c: &Ctx) {
     refused(set_irqfd(&vm, &EventFd::new(), 2, 1 << 15), &[EINVAL]);
     for (fd, errno) in [(u32::MAX, EBADF), (file.as_raw_fd() as u32, EINVAL)] {
         let mut a = kvm_irqfd { fd, gsi: 3, ..Default::default() };
-        refused(ioctl_with(&vm, IRQFD, &mut a), &[errno]);
+        refused(ioctl_with(&vm, nr::IRQFD, &mut a), &[errno]);
         a.flags = KVM_IRQFD_FLAG_DEASSIGN;
-        refused(ioctl_with(&vm, IRQFD, &mut a), &[errno]);
+        refused(ioctl_with(&vm, nr::IRQFD, &mut a), &[errno]);
     }
 }
 

@@ -9,6 +9,7 @@
 //! Guest number `n` is made from seed `n` alone, so `abi-tests --fuzz 0 SEED` is that guest again, but for the
 //! moments at which signals and interrupts come.
 
+use crate::abi::nr;
 use crate::harness::Ctx;
 use crate::raw::{self, ioctl_with, Memory};
 use kvm_bindings::*;
@@ -39,9 +40,6 @@ const CODE: u64 = 0x1000;
 const IDT: u64 = 0x4000;
 const GDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
-const INTERRUPT: u64 = 0x4004_ae86;
-const NMI: u64 = 0xae9a;
-const IRQ_LINE: u64 = 0xc008_ae67;
 
 /// A generator of random numbers (xorshift).
 struct Random(u64);
@@ -584,8 +582,8 @@ fn drive(vcpu: &mut VcpuFd, r: &mut Random, has_irqchip: bool, stop: &AtomicBool
             return;
         }
         match r.below(24) {
-            0 => drop(raw::ioctl(vcpu, NMI, 0)),
-            1 if !has_irqchip => drop(ioctl_with(vcpu, INTERRUPT, &mut (r.below(256) as u32))),
+            0 => drop(raw::ioctl(vcpu, nr::NMI, 0)),
+            1 if !has_irqchip => drop(ioctl_with(vcpu, nr::INTERRUPT, &mut (r.below(256) as u32))),
             2 if !has_irqchip => vcpu.get_kvm_run().request_interrupt_window = r.below(2) as u8,
             _ => {}
         }
@@ -643,7 +641,7 @@ fn guest(c: &Ctx, seed: u64) -> Option<&'static str> {
             if has_irqchip && r.one_in(4) {
                 let mut line = kvm_irq_level { level: r.below(2) as u32, ..Default::default() };
                 line.__bindgen_anon_1.irq = r.below(24) as u32;
-                ioctl_with(&g.vm, IRQ_LINE, &mut line).ok();
+                ioctl_with(&g.vm, nr::IRQ_LINE_STATUS, &mut line).ok();
             }
         }
         is_over.store(true, SeqCst);

@@ -3,6 +3,7 @@
 //! Interrupts and exceptions in protected mode without paging, which go through the gates of the guest's
 //! IDT, and in real mode, which go by its table of far pointers. Some processors leave both to software.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::irq::{enable_lapic, pic_guest, report, send, send_nmi, set_line};
@@ -47,8 +48,6 @@ const IDT: usize = 0x6000;
 const STACK: u64 = 0x8000;
 /// A selector beyond the end of the GDT.
 const NOWHERE: u8 = 0x50;
-const INTERRUPT: u64 = 0x4004_ae86;
-const NMI: u64 = 0xae9a;
 
 /// A present interrupt gate of 32 bits; and others.
 const INTERRUPT_32: u8 = 0x8e;
@@ -228,7 +227,7 @@ fn interrupt(g: &mut Guest, mut vector: u32) {
     g.vcpu.get_kvm_run().request_interrupt_window = 1;
     assert!(matches!(g.exit(), VcpuExit::IrqWindowOpen));
     g.vcpu.get_kvm_run().request_interrupt_window = 0;
-    ioctl_with(&g.vcpu, INTERRUPT, &mut vector).unwrap();
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut vector).unwrap();
 }
 
 fn user_interrupt(c: &Ctx) {
@@ -284,10 +283,10 @@ fn nmi(c: &Ctx) {
     gate(&g, 2, INTERRUPT_32, HANDLER, &[0xb0, 2, 0xe6, 0x10, 0xe6, 0x11, 0xcf]);
     assert_eq!(g.out(), (0x12, 0));
 
-    raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
     assert_eq!(g.out(), (0x10, 2));
     let before = g.vcpu.get_regs().unwrap();
-    raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
 
     assert_eq!(g.out(), (0x11, 2), "the second one waits");
     assert_eq!(g.out(), (0x10, 2), "and comes");
@@ -314,7 +313,7 @@ fn nmi_in_shadow(c: &Ctx) {
     events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
     g.vcpu.set_vcpu_events(&events).unwrap();
 
-    raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
 
     let r = g.hlt();
     assert_eq!((r.rbx, r.rax), (1, CODE + 4));
@@ -382,7 +381,7 @@ fn two_nmis(c: &Ctx) {
     g.handler(2, HANDLER, &[0xfe, 0x06, 0, 0x30, 0xcf]);
 
     for _ in 0..3 {
-        raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+        raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
     }
 
     assert_eq!(g.vcpu.get_vcpu_events().unwrap().nmi.pending, 2, "and no more");

@@ -2,6 +2,7 @@
 
 //! Tiny guests: a few bytes of machine code, and the exits that they cause.
 
+use crate::abi::nr;
 use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with, AfterRun, Memory};
 use kvm_bindings::*;
@@ -37,8 +38,6 @@ pub const TESTS: &[Test] = &[
 
 const RAM: u64 = 0x1_0000;
 const CODE: u64 = 0x1000;
-const INTERRUPT: u64 = 0x4004_ae86;
-const NMI: u64 = 0xae9a;
 /// The instruction.
 pub const HLT: u8 = 0xf4;
 
@@ -346,7 +345,7 @@ fn interrupt(c: &Ctx) {
     assert!(matches!(g.exit(), VcpuExit::IrqWindowOpen));
     assert_eq!(g.vcpu.get_kvm_run().ready_for_interrupt_injection, 1);
     g.vcpu.get_kvm_run().request_interrupt_window = 0;
-    ioctl_with(&g.vcpu, INTERRUPT, &mut 0x20u32).unwrap();
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
 
     assert_eq!(g.out(), (0x10, 0x77));
     assert_eq!(g.vcpu.get_kvm_run().if_flag, 0, "the handler runs with interrupts off");
@@ -357,7 +356,7 @@ fn nmi(c: &Ctx) {
     let mut g = Guest::new(c, &[0x90, 0xeb, 0xfe]);
     g.handler(2, 0x2000, &[0xb0, 0x02, 0xe6, 0x10, HLT]);
 
-    raw::ioctl(&g.vcpu, NMI, 0).unwrap();
+    raw::ioctl(&g.vcpu, nr::NMI, 0).unwrap();
 
     assert_eq!(g.out(), (0x10, 2));
 }

@@ -2,6 +2,7 @@
 
 //! Interrupt controllers in the kernel: delivery, sleeping in HLT, and starting a second vCPU.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with};
@@ -24,9 +25,6 @@ pub const TESTS: &[Test] = &[
     ("irq: an interrupt that the task priority held back comes when CR8 is lowered", lower_cr8),
     ("irq: the task priority keeps its low bits", low_bits_of_tpr),
 ];
-
-const IRQ_LINE: u64 = 0x4008_ae61;
-const SIGNAL_MSI: u64 = 0x4020_aea5;
 
 /// mov al, VALUE; out 0x10, al; hlt
 pub fn report(value: u8) -> [u8; 5] {
@@ -58,7 +56,7 @@ pub fn enable_lapic(g: &Guest) {
 
 /// Drives a GSI.
 pub fn set_line(g: &Guest, gsi: u32, level: u32) {
-    ioctl_with(&g.vm, IRQ_LINE, &mut [gsi, level]).unwrap();
+    ioctl_with(&g.vm, nr::IRQ_LINE, &mut [gsi, level]).unwrap();
 }
 
 /// Sends a message.
@@ -73,7 +71,7 @@ pub fn send_nmi(vm: &impl AsRawFd) -> Result<i32, i32> {
 
 fn send_to(vm: &impl AsRawFd, address: u32, data: u32) -> Result<i32, i32> {
     let mut msi = kvm_msi { address_lo: address, data, ..Default::default() };
-    ioctl_with(vm, SIGNAL_MSI, &mut msi)
+    ioctl_with(vm, nr::SIGNAL_MSI, &mut msi)
 }
 
 fn hlt_sleeps(c: &Ctx) {
@@ -139,7 +137,7 @@ fn msi_wakes(c: &Ctx) {
         s.spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
             let mut msi = kvm_msi { address_lo: 0xfee0_0000, data: 0x41, ..Default::default() };
-            ioctl_with(vm, SIGNAL_MSI, &mut msi).unwrap();
+            ioctl_with(vm, nr::SIGNAL_MSI, &mut msi).unwrap();
         });
         match g.vcpu.run().expect("KVM_RUN") {
             kvm_ioctls::VcpuExit::IoOut(0x10, &[0x41]) => {}

@@ -2,6 +2,7 @@
 
 //! What user space is given holds nothing of the kernel's memory: zeros where nothing is.
 
+use crate::abi::nr;
 use crate::harness::{Ctx, Test};
 use crate::raw::{ioctl_with, mapping};
 use kvm_bindings::*;
@@ -15,14 +16,6 @@ pub const TESTS: &[Test] = &[
     ("leaks: reserved fields of a vm's structures are zeros", vm_structures),
 ];
 
-const GET_SREGS: u64 = 0x8138_ae83;
-const GET_FPU: u64 = 0x81a0_ae8c;
-const GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
-const GET_DEBUGREGS: u64 = 0x8080_aea1;
-const GET_XCRS: u64 = 0x8188_aea6;
-const GET_CLOCK: u64 = 0x8030_ae7c;
-const GET_PIT2: u64 = 0x8070_ae9f;
-
 fn run_pages(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
     let pages = mapping(&vcpu, c.kvm.get_vcpu_mmap_size().unwrap());
@@ -32,7 +25,7 @@ fn run_pages(c: &Ctx) {
 
 /// Asks for a structure, whose place holds ones before, and checks that these ranges of it are zeros.
 #[track_caller]
-fn zeros(fd: &impl AsRawFd, request: u64, ranges: impl IntoIterator<Item = Range<usize>>) {
+fn zeros(fd: &impl AsRawFd, request: u32, ranges: impl IntoIterator<Item = Range<usize>>) {
     let mut bytes = [0xffu8; 1024];
 
     ioctl_with(fd, request, &mut bytes).unwrap();
@@ -60,18 +53,18 @@ fn vcpu_structures(c: &Ctx) {
     let used = vcpu.get_xcrs().unwrap().nr_xcrs as usize;
     let first = offset_of!(kvm_xcrs, xcrs) + used * size_of::<kvm_xcr>();
 
-    zeros(&vcpu, GET_SREGS, sregs);
-    zeros(&vcpu, GET_FPU, [bytes!(kvm_fpu, pad1, last_opcode), bytes!(kvm_fpu, pad2)]);
+    zeros(&vcpu, nr::GET_SREGS, sregs);
+    zeros(&vcpu, nr::GET_FPU, [bytes!(kvm_fpu, pad1, last_opcode), bytes!(kvm_fpu, pad2)]);
     zeros(
         &vcpu,
-        GET_VCPU_EVENTS,
+        nr::GET_VCPU_EVENTS,
         [
             bytes!(kvm_vcpu_events, nmi.pad, sipi_vector),
             bytes!(kvm_vcpu_events, reserved, exception_has_payload),
         ],
     );
-    zeros(&vcpu, GET_DEBUGREGS, Some(bytes!(kvm_debugregs, reserved)));
-    zeros(&vcpu, GET_XCRS, Some(first..size_of::<kvm_xcrs>()));
+    zeros(&vcpu, nr::GET_DEBUGREGS, Some(bytes!(kvm_debugregs, reserved)));
+    zeros(&vcpu, nr::GET_XCRS, Some(first..size_of::<kvm_xcrs>()));
 }
 
 fn vm_structures(c: &Ctx) {
@@ -79,6 +72,6 @@ fn vm_structures(c: &Ctx) {
     vm.create_irq_chip().unwrap();
     vm.create_pit2(kvm_pit_config::default()).unwrap();
 
-    zeros(&vm, GET_CLOCK, [bytes!(kvm_clock_data, pad0, realtime), bytes!(kvm_clock_data, pad)]);
-    zeros(&vm, GET_PIT2, Some(bytes!(kvm_pit_state2, reserved)));
+    zeros(&vm, nr::GET_CLOCK, [bytes!(kvm_clock_data, pad0, realtime), bytes!(kvm_clock_data, pad)]);
+    zeros(&vm, nr::GET_PIT2, Some(bytes!(kvm_pit_state2, reserved)));
 }

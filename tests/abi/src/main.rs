@@ -7,6 +7,8 @@
 //! test that fails on stock KVM says nothing about rvmm. `abi-tests [--device PATH] --fuzz SECONDS [SEED]` runs
 //! random guests instead, of which a single result comes.
 
+#[path = "../../../abi/mod.rs"]
+mod abi;
 mod harness;
 mod raw;
 

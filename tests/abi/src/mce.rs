@@ -2,6 +2,7 @@
 
 //! Machine checks, and the local APIC's bit of CPUID.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
 use crate::irq::report;
@@ -20,8 +21,6 @@ pub const TESTS: &[Test] = &[
     ("vcpu: cpuid shows a local apic while its base register enables it", apic_bit),
 ];
 
-const SETUP_MCE: u64 = 0x4008_ae9c;
-const SET_MCE: u64 = 0x4040_ae9e;
 const MCG_CAP: u32 = 0x179;
 /// MCi_STATUS of bank 1; ADDR and MISC follow.
 const STATUS_1: u32 = 0x405;
@@ -30,7 +29,7 @@ const UNCORRECTED: u64 = 1 << 61;
 const CONTEXT_CORRUPT: u64 = 1 << 57;
 
 fn banks(vcpu: &VcpuFd, mut cap: u64) -> Result<i32, i32> {
-    ioctl_with(vcpu, SETUP_MCE, &mut cap)
+    ioctl_with(vcpu, nr::X86_SETUP_MCE, &mut cap)
 }
 
 fn msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
@@ -39,7 +38,7 @@ fn msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
 }
 
 fn setup(c: &Ctx) {
-    let most = ioctl(&c.kvm, 0xae03, KVM_CAP_MCE.into()).unwrap();
+    let most = ioctl(&c.kvm, nr::CHECK_EXTENSION, KVM_CAP_MCE.into()).unwrap();
     assert!(most >= 10, "{most} banks");
     let (_vm, vcpu) = c.vcpu();
 
@@ -62,7 +61,7 @@ fn bad_setup(c: &Ctx) {
 
 fn set(vcpu: &VcpuFd, e: kvm_x86_mce) -> Result<i32, i32> {
     let mut e = e;
-    ioctl_with(vcpu, SET_MCE, &mut e)
+    ioctl_with(vcpu, nr::X86_SET_MCE, &mut e)
 }
 
 fn corrected(c: &Ctx) {

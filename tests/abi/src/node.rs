@@ -2,6 +2,7 @@
 
 //! The device node.
 
+use crate::abi::{nr, rvmm};
 use crate::harness::{refused, Ctx, Test};
 use crate::raw::{ioctl, ioctl_with};
 use kvm_bindings::*;
@@ -21,20 +22,13 @@ pub const TESTS: &[Test] = &[
     ("node: every msr is listed once", msr_list_unique),
 ];
 
-const GET_API_VERSION: u64 = 0xae00;
-const CREATE_VM: u64 = 0xae01;
-const CHECK_EXTENSION: u64 = 0xae03;
-const GET_VCPU_MMAP_SIZE: u64 = 0xae04;
-const GET_MSR_INDEX_LIST: u64 = 0xc004_ae02;
-const GET_SUPPORTED_CPUID: u64 = 0xc008_ae05;
-
 fn api_version(c: &Ctx) {
     assert_eq!(c.kvm.get_api_version(), 12);
 }
 
 fn stray_argument(c: &Ctx) {
-    refused(ioctl(&c.kvm, GET_API_VERSION, 1), &[EINVAL]);
-    refused(ioctl(&c.kvm, GET_VCPU_MMAP_SIZE, 1), &[EINVAL]);
+    refused(ioctl(&c.kvm, nr::GET_API_VERSION, 1), &[EINVAL]);
+    refused(ioctl(&c.kvm, nr::GET_VCPU_MMAP_SIZE, 1), &[EINVAL]);
 }
 
 fn unknown_ioctl(c: &Ctx) {
@@ -43,8 +37,8 @@ fn unknown_ioctl(c: &Ctx) {
 }
 
 fn unknown_capability(c: &Ctx) {
-    for cap in [5, 9999, u64::from(u32::MAX), 0x7276_0000] {
-        assert_eq!(ioctl(&c.kvm, CHECK_EXTENSION, cap), Ok(0), "capability {cap:#x}");
+    for cap in [5, 9999, u64::from(u32::MAX), rvmm::DEV_UART.into()] {
+        assert_eq!(ioctl(&c.kvm, nr::CHECK_EXTENSION, cap), Ok(0), "capability {cap:#x}");
     }
 }
 
@@ -62,9 +56,9 @@ fn basic_capabilities(c: &Ctx) {
         KVM_CAP_IMMEDIATE_EXIT,
     ];
     for cap in needed {
-        assert!(ioctl(&c.kvm, CHECK_EXTENSION, cap.into()).unwrap() > 0, "capability {cap}");
+        assert!(ioctl(&c.kvm, nr::CHECK_EXTENSION, cap.into()).unwrap() > 0, "capability {cap}");
     }
-    let number = |cap: u32| ioctl(&c.kvm, CHECK_EXTENSION, cap.into()).unwrap();
+    let number = |cap: u32| ioctl(&c.kvm, nr::CHECK_EXTENSION, cap.into()).unwrap();
     assert!(number(KVM_CAP_NR_MEMSLOTS) >= 32);
     assert!(number(KVM_CAP_MAX_VCPUS) >= number(KVM_CAP_NR_VCPUS));
 }
@@ -74,7 +68,7 @@ fn mmap_size(c: &Ctx) {
 }
 
 fn unknown_vm_type(c: &Ctx) {
-    refused(ioctl(&c.kvm, CREATE_VM, 0x7fff_ffff), &[EINVAL]);
+    refused(ioctl(&c.kvm, nr::CREATE_VM, 0x7fff_ffff), &[EINVAL]);
 }
 
 /// A list with room for one entry.
@@ -88,7 +82,7 @@ struct ShortCpuid {
 fn short_cpuid(c: &Ctx) {
     let mut list = ShortCpuid { nent: 1, padding: 0, entry: [0; 10] };
 
-    refused(ioctl_with(&c.kvm, GET_SUPPORTED_CPUID, &mut list), &[E2BIG]);
+    refused(ioctl_with(&c.kvm, nr::GET_SUPPORTED_CPUID, &mut list), &[E2BIG]);
 }
 
 fn supported_cpuid(c: &Ctx) {
@@ -114,7 +108,7 @@ fn supported_cpuid(c: &Ctx) {
 fn short_msr_list(c: &Ctx) {
     let mut list = 0u32;
 
-    refused(ioctl_with(&c.kvm, GET_MSR_INDEX_LIST, &mut list), &[E2BIG]);
+    refused(ioctl_with(&c.kvm, nr::GET_MSR_INDEX_LIST, &mut list), &[E2BIG]);
 
     assert!(list > 5, "{list} MSRs");
 }

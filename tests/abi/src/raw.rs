@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::abi::nr;
 use kvm_bindings::{kvm_irqchip, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::arch::x86_64::{CpuidResult, __cpuid};
@@ -17,18 +18,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Calls an ioctl whose argument is a number.
-pub fn ioctl(fd: &impl AsRawFd, request: u64, arg: u64) -> Result<i32, i32> {
+pub fn ioctl(fd: &impl AsRawFd, request: u32, arg: u64) -> Result<i32, i32> {
     // SAFETY: Callers pass numbers that the request does not take for an address, or 0.
-    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) };
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), arg) };
     check(ret)
 }
 
 /// Calls an ioctl whose argument is a structure, read or written.
-pub fn ioctl_with<T>(fd: &impl AsRawFd, request: u64, arg: &mut T) -> Result<i32, i32> {
-    let size = (request >> 16) & 0x3fff;
-    assert!(size as usize <= size_of::<T>(), "the request is larger than its argument");
+pub fn ioctl_with<T>(fd: &impl AsRawFd, request: u32, arg: &mut T) -> Result<i32, i32> {
+    assert!(nr::size_of_request(request) <= size_of::<T>(), "the request is larger than its argument");
     // SAFETY: The kernel accesses the bytes that the request number names, all inside `arg`.
-    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, arg as *mut T) };
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), arg as *mut T) };
     check(ret)
 }
 
@@ -120,9 +120,9 @@ impl Memory {
 }
 
 /// `struct uffdio_api`, `struct uffdio_register` and `struct uffdio_zeropage`.
-const UFFDIO_API: u64 = 0xc018_aa3f;
-const UFFDIO_REGISTER: u64 = 0xc020_aa00;
-const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
+const UFFDIO_API: u32 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u32 = 0xc020_aa00;
+const UFFDIO_ZEROPAGE: u32 = 0xc020_aa04;
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const PAGE: u64 = 4096;
@@ -257,7 +257,7 @@ pub fn run_with_ldt(vcpu: &impl AsRawFd) -> AfterRun {
             "mov eax, 158", "mov edi, 0x1002", "mov rsi, r9",
             "syscall",
             inout("rax") libc::SYS_ioctl => _, inout("rdi") i64::from(vcpu.as_raw_fd()) => _,
-            inout("rsi") 0xae80u64 => _, inout("rdx") 0u64 => _, inout("r8") u64::from(LDT_SELECTOR) => has_table,
+            inout("rsi") u64::from(nr::RUN) => _, inout("rdx") 0u64 => _, inout("r8") u64::from(LDT_SELECTOR) => has_table,
             in("r9") base, out("r10") ret, out("rcx") _, out("r11") _,
             out("r12") ds, out("r13") es, out("r14") fs, out("r15") gs,
         );

@@ -2,6 +2,7 @@
 
 //! A vCPU's registers: the state after reset, and that what is set is what is got.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, skip, Ctx, Test};
 use crate::raw::{self, ioctl, ioctl_with};
@@ -35,8 +36,6 @@ pub const TESTS: &[Test] = &[
     ("vcpu: a local apic is there only with interrupt controllers", lapic),
 ];
 
-const RUN: u64 = 0xae80;
-
 fn unknown_ioctl(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
 
@@ -46,7 +45,7 @@ fn unknown_ioctl(c: &Ctx) {
 fn run_argument(c: &Ctx) {
     let (_vm, vcpu) = c.vcpu();
 
-    refused(ioctl(&vcpu, RUN, 1), &[EINVAL]);
+    refused(ioctl(&vcpu, nr::RUN, 1), &[EINVAL]);
 }
 
 fn reset_state(c: &Ctx) {
@@ -173,7 +172,7 @@ fn unknown_msr(c: &Ctx) {
 
 fn listed_msrs(c: &Ctx) {
     let vm = c.vm();
-    ioctl(&vm, 0xae60, 0).unwrap();
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
     vcpu.set_cpuid2(&c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
 
@@ -286,7 +285,7 @@ fn mxcsr_of_fpu(c: &Ctx) {
 }
 
 fn set_xsave(vcpu: &VcpuFd, area: &mut kvm_xsave) -> Result<i32, i32> {
-    ioctl_with(vcpu, 0x5000_aea5, area)
+    ioctl_with(vcpu, nr::SET_XSAVE, area)
 }
 
 fn xcrs(c: &Ctx) {
@@ -348,7 +347,7 @@ fn lapic(c: &Ctx) {
     assert_eq!(vcpu.get_lapic().unwrap_err().errno(), EINVAL);
 
     let vm = c.vm();
-    ioctl(&vm, 0xae60, 0).unwrap();
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
     let lapic = vcpu.get_lapic().unwrap();
 
@@ -388,7 +387,7 @@ fn mp_states(c: &Ctx) {
     }
 
     let vm = c.vm();
-    ioctl(&vm, 0xae60, 0).unwrap();
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
     let (first, second) = (vm.create_vcpu(0).unwrap(), vm.create_vcpu(1).unwrap());
     assert_eq!(second.get_mp_state().unwrap().mp_state, KVM_MP_STATE_UNINITIALIZED);
     for vcpu in [&first, &second] {
@@ -401,7 +400,7 @@ fn mp_states(c: &Ctx) {
 
 fn lapic_registers(c: &Ctx) {
     let vm = c.vm();
-    ioctl(&vm, 0xae60, 0).unwrap();
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
     vcpu.set_cpuid2(&c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
     // TPR, SVR, LVT timer, LINT0, LINT1, error, divide.

@@ -2,6 +2,7 @@
 
 //! A VM's fd: memory slots, vCPUs, interrupt controllers, clock.
 
+use crate::abi::nr;
 use crate::harness::{refused, Ctx, Test};
 use crate::raw::{cpuid, ioctl, ioctl_with, Memory};
 use kvm_bindings::*;
@@ -26,10 +27,6 @@ pub const TESTS: &[Test] = &[
     ("vm: the clock goes on from where it is set", clock),
 ];
 
-const CREATE_VCPU: u64 = 0xae41;
-const CREATE_IRQCHIP: u64 = 0xae60;
-const IRQ_LINE: u64 = 0x4008_ae61;
-const CREATE_PIT2: u64 = 0x4040_ae77;
 const PAGE: u64 = 4096;
 
 fn unknown_ioctl(c: &Ctx) {
@@ -39,12 +36,12 @@ fn unknown_ioctl(c: &Ctx) {
 fn vcpu_twice(c: &Ctx) {
     let (vm, _vcpu) = c.vcpu();
 
-    refused(ioctl(&vm, CREATE_VCPU, 0), &[EEXIST]);
+    refused(ioctl(&vm, nr::CREATE_VCPU, 0), &[EEXIST]);
 }
 
 fn vcpu_beyond(c: &Ctx) {
     for id in [1 << 20, u64::from(u32::MAX), 1 << 40] {
-        refused(ioctl(&c.vm(), CREATE_VCPU, id), &[EINVAL]);
+        refused(ioctl(&c.vm(), nr::CREATE_VCPU, id), &[EINVAL]);
     }
 }
 
@@ -137,30 +134,30 @@ fn slot_absent(c: &Ctx) {
 
 fn irqchip_order(c: &Ctx) {
     let vm = c.vm();
-    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
-    refused(ioctl(&vm, CREATE_IRQCHIP, 0), &[EEXIST]);
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
+    refused(ioctl(&vm, nr::CREATE_IRQCHIP, 0), &[EEXIST]);
 
     let (vm, _vcpu) = c.vcpu();
-    refused(ioctl(&vm, CREATE_IRQCHIP, 0), &[EINVAL]);
+    refused(ioctl(&vm, nr::CREATE_IRQCHIP, 0), &[EINVAL]);
 }
 
 fn pit_order(c: &Ctx) {
     let vm = c.vm();
     let mut config = kvm_pit_config::default();
 
-    refused(ioctl_with(&vm, CREATE_PIT2, &mut config), &[ENOENT]);
-    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
-    ioctl_with(&vm, CREATE_PIT2, &mut config).unwrap();
-    refused(ioctl_with(&vm, CREATE_PIT2, &mut config), &[EEXIST]);
+    refused(ioctl_with(&vm, nr::CREATE_PIT2, &mut config), &[ENOENT]);
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
+    ioctl_with(&vm, nr::CREATE_PIT2, &mut config).unwrap();
+    refused(ioctl_with(&vm, nr::CREATE_PIT2, &mut config), &[EEXIST]);
 }
 
 fn irq_line(c: &Ctx) {
     let vm = c.vm();
     let mut level = [4u32, 1];
 
-    refused(ioctl_with(&vm, IRQ_LINE, &mut level), &[ENXIO]);
-    ioctl(&vm, CREATE_IRQCHIP, 0).unwrap();
-    ioctl_with(&vm, IRQ_LINE, &mut level).unwrap();
+    refused(ioctl_with(&vm, nr::IRQ_LINE, &mut level), &[ENXIO]);
+    ioctl(&vm, nr::CREATE_IRQCHIP, 0).unwrap();
+    ioctl_with(&vm, nr::IRQ_LINE, &mut level).unwrap();
 }
 
 fn clock(c: &Ctx) {
