@@ -11,6 +11,8 @@
 //! A seed gives each child the same plan, though not the same timing: `--seed S --round N` runs one of them
 //! again.
 
+#[path = "../../../abi/mod.rs"]
+mod abi;
 mod child;
 mod ops;
 mod random;

@@ -3,10 +3,12 @@
 //! What a random caller does: an ioctl of the table with an argument that is nearly right, or something to the
 //! files and the memory behind it.
 
+use crate::abi::{nr, run, sys as sys_abi, vcpu, vm};
 use crate::random::Random;
 use crate::sys::{self, Arena, RunPage};
 use crate::table::{Row, Shape, Target, TABLE};
 use crate::world::{restart, run_page, World, DEVICES, MEMORY};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// Bytes of a caller's arguments.
 const SCRATCH: usize = 16 * 4096;
@@ -150,9 +152,9 @@ impl<'a> Caller<'a> {
             "CREATE_VCPU" => self.world.vcpus.put(place, answer),
             "GET_STATS_FD" => self.world.others.put(9 + place % 3, answer),
             "CREATE_DEVICE" => {
-                let mut fd = [0; 4];
-                self.scratch.read(4, &mut fd);
-                self.world.devices.put(place, i32::from_ne_bytes(fd));
+                let mut device = vm::CreateDevice::new_zeroed();
+                self.scratch.read(0, device.as_mut_bytes());
+                self.world.devices.put(place, device.fd as i32);
             }
             _ => {}
         }
@@ -166,13 +168,17 @@ impl<'a> Caller<'a> {
         self.set(at, &(value as u32).to_ne_bytes());
     }
 
-    fn set64(&self, at: usize, value: u64) {
-        self.set(at, &value.to_ne_bytes());
+    /// Changes a structure of the arguments.
+    fn change<T: FromBytes + IntoBytes + Immutable>(&self, at: usize, how: impl FnOnce(&mut T)) {
+        let mut it = T::new_zeroed();
+        self.scratch.read(at, it.as_mut_bytes());
+        how(&mut it);
+        self.set(at, it.as_bytes());
     }
 
     /// Returns an argument, having prepared what it points to.
     fn argument(&self, fd: i32, number: u32, shape: Shape) -> u64 {
-        let size = (number >> 16 & 0x3fff) as usize;
+        let size = nr::size_of_request(number);
         let base = self.scratch.address();
         if self.random.once_in(60) {
             return self.bad_address();
@@ -195,47 +201,51 @@ impl<'a> Caller<'a> {
             Shape::Memory => self.memory_slot(),
             Shape::Routing => self.routes(),
             Shape::Irqfd => {
-                self.fill(0, 32);
-                self.set32(0, self.event() as u64);
-                self.set32(4, self.random.small(64));
-                self.set32(8, [0, 0, 1, 2, self.random.odd()][self.random.below(5)]);
+                self.fill(0, size);
+                self.change(0, |a: &mut vm::Irqfd| {
+                    a.fd = self.event() as u32;
+                    a.gsi = self.random.small(64) as u32;
+                    a.flags = [0, 0, 1, 2, self.random.odd() as u32][self.random.below(5)];
+                });
             }
             Shape::Ioeventfd => {
-                self.fill(0, 64);
-                let addr = [0x70, 0xc000_0000, self.random.odd()][self.random.below(3)];
-                self.set64(8, addr);
-                self.set32(16, self.random.small(9));
-                self.set32(20, self.event() as u64);
-                self.set32(24, self.random.small(8));
+                self.fill(0, size);
+                self.change(0, |a: &mut vm::Ioeventfd| {
+                    a.addr = [0x70, 0xc000_0000, self.random.odd()][self.random.below(3)];
+                    a.len = self.random.small(9) as u32;
+                    a.fd = self.event();
+                    a.flags = self.random.small(8) as u32;
+                });
             }
-            Shape::Line => {
+            Shape::Line => self.change(0, |a: &mut vm::IrqLevel| {
                 let gsi = if self.random.once_in(5) { self.random.odd() } else { self.random.small(24) };
-                self.set32(0, gsi);
-                self.set32(4, self.random.small(2));
-            }
-            Shape::Message => {
-                self.set(0, &[0; 32]);
-                self.set32(0, 0xfee0_0000 | self.random.next() & 0xf_fffc);
-                self.set32(8, self.random.odd());
-            }
-            Shape::NewDevice => {
-                self.set32(0, u64::from(self.random.of(&DEVICES).0));
-                self.set64(4, if self.random.once_in(8) { self.random.odd() } else { 0 });
-            }
+                a.irq = gsi as u32;
+                a.level = self.random.small(2) as u32;
+            }),
+            Shape::Message => self.change(0, |a: &mut vm::Msi| {
+                *a = vm::Msi::new_zeroed();
+                a.address_lo = 0xfee0_0000 | self.random.next() as u32 & 0xf_fffc;
+                a.data = self.random.odd() as u32;
+            }),
+            Shape::NewDevice => self.change(0, |a: &mut vm::CreateDevice| {
+                a.kind = self.random.of(&DEVICES).0;
+                a.flags = if self.random.once_in(8) { self.random.odd() as u32 } else { 0 };
+            }),
             Shape::Attribute => self.attribute(),
             Shape::Msrs => self.msrs(),
             Shape::Cpuid => {
                 let node = self.world.node;
                 self.set32(0, [0, 8, 256, 256, self.random.odd()][self.random.below(5)]);
-                sys::ioctl(node, 0xc008_ae05, base);
+                sys::ioctl(node, nr::GET_SUPPORTED_CPUID, base);
                 for _ in 0..self.random.below(3) {
-                    self.set32(8 + self.random.below(2000) * 4, self.random.odd());
+                    let word = size_of::<sys_abi::Cpuid2>() + self.random.below(2000) * 4;
+                    self.set32(word, self.random.odd());
                 }
             }
             Shape::Chip => {
                 let chip = self.random.small(4);
                 self.set32(0, chip);
-                sys::ioctl(fd, 0xc208_ae62, base);
+                sys::ioctl(fd, nr::GET_IRQCHIP, base);
                 self.fill(0, size);
                 if !self.random.once_in(4) {
                     self.set32(0, chip);
@@ -280,30 +290,28 @@ impl<'a> Caller<'a> {
         let (slot, flags) = (r.next() % 8, if r.once_in(8) { r.odd() } else { 0 });
         // The first slot holds the guests' code, and mostly stays.
         let slot = if slot == 0 && !r.once_in(16) { 1 } else { slot };
-        self.set32(0, slot);
-        self.set32(4, flags);
-        self.set64(8, gpa);
-        self.set64(16, len);
-        self.set64(24, at);
-        if self.random.once_in(4) {
-            // Taken away.
-            self.set64(16, 0);
-        }
+        let taken_away = self.random.once_in(4);
+        self.change(0, |a: &mut vm::UserspaceMemoryRegion| {
+            (a.slot, a.flags) = (slot as u32, flags as u32);
+            a.guest_phys_addr = gpa;
+            a.memory_size = if taken_away { 0 } else { len };
+            a.userspace_addr = at;
+        });
     }
 
     fn routes(&self) {
         let count = self.random.below(65);
-        self.set32(0, if self.random.once_in(20) { self.random.odd() } else { count as u64 });
-        self.set32(4, 0);
+        let nr = if self.random.once_in(20) { self.random.odd() as u32 } else { count as u32 };
+        self.change(0, |a: &mut vm::IrqRouting| (a.nr, a.flags) = (nr, 0));
         for i in 0..count {
-            let at = 8 + i * 48;
-            self.fill(at, 48);
+            let at = size_of::<vm::IrqRouting>() + i * size_of::<vm::IrqRoutingEntry>();
+            self.fill(at, size_of::<vm::IrqRoutingEntry>());
             if !self.random.once_in(8) {
-                self.set32(at, self.random.small(64));
-                self.set32(at + 4, 1 + self.random.small(2));
-                self.set32(at + 8, 0);
-                self.set32(at + 16, self.random.small(3));
-                self.set32(at + 20, self.random.small(24));
+                let small = |n| self.random.small(n) as u32;
+                self.change(at, |a: &mut vm::IrqRoutingEntry| {
+                    (a.gsi, a.kind, a.flags) = (small(64), 1 + small(2), 0);
+                    (a.u[0], a.u[1]) = (small(3), small(24));
+                });
             }
         }
     }
@@ -312,11 +320,13 @@ impl<'a> Caller<'a> {
         let (kind, len) = self.random.of(&DEVICES);
         let config = self.world.config(kind, len, &self.random);
         self.set(64, &config);
-        self.set32(0, 0);
-        self.set32(4, self.random.small(3));
-        self.set64(8, self.random.small(2));
         let addr = if self.random.once_in(8) { self.bad_address() } else { self.scratch.address() + 64 };
-        self.set64(16, addr);
+        self.change(0, |a: &mut vm::DeviceAttr| {
+            a.flags = 0;
+            a.group = self.random.small(3) as u32;
+            a.attr = self.random.small(2);
+            a.addr = addr;
+        });
     }
 
     fn msrs(&self) {
@@ -324,8 +334,9 @@ impl<'a> Caller<'a> {
         self.set32(0, if self.random.once_in(20) { self.random.odd() } else { count as u64 });
         for i in 0..count {
             let index = if self.random.once_in(6) { self.random.odd() } else { self.random.of(&MSRS).into() };
-            self.set64(8 + i * 16, index & 0xffff_ffff);
-            self.set64(16 + i * 16, self.random.odd());
+            let at = size_of::<vcpu::Msrs>() + i * size_of::<vcpu::MsrEntry>();
+            let entry = vcpu::MsrEntry { index: index as u32, reserved: 0, data: self.random.odd() };
+            self.set(at, entry.as_bytes());
         }
     }
 
@@ -422,7 +433,7 @@ impl<'a> Caller<'a> {
                 page.set(self.random.below(256), self.random.next() as u8);
             }
             // Whether KVM_RUN is to return at once.
-            page.set(1, u8::from(self.random.once_in(4)));
+            page.set(run::offset::IMMEDIATE_EXIT, u8::from(self.random.once_in(4)));
         }
     }
 }

@@ -2,43 +2,31 @@
 
 //! What the threads of a child share: a machine, its files, and memory.
 
+use crate::abi::{nr, run, rvmm, vcpu, vm};
 use crate::random::Random;
 use crate::sys::{self, Arena, RunPage};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of the guest's memory.
 pub const MEMORY: usize = 8 << 20;
 /// Where guests begin.
 pub const START: u64 = 0x1000;
 
-const CREATE_VM: u32 = 0xae01;
-const CREATE_VCPU: u32 = 0xae41;
-const SET_MEMORY: u32 = 0x4020_ae46;
-const CREATE_IRQCHIP: u32 = 0xae60;
-const CREATE_PIT2: u32 = 0x4040_ae77;
-const CREATE_DEVICE: u32 = 0xc00c_aee0;
-const SET_ATTR: u32 = 0x4018_aee1;
-const GET_SREGS: u32 = 0x8138_ae83;
-const SET_SREGS: u32 = 0x4138_ae84;
-const SET_REGS: u32 = 0x4090_ae82;
-
 /// The types of rvmm's devices, and how large their configurations are.
 pub const DEVICES: [(u32, usize); 9] = [
-    (0x7276_0000, 8),
-    (0x7276_0001, 24),
-    (0x7276_0002, 4),
-    (PCI_HOST, 16),
-    (0x7276_0004, 4),
-    (BLK, 40),
-    (0x7276_0011, 8),
-    (NET, 56),
-    (0x7276_0013, 16),
+    (rvmm::DEV_UART, size_of::<rvmm::UartConfig>()),
+    (rvmm::DEV_RTC, size_of::<rvmm::RtcConfig>()),
+    (rvmm::DEV_I8042, size_of::<rvmm::I8042Config>()),
+    PCI_HOST,
+    (rvmm::DEV_ACPI_PM, size_of::<rvmm::AcpiPmConfig>()),
+    (rvmm::DEV_VIRTIO_BLK, size_of::<rvmm::VirtioBlkConfig>()),
+    (rvmm::DEV_VIRTIO_RNG, size_of::<rvmm::VirtioRngConfig>()),
+    (rvmm::DEV_VIRTIO_NET, size_of::<rvmm::VirtioNetConfig>()),
+    (rvmm::DEV_VIRTIO_CONSOLE, size_of::<rvmm::VirtioConsoleConfig>()),
 ];
-const PCI_HOST: u32 = 0x7276_0003;
-/// A disk.
-pub const BLK: u32 = 0x7276_0010;
-/// A network card.
-pub const NET: u32 = 0x7276_0012;
+/// The one without which there is no PCI.
+const PCI_HOST: (u32, usize) = (rvmm::DEV_PCI_HOST, size_of::<rvmm::PciHostConfig>());
 
 /// The fds of a child by what they are. Others close them, and put others in their places, at any time.
 pub struct Fds<const N: usize>([AtomicI32; N]);
@@ -113,21 +101,21 @@ impl World {
     }
 
     fn make_machine(&self, r: &Random) {
-        let vm = sys::ioctl(self.node, CREATE_VM, 0);
+        let vm = sys::ioctl(self.node, nr::CREATE_VM, 0);
         self.vms.put(0, vm);
         let scratch = Arena::new(4096, false);
         self.slot(vm, &scratch, 0, 0, 0, MEMORY as u64 / 2);
         if !r.once_in(4) {
-            sys::ioctl(vm, CREATE_IRQCHIP, 0);
+            sys::ioctl(vm, nr::CREATE_IRQCHIP, 0);
             scratch.write(0, &[0; 64]);
-            sys::ioctl(vm, CREATE_PIT2, scratch.address());
+            sys::ioctl(vm, nr::CREATE_PIT2, scratch.address());
         }
         for i in 0..10 {
-            let (kind, len) = if i == 0 { DEVICES[3] } else { r.of(&DEVICES) };
+            let (kind, len) = if i == 0 { PCI_HOST } else { r.of(&DEVICES) };
             self.add_device(vm, &scratch, kind, len, i, r);
         }
         for id in 0..1 + r.below(3) as u64 {
-            let vcpu = sys::ioctl(vm, CREATE_VCPU, id);
+            let vcpu = sys::ioctl(vm, nr::CREATE_VCPU, id);
             self.vcpus.put(id as usize, vcpu);
             restart(vcpu, &scratch);
         }
@@ -136,51 +124,59 @@ impl World {
 
     /// Sets a slot of a VM.
     pub fn slot(&self, vm: i32, scratch: &Arena, slot: u32, gpa: u64, at: u64, len: u64) {
-        let words = [u64::from(slot), gpa, len, self.memory.address() + at];
-        words.iter().enumerate().for_each(|(i, w)| scratch.write(i * 8, &w.to_ne_bytes()));
-        sys::ioctl(vm, SET_MEMORY, scratch.address());
+        let userspace_addr = self.memory.address() + at;
+        let region = vm::UserspaceMemoryRegion {
+            slot,
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr,
+        };
+        scratch.write(0, region.as_bytes());
+        sys::ioctl(vm, nr::SET_USER_MEMORY_REGION, scratch.address());
     }
 
     /// Makes a device and configures it, mostly as it wants to be.
     pub fn add_device(&self, vm: i32, scratch: &Arena, kind: u32, len: usize, place: usize, r: &Random) {
-        scratch.write(0, &u64::from(kind).to_ne_bytes());
-        scratch.write(8, &[0; 4]);
-        if sys::ioctl(vm, CREATE_DEVICE, scratch.address()) < 0 {
+        let mut device = vm::CreateDevice { kind, fd: 0, flags: 0 };
+        scratch.write(0, device.as_bytes());
+        if sys::ioctl(vm, nr::CREATE_DEVICE, scratch.address()) < 0 {
             return;
         }
-        let mut fd = [0; 4];
-        scratch.read(4, &mut fd);
-        let fd = i32::from_ne_bytes(fd);
+        scratch.read(0, device.as_mut_bytes());
+        let fd = device.fd as i32;
         let config = self.config(kind, len, r);
         scratch.write(64, &config);
-        scratch.write(0, &[0; 16]);
-        scratch.write(16, &(scratch.address() + 64).to_ne_bytes());
-        sys::ioctl(fd, SET_ATTR, scratch.address());
+        let addr = scratch.address() + 64;
+        let attr = vm::DeviceAttr { flags: 0, group: rvmm::GROUP_CONFIG, attr: 0, addr };
+        scratch.write(0, attr.as_bytes());
+        sys::ioctl(fd, nr::SET_DEVICE_ATTR, scratch.address());
         self.devices.put(place, fd);
     }
 
     /// Returns a device's configuration.
     pub fn config(&self, kind: u32, len: usize, r: &Random) -> Vec<u8> {
-        let mut c = vec![0; len];
-        let mut set = |at: usize, bytes: &[u8]| c[at..at + bytes.len()].copy_from_slice(bytes);
-        match kind {
-            PCI_HOST => {
-                set(0, &0xc000_0000u64.to_ne_bytes());
-                set(8, &0x1000_0000u64.to_ne_bytes());
+        let mut c = match kind {
+            rvmm::DEV_PCI_HOST => {
+                rvmm::PciHostConfig { mmio_base: 0xc000_0000, mmio_size: 0x1000_0000 }.as_bytes().to_vec()
             }
-            BLK => {
-                set(0, &self.others.at(4).to_ne_bytes());
-                set(36, &(r.below(4) as u16).to_ne_bytes());
+            rvmm::DEV_VIRTIO_BLK => {
+                let mut disk = rvmm::VirtioBlkConfig::new_zeroed();
+                disk.fd = self.others.at(4);
+                disk.queues = r.below(4) as u16;
+                disk.as_bytes().to_vec()
             }
-            NET => {
+            rvmm::DEV_VIRTIO_NET => {
                 let stream = r.once_in(2);
-                let fd = self.others.at(if stream { 5 + r.below(2) } else { 7 });
-                set(0, &fd.to_ne_bytes());
-                set(32, &(if stream { 4u32 } else { 3 * r.below(2) as u32 }).to_ne_bytes());
-                set(40, &1u16.to_ne_bytes());
+                let offloads = rvmm::NET_OFFLOADS | rvmm::NET_UDP_OFFLOADS;
+                let mut card = rvmm::VirtioNetConfig::new_zeroed();
+                card.fds[0] = self.others.at(if stream { 5 + r.below(2) } else { 7 });
+                card.flags = if stream { rvmm::NET_STREAM } else { offloads * r.below(2) as u32 };
+                card.pairs = 1;
+                card.as_bytes().to_vec()
             }
-            _ => {}
-        }
+            _ => vec![0; len],
+        };
         if r.once_in(6) {
             r.fill(&mut c);
         }
@@ -232,21 +228,21 @@ const SNIPPETS: [&[u8]; 22] = [
 
 /// Brings a vCPU to where guests begin.
 pub fn restart(vcpu: i32, scratch: &Arena) {
-    if sys::ioctl(vcpu, GET_SREGS, scratch.address()) < 0 {
+    if sys::ioctl(vcpu, nr::GET_SREGS, scratch.address()) < 0 {
         return;
     }
-    // The code segment's base and selector.
-    scratch.write(0, &[0; 8]);
-    scratch.write(12, &[0; 2]);
-    sys::ioctl(vcpu, SET_SREGS, scratch.address());
-    scratch.write(0, &[0; 144]);
-    scratch.write(48, &0x8000u64.to_ne_bytes());
-    scratch.write(128, &START.to_ne_bytes());
-    scratch.write(136, &2u64.to_ne_bytes());
-    sys::ioctl(vcpu, SET_REGS, scratch.address());
+    let mut sregs = vcpu::Sregs::new_zeroed();
+    scratch.read(0, sregs.as_mut_bytes());
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    scratch.write(0, sregs.as_bytes());
+    sys::ioctl(vcpu, nr::SET_SREGS, scratch.address());
+    let mut regs = vcpu::Regs::new_zeroed();
+    (regs.rsp, regs.rip, regs.rflags) = (0x8000, START, 2);
+    scratch.write(0, regs.as_bytes());
+    sys::ioctl(vcpu, nr::SET_REGS, scratch.address());
 }
 
 /// Maps a vCPU's page, wherever the vCPU is.
 pub fn run_page(vcpu: i32) -> Option<RunPage> {
-    RunPage::map(vcpu, 3 * 4096, 0)
+    RunPage::map(vcpu, run::MMAP_SIZE, 0)
 }
