@@ -28,6 +28,7 @@ import termios
 import time
 import tty
 
+import abi_header
 import bochs_host
 import emulated_host
 import ktap
@@ -100,7 +101,9 @@ def tiny_guest():
 def programs():
     """Compiles what tests/system/*.sh call, tests/system/*.c and the tiny guest, and returns the programs."""
     sources = [path for path in files_in("tests", "system") if path.endswith(".c")]
-    return [build(os.path.basename(path)[:-2], [path], "-lpthread") for path in sources] + [tiny_guest()]
+    header = abi_header.path(os.path.join(TARGET, "system"))
+    options = ["-I", os.path.dirname(header), "-lpthread"]
+    return [build(os.path.basename(path)[:-2], [path, header], *options) for path in sources] + [tiny_guest()]
 
 
 def script_of(command, kernel):

@@ -29,16 +29,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define DEV_PCI_HOST	0x72760003
-#define DEV_BLK		0x72760010
-#define DEV_NET		0x72760012
-#define DEV_RUN		0xaef0
-#define NET_STREAM	4
-#define MEMORY		(1 << 20)
+#include "rvmm_abi.h"
 
-struct pci_host { uint64_t base, size; };
-struct blk { int32_t fd; uint32_t flags; uint8_t serial[20]; uint32_t slot, queue_size; uint16_t queues, pad; };
-struct net { int32_t fds[8]; uint32_t flags, slot; uint16_t pairs, mtu; uint8_t mac[6], pad[6]; };
+#define MEMORY		(1 << 20)
 
 static int results, failed;
 
@@ -91,7 +84,7 @@ static struct machine make(void)
 static int add(const struct machine *m, uint32_t type, const void *config)
 {
 	struct kvm_create_device d = { .type = type };
-	struct kvm_device_attr a = { .addr = (uintptr_t)config };
+	struct kvm_device_attr a = { .group = RVMM_GROUP_CONFIG, .addr = (uintptr_t)config };
 
 	must(ioctl(m->vm, KVM_CREATE_DEVICE, &d), "KVM_CREATE_DEVICE");
 	must(ioctl(d.fd, KVM_SET_DEVICE_ATTR, &a), "KVM_SET_DEVICE_ATTR");
@@ -100,14 +93,14 @@ static int add(const struct machine *m, uint32_t type, const void *config)
 
 static void add_bus(const struct machine *m)
 {
-	close(add(m, DEV_PCI_HOST, &(struct pci_host){ 0xc0000000, 0x10000000 }));
+	close(add(m, RVMM_DEV_PCI_HOST, &(struct rvmm_pci_host_config){ 0xc0000000, 0x10000000 }));
 }
 
 static int add_net(const struct machine *m, int fd, uint32_t flags)
 {
-	struct net net = { { fd, -1, -1, -1, -1, -1, -1, -1 }, .flags = flags, .pairs = 1, .mac = { 2 } };
+	struct rvmm_virtio_net_config net = { { fd, -1, -1, -1, -1, -1, -1, -1 }, .flags = flags, .pairs = 1, .mac = { 2 } };
 
-	return add(m, DEV_NET, &net);
+	return add(m, RVMM_DEV_VIRTIO_NET, &net);
 }
 
 struct lent { int device, queue; pthread_t thread; int error; volatile bool left; };
@@ -116,7 +109,7 @@ static void *lend(void *arg)
 {
 	struct lent *lent = arg;
 
-	lent->error = ioctl(lent->device, DEV_RUN, (long)lent->queue) < 0 ? errno : 0;
+	lent->error = ioctl(lent->device, RVMM_DEV_RUN, (long)lent->queue) < 0 ? errno : 0;
 	lent->left = true;
 	return NULL;
 }
@@ -154,7 +147,7 @@ static void stream_is_not_held(void)
 
 	must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), "socketpair");
 	add_bus(&m);
-	card = add_net(&m, ends[0], NET_STREAM);
+	card = add_net(&m, ends[0], RVMM_NET_STREAM);
 	struct lent lent = { .device = card };
 
 	start(&lent);
@@ -174,7 +167,7 @@ static void stream_is_not_held(void)
 static void disk_is_not_held(void)
 {
 	struct machine m = make();
-	struct blk blk = { 0 };
+	struct rvmm_virtio_blk_config blk = { 0 };
 	struct lent lent = { 0 };
 
 	mkdir("/tmp/held", 0700);
@@ -182,7 +175,7 @@ static void disk_is_not_held(void)
 	blk.fd = must(open("/tmp/held/disk", O_RDWR | O_CREAT | O_CLOEXEC, 0600), "disk");
 	must(ftruncate(blk.fd, 1 << 20), "ftruncate");
 	add_bus(&m);
-	lent.device = add(&m, DEV_BLK, &blk);
+	lent.device = add(&m, RVMM_DEV_VIRTIO_BLK, &blk);
 	start(&lent);
 	close(blk.fd);
 	check("a thread that is lent to a disk holds the file", umount("/tmp/held") && errno == EBUSY);
@@ -289,7 +282,7 @@ static void stream_with(bool lends)
 
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
 	add_bus(&m);
-	int fds[] = { add_net(&m, ends[0], NET_STREAM), m.vcpu, m.vm };
+	int fds[] = { add_net(&m, ends[0], RVMM_NET_STREAM), m.vcpu, m.vm };
 	/* The transmit queue's, which does not read what is in the socket. */
 	static struct lent lent = { .queue = 1 };
 
@@ -322,7 +315,7 @@ static void ring_and_epoll(void)
 
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
 	add_bus(&m);
-	int card = add_net(&m, ends[0], NET_STREAM);
+	int card = add_net(&m, ends[0], RVMM_NET_STREAM);
 	int fds[] = { m.vm, m.vcpu, card, ends[0] }, watches[] = { event, epoll };
 
 	must(ioctl(m.vm, KVM_IRQFD, &irqfd), "KVM_IRQFD");
