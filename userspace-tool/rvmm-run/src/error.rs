@@ -13,15 +13,15 @@ use nix::errno::Errno;
 use crate::config::memory::MemoryError;
 use crate::config::net::NetKind;
 use crate::console::error::ConsoleError;
-use crate::devices::disk::DiskError;
+use crate::devices::disk::error::DiskError;
 use crate::devices::net::NetError;
 use crate::exit_status::ExitStatus;
-use crate::kernel::KernelError;
+use crate::kernel::error::KernelError;
 use crate::klog;
 
 /// A failure of the tool.
 #[derive(Debug)]
-pub enum Error {
+pub enum ToolError {
     /// The kernel image.
     Kernel(PathBuf, KernelError),
     /// The initrd.
@@ -57,12 +57,12 @@ pub enum Error {
     /// The module does not have something that every run needs.
     Lacks(&'static str),
     /// The guest was reset and cannot be started again.
-    Restart(Box<Error>),
+    Restart(Box<ToolError>),
     /// An operation of the host or the module failed.
     Host(&'static str, Errno),
 }
 
-impl Error {
+impl ToolError {
     /// Wraps an error of the module for `what`, an operation in plain words.
     pub fn host(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |e| Self::Host(what, Errno::from_raw(e.errno()))
@@ -95,7 +95,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
@@ -124,7 +124,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for ToolError {}
 
 /// Why the node could not be opened, and what to do.
 fn node_advice(errno: Errno) -> String {

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rvmm_run::cmd::{check, run};
-use rvmm_run::config::cli::Cli;
+use rvmm_run::config::cli::CommandLine;
 use rvmm_run::console;
 use rvmm_run::exit_status::ExitStatus;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match CommandLine::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();

@@ -9,14 +9,16 @@ use std::process::Command;
 use common::TempDir;
 use proptest::prelude::*;
 use rvmm_run::acpi::aml::{eisa_id, integer, name, package};
-use rvmm_run::acpi::{build, mp, AcpiConfig, Placed};
+use rvmm_run::acpi::config::AcpiConfig;
+use rvmm_run::acpi::table::PlacedTable;
+use rvmm_run::acpi::{build, mp};
 use rvmm_run::config::layout::{ACPI, ACPI_END, MP_TABLE, RESET_VECTOR};
 
-fn tables(cpus: u32) -> Vec<Placed> {
+fn tables(cpus: u32) -> Vec<PlacedTable> {
     build(AcpiConfig { cpus, keyboard: true })
 }
 
-fn find<'a>(tables: &'a [Placed], signature: &[u8]) -> &'a Placed {
+fn find<'a>(tables: &'a [PlacedTable], signature: &[u8]) -> &'a PlacedTable {
     tables.iter().find(|t| t.bytes.starts_with(signature)).expect("table")
 }
 

@@ -22,12 +22,12 @@ use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use rvmm_run::config::console::{ConsoleDevice, ConsoleSpec};
 use rvmm_run::console::error::ConsoleError;
-use rvmm_run::console::escape::{Escape, Typed};
-use rvmm_run::console::pty::{is_ours, Pty};
-use rvmm_run::console::pump::Pump;
-use rvmm_run::console::ring::Ring;
-use rvmm_run::console::Console;
-use rvmm_run::control::signals::Signals;
+use rvmm_run::console::escape::{EscapeKey, TypedInput};
+use rvmm_run::console::pty::{is_ours, PtyConsole};
+use rvmm_run::console::pump::ConsolePump;
+use rvmm_run::console::ring::ByteRing;
+use rvmm_run::console::HostConsole;
+use rvmm_run::control::signals::SignalQueue;
 use rvmm_run::devices::file_id::FileId;
 use rvmm_run::sys::is_ignored;
 
@@ -35,10 +35,10 @@ use rvmm_run::sys::is_ignored;
 struct Running {
     uart: UnixStream,
     stop: Arc<EventFd>,
-    thread: JoinHandle<Pump>,
+    thread: JoinHandle<ConsolePump>,
 }
 
-fn start(mut pump: Pump) -> Running {
+fn start(mut pump: ConsolePump) -> Running {
     let (near, uart) = UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     uart.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -53,25 +53,25 @@ fn start(mut pump: Pump) -> Running {
 }
 
 impl Running {
-    fn finish(self) -> Pump {
+    fn finish(self) -> ConsolePump {
         self.stop.write(1).unwrap();
         self.thread.join().unwrap()
     }
 }
 
 /// A pseudo terminal, where the host has devpts.
-fn new_pty() -> Option<Pty> {
+fn new_pty() -> Option<PtyConsole> {
     if !std::path::Path::new("/dev/pts/ptmx").exists() {
         eprintln!("SKIP: devpts is not mounted on /dev/pts");
         return None;
     }
-    Some(Pty::new().unwrap())
+    Some(PtyConsole::new().unwrap())
 }
 
-fn pty() -> Option<(Pump, PathBuf)> {
+fn pty() -> Option<(ConsolePump, PathBuf)> {
     let pty = new_pty()?;
     let name = pty.name().to_path_buf();
-    Some((Pump::new(Console::Pty(pty)), name))
+    Some((ConsolePump::new(HostConsole::Pty(pty)), name))
 }
 
 fn attach(name: &PathBuf) -> File {
@@ -184,12 +184,12 @@ fn console_stays_attached_over_a_new_machine() {
 fn output_written_just_before_the_end_arrives() {
     let dir = TempDir::new();
     let path = dir.path().join("out");
-    let console = Console::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
-    let mut running = start(Pump::new(console));
+    let console = HostConsole::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
+    let mut running = start(ConsolePump::new(console));
 
     running.uart.write_all(b"Power down\r\n").unwrap();
     let pump = running.finish();
-    assert_eq!(pump.finish(&Signals::new().unwrap(), false), Ok(()));
+    assert_eq!(pump.finish(&SignalQueue::new().unwrap(), false), Ok(()));
 
     assert_eq!(std::fs::read(path).unwrap(), b"Power down\r\n");
 }
@@ -212,7 +212,7 @@ fn reader_that_is_slow_gets_every_byte_before_the_run_ends() {
     guest.join().unwrap();
     running.uart.flush().unwrap();
     let pump = running.finish();
-    let end = std::thread::spawn(move || pump.finish(&Signals::new().unwrap(), false));
+    let end = std::thread::spawn(move || pump.finish(&SignalQueue::new().unwrap(), false));
     std::thread::sleep(Duration::from_millis(1500));
     assert!(!end.is_finished(), "the run waits for the reader");
     got.extend(read_len(&mut reader, wanted.len() - got.len()));
@@ -231,15 +231,15 @@ fn user_who_ends_the_run_does_not_wait_for_a_reader_that_does_not_read() {
     let pump = running.finish();
     let began = Instant::now();
 
-    assert_eq!(pump.finish(&Signals::new().unwrap(), true), Ok(()));
+    assert_eq!(pump.finish(&SignalQueue::new().unwrap(), true), Ok(()));
 
     assert!(began.elapsed() < Duration::from_secs(4));
 }
 
 #[test]
 fn file_that_takes_no_more_ends_the_run_with_its_error() {
-    let console = Console::open(&ConsoleSpec::File("/dev/full".into()), &[]).unwrap();
-    let mut running = start(Pump::new(console));
+    let console = HostConsole::open(&ConsoleSpec::File("/dev/full".into()), &[]).unwrap();
+    let mut running = start(ConsolePump::new(console));
     running.uart.write_all(b"Linux version").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     // The guest goes on.
@@ -247,7 +247,7 @@ fn file_that_takes_no_more_ends_the_run_with_its_error() {
 
     let pump = running.finish();
 
-    assert_eq!(pump.finish(&Signals::new().unwrap(), false), Err(Errno::ENOSPC));
+    assert_eq!(pump.finish(&SignalQueue::new().unwrap(), false), Err(Errno::ENOSPC));
 }
 
 #[test]
@@ -257,9 +257,9 @@ fn pipe_without_a_reader_is_told_at_once() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let spec = ConsoleSpec::File(path.clone());
 
-    assert!(matches!(Console::open(&spec, &[]), Err(ConsoleError::NoReader(_))));
+    assert!(matches!(HostConsole::open(&spec, &[]), Err(ConsoleError::NoReader(_))));
     let _reader = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
-    assert!(Console::open(&spec, &[]).is_ok());
+    assert!(HostConsole::open(&spec, &[]).is_ok());
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn file_that_the_guest_starts_from_is_not_emptied() {
     std::fs::hard_link(&kernel, &other_name).unwrap();
     let id = FileId::of(&File::open(&kernel).unwrap()).unwrap();
 
-    let opened = Console::open(&ConsoleSpec::File(other_name), &[(id, "the kernel")]);
+    let opened = HostConsole::open(&ConsoleSpec::File(other_name), &[(id, "the kernel")]);
 
     assert!(matches!(opened, Err(ConsoleError::FileIsInput(_, "the kernel"))));
     assert_eq!(std::fs::read(kernel).unwrap(), b"kernel");
@@ -287,12 +287,12 @@ fn signal_that_is_ignored_is_known() {
 fn file_belongs_to_one_run_and_must_be_no_terminal() {
     let dir = TempDir::new();
     let path = dir.file("out", b"old");
-    let first = Console::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
+    let first = HostConsole::open(&ConsoleSpec::File(path.clone()), &[]).unwrap();
     let Some(pty) = new_pty() else { return };
 
-    assert!(matches!(Console::open(&ConsoleSpec::File(path), &[]), Err(ConsoleError::FileLocked(_))));
+    assert!(matches!(HostConsole::open(&ConsoleSpec::File(path), &[]), Err(ConsoleError::FileLocked(_))));
     assert!(matches!(
-        Console::open(&ConsoleSpec::File(pty.name().into()), &[]),
+        HostConsole::open(&ConsoleSpec::File(pty.name().into()), &[]),
         Err(ConsoleError::FileIsTerminal(_))
     ));
     drop(first);
@@ -310,18 +310,19 @@ fn pseudo_terminal_has_an_owner_as_long_as_it_exists() {
 
 #[test]
 fn escape_key_has_its_meanings() {
-    let mut escape = Escape::default();
-    let typed: Vec<Typed> = b"a\x01\x01\x01h\x01p\x01xb".iter().filter_map(|b| escape.feed(*b)).collect();
+    let mut escape = EscapeKey::default();
+    let typed: Vec<TypedInput> =
+        b"a\x01\x01\x01h\x01p\x01xb".iter().filter_map(|b| escape.feed(*b)).collect();
 
     assert_eq!(
         typed,
         [
-            Typed::Guest(b'a'),
-            Typed::Guest(1),
-            Typed::Help,
-            Typed::PowerButton,
-            Typed::Quit,
-            Typed::Guest(b'b'),
+            TypedInput::Guest(b'a'),
+            TypedInput::Guest(1),
+            TypedInput::Help,
+            TypedInput::PowerButton,
+            TypedInput::Quit,
+            TypedInput::Guest(b'b'),
         ]
     );
 }
@@ -347,7 +348,7 @@ fn console_names_are_parsed() {
 
 #[test]
 fn what_the_queue_forgets_is_counted() {
-    let mut ring = Ring::new(4);
+    let mut ring = ByteRing::new(4);
 
     assert_eq!(ring.push(b"abc"), 0);
     assert_eq!(ring.push(b"defg"), 3);
@@ -360,7 +361,7 @@ proptest! {
     /// The queue holds the newest bytes, whatever is pushed and consumed.
     #[test]
     fn ring_is_the_tail_of_what_came(chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..20), 0..40)) {
-        let mut ring = Ring::new(32);
+        let mut ring = ByteRing::new(32);
         let mut model: Vec<u8> = Vec::new();
         for (chunk, taken) in chunks {
             ring.push(&chunk);

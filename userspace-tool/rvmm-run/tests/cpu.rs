@@ -11,11 +11,11 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 use rvmm_run::config::layout::{BOOT_PARAMS, GDT, PML4, PVH_START_INFO};
 use rvmm_run::config::memory::RamSize;
-use rvmm_run::kernel::Entry;
-use rvmm_run::vm::cpuid::{personalise, Topology};
+use rvmm_run::kernel::loaded::KernelEntry;
+use rvmm_run::vm::cpuid::{personalise, CpuTopology};
 use rvmm_run::vm::dump::ExitLog;
 use rvmm_run::vm::regs;
-use rvmm_run::vm::vcpu_loop::{run_until_end, End, Processor};
+use rvmm_run::vm::vcpu_loop::{run_until_end, Processor, VcpuEnd};
 use vm_memory::{Bytes, GuestAddress};
 
 /// One scripted return of `KVM_RUN`.
@@ -74,24 +74,24 @@ impl Processor for Script {
     }
 }
 
-fn end_of(steps: &[Step]) -> End {
+fn end_of(steps: &[Step]) -> VcpuEnd {
     run_until_end(&mut Script::new(steps), &AtomicBool::new(false), |_| {})
 }
 
 #[test]
 fn system_events_end_the_run_as_the_guest_meant() {
-    assert_eq!(end_of(&[Step::Event(1)]), End::PowerOff);
-    assert_eq!(end_of(&[Step::Event(2)]), End::Reset);
-    assert!(matches!(end_of(&[Step::Event(3)]), End::Failed { .. }));
+    assert_eq!(end_of(&[Step::Event(1)]), VcpuEnd::PowerOff);
+    assert_eq!(end_of(&[Step::Event(2)]), VcpuEnd::Reset);
+    assert!(matches!(end_of(&[Step::Event(3)]), VcpuEnd::Failed { .. }));
 }
 
 #[test]
 fn signals_and_retries_do_not_end_the_run() {
     assert_eq!(
         end_of(&[Step::Fails(Errno::EINTR), Step::Fails(Errno::EAGAIN), Step::Event(1)]),
-        End::PowerOff
+        VcpuEnd::PowerOff
     );
-    assert_eq!(end_of(&[Step::Fails(Errno::EFAULT)]), End::Host(Errno::EFAULT));
+    assert_eq!(end_of(&[Step::Fails(Errno::EFAULT)]), VcpuEnd::Host(Errno::EFAULT));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn nobody_home_reads_all_ones() {
 
 #[test]
 fn triple_fault_dumps_registers_and_last_exits() {
-    let End::TripleFault(dump) = end_of(&[Step::Out(0x80), Step::Shutdown]) else {
+    let VcpuEnd::TripleFault(dump) = end_of(&[Step::Out(0x80), Step::Shutdown]) else {
         panic!("no triple fault")
     };
 
@@ -122,7 +122,7 @@ fn failures_of_the_module_name_their_numbers() {
         (Step::InternalError, "suberror 1, data [abc]"),
         (Step::Unknown, "exit reason 99"),
     ] {
-        let End::Failed { reason, dump } = end_of(&[step]) else { panic!("{step:?} did not fail") };
+        let VcpuEnd::Failed { reason, dump } = end_of(&[step]) else { panic!("{step:?} did not fail") };
         assert!(reason.contains(text), "{reason}");
         assert!(dump.contains("rip here"));
     }
@@ -130,7 +130,7 @@ fn failures_of_the_module_name_their_numbers() {
 
 #[test]
 fn stopped_machine_does_not_enter_the_guest() {
-    assert_eq!(run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), |_| {}), End::Stopped);
+    assert_eq!(run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), |_| {}), VcpuEnd::Stopped);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn exit_log_keeps_the_newest() {
 
 #[test]
 fn linux_entry_is_long_mode_with_the_first_4_gib_mapped() {
-    let entry = Entry::Linux64 { rip: 0x100_0200 };
+    let entry = KernelEntry::Linux64 { rip: 0x100_0200 };
     let ram = RamSize::from_bytes(64 << 20).unwrap().allocate().unwrap();
 
     regs::write_tables(&ram, entry).unwrap();
@@ -177,7 +177,7 @@ fn linux_entry_is_long_mode_with_the_first_4_gib_mapped() {
 
 #[test]
 fn pvh_entry_is_flat_protected_mode_without_paging() {
-    let entry = Entry::Pvh { eip: 0x100_0010 };
+    let entry = KernelEntry::Pvh { eip: 0x100_0010 };
 
     let general = regs::general(entry);
     let system = regs::system(kvm_sregs { efer: 0x500, cr4: 0x20, cr3: 7, ..Default::default() }, entry);
@@ -190,8 +190,8 @@ fn pvh_entry_is_flat_protected_mode_without_paging() {
 #[test]
 fn descriptors_in_memory_match_the_loaded_segments() {
     for (entry, code) in [
-        (Entry::Linux64 { rip: 0 }, 0x00af_9b00_0000_ffffu64),
-        (Entry::Pvh { eip: 0 }, 0x00cf_9b00_0000_ffff),
+        (KernelEntry::Linux64 { rip: 0 }, 0x00af_9b00_0000_ffffu64),
+        (KernelEntry::Pvh { eip: 0 }, 0x00cf_9b00_0000_ffff),
     ] {
         let ram = RamSize::from_bytes(64 << 20).unwrap().allocate().unwrap();
 
@@ -239,7 +239,7 @@ fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> &kvm_cpuid_en
 
 #[test]
 fn cpuid_tells_each_processor_its_own_id() {
-    let leaves = personalise(&amd_host(), Topology { id: 2, cpus: 4, tsc_deadline: true });
+    let leaves = personalise(&amd_host(), CpuTopology { id: 2, cpus: 4, tsc_deadline: true });
 
     assert_eq!(find(&leaves, 1, 0).ebx, 0x0204_0800);
     assert_eq!(find(&leaves, 1, 0).ecx, (1 << 31) | (1 << 24));
@@ -253,7 +253,7 @@ fn cpuid_tells_each_processor_its_own_id() {
 
 #[test]
 fn single_processor_has_no_neighbours() {
-    let leaves = personalise(&amd_host(), Topology { id: 0, cpus: 1, tsc_deadline: false });
+    let leaves = personalise(&amd_host(), CpuTopology { id: 0, cpus: 1, tsc_deadline: false });
 
     assert_eq!(find(&leaves, 1, 0).edx & (1 << 28), 0);
     assert_eq!(find(&leaves, 1, 0).ecx & (1 << 24), 0);
@@ -267,7 +267,7 @@ proptest! {
     fn topology_has_room_for_every_id(cpus in 1u32..4096, pick: prop::sample::Index) {
         let id = pick.index(cpus as usize) as u32;
 
-        let leaves = personalise(&amd_host(), Topology { id, cpus, tsc_deadline: true });
+        let leaves = personalise(&amd_host(), CpuTopology { id, cpus, tsc_deadline: true });
 
         prop_assert_eq!(id >> find(&leaves, 0xb, 1).eax, 0);
         let mut keys: Vec<_> = leaves.iter().map(|l| (l.function, l.index)).collect();
@@ -291,6 +291,6 @@ proptest! {
                 ..Default::default()
             })
             .collect();
-        let _ = personalise(&host, Topology { id: cpus - 1, cpus, tsc_deadline: true });
+        let _ = personalise(&host, CpuTopology { id: cpus - 1, cpus, tsc_deadline: true });
     }
 }

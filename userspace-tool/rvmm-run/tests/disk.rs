@@ -10,7 +10,8 @@ use common::TempDir;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
 use rvmm_run::config::disk::DiskSpec;
-use rvmm_run::devices::disk::{open, DiskError};
+use rvmm_run::devices::disk::error::DiskError;
+use rvmm_run::devices::disk::open;
 
 fn spec(text: &str) -> DiskSpec {
     text.parse().unwrap()

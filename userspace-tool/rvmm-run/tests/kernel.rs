@@ -10,10 +10,12 @@ use common::{bzimage, elf, put, pvh_note, Segment};
 use proptest::prelude::*;
 use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO};
 use rvmm_run::config::memory::RamSize;
-use rvmm_run::kernel::image::{FileImage, Image};
+use rvmm_run::kernel::error::KernelError;
+use rvmm_run::kernel::image::{FileImage, KernelImage};
+use rvmm_run::kernel::loaded::{KernelEntry, LoadedKernel};
 use rvmm_run::kernel::uki::{self, Part};
-use rvmm_run::kernel::unknown::Unknown;
-use rvmm_run::kernel::{load, load_initrd, params, Entry, KernelError, Loaded};
+use rvmm_run::kernel::unknown::UnknownImage;
+use rvmm_run::kernel::{load, load_initrd, params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
@@ -21,7 +23,7 @@ fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
     (size, size.allocate().unwrap())
 }
 
-fn load_in(mib: u64, image: &[u8]) -> Result<(Loaded, GuestMemoryMmap<()>), KernelError> {
+fn load_in(mib: u64, image: &[u8]) -> Result<(LoadedKernel, GuestMemoryMmap<()>), KernelError> {
     let (size, ram) = ram(mib);
     load(image, size, &ram).map(|loaded| (loaded, ram))
 }
@@ -46,7 +48,7 @@ fn bzimage_is_loaded_at_its_preferred_address() {
 
     let (loaded, ram) = load_in(64, &bzimage(&code)).unwrap();
 
-    assert_eq!(loaded.entry, Entry::Linux64 { rip: 0x100_0200 });
+    assert_eq!(loaded.entry, KernelEntry::Linux64 { rip: 0x100_0200 });
     assert_eq!(loaded.end, 0x180_0000, "init_size counts, not the size of the file");
     assert_eq!(read(&ram, 0x100_0000, code.len()), code);
 }
@@ -58,7 +60,7 @@ fn relocatable_bzimage_moves_down_when_memory_is_short() {
 
     let (loaded, _) = load_in(32, &image).unwrap();
 
-    assert_eq!(loaded.entry, Entry::Linux64 { rip: 0x20_0200 });
+    assert_eq!(loaded.entry, KernelEntry::Linux64 { rip: 0x20_0200 });
 }
 
 #[test]
@@ -100,7 +102,7 @@ fn elf_with_pvh_note_is_entered_there() {
 
     let (loaded, ram) = load_in(64, &image).unwrap();
 
-    assert_eq!(loaded.entry, Entry::Pvh { eip: 0x100_0010 });
+    assert_eq!(loaded.entry, KernelEntry::Pvh { eip: 0x100_0010 });
     assert_eq!(read(&ram, 0x100_0000, 64), [0xf4; 64]);
 }
 
@@ -112,7 +114,7 @@ fn elf_without_note_is_entered_in_long_mode() {
 
     let (loaded, _) = load_in(64, &image).unwrap();
 
-    assert_eq!(loaded.entry, Entry::Linux64 { rip: 0x100_0004 });
+    assert_eq!(loaded.entry, KernelEntry::Linux64 { rip: 0x100_0004 });
     assert_eq!(loaded.end, 0x210_0000);
 }
 
@@ -156,7 +158,7 @@ fn segments_must_not_overlap_nor_touch_the_first_mib() {
 fn what_is_no_kernel_is_called_so() {
     for image in [&b""[..], b"x", b"root:x:0:0\n", &[0; 4096]] {
         let error = load_in(64, image).unwrap_err();
-        assert!(matches!(error, KernelError::UnknownFormat(Unknown::Nothing)), "{error}");
+        assert!(matches!(error, KernelError::UnknownFormat(UnknownImage::Nothing)), "{error}");
     }
 }
 
@@ -251,7 +253,7 @@ fn a_stock_kernel_loads_when_the_host_has_one() {
 
     let (loaded, _) = load_in(256, &image).unwrap();
 
-    assert!(matches!(loaded.entry, Entry::Linux64 { .. }));
+    assert!(matches!(loaded.entry, KernelEntry::Linux64 { .. }));
 }
 
 /// Bytes at random places of a good image, which is how a fuzzer gets past the magic numbers.
@@ -270,10 +272,10 @@ fn damaged(mut image: Vec<u8>, head: usize, damage: &[(prop::sample::Index, u8)]
 }
 
 /// What holds for every kernel that was accepted.
-fn check_invariants(loaded: &Loaded) -> Result<(), TestCaseError> {
+fn check_invariants(loaded: &LoadedKernel) -> Result<(), TestCaseError> {
     let start = match loaded.entry {
-        Entry::Linux64 { rip } => rip,
-        Entry::Pvh { eip } => u64::from(eip),
+        KernelEntry::Linux64 { rip } => rip,
+        KernelEntry::Pvh { eip } => u64::from(eip),
     };
     prop_assert!(start >= MIB && start < loaded.end);
     prop_assert!(loaded.end <= 32 * MIB);

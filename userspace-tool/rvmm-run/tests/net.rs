@@ -2,14 +2,14 @@
 
 //! Network cards: options.
 
-use rvmm_run::config::net::{Mac, NetKind, NetSpec};
+use rvmm_run::config::net::{MacAddress, NetKind, NetSpec};
 
 #[test]
 fn options_are_parsed() {
     let net: NetSpec = "tap=vm0,mac=52:54:00:aB:cd:ef,mtu=9000,queues=4".parse().unwrap();
 
     assert_eq!(net.kind, NetKind::Tap("vm0".to_string()));
-    assert_eq!(net.mac, Mac([0x52, 0x54, 0, 0xab, 0xcd, 0xef]));
+    assert_eq!(net.mac, MacAddress([0x52, 0x54, 0, 0xab, 0xcd, 0xef]));
     assert_eq!((net.mtu, net.queues), (Some(9000), Some(4)));
 }
 

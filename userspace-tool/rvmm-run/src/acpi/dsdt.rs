@@ -7,8 +7,8 @@ use super::aml::{
     bus_range, device, eisa_id, integer, io_ports, io_range, irq, memory_range, name, package, resources,
     scope,
 };
+use super::config::AcpiConfig;
 use super::table::table;
-use super::AcpiConfig;
 use crate::config::layout::{COM1, COM1_IRQ, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE};
 
 /// `_STA`: present, enabled, shown and working.

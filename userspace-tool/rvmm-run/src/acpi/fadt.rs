@@ -2,8 +2,8 @@
 
 //! Fixed ACPI description table: the power management registers. ACPI, "Fixed ACPI Description Table (FADT)".
 
+use super::config::AcpiConfig;
 use super::table::{table, HEADER_LEN};
-use super::AcpiConfig;
 use crate::config::layout::{PM1A_CONTROL, PM1A_EVENT, PM_TIMER, RESET_PORT, RESET_VALUE, SCI_IRQ};
 
 /// Length of the table in revision 6.

@@ -2,8 +2,8 @@
 
 //! Multiple APIC description table. ACPI, "Multiple APIC Description Table (MADT)".
 
+use super::config::AcpiConfig;
 use super::table::table;
-use super::AcpiConfig;
 use crate::config::layout::{IOAPIC, LAPIC, SCI_IRQ};
 
 /// There is a pair of 8259 interrupt controllers too.

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod aml;
+pub mod config;
 mod dsdt;
 mod fadt;
 mod madt;
@@ -19,7 +20,8 @@ pub mod table;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use self::table::{checksum, table, OEM_ID};
+use self::config::AcpiConfig;
+use self::table::{checksum, table, PlacedTable, OEM_ID};
 use crate::config::layout::{ACPI, ACPI_END};
 
 /// Offset of the FACS, which must be 64-byte aligned.
@@ -27,40 +29,21 @@ const FACS_AT: u64 = ACPI + 0x40;
 /// Where the remaining tables begin.
 const TABLES_AT: u64 = ACPI + 0x80;
 
-/// What of the machine the tables describe and a user can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcpiConfig {
-    /// Number of processors; APIC ids count from 0, the I/O APIC has the next one.
-    pub cpus: u32,
-    /// Whether a guest should look for a keyboard controller. The model answers on its ports in either case; a guest
-    /// that is told of it spends time on a keyboard that is not there.
-    pub keyboard: bool,
-}
-
-/// A table and its guest physical address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Guest physical address.
-    pub gpa: u64,
-    /// Contents.
-    pub bytes: Vec<u8>,
-}
-
 /// Builds all tables, RSDP first, with final addresses and checksums.
-pub fn build(config: AcpiConfig) -> Vec<Placed> {
+pub fn build(config: AcpiConfig) -> Vec<PlacedTable> {
     let mut next = TABLES_AT;
     let mut place = |bytes: Vec<u8>| {
         let gpa = next;
         next = (gpa + bytes.len() as u64).next_multiple_of(16);
-        Placed { gpa, bytes }
+        PlacedTable { gpa, bytes }
     };
-    let facs = Placed { gpa: FACS_AT, bytes: facs() };
+    let facs = PlacedTable { gpa: FACS_AT, bytes: facs() };
     let dsdt = place(dsdt::build(config));
     let fadt = place(fadt::build(config, facs.gpa, dsdt.gpa));
     let madt = place(madt::build(config));
     let entries: Vec<u8> = [fadt.gpa, madt.gpa].iter().flat_map(|gpa| gpa.to_le_bytes()).collect();
     let xsdt = place(table(b"XSDT", 1, &entries));
-    let rsdp = Placed { gpa: ACPI, bytes: rsdp(xsdt.gpa) };
+    let rsdp = PlacedTable { gpa: ACPI, bytes: rsdp(xsdt.gpa) };
     vec![rsdp, facs, dsdt, fadt, madt, xsdt]
 }
 

@@ -6,8 +6,7 @@
 //! They say what the MADT says, but for processors whose APIC id takes more than eight bits: this format has no room for
 //! them.
 
-use super::table::checksum;
-use super::Placed;
+use super::table::{checksum, PlacedTable};
 use crate::config::layout::{IOAPIC, LAPIC, MP_TABLE, SCI_IRQ};
 
 /// Version 1.4 of the specification.
@@ -45,10 +44,10 @@ const EXTERNAL: u8 = 3;
 const EVERY_APIC: u8 = 0xff;
 
 /// Builds the floating pointer and the configuration table for `cpus` processors.
-pub fn build(cpus: u32) -> Vec<Placed> {
+pub fn build(cpus: u32) -> Vec<PlacedTable> {
     vec![
-        Placed { gpa: MP_TABLE, bytes: floating_pointer() },
-        Placed { gpa: CONFIG_AT, bytes: configuration(cpus.min(MAX_APIC_ID + 1)) },
+        PlacedTable { gpa: MP_TABLE, bytes: floating_pointer() },
+        PlacedTable { gpa: CONFIG_AT, bytes: configuration(cpus.min(MAX_APIC_ID + 1)) },
     ]
 }
 
@@ -67,7 +66,8 @@ fn configuration(cpus: u32) -> Vec<u8> {
     let io_apic = u8::try_from(cpus).unwrap_or(0);
     let mut entries: Vec<Vec<u8>> = (0..cpus).map(processor).collect();
     entries.push([&[BUS, ISA_BUS][..], b"ISA   "].concat());
-    entries.push([&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED][..], &(IOAPIC as u32).to_le_bytes()].concat());
+    entries
+        .push([&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED][..], &(IOAPIC as u32).to_le_bytes()].concat());
     // Line 2 is the cascade of the 8259 pair; the timer has its pin.
     entries.extend((0..16).filter(|&irq| irq != 2).map(|irq| {
         let flags = if irq == SCI_IRQ { LEVEL_HIGH } else { BUS_DEFAULT };

@@ -2,6 +2,15 @@
 
 //! The header that all description tables share. ACPI, "System Description Table Header".
 
+/// A table and its guest physical address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedTable {
+    /// Guest physical address.
+    pub gpa: u64,
+    /// Contents.
+    pub bytes: Vec<u8>,
+}
+
 /// Length of the header.
 pub const HEADER_LEN: usize = 36;
 /// Offset of the length field.

@@ -8,10 +8,10 @@ use std::path::Path;
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::config::memory::{host_memory, human};
-use crate::devices::device;
 use crate::errno;
 use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
+use crate::vm::device_types;
 use crate::vm::machine::{open_node, REQUIRED_CAPS};
 
 /// Result of one check.
@@ -115,9 +115,9 @@ fn devices(kvm: &Kvm) -> Vec<Finding> {
         Ok(vm) => vm,
         Err(e) => return vec![Finding::Lacks(format!("a VM cannot be created: {e}; see dmesg"))],
     };
-    let known = |(kind, name): &(u32, &str)| match device::is_known(&vm, *kind) {
+    let known = |(kind, name): &(u32, &str)| match device_types::is_known(&vm, *kind) {
         true => Finding::Has((*name).into()),
         false => Finding::Lacks(format!("{name}: load the rvmm.ko that belongs to this tool")),
     };
-    device::TYPES.iter().map(known).collect()
+    device_types::TYPES.iter().map(known).collect()
 }

@@ -11,28 +11,29 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 
-use crate::config::cli::Cli;
+use crate::config::cli::CommandLine;
 use crate::config::console::{ConsoleDevice, ConsoleSpec};
 use crate::config::memory::host_memory;
-use crate::console::pump::Pump;
-use crate::console::Console;
-use crate::control::signals::Signals;
+use crate::console::pump::ConsolePump;
+use crate::console::HostConsole;
+use crate::control::signals::SignalQueue;
 use crate::devices::{disk, net};
-use crate::error::Error;
+use crate::error::ToolError;
 use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
+use crate::kernel::error::KernelError;
 use crate::kernel::image::FileImage;
-use crate::kernel::{uki, KernelError};
+use crate::kernel::uki;
 use crate::sys;
-use crate::vm::contents::Contents;
+use crate::vm::contents::RamContents;
 use crate::vm::devices::PCI_SLOTS;
-use crate::vm::machine::{open_node, Machine};
-use crate::vm::prepared::Prepared;
-use crate::vm::run::{run as run_machine, Outcome, Verbosity};
-use crate::vm::vcpu_loop::End;
+use crate::vm::machine::{open_node, GuestMachine};
+use crate::vm::prepared::PreparedRun;
+use crate::vm::run::{run as run_machine, RunOutcome, RunVerbosity};
+use crate::vm::vcpu_loop::VcpuEnd;
 
 /// Runs what the command line asks for.
-pub fn run(cli: &Cli) -> ExitStatus {
+pub fn run(cli: &CommandLine) -> ExitStatus {
     match try_run(cli) {
         Ok(status) => status,
         Err(e) => {
@@ -45,32 +46,35 @@ pub fn run(cli: &Cli) -> ExitStatus {
 /// CPUs that the guest's tables can name: 8-bit APIC ids, of which one is the broadcast.
 const MAX_APIC_IDS: u32 = 255;
 
-fn try_run(cli: &Cli) -> Result<ExitStatus, Error> {
+fn try_run(cli: &CommandLine) -> Result<ExitStatus, ToolError> {
     if cli.cpus > MAX_APIC_IDS {
         // The module's limit is the one to name, where it can be asked.
         let max = open_node(&cli.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
-        return Err(Error::TooManyCpus { asked: cli.cpus, max: max.min(MAX_APIC_IDS) });
+        return Err(ToolError::TooManyCpus { asked: cli.cpus, max: max.min(MAX_APIC_IDS) });
     }
     let config = prepare(cli)?;
-    let contents = Contents::new(&config)?;
+    let contents = RamContents::new(&config)?;
     let kvm = open_node(&cli.device)?;
     check_cpus(&kvm, config.cpus)?;
-    let signals = Signals::new()?;
-    let mut machine = Machine::new(&kvm, &config, contents)?;
-    let mut pump = Some(Pump::new(open_console(cli, &config)?));
+    let signals = SignalQueue::new()?;
+    let mut machine = GuestMachine::new(&kvm, &config, contents)?;
+    let mut pump = Some(ConsolePump::new(open_console(cli, &config)?));
     let mut resets = Resets::default();
     let outcome = loop {
         let began = Instant::now();
-        match run_machine(machine, &mut pump, &signals, Verbosity { debug: cli.debug, stats: cli.stats })? {
-            Outcome::Vcpu { id, end } if !cli.no_reboot && resets.starts_again(id, &end, began.elapsed()) => {
+        match run_machine(machine, &mut pump, &signals, RunVerbosity { debug: cli.debug, stats: cli.stats })?
+        {
+            RunOutcome::Vcpu { id, end }
+                if !cli.no_reboot && resets.starts_again(id, &end, began.elapsed()) =>
+            {
                 // The images were good when the run began.
-                let contents = Contents::new(&config).map_err(|e| Error::Restart(Box::new(e)))?;
-                machine = Machine::new(&kvm, &config, contents)?;
+                let contents = RamContents::new(&config).map_err(|e| ToolError::Restart(Box::new(e)))?;
+                machine = GuestMachine::new(&kvm, &config, contents)?;
             }
             outcome => break outcome,
         }
     };
-    let is_asked_for = matches!(outcome, Outcome::Quit | Outcome::Signal(_));
+    let is_asked_for = matches!(outcome, RunOutcome::Quit | RunOutcome::Signal(_));
     let delivered = pump.map_or(Ok(()), |pump| pump.finish(&signals, is_asked_for));
     let status = report(outcome);
     Ok(match (status, delivered) {
@@ -95,40 +99,42 @@ impl Resets {
 
     /// Whether `end`, of processor `id`, resets the machine, which ran for `lasted`. As on a PC, a triple fault does:
     /// it is the last way to reset that a kernel tries.
-    fn starts_again(&mut self, id: usize, end: &End, lasted: Duration) -> bool {
-        let is_fault = matches!(end, End::TripleFault(_));
+    fn starts_again(&mut self, id: usize, end: &VcpuEnd, lasted: Duration) -> bool {
+        let is_fault = matches!(end, VcpuEnd::TripleFault(_));
         self.soon = if is_fault && lasted < Self::SOON { self.soon + 1 } else { 0 };
         if is_fault && self.soon <= Self::MOST {
-            message(&format!("vcpu {id}: triple fault: the guest is reset (--no-reboot ends here, with its registers)"));
+            message(&format!(
+                "vcpu {id}: triple fault: the guest is reset (--no-reboot ends here, with its registers)"
+            ));
         }
-        *end == End::Reset || is_fault && self.soon <= Self::MOST
+        *end == VcpuEnd::Reset || is_fault && self.soon <= Self::MOST
     }
 }
 
 /// Checks and opens everything that does not need the module.
-fn prepare(cli: &Cli) -> Result<Prepared, Error> {
+fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
     let kernel = cli.kernel.clone().unwrap_or_default();
-    let (kernel, initrd, cmdline) = open_kernel(cli, open_image(&kernel, Error::Kernel)?)?;
+    let (kernel, initrd, cmdline) = open_kernel(cli, open_image(&kernel, ToolError::Kernel)?)?;
     let host = host_memory();
     if host > 0 {
-        cli.memory.check_host(host).map_err(Error::Memory)?;
+        cli.memory.check_host(host).map_err(ToolError::Memory)?;
     }
     let specs = cli.all_disks();
     let others = if cli.console_device == ConsoleDevice::Uart { 1 } else { 2 };
     let max = PCI_SLOTS - others;
     let asked = specs.len() + cli.nets.len();
     if asked > max {
-        return Err(Error::TooManyDevices { asked, max });
+        return Err(ToolError::TooManyDevices { asked, max });
     }
     let mut disks = Vec::new();
     for spec in &specs {
-        disks.push(disk::open(spec).map_err(|e| Error::Disk(spec.path.clone(), e))?);
+        disks.push(disk::open(spec).map_err(|e| ToolError::Disk(spec.path.clone(), e))?);
     }
     let mut nets = Vec::new();
     for spec in &cli.nets {
-        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| Error::Net(spec.kind.clone(), e))?);
+        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| ToolError::Net(spec.kind.clone(), e))?);
     }
-    Ok(Prepared {
+    Ok(PreparedRun {
         ram: cli.memory,
         cpus: cli.cpus,
         kernel,
@@ -147,11 +153,14 @@ fn prepare(cli: &Cli) -> Result<Prepared, Error> {
 type NamedImage = (PathBuf, FileImage);
 
 /// The kernel, the initrd and the command line. A unified kernel image brings all three, and what the user gives goes before.
-fn open_kernel(cli: &Cli, kernel: NamedImage) -> Result<(NamedImage, Option<NamedImage>, String), Error> {
+fn open_kernel(
+    cli: &CommandLine,
+    kernel: NamedImage,
+) -> Result<(NamedImage, Option<NamedImage>, String), ToolError> {
     let (path, image) = kernel;
-    let uki = uki::read(&image).map_err(|e| Error::Kernel(path.clone(), e))?;
+    let uki = uki::read(&image).map_err(|e| ToolError::Kernel(path.clone(), e))?;
     let initrd = match &cli.initrd {
-        Some(path) => Some(open_image(path, Error::Initrd)?),
+        Some(path) => Some(open_image(path, ToolError::Initrd)?),
         None => None,
     };
     let Some(uki) = uki else { return Ok(((path, image), initrd, cli.command_line())) };
@@ -160,21 +169,21 @@ fn open_kernel(cli: &Cli, kernel: NamedImage) -> Result<(NamedImage, Option<Name
     Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), cmdline))
 }
 
-fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> Error) -> Result<NamedImage, Error> {
+fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> ToolError) -> Result<NamedImage, ToolError> {
     let image = File::open(path).and_then(FileImage::new);
     image.map(|image| (path.into(), image)).map_err(|e| error(path.into(), KernelError::Io(e)))
 }
 
-fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), Error> {
+fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), ToolError> {
     let max = kvm.get_max_vcpus() as u32;
     if asked > max {
-        return Err(Error::TooManyCpus { asked, max });
+        return Err(ToolError::TooManyCpus { asked, max });
     }
     Ok(())
 }
 
 /// Columns and rows of the terminal that the console will be; zeroes for what is none.
-fn terminal_size(cli: &Cli) -> (u16, u16) {
+fn terminal_size(cli: &CommandLine) -> (u16, u16) {
     match cli.console {
         ConsoleSpec::Stdio => sys::terminal_size(&io::stdin()).unwrap_or_default(),
         _ => (0, 0),
@@ -182,49 +191,49 @@ fn terminal_size(cli: &Cli) -> (u16, u16) {
 }
 
 /// Opens the console and says where it is.
-fn open_console(cli: &Cli, config: &Prepared) -> Result<Console, Error> {
-    let inputs = config.inputs().map_err(Error::io("look at the files that the guest starts from"))?;
-    let console = Console::open(&cli.console, &inputs).map_err(Error::Console)?;
-    if let Console::Pty(pty) = &console {
+fn open_console(cli: &CommandLine, config: &PreparedRun) -> Result<HostConsole, ToolError> {
+    let inputs = config.inputs().map_err(ToolError::io("look at the files that the guest starts from"))?;
+    let console = HostConsole::open(&cli.console, &inputs).map_err(ToolError::Console)?;
+    if let HostConsole::Pty(pty) = &console {
         let name = format!("console: {}\n", pty.name().display());
-        print(&name).map_err(Error::io("write the console's name to standard output"))?;
+        print(&name).map_err(ToolError::io("write the console's name to standard output"))?;
     }
-    if matches!(&console, Console::Stdio(stdio) if stdio.is_in_background()) {
+    if matches!(&console, HostConsole::Stdio(stdio) if stdio.is_in_background()) {
         message("console: the terminal is another job's; bring this one to the foreground to type");
     }
     Ok(console)
 }
 
 /// Tells how the run ended and gives the exit code for it.
-fn report(outcome: Outcome) -> ExitStatus {
+fn report(outcome: RunOutcome) -> ExitStatus {
     match outcome {
-        Outcome::Quit => ExitStatus::UserQuit,
-        Outcome::Signal(signal) => ExitStatus::Signal(signal as u8),
-        Outcome::Failed(e) => {
+        RunOutcome::Quit => ExitStatus::UserQuit,
+        RunOutcome::Signal(signal) => ExitStatus::Signal(signal as u8),
+        RunOutcome::Failed(e) => {
             message(&e.explanation());
             ExitStatus::HostError
         }
-        Outcome::Vcpu { id, end } => report_end(id, end),
+        RunOutcome::Vcpu { id, end } => report_end(id, end),
     }
 }
 
-fn report_end(id: usize, end: End) -> ExitStatus {
+fn report_end(id: usize, end: VcpuEnd) -> ExitStatus {
     match end {
-        End::PowerOff | End::Stopped => ExitStatus::PowerOff,
-        End::Reset => {
+        VcpuEnd::PowerOff | VcpuEnd::Stopped => ExitStatus::PowerOff,
+        VcpuEnd::Reset => {
             message("the guest asked for a reset");
             ExitStatus::GuestReset
         }
-        End::TripleFault(dump) => {
+        VcpuEnd::TripleFault(dump) => {
             message(&format!("vcpu {id}: triple fault\n{dump}"));
             ExitStatus::TripleFault
         }
-        End::Failed { reason, dump } => {
+        VcpuEnd::Failed { reason, dump } => {
             message(&format!("vcpu {id}: {reason}\n{dump}"));
             ExitStatus::VcpuFailed
         }
-        End::Host(errno) => {
-            message(&Error::Host("run a virtual CPU", errno).explanation());
+        VcpuEnd::Host(errno) => {
+            message(&ToolError::Host("run a virtual CPU", errno).explanation());
             ExitStatus::HostError
         }
     }
@@ -237,15 +246,15 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
     const LATER: Duration = Duration::from_secs(60);
 
-    fn fault() -> End {
-        End::TripleFault(String::new())
+    fn fault() -> VcpuEnd {
+        VcpuEnd::TripleFault(String::new())
     }
 
     #[test]
     fn reset_starts_the_guest_again_however_soon_it_comes() {
         let mut resets = Resets::default();
 
-        assert!((0..100).all(|_| resets.starts_again(0, &End::Reset, SOON)));
+        assert!((0..100).all(|_| resets.starts_again(0, &VcpuEnd::Reset, SOON)));
     }
 
     #[test]
@@ -267,6 +276,6 @@ mod tests {
 
     #[test]
     fn power_off_ends_the_run() {
-        assert!(!Resets::default().starts_again(0, &End::PowerOff, LATER));
+        assert!(!Resets::default().starts_again(0, &VcpuEnd::PowerOff, LATER));
     }
 }

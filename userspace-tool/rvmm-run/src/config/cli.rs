@@ -40,7 +40,7 @@ Exit codes:
 /// Runs a Linux guest on the rvmm kernel module.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "rvmm-run", version, max_term_width = 100, after_help = EXAMPLES)]
-pub struct Cli {
+pub struct CommandLine {
     /// Kernel: a bzImage (vmlinuz) or a 64-bit ELF vmlinux
     #[arg(required_unless_present = "check")]
     pub kernel: Option<PathBuf>,
@@ -109,7 +109,7 @@ pub struct Cli {
     pub debug: bool,
 }
 
-impl Cli {
+impl CommandLine {
     /// All disks in the guest's order.
     pub fn all_disks(&self) -> Vec<DiskSpec> {
         let plain = self.plain_disks.iter().cloned().map(DiskSpec::plain);

@@ -8,6 +8,9 @@ use std::str::FromStr;
 use super::options::{on_or_off, split};
 use crate::abi::rvmm::{BLK_MAX_QUEUES, BLK_SERIAL_BYTES};
 
+/// Virtio counts disks in sectors of this size.
+pub const SECTOR: u64 = 512;
+
 /// A disk as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {

@@ -19,9 +19,9 @@ const USAGE: &str =
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
+pub struct MacAddress(pub [u8; 6]);
 
-impl FromStr for Mac {
+impl FromStr for MacAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -45,7 +45,7 @@ impl FromStr for Mac {
     }
 }
 
-impl Mac {
+impl MacAddress {
     /// An address that stays the same for a card of this host, and differs from those of other hosts.
     fn for_card(tap: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -80,7 +80,7 @@ pub struct NetSpec {
     /// What is behind it.
     pub kind: NetKind,
     /// Address of the guest's card.
-    pub mac: Mac,
+    pub mac: MacAddress,
     /// Largest packet for the guest to send, if it is to be told.
     pub mtu: Option<u16>,
     /// Pairs of queues; without a number, one for each processor.
@@ -101,7 +101,7 @@ impl FromStr for NetSpec {
             None if kind == "user" => NetKind::User(Vec::new()),
             None => return Err(USAGE.to_string()),
         };
-        let mac = Mac::for_card(&kind.to_string());
+        let mac = MacAddress::for_card(&kind.to_string());
         let mut spec = Self { kind, mac, mtu: None, queues: None, packed: false };
         for option in parts {
             if let (NetKind::User(arguments), Some(argument)) =

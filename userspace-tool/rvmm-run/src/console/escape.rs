@@ -7,7 +7,7 @@ const PREFIX: u8 = 1;
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Typed {
+pub enum TypedInput {
     /// For the guest.
     Guest(u8),
     /// Ctrl-a x: end the run.
@@ -24,23 +24,23 @@ pub const HELP: &str = "\r\nCtrl-a x  quit rvmm-run\r\nCtrl-a p  press the power
 
 /// State between two keys: whether the last one was the prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Escape {
+pub struct EscapeKey {
     pending: bool,
 }
 
-impl Escape {
+impl EscapeKey {
     /// Takes one byte from the terminal; `None` for the prefix itself.
-    pub fn feed(&mut self, byte: u8) -> Option<Typed> {
+    pub fn feed(&mut self, byte: u8) -> Option<TypedInput> {
         if !self.pending {
             self.pending = byte == PREFIX;
-            return (!self.pending).then_some(Typed::Guest(byte));
+            return (!self.pending).then_some(TypedInput::Guest(byte));
         }
         self.pending = false;
         Some(match byte {
-            PREFIX => Typed::Guest(PREFIX),
-            b'x' | b'X' => Typed::Quit,
-            b'p' | b'P' => Typed::PowerButton,
-            _ => Typed::Help,
+            PREFIX => TypedInput::Guest(PREFIX),
+            b'x' | b'X' => TypedInput::Quit,
+            b'p' | b'P' => TypedInput::PowerButton,
+            _ => TypedInput::Help,
         })
     }
 }

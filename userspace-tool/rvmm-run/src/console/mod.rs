@@ -2,7 +2,7 @@
 
 //! The guest's console, its first serial port or a virtio console, on the host: a new pseudo terminal, the tool's own terminal, a file, or nothing.
 //!
-//! A console outlives the VM, so that it stays attached over a reset of the guest: [`Console`] is opened once, and
+//! A console outlives the VM, so that it stays attached over a reset of the guest: [`HostConsole`] is opened once, and
 //! [`pump::run`] carries bytes between it and the device of one VM.
 
 pub mod error;
@@ -22,25 +22,25 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use self::error::ConsoleError;
-use self::pty::Pty;
-use self::stdio::Stdio;
+use self::pty::PtyConsole;
+use self::stdio::StdioConsole;
 use crate::config::console::ConsoleSpec;
 use crate::devices::file_id::FileId;
 
 /// An open console.
 #[derive(Debug)]
-pub enum Console {
+pub enum HostConsole {
     /// A pseudo terminal.
-    Pty(Pty),
+    Pty(PtyConsole),
     /// Standard input and output.
-    Stdio(Stdio),
+    Stdio(StdioConsole),
     /// A locked file.
     File(Flock<File>),
     /// Nothing.
     None,
 }
 
-impl Console {
+impl HostConsole {
     /// Opens a console. A file is emptied, so this comes after every other check of the input; it must be none of
     /// `inputs`, from which the guest is started.
     ///
@@ -48,8 +48,8 @@ impl Console {
     /// Every `ConsoleError`.
     pub fn open(spec: &ConsoleSpec, inputs: &[(FileId, &'static str)]) -> Result<Self, ConsoleError> {
         match spec {
-            ConsoleSpec::Pty => Pty::new().map(Self::Pty).map_err(ConsoleError::Pty),
-            ConsoleSpec::Stdio => Stdio::new().map(Self::Stdio),
+            ConsoleSpec::Pty => PtyConsole::new().map(Self::Pty).map_err(ConsoleError::Pty),
+            ConsoleSpec::Stdio => StdioConsole::new().map(Self::Stdio),
             ConsoleSpec::File(path) => open_file(path, inputs).map(Self::File),
             ConsoleSpec::None => Ok(Self::None),
         }

@@ -22,7 +22,7 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
 
 /// The master side of a new pseudo terminal.
 #[derive(Debug)]
-pub struct Pty {
+pub struct PtyConsole {
     master: PtyMaster,
     name: PathBuf,
     watch: Inotify,
@@ -41,7 +41,7 @@ fn owner_address(name: &Path) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name([b"rvmm-run:", name.as_os_str().as_encoded_bytes()].concat())
 }
 
-impl Pty {
+impl PtyConsole {
     /// Makes a pseudo terminal in raw mode.
     ///
     /// # Errors

@@ -23,11 +23,11 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use super::escape::{Escape, Typed, HELP};
-use super::pty::Pty;
-use super::ring::Ring;
-use super::Console;
-use crate::control::signals::{Asked, Signals};
+use super::escape::{EscapeKey, TypedInput, HELP};
+use super::pty::PtyConsole;
+use super::ring::ByteRing;
+use super::HostConsole;
+use crate::control::signals::{SignalQueue, SignalRequest};
 use crate::events::message;
 use crate::sys;
 
@@ -54,7 +54,7 @@ const LOOK_PAUSE: u16 = 200;
 
 /// What the user asked for at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum PumpRequest {
     /// End the run.
     Quit,
     /// Press the power button.
@@ -63,11 +63,11 @@ pub enum Request {
 
 /// A console and what is on its way; kept over resets of the guest.
 #[derive(Debug)]
-pub struct Pump {
-    console: Console,
-    out: Ring,
-    inp: Ring,
-    escape: Escape,
+pub struct ConsolePump {
+    console: HostConsole,
+    out: ByteRing,
+    inp: ByteRing,
+    escape: EscapeKey,
     /// Bytes of output that nobody has taken.
     lost: u64,
     /// The console takes no more output, for this reason.
@@ -92,15 +92,15 @@ fn add<'a>(fds: &mut Vec<PollFd<'a>>, fd: Option<BorrowedFd<'a>>, events: PollFl
     Some(fds.len() - 1)
 }
 
-impl Pump {
+impl ConsolePump {
     /// A pump for an open console.
-    pub fn new(console: Console) -> Self {
-        let (out, inp) = (Ring::new(OUT_LIMIT), Ring::new(IN_LIMIT));
-        Self { console, out, inp, escape: Escape::default(), lost: 0, failed: None }
+    pub fn new(console: HostConsole) -> Self {
+        let (out, inp) = (ByteRing::new(OUT_LIMIT), ByteRing::new(IN_LIMIT));
+        Self { console, out, inp, escape: EscapeKey::default(), lost: 0, failed: None }
     }
 
     /// The console.
-    pub fn console(&self) -> &Console {
+    pub fn console(&self) -> &HostConsole {
         &self.console
     }
 
@@ -114,7 +114,7 @@ impl Pump {
     ///
     /// # Errors
     /// The error of `poll`; errors of either side only end the traffic with that side.
-    pub fn run(&mut self, uart: &mut File, stop: &EventFd, request: impl Fn(Request)) -> io::Result<()> {
+    pub fn run(&mut self, uart: &mut File, stop: &EventFd, request: impl Fn(PumpRequest)) -> io::Result<()> {
         let mut uart_open = true;
         loop {
             let ready = self.wait(uart_open.then_some(&*uart), stop)?;
@@ -140,7 +140,7 @@ impl Pump {
             }
         }
         while uart_open && self.read_rest(uart) {}
-        self.inp = Ring::new(IN_LIMIT);
+        self.inp = ByteRing::new(IN_LIMIT);
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Pump {
         let input = self.console.input().filter(|_| self.inp.room() > 0 || self.has_escape());
         let output = self.console.output().filter(|_| !self.out.is_empty());
         let watch = match &self.console {
-            Console::Pty(pty) => Some(pty.watch()),
+            HostConsole::Pty(pty) => Some(pty.watch()),
             _ => None,
         };
         let mut uart_events = PollFlags::empty();
@@ -168,7 +168,7 @@ impl Pump {
         let limit = match &self.console {
             _ if !self.inp.is_empty() => INPUT_PAUSE.into(),
             // Nothing but time tells when the job is brought back.
-            Console::Stdio(stdio) if stdio.is_in_background() => LOOK_PAUSE.into(),
+            HostConsole::Stdio(stdio) if stdio.is_in_background() => LOOK_PAUSE.into(),
             _ => PollTimeout::NONE,
         };
         match poll(&mut fds, limit) {
@@ -192,7 +192,7 @@ impl Pump {
 
     /// Somebody opened or closed the pseudo terminal: a new reader gets raw mode, whatever the last one left behind.
     fn attach_or_detach(&mut self) {
-        if let Console::Pty(pty) = &self.console {
+        if let HostConsole::Pty(pty) = &self.console {
             if pty.take_events() {
                 let _ = pty.make_raw();
             }
@@ -234,12 +234,12 @@ impl Pump {
 
     /// Whether what is typed may be the escape key.
     fn has_escape(&self) -> bool {
-        matches!(&self.console, Console::Stdio(stdio) if stdio.is_terminal())
+        matches!(&self.console, HostConsole::Stdio(stdio) if stdio.is_terminal())
     }
 
     /// Takes what the user typed. What the guest does not take in time is lost, like on a line, but never a key that is for
     /// us.
-    fn read_input(&mut self, request: &impl Fn(Request)) {
+    fn read_input(&mut self, request: &impl Fn(PumpRequest)) {
         let mut buf = [0; READ_MAX];
         let has_escape = self.has_escape();
         let most = if has_escape { READ_MAX } else { self.inp.room().min(READ_MAX) };
@@ -251,7 +251,7 @@ impl Pump {
             // A terminal that has become another job's; SIGTTIN is blocked.
             Err(Errno::EIO) if has_escape => return std::thread::sleep(PAUSE),
             _ => {
-                if let Console::Stdio(stdio) = &mut self.console {
+                if let HostConsole::Stdio(stdio) = &mut self.console {
                     stdio.close_input();
                 }
                 return;
@@ -264,11 +264,11 @@ impl Pump {
         for &byte in typed {
             match self.escape.feed(byte) {
                 None => {}
-                Some(Typed::Guest(byte)) if self.inp.room() > 0 => self.inp.append(&[byte]),
-                Some(Typed::Guest(_)) => {}
-                Some(Typed::Quit) => request(Request::Quit),
-                Some(Typed::PowerButton) => request(Request::PowerButton),
-                Some(Typed::Help) => self.out.append(HELP.as_bytes()),
+                Some(TypedInput::Guest(byte)) if self.inp.room() > 0 => self.inp.append(&[byte]),
+                Some(TypedInput::Guest(_)) => {}
+                Some(TypedInput::Quit) => request(PumpRequest::Quit),
+                Some(TypedInput::PowerButton) => request(PumpRequest::PowerButton),
+                Some(TypedInput::Help) => self.out.append(HELP.as_bytes()),
             }
         }
     }
@@ -289,7 +289,7 @@ impl Pump {
             Ok(len) => self.out.consume(len),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             // A pty whose reader went away keeps its output for the next one.
-            Err(_) if matches!(self.console, Console::Pty(_)) => {}
+            Err(_) if matches!(self.console, HostConsole::Pty(_)) => {}
             Err(errno) => self.fail(errno),
         }
     }
@@ -297,12 +297,12 @@ impl Pump {
     /// The console takes no more output: says so, once, and lets the guest go on.
     fn fail(&mut self, errno: Errno) {
         let what = match &mut self.console {
-            Console::Stdio(stdio) => {
+            HostConsole::Stdio(stdio) => {
                 stdio.close_output();
                 "standard output"
             }
             _ => {
-                self.console = Console::None;
+                self.console = HostConsole::None;
                 "its file"
             }
         };
@@ -316,9 +316,9 @@ impl Pump {
     ///
     /// # Errors
     /// Why output was lost, where the console failed. It has been told.
-    pub fn finish(mut self, signals: &Signals, is_asked_for: bool) -> Result<(), Errno> {
+    pub fn finish(mut self, signals: &SignalQueue, is_asked_for: bool) -> Result<(), Errno> {
         self.deliver(signals, is_asked_for);
-        if let Console::Pty(pty) = &self.console {
+        if let HostConsole::Pty(pty) = &self.console {
             wait_for_reader(pty);
         }
         let lost = self.lost.saturating_add(self.out.len() as u64);
@@ -328,7 +328,7 @@ impl Pump {
         self.failed.map_or(Ok(()), Err)
     }
 
-    fn deliver(&mut self, signals: &Signals, is_asked_for: bool) {
+    fn deliver(&mut self, signals: &SignalQueue, is_asked_for: bool) {
         let limit = Instant::now() + LINGER;
         let mut is_told = false;
         let asked = Cell::new(is_asked_for);
@@ -354,11 +354,11 @@ impl Pump {
             let _ = poll(&mut fds, LOOK_PAUSE);
             let got = |at: usize| fds[at].any().unwrap_or(false);
             let (is_signalled, is_writable, is_typed) = (got(0), got(1), input_at.is_some_and(got));
-            if is_signalled && matches!(signals.take(), Some(Asked::Stop(_))) {
+            if is_signalled && matches!(signals.take(), Some(SignalRequest::Stop(_))) {
                 return;
             }
             if is_typed {
-                self.read_input(&|request| asked.set(asked.get() || request == Request::Quit));
+                self.read_input(&|request| asked.set(asked.get() || request == PumpRequest::Quit));
             }
             if is_writable {
                 self.write_output();
@@ -368,7 +368,7 @@ impl Pump {
 }
 
 /// Gives the reader of a pseudo terminal the time to take the last bytes, which are lost when the master closes.
-fn wait_for_reader(pty: &Pty) {
+fn wait_for_reader(pty: &PtyConsole) {
     if !pty.attached() {
         return;
     }

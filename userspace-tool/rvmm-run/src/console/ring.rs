@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 
 /// Bytes on their way.
 #[derive(Clone, Debug)]
-pub struct Ring {
+pub struct ByteRing {
     bytes: VecDeque<u8>,
     limit: usize,
 }
 
-impl Ring {
+impl ByteRing {
     /// An empty queue for `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { bytes: VecDeque::new(), limit }

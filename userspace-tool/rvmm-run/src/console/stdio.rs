@@ -3,7 +3,7 @@
 //! Standard input and output as console, the terminal in raw mode for the time of the run.
 //!
 //! The terminal's settings are saved in one place for the whole process, so that every way out can restore them: the drop
-//! of [`Stdio`], the panic hook, and the stop signals. Only SIGKILL leaves a raw terminal behind (`stty sane` helps).
+//! of [`StdioConsole`], the panic hook, and the stop signals. Only SIGKILL leaves a raw terminal behind (`stty sane` helps).
 //!
 //! A terminal belongs to the job in its foreground. In the background its settings stay as they are and nothing is read
 //! from it, until SIGCONT says that the job was brought back.
@@ -34,7 +34,7 @@ static TERMINAL: Mutex<Option<Terminal>> = Mutex::new(None);
 
 /// Standard input and output.
 #[derive(Debug)]
-pub struct Stdio {
+pub struct StdioConsole {
     /// Held for the lock alone: one run per terminal.
     _lock: Option<Flock<File>>,
     terminal: bool,
@@ -42,7 +42,7 @@ pub struct Stdio {
     output: Option<io::Stdout>,
 }
 
-impl Stdio {
+impl StdioConsole {
     /// Locks the terminal and puts it into raw mode, when standard input is one and this job is in its foreground.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Stdio {
     }
 }
 
-impl Drop for Stdio {
+impl Drop for StdioConsole {
     fn drop(&mut self) {
         restore();
     }

@@ -10,7 +10,7 @@ use nix::sys::signal::{raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::stdio;
-use crate::error::Error;
+use crate::error::ToolError;
 
 /// The signal that makes `KVM_RUN` and a disk's worker return.
 pub const KICK: Signal = Signal::SIGUSR1;
@@ -23,7 +23,7 @@ const JOB_SIGNALS: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum SignalRequest {
     /// End the run.
     Stop(Signal),
     /// Press the power button.
@@ -32,18 +32,18 @@ pub enum Asked {
 
 /// The signals that the main thread reads. Made before any thread, which inherits the mask.
 #[derive(Debug)]
-pub struct Signals {
+pub struct SignalQueue {
     /// Readable when one waits.
     pub fd: SignalFd,
 }
 
-impl Signals {
+impl SignalQueue {
     /// Blocks the signals and opens the descriptor to read them from.
     ///
     /// # Errors
     /// `Host`.
-    pub fn new() -> Result<Self, Error> {
-        let host = |e| Error::Host("set up signals", e);
+    pub fn new() -> Result<Self, ToolError> {
+        let host = |e| ToolError::Host("set up signals", e);
         let mut read = SigSet::empty();
         for signal in STOP_SIGNALS.into_iter().chain(OTHER_SIGNALS) {
             if !crate::sys::is_ignored(signal).map_err(host)? {
@@ -60,17 +60,17 @@ impl Signals {
     }
 
     /// Takes the next signal that asks for something; pauses and goes on where one says so.
-    pub fn take(&self) -> Option<Asked> {
+    pub fn take(&self) -> Option<SignalRequest> {
         while let Ok(Some(info)) = self.fd.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGPWR) => return Some(Asked::PowerButton),
+                Ok(Signal::SIGPWR) => return Some(SignalRequest::PowerButton),
                 Ok(Signal::SIGCONT) => stdio::resume(),
                 Ok(Signal::SIGTSTP) => {
                     stdio::pause();
                     let _ = raise(Signal::SIGSTOP);
                     stdio::resume();
                 }
-                Ok(signal) => return Some(Asked::Stop(signal)),
+                Ok(signal) => return Some(SignalRequest::Stop(signal)),
                 Err(_) => {}
             }
         }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::passt::PASST;
 use crate::abi::rvmm::NET_MAX_PAIRS;
-use crate::config::net::{Mac, NetKind, NetSpec};
+use crate::config::net::{MacAddress, NetKind, NetSpec};
 use crate::sys;
 
 /// Bytes of the header in front of each packet.
@@ -36,11 +36,11 @@ const UDP_OFFLOADS: u32 = TUN_F_USO4 | TUN_F_USO6;
 
 /// A network card that was checked.
 #[derive(Debug)]
-pub struct Net {
+pub struct OpenNet {
     /// What is behind it.
     pub backend: NetBackend,
     /// Address of the guest's card.
-    pub mac: Mac,
+    pub mac: MacAddress,
     /// Largest packet, 0 to say nothing.
     pub mtu: u16,
     /// The tap takes and gives unfinished checksums and TCP segments.
@@ -114,7 +114,7 @@ impl std::error::Error for NetError {}
 ///
 /// # Errors
 /// Every `NetError`.
-pub fn open(spec: &NetSpec, cpus: usize) -> Result<Net, NetError> {
+pub fn open(spec: &NetSpec, cpus: usize) -> Result<OpenNet, NetError> {
     match &spec.kind {
         NetKind::Tap(tap) => open_tap(spec, tap, cpus),
         NetKind::User(arguments) => {
@@ -125,12 +125,12 @@ pub fn open(spec: &NetSpec, cpus: usize) -> Result<Net, NetError> {
             let mtu = spec.mtu.unwrap_or(USER_MTU);
             let backend = NetBackend::Passt(arguments.clone());
             let (mac, packed) = (spec.mac, spec.packed);
-            Ok(Net { backend, mac, mtu, tcp_offloads: false, udp_offloads: false, packed })
+            Ok(OpenNet { backend, mac, mtu, tcp_offloads: false, udp_offloads: false, packed })
         }
     }
 }
 
-fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<Net, NetError> {
+fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<OpenNet, NetError> {
     let pairs = spec.queues.unwrap_or(cpus).clamp(1, NET_MAX_PAIRS);
     let files = match attach(tap, pairs) {
         // A tap that was made beforehand mostly has one queue, and one is what was not asked otherwise.
@@ -143,7 +143,7 @@ fn open_tap(spec: &NetSpec, tap: &str, cpus: usize) -> Result<Net, NetError> {
     set_up(&files, 0)?;
     let backend = NetBackend::Taps(files);
     let (mac, mtu, packed) = (spec.mac, spec.mtu.unwrap_or(0), spec.packed);
-    Ok(Net { backend, mac, mtu, tcp_offloads, udp_offloads, packed })
+    Ok(OpenNet { backend, mac, mtu, tcp_offloads, udp_offloads, packed })
 }
 
 fn attach(tap: &str, pairs: usize) -> Result<Vec<File>, NetError> {

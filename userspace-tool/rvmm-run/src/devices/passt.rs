@@ -15,13 +15,13 @@ pub const PASST: &str = "passt";
 
 /// A passt that runs, and the socket that it carries packets through. It ends with this.
 #[derive(Debug)]
-pub struct Passt {
+pub struct PasstProcess {
     child: Child,
     /// Our end, for the module.
     pub socket: UnixStream,
 }
 
-impl Passt {
+impl PasstProcess {
     /// Starts one.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl Passt {
     }
 }
 
-impl Drop for Passt {
+impl Drop for PasstProcess {
     fn drop(&mut self) {
         // It ends by itself when the socket is closed, but that comes later.
         let _ = self.child.kill();

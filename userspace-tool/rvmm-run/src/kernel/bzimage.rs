@@ -8,9 +8,10 @@
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
-use super::image::{copy_to_guest, Image};
-use super::unknown::Unknown;
-use super::{Entry, KernelError, Loaded};
+use super::error::KernelError;
+use super::image::{copy_to_guest, KernelImage};
+use super::loaded::{KernelEntry, LoadedKernel};
+use super::unknown::UnknownImage;
 use crate::config::layout::HIGH_RAM;
 use crate::config::memory::RamSize;
 
@@ -36,17 +37,17 @@ const ENTRY_64: u64 = 0x200;
 /// # Errors
 /// `UnknownFormat` when the magic numbers are not there, else what is wrong with the header or its fit into RAM.
 pub fn load(
-    image: &(impl Image + ?Sized),
+    image: &(impl KernelImage + ?Sized),
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
-) -> Result<Loaded, KernelError> {
+) -> Result<LoadedKernel, KernelError> {
     let header = read_header(image)?;
     let (code_offset, code_len) = protected_mode_part(&header, image.len())?;
     let base = load_address(&header, code_len, size)?;
     copy_to_guest(image, code_offset, code_len, ram, base)?;
     let init_size = u64::from(header.init_size).max(code_len);
-    Ok(Loaded {
-        entry: Entry::Linux64 { rip: base + ENTRY_64 },
+    Ok(LoadedKernel {
+        entry: KernelEntry::Linux64 { rip: base + ENTRY_64 },
         end: base + init_size,
         cmdline_max: header.cmdline_size,
         initrd_max: u64::from(header.initrd_addr_max),
@@ -55,11 +56,11 @@ pub fn load(
 }
 
 /// Reads the setup header as far as it says it reaches; fields beyond read as zero.
-fn read_header(image: &(impl Image + ?Sized)) -> Result<setup_header, KernelError> {
+fn read_header(image: &(impl KernelImage + ?Sized)) -> Result<setup_header, KernelError> {
     let mut header = setup_header::default();
     let room = header.as_slice().len();
     if image.len() < HEADER + room as u64 {
-        return Err(KernelError::UnknownFormat(Unknown::of(image)?));
+        return Err(KernelError::UnknownFormat(UnknownImage::of(image)?));
     }
     let mut reach = [0];
     image.read_at(HEADER_LEN, &mut reach)?;
@@ -67,7 +68,7 @@ fn read_header(image: &(impl Image + ?Sized)) -> Result<setup_header, KernelErro
     let len = len.min(room);
     image.read_at(HEADER, &mut header.as_mut_slice()[..len])?;
     if header.boot_flag != 0xaa55 || header.header != MAGIC {
-        return Err(KernelError::UnknownFormat(Unknown::of(image)?));
+        return Err(KernelError::UnknownFormat(UnknownImage::of(image)?));
     }
     if header.version < PROTOCOL_2_12 {
         return Err(KernelError::OldProtocol(header.version));

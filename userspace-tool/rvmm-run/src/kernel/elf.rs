@@ -13,8 +13,9 @@ use goblin::elf::{Elf, ProgramHeader};
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::GuestMemoryMmap;
 
-use super::image::{copy_to_guest, Image};
-use super::{Entry, KernelError, Loaded};
+use super::error::KernelError;
+use super::image::{copy_to_guest, KernelImage};
+use super::loaded::{KernelEntry, LoadedKernel};
 use crate::config::layout::HIGH_RAM;
 use crate::config::memory::RamSize;
 
@@ -38,19 +39,19 @@ const LINUX_CMDLINE_MAX: u32 = 2047;
 /// # Errors
 /// What is wrong with its headers, its segments or their fit into RAM.
 pub fn load(
-    image: &(impl Image + ?Sized),
+    image: &(impl KernelImage + ?Sized),
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
-) -> Result<Loaded, KernelError> {
+) -> Result<LoadedKernel, KernelError> {
     let (elf_entry, headers) = read_headers(image)?;
     let segments = check_segments(&headers, image.len(), size)?;
     let entry = match pvh_entry(image, &headers)? {
-        Some(eip) => Entry::Pvh { eip },
-        None => Entry::Linux64 { rip: elf_entry },
+        Some(eip) => KernelEntry::Pvh { eip },
+        None => KernelEntry::Linux64 { rip: elf_entry },
     };
     let start = match entry {
-        Entry::Pvh { eip } => u64::from(eip),
-        Entry::Linux64 { rip } => rip,
+        KernelEntry::Pvh { eip } => u64::from(eip),
+        KernelEntry::Linux64 { rip } => rip,
     };
     if !segments.iter().any(|s| s.contains(start)) {
         return Err(KernelError::EntryOutside(start));
@@ -58,7 +59,7 @@ pub fn load(
     for segment in &segments {
         copy_to_guest(image, segment.offset, segment.file_len, ram, segment.base)?;
     }
-    Ok(Loaded {
+    Ok(LoadedKernel {
         entry,
         end: segments.iter().map(Segment::end).max().unwrap_or(HIGH_RAM),
         cmdline_max: LINUX_CMDLINE_MAX,
@@ -88,7 +89,7 @@ impl Segment {
 }
 
 /// Entry point and program headers.
-fn read_headers(image: &(impl Image + ?Sized)) -> Result<(u64, Vec<ProgramHeader>), KernelError> {
+fn read_headers(image: &(impl KernelImage + ?Sized)) -> Result<(u64, Vec<ProgramHeader>), KernelError> {
     let has = image.len();
     let mut ident = [0; EHDR as usize];
     let readable = has.min(EHDR) as usize;
@@ -184,7 +185,10 @@ fn check_segment(
 }
 
 /// The PVH entry point, when a note names one.
-fn pvh_entry(image: &(impl Image + ?Sized), headers: &[ProgramHeader]) -> Result<Option<u32>, KernelError> {
+fn pvh_entry(
+    image: &(impl KernelImage + ?Sized),
+    headers: &[ProgramHeader],
+) -> Result<Option<u32>, KernelError> {
     for header in headers.iter().filter(|h| h.p_type == PT_NOTE) {
         let len = header.p_filesz.min(MAX_NOTES);
         let needs = header.p_offset.checked_add(len).ok_or(KernelError::ElfHeader("note segment"))?;

@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 const CHUNK: usize = 1 << 20;
 
 /// An image of known length.
-pub trait Image {
+pub trait KernelImage {
     /// Length in bytes.
     fn len(&self) -> u64;
 
@@ -87,7 +87,7 @@ impl FileImage {
     }
 }
 
-impl Image for FileImage {
+impl KernelImage for FileImage {
     fn len(&self) -> u64 {
         self.len
     }
@@ -104,7 +104,7 @@ impl Image for FileImage {
     }
 }
 
-impl Image for [u8] {
+impl KernelImage for [u8] {
     fn len(&self) -> u64 {
         self.len() as u64
     }
@@ -123,7 +123,7 @@ impl Image for [u8] {
 /// # Errors
 /// A read error of the image, or `InvalidInput` when the guest has no RAM there.
 pub fn copy_to_guest(
-    image: &(impl Image + ?Sized),
+    image: &(impl KernelImage + ?Sized),
     offset: u64,
     len: u64,
     ram: &GuestMemoryMmap<()>,

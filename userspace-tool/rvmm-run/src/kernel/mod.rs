@@ -8,180 +8,30 @@
 
 pub mod bzimage;
 pub mod elf;
+pub mod error;
 pub mod image;
+pub mod loaded;
 pub mod params;
 pub mod uki;
 pub mod unknown;
 
-use std::fmt;
-use std::io;
-
 use vm_memory::GuestMemoryMmap;
 
-use self::image::{copy_to_guest, Image};
-use self::unknown::Unknown;
+use self::error::KernelError;
+use self::image::{copy_to_guest, KernelImage};
+use self::loaded::{LoadedInitrd, LoadedKernel};
 use crate::config::layout::{HIGH_RAM, PAGE};
-use crate::config::memory::{human, RamSize};
-
-/// How the boot processor enters the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// Long mode, paging on, RSI = `boot_params`.
-    Linux64 {
-        /// First instruction.
-        rip: u64,
-    },
-    /// Flat 32-bit protected mode, EBX = `hvm_start_info`.
-    Pvh {
-        /// First instruction.
-        eip: u32,
-    },
-}
-
-/// A kernel that lies in guest memory.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// Where to start.
-    pub entry: Entry,
-    /// First byte after everything the kernel touches before it has its own memory management.
-    pub end: u64,
-    /// Longest command line, terminator not counted.
-    pub cmdline_max: u32,
-    /// Highest address for the last byte of the initrd.
-    pub initrd_max: u64,
-    /// Setup header of a bzImage; a minimal one for an ELF image.
-    pub header: linux_loader::loader::bootparam::setup_header,
-}
-
-/// An initrd that lies in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Initrd {
-    /// First byte, page aligned.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// What is wrong with a kernel or initrd image.
-#[derive(Debug)]
-pub enum KernelError {
-    /// The file cannot be read.
-    Io(io::Error),
-    /// Neither a bzImage nor an ELF file.
-    UnknownFormat(Unknown),
-    /// A segment whose physical address is a virtual one.
-    VirtualAddress(usize, u64),
-    /// An ELF file of a class, byte order or machine that is not x86-64.
-    Elf32,
-    /// An ELF file for another machine, with its number.
-    ElfMachine(u16),
-    /// An ELF file that is no executable (an object, a core file), with its type.
-    ElfType(u16),
-    /// An ELF header with a field that makes no sense.
-    ElfHeader(&'static str),
-    /// No segment to load.
-    NoSegments,
-    /// The file ends before what it promises.
-    Truncated {
-        /// Bytes that the image says it has.
-        needs: u64,
-        /// Bytes that the file has.
-        has: u64,
-    },
-    /// A segment that claims less memory than file contents, or wraps around.
-    BadSegment(usize),
-    /// Two segments claim the same memory.
-    Overlap(usize, usize),
-    /// A segment lies in the first MiB, where the boot structures are.
-    BelowOneMib(usize),
-    /// The kernel does not fit into guest RAM below 4 GiB.
-    DoesNotFit {
-        /// End of what the kernel needs.
-        end: u64,
-        /// End of RAM below 4 GiB.
-        ram: u64,
-    },
-    /// The entry point lies outside what is loaded.
-    EntryOutside(u64),
-    /// A boot protocol older than 2.12, as it is coded in the header.
-    OldProtocol(u16),
-    /// A 32-bit bzImage.
-    No64BitEntry,
-    /// The initrd is empty.
-    EmptyInitrd,
-    /// The initrd does not fit between the kernel and the end of usable RAM.
-    InitrdDoesNotFit {
-        /// Bytes of the initrd.
-        size: u64,
-        /// Bytes that are free for it.
-        room: u64,
-    },
-    /// The command line is longer than the kernel takes.
-    CmdlineTooLong {
-        /// Bytes given.
-        len: usize,
-        /// Bytes that the kernel takes.
-        max: u32,
-    },
-    /// The command line contains a zero byte.
-    CmdlineZero,
-}
-
-impl fmt::Display for KernelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(e) => write!(f, "cannot read it: {}", crate::errno::explain(e)),
-            Self::UnknownFormat(what) => write!(f, "{what}"),
-            Self::VirtualAddress(i, at) => write!(
-                f,
-                "the physical address of its segment {i}, {at:#x}, is a virtual one: link the kernel with physical load addresses (AT in the linker script)"
-            ),
-            Self::Elf32 => write!(f, "it is a 32-bit ELF file: only x86-64 kernels can be started"),
-            Self::ElfMachine(m) => write!(f, "it is an ELF file for another machine (e_machine {m}): only x86-64 kernels can be started"),
-            Self::ElfType(t) => write!(f, "it is an ELF file but no executable (e_type {t}): give the vmlinux of a Linux kernel"),
-            Self::ElfHeader(what) => write!(f, "its ELF header is damaged ({what}): build or fetch the file again"),
-            Self::NoSegments => write!(f, "its ELF file has no segment to load: give an executable kernel image"),
-            Self::Truncated { needs, has } => {
-                write!(f, "it is truncated: the image needs {needs} bytes, the file has {has}; copy or fetch it again")
-            }
-            Self::BadSegment(i) => write!(f, "its segment {i} has impossible sizes: build or fetch the file again"),
-            Self::Overlap(a, b) => write!(f, "its segments {a} and {b} overlap in memory: build or fetch the file again"),
-            Self::BelowOneMib(i) => write!(f, "its segment {i} lies in the first MiB, which holds the boot structures: link the kernel at 1 MiB or above"),
-            Self::DoesNotFit { end, ram } => {
-                write!(f, "it needs memory up to {end:#x}, but guest RAM below 4 GiB ends at {ram:#x}: give the guest more with --memory")
-            }
-            Self::EntryOutside(at) => write!(f, "its entry point {at:#x} lies outside its segments: build or fetch the file again"),
-            Self::OldProtocol(v) => {
-                write!(f, "its boot protocol {}.{:02} is too old: a kernel of Linux 3.8 or newer is needed", v >> 8, v & 0xff)
-            }
-            Self::No64BitEntry => write!(f, "it has no 64-bit entry point: only x86-64 kernels can be started"),
-            Self::EmptyInitrd => write!(f, "it is empty: leave --initrd out or give a cpio archive"),
-            Self::InitrdDoesNotFit { size, room } => {
-                write!(f, "it has {}, but guest RAM has room for {} only: give the guest more with --memory", human(*size), human(*room))
-            }
-            Self::CmdlineTooLong { len, max } => write!(f, "it has {len} bytes, the kernel takes {max}: shorten it"),
-            Self::CmdlineZero => write!(f, "it contains a zero byte: remove it"),
-        }
-    }
-}
-
-impl std::error::Error for KernelError {}
-
-impl From<io::Error> for KernelError {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
-}
+use crate::config::memory::RamSize;
 
 /// Loads `image`, whichever format it has.
 ///
 /// # Errors
 /// Every `KernelError` but those of initrd and command line.
 pub fn load(
-    image: &(impl Image + ?Sized),
+    image: &(impl KernelImage + ?Sized),
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
-) -> Result<Loaded, KernelError> {
+) -> Result<LoadedKernel, KernelError> {
     let mut magic = [0; 4];
     if image.len() >= 4 {
         image.read_at(0, &mut magic)?;
@@ -197,11 +47,11 @@ pub fn load(
 /// # Errors
 /// `EmptyInitrd`, `InitrdDoesNotFit`, `Io`.
 pub fn load_initrd(
-    image: &(impl Image + ?Sized),
-    kernel: &Loaded,
+    image: &(impl KernelImage + ?Sized),
+    kernel: &LoadedKernel,
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
-) -> Result<Initrd, KernelError> {
+) -> Result<LoadedInitrd, KernelError> {
     let len = image.len();
     if len == 0 {
         return Err(KernelError::EmptyInitrd);
@@ -212,5 +62,5 @@ pub fn load_initrd(
     let base = top.checked_sub(len).map(|base| base & !(PAGE - 1)).filter(|base| *base >= bottom);
     let base = base.ok_or(KernelError::InitrdDoesNotFit { size: len, room })?;
     copy_to_guest(image, 0, len, ram, base)?;
-    Ok(Initrd { base, size: len })
+    Ok(LoadedInitrd { base, size: len })
 }

@@ -6,7 +6,8 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::{Entry, Initrd, KernelError, Loaded};
+use super::error::KernelError;
+use super::loaded::{KernelEntry, LoadedInitrd, LoadedKernel};
 use crate::config::layout::{
     ACPI, BOOT_PARAMS, CMDLINE, CMDLINE_SPACE, PVH_MEMMAP, PVH_MODULES, PVH_START_INFO,
 };
@@ -21,7 +22,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 ///
 /// # Errors
 /// `CmdlineTooLong`, `CmdlineZero`.
-pub fn check_cmdline(cmdline: &str, kernel: &Loaded) -> Result<(), KernelError> {
+pub fn check_cmdline(cmdline: &str, kernel: &LoadedKernel) -> Result<(), KernelError> {
     let max = kernel.cmdline_max.min(CMDLINE_SPACE as u32 - 1);
     if cmdline.len() > max as usize {
         return Err(KernelError::CmdlineTooLong { len: cmdline.len(), max });
@@ -39,22 +40,22 @@ pub fn check_cmdline(cmdline: &str, kernel: &Loaded) -> Result<(), KernelError> 
 pub fn write(
     ram: &GuestMemoryMmap<()>,
     size: RamSize,
-    kernel: &Loaded,
-    initrd: Option<Initrd>,
+    kernel: &LoadedKernel,
+    initrd: Option<LoadedInitrd>,
     cmdline: &str,
 ) -> Result<(), GuestMemoryError> {
     ram.write_slice(cmdline.as_bytes(), GuestAddress(CMDLINE))?;
     ram.write_obj(0u8, GuestAddress(CMDLINE + cmdline.len() as u64))?;
     match kernel.entry {
-        Entry::Linux64 { .. } => {
+        KernelEntry::Linux64 { .. } => {
             ram.write_obj(boot_params_for(size, kernel, initrd), GuestAddress(BOOT_PARAMS))
         }
-        Entry::Pvh { .. } => write_start_info(ram, size, initrd),
+        KernelEntry::Pvh { .. } => write_start_info(ram, size, initrd),
     }
 }
 
 /// Fills `boot_params` as the 64-bit boot protocol asks: the image's header, then what a boot loader has to add.
-fn boot_params_for(size: RamSize, kernel: &Loaded, initrd: Option<Initrd>) -> boot_params {
+fn boot_params_for(size: RamSize, kernel: &LoadedKernel, initrd: Option<LoadedInitrd>) -> boot_params {
     let mut params = boot_params { hdr: kernel.header, acpi_rsdp_addr: ACPI, ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
@@ -75,7 +76,7 @@ fn boot_params_for(size: RamSize, kernel: &Loaded, initrd: Option<Initrd>) -> bo
 fn write_start_info(
     ram: &GuestMemoryMmap<()>,
     size: RamSize,
-    initrd: Option<Initrd>,
+    initrd: Option<LoadedInitrd>,
 ) -> Result<(), GuestMemoryError> {
     let map = size.e820();
     let mut at = PVH_MEMMAP;

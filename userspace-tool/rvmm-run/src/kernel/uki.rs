@@ -5,8 +5,8 @@
 //! Follows the UAPI Group's "Unified Kernel Image (UKI)", "UKI Components", and Microsoft's "PE Format", "COFF File Header"
 //! and "Section Table". The program itself is not run: its parts are taken as if they had been given one by one.
 
-use super::image::Image;
-use super::KernelError;
+use super::error::KernelError;
+use super::image::KernelImage;
 
 /// A range of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ const CMDLINE_MAX: u64 = 64 << 10;
 ///
 /// # Errors
 /// `Truncated`, `Io`.
-pub fn read(image: &(impl Image + ?Sized)) -> Result<Option<Uki>, KernelError> {
+pub fn read(image: &(impl KernelImage + ?Sized)) -> Result<Option<Uki>, KernelError> {
     let Some(sections) = sections(image)? else { return Ok(None) };
     let find = |name: &[u8; 8]| sections.iter().find(|(n, _)| n == name).map(|(_, part)| *part);
     let Some(kernel) = find(b".linux\0\0") else { return Ok(None) };
@@ -71,7 +71,7 @@ pub fn read(image: &(impl Image + ?Sized)) -> Result<Option<Uki>, KernelError> {
 type Sections = Vec<([u8; 8], Part)>;
 
 /// The sections of a PE file; `None` for what is none.
-fn sections(image: &(impl Image + ?Sized)) -> Result<Option<Sections>, KernelError> {
+fn sections(image: &(impl KernelImage + ?Sized)) -> Result<Option<Sections>, KernelError> {
     let mut start = [0; PE_OFFSET as usize + 4];
     if image.len() < start.len() as u64 {
         return Ok(None);

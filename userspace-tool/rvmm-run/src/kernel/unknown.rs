@@ -5,11 +5,11 @@
 use std::fmt;
 use std::io;
 
-use super::image::Image;
+use super::image::KernelImage;
 
 /// A file that people give for a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
+pub enum UnknownImage {
     /// A kernel for another architecture.
     Other(&'static str),
     /// Compressed, by this program.
@@ -25,28 +25,28 @@ pub enum Unknown {
 }
 
 /// Magic numbers: where, what, and what has it.
-const MAGIC: [(u64, &[u8], Unknown); 13] = [
-    (0x38, b"ARM\x64", Unknown::Other("64-bit ARM")),
-    (0x24, b"\x18\x28\x6f\x01", Unknown::Other("32-bit ARM")),
-    (0x30, b"RISCV", Unknown::Other("RISC-V")),
-    (0x38, b"LoongArch", Unknown::Other("LoongArch")),
-    (0, b"\x27\x05\x19\x56", Unknown::Other("U-Boot (a uImage)")),
-    (0, b"\x1f\x8b", Unknown::Compressed("gzip")),
-    (0, b"\xfd7zXZ\0", Unknown::Compressed("xz")),
-    (0, b"\x28\xb5\x2f\xfd", Unknown::Compressed("zstd")),
-    (0, b"\x04\x22\x4d\x18", Unknown::Compressed("lz4")),
-    (0, b"BZh", Unknown::Compressed("bzip2")),
-    (0, b"0707", Unknown::Cpio),
-    (0, b"#!", Unknown::Script),
-    (0, b"MZ", Unknown::Efi),
+const MAGIC: [(u64, &[u8], UnknownImage); 13] = [
+    (0x38, b"ARM\x64", UnknownImage::Other("64-bit ARM")),
+    (0x24, b"\x18\x28\x6f\x01", UnknownImage::Other("32-bit ARM")),
+    (0x30, b"RISCV", UnknownImage::Other("RISC-V")),
+    (0x38, b"LoongArch", UnknownImage::Other("LoongArch")),
+    (0, b"\x27\x05\x19\x56", UnknownImage::Other("U-Boot (a uImage)")),
+    (0, b"\x1f\x8b", UnknownImage::Compressed("gzip")),
+    (0, b"\xfd7zXZ\0", UnknownImage::Compressed("xz")),
+    (0, b"\x28\xb5\x2f\xfd", UnknownImage::Compressed("zstd")),
+    (0, b"\x04\x22\x4d\x18", UnknownImage::Compressed("lz4")),
+    (0, b"BZh", UnknownImage::Compressed("bzip2")),
+    (0, b"0707", UnknownImage::Cpio),
+    (0, b"#!", UnknownImage::Script),
+    (0, b"MZ", UnknownImage::Efi),
 ];
 
-impl Unknown {
+impl UnknownImage {
     /// Says what `image` is.
     ///
     /// # Errors
     /// That of the read.
-    pub fn of(image: &(impl Image + ?Sized)) -> io::Result<Self> {
+    pub fn of(image: &(impl KernelImage + ?Sized)) -> io::Result<Self> {
         let mut head = [0; 64];
         let len = usize::try_from(image.len()).unwrap_or(64).min(64);
         image.read_at(0, &mut head[..len])?;
@@ -55,7 +55,7 @@ impl Unknown {
     }
 }
 
-impl fmt::Display for Unknown {
+impl fmt::Display for UnknownImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(machine) => {

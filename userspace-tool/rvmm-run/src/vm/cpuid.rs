@@ -25,7 +25,7 @@ const LEVEL_CORE: u32 = 2;
 
 /// Which processor of how many, and what the machine adds to the supported features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Topology {
+pub struct CpuTopology {
     /// APIC id of this processor.
     pub id: u32,
     /// Number of processors.
@@ -34,7 +34,7 @@ pub struct Topology {
     pub tsc_deadline: bool,
 }
 
-impl Topology {
+impl CpuTopology {
     /// Bits of an APIC id that count cores.
     fn core_bits(self) -> u32 {
         self.cpus.next_power_of_two().trailing_zeros()
@@ -42,7 +42,7 @@ impl Topology {
 }
 
 /// Makes the supported leaves those of one processor. Leaves are changed in place, except that leaf 0xb is rebuilt.
-pub fn personalise(supported: &[kvm_cpuid_entry2], topology: Topology) -> Vec<kvm_cpuid_entry2> {
+pub fn personalise(supported: &[kvm_cpuid_entry2], topology: CpuTopology) -> Vec<kvm_cpuid_entry2> {
     let vendor = supported.iter().find(|e| e.function == 0);
     let amd = vendor.is_some_and(|e| e.ebx.to_le_bytes() == *b"Auth" || e.ebx.to_le_bytes() == *b"Hygo");
     let max_basic = vendor.map_or(0, |e| e.eax);
@@ -57,8 +57,8 @@ pub fn personalise(supported: &[kvm_cpuid_entry2], topology: Topology) -> Vec<kv
     leaves
 }
 
-fn adjust(leaf: &mut kvm_cpuid_entry2, topology: Topology, amd: bool) {
-    let Topology { id, cpus, tsc_deadline } = topology;
+fn adjust(leaf: &mut kvm_cpuid_entry2, topology: CpuTopology, amd: bool) {
+    let CpuTopology { id, cpus, tsc_deadline } = topology;
     let smp = cpus > 1;
     match leaf.function {
         1 => {
@@ -97,7 +97,7 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, topology: Topology, amd: bool) {
 }
 
 /// Leaf 0xb: one thread per core, all cores in one package, and the level that ends the list.
-fn extended_topology(topology: Topology) -> [kvm_cpuid_entry2; 3] {
+fn extended_topology(topology: CpuTopology) -> [kvm_cpuid_entry2; 3] {
     let level = |index: u32, kind: u32, shift: u32, count: u32| kvm_cpuid_entry2 {
         function: 0xb,
         index,

@@ -14,7 +14,7 @@ use kvm_ioctls::VmFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::config::layout::{RESET_PORT, RESET_VALUE, RESET_VECTOR};
-use crate::error::Error;
+use crate::error::ToolError;
 
 /// Mode of channel 0: rate generator.
 const RATE_GENERATOR: u8 = 2;
@@ -54,15 +54,15 @@ fn counting() -> kvm_pit_channel_state {
 ///
 /// # Errors
 /// When the module refuses a state.
-pub fn program(vm: &VmFd) -> Result<(), Error> {
-    let mut pit = vm.get_pit2().map_err(Error::host("read the interval timer"))?;
+pub fn program(vm: &VmFd) -> Result<(), ToolError> {
+    let mut pit = vm.get_pit2().map_err(ToolError::host("read the interval timer"))?;
     pit.channels[0] = counting();
-    vm.set_pit2(&pit).map_err(Error::host("set the interval timer"))?;
+    vm.set_pit2(&pit).map_err(ToolError::host("set the interval timer"))?;
     for (chip_id, irq_base) in VECTORS {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         // Fully nested, edge triggered, no line in service.
         chip.chip.pic = kvm_pic_state { imr: 0xff, irq_base, ..Default::default() };
-        vm.set_irqchip(&chip).map_err(Error::host("set an interrupt controller"))?;
+        vm.set_irqchip(&chip).map_err(ToolError::host("set an interrupt controller"))?;
     }
     Ok(())
 }

@@ -13,20 +13,20 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use nix::errno::Errno;
 use vm_memory::GuestMemoryMmap;
 
-use super::contents::Contents;
-use super::devices::Devices;
+use super::contents::RamContents;
+use super::devices::VmDevices;
 use super::firmware;
-use super::prepared::Prepared;
+use super::prepared::PreparedRun;
 use super::vcpus::create_vcpus;
 use crate::config::layout::{IDENTITY_MAP, TSS};
 use crate::config::DeviceSet;
-use crate::error::Error;
+use crate::error::ToolError;
 
 /// A VM with everything in place, not yet started. Fields drop in order: processors before the VM, RAM last.
 #[derive(Debug)]
-pub struct Machine {
+pub struct GuestMachine {
     pub(super) vcpus: Vec<VcpuFd>,
-    pub(super) devices: Devices,
+    pub(super) devices: VmDevices,
     pub(super) vm: VmFd,
     pub(super) ram: GuestMemoryMmap<()>,
 }
@@ -35,19 +35,19 @@ pub struct Machine {
 ///
 /// # Errors
 /// `Node`, `ApiVersion`, `Lacks`.
-pub fn open_node(path: &std::path::Path) -> Result<Kvm, Error> {
-    let node = |errno| Error::Node(path.into(), errno);
+pub fn open_node(path: &std::path::Path) -> Result<Kvm, ToolError> {
+    let node = |errno| ToolError::Node(path.into(), errno);
     let c_path =
         std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| node(Errno::EINVAL))?;
     let kvm = Kvm::new_with_path(c_path).map_err(|e| node(Errno::from_raw(e.errno())))?;
     match kvm.get_api_version() {
         version if version == KVM_API_VERSION as i32 => {}
         version if version < 0 => return Err(node(Errno::ENOTTY)),
-        version => return Err(Error::ApiVersion(path.into(), version)),
+        version => return Err(ToolError::ApiVersion(path.into(), version)),
     }
     for (cap, name) in REQUIRED_CAPS {
         if !kvm.check_extension(cap) {
-            return Err(Error::Lacks(name));
+            return Err(ToolError::Lacks(name));
         }
     }
     Ok(kvm)
@@ -61,17 +61,17 @@ pub const REQUIRED_CAPS: [(Cap, &str); 3] = [
     (Cap::ExtCpuid, "CPUID (KVM_CAP_EXT_CPUID)"),
 ];
 
-impl Machine {
+impl GuestMachine {
     /// Makes a VM around `contents` and sets every processor up.
     ///
     /// # Errors
     /// `Host` for anything the module refuses.
-    pub fn new(kvm: &Kvm, config: &Prepared, contents: Contents) -> Result<Self, Error> {
-        let Contents { ram, loaded } = contents;
-        let vm = kvm.create_vm().map_err(Error::host("create a VM"))?;
+    pub fn new(kvm: &Kvm, config: &PreparedRun, contents: RamContents) -> Result<Self, ToolError> {
+        let RamContents { ram, loaded } = contents;
+        let vm = kvm.create_vm().map_err(ToolError::host("create a VM"))?;
         prepare_vm(kvm, &vm)?;
-        crate::sys::map_ram(&vm, &ram).map_err(Error::host("give memory to the VM"))?;
-        let mut devices = Devices::default();
+        crate::sys::map_ram(&vm, &ram).map_err(ToolError::host("give memory to the VM"))?;
+        let mut devices = VmDevices::default();
         if config.devices != DeviceSet::None {
             devices.create_isa(&vm, config)?;
         }
@@ -84,19 +84,19 @@ impl Machine {
 }
 
 /// Interrupt controllers and timer, which come before every processor.
-fn prepare_vm(kvm: &Kvm, vm: &VmFd) -> Result<(), Error> {
+fn prepare_vm(kvm: &Kvm, vm: &VmFd) -> Result<(), ToolError> {
     if kvm.check_extension(Cap::SetIdentityMapAddr) {
-        vm.set_identity_map_address(IDENTITY_MAP).map_err(Error::host("place the identity map"))?;
+        vm.set_identity_map_address(IDENTITY_MAP).map_err(ToolError::host("place the identity map"))?;
     }
     if kvm.check_extension(Cap::SetTssAddr) {
-        vm.set_tss_address(TSS as usize).map_err(Error::host("place the TSS"))?;
+        vm.set_tss_address(TSS as usize).map_err(ToolError::host("place the TSS"))?;
     }
-    vm.create_irq_chip().map_err(Error::host("create the interrupt controllers"))?;
+    vm.create_irq_chip().map_err(ToolError::host("create the interrupt controllers"))?;
     let routing = KvmIrqRouting::from_entries(&pc_routes())
-        .map_err(|_| Error::Host("route the interrupts", Errno::E2BIG))?;
-    vm.set_gsi_routing(&routing).map_err(Error::host("route the interrupts"))?;
+        .map_err(|_| ToolError::Host("route the interrupts", Errno::E2BIG))?;
+    vm.set_gsi_routing(&routing).map_err(ToolError::host("route the interrupts"))?;
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(pit).map_err(Error::host("create the interval timer"))?;
+    vm.create_pit2(pit).map_err(ToolError::host("create the interval timer"))?;
     firmware::program(vm)
 }
 

@@ -10,13 +10,14 @@
 //! | [`contents`] | guest memory with all that the guest starts from |
 //! | [`machine`] | the VM itself: interrupt controllers, timer, and all the rest in its order |
 //! | `firmware` | what a PC's firmware would have left in the chips |
-//! | [`devices`], [`vcpus`] | its devices and processors |
+//! | [`devices`], [`device_types`], [`vcpus`] | its devices, the module's types of devices, and its processors |
 //! | [`cpuid`], [`regs`] | what a processor says of itself, and its state at the kernel's entry |
 //! | [`run`], [`vcpu_loop`] | the threads, and the loop around `KVM_RUN` |
 //! | [`dump`], [`stats`] | what is told of a processor that failed, and of all at the end |
 
 pub mod contents;
 pub mod cpuid;
+pub mod device_types;
 pub mod devices;
 pub mod dump;
 mod firmware;

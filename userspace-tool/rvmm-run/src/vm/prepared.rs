@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use crate::config::console::ConsoleDevice;
 use crate::config::memory::RamSize;
 use crate::config::DeviceSet;
-use crate::devices::disk::Disk;
+use crate::devices::disk::OpenDisk;
 use crate::devices::file_id::FileId;
-use crate::devices::net::Net;
+use crate::devices::net::OpenNet;
 use crate::kernel::image::FileImage;
 
 /// Everything that was checked before the first machine is made.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedRun {
     /// RAM.
     pub ram: RamSize,
     /// Number of processors.
@@ -27,9 +27,9 @@ pub struct Prepared {
     /// Command line.
     pub cmdline: String,
     /// Disks in the guest's order.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<OpenDisk>,
     /// Network cards in the guest's order.
-    pub nets: Vec<Net>,
+    pub nets: Vec<OpenNet>,
     /// What the console is on.
     pub console: ConsoleDevice,
     /// There is something on the host that takes its output.
@@ -40,7 +40,7 @@ pub struct Prepared {
     pub devices: DeviceSet,
 }
 
-impl Prepared {
+impl PreparedRun {
     /// Every file that the guest is started from, with what it is.
     ///
     /// # Errors

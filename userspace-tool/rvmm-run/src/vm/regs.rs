@@ -9,7 +9,7 @@ use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::config::layout::{BOOT_PARAMS, BOOT_STACK, GDT, IDT, PAGE, PD, PDPT, PML4, PVH_START_INFO};
-use crate::kernel::Entry;
+use crate::kernel::loaded::KernelEntry;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
@@ -47,12 +47,12 @@ const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
 ///
 /// # Errors
 /// When guest RAM does not hold the boot area, which `RamSize` excludes.
-pub fn write_tables(ram: &GuestMemoryMmap<()>, entry: Entry) -> Result<(), GuestMemoryError> {
+pub fn write_tables(ram: &GuestMemoryMmap<()>, entry: KernelEntry) -> Result<(), GuestMemoryError> {
     for (index, descriptor) in gdt(entry).into_iter().enumerate() {
         ram.write_obj(descriptor, GuestAddress(GDT + 8 * index as u64))?;
     }
     ram.write_obj(0u64, GuestAddress(IDT))?;
-    if let Entry::Linux64 { .. } = entry {
+    if let KernelEntry::Linux64 { .. } = entry {
         ram.write_obj(PDPT | PTE_TABLE, GuestAddress(PML4))?;
         for gib in 0..4 {
             let directory = PD + gib * PAGE;
@@ -67,9 +67,9 @@ pub fn write_tables(ram: &GuestMemoryMmap<()>, entry: Entry) -> Result<(), Guest
 }
 
 /// General registers of the boot processor.
-pub fn general(entry: Entry) -> kvm_regs {
+pub fn general(entry: KernelEntry) -> kvm_regs {
     match entry {
-        Entry::Linux64 { rip } => kvm_regs {
+        KernelEntry::Linux64 { rip } => kvm_regs {
             rip,
             rsi: BOOT_PARAMS,
             rsp: BOOT_STACK,
@@ -77,14 +77,14 @@ pub fn general(entry: Entry) -> kvm_regs {
             rflags: RFLAGS,
             ..Default::default()
         },
-        Entry::Pvh { eip } => {
+        KernelEntry::Pvh { eip } => {
             kvm_regs { rip: u64::from(eip), rbx: PVH_START_INFO, rflags: RFLAGS, ..Default::default() }
         }
     }
 }
 
 /// System registers of the boot processor; what is not named here (APIC base) stays as in `reset`.
-pub fn system(reset: kvm_sregs, entry: Entry) -> kvm_sregs {
+pub fn system(reset: kvm_sregs, entry: KernelEntry) -> kvm_sregs {
     let code = segment(CODE_SELECTOR, TYPE_CODE, entry);
     let data = segment(DATA_SELECTOR, TYPE_DATA, entry);
     let mut sregs = kvm_sregs {
@@ -100,13 +100,13 @@ pub fn system(reset: kvm_sregs, entry: Entry) -> kvm_sregs {
         ..reset
     };
     match entry {
-        Entry::Linux64 { .. } => {
+        KernelEntry::Linux64 { .. } => {
             sregs.cr0 = CR0_PG | CR0_ET | CR0_PE;
             sregs.cr3 = PML4;
             sregs.cr4 = CR4_PAE;
             sregs.efer = EFER_LME | EFER_LMA;
         }
-        Entry::Pvh { .. } => {
+        KernelEntry::Pvh { .. } => {
             sregs.cr0 = CR0_ET | CR0_PE;
             sregs.cr3 = 0;
             sregs.cr4 = 0;
@@ -128,8 +128,8 @@ pub fn msrs() -> [kvm_msr_entry; 2] {
 }
 
 /// Flat segment of the mode that `entry` has.
-fn segment(selector: u16, type_: u8, entry: Entry) -> kvm_segment {
-    let long = matches!(entry, Entry::Linux64 { .. }) && type_ == TYPE_CODE;
+fn segment(selector: u16, type_: u8, entry: KernelEntry) -> kvm_segment {
+    let long = matches!(entry, KernelEntry::Linux64 { .. }) && type_ == TYPE_CODE;
     kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -157,7 +157,7 @@ fn task_state() -> kvm_segment {
 }
 
 /// The descriptor table that fits the segments: two empty entries, code, data, TSS (two entries in long mode).
-fn gdt(entry: Entry) -> [u64; 6] {
+fn gdt(entry: KernelEntry) -> [u64; 6] {
     let code = descriptor(&segment(CODE_SELECTOR, TYPE_CODE, entry));
     let data = descriptor(&segment(DATA_SELECTOR, TYPE_DATA, entry));
     [0, 0, code, data, descriptor(&task_state()), 0]

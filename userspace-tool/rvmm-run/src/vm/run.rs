@@ -21,15 +21,15 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
 
-use super::devices::{Devices, Worker};
-use super::machine::Machine;
+use super::device_types::{lost_output, press_power_button};
+use super::devices::{QueueWorker, VmDevices};
+use super::machine::GuestMachine;
 use super::stats;
-use super::vcpu_loop::{run_until_end, End};
-use crate::console::pump::{Pump, Request};
-use crate::console::Console;
-use crate::control::signals::{Asked, Signals, KICK};
-use crate::devices::device::{lost_output, press_power_button};
-use crate::error::Error;
+use super::vcpu_loop::{run_until_end, VcpuEnd};
+use crate::console::pump::{ConsolePump, PumpRequest};
+use crate::console::HostConsole;
+use crate::control::signals::{SignalQueue, SignalRequest, KICK};
+use crate::error::ToolError;
 use crate::events::{message, report};
 
 /// How long a thread may take to leave the module.
@@ -39,40 +39,40 @@ const KICK_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a run ended.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// A processor's loop ended for a reason of the guest or the module.
     Vcpu {
         /// Which one.
         id: usize,
         /// Why.
-        end: End,
+        end: VcpuEnd,
     },
     /// The user typed the escape.
     Quit,
     /// A stop signal came.
     Signal(Signal),
     /// A thread of the tool failed.
-    Failed(Error),
+    Failed(ToolError),
 }
 
 /// What the threads of one machine share.
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
-    outcome: Mutex<Option<Outcome>>,
+    outcome: Mutex<Option<RunOutcome>>,
     /// Readable from the end on.
     ended: EventFd,
 }
 
 impl Shared {
-    fn new() -> Result<Self, Error> {
+    fn new() -> Result<Self, ToolError> {
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|e| Error::Host("make an eventfd", e))?;
+            .map_err(|e| ToolError::Host("make an eventfd", e))?;
         Ok(Self { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended })
     }
 
     /// Ends the run; the first reason counts.
-    fn end(&self, outcome: Outcome) {
+    fn end(&self, outcome: RunOutcome) {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
         self.stop.store(true, Ordering::Release);
         let _ = self.ended.write(1);
@@ -89,7 +89,7 @@ struct PanicGuard(Arc<Shared>);
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.end(Outcome::Failed(Error::Host("go on after a panic", Errno::EFAULT)));
+            self.0.end(RunOutcome::Failed(ToolError::Host("go on after a panic", Errno::EFAULT)));
         }
     }
 }
@@ -99,18 +99,19 @@ impl Drop for PanicGuard {
 /// # Errors
 /// `Host` when threads or descriptors run out, or a thread does not leave the module.
 pub fn run(
-    machine: Machine,
-    pump: &mut Option<Pump>,
-    signals: &Signals,
-    verbosity: Verbosity,
-) -> Result<Outcome, Error> {
+    machine: GuestMachine,
+    pump: &mut Option<ConsolePump>,
+    signals: &SignalQueue,
+    verbosity: RunVerbosity,
+) -> Result<RunOutcome, ToolError> {
     // Dropped in reverse order: RAM goes last.
-    let Machine { ram: _ram, vm: _vm, devices, vcpus } = machine;
-    let Devices { helpers: _helpers, others: _others, workers, power, console } = devices;
+    let GuestMachine { ram: _ram, vm: _vm, devices, vcpus } = machine;
+    let VmDevices { helpers: _helpers, others: _others, workers, power, console } = devices;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let has_console = console.is_some();
-    let console = match (&console, pump.take_if(|p| has_console && !matches!(p.console(), Console::None))) {
+    let console = match (&console, pump.take_if(|p| has_console && !matches!(p.console(), HostConsole::None)))
+    {
         (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
         _ => None,
     };
@@ -118,7 +119,7 @@ pub fn run(
     let counters = if verbosity.stats { open_counters(&vcpus)? } else { Vec::new() };
     let started = start_all(vcpus, workers, &shared, verbosity.debug, &mut threads);
     if let Err(e) = started {
-        shared.end(Outcome::Failed(e));
+        shared.end(RunOutcome::Failed(e));
     }
     let waited = wait(&shared, signals, &power);
     stop(&shared, threads)?;
@@ -130,22 +131,22 @@ pub fn run(
     }
     waited?;
     let outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(outcome.unwrap_or(Outcome::Quit))
+    Ok(outcome.unwrap_or(RunOutcome::Quit))
 }
 
 /// What a run prints on standard error beyond messages.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Verbosity {
+pub struct RunVerbosity {
     /// Every exit to the tool.
     pub debug: bool,
     /// The module's counters at the end.
     pub stats: bool,
 }
 
-fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, Error> {
+fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, ToolError> {
     let open = |v| {
         crate::sys::stats_file(v).map_err(|e| {
-            Error::Host("open a processor's counters", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+            ToolError::Host("open a processor's counters", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
         })
     };
     vcpus.iter().map(open).collect()
@@ -160,11 +161,11 @@ fn print_counters(files: &[File]) {
 
 fn start_all(
     vcpus: Vec<VcpuFd>,
-    workers: Vec<Worker>,
+    workers: Vec<QueueWorker>,
     shared: &Arc<Shared>,
     debug: bool,
     threads: &mut Vec<JoinHandle<()>>,
-) -> Result<(), Error> {
+) -> Result<(), ToolError> {
     for worker in workers {
         let shared = Arc::clone(shared);
         threads.push(spawn(worker.name.clone(), move || work(&worker, &shared))?);
@@ -179,8 +180,8 @@ fn start_all(
 fn spawn<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, Error> {
-    std::thread::Builder::new().name(name).spawn(body).map_err(Error::io("start a thread"))
+) -> Result<JoinHandle<T>, ToolError> {
+    std::thread::Builder::new().name(name).spawn(body).map_err(ToolError::io("start a thread"))
 }
 
 /// A processor's thread.
@@ -192,12 +193,12 @@ fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
         }
     };
     let end = run_until_end(&mut vcpu, &shared.stop, log);
-    if end != End::Stopped {
-        shared.end(Outcome::Vcpu { id, end });
+    if end != VcpuEnd::Stopped {
+        shared.end(RunOutcome::Vcpu { id, end });
     }
 }
 
-fn work(worker: &Worker, shared: &Arc<Shared>) {
+fn work(worker: &QueueWorker, shared: &Arc<Shared>) {
     let _guard = PanicGuard(Arc::clone(shared));
     crate::sys::prefer_batches();
     while !shared.stopping() {
@@ -210,30 +211,33 @@ fn work(worker: &Worker, shared: &Arc<Shared>) {
                     worker.name
                 ));
             }
-            Err(e) => return shared.end(Outcome::Failed(Error::io("serve a disk or a network card")(e))),
+            Err(e) => {
+                return shared.end(RunOutcome::Failed(ToolError::io("serve a disk or a network card")(e)))
+            }
         }
     }
 }
 
 /// The console's thread, which gives the pump back.
 fn start_console(
-    mut pump: Pump,
+    mut pump: ConsolePump,
     device: &DeviceFd,
     power: &Arc<Option<DeviceFd>>,
     shared: &Arc<Shared>,
-) -> Result<JoinHandle<Pump>, Error> {
-    let mut device: File = crate::sys::device_file(device).map_err(Error::io("open the console's device"))?;
+) -> Result<JoinHandle<ConsolePump>, ToolError> {
+    let mut device: File =
+        crate::sys::device_file(device).map_err(ToolError::io("open the console's device"))?;
     fcntl(&device, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
-        .map_err(|e| Error::Host("make the console's device non-blocking", e))?;
+        .map_err(|e| ToolError::Host("make the console's device non-blocking", e))?;
     let (shared, power) = (Arc::clone(shared), Arc::clone(power));
     spawn("console".into(), move || {
         let _guard = PanicGuard(Arc::clone(&shared));
         let request = |request| match request {
-            Request::Quit => shared.end(Outcome::Quit),
-            Request::PowerButton => power_button(&power),
+            PumpRequest::Quit => shared.end(RunOutcome::Quit),
+            PumpRequest::PowerButton => power_button(&power),
         };
         if let Err(e) = pump.run(&mut device, &shared.ended, request) {
-            shared.end(Outcome::Failed(Error::io("serve the console")(e)));
+            shared.end(RunOutcome::Failed(ToolError::io("serve the console")(e)));
         }
         pump.count_lost(lost_output(&device));
         pump
@@ -247,7 +251,7 @@ fn power_button(power: &Option<DeviceFd>) {
 }
 
 /// Waits for the end and acts on signals.
-fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<(), Error> {
+fn wait(shared: &Shared, signals: &SignalQueue, power: &Option<DeviceFd>) -> Result<(), ToolError> {
     use std::os::fd::AsFd;
     while !shared.stopping() {
         let mut fds = [
@@ -257,13 +261,13 @@ fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => {
-                shared.end(Outcome::Failed(Error::Host("wait for the guest", e)));
+                shared.end(RunOutcome::Failed(ToolError::Host("wait for the guest", e)));
             }
         }
         while let Some(asked) = signals.take() {
             match asked {
-                Asked::PowerButton => power_button(power),
-                Asked::Stop(signal) => shared.end(Outcome::Signal(signal)),
+                SignalRequest::PowerButton => power_button(power),
+                SignalRequest::Stop(signal) => shared.end(RunOutcome::Signal(signal)),
             }
         }
     }
@@ -271,7 +275,7 @@ fn wait(shared: &Shared, signals: &Signals, power: &Option<DeviceFd>) -> Result<
 }
 
 /// Kicks every thread until it has ended.
-fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), Error> {
+fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), ToolError> {
     shared.stop.store(true, Ordering::Release);
     let limit = Instant::now() + STOP_LIMIT;
     loop {
@@ -289,7 +293,7 @@ fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), Error> 
             return Ok(());
         }
         if Instant::now() > limit {
-            return Err(Error::Host("stop the guest: a thread stays in the module", Errno::ETIMEDOUT));
+            return Err(ToolError::Host("stop the guest: a thread stays in the module", Errno::ETIMEDOUT));
         }
         for thread in &threads {
             let _ = pthread_kill(thread.as_pthread_t(), KICK);

@@ -57,7 +57,7 @@ impl Processor for VcpuFd {
 
 /// Why a processor's loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum VcpuEnd {
     /// The guest powered the machine off.
     PowerOff,
     /// The guest asked for a reset.
@@ -80,18 +80,18 @@ pub enum End {
 /// What to do after one exit.
 enum Next {
     Continue,
-    End(End),
+    End(VcpuEnd),
     InternalError,
     Stuck(String),
     TripleFault,
 }
 
 /// Runs a processor until the machine ends. `stop` is looked at after every return of `KVM_RUN`, which a signal forces.
-pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: impl Fn(&str)) -> End {
+pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: impl Fn(&str)) -> VcpuEnd {
     let mut log = ExitLog::default();
     loop {
         if stop.load(Ordering::Acquire) {
-            return End::Stopped;
+            return VcpuEnd::Stopped;
         }
         let next = match cpu.run() {
             Ok(exit) => {
@@ -103,17 +103,17 @@ pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: impl Fn
                 next
             }
             Err(Errno::EINTR | Errno::EAGAIN) => Next::Continue,
-            Err(errno) => Next::End(End::Host(errno)),
+            Err(errno) => Next::End(VcpuEnd::Host(errno)),
         };
         match next {
             Next::Continue => {}
             Next::End(end) => return end,
-            Next::TripleFault => return End::TripleFault(dump(cpu, &log)),
-            Next::Stuck(reason) => return End::Failed { reason, dump: dump(cpu, &log) },
+            Next::TripleFault => return VcpuEnd::TripleFault(dump(cpu, &log)),
+            Next::Stuck(reason) => return VcpuEnd::Failed { reason, dump: dump(cpu, &log) },
             Next::InternalError => {
                 let (suberror, data) = cpu.internal_error();
                 let reason = format!("internal error, suberror {suberror}, data {data:x?}");
-                return End::Failed { reason, dump: dump(cpu, &log) };
+                return VcpuEnd::Failed { reason, dump: dump(cpu, &log) };
             }
         }
     }
@@ -143,8 +143,8 @@ fn handle(exit: VcpuExit<'_>) -> (Option<String>, Next) {
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Nmi | VcpuExit::IoapicEoi(_) => {
             (None, Next::Continue)
         }
-        VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _) => (None, Next::End(End::PowerOff)),
-        VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _) => (None, Next::End(End::Reset)),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _) => (None, Next::End(VcpuEnd::PowerOff)),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _) => (None, Next::End(VcpuEnd::Reset)),
         VcpuExit::SystemEvent(kind, data) => (
             None,
             Next::Stuck(format!("system event {kind} with data {data:x?}, which the tool does not know")),

@@ -11,16 +11,16 @@ use std::os::unix::fs::FileExt;
 
 /// A format, and how its data becomes a raw image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format {
+pub struct DiskFormat {
     /// What people call it.
     pub name: &'static str,
     /// The way to a raw image.
-    pub cure: Cure,
+    pub cure: FormatRemedy,
 }
 
 /// What makes a raw image of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cure {
+pub enum FormatRemedy {
     /// qemu-img, which knows it by this name.
     Convert(&'static str),
     /// This program, which writes what was compressed to its standard output.
@@ -39,15 +39,15 @@ enum At {
 }
 
 use At::{End, Start};
-use Cure::{Convert, Extract, Unpack};
+use FormatRemedy::{Convert, Extract, Unpack};
 
 /// Longest prefix that is looked at.
 const HEAD: usize = 512;
 
 /// The magic numbers. A footer comes before the headers that stand at the start of the same file.
-const MAGIC: [(At, &[u8], Format); 31] = {
-    const fn f(name: &'static str, cure: Cure) -> Format {
-        Format { name, cure }
+const MAGIC: [(At, &[u8], DiskFormat); 31] = {
+    const fn f(name: &'static str, cure: FormatRemedy) -> DiskFormat {
+        DiskFormat { name, cure }
     }
     [
         (Start(0), b"QFI\xfb", f("qcow2", Convert("qcow2"))),
@@ -88,7 +88,7 @@ const MAGIC: [(At, &[u8], Format); 31] = {
 ///
 /// # Errors
 /// That of the read.
-pub fn of(file: &File, size: u64) -> io::Result<Option<Format>> {
+pub fn of(file: &File, size: u64) -> io::Result<Option<DiskFormat>> {
     let mut head = [0; HEAD];
     let mut tail = [0; HEAD];
     let len = usize::try_from(size).unwrap_or(HEAD).min(HEAD);

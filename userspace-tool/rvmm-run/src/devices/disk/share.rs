@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, Flock, FlockArg};
 use nix::libc;
 
-use super::DiskError;
+use super::error::DiskError;
 use crate::devices::file_id::FileId;
 
 /// The byte of what a user does, and of what it forbids others, plus a [`Use`].

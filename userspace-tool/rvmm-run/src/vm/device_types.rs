@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::abi::rvmm as abi;
-use crate::error::Error;
+use crate::error::ToolError;
 
 /// The configuration of a device, which says what it is of.
 pub(crate) trait DeviceConfig: IntoBytes + Immutable {
@@ -61,15 +61,15 @@ pub(crate) fn flags(all: &[(u32, bool)]) -> u32 {
 ///
 /// # Errors
 /// `Lacks` for a type that the module does not know, `Host` with what else was refused.
-pub(crate) fn create<C: DeviceConfig>(vm: &VmFd, config: &C) -> Result<DeviceFd, Error> {
+pub(crate) fn create<C: DeviceConfig>(vm: &VmFd, config: &C) -> Result<DeviceFd, ToolError> {
     let mut request = kvm_create_device { type_: C::KIND, fd: 0, flags: 0 };
     let fd = vm.create_device(&mut request).map_err(|e| match Errno::from_raw(e.errno()) {
-        Errno::ENODEV => Error::Lacks(C::NAME),
-        errno => Error::Host(C::ACTION, errno),
+        Errno::ENODEV => ToolError::Lacks(C::NAME),
+        errno => ToolError::Host(C::ACTION, errno),
     })?;
     let addr = config.as_bytes().as_ptr() as u64;
     let attr = kvm_device_attr { group: abi::GROUP_CONFIG, attr: 0, addr, flags: 0 };
-    fd.set_device_attr(&attr).map_err(Error::host(C::ACTION))?;
+    fd.set_device_attr(&attr).map_err(ToolError::host(C::ACTION))?;
     Ok(fd)
 }
 
@@ -77,10 +77,10 @@ pub(crate) fn create<C: DeviceConfig>(vm: &VmFd, config: &C) -> Result<DeviceFd,
 ///
 /// # Errors
 /// `Host` when the module refuses.
-pub fn press_power_button(power: &DeviceFd) -> Result<(), Error> {
+pub fn press_power_button(power: &DeviceFd) -> Result<(), ToolError> {
     let (group, attr) = (abi::GROUP_COMMAND, abi::COMMAND_POWER_BUTTON);
     let attr = kvm_device_attr { group, attr, addr: 0, flags: 0 };
-    power.set_device_attr(&attr).map_err(Error::host("press the power button"))
+    power.set_device_attr(&attr).map_err(ToolError::host("press the power button"))
 }
 
 /// Bytes of output that a console's device lost.
