@@ -167,7 +167,7 @@ impl<T: OnTimer> Timer<T> {
                 &raw mut (*raw).hr,
                 Some(Self::fire),
                 bindings::CLOCK_MONOTONIC as i32,
-                bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                bindings::hrtimer_mode_HRTIMER_MODE_ABS,
             );
             (*raw).target = Arc::as_ptr(owner);
         }
@@ -200,7 +200,7 @@ impl<T: OnTimer> Timer<T> {
                 &raw mut (*self.hr.get()).hr,
                 at,
                 0,
-                bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                bindings::hrtimer_mode_HRTIMER_MODE_ABS,
             )
         }
     }
