@@ -61,7 +61,7 @@ fn watched(guest: impl FnOnce() -> u8) -> u8 {
     }
     let is_alive = end.is_some() || gone >= 5;
     runner.signal(libc::SIGUSR1);
-    let end = end.or_else(|| runner.wait(Duration::from_secs(10)));
+    let end = end.or_else(|| runner.wait(Duration::from_secs(60)));
     for child in [&runner, &ticker] {
         child.signal(libc::SIGKILL);
     }
