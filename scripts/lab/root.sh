@@ -11,6 +11,10 @@ root_packages=(
 	mmdebstrap git gdb file patch
 )
 
+# Installed into a finished root, so that a new name here does not make the whole root again.
+# llvm-19 reads the coverage that rustc's LLVM, of the same version, writes.
+more_packages=(llvm-19)
+
 # The archive that this machine's own apt uses; empty when it has none.
 host_mirror() {
 	apt-get indextargets --format '$(REPO_URI)|$(ORIGIN)|$(LABEL)|$(COMPONENT)' \
@@ -45,6 +49,13 @@ make_root() {
 	mv "$RVMM_LAB/root.tmp" "$RVMM_LAB/root"
 }
 
+install_more() {
+	"$top/scripts/in-root" bash -euc "
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get -o Acquire::Retries=3 update
+		apt-get -o Acquire::Retries=3 -y --no-install-recommends install ${more_packages[*]}"
+}
+
 lab_root() {
 	command -v apt-get >/dev/null || die "this machine has no apt-get; the lab needs Debian 12 or 13"
 	if ! command -v mmdebstrap >/dev/null || ! command -v unshare >/dev/null; then
@@ -52,4 +63,8 @@ lab_root() {
 	fi
 	stage root "$(hash_of <(printf '%s\n' "${root_packages[@]}") <(declare -f make_root))" \
 		"making a Debian trixie root with compilers and emulators (1-5 min, 1.8 GB)" make_root
+	# A new root has none of them yet.
+	[ -z "$stage_ran" ] || rm -f "$RVMM_LAB/stamps/root-more"
+	stage root-more "$(hash_of <(printf '%s\n' "${more_packages[@]}"))" \
+		"installing ${more_packages[*]} in the root" install_more
 }
