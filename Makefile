@@ -67,7 +67,7 @@ shell: module tool ## a shell in the emulated host, with rvmm.ko and rvmm-run at
 check: module tool ## rustfmt, clippy, check-unsafe, check-panics, check-faults
 	@scripts/run-tests check
 
-test-host: ## unit and property tests of the pure code and the tool
+test-host: ## unit and property tests of the pure code and the tool, and the share of lines that they enter
 	@$(LAB) build
 	@scripts/run-tests host
 

@@ -3,7 +3,7 @@
 """Runs rings of tests inside the lab's root and counts their results.
 
   check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults
-  host     cargo tests of tests/host and of the tool
+  host     cargo tests of tests/host and of the tool, and the share of the module that the former enter
   guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
 
@@ -32,6 +32,7 @@ import argparse
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ import time
 from typing import Any, NamedTuple
 
 import bochs_host
+import coverage
 import emulated_host
 import ktap
 
@@ -47,6 +49,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 SYSTEM = os.path.join(TOP, "tests", "system")
 LOGS = os.path.join(TOP, "build", "log")
+COVERAGE = os.path.join(TOP, "build", "coverage")
 CARGO_RESULT = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)")
 CARGO_SUMMARY = re.compile(r"^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored")
 GATES = [
@@ -181,10 +184,30 @@ def ring_host(total, _args):
         manifest = os.path.join(TOP, folder, "Cargo.toml")
         if not os.path.exists(manifest):
             continue
+        counts = folder == "tests/host" and all(map(shutil.which, coverage.TOOLS))
+        env = {**os.environ, **coverage.environment(COVERAGE)} if counts else None
         began = time.monotonic()
         code, text = run_logged(f"host {folder}", [
-            "cargo", "test", "--locked", "--no-fail-fast", "--manifest-path", manifest, "--workspace"], 1500)
+            "cargo", "test", "--locked", "--no-fail-fast", "--manifest-path", manifest, "--workspace"], 1500, env)
         total.add(report(f"host: {folder}", cargo_results(text, code), began, text))
+        if folder == "tests/host":
+            total.add(report_coverage(text, counts))
+
+
+def report_coverage(text, counts):
+    """Prints which share of the module the tests entered, and judges it by its floor."""
+    began, results = time.monotonic(), ktap.Results()
+    if not counts:
+        results.skipped.append(f"coverage: there is no {coverage.TOOLS[1]}; run 'make lab'")
+        return report("host: coverage", results, began)
+    try:
+        lines, wrong = coverage.measure(COVERAGE, text)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        lines, wrong = [], f"llvm-cov: {error}"
+    if lines:
+        say("\n".join("# " + line for line in lines))
+    (results.failed if wrong else results.passed).append(wrong or "coverage")
+    return report("host: coverage", results, began)
 
 
 class SystemTest:
