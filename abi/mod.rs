@@ -13,6 +13,7 @@
 //! | [`vm`] | structs of a VM: memory, interrupts, clock, devices |
 //! | [`vcpu`] | structs of a vCPU: registers and events |
 //! | [`run`] | the page shared with user space while a vCPU runs |
+//! | [`stats`] | the layout of binary statistics |
 //! | [`caps`] | capability numbers and their answers |
 //! | [`rvmm`] | what rvmm adds: device types and their configuration |
 //!

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`cpu`] | interrupts off on one CPU, kicks, pending work |
 //! | [`fpu`] | the guest's extended state in the processor |
+//! | [`debug`] | the debug registers |
+//! | [`msr`] | MSRs, and those that are switched over a window |
 //! | [`mitigation`] | the processor's faults, as the kernel found them, and machine checks |
 //! | [`page`] | owned pages, and the pool that page tables are made of |
 //! | [`guest_ram`] | the memory of the VMM process: copies and page look-ups |
@@ -16,6 +18,7 @@
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
 //! | [`mutex`] | a mutex whose waiters can be killed |
+//! | [`random`] | the host's random numbers |
 //! | [`pieces`] | the parts of that memory that one transfer is made of |
 //! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |

@@ -7,7 +7,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`blk`], [`console`], [`net`], [`rng`] | what a device type does with a buffer |
-//! | [`pci`] | the transport: configuration space, BARs, status, features, MSI-X |
+//! | [`pci`] | the transport: configuration space, BARs, features, MSI-X |
+//! | [`common`] | its common configuration structure, and the device status |
 //! | [`msix`] | vector table and pending bits |
 //! | [`queue`], [`segment`] | virtqueues, split and packed, and the buffers in them |
 //! | [`inflight`] | which requests are with the host, for whoever serves a device |
