@@ -80,10 +80,11 @@ class Ioctls(unittest.TestCase):
 
 
 class Caps:
-    """What KVM_CHECK_EXTENSION answers, read from abi/caps.rs and from the facts in kvm/sys.rs."""
+    """What KVM_CHECK_EXTENSION answers, read from abi/caps.rs and from the facts that kvm/ gives."""
 
-    def __init__(self, caps, sys_rs):
-        given = re.search(r"caps::Facts \{(.*?)\.\.caps::Facts::default", sys_rs, re.S).group(1)
+    def __init__(self, caps, kvm):
+        body = re.search(r"fn check_extension\(.*?\n}\n", kvm, re.S).group()
+        given = re.search(r"\b(\w+) \{([^{}]*?)\.\.(?:\w+::)?\1::default", body).group(2)
         self.facts = {name for name, value in re.findall(r"(\w+): (.+?),\n", given) if value not in ("false", "0")}
         self.numbers = {n for names, guard, value in self.arms(caps, "answer") for n in names
                         if self.holds(guard or "true") and self.holds(value)}
@@ -96,7 +97,7 @@ class Caps:
                 re.findall(r"^ +([A-Z][A-Z0-9_| \n]+?)(?: if (.+?))? => (.+?),$", body, re.M)]
 
     def holds(self, text):
-        used = re.findall(r"facts\.(\w+)", text)
+        used = re.findall(r"\b(?:facts|inputs)\.(\w+)", text)
         if "has_lapic" in text:
             used += ["irqchip", "split_irqchip"]
             return bool(self.facts & set(used))
@@ -105,7 +106,7 @@ class Caps:
 
 class Capabilities(unittest.TestCase):
     def setUp(self):
-        self.caps = Caps(read("abi", "caps.rs"), read("kvm", "sys.rs"))
+        self.caps = Caps(read("abi", "caps.rs"), code_below("kvm"))
         table = {row[0]: set(ticked(row[1])) for row in rows(section(read("docs", "abi.md"), "Capabilities"))}
         self.numbers, self.yes = table["a number"], table["1"]
 
@@ -118,7 +119,7 @@ class Capabilities(unittest.TestCase):
     def test_a_fact_that_is_not_given_makes_no_capability(self):
         made = Caps("fn answer() {\n    NN if facts.a => number(facts.b),\n    MM => number(facts.c),\n}\n"
                     "fn is_present() {\n    YY | ZZ => facts.a,\n    WW => facts.d,\n    XX => has_lapic(facts),\n}\n",
-                    "caps::Facts { a: true,\n b: 3,\n c: 0,\n ..caps::Facts::default() }")
+                    "fn check_extension() {\n    caps::Facts { a: true,\n b: 3,\n c: 0,\n ..caps::Facts::default() }\n}\n")
         self.assertEqual((made.numbers, made.yes), ({"NN"}, {"YY", "ZZ"}))
 
 
@@ -230,6 +231,14 @@ class Paths(unittest.TestCase):
     def test_every_path_in_the_docs_is_there(self):
         have = tree()
         self.assertEqual([(page, name) for page in pages() for name in lost_paths(read(page), have)], [])
+
+    def test_a_function_is_in_the_file_that_the_docs_name(self):
+        wrong = []
+        for page in pages():
+            for name, path in re.findall(r"`(\w+)\(\)` in\s+`([\w/.-]+\.rs)`", read(page)):
+                if not re.search(rf"\bfn {name}\b", read(path)):
+                    wrong.append(f"{page}: {name}() is not in {path}")
+        self.assertEqual(wrong, [])
 
     def test_every_module_that_a_folder_tells_of_is_there_and_the_other_way_round(self):
         wrong = []
