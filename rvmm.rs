@@ -26,9 +26,9 @@ pub(crate) mod vmx;
 
 use host::rcu::{Filled, ModuleCell};
 use kvm::observe::{self, Observed};
+use machine::service::blk::COUNTERS;
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
-use vcpu::disk::COUNTERS;
 use vmx::Vmx;
 
 module! {

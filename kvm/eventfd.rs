@@ -80,10 +80,10 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
         replace(&mut lines.lock(), |l| !(l.hears(&event) && l.target().gsi == a.gsi), || Ok(None))?;
         return Ok(0);
     }
-    if !vm.has_irqchip.load(Acquire) {
+    if !vm.machine.has_irqchip.load(Acquire) {
         return Err(EINVAL);
     }
-    let line = || Line::new(&vm.chipset, a.gsi);
+    let line = || Line::new(&vm.machine.interrupts, a.gsi);
     replace(&mut lines.lock(), |_| true, || Listener::new(fd, line()).map(Some))?;
     Ok(0)
 }
@@ -150,7 +150,7 @@ fn change<B: Backend>(
 ) -> Result<i64> {
     let mut writes = writes.lock();
     let changed = f(&writes)?;
-    vm.io_events.replace(changed.try_clone()?)?;
+    vm.machine.io_events.replace(changed.try_clone()?)?;
     *writes = changed;
     Ok(0)
 }

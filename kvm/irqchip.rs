@@ -23,7 +23,7 @@ use zerocopy::FromBytes;
 /// cannot be; `EFAULT`, `ENOMEM`.
 pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let header: abi::IrqRouting = user::read(arg)?;
-    if !vm.has_irqchip.load(Acquire) || header.flags != 0 || header.nr > abi::MAX_IRQ_ROUTES {
+    if !vm.machine.has_irqchip.load(Acquire) || header.flags != 0 || header.nr > abi::MAX_IRQ_ROUTES {
         return Err(EINVAL);
     }
     let max = abi::MAX_IRQ_ROUTES as usize;
@@ -34,7 +34,7 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
         routes.push_within_capacity(Route::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
     }
     let mut routing = Routing::new(routes.iter().copied())?;
-    vm.chipset.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
+    vm.machine.interrupts.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
     Ok(0)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: abi::Irqchip = user::read(arg)?;
     let id = asked.chip_id;
-    let answer = vm.chipset.with(|bus, _now, _out| {
+    let answer = vm.machine.interrupts.with(|bus, _now, _out| {
         let (Some(pic), Some(ioapic)) = (bus.pic.as_ref(), bus.ioapic.as_ref()) else { return Err(ENXIO) };
         match id {
             abi::IRQCHIP_PIC_MASTER => Ok(abi::Irqchip::with_state(id, &pic.save().master.to_kvm())),
@@ -64,7 +64,7 @@ pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 /// As [`get`].
 pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::Irqchip = user::read(arg)?;
-    vm.chipset.with(|bus, _now, out| {
+    vm.machine.interrupts.with(|bus, _now, out| {
         let Some(pic) = bus.pic.as_mut() else { return Err(ENXIO) };
         match given.chip_id {
             abi::IRQCHIP_PIC_MASTER => {
@@ -113,7 +113,7 @@ fn ioapic_from_kvm(s: &abi::IoapicState) -> IoapicState {
 /// # Errors
 /// `ENXIO` without a timer.
 fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], bool)> {
-    vm.chipset.with(|bus, now, _out| {
+    vm.machine.interrupts.with(|bus, now, _out| {
         let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
         Ok((state.channels.map(|c| c.to_kvm(now)), state.speaker_data))
     })
@@ -128,7 +128,7 @@ fn set_pit_state<B: Backend>(
     channels: [abi::PitChannelState; 3],
     speaker_data: Option<bool>,
 ) -> Result<i64> {
-    vm.chipset.with(|bus, now, _out| {
+    vm.machine.interrupts.with(|bus, now, _out| {
         let pit = bus.pit.as_mut().ok_or(ENXIO)?;
         pit.set_channels(channels.map(|c| ChannelState::from_kvm(&c, now)), speaker_data, now);
         Ok(0)

@@ -5,9 +5,10 @@
 use crate::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
+use crate::machine::power::SystemEvent;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::outcome::{SystemEvent, UserExit, VmBug};
+use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{merge_rax, RAX};
 use kernel::prelude::*;
 

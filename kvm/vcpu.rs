@@ -68,14 +68,14 @@ impl<B: Backend> VcpuFile<B> {
         let mailbox = Mailbox::new(number)?;
         let pid = kernel::current!().group_leader().pid();
         let record = Arc::new(VcpuRecord::new(number, pid, crate::times_exits())?, GFP_KERNEL_ACCOUNT)?;
-        let lapic = vm.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
+        let lapic = vm.machine.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
         if let Some(l) = lapic.as_ref() {
             mailbox.set_identity(l.identity());
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
         let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature, HeapParts::new()?);
-        core.set_tsc_offset(vm.tsc_offset);
+        core.set_tsc_offset(vm.machine.clock.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
         let listed = observe::list(record.clone())?;
@@ -83,7 +83,7 @@ impl<B: Backend> VcpuFile<B> {
             pin_init!(VcpuFile { vm, mailbox, record, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        if !file.vm.space.vcpus.publish(id, file.mailbox.clone()) {
+        if !file.vm.machine.mailboxes.publish(id, file.mailbox.clone()) {
             return Err(EEXIST);
         }
         Ok(file)
@@ -96,7 +96,7 @@ impl<B: Backend> VcpuFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.vm.start();
+        self.vm.machine.start();
         let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
         self.pages.begin(&mut inner.core, &mut inner.last);
@@ -159,8 +159,8 @@ impl<B: Backend> VcpuFile<B> {
             return;
         }
         let at = Gpa(control.pdpt());
-        let read = || self.vm.space.read_obj::<[u64; 4]>(at).ok();
-        let entries = read().or_else(|| self.vm.space.fault_in(at, false).ok().and_then(|()| read()));
+        let read = || self.vm.machine.ram.read_obj::<[u64; 4]>(at).ok();
+        let entries = read().or_else(|| self.vm.machine.ram.fault_in(at, false).ok().and_then(|()| read()));
         if let Some(entries) = entries.filter(|e| core.cpuid.cr_rules().are_pdptes(e)) {
             core.state.pdptes = entries;
         }
@@ -326,7 +326,7 @@ impl<B: Backend> VcpuFile<B> {
             take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
             lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
-            core.publish_apic(&self.mailbox, &self.vm.chipset);
+            core.publish_apic(&self.mailbox, &self.vm.machine.interrupts);
             Ok(0)
         })
     }
@@ -351,7 +351,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;
                 this.with(|c, _| {
-                    regs::set_sregs(&this.vm.chipset, &this.mailbox, c, &r)?;
+                    regs::set_sregs(&this.vm.machine.interrupts, &this.mailbox, c, &r)?;
                     this.load_pdptes(c);
                     Ok(0)
                 })

@@ -2,8 +2,9 @@
 
 //! A VM's fd.
 
+use super::device::DeviceFile;
 use super::vcpu::VcpuFile;
-use super::{caps, device, eventfd, irqchip, user};
+use super::{caps, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
@@ -14,6 +15,7 @@ use crate::chipset::{ApicMessage, Level};
 use crate::host::file::{self, AnonFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
+use crate::machine::devices::DeviceHandle;
 use crate::mmu::slots::Request;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
@@ -62,7 +64,7 @@ impl<B: Backend> VmFile<B> {
     fn create_vcpu(&self, id: u64) -> Result<i64> {
         let id = usize::try_from(id).map_err(|_| EINVAL)?;
         let mut config = self.config.lock()?;
-        if self.vm.vcpu(id).is_some() {
+        if self.vm.machine.mailboxes.get(id).is_some() {
             return Err(EEXIST);
         }
         let vcpu = VcpuFile::new(self.vm.clone(), id)?;
@@ -102,26 +104,26 @@ impl<B: Backend> VmFile<B> {
 
     fn create_irqchip(&self) -> Result<i64> {
         let config = self.config.lock()?;
-        if self.vm.has_irqchip.load(Acquire) {
+        if self.vm.machine.has_irqchip.load(Acquire) {
             return Err(EEXIST);
         }
         if config.vcpus != 0 {
             return Err(EINVAL);
         }
         let mut routing = Routing::identity()?;
-        self.vm.chipset.with(|bus, _now, _out| {
+        self.vm.machine.interrupts.with(|bus, _now, _out| {
             bus.pic = Some(Pic::new());
             bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
             core::mem::swap(&mut bus.routing, &mut routing);
         });
-        self.vm.has_irqchip.store(true, Release);
+        self.vm.machine.has_irqchip.store(true, Release);
         Ok(0)
     }
 
     /// `flags` are those of KVM_CREATE_PIT2: without the speaker, its port is left to user space.
     fn create_pit(&self, flags: u32) -> Result<i64> {
         let _config = self.config.lock()?;
-        self.vm.chipset.with(|bus, _now, _out| {
+        self.vm.machine.interrupts.with(|bus, _now, _out| {
             if bus.pic.is_none() {
                 return Err(ENOENT);
             }
@@ -136,10 +138,10 @@ impl<B: Backend> VmFile<B> {
 
     /// Returns how many took it, 0 where it joined an interrupt that waits, or -1 where nobody heard it.
     fn irq_line(&self, irq: u32, level: u32) -> Result<i64> {
-        if !self.vm.has_irqchip.load(Acquire) {
+        if !self.vm.machine.has_irqchip.load(Acquire) {
             return Err(ENXIO);
         }
-        let heard = self.vm.chipset.set_gsi(irq, Level::from(level != 0));
+        let heard = self.vm.machine.interrupts.set_gsi(irq, Level::from(level != 0));
         Ok(heard.map_or(i64::from(abi::IRQ_STATUS_IGNORED), i64::from))
     }
 
@@ -152,17 +154,17 @@ impl<B: Backend> VmFile<B> {
     }
 
     fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
-        if !self.vm.has_irqchip.load(Acquire) || m.flags & !abi::MSI_VALID_DEVID != 0 {
+        if !self.vm.machine.has_irqchip.load(Acquire) || m.flags & !abi::MSI_VALID_DEVID != 0 {
             return Err(EINVAL);
         }
         let msg = m.message();
         let msg = ApicMessage::from_msi(msg.address, msg.data, DestFormat::Narrow).ok_or(EINVAL)?;
-        Ok(i64::from(self.vm.chipset.send(&msg)))
+        Ok(i64::from(self.vm.machine.interrupts.send(&msg)))
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {
         let control: abi::ReinjectControl = user::read(arg)?;
-        self.vm.chipset.with(|bus, _now, _out| match bus.pit.as_mut() {
+        self.vm.machine.interrupts.with(|bus, _now, _out| match bus.pit.as_mut() {
             Some(pit) => {
                 pit.set_reinject(control.pit_reinject != 0);
                 Ok(0)
@@ -172,7 +174,7 @@ impl<B: Backend> VmFile<B> {
     }
 
     fn get_clock(&self, arg: u64) -> Result<i64> {
-        let clock = self.vm.clock_ns();
+        let clock = self.vm.machine.clock.ns();
         let data = abi::ClockData {
             clock,
             flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
@@ -195,7 +197,7 @@ impl<B: Backend> VmFile<B> {
             clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
         }
         let _config = self.config.lock()?;
-        self.vm.set_clock_ns(clock);
+        self.vm.machine.set_clock_ns(clock);
         Ok(0)
     }
 
@@ -204,12 +206,12 @@ impl<B: Backend> VmFile<B> {
         if d.flags & !abi::CREATE_DEVICE_TEST != 0 {
             return Err(EINVAL);
         }
-        let kind = device::Kind::from_type(d.kind).ok_or(ENODEV)?;
+        let device = DeviceHandle::new(d.kind).ok_or(ENODEV)?;
         if d.flags & abi::CREATE_DEVICE_TEST != 0 {
             return Ok(0);
         }
         let _config = self.config.lock()?;
-        let fd = file::install(device::DeviceFile::new(self.vm.clone(), kind)?)?;
+        let fd = file::install(DeviceFile::new(self.vm.clone(), device)?)?;
         d.fd = fd as u32;
         user::write(arg, &d)?;
         Ok(0)

@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine without its processors: what a guest has of devices, interrupts and the ways between them.
+//! A machine without its processors: what a guest has of memory, devices, interrupts, and the ways between them.
 //!
-//! Nothing here knows how a guest is entered, nor whose processor does it.
+//! Nothing here knows how a guest is entered, nor whose processor does it. Each row imports only what stands above it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`interrupts`] | the chips behind their one lock, and messages to local APICs |
+//! | [`memory`], [`ram`] | reads and writes of guest memory; the slots, and what changes below them |
 //! | [`mailbox`] | what others ask of a vCPU |
-//! | [`ram`], [`memory`] | guest memory: slots and what changes below them; reads and writes |
-//! | [`pvclock`] | the structures of the paravirtual clock |
+//! | [`interrupts`] | the chips behind their one lock, and messages to local APICs |
+//! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
+//! | [`power`] | what a guest asked of its platform |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
-//! | [`worker`], [`deferred`] | who serves a queue; what an access to a device leaves to be done |
+//! | [`service`] | who carries out what a guest asks of its virtio devices |
+//! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
+//! | [`whole`] | all of it |
+//! | [`devices`] | the table of what user space can put into a machine |
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod clock;
 pub(crate) mod deferred;
+pub(crate) mod devices;
 pub(crate) mod interrupts;
 pub(crate) mod ioevent;
 pub(crate) mod mailbox;
 pub(crate) mod memory;
+pub(crate) mod pci;
+pub(crate) mod power;
 pub(crate) mod pvclock;
 pub(crate) mod ram;
-pub(crate) mod worker;
+pub(crate) mod service;
+pub(crate) mod whole;

@@ -13,7 +13,7 @@
 //! The VM's configuration lock serializes changes of the slots. `notifiers` is a spin lock that nothing is taken under;
 //! it is held for a few instructions.
 
-use super::memory::SlotLookup;
+use super::memory::{PinnedRam, SlotLookup};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
@@ -149,6 +149,13 @@ impl GuestRam {
         self.invalidations.begin();
     }
 
+    /// Returns a number that stays the same as long as neither slots nor the memory below change;
+    /// `None` while they do.
+    #[inline(always)]
+    pub(crate) fn stable_sequence(&self) -> Option<u64> {
+        self.invalidations.stable()
+    }
+
     /// Returns what decides whether a page may be mapped.
     #[inline(always)]
     pub(crate) fn invalidations(&self) -> &Invalidations {
@@ -170,10 +177,44 @@ impl GuestRam {
         Some((slot, snapshot))
     }
 
-    /// Returns the slots for as long as `cpu` is held, and the place of the one that is likely to be accessed.
+    /// Returns the guest's memory for as long as `cpu` is held.
     #[inline(always)]
-    pub(crate) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> (&'a Slots, usize) {
-        (self.slots.pinned(cpu), self.hint.load(Relaxed))
+    pub(crate) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> PinnedRam<'a> {
+        PinnedRam::new(self.slots.pinned(cpu), self.hint.load(Relaxed))
+    }
+
+    /// Returns whether a slot holds `gfn`.
+    pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
+        self.slot(gfn, &mut 0).is_some()
+    }
+
+    /// Faults in the page behind `gpa`; sleeps.
+    ///
+    /// # Errors
+    /// `EFAULT` when there is none; `EINTR` for a thread that is being killed.
+    pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
+        let span = self.with_span(gpa, |span| span).ok_or(EFAULT)?;
+        guest_ram::fault_in(span.hva, write && span.writable)
+    }
+
+    /// Calls `step` until it misses no page any more; what it misses is faulted in for writing. Sleeps.
+    ///
+    /// ```text
+    /// let msg = ram.until_resident(|| function.with_ram(|net, mem| net.give_packets(queue, mem, sent)))?;
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`GuestRam::fault_in`], and the address of the page that is still missing.
+    pub(crate) fn until_resident<R>(
+        &self,
+        mut step: impl FnMut() -> Result<R, Gpa>,
+    ) -> Result<R, (Error, Gpa)> {
+        loop {
+            match step() {
+                Ok(done) => return Ok(done),
+                Err(gpa) => self.fault_in(gpa, true).map_err(|why| (why, gpa))?,
+            }
+        }
     }
 }
 

@@ -89,7 +89,7 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// One virtual processor.
     type Vcpu: BackendVcpu<Cpu = Self> + Unpin;
     /// The format of its second-level table.
-    type Format: TableFormat + Send + Sync + Unpin;
+    type Format: TableFormat + Copy + Send + Sync + Unpin;
     /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
     type Window<'a>
     where

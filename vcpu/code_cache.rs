@@ -138,12 +138,17 @@ impl CodeCache {
     }
 
     /// Returns the instruction at `rip` in 64-bit code that the processor has just fetched, if one look tells that
-    /// it is known; `sequence` is that of memory now, if it is stable.
+    /// it is known; `sequence` returns that of memory now, if it is stable.
     #[inline(always)]
-    pub(crate) fn quick_look(&self, rip: u64, context: &CodeContext, sequence: Option<u64>) -> Option<&Insn> {
+    pub(crate) fn quick_look(
+        &self,
+        rip: u64,
+        context: &CodeContext,
+        sequence: impl FnOnce() -> Option<u64>,
+    ) -> Option<&Insn> {
         let e = self.quick(rip)?;
         let same = e.quick.context.fetches_as(context)
-            && sequence == Some(e.sequence)
+            && sequence() == Some(e.sequence)
             && are_unchanged(&e.quick.words);
         same.then_some(&e.insn)
     }

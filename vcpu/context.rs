@@ -39,7 +39,7 @@ impl<B: Backend> VcpuCx<'_, '_, B> {
     /// Returns the host's monotonic time.
     #[inline(always)]
     pub(crate) fn now(&mut self) -> Ns {
-        self.core.clock.now(self.vm.ns_per_tick)
+        self.core.clock.now(self.vm.machine.clock.ns_per_tick)
     }
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].
     pub(crate) fn guest_paging(&self) -> Paging {
@@ -65,7 +65,7 @@ impl<B: Backend> VcpuCx<'_, '_, B> {
             Some(Deferred::Inline(queue)) => {
                 self.mailbox.request_self(Requests::INLINE_SERVICE);
                 if let Some(earlier) = self.core.deferred.replace(queue) {
-                    self.vm.pci.hand_to_worker(earlier);
+                    self.vm.machine.pci.hand_to_worker(earlier);
                 }
             }
         }

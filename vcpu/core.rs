@@ -372,8 +372,8 @@ impl<B: Backend> VcpuCore<B> {
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
-        let boot = wall_ns().wrapping_sub(vm.clock_ns());
-        self.pv.publish(&*vm.space, &vm.clock, vm.tsc_scale, self.tsc_offset, boot)
+        let boot = wall_ns().wrapping_sub(vm.machine.clock.ns());
+        self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)
     }
 }
 

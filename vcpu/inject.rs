@@ -38,20 +38,30 @@ pub(crate) fn take_interrupts<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &
 fn end_lost<B: Backend>(vm: &Vm<B>, mut lost: VecBits) {
     while let Some(vector) = lost.highest() {
         lost.clear(vector);
-        vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+        vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
     }
 }
 
 /// Ends the interrupt in service if the guest ended it in memory. Returns the address of a page that must
 /// be made resident first.
-#[inline]
+// After every exit, and nothing to do for most: the rest stays out of line.
+#[inline(always)]
 pub(crate) fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+    if core.pv.is_eoi_armed() {
+        take_armed_eoi(vm, core)
+    } else {
+        None
+    }
+}
+
+#[inline(never)]
+fn take_armed_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
     let lapic = core.lapic.as_mut()?;
-    match core.pv.take_eoi(&*vm.space, lapic) {
+    match core.pv.take_eoi(&*vm.machine.ram, lapic) {
         Ok(None) => None,
         // The vector was sent once more, level triggered, while the guest served the edge.
         Ok(Some(vector)) => {
-            vm.chipset.with(|bus, now, out| bus.eoi(vector, now, out));
+            vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
             None
         }
         Err(gpa) => Some(gpa),
@@ -76,7 +86,7 @@ fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Optio
     core.user_irq.is_some()
         || core.lapic.as_ref().is_some_and(|l| {
             highest.is_some_and(|vector| l.is_above_ppr(vector))
-                || (vm.chipset.is_extint() && l.accepts_extint())
+                || (vm.machine.interrupts.is_extint() && l.accepts_extint())
         })
 }
 
@@ -130,8 +140,8 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
         let floor = highest.map_or(0, |vector| lapic.held_class(vector));
         core.hw.set_tpr(lapic.cr8(), floor);
         // The timer waits for an end of interrupt that it can see.
-        if !vm.chipset.is_timer_waiting() {
-            core.pv.arm_eoi(&*vm.space, lapic, core.armed);
+        if !vm.machine.interrupts.is_timer_waiting() {
+            core.pv.arm_eoi(&*vm.machine.ram, lapic, core.armed);
         }
     }
     // What waits may have been given to the processor just now.
@@ -178,8 +188,8 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vcp
     }
     let vector = if let Some(v) = core.user_irq.take() {
         Some(v)
-    } else if vm.chipset.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
-        vm.chipset.with(|bus, _now, _out| bus.acknowledge())
+    } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
+        vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
     } else {
         core.armed = core.lapic.as_ref().and_then(|l| l.pending());
         core.armed

@@ -10,7 +10,6 @@
 //! | [`poll`], [`timer_advance`], [`progress`], [`record`] | before a halted vCPU sleeps; before its timer is due; how long a window stays open; the last exits |
 //! | [`emulate`], [`code_cache`] | instructions in software; those that exited lately, decoded |
 //! | [`second_level`], [`vm`] | the table that shows guest memory to the processor; the VM as a vCPU sees it |
-//! | [`pci`], [`disk`], [`net`] | the PCI bus, and who serves the queues on it |
 //! | [`core`], [`context`] | everything of one vCPU; what handlers have before them |
 //! | [`inject`], [`requests`] | what an entry delivers; what others ask |
 //! | [`access`] | what an address reaches |
@@ -27,7 +26,6 @@ pub(crate) mod code_cache;
 pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod cpuid;
-pub(crate) mod disk;
 pub(crate) mod emul;
 pub(crate) mod emulate;
 pub(crate) mod event;
@@ -38,11 +36,7 @@ pub(crate) mod inject;
 pub(crate) mod io;
 pub(crate) mod mce;
 pub(crate) mod msr_table;
-pub(crate) mod net;
-mod netstream;
-mod nettap;
 pub(crate) mod outcome;
-pub(crate) mod pci;
 pub(crate) mod poll;
 pub(crate) mod progress;
 pub(crate) mod pv;

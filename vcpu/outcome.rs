@@ -5,6 +5,7 @@
 use super::exit::RawExit;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
+use crate::machine::power::SystemEvent;
 
 /// A reason to return to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +60,6 @@ pub(crate) enum UserExit {
     Bug(VmBug),
 }
 
-/// What a guest may ask of its platform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SystemEvent {
-    /// Power off (ACPI S5).
-    PowerOff,
-    /// Reset.
-    Reset,
-}
-
 /// Why a vCPU cannot go on. The host lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VmBug {
@@ -96,6 +88,30 @@ pub(crate) enum VmBug {
     },
 }
 
+/// What a vCPU must wait for outside its window, where it may sleep: from the second-level table and the emulator to
+/// the run loop, which has [`SecondLevel::unblock`](super::second_level::SecondLevel::unblock) do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// A page of guest memory that is to be made resident and mapped.
+    MapIn {
+        /// Where.
+        gpa: Gpa,
+        /// For writing.
+        write: bool,
+    },
+    /// A page of guest memory that is to be made resident.
+    FaultIn {
+        /// Where.
+        gpa: Gpa,
+        /// For writing.
+        write: bool,
+    },
+    /// The pool of table pages, which is to be filled.
+    NeedPages,
+    /// Other CPUs, which are to forget a mapping.
+    NeedFlush,
+}
+
 /// What a handler decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -107,24 +123,8 @@ pub(crate) enum Outcome {
     Inject(Exception),
     /// The instruction is done; wait for an event.
     Halt,
-    /// Make a page of guest memory resident and map it, then enter the guest where it stands.
-    MapIn {
-        /// Where.
-        gpa: Gpa,
-        /// For writing.
-        write: bool,
-    },
-    /// Make a page of guest memory resident, then enter the guest where it stands.
-    FaultIn {
-        /// Where.
-        gpa: Gpa,
-        /// For writing.
-        write: bool,
-    },
-    /// Fill the pool of table pages, then enter the guest where it stands.
-    NeedPages,
-    /// Make other CPUs forget a mapping, then enter the guest where it stands.
-    NeedFlush,
+    /// Do what sleeps, then enter the guest where it stands.
+    Blocked(Blocked),
     /// Let the host take its interrupt.
     HostInterrupt,
     /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.

@@ -3,43 +3,16 @@
 //! The paravirtual features of one vCPU: the clock in guest memory, and the end of interrupt without
 //! an exit.
 //!
-//! The clock is a straight line through one point of the VM ([`ClockReference`]) with the slope of the
-//! TSC, the same for all vCPUs; so it is written once and stays true, and the guest may compare clocks
-//! of different vCPUs. It is offered only while the host trusts its own TSC.
+//! The clock is the machine's ([`MachineClock`]), put into the terms of the vCPU's own TSC.
 //!
 //! For the end of interrupt, a flag in guest memory says "clear me instead of writing EOI". It is set
 //! with the entry that delivers an interrupt whose end nobody waits for, and looked at after the next exit.
 
 use crate::arch::addr::Gpa;
 use crate::chipset::lapic::Lapic;
-use crate::machine::pvclock::{TimeInfo, TscScale, WallClock, ENABLED, TSC_STABLE};
+use crate::machine::clock::MachineClock;
+use crate::machine::pvclock::{TimeInfo, WallClock, ENABLED, TSC_STABLE};
 use crate::mmu::mem::{GuestMem, MemError};
-use core::sync::atomic::{AtomicU64, Ordering::*};
-
-/// The point that the VM's clock goes through.
-pub(crate) struct ClockReference {
-    host_tsc: AtomicU64,
-    ns: AtomicU64,
-}
-
-impl ClockReference {
-    /// The clock shows `ns` when the host's TSC is `host_tsc`.
-    pub(crate) fn new(host_tsc: u64, ns: u64) -> ClockReference {
-        ClockReference { host_tsc: AtomicU64::new(host_tsc), ns: AtomicU64::new(ns) }
-    }
-
-    /// Moves the point. The VM's configuration lock is held.
-    pub(crate) fn set(&self, host_tsc: u64, ns: u64) {
-        self.host_tsc.store(host_tsc, Relaxed);
-        self.ns.store(ns, Relaxed);
-    }
-
-    /// Returns what the clock shows when the host's TSC is `host_tsc`.
-    pub(crate) fn at(&self, host_tsc: u64, scale: TscScale) -> u64 {
-        let elapsed = host_tsc.saturating_sub(self.host_tsc.load(Relaxed));
-        self.ns.load(Relaxed).wrapping_add(scale.ns(elapsed))
-    }
-}
 
 /// Bit 0 of the word that PV_EOI shares with the guest: the end of interrupt needs no exit.
 const EOI_PENDING: u8 = 1;
@@ -67,8 +40,7 @@ impl PvState {
     pub(crate) fn publish<M: GuestMem>(
         &mut self,
         mem: &M,
-        reference: &ClockReference,
-        scale: TscScale,
+        clock: &MachineClock,
         tsc_offset: u64,
         boot_wall_ns: u64,
     ) -> Result<(), Gpa> {
@@ -83,8 +55,8 @@ impl PvState {
         if self.system_time & ENABLED != 0 {
             let at = Gpa(self.system_time & !ENABLED);
             let version = mem.read_obj::<u32>(at).or_else(absent)?;
-            let tsc = reference.host_tsc.load(Relaxed).wrapping_add(tsc_offset);
-            let info = TimeInfo::new(tsc, reference.ns.load(Relaxed), scale, TSC_STABLE);
+            let (host_tsc, ns) = clock.point();
+            let info = TimeInfo::new(host_tsc.wrapping_add(tsc_offset), ns, clock.scale, TSC_STABLE);
             info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
         }
         Ok(())
@@ -111,25 +83,27 @@ impl PvState {
 
     /// Before an entry: lets the guest end the interrupt that the entry delivers (`coming`) or the one in
     /// service without an exit, where it can.
-    #[inline]
+    // Before every entry, and nothing to do for most: the rest stays out of line.
+    #[inline(always)]
     pub(crate) fn arm_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &Lapic, coming: Option<u8>) {
-        if self.eoi & ENABLED == 0 || self.eoi_armed || !lapic.pv_eoi_allowed(coming) {
-            return;
+        if self.eoi & ENABLED != 0 && !self.eoi_armed && lapic.pv_eoi_allowed(coming) {
+            self.set_eoi_flag(mem);
         }
+    }
+
+    #[inline(never)]
+    fn set_eoi_flag<M: GuestMem>(&mut self, mem: &M) {
         self.eoi_armed = mem.write(Gpa(self.eoi & !ENABLED), &[EOI_PENDING]).is_ok();
     }
 
-    /// After an exit: ends the interrupt if the guest said so. Returns its vector if the IOAPIC must hear of it,
+    /// After an exit, where [`PvState::is_eoi_armed`]: ends the interrupt if the guest said so. Returns its vector if the IOAPIC must hear of it,
     /// as [`Lapic::eoi`] does.
     ///
     /// # Errors
     /// The address of a page that must be made resident first. Until then the word may hold an end that
     /// is not known yet, so it stays armed.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<Option<u8>, Gpa> {
-        if !self.eoi_armed {
-            return Ok(None);
-        }
         let at = Gpa(self.eoi & !ENABLED);
         let mut flag = [EOI_PENDING];
         mem.read(at, &mut flag).or_else(absent)?;

@@ -5,9 +5,9 @@
 use super::backend::{Backend, BackendVcpu};
 use super::core::{signature, MpState, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
-use super::pci::Unserved;
 use super::vm::Vm;
 use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::service::function::Unserved;
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
 pub(crate) const QUICK: Requests = Requests::INTERRUPT
@@ -31,7 +31,7 @@ pub(crate) fn take_requests<B: Backend>(
         take_interrupts(vm, mailbox, core);
     }
     if asked.contains(Requests::TIMER) {
-        core.take_timer(mailbox, vm.ns_per_tick);
+        core.take_timer(mailbox, vm.machine.clock.ns_per_tick);
     }
     if asked.intersects(Requests::NMIS) {
         core.add_nmis(asked.nmis());
@@ -41,39 +41,32 @@ pub(crate) fn take_requests<B: Backend>(
     }
     if asked.contains(Requests::INIT) {
         core.init(signature());
-        core.publish_apic(mailbox, &vm.chipset);
+        core.publish_apic(mailbox, &vm.machine.interrupts);
         core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
     }
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(mailbox.sipi_vector());
     }
     if asked.contains(Requests::CLOCK) {
-        if let Err(gpa) = core.publish_clock(vm) {
-            if vm.space.fault_in(gpa, true).is_ok() {
-                mailbox.request_self(Requests::CLOCK);
-            }
-        }
+        // Memory that is gone is the guest's loss.
+        let _ = vm.machine.ram.until_resident(|| core.publish_clock(vm));
     }
     if asked.contains(Requests::EOI) {
-        // Memory that is gone is the guest's loss: the interrupt stays in service.
-        if let Some(gpa) = take_eoi(vm, core) {
-            if vm.space.fault_in(gpa, true).is_ok() {
-                mailbox.request_self(Requests::EOI);
-            }
-        }
+        // As above: the interrupt stays in service.
+        let _ = vm.machine.ram.until_resident(|| take_eoi(vm, core).map_or(Ok(()), Err));
     }
     if asked.contains(Requests::INLINE_SERVICE) {
         if let Some(queue) = core.deferred.take() {
-            vm.pci.serve_inline(vm, queue);
+            vm.machine.pci.serve_inline(queue);
         }
     }
     if asked.contains(Requests::SERVICE) {
-        let is_left = match vm.pci.serve(&vm.chipset, &*vm.space) {
+        let is_left = match vm.machine.pci.serve_waiting() {
             Unserved::Nothing => false,
             // Signals, and what others ask, come first.
             Unserved::More => true,
             // Memory that is gone is the guest's loss.
-            Unserved::NotResident(gpa) => vm.space.fault_in(gpa, true).is_ok(),
+            Unserved::NotResident(gpa) => vm.machine.ram.fault_in(gpa, true).is_ok(),
         };
         if is_left {
             mailbox.request_self(Requests::SERVICE);

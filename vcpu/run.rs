@@ -20,14 +20,13 @@ use super::exit::Exit;
 use super::fast_path;
 use super::handle;
 use super::inject::{has_interrupt, prepare};
-use super::outcome::{Outcome, UserExit, VmBug};
+use super::outcome::{Blocked, Outcome, UserExit, VmBug};
 use super::poll::{Polling, Waker};
 use super::progress::Progress;
 use super::record::{count, ExitClass, VcpuRecord};
 use super::requests::{take_requests, QUICK};
 use super::state::Groups;
 use super::vm::Vm;
-use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
 use crate::host::cpu::{self, PinnedCpu, Work};
 use crate::host::debug::HostDebug;
@@ -45,14 +44,8 @@ enum WindowExit {
     Again,
     /// The vCPU sleeps until an event.
     Sleep,
-    /// As the outcome says.
-    MapIn(Gpa, bool),
-    /// As the outcome says.
-    FaultIn(Gpa, bool),
-    /// The pool of table pages must be filled.
-    NeedPages,
-    /// Other CPUs must forget a mapping.
-    NeedFlush,
+    /// Something must be waited for.
+    Blocked(Blocked),
     /// Return to user space.
     User(UserExit),
     /// This CPU cannot run guests.
@@ -75,7 +68,7 @@ pub(crate) fn run<B: Backend>(
     let done = run_until_user(vm, mailbox, record, core, fpu, immediate_exit);
     // Nobody knows when this vCPU will run again.
     if let Some(queue) = core.deferred.take() {
-        vm.pci.hand_to_worker(queue);
+        vm.machine.pci.hand_to_worker(queue);
     }
     done
 }
@@ -100,7 +93,7 @@ fn run_until_user<B: Backend>(
                 cpu::handle_work()?;
             }
             take_requests(vm, mailbox, core, Requests::all());
-            if let Some(event) = vm.take_event() {
+            if let Some(event) = vm.machine.power.take() {
                 count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
             }
@@ -112,10 +105,7 @@ fn run_until_user<B: Backend>(
         match window(vm, mailbox, record, core, fpu, finishes_only) {
             WindowExit::Again => {}
             WindowExit::Sleep => core.mp = MpState::Halted,
-            WindowExit::MapIn(gpa, write) => vm.space.map_in(gpa, write, &mut core.slot_hint)?,
-            WindowExit::FaultIn(gpa, write) => vm.space.fault_in(gpa, write)?,
-            WindowExit::NeedPages => vm.space.top_up()?,
-            WindowExit::NeedFlush => vm.space.finish_flush(),
+            WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
             WindowExit::User(exit) => {
                 count(&record.stats.user_exits);
                 return Ok(Some(exit));
@@ -313,10 +303,7 @@ fn apply_outcome<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: Outcome) -> Op
             Ok(()) if cx.core.lapic.is_none() => Some(WindowExit::User(UserExit::Hlt)),
             Ok(()) => Some(WindowExit::Sleep),
         },
-        Outcome::MapIn { gpa, write } => Some(WindowExit::MapIn(gpa, write)),
-        Outcome::FaultIn { gpa, write } => Some(WindowExit::FaultIn(gpa, write)),
-        Outcome::NeedPages => Some(WindowExit::NeedPages),
-        Outcome::NeedFlush => Some(WindowExit::NeedFlush),
+        Outcome::Blocked(by) => Some(WindowExit::Blocked(by)),
         Outcome::HostInterrupt => {
             count(&cx.record.stats.host_interrupts);
             Some(WindowExit::Again)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's physical address space: its RAM, and the second-level table that shows it to the processor.
+//! The second-level table: what shows the guest's RAM to the processor.
 //!
 //! A page is mapped under the table's lock, and only if nothing has changed since it was looked up: neither the slots
 //! nor the VMM's memory ([`Invalidations`](crate::mmu::tlb::Invalidations)). Whoever changes either begins there first,
@@ -10,17 +10,17 @@
 //! The lock is held with interrupts off. So what a section under it does is bounded by [`SECTION`], whatever the size
 //! of the range; tables that were unlinked are freed outside.
 
-use super::backend::{Backend, TableRoot};
+use super::backend::TableRoot;
+use super::outcome::Blocked;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
 use crate::machine::mailbox::Mailboxes;
-use crate::machine::memory::{PinnedRam, SlotLookup};
 use crate::machine::ram::GuestRam;
-use crate::mmu::format::{small_code, PageSize, Rights, Touch};
-use crate::mmu::slots::{Change, GfnRange, HvaSpan, Request, Slot};
+use crate::mmu::format::{small_code, PageSize, Rights, TableFormat, Touch};
+use crate::mmu::slots::{Change, GfnRange, Request, Slot};
 use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
 use crate::mmu::tlb::{Flushes, Snapshot};
 use kernel::prelude::*;
@@ -29,8 +29,8 @@ use kernel::sync::{Arc, SpinLockIrq};
 /// How many entries of the table a section with interrupts off reads, about, when it unmaps.
 const SECTION: usize = 128;
 
-struct Tables<B: Backend> {
-    table: Option<Table<B::Format>>,
+struct Tables<F: TableFormat> {
+    table: Option<Table<F>>,
     pages: TablePages,
     /// What faults have taken out, waiting for [`SecondLevel::finish_flush`].
     pending: FlushNeeded,
@@ -38,35 +38,31 @@ struct Tables<B: Backend> {
 
 /// See the module's description.
 #[pin_data]
-pub(crate) struct SecondLevel<B: Backend> {
+pub(crate) struct SecondLevel<F: TableFormat> {
+    /// What it shows.
+    ram: Arc<GuestRam>,
     #[pin]
-    ram: GuestRam,
-    #[pin]
-    tables: SpinLockIrq<Tables<B>>,
+    tables: SpinLockIrq<Tables<F>>,
     /// The table's.
-    format: B::Format,
+    format: F,
     root: Hpa,
     /// Only pages of 4 KiB may be executable.
     small_code: bool,
     /// Flushes of translations that a CPU may hold and that were taken away.
     pub(crate) flushes: Flushes,
-    /// The VM's vCPUs.
-    pub(crate) vcpus: Arc<Mailboxes>,
+    /// The vCPUs that walk it.
+    mailboxes: Arc<Mailboxes>,
 }
 
 /// What a fault of the second-level table turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum TableFault {
     /// Mapped now; run the instruction again.
     Mapped,
     /// No memory there: a device, or nothing.
     Mmio,
-    /// The host page must be made resident first: see [`SecondLevel::map_in`].
-    NotResident,
-    /// The pool of table pages is too low to map anything.
-    NeedPages,
-    /// Mapped, in the place of something that other CPUs may still use: see [`SecondLevel::finish_flush`].
-    NeedFlush,
+    /// Something must be done first, or after, that sleeps: see [`SecondLevel::unblock`].
+    Blocked(Blocked),
     /// The memory below is changing: run the instruction again a little later.
     Again,
 }
@@ -92,29 +88,34 @@ impl Wanted {
     }
 }
 
-impl<B: Backend> SecondLevel<B> {
-    /// An empty space for guests of `backend`; `small_code`: only pages of 4 KiB may be executable.
+impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
+    /// An empty table that will show `ram` to the processors that `mailboxes` belong to; `small_code`: only pages of
+    /// 4 KiB may be executable.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(backend: &B, vcpus: Arc<Mailboxes>, small_code: bool) -> Result<Arc<SecondLevel<B>>> {
+    pub(crate) fn new(
+        format: F,
+        ram: Arc<GuestRam>,
+        mailboxes: Arc<Mailboxes>,
+        small_code: bool,
+    ) -> Result<Arc<SecondLevel<F>>> {
         let mut pages = TablePages::new();
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
         }
-        let table = Table::new(&mut pages, backend.format()).map_err(|_| ENOMEM)?;
+        let table = Table::new(&mut pages, format).map_err(|_| ENOMEM)?;
         let root = table.root();
-        let format = backend.format();
         Arc::pin_init(
-            try_pin_init!(SecondLevel {
-                ram <- GuestRam::new(),
+            pin_init!(SecondLevel {
+                ram,
                 tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
                 root,
                 small_code,
                 flushes: Flushes::new(),
-                vcpus,
-            }? Error),
+                mailboxes,
+            }),
             GFP_KERNEL_ACCOUNT,
         )
     }
@@ -183,7 +184,7 @@ impl<B: Backend> SecondLevel<B> {
     }
 
     /// Finishes the flushes that faults left behind. Interrupts are on.
-    pub(crate) fn finish_flush(&self) {
+    fn finish_flush(&self) {
         let (generation, unlinked) = {
             let mut t = self.tables.lock();
             (self.flushes.requested(), core::mem::take(&mut t.pending))
@@ -193,7 +194,7 @@ impl<B: Backend> SecondLevel<B> {
 
     /// Makes every vCPU that is in guest mode leave it, and waits until they have.
     fn leave_guest_mode(&self) {
-        for vcpu in self.vcpus.iter() {
+        for vcpu in self.mailboxes.iter() {
             if let Some(id) = vcpu.running_on() {
                 cpu::sync(id);
             }
@@ -201,11 +202,11 @@ impl<B: Backend> SecondLevel<B> {
     }
 
     /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
-    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, access: Touch, hint: &mut usize) -> Fault {
-        let Some(wanted) = self.wanted(gpa, access, hint) else { return Fault::Mmio };
+    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, access: Touch, hint: &mut usize) -> TableFault {
+        let Some(wanted) = self.wanted(gpa, access, hint) else { return TableFault::Mmio };
         match wanted.page(false) {
             Ok(page) => self.map(cpu, &wanted, &page),
-            Err(_) => Fault::NotResident,
+            Err(_) => TableFault::Blocked(Blocked::MapIn { gpa, write: access == Touch::Write }),
         }
     }
 
@@ -214,18 +215,36 @@ impl<B: Backend> SecondLevel<B> {
     ///
     /// # Errors
     /// `EFAULT` when there is no page; `ENOMEM`.
-    pub(crate) fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
+    fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
         // A fetch that finds the page not executable then faults once more.
         let access = if write { Touch::Write } else { Touch::Read };
         let Some(wanted) = self.wanted(gpa, access, hint) else { return Ok(()) };
         let page = wanted.page(true)?;
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
         match fault {
-            Fault::NeedPages => self.top_up()?,
-            Fault::NeedFlush => self.finish_flush(),
-            Fault::Mapped | Fault::Mmio | Fault::NotResident | Fault::Again => {}
+            TableFault::Blocked(Blocked::NeedPages) => self.top_up(),
+            TableFault::Blocked(Blocked::NeedFlush) => {
+                self.finish_flush();
+                Ok(())
+            }
+            TableFault::Blocked(_) | TableFault::Mapped | TableFault::Mmio | TableFault::Again => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Does what a vCPU is blocked by; sleeps. `hint` is as [`SecondLevel::fault`] has it.
+    ///
+    /// # Errors
+    /// `EFAULT` when there is no page; `ENOMEM`; `EINTR` for a thread that is being killed.
+    pub(crate) fn unblock(&self, by: Blocked, hint: &mut usize) -> Result {
+        match by {
+            Blocked::MapIn { gpa, write } => self.map_in(gpa, write, hint),
+            Blocked::FaultIn { gpa, write } => self.ram.fault_in(gpa, write),
+            Blocked::NeedPages => self.top_up(),
+            Blocked::NeedFlush => {
+                self.finish_flush();
+                Ok(())
+            }
+        }
     }
 
     /// Returns what a fault at `gpa` wants mapped, if it is memory.
@@ -238,16 +257,16 @@ impl<B: Backend> SecondLevel<B> {
     }
 
     /// Maps a page that was looked up after `wanted` was.
-    fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> Fault {
+    fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> TableFault {
         let Wanted { gfn, slot, hva, access, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
         let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         if !self.ram.invalidations().allows(snapshot) {
-            return Fault::Again;
+            return TableFault::Again;
         }
         let Tables { table, pages, pending } = &mut *t;
-        let Some(table) = table else { return Fault::Again };
+        let Some(table) = table else { return TableFault::Again };
         let (size, rights) = match self.small_code {
             true => small_code(access, size, rights, || table.has_table(pages, gfn)),
             false => (size, rights),
@@ -256,8 +275,8 @@ impl<B: Backend> SecondLevel<B> {
         let mapped = table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights);
         let flush = match mapped {
             Ok(mapped) => mapped.flush,
-            Err(MapError::NoMemory) => return Fault::NeedPages,
-            Err(MapError::Misaligned | MapError::OutOfRange) => return Fault::Mmio,
+            Err(MapError::NoMemory) => return TableFault::Blocked(Blocked::NeedPages),
+            Err(MapError::Misaligned | MapError::OutOfRange) => return TableFault::Mmio,
         };
         if rights.contains(Rights::WRITE) {
             page.mark_dirty();
@@ -265,54 +284,13 @@ impl<B: Backend> SecondLevel<B> {
         if flush.is_needed() {
             pending.join(pages, flush);
             self.flushes.request();
-            return Fault::NeedFlush;
+            return TableFault::Blocked(Blocked::NeedFlush);
         }
-        Fault::Mapped
-    }
-
-    /// Returns a number that stays the same as long as neither slots nor the memory below change;
-    /// `None` while they do.
-    #[inline(always)]
-    pub(crate) fn stable_sequence(&self) -> Option<u64> {
-        self.ram.invalidations().stable()
-    }
-
-    /// Returns a number that is another one after the slots have changed.
-    #[inline(always)]
-    pub(crate) fn slots_generation(&self) -> u64 {
-        self.ram.generation()
-    }
-
-    /// Returns whether a slot holds `gfn`.
-    pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
-        self.ram.slot(gfn, &mut 0).is_some()
-    }
-
-    /// Returns the guest's memory for as long as `cpu` is held.
-    #[inline(always)]
-    pub(crate) fn near<'a>(&'a self, cpu: &'a PinnedCpu) -> PinnedRam<'a> {
-        let (slots, hint) = self.ram.pinned(cpu);
-        PinnedRam::new(slots, hint)
-    }
-
-    /// Faults in the page behind `gpa`; sleeps.
-    ///
-    /// # Errors
-    /// `EFAULT` when there is none.
-    pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
-        let span = self.with_span(gpa, |span| span).ok_or(EFAULT)?;
-        guest_ram::fault_in(span.hva, write && span.writable)
+        TableFault::Mapped
     }
 }
 
-impl<B: Backend> SlotLookup for SecondLevel<B> {
-    #[inline(always)]
-    fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
-        self.ram.with_span(gpa, access)
-    }
-}
-
-impl<B: Backend> OnInvalidate for SecondLevel<B> {
+impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F> {
     fn begin(&self, start: Hva, end: Hva) {
         self.ram.begin_notifier(start, end, |slots| self.unmap(slots.ranges_of_hva(start, end)));
     }
@@ -327,7 +305,7 @@ impl<B: Backend> OnInvalidate for SecondLevel<B> {
     }
 }
 
-impl<B: Backend> Drop for Tables<B> {
+impl<F: TableFormat> Drop for Tables<F> {
     fn drop(&mut self) {
         // No vCPU is left, and no number that tagged the translations is used again before a flush.
         let Tables { table, pages, pending } = self;

@@ -23,7 +23,7 @@ pub(crate) fn offset<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64
 #[inline]
 fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> Clock {
     if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
-        Clock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.ns_per_tick }
+        Clock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.machine.clock.ns_per_tick }
     } else {
         Clock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }
     }
@@ -87,15 +87,15 @@ fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: Effect, is_eoi: bool) {
     let (vm, cpu) = (cx.vm, cx.cpu);
     match effect {
         Effect::None => {}
-        Effect::Ipi(ipi) => cx.vm.chipset.send_ipi(cx.mailbox.id, &ipi),
+        Effect::Ipi(ipi) => cx.vm.machine.interrupts.send_ipi(cx.mailbox.id, &ipi),
         Effect::EoiBroadcast(vector) => {
-            vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
+            vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
         Effect::TimerChanged => cx.core.arm_timer(cx.mailbox),
-        Effect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.chipset),
+        Effect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine.interrupts),
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
-    if is_eoi && cx.vm.chipset.is_timer_waiting() {
-        vm.chipset.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
+    if is_eoi && cx.vm.machine.interrupts.is_timer_waiting() {
+        vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
     }
 }

@@ -16,10 +16,14 @@ pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Widt
         return Some(lapic::read(cx, offset, width));
     }
     if is_ioapic(gpa) {
-        return cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, |bus, _now, _out| bus.mmio_read(gpa, width));
+        return cx.vm.machine.interrupts.with_pinned(
+            cx.cpu,
+            || Ns::ZERO,
+            |bus, _now, _out| bus.mmio_read(gpa, width),
+        );
     }
-    let read = cx.vm.pci.mmio_read(gpa, width);
-    read.or_else(|| cx.vm.pci.ends_unclaimed().then_some(width.mask()))
+    let read = cx.vm.machine.pci.mmio_read(gpa, width);
+    read.or_else(|| cx.vm.machine.pci.ends_unclaimed().then_some(width.mask()))
 }
 
 /// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`Width`].
@@ -73,7 +77,13 @@ fn read_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Opt
 #[inline(never)]
 fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
     // Who is signalled is by the length of the whole.
-    if cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, (len as u32, || value), &mut cx.core.event_hint) {
+    if cx.vm.machine.signal_write(
+        cx.cpu,
+        Place::Memory,
+        gpa.0,
+        (len as u32, || value),
+        &mut cx.core.event_hint,
+    ) {
         return true;
     }
     let mut done = 0usize;
@@ -115,20 +125,20 @@ fn write_controller<B: Backend>(
     }
     is_ioapic(gpa).then(|| {
         let write = |bus: &mut Bus, _now, out: &mut Signals| bus.mmio_write(gpa, width, value, out);
-        cx.vm.chipset.with_pinned(cx.cpu, || Ns::ZERO, write)
+        cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, write)
     })
 }
 
 fn write_pci<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
-    let deferred = cx.vm.pci.mmio_write(&cx.vm.chipset, gpa, width, value);
-    cx.defer(deferred) || cx.vm.pci.ends_unclaimed()
+    let deferred = cx.vm.machine.pci.mmio_write(gpa, width, value);
+    cx.defer(deferred) || cx.vm.machine.pci.ends_unclaimed()
 }
 
 /// Signals user space, if that is what a write here does. Returns whether it is.
 #[inline]
 pub(crate) fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     let written = (width.bytes() as u32, || value & width.mask());
-    cx.vm.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
+    cx.vm.machine.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.

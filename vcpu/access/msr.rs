@@ -61,7 +61,7 @@ pub(crate) fn write<B: Backend>(
         Policy::Handled(Handled::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
-            cx.core.publish_apic(cx.mailbox, &cx.vm.chipset);
+            cx.core.publish_apic(cx.mailbox, &cx.vm.machine.interrupts);
             Ok(())
         }
         Policy::Handled(Handled::TscAux) => {
@@ -169,7 +169,7 @@ fn set_as<B: Backend>(
 
 /// The guest's time now.
 fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> Clock {
-    Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.ns_per_tick }
+    Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.machine.clock.ns_per_tick }
 }
 
 fn set_handled<B: Backend>(
@@ -193,7 +193,7 @@ fn set_handled<B: Backend>(
             if !core.restore_apic_base(value) {
                 return false;
             }
-            core.publish_apic(mailbox, &vm.chipset);
+            core.publish_apic(mailbox, &vm.machine.interrupts);
         }
         Handled::TscDeadline => {
             let clock = clock(vm, core);

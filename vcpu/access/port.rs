@@ -17,7 +17,7 @@ pub(crate) fn signal<B: Backend>(
     port: u16,
     written: (u32, impl Fn() -> u64),
 ) -> bool {
-    cx.vm.signal_write(cx.cpu, Place::Port, port.into(), written, &mut cx.core.event_hint)
+    cx.vm.machine.signal_write(cx.cpu, Place::Port, port.into(), written, &mut cx.core.event_hint)
 }
 
 /// Returns whether a port is one of PCI configuration.
@@ -27,17 +27,17 @@ fn is_pci(port: u16) -> bool {
 
 /// Returns whether nobody in the kernel has `port`: [`write`] gives it to user space.
 pub(crate) fn is_for_user<B: Backend>(cx: &VcpuCx<'_, '_, B>, port: u16) -> bool {
-    !bus::decodes(port) && !is_pci(port) && !cx.vm.pci.ends_unclaimed()
+    !bus::decodes(port) && !is_pci(port) && !cx.vm.machine.pci.ends_unclaimed()
 }
 
 /// Reads a port of a chip in the kernel. `None`: there is none.
 pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
     if !bus::decodes(port) {
-        let claimed = if is_pci(port) { cx.vm.pci.port_read(port, width) } else { None };
+        let claimed = if is_pci(port) { cx.vm.machine.pci.port_read(port, width) } else { None };
         return claimed.or_else(|| unclaimed(cx, width));
     }
     let (vm, cpu) = (cx.vm, cx.cpu);
-    let (read, room) = vm.chipset.with_pinned(
+    let (read, room) = vm.machine.interrupts.with_pinned(
         cpu,
         || cx.now(),
         |bus, now, out| {
@@ -46,7 +46,7 @@ pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wid
         },
     );
     if room {
-        cx.vm.chipset.console.wake();
+        cx.vm.machine.interrupts.console.wake();
     }
     read.or_else(|| unclaimed(cx, width))
 }
@@ -59,13 +59,13 @@ pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wi
             return true;
         }
         if !is_pci(port) {
-            return cx.vm.pci.ends_unclaimed();
+            return cx.vm.machine.pci.ends_unclaimed();
         }
-        let deferred = cx.vm.pci.port_write(&cx.vm.chipset, port, width, value);
+        let deferred = cx.vm.machine.pci.port_write(port, width, value);
         return cx.defer(deferred);
     }
     let (vm, cpu) = (cx.vm, cx.cpu);
-    let (done, request, console) = vm.chipset.with_pinned(
+    let (done, request, console) = vm.machine.interrupts.with_pinned(
         cpu,
         || cx.now(),
         |bus, now, out| {
@@ -75,16 +75,16 @@ pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wi
         },
     );
     if let Some(request) = request {
-        cx.vm.note_request(request);
+        cx.vm.machine.power.note(request);
         cx.mailbox.request_self(Requests::EXIT);
     }
     if console {
-        cx.vm.chipset.console.wake();
+        cx.vm.machine.interrupts.console.wake();
     }
-    done || cx.vm.pci.ends_unclaimed()
+    done || cx.vm.machine.pci.ends_unclaimed()
 }
 
 /// What a read gives that no chip answers, where the machine has a host bridge.
 fn unclaimed<B: Backend>(cx: &VcpuCx<'_, '_, B>, width: Width) -> Option<u32> {
-    cx.vm.pci.ends_unclaimed().then_some(width.mask() as u32)
+    cx.vm.machine.pci.ends_unclaimed().then_some(width.mask() as u32)
 }

@@ -5,13 +5,13 @@
 
 use crate::arch::addr::{Gpa, Gva, Hva};
 use crate::machine::memory::SlotLookup;
+use crate::machine::ram::GuestRam;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, Privilege};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
 use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{decode, Insn, Mode};
-use crate::vcpu::second_level::SecondLevel;
 use crate::vcpu::state::Groups;
 use core::cell::Cell;
 use kernel::prelude::*;
@@ -20,7 +20,7 @@ use kernel::prelude::*;
 /// registers fetched; touches no memory but to compare it.
 #[inline(always)]
 pub(crate) fn known<'c, B: Backend>(cx: &'c VcpuCx<'_, '_, B>, context: &CodeContext) -> Option<&'c Insn> {
-    cx.core.code.quick_look(cx.core.state.rip, context, cx.vm.space.stable_sequence())
+    cx.core.code.quick_look(cx.core.state.rip, context, || cx.vm.machine.ram.stable_sequence())
 }
 
 /// Returns the address of the next instruction, if the processor told it or one look tells.
@@ -41,7 +41,7 @@ pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, M
     cx.core.fetch(Groups::CONTROL);
     cx.core.state.fetch_code(&cx.core.hw);
     let key = CodeKey::of(&cx.core.state)?;
-    let sequence = cx.vm.space.stable_sequence()?;
+    let sequence = cx.vm.machine.ram.stable_sequence()?;
     if let Some(insn) = cx.core.code.look(&key, sequence) {
         return Some((insn, key.mode));
     }
@@ -52,16 +52,16 @@ pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, M
 
 /// Walks, fetches and decodes, and notes every word that this rests on.
 fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, Insn)> {
-    let space: &SecondLevel<B> = &cx.vm.space;
-    let witness = Witness { space, trail: Cell::new(Some(WordTrail::new())) };
+    let ram = &*cx.vm.machine.ram;
+    let witness = Witness { ram, trail: Cell::new(Some(WordTrail::new())) };
     let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
     let how = walk::Access { kind: AccessKind::Fetch, privilege };
     let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
     let mut code = [0u8; CODE];
-    space.read(found.gpa, &mut code).ok()?;
+    ram.read(found.gpa, &mut code).ok()?;
     let insn = decode(&code, key.mode).ok()?;
     let mut trail = witness.trail.get()?;
-    let (hva, _) = space.user_range(found.gpa, false)?;
+    let (hva, _) = ram.user_range(found.gpa, false)?;
     // Bytes behind the instruction do not matter.
     let parts = if insn.len <= 8 { 1 } else { 2 };
     for (part, at) in code.chunks_exact(8).zip([0, 8]).take(parts) {
@@ -74,18 +74,18 @@ fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail
 }
 
 /// Guest memory that notes what a walk reads of it; nothing once a walk does what cannot be noted.
-struct Witness<'a, B: Backend> {
-    space: &'a SecondLevel<B>,
+struct Witness<'a> {
+    ram: &'a GuestRam,
     trail: Cell<Option<WordTrail>>,
 }
 
-impl<B: Backend> GuestMem for Witness<'_, B> {
+impl GuestMem for Witness<'_> {
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
-        self.space.read(gpa, buf)?;
+        self.ram.read(gpa, buf)?;
         let noted = || {
             let mut trail = self.trail.get()?;
             let value = u64::from_le_bytes((&*buf).try_into().ok()?);
-            let (hva, _) = self.space.user_range(gpa, false)?;
+            let (hva, _) = self.ram.user_range(gpa, false)?;
             trail.push(hva, value).then_some(trail)
         };
         self.trail.set(noted());
@@ -94,12 +94,12 @@ impl<B: Backend> GuestMem for Witness<'_, B> {
 
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
         self.trail.set(None);
-        self.space.write(gpa, buf)
+        self.ram.write(gpa, buf)
     }
 
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
         // An accessed bit is being set: the next time, the entry is as it will stay.
         self.trail.set(None);
-        self.space.cmpxchg(gpa, bytes, old, new)
+        self.ram.cmpxchg(gpa, bytes, old, new)
     }
 }

@@ -3,7 +3,7 @@
 //! Running the emulator on the instruction that exited.
 
 use super::code;
-use super::machine::{CxMachine, Want};
+use super::machine::{CxMachine, RetryAfter};
 use super::mov;
 use crate::arch::exception::Exception;
 use crate::vcpu::backend::{Backend, BackendVcpu};
@@ -36,10 +36,10 @@ pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     let mut machine = CxMachine::new(cx);
     let mode = execute::mode_of(&machine);
     let insn = execute::fetch_and_decode(&mut machine, hint.get(..len).filter(|b| !b.is_empty()));
-    let want = machine.want;
+    let after = machine.after;
     match insn {
         Ok(insn) => carry_out(cx, insn, mode),
-        Err(stop) => stopped(cx, stop, want),
+        Err(stop) => stopped(cx, stop, after),
     }
 }
 
@@ -63,7 +63,7 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
     let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
     let done = execute::carry_out(&mut machine, insn, mode);
-    let want = machine.want;
+    let after = machine.after;
     match done {
         Ok(()) => {
             cx.core.io.forget();
@@ -72,7 +72,7 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
         }
         Err(stop) => {
             let has_begun = cx.core.io.has_begun();
-            let asks = matches!(want, Want::User(_));
+            let asks = matches!(after, RetryAfter::User(_));
             // The element of a string instruction that was to be finished is done. Events come before the next.
             if asks && finishes && !has_begun && !cx.core.io.is_unfinished() {
                 cx.core.io.forget();
@@ -82,19 +82,19 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
             if stop == Stop::Retry && (asks || has_begun) {
                 cx.core.io.keep(insn, mode, cx.core.state.rip);
             }
-            stopped(cx, stop, want)
+            stopped(cx, stop, after)
         }
     }
 }
 
 /// Returns what comes of an instruction that was not carried out.
-fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, want: Want) -> Outcome {
+fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, after: RetryAfter) -> Outcome {
     match stop {
         Stop::Fault(e) => {
             cx.core.io.forget();
             Outcome::Inject(e)
         }
-        Stop::Retry => want.outcome(),
+        Stop::Retry => after.outcome(),
         Stop::Unhandled => {
             cx.core.io.forget();
             unhandled(cx)
@@ -122,15 +122,15 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, Ou
     cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
     let mut machine = CxMachine::new(cx);
     let insn = execute::fetch_and_decode(&mut machine, None);
-    let want = machine.want;
+    let after = machine.after;
     match insn {
         Ok(insn) => {
             let mode = if cx.core.state.is_64bit() { Mode::Bits64 } else { Mode::Bits32 };
             Ok(mode.next_rip(cx.core.state.rip, &insn))
         }
         Err(Stop::Fault(e)) => Err(Outcome::Inject(e)),
-        Err(Stop::Retry) => Err(match want {
-            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
+        Err(Stop::Retry) => Err(match after {
+            RetryAfter::Blocked(by) => Outcome::Blocked(by),
             _ => Outcome::Resume,
         }),
         Err(Stop::Unhandled) => Err(unhandled(cx)),

@@ -12,27 +12,27 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{Blocked, Outcome, UserExit};
 use crate::vcpu::state::Groups;
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
+pub(crate) enum RetryAfter {
     /// Nothing: just run it again.
     Nothing,
-    /// Make a page of guest memory resident; `true` for writing.
-    FaultIn(Gpa, bool),
+    /// Something that sleeps.
+    Blocked(Blocked),
     /// Ask user space.
     User(UserExit),
 }
 
-impl Want {
+impl RetryAfter {
     /// Returns what must be done before the instruction can run again.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Want::Nothing => Outcome::Resume,
-            Want::FaultIn(gpa, write) => Outcome::FaultIn { gpa, write },
-            Want::User(exit) => Outcome::ToUser(exit),
+            RetryAfter::Nothing => Outcome::Resume,
+            RetryAfter::Blocked(by) => Outcome::Blocked(by),
+            RetryAfter::User(exit) => Outcome::ToUser(exit),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Want {
 pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
     pub(crate) cx: &'c mut VcpuCx<'a, 'f, B>,
     /// Why the last step stopped with [`Stop::Retry`].
-    pub(crate) want: Want,
+    pub(crate) after: RetryAfter,
     /// The access is the processor's own, not the instruction's.
     pub(crate) implicit: bool,
 }
@@ -50,7 +50,7 @@ pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
 impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     /// Wraps a vCPU.
     pub(crate) fn new(cx: &'c mut VcpuCx<'a, 'f, B>) -> Self {
-        CxMachine { cx, want: Want::Nothing, implicit: false }
+        CxMachine { cx, after: RetryAfter::Nothing, implicit: false }
     }
 
     /// Returns the bytes at RIP as far as they can be read, for a report.
@@ -247,7 +247,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Loads the directory pointers of PAE paging, as `state` names them. SDM, "PDPTE Registers".
     fn load_pdptes(&mut self, rules: &CrRules, state: &CrState) -> Step<()> {
-        let entries: [u64; 4] = match self.cx.vm.space.read_obj(Gpa(state.pdpt())) {
+        let entries: [u64; 4] = match self.cx.vm.machine.ram.read_obj(Gpa(state.pdpt())) {
             Ok(entries) => entries,
             Err(MemError::NoSlot(_)) => return Err(Stop::Fault(Exception::GP0)),
             Err(e) => return self.mem_error(e, false),

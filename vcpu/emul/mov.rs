@@ -104,7 +104,7 @@ fn merge(old: u64, width: Width, value: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
     // No slot lies there as long as nothing has changed since this was found out.
-    let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.space.slots_generation()));
+    let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.machine.ram.generation()));
     if !is_device || fault.reserved || !fault.is_final {
         return FastExit::Not;
     }
@@ -183,12 +183,12 @@ fn carry_out<B: Backend>(
         }
         _ => data.get_mut(..bytes).map(|part| machine.device_read(fault.gpa, part, false)),
     };
-    let want = machine.want;
+    let after = machine.after;
     match done? {
         Ok(()) => {}
         Err(Stop::Retry) => {
             cx.core.io.keep(*insn, mode, cx.core.state.rip);
-            return Some(want.outcome());
+            return Some(after.outcome());
         }
         Err(_) => return None,
     }

@@ -13,7 +13,7 @@
 //! What has been done and would be seen if it were done again (a device of ours; memory beside a device) is logged in
 //! [`crate::vcpu::io::PendingIo`], for the instruction starts again once user space has done its part.
 
-use super::machine::{CxMachine, Want};
+use super::machine::{CxMachine, RetryAfter};
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::machine::memory::SlotLookup;
 use crate::mmu::mem::{GuestMem, MemError};
@@ -21,7 +21,7 @@ use crate::mmu::walk::{self, AccessKind, Privilege, WalkError};
 use crate::vcpu::access::mmio;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::machine::{Access, Step, Stop};
-use crate::vcpu::outcome::UserExit;
+use crate::vcpu::outcome::{Blocked, UserExit};
 
 /// The most bytes of one access to a device.
 const PART: usize = 8;
@@ -34,14 +34,14 @@ struct Piece {
 }
 
 impl<B: Backend> CxMachine<'_, '_, '_, B> {
-    fn stop<T>(&mut self, want: Want) -> Step<T> {
-        self.want = want;
+    fn stop<T>(&mut self, after: RetryAfter) -> Step<T> {
+        self.after = after;
         Err(Stop::Retry)
     }
 
     pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
         match e {
-            MemError::NotResident(gpa) => self.stop(Want::FaultIn(gpa, write)),
+            MemError::NotResident(gpa) => self.stop(RetryAfter::Blocked(Blocked::FaultIn { gpa, write })),
             MemError::NoSlot(_) => Err(Stop::Unhandled),
         }
     }
@@ -51,7 +51,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         if !self.cx.core.io.ask(key, len, is_write) {
             return Err(Stop::Unhandled);
         }
-        self.stop(Want::User(exit))
+        self.stop(RetryAfter::User(exit))
     }
 
     /// Translates one piece that does not cross a page.
@@ -67,12 +67,12 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             _ => Privilege::Supervisor,
         };
         let how = walk::Access { kind, privilege };
-        match walk::walk(&*self.cx.vm.space, &self.cx.guest_paging(), gva, how) {
+        match walk::walk(&*self.cx.vm.machine.ram, &self.cx.guest_paging(), gva, how) {
             Ok(t) => Ok(t.gpa),
             Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
             // The tables' accessed bits are set in passing, so the page must be there for writing.
             Err(WalkError::Mem(e)) => self.mem_error(e, true),
-            Err(WalkError::Busy) => self.stop(Want::Nothing),
+            Err(WalkError::Busy) => self.stop(RetryAfter::Nothing),
         }
     }
 
@@ -121,7 +121,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             return self.unaligned_cmpxchg(gva, width, old, new);
         }
         let gpa = self.translate(gva, Access::Write)?;
-        match self.cx.vm.space.cmpxchg(gpa, width.bytes(), old, new) {
+        match self.cx.vm.machine.ram.cmpxchg(gpa, width.bytes(), old, new) {
             Ok(found) => Ok(found),
             Err(MemError::NoSlot(_)) => {
                 self.device_write(gpa, new.to_le_bytes().get(..width.bytes()).unwrap_or(&[]), true)?;
@@ -137,7 +137,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             return Err(Stop::Unhandled);
         };
         let (first, second) = self.pieces(gva, width.bytes(), Access::Write)?;
-        let is_memory = |p: Piece| self.cx.vm.space.user_range(p.gpa, true).is_some();
+        let is_memory = |p: Piece| self.cx.vm.machine.ram.user_range(p.gpa, true).is_some();
         if !is_memory(first) || second.is_some_and(|p| !is_memory(p)) {
             // A device has been read already, and is not compared.
             self.write_linear(gva, new)?;
@@ -152,7 +152,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     fn read_piece(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
-        match self.cx.vm.space.read(p.gpa, buf) {
+        match self.cx.vm.machine.ram.read(p.gpa, buf) {
             Ok(()) => Ok(()),
             // Code is executed from memory only.
             Err(MemError::NoSlot(_)) if access == Access::Fetch => Err(Stop::Unhandled),
@@ -162,7 +162,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     fn write_piece(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
-        match self.cx.vm.space.write(p.gpa, buf) {
+        match self.cx.vm.machine.ram.write(p.gpa, buf) {
             Ok(()) => Ok(()),
             Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf, true),
             Err(e) => self.mem_error(e, true),
@@ -173,10 +173,10 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     fn probe_piece(&mut self, p: Piece, access: Access) -> Step<()> {
         // One byte, read: tells whether the page is resident. A write goes through the same page.
         let mut byte = [0u8];
-        match self.cx.vm.space.read(p.gpa, &mut byte) {
+        match self.cx.vm.machine.ram.read(p.gpa, &mut byte) {
             Ok(()) if access == Access::Write => {
                 let b = u64::from(byte[0]);
-                match self.cx.vm.space.cmpxchg(p.gpa, 1, b, b) {
+                match self.cx.vm.machine.ram.cmpxchg(p.gpa, 1, b, b) {
                     Ok(_) | Err(MemError::NoSlot(_)) => Ok(()),
                     Err(e) => self.mem_error(e, true),
                 }
@@ -192,7 +192,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         for piece in pieces {
             self.probe_piece(*piece, access)?;
         }
-        let is_memory = pieces.map(|p| self.cx.vm.space.user_range(p.gpa, writes).is_some());
+        let is_memory = pieces.map(|p| self.cx.vm.machine.ram.user_range(p.gpa, writes).is_some());
         let is_mixed = is_memory.contains(&true) && is_memory.contains(&false);
         Ok(is_memory.map(|memory| memory && is_mixed))
     }
@@ -309,7 +309,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     /// Reads memory alone. `None`: not all of it is there.
     pub(crate) fn read_memory(&mut self, gva: Gva, buf: &mut [u8]) -> Option<()> {
         match self.pieces(gva, buf.len(), Access::Read).ok()? {
-            (piece, None) => self.cx.vm.space.read(piece.gpa, buf).ok(),
+            (piece, None) => self.cx.vm.machine.ram.read(piece.gpa, buf).ok(),
             _ => None,
         }
     }

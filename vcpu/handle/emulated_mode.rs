@@ -13,7 +13,7 @@ use crate::arch::exception::Vector;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn::{self, failure};
-use crate::vcpu::emul::machine::{CxMachine, Want};
+use crate::vcpu::emul::machine::{CxMachine, RetryAfter};
 use crate::vcpu::emulate::decode::Insn;
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
@@ -100,12 +100,12 @@ fn on_machine<'a, 'f, B: Backend>(
 ) -> Result<Outcome, Failure> {
     let mut machine = CxMachine::new(cx);
     let done = body(&mut machine);
-    let want = machine.want;
-    match (done, want) {
-        (Ok(()), _) | (Err(Stop::Retry), Want::Nothing) => Ok(Outcome::Resume),
+    let after = machine.after;
+    match (done, after) {
+        (Ok(()), _) | (Err(Stop::Retry), RetryAfter::Nothing) => Ok(Outcome::Resume),
         (Err(Stop::Fault(e)), _) => Ok(Outcome::Inject(e)),
-        (Err(Stop::Retry), Want::FaultIn(gpa, write)) => Ok(Outcome::FaultIn { gpa, write }),
-        (Err(Stop::Retry), Want::User(exit)) => {
+        (Err(Stop::Retry), RetryAfter::Blocked(by)) => Ok(Outcome::Blocked(by)),
+        (Err(Stop::Retry), RetryAfter::User(exit)) => {
             cx.core.io.forget();
             Err(Failure::Device(if let UserExit::Mmio { gpa, .. } = exit { Some(gpa) } else { None }))
         }

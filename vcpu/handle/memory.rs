@@ -9,7 +9,7 @@ use crate::vcpu::emul::{insn, mov};
 use crate::vcpu::exit::GuestPageFault;
 use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::record::count;
-use crate::vcpu::second_level::Fault;
+use crate::vcpu::second_level::TableFault;
 
 /// Maps memory, or carries out the access to a device.
 pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
@@ -17,7 +17,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
         return Outcome::unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);
-    let generation = cx.vm.space.slots_generation();
+    let generation = cx.vm.machine.ram.generation();
     if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
         return device(cx, &fault);
     }
@@ -27,13 +27,11 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
         _ => Touch::Read,
     };
     match cx.vm.space.fault(cx.cpu, fault.gpa, access, &mut cx.core.slot_hint) {
-        Fault::Mapped => Outcome::Resume,
-        Fault::NotResident => Outcome::MapIn { gpa: fault.gpa, write: fault.write },
-        Fault::NeedPages => Outcome::NeedPages,
-        Fault::NeedFlush => Outcome::NeedFlush,
-        Fault::Again => Outcome::HostInterrupt,
-        Fault::Mmio => {
-            if !cx.vm.space.has_slot(fault.gpa.gfn()) {
+        TableFault::Mapped => Outcome::Resume,
+        TableFault::Blocked(by) => Outcome::Blocked(by),
+        TableFault::Again => Outcome::HostInterrupt,
+        TableFault::Mmio => {
+            if !cx.vm.machine.ram.has_slot(fault.gpa.gfn()) {
                 cx.core.no_slot = Some((fault.gpa.gfn(), generation));
             }
             device(cx, &fault)

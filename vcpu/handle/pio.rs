@@ -68,9 +68,9 @@ fn answer_timer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16)
     let (vm, cpu) = (cx.vm, cx.cpu);
     if !a.is_in() {
         let value = cx.core.state.gprs[RAX] as u8;
-        return vm.chipset.write_timer(cpu, port, value, || cx.now());
+        return vm.machine.interrupts.write_timer(cpu, port, value, || cx.now());
     }
-    let Some(value) = vm.chipset.read_timer(cpu, port, || cx.now()) else { return false };
+    let Some(value) = vm.machine.interrupts.read_timer(cpu, port, || cx.now()) else { return false };
     let rax = &mut cx.core.state.gprs[RAX];
     *rax = (*rax & !0xff) | u64::from(value);
     true

@@ -10,11 +10,10 @@
 //! socket. When the stream ends or makes no sense, the card loses its link, and the one who receives leaves;
 //! packets from the guest are lost.
 
-use super::backend::Backend;
-use super::net::{with_net, Bench};
+use super::net_queue::NetCx;
+use super::worker::Worker;
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
-use crate::machine::worker::Worker;
 use crate::mmu::mem::MemError;
 use crate::virtio::net::frames::{Frames, MAX_FRAME, PREFIX};
 use crate::virtio::net::{Taken, HEADER_BYTES};
@@ -29,9 +28,9 @@ const TRANSMIT: u16 = 1;
 /// Brings packets to the guest.
 ///
 /// # Errors
-/// As `Card::serve`; `ENOTCONN` when the stream has ended.
-pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, worker: &Arc<Worker>) -> Result {
-    let _ear = stream.listen(worker.clone())?;
+/// As `NetService::serve`; `ENOTCONN` when the stream has ended.
+pub(super) fn receive(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<Worker>) -> Result {
+    let _listener = stream.listen(worker.clone())?;
     let mut frames = Frames::new()?;
     loop {
         if signal_pending() {
@@ -39,79 +38,75 @@ pub(super) fn receive<B: Backend>(bench: &mut Bench<'_, B>, stream: &Stream, wor
         }
         match frames.next() {
             Ok(Some(frame)) => {
-                if to_guest(bench, frame, worker)? {
+                if to_guest(cx, frame, worker)? {
                     frames.consume();
                 }
                 continue;
             }
             Ok(None) => {}
             // A length that cannot be: nothing that follows makes sense.
-            Err(()) => return ended(bench),
+            Err(()) => return ended(cx),
         }
         match stream.receive(frames.room()) {
-            Ok(0) => return ended(bench),
+            Ok(0) => return ended(cx),
             Ok(n) => frames.filled(n),
             Err(e) if e == EAGAIN => {
-                bench.tell(RECEIVE);
+                cx.signal_used(RECEIVE);
                 worker.wait(None)?;
             }
             Err(_) if signal_pending() => {}
-            Err(_) => return ended(bench),
+            Err(_) => return ended(cx),
         }
     }
 }
 
 /// Tells the guest that the card has no link any more.
-fn ended<B: Backend>(bench: &mut Bench<'_, B>) -> Result {
-    bench.tell(RECEIVE);
-    let msg = with_net(bench.vm, bench.device, |net, _| net.set_link_down())?;
-    bench.vm.chipset.send_msi(msg);
+fn ended(cx: &mut NetCx<'_>) -> Result {
+    cx.signal_used(RECEIVE);
+    let msg = cx.function.with(|net| net.set_link_down());
+    cx.function.send(msg);
     Err(ENOTCONN)
 }
 
 /// Puts a packet into the guest's buffers. Returns whether that is done with.
-fn to_guest<B: Backend>(bench: &mut Bench<'_, B>, frame: &[u8], worker: &Worker) -> Result<bool> {
+fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &Worker) -> Result<bool> {
     let bytes = HEADER_BYTES.saturating_add(frame.len() as u64);
-    let packet = &mut bench.lane.packet;
-    match with_net(bench.vm, bench.device, |net, mem| net.take_room(RECEIVE, mem, packet, bytes))? {
+    let packet = &mut cx.io.packet;
+    match cx.function.with_ram(|net, mem| net.take_room(RECEIVE, mem, packet, bytes)) {
         Taken::Packet => {}
         Taken::TooLong => return Ok(true),
         other => {
-            bench.pause(other, RECEIVE, worker)?;
+            cx.pause(other, RECEIVE, worker)?;
             return Ok(false);
         }
     }
-    let copied = resident(bench, |bench| {
-        write_segments(&*bench.vm.space, bench.lane.packet.data(), &[0; HEADER_BYTES as usize])?;
-        write_segments_at(&*bench.vm.space, bench.lane.packet.data(), HEADER_BYTES, frame).map(drop)
+    let copied = resident(cx, |cx| {
+        write_segments(&*cx.function.ram, cx.io.packet.data(), &[0; HEADER_BYTES as usize])?;
+        write_segments_at(&*cx.function.ram, cx.io.packet.data(), HEADER_BYTES, frame).map(drop)
     });
     if copied.is_err() {
-        bench.abandon()?;
+        cx.fail();
         return Ok(true);
     }
-    bench.give(|net, mem, packet| net.give_room(RECEIVE, mem, packet, bytes))?;
-    bench.tell_of_many(RECEIVE);
+    cx.complete(|net, mem, packet| net.give_room(RECEIVE, mem, packet, bytes))?;
+    cx.signal_many_used(RECEIVE);
     Ok(true)
 }
 
 /// Takes packets from the guest.
 ///
 /// # Errors
-/// As `Card::serve`.
-pub(super) fn transmit<B: Backend>(
-    bench: &mut Bench<'_, B>,
-    stream: &Stream,
-    worker: &Arc<Worker>,
-) -> Result {
+/// As `NetService::serve`.
+pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<Worker>) -> Result {
     let mut buf = KVVec::from_elem(0u8, PREFIX.saturating_add(MAX_FRAME), GFP_KERNEL_ACCOUNT)?;
     loop {
         if signal_pending() {
             return Err(ERESTARTSYS);
         }
-        let packet = &mut bench.lane.packet;
-        match with_net(bench.vm, bench.device, |net, mem| net.take_packet(TRANSMIT, mem, packet))? {
+        let packet = &mut cx.io.packet;
+        match cx.function.with_ram(|net, mem| net.take_packet(TRANSMIT, mem, packet)) {
             Taken::Packet => {
-                let bytes = bench.lane.packet.bytes().saturating_sub(HEADER_BYTES);
+                let bytes = cx.io.packet.bytes().saturating_sub(HEADER_BYTES);
                 let len = usize::try_from(bytes).unwrap_or(usize::MAX);
                 let whole = buf.get_mut(..PREFIX.saturating_add(len));
                 // One that is longer than any packet can be is lost.
@@ -120,23 +115,23 @@ pub(super) fn transmit<B: Backend>(
                     for (to, from) in prefix.iter_mut().zip((len as u32).to_be_bytes()) {
                         *to = from;
                     }
-                    copied = resident(bench, |bench| {
-                        read_segments(&*bench.vm.space, bench.lane.packet.data(), HEADER_BYTES, frame)
+                    copied = resident(cx, |cx| {
+                        read_segments(&*cx.function.ram, cx.io.packet.data(), HEADER_BYTES, frame)
                     });
                     if copied.is_ok() && len != 0 {
                         sent = send_all(stream, buf.get(..PREFIX.saturating_add(len)).unwrap_or(&[]));
                     }
                 }
                 if copied.is_err() {
-                    bench.abandon()?;
+                    cx.fail();
                     continue;
                 }
-                bench.give_packet(TRANSMIT)?;
+                cx.give_packet(TRANSMIT)?;
                 sent?;
             }
-            other => bench.pause(other, TRANSMIT, worker)?,
+            other => cx.pause(other, TRANSMIT, worker)?,
         }
-        bench.tell_of_many(TRANSMIT);
+        cx.signal_many_used(TRANSMIT);
     }
 }
 
@@ -161,15 +156,11 @@ fn send_all(stream: &Stream, mut bytes: &[u8]) -> Result {
 ///
 /// # Errors
 /// `EFAULT`: it is not the guest's memory.
-fn resident<B: Backend>(
-    bench: &mut Bench<'_, B>,
-    mut copy: impl FnMut(&mut Bench<'_, B>) -> Result<(), MemError>,
-) -> Result {
-    loop {
-        match copy(bench) {
-            Ok(()) => return Ok(()),
-            Err(MemError::NotResident(gpa)) => bench.vm.space.fault_in(gpa, true)?,
-            Err(MemError::NoSlot(_)) => return Err(EFAULT),
-        }
-    }
+fn resident(cx: &NetCx<'_>, mut copy: impl FnMut(&NetCx<'_>) -> Result<(), MemError>) -> Result {
+    let copied = cx.function.ram.until_resident(|| match copy(cx) {
+        Ok(()) => Ok(Ok(())),
+        Err(MemError::NotResident(gpa)) => Err(gpa),
+        Err(MemError::NoSlot(_)) => Ok(Err(EFAULT)),
+    });
+    copied.map_err(|(why, _)| why)?
 }

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The PCI bus of a machine with its virtio functions.
+//!
+//! Lock order: [`Pci::root`] is taken inside a function's lock only while its decoding changes or it is put on the
+//! bus; elsewhere it is released before. A queue's kick takes neither: it wakes the worker.
+
+use super::deferred::{Deferred, QueueId};
+use super::interrupts::ChipsetLock;
+use super::mailbox::Requests;
+use super::service::blk::BlkService;
+use super::service::console::ConsoleService;
+use super::service::function::{queue_bit, Unserved, VirtioFunction, VirtioService, ALL_QUEUES};
+use super::service::net::NetService;
+use super::service::rng::RngService;
+use super::service::worker::KickTarget;
+use crate::arch::addr::{Gpa, Width};
+use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, Slot};
+use crate::virtio::pci::{kick, Effect, VirtioDevice, VirtioPci};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+
+/// The device numbers of a bus.
+const SLOTS: usize = 32;
+
+/// A function on the bus, with whoever serves it.
+pub(crate) enum PciFunction {
+    /// A disk.
+    Blk(Arc<BlkService>),
+    /// A network card.
+    Net(Arc<NetService>),
+    /// An entropy source.
+    Rng(Arc<RngService>),
+    /// A console.
+    Console(Arc<ConsoleService>),
+}
+
+/// Calls the same method of whichever service it is.
+macro_rules! each {
+    ($function:expr, $s:ident => $e:expr) => {
+        match $function {
+            PciFunction::Blk($s) => $e,
+            PciFunction::Net($s) => $e,
+            PciFunction::Rng($s) => $e,
+            PciFunction::Console($s) => $e,
+        }
+    };
+}
+
+/// The bus.
+#[pin_data]
+pub(crate) struct Pci {
+    #[pin]
+    root: SpinLockIrq<Option<PciRoot>>,
+    /// There is a host bridge.
+    bridged: AtomicBool,
+    functions: [SetOnce<PciFunction>; SLOTS],
+    /// Functions with queues that wait for [`Pci::serve_waiting`], a bit each.
+    waiting: AtomicU32,
+}
+
+impl Pci {
+    /// No bus yet: its ports go to user space.
+    pub(crate) fn new() -> impl PinInit<Pci> {
+        pin_init!(Pci {
+            root <- kernel::new_spinlock_irq!(None),
+            bridged: AtomicBool::new(false),
+            functions: [const { SetOnce::new() }; SLOTS],
+            waiting: AtomicU32::new(0),
+        })
+    }
+
+    /// Creates the host bridge with the window that BARs are placed in.
+    ///
+    /// # Errors
+    /// `EBUSY` when there is one.
+    pub(crate) fn create(&self, base: u64, bytes: u64) -> Result {
+        let mut root = self.root.lock();
+        if root.is_some() {
+            return Err(EBUSY);
+        }
+        *root = Some(PciRoot::new(base, bytes));
+        self.bridged.store(true, Release);
+        Ok(())
+    }
+
+    /// Returns whether what no device claims ends at the host bridge, as on a PC: reads give all ones,
+    /// writes are lost. Without one, it goes to user space.
+    #[inline]
+    pub(crate) fn ends_unclaimed(&self) -> bool {
+        self.bridged.load(Relaxed)
+    }
+
+    /// Puts a function on the bus, at `number` or at the next free one for 0.
+    ///
+    /// # Errors
+    /// `ENODEV` without a host bridge, `EINVAL` for a bad number, and those of [`PciRoot::add`].
+    pub(crate) fn add(&self, number: u32, function: PciFunction) -> Result {
+        let wanted = match number {
+            0 => None,
+            n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
+        };
+        let slot = each!(&function, s => s.function().with(|model| match &mut *self.root.lock() {
+            Some(root) => root.add(wanted, model.config_space()),
+            None => Err(ENODEV),
+        }))?;
+        if let Some(place) = self.functions.get(usize::from(slot.number())) {
+            place.populate(function);
+        }
+        Ok(())
+    }
+
+    fn function(&self, slot: Slot) -> Option<&PciFunction> {
+        self.functions.get(usize::from(slot.number()))?.as_ref()
+    }
+
+    /// Reads a configuration port. `None`: no bus.
+    pub(crate) fn port_read(&self, port: u16, width: Width) -> Option<u32> {
+        let access = self.root.lock().as_ref()?.read(port.wrapping_sub(0xcf8), width);
+        Some(match access {
+            ConfigAccess::Done(v) => v,
+            ConfigAccess::Function { slot, register } => match self.function(slot) {
+                Some(f) => each!(f, s => s.function().with(|m| m.config_read(register, width))),
+                None => width.mask() as u32,
+            },
+        })
+    }
+
+    /// Writes a configuration port. `None`: no bus.
+    pub(crate) fn port_write(&self, port: u16, width: Width, value: u32) -> Option<Deferred> {
+        let access = match &mut *self.root.lock() {
+            Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
+            None => return None,
+        };
+        let ConfigAccess::Function { slot, register } = access else { return Some(Deferred::None) };
+        let Some(f) = self.function(slot) else { return Some(Deferred::None) };
+        Some(each!(f, s => self.write(slot, &**s, |m| m.config_write(register, width, value))))
+    }
+
+    fn decode(&self, gpa: Gpa) -> Option<(BarHit, &PciFunction)> {
+        let hit = self.root.lock().as_ref()?.decode(gpa)?;
+        Some((hit, self.function(hit.slot)?))
+    }
+
+    /// Reads a BAR. `None`: no BAR there.
+    pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
+        let (hit, f) = self.decode(gpa)?;
+        Some(each!(f, s => s.function().with(|m| m.bar_read(hit.bar, hit.offset, width))))
+    }
+
+    /// Writes a BAR. `None`: no BAR there.
+    pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<Deferred> {
+        let (hit, f) = self.decode(gpa)?;
+        if let Some(queue) = kick(hit.bar, hit.offset) {
+            let kicked = each!(f, s => kick_worker(s.function(), hit.slot, queue));
+            if kicked.is_some() {
+                return kicked;
+            }
+        }
+        Some(each!(f, s => self.write(hit.slot, &**s, |m| m.bar_write(hit.bar, hit.offset, width, value))))
+    }
+
+    /// Carries out a write to a function, and what it sets off.
+    fn write<S: VirtioService>(
+        &self,
+        slot: Slot,
+        service: &S,
+        write: impl FnOnce(&mut VirtioPci<S::Device>) -> Effect,
+    ) -> Deferred {
+        let function = service.function();
+        let queues = function.with(|model| match write(model) {
+            Effect::None => None,
+            // What carries a device's data may have to know that the driver's wishes are void.
+            Effect::Reset => {
+                function.wake_all();
+                None
+            }
+            Effect::Kick(queue) => Some(Err(queue)),
+            Effect::Activated | Effect::Configured => {
+                service.configured(model);
+                Some(Ok(()))
+            }
+            Effect::Broken(msg) => {
+                function.send(msg);
+                None
+            }
+            Effect::Decode => {
+                if let Some(root) = &mut *self.root.lock() {
+                    root.update(slot, model.config_space());
+                }
+                drain(&function.interrupts, model);
+                Some(Ok(()))
+            }
+            Effect::Msix => {
+                drain(&function.interrupts, model);
+                None
+            }
+        });
+        let queues = match queues {
+            None => return Deferred::None,
+            Some(Ok(())) => ALL_QUEUES,
+            Some(Err(queue)) => match kick_worker(function, slot, queue) {
+                Some(deferred) => return deferred,
+                None => queue_bit(queue),
+            },
+        };
+        function.wake_all();
+        if !S::HAS_DEFERRED {
+            return Deferred::None;
+        }
+        function.note_waiting(queues);
+        self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
+        Deferred::Service
+    }
+
+    /// Serves the queue that the vCPU wrote to, in its thread. Sleeps only for memory.
+    pub(crate) fn serve_inline(&self, to: QueueId) {
+        if let Some(f) = self.function(to.slot) {
+            each!(f, s => s.serve_inline(to.queue));
+        }
+    }
+
+    /// Leaves a queue to its worker.
+    pub(crate) fn hand_to_worker(&self, to: QueueId) {
+        let Some(f) = self.function(to.slot) else { return };
+        if let Some(worker) = each!(f, s => s.function().worker(to.queue)) {
+            worker.wake();
+        }
+    }
+
+    /// Asks the first vCPU to serve what `service` has noted as waiting.
+    pub(crate) fn request_service(&self, interrupts: &ChipsetLock, service: &ConsoleService) {
+        let is_it = |f: &PciFunction| matches!(f, PciFunction::Console(s) if core::ptr::eq(&**s, service));
+        let found = self.functions.iter().position(|f| f.as_ref().is_some_and(is_it));
+        let Some(number) = found else { return };
+        self.waiting.fetch_or(slot_bit(number as u8), AcqRel);
+        if let Some(vcpu) = interrupts.vcpus.get(0) {
+            vcpu.request(Requests::SERVICE);
+        }
+    }
+
+    /// Serves the queues without a worker that wait for it, in the vCPU's thread.
+    pub(crate) fn serve_waiting(&self) -> Unserved {
+        let mut waiting = self.waiting.swap(0, AcqRel);
+        while waiting != 0 {
+            let number = waiting.trailing_zeros();
+            let bit = 1u32.wrapping_shl(number);
+            if let Some(f) = self.functions.get(number as usize).and_then(|f| f.as_ref()) {
+                let unserved = each!(f, s => serve_function(&**s));
+                if unserved != Unserved::Nothing {
+                    self.waiting.fetch_or(waiting, AcqRel);
+                    return unserved;
+                }
+            }
+            waiting &= !bit;
+        }
+        Unserved::Nothing
+    }
+}
+
+/// Serves the queues of a function that wait for it; those that are left wait again.
+fn serve_function<S: VirtioService>(service: &S) -> Unserved {
+    let queues = service.function().take_waiting();
+    let unserved = service.serve_deferred(queues);
+    if unserved != Unserved::Nothing {
+        service.function().note_waiting(queues);
+    }
+    unserved
+}
+
+/// Sees to a queue that the driver wrote to. Returns what is left to do; `None`: it has no worker.
+#[inline]
+fn kick_worker<D: VirtioDevice + Unpin>(
+    function: &VirtioFunction<D>,
+    slot: Slot,
+    queue: u16,
+) -> Option<Deferred> {
+    Some(match function.kick(queue)? {
+        KickTarget::Worker => Deferred::None,
+        KickTarget::Caller => Deferred::Inline(QueueId { slot, queue }),
+    })
+}
+
+/// Returns the bit of device `number` among those that wait.
+fn slot_bit(number: u8) -> u32 {
+    1u32.wrapping_shl(number.into())
+}
+
+fn drain<D: VirtioDevice>(interrupts: &ChipsetLock, model: &mut VirtioPci<D>) {
+    while let Some(msg) = model.take_pending() {
+        interrupts.send_msi(Some(msg));
+    }
+}

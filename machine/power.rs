@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a guest asked of its platform, until a vCPU takes it to user space.
+
+use crate::chipset::pm::Request;
+use core::sync::atomic::{AtomicU32, Ordering::*};
+
+/// What a guest may ask of its platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SystemEvent {
+    /// Power off (ACPI S5).
+    PowerOff,
+    /// Reset.
+    Reset,
+}
+
+/// The last thing that was asked and not yet taken.
+pub(crate) struct PowerState(AtomicU32);
+
+const NOTHING: u32 = 0;
+const POWER_OFF: u32 = 1;
+const RESET: u32 = 2;
+
+impl PowerState {
+    /// Nothing was asked.
+    pub(super) const fn new() -> PowerState {
+        PowerState(AtomicU32::new(NOTHING))
+    }
+
+    /// Notes what the guest asked; the calling vCPU takes it to user space.
+    pub(crate) fn note(&self, request: Request) {
+        let code = match request {
+            Request::PowerOff => POWER_OFF,
+            Request::Reset => RESET,
+        };
+        self.0.store(code, Release);
+    }
+
+    /// Takes what was noted.
+    pub(crate) fn take(&self) -> Option<SystemEvent> {
+        match self.0.swap(NOTHING, AcqRel) {
+            POWER_OFF => Some(SystemEvent::PowerOff),
+            RESET => Some(SystemEvent::Reset),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What serves one queue of a network card, wherever its packets go: giving packets back, giving up on them, and
+//! telling the driver of it. Interrupts are sent when there is nothing more to move, or after [`BATCH`] packets, so
+//! that a busy guest gets few.
+
+use super::function::VirtioFunction;
+use super::worker::Worker;
+use crate::arch::addr::Gpa;
+use crate::chipset::pci::MsiMessage;
+use crate::host::file::Loan;
+use crate::host::netio::{Batch, Tap};
+use crate::host::pieces::{Extent, Pieces};
+use crate::machine::memory::{split_at_slots, PinnedRam};
+use crate::virtio::net::{Net, Packet, Sent, Taken, MAX_CHAIN};
+use crate::virtio::pci::VirtioPci;
+use crate::virtio::queue::{Fault, Used};
+use kernel::prelude::*;
+
+/// Packets after which the driver is told at the latest.
+const BATCH: u32 = 32;
+/// Packets of the guest's that are sent and given back together.
+const TOGETHER: usize = 64;
+/// The most packets of a burst.
+pub(super) const BURST: usize = 16;
+/// Pieces that there must be room for when another packet is taken: each of its segments may lie in two slots.
+pub(super) const PACKET_PIECES: usize = MAX_CHAIN * 2;
+
+/// What serves a queue, held by the one that does it now.
+pub(super) struct NetQueue {
+    pub(super) packet: Packet,
+    /// Packets that were carried off and not yet given back.
+    pub(super) sent: Sent,
+    /// Packets given back that the driver was not told of.
+    unsignalled: u32,
+    pub(super) path: QueuePath,
+    /// Of a transmit queue that a thread is lent to.
+    pub(super) tap: Loan<Tap>,
+}
+
+impl NetQueue {
+    /// Returns one with nothing under way.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(path: QueuePath) -> Result<NetQueue> {
+        let (packet, sent) = (Packet::new()?, Sent::new(TOGETHER)?);
+        Ok(NetQueue { packet, sent, unsignalled: 0, path, tap: Loan::empty() })
+    }
+
+    /// Calls `f` with the tap. `None`: no thread is lent.
+    pub(super) fn with_tap<R>(&mut self, f: impl FnOnce(&mut NetQueue, &Tap) -> R) -> Option<R> {
+        let tap = self.tap.take()?;
+        let done = f(self, &tap);
+        self.tap.fill(tap);
+        Some(done)
+    }
+}
+
+/// What a queue needs for where its packets go.
+pub(super) enum QueuePath {
+    /// From a tap: where the packet lies in the VMM.
+    In(Pieces),
+    /// To a tap.
+    Out(Outbox),
+    /// From or to a stream.
+    Stream,
+}
+
+impl QueuePath {
+    /// From a tap.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn from_tap() -> Result<QueuePath> {
+        Pieces::new().map(QueuePath::In)
+    }
+
+    /// To a tap.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn to_tap() -> Result<QueuePath> {
+        Outbox::new().map(QueuePath::Out)
+    }
+}
+
+/// Packets of the guest's on their way to the tap.
+pub(super) struct Outbox {
+    /// Where the packets of the burst lie in the VMM.
+    pub(super) pieces: Pieces,
+    /// The packets: where each is given back, and its part of `pieces`.
+    pub(super) burst: KVec<(Used, Extent)>,
+    /// How many of them were carried off.
+    pub(super) carried: usize,
+    /// Copies of packets, to be sent together.
+    pub(super) batch: Batch,
+}
+
+impl Outbox {
+    /// Returns an empty one.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn new() -> Result<Outbox> {
+        let burst = KVec::with_capacity(BURST, GFP_KERNEL_ACCOUNT)?;
+        Ok(Outbox { pieces: Pieces::new()?, burst, carried: 0, batch: Batch::new()? })
+    }
+
+    /// Returns whether a vCPU has left packets to the worker.
+    pub(super) fn is_left(&self) -> bool {
+        self.carried < self.burst.len()
+    }
+
+    /// Forgets the burst.
+    pub(super) fn clear(&mut self) {
+        self.burst.clear();
+        self.pieces.clear();
+        self.carried = 0;
+    }
+
+    /// Adds a packet.
+    ///
+    /// # Errors
+    /// As [`locate`].
+    #[inline(always)]
+    pub(super) fn add(&mut self, packet: &Packet, mem: &PinnedRam<'_>) -> Result<(), Fault> {
+        let extent = locate(packet, mem, &mut self.pieces, false)?;
+        let buffer = packet.buffer().ok_or(Fault::Malformed)?;
+        self.burst.push_within_capacity((buffer, extent)).map_err(|_| Fault::TooLong)
+    }
+}
+
+/// Finds where a packet's memory lies in the VMM, and adds that to `pieces`.
+///
+/// # Errors
+/// Not all of it is the guest's memory, or it is in too many pieces.
+#[inline(always)]
+pub(super) fn locate(
+    packet: &Packet,
+    mem: &PinnedRam<'_>,
+    pieces: &mut Pieces,
+    to_guest: bool,
+) -> Result<Extent, Fault> {
+    let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
+    let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
+    extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())
+}
+
+/// A queue that is being served, by the one who holds it.
+pub(super) struct NetCx<'a> {
+    pub(super) function: &'a VirtioFunction<Net>,
+    pub(super) io: &'a mut NetQueue,
+}
+
+impl NetCx<'_> {
+    /// Gives the packet that was taken back at once.
+    pub(super) fn give_packet(&mut self, queue: u16) -> Result {
+        let _ = self.io.packet.buffer().is_some_and(|buffer| self.io.sent.add(buffer));
+        self.give_sent(queue)
+    }
+
+    /// Gives the driver back what was sent.
+    pub(super) fn give_sent(&mut self, queue: u16) -> Result {
+        let NetQueue { sent, unsignalled, .. } = &mut *self.io;
+        let count = sent.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let given = complete(self.function, count, |net, mem| net.give_packets(queue, mem, sent));
+        sent.clear();
+        *unsignalled = unsignalled.saturating_add(count);
+        given
+    }
+
+    /// Does what has to be done before the queue is looked at again.
+    pub(super) fn pause(&mut self, taken: Taken, queue: u16, worker: &Worker) -> Result {
+        match taken {
+            Taken::Packet | Taken::TooLong => Ok(()),
+            Taken::NotResident(gpa) => self.function.ram.fault_in(gpa, true),
+            Taken::Broken(msg) => {
+                self.function.send(msg);
+                worker.wait(None)
+            }
+            Taken::Empty => {
+                self.signal_used(queue);
+                worker.wait(None)
+            }
+        }
+    }
+
+    /// Gives the packet back.
+    pub(super) fn complete(
+        &mut self,
+        call: impl Fn(&mut VirtioPci<Net>, &PinnedRam<'_>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
+    ) -> Result {
+        let NetQueue { packet, unsignalled, .. } = &mut *self.io;
+        complete(self.function, 1, |net, mem| call(net, mem, packet))?;
+        *unsignalled = unsignalled.saturating_add(1);
+        Ok(())
+    }
+
+    /// Stops the device: a packet is not in the guest's memory.
+    pub(super) fn fail(&mut self) {
+        let fault = self.io.packet.not_memory();
+        self.function.send(self.function.with(|net| net.abandon_packets(fault, 1)));
+    }
+
+    /// Tells the driver if it was not told of many packets.
+    pub(super) fn signal_many_used(&mut self, queue: u16) {
+        if self.io.unsignalled >= BATCH {
+            self.signal_used(queue);
+        }
+    }
+
+    /// Tells the driver of the packets that were given back.
+    pub(super) fn signal_used(&mut self, queue: u16) {
+        if core::mem::take(&mut self.io.unsignalled) != 0 {
+            self.function.send(self.function.with_ram(|net, mem| net.notify_queue(queue, mem)));
+        }
+    }
+}
+
+/// Gives `count` packets back by `call`, which says what page is missing for that.
+fn complete(
+    function: &VirtioFunction<Net>,
+    count: u32,
+    mut call: impl FnMut(&mut VirtioPci<Net>, &PinnedRam<'_>) -> Result<Option<MsiMessage>, Gpa>,
+) -> Result {
+    match function.ram.until_resident(|| function.with_ram(&mut call)) {
+        Ok(msg) => {
+            function.send(msg);
+            Ok(())
+        }
+        Err((why, gpa)) => {
+            function.send(function.with(|net| net.abandon_packets(Fault::Memory(gpa), count)));
+            Err(why)
+        }
+    }
+}
