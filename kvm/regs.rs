@@ -78,7 +78,7 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
         cr2: s.cr2,
         cr3: s.cr3,
         cr4: s.cr4,
-        cr8: core.lapic.as_ref().map_or_else(|| u64::from(core.hw.tpr()), |l| u64::from(l.cr8())),
+        cr8: core.lapic.as_ref().map_or_else(|| u64::from(core.cr8()), |l| u64::from(l.cr8())),
         efer: s.efer,
         apic_base: core.lapic.as_ref().map_or(0xfee0_0900, |l| l.base()),
         interrupt_bitmap,
@@ -104,7 +104,7 @@ pub(super) fn set_sregs<B: Backend>(
     }
     match core.lapic.as_mut() {
         Some(lapic) => lapic.set_cr8(r.cr8 as u8),
-        None => core.hw.set_tpr(r.cr8 as u8, 0),
+        None => core.set_cr8(r.cr8 as u8),
     }
     core.publish_apic(mailbox, chipset);
     core.fetch(Groups::all());

@@ -6,7 +6,7 @@ use crate::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
 use crate::machine::power::SystemEvent;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{merge_rax, RAX};
@@ -64,7 +64,7 @@ impl RunPages {
             _ => {}
         }
         if core.lapic.is_none() {
-            core.hw.set_tpr((Self::u64(&self.run, offset::CR8) & 15) as u8, 0);
+            core.set_cr8((Self::u64(&self.run, offset::CR8) & 15) as u8);
             core.wants_window = self.byte(offset::REQUEST_INTERRUPT_WINDOW) != 0;
         }
     }
@@ -79,7 +79,7 @@ impl RunPages {
         self.run.write(offset::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);
         let (cr8, base) = match core.lapic.as_ref() {
             Some(l) => (l.cr8(), l.base()),
-            None => (core.hw.tpr(), 0xfee0_0900),
+            None => (core.cr8(), 0xfee0_0900),
         };
         self.run.write(offset::CR8, &u64::from(cr8).to_le_bytes());
         self.run.write(offset::APIC_BASE, &base.to_le_bytes());

@@ -4,9 +4,11 @@
 //!
 //! APM, "SVM Intercept Exit Codes". A pure function of plain numbers: total over all codes.
 
-use crate::arch::addr::Gpa;
+use crate::arch::addr::{Gpa, Gva};
 use crate::arch::exception::Vector;
-use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+use crate::vcpu::exit::{
+    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn,
+};
 
 /// The exit code of IN, OUT, INS and OUTS.
 pub(super) const IOIO: u64 = 0x7b;
@@ -37,8 +39,7 @@ pub(super) fn decode(raw: RawExit) -> Exit {
     }
     match raw.reason {
         0x78 => Exit::Hlt,
-        // A move to or from a control register that is watched: it exits before it is done.
-        0x00..=0x1f => Exit::Emulate,
+        0x00..=0x1f => Exit::Cr(control_register(raw.reason)),
         0x72 => Exit::Cpuid,
         // A physical interrupt, NMI, SMI or INIT, which waits for the host.
         0x60..=0x63 => Exit::HostInterrupt,
@@ -51,8 +52,15 @@ pub(super) fn decode(raw: RawExit) -> Exit {
         0x76 | 0x89 => Exit::CacheFlush,
         // RDPMC: no counters.
         0x6f => Exit::Forbidden,
-        // INVLPGA, VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT.
-        0x7a | 0x80 | 0x82..=0x86 => Exit::VirtInsn(VirtInsn::Other),
+        0x7a => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga)),
+        0x80 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun)),
+        0x82 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload)),
+        0x83 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmsave)),
+        0x84 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Stgi)),
+        0x85 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Clgi)),
+        0x86 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit)),
+        // Processors without decode assists tell 0.
+        0x79 => Exit::Invlpg(Some(Gva(raw.info1)).filter(|gva| gva.0 != 0)),
         // MONITOR, MWAIT and its conditional form, RDPRU: absent for guests.
         0x8a | 0x8b | 0x8c | 0x8e => Exit::Undefined,
         0x8d => Exit::Xsetbv,
@@ -63,6 +71,12 @@ pub(super) fn decode(raw: RawExit) -> Exit {
         VMEXIT_INVALID | VMEXIT_INVALID32 => Exit::EntryFailed(raw),
         _ => Exit::Unknown(raw),
     }
+}
+
+/// CLTS and LMSW are writes of CR0 to the processor.
+fn control_register(code: u64) -> CrAccess {
+    let kind = if code & 0x10 == 0 { CrKind::Read } else { CrKind::Write };
+    CrAccess { number: (code & 0xf) as u8, kind }
 }
 
 /// APM, "Nested versus Guest Page Faults", EXITINFO1.

@@ -14,7 +14,8 @@ use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::cpu::kick;
 use crate::host::debug::{reset_status, DR6_IDLE};
 use crate::mmu::asid::{AsidTag, Flush};
-use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, WindowKind};
+use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot};
+use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, VcpuState, RAX, RSP};
@@ -126,6 +127,19 @@ impl SvmVcpu {
         } else {
             self.nmi_masked = false;
         }
+    }
+
+    /// The IRET exit came: the NMI is over once that instruction has run.
+    fn await_iret(&mut self) {
+        self.nmi_iret = Some(self.vmcb.save().rip);
+        self.misplaced = true;
+        self.vmcb.intercept3(Intercept3::IRET, false);
+    }
+
+    /// Drops all cached translations of this guest before the next entry.
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+        self.misplaced = true;
     }
 
     /// An NMI waits: lets the guest run as far as what stands in the way, an instruction or an event that is
@@ -299,6 +313,34 @@ impl BackendVcpu for SvmVcpu {
         }
     }
 
+    fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls) {
+        if dirty.contains(ControlGroups::INTERRUPT_WINDOW) {
+            self.vmcb.intercept3(Intercept3::VINTR, from.interrupt_window());
+            self.vmcb.set_virtual_irq(from.interrupt_window());
+        }
+        if dirty.contains(ControlGroups::NMI_WINDOW) {
+            if from.nmi_window() {
+                self.step_to_nmi();
+            } else {
+                self.await_iret();
+            }
+        }
+        if dirty.contains(ControlGroups::TPR) {
+            let EntryTpr { cr8, floor } = from.tpr();
+            self.vmcb.set_tpr(cr8);
+            self.vmcb.intercept_cr(InterceptCr::CR8_WRITE, floor != 0);
+        }
+        if dirty.contains(ControlGroups::TSC_OFFSET) {
+            self.vmcb.set_tsc_offset(from.tsc_offset());
+        }
+        if dirty.contains(ControlGroups::FLUSH) {
+            self.flush_tlb();
+        }
+        if dirty.contains(ControlGroups::DEBUG_PASSTHROUGH) {
+            self.vmcb.intercept_dr(!from.debug_passthrough());
+        }
+    }
+
     #[inline(always)]
     fn code_context(&self) -> Option<CodeContext> {
         let s = self.vmcb.save();
@@ -377,46 +419,8 @@ impl BackendVcpu for SvmVcpu {
         self.vmcb.intercept3(Intercept3::IRET, blocking.nmi);
     }
 
-    fn request_window(&mut self, kind: WindowKind, on: bool) {
-        match kind {
-            WindowKind::Interrupt => {
-                self.vmcb.intercept3(Intercept3::VINTR, on);
-                self.vmcb.set_virtual_irq(on);
-            }
-            WindowKind::Nmi => {
-                if on {
-                    self.step_to_nmi();
-                } else {
-                    // The IRET exit came: the NMI is over once that instruction has run.
-                    self.nmi_iret = Some(self.vmcb.save().rip);
-                    self.misplaced = true;
-                    self.vmcb.intercept3(Intercept3::IRET, false);
-                }
-            }
-        }
-    }
-
-    #[inline]
-    fn set_tpr(&mut self, cr8: u8, floor: u8) {
-        self.vmcb.set_tpr(cr8);
-        self.vmcb.intercept_cr(InterceptCr::CR8_WRITE, floor != 0);
-    }
-
     #[inline]
     fn tpr(&self) -> u8 {
         (self.vmcb.control().v_intr & V_TPR) as u8
-    }
-
-    fn set_tsc_offset(&mut self, offset: u64) {
-        self.vmcb.set_tsc_offset(offset);
-    }
-
-    fn flush_tlb(&mut self) {
-        self.flush = true;
-        self.misplaced = true;
-    }
-
-    fn set_debug_passthrough(&mut self, on: bool) {
-        self.vmcb.intercept_dr(!on);
     }
 }

@@ -5,6 +5,7 @@
 //! `Vm<B>` and `Vcpu<B>` are generic over [`Backend`]: the choice is made once, when the module
 //! loads, and no call on the exit path is indirect.
 
+use super::controls::{ControlGroups, EntryControls};
 use super::event::{Blocking, Event};
 use super::exit::{Exit, RawExit};
 use super::state::{Groups, VcpuState};
@@ -49,15 +50,6 @@ impl<'a> TableRoot<'a> {
     pub(crate) fn hpa(self) -> Hpa {
         self.hpa
     }
-}
-
-/// What the guest must be able to do before the window exit happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WindowKind {
-    /// Take a maskable interrupt.
-    Interrupt,
-    /// Take an NMI.
-    Nmi,
 }
 
 /// What decides, beside memory, which bytes the instruction at RIP consists of and how they are read,
@@ -126,7 +118,7 @@ pub(crate) trait BackendVcpu: Send {
         root: TableRoot<'_>,
         state: &mut VcpuState,
     ) -> RawExit;
-    /// Ends the step that [`Self::request_window`] made of the last entry, where it did so for an NMI that
+    /// Ends the step that [`Self::write_controls`] made of the last entry, where it did so for an NMI that
     /// waits. Returns whether the exit, of which [`Self::enter`] returned `raw`, was the step's own.
     fn end_step(&mut self, _raw: RawExit, _state: &mut VcpuState) -> bool {
         false
@@ -145,6 +137,9 @@ pub(crate) trait BackendVcpu: Send {
     }
     /// Sets groups of registers.
     fn write_state(&mut self, dirty: Groups, from: &VcpuState);
+    /// Takes over what the coming entry is asked for, as far as it has changed. An NMI window that is taken back has
+    /// exited: the IRET that ends the NMI in service is about to run.
+    fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls);
     /// Returns the address of the next instruction where the processor told it with the last exit.
     fn next_rip(&self) -> Option<u64>;
     /// Returns how the instruction that exited was fetched; `None` where the exit was not that of the
@@ -166,19 +161,8 @@ pub(crate) trait BackendVcpu: Send {
     fn blocking(&self) -> Blocking;
     /// Sets what keeps the guest from taking events.
     fn set_blocking(&mut self, blocking: Blocking);
-    /// Asks for an exit as soon as the guest can take an event of this kind, or takes that back.
-    fn request_window(&mut self, kind: WindowKind, on: bool);
-    /// Sets the task priority (CR8, 0 to 15) that the guest sees without an exit, and the `floor`, at most that:
-    /// a guest that sets it below exits.
-    fn set_tpr(&mut self, cr8: u8, floor: u8);
-    /// Returns the task priority.
+    /// Returns the task priority: CR8 as the guest left it.
     fn tpr(&self) -> u8;
-    /// Sets what is added to the host's TSC for the guest.
-    fn set_tsc_offset(&mut self, offset: u64);
-    /// Drops all cached translations of this guest before the next entry.
-    fn flush_tlb(&mut self);
-    /// Lets the guest use its debug registers without exits, or makes it exit.
-    fn set_debug_passthrough(&mut self, on: bool);
 }
 
 impl VcpuState {
@@ -197,15 +181,6 @@ impl VcpuState {
     pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
         if !self.valid.contains(Groups::SEGMENTS) {
             hw.read_code(self);
-        }
-    }
-
-    /// Writes the changed groups back, before an entry.
-    #[inline]
-    pub(crate) fn flush<V: BackendVcpu>(&mut self, hw: &mut V) {
-        if !self.dirty.is_empty() {
-            hw.write_state(self.dirty, self);
-            self.dirty = Groups::empty();
         }
     }
 }

@@ -4,10 +4,12 @@
 
 use super::backend::{Backend, BackendVcpu};
 use super::code_cache::CodeCache;
+use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
 use super::event::{merge, Blocking, Event, Merged};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
+use super::paging::VcpuPaging;
 use super::poll::Polling;
 use super::pv::PvState;
 use super::state::{Groups, VcpuState};
@@ -68,6 +70,10 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) hw: B::Vcpu,
     /// The registers.
     pub(crate) state: VcpuState,
+    /// What the next entry is asked for.
+    pub(crate) controls: EntryControls,
+    /// How its addresses become the host's.
+    pub(crate) paging: VcpuPaging,
     /// The local APIC, where interrupt controllers are in the kernel.
     pub(crate) lapic: Option<Lapic>,
     /// What CPUID answers.
@@ -102,8 +108,6 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) wants_window: bool,
     /// The vector of the local APIC that the coming entry delivers.
     pub(crate) armed: Option<u8>,
-    /// An interrupt window is requested of the processor.
-    pub(crate) window_open: bool,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
     /// A queue that this vCPU wrote to and is to serve.
@@ -148,6 +152,8 @@ impl<B: Backend> VcpuCore<B> {
         VcpuCore {
             hw,
             state: VcpuState::at_reset(signature),
+            controls: EntryControls::new(),
+            paging: VcpuPaging::Direct,
             lapic,
             cpuid,
             msrs: MsrStore::new(),
@@ -166,7 +172,6 @@ impl<B: Backend> VcpuCore<B> {
             user_irq: None,
             wants_window: false,
             armed: None,
-            window_open: false,
             io: PendingIo::new(),
             deferred: None,
             code,
@@ -188,6 +193,50 @@ impl<B: Backend> VcpuCore<B> {
     #[inline]
     pub(crate) fn fetch(&mut self, want: Groups) {
         self.state.fetch(want, &self.hw);
+    }
+
+    /// Gives the backend what has changed of registers and controls, before an entry.
+    #[inline(always)]
+    pub(crate) fn flush(&mut self) {
+        if !self.state.dirty().is_empty() {
+            self.flush_state();
+        }
+        if !self.controls.dirty().is_empty() {
+            self.flush_controls();
+        }
+    }
+
+    /// Gives the backend what has changed of the registers.
+    #[inline(never)]
+    fn flush_state(&mut self) {
+        let dirty = self.state.take_dirty();
+        if dirty.contains(Groups::CONTROL) {
+            self.paging.changed();
+        }
+        self.hw.write_state(dirty, &self.state);
+    }
+
+    /// Gives the backend what has changed of the controls.
+    #[inline(never)]
+    pub(crate) fn flush_controls(&mut self) {
+        let dirty = self.controls.take_dirty();
+        self.hw.write_controls(dirty, &self.controls);
+    }
+
+    /// Returns CR8 of a vCPU without a local APIC.
+    pub(crate) fn cr8(&self) -> u8 {
+        if self.controls.dirty().contains(ControlGroups::TPR) {
+            self.controls.tpr().cr8
+        } else {
+            self.hw.tpr()
+        }
+    }
+
+    /// Sets CR8 of a vCPU without a local APIC. The guest may have set it itself since it was last set here.
+    pub(crate) fn set_cr8(&mut self, cr8: u8) {
+        let now = self.cr8();
+        self.controls.note_cr8(now);
+        self.controls.set_tpr(EntryTpr { cr8, floor: 0 });
     }
 
     /// Raises an exception; one that is being delivered merges with it.
@@ -273,7 +322,7 @@ impl<B: Backend> VcpuCore<B> {
         self.spec_ctrl = 0;
         self.fetch(Groups::all());
         self.state = self.state.after_init(signature);
-        self.hw.flush_tlb();
+        self.controls.flush_tlb();
         self.exception = None;
         self.interrupted = None;
         self.nmis = 0;
@@ -364,7 +413,7 @@ impl<B: Backend> VcpuCore<B> {
     /// Sets what is added to the host's TSC.
     pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
-        self.hw.set_tsc_offset(offset);
+        self.controls.set_tsc_offset(offset);
     }
 
     /// Writes the clocks that the guest asked for into its memory.

@@ -2,7 +2,7 @@
 
 //! Why a guest left guest mode, in words that do not depend on the vendor.
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Vector;
 
 /// What the processor reported, as it reported it; for the flight recorder and for exits nobody knows.
@@ -125,13 +125,68 @@ pub(crate) struct GuestPageFault {
     pub(crate) reserved: bool,
 }
 
+/// A MOV to or from a control register, CLTS or LMSW, which exits before it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrAccess {
+    /// Which register.
+    pub(crate) number: u8,
+    /// What is done with it.
+    pub(crate) kind: CrKind,
+}
+
+/// What is done with a control register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CrKind {
+    /// MOV from it.
+    Read,
+    /// MOV to it, or another instruction that writes it where the processor does not tell them apart.
+    Write,
+    /// CLTS.
+    Clts,
+    /// LMSW.
+    Lmsw,
+}
+
 /// An instruction of the virtualization extensions themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VirtInsn {
     /// VMCALL or VMMCALL.
     Hypercall,
-    /// Any other.
-    Other,
+    /// Of SVM.
+    Svm(SvmInsn),
+    /// Of VMX.
+    Vmx(VmxInsn),
+}
+
+/// The instructions of SVM, VMMCALL aside. APM, "SVM Instructions".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the instructions'")]
+pub(crate) enum SvmInsn {
+    Vmrun,
+    Vmload,
+    Vmsave,
+    Stgi,
+    Clgi,
+    Skinit,
+    Invlpga,
+}
+
+/// The instructions of VMX, VMCALL aside. SDM, "VMX Instructions".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the instructions'")]
+pub(crate) enum VmxInsn {
+    Vmclear,
+    Vmlaunch,
+    Vmptrld,
+    Vmptrst,
+    Vmread,
+    Vmresume,
+    Vmwrite,
+    Vmxoff,
+    Vmxon,
+    Invept,
+    Invvpid,
+    Vmfunc,
 }
 
 impl Exit {
@@ -164,6 +219,10 @@ pub(crate) enum Exit {
     Undefined,
     /// An instruction that faults for this guest: #GP.
     Forbidden,
+    /// An access to a control register that is watched.
+    Cr(CrAccess),
+    /// INVLPG of a linear address, where the processor told it.
+    Invlpg(Option<Gva>),
     /// Access to a debug register while the guest's are not loaded.
     DebugRegister,
     /// An exception of the guest that is watched.

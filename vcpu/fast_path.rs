@@ -34,11 +34,10 @@ pub(super) fn run<B: Backend>(
     window: &mut B::Window<'_>,
     work: &Work<'_>,
 ) -> Option<Exit> {
-    let space = &*cx.vm.space;
     let mut entry = Entry::of(cx);
     loop {
         let core = &mut *cx.core;
-        let raw = core.hw.enter(window, space.root(), &mut core.state);
+        let raw = core.hw.enter(window, core.paging.root(cx.vm), &mut core.state);
         cx.record.recorder.record_exit(core.state.rip, raw);
         let answer = if entry.is_over(core) {
             let exit = cx.core.hw.exit(raw, &mut cx.core.state);
@@ -59,14 +58,13 @@ pub(super) fn run<B: Backend>(
             if waits(cx, work) {
                 return None;
             }
+            cx.core.flush();
         } else {
             if waits(cx, work) {
                 return None;
             }
             entry = choose(cx)?;
         }
-        let core = &mut *cx.core;
-        core.state.flush(&mut core.hw);
     }
 }
 
@@ -92,8 +90,10 @@ impl Entry {
     #[inline]
     fn of<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Entry {
         let core = &*cx.core;
-        let is_quick =
-            !(core.nmis != 0 || core.window_open || core.wants_window || cx.record.times.is_some());
+        let is_quick = !(core.nmis != 0
+            || core.controls.interrupt_window()
+            || core.wants_window
+            || cx.record.times.is_some());
         let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
         Entry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
     }
@@ -135,6 +135,7 @@ fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Entry> {
         return None;
     }
     cx.fpu.show_keys();
+    cx.core.flush();
     Some(Entry::of(cx))
 }
 

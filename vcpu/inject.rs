@@ -5,7 +5,8 @@
 //! Before an entry the highest event is asked for without being taken ([`prepare`]); it counts as delivered when the
 //! exit has come and did not cut its delivery short ([`commit`]).
 
-use super::backend::{Backend, BackendVcpu, WindowKind};
+use super::backend::{Backend, BackendVcpu};
+use super::controls::EntryTpr;
 use super::core::VcpuCore;
 use super::event::Event;
 use super::exit::Exit;
@@ -110,6 +111,7 @@ pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuC
         let cr8 = core.hw.tpr();
         if cr8 != lapic.cr8() {
             lapic.set_cr8(cr8);
+            core.controls.note_cr8(cr8);
         }
     }
     core.interrupted = core.hw.take_interrupted();
@@ -134,11 +136,11 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
         prepare_interrupt(vm, record, core);
     }
     if core.nmis != 0 {
-        core.hw.request_window(WindowKind::Nmi, true);
+        core.controls.set_nmi_window(true);
     }
     if let Some(lapic) = core.lapic.as_ref() {
         let floor = highest.map_or(0, |vector| lapic.held_class(vector));
-        core.hw.set_tpr(lapic.cr8(), floor);
+        core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor });
         // The timer waits for an end of interrupt that it can see.
         if !vm.machine.interrupts.is_timer_waiting() {
             core.pv.arm_eoi(&*vm.machine.ram, lapic, core.armed);
@@ -146,9 +148,8 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
     }
     // What waits may have been given to the processor just now.
     let window = core.wants_window || (waits && core.armed.is_none() && has_interrupt(core, vm));
-    if window != core.window_open {
-        core.window_open = window;
-        core.hw.request_window(WindowKind::Interrupt, window);
+    if window != core.controls.interrupt_window() {
+        core.controls.set_interrupt_window(window);
     }
     true
 }

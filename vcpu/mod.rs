@@ -4,12 +4,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`backend`], [`exit`], [`event`], [`state`] | the contract with the vendor's extension, in values |
+//! | [`backend`], [`exit`], [`event`], [`state`], [`controls`] | the contract with the vendor's extension, in values |
 //! | [`outcome`], [`io`] | what a handler decided; what user space answers |
 //! | [`cpuid`], [`msr_table`], [`mce`], [`pv`] | what the guest's processor is |
 //! | [`poll`], [`timer_advance`], [`progress`], [`record`] | before a halted vCPU sleeps; before its timer is due; how long a window stays open; the last exits |
 //! | [`emulate`], [`code_cache`] | instructions in software; those that exited lately, decoded |
-//! | [`second_level`], [`vm`] | the table that shows guest memory to the processor; the VM as a vCPU sees it |
+//! | [`second_level`], [`vm`], [`paging`] | the table that shows guest memory to the processor; the VM as a vCPU sees it; which table it walks |
 //! | [`core`], [`context`] | everything of one vCPU; what handlers have before them |
 //! | [`inject`], [`requests`] | what an entry delivers; what others ask |
 //! | [`access`] | what an address reaches |
@@ -24,6 +24,7 @@ pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod code_cache;
 pub(crate) mod context;
+pub(crate) mod controls;
 pub(crate) mod core;
 pub(crate) mod cpuid;
 pub(crate) mod emul;
@@ -37,6 +38,7 @@ pub(crate) mod io;
 pub(crate) mod mce;
 pub(crate) mod msr_table;
 pub(crate) mod outcome;
+pub(crate) mod paging;
 pub(crate) mod poll;
 pub(crate) mod progress;
 pub(crate) mod pv;

@@ -2,7 +2,7 @@
 
 //! What others ask of a vCPU, taken by its own thread.
 
-use super::backend::{Backend, BackendVcpu};
+use super::backend::Backend;
 use super::core::{signature, MpState, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
 use super::vm::Vm;
@@ -37,7 +37,7 @@ pub(crate) fn take_requests<B: Backend>(
         core.add_nmis(asked.nmis());
     }
     if asked.contains(Requests::TLB_FLUSH) {
-        core.hw.flush_tlb();
+        core.controls.flush_tlb();
     }
     if asked.contains(Requests::INIT) {
         core.init(signature());

@@ -222,13 +222,13 @@ fn window<B: Backend>(
         let generation = vm.space.flushes.requested();
         if cx.core.flush_generation != generation {
             cx.core.flush_generation = generation;
-            cx.core.hw.flush_tlb();
+            cx.core.controls.flush_tlb();
         }
         if !prepare(vm, record, cx.core) {
             mailbox.leave_guest_mode();
             break WindowExit::User(UserExit::Shutdown);
         }
-        cx.core.state.flush(&mut cx.core.hw);
+        cx.core.flush();
         cx.fpu.show_keys();
         if let Some(s) = &*cx.spec_ctrl {
             s.show();
@@ -338,7 +338,7 @@ fn load_debug<B: Backend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
     if core.state.dr7 & 0xff != 0 {
         crate::host::debug::write_addresses(&core.dr, cpu);
         core.debug_loaded = true;
-        core.hw.set_debug_passthrough(true);
+        core.controls.set_debug_passthrough(true);
     }
 }
 
@@ -347,6 +347,8 @@ fn put_debug<B: Backend>(core: &mut VcpuCore<B>) {
     if core.debug_loaded {
         core.debug_loaded = false;
         core.dr = crate::host::debug::read_addresses();
-        core.hw.set_debug_passthrough(false);
+        core.controls.set_debug_passthrough(false);
+        // In the window: the processor has the guest's status.
+        core.flush_controls();
     }
 }

@@ -112,7 +112,7 @@ pub(crate) struct VcpuState {
     /// DR7.
     pub(crate) dr7: u64,
     pub(super) valid: Groups,
-    pub(super) dirty: Groups,
+    dirty: Groups,
 }
 
 /// The value of PAT after reset. SDM, "PAT MSR".
@@ -163,6 +163,17 @@ impl VcpuState {
     pub(crate) fn mark(&mut self, groups: Groups) {
         self.valid |= groups;
         self.dirty |= groups;
+    }
+
+    /// Returns the groups that were changed and not yet written back.
+    #[inline(always)]
+    pub(crate) fn dirty(&self) -> Groups {
+        self.dirty
+    }
+
+    /// Takes them: they are about to be written back.
+    pub(crate) fn take_dirty(&mut self) -> Groups {
+        core::mem::replace(&mut self.dirty, Groups::empty())
     }
 
     /// Says that the processor ran: what was fetched is stale.

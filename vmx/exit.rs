@@ -6,9 +6,11 @@
 //! all reasons.
 
 use super::event::{self, VALID};
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Vector;
-use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+use crate::vcpu::exit::{
+    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmxInsn,
+};
 
 /// Bit 31 of the exit reason: the entry failed.
 pub(crate) const ENTRY_FAILURE: u64 = 1 << 31;
@@ -103,8 +105,11 @@ pub(crate) fn decode(report: &Report) -> Exit {
         13 | 54 => Exit::CacheFlush,
         // RDPMC: no counters.
         15 => Exit::Forbidden,
-        // VMCLEAR to VMXON, INVEPT, INVVPID, VMFUNC.
-        19..=27 | 50 | 53 | 59 => Exit::VirtInsn(VirtInsn::Other),
+        REASON_CR => Exit::Cr(cr_access(raw.info1)),
+        14 => Exit::Invlpg(Some(Gva(raw.info1))),
+        19..=27 | 50 | 53 | 59 => {
+            vmx_insn(reason).map_or(Exit::Unknown(raw), |i| Exit::VirtInsn(VirtInsn::Vmx(i)))
+        }
         // GETSEC, RSM outside SMM, MWAIT, MONITOR, ENCLS, UMWAIT, TPAUSE: absent for guests.
         11 | 17 | 36 | 39 | 60 | 67 | 68 => Exit::Undefined,
         55 => Exit::Xsetbv,
@@ -117,6 +122,24 @@ pub(crate) fn decode(report: &Report) -> Exit {
         3..=6 | 52 => Exit::HostInterrupt,
         _ => Exit::Unknown(raw),
     }
+}
+
+fn vmx_insn(reason: u16) -> Option<VmxInsn> {
+    Some(match reason {
+        19 => VmxInsn::Vmclear,
+        20 => VmxInsn::Vmlaunch,
+        21 => VmxInsn::Vmptrld,
+        22 => VmxInsn::Vmptrst,
+        23 => VmxInsn::Vmread,
+        24 => VmxInsn::Vmresume,
+        25 => VmxInsn::Vmwrite,
+        26 => VmxInsn::Vmxoff,
+        27 => VmxInsn::Vmxon,
+        50 => VmxInsn::Invept,
+        53 => VmxInsn::Invvpid,
+        59 => VmxInsn::Vmfunc,
+        _ => return None,
+    })
 }
 
 /// SDM, "Exit Qualification for I/O Instructions".
@@ -215,6 +238,19 @@ pub(crate) struct CrWrite {
     pub(crate) number: u8,
     /// The general register with the new value.
     pub(crate) source: u8,
+}
+
+/// Reads the qualification of a control register access.
+///
+/// SDM, "Exit Qualification for Control-Register Accesses".
+fn cr_access(qualification: u64) -> CrAccess {
+    let kind = match qualification >> 4 & 3 {
+        0 => CrKind::Write,
+        1 => CrKind::Read,
+        2 => CrKind::Clts,
+        _ => CrKind::Lmsw,
+    };
+    CrAccess { number: (qualification & 15) as u8, kind }
 }
 
 /// Reads the qualification of a control register access; `None` for one that is not a MOV to CR0 or CR4.

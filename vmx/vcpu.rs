@@ -21,7 +21,8 @@ use crate::host::debug::DR6_IDLE;
 use crate::host::log;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
-use crate::vcpu::backend::{BackendVcpu, TableRoot, WindowKind};
+use crate::vcpu::backend::{BackendVcpu, TableRoot};
+use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, SyscallMsrs, VcpuState, RSP};
@@ -266,6 +267,18 @@ impl VmxVcpu {
         }
     }
 
+    /// Puts the guest's DR6 into the processor, or takes it out.
+    fn pass_debug_through(&mut self, on: bool) {
+        if on && !self.debug_loaded {
+            asm::set_dr6(self.dr6);
+        } else if !on {
+            self.dr6 = self.guest_dr6();
+            asm::set_dr6(DR6_IDLE);
+        }
+        self.debug_loaded = on;
+        self.vmcs.set_primary(Primary::MOV_DR, !on);
+    }
+
     fn guest_dr6(&self) -> u64 {
         if self.debug_loaded {
             asm::dr6()
@@ -277,14 +290,14 @@ impl VmxVcpu {
     /// Handles a write to CR0 or CR4 that touched bits which are not the guest's own: they are noted,
     /// and the instruction runs again, now without an exit.
     fn control_register(&mut self, state: &VcpuState) -> Exit {
-        let Some(write) = exit::cr_write(self.report.qualification) else { return Exit::Emulate };
+        let Some(write) = exit::cr_write(self.report.qualification) else { return decode(&self.report) };
         let value = state.gprs.get(usize::from(write.source)).copied().unwrap_or(0);
         let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
         let long = self.vmcs.read(GuestField::Efer) & Efer::LMA.bits() != 0 && cs.is_long();
         let value = if long { value } else { value & 0xffff_ffff };
         let leaves = write.number == 0 && value & CR0_PAGED != CR0_PAGED;
         if leaves && !self.unrestricted {
-            return Exit::Emulate;
+            return decode(&self.report);
         }
         let (cr0, cr4) = self.vmcs.control_registers();
         let (cr3, efer) = (self.vmcs.read(GuestField::Cr3), self.vmcs.read(GuestField::Efer));
@@ -498,6 +511,28 @@ impl BackendVcpu for VmxVcpu {
         self.dirty |= dirty;
     }
 
+    fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls) {
+        if dirty.contains(ControlGroups::INTERRUPT_WINDOW) {
+            self.vmcs.set_primary(Primary::INTERRUPT_WINDOW, from.interrupt_window());
+        }
+        if dirty.contains(ControlGroups::NMI_WINDOW) {
+            self.vmcs.set_primary(Primary::NMI_WINDOW, from.nmi_window());
+        }
+        if dirty.contains(ControlGroups::TPR) {
+            let EntryTpr { cr8, floor } = from.tpr();
+            self.vmcs.set_tpr(cr8 << 4, floor);
+        }
+        if dirty.contains(ControlGroups::TSC_OFFSET) {
+            self.tsc_offset = from.tsc_offset();
+        }
+        if dirty.contains(ControlGroups::FLUSH) {
+            self.flush = true;
+        }
+        if dirty.contains(ControlGroups::DEBUG_PASSTHROUGH) {
+            self.pass_debug_through(from.debug_passthrough());
+        }
+    }
+
     #[inline]
     fn next_rip(&self) -> Option<u64> {
         let length = self.report.length;
@@ -542,40 +577,8 @@ impl BackendVcpu for VmxVcpu {
         self.vmcs.set_primary(Primary::NMI_WINDOW, blocking.nmi);
     }
 
-    fn request_window(&mut self, kind: WindowKind, on: bool) {
-        let which = match kind {
-            WindowKind::Interrupt => Primary::INTERRUPT_WINDOW,
-            WindowKind::Nmi => Primary::NMI_WINDOW,
-        };
-        self.vmcs.set_primary(which, on);
-    }
-
-    #[inline]
-    fn set_tpr(&mut self, cr8: u8, floor: u8) {
-        self.vmcs.set_tpr(cr8 << 4, floor);
-    }
-
     #[inline]
     fn tpr(&self) -> u8 {
         self.vmcs.tpr() >> 4
-    }
-
-    fn set_tsc_offset(&mut self, offset: u64) {
-        self.tsc_offset = offset;
-    }
-
-    fn flush_tlb(&mut self) {
-        self.flush = true;
-    }
-
-    fn set_debug_passthrough(&mut self, on: bool) {
-        if on && !self.debug_loaded {
-            asm::set_dr6(self.dr6);
-        } else if !on {
-            self.dr6 = self.guest_dr6();
-            asm::set_dr6(DR6_IDLE);
-        }
-        self.debug_loaded = on;
-        self.vmcs.set_primary(Primary::MOV_DR, !on);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
     }
-    if cx.core.window_open && cx.core.is_interruptible() {
+    if cx.core.controls.interrupt_window() && cx.core.is_interruptible() {
         return misc::interrupt_window(cx);
     }
     let mut found = None;

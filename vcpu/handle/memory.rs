@@ -2,7 +2,6 @@
 
 //! Faults of the second-level table: memory not mapped yet, or a device.
 
-use crate::mmu::format::Touch;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::{insn, mov};
@@ -21,12 +20,8 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
     if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
         return device(cx, &fault);
     }
-    let access = match fault {
-        GuestPageFault { write: true, .. } => Touch::Write,
-        GuestPageFault { fetch: true, .. } => Touch::Fetch,
-        _ => Touch::Read,
-    };
-    match cx.vm.space.fault(cx.cpu, fault.gpa, access, &mut cx.core.slot_hint) {
+    let core = &mut *cx.core;
+    match core.paging.fault(cx.vm, cx.cpu, &fault, &mut core.slot_hint) {
         TableFault::Mapped => Outcome::Resume,
         TableFault::Blocked(by) => Outcome::Blocked(by),
         TableFault::Again => Outcome::HostInterrupt,

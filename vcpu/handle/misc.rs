@@ -6,7 +6,7 @@ use crate::arch::cpuid::CpuidRegs;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{Exception, Vector};
 use crate::host::debug;
-use crate::vcpu::backend::{Backend, BackendVcpu, WindowKind};
+use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::outcome::{Outcome, UserExit};
 use crate::vcpu::record::count;
@@ -74,7 +74,7 @@ pub(crate) fn hypercall<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
 pub(crate) fn debug_register<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     debug::write_addresses(&cx.core.dr, cx.cpu);
     cx.core.debug_loaded = true;
-    cx.core.hw.set_debug_passthrough(true);
+    cx.core.controls.set_debug_passthrough(true);
     Outcome::Resume
 }
 
@@ -97,8 +97,7 @@ pub(crate) fn alignment_check<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, error: u32
 
 /// The guest can take an interrupt now.
 pub(crate) fn interrupt_window<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
-    cx.core.hw.request_window(WindowKind::Interrupt, false);
-    cx.core.window_open = false;
+    cx.core.controls.set_interrupt_window(false);
     if cx.core.wants_window {
         cx.core.wants_window = false;
         return Outcome::ToUser(UserExit::InterruptWindow);
@@ -108,6 +107,8 @@ pub(crate) fn interrupt_window<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcom
 
 /// The IRET of an NMI handler is about to run.
 pub(crate) fn nmi_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
-    cx.core.hw.request_window(WindowKind::Nmi, false);
+    cx.core.controls.set_nmi_window(false);
+    // Before an event is chosen for the coming entry, which may go first.
+    cx.core.flush_controls();
     Outcome::Resume
 }

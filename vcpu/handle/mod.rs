@@ -35,14 +35,16 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> Outc
         Exit::Resolved => Outcome::Resume,
         Exit::InterruptWindow => misc::interrupt_window(cx),
         Exit::VirtInsn(VirtInsn::Hypercall) => misc::hypercall(cx),
-        Exit::VirtInsn(VirtInsn::Other) | Exit::Undefined => Outcome::Inject(Exception::UD),
+        Exit::VirtInsn(VirtInsn::Svm(_) | VirtInsn::Vmx(_)) | Exit::Undefined => {
+            Outcome::Inject(Exception::UD)
+        }
         Exit::Forbidden => Outcome::Inject(Exception::GP0),
         Exit::CacheFlush => Outcome::SkipAndResume,
         Exit::Xsetbv => misc::xsetbv(cx),
         Exit::DebugRegister => misc::debug_register(cx),
         Exit::Exception(vector, error) => exception(cx, vector, error),
         Exit::NmiReturn => misc::nmi_return(cx),
-        Exit::Emulate => emulated_mode::step(cx),
+        Exit::Emulate | Exit::Cr(_) | Exit::Invlpg(_) => emulated_mode::step(cx),
         Exit::TripleFault => Outcome::ToUser(UserExit::Shutdown),
         Exit::TaskSwitch => Outcome::unknown(cx.record.recorder.last()),
         Exit::EntryFailed(raw) => Outcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),

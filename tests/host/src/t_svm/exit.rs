@@ -2,10 +2,12 @@
 
 //! Exit codes, by the APM's table "SVM Intercept Codes".
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Vector;
 use crate::svm::{decode, is_refused};
-use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn};
+use crate::vcpu::exit::{
+    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn,
+};
 use proptest::prelude::*;
 
 fn raw(reason: u64, info1: u64, info2: u64) -> RawExit {
@@ -20,7 +22,7 @@ fn plain(reason: u64) -> Exit {
 fn is_known(code: u64) -> bool {
     matches!(
         code,
-        0x00..=0x5f | 0x60..=0x64 | 0x6f | 0x72 | 0x74 | 0x76 | 0x78 | 0x7a | 0x7c | 0x7d | 0x7e | 0x7f
+        0x00..=0x5f | 0x60..=0x64 | 0x6f | 0x72 | 0x74 | 0x76 | 0x78..=0x7a | 0x7c | 0x7d | 0x7e | 0x7f
             | 0x80..=0x86 | 0x89..=0x8e | 0x400
     )
 }
@@ -58,14 +60,18 @@ fn instructions_are_those_of_the_manual() {
         (0x78, Exit::Hlt),
         (0x7d, Exit::TaskSwitch),
         (0x7f, Exit::TripleFault),
-        (0x80, Exit::VirtInsn(VirtInsn::Other)),
+        (0x79, Exit::Invlpg(None)),
+        (0x7a, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga))),
+        (0x80, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun))),
         (0x81, Exit::VirtInsn(VirtInsn::Hypercall)),
+        (0x82, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload))),
+        (0x86, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit))),
         (0x8a, Exit::Undefined),
         (0x8b, Exit::Undefined),
         (0x8d, Exit::Xsetbv),
         (0x20, Exit::DebugRegister),
         (0x3f, Exit::DebugRegister),
-        (0x18, Exit::Emulate),
+        (0x18, Exit::Cr(CrAccess { number: 8, kind: CrKind::Write })),
     ] {
         assert_eq!(plain(code), exit, "{code:#x}");
     }
@@ -160,7 +166,19 @@ fn host_events_and_moves_to_control_registers_are_those_of_the_manual() {
     for code in [0x60, 0x61, 0x62, 0x63, 0x7e] {
         assert_eq!(plain(code), Exit::HostInterrupt, "{code:#x}");
     }
-    for code in [0x00, 0x04, 0x10, 0x14, 0x18, 0x1f] {
-        assert_eq!(plain(code), Exit::Emulate, "{code:#x}");
+    for (code, number, kind) in [
+        (0x00, 0, CrKind::Read),
+        (0x04, 4, CrKind::Read),
+        (0x10, 0, CrKind::Write),
+        (0x14, 4, CrKind::Write),
+        (0x1f, 15, CrKind::Write),
+    ] {
+        assert_eq!(plain(code), Exit::Cr(CrAccess { number, kind }), "{code:#x}");
     }
+}
+
+#[test]
+fn invlpg_tells_the_address_where_the_processor_does() {
+    assert_eq!(decode(raw(0x79, 0xffff_8000_0000_1000, 0)), Exit::Invlpg(Some(Gva(0xffff_8000_0000_1000))));
+    assert_eq!(decode(raw(0x79, 0, 0)), Exit::Invlpg(None));
 }

@@ -2,6 +2,7 @@
 
 //! Tests of the virtual processor: CPUID, MSRs and the paravirtual clock.
 
+mod controls;
 mod cpuid_policy;
 mod cpuid_table;
 mod ioevent;

@@ -2,9 +2,9 @@
 
 //! Exit reasons, by the SDM's table "VMX Basic Exit Reasons".
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Vector;
-use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn};
+use crate::vcpu::exit::{CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmxInsn};
 use crate::vmx::exit::{cr_write, decode, fail_reason, CrWrite, Refusal, Report, ENTRY_FAILURE, VM_FAIL};
 use proptest::prelude::*;
 
@@ -29,8 +29,12 @@ fn instructions_are_those_of_the_manual() {
         (13, Exit::CacheFlush),
         (15, Exit::Forbidden),
         (18, Exit::VirtInsn(VirtInsn::Hypercall)),
-        (20, Exit::VirtInsn(VirtInsn::Other)),
-        (27, Exit::VirtInsn(VirtInsn::Other)),
+        (14, Exit::Invlpg(Some(Gva(0)))),
+        (19, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmclear))),
+        (20, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmlaunch))),
+        (27, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmxon))),
+        (50, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Invept))),
+        (59, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmfunc))),
         (29, Exit::DebugRegister),
         (31, Exit::Msr(MsrAccess::Read)),
         (32, Exit::Msr(MsrAccess::Write)),
@@ -52,6 +56,17 @@ fn refused_entries_are_told_from_exits() {
         assert_eq!(report(reason, 0).basic(), None);
     }
     assert!(matches!(plain(33), Exit::Unknown(_)), "without bit 31 it is no entry failure");
+}
+
+#[test]
+fn accesses_to_control_registers_are_told_apart() {
+    let cr = |q| decode(&report(28, q));
+    let access = |number, kind| Exit::Cr(CrAccess { number, kind });
+    assert_eq!(cr(0x000), access(0, CrKind::Write));
+    assert_eq!(cr(0x213), access(3, CrKind::Read));
+    assert_eq!(cr(0x020), access(0, CrKind::Clts));
+    assert_eq!(cr(0x030), access(0, CrKind::Lmsw));
+    assert_eq!(decode(&report(14, 0x7000)), Exit::Invlpg(Some(Gva(0x7000))));
 }
 
 #[test]
