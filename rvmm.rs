@@ -5,12 +5,11 @@
 //! Loading probes every CPU and creates /dev/rvmm, which speaks KVM's ioctl interface. CPUs enter
 //! root operation only while they run a guest; see docs/adr.
 
-use kernel::debugfs;
 use kernel::error::Error;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, ArcBorrow};
 
 pub(crate) mod abi;
 pub(crate) mod arch;
@@ -25,8 +24,11 @@ pub(crate) mod virtio;
 pub(crate) mod vmx;
 
 use host::rcu::{Filled, ModuleCell};
-use kvm::observe::{self, Observed};
-use machine::service::blk::COUNTERS;
+use kvm::debug_files::DebugFiles;
+use kvm::observe::Observed;
+use kvm::sys::NodeContext;
+use machine::service::blk::DiskCounters;
+use machine::settings::Settings;
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
 use vmx::Vmx;
@@ -57,24 +59,14 @@ module! {
     },
 }
 
-/// Returns whether vCPUs measure how long their exits take.
-pub(crate) fn times_exits() -> bool {
-    module_parameters::exit_times.value() != 0
-}
-
-/// Returns the longest time in nanoseconds that a halted vCPU polls before it sleeps.
-pub(crate) fn halt_poll_ns() -> u32 {
-    module_parameters::halt_poll_ns.value()
-}
-
-/// Returns whether only small pages are executable for guests, as in [`arch::mitigation`].
-pub(crate) fn nx_huge_pages() -> u8 {
-    module_parameters::nx_huge_pages.value()
-}
-
-/// Returns whether guests are offered to end interrupts in memory.
-pub(crate) fn offers_pv_eoi() -> bool {
-    module_parameters::pv_eoi.value() != 0
+fn settings() -> Settings {
+    Settings {
+        times_exits: module_parameters::exit_times.value() != 0,
+        halt_poll_ns: module_parameters::halt_poll_ns.value(),
+        nx_huge_pages: module_parameters::nx_huge_pages.value(),
+        offers_pv_eoi: module_parameters::pv_eoi.value() != 0,
+        disks: &DISKS,
+    }
 }
 
 /// Returns this module, as files name their owner.
@@ -83,12 +75,26 @@ pub(crate) const fn owner() -> *mut kernel::bindings::module {
 }
 
 /// The vendor found when the module was loaded. Past this point everything is generic over it.
-enum Machine {
+enum Vendor {
     Svm(Arc<Svm>),
     Vmx(Arc<Vmx>),
 }
 
-static MACHINE: ModuleCell<Machine> = ModuleCell::new();
+/// What is there from load to unload.
+struct Loaded {
+    vendor: Vendor,
+    node: NodeContext,
+}
+
+static LOADED: ModuleCell<Loaded> = ModuleCell::new();
+static DISKS: DiskCounters = DiskCounters::new();
+
+impl Loaded {
+    fn new() -> Result<Arc<Loaded>> {
+        let node = NodeContext { settings: settings(), observed: Observed::new()? };
+        Ok(Arc::new(Loaded { vendor: probe()?, node }, GFP_KERNEL)?)
+    }
+}
 
 /// The module: the device node, and counters for whoever looks into debugfs. Unloading waits for
 /// nothing, since open files hold the module.
@@ -96,60 +102,30 @@ static MACHINE: ModuleCell<Machine> = ModuleCell::new();
 struct Rvmm {
     #[pin]
     node: MiscDeviceRegistration<Node>,
-    folder: debugfs::Dir,
     #[pin]
-    disks: debugfs::File<()>,
-    #[pin]
-    counters: debugfs::File<()>,
-    #[pin]
-    exits: debugfs::File<()>,
-    // Dropped last: the node and the files lead to them.
-    _observed: Filled<Observed>,
-    _machine: Filled<Machine>,
-}
-
-fn explain(why: Unsupported) -> Error {
-    match why {
-        Unsupported::NoExtension => pr_err!("this processor has neither VMX nor SVM\n"),
-        Unsupported::Firmware => {
-            pr_err!("virtualization is disabled by the firmware; enable it in the firmware's setup\n")
-        }
-        Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
-        Unsupported::MixedCpus => {
-            pr_err!("the CPUs of this machine differ in their virtualization features\n")
-        }
-        Unsupported::Fred => {
-            pr_err!("the host takes events by FRED, which is not supported; boot with fred=off\n")
-        }
-        Unsupported::EncryptedMemory => {
-            pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")
-        }
-    }
-    ENODEV
+    files: DebugFiles,
+    // Dropped last: the node leads to it.
+    _loaded: Filled<Loaded>,
 }
 
 /// Finds out what this machine has.
-fn probe() -> Result<Machine> {
+fn probe() -> Result<Vendor> {
     fn found<B: Backend>(probed: core::result::Result<B, Unsupported>) -> Result<Arc<B>> {
-        let backend = probed.map_err(explain)?;
+        let backend = probed.map_err(Unsupported::report)?;
         pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }
     if vmx::is_present() {
-        return found(Vmx::new()?).map(Machine::Vmx);
+        return found(Vmx::new()?).map(Vendor::Vmx);
     }
-    found(Svm::new()?).map(Machine::Svm)
+    found(Svm::new()?).map(Vendor::Svm)
 }
 
 impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _machine: MACHINE.fill(Arc::new(probe()?, GFP_KERNEL)?),
-            _observed: observe::init()?,
-            folder: debugfs::Dir::new(c"rvmm"),
-            disks <- folder.read_callback_file(c"disks", (), &|(), f| COUNTERS.show(f)),
-            counters <- folder.read_callback_file(c"counters", (), &|(), f| observe::show_counters(f)),
-            exits <- folder.read_callback_file(c"exits", (), &|(), f| observe::show_exits(f)),
+            _loaded: LOADED.fill(Loaded::new()?),
+            files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }
@@ -161,21 +137,16 @@ struct Node;
 #[vtable]
 impl MiscDevice for Node {
     type OwnerModule = Rvmm;
-    type Ptr = Arc<Machine>;
+    type Ptr = Arc<Loaded>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Machine>> {
-        MACHINE.get().ok_or(ENODEV)
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Loaded>> {
+        LOADED.get().ok_or(ENODEV)
     }
 
-    fn ioctl(
-        machine: kernel::sync::ArcBorrow<'_, Machine>,
-        _file: &File,
-        cmd: u32,
-        arg: usize,
-    ) -> Result<isize> {
-        let done = match &*machine {
-            Machine::Svm(svm) => kvm::sys::ioctl(svm, cmd, arg as u64),
-            Machine::Vmx(vmx) => kvm::sys::ioctl(vmx, cmd, arg as u64),
+    fn ioctl(loaded: ArcBorrow<'_, Loaded>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let done = match &loaded.vendor {
+            Vendor::Svm(svm) => kvm::sys::ioctl(svm, &loaded.node, cmd, arg as u64),
+            Vendor::Vmx(vmx) => kvm::sys::ioctl(vmx, &loaded.node, cmd, arg as u64),
         };
         done.map(|v| v as isize)
     }

@@ -155,3 +155,9 @@ impl Width {
         }
     }
 }
+
+/// Returns whether the bits from `va_bits - 1` up of an address are all alike.
+pub(crate) fn is_canonical(address: u64, va_bits: u32) -> bool {
+    let unused = 64u32.wrapping_sub(va_bits);
+    (address.wrapping_shl(unused) as i64).wrapping_shr(unused) as u64 == address
+}

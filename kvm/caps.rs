@@ -9,6 +9,7 @@ use crate::host::fpu::supported_xcr0;
 use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::{cpu, timer};
 use crate::machine::mailbox::MAX_VCPUS;
+use crate::machine::settings::Settings;
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::{cpuid, msr_table};
 
@@ -34,10 +35,10 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 }
 
 /// What decides which features guests are offered.
-pub(super) fn cpuid_facts() -> cpuid::Facts {
+pub(super) fn cpuid_facts(settings: &Settings) -> cpuid::Facts {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
     let mut always = KvmFeatures::NOP_IO_DELAY;
-    if crate::offers_pv_eoi() {
+    if settings.offers_pv_eoi {
         always |= KvmFeatures::PV_EOI;
     }
     cpuid::Facts {

@@ -8,7 +8,7 @@
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
-//! | [`observe`] | the same of all vCPUs, for debugfs |
+//! | [`observe`], [`debug_files`] | the same of all vCPUs, for debugfs |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 
@@ -16,6 +16,7 @@
 
 mod caps;
 mod console;
+pub(crate) mod debug_files;
 pub(crate) mod device;
 mod eventfd;
 mod irqchip;

@@ -3,7 +3,6 @@
 //! The vCPUs of this machine for whoever looks into debugfs: their counters, and their last exits.
 
 use super::stats::COUNTERS;
-use crate::host::rcu::{Filled, ModuleCell};
 use crate::vcpu::record::{ExitClass, VcpuRecord};
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::new_mutex;
@@ -17,32 +16,29 @@ pub(crate) struct Observed {
     vcpus: Mutex<KVec<Option<Arc<VcpuRecord>>>>,
 }
 
-static OBSERVED: ModuleCell<Observed> = ModuleCell::new();
-
-/// Makes the list, which lasts as long as the answer; when the module is loaded.
-///
-/// # Errors
-/// `ENOMEM`.
-pub(crate) fn init() -> Result<Filled<Observed>> {
-    let observed = Arc::pin_init(pin_init!(Observed { vcpus <- new_mutex!(KVec::new()) }), GFP_KERNEL)?;
-    Ok(OBSERVED.fill(observed))
+impl Observed {
+    /// None yet.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Arc<Observed>> {
+        Arc::pin_init(pin_init!(Observed { vcpus <- new_mutex!(KVec::new()) }), GFP_KERNEL)
+    }
 }
 
 /// Lists a vCPU until the answer is dropped.
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(super) fn list(vcpu: Arc<VcpuRecord>) -> Result<Listed> {
-    if let Some(observed) = OBSERVED.get() {
-        let mut places = observed.vcpus.lock();
-        if !places.iter().any(Option::is_none) {
-            *places = grown(&places)?;
-        }
-        if let Some(place) = places.iter_mut().find(|p| p.is_none()) {
-            *place = Some(vcpu.clone());
-        }
+pub(super) fn list(observed: &Arc<Observed>, vcpu: Arc<VcpuRecord>) -> Result<Listed> {
+    let mut places = observed.vcpus.lock();
+    if !places.iter().any(Option::is_none) {
+        *places = grown(&places)?;
     }
-    Ok(Listed(vcpu))
+    if let Some(place) = places.iter_mut().find(|p| p.is_none()) {
+        *place = Some(vcpu.clone());
+    }
+    Ok(Listed { observed: observed.clone(), vcpu })
 }
 
 /// Returns a list of the same with twice as many places.
@@ -56,14 +52,16 @@ fn grown(old: &[Option<Arc<VcpuRecord>>]) -> Result<KVec<Option<Arc<VcpuRecord>>
 }
 
 /// A vCPU that is listed.
-pub(super) struct Listed(Arc<VcpuRecord>);
+pub(super) struct Listed {
+    observed: Arc<Observed>,
+    vcpu: Arc<VcpuRecord>,
+}
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let Some(observed) = OBSERVED.get() else { return };
-        let mut places = observed.vcpus.lock();
+        let mut places = self.observed.vcpus.lock();
         let is_it =
-            |p: &&mut Option<Arc<VcpuRecord>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.0));
+            |p: &&mut Option<Arc<VcpuRecord>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.vcpu));
         if let Some(place) = places.iter_mut().find(is_it) {
             *place = None;
         }
@@ -76,8 +74,7 @@ fn text(name: &[u8]) -> &str {
 
 /// Writes the counters down: a line for each counter of each vCPU, and one for each histogram, with the
 /// buckets that are not empty as "less than ticks: exits".
-pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    let Some(observed) = OBSERVED.get() else { return Ok(()) };
+pub(crate) fn show_counters(observed: &Observed, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
     for v in observed.vcpus.lock().iter().flatten() {
         for (name, at) in COUNTERS {
             writeln!(f, "{}/{} {} {}", v.pid, v.id, text(name), at(v).load(Relaxed))?;
@@ -98,8 +95,7 @@ pub(crate) fn show_counters(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::
 }
 
 /// Writes the last exits down, a line each, oldest first: vCPU, RIP, and what the processor reported.
-pub(crate) fn show_exits(f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    let Some(observed) = OBSERVED.get() else { return Ok(()) };
+pub(crate) fn show_exits(observed: &Observed, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
     for v in observed.vcpus.lock().iter().flatten() {
         for (rip, raw) in v.recorder.iter() {
             writeln!(f, "{}/{} {:#x} {:#x} {:#x} {:#x}", v.pid, v.id, rip, raw.reason, raw.info1, raw.info2)?;

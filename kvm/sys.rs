@@ -3,26 +3,36 @@
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
 use super::caps::{check_extension, cpuid_facts};
+use super::observe::Observed;
 use super::user;
 use super::vm::VmFile;
 use crate::abi::{nr, run, sys};
 use crate::host::{cpu, file};
+use crate::machine::settings::Settings;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+/// What the root of the module gives to the interface.
+pub(crate) struct NodeContext {
+    /// What the module was loaded with.
+    pub(crate) settings: Settings,
+    /// The vCPUs that debugfs lists.
+    pub(crate) observed: Arc<Observed>,
+}
+
 /// Handles an ioctl of the device node.
 ///
 /// # Errors
 /// `ENOTTY` for an unknown command, else those of the command.
-pub(crate) fn ioctl<B: Backend>(backend: &Arc<B>, cmd: u32, arg: u64) -> Result<i64> {
+pub(crate) fn ioctl<B: Backend>(backend: &Arc<B>, node: &NodeContext, cmd: u32, arg: u64) -> Result<i64> {
     match cmd {
         nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
-        nr::CREATE_VM => create_vm(backend, arg),
+        nr::CREATE_VM => create_vm(backend, node, arg),
         nr::CHECK_EXTENSION => Ok(check_extension(arg)),
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
-        nr::GET_SUPPORTED_CPUID => supported_cpuid(arg),
+        nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg),
         nr::X86_GET_MCE_CAP_SUPPORTED => user::write(arg, &msr_table::MCG_CAP).map(|()| 0),
         _ => Err(ENOTTY),
@@ -37,16 +47,16 @@ fn no_arg(arg: u64, answer: i64) -> Result<i64> {
     }
 }
 
-fn create_vm<B: Backend>(backend: &Arc<B>, kind: u64) -> Result<i64> {
+fn create_vm<B: Backend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Result<i64> {
     if kind != 0 {
         return Err(EINVAL);
     }
-    file::install(VmFile::new(backend.clone())?)
+    file::install(VmFile::new(backend.clone(), node.settings, node.observed.clone())?)
 }
 
-fn supported_cpuid(arg: u64) -> Result<i64> {
+fn supported_cpuid(settings: &Settings, arg: u64) -> Result<i64> {
     let mut header: sys::Cpuid2 = user::read(arg)?;
-    let entries = cpuid::supported(cpu::cpuid, &cpuid_facts())?;
+    let entries = cpuid::supported(cpu::cpuid, &cpuid_facts(settings))?;
     if entries.len() > header.nent as usize {
         return Err(E2BIG);
     }

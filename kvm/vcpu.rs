@@ -2,6 +2,7 @@
 
 //! A vCPU's fd.
 
+use super::observe::Observed;
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::{observe, recorder, regs, user};
@@ -60,25 +61,34 @@ impl<B: Backend> VcpuFile<B> {
     ///
     /// # Errors
     /// `EINVAL` for a number beyond the limit, `EEXIST`, `ENOMEM`.
-    pub(super) fn new(vm: Arc<Vm<B>>, id: usize) -> Result<Arc<VcpuFile<B>>> {
+    pub(super) fn new(vm: Arc<Vm<B>>, observed: &Arc<Observed>, id: usize) -> Result<Arc<VcpuFile<B>>> {
         if id >= MAX_VCPUS {
             return Err(EINVAL);
         }
         let number = u32::try_from(id)?;
+        let settings = vm.machine.settings;
         let mailbox = Mailbox::new(number)?;
         let pid = kernel::current!().group_leader().pid();
-        let record = Arc::new(VcpuRecord::new(number, pid, crate::times_exits())?, GFP_KERNEL_ACCOUNT)?;
+        let record = Arc::new(VcpuRecord::new(number, pid, settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
         let lapic = vm.machine.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
         if let Some(l) = lapic.as_ref() {
             mailbox.set_identity(l.identity());
         }
         let hw = vm.backend.new_vcpu()?;
         let signature = cpu::cpuid(1, 0).eax;
-        let mut core = VcpuCore::new(hw, number, lapic, CpuidTable::new(), signature, HeapParts::new()?);
+        let mut core = VcpuCore::new(
+            hw,
+            number,
+            lapic,
+            CpuidTable::new(),
+            signature,
+            settings.halt_poll_ns,
+            HeapParts::new()?,
+        );
         core.set_tsc_offset(vm.machine.clock.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
-        let listed = observe::list(record.clone())?;
+        let listed = observe::list(observed, record.clone())?;
         let file = Arc::pin_init(
             pin_init!(VcpuFile { vm, mailbox, record, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,

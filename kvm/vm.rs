@@ -3,6 +3,7 @@
 //! A VM's fd.
 
 use super::device::DeviceFile;
+use super::observe::Observed;
 use super::vcpu::VcpuFile;
 use super::{caps, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
@@ -16,6 +17,7 @@ use crate::host::file::{self, AnonFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
+use crate::machine::settings::Settings;
 use crate::mmu::slots::Request;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
@@ -34,6 +36,7 @@ struct Config {
 #[pin_data]
 pub(crate) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
+    observed: Arc<Observed>,
     #[pin]
     config: KillableMutex<Config>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
@@ -48,11 +51,16 @@ impl<B: Backend> VmFile<B> {
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`.
-    pub(super) fn new(backend: Arc<B>) -> Result<Arc<VmFile<B>>> {
-        let vm = Vm::new(backend)?;
+    pub(super) fn new(
+        backend: Arc<B>,
+        settings: Settings,
+        observed: Arc<Observed>,
+    ) -> Result<Arc<VmFile<B>>> {
+        let vm = Vm::new(backend, settings)?;
         Arc::pin_init(
             pin_init!(VmFile {
                 vm,
+                observed,
                 config <- new_killable_mutex!(Config::default(), c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
                 ioeventfds <- new_mutex!(eventfd::Writes::default()),
@@ -67,7 +75,7 @@ impl<B: Backend> VmFile<B> {
         if self.vm.machine.mailboxes.get(id).is_some() {
             return Err(EEXIST);
         }
-        let vcpu = VcpuFile::new(self.vm.clone(), id)?;
+        let vcpu = VcpuFile::new(self.vm.clone(), &self.observed, id)?;
         config.vcpus = config.vcpus.saturating_add(1);
         file::install(vcpu)
     }

@@ -290,7 +290,8 @@ fn blk(machine: &Machine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -> Res
     let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
     let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
         .offer_packed(c.flags & abi::BLK_PACKED != 0);
-    let service = BlkService::new(blk, known, machine.ram.clone(), machine.interrupts.clone())?;
+    let service =
+        BlkService::new(blk, known, machine.ram.clone(), machine.interrupts.clone(), machine.settings.disks)?;
     let function = PciFunction::Blk(service.clone());
     handle.put(machine, Served::Blk(service), || machine.pci.add(c.slot, function))
 }

@@ -14,7 +14,7 @@
 //! | [`ioevent`] | writes that signal user space without an exit to it |
 //! | [`service`] | who carries out what a guest asks of its virtio devices |
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
-//! | [`whole`] | all of it |
+//! | [`settings`], [`whole`] | what the module was loaded with; all of it |
 //! | [`devices`] | the table of what user space can put into a machine |
 
 #![forbid(unsafe_code)]
@@ -31,4 +31,5 @@ pub(crate) mod power;
 pub(crate) mod pvclock;
 pub(crate) mod ram;
 pub(crate) mod service;
+pub(crate) mod settings;
 pub(crate) mod whole;

@@ -9,6 +9,7 @@ use super::mailbox::{Mailboxes, Requests};
 use super::pci::Pci;
 use super::power::PowerState;
 use super::ram::GuestRam;
+use super::settings::Settings;
 use crate::host::cpu::PinnedCpu;
 use crate::host::eventfd::EventFd;
 use crate::host::rcu::RcuBox;
@@ -20,6 +21,8 @@ use kernel::sync::{Arc, Mutex};
 /// What a guest has, but for its processors.
 #[pin_data]
 pub(crate) struct Machine {
+    /// What the module was loaded with.
+    pub(crate) settings: Settings,
     /// Guest memory.
     pub(crate) ram: Arc<GuestRam>,
     /// The chips, and messages to local APICs.
@@ -49,7 +52,7 @@ impl Machine {
     ///
     /// # Errors
     /// `ENOMEM`, `ENODEV` where the TSC's frequency is not known.
-    pub(crate) fn new() -> Result<(impl PinInit<Machine>, Arc<GuestRam>, Arc<Mailboxes>)> {
+    pub(crate) fn new(settings: Settings) -> Result<(impl PinInit<Machine>, Arc<GuestRam>, Arc<Mailboxes>)> {
         let ram = Arc::pin_init(GuestRam::new(), GFP_KERNEL_ACCOUNT)?;
         let mailboxes = Arc::new(Mailboxes::new(), GFP_KERNEL_ACCOUNT)?;
         let interrupts = ChipsetLock::new(mailboxes.clone())?;
@@ -57,6 +60,7 @@ impl Machine {
         let clock = MachineClock::new()?;
         let parts = (ram.clone(), mailboxes.clone());
         let machine = pin_init!(Machine {
+            settings,
             ram,
             interrupts,
             mailboxes,

@@ -32,6 +32,29 @@ pub(crate) enum Unsupported {
     Fred,
 }
 
+impl Unsupported {
+    /// Says it in the kernel's log. Returns the error of whoever loads the module.
+    pub(crate) fn report(self) -> Error {
+        match self {
+            Unsupported::NoExtension => pr_err!("this processor has neither VMX nor SVM\n"),
+            Unsupported::Firmware => {
+                pr_err!("virtualization is disabled by the firmware; enable it in the firmware's setup\n")
+            }
+            Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
+            Unsupported::MixedCpus => {
+                pr_err!("the CPUs of this machine differ in their virtualization features\n")
+            }
+            Unsupported::Fred => {
+                pr_err!("the host takes events by FRED, which is not supported; boot with fred=off\n")
+            }
+            Unsupported::EncryptedMemory => {
+                pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")
+            }
+        }
+        ENODEV
+    }
+}
+
 /// The root of a second-level table, borrowed from the table's owner: as long as this lives, the
 /// table does.
 #[derive(Clone, Copy)]

@@ -146,6 +146,7 @@ impl<B: Backend> VcpuCore<B> {
         lapic: Option<Lapic>,
         cpuid: CpuidTable,
         signature: u32,
+        halt_poll_ns: u32,
         HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
         let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
@@ -164,7 +165,7 @@ impl<B: Backend> VcpuCore<B> {
             has_gib_pages: FExtEdx::from_bits_retain(cpu::cpuid(0x8000_0001, 0).edx)
                 .contains(FExtEdx::PAGE_1G),
             mp,
-            polling: Polling::new(crate::halt_poll_ns(), tsc_khz()),
+            polling: Polling::new(halt_poll_ns, tsc_khz()),
             timer_advance: TimerAdvance::new(tsc_khz()),
             exception: None,
             interrupted: None,

@@ -17,6 +17,7 @@
 //! SDM, "Model-Specific Registers (MSRs)"; APM, "Model-Specific Registers (MSRs)"; Linux,
 //! "KVM-specific MSRs".
 
+use crate::arch::addr::is_canonical;
 use crate::arch::msr::*;
 use crate::arch::slice::count_first;
 use core::ops::RangeInclusive;
@@ -125,12 +126,6 @@ impl StateMsr {
             StateMsr::Sfmask => value >> 32 == 0,
         }
     }
-}
-
-/// Returns whether the bits from `va_bits - 1` up are all alike.
-pub(crate) fn is_canonical(address: u64, va_bits: u32) -> bool {
-    let unused = 64u32.wrapping_sub(va_bits);
-    (address.wrapping_shl(unused) as i64).wrapping_shr(unused) as u64 == address
 }
 
 /// An MSR whose access does something.

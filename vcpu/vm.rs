@@ -8,6 +8,7 @@ use crate::arch::mitigation::HostFlags;
 use crate::host::mitigation;
 use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::notifier::{Notifier, Registered};
+use crate::machine::settings::Settings;
 use crate::machine::whole::Machine;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -37,10 +38,10 @@ impl<B: Backend> Vm<B> {
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`.
-    pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Vm<B>>> {
+    pub(crate) fn new(backend: Arc<B>, settings: Settings) -> Result<Arc<Vm<B>>> {
         let host_flags = mitigation::host_flags();
-        let small_code = host_flags.wants_small_code(crate::nx_huge_pages());
-        let (machine, ram, mailboxes) = Machine::new()?;
+        let small_code = host_flags.wants_small_code(settings.nx_huge_pages);
+        let (machine, ram, mailboxes) = Machine::new(settings)?;
         let space = SecondLevel::new(backend.format(), ram, mailboxes, small_code)?;
         let space = Notifier::register(space)?;
         Arc::pin_init(

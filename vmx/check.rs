@@ -8,9 +8,9 @@
 
 use super::capability::EntryControls;
 use super::event::{BY_MOV_SS, BY_NMI, BY_STI, VALID};
+use crate::arch::addr::is_canonical;
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
 use crate::arch::segment::{SegReg, Segment};
-use crate::vcpu::msr_table::is_canonical;
 
 /// GDTR or IDTR as the VMCS has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

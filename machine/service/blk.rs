@@ -40,6 +40,7 @@ pub(crate) struct BlkService {
     function: VirtioFunction<Blk>,
     file: Known<BackingFile>,
     queues: KVec<Pin<KBox<KillableMutex<BlkQueue>>>>,
+    counters: &'static DiskCounters,
 }
 
 /// What serves a queue, held by the one that does it now.
@@ -68,15 +69,17 @@ pub(crate) struct DiskCounters {
     pub(crate) most_given_back: AtomicU64,
 }
 
-/// The counts.
-pub(crate) static COUNTERS: DiskCounters = DiskCounters {
-    asynchronous: AtomicU64::new(0),
-    synchronous: AtomicU64::new(0),
-    most_under_way: AtomicU64::new(0),
-    most_given_back: AtomicU64::new(0),
-};
-
 impl DiskCounters {
+    /// Nothing counted yet.
+    pub(crate) const fn new() -> DiskCounters {
+        DiskCounters {
+            asynchronous: AtomicU64::new(0),
+            synchronous: AtomicU64::new(0),
+            most_under_way: AtomicU64::new(0),
+            most_given_back: AtomicU64::new(0),
+        }
+    }
+
     /// Writes them down, a name and a number a line.
     pub(crate) fn show(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         let DiskCounters { asynchronous, synchronous, most_under_way, most_given_back } = self;
@@ -94,6 +97,7 @@ type Done = (Request, (Status, u64));
 struct BlkCx<'a> {
     function: &'a VirtioFunction<Blk>,
     queue: u16,
+    counters: &'static DiskCounters,
 }
 
 impl BlkService {
@@ -106,6 +110,7 @@ impl BlkService {
         file: Known<BackingFile>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
+        counters: &'static DiskCounters,
     ) -> Result<Arc<BlkService>> {
         let depth = blk.depth();
         let workers = new_workers(blk.queues().into())?;
@@ -116,13 +121,20 @@ impl BlkService {
             queues.push_within_capacity(KBox::pin_init(io, GFP_KERNEL_ACCOUNT)?)?;
         }
         let function = VirtioFunction::new(blk, workers, ram, interrupts);
-        Arc::pin_init(pin_init!(BlkService { function <- function, file, queues }), GFP_KERNEL_ACCOUNT)
+        Arc::pin_init(
+            pin_init!(BlkService { function <- function, file, queues, counters }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
     /// Returns a queue with what serves it and its worker. `None`: there is no such queue.
     fn queue(&self, queue: u16) -> Option<(BlkCx<'_>, &KillableMutex<BlkQueue>, &Worker)> {
         let io = self.queues.get(usize::from(queue))?;
-        Some((BlkCx { function: &self.function, queue }, io, self.function.worker(queue)?))
+        Some((
+            BlkCx { function: &self.function, queue, counters: self.counters },
+            io,
+            self.function.worker(queue)?,
+        ))
     }
 
     /// Serves a queue until a signal arrives. Nothing is under way any more when this returns, and the file is
@@ -310,7 +322,7 @@ impl BlkCx<'_> {
         if given == 0 {
             return;
         }
-        COUNTERS.most_given_back.fetch_max(given, Relaxed);
+        self.counters.most_given_back.fetch_max(given, Relaxed);
         self.function.send(self.function.with_ram(|blk, mem| blk.notify(self.queue, mem)));
     }
 
@@ -415,11 +427,11 @@ impl BlkCx<'_> {
         let started = if whole { transfers.start(request, at) } else { Started::Ended(request, Err(EINVAL)) };
         match &started {
             Started::UnderWay => {
-                COUNTERS.asynchronous.fetch_add(1, Relaxed);
-                COUNTERS.most_under_way.fetch_max(transfers.under_way() as u64, Relaxed);
+                self.counters.asynchronous.fetch_add(1, Relaxed);
+                self.counters.most_under_way.fetch_max(transfers.under_way() as u64, Relaxed);
             }
             Started::Ended(..) => {
-                COUNTERS.synchronous.fetch_add(1, Relaxed);
+                self.counters.synchronous.fetch_add(1, Relaxed);
             }
         }
         started

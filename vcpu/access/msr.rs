@@ -6,6 +6,7 @@
 //! values; they differ in what they may write.
 
 use super::lapic;
+use crate::arch::addr::is_canonical;
 use crate::arch::cr::BadCr;
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::base::base_reserved;
@@ -16,7 +17,7 @@ use crate::machine::mailbox::{Mailbox, Requests};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::msr_table::{is_canonical, lookup, Handled, Policy, StateMsr};
+use crate::vcpu::msr_table::{lookup, Handled, Policy, StateMsr};
 use crate::vcpu::state::Groups;
 use crate::vcpu::vm::Vm;
 

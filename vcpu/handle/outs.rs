@@ -5,7 +5,7 @@
 //! Done here are forward moves in 64-bit mode, at a privilege level that IOPL allows, from memory
 //! within one page. All else is for the emulator, one element at a time.
 
-use crate::arch::addr::Gva;
+use crate::arch::addr::{is_canonical, Gva};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 use crate::vcpu::access::port;
@@ -39,7 +39,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Op
     }
     let from = Gva(s.gprs[RSI]);
     // The upper half of a page is canonical when its first byte is.
-    if !crate::vcpu::msr_table::is_canonical(from.0, VA_BITS) {
+    if !is_canonical(from.0, VA_BITS) {
         return None;
     }
     let width = a.width().bytes();

@@ -2,6 +2,7 @@
 
 //! The table of MSRs: what exists, what is kept, what faults.
 
+use crate::arch::addr::is_canonical;
 use crate::vcpu::msr_table::*;
 use proptest::prelude::*;
 
