@@ -2,10 +2,8 @@
 
 //! rvmm: a hypervisor as a kernel module.
 //!
-//! Loading probes every CPU and creates /dev/rvmm, which speaks KVM's ioctl interface. CPUs enter
-//! root operation only while they run a guest; see docs/adr.
+//! Loading probes every CPU and creates /dev/rvmm. CPUs enter root operation only while they run a guest.
 
-use kernel::error::Error;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
@@ -27,8 +25,8 @@ use host::rcu::{Filled, ModuleCell};
 use kvm::debug_files::DebugFiles;
 use kvm::observe::Observed;
 use kvm::sys::NodeContext;
-use machine::service::blk::DiskCounters;
-use machine::settings::Settings;
+use machine::counters::DiskCounters;
+use machine::settings::ModuleSettings;
 use svm::Svm;
 use vcpu::backend::{Backend, Unsupported};
 use vmx::Vmx;
@@ -59,8 +57,8 @@ module! {
     },
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> ModuleSettings {
+    ModuleSettings {
         times_exits: module_parameters::exit_times.value() != 0,
         halt_poll_ns: module_parameters::halt_poll_ns.value(),
         nx_huge_pages: module_parameters::nx_huge_pages.value(),
@@ -75,29 +73,28 @@ pub(crate) const fn owner() -> *mut kernel::bindings::module {
 }
 
 /// The vendor found when the module was loaded. Past this point everything is generic over it.
-enum Vendor {
+enum FoundBackend {
     Svm(Arc<Svm>),
     Vmx(Arc<Vmx>),
 }
 
 /// What is there from load to unload.
-struct Loaded {
-    vendor: Vendor,
+struct LoadedModule {
+    vendor: FoundBackend,
     node: NodeContext,
 }
 
-static LOADED: ModuleCell<Loaded> = ModuleCell::new();
+static LOADED: ModuleCell<LoadedModule> = ModuleCell::new();
 static DISKS: DiskCounters = DiskCounters::new();
 
-impl Loaded {
-    fn new() -> Result<Arc<Loaded>> {
+impl LoadedModule {
+    fn new() -> Result<Arc<LoadedModule>> {
         let node = NodeContext { settings: settings(), observed: Observed::new()? };
-        Ok(Arc::new(Loaded { vendor: probe()?, node }, GFP_KERNEL)?)
+        Ok(Arc::new(LoadedModule { vendor: probe()?, node }, GFP_KERNEL)?)
     }
 }
 
-/// The module: the device node, and counters for whoever looks into debugfs. Unloading waits for
-/// nothing, since open files hold the module.
+/// The module: the device node and debugfs. Unloading waits for nothing, since open files hold the module.
 #[pin_data]
 struct Rvmm {
     #[pin]
@@ -105,26 +102,26 @@ struct Rvmm {
     #[pin]
     files: DebugFiles,
     // Dropped last: the node leads to it.
-    _loaded: Filled<Loaded>,
+    _loaded: Filled<LoadedModule>,
 }
 
 /// Finds out what this machine has.
-fn probe() -> Result<Vendor> {
+fn probe() -> Result<FoundBackend> {
     fn found<B: Backend>(probed: core::result::Result<B, Unsupported>) -> Result<Arc<B>> {
         let backend = probed.map_err(Unsupported::report)?;
         pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }
     if vmx::is_present() {
-        return found(Vmx::new()?).map(Vendor::Vmx);
+        return found(Vmx::new()?).map(FoundBackend::Vmx);
     }
-    found(Svm::new()?).map(Vendor::Svm)
+    found(Svm::new()?).map(FoundBackend::Svm)
 }
 
 impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _loaded: LOADED.fill(Loaded::new()?),
+            _loaded: LOADED.fill(LoadedModule::new()?),
             files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
@@ -137,16 +134,16 @@ struct Node;
 #[vtable]
 impl MiscDevice for Node {
     type OwnerModule = Rvmm;
-    type Ptr = Arc<Loaded>;
+    type Ptr = Arc<LoadedModule>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Loaded>> {
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<LoadedModule>> {
         LOADED.get().ok_or(ENODEV)
     }
 
-    fn ioctl(loaded: ArcBorrow<'_, Loaded>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(loaded: ArcBorrow<'_, LoadedModule>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         let done = match &loaded.vendor {
-            Vendor::Svm(svm) => kvm::sys::ioctl(svm, &loaded.node, cmd, arg as u64),
-            Vendor::Vmx(vmx) => kvm::sys::ioctl(vmx, &loaded.node, cmd, arg as u64),
+            FoundBackend::Svm(svm) => kvm::sys::ioctl(svm, &loaded.node, cmd, arg as u64),
+            FoundBackend::Vmx(vmx) => kvm::sys::ioctl(vmx, &loaded.node, cmd, arg as u64),
         };
         done.map(|v| v as isize)
     }

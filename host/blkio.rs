@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! thread: Transfers::start ──> kiocb ──> file system, device
-//! thread: Transfers::ended <── Lane::ended <── ended()    any context
+//! thread: Transfers::ended <── IoQueue::ended <── ended()    any context
 //! ```
 
 use super::ffi;
@@ -95,7 +95,7 @@ impl BackingFile {
 
     /// Transfers between the file and kernel memory; sleeps. Returns the bytes transferred, fewer than
     /// asked at the end of the file.
-    fn copy(&self, buf: &mut [u8], at: Place) -> Result<usize> {
+    fn copy(&self, buf: &mut [u8], at: FilePos) -> Result<usize> {
         let call = |buf: &mut [u8], how| {
             let (ptr, len) = (buf.as_mut_ptr().cast(), buf.len() as u64);
             // SAFETY: The file is referenced, and `buf` is valid for `len` bytes.
@@ -135,7 +135,7 @@ impl BackingFile {
 
 /// Where in the file a transfer takes place, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct FilePos {
     /// First byte.
     pub(crate) pos: u64,
     /// To the file.
@@ -147,7 +147,7 @@ pub(crate) struct Place {
     pub(crate) prompt: bool,
 }
 
-impl Place {
+impl FilePos {
     fn how(self) -> u32 {
         let how = match (self.write, self.durable) {
             (false, _) => 0,
@@ -172,7 +172,7 @@ pub(crate) trait Waker: Send + Sync {
 struct Slot<W> {
     /// First, so that a pointer to it is one to the slot.
     iocb: bindings::kiocb,
-    lane: *const Lane<W>,
+    queue: *const IoQueue<W>,
     number: u16,
     write: bool,
 }
@@ -180,11 +180,11 @@ struct Slot<W> {
 /// What the ends of transfers come to.
 ///
 /// # Invariants
-/// A slot is used by its transfer from [`Lane::start`] until its number is in `ended`; else by nobody.
+/// A slot is used by its transfer from [`IoQueue::start`] until its number is in `ended`; else by nobody.
 #[pin_data]
-struct Lane<W> {
+struct IoQueue<W> {
     slots: KVec<UnsafeCell<Slot<W>>>,
-    /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the lane
+    /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the queue
     /// once it has let go of the lock.
     #[pin]
     ended: SpinLockIrq<Ended>,
@@ -192,44 +192,44 @@ struct Lane<W> {
 }
 
 // SAFETY: All but the slots may go to any thread; a slot is used by one at a time, by the invariant.
-unsafe impl<W: Waker> Send for Lane<W> {}
+unsafe impl<W: Waker> Send for IoQueue<W> {}
 // SAFETY: As above.
-unsafe impl<W: Waker> Sync for Lane<W> {}
+unsafe impl<W: Waker> Sync for IoQueue<W> {}
 
-impl<W: Waker> Lane<W> {
-    fn new(room: u16, waker: W) -> Result<impl PinInit<Lane<W>>> {
+impl<W: Waker> IoQueue<W> {
+    fn new(room: u16, waker: W) -> Result<impl PinInit<IoQueue<W>>> {
         let mut slots = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
         for number in 0..room {
             slots.push_within_capacity(UnsafeCell::new(Slot {
                 iocb: pin_init::zeroed(),
-                lane: core::ptr::null(),
+                queue: core::ptr::null(),
                 number,
                 write: false,
             }))?;
         }
         let ended = Ended::new(room)?;
-        Ok(pin_init!(Lane { slots, ended <- kernel::new_spinlock_irq!(ended), waker }))
+        Ok(pin_init!(IoQueue { slots, ended <- kernel::new_spinlock_irq!(ended), waker }))
     }
 
     /// Starts a transfer. `None`: it is under way, and its end comes to `ended`; else it has ended with
     /// this result.
     ///
     /// # Safety
-    /// - The slot is not in use, and the lane stays where it is until it is not in use again.
+    /// - The slot is not in use, and the queue stays where it is until it is not in use again.
     /// - So long, `file` is referenced.
     unsafe fn start(
         &self,
         slot: u16,
         file: &BackingFile,
         pieces: Transfer<'_>,
-        at: Place,
+        at: FilePos,
     ) -> Option<Result<u64>> {
         let Some(place) = self.slots.get(usize::from(slot)).map(UnsafeCell::get) else {
             return Some(Err(EINVAL));
         };
         // SAFETY: By contract nobody else uses the slot.
         unsafe {
-            (*place).lane = self;
+            (*place).queue = self;
             (*place).write = at.write;
         }
         // SAFETY: The first field of a slot; by contract it stays, and so does the file. The pieces are
@@ -257,24 +257,24 @@ impl<W: Waker> Lane<W> {
 /// Notes the end of a transfer that was under way. Any context but NMI.
 ///
 /// # Safety
-/// Only the kernel calls this, once for each `iocb` of which [`Lane::start`] said that it is under way.
+/// Only the kernel calls this, once for each `iocb` of which [`IoQueue::start`] said that it is under way.
 unsafe extern "C" fn ended<W: Waker>(iocb: *mut bindings::kiocb, result: isize) {
     // SAFETY: `iocb` is the first field of a slot in use, which stays until it is in `ended`.
-    let (lane, number, write) = unsafe {
+    let (queue, number, write) = unsafe {
         let slot = iocb.cast::<Slot<W>>();
-        ((*slot).lane, (*slot).number, (*slot).write)
+        ((*slot).queue, (*slot).number, (*slot).write)
     };
     if write {
         // SAFETY: Starting the write took what this gives back.
         unsafe { ffi::rvmm_file_end_write(iocb) };
     }
-    // SAFETY: Set by `start()`, and the lane stays while a slot is in use. The number is pushed below with
+    // SAFETY: Set by `start()`, and the queue stays while a slot is in use. The number is pushed below with
     // the lock held, and nobody takes it out before the lock is free.
-    let lane = unsafe { &*lane };
-    let mut ended = lane.ended.lock();
+    let queue = unsafe { &*queue };
+    let mut ended = queue.ended.lock();
     // There is room for every slot.
     let _ = ended.push(number, result as i64);
-    lane.waker.wake();
+    queue.waker.wake();
 }
 
 /// What [`Transfers::start`] did.
@@ -291,7 +291,7 @@ pub(crate) enum Started<T> {
 /// Whoever takes the file back waits for all that are under way, and drops their items.
 pub(crate) struct Transfers<T, W: Waker> {
     file: Loan<BackingFile>,
-    lane: Pin<KBox<Lane<W>>>,
+    queue: Pin<KBox<IoQueue<W>>>,
     items: InFlight<T>,
     pieces: Pieces,
     page: Pages,
@@ -305,7 +305,7 @@ impl<T, W: Waker> Transfers<T, W> {
     pub(crate) fn new(room: u16, waker: W) -> Result<Transfers<T, W>> {
         Ok(Transfers {
             file: Loan::empty(),
-            lane: KBox::pin_init(Lane::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
+            queue: KBox::pin_init(IoQueue::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
             items: InFlight::new(room)?,
             pieces: Pieces::new()?,
             page: Pages::new(0)?,
@@ -349,13 +349,13 @@ impl<T, W: Waker> Transfers<T, W> {
     /// Starts the transfer of what [`Transfers::gather`] set. May sleep, for memory or for the device to
     /// take it. `EINVAL` as its end means that the file wants another alignment: see
     /// [`Transfers::copy`].
-    pub(crate) fn start(&mut self, item: T, at: Place) -> Started<T> {
+    pub(crate) fn start(&mut self, item: T, at: FilePos) -> Started<T> {
         let Some(file) = self.file.get() else { return Started::Ended(item, Err(EBADF)) };
         let Some(slot) = self.items.reserve() else { return Started::Ended(item, Err(EBUSY)) };
         // SAFETY: A slot that `reserve()` gave is in use until it is given back: below, when it is not under
-        // way, or after its end was seen. The lane is pinned, and neither it nor the file goes before all have
+        // way, or after its end was seen. The queue is pinned, and neither it nor the file goes before all have
         // ended: `take_back()` and `drop()` wait for that, and without them they do not go at all.
-        match unsafe { self.lane.start(slot, file, self.pieces.all(), at) } {
+        match unsafe { self.queue.start(slot, file, self.pieces.all(), at) } {
             None => {
                 // Its end is looked for by this thread only, later.
                 self.items.fill(slot, item);
@@ -376,18 +376,18 @@ impl<T, W: Waker> Transfers<T, W> {
 
     /// Takes a transfer that has ended: its item, and the bytes transferred or an error.
     pub(crate) fn ended(&mut self) -> Option<(T, Result<u64>)> {
-        let (slot, result) = self.lane.ended.lock().pop()?;
+        let (slot, result) = self.queue.ended.lock().pop()?;
         Some((self.items.end(slot)?, outcome(result)))
     }
 
     /// Returns whether [`Transfers::ended`] would give one.
     fn has_ended(&self) -> bool {
-        self.lane.ended.lock().len() != 0
+        self.queue.ended.lock().len() != 0
     }
 
     /// Returns how many are under way: not counting those that have ended and were not taken yet.
     pub(crate) fn under_way(&self) -> usize {
-        let ended = self.lane.ended.lock().len();
+        let ended = self.queue.ended.lock().len();
         self.items.len().saturating_sub(ended)
     }
 
@@ -397,7 +397,7 @@ impl<T, W: Waker> Transfers<T, W> {
         if self.is_empty() {
             return false;
         }
-        self.lane.waker.waiting().wait_fully(|| self.has_ended());
+        self.queue.waker.waiting().wait_fully(|| self.has_ended());
         true
     }
 
@@ -410,7 +410,7 @@ impl<T, W: Waker> Transfers<T, W> {
         &mut self,
         pieces: impl Iterator<Item = (Hva, u64)>,
         bytes: u64,
-        at: Place,
+        at: FilePos,
     ) -> Result<u64> {
         let mut pieces = Cut::new(pieces);
         let mut done = 0u64;
@@ -419,7 +419,7 @@ impl<T, W: Waker> Transfers<T, W> {
                 return Err(EINTR);
             }
             let n = bytes.saturating_sub(done).min(self.page.len() as u64);
-            let here = Place { pos: at.pos.saturating_add(done), ..at };
+            let here = FilePos { pos: at.pos.saturating_add(done), ..at };
             let buf = self.page.bytes_mut().get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
             if at.write {
                 each_part(buf, &mut pieces, guest_ram::copy_in_sleeping)?;

@@ -9,7 +9,7 @@ use crate::host::fpu::supported_xcr0;
 use crate::host::msr::{has_tsc_aux, Speculation};
 use crate::host::{cpu, timer};
 use crate::machine::mailbox::MAX_VCPUS;
-use crate::machine::settings::Settings;
+use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::{cpuid, msr_table};
 
@@ -35,7 +35,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 }
 
 /// What decides which features guests are offered.
-pub(super) fn cpuid_facts(settings: &Settings) -> cpuid::Facts {
+pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::Facts {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
     let mut always = KvmFeatures::NOP_IO_DELAY;
     if settings.offers_pv_eoi {

@@ -4,7 +4,7 @@
 
 use super::device::DeviceFile;
 use crate::host::file::signal_pending;
-use crate::machine::devices::{ConsoleEnd, ConsoleState};
+use crate::machine::console::{ConsoleEnd, ConsoleState};
 use crate::vcpu::backend::Backend;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;

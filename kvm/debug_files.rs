@@ -4,7 +4,7 @@
 
 use super::observe::{show_counters, show_exits, Observed};
 use super::sys::NodeContext;
-use crate::machine::service::blk::DiskCounters;
+use crate::machine::counters::DiskCounters;
 use kernel::debugfs::{Dir, File};
 use kernel::prelude::*;
 use kernel::sync::Arc;

@@ -5,7 +5,7 @@
 use crate::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
-use crate::machine::power::SystemEvent;
+use crate::machine::power::PlatformEvent;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::outcome::{UserExit, VmBug};
@@ -111,8 +111,8 @@ impl RunPages {
             UserExit::Hlt => Exit::plain(ExitReason::Hlt),
             UserExit::Shutdown => Exit::plain(ExitReason::Shutdown),
             UserExit::InterruptWindow => Exit::plain(ExitReason::IrqWindowOpen),
-            UserExit::SystemEvent(SystemEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
-            UserExit::SystemEvent(SystemEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),
+            UserExit::SystemEvent(PlatformEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
+            UserExit::SystemEvent(PlatformEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),
             UserExit::Undeliverable { raw, gpa } => {
                 let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());
                 let words = [raw.info2, raw.reason, raw.info1, at, u64::from(cpu)];

@@ -8,7 +8,7 @@ use super::user;
 use super::vm::VmFile;
 use crate::abi::{nr, run, sys};
 use crate::host::{cpu, file};
-use crate::machine::settings::Settings;
+use crate::machine::settings::ModuleSettings;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
@@ -17,7 +17,7 @@ use kernel::sync::Arc;
 /// What the root of the module gives to the interface.
 pub(crate) struct NodeContext {
     /// What the module was loaded with.
-    pub(crate) settings: Settings,
+    pub(crate) settings: ModuleSettings,
     /// The vCPUs that debugfs lists.
     pub(crate) observed: Arc<Observed>,
 }
@@ -54,7 +54,7 @@ fn create_vm<B: Backend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Res
     file::install(VmFile::new(backend.clone(), node.settings, node.observed.clone())?)
 }
 
-fn supported_cpuid(settings: &Settings, arg: u64) -> Result<i64> {
+fn supported_cpuid(settings: &ModuleSettings, arg: u64) -> Result<i64> {
     let mut header: sys::Cpuid2 = user::read(arg)?;
     let entries = cpuid::supported(cpu::cpuid, &cpuid_facts(settings))?;
     if entries.len() > header.nent as usize {

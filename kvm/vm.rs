@@ -17,7 +17,7 @@ use crate::host::file::{self, AnonFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
-use crate::machine::settings::Settings;
+use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::Request;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
@@ -53,7 +53,7 @@ impl<B: Backend> VmFile<B> {
     /// `ENOMEM`, `EINTR`.
     pub(super) fn new(
         backend: Arc<B>,
-        settings: Settings,
+        settings: ModuleSettings,
         observed: Arc<Observed>,
     ) -> Result<Arc<VmFile<B>>> {
         let vm = Vm::new(backend, settings)?;

@@ -12,12 +12,13 @@
 //!
 //! What user space then does with it by its fd is the same for all kinds: [`DeviceHandle`].
 
+use super::console::ConsoleEnd;
 use super::pci::PciFunction;
 use super::service::blk::BlkService;
 use super::service::console::ConsoleService;
 use super::service::net::{NetBackend, NetService};
 use super::service::rng::RngService;
-use super::whole::Machine;
+use super::whole::GuestMachine;
 use crate::abi::rvmm as abi;
 use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;
@@ -37,8 +38,6 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use zerocopy::{FromBytes, IntoBytes};
 
-pub(crate) use super::service::console::{ConsoleEnd, ConsoleState};
-
 /// Requests that a disk can have under way, with one queue.
 const REQUESTS: u16 = 64;
 /// The same for each queue at least.
@@ -57,7 +56,7 @@ pub(crate) trait ReadConfig {
 }
 
 /// What a device can be asked by its fd, once it is in the machine.
-enum Served {
+enum ServedDevice {
     /// Threads serve the queues of a disk.
     Blk(Arc<BlkService>),
     /// The same of a network card.
@@ -84,7 +83,7 @@ macro_rules! devices {
             }
 
             /// Makes the device as `config` says, and puts it into `machine`.
-            fn make(self, machine: &Machine, config: &impl ReadConfig, handle: &DeviceHandle) -> Result {
+            fn make(self, machine: &GuestMachine, config: &impl ReadConfig, handle: &DeviceHandle) -> Result {
                 match self {
                     $(DeviceKind::$kind => $make(machine, config.read::<$config>()?, handle),)*
                 }
@@ -117,7 +116,7 @@ devices! {
 /// A device that user space has made, and once it is configured what can be asked of it.
 pub(crate) struct DeviceHandle {
     kind: DeviceKind,
-    served: SetOnce<Served>,
+    served: SetOnce<ServedDevice>,
 }
 
 impl DeviceHandle {
@@ -131,12 +130,12 @@ impl DeviceHandle {
     /// # Errors
     /// `EBUSY` when there is one in its place or a vCPU has run; `EINVAL` for a structure that cannot be; those of
     /// the kind.
-    pub(crate) fn configure(&self, machine: &Machine, config: &impl ReadConfig) -> Result {
+    pub(crate) fn configure(&self, machine: &GuestMachine, config: &impl ReadConfig) -> Result {
         self.kind.make(machine, config, self)
     }
 
     /// Puts what was made into a machine in which no vCPU has run, by `place`.
-    fn put(&self, machine: &Machine, served: Served, place: impl FnOnce() -> Result) -> Result {
+    fn put(&self, machine: &GuestMachine, served: ServedDevice, place: impl FnOnce() -> Result) -> Result {
         machine.reshape(|| {
             if self.served.as_ref().is_some() {
                 return Err(EBUSY);
@@ -158,17 +157,17 @@ impl DeviceHandle {
     }
 
     /// Returns user space's side of a console. `None`: it is none, or is not configured.
-    pub(crate) fn console<'a>(&'a self, machine: &'a Machine) -> Option<ConsoleEnd<'a>> {
+    pub(crate) fn console<'a>(&'a self, machine: &'a GuestMachine) -> Option<ConsoleEnd<'a>> {
         match (self.kind, self.served.as_ref()) {
             (DeviceKind::Uart, _) => Some(ConsoleEnd::Uart(&machine.interrupts)),
-            (_, Some(Served::Console(console))) => Some(ConsoleEnd::Virtio(console)),
+            (_, Some(ServedDevice::Console(console))) => Some(ConsoleEnd::Virtio(console)),
             _ => None,
         }
     }
 
     /// Asks a vCPU to serve what waits in the queues of a virtio console.
-    pub(crate) fn request_service(&self, machine: &Machine) {
-        if let Some(Served::Console(console)) = self.served.as_ref() {
+    pub(crate) fn request_service(&self, machine: &GuestMachine) {
+        if let Some(ServedDevice::Console(console)) = self.served.as_ref() {
             machine.pci.request_service(&machine.interrupts, console);
         }
     }
@@ -179,7 +178,7 @@ impl DeviceHandle {
     }
 
     /// Presses the power button. Returns whether there is one.
-    pub(crate) fn press_power_button(&self, machine: &Machine) -> bool {
+    pub(crate) fn press_power_button(&self, machine: &GuestMachine) -> bool {
         self.has_power_button() && machine.interrupts.with(|bus, now, out| bus.press_power_button(now, out))
     }
 
@@ -189,9 +188,9 @@ impl DeviceHandle {
     /// `ENXIO` before it is configured, `EINVAL` for a device whose queues no thread serves; those of the service.
     pub(crate) fn serve(&self, queue: u16) -> Result {
         match self.served.as_ref().ok_or(ENXIO)? {
-            Served::Blk(blk) => blk.serve(queue),
-            Served::Net(net) => net.serve(queue),
-            Served::Console(_) => Err(EINVAL),
+            ServedDevice::Blk(blk) => blk.serve(queue),
+            ServedDevice::Net(net) => net.serve(queue),
+            ServedDevice::Console(_) => Err(EINVAL),
         }
     }
 }
@@ -205,7 +204,7 @@ fn check(ok: bool) -> Result {
 }
 
 /// Puts a chip into its place on the bus of a machine in which no vCPU has run; what cannot be placed is dropped.
-fn put_chip<D>(machine: &Machine, chip: D, place: impl FnOnce(&mut Bus) -> &mut Option<D>) -> Result {
+fn put_chip<D>(machine: &GuestMachine, chip: D, place: impl FnOnce(&mut Bus) -> &mut Option<D>) -> Result {
     let put = |place: &mut Option<D>| match place {
         Some(_) => Err(EBUSY),
         None => {
@@ -216,13 +215,13 @@ fn put_chip<D>(machine: &Machine, chip: D, place: impl FnOnce(&mut Bus) -> &mut 
     machine.reshape(|| machine.interrupts.with(|bus, _, _| put(place(bus))))
 }
 
-fn uart(machine: &Machine, c: abi::UartConfig, _: &DeviceHandle) -> Result {
+fn uart(machine: &GuestMachine, c: abi::UartConfig, _: &DeviceHandle) -> Result {
     check(c.index == 0 && c.flags & !abi::UART_WAITS == 0)?;
     let uart = Uart::new()?.wait_for_reader(c.flags & abi::UART_WAITS != 0);
     put_chip(machine, uart, |bus| &mut bus.uart)
 }
 
-fn rtc(machine: &Machine, c: abi::RtcConfig, _: &DeviceHandle) -> Result {
+fn rtc(machine: &GuestMachine, c: abi::RtcConfig, _: &DeviceHandle) -> Result {
     let now = timer::now();
     let rtc = Rtc::new(
         &RtcConfig {
@@ -236,37 +235,37 @@ fn rtc(machine: &Machine, c: abi::RtcConfig, _: &DeviceHandle) -> Result {
     put_chip(machine, rtc, |bus| &mut bus.rtc)
 }
 
-fn i8042(machine: &Machine, c: abi::I8042Config, _: &DeviceHandle) -> Result {
+fn i8042(machine: &GuestMachine, c: abi::I8042Config, _: &DeviceHandle) -> Result {
     check(c.flags == 0)?;
     put_chip(machine, I8042::new(), |bus| &mut bus.i8042)
 }
 
-fn pm(machine: &Machine, c: abi::AcpiPmConfig, _: &DeviceHandle) -> Result {
+fn pm(machine: &GuestMachine, c: abi::AcpiPmConfig, _: &DeviceHandle) -> Result {
     check(c.flags == 0)?;
     put_chip(machine, Pm::new(TimerWidth::Bits32, timer::now()), |bus| &mut bus.pm)
 }
 
-fn pci_host(machine: &Machine, c: abi::PciHostConfig, _: &DeviceHandle) -> Result {
+fn pci_host(machine: &GuestMachine, c: abi::PciHostConfig, _: &DeviceHandle) -> Result {
     machine.reshape(|| machine.pci.create(c.mmio_base, c.mmio_size))
 }
 
-fn rng(machine: &Machine, c: abi::VirtioRngConfig, _: &DeviceHandle) -> Result {
+fn rng(machine: &GuestMachine, c: abi::VirtioRngConfig, _: &DeviceHandle) -> Result {
     check(c.flags & !abi::RNG_PACKED == 0)?;
     let rng = VirtioPci::new(Rng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
     let service = RngService::new(rng, machine.ram.clone(), machine.interrupts.clone())?;
     machine.reshape(|| machine.pci.add(c.slot, PciFunction::Rng(service)))
 }
 
-fn console(machine: &Machine, c: abi::VirtioConsoleConfig, handle: &DeviceHandle) -> Result {
+fn console(machine: &GuestMachine, c: abi::VirtioConsoleConfig, handle: &DeviceHandle) -> Result {
     check(c.flags & !(abi::CONSOLE_PACKED | abi::CONSOLE_WAITS) == 0 && c.pad == 0)?;
     let console = Console::new(c.columns, c.rows)?.wait_for_reader(c.flags & abi::CONSOLE_WAITS != 0);
     let console = VirtioPci::new(console)?.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
     let service = ConsoleService::new(console, machine.ram.clone(), machine.interrupts.clone())?;
     let function = PciFunction::Console(service.clone());
-    handle.put(machine, Served::Console(service), || machine.pci.add(c.slot, function))
+    handle.put(machine, ServedDevice::Console(service), || machine.pci.add(c.slot, function))
 }
 
-fn blk(machine: &Machine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -> Result {
+fn blk(machine: &GuestMachine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -> Result {
     let read_only = c.flags & abi::BLK_READ_ONLY != 0;
     check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
     let (known, file) = Known::<BackingFile>::look_up(c.fd)?;
@@ -293,10 +292,10 @@ fn blk(machine: &Machine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -> Res
     let service =
         BlkService::new(blk, known, machine.ram.clone(), machine.interrupts.clone(), machine.settings.disks)?;
     let function = PciFunction::Blk(service.clone());
-    handle.put(machine, Served::Blk(service), || machine.pci.add(c.slot, function))
+    handle.put(machine, ServedDevice::Blk(service), || machine.pci.add(c.slot, function))
 }
 
-fn net(machine: &Machine, c: abi::VirtioNetConfig, handle: &DeviceHandle) -> Result {
+fn net(machine: &GuestMachine, c: abi::VirtioNetConfig, handle: &DeviceHandle) -> Result {
     let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
     let is_stream = c.flags & abi::NET_STREAM != 0;
     check(c.flags & !(offloads | abi::NET_STREAM | abi::NET_PACKED) == 0 && c.pad == [0; 6])?;
@@ -321,5 +320,5 @@ fn net(machine: &Machine, c: abi::VirtioNetConfig, handle: &DeviceHandle) -> Res
     let net = VirtioPci::new(net)?.offer_packed(c.flags & abi::NET_PACKED != 0);
     let service = NetService::new(net, backend, machine.ram.clone(), machine.interrupts.clone())?;
     let function = PciFunction::Net(service.clone());
-    handle.put(machine, Served::Net(service), || machine.pci.add(c.slot, function))
+    handle.put(machine, ServedDevice::Net(service), || machine.pci.add(c.slot, function))
 }

@@ -14,12 +14,16 @@
 //! | [`ioevent`] | writes that signal user space without an exit to it |
 //! | [`service`] | who carries out what a guest asks of its virtio devices |
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
-//! | [`settings`], [`whole`] | what the module was loaded with; all of it |
+//! | [`counters`], [`settings`] | what all machines count together; what the module was loaded with |
+//! | [`whole`] | all of it |
+//! | [`console`] | the other side of consoles |
 //! | [`devices`] | the table of what user space can put into a machine |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod clock;
+pub(crate) mod console;
+pub(crate) mod counters;
 pub(crate) mod deferred;
 pub(crate) mod devices;
 pub(crate) mod interrupts;

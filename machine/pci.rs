@@ -2,7 +2,7 @@
 
 //! The PCI bus of a machine with its virtio functions.
 //!
-//! Lock order: [`Pci::root`] is taken inside a function's lock only while its decoding changes or it is put on the
+//! Lock order: [`PciBus::root`] is taken inside a function's lock only while its decoding changes or it is put on the
 //! bus; elsewhere it is released before. A queue's kick takes neither: it wakes the worker.
 
 use super::deferred::{Deferred, QueueId};
@@ -10,7 +10,7 @@ use super::interrupts::ChipsetLock;
 use super::mailbox::Requests;
 use super::service::blk::BlkService;
 use super::service::console::ConsoleService;
-use super::service::function::{queue_bit, Unserved, VirtioFunction, VirtioService, ALL_QUEUES};
+use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioService, ALL_QUEUES};
 use super::service::net::NetService;
 use super::service::rng::RngService;
 use super::service::worker::KickTarget;
@@ -50,20 +50,20 @@ macro_rules! each {
 
 /// The bus.
 #[pin_data]
-pub(crate) struct Pci {
+pub(crate) struct PciBus {
     #[pin]
     root: SpinLockIrq<Option<PciRoot>>,
     /// There is a host bridge.
     bridged: AtomicBool,
     functions: [SetOnce<PciFunction>; SLOTS],
-    /// Functions with queues that wait for [`Pci::serve_waiting`], a bit each.
+    /// Functions with queues that wait for [`PciBus::serve_waiting`], a bit each.
     waiting: AtomicU32,
 }
 
-impl Pci {
+impl PciBus {
     /// No bus yet: its ports go to user space.
-    pub(crate) fn new() -> impl PinInit<Pci> {
-        pin_init!(Pci {
+    pub(crate) fn new() -> impl PinInit<PciBus> {
+        pin_init!(PciBus {
             root <- kernel::new_spinlock_irq!(None),
             bridged: AtomicBool::new(false),
             functions: [const { SetOnce::new() }; SLOTS],
@@ -241,29 +241,29 @@ impl Pci {
     }
 
     /// Serves the queues without a worker that wait for it, in the vCPU's thread.
-    pub(crate) fn serve_waiting(&self) -> Unserved {
+    pub(crate) fn serve_waiting(&self) -> ServiceLeft {
         let mut waiting = self.waiting.swap(0, AcqRel);
         while waiting != 0 {
             let number = waiting.trailing_zeros();
             let bit = 1u32.wrapping_shl(number);
             if let Some(f) = self.functions.get(number as usize).and_then(|f| f.as_ref()) {
                 let unserved = each!(f, s => serve_function(&**s));
-                if unserved != Unserved::Nothing {
+                if unserved != ServiceLeft::Nothing {
                     self.waiting.fetch_or(waiting, AcqRel);
                     return unserved;
                 }
             }
             waiting &= !bit;
         }
-        Unserved::Nothing
+        ServiceLeft::Nothing
     }
 }
 
 /// Serves the queues of a function that wait for it; those that are left wait again.
-fn serve_function<S: VirtioService>(service: &S) -> Unserved {
+fn serve_function<S: VirtioService>(service: &S) -> ServiceLeft {
     let queues = service.function().take_waiting();
     let unserved = service.serve_deferred(queues);
-    if unserved != Unserved::Nothing {
+    if unserved != ServiceLeft::Nothing {
         service.function().note_waiting(queues);
     }
     unserved

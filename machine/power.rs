@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// What a guest may ask of its platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SystemEvent {
+pub(crate) enum PlatformEvent {
     /// Power off (ACPI S5).
     PowerOff,
     /// Reset.
@@ -37,10 +37,10 @@ impl PowerState {
     }
 
     /// Takes what was noted.
-    pub(crate) fn take(&self) -> Option<SystemEvent> {
+    pub(crate) fn take(&self) -> Option<PlatformEvent> {
         match self.0.swap(NOTHING, AcqRel) {
-            POWER_OFF => Some(SystemEvent::PowerOff),
-            RESET => Some(SystemEvent::Reset),
+            POWER_OFF => Some(PlatformEvent::PowerOff),
+            RESET => Some(PlatformEvent::Reset),
             _ => None,
         }
     }

@@ -3,11 +3,11 @@
 //! What whoever loaded the module wants of its machines, and what they count together. The root of the module makes
 //! it of the module's parameters.
 
-use super::service::blk::DiskCounters;
+use super::counters::DiskCounters;
 
 /// See the module's description.
 #[derive(Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct ModuleSettings {
     /// vCPUs measure how long their exits take.
     pub(crate) times_exits: bool,
     /// The longest time in nanoseconds that a halted vCPU polls before it sleeps.

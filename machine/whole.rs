@@ -6,10 +6,10 @@ use super::clock::MachineClock;
 use super::interrupts::ChipsetLock;
 use super::ioevent::{IoEvents, Place};
 use super::mailbox::{Mailboxes, Requests};
-use super::pci::Pci;
+use super::pci::PciBus;
 use super::power::PowerState;
 use super::ram::GuestRam;
-use super::settings::Settings;
+use super::settings::ModuleSettings;
 use crate::host::cpu::PinnedCpu;
 use crate::host::eventfd::EventFd;
 use crate::host::rcu::RcuBox;
@@ -20,9 +20,9 @@ use kernel::sync::{Arc, Mutex};
 
 /// What a guest has, but for its processors.
 #[pin_data]
-pub(crate) struct Machine {
+pub(crate) struct GuestMachine {
     /// What the module was loaded with.
-    pub(crate) settings: Settings,
+    pub(crate) settings: ModuleSettings,
     /// Guest memory.
     pub(crate) ram: Arc<GuestRam>,
     /// The chips, and messages to local APICs.
@@ -31,7 +31,7 @@ pub(crate) struct Machine {
     pub(crate) mailboxes: Arc<Mailboxes>,
     /// The PCI bus.
     #[pin]
-    pub(crate) pci: Pci,
+    pub(crate) pci: PciBus,
     /// Writes that signal user space.
     pub(crate) io_events: RcuBox<IoEvents<Arc<EventFd>>>,
     /// Its clocks.
@@ -47,24 +47,26 @@ pub(crate) struct Machine {
     shape: Mutex<()>,
 }
 
-impl Machine {
+impl GuestMachine {
     /// A machine with nothing in it, and what others must know of it: its memory and its mailboxes.
     ///
     /// # Errors
     /// `ENOMEM`, `ENODEV` where the TSC's frequency is not known.
-    pub(crate) fn new(settings: Settings) -> Result<(impl PinInit<Machine>, Arc<GuestRam>, Arc<Mailboxes>)> {
+    pub(crate) fn new(
+        settings: ModuleSettings,
+    ) -> Result<(impl PinInit<GuestMachine>, Arc<GuestRam>, Arc<Mailboxes>)> {
         let ram = Arc::pin_init(GuestRam::new(), GFP_KERNEL_ACCOUNT)?;
         let mailboxes = Arc::new(Mailboxes::new(), GFP_KERNEL_ACCOUNT)?;
         let interrupts = ChipsetLock::new(mailboxes.clone())?;
         let io_events = RcuBox::new(IoEvents::default())?;
         let clock = MachineClock::new()?;
         let parts = (ram.clone(), mailboxes.clone());
-        let machine = pin_init!(Machine {
+        let machine = pin_init!(GuestMachine {
             settings,
             ram,
             interrupts,
             mailboxes,
-            pci <- Pci::new(),
+            pci <- PciBus::new(),
             io_events,
             clock,
             power: PowerState::new(),

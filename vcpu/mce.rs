@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Machine-check banks as user space sets them up and fills them: KVM_X86_SETUP_MCE, KVM_X86_SET_MCE.
+//! GuestMachine-check banks as user space sets them up and fills them: KVM_X86_SETUP_MCE, KVM_X86_SET_MCE.
 //!
-//! SDM, "Machine-Check Architecture"; documentation of KVM's API, "KVM_X86_SET_MCE". Corrected errors
+//! SDM, "GuestMachine-Check Architecture"; documentation of KVM's API, "KVM_X86_SET_MCE". Corrected errors
 //! are logged only; corrected machine-check interrupts are not offered.
 
 use super::msr_table::{MsrStore, Refused, MCE_BANKS, MCG_CAP, MCG_CTL, MCG_STATUS};

@@ -60,9 +60,9 @@ const APIC_BASE: u32 = 0x1b;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
-/// Machine-check status.
+/// GuestMachine-check status.
 pub(crate) const MCG_STATUS: u32 = 0x17a;
-/// Machine-check control.
+/// GuestMachine-check control.
 pub(crate) const MCG_CTL: u32 = 0x17b;
 const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
@@ -145,7 +145,7 @@ pub(crate) enum Handled {
     SpecCtrl,
     /// PRED_CMD, where CPUID offers it.
     PredCmd,
-    /// Machine-check capability, which user space sets.
+    /// GuestMachine-check capability, which user space sets.
     McgCap,
     /// The guest physical address for the paravirtual wall clock.
     KvmWallClock,
@@ -319,7 +319,7 @@ const ROWS: [Row; 61] = [
     stored(0x268, 0x26f, u64::MAX, 0, 0, Check::MemoryTypes),
     // Default type; bits 10 and 11 enable fixed ranges and all.
     stored(MTRR_DEF_TYPE, MTRR_DEF_TYPE, 0xcff, 0, 0, Check::MemoryType),
-    // Machine-check banks: CTL, STATUS, ADDR, MISC of each.
+    // GuestMachine-check banks: CTL, STATUS, ADDR, MISC of each.
     stored(0x400, 0x400 + 4 * MCE_BANKS - 1, u64::MAX, 0, 0, Check::None),
     // Energy counters of RAPL: unit, package, DRAM, cores, graphics, platform.
     fixed(0x606, 0x606, 0),
@@ -336,7 +336,7 @@ const ROWS: [Row; 61] = [
     fixed(0xc001_0016, 0xc001_001f, 0),
     // PATCH_LOADER.
     fixed(0xc001_0020, 0xc001_0020, 0),
-    // Machine-check control masks.
+    // GuestMachine-check control masks.
     fixed(0xc001_0044, 0xc001_004f, 0),
     // INT_PENDING_MSG to the MMIO configuration base.
     fixed(0xc001_0055, 0xc001_0058, 0),

@@ -5,7 +5,7 @@
 use super::exit::RawExit;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
-use crate::machine::power::SystemEvent;
+use crate::machine::power::PlatformEvent;
 
 /// A reason to return to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) enum UserExit {
     /// Triple fault.
     Shutdown,
     /// The guest asked for power-off or reset.
-    SystemEvent(SystemEvent),
+    SystemEvent(PlatformEvent),
     /// The guest can take an interrupt, as was asked.
     InterruptWindow,
     /// An event cannot be delivered: on the way to its handler there is no memory.
@@ -91,7 +91,7 @@ pub(crate) enum VmBug {
 /// What a vCPU must wait for outside its window, where it may sleep: from the second-level table and the emulator to
 /// the run loop, which has [`SecondLevel::unblock`](super::second_level::SecondLevel::unblock) do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blocked {
+pub(crate) enum BlockedBy {
     /// A page of guest memory that is to be made resident and mapped.
     MapIn {
         /// Where.
@@ -124,7 +124,7 @@ pub(crate) enum Outcome {
     /// The instruction is done; wait for an event.
     Halt,
     /// Do what sleeps, then enter the guest where it stands.
-    Blocked(Blocked),
+    Blocked(BlockedBy),
     /// Let the host take its interrupt.
     HostInterrupt,
     /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.

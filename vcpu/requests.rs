@@ -7,7 +7,7 @@ use super::core::{signature, MpState, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
 use super::vm::Vm;
 use crate::machine::mailbox::{Mailbox, Requests};
-use crate::machine::service::function::Unserved;
+use crate::machine::service::function::ServiceLeft;
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
 pub(crate) const QUICK: Requests = Requests::INTERRUPT
@@ -62,11 +62,11 @@ pub(crate) fn take_requests<B: Backend>(
     }
     if asked.contains(Requests::SERVICE) {
         let is_left = match vm.machine.pci.serve_waiting() {
-            Unserved::Nothing => false,
+            ServiceLeft::Nothing => false,
             // Signals, and what others ask, come first.
-            Unserved::More => true,
+            ServiceLeft::More => true,
             // Memory that is gone is the guest's loss.
-            Unserved::NotResident(gpa) => vm.machine.ram.fault_in(gpa, true).is_ok(),
+            ServiceLeft::NotResident(gpa) => vm.machine.ram.fault_in(gpa, true).is_ok(),
         };
         if is_left {
             mailbox.request_self(Requests::SERVICE);

@@ -20,7 +20,7 @@ use super::exit::Exit;
 use super::fast_path;
 use super::handle;
 use super::inject::{has_interrupt, prepare};
-use super::outcome::{Blocked, Outcome, UserExit, VmBug};
+use super::outcome::{BlockedBy, Outcome, UserExit, VmBug};
 use super::poll::{Polling, Waker};
 use super::progress::Progress;
 use super::record::{count, ExitClass, VcpuRecord};
@@ -45,7 +45,7 @@ enum WindowExit {
     /// The vCPU sleeps until an event.
     Sleep,
     /// Something must be waited for.
-    Blocked(Blocked),
+    Blocked(BlockedBy),
     /// Return to user space.
     User(UserExit),
     /// This CPU cannot run guests.

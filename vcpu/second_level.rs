@@ -11,7 +11,7 @@
 //! of the range; tables that were unlinked are freed outside.
 
 use super::backend::TableRoot;
-use super::outcome::Blocked;
+use super::outcome::BlockedBy;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
@@ -62,7 +62,7 @@ pub(crate) enum TableFault {
     /// No memory there: a device, or nothing.
     Mmio,
     /// Something must be done first, or after, that sleeps: see [`SecondLevel::unblock`].
-    Blocked(Blocked),
+    Blocked(BlockedBy),
     /// The memory below is changing: run the instruction again a little later.
     Again,
 }
@@ -206,7 +206,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let Some(wanted) = self.wanted(gpa, access, hint) else { return TableFault::Mmio };
         match wanted.page(false) {
             Ok(page) => self.map(cpu, &wanted, &page),
-            Err(_) => TableFault::Blocked(Blocked::MapIn { gpa, write: access == Touch::Write }),
+            Err(_) => TableFault::Blocked(BlockedBy::MapIn { gpa, write: access == Touch::Write }),
         }
     }
 
@@ -222,8 +222,8 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let page = wanted.page(true)?;
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
         match fault {
-            TableFault::Blocked(Blocked::NeedPages) => self.top_up(),
-            TableFault::Blocked(Blocked::NeedFlush) => {
+            TableFault::Blocked(BlockedBy::NeedPages) => self.top_up(),
+            TableFault::Blocked(BlockedBy::NeedFlush) => {
                 self.finish_flush();
                 Ok(())
             }
@@ -235,12 +235,12 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     ///
     /// # Errors
     /// `EFAULT` when there is no page; `ENOMEM`; `EINTR` for a thread that is being killed.
-    pub(crate) fn unblock(&self, by: Blocked, hint: &mut usize) -> Result {
+    pub(crate) fn unblock(&self, by: BlockedBy, hint: &mut usize) -> Result {
         match by {
-            Blocked::MapIn { gpa, write } => self.map_in(gpa, write, hint),
-            Blocked::FaultIn { gpa, write } => self.ram.fault_in(gpa, write),
-            Blocked::NeedPages => self.top_up(),
-            Blocked::NeedFlush => {
+            BlockedBy::MapIn { gpa, write } => self.map_in(gpa, write, hint),
+            BlockedBy::FaultIn { gpa, write } => self.ram.fault_in(gpa, write),
+            BlockedBy::NeedPages => self.top_up(),
+            BlockedBy::NeedFlush => {
                 self.finish_flush();
                 Ok(())
             }
@@ -275,7 +275,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let mapped = table.map(pages, Gfn(gfn.0 & first).gpa(), Pfn(page.pfn().0 & first), size, rights);
         let flush = match mapped {
             Ok(mapped) => mapped.flush,
-            Err(MapError::NoMemory) => return TableFault::Blocked(Blocked::NeedPages),
+            Err(MapError::NoMemory) => return TableFault::Blocked(BlockedBy::NeedPages),
             Err(MapError::Misaligned | MapError::OutOfRange) => return TableFault::Mmio,
         };
         if rights.contains(Rights::WRITE) {
@@ -284,7 +284,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         if flush.is_needed() {
             pending.join(pages, flush);
             self.flushes.request();
-            return TableFault::Blocked(Blocked::NeedFlush);
+            return TableFault::Blocked(BlockedBy::NeedFlush);
         }
         TableFault::Mapped
     }

@@ -7,9 +7,9 @@ use super::second_level::SecondLevel;
 use crate::arch::mitigation::HostFlags;
 use crate::host::mitigation;
 use crate::host::msr::{has_tsc_aux, Speculation};
-use crate::host::notifier::{Notifier, Registered};
-use crate::machine::settings::Settings;
-use crate::machine::whole::Machine;
+use crate::host::notifier::{self, Registered};
+use crate::machine::settings::ModuleSettings;
+use crate::machine::whole::GuestMachine;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) space: Registered<SecondLevel<B::Format>>,
     /// Everything but the processors.
     #[pin]
-    pub(crate) machine: Machine,
+    pub(crate) machine: GuestMachine,
     /// The processor has TSC_AUX.
     pub(crate) has_tsc_aux: bool,
     /// What the processor can do against speculation.
@@ -38,12 +38,12 @@ impl<B: Backend> Vm<B> {
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`.
-    pub(crate) fn new(backend: Arc<B>, settings: Settings) -> Result<Arc<Vm<B>>> {
+    pub(crate) fn new(backend: Arc<B>, settings: ModuleSettings) -> Result<Arc<Vm<B>>> {
         let host_flags = mitigation::host_flags();
         let small_code = host_flags.wants_small_code(settings.nx_huge_pages);
-        let (machine, ram, mailboxes) = Machine::new(settings)?;
+        let (machine, ram, mailboxes) = GuestMachine::new(settings)?;
         let space = SecondLevel::new(backend.format(), ram, mailboxes, small_code)?;
-        let space = Notifier::register(space)?;
+        let space = notifier::Notifier::register(space)?;
         Arc::pin_init(
             pin_init!(Vm {
                 backend,

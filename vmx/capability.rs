@@ -109,7 +109,7 @@ bitflags! {
 
     /// VM-entry controls.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct EntryControls: u32 {
+    pub(crate) struct VmEntryControls: u32 {
         /// DR7 and IA32_DEBUGCTL are loaded.
         const LOAD_DEBUG = 1 << 2;
         /// The guest is in IA-32e mode.
@@ -268,7 +268,7 @@ impl Setup {
         if exit & ExitControls::ACKNOWLEDGE.bits() != 0 {
             return Err("exits that leave the host's interrupt pending");
         }
-        let entry = EntryControls::LOAD_DEBUG | EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
+        let entry = VmEntryControls::LOAD_DEBUG | VmEntryControls::LOAD_PAT | VmEntryControls::LOAD_EFER;
         let entry = adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for EFER and PAT")?;
         let mut setup = Setup {
             revision: msrs.basic as u32 & 0x7fff_ffff,

@@ -6,7 +6,7 @@
 //! loaded at entry, no dual-monitor treatment. The processor says only that a check failed; this names
 //! the first one that does. A pure function of the fields.
 
-use super::capability::EntryControls;
+use super::capability::VmEntryControls;
 use super::event::{BY_MOV_SS, BY_NMI, BY_STI, VALID};
 use crate::arch::addr::is_canonical;
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
@@ -87,7 +87,7 @@ macro_rules! rules {
 
 impl GuestState {
     fn is_64(&self) -> bool {
-        self.entry & EntryControls::GUEST_64.bits() != 0
+        self.entry & VmEntryControls::GUEST_64.bits() != 0
     }
 
     fn is_vm86(&self) -> bool {

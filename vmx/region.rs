@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
 use super::asm::{self, HostSegments, VmFail};
-use super::capability::{EntryControls, EptVpid, Primary, Setup, CR0_PAGED};
+use super::capability::{EptVpid, Primary, Setup, VmEntryControls, CR0_PAGED};
 use super::event;
 use super::exit::{Refusal, Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
 use super::shared::{SharedPages, PEBS_ENABLE, SWITCHED};
@@ -447,7 +447,7 @@ impl VmcsPage {
         (
             self.vmread(OwnedField::Cr0.encoding()),
             self.vmread(OwnedField::Cr4.encoding()),
-            self.vmread(OwnedField::EntryControls.encoding()) as u32,
+            self.vmread(OwnedField::VmEntryControls.encoding()) as u32,
             self.vmread(OwnedField::ActivityState.encoding()) as u32,
         )
     }
@@ -477,8 +477,8 @@ impl VmcsPage {
         self.own(OwnedField::Cr4Mask, !self.cr4_guest);
         self.own(OwnedField::Cr4, (cr4 & self.cr4_guest) | self.setup.cr4_one | mce);
         self.own(OwnedField::Cr4Shadow, cr4);
-        let mode = if long { EntryControls::GUEST_64.bits() } else { 0 };
-        self.own(OwnedField::EntryControls, u64::from(self.setup.entry | mode));
+        let mode = if long { VmEntryControls::GUEST_64.bits() } else { 0 };
+        self.own(OwnedField::VmEntryControls, u64::from(self.setup.entry | mode));
     }
 
     /// Carries out the part of a guest's write to CR0 or CR4 that is not its own, so that the write runs
@@ -615,7 +615,7 @@ impl VmcsPage {
             (OwnedField::PinControls, u64::from(s.pin)),
             (OwnedField::SecondaryControls, u64::from(s.secondary)),
             (OwnedField::ExitControls, u64::from(s.exit)),
-            (OwnedField::EntryControls, u64::from(s.entry)),
+            (OwnedField::VmEntryControls, u64::from(s.entry)),
             // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
             (OwnedField::ExceptionBitmap, exceptions),
             (OwnedField::PageFaultMask, 0),

@@ -217,7 +217,7 @@ fields! {
         /// MSRs loaded at exits.
         ExitMsrLoadCount = 0x4010,
         /// VM-entry controls.
-        EntryControls = 0x4012,
+        VmEntryControls = 0x4012,
         /// MSRs loaded at entries.
         EntryMsrLoadCount = 0x4014,
         /// The TPR below which a write of CR8 exits.

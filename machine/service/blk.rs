@@ -17,11 +17,12 @@
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
 
 use super::function::{new_workers, VirtioFunction, VirtioService};
-use super::worker::{Remaining, Worker, MOST_AT_ONCE};
+use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::arch::addr::Hva;
-use crate::host::blkio::{BackingFile, Place, Started, Transfers};
+use crate::host::blkio::{BackingFile, FilePos, Started, Transfers};
 use crate::host::file::{signal_pending, Known};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
+use crate::machine::counters::DiskCounters;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::split_at_slots;
 use crate::machine::ram::GuestRam;
@@ -29,7 +30,7 @@ use crate::mmu::mem::MemError;
 use crate::virtio::blk::{Blk, Next, Op, Request, Retry, Status};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Fault;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -45,7 +46,7 @@ pub(crate) struct BlkService {
 
 /// What serves a queue, held by the one that does it now.
 struct BlkQueue {
-    transfers: Transfers<Request, Arc<Worker>>,
+    transfers: Transfers<Request, Arc<QueueWorker>>,
     /// A request that a vCPU has left to the worker.
     left: Option<Request>,
 }
@@ -56,39 +57,6 @@ const SECTOR_SHIFT: u32 = 9;
 const TOGETHER: u64 = 16;
 /// What direct I/O wants at least.
 const DIRECT_ALIGN: u32 = 512;
-/// Counts over all disks since the module was loaded.
-pub(crate) struct DiskCounters {
-    /// Reads and writes that went on without the worker.
-    pub(crate) asynchronous: AtomicU64,
-    /// Reads and writes that had ended when the call that starts them returned, or that the worker did
-    /// itself.
-    pub(crate) synchronous: AtomicU64,
-    /// The most that were under way at a time for one queue.
-    pub(crate) most_under_way: AtomicU64,
-    /// The most that were given back with one interrupt.
-    pub(crate) most_given_back: AtomicU64,
-}
-
-impl DiskCounters {
-    /// Nothing counted yet.
-    pub(crate) const fn new() -> DiskCounters {
-        DiskCounters {
-            asynchronous: AtomicU64::new(0),
-            synchronous: AtomicU64::new(0),
-            most_under_way: AtomicU64::new(0),
-            most_given_back: AtomicU64::new(0),
-        }
-    }
-
-    /// Writes them down, a name and a number a line.
-    pub(crate) fn show(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-        let DiskCounters { asynchronous, synchronous, most_under_way, most_given_back } = self;
-        writeln!(f, "asynchronous {}", asynchronous.load(Relaxed))?;
-        writeln!(f, "synchronous {}", synchronous.load(Relaxed))?;
-        writeln!(f, "most_under_way {}", most_under_way.load(Relaxed))?;
-        writeln!(f, "most_given_back {}", most_given_back.load(Relaxed))
-    }
-}
 
 /// A request that was carried out, with its status and the bytes that a read brought.
 type Done = (Request, (Status, u64));
@@ -128,7 +96,7 @@ impl BlkService {
     }
 
     /// Returns a queue with what serves it and its worker. `None`: there is no such queue.
-    fn queue(&self, queue: u16) -> Option<(BlkCx<'_>, &KillableMutex<BlkQueue>, &Worker)> {
+    fn queue(&self, queue: u16) -> Option<(BlkCx<'_>, &KillableMutex<BlkQueue>, &QueueWorker)> {
         let io = self.queues.get(usize::from(queue))?;
         Some((
             BlkCx { function: &self.function, queue, counters: self.counters },
@@ -180,7 +148,7 @@ impl VirtioService for BlkService {
         let remaining = match io.try_lock() {
             // While a request is left to the worker, which is on its way, there is no place for another one.
             Some(mut io) if io.transfers.is_prompt() && io.left.is_none() => cx.serve_inline(&mut io),
-            _ => Remaining::MayBlock,
+            _ => RemainingWork::MayBlock,
         };
         remaining.leave_to(worker);
     }
@@ -256,14 +224,14 @@ impl BlkCx<'_> {
     }
 
     /// Does a little of what there is to do, without waiting.
-    fn serve_inline(&self, io: &mut BlkQueue) -> Remaining {
+    fn serve_inline(&self, io: &mut BlkQueue) -> RemainingWork {
         let mut given = 0u64;
         let rest = self.take_some(io, &mut given);
         self.notify(given);
         rest
     }
 
-    fn take_some(&self, io: &mut BlkQueue, given: &mut u64) -> Remaining {
+    fn take_some(&self, io: &mut BlkQueue, given: &mut u64) -> RemainingWork {
         for _ in 0..MOST_AT_ONCE {
             let request = match self.next() {
                 Next::Request(request) => request,
@@ -271,24 +239,24 @@ impl BlkCx<'_> {
                     self.function.send(msg);
                     continue;
                 }
-                Next::Empty | Next::Full => return Remaining::Nothing,
-                Next::NotResident(_) => return Remaining::MayBlock,
+                Next::Empty | Next::Full => return RemainingWork::Nothing,
+                Next::NotResident(_) => return RemainingWork::MayBlock,
             };
             match self.transfer_now(io, request) {
                 Ok(None) => {}
                 Ok(Some((request, answer))) => {
                     if self.complete(request, answer).is_err() {
-                        return Remaining::MayBlock;
+                        return RemainingWork::MayBlock;
                     }
                     *given = given.wrapping_add(1);
                 }
                 Err(request) => {
                     io.left = Some(request);
-                    return Remaining::MayBlock;
+                    return RemainingWork::MayBlock;
                 }
             }
         }
-        Remaining::Backlog
+        RemainingWork::Backlog
     }
 
     fn next(&self) -> Next {
@@ -417,7 +385,7 @@ impl BlkCx<'_> {
     /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
     fn start(&self, io: &mut BlkQueue, request: Request, prompt: bool) -> Started<Request> {
         let transfers = &mut io.transfers;
-        let at = Place { prompt, ..place(&request) };
+        let at = FilePos { prompt, ..place(&request) };
         let mut failed = None;
         let whole = request.is_aligned(DIRECT_ALIGN)
             && transfers.gather(pieces(&self.function.ram, &request, !at.write, &mut failed));
@@ -475,14 +443,14 @@ fn status_of(ok: bool) -> Status {
 }
 
 /// Returns where in the file a read or a write takes place.
-fn place(request: &Request) -> Place {
+fn place(request: &Request) -> FilePos {
     let (sector, write, durable) = match request.op() {
         Op::Read { sector } => (sector, false, false),
         Op::Write { sector, durable } => (sector, true, durable),
         // These have no data.
         Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => (0, false, false),
     };
-    Place { pos: sector << SECTOR_SHIFT, write, durable, prompt: false }
+    FilePos { pos: sector << SECTOR_SHIFT, write, durable, prompt: false }
 }
 
 /// Returns where a request's data lies in the VMM, split at the ends of memory slots. Stops at what is

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two consoles of a machine, and their other side: what user space reads of them and writes to them.
-//!
-//! Reading and polling need nothing of the guest. What is written to a virtio console goes on into the
-//! guest's memory at once, in the thread that writes; its output is taken out of the guest's memory by a vCPU.
+//! A virtio console: the vCPU that writes to it takes its output out of the guest's memory, and whoever brings input
+//! puts it there.
 
-use super::function::{Unserved, VirtioFunction, VirtioService, ALL_QUEUES};
-use crate::chipset::uart::Uart;
+use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::file::signal_pending;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
@@ -37,7 +34,7 @@ impl ConsoleService {
     }
 
     /// Gives waiting input to the guest, and wakes who waits for output or for room.
-    fn serve_input(&self) -> Unserved {
+    fn serve_input(&self) -> ServiceLeft {
         let news = self.function.with(|console| console.take_news());
         let unserved = self.function.serve(|console| console.serve_input(&*self.function.ram));
         if news | self.function.with(|console| console.take_news()) {
@@ -47,13 +44,13 @@ impl ConsoleService {
     }
 
     /// Brings bytes to the guest, for which there is room. What is left of them reaches it when it next kicks.
-    fn push_input(&self, bytes: &[u8]) {
+    pub(crate) fn push_input(&self, bytes: &[u8]) {
         self.function.with(|console| console.push_input(bytes));
         loop {
             let goes_on = match self.serve_input() {
-                Unserved::Nothing => false,
-                Unserved::More => !signal_pending(),
-                Unserved::NotResident(gpa) => self.function.ram.fault_in(gpa, true).is_ok(),
+                ServiceLeft::Nothing => false,
+                ServiceLeft::More => !signal_pending(),
+                ServiceLeft::NotResident(gpa) => self.function.ram.fault_in(gpa, true).is_ok(),
             };
             if !goes_on {
                 return;
@@ -69,103 +66,10 @@ impl VirtioService for ConsoleService {
         &self.function
     }
 
-    fn serve_deferred(&self, _queues: u64) -> Unserved {
+    fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
         match self.function.serve(|console| console.serve_output(&*self.function.ram)) {
-            Unserved::Nothing => self.serve_input(),
+            ServiceLeft::Nothing => self.serve_input(),
             unserved => unserved,
-        }
-    }
-}
-
-/// User space's side of a console.
-pub(crate) enum ConsoleEnd<'a> {
-    /// Of the UART, should there be one.
-    Uart(&'a ChipsetLock),
-    /// Of a virtio console.
-    Virtio(&'a ConsoleService),
-}
-
-/// What poll(2) asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ConsoleState {
-    /// Bytes of output that wait.
-    pub(crate) output: usize,
-    /// Bytes of input that there is room for.
-    pub(crate) room: usize,
-}
-
-impl ConsoleEnd<'_> {
-    /// Moves output of the guest to `out`. Returns how many bytes, and whether more waits in the guest's memory for
-    /// [`VirtioService::serve_deferred`]: whoever reads may be another process, which does not have that memory; a
-    /// vCPU does.
-    pub(crate) fn drain_output(&self, out: &mut [u8]) -> (usize, bool) {
-        match self {
-            ConsoleEnd::Virtio(service) => {
-                let (n, waits) = service.function.with(|c| (c.drain_output(out), c.take_waiting()));
-                if waits {
-                    service.function.note_waiting(ALL_QUEUES);
-                }
-                (n, waits)
-            }
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, signals| {
-                bus.console_read();
-                let n = bus.uart.as_mut().map_or(0, |u| u.drain_output(out));
-                bus.settle_uart(signals);
-                (n, false)
-            }),
-        }
-    }
-
-    /// Returns how many bytes of the guest's output were lost.
-    pub(crate) fn lost_output(&self) -> u64 {
-        match self {
-            ConsoleEnd::Virtio(service) => service.function.with(|c| c.lost()),
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::dropped)),
-        }
-    }
-
-    /// Returns how many bytes of output wait.
-    pub(crate) fn output_len(&self) -> usize {
-        match self {
-            ConsoleEnd::Virtio(service) => service.function.with(|c| c.output_len()),
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, _| bus.uart.as_ref().map_or(0, Uart::output_len)),
-        }
-    }
-
-    /// Returns how many bytes of input there is room for.
-    pub(crate) fn input_room(&self) -> usize {
-        match self {
-            ConsoleEnd::Virtio(service) => service.function.with(|c| c.input_room()),
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, _| bus.console_room()),
-        }
-    }
-
-    /// Brings input to the guest, for which there is room.
-    pub(crate) fn push_input(&self, bytes: &[u8]) {
-        match self {
-            ConsoleEnd::Virtio(service) => service.push_input(bytes),
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, out| {
-                if let Some(uart) = bus.uart.as_mut() {
-                    uart.push_input(bytes);
-                }
-                bus.settle_uart(out);
-            }),
-        }
-    }
-
-    /// Returns what poll(2) asks for; whoever polls wants to be told again.
-    pub(crate) fn poll(&self) -> ConsoleState {
-        match self {
-            ConsoleEnd::Virtio(service) => service.function.with(|c| {
-                c.ask_again();
-                ConsoleState { output: c.output_len(), room: c.input_room() }
-            }),
-            ConsoleEnd::Uart(chips) => chips.with(|bus, _, _| {
-                let output = bus.uart.as_ref().map_or(0, Uart::output_len);
-                let room = bus.console_room();
-                bus.console_read();
-                ConsoleState { output, room }
-            }),
         }
     }
 }

@@ -9,12 +9,12 @@
 //! ```text
 //! kick(queue)           the driver wrote; in the window           -> Deferred
 //! serve_inline(queue)   the vCPU in the place of a queue's worker, out of the window
-//! serve_deferred(bits)  queues without a worker, out of the window -> Unserved
+//! serve_deferred(bits)  queues without a worker, out of the window -> ServiceLeft
 //! ```
 //!
 //! What a worker does in its own thread is each service's own.
 
-use super::worker::{KickTarget, Worker};
+use super::worker::{KickTarget, QueueWorker};
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::cpu::PinnedCpu;
@@ -31,7 +31,7 @@ const ROUNDS: u32 = 16;
 
 /// What the service of a queue leaves to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unserved {
+pub(crate) enum ServiceLeft {
     /// Nothing.
     Nothing,
     /// The same again, after a look at what else the thread has to do.
@@ -51,7 +51,7 @@ pub(crate) struct VirtioFunction<D> {
     /// Where its interrupts go.
     pub(crate) interrupts: Arc<ChipsetLock>,
     /// The workers of the first queues; the others are served by the vCPU that writes to them.
-    workers: KVec<Arc<Worker>>,
+    workers: KVec<Arc<QueueWorker>>,
     /// How many of them have a queue, with the driver that there is now.
     kicked: AtomicUsize,
     /// Queues without a worker that wait for service, a bit each; those above share the last.
@@ -65,10 +65,10 @@ pub(crate) const ALL_QUEUES: u64 = u64::MAX;
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(crate) fn new_workers(count: usize) -> Result<KVec<Arc<Worker>>> {
+pub(crate) fn new_workers(count: usize) -> Result<KVec<Arc<QueueWorker>>> {
     let mut workers = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
     for _ in 0..count {
-        workers.push_within_capacity(Worker::new()?)?;
+        workers.push_within_capacity(QueueWorker::new()?)?;
     }
     Ok(workers)
 }
@@ -77,7 +77,7 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
     /// Puts `model` behind its lock.
     pub(crate) fn new(
         model: VirtioPci<D>,
-        workers: KVec<Arc<Worker>>,
+        workers: KVec<Arc<QueueWorker>>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
     ) -> impl PinInit<VirtioFunction<D>> {
@@ -110,7 +110,7 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
     }
 
     /// Returns the worker of a queue.
-    pub(crate) fn worker(&self, queue: u16) -> Option<&Arc<Worker>> {
+    pub(crate) fn worker(&self, queue: u16) -> Option<&Arc<QueueWorker>> {
         self.workers.get(usize::from(queue))
     }
 
@@ -145,7 +145,7 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
 
     /// Calls `round` until it has nothing more to serve, but not more than [`ROUNDS`] times: other vCPUs can make
     /// work as fast as it is done.
-    pub(crate) fn serve(&self, mut round: impl FnMut(&mut VirtioPci<D>) -> Served) -> Unserved {
+    pub(crate) fn serve(&self, mut round: impl FnMut(&mut VirtioPci<D>) -> Served) -> ServiceLeft {
         for _ in 0..ROUNDS {
             let served = round(&mut self.model.lock());
             // A command may have changed what the workers have to do.
@@ -156,15 +156,15 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
                 Served::More(msg) => self.send(msg),
                 Served::Empty(msg) | Served::Broken(msg) => {
                     self.send(msg);
-                    return Unserved::Nothing;
+                    return ServiceLeft::Nothing;
                 }
                 Served::NotResident(gpa, msg) => {
                     self.send(msg);
-                    return Unserved::NotResident(gpa);
+                    return ServiceLeft::NotResident(gpa);
                 }
             }
         }
-        Unserved::More
+        ServiceLeft::More
     }
 }
 
@@ -181,7 +181,7 @@ pub(crate) fn queue_bit(queue: u16) -> u64 {
 /// impl VirtioService for RngService {
 ///     type Device = Rng;
 ///     fn function(&self) -> &VirtioFunction<Rng> { &self.function }
-///     fn serve_deferred(&self, _queues: u64) -> Unserved {
+///     fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
 ///         self.function.serve(|rng| rng.serve(&*self.function.ram, random::fill))
 ///     }
 /// }
@@ -204,7 +204,7 @@ pub(crate) trait VirtioService {
     fn serve_inline(&self, _queue: u16) {}
 
     /// Serves queues without a worker in the thread of a vCPU.
-    fn serve_deferred(&self, _queues: u64) -> Unserved {
-        Unserved::Nothing
+    fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
+        ServiceLeft::Nothing
     }
 }

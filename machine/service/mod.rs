@@ -8,7 +8,7 @@
 //! | [`worker`] | the thread that a queue waits for |
 //! | [`blk`] | disks |
 //! | [`net`], [`net_queue`], [`net_tap`], [`net_stream`] | network cards, on a tap or a stream socket |
-//! | [`console`] | consoles, the UART's other side among them |
+//! | [`console`] | consoles |
 //! | [`rng`] | entropy |
 
 pub(crate) mod blk;

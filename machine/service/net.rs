@@ -7,9 +7,9 @@
 //! [`net_tap`], [`net_stream`]. What both need is in [`super::net_queue`]. The control queue is served by the vCPU
 //! that writes to it.
 
-use super::function::{new_workers, Unserved, VirtioFunction, VirtioService};
+use super::function::{new_workers, ServiceLeft, VirtioFunction, VirtioService};
 use super::net_queue::{NetCx, NetQueue, QueuePath};
-use super::worker::{Remaining, Worker};
+use super::worker::{QueueWorker, RemainingWork};
 use super::{net_stream, net_tap};
 use crate::host::file::Known;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
@@ -119,10 +119,10 @@ impl VirtioService for NetService {
         let remaining = io.filter(|_| queue & 1 == 1).and_then(|mut io| {
             io.with_tap(|io, tap| net_tap::serve_inline(&mut NetCx { function, io }, tap, queue))
         });
-        remaining.unwrap_or(Remaining::MayBlock).leave_to(worker);
+        remaining.unwrap_or(RemainingWork::MayBlock).leave_to(worker);
     }
 
-    fn serve_deferred(&self, _queues: u64) -> Unserved {
+    fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
         self.function.serve(|net| net.serve_control(&*self.function.ram))
     }
 }
@@ -131,7 +131,7 @@ impl VirtioService for NetService {
 fn transmit_to_tap(
     function: &VirtioFunction<Net>,
     io: &KillableMutex<NetQueue>,
-    worker: &Worker,
+    worker: &QueueWorker,
     queue: u16,
 ) -> Result {
     loop {

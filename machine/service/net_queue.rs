@@ -5,7 +5,7 @@
 //! that a busy guest gets few.
 
 use super::function::VirtioFunction;
-use super::worker::Worker;
+use super::worker::QueueWorker;
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::host::file::Loan;
@@ -62,7 +62,7 @@ pub(super) enum QueuePath {
     /// From a tap: where the packet lies in the VMM.
     In(Pieces),
     /// To a tap.
-    Out(Outbox),
+    Out(TapOutbox),
     /// From or to a stream.
     Stream,
 }
@@ -81,12 +81,12 @@ impl QueuePath {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn to_tap() -> Result<QueuePath> {
-        Outbox::new().map(QueuePath::Out)
+        TapOutbox::new().map(QueuePath::Out)
     }
 }
 
 /// Packets of the guest's on their way to the tap.
-pub(super) struct Outbox {
+pub(super) struct TapOutbox {
     /// Where the packets of the burst lie in the VMM.
     pub(super) pieces: Pieces,
     /// The packets: where each is given back, and its part of `pieces`.
@@ -97,14 +97,14 @@ pub(super) struct Outbox {
     pub(super) batch: Batch,
 }
 
-impl Outbox {
+impl TapOutbox {
     /// Returns an empty one.
     ///
     /// # Errors
     /// `ENOMEM`.
-    fn new() -> Result<Outbox> {
+    fn new() -> Result<TapOutbox> {
         let burst = KVec::with_capacity(BURST, GFP_KERNEL_ACCOUNT)?;
-        Ok(Outbox { pieces: Pieces::new()?, burst, carried: 0, batch: Batch::new()? })
+        Ok(TapOutbox { pieces: Pieces::new()?, burst, carried: 0, batch: Batch::new()? })
     }
 
     /// Returns whether a vCPU has left packets to the worker.
@@ -174,7 +174,7 @@ impl NetCx<'_> {
     }
 
     /// Does what has to be done before the queue is looked at again.
-    pub(super) fn pause(&mut self, taken: Taken, queue: u16, worker: &Worker) -> Result {
+    pub(super) fn pause(&mut self, taken: Taken, queue: u16, worker: &QueueWorker) -> Result {
         match taken {
             Taken::Packet | Taken::TooLong => Ok(()),
             Taken::NotResident(gpa) => self.function.ram.fault_in(gpa, true),

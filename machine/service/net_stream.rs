@@ -11,7 +11,7 @@
 //! packets from the guest are lost.
 
 use super::net_queue::NetCx;
-use super::worker::Worker;
+use super::worker::QueueWorker;
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
 use crate::mmu::mem::MemError;
@@ -29,7 +29,7 @@ const TRANSMIT: u16 = 1;
 ///
 /// # Errors
 /// As `NetService::serve`; `ENOTCONN` when the stream has ended.
-pub(super) fn receive(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<Worker>) -> Result {
+pub(super) fn receive(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWorker>) -> Result {
     let _listener = stream.listen(worker.clone())?;
     let mut frames = Frames::new()?;
     loop {
@@ -69,7 +69,7 @@ fn ended(cx: &mut NetCx<'_>) -> Result {
 }
 
 /// Puts a packet into the guest's buffers. Returns whether that is done with.
-fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &Worker) -> Result<bool> {
+fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &QueueWorker) -> Result<bool> {
     let bytes = HEADER_BYTES.saturating_add(frame.len() as u64);
     let packet = &mut cx.io.packet;
     match cx.function.with_ram(|net, mem| net.take_room(RECEIVE, mem, packet, bytes)) {
@@ -97,7 +97,7 @@ fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &Worker) -> Result<bool> {
 ///
 /// # Errors
 /// As `NetService::serve`.
-pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<Worker>) -> Result {
+pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWorker>) -> Result {
     let mut buf = KVVec::from_elem(0u8, PREFIX.saturating_add(MAX_FRAME), GFP_KERNEL_ACCOUNT)?;
     loop {
         if signal_pending() {

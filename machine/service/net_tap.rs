@@ -9,8 +9,8 @@
 //! A packet that cannot be carried is lost, as on any network: the tap refuses it, or it is larger than the
 //! driver's buffers. Memory that is not the guest's stops the device.
 
-use super::net_queue::{locate, NetCx, NetQueue, Outbox, QueuePath, BURST, PACKET_PIECES};
-use super::worker::{Remaining, Worker, MOST_AT_ONCE};
+use super::net_queue::{locate, NetCx, NetQueue, QueuePath, TapOutbox, BURST, PACKET_PIECES};
+use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::host::file::signal_pending;
 use crate::host::netio::Tap;
 use crate::virtio::net::{Offloads, Taken, HEADER_BYTES};
@@ -21,7 +21,7 @@ use kernel::sync::Arc;
 ///
 /// # Errors
 /// As `NetService::serve`.
-pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<Worker>, pair: u16) -> Result {
+pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<QueueWorker>, pair: u16) -> Result {
     let _listener = tap.listen(worker.clone())?;
     let mut offloads = None;
     let mut queue = 0;
@@ -87,11 +87,11 @@ pub(super) fn transmit(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32>
 }
 
 /// Sends a few packets without waiting. Says what is left.
-pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Remaining {
-    let rest = send_some(cx, tap, queue).unwrap_or(Remaining::MayBlock);
+pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> RemainingWork {
+    let rest = send_some(cx, tap, queue).unwrap_or(RemainingWork::MayBlock);
     match finish(cx, tap, queue) {
         Ok(()) => rest,
-        Err(_) => Remaining::MayBlock,
+        Err(_) => RemainingWork::MayBlock,
     }
 }
 
@@ -117,9 +117,9 @@ fn transmit_all(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32> {
     }
 }
 
-fn send_some(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<Remaining> {
+fn send_some(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<RemainingWork> {
     if matches!(&cx.io.path, QueuePath::Out(out) if out.is_left()) {
-        return Ok(Remaining::MayBlock);
+        return Ok(RemainingWork::MayBlock);
     }
     let mut room = MOST_AT_ONCE as usize;
     while room != 0 {
@@ -128,15 +128,15 @@ fn send_some(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<Remaining> {
         room = room.saturating_sub(count);
         match end {
             Taken::Packet => {}
-            Taken::Empty => return Ok(Remaining::Nothing),
+            Taken::Empty => return Ok(RemainingWork::Nothing),
             Taken::Broken(msg) => {
                 cx.function.send(msg);
-                return Ok(Remaining::Nothing);
+                return Ok(RemainingWork::Nothing);
             }
-            Taken::NotResident(_) | Taken::TooLong => return Ok(Remaining::MayBlock),
+            Taken::NotResident(_) | Taken::TooLong => return Ok(RemainingWork::MayBlock),
         }
     }
-    Ok(Remaining::Backlog)
+    Ok(RemainingWork::Backlog)
 }
 
 /// Takes packets that the driver is known to have, `most` of them. Returns how many, and what came after them;
@@ -162,7 +162,7 @@ fn take_burst(cx: &mut NetCx<'_>, queue: u16, most: usize) -> Result<(usize, Tak
 fn carry_off(cx: &mut NetCx<'_>, tap: &Tap, queue: u16, nowait: bool) -> Result {
     loop {
         let NetQueue { sent, path: QueuePath::Out(out), .. } = &mut *cx.io else { return Err(EINVAL) };
-        let Outbox { pieces, burst, carried, batch } = out;
+        let TapOutbox { pieces, burst, carried, batch } = out;
         let mut is_full = false;
         while let Some((buffer, extent)) = burst.get(*carried).filter(|_| !is_full) {
             let packet = pieces.of(*extent);

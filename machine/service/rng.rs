@@ -2,7 +2,7 @@
 
 //! The entropy of a virtio entropy source: the host's, brought to the guest by the vCPU that asks for it.
 
-use super::function::{Unserved, VirtioFunction, VirtioService};
+use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::random;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
@@ -40,7 +40,7 @@ impl VirtioService for RngService {
         &self.function
     }
 
-    fn serve_deferred(&self, _queues: u64) -> Unserved {
+    fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
         self.function.serve(|rng| rng.serve(&*self.function.ram, random::fill))
     }
 }

@@ -33,7 +33,7 @@ pub(crate) enum KickTarget {
 
 /// What a vCPU has left to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Remaining {
+pub(crate) enum RemainingWork {
     /// Nothing.
     Nothing,
     /// Something that takes time.
@@ -42,20 +42,20 @@ pub(crate) enum Remaining {
     Backlog,
 }
 
-impl Remaining {
+impl RemainingWork {
     /// Wakes the worker if there is something for it.
-    pub(crate) fn leave_to(self, worker: &Worker) {
+    pub(crate) fn leave_to(self, worker: &QueueWorker) {
         match self {
-            Remaining::Nothing => {}
-            Remaining::MayBlock => worker.wake(),
-            Remaining::Backlog => worker.take_over(),
+            RemainingWork::Nothing => {}
+            RemainingWork::MayBlock => worker.wake(),
+            RemainingWork::Backlog => worker.take_over(),
         }
     }
 }
 
 /// Where the worker of a queue waits for work.
 #[pin_data]
-pub(crate) struct Worker {
+pub(crate) struct QueueWorker {
     /// There may be work.
     work: AtomicBool,
     #[pin]
@@ -70,14 +70,14 @@ pub(crate) struct Worker {
     turns: AtomicU8,
 }
 
-impl Worker {
+impl QueueWorker {
     /// Nobody's place, with no work.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Arc<Worker>> {
+    pub(crate) fn new() -> Result<Arc<QueueWorker>> {
         Arc::pin_init(
-            pin_init!(Worker {
+            pin_init!(QueueWorker {
                 work: AtomicBool::new(false),
                 queue <- WaitQueue::new(),
                 taken: AtomicBool::new(false),
@@ -110,7 +110,7 @@ impl Worker {
         KickTarget::Worker
     }
 
-    /// As [`Worker::wake`]; many buffers wait.
+    /// As [`QueueWorker::wake`]; many buffers wait.
     fn take_over(&self) {
         self.singles.store(0, Relaxed);
         self.turns.store(0, Relaxed);
@@ -162,7 +162,7 @@ impl Worker {
     }
 }
 
-impl Waker for Arc<Worker> {
+impl Waker for Arc<QueueWorker> {
     /// Always wakes: the worker may wait for just this, whatever work there is.
     fn wake(&self) {
         self.work.store(true, Release);
@@ -174,7 +174,7 @@ impl Waker for Arc<Worker> {
     }
 }
 
-impl OnEvent for Arc<Worker> {
+impl OnEvent for Arc<QueueWorker> {
     fn on_event(&self) {
         self.wake();
     }

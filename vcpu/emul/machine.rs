@@ -12,7 +12,7 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
-use crate::vcpu::outcome::{Blocked, Outcome, UserExit};
+use crate::vcpu::outcome::{BlockedBy, Outcome, UserExit};
 use crate::vcpu::state::Groups;
 
 /// What must happen before the instruction can run again.
@@ -21,7 +21,7 @@ pub(crate) enum RetryAfter {
     /// Nothing: just run it again.
     Nothing,
     /// Something that sleeps.
-    Blocked(Blocked),
+    Blocked(BlockedBy),
     /// Ask user space.
     User(UserExit),
 }

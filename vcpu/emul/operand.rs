@@ -21,7 +21,7 @@ use crate::mmu::walk::{self, AccessKind, Privilege, WalkError};
 use crate::vcpu::access::mmio;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::machine::{Access, Step, Stop};
-use crate::vcpu::outcome::{Blocked, UserExit};
+use crate::vcpu::outcome::{BlockedBy, UserExit};
 
 /// The most bytes of one access to a device.
 const PART: usize = 8;
@@ -41,7 +41,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
         match e {
-            MemError::NotResident(gpa) => self.stop(RetryAfter::Blocked(Blocked::FaultIn { gpa, write })),
+            MemError::NotResident(gpa) => self.stop(RetryAfter::Blocked(BlockedBy::FaultIn { gpa, write })),
             MemError::NoSlot(_) => Err(Stop::Unhandled),
         }
     }

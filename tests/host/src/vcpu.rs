@@ -2,6 +2,8 @@
 
 //! The pure part of the vCPU: what does not run on the kernel's services.
 
+#[path = "../../../vcpu/controls.rs"]
+pub(crate) mod controls;
 #[path = "../../../vcpu/cpuid.rs"]
 pub(crate) mod cpuid;
 #[path = "../../../vcpu/emulate/mod.rs"]
@@ -16,6 +18,8 @@ pub(crate) mod io;
 pub(crate) mod mce;
 #[path = "../../../vcpu/msr_table.rs"]
 pub(crate) mod msr_table;
+#[path = "../../../vcpu/outcome.rs"]
+pub(crate) mod outcome;
 #[path = "../../../vcpu/poll.rs"]
 pub(crate) mod poll;
 #[path = "../../../vcpu/progress.rs"]
@@ -24,3 +28,5 @@ pub(crate) mod progress;
 pub(crate) mod record;
 #[path = "../../../vcpu/timer_advance.rs"]
 pub(crate) mod timer_advance;
+#[path = "../../../vcpu/state.rs"]
+pub(crate) mod state;

@@ -2,8 +2,8 @@
 
 //! The views into unions, conversions to the architecture's types, and exits as bytes.
 
-use crate::arch::segment::{SegAttr, Segment};
 use crate::abi::{run, vcpu, vm};
+use crate::arch::segment::{SegAttr, Segment};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 

@@ -4,8 +4,8 @@
 
 use crate::arch::cpuid::{signature, CpuidRegs};
 use crate::vmx::capability::{
-    adjust, agree, has_enlightened_vmcs, is_allowed, EntryControls, EptVpid, ExitControls, Msrs, Primary,
-    Secondary, Setup,
+    adjust, agree, has_enlightened_vmcs, is_allowed, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup,
+    VmEntryControls,
 };
 use proptest::prelude::*;
 
@@ -41,8 +41,8 @@ fn an_ivy_bridge_gets_what_guests_need() {
     assert!(secondary.contains(Secondary::EPT | Secondary::UNRESTRICTED_GUEST | Secondary::VPID));
     assert!(ExitControls::from_bits_retain(s.exit).contains(ExitControls::HOST_64 | ExitControls::LOAD_EFER));
     assert!(!ExitControls::from_bits_retain(s.exit).contains(ExitControls::ACKNOWLEDGE));
-    assert!(EntryControls::from_bits_retain(s.entry).contains(EntryControls::LOAD_EFER));
-    assert!(!EntryControls::from_bits_retain(s.entry).contains(EntryControls::GUEST_64));
+    assert!(VmEntryControls::from_bits_retain(s.entry).contains(VmEntryControls::LOAD_EFER));
+    assert!(!VmEntryControls::from_bits_retain(s.entry).contains(VmEntryControls::GUEST_64));
     assert_eq!(s.cr0_one, 0x20, "NE stays fixed, PE and PG do not");
     assert_eq!(s.cr4_one, 0x2000);
     assert!(s.has_vpid());
