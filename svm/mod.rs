@@ -142,7 +142,6 @@ impl Svm {
 impl Backend for Svm {
     type Vcpu = vcpu::SvmVcpu;
     type Format = Npt;
-    type Window<'a> = Window<'a>;
 
     const NAME: &'static str = "SVM";
     const VENDOR: u32 = VENDOR_SVM;
@@ -154,7 +153,7 @@ impl Backend for Svm {
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
-        Ok(vcpu::SvmVcpu::new(self, VmcbPage::new(self.maps.clone())?))
+        Ok(vcpu::SvmVcpu::new(&self.features, self.host_mce, VmcbPage::new(self.maps.clone())?))
     }
 
     fn format(&self) -> Npt {

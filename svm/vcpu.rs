@@ -3,11 +3,11 @@
 //! One virtual processor on SVM: the VMCB in the run loop's terms.
 
 use super::exit::{decode, is_refused, IOIO};
+use super::features::Features;
 use super::region::{VmcbPage, Window};
 use super::step::Step;
 use super::vmcb::{Clean, Intercept3, Intercept4, InterceptCr, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
-use super::Svm;
 use crate::arch::cr::{Cr4, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
@@ -58,7 +58,7 @@ pub(crate) struct SvmVcpu {
 
 impl SvmVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(svm: &Svm, mut vmcb: VmcbPage) -> SvmVcpu {
+    pub(super) fn new(features: &Features, host_mce: u64, mut vmcb: VmcbPage) -> SvmVcpu {
         vmcb.set_intercepts(
             Intercept3::CPUID | Intercept3::HLT | Intercept3::RDPMC | Intercept3::TASK_SWITCH,
             Intercept4::VMMCALL | Intercept4::MONITOR | Intercept4::MWAIT | Intercept4::RDPRU,
@@ -71,9 +71,9 @@ impl SvmVcpu {
             tag: AsidTag::default(),
             flush: true,
             misplaced: true,
-            has_next_rip: svm.features.next_rip,
-            has_decode_assist: svm.features.decode_assist,
-            host_mce: svm.host_mce,
+            has_next_rip: features.next_rip,
+            has_decode_assist: features.decode_assist,
+            host_mce,
             guest_mce: 0,
             nmi_masked: false,
             nmi_iret: None,
@@ -184,7 +184,7 @@ fn from_table(t: &Table) -> VmcbSegment {
 }
 
 impl BackendVcpu for SvmVcpu {
-    type Cpu = Svm;
+    type Window<'a> = Window<'a>;
 
     #[inline(always)]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {

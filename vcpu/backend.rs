@@ -102,21 +102,16 @@ impl CodeContext {
 /// A vendor's extension.
 pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// One virtual processor.
-    type Vcpu: BackendVcpu<Cpu = Self> + Unpin;
+    type Vcpu: BackendVcpu + Unpin;
     /// The format of its second-level table.
     type Format: TableFormat + Copy + Send + Sync + Unpin;
-    /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
-    type Window<'a>
-    where
-        Self: 'a;
-
     /// The extension's name for the log.
     const NAME: &'static str;
     /// Whose numbers a [`RawExit`] holds, as the ABI names the vendors.
     const VENDOR: u32;
 
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
-    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Self::Window<'a>>;
+    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<<Self::Vcpu as BackendVcpu>::Window<'a>>;
     /// Makes a virtual processor in the state after reset.
     ///
     /// # Errors
@@ -128,19 +123,15 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
 
 /// One virtual processor in the vendor's terms.
 pub(crate) trait BackendVcpu: Send {
-    /// The backend that made it.
-    type Cpu: Backend<Vcpu = Self>;
+    /// Guard of root operation on one CPU: dropping it gives the CPU back as it was.
+    type Window<'a>;
 
     /// Runs the guest until something needs handling, and returns what the processor reported.
     ///
     /// General registers, RIP and RFLAGS go in from `state` and come back; the groups must have been
     /// flushed before.
-    fn enter(
-        &mut self,
-        window: &mut <Self::Cpu as Backend>::Window<'_>,
-        root: TableRoot<'_>,
-        state: &mut VcpuState,
-    ) -> RawExit;
+    fn enter(&mut self, window: &mut Self::Window<'_>, root: TableRoot<'_>, state: &mut VcpuState)
+        -> RawExit;
     /// Ends the step that [`Self::write_controls`] made of the last entry, where it did so for an NMI that
     /// waits. Returns whether the exit, of which [`Self::enter`] returned `raw`, was the step's own.
     fn end_step(&mut self, _raw: RawExit, _state: &mut VcpuState) -> bool {
@@ -150,7 +141,7 @@ pub(crate) trait BackendVcpu: Send {
     fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit;
     /// Keeps what is in the processor only, before the window is dropped; [`Self::read_state`] gives the
     /// same afterwards. Once for each window.
-    fn leave(&mut self, window: &mut <Self::Cpu as Backend>::Window<'_>);
+    fn leave(&mut self, window: &mut Self::Window<'_>);
     /// Fetches groups of registers.
     fn read_state(&self, want: Groups, out: &mut VcpuState);
     /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.

@@ -199,15 +199,20 @@ impl<B: Backend> VcpuCore<B> {
     /// Gives the backend what has changed of registers and controls, before an entry.
     #[inline(always)]
     pub(crate) fn flush(&mut self) {
-        if !self.state.dirty().is_empty() {
-            self.flush_state();
-        }
+        self.flush_registers();
         if !self.controls.dirty().is_empty() {
             self.flush_controls();
         }
     }
 
     /// Gives the backend what has changed of the registers.
+    #[inline(always)]
+    pub(crate) fn flush_registers(&mut self) {
+        if !self.state.dirty().is_empty() {
+            self.flush_state();
+        }
+    }
+
     #[inline(never)]
     fn flush_state(&mut self) {
         let dirty = self.state.take_dirty();

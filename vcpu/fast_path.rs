@@ -31,7 +31,7 @@ use crate::host::mitigation;
 #[inline(never)]
 pub(super) fn run<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
-    window: &mut B::Window<'_>,
+    window: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
     work: &Work<'_>,
 ) -> Option<Exit> {
     let mut entry = Entry::of(cx);
@@ -58,7 +58,8 @@ pub(super) fn run<B: Backend>(
             if waits(cx, work) {
                 return None;
             }
-            cx.core.flush();
+            // What goes on at once has changed registers at most.
+            cx.core.flush_registers();
         } else {
             if waits(cx, work) {
                 return None;

@@ -166,7 +166,6 @@ impl Vmx {
 impl Backend for Vmx {
     type Vcpu = vcpu::VmxVcpu;
     type Format = Ept;
-    type Window<'a> = Window<'a>;
 
     const NAME: &'static str = "VMX";
     const VENDOR: u32 = VENDOR_VMX;
@@ -176,7 +175,12 @@ impl Backend for Vmx {
     }
 
     fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {
-        Ok(vcpu::VmxVcpu::new(self, VmcsPage::new(&self.setup, self.shared.clone())?))
+        Ok(vcpu::VmxVcpu::new(
+            &self.setup,
+            self.format,
+            self.phys_bits,
+            VmcsPage::new(&self.setup, self.shared.clone())?,
+        ))
     }
 
     fn format(&self) -> Ept {

@@ -7,13 +7,12 @@
 //! the guest left in the processor.
 
 use super::asm;
-use super::capability::{Primary, CR0_PAGED};
+use super::capability::{Primary, Setup, CR0_PAGED};
 use super::check::{self, GuestState, TableField};
 use super::event::{self, Injection, BY_MOV_SS, BY_NMI, BY_STI};
 use super::exit::{self, decode, Report, REASON_CR};
 use super::region::{SwitchedMsrs, VmcsPage, Window};
 use super::vmcs::{GuestField, SegmentFields};
-use super::Vmx;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
@@ -88,7 +87,7 @@ pub(crate) struct VmxVcpu {
 
 impl VmxVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(vmx: &Vmx, mut vmcs: VmcsPage) -> VmxVcpu {
+    pub(super) fn new(setup: &Setup, format: Ept, phys_bits: u32, mut vmcs: VmcsPage) -> VmxVcpu {
         vmcs.set_cr4_guest(CrRules::WITHOUT_CPUID.cr4_bits());
         VmxVcpu {
             vmcs,
@@ -100,10 +99,10 @@ impl VmxVcpu {
             cr_rules: CrRules::WITHOUT_CPUID,
             tag: AsidTag::default(),
             flush: true,
-            format: vmx.format,
-            phys_bits: vmx.phys_bits,
-            setup_ones: (vmx.setup.cr0_one, vmx.setup.cr4_one),
-            unrestricted: vmx.setup.is_unrestricted(),
+            format,
+            phys_bits,
+            setup_ones: (setup.cr0_one, setup.cr4_one),
+            unrestricted: setup.is_unrestricted(),
             paged: false,
             event: None,
             interruptibility: 0,
@@ -377,7 +376,7 @@ fn busy(tr: &Segment) -> Segment {
 }
 
 impl BackendVcpu for VmxVcpu {
-    type Cpu = Vmx;
+    type Window<'a> = Window<'a>;
 
     #[inline]
     fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {

@@ -26,7 +26,7 @@ pub(crate) mod poll;
 pub(crate) mod progress;
 #[path = "../../../vcpu/record.rs"]
 pub(crate) mod record;
-#[path = "../../../vcpu/timer_advance.rs"]
-pub(crate) mod timer_advance;
 #[path = "../../../vcpu/state.rs"]
 pub(crate) mod state;
+#[path = "../../../vcpu/timer_advance.rs"]
+pub(crate) mod timer_advance;
