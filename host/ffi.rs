@@ -163,10 +163,10 @@ unsafe extern "C" {
     ) -> *mut bindings::wait_queue_head;
     pub(super) fn rvmm_current_mm() -> *mut c_void;
 
-    pub(super) fn rvmm_anon_fd(
+    pub(super) fn rvmm_anon_file(
         name: *const c_char,
         fops: *const bindings::file_operations,
         private: *mut c_void,
         fmode: u32,
-    ) -> i32;
+    ) -> *mut bindings::file;
 }

@@ -7,10 +7,13 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::bindings;
-use kernel::error::from_result;
+use kernel::error::{from_err_ptr, from_result};
+use kernel::fs::file::FileDescriptorReservation;
+use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 
 /// The file can be read at a position (pread).
@@ -394,20 +397,51 @@ unsafe fn source<'a>(from: *mut bindings::iov_iter) -> &'a mut IovIterSource<'a>
     unsafe { IovIterSource::from_raw(from) }
 }
 
+/// A file with its number, which the calling process does not have yet: whatever else may fail is done before
+/// [`PreparedFile::install`], which cannot. Dropped, the file goes.
+pub(crate) struct PreparedFile {
+    fd: FileDescriptorReservation,
+    file: ARef<File>,
+}
+
+impl PreparedFile {
+    /// Makes a file for `this`, which owns the reference.
+    ///
+    /// # Errors
+    /// `EMFILE` and those of `anon_inode_getfile()`.
+    pub(crate) fn new<T: AnonFile>(this: Arc<T>) -> Result<PreparedFile> {
+        let fd = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
+        let private = Arc::into_raw(this).cast_mut();
+        let (name, table) = (T::NAME.as_char_ptr().cast(), &Ops::<T>::TABLE);
+        // SAFETY: The name and the table are static; the file takes over the reference.
+        let file = unsafe { ffi::rvmm_anon_file(name, table, private.cast::<c_void>(), T::FMODE) };
+        let file = from_err_ptr(file).inspect_err(|_| {
+            // SAFETY: No file was made, so the reference is still ours.
+            drop(unsafe { Arc::from_raw(private) });
+        })?;
+        let file = NonNull::new(file.cast::<File>()).ok_or(EINVAL)?;
+        // SAFETY: The file is new, and its one reference is ours. Nobody looked up its position by an fd, so
+        // it is no `LocalFile`.
+        Ok(PreparedFile { fd, file: unsafe { ARef::from_raw(file) } })
+    }
+
+    /// Returns the number that the file will have.
+    pub(crate) fn fd(&self) -> u32 {
+        self.fd.reserved_fd()
+    }
+
+    /// Gives the file to the calling process. Returns its number.
+    pub(crate) fn install(self) -> i64 {
+        let fd = self.fd();
+        self.fd.fd_install(self.file);
+        i64::from(fd)
+    }
+}
+
 /// Makes an fd for `this` in the calling process; the fd owns the reference.
 ///
 /// # Errors
-/// `EMFILE` and those of `anon_inode_getfd()`.
+/// Those of [`PreparedFile::new`].
 pub(crate) fn install<T: AnonFile>(this: Arc<T>) -> Result<i64> {
-    let private = Arc::into_raw(this).cast_mut();
-    // SAFETY: The name and the table are static; the file takes over the reference.
-    let fd = unsafe {
-        ffi::rvmm_anon_fd(T::NAME.as_char_ptr().cast(), &Ops::<T>::TABLE, private.cast::<c_void>(), T::FMODE)
-    };
-    if fd < 0 {
-        // SAFETY: No file was made, so the reference is still ours.
-        drop(unsafe { Arc::from_raw(private) });
-        return Err(Error::from_errno(fd));
-    }
-    Ok(i64::from(fd))
+    PreparedFile::new(this).map(PreparedFile::install)
 }

@@ -539,20 +539,9 @@ int rvmm_mutex_lock_killable(struct mutex *lock)
 	return mutex_lock_killable(lock);
 }
 
-int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode)
+struct file *rvmm_anon_file(const char *name, const struct file_operations *fops, void *private, u32 fmode)
 {
-	int fd = get_unused_fd_flags(O_CLOEXEC);
-	struct file *file;
-
-	if (fd < 0)
-		return fd;
-	file = anon_inode_getfile_fmode(name, fops, private, O_RDWR, (__force fmode_t)fmode);
-	if (IS_ERR(file)) {
-		put_unused_fd(fd);
-		return PTR_ERR(file);
-	}
-	fd_install(fd, file);
-	return fd;
+	return anon_inode_getfile_fmode(name, fops, private, O_RDWR, (__force fmode_t)fmode);
 }
 
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg)

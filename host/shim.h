@@ -106,7 +106,7 @@ int rvmm_mutex_lock_killable(struct mutex *lock);
 
 /* file.rs */
 struct file_operations;
-int rvmm_anon_fd(const char *name, const struct file_operations *fops, void *private, u32 fmode);
+struct file *rvmm_anon_file(const char *name, const struct file_operations *fops, void *private, u32 fmode);
 int rvmm_wait_queue(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 int rvmm_wait_queue_killable(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);
 void rvmm_wait_queue_fully(struct wait_queue_head *queue, bool (*ready)(void *), void *arg);

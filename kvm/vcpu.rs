@@ -57,10 +57,10 @@ pub(super) struct VcpuFile<B: Backend> {
 }
 
 impl<B: Backend> VcpuFile<B> {
-    /// Makes vCPU `id` and publishes it to the VM.
+    /// Makes vCPU `id`, which the machine does not know before [`VcpuFile::publish`].
     ///
     /// # Errors
-    /// `EINVAL` for a number beyond the limit, `EEXIST`, `ENOMEM`.
+    /// `EINVAL` for a number beyond the limit, `ENOMEM`.
     pub(super) fn new(vm: Arc<Vm<B>>, observed: &Arc<Observed>, id: usize) -> Result<Arc<VcpuFile<B>>> {
         if id >= MAX_VCPUS {
             return Err(EINVAL);
@@ -93,10 +93,12 @@ impl<B: Backend> VcpuFile<B> {
             pin_init!(VcpuFile { vm, mailbox, record, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        if !file.vm.machine.mailboxes.publish(id, file.mailbox.clone()) {
-            return Err(EEXIST);
-        }
         Ok(file)
+    }
+
+    /// Makes the vCPU one of its machine's. Returns whether there was none of its number.
+    pub(super) fn publish(&self) -> bool {
+        self.vm.machine.mailboxes.publish(self.mailbox.id as usize, self.mailbox.clone())
     }
 
     fn run(&self, arg: u64) -> Result<i64> {

@@ -13,7 +13,7 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::{DestFormat, Routing};
 use crate::chipset::{ApicMessage, Level};
-use crate::host::file::{self, AnonFile};
+use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
@@ -76,8 +76,13 @@ impl<B: Backend> VmFile<B> {
             return Err(EEXIST);
         }
         let vcpu = VcpuFile::new(self.vm.clone(), &self.observed, id)?;
+        // Nothing may fail once the machine has it, or nobody could make it again.
+        let file = PreparedFile::new(vcpu.clone())?;
+        if !vcpu.publish() {
+            return Err(EEXIST);
+        }
         config.vcpus = config.vcpus.saturating_add(1);
-        file::install(vcpu)
+        Ok(file.install())
     }
 
     fn set_memory(&self, r: abi::UserspaceMemoryRegion) -> Result<i64> {
@@ -219,9 +224,10 @@ impl<B: Backend> VmFile<B> {
             return Ok(0);
         }
         let _config = self.config.lock()?;
-        let fd = file::install(DeviceFile::new(self.vm.clone(), device)?)?;
-        d.fd = fd as u32;
+        let file = PreparedFile::new(DeviceFile::new(self.vm.clone(), device)?)?;
+        d.fd = file.fd();
         user::write(arg, &d)?;
+        file.install();
         Ok(0)
     }
 }

@@ -5,8 +5,8 @@
  * Runs a command and lets each of its ioctls, mappings, opens and loads of modules meet every
  * failure of an allocation, and of a copy from or to user space, that it can meet: the first
  * of the call fails, then the call is made again and the second fails, and so on until a call
- * ends without one. The command sees only that last one. A call that fails otherwise than by
- * ENOMEM or EFAULT, or succeeds all the same, is taken as it is, and the next call of its kind
+ * ends without one. The command sees only that last one. A call that fails otherwise than
+ * such failures do, or succeeds all the same, is taken as it is, and the next call of its kind
  * begins where this one left off.
  *
  * So a program that works under nth-fault shows that a call that ran out of memory has left
@@ -147,6 +147,12 @@ static void call_begins(struct task *t)
 	set_fault(t, t->n);
 }
 
+/* Whether a call's result says that an allocation or a copy failed. A new file's inode comes to ENOSPC, the file itself to ENFILE. */
+static int is_fault(long result)
+{
+	return result == -ENOMEM || result == -EFAULT || result == -ENFILE || result == -ENOSPC;
+}
+
 /* A traced call has ended: it is made again when the failure made it fail. */
 static void call_ends(struct task *t)
 {
@@ -160,7 +166,7 @@ static void call_ends(struct task *t)
 	k->faults += came;
 	if (came && t->n > k->most)
 		k->most = t->n;
-	if (came && ((long)regs.rax == -ENOMEM || (long)regs.rax == -EFAULT)) {
+	if (came && is_fault(regs.rax)) {
 		regs.rip -= 2;
 		regs.rax = t->regs.orig_rax;
 		regs.orig_rax = -1;
