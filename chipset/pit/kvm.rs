@@ -3,8 +3,8 @@
 //! The state of a counter in the terms of KVM's `struct kvm_pit_channel_state`.
 
 use super::{ChannelState, Phase, PitClock};
-use crate::arch::time::Ns;
 use crate::abi::vm::PitChannelState;
+use crate::arch::time::Ns;
 
 /// `RW_STATE_WORD1`: the high byte of a word comes next.
 const WORD_HIGH: u8 = 4;

@@ -3,12 +3,12 @@
 //! The interval timer, by the datasheet's wave forms and by what Linux does with it.
 
 use super::ops::{any_stream, run, Subject};
+use crate::abi::vm::PitChannelState;
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 use crate::chipset::pit::{ChannelState, Pit, PitClock, PitState, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
-use crate::abi::vm::PitChannelState;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
 
