@@ -324,6 +324,17 @@ impl<B: Backend> VcpuFile<B> {
         })
     }
 
+    /// KVM_KVMCLOCK_CTRL: tells the guest that it was stopped, so that its watchdogs do not bark.
+    fn note_stop(&self) -> Result<i64> {
+        self.with(|core, _| {
+            if !core.pv.note_stop() {
+                return Err(EINVAL);
+            }
+            self.mailbox.request(Requests::CLOCK);
+            Ok(0)
+        })
+    }
+
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
             take_interrupts(&self.vm, &self.mailbox, core);
@@ -416,7 +427,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             nr::GET_STATS_FD => file::install(StatsFile::new(this.record.clone())?),
             abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.record, arg)),
-            nr::KVMCLOCK_CTRL => Err(EINVAL),
+            nr::KVMCLOCK_CTRL => this.note_stop(),
             _ => Err(ENOTTY),
         }
     }

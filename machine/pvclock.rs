@@ -16,6 +16,8 @@ use zerocopy::IntoBytes;
 pub(crate) const ENABLED: u64 = 1;
 /// [`TimeInfo::flags`]: times of different vCPUs can be compared.
 pub(crate) const TSC_STABLE: u8 = 1 << 0;
+/// [`TimeInfo::flags`]: the guest stood still for a while, which is no fault of its own. The guest clears it.
+pub(crate) const GUEST_STOPPED: u8 = 1 << 1;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -98,7 +100,7 @@ pub(crate) struct TimeInfo {
     pub(crate) tsc_to_system_mul: u32,
     /// See [`TscScale::shift`].
     pub(crate) tsc_shift: i8,
-    /// [`TSC_STABLE`].
+    /// [`TSC_STABLE`], [`GUEST_STOPPED`].
     pub(crate) flags: u8,
     /// Unused.
     pub(crate) pad: [u8; 2],

@@ -11,8 +11,9 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::lapic::Lapic;
 use crate::machine::clock::MachineClock;
-use crate::machine::pvclock::{TimeInfo, WallClock, ENABLED, TSC_STABLE};
+use crate::machine::pvclock::{TimeInfo, WallClock, ENABLED, GUEST_STOPPED, TSC_STABLE};
 use crate::mmu::mem::{GuestMem, MemError};
+use core::mem::offset_of;
 
 /// Bit 0 of the word that PV_EOI shares with the guest: the end of interrupt needs no exit.
 const EOI_PENDING: u8 = 1;
@@ -28,6 +29,8 @@ pub(crate) struct PvState {
     pub(crate) eoi: u64,
     /// `wall_clock` has been asked for and not yet been written.
     pub(crate) wall_wanted: bool,
+    /// The guest is to be told with its clock that it stood still.
+    was_stopped: bool,
     /// The flag in guest memory is set.
     eoi_armed: bool,
 }
@@ -56,10 +59,23 @@ impl PvState {
             let at = Gpa(self.system_time & !ENABLED);
             let version = mem.read_obj::<u32>(at).or_else(absent)?;
             let (host_tsc, ns) = clock.point();
-            let info = TimeInfo::new(host_tsc.wrapping_add(tsc_offset), ns, clock.scale, TSC_STABLE);
+            // What the guest has been told and has not yet noticed is said again.
+            let told =
+                mem.read_obj::<u8>(at.wrapping_add(offset_of!(TimeInfo, flags) as u64)).or_else(absent)?;
+            let stopped = if self.was_stopped { GUEST_STOPPED } else { told & GUEST_STOPPED };
+            let tsc = host_tsc.wrapping_add(tsc_offset);
+            let info = TimeInfo::new(tsc, ns, clock.scale, TSC_STABLE | stopped);
             info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+            self.was_stopped = false;
         }
         Ok(())
+    }
+
+    /// Has the guest told that it stood still, with the next [`publish`](Self::publish). Returns whether it has a
+    /// clock to be told with.
+    pub(crate) fn note_stop(&mut self) -> bool {
+        self.was_stopped = self.system_time & ENABLED != 0;
+        self.was_stopped
     }
 
     /// Returns whether the guest may end the interrupt in service without an exit.
@@ -78,6 +94,7 @@ impl PvState {
     /// be written: the guest has been past that instruction.
     pub(crate) fn init(&mut self) {
         self.system_time = 0;
+        self.was_stopped = false;
         self.set_eoi(0);
     }
 

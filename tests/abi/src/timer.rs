@@ -2,16 +2,20 @@
 
 //! The interval timer as a kernel's clock.
 
+use crate::abi::nr;
 use crate::guest::{Guest, HLT};
-use crate::harness::{Ctx, Test};
+use crate::harness::{refused, Ctx, Test};
 use crate::irq::enable_lapic;
+use crate::raw;
 use kvm_bindings::*;
+use libc::EINVAL;
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
     ("timer: latched counts go with the time", polled),
     ("timer: latched counts go with the time beside ticks of the local apic", beside_lapic),
     ("timer: a kernel keeps time by latched counts and ticks that it sets one by one", one_shot),
+    ("timer: a guest that was stopped is told so once, with its clock", stopped),
 ];
 
 /// What the guest waits for: 20 periods of 0x8000 ticks at 1,193,182 Hz.
@@ -121,4 +125,29 @@ fn one_shot(c: &Ctx) {
     set_lapic(&g, &[(0x350, 0x1_0700), (0x3e0, 3), (0x320, 0x40)]);
 
     check(&mut g, 10);
+}
+
+/// MSR_KVM_SYSTEM_TIME_NEW, and the flags in what it points to.
+const SYSTEM_TIME: u32 = 0x4b56_4d01;
+const FLAGS: usize = 29;
+const GUEST_STOPPED: u8 = 1 << 1;
+
+fn stopped(c: &Ctx) {
+    const CLOCK: usize = 0x3000;
+    let mut g = clock_guest(c, &[0xe6, 0x11, 0xe6, 0x11, 0xe6, 0x11]);
+    let is_told = |g: &Guest| g.memory.read::<1>(CLOCK + FLAGS)[0] & GUEST_STOPPED != 0;
+    refused(raw::ioctl(&g.vcpu, nr::KVMCLOCK_CTRL, 0), &[EINVAL]);
+    let entry = kvm_msr_entry { index: SYSTEM_TIME, data: CLOCK as u64 | 1, ..Default::default() };
+    g.vcpu.set_msrs(&Msrs::from_entries(&[entry]).unwrap()).unwrap();
+    g.out();
+    assert!(!is_told(&g), "it has not been stopped");
+
+    raw::ioctl(&g.vcpu, nr::KVMCLOCK_CTRL, 0).unwrap();
+    g.out();
+    assert!(is_told(&g), "it has been stopped");
+
+    g.memory.write(CLOCK + FLAGS, &[0]);
+    g.vcpu.set_msrs(&Msrs::from_entries(&[entry]).unwrap()).unwrap();
+    g.out();
+    assert!(!is_told(&g), "it has seen that");
 }
