@@ -2,6 +2,7 @@
 
 //! Processors: the run loop with a scripted `KVM_RUN`, entry state, CPUID.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 
@@ -36,11 +37,13 @@ struct Script {
     steps: VecDeque<Step>,
     data: [u8; 4],
     seen: Vec<[u8; 4]>,
+    stops_noted: Cell<u32>,
 }
 
 impl Script {
     fn new(steps: &[Step]) -> Self {
-        Self { steps: steps.iter().copied().collect(), data: [0; 4], seen: Vec::new() }
+        let steps = steps.iter().copied().collect();
+        Self { steps, data: [0; 4], seen: Vec::new(), stops_noted: Cell::new(0) }
     }
 }
 
@@ -59,6 +62,10 @@ impl Processor for Script {
             Step::Unknown => Ok(VcpuExit::Unsupported(99)),
             Step::Fails(errno) => Err(errno),
         }
+    }
+
+    fn note_stop(&self) {
+        self.stops_noted.set(self.stops_noted.get() + 1);
     }
 
     fn internal_error(&mut self) -> (u32, Vec<u64>) {
@@ -92,6 +99,15 @@ fn signals_and_retries_do_not_end_the_run() {
         VcpuEnd::PowerOff
     );
     assert_eq!(end_of(&[Step::Fails(Errno::EFAULT)]), VcpuEnd::Host(Errno::EFAULT));
+}
+
+#[test]
+fn a_guest_is_told_when_it_was_stopped_and_goes_on() {
+    let mut script = Script::new(&[Step::Fails(Errno::EINTR), Step::Fails(Errno::EAGAIN), Step::Event(1)]);
+
+    run_until_end(&mut script, &AtomicBool::new(false), |_| {});
+
+    assert_eq!(script.stops_noted.get(), 1, "once, and not for a retry");
 }
 
 #[test]

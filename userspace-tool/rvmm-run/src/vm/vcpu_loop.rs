@@ -21,6 +21,9 @@ pub trait Processor {
     /// The error of `KVM_RUN`; `EINTR` and `EAGAIN` are no failures.
     fn run(&mut self) -> Result<VcpuExit<'_>, Errno>;
 
+    /// Has the guest told that it stood still, where it has a clock of KVM's.
+    fn note_stop(&self);
+
     /// Suberror and data of the internal error that `run` just returned.
     fn internal_error(&mut self) -> (u32, Vec<u64>);
 
@@ -34,6 +37,11 @@ pub trait Processor {
 impl Processor for VcpuFd {
     fn run(&mut self) -> Result<VcpuExit<'_>, Errno> {
         self.run().map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    fn note_stop(&self) {
+        // A guest without the clock is told nothing.
+        let _ = self.kvmclock_ctrl();
     }
 
     fn internal_error(&mut self) -> (u32, Vec<u64>) {
@@ -102,7 +110,15 @@ pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: impl Fn
                 }
                 next
             }
-            Err(Errno::EINTR | Errno::EAGAIN) => Next::Continue,
+            // The tool's own signals only end the run. So the process was stopped and goes on, or was frozen: the
+            // guest's watchdogs are to forget that time.
+            Err(Errno::EINTR) => {
+                if !stop.load(Ordering::Acquire) {
+                    cpu.note_stop();
+                }
+                Next::Continue
+            }
+            Err(Errno::EAGAIN) => Next::Continue,
             Err(errno) => Next::End(VcpuEnd::Host(errno)),
         };
         match next {
