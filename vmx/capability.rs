@@ -7,7 +7,7 @@
 //! must be 0 ("allowed 1-settings"). Pure arithmetic: the MSRs' values come from the caller.
 
 use crate::arch::cpuid::{signature, CpuidRegs, F1Ecx};
-use crate::arch::cr::Cr0;
+use crate::arch::cr::{Cr0, Rflags};
 use bitflags::bitflags;
 
 bitflags! {
@@ -105,6 +105,8 @@ bitflags! {
         const SAVE_EFER = 1 << 20;
         /// The host's IA32_EFER is loaded.
         const LOAD_EFER = 1 << 21;
+        /// What is left of the preemption timer is saved.
+        const SAVE_TIMER = 1 << 22;
     }
 
     /// VM-entry controls.
@@ -264,7 +266,10 @@ impl Setup {
             | ExitControls::LOAD_PAT
             | ExitControls::SAVE_EFER
             | ExitControls::LOAD_EFER;
-        let exit = adjust(msrs.exit, exit.bits(), 0).map_err(|_| "VM-exit controls for EFER and PAT")?;
+        // Goes with a timer alone. SDM, "VM-Exit Control Fields".
+        let save_timer = if pin & timer != 0 { ExitControls::SAVE_TIMER.bits() } else { 0 };
+        let exit =
+            adjust(msrs.exit, exit.bits(), save_timer).map_err(|_| "VM-exit controls for EFER and PAT")?;
         if exit & ExitControls::ACKNOWLEDGE.bits() != 0 {
             return Err("exits that leave the host's interrupt pending");
         }
@@ -295,9 +300,17 @@ impl Setup {
         Secondary::from_bits_retain(self.secondary).contains(Secondary::UNRESTRICTED_GUEST)
     }
 
+    /// Returns the preemption timer's value for a guest that starts with `rflags`: how long it runs in one window.
+    /// Then the host looks whether it has an interrupt, for Bochs 3.0 holds them back from a guest that
+    /// is entered with RFLAGS.IF clear. The timer counts in the guest alone, and over its exits, which may
+    /// take a hundred times as long. A processor's own ticks come earlier.
+    pub(crate) fn longest_run(&self, tsc_khz: u32, rflags: u64) -> Option<u32> {
+        self.timer_value(tsc_khz, if rflags & Rflags::IF.bits() == 0 { 1 } else { 10 })
+    }
+
     /// Returns the value of the preemption timer for `ms` milliseconds, or the longest there is; `None`
     /// where there is no such timer.
-    pub(crate) fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
+    fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
         let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
         let has = Pin::from_bits_retain(self.pin).contains(Pin::PREEMPTION_TIMER);
         has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))

@@ -533,14 +533,20 @@ impl VmcsPage {
     }
 
     /// Makes this the current VMCS of the window's CPU, with that CPU's host state. Returns whether it
-    /// is; the reason why not is then in `Err`, for [`Report::reason`].
+    /// is; the reason why not is then in `Err`, for [`Report::reason`]. The guest starts with `rflags`.
     ///
     /// # Errors
     /// VMX operation could not be entered, or VMPTRLD failed.
-    pub(super) fn load(&mut self, window: &mut Window<'_>) -> core::result::Result<(), VmFail> {
+    #[inline]
+    pub(super) fn load(&mut self, window: &mut Window<'_>, rflags: u64) -> core::result::Result<(), VmFail> {
         if window.is_loaded(&self.memory) {
             return Ok(());
         }
+        self.load_now(window, rflags)
+    }
+
+    #[inline(never)]
+    fn load_now(&mut self, window: &mut Window<'_>, rflags: u64) -> core::result::Result<(), VmFail> {
         if matches!(window.mode, Mode::Failed) {
             return Err(VmFail::Invalid);
         }
@@ -584,6 +590,9 @@ impl VmcsPage {
             // An NMI of the host's sampler in the window switches it on again: each entry switches it off.
             self.own(OwnedField::EntryMsrLoadCount, u64::from(pebs != 0));
         }
+        if let Some(timer) = self.setup.longest_run(timer::tsc_khz(), rflags) {
+            self.own(OwnedField::PreemptionTimer, u64::from(timer));
+        }
         self.write_host(&segments, fs_base);
         if window.quirks.flush_l1d {
             // SAFETY: The processor has it (probe); it drops cached data only.
@@ -601,11 +610,6 @@ impl VmcsPage {
     fn initialize(&mut self) {
         let exceptions = 1u64 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0;
         let s = self.setup;
-        // Where a guest runs this long, the host looks whether it has an interrupt: Bochs 3.0 holds them back
-        // from a guest that was entered with RFLAGS.IF clear. A processor's own ticks come earlier.
-        if let Some(timer) = s.timer_value(timer::tsc_khz(), LONGEST_RUN_MS) {
-            self.own(OwnedField::PreemptionTimer, u64::from(timer));
-        }
         if s.has_encls() {
             // No guest is offered enclaves; ENCLS would work on the host's.
             self.own(OwnedField::EnclsBitmap, u64::MAX);
@@ -772,9 +776,6 @@ impl VmcsPage {
         r
     }
 }
-
-/// How long a guest runs without an exit, in milliseconds.
-const LONGEST_RUN_MS: u32 = 10;
 
 /// Offset of the task priority register in the virtual-APIC page.
 const TPR: usize = 0x80;

@@ -384,7 +384,7 @@ impl BackendVcpu for VmxVcpu {
             self.report = Report { reason: exit::SOFTWARE, ..Report::default() };
             return self.report.raw();
         }
-        if self.vmcs.load(window).is_err() {
+        if self.vmcs.load(window, state.rflags).is_err() {
             self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
             self.explain();
             return self.report.raw();

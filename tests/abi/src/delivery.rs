@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("delivery: an alignment check in its own delivery leaves the host its cpu", alignment_check),
     ("delivery: a breakpoint on the stack of its handler leaves the host its cpu", breakpoint_on_stack),
     ("delivery: requests without end leave the host its cpu", requests),
+    ("delivery: exits without end with interrupts off leave the host its cpu", exits),
 ];
 
 /// A page behind the end of memory.
@@ -234,6 +235,17 @@ fn requests(c: &Ctx) {
                 while send_nmi(&vm).is_ok() {}
             });
         }
+        end_of(&mut g)
+    });
+
+    assert_eq!(end, INTERRUPTED);
+}
+
+/// A guest that takes no interrupts leaves itself for an instruction again and again, and never for anything else.
+fn exits(c: &Ctx) {
+    let end = watched(|| {
+        // again: cpuid; jmp again
+        let mut g = Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc]);
         end_of(&mut g)
     });
 

@@ -52,11 +52,31 @@ fn an_ivy_bridge_gets_what_guests_need() {
 #[test]
 fn the_preemption_timer_counts_in_its_own_rate() {
     let s = Setup::new(&ivy_bridge()).unwrap();
-    assert_eq!(s.timer_value(3_500_000, 10), Some(35_000_000 >> 5));
-    assert_eq!(s.timer_value(1, 1), Some(1), "never 0, which exits at once");
-    assert_eq!(s.timer_value(u32::MAX, u32::MAX), Some(u32::MAX), "the longest there is");
-    let without = Setup::new(&Msrs { pin: msr(0x16, 0x3f), ..ivy_bridge() }).unwrap();
-    assert_eq!(without.timer_value(3_500_000, 10), None);
+    assert_eq!(s.longest_run(3_500_000, 0x202), Some(35_000_000 >> 5));
+    assert_eq!(s.longest_run(1, 2), Some(1), "never 0, which exits at once");
+    let slow = Setup { timer_rate: 0, ..s };
+    assert_eq!(slow.longest_run(u32::MAX, 0x202), Some(u32::MAX), "the longest there is");
+}
+
+#[test]
+fn a_guest_with_interrupts_off_runs_shorter_in_one_window() {
+    let s = Setup::new(&ivy_bridge()).unwrap();
+    assert_eq!(s.longest_run(3_500_000, 2), Some(3_500_000 >> 5));
+}
+
+#[test]
+fn the_timer_goes_on_over_exits_where_there_is_one() {
+    let saves = |pin, exit| {
+        let s = Setup::new(&Msrs { pin, exit, ..ivy_bridge() }).unwrap();
+        (
+            s.longest_run(1, 0).is_some(),
+            ExitControls::from_bits_retain(s.exit).contains(ExitControls::SAVE_TIMER),
+        )
+    };
+    let (pin, exit) = (ivy_bridge().pin, ivy_bridge().exit);
+    assert_eq!(saves(pin, exit), (true, true));
+    assert_eq!(saves(pin, msr(0x0003_6dfb, 0x003f_ffff)), (true, false));
+    assert_eq!(saves(msr(0x16, 0x3f), exit), (false, false), "an entry would fail");
 }
 
 #[test]
