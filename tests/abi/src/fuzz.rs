@@ -40,6 +40,9 @@ const CODE: u64 = 0x1000;
 const IDT: u64 = 0x4000;
 const GDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
+/// Ends every sequence of instructions that it is behind: as many HLT as the longest instruction has bytes, and one. No
+/// entry of a table is present that consists of them.
+const WALL: [u8; 16] = [0xf4; 16];
 
 /// A generator of random numbers (xorshift).
 struct Random(u64);
@@ -371,7 +374,7 @@ impl Guest {
             Mode::Long,
         ]);
         let g = Guest { vm, vcpus: Vec::new(), has_irqchip, memory, rom };
-        g.fill(r, mode);
+        let mut tables = g.fill(r, mode);
         let list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         let vcpus = (0..r.pick(&[1, 1, 2])).map(|id| {
             let vcpu = g.vm.create_vcpu(id).expect("KVM_CREATE_VCPU");
@@ -379,7 +382,9 @@ impl Guest {
             set_state(&vcpu, r, mode);
             vcpu
         });
-        let vcpus = vcpus.collect();
+        let vcpus: Vec<VcpuFd> = vcpus.collect();
+        tables.extend(vcpus.iter().map(|vcpu| vcpu.get_sregs().unwrap().cr3));
+        tables.into_iter().for_each(|table| g.wall_up(table));
         Guest { vcpus, ..g }
     }
 
@@ -387,8 +392,19 @@ impl Guest {
         self.memory.write((PAGE + gpa) as usize, bytes);
     }
 
-    /// Writes code, tables and descriptors.
-    fn fill(&self, r: &mut Random, mode: Mode) {
+    /// Keeps the guest from running out of a page that is a table into the next one: where QEMU's translation of code
+    /// goes on to another page, and the walk to that goes through the page it came from, the CPU waits
+    /// for itself for ever. `tb_invalidate_phys_range_fast()` takes the lock of the table's page, since the walk
+    /// under nested paging is a write there; `translator_loop()` has it already. Seen with seed 352.
+    fn wall_up(&self, table: u64) {
+        let page = table & !(PAGE - 1);
+        if page < RAM {
+            self.write(page + PAGE - WALL.len() as u64, &WALL);
+        }
+    }
+
+    /// Writes code, tables and descriptors. Returns the addresses of tables.
+    fn fill(&self, r: &mut Random, mode: Mode) -> Vec<u64> {
         for at in (0..RAM).step_by(8) {
             let word = r.address();
             self.write(at, &word.to_le_bytes());
@@ -426,11 +442,12 @@ impl Guest {
         gdt.iter().enumerate().for_each(|(i, d)| self.write(GDT + 8 * i as u64, &d.to_le_bytes()));
         self.write(TSS, &[0; 0x68]);
         self.write(TSS + 4, &0x3800u64.to_le_bytes());
-        self.tables(r, mode);
+        self.tables(r, mode)
     }
 
-    /// Writes tables that map memory and the controllers to themselves, and spoils some entries.
-    fn tables(&self, r: &mut Random, mode: Mode) {
+    /// Writes tables that map memory and the controllers to themselves, and spoils some entries. Returns the addresses
+    /// of all tables.
+    fn tables(&self, r: &mut Random, mode: Mode) -> Vec<u64> {
         let put = |at: u64, entry: u64| self.write(at, &entry.to_le_bytes());
         let (size, pages) = if mode == Mode::Legacy { (4, RAM / PAGE + 32) } else { (8, RAM / PAGE + 32) };
         let page_table = TABLES + 3 * PAGE;
@@ -461,6 +478,7 @@ impl Guest {
                 (0..pages).for_each(|n| put(page_table + n * 8, small(n)));
             }
         }
+        let mut tables: Vec<u64> = (0..4).map(|n| TABLES + n * PAGE).collect();
         for _ in 0..r.pick(&[0, 0, 1, 4, 40]) {
             let at =
                 if r.one_in(4) { TABLES + r.below(0x300) * size } else { page_table + r.below(pages) * size };
@@ -468,7 +486,9 @@ impl Guest {
             let entry =
                 page | r.below(0x200) | r.pick(&[0, 1, 7, 7]) | r.pick(&[0, 0, 1 << 63, 1 << 52, 1 << 59]);
             self.write(at, &entry.to_le_bytes()[..size as usize]);
+            tables.extend((at < page_table).then_some(page));
         }
+        tables
     }
 
     /// Returns what is not as it must be.
