@@ -82,7 +82,14 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
             if stop == Stop::Retry && (asks || has_begun) {
                 cx.core.io.keep(insn, mode, cx.core.state.rip);
             }
-            stopped(cx, stop, after)
+            match stop {
+                Stop::NoMemory(gpa) if insn.is_interrupt() => {
+                    cx.core.io.forget();
+                    let raw = cx.record.recorder.last();
+                    Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) })
+                }
+                stop => stopped(cx, stop, after),
+            }
         }
     }
 }
@@ -95,7 +102,7 @@ fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, after: RetryAfter
             Outcome::Inject(e)
         }
         Stop::Retry => after.outcome(),
-        Stop::Unhandled => {
+        Stop::NoMemory(_) | Stop::Unhandled => {
             cx.core.io.forget();
             unhandled(cx)
         }
@@ -133,7 +140,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, Ou
             RetryAfter::Blocked(by) => Outcome::Blocked(by),
             _ => Outcome::Resume,
         }),
-        Err(Stop::Unhandled) => Err(unhandled(cx)),
+        Err(Stop::NoMemory(_) | Stop::Unhandled) => Err(unhandled(cx)),
     }
 }
 

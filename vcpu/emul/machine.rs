@@ -199,6 +199,10 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         self.probe_linear(gva, len, access)
     }
 
+    fn act_as_processor(&mut self, on: bool) {
+        self.implicit = on;
+    }
+
     fn commit(&mut self) {
         self.cx.core.io.forget();
     }
@@ -284,10 +288,14 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Ok(())
     }
 
+    /// Reads the TSS. Where there is no memory, nothing is permitted, as on KVM.
     fn read_as_supervisor(&mut self, gva: Gva, buf: &mut [u8]) -> Step<()> {
-        self.implicit = true;
+        self.act_as_processor(true);
         let done = self.read(gva, buf, Access::Read);
-        self.implicit = false;
-        done
+        self.act_as_processor(false);
+        match done {
+            Err(Stop::NoMemory(_)) => Err(Stop::Fault(Exception::GP0)),
+            done => done,
+        }
     }
 }

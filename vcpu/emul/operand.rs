@@ -154,6 +154,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     fn read_piece(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
         match self.cx.vm.machine.ram.read(p.gpa, buf) {
             Ok(()) => Ok(()),
+            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
             // Code is executed from memory only.
             Err(MemError::NoSlot(_)) if access == Access::Fetch => Err(Stop::Unhandled),
             Err(MemError::NoSlot(_)) => self.device_read(p.gpa, buf, true),
@@ -164,6 +165,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     fn write_piece(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
         match self.cx.vm.machine.ram.write(p.gpa, buf) {
             Ok(()) => Ok(()),
+            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
             Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf, true),
             Err(e) => self.mem_error(e, true),
         }
@@ -181,6 +183,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
                     Err(e) => self.mem_error(e, true),
                 }
             }
+            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
             Ok(()) | Err(MemError::NoSlot(_)) => Ok(()),
             Err(e) => self.mem_error(e, access == Access::Write),
         }

@@ -207,6 +207,14 @@ impl<M: Machine> Cx<'_, M> {
         linear(self.m, self.mode, seg, offset, len, access)
     }
 
+    /// Makes accesses that are the processor's own, and not the instruction's.
+    pub(super) fn as_processor<T>(&mut self, access: impl FnOnce(&mut Self) -> Step<T>) -> Step<T> {
+        self.m.act_as_processor(true);
+        let done = access(self);
+        self.m.act_as_processor(false);
+        done
+    }
+
     /// Reads a value of width `w`.
     pub(super) fn load_at(&mut self, gva: Gva, w: Width, access: Access) -> Step<u64> {
         let mut le = [0u8; 8];

@@ -144,6 +144,11 @@ pub(crate) struct Insn {
 }
 
 impl Insn {
+    /// Returns whether this is INT n, INT3, INT1 or INTO, which goes to a handler as an event does.
+    pub(crate) fn is_interrupt(&self) -> bool {
+        self.map == Map::One && matches!(self.opcode, 0xcc..=0xce | 0xf1)
+    }
+
     /// Returns whether this is AMD's other name of MOV CR8, which reaches it outside 64-bit mode:
     /// MOV CR0 with LOCK. APM, "MOV CRn".
     pub(crate) fn alternate_cr8(&self) -> bool {

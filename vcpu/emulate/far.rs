@@ -60,7 +60,7 @@ impl<M: Machine> Cx<'_, M> {
             return Err(refused(Vector::GP, selector));
         }
         let at = Gva(table.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        let raw = self.load_at(at, Width::B8, Access::Read)?;
+        let raw = self.as_processor(|cx| cx.load_at(at, Width::B8, Access::Read))?;
         Ok(Found { segment: unpack(selector, raw), at })
     }
 
@@ -71,7 +71,8 @@ impl<M: Machine> Cx<'_, M> {
         }
         found.segment.attr.0 |= bits;
         let rights = u64::from(found.segment.attr.0 & 0xff);
-        self.store_at(found.at.wrapping_add(5), Width::B1, rights)
+        let at = found.at.wrapping_add(5);
+        self.as_processor(|cx| cx.store_at(at, Width::B1, rights))
     }
 
     /// Notes in memory that a descriptor of code or data has been loaded.

@@ -135,14 +135,18 @@ impl<M: Machine> Cx<'_, M> {
             return Ok(None);
         }
         let at = Gva(idt.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        self.load_at(at, w, Access::Read).map(Some)
+        self.as_processor(|cx| cx.load_at(at, w, Access::Read)).map(Some)
+    }
+
+    fn push_frame(&mut self, w: Width, values: &[u64]) -> Step<()> {
+        self.as_processor(|cx| cx.push_all(w, values))
     }
 
     fn by_pointer(&mut self, vector: u8, back: u64) -> Step<Next> {
         let entry = self.idt_entry(u16::from(vector) << 2, Width::B4)?.ok_or(GP0)?;
         let old = self.m.segment(SegReg::Cs);
         let flags = self.m.rflags();
-        self.push_all(Width::B2, &[flags, u64::from(old.selector), back])?;
+        self.push_frame(Width::B2, &[flags, u64::from(old.selector), back])?;
         self.m.set_segment(SegReg::Cs, old.at_paragraph((entry >> 16) as u16));
         let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
         self.m.set_rflags(flags & !cleared.bits());
@@ -165,9 +169,9 @@ impl<M: Machine> Cx<'_, M> {
         match cause {
             Cause::Exception(Some(error)) => {
                 let [flags, cs, ip] = frame;
-                self.push_all(gate.width, &[flags, cs, ip, u64::from(error)])?;
+                self.push_frame(gate.width, &[flags, cs, ip, u64::from(error)])?;
             }
-            _ => self.push_all(gate.width, &frame)?,
+            _ => self.push_frame(gate.width, &frame)?,
         }
         self.m.set_segment(SegReg::Cs, handler);
         let mut cleared = Rflags::TF.union(Rflags::NT).union(Rflags::RF).union(Rflags::VM);

@@ -5,7 +5,7 @@
 //! The vCPU implements [`Machine`] over guest state, page tables and the device bus; a test
 //! implements it over a few arrays.
 
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Exception;
 use crate::arch::segment::{SegReg, Segment, Table};
 
@@ -18,6 +18,8 @@ pub(crate) enum Stop {
     /// machine knows what. Nothing of the instruction has become visible, but for finished elements of
     /// a repeated string instruction; run it again afterwards.
     Retry,
+    /// There is no memory where the processor wants some for itself, at this address: see [`Machine::act_as_processor`].
+    NoMemory(Gpa),
     /// The emulator does not know this instruction.
     Unhandled,
 }
@@ -111,6 +113,10 @@ pub(crate) trait Machine {
     /// # Errors
     /// As the access itself would; after `Ok` the access does not stop on memory in this run window.
     fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()>;
+    /// Says whose the accesses from here on are: the processor's own, to a descriptor, a gate or an event's frame, or
+    /// the instruction's. Its own have the rights of level 0, and go to memory alone: a processor that
+    /// meets a device there is not asked to finish what it does, so they stop with [`Stop::NoMemory`].
+    fn act_as_processor(&mut self, _on: bool) {}
     /// Says that everything asked for so far has taken effect and will not be asked for again, though
     /// the instruction goes on: an element of a repeated string instruction is done. A machine that
     /// keeps answers of user space for the next try drops them here, or the next element would find

@@ -55,8 +55,9 @@ fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> Outcome {
     };
     let done = match on_machine(cx, |m| execute::deliver(m, vector, cause)) {
         Ok(done) => done,
-        Err(Failure::Device(gpa)) => {
-            return Outcome::ToUser(UserExit::Undeliverable { raw: cx.record.recorder.last(), gpa })
+        Err(Failure::NoMemory(gpa)) => {
+            let raw = cx.record.recorder.last();
+            return Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) });
         }
         Err(Failure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
     };
@@ -89,8 +90,8 @@ fn route(event: Event) -> Option<(u8, Cause)> {
 enum Failure {
     /// The emulator does not know.
     Unknown,
-    /// There is a device of user space where memory is wanted, at that address.
-    Device(Option<Gpa>),
+    /// There is no memory at that address, where the processor wants some.
+    NoMemory(Gpa),
 }
 
 /// Runs a part of the emulator that is no instruction, and says what follows.
@@ -105,11 +106,9 @@ fn on_machine<'a, 'f, B: Backend>(
         (Ok(()), _) | (Err(Stop::Retry), RetryAfter::Nothing) => Ok(Outcome::Resume),
         (Err(Stop::Fault(e)), _) => Ok(Outcome::Inject(e)),
         (Err(Stop::Retry), RetryAfter::Blocked(by)) => Ok(Outcome::Blocked(by)),
-        (Err(Stop::Retry), RetryAfter::User(exit)) => {
-            cx.core.io.forget();
-            Err(Failure::Device(if let UserExit::Mmio { gpa, .. } = exit { Some(gpa) } else { None }))
-        }
-        (Err(Stop::Unhandled), _) => Err(Failure::Unknown),
+        (Err(Stop::NoMemory(gpa)), _) => Err(Failure::NoMemory(gpa)),
+        // Neither a fetch nor a delivery asks user space for anything.
+        (Err(Stop::Retry), RetryAfter::User(_)) | (Err(Stop::Unhandled), _) => Err(Failure::Unknown),
     }
 }
 

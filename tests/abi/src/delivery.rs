@@ -19,6 +19,7 @@ use std::time::Duration;
 pub const TESTS: &[Test] = &[
     ("delivery: an exception whose table is no memory is an internal error", fault_without_table),
     ("delivery: int n whose table is no memory is an internal error", int_without_table),
+    ("delivery: int n whose stack is no memory is an internal error", int_without_stack),
     ("delivery: an interrupt whose table is no memory is an internal error", interrupt_without_table),
     ("delivery: a fault whose stack is no memory is an internal error", fault_without_stack),
     ("delivery: an alignment check in its own delivery leaves the host its cpu", alignment_check),
@@ -120,6 +121,23 @@ fn int_without_table(c: &Ctx) {
     let end = watched(|| {
         // int 0x30
         let mut g = without_table(c, &[0xcd, 0x30]);
+        end_of(&mut g)
+    });
+
+    assert_eq!(end, UNDELIVERABLE);
+}
+
+fn int_without_stack(c: &Ctx) {
+    let end = watched(|| {
+        // int 0x30
+        let mut g = without_table(c, &[0xcd, 0x30]);
+        let mut s = g.vcpu.get_sregs().unwrap();
+        (s.idt.base, s.gdt) = (0x4000, kvm_dtable { base: 0x2000, limit: 0xf, ..Default::default() });
+        g.vcpu.set_sregs(&s).unwrap();
+        g.memory.write(0x2008, &0x00cf_9b00_0000_ffffu64.to_le_bytes());
+        g.memory.write(0x4000 + 0x30 * 8, &(0x1100u64 | 8 << 16 | 0x8e << 40).to_le_bytes());
+        let r = g.vcpu.get_regs().unwrap();
+        g.vcpu.set_regs(&kvm_regs { rsp: NO_MEMORY + 0x100, ..r }).unwrap();
         end_of(&mut g)
     });
 

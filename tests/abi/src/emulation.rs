@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("emulation: an unknown instruction at cpl 3 is an invalid opcode", unknown_at_cpl_3),
     ("emulation: code in a device's memory ends the vm", code_in_device),
     ("emulation: code in a device's memory at cpl 3 is an invalid opcode", code_in_device_at_cpl_3),
+    ("emulation: a segment whose table is no memory ends the vm", segment_without_table),
 ];
 
 const CODE: u64 = 0x1000;
@@ -88,4 +89,23 @@ fn code_in_device(c: &Ctx) {
 
 fn code_in_device_at_cpl_3(c: &Ctx) {
     is_invalid(&mut guest(c, 3, &JUMP), MMIO);
+}
+
+/// In protected mode without paging.
+fn segment_without_table(c: &Ctx) {
+    c.skip_on_kvm("KVM tries again without end");
+    // mov ds, ax
+    let mut g = Guest::new(c, &[0x8e, 0xd8]);
+    let mut s = g.vcpu.get_sregs().unwrap();
+    s.cr0 = 0x11;
+    s.gdt = kvm_dtable { base: MMIO, limit: 0x1f, ..Default::default() };
+    let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, db: 1, ..Default::default() };
+    s.cs = kvm_segment { selector: 8, type_: 11, ..flat };
+    let data = kvm_segment { selector: 16, type_: 3, ..flat };
+    (s.ds, s.es, s.fs, s.gs, s.ss) = (data, data, data, data, data);
+    g.vcpu.set_sregs(&s).unwrap();
+    let r = g.vcpu.get_regs().unwrap();
+    g.vcpu.set_regs(&kvm_regs { rax: 16, ..r }).unwrap();
+
+    fails(&mut g, r.rip);
 }

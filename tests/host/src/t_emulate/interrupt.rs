@@ -3,7 +3,8 @@
 //! Interrupts and exceptions through the gates of protected mode, rule by rule.
 
 use super::far::descriptor;
-use super::machine::{Box86, RSP};
+use super::machine::{Box86, RAX, RSP};
+use crate::arch::addr::Gpa;
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
 use crate::arch::segment::{SegAttr, SegReg, Table};
@@ -255,6 +256,40 @@ fn a_page_that_is_to_be_had_first_leaves_the_event_to_be_delivered_again() {
         assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
         assert_eq!(pushed(&m, 4)[0], 0x100);
     }
+}
+
+#[test]
+fn a_device_in_the_place_of_a_table_or_a_frame_is_never_asked() {
+    for (range, at) in
+        [(IDT + 0x100..IDT + 0x108, IDT + 0x100), (GDT + 8..GDT + 16, GDT + 8), (0x7ff0..0x7ff8, 0x7ff4)]
+    {
+        // int 0x20
+        let mut m = machine(&[0xcd, 0x20]);
+        gate(&mut m, 0x20, INTERRUPT_32, CODE, 0x400);
+        m.device = range;
+        let before = m.clone();
+        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Err(Stop::NoMemory(Gpa(at))));
+        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(at))));
+        assert_eq!((m.gpr, m.rip, m.rflags, m.seg), (before.gpr, before.rip, before.rflags, before.seg));
+    }
+}
+
+#[test]
+fn a_descriptor_comes_from_memory_alone_and_what_a_call_pushes_does_not() {
+    // mov ds, ax; call 8:0x400
+    let (load, call): (&[u8], &[u8]) = (&[0x8e, 0xd8], &[0x9a, 0x00, 0x04, 0, 0, 8, 0]);
+    for (code, descriptor) in [(load, GDT + 16), (call, GDT + 8)] {
+        let mut m = machine(code);
+        m.gpr[usize::from(RAX)] = u64::from(DATA);
+        m.device = descriptor..descriptor + 8;
+        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(descriptor))));
+        // The accessed bit.
+        m.device = descriptor + 5..descriptor + 6;
+        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(descriptor))));
+    }
+    let mut m = machine(call);
+    m.device = 0x7ff0..0x8000;
+    assert_eq!(emulate(&mut m, None), Err(Stop::Retry), "as any store");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 //! A machine of arrays.
 
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::{Exception, PfError};
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
@@ -48,6 +48,10 @@ pub(crate) struct Box86 {
     pub(crate) read_only: core::ops::Range<u64>,
     /// Linear addresses whose access needs something first.
     pub(crate) retry: core::ops::Range<u64>,
+    /// Linear addresses where there is a device of somebody else's.
+    pub(crate) device: core::ops::Range<u64>,
+    /// Accesses are the processor's own.
+    pub(crate) acts_as_processor: bool,
     /// How often another processor gets in before a compare-exchange.
     pub(crate) rivals: u32,
     pub(crate) port_input: Vec<u32>,
@@ -92,6 +96,8 @@ impl Box86 {
             mem,
             read_only: 0..0,
             retry: 0..0,
+            device: 0..0,
+            acts_as_processor: false,
             rivals: 0,
             port_input: Vec::new(),
             asked: Vec::new(),
@@ -125,8 +131,11 @@ impl Box86 {
             error |= PfError::PRESENT;
             return Err(Stop::Fault(Exception::page_fault(gva, error)));
         }
-        if meets(&self.retry) {
+        if meets(&self.retry) || (meets(&self.device) && !self.acts_as_processor) {
             return Err(Stop::Retry);
+        }
+        if meets(&self.device) {
+            return Err(Stop::NoMemory(Gpa(gva.0)));
         }
         Ok(usize::try_from(range.start - self.base).unwrap())
     }
@@ -217,6 +226,9 @@ impl Machine for Box86 {
     }
     fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
         self.check(gva, len, access).map(|_| ())
+    }
+    fn act_as_processor(&mut self, on: bool) {
+        self.acts_as_processor = on;
     }
     fn commit(&mut self) {
         self.asked.push(Asked::Commit);
