@@ -13,9 +13,9 @@
 //! in read-only memory keep their bits as they are. A table where there is no memory is an absent entry,
 //! as on KVM.
 //!
-//! PAE's directory pointers are read from memory at each walk, as under nested paging on AMD. Their
-//! reserved bits do not count here: the processor judged them when it took them, and what memory holds
-//! since then need not be what it took. SDM, "PDPTE Registers".
+//! PAE's directory pointers are those that the processor has taken, where it has registers for them; under nested
+//! paging on AMD it has none, and they are read from memory at each walk. Their reserved bits do not count
+//! here: the processor judged them when it took them. SDM, "PDPTE Registers"; APM, "Nested Paging".
 //!
 //! Not modelled: protection keys for supervisor pages, shadow stacks, and linear address masking,
 //! none of which is offered to guests. DEVIATION: bit 8 of upper entries, reserved by AMD alone, is
@@ -68,6 +68,8 @@ pub(crate) struct Paging {
     pub(crate) maxphyaddr: u32,
     /// Whether the guest's CPUID offers 1 GiB pages.
     pub(crate) gib_pages: bool,
+    /// PAE's directory pointers, if they are in registers.
+    pub(crate) pdptes: Option<[u64; 4]>,
 }
 
 /// What an access does.
@@ -266,7 +268,9 @@ impl<M: GuestMem> Walker<'_, M> {
         let index_mask = if self.mode == Mode::Legacy { 0x3ff } else { 0x1ff };
         let index = self.gva.0.wrapping_shr(self.mode.shift(level)) & index_mask;
         let at = table.wrapping_add(index.wrapping_mul(self.mode.entry_bytes() as u64));
+        let loaded = if self.mode.has_rights(level) { None } else { self.paging.pdptes };
         let read = match self.mode {
+            _ if loaded.is_some() => Ok(self.pdpte(loaded)),
             Mode::Legacy => self.mem.read_obj::<u32>(at).map(u64::from),
             Mode::Pae | Mode::Long { .. } => self.mem.read_obj::<u64>(at),
         };
@@ -282,6 +286,12 @@ impl<M: GuestMem> Walker<'_, M> {
             return Err(self.fault(PfError::PRESENT | PfError::RSVD));
         }
         Ok(Step { at, entry, level })
+    }
+
+    /// Returns the directory pointer that the address is under.
+    fn pdpte(&self, entries: Option<[u64; 4]>) -> u64 {
+        let index = usize::try_from(self.gva.0 >> 30 & 3).unwrap_or(0);
+        entries.and_then(|entries| entries.get(index).copied()).unwrap_or(0)
     }
 
     fn is_leaf(&self, entry: u64, level: u32) -> bool {

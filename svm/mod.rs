@@ -145,6 +145,8 @@ impl Backend for Svm {
 
     const NAME: &'static str = "SVM";
     const VENDOR: u32 = VENDOR_SVM;
+    // APM, "Nested Paging": they are read from memory.
+    const HAS_PDPTES: bool = false;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;

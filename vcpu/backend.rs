@@ -109,6 +109,8 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// Whose numbers a [`RawExit`] holds, as the ABI names the vendors.
     const VENDOR: u32;
+    /// The processor has PAE's directory pointers in registers while a guest runs: [`VcpuState::pdptes`].
+    const HAS_PDPTES: bool;
 
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<<Self::Vcpu as BackendVcpu>::Window<'a>>;

@@ -53,6 +53,7 @@ impl<B: Backend> VcpuCx<'_, '_, B> {
             pkru: self.fpu.pkru(),
             maxphyaddr: self.core.cpuid.phys_bits(),
             gib_pages: self.core.has_gib_pages,
+            pdptes: B::HAS_PDPTES.then_some(s.pdptes),
         }
     }
 

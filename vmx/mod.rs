@@ -169,6 +169,7 @@ impl Backend for Vmx {
 
     const NAME: &'static str = "VMX";
     const VENDOR: u32 = VENDOR_VMX;
+    const HAS_PDPTES: bool = true;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
         Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))

@@ -27,6 +27,7 @@ fn paging(b: &mut Bytes<'_>) -> Paging {
         pkru: pkru & pkru.rotate_left(7),
         maxphyaddr: 32 + b.below(21) as u32,
         gib_pages: bit(1),
+        pdptes: None,
     };
     p.cr0.set(Cr0::WP, bit(2));
     p.cr4.set(Cr4::SMEP, bit(3));

@@ -40,6 +40,7 @@ fn legacy() -> Paging {
         pkru: 0,
         maxphyaddr: 40,
         gib_pages: true,
+        pdptes: None,
     }
 }
 
@@ -192,6 +193,19 @@ fn pae_pointers_may_lie_at_any_32_byte_boundary() {
     let p = Paging { cr3: 0x1fe0 | 0x1f, ..pae() };
 
     assert!(works(&ram, &p, GVA_PAE, Read, User));
+}
+
+#[test]
+fn pae_pointers_in_registers_count_whatever_memory_holds() {
+    let ram = pae_tables();
+    let loaded = Paging { pdptes: Some([0, 0x2000 | P, 0, 0]), ..pae() };
+    ram.put(0x1008, 0);
+
+    assert!(works(&ram, &loaded, GVA_PAE, Read, User));
+    assert_eq!(fault(&ram, &pae(), GVA_PAE, Read, User), PF_U);
+    let absent = Paging { pdptes: Some([0x2000 | P, 0, 0x2000 | P, 0x2000 | P]), ..pae() };
+    ram.put(0x1008, 0x2000 | P);
+    assert_eq!(fault(&ram, &absent, GVA_PAE, Read, User), PF_U);
 }
 
 #[test]

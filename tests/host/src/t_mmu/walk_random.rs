@@ -275,6 +275,7 @@ fn any_paging() -> impl Strategy<Value = Paging> {
                 pkru: pkru & pkru.rotate_left(7),
                 maxphyaddr,
                 gib_pages,
+                pdptes: None,
             };
             p.cr0.set(Cr0::WP, wp);
             p.cr4.set(Cr4::SMEP, smep);
@@ -347,6 +348,7 @@ fn random_walks_end_in_every_way() {
         pkru: 0x4444_4444,
         maxphyaddr: 46,
         gib_pages: true,
+        pdptes: None,
     };
     let ram = random_ram(7, false, false);
     for i in 0..3000 {
