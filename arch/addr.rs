@@ -14,6 +14,13 @@ pub(crate) const PAGE_SHIFT: u32 = 12;
 /// The small page size in bytes.
 pub(crate) const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
+/// Returns `address` with all bits from `bits` - 1 on alike, as a processor with linear addresses of `bits` bits, at least
+/// 1, takes them.
+pub(crate) fn canonical(address: u64, bits: u32) -> u64 {
+    let unused = 64u32.wrapping_sub(bits);
+    (address.wrapping_shl(unused) as i64).wrapping_shr(unused) as u64
+}
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -47,6 +47,8 @@ pub(crate) struct Vmx {
     shared: Arc<SharedPages>,
     format: Ept,
     phys_bits: u32,
+    /// The width of linear addresses that MSRs take, whether or not the host uses all of it.
+    linear_bits: u32,
     quirks: Quirks,
 }
 
@@ -149,7 +151,7 @@ impl Vmx {
             // Guests have no device whose memory must not be cached.
             ignore_pat: true,
         };
-        let phys_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+        let widths = cpu::cpuid(0x8000_0008, 0).eax;
         let flags = host_flags();
         let quirks = Quirks {
             has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
@@ -159,7 +161,15 @@ impl Vmx {
             is_alone: has_enlightened_vmcs(|leaf| cpu::cpuid(leaf, 0)),
         };
         let shared = Arc::new(SharedPages { bitmap: MsrMap::new()?, no_pebs: NoPebs::new()? }, GFP_KERNEL)?;
-        Ok(Ok(Vmx { setup, cpus, shared, format, phys_bits, quirks }))
+        Ok(Ok(Vmx {
+            setup,
+            cpus,
+            shared,
+            format,
+            phys_bits: widths & 0xff,
+            linear_bits: widths >> 8 & 0xff,
+            quirks,
+        }))
     }
 }
 
@@ -179,7 +189,7 @@ impl Backend for Vmx {
         Ok(vcpu::VmxVcpu::new(
             &self.setup,
             self.format,
-            self.phys_bits,
+            (self.phys_bits, self.linear_bits),
             VmcsPage::new(&self.setup, self.shared.clone())?,
         ))
     }

@@ -133,16 +133,9 @@ pub(super) struct SwitchedMsrs {
 }
 
 impl SwitchedMsrs {
-    /// In the order of `SWITCHED`, made such that WRMSR takes them.
+    /// In the order of `SWITCHED`.
     fn to_array(self) -> [u64; SWITCHED.len()] {
-        let canonical = |v: u64| ((v << 16) as i64 >> 16) as u64;
-        [
-            self.star,
-            canonical(self.lstar),
-            canonical(self.cstar),
-            self.sfmask & 0xffff_ffff,
-            canonical(self.kernel_gs_base),
-        ]
+        [self.star, self.lstar, self.cstar, self.sfmask, self.kernel_gs_base]
     }
 
     fn from_array(v: [u64; SWITCHED.len()]) -> SwitchedMsrs {
@@ -159,8 +152,8 @@ fn read_switched() -> [u64; SWITCHED.len()] {
 /// Writes those that differ from `old`.
 ///
 /// # Errors
-/// `EIO` where the processor refuses one; every 64-bit processor has them, and the values are canonical where
-/// they must be (the host's own, or by `to_array()`).
+/// `EIO` where the processor refuses one; every 64-bit processor has them, and the values are such as it takes (the
+/// host's own, or by [`VmxVcpu::write_state`](super::vcpu::VmxVcpu)).
 fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) -> Result {
     for ((index, new), old) in SWITCHED.iter().zip(new).zip(old) {
         if new != old {

@@ -13,6 +13,7 @@ use super::event::{self, Injection, BY_MOV_SS, BY_NMI, BY_STI};
 use super::exit::{self, decode, Report, REASON_CR};
 use super::region::{SwitchedMsrs, VmcsPage, Window};
 use super::vmcs::{GuestField, SegmentFields};
+use crate::arch::addr::canonical;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
@@ -71,6 +72,7 @@ pub(crate) struct VmxVcpu {
     flush: bool,
     format: Ept,
     phys_bits: u32,
+    linear_bits: u32,
     setup_ones: (u64, u64),
     /// Real mode and protected mode without paging run as they are.
     unrestricted: bool,
@@ -87,7 +89,12 @@ pub(crate) struct VmxVcpu {
 
 impl VmxVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(setup: &Setup, format: Ept, phys_bits: u32, mut vmcs: VmcsPage) -> VmxVcpu {
+    pub(super) fn new(
+        setup: &Setup,
+        format: Ept,
+        (phys_bits, linear_bits): (u32, u32),
+        mut vmcs: VmcsPage,
+    ) -> VmxVcpu {
         vmcs.set_cr4_guest(CrRules::WITHOUT_CPUID.cr4_bits());
         VmxVcpu {
             vmcs,
@@ -101,6 +108,7 @@ impl VmxVcpu {
             flush: true,
             format,
             phys_bits,
+            linear_bits,
             setup_ones: (setup.cr0_one, setup.cr4_one),
             unrestricted: setup.is_unrestricted(),
             paged: false,
@@ -492,12 +500,13 @@ impl BackendVcpu for VmxVcpu {
         if dirty.contains(Groups::SYSCALL) {
             let m = from.syscall;
             image.syscall = m;
+            // Made such that WRMSR takes them.
             self.vmcs.set_switched(SwitchedMsrs {
                 star: m.star,
-                lstar: m.lstar,
-                cstar: m.cstar,
-                sfmask: m.sfmask,
-                kernel_gs_base: m.kernel_gs_base,
+                lstar: canonical(m.lstar, self.linear_bits),
+                cstar: canonical(m.cstar, self.linear_bits),
+                sfmask: m.sfmask & 0xffff_ffff,
+                kernel_gs_base: canonical(m.kernel_gs_base, self.linear_bits),
             });
         }
         if dirty.contains(Groups::DEBUG) {
