@@ -24,14 +24,9 @@ pub(super) fn exits<B: Backend>(record: &VcpuRecord, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
-/// Says in the kernel's log that a bug of ours ended a guest.
+/// Says in the kernel's log why a vCPU cannot go on.
 pub(super) fn report(record: &VcpuRecord, bug: crate::vcpu::outcome::VmBug) {
     if log::may_write() {
-        pr_warn!(
-            "vcpu {} of process {}: stopped for a bug of the module: {:x?}\n",
-            record.id,
-            record.pid,
-            bug
-        );
+        pr_warn!("vcpu {} of process {} stopped: {}: {:x?}\n", record.id, record.pid, bug.cause(), bug);
     }
 }

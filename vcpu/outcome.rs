@@ -88,6 +88,19 @@ pub(crate) enum VmBug {
     },
 }
 
+impl VmBug {
+    /// Says for the kernel's log what it is: most of it a guest or its VMM can bring about.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            VmBug::EntryFailed(_) => "the processor does not enter a guest in this state",
+            VmBug::ExtendedState => "the processor does not take the guest's extended state",
+            VmBug::UnknownExit(_) => "a bug of the module, which does not know this exit",
+            VmBug::Emulation { .. } => "an instruction that cannot be carried out in software",
+            VmBug::Delivery { .. } => "an event that cannot be delivered in software",
+        }
+    }
+}
+
 /// What a vCPU must wait for outside its window, where it may sleep: from the second-level table and the emulator to
 /// the run loop, which has [`SecondLevel::unblock`](super::second_level::SecondLevel::unblock) do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
