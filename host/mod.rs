@@ -26,6 +26,7 @@
 //! | [`fault`] | instructions that may fault |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers; one that lives as long as the module |
+//! | [`trace`] | tracepoints |
 //! | [`log`] | how often a caller may make the module write into the log |
 
 pub(crate) mod blkio;
@@ -48,4 +49,5 @@ pub(crate) mod pieces;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod timer;
+pub(crate) mod trace;
 pub(crate) mod wait;
