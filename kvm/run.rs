@@ -5,6 +5,7 @@
 use crate::abi::run::{self as abi, offset, Exit, ExitReason};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
+use crate::host::trace;
 use crate::machine::power::PlatformEvent;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
@@ -124,6 +125,7 @@ impl RunPages {
     }
 
     fn write_exit(&self, exit: &Exit) {
+        trace::user_exit(|| trace::UserExit { reason: exit.reason as u32 });
         self.run.write(offset::EXIT_REASON, &(exit.reason as u32).to_le_bytes());
         self.run.write(offset::EXIT, exit.data());
     }

@@ -12,6 +12,7 @@ use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::{ApicMessage, Delivery};
 use crate::host::cpu;
 use crate::host::timer::{OnTimer, Timer};
+use crate::host::trace;
 use crate::host::wait::Waiter;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
@@ -158,8 +159,14 @@ impl Mailbox {
             // Its own thread, between two entries: it will look before the next. Whoever comes to this CPU
             // meanwhile finds that the vCPU has left it, and it looks before it enters anywhere.
             Some(cpu) if cpu == cpu::cpu_id() => {}
-            Some(cpu) => cpu::kick(cpu),
-            None => self.waiter.wake(),
+            Some(cpu) => {
+                trace::kick(|| trace::Kick { vcpu: self.id, in_guest: true });
+                cpu::kick(cpu);
+            }
+            None => {
+                trace::kick(|| trace::Kick { vcpu: self.id, in_guest: false });
+                self.waiter.wake();
+            }
         }
     }
 

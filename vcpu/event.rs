@@ -26,6 +26,18 @@ pub(crate) enum Event {
     },
 }
 
+impl Event {
+    /// Returns the type as both vendors number it, the vector and the error code.
+    pub(crate) fn as_numbers(self) -> (u32, u8, Option<u32>) {
+        match self {
+            Event::Interrupt(vector) => (0, vector, None),
+            Event::Nmi => (2, Vector::NMI.0, None),
+            Event::Exception { vector, error } => (3, vector.0, error),
+            Event::Software { vector } => (4, vector, None),
+        }
+    }
+}
+
 impl From<Exception> for Event {
     fn from(e: Exception) -> Event {
         Event::Exception { vector: e.vector, error: e.error }

@@ -22,9 +22,9 @@ use super::exit::{Exit, MsrAccess, VirtInsn};
 use super::handle::{misc, msr, pio};
 use super::inject::{commit, prepare};
 use super::outcome::{FastExit, Outcome};
-use super::record::count;
+use super::record::{count, VcpuRecord};
 use crate::host::cpu::Work;
-use crate::host::mitigation;
+use crate::host::{mitigation, trace};
 
 /// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
 /// been, but something waits. What the entries delivered has been noted.
@@ -37,8 +37,11 @@ pub(super) fn run<B: Backend>(
     let mut entry = Entry::of(cx);
     loop {
         let core = &mut *cx.core;
+        let (record, state) = (cx.record, &core.state);
+        trace::entry(move || trace::Entry { vcpu: record.id, rip: state.rip });
         let raw = core.hw.enter(window, core.paging.root(cx.vm), &mut core.state);
-        cx.record.recorder.record_exit(core.state.rip, raw);
+        record.recorder.record_exit(core.state.rip, raw);
+        trace_exit(record);
         let answer = if entry.is_over(core) {
             let exit = cx.core.hw.exit(raw, &mut cx.core.state);
             match answer(cx, exit) {
@@ -67,6 +70,15 @@ pub(super) fn run<B: Backend>(
             entry = choose(cx)?;
         }
     }
+}
+
+/// Traces the last exit; all that it says is in the record.
+#[inline(always)]
+fn trace_exit(record: &VcpuRecord) {
+    trace::exit(move || {
+        let (rip, raw) = (record.recorder.last_rip(), record.recorder.last());
+        trace::Exit { vcpu: record.id, rip, reason: raw.reason, info1: raw.info1, info2: raw.info2 }
+    });
 }
 
 /// Returns whether the run loop has something to do before the guest goes on.

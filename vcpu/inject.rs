@@ -17,6 +17,7 @@ use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::VecBits;
+use crate::host::trace;
 use crate::machine::mailbox::{Mailbox, Requests};
 
 /// DR7.GD: accesses to the debug registers are #DB.
@@ -126,12 +127,12 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
     let highest = highest_irr(core);
     let waits = has_interrupt_with(core, vm, highest);
     if let Some(event) = core.interrupted.take() {
-        core.hw.inject(event);
+        inject(record, core, event);
     } else if let Some(e) = core.exception.take() {
-        prepare_exception(core, e);
+        prepare_exception(record, core, e);
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
-        core.hw.inject(Event::Nmi);
+        inject(record, core, Event::Nmi);
     } else if waits {
         prepare_interrupt(vm, record, core);
     }
@@ -156,7 +157,7 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
 
 /// Gives the processor an exception that is delivered for the first time, with what the delivery changes.
 #[inline(never)]
-fn prepare_exception<B: Backend>(core: &mut VcpuCore<B>, e: Exception) {
+fn prepare_exception<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: Exception) {
     if let Some(cr2) = e.cr2 {
         core.fetch(Groups::CONTROL);
         core.state.cr2 = cr2.0;
@@ -174,7 +175,17 @@ fn prepare_exception<B: Backend>(core: &mut VcpuCore<B>, e: Exception) {
             core.state.mark(Groups::DEBUG);
         }
     }
-    core.hw.inject(e.into());
+    inject(record, core, e.into());
+}
+
+/// Gives the processor an event.
+#[inline(always)]
+fn inject<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: Event) {
+    trace::inject(move || {
+        let (kind, vector, error) = event.as_numbers();
+        trace::Inject { vcpu: record.id, kind, vector: vector.into(), error_code: error.unwrap_or(0) }
+    });
+    core.hw.inject(event);
 }
 
 fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
@@ -197,6 +208,6 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vcp
     };
     if let Some(v) = vector {
         count(&record.stats.interrupts);
-        core.hw.inject(Event::Interrupt(v));
+        inject(record, core, Event::Interrupt(v));
     }
 }

@@ -137,6 +137,12 @@ impl Recorder {
         self.ring[n as usize % RECORDED].raw()
     }
 
+    /// Returns where the guest was at the last exit.
+    pub(crate) fn last_rip(&self) -> u64 {
+        let n = self.count.load(Relaxed).wrapping_sub(1);
+        self.ring[n as usize % RECORDED].rip.load(Relaxed)
+    }
+
     /// Returns RIP and cause of the last exits, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, RawExit)> + '_ {
         let count = self.count.load(Relaxed);

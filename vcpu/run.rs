@@ -33,7 +33,7 @@ use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::mitigation::SplitLocks;
 use crate::host::msr::{SpecCtrl, TscAux};
-use crate::host::timer;
+use crate::host::{timer, trace};
 use crate::machine::mailbox::{Mailbox, Requests};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
@@ -124,7 +124,11 @@ fn run_until_user<B: Backend>(
 /// `EINTR` on a signal.
 #[inline]
 fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Result {
-    let polls = polling.begin(timer::rdtsc());
+    let began = timer::rdtsc();
+    let polls = polling.begin(began);
+    let trace_halt = |polled| {
+        trace::halt(|| trace::Halt { vcpu: record.id, ticks: timer::rdtsc().wrapping_sub(began), polled });
+    };
     if polls {
         count(&record.stats.polls);
     }
@@ -133,6 +137,7 @@ fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Resul
             mailbox.wait()?;
             let by_timer = !mailbox.is_requested(Requests::TIMER.complement());
             polling.slept(timer::rdtsc(), if by_timer { Waker::Timer } else { Waker::Other });
+            trace_halt(false);
             return Ok(());
         }
         core::hint::spin_loop();
@@ -140,6 +145,7 @@ fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Resul
     if polls {
         count(&record.stats.polls_met);
     }
+    trace_halt(true);
     Ok(())
 }
 

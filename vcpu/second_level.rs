@@ -17,6 +17,7 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
+use crate::host::trace;
 use crate::machine::mailbox::Mailboxes;
 use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, PageSize, Rights, TableFormat, Touch};
@@ -278,6 +279,12 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             Err(MapError::NoMemory) => return TableFault::Blocked(BlockedBy::NeedPages),
             Err(MapError::Misaligned | MapError::OutOfRange) => return TableFault::Mmio,
         };
+        trace::map(|| trace::Map {
+            gpa: Gfn(gfn.0 & first).gpa().0,
+            hpa: Pfn(page.pfn().0 & first).hpa().0,
+            pages: size.pages(),
+            writable: rights.contains(Rights::WRITE),
+        });
         if rights.contains(Rights::WRITE) {
             page.mark_dirty();
         }
@@ -292,6 +299,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
 
 impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F> {
     fn begin(&self, start: Hva, end: Hva) {
+        trace::invalidate(|| trace::Invalidate { start: start.0, end: end.0 });
         self.ram.begin_notifier(start, end, |slots| self.unmap(slots.ranges_of_hva(start, end)));
     }
 

@@ -6,12 +6,33 @@ use super::lapic;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE, IOAPIC_SIZE};
+use crate::host::trace;
 use crate::machine::ioevent::Place;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 
 /// Reads a device's memory. `None`: there is no device of ours.
 pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
+    let value = read_device(cx, gpa, width)?;
+    trace_access(cx, gpa, width, value, false);
+    Some(value)
+}
+
+/// Traces an access that is answered in the kernel.
+#[inline(always)]
+fn trace_access<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64, is_write: bool) {
+    let record = cx.record;
+    trace::mmio(move || trace::Mmio {
+        vcpu: record.id,
+        address: gpa.0,
+        bytes: width.bytes() as u32,
+        is_write,
+        value: value & width.mask(),
+    });
+}
+
+#[inline(always)]
+fn read_device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
@@ -105,6 +126,7 @@ fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value
 
 /// Writes a device's memory. Returns whether there is one.
 pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+    trace_access(cx, gpa, width, value, true);
     match write_controller(cx, gpa, width, value) {
         Some(done) => done,
         None => signal(cx, gpa, width, value) || write_pci(cx, gpa, width, value),

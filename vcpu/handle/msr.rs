@@ -3,6 +3,7 @@
 //! RDMSR and WRMSR.
 
 use crate::arch::exception::Exception;
+use crate::host::trace;
 use crate::vcpu::access::msr::{read, write};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
@@ -41,6 +42,14 @@ pub(crate) fn handle_as<B: Backend>(
             write(cx, index, policy, value)
         }
     };
+    let (record, state, refused) = (cx.record, &cx.core.state, done.is_err());
+    trace::msr(move || trace::Msr {
+        vcpu: record.id,
+        index,
+        is_write: matches!(access, MsrAccess::Write),
+        value: state.edx_eax(),
+        refused,
+    });
     match done {
         Ok(()) => Outcome::SkipAndResume,
         Err(e) => Outcome::Inject(e),

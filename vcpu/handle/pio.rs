@@ -4,6 +4,7 @@
 
 use super::outs;
 use crate::chipset::pit;
+use crate::host::trace;
 use crate::vcpu::access::port;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
@@ -24,6 +25,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Ou
     if a.is_in() {
         match port::read(cx, a.port(), a.width()) {
             Some(value) => {
+                trace_port(cx, a, value.into());
                 cx.core.state.gprs[RAX] = merge_rax(rax, a.width(), value);
                 Outcome::SkipAndResume
             }
@@ -33,6 +35,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Ou
             }
         }
     } else if port::write(cx, a.port(), a.width(), rax as u32) {
+        trace_port(cx, a, rax);
         Outcome::SkipAndResume
     } else {
         to_user(cx, a)
@@ -68,9 +71,11 @@ fn answer_timer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16)
     let (vm, cpu) = (cx.vm, cx.cpu);
     if !a.is_in() {
         let value = cx.core.state.gprs[RAX] as u8;
+        trace_port(cx, a, value.into());
         return vm.machine.interrupts.write_timer(cpu, port, value, || cx.now());
     }
     let Some(value) = vm.machine.interrupts.read_timer(cpu, port, || cx.now()) else { return false };
+    trace_port(cx, a, value.into());
     let rax = &mut cx.core.state.gprs[RAX];
     *rax = (*rax & !0xff) | u64::from(value);
     true
@@ -80,11 +85,29 @@ fn answer_timer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16)
 fn answer_other<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
     let rax = cx.core.state.gprs[RAX];
     if !a.is_in() {
-        return port::write(cx, a.port(), a.width(), rax as u32);
+        let done = port::write(cx, a.port(), a.width(), rax as u32);
+        if done {
+            trace_port(cx, a, rax);
+        }
+        return done;
     }
     let Some(value) = port::read(cx, a.port(), a.width()) else { return false };
+    trace_port(cx, a, value.into());
     cx.core.state.gprs[RAX] = merge_rax(rax, a.width(), value);
     true
+}
+
+/// Traces an access that was answered in the kernel.
+#[inline(always)]
+fn trace_port<B: Backend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64) {
+    let record = cx.record;
+    trace::port(move || trace::Port {
+        vcpu: record.id,
+        address: a.port().into(),
+        bytes: a.bytes(),
+        is_write: !a.is_in(),
+        value: value & a.width().mask(),
+    });
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.
