@@ -314,6 +314,15 @@ class Locking(unittest.TestCase):
         self.assertEqual(wrong, [])
 
 
+class Glossary(unittest.TestCase):
+    def test_every_type_that_it_names_is_there(self):
+        said = {n for row in rows(read("docs", "glossary.md")) for n in ticked(row[-1]) if re.fullmatch(r"[A-Z]\w*[a-z]\w*", n)}
+        # Some are made by macros, so what counts is that the code has the word.
+        known = set(re.findall(r"\w+", "".join(s.code for s in rust_tree.module().sources.values())))
+        self.assertGreater(len(said), 5)
+        self.assertEqual(said - known, set())
+
+
 def named():
     """The rows of the table: the class, and the tests in its last column."""
     text = read("docs", "threat-model.md").split("## The faults that KVM has had", 1)[1].split("\n## ", 1)[0]
