@@ -29,7 +29,7 @@ impl DiskCounters {
     }
 
     /// Writes them down, a name and a number a line.
-    pub(crate) fn show(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+    pub(crate) fn show(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let DiskCounters { asynchronous, synchronous, most_under_way, most_given_back } = self;
         writeln!(f, "asynchronous {}", asynchronous.load(Relaxed))?;
         writeln!(f, "synchronous {}", synchronous.load(Relaxed))?;
