@@ -2,6 +2,7 @@
 #
 # The module's tracepoints tell of a guest's life, and nothing when they are off.
 # ring: guest
+# ring@intel: full
 # timeout: 300
 . ./tests/system/lib.sh
 
