@@ -10,11 +10,16 @@ pub(crate) mod abi;
 pub(crate) mod arch;
 #[path = "../../../chipset/mod.rs"]
 pub(crate) mod chipset;
-mod kvm;
+#[path = "../host/mod.rs"]
+pub(crate) mod host;
+#[path = "../../../kvm/mod.rs"]
+pub(crate) mod kvm;
+#[path = "../../../machine/mod.rs"]
 pub(crate) mod machine;
 #[path = "../../../mmu/mod.rs"]
 pub(crate) mod mmu;
 pub(crate) mod svm;
+#[path = "../../../vcpu/mod.rs"]
 pub(crate) mod vcpu;
 #[path = "../../../virtio/mod.rs"]
 pub(crate) mod virtio;

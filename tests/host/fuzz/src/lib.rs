@@ -2,15 +2,19 @@
 
 //! The subjects with what they stand on, outside of the tests.
 
+#[path = "../../../../abi/mod.rs"]
+pub(crate) mod abi;
 #[path = "../../../../arch/mod.rs"]
 pub(crate) mod arch;
 #[path = "../../../../chipset/mod.rs"]
 pub(crate) mod chipset;
-#[path = "../../src/kvm.rs"]
-pub(crate) mod kvm;
+#[path = "../../host/mod.rs"]
+pub(crate) mod host;
+#[path = "../../../../machine/mod.rs"]
+pub(crate) mod machine;
 #[path = "../../../../mmu/mod.rs"]
 pub(crate) mod mmu;
-#[path = "../../src/vcpu.rs"]
+#[path = "../../../../vcpu/mod.rs"]
 pub(crate) mod vcpu;
 #[path = "../../../../virtio/mod.rs"]
 pub(crate) mod virtio;

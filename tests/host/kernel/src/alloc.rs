@@ -2,8 +2,11 @@
 
 //! Fallible boxes and vectors with the kernel crate's signatures.
 
+use crate::error::Error;
+use crate::init::PinInit;
 use core::cell::Cell;
 use core::ops::{Deref, DerefMut};
+use core::pin::Pin;
 
 /// An allocation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +16,11 @@ pub struct AllocError;
 #[derive(Debug, PartialEq, Eq)]
 pub struct PushError<T>(pub T);
 
-/// Allocation flags; the stand-in ignores them.
+/// Allocation flags.
 #[derive(Clone, Copy, Debug)]
-pub struct Flags;
+pub struct Flags {
+    may_sleep: bool,
+}
 
 /// The flags that the module uses.
 pub mod flags {
@@ -23,18 +28,18 @@ pub mod flags {
     use super::Flags;
 
     /// May sleep.
-    pub const GFP_KERNEL: Flags = Flags;
+    pub const GFP_KERNEL: Flags = Flags { may_sleep: true };
     /// May sleep; charged to the caller's memory cgroup.
-    pub const GFP_KERNEL_ACCOUNT: Flags = Flags;
+    pub const GFP_KERNEL_ACCOUNT: Flags = Flags { may_sleep: true };
     /// Must not sleep.
-    pub const GFP_ATOMIC: Flags = Flags;
+    pub const GFP_ATOMIC: Flags = Flags { may_sleep: false };
     /// Zeroes the memory.
-    pub const __GFP_ZERO: Flags = Flags;
+    pub const __GFP_ZERO: Flags = Flags { may_sleep: false };
 
     impl core::ops::BitOr for Flags {
         type Output = Flags;
-        fn bitor(self, _: Flags) -> Flags {
-            Flags
+        fn bitor(self, other: Flags) -> Flags {
+            Flags { may_sleep: self.may_sleep || other.may_sleep }
         }
     }
 }
@@ -53,7 +58,14 @@ pub fn fail_none() -> bool {
     FAIL_IN.with(|f| f.take()).is_some()
 }
 
-fn check() -> Result<(), AllocError> {
+/// Answers an allocation, as the tests want it.
+///
+/// # Errors
+/// [`fail_nth`] says so.
+pub fn check(flags: Flags) -> Result<(), AllocError> {
+    if flags.may_sleep {
+        crate::context::might_sleep("an allocation");
+    }
     FAIL_IN.with(|f| match f.get() {
         Some(0) => {
             f.set(None);
@@ -73,9 +85,22 @@ pub struct KBox<T: ?Sized>(std::boxed::Box<T>);
 
 impl<T> KBox<T> {
     /// Allocates and moves `value` in.
-    pub fn new(value: T, _flags: Flags) -> Result<KBox<T>, AllocError> {
-        check()?;
+    pub fn new(value: T, flags: Flags) -> Result<KBox<T>, AllocError> {
+        check(flags)?;
         Ok(KBox(std::boxed::Box::new(value)))
+    }
+
+    /// Allocates and makes the value.
+    ///
+    /// # Errors
+    /// As the tests want it, and the initializer says.
+    pub fn pin_init<E>(init: impl PinInit<T, E>, flags: Flags) -> Result<Pin<KBox<T>>, Error>
+    where
+        Error: From<E>,
+        T: Unpin,
+    {
+        check(flags)?;
+        Ok(Pin::new(KBox(std::boxed::Box::new(init.make()?))))
     }
 
     /// Moves the value out.
@@ -119,23 +144,23 @@ impl<T> KVec<T> {
     }
 
     /// An empty vector with room for `n`.
-    pub fn with_capacity(n: usize, _flags: Flags) -> Result<KVec<T>, AllocError> {
+    pub fn with_capacity(n: usize, flags: Flags) -> Result<KVec<T>, AllocError> {
         let mut v = KVec::new();
-        v.grow(n)?;
+        v.grow(n, flags)?;
         Ok(v)
     }
 
-    fn grow(&mut self, additional: usize) -> Result<(), AllocError> {
+    fn grow(&mut self, additional: usize, flags: Flags) -> Result<(), AllocError> {
         if self.0.capacity() - self.0.len() < additional {
-            check()?;
+            check(flags)?;
             self.0.try_reserve(additional).map_err(|_| AllocError)?;
         }
         Ok(())
     }
 
     /// Appends `value`.
-    pub fn push(&mut self, value: T, _flags: Flags) -> Result<(), AllocError> {
-        self.grow(1)?;
+    pub fn push(&mut self, value: T, flags: Flags) -> Result<(), AllocError> {
+        self.grow(1, flags)?;
         self.0.push(value);
         Ok(())
     }
@@ -174,8 +199,8 @@ impl<T> KVec<T> {
     }
 
     /// Makes room for `additional` more.
-    pub fn reserve(&mut self, additional: usize, _flags: Flags) -> Result<(), AllocError> {
-        self.grow(additional)
+    pub fn reserve(&mut self, additional: usize, flags: Flags) -> Result<(), AllocError> {
+        self.grow(additional, flags)
     }
 
     /// Drops all elements.
@@ -211,30 +236,30 @@ impl<T> KVec<T> {
 
 impl<T: Clone> KVec<T> {
     /// `n` copies of `value`.
-    pub fn from_elem(value: T, n: usize, _flags: Flags) -> Result<KVec<T>, AllocError> {
+    pub fn from_elem(value: T, n: usize, flags: Flags) -> Result<KVec<T>, AllocError> {
         let mut v = KVec::new();
-        v.grow(n)?;
+        v.grow(n, flags)?;
         v.0.resize(n, value);
         Ok(v)
     }
 
     /// Appends copies of all of `other`.
-    pub fn extend_from_slice(&mut self, other: &[T], _flags: Flags) -> Result<(), AllocError> {
-        self.grow(other.len())?;
+    pub fn extend_from_slice(&mut self, other: &[T], flags: Flags) -> Result<(), AllocError> {
+        self.grow(other.len(), flags)?;
         self.0.extend_from_slice(other);
         Ok(())
     }
 
     /// Appends `n` copies of `value`.
-    pub fn extend_with(&mut self, n: usize, value: T, _flags: Flags) -> Result<(), AllocError> {
-        self.grow(n)?;
+    pub fn extend_with(&mut self, n: usize, value: T, flags: Flags) -> Result<(), AllocError> {
+        self.grow(n, flags)?;
         self.0.resize(self.0.len() + n, value);
         Ok(())
     }
 
     /// Makes the length `len`, filling with copies of `value`.
-    pub fn resize(&mut self, len: usize, value: T, _flags: Flags) -> Result<(), AllocError> {
-        self.grow(len.saturating_sub(self.0.len()))?;
+    pub fn resize(&mut self, len: usize, value: T, flags: Flags) -> Result<(), AllocError> {
+        self.grow(len.saturating_sub(self.0.len()), flags)?;
         self.0.resize(len, value);
         Ok(())
     }
@@ -266,5 +291,13 @@ impl<'a, T> IntoIterator for &'a mut KVec<T> {
     type IntoIter = core::slice::IterMut<'a, T>;
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter_mut()
+    }
+}
+
+impl<T> IntoIterator for KVec<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

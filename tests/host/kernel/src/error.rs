@@ -45,6 +45,30 @@ impl From<core::num::TryFromIntError> for Error {
     }
 }
 
+impl From<core::convert::Infallible> for Error {
+    fn from(never: core::convert::Infallible) -> Error {
+        match never {}
+    }
+}
+
+impl From<core::fmt::Error> for Error {
+    fn from(_: core::fmt::Error) -> Error {
+        code::EINVAL
+    }
+}
+
+/// Turns a negative errno into an error.
+///
+/// # Errors
+/// That one.
+pub fn to_result(errno: i32) -> Result {
+    if errno < 0 {
+        Err(Error::from_errno(errno))
+    } else {
+        Ok(())
+    }
+}
+
 /// The error numbers.
 pub mod code {
     use super::Error;
@@ -59,9 +83,10 @@ pub mod code {
     }
 
     errno! {
-        EPERM = 1, ENOENT = 2, EINTR = 4, EIO = 5, ENXIO = 6, E2BIG = 7, ENOEXEC = 8, EBADF = 9,
+        EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EIO = 5, ENXIO = 6, E2BIG = 7, ENOEXEC = 8, EBADF = 9,
         EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17, ENODEV = 19,
-        EINVAL = 22, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
+        EINVAL = 22, EMFILE = 24, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
         ERANGE = 34, ENOSYS = 38,
+        EBADFD = 77, EOPNOTSUPP = 95, ENOTCONN = 107, ERESTARTSYS = 512, EIOCBQUEUED = 529,
     }
 }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs of the host that guests see directly.
+
+use super::cpu::{cpuid, PinnedCpu};
+use super::processor::registers;
+use crate::arch::cpuid::FExt8Ebx;
+
+/// Returns whether this processor has TSC_AUX.
+pub(crate) fn has_tsc_aux() -> bool {
+    cpuid(0x8000_0001, 0).edx & (1 << 27) != 0
+}
+
+/// TSC_AUX holds the guest's value until this is dropped.
+pub(crate) struct TscAux {
+    host: u32,
+}
+
+impl TscAux {
+    /// Loads the guest's value.
+    pub(crate) fn load(guest: u32, present: bool, _cpu: &PinnedCpu) -> Option<TscAux> {
+        present.then(|| TscAux { host: registers(|r| core::mem::replace(&mut r.tsc_aux, guest)) })
+    }
+
+    /// Changes the guest's value.
+    pub(crate) fn set(&mut self, guest: u32) {
+        registers(|r| r.tsc_aux = guest);
+    }
+}
+
+impl Drop for TscAux {
+    fn drop(&mut self) {
+        registers(|r| r.tsc_aux = self.host);
+    }
+}
+
+/// What this processor can do against speculation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Speculation {
+    /// The bits that MSR SPEC_CTRL takes.
+    pub(crate) control: u32,
+    /// MSR PRED_CMD takes the barrier command.
+    pub(crate) barrier: bool,
+}
+
+impl Speculation {
+    /// Asks the calling CPU.
+    pub(crate) fn of_this_cpu() -> Speculation {
+        let amd = FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx);
+        let bit = |flag, value: u32| if amd.contains(flag) { value } else { 0 };
+        Speculation {
+            control: bit(FExt8Ebx::IBRS, 1) | bit(FExt8Ebx::STIBP, 2) | bit(FExt8Ebx::SSBD, 4),
+            barrier: amd.contains(FExt8Ebx::IBPB),
+        }
+    }
+
+    /// Executes the guest's barrier command.
+    pub(crate) fn barrier(self, _cpu: &PinnedCpu) {
+        if self.barrier {
+            registers(|r| r.barriers += 1);
+        }
+    }
+}
+
+/// The guest's SPEC_CTRL.
+pub(crate) struct SpecCtrl {
+    host: u32,
+    guest: u32,
+}
+
+impl SpecCtrl {
+    /// Prepares; `None` where nothing has to be switched.
+    pub(crate) fn new(guest: u32, host: Speculation, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+        let guest = guest & host.control;
+        let host = registers(|r| r.spec_ctrl);
+        Some(SpecCtrl { host, guest: guest | host }).filter(|s| guest != 0 && s.guest != s.host)
+    }
+
+    /// Puts the guest's value in force.
+    pub(crate) fn show(&self) {
+        registers(|r| r.spec_ctrl = self.guest);
+    }
+
+    /// Puts the host's value back.
+    pub(crate) fn hide(&self) {
+        registers(|r| r.spec_ctrl = self.host);
+    }
+}
