@@ -4,6 +4,9 @@
 //!
 //! Each folder of tests lies beside this file and is named for what it tests.
 
+// Another thread may run before each atomic access.
+extern crate interleaved as core;
+
 #[path = "../../../abi/mod.rs"]
 pub(crate) mod abi;
 #[path = "../../../arch/mod.rs"]
@@ -26,6 +29,8 @@ pub(crate) mod virtio;
 pub(crate) mod vmx;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 #[path = "../fuzz/subjects/mod.rs"]
 mod fuzz;
 #[cfg(test)]
@@ -42,6 +47,8 @@ mod t_chipset;
 mod t_emulate;
 #[cfg(test)]
 mod t_mmu;
+#[cfg(test)]
+mod t_run;
 #[cfg(test)]
 mod t_svm;
 #[cfg(test)]

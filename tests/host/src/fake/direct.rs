@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VM and its vCPUs, without the ioctls around them: for tests that look inside.
+
+use super::backend::{Fake, Guest};
+use super::steps::{code_page, flat, Ran, Steps, CODE};
+use crate::arch::addr::{Gpa, Hva};
+use crate::chipset::ioapic::Ioapic;
+use crate::chipset::lapic::Lapic;
+use crate::chipset::pic::Pic;
+use crate::chipset::pit::Pit;
+use crate::chipset::routing::{DestFormat, Routing};
+use crate::host::fpu::GuestFpu;
+use crate::host::world::World;
+use crate::machine::mailbox::Mailbox;
+use crate::machine::settings::ModuleSettings;
+use crate::mmu::slots::Request;
+use crate::vcpu::core::{HeapParts, VcpuCore};
+use crate::vcpu::cpuid::CpuidTable;
+use crate::vcpu::outcome::UserExit;
+use crate::vcpu::record::VcpuRecord;
+use crate::vcpu::run;
+use crate::vcpu::vm::Vm;
+use core::sync::atomic::Ordering::SeqCst;
+use kernel::prelude::*;
+use std::sync::Arc;
+
+/// Where guest address 0 lies in the process.
+pub(crate) const RAM: u64 = 0x7000_0000;
+
+/// A VM.
+#[derive(Clone)]
+pub(crate) struct Direct {
+    pub(crate) world: Arc<World>,
+    pub(crate) backend: kernel::sync::Arc<Fake>,
+    pub(crate) vm: kernel::sync::Arc<Vm<Fake>>,
+}
+
+impl Direct {
+    /// One with `pages` pages of memory from 0 on, and interrupt controllers. The caller is in the world.
+    pub(crate) fn new(world: &Arc<World>, pages: u64) -> Direct {
+        Direct::with(world, pages, super::settings())
+    }
+
+    /// The same, of a module that was loaded with other parameters.
+    pub(crate) fn with(world: &Arc<World>, pages: u64, settings: ModuleSettings) -> Direct {
+        let backend = kernel::sync::Arc::new(Fake::new(), GFP_KERNEL).unwrap();
+        let vm = Vm::new(backend.clone(), settings).unwrap();
+        let mut routing = Routing::identity().unwrap();
+        vm.machine.interrupts.with(|bus, _, _| {
+            bus.pic = Some(Pic::new());
+            bus.pit = Some(Pit::new());
+            bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
+            core::mem::swap(&mut bus.routing, &mut routing);
+        });
+        vm.machine.has_irqchip.store(true, SeqCst);
+        let direct = Direct { world: world.clone(), backend, vm };
+        world.process.map(RAM, pages * 4096, true, false);
+        direct.set_slot(0, 0, pages, RAM).unwrap();
+        world.process.write(RAM + CODE, &code_page(), true).unwrap();
+        direct
+    }
+
+    /// Sets a memory slot; no pages: removes it.
+    pub(crate) fn set_slot(&self, slot: u32, gfn: u64, pages: u64, hva: u64) -> Result {
+        let (gpa, size_bytes) = (Gpa(gfn * 4096), pages * 4096);
+        self.vm.space.change_slots(&Request { slot, flags: 0, gpa, size_bytes, hva: Hva(hva) })
+    }
+
+    /// Makes a vCPU, in protected mode.
+    pub(crate) fn vcpu(&self, id: u32) -> Vcpu {
+        let mailbox = Mailbox::new(id).unwrap();
+        let mut lapic = Lapic::new(id, id == 0);
+        // The software enable bit of the spurious vector's register.
+        let _ = lapic.mmio_write(
+            0xf0,
+            crate::arch::addr::Width::B4,
+            0x1ff,
+            &crate::chipset::lapic::Clock { now: crate::arch::time::Ns(0), tsc: 0, ns_per_tick: 1 << 32 },
+        );
+        mailbox.set_identity(lapic.identity());
+        let number = crate::host::world::locked(&self.backend.guests).len();
+        let hw = crate::vcpu::backend::Backend::new_vcpu(&*self.backend).unwrap();
+        let heap = HeapParts::new().unwrap();
+        let mut core = VcpuCore::new(hw, id, Some(lapic), CpuidTable::new(), 0, 0, heap);
+        core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
+        core.mp = crate::vcpu::core::MpState::Runnable;
+        flat(&mut core.state);
+        assert!(self.vm.machine.mailboxes.publish(id as usize, mailbox.clone()));
+        Vcpu {
+            direct: self.clone(),
+            mailbox,
+            record: VcpuRecord::new(id, 42, false).unwrap(),
+            core,
+            fpu: GuestFpu::new().unwrap(),
+            guest: self.backend.guest(number),
+        }
+    }
+
+    /// The process's address of a guest's.
+    pub(crate) fn hva(gpa: u64) -> u64 {
+        RAM + gpa
+    }
+}
+
+/// A vCPU of one.
+pub(crate) struct Vcpu {
+    pub(crate) direct: Direct,
+    pub(crate) mailbox: kernel::sync::Arc<Mailbox>,
+    pub(crate) record: VcpuRecord,
+    pub(crate) core: VcpuCore<Fake>,
+    pub(crate) fpu: GuestFpu,
+    pub(crate) guest: Arc<Guest>,
+}
+
+impl Vcpu {
+    /// Calls the run loop.
+    ///
+    /// # Errors
+    /// Its own.
+    pub(crate) fn run_once(&mut self) -> Result<Option<UserExit>> {
+        run::run(&self.direct.vm, &self.mailbox, &self.record, &mut self.core, &mut self.fpu, &|| false)
+    }
+}
+
+impl Steps for Vcpu {
+    type UserExit = UserExit;
+
+    fn guest(&self) -> Arc<Guest> {
+        self.guest.clone()
+    }
+
+    fn run(&mut self) -> Ran<UserExit> {
+        match self.run_once() {
+            Ok(Some(exit)) => Ran::User(exit),
+            Ok(None) => unreachable!("nobody asks for that"),
+            Err(e) if e == EINTR => Ran::Guest,
+            Err(e) => Ran::Failed(e),
+        }
+    }
+
+    fn answer(&mut self, _exit: &UserExit) -> bool {
+        self.core.io.complete(0);
+        true
+    }
+}

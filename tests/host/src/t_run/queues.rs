@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kicks against inline service against the worker, in random order: no kick is lost, no request is completed twice,
+//! and what has an order keeps it.
+
+use super::{for_seeds, run_all, thread, Random};
+use crate::abi::rvmm;
+use crate::arch::addr::Width::*;
+use crate::fake::abi::{AbiVcpu, AbiVm};
+use crate::fake::direct::RAM;
+use crate::fake::steps::Steps;
+use crate::fake::virtio::{Device, Ring};
+use crate::host::blkio::{DiskFile, Done, Manner};
+use crate::host::netio::{StreamSocket, TapDevice, HEADER};
+use crate::host::world::World;
+use crate::vcpu::event::Event;
+use crate::vcpu::exit::Exit;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use kernel::prelude::*;
+use kernel::sched;
+use kernel::task::{Task, SIGNAL};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The vector of a device's first queue.
+const VECTOR: u8 = 0x41;
+/// Where buffers are, and how far apart.
+const DATA: u64 = 0x4_0000;
+const ROOM: u64 = 0x1000;
+/// Packets each way.
+const PACKETS: u64 = 24;
+/// Sectors of the disks.
+const SECTORS: u64 = 64;
+
+/// Halts until an interrupt comes, and ends it.
+fn wait_for_interrupt(cpu: &mut AbiVcpu) {
+    let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
+    assert!(matches!(halted.events[..], [Event::Interrupt(_)]), "{:?}", halted.events);
+    cpu.store(0xfee0_00b0, B4, 0);
+}
+
+/// A world with a VM of 128 pages, entered by the task of CPU 0.
+fn machine() -> (Arc<World>, Vec<Arc<Task>>, AbiVm) {
+    let world = World::new();
+    let tasks: Vec<_> = (0..6).map(|cpu| Task::new(&world.process, cpu)).collect();
+    let entered = world.enter_as(&tasks[0]);
+    let vm = AbiVm::with_chips(&world, 128);
+    drop(entered);
+    (world, tasks, vm)
+}
+
+/// Lends a thread to a queue until a signal comes.
+fn lend(world: &World, device: i64, queue: u64) {
+    let end = world.ioctl(device, rvmm::DEV_RUN, queue);
+    assert!(end == Err(EINTR) || end == Err(ERESTARTSYS), "{end:?}");
+}
+
+/// How transfers go.
+fn manners(random: &mut Random, fails: bool) -> Vec<Manner> {
+    let one = |random: &mut Random| match random.below(if fails { 8 } else { 6 }) {
+        0 | 1 => Manner::Later,
+        2 => Manner::Waits,
+        3 => Manner::Short(512),
+        6 => Manner::Fails(5),
+        7 => Manner::Fails(22),
+        _ => Manner::Now,
+    };
+    (0..64).map(|_| one(random)).chain([Manner::Now]).collect()
+}
+
+/// The driver of a disk, with requests of each kind.
+fn drive_disk(world: &World, cpu: &mut AbiVcpu, file: &DiskFile, seed: u64) {
+    let mut random = Random::new(seed ^ 99);
+    // FLUSH is offered; indirect descriptors and event indexes are not used.
+    let device = Device::start(cpu, 4, 1, VECTOR, 1 << 32 | 1 << 9);
+    let mut ring = Ring::new(&world.process, RAM, 0);
+    let (mut pending, mut left, mut contents) = (HashMap::new(), 20u64, HashMap::new());
+    while left != 0 || !pending.is_empty() {
+        while left != 0 && ring.room() >= 3 && (pending.is_empty() || random.below(3) == 0) {
+            left -= 1;
+            // Each request has sectors of its own, so that their order does not matter.
+            let (sector, at, is_write) = (left * 2, DATA + left * ROOM, random.below(2) == 0);
+            let kind = if random.below(8) == 0 { 4 } else { u32::from(is_write) };
+            let mut header = kind.to_le_bytes().to_vec();
+            header.extend_from_slice(&[0; 4]);
+            header.extend_from_slice(&sector.to_le_bytes());
+            world.process.write(RAM + at, &header, true).unwrap();
+            world.process.write(RAM + at + 16, &[0xee], true).unwrap();
+            let data = vec![0x80 | left as u8; 1024];
+            if kind == 1 {
+                world.process.write(RAM + at + 512, &data, true).unwrap();
+            }
+            // Some data is not where direct I/O wants it.
+            let odd = u64::from(kind == 0 && random.below(6) == 0);
+            let parts = match kind {
+                4 => vec![(at, 16, false), (at + 16, 1, true)],
+                _ => vec![(at, 16, false), (at + 512 + odd, 1024, kind == 0), (at + 16, 1, true)],
+            };
+            let head = ring.add(&parts);
+            pending.insert(head, (kind, at, sector, odd));
+            if kind == 1 {
+                contents.insert(sector, data);
+            }
+            if random.below(3) == 0 {
+                break;
+            }
+        }
+        cpu.store(device.notify(0), B2, 0);
+        wait_for_interrupt(cpu);
+        for (head, len) in ring.take_used() {
+            let (kind, at, sector, odd) = pending.remove(&head).expect("a request that was made");
+            let mut status = [0];
+            world.process.read(RAM + at + 16, &mut status, true).unwrap();
+            assert_eq!(status, [0], "it went well");
+            if kind == 0 {
+                assert_eq!(len, 1025);
+                let mut data = vec![0; 1024];
+                world.process.read(RAM + at + 512 + odd, &mut data, true).unwrap();
+                assert_eq!((data[0], data[1023]), (sector as u8, sector as u8 + 1));
+            }
+        }
+    }
+    for (sector, data) in contents {
+        assert_eq!(file.bytes((sector * 512) as usize, 1024), data);
+    }
+}
+
+/// A guest that reads and writes a disk, some requests at a time; transfers end when they like.
+fn disk(seed: u64) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let mut random = Random::new(seed);
+    let mut file = DiskFile::new((SECTORS * 512) as usize);
+    file.is_nowait = random.below(4) != 0;
+    let file = Arc::new(file);
+    file.script(&manners(&mut random, false));
+    let fd = world.open_disk(&file);
+    let config =
+        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
+    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let mut cpu = vm.vcpu(0);
+    let is_over = AtomicBool::new(false);
+    let (worker, over) = (tasks[1].clone(), &is_over);
+    let drive = || {
+        drive_disk(&world, &mut cpu, &file, seed);
+        over.store(true, SeqCst);
+        worker.set(SIGNAL);
+    };
+    let ends = || {
+        let mut random = Random::new(seed ^ 7);
+        while !over.load(SeqCst) || file.under_way() != 0 {
+            if random.below(3) == 0 {
+                file.end_one(random.below(64) as usize);
+            }
+            sched::wait_until("transfers", || file.under_way() != 0 || over.load(SeqCst));
+        }
+    };
+    let bodies = vec![
+        thread(&world, &tasks[0], drive),
+        thread(&world, &tasks[1], || lend(&world, disk, 0)),
+        thread(&world, &tasks[2], ends),
+    ];
+    drop(entered);
+    run_all(seed, bodies);
+    assert_eq!(Arc::strong_count(&file), 2, "nobody but the test and its fd holds the file");
+    assert_eq!(world.process.pins(), 0);
+}
+
+#[test]
+fn a_disk_completes_each_request_once() {
+    for_seeds(60, disk);
+}
+
+/// A disk with a worker, for requests one by one.
+fn one_by_one(test: impl FnOnce(&mut dyn FnMut(u32, u64, Manner, &[u8]) -> (u8, u32), &DiskFile) + Send) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let file = Arc::new(DiskFile::new((SECTORS * 512) as usize));
+    let fd = world.open_disk(&file);
+    let config = rvmm::VirtioBlkConfig {
+        fd,
+        flags: 0,
+        serial: *b"12345678901234567890",
+        slot: 4,
+        queue_size: 0,
+        queues: 1,
+        pad: 0,
+    };
+    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let mut cpu = vm.vcpu(0);
+    let worker = tasks[1].clone();
+    let drive = || {
+        // FLUSH, DISCARD and WRITE_ZEROES.
+        let device = Device::start(&mut cpu, 4, 1, VECTOR, 1 << 32 | 1 << 9 | 1 << 13 | 1 << 14);
+        let mut ring = Ring::new(&world.process, RAM, 0);
+        let mut ask = |kind: u32, sector: u64, manner: Manner, data: &[u8]| {
+            file.script(&[manner]);
+            let mut header = kind.to_le_bytes().to_vec();
+            header.extend_from_slice(&[0; 4]);
+            header.extend_from_slice(&sector.to_le_bytes());
+            world.process.write(RAM + DATA, &header, true).unwrap();
+            world.process.write(RAM + DATA + 16, &[0xee], true).unwrap();
+            world.process.write(RAM + DATA + 512, data, true).unwrap();
+            let to_guest = matches!(kind, 0 | 8);
+            let mut parts =
+                vec![(DATA, 16, false), (DATA + 512, data.len() as u32, to_guest), (DATA + 16, 1, true)];
+            parts.retain(|p| p.1 != 0);
+            ring.add(&parts);
+            cpu.store(device.notify(0), B2, 0);
+            wait_for_interrupt(&mut cpu);
+            let used = ring.take_used();
+            assert_eq!(used.len(), 1);
+            let mut status = [0];
+            world.process.read(RAM + DATA + 16, &mut status, true).unwrap();
+            (status[0], used[0].1)
+        };
+        test(&mut ask, &file);
+        worker.set(SIGNAL);
+    };
+    let bodies = vec![thread(&world, &tasks[0], drive), thread(&world, &tasks[1], || lend(&world, disk, 0))];
+    drop(entered);
+    run_all(1, bodies);
+}
+
+/// A range of DISCARD and WRITE_ZEROES.
+fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
+    let mut all = sector.to_le_bytes().to_vec();
+    all.extend_from_slice(&count.to_le_bytes());
+    all.extend_from_slice(&flags.to_le_bytes());
+    all
+}
+
+#[test]
+fn each_kind_of_request_reaches_the_file_and_what_fails_says_so() {
+    one_by_one(|ask, file| {
+        assert_eq!(ask(1, 2, Manner::Now, &[7; 512]), (0, 1));
+        assert_eq!(file.take_done(), [Done::Write(1024, 512, false)]);
+        assert_eq!(ask(0, 2, Manner::Now, &[0; 512]), (0, 513));
+        assert_eq!(ask(4, 0, Manner::Now, &[]), (0, 1));
+        assert!(file.take_done().contains(&Done::Sync));
+        assert_eq!(ask(8, 0, Manner::Now, &[0; 20]), (0, 21));
+        assert_eq!(ask(11, 0, Manner::Now, &range(4, 2, 0)), (0, 1));
+        assert_eq!(ask(13, 0, Manner::Now, &range(6, 1, 1)), (0, 1));
+        let done = file.take_done();
+        assert_eq!(done, [Done::Clear(2048, 1024, true), Done::Clear(3072, 512, true)]);
+        for manner in [Manner::Fails(5), Manner::Fails(28)] {
+            assert_eq!(ask(1, 2, manner, &[7; 512]).0, 1, "VIRTIO_BLK_S_IOERR");
+            assert_eq!(ask(0, 2, manner, &[7; 512]).0, 1);
+            assert_eq!(ask(4, 0, manner, &[]).0, 1);
+        }
+        // What direct I/O does not take is copied.
+        assert_eq!(ask(0, 3, Manner::Short(100), &[0; 512]).0, 0);
+        assert_eq!(ask(1, SECTORS, Manner::Now, &[0; 512]).0, 1, "beyond the end");
+        assert_eq!(ask(99, 0, Manner::Now, &[0; 512]).0, 2, "VIRTIO_BLK_S_UNSUPP");
+    });
+}
+
+/// The driver of a network card, which sends packets and takes those that come.
+fn drive_net(world: &World, cpu: &mut AbiVcpu, is_stream: bool, seed: u64) {
+    let mut random = Random::new(seed ^ 3);
+    let device = Device::start(cpu, 5, 2, VECTOR, 1 << 32 | 1 << 5);
+    let mut receive = Ring::new(&world.process, RAM, 0);
+    let mut transmit = Ring::new(&world.process, RAM, 1);
+    for i in 0..8 {
+        receive.add(&[(DATA + i * ROOM, 2048, true)]);
+    }
+    cpu.store(device.notify(0), B2, 0);
+    let (mut sent, mut done, mut received) = (0, 0, 0u64);
+    let mut next_room = 8;
+    let mut rooms: Vec<u64> = (0..8).collect();
+    while done < PACKETS || received < PACKETS {
+        // At first one at a time, so that the vCPU comes to serve the queue.
+        let most = if sent < 12 { 1 } else { PACKETS };
+        while sent < PACKETS && sent - done < most && transmit.room() != 0 && random.below(3) != 0 {
+            let at = DATA + (20 + sent) * ROOM;
+            let mut packet = vec![0; HEADER];
+            packet.extend_from_slice(&sent.to_le_bytes());
+            // Large ones go alone, and wait for room.
+            let is_large = !is_stream && random.below(3) == 0;
+            packet.resize(HEADER + if is_large { 2_500 } else { 60 }, 0);
+            world.process.write(RAM + at, &packet, true).unwrap();
+            transmit.add(&[(at, packet.len() as u32, false)]);
+            sent += 1;
+        }
+        cpu.store(device.notify(1), B2, 1);
+        done += transmit.take_used().len() as u64;
+        for (_, len) in receive.take_used() {
+            let at = DATA + rooms.remove(0) * ROOM;
+            let mut number = [0; 8];
+            world.process.read(RAM + at + HEADER as u64, &mut number, true).unwrap();
+            assert_eq!(u64::from_le_bytes(number), received, "packets come in order, each once");
+            assert_eq!(len as usize, HEADER + 60);
+            received += 1;
+            let again = next_room % 16;
+            next_room += 1;
+            rooms.push(again);
+            receive.add(&[(DATA + again * ROOM, 2048, true)]);
+        }
+        cpu.store(device.notify(0), B2, 0);
+        let all_sent = sent == PACKETS || sent - done >= most || transmit.room() == 0;
+        if all_sent && (done < sent || received < PACKETS) {
+            wait_for_interrupt(cpu);
+        }
+    }
+}
+
+/// Sends packets through a tap or a stream; each has its number in it.
+fn net(seed: u64, is_stream: bool) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let (tap, stream) = (TapDevice::new(), StreamSocket::new());
+    let fd = if is_stream { world.open_stream(&stream) } else { world.open_tap(&tap) };
+    let mut fds = [0; rvmm::NET_MAX_PAIRS];
+    fds[0] = fd;
+    let config = rvmm::VirtioNetConfig {
+        fds,
+        flags: if is_stream { rvmm::NET_STREAM } else { 0 },
+        slot: 5,
+        pairs: 1,
+        mtu: 0,
+        mac: [2, 0, 0, 0, 0, 1],
+        pad: [0; 6],
+    };
+    let card = vm.device(rvmm::DEV_VIRTIO_NET, &config).unwrap();
+    let mut cpu = vm.vcpu(0);
+    let (rx, tx) = (tasks[1].clone(), tasks[2].clone());
+    let drive = || {
+        drive_net(&world, &mut cpu, is_stream, seed);
+        rx.set(SIGNAL);
+        tx.set(SIGNAL);
+    };
+    let deliver = || {
+        let mut random = Random::new(seed ^ 5);
+        for number in 0..PACKETS {
+            let mut packet = number.to_le_bytes().to_vec();
+            packet.resize(60, 0);
+            if is_stream {
+                let mut framed = 60u32.to_be_bytes().to_vec();
+                framed.extend_from_slice(&packet);
+                let cut = random.below(framed.len() as u64) as usize;
+                stream.deliver(&framed[..cut]);
+                stream.deliver(&framed[cut..]);
+            } else {
+                tap.deliver(&packet);
+            }
+            tap.set_room(random.below(2));
+            for _ in 0..random.below(60) {
+                sched::yield_point();
+            }
+            tap.set_room(u64::MAX);
+        }
+    };
+    let bodies = vec![
+        thread(&world, &tasks[0], drive),
+        thread(&world, &tasks[1], || lend(&world, card, 0)),
+        thread(&world, &tasks[2], || lend(&world, card, 1)),
+        thread(&world, &tasks[3], deliver),
+    ];
+    drop(entered);
+    run_all(seed, bodies);
+
+    let numbers: Vec<u64> = if is_stream {
+        let bytes = stream.take_sent();
+        bytes.chunks(64).map(|frame| u64::from_le_bytes(frame[4..12].try_into().unwrap())).collect()
+    } else {
+        let packets = tap.take_sent();
+        packets.iter().map(|p| u64::from_le_bytes(p[HEADER..HEADER + 8].try_into().unwrap())).collect()
+    };
+    assert_eq!(numbers, (0..PACKETS).collect::<Vec<_>>(), "packets go in order, each once");
+}
+
+#[test]
+fn a_tap_carries_each_packet_once_and_in_order() {
+    for_seeds(40, |seed| net(seed, false));
+}
+
+#[test]
+fn a_stream_carries_each_packet_once_and_in_order() {
+    for_seeds(30, |seed| net(seed, true));
+}
+
+/// A guest writes to a virtio console and echoes what comes; another thread reads and writes.
+fn console(seed: u64) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let config =
+        rvmm::VirtioConsoleConfig { slot: 6, flags: rvmm::CONSOLE_WAITS, columns: 80, rows: 25, pad: 0 };
+    let fd = vm.device(rvmm::DEV_VIRTIO_CONSOLE, &config).unwrap();
+    let mut cpu = vm.vcpu(0);
+    const BYTES: usize = 400;
+    let drive = || {
+        let device = Device::start(&mut cpu, 6, 2, VECTOR, 1 << 32);
+        let mut input = Ring::new(&world.process, RAM, 0);
+        let mut output = Ring::new(&world.process, RAM, 1);
+        for i in 0..4 {
+            input.add(&[(DATA + i * ROOM, 32, true)]);
+        }
+        cpu.store(device.notify(0), B2, 0);
+        let (mut echoed, mut next, mut out) = (0usize, 0u64, 0u64);
+        while echoed < BYTES {
+            let mut idle = true;
+            for (_, len) in input.take_used() {
+                idle = false;
+                let at = DATA + next % 4 * ROOM;
+                next += 1;
+                let mut bytes = vec![0; len as usize];
+                world.process.read(RAM + at, &mut bytes, true).unwrap();
+                let to = DATA + (8 + out % 16) * ROOM;
+                world.process.write(RAM + to, &bytes, true).unwrap();
+                while output.room() == 0 {
+                    if output.take_used().is_empty() {
+                        wait_for_interrupt(&mut cpu);
+                    }
+                }
+                output.add(&[(to, len, false)]);
+                out += 1;
+                cpu.store(device.notify(1), B2, 1);
+                echoed += len as usize;
+                input.add(&[(at, 32, true)]);
+                cpu.store(device.notify(0), B2, 0);
+            }
+            output.take_used();
+            if idle {
+                wait_for_interrupt(&mut cpu);
+            }
+        }
+        while output.room() < 16 {
+            if output.take_used().is_empty() {
+                wait_for_interrupt(&mut cpu);
+            }
+        }
+    };
+    let message: Vec<u8> = (0..BYTES).map(|i| i as u8).collect();
+    let write = || {
+        let mut random = Random::new(seed);
+        let mut left = &message[..];
+        while !left.is_empty() {
+            let n = left.len().min(1 + random.below(50) as usize);
+            let written = world.write(fd, &left[..n], false).unwrap();
+            left = &left[written..];
+        }
+    };
+    let read = || {
+        let mut back = Vec::new();
+        while back.len() < BYTES {
+            back.extend(world.read(fd, 64, 0, false).unwrap());
+        }
+        assert_eq!(back, message);
+    };
+    let bodies = vec![
+        thread(&world, &tasks[0], drive),
+        thread(&world, &tasks[1], write),
+        thread(&world, &tasks[2], read),
+    ];
+    drop(entered);
+    run_all(seed, bodies);
+}
+
+#[test]
+fn a_console_carries_each_byte_both_ways() {
+    for_seeds(30, console);
+}
