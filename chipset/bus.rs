@@ -19,10 +19,10 @@ use super::ioapic::{Ioapic, IoapicState};
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, Pm, Request};
-use super::routing::{DestFormat, Routing, Target};
+use super::routing::{Routing, Target};
 use super::rtc::{self, Rtc};
 use super::uart::{self, Uart};
-use super::{ApicMessage, Level, PioDevice};
+use super::{ApicMessage, DestFormat, Level, PioDevice};
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::{earliest, Ns};
 

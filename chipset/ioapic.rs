@@ -14,8 +14,8 @@
 //!
 //! Whatever makes pins send returns the messages. The chipset bus owns the lock.
 
-use super::routing::DestFormat;
-use super::{ApicMessage, Delivery, DestMode, Level};
+use super::message::{ApicMessage, Delivery, DestFormat, DestMode};
+use super::Level;
 use crate::arch::addr::Width;
 
 /// Number of pins.

@@ -16,6 +16,7 @@ pub(crate) mod bus;
 pub(crate) mod i8042;
 pub(crate) mod ioapic;
 pub(crate) mod lapic;
+pub(crate) mod message;
 pub(crate) mod pci;
 pub(crate) mod pic;
 pub(crate) mod pit;
@@ -25,6 +26,8 @@ pub(crate) mod routing;
 pub(crate) mod rtc;
 pub(crate) mod time;
 pub(crate) mod uart;
+
+pub(crate) use message::{ApicMessage, Delivery, DestFormat};
 
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -71,49 +74,4 @@ pub(crate) trait PioDevice {
     fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32;
     /// Writes a port; bits of `value` above `width` are ignored.
     fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns);
-}
-
-/// An interrupt message: what an MSI, an IOAPIC pin or an ICR write sends over the APIC bus.
-///
-/// SDM, "Message Signalled Interrupts" and "Interrupt Command Register (ICR)".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ApicMessage {
-    /// Destination APIC id or logical destination.
-    pub(crate) dest: u32,
-    /// How `dest` is to be read.
-    pub(crate) dest_mode: DestMode,
-    /// What is delivered.
-    pub(crate) delivery: Delivery,
-    /// The vector; for a SIPI the page of the start address.
-    pub(crate) vector: u8,
-    /// Level triggered: its EOI is broadcast to the IOAPIC.
-    pub(crate) level: bool,
-}
-
-/// How a destination field selects local APICs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DestMode {
-    /// By APIC id.
-    Physical,
-    /// By logical id (LDR and DFR).
-    Logical,
-}
-
-/// The delivery modes of the APIC bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// To every destination named.
-    Fixed,
-    /// To the one destination of lowest priority.
-    LowestPriority,
-    /// System management interrupt.
-    Smi,
-    /// Non-maskable interrupt.
-    Nmi,
-    /// INIT.
-    Init,
-    /// Start-up IPI.
-    StartUp,
-    /// As if from an external interrupt controller.
-    ExtInt,
 }

@@ -7,8 +7,7 @@
 //! Signalled Interrupts".
 
 use super::ioapic;
-use super::lapic::BROADCAST;
-use super::{ApicMessage, Delivery, DestMode};
+use super::message::{ApicMessage, DestFormat};
 use kernel::prelude::*;
 
 /// GSIs are below this, and a table has at most so many entries: what KVM_CAP_IRQ_ROUTING answers.
@@ -19,90 +18,6 @@ const MAX_TARGETS: usize = 3;
 const TYPE_IRQCHIP: u32 = 1;
 /// Routing entry type of an MSI.
 const TYPE_MSI: u32 = 2;
-
-/// How wide the destination field of MSIs and IOAPIC entries is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DestFormat {
-    /// 8 bits, with 0xff a broadcast.
-    #[default]
-    Narrow,
-    /// 15 bits: bits 14:8 are in address bits 11:5, and in bits 55:49 of an IOAPIC entry. What
-    /// KVM_FEATURE_MSI_EXT_DEST_ID offers to the guest.
-    #[allow(dead_code, reason = "for a guest that is offered that feature; used by the tests")]
-    Extended,
-    /// 32 bits: bits 31:8 are in the same bits of the upper address. What
-    /// KVM_X2APIC_API_USE_32BIT_IDS offers to the VMM; IOAPIC entries stay narrow.
-    Wide,
-}
-
-impl DestFormat {
-    /// Returns the destination of the 8-bit field and the 7 bits that may extend it.
-    pub(crate) fn dest(self, low: u8, extension: u32) -> u32 {
-        match (self, low) {
-            (DestFormat::Extended, _) => u32::from(low) | ((extension & 0x7f) << 8),
-            (_, 0xff) => BROADCAST,
-            (_, _) => u32::from(low),
-        }
-    }
-}
-
-impl ApicMessage {
-    /// Returns the message that an MSI with this address and data is, `None` if it is none: the
-    /// address is not the APICs', the delivery mode is reserved, or it is a level's de-assertion.
-    ///
-    /// The redirection hint makes a fixed message one of lowest priority.
-    pub(crate) fn from_msi(addr: u64, data: u32, format: DestFormat) -> Option<ApicMessage> {
-        let low = u32::try_from(addr & 0xffff_ffff).unwrap_or(0);
-        let high = u32::try_from(addr >> 32).unwrap_or(0);
-        if low >> 20 != 0xfee || (format != DestFormat::Wide && high != 0) {
-            return None;
-        }
-        let [id, ..] = (low >> 12).to_le_bytes();
-        let dest = match format {
-            DestFormat::Wide if high != 0 => u32::from(id) | (high & !0xff),
-            _ => format.dest(id, low >> 5),
-        };
-        let level = data & 0x8000 != 0;
-        if level && data & 0x4000 == 0 {
-            return None;
-        }
-        let [vector, ..] = data.to_le_bytes();
-        let delivery = match Delivery::from_code(u64::from(data >> 8))? {
-            Delivery::Fixed if low & 8 != 0 => Delivery::LowestPriority,
-            Delivery::StartUp => return None,
-            other => other,
-        };
-        let dest_mode = DestMode::from_logical_bit(low & 4 != 0);
-        Some(ApicMessage { dest, dest_mode, delivery, vector, level })
-    }
-
-    const PRESENT: u64 = 1 << 63;
-    const LEVEL: u64 = 1 << 44;
-    const LOGICAL: u64 = 1 << 43;
-
-    /// Returns the message as a word other than 0, to be published in an atomic.
-    pub(crate) fn pack(self) -> u64 {
-        let logical = if self.dest_mode == DestMode::Logical { Self::LOGICAL } else { 0 };
-        let level = if self.level { Self::LEVEL } else { 0 };
-        let code = u64::from(self.vector) | self.delivery.code() << 8;
-        Self::PRESENT | level | logical | code << 32 | u64::from(self.dest)
-    }
-
-    /// Returns the message that [`ApicMessage::pack`] made `word` of, if it is one.
-    pub(crate) fn unpack(word: u64) -> Option<ApicMessage> {
-        if word & Self::PRESENT == 0 {
-            return None;
-        }
-        let [a, b, c, d, vector, code, ..] = word.to_le_bytes();
-        Some(ApicMessage {
-            dest: u32::from_le_bytes([a, b, c, d]),
-            dest_mode: DestMode::from_logical_bit(word & Self::LOGICAL != 0),
-            delivery: Delivery::from_code(code.into())?,
-            vector,
-            level: word & Self::LEVEL != 0,
-        })
-    }
-}
 
 /// Where a GSI goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, Bus, Signals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
 use crate::chipset::pci::MsiMessage;
-use crate::chipset::routing::DestFormat;
+use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;

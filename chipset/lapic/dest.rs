@@ -12,10 +12,8 @@
 //! 0xff turned into [`BROADCAST`] when their message is made, so that it reaches local APICs in
 //! x2APIC mode as well, as KVM does it for MSIs and IOAPIC pins.
 
-use super::super::{ApicMessage, Delivery, DestMode};
+use crate::chipset::message::{ApicMessage, Delivery, DestMode, BROADCAST};
 
-/// The destination that means every local APIC.
-pub(crate) const BROADCAST: u32 = u32::MAX;
 /// The 8-bit broadcast, as xAPIC targets understand it.
 const XAPIC_BROADCAST: u32 = 0xff;
 
@@ -217,46 +215,5 @@ impl Command {
         };
         let dest_mode = DestMode::from_logical_bit(icr & 0x800 != 0);
         Command::Send(Ipi { msg: ApicMessage { dest, dest_mode, delivery, vector, level: false }, shorthand })
-    }
-}
-
-impl Delivery {
-    /// Returns the delivery mode of a three-bit code, `None` for the reserved 3. Higher bits are
-    /// ignored.
-    pub(crate) fn from_code(code: u64) -> Option<Delivery> {
-        Some(match code & 7 {
-            0 => Delivery::Fixed,
-            1 => Delivery::LowestPriority,
-            2 => Delivery::Smi,
-            4 => Delivery::Nmi,
-            5 => Delivery::Init,
-            6 => Delivery::StartUp,
-            7 => Delivery::ExtInt,
-            _ => return None,
-        })
-    }
-
-    /// Returns the code that [`Delivery::from_code`] takes.
-    pub(crate) fn code(self) -> u64 {
-        match self {
-            Delivery::Fixed => 0,
-            Delivery::LowestPriority => 1,
-            Delivery::Smi => 2,
-            Delivery::Nmi => 4,
-            Delivery::Init => 5,
-            Delivery::StartUp => 6,
-            Delivery::ExtInt => 7,
-        }
-    }
-}
-
-impl DestMode {
-    /// Returns the mode of a destination mode bit.
-    pub(crate) fn from_logical_bit(logical: bool) -> DestMode {
-        if logical {
-            DestMode::Logical
-        } else {
-            DestMode::Physical
-        }
     }
 }

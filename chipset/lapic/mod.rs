@@ -29,7 +29,7 @@ pub(crate) mod timer;
 
 pub(crate) use base::DEFAULT_BASE;
 pub(crate) use bits::VecBits;
-pub(crate) use dest::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
+pub(crate) use dest::{ApicIdentity, ApicMode, Ipi, Shorthand};
 pub(crate) use timer::Clock;
 
 use super::Delivery;

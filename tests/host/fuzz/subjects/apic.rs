@@ -5,7 +5,7 @@
 use super::bytes::Bytes;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, Lvt};
-use crate::chipset::routing::DestFormat;
+use crate::chipset::DestFormat;
 use crate::chipset::Level;
 use crate::t_apic::property::{run, Op};
 use crate::t_apic::{x2apic_after_linux_init, xapic_after_linux_init, BASE, EN, EXTD};

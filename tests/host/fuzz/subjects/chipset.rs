@@ -11,9 +11,10 @@ use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::pm::{Pm, TimerWidth};
-use crate::chipset::routing::{DestFormat, Routing};
+use crate::chipset::routing::Routing;
 use crate::chipset::rtc::Rtc;
 use crate::chipset::uart::Uart;
+use crate::chipset::DestFormat;
 use crate::chipset::Level;
 use crate::t_chipset::ops::{run, Subject};
 

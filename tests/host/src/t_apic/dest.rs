@@ -4,8 +4,10 @@
 
 use super::*;
 use crate::chipset::lapic::dest::matches;
-use crate::chipset::lapic::{ApicIdentity, ApicMode, Ipi, Shorthand, BROADCAST};
-use crate::chipset::{ApicMessage, Delivery, DestMode};
+use crate::chipset::lapic::{ApicIdentity, ApicMode, Ipi, Shorthand};
+use crate::chipset::message::DestMode;
+use crate::chipset::message::BROADCAST;
+use crate::chipset::{ApicMessage, Delivery};
 
 fn to(dest: u32, dest_mode: DestMode) -> ApicMessage {
     ApicMessage { dest, dest_mode, delivery: Delivery::Fixed, vector: 0x40, level: false }

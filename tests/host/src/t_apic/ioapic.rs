@@ -4,10 +4,11 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::ioapic::{Ioapic, IoapicState};
-use crate::chipset::lapic::BROADCAST;
-use crate::chipset::routing::DestFormat;
+use crate::chipset::message::DestMode;
+use crate::chipset::message::BROADCAST;
+use crate::chipset::DestFormat;
 use crate::chipset::Level::{High, Low};
-use crate::chipset::{ApicMessage, Delivery, DestMode};
+use crate::chipset::{ApicMessage, Delivery};
 
 const LEVEL: u32 = 0x8000;
 const MASKED: u32 = 0x1_0000;

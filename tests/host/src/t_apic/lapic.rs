@@ -6,8 +6,10 @@ use super::*;
 use crate::arch::addr::Width;
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::save::IdFormat;
-use crate::chipset::lapic::{ApicMode, Ipi, Lvt, Shorthand, BROADCAST};
-use crate::chipset::{ApicMessage, Delivery, DestMode};
+use crate::chipset::lapic::{ApicMode, Ipi, Lvt, Shorthand};
+use crate::chipset::message::DestMode;
+use crate::chipset::message::BROADCAST;
+use crate::chipset::{ApicMessage, Delivery};
 
 fn read(apic: &mut Lapic, offset: u32) -> u32 {
     apic.read(offset, Ns::ZERO)

@@ -12,8 +12,10 @@ use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::ApicIdentity;
-use crate::chipset::routing::{DestFormat, Routing};
-use crate::chipset::{ApicMessage, Delivery, DestMode, Level};
+use crate::chipset::message::DestMode;
+use crate::chipset::routing::Routing;
+use crate::chipset::DestFormat;
+use crate::chipset::{ApicMessage, Delivery, Level};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

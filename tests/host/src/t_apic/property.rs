@@ -7,7 +7,7 @@ use crate::arch::addr::Width;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, Lvt, VecBits};
-use crate::chipset::routing::DestFormat;
+use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Level};
 use proptest::collection::vec;
 use proptest::prelude::*;

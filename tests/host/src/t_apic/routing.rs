@@ -2,9 +2,11 @@
 
 //! GSI routing and MSI decoding.
 
-use crate::chipset::lapic::BROADCAST;
-use crate::chipset::routing::{DestFormat, Route, Routing, Target};
-use crate::chipset::{ApicMessage, Delivery, DestMode};
+use crate::chipset::message::DestFormat;
+use crate::chipset::message::DestMode;
+use crate::chipset::message::BROADCAST;
+use crate::chipset::routing::{Route, Routing, Target};
+use crate::chipset::{ApicMessage, Delivery};
 use kernel::prelude::*;
 use proptest::prelude::*;
 
