@@ -10,7 +10,7 @@
 //!
 //! As the slots themselves it is made anew for each change.
 
-use super::slots::{GfnRange, Slot};
+use super::slot::{GfnRange, Slot};
 use crate::arch::addr::{Gfn, Hva, PAGE_SHIFT};
 use crate::arch::slice::count_first;
 use kernel::prelude::*;

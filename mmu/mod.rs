@@ -8,6 +8,7 @@ pub(crate) mod asid;
 pub(crate) mod format;
 pub(crate) mod hva_index;
 pub(crate) mod mem;
+pub(crate) mod slot;
 pub(crate) mod slots;
 pub(crate) mod table;
 pub(crate) mod tlb;
