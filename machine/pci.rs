@@ -16,7 +16,7 @@ use super::service::rng::RngService;
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, Slot};
-use crate::virtio::pci::{kick, Effect, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{kick, Effect, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};

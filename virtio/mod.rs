@@ -6,10 +6,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`blk`], [`console`], [`net`], [`rng`] | what a device type does with a buffer |
-//! | [`pci`] | the transport: configuration space, BARs, features, MSI-X |
-//! | [`common`] | its common configuration structure, and the device status |
-//! | [`msix`] | vector table and pending bits |
+//! | [`device`] | what a device type does with a buffer: disk, console, card, entropy source |
+//! | [`transport`] | over PCI: configuration space, BARs, status, features; MSI-X: vector table and pending bits |
 //! | [`queue`], [`segment`] | virtqueues, split and packed, and the buffers in them |
 //! | [`inflight`] | which requests are with the host, for whoever serves a device |
 //!
@@ -20,13 +18,8 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod blk;
-pub(crate) mod common;
-pub(crate) mod console;
+pub(crate) mod device;
 pub(crate) mod inflight;
-pub(crate) mod msix;
-pub(crate) mod net;
-pub(crate) mod pci;
 pub(crate) mod queue;
-pub(crate) mod rng;
 pub(crate) mod segment;
+pub(crate) mod transport;

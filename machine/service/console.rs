@@ -7,8 +7,8 @@ use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::file::signal_pending;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::console::Console;
-use crate::virtio::pci::VirtioPci;
+use crate::virtio::device::console::Console;
+use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

@@ -21,7 +21,7 @@ use crate::host::cpu::PinnedCpu;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::PinnedRam;
 use crate::machine::ram::GuestRam;
-use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};

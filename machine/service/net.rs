@@ -16,8 +16,8 @@ use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::netio::{Stream, Tap};
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::net::Net;
-use crate::virtio::pci::VirtioPci;
+use crate::virtio::device::net::Net;
+use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

@@ -12,9 +12,9 @@ use crate::host::file::Loan;
 use crate::host::netio::{Batch, Tap};
 use crate::host::pieces::{Extent, Pieces};
 use crate::machine::memory::{split_at_slots, PinnedRam};
-use crate::virtio::net::{Net, Packet, Sent, Taken, MAX_CHAIN};
-use crate::virtio::pci::VirtioPci;
+use crate::virtio::device::net::{Net, Packet, Sent, Taken, MAX_CHAIN};
 use crate::virtio::queue::{Fault, Used};
+use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 
 /// Packets after which the driver is told at the latest.

@@ -13,7 +13,7 @@ use super::net_queue::{locate, NetCx, NetQueue, QueuePath, TapOutbox, BURST, PAC
 use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::host::file::signal_pending;
 use crate::host::netio::Tap;
-use crate::virtio::net::{Offloads, Taken, HEADER_BYTES};
+use crate::virtio::device::net::{Offloads, Taken, HEADER_BYTES};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

@@ -6,8 +6,8 @@ use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::random;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::pci::VirtioPci;
-use crate::virtio::rng::Rng;
+use crate::virtio::device::rng::Rng;
+use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

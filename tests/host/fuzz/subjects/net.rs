@@ -7,8 +7,8 @@ use super::queue::act;
 use crate::t_virtio::machine::{F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::net::card;
 use crate::t_virtio::random::{apply, Act};
-use crate::virtio::net::{Packet, Sent, Taken, MAX_SEGMENTS};
-use crate::virtio::pci::Served;
+use crate::virtio::device::net::{Packet, Sent, Taken, MAX_SEGMENTS};
+use crate::virtio::transport::pci::Served;
 
 /// What a worker takes is bounded and enough; taking and giving make a bounded number of accesses.
 pub(super) fn virtio_net(bytes: &[u8]) {

@@ -7,8 +7,8 @@ use crate::arch::addr::{Gpa, Width::*};
 use crate::chipset::pci::Slot;
 use crate::t_virtio::machine::{Machine, F_VERSION_1, WINDOW};
 use crate::t_virtio::random::disk;
-use crate::virtio::blk::Blk;
-use crate::virtio::pci::Effect;
+use crate::virtio::device::blk::Blk;
+use crate::virtio::transport::pci::Effect;
 
 /// Registers that drivers write.
 const REGISTERS: [u8; 16] =

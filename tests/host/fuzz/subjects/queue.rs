@@ -7,10 +7,10 @@ use crate::t_virtio::driver::Ring;
 use crate::t_virtio::machine::{Machine, F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
-use crate::virtio::blk::{Next, Request, Status};
-use crate::virtio::pci::Served;
+use crate::virtio::device::blk::{Next, Request, Status};
+use crate::virtio::device::rng::Rng;
 use crate::virtio::queue::{Buffer, QueueError};
-use crate::virtio::rng::Rng;
+use crate::virtio::transport::pci::Served;
 
 fn desc(b: &mut Bytes<'_>) -> AnyDesc {
     let at = match b.below(8) {

@@ -5,7 +5,7 @@ use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4, B8};
-use crate::virtio::blk::{Blk, Geometry, Next, Op, Request, Status};
+use crate::virtio::device::blk::{Blk, Geometry, Next, Op, Request, Status};
 use crate::virtio::segment::Segment;
 
 pub(super) type Disk = Machine<Blk>;
@@ -554,5 +554,5 @@ fn disks_that_cannot_be_are_refused() {
         assert_eq!(bad, Err(kernel::prelude::EINVAL));
     }
     let odd = Blk::new(geometry(8), 100, 64, 1).unwrap();
-    assert!(crate::virtio::pci::VirtioPci::new(odd).is_err());
+    assert!(crate::virtio::transport::pci::VirtioPci::new(odd).is_err());
 }

@@ -3,10 +3,11 @@
 use super::blk::{disk_with_depth, put_header, Disk};
 use super::driver::Ring;
 use crate::arch::addr::Width::B2;
-use crate::virtio::blk::{Next, Request, Status};
+use crate::virtio::device::blk::{Next, Request, Status};
 use crate::virtio::inflight::{Ended, InFlight};
-use crate::virtio::pci::{Effect, F_EVENT_IDX};
 use crate::virtio::queue::Fault;
+use crate::virtio::transport::features::F_EVENT_IDX;
+use crate::virtio::transport::pci::Effect;
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::ENOMEM;
 use proptest::collection::vec;

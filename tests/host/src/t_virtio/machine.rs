@@ -7,8 +7,8 @@ use super::mem::Mem;
 use super::packed_driver::PackedRing;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{ConfigAccess, MsiMessage, PciRoot, Slot};
-use crate::virtio::pci::{Effect, VirtioDevice, VirtioPci};
 use crate::virtio::queue::Layout;
+use crate::virtio::transport::pci::{Effect, VirtioDevice, VirtioPci};
 use Width::{B1, B2, B4};
 
 pub(crate) const WINDOW: u64 = 0xc000_0000;

@@ -2,7 +2,7 @@
 
 use crate::arch::addr::Width::{B1, B2, B4, B8};
 use crate::chipset::pci::{MsiMessage, MsixControl};
-use crate::virtio::msix::Msix;
+use crate::virtio::transport::msix::Msix;
 
 const ON: MsixControl = MsixControl { enabled: true, masked: false };
 const MASKED: MsixControl = MsixControl { enabled: true, masked: true };

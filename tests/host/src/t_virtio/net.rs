@@ -5,10 +5,10 @@ use super::machine::*;
 use super::mem::MEM_BYTES;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4};
-use crate::virtio::net::frames::{Frames, MAX_FRAME};
-use crate::virtio::net::{Net, NetConfig, Offloads, Packet, Sent, Taken, MAX_PAIRS};
-use crate::virtio::pci::Served;
+use crate::virtio::device::net::frames::{Frames, MAX_FRAME};
+use crate::virtio::device::net::{Net, NetConfig, Offloads, Packet, Sent, Taken, MAX_PAIRS};
 use crate::virtio::queue::Fault;
+use crate::virtio::transport::pci::Served;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

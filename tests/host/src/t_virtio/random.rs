@@ -7,12 +7,12 @@ use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Width::{self, B1, B2, B4, B8};
 use crate::chipset::pci::Slot;
-use crate::virtio::blk::{Blk, Geometry, Next, Op, Request, Status};
-use crate::virtio::pci::Effect;
-use crate::virtio::pci::Served;
+use crate::virtio::device::blk::{Blk, Geometry, Next, Op, Request, Status};
+use crate::virtio::device::rng::Rng;
 use crate::virtio::queue::{Buffer, Fault, QueueError};
-use crate::virtio::rng::Rng;
 use crate::virtio::segment::total;
+use crate::virtio::transport::pci::Effect;
+use crate::virtio::transport::pci::Served;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

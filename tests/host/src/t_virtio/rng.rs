@@ -4,8 +4,8 @@ use super::driver::Ring;
 use super::machine::*;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::B4;
-use crate::virtio::pci::Served;
-use crate::virtio::rng::Rng;
+use crate::virtio::device::rng::Rng;
+use crate::virtio::transport::pci::Served;
 
 fn guest() -> (Machine<Rng>, Ring) {
     let mut m = Machine::new(Rng);

@@ -2,10 +2,10 @@
 
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4, B8};
-use crate::virtio::blk::{Next, Request, Status};
-use crate::virtio::pci::Served;
-use crate::virtio::pci::{kick, Effect, VirtioPci};
-use crate::virtio::rng::Rng;
+use crate::virtio::device::blk::{Next, Request, Status};
+use crate::virtio::device::rng::Rng;
+use crate::virtio::transport::pci::Served;
+use crate::virtio::transport::pci::{kick, Effect, VirtioPci};
 
 type Disk = super::blk::Disk;
 

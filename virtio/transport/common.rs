@@ -6,9 +6,9 @@
 //! is accessed with its own width; the 64-bit addresses also by halves. Anything else reads as ones
 //! and is not written.
 
+use super::features::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
+use super::msix::MAX_VECTORS;
 use crate::arch::addr::{Gpa, Width};
-use crate::virtio::msix::MAX_VECTORS;
-use crate::virtio::pci::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
 use crate::virtio::queue::{Fault, Queue, QueueFeatures};
 
 const DEVICE_FEATURE_SELECT: u32 = 0x00;

@@ -27,11 +27,12 @@
 //!
 //! The caller holds the device's lock around every call, except [`kick`].
 
+use super::common::{Common, Status};
+use super::features::{F_RING_PACKED, F_TRANSPORT};
+use super::msix::Msix;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{Command, ConfigSpace, MsiMessage, Touched};
 use crate::mmu::mem::GuestMem;
-use crate::virtio::common::{Common, Status};
-use crate::virtio::msix::Msix;
 use crate::virtio::queue::{Fault, Queue};
 use kernel::prelude::*;
 
@@ -47,17 +48,6 @@ use layout::{
 const ISR_QUEUE: u8 = 1;
 /// ISR status: the device's configuration changed.
 const ISR_CONFIG: u8 = 2;
-
-/// VIRTIO_F_INDIRECT_DESC.
-pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
-/// VIRTIO_F_EVENT_IDX.
-pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
-/// VIRTIO_F_VERSION_1.
-pub(crate) const F_VERSION_1: u64 = 1 << 32;
-/// VIRTIO_F_RING_PACKED.
-pub(crate) const F_RING_PACKED: u64 = 1 << 34;
-/// What the transport and the queues add to a device's features.
-const F_TRANSPORT: u64 = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1;
 
 /// What a device type adds to the transport.
 pub(crate) trait VirtioDevice {
@@ -329,7 +319,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Ends a request: returns the message of its queue's interrupt if the driver wants one.
-    pub(super) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+    pub(in crate::virtio) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
         let queue = self.queues.get_mut(usize::from(index))?;
         if queue.needs_notification(mem) {
             self.interrupt(index)
@@ -339,7 +329,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Notes that the driver broke the rules. Returns the message that tells it so.
-    pub(super) fn fail(&mut self, why: Fault) -> Option<MsiMessage> {
+    pub(in crate::virtio) fn fail(&mut self, why: Fault) -> Option<MsiMessage> {
         self.fault = Some(why);
         self.common.status |= Status::NEEDS_RESET;
         if self.common.status.contains(Status::DRIVER_OK) {
@@ -350,7 +340,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns a queue that a worker may serve now, with the device type.
-    pub(super) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
+    pub(in crate::virtio) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
         if !self.is_running() {
             return None;
         }
@@ -359,27 +349,27 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns the device type, whatever the state.
-    pub(super) fn device_mut(&mut self) -> &mut D {
+    pub(in crate::virtio) fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
 
     /// Notes that a worker took a buffer.
-    pub(super) fn began(&mut self) {
+    pub(in crate::virtio) fn began(&mut self) {
         self.began_some(1);
     }
 
     /// As [`VirtioPci::began`], for `count` buffers.
-    pub(super) fn began_some(&mut self, count: u32) {
+    pub(in crate::virtio) fn began_some(&mut self, count: u32) {
         self.in_flight = self.in_flight.saturating_add(count);
     }
 
     /// Notes that a worker is done with a buffer; the last one ends a reset that waited for it.
-    pub(super) fn ended(&mut self) {
+    pub(in crate::virtio) fn ended(&mut self) {
         self.ended_some(1);
     }
 
     /// As [`VirtioPci::ended`], for `count` buffers.
-    pub(super) fn ended_some(&mut self, count: u32) {
+    pub(in crate::virtio) fn ended_some(&mut self, count: u32) {
         self.in_flight = self.in_flight.saturating_sub(count);
         self.finish_reset();
     }

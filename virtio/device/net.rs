@@ -23,9 +23,9 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
 use crate::virtio::queue::{Buffer, Fault, Queue, QueueError, Used};
 use crate::virtio::segment::{self, Segment, SegmentList};
+use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 mod config;

@@ -29,9 +29,9 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsiMessage;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::pci::{VirtioDevice, VirtioPci};
 use crate::virtio::queue::{Buffer, Chain, Fault, Queue, QueueError};
 use crate::virtio::segment::{self, Segment, SegmentList};
+use crate::virtio::transport::pci::{VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 mod config;
@@ -199,7 +199,7 @@ pub(crate) enum Next {
     Request(Request),
     /// A request that was answered at once: send the message, if there is one, and call again.
     Answered(Option<MsiMessage>),
-    /// No request; a [`kick`](crate::virtio::pci::kick) or `Effect::Activated` comes with the next.
+    /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `Effect::Activated` comes with the next.
     Empty,
     /// All requests of the pool are in flight: call again after a completion. No kick will come.
     Full,

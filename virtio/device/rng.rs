@@ -8,9 +8,9 @@
 
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::segment;
+use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
 
 /// Entries of the queue.
 const QUEUE_SIZE: u16 = 64;

@@ -6,7 +6,7 @@
 //! is in the parent module's text.
 
 use crate::chipset::pci::{BarKind, ConfigSpace, Identity, MsixLayout};
-use crate::virtio::msix;
+use crate::virtio::transport::msix;
 use kernel::prelude::*;
 
 /// Vendor id of all virtio devices.

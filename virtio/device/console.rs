@@ -20,9 +20,9 @@
 use crate::arch::addr::Width;
 use crate::chipset::ring::Ring;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::pci::{Served, VirtioDevice, VirtioPci};
 use crate::virtio::queue::{Fault, Queue, QueueError};
 use crate::virtio::segment;
+use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 /// VIRTIO_CONSOLE_F_SIZE.
