@@ -19,7 +19,7 @@ use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
 use crate::machine::settings::ModuleSettings;
-use crate::mmu::slots::Request;
+use crate::mmu::slots::SlotRequest;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
@@ -90,7 +90,7 @@ impl<B: Backend> VmFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        let request = Request {
+        let request = SlotRequest {
             slot: r.slot,
             flags: r.flags,
             gpa: Gpa(r.guest_phys_addr),

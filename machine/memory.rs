@@ -9,7 +9,7 @@
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::guest_ram;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::slots::{HvaSpan, Slot, Slots};
+use crate::mmu::slots::{HvaSpan, MemSlot, MemSlots};
 use core::cell::Cell;
 use core::ops::Range;
 use kernel::prelude::*;
@@ -33,15 +33,15 @@ pub(crate) trait SlotLookup {
 
 /// Guest memory for as long as a CPU is held, which makes many small accesses cheaper.
 pub(crate) struct PinnedRam<'a> {
-    slots: &'a Slots,
+    slots: &'a MemSlots,
     /// The slot of the last access.
-    last: Cell<Option<&'a Slot>>,
+    last: Cell<Option<&'a MemSlot>>,
 }
 
 impl<'a> PinnedRam<'a> {
     /// Returns the memory in `slots`; `hint`: the place of a slot that is likely to be the one.
     #[inline(always)]
-    pub(crate) fn new(slots: &'a Slots, hint: usize) -> PinnedRam<'a> {
+    pub(crate) fn new(slots: &'a MemSlots, hint: usize) -> PinnedRam<'a> {
         PinnedRam { slots, last: Cell::new(slots.as_slice().get(hint)) }
     }
 

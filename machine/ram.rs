@@ -19,7 +19,7 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
 use crate::host::guest_ram;
 use crate::host::rcu::{RcuBox, Unpublished};
-use crate::mmu::slots::{Change, HvaSpan, Limits, Request, Slot, Slots};
+use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest};
 use crate::mmu::tlb::{Invalidations, Snapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
@@ -28,8 +28,8 @@ use kernel::sync::SpinLock;
 /// See the module's description.
 #[pin_data]
 pub(crate) struct GuestRam {
-    slots: RcuBox<Slots>,
-    limits: Limits,
+    slots: RcuBox<MemSlots>,
+    limits: SlotLimits,
     /// Bumped before the slots change, and again after.
     generation: AtomicU64,
     /// The place of the slot that was accessed last, wrong at worst.
@@ -47,9 +47,9 @@ pub(crate) struct GuestRam {
 /// A change of the slots that is under way; nothing is mapped until it is dropped.
 pub(crate) struct SlotChange<'a> {
     ram: &'a GuestRam,
-    new: KBox<Slots>,
+    new: KBox<MemSlots>,
     /// What it changes.
-    pub(crate) change: Change,
+    pub(crate) change: ChangedSlot,
     block: Block<'a>,
 }
 
@@ -67,12 +67,12 @@ impl GuestRam {
     pub(crate) fn new() -> impl PinInit<GuestRam, Error> {
         // Leaf 0x80000008: the bits of a physical address, of the host's, which is what its tables take.
         let bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
-        let limits = Limits {
+        let limits = SlotLimits {
             end_hva: guest_ram::user_end(),
             end_gfn: Gfn(1u64.wrapping_shl(bits.saturating_sub(PAGE_SHIFT))),
         };
         try_pin_init!(GuestRam {
-            slots: RcuBox::new(Slots::new()?)?,
+            slots: RcuBox::new(MemSlots::new()?)?,
             limits,
             generation: AtomicU64::new(0),
             hint: AtomicUsize::new(0),
@@ -85,10 +85,10 @@ impl GuestRam {
     /// Begins a change of the slots, the only one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`Slots::change`].
-    pub(crate) fn begin_change(&self, request: &Request) -> Result<SlotChange<'_>> {
+    /// Those of [`MemSlots::change`].
+    pub(crate) fn begin_change(&self, request: &SlotRequest) -> Result<SlotChange<'_>> {
         // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
-        let mut new = Slots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
+        let mut new = MemSlots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
         self.slots.read(|s| new.copy_from(s))?;
         let change = new.change(request, &self.limits)?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
@@ -100,7 +100,7 @@ impl GuestRam {
     ///
     /// # Errors
     /// `EINTR` when the calling thread is killed.
-    fn publish(&self, new: KBox<Slots>) -> Result<Unpublished<Slots>> {
+    fn publish(&self, new: KBox<MemSlots>) -> Result<Unpublished<MemSlots>> {
         loop {
             self.no_notifiers.wait_killable(|| *self.notifiers.lock() == 0)?;
             let notifiers = self.notifiers.lock();
@@ -115,7 +115,7 @@ impl GuestRam {
 
     /// An MMU notifier begins. Calls `unmap` with the slots, if one of them shows memory that it takes away; what is
     /// unmapped then stays so until [`GuestRam::end_notifier`]. Any context; `unmap` must not sleep.
-    pub(crate) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&Slots)) {
+    pub(crate) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&MemSlots)) {
         {
             let mut notifiers = self.notifiers.lock();
             *notifiers = notifiers.saturating_add(1);
@@ -169,9 +169,9 @@ impl GuestRam {
     }
 
     /// Returns the slot of `gfn`, and what a page that is looked up there from now on is to be mapped with. `hint` is
-    /// as [`Slots::lookup`] has it.
+    /// as [`MemSlots::lookup`] has it.
     #[inline(always)]
-    pub(crate) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(Slot, Snapshot)> {
+    pub(crate) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(MemSlot, Snapshot)> {
         let snapshot = self.invalidations.snapshot();
         let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
         Some((slot, snapshot))

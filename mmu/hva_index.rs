@@ -10,14 +10,14 @@
 //!
 //! As the slots themselves it is made anew for each change.
 
-use super::slot::{GfnRange, Slot};
+use super::slot::{GfnRange, MemSlot};
 use crate::arch::addr::{Gfn, Hva, PAGE_SHIFT};
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
 
 /// A slot's range of the VMM's address space.
 #[derive(Clone, Copy, Debug)]
-struct Node {
+struct HvaNode {
     start: Hva,
     end: Hva,
     /// Where the slot shows it.
@@ -26,20 +26,20 @@ struct Node {
     greatest_end: Hva,
 }
 
-impl Node {
-    fn of(slot: &Slot) -> Node {
+impl HvaNode {
+    fn of(slot: &MemSlot) -> HvaNode {
         let end = slot.hva.wrapping_add(slot.npages << PAGE_SHIFT);
-        Node { start: slot.hva, end, base: slot.base, greatest_end: end }
+        HvaNode { start: slot.hva, end, base: slot.base, greatest_end: end }
     }
 }
 
 /// The index over all slots of a VM.
 ///
 /// # Invariants
-/// Sorted by `start`, then by `base`; `greatest_end` is as [`Node`] has it.
+/// Sorted by `start`, then by `base`; `greatest_end` is as [`HvaNode`] has it.
 #[derive(Debug, Default)]
 pub(crate) struct HvaIndex {
-    nodes: KVVec<Node>,
+    nodes: KVVec<HvaNode>,
 }
 
 impl HvaIndex {
@@ -64,12 +64,12 @@ impl HvaIndex {
     ///
     /// # Errors
     /// `ENOMEM` where there is no room for it; does not allocate.
-    pub(crate) fn replace(&mut self, remove: Option<&Slot>, insert: Option<&Slot>) -> Result {
-        if let Some(old) = remove.map(Node::of) {
+    pub(crate) fn replace(&mut self, remove: Option<&MemSlot>, insert: Option<&MemSlot>) -> Result {
+        if let Some(old) = remove.map(HvaNode::of) {
             let at = self.position(&old);
             self.nodes.remove(at).map_err(|_| EINVAL)?;
         }
-        if let Some(new) = insert.map(Node::of) {
+        if let Some(new) = insert.map(HvaNode::of) {
             let at = self.position(&new);
             self.nodes.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
         }
@@ -79,8 +79,8 @@ impl HvaIndex {
     }
 
     /// Returns where `node` is in the list, or is to be.
-    fn position(&self, node: &Node) -> usize {
-        let before = |n: &Node| (n.start, n.base) < (node.start, node.base);
+    fn position(&self, node: &HvaNode) -> usize {
+        let before = |n: &HvaNode| (n.start, n.base) < (node.start, node.base);
         count_first(self.nodes.len(), |i| self.nodes.get(i).is_some_and(before))
     }
 
@@ -121,9 +121,9 @@ impl HvaIndex {
     }
 
     /// Returns the guest frames that have a byte in `start..end`, one range for each slot concerned.
-    pub(crate) fn ranges(&self, start: Hva, end: Hva) -> Ranges<'_> {
+    pub(crate) fn ranges(&self, start: Hva, end: Hva) -> HvaRanges<'_> {
         let end = if start < end { end } else { start };
-        Ranges { index: self, next: 0, start, end }
+        HvaRanges { index: self, next: 0, start, end }
     }
 }
 
@@ -134,7 +134,7 @@ fn middle(from: usize, to: usize) -> usize {
 
 /// See [`HvaIndex::ranges`].
 #[derive(Debug)]
-pub(crate) struct Ranges<'a> {
+pub(crate) struct HvaRanges<'a> {
     index: &'a HvaIndex,
     /// All nodes before this one have been looked at.
     next: usize,
@@ -142,7 +142,7 @@ pub(crate) struct Ranges<'a> {
     end: Hva,
 }
 
-impl Iterator for Ranges<'_> {
+impl Iterator for HvaRanges<'_> {
     type Item = GfnRange;
 
     fn next(&mut self) -> Option<GfnRange> {

@@ -56,7 +56,7 @@ impl GfnRange {
 /// # Invariants
 /// `npages` is 1 to 2^31 - 1, and neither the guest nor the host range wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct MemSlot {
     /// Its number, below [`MAX_SLOTS`](super::slots::MAX_SLOTS).
     pub(crate) id: u16,
     /// Its flags.
@@ -69,7 +69,7 @@ pub(crate) struct Slot {
     pub(crate) hva: Hva,
 }
 
-impl Slot {
+impl MemSlot {
     /// Returns its guest frames.
     pub(crate) fn range(&self) -> GfnRange {
         GfnRange { start: self.base, end: Gfn(self.base.0.wrapping_add(self.npages)) }

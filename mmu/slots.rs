@@ -7,13 +7,13 @@
 //! stay as they are. Slots never overlap in guest physical space; in the VMM's address space they
 //! may. Address spaces other than 0 (system management mode) are not offered.
 //!
-//! [`Slots`] is an immutable value once it is published: a change is made to a copy, which the module then puts in its
+//! [`MemSlots`] is an immutable value once it is published: a change is made to a copy, which the module then puts in its
 //! place by RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of the VM's
 //! configuration.
 
-use super::hva_index::{HvaIndex, Ranges};
+use super::hva_index::{HvaIndex, HvaRanges};
 use super::slot::END_GFN;
-pub(crate) use super::slot::{GfnRange, HvaSpan, Slot, SlotFlags};
+pub(crate) use super::slot::{GfnRange, HvaSpan, MemSlot, SlotFlags};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
@@ -26,7 +26,7 @@ const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
 
 /// Where slots may lie on this host.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct SlotLimits {
     /// The end of user space. MMU notifiers name no address beyond it, nor one with tag bits in it, so memory that a
     /// slot showed by such an address would never be taken away from the guest.
     pub(crate) end_hva: Hva,
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
 
 /// What a VMM asks for: the fields of `struct kvm_userspace_memory_region`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
+pub(crate) struct SlotRequest {
     /// Slot id, and in the upper 16 bits the address space.
     pub(crate) slot: u32,
     /// Raw flags.
@@ -51,24 +51,24 @@ pub(crate) struct Request {
 
 /// What a request came to, so that mappings and dirty bitmaps can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum ChangedSlot {
     /// A new slot.
-    Created(Slot),
+    Created(MemSlot),
     /// A slot is gone: unmap its range.
-    Deleted(Slot),
+    Deleted(MemSlot),
     /// A slot is elsewhere in guest memory, and may have other flags: unmap the old range.
     Moved {
         /// As it was.
-        old: Slot,
+        old: MemSlot,
         /// As it is.
-        new: Slot,
+        new: MemSlot,
     },
     /// Only the flags differ.
     Flags {
         /// As it was.
-        old: Slot,
+        old: MemSlot,
         /// As it is.
-        new: Slot,
+        new: MemSlot,
     },
     /// The request described what was there.
     Unchanged,
@@ -79,45 +79,45 @@ pub(crate) enum Change {
 /// # Invariants
 /// Sorted by `base`; no two overlap; ids are unique; `by_hva` has the same slots.
 #[derive(Debug, Default)]
-pub(crate) struct Slots {
-    slots: KVVec<Slot>,
+pub(crate) struct MemSlots {
+    slots: KVVec<MemSlot>,
     by_hva: HvaIndex,
 }
 
-impl Slots {
+impl MemSlots {
     /// No slots.
     ///
     /// # Errors
-    /// As [`Slots::with_room`].
-    pub(crate) fn new() -> Result<Slots> {
-        Slots::with_room(0)
+    /// As [`MemSlots::with_room`].
+    pub(crate) fn new() -> Result<MemSlots> {
+        MemSlots::with_room(0)
     }
 
     /// No slots, with room for `slots`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn with_room(slots: usize) -> Result<Slots> {
+    pub(crate) fn with_room(slots: usize) -> Result<MemSlots> {
         let by_hva = HvaIndex::with_room(slots)?;
-        Ok(Slots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva })
+        Ok(MemSlots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva })
     }
 
     /// Takes over all of `other`, into none with room for them.
     ///
     /// # Errors
     /// `ENOMEM` where there is no room; does not allocate.
-    pub(crate) fn copy_from(&mut self, other: &Slots) -> Result {
+    pub(crate) fn copy_from(&mut self, other: &MemSlots) -> Result {
         other.slots.iter().try_for_each(|slot| self.slots.push_within_capacity(*slot))?;
         self.by_hva.copy_from(&other.by_hva)
     }
 
     /// Returns the slots in the order of their guest addresses.
-    pub(crate) fn as_slice(&self) -> &[Slot] {
+    pub(crate) fn as_slice(&self) -> &[MemSlot] {
         &self.slots
     }
 
     /// Returns the slot numbered `id`. Linear in the number of slots.
-    pub(crate) fn by_id(&self, id: u16) -> Option<&Slot> {
+    pub(crate) fn by_id(&self, id: u16) -> Option<&MemSlot> {
         self.slots.iter().find(|s| s.id == id)
     }
 
@@ -127,13 +127,13 @@ impl Slots {
     /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be
     /// changed; `EEXIST` when it would overlap another slot; `ENOMEM` where there is no room for another slot. Nothing
     /// has changed then.
-    pub(crate) fn change(&mut self, request: &Request, limits: &Limits) -> Result<Change> {
+    pub(crate) fn change(&mut self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
         let change = self.plan(request, limits)?;
         let (remove, insert) = match change {
-            Change::Created(new) => (None, Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-            Change::Moved { old, new } | Change::Flags { old, new } => (Some(old), Some(new)),
-            Change::Unchanged => return Ok(change),
+            ChangedSlot::Created(new) => (None, Some(new)),
+            ChangedSlot::Deleted(old) => (Some(old), None),
+            ChangedSlot::Moved { old, new } | ChangedSlot::Flags { old, new } => (Some(old), Some(new)),
+            ChangedSlot::Unchanged => return Ok(change),
         };
         if insert.is_some() && remove.is_none() && self.slots.len() >= self.slots.capacity() {
             return Err(ENOMEM);
@@ -156,7 +156,7 @@ impl Slots {
     }
 
     /// Decides what `request` means and whether it may be done.
-    fn plan(&self, request: &Request, limits: &Limits) -> Result<Change> {
+    fn plan(&self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
         let id = u16::try_from(request.slot)?;
         let flags = SlotFlags::from_bits(request.flags).ok_or(EINVAL)?;
         let unaligned = (request.size_bytes | request.gpa.0 | request.hva.0) & (PAGE_SIZE - 1) != 0;
@@ -168,17 +168,17 @@ impl Slots {
         let old = self.by_id(id).copied();
         let npages = request.size_bytes >> PAGE_SHIFT;
         if npages == 0 {
-            return old.map(Change::Deleted).ok_or(EINVAL);
+            return old.map(ChangedSlot::Deleted).ok_or(EINVAL);
         }
         if npages > MAX_SLOT_PAGES {
             return Err(EINVAL);
         }
-        let new = Slot { id, flags, base: request.gpa.gfn(), npages, hva: request.hva };
+        let new = MemSlot { id, flags, base: request.gpa.gfn(), npages, hva: request.hva };
         let change = match old {
-            None => Change::Created(new),
+            None => ChangedSlot::Created(new),
             Some(old) => Self::modification(old, new)?,
         };
-        let places = matches!(change, Change::Created(_) | Change::Moved { .. });
+        let places = matches!(change, ChangedSlot::Created(_) | ChangedSlot::Moved { .. });
         if places && self.overlaps_other(&new) {
             return Err(EEXIST);
         }
@@ -189,26 +189,26 @@ impl Slots {
     }
 
     /// Tells how `new` differs from `old`, of the same id.
-    fn modification(old: Slot, new: Slot) -> Result<Change> {
+    fn modification(old: MemSlot, new: MemSlot) -> Result<ChangedSlot> {
         if old.hva != new.hva || old.npages != new.npages || old.is_writable() != new.is_writable() {
             return Err(EINVAL);
         }
         Ok(if old.base != new.base {
-            Change::Moved { old, new }
+            ChangedSlot::Moved { old, new }
         } else if old.flags != new.flags {
-            Change::Flags { old, new }
+            ChangedSlot::Flags { old, new }
         } else {
-            Change::Unchanged
+            ChangedSlot::Unchanged
         })
     }
 
-    fn overlaps_other(&self, new: &Slot) -> bool {
+    fn overlaps_other(&self, new: &MemSlot) -> bool {
         self.slots.iter().any(|s| s.id != new.id && s.range().overlaps(new.range()))
     }
 
     /// Returns the slot that holds `gfn`: at once where `hint`, the caller's last hit, still fits;
     /// else by binary search. `hint` may hold anything, and is updated on success.
-    pub(crate) fn lookup(&self, gfn: Gfn, hint: &mut usize) -> Option<&Slot> {
+    pub(crate) fn lookup(&self, gfn: Gfn, hint: &mut usize) -> Option<&MemSlot> {
         if let Some(slot) = self.slots.get(*hint).filter(|s| s.range().contains(gfn)) {
             return Some(slot);
         }
@@ -219,7 +219,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// Finds the memory behind `gpa`; `hint` as in [`Slots::lookup`].
+    /// Finds the memory behind `gpa`; `hint` as in [`MemSlots::lookup`].
     #[inline(always)]
     pub(crate) fn gpa_to_hva(&self, gpa: Gpa, hint: &mut usize) -> Option<HvaSpan> {
         let near = self.slots.get(*hint).and_then(|slot| slot.span(gpa));
@@ -233,7 +233,7 @@ impl Slots {
 
     /// Returns the guest frames that have a byte in `start..end` of the VMM's address space, one
     /// range for each slot concerned: what an MMU notifier must take away.
-    pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> Ranges<'_> {
+    pub(crate) fn ranges_of_hva(&self, start: Hva, end: Hva) -> HvaRanges<'_> {
         self.by_hva.ranges(start, end)
     }
 

@@ -51,7 +51,7 @@ const fn bits(high: u32, low: u32) -> u64 {
 
 /// The state that a translation depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Paging {
+pub(crate) struct PagingRegs {
     /// CR0: PG, WP.
     pub(crate) cr0: Cr0,
     /// CR3, with any PCID and flags.
@@ -96,7 +96,7 @@ pub(crate) enum Privilege {
 
 /// An access to a linear address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Access {
+pub(crate) struct WalkAccess {
     /// What it does.
     pub(crate) kind: AccessKind,
     /// On whose behalf.
@@ -139,42 +139,42 @@ pub(crate) enum WalkError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum PagingMode {
     Legacy,
     Pae,
     Long { levels: u32 },
 }
 
-impl Mode {
-    fn of(paging: &Paging) -> Mode {
+impl PagingMode {
+    fn of(paging: &PagingRegs) -> PagingMode {
         if paging.efer.contains(Efer::LMA) {
-            Mode::Long { levels: if paging.cr4.contains(Cr4::LA57) { 5 } else { 4 } }
+            PagingMode::Long { levels: if paging.cr4.contains(Cr4::LA57) { 5 } else { 4 } }
         } else if paging.cr4.contains(Cr4::PAE) {
-            Mode::Pae
+            PagingMode::Pae
         } else {
-            Mode::Legacy
+            PagingMode::Legacy
         }
     }
 
     /// Returns the level of the root table.
     fn levels(self) -> u32 {
         match self {
-            Mode::Legacy => 2,
-            Mode::Pae => 3,
-            Mode::Long { levels } => levels,
+            PagingMode::Legacy => 2,
+            PagingMode::Pae => 3,
+            PagingMode::Long { levels } => levels,
         }
     }
 
     fn entry_bytes(self) -> usize {
         match self {
-            Mode::Legacy => 4,
-            Mode::Pae | Mode::Long { .. } => 8,
+            PagingMode::Legacy => 4,
+            PagingMode::Pae | PagingMode::Long { .. } => 8,
         }
     }
 
     /// Returns log2 of the bytes that an entry of `level` covers.
     fn shift(self, level: u32) -> u32 {
-        let index_bits: u32 = if self == Mode::Legacy { 10 } else { 9 };
+        let index_bits: u32 = if self == PagingMode::Legacy { 10 } else { 9 };
         PAGE_SHIFT.wrapping_add(index_bits.wrapping_mul(level.wrapping_sub(1)))
     }
 
@@ -182,21 +182,21 @@ impl Mode {
     fn root(self, cr3: u64) -> Gpa {
         Gpa(cr3
             & match self {
-                Mode::Legacy => bits(31, 12),
-                Mode::Pae => bits(31, 5),
-                Mode::Long { .. } => ADDRESS,
+                PagingMode::Legacy => bits(31, 12),
+                PagingMode::Pae => bits(31, 5),
+                PagingMode::Long { .. } => ADDRESS,
             })
     }
 
     /// Returns whether entries of `level` carry rights and an accessed bit.
     fn has_rights(self, level: u32) -> bool {
-        !(self == Mode::Pae && level == 3)
+        !(self == PagingMode::Pae && level == 3)
     }
 }
 
 /// An entry that a walk used.
 #[derive(Clone, Copy)]
-struct Step {
+struct WalkStep {
     at: Gpa,
     entry: u64,
     level: u32,
@@ -209,15 +209,15 @@ struct Step {
 /// As [`WalkError`].
 pub(crate) fn walk<M: GuestMem>(
     mem: &M,
-    paging: &Paging,
+    paging: &PagingRegs,
     gva: Gva,
-    access: Access,
+    access: WalkAccess,
 ) -> Result<Translation, WalkError> {
     let gva = if paging.efer.contains(Efer::LMA) { gva } else { Gva(gva.0 & bits(31, 0)) };
     if !paging.cr0.contains(Cr0::PG) {
         return Ok(Translation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
     }
-    let walker = Walker { mem, paging, mode: Mode::of(paging), gva, access };
+    let walker = Walker { mem, paging, mode: PagingMode::of(paging), gva, access };
     for _ in 0..MAX_ATTEMPTS {
         if let Some(translation) = walker.attempt()? {
             return Ok(translation);
@@ -228,10 +228,10 @@ pub(crate) fn walk<M: GuestMem>(
 
 struct Walker<'a, M> {
     mem: &'a M,
-    paging: &'a Paging,
-    mode: Mode,
+    paging: &'a PagingRegs,
+    mode: PagingMode,
     gva: Gva,
-    access: Access,
+    access: WalkAccess,
 }
 
 impl<M: GuestMem> Walker<'_, M> {
@@ -264,15 +264,15 @@ impl<M: GuestMem> Walker<'_, M> {
     }
 
     /// Reads the entry of a table that the address leads to, and checks what each entry must be.
-    fn step(&self, table: Gpa, level: u32) -> Result<Step, WalkError> {
-        let index_mask = if self.mode == Mode::Legacy { 0x3ff } else { 0x1ff };
+    fn step(&self, table: Gpa, level: u32) -> Result<WalkStep, WalkError> {
+        let index_mask = if self.mode == PagingMode::Legacy { 0x3ff } else { 0x1ff };
         let index = self.gva.0.wrapping_shr(self.mode.shift(level)) & index_mask;
         let at = table.wrapping_add(index.wrapping_mul(self.mode.entry_bytes() as u64));
         let loaded = if self.mode.has_rights(level) { None } else { self.paging.pdptes };
         let read = match self.mode {
             _ if loaded.is_some() => Ok(self.pdpte(loaded)),
-            Mode::Legacy => self.mem.read_obj::<u32>(at).map(u64::from),
-            Mode::Pae | Mode::Long { .. } => self.mem.read_obj::<u64>(at),
+            PagingMode::Legacy => self.mem.read_obj::<u32>(at).map(u64::from),
+            PagingMode::Pae | PagingMode::Long { .. } => self.mem.read_obj::<u64>(at),
         };
         let entry = match read {
             Ok(entry) => entry,
@@ -285,7 +285,7 @@ impl<M: GuestMem> Walker<'_, M> {
         if entry & self.reserved(entry, level) != 0 {
             return Err(self.fault(PfError::PRESENT | PfError::RSVD));
         }
-        Ok(Step { at, entry, level })
+        Ok(WalkStep { at, entry, level })
     }
 
     /// Returns the directory pointer that the address is under.
@@ -298,9 +298,9 @@ impl<M: GuestMem> Walker<'_, M> {
         let large = entry & LARGE != 0;
         match (self.mode, level) {
             (_, 1) => true,
-            (Mode::Legacy, 2) => large && self.paging.cr4.contains(Cr4::PSE),
-            (Mode::Pae | Mode::Long { .. }, 2) => large,
-            (Mode::Long { .. }, 3) => large,
+            (PagingMode::Legacy, 2) => large && self.paging.cr4.contains(Cr4::PSE),
+            (PagingMode::Pae | PagingMode::Long { .. }, 2) => large,
+            (PagingMode::Long { .. }, 3) => large,
             _ => false,
         }
     }
@@ -312,8 +312,8 @@ impl<M: GuestMem> Walker<'_, M> {
     /// Returns the bits of an entry that can hold an address of this guest.
     fn address_bits(&self) -> u64 {
         match self.mode {
-            Mode::Legacy => bits(31, 12),
-            Mode::Pae | Mode::Long { .. } => bits(self.maxphyaddr().wrapping_sub(1), 12),
+            PagingMode::Legacy => bits(31, 12),
+            PagingMode::Pae | PagingMode::Long { .. } => bits(self.maxphyaddr().wrapping_sub(1), 12),
         }
     }
 
@@ -324,16 +324,16 @@ impl<M: GuestMem> Walker<'_, M> {
         let no_exec = if self.paging.efer.contains(Efer::NXE) { 0 } else { NO_EXEC };
         match (self.mode, level) {
             // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the guest has them.
-            (Mode::Legacy, 2) if leaf => bits(21, width.min(40).wrapping_sub(19)),
-            (Mode::Legacy, _) => 0,
-            (Mode::Pae, 3) => 0,
-            (Mode::Pae, 2) if leaf => no_exec | bits(62, width) | bits(20, 13),
-            (Mode::Pae, _) => no_exec | bits(62, width),
-            (Mode::Long { .. }, 4 | 5) => no_exec | bits(51, width) | LARGE,
-            (Mode::Long { .. }, 3) if leaf && !self.paging.gib_pages => LARGE,
-            (Mode::Long { .. }, 3) if leaf => no_exec | bits(51, width) | bits(29, 13),
-            (Mode::Long { .. }, 2) if leaf => no_exec | bits(51, width) | bits(20, 13),
-            (Mode::Long { .. }, _) => no_exec | bits(51, width),
+            (PagingMode::Legacy, 2) if leaf => bits(21, width.min(40).wrapping_sub(19)),
+            (PagingMode::Legacy, _) => 0,
+            (PagingMode::Pae, 3) => 0,
+            (PagingMode::Pae, 2) if leaf => no_exec | bits(62, width) | bits(20, 13),
+            (PagingMode::Pae, _) => no_exec | bits(62, width),
+            (PagingMode::Long { .. }, 4 | 5) => no_exec | bits(51, width) | LARGE,
+            (PagingMode::Long { .. }, 3) if leaf && !self.paging.gib_pages => LARGE,
+            (PagingMode::Long { .. }, 3) if leaf => no_exec | bits(51, width) | bits(29, 13),
+            (PagingMode::Long { .. }, 2) if leaf => no_exec | bits(51, width) | bits(20, 13),
+            (PagingMode::Long { .. }, _) => no_exec | bits(51, width),
         }
     }
 
@@ -341,7 +341,7 @@ impl<M: GuestMem> Walker<'_, M> {
     fn page_gpa(&self, leaf: u64, level: u32) -> Gpa {
         let offset_mask = bits(self.mode.shift(level).wrapping_sub(1), 0);
         let mut base = leaf & self.address_bits() & !offset_mask;
-        if self.mode == Mode::Legacy && level == 2 {
+        if self.mode == PagingMode::Legacy && level == 2 {
             base |= (leaf & bits(20, 13)) << 19;
         }
         Gpa(base | (self.gva.0 & offset_mask))
@@ -349,7 +349,7 @@ impl<M: GuestMem> Walker<'_, M> {
 
     /// Checks the combined rights. SDM, "Determination of Access Rights".
     fn check(&self, rights: PageRights, leaf: u64) -> Result<(), WalkError> {
-        let Access { kind, privilege } = self.access;
+        let WalkAccess { kind, privilege } = self.access;
         let user = privilege == Privilege::User;
         let user_page = rights.contains(PageRights::USER);
         let wp_applies = user || self.paging.cr0.contains(Cr0::WP);
@@ -377,7 +377,7 @@ impl<M: GuestMem> Walker<'_, M> {
 
     /// Returns whether PKRU refuses the access to a user page. SDM, "Protection Keys".
     fn is_denied_by_key(&self, leaf: u64, wp_applies: bool) -> bool {
-        let long = matches!(self.mode, Mode::Long { .. });
+        let long = matches!(self.mode, PagingMode::Long { .. });
         if !long || !self.paging.cr4.contains(Cr4::PKE) || self.access.kind == AccessKind::Fetch {
             return false;
         }
@@ -389,7 +389,7 @@ impl<M: GuestMem> Walker<'_, M> {
 
     /// Sets the accessed bits, and the dirty bit in the leaf at `leaf_level`. Returns false when an
     /// entry had changed.
-    fn mark(&self, steps: &[Option<Step>], leaf_level: u32) -> Result<bool, WalkError> {
+    fn mark(&self, steps: &[Option<WalkStep>], leaf_level: u32) -> Result<bool, WalkError> {
         for step in steps.iter().flatten().filter(|s| self.mode.has_rights(s.level)) {
             let dirties = step.level == leaf_level && self.access.kind == AccessKind::Write;
             let new = step.entry | ACCESSED | if dirties { DIRTY } else { 0 };
@@ -408,7 +408,7 @@ impl<M: GuestMem> Walker<'_, M> {
 
     /// Makes the page fault with what the access itself contributes to the error code.
     fn fault(&self, cause: PfError) -> WalkError {
-        let no_exec_exists = self.paging.efer.contains(Efer::NXE) && self.mode != Mode::Legacy;
+        let no_exec_exists = self.paging.efer.contains(Efer::NXE) && self.mode != PagingMode::Legacy;
         let tells_fetch = no_exec_exists || self.paging.cr4.contains(Cr4::SMEP);
         let mut error = cause;
         error.set(PfError::WRITE, self.access.kind == AccessKind::Write);

@@ -13,7 +13,7 @@ use crate::host::fpu;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::machine::deferred::Deferred;
 use crate::machine::mailbox::{Mailbox, Requests};
-use crate::mmu::walk::Paging;
+use crate::mmu::walk::PagingRegs;
 
 /// Everything a handler may touch.
 pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
@@ -42,9 +42,9 @@ impl<B: Backend> VcpuCx<'_, '_, B> {
         self.core.clock.now(self.vm.machine.clock.ns_per_tick)
     }
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].
-    pub(crate) fn guest_paging(&self) -> Paging {
+    pub(crate) fn guest_paging(&self) -> PagingRegs {
         let s = &self.core.state;
-        Paging {
+        PagingRegs {
             cr0: Cr0::from_bits_truncate(s.cr0),
             cr3: s.cr3,
             cr4: Cr4::from_bits_truncate(s.cr4),

@@ -21,7 +21,7 @@ use crate::host::trace;
 use crate::machine::mailbox::Mailboxes;
 use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, PageSize, Rights, TableFormat, Touch};
-use crate::mmu::slots::{Change, GfnRange, Request, Slot};
+use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotRequest};
 use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
 use crate::mmu::tlb::{Flushes, Snapshot};
 use kernel::prelude::*;
@@ -71,7 +71,7 @@ pub(crate) enum TableFault {
 /// A guest frame that is to be mapped.
 struct Wanted {
     gfn: Gfn,
-    slot: Slot,
+    slot: MemSlot,
     /// Where it is in the VMM.
     hva: Hva,
     /// What the guest does with it.
@@ -144,11 +144,11 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`Slots::change`](crate::mmu::slots::Slots::change); `EINTR` when the calling thread is killed.
-    pub(crate) fn change_slots(&self, request: &Request) -> Result {
+    /// Those of [`Slots::change`](crate::mmu::slots::MemSlots::change); `EINTR` when the calling thread is killed.
+    pub(crate) fn change_slots(&self, request: &SlotRequest) -> Result {
         let change = self.ram.begin_change(request)?;
         // Before the slot goes: as long as a page is mapped, an MMU notifier finds the slot that shows it.
-        if let Change::Deleted(old) | Change::Moved { old, .. } = change.change {
+        if let ChangedSlot::Deleted(old) | ChangedSlot::Moved { old, .. } = change.change {
             self.unmap(core::iter::once(old.range()));
         }
         change.commit()

@@ -55,7 +55,7 @@ fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail
     let ram = &*cx.vm.machine.ram;
     let witness = Witness { ram, trail: Cell::new(Some(WordTrail::new())) };
     let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
-    let how = walk::Access { kind: AccessKind::Fetch, privilege };
+    let how = walk::WalkAccess { kind: AccessKind::Fetch, privilege };
     let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
     let mut code = [0u8; CODE];
     ram.read(found.gpa, &mut code).ok()?;

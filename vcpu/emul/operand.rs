@@ -66,7 +66,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             3 => Privilege::User,
             _ => Privilege::Supervisor,
         };
-        let how = walk::Access { kind, privilege };
+        let how = walk::WalkAccess { kind, privilege };
         match walk::walk(&*self.cx.vm.machine.ram, &self.cx.guest_paging(), gva, how) {
             Ok(t) => Ok(t.gpa),
             Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),

@@ -7,18 +7,18 @@ use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::mmu::format::PageSize::{Size1G, Size2M, Size4K};
 use crate::mmu::format::{Levels, Npt, Rights};
-use crate::mmu::slots::{GfnRange, Request};
-use crate::mmu::walk::{Access, AccessKind, Paging, Privilege};
+use crate::mmu::slots::{GfnRange, SlotRequest};
+use crate::mmu::walk::{AccessKind, PagingRegs, Privilege, WalkAccess};
 use crate::t_mmu::format::{EPT, NPT};
 use crate::t_mmu::slots::{none, reference, request, Changed, Model, HVA};
 use crate::t_mmu::table::{run_against_model, Op};
 use crate::t_mmu::walk_random::{compare, random_ram};
 
-fn paging(b: &mut Bytes<'_>) -> Paging {
+fn paging(b: &mut Bytes<'_>) -> PagingRegs {
     let (mode, bits) = (b.below(4), b.u8());
     let bit = |n: u8| bits >> n & 1 != 0;
     let pkru = b.u32();
-    let mut p = Paging {
+    let mut p = PagingRegs {
         cr0: Cr0::PE | Cr0::PG,
         cr3: u64::from(b.u16() & 0xfff),
         cr4: Cr4::empty(),
@@ -56,7 +56,7 @@ pub(super) fn walk(bytes: &[u8]) {
         }
         let kind = b.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
         let privilege = b.pick(&[Privilege::User, Privilege::Supervisor, Privilege::Implicit]);
-        compare(&ram, &p, b.u64(), Access { kind, privilege });
+        compare(&ram, &p, b.u64(), WalkAccess { kind, privilege });
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) fn slots(bytes: &[u8]) {
     let mut hint = b.u8() as usize;
     while !b.is_empty() {
         if b.below(8) == 0 {
-            let wild = Request {
+            let wild = SlotRequest {
                 slot: b.number() as u32,
                 flags: b.number() as u32,
                 gpa: Gpa(b.number() << b.pick(&[0, 12])),
@@ -86,7 +86,7 @@ pub(super) fn slots(bytes: &[u8]) {
         }
         let (id, first, npages) = (b.below(6) as u32, b.below(48), b.below(12));
         let (hva, flags) = (HVA + b.below(3) * 8 * PAGE_SIZE, b.below(4) as u32);
-        let r = Request { flags, hva: Hva(hva), ..request(id, first, npages) };
+        let r = SlotRequest { flags, hva: Hva(hva), ..request(id, first, npages) };
         let expected = reference(&mut model, (id, first, npages, hva, flags));
         let result = slots.with(&r);
         assert_eq!(result.as_ref().map(|_| ()).map_err(|e| *e), expected);

@@ -4,7 +4,9 @@
 
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::mmu::format::PageSize;
-use crate::mmu::slots::{Change, GfnRange, Limits, Request, Slot, SlotFlags, Slots, MAX_SLOTS};
+use crate::mmu::slots::{
+    ChangedSlot, GfnRange, MemSlot, MemSlots, SlotFlags, SlotLimits, SlotRequest, MAX_SLOTS,
+};
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::*;
 use proptest::collection::vec;
@@ -13,8 +15,8 @@ use std::collections::BTreeMap;
 
 pub(crate) const HVA: u64 = 0x7f00_0000_0000;
 
-pub(crate) fn request(slot: u32, first: u64, npages: u64) -> Request {
-    Request {
+pub(crate) fn request(slot: u32, first: u64, npages: u64) -> SlotRequest {
+    SlotRequest {
         slot,
         flags: 0,
         gpa: Gpa(first * PAGE_SIZE),
@@ -24,36 +26,36 @@ pub(crate) fn request(slot: u32, first: u64, npages: u64) -> Request {
 }
 
 /// Those of a processor with 48 bits of both kinds of addresses.
-pub(crate) const LIMITS: Limits =
-    Limits { end_hva: Hva((1 << 47) - PAGE_SIZE), end_gfn: Gfn(1 << (48 - 12)) };
+pub(crate) const LIMITS: SlotLimits =
+    SlotLimits { end_hva: Hva((1 << 47) - PAGE_SIZE), end_gfn: Gfn(1 << (48 - 12)) };
 
 /// The slots after a change, as the module makes them.
 pub(crate) trait Changed {
-    fn with(&self, request: &Request) -> Result<(Slots, Change), Error>;
+    fn with(&self, request: &SlotRequest) -> Result<(MemSlots, ChangedSlot), Error>;
 }
 
-impl Changed for Slots {
-    fn with(&self, request: &Request) -> Result<(Slots, Change), Error> {
-        let mut next = Slots::with_room(self.as_slice().len() + 1)?;
+impl Changed for MemSlots {
+    fn with(&self, request: &SlotRequest) -> Result<(MemSlots, ChangedSlot), Error> {
+        let mut next = MemSlots::with_room(self.as_slice().len() + 1)?;
         next.copy_from(self)?;
         let change = next.change(request, &LIMITS)?;
         Ok((next, change))
     }
 }
 
-pub(crate) fn with(slots: &Slots, r: &Request) -> Slots {
+pub(crate) fn with(slots: &MemSlots, r: &SlotRequest) -> MemSlots {
     slots.with(r).unwrap().0
 }
 
-pub(crate) fn none() -> Slots {
-    Slots::new().unwrap()
+pub(crate) fn none() -> MemSlots {
+    MemSlots::new().unwrap()
 }
 
-fn one_slot() -> Slots {
+fn one_slot() -> MemSlots {
     with(&none(), &request(3, 16, 16))
 }
 
-fn refusal(slots: &Slots, r: &Request) -> Error {
+fn refusal(slots: &MemSlots, r: &SlotRequest) -> Error {
     slots.with(r).map(|(_, change)| change).unwrap_err()
 }
 
@@ -79,7 +81,7 @@ fn a_slot_ends_with_its_last_byte() {
 
 #[test]
 fn a_read_only_slot_is_not_writable() {
-    let r = Request { flags: 2, ..request(0, 0, 1) };
+    let r = SlotRequest { flags: 2, ..request(0, 0, 1) };
     let slots = with(&none(), &r);
 
     assert!(!slots.gpa_to_hva(Gpa(0), &mut 0).unwrap().writable);
@@ -89,23 +91,23 @@ fn a_read_only_slot_is_not_writable() {
 fn each_malformed_request_is_invalid() {
     let good = request(0, 16, 16);
     let bad = [
-        Request { slot: u32::from(MAX_SLOTS), ..good },
-        Request { slot: 1 << 16, ..good },
-        Request { flags: 4, ..good },
-        Request { flags: 1 << 31, ..good },
-        Request { gpa: Gpa(0x1001), ..good },
-        Request { size_bytes: 0x800, ..good },
-        Request { hva: Hva(HVA + 1), ..good },
-        Request { gpa: Gpa(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
-        Request { hva: Hva(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
-        Request { hva: Hva(1 << 63), ..good },
-        Request { hva: Hva(1 << 62), ..good },
-        Request { hva: Hva(1 << 47), ..good },
-        Request { hva: Hva(HVA | 1 << 57), ..good },
-        Request { hva: Hva(LIMITS.end_hva.0 - 15 * PAGE_SIZE), ..good },
-        Request { gpa: Gpa((1 << 52) - 0x1000), size_bytes: 0x2000, ..good },
-        Request { gpa: Gpa((1 << 48) - 0x1000), size_bytes: 0x2000, ..good },
-        Request { size_bytes: (1 << 31) * PAGE_SIZE, ..good },
+        SlotRequest { slot: u32::from(MAX_SLOTS), ..good },
+        SlotRequest { slot: 1 << 16, ..good },
+        SlotRequest { flags: 4, ..good },
+        SlotRequest { flags: 1 << 31, ..good },
+        SlotRequest { gpa: Gpa(0x1001), ..good },
+        SlotRequest { size_bytes: 0x800, ..good },
+        SlotRequest { hva: Hva(HVA + 1), ..good },
+        SlotRequest { gpa: Gpa(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
+        SlotRequest { hva: Hva(u64::MAX - 0xfff), size_bytes: 0x2000, ..good },
+        SlotRequest { hva: Hva(1 << 63), ..good },
+        SlotRequest { hva: Hva(1 << 62), ..good },
+        SlotRequest { hva: Hva(1 << 47), ..good },
+        SlotRequest { hva: Hva(HVA | 1 << 57), ..good },
+        SlotRequest { hva: Hva(LIMITS.end_hva.0 - 15 * PAGE_SIZE), ..good },
+        SlotRequest { gpa: Gpa((1 << 52) - 0x1000), size_bytes: 0x2000, ..good },
+        SlotRequest { gpa: Gpa((1 << 48) - 0x1000), size_bytes: 0x2000, ..good },
+        SlotRequest { size_bytes: (1 << 31) * PAGE_SIZE, ..good },
     ];
 
     for r in bad {
@@ -115,24 +117,24 @@ fn each_malformed_request_is_invalid() {
 
 #[test]
 fn the_last_id_and_the_largest_slot_are_valid() {
-    let r = Request { slot: u32::from(MAX_SLOTS) - 1, hva: Hva(0), ..request(0, 0, (1 << 31) - 1) };
+    let r = SlotRequest { slot: u32::from(MAX_SLOTS) - 1, hva: Hva(0), ..request(0, 0, (1 << 31) - 1) };
 
     assert!(none().with(&r).is_ok());
 }
 
 #[test]
 fn a_slot_may_reach_the_ends_of_both_address_spaces() {
-    let last = Request { hva: Hva(LIMITS.end_hva.0 - 16 * PAGE_SIZE), ..request(0, (1 << 36) - 16, 16) };
+    let last = SlotRequest { hva: Hva(LIMITS.end_hva.0 - 16 * PAGE_SIZE), ..request(0, (1 << 36) - 16, 16) };
 
     assert!(none().with(&last).is_ok());
-    assert!(none().with(&Request { hva: Hva(0), ..request(0, 0, 16) }).is_ok());
+    assert!(none().with(&SlotRequest { hva: Hva(0), ..request(0, 0, 16) }).is_ok());
 }
 
 /// As an invalidation never names such an address, the slot would not be found.
 #[test]
 fn an_address_outside_user_space_is_refused_for_a_slot_that_goes_as_well() {
     for hva in [1 << 62, HVA | 1 << 57] {
-        assert_eq!(refusal(&one_slot(), &Request { hva: Hva(hva), ..request(3, 0, 0) }), EINVAL);
+        assert_eq!(refusal(&one_slot(), &SlotRequest { hva: Hva(hva), ..request(3, 0, 0) }), EINVAL);
     }
 }
 
@@ -145,7 +147,7 @@ fn deleting_what_is_not_there_is_invalid() {
 fn deleting_leaves_nothing() {
     let (slots, change) = one_slot().with(&request(3, 0, 0)).unwrap();
 
-    assert!(matches!(change, Change::Deleted(s) if s.id == 3 && s.npages == 16));
+    assert!(matches!(change, ChangedSlot::Deleted(s) if s.id == 3 && s.npages == 16));
     assert!(slots.as_slice().is_empty());
 }
 
@@ -161,11 +163,11 @@ fn overlapping_another_slot_is_refused_as_existing() {
 #[test]
 fn a_slot_may_move_over_its_own_old_place_but_not_over_another() {
     let slots = with(&one_slot(), &request(4, 64, 16));
-    let onto = |first| Request { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(3, first, 16) };
+    let onto = |first| SlotRequest { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(3, first, 16) };
 
     let (moved, change) = slots.with(&onto(20)).unwrap();
 
-    assert!(matches!(change, Change::Moved { old, new } if old.base == Gfn(16) && new.base == Gfn(20)));
+    assert!(matches!(change, ChangedSlot::Moved { old, new } if old.base == Gfn(16) && new.base == Gfn(20)));
     assert!(moved.lookup(Gfn(16), &mut 0).is_none());
     assert_eq!(refusal(&slots, &onto(50)), EEXIST);
 }
@@ -175,9 +177,9 @@ fn size_host_address_and_read_only_cannot_change() {
     let good = request(3, 16, 16);
 
     for r in [
-        Request { size_bytes: 8 * PAGE_SIZE, ..good },
-        Request { hva: Hva(HVA), ..good },
-        Request { flags: 2, ..good },
+        SlotRequest { size_bytes: 8 * PAGE_SIZE, ..good },
+        SlotRequest { hva: Hva(HVA), ..good },
+        SlotRequest { flags: 2, ..good },
     ] {
         assert_eq!(refusal(&one_slot(), &r), EINVAL, "{r:?}");
     }
@@ -185,13 +187,13 @@ fn size_host_address_and_read_only_cannot_change() {
 
 #[test]
 fn dirty_logging_can_be_switched_and_the_same_again_is_no_change() {
-    let on = Request { flags: 1, ..request(3, 16, 16) };
+    let on = SlotRequest { flags: 1, ..request(3, 16, 16) };
 
     let (slots, change) = one_slot().with(&on).unwrap();
     let (same, again) = slots.with(&on).unwrap();
 
-    assert!(matches!(change, Change::Flags { new, .. } if new.logs_dirty()));
-    assert_eq!(again, Change::Unchanged);
+    assert!(matches!(change, ChangedSlot::Flags { new, .. } if new.logs_dirty()));
+    assert_eq!(again, ChangedSlot::Unchanged);
     assert_eq!(same.as_slice(), slots.as_slice());
 }
 
@@ -211,7 +213,7 @@ fn a_failed_allocation_is_reported_and_harms_nothing() {
 
 #[test]
 fn slots_without_room_for_another_stay_as_they_are() {
-    let mut slots = Slots::with_room(4).unwrap();
+    let mut slots = MemSlots::with_room(4).unwrap();
     // At least the room asked for.
     let error = (0..).find_map(|id| slots.change(&request(id, u64::from(id), 1), &LIMITS).err());
     let full = slots.as_slice().to_vec();
@@ -219,7 +221,7 @@ fn slots_without_room_for_another_stay_as_they_are() {
     assert_eq!(error, Some(ENOMEM));
     assert!(full.len() >= 4);
     assert!(
-        slots.change(&Request { gpa: Gpa(1 << 30), ..request(3, 3, 1) }, &LIMITS).is_ok(),
+        slots.change(&SlotRequest { gpa: Gpa(1 << 30), ..request(3, 3, 1) }, &LIMITS).is_ok(),
         "no other slot"
     );
     assert_eq!(slots.as_slice().len(), full.len());
@@ -227,7 +229,7 @@ fn slots_without_room_for_another_stay_as_they_are() {
 
 #[test]
 fn a_large_page_needs_room_and_the_same_alignment_on_both_sides() {
-    let slot = |base, npages, hva| Slot {
+    let slot = |base, npages, hva| MemSlot {
         id: 0,
         flags: SlotFlags::empty(),
         base: Gfn(base),
@@ -249,7 +251,7 @@ fn a_large_page_needs_room_and_the_same_alignment_on_both_sides() {
 #[test]
 fn a_host_range_is_found_in_every_slot_that_shows_it() {
     let mut slots = one_slot();
-    slots = with(&slots, &Request { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(9, 100, 8) });
+    slots = with(&slots, &SlotRequest { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(9, 100, 8) });
 
     let from = HVA + 17 * PAGE_SIZE + 1;
     let found: Vec<_> = slots.ranges_of_hva(Hva(from), Hva(from + 1)).collect();
@@ -261,11 +263,11 @@ fn a_host_range_is_found_in_every_slot_that_shows_it() {
 #[test]
 fn each_of_many_slots_is_found_once_where_they_show_the_same_and_where_not() {
     const SLOTS: u32 = 2000;
-    let mut slots = Slots::with_room(SLOTS as usize).unwrap();
+    let mut slots = MemSlots::with_room(SLOTS as usize).unwrap();
     let apart = |id: u32| HVA + u64::from(id) * 4 * PAGE_SIZE;
     for id in 0..SLOTS {
         let hva = if id % 2 == 0 { HVA } else { apart(id) };
-        slots.change(&Request { hva: Hva(hva), ..request(id, u64::from(id), 1) }, &LIMITS).unwrap();
+        slots.change(&SlotRequest { hva: Hva(hva), ..request(id, u64::from(id), 1) }, &LIMITS).unwrap();
     }
 
     let at = |hva: u64| slots.ranges_of_hva(Hva(hva), Hva(hva + 8)).count();
@@ -310,7 +312,7 @@ proptest! {
         for (id, first, npages, h, flags) in ops {
             // A few host addresses only, so that modifications are often allowed.
             let hva = HVA + h * 8 * PAGE_SIZE;
-            let r = Request { flags, hva: Hva(hva), ..request(id, first, npages) };
+            let r = SlotRequest { flags, hva: Hva(hva), ..request(id, first, npages) };
 
             let expected = reference(&mut model, (id, first, npages, hva, flags));
             let result = slots.with(&r);
@@ -341,7 +343,7 @@ proptest! {
     ) {
         let mut slots = none();
         for (i, (h, npages)) in places.iter().enumerate() {
-            let r = Request { hva: Hva(HVA + h * PAGE_SIZE), ..request(i as u32, i as u64 * 16, *npages) };
+            let r = SlotRequest { hva: Hva(HVA + h * PAGE_SIZE), ..request(i as u32, i as u64 * 16, *npages) };
             slots = with(&slots, &r);
         }
         for id in gone {

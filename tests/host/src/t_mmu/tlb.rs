@@ -8,7 +8,7 @@ use super::slots::{none, request, Changed, HVA};
 use super::table::Pool;
 use crate::arch::addr::{Gfn, Hva, Pfn, PAGE_SIZE};
 use crate::mmu::format::{Npt, PageSize, Rights};
-use crate::mmu::slots::{Change, GfnRange, Request, Slot, Slots};
+use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, MemSlots, SlotRequest};
 use crate::mmu::table::{FlushNeeded, Table, Unmapping};
 use crate::mmu::tlb::{Flushes, Invalidations, Snapshot};
 use proptest::collection::vec;
@@ -76,9 +76,9 @@ struct Cpu {
 
 /// Somebody in the middle of something. The numbers are how far he is.
 enum Actor {
-    Fault { gfn: u64, slot: Slot, snapshot: Snapshot, pfn: Option<u64> },
+    Fault { gfn: u64, slot: MemSlot, snapshot: Snapshot, pfn: Option<u64> },
     Notifier { page: u64, step: u32, walk: Option<Unmap> },
-    Change { step: u32, new: Slots, walk: Option<Unmap> },
+    Change { step: u32, new: MemSlots, walk: Option<Unmap> },
 }
 
 /// What [`World::unmap_some`] goes on with.
@@ -92,7 +92,7 @@ struct Unmap {
 struct World {
     pool: Pool,
     table: Table<Npt>,
-    slots: Rc<Slots>,
+    slots: Rc<MemSlots>,
     flushes: Flushes,
     invalidations: Invalidations,
     notifiers: usize,
@@ -105,8 +105,8 @@ struct World {
     actors: Vec<Actor>,
 }
 
-fn slot_request(id: u32, gfn: u64, page: u64, npages: u64) -> Request {
-    Request { hva: Hva(HVA + page * PAGE_SIZE), ..request(id, gfn, npages) }
+fn slot_request(id: u32, gfn: u64, page: u64, npages: u64) -> SlotRequest {
+    SlotRequest { hva: Hva(HVA + page * PAGE_SIZE), ..request(id, gfn, npages) }
 }
 
 impl World {
@@ -161,7 +161,7 @@ impl World {
         self.actors.push(Actor::Notifier { page, step: 0, walk: None });
     }
 
-    fn start_change(&mut self, request: &Request) {
+    fn start_change(&mut self, request: &SlotRequest) {
         if self.changes {
             return;
         }
@@ -169,7 +169,7 @@ impl World {
             self.changes = true;
             self.invalidations.begin();
             let walk = match change {
-                Change::Deleted(old) | Change::Moved { old, .. } => Some(unmap(vec![old.range()])),
+                ChangedSlot::Deleted(old) | ChangedSlot::Moved { old, .. } => Some(unmap(vec![old.range()])),
                 _ => None,
             };
             self.actors.push(Actor::Change { step: 0, new, walk });
@@ -264,7 +264,7 @@ impl World {
         true
     }
 
-    fn step_change(&mut self, step: &mut u32, new: &mut Slots, walk: &mut Option<Unmap>) -> bool {
+    fn step_change(&mut self, step: &mut u32, new: &mut MemSlots, walk: &mut Option<Unmap>) -> bool {
         match *step {
             0 => {
                 if walk.as_mut().is_some_and(|walk| !self.unmap_some(walk)) {

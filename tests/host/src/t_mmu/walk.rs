@@ -7,7 +7,7 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::arch::exception::{Exception, PfError};
 use crate::mmu::mem::MemError;
-use crate::mmu::walk::{walk, Access, AccessKind, PageRights, Paging, Privilege, WalkError};
+use crate::mmu::walk::{walk, AccessKind, PageRights, PagingRegs, Privilege, WalkAccess, WalkError};
 use AccessKind::{Fetch, Read, Write};
 use Privilege::{Implicit, Supervisor, User};
 
@@ -30,8 +30,8 @@ const PF_PK: u32 = PfError::PKEY.bits();
 /// Tables lie in pages 1 to 5, the root in page 1; the page of 4 KiB mapped is page 7.
 const PAGE: u64 = 0x7000;
 
-fn legacy() -> Paging {
-    Paging {
+fn legacy() -> PagingRegs {
+    PagingRegs {
         cr0: Cr0::PE | Cr0::PG | Cr0::WP,
         cr3: 0x1000,
         cr4: Cr4::PSE,
@@ -44,16 +44,16 @@ fn legacy() -> Paging {
     }
 }
 
-fn pae() -> Paging {
-    Paging { cr4: Cr4::PAE, efer: Efer::NXE, ..legacy() }
+fn pae() -> PagingRegs {
+    PagingRegs { cr4: Cr4::PAE, efer: Efer::NXE, ..legacy() }
 }
 
-fn long() -> Paging {
-    Paging { cr4: Cr4::PAE, efer: Efer::NXE | Efer::LME | Efer::LMA, ..legacy() }
+fn long() -> PagingRegs {
+    PagingRegs { cr4: Cr4::PAE, efer: Efer::NXE | Efer::LME | Efer::LMA, ..legacy() }
 }
 
-fn long5() -> Paging {
-    Paging { cr4: Cr4::PAE | Cr4::LA57, ..long() }
+fn long5() -> PagingRegs {
+    PagingRegs { cr4: Cr4::PAE | Cr4::LA57, ..long() }
 }
 
 /// An address whose index is 1 at the root, 2 in the next table, and so on.
@@ -94,16 +94,16 @@ fn legacy_tables() -> Ram {
     ram
 }
 
-fn access(kind: AccessKind, privilege: Privilege) -> Access {
-    Access { kind, privilege }
+fn access(kind: AccessKind, privilege: Privilege) -> WalkAccess {
+    WalkAccess { kind, privilege }
 }
 
-fn translate(ram: &Ram, p: &Paging, gva: u64, kind: AccessKind, privilege: Privilege) -> (Gpa, u32) {
+fn translate(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> (Gpa, u32) {
     let t = walk(ram, p, Gva(gva), access(kind, privilege)).unwrap();
     (t.gpa, t.page_shift)
 }
 
-fn fault(ram: &Ram, p: &Paging, gva: u64, kind: AccessKind, privilege: Privilege) -> u32 {
+fn fault(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> u32 {
     match walk(ram, p, Gva(gva), access(kind, privilege)) {
         Err(WalkError::Fault(Exception { error: Some(code), cr2: Some(cr2), vector })) => {
             assert_eq!((cr2, vector.0), (Gva(gva), 14));
@@ -113,13 +113,13 @@ fn fault(ram: &Ram, p: &Paging, gva: u64, kind: AccessKind, privilege: Privilege
     }
 }
 
-fn works(ram: &Ram, p: &Paging, gva: u64, kind: AccessKind, privilege: Privilege) -> bool {
+fn works(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> bool {
     walk(ram, p, Gva(gva), access(kind, privilege)).is_ok()
 }
 
 #[test]
 fn without_paging_addresses_are_physical() {
-    let p = Paging { cr0: Cr0::PE, ..legacy() };
+    let p = PagingRegs { cr0: Cr0::PE, ..legacy() };
 
     let t = walk(&Ram::new(0), &p, Gva(0x1234_5678), access(Write, User)).unwrap();
 
@@ -162,7 +162,7 @@ fn a_4_mib_page_reaches_40_bits_with_pse_36() {
 fn pse_36_bits_beyond_the_physical_width_are_reserved() {
     let ram = Ram::new(16);
     ram.put32(0x1004, (0x40_0000 | 1 << 17 | ALL | PS) as u32);
-    let narrow = Paging { maxphyaddr: 36, ..legacy() };
+    let narrow = PagingRegs { maxphyaddr: 36, ..legacy() };
 
     assert_eq!(fault(&ram, &narrow, GVA_LEGACY, Read, Supervisor), PF_P | PF_RSVD);
     assert!(works(&ram, &legacy(), GVA_LEGACY, Read, Supervisor));
@@ -174,14 +174,14 @@ fn pse_36_bits_beyond_the_physical_width_are_reserved() {
 fn without_pse_the_large_bit_means_nothing() {
     let ram = legacy_tables();
     ram.put32(0x1004, (0x2000 | ALL | PS) as u32);
-    let p = Paging { cr4: Cr4::empty(), ..legacy() };
+    let p = PagingRegs { cr4: Cr4::empty(), ..legacy() };
 
     assert_eq!(translate(&ram, &p, GVA_LEGACY, Read, User), (Gpa(PAGE | 0x123), 12));
 }
 
 #[test]
 fn the_pcid_in_cr3_is_no_part_of_the_root() {
-    let p = Paging { cr3: 0x1abc | 1 << 63, ..long() };
+    let p = PagingRegs { cr3: 0x1abc | 1 << 63, ..long() };
 
     assert!(works(&long_tables(), &p, GVA_LONG, Read, User));
 }
@@ -190,7 +190,7 @@ fn the_pcid_in_cr3_is_no_part_of_the_root() {
 fn pae_pointers_may_lie_at_any_32_byte_boundary() {
     let ram = pae_tables();
     ram.put(0x1fe8, 0x2000 | P);
-    let p = Paging { cr3: 0x1fe0 | 0x1f, ..pae() };
+    let p = PagingRegs { cr3: 0x1fe0 | 0x1f, ..pae() };
 
     assert!(works(&ram, &p, GVA_PAE, Read, User));
 }
@@ -198,12 +198,12 @@ fn pae_pointers_may_lie_at_any_32_byte_boundary() {
 #[test]
 fn pae_pointers_in_registers_count_whatever_memory_holds() {
     let ram = pae_tables();
-    let loaded = Paging { pdptes: Some([0, 0x2000 | P, 0, 0]), ..pae() };
+    let loaded = PagingRegs { pdptes: Some([0, 0x2000 | P, 0, 0]), ..pae() };
     ram.put(0x1008, 0);
 
     assert!(works(&ram, &loaded, GVA_PAE, Read, User));
     assert_eq!(fault(&ram, &pae(), GVA_PAE, Read, User), PF_U);
-    let absent = Paging { pdptes: Some([0x2000 | P, 0, 0x2000 | P, 0x2000 | P]), ..pae() };
+    let absent = PagingRegs { pdptes: Some([0x2000 | P, 0, 0x2000 | P, 0x2000 | P]), ..pae() };
     ram.put(0x1008, 0x2000 | P);
     assert_eq!(fault(&ram, &absent, GVA_PAE, Read, User), PF_U);
 }
@@ -225,8 +225,8 @@ fn an_absent_entry_at_any_level_tells_only_the_access() {
 #[test]
 fn the_fetch_bit_is_given_only_with_nx_or_smep() {
     let absent = Ram::new(16);
-    let code = |p: &Paging| fault(&absent, p, 0, Fetch, Supervisor);
-    let with = |cr4, efer| Paging { cr4, efer, ..legacy() };
+    let code = |p: &PagingRegs| fault(&absent, p, 0, Fetch, Supervisor);
+    let with = |cr4, efer| PagingRegs { cr4, efer, ..legacy() };
 
     assert_eq!(code(&with(Cr4::empty(), Efer::empty())), 0);
     assert_eq!(code(&with(Cr4::empty(), Efer::NXE)), 0);
@@ -253,7 +253,7 @@ fn a_read_only_entry_at_any_level_stops_writes_of_users_and_with_wp_of_all() {
     for n in 1..=4 {
         let ram = long_tables();
         ram.put(at(n), ram.entry(at(n)) & !W);
-        let no_wp = Paging { cr0: Cr0::PE | Cr0::PG, ..long() };
+        let no_wp = PagingRegs { cr0: Cr0::PE | Cr0::PG, ..long() };
 
         assert_eq!(fault(&ram, &long(), GVA_LONG, Write, User), PF_P | PF_U | PF_W);
         assert_eq!(fault(&ram, &long(), GVA_LONG, Write, Supervisor), PF_P | PF_W);
@@ -280,14 +280,14 @@ fn the_no_execute_bit_is_reserved_while_nxe_is_off() {
     for n in 1..=4 {
         let ram = long_tables();
         ram.put(at(n), ram.entry(at(n)) | NX);
-        let p = Paging { efer: Efer::LMA, ..long() };
+        let p = PagingRegs { efer: Efer::LMA, ..long() };
 
         assert_eq!(fault(&ram, &p, GVA_LONG, Read, User), PF_P | PF_U | PF_RSVD);
     }
     for n in 2..=3 {
         let ram = pae_tables();
         ram.put(at(n), ram.entry(at(n)) | NX);
-        let p = Paging { efer: Efer::empty(), ..pae() };
+        let p = PagingRegs { efer: Efer::empty(), ..pae() };
 
         assert_eq!(fault(&ram, &p, GVA_PAE, Write, User), PF_P | PF_U | PF_W | PF_RSVD);
     }
@@ -330,7 +330,7 @@ fn the_large_bit_is_reserved_where_no_such_page_exists() {
     }
     ram.put(at(3), 0x4000_0000 | ALL | PS);
     assert!(works(&ram, &long5(), GVA_LONG5, Read, Supervisor));
-    let no_gib = Paging { gib_pages: false, ..long5() };
+    let no_gib = PagingRegs { gib_pages: false, ..long5() };
     assert_eq!(fault(&ram, &no_gib, GVA_LONG5, Read, Supervisor), PF_P | PF_RSVD);
 }
 
@@ -368,7 +368,7 @@ fn pae_pointers_carry_no_rights_and_get_no_accessed_bit() {
 
 #[test]
 fn smep_stops_supervisor_fetches_from_user_pages() {
-    let p = Paging { cr4: long().cr4 | Cr4::SMEP, ..long() };
+    let p = PagingRegs { cr4: long().cr4 | Cr4::SMEP, ..long() };
     let ram = long_tables();
 
     assert_eq!(fault(&ram, &p, GVA_LONG, Fetch, Supervisor), PF_P | PF_I);
@@ -380,8 +380,8 @@ fn smep_stops_supervisor_fetches_from_user_pages() {
 
 #[test]
 fn smap_stops_supervisor_data_accesses_unless_ac_is_set() {
-    let p = Paging { cr4: long().cr4 | Cr4::SMAP, ..long() };
-    let with_ac = Paging { ac: true, ..p };
+    let p = PagingRegs { cr4: long().cr4 | Cr4::SMAP, ..long() };
+    let with_ac = PagingRegs { ac: true, ..p };
     let ram = long_tables();
 
     assert_eq!(fault(&ram, &p, GVA_LONG, Read, Supervisor), PF_P);
@@ -396,7 +396,7 @@ fn smap_stops_supervisor_data_accesses_unless_ac_is_set() {
 
 #[test]
 fn protection_keys_limit_data_accesses_to_user_pages() {
-    let key5 = |pkru| Paging { cr4: long().cr4 | Cr4::PKE, pkru, ..long() };
+    let key5 = |pkru| PagingRegs { cr4: long().cr4 | Cr4::PKE, pkru, ..long() };
     let (no_access, no_write) = (key5(1 << 10), key5(2 << 10));
     let ram = long_tables();
     ram.put(at(4), PAGE | ALL | 5 << 59);
@@ -409,10 +409,10 @@ fn protection_keys_limit_data_accesses_to_user_pages() {
     assert!(works(&ram, &no_access, GVA_LONG, Fetch, User));
     assert!(works(&ram, &key5(!(3 << 10)), GVA_LONG, Write, User));
 
-    let no_wp = Paging { cr0: Cr0::PE | Cr0::PG, ..no_write };
+    let no_wp = PagingRegs { cr0: Cr0::PE | Cr0::PG, ..no_write };
     assert!(works(&ram, &no_wp, GVA_LONG, Write, Supervisor));
     assert!(!works(&ram, &no_wp, GVA_LONG, Write, User));
-    let off = Paging { cr4: long().cr4, ..no_access };
+    let off = PagingRegs { cr4: long().cr4, ..no_access };
     assert!(works(&ram, &off, GVA_LONG, Write, User));
     ram.put(at(4), PAGE | P | W | 5 << 59);
     assert!(works(&ram, &no_access, GVA_LONG, Write, Supervisor), "keys are for user pages");
@@ -461,7 +461,7 @@ fn memory_errors_are_passed_on() {
 
 #[test]
 fn a_table_in_no_memory_is_an_absent_entry() {
-    let p = Paging { cr3: 0x99_0000, ..long() };
+    let p = PagingRegs { cr3: 0x99_0000, ..long() };
     assert_eq!(fault(&long_tables(), &p, GVA_LONG, Write, User), PF_W | PF_U);
 
     let ram = long_tables();
@@ -475,7 +475,7 @@ fn linear_addresses_outside_long_mode_have_32_bits() {
     let found = (Gpa(PAGE | 0x123), 12);
     assert_eq!(translate(&legacy_tables(), &legacy(), high(GVA_LEGACY), Read, User), found);
     assert_eq!(translate(&pae_tables(), &pae(), high(GVA_PAE), Read, User), found);
-    let p = Paging { cr0: Cr0::PE, ..legacy() };
+    let p = PagingRegs { cr0: Cr0::PE, ..legacy() };
     assert_eq!(translate(&Ram::new(0), &p, high(0x1234_5678), Write, User), (Gpa(0x1234_5678), 12));
 
     let absent = walk(&Ram::new(16), &pae(), Gva(high(GVA_PAE)), access(Read, User));

@@ -9,7 +9,7 @@ use super::guest::Ram;
 use crate::arch::addr::Gva;
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::mmu::mem::GuestMem;
-use crate::mmu::walk::{walk, Access, AccessKind, Paging, Privilege, WalkError};
+use crate::mmu::walk::{walk, AccessKind, PagingRegs, Privilege, WalkAccess, WalkError};
 use proptest::prelude::*;
 
 const PAGES: u64 = 16;
@@ -22,9 +22,9 @@ enum Outcome {
 
 struct Reference<'a> {
     ram: &'a Ram,
-    p: &'a Paging,
+    p: &'a PagingRegs,
     gva: u64,
-    access: Access,
+    access: WalkAccess,
     used: Vec<(u64, usize)>,
     user: bool,
     write: bool,
@@ -262,11 +262,11 @@ pub(crate) fn random_ram(mut seed: u64, legacy: bool, pae: bool) -> Ram {
     ram
 }
 
-fn any_paging() -> impl Strategy<Value = Paging> {
+fn any_paging() -> impl Strategy<Value = PagingRegs> {
     let cr4 = (0u8..4, any::<[bool; 4]>());
     (cr4, any::<[bool; 4]>(), 32u32..=52, any::<u32>(), 0u64..0x1000).prop_map(
         |((mode, [smep, smap, pke, pse]), [wp, nxe, ac, gib_pages], maxphyaddr, pkru, low)| {
-            let mut p = Paging {
+            let mut p = PagingRegs {
                 cr0: Cr0::PE | Cr0::PG,
                 cr3: low,
                 cr4: Cr4::empty(),
@@ -291,15 +291,15 @@ fn any_paging() -> impl Strategy<Value = Paging> {
     )
 }
 
-fn any_access() -> impl Strategy<Value = Access> {
+fn any_access() -> impl Strategy<Value = WalkAccess> {
     let kind = prop_oneof![Just(AccessKind::Read), Just(AccessKind::Write), Just(AccessKind::Fetch)];
     let privilege =
         prop_oneof![Just(Privilege::User), Just(Privilege::Supervisor), Just(Privilege::Implicit)];
-    (kind, privilege).prop_map(|(kind, privilege)| Access { kind, privilege })
+    (kind, privilege).prop_map(|(kind, privilege)| WalkAccess { kind, privilege })
 }
 
 /// Walks once and asserts that result and memory are the reference's.
-pub(crate) fn compare(ram: &Ram, p: &Paging, gva: u64, access: Access) {
+pub(crate) fn compare(ram: &Ram, p: &PagingRegs, gva: u64, access: WalkAccess) {
     let mut reference =
         Reference { ram, p, gva, access, used: Vec::new(), user: true, write: true, no_exec: false };
     let expected = reference.run();
@@ -339,7 +339,7 @@ proptest! {
 fn random_walks_end_in_every_way() {
     let mut seed = 99;
     let mut seen = std::collections::BTreeMap::new();
-    let p = Paging {
+    let p = PagingRegs {
         cr0: Cr0::PE | Cr0::PG | Cr0::WP,
         cr3: 0,
         cr4: Cr4::PAE | Cr4::SMEP | Cr4::SMAP | Cr4::PKE,
@@ -354,7 +354,7 @@ fn random_walks_end_in_every_way() {
     for i in 0..3000 {
         let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][i % 3];
         let privilege = [Privilege::User, Privilege::Supervisor][i / 3 % 2];
-        let key = match walk(&ram, &p, Gva(next(&mut seed)), Access { kind, privilege }) {
+        let key = match walk(&ram, &p, Gva(next(&mut seed)), WalkAccess { kind, privilege }) {
             Ok(t) => t.page_shift,
             Err(WalkError::Fault(e)) => 100 + e.error.unwrap(),
             Err(other) => panic!("{other:?}"),
