@@ -6,7 +6,7 @@
 //! power management and PCI configuration. Every access goes to one chip; then [`Bus::settle`]
 //! carries that chip's interrupt lines to the controllers. What comes out of those is delivered by the lock's
 //! holder before the lock is dropped: [`Bus::intr`], a function of the state, and what an access sends, which
-//! gathers in [`Signals`].
+//! gathers in [`BusSignals`].
 //!
 //! ```text
 //! uart, rtc, i8042, pm, pit ── gsi ──┬── pic pair ─────────────> Bus::intr
@@ -15,11 +15,11 @@
 //! ```
 
 use super::i8042::{self, I8042};
-use super::ioapic::{Ioapic, IoapicState};
+use super::ioapic::{Ioapic, SavedIoapic};
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
-use super::pm::{self, Pm, Request};
-use super::routing::{Routing, Target};
+use super::pm::{self, PlatformRequest, Pm};
+use super::routing::{GsiRouting, GsiTarget};
 use super::rtc::{self, Rtc};
 use super::uart::{self, Uart};
 use super::{ApicMessage, DestFormat, Level, PioDevice};
@@ -48,16 +48,16 @@ const GSI_AUX: u32 = 12;
 const MSIS: usize = 6;
 
 /// What an access sends, until [`Bus::take_message`] hands it out.
-pub(crate) struct Signals {
+pub(crate) struct BusSignals {
     /// The pins of the IOAPIC that send, a bit each.
     pins: u32,
     msis: [Option<ApicMessage>; MSIS],
 }
 
-impl Signals {
+impl BusSignals {
     /// Nothing to send.
-    pub(crate) fn new() -> Signals {
-        Signals { pins: 0, msis: [None; MSIS] }
+    pub(crate) fn new() -> BusSignals {
+        BusSignals { pins: 0, msis: [None; MSIS] }
     }
 
     fn push(&mut self, msi: ApicMessage) {
@@ -69,7 +69,7 @@ impl Signals {
 
 /// A message to be sent, and the pin of the IOAPIC that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingMessage {
     /// The message.
     pub(crate) message: ApicMessage,
     /// `None` for an MSI.
@@ -78,7 +78,7 @@ pub(crate) struct Outgoing {
 
 /// A chip on the bus, for [`Bus::settle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chip {
+enum ChipName {
     Pic,
     Pit,
     Rtc,
@@ -87,17 +87,17 @@ enum Chip {
     Pm,
 }
 
-impl Chip {
+impl ChipName {
     /// Returns the chip that decodes `port`.
     #[inline]
-    const fn at(port: u16) -> Option<Chip> {
+    const fn at(port: u16) -> Option<ChipName> {
         Some(match port {
-            0x3f8..=0x3ff => Chip::Uart,
-            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => Chip::Pic,
-            0x40..=0x43 | 0x61 => Chip::Pit,
-            0x70 | 0x71 => Chip::Rtc,
-            0x60 | 0x64 | 0x92 => Chip::I8042,
-            0x600..=0x60b | 0xcf9 => Chip::Pm,
+            0x3f8..=0x3ff => ChipName::Uart,
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => ChipName::Pic,
+            0x40..=0x43 | 0x61 => ChipName::Pit,
+            0x70 | 0x71 => ChipName::Rtc,
+            0x60 | 0x64 | 0x92 => ChipName::I8042,
+            0x600..=0x60b | 0xcf9 => ChipName::Pm,
             _ => return None,
         })
     }
@@ -111,7 +111,7 @@ static DECODED: [u64; LOW_PORTS / 64] = {
     let mut map = [0; LOW_PORTS / 64];
     let mut port = 0;
     while port < LOW_PORTS {
-        if Chip::at(port as u16).is_some() {
+        if ChipName::at(port as u16).is_some() {
             map[port / 64] |= 1 << (port % 64);
         }
         port += 1;
@@ -124,7 +124,7 @@ static DECODED: [u64; LOW_PORTS / 64] = {
 pub(crate) fn decodes(port: u16) -> bool {
     match DECODED.get(usize::from(port >> 6)) {
         Some(word) => word >> (port & 63) & 1 != 0,
-        None => Chip::at(port).is_some(),
+        None => ChipName::at(port).is_some(),
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct Bus {
     /// Power management.
     pub(crate) pm: Option<Pm>,
     /// Where each GSI goes.
-    pub(crate) routing: Routing,
+    pub(crate) routing: GsiRouting,
     /// The level of each of the first 32 GSIs, as last driven by a chip.
     driven: u32,
     /// Readers of the console have been told of output that they have not yet read.
@@ -159,16 +159,16 @@ pub(crate) struct Bus {
 
 impl Bus {
     /// Reads a port. `None`: no chip there.
-    pub(crate) fn pio_read(&mut self, port: u16, width: Width, now: Ns, out: &mut Signals) -> Option<u32> {
-        let chip = Chip::at(port)?;
+    pub(crate) fn pio_read(&mut self, port: u16, width: Width, now: Ns, out: &mut BusSignals) -> Option<u32> {
+        let chip = ChipName::at(port)?;
         let value = match chip {
-            Chip::Uart => self.uart.as_mut()?.read(port.wrapping_sub(uart::FIRST_PORT), width, now),
-            Chip::Pic => self.pic.as_mut()?.read(port.wrapping_sub(pic::FIRST_PORT), width, now),
-            Chip::Pit if self.is_left(port) => return None,
-            Chip::Pit => self.pit.as_mut()?.read(port.wrapping_sub(pit::FIRST_PORT), width, now),
-            Chip::Rtc => self.rtc.as_mut()?.read(port.wrapping_sub(rtc::FIRST_PORT), width, now),
-            Chip::I8042 => self.i8042.as_mut()?.read(port.wrapping_sub(i8042::FIRST_PORT), width, now),
-            Chip::Pm => self.pm.as_mut()?.read(port.wrapping_sub(pm::FIRST_PORT), width, now),
+            ChipName::Uart => self.uart.as_mut()?.read(port.wrapping_sub(uart::FIRST_PORT), width, now),
+            ChipName::Pic => self.pic.as_mut()?.read(port.wrapping_sub(pic::FIRST_PORT), width, now),
+            ChipName::Pit if self.is_left(port) => return None,
+            ChipName::Pit => self.pit.as_mut()?.read(port.wrapping_sub(pit::FIRST_PORT), width, now),
+            ChipName::Rtc => self.rtc.as_mut()?.read(port.wrapping_sub(rtc::FIRST_PORT), width, now),
+            ChipName::I8042 => self.i8042.as_mut()?.read(port.wrapping_sub(i8042::FIRST_PORT), width, now),
+            ChipName::Pm => self.pm.as_mut()?.read(port.wrapping_sub(pm::FIRST_PORT), width, now),
         };
         self.settle(chip, now, out);
         Some(value)
@@ -181,17 +181,17 @@ impl Bus {
         width: Width,
         value: u32,
         now: Ns,
-        out: &mut Signals,
+        out: &mut BusSignals,
     ) -> bool {
-        let Some(chip) = Chip::at(port) else { return false };
+        let Some(chip) = ChipName::at(port) else { return false };
         let done = match chip {
-            Chip::Uart => write_to(&mut self.uart, port, uart::FIRST_PORT, width, value, now),
-            Chip::Pic => write_to(&mut self.pic, port, pic::FIRST_PORT, width, value, now),
-            Chip::Pit if self.is_left(port) => false,
-            Chip::Pit => write_to(&mut self.pit, port, pit::FIRST_PORT, width, value, now),
-            Chip::Rtc => write_to(&mut self.rtc, port, rtc::FIRST_PORT, width, value, now),
-            Chip::I8042 => write_to(&mut self.i8042, port, i8042::FIRST_PORT, width, value, now),
-            Chip::Pm => write_to(&mut self.pm, port, pm::FIRST_PORT, width, value, now),
+            ChipName::Uart => write_to(&mut self.uart, port, uart::FIRST_PORT, width, value, now),
+            ChipName::Pic => write_to(&mut self.pic, port, pic::FIRST_PORT, width, value, now),
+            ChipName::Pit if self.is_left(port) => false,
+            ChipName::Pit => write_to(&mut self.pit, port, pit::FIRST_PORT, width, value, now),
+            ChipName::Rtc => write_to(&mut self.rtc, port, rtc::FIRST_PORT, width, value, now),
+            ChipName::I8042 => write_to(&mut self.i8042, port, i8042::FIRST_PORT, width, value, now),
+            ChipName::Pm => write_to(&mut self.pm, port, pm::FIRST_PORT, width, value, now),
         };
         if done {
             self.settle(chip, now, out);
@@ -229,49 +229,49 @@ impl Bus {
     }
 
     /// Writes memory that belongs to a chip. Returns whether one is there.
-    pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut Signals) -> bool {
+    pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut BusSignals) -> bool {
         let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
         out.pins |= ioapic.write(offset, width, value).pins();
         true
     }
 
     /// Sets the IOAPIC's state. Returns whether there is one.
-    pub(crate) fn restore_ioapic(&mut self, state: &IoapicState, out: &mut Signals) -> bool {
+    pub(crate) fn restore_ioapic(&mut self, state: &SavedIoapic, out: &mut BusSignals) -> bool {
         let Some(ioapic) = self.ioapic.as_mut() else { return false };
         out.pins |= ioapic.restore(state).pins();
         true
     }
 
     /// A local APIC may take messages that it did not take before: sends those that nobody took again.
-    pub(crate) fn retry(&mut self, out: &mut Signals) {
+    pub(crate) fn retry(&mut self, out: &mut BusSignals) {
         if let Some(ioapic) = self.ioapic.as_mut() {
             out.pins |= ioapic.retry().pins();
         }
     }
 
     /// Returns the next message to be sent, and takes it out of `out`.
-    pub(crate) fn take_message(&self, out: &mut Signals) -> Option<Outgoing> {
+    pub(crate) fn take_message(&self, out: &mut BusSignals) -> Option<OutgoingMessage> {
         while out.pins != 0 {
             let pin = usize::try_from(out.pins.trailing_zeros()).ok()?;
             out.pins &= out.pins.wrapping_sub(1);
             let message = self.ioapic.as_ref().and_then(|ioapic| ioapic.message(pin));
             if let Some(message) = message {
-                return Some(Outgoing { message, pin: Some(pin) });
+                return Some(OutgoingMessage { message, pin: Some(pin) });
             }
         }
         let message = out.msis.iter_mut().find_map(Option::take)?;
-        Some(Outgoing { message, pin: None })
+        Some(OutgoingMessage { message, pin: None })
     }
 
     /// No local APIC took a message.
-    pub(crate) fn not_accepted(&mut self, sent: Outgoing) {
+    pub(crate) fn not_accepted(&mut self, sent: OutgoingMessage) {
         if let (Some(ioapic), Some(pin)) = (self.ioapic.as_mut(), sent.pin) {
             ioapic.not_accepted(pin);
         }
     }
 
     /// The guest ended a level-triggered interrupt: the IOAPIC may send it again.
-    pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut Signals) {
+    pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut BusSignals) {
         if let Some(ioapic) = self.ioapic.as_mut() {
             out.pins |= ioapic.eoi(vector).pins();
         }
@@ -281,12 +281,12 @@ impl Bus {
     /// Drives a GSI from outside the chips. Returns how many controllers took it, 0 when it joined a
     /// request that waits already; `None` when no controller heard it, as all mask it or none is on its
     /// route. What the messages in `out` reach counts on top. This is the sum that KVM makes.
-    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut Signals) -> Option<u32> {
+    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut BusSignals) -> Option<u32> {
         let mut heard: Option<u32> = None;
         for target in self.routing.targets(gsi) {
             let taken = match *target {
-                Target::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, level)),
-                Target::Ioapic(pin) => self.ioapic.as_mut().and_then(|ioapic| {
+                GsiTarget::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, level)),
+                GsiTarget::Ioapic(pin) => self.ioapic.as_mut().and_then(|ioapic| {
                     let heard = ioapic.heard(pin, level);
                     if ioapic.set_irq(pin, level).is_none() {
                         return heard;
@@ -294,14 +294,14 @@ impl Bus {
                     out.pins |= 1u32.wrapping_shl(u32::from(pin));
                     Some(0)
                 }),
-                Target::Msi { addr, data } if level.is_high() => {
+                GsiTarget::Msi { addr, data } if level.is_high() => {
                     let msg = ApicMessage::from_msi(addr, data, DestFormat::Narrow);
                     msg.map(|msg| {
                         out.push(msg);
                         0
                     })
                 }
-                Target::Msi { .. } => None,
+                GsiTarget::Msi { .. } => None,
             };
             heard = add_heard(heard, taken);
         }
@@ -329,7 +329,7 @@ impl Bus {
         Some(vector)
     }
 
-    fn drive(&mut self, gsi: u32, level: Level, out: &mut Signals) {
+    fn drive(&mut self, gsi: u32, level: Level, out: &mut BusSignals) {
         let bit = 1u32.wrapping_shl(gsi);
         if (self.driven & bit != 0) != level.is_high() {
             self.driven ^= bit;
@@ -339,27 +339,27 @@ impl Bus {
 
     /// Carries the lines of the chip that was touched to the controllers.
     #[inline]
-    fn settle(&mut self, chip: Chip, now: Ns, out: &mut Signals) {
+    fn settle(&mut self, chip: ChipName, now: Ns, out: &mut BusSignals) {
         match chip {
-            Chip::Uart => self.settle_uart(out),
-            Chip::Rtc => {
+            ChipName::Uart => self.settle_uart(out),
+            ChipName::Rtc => {
                 if let Some(level) = self.rtc.as_ref().map(Rtc::irq) {
                     self.drive(GSI_RTC, level, out);
                 }
             }
-            Chip::I8042 => {
+            ChipName::I8042 => {
                 if let Some((key, aux)) = self.i8042.as_ref().map(|c| (c.irq(), c.aux_irq())) {
                     self.drive(GSI_KEYBOARD, key, out);
                     self.drive(GSI_AUX, aux, out);
                 }
             }
-            Chip::Pm => {
+            ChipName::Pm => {
                 if let Some(level) = self.pm.as_ref().map(Pm::irq) {
                     self.drive(GSI_SCI, level, out);
                 }
             }
-            Chip::Pit => self.settle_timer(now, out),
-            Chip::Pic => {
+            ChipName::Pit => self.settle_timer(now, out),
+            ChipName::Pic => {
                 if self.pic.as_mut().is_some_and(|p| p.take_ended() & 1 != 0) {
                     self.ack_timer();
                 }
@@ -369,7 +369,7 @@ impl Bus {
     }
 
     /// Carries the UART's line, also after its console side was touched.
-    pub(crate) fn settle_uart(&mut self, out: &mut Signals) {
+    pub(crate) fn settle_uart(&mut self, out: &mut BusSignals) {
         if let Some(level) = self.uart.as_ref().map(Uart::irq) {
             self.drive(GSI_UART, level, out);
         }
@@ -382,7 +382,7 @@ impl Bus {
     }
 
     /// Pulses IRQ 0 for what the timer has due.
-    fn settle_timer(&mut self, now: Ns, out: &mut Signals) {
+    fn settle_timer(&mut self, now: Ns, out: &mut BusSignals) {
         let Some(pit) = self.pit.as_mut() else { return };
         pit.tick(now);
         if !pit.take_pulse() {
@@ -398,7 +398,7 @@ impl Bus {
 
     /// The guest ended the service of an edge-triggered interrupt while the timer waited for that of
     /// its own: take it for that. A timer that comes a little early does no harm, one that never comes does.
-    pub(crate) fn timer_eoi(&mut self, now: Ns, out: &mut Signals) {
+    pub(crate) fn timer_eoi(&mut self, now: Ns, out: &mut BusSignals) {
         self.ack_timer();
         self.settle_timer(now, out);
     }
@@ -409,7 +409,7 @@ impl Bus {
     }
 
     /// Lets time pass.
-    pub(crate) fn tick(&mut self, now: Ns, out: &mut Signals) {
+    pub(crate) fn tick(&mut self, now: Ns, out: &mut BusSignals) {
         if let Some(rtc) = self.rtc.as_mut() {
             rtc.tick(now);
         }
@@ -419,7 +419,7 @@ impl Bus {
         if let Some(kbd) = self.i8042.as_mut() {
             kbd.tick(now);
         }
-        for chip in [Chip::Rtc, Chip::Pm, Chip::I8042, Chip::Pit] {
+        for chip in [ChipName::Rtc, ChipName::Pm, ChipName::I8042, ChipName::Pit] {
             self.settle(chip, now, out);
         }
     }
@@ -433,10 +433,10 @@ impl Bus {
     }
 
     /// Presses the power button.
-    pub(crate) fn press_power_button(&mut self, now: Ns, out: &mut Signals) -> bool {
+    pub(crate) fn press_power_button(&mut self, now: Ns, out: &mut BusSignals) -> bool {
         let Some(pm) = self.pm.as_mut() else { return false };
         pm.press_power_button();
-        self.settle(Chip::Pm, now, out);
+        self.settle(ChipName::Pm, now, out);
         true
     }
 
@@ -470,7 +470,7 @@ impl Bus {
     }
 
     /// Takes what the guest asked of the platform.
-    pub(crate) fn take_request(&mut self) -> Option<Request> {
+    pub(crate) fn take_request(&mut self) -> Option<PlatformRequest> {
         let asked = self.pm.as_mut().and_then(Pm::take_request);
         asked.or_else(|| self.i8042.as_mut().and_then(I8042::take_request))
     }

@@ -11,7 +11,7 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`I8042::deadline`].
 
-use super::pm::Request;
+use super::pm::PlatformRequest;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -28,7 +28,7 @@ pub(crate) const BYTE_NS: u64 = 100_000;
 bitflags::bitflags! {
     /// Status register.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    struct Status: u8 {
+    struct KbdStatus: u8 {
         /// Output buffer full.
         const OBF = 1 << 0;
         /// The self-test was passed.
@@ -189,7 +189,7 @@ impl Keyboard {
 
 /// The state of the controller and its keyboard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct I8042State {
+pub(crate) struct SavedI8042 {
     /// Controller command byte.
     pub(crate) command_byte: u8,
     /// Output port.
@@ -220,7 +220,7 @@ pub(crate) struct I8042State {
     /// Port 0x92.
     pub(crate) port_a: u8,
     /// A request that was not taken yet.
-    pub(crate) request: Option<Request>,
+    pub(crate) request: Option<PlatformRequest>,
 }
 
 /// The controller with its keyboard.
@@ -235,7 +235,7 @@ pub(crate) struct I8042 {
     kbd: Keyboard,
     /// Bit 0 of port 0x92: a reset happens when it is set.
     fast_reset: bool,
-    request: Option<Request>,
+    request: Option<PlatformRequest>,
 }
 
 impl Default for I8042 {
@@ -282,7 +282,7 @@ impl I8042 {
     }
 
     /// Returns whether the guest asked for a reset since the last call.
-    pub(crate) fn take_request(&mut self) -> Option<Request> {
+    pub(crate) fn take_request(&mut self) -> Option<PlatformRequest> {
         self.request.take()
     }
 
@@ -301,11 +301,11 @@ impl I8042 {
 
     /// Returns the whole state.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> I8042State {
+    pub(crate) fn save(&self) -> SavedI8042 {
         let I8042 { ctr, out_port, last_was_command, system_flag, output, param, kbd, fast_reset, request } =
             self;
         let Keyboard { queue, len, param: kbd_param, set, last, ready_at } = kbd;
-        I8042State {
+        SavedI8042 {
             command_byte: ctr.bits(),
             out_port: out_port.bits(),
             last_was_command: *last_was_command,
@@ -341,8 +341,8 @@ impl I8042 {
 
     /// Takes over a saved state; what no controller can hold is dropped.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &I8042State) {
-        let I8042State {
+    pub(crate) fn restore(&mut self, state: &SavedI8042) {
+        let SavedI8042 {
             command_byte,
             out_port,
             last_was_command,
@@ -401,17 +401,17 @@ impl I8042 {
     }
 
     fn request_reset(&mut self) {
-        self.request = Some(Request::Reset);
+        self.request = Some(PlatformRequest::Reset);
     }
 
-    fn status(&self) -> Status {
-        let mut status = Status::UNLOCKED;
-        status.set(Status::OBF, self.output.is_some());
-        status.set(Status::SYS, self.system_flag);
-        status.set(Status::COMMAND, self.last_was_command);
+    fn status(&self) -> KbdStatus {
+        let mut status = KbdStatus::UNLOCKED;
+        status.set(KbdStatus::OBF, self.output.is_some());
+        status.set(KbdStatus::SYS, self.system_flag);
+        status.set(KbdStatus::COMMAND, self.last_was_command);
         let from = self.output.map(|(_, source)| source);
-        status.set(Status::AUX, matches!(from, Some(Source::Aux | Source::AuxTimeout)));
-        status.set(Status::TIMEOUT, from == Some(Source::AuxTimeout));
+        status.set(KbdStatus::AUX, matches!(from, Some(Source::Aux | Source::AuxTimeout)));
+        status.set(KbdStatus::TIMEOUT, from == Some(Source::AuxTimeout));
         status
     }
 

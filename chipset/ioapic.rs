@@ -45,7 +45,7 @@ const WRITABLE: u64 = 0xfffe_0000_0001_afff;
 
 /// The state as `struct kvm_ioapic_state` carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IoapicState {
+pub(crate) struct SavedIoapic {
     /// Guest physical address.
     pub(crate) base_address: u64,
     /// The register selected.
@@ -71,19 +71,19 @@ pub(crate) struct Ioapic {
 
 /// The messages that an operation caused, at most one for each pin.
 #[must_use]
-pub(crate) struct Messages<'a> {
+pub(crate) struct PinMessages<'a> {
     ioapic: &'a Ioapic,
     pins: u32,
 }
 
-impl Messages<'_> {
+impl PinMessages<'_> {
     /// Returns the pins that send, a bit each.
     pub(crate) fn pins(&self) -> u32 {
         self.pins
     }
 }
 
-impl Iterator for Messages<'_> {
+impl Iterator for PinMessages<'_> {
     type Item = ApicMessage;
 
     fn next(&mut self) -> Option<ApicMessage> {
@@ -165,7 +165,7 @@ impl Ioapic {
 
     /// Ends `vector`: the local APICs' broadcast, or a write of the EOI register. Returns the messages
     /// of those level pins whose line is still high.
-    pub(crate) fn eoi(&mut self, vector: u8) -> Messages<'_> {
+    pub(crate) fn eoi(&mut self, vector: u8) -> PinMessages<'_> {
         let mut pins = 0;
         for pin in 0..PINS {
             let Some(entry) = self.entries.get_mut(pin) else { break };
@@ -177,7 +177,7 @@ impl Ioapic {
                 }
             }
         }
-        Messages { ioapic: self, pins }
+        PinMessages { ioapic: self, pins }
     }
 
     /// No local APIC took the message of `pin`: it does not wait for the end of its vector. It sends again when its line
@@ -189,14 +189,14 @@ impl Ioapic {
     }
 
     /// Sends for all level pins that could and do not wait: a local APIC may take their messages now.
-    pub(crate) fn retry(&mut self) -> Messages<'_> {
+    pub(crate) fn retry(&mut self) -> PinMessages<'_> {
         let mut pins = 0;
         for pin in 0..PINS {
             if self.service(pin) {
                 pins |= bit(pin);
             }
         }
-        Messages { ioapic: self, pins }
+        PinMessages { ioapic: self, pins }
     }
 
     /// Returns whether a level pin waits for the end of `vector`.
@@ -262,7 +262,7 @@ impl Ioapic {
 
     /// Writes a register. Returns the messages that this causes: a level pin unmasked while its line
     /// is high, or ended by the EOI register.
-    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64) -> Messages<'_> {
+    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64) -> PinMessages<'_> {
         let value = value & width.mask() & 0xffff_ffff;
         let [low, _, _, id, ..] = value.to_le_bytes();
         match offset {
@@ -272,13 +272,13 @@ impl Ioapic {
                 if let Some((pin, high)) = self.selected_entry() {
                     self.write_entry(pin, high, value);
                     let pins = if self.service(pin) { bit(pin) } else { 0 };
-                    return Messages { ioapic: self, pins };
+                    return PinMessages { ioapic: self, pins };
                 }
             }
             EOI => return self.eoi(low),
             _ => {}
         }
-        Messages { ioapic: self, pins: 0 }
+        PinMessages { ioapic: self, pins: 0 }
     }
 
     fn write_entry(&mut self, pin: usize, high: bool, value: u64) {
@@ -293,9 +293,9 @@ impl Ioapic {
     }
 
     /// Returns the state.
-    pub(crate) fn save(&self) -> IoapicState {
+    pub(crate) fn save(&self) -> SavedIoapic {
         let Ioapic { id, select, lines, entries, format: _ } = *self;
-        IoapicState {
+        SavedIoapic {
             base_address: BASE,
             ioregsel: u32::from(select),
             id: u32::from(id),
@@ -306,8 +306,8 @@ impl Ioapic {
 
     /// Sets the state; whatever is invalid in it is masked off. Returns the messages of level pins
     /// that were high without having been sent.
-    pub(crate) fn restore(&mut self, state: &IoapicState) -> Messages<'_> {
-        let IoapicState { base_address: _, ioregsel, id, irr, redirtbl } = *state;
+    pub(crate) fn restore(&mut self, state: &SavedIoapic) -> PinMessages<'_> {
+        let SavedIoapic { base_address: _, ioregsel, id, irr, redirtbl } = *state;
         let [select, ..] = ioregsel.to_le_bytes();
         let [id, ..] = id.to_le_bytes();
         self.id = id & 0xf;

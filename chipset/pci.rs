@@ -21,7 +21,7 @@ use kernel::prelude::*;
 mod config;
 
 pub(crate) use config::{
-    BarKind, BarRange, Command, ConfigSpace, Identity, MsixControl, MsixLayout, Touched, BARS,
+    BarKind, BarRange, ConfigSpace, MsixControl, MsixLayout, PciCommand, PciIdentity, TouchedRegs, BARS,
 };
 
 /// Device numbers of a bus, the host bridge's included.
@@ -31,15 +31,15 @@ const BAR_ALIGN: u64 = 4096;
 
 /// A device number on bus 0, 0 to 31.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Slot(u8);
+pub(crate) struct PciSlot(u8);
 
-impl Slot {
+impl PciSlot {
     /// The host bridge.
-    pub(crate) const HOST_BRIDGE: Slot = Slot(0);
+    pub(crate) const HOST_BRIDGE: PciSlot = PciSlot(0);
 
     /// Returns the slot of a device number, or `None` above 31.
-    pub(crate) fn new(device: u8) -> Option<Slot> {
-        (device < SLOTS).then_some(Slot(device))
+    pub(crate) fn new(device: u8) -> Option<PciSlot> {
+        (device < SLOTS).then_some(PciSlot(device))
     }
 
     /// Returns the device number.
@@ -54,7 +54,7 @@ impl Slot {
 
 /// An interrupt message as a function writes it: the address selects local APICs, the data the vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MsiMessage {
+pub(crate) struct MsixMessage {
     /// Where the message is written.
     pub(crate) addr: u64,
     /// What is written.
@@ -69,7 +69,7 @@ pub(crate) enum ConfigAccess {
     /// The function in `slot` has to be asked for `register`, with the access's width and value.
     Function {
         /// Which function; it was added with [`PciRoot::add`].
-        slot: Slot,
+        slot: PciSlot,
         /// First register of the access.
         register: u8,
     },
@@ -79,7 +79,7 @@ pub(crate) enum ConfigAccess {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BarHit {
     /// The function.
-    pub(crate) slot: Slot,
+    pub(crate) slot: PciSlot,
     /// Its BAR.
     pub(crate) bar: u8,
     /// Offset in the BAR.
@@ -87,8 +87,8 @@ pub(crate) struct BarHit {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mapping {
-    slot: Slot,
+struct BarMapping {
+    slot: PciSlot,
     bar: u8,
     /// Where the root placed the BAR.
     home: u64,
@@ -96,7 +96,7 @@ struct Mapping {
     active: Option<BarRange>,
 }
 
-impl Mapping {
+impl BarMapping {
     fn key(&self) -> u64 {
         self.active.map_or(u64::MAX, |range| range.base.0)
     }
@@ -109,7 +109,7 @@ pub(crate) struct PciRoot {
     bridge: ConfigSpace,
     /// Bit n: slot n has a function.
     occupied: u32,
-    map: KVec<Mapping>,
+    map: KVec<BarMapping>,
     window_next: u64,
     window_end: u64,
 }
@@ -119,7 +119,7 @@ impl PciRoot {
     pub(crate) fn new(base: u64, bytes: u64) -> PciRoot {
         PciRoot {
             address: 0,
-            bridge: ConfigSpace::new(&Identity {
+            bridge: ConfigSpace::new(&PciIdentity {
                 vendor: 0x8086,
                 device: 0x1237,
                 class: 0x06_00_00,
@@ -127,7 +127,7 @@ impl PciRoot {
                 subsystem_vendor: 0,
                 subsystem: 0,
             }),
-            occupied: Slot::HOST_BRIDGE.bit(),
+            occupied: PciSlot::HOST_BRIDGE.bit(),
             map: KVec::new(),
             window_next: base,
             window_end: base.saturating_add(bytes),
@@ -139,11 +139,11 @@ impl PciRoot {
     ///
     /// # Errors
     /// `EEXIST`: the slot is taken. `ENOSPC`: no slot or no room in the window. `ENOMEM`.
-    pub(crate) fn add(&mut self, slot: Option<Slot>, config: &mut ConfigSpace) -> Result<Slot> {
+    pub(crate) fn add(&mut self, slot: Option<PciSlot>, config: &mut ConfigSpace) -> Result<PciSlot> {
         let slot = match slot {
             Some(slot) if self.occupied & slot.bit() != 0 => return Err(EEXIST),
             Some(slot) => slot,
-            None => (0..SLOTS).map(Slot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
+            None => (0..SLOTS).map(PciSlot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
         };
         let mut map = KVec::with_capacity(self.map.len().saturating_add(BARS), GFP_ATOMIC)?;
         for old in self.map.iter() {
@@ -159,7 +159,7 @@ impl PciRoot {
             let Some(bytes) = config.bar_bytes(bar) else { continue };
             let home = align_up(self.window_next, bytes.max(BAR_ALIGN)).ok_or(ENOSPC)?;
             self.window_next = home.saturating_add(bytes);
-            map.push_within_capacity(Mapping { slot, bar, home, active: None })?;
+            map.push_within_capacity(BarMapping { slot, bar, home, active: None })?;
         }
         self.map = map;
         self.occupied |= slot.bit();
@@ -172,7 +172,7 @@ impl PciRoot {
         dead_code,
         reason = "for the reset of a running VM, which the tool does not ask for yet; used by the tests"
     )]
-    pub(crate) fn reset_function(&mut self, slot: Slot, config: &mut ConfigSpace) {
+    pub(crate) fn reset_function(&mut self, slot: PciSlot, config: &mut ConfigSpace) {
         config.reset();
         self.place(slot, config);
     }
@@ -187,15 +187,15 @@ impl PciRoot {
         self.bridge.reset();
     }
 
-    fn place(&mut self, slot: Slot, config: &mut ConfigSpace) {
+    fn place(&mut self, slot: PciSlot, config: &mut ConfigSpace) {
         for mapping in self.map.iter().filter(|m| m.slot == slot) {
             config.set_bar(mapping.bar, mapping.home);
         }
         self.update(slot, config);
     }
 
-    /// Takes over what a function's BARs claim, after a write that touched [`Touched::DECODE`].
-    pub(crate) fn update(&mut self, slot: Slot, config: &ConfigSpace) {
+    /// Takes over what a function's BARs claim, after a write that touched [`TouchedRegs::DECODE`].
+    pub(crate) fn update(&mut self, slot: PciSlot, config: &ConfigSpace) {
         for mapping in self.map.iter_mut().filter(|m| m.slot == slot) {
             mapping.active = config.bar(mapping.bar);
         }
@@ -218,7 +218,7 @@ impl PciRoot {
             return ConfigAccess::Done(self.address);
         }
         match self.target(offset, width) {
-            Some((Slot::HOST_BRIDGE, register)) => ConfigAccess::Done(self.bridge.read(register, width)),
+            Some((PciSlot::HOST_BRIDGE, register)) => ConfigAccess::Done(self.bridge.read(register, width)),
             Some((slot, register)) => ConfigAccess::Function { slot, register },
             None => ConfigAccess::Done(config::narrow(width)),
         }
@@ -232,7 +232,7 @@ impl PciRoot {
             return ConfigAccess::Done(0);
         }
         match self.target(offset, width) {
-            Some((Slot::HOST_BRIDGE, register)) => {
+            Some((PciSlot::HOST_BRIDGE, register)) => {
                 self.bridge.write(register, width, value);
                 ConfigAccess::Done(0)
             }
@@ -242,11 +242,11 @@ impl PciRoot {
     }
 
     /// Returns the function and register that an access to the data port means, if there is one.
-    fn target(&self, offset: u16, width: Width) -> Option<(Slot, u8)> {
+    fn target(&self, offset: u16, width: Width) -> Option<(PciSlot, u8)> {
         let byte = offset.checked_sub(4)?;
         let in_window = usize::from(byte).saturating_add(width.bytes()) <= 4;
         let [register, function, bus, flags] = self.address.to_le_bytes();
-        let slot = Slot(function >> 3);
+        let slot = PciSlot(function >> 3);
         let exists = flags & 0x80 != 0 && bus == 0 && function & 7 == 0 && self.occupied & slot.bit() != 0;
         (in_window && exists).then_some((slot, register | (byte & 3) as u8))
     }
@@ -259,7 +259,7 @@ fn align_up(value: u64, align: u64) -> Option<u64> {
 }
 
 /// Sorts by the active base. The map is short and nearly sorted, so insertion does.
-fn sort(map: &mut [Mapping]) {
+fn sort(map: &mut [BarMapping]) {
     for sorted in 1..map.len() {
         for i in (0..sorted).rev() {
             let Some([a, b, ..]) = map.get_mut(i..) else { break };
@@ -272,7 +272,7 @@ fn sort(map: &mut [Mapping]) {
 }
 
 /// Returns the last mapping whose base is not above `base`, by bisection.
-fn last_at_or_below(map: &[Mapping], base: u64) -> Option<&Mapping> {
+fn last_at_or_below(map: &[BarMapping], base: u64) -> Option<&BarMapping> {
     let (mut found, mut rest) = (None, map);
     while let Some((left, [middle, right @ ..])) = rest.split_at_checked(rest.len() >> 1) {
         if middle.key() <= base {

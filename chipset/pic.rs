@@ -65,7 +65,7 @@ enum Init {
 
 /// One 8259A.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Chip {
+struct PicChip {
     /// The level of each input.
     lines: u8,
     irr: u8,
@@ -96,10 +96,10 @@ fn bit(n: u8) -> u8 {
     1u8.wrapping_shl(u32::from(n & 7))
 }
 
-impl Chip {
+impl PicChip {
     /// State at power-on: nothing requested, nothing masked, all edges.
-    fn at_reset(elcr_mask: u8, lines: u8) -> Chip {
-        Chip { lines, elcr_mask, ..Chip::default() }
+    fn at_reset(elcr_mask: u8, lines: u8) -> PicChip {
+        PicChip { lines, elcr_mask, ..PicChip::default() }
     }
 
     /// Returns how far below the top priority the most urgent of `inputs` is, 0 to 7, or 8 for none.
@@ -213,7 +213,7 @@ impl Chip {
 
     fn start_init(&mut self, icw1: u8) {
         let wants_icw4 = icw1 & ICW1_ICW4 != 0;
-        *self = Chip {
+        *self = PicChip {
             lines: self.lines,
             base: self.base,
             elcr: self.elcr,
@@ -226,7 +226,7 @@ impl Chip {
             wants_icw4,
             single: icw1 & ICW1_SINGLE != 0,
             init: Init::Icw2,
-            ..Chip::default()
+            ..PicChip::default()
         };
         self.follow_levels();
     }
@@ -285,8 +285,8 @@ impl Chip {
         self.follow_levels();
     }
 
-    fn save(&self) -> ChipState {
-        let Chip {
+    fn save(&self) -> SavedPicChip {
+        let PicChip {
             lines,
             irr,
             imr,
@@ -306,7 +306,7 @@ impl Chip {
             elcr_mask,
             ended,
         } = *self;
-        ChipState {
+        SavedPicChip {
             last_irr: lines,
             irr,
             imr,
@@ -334,8 +334,8 @@ impl Chip {
     }
 
     /// Builds the chip with `elcr_mask`; that of the state is the board's, not the guest's, and is ignored.
-    fn from_state(state: &ChipState, mask: u8) -> Chip {
-        let ChipState {
+    fn from_state(state: &SavedPicChip, mask: u8) -> PicChip {
+        let SavedPicChip {
             last_irr,
             irr,
             imr,
@@ -355,7 +355,7 @@ impl Chip {
             elcr_mask: _,
             ended,
         } = *state;
-        Chip {
+        PicChip {
             lines: last_irr,
             irr,
             imr,
@@ -385,7 +385,7 @@ impl Chip {
 
 /// The state of one chip; the names are those of KVM's `struct kvm_pic_state`, which lacks the last two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ChipState {
+pub(crate) struct SavedPicChip {
     /// The level of each input.
     pub(crate) last_irr: u8,
     /// Requests.
@@ -426,11 +426,11 @@ pub(crate) struct ChipState {
 
 /// The state of the pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PicState {
+pub(crate) struct SavedPic {
     /// The chip at 0x20, lines 0 to 7.
-    pub(crate) master: ChipState,
+    pub(crate) master: SavedPicChip,
     /// The chip at 0xa0, lines 8 to 15.
-    pub(crate) slave: ChipState,
+    pub(crate) slave: SavedPicChip,
 }
 
 /// The cascaded pair.
@@ -439,8 +439,8 @@ pub(crate) struct PicState {
 /// The master's line 2 is the slave's output, and requests of level triggered inputs equal their lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pic {
-    master: Chip,
-    slave: Chip,
+    master: PicChip,
+    slave: PicChip,
 }
 
 impl Default for Pic {
@@ -452,7 +452,7 @@ impl Default for Pic {
 impl Pic {
     /// Returns the pair as it is after power-on, all lines low.
     pub(crate) fn new() -> Pic {
-        Pic { master: Chip::at_reset(ELCR_MASK_MASTER, 0), slave: Chip::at_reset(ELCR_MASK_SLAVE, 0) }
+        Pic { master: PicChip::at_reset(ELCR_MASK_MASTER, 0), slave: PicChip::at_reset(ELCR_MASK_SLAVE, 0) }
     }
 
     /// Back to power-on; the levels of the lines belong to the devices and stay.
@@ -461,8 +461,8 @@ impl Pic {
         reason = "for the reset of a running VM, which the tool does not ask for yet; used by the tests"
     )]
     pub(crate) fn reset(&mut self) {
-        self.master = Chip::at_reset(ELCR_MASK_MASTER, self.master.lines & !bit(CASCADE));
-        self.slave = Chip::at_reset(ELCR_MASK_SLAVE, self.slave.lines);
+        self.master = PicChip::at_reset(ELCR_MASK_MASTER, self.master.lines & !bit(CASCADE));
+        self.slave = PicChip::at_reset(ELCR_MASK_SLAVE, self.slave.lines);
         self.settle();
     }
 
@@ -540,14 +540,14 @@ impl Pic {
     }
 
     /// Returns the whole state.
-    pub(crate) fn save(&self) -> PicState {
-        PicState { master: self.master.save(), slave: self.slave.save() }
+    pub(crate) fn save(&self) -> SavedPic {
+        SavedPic { master: self.master.save(), slave: self.slave.save() }
     }
 
     /// Takes over a saved state. Bits that no chip can hold are dropped.
-    pub(crate) fn restore(&mut self, state: &PicState) {
-        self.master = Chip::from_state(&state.master, ELCR_MASK_MASTER);
-        self.slave = Chip::from_state(&state.slave, ELCR_MASK_SLAVE);
+    pub(crate) fn restore(&mut self, state: &SavedPic) {
+        self.master = PicChip::from_state(&state.master, ELCR_MASK_MASTER);
+        self.slave = PicChip::from_state(&state.slave, ELCR_MASK_SLAVE);
         self.master.follow_levels();
         self.slave.follow_levels();
         self.settle();

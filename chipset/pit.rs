@@ -22,9 +22,9 @@
 mod channel;
 mod kvm;
 
-use self::channel::{Access, Channel};
-pub(crate) use self::channel::{ChannelState, Phase};
-use super::time::Clock;
+use self::channel::{CountAccess, PitChannel};
+pub(crate) use self::channel::{CountPhase, SavedPitChannel};
+use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -39,7 +39,7 @@ pub(crate) const SPEAKER: u16 = 0x61;
 pub(crate) const PORTS: [RangeInclusive<u16>; 2] = [0x40..=0x43, SPEAKER..=SPEAKER];
 
 /// The input clock.
-pub(crate) type PitClock = Clock<1_193_182>;
+pub(crate) type PitClock = TickClock<1_193_182>;
 
 /// Shortest time between two deadlines of a periodic channel 0, about 200 us: a host that wakes more
 /// often for a guest can be held down by it. Periods in between are counted all the same.
@@ -50,9 +50,9 @@ const ACK_TICKS: u64 = 11_932;
 
 /// The state of the timer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PitState {
+pub(crate) struct SavedPit {
     /// The three counters.
-    pub(crate) channels: [ChannelState; 3],
+    pub(crate) channels: [SavedPitChannel; 3],
     /// Bit 1 of port 0x61: the speaker is on.
     pub(crate) speaker_data: bool,
     /// Whether missed pulses are made up for.
@@ -70,7 +70,7 @@ pub(crate) struct PitState {
 /// The timer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pit {
-    channels: [Channel; 3],
+    channels: [PitChannel; 3],
     speaker_data: bool,
     reinject: bool,
     pending: u32,
@@ -88,9 +88,9 @@ impl Default for Pit {
 impl Pit {
     /// Returns the timer at power-on: nothing counts, re-injection is on.
     pub(crate) fn new() -> Pit {
-        let tied = Channel::at_reset(true);
+        let tied = PitChannel::at_reset(true);
         Pit {
-            channels: [tied, tied, Channel::at_reset(false)],
+            channels: [tied, tied, PitChannel::at_reset(false)],
             speaker_data: false,
             reinject: true,
             pending: 0,
@@ -197,9 +197,9 @@ impl Pit {
     }
 
     /// Returns the whole state.
-    pub(crate) fn save(&self) -> PitState {
+    pub(crate) fn save(&self) -> SavedPit {
         let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
-        PitState {
+        SavedPit {
             channels: [a.save(), b.save(), c.save()],
             speaker_data: *speaker_data,
             reinject: *reinject,
@@ -211,11 +211,11 @@ impl Pit {
     }
 
     /// Takes over a saved state. The gates of channels 0 and 1 are wired high whatever it says.
-    pub(crate) fn restore(&mut self, state: &PitState) {
-        let PitState { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = state;
-        let tied = |s: &ChannelState| Channel::from_state(&ChannelState { gate: true, ..*s });
+    pub(crate) fn restore(&mut self, state: &SavedPit) {
+        let SavedPit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = state;
+        let tied = |s: &SavedPitChannel| PitChannel::from_state(&SavedPitChannel { gate: true, ..*s });
         *self = Pit {
-            channels: [tied(a), tied(b), Channel::from_state(c)],
+            channels: [tied(a), tied(b), PitChannel::from_state(c)],
             speaker_data: *speaker_data,
             reinject: *reinject,
             pending: *pending,
@@ -227,10 +227,15 @@ impl Pit {
 
     /// Takes over counters from outside at `now`, and the speaker's switch if it is given. What of their pulses lies in
     /// the past is forgotten.
-    pub(crate) fn set_channels(&mut self, channels: [ChannelState; 3], speaker_data: Option<bool>, now: Ns) {
+    pub(crate) fn set_channels(
+        &mut self,
+        channels: [SavedPitChannel; 3],
+        speaker_data: Option<bool>,
+        now: Ns,
+    ) {
         let old = self.save();
         let speaker_data = speaker_data.unwrap_or(old.speaker_data);
-        self.restore(&PitState { channels, speaker_data, ..old });
+        self.restore(&SavedPit { channels, speaker_data, ..old });
         self.tick(now);
         self.forget_missed();
     }
@@ -307,7 +312,7 @@ impl Pit {
             return self.read_back(word, t);
         }
         let Some(channel) = self.channels.get_mut(usize::from(select)) else { return };
-        match Access::from_bits(word >> 4) {
+        match CountAccess::from_bits(word >> 4) {
             Some(access) => channel.program(word, access),
             None => channel.latch_count(t),
         }

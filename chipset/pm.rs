@@ -15,7 +15,7 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Pm::deadline`].
 
-use super::time::Clock;
+use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -30,7 +30,7 @@ pub(crate) const PORTS: [RangeInclusive<u16>; 2] = [0x600..=0x60b, 0xcf9..=0xcf9
 pub(crate) const SLP_TYP_S5: u8 = 5;
 
 /// The clock of the PM timer.
-pub(crate) type PmClock = Clock<3_579_545>;
+pub(crate) type PmClock = TickClock<3_579_545>;
 
 const RESET_PORT: u16 = 0xcf9;
 /// Offsets within the block.
@@ -69,7 +69,7 @@ const RST_MASK: u8 = 0x0e;
 
 /// What the guest wants of the machine as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum PlatformRequest {
     /// Power off (S5).
     PowerOff,
     /// A platform reset.
@@ -106,7 +106,7 @@ impl TimerWidth {
 
 /// The state of the power management block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PmState {
+pub(crate) struct SavedPm {
     /// PM1 status.
     pub(crate) status: u16,
     /// PM1 enable.
@@ -120,7 +120,7 @@ pub(crate) struct PmState {
     /// How often the timer's top bit had changed when that was last looked at.
     pub(crate) toggles: u64,
     /// A request that was not taken yet.
-    pub(crate) request: Option<Request>,
+    pub(crate) request: Option<PlatformRequest>,
 }
 
 /// The power management block.
@@ -134,7 +134,7 @@ pub(crate) struct Pm {
     reset_control: u8,
     timer_base: Ns,
     toggles: u64,
-    request: Option<Request>,
+    request: Option<PlatformRequest>,
 }
 
 impl Pm {
@@ -173,7 +173,7 @@ impl Pm {
     }
 
     /// Returns what the guest asked for since the last call; a later request replaces an earlier one.
-    pub(crate) fn take_request(&mut self) -> Option<Request> {
+    pub(crate) fn take_request(&mut self) -> Option<PlatformRequest> {
         self.request.take()
     }
 
@@ -197,7 +197,7 @@ impl Pm {
 
     /// Returns the whole state.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> PmState {
+    pub(crate) fn save(&self) -> SavedPm {
         let Pm {
             width: _,
             status,
@@ -209,7 +209,7 @@ impl Pm {
             toggles,
             request,
         } = self;
-        PmState {
+        SavedPm {
             status: status.bits(),
             enable: enable.bits(),
             control: u16::from_le_bytes([*control_low, *control_high]),
@@ -222,8 +222,8 @@ impl Pm {
 
     /// Takes over a saved state; bits that do not exist are dropped. The timer's width is the board's and stays.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &PmState) {
-        let PmState { status, enable, control, reset_control, timer_base, toggles, request } = *state;
+    pub(crate) fn restore(&mut self, state: &SavedPm) {
+        let SavedPm { status, enable, control, reset_control, timer_base, toggles, request } = *state;
         let [low, high] = control.to_le_bytes();
         *self = Pm {
             width: self.width,
@@ -271,7 +271,7 @@ impl Pm {
             5 => {
                 self.control_high = value & SLP_TYP;
                 if value & SLP_EN != 0 && self.control_high >> 2 == SLP_TYP_S5 {
-                    self.request = Some(Request::PowerOff);
+                    self.request = Some(PlatformRequest::PowerOff);
                 }
             }
             _ => {}
@@ -281,7 +281,7 @@ impl Pm {
     /// The reset happens when RST_CPU goes from 0 to 1, whatever kind the other bits name.
     fn write_reset_control(&mut self, value: u8) {
         if value & !self.reset_control & RST_CPU != 0 {
-            self.request = Some(Request::Reset);
+            self.request = Some(PlatformRequest::Reset);
         }
         self.reset_control = value & RST_MASK;
     }

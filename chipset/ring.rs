@@ -9,19 +9,19 @@ use kernel::prelude::*;
 /// # Invariants
 /// `len <= buf.len()`, and `buf.len()` is a power of two.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub(crate) struct ByteRing {
     buf: KVVec<u8>,
     head: usize,
     len: usize,
 }
 
-impl Ring {
+impl ByteRing {
     /// Makes a ring of `bytes`, which is a power of two.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(bytes: usize) -> Result<Ring> {
-        Ok(Ring { buf: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+    pub(crate) fn new(bytes: usize) -> Result<ByteRing> {
+        Ok(ByteRing { buf: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
     }
 
     /// Returns how many bytes there is room for.

@@ -2,7 +2,7 @@
 
 //! From global system interrupts (GSIs) to interrupt controllers, and from MSIs to messages.
 //!
-//! A VM has one [`Routing`] at a time, replaced as a whole by KVM_SET_GSI_ROUTING and read without
+//! A VM has one [`GsiRouting`] at a time, replaced as a whole by KVM_SET_GSI_ROUTING and read without
 //! change on every interrupt. Documentation of KVM's API, "KVM_SET_GSI_ROUTING"; SDM, "Message
 //! Signalled Interrupts".
 
@@ -21,7 +21,7 @@ const TYPE_MSI: u32 = 2;
 
 /// Where a GSI goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum GsiTarget {
     /// A pin of the PIC pair, 0 to 15.
     Pic(u8),
     /// A pin of the IOAPIC, 0 to 23.
@@ -35,12 +35,12 @@ pub(crate) enum Target {
     },
 }
 
-impl Target {
+impl GsiTarget {
     /// Returns whether two targets may share a GSI: pins of different chips.
-    fn goes_with(self, other: Target) -> bool {
+    fn goes_with(self, other: GsiTarget) -> bool {
         match (self, other) {
-            (Target::Pic(a), Target::Pic(b)) => a >> 3 != b >> 3,
-            (Target::Pic(_), Target::Ioapic(_)) | (Target::Ioapic(_), Target::Pic(_)) => true,
+            (GsiTarget::Pic(a), GsiTarget::Pic(b)) => a >> 3 != b >> 3,
+            (GsiTarget::Pic(_), GsiTarget::Ioapic(_)) | (GsiTarget::Ioapic(_), GsiTarget::Pic(_)) => true,
             _ => false,
         }
     }
@@ -48,21 +48,21 @@ impl Target {
 
 /// One entry of a routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub(crate) struct GsiRoute {
     /// The GSI.
     pub(crate) gsi: u32,
     /// One of its targets.
-    pub(crate) target: Target,
+    pub(crate) target: GsiTarget,
 }
 
-impl Route {
+impl GsiRoute {
     /// Returns the route that a `kvm_irq_routing_entry` says, from its plain fields: `u` are the
     /// first three words of its union.
     ///
     /// # Errors
     /// EINVAL for an unknown type, flags, an interrupt controller or a pin that does not exist, and
     /// a GSI of [`MAX_ROUTES`] or above.
-    pub(crate) fn from_entry(gsi: u32, kind: u32, flags: u32, u: [u32; 3]) -> Result<Route> {
+    pub(crate) fn from_entry(gsi: u32, kind: u32, flags: u32, u: [u32; 3]) -> Result<GsiRoute> {
         let [a, b, c] = u;
         // An MSI may carry a device id, which nothing here needs.
         if gsi >= MAX_ROUTES || (flags != 0 && kind != TYPE_MSI) || flags > 1 {
@@ -70,31 +70,31 @@ impl Route {
         }
         let pin = u8::try_from(b).unwrap_or(u8::MAX);
         let target = match (kind, a) {
-            (TYPE_IRQCHIP, 0) if pin < 8 => Target::Pic(pin),
-            (TYPE_IRQCHIP, 1) if pin < 8 => Target::Pic(pin | 8),
-            (TYPE_IRQCHIP, 2) if usize::from(pin) < ioapic::PINS => Target::Ioapic(pin),
-            (TYPE_MSI, _) => Target::Msi { addr: u64::from(a) | (u64::from(b) << 32), data: c },
+            (TYPE_IRQCHIP, 0) if pin < 8 => GsiTarget::Pic(pin),
+            (TYPE_IRQCHIP, 1) if pin < 8 => GsiTarget::Pic(pin | 8),
+            (TYPE_IRQCHIP, 2) if usize::from(pin) < ioapic::PINS => GsiTarget::Ioapic(pin),
+            (TYPE_MSI, _) => GsiTarget::Msi { addr: u64::from(a) | (u64::from(b) << 32), data: c },
             _ => return Err(EINVAL),
         };
-        Ok(Route { gsi, target })
+        Ok(GsiRoute { gsi, target })
     }
 }
 
 /// The targets of one GSI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot {
+struct TargetList {
     len: u8,
-    targets: [Target; MAX_TARGETS],
+    targets: [GsiTarget; MAX_TARGETS],
 }
 
-impl Slot {
-    const EMPTY: Slot = Slot { len: 0, targets: [Target::Pic(0); MAX_TARGETS] };
+impl TargetList {
+    const EMPTY: TargetList = TargetList { len: 0, targets: [GsiTarget::Pic(0); MAX_TARGETS] };
 
-    fn targets(&self) -> &[Target] {
+    fn targets(&self) -> &[GsiTarget] {
         self.targets.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
-    fn add(&mut self, target: Target) -> Result<()> {
+    fn add(&mut self, target: GsiTarget) -> Result<()> {
         if !self.targets().iter().all(|&t| t.goes_with(target)) {
             return Err(EINVAL);
         }
@@ -106,27 +106,27 @@ impl Slot {
 
 /// The routing table of a VM. An empty one routes nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Routing {
+pub(crate) struct GsiRouting {
     /// Indexed by GSI, up to the highest in use.
-    slots: KVVec<Slot>,
+    slots: KVVec<TargetList>,
 }
 
-impl Routing {
+impl GsiRouting {
     /// Returns the table of `routes`, in any order.
     ///
     /// # Errors
     /// EINVAL where a GSI is out of range, has more than one MSI, an MSI and a pin, or two pins of
     /// the same controller; ENOMEM.
-    pub(crate) fn new(routes: impl Iterator<Item = Route> + Clone) -> Result<Routing> {
+    pub(crate) fn new(routes: impl Iterator<Item = GsiRoute> + Clone) -> Result<GsiRouting> {
         let len = routes.clone().map(|r| r.gsi.saturating_add(1)).max().unwrap_or(0);
         if len > MAX_ROUTES {
             return Err(EINVAL);
         }
-        let mut slots = KVVec::from_elem(Slot::EMPTY, usize::try_from(len)?, GFP_KERNEL_ACCOUNT)?;
-        for Route { gsi, target } in routes {
+        let mut slots = KVVec::from_elem(TargetList::EMPTY, usize::try_from(len)?, GFP_KERNEL_ACCOUNT)?;
+        for GsiRoute { gsi, target } in routes {
             slots.get_mut(usize::try_from(gsi)?).ok_or(EINVAL)?.add(target)?;
         }
-        Ok(Routing { slots })
+        Ok(GsiRouting { slots })
     }
 
     /// Returns the table after KVM_CREATE_IRQCHIP, KVM's own: GSIs 0 to 15 go to the pin of the same
@@ -134,37 +134,37 @@ impl Routing {
     ///
     /// # Errors
     /// ENOMEM.
-    pub(crate) fn identity() -> Result<Routing> {
-        let pic = (0u8..16).map(|n| Route { gsi: u32::from(n), target: Target::Pic(n) });
-        let ioapic = (0u8..24).map(|n| Route { gsi: u32::from(n), target: Target::Ioapic(n) });
-        Routing::new(Iterator::chain(pic, ioapic))
+    pub(crate) fn identity() -> Result<GsiRouting> {
+        let pic = (0u8..16).map(|n| GsiRoute { gsi: u32::from(n), target: GsiTarget::Pic(n) });
+        let ioapic = (0u8..24).map(|n| GsiRoute { gsi: u32::from(n), target: GsiTarget::Ioapic(n) });
+        GsiRouting::new(Iterator::chain(pic, ioapic))
     }
 
     /// Returns the table of a PC whose firmware tells of IRQ 0 at IOAPIC pin 2: as
-    /// [`Routing::identity`], but GSI 0 goes to that pin and GSI 2 nowhere but to the PIC.
+    /// [`GsiRouting::identity`], but GSI 0 goes to that pin and GSI 2 nowhere but to the PIC.
     ///
     /// # Errors
     /// ENOMEM.
     #[allow(dead_code, reason = "user space sets it, with KVM_SET_GSI_ROUTING; used by the tests")]
-    pub(crate) fn pc() -> Result<Routing> {
-        let pic = (0u8..16).map(|n| Route { gsi: u32::from(n), target: Target::Pic(n) });
+    pub(crate) fn pc() -> Result<GsiRouting> {
+        let pic = (0u8..16).map(|n| GsiRoute { gsi: u32::from(n), target: GsiTarget::Pic(n) });
         let ioapic = (0u8..24)
             .filter(|&n| n != 2)
-            .map(|n| Route { gsi: u32::from(n), target: Target::Ioapic(if n == 0 { 2 } else { n }) });
-        Routing::new(Iterator::chain(pic, ioapic))
+            .map(|n| GsiRoute { gsi: u32::from(n), target: GsiTarget::Ioapic(if n == 0 { 2 } else { n }) });
+        GsiRouting::new(Iterator::chain(pic, ioapic))
     }
 
     /// Returns the targets of `gsi`; none where it is not in the table.
-    pub(crate) fn targets(&self, gsi: u32) -> &[Target] {
+    pub(crate) fn targets(&self, gsi: u32) -> &[GsiTarget] {
         let slot = usize::try_from(gsi).ok().and_then(|i| self.slots.get(i));
-        slot.map_or(&[], Slot::targets)
+        slot.map_or(&[], TargetList::targets)
     }
 
     /// Returns the message that a rising edge of `gsi` is and all that it is, for who wants to send it without
     /// the chips; `None` where pins or nothing hear the GSI.
     pub(crate) fn message(&self, gsi: u32) -> Option<ApicMessage> {
         match *self.targets(gsi) {
-            [Target::Msi { addr, data }] => ApicMessage::from_msi(addr, data, DestFormat::Narrow),
+            [GsiTarget::Msi { addr, data }] => ApicMessage::from_msi(addr, data, DestFormat::Narrow),
             _ => None,
         }
     }

@@ -14,8 +14,8 @@
 
 mod date;
 
-use self::date::{Alarm, DateTime};
-use super::time::{Clock, NS_PER_SEC};
+use self::date::{AlarmTime, DateTime};
+use super::time::{TickClock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::{earliest, Ns};
@@ -28,7 +28,7 @@ pub(crate) const FIRST_PORT: u16 = 0x70;
 pub(crate) const PORTS: [RangeInclusive<u16>; 1] = [0x70..=0x71];
 
 /// The divider chain's clock.
-type RtcClock = Clock<32_768>;
+type RtcClock = TickClock<32_768>;
 
 /// How long before an update UIP warns of it: 244 us.
 const UIP_NS: u64 = 244_000;
@@ -75,7 +75,7 @@ const PM: u8 = 0x80;
 bitflags::bitflags! {
     /// Register B.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    struct B: u8 {
+    struct RegisterB: u8 {
         /// The clock is being set and stands still.
         const SET = 1 << 7;
         const PERIODIC = 1 << 6;
@@ -94,7 +94,7 @@ bitflags::bitflags! {
 
 /// What the machine tells its guest through the CMOS memory, and the clock it starts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RtcConfig {
+pub(crate) struct RtcSetup {
     /// RAM from 0 up, in bytes.
     pub(crate) ram_below_4g: u64,
     /// RAM from 4 GiB up, in bytes.
@@ -107,7 +107,7 @@ pub(crate) struct RtcConfig {
 
 /// The state of the clock and its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RtcState {
+pub(crate) struct SavedRtc {
     /// The register selected by the index port.
     pub(crate) index: u8,
     /// Bit 7 of the index port.
@@ -138,7 +138,7 @@ pub(crate) struct Rtc {
 }
 
 /// Returns the CMOS memory that firmware would leave.
-fn memory(config: &RtcConfig) -> [u8; 128] {
+fn memory(config: &RtcSetup) -> [u8; 128] {
     let mut ram = [0u8; 128];
     let mut put = |at: usize, value: u64, bytes: usize| {
         for (slot, byte) in ram.iter_mut().skip(at).zip(value.to_le_bytes()).take(bytes) {
@@ -156,7 +156,7 @@ fn memory(config: &RtcConfig) -> [u8; 128] {
     put(0x34, above_16m.min(0xffff), 2);
     put(0x5b, above_4g.min(0xff_ffff), 3);
     put(usize::from(reg::A), u64::from(A_32KHZ | A_RATE_RESET), 1);
-    put(usize::from(reg::B), u64::from(B::HOURS_24.bits()), 1);
+    put(usize::from(reg::B), u64::from(RegisterB::HOURS_24.bits()), 1);
     let sum = ram.iter().skip(0x10).take(0x1e).fold(0u16, |sum, byte| sum.wrapping_add(u16::from(*byte)));
     // The checksum alone is big endian.
     let [low, high] = sum.to_le_bytes();
@@ -170,7 +170,7 @@ fn memory(config: &RtcConfig) -> [u8; 128] {
 
 impl Rtc {
     /// Returns the clock of a machine that starts at `now`: 24 hours, BCD, no interrupts.
-    pub(crate) fn new(config: &RtcConfig, now: Ns) -> Rtc {
+    pub(crate) fn new(config: &RtcSetup, now: Ns) -> Rtc {
         let mut rtc = Rtc {
             index: 0,
             nmi_masked: false,
@@ -197,7 +197,7 @@ impl Rtc {
         self.sync(now);
         self.index = 0;
         self.nmi_masked = false;
-        let b = self.b() & !(B::INTERRUPTS | B::SQUARE_WAVE);
+        let b = self.b() & !(RegisterB::INTERRUPTS | RegisterB::SQUARE_WAVE);
         self.put(reg::B, b.bits());
         self.put(reg::C, 0);
     }
@@ -219,12 +219,13 @@ impl Rtc {
             return None;
         }
         let b = self.b();
-        let periodic = if b.contains(B::PERIODIC) { self.next_periodic() } else { None };
+        let periodic = if b.contains(RegisterB::PERIODIC) { self.next_periodic() } else { None };
         if !self.is_running() {
             return periodic;
         }
-        let update = b.contains(B::UPDATE).then(|| self.seen_second.saturating_add(1));
-        let alarm = if b.contains(B::ALARM) { self.alarm().next_after(self.seen_second) } else { None };
+        let update = b.contains(RegisterB::UPDATE).then(|| self.seen_second.saturating_add(1));
+        let alarm =
+            if b.contains(RegisterB::ALARM) { self.alarm().next_after(self.seen_second) } else { None };
         let second = [update, alarm].into_iter().flatten().min();
         earliest(periodic, second.map(|s| self.time_of(s)))
     }
@@ -236,9 +237,9 @@ impl Rtc {
 
     /// Returns the whole state.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> RtcState {
+    pub(crate) fn save(&self) -> SavedRtc {
         let Rtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = self;
-        RtcState {
+        SavedRtc {
             index: *index,
             nmi_masked: *nmi_masked,
             ram: *ram,
@@ -251,8 +252,8 @@ impl Rtc {
 
     /// Takes over a saved state.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &RtcState) {
-        let RtcState { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = *state;
+    pub(crate) fn restore(&mut self, state: &SavedRtc) {
+        let SavedRtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = *state;
         *self = Rtc {
             index: index & 0x7f,
             nmi_masked,
@@ -262,7 +263,7 @@ impl Rtc {
             seen_second,
             seen_tick,
         };
-        self.put(reg::C, self.get(reg::C) & B::INTERRUPTS.bits());
+        self.put(reg::C, self.get(reg::C) & RegisterB::INTERRUPTS.bits());
         self.put(reg::A, self.get(reg::A) & !A_UIP);
     }
 
@@ -276,13 +277,13 @@ impl Rtc {
         }
     }
 
-    fn b(&self) -> B {
-        B::from_bits_truncate(self.get(reg::B))
+    fn b(&self) -> RegisterB {
+        RegisterB::from_bits_truncate(self.get(reg::B))
     }
 
     /// Returns the flags of register C that are enabled, in their places.
     fn flags_due(&self) -> u8 {
-        self.get(reg::C) & self.get(reg::B) & B::INTERRUPTS.bits()
+        self.get(reg::C) & self.get(reg::B) & RegisterB::INTERRUPTS.bits()
     }
 
     fn is_divider_running(&self) -> bool {
@@ -290,7 +291,7 @@ impl Rtc {
     }
 
     fn is_running(&self) -> bool {
-        !self.b().contains(B::SET) && self.is_divider_running()
+        !self.b().contains(RegisterB::SET) && self.is_divider_running()
     }
 
     /// Returns the second that the guest's clock shows, since 1970.
@@ -331,20 +332,20 @@ impl Rtc {
 
     /// Sets the flags of what happened since the last call.
     fn sync(&mut self, now: Ns) {
-        let mut flags = B::empty();
+        let mut flags = RegisterB::empty();
         let tick = RtcClock::ticks(now.0);
         if let Some(shift) = self.period_shift() {
             if tick.wrapping_shr(shift) > self.seen_tick.wrapping_shr(shift) {
-                flags |= B::PERIODIC;
+                flags |= RegisterB::PERIODIC;
             }
         }
         self.seen_tick = tick;
         if self.is_running() {
             let second = self.second(now);
             if second > self.seen_second {
-                flags |= B::UPDATE;
+                flags |= RegisterB::UPDATE;
                 if self.alarm().next_after(self.seen_second).is_some_and(|at| at <= second) {
-                    flags |= B::ALARM;
+                    flags |= RegisterB::ALARM;
                 }
             }
             self.seen_second = second;
@@ -354,7 +355,7 @@ impl Rtc {
 
     /// Returns `value` as the data mode of register B writes numbers.
     fn encode(&self, value: u8) -> u8 {
-        if self.b().contains(B::BINARY) {
+        if self.b().contains(RegisterB::BINARY) {
             value
         } else {
             ((value / 10 % 10) << 4) | (value % 10)
@@ -362,7 +363,7 @@ impl Rtc {
     }
 
     fn decode(&self, raw: u8) -> u8 {
-        if self.b().contains(B::BINARY) {
+        if self.b().contains(RegisterB::BINARY) {
             raw
         } else {
             (raw >> 4).wrapping_mul(10).wrapping_add(raw & 0xf)
@@ -370,7 +371,7 @@ impl Rtc {
     }
 
     fn encode_hour(&self, hour: u8) -> u8 {
-        if self.b().contains(B::HOURS_24) {
+        if self.b().contains(RegisterB::HOURS_24) {
             return self.encode(hour);
         }
         let pm = if hour >= 12 { PM } else { 0 };
@@ -382,7 +383,7 @@ impl Rtc {
     }
 
     fn decode_hour(&self, raw: u8) -> u8 {
-        if self.b().contains(B::HOURS_24) {
+        if self.b().contains(RegisterB::HOURS_24) {
             return self.decode(raw);
         }
         let hour = self.decode(raw & !PM) % 12;
@@ -393,9 +394,9 @@ impl Rtc {
         }
     }
 
-    fn alarm(&self) -> Alarm {
+    fn alarm(&self) -> AlarmTime {
         let field = |at: u8| Some(self.get(at)).filter(|raw| *raw < ALARM_ANY);
-        Alarm {
+        AlarmTime {
             hour: field(reg::HOURS_ALARM).map(|raw| self.decode_hour(raw)),
             minute: field(reg::MINUTES_ALARM).map(|raw| self.decode(raw)),
             second: field(reg::SECONDS_ALARM).map(|raw| self.decode(raw)),
@@ -475,9 +476,9 @@ impl Rtc {
             }
             reg::A => self.write_control(now, NS_PER_SEC / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
             reg::B => self.write_control(now, self.phase_ns(now), |rtc| {
-                let mut b = B::from_bits_truncate(value);
-                if b.contains(B::SET) {
-                    b.remove(B::UPDATE);
+                let mut b = RegisterB::from_bits_truncate(value);
+                if b.contains(RegisterB::SET) {
+                    b.remove(RegisterB::UPDATE);
                 }
                 rtc.put(reg::B, b.bits());
             }),

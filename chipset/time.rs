@@ -10,9 +10,9 @@
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
 
 /// A clock of `HZ` ticks in a second; `HZ` is 1 to 1,000,000,000.
-pub(crate) struct Clock<const HZ: u64>;
+pub(crate) struct TickClock<const HZ: u64>;
 
-impl<const HZ: u64> Clock<HZ> {
+impl<const HZ: u64> TickClock<HZ> {
     /// Returns the number of whole ticks in `ns` nanoseconds.
     pub(crate) fn ticks(ns: u64) -> u64 {
         let secs = ns / NS_PER_SEC;

@@ -21,8 +21,8 @@
 
 mod fifo;
 
-use self::fifo::{Fifo, FIFO};
-use super::ring::Ring;
+use self::fifo::{ReceiveFifo, FIFO};
+use super::ring::ByteRing;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -90,7 +90,7 @@ bitflags::bitflags! {
 
     /// Modem status register.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    struct Msr: u8 {
+    struct ModemStatus: u8 {
         /// CTS changed.
         const DCTS = 1 << 0;
         /// DSR changed.
@@ -115,7 +115,7 @@ const IIR_FIFO: u8 = 0xc0;
 
 /// The causes of an interrupt, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum UartCause {
     LineStatus,
     Data,
     Timeout,
@@ -123,15 +123,15 @@ enum Cause {
     Modem,
 }
 
-impl Cause {
+impl UartCause {
     /// Returns the code in bits 3:0 of the interrupt identification register.
     fn code(self) -> u8 {
         match self {
-            Cause::LineStatus => 0x06,
-            Cause::Data => 0x04,
-            Cause::Timeout => 0x0c,
-            Cause::Transmit => 0x02,
-            Cause::Modem => 0x00,
+            UartCause::LineStatus => 0x06,
+            UartCause::Data => 0x04,
+            UartCause::Timeout => 0x0c,
+            UartCause::Transmit => 0x02,
+            UartCause::Modem => 0x00,
         }
     }
 }
@@ -141,7 +141,7 @@ const IIR_NONE: u8 = 0x01;
 
 /// The guest-visible state; the console's rings are the host's and not part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct UartState {
+pub(crate) struct SavedUart {
     /// Interrupt enable register.
     pub(crate) ier: u8,
     /// Line control register.
@@ -178,12 +178,12 @@ pub(crate) struct Uart {
     scratch: u8,
     divisor: u16,
     overrun: bool,
-    msr: Msr,
+    msr: ModemStatus,
     thre_pending: bool,
-    rx: Fifo,
+    rx: ReceiveFifo,
     // The console side.
-    input: Ring,
-    output: Ring,
+    input: ByteRing,
+    output: ByteRing,
     /// What is full waits for its reader; else the newest output is kept.
     waits: bool,
     dropped: u64,
@@ -195,7 +195,7 @@ impl Uart {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Uart> {
-        let (input, output) = (Ring::new(INPUT_BYTES)?, Ring::new(OUTPUT_BYTES)?);
+        let (input, output) = (ByteRing::new(INPUT_BYTES)?, ByteRing::new(OUTPUT_BYTES)?);
         Ok(Uart {
             ier: Ier::empty(),
             lcr: Lcr::empty(),
@@ -205,9 +205,9 @@ impl Uart {
             scratch: 0,
             divisor: 12,
             overrun: false,
-            msr: Msr::CTS | Msr::DSR | Msr::DCD,
+            msr: ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD,
             thre_pending: false,
-            rx: Fifo::default(),
+            rx: ReceiveFifo::default(),
             input,
             output,
             waits: false,
@@ -227,10 +227,10 @@ impl Uart {
     )]
     pub(crate) fn reset(&mut self) {
         self.input.clear();
-        self.restore(&UartState {
+        self.restore(&SavedUart {
             divisor: 12,
-            msr: (Msr::CTS | Msr::DSR | Msr::DCD).bits(),
-            ..UartState::default()
+            msr: (ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD).bits(),
+            ..SavedUart::default()
         });
     }
 
@@ -282,7 +282,7 @@ impl Uart {
 
     /// Returns the guest-visible state.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> UartState {
+    pub(crate) fn save(&self) -> SavedUart {
         let Uart {
             ier,
             lcr,
@@ -294,13 +294,13 @@ impl Uart {
             overrun,
             msr,
             thre_pending,
-            rx: Fifo { bytes, len },
+            rx: ReceiveFifo { bytes, len },
             input: _,
             output: _,
             waits: _,
             dropped: _,
         } = self;
-        UartState {
+        SavedUart {
             ier: ier.bits(),
             lcr: lcr.bits(),
             mcr: mcr.bits(),
@@ -317,8 +317,8 @@ impl Uart {
 
     /// Takes over a guest-visible state; bits that do not exist are dropped, and the rings stay.
     #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &UartState) {
-        let UartState { ier, lcr, mcr, fcr, scratch, divisor, overrun, msr, thre_pending, rx, rx_len } =
+    pub(crate) fn restore(&mut self, state: &SavedUart) {
+        let SavedUart { ier, lcr, mcr, fcr, scratch, divisor, overrun, msr, thre_pending, rx, rx_len } =
             *state;
         self.ier = Ier::from_bits_truncate(ier);
         self.lcr = Lcr::from_bits_truncate(lcr);
@@ -328,9 +328,9 @@ impl Uart {
         self.scratch = scratch;
         self.divisor = divisor;
         self.overrun = overrun;
-        self.msr = Msr::from_bits_truncate(msr);
+        self.msr = ModemStatus::from_bits_truncate(msr);
         self.thre_pending = thre_pending;
-        self.rx = Fifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
+        self.rx = ReceiveFifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
         self.refill();
     }
 
@@ -365,14 +365,14 @@ impl Uart {
     }
 
     /// Returns the most urgent cause that is enabled.
-    fn cause(&self) -> Option<Cause> {
+    fn cause(&self) -> Option<UartCause> {
         let due = |enable, is_due: bool, cause| (self.ier.contains(enable) && is_due).then_some(cause);
         let has_data = self.rx.len > 0;
-        due(Ier::RLS, self.overrun, Cause::LineStatus)
-            .or_else(|| due(Ier::RDA, self.rx.len >= self.trigger_level(), Cause::Data))
-            .or_else(|| due(Ier::RDA, has_data && self.fifo_on, Cause::Timeout))
-            .or_else(|| due(Ier::THRE, self.thre_pending, Cause::Transmit))
-            .or_else(|| due(Ier::MS, self.msr.intersects(Msr::DELTAS), Cause::Modem))
+        due(Ier::RLS, self.overrun, UartCause::LineStatus)
+            .or_else(|| due(Ier::RDA, self.rx.len >= self.trigger_level(), UartCause::Data))
+            .or_else(|| due(Ier::RDA, has_data && self.fifo_on, UartCause::Timeout))
+            .or_else(|| due(Ier::THRE, self.thre_pending, UartCause::Transmit))
+            .or_else(|| due(Ier::MS, self.msr.intersects(ModemStatus::DELTAS), UartCause::Modem))
     }
 
     fn read_rbr(&mut self) -> u8 {
@@ -384,11 +384,11 @@ impl Uart {
     /// Reading the transmitter's cause takes it back.
     fn read_iir(&mut self) -> u8 {
         let cause = self.cause();
-        if cause == Some(Cause::Transmit) {
+        if cause == Some(UartCause::Transmit) {
             self.thre_pending = false;
         }
         let fifo = if self.fifo_on { IIR_FIFO } else { 0 };
-        fifo | cause.map_or(IIR_NONE, Cause::code)
+        fifo | cause.map_or(IIR_NONE, UartCause::code)
     }
 
     fn read_lsr(&mut self) -> u8 {
@@ -402,7 +402,7 @@ impl Uart {
 
     fn read_msr(&mut self) -> u8 {
         let msr = self.msr;
-        self.msr &= !Msr::DELTAS;
+        self.msr &= !ModemStatus::DELTAS;
         msr.bits()
     }
 
@@ -442,7 +442,7 @@ impl Uart {
     fn write_fcr(&mut self, value: u8) {
         let on = value & FCR_ENABLE != 0;
         if on != self.fifo_on || (on && value & FCR_CLEAR_RX != 0) {
-            self.rx = Fifo::default();
+            self.rx = ReceiveFifo::default();
         }
         self.fifo_on = on;
         // The other bits are taken only while FIFOs are on.
@@ -458,24 +458,28 @@ impl Uart {
 
     /// Follows the modem inputs, which in loopback are the modem outputs, and notes what changed.
     fn follow_modem(&mut self) {
-        let mut lines = Msr::CTS | Msr::DSR | Msr::DCD;
+        let mut lines = ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD;
         if self.mcr.contains(Mcr::LOOP) {
-            lines = Msr::empty();
-            lines.set(Msr::CTS, self.mcr.contains(Mcr::RTS));
-            lines.set(Msr::DSR, self.mcr.contains(Mcr::DTR));
-            lines.set(Msr::RI, self.mcr.contains(Mcr::OUT1));
-            lines.set(Msr::DCD, self.mcr.contains(Mcr::OUT2));
+            lines = ModemStatus::empty();
+            lines.set(ModemStatus::CTS, self.mcr.contains(Mcr::RTS));
+            lines.set(ModemStatus::DSR, self.mcr.contains(Mcr::DTR));
+            lines.set(ModemStatus::RI, self.mcr.contains(Mcr::OUT1));
+            lines.set(ModemStatus::DCD, self.mcr.contains(Mcr::OUT2));
         }
         let was = self.msr;
         let changed = was.symmetric_difference(lines);
-        let mut deltas = was & Msr::DELTAS;
-        for (line, delta) in [(Msr::CTS, Msr::DCTS), (Msr::DSR, Msr::DDSR), (Msr::DCD, Msr::DDCD)] {
+        let mut deltas = was & ModemStatus::DELTAS;
+        for (line, delta) in [
+            (ModemStatus::CTS, ModemStatus::DCTS),
+            (ModemStatus::DSR, ModemStatus::DDSR),
+            (ModemStatus::DCD, ModemStatus::DDCD),
+        ] {
             if changed.contains(line) {
                 deltas |= delta;
             }
         }
-        if was.contains(Msr::RI) && !lines.contains(Msr::RI) {
-            deltas |= Msr::TERI;
+        if was.contains(ModemStatus::RI) && !lines.contains(ModemStatus::RI) {
+            deltas |= ModemStatus::TERI;
         }
         self.msr = lines | deltas;
     }

@@ -6,10 +6,10 @@
 
 use super::user;
 use crate::abi::vm as abi;
-use crate::chipset::ioapic::IoapicState;
-use crate::chipset::pic::{ChipState, Pic, PicState};
-use crate::chipset::pit::ChannelState;
-use crate::chipset::routing::{Route, Routing};
+use crate::chipset::ioapic::SavedIoapic;
+use crate::chipset::pic::{Pic, SavedPic, SavedPicChip};
+use crate::chipset::pit::SavedPitChannel;
+use crate::chipset::routing::{GsiRoute, GsiRouting};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
@@ -31,9 +31,9 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let mut routes = KVec::with_capacity(entries.len(), GFP_KERNEL_ACCOUNT)?;
     for e in &entries {
         let [a, b, c, ..] = e.u;
-        routes.push_within_capacity(Route::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
+        routes.push_within_capacity(GsiRoute::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
     }
-    let mut routing = Routing::new(routes.iter().copied())?;
+    let mut routing = GsiRouting::new(routes.iter().copied())?;
     vm.machine.interrupts.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
     Ok(0)
 }
@@ -87,25 +87,25 @@ pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     })
 }
 
-fn pic_from_kvm(given: &abi::Irqchip) -> Result<ChipState> {
+fn pic_from_kvm(given: &abi::Irqchip) -> Result<SavedPicChip> {
     let (raw, _) = <[u8; 16]>::read_from_prefix(&given.chip).map_err(|_| EINVAL)?;
-    Ok(ChipState::from_kvm(raw))
+    Ok(SavedPicChip::from_kvm(raw))
 }
 
-fn restore_pic(pic: &mut Pic, change: impl FnOnce(&mut PicState)) {
+fn restore_pic(pic: &mut Pic, change: impl FnOnce(&mut SavedPic)) {
     let mut state = pic.save();
     change(&mut state);
     pic.restore(&state);
 }
 
-fn ioapic_to_kvm(s: &IoapicState) -> abi::IoapicState {
-    let IoapicState { base_address, ioregsel, id, irr, redirtbl } = *s;
+fn ioapic_to_kvm(s: &SavedIoapic) -> abi::IoapicState {
+    let SavedIoapic { base_address, ioregsel, id, irr, redirtbl } = *s;
     abi::IoapicState { base_address, ioregsel, id, irr, pad: 0, redirtbl }
 }
 
-fn ioapic_from_kvm(s: &abi::IoapicState) -> IoapicState {
+fn ioapic_from_kvm(s: &abi::IoapicState) -> SavedIoapic {
     let abi::IoapicState { base_address, ioregsel, id, irr, pad: _, redirtbl } = *s;
-    IoapicState { base_address, ioregsel, id, irr, redirtbl }
+    SavedIoapic { base_address, ioregsel, id, irr, redirtbl }
 }
 
 /// Returns the timer's state and whether the speaker is on.
@@ -130,7 +130,7 @@ fn set_pit_state<B: Backend>(
 ) -> Result<i64> {
     vm.machine.interrupts.with(|bus, now, _out| {
         let pit = bus.pit.as_mut().ok_or(ENXIO)?;
-        pit.set_channels(channels.map(|c| ChannelState::from_kvm(&c, now)), speaker_data, now);
+        pit.set_channels(channels.map(|c| SavedPitChannel::from_kvm(&c, now)), speaker_data, now);
         Ok(0)
     })
 }

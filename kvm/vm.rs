@@ -11,7 +11,7 @@ use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
-use crate::chipset::routing::Routing;
+use crate::chipset::routing::GsiRouting;
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Level};
 use crate::host::file::{AnonFile, PreparedFile};
@@ -124,7 +124,7 @@ impl<B: Backend> VmFile<B> {
         if config.vcpus != 0 {
             return Err(EINVAL);
         }
-        let mut routing = Routing::identity()?;
+        let mut routing = GsiRouting::identity()?;
         self.vm.machine.interrupts.with(|bus, _now, _out| {
             bus.pic = Some(Pic::new());
             bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));

@@ -2,13 +2,13 @@
 
 //! What an access to a device leaves to be done once the thread may sleep.
 
-use crate::chipset::pci::Slot;
+use crate::chipset::pci::PciSlot;
 
 /// A queue of a device on PCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueId {
     /// Which device.
-    pub(crate) slot: Slot,
+    pub(crate) slot: PciSlot,
     /// Which of its queues.
     pub(crate) queue: u16,
 }

@@ -23,7 +23,7 @@ use crate::abi::rvmm as abi;
 use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;
 use crate::chipset::pm::{Pm, TimerWidth};
-use crate::chipset::rtc::{Rtc, RtcConfig};
+use crate::chipset::rtc::{Rtc, RtcSetup};
 use crate::chipset::uart::Uart;
 use crate::host::blkio::BackingFile;
 use crate::host::file::Known;
@@ -224,7 +224,7 @@ fn uart(machine: &GuestMachine, c: abi::UartConfig, _: &DeviceHandle) -> Result 
 fn rtc(machine: &GuestMachine, c: abi::RtcConfig, _: &DeviceHandle) -> Result {
     let now = timer::now();
     let rtc = Rtc::new(
-        &RtcConfig {
+        &RtcSetup {
             ram_below_4g: c.ram_below_4g_bytes,
             ram_above_4g: c.ram_above_4g_bytes,
             utc_offset_seconds: c.utc_offset_seconds,

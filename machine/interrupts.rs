@@ -8,9 +8,9 @@
 
 use super::mailbox::{Mailboxes, Requests};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{add_heard, Bus, Signals};
+use crate::chipset::bus::{add_heard, Bus, BusSignals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use crate::host::cpu::PinnedCpu;
@@ -70,7 +70,7 @@ impl ChipsetLock {
     /// Makes known what the chips come to after an access, on every way out of the lock: sends what it sent, and
     /// tells the vCPUs of the pair's output and the timer of the next deadline. Returns how many local APICs took a
     /// message, `None` if there was none.
-    fn publish(&self, bus: &mut Bus, mut signals: Signals) -> Option<u32> {
+    fn publish(&self, bus: &mut Bus, mut signals: BusSignals) -> Option<u32> {
         let mut taken = None;
         while let Some(sent) = bus.take_message(&mut signals) {
             let n = self.send(&sent.message);
@@ -116,7 +116,7 @@ impl ChipsetLock {
     }
 
     /// Sends a message-signalled interrupt, if there is one and it is one.
-    pub(crate) fn send_msi(&self, msg: Option<MsiMessage>) {
+    pub(crate) fn send_msi(&self, msg: Option<MsixMessage>) {
         if let Some(m) = msg.and_then(|m| ApicMessage::from_msi(m.addr, m.data, DestFormat::Narrow)) {
             self.send(&m);
         }
@@ -126,7 +126,7 @@ impl ChipsetLock {
     /// when it joined a request that waits, `None` when nobody heard it. Any context.
     pub(crate) fn set_gsi(&self, gsi: u32, level: Level) -> Option<u32> {
         let mut bus = self.bus.lock();
-        let mut signals = Signals::new();
+        let mut signals = BusSignals::new();
         let heard = bus.set_gsi(gsi, level, &mut signals);
         let taken = self.publish(&mut bus, signals);
         add_heard(heard, taken)
@@ -205,9 +205,9 @@ impl ChipsetLock {
     }
 
     /// Does something with the bus, and publishes what came of it.
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> R {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> R {
         let mut bus = self.bus.lock();
-        let mut signals = Signals::new();
+        let mut signals = BusSignals::new();
         let r = f(&mut bus, timer::now(), &mut signals);
         self.publish(&mut bus, signals);
         r
@@ -236,10 +236,10 @@ impl ChipsetLock {
         &self,
         cpu: &PinnedCpu,
         now: impl FnOnce() -> Ns,
-        f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R,
+        f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R,
     ) -> R {
         let mut bus = self.bus.lock_with(cpu.irq());
-        let mut signals = Signals::new();
+        let mut signals = BusSignals::new();
         let r = f(&mut bus, now(), &mut signals);
         self.publish(&mut bus, signals);
         r

@@ -15,7 +15,7 @@ use super::service::net::NetService;
 use super::service::rng::RngService;
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, Slot};
+use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, PciSlot};
 use crate::virtio::transport::pci::{kick, Effect, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use kernel::prelude::*;
@@ -99,7 +99,7 @@ impl PciBus {
     pub(crate) fn add(&self, number: u32, function: PciFunction) -> Result {
         let wanted = match number {
             0 => None,
-            n => Some(u8::try_from(n).ok().and_then(Slot::new).ok_or(EINVAL)?),
+            n => Some(u8::try_from(n).ok().and_then(PciSlot::new).ok_or(EINVAL)?),
         };
         let slot = each!(&function, s => s.function().with(|model| match &mut *self.root.lock() {
             Some(root) => root.add(wanted, model.config_space()),
@@ -111,7 +111,7 @@ impl PciBus {
         Ok(())
     }
 
-    fn function(&self, slot: Slot) -> Option<&PciFunction> {
+    fn function(&self, slot: PciSlot) -> Option<&PciFunction> {
         self.functions.get(usize::from(slot.number()))?.as_ref()
     }
 
@@ -164,7 +164,7 @@ impl PciBus {
     /// Carries out a write to a function, and what it sets off.
     fn write<S: VirtioService>(
         &self,
-        slot: Slot,
+        slot: PciSlot,
         service: &S,
         write: impl FnOnce(&mut VirtioPci<S::Device>) -> Effect,
     ) -> Deferred {
@@ -273,7 +273,7 @@ fn serve_function<S: VirtioService>(service: &S) -> ServiceLeft {
 #[inline]
 fn kick_worker<D: VirtioDevice + Unpin>(
     function: &VirtioFunction<D>,
-    slot: Slot,
+    slot: PciSlot,
     queue: u16,
 ) -> Option<Deferred> {
     Some(match function.kick(queue)? {

@@ -2,7 +2,7 @@
 
 //! What a guest asked of its platform, until a vCPU takes it to user space.
 
-use crate::chipset::pm::Request;
+use crate::chipset::pm::PlatformRequest;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// What a guest may ask of its platform.
@@ -28,10 +28,10 @@ impl PowerState {
     }
 
     /// Notes what the guest asked; the calling vCPU takes it to user space.
-    pub(crate) fn note(&self, request: Request) {
+    pub(crate) fn note(&self, request: PlatformRequest) {
         let code = match request {
-            Request::PowerOff => POWER_OFF,
-            Request::Reset => RESET,
+            PlatformRequest::PowerOff => POWER_OFF,
+            PlatformRequest::Reset => RESET,
         };
         self.0.store(code, Release);
     }

@@ -20,7 +20,7 @@ use crate::arch::cpuid::FExtEdx;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::base::base_reserved;
-use crate::chipset::lapic::{Clock, Lapic};
+use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
 use crate::host::timer::{now, rdtsc, tsc_khz, wall_ns, NearClock};
@@ -409,7 +409,11 @@ impl<B: Backend> VcpuCore<B> {
                 now = now.max(at);
             } else {
                 // The kernel's clock is slewed and went ahead of the TSC, or this is an earlier deadline's timer.
-                lapic.tsc_changed(&Clock { now, tsc: host_tsc.wrapping_add(self.tsc_offset), ns_per_tick });
+                lapic.tsc_changed(&TimerClock {
+                    now,
+                    tsc: host_tsc.wrapping_add(self.tsc_offset),
+                    ns_per_tick,
+                });
             }
         }
         lapic.tick(now);

@@ -135,7 +135,7 @@ impl ApicMessage {
 
 /// The destination shorthands of the ICR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shorthand {
+pub(crate) enum IcrShorthand {
     /// None: the destination field counts.
     None,
     /// The sender alone.
@@ -152,7 +152,7 @@ pub(crate) struct Ipi {
     /// What is sent; with a shorthand its destination means nothing.
     pub(crate) msg: ApicMessage,
     /// The shorthand.
-    pub(crate) shorthand: Shorthand,
+    pub(crate) shorthand: IcrShorthand,
 }
 
 impl Ipi {
@@ -160,17 +160,17 @@ impl Ipi {
     pub(crate) fn matches(&self, sender: u32, target: &ApicIdentity) -> bool {
         match self.shorthand {
             _ if !target.takes(self.msg.delivery) => false,
-            Shorthand::None => matches(&self.msg, target),
-            Shorthand::Itself => target.apic_id == sender,
-            Shorthand::All => true,
-            Shorthand::Others => target.apic_id != sender,
+            IcrShorthand::None => matches(&self.msg, target),
+            IcrShorthand::Itself => target.apic_id == sender,
+            IcrShorthand::All => true,
+            IcrShorthand::Others => target.apic_id != sender,
         }
     }
 
     /// Returns the one APIC id that the IPI goes to, where that can be told at once.
     pub(crate) fn unicast(&self) -> Option<u32> {
         match self.shorthand {
-            Shorthand::None => self.msg.unicast(),
+            IcrShorthand::None => self.msg.unicast(),
             _ => None,
         }
     }
@@ -178,7 +178,7 @@ impl Ipi {
 
 /// What a write of the ICR asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum IcrCommand {
     /// Send this.
     Send(Ipi),
     /// Nothing to be done: INIT level de-assert, or a reserved delivery mode.
@@ -187,11 +187,11 @@ pub(super) enum Command {
     IllegalVector,
 }
 
-impl Command {
+impl IcrCommand {
     /// Decodes the ICR; the destination is bits 63:32 in x2APIC mode and bits 63:56 otherwise.
     ///
     /// The trigger mode counts for INIT only: an IPI is edge triggered.
-    pub(super) fn from_icr(icr: u64, mode: ApicMode) -> Command {
+    pub(super) fn from_icr(icr: u64, mode: ApicMode) -> IcrCommand {
         let [vector, ..] = icr.to_le_bytes();
         let [.., e, f, g, h] = icr.to_le_bytes();
         let dest = match (mode, h) {
@@ -199,21 +199,24 @@ impl Command {
             (_, 0xff) => BROADCAST,
             (_, id) => u32::from(id),
         };
-        let Some(delivery) = Delivery::from_code(icr >> 8) else { return Command::Nothing };
+        let Some(delivery) = Delivery::from_code(icr >> 8) else { return IcrCommand::Nothing };
         match delivery {
-            Delivery::Fixed | Delivery::LowestPriority if vector < 16 => return Command::IllegalVector,
+            Delivery::Fixed | Delivery::LowestPriority if vector < 16 => return IcrCommand::IllegalVector,
             // De-assert: trigger mode level, level 0.
-            Delivery::Init if icr & 0xc000 == 0x8000 => return Command::Nothing,
-            Delivery::ExtInt => return Command::Nothing,
+            Delivery::Init if icr & 0xc000 == 0x8000 => return IcrCommand::Nothing,
+            Delivery::ExtInt => return IcrCommand::Nothing,
             _ => {}
         }
         let shorthand = match (icr >> 18) & 3 {
-            0 => Shorthand::None,
-            1 => Shorthand::Itself,
-            2 => Shorthand::All,
-            _ => Shorthand::Others,
+            0 => IcrShorthand::None,
+            1 => IcrShorthand::Itself,
+            2 => IcrShorthand::All,
+            _ => IcrShorthand::Others,
         };
         let dest_mode = DestMode::from_logical_bit(icr & 0x800 != 0);
-        Command::Send(Ipi { msg: ApicMessage { dest, dest_mode, delivery, vector, level: false }, shorthand })
+        IcrCommand::Send(Ipi {
+            msg: ApicMessage { dest, dest_mode, delivery, vector, level: false },
+            shorthand,
+        })
     }
 }

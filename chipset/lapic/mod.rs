@@ -11,7 +11,7 @@
 //! ```
 //!
 //! An interrupt is asked for ([`Lapic::pending`]) and taken ([`Lapic::accept_pending`]) only when
-//! the entry into the guest committed. Whatever the guest writes gives an [`Effect`] that says what
+//! the entry into the guest committed. Whatever the guest writes gives an [`LapicEffect`] that says what
 //! has to happen outside: the model sends nothing itself.
 //!
 //! Not modelled: CMCI, extended AMD registers, EOI broadcast suppression, remote reads, arbitration
@@ -29,14 +29,14 @@ pub(crate) mod timer;
 
 pub(crate) use base::DEFAULT_BASE;
 pub(crate) use bits::VecBits;
-pub(crate) use dest::{ApicIdentity, ApicMode, Ipi, Shorthand};
-pub(crate) use timer::Clock;
+pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
+pub(crate) use timer::TimerClock;
 
 use super::Delivery;
 use crate::arch::time::Ns;
 use base::{BASE_BSP, BASE_EN};
-use dest::Command;
-use timer::Timer;
+use dest::IcrCommand;
+use timer::LapicTimer;
 
 /// SVR: enabled by software.
 const SVR_ENABLE: u32 = 1 << 8;
@@ -54,7 +54,7 @@ const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
 /// What a write to the local APIC asks of the world outside.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum LapicEffect {
     /// Nothing. [`Lapic::pending`] may have changed all the same.
     None,
     /// Send this.
@@ -69,7 +69,7 @@ pub(crate) enum Effect {
 
 /// The entries of the local vector table, in the order of their registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lvt {
+pub(crate) enum LvtEntry {
     /// The timer.
     Timer,
     /// The thermal sensor.
@@ -112,7 +112,7 @@ pub(crate) struct Lapic {
     errors: u32,
     icr: u64,
     lvt: [u32; 6],
-    timer: Timer,
+    timer: LapicTimer,
 }
 
 impl Lapic {
@@ -140,7 +140,7 @@ impl Lapic {
             errors: 0,
             icr: 0,
             lvt,
-            timer: Timer::default(),
+            timer: LapicTimer::default(),
         }
     }
 
@@ -316,49 +316,51 @@ impl Lapic {
     }
 
     /// Writes the whole ICR at once, as x2APIC mode does. A fixed interrupt to itself is done here.
-    pub(crate) fn write_icr(&mut self, icr: u64) -> Effect {
+    pub(crate) fn write_icr(&mut self, icr: u64) -> LapicEffect {
         self.icr = icr;
-        match Command::from_icr(icr, self.mode()) {
-            Command::Nothing => Effect::None,
-            Command::IllegalVector => {
+        match IcrCommand::from_icr(icr, self.mode()) {
+            IcrCommand::Nothing => LapicEffect::None,
+            IcrCommand::IllegalVector => {
                 self.error(ESR_SEND_ILLEGAL);
-                Effect::None
+                LapicEffect::None
             }
-            Command::Send(Ipi { msg, shorthand: Shorthand::Itself }) if msg.delivery == Delivery::Fixed => {
+            IcrCommand::Send(Ipi { msg, shorthand: IcrShorthand::Itself })
+                if msg.delivery == Delivery::Fixed =>
+            {
                 self.accept(msg.vector, false);
-                Effect::None
+                LapicEffect::None
             }
-            Command::Send(ipi) => Effect::Ipi(ipi),
+            IcrCommand::Send(ipi) => LapicEffect::Ipi(ipi),
         }
     }
 
     // Local interrupts.
 
-    fn lvt(&self, entry: Lvt) -> u32 {
+    fn lvt(&self, entry: LvtEntry) -> u32 {
         let [timer, thermal, perf, lint0, lint1, error] = self.lvt;
         match entry {
-            Lvt::Timer => timer,
-            Lvt::Thermal => thermal,
-            Lvt::Perf => perf,
-            Lvt::Lint0 => lint0,
-            Lvt::Lint1 => lint1,
-            Lvt::Error => error,
+            LvtEntry::Timer => timer,
+            LvtEntry::Thermal => thermal,
+            LvtEntry::Perf => perf,
+            LvtEntry::Lint0 => lint0,
+            LvtEntry::Lint1 => lint1,
+            LvtEntry::Error => error,
         }
     }
 
     /// Raises a local interrupt (a rising edge of a pin). A fixed one is taken here; any other
     /// delivery mode is returned, for the caller to carry out.
-    pub(crate) fn raise_local(&mut self, entry: Lvt) -> Option<Delivery> {
+    pub(crate) fn raise_local(&mut self, entry: LvtEntry) -> Option<Delivery> {
         let lvt = self.lvt(entry);
         if lvt & LVT_MASKED != 0 {
             return None;
         }
-        if entry == Lvt::Perf {
+        if entry == LvtEntry::Perf {
             // SDM, "Local Vector Table": the processor masks the entry when it delivers.
             self.lvt[2] |= LVT_MASKED;
         }
         let delivery = match entry {
-            Lvt::Timer | Lvt::Error => Delivery::Fixed,
+            LvtEntry::Timer | LvtEntry::Error => Delivery::Fixed,
             _ => Delivery::from_code(u64::from(lvt >> 8))?,
         };
         if delivery == Delivery::Fixed {
@@ -372,13 +374,13 @@ impl Lapic {
     /// Returns whether an interrupt of the PIC reaches the processor: LINT0 passes it on, or the
     /// local APIC is disabled and out of the way.
     pub(crate) fn accepts_extint(&self) -> bool {
-        self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint0) & (LVT_MASKED | 0x700) == 0x700
+        self.mode() == ApicMode::Disabled || self.lvt(LvtEntry::Lint0) & (LVT_MASKED | 0x700) == 0x700
     }
 
     /// Returns whether a rising edge of LINT1 gives an NMI.
     #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn lint1_is_nmi(&self) -> bool {
-        self.mode() == ApicMode::Disabled || self.lvt(Lvt::Lint1) & (LVT_MASKED | 0x700) == 0x400
+        self.mode() == ApicMode::Disabled || self.lvt(LvtEntry::Lint1) & (LVT_MASKED | 0x700) == 0x400
     }
 
     /// Notes an error, and raises the error interrupt if it is new.
@@ -386,7 +388,7 @@ impl Lapic {
         if self.errors & bit == 0 {
             self.errors |= bit;
             // Timer and error entries are always fixed: nothing is left to the caller.
-            let _ = self.raise_local(Lvt::Error);
+            let _ = self.raise_local(LvtEntry::Error);
         }
     }
 
@@ -394,7 +396,7 @@ impl Lapic {
 
     /// Returns when [`Lapic::tick`] is to be called: when the timer fires next and is not masked.
     pub(crate) fn deadline(&self) -> Option<Ns> {
-        if self.lvt(Lvt::Timer) & LVT_MASKED != 0 {
+        if self.lvt(LvtEntry::Timer) & LVT_MASKED != 0 {
             return None;
         }
         self.timer.deadline
@@ -405,7 +407,7 @@ impl Lapic {
     pub(crate) fn tick(&mut self, now: Ns) -> bool {
         let fired = self.timer.expire(now);
         if fired {
-            let _ = self.raise_local(Lvt::Timer);
+            let _ = self.raise_local(LvtEntry::Timer);
         }
         fired
     }
@@ -416,7 +418,7 @@ impl Lapic {
     }
 
     /// Works out the TSC deadline anew after the guest's counter was set.
-    pub(crate) fn tsc_changed(&mut self, clock: &Clock) {
+    pub(crate) fn tsc_changed(&mut self, clock: &TimerClock) {
         self.timer.follow_tsc(clock);
     }
 
@@ -426,9 +428,9 @@ impl Lapic {
     }
 
     /// Writes IA32_TSC_DEADLINE; a deadline already passed fires at once.
-    pub(crate) fn set_tsc_deadline(&mut self, tsc: u64, clock: &Clock) -> Effect {
+    pub(crate) fn set_tsc_deadline(&mut self, tsc: u64, clock: &TimerClock) -> LapicEffect {
         self.timer.set_tsc_deadline(tsc, clock);
         self.tick(clock.now);
-        Effect::TimerChanged
+        LapicEffect::TimerChanged
     }
 }

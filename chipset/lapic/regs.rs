@@ -10,8 +10,8 @@
 //! reserved bits, writes to what can only be read and reads of what can only be written.
 
 use super::dest::{ApicIdentity, ApicMode};
-use super::timer::{Clock, Mode};
-use super::{Effect, Lapic, Lvt, ESR_ILLEGAL_REGISTER, LVT_MASKED, SVR_ENABLE};
+use super::timer::{TimerClock, TimerMode};
+use super::{Lapic, LapicEffect, LvtEntry, ESR_ILLEGAL_REGISTER, LVT_MASKED, SVR_ENABLE};
 use crate::arch::addr::Width;
 use crate::arch::exception::Exception;
 use crate::arch::msr::{X2APIC_FIRST, X2APIC_LAST};
@@ -63,7 +63,7 @@ fn lvt_index(reg: u32) -> Option<usize> {
 
 impl Lapic {
     /// Returns whether writing register `reg` (offset / 16, or MSR number - 0x800) needs the right
-    /// [`Clock`], and reading it the right time; for all others, the hot ones among them, any will do.
+    /// [`TimerClock`], and reading it the right time; for all others, the hot ones among them, any will do.
     pub(crate) fn is_timed(reg: u32) -> bool {
         matches!(reg, SVR | LVT_TIMER | TIMER_INITIAL | TIMER_CURRENT | TIMER_DIVIDE)
     }
@@ -80,7 +80,7 @@ impl Lapic {
     }
 
     /// Writes the register at `offset` of the page: 32 bits, `offset` a multiple of 16.
-    pub(crate) fn write(&mut self, offset: u32, value: u32, clock: &Clock) -> Effect {
+    pub(crate) fn write(&mut self, offset: u32, value: u32, clock: &TimerClock) -> LapicEffect {
         self.write_reg(offset >> 4, value, clock)
     }
 
@@ -98,15 +98,21 @@ impl Lapic {
     }
 
     /// Writes the page as the bus does: aligned 32-bit writes are taken, all others ignored.
-    pub(crate) fn mmio_write(&mut self, offset: u64, width: Width, value: u64, clock: &Clock) -> Effect {
+    pub(crate) fn mmio_write(
+        &mut self,
+        offset: u64,
+        width: Width,
+        value: u64,
+        clock: &TimerClock,
+    ) -> LapicEffect {
         let aligned = width == Width::B4 && offset & 0xf == 0;
         if self.mode() != ApicMode::Xapic || !aligned {
-            return Effect::None;
+            return LapicEffect::None;
         }
         let (Ok(offset), Ok(value)) =
             (u32::try_from(offset & 0xff0), u32::try_from(value & Width::B4.mask()))
         else {
-            return Effect::None;
+            return LapicEffect::None;
         };
         self.write(offset, value, clock)
     }
@@ -129,7 +135,12 @@ impl Lapic {
     /// # Errors
     /// #GP outside x2APIC mode, for a register that does not exist or can only be read, and for
     /// reserved bits.
-    pub(crate) fn write_msr(&mut self, index: u32, value: u64, clock: &Clock) -> Result<Effect, Exception> {
+    pub(crate) fn write_msr(
+        &mut self,
+        index: u32,
+        value: u64,
+        clock: &TimerClock,
+    ) -> Result<LapicEffect, Exception> {
         let reg = self.x2apic_reg(index)?;
         if reg == ICR {
             let reserved = !(ICR_WRITABLE | u64::from(DELIVERY_STATUS)) & u64::from(u32::MAX);
@@ -156,7 +167,7 @@ impl Lapic {
         if reg == SELF_IPI {
             let [vector, ..] = low.to_le_bytes();
             self.accept(vector, false);
-            return Ok(Effect::None);
+            return Ok(LapicEffect::None);
         }
         Ok(self.write_reg(reg, low, clock))
     }
@@ -202,10 +213,10 @@ impl Lapic {
     }
 
     /// Writes a register. Reserved bits are ignored here: whoever must refuse them has done so.
-    fn write_reg(&mut self, reg: u32, value: u32, clock: &Clock) -> Effect {
+    fn write_reg(&mut self, reg: u32, value: u32, clock: &TimerClock) -> LapicEffect {
         let [low, .., high] = value.to_le_bytes();
         match reg {
-            EOI => return self.eoi().map_or(Effect::None, Effect::EoiBroadcast),
+            EOI => return self.eoi().map_or(LapicEffect::None, LapicEffect::EoiBroadcast),
             TPR => self.set_tpr(low),
             ICR => {
                 let dest = self.icr & !0xffff_ffff;
@@ -214,11 +225,11 @@ impl Lapic {
             ICR_HIGH => self.icr = (self.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32),
             LDR => {
                 self.logical = high;
-                return Effect::IdentityChanged;
+                return LapicEffect::IdentityChanged;
             }
             DFR => {
                 self.dfr = value | 0x0fff_ffff;
-                return Effect::IdentityChanged;
+                return LapicEffect::IdentityChanged;
             }
             SVR => return self.write_svr(value, clock.now),
             ESR => {
@@ -228,12 +239,12 @@ impl Lapic {
             LVT_TIMER => return self.write_lvt_timer(value, clock.now),
             TIMER_INITIAL => {
                 self.timer.set_initial(value, clock.now);
-                return Effect::TimerChanged;
+                return LapicEffect::TimerChanged;
             }
             TIMER_DIVIDE => {
                 self.tick(clock.now);
                 self.timer.set_divide(value, clock.now);
-                return Effect::TimerChanged;
+                return LapicEffect::TimerChanged;
             }
             // Read-only ones.
             ID | VERSION | APR | PPR | REMOTE_READ | 0x10..=0x27 | TIMER_CURRENT => {}
@@ -242,7 +253,7 @@ impl Lapic {
                 None => self.error(ESR_ILLEGAL_REGISTER),
             },
         }
-        Effect::None
+        LapicEffect::None
     }
 
     fn write_lvt(&mut self, i: usize, value: u32) {
@@ -253,15 +264,15 @@ impl Lapic {
     }
 
     /// An expiry that came while the entry was masked must not fire when it is unmasked.
-    fn write_lvt_timer(&mut self, value: u32, now: Ns) -> Effect {
+    fn write_lvt_timer(&mut self, value: u32, now: Ns) -> LapicEffect {
         self.tick(now);
         self.write_lvt(0, value);
-        self.timer.set_mode(Mode::from_lvt(self.lvt(Lvt::Timer)));
-        Effect::TimerChanged
+        self.timer.set_mode(TimerMode::from_lvt(self.lvt(LvtEntry::Timer)));
+        LapicEffect::TimerChanged
     }
 
     /// Disabling masks the whole local vector table; enabling unmasks nothing.
-    fn write_svr(&mut self, value: u32, now: Ns) -> Effect {
+    fn write_svr(&mut self, value: u32, now: Ns) -> LapicEffect {
         let was = self.software_enabled();
         self.tick(now);
         self.svr = value & SVR_WRITABLE;
@@ -271,9 +282,9 @@ impl Lapic {
             }
         }
         if was == self.software_enabled() {
-            Effect::None
+            LapicEffect::None
         } else {
-            Effect::IdentityChanged
+            LapicEffect::IdentityChanged
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::dest::ApicMode;
 use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
-use super::timer::{Mode, Timer};
+use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
 use kernel::prelude::*;
@@ -104,17 +104,17 @@ impl Lapic {
             errors: 0,
             icr: (u64::from(high) << 32) | low,
             lvt,
-            timer: self.restored_timer(page, Mode::from_lvt(timer_lvt), now),
+            timer: self.restored_timer(page, TimerMode::from_lvt(timer_lvt), now),
         };
         Ok(())
     }
 
     /// A TSC deadline is kept where the mode stays so: its MSR is restored on its own, in any order.
-    fn restored_timer(&self, page: &[u8; PAGE_LEN], mode: Mode, now: Ns) -> Timer {
+    fn restored_timer(&self, page: &[u8; PAGE_LEN], mode: TimerMode, now: Ns) -> LapicTimer {
         let mut timer = self.timer;
         timer.set_mode(mode);
         timer.divide = get(page, regs::TIMER_DIVIDE) & DIVIDE_BITS;
-        if mode != Mode::TscDeadline {
+        if mode != TimerMode::TscDeadline {
             timer.initial = get(page, regs::TIMER_INITIAL);
             timer.start_at(get(page, regs::TIMER_CURRENT).min(timer.initial), now);
         }

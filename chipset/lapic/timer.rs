@@ -16,7 +16,7 @@ pub(crate) const MIN_PERIOD_NS: u64 = 200_000;
 
 /// Now, on the clocks that the timer counts by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct TimerClock {
     /// The host's monotonic clock.
     pub(crate) now: Ns,
     /// The guest's time stamp counter at `now`.
@@ -28,7 +28,7 @@ pub(crate) struct Clock {
 
 /// The timer modes of the LVT timer register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum TimerMode {
     /// Counts down once.
     #[default]
     OneShot,
@@ -40,22 +40,22 @@ pub(super) enum Mode {
     Reserved,
 }
 
-impl Mode {
+impl TimerMode {
     /// Returns the mode that an LVT timer register selects.
-    pub(super) fn from_lvt(lvt: u32) -> Mode {
+    pub(super) fn from_lvt(lvt: u32) -> TimerMode {
         match (lvt >> 17) & 3 {
-            0 => Mode::OneShot,
-            1 => Mode::Periodic,
-            2 => Mode::TscDeadline,
-            _ => Mode::Reserved,
+            0 => TimerMode::OneShot,
+            1 => TimerMode::Periodic,
+            2 => TimerMode::TscDeadline,
+            _ => TimerMode::Reserved,
         }
     }
 }
 
 /// The timer's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Timer {
-    pub(super) mode: Mode,
+pub(super) struct LapicTimer {
+    pub(super) mode: TimerMode,
     /// Initial count register.
     pub(super) initial: u32,
     /// Divide configuration register.
@@ -66,7 +66,7 @@ pub(super) struct Timer {
     pub(super) deadline: Option<Ns>,
 }
 
-impl Timer {
+impl LapicTimer {
     /// log2 of the divisor.
     fn shift(&self) -> u32 {
         let code = (self.divide & 3) | ((self.divide & 8) >> 1);
@@ -84,16 +84,18 @@ impl Timer {
     }
 
     /// Follows a write of the LVT timer register. Into or out of TSC deadline mode disarms.
-    pub(super) fn set_mode(&mut self, mode: Mode) {
-        if (self.mode == Mode::TscDeadline) != (mode == Mode::TscDeadline) || mode == Mode::Reserved {
-            *self = Timer { divide: self.divide, ..Timer::default() };
+    pub(super) fn set_mode(&mut self, mode: TimerMode) {
+        if (self.mode == TimerMode::TscDeadline) != (mode == TimerMode::TscDeadline)
+            || mode == TimerMode::Reserved
+        {
+            *self = LapicTimer { divide: self.divide, ..LapicTimer::default() };
         }
         self.mode = mode;
     }
 
     /// Writes the initial count and starts from there; ignored in TSC deadline mode.
     pub(super) fn set_initial(&mut self, count: u32, now: Ns) {
-        if self.mode == Mode::TscDeadline {
+        if self.mode == TimerMode::TscDeadline {
             return;
         }
         self.initial = count;
@@ -104,10 +106,10 @@ impl Timer {
     pub(super) fn start_at(&mut self, count: u32, now: Ns) {
         let span = match self.mode {
             _ if count == 0 => None,
-            Mode::OneShot => Some(self.span(count)),
-            Mode::Periodic if count == self.initial => Some(self.period()),
-            Mode::Periodic => Some(self.span(count)),
-            Mode::TscDeadline | Mode::Reserved => None,
+            TimerMode::OneShot => Some(self.span(count)),
+            TimerMode::Periodic if count == self.initial => Some(self.period()),
+            TimerMode::Periodic => Some(self.span(count)),
+            TimerMode::TscDeadline | TimerMode::Reserved => None,
         };
         self.deadline = span.map(|ns| now.after(ns));
     }
@@ -116,7 +118,7 @@ impl Timer {
     pub(super) fn set_divide(&mut self, value: u32, now: Ns) {
         let count = self.current(now);
         self.divide = value & 0xb;
-        if matches!(self.mode, Mode::OneShot | Mode::Periodic) {
+        if matches!(self.mode, TimerMode::OneShot | TimerMode::Periodic) {
             self.start_at(count, now);
         }
     }
@@ -125,13 +127,13 @@ impl Timer {
     pub(super) fn current(&self, now: Ns) -> u32 {
         let Some(deadline) = self.deadline else { return 0 };
         let left = match self.mode {
-            Mode::OneShot => deadline.since(now),
-            Mode::Periodic if deadline > now => deadline.since(now),
-            Mode::Periodic => {
+            TimerMode::OneShot => deadline.since(now),
+            TimerMode::Periodic if deadline > now => deadline.since(now),
+            TimerMode::Periodic => {
                 let period = self.period();
                 period.wrapping_sub(now.since(deadline).checked_rem(period).unwrap_or(0))
             }
-            Mode::TscDeadline | Mode::Reserved => return 0,
+            TimerMode::TscDeadline | TimerMode::Reserved => return 0,
         };
         let round_up = self.span(1).wrapping_sub(1);
         let count = left.saturating_add(round_up).wrapping_shr(self.shift());
@@ -139,8 +141,8 @@ impl Timer {
     }
 
     /// Writes IA32_TSC_DEADLINE; ignored outside TSC deadline mode, 0 disarms.
-    pub(super) fn set_tsc_deadline(&mut self, tsc: u64, clock: &Clock) {
-        if self.mode != Mode::TscDeadline {
+    pub(super) fn set_tsc_deadline(&mut self, tsc: u64, clock: &TimerClock) {
+        if self.mode != TimerMode::TscDeadline {
             return;
         }
         self.tsc_deadline = tsc;
@@ -148,8 +150,8 @@ impl Timer {
     }
 
     /// Works out anew when the TSC deadline comes, as after a change of the guest's counter.
-    pub(super) fn follow_tsc(&mut self, clock: &Clock) {
-        if self.mode != Mode::TscDeadline {
+    pub(super) fn follow_tsc(&mut self, clock: &TimerClock) {
+        if self.mode != TimerMode::TscDeadline {
             return;
         }
         self.deadline = match self.tsc_deadline {
@@ -165,7 +167,7 @@ impl Timer {
 
     /// Returns the guest's TSC at which the timer fires, where it goes by that.
     pub(super) fn armed_tsc(&self) -> Option<u64> {
-        (self.mode == Mode::TscDeadline && self.deadline.is_some()).then_some(self.tsc_deadline)
+        (self.mode == TimerMode::TscDeadline && self.deadline.is_some()).then_some(self.tsc_deadline)
     }
 
     /// Returns IA32_TSC_DEADLINE; 0 once it has passed.
@@ -184,7 +186,7 @@ impl Timer {
         }
         self.deadline = None;
         self.tsc_deadline = 0;
-        if self.mode == Mode::Periodic {
+        if self.mode == TimerMode::Periodic {
             let period = self.period();
             let late = now.since(deadline);
             // The division is for a late caller only.

@@ -44,7 +44,7 @@ const MSIX_MASK_ALL: u16 = 1 << 14;
 bitflags::bitflags! {
     /// The command register, as far as a function without INTx and I/O has one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Command: u16 {
+    pub(crate) struct PciCommand: u16 {
         /// The function answers I/O accesses.
         const IO = 1 << 0;
         /// The function answers memory accesses.
@@ -59,7 +59,7 @@ bitflags::bitflags! {
 bitflags::bitflags! {
     /// Which parts of a configuration space a write fell upon.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Touched: u8 {
+    pub(crate) struct TouchedRegs: u8 {
         /// The command register or a BAR: what the function decodes may have changed.
         const DECODE = 1 << 0;
         /// The message control register of MSI-X.
@@ -69,7 +69,7 @@ bitflags::bitflags! {
 
 /// What identifies a function to its driver.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct PciIdentity {
     /// Vendor id.
     pub(crate) vendor: u16,
     /// Device id.
@@ -127,7 +127,7 @@ pub(crate) struct MsixControl {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Bar {
+struct BarShape {
     kind: BarKind,
     bytes: u64,
 }
@@ -140,7 +140,7 @@ struct Bar {
 pub(crate) struct ConfigSpace {
     bytes: [u8; CONFIG_BYTES],
     writable: [u8; CONFIG_BYTES],
-    bars: [Option<Bar>; BARS],
+    bars: [Option<BarShape>; BARS],
     next_capability: u8,
     last_link: u8,
     msix: Option<u8>,
@@ -148,7 +148,7 @@ pub(crate) struct ConfigSpace {
 
 impl ConfigSpace {
     /// Returns the space of a function without BARs and capabilities.
-    pub(crate) fn new(id: &Identity) -> ConfigSpace {
+    pub(crate) fn new(id: &PciIdentity) -> ConfigSpace {
         let mut space = ConfigSpace {
             bytes: [0; CONFIG_BYTES],
             writable: [0; CONFIG_BYTES],
@@ -164,7 +164,7 @@ impl ConfigSpace {
         space.set(REG_CLASS, &[interface, subclass, base]);
         space.set(REG_SUBSYSTEM_VENDOR, &id.subsystem_vendor.to_le_bytes());
         space.set(REG_SUBSYSTEM, &id.subsystem.to_le_bytes());
-        let command = Command::MEMORY | Command::BUS_MASTER | Command::INTX_DISABLE;
+        let command = PciCommand::MEMORY | PciCommand::BUS_MASTER | PciCommand::INTX_DISABLE;
         space.allow(REG_COMMAND, &command.bits().to_le_bytes());
         space.allow(REG_INTERRUPT_LINE, &[0xff]);
         space
@@ -185,7 +185,7 @@ impl ConfigSpace {
             return Err(EINVAL);
         }
         if let Some(bar) = self.bars.get_mut(usize::from(index)) {
-            *bar = Some(Bar { kind, bytes: u64::from(bytes) });
+            *bar = Some(BarShape { kind, bytes: u64::from(bytes) });
         }
         let register = bar_register(index);
         self.allow(register, &bytes.wrapping_neg().to_le_bytes());
@@ -251,9 +251,9 @@ impl ConfigSpace {
     }
 
     /// Writes a register, as far as its bits can be written. Returns what was fallen upon.
-    pub(crate) fn write(&mut self, register: u8, width: Width, value: u32) -> Touched {
+    pub(crate) fn write(&mut self, register: u8, width: Width, value: u32) -> TouchedRegs {
         if width == Width::B8 {
-            return Touched::empty();
+            return TouchedRegs::empty();
         }
         let at = usize::from(register);
         let bytes = self.bytes.iter_mut().skip(at).zip(self.writable.iter().skip(at));
@@ -275,8 +275,8 @@ impl ConfigSpace {
     }
 
     /// Returns the command register.
-    pub(crate) fn command(&self) -> Command {
-        Command::from_bits_truncate(self.half(REG_COMMAND))
+    pub(crate) fn command(&self) -> PciCommand {
+        PciCommand::from_bits_truncate(self.half(REG_COMMAND))
     }
 
     /// Returns the MSI-X message control; all off if the function has no MSI-X.
@@ -289,7 +289,7 @@ impl ConfigSpace {
     pub(crate) fn bar(&self, index: u8) -> Option<BarRange> {
         let base = self.bar_address(index)?;
         let bytes = self.bar_bytes(index)?;
-        let active = self.command().contains(Command::MEMORY) && base != 0;
+        let active = self.command().contains(PciCommand::MEMORY) && base != 0;
         (active && base.checked_add(bytes).is_some()).then_some(BarRange { base: Gpa(base), bytes })
     }
 
@@ -318,14 +318,14 @@ impl ConfigSpace {
         })
     }
 
-    fn touched(&self, register: u8, width: Width) -> Touched {
+    fn touched(&self, register: u8, width: Width) -> TouchedRegs {
         let first = u16::from(register);
         let end = first.wrapping_add(width.bytes() as u16);
         let hits = |from: u8, to: u8| first < u16::from(to) && end > u16::from(from);
-        let mut touched = Touched::empty();
-        touched.set(Touched::DECODE, hits(REG_COMMAND, REG_STATUS) || hits(REG_BAR0, REG_BAR_END));
+        let mut touched = TouchedRegs::empty();
+        touched.set(TouchedRegs::DECODE, hits(REG_COMMAND, REG_STATUS) || hits(REG_BAR0, REG_BAR_END));
         let msix = self.msix.map(|at| at.wrapping_add(MSIX_CONTROL));
-        touched.set(Touched::MSIX, msix.is_some_and(|at| hits(at, at.wrapping_add(2))));
+        touched.set(TouchedRegs::MSIX, msix.is_some_and(|at| hits(at, at.wrapping_add(2))));
         touched
     }
 

@@ -2,9 +2,9 @@
 
 //! The state of a chip in the layout of KVM's `struct kvm_pic_state`.
 
-use super::ChipState;
+use super::SavedPicChip;
 
-impl ChipState {
+impl SavedPicChip {
     /// Returns the sixteen bytes of the structure. `single` and `ended` have no place in it.
     pub(crate) fn to_kvm(self) -> [u8; 16] {
         [
@@ -28,11 +28,11 @@ impl ChipState {
     }
 
     /// Reads the sixteen bytes of the structure.
-    pub(crate) fn from_kvm(raw: [u8; 16]) -> ChipState {
+    pub(crate) fn from_kvm(raw: [u8; 16]) -> SavedPicChip {
         let [last_irr, irr, imr, isr, priority_add, irq_base, read_isr, poll, smm, init_state, rest @ ..] =
             raw;
         let [auto_eoi, rotate_on_auto_eoi, sfnm, init4, elcr, elcr_mask] = rest;
-        ChipState {
+        SavedPicChip {
             last_irr,
             irr,
             imr,

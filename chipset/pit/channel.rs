@@ -3,14 +3,14 @@
 //! One counter of the 8254.
 //!
 //! Follows the 82C54 datasheet, "Mode Definitions" and "Read Operations". Times are ticks of
-//! [`PitClock`](super::PitClock); the caller brings the counter to `t` with [`Channel::advance`] before it asks
+//! [`PitClock`](super::PitClock); the caller brings the counter to `t` with [`PitChannel::advance`] before it asks
 //! anything else of that time.
 
 use crate::chipset::Level;
 
 /// The six modes of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum CountMode {
     /// Interrupt on terminal count.
     #[default]
     Terminal,
@@ -26,71 +26,71 @@ pub(super) enum Mode {
     HardStrobe,
 }
 
-impl Mode {
+impl CountMode {
     /// Decodes the three bits of a control word; 6 and 7 are 2 and 3.
-    fn from_bits(bits: u8) -> Mode {
+    fn from_bits(bits: u8) -> CountMode {
         match bits & 7 {
-            0 => Mode::Terminal,
-            1 => Mode::OneShot,
-            2 | 6 => Mode::Rate,
-            3 | 7 => Mode::Square,
-            4 => Mode::SoftStrobe,
-            _ => Mode::HardStrobe,
+            0 => CountMode::Terminal,
+            1 => CountMode::OneShot,
+            2 | 6 => CountMode::Rate,
+            3 | 7 => CountMode::Square,
+            4 => CountMode::SoftStrobe,
+            _ => CountMode::HardStrobe,
         }
     }
 
     fn bits(self) -> u8 {
         match self {
-            Mode::Terminal => 0,
-            Mode::OneShot => 1,
-            Mode::Rate => 2,
-            Mode::Square => 3,
-            Mode::SoftStrobe => 4,
-            Mode::HardStrobe => 5,
+            CountMode::Terminal => 0,
+            CountMode::OneShot => 1,
+            CountMode::Rate => 2,
+            CountMode::Square => 3,
+            CountMode::SoftStrobe => 4,
+            CountMode::HardStrobe => 5,
         }
     }
 
     pub(super) fn is_periodic(self) -> bool {
-        matches!(self, Mode::Rate | Mode::Square)
+        matches!(self, CountMode::Rate | CountMode::Square)
     }
 
     /// Returns whether a rising gate starts the count, rather than a written count.
     fn is_triggered(self) -> bool {
-        matches!(self, Mode::OneShot | Mode::HardStrobe)
+        matches!(self, CountMode::OneShot | CountMode::HardStrobe)
     }
 }
 
 /// How the guest reads and writes a 16-bit count through an 8-bit port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Access {
+pub(super) enum CountAccess {
     Low,
     High,
     #[default]
     Word,
 }
 
-impl Access {
-    pub(super) fn from_bits(bits: u8) -> Option<Access> {
+impl CountAccess {
+    pub(super) fn from_bits(bits: u8) -> Option<CountAccess> {
         Some(match bits & 3 {
-            1 => Access::Low,
-            2 => Access::High,
-            3 => Access::Word,
+            1 => CountAccess::Low,
+            2 => CountAccess::High,
+            3 => CountAccess::Word,
             _ => return None,
         })
     }
 
     fn bits(self) -> u8 {
         match self {
-            Access::Low => 1,
-            Access::High => 2,
-            Access::Word => 3,
+            CountAccess::Low => 1,
+            CountAccess::High => 2,
+            CountAccess::Word => 3,
         }
     }
 }
 
 /// Where a counting element is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum CountPhase {
     /// No count since the control word, or no trigger yet.
     #[default]
     Waiting,
@@ -108,9 +108,9 @@ pub(crate) enum Phase {
 
 /// One counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Channel {
-    pub(super) mode: Mode,
-    access: Access,
+pub(super) struct PitChannel {
+    pub(super) mode: CountMode,
+    access: CountAccess,
     bcd: bool,
     pub(super) gate: bool,
     /// The count in progress, 1 to 65536 (10000 in BCD).
@@ -119,7 +119,7 @@ pub(super) struct Channel {
     written: u32,
     /// The count register waits to be taken over.
     null_count: bool,
-    phase: Phase,
+    phase: CountPhase,
     /// A one-shot mode has reached its end, and that was seen.
     fired: bool,
     /// First byte of a word, when the second is awaited.
@@ -130,9 +130,9 @@ pub(super) struct Channel {
     latched_status: Option<u8>,
 }
 
-impl Channel {
-    pub(super) fn at_reset(gate: bool) -> Channel {
-        Channel { gate, count: 0x1_0000, ..Channel::default() }
+impl PitChannel {
+    pub(super) fn at_reset(gate: bool) -> PitChannel {
+        PitChannel { gate, count: 0x1_0000, ..PitChannel::default() }
     }
 
     /// Returns what the counter counts modulo.
@@ -148,7 +148,7 @@ impl Channel {
     ///
     /// Afterwards a periodic channel is within its first period.
     pub(super) fn advance(&mut self, t: u64) -> u64 {
-        let Phase::Counting { since } = self.phase else { return 0 };
+        let CountPhase::Counting { since } = self.phase else { return 0 };
         let gone = t.saturating_sub(since);
         if !self.mode.is_periodic() {
             return self.advance_single(gone);
@@ -160,18 +160,18 @@ impl Channel {
         if self.written == self.count || self.written == 0 {
             let periods = gone.checked_div(count).unwrap_or(0);
             self.null_count = false;
-            self.phase = Phase::Counting { since: since.saturating_add(periods.saturating_mul(count)) };
+            self.phase = CountPhase::Counting { since: since.saturating_add(periods.saturating_mul(count)) };
             return periods;
         }
         // The period in progress ends with the old count; then the new one counts.
         self.count = self.written;
         self.null_count = false;
-        self.phase = Phase::Counting { since: since.saturating_add(count) };
+        self.phase = CountPhase::Counting { since: since.saturating_add(count) };
         let next = u64::from(self.count.max(1));
         let left = gone.saturating_sub(count);
         let periods = left.checked_div(next).unwrap_or(0);
         let start = since.saturating_add(count).saturating_add(periods.saturating_mul(next));
-        self.phase = Phase::Counting { since: start };
+        self.phase = CountPhase::Counting { since: start };
         periods.saturating_add(1)
     }
 
@@ -188,7 +188,7 @@ impl Channel {
         let count = u64::from(self.count);
         match self.mode {
             // The strobe is low for one tick.
-            Mode::SoftStrobe | Mode::HardStrobe => count.saturating_add(1),
+            CountMode::SoftStrobe | CountMode::HardStrobe => count.saturating_add(1),
             _ => count,
         }
     }
@@ -196,7 +196,7 @@ impl Channel {
     /// Returns the tick at which the output rises next.
     #[inline]
     pub(super) fn next_edge(&self) -> Option<u64> {
-        let Phase::Counting { since } = self.phase else { return None };
+        let CountPhase::Counting { since } = self.phase else { return None };
         if self.mode.is_periodic() {
             return Some(since.saturating_add(u64::from(self.count.max(1))));
         }
@@ -206,28 +206,28 @@ impl Channel {
     /// Returns whether time changes what the counter shows.
     #[inline]
     pub(super) fn is_counting(&self) -> bool {
-        matches!(self.phase, Phase::Counting { .. })
+        matches!(self.phase, CountPhase::Counting { .. })
     }
 
     /// Returns the ticks since the count was loaded, or `None` before that.
     fn gone(&self, t: u64) -> Option<u64> {
         match self.phase {
-            Phase::Waiting => None,
-            Phase::Counting { since } => Some(t.saturating_sub(since)),
-            Phase::Held { done } => Some(done),
+            CountPhase::Waiting => None,
+            CountPhase::Counting { since } => Some(t.saturating_sub(since)),
+            CountPhase::Held { done } => Some(done),
         }
     }
 
-    /// Returns the level of OUT. [`Channel::advance`] was called for `t`.
+    /// Returns the level of OUT. [`PitChannel::advance`] was called for `t`.
     #[inline]
     pub(super) fn output(&self, t: u64) -> Level {
         let count = u64::from(self.count);
-        let Some(gone) = self.gone(t) else { return Level::from(self.mode != Mode::Terminal) };
+        let Some(gone) = self.gone(t) else { return Level::from(self.mode != CountMode::Terminal) };
         Level::from(match self.mode {
-            Mode::Terminal | Mode::OneShot => gone >= count,
-            Mode::Rate => !self.gate || count < 2 || gone != count.saturating_sub(1),
-            Mode::Square => !self.gate || gone < self.high_half(),
-            Mode::SoftStrobe | Mode::HardStrobe => gone != count,
+            CountMode::Terminal | CountMode::OneShot => gone >= count,
+            CountMode::Rate => !self.gate || count < 2 || gone != count.saturating_sub(1),
+            CountMode::Square => !self.gate || gone < self.high_half(),
+            CountMode::SoftStrobe | CountMode::HardStrobe => gone != count,
         })
     }
 
@@ -236,13 +236,13 @@ impl Channel {
         u64::from(self.count).saturating_add(1) >> 1
     }
 
-    /// Returns the counting element as it would be read. [`Channel::advance`] was called for `t`.
+    /// Returns the counting element as it would be read. [`PitChannel::advance`] was called for `t`.
     #[inline]
     fn current(&self, t: u64) -> u16 {
         let gone = self.gone(t).unwrap_or(0);
         let value = match self.mode {
-            Mode::Rate => u64::from(self.count).saturating_sub(gone),
-            Mode::Square => {
+            CountMode::Rate => u64::from(self.count).saturating_sub(gone),
+            CountMode::Square => {
                 // Both halves run down from the even part of the count, by two.
                 let half = self.high_half();
                 let pos = if gone < half { gone } else { gone.saturating_sub(half) };
@@ -280,15 +280,15 @@ impl Channel {
     }
 
     /// A control word for this counter with the access bits `access`.
-    pub(super) fn program(&mut self, word: u8, access: Access) {
-        *self = Channel {
-            mode: Mode::from_bits(word >> 1),
+    pub(super) fn program(&mut self, word: u8, access: CountAccess) {
+        *self = PitChannel {
+            mode: CountMode::from_bits(word >> 1),
             access,
             bcd: word & 1 != 0,
             gate: self.gate,
             count: self.count,
             null_count: true,
-            ..Channel::default()
+            ..PitChannel::default()
         };
     }
 
@@ -324,9 +324,9 @@ impl Channel {
     fn read_byte(&mut self, count: u16) -> u8 {
         let [low, high] = count.to_le_bytes();
         let (byte, last) = match self.access {
-            Access::Low => (low, true),
-            Access::High => (high, true),
-            Access::Word => {
+            CountAccess::Low => (low, true),
+            CountAccess::High => (high, true),
+            CountAccess::Word => {
                 self.read_high = !self.read_high;
                 if self.read_high {
                     (low, false)
@@ -343,14 +343,14 @@ impl Channel {
 
     pub(super) fn write(&mut self, value: u8, t: u64) {
         let raw = match (self.access, self.write_low) {
-            (Access::Low, _) => u16::from_le_bytes([value, 0]),
-            (Access::High, _) => u16::from_le_bytes([0, value]),
-            (Access::Word, Some(low)) => u16::from_le_bytes([low, value]),
-            (Access::Word, None) => {
+            (CountAccess::Low, _) => u16::from_le_bytes([value, 0]),
+            (CountAccess::High, _) => u16::from_le_bytes([0, value]),
+            (CountAccess::Word, Some(low)) => u16::from_le_bytes([low, value]),
+            (CountAccess::Word, None) => {
                 self.write_low = Some(value);
                 // The first byte stops a count of mode 0, and its output falls.
-                if self.mode == Mode::Terminal {
-                    self.phase = Phase::Waiting;
+                if self.mode == CountMode::Terminal {
+                    self.phase = CountPhase::Waiting;
                 }
                 return;
             }
@@ -364,9 +364,9 @@ impl Channel {
         self.written = if count == 0 { self.modulus() } else { count };
         self.null_count = true;
         let starts = match self.mode {
-            Mode::Terminal | Mode::SoftStrobe => true,
-            Mode::Rate | Mode::Square => self.phase == Phase::Waiting,
-            Mode::OneShot | Mode::HardStrobe => false,
+            CountMode::Terminal | CountMode::SoftStrobe => true,
+            CountMode::Rate | CountMode::Square => self.phase == CountPhase::Waiting,
+            CountMode::OneShot | CountMode::HardStrobe => false,
         };
         if starts {
             self.start(t);
@@ -384,7 +384,7 @@ impl Channel {
         self.null_count = false;
         self.fired = false;
         let runs = self.gate || self.mode.is_triggered();
-        self.phase = if runs { Phase::Counting { since: t } } else { Phase::Held { done: 0 } };
+        self.phase = if runs { CountPhase::Counting { since: t } } else { CountPhase::Held { done: 0 } };
     }
 
     pub(super) fn set_gate(&mut self, gate: bool, t: u64) {
@@ -393,20 +393,21 @@ impl Channel {
         }
         self.gate = gate;
         match (self.mode, gate, self.phase) {
-            (Mode::Terminal | Mode::SoftStrobe, true, Phase::Held { done }) => {
-                self.phase = Phase::Counting { since: t.saturating_sub(done) };
+            (CountMode::Terminal | CountMode::SoftStrobe, true, CountPhase::Held { done }) => {
+                self.phase = CountPhase::Counting { since: t.saturating_sub(done) };
             }
-            (Mode::Terminal | Mode::SoftStrobe, true, _) | (Mode::OneShot | Mode::HardStrobe, false, _) => {}
+            (CountMode::Terminal | CountMode::SoftStrobe, true, _)
+            | (CountMode::OneShot | CountMode::HardStrobe, false, _) => {}
             (_, true, _) => self.start(t),
-            (_, false, Phase::Counting { since }) => {
-                self.phase = Phase::Held { done: t.saturating_sub(since) };
+            (_, false, CountPhase::Counting { since }) => {
+                self.phase = CountPhase::Held { done: t.saturating_sub(since) };
             }
             (_, false, _) => {}
         }
     }
 
-    pub(super) fn save(&self) -> ChannelState {
-        let Channel {
+    pub(super) fn save(&self) -> SavedPitChannel {
+        let PitChannel {
             mode,
             access,
             bcd,
@@ -421,7 +422,7 @@ impl Channel {
             latched_count,
             latched_status,
         } = *self;
-        ChannelState {
+        SavedPitChannel {
             count,
             written,
             null_count,
@@ -438,8 +439,8 @@ impl Channel {
         }
     }
 
-    pub(super) fn from_state(state: &ChannelState) -> Channel {
-        let ChannelState {
+    pub(super) fn from_state(state: &SavedPitChannel) -> PitChannel {
+        let SavedPitChannel {
             count,
             written,
             null_count,
@@ -454,9 +455,9 @@ impl Channel {
             bcd,
             gate,
         } = *state;
-        let mut channel = Channel {
-            mode: Mode::from_bits(mode),
-            access: Access::from_bits(rw_mode).unwrap_or_default(),
+        let mut channel = PitChannel {
+            mode: CountMode::from_bits(mode),
+            access: CountAccess::from_bits(rw_mode).unwrap_or_default(),
             bcd,
             gate,
             count,
@@ -495,7 +496,7 @@ fn to_bcd(value: u16) -> u16 {
 
 /// The state of one counter; what KVM's `struct kvm_pit_channel_state` has goes by its names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ChannelState {
+pub(crate) struct SavedPitChannel {
     /// The count in progress, 1 to 65536.
     pub(crate) count: u32,
     /// The count written last, 1 to 65536; 0 for none since the control word.
@@ -503,7 +504,7 @@ pub(crate) struct ChannelState {
     /// The written count waits to be taken over.
     pub(crate) null_count: bool,
     /// Where the count is: `count_load_time` is [`PitClock`](super::PitClock)'s time of `since`.
-    pub(crate) phase: Phase,
+    pub(crate) phase: CountPhase,
     /// The end of a one-shot count was seen.
     pub(crate) fired: bool,
     /// First byte of a word of which the second is awaited (`write_state` 4 and `write_latch`).

@@ -2,7 +2,7 @@
 
 //! The state of a counter in the terms of KVM's `struct kvm_pit_channel_state`.
 
-use super::{ChannelState, Phase, PitClock};
+use super::{CountPhase, PitClock, SavedPitChannel};
 use crate::abi::vm::PitChannelState;
 use crate::arch::time::Ns;
 
@@ -13,15 +13,15 @@ const NO_MODE: u8 = 0xff;
 /// The count that 0 stands for.
 const LARGEST: u32 = 0x1_0000;
 
-impl ChannelState {
+impl SavedPitChannel {
     /// Returns KVM's view at `now`. A counter that has no new count is shown with the old one, and a new count that
     /// waits for the end of a period as if it counted already, which is what KVM itself does.
     pub(crate) fn to_kvm(self, now: Ns) -> PitChannelState {
         let word_state = if self.read_high { WORD_HIGH } else { self.rw_mode };
         let loaded = match self.phase {
-            Phase::Waiting => now,
-            Phase::Counting { since } => Ns(PitClock::ns(since)),
-            Phase::Held { done } => Ns(now.since(Ns(PitClock::ns(done)))),
+            CountPhase::Waiting => now,
+            CountPhase::Counting { since } => Ns(PitClock::ns(since)),
+            CountPhase::Held { done } => Ns(now.since(Ns(PitClock::ns(done)))),
         };
         PitChannelState {
             count: if self.written == 0 { self.count } else { self.written },
@@ -42,22 +42,22 @@ impl ChannelState {
 
     /// Returns whether a control word came since power-on.
     fn is_programmed(&self) -> bool {
-        self.null_count || self.written != 0 || self.phase != Phase::Waiting
+        self.null_count || self.written != 0 || self.phase != CountPhase::Waiting
     }
 
     /// Reads KVM's view at `now`. An end of a one-shot count that lies in the past was seen.
-    pub(crate) fn from_kvm(raw: &PitChannelState, now: Ns) -> ChannelState {
+    pub(crate) fn from_kvm(raw: &PitChannelState, now: Ns) -> SavedPitChannel {
         let is_programmed = raw.mode != NO_MODE;
         let count = if raw.count == 0 { LARGEST } else { raw.count };
         let loaded = Ns(u64::try_from(raw.count_load_time).unwrap_or(0));
         let gone = PitClock::ticks(now.since(loaded));
         let gate = raw.gate != 0;
         let phase = match (gate, raw.mode) {
-            (_, NO_MODE) => Phase::Waiting,
-            (false, 0 | 2 | 3 | 4) => Phase::Held { done: gone },
-            _ => Phase::Counting { since: PitClock::ticks(loaded.0) },
+            (_, NO_MODE) => CountPhase::Waiting,
+            (false, 0 | 2 | 3 | 4) => CountPhase::Held { done: gone },
+            _ => CountPhase::Counting { since: PitClock::ticks(loaded.0) },
         };
-        ChannelState {
+        SavedPitChannel {
             count,
             written: if is_programmed { count } else { 0 },
             null_count: false,

@@ -88,7 +88,7 @@ fn civil_from_days(days: i64) -> (u16, u8, u8) {
 
 /// An alarm: each field a value, or `None` for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Alarm {
+pub(super) struct AlarmTime {
     pub(super) hour: Option<u8>,
     pub(super) minute: Option<u8>,
     pub(super) second: Option<u8>,
@@ -100,7 +100,7 @@ fn first_from(field: Option<u8>, from: u8, end: u8) -> Option<u8> {
     (value >= from && value < end).then_some(value)
 }
 
-impl Alarm {
+impl AlarmTime {
     /// Returns the first second of the day at or after `tod` at which it rings.
     fn in_day(self, tod: i64) -> Option<i64> {
         let (h, m, s) = (byte(tod / 3_600), byte(tod / 60 % 60), byte(tod % 60));

@@ -7,12 +7,12 @@ pub(super) const FIFO: usize = 16;
 
 /// The receive FIFO; one byte deep while FIFOs are off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fifo {
+pub(super) struct ReceiveFifo {
     pub(super) bytes: [u8; FIFO],
     pub(super) len: usize,
 }
 
-impl Fifo {
+impl ReceiveFifo {
     pub(super) fn push(&mut self, byte: u8) {
         if let Some(slot) = self.bytes.get_mut(self.len) {
             *slot = byte;

@@ -16,7 +16,7 @@
 
 use super::worker::{KickTarget, QueueWorker};
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::host::cpu::PinnedCpu;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::PinnedRam;
@@ -105,7 +105,7 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
     }
 
     /// Sends an interrupt, if there is one.
-    pub(crate) fn send(&self, msg: Option<MsiMessage>) {
+    pub(crate) fn send(&self, msg: Option<MsixMessage>) {
         self.interrupts.send_msi(msg);
     }
 

@@ -7,7 +7,7 @@
 use super::function::VirtioFunction;
 use super::worker::QueueWorker;
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::host::file::Loan;
 use crate::host::netio::{Batch, Tap};
 use crate::host::pieces::{Extent, Pieces};
@@ -192,7 +192,7 @@ impl NetCx<'_> {
     /// Gives the packet back.
     pub(super) fn complete(
         &mut self,
-        call: impl Fn(&mut VirtioPci<Net>, &PinnedRam<'_>, &mut Packet) -> Result<Option<MsiMessage>, Gpa>,
+        call: impl Fn(&mut VirtioPci<Net>, &PinnedRam<'_>, &mut Packet) -> Result<Option<MsixMessage>, Gpa>,
     ) -> Result {
         let NetQueue { packet, unsignalled, .. } = &mut *self.io;
         complete(self.function, 1, |net, mem| call(net, mem, packet))?;
@@ -225,7 +225,7 @@ impl NetCx<'_> {
 fn complete(
     function: &VirtioFunction<Net>,
     count: u32,
-    mut call: impl FnMut(&mut VirtioPci<Net>, &PinnedRam<'_>) -> Result<Option<MsiMessage>, Gpa>,
+    mut call: impl FnMut(&mut VirtioPci<Net>, &PinnedRam<'_>) -> Result<Option<MsixMessage>, Gpa>,
 ) -> Result {
     match function.ram.until_resident(|| function.with_ram(&mut call)) {
         Ok(msg) => {

@@ -5,7 +5,7 @@
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::arch::time::Ns;
-use crate::chipset::lapic::{Clock, Effect, Lapic};
+use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 
@@ -21,11 +21,11 @@ pub(crate) fn offset<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64
 
 /// The clocks, read only where the register needs them.
 #[inline]
-fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> Clock {
+fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> TimerClock {
     if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
-        Clock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.machine.clock.ns_per_tick }
+        TimerClock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.machine.clock.ns_per_tick }
     } else {
-        Clock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }
+        TimerClock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }
     }
 }
 
@@ -83,16 +83,16 @@ pub(crate) fn set_tsc_deadline<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, tsc: u64)
 }
 
 /// Carries out what a write asks of the world outside.
-fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: Effect, is_eoi: bool) {
+fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_eoi: bool) {
     let (vm, cpu) = (cx.vm, cx.cpu);
     match effect {
-        Effect::None => {}
-        Effect::Ipi(ipi) => cx.vm.machine.interrupts.send_ipi(cx.mailbox.id, &ipi),
-        Effect::EoiBroadcast(vector) => {
+        LapicEffect::None => {}
+        LapicEffect::Ipi(ipi) => cx.vm.machine.interrupts.send_ipi(cx.mailbox.id, &ipi),
+        LapicEffect::EoiBroadcast(vector) => {
             vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
-        Effect::TimerChanged => cx.core.arm_timer(cx.mailbox),
-        Effect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine.interrupts),
+        LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox),
+        LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine.interrupts),
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.machine.interrupts.is_timer_waiting() {

@@ -5,7 +5,7 @@
 use super::lapic;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE, IOAPIC_SIZE};
+use crate::chipset::bus::{Bus, BusSignals, IOAPIC_BASE, IOAPIC_SIZE};
 use crate::host::trace;
 use crate::machine::ioevent::Place;
 use crate::vcpu::backend::Backend;
@@ -146,7 +146,7 @@ fn write_controller<B: Backend>(
         return Some(true);
     }
     is_ioapic(gpa).then(|| {
-        let write = |bus: &mut Bus, _now, out: &mut Signals| bus.mmio_write(gpa, width, value, out);
+        let write = |bus: &mut Bus, _now, out: &mut BusSignals| bus.mmio_write(gpa, width, value, out);
         cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, write)
     })
 }

@@ -10,7 +10,7 @@ use crate::arch::addr::is_canonical;
 use crate::arch::cr::BadCr;
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::base::base_reserved;
-use crate::chipset::lapic::Clock;
+use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
 use crate::machine::mailbox::{Mailbox, Requests};
@@ -169,8 +169,8 @@ fn set_as<B: Backend>(
 }
 
 /// The guest's time now.
-fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> Clock {
-    Clock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.machine.clock.ns_per_tick }
+fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
+    TimerClock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.machine.clock.ns_per_tick }
 }
 
 fn set_handled<B: Backend>(

@@ -27,7 +27,7 @@
 //! descriptors begin and end: "Message Framing".
 
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Buffer, Chain, Fault, Queue, QueueError};
 use crate::virtio::segment::{self, Segment, SegmentList};
@@ -198,7 +198,7 @@ pub(crate) enum Next {
     /// A request for the worker.
     Request(Request),
     /// A request that was answered at once: send the message, if there is one, and call again.
-    Answered(Option<MsiMessage>),
+    Answered(Option<MsixMessage>),
     /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `Effect::Activated` comes with the next.
     Empty,
     /// All requests of the pool are in flight: call again after a completion. No kick will come.
@@ -206,7 +206,7 @@ pub(crate) enum Next {
     /// The page at this address has to be faulted in, without the lock; then call again.
     NotResident(Gpa),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsiMessage>),
+    Broken(Option<MsixMessage>),
 }
 
 /// A virtio block device.
@@ -551,7 +551,7 @@ impl VirtioPci<Blk> {
         request: Request,
         status: Status,
         transferred: u64,
-    ) -> Result<Option<MsiMessage>, Retry> {
+    ) -> Result<Option<MsixMessage>, Retry> {
         let done = match self.running(request.0.queue) {
             Some((_, queue)) => finish(queue, mem, &request.0, status, transferred),
             None => Ok(()),
@@ -569,7 +569,7 @@ impl VirtioPci<Blk> {
     /// Returns the message that tells the driver of the requests of a queue that were handed back, if it
     /// wants one. Also when the device has stopped since: the message may then come later. A driver that
     /// resets the device is told nothing more.
-    pub(crate) fn notify<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+    pub(crate) fn notify<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
         if self.is_resetting() {
             return None;
         }
@@ -588,7 +588,7 @@ impl VirtioPci<Blk> {
         request: Request,
         status: Status,
         transferred: u64,
-    ) -> Result<Option<MsiMessage>, Retry> {
+    ) -> Result<Option<MsixMessage>, Retry> {
         let index = request.0.queue;
         let broken = self.give_back(mem, request, status, transferred)?;
         Ok(broken.or_else(|| self.notify(index, mem)))
@@ -596,7 +596,7 @@ impl VirtioPci<Blk> {
 
     /// Gives up on a request that cannot be handed back, and with it on the queue: the device needs a
     /// reset. Returns the message to send.
-    pub(crate) fn abandon(&mut self, request: Request, why: Fault) -> Option<MsiMessage> {
+    pub(crate) fn abandon(&mut self, request: Request, why: Fault) -> Option<MsixMessage> {
         let message = self.fail(why);
         self.drop_request(request);
         message

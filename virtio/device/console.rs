@@ -18,7 +18,7 @@
 //! reader has made room; of another one the newest output is kept, whether anybody reads or not.
 
 use crate::arch::addr::Width;
-use crate::chipset::ring::Ring;
+use crate::chipset::ring::ByteRing;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Fault, Queue, QueueError};
 use crate::virtio::segment;
@@ -58,8 +58,8 @@ const CONFIG_EMERG_WRITE: u32 = 8;
 pub(crate) struct Console {
     config: [u8; CONFIG_BYTES],
     has_size: bool,
-    input: Ring,
-    output: Ring,
+    input: ByteRing,
+    output: ByteRing,
     /// What is full waits for its reader; else the newest output is kept.
     waits: bool,
     /// A buffer waits for room.
@@ -85,8 +85,8 @@ impl Console {
             // One port, as far as anybody asks.
             config: [c0, c1, r0, r1, 1, 0, 0, 0, 0, 0, 0, 0],
             has_size: columns != 0 && rows != 0,
-            input: Ring::new(INPUT)?,
-            output: Ring::new(OUTPUT)?,
+            input: ByteRing::new(INPUT)?,
+            output: ByteRing::new(OUTPUT)?,
             waits: false,
             is_waiting: false,
             lost: 0,

@@ -21,7 +21,7 @@
 //! number of buffers is written here.
 
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Buffer, Fault, Queue, QueueError, Used};
 use crate::virtio::segment::{self, Segment, SegmentList};
@@ -169,7 +169,7 @@ pub(crate) enum Taken {
     /// The page at this address has to be faulted in, without the lock; then call again.
     NotResident(Gpa),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsiMessage>),
+    Broken(Option<MsixMessage>),
 }
 
 /// A virtio network device.
@@ -296,7 +296,7 @@ impl VirtioPci<Net> {
 
     /// Notes that the way to the network has ended. Returns the message that tells the driver, if it can be
     /// told now.
-    pub(crate) fn set_link_down(&mut self) -> Option<MsiMessage> {
+    pub(crate) fn set_link_down(&mut self) -> Option<MsixMessage> {
         self.device_mut().set_link_down();
         self.config_changed()
     }
@@ -347,7 +347,7 @@ impl VirtioPci<Net> {
         mem: &M,
         packet: &mut Packet,
         bytes: u64,
-    ) -> Result<Option<MsiMessage>, Gpa> {
+    ) -> Result<Option<MsixMessage>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => fill_in(queue, mem, packet, bytes),
             None => Ok(()),
@@ -407,7 +407,7 @@ impl VirtioPci<Net> {
         index: u16,
         mem: &M,
         sent: &Sent,
-    ) -> Result<Option<MsiMessage>, Gpa> {
+    ) -> Result<Option<MsixMessage>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => queue.add_used_together(mem, &sent.0),
             None => Ok(()),
@@ -417,14 +417,14 @@ impl VirtioPci<Net> {
 
     /// Gives up on `count` packets that cannot be given back: the device needs a reset. Returns the message to
     /// send.
-    pub(crate) fn abandon_packets(&mut self, why: Fault, count: u32) -> Option<MsiMessage> {
+    pub(crate) fn abandon_packets(&mut self, why: Fault, count: u32) -> Option<MsixMessage> {
         let message = self.fail(why);
         self.ended_some(count);
         message
     }
 
     /// Returns the message that tells the driver of what was given back in a queue, if it wants one.
-    pub(crate) fn notify_queue<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+    pub(crate) fn notify_queue<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
         self.used(index, mem)
     }
 
@@ -455,7 +455,7 @@ impl VirtioPci<Net> {
         }
     }
 
-    fn given(&mut self, done: Result<(), QueueError>, count: u32) -> Result<Option<MsiMessage>, Gpa> {
+    fn given(&mut self, done: Result<(), QueueError>, count: u32) -> Result<Option<MsixMessage>, Gpa> {
         match done {
             Ok(()) => {
                 self.ended_some(count);

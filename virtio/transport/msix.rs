@@ -7,7 +7,7 @@
 //! in with [`Msix::set_control`]. A message is returned to the caller, who sends it.
 
 use crate::arch::addr::Width;
-use crate::chipset::pci::{MsiMessage, MsixControl};
+use crate::chipset::pci::{MsixControl, MsixMessage};
 use kernel::prelude::*;
 
 /// Most vectors that a table here can have: the pending bits are one word.
@@ -106,7 +106,7 @@ impl Msix {
 
     /// Returns the message of a vector. A masked one becomes pending and gives none; without MSI-X,
     /// or for a vector that does not exist, nothing happens.
-    pub(crate) fn notify(&mut self, vector: u16) -> Option<MsiMessage> {
+    pub(crate) fn notify(&mut self, vector: u16) -> Option<MsixMessage> {
         let entry = self.entries.get(usize::from(vector))?;
         if !self.enabled {
             return None;
@@ -115,12 +115,12 @@ impl Msix {
             self.pending |= 1u64.wrapping_shl(u32::from(vector));
             return None;
         }
-        Some(MsiMessage { addr: entry.addr, data: entry.data })
+        Some(MsixMessage { addr: entry.addr, data: entry.data })
     }
 
     /// Returns the message of a vector that was pending and is no longer masked, and clears its
     /// pending bit. To be called until it gives none, after anything that may have unmasked.
-    pub(crate) fn take_pending(&mut self) -> Option<MsiMessage> {
+    pub(crate) fn take_pending(&mut self) -> Option<MsixMessage> {
         if !self.enabled || self.masked || self.pending == 0 {
             return None;
         }
@@ -128,7 +128,7 @@ impl Msix {
             let bit = 1u64.wrapping_shl(vector as u32);
             if self.pending & bit != 0 && entry.control & ENTRY_MASKED == 0 {
                 self.pending &= !bit;
-                return Some(MsiMessage { addr: entry.addr, data: entry.data });
+                return Some(MsixMessage { addr: entry.addr, data: entry.data });
             }
         }
         None

@@ -31,7 +31,7 @@ use super::common::{Common, Status};
 use super::features::{F_RING_PACKED, F_TRANSPORT};
 use super::msix::Msix;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{Command, ConfigSpace, MsiMessage, Touched};
+use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, TouchedRegs};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Fault, Queue};
 use kernel::prelude::*;
@@ -98,7 +98,7 @@ pub(crate) enum Effect {
     /// `Activated`.
     Decode,
     /// The driver broke the rules: the device needs a reset. Send the message, if there is one.
-    Broken(Option<MsiMessage>),
+    Broken(Option<MsixMessage>),
 }
 
 /// What serving a queue without a worker did.
@@ -106,14 +106,14 @@ pub(crate) enum Effect {
 #[must_use]
 pub(crate) enum Served {
     /// All buffers are served: send the message, if there is one.
-    Empty(Option<MsiMessage>),
+    Empty(Option<MsixMessage>),
     /// The bound was reached: send the message, and call again at leisure.
-    More(Option<MsiMessage>),
+    More(Option<MsixMessage>),
     /// The page at this address has to be faulted in, without the lock; send the message, then call
     /// again.
-    NotResident(Gpa, Option<MsiMessage>),
+    NotResident(Gpa, Option<MsixMessage>),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsiMessage>),
+    Broken(Option<MsixMessage>),
 }
 
 /// Returns the queue that a write to a virtio BAR notifies.
@@ -215,7 +215,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.common.status.contains(Status::DRIVER_OK)
             && !self.common.status.intersects(stopped)
             && !self.resetting
-            && self.config.command().contains(Command::BUS_MASTER)
+            && self.config.command().contains(PciCommand::BUS_MASTER)
     }
 
     /// Returns whether a reset waits for requests in flight.
@@ -251,9 +251,9 @@ impl<D: VirtioDevice> VirtioPci<D> {
         if touched.is_empty() {
             return Effect::None;
         }
-        let bus_master = self.config.command().contains(Command::BUS_MASTER);
+        let bus_master = self.config.command().contains(PciCommand::BUS_MASTER);
         self.msix.set_control(self.config.msix_control(), bus_master);
-        if touched.contains(Touched::DECODE) {
+        if touched.contains(TouchedRegs::DECODE) {
             Effect::Decode
         } else {
             Effect::Msix
@@ -300,18 +300,18 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns a message that was pending and may be sent now; to be called until it gives none.
-    pub(crate) fn take_pending(&mut self) -> Option<MsiMessage> {
+    pub(crate) fn take_pending(&mut self) -> Option<MsixMessage> {
         self.msix.take_pending()
     }
 
     /// Tells the driver that the device configuration changed. Returns the message to send.
-    pub(crate) fn config_changed(&mut self) -> Option<MsiMessage> {
+    pub(crate) fn config_changed(&mut self) -> Option<MsixMessage> {
         self.common.generation = self.common.generation.wrapping_add(1);
         self.config_interrupt()
     }
 
     /// Returns the message of a queue's interrupt, if it can be sent now.
-    pub(crate) fn interrupt(&mut self, queue: u16) -> Option<MsiMessage> {
+    pub(crate) fn interrupt(&mut self, queue: u16) -> Option<MsixMessage> {
         if !self.msix.is_enabled() {
             self.isr |= ISR_QUEUE;
         }
@@ -319,7 +319,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Ends a request: returns the message of its queue's interrupt if the driver wants one.
-    pub(in crate::virtio) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsiMessage> {
+    pub(in crate::virtio) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
         let queue = self.queues.get_mut(usize::from(index))?;
         if queue.needs_notification(mem) {
             self.interrupt(index)
@@ -329,7 +329,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Notes that the driver broke the rules. Returns the message that tells it so.
-    pub(in crate::virtio) fn fail(&mut self, why: Fault) -> Option<MsiMessage> {
+    pub(in crate::virtio) fn fail(&mut self, why: Fault) -> Option<MsixMessage> {
         self.fault = Some(why);
         self.common.status |= Status::NEEDS_RESET;
         if self.common.status.contains(Status::DRIVER_OK) {
@@ -383,7 +383,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.is_running() && self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
     }
 
-    fn config_interrupt(&mut self) -> Option<MsiMessage> {
+    fn config_interrupt(&mut self) -> Option<MsixMessage> {
         if !self.msix.is_enabled() {
             self.isr |= ISR_CONFIG;
         }

@@ -5,7 +5,7 @@
 //! Follows VIRTIO 1.2, "PCI Device Discovery" and "Virtio Structure PCI Capabilities". The map itself
 //! is in the parent module's text.
 
-use crate::chipset::pci::{BarKind, ConfigSpace, Identity, MsixLayout};
+use crate::chipset::pci::{BarKind, ConfigSpace, MsixLayout, PciIdentity};
 use crate::virtio::transport::msix;
 use kernel::prelude::*;
 
@@ -54,7 +54,7 @@ pub(super) const PCI_CFG_DATA: u8 = 16;
 /// # Errors
 /// `EINVAL`: more vectors than a table can have.
 pub(super) fn config_space(kind: u16, class: u32, vectors: u16) -> Result<(ConfigSpace, u8)> {
-    let mut config = ConfigSpace::new(&Identity {
+    let mut config = ConfigSpace::new(&PciIdentity {
         vendor: VENDOR,
         device: DEVICE_BASE.wrapping_add(kind),
         class,

@@ -4,7 +4,7 @@
 
 use super::bytes::Bytes;
 use crate::chipset::ioapic::Ioapic;
-use crate::chipset::lapic::{ApicIdentity, ApicMode, Lvt};
+use crate::chipset::lapic::{ApicIdentity, ApicMode, LvtEntry};
 use crate::chipset::DestFormat;
 use crate::chipset::Level;
 use crate::t_apic::property::{run, Op};
@@ -28,7 +28,7 @@ fn op(b: &mut Bytes<'_>) -> Op {
         10 => Op::Accept(b.u8(), b.flag()),
         11 => match b.below(4) {
             0 => Op::Posted([b.u64(), b.u64(), b.u64(), b.u64()], [b.u64(), b.u64(), b.u64(), b.u64()]),
-            _ => Op::Local(b.pick(&[Lvt::Lint0, Lvt::Lint1, Lvt::Perf, Lvt::Thermal])),
+            _ => Op::Local(b.pick(&[LvtEntry::Lint0, LvtEntry::Lint1, LvtEntry::Perf, LvtEntry::Thermal])),
         },
         12 | 13 => Op::Deliver,
         14 => Op::Pass(u64::from(b.u32() & 0xf_ffff)),

@@ -5,13 +5,13 @@
 use super::bytes::Bytes;
 use crate::arch::addr::Gpa;
 use crate::arch::time::Ns;
-use crate::chipset::bus::{decodes, Bus, Signals, IOAPIC_BASE};
+use crate::chipset::bus::{decodes, Bus, BusSignals, IOAPIC_BASE};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::pm::{Pm, TimerWidth};
-use crate::chipset::routing::Routing;
+use crate::chipset::routing::GsiRouting;
 use crate::chipset::rtc::Rtc;
 use crate::chipset::uart::Uart;
 use crate::chipset::DestFormat;
@@ -56,7 +56,7 @@ fn full_bus() -> Bus {
     bus.uart = Some(Uart::new().unwrap());
     bus.i8042 = Some(I8042::new());
     bus.pm = Some(Pm::new(TimerWidth::Bits24, Ns::ZERO));
-    bus.routing = Routing::pc().unwrap();
+    bus.routing = GsiRouting::pc().unwrap();
     bus
 }
 
@@ -66,7 +66,7 @@ pub(super) fn bus(bytes: &[u8]) {
     let mut bus = full_bus();
     let mut now = Ns(1_000_000_007);
     while !b.is_empty() {
-        let mut out = Signals::new();
+        let mut out = BusSignals::new();
         match b.below(16) {
             0..=3 => {
                 let (port, width) = (b.pick(&PORTS), b.width());
@@ -112,7 +112,7 @@ pub(super) fn bus(bytes: &[u8]) {
     }
 }
 
-fn outside(bus: &mut Bus, b: &mut Bytes<'_>, now: Ns, out: &mut Signals) {
+fn outside(bus: &mut Bus, b: &mut Bytes<'_>, now: Ns, out: &mut BusSignals) {
     match b.below(5) {
         0 => assert!(bus.press_power_button(now, out)),
         1 => drop(bus.take_request()),

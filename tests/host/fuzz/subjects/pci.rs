@@ -4,7 +4,7 @@
 
 use super::bytes::Bytes;
 use crate::arch::addr::{Gpa, Width::*};
-use crate::chipset::pci::Slot;
+use crate::chipset::pci::PciSlot;
 use crate::t_virtio::machine::{Machine, F_VERSION_1, WINDOW};
 use crate::t_virtio::random::disk;
 use crate::virtio::device::blk::Blk;
@@ -79,7 +79,7 @@ pub(super) fn pci(bytes: &[u8]) {
             4..=6 => bar_access(&mut m, &mut b),
             _ => {
                 m.dev.reset();
-                m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());
+                m.root.reset_function(PciSlot::new(m.slot).unwrap(), m.dev.config_space());
             }
         }
         assert_eq!(m.dev.config_read(0, B4), identity);
@@ -92,7 +92,7 @@ pub(super) fn pci(bytes: &[u8]) {
         let _ = m.dev.next(0, &m.mem);
     }
     m.dev.reset();
-    m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());
+    m.root.reset_function(PciSlot::new(m.slot).unwrap(), m.dev.config_space());
     m.start(0);
     assert!(m.dev.is_running());
 }

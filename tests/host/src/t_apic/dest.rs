@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::chipset::lapic::dest::matches;
-use crate::chipset::lapic::{ApicIdentity, ApicMode, Ipi, Shorthand};
+use crate::chipset::lapic::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
 use crate::chipset::{ApicMessage, Delivery};
@@ -60,7 +60,7 @@ fn destinations_match_by_the_table() {
 #[test]
 fn a_disabled_apic_gets_nothing() {
     let off = ApicIdentity { mode: ApicMode::Disabled, ..xapic(0, 1, true) };
-    let ipi = Ipi { msg: to(0, DestMode::Physical), shorthand: Shorthand::All };
+    let ipi = Ipi { msg: to(0, DestMode::Physical), shorthand: IcrShorthand::All };
 
     assert!(!matches(&to(0, DestMode::Physical), &off));
     assert!(!matches(&to(BROADCAST, DestMode::Physical), &off));
@@ -82,8 +82,10 @@ fn an_apic_disabled_by_software_takes_no_fixed_and_no_lowest_priority_message() 
             let msg = ApicMessage { delivery, ..to(dest, DestMode::Physical) };
             assert_eq!(matches(&msg, &off), expected, "{delivery:?} to {dest:#x}");
         }
-        let ipi =
-            Ipi { msg: ApicMessage { delivery, ..to(0, DestMode::Physical) }, shorthand: Shorthand::Others };
+        let ipi = Ipi {
+            msg: ApicMessage { delivery, ..to(0, DestMode::Physical) },
+            shorthand: IcrShorthand::Others,
+        };
         assert_eq!(ipi.matches(0, &off), expected, "{delivery:?} to all others");
     }
 }
@@ -91,10 +93,10 @@ fn an_apic_disabled_by_software_takes_no_fixed_and_no_lowest_priority_message() 
 #[test]
 fn shorthands_go_by_the_sender() {
     let expected = [
-        (Shorthand::None, [false, true]),
-        (Shorthand::Itself, [true, false]),
-        (Shorthand::All, [true, true]),
-        (Shorthand::Others, [false, true]),
+        (IcrShorthand::None, [false, true]),
+        (IcrShorthand::Itself, [true, false]),
+        (IcrShorthand::All, [true, true]),
+        (IcrShorthand::Others, [false, true]),
     ];
     for (shorthand, who) in expected {
         let ipi = Ipi { msg: to(1, DestMode::Physical), shorthand };
@@ -108,7 +110,7 @@ fn a_physical_destination_is_found_without_a_search() {
     assert_eq!(to(0xff, DestMode::Physical).unicast(), None);
     assert_eq!(to(BROADCAST, DestMode::Physical).unicast(), None);
     assert_eq!(to(1, DestMode::Logical).unicast(), None);
-    let ipi = Ipi { msg: to(7, DestMode::Physical), shorthand: Shorthand::Others };
+    let ipi = Ipi { msg: to(7, DestMode::Physical), shorthand: IcrShorthand::Others };
     assert_eq!(ipi.unicast(), None);
 }
 
@@ -131,8 +133,8 @@ fn the_identity_follows_the_registers() {
     let mut apic = xapic_after_linux_init();
     assert_eq!(apic.identity(), xapic(0, 1, true));
 
-    assert_eq!(apic.write(reg::DFR, 0x0fff_ffff, &at(0)), Effect::IdentityChanged);
-    assert_eq!(apic.write(reg::LDR, 0x2100_0000, &at(0)), Effect::IdentityChanged);
+    assert_eq!(apic.write(reg::DFR, 0x0fff_ffff, &at(0)), LapicEffect::IdentityChanged);
+    assert_eq!(apic.write(reg::LDR, 0x2100_0000, &at(0)), LapicEffect::IdentityChanged);
 
     assert_eq!(apic.identity(), xapic(0, 0x21, false));
     assert_eq!(x2apic_after_linux_init(300).identity(), x2apic(300));

@@ -3,7 +3,7 @@
 //! The I/O APIC.
 
 use crate::arch::addr::Width;
-use crate::chipset::ioapic::{Ioapic, IoapicState};
+use crate::chipset::ioapic::{Ioapic, SavedIoapic};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
 use crate::chipset::DestFormat;
@@ -249,7 +249,7 @@ fn restoring_a_saved_state_gives_the_same_chip() {
 #[test]
 fn restoring_sends_what_was_high_and_not_sent_and_masks_junk_off() {
     let mut io = ioapic();
-    let mut state = IoapicState { irr: u32::MAX, redirtbl: [u64::from(MASKED); 24], ..io.save() };
+    let mut state = SavedIoapic { irr: u32::MAX, redirtbl: [u64::from(MASKED); 24], ..io.save() };
     state.redirtbl[9] = u64::from(0x39 | LEVEL);
     state.redirtbl[4] = 0x24;
     state.redirtbl[5] = u64::MAX;

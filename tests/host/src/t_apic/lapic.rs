@@ -6,7 +6,7 @@ use super::*;
 use crate::arch::addr::Width;
 use crate::arch::exception::Exception;
 use crate::chipset::lapic::save::IdFormat;
-use crate::chipset::lapic::{ApicMode, Ipi, Lvt, Shorthand};
+use crate::chipset::lapic::{ApicMode, IcrShorthand, Ipi, LvtEntry};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
 use crate::chipset::{ApicMessage, Delivery};
@@ -65,10 +65,10 @@ fn eoi_ends_the_innermost_of_nested_interrupts() {
     assert_eq!(deliver(&mut apic), Some(0xec));
     assert!(apic.eoi_needed_by_ioapic(0x31));
 
-    assert_eq!(apic.write(reg::EOI, 0, &at(0)), Effect::None);
+    assert_eq!(apic.write(reg::EOI, 0, &at(0)), LapicEffect::None);
     assert_eq!(read(&mut apic, reg::PPR), 0x30);
-    assert_eq!(apic.write(reg::EOI, 0, &at(0)), Effect::EoiBroadcast(0x31));
-    assert_eq!(apic.write(reg::EOI, 0, &at(0)), Effect::None, "nothing in service");
+    assert_eq!(apic.write(reg::EOI, 0, &at(0)), LapicEffect::EoiBroadcast(0x31));
+    assert_eq!(apic.write(reg::EOI, 0, &at(0)), LapicEffect::None, "nothing in service");
     assert_eq!(read(&mut apic, reg::PPR), 0x10);
 }
 
@@ -205,7 +205,7 @@ fn an_apic_disabled_by_software_takes_nothing_but_keeps_what_it_has() {
     let mut apic = xapic_after_linux_init();
     apic.accept(0x70, false);
 
-    assert_eq!(apic.write(reg::SVR, 0xff, &at(0)), Effect::IdentityChanged);
+    assert_eq!(apic.write(reg::SVR, 0xff, &at(0)), LapicEffect::IdentityChanged);
     apic.accept(0x80, false);
     // What a sender posted before it could know.
     assert_eq!(apic.merge_posted(&[0; 4], &[0, 0, 0, 1]), [0; 4]);
@@ -237,15 +237,15 @@ fn disabling_by_software_masks_the_local_vectors_until_they_are_written_again() 
 #[test]
 fn local_interrupts_follow_their_entry() {
     let mut apic = xapic_after_linux_init();
-    assert_eq!(apic.raise_local(Lvt::Lint0), None, "masked");
-    assert_eq!(apic.raise_local(Lvt::Lint1), Some(Delivery::Nmi));
+    assert_eq!(apic.raise_local(LvtEntry::Lint0), None, "masked");
+    assert_eq!(apic.raise_local(LvtEntry::Lint1), Some(Delivery::Nmi));
 
     set(&mut apic, reg::LVT_LINT0, 0x34);
-    assert_eq!(apic.raise_local(Lvt::Lint0), None);
+    assert_eq!(apic.raise_local(LvtEntry::Lint0), None);
     assert_eq!(apic.pending(), Some(0x34), "fixed ones are taken at once");
 
     set(&mut apic, reg::LVT_PERF, 0x400);
-    assert_eq!(apic.raise_local(Lvt::Perf), Some(Delivery::Nmi));
+    assert_eq!(apic.raise_local(LvtEntry::Perf), Some(Delivery::Nmi));
     assert_eq!(read(&mut apic, reg::LVT_PERF), 0x0001_0400, "delivery masks the entry");
 }
 
@@ -364,10 +364,10 @@ fn page_accesses_of_odd_width_have_one_policy() {
     assert_eq!(apic.mmio_read(0x34, Width::B1, Ns::ZERO), 0xff);
     assert_eq!(apic.mmio_read(0x30, Width::B8, Ns::ZERO), u64::MAX);
     for (offset, width) in [(0x80, Width::B1), (0x81, Width::B4), (0x80, Width::B8)] {
-        assert_eq!(apic.mmio_write(offset, width, 0xf0, &at(0)), Effect::None);
+        assert_eq!(apic.mmio_write(offset, width, 0xf0, &at(0)), LapicEffect::None);
         assert_eq!(apic.tpr(), 0x10);
     }
-    assert_eq!(apic.mmio_write(0x80, Width::B4, 0x20, &at(0)), Effect::None);
+    assert_eq!(apic.mmio_write(0x80, Width::B4, 0x20, &at(0)), LapicEffect::None);
     assert_eq!(apic.tpr(), 0x20);
 }
 
@@ -376,7 +376,7 @@ fn read_only_registers_ignore_writes() {
     let mut apic = xapic_after_linux_init();
     let before = apic.clone();
     for offset in [reg::ID, reg::VERSION, reg::PPR, reg::ISR, reg::TMR + 0x70, reg::IRR, reg::TIMER_CURRENT] {
-        assert_eq!(apic.write(offset, 0xffff_ffff, &at(0)), Effect::None);
+        assert_eq!(apic.write(offset, 0xffff_ffff, &at(0)), LapicEffect::None);
     }
     assert_eq!(apic, before);
 }
@@ -451,11 +451,11 @@ fn x2apic_writes_are_checked() {
 fn x2apic_end_of_interrupt_and_self_ipi_work_by_msr() {
     let mut apic = x2apic_after_linux_init(1);
 
-    assert_eq!(set_msr(&mut apic, reg::SELF_IPI, 0xfb), Effect::None);
+    assert_eq!(set_msr(&mut apic, reg::SELF_IPI, 0xfb), LapicEffect::None);
     assert_eq!(deliver(&mut apic), Some(0xfb));
     assert_eq!(apic.read_msr(0x817, Ns::ZERO), Ok(1 << 27));
 
-    assert_eq!(set_msr(&mut apic, reg::EOI, 0), Effect::None);
+    assert_eq!(set_msr(&mut apic, reg::EOI, 0), LapicEffect::None);
     assert_eq!(apic.read_msr(0x817, Ns::ZERO), Ok(0));
 }
 
@@ -468,11 +468,12 @@ fn message(dest: u32, delivery: Delivery, vector: u8) -> ApicMessage {
 fn linux_starts_an_ap_with_init_and_two_start_ups() {
     let mut apic = xapic_after_linux_init();
     set(&mut apic, reg::ICR_HIGH, 1 << 24);
-    let ipi =
-        |delivery, vector| Effect::Ipi(Ipi { msg: message(1, delivery, vector), shorthand: Shorthand::None });
+    let ipi = |delivery, vector| {
+        LapicEffect::Ipi(Ipi { msg: message(1, delivery, vector), shorthand: IcrShorthand::None })
+    };
 
     assert_eq!(apic.write(reg::ICR, 0xc500, &at(0)), ipi(Delivery::Init, 0));
-    assert_eq!(apic.write(reg::ICR, 0x8500, &at(0)), Effect::None, "de-assert");
+    assert_eq!(apic.write(reg::ICR, 0x8500, &at(0)), LapicEffect::None, "de-assert");
     for _ in 0..2 {
         assert_eq!(apic.write(reg::ICR, 0x0699, &at(0)), ipi(Delivery::StartUp, 0x99));
     }
@@ -488,7 +489,10 @@ fn x2apic_icr_is_one_write_with_a_32_bit_destination() {
 
     assert_eq!(
         effect,
-        Effect::Ipi(Ipi { msg: message(0x1_0002, Delivery::Fixed, 0xfd), shorthand: Shorthand::None })
+        LapicEffect::Ipi(Ipi {
+            msg: message(0x1_0002, Delivery::Fixed, 0xfd),
+            shorthand: IcrShorthand::None
+        })
     );
     assert_eq!(apic.read_msr(0x830, Ns::ZERO), Ok(0x0001_0002_0000_00fd));
 }
@@ -499,7 +503,7 @@ fn icr_decodes_shorthands_modes_and_broadcast() {
     let mut send = |high: u32, low: u32| {
         set(&mut apic, reg::ICR_HIGH, high << 24);
         match apic.write(reg::ICR, low, &at(0)) {
-            Effect::Ipi(ipi) => Some(ipi),
+            LapicEffect::Ipi(ipi) => Some(ipi),
             _ => None,
         }
     };
@@ -507,10 +511,10 @@ fn icr_decodes_shorthands_modes_and_broadcast() {
     assert_eq!(send(0xff, 0xfd).map(|i| i.msg.dest), Some(BROADCAST));
     assert_eq!(send(3, 0x8fd).map(|i| (i.msg.dest, i.msg.dest_mode)), Some((3, DestMode::Logical)));
     assert_eq!(send(3, 0x1fd).map(|i| i.msg.delivery), Some(Delivery::LowestPriority));
-    assert_eq!(send(0, 0x8_00fd).map(|i| i.shorthand), Some(Shorthand::All));
+    assert_eq!(send(0, 0x8_00fd).map(|i| i.shorthand), Some(IcrShorthand::All));
     assert_eq!(
         send(0, 0xc_0400).map(|i| (i.shorthand, i.msg.delivery)),
-        Some((Shorthand::Others, Delivery::Nmi))
+        Some((IcrShorthand::Others, Delivery::Nmi))
     );
     assert_eq!(send(0, 0x300), None, "reserved delivery mode");
     assert_eq!(send(0, 0x700), None, "ExtINT is no IPI");
@@ -521,7 +525,7 @@ fn icr_decodes_shorthands_modes_and_broadcast() {
 fn a_fixed_ipi_to_itself_is_done_on_the_spot() {
     let mut apic = xapic_after_linux_init();
 
-    assert_eq!(apic.write(reg::ICR, 0x4_00f6, &at(0)), Effect::None);
+    assert_eq!(apic.write(reg::ICR, 0x4_00f6, &at(0)), LapicEffect::None);
 
     assert_eq!(apic.pending(), Some(0xf6));
 }

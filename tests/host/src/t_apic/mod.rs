@@ -12,7 +12,7 @@ mod timer;
 
 use crate::arch::time::{ratio, Ns};
 use crate::chipset::lapic::base::base_reserved;
-use crate::chipset::lapic::{Clock, Effect, Lapic};
+use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
 
 /// Register offsets in the page, named as in the SDM's address map.
 pub(crate) mod reg {
@@ -47,8 +47,8 @@ pub(crate) const EXTD: u64 = 1 << 10;
 pub(crate) const BSP: u64 = 1 << 8;
 
 /// The guest's counter runs at 2 GHz.
-pub(crate) fn at(ns: u64) -> Clock {
-    Clock { now: Ns(ns), tsc: ns.wrapping_mul(2), ns_per_tick: ratio(1_000_000, 2_000_000) }
+pub(crate) fn at(ns: u64) -> TimerClock {
+    TimerClock { now: Ns(ns), tsc: ns.wrapping_mul(2), ns_per_tick: ratio(1_000_000, 2_000_000) }
 }
 
 pub(crate) fn reserved() -> u64 {
@@ -75,7 +75,7 @@ pub(crate) fn xapic_after_linux_init() -> Lapic {
 }
 
 /// Writes a register by MSR; the offset is that in the page.
-pub(crate) fn set_msr(apic: &mut Lapic, offset: u32, value: u64) -> Effect {
+pub(crate) fn set_msr(apic: &mut Lapic, offset: u32, value: u64) -> LapicEffect {
     apic.write_msr(0x800 + (offset >> 4), value, &at(0)).expect("a legal write")
 }
 

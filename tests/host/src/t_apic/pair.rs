@@ -8,12 +8,12 @@
 
 use super::*;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::bus::{Bus, Signals, IOAPIC_BASE};
+use crate::chipset::bus::{Bus, BusSignals, IOAPIC_BASE};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::message::DestMode;
-use crate::chipset::routing::Routing;
+use crate::chipset::routing::GsiRouting;
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use proptest::collection::vec;
@@ -51,7 +51,7 @@ impl Machine {
     fn new() -> Machine {
         let mut bus = Bus::default();
         bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
-        bus.routing = Routing::identity().unwrap();
+        bus.routing = GsiRouting::identity().unwrap();
         let cpu = |id| {
             let mut lapic = Lapic::new(id, id == 0);
             set(&mut lapic, reg::SVR, 0x1ff);
@@ -62,8 +62,8 @@ impl Machine {
     }
 
     /// Does something with the bus and sends what comes of it, as the holder of its lock does.
-    fn with(&mut self, f: impl FnOnce(&mut Bus, &mut Signals)) {
-        let mut out = Signals::new();
+    fn with(&mut self, f: impl FnOnce(&mut Bus, &mut BusSignals)) {
+        let mut out = BusSignals::new();
         f(&mut self.bus, &mut out);
         while let Some(sent) = self.bus.take_message(&mut out) {
             if self.send(&sent.message) == 0 {

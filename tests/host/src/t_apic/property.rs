@@ -6,7 +6,7 @@ use super::*;
 use crate::arch::addr::Width;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::save::IdFormat;
-use crate::chipset::lapic::{ApicIdentity, ApicMode, Lvt, VecBits};
+use crate::chipset::lapic::{ApicIdentity, ApicMode, LvtEntry, VecBits};
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Level};
 use proptest::collection::vec;
@@ -24,7 +24,7 @@ pub(crate) enum Op {
     Accept(u8, bool),
     Posted([u64; 4], [u64; 4]),
     Deliver,
-    Local(Lvt),
+    Local(LvtEntry),
     Pass(u64),
     Init,
     Restore,
@@ -47,7 +47,12 @@ fn any_value() -> impl Strategy<Value = u64> {
 fn any_op() -> impl Strategy<Value = Op> {
     let offset = || prop_oneof![4 => (0u64..0x40).prop_map(|r| r << 4), 1 => 0u64..0x1000];
     let mode = prop_oneof![Just(0), Just(EN), Just(EN | EXTD), Just(EXTD), any::<u64>()];
-    let lvt = prop_oneof![Just(Lvt::Lint0), Just(Lvt::Lint1), Just(Lvt::Perf), Just(Lvt::Thermal)];
+    let lvt = prop_oneof![
+        Just(LvtEntry::Lint0),
+        Just(LvtEntry::Lint1),
+        Just(LvtEntry::Perf),
+        Just(LvtEntry::Thermal)
+    ];
     prop_oneof![
         8 => (offset(), any_width(), any_value()).prop_map(|(o, w, v)| Op::Mmio(o, w, v)),
         2 => (offset(), any_width()).prop_map(|(o, w)| Op::MmioRead(o, w)),
@@ -229,7 +234,7 @@ proptest! {
     fn a_tsc_deadline_is_exact(khz in 100_000u64..6_000_000, tsc in 0u64..1 << 50, ticks in 1u64..1 << 40) {
         let mut apic = xapic_after_linux_init();
         set(&mut apic, reg::LVT_TIMER, 0x400ec);
-        let clock = Clock { now: Ns(7), tsc, ns_per_tick: ratio(1_000_000, khz) };
+        let clock = TimerClock { now: Ns(7), tsc, ns_per_tick: ratio(1_000_000, khz) };
         let _ = apic.set_tsc_deadline(tsc + ticks, &clock);
 
         let exact = u128::from(ticks) * 1_000_000 / u128::from(khz);

@@ -5,7 +5,7 @@
 use crate::chipset::message::DestFormat;
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
-use crate::chipset::routing::{Route, Routing, Target};
+use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
 use crate::chipset::{ApicMessage, Delivery};
 use kernel::prelude::*;
 use proptest::prelude::*;
@@ -14,27 +14,27 @@ const PIC0: u32 = 0;
 const PIC1: u32 = 1;
 const IOAPIC: u32 = 2;
 
-fn pin(gsi: u32, chip: u32, pin: u32) -> Result<Route> {
-    Route::from_entry(gsi, 1, 0, [chip, pin, 0])
+fn pin(gsi: u32, chip: u32, pin: u32) -> Result<GsiRoute> {
+    GsiRoute::from_entry(gsi, 1, 0, [chip, pin, 0])
 }
 
-fn msi(gsi: u32, addr: u64, data: u32) -> Result<Route> {
-    Route::from_entry(gsi, 2, 0, [addr as u32, (addr >> 32) as u32, data])
+fn msi(gsi: u32, addr: u64, data: u32) -> Result<GsiRoute> {
+    GsiRoute::from_entry(gsi, 2, 0, [addr as u32, (addr >> 32) as u32, data])
 }
 
-fn table(routes: &[Result<Route>]) -> Result<Routing> {
-    Routing::new(routes.iter().map(|r| r.expect("a valid entry")))
+fn table(routes: &[Result<GsiRoute>]) -> Result<GsiRouting> {
+    GsiRouting::new(routes.iter().map(|r| r.expect("a valid entry")))
 }
 
 #[test]
 fn the_identity_table_is_that_of_kvm() {
-    let routing = Routing::identity().expect("memory");
+    let routing = GsiRouting::identity().expect("memory");
 
     for gsi in 0..16u8 {
-        assert_eq!(routing.targets(gsi.into()), [Target::Pic(gsi), Target::Ioapic(gsi)]);
+        assert_eq!(routing.targets(gsi.into()), [GsiTarget::Pic(gsi), GsiTarget::Ioapic(gsi)]);
     }
     for gsi in 16..24u8 {
-        assert_eq!(routing.targets(gsi.into()), [Target::Ioapic(gsi)]);
+        assert_eq!(routing.targets(gsi.into()), [GsiTarget::Ioapic(gsi)]);
     }
     assert_eq!(routing.targets(24), []);
     assert_eq!(routing.targets(u32::MAX), []);
@@ -42,12 +42,12 @@ fn the_identity_table_is_that_of_kvm() {
 
 #[test]
 fn the_pc_table_has_the_timer_at_pin_2() {
-    let routing = Routing::pc().expect("memory");
+    let routing = GsiRouting::pc().expect("memory");
 
-    assert_eq!(routing.targets(0), [Target::Pic(0), Target::Ioapic(2)]);
-    assert_eq!(routing.targets(1), [Target::Pic(1), Target::Ioapic(1)]);
-    assert_eq!(routing.targets(2), [Target::Pic(2)]);
-    assert_eq!(routing.targets(23), [Target::Ioapic(23)]);
+    assert_eq!(routing.targets(0), [GsiTarget::Pic(0), GsiTarget::Ioapic(2)]);
+    assert_eq!(routing.targets(1), [GsiTarget::Pic(1), GsiTarget::Ioapic(1)]);
+    assert_eq!(routing.targets(2), [GsiTarget::Pic(2)]);
+    assert_eq!(routing.targets(23), [GsiTarget::Ioapic(23)]);
 }
 
 #[test]
@@ -55,9 +55,9 @@ fn entries_build_a_table_in_any_order() {
     let routing = table(&[msi(100, 0xfee0_1000, 0x31), pin(9, IOAPIC, 9), pin(9, PIC1, 1), pin(3, PIC0, 3)])
         .expect("valid");
 
-    assert_eq!(routing.targets(100), [Target::Msi { addr: 0xfee0_1000, data: 0x31 }]);
-    assert_eq!(routing.targets(9), [Target::Ioapic(9), Target::Pic(9)]);
-    assert_eq!(routing.targets(3), [Target::Pic(3)]);
+    assert_eq!(routing.targets(100), [GsiTarget::Msi { addr: 0xfee0_1000, data: 0x31 }]);
+    assert_eq!(routing.targets(9), [GsiTarget::Ioapic(9), GsiTarget::Pic(9)]);
+    assert_eq!(routing.targets(3), [GsiTarget::Pic(3)]);
     assert_eq!(routing.targets(0), []);
     assert_eq!(table(&[]).expect("valid").targets(0), []);
 }
@@ -71,14 +71,14 @@ fn entries_that_name_nothing_are_refused() {
         pin(0, IOAPIC, 0x102),
         pin(0, 3, 0),
         pin(4096, IOAPIC, 0),
-        Route::from_entry(0, 0, 0, [0; 3]),
-        Route::from_entry(0, 4, 0, [0; 3]),
-        Route::from_entry(0, 1, 1, [0; 3]),
-        Route::from_entry(0, 2, 2, [0; 3]),
+        GsiRoute::from_entry(0, 0, 0, [0; 3]),
+        GsiRoute::from_entry(0, 4, 0, [0; 3]),
+        GsiRoute::from_entry(0, 1, 1, [0; 3]),
+        GsiRoute::from_entry(0, 2, 2, [0; 3]),
     ];
     assert!(bad.iter().all(|r| *r == Err(EINVAL)), "{bad:?}");
     assert!(pin(4095, IOAPIC, 23).is_ok());
-    assert!(Route::from_entry(0, 2, 1, [0; 3]).is_ok(), "an MSI may carry a device id");
+    assert!(GsiRoute::from_entry(0, 2, 1, [0; 3]).is_ok(), "an MSI may carry a device id");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn one_gsi_takes_one_msi_or_one_pin_of_each_chip() {
 #[test]
 fn running_out_of_memory_is_an_error() {
     kernel::alloc::fail_nth(0);
-    assert_eq!(Routing::identity().map(|_| ()), Err(ENOMEM));
+    assert_eq!(GsiRouting::identity().map(|_| ()), Err(ENOMEM));
     assert!(!kernel::alloc::fail_none());
 }
 

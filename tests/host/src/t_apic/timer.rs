@@ -21,7 +21,7 @@ fn timer(lvt: u32, divide: u32) -> Lapic {
 }
 
 fn start(apic: &mut Lapic, count: u32, ns: u64) {
-    assert_eq!(apic.write(reg::TIMER_INITIAL, count, &at(ns)), Effect::TimerChanged);
+    assert_eq!(apic.write(reg::TIMER_INITIAL, count, &at(ns)), LapicEffect::TimerChanged);
 }
 
 fn current(apic: &mut Lapic, ns: u64) -> u32 {
@@ -69,7 +69,7 @@ fn an_expiry_while_masked_is_lost() {
     let mut apic = timer(ONE_SHOT | MASKED, DIVIDE_BY_1);
     start(&mut apic, 1000, 0);
 
-    assert_eq!(apic.write(reg::LVT_TIMER, ONE_SHOT, &at(2000)), Effect::TimerChanged);
+    assert_eq!(apic.write(reg::LVT_TIMER, ONE_SHOT, &at(2000)), LapicEffect::TimerChanged);
 
     assert_eq!((apic.deadline(), apic.pending()), (None, None));
 }
@@ -144,7 +144,7 @@ fn changing_the_divisor_keeps_the_count() {
 fn tsc_deadline_fires_when_the_counter_gets_there_and_reads_zero_then() {
     let mut apic = timer(TSC_DEADLINE, DIVIDE_BY_1);
 
-    assert_eq!(apic.set_tsc_deadline(10_000, &at(1000)), Effect::TimerChanged);
+    assert_eq!(apic.set_tsc_deadline(10_000, &at(1000)), LapicEffect::TimerChanged);
 
     assert_eq!(apic.tsc_deadline(Ns(1000)), 10_000);
     assert_eq!(apic.deadline(), Some(Ns(5001)), "never before the counter is there");
@@ -184,7 +184,7 @@ fn a_tsc_deadline_follows_when_the_counter_is_set() {
     let mut apic = timer(TSC_DEADLINE, DIVIDE_BY_1);
     let _ = apic.set_tsc_deadline(10_000, &at(0));
 
-    apic.tsc_changed(&Clock { tsc: 8000, ..at(100) });
+    apic.tsc_changed(&TimerClock { tsc: 8000, ..at(100) });
 
     assert_eq!(apic.deadline(), Some(Ns(100 + 1000 + 1)));
 }
@@ -192,7 +192,7 @@ fn a_tsc_deadline_follows_when_the_counter_is_set() {
 #[test]
 fn the_farthest_deadlines_do_not_overflow() {
     let mut apic = timer(TSC_DEADLINE, DIVIDE_BY_1);
-    let _ = apic.set_tsc_deadline(u64::MAX, &Clock { tsc: 0, ..at(u64::MAX - 5) });
+    let _ = apic.set_tsc_deadline(u64::MAX, &TimerClock { tsc: 0, ..at(u64::MAX - 5) });
     assert_eq!(apic.deadline(), Some(Ns(u64::MAX)));
 
     let mut apic = timer(PERIODIC, 10);

@@ -4,14 +4,14 @@
 
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{decodes, Bus, Signals, IOAPIC_BASE};
+use crate::chipset::bus::{decodes, Bus, BusSignals, IOAPIC_BASE};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::message::DestFormat;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
-use crate::chipset::pm::{Pm, Request, TimerWidth};
-use crate::chipset::routing::{Route, Routing, Target};
+use crate::chipset::pm::{PlatformRequest, Pm, TimerWidth};
+use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
 use crate::chipset::rtc::Rtc;
 use crate::chipset::uart::Uart;
 use crate::chipset::Level::{self, High, Low};
@@ -43,7 +43,7 @@ impl Pc {
         bus.uart = Some(Uart::new().unwrap());
         bus.i8042 = Some(I8042::new());
         bus.pm = Some(Pm::new(TimerWidth::Bits24, START));
-        bus.routing = Routing::pc().unwrap();
+        bus.routing = GsiRouting::pc().unwrap();
         let mut pc = Pc { bus, now: START };
         for (port, value) in [
             (0x20, 0x11),
@@ -63,8 +63,8 @@ impl Pc {
     }
 
     /// Does something with the bus, as the holder of its lock does.
-    fn with<R>(&mut self, f: impl FnOnce(&mut Bus, Ns, &mut Signals) -> R) -> (R, Came) {
-        let mut out = Signals::new();
+    fn with<R>(&mut self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> (R, Came) {
+        let mut out = BusSignals::new();
         let r = f(&mut self.bus, self.now, &mut out);
         let sent = std::iter::from_fn(|| self.bus.take_message(&mut out));
         let vectors = sent.map(|s| s.message.vector).collect();
@@ -94,7 +94,7 @@ impl Pc {
 
     /// Opens an IOAPIC pin: vector 0x40 + pin, to APIC 0.
     fn open_pin(&mut self, pin: u8, flags: u64) -> Came {
-        let write = |bus: &mut Bus, _, out: &mut Signals| {
+        let write = |bus: &mut Bus, _, out: &mut BusSignals| {
             [(0, 0x10 + 2 * u64::from(pin)), (0x10, flags | 0x40 + u64::from(pin))]
                 .map(|(at, value)| bus.mmio_write(Gpa(IOAPIC_BASE + at), Width::B4, value, out))
         };
@@ -240,9 +240,11 @@ fn the_power_button_is_silent_until_it_is_enabled() {
 
 #[test]
 fn requests_come_from_acpi_the_reset_register_and_the_keyboard_controller() {
-    for (port, value, request) in
-        [(0x604, 0x3400, Request::PowerOff), (0xcf9, 6, Request::Reset), (0x64, 0xfe, Request::Reset)]
-    {
+    for (port, value, request) in [
+        (0x604, 0x3400, PlatformRequest::PowerOff),
+        (0xcf9, 6, PlatformRequest::Reset),
+        (0x64, 0xfe, PlatformRequest::Reset),
+    ] {
         let mut pc = Pc::new();
         assert_eq!(pc.bus.take_request(), None);
 
@@ -256,7 +258,7 @@ fn requests_come_from_acpi_the_reset_register_and_the_keyboard_controller() {
 #[test]
 fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
     let mut bus = Bus::default();
-    let mut out = Signals::new();
+    let mut out = BusSignals::new();
     for port in [0x20, 0x40, 0x70, 0x60, 0x3f8, 0x608] {
         assert!(decodes(port));
         assert_eq!(bus.pio_read(port, Width::B1, START, &mut out), None);
@@ -280,8 +282,8 @@ fn the_ioapic_decodes_its_page_only() {
 #[test]
 fn a_message_route_sends_on_the_rise_alone() {
     let mut pc = Pc::new();
-    let target = Target::Msi { addr: 0xfee0_1000, data: 0x51 };
-    pc.bus.routing = Routing::new([Route { gsi: 24, target }].into_iter()).unwrap();
+    let target = GsiTarget::Msi { addr: 0xfee0_1000, data: 0x51 };
+    pc.bus.routing = GsiRouting::new([GsiRoute { gsi: 24, target }].into_iter()).unwrap();
 
     let (risen, rise) = pc.set_gsi(24, High);
     let (fallen, fall) = pc.set_gsi(24, Low);
@@ -294,7 +296,7 @@ fn a_message_route_sends_on_the_rise_alone() {
 #[test]
 fn a_line_tells_what_became_of_it() {
     let mut pc = Pc::new();
-    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut Signals::new());
+    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut BusSignals::new());
 
     assert_eq!(set(4, High), Some(1), "the PIC takes it, the IOAPIC's pin is masked");
     assert_eq!(set(4, High), Some(1), "no new edge: nothing to join");
@@ -305,7 +307,7 @@ fn a_line_tells_what_became_of_it() {
 
     pc.out(0x21, 0x10);
 
-    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut Signals::new());
+    let mut set = |gsi, level| pc.bus.set_gsi(gsi, level, &mut BusSignals::new());
     assert_eq!(set(4, Low), Some(1), "the PIC masks it");
     assert_eq!(set(4, High), None, "so do both");
 }

@@ -2,12 +2,12 @@
 
 //! Conversion between nanoseconds and ticks.
 
-use crate::chipset::time::Clock;
+use crate::chipset::time::TickClock;
 use proptest::prelude::*;
 
-type Pit = Clock<1_193_182>;
-type Pm = Clock<3_579_545>;
-type Rtc = Clock<32_768>;
+type Pit = TickClock<1_193_182>;
+type Pm = TickClock<3_579_545>;
+type Rtc = TickClock<32_768>;
 
 #[test]
 fn a_second_is_as_many_ticks_as_the_name_says() {

@@ -5,8 +5,8 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::i8042::{I8042State, BYTE_NS, FIRST_PORT, I8042, PORTS};
-use crate::chipset::pm::Request;
+use crate::chipset::i8042::{SavedI8042, BYTE_NS, FIRST_PORT, I8042, PORTS};
+use crate::chipset::pm::PlatformRequest;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -156,7 +156,7 @@ fn there_are_four_ways_to_reset() {
             out(kbc, port, value, Ns(1));
         }
 
-        assert_eq!(kbc.take_request(), Some(Request::Reset));
+        assert_eq!(kbc.take_request(), Some(PlatformRequest::Reset));
         assert_eq!(kbc.take_request(), None);
     }
     let kbc = &mut I8042::new();
@@ -165,7 +165,7 @@ fn there_are_four_ways_to_reset() {
     assert_eq!(kbc.take_request(), None);
     out(kbc, 0x64, 0xd1, Ns(1));
     out(kbc, 0x60, 0xde, Ns(1));
-    assert_eq!(kbc.take_request(), Some(Request::Reset));
+    assert_eq!(kbc.take_request(), Some(PlatformRequest::Reset));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn reset_forgets_everything() {
 }
 
 impl Subject for I8042 {
-    type State = I8042State;
+    type State = SavedI8042;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -225,10 +225,10 @@ impl Subject for I8042 {
     fn fresh() -> I8042 {
         I8042::new()
     }
-    fn save(&self) -> I8042State {
+    fn save(&self) -> SavedI8042 {
         I8042::save(self)
     }
-    fn restore(&mut self, state: &I8042State) {
+    fn restore(&mut self, state: &SavedI8042) {
         I8042::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {

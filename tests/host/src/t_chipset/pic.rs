@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pic::{ChipState, Pic, PicState, FIRST_PORT, PORTS};
+use crate::chipset::pic::{Pic, SavedPic, SavedPicChip, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -371,8 +371,10 @@ fn the_state_goes_through_kvms_structure() {
     let state = pic.save();
 
     let raw = state.slave.to_kvm();
-    let other =
-        PicState { master: ChipState::from_kvm(state.master.to_kvm()), slave: ChipState::from_kvm(raw) };
+    let other = SavedPic {
+        master: SavedPicChip::from_kvm(state.master.to_kvm()),
+        slave: SavedPicChip::from_kvm(raw),
+    };
 
     assert_eq!(other, state);
     assert_eq!(
@@ -384,7 +386,7 @@ fn the_state_goes_through_kvms_structure() {
 }
 
 impl Subject for Pic {
-    type State = PicState;
+    type State = SavedPic;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -392,10 +394,10 @@ impl Subject for Pic {
     fn fresh() -> Pic {
         Pic::new()
     }
-    fn save(&self) -> PicState {
+    fn save(&self) -> SavedPic {
         Pic::save(self)
     }
-    fn restore(&mut self, state: &PicState) {
+    fn restore(&mut self, state: &SavedPic) {
         Pic::restore(self, state);
     }
     fn tick(&mut self, _now: Ns) {}

@@ -6,7 +6,7 @@ use super::ops::{any_stream, run, Subject};
 use crate::abi::vm::PitChannelState;
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pit::{ChannelState, Pit, PitClock, PitState, FIRST_PORT, PORTS};
+use crate::chipset::pit::{Pit, PitClock, SavedPit, SavedPitChannel, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -430,7 +430,7 @@ fn a_periodic_channel_goes_through_kvms_structure() {
     let state = pit.save();
 
     let kvm = state.channels[0].to_kvm(at(200));
-    let back = ChannelState::from_kvm(&kvm, at(200));
+    let back = SavedPitChannel::from_kvm(&kvm, at(200));
 
     assert_eq!((kvm.count, kvm.mode, kvm.rw_mode, kvm.gate), (4773, 2, 3, 1));
     assert_eq!((kvm.count_latched, kvm.latched_count), (4, 4673), "its low byte was read");
@@ -448,7 +448,7 @@ fn a_channel_without_a_control_word_goes_through_kvms_structure() {
         kvm.map(|c| (c.count, c.mode, c.gate)),
         [(0x1_0000, 0xff, 1), (0x1_0000, 0xff, 1), (0x1_0000, 0xff, 0)]
     );
-    assert_eq!(kvm.map(|c| ChannelState::from_kvm(&c, at(200))), state.channels);
+    assert_eq!(kvm.map(|c| SavedPitChannel::from_kvm(&c, at(200))), state.channels);
 }
 
 #[test]
@@ -459,7 +459,7 @@ fn counters_set_from_outside_make_no_pulses_of_the_past() {
     let [_, one, two] = pit.save().channels;
 
     // The time of loading, 0, is long ago.
-    pit.set_channels([ChannelState::from_kvm(&raw, at(10_000_000)), one, two], None, at(10_000_000));
+    pit.set_channels([SavedPitChannel::from_kvm(&raw, at(10_000_000)), one, two], None, at(10_000_000));
 
     assert_eq!(pulses(&mut pit, 10_000_000), 0);
     assert_eq!(pulses(&mut pit, 10_000_000 + 0x1_0000), 1, "0 stands for 65536");
@@ -472,14 +472,14 @@ fn a_held_channel_goes_through_kvms_structure() {
     out(&mut pit, 0x61, 0, 40);
     let mut state = pit.save();
 
-    state.channels[2] = ChannelState::from_kvm(&state.channels[2].to_kvm(at(500)), at(500));
+    state.channels[2] = SavedPitChannel::from_kvm(&state.channels[2].to_kvm(at(500)), at(500));
     pit.restore(&state);
 
     assert_eq!(word(&mut pit, 0x42, 600), 60);
 }
 
 impl Subject for Pit {
-    type State = PitState;
+    type State = SavedPit;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -487,10 +487,10 @@ impl Subject for Pit {
     fn fresh() -> Pit {
         Pit::new()
     }
-    fn save(&self) -> PitState {
+    fn save(&self) -> SavedPit {
         Pit::save(self)
     }
-    fn restore(&mut self, state: &PitState) {
+    fn restore(&mut self, state: &SavedPit) {
         Pit::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {
@@ -600,7 +600,7 @@ proptest! {
             channel.written = written;
             channel.mode = mode;
             channel.rw_mode = rw;
-            channel.phase = crate::chipset::pit::Phase::Counting { since };
+            channel.phase = crate::chipset::pit::CountPhase::Counting { since };
         }
         pit.restore(&state);
         pit.check();

@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pm::{Pm, PmClock, PmState, Request, TimerWidth, FIRST_PORT, PORTS};
+use crate::chipset::pm::{PlatformRequest, Pm, PmClock, SavedPm, TimerWidth, FIRST_PORT, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -92,7 +92,7 @@ fn s5_powers_off_and_other_states_do_not() {
 
     pm.write(CNT, Width::B2, 1 << 13 | 5 << 10, Ns(600));
 
-    assert_eq!(pm.take_request(), Some(Request::PowerOff));
+    assert_eq!(pm.take_request(), Some(PlatformRequest::PowerOff));
     assert_eq!(pm.take_request(), None);
     assert_eq!(pm.read(CNT, Width::B2, Ns(600)), 5 << 10 | 1, "SCI_EN reads one, SLP_EN zero");
 }
@@ -104,14 +104,14 @@ fn the_reset_register_resets_on_the_rising_bit() {
 
         pm.write(RST, Width::B1, value, Ns(600));
 
-        assert_eq!(pm.take_request(), Some(Request::Reset));
+        assert_eq!(pm.take_request(), Some(PlatformRequest::Reset));
         assert_eq!(pm.read(RST, Width::B1, Ns(600)), value);
     }
     let mut pm = pm();
     pm.write(RST, Width::B1, 0x02, Ns(600));
     assert_eq!(pm.take_request(), None);
     pm.write(RST, Width::B1, 0x06, Ns(600));
-    assert_eq!(pm.take_request(), Some(Request::Reset), "Linux selects the kind first");
+    assert_eq!(pm.take_request(), Some(PlatformRequest::Reset), "Linux selects the kind first");
     pm.write(RST, Width::B1, 0x06, Ns(600));
     assert_eq!(pm.take_request(), None, "the bit did not rise");
 }
@@ -137,7 +137,7 @@ fn reset_forgets_enables_and_starts_the_timer_again() {
 }
 
 impl Subject for Pm {
-    type State = PmState;
+    type State = SavedPm;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -145,10 +145,10 @@ impl Subject for Pm {
     fn fresh() -> Pm {
         Pm::new(TimerWidth::Bits24, Ns::ZERO)
     }
-    fn save(&self) -> PmState {
+    fn save(&self) -> SavedPm {
         Pm::save(self)
     }
-    fn restore(&mut self, state: &PmState) {
+    fn restore(&mut self, state: &SavedPm) {
         Pm::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {

@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::rtc::{Rtc, RtcConfig, RtcState, PORTS};
+use crate::chipset::rtc::{Rtc, RtcSetup, SavedRtc, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -19,7 +19,7 @@ const UNIX: u64 = 1_709_164_798;
 
 /// A clock that shows `unix` seconds at START.
 fn rtc_at(unix: u64) -> Rtc {
-    Rtc::new(&RtcConfig { wall_offset_ns: (unix * S) as i64 - START.0 as i64, ..RtcConfig::default() }, START)
+    Rtc::new(&RtcSetup { wall_offset_ns: (unix * S) as i64 - START.0 as i64, ..RtcSetup::default() }, START)
 }
 
 fn get(rtc: &mut Rtc, reg: u8, now: Ns) -> u8 {
@@ -67,10 +67,10 @@ fn the_time_is_the_hosts_and_knows_leap_years() {
 
 #[test]
 fn the_offset_from_utc_moves_the_clock() {
-    let config = RtcConfig {
+    let config = RtcSetup {
         wall_offset_ns: (UNIX * S) as i64 - START.0 as i64,
         utc_offset_seconds: -3600,
-        ..RtcConfig::default()
+        ..RtcSetup::default()
     };
 
     assert_eq!(get(&mut Rtc::new(&config, START), 4, START), 0x22);
@@ -218,7 +218,7 @@ fn setting_the_clock_turns_the_update_interrupt_off() {
 
 #[test]
 fn the_memory_sizes_and_their_checksum_are_there() {
-    let config = RtcConfig { ram_below_4g: 3 << 30, ram_above_4g: 5 << 30, ..RtcConfig::default() };
+    let config = RtcSetup { ram_below_4g: 3 << 30, ram_above_4g: 5 << 30, ..RtcSetup::default() };
     let rtc = &mut Rtc::new(&config, START);
     let mut word = |low: u8| u16::from_le_bytes([get(rtc, low, START), get(rtc, low + 1, START)]);
 
@@ -235,7 +235,7 @@ fn the_memory_sizes_and_their_checksum_are_there() {
 
 #[test]
 fn a_small_machine_has_small_sizes() {
-    let config = RtcConfig { ram_below_4g: 8 << 20, ..RtcConfig::default() };
+    let config = RtcSetup { ram_below_4g: 8 << 20, ..RtcSetup::default() };
     let rtc = &mut Rtc::new(&config, START);
 
     assert_eq!(u16::from_le_bytes([get(rtc, 0x17, START), get(rtc, 0x18, START)]), 7 * 1024);
@@ -270,7 +270,7 @@ fn reset_turns_interrupts_off_and_keeps_time_and_memory() {
 }
 
 impl Subject for Rtc {
-    type State = RtcState;
+    type State = SavedRtc;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -278,10 +278,10 @@ impl Subject for Rtc {
     fn fresh() -> Rtc {
         rtc_at(UNIX)
     }
-    fn save(&self) -> RtcState {
+    fn save(&self) -> SavedRtc {
         Rtc::save(self)
     }
-    fn restore(&mut self, state: &RtcState) {
+    fn restore(&mut self, state: &SavedRtc) {
         Rtc::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {

@@ -5,7 +5,7 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::uart::{Uart, UartState, INPUT_BYTES, OUTPUT_BYTES, PORTS};
+use crate::chipset::uart::{SavedUart, Uart, INPUT_BYTES, OUTPUT_BYTES, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -401,7 +401,7 @@ fn no_memory_is_an_error_and_not_a_panic() {
 }
 
 impl Subject for Uart {
-    type State = UartState;
+    type State = SavedUart;
 
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
@@ -409,10 +409,10 @@ impl Subject for Uart {
     fn fresh() -> Uart {
         Uart::new().unwrap()
     }
-    fn save(&self) -> UartState {
+    fn save(&self) -> SavedUart {
         Uart::save(self)
     }
-    fn restore(&mut self, state: &UartState) {
+    fn restore(&mut self, state: &SavedUart) {
         Uart::restore(self, state);
     }
     fn tick(&mut self, _now: Ns) {}

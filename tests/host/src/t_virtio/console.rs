@@ -3,7 +3,7 @@
 use super::driver::{Part, Ring};
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4};
-use crate::chipset::pci::MsiMessage;
+use crate::chipset::pci::MsixMessage;
 use crate::chipset::ring;
 use crate::virtio::device::console::Console;
 use crate::virtio::queue::Fault;
@@ -29,7 +29,7 @@ fn guest() -> (Machine<Console>, Vec<Ring>) {
     (m, rings)
 }
 
-fn message(queue: usize) -> Option<MsiMessage> {
+fn message(queue: usize) -> Option<MsixMessage> {
     Some(Machine::<Console>::message(queue as u16 + 1))
 }
 
@@ -323,7 +323,7 @@ proptest! {
     /// A ring is a queue with a bound.
     #[test]
     fn a_ring_of_bytes_is_a_bounded_queue(uses in vec(any_use(), 0..60)) {
-        let (mut ring, mut model) = (ring::Ring::new(16).unwrap(), VecDeque::new());
+        let (mut ring, mut model) = (ring::ByteRing::new(16).unwrap(), VecDeque::new());
         for what in uses {
             match what {
                 Use::Some(bytes) => {

@@ -6,7 +6,7 @@ use super::driver::Ring;
 use super::mem::Mem;
 use super::packed_driver::PackedRing;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{ConfigAccess, MsiMessage, PciRoot, Slot};
+use crate::chipset::pci::{ConfigAccess, MsixMessage, PciRoot, PciSlot};
 use crate::virtio::queue::Layout;
 use crate::virtio::transport::pci::{Effect, VirtioDevice, VirtioPci};
 use Width::{B1, B2, B4};
@@ -46,7 +46,7 @@ pub(crate) struct Machine<D> {
     /// What the last write asked for.
     pub(crate) effect: Effect,
     /// Messages sent so far.
-    pub(crate) sent: Vec<MsiMessage>,
+    pub(crate) sent: Vec<MsixMessage>,
     pub(crate) at: Structures,
 }
 
@@ -83,7 +83,7 @@ impl<D: VirtioDevice> Machine<D> {
     pub(crate) fn act(&mut self, effect: Effect) {
         self.effect = effect;
         match effect {
-            Effect::Decode => self.root.update(Slot::new(self.slot).unwrap(), self.dev.config_space()),
+            Effect::Decode => self.root.update(PciSlot::new(self.slot).unwrap(), self.dev.config_space()),
             Effect::Broken(message) => self.sent.extend(message),
             _ => {}
         }
@@ -295,7 +295,7 @@ impl<D: VirtioDevice> Machine<D> {
         rings
     }
 
-    pub(crate) fn message(vector: u16) -> MsiMessage {
-        MsiMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) }
+    pub(crate) fn message(vector: u16) -> MsixMessage {
+        MsixMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) }
     }
 }

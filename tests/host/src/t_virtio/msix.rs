@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use crate::arch::addr::Width::{B1, B2, B4, B8};
-use crate::chipset::pci::{MsiMessage, MsixControl};
+use crate::chipset::pci::{MsixControl, MsixMessage};
 use crate::virtio::transport::msix::Msix;
 
 const ON: MsixControl = MsixControl { enabled: true, masked: false };
@@ -19,8 +19,8 @@ fn table() -> Msix {
     msix
 }
 
-fn message(vector: u32) -> MsiMessage {
-    MsiMessage { addr: 0xfee0_1000 + u64::from(vector) * 16, data: 0x30 + vector }
+fn message(vector: u32) -> MsixMessage {
+    MsixMessage { addr: 0xfee0_1000 + u64::from(vector) * 16, data: 0x30 + vector }
 }
 
 #[test]

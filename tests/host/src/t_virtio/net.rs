@@ -37,7 +37,7 @@ fn guest(features: u64) -> (Machine<Net>, Ring, Ring) {
     (m, rings.remove(0), tx)
 }
 
-fn message(queue: u16) -> Option<crate::chipset::pci::MsiMessage> {
+fn message(queue: u16) -> Option<crate::chipset::pci::MsixMessage> {
     Some(Machine::<Net>::message(queue + 1))
 }
 

@@ -2,13 +2,13 @@
 
 use crate::arch::addr::{Gpa, Width, Width::B1, Width::B2, Width::B4, Width::B8};
 use crate::chipset::pci::{
-    BarHit, BarKind, BarRange, Command, ConfigAccess, ConfigSpace, Identity, MsixLayout, PciRoot, Slot,
-    Touched,
+    BarHit, BarKind, BarRange, ConfigAccess, ConfigSpace, MsixLayout, PciCommand, PciIdentity, PciRoot,
+    PciSlot, TouchedRegs,
 };
 use kernel::prelude::*;
 use proptest::prelude::*;
 
-const ID: Identity = Identity {
+const ID: PciIdentity = PciIdentity {
     vendor: 0x1234,
     device: 0x5678,
     class: 0x01_08_02,
@@ -17,8 +17,8 @@ const ID: Identity = Identity {
     subsystem: 0xdef0,
 };
 
-fn slot(n: u8) -> Slot {
-    Slot::new(n).unwrap()
+fn slot(n: u8) -> PciSlot {
+    PciSlot::new(n).unwrap()
 }
 
 fn function(bars: &[(u8, BarKind, u32)]) -> ConfigSpace {
@@ -34,7 +34,7 @@ fn address(slot: u8, register: u8) -> u32 {
 }
 
 fn decode_on(config: &mut ConfigSpace) {
-    assert_eq!(config.write(0x04, B2, 0x2), Touched::DECODE);
+    assert_eq!(config.write(0x04, B2, 0x2), TouchedRegs::DECODE);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn bars_are_sized_by_writing_ones() {
     let mut config = function(&[(0, BarKind::Memory32, 0x4000), (2, BarKind::Memory64, 0x10_0000)]);
 
     for register in (0x10..0x28).step_by(4) {
-        assert_eq!(config.write(register, B4, u32::MAX), Touched::DECODE);
+        assert_eq!(config.write(register, B4, u32::MAX), TouchedRegs::DECODE);
     }
 
     let sizes: Vec<u32> = (0x10..0x28).step_by(4).map(|r| config.read(r, B4)).collect();
@@ -142,7 +142,7 @@ fn only_the_known_bits_of_the_command_register_stick() {
 
     config.write(0x04, B4, u32::MAX);
 
-    assert_eq!(config.command(), Command::MEMORY | Command::BUS_MASTER | Command::INTX_DISABLE);
+    assert_eq!(config.command(), PciCommand::MEMORY | PciCommand::BUS_MASTER | PciCommand::INTX_DISABLE);
     assert_eq!(config.read(0x06, B2), 0, "status bits are not the guest's");
     config.write(0x00, B4, 0);
     assert_eq!(config.read(0x00, B4), 0x5678_1234);
@@ -164,12 +164,12 @@ fn capabilities_are_linked_and_msix_control_is_seen() {
     assert_eq!(config.read(msix + 4, B4), 1);
     assert_eq!(config.read(msix + 8, B4), 0x801);
 
-    assert_eq!(config.write(msix + 3, B1, 0xff), Touched::MSIX);
+    assert_eq!(config.write(msix + 3, B1, 0xff), TouchedRegs::MSIX);
     assert!(config.msix_control().enabled && config.msix_control().masked);
     assert_eq!(config.read(msix, B4), 0xc002_0011);
-    assert_eq!(config.write(msix, B4, 0), Touched::MSIX);
+    assert_eq!(config.write(msix, B4, 0), TouchedRegs::MSIX);
     assert!(!config.msix_control().enabled && !config.msix_control().masked);
-    assert_eq!(config.write(msix + 4, B4, 0xffff_ffff), Touched::empty());
+    assert_eq!(config.write(msix + 4, B4, 0xffff_ffff), TouchedRegs::empty());
     assert_eq!(config.read(msix + 4, B4), 1);
 }
 
@@ -187,7 +187,7 @@ fn functions_get_slots_and_disjoint_aligned_bars() {
     let mut root = PciRoot::new(0xc000_1000, 0x10_0000);
     let mut configs: Vec<ConfigSpace> =
         (0..3).map(|_| function(&[(0, BarKind::Memory32, 0x4000), (1, BarKind::Memory32, 0x100)])).collect();
-    let slots: Vec<Slot> = configs.iter_mut().map(|c| root.add(None, c).unwrap()).collect();
+    let slots: Vec<PciSlot> = configs.iter_mut().map(|c| root.add(None, c).unwrap()).collect();
     assert_eq!(slots, [slot(1), slot(2), slot(3)]);
     assert_eq!(root.add(Some(slot(2)), &mut function(&[])), Err(EEXIST));
     assert_eq!(root.add(Some(slot(0)), &mut function(&[])), Err(EEXIST));
@@ -226,7 +226,7 @@ fn a_bar_that_moves_is_found_at_its_new_place_only() {
     root.reset_function(at, &mut config);
     assert_eq!(root.decode(Gpa(0x12_c000_0004)), None);
     assert_eq!(config.read(0x10, B4), 0xc000_0004, "placed again");
-    assert_eq!(config.command(), Command::empty());
+    assert_eq!(config.command(), PciCommand::empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::driver::{put_desc, Ring};
 use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Width::{self, B1, B2, B4, B8};
-use crate::chipset::pci::Slot;
+use crate::chipset::pci::PciSlot;
 use crate::virtio::device::blk::{Blk, Geometry, Next, Op, Request, Status};
 use crate::virtio::device::rng::Rng;
 use crate::virtio::queue::{Buffer, Fault, QueueError};
@@ -317,7 +317,7 @@ proptest! {
                 }
                 Access::Reset => {
                     m.dev.reset();
-                    m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());
+                    m.root.reset_function(PciSlot::new(m.slot).unwrap(), m.dev.config_space());
                 }
             }
             if m.dev.is_running() {
@@ -334,7 +334,7 @@ proptest! {
             let _ = m.dev.next(0, &m.mem);
         }
         m.dev.reset();
-        m.root.reset_function(Slot::new(m.slot).unwrap(), m.dev.config_space());
+        m.root.reset_function(PciSlot::new(m.slot).unwrap(), m.dev.config_space());
         m.start(0);
         prop_assert!(m.dev.is_running());
     }

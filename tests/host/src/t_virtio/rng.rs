@@ -13,7 +13,7 @@ fn guest() -> (Machine<Rng>, Ring) {
     (m, ring)
 }
 
-fn message() -> Option<crate::chipset::pci::MsiMessage> {
+fn message() -> Option<crate::chipset::pci::MsixMessage> {
     Some(Machine::<Rng>::message(1))
 }
 

@@ -203,7 +203,7 @@ fn a_platform_reset_gives_the_first_addresses_again() {
     m.set_reg(0x10, B4, 0xd000_0000);
 
     m.dev.reset();
-    let slot = crate::chipset::pci::Slot::new(m.slot).unwrap();
+    let slot = crate::chipset::pci::PciSlot::new(m.slot).unwrap();
     m.root.reset_function(slot, m.dev.config_space());
 
     assert_eq!(m.reg(0x10, B4), WINDOW as u32);
