@@ -18,8 +18,8 @@ use super::guest_ram;
 use super::page::Pages;
 use super::pieces::{outcome, Pieces, Transfer};
 use crate::arch::addr::Hva;
-use crate::virtio::inflight::{Ended, InFlight};
-use crate::virtio::segment::Cut;
+use crate::virtio::inflight::{EndedRing, InFlight};
+use crate::virtio::segment::SegmentCut;
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -187,7 +187,7 @@ struct IoQueue<W> {
     /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the queue
     /// once it has let go of the lock.
     #[pin]
-    ended: SpinLockIrq<Ended>,
+    ended: SpinLockIrq<EndedRing>,
     waker: W,
 }
 
@@ -207,7 +207,7 @@ impl<W: Waker> IoQueue<W> {
                 write: false,
             }))?;
         }
-        let ended = Ended::new(room)?;
+        let ended = EndedRing::new(room)?;
         Ok(pin_init!(IoQueue { slots, ended <- kernel::new_spinlock_irq!(ended), waker }))
     }
 
@@ -412,7 +412,7 @@ impl<T, W: Waker> Transfers<T, W> {
         bytes: u64,
         at: FilePos,
     ) -> Result<u64> {
-        let mut pieces = Cut::new(pieces);
+        let mut pieces = SegmentCut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
             if is_being_killed() {
@@ -439,7 +439,7 @@ impl<T, W: Waker> Transfers<T, W> {
 /// Calls `f` for each part of `buf` with where it belongs in the process's memory.
 fn each_part(
     buf: &mut [u8],
-    pieces: &mut Cut<Hva, impl Iterator<Item = (Hva, u64)>>,
+    pieces: &mut SegmentCut<Hva, impl Iterator<Item = (Hva, u64)>>,
     f: impl Fn(Hva, &mut [u8]) -> Result,
 ) -> Result {
     let mut rest = buf;

@@ -29,10 +29,10 @@ use crate::host::blkio::BackingFile;
 use crate::host::file::Known;
 use crate::host::netio::{Stream, Tap};
 use crate::host::timer;
-use crate::virtio::device::blk::{self as blk_model, Blk, Geometry};
-use crate::virtio::device::console::Console;
-use crate::virtio::device::net::{self as net_model, Net, NetConfig};
-use crate::virtio::device::rng::Rng;
+use crate::virtio::device::blk::{self as blk_model, DiskGeometry, VirtioBlk};
+use crate::virtio::device::console::VirtioConsole;
+use crate::virtio::device::net::{self as net_model, NetConfig, VirtioNet};
+use crate::virtio::device::rng::VirtioRng;
 use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
@@ -251,14 +251,14 @@ fn pci_host(machine: &GuestMachine, c: abi::PciHostConfig, _: &DeviceHandle) -> 
 
 fn rng(machine: &GuestMachine, c: abi::VirtioRngConfig, _: &DeviceHandle) -> Result {
     check(c.flags & !abi::RNG_PACKED == 0)?;
-    let rng = VirtioPci::new(Rng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
+    let rng = VirtioPci::new(VirtioRng)?.offer_packed(c.flags & abi::RNG_PACKED != 0);
     let service = RngService::new(rng, machine.ram.clone(), machine.interrupts.clone())?;
     machine.reshape(|| machine.pci.add(c.slot, PciFunction::Rng(service)))
 }
 
 fn console(machine: &GuestMachine, c: abi::VirtioConsoleConfig, handle: &DeviceHandle) -> Result {
     check(c.flags & !(abi::CONSOLE_PACKED | abi::CONSOLE_WAITS) == 0 && c.pad == 0)?;
-    let console = Console::new(c.columns, c.rows)?.wait_for_reader(c.flags & abi::CONSOLE_WAITS != 0);
+    let console = VirtioConsole::new(c.columns, c.rows)?.wait_for_reader(c.flags & abi::CONSOLE_WAITS != 0);
     let console = VirtioPci::new(console)?.offer_packed(c.flags & abi::CONSOLE_PACKED != 0);
     let service = ConsoleService::new(console, machine.ram.clone(), machine.interrupts.clone())?;
     let function = PciFunction::Console(service.clone());
@@ -272,7 +272,7 @@ fn blk(machine: &GuestMachine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -
     file.check_mode(!read_only)?;
     let p = file.properties()?;
     check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
-    let geometry = Geometry {
+    let geometry = DiskGeometry {
         sectors: p.bytes >> 9,
         block_shift: p.block_shift,
         read_only,
@@ -287,7 +287,7 @@ fn blk(machine: &GuestMachine, c: abi::VirtioBlkConfig, handle: &DeviceHandle) -
     let queues = c.queues.max(1);
     // Together about as many as one queue would have.
     let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
-    let blk = VirtioPci::new(Blk::new(geometry, size, depth, queues)?)?
+    let blk = VirtioPci::new(VirtioBlk::new(geometry, size, depth, queues)?)?
         .offer_packed(c.flags & abi::BLK_PACKED != 0);
     let service =
         BlkService::new(blk, known, machine.ram.clone(), machine.interrupts.clone(), machine.settings.disks)?;
@@ -300,7 +300,7 @@ fn net(machine: &GuestMachine, c: abi::VirtioNetConfig, handle: &DeviceHandle) -
     let is_stream = c.flags & abi::NET_STREAM != 0;
     check(c.flags & !(offloads | abi::NET_STREAM | abi::NET_PACKED) == 0 && c.pad == [0; 6])?;
     check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
-    let net = Net::new(&NetConfig {
+    let net = VirtioNet::new(&NetConfig {
         mac: c.mac,
         mtu: c.mtu,
         pairs: c.pairs,

@@ -16,7 +16,7 @@ use super::service::rng::RngService;
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, PciSlot};
-use crate::virtio::transport::pci::{kick, Effect, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{kick, AccessEffect, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce, SpinLockIrq};
@@ -166,33 +166,33 @@ impl PciBus {
         &self,
         slot: PciSlot,
         service: &S,
-        write: impl FnOnce(&mut VirtioPci<S::Device>) -> Effect,
+        write: impl FnOnce(&mut VirtioPci<S::Device>) -> AccessEffect,
     ) -> Deferred {
         let function = service.function();
         let queues = function.with(|model| match write(model) {
-            Effect::None => None,
+            AccessEffect::None => None,
             // What carries a device's data may have to know that the driver's wishes are void.
-            Effect::Reset => {
+            AccessEffect::Reset => {
                 function.wake_all();
                 None
             }
-            Effect::Kick(queue) => Some(Err(queue)),
-            Effect::Activated | Effect::Configured => {
+            AccessEffect::Kick(queue) => Some(Err(queue)),
+            AccessEffect::Activated | AccessEffect::Configured => {
                 service.configured(model);
                 Some(Ok(()))
             }
-            Effect::Broken(msg) => {
+            AccessEffect::Broken(msg) => {
                 function.send(msg);
                 None
             }
-            Effect::Decode => {
+            AccessEffect::Decode => {
                 if let Some(root) = &mut *self.root.lock() {
                     root.update(slot, model.config_space());
                 }
                 drain(&function.interrupts, model);
                 Some(Ok(()))
             }
-            Effect::Msix => {
+            AccessEffect::Msix => {
                 drain(&function.interrupts, model);
                 None
             }

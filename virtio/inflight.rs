@@ -4,7 +4,7 @@
 //!
 //! A worker reserves a slot of an [`InFlight`], hands its number out with a piece of work, and puts the piece
 //! into the slot if the work goes on. Whoever does it, in any order and in any context, pushes number and
-//! result onto an [`Ended`]. The worker pops them there and takes the pieces out again.
+//! result onto an [`EndedRing`]. The worker pops them there and takes the pieces out again.
 //!
 //! ```text
 //! worker: reserve() -> slot, fill(slot, item) ──> the work ──> push(slot, result) :any context
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! All room is allocated at the start; nothing allocates afterwards. Slot numbers are below the room,
-//! and at most as many are out as there is room, so an [`Ended`] of the same room is never full. The
-//! worker owns the [`InFlight`]; the [`Ended`] is under a lock that both sides take.
+//! and at most as many are out as there is room, so an [`EndedRing`] of the same room is never full. The
+//! worker owns the [`InFlight`]; the [`EndedRing`] is under a lock that both sides take.
 
 use kernel::prelude::*;
 
@@ -74,20 +74,24 @@ impl<T> InFlight<T> {
 }
 
 /// What has ended and was not looked at yet, the oldest first.
-pub(crate) struct Ended {
+pub(crate) struct EndedRing {
     ring: KVec<(u16, i64)>,
     /// The oldest entry.
     head: usize,
     len: usize,
 }
 
-impl Ended {
+impl EndedRing {
     /// Returns an empty queue with room for `room` entries.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(room: u16) -> Result<Ended> {
-        Ok(Ended { ring: KVec::from_elem((0, 0), usize::from(room), GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+    pub(crate) fn new(room: u16) -> Result<EndedRing> {
+        Ok(EndedRing {
+            ring: KVec::from_elem((0, 0), usize::from(room), GFP_KERNEL_ACCOUNT)?,
+            head: 0,
+            len: 0,
+        })
     }
 
     /// Adds an entry: a slot and its result. Returns whether there was room.

@@ -21,7 +21,7 @@
 
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::virtio::segment::{Segment, SegmentList};
+use crate::virtio::segment::{MemSegment, SegmentList};
 use core::sync::atomic::{fence, Ordering};
 use kernel::prelude::*;
 
@@ -29,16 +29,16 @@ mod desc;
 mod packed;
 mod split;
 
-use desc::Parts;
-use packed::Packed;
-use split::Split;
+use desc::BufferParts;
+use packed::PackedRing;
+use split::SplitRing;
 
 /// Largest queue that the specification allows.
 pub(crate) const MAX_SIZE: u16 = 0x8000;
 
 /// How the driver broke the queue's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum QueueFault {
     /// More buffers are available or in flight than the queue has descriptors.
     AvailIndex(u16),
     /// A descriptor's number is not below the table's size.
@@ -68,21 +68,21 @@ pub(crate) enum QueueError {
     /// The page at this address must be faulted in; nothing was changed, call again after that.
     NotResident(Gpa),
     /// The driver broke the rules: the device needs a reset.
-    Broken(Fault),
+    Broken(QueueFault),
 }
 
 impl From<MemError> for QueueError {
     fn from(e: MemError) -> QueueError {
         match e {
             MemError::NotResident(gpa) => QueueError::NotResident(gpa),
-            MemError::NoSlot(gpa) => QueueError::Broken(Fault::Memory(gpa)),
+            MemError::NoSlot(gpa) => QueueError::Broken(QueueFault::Memory(gpa)),
         }
     }
 }
 
 /// Names a buffer that was popped, to give it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Buffer {
+pub(crate) struct QueueBuffer {
     /// What the driver knows it by: the number of its first descriptor, or the id that the driver gave
     /// it in a packed ring.
     pub(crate) id: u16,
@@ -92,20 +92,20 @@ pub(crate) struct Buffer {
 
 /// A buffer that the driver made available, lent by the queue until the next call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chain<'q> {
+pub(crate) struct BufferChain<'q> {
     /// To give back with [`Queue::add_used`].
-    pub(crate) buffer: Buffer,
+    pub(crate) buffer: QueueBuffer,
     /// What the device may read, in order.
-    pub(crate) readable: &'q [Segment],
+    pub(crate) readable: &'q [MemSegment],
     /// What the device may write, in order; comes after `readable`.
-    pub(crate) writable: &'q [Segment],
+    pub(crate) writable: &'q [MemSegment],
 }
 
 /// A buffer that the driver made available, whose pieces are in a list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Popped {
+pub(crate) struct PoppedBuffer {
     /// To give back with [`Queue::add_used`].
-    pub(crate) buffer: Buffer,
+    pub(crate) buffer: QueueBuffer,
     /// How many of the pieces, from the first on, the device may read; the others it may write.
     pub(crate) readable: usize,
     /// Bytes that the device may read.
@@ -114,16 +114,16 @@ pub(crate) struct Popped {
 
 /// A buffer to give back, and the bytes of it that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Used {
-    /// [`Chain::buffer`].
-    pub(crate) buffer: Buffer,
+pub(crate) struct UsedBuffer {
+    /// [`BufferChain::buffer`].
+    pub(crate) buffer: QueueBuffer,
     /// Bytes.
     pub(crate) len: u32,
 }
 
 /// How far a queue's buffers were popped: see [`Queue::mark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(u32);
+pub(crate) struct QueueMark(u32);
 
 /// The features that change how a queue works.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub(crate) struct QueueFeatures {
 
 /// The addresses of a queue's three areas, as the driver chose them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct QueueLayout {
     /// Descriptor table, or packed ring.
     pub(crate) desc: Gpa,
     /// Available ring, or the driver's event suppression ("driver area").
@@ -153,54 +153,59 @@ pub(crate) struct Layout {
 /// Once the queue is ready, `size` is one that the format can have, and the areas are aligned and do
 /// not wrap.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
+struct QueueShape {
     /// Entries.
     size: u16,
-    layout: Layout,
+    layout: QueueLayout,
     features: QueueFeatures,
 }
 
 /// What the two formats have to do.
-trait Ring {
+trait RingFormat {
     /// Returns whether the driver made a buffer available.
-    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError>;
+    fn has_buffer<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<bool, QueueError>;
 
     /// Collects the next buffer, which is there, without taking it.
     fn fetch<M: GuestMem>(
         &mut self,
-        shape: &Shape,
+        shape: &QueueShape,
         mem: &M,
-        parts: &mut Parts<'_>,
-    ) -> Result<Buffer, QueueError>;
+        parts: &mut BufferParts<'_>,
+    ) -> Result<QueueBuffer, QueueError>;
 
-    /// Takes the buffer that [`Ring::fetch`] gave.
-    fn take(&mut self, shape: &Shape, buffer: Buffer);
+    /// Takes the buffer that [`RingFormat::fetch`] gave.
+    fn take(&mut self, shape: &QueueShape, buffer: QueueBuffer);
 
     /// Asks the driver to notify of the next buffer.
-    fn arm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError>;
+    fn arm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError>;
 
     /// Tells the driver not to notify, if the wish does not lie behind by itself.
-    fn disarm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError>;
+    fn disarm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError>;
 
     /// Gives buffers back: the driver sees all of them or none.
-    fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError>;
+    fn give<M: GuestMem>(
+        &mut self,
+        shape: &QueueShape,
+        mem: &M,
+        buffers: &[UsedBuffer],
+    ) -> Result<(), MemError>;
 
     /// Returns whether the driver wants an interrupt for what was given back since the last call.
-    fn decide<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> bool;
+    fn decide<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> bool;
 }
 
 #[derive(Debug)]
-enum Format {
-    Split(Split),
-    Packed(Packed),
+enum AnyRing {
+    Split(SplitRing),
+    Packed(PackedRing),
 }
 
 /// Calls the same method of whichever format it is.
 macro_rules! each {
     ($format:expr, $r:ident => $e:expr) => {
         match $format {
-            Format::Split($r) => $e,
-            Format::Packed($r) => $e,
+            AnyRing::Split($r) => $e,
+            AnyRing::Packed($r) => $e,
         }
     };
 }
@@ -210,11 +215,11 @@ macro_rules! each {
 pub(crate) struct Queue {
     max_size: u16,
     max_chain: usize,
-    shape: Shape,
+    shape: QueueShape,
     ready: bool,
     /// The driver was told to notify, and sees no entry that was not popped.
     armed: bool,
-    format: Format,
+    format: AnyRing,
     chain: SegmentList,
 }
 
@@ -235,10 +240,14 @@ impl Queue {
         Queue {
             max_size,
             max_chain,
-            shape: Shape { size: max_size, layout: Layout::default(), features: QueueFeatures::default() },
+            shape: QueueShape {
+                size: max_size,
+                layout: QueueLayout::default(),
+                features: QueueFeatures::default(),
+            },
             ready: false,
             armed: false,
-            format: Format::Split(Split::new()),
+            format: AnyRing::Split(SplitRing::new()),
             chain,
         }
     }
@@ -264,12 +273,12 @@ impl Queue {
     }
 
     /// Returns where the areas lie.
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> QueueLayout {
         self.shape.layout
     }
 
     /// Sets where the areas lie; ignored once the queue is ready.
-    pub(crate) fn set_layout(&mut self, layout: Layout) {
+    pub(crate) fn set_layout(&mut self, layout: QueueLayout) {
         if !self.ready {
             self.shape.layout = layout;
         }
@@ -283,16 +292,16 @@ impl Queue {
     /// Enables the queue with what was set before.
     ///
     /// # Errors
-    /// [`Fault::Layout`]: the size is none of the format, or an area wraps or is not aligned as the
+    /// [`QueueFault::Layout`]: the size is none of the format, or an area wraps or is not aligned as the
     /// format wants it.
-    pub(crate) fn enable(&mut self, features: QueueFeatures) -> Result<(), Fault> {
-        let shape = Shape { features, ..self.shape };
+    pub(crate) fn enable(&mut self, features: QueueFeatures) -> Result<(), QueueFault> {
+        let shape = QueueShape { features, ..self.shape };
         let format = if features.packed {
-            Packed::fits(&shape).then(|| Format::Packed(Packed::new()))
+            PackedRing::fits(&shape).then(|| AnyRing::Packed(PackedRing::new()))
         } else {
-            Split::fits(&shape).then(|| Format::Split(Split::new()))
+            SplitRing::fits(&shape).then(|| AnyRing::Split(SplitRing::new()))
         };
-        self.format = format.ok_or(Fault::Layout)?;
+        self.format = format.ok_or(QueueFault::Layout)?;
         self.shape = shape;
         self.ready = true;
         Ok(())
@@ -303,16 +312,16 @@ impl Queue {
     ///
     /// # Errors
     /// As [`QueueError`].
-    pub(crate) fn pop<M: GuestMem>(&mut self, mem: &M) -> Result<Option<Chain<'_>>, QueueError> {
+    pub(crate) fn pop<M: GuestMem>(&mut self, mem: &M) -> Result<Option<BufferChain<'_>>, QueueError> {
         let Queue { ready, shape, armed, chain, max_chain, format, .. } = self;
         if !*ready {
             return Ok(None);
         }
-        let popped = pop(format, shape, mem, armed, Parts::new(chain, *max_chain))?;
+        let popped = pop(format, shape, mem, armed, BufferParts::new(chain, *max_chain))?;
         Ok(popped.map(|popped| {
             let halves = self.chain.as_slice().split_at_checked(popped.readable);
             let (readable, writable) = halves.unwrap_or((&[], &[]));
-            Chain { buffer: popped.buffer, readable, writable }
+            BufferChain { buffer: popped.buffer, readable, writable }
         }))
     }
 
@@ -326,36 +335,36 @@ impl Queue {
         &mut self,
         mem: &M,
         list: &mut SegmentList,
-    ) -> Result<Option<Popped>, QueueError> {
+    ) -> Result<Option<PoppedBuffer>, QueueError> {
         if !self.ready {
             return Ok(None);
         }
         let Queue { shape, armed, max_chain, format, .. } = self;
-        pop(format, shape, mem, armed, Parts::new(list, *max_chain))
+        pop(format, shape, mem, armed, BufferParts::new(list, *max_chain))
     }
 
     /// Returns whether the driver is known to have made more buffers available, without a look at the ring.
     pub(crate) fn knows_more(&self) -> bool {
         match &self.format {
-            Format::Split(ring) => ring.knows_more(),
-            Format::Packed(_) => false,
+            AnyRing::Split(ring) => ring.knows_more(),
+            AnyRing::Packed(_) => false,
         }
     }
 
     /// Returns where the queue stands, for [`Queue::rewind`].
-    pub(crate) fn mark(&self) -> Mark {
-        Mark(match &self.format {
-            Format::Split(ring) => ring.position().into(),
-            Format::Packed(ring) => ring.position(),
+    pub(crate) fn mark(&self) -> QueueMark {
+        QueueMark(match &self.format {
+            AnyRing::Split(ring) => ring.position().into(),
+            AnyRing::Packed(ring) => ring.position(),
         })
     }
 
     /// Takes back every [`Queue::pop`] since the mark was made, so that the next one gives the same
     /// buffers. None of them was given back.
-    pub(crate) fn rewind(&mut self, mark: Mark) {
+    pub(crate) fn rewind(&mut self, mark: QueueMark) {
         match &mut self.format {
-            Format::Split(ring) => ring.set_position((mark.0 & 0xffff) as u16),
-            Format::Packed(ring) => ring.set_position(mark.0),
+            AnyRing::Split(ring) => ring.set_position((mark.0 & 0xffff) as u16),
+            AnyRing::Packed(ring) => ring.set_position(mark.0),
         }
     }
 
@@ -366,10 +375,10 @@ impl Queue {
     pub(crate) fn add_used<M: GuestMem>(
         &mut self,
         mem: &M,
-        buffer: Buffer,
+        buffer: QueueBuffer,
         len: u32,
     ) -> Result<(), QueueError> {
-        self.add_used_together(mem, &[Used { buffer, len }])
+        self.add_used_together(mem, &[UsedBuffer { buffer, len }])
     }
 
     /// Gives buffers back such that the driver sees all of them or none.
@@ -379,7 +388,7 @@ impl Queue {
     pub(crate) fn add_used_together<M: GuestMem>(
         &mut self,
         mem: &M,
-        buffers: &[Used],
+        buffers: &[UsedBuffer],
     ) -> Result<(), QueueError> {
         Ok(each!(&mut self.format, ring => ring.give(&self.shape, mem, buffers))?)
     }
@@ -395,8 +404,8 @@ impl Queue {
     #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn in_flight(&self) -> u16 {
         match &self.format {
-            Format::Split(ring) => ring.in_flight(),
-            Format::Packed(ring) => ring.in_flight(&self.shape),
+            AnyRing::Split(ring) => ring.in_flight(),
+            AnyRing::Packed(ring) => ring.in_flight(&self.shape),
         }
     }
 }
@@ -404,24 +413,24 @@ impl Queue {
 /// [`Queue::pop_into`] of either format.
 #[inline(always)]
 fn pop<M: GuestMem>(
-    format: &mut Format,
-    shape: &Shape,
+    format: &mut AnyRing,
+    shape: &QueueShape,
     mem: &M,
     armed: &mut bool,
-    mut parts: Parts<'_>,
-) -> Result<Option<Popped>, QueueError> {
+    mut parts: BufferParts<'_>,
+) -> Result<Option<PoppedBuffer>, QueueError> {
     let buffer = each!(format, ring => pop_from(ring, shape, mem, armed, &mut parts))?;
     Ok(buffer.map(|buffer| parts.finish(buffer)))
 }
 
 #[inline(always)]
-fn pop_from<R: Ring, M: GuestMem>(
+fn pop_from<R: RingFormat, M: GuestMem>(
     ring: &mut R,
-    shape: &Shape,
+    shape: &QueueShape,
     mem: &M,
     armed: &mut bool,
-    parts: &mut Parts<'_>,
-) -> Result<Option<Buffer>, QueueError> {
+    parts: &mut BufferParts<'_>,
+) -> Result<Option<QueueBuffer>, QueueError> {
     if !ring.has_buffer(shape, mem)? {
         if *armed {
             return Ok(None);

@@ -11,7 +11,7 @@ use kernel::prelude::*;
 
 /// A piece of guest memory, never empty in a [`Chain`], never wrapping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct MemSegment {
     /// First byte.
     pub(crate) gpa: Gpa,
     /// Bytes.
@@ -21,7 +21,7 @@ pub(crate) struct Segment {
 /// A list of segments with a fixed room, made once and used again and again.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentList {
-    slots: KVVec<Segment>,
+    slots: KVVec<MemSegment>,
     len: usize,
 }
 
@@ -31,11 +31,11 @@ impl SegmentList {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(room: usize) -> Result<SegmentList> {
-        Ok(SegmentList { slots: KVVec::from_elem(Segment::default(), room, GFP_KERNEL_ACCOUNT)?, len: 0 })
+        Ok(SegmentList { slots: KVVec::from_elem(MemSegment::default(), room, GFP_KERNEL_ACCOUNT)?, len: 0 })
     }
 
     /// Returns the segments.
-    pub(crate) fn as_slice(&self) -> &[Segment] {
+    pub(crate) fn as_slice(&self) -> &[MemSegment] {
         self.slots.get(..self.len).unwrap_or(&[])
     }
 
@@ -52,7 +52,7 @@ impl SegmentList {
     }
 
     /// Appends a segment; `None` means that the list is full.
-    pub(crate) fn push(&mut self, segment: Segment) -> Option<()> {
+    pub(crate) fn push(&mut self, segment: MemSegment) -> Option<()> {
         *self.slots.get_mut(self.len)? = segment;
         self.len = self.len.wrapping_add(1);
         Some(())
@@ -65,16 +65,16 @@ impl SegmentList {
 }
 
 /// Pieces of memory, given out in parts: each a first address and bytes.
-pub(crate) struct Cut<A, I> {
+pub(crate) struct SegmentCut<A, I> {
     pieces: I,
     /// What is left of the piece that was cut last.
     rest: Option<(A, u64)>,
 }
 
-impl<A: Copy, I: Iterator<Item = (A, u64)>> Cut<A, I> {
+impl<A: Copy, I: Iterator<Item = (A, u64)>> SegmentCut<A, I> {
     /// Returns `pieces`, none of which is empty, uncut.
-    pub(crate) fn new(pieces: I) -> Cut<A, I> {
-        Cut { pieces, rest: None }
+    pub(crate) fn new(pieces: I) -> SegmentCut<A, I> {
+        SegmentCut { pieces, rest: None }
     }
 
     /// Returns the next part of at most `most` bytes, which is not 0; `after` gives the address a number
@@ -89,12 +89,12 @@ impl<A: Copy, I: Iterator<Item = (A, u64)>> Cut<A, I> {
 
 /// Returns the bytes in `segments`.
 #[inline]
-pub(crate) fn total(segments: &[Segment]) -> u64 {
+pub(crate) fn total(segments: &[MemSegment]) -> u64 {
     segments.iter().fold(0u64, |sum, s| sum.saturating_add(u64::from(s.len)))
 }
 
 /// Returns the parts of `segments` that hold `len` bytes after the first `skip`.
-pub(crate) fn slice(segments: &[Segment], skip: u64, len: u64) -> impl Iterator<Item = Segment> + '_ {
+pub(crate) fn slice(segments: &[MemSegment], skip: u64, len: u64) -> impl Iterator<Item = MemSegment> + '_ {
     let (mut skip, mut len) = (skip, len);
     segments.iter().filter_map(move |segment| {
         let bytes = u64::from(segment.len);
@@ -103,7 +103,7 @@ pub(crate) fn slice(segments: &[Segment], skip: u64, len: u64) -> impl Iterator<
         let taken = bytes.saturating_sub(skipped).min(len);
         len = len.saturating_sub(taken);
         let taken = u32::try_from(taken).unwrap_or(0);
-        (taken != 0).then(|| Segment { gpa: segment.gpa.wrapping_add(skipped), len: taken })
+        (taken != 0).then(|| MemSegment { gpa: segment.gpa.wrapping_add(skipped), len: taken })
     })
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn slice(segments: &[Segment], skip: u64, len: u64) -> impl Iterator<
 /// As [`MemError`]. Fewer bytes there leave the rest of `buf` as it was.
 pub(crate) fn read_segments<M: GuestMem>(
     mem: &M,
-    segments: &[Segment],
+    segments: &[MemSegment],
     skip: u64,
     mut buf: &mut [u8],
 ) -> Result<(), MemError> {
@@ -136,7 +136,7 @@ pub(crate) fn read_segments<M: GuestMem>(
 /// As [`MemError`]; a prefix may then have been written.
 pub(crate) fn write_segments<M: GuestMem>(
     mem: &M,
-    segments: &[Segment],
+    segments: &[MemSegment],
     buf: &[u8],
 ) -> Result<u32, MemError> {
     write_segments_at(mem, segments, 0, buf)
@@ -148,7 +148,7 @@ pub(crate) fn write_segments<M: GuestMem>(
 /// As [`write_segments`].
 pub(crate) fn write_segments_at<M: GuestMem>(
     mem: &M,
-    segments: &[Segment],
+    segments: &[MemSegment],
     skip: u64,
     mut buf: &[u8],
 ) -> Result<u32, MemError> {

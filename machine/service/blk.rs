@@ -27,8 +27,8 @@ use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::split_at_slots;
 use crate::machine::ram::GuestRam;
 use crate::mmu::mem::MemError;
-use crate::virtio::device::blk::{Blk, Next, Op, Request, Retry, Status};
-use crate::virtio::queue::Fault;
+use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, NextRequest, NotCompleted, VirtioBlk};
+use crate::virtio::queue::QueueFault;
 use crate::virtio::transport::pci::VirtioPci;
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
@@ -38,7 +38,7 @@ use kernel::sync::Arc;
 #[pin_data]
 pub(crate) struct BlkService {
     #[pin]
-    function: VirtioFunction<Blk>,
+    function: VirtioFunction<VirtioBlk>,
     file: Known<BackingFile>,
     queues: KVec<Pin<KBox<KillableMutex<BlkQueue>>>>,
     counters: &'static DiskCounters,
@@ -46,9 +46,9 @@ pub(crate) struct BlkService {
 
 /// What serves a queue, held by the one that does it now.
 struct BlkQueue {
-    transfers: Transfers<Request, Arc<QueueWorker>>,
+    transfers: Transfers<BlkRequest, Arc<QueueWorker>>,
     /// A request that a vCPU has left to the worker.
-    left: Option<Request>,
+    left: Option<BlkRequest>,
 }
 
 /// log2 of the bytes of a sector.
@@ -59,11 +59,11 @@ const TOGETHER: u64 = 16;
 const DIRECT_ALIGN: u32 = 512;
 
 /// A request that was carried out, with its status and the bytes that a read brought.
-type Done = (Request, (Status, u64));
+type Done = (BlkRequest, (BlkStatus, u64));
 
 /// A queue that is being served.
 struct BlkCx<'a> {
-    function: &'a VirtioFunction<Blk>,
+    function: &'a VirtioFunction<VirtioBlk>,
     queue: u16,
     counters: &'static DiskCounters,
 }
@@ -74,7 +74,7 @@ impl BlkService {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(
-        blk: VirtioPci<Blk>,
+        blk: VirtioPci<VirtioBlk>,
         file: Known<BackingFile>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
@@ -136,10 +136,10 @@ impl BlkService {
 }
 
 impl VirtioService for BlkService {
-    type Device = Blk;
+    type Device = VirtioBlk;
     const HAS_DEFERRED: bool = false;
 
-    fn function(&self) -> &VirtioFunction<Blk> {
+    fn function(&self) -> &VirtioFunction<VirtioBlk> {
         &self.function
     }
 
@@ -176,26 +176,26 @@ impl BlkCx<'_> {
                 return Err(why);
             }
             done = match self.next_after(done, unsignalled)? {
-                Next::Request(request) => {
+                NextRequest::Request(request) => {
                     *taken = taken.saturating_add(1);
                     self.begin(io, request, unsignalled)
                 }
-                Next::Answered(msg) | Next::Broken(msg) => {
+                NextRequest::Answered(msg) | NextRequest::Broken(msg) => {
                     self.function.send(msg);
                     None
                 }
-                Next::NotResident(gpa) => {
+                NextRequest::NotResident(gpa) => {
                     self.signal_used(unsignalled);
                     self.function.ram.fault_in(gpa, true)?;
                     None
                 }
-                Next::Empty | Next::Full => return Ok(()),
+                NextRequest::Empty | NextRequest::Full => return Ok(()),
             };
         }
     }
 
     /// Gives the guest the request that was done, if there is one; takes the next.
-    fn next_after(&self, done: Option<Done>, unsignalled: &mut u64) -> Result<Next> {
+    fn next_after(&self, done: Option<Done>, unsignalled: &mut u64) -> Result<NextRequest> {
         let Some((request, (status, bytes))) = done else { return Ok(self.next()) };
         *unsignalled = unsignalled.wrapping_add(1);
         let both = self.function.with_ram(|blk, mem| {
@@ -207,7 +207,7 @@ impl BlkCx<'_> {
                 self.function.send(msg);
                 next
             }
-            Err(Retry { request, .. }) => {
+            Err(NotCompleted { request, .. }) => {
                 self.complete(request, (status, bytes))?;
                 self.next()
             }
@@ -234,13 +234,13 @@ impl BlkCx<'_> {
     fn take_some(&self, io: &mut BlkQueue, given: &mut u64) -> RemainingWork {
         for _ in 0..MOST_AT_ONCE {
             let request = match self.next() {
-                Next::Request(request) => request,
-                Next::Answered(msg) | Next::Broken(msg) => {
+                NextRequest::Request(request) => request,
+                NextRequest::Answered(msg) | NextRequest::Broken(msg) => {
                     self.function.send(msg);
                     continue;
                 }
-                Next::Empty | Next::Full => return RemainingWork::Nothing,
-                Next::NotResident(_) => return RemainingWork::MayBlock,
+                NextRequest::Empty | NextRequest::Full => return RemainingWork::Nothing,
+                NextRequest::NotResident(_) => return RemainingWork::MayBlock,
             };
             match self.transfer_now(io, request) {
                 Ok(None) => {}
@@ -259,7 +259,7 @@ impl BlkCx<'_> {
         RemainingWork::Backlog
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> NextRequest {
         self.function.with_ram(|blk, mem| blk.next(self.queue, mem))
     }
 
@@ -295,7 +295,7 @@ impl BlkCx<'_> {
     }
 
     /// Puts a request into the used ring; the guest is to be told of it.
-    fn complete(&self, request: Request, (status, bytes): (Status, u64)) -> Result {
+    fn complete(&self, request: BlkRequest, (status, bytes): (BlkStatus, u64)) -> Result {
         let function = self.function;
         let mut left = Some(request);
         let done = function.ram.until_resident(|| {
@@ -313,7 +313,9 @@ impl BlkCx<'_> {
             Err((why, gpa)) => {
                 // The ring has gone, and the request's place in it.
                 function.send(
-                    left.and_then(|request| function.with(|blk| blk.abandon(request, Fault::Memory(gpa)))),
+                    left.and_then(|request| {
+                        function.with(|blk| blk.abandon(request, QueueFault::Memory(gpa)))
+                    }),
                 );
                 Err(why)
             }
@@ -322,18 +324,18 @@ impl BlkCx<'_> {
 
     /// Starts a request, or does it: then it is to be given back with the answer. Whatever may take time
     /// comes after the guest was told of what was done before.
-    fn begin(&self, io: &mut BlkQueue, request: Request, unsignalled: &mut u64) -> Option<Done> {
+    fn begin(&self, io: &mut BlkQueue, request: BlkRequest, unsignalled: &mut u64) -> Option<Done> {
         let done = match request.op() {
-            Op::Read { .. } | Op::Write { .. } => return self.transfer(io, request, unsignalled),
-            Op::Flush => {
+            BlkOp::Read { .. } | BlkOp::Write { .. } => return self.transfer(io, request, unsignalled),
+            BlkOp::Flush => {
                 self.signal_used(unsignalled);
                 io.transfers.file().and_then(BackingFile::sync)
             }
-            Op::Discard { sector, count } => {
+            BlkOp::Discard { sector, count } => {
                 self.signal_used(unsignalled);
                 clear(io, sector, count.into(), true)
             }
-            Op::WriteZeroes { sector, count, unmap } => {
+            BlkOp::WriteZeroes { sector, count, unmap } => {
                 self.signal_used(unsignalled);
                 clear(io, sector, count.into(), unmap)
             }
@@ -342,7 +344,7 @@ impl BlkCx<'_> {
     }
 
     /// Starts a read or a write, or does it.
-    fn transfer(&self, io: &mut BlkQueue, request: Request, unsignalled: &mut u64) -> Option<Done> {
+    fn transfer(&self, io: &mut BlkQueue, request: BlkRequest, unsignalled: &mut u64) -> Option<Done> {
         let mut request = request;
         if *unsignalled != 0 {
             match self.transfer_now(io, request) {
@@ -364,11 +366,11 @@ impl BlkCx<'_> {
     ///
     /// # Errors
     /// The request, where it has to.
-    fn transfer_now(&self, io: &mut BlkQueue, request: Request) -> Result<Option<Done>, Request> {
+    fn transfer_now(&self, io: &mut BlkQueue, request: BlkRequest) -> Result<Option<Done>, BlkRequest> {
         let read = match request.op() {
-            Op::Read { .. } => request.bytes(),
-            Op::Write { .. } => 0,
-            Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => return Err(request),
+            BlkOp::Read { .. } => request.bytes(),
+            BlkOp::Write { .. } => 0,
+            BlkOp::Flush | BlkOp::Discard { .. } | BlkOp::WriteZeroes { .. } => return Err(request),
         };
         if !io.transfers.is_prompt() {
             return Err(request);
@@ -376,14 +378,14 @@ impl BlkCx<'_> {
         match self.start(io, request, true) {
             Started::UnderWay => Ok(None),
             Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
-                Ok(Some((request, (Status::Ok, read))))
+                Ok(Some((request, (BlkStatus::Ok, read))))
             }
             Started::Ended(request, _) => Err(request),
         }
     }
 
     /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
-    fn start(&self, io: &mut BlkQueue, request: Request, prompt: bool) -> Started<Request> {
+    fn start(&self, io: &mut BlkQueue, request: BlkRequest, prompt: bool) -> Started<BlkRequest> {
         let transfers = &mut io.transfers;
         let at = FilePos { prompt, ..place(&request) };
         let mut failed = None;
@@ -407,7 +409,7 @@ impl BlkCx<'_> {
 
     /// Turns the end of a transfer into what the guest is told, and does it another way where the file
     /// did not take it as it was, or only a part. Returns the status and the bytes that a read brought.
-    fn settle(&self, io: &mut BlkQueue, request: &Request, done: Result<u64>) -> (Status, u64) {
+    fn settle(&self, io: &mut BlkQueue, request: &BlkRequest, done: Result<u64>) -> (BlkStatus, u64) {
         let at = place(request);
         let mut failed = None;
         let again = match &done {
@@ -434,21 +436,21 @@ fn clear(io: &BlkQueue, sector: u64, count: u64, deallocate: bool) -> Result {
     io.transfers.file()?.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
 }
 
-fn status_of(ok: bool) -> Status {
+fn status_of(ok: bool) -> BlkStatus {
     if ok {
-        Status::Ok
+        BlkStatus::Ok
     } else {
-        Status::IoErr
+        BlkStatus::IoErr
     }
 }
 
 /// Returns where in the file a read or a write takes place.
-fn place(request: &Request) -> FilePos {
+fn place(request: &BlkRequest) -> FilePos {
     let (sector, write, durable) = match request.op() {
-        Op::Read { sector } => (sector, false, false),
-        Op::Write { sector, durable } => (sector, true, durable),
+        BlkOp::Read { sector } => (sector, false, false),
+        BlkOp::Write { sector, durable } => (sector, true, durable),
         // These have no data.
-        Op::Flush | Op::Discard { .. } | Op::WriteZeroes { .. } => (0, false, false),
+        BlkOp::Flush | BlkOp::Discard { .. } | BlkOp::WriteZeroes { .. } => (0, false, false),
     };
     FilePos { pos: sector << SECTOR_SHIFT, write, durable, prompt: false }
 }
@@ -457,7 +459,7 @@ fn place(request: &Request) -> FilePos {
 /// no memory, and says so in `failed`.
 fn pieces<'a>(
     ram: &'a GuestRam,
-    request: &'a Request,
+    request: &'a BlkRequest,
     to_guest: bool,
     failed: &'a mut Option<MemError>,
 ) -> impl Iterator<Item = (Hva, u64)> + 'a {

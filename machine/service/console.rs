@@ -7,7 +7,7 @@ use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::file::signal_pending;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::device::console::Console;
+use crate::virtio::device::console::VirtioConsole;
 use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -16,7 +16,7 @@ use kernel::sync::Arc;
 #[pin_data]
 pub(crate) struct ConsoleService {
     #[pin]
-    function: VirtioFunction<Console>,
+    function: VirtioFunction<VirtioConsole>,
 }
 
 impl ConsoleService {
@@ -25,7 +25,7 @@ impl ConsoleService {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(
-        console: VirtioPci<Console>,
+        console: VirtioPci<VirtioConsole>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
     ) -> Result<Arc<ConsoleService>> {
@@ -60,9 +60,9 @@ impl ConsoleService {
 }
 
 impl VirtioService for ConsoleService {
-    type Device = Console;
+    type Device = VirtioConsole;
 
-    fn function(&self) -> &VirtioFunction<Console> {
+    fn function(&self) -> &VirtioFunction<VirtioConsole> {
         &self.function
     }
 

@@ -21,7 +21,7 @@ use crate::host::cpu::PinnedCpu;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::PinnedRam;
 use crate::machine::ram::GuestRam;
-use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
@@ -145,20 +145,20 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
 
     /// Calls `round` until it has nothing more to serve, but not more than [`ROUNDS`] times: other vCPUs can make
     /// work as fast as it is done.
-    pub(crate) fn serve(&self, mut round: impl FnMut(&mut VirtioPci<D>) -> Served) -> ServiceLeft {
+    pub(crate) fn serve(&self, mut round: impl FnMut(&mut VirtioPci<D>) -> QueueServed) -> ServiceLeft {
         for _ in 0..ROUNDS {
             let served = round(&mut self.model.lock());
             // A command may have changed what the workers have to do.
-            if !matches!(served, Served::Empty(None)) {
+            if !matches!(served, QueueServed::Empty(None)) {
                 self.wake_all();
             }
             match served {
-                Served::More(msg) => self.send(msg),
-                Served::Empty(msg) | Served::Broken(msg) => {
+                QueueServed::More(msg) => self.send(msg),
+                QueueServed::Empty(msg) | QueueServed::Broken(msg) => {
                     self.send(msg);
                     return ServiceLeft::Nothing;
                 }
-                Served::NotResident(gpa, msg) => {
+                QueueServed::NotResident(gpa, msg) => {
                     self.send(msg);
                     return ServiceLeft::NotResident(gpa);
                 }

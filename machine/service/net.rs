@@ -16,7 +16,7 @@ use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::netio::{Stream, Tap};
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::device::net::Net;
+use crate::virtio::device::net::VirtioNet;
 use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -25,7 +25,7 @@ use kernel::sync::Arc;
 #[pin_data]
 pub(crate) struct NetService {
     #[pin]
-    function: VirtioFunction<Net>,
+    function: VirtioFunction<VirtioNet>,
     backend: NetBackend,
     queues: KVec<Pin<KBox<KillableMutex<NetQueue>>>>,
 }
@@ -44,7 +44,7 @@ impl NetService {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(
-        net: VirtioPci<Net>,
+        net: VirtioPci<VirtioNet>,
         backend: NetBackend,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
@@ -102,13 +102,13 @@ impl NetService {
 }
 
 impl VirtioService for NetService {
-    type Device = Net;
+    type Device = VirtioNet;
 
-    fn function(&self) -> &VirtioFunction<Net> {
+    fn function(&self) -> &VirtioFunction<VirtioNet> {
         &self.function
     }
 
-    fn configured(&self, net: &VirtioPci<Net>) {
+    fn configured(&self, net: &VirtioPci<VirtioNet>) {
         self.function.set_kicked(net.carriers().into());
     }
 
@@ -129,7 +129,7 @@ impl VirtioService for NetService {
 
 /// Sends what the guest transmits to the tap that is lent, until a signal arrives.
 fn transmit_to_tap(
-    function: &VirtioFunction<Net>,
+    function: &VirtioFunction<VirtioNet>,
     io: &KillableMutex<NetQueue>,
     worker: &QueueWorker,
     queue: u16,

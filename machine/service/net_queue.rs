@@ -12,8 +12,8 @@ use crate::host::file::Loan;
 use crate::host::netio::{Batch, Tap};
 use crate::host::pieces::{Extent, Pieces};
 use crate::machine::memory::{split_at_slots, PinnedRam};
-use crate::virtio::device::net::{Net, Packet, Sent, Taken, MAX_CHAIN};
-use crate::virtio::queue::{Fault, Used};
+use crate::virtio::device::net::{NetPacket, SentPackets, TakenPacket, VirtioNet, MAX_CHAIN};
+use crate::virtio::queue::{QueueFault, UsedBuffer};
 use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 
@@ -28,9 +28,9 @@ pub(super) const PACKET_PIECES: usize = MAX_CHAIN * 2;
 
 /// What serves a queue, held by the one that does it now.
 pub(super) struct NetQueue {
-    pub(super) packet: Packet,
+    pub(super) packet: NetPacket,
     /// Packets that were carried off and not yet given back.
-    pub(super) sent: Sent,
+    pub(super) sent: SentPackets,
     /// Packets given back that the driver was not told of.
     unsignalled: u32,
     pub(super) path: QueuePath,
@@ -44,7 +44,7 @@ impl NetQueue {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(path: QueuePath) -> Result<NetQueue> {
-        let (packet, sent) = (Packet::new()?, Sent::new(TOGETHER)?);
+        let (packet, sent) = (NetPacket::new()?, SentPackets::new(TOGETHER)?);
         Ok(NetQueue { packet, sent, unsignalled: 0, path, tap: Loan::empty() })
     }
 
@@ -90,7 +90,7 @@ pub(super) struct TapOutbox {
     /// Where the packets of the burst lie in the VMM.
     pub(super) pieces: Pieces,
     /// The packets: where each is given back, and its part of `pieces`.
-    pub(super) burst: KVec<(Used, Extent)>,
+    pub(super) burst: KVec<(UsedBuffer, Extent)>,
     /// How many of them were carried off.
     pub(super) carried: usize,
     /// Copies of packets, to be sent together.
@@ -124,10 +124,10 @@ impl TapOutbox {
     /// # Errors
     /// As [`locate`].
     #[inline(always)]
-    pub(super) fn add(&mut self, packet: &Packet, mem: &PinnedRam<'_>) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, packet: &NetPacket, mem: &PinnedRam<'_>) -> Result<(), QueueFault> {
         let extent = locate(packet, mem, &mut self.pieces, false)?;
-        let buffer = packet.buffer().ok_or(Fault::Malformed)?;
-        self.burst.push_within_capacity((buffer, extent)).map_err(|_| Fault::TooLong)
+        let buffer = packet.buffer().ok_or(QueueFault::Malformed)?;
+        self.burst.push_within_capacity((buffer, extent)).map_err(|_| QueueFault::TooLong)
     }
 }
 
@@ -137,11 +137,11 @@ impl TapOutbox {
 /// Not all of it is the guest's memory, or it is in too many pieces.
 #[inline(always)]
 pub(super) fn locate(
-    packet: &Packet,
+    packet: &NetPacket,
     mem: &PinnedRam<'_>,
     pieces: &mut Pieces,
     to_guest: bool,
-) -> Result<Extent, Fault> {
+) -> Result<Extent, QueueFault> {
     let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
     let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
     extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())
@@ -149,7 +149,7 @@ pub(super) fn locate(
 
 /// A queue that is being served, by the one who holds it.
 pub(super) struct NetCx<'a> {
-    pub(super) function: &'a VirtioFunction<Net>,
+    pub(super) function: &'a VirtioFunction<VirtioNet>,
     pub(super) io: &'a mut NetQueue,
 }
 
@@ -174,15 +174,15 @@ impl NetCx<'_> {
     }
 
     /// Does what has to be done before the queue is looked at again.
-    pub(super) fn pause(&mut self, taken: Taken, queue: u16, worker: &QueueWorker) -> Result {
+    pub(super) fn pause(&mut self, taken: TakenPacket, queue: u16, worker: &QueueWorker) -> Result {
         match taken {
-            Taken::Packet | Taken::TooLong => Ok(()),
-            Taken::NotResident(gpa) => self.function.ram.fault_in(gpa, true),
-            Taken::Broken(msg) => {
+            TakenPacket::Packet | TakenPacket::TooLong => Ok(()),
+            TakenPacket::NotResident(gpa) => self.function.ram.fault_in(gpa, true),
+            TakenPacket::Broken(msg) => {
                 self.function.send(msg);
                 worker.wait(None)
             }
-            Taken::Empty => {
+            TakenPacket::Empty => {
                 self.signal_used(queue);
                 worker.wait(None)
             }
@@ -192,7 +192,11 @@ impl NetCx<'_> {
     /// Gives the packet back.
     pub(super) fn complete(
         &mut self,
-        call: impl Fn(&mut VirtioPci<Net>, &PinnedRam<'_>, &mut Packet) -> Result<Option<MsixMessage>, Gpa>,
+        call: impl Fn(
+            &mut VirtioPci<VirtioNet>,
+            &PinnedRam<'_>,
+            &mut NetPacket,
+        ) -> Result<Option<MsixMessage>, Gpa>,
     ) -> Result {
         let NetQueue { packet, unsignalled, .. } = &mut *self.io;
         complete(self.function, 1, |net, mem| call(net, mem, packet))?;
@@ -223,9 +227,9 @@ impl NetCx<'_> {
 
 /// Gives `count` packets back by `call`, which says what page is missing for that.
 fn complete(
-    function: &VirtioFunction<Net>,
+    function: &VirtioFunction<VirtioNet>,
     count: u32,
-    mut call: impl FnMut(&mut VirtioPci<Net>, &PinnedRam<'_>) -> Result<Option<MsixMessage>, Gpa>,
+    mut call: impl FnMut(&mut VirtioPci<VirtioNet>, &PinnedRam<'_>) -> Result<Option<MsixMessage>, Gpa>,
 ) -> Result {
     match function.ram.until_resident(|| function.with_ram(&mut call)) {
         Ok(msg) => {
@@ -233,7 +237,7 @@ fn complete(
             Ok(())
         }
         Err((why, gpa)) => {
-            function.send(function.with(|net| net.abandon_packets(Fault::Memory(gpa), count)));
+            function.send(function.with(|net| net.abandon_packets(QueueFault::Memory(gpa), count)));
             Err(why)
         }
     }

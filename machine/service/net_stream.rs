@@ -15,8 +15,8 @@ use super::worker::QueueWorker;
 use crate::host::file::signal_pending;
 use crate::host::netio::Stream;
 use crate::mmu::mem::MemError;
-use crate::virtio::device::net::frames::{Frames, MAX_FRAME, PREFIX};
-use crate::virtio::device::net::{Taken, HEADER_BYTES};
+use crate::virtio::device::net::frames::{FrameStream, MAX_FRAME, PREFIX};
+use crate::virtio::device::net::{TakenPacket, HEADER_BYTES};
 use crate::virtio::segment::{read_segments, write_segments, write_segments_at};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -31,7 +31,7 @@ const TRANSMIT: u16 = 1;
 /// As `NetService::serve`; `ENOTCONN` when the stream has ended.
 pub(super) fn receive(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWorker>) -> Result {
     let _listener = stream.listen(worker.clone())?;
-    let mut frames = Frames::new()?;
+    let mut frames = FrameStream::new()?;
     loop {
         if signal_pending() {
             return Err(ERESTARTSYS);
@@ -73,8 +73,8 @@ fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &QueueWorker) -> Result<bo
     let bytes = HEADER_BYTES.saturating_add(frame.len() as u64);
     let packet = &mut cx.io.packet;
     match cx.function.with_ram(|net, mem| net.take_room(RECEIVE, mem, packet, bytes)) {
-        Taken::Packet => {}
-        Taken::TooLong => return Ok(true),
+        TakenPacket::Packet => {}
+        TakenPacket::TooLong => return Ok(true),
         other => {
             cx.pause(other, RECEIVE, worker)?;
             return Ok(false);
@@ -105,7 +105,7 @@ pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWo
         }
         let packet = &mut cx.io.packet;
         match cx.function.with_ram(|net, mem| net.take_packet(TRANSMIT, mem, packet)) {
-            Taken::Packet => {
+            TakenPacket::Packet => {
                 let bytes = cx.io.packet.bytes().saturating_sub(HEADER_BYTES);
                 let len = usize::try_from(bytes).unwrap_or(usize::MAX);
                 let whole = buf.get_mut(..PREFIX.saturating_add(len));

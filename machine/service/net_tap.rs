@@ -13,7 +13,7 @@ use super::net_queue::{locate, NetCx, NetQueue, QueuePath, TapOutbox, BURST, PAC
 use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::host::file::signal_pending;
 use crate::host::netio::Tap;
-use crate::virtio::device::net::{Offloads, Taken, HEADER_BYTES};
+use crate::virtio::device::net::{NetOffloads, TakenPacket, HEADER_BYTES};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -41,21 +41,21 @@ pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<QueueWorker>, 
         let taken = cx.function.with_ram(|net, mem| {
             queue = net.receive_queue(pair);
             let taken = net.take_room(queue, mem, packet, bytes);
-            if taken != Taken::Packet {
+            if taken != TakenPacket::Packet {
                 return taken;
             }
             pieces.clear();
             match locate(packet, mem, pieces, true) {
                 Ok(_) => taken,
-                Err(fault) => Taken::Broken(net.abandon_packets(fault, 1)),
+                Err(fault) => TakenPacket::Broken(net.abandon_packets(fault, 1)),
             }
         });
         match taken {
-            Taken::Packet => {
+            TakenPacket::Packet => {
                 let bytes = tap.receive(pieces.all()).unwrap_or(0);
                 cx.complete(|net, mem, packet| net.give_room(queue, mem, packet, bytes))?;
             }
-            Taken::TooLong => tap.drop_next(),
+            TakenPacket::TooLong => tap.drop_next(),
             other => cx.pause(other, queue, worker)?,
         }
         cx.signal_many_used(queue);
@@ -63,7 +63,7 @@ pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<QueueWorker>, 
 }
 
 /// Lets the tap leave to the guest what it can do, when that has changed.
-fn set_offloads(cx: &NetCx<'_>, tap: &Tap, pair: u16, set: &mut Option<Offloads>) -> Result {
+fn set_offloads(cx: &NetCx<'_>, tap: &Tap, pair: u16, set: &mut Option<NetOffloads>) -> Result {
     // They are of the tap as a whole, whichever of its queues is told.
     if pair != 0 {
         return Ok(());
@@ -106,13 +106,13 @@ fn transmit_all(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32> {
         carry_off(cx, tap, queue, false)?;
         taken = taken.saturating_add(count as u32);
         match end {
-            Taken::Packet | Taken::TooLong => {}
-            Taken::NotResident(gpa) => cx.function.ram.fault_in(gpa, true)?,
-            Taken::Broken(msg) => {
+            TakenPacket::Packet | TakenPacket::TooLong => {}
+            TakenPacket::NotResident(gpa) => cx.function.ram.fault_in(gpa, true)?,
+            TakenPacket::Broken(msg) => {
                 cx.function.send(msg);
                 return Ok(taken);
             }
-            Taken::Empty => return Ok(taken),
+            TakenPacket::Empty => return Ok(taken),
         }
     }
 }
@@ -127,21 +127,21 @@ fn send_some(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<RemainingWork>
         carry_off(cx, tap, queue, true)?;
         room = room.saturating_sub(count);
         match end {
-            Taken::Packet => {}
-            Taken::Empty => return Ok(RemainingWork::Nothing),
-            Taken::Broken(msg) => {
+            TakenPacket::Packet => {}
+            TakenPacket::Empty => return Ok(RemainingWork::Nothing),
+            TakenPacket::Broken(msg) => {
                 cx.function.send(msg);
                 return Ok(RemainingWork::Nothing);
             }
-            Taken::NotResident(_) | Taken::TooLong => return Ok(RemainingWork::MayBlock),
+            TakenPacket::NotResident(_) | TakenPacket::TooLong => return Ok(RemainingWork::MayBlock),
         }
     }
     Ok(RemainingWork::Backlog)
 }
 
 /// Takes packets that the driver is known to have, `most` of them. Returns how many, and what came after them;
-/// [`Taken::Packet`]: there may be more.
-fn take_burst(cx: &mut NetCx<'_>, queue: u16, most: usize) -> Result<(usize, Taken)> {
+/// [`TakenPacket::Packet`]: there may be more.
+fn take_burst(cx: &mut NetCx<'_>, queue: u16, most: usize) -> Result<(usize, TakenPacket)> {
     let NetQueue { packet, path: QueuePath::Out(out), .. } = &mut *cx.io else { return Err(EINVAL) };
     out.clear();
     let most = most.min(BURST);

@@ -6,7 +6,7 @@ use super::function::{ServiceLeft, VirtioFunction, VirtioService};
 use crate::host::random;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
-use crate::virtio::device::rng::Rng;
+use crate::virtio::device::rng::VirtioRng;
 use crate::virtio::transport::pci::VirtioPci;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -15,7 +15,7 @@ use kernel::sync::Arc;
 #[pin_data]
 pub(crate) struct RngService {
     #[pin]
-    function: VirtioFunction<Rng>,
+    function: VirtioFunction<VirtioRng>,
 }
 
 impl RngService {
@@ -24,7 +24,7 @@ impl RngService {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(
-        rng: VirtioPci<Rng>,
+        rng: VirtioPci<VirtioRng>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
     ) -> Result<Arc<RngService>> {
@@ -34,9 +34,9 @@ impl RngService {
 }
 
 impl VirtioService for RngService {
-    type Device = Rng;
+    type Device = VirtioRng;
 
-    fn function(&self) -> &VirtioFunction<Rng> {
+    fn function(&self) -> &VirtioFunction<VirtioRng> {
         &self.function
     }
 

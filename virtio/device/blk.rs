@@ -6,14 +6,14 @@
 //! Not modelled: SCSI commands, secure erase, zoned
 //! devices, lifetime, a cache mode that the driver can change, several ranges in one discard.
 //!
-//! The device holds no file. A worker takes a [`Request`] out with [`VirtioPci::next`], does the
+//! The device holds no file. A worker takes a [`BlkRequest`] out with [`VirtioPci::next`], does the
 //! transfer from and to guest memory without the device's lock, and hands the request back with
 //! [`VirtioPci::give_back`]; one [`VirtioPci::notify`] tells the driver of several. Whatever needs no
 //! transfer (a bad request, the serial number) is answered inside. Requests come from a pool of the
-//! queue, so none of this allocates; an empty pool gives [`Next::Full`].
+//! queue, so none of this allocates; an empty pool gives [`NextRequest::Full`].
 //!
 //! Requests may be carried out and handed back in any order, as VIRTIO allows: a driver that wants one
-//! after the other waits for the first. [`Op::Flush`] concerns writes that were handed back before.
+//! after the other waits for the first. [`BlkOp::Flush`] concerns writes that were handed back before.
 //!
 //! | request | readable part | writable part |
 //! |---|---|---|
@@ -29,14 +29,14 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsixMessage;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Buffer, Chain, Fault, Queue, QueueError};
-use crate::virtio::segment::{self, Segment, SegmentList};
+use crate::virtio::queue::{BufferChain, Queue, QueueBuffer, QueueError, QueueFault};
+use crate::virtio::segment::{self, MemSegment, SegmentList};
 use crate::virtio::transport::pci::{VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 mod config;
 
-pub(crate) use config::Geometry;
+pub(crate) use config::DiskGeometry;
 use config::{config_of, CONFIG_BYTES};
 
 /// log2 of the unit of all positions and capacities.
@@ -85,7 +85,7 @@ const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// The result of a request, as the status byte has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum BlkStatus {
     /// Done.
     Ok,
     /// Not done: bad position, read-only, or the host failed.
@@ -94,12 +94,12 @@ pub(crate) enum Status {
     Unsupported,
 }
 
-impl Status {
+impl BlkStatus {
     fn byte(self) -> u8 {
         match self {
-            Status::Ok => 0,
-            Status::IoErr => 1,
-            Status::Unsupported => 2,
+            BlkStatus::Ok => 0,
+            BlkStatus::IoErr => 1,
+            BlkStatus::Unsupported => 2,
         }
     }
 }
@@ -107,7 +107,7 @@ impl Status {
 /// What a worker has to do. Positions and counts are in sectors of 512 bytes, inside the capacity,
 /// and multiples of the block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
+pub(crate) enum BlkOp {
     /// Reads from the disk into the request's segments.
     Read {
         /// First sector.
@@ -145,32 +145,32 @@ pub(crate) enum Op {
 /// It goes through many hands on its way, so it is a pointer.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Request(KBox<Order>);
+pub(crate) struct BlkRequest(KBox<BlkOrder>);
 
 /// What a request says.
 #[derive(Debug)]
-struct Order {
-    op: Op,
+struct BlkOrder {
+    op: BlkOp,
     queue: u16,
-    buffer: Buffer,
+    buffer: QueueBuffer,
     status: Gpa,
     bytes: u64,
     data: SegmentList,
 }
 
-impl Request {
+impl BlkRequest {
     /// Returns what to do.
-    pub(crate) fn op(&self) -> Op {
+    pub(crate) fn op(&self) -> BlkOp {
         self.0.op
     }
 
     /// Returns the guest memory to transfer, in order, none of it empty; for reads and writes only.
-    /// It may lie outside of the guest's memory: the transfer then fails with [`Status::IoErr`].
-    pub(crate) fn data(&self) -> &[Segment] {
+    /// It may lie outside of the guest's memory: the transfer then fails with [`BlkStatus::IoErr`].
+    pub(crate) fn data(&self) -> &[MemSegment] {
         self.0.data.as_slice()
     }
 
-    /// Returns the bytes in [`Request::data`], a multiple of the block size.
+    /// Returns the bytes in [`BlkRequest::data`], a multiple of the block size.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.bytes
     }
@@ -185,18 +185,18 @@ impl Request {
 
 /// A request that could not be completed yet: its pages have to be faulted in first.
 #[derive(Debug)]
-pub(crate) struct Retry {
+pub(crate) struct NotCompleted {
     /// The request, to be completed again with the same result.
-    pub(crate) request: Request,
+    pub(crate) request: BlkRequest,
     /// An address in the page that is missing.
     pub(crate) gpa: Gpa,
 }
 
 /// What [`VirtioPci::next`] found.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum NextRequest {
     /// A request for the worker.
-    Request(Request),
+    Request(BlkRequest),
     /// A request that was answered at once: send the message, if there is one, and call again.
     Answered(Option<MsixMessage>),
     /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `Effect::Activated` comes with the next.
@@ -211,39 +211,45 @@ pub(crate) enum Next {
 
 /// A virtio block device.
 #[derive(Debug)]
-pub(crate) struct Blk {
-    geometry: Geometry,
+pub(crate) struct VirtioBlk {
+    geometry: DiskGeometry,
     config: [u8; CONFIG_BYTES],
     /// Largest size of each queue.
     queues: KVec<u16>,
     max_chain: usize,
     accepted: u64,
     /// One for each queue.
-    pools: KVec<Pool>,
+    pools: KVec<OrderPool>,
 }
 
 /// The requests of a queue that can be in flight, each with room for its segments.
 #[derive(Debug)]
-struct Pool {
+struct OrderPool {
     /// The first `free` are here, the others are lent.
-    orders: KVec<Option<KBox<Order>>>,
+    orders: KVec<Option<KBox<BlkOrder>>>,
     free: usize,
 }
 
-impl Pool {
-    fn new(depth: usize, max_chain: usize) -> Result<Pool> {
+impl OrderPool {
+    fn new(depth: usize, max_chain: usize) -> Result<OrderPool> {
         let mut orders = KVec::with_capacity(depth, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..depth {
             let data = SegmentList::new(max_chain)?;
-            let order =
-                Order { op: Op::Flush, queue: 0, buffer: Buffer::default(), status: Gpa(0), bytes: 0, data };
+            let order = BlkOrder {
+                op: BlkOp::Flush,
+                queue: 0,
+                buffer: QueueBuffer::default(),
+                status: Gpa(0),
+                bytes: 0,
+                data,
+            };
             orders.push_within_capacity(Some(KBox::new(order, GFP_KERNEL_ACCOUNT)?))?;
         }
-        Ok(Pool { orders, free: depth })
+        Ok(OrderPool { orders, free: depth })
     }
 
     /// Takes one out, without data.
-    fn lend(&mut self) -> Option<KBox<Order>> {
+    fn lend(&mut self) -> Option<KBox<BlkOrder>> {
         let last = self.free.checked_sub(1)?;
         let mut order = self.orders.get_mut(last)?.take()?;
         self.free = last;
@@ -252,7 +258,7 @@ impl Pool {
     }
 
     /// Puts it back.
-    fn recycle(&mut self, order: KBox<Order>) {
+    fn recycle(&mut self, order: KBox<BlkOrder>) {
         if let Some(place) = self.orders.get_mut(self.free) {
             *place = Some(order);
             self.free = self.free.wrapping_add(1);
@@ -260,52 +266,52 @@ impl Pool {
     }
 }
 
-const TOO_LONG: QueueError = QueueError::Broken(Fault::TooLong);
+const TOO_LONG: QueueError = QueueError::Broken(QueueFault::TooLong);
 
 /// What a buffer asks for: work on `bytes` bytes of it from `skip` on, or only an answer.
-enum Parsed {
-    Work { op: Op, skip: u64, bytes: u64 },
-    Answer { status: Status, len: u32 },
+enum ParsedBuffer {
+    Work { op: BlkOp, skip: u64, bytes: u64 },
+    Answer { status: BlkStatus, len: u32 },
 }
 
 /// What became of a buffer.
-enum Taken {
-    Request(Request),
-    Answer(Answer),
+enum TakenBuffer {
+    Request(BlkRequest),
+    Answer(BlkAnswer),
 }
 
 /// An answer that needs no work.
-struct Answer {
-    buffer: Buffer,
+struct BlkAnswer {
+    buffer: QueueBuffer,
     /// Where the status goes.
     at: Gpa,
-    status: Status,
+    status: BlkStatus,
     /// Bytes written to the buffer.
     len: u32,
 }
 
-impl Answer {
+impl BlkAnswer {
     fn give<M: GuestMem>(&self, queue: &mut Queue, mem: &M) -> Result<(), QueueError> {
         mem.write(self.at, &[self.status.byte()])?;
         queue.add_used(mem, self.buffer, self.len)
     }
 }
 
-/// What [`Blk::next`] found.
-enum Step {
-    Request(Request),
+/// What [`VirtioBlk::next`] found.
+enum BlkStep {
+    Request(BlkRequest),
     Answered,
     Empty,
     Full,
 }
 
-impl Blk {
+impl VirtioBlk {
     /// Returns a disk with `queues` queues of `queue_size` entries (a power of two), of each of which at
     /// most `depth` are in flight at a time.
     ///
     /// # Errors
     /// `EINVAL`: the block size, the depth or the number of queues is none. `ENOMEM`.
-    pub(crate) fn new(geometry: Geometry, queue_size: u16, depth: u16, queues: u16) -> Result<Blk> {
+    pub(crate) fn new(geometry: DiskGeometry, queue_size: u16, depth: u16, queues: u16) -> Result<VirtioBlk> {
         let has_queues = (1..=MAX_QUEUES).contains(&queues);
         if !(SECTOR_SHIFT..=12).contains(&geometry.block_shift) || depth == 0 || !has_queues {
             return Err(EINVAL);
@@ -316,23 +322,23 @@ impl Blk {
         let depth = usize::from(depth.min(queue_size));
         let mut pools = KVec::with_capacity(queues.into(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..queues {
-            pools.push_within_capacity(Pool::new(depth, max_chain)?)?;
+            pools.push_within_capacity(OrderPool::new(depth, max_chain)?)?;
         }
         let config = config_of(&geometry, seg_max, queues);
         let queues = KVec::from_elem(queue_size, queues.into(), GFP_KERNEL_ACCOUNT)?;
-        Ok(Blk { geometry, config, queues, max_chain, accepted: 0, pools })
+        Ok(VirtioBlk { geometry, config, queues, max_chain, accepted: 0, pools })
     }
 
     #[inline(always)]
-    fn next<M: GuestMem>(&mut self, index: u16, queue: &mut Queue, mem: &M) -> Result<Step, QueueError> {
+    fn next<M: GuestMem>(&mut self, index: u16, queue: &mut Queue, mem: &M) -> Result<BlkStep, QueueError> {
         if self.pools.get(usize::from(index)).is_none_or(|pool| pool.free == 0) {
-            return Ok(Step::Full);
+            return Ok(BlkStep::Full);
         }
         let mark = queue.mark();
-        let Some(chain) = queue.pop(mem)? else { return Ok(Step::Empty) };
+        let Some(chain) = queue.pop(mem)? else { return Ok(BlkStep::Empty) };
         let done = match self.take(index, &chain, mem) {
-            Ok(Taken::Request(request)) => Ok(Step::Request(request)),
-            Ok(Taken::Answer(answer)) => answer.give(queue, mem).map(|()| Step::Answered),
+            Ok(TakenBuffer::Request(request)) => Ok(BlkStep::Request(request)),
+            Ok(TakenBuffer::Answer(answer)) => answer.give(queue, mem).map(|()| BlkStep::Answered),
             Err(e) => Err(e),
         };
         if let Err(QueueError::NotResident(_)) = done {
@@ -343,16 +349,23 @@ impl Blk {
 
     /// Makes a request of a buffer, or the answer to it.
     #[inline(always)]
-    fn take<M: GuestMem>(&mut self, queue: u16, chain: &Chain<'_>, mem: &M) -> Result<Taken, QueueError> {
+    fn take<M: GuestMem>(
+        &mut self,
+        queue: u16,
+        chain: &BufferChain<'_>,
+        mem: &M,
+    ) -> Result<TakenBuffer, QueueError> {
         let buffer = chain.buffer;
-        let at = status_byte(chain).ok_or(QueueError::Broken(Fault::Malformed))?;
+        let at = status_byte(chain).ok_or(QueueError::Broken(QueueFault::Malformed))?;
         Ok(match self.parse(chain, mem)? {
-            Parsed::Answer { status, len } => Taken::Answer(Answer { buffer, at, status, len }),
-            Parsed::Work { op, skip, bytes } => {
-                let from = if matches!(op, Op::Read { .. }) { chain.writable } else { chain.readable };
+            ParsedBuffer::Answer { status, len } => {
+                TakenBuffer::Answer(BlkAnswer { buffer, at, status, len })
+            }
+            ParsedBuffer::Work { op, skip, bytes } => {
+                let from = if matches!(op, BlkOp::Read { .. }) { chain.writable } else { chain.readable };
                 // The pool is not empty: `next()` saw to it. There is room for the longest chain.
                 let pool = self.pools.get_mut(usize::from(queue));
-                let mut order = pool.and_then(Pool::lend).ok_or(TOO_LONG)?;
+                let mut order = pool.and_then(OrderPool::lend).ok_or(TOO_LONG)?;
                 for segment in segment::slice(from, skip, bytes) {
                     order.data.push(segment).ok_or(TOO_LONG)?;
                 }
@@ -361,17 +374,17 @@ impl Blk {
                 order.buffer = buffer;
                 order.status = at;
                 order.bytes = bytes;
-                Taken::Request(Request(order))
+                TakenBuffer::Request(BlkRequest(order))
             }
         })
     }
 
     /// Reads the header and checks all that can be checked without the disk.
     #[inline(always)]
-    fn parse<M: GuestMem>(&self, chain: &Chain<'_>, mem: &M) -> Result<Parsed, QueueError> {
+    fn parse<M: GuestMem>(&self, chain: &BufferChain<'_>, mem: &M) -> Result<ParsedBuffer, QueueError> {
         let in_front = chain.readable.first().is_some_and(|first| u64::from(first.len) >= HEADER_BYTES);
         if !in_front && segment::total(chain.readable) < HEADER_BYTES {
-            return Err(QueueError::Broken(Fault::Malformed));
+            return Err(QueueError::Broken(QueueFault::Malformed));
         }
         let out = || segment::total(chain.readable).saturating_sub(HEADER_BYTES);
         let mut header = [0; HEADER_BYTES as usize];
@@ -381,47 +394,47 @@ impl Blk {
         // Without the status byte, which is there.
         let into = || segment::total(chain.writable).saturating_sub(1);
         match u32::from_le_bytes([t0, t1, t2, t3]) {
-            T_IN => Ok(self.transfer(Op::Read { sector }, sector, into())),
+            T_IN => Ok(self.transfer(BlkOp::Read { sector }, sector, into())),
             T_OUT if self.geometry.read_only => Ok(FAILED),
             T_OUT => {
                 let durable = self.accepted & F_FLUSH == 0;
-                Ok(self.transfer(Op::Write { sector, durable }, sector, out()))
+                Ok(self.transfer(BlkOp::Write { sector, durable }, sector, out()))
             }
-            T_FLUSH => Ok(work(Op::Flush)),
+            T_FLUSH => Ok(work(BlkOp::Flush)),
             T_GET_ID => {
                 let serial = self.geometry.serial.get(..into().min(ID_BYTES as u64) as usize).unwrap_or(&[]);
                 let written = segment::write_segments(mem, chain.writable, serial)?;
-                Ok(Parsed::Answer { status: Status::Ok, len: written.saturating_add(1) })
+                Ok(ParsedBuffer::Answer { status: BlkStatus::Ok, len: written.saturating_add(1) })
             }
             T_DISCARD if self.accepted & F_DISCARD != 0 => self.range(chain, mem, out(), T_DISCARD),
             T_WRITE_ZEROES if self.accepted & F_WRITE_ZEROES != 0 => {
                 self.range(chain, mem, out(), T_WRITE_ZEROES)
             }
-            _ => Ok(Parsed::Answer { status: Status::Unsupported, len: 1 }),
+            _ => Ok(ParsedBuffer::Answer { status: BlkStatus::Unsupported, len: 1 }),
         }
     }
 
     /// Checks a read or a write of `bytes` bytes.
-    fn transfer(&self, op: Op, sector: u64, bytes: u64) -> Parsed {
+    fn transfer(&self, op: BlkOp, sector: u64, bytes: u64) -> ParsedBuffer {
         let whole = bytes & (1u64 << SECTOR_SHIFT).wrapping_sub(1) == 0;
         if !whole || !self.is_inside(sector, bytes >> SECTOR_SHIFT) {
             return FAILED;
         }
         if bytes == 0 {
-            return Parsed::Answer { status: Status::Ok, len: 1 };
+            return ParsedBuffer::Answer { status: BlkStatus::Ok, len: 1 };
         }
-        let skip = if matches!(op, Op::Read { .. }) { 0 } else { HEADER_BYTES };
-        Parsed::Work { op, skip, bytes }
+        let skip = if matches!(op, BlkOp::Read { .. }) { 0 } else { HEADER_BYTES };
+        ParsedBuffer::Work { op, skip, bytes }
     }
 
     /// Checks a discard or a write-zeroes request with its one range.
     fn range<M: GuestMem>(
         &self,
-        chain: &Chain<'_>,
+        chain: &BufferChain<'_>,
         mem: &M,
         bytes: u64,
         kind: u32,
-    ) -> Result<Parsed, QueueError> {
+    ) -> Result<ParsedBuffer, QueueError> {
         // A read-only disk offers neither, so the driver did not get here on one.
         if bytes != RANGE_BYTES {
             return Ok(FAILED);
@@ -434,18 +447,18 @@ impl Blk {
         let flags = u32::from_le_bytes([f0, f1, f2, f3]);
         let known = if kind == T_DISCARD { 0 } else { RANGE_UNMAP };
         if flags & !known != 0 {
-            return Ok(Parsed::Answer { status: Status::Unsupported, len: 1 });
+            return Ok(ParsedBuffer::Answer { status: BlkStatus::Unsupported, len: 1 });
         }
         if count > MAX_RANGE_SECTORS || !self.is_inside(sector, u64::from(count)) {
             return Ok(FAILED);
         }
         if count == 0 {
-            return Ok(Parsed::Answer { status: Status::Ok, len: 1 });
+            return Ok(ParsedBuffer::Answer { status: BlkStatus::Ok, len: 1 });
         }
         Ok(work(if kind == T_DISCARD {
-            Op::Discard { sector, count }
+            BlkOp::Discard { sector, count }
         } else {
-            Op::WriteZeroes { sector, count, unmap: flags & RANGE_UNMAP != 0 }
+            BlkOp::WriteZeroes { sector, count, unmap: flags & RANGE_UNMAP != 0 }
         }))
     }
 
@@ -457,19 +470,19 @@ impl Blk {
     }
 }
 
-const FAILED: Parsed = Parsed::Answer { status: Status::IoErr, len: 1 };
+const FAILED: ParsedBuffer = ParsedBuffer::Answer { status: BlkStatus::IoErr, len: 1 };
 
-fn work(op: Op) -> Parsed {
-    Parsed::Work { op, skip: 0, bytes: 0 }
+fn work(op: BlkOp) -> ParsedBuffer {
+    ParsedBuffer::Work { op, skip: 0, bytes: 0 }
 }
 
 /// Returns where the status goes: the last writable byte.
-fn status_byte(chain: &Chain<'_>) -> Option<Gpa> {
+fn status_byte(chain: &BufferChain<'_>) -> Option<Gpa> {
     let last = chain.writable.last()?;
     Some(last.gpa.wrapping_add(u64::from(last.len.checked_sub(1)?)))
 }
 
-impl VirtioDevice for Blk {
+impl VirtioDevice for VirtioBlk {
     const TYPE: u16 = 2;
     /// Mass storage, SCSI: what other hosts use, too.
     const CLASS: u32 = 0x01_00_00;
@@ -505,7 +518,7 @@ impl VirtioDevice for Blk {
     }
 }
 
-impl VirtioPci<Blk> {
+impl VirtioPci<VirtioBlk> {
     /// Returns how many requests of a queue can be out at a time.
     pub(crate) fn depth(&self) -> u16 {
         let orders = self.device().pools.first().map_or(0, |pool| pool.orders.len());
@@ -519,20 +532,20 @@ impl VirtioPci<Blk> {
 
     /// Takes the next request out of a queue.
     ///
-    /// To be called again until it gives [`Next::Empty`] or [`Next::Full`].
+    /// To be called again until it gives [`NextRequest::Empty`] or [`NextRequest::Full`].
     #[inline(always)]
-    pub(crate) fn next<M: GuestMem>(&mut self, index: u16, mem: &M) -> Next {
-        let Some((device, queue)) = self.running(index) else { return Next::Empty };
+    pub(crate) fn next<M: GuestMem>(&mut self, index: u16, mem: &M) -> NextRequest {
+        let Some((device, queue)) = self.running(index) else { return NextRequest::Empty };
         match device.next(index, queue, mem) {
-            Ok(Step::Request(request)) => {
+            Ok(BlkStep::Request(request)) => {
                 self.began();
-                Next::Request(request)
+                NextRequest::Request(request)
             }
-            Ok(Step::Answered) => Next::Answered(self.used(index, mem)),
-            Ok(Step::Empty) => Next::Empty,
-            Ok(Step::Full) => Next::Full,
-            Err(QueueError::NotResident(gpa)) => Next::NotResident(gpa),
-            Err(QueueError::Broken(fault)) => Next::Broken(self.fail(fault)),
+            Ok(BlkStep::Answered) => NextRequest::Answered(self.used(index, mem)),
+            Ok(BlkStep::Empty) => NextRequest::Empty,
+            Ok(BlkStep::Full) => NextRequest::Full,
+            Err(QueueError::NotResident(gpa)) => NextRequest::NotResident(gpa),
+            Err(QueueError::Broken(fault)) => NextRequest::Broken(self.fail(fault)),
         }
     }
 
@@ -544,14 +557,14 @@ impl VirtioPci<Blk> {
     /// memory.
     ///
     /// # Errors
-    /// [`Retry`]: a page has to be faulted in, without the lock; then call again.
+    /// [`NotCompleted`]: a page has to be faulted in, without the lock; then call again.
     pub(crate) fn give_back<M: GuestMem>(
         &mut self,
         mem: &M,
-        request: Request,
-        status: Status,
+        request: BlkRequest,
+        status: BlkStatus,
         transferred: u64,
-    ) -> Result<Option<MsixMessage>, Retry> {
+    ) -> Result<Option<MsixMessage>, NotCompleted> {
         let done = match self.running(request.0.queue) {
             Some((_, queue)) => finish(queue, mem, &request.0, status, transferred),
             None => Ok(()),
@@ -561,7 +574,7 @@ impl VirtioPci<Blk> {
                 self.drop_request(request);
                 Ok(None)
             }
-            Err(QueueError::NotResident(gpa)) => Err(Retry { request, gpa }),
+            Err(QueueError::NotResident(gpa)) => Err(NotCompleted { request, gpa }),
             Err(QueueError::Broken(fault)) => Ok(self.abandon(request, fault)),
         }
     }
@@ -585,10 +598,10 @@ impl VirtioPci<Blk> {
     pub(crate) fn complete<M: GuestMem>(
         &mut self,
         mem: &M,
-        request: Request,
-        status: Status,
+        request: BlkRequest,
+        status: BlkStatus,
         transferred: u64,
-    ) -> Result<Option<MsixMessage>, Retry> {
+    ) -> Result<Option<MsixMessage>, NotCompleted> {
         let index = request.0.queue;
         let broken = self.give_back(mem, request, status, transferred)?;
         Ok(broken.or_else(|| self.notify(index, mem)))
@@ -596,13 +609,13 @@ impl VirtioPci<Blk> {
 
     /// Gives up on a request that cannot be handed back, and with it on the queue: the device needs a
     /// reset. Returns the message to send.
-    pub(crate) fn abandon(&mut self, request: Request, why: Fault) -> Option<MsixMessage> {
+    pub(crate) fn abandon(&mut self, request: BlkRequest, why: QueueFault) -> Option<MsixMessage> {
         let message = self.fail(why);
         self.drop_request(request);
         message
     }
 
-    fn drop_request(&mut self, request: Request) {
+    fn drop_request(&mut self, request: BlkRequest) {
         if let Some(pool) = self.device_mut().pools.get_mut(usize::from(request.0.queue)) {
             pool.recycle(request.0);
         }
@@ -613,19 +626,19 @@ impl VirtioPci<Blk> {
 fn finish<M: GuestMem>(
     queue: &mut Queue,
     mem: &M,
-    order: &Order,
-    status: Status,
+    order: &BlkOrder,
+    status: BlkStatus,
     transferred: u64,
 ) -> Result<(), QueueError> {
     let written = match order.op {
-        Op::Read { .. } => transferred.min(order.bytes),
+        BlkOp::Read { .. } => transferred.min(order.bytes),
         _ => 0,
     };
     // The status byte counts only if all before it was written.
     let len = match order.op {
-        Op::Read { .. } if written < order.bytes => written,
+        BlkOp::Read { .. } if written < order.bytes => written,
         _ => written.saturating_add(1),
     };
     let len = u32::try_from(len).unwrap_or(u32::MAX);
-    Answer { buffer: order.buffer, at: order.status, status, len }.give(queue, mem)
+    BlkAnswer { buffer: order.buffer, at: order.status, status, len }.give(queue, mem)
 }

@@ -20,9 +20,9 @@
 use crate::arch::addr::Width;
 use crate::chipset::ring::ByteRing;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Fault, Queue, QueueError};
+use crate::virtio::queue::{Queue, QueueError, QueueFault};
 use crate::virtio::segment;
-use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 /// VIRTIO_CONSOLE_F_SIZE.
@@ -55,7 +55,7 @@ const CONFIG_EMERG_WRITE: u32 = 8;
 
 /// A virtio console.
 #[derive(Debug)]
-pub(crate) struct Console {
+pub(crate) struct VirtioConsole {
     config: [u8; CONFIG_BYTES],
     has_size: bool,
     input: ByteRing,
@@ -74,14 +74,14 @@ pub(crate) struct Console {
     full: bool,
 }
 
-impl Console {
+impl VirtioConsole {
     /// Returns a console of so many columns and rows; 0 to say nothing of its size.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(columns: u16, rows: u16) -> Result<Console> {
+    pub(crate) fn new(columns: u16, rows: u16) -> Result<VirtioConsole> {
         let ([c0, c1], [r0, r1]) = (columns.to_le_bytes(), rows.to_le_bytes());
-        Ok(Console {
+        Ok(VirtioConsole {
             // One port, as far as anybody asks.
             config: [c0, c1, r0, r1, 1, 0, 0, 0, 0, 0, 0, 0],
             has_size: columns != 0 && rows != 0,
@@ -97,8 +97,8 @@ impl Console {
     }
 
     /// Makes output wait for its reader.
-    pub(crate) fn wait_for_reader(self, waits: bool) -> Console {
-        Console { waits, ..self }
+    pub(crate) fn wait_for_reader(self, waits: bool) -> VirtioConsole {
+        VirtioConsole { waits, ..self }
     }
 
     /// Puts output into the ring.
@@ -117,8 +117,8 @@ impl Console {
         queue: &mut Queue,
         mem: &M,
         left: &mut u64,
-    ) -> Result<Moved, QueueError> {
-        let Some(chain) = queue.pop(mem)? else { return Ok(Moved::Nothing) };
+    ) -> Result<BufferMoved, QueueError> {
+        let Some(chain) = queue.pop(mem)? else { return Ok(BufferMoved::Nothing) };
         let total = segment::total(chain.readable);
         if !self.waits {
             // Of what is longer than the ring only the end would stay there.
@@ -130,10 +130,10 @@ impl Console {
             let room = if self.waits { self.output.room() } else { CHUNK };
             if room == 0 {
                 self.is_waiting = true;
-                return Ok(Moved::Nothing);
+                return Ok(BufferMoved::Nothing);
             }
             if *left == 0 {
-                return Ok(Moved::Part);
+                return Ok(BufferMoved::Part);
             }
             let mut chunk = [0; CHUNK];
             let n = total.saturating_sub(self.taken).min(CHUNK.min(room) as u64).min(*left);
@@ -146,7 +146,7 @@ impl Console {
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, 0)?;
         self.taken = 0;
-        Ok(Moved::Buffer)
+        Ok(BufferMoved::Buffer)
     }
 
     /// Moves waiting input into a buffer, if there are both. All that can wait is less than one call may move.
@@ -155,14 +155,14 @@ impl Console {
         queue: &mut Queue,
         mem: &M,
         _left: &mut u64,
-    ) -> Result<Moved, QueueError> {
+    ) -> Result<BufferMoved, QueueError> {
         if self.input.len() == 0 {
-            return Ok(Moved::Nothing);
+            return Ok(BufferMoved::Nothing);
         }
-        let Some(chain) = queue.pop(mem)? else { return Ok(Moved::Nothing) };
+        let Some(chain) = queue.pop(mem)? else { return Ok(BufferMoved::Nothing) };
         let room = segment::total(chain.writable);
         if room == 0 {
-            return Err(QueueError::Broken(Fault::Malformed));
+            return Err(QueueError::Broken(QueueFault::Malformed));
         }
         let total = room.min(self.input.len() as u64);
         let mut written = 0u64;
@@ -177,12 +177,12 @@ impl Console {
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, (total & 0xffff_ffff) as u32)?;
         self.input.consume(total as usize);
-        Ok(Moved::Buffer)
+        Ok(BufferMoved::Buffer)
     }
 }
 
 /// What became of a queue's next buffer.
-enum Moved {
+enum BufferMoved {
     /// There was none, or nothing to put into it.
     Nothing,
     /// It is done.
@@ -191,7 +191,7 @@ enum Moved {
     Part,
 }
 
-impl VirtioDevice for Console {
+impl VirtioDevice for VirtioConsole {
     const TYPE: u16 = 3;
     /// Communication device of no other kind.
     const CLASS: u32 = 0x07_80_00;
@@ -226,46 +226,46 @@ impl VirtioDevice for Console {
     }
 }
 
-impl VirtioPci<Console> {
+impl VirtioPci<VirtioConsole> {
     /// Takes the guest's output.
-    pub(crate) fn serve_output<M: GuestMem>(&mut self, mem: &M) -> Served {
-        self.serve_queue(TRANSMIT, mem, Console::transmit)
+    pub(crate) fn serve_output<M: GuestMem>(&mut self, mem: &M) -> QueueServed {
+        self.serve_queue(TRANSMIT, mem, VirtioConsole::transmit)
     }
 
     /// Gives waiting input to the guest.
-    pub(crate) fn serve_input<M: GuestMem>(&mut self, mem: &M) -> Served {
-        self.serve_queue(RECEIVE, mem, Console::receive)
+    pub(crate) fn serve_input<M: GuestMem>(&mut self, mem: &M) -> QueueServed {
+        self.serve_queue(RECEIVE, mem, VirtioConsole::receive)
     }
 
     fn serve_queue<M: GuestMem>(
         &mut self,
         index: u16,
         mem: &M,
-        step: impl Fn(&mut Console, &mut Queue, &M, &mut u64) -> Result<Moved, QueueError>,
-    ) -> Served {
+        step: impl Fn(&mut VirtioConsole, &mut Queue, &M, &mut u64) -> Result<BufferMoved, QueueError>,
+    ) -> QueueServed {
         let mut left = MAX_BYTES;
         for _ in 0..MAX_BUFFERS {
-            let Some((device, queue)) = self.running(index) else { return Served::Empty(None) };
+            let Some((device, queue)) = self.running(index) else { return QueueServed::Empty(None) };
             let mark = queue.mark();
             match step(device, queue, mem, &mut left) {
-                Ok(Moved::Buffer) => {}
-                Ok(Moved::Part) => {
+                Ok(BufferMoved::Buffer) => {}
+                Ok(BufferMoved::Part) => {
                     queue.rewind(mark);
                     break;
                 }
-                Ok(Moved::Nothing) => {
+                Ok(BufferMoved::Nothing) => {
                     // A buffer that waits is popped again.
                     queue.rewind(mark);
-                    return Served::Empty(self.used(index, mem));
+                    return QueueServed::Empty(self.used(index, mem));
                 }
                 Err(QueueError::NotResident(gpa)) => {
                     queue.rewind(mark);
-                    return Served::NotResident(gpa, self.used(index, mem));
+                    return QueueServed::NotResident(gpa, self.used(index, mem));
                 }
-                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+                Err(QueueError::Broken(fault)) => return QueueServed::Broken(self.fail(fault)),
             }
         }
-        Served::More(self.used(index, mem))
+        QueueServed::More(self.used(index, mem))
     }
 
     /// Takes input for the guest, which [`VirtioPci::serve_input`] gives to it. Returns how many bytes there

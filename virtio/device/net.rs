@@ -12,7 +12,7 @@
 //! A worker per queue moves the packets, without the device's lock while it does. For a packet to the
 //! guest it takes buffers for as many bytes as the packet has ([`VirtioPci::take_room`]), fills them, and
 //! gives them back ([`VirtioPci::give_room`]). A packet from the guest is taken with
-//! [`VirtioPci::take_packet`], put with others that were [`Sent`], and given back with
+//! [`VirtioPci::take_packet`], put with others that were [`SentPackets`], and given back with
 //! [`VirtioPci::give_packets`]. [`VirtioPci::notify_queue`] tells the driver of all that was given back
 //! before. None of this allocates.
 //!
@@ -23,16 +23,16 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsixMessage;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Buffer, Fault, Queue, QueueError, Used};
-use crate::virtio::segment::{self, Segment, SegmentList};
-use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::queue::{Queue, QueueBuffer, QueueError, QueueFault, UsedBuffer};
+use crate::virtio::segment::{self, MemSegment, SegmentList};
+use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
 
 mod config;
 pub(crate) mod frames;
 
 use config::*;
-pub(crate) use config::{NetConfig, Offloads, MAX_PAIRS};
+pub(crate) use config::{NetConfig, NetOffloads, MAX_PAIRS};
 
 /// Bytes of the header in front of each packet.
 pub(crate) const HEADER_BYTES: u64 = 12;
@@ -53,42 +53,42 @@ const MAX_COMMANDS: usize = 16;
 
 /// A packet, or room for one, that a worker has taken out of a queue. Made once per worker.
 #[derive(Debug)]
-pub(crate) struct Packet {
+pub(crate) struct NetPacket {
     /// The buffers with their bytes.
-    buffers: KVec<Used>,
+    buffers: KVec<UsedBuffer>,
     data: SegmentList,
     /// Bytes in `data`.
     bytes: u64,
 }
 
-impl Packet {
+impl NetPacket {
     /// Returns an empty one.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Packet> {
+    pub(crate) fn new() -> Result<NetPacket> {
         let buffers = KVec::with_capacity(MAX_BUFFERS, GFP_KERNEL_ACCOUNT)?;
-        Ok(Packet { buffers, data: SegmentList::new(MAX_SEGMENTS)?, bytes: 0 })
+        Ok(NetPacket { buffers, data: SegmentList::new(MAX_SEGMENTS)?, bytes: 0 })
     }
 
     /// Returns the guest memory of the packet, header first, in order, none of it empty. It may lie outside of
     /// the guest's memory.
-    pub(crate) fn data(&self) -> &[Segment] {
+    pub(crate) fn data(&self) -> &[MemSegment] {
         self.data.as_slice()
     }
 
-    /// Returns the bytes in [`Packet::data`].
+    /// Returns the bytes in [`NetPacket::data`].
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Returns what is wrong with a packet that is not in the guest's memory.
-    pub(crate) fn not_memory(&self) -> Fault {
-        Fault::Memory(self.data().first().map_or(Gpa(0), |s| s.gpa))
+    pub(crate) fn not_memory(&self) -> QueueFault {
+        QueueFault::Memory(self.data().first().map_or(Gpa(0), |s| s.gpa))
     }
 
     /// Returns the buffer of a packet that [`VirtioPci::take_packet`] gave.
-    pub(crate) fn buffer(&self) -> Option<Used> {
+    pub(crate) fn buffer(&self) -> Option<UsedBuffer> {
         self.buffers.first().copied()
     }
 
@@ -99,10 +99,10 @@ impl Packet {
     }
 
     /// Adds a buffer. `None`: there is no room for another.
-    fn add(&mut self, buffer: Buffer, segments: &[Segment]) -> Option<()> {
+    fn add(&mut self, buffer: QueueBuffer, segments: &[MemSegment]) -> Option<()> {
         let bytes = segment::total(segments);
         let len = u32::try_from(bytes).ok()?;
-        self.buffers.push_within_capacity(Used { buffer, len }).ok()?;
+        self.buffers.push_within_capacity(UsedBuffer { buffer, len }).ok()?;
         segments.iter().try_for_each(|s| self.data.push(*s))?;
         self.bytes = self.bytes.saturating_add(bytes);
         Some(())
@@ -126,20 +126,20 @@ impl Packet {
 
 /// Packets of the guest's that are to be given back together.
 #[derive(Debug)]
-pub(crate) struct Sent(KVec<Used>);
+pub(crate) struct SentPackets(KVec<UsedBuffer>);
 
-impl Sent {
+impl SentPackets {
     /// Returns none, with room for `most`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(most: usize) -> Result<Sent> {
-        Ok(Sent(KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?))
+    pub(crate) fn new(most: usize) -> Result<SentPackets> {
+        Ok(SentPackets(KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Adds the buffer of one. Returns whether there is room for another.
     #[must_use]
-    pub(crate) fn add(&mut self, buffer: Used) -> bool {
+    pub(crate) fn add(&mut self, buffer: UsedBuffer) -> bool {
         // There was room: that is what was said last.
         let _ = self.0.push_within_capacity(buffer);
         self.0.len() < self.0.capacity()
@@ -159,7 +159,7 @@ impl Sent {
 /// What a worker got.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Taken {
+pub(crate) enum TakenPacket {
     /// A packet, or room for one, which has to be given back.
     Packet,
     /// The driver's buffers are too small for the packet, or too many: drop it.
@@ -174,7 +174,7 @@ pub(crate) enum Taken {
 
 /// A virtio network device.
 #[derive(Debug)]
-pub(crate) struct Net {
+pub(crate) struct VirtioNet {
     offered: u64,
     accepted: u64,
     /// What the driver switched off again while it runs; a set of features.
@@ -186,12 +186,12 @@ pub(crate) struct Net {
     pairs: u16,
 }
 
-impl Net {
+impl VirtioNet {
     /// Returns a network card.
     ///
     /// # Errors
     /// `EINVAL`: no pair, or more than [`MAX_PAIRS`]. `ENOMEM`.
-    pub(crate) fn new(c: &NetConfig) -> Result<Net> {
+    pub(crate) fn new(c: &NetConfig) -> Result<VirtioNet> {
         if c.pairs == 0 || c.pairs > MAX_PAIRS {
             return Err(EINVAL);
         }
@@ -201,7 +201,7 @@ impl Net {
         if several {
             queues.push(CONTROL_SIZE, GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Net {
+        Ok(VirtioNet {
             offered: c.features(),
             accepted: 0,
             guest_offloads: 0,
@@ -255,7 +255,7 @@ impl Net {
     }
 }
 
-impl VirtioDevice for Net {
+impl VirtioDevice for VirtioNet {
     const TYPE: u16 = 1;
     /// Network controller, Ethernet.
     const CLASS: u32 = 0x02_00_00;
@@ -283,7 +283,7 @@ impl VirtioDevice for Net {
     }
 }
 
-impl VirtioPci<Net> {
+impl VirtioPci<VirtioNet> {
     /// Returns the most pairs of queues.
     pub(crate) fn max_pairs(&self) -> u16 {
         self.device().max_pairs
@@ -308,11 +308,11 @@ impl VirtioPci<Net> {
     }
 
     /// Returns what packets to the guest may leave to it, now. Nothing while the device does not run.
-    pub(crate) fn offloads(&self) -> Offloads {
+    pub(crate) fn offloads(&self) -> NetOffloads {
         if self.is_running() {
-            Offloads::of_features(self.device().guest_offloads)
+            NetOffloads::of_features(self.device().guest_offloads)
         } else {
-            Offloads::empty()
+            NetOffloads::empty()
         }
     }
 
@@ -321,14 +321,14 @@ impl VirtioPci<Net> {
         &mut self,
         index: u16,
         mem: &M,
-        packet: &mut Packet,
+        packet: &mut NetPacket,
         bytes: u64,
-    ) -> Taken {
-        let Some((device, queue)) = self.running(index) else { return Taken::Empty };
+    ) -> TakenPacket {
+        let Some((device, queue)) = self.running(index) else { return TakenPacket::Empty };
         let merge = device.accepted & F_MRG_RXBUF != 0;
         let mark = queue.mark();
         let taken = gather(queue, mem, packet, bytes, merge);
-        if taken == Ok(Taken::Packet) {
+        if taken == Ok(TakenPacket::Packet) {
             self.began();
         } else {
             queue.rewind(mark);
@@ -345,7 +345,7 @@ impl VirtioPci<Net> {
         &mut self,
         index: u16,
         mem: &M,
-        packet: &mut Packet,
+        packet: &mut NetPacket,
         bytes: u64,
     ) -> Result<Option<MsixMessage>, Gpa> {
         let done = match self.running(index) {
@@ -356,28 +356,33 @@ impl VirtioPci<Net> {
     }
 
     /// Takes a packet out of the transmit queue `index`.
-    pub(crate) fn take_packet<M: GuestMem>(&mut self, index: u16, mem: &M, packet: &mut Packet) -> Taken {
+    pub(crate) fn take_packet<M: GuestMem>(
+        &mut self,
+        index: u16,
+        mem: &M,
+        packet: &mut NetPacket,
+    ) -> TakenPacket {
         self.take_packets(index, mem, packet, |_| Ok(false))
     }
 
     /// Takes packets out of the transmit queue `index`, each into `packet`, and shows them to `each`: as long as
     /// that returns that it wants another one, and the driver is known to have one. Returns what came after
-    /// them; [`Taken::Packet`]: perhaps another one. A fault that `each` finds stops the device, and its packet
+    /// them; [`TakenPacket::Packet`]: perhaps another one. A fault that `each` finds stops the device, and its packet
     /// is not one to be given back.
     #[inline(always)]
     pub(crate) fn take_packets<M: GuestMem>(
         &mut self,
         index: u16,
         mem: &M,
-        packet: &mut Packet,
-        mut each: impl FnMut(&Packet) -> Result<bool, Fault>,
-    ) -> Taken {
-        let Some((_, queue)) = self.running(index) else { return Taken::Empty };
+        packet: &mut NetPacket,
+        mut each: impl FnMut(&NetPacket) -> Result<bool, QueueFault>,
+    ) -> TakenPacket {
+        let Some((_, queue)) = self.running(index) else { return TakenPacket::Empty };
         let mut count = 0u32;
         let end = loop {
             let mark = queue.mark();
             match fetch(queue, mem, packet) {
-                Ok(Taken::Packet) => {}
+                Ok(TakenPacket::Packet) => {}
                 Ok(end) => break Ok(end),
                 Err(e) => {
                     queue.rewind(mark);
@@ -388,7 +393,7 @@ impl VirtioPci<Net> {
                 Ok(wants_more) => {
                     count = count.saturating_add(1);
                     if !wants_more || !queue.knows_more() {
-                        break Ok(Taken::Packet);
+                        break Ok(TakenPacket::Packet);
                     }
                 }
                 Err(fault) => break Err(QueueError::Broken(fault)),
@@ -406,7 +411,7 @@ impl VirtioPci<Net> {
         &mut self,
         index: u16,
         mem: &M,
-        sent: &Sent,
+        sent: &SentPackets,
     ) -> Result<Option<MsixMessage>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => queue.add_used_together(mem, &sent.0),
@@ -417,7 +422,7 @@ impl VirtioPci<Net> {
 
     /// Gives up on `count` packets that cannot be given back: the device needs a reset. Returns the message to
     /// send.
-    pub(crate) fn abandon_packets(&mut self, why: Fault, count: u32) -> Option<MsixMessage> {
+    pub(crate) fn abandon_packets(&mut self, why: QueueFault, count: u32) -> Option<MsixMessage> {
         let message = self.fail(why);
         self.ended_some(count);
         message
@@ -429,29 +434,29 @@ impl VirtioPci<Net> {
     }
 
     /// Carries out the commands in the control queue.
-    pub(crate) fn serve_control<M: GuestMem>(&mut self, mem: &M) -> Served {
-        let Some(index) = self.device().control() else { return Served::Empty(None) };
+    pub(crate) fn serve_control<M: GuestMem>(&mut self, mem: &M) -> QueueServed {
+        let Some(index) = self.device().control() else { return QueueServed::Empty(None) };
         for _ in 0..MAX_COMMANDS {
-            let Some((device, queue)) = self.running(index) else { return Served::Empty(None) };
+            let Some((device, queue)) = self.running(index) else { return QueueServed::Empty(None) };
             let mark = queue.mark();
             match obey(device, queue, mem) {
                 Ok(true) => {}
-                Ok(false) => return Served::Empty(self.used(index, mem)),
+                Ok(false) => return QueueServed::Empty(self.used(index, mem)),
                 Err(QueueError::NotResident(gpa)) => {
                     queue.rewind(mark);
-                    return Served::NotResident(gpa, self.used(index, mem));
+                    return QueueServed::NotResident(gpa, self.used(index, mem));
                 }
-                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+                Err(QueueError::Broken(fault)) => return QueueServed::Broken(self.fail(fault)),
             }
         }
-        Served::More(self.used(index, mem))
+        QueueServed::More(self.used(index, mem))
     }
 
-    fn ended_with(&mut self, taken: Result<Taken, QueueError>) -> Taken {
+    fn ended_with(&mut self, taken: Result<TakenPacket, QueueError>) -> TakenPacket {
         match taken {
             Ok(taken) => taken,
-            Err(QueueError::NotResident(gpa)) => Taken::NotResident(gpa),
-            Err(QueueError::Broken(fault)) => Taken::Broken(self.fail(fault)),
+            Err(QueueError::NotResident(gpa)) => TakenPacket::NotResident(gpa),
+            Err(QueueError::Broken(fault)) => TakenPacket::Broken(self.fail(fault)),
         }
     }
 
@@ -471,24 +476,24 @@ impl VirtioPci<Net> {
 fn gather<M: GuestMem>(
     queue: &mut Queue,
     mem: &M,
-    packet: &mut Packet,
+    packet: &mut NetPacket,
     bytes: u64,
     merge: bool,
-) -> Result<Taken, QueueError> {
+) -> Result<TakenPacket, QueueError> {
     packet.clear();
     loop {
-        let Some(chain) = queue.pop(mem)? else { return Ok(Taken::Empty) };
+        let Some(chain) = queue.pop(mem)? else { return Ok(TakenPacket::Empty) };
         if chain.writable.is_empty() {
-            return Err(QueueError::Broken(Fault::Malformed));
+            return Err(QueueError::Broken(QueueFault::Malformed));
         }
         if packet.add(chain.buffer, chain.writable).is_none() {
-            return Ok(Taken::TooLong);
+            return Ok(TakenPacket::TooLong);
         }
         if packet.bytes >= bytes {
-            return Ok(Taken::Packet);
+            return Ok(TakenPacket::Packet);
         }
         if !merge {
-            return Ok(Taken::TooLong);
+            return Ok(TakenPacket::TooLong);
         }
     }
 }
@@ -497,7 +502,7 @@ fn gather<M: GuestMem>(
 fn fill_in<M: GuestMem>(
     queue: &mut Queue,
     mem: &M,
-    packet: &mut Packet,
+    packet: &mut NetPacket,
     bytes: u64,
 ) -> Result<(), QueueError> {
     // How much of a buffer is used does not change what is left of it: this can be called again.
@@ -508,32 +513,32 @@ fn fill_in<M: GuestMem>(
 
 /// Takes a packet of the guest's.
 #[inline(always)]
-fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut Packet) -> Result<Taken, QueueError> {
+fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut NetPacket) -> Result<TakenPacket, QueueError> {
     packet.clear();
     // There is room for the longest chain.
-    let Some(popped) = queue.pop_into(mem, &mut packet.data)? else { return Ok(Taken::Empty) };
+    let Some(popped) = queue.pop_into(mem, &mut packet.data)? else { return Ok(TakenPacket::Empty) };
     packet.data.truncate(popped.readable);
     packet.bytes = popped.readable_bytes;
-    let pushed = packet.buffers.push_within_capacity(Used { buffer: popped.buffer, len: 0 });
+    let pushed = packet.buffers.push_within_capacity(UsedBuffer { buffer: popped.buffer, len: 0 });
     if packet.bytes < HEADER_BYTES || pushed.is_err() {
-        return Err(QueueError::Broken(Fault::Malformed));
+        return Err(QueueError::Broken(QueueFault::Malformed));
     }
-    Ok(Taken::Packet)
+    Ok(TakenPacket::Packet)
 }
 
 /// Carries out one command. Returns whether there was one.
-fn obey<M: GuestMem>(device: &mut Net, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+fn obey<M: GuestMem>(device: &mut VirtioNet, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
     let buffer = chain.buffer;
     let bytes = segment::total(chain.readable).min(COMMAND_BYTES as u64);
     let mut command = [0u8; COMMAND_BYTES];
     let command = command.get_mut(..bytes as usize).unwrap_or(&mut []);
     segment::read_segments(mem, chain.readable, 0, command)?;
-    let answer = chain.writable.first().map(|s| s.gpa).ok_or(QueueError::Broken(Fault::Malformed))?;
+    let answer = chain.writable.first().map(|s| s.gpa).ok_or(QueueError::Broken(QueueFault::Malformed))?;
     // Carrying a command out twice does no harm, if the answer's page is missing now.
     let done = match command {
         [class, command, data @ ..] => device.command(*class, *command, data),
-        _ => return Err(QueueError::Broken(Fault::Malformed)),
+        _ => return Err(QueueError::Broken(QueueFault::Malformed)),
     };
     mem.write(answer, &[u8::from(!done)])?;
     queue.add_used(mem, buffer, 1)?;

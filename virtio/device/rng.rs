@@ -10,7 +10,7 @@ use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::segment;
-use crate::virtio::transport::pci::{Served, VirtioDevice, VirtioPci};
+use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 
 /// Entries of the queue.
 const QUEUE_SIZE: u16 = 64;
@@ -30,9 +30,9 @@ const QUEUE: u16 = 0;
 
 /// A virtio entropy device.
 #[derive(Debug)]
-pub(crate) struct Rng;
+pub(crate) struct VirtioRng;
 
-impl VirtioDevice for Rng {
+impl VirtioDevice for VirtioRng {
     const TYPE: u16 = 4;
     /// A device that fits no class.
     const CLASS: u32 = 0xff_00_00;
@@ -56,12 +56,12 @@ impl VirtioDevice for Rng {
     }
 }
 
-impl VirtioPci<Rng> {
+impl VirtioPci<VirtioRng> {
     /// Fills the buffers that the driver made available with what `source` makes.
-    pub(crate) fn serve<M: GuestMem>(&mut self, mem: &M, mut source: impl FnMut(&mut [u8])) -> Served {
+    pub(crate) fn serve<M: GuestMem>(&mut self, mem: &M, mut source: impl FnMut(&mut [u8])) -> QueueServed {
         let mut made = 0usize;
         for _ in 0..MAX_BUFFERS {
-            let Some((_, queue)) = self.running(QUEUE) else { return Served::Empty(None) };
+            let Some((_, queue)) = self.running(QUEUE) else { return QueueServed::Empty(None) };
             let mut counted = |part: &mut [u8]| {
                 made = made.saturating_add(part.len());
                 source(part);
@@ -69,14 +69,14 @@ impl VirtioPci<Rng> {
             match fill(queue, mem, &mut counted) {
                 Ok(true) if made >= ENOUGH => break,
                 Ok(true) => {}
-                Ok(false) => return Served::Empty(self.used(QUEUE, mem)),
+                Ok(false) => return QueueServed::Empty(self.used(QUEUE, mem)),
                 Err(QueueError::NotResident(gpa)) => {
-                    return Served::NotResident(gpa, self.used(QUEUE, mem));
+                    return QueueServed::NotResident(gpa, self.used(QUEUE, mem));
                 }
-                Err(QueueError::Broken(fault)) => return Served::Broken(self.fail(fault)),
+                Err(QueueError::Broken(fault)) => return QueueServed::Broken(self.fail(fault)),
             }
         }
-        Served::More(self.used(QUEUE, mem))
+        QueueServed::More(self.used(QUEUE, mem))
     }
 }
 

@@ -6,10 +6,10 @@
 //! "Available and Used Ring Wrap Counters" and "Indirect Flag: Scatter-Gather Support". A descriptor has
 //! 16 bytes in both formats; they differ in the last two fields.
 
-use super::{Buffer, Fault, Popped, QueueError, MAX_SIZE};
+use super::{PoppedBuffer, QueueBuffer, QueueError, QueueFault, MAX_SIZE};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::segment::{Segment, SegmentList};
+use crate::virtio::segment::{MemSegment, SegmentList};
 use zerocopy::IntoBytes;
 
 pub(super) const DESC_BYTES: u64 = 16;
@@ -22,7 +22,7 @@ pub(super) const INDIRECT: u16 = 1 << 2;
 
 /// A descriptor of either format.
 #[derive(Clone, Copy)]
-pub(super) struct Desc {
+pub(super) struct RingDesc {
     gpa: Gpa,
     len: u32,
     /// Bytes 12 and 13.
@@ -31,17 +31,22 @@ pub(super) struct Desc {
     fourth: u16,
 }
 
-impl Desc {
+impl RingDesc {
     /// Reads the descriptor `index` of the table at `table`.
     #[inline(always)]
-    pub(super) fn read<M: GuestMem>(mem: &M, table: Gpa, index: u16) -> Result<Desc, QueueError> {
+    pub(super) fn read<M: GuestMem>(mem: &M, table: Gpa, index: u16) -> Result<RingDesc, QueueError> {
         let at = table.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
-        Ok(Desc::from_words(&mem.read_obj(at)?))
+        Ok(RingDesc::from_words(&mem.read_obj(at)?))
     }
 
     #[inline(always)]
-    fn from_words([gpa, rest]: &[u64; 2]) -> Desc {
-        Desc { gpa: Gpa(*gpa), len: *rest as u32, third: (rest >> 32) as u16, fourth: (rest >> 48) as u16 }
+    fn from_words([gpa, rest]: &[u64; 2]) -> RingDesc {
+        RingDesc {
+            gpa: Gpa(*gpa),
+            len: *rest as u32,
+            third: (rest >> 32) as u16,
+            fourth: (rest >> 48) as u16,
+        }
     }
 
     /// Returns flags and the next descriptor, of a split ring.
@@ -61,7 +66,7 @@ const BATCH: u16 = 4;
 /// A table of descriptors: the queue's own or an indirect one.
 ///
 /// Buffers mostly go from one descriptor to the next, so a few are fetched together.
-pub(super) struct Table {
+pub(super) struct DescTable {
     gpa: Gpa,
     /// Descriptors, at most 32768.
     len: u16,
@@ -73,28 +78,28 @@ pub(super) struct Table {
     count: u16,
 }
 
-impl Table {
+impl DescTable {
     /// Returns the table of `len` descriptors at `gpa`.
-    pub(super) fn new(gpa: Gpa, len: u16) -> Table {
-        Table { gpa, len, ahead: BATCH, batch: [[0; 2]; BATCH as usize], first: 0, count: 0 }
+    pub(super) fn new(gpa: Gpa, len: u16) -> DescTable {
+        DescTable { gpa, len, ahead: BATCH, batch: [[0; 2]; BATCH as usize], first: 0, count: 0 }
     }
 
-    /// As [`Table::new`], for a table where the first descriptor is often all that is wanted.
-    pub(super) fn of_single(gpa: Gpa, len: u16) -> Table {
-        Table { ahead: 1, ..Table::new(gpa, len) }
+    /// As [`DescTable::new`], for a table where the first descriptor is often all that is wanted.
+    pub(super) fn of_single(gpa: Gpa, len: u16) -> DescTable {
+        DescTable { ahead: 1, ..DescTable::new(gpa, len) }
     }
 
     /// Returns the table that a descriptor refers to.
-    pub(super) fn indirect(desc: &Desc) -> Result<Table, QueueError> {
-        let bad = QueueError::Broken(Fault::IndirectBytes(desc.len));
+    pub(super) fn indirect(desc: &RingDesc) -> Result<DescTable, QueueError> {
+        let bad = QueueError::Broken(QueueFault::IndirectBytes(desc.len));
         let len = u16::try_from(desc.len >> 4).map_err(|_| bad)?;
         if desc.len & 15 != 0 || len == 0 || len > MAX_SIZE {
             return Err(bad);
         }
         if desc.gpa.checked_add(u64::from(desc.len)).is_none() {
-            return Err(QueueError::Broken(Fault::Bytes));
+            return Err(QueueError::Broken(QueueFault::Bytes));
         }
-        Ok(Table::new(desc.gpa, len))
+        Ok(DescTable::new(desc.gpa, len))
     }
 
     /// Returns the number of descriptors.
@@ -103,9 +108,9 @@ impl Table {
     }
 
     /// Returns a descriptor.
-    pub(super) fn fetch<M: GuestMem>(&mut self, mem: &M, index: u16) -> Result<Desc, QueueError> {
+    pub(super) fn fetch<M: GuestMem>(&mut self, mem: &M, index: u16) -> Result<RingDesc, QueueError> {
         let left = self.len.checked_sub(index).filter(|left| *left != 0);
-        let left = left.ok_or(QueueError::Broken(Fault::DescIndex(index)))?;
+        let left = left.ok_or(QueueError::Broken(QueueFault::DescIndex(index)))?;
         if index.wrapping_sub(self.first) >= self.count {
             let count = left.min(self.ahead);
             let at = self.gpa.wrapping_add(u64::from(index).wrapping_mul(DESC_BYTES));
@@ -115,12 +120,12 @@ impl Table {
         }
         let desc = self.batch.get(usize::from(index.wrapping_sub(self.first)));
         // The batch has it, by what was done above.
-        desc.map(Desc::from_words).ok_or(QueueError::Broken(Fault::DescIndex(index)))
+        desc.map(RingDesc::from_words).ok_or(QueueError::Broken(QueueFault::DescIndex(index)))
     }
 }
 
 /// The pieces of a buffer, as they are collected: first what is to be read, then what is to be written.
-pub(super) struct Parts<'a> {
+pub(super) struct BufferParts<'a> {
     list: &'a mut SegmentList,
     /// Pieces and bytes before the first to be written.
     readable: Option<(usize, u64)>,
@@ -129,41 +134,41 @@ pub(super) struct Parts<'a> {
     left: usize,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> BufferParts<'a> {
     /// Empties `list` for a buffer of at most `most` descriptors, for which it has room.
-    pub(super) fn new(list: &'a mut SegmentList, most: usize) -> Parts<'a> {
+    pub(super) fn new(list: &'a mut SegmentList, most: usize) -> BufferParts<'a> {
         list.clear();
-        Parts { list, readable: None, bytes: 0, left: most }
+        BufferParts { list, readable: None, bytes: 0, left: most }
     }
 
     /// Adds what a descriptor with these flags stands for. Every descriptor costs a step, so a loop ends as
     /// a chain that is too long does.
     #[inline(always)]
-    pub(super) fn add(&mut self, desc: &Desc, flags: u16) -> Result<(), QueueError> {
-        self.left = self.left.checked_sub(1).ok_or(QueueError::Broken(Fault::TooLong))?;
+    pub(super) fn add(&mut self, desc: &RingDesc, flags: u16) -> Result<(), QueueError> {
+        self.left = self.left.checked_sub(1).ok_or(QueueError::Broken(QueueFault::TooLong))?;
         let is_writable = flags & WRITE != 0;
         if !is_writable && self.readable.is_some() {
-            return Err(QueueError::Broken(Fault::Order));
+            return Err(QueueError::Broken(QueueFault::Order));
         }
         if is_writable && self.readable.is_none() {
             self.readable = Some((self.list.len(), self.bytes));
         }
         self.bytes = self.bytes.saturating_add(u64::from(desc.len));
         if desc.gpa.checked_add(u64::from(desc.len)).is_none() || self.bytes > 1 << 32 {
-            return Err(QueueError::Broken(Fault::Bytes));
+            return Err(QueueError::Broken(QueueFault::Bytes));
         }
         if desc.len != 0 {
             // There is room for `most`, so this does not fail.
-            let pushed = self.list.push(Segment { gpa: desc.gpa, len: desc.len });
-            pushed.ok_or(QueueError::Broken(Fault::TooLong))?;
+            let pushed = self.list.push(MemSegment { gpa: desc.gpa, len: desc.len });
+            pushed.ok_or(QueueError::Broken(QueueFault::TooLong))?;
         }
         Ok(())
     }
 
     /// Returns what they make up, as `buffer`.
     #[inline(always)]
-    pub(super) fn finish(&self, buffer: Buffer) -> Popped {
+    pub(super) fn finish(&self, buffer: QueueBuffer) -> PoppedBuffer {
         let (readable, readable_bytes) = self.readable.unwrap_or((self.list.len(), self.bytes));
-        Popped { buffer, readable, readable_bytes }
+        PoppedBuffer { buffer, readable, readable_bytes }
     }
 }

@@ -12,10 +12,10 @@
 //!
 //! A buffer takes as many entries as it has descriptors in the ring. It is given back with one entry,
 //! where the last one given back ended, and the device skips as many as the buffer has, whichever it is:
-//! a [`Buffer`] carries that number, so nothing has to be looked up.
+//! a [`QueueBuffer`] carries that number, so nothing has to be looked up.
 
-use super::desc::{Parts, Table, DESC_BYTES, INDIRECT, NEXT, WRITE};
-use super::{Buffer, Fault, QueueError, Ring, Shape, Used};
+use super::desc::{BufferParts, DescTable, DESC_BYTES, INDIRECT, NEXT, WRITE};
+use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{fence, Ordering};
@@ -43,7 +43,7 @@ const EVENT_WRAP: u32 = 1 << 15;
 /// # Invariants
 /// Positions are below twice the ring's size, and `used` is at most the size behind `avail`.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct PackedRing {
     /// Position of the next descriptor to take.
     avail: u32,
     /// Position of the next descriptor to give back.
@@ -54,13 +54,13 @@ pub(super) struct Packed {
 
 /// The positions of a ring.
 #[derive(Clone, Copy)]
-struct Circle {
+struct RingCircle {
     size: u32,
 }
 
-impl Circle {
-    fn of(shape: &Shape) -> Circle {
-        Circle { size: shape.size.into() }
+impl RingCircle {
+    fn of(shape: &QueueShape) -> RingCircle {
+        RingCircle { size: shape.size.into() }
     }
 
     /// Returns the position `n` entries on, at most the size of the ring.
@@ -92,14 +92,14 @@ impl Circle {
     }
 }
 
-impl Packed {
+impl PackedRing {
     /// Returns the start of every ring.
-    pub(super) fn new() -> Packed {
-        Packed { avail: 0, used: 0, undecided: 0 }
+    pub(super) fn new() -> PackedRing {
+        PackedRing { avail: 0, used: 0, undecided: 0 }
     }
 
     /// Returns whether a ring can be like that.
-    pub(super) fn fits(shape: &Shape) -> bool {
+    pub(super) fn fits(shape: &QueueShape) -> bool {
         let layout = shape.layout;
         let bytes = DESC_BYTES.wrapping_mul(shape.size.into());
         shape.size != 0
@@ -120,21 +120,26 @@ impl Packed {
     }
 
     /// Returns how many entries the buffers have that were taken and not given back.
-    pub(super) fn in_flight(&self, shape: &Shape) -> u16 {
-        (Circle::of(shape).distance(self.used, self.avail) & 0xffff) as u16
+    pub(super) fn in_flight(&self, shape: &QueueShape) -> u16 {
+        (RingCircle::of(shape).distance(self.used, self.avail) & 0xffff) as u16
     }
 }
 
 /// Returns where the descriptor at a position is.
-fn desc_at(shape: &Shape, position: u32) -> Gpa {
-    let slot = u64::from(Circle::of(shape).slot(position));
+fn desc_at(shape: &QueueShape, position: u32) -> Gpa {
+    let slot = u64::from(RingCircle::of(shape).slot(position));
     shape.layout.desc.wrapping_add(slot.wrapping_mul(DESC_BYTES))
 }
 
 /// Writes the last 8 bytes of a used descriptor, length, id and flags, in one access.
-fn put_used<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> Result<(), MemError> {
+fn put_used<M: GuestMem>(
+    shape: &QueueShape,
+    mem: &M,
+    position: u32,
+    used: &UsedBuffer,
+) -> Result<(), MemError> {
     let written = if used.len != 0 { WRITE } else { 0 };
-    let turn = if Circle::of(shape).wrap(position) { AVAIL | USED } else { 0 };
+    let turn = if RingCircle::of(shape).wrap(position) { AVAIL | USED } else { 0 };
     let id = u64::from(used.buffer.id) << 32;
     let value = u64::from(used.len) | id | u64::from(written | turn) << 48;
     mem.write_obj(desc_at(shape, position).wrapping_add(DESC_LEN), &value)
@@ -145,13 +150,13 @@ fn put_used<M: GuestMem>(shape: &Shape, mem: &M, position: u32, used: &Used) -> 
 /// # Errors
 /// `NoSlot`: a page that was there a moment ago is gone. The ring makes no sense any more.
 fn take_back<M: GuestMem>(
-    shape: &Shape,
+    shape: &QueueShape,
     mem: &M,
-    buffers: &[Used],
+    buffers: &[UsedBuffer],
     mut position: u32,
     end: u32,
 ) -> Result<(), MemError> {
-    let circle = Circle::of(shape);
+    let circle = RingCircle::of(shape);
     for used in buffers {
         if position == end {
             break;
@@ -164,21 +169,21 @@ fn take_back<M: GuestMem>(
     Ok(())
 }
 
-impl Ring for Packed {
-    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
+impl RingFormat for PackedRing {
+    fn has_buffer<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<bool, QueueError> {
         let flags: u16 = mem.read_obj(desc_at(shape, self.avail).wrapping_add(DESC_FLAGS))?;
-        let wrap = Circle::of(shape).wrap(self.avail);
+        let wrap = RingCircle::of(shape).wrap(self.avail);
         Ok((flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap)
     }
 
     fn fetch<M: GuestMem>(
         &mut self,
-        shape: &Shape,
+        shape: &QueueShape,
         mem: &M,
-        parts: &mut Parts<'_>,
-    ) -> Result<Buffer, QueueError> {
-        let circle = Circle::of(shape);
-        let mut table = Table::of_single(shape.layout.desc, shape.size);
+        parts: &mut BufferParts<'_>,
+    ) -> Result<QueueBuffer, QueueError> {
+        let circle = RingCircle::of(shape);
+        let mut table = DescTable::of_single(shape.layout.desc, shape.size);
         let room = shape.size.saturating_sub(self.in_flight(shape));
         let mut position = self.avail;
         let mut slots = 0u16;
@@ -186,37 +191,37 @@ impl Ring for Packed {
             let slot = circle.slot(position);
             // Each entry is the device's until it is given back.
             if slots >= room {
-                return Err(QueueError::Broken(Fault::AvailIndex(slot)));
+                return Err(QueueError::Broken(QueueFault::AvailIndex(slot)));
             }
             let desc = table.fetch(mem, slot)?;
             let (flags, id) = desc.packed();
             slots = slots.wrapping_add(1);
             if flags & INDIRECT != 0 {
                 if slots != 1 || flags & NEXT != 0 || !shape.features.indirect {
-                    return Err(QueueError::Broken(Fault::Indirect));
+                    return Err(QueueError::Broken(QueueFault::Indirect));
                 }
-                let mut table = Table::indirect(&desc)?;
+                let mut table = DescTable::indirect(&desc)?;
                 // All of the table is the buffer; of the flags there only WRITE counts.
                 for index in 0..table.len() {
                     let part = table.fetch(mem, index)?;
                     parts.add(&part, part.packed().0)?;
                 }
-                return Ok(Buffer { id, slots });
+                return Ok(QueueBuffer { id, slots });
             }
             parts.add(&desc, flags)?;
             if flags & NEXT == 0 {
-                return Ok(Buffer { id, slots });
+                return Ok(QueueBuffer { id, slots });
             }
             position = circle.after(position, 1);
         }
     }
 
-    fn take(&mut self, shape: &Shape, buffer: Buffer) {
-        self.avail = Circle::of(shape).after(self.avail, buffer.slots.into());
+    fn take(&mut self, shape: &QueueShape, buffer: QueueBuffer) {
+        self.avail = RingCircle::of(shape).after(self.avail, buffer.slots.into());
     }
 
-    fn arm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
-        let circle = Circle::of(shape);
+    fn arm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError> {
+        let circle = RingCircle::of(shape);
         let wish = if shape.features.event_idx {
             let wrap = if circle.wrap(self.avail) { EVENT_WRAP } else { 0 };
             EVENT_DESC << 16 | wrap | u32::from(circle.slot(self.avail))
@@ -226,7 +231,7 @@ impl Ring for Packed {
         mem.write_obj(shape.layout.used, &wish)
     }
 
-    fn disarm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
+    fn disarm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError> {
         // With event indices the old wish is already behind. It asks again only after two laps.
         if shape.features.event_idx {
             return Ok(());
@@ -234,9 +239,14 @@ impl Ring for Packed {
         mem.write_obj(shape.layout.used, &(EVENT_DISABLE << 16))
     }
 
-    fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError> {
+    fn give<M: GuestMem>(
+        &mut self,
+        shape: &QueueShape,
+        mem: &M,
+        buffers: &[UsedBuffer],
+    ) -> Result<(), MemError> {
         let Some((first, rest)) = buffers.split_first() else { return Ok(()) };
-        let circle = Circle::of(shape);
+        let circle = RingCircle::of(shape);
         let second = circle.after(self.used, first.buffer.slots.into());
         let mut position = second;
         let mut done = Ok(());
@@ -258,7 +268,7 @@ impl Ring for Packed {
         Ok(())
     }
 
-    fn decide<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> bool {
+    fn decide<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> bool {
         if self.undecided == 0 {
             return false;
         }
@@ -269,7 +279,7 @@ impl Ring for Packed {
         match wish >> 16 & EVENT_FLAGS {
             EVENT_DISABLE => false,
             EVENT_DESC if shape.features.event_idx => {
-                let circle = Circle::of(shape);
+                let circle = RingCircle::of(shape);
                 let slot = wish & EVENT_WRAP.wrapping_sub(1);
                 // A place that the ring does not have cannot be waited for.
                 circle.position(slot, wish & EVENT_WRAP != 0).is_none_or(|event| {

@@ -4,8 +4,8 @@
 //!
 //! Follows VIRTIO 1.2, "Split Virtqueues". Indices count buffers and wrap at 16 bits.
 
-use super::desc::{Desc, Parts, Table, DESC_BYTES, INDIRECT, NEXT};
-use super::{Buffer, Fault, QueueError, Ring, Shape, Used};
+use super::desc::{BufferParts, DescTable, RingDesc, DESC_BYTES, INDIRECT, NEXT};
+use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{fence, Ordering};
@@ -26,7 +26,7 @@ const GROUP: usize = 8;
 
 /// How far the device is in a split ring.
 #[derive(Debug)]
-pub(super) struct Split {
+pub(super) struct SplitRing {
     /// Next entry of the available ring.
     next_avail: u16,
     /// The driver has filled the entries before this one: what it said last.
@@ -43,10 +43,10 @@ pub(super) struct Split {
     signalled: u16,
 }
 
-impl Split {
+impl SplitRing {
     /// Returns the start of every ring.
-    pub(super) fn new() -> Split {
-        Split {
+    pub(super) fn new() -> SplitRing {
+        SplitRing {
             next_avail: 0,
             avail_idx: 0,
             heads: [0; GROUP],
@@ -59,7 +59,7 @@ impl Split {
     }
 
     /// Returns whether a ring can be like that.
-    pub(super) fn fits(shape: &Shape) -> bool {
+    pub(super) fn fits(shape: &QueueShape) -> bool {
         let (layout, size) = (shape.layout, u64::from(shape.size));
         // Each area with its flags, index and event fields.
         let fits = |at: Gpa, entry: u64| at.checked_add(entry.wrapping_mul(size).wrapping_add(8)).is_some();
@@ -94,7 +94,7 @@ impl Split {
 
     /// Returns the first descriptor of the next buffer, which is there.
     #[inline(always)]
-    fn head<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<u16, MemError> {
+    fn head<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<u16, MemError> {
         let at = self.next_avail.wrapping_sub(self.first_head);
         match self.heads.get(usize::from(at)) {
             Some(head) if at < self.head_count => Ok(*head),
@@ -103,7 +103,7 @@ impl Split {
     }
 
     #[inline(never)]
-    fn read_heads<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<u16, MemError> {
+    fn read_heads<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<u16, MemError> {
         let ahead = self.avail_idx.wrapping_sub(self.next_avail);
         let count = run(shape, self.next_avail, ahead.into());
         let at = entry(shape, shape.layout.avail, self.next_avail, AVAIL_ENTRY);
@@ -116,49 +116,49 @@ impl Split {
 
     /// Reads how far the driver is.
     #[inline(never)]
-    fn look<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<u16, QueueError> {
+    fn look<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<u16, QueueError> {
         let idx: u16 = mem.read_obj(shape.layout.avail.wrapping_add(RING_IDX))?;
         let ahead = idx.wrapping_sub(self.next_avail);
         // Each buffer takes a descriptor of the queue from the driver's side until it is used.
         if u32::from(ahead).wrapping_add(u32::from(self.in_flight())) > u32::from(shape.size) {
-            return Err(QueueError::Broken(Fault::AvailIndex(idx)));
+            return Err(QueueError::Broken(QueueFault::AvailIndex(idx)));
         }
         Ok(idx)
     }
 }
 
 /// Returns the place of the entry `index` in a ring.
-fn slot(shape: &Shape, index: u16) -> u16 {
+fn slot(shape: &QueueShape, index: u16) -> u16 {
     index & shape.size.wrapping_sub(1)
 }
 
 /// Returns where the entry `index` of a ring is.
-fn entry(shape: &Shape, ring: Gpa, index: u16, bytes: u64) -> Gpa {
+fn entry(shape: &QueueShape, ring: Gpa, index: u16, bytes: u64) -> Gpa {
     let slot = u64::from(slot(shape, index));
     ring.wrapping_add(RING_ENTRIES.wrapping_add(slot.wrapping_mul(bytes)))
 }
 
 /// Returns how many of `count` entries from `index` on lie one after the other, and fit into a group.
-fn run(shape: &Shape, index: u16, count: usize) -> usize {
+fn run(shape: &QueueShape, index: u16, count: usize) -> usize {
     let before_end = shape.size.saturating_sub(slot(shape, index));
     count.min(GROUP).min(usize::from(before_end))
 }
 
 /// Where the driver says after which used entry it wants an interrupt.
-fn used_event(shape: &Shape) -> Gpa {
+fn used_event(shape: &QueueShape) -> Gpa {
     let entries = u64::from(shape.size).wrapping_mul(AVAIL_ENTRY);
     shape.layout.avail.wrapping_add(RING_ENTRIES.wrapping_add(entries))
 }
 
 /// Where the device says after which available entry it wants a notification.
-fn avail_event(shape: &Shape) -> Gpa {
+fn avail_event(shape: &QueueShape) -> Gpa {
     let entries = u64::from(shape.size).wrapping_mul(USED_ENTRY);
     shape.layout.used.wrapping_add(RING_ENTRIES.wrapping_add(entries))
 }
 
-impl Ring for Split {
+impl RingFormat for SplitRing {
     #[inline(always)]
-    fn has_buffer<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> Result<bool, QueueError> {
+    fn has_buffer<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<bool, QueueError> {
         if self.avail_idx == self.next_avail {
             self.avail_idx = self.look(shape, mem)?;
         }
@@ -168,17 +168,17 @@ impl Ring for Split {
     #[inline(always)]
     fn fetch<M: GuestMem>(
         &mut self,
-        shape: &Shape,
+        shape: &QueueShape,
         mem: &M,
-        parts: &mut Parts<'_>,
-    ) -> Result<Buffer, QueueError> {
+        parts: &mut BufferParts<'_>,
+    ) -> Result<QueueBuffer, QueueError> {
         let head = self.head(shape, mem)?;
         if head >= shape.size {
-            return Err(QueueError::Broken(Fault::DescIndex(head)));
+            return Err(QueueError::Broken(QueueFault::DescIndex(head)));
         }
-        let buffer = Buffer { id: head, slots: 1 };
+        let buffer = QueueBuffer { id: head, slots: 1 };
         if !self.are_chains {
-            let first = Desc::read(mem, shape.layout.desc, head)?;
+            let first = RingDesc::read(mem, shape.layout.desc, head)?;
             let (flags, _) = first.split();
             if flags & (INDIRECT | NEXT) == 0 {
                 parts.add(&first, flags)?;
@@ -190,15 +190,15 @@ impl Ring for Split {
             }
             self.are_chains = true;
         }
-        collect(shape, mem, &mut Table::new(shape.layout.desc, shape.size), head, false, parts)?;
+        collect(shape, mem, &mut DescTable::new(shape.layout.desc, shape.size), head, false, parts)?;
         Ok(buffer)
     }
 
-    fn take(&mut self, _shape: &Shape, _buffer: Buffer) {
+    fn take(&mut self, _shape: &QueueShape, _buffer: QueueBuffer) {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
-    fn arm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
+    fn arm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError> {
         if shape.features.event_idx {
             mem.write_obj(avail_event(shape), &self.next_avail)
         } else {
@@ -206,7 +206,7 @@ impl Ring for Split {
         }
     }
 
-    fn disarm<M: GuestMem>(&self, shape: &Shape, mem: &M) -> Result<(), MemError> {
+    fn disarm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError> {
         // With event indices the old wish is already behind and asks for nothing.
         if shape.features.event_idx {
             return Ok(());
@@ -214,7 +214,12 @@ impl Ring for Split {
         mem.write_obj(shape.layout.used, &USED_NO_NOTIFY)
     }
 
-    fn give<M: GuestMem>(&mut self, shape: &Shape, mem: &M, buffers: &[Used]) -> Result<(), MemError> {
+    fn give<M: GuestMem>(
+        &mut self,
+        shape: &QueueShape,
+        mem: &M,
+        buffers: &[UsedBuffer],
+    ) -> Result<(), MemError> {
         let mut next = self.next_used;
         let mut rest = buffers;
         while !rest.is_empty() {
@@ -236,7 +241,7 @@ impl Ring for Split {
         Ok(())
     }
 
-    fn decide<M: GuestMem>(&mut self, shape: &Shape, mem: &M) -> bool {
+    fn decide<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> bool {
         let new = self.next_used;
         if self.signalled == new {
             return false;
@@ -253,23 +258,23 @@ impl Ring for Split {
 }
 
 /// Returns the table that a descriptor refers to.
-fn indirect(shape: &Shape, desc: &Desc) -> Result<Table, QueueError> {
+fn indirect(shape: &QueueShape, desc: &RingDesc) -> Result<DescTable, QueueError> {
     let (flags, _) = desc.split();
     if flags & NEXT != 0 || !shape.features.indirect {
-        return Err(QueueError::Broken(Fault::Indirect));
+        return Err(QueueError::Broken(QueueFault::Indirect));
     }
-    Table::indirect(desc)
+    DescTable::indirect(desc)
 }
 
 /// Collects the chain of descriptors that begins with `index` in `table`, an indirect one or not.
 #[inline(never)]
 fn collect<M: GuestMem>(
-    shape: &Shape,
+    shape: &QueueShape,
     mem: &M,
-    table: &mut Table,
+    table: &mut DescTable,
     mut index: u16,
     mut is_indirect: bool,
-    parts: &mut Parts<'_>,
+    parts: &mut BufferParts<'_>,
 ) -> Result<(), QueueError> {
     loop {
         let desc = table.fetch(mem, index)?;
@@ -277,7 +282,7 @@ fn collect<M: GuestMem>(
         if flags & INDIRECT != 0 {
             // The descriptor that refers to a table is not part of the buffer.
             if is_indirect {
-                return Err(QueueError::Broken(Fault::Indirect));
+                return Err(QueueError::Broken(QueueFault::Indirect));
             }
             (*table, index, is_indirect) = (indirect(shape, &desc)?, 0, true);
             continue;

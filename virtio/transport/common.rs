@@ -9,7 +9,7 @@
 use super::features::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
 use super::msix::MAX_VECTORS;
 use crate::arch::addr::{Gpa, Width};
-use crate::virtio::queue::{Fault, Queue, QueueFeatures};
+use crate::virtio::queue::{Queue, QueueFault, QueueFeatures};
 
 const DEVICE_FEATURE_SELECT: u32 = 0x00;
 const DEVICE_FEATURE: u32 = 0x04;
@@ -35,7 +35,7 @@ const NO_VECTOR: u16 = 0xffff;
 bitflags::bitflags! {
     /// The device status field.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Status: u8 {
+    pub(crate) struct DeviceStatus: u8 {
         /// The guest found the device.
         const ACKNOWLEDGE = 1 << 0;
         /// The guest has a driver for it.
@@ -53,7 +53,7 @@ bitflags::bitflags! {
 
 /// State of the common configuration structure, as far as it is not in the queues.
 #[derive(Debug)]
-pub(crate) struct Common {
+pub(crate) struct CommonConfig {
     device_feature_select: u32,
     driver_feature_select: u32,
     queue_select: u16,
@@ -64,29 +64,29 @@ pub(crate) struct Common {
     /// What the driver accepts so far.
     pub(super) driver_features: u64,
     /// Device status.
-    pub(super) status: Status,
+    pub(super) status: DeviceStatus,
     /// Changes whenever the device configuration does.
     pub(super) generation: u8,
 }
 
-impl Common {
+impl CommonConfig {
     /// Returns the state after reset.
-    pub(super) fn new() -> Common {
-        Common {
+    pub(super) fn new() -> CommonConfig {
+        CommonConfig {
             device_feature_select: 0,
             driver_feature_select: 0,
             queue_select: 0,
             vectors: [NO_VECTOR; MAX_VECTORS as usize],
             config_vector: NO_VECTOR,
             driver_features: 0,
-            status: Status::empty(),
+            status: DeviceStatus::empty(),
             generation: 0,
         }
     }
 
     /// Resets everything but the generation, which only ever goes on.
     pub(super) fn reset(&mut self) {
-        *self = Common { generation: self.generation, ..Common::new() };
+        *self = CommonConfig { generation: self.generation, ..CommonConfig::new() };
     }
 
     /// Returns a queue's vector.
@@ -103,14 +103,14 @@ impl Common {
     ///
     /// FEATURES_OK is refused unless `offered` holds all that the driver accepted and VERSION_1 is
     /// among them; DRIVER_OK is refused before FEATURES_OK.
-    pub(super) fn set_status(&mut self, value: Status, offered: u64) {
-        let mut value = value.difference(Status::NEEDS_RESET);
+    pub(super) fn set_status(&mut self, value: DeviceStatus, offered: u64) {
+        let mut value = value.difference(DeviceStatus::NEEDS_RESET);
         let fits = self.driver_features & !offered == 0 && self.driver_features & F_VERSION_1 != 0;
         if !fits {
-            value.remove(Status::FEATURES_OK);
+            value.remove(DeviceStatus::FEATURES_OK);
         }
-        if !self.status.union(value).contains(Status::FEATURES_OK) {
-            value.remove(Status::DRIVER_OK);
+        if !self.status.union(value).contains(DeviceStatus::FEATURES_OK) {
+            value.remove(DeviceStatus::DRIVER_OK);
         }
         self.status |= value;
     }
@@ -153,7 +153,7 @@ impl Common {
         value: u64,
         vectors: u16,
         queues: &mut [Queue],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), QueueFault> {
         let word = (value & 0xffff_ffff) as u32;
         let short = (value & 0xffff) as u16;
         match (at, width) {
@@ -169,7 +169,7 @@ impl Common {
 
     fn write_features(&mut self, word: u32) {
         // Once agreed on, features stay.
-        if self.status.contains(Status::FEATURES_OK) {
+        if self.status.contains(DeviceStatus::FEATURES_OK) {
             return;
         }
         let (keep, new) = match self.driver_feature_select {
@@ -187,8 +187,8 @@ impl Common {
         value: u64,
         vectors: u16,
         queues: &mut [Queue],
-    ) -> Result<(), Fault> {
-        let agreed = self.status.contains(Status::FEATURES_OK);
+    ) -> Result<(), QueueFault> {
+        let agreed = self.status.contains(DeviceStatus::FEATURES_OK);
         let index = usize::from(self.queue_select);
         let Some(queue) = queues.get_mut(index) else { return Ok(()) };
         let Some(vector) = self.vectors.get_mut(index) else { return Ok(()) };

@@ -4,7 +4,7 @@
 //!
 //! Follows the PCI Local Bus Specification 3.0, "MSI-X Capability and Table Structures". Enable and
 //! function mask live in the capability, that is, in the configuration space; the owner hands them
-//! in with [`Msix::set_control`]. A message is returned to the caller, who sends it.
+//! in with [`MsixTable::set_control`]. A message is returned to the caller, who sends it.
 
 use crate::arch::addr::Width;
 use crate::chipset::pci::{MsixControl, MsixMessage};
@@ -20,15 +20,15 @@ pub(crate) const ENTRY_BYTES: u32 = 16;
 const ENTRY_MASKED: u32 = 1;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct MsixEntry {
     addr: u64,
     data: u32,
     control: u32,
 }
 
-impl Entry {
+impl MsixEntry {
     /// State after reset: masked.
-    const RESET: Entry = Entry { addr: 0, data: 0, control: ENTRY_MASKED };
+    const RESET: MsixEntry = MsixEntry { addr: 0, data: 0, control: ENTRY_MASKED };
 
     fn low(&self) -> u64 {
         self.addr
@@ -51,24 +51,24 @@ impl Entry {
 
 /// The vectors of one function.
 #[derive(Debug)]
-pub(crate) struct Msix {
-    entries: KVec<Entry>,
+pub(crate) struct MsixTable {
+    entries: KVec<MsixEntry>,
     pending: u64,
     enabled: bool,
     masked: bool,
 }
 
-impl Msix {
+impl MsixTable {
     /// Returns a table of `vectors` masked vectors.
     ///
     /// # Errors
     /// `EINVAL`: no vector, or more than [`MAX_VECTORS`]. `ENOMEM`.
-    pub(crate) fn new(vectors: u16) -> Result<Msix> {
+    pub(crate) fn new(vectors: u16) -> Result<MsixTable> {
         if vectors == 0 || vectors > MAX_VECTORS {
             return Err(EINVAL);
         }
-        let entries = KVec::from_elem(Entry::RESET, usize::from(vectors), GFP_KERNEL_ACCOUNT)?;
-        Ok(Msix { entries, pending: 0, enabled: false, masked: false })
+        let entries = KVec::from_elem(MsixEntry::RESET, usize::from(vectors), GFP_KERNEL_ACCOUNT)?;
+        Ok(MsixTable { entries, pending: 0, enabled: false, masked: false })
     }
 
     /// Masks all vectors and forgets what is pending.
@@ -78,7 +78,7 @@ impl Msix {
     )]
     pub(crate) fn reset(&mut self) {
         for entry in &mut self.entries {
-            *entry = Entry::RESET;
+            *entry = MsixEntry::RESET;
         }
         self.pending = 0;
         self.enabled = false;

@@ -27,13 +27,13 @@
 //!
 //! The caller holds the device's lock around every call, except [`kick`].
 
-use super::common::{Common, Status};
+use super::common::{CommonConfig, DeviceStatus};
 use super::features::{F_RING_PACKED, F_TRANSPORT};
-use super::msix::Msix;
+use super::msix::MsixTable;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, TouchedRegs};
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Fault, Queue};
+use crate::virtio::queue::{Queue, QueueFault};
 use kernel::prelude::*;
 
 mod layout;
@@ -81,7 +81,7 @@ pub(crate) trait VirtioDevice {
 /// What a guest's access asks the caller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Effect {
+pub(crate) enum AccessEffect {
     /// Nothing.
     None,
     /// The driver made buffers available in this queue: wake its worker.
@@ -94,7 +94,7 @@ pub(crate) enum Effect {
     Reset,
     /// Vectors may have been unmasked: send what [`VirtioPci::take_pending`] gives.
     Msix,
-    /// Decoding or bus mastering changed: call `PciRoot::update`, then act as for `Msix` and
+    /// Decoding or bus mastering changed: call `PciRoot::update`, then act as for `MsixTable` and
     /// `Activated`.
     Decode,
     /// The driver broke the rules: the device needs a reset. Send the message, if there is one.
@@ -104,7 +104,7 @@ pub(crate) enum Effect {
 /// What serving a queue without a worker did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Served {
+pub(crate) enum QueueServed {
     /// All buffers are served: send the message, if there is one.
     Empty(Option<MsixMessage>),
     /// The bound was reached: send the message, and call again at leisure.
@@ -135,16 +135,16 @@ pub(crate) struct VirtioPci<D> {
     /// Offset of the capability that gives access to BARs.
     pci_cfg: u8,
     config: ConfigSpace,
-    common: Common,
+    common: CommonConfig,
     queues: KVec<Queue>,
-    msix: Msix,
+    msix: MsixTable,
     isr: u8,
     /// Buffers that a worker has.
     in_flight: u32,
     /// A reset waits for `in_flight` to become 0.
     resetting: bool,
     /// How the driver last broke the rules.
-    fault: Option<Fault>,
+    fault: Option<QueueFault>,
     /// Packed rings are offered.
     offers_packed: bool,
     device: D,
@@ -162,9 +162,9 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         // One vector a queue and one for configuration changes.
         let vectors = u16::try_from(queues.len()).ok().and_then(|n| n.checked_add(1)).ok_or(EINVAL)?;
-        let msix = Msix::new(vectors)?;
+        let msix = MsixTable::new(vectors)?;
         let (config, pci_cfg) = layout::config_space(D::TYPE, D::CLASS, vectors)?;
-        let common = Common::new();
+        let common = CommonConfig::new();
         Ok(VirtioPci {
             pci_cfg,
             config,
@@ -211,8 +211,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// Returns whether a worker may touch guest memory: the driver is ready, the function is bus
     /// master, and no reset is under way or needed.
     pub(crate) fn is_running(&self) -> bool {
-        let stopped = Status::FAILED | Status::NEEDS_RESET;
-        self.common.status.contains(Status::DRIVER_OK)
+        let stopped = DeviceStatus::FAILED | DeviceStatus::NEEDS_RESET;
+        self.common.status.contains(DeviceStatus::DRIVER_OK)
             && !self.common.status.intersects(stopped)
             && !self.resetting
             && self.config.command().contains(PciCommand::BUS_MASTER)
@@ -225,7 +225,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Returns how the driver last broke the rules, for a log.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<QueueFault> {
         self.fault
     }
 
@@ -240,23 +240,23 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Writes configuration space.
-    pub(crate) fn config_write(&mut self, register: u8, width: Width, value: u32) -> Effect {
+    pub(crate) fn config_write(&mut self, register: u8, width: Width, value: u32) -> AccessEffect {
         let touched = self.config.write(register, width, value);
         if self.is_pci_cfg_data(register) {
             return match self.pci_cfg_window() {
                 Some((bar, offset, length)) => self.bar_write(bar, offset, length, u64::from(value)),
-                None => Effect::None,
+                None => AccessEffect::None,
             };
         }
         if touched.is_empty() {
-            return Effect::None;
+            return AccessEffect::None;
         }
         let bus_master = self.config.command().contains(PciCommand::BUS_MASTER);
         self.msix.set_control(self.config.msix_control(), bus_master);
         if touched.contains(TouchedRegs::DECODE) {
-            Effect::Decode
+            AccessEffect::Decode
         } else {
-            Effect::Msix
+            AccessEffect::Msix
         }
     }
 
@@ -276,26 +276,26 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Writes a BAR. What is not there, or not with that width, is ignored.
-    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) -> Effect {
-        let Ok(at) = u32::try_from(offset) else { return Effect::None };
+    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) -> AccessEffect {
+        let Ok(at) = u32::try_from(offset) else { return AccessEffect::None };
         match (bar, at) {
             (BAR_STRUCTURES, NOTIFY..STRUCTURES_BYTES) => match kick(bar, offset) {
-                Some(queue) if self.is_ready(queue) => Effect::Kick(queue),
-                _ => Effect::None,
+                Some(queue) if self.is_ready(queue) => AccessEffect::Kick(queue),
+                _ => AccessEffect::None,
             },
             (BAR_STRUCTURES, 0..ISR) => self.common_write(at, width, value & width.mask()),
             (BAR_STRUCTURES, DEVICE..NOTIFY) => {
                 if self.device.write_config(at.wrapping_sub(DEVICE), width, value & width.mask()) {
-                    Effect::Configured
+                    AccessEffect::Configured
                 } else {
-                    Effect::None
+                    AccessEffect::None
                 }
             }
             (BAR_MSIX, 0..MSIX_PENDING) => {
                 self.msix.write_table(offset, width, value);
-                Effect::Msix
+                AccessEffect::Msix
             }
-            _ => Effect::None,
+            _ => AccessEffect::None,
         }
     }
 
@@ -329,10 +329,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Notes that the driver broke the rules. Returns the message that tells it so.
-    pub(in crate::virtio) fn fail(&mut self, why: Fault) -> Option<MsixMessage> {
+    pub(in crate::virtio) fn fail(&mut self, why: QueueFault) -> Option<MsixMessage> {
         self.fault = Some(why);
-        self.common.status |= Status::NEEDS_RESET;
-        if self.common.status.contains(Status::DRIVER_OK) {
+        self.common.status |= DeviceStatus::NEEDS_RESET;
+        if self.common.status.contains(DeviceStatus::DRIVER_OK) {
             self.config_interrupt()
         } else {
             None
@@ -403,35 +403,35 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.common.read(at, width, self.features(), &self.queues).unwrap_or(width.mask())
     }
 
-    fn common_write(&mut self, at: u32, width: Width, value: u64) -> Effect {
+    fn common_write(&mut self, at: u32, width: Width, value: u64) -> AccessEffect {
         if self.resetting {
-            return Effect::None;
+            return AccessEffect::None;
         }
-        if Common::is_status(at, width) {
+        if CommonConfig::is_status(at, width) {
             return self.write_status((value & 0xff) as u8);
         }
         let vectors = self.msix.vectors();
         match self.common.write(at, width, value, vectors, &mut self.queues) {
-            Ok(()) => Effect::None,
-            Err(fault) => Effect::Broken(self.fail(fault)),
+            Ok(()) => AccessEffect::None,
+            Err(fault) => AccessEffect::Broken(self.fail(fault)),
         }
     }
 
-    fn write_status(&mut self, raw: u8) -> Effect {
+    fn write_status(&mut self, raw: u8) -> AccessEffect {
         if raw == 0 {
             self.begin_reset();
-            return Effect::Reset;
+            return AccessEffect::Reset;
         }
         let before = self.common.status;
-        self.common.set_status(Status::from_bits_truncate(raw), self.features());
+        self.common.set_status(DeviceStatus::from_bits_truncate(raw), self.features());
         let gained = self.common.status.difference(before);
-        if gained.contains(Status::FEATURES_OK) {
+        if gained.contains(DeviceStatus::FEATURES_OK) {
             self.device.accept(self.common.driver_features);
         }
-        if gained.contains(Status::DRIVER_OK) {
-            Effect::Activated
+        if gained.contains(DeviceStatus::DRIVER_OK) {
+            AccessEffect::Activated
         } else {
-            Effect::None
+            AccessEffect::None
         }
     }
 

@@ -25,7 +25,7 @@ const CONFIG_ZEROES_UNMAP: usize = 56;
 
 /// What a disk is like.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Geometry {
+pub(crate) struct DiskGeometry {
     /// Size in sectors of 512 bytes; what is beyond the last whole block cannot be reached.
     pub(crate) sectors: u64,
     /// log2 of the block size in bytes, 9 to 12: positions and lengths are multiples of it.
@@ -38,7 +38,7 @@ pub(crate) struct Geometry {
     pub(crate) serial: [u8; ID_BYTES],
 }
 
-impl Geometry {
+impl DiskGeometry {
     /// Returns a mask of the sectors of a block.
     pub(super) fn block_mask(&self) -> u64 {
         let sectors = self.block_shift.saturating_sub(SECTOR_SHIFT);
@@ -53,7 +53,7 @@ impl Geometry {
 
 /// Returns the configuration structure of a disk with `queues` queues, whose requests have up to `seg_max`
 /// data segments.
-pub(super) fn config_of(geometry: &Geometry, seg_max: u16, queues: u16) -> [u8; CONFIG_BYTES] {
+pub(super) fn config_of(geometry: &DiskGeometry, seg_max: u16, queues: u16) -> [u8; CONFIG_BYTES] {
     let mut config = [0; CONFIG_BYTES];
     let mut set = |at: usize, bytes: &[u8]| {
         for (to, from) in config.iter_mut().skip(at).zip(bytes) {

@@ -68,7 +68,7 @@ pub(super) const CONFIG_BYTES: usize = 12;
 bitflags::bitflags! {
     /// What may be left to the receiver of a packet. The bits are those of Linux's TUNSETOFFLOAD.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Offloads: u32 {
+    pub(crate) struct NetOffloads: u32 {
         /// The checksum.
         const CSUM = 1 << 0;
         /// Cutting TCP over IPv4 into segments.
@@ -84,19 +84,19 @@ bitflags::bitflags! {
     }
 }
 
-impl Offloads {
+impl NetOffloads {
     /// Returns what a driver takes that accepted these features.
-    pub(super) fn of_features(features: u64) -> Offloads {
+    pub(super) fn of_features(features: u64) -> NetOffloads {
         let pairs = [
-            (F_GUEST_CSUM, Offloads::CSUM),
-            (F_GUEST_TSO4, Offloads::TSO4),
-            (F_GUEST_TSO6, Offloads::TSO6),
-            (F_GUEST_ECN, Offloads::ECN),
-            (F_GUEST_USO4, Offloads::USO4),
-            (F_GUEST_USO6, Offloads::USO6),
+            (F_GUEST_CSUM, NetOffloads::CSUM),
+            (F_GUEST_TSO4, NetOffloads::TSO4),
+            (F_GUEST_TSO6, NetOffloads::TSO6),
+            (F_GUEST_ECN, NetOffloads::ECN),
+            (F_GUEST_USO4, NetOffloads::USO4),
+            (F_GUEST_USO6, NetOffloads::USO6),
         ];
         let has = pairs.into_iter().filter(|(feature, _)| features & feature != 0);
-        has.fold(Offloads::empty(), |all, (_, offload)| all | offload)
+        has.fold(NetOffloads::empty(), |all, (_, offload)| all | offload)
     }
 }
 

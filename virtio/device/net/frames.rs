@@ -18,22 +18,22 @@ const ROOM: usize = 2 * (PREFIX + MAX_FRAME);
 /// # Invariants
 /// `start <= end <= bytes.len()`.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub(crate) struct FrameStream {
     bytes: KVVec<u8>,
     start: usize,
     end: usize,
 }
 
-impl Frames {
+impl FrameStream {
     /// Returns an empty one.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Frames> {
-        Ok(Frames { bytes: KVVec::from_elem(0, ROOM, GFP_KERNEL_ACCOUNT)?, start: 0, end: 0 })
+    pub(crate) fn new() -> Result<FrameStream> {
+        Ok(FrameStream { bytes: KVVec::from_elem(0, ROOM, GFP_KERNEL_ACCOUNT)?, start: 0, end: 0 })
     }
 
-    /// Returns where the next bytes go, never empty when [`Frames::next`] found no packet.
+    /// Returns where the next bytes go, never empty when [`FrameStream::next`] found no packet.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start != 0 {
             let left = self.end.saturating_sub(self.start);
@@ -74,7 +74,7 @@ impl Frames {
         Ok(rest.get(..len))
     }
 
-    /// Removes the packet that [`Frames::next`] gave.
+    /// Removes the packet that [`FrameStream::next`] gave.
     pub(crate) fn consume(&mut self) {
         if let Ok(Some(frame)) = self.next() {
             let len = PREFIX.saturating_add(frame.len());

@@ -6,7 +6,7 @@ use super::bytes::Bytes;
 use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::packed::{Pair, Step};
 use crate::t_virtio::packed_driver::PackedRing;
-use crate::virtio::queue::{Buffer, QueueError};
+use crate::virtio::queue::{QueueBuffer, QueueError};
 
 /// Every buffer comes out whole and in order, returns exactly once, and no side waits for ever.
 pub(super) fn packed_pair(bytes: &[u8]) {
@@ -35,7 +35,7 @@ pub(super) fn packed_ring(bytes: &[u8]) {
     let mut b = Bytes(bytes);
     let (mem, ring) = (Mem::new(), PackedRing::new(1 + b.below(9) as u16, b.flag()));
     let mut queue = ring.queue(6);
-    let mut held: Vec<Buffer> = Vec::new();
+    let mut held: Vec<QueueBuffer> = Vec::new();
     while !b.is_empty() {
         let before = mem.accesses();
         match b.below(8) {

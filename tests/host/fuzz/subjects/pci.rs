@@ -7,8 +7,8 @@ use crate::arch::addr::{Gpa, Width::*};
 use crate::chipset::pci::PciSlot;
 use crate::t_virtio::machine::{Machine, F_VERSION_1, WINDOW};
 use crate::t_virtio::random::disk;
-use crate::virtio::device::blk::Blk;
-use crate::virtio::transport::pci::Effect;
+use crate::virtio::device::blk::VirtioBlk;
+use crate::virtio::transport::pci::AccessEffect;
 
 /// Registers that drivers write.
 const REGISTERS: [u8; 16] =
@@ -16,7 +16,7 @@ const REGISTERS: [u8; 16] =
 /// Places in the structures' BAR.
 const PLACES: [u64; 14] = [0, 4, 8, 0xc, 0x10, 0x14, 0x16, 0x18, 0x1a, 0x1c, 0x20, 0x1000, 0x2000, 0x3000];
 
-fn bar_access(m: &mut Machine<Blk>, b: &mut Bytes<'_>) {
+fn bar_access(m: &mut Machine<VirtioBlk>, b: &mut Bytes<'_>) {
     let bar = b.below(3) as u8;
     let offset = match b.below(4) {
         0 => b.number(),
@@ -25,7 +25,7 @@ fn bar_access(m: &mut Machine<Blk>, b: &mut Bytes<'_>) {
     };
     let (width, value) = (b.width(), b.number());
     let effect = m.dev.bar_write(bar, offset, width, value);
-    if let Effect::Kick(queue) = effect {
+    if let AccessEffect::Kick(queue) = effect {
         assert!(m.dev.is_running() && queue == 0);
     }
     m.act(effect);
@@ -33,7 +33,7 @@ fn bar_access(m: &mut Machine<Blk>, b: &mut Bytes<'_>) {
 }
 
 /// What the bus decodes is the device's, inside one of its BARs.
-fn check_decoding(m: &mut Machine<Blk>, gpa: u64) {
+fn check_decoding(m: &mut Machine<VirtioBlk>, gpa: u64) {
     let Some(hit) = m.root.decode(Gpa(gpa)) else { return };
     assert_eq!(hit.slot.number(), m.slot);
     let base = m.dev.config_read(0x10 + 4 * hit.bar, B4) & !0xf;
@@ -43,8 +43,8 @@ fn check_decoding(m: &mut Machine<Blk>, gpa: u64) {
 }
 
 /// A device that runs has agreed on what it offers.
-fn check_features(m: &mut Machine<Blk>, offered: u64) {
-    let half = |m: &mut Machine<Blk>, half| {
+fn check_features(m: &mut Machine<VirtioBlk>, offered: u64) {
+    let half = |m: &mut Machine<VirtioBlk>, half| {
         let _ = m.dev.bar_write(0, 0x08, B4, half);
         m.dev.bar_read(0, 0x0c, B4)
     };

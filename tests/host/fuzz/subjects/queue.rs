@@ -7,10 +7,10 @@ use crate::t_virtio::driver::Ring;
 use crate::t_virtio::machine::{Machine, F_EVENT_IDX, NEEDS_RESET};
 use crate::t_virtio::mem::{Mem, MEM_BYTES};
 use crate::t_virtio::random::{apply, check, disk, hand_back, Act, AnyDesc, SECTORS};
-use crate::virtio::device::blk::{Next, Request, Status};
-use crate::virtio::device::rng::Rng;
-use crate::virtio::queue::{Buffer, QueueError};
-use crate::virtio::transport::pci::Served;
+use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
+use crate::virtio::device::rng::VirtioRng;
+use crate::virtio::queue::{QueueBuffer, QueueError};
+use crate::virtio::transport::pci::QueueServed;
 
 fn desc(b: &mut Bytes<'_>) -> AnyDesc {
     let at = match b.below(8) {
@@ -56,7 +56,7 @@ pub(super) fn virtqueue(bytes: &[u8]) {
     let mut b = Bytes(bytes);
     let (mem, mut ring) = (Mem::new(), Ring::new(16, b.flag()));
     let mut queue = ring.queue(20);
-    let mut held: Vec<Buffer> = Vec::new();
+    let mut held: Vec<QueueBuffer> = Vec::new();
     let mut given = 0u16;
     while !b.is_empty() {
         let act = act(&mut b);
@@ -107,23 +107,23 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
     let mut m = disk();
     let features = 1 << 28 | 1 << 13 | 1 << 14 | if b.flag() { F_EVENT_IDX } else { 0 };
     let mut ring = m.start(features);
-    let mut held: Vec<Request> = Vec::new();
+    let mut held: Vec<BlkRequest> = Vec::new();
     while !b.is_empty() {
         let act = act(&mut b);
         apply(&mut ring, &m.mem, &act);
         let before = m.mem.accesses();
         match act {
             Act::Serve => match m.dev.next(0, &m.mem) {
-                Next::Request(request) => {
+                NextRequest::Request(request) => {
                     check(&request);
                     held.push(request);
                 }
-                Next::Full => assert_eq!(held.len(), 4),
-                Next::Broken(message) => {
+                NextRequest::Full => assert_eq!(held.len(), 4),
+                NextRequest::Broken(message) => {
                     assert!(message.is_some());
                     assert_ne!(m.status() & NEEDS_RESET, 0);
                 }
-                Next::Answered(_) | Next::Empty | Next::NotResident(_) => {}
+                NextRequest::Answered(_) | NextRequest::Empty | NextRequest::NotResident(_) => {}
             },
             Act::Complete(i, n) if !held.is_empty() => hand_back(&mut m, &mut held, i, n),
             _ => {}
@@ -135,7 +135,7 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
     m.mem.miss_none();
     m.set_status(0);
     for request in held {
-        assert!(m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap().is_none());
+        assert!(m.dev.complete(&m.mem, request, BlkStatus::Ok, 0).unwrap().is_none());
     }
     assert_eq!(m.status(), 0);
     m.mem.put(0x5000, &[0; 0x2000]);
@@ -143,13 +143,13 @@ pub(super) fn virtio_blk(bytes: &[u8]) {
     crate::t_virtio::blk::put_header(&m.mem, 0x8000, 4, 0);
     ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
     ring.publish(&m.mem);
-    assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
+    assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Request(_)));
 }
 
 /// The entropy device makes a bounded number of bytes, and a broken ring shows in the status.
 pub(super) fn virtio_rng(bytes: &[u8]) {
     let mut b = Bytes(bytes);
-    let mut m = Machine::new(Rng);
+    let mut m = Machine::new(VirtioRng);
     let mut ring = m.start(1 << 28);
     while !b.is_empty() {
         let act = act(&mut b);
@@ -158,7 +158,7 @@ pub(super) fn virtio_rng(bytes: &[u8]) {
             let mut made = 0;
             let served = m.dev.serve(&m.mem, |buf| made += buf.len());
             assert!(made <= 64 * 4096 + 4096);
-            if let Served::Broken(_) = served {
+            if let QueueServed::Broken(_) = served {
                 assert_eq!(m.status() & NEEDS_RESET, NEEDS_RESET);
                 break;
             }

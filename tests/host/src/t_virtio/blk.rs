@@ -5,10 +5,10 @@ use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4, B8};
-use crate::virtio::device::blk::{Blk, Geometry, Next, Op, Request, Status};
-use crate::virtio::segment::Segment;
+use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
+use crate::virtio::segment::MemSegment;
 
-pub(super) type Disk = Machine<Blk>;
+pub(super) type Disk = Machine<VirtioBlk>;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -31,8 +31,8 @@ const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 
-fn geometry(sectors: u64) -> Geometry {
-    Geometry {
+fn geometry(sectors: u64) -> DiskGeometry {
+    DiskGeometry {
         sectors,
         block_shift: 9,
         read_only: false,
@@ -41,13 +41,13 @@ fn geometry(sectors: u64) -> Geometry {
     }
 }
 
-fn disk_of(geometry: Geometry) -> Disk {
-    Machine::new(Blk::new(geometry, 256, 64, 1).unwrap())
+fn disk_of(geometry: DiskGeometry) -> Disk {
+    Machine::new(VirtioBlk::new(geometry, 256, 64, 1).unwrap())
 }
 
 /// A disk that can have `depth` requests in flight.
 pub(super) fn disk_with_depth(depth: u16) -> Disk {
-    Machine::new(Blk::new(geometry(1000), 256, depth, 1).unwrap())
+    Machine::new(VirtioBlk::new(geometry(1000), 256, depth, 1).unwrap())
 }
 
 pub(super) fn disk(sectors: u64) -> Disk {
@@ -73,7 +73,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(geometry: Geometry, features: u64) -> Guest {
+    fn new(geometry: DiskGeometry, features: u64) -> Guest {
         let mut m = disk_of(geometry);
         let ring = m.start(features);
         Guest { m, ring }
@@ -95,14 +95,14 @@ impl Guest {
         head
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&mut self) -> BlkRequest {
         match self.m.dev.next(0, &self.m.mem) {
-            Next::Request(request) => request,
+            NextRequest::Request(request) => request,
             other => panic!("no request: {other:?}"),
         }
     }
 
-    fn complete(&mut self, request: Request, status: Status, bytes: u64) {
+    fn complete(&mut self, request: BlkRequest, status: BlkStatus, bytes: u64) {
         let message = self.m.dev.complete(&self.m.mem, request, status, bytes).unwrap();
         assert_eq!(message, Some(Disk::message(1)));
     }
@@ -110,7 +110,7 @@ impl Guest {
     /// Expects the device to answer by itself. Returns the status byte and the used length.
     fn answer(&mut self, head: u16) -> (u8, u32) {
         match self.m.dev.next(0, &self.m.mem) {
-            Next::Answered(message) => assert_eq!(message, Some(Disk::message(1))),
+            NextRequest::Answered(message) => assert_eq!(message, Some(Disk::message(1))),
             other => panic!("not answered: {other:?}"),
         }
         let used = self.ring.take_used(&self.m.mem);
@@ -126,7 +126,7 @@ fn guest() -> Guest {
 
 #[test]
 fn queues_have_requests_interrupts_and_room_of_their_own() {
-    let mut m = Machine::new(Blk::new(geometry(1000), 16, 2, 3).unwrap());
+    let mut m = Machine::new(VirtioBlk::new(geometry(1000), 16, 2, 3).unwrap());
     let mut rings = m.start_queues(1 << 12, 3);
     assert_ne!(m.offered() & 1 << 12, 0, "VIRTIO_BLK_F_MQ");
     let at = m.at.device;
@@ -143,24 +143,24 @@ fn queues_have_requests_interrupts_and_room_of_their_own() {
     for queue in 0..3 {
         for _ in 0..2 {
             match m.dev.next(queue, &m.mem) {
-                Next::Request(request) => held.push((queue, request)),
+                NextRequest::Request(request) => held.push((queue, request)),
                 other => panic!("no request: {other:?}"),
             }
         }
-        assert!(matches!(m.dev.next(queue, &m.mem), Next::Full), "its own room is taken");
+        assert!(matches!(m.dev.next(queue, &m.mem), NextRequest::Full), "its own room is taken");
     }
     for (queue, request) in held {
-        let told = m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap();
+        let told = m.dev.complete(&m.mem, request, BlkStatus::Ok, 0).unwrap();
         assert_eq!(told, Some(Disk::message(queue + 1)));
     }
 
     for (queue, ring) in rings.iter_mut().enumerate() {
         assert_eq!(ring.take_used(&m.mem).len(), 2);
-        assert!(matches!(m.dev.next(queue as u16, &m.mem), Next::Request(_)), "the third");
+        assert!(matches!(m.dev.next(queue as u16, &m.mem), NextRequest::Request(_)), "the third");
     }
-    assert!(matches!(m.dev.next(3, &m.mem), Next::Empty), "there is no such queue");
+    assert!(matches!(m.dev.next(3, &m.mem), NextRequest::Empty), "there is no such queue");
     for queues in [0, 17] {
-        assert!(Blk::new(geometry(1000), 16, 2, queues).is_err());
+        assert!(VirtioBlk::new(geometry(1000), 16, 2, queues).is_err());
     }
 }
 
@@ -184,7 +184,7 @@ fn the_configuration_tells_capacity_and_limits() {
 
 #[test]
 fn a_read_only_disk_says_so_and_offers_no_discard() {
-    let mut m = disk_of(Geometry { read_only: true, ..geometry(1000) });
+    let mut m = disk_of(DiskGeometry { read_only: true, ..geometry(1000) });
     m.probe();
 
     assert_eq!(m.offered() & (F_ALL | F_RO), F_FLUSH | F_RO);
@@ -192,7 +192,7 @@ fn a_read_only_disk_says_so_and_offers_no_discard() {
 
 #[test]
 fn a_capacity_is_rounded_down_to_whole_blocks() {
-    let mut m = disk_of(Geometry { block_shift: 12, ..geometry(1001) });
+    let mut m = disk_of(DiskGeometry { block_shift: 12, ..geometry(1001) });
     m.probe();
 
     assert_eq!(m.read(m.at.device, B8), 1000);
@@ -205,15 +205,16 @@ fn a_read_gives_its_sector_and_where_the_data_goes() {
     let head = g.submit(IN, 7, &[(0x2_0000, 512, true), (0x3_0000, 1024, true)]);
 
     let request = g.request();
-    assert_eq!(request.op(), Op::Read { sector: 7 });
-    let segments = [Segment { gpa: Gpa(0x2_0000), len: 512 }, Segment { gpa: Gpa(0x3_0000), len: 1024 }];
+    assert_eq!(request.op(), BlkOp::Read { sector: 7 });
+    let segments =
+        [MemSegment { gpa: Gpa(0x2_0000), len: 512 }, MemSegment { gpa: Gpa(0x3_0000), len: 1024 }];
     assert_eq!(request.data(), segments);
     assert_eq!(request.bytes(), 1536);
-    g.complete(request, Status::Ok, 1536);
+    g.complete(request, BlkStatus::Ok, 1536);
 
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 1537)]);
     assert_eq!(g.m.mem.get::<1>(STATUS), [OK]);
-    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Empty));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Empty));
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_read_that_ends_early_counts_only_what_was_written() {
     let head = g.submit(IN, 7, &[(0x2_0000, 1024, true)]);
 
     let request = g.request();
-    g.complete(request, Status::IoErr, 512);
+    g.complete(request, BlkStatus::IoErr, 512);
 
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 512)]);
     assert_eq!(g.m.mem.get::<1>(STATUS), [IOERR]);
@@ -234,9 +235,9 @@ fn a_write_gives_its_sector_and_where_the_data_is() {
     let head = g.submit(OUT, 999, &[(0x2_0000, 512, false)]);
 
     let request = g.request();
-    assert_eq!(request.op(), Op::Write { sector: 999, durable: false });
-    assert_eq!(request.data(), [Segment { gpa: Gpa(0x2_0000), len: 512 }]);
-    g.complete(request, Status::Ok, 0);
+    assert_eq!(request.op(), BlkOp::Write { sector: 999, durable: false });
+    assert_eq!(request.data(), [MemSegment { gpa: Gpa(0x2_0000), len: 512 }]);
+    g.complete(request, BlkStatus::Ok, 0);
 
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 1)]);
     assert_eq!(g.m.mem.get::<1>(STATUS), [OK]);
@@ -249,8 +250,8 @@ fn writes_are_durable_for_a_driver_that_cannot_flush() {
 
     let request = g.request();
 
-    assert_eq!(request.op(), Op::Write { sector: 0, durable: true });
-    g.complete(request, Status::Ok, 0);
+    assert_eq!(request.op(), BlkOp::Write { sector: 0, durable: true });
+    g.complete(request, BlkStatus::Ok, 0);
 }
 
 #[test]
@@ -259,8 +260,8 @@ fn a_flush_goes_to_the_worker() {
     let head = g.submit(FLUSH, 0, &[]);
 
     let request = g.request();
-    assert_eq!((request.op(), request.data()), (Op::Flush, &[][..]));
-    g.complete(request, Status::Ok, 0);
+    assert_eq!((request.op(), request.data()), (BlkOp::Flush, &[][..]));
+    g.complete(request, BlkStatus::Ok, 0);
 
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 1)]);
 }
@@ -290,10 +291,10 @@ fn header_data_and_status_may_lie_anywhere_in_the_descriptors() {
     let head = g.add(&[(HEADER, 5, false), (0x9000, 7, false), (0xa000, 4 + 512, false), (0xb000, 9, true)]);
 
     let request = g.request();
-    assert_eq!(request.op(), Op::Write { sector: 0x102, durable: false });
-    assert_eq!(request.data(), [Segment { gpa: Gpa(0xa004), len: 512 }]);
+    assert_eq!(request.op(), BlkOp::Write { sector: 0x102, durable: false });
+    assert_eq!(request.data(), [MemSegment { gpa: Gpa(0xa004), len: 512 }]);
     g.m.mem.put(0xb000, &[NOT_WRITTEN; 9]);
-    g.complete(request, Status::Ok, 0);
+    g.complete(request, BlkStatus::Ok, 0);
     assert_eq!(g.m.mem.get::<9>(0xb000), [0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, OK]);
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 1)]);
 
@@ -301,10 +302,10 @@ fn header_data_and_status_may_lie_anywhere_in_the_descriptors() {
     put_header(&g.m.mem, HEADER, IN, 1);
     let head = g.add(&[(HEADER, 16, false), (0x2_0000, 100, true), (0x3_0000, 413, true)]);
     let request = g.request();
-    let segments = [Segment { gpa: Gpa(0x2_0000), len: 100 }, Segment { gpa: Gpa(0x3_0000), len: 412 }];
+    let segments = [MemSegment { gpa: Gpa(0x2_0000), len: 100 }, MemSegment { gpa: Gpa(0x3_0000), len: 412 }];
     assert_eq!(request.data(), segments);
     assert!(!request.is_aligned(512));
-    g.complete(request, Status::Ok, 512);
+    g.complete(request, BlkStatus::Ok, 512);
     assert_eq!(g.m.mem.get::<1>(0x3_0000 + 412), [OK]);
     assert_eq!(g.ring.take_used(&g.m.mem), [(head, 513)]);
 }
@@ -323,7 +324,7 @@ fn transfers_beyond_the_end_fail() {
 
 #[test]
 fn transfers_of_broken_blocks_fail() {
-    let big = Geometry { block_shift: 12, ..geometry(1000) };
+    let big = DiskGeometry { block_shift: 12, ..geometry(1000) };
     for (geometry, sector, len) in
         [(geometry(1000), 0, 511), (geometry(1000), 0, 513), (big, 0, 512), (big, 1, 4096), (big, 0, 4097)]
     {
@@ -335,7 +336,7 @@ fn transfers_of_broken_blocks_fail() {
     g.submit(IN, 8, &[(0x2_0000, 4096, true)]);
     let request = g.request();
     assert!(request.is_aligned(4096));
-    g.complete(request, Status::Ok, 4096);
+    g.complete(request, BlkStatus::Ok, 4096);
 }
 
 #[test]
@@ -347,13 +348,13 @@ fn a_transfer_of_nothing_succeeds_at_once() {
 
 #[test]
 fn a_read_only_disk_takes_no_writes() {
-    let mut g = Guest::new(Geometry { read_only: true, ..geometry(1000) }, F_FLUSH | F_RO);
+    let mut g = Guest::new(DiskGeometry { read_only: true, ..geometry(1000) }, F_FLUSH | F_RO);
     let head = g.submit(OUT, 0, &[(0x2_0000, 512, false)]);
     assert_eq!(g.answer(head), (IOERR, 1));
 
     g.submit(IN, 0, &[(0x2_0000, 512, true)]);
     let request = g.request();
-    g.complete(request, Status::Ok, 512);
+    g.complete(request, BlkStatus::Ok, 512);
 }
 
 #[test]
@@ -362,22 +363,22 @@ fn discard_and_write_zeroes_carry_one_range() {
     put_range(&g.m.mem, 0x9000, 10, 90, 0);
     g.submit(DISCARD, 0, &[(0x9000, 16, false)]);
     let request = g.request();
-    assert_eq!(request.op(), Op::Discard { sector: 10, count: 90 });
-    g.complete(request, Status::Ok, 0);
+    assert_eq!(request.op(), BlkOp::Discard { sector: 10, count: 90 });
+    g.complete(request, BlkStatus::Ok, 0);
     g.ring.take_used(&g.m.mem);
 
     for (flags, unmap) in [(0, false), (1, true)] {
         put_range(&g.m.mem, 0x9000, 0, 1000, flags);
         g.submit(WRITE_ZEROES, 0, &[(0x9000, 16, false)]);
         let request = g.request();
-        assert_eq!(request.op(), Op::WriteZeroes { sector: 0, count: 1000, unmap });
-        g.complete(request, Status::Ok, 0);
+        assert_eq!(request.op(), BlkOp::WriteZeroes { sector: 0, count: 1000, unmap });
+        g.complete(request, BlkStatus::Ok, 0);
     }
 }
 
 #[test]
 fn ranges_that_cannot_be_are_answered_at_once() {
-    let huge = Geometry { sectors: 1 << 40, ..geometry(0) };
+    let huge = DiskGeometry { sectors: 1 << 40, ..geometry(0) };
     let cases = [
         (geometry(1000), DISCARD, 999, 2, 0, 16, IOERR),
         (geometry(1000), DISCARD, u64::MAX, 1, 0, 16, IOERR),
@@ -387,7 +388,7 @@ fn ranges_that_cannot_be_are_answered_at_once() {
         (geometry(1000), DISCARD, 0, 1, 0, 15, IOERR),
         (geometry(1000), DISCARD, 5, 0, 0, 16, OK),
         (huge, WRITE_ZEROES, 0, (1 << 21) + 1, 0, 16, IOERR),
-        (Geometry { block_shift: 12, ..huge }, DISCARD, 8, 1, 0, 16, IOERR),
+        (DiskGeometry { block_shift: 12, ..huge }, DISCARD, 8, 1, 0, 16, IOERR),
     ];
     for (geometry, kind, sector, count, flags, len, status) in cases {
         let mut g = Guest::new(geometry, F_ALL);
@@ -418,7 +419,7 @@ fn buffers_without_header_or_status_break_the_device() {
     for parts in cases {
         let mut g = guest();
         g.add(parts);
-        assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Broken(Some(_))), "{parts:?}");
+        assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Broken(Some(_))), "{parts:?}");
     }
 }
 
@@ -428,7 +429,7 @@ fn data_outside_of_memory_is_for_the_worker_to_find() {
     g.submit(IN, 0, &[(MEM_BYTES as u64, 512, true)]);
 
     let request = g.request();
-    g.complete(request, Status::IoErr, 0);
+    g.complete(request, BlkStatus::IoErr, 0);
 
     assert_eq!(g.m.mem.get::<1>(STATUS), [IOERR]);
 }
@@ -437,11 +438,11 @@ fn data_outside_of_memory_is_for_the_worker_to_find() {
 fn requests_complete_in_any_order() {
     let mut g = guest();
     let heads: Vec<u16> = (0..3).map(|i| g.submit(IN, i, &[(0x2_0000, 512, true)])).collect();
-    let mut requests: Vec<Request> = (0..3).map(|_| g.request()).collect();
+    let mut requests: Vec<BlkRequest> = (0..3).map(|_| g.request()).collect();
 
     for i in [1, 1, 0] {
         let request = requests.remove(i);
-        g.complete(request, Status::Ok, 512);
+        g.complete(request, BlkStatus::Ok, 512);
     }
 
     let used: Vec<u16> = g.ring.take_used(&g.m.mem).iter().map(|u| u.0).collect();
@@ -450,7 +451,7 @@ fn requests_complete_in_any_order() {
 
 #[test]
 fn a_pool_that_is_empty_holds_the_rest_back_until_a_completion() {
-    let mut m = Machine::new(Blk::new(geometry(1000), 256, 2, 1).unwrap());
+    let mut m = Machine::new(VirtioBlk::new(geometry(1000), 256, 2, 1).unwrap());
     let ring = m.start(0);
     let mut g = Guest { m, ring };
     for _ in 0..3 {
@@ -459,14 +460,14 @@ fn a_pool_that_is_empty_holds_the_rest_back_until_a_completion() {
     let first = g.request();
     let second = g.request();
 
-    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Full));
-    g.complete(second, Status::Ok, 512);
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Full));
+    g.complete(second, BlkStatus::Ok, 512);
     let third = g.request();
 
-    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Full));
-    g.complete(first, Status::Ok, 512);
-    g.complete(third, Status::Ok, 512);
-    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Empty));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Full));
+    g.complete(first, BlkStatus::Ok, 512);
+    g.complete(third, BlkStatus::Ok, 512);
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Empty));
 }
 
 #[test]
@@ -483,11 +484,11 @@ fn the_longest_request_fits_and_a_longer_one_does_not() {
     g.ring.publish(&g.m.mem);
     let request = g.request();
     assert_eq!(request.data().len(), 126);
-    g.complete(request, Status::Ok, 126 * 512);
+    g.complete(request, BlkStatus::Ok, 126 * 512);
 
     g.ring.add_indirect(&g.m.mem, 0xc000, &parts(127));
     g.ring.publish(&g.m.mem);
-    assert!(matches!(g.m.dev.next(0, &g.m.mem), Next::Broken(_)));
+    assert!(matches!(g.m.dev.next(0, &g.m.mem), NextRequest::Broken(_)));
 }
 
 #[test]
@@ -500,14 +501,14 @@ fn a_missing_page_can_be_faulted_in_at_every_step() {
             let mut misses = 0;
             loop {
                 match g.m.dev.next(0, &g.m.mem) {
-                    Next::NotResident(_) => misses += 1,
-                    Next::Answered(_) => {}
-                    Next::Empty => break,
-                    Next::Request(request) => {
-                        let mut result = g.m.dev.complete(&g.m.mem, request, Status::Ok, 512);
+                    NextRequest::NotResident(_) => misses += 1,
+                    NextRequest::Answered(_) => {}
+                    NextRequest::Empty => break,
+                    NextRequest::Request(request) => {
+                        let mut result = g.m.dev.complete(&g.m.mem, request, BlkStatus::Ok, 512);
                         while let Err(retry) = result {
                             misses += 1;
-                            result = g.m.dev.complete(&g.m.mem, retry.request, Status::Ok, 512);
+                            result = g.m.dev.complete(&g.m.mem, retry.request, BlkStatus::Ok, 512);
                         }
                     }
                     other => panic!("{other:?}"),
@@ -534,11 +535,11 @@ fn interrupts_follow_the_event_index() {
         g.submit(FLUSH, 0, &[]);
     }
     g.ring.want_after(&g.m.mem, 2);
-    let requests: Vec<Request> = (0..4).map(|_| g.request()).collect();
+    let requests: Vec<BlkRequest> = (0..4).map(|_| g.request()).collect();
 
     let messages: Vec<bool> = requests
         .into_iter()
-        .map(|r| g.m.dev.complete(&g.m.mem, r, Status::Ok, 0).unwrap().is_some())
+        .map(|r| g.m.dev.complete(&g.m.mem, r, BlkStatus::Ok, 0).unwrap().is_some())
         .collect();
 
     assert_eq!(messages, [false, false, true, false]);
@@ -547,12 +548,12 @@ fn interrupts_follow_the_event_index() {
 #[test]
 fn disks_that_cannot_be_are_refused() {
     for bad in [
-        Blk::new(Geometry { block_shift: 8, ..geometry(8) }, 256, 64, 1).map(|_| ()),
-        Blk::new(Geometry { block_shift: 13, ..geometry(8) }, 256, 64, 1).map(|_| ()),
-        Blk::new(geometry(8), 256, 0, 1).map(|_| ()),
+        VirtioBlk::new(DiskGeometry { block_shift: 8, ..geometry(8) }, 256, 64, 1).map(|_| ()),
+        VirtioBlk::new(DiskGeometry { block_shift: 13, ..geometry(8) }, 256, 64, 1).map(|_| ()),
+        VirtioBlk::new(geometry(8), 256, 0, 1).map(|_| ()),
     ] {
         assert_eq!(bad, Err(kernel::prelude::EINVAL));
     }
-    let odd = Blk::new(geometry(8), 100, 64, 1).unwrap();
+    let odd = VirtioBlk::new(geometry(8), 100, 64, 1).unwrap();
     assert!(crate::virtio::transport::pci::VirtioPci::new(odd).is_err());
 }

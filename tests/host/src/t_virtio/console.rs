@@ -5,9 +5,9 @@ use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4};
 use crate::chipset::pci::MsixMessage;
 use crate::chipset::ring;
-use crate::virtio::device::console::Console;
-use crate::virtio::queue::Fault;
-use crate::virtio::transport::pci::{Effect, Served, VirtioPci};
+use crate::virtio::device::console::VirtioConsole;
+use crate::virtio::queue::QueueFault;
+use crate::virtio::transport::pci::{AccessEffect, QueueServed, VirtioPci};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -19,21 +19,21 @@ const INPUT: usize = 4 << 10;
 /// Where buffers lie: behind the rings.
 const DATA: u64 = 0x4_0000;
 
-fn console() -> Machine<Console> {
-    Machine::new(Console::new(0, 0).unwrap())
+fn console() -> Machine<VirtioConsole> {
+    Machine::new(VirtioConsole::new(0, 0).unwrap())
 }
 
-fn guest() -> (Machine<Console>, Vec<Ring>) {
+fn guest() -> (Machine<VirtioConsole>, Vec<Ring>) {
     let mut m = console();
     let rings = m.start_queues(1 << 28, 2);
     (m, rings)
 }
 
 fn message(queue: usize) -> Option<MsixMessage> {
-    Some(Machine::<Console>::message(queue as u16 + 1))
+    Some(Machine::<VirtioConsole>::message(queue as u16 + 1))
 }
 
-fn drain(m: &mut Machine<Console>) -> Vec<u8> {
+fn drain(m: &mut Machine<VirtioConsole>) -> Vec<u8> {
     let mut all = Vec::new();
     let mut chunk = [0; 100];
     loop {
@@ -46,17 +46,17 @@ fn drain(m: &mut Machine<Console>) -> Vec<u8> {
 }
 
 /// Takes the guest's output as often as there is more of it. Returns what the last call did.
-fn serve_all(m: &mut Machine<Console>) -> Served {
+fn serve_all(m: &mut Machine<VirtioConsole>) -> QueueServed {
     loop {
         match m.dev.serve_output(&m.mem) {
-            Served::More(_) => {}
+            QueueServed::More(_) => {}
             last => return last,
         }
     }
 }
 
 /// Makes a buffer with these bytes available, in pieces of at most `piece`.
-fn print(m: &Machine<Console>, tx: &mut Ring, text: &[u8], piece: usize) -> u16 {
+fn print(m: &Machine<VirtioConsole>, tx: &mut Ring, text: &[u8], piece: usize) -> u16 {
     m.mem.put(DATA, text);
     let parts: Vec<Part> = text
         .chunks(piece)
@@ -70,7 +70,7 @@ fn print(m: &Machine<Console>, tx: &mut Ring, text: &[u8], piece: usize) -> u16 
 
 #[test]
 fn a_console_is_found_with_the_size_of_its_terminal() {
-    let mut m = Machine::new(Console::new(132, 43).unwrap());
+    let mut m = Machine::new(VirtioConsole::new(132, 43).unwrap());
     assert_eq!(m.reg(0x00, B4), 0x1043_1af4);
     assert_eq!(m.reg(0x08, B4), 0x0780_0001);
     m.probe();
@@ -92,11 +92,11 @@ fn output_comes_out_in_order_however_it_is_cut() {
         let text: Vec<u8> = (0..60u8).collect();
         let a = print(&m, &mut rings[TX], &text[..50], piece);
 
-        assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+        assert_eq!(m.dev.serve_output(&m.mem), QueueServed::Empty(message(TX)));
         assert!(m.dev.take_news());
         assert_eq!(rings[TX].take_used(&m.mem), [(a, 0)]);
         print(&m, &mut rings[TX], &text[50..], piece);
-        assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+        assert_eq!(m.dev.serve_output(&m.mem), QueueServed::Empty(message(TX)));
         assert!(!m.dev.take_news(), "told already");
 
         assert_eq!(m.dev.output_len(), 60);
@@ -110,7 +110,7 @@ fn the_newest_output_is_kept_when_nobody_reads() {
     let (mut m, mut rings) = guest();
     for n in 0..40u8 {
         print(&m, &mut rings[TX], &[n; 2000], 2000);
-        assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+        assert_eq!(m.dev.serve_output(&m.mem), QueueServed::Empty(message(TX)));
         assert_eq!(rings[TX].take_used(&m.mem).len(), 1, "the guest is not held up");
     }
 
@@ -123,13 +123,13 @@ fn the_newest_output_is_kept_when_nobody_reads() {
 
 #[test]
 fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
-    let mut m = Machine::new(Console::new(0, 0).unwrap().wait_for_reader(true));
+    let mut m = Machine::new(VirtioConsole::new(0, 0).unwrap().wait_for_reader(true));
     let mut rings = m.start_queues(1 << 28, 2);
     let text: Vec<u8> = (0..3 * OUTPUT).map(|n| (n % 251) as u8).collect();
     let head = print(&m, &mut rings[TX], &text, 5000);
     let mut got: Vec<u8> = Vec::new();
 
-    assert_eq!(serve_all(&mut m), Served::Empty(None));
+    assert_eq!(serve_all(&mut m), QueueServed::Empty(None));
 
     while got.len() < text.len() {
         let mut some = vec![0; 1000];
@@ -138,7 +138,7 @@ fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
         got.extend(&some[..n]);
         if m.dev.take_waiting() {
             assert!(rings[TX].take_used(&m.mem).is_empty(), "not all of it is taken");
-            assert!(matches!(serve_all(&mut m), Served::Empty(_)));
+            assert!(matches!(serve_all(&mut m), QueueServed::Empty(_)));
         }
     }
     assert_eq!(got, text);
@@ -151,11 +151,11 @@ fn a_buffer_waits_in_its_queue_for_a_reader_that_is_waited_for() {
 fn output_that_nobody_read_is_counted() {
     let (mut m, mut rings) = guest();
     print(&m, &mut rings[TX], &vec![1; OUTPUT + 7], OUTPUT + 7);
-    assert_eq!(serve_all(&mut m), Served::Empty(message(TX)));
+    assert_eq!(serve_all(&mut m), QueueServed::Empty(message(TX)));
     assert_eq!(m.dev.lost(), 7);
 
     print(&m, &mut rings[TX], &[2; 5], 5);
-    assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(message(TX)));
+    assert_eq!(m.dev.serve_output(&m.mem), QueueServed::Empty(message(TX)));
 
     assert_eq!(m.dev.lost(), 12);
 }
@@ -168,7 +168,7 @@ fn a_buffer_larger_than_the_ring_costs_no_more_than_the_ring() {
     rings[TX].publish(&m.mem);
     let before = m.mem.accesses();
 
-    assert_eq!(serve_all(&mut m), Served::Empty(message(TX)));
+    assert_eq!(serve_all(&mut m), QueueServed::Empty(message(TX)));
 
     assert!(m.mem.accesses() - before < 300);
     let kept = drain(&mut m);
@@ -179,17 +179,17 @@ fn a_buffer_larger_than_the_ring_costs_no_more_than_the_ring() {
 fn input_goes_into_the_buffers_that_are_there_and_waits_for_more() {
     let (mut m, mut rings) = guest();
     assert_eq!(m.dev.push_input(b"hello"), 5);
-    assert_eq!(m.dev.serve_input(&m.mem), Served::Empty(None), "no buffer yet");
+    assert_eq!(m.dev.serve_input(&m.mem), QueueServed::Empty(None), "no buffer yet");
     let a = rings[RX].add(&m.mem, &[(DATA, 2, true), (DATA + 0x100, 1, true)]);
     rings[RX].publish(&m.mem);
 
-    assert_eq!(m.dev.serve_input(&m.mem), Served::Empty(message(RX)));
+    assert_eq!(m.dev.serve_input(&m.mem), QueueServed::Empty(message(RX)));
 
     assert_eq!(rings[RX].take_used(&m.mem), [(a, 3)]);
     assert_eq!((m.mem.bytes(DATA, 2), m.mem.bytes(DATA + 0x100, 1)), (b"he".to_vec(), b"l".to_vec()));
     let b = rings[RX].add(&m.mem, &[(DATA, 100, true)]);
     rings[RX].publish(&m.mem);
-    assert_eq!(m.dev.serve_input(&m.mem), Served::Empty(message(RX)));
+    assert_eq!(m.dev.serve_input(&m.mem), QueueServed::Empty(message(RX)));
     assert_eq!(rings[RX].take_used(&m.mem), [(b, 2)]);
     assert_eq!(m.mem.bytes(DATA, 2), b"lo");
 }
@@ -203,7 +203,7 @@ fn a_writer_that_found_no_room_is_told_when_there_is_some() {
 
     rings[RX].add(&m.mem, &[(DATA, 3000, true)]);
     rings[RX].publish(&m.mem);
-    assert_eq!(m.dev.serve_input(&m.mem), Served::Empty(message(RX)));
+    assert_eq!(m.dev.serve_input(&m.mem), QueueServed::Empty(message(RX)));
 
     assert!(m.dev.take_news());
     assert!(!m.dev.take_news(), "once");
@@ -217,10 +217,10 @@ fn emergency_writes_come_out_before_any_driver_is_there() {
     let at = m.at.device;
     for (byte, width) in b"abc".iter().zip([B1, B2, B4]) {
         m.write(at + 8, width, u64::from(*byte));
-        assert_eq!(m.effect, Effect::Configured);
+        assert_eq!(m.effect, AccessEffect::Configured);
     }
     m.write(at, B2, 80);
-    assert_eq!(m.effect, Effect::None, "the size is not for the driver to write");
+    assert_eq!(m.effect, AccessEffect::None, "the size is not for the driver to write");
 
     assert_eq!(drain(&mut m), b"abc");
     assert_eq!(m.read(at, B2), 0);
@@ -237,8 +237,8 @@ fn a_missing_page_loses_and_repeats_nothing() {
         rings[RX].publish(&m.mem);
         m.mem.miss_nth(n);
 
-        while let Served::NotResident(..) = m.dev.serve_output(&m.mem) {}
-        while let Served::NotResident(..) = m.dev.serve_input(&m.mem) {}
+        while let QueueServed::NotResident(..) = m.dev.serve_output(&m.mem) {}
+        while let QueueServed::NotResident(..) = m.dev.serve_input(&m.mem) {}
 
         assert_eq!(drain(&mut m), text, "miss {n}");
         assert_eq!((rings[TX].take_used(&m.mem).len(), rings[RX].take_used(&m.mem).len()), (1, 1));
@@ -255,11 +255,11 @@ fn a_receive_buffer_that_cannot_be_written_breaks_the_device() {
     let (mut m, mut rings) = guest();
     rings[RX].add(&m.mem, &[(DATA, 9, false)]);
     rings[RX].publish(&m.mem);
-    assert_eq!(m.dev.serve_input(&m.mem), Served::Empty(None), "as long as there is no input");
+    assert_eq!(m.dev.serve_input(&m.mem), QueueServed::Empty(None), "as long as there is no input");
     m.dev.push_input(b"x");
 
-    assert!(matches!(m.dev.serve_input(&m.mem), Served::Broken(Some(_))));
-    assert_eq!(m.dev.fault(), Some(Fault::Malformed));
+    assert!(matches!(m.dev.serve_input(&m.mem), QueueServed::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(QueueFault::Malformed));
     m.set_status(0);
     assert_eq!(m.status(), 0);
 }
@@ -272,23 +272,23 @@ fn one_call_serves_a_bounded_number_of_buffers() {
             rings[TX].add(&m.mem, &[(DATA, 1, false)]);
         }
         rings[TX].publish(&m.mem);
-        assert_eq!(m.dev.serve_output(&m.mem), Served::More(message(TX)));
-        assert_eq!(m.dev.serve_output(&m.mem), Served::Empty(None));
+        assert_eq!(m.dev.serve_output(&m.mem), QueueServed::More(message(TX)));
+        assert_eq!(m.dev.serve_output(&m.mem), QueueServed::Empty(None));
         assert_eq!(rings[TX].take_used(&m.mem).len(), 64);
     }
 }
 
 #[test]
 fn packed_rings_carry_it_too() {
-    let mut m = Machine::with(VirtioPci::new(Console::new(0, 0).unwrap()).unwrap().offer_packed(true));
+    let mut m = Machine::with(VirtioPci::new(VirtioConsole::new(0, 0).unwrap()).unwrap().offer_packed(true));
     let mut rings = m.start_packed(F_EVENT_IDX, 2, 7);
     for n in 0..50u8 {
         m.mem.put(DATA, &[n, n + 1]);
         rings[TX].add(&m.mem, &[(DATA, 1, false), (DATA + 1, 1, false)]);
         let id = rings[RX].add(&m.mem, &[(DATA + 0x100, 10, true)]);
         m.dev.push_input(&[n; 3]);
-        assert!(matches!(m.dev.serve_output(&m.mem), Served::Empty(_)));
-        assert!(matches!(m.dev.serve_input(&m.mem), Served::Empty(_)));
+        assert!(matches!(m.dev.serve_output(&m.mem), QueueServed::Empty(_)));
+        assert!(matches!(m.dev.serve_input(&m.mem), QueueServed::Empty(_)));
 
         assert_eq!(drain(&mut m), [n, n + 1]);
         assert_eq!(rings[TX].take_used(&m.mem).len(), 1);
@@ -368,7 +368,7 @@ fn one_call_moves_a_bounded_number_of_bytes() {
     rings[TX].publish(&m.mem);
 
     let mut calls = 1;
-    while let Served::More(_) = m.dev.serve_output(&m.mem) {
+    while let QueueServed::More(_) = m.dev.serve_output(&m.mem) {
         calls += 1;
     }
 

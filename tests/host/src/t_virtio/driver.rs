@@ -4,7 +4,7 @@
 
 use super::mem::Mem;
 use crate::arch::addr::Gpa;
-use crate::virtio::queue::{Layout, Queue, QueueFeatures};
+use crate::virtio::queue::{Queue, QueueFeatures, QueueLayout};
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -15,7 +15,7 @@ pub(crate) type Part = (u64, u32, bool);
 
 pub(crate) struct Ring {
     pub(crate) size: u16,
-    pub(crate) layout: Layout,
+    pub(crate) layout: QueueLayout,
     pub(crate) event_idx: bool,
     free: Vec<u16>,
     chains: Vec<Vec<u16>>,
@@ -35,7 +35,11 @@ impl Ring {
     pub(crate) fn at(base: u64, size: u16, event_idx: bool) -> Ring {
         Ring {
             size,
-            layout: Layout { desc: Gpa(base + 0x1000), avail: Gpa(base + 0x5000), used: Gpa(base + 0x6000) },
+            layout: QueueLayout {
+                desc: Gpa(base + 0x1000),
+                avail: Gpa(base + 0x5000),
+                used: Gpa(base + 0x6000),
+            },
             event_idx,
             free: (0..size).rev().collect(),
             chains: vec![Vec::new(); size as usize],

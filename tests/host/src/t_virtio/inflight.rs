@@ -3,11 +3,11 @@
 use super::blk::{disk_with_depth, put_header, Disk};
 use super::driver::Ring;
 use crate::arch::addr::Width::B2;
-use crate::virtio::device::blk::{Next, Request, Status};
-use crate::virtio::inflight::{Ended, InFlight};
-use crate::virtio::queue::Fault;
+use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
+use crate::virtio::inflight::{EndedRing, InFlight};
+use crate::virtio::queue::QueueFault;
 use crate::virtio::transport::features::F_EVENT_IDX;
-use crate::virtio::transport::pci::Effect;
+use crate::virtio::transport::pci::AccessEffect;
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::ENOMEM;
 use proptest::collection::vec;
@@ -62,7 +62,7 @@ fn slots_that_are_none_end_nothing() {
 #[test]
 fn no_room_at_all_is_no_trouble() {
     let mut work = InFlight::new(0).unwrap();
-    let mut ended = Ended::new(0).unwrap();
+    let mut ended = EndedRing::new(0).unwrap();
 
     assert_eq!(begin(&mut work, 1), Err(1));
     assert!(!ended.push(0, 0));
@@ -77,7 +77,7 @@ fn without_memory_there_are_none() {
         fail_none();
     }
     fail_nth(0);
-    assert_eq!(Ended::new(4).map(|_| ()), Err(ENOMEM));
+    assert_eq!(EndedRing::new(4).map(|_| ()), Err(ENOMEM));
     fail_none();
 }
 
@@ -85,8 +85,8 @@ fn without_memory_there_are_none() {
 struct Bench {
     m: Disk,
     ring: Ring,
-    work: InFlight<Request>,
-    ended: Ended,
+    work: InFlight<BlkRequest>,
+    ended: EndedRing,
     /// Slots with the host.
     host: Vec<u16>,
     /// Heads that the driver made available and did not get back.
@@ -98,7 +98,7 @@ impl Bench {
     fn new(depth: u16, features: u64) -> Bench {
         let mut m = disk_with_depth(depth);
         let ring = m.start(features);
-        let (work, ended) = (InFlight::new(depth).unwrap(), Ended::new(depth).unwrap());
+        let (work, ended) = (InFlight::new(depth).unwrap(), EndedRing::new(depth).unwrap());
         Bench { m, ring, work, ended, host: Vec::new(), out: Vec::new(), interrupts: 0 }
     }
 
@@ -116,9 +116,9 @@ impl Bench {
     fn take(&mut self) -> bool {
         loop {
             match self.m.dev.next(0, &self.m.mem) {
-                Next::Request(request) => self.host.push(begin(&mut self.work, request).unwrap()),
-                Next::Full => return true,
-                Next::Empty => return false,
+                NextRequest::Request(request) => self.host.push(begin(&mut self.work, request).unwrap()),
+                NextRequest::Full => return true,
+                NextRequest::Empty => return false,
                 other => panic!("{other:?}"),
             }
         }
@@ -138,7 +138,7 @@ impl Bench {
         while let Some((slot, result)) = self.ended.pop() {
             assert_eq!(result, i64::from(slot));
             let request = self.work.end(slot).expect("it was under way");
-            let message = self.m.dev.give_back(&self.m.mem, request, Status::Ok, 0).unwrap();
+            let message = self.m.dev.give_back(&self.m.mem, request, BlkStatus::Ok, 0).unwrap();
             assert_eq!(message, None);
             given += 1;
         }
@@ -203,7 +203,7 @@ fn giving_up_on_a_request_stops_the_device_until_a_reset_and_loses_no_room() {
     b.take();
     let request = b.work.end(b.host.remove(0)).unwrap();
 
-    let message = b.m.dev.abandon(request, Fault::Layout);
+    let message = b.m.dev.abandon(request, QueueFault::Layout);
 
     assert!(message.is_some(), "the driver is told");
     assert_eq!(b.m.status() & NEEDS_RESET, NEEDS_RESET);
@@ -241,7 +241,7 @@ fn what_was_given_back_before_a_reset_is_not_told_during_it() {
     b.submit();
     b.take();
     let request = b.work.end(b.host.remove(0)).unwrap();
-    assert_eq!(b.m.dev.give_back(&b.m.mem, request, Status::Ok, 0).unwrap(), None);
+    assert_eq!(b.m.dev.give_back(&b.m.mem, request, BlkStatus::Ok, 0).unwrap(), None);
     b.m.set_status(0);
     assert_ne!(b.m.status(), 0, "the reset waits for the other one");
 
@@ -254,13 +254,13 @@ fn a_driver_that_stops_the_device_before_it_is_told_is_told_later() {
     b.submit();
     b.take();
     let request = b.work.end(b.host.remove(0)).unwrap();
-    assert_eq!(b.m.dev.give_back(&b.m.mem, request, Status::Ok, 0).unwrap(), None);
+    assert_eq!(b.m.dev.give_back(&b.m.mem, request, BlkStatus::Ok, 0).unwrap(), None);
     b.m.set_reg(0x04, B2, 0x2);
 
     assert_eq!(b.m.dev.notify(0, &b.m.mem), None, "no messages without bus mastering");
     b.m.set_reg(0x04, B2, 0x6);
 
-    assert_eq!(b.m.effect, Effect::Decode);
+    assert_eq!(b.m.effect, AccessEffect::Decode);
     assert_eq!(b.m.sent, [Disk::message(1)]);
 }
 
@@ -312,7 +312,7 @@ proptest! {
     /// What has ended comes out in the order in which it went in, and never more than there is room for.
     #[test]
     fn ends_are_as_a_queue_has_them(room in 0u16..9, acts in vec(proptest::option::of(any::<i64>()), 0..200)) {
-        let mut ended = Ended::new(room).unwrap();
+        let mut ended = EndedRing::new(room).unwrap();
         let mut model = VecDeque::new();
         for (n, act) in acts.into_iter().enumerate() {
             match act {

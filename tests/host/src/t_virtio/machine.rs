@@ -7,8 +7,8 @@ use super::mem::Mem;
 use super::packed_driver::PackedRing;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{ConfigAccess, MsixMessage, PciRoot, PciSlot};
-use crate::virtio::queue::Layout;
-use crate::virtio::transport::pci::{Effect, VirtioDevice, VirtioPci};
+use crate::virtio::queue::QueueLayout;
+use crate::virtio::transport::pci::{AccessEffect, VirtioDevice, VirtioPci};
 use Width::{B1, B2, B4};
 
 pub(crate) const WINDOW: u64 = 0xc000_0000;
@@ -44,7 +44,7 @@ pub(crate) struct Machine<D> {
     pub(crate) dev: VirtioPci<D>,
     pub(crate) slot: u8,
     /// What the last write asked for.
-    pub(crate) effect: Effect,
+    pub(crate) effect: AccessEffect,
     /// Messages sent so far.
     pub(crate) sent: Vec<MsixMessage>,
     pub(crate) at: Structures,
@@ -59,7 +59,7 @@ impl<D: VirtioDevice> Machine<D> {
         let mut root = PciRoot::new(WINDOW, 0x3ec0_0000);
         let slot = root.add(None, dev.config_space()).unwrap().number();
         let (mem, sent) = (Mem::new(), Vec::new());
-        Machine { mem, root, dev, slot, effect: Effect::None, sent, at: Structures::default() }
+        Machine { mem, root, dev, slot, effect: AccessEffect::None, sent, at: Structures::default() }
     }
 
     pub(crate) fn inp(&mut self, offset: u16, width: Width) -> u32 {
@@ -80,14 +80,16 @@ impl<D: VirtioDevice> Machine<D> {
     }
 
     /// What the kernel side does with an effect.
-    pub(crate) fn act(&mut self, effect: Effect) {
+    pub(crate) fn act(&mut self, effect: AccessEffect) {
         self.effect = effect;
         match effect {
-            Effect::Decode => self.root.update(PciSlot::new(self.slot).unwrap(), self.dev.config_space()),
-            Effect::Broken(message) => self.sent.extend(message),
+            AccessEffect::Decode => {
+                self.root.update(PciSlot::new(self.slot).unwrap(), self.dev.config_space())
+            }
+            AccessEffect::Broken(message) => self.sent.extend(message),
             _ => {}
         }
-        if matches!(effect, Effect::Decode | Effect::Msix) {
+        if matches!(effect, AccessEffect::Decode | AccessEffect::Msix) {
             while let Some(message) = self.dev.take_pending() {
                 self.sent.push(message);
             }
@@ -252,7 +254,7 @@ impl<D: VirtioDevice> Machine<D> {
         self.common(0x18, B2) as u16
     }
 
-    fn enable_queue(&mut self, index: u16, size: u16, layout: Layout) {
+    fn enable_queue(&mut self, index: u16, size: u16, layout: QueueLayout) {
         self.set_common(0x18, B2, u64::from(size));
         for (at, gpa) in [(0x20, layout.desc), (0x28, layout.avail), (0x30, layout.used)] {
             self.set_common(at, B4, gpa.0 & 0xffff_ffff);
@@ -291,7 +293,7 @@ impl<D: VirtioDevice> Machine<D> {
         self.set_common(0x10, B2, 0);
         let rings = (0..count).map(|index| set_up(self, index)).collect();
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-        assert_eq!(self.effect, Effect::Activated);
+        assert_eq!(self.effect, AccessEffect::Activated);
         rings
     }
 

@@ -2,14 +2,14 @@
 
 use crate::arch::addr::Width::{B1, B2, B4, B8};
 use crate::chipset::pci::{MsixControl, MsixMessage};
-use crate::virtio::transport::msix::Msix;
+use crate::virtio::transport::msix::MsixTable;
 
 const ON: MsixControl = MsixControl { enabled: true, masked: false };
 const MASKED: MsixControl = MsixControl { enabled: true, masked: true };
 
 /// Two vectors, programmed as (0xfee0_1000 + vector * 16, 0x30 + vector), unmasked, MSI-X on.
-fn table() -> Msix {
-    let mut msix = Msix::new(2).unwrap();
+fn table() -> MsixTable {
+    let mut msix = MsixTable::new(2).unwrap();
     for vector in 0..2 {
         msix.write_table(vector * 16, B8, 0xfee0_1000 + vector * 16);
         msix.write_table(vector * 16 + 8, B4, 0x30 + vector);

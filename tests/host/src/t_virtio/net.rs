@@ -5,10 +5,12 @@ use super::machine::*;
 use super::mem::MEM_BYTES;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::{B1, B2, B4};
-use crate::virtio::device::net::frames::{Frames, MAX_FRAME};
-use crate::virtio::device::net::{Net, NetConfig, Offloads, Packet, Sent, Taken, MAX_PAIRS};
-use crate::virtio::queue::Fault;
-use crate::virtio::transport::pci::Served;
+use crate::virtio::device::net::frames::{FrameStream, MAX_FRAME};
+use crate::virtio::device::net::{
+    NetConfig, NetOffloads, NetPacket, SentPackets, TakenPacket, VirtioNet, MAX_PAIRS,
+};
+use crate::virtio::queue::QueueFault;
+use crate::virtio::transport::pci::QueueServed;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -24,13 +26,15 @@ const TX: u16 = 1;
 /// Where packets lie: behind the rings.
 const DATA: u64 = 0xc_0000;
 
-pub(crate) fn card(pairs: u16) -> Machine<Net> {
+pub(crate) fn card(pairs: u16) -> Machine<VirtioNet> {
     let mac = [0x52, 0x54, 0, 1, 2, 3];
-    Machine::new(Net::new(&NetConfig { mac, mtu: 1400, pairs, offloads: true, udp_offloads: true }).unwrap())
+    Machine::new(
+        VirtioNet::new(&NetConfig { mac, mtu: 1400, pairs, offloads: true, udp_offloads: true }).unwrap(),
+    )
 }
 
 /// A card with one pair: the machine, and its receive and transmit rings.
-fn guest(features: u64) -> (Machine<Net>, Ring, Ring) {
+fn guest(features: u64) -> (Machine<VirtioNet>, Ring, Ring) {
     let mut m = card(1);
     let mut rings = m.start_queues(features, 2);
     let tx = rings.remove(1);
@@ -38,15 +42,15 @@ fn guest(features: u64) -> (Machine<Net>, Ring, Ring) {
 }
 
 fn message(queue: u16) -> Option<crate::chipset::pci::MsixMessage> {
-    Some(Machine::<Net>::message(queue + 1))
+    Some(Machine::<VirtioNet>::message(queue + 1))
 }
 
-fn packet() -> Packet {
-    Packet::new().unwrap()
+fn packet() -> NetPacket {
+    NetPacket::new().unwrap()
 }
 
 /// Fills the room as a tap does: byte n is n modulo 251.
-fn fill(m: &Machine<Net>, packet: &Packet, bytes: u64) {
+fn fill(m: &Machine<VirtioNet>, packet: &NetPacket, bytes: u64) {
     let mut n = 0u64;
     for s in packet.data() {
         for at in s.gpa.0..s.gpa.0 + u64::from(s.len) {
@@ -76,7 +80,7 @@ fn a_network_card_is_found_with_its_address_and_mtu() {
 fn a_card_has_as_many_pairs_as_asked_for_within_bounds() {
     for pairs in [0, MAX_PAIRS + 1, u16::MAX] {
         let c = NetConfig { mac: [0; 6], mtu: 0, pairs, offloads: false, udp_offloads: false };
-        assert!(Net::new(&c).is_err());
+        assert!(VirtioNet::new(&c).is_err());
     }
     let mut m = card(3);
     m.probe();
@@ -94,7 +98,7 @@ fn a_packet_to_the_guest_is_spread_over_as_many_buffers_as_it_needs() {
     rx.publish(&m.mem);
     let mut p = packet();
 
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), TakenPacket::Packet);
     assert_eq!(p.bytes(), 200);
     fill(&m, &p, 150);
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 150), Ok(None));
@@ -103,7 +107,7 @@ fn a_packet_to_the_guest_is_spread_over_as_many_buffers_as_it_needs() {
     assert_eq!(rx.take_used(&m.mem), [(a, 100), (b, 50)]);
     assert_eq!(m.mem.u16(DATA + 10), 2, "the header says over how many");
     assert_eq!(m.mem.bytes(DATA + 12, 3), [12, 13, 14]);
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), TakenPacket::Packet);
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 100), Ok(None));
     assert_eq!(rx.take_used(&m.mem), [(c, 100)]);
     assert_eq!(m.mem.u16(DATA + 0x30a), 1);
@@ -118,7 +122,7 @@ fn a_header_in_pieces_still_gets_the_number_of_buffers() {
     m.mem.put(DATA + 0x100, &[7]);
     let mut p = packet();
 
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), TakenPacket::Packet);
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 50), Ok(None));
 
     assert_eq!(m.mem.bytes(DATA + 10, 1), [1]);
@@ -133,8 +137,8 @@ fn without_merged_buffers_a_packet_that_is_too_long_leaves_the_buffer() {
     rx.publish(&m.mem);
     let mut p = packet();
 
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 101), Taken::TooLong);
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 101), TakenPacket::TooLong);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 100), TakenPacket::Packet);
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 100), Ok(None));
     assert_eq!(rx.take_used(&m.mem), [(head, 100)]);
 }
@@ -146,10 +150,10 @@ fn too_few_buffers_wait_for_a_kick() {
     let a = rx.add(&m.mem, &[(DATA, 100, true)]);
     rx.publish(&m.mem);
 
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Empty);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), TakenPacket::Empty);
     let b = rx.add(&m.mem, &[(DATA + 0x100, 100, true)]);
     assert!(rx.publish(&m.mem), "the driver is asked to kick for the next buffer");
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 150), TakenPacket::Packet);
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 150), Ok(None));
     assert_eq!(rx.take_used(&m.mem), [(a, 100), (b, 50)]);
 }
@@ -161,19 +165,19 @@ fn a_packet_from_the_guest_is_lent_and_given_back() {
     tx.publish(&m.mem);
     let mut p = packet();
 
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), TakenPacket::Packet);
     assert_eq!(p.bytes(), 72);
     assert_eq!(p.data()[1].gpa, Gpa(DATA + 0x100));
     assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p])), Ok(None));
     assert_eq!(m.dev.notify_queue(TX, &m.mem), message(TX));
 
     assert_eq!(tx.take_used(&m.mem), [(head, 0)]);
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Empty);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), TakenPacket::Empty);
 }
 
 /// Packets to be given back.
-fn sent<const N: usize>(packets: [&Packet; N]) -> Sent {
-    let mut sent = Sent::new(8).unwrap();
+fn sent<const N: usize>(packets: [&NetPacket; N]) -> SentPackets {
+    let mut sent = SentPackets::new(8).unwrap();
     for packet in packets {
         assert!(sent.add(packet.buffer().unwrap()));
     }
@@ -187,8 +191,8 @@ fn packets_are_given_back_together_and_a_reset_waits_for_all() {
     let second = tx.add(&m.mem, &[(DATA + 0x100, 60, false)]);
     tx.publish(&m.mem);
     let (mut p, mut q) = (packet(), packet());
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), Taken::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), TakenPacket::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), TakenPacket::Packet);
 
     assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p, &q])), Ok(None));
     assert_eq!(tx.take_used(&m.mem), [(first, 0), (second, 0)]);
@@ -197,8 +201,8 @@ fn packets_are_given_back_together_and_a_reset_waits_for_all() {
         tx.add(&m.mem, &[(DATA, 12, false)]);
     }
     tx.publish(&m.mem);
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), Taken::Packet);
-    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), Taken::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut p), TakenPacket::Packet);
+    assert_eq!(m.dev.take_packet(TX, &m.mem, &mut q), TakenPacket::Packet);
     m.set_status(0);
     assert_ne!(m.common(0x14, B1), 0, "the reset waits");
     assert_eq!(m.dev.give_packets(TX, &m.mem, &sent([&p, &q])), Ok(None));
@@ -214,8 +218,8 @@ fn packets_are_taken_together_as_long_as_more_are_known_and_wanted() {
     let mut p = packet();
 
     let mut seen = Vec::new();
-    let mut sent = Sent::new(8).unwrap();
-    for (most, end) in [(2, Taken::Packet), (8, Taken::Packet), (8, Taken::Empty)] {
+    let mut sent = SentPackets::new(8).unwrap();
+    for (most, end) in [(2, TakenPacket::Packet), (8, TakenPacket::Packet), (8, TakenPacket::Empty)] {
         let mut count = 0;
         let taken = m.dev.take_packets(TX, &m.mem, &mut p, |packet| {
             count += 1;
@@ -246,14 +250,14 @@ fn a_packet_in_which_a_fault_is_found_stops_the_device_and_no_reset_waits_for_it
             given = packet.buffer();
             Ok(true)
         }
-        Some(_) => Err(Fault::Memory(Gpa(DATA))),
+        Some(_) => Err(QueueFault::Memory(Gpa(DATA))),
     });
 
-    assert!(matches!(taken, Taken::Broken(Some(_))));
-    assert_eq!(m.dev.fault(), Some(Fault::Memory(Gpa(DATA))));
+    assert!(matches!(taken, TakenPacket::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(QueueFault::Memory(Gpa(DATA))));
     m.set_status(0);
     assert_ne!(m.common(0x14, B1), 0, "the reset waits for the first");
-    let mut sent = Sent::new(8).unwrap();
+    let mut sent = SentPackets::new(8).unwrap();
     assert!(sent.add(given.unwrap()));
     assert_eq!(m.dev.give_packets(TX, &m.mem, &sent), Ok(None));
     assert_eq!(m.common(0x14, B1), 0);
@@ -264,8 +268,8 @@ fn a_packet_without_a_whole_header_breaks_the_device() {
     let (mut m, _, mut tx) = guest(0);
     tx.add(&m.mem, &[(DATA, 11, false)]);
     tx.publish(&m.mem);
-    assert!(matches!(m.dev.take_packet(TX, &m.mem, &mut packet()), Taken::Broken(Some(_))));
-    assert_eq!(m.dev.fault(), Some(Fault::Malformed));
+    assert!(matches!(m.dev.take_packet(TX, &m.mem, &mut packet()), TakenPacket::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(QueueFault::Malformed));
 }
 
 #[test]
@@ -273,8 +277,8 @@ fn a_receive_buffer_that_cannot_be_written_breaks_the_device() {
     let (mut m, mut rx, _) = guest(F_MRG_RXBUF);
     rx.add(&m.mem, &[(DATA, 100, false)]);
     rx.publish(&m.mem);
-    assert!(matches!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), Taken::Broken(Some(_))));
-    assert_eq!(m.dev.fault(), Some(Fault::Malformed));
+    assert!(matches!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), TakenPacket::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(QueueFault::Malformed));
 }
 
 #[test]
@@ -283,11 +287,11 @@ fn a_reset_waits_for_the_packet_that_is_out() {
     rx.add(&m.mem, &[(DATA, 100, true)]);
     rx.publish(&m.mem);
     let mut p = packet();
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut p, 50), TakenPacket::Packet);
 
     m.set_status(0);
     assert!(m.dev.is_resetting());
-    assert_eq!(m.dev.offloads(), Offloads::empty());
+    assert_eq!(m.dev.offloads(), NetOffloads::empty());
     assert_eq!(m.dev.give_room(RX, &m.mem, &mut p, 50), Ok(None));
 
     assert_eq!(m.common(0x14, B1), 0);
@@ -297,18 +301,18 @@ fn a_reset_waits_for_the_packet_that_is_out() {
 #[test]
 fn the_tap_leaves_to_the_guest_what_it_accepted() {
     let (mut m, _, _) = guest(F_GUEST_CSUM | F_GUEST_TSO4);
-    assert_eq!(m.dev.offloads(), Offloads::CSUM | Offloads::TSO4);
+    assert_eq!(m.dev.offloads(), NetOffloads::CSUM | NetOffloads::TSO4);
     m.set_status(0);
-    assert_eq!(m.dev.offloads(), Offloads::empty());
+    assert_eq!(m.dev.offloads(), NetOffloads::empty());
 }
 
 /// A command in the control queue of a card with two pairs; returns the answer.
-fn command(m: &mut Machine<Net>, control: &mut Ring, bytes: &[u8]) -> u8 {
+fn command(m: &mut Machine<VirtioNet>, control: &mut Ring, bytes: &[u8]) -> u8 {
     m.mem.put(DATA, bytes);
     m.mem.put(DATA + 0x100, &[0xee]);
     control.add(&m.mem, &[(DATA, bytes.len() as u32, false), (DATA + 0x100, 1, true)]);
     control.publish(&m.mem);
-    assert!(matches!(m.dev.serve_control(&m.mem), Served::Empty(_)));
+    assert!(matches!(m.dev.serve_control(&m.mem), QueueServed::Empty(_)));
     assert_eq!(control.take_used(&m.mem).len(), 1);
     m.mem.bytes(DATA + 0x100, 1)[0]
 }
@@ -322,7 +326,7 @@ fn a_driver_that_does_not_know_of_several_pairs_finds_the_control_queue_after_th
     assert_eq!(m.dev.carriers(), 2);
 
     assert_eq!(command(&mut m, control, &[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), 0);
-    assert_eq!(m.dev.offloads(), Offloads::CSUM);
+    assert_eq!(m.dev.offloads(), NetOffloads::CSUM);
     assert_eq!(command(&mut m, control, &[4, 0, 2, 0]), 1, "several pairs were not agreed on");
     for class in [0, 1, 2, 3, 6, 255] {
         assert_eq!(command(&mut m, control, &[class, 0, 1]), 1, "class {class}");
@@ -340,14 +344,14 @@ fn a_card_that_loses_its_link_says_so_and_works_on() {
     let at = m.at.device;
     let generation = m.common(0x15, B1);
 
-    assert_eq!(m.dev.set_link_down(), Some(Machine::<Net>::message(0)));
+    assert_eq!(m.dev.set_link_down(), Some(Machine::<VirtioNet>::message(0)));
 
     assert_eq!(m.read(at + 6, B2), 0, "the link is down");
     assert_ne!(m.common(0x15, B1), generation);
     assert_eq!(m.read(at + 8, B2), 1, "nothing else has changed");
     rx.add(&m.mem, &[(DATA, 100, true)]);
     rx.publish(&m.mem);
-    assert_eq!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), Taken::Packet);
+    assert_eq!(m.dev.take_room(RX, &m.mem, &mut packet(), 50), TakenPacket::Packet);
     let mut m = card(1);
     assert_eq!(m.dev.set_link_down(), None, "there is nobody to be told");
     m.probe();
@@ -369,7 +373,7 @@ fn the_driver_says_how_many_pairs_it_uses_and_what_it_takes() {
     assert_eq!(command(&mut m, control, &[4, 0, 0, 0]), 1);
     assert_eq!(m.dev.receive_queue(1), 2);
     assert_eq!(command(&mut m, control, &[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), 0);
-    assert_eq!(m.dev.offloads(), Offloads::CSUM);
+    assert_eq!(m.dev.offloads(), NetOffloads::CSUM);
     assert_eq!(command(&mut m, control, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]), 1, "never accepted");
     assert_eq!(command(&mut m, control, &[5, 0, 2]), 1, "too short");
     assert_eq!(command(&mut m, control, &[9, 9]), 1);
@@ -389,11 +393,11 @@ fn a_missing_page_is_reported_and_the_call_repeated() {
         let mut p = packet();
         m.mem.miss_nth(n);
 
-        while m.dev.take_room(RX, &m.mem, &mut p, 90) != Taken::Packet {}
+        while m.dev.take_room(RX, &m.mem, &mut p, 90) != TakenPacket::Packet {}
         while m.dev.give_room(RX, &m.mem, &mut p, 90).is_err() {
             assert!(rx.take_used(&m.mem).is_empty(), "all buffers of a packet are seen together");
         }
-        while m.dev.take_packet(TX, &m.mem, &mut p) != Taken::Packet {}
+        while m.dev.take_packet(TX, &m.mem, &mut p) != TakenPacket::Packet {}
         let sent = sent([&p]);
         while m.dev.give_packets(TX, &m.mem, &sent).is_err() {}
 
@@ -433,13 +437,13 @@ proptest! {
         let mut next = 0;
         for bytes in packets {
             match m.dev.take_room(RX, &m.mem, &mut p, bytes) {
-                Taken::Packet => {}
-                Taken::TooLong => {
+                TakenPacket::Packet => {}
+                TakenPacket::TooLong => {
                     let first: u64 = heads[next].1.iter().map(|p| u64::from(p.1)).sum();
                     prop_assert!(!merge && first < bytes);
                     continue;
                 }
-                Taken::Empty => break,
+                TakenPacket::Empty => break,
                 other => panic!("{other:?}"),
             }
             fill(&m, &p, bytes);
@@ -473,7 +477,7 @@ fn stream(packets: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn a_length_that_no_packet_has_ends_a_stream() {
     for length in [0, MAX_FRAME as u32 + 1, u32::MAX] {
-        let mut frames = Frames::new().unwrap();
+        let mut frames = FrameStream::new().unwrap();
         frames.room()[..4].copy_from_slice(&length.to_be_bytes());
         frames.filled(4);
         assert_eq!(frames.next(), Err(()));
@@ -491,7 +495,7 @@ proptest! {
         let packets: Vec<Vec<u8>> =
             sizes.iter().enumerate().map(|(i, n)| (0..*n).map(|k| (k * 7 + i) as u8).collect()).collect();
         let bytes = stream(&packets);
-        let (mut frames, mut out, mut at) = (Frames::new().unwrap(), Vec::new(), 0);
+        let (mut frames, mut out, mut at) = (FrameStream::new().unwrap(), Vec::new(), 0);
         for cut in cuts.iter().cycle() {
             let room = frames.room();
             prop_assert!(!room.is_empty());

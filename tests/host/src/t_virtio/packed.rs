@@ -7,10 +7,12 @@ use super::mem::{Mem, MEM_BYTES};
 use super::packed_driver::{PackedRing, Turn};
 use super::random::AnyDesc;
 use crate::arch::addr::Gpa;
-use crate::virtio::device::blk::{Blk, Geometry, Next, Status};
-use crate::virtio::device::net::{Net, NetConfig, Packet, Taken};
-use crate::virtio::queue::{Buffer, Fault, Layout, Queue, QueueError, QueueFeatures, Used};
-use crate::virtio::segment::Segment;
+use crate::virtio::device::blk::{BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
+use crate::virtio::device::net::{NetConfig, NetPacket, TakenPacket, VirtioNet};
+use crate::virtio::queue::{
+    Queue, QueueBuffer, QueueError, QueueFault, QueueFeatures, QueueLayout, UsedBuffer,
+};
+use crate::virtio::segment::MemSegment;
 use crate::virtio::transport::pci::VirtioPci;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -20,11 +22,11 @@ const PACKED: QueueFeatures = QueueFeatures { indirect: true, event_idx: false, 
 /// Flags of an available descriptor in the first lap.
 const FIRST_LAP: u16 = 1 << 7;
 
-fn segment(at: u64, len: u32) -> Segment {
-    Segment { gpa: Gpa(at), len }
+fn segment(at: u64, len: u32) -> MemSegment {
+    MemSegment { gpa: Gpa(at), len }
 }
 
-fn pop(queue: &mut Queue, mem: &Mem) -> Buffer {
+fn pop(queue: &mut Queue, mem: &Mem) -> QueueBuffer {
     queue.pop(mem).unwrap().expect("a buffer").buffer
 }
 
@@ -35,7 +37,7 @@ fn echo(queue: &mut Queue, mem: &Mem, len: u32) -> u16 {
     buffer.id
 }
 
-fn broken(queue: &mut Queue, mem: &Mem) -> Fault {
+fn broken(queue: &mut Queue, mem: &Mem) -> QueueFault {
     match queue.pop(mem) {
         Err(QueueError::Broken(fault)) => fault,
         other => panic!("not broken: {other:?}"),
@@ -121,7 +123,8 @@ fn buffers_given_back_together_appear_at_once() {
     let mut queue = ring.queue(8);
     for _ in 0..3 {
         let ids: Vec<u16> = (0..3).map(|i| ring.add(&mem, &[(i, 16, true)])).collect();
-        let used: Vec<Used> = (0..3).map(|i| Used { buffer: pop(&mut queue, &mem), len: 10 + i }).collect();
+        let used: Vec<UsedBuffer> =
+            (0..3).map(|i| UsedBuffer { buffer: pop(&mut queue, &mem), len: 10 + i }).collect();
         // Every access misses in turn: the driver sees nothing.
         for n in 0..3 {
             mem.miss_nth(n);
@@ -156,7 +159,7 @@ fn what_was_popped_can_be_taken_back() {
 
 #[test]
 fn a_chain_longer_than_the_ring_or_than_the_device_takes_is_refused() {
-    for (size, max_chain, fault) in [(4, 16, Fault::AvailIndex(0)), (8, 4, Fault::TooLong)] {
+    for (size, max_chain, fault) in [(4, 16, QueueFault::AvailIndex(0)), (8, 4, QueueFault::TooLong)] {
         let (mem, ring) = (Mem::new(), PackedRing::new(size, false));
         let mut queue = ring.queue(max_chain);
         for slot in 0..size {
@@ -179,7 +182,7 @@ fn entries_that_the_device_still_has_cannot_be_made_available_again() {
     // As in the next lap.
     ring.desc(&mem, 0, 0x8000, 16, 0, 1 << 15);
 
-    assert_eq!(broken(&mut queue, &mem), Fault::AvailIndex(0));
+    assert_eq!(broken(&mut queue, &mem), QueueFault::AvailIndex(0));
 }
 
 #[test]
@@ -189,33 +192,33 @@ fn indirect_descriptors_stand_alone() {
         let (mem, ring) = (Mem::new(), PackedRing::new(4, false));
         ring.desc(&mem, 0, 0x8000, len, 0, flags | FIRST_LAP);
         let fault = broken(&mut ring.queue(8), &mem);
-        assert!(matches!(fault, Fault::Indirect | Fault::IndirectBytes(_)), "{fault:?}");
+        assert!(matches!(fault, QueueFault::Indirect | QueueFault::IndirectBytes(_)), "{fault:?}");
     }
     let (mem, ring) = (Mem::new(), PackedRing::new(4, false));
     ring.desc(&mem, 0, 0x8000, 16, 0, NEXT | FIRST_LAP);
     ring.desc(&mem, 1, 0x9000, 16, 0, INDIRECT | FIRST_LAP);
-    assert_eq!(broken(&mut ring.queue(8), &mem), Fault::Indirect, "not at the end of a chain");
+    assert_eq!(broken(&mut ring.queue(8), &mem), QueueFault::Indirect, "not at the end of a chain");
     let (mem, ring) = (Mem::new(), PackedRing::new(4, false));
     let mut queue = Queue::new(4, 8).unwrap();
     queue.set_layout(ring.layout);
     queue.enable(QueueFeatures { indirect: false, ..PACKED }).unwrap();
     ring.desc(&mem, 0, 0x8000, 16, 0, INDIRECT | FIRST_LAP);
-    assert_eq!(broken(&mut queue, &mem), Fault::Indirect, "not negotiated");
+    assert_eq!(broken(&mut queue, &mem), QueueFault::Indirect, "not negotiated");
 }
 
 #[test]
 fn a_ring_that_cannot_be_is_not_enabled() {
     let good = PackedRing::new(8, false).layout;
     let odd = [
-        Layout { desc: Gpa(0x1008), ..good },
-        Layout { avail: Gpa(0x5002), ..good },
-        Layout { used: Gpa(0x6002), ..good },
-        Layout { desc: Gpa(u64::MAX - 15), ..good },
+        QueueLayout { desc: Gpa(0x1008), ..good },
+        QueueLayout { avail: Gpa(0x5002), ..good },
+        QueueLayout { used: Gpa(0x6002), ..good },
+        QueueLayout { desc: Gpa(u64::MAX - 15), ..good },
     ];
     for layout in odd {
         let mut queue = Queue::new(8, 8).unwrap();
         queue.set_layout(layout);
-        assert_eq!(queue.enable(PACKED), Err(Fault::Layout), "{layout:?}");
+        assert_eq!(queue.enable(PACKED), Err(QueueFault::Layout), "{layout:?}");
         assert!(!queue.is_ready());
     }
     let mut queue = Queue::new(8, 8).unwrap();
@@ -225,7 +228,11 @@ fn a_ring_that_cannot_be_is_not_enabled() {
     }
     queue.set_size(3, true);
     queue.set_layout(good);
-    assert_eq!(queue.enable(QueueFeatures::default()), Err(Fault::Layout), "split rings have powers of two");
+    assert_eq!(
+        queue.enable(QueueFeatures::default()),
+        Err(QueueFault::Layout),
+        "split rings have powers of two"
+    );
 }
 
 #[test]
@@ -323,15 +330,15 @@ fn a_missing_page_changes_nothing_and_the_call_can_be_repeated() {
 fn a_ring_outside_of_memory_breaks_the_queue() {
     let (mem, mut ring) = (Mem::new(), PackedRing::new(4, false));
     ring.layout.desc = Gpa(MEM_BYTES as u64);
-    assert_eq!(broken(&mut ring.queue(8), &mem), Fault::Memory(Gpa(MEM_BYTES as u64 + 14)));
+    assert_eq!(broken(&mut ring.queue(8), &mem), QueueFault::Memory(Gpa(MEM_BYTES as u64 + 14)));
 }
 
 #[test]
 fn packed_rings_are_offered_only_where_that_was_asked_for() {
     let geometry =
-        Geometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
+        DiskGeometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
     for offered in [false, true] {
-        let blk = Blk::new(geometry, 16, 4, 1).unwrap();
+        let blk = VirtioBlk::new(geometry, 16, 4, 1).unwrap();
         let mut m = Machine::with(VirtioPci::new(blk).unwrap().offer_packed(offered));
         m.probe();
         assert_eq!(m.offered() & F_RING_PACKED != 0, offered);
@@ -341,8 +348,8 @@ fn packed_rings_are_offered_only_where_that_was_asked_for() {
 #[test]
 fn a_disk_hands_requests_back_in_any_order_through_a_packed_ring() {
     let geometry =
-        Geometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
-    let dev = VirtioPci::new(Blk::new(geometry, 16, 4, 1).unwrap()).unwrap().offer_packed(true);
+        DiskGeometry { sectors: 1000, block_shift: 9, read_only: false, discard: false, serial: [0; 20] };
+    let dev = VirtioPci::new(VirtioBlk::new(geometry, 16, 4, 1).unwrap()).unwrap().offer_packed(true);
     let mut m = Machine::with(dev);
     let mut ring = m.start_packed(F_EVENT_IDX | 1 << 28, 1, 11).remove(0);
     for lap in 0..40u64 {
@@ -359,16 +366,16 @@ fn a_disk_hands_requests_back_in_any_order_through_a_packed_ring() {
                 ring.add(&m.mem, &parts)
             });
             match m.dev.next(0, &m.mem) {
-                Next::Request(request) => requests.push(request),
+                NextRequest::Request(request) => requests.push(request),
                 other => panic!("no request: {other:?}"),
             }
         }
-        assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
+        assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Empty));
 
         let mut expected = Vec::new();
         for i in [2, 0, 1] {
             let request = requests.remove(if i == 2 { 2 } else { 0 });
-            let told = m.dev.complete(&m.mem, request, Status::Ok, 512).unwrap();
+            let told = m.dev.complete(&m.mem, request, BlkStatus::Ok, 512).unwrap();
             assert_eq!(told.is_some(), i == 2, "an interrupt with the first");
             expected.push((ids[i], 513));
         }
@@ -382,21 +389,21 @@ fn a_disk_hands_requests_back_in_any_order_through_a_packed_ring() {
 #[test]
 fn a_packet_is_spread_over_buffers_of_a_packed_ring() {
     let c = NetConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 0, pairs: 1, offloads: false, udp_offloads: false };
-    let mut m = Machine::with(VirtioPci::new(Net::new(&c).unwrap()).unwrap().offer_packed(true));
+    let mut m = Machine::with(VirtioPci::new(VirtioNet::new(&c).unwrap()).unwrap().offer_packed(true));
     let mut rings = m.start_packed(1 << 15, 2, 5);
-    let mut packet = Packet::new().unwrap();
+    let mut packet = NetPacket::new().unwrap();
     for _ in 0..20 {
         let rx = &mut rings[0];
         let ids: Vec<u16> = (0..3).map(|i| rx.add(&m.mem, &[(0x4_0000 + 0x100 * i, 100, true)])).collect();
 
-        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 150), Taken::Packet);
+        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 150), TakenPacket::Packet);
         assert_eq!(m.dev.give_room(0, &m.mem, &mut packet, 150), Ok(None));
 
         let rx = &mut rings[0];
         assert_eq!(rx.take_used(&m.mem), [(ids[0], 100), (ids[1], 50)]);
         assert_eq!(m.mem.u16(0x4_000a), 2, "the header says over how many");
-        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 150), Taken::Empty);
-        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 90), Taken::Packet);
+        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 150), TakenPacket::Empty);
+        assert_eq!(m.dev.take_room(0, &m.mem, &mut packet, 90), TakenPacket::Packet);
         assert_eq!(m.dev.give_room(0, &m.mem, &mut packet, 90), Ok(None));
         assert_eq!(rings[0].take_used(&m.mem), [(ids[2], 90)]);
     }
@@ -441,7 +448,7 @@ pub(crate) struct Pair {
     /// Made available and not popped: id and pieces.
     waiting: VecDeque<(u16, Vec<Part>)>,
     /// Popped and not given back.
-    held: Vec<Buffer>,
+    held: Vec<QueueBuffer>,
     /// Given back and not seen by the driver.
     given: VecDeque<(u16, u32)>,
     /// The device slept when it last looked, and must be kicked for the next buffer.
@@ -501,8 +508,8 @@ impl Pair {
             }
             Step::GiveTogether(n) => {
                 let n = (*n).min(self.held.len());
-                let used: Vec<Used> =
-                    self.held[..n].iter().map(|buffer| Used { buffer: *buffer, len: 9 }).collect();
+                let used: Vec<UsedBuffer> =
+                    self.held[..n].iter().map(|buffer| UsedBuffer { buffer: *buffer, len: 9 }).collect();
                 if self.queue.add_used_together(&self.mem, &used).is_ok() {
                     self.given.extend(self.held.drain(..n).map(|buffer| (buffer.id, 9)));
                 }
@@ -545,7 +552,7 @@ impl Pair {
         self.waiting.push_back((id, parts));
     }
 
-    fn pop(&mut self) -> Option<Buffer> {
+    fn pop(&mut self) -> Option<QueueBuffer> {
         let before = self.mem.accesses();
         match self.queue.pop(&self.mem) {
             Ok(Some(chain)) => {
@@ -633,7 +640,7 @@ proptest! {
     ) {
         let (mem, ring) = (Mem::new(), PackedRing::new(7, event_idx));
         let mut queue = ring.queue(6);
-        let mut held: Vec<Buffer> = Vec::new();
+        let mut held: Vec<QueueBuffer> = Vec::new();
         for (desc, n) in acts {
             if let Some((slot, d)) = desc {
                 ring.desc(&mem, slot, d.at, d.len, d.flags, d.next);

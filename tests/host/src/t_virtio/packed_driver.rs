@@ -5,7 +5,7 @@
 use super::driver::{put_desc, Part, INDIRECT, NEXT, WRITE};
 use super::mem::Mem;
 use crate::arch::addr::Gpa;
-use crate::virtio::queue::{Layout, Queue, QueueFeatures};
+use crate::virtio::queue::{Queue, QueueFeatures, QueueLayout};
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -38,7 +38,7 @@ impl Turn {
 
 pub(crate) struct PackedRing {
     pub(crate) size: u16,
-    pub(crate) layout: Layout,
+    pub(crate) layout: QueueLayout,
     pub(crate) event_idx: bool,
     /// Where the next buffer goes.
     pub(crate) next: Turn,
@@ -59,7 +59,11 @@ impl PackedRing {
     pub(crate) fn at(base: u64, size: u16, event_idx: bool) -> PackedRing {
         PackedRing {
             size,
-            layout: Layout { desc: Gpa(base + 0x1000), avail: Gpa(base + 0x5000), used: Gpa(base + 0x6000) },
+            layout: QueueLayout {
+                desc: Gpa(base + 0x1000),
+                avail: Gpa(base + 0x5000),
+                used: Gpa(base + 0x6000),
+            },
             event_idx,
             next: Turn::new(),
             last: Turn::new(),

@@ -4,11 +4,11 @@ use super::driver::{put_desc, put_table, Ring, INDIRECT, NEXT, WRITE};
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::virtio::queue::{Fault, Layout, Queue, QueueError, QueueFeatures};
-use crate::virtio::segment::{read_segments, slice, total, write_segments, Cut, Segment};
+use crate::virtio::queue::{Queue, QueueError, QueueFault, QueueFeatures, QueueLayout};
+use crate::virtio::segment::{read_segments, slice, total, write_segments, MemSegment, SegmentCut};
 
-fn segment(at: u64, len: u32) -> Segment {
-    Segment { gpa: Gpa(at), len }
+fn segment(at: u64, len: u32) -> MemSegment {
+    MemSegment { gpa: Gpa(at), len }
 }
 
 /// Pops and gives back at once. Returns the head.
@@ -18,7 +18,7 @@ fn echo(queue: &mut Queue, mem: &Mem, len: u32) -> Option<u16> {
     Some(buffer.id)
 }
 
-fn broken(queue: &mut Queue, mem: &Mem) -> Fault {
+fn broken(queue: &mut Queue, mem: &Mem) -> QueueFault {
     match queue.pop(mem) {
         Err(QueueError::Broken(fault)) => fault,
         other => panic!("not broken: {other:?}"),
@@ -55,7 +55,7 @@ fn descriptors_of_a_chain_may_lie_in_any_order() {
 
         let chain = queue.pop(&mem).unwrap().unwrap();
 
-        let expected: Vec<Segment> = (0..6).map(|i| segment(0x8000 + i, 1)).collect();
+        let expected: Vec<MemSegment> = (0..6).map(|i| segment(0x8000 + i, 1)).collect();
         assert_eq!(chain.readable, expected, "{order:?}");
     }
 }
@@ -148,7 +148,7 @@ fn an_indirect_table_that_was_not_negotiated_is_refused() {
     ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false)]);
     ring.publish(&mem);
 
-    assert_eq!(broken(&mut queue, &mem), Fault::Indirect);
+    assert_eq!(broken(&mut queue, &mem), QueueFault::Indirect);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn nested_and_continued_indirect_tables_are_refused() {
         ring.offer(&mem, 0);
         ring.publish(&mem);
 
-        assert_eq!(broken(&mut queue, &mem), Fault::Indirect);
+        assert_eq!(broken(&mut queue, &mem), QueueFault::Indirect);
     }
 }
 
@@ -174,7 +174,7 @@ fn indirect_tables_of_odd_sizes_are_refused() {
         ring.offer(&mem, 0);
         ring.publish(&mem);
 
-        assert_eq!(broken(&mut queue, &mem), Fault::IndirectBytes(len));
+        assert_eq!(broken(&mut queue, &mem), QueueFault::IndirectBytes(len));
     }
 }
 
@@ -188,7 +188,7 @@ fn a_chain_longer_than_the_device_takes_is_refused() {
     ring.publish(&mem);
 
     assert_eq!(queue.pop(&mem).unwrap().unwrap().readable.len(), 4);
-    assert_eq!(broken(&mut queue, &mem), Fault::TooLong);
+    assert_eq!(broken(&mut queue, &mem), QueueFault::TooLong);
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn loops_end() {
         ring.publish(&mem);
         let before = mem.accesses();
 
-        assert_eq!(broken(&mut queue, &mem), Fault::TooLong);
+        assert_eq!(broken(&mut queue, &mem), QueueFault::TooLong);
         assert!(mem.accesses() - before < 140);
     }
 }
@@ -233,7 +233,7 @@ fn descriptor_numbers_outside_of_the_table_are_refused() {
         case(&mem, &mut ring);
         ring.publish(&mem);
 
-        assert_eq!(broken(&mut queue, &mem), Fault::DescIndex(8));
+        assert_eq!(broken(&mut queue, &mem), QueueFault::DescIndex(8));
     }
 }
 
@@ -246,7 +246,7 @@ fn an_available_index_that_jumps_is_refused() {
 
         match queue.pop(&mem) {
             Ok(Some(_)) => assert!(ok, "{jump}"),
-            Err(e) => assert_eq!((e, ok), (QueueError::Broken(Fault::AvailIndex(jump)), false)),
+            Err(e) => assert_eq!((e, ok), (QueueError::Broken(QueueFault::AvailIndex(jump)), false)),
             Ok(None) => panic!("nothing at {jump}"),
         }
     }
@@ -263,7 +263,7 @@ fn more_buffers_in_flight_than_descriptors_are_refused() {
     }
     ring.publish_index(&mem, 9);
 
-    assert_eq!(broken(&mut queue, &mem), Fault::AvailIndex(9));
+    assert_eq!(broken(&mut queue, &mem), QueueFault::AvailIndex(9));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn readable_after_writable_is_refused() {
     ring.add(&mem, &[(0x8000, 16, true), (0x9000, 16, false)]);
     ring.publish(&mem);
 
-    assert_eq!(broken(&mut queue, &mem), Fault::Order);
+    assert_eq!(broken(&mut queue, &mem), QueueFault::Order);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn buffers_that_wrap_or_exceed_4_gib_are_refused() {
         ring.add(&mem, parts);
         ring.publish(&mem);
 
-        assert_eq!(broken(&mut queue, &mem), Fault::Bytes);
+        assert_eq!(broken(&mut queue, &mem), QueueFault::Bytes);
     }
 }
 
@@ -309,14 +309,14 @@ fn rings_and_tables_outside_of_memory_break_the_queue_but_data_segments_do_not()
     let outside = MEM_BYTES as u64;
     let mem = Mem::new();
     let mut ring = Ring::new(8, false);
-    ring.layout = Layout { avail: Gpa(outside), ..ring.layout };
-    assert_eq!(broken(&mut ring.queue(8), &mem), Fault::Memory(Gpa(outside + 2)));
+    ring.layout = QueueLayout { avail: Gpa(outside), ..ring.layout };
+    assert_eq!(broken(&mut ring.queue(8), &mem), QueueFault::Memory(Gpa(outside + 2)));
 
     let mut ring = Ring::new(8, false);
     ring.desc(&mem, 0, outside, 16, INDIRECT, 0);
     ring.offer(&mem, 0);
     ring.publish(&mem);
-    assert_eq!(broken(&mut ring.queue(8), &mem), Fault::Memory(Gpa(outside)));
+    assert_eq!(broken(&mut ring.queue(8), &mem), QueueFault::Memory(Gpa(outside)));
 
     let mut ring = Ring::new(8, false);
     ring.add(&mem, &[(outside, 16, true)]);
@@ -328,18 +328,18 @@ fn rings_and_tables_outside_of_memory_break_the_queue_but_data_segments_do_not()
 fn areas_that_wrap_or_are_not_aligned_cannot_be_enabled() {
     let good = Ring::new(8, false).layout;
     let bad = [
-        Layout { desc: Gpa(0x1008), ..good },
-        Layout { avail: Gpa(0x5001), ..good },
-        Layout { used: Gpa(0x6002), ..good },
-        Layout { desc: Gpa(u64::MAX - 15), ..good },
-        Layout { avail: Gpa(u64::MAX - 1), ..good },
-        Layout { used: Gpa(u64::MAX - 3), ..good },
+        QueueLayout { desc: Gpa(0x1008), ..good },
+        QueueLayout { avail: Gpa(0x5001), ..good },
+        QueueLayout { used: Gpa(0x6002), ..good },
+        QueueLayout { desc: Gpa(u64::MAX - 15), ..good },
+        QueueLayout { avail: Gpa(u64::MAX - 1), ..good },
+        QueueLayout { used: Gpa(u64::MAX - 3), ..good },
     ];
     for layout in bad {
         let mut queue = Queue::new(8, 8).unwrap();
         queue.set_layout(layout);
 
-        assert_eq!(queue.enable(QueueFeatures::default()), Err(Fault::Layout));
+        assert_eq!(queue.enable(QueueFeatures::default()), Err(QueueFault::Layout));
         assert!(!queue.is_ready());
     }
 }
@@ -531,7 +531,7 @@ proptest::proptest! {
         most in proptest::collection::vec(1u64..60, 1..40),
     ) {
         let bytes = |pieces: &[(u64, u64)]| -> Vec<u64> { pieces.iter().flat_map(|(at, n)| *at..at + n).collect() };
-        let mut cut = Cut::new(pieces.iter().copied());
+        let mut cut = SegmentCut::new(pieces.iter().copied());
         let mut parts = Vec::new();
         for most in most.iter().cycle() {
             let Some(part) = cut.next(*most, |at, n| at + n) else { break };

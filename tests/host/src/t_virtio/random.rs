@@ -7,30 +7,35 @@ use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Width::{self, B1, B2, B4, B8};
 use crate::chipset::pci::PciSlot;
-use crate::virtio::device::blk::{Blk, Geometry, Next, Op, Request, Status};
-use crate::virtio::device::rng::Rng;
-use crate::virtio::queue::{Buffer, Fault, QueueError};
+use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
+use crate::virtio::device::rng::VirtioRng;
+use crate::virtio::queue::{QueueBuffer, QueueError, QueueFault};
 use crate::virtio::segment::total;
-use crate::virtio::transport::pci::Effect;
-use crate::virtio::transport::pci::Served;
+use crate::virtio::transport::pci::AccessEffect;
+use crate::virtio::transport::pci::QueueServed;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 pub(crate) const SECTORS: u64 = 1 << 20;
 
-pub(crate) fn disk() -> Machine<Blk> {
-    let geometry =
-        Geometry { sectors: SECTORS, block_shift: 9, read_only: false, discard: true, serial: [b'x'; 20] };
-    Machine::new(Blk::new(geometry, 16, 4, 1).unwrap())
+pub(crate) fn disk() -> Machine<VirtioBlk> {
+    let geometry = DiskGeometry {
+        sectors: SECTORS,
+        block_shift: 9,
+        read_only: false,
+        discard: true,
+        serial: [b'x'; 20],
+    };
+    Machine::new(VirtioBlk::new(geometry, 16, 4, 1).unwrap())
 }
 
 /// Hands a request back in one of the ways that a worker has, which `n` picks.
-pub(crate) fn hand_back(m: &mut Machine<Blk>, held: &mut Vec<Request>, i: usize, n: u64) {
+pub(crate) fn hand_back(m: &mut Machine<VirtioBlk>, held: &mut Vec<BlkRequest>, i: usize, n: u64) {
     let request = held.remove(i % held.len());
     let done = match n % 4 {
-        0 => m.dev.complete(&m.mem, request, Status::Ok, n),
-        1 => m.dev.complete(&m.mem, request, Status::IoErr, 0),
-        _ => m.dev.give_back(&m.mem, request, Status::Ok, n),
+        0 => m.dev.complete(&m.mem, request, BlkStatus::Ok, n),
+        1 => m.dev.complete(&m.mem, request, BlkStatus::IoErr, 0),
+        _ => m.dev.give_back(&m.mem, request, BlkStatus::Ok, n),
     };
     if n % 4 == 3 {
         let _ = m.dev.notify(0, &m.mem);
@@ -38,7 +43,7 @@ pub(crate) fn hand_back(m: &mut Machine<Blk>, held: &mut Vec<Request>, i: usize,
     match done {
         Ok(_) => {}
         Err(retry) if n % 5 == 0 => {
-            let _ = m.dev.abandon(retry.request, Fault::Memory(retry.gpa));
+            let _ = m.dev.abandon(retry.request, QueueFault::Memory(retry.gpa));
             assert!(!m.dev.is_running());
         }
         Err(retry) => held.push(retry.request),
@@ -145,19 +150,19 @@ pub(crate) fn apply(ring: &mut Ring, mem: &Mem, act: &Act) {
 }
 
 /// Checks what a worker relies on.
-pub(crate) fn check(request: &Request) {
+pub(crate) fn check(request: &BlkRequest) {
     let inside = |sector: u64, count: u64| sector + count <= SECTORS;
     match request.op() {
-        Op::Read { sector } | Op::Write { sector, .. } => {
+        BlkOp::Read { sector } | BlkOp::Write { sector, .. } => {
             assert_eq!(total(request.data()), request.bytes());
             assert!(request.bytes() > 0 && request.bytes() & 511 == 0);
             assert!(inside(sector, request.bytes() >> 9));
             assert!(request.data().len() <= 128 && request.data().iter().all(|s| s.len > 0));
         }
-        Op::Discard { sector, count } | Op::WriteZeroes { sector, count, .. } => {
+        BlkOp::Discard { sector, count } | BlkOp::WriteZeroes { sector, count, .. } => {
             assert!(count > 0 && inside(sector, u64::from(count)));
         }
-        Op::Flush => assert!(request.data().is_empty()),
+        BlkOp::Flush => assert!(request.data().is_empty()),
     }
 }
 
@@ -168,7 +173,7 @@ proptest! {
     fn a_queue_survives_any_ring(event_idx in any::<bool>(), acts in vec(any_act(), 0..120)) {
         let (mem, mut ring) = (Mem::new(), Ring::new(16, event_idx));
         let mut queue = ring.queue(20);
-        let mut held: Vec<Buffer> = Vec::new();
+        let mut held: Vec<QueueBuffer> = Vec::new();
         let mut given = 0u16;
         for act in acts {
             apply(&mut ring, &mem, &act);
@@ -211,20 +216,20 @@ proptest! {
         let mut m = disk();
         let features = 1 << 28 | 1 << 13 | 1 << 14 | if event_idx { F_EVENT_IDX } else { 0 };
         let mut ring = m.start(features);
-        let mut held: Vec<Request> = Vec::new();
+        let mut held: Vec<BlkRequest> = Vec::new();
         for act in acts {
             apply(&mut ring, &m.mem, &act);
             let before = m.mem.accesses();
             match act {
                 Act::Serve => {
                     match m.dev.next(0, &m.mem) {
-                        Next::Request(request) => {
+                        NextRequest::Request(request) => {
                             check(&request);
                             held.push(request);
                         }
-                        Next::Full => prop_assert_eq!(held.len(), 4),
-                        Next::Broken(message) => prop_assert!(message.is_some()),
-                        Next::Answered(_) | Next::Empty | Next::NotResident(_) => {}
+                        NextRequest::Full => prop_assert_eq!(held.len(), 4),
+                        NextRequest::Broken(message) => prop_assert!(message.is_some()),
+                        NextRequest::Answered(_) | NextRequest::Empty | NextRequest::NotResident(_) => {}
                     }
                 }
                 Act::Complete(i, n) if !held.is_empty() => hand_back(&mut m, &mut held, i, n),
@@ -237,7 +242,7 @@ proptest! {
         m.mem.miss_none();
         m.set_status(0);
         for request in held {
-            prop_assert!(m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap().is_none());
+            prop_assert!(m.dev.complete(&m.mem, request, BlkStatus::Ok, 0).unwrap().is_none());
         }
         prop_assert_eq!(m.status(), 0);
         m.mem.put(0x5000, &[0; 0x2000]);
@@ -245,13 +250,13 @@ proptest! {
         super::blk::put_header(&m.mem, 0x8000, 4, 0);
         ring.add(&m.mem, &[(0x8000, 16, false), (0x9000, 1, true)]);
         ring.publish(&m.mem);
-        prop_assert!(matches!(m.dev.next(0, &m.mem), Next::Request(_)));
+        prop_assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Request(_)));
     }
 
     /// The entropy device writes to nothing but the buffers, and never more than its bound.
     #[test]
     fn an_entropy_device_survives_any_ring(acts in vec(any_act(), 0..80)) {
-        let mut m = Machine::new(Rng);
+        let mut m = Machine::new(VirtioRng);
         let mut ring = m.start(1 << 28);
         for act in acts {
             apply(&mut ring, &m.mem, &act);
@@ -259,7 +264,7 @@ proptest! {
                 let mut made = 0;
                 let served = m.dev.serve(&m.mem, |buf| made += buf.len());
                 prop_assert!(made <= 64 * 4096 + 4096);
-                if let Served::Broken(_) = served {
+                if let QueueServed::Broken(_) = served {
                     prop_assert_eq!(m.status() & NEEDS_RESET, NEEDS_RESET);
                     break;
                 }
@@ -309,7 +314,7 @@ proptest! {
                 }
                 Access::Bar(bar, offset, width, value) => {
                     let effect = m.dev.bar_write(bar, offset, width, value);
-                    if let Effect::Kick(queue) = effect {
+                    if let AccessEffect::Kick(queue) = effect {
                         prop_assert!(m.dev.is_running() && queue == 0);
                     }
                     m.act(effect);
@@ -322,7 +327,7 @@ proptest! {
             }
             if m.dev.is_running() {
                 let accepted = {
-                    let read = |m: &mut Machine<Blk>, half| {
+                    let read = |m: &mut Machine<VirtioBlk>, half| {
                         let _ = m.dev.bar_write(0, 0x08, B4, half);
                         m.dev.bar_read(0, 0x0c, B4)
                     };

@@ -4,22 +4,22 @@ use super::driver::Ring;
 use super::machine::*;
 use crate::arch::addr::Gpa;
 use crate::arch::addr::Width::B4;
-use crate::virtio::device::rng::Rng;
-use crate::virtio::transport::pci::Served;
+use crate::virtio::device::rng::VirtioRng;
+use crate::virtio::transport::pci::QueueServed;
 
-fn guest() -> (Machine<Rng>, Ring) {
-    let mut m = Machine::new(Rng);
+fn guest() -> (Machine<VirtioRng>, Ring) {
+    let mut m = Machine::new(VirtioRng);
     let ring = m.start(0);
     (m, ring)
 }
 
 fn message() -> Option<crate::chipset::pci::MsixMessage> {
-    Some(Machine::<Rng>::message(1))
+    Some(Machine::<VirtioRng>::message(1))
 }
 
 #[test]
 fn an_entropy_device_is_found() {
-    let mut m = Machine::new(Rng);
+    let mut m = Machine::new(VirtioRng);
     assert_eq!(m.reg(0x00, B4), 0x1044_1af4);
     assert_eq!(m.reg(0x08, B4), 0xff00_0001);
 }
@@ -39,13 +39,13 @@ fn buffers_are_filled_from_the_source() {
         })
     });
 
-    assert_eq!(served, Served::Empty(message()));
+    assert_eq!(served, QueueServed::Empty(message()));
     assert_eq!(ring.take_used(&m.mem), [(a, 304), (b, 8)]);
     assert_eq!(m.mem.get::<3>(0x8000), [1, 2, 3]);
     assert_eq!(m.mem.get::<4>(0x9000), [45, 46, 47, 48]);
     assert_eq!(m.mem.get::<4>(0xb000), [49, 50, 51, 52]);
     assert_eq!(m.mem.get::<1>(0xa000), [0], "readable parts stay");
-    assert_eq!(m.dev.serve(&m.mem, |_| panic!("nothing to fill")), Served::Empty(None));
+    assert_eq!(m.dev.serve(&m.mem, |_| panic!("nothing to fill")), QueueServed::Empty(None));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_large_buffer_gets_a_bounded_number_of_bytes() {
     let head = ring.add(&m.mem, &[(0x1_0000, 0x2_0000, true)]);
     ring.publish(&m.mem);
 
-    assert_eq!(m.dev.serve(&m.mem, |buf| buf.fill(0xaa)), Served::Empty(message()));
+    assert_eq!(m.dev.serve(&m.mem, |buf| buf.fill(0xaa)), QueueServed::Empty(message()));
 
     assert_eq!(ring.take_used(&m.mem), [(head, 4096)]);
     assert_eq!(m.mem.get::<2>(0x1_0fff), [0xaa, 0]);
@@ -68,8 +68,8 @@ fn one_call_serves_a_bounded_number_of_buffers() {
     }
     ring.publish(&m.mem);
 
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::More(message()));
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::Empty(None));
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::More(message()));
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::Empty(None));
     assert_eq!(ring.take_used(&m.mem).len(), 64);
 }
 
@@ -83,8 +83,8 @@ fn a_missing_page_is_reported_and_the_call_repeated() {
         let mut sent = 0;
         loop {
             match m.dev.serve(&m.mem, |buf| buf.fill(1)) {
-                Served::NotResident(_, message) => sent += message.iter().count(),
-                Served::Empty(message) => {
+                QueueServed::NotResident(_, message) => sent += message.iter().count(),
+                QueueServed::Empty(message) => {
                     sent += message.iter().count();
                     break;
                 }
@@ -107,8 +107,8 @@ fn a_buffer_outside_of_memory_breaks_the_device() {
     ring.add(&m.mem, &[(0xffff_0000, 16, true)]);
     ring.publish(&m.mem);
 
-    assert!(matches!(m.dev.serve(&m.mem, |_| ()), Served::Broken(Some(_))));
-    assert_eq!(m.dev.fault(), Some(crate::virtio::queue::Fault::Memory(Gpa(0xffff_0000))));
+    assert!(matches!(m.dev.serve(&m.mem, |_| ()), QueueServed::Broken(Some(_))));
+    assert_eq!(m.dev.fault(), Some(crate::virtio::queue::QueueFault::Memory(Gpa(0xffff_0000))));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn one_call_makes_a_bounded_number_of_bytes() {
     }
     ring.publish(&m.mem);
 
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::More(message()));
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::More(message()));
     assert_eq!(ring.take_used(&m.mem).len(), 4);
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::Empty(message()));
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::Empty(message()));
 }

@@ -2,10 +2,10 @@
 
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4, B8};
-use crate::virtio::device::blk::{Next, Request, Status};
-use crate::virtio::device::rng::Rng;
-use crate::virtio::transport::pci::Served;
-use crate::virtio::transport::pci::{kick, Effect, VirtioPci};
+use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
+use crate::virtio::device::rng::VirtioRng;
+use crate::virtio::transport::pci::QueueServed;
+use crate::virtio::transport::pci::{kick, AccessEffect, VirtioPci};
 
 type Disk = super::blk::Disk;
 
@@ -13,9 +13,9 @@ fn disk() -> Disk {
     super::blk::disk(4096)
 }
 
-fn take(machine: &mut Disk) -> Request {
+fn take(machine: &mut Disk) -> BlkRequest {
     match machine.dev.next(0, &machine.mem) {
-        Next::Request(request) => request,
+        NextRequest::Request(request) => request,
         other => panic!("no request: {other:?}"),
     }
 }
@@ -29,7 +29,7 @@ fn a_driver_finds_a_modern_block_device() {
     assert_eq!(m.reg(0x2c, B4), 0x0042_1af4);
     assert_eq!(m.reg(0x3d, B1), 0, "no interrupt pin");
     m.probe();
-    assert_eq!(m.effect, Effect::Decode);
+    assert_eq!(m.effect, AccessEffect::Decode);
     assert_eq!(m.at.common, WINDOW);
     assert_eq!(m.at.notify, WINDOW + 0x3000, "a page of its own");
     assert_eq!(m.at.multiplier, 4);
@@ -49,9 +49,9 @@ fn the_whole_initialisation_leads_to_a_running_device() {
     assert!(m.dev.is_running());
     assert_eq!(m.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     m.write(m.at.notify, B2, 0);
-    assert_eq!(m.effect, Effect::Kick(0));
+    assert_eq!(m.effect, AccessEffect::Kick(0));
     m.write(m.at.notify + 4, B2, 1);
-    assert_eq!(m.effect, Effect::None, "no such queue");
+    assert_eq!(m.effect, AccessEffect::None, "no such queue");
     assert!(m.sent.is_empty());
 }
 
@@ -118,7 +118,7 @@ fn queue_registers_keep_what_a_queue_can_have() {
     assert_eq!(m.common(0x18, B2), 0, "no such queue");
     assert_eq!(m.common(0x1c, B2), 0);
     m.set_common(0x1c, B2, 1);
-    assert_eq!(m.effect, Effect::None);
+    assert_eq!(m.effect, AccessEffect::None);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn enabling_a_queue_that_cannot_be_needs_a_reset() {
 
     m.set_common(0x1c, B2, 1);
 
-    assert_eq!(m.effect, Effect::Broken(None));
+    assert_eq!(m.effect, AccessEffect::Broken(None));
     assert_eq!(m.status() & NEEDS_RESET, NEEDS_RESET);
     m.set_status(0);
     assert_eq!(m.status(), 0);
@@ -160,7 +160,7 @@ fn a_reset_forgets_the_driver_but_not_the_bars() {
 
     m.set_status(0);
 
-    assert_eq!(m.effect, Effect::Reset);
+    assert_eq!(m.effect, AccessEffect::Reset);
     assert_eq!(m.status(), 0);
     assert!(!m.dev.is_running());
     assert_eq!(m.common(0x1c, B2), 0);
@@ -182,14 +182,14 @@ fn a_reset_waits_for_the_requests_in_flight_and_drops_them() {
     let (first, second) = (take(&mut m), take(&mut m));
 
     m.set_status(0);
-    assert_eq!(m.effect, Effect::Reset);
+    assert_eq!(m.effect, AccessEffect::Reset);
     assert_ne!(m.status(), 0, "the driver has to wait");
     assert!(m.dev.is_resetting());
     m.set_status(ACKNOWLEDGE);
-    assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
-    assert_eq!(m.dev.complete(&m.mem, first, Status::Ok, 512).unwrap(), None);
+    assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Empty));
+    assert_eq!(m.dev.complete(&m.mem, first, BlkStatus::Ok, 512).unwrap(), None);
     assert_ne!(m.status(), 0);
-    assert_eq!(m.dev.complete(&m.mem, second, Status::Ok, 512).unwrap(), None);
+    assert_eq!(m.dev.complete(&m.mem, second, BlkStatus::Ok, 512).unwrap(), None);
 
     assert_eq!(m.status(), 0);
     assert_eq!(m.mem.get::<2>(0xa000), [0xee, 0xee], "no status was written");
@@ -219,14 +219,14 @@ fn a_broken_queue_stops_the_device_and_tells_the_driver() {
     let mut ring = m.start(0);
     ring.publish_index(&m.mem, 1000);
 
-    let Next::Broken(message) = m.dev.next(0, &m.mem) else { panic!("not broken") };
+    let NextRequest::Broken(message) = m.dev.next(0, &m.mem) else { panic!("not broken") };
 
     assert_eq!(message, Some(Disk::message(0)), "a configuration change");
     assert_eq!(m.status() & NEEDS_RESET, NEEDS_RESET);
     assert!(m.dev.fault().is_some());
-    assert!(matches!(m.dev.next(0, &m.mem), Next::Empty));
+    assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Empty));
     m.write(m.at.notify, B2, 0);
-    assert_eq!(m.effect, Effect::None);
+    assert_eq!(m.effect, AccessEffect::None);
 }
 
 #[test]
@@ -238,9 +238,9 @@ fn a_request_that_a_broken_device_completes_is_dropped() {
     ring.publish(&m.mem);
     let request = take(&mut m);
     ring.publish_index(&m.mem, 1000);
-    assert!(matches!(m.dev.next(0, &m.mem), Next::Broken(_)));
+    assert!(matches!(m.dev.next(0, &m.mem), NextRequest::Broken(_)));
 
-    assert_eq!(m.dev.complete(&m.mem, request, Status::Ok, 0).unwrap(), None);
+    assert_eq!(m.dev.complete(&m.mem, request, BlkStatus::Ok, 0).unwrap(), None);
 
     assert_eq!(ring.used_index(&m.mem), 0);
     m.set_status(0);
@@ -249,43 +249,43 @@ fn a_request_that_a_broken_device_completes_is_dropped() {
 
 #[test]
 fn nothing_moves_while_bus_mastering_is_off() {
-    let mut m = Machine::new(Rng);
+    let mut m = Machine::new(VirtioRng);
     let mut ring = m.start(0);
     ring.add(&m.mem, &[(0x8000, 16, true)]);
     ring.publish(&m.mem);
     m.set_reg(0x04, B2, 0x2);
 
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::Empty(None));
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::Empty(None));
     assert_eq!(ring.used_index(&m.mem), 0);
 
     m.set_reg(0x04, B2, 0x6);
-    assert_eq!(m.effect, Effect::Decode);
-    let message = Machine::<Rng>::message(1);
-    assert_eq!(m.dev.serve(&m.mem, |_| ()), Served::Empty(Some(message)));
+    assert_eq!(m.effect, AccessEffect::Decode);
+    let message = Machine::<VirtioRng>::message(1);
+    assert_eq!(m.dev.serve(&m.mem, |_| ()), QueueServed::Empty(Some(message)));
 }
 
 #[test]
 fn masked_interrupts_come_when_they_are_unmasked() {
-    let mut m = Machine::new(Rng);
+    let mut m = Machine::new(VirtioRng);
     m.start(0);
     m.mask(1);
     assert_eq!(m.dev.interrupt(0), None);
     assert_eq!(m.read(m.at.msix_pending, B8), 2);
     m.unmask(1);
-    assert_eq!(m.sent, [Machine::<Rng>::message(1)]);
+    assert_eq!(m.sent, [Machine::<VirtioRng>::message(1)]);
 
     m.set_reg(m.at.msix + 2, B2, 0xc000);
     assert_eq!(m.dev.interrupt(0), None);
     assert_eq!(m.sent.len(), 1);
     m.set_reg(m.at.msix + 2, B2, 0x8000);
-    assert_eq!(m.effect, Effect::Msix);
+    assert_eq!(m.effect, AccessEffect::Msix);
     assert_eq!(m.sent.len(), 2);
     assert_eq!(m.read(m.at.msix_pending, B8), 0);
 }
 
 #[test]
 fn the_isr_tells_causes_without_msix_and_forgets_them_when_read() {
-    let mut m = Machine::new(Rng);
+    let mut m = Machine::new(VirtioRng);
     m.probe();
 
     assert_eq!(m.dev.interrupt(0), None);
@@ -341,7 +341,7 @@ fn accesses_beside_the_structures_read_as_ones() {
     assert_eq!(m.read(m.at.notify, B4), 0xffff_ffff);
     assert_eq!(m.dev.bar_read(2, 0, B8), u64::MAX);
     assert_eq!(m.dev.bar_read(0, u64::MAX, B2), 0xffff);
-    assert_eq!(m.dev.bar_write(5, 0, B4, 0), Effect::None);
+    assert_eq!(m.dev.bar_write(5, 0, B4, 0), AccessEffect::None);
     assert_eq!(m.read(m.at.device + 0x100, B4), 0, "beyond the configuration there is nothing");
 }
 
@@ -349,7 +349,7 @@ fn accesses_beside_the_structures_read_as_ones() {
 fn no_memory_is_an_error_and_not_a_panic() {
     for n in 0..20 {
         kernel::alloc::fail_nth(n);
-        let result = VirtioPci::new(Rng).map(|_| ());
+        let result = VirtioPci::new(VirtioRng).map(|_| ());
         if kernel::alloc::fail_none() {
             assert_eq!(result, Ok(()));
             assert!(n > 2);
