@@ -14,6 +14,8 @@
 //!                                    └── MSI ─────────────┴────> Bus::take_message
 //! ```
 
+pub(crate) mod save;
+
 use super::i8042::{self, I8042};
 use super::ioapic::{Ioapic, SavedIoapic};
 use super::pic::{self, Pic};
@@ -21,6 +23,7 @@ use super::pit::{self, Pit};
 use super::pm::{self, PlatformRequest, Pm};
 use super::routing::{GsiRouting, GsiTarget};
 use super::rtc::{self, Rtc};
+use super::saved::Saved;
 use super::uart::{self, Uart};
 use super::{ApicMessage, DestFormat, Level, PioDevice};
 use crate::arch::addr::{Gpa, Width};
@@ -43,6 +46,9 @@ const GSI_RTC: u32 = 8;
 const GSI_SCI: u32 = 9;
 /// GSI of the PS/2 mouse.
 const GSI_AUX: u32 = 12;
+
+/// The GSIs that chips drive, a bit each.
+const DRIVEN: u32 = 1 << GSI_KEYBOARD | 1 << GSI_UART | 1 << GSI_RTC | 1 << GSI_SCI | 1 << GSI_AUX;
 
 /// The most MSIs that one access can cause: one for each line that chips drive.
 const MSIS: usize = 6;
@@ -235,10 +241,11 @@ impl Bus {
         true
     }
 
-    /// Sets the IOAPIC's state. Returns whether there is one.
+    /// Sets the IOAPIC's state, as far as it can be in it, and sends what is due. Returns whether there is one.
     pub(crate) fn restore_ioapic(&mut self, state: &SavedIoapic, out: &mut BusSignals) -> bool {
         let Some(ioapic) = self.ioapic.as_mut() else { return false };
-        out.pins |= ioapic.restore(state).pins();
+        ioapic.set_state(state);
+        out.pins |= ioapic.retry().pins();
         true
     }
 
@@ -365,6 +372,15 @@ impl Bus {
                 }
                 self.settle_timer(now, out);
             }
+        }
+    }
+
+    /// Carries all lines and sends what waits: the machine goes on with a state that it was given.
+    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
+    fn settle_all(&mut self, now: Ns, out: &mut BusSignals) {
+        self.retry(out);
+        for chip in [ChipName::Uart, ChipName::Rtc, ChipName::I8042, ChipName::Pm, ChipName::Pit] {
+            self.settle(chip, now, out);
         }
     }
 

@@ -12,6 +12,7 @@
 //! No lock inside: the bus owns it, and the timer for [`I8042::deadline`].
 
 use super::pm::PlatformRequest;
+use super::saved::{state_struct, Saved, Section};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -187,40 +188,45 @@ impl Keyboard {
     }
 }
 
-/// The state of the controller and its keyboard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedI8042 {
-    /// Controller command byte.
-    pub(crate) command_byte: u8,
-    /// Output port.
-    pub(crate) out_port: u8,
-    /// The last write went to the command port.
-    pub(crate) last_was_command: bool,
-    /// The self-test was passed.
-    pub(crate) system_flag: bool,
-    /// The byte in the output buffer, when it is full.
-    pub(crate) output: Option<u8>,
-    /// Who put it there: 0 keyboard or controller, 1 auxiliary, 2 auxiliary after a timeout.
-    pub(crate) output_source: u8,
-    /// What the next data byte is for: 0 keyboard, 1 command byte, 2 output port, 3 keyboard buffer, 4 loopback,
-    /// 5 auxiliary device.
-    pub(crate) param: u8,
-    /// What the keyboard has to say, oldest first.
-    pub(crate) kbd_queue: [u8; 16],
-    /// How many bytes of `kbd_queue` count.
-    pub(crate) kbd_len: u8,
-    /// The keyboard's awaited parameter: 0 none, 1 ignored, 2 scan code set.
-    pub(crate) kbd_param: u8,
-    /// Scan code set, 1 to 3.
-    pub(crate) kbd_set: u8,
-    /// The last byte that the keyboard sent.
-    pub(crate) kbd_last: u8,
-    /// When the keyboard's next byte arrives.
-    pub(crate) kbd_ready_at: Ns,
-    /// Port 0x92.
-    pub(crate) port_a: u8,
-    /// A request that was not taken yet.
-    pub(crate) request: Option<PlatformRequest>,
+state_struct! {
+    /// The state of the controller and its keyboard.
+    struct SavedI8042 = 40 {
+        /// When the keyboard's next byte arrives.
+        kbd_ready_at: u64,
+        /// What the keyboard has to say, oldest first.
+        kbd_queue: [u8; 16],
+        /// Controller command byte.
+        command_byte: u8,
+        /// Output port.
+        out_port: u8,
+        /// The last write went to the command port.
+        last_was_command: u8,
+        /// The self-test was passed.
+        system_flag: u8,
+        /// The output buffer is full.
+        has_output: u8,
+        /// The byte in the output buffer; 0 when that is empty.
+        output: u8,
+        /// Who put it there: 0 keyboard or controller, 1 auxiliary, 2 auxiliary after a timeout.
+        output_source: u8,
+        /// What the next data byte is for: 0 keyboard, 1 command byte, 2 output port, 3 keyboard buffer, 4 loopback,
+        /// 5 auxiliary device.
+        param: u8,
+        /// How many bytes of `kbd_queue` count.
+        kbd_len: u8,
+        /// The keyboard's awaited parameter: 0 none, 1 ignored, 2 scan code set.
+        kbd_param: u8,
+        /// Scan code set, 1 to 3.
+        kbd_set: u8,
+        /// The last byte that the keyboard sent.
+        kbd_last: u8,
+        /// Port 0x92.
+        port_a: u8,
+        /// A request that was not taken yet: see [`PlatformRequest`].
+        request: u8,
+        /// 0.
+        pad: [u8; 2],
+    }
 }
 
 /// The controller with its keyboard.
@@ -297,102 +303,6 @@ impl I8042 {
         if self.deadline().is_some_and(|at| at <= now) {
             self.output = self.kbd.next().map(|byte| (byte, Source::Keyboard));
         }
-    }
-
-    /// Returns the whole state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> SavedI8042 {
-        let I8042 { ctr, out_port, last_was_command, system_flag, output, param, kbd, fast_reset, request } =
-            self;
-        let Keyboard { queue, len, param: kbd_param, set, last, ready_at } = kbd;
-        SavedI8042 {
-            command_byte: ctr.bits(),
-            out_port: out_port.bits(),
-            last_was_command: *last_was_command,
-            system_flag: *system_flag,
-            output: output.map(|(byte, _)| byte),
-            output_source: match output {
-                None | Some((_, Source::Keyboard)) => 0,
-                Some((_, Source::Aux)) => 1,
-                Some((_, Source::AuxTimeout)) => 2,
-            },
-            param: match param {
-                Param::Keyboard => 0,
-                Param::CommandByte => 1,
-                Param::OutPort => 2,
-                Param::KeyboardBuffer => 3,
-                Param::AuxLoop => 4,
-                Param::AuxDevice => 5,
-            },
-            kbd_queue: *queue,
-            kbd_len: u8::try_from(*len).unwrap_or(0),
-            kbd_param: match kbd_param {
-                KbdParam::None => 0,
-                KbdParam::Ignored => 1,
-                KbdParam::ScanCodeSet => 2,
-            },
-            kbd_set: *set,
-            kbd_last: *last,
-            kbd_ready_at: *ready_at,
-            port_a: u8::from(*fast_reset),
-            request: *request,
-        }
-    }
-
-    /// Takes over a saved state; what no controller can hold is dropped.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &SavedI8042) {
-        let SavedI8042 {
-            command_byte,
-            out_port,
-            last_was_command,
-            system_flag,
-            output,
-            output_source,
-            param,
-            kbd_queue,
-            kbd_len,
-            kbd_param,
-            kbd_set,
-            kbd_last,
-            kbd_ready_at,
-            port_a,
-            request,
-        } = *state;
-        let source = match output_source {
-            1 => Source::Aux,
-            2 => Source::AuxTimeout,
-            _ => Source::Keyboard,
-        };
-        *self = I8042 {
-            ctr: Ctr::from_bits_truncate(command_byte),
-            out_port: OutPort::from_bits_truncate(out_port) | OutPort::IDLE | OutPort::NOT_RESET,
-            last_was_command,
-            system_flag,
-            output: output.map(|byte| (byte, source)),
-            param: match param {
-                1 => Param::CommandByte,
-                2 => Param::OutPort,
-                3 => Param::KeyboardBuffer,
-                4 => Param::AuxLoop,
-                5 => Param::AuxDevice,
-                _ => Param::Keyboard,
-            },
-            kbd: Keyboard {
-                queue: kbd_queue,
-                len: usize::from(kbd_len).min(kbd_queue.len()),
-                param: match kbd_param {
-                    1 => KbdParam::Ignored,
-                    2 => KbdParam::ScanCodeSet,
-                    _ => KbdParam::None,
-                },
-                set: kbd_set.clamp(1, 3),
-                last: kbd_last,
-                ready_at: kbd_ready_at,
-            },
-            fast_reset: port_a & 1 != 0,
-            request,
-        };
     }
 
     /// The controller's own answer: replaces what is in the output buffer.
@@ -525,5 +435,106 @@ impl PioDevice for I8042 {
             0x92 => self.write_port_a(value),
             _ => {}
         }
+    }
+}
+
+impl Saved for I8042 {
+    const SECTION: Section = Section { id: 0x08, version: 1 };
+    type State = SavedI8042;
+
+    fn save(&self) -> SavedI8042 {
+        let I8042 { ctr, out_port, last_was_command, system_flag, output, param, kbd, fast_reset, request } =
+            self;
+        let Keyboard { queue, len, param: kbd_param, set, last, ready_at } = kbd;
+        SavedI8042 {
+            command_byte: ctr.bits(),
+            out_port: out_port.bits(),
+            last_was_command: u8::from(*last_was_command),
+            system_flag: u8::from(*system_flag),
+            has_output: u8::from(output.is_some()),
+            output: output.map_or(0, |(byte, _)| byte),
+            output_source: match output {
+                None | Some((_, Source::Keyboard)) => 0,
+                Some((_, Source::Aux)) => 1,
+                Some((_, Source::AuxTimeout)) => 2,
+            },
+            param: match param {
+                Param::Keyboard => 0,
+                Param::CommandByte => 1,
+                Param::OutPort => 2,
+                Param::KeyboardBuffer => 3,
+                Param::AuxLoop => 4,
+                Param::AuxDevice => 5,
+            },
+            kbd_queue: *queue,
+            kbd_len: u8::try_from(*len).unwrap_or(0),
+            kbd_param: match kbd_param {
+                KbdParam::None => 0,
+                KbdParam::Ignored => 1,
+                KbdParam::ScanCodeSet => 2,
+            },
+            kbd_set: *set,
+            kbd_last: *last,
+            kbd_ready_at: ready_at.0,
+            port_a: u8::from(*fast_reset),
+            request: PlatformRequest::code(*request),
+            pad: [0; 2],
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedI8042) {
+        let SavedI8042 {
+            command_byte,
+            out_port,
+            last_was_command,
+            system_flag,
+            has_output,
+            output,
+            output_source,
+            param,
+            kbd_queue,
+            kbd_len,
+            kbd_param,
+            kbd_set,
+            kbd_last,
+            kbd_ready_at,
+            port_a,
+            request,
+            pad: _,
+        } = *state;
+        let source = match output_source {
+            1 => Source::Aux,
+            2 => Source::AuxTimeout,
+            _ => Source::Keyboard,
+        };
+        *self = I8042 {
+            ctr: Ctr::from_bits_truncate(command_byte),
+            out_port: OutPort::from_bits_truncate(out_port) | OutPort::IDLE | OutPort::NOT_RESET,
+            last_was_command: last_was_command != 0,
+            system_flag: system_flag != 0,
+            output: (has_output != 0).then_some((output, source)),
+            param: match param {
+                1 => Param::CommandByte,
+                2 => Param::OutPort,
+                3 => Param::KeyboardBuffer,
+                4 => Param::AuxLoop,
+                5 => Param::AuxDevice,
+                _ => Param::Keyboard,
+            },
+            kbd: Keyboard {
+                queue: kbd_queue,
+                len: usize::from(kbd_len).min(kbd_queue.len()),
+                param: match kbd_param {
+                    1 => KbdParam::Ignored,
+                    2 => KbdParam::ScanCodeSet,
+                    _ => KbdParam::None,
+                },
+                set: kbd_set.clamp(1, 3),
+                last: kbd_last,
+                ready_at: Ns(kbd_ready_at),
+            },
+            fast_reset: port_a & 1 != 0,
+            request: PlatformRequest::from_code(request),
+        };
     }
 }

@@ -15,6 +15,7 @@
 //! Whatever makes pins send returns the messages. The chipset bus owns the lock.
 
 use super::message::{ApicMessage, Delivery, DestFormat, DestMode};
+use super::saved::{state_struct, Saved, Section};
 use super::Level;
 use crate::arch::addr::Width;
 
@@ -43,19 +44,22 @@ const MASKED: u64 = 1 << 16;
 /// its extension above.
 const WRITABLE: u64 = 0xfffe_0000_0001_afff;
 
-/// The state as `struct kvm_ioapic_state` carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SavedIoapic {
-    /// Guest physical address.
-    pub(crate) base_address: u64,
-    /// The register selected.
-    pub(crate) ioregsel: u32,
-    /// The APIC id.
-    pub(crate) id: u32,
-    /// The pins whose lines are high.
-    pub(crate) irr: u32,
-    /// The redirection table.
-    pub(crate) redirtbl: [u64; PINS],
+state_struct! {
+    /// The state as `struct kvm_ioapic_state` carries it.
+    struct SavedIoapic = 216 {
+        /// Guest physical address.
+        base_address: u64,
+        /// The register selected.
+        ioregsel: u32,
+        /// The APIC id.
+        id: u32,
+        /// The pins whose lines are high.
+        irr: u32,
+        /// 0.
+        pad: u32,
+        /// The redirection table.
+        redirtbl: [u64; PINS],
+    }
 }
 
 /// The I/O APIC.
@@ -291,29 +295,32 @@ impl Ioapic {
             *entry &= !REMOTE_IRR;
         }
     }
+}
 
-    /// Returns the state.
-    pub(crate) fn save(&self) -> SavedIoapic {
+impl Saved for Ioapic {
+    const SECTION: Section = Section { id: 0x04, version: 1 };
+    type State = SavedIoapic;
+
+    fn save(&self) -> SavedIoapic {
         let Ioapic { id, select, lines, entries, format: _ } = *self;
         SavedIoapic {
             base_address: BASE,
             ioregsel: u32::from(select),
             id: u32::from(id),
             irr: lines,
+            pad: 0,
             redirtbl: entries,
         }
     }
 
-    /// Sets the state; whatever is invalid in it is masked off. Returns the messages of level pins
-    /// that were high without having been sent.
-    pub(crate) fn restore(&mut self, state: &SavedIoapic) -> PinMessages<'_> {
-        let SavedIoapic { base_address: _, ioregsel, id, irr, redirtbl } = *state;
+    /// Nothing is sent: [`Ioapic::retry`] sends for level pins that are high without having been sent.
+    fn set_state(&mut self, state: &SavedIoapic) {
+        let SavedIoapic { base_address: _, ioregsel, id, irr, pad: _, redirtbl } = *state;
         let [select, ..] = ioregsel.to_le_bytes();
         let [id, ..] = id.to_le_bytes();
         self.id = id & 0xf;
         self.select = select;
         self.lines = irr & 0x00ff_ffff;
         self.entries = redirtbl.map(|e| e & (WRITABLE | if is_level(e) { REMOTE_IRR } else { 0 }));
-        self.retry()
     }
 }

@@ -24,6 +24,7 @@ pub(crate) mod pm;
 pub(crate) mod ring;
 pub(crate) mod routing;
 pub(crate) mod rtc;
+pub(crate) mod saved;
 pub(crate) mod time;
 pub(crate) mod uart;
 

@@ -15,6 +15,7 @@
 //! under that function's lock. When a write moves a BAR or switches decoding, the caller hands the
 //! function's ranges back with [`PciRoot::update`]. No call here reads a clock or calls back.
 
+use super::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
 use crate::arch::addr::{Gpa, Width};
 use kernel::prelude::*;
 
@@ -26,6 +27,8 @@ pub(crate) use config::{
 
 /// Device numbers of a bus, the host bridge's included.
 const SLOTS: u8 = 32;
+/// CONFIG_ADDRESS: bits 30 to 24 and 1 to 0 are reserved.
+const ADDRESS_BITS: u32 = 0x80ff_fffc;
 /// Smallest distance between BARs that the root places, so that no page holds two of them.
 const BAR_ALIGN: u64 = 4096;
 
@@ -99,6 +102,11 @@ struct BarMapping {
 impl BarMapping {
     fn key(&self) -> u64 {
         self.active.map_or(u64::MAX, |range| range.base.0)
+    }
+
+    /// Returns what the map is sorted by: which of two BARs with one base wins must not depend on who came first.
+    fn order(&self) -> (u64, PciSlot, u8) {
+        (self.key(), self.slot, self.bar)
     }
 }
 
@@ -202,7 +210,8 @@ impl PciRoot {
         sort(&mut self.map);
     }
 
-    /// Returns the BAR at an address. Of overlapping BARs the one with the highest base wins.
+    /// Returns the BAR at an address. Of overlapping BARs the one with the highest base wins, and of those the one with the
+    /// highest slot.
     ///
     /// A guest can place a BAR anywhere, so RAM, LAPIC and IOAPIC have to be matched before.
     pub(crate) fn decode(&self, gpa: Gpa) -> Option<BarHit> {
@@ -227,8 +236,7 @@ impl PciRoot {
     /// Writes a port, `offset` from 0xcf8, CONFIG_ADDRESS.
     pub(crate) fn write(&mut self, offset: u16, width: Width, value: u32) -> ConfigAccess {
         if offset == 0 && width == Width::B4 {
-            // Bits 30 to 24 and 1 to 0 are reserved.
-            self.address = value & 0x80ff_fffc;
+            self.address = value & ADDRESS_BITS;
             return ConfigAccess::Done(0);
         }
         match self.target(offset, width) {
@@ -252,6 +260,47 @@ impl PciRoot {
     }
 }
 
+state_struct! {
+    /// The root's own state.
+    struct SavedPciRoot = 4 {
+        /// CONFIG_ADDRESS.
+        address: u32,
+    }
+}
+
+impl Saved for PciRoot {
+    const SECTION: Section = Section { id: 0x21, version: 1 };
+    type State = SavedPciRoot;
+
+    fn save(&self) -> SavedPciRoot {
+        // Where BARs decode follows from the functions, which are saved by themselves.
+        let PciRoot { address, bridge: _, occupied: _, map: _, window_next: _, window_end: _ } = self;
+        SavedPciRoot { address: *address }
+    }
+
+    fn set_state(&mut self, state: &SavedPciRoot) {
+        self.address = state.address & ADDRESS_BITS;
+    }
+}
+
+#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
+impl PciRoot {
+    /// Writes the state of the root and of the host bridge; the functions are the caller's.
+    pub(crate) fn save_root(&self, out: &mut StateWriter) {
+        out.put(0, self);
+        out.put(0, &self.bridge);
+    }
+
+    /// Takes that over.
+    ///
+    /// # Errors
+    /// As [`BadState`].
+    pub(crate) fn restore_root(&mut self, from: &mut StateReader<'_>) -> Result<(), BadState> {
+        from.get(0, self)?;
+        from.get(0, &mut self.bridge)
+    }
+}
+
 /// Returns the next multiple of `align`, a power of two, or `None` past the end of the space.
 fn align_up(value: u64, align: u64) -> Option<u64> {
     let mask = align.wrapping_sub(1);
@@ -263,7 +312,7 @@ fn sort(map: &mut [BarMapping]) {
     for sorted in 1..map.len() {
         for i in (0..sorted).rev() {
             let Some([a, b, ..]) = map.get_mut(i..) else { break };
-            if a.key() <= b.key() {
+            if a.order() <= b.order() {
                 break;
             }
             core::mem::swap(a, b);

@@ -20,6 +20,7 @@
 
 mod kvm;
 
+use super::saved::{state_struct, Saved, Section};
 use super::{Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -313,20 +314,20 @@ impl PicChip {
             isr,
             priority_add: top,
             irq_base: base,
-            read_reg_select: reads_isr,
-            poll,
-            special_mask,
+            read_reg_select: reads_isr.into(),
+            poll: poll.into(),
+            special_mask: special_mask.into(),
             init_state: match init {
                 Init::Done => 0,
                 Init::Icw2 => 1,
                 Init::Icw3 => 2,
                 Init::Icw4 => 3,
             },
-            single,
-            init4: wants_icw4,
-            auto_eoi,
-            rotate_on_auto_eoi,
-            special_fully_nested_mode: sfnm,
+            single: single.into(),
+            init4: wants_icw4.into(),
+            auto_eoi: auto_eoi.into(),
+            rotate_on_auto_eoi: rotate_on_auto_eoi.into(),
+            special_fully_nested_mode: sfnm.into(),
             elcr,
             elcr_mask,
             ended,
@@ -362,20 +363,20 @@ impl PicChip {
             isr,
             top: priority_add & 7,
             base: irq_base & 0xf8,
-            reads_isr: read_reg_select,
-            poll,
-            special_mask,
+            reads_isr: read_reg_select != 0,
+            poll: poll != 0,
+            special_mask: special_mask != 0,
             init: match init_state {
                 1 => Init::Icw2,
                 2 => Init::Icw3,
                 3 => Init::Icw4,
                 _ => Init::Done,
             },
-            single,
-            wants_icw4: init4,
-            auto_eoi,
-            rotate_on_auto_eoi,
-            sfnm: special_fully_nested_mode,
+            single: single != 0,
+            wants_icw4: init4 != 0,
+            auto_eoi: auto_eoi != 0,
+            rotate_on_auto_eoi: rotate_on_auto_eoi != 0,
+            sfnm: special_fully_nested_mode != 0,
             elcr: elcr & mask,
             elcr_mask: mask,
             ended,
@@ -383,54 +384,56 @@ impl PicChip {
     }
 }
 
-/// The state of one chip; the names are those of KVM's `struct kvm_pic_state`, which lacks the last two.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedPicChip {
-    /// The level of each input.
-    pub(crate) last_irr: u8,
-    /// Requests.
-    pub(crate) irr: u8,
-    /// Masked inputs.
-    pub(crate) imr: u8,
-    /// Inputs in service.
-    pub(crate) isr: u8,
-    /// The input of highest priority, 0 to 7.
-    pub(crate) priority_add: u8,
-    /// Vector of input 0; bits 2:0 are zero.
-    pub(crate) irq_base: u8,
-    /// A read of the first port gives the ISR, not the IRR.
-    pub(crate) read_reg_select: bool,
-    /// The next read is a poll.
-    pub(crate) poll: bool,
-    /// Special mask mode.
-    pub(crate) special_mask: bool,
-    /// The initialization word expected next: 0 none, 1 ICW2, 2 ICW3, 3 ICW4.
-    pub(crate) init_state: u8,
-    /// Automatic end of interrupt.
-    pub(crate) auto_eoi: bool,
-    /// Priority rotates on automatic end of interrupt.
-    pub(crate) rotate_on_auto_eoi: bool,
-    /// Special fully nested mode.
-    pub(crate) special_fully_nested_mode: bool,
-    /// The initialization sequence has an ICW4.
-    pub(crate) init4: bool,
-    /// Level triggered inputs.
-    pub(crate) elcr: u8,
-    /// Inputs whose trigger mode can be changed; ignored by a restore.
-    pub(crate) elcr_mask: u8,
-    /// The initialization sequence has no ICW3.
-    pub(crate) single: bool,
-    /// Inputs whose service ended and was not yet reported by [`Pic::take_ended`].
-    pub(crate) ended: u8,
+state_struct! {
+    /// The state of one chip; the names are those of KVM's `struct kvm_pic_state`, which lacks the last two.
+    struct SavedPicChip = 18 {
+        /// The level of each input.
+        last_irr: u8,
+        /// Requests.
+        irr: u8,
+        /// Masked inputs.
+        imr: u8,
+        /// Inputs in service.
+        isr: u8,
+        /// The input of highest priority, 0 to 7.
+        priority_add: u8,
+        /// Vector of input 0; bits 2:0 are zero.
+        irq_base: u8,
+        /// A read of the first port gives the ISR, not the IRR.
+        read_reg_select: u8,
+        /// The next read is a poll.
+        poll: u8,
+        /// Special mask mode.
+        special_mask: u8,
+        /// The initialization word expected next: 0 none, 1 ICW2, 2 ICW3, 3 ICW4.
+        init_state: u8,
+        /// Automatic end of interrupt.
+        auto_eoi: u8,
+        /// Priority rotates on automatic end of interrupt.
+        rotate_on_auto_eoi: u8,
+        /// Special fully nested mode.
+        special_fully_nested_mode: u8,
+        /// The initialization sequence has an ICW4.
+        init4: u8,
+        /// Level triggered inputs.
+        elcr: u8,
+        /// Inputs whose trigger mode can be changed; ignored by a restore.
+        elcr_mask: u8,
+        /// The initialization sequence has no ICW3.
+        single: u8,
+        /// Inputs whose service ended and was not yet reported by [`Pic::take_ended`].
+        ended: u8,
+    }
 }
 
-/// The state of the pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedPic {
-    /// The chip at 0x20, lines 0 to 7.
-    pub(crate) master: SavedPicChip,
-    /// The chip at 0xa0, lines 8 to 15.
-    pub(crate) slave: SavedPicChip,
+state_struct! {
+    /// The state of the pair.
+    struct SavedPic = 36 {
+        /// The chip at 0x20, lines 0 to 7.
+        master: SavedPicChip,
+        /// The chip at 0xa0, lines 8 to 15.
+        slave: SavedPicChip,
+    }
 }
 
 /// The cascaded pair.
@@ -539,20 +542,6 @@ impl Pic {
         u16::from_le_bytes([self.master.imr, self.slave.imr])
     }
 
-    /// Returns the whole state.
-    pub(crate) fn save(&self) -> SavedPic {
-        SavedPic { master: self.master.save(), slave: self.slave.save() }
-    }
-
-    /// Takes over a saved state. Bits that no chip can hold are dropped.
-    pub(crate) fn restore(&mut self, state: &SavedPic) {
-        self.master = PicChip::from_state(&state.master, ELCR_MASK_MASTER);
-        self.slave = PicChip::from_state(&state.slave, ELCR_MASK_SLAVE);
-        self.master.follow_levels();
-        self.slave.follow_levels();
-        self.settle();
-    }
-
     /// Carries the slave's output to the master's cascade input.
     fn settle(&mut self) {
         let out = Level::from(self.slave.request(false).is_some());
@@ -589,6 +578,23 @@ impl Pic {
             (false, true) => chip.isr,
             (false, false) => chip.irr,
         }
+    }
+}
+
+impl Saved for Pic {
+    const SECTION: Section = Section { id: 0x03, version: 1 };
+    type State = SavedPic;
+
+    fn save(&self) -> SavedPic {
+        SavedPic { master: self.master.save(), slave: self.slave.save() }
+    }
+
+    fn set_state(&mut self, state: &SavedPic) {
+        self.master = PicChip::from_state(&state.master, ELCR_MASK_MASTER);
+        self.slave = PicChip::from_state(&state.slave, ELCR_MASK_SLAVE);
+        self.master.follow_levels();
+        self.slave.follow_levels();
+        self.settle();
     }
 }
 

@@ -24,6 +24,7 @@ mod kvm;
 
 use self::channel::{CountAccess, PitChannel};
 pub(crate) use self::channel::{CountPhase, SavedPitChannel};
+use super::saved::{state_struct, Saved, Section};
 use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -48,23 +49,26 @@ const MIN_PERIOD_TICKS: u64 = 239;
 /// How long a pulse waits for its acknowledge, 10 ms: then it is taken for lost, and the next may go.
 const ACK_TICKS: u64 = 11_932;
 
-/// The state of the timer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedPit {
-    /// The three counters.
-    pub(crate) channels: [SavedPitChannel; 3],
-    /// Bit 1 of port 0x61: the speaker is on.
-    pub(crate) speaker_data: bool,
-    /// Whether missed pulses are made up for.
-    pub(crate) reinject: bool,
-    /// Pulses due and not handed out.
-    pub(crate) pending: u32,
-    /// No pulse waits for its acknowledge.
-    pub(crate) acked: bool,
-    /// The tick of the last [`Pit::tick`].
-    pub(crate) seen: u64,
-    /// The tick at which a pulse was last handed out.
-    pub(crate) handed: u64,
+state_struct! {
+    /// The state of the timer.
+    struct SavedPit = 120 {
+        /// The tick of the last [`Pit::tick`].
+        seen: u64,
+        /// The tick at which a pulse was last handed out.
+        handed: u64,
+        /// The three counters.
+        channels: [SavedPitChannel; 3],
+        /// Pulses due and not handed out.
+        pending: u32,
+        /// Bit 1 of port 0x61: the speaker is on.
+        speaker_data: u8,
+        /// Whether missed pulses are made up for.
+        reinject: u8,
+        /// No pulse waits for its acknowledge.
+        acked: u8,
+        /// 0.
+        pad: u8,
+    }
 }
 
 /// The timer.
@@ -196,35 +200,6 @@ impl Pit {
         self.reinject && !self.acked && (self.pending != 0 || channel.next_edge().is_some())
     }
 
-    /// Returns the whole state.
-    pub(crate) fn save(&self) -> SavedPit {
-        let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
-        SavedPit {
-            channels: [a.save(), b.save(), c.save()],
-            speaker_data: *speaker_data,
-            reinject: *reinject,
-            pending: *pending,
-            acked: *acked,
-            seen: *seen,
-            handed: *handed,
-        }
-    }
-
-    /// Takes over a saved state. The gates of channels 0 and 1 are wired high whatever it says.
-    pub(crate) fn restore(&mut self, state: &SavedPit) {
-        let SavedPit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = state;
-        let tied = |s: &SavedPitChannel| PitChannel::from_state(&SavedPitChannel { gate: true, ..*s });
-        *self = Pit {
-            channels: [tied(a), tied(b), PitChannel::from_state(c)],
-            speaker_data: *speaker_data,
-            reinject: *reinject,
-            pending: *pending,
-            acked: *acked,
-            seen: *seen,
-            handed: *handed,
-        };
-    }
-
     /// Takes over counters from outside at `now`, and the speaker's switch if it is given. What of their pulses lies in
     /// the past is forgotten.
     pub(crate) fn set_channels(
@@ -234,8 +209,8 @@ impl Pit {
         now: Ns,
     ) {
         let old = self.save();
-        let speaker_data = speaker_data.unwrap_or(old.speaker_data);
-        self.restore(&SavedPit { channels, speaker_data, ..old });
+        let speaker_data = speaker_data.map_or(old.speaker_data, u8::from);
+        self.set_state(&SavedPit { channels, speaker_data, ..old });
         self.tick(now);
         self.forget_missed();
     }
@@ -380,5 +355,39 @@ impl PioDevice for Pit {
                 }
             }
         }
+    }
+}
+
+impl Saved for Pit {
+    const SECTION: Section = Section { id: 0x05, version: 1 };
+    type State = SavedPit;
+
+    fn save(&self) -> SavedPit {
+        let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
+        SavedPit {
+            channels: [a.save(), b.save(), c.save()],
+            speaker_data: u8::from(*speaker_data),
+            reinject: u8::from(*reinject),
+            pending: *pending,
+            acked: u8::from(*acked),
+            seen: *seen,
+            handed: *handed,
+            pad: 0,
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedPit) {
+        let SavedPit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed, pad: _ } =
+            state;
+        let tied = |s: &SavedPitChannel| PitChannel::from_state(&SavedPitChannel { gate: 1, ..*s });
+        *self = Pit {
+            channels: [tied(a), tied(b), PitChannel::from_state(c)],
+            speaker_data: *speaker_data != 0,
+            reinject: *reinject != 0,
+            pending: *pending,
+            acked: *acked != 0,
+            seen: *seen,
+            handed: *handed,
+        };
     }
 }

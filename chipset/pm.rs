@@ -15,6 +15,7 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Pm::deadline`].
 
+use super::saved::{state_struct, Saved, Section};
 use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -76,6 +77,26 @@ pub(crate) enum PlatformRequest {
     Reset,
 }
 
+impl PlatformRequest {
+    /// Returns the byte of a request in a state; 0 is none.
+    pub(super) fn code(request: Option<PlatformRequest>) -> u8 {
+        match request {
+            None => 0,
+            Some(PlatformRequest::PowerOff) => 1,
+            Some(PlatformRequest::Reset) => 2,
+        }
+    }
+
+    /// Returns the request of a byte in a state.
+    pub(super) fn from_code(code: u8) -> Option<PlatformRequest> {
+        match code {
+            1 => Some(PlatformRequest::PowerOff),
+            2 => Some(PlatformRequest::Reset),
+            _ => None,
+        }
+    }
+}
+
 /// How many bits of the PM timer count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum TimerWidth {
@@ -104,23 +125,24 @@ impl TimerWidth {
     }
 }
 
-/// The state of the power management block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedPm {
-    /// PM1 status.
-    pub(crate) status: u16,
-    /// PM1 enable.
-    pub(crate) enable: u16,
-    /// PM1 control without SCI_EN and SLP_EN.
-    pub(crate) control: u16,
-    /// The reset control register.
-    pub(crate) reset_control: u8,
-    /// The time at which the timer was 0.
-    pub(crate) timer_base: Ns,
-    /// How often the timer's top bit had changed when that was last looked at.
-    pub(crate) toggles: u64,
-    /// A request that was not taken yet.
-    pub(crate) request: Option<PlatformRequest>,
+state_struct! {
+    /// The state of the power management block.
+    struct SavedPm = 24 {
+        /// The time at which the timer was 0.
+        timer_base: u64,
+        /// How often the timer's top bit had changed when that was last looked at.
+        toggles: u64,
+        /// PM1 status.
+        status: u16,
+        /// PM1 enable.
+        enable: u16,
+        /// PM1 control without SCI_EN and SLP_EN.
+        control: u16,
+        /// The reset control register.
+        reset_control: u8,
+        /// A request that was not taken yet: see [`PlatformRequest::code`].
+        request: u8,
+    }
 }
 
 /// The power management block.
@@ -193,49 +215,6 @@ impl Pm {
             self.toggles = toggles;
             self.status |= Pm1::TMR;
         }
-    }
-
-    /// Returns the whole state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> SavedPm {
-        let Pm {
-            width: _,
-            status,
-            enable,
-            control_low,
-            control_high,
-            reset_control,
-            timer_base,
-            toggles,
-            request,
-        } = self;
-        SavedPm {
-            status: status.bits(),
-            enable: enable.bits(),
-            control: u16::from_le_bytes([*control_low, *control_high]),
-            reset_control: *reset_control,
-            timer_base: *timer_base,
-            toggles: *toggles,
-            request: *request,
-        }
-    }
-
-    /// Takes over a saved state; bits that do not exist are dropped. The timer's width is the board's and stays.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &SavedPm) {
-        let SavedPm { status, enable, control, reset_control, timer_base, toggles, request } = *state;
-        let [low, high] = control.to_le_bytes();
-        *self = Pm {
-            width: self.width,
-            status: Pm1::from_bits_truncate(status),
-            enable: Pm1::from_bits_truncate(enable),
-            control_low: low & BM_RLD,
-            control_high: high & SLP_TYP,
-            reset_control: reset_control & RST_MASK,
-            timer_base,
-            toggles,
-            request,
-        };
     }
 
     /// Returns the timer without its limit of 24 or 32 bits.
@@ -322,5 +301,49 @@ impl PioDevice for Pm {
         for (n, byte) in (0..4).zip(bytes.into_iter().take(width.bytes())) {
             self.write_byte(offset.wrapping_add(n), byte);
         }
+    }
+}
+
+impl Saved for Pm {
+    const SECTION: Section = Section { id: 0x09, version: 1 };
+    type State = SavedPm;
+
+    fn save(&self) -> SavedPm {
+        let Pm {
+            width: _,
+            status,
+            enable,
+            control_low,
+            control_high,
+            reset_control,
+            timer_base,
+            toggles,
+            request,
+        } = self;
+        SavedPm {
+            status: status.bits(),
+            enable: enable.bits(),
+            control: u16::from_le_bytes([*control_low, *control_high]),
+            reset_control: *reset_control,
+            timer_base: timer_base.0,
+            toggles: *toggles,
+            request: PlatformRequest::code(*request),
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedPm) {
+        let SavedPm { status, enable, control, reset_control, timer_base, toggles, request } = *state;
+        let [low, high] = control.to_le_bytes();
+        *self = Pm {
+            width: self.width,
+            status: Pm1::from_bits_truncate(status),
+            enable: Pm1::from_bits_truncate(enable),
+            control_low: low & BM_RLD,
+            control_high: high & SLP_TYP,
+            reset_control: reset_control & RST_MASK,
+            timer_base: Ns(timer_base),
+            toggles,
+            request: PlatformRequest::from_code(request),
+        };
     }
 }

@@ -15,6 +15,7 @@
 mod date;
 
 use self::date::{AlarmTime, DateTime};
+use super::saved::{state_struct, Saved, Section};
 use super::time::{TickClock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -105,23 +106,26 @@ pub(crate) struct RtcSetup {
     pub(crate) wall_offset_ns: i64,
 }
 
-/// The state of the clock and its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SavedRtc {
-    /// The register selected by the index port.
-    pub(crate) index: u8,
-    /// Bit 7 of the index port.
-    pub(crate) nmi_masked: bool,
-    /// Registers and memory; the time's bytes count only while the clock stands still.
-    pub(crate) ram: [u8; 128],
-    /// The guest's clock minus the monotonic one: whole seconds.
-    pub(crate) offset_seconds: i64,
-    /// The guest's clock minus the monotonic one: the rest, in nanoseconds below a second.
-    pub(crate) offset_ns: u64,
-    /// The guest's second at which flags were last looked for.
-    pub(crate) seen_second: i64,
-    /// The divider's tick at which the periodic flag was last looked for.
-    pub(crate) seen_tick: u64,
+state_struct! {
+    /// The state of the clock and its memory.
+    struct SavedRtc = 168 {
+        /// The guest's clock minus the monotonic one: whole seconds.
+        offset_seconds: i64,
+        /// The guest's clock minus the monotonic one: the rest, in nanoseconds below a second.
+        offset_ns: u64,
+        /// The guest's second at which flags were last looked for.
+        seen_second: i64,
+        /// The divider's tick at which the periodic flag was last looked for.
+        seen_tick: u64,
+        /// Registers and memory; the time's bytes count only while the clock stands still.
+        ram: [u8; 128],
+        /// The register selected by the index port.
+        index: u8,
+        /// Bit 7 of the index port.
+        nmi_masked: u8,
+        /// 0.
+        pad: [u8; 6],
+    }
 }
 
 /// The clock and its memory.
@@ -233,38 +237,6 @@ impl Rtc {
     /// Finds the interrupts that are due at `now`.
     pub(crate) fn tick(&mut self, now: Ns) {
         self.sync(now);
-    }
-
-    /// Returns the whole state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> SavedRtc {
-        let Rtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = self;
-        SavedRtc {
-            index: *index,
-            nmi_masked: *nmi_masked,
-            ram: *ram,
-            offset_seconds: *offset_seconds,
-            offset_ns: *offset_ns,
-            seen_second: *seen_second,
-            seen_tick: *seen_tick,
-        }
-    }
-
-    /// Takes over a saved state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &SavedRtc) {
-        let SavedRtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = *state;
-        *self = Rtc {
-            index: index & 0x7f,
-            nmi_masked,
-            ram,
-            offset_seconds: offset_seconds.clamp(-MAX_OFFSET, MAX_OFFSET),
-            offset_ns: offset_ns % NS_PER_SEC,
-            seen_second,
-            seen_tick,
-        };
-        self.put(reg::C, self.get(reg::C) & RegisterB::INTERRUPTS.bits());
-        self.put(reg::A, self.get(reg::A) & !A_UIP);
     }
 
     fn get(&self, at: u8) -> u8 {
@@ -529,5 +501,40 @@ impl PioDevice for Rtc {
             (1, Width::B1) => self.write_data(value, now),
             _ => {}
         }
+    }
+}
+
+impl Saved for Rtc {
+    const SECTION: Section = Section { id: 0x06, version: 1 };
+    type State = SavedRtc;
+
+    fn save(&self) -> SavedRtc {
+        let Rtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick } = self;
+        SavedRtc {
+            index: *index,
+            nmi_masked: u8::from(*nmi_masked),
+            ram: *ram,
+            offset_seconds: *offset_seconds,
+            offset_ns: *offset_ns,
+            seen_second: *seen_second,
+            seen_tick: *seen_tick,
+            pad: [0; 6],
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedRtc) {
+        let SavedRtc { index, nmi_masked, ram, offset_seconds, offset_ns, seen_second, seen_tick, pad: _ } =
+            *state;
+        *self = Rtc {
+            index: index & 0x7f,
+            nmi_masked: nmi_masked != 0,
+            ram,
+            offset_seconds: offset_seconds.clamp(-MAX_OFFSET, MAX_OFFSET),
+            offset_ns: offset_ns % NS_PER_SEC,
+            seen_second,
+            seen_tick,
+        };
+        self.put(reg::C, self.get(reg::C) & RegisterB::INTERRUPTS.bits());
+        self.put(reg::A, self.get(reg::A) & !A_UIP);
     }
 }

@@ -23,11 +23,13 @@ mod fifo;
 
 use self::fifo::{ReceiveFifo, FIFO};
 use super::ring::ByteRing;
+use super::saved::{state_struct, Saved, Section};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 use kernel::prelude::*;
+use zerocopy::FromZeros;
 
 /// The first port of COM1; the device decodes offsets 0 to 7.
 pub(crate) const FIRST_PORT: u16 = 0x3f8;
@@ -139,31 +141,34 @@ impl UartCause {
 /// The code for no interrupt.
 const IIR_NONE: u8 = 0x01;
 
-/// The guest-visible state; the console's rings are the host's and not part of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedUart {
-    /// Interrupt enable register.
-    pub(crate) ier: u8,
-    /// Line control register.
-    pub(crate) lcr: u8,
-    /// Modem control register.
-    pub(crate) mcr: u8,
-    /// FIFO control register: enable and trigger level.
-    pub(crate) fcr: u8,
-    /// Scratch register.
-    pub(crate) scratch: u8,
-    /// Divisor latch.
-    pub(crate) divisor: u16,
-    /// Overrun, not yet read.
-    pub(crate) overrun: bool,
-    /// Modem status as last seen, with its deltas.
-    pub(crate) msr: u8,
-    /// The transmitter's interrupt is due.
-    pub(crate) thre_pending: bool,
-    /// Receive FIFO, oldest byte first.
-    pub(crate) rx: [u8; FIFO],
-    /// How many bytes of `rx` count.
-    pub(crate) rx_len: u8,
+state_struct! {
+    /// The guest-visible state; the console's rings are the host's and not part of it.
+    struct SavedUart = 28 {
+        /// Divisor latch.
+        divisor: u16,
+        /// Interrupt enable register.
+        ier: u8,
+        /// Line control register.
+        lcr: u8,
+        /// Modem control register.
+        mcr: u8,
+        /// FIFO control register: enable and trigger level.
+        fcr: u8,
+        /// Scratch register.
+        scratch: u8,
+        /// Overrun, not yet read.
+        overrun: u8,
+        /// Modem status as last seen, with its deltas.
+        msr: u8,
+        /// The transmitter's interrupt is due.
+        thre_pending: u8,
+        /// How many bytes of `rx` count.
+        rx_len: u8,
+        /// 0.
+        pad: u8,
+        /// Receive FIFO, oldest byte first.
+        rx: [u8; FIFO],
+    }
 }
 
 /// One UART and its rings.
@@ -227,10 +232,10 @@ impl Uart {
     )]
     pub(crate) fn reset(&mut self) {
         self.input.clear();
-        self.restore(&SavedUart {
+        self.set_state(&SavedUart {
             divisor: 12,
             msr: (ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD).bits(),
-            ..SavedUart::default()
+            ..SavedUart::new_zeroed()
         });
     }
 
@@ -280,57 +285,19 @@ impl Uart {
         Level::from(self.mcr.contains(Mcr::OUT2) && self.cause().is_some())
     }
 
-    /// Returns the guest-visible state.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn save(&self) -> SavedUart {
-        let Uart {
-            ier,
-            lcr,
-            mcr,
-            fifo_on,
-            trigger,
-            scratch,
-            divisor,
-            overrun,
-            msr,
-            thre_pending,
-            rx: ReceiveFifo { bytes, len },
-            input: _,
-            output: _,
-            waits: _,
-            dropped: _,
-        } = self;
-        SavedUart {
-            ier: ier.bits(),
-            lcr: lcr.bits(),
-            mcr: mcr.bits(),
-            fcr: u8::from(*fifo_on) | (*trigger << 6),
-            scratch: *scratch,
-            divisor: *divisor,
-            overrun: *overrun,
-            msr: msr.bits(),
-            thre_pending: *thre_pending,
-            rx: *bytes,
-            rx_len: u8::try_from(*len).unwrap_or(0),
-        }
+    /// Returns what waits for the guest, and what the guest has sent.
+    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
+    pub(crate) fn rings(&self) -> (&ByteRing, &ByteRing) {
+        (&self.input, &self.output)
     }
 
-    /// Takes over a guest-visible state; bits that do not exist are dropped, and the rings stay.
-    #[allow(dead_code, reason = "saves or restores the device, which no ioctl does yet; used by the tests")]
-    pub(crate) fn restore(&mut self, state: &SavedUart) {
-        let SavedUart { ier, lcr, mcr, fcr, scratch, divisor, overrun, msr, thre_pending, rx, rx_len } =
-            *state;
-        self.ier = Ier::from_bits_truncate(ier);
-        self.lcr = Lcr::from_bits_truncate(lcr);
-        self.mcr = Mcr::from_bits_truncate(mcr);
-        self.fifo_on = fcr & FCR_ENABLE != 0;
-        self.trigger = fcr >> 6;
-        self.scratch = scratch;
-        self.divisor = divisor;
-        self.overrun = overrun;
-        self.msr = ModemStatus::from_bits_truncate(msr);
-        self.thre_pending = thre_pending;
-        self.rx = ReceiveFifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
+    /// Puts what waits for the guest, and what the guest has sent, into the rings.
+    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
+    pub(crate) fn set_rings(&mut self, input: &[u8], output: &[u8]) {
+        self.input.clear();
+        self.input.push_some(input);
+        self.output.clear();
+        self.output.push_some(output);
         self.refill();
     }
 
@@ -526,5 +493,72 @@ impl PioDevice for Uart {
             // The status registers are read only.
             _ => {}
         }
+    }
+}
+
+impl Saved for Uart {
+    const SECTION: Section = Section { id: 0x07, version: 1 };
+    type State = SavedUart;
+
+    fn save(&self) -> SavedUart {
+        let Uart {
+            ier,
+            lcr,
+            mcr,
+            fifo_on,
+            trigger,
+            scratch,
+            divisor,
+            overrun,
+            msr,
+            thre_pending,
+            rx: ReceiveFifo { bytes, len },
+            input: _,
+            output: _,
+            waits: _,
+            dropped: _,
+        } = self;
+        SavedUart {
+            ier: ier.bits(),
+            lcr: lcr.bits(),
+            mcr: mcr.bits(),
+            fcr: u8::from(*fifo_on) | (*trigger << 6),
+            scratch: *scratch,
+            divisor: *divisor,
+            overrun: u8::from(*overrun),
+            msr: msr.bits(),
+            thre_pending: u8::from(*thre_pending),
+            pad: 0,
+            rx: *bytes,
+            rx_len: u8::try_from(*len).unwrap_or(0),
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedUart) {
+        let SavedUart {
+            ier,
+            lcr,
+            mcr,
+            fcr,
+            scratch,
+            divisor,
+            overrun,
+            msr,
+            thre_pending,
+            rx,
+            rx_len,
+            pad: _,
+        } = *state;
+        self.ier = Ier::from_bits_truncate(ier);
+        self.lcr = Lcr::from_bits_truncate(lcr);
+        self.mcr = Mcr::from_bits_truncate(mcr);
+        self.fifo_on = fcr & FCR_ENABLE != 0;
+        self.trigger = fcr >> 6;
+        self.scratch = scratch;
+        self.divisor = divisor;
+        self.overrun = overrun != 0;
+        self.msr = ModemStatus::from_bits_truncate(msr);
+        self.thre_pending = thre_pending != 0;
+        self.rx = ReceiveFifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
     }
 }

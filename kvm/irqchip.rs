@@ -10,6 +10,7 @@ use crate::chipset::ioapic::SavedIoapic;
 use crate::chipset::pic::{Pic, SavedPic, SavedPicChip};
 use crate::chipset::pit::SavedPitChannel;
 use crate::chipset::routing::{GsiRoute, GsiRouting};
+use crate::chipset::saved::Saved;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
@@ -95,17 +96,17 @@ fn pic_from_kvm(given: &abi::Irqchip) -> Result<SavedPicChip> {
 fn restore_pic(pic: &mut Pic, change: impl FnOnce(&mut SavedPic)) {
     let mut state = pic.save();
     change(&mut state);
-    pic.restore(&state);
+    pic.set_state(&state);
 }
 
 fn ioapic_to_kvm(s: &SavedIoapic) -> abi::IoapicState {
-    let SavedIoapic { base_address, ioregsel, id, irr, redirtbl } = *s;
-    abi::IoapicState { base_address, ioregsel, id, irr, pad: 0, redirtbl }
+    let SavedIoapic { base_address, ioregsel, id, irr, pad, redirtbl } = *s;
+    abi::IoapicState { base_address, ioregsel, id, irr, pad, redirtbl }
 }
 
 fn ioapic_from_kvm(s: &abi::IoapicState) -> SavedIoapic {
     let abi::IoapicState { base_address, ioregsel, id, irr, pad: _, redirtbl } = *s;
-    SavedIoapic { base_address, ioregsel, id, irr, redirtbl }
+    SavedIoapic { base_address, ioregsel, id, irr, pad: 0, redirtbl }
 }
 
 /// Returns the timer's state and whether the speaker is on.
@@ -115,7 +116,7 @@ fn ioapic_from_kvm(s: &abi::IoapicState) -> SavedIoapic {
 fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], bool)> {
     vm.machine.interrupts.with(|bus, now, _out| {
         let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
-        Ok((state.channels.map(|c| c.to_kvm(now)), state.speaker_data))
+        Ok((state.channels.map(|c| c.to_kvm(now)), state.speaker_data != 0))
     })
 }
 

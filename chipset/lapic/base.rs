@@ -16,7 +16,7 @@ use crate::arch::exception::Exception;
 /// IA32_APIC_BASE: this is the bootstrap processor.
 pub(super) const BASE_BSP: u64 = 1 << 8;
 /// IA32_APIC_BASE: x2APIC mode.
-const BASE_EXTD: u64 = 1 << 10;
+pub(super) const BASE_EXTD: u64 = 1 << 10;
 /// IA32_APIC_BASE: enabled.
 pub(super) const BASE_EN: u64 = 1 << 11;
 /// Where the registers are in memory after power-on.

@@ -6,11 +6,13 @@
 //! IA32_APIC_BASE and IA32_TSC_DEADLINE travel as MSRs; the base has to be restored first. Errors
 //! not yet latched into ESR are not carried, since the page has no place for them.
 
+use super::base::{BASE_EN, BASE_EXTD};
 use super::dest::ApicMode;
 use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
+use crate::chipset::saved::{state_struct, Saved, Section};
 use kernel::prelude::*;
 
 /// How the id register is laid out for a local APIC in x2APIC mode.
@@ -119,5 +121,148 @@ impl Lapic {
             timer.start_at(get(page, regs::TIMER_CURRENT).min(timer.initial), now);
         }
         timer
+    }
+}
+
+state_struct! {
+    /// The whole state of a local APIC, with what the page and the MSRs do not show. Which one it is, is no state.
+    struct SavedLapic = 184 {
+        /// IA32_APIC_BASE.
+        base: u64,
+        /// ICR.
+        icr: u64,
+        /// When the timer fires next; 0 where it does not run.
+        deadline: u64,
+        /// IA32_TSC_DEADLINE.
+        tsc_deadline: u64,
+        /// Requests.
+        irr: [u64; 4],
+        /// In service.
+        isr: [u64; 4],
+        /// Level triggered.
+        tmr: [u64; 4],
+        /// DFR.
+        dfr: u32,
+        /// SVR.
+        svr: u32,
+        /// What ESR reads.
+        esr: u32,
+        /// The errors since it was latched.
+        errors: u32,
+        /// The local vector table.
+        lvt: [u32; 6],
+        /// Initial count.
+        initial: u32,
+        /// Divide configuration.
+        divide: u32,
+        /// TPR.
+        tpr: u8,
+        /// Bits 31:24 of LDR in xAPIC mode.
+        logical: u8,
+        /// The timer runs.
+        has_deadline: u8,
+        /// 0.
+        pad: [u8; 5],
+    }
+}
+
+/// What IA32_APIC_BASE can hold on any processor.
+const BASE_BITS: u64 = 0x000f_ffff_ffff_fd00;
+/// The errors that there are.
+const ESR_BITS: u32 = 0xff;
+
+impl Saved for Lapic {
+    const SECTION: Section = Section { id: 0x10, version: 1 };
+    type State = SavedLapic;
+
+    fn save(&self) -> SavedLapic {
+        let Lapic {
+            id: _,
+            bsp: _,
+            base,
+            tpr,
+            logical,
+            dfr,
+            svr,
+            irr: VecBits(irr),
+            isr: VecBits(isr),
+            tmr: VecBits(tmr),
+            esr,
+            errors,
+            icr,
+            lvt,
+            // The mode is in the timer's entry of the table.
+            timer: LapicTimer { mode: _, initial, divide, tsc_deadline, deadline },
+        } = *self;
+        SavedLapic {
+            base,
+            icr,
+            deadline: deadline.unwrap_or(Ns::ZERO).0,
+            tsc_deadline,
+            irr,
+            isr,
+            tmr,
+            dfr,
+            svr,
+            esr,
+            errors,
+            lvt,
+            initial,
+            divide,
+            tpr,
+            logical,
+            has_deadline: deadline.is_some().into(),
+            pad: [0; 5],
+        }
+    }
+
+    /// The caller publishes identity and deadline anew.
+    fn set_state(&mut self, state: &SavedLapic) {
+        let SavedLapic {
+            base,
+            icr,
+            deadline,
+            tsc_deadline,
+            irr,
+            isr,
+            tmr,
+            dfr,
+            svr,
+            esr,
+            errors,
+            mut lvt,
+            initial,
+            divide,
+            tpr,
+            logical,
+            has_deadline,
+            pad: _,
+        } = *state;
+        for (entry, writable) in lvt.iter_mut().zip(LVT_WRITABLE) {
+            *entry &= writable;
+        }
+        let [timer_lvt, ..] = lvt;
+        let mode = TimerMode::from_lvt(timer_lvt);
+        let (deadline, tsc_deadline) = match mode {
+            TimerMode::Reserved => (None, 0),
+            TimerMode::TscDeadline if tsc_deadline == 0 || has_deadline == 0 => (None, 0),
+            TimerMode::TscDeadline => (Some(Ns(deadline)), tsc_deadline),
+            TimerMode::OneShot | TimerMode::Periodic => ((has_deadline != 0).then_some(Ns(deadline)), 0),
+        };
+        self.base = base & BASE_BITS;
+        if self.base & BASE_EN == 0 {
+            self.base &= !BASE_EXTD;
+        }
+        let x2apic = self.mode() == ApicMode::X2apic;
+        let high = if x2apic { !0xffff_ffff } else { 0xff00_0000_0000_0000 };
+        self.icr = icr & (high | ICR_WRITABLE);
+        self.logical = if x2apic { 0 } else { logical };
+        self.tpr = tpr;
+        self.dfr = dfr | 0x0fff_ffff;
+        self.svr = svr & SVR_WRITABLE;
+        (self.irr, self.isr, self.tmr) = (VecBits(irr), VecBits(isr), VecBits(tmr));
+        (self.esr, self.errors) = (esr & ESR_BITS, errors & ESR_BITS);
+        self.lvt = lvt;
+        self.timer = LapicTimer { mode, initial, divide: divide & DIVIDE_BITS, tsc_deadline, deadline };
     }
 }

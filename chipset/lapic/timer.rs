@@ -61,7 +61,7 @@ pub(super) struct LapicTimer {
     /// Divide configuration register.
     pub(super) divide: u32,
     /// IA32_TSC_DEADLINE; 0 when disarmed.
-    tsc_deadline: u64,
+    pub(super) tsc_deadline: u64,
     /// When it fires next; `None` when it does not run.
     pub(super) deadline: Option<Ns>,
 }

@@ -7,6 +7,7 @@
 //! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs, INTx.
 
 use crate::arch::addr::{Gpa, Width};
+use crate::chipset::saved::{state_struct, Saved, Section};
 use kernel::prelude::*;
 
 /// BARs of a function.
@@ -342,6 +343,32 @@ impl ConfigSpace {
     fn allow(&mut self, register: u8, mask: &[u8]) {
         for (to, from) in self.writable.iter_mut().skip(usize::from(register)).zip(mask) {
             *to = *from;
+        }
+    }
+}
+
+state_struct! {
+    /// A configuration space, all of it: what the guest cannot write has to be as this function has it.
+    struct SavedConfig = 256 {
+        /// The registers.
+        bytes: [u8; 256],
+    }
+}
+
+impl Saved for ConfigSpace {
+    const SECTION: Section = Section { id: 0x20, version: 1 };
+    type State = SavedConfig;
+
+    fn save(&self) -> SavedConfig {
+        let ConfigSpace { bytes, writable: _, bars: _, next_capability: _, last_link: _, msix: _ } = self;
+        SavedConfig { bytes: *bytes }
+    }
+
+    /// The caller takes over what follows: decoding, and the control of MSI-X.
+    fn set_state(&mut self, state: &SavedConfig) {
+        let bytes = self.bytes.iter_mut().zip(self.writable.iter());
+        for ((byte, mask), new) in bytes.zip(state.bytes) {
+            *byte = (*byte & !mask) | (new & mask);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! [`PitClock`](super::PitClock); the caller brings the counter to `t` with [`PitChannel::advance`] before it asks
 //! anything else of that time.
 
+use crate::chipset::saved::state_struct;
 use crate::chipset::Level;
 
 /// The six modes of a counter.
@@ -422,53 +423,68 @@ impl PitChannel {
             latched_count,
             latched_status,
         } = *self;
+        let (phase, ticks) = match phase {
+            CountPhase::Waiting => (PHASE_WAITING, 0),
+            CountPhase::Counting { since } => (PHASE_COUNTING, since),
+            CountPhase::Held { done } => (PHASE_HELD, done),
+        };
         SavedPitChannel {
+            ticks,
             count,
             written,
-            null_count,
+            latched_count: latched_count.unwrap_or(0),
             phase,
-            fired,
-            write_low,
-            read_high,
-            latched_count,
-            latched_status,
+            null_count: null_count.into(),
+            fired: fired.into(),
+            has_write_low: write_low.is_some().into(),
+            write_low: write_low.unwrap_or(0),
+            read_high: read_high.into(),
+            has_latched_count: latched_count.is_some().into(),
+            has_latched_status: latched_status.is_some().into(),
+            latched_status: latched_status.unwrap_or(0),
             rw_mode: access.bits(),
             mode: mode.bits(),
-            bcd,
-            gate,
+            bcd: bcd.into(),
+            gate: gate.into(),
+            pad: 0,
         }
     }
 
     pub(super) fn from_state(state: &SavedPitChannel) -> PitChannel {
         let SavedPitChannel {
+            ticks: _,
             count,
             written,
+            latched_count,
+            phase: _,
             null_count,
-            phase,
             fired,
+            has_write_low,
             write_low,
             read_high,
-            latched_count,
+            has_latched_count,
+            has_latched_status,
             latched_status,
             rw_mode,
             mode,
             bcd,
             gate,
+            pad: _,
         } = *state;
         let mut channel = PitChannel {
             mode: CountMode::from_bits(mode),
             access: CountAccess::from_bits(rw_mode).unwrap_or_default(),
-            bcd,
-            gate,
+            bcd: bcd != 0,
+            gate: gate != 0,
             count,
             written,
-            null_count,
-            phase,
-            fired,
-            write_low,
-            read_high,
-            latched_count,
-            latched_status,
+            null_count: null_count != 0,
+            phase: state.phase(),
+            fired: fired != 0,
+            write_low: (has_write_low != 0).then_some(write_low),
+            read_high: read_high != 0,
+            latched_count: (has_latched_count != 0).then_some(latched_count),
+            latched_status: (has_latched_status != 0).then_some(latched_status),
         };
         let modulus = channel.modulus();
         channel.count = if count == 0 { modulus } else { count.min(0x1_0000) };
@@ -494,33 +510,62 @@ fn to_bcd(value: u16) -> u16 {
     digit(1000, 12) | digit(100, 8) | digit(10, 4) | digit(1, 0)
 }
 
-/// The state of one counter; what KVM's `struct kvm_pit_channel_state` has goes by its names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedPitChannel {
-    /// The count in progress, 1 to 65536.
-    pub(crate) count: u32,
-    /// The count written last, 1 to 65536; 0 for none since the control word.
-    pub(crate) written: u32,
-    /// The written count waits to be taken over.
-    pub(crate) null_count: bool,
-    /// Where the count is: `count_load_time` is [`PitClock`](super::PitClock)'s time of `since`.
-    pub(crate) phase: CountPhase,
-    /// The end of a one-shot count was seen.
-    pub(crate) fired: bool,
-    /// First byte of a word of which the second is awaited (`write_state` 4 and `write_latch`).
-    pub(crate) write_low: Option<u8>,
-    /// The next read of a word gives its high byte (`read_state` 4, or `count_latched` 4).
-    pub(crate) read_high: bool,
-    /// A latched count (`count_latched` not 0).
-    pub(crate) latched_count: Option<u16>,
-    /// A latched status byte.
-    pub(crate) latched_status: Option<u8>,
-    /// 1 low byte, 2 high byte, 3 word.
-    pub(crate) rw_mode: u8,
-    /// 0 to 5.
-    pub(crate) mode: u8,
-    /// Counts in BCD.
-    pub(crate) bcd: bool,
-    /// The level of GATE.
-    pub(crate) gate: bool,
+/// [`SavedPitChannel::phase`]: no count since the control word, or no trigger yet.
+pub(super) const PHASE_WAITING: u8 = 0;
+/// The same: counts.
+pub(super) const PHASE_COUNTING: u8 = 1;
+/// The same: the gate stopped it.
+pub(super) const PHASE_HELD: u8 = 2;
+
+state_struct! {
+    /// The state of one counter; what KVM's `struct kvm_pit_channel_state` has goes by its names.
+    struct SavedPitChannel = 32 {
+        /// The tick since which it counts, or how many had passed when the gate stopped it.
+        ticks: u64,
+        /// The count in progress, 1 to 65536.
+        count: u32,
+        /// The count written last, 1 to 65536; 0 for none since the control word.
+        written: u32,
+        /// A latched count.
+        latched_count: u16,
+        /// What `ticks` is: 0 nothing, 1 the tick since which it counts, 2 ticks done.
+        phase: u8,
+        /// The written count waits to be taken over.
+        null_count: u8,
+        /// The end of a one-shot count was seen.
+        fired: u8,
+        /// The second byte of a word is awaited (`write_state` 4).
+        has_write_low: u8,
+        /// The first byte of it (`write_latch`).
+        write_low: u8,
+        /// The next read of a word gives its high byte (`read_state` 4, or `count_latched` 4).
+        read_high: u8,
+        /// A count is latched (`count_latched` not 0).
+        has_latched_count: u8,
+        /// A status byte is latched.
+        has_latched_status: u8,
+        /// That byte.
+        latched_status: u8,
+        /// 1 low byte, 2 high byte, 3 word.
+        rw_mode: u8,
+        /// 0 to 5.
+        mode: u8,
+        /// Counts in BCD.
+        bcd: u8,
+        /// The level of GATE.
+        gate: u8,
+        /// 0.
+        pad: u8,
+    }
+}
+
+impl SavedPitChannel {
+    /// Returns where the counting element is.
+    pub(super) fn phase(&self) -> CountPhase {
+        match self.phase {
+            PHASE_COUNTING => CountPhase::Counting { since: self.ticks },
+            PHASE_HELD => CountPhase::Held { done: self.ticks },
+            _ => CountPhase::Waiting,
+        }
+    }
 }

@@ -5,6 +5,7 @@
 use super::bytes::Bytes;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, LvtEntry};
+use crate::chipset::saved::Saved;
 use crate::chipset::DestFormat;
 use crate::chipset::Level;
 use crate::t_apic::property::{run, Op};
@@ -82,7 +83,7 @@ pub(super) fn ioapic(bytes: &[u8]) {
             }
         }
         let mut other = Ioapic::new(0, format);
-        let _ = other.restore(&io.save()).count();
+        other.restore(&io.save()).unwrap();
         assert_eq!(other, io);
     }
 }

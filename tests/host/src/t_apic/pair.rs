@@ -14,6 +14,7 @@ use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::message::DestMode;
 use crate::chipset::routing::GsiRouting;
+use crate::chipset::saved::Saved;
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, Delivery, Level};
 use proptest::collection::vec;

@@ -13,6 +13,7 @@ use crate::chipset::pit::Pit;
 use crate::chipset::pm::{PlatformRequest, Pm, TimerWidth};
 use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
 use crate::chipset::rtc::Rtc;
+use crate::chipset::saved::Saved;
 use crate::chipset::uart::Uart;
 use crate::chipset::Level::{self, High, Low};
 use crate::t_chipset::ops::Subject;

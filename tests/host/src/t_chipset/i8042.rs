@@ -5,8 +5,9 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::i8042::{SavedI8042, BYTE_NS, FIRST_PORT, I8042, PORTS};
+use crate::chipset::i8042::{BYTE_NS, FIRST_PORT, I8042, PORTS};
 use crate::chipset::pm::PlatformRequest;
+use crate::chipset::saved::Saved;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -217,19 +218,11 @@ fn reset_forgets_everything() {
 }
 
 impl Subject for I8042 {
-    type State = SavedI8042;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> I8042 {
         I8042::new()
-    }
-    fn save(&self) -> SavedI8042 {
-        I8042::save(self)
-    }
-    fn restore(&mut self, state: &SavedI8042) {
-        I8042::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {
         I8042::tick(self, now);
@@ -247,7 +240,7 @@ impl Subject for I8042 {
     fn check(&self) {
         let state = self.save();
         assert!(!(self.irq().is_high() && self.aux_irq().is_high()), "one byte has one source");
-        if state.output.is_none() {
+        if state.has_output == 0 {
             assert_eq!((self.irq(), self.aux_irq()), (Low, Low));
         }
         assert!(state.kbd_len <= 16 && (1..=3).contains(&state.kbd_set));

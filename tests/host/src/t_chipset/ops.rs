@@ -7,6 +7,7 @@
 
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
+use crate::chipset::saved::Saved;
 use crate::chipset::PioDevice;
 use core::fmt::Debug;
 use core::ops::RangeInclusive;
@@ -36,13 +37,9 @@ pub(crate) enum Op {
 }
 
 /// A device under a stream of operations.
-pub(crate) trait Subject: PioDevice {
-    type State: Clone + PartialEq + Debug;
-
+pub(crate) trait Subject: PioDevice + Saved<State: Clone + PartialEq + Debug> {
     fn ports() -> Vec<RangeInclusive<u16>>;
     fn fresh() -> Self;
-    fn save(&self) -> Self::State;
-    fn restore(&mut self, state: &Self::State);
     fn tick(&mut self, now: Ns);
     fn deadline(&self) -> Option<Ns>;
     /// Does something from outside; returns all that can be observed of it.
@@ -107,7 +104,7 @@ pub(crate) fn run<S: Subject>(bytes: &[u8]) {
     let mut now = Ns(1_000_000_007);
     for op in stream(bytes, &S::ports()) {
         let saved = device.save();
-        twin.restore(&saved);
+        twin.restore(&saved).unwrap();
         assert_eq!(twin.save(), saved, "restore of a saved state");
 
         let mut twin_now = now;

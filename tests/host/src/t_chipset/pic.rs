@@ -6,6 +6,7 @@ use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
 use crate::chipset::pic::{Pic, SavedPic, SavedPicChip, FIRST_PORT, PORTS};
+use crate::chipset::saved::Saved;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -180,7 +181,7 @@ fn a_slave_that_lost_its_request_answers_with_line_fifteen() {
     let mut state = pic.save();
     state.slave.irr = 0;
     state.master.last_irr |= 1 << 2;
-    pic.restore(&state);
+    pic.set_state(&state);
 
     assert_eq!(pic.intr(), Low, "the cascade wire fell with the request");
     assert_eq!(pic.acknowledge(), 0x37);
@@ -386,19 +387,11 @@ fn the_state_goes_through_kvms_structure() {
 }
 
 impl Subject for Pic {
-    type State = SavedPic;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> Pic {
         Pic::new()
-    }
-    fn save(&self) -> SavedPic {
-        Pic::save(self)
-    }
-    fn restore(&mut self, state: &SavedPic) {
-        Pic::restore(self, state);
     }
     fn tick(&mut self, _now: Ns) {}
     fn deadline(&self) -> Option<Ns> {

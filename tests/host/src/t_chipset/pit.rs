@@ -6,7 +6,8 @@ use super::ops::{any_stream, run, Subject};
 use crate::abi::vm::PitChannelState;
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pit::{Pit, PitClock, SavedPit, SavedPitChannel, FIRST_PORT, PORTS};
+use crate::chipset::pit::{Pit, PitClock, SavedPitChannel, FIRST_PORT, PORTS};
+use crate::chipset::saved::Saved;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -473,25 +474,17 @@ fn a_held_channel_goes_through_kvms_structure() {
     let mut state = pit.save();
 
     state.channels[2] = SavedPitChannel::from_kvm(&state.channels[2].to_kvm(at(500)), at(500));
-    pit.restore(&state);
+    pit.set_state(&state);
 
     assert_eq!(word(&mut pit, 0x42, 600), 60);
 }
 
 impl Subject for Pit {
-    type State = SavedPit;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> Pit {
         Pit::new()
-    }
-    fn save(&self) -> SavedPit {
-        Pit::save(self)
-    }
-    fn restore(&mut self, state: &SavedPit) {
-        Pit::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {
         Pit::tick(self, now);
@@ -517,7 +510,7 @@ impl Subject for Pit {
             assert!(channel.written <= 0x1_0000);
             assert!((1..=3).contains(&channel.rw_mode) && channel.mode < 6);
         }
-        assert!(state.channels[0].gate && state.channels[1].gate, "tied high");
+        assert!(state.channels[0].gate & state.channels[1].gate != 0, "tied high");
     }
 }
 
@@ -600,9 +593,9 @@ proptest! {
             channel.written = written;
             channel.mode = mode;
             channel.rw_mode = rw;
-            channel.phase = crate::chipset::pit::CountPhase::Counting { since };
+            (channel.phase, channel.ticks) = (1, since);
         }
-        pit.restore(&state);
+        pit.set_state(&state);
         pit.check();
         for c in bytes.chunks_exact(2) {
             pit.write(u16::from(c[0] & 3), Width::B1, u32::from(c[1]), Ns(u64::from(c[0]) << 20));

@@ -5,7 +5,8 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::pm::{PlatformRequest, Pm, PmClock, SavedPm, TimerWidth, FIRST_PORT, PORTS};
+use crate::chipset::pm::{PlatformRequest, Pm, PmClock, TimerWidth, FIRST_PORT, PORTS};
+use crate::chipset::saved::Saved;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -137,19 +138,11 @@ fn reset_forgets_enables_and_starts_the_timer_again() {
 }
 
 impl Subject for Pm {
-    type State = SavedPm;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> Pm {
         Pm::new(TimerWidth::Bits24, Ns::ZERO)
-    }
-    fn save(&self) -> SavedPm {
-        Pm::save(self)
-    }
-    fn restore(&mut self, state: &SavedPm) {
-        Pm::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {
         Pm::tick(self, now);

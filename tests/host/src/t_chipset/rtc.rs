@@ -5,7 +5,8 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::rtc::{Rtc, RtcSetup, SavedRtc, PORTS};
+use crate::chipset::rtc::{Rtc, RtcSetup, PORTS};
+use crate::chipset::saved::Saved;
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -270,19 +271,11 @@ fn reset_turns_interrupts_off_and_keeps_time_and_memory() {
 }
 
 impl Subject for Rtc {
-    type State = SavedRtc;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> Rtc {
         rtc_at(UNIX)
-    }
-    fn save(&self) -> SavedRtc {
-        Rtc::save(self)
-    }
-    fn restore(&mut self, state: &SavedRtc) {
-        Rtc::restore(self, state);
     }
     fn tick(&mut self, now: Ns) {
         Rtc::tick(self, now);

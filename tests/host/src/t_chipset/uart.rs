@@ -5,7 +5,8 @@
 use super::ops::{any_stream, run, Subject};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
-use crate::chipset::uart::{SavedUart, Uart, INPUT_BYTES, OUTPUT_BYTES, PORTS};
+use crate::chipset::saved::Saved;
+use crate::chipset::uart::{Uart, INPUT_BYTES, OUTPUT_BYTES, PORTS};
 use crate::chipset::Level::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
@@ -387,7 +388,7 @@ fn reset_keeps_the_output_and_drops_the_input() {
 
     uart.reset();
 
-    assert_eq!(Subject::save(uart), Subject::save(&Uart::new().unwrap()));
+    assert_eq!(Saved::save(uart), Saved::save(&Uart::new().unwrap()));
     assert_eq!(output(uart), b"!");
 }
 
@@ -401,19 +402,11 @@ fn no_memory_is_an_error_and_not_a_panic() {
 }
 
 impl Subject for Uart {
-    type State = SavedUart;
-
     fn ports() -> Vec<RangeInclusive<u16>> {
         PORTS.to_vec()
     }
     fn fresh() -> Uart {
         Uart::new().unwrap()
-    }
-    fn save(&self) -> SavedUart {
-        Uart::save(self)
-    }
-    fn restore(&mut self, state: &SavedUart) {
-        Uart::restore(self, state);
     }
     fn tick(&mut self, _now: Ns) {}
     fn deadline(&self) -> Option<Ns> {
