@@ -27,6 +27,7 @@ use kernel::prelude::*;
 
 mod desc;
 mod packed;
+mod save;
 mod split;
 
 use desc::BufferParts;

@@ -19,6 +19,7 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::ring::ByteRing;
+use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueError, QueueFault};
 use crate::virtio::segment;
@@ -191,6 +192,63 @@ enum BufferMoved {
     Part,
 }
 
+state_struct! {
+    /// How far the console is, beside what is in its rings.
+    struct SavedConsole = 16 {
+        /// Bytes of the next buffer of output that were taken already.
+        taken: u64,
+        /// A buffer waits for room.
+        is_waiting: u8,
+        /// Readers were woken and have not read since.
+        told: u8,
+        /// A writer found no room.
+        full: u8,
+        /// 0.
+        pad: [u8; 5],
+    }
+}
+
+/// Input that waits for the guest.
+const CONSOLE_INPUT: Section = Section { id: 0x28, version: 1 };
+/// Output that nobody has read yet.
+const CONSOLE_OUTPUT: Section = Section { id: 0x29, version: 1 };
+
+impl Saved for VirtioConsole {
+    const SECTION: Section = Section { id: 0x27, version: 1 };
+    type State = SavedConsole;
+
+    fn save(&self) -> SavedConsole {
+        let VirtioConsole {
+            config: _,
+            has_size: _,
+            input: _,
+            output: _,
+            waits: _,
+            is_waiting,
+            // A count of the host's.
+            lost: _,
+            taken,
+            told,
+            full,
+        } = *self;
+        SavedConsole {
+            taken,
+            is_waiting: is_waiting.into(),
+            told: told.into(),
+            full: full.into(),
+            pad: [0; 5],
+        }
+    }
+
+    fn set_state(&mut self, state: &SavedConsole) {
+        let SavedConsole { taken, is_waiting, told, full, pad: _ } = *state;
+        self.taken = taken;
+        self.is_waiting = is_waiting != 0;
+        self.told = told != 0;
+        self.full = full != 0;
+    }
+}
+
 impl VirtioDevice for VirtioConsole {
     const TYPE: u16 = 3;
     /// Communication device of no other kind.
@@ -211,6 +269,24 @@ impl VirtioDevice for VirtioConsole {
 
     fn max_chain(&self) -> usize {
         MAX_CHAIN
+    }
+
+    fn save_own(&self, instance: u32, out: &mut StateWriter) {
+        out.put(instance, self);
+        out.put_bytes(CONSOLE_INPUT, instance, self.input.len(), |to| self.input.peek(0, to));
+        out.put_bytes(CONSOLE_OUTPUT, instance, self.output.len(), |to| self.output.peek(0, to));
+    }
+
+    fn restore_own(&mut self, instance: u32, from: &mut StateReader<'_>) -> Result<(), BadState> {
+        from.get(instance, self)?;
+        for (section, ring) in [(CONSOLE_INPUT, &mut self.input), (CONSOLE_OUTPUT, &mut self.output)] {
+            let bytes = from.get_bytes(section, instance)?;
+            ring.clear();
+            if ring.push_some(bytes) != bytes.len() {
+                return Err(BadState::Version(section.id));
+            }
+        }
+        Ok(())
     }
 
     fn config(&self) -> &[u8] {

@@ -22,6 +22,7 @@
 
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsixMessage;
+use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueBuffer, QueueError, QueueFault, UsedBuffer};
 use crate::virtio::segment::{self, MemSegment, SegmentList};
@@ -255,6 +256,41 @@ impl VirtioNet {
     }
 }
 
+state_struct! {
+    /// What the driver switched by its control queue, and the link.
+    struct SavedNet = 16 {
+        /// Offloads that are on.
+        guest_offloads: u64,
+        /// Pairs that the driver uses.
+        pairs: u16,
+        /// The link is up.
+        link_up: u8,
+        /// 0.
+        pad: [u8; 5],
+    }
+}
+
+impl Saved for VirtioNet {
+    const SECTION: Section = Section { id: 0x26, version: 1 };
+    type State = SavedNet;
+
+    fn save(&self) -> SavedNet {
+        let VirtioNet { offered: _, accepted: _, guest_offloads, config, queues: _, max_pairs: _, pairs } =
+            self;
+        let link_up = config.get(CONFIG_STATUS).copied().unwrap_or(0);
+        SavedNet { guest_offloads: *guest_offloads, pairs: *pairs, link_up, pad: [0; 5] }
+    }
+
+    fn set_state(&mut self, state: &SavedNet) {
+        let most = if self.accepted & F_MQ != 0 { self.max_pairs } else { 1 };
+        self.guest_offloads = state.guest_offloads & self.accepted & GUEST_OFFLOADS;
+        self.pairs = state.pairs.clamp(1, most.max(1));
+        if let Some(status) = self.config.get_mut(CONFIG_STATUS) {
+            *status = u8::from(state.link_up != 0);
+        }
+    }
+}
+
 impl VirtioDevice for VirtioNet {
     const TYPE: u16 = 1;
     /// Network controller, Ethernet.
@@ -276,6 +312,14 @@ impl VirtioDevice for VirtioNet {
 
     fn max_chain(&self) -> usize {
         MAX_CHAIN
+    }
+
+    fn save_own(&self, instance: u32, out: &mut StateWriter) {
+        out.put(instance, self);
+    }
+
+    fn restore_own(&mut self, instance: u32, from: &mut StateReader<'_>) -> Result<(), BadState> {
+        from.get(instance, self)
     }
 
     fn config(&self) -> &[u8] {

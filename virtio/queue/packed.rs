@@ -15,6 +15,7 @@
 //! a [`QueueBuffer`] carries that number, so nothing has to be looked up.
 
 use super::desc::{BufferParts, DescTable, DESC_BYTES, INDIRECT, NEXT, WRITE};
+use super::save::SavedQueue;
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
@@ -96,6 +97,22 @@ impl PackedRing {
     /// Returns the start of every ring.
     pub(super) fn new() -> PackedRing {
         PackedRing { avail: 0, used: 0, undecided: 0 }
+    }
+
+    /// Writes how far the device is.
+    pub(super) fn save(&self, state: &mut SavedQueue) {
+        let PackedRing { avail, used, undecided } = *self;
+        (state.next_avail, state.next_used, state.signalled) = (avail, used, undecided);
+    }
+
+    /// Returns the ring in that state, as far as it can be in it: see the invariants.
+    pub(super) fn from_state(state: &SavedQueue, shape: &QueueShape) -> PackedRing {
+        let (avail, used) = (state.next_avail, state.next_used);
+        let circle = RingCircle::of(shape);
+        let end = circle.size.wrapping_mul(2);
+        let fits = avail < end && used < end && circle.distance(used, avail) <= circle.size;
+        let (avail, used) = if fits { (avail, used) } else { (0, 0) };
+        PackedRing { avail, used, undecided: state.signalled }
     }
 
     /// Returns whether a ring can be like that.

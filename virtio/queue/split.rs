@@ -5,6 +5,7 @@
 //! Follows VIRTIO 1.2, "Split Virtqueues". Indices count buffers and wrap at 16 bits.
 
 use super::desc::{BufferParts, DescTable, RingDesc, DESC_BYTES, INDIRECT, NEXT};
+use super::save::SavedQueue;
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
@@ -22,7 +23,7 @@ const AVAIL_ENTRY: u64 = 2;
 const USED_ENTRY: u64 = 8;
 
 /// Entries that are read or written together, if they come together.
-const GROUP: usize = 8;
+pub(super) const GROUP: usize = 8;
 
 /// How far the device is in a split ring.
 #[derive(Debug)]
@@ -56,6 +57,51 @@ impl SplitRing {
             next_used: 0,
             signalled: 0,
         }
+    }
+
+    /// Writes how far the device is.
+    pub(super) fn save(&self, state: &mut SavedQueue) {
+        let SplitRing {
+            next_avail,
+            avail_idx,
+            heads,
+            first_head,
+            head_count,
+            are_chains,
+            next_used,
+            signalled,
+        } = *self;
+        state.next_avail = next_avail.into();
+        state.avail_idx = avail_idx;
+        state.heads = heads;
+        state.first_head = first_head;
+        state.head_count = head_count;
+        state.are_chains = are_chains.into();
+        state.next_used = next_used.into();
+        state.signalled = signalled.into();
+    }
+
+    /// Returns the ring in that state, as far as it can be in it: no more buffers are out or announced than the ring
+    /// has entries.
+    pub(super) fn from_state(state: &SavedQueue, shape: &QueueShape) -> SplitRing {
+        let mut ring = SplitRing {
+            next_avail: (state.next_avail & 0xffff) as u16,
+            avail_idx: state.avail_idx,
+            heads: state.heads,
+            first_head: state.first_head,
+            head_count: state.head_count.min(GROUP as u16),
+            are_chains: state.are_chains != 0,
+            next_used: (state.next_used & 0xffff) as u16,
+            signalled: (state.signalled & 0xffff) as u16,
+        };
+        if ring.in_flight() > shape.size {
+            ring.next_used = ring.next_avail;
+        }
+        let ahead = u32::from(ring.avail_idx.wrapping_sub(ring.next_avail));
+        if ahead.wrapping_add(ring.in_flight().into()) > shape.size.into() {
+            ring.avail_idx = ring.next_avail;
+        }
+        ring
     }
 
     /// Returns whether a ring can be like that.

@@ -9,6 +9,7 @@
 use super::features::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
 use super::msix::MAX_VECTORS;
 use crate::arch::addr::{Gpa, Width};
+use crate::chipset::saved::state_struct;
 use crate::virtio::queue::{Queue, QueueFault, QueueFeatures};
 
 const DEVICE_FEATURE_SELECT: u32 = 0x00;
@@ -213,6 +214,94 @@ impl CommonConfig {
             queue.set_layout(layout);
         }
         Ok(())
+    }
+}
+
+state_struct! {
+    /// The common configuration structure and the ISR status.
+    struct SavedTransport = 152 {
+        /// What the driver accepts.
+        driver_features: u64,
+        /// Select registers.
+        device_feature_select: u32,
+        /// The same.
+        driver_feature_select: u32,
+        /// The same.
+        queue_select: u16,
+        /// Vector of configuration changes.
+        config_vector: u16,
+        /// Device status.
+        status: u8,
+        /// Generation of the device configuration.
+        generation: u8,
+        /// ISR status.
+        isr: u8,
+        /// 0.
+        pad: u8,
+        /// Vector of each queue.
+        vectors: [u16; 64],
+    }
+}
+
+impl CommonConfig {
+    /// Returns the state, with this ISR status.
+    pub(super) fn to_state(&self, isr: u8) -> SavedTransport {
+        let CommonConfig {
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+            vectors,
+            config_vector,
+            driver_features,
+            status,
+            generation,
+        } = *self;
+        SavedTransport {
+            driver_features,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+            config_vector,
+            status: status.bits(),
+            generation,
+            isr,
+            pad: 0,
+            vectors,
+        }
+    }
+
+    /// Takes a state over, as far as it can be one of a device that offers `offered`, and has so many vectors and
+    /// queues.
+    pub(super) fn set_from(&mut self, state: &SavedTransport, offered: u64, vectors: u16, queues: usize) {
+        let SavedTransport {
+            driver_features,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+            config_vector,
+            status,
+            generation,
+            isr: _,
+            pad: _,
+            vectors: mut of_queues,
+        } = *state;
+        for (n, vector) in of_queues.iter_mut().enumerate() {
+            *vector = if n < queues { existing(*vector, vectors) } else { NO_VECTOR };
+        }
+        let status = DeviceStatus::from_bits_truncate(status);
+        *self = CommonConfig {
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+            vectors: of_queues,
+            config_vector: existing(config_vector, vectors),
+            driver_features,
+            status: DeviceStatus::empty(),
+            generation,
+        };
+        // As the driver would have set it, and the device.
+        self.set_status(status, offered);
+        self.status |= status & DeviceStatus::NEEDS_RESET;
     }
 }
 

@@ -8,6 +8,7 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::pci::{MsixControl, MsixMessage};
+use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
 use kernel::prelude::*;
 
 /// Most vectors that a table here can have: the pending bits are one word.
@@ -167,6 +168,79 @@ impl MsixTable {
             Some(_) if offset < 8 => narrow(self.pending, offset, width),
             Some(_) => 0,
         }
+    }
+}
+
+state_struct! {
+    /// A vector.
+    struct SavedVector = 16 {
+        /// Where the message is written.
+        addr: u64,
+        /// What is written.
+        data: u32,
+        /// Vector control.
+        control: u32,
+    }
+    /// The pending bits. Enable and function mask are in the configuration space.
+    struct SavedMsix = 8 {
+        /// A bit for each vector.
+        pending: u64,
+    }
+}
+
+impl Saved for MsixEntry {
+    const SECTION: Section = Section { id: 0x23, version: 1 };
+    type State = SavedVector;
+
+    fn save(&self) -> SavedVector {
+        let MsixEntry { addr, data, control } = *self;
+        SavedVector { addr, data, control }
+    }
+
+    fn set_state(&mut self, state: &SavedVector) {
+        let SavedVector { addr, data, control } = *state;
+        self.set_low(addr);
+        self.set_high(u64::from(data) | u64::from(control) << 32);
+    }
+}
+
+impl Saved for MsixTable {
+    const SECTION: Section = Section { id: 0x22, version: 1 };
+    type State = SavedMsix;
+
+    fn save(&self) -> SavedMsix {
+        let MsixTable { entries: _, pending, enabled: _, masked: _ } = *self;
+        SavedMsix { pending }
+    }
+
+    fn set_state(&mut self, state: &SavedMsix) {
+        let unused = u32::from(MAX_VECTORS).saturating_sub(u32::from(self.vectors()));
+        let exist = u64::MAX.checked_shr(unused).unwrap_or(0);
+        self.pending = if self.enabled { state.pending & exist } else { 0 };
+    }
+}
+
+#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
+impl MsixTable {
+    /// Writes the pending bits and the vectors.
+    pub(super) fn save_table(&self, instance: u32, out: &mut StateWriter) {
+        out.put(instance, self);
+        for (n, entry) in (instance..).zip(&self.entries) {
+            out.put(n, entry);
+        }
+    }
+
+    /// Takes them over, after [`MsixTable::set_control`].
+    ///
+    /// # Errors
+    /// As [`BadState`].
+    pub(super) fn restore_table(
+        &mut self,
+        instance: u32,
+        from: &mut StateReader<'_>,
+    ) -> Result<(), BadState> {
+        from.get(instance, self)?;
+        (instance..).zip(&mut self.entries).try_for_each(|(n, entry)| from.get(n, entry))
     }
 }
 

@@ -32,11 +32,13 @@ use super::features::{F_RING_PACKED, F_TRANSPORT};
 use super::msix::MsixTable;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, TouchedRegs};
+use crate::chipset::saved::{BadState, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueFault};
 use kernel::prelude::*;
 
 mod layout;
+pub(crate) mod save;
 
 pub(crate) use layout::{BAR_MSIX, BAR_STRUCTURES};
 use layout::{
@@ -70,6 +72,17 @@ pub(crate) trait VirtioDevice {
 
     /// Returns the device configuration.
     fn config(&self) -> &[u8];
+
+    /// Writes what the type has of state besides the features that the driver accepted.
+    fn save_own(&self, _instance: u32, _out: &mut StateWriter) {}
+
+    /// Takes that over; the features have been accepted.
+    ///
+    /// # Errors
+    /// As [`BadState`].
+    fn restore_own(&mut self, _instance: u32, _from: &mut StateReader<'_>) -> Result<(), BadState> {
+        Ok(())
+    }
 
     /// Takes a write of the driver's to the device configuration. Returns whether there is anything to write
     /// there.

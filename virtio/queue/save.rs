@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state of a virtqueue: where the driver put it and how far the device is in it.
+//!
+//! Of a queue that the driver has not enabled only its size and its addresses are state. What the device has read ahead
+//! of a split ring is state as well: the driver may change those entries of the ring, and whoever goes on must see what
+//! was seen.
+
+use super::packed::PackedRing;
+use super::split::{self, SplitRing};
+use super::{AnyRing, Queue, QueueFeatures, QueueLayout, QueueShape};
+use crate::arch::addr::Gpa;
+use crate::chipset::saved::{state_struct, Saved, Section};
+
+state_struct! {
+    /// A virtqueue of either format.
+    struct SavedQueue = 72 {
+        /// Descriptor table, or packed ring.
+        desc: u64,
+        /// Available ring, or driver area.
+        avail: u64,
+        /// Used ring, or device area.
+        used: u64,
+        /// Next entry to take: an index that wraps at 16 bits, or a position in the packed ring.
+        next_avail: u32,
+        /// Next entry to complete.
+        next_used: u32,
+        /// `next_used` when an interrupt was last decided about, or the entries of a packed ring completed since.
+        signalled: u32,
+        /// How far the driver was when that was read last. Split rings only, as what follows.
+        avail_idx: u16,
+        /// Number of entries.
+        size: u16,
+        /// The entry that `heads` begins with.
+        first_head: u16,
+        /// How many of `heads` count.
+        head_count: u16,
+        /// What was read ahead.
+        heads: [u16; 8],
+        /// The driver makes chains.
+        are_chains: u8,
+        /// Enabled.
+        ready: u8,
+        /// The driver was asked to notify.
+        armed: u8,
+        /// Packed ring.
+        packed: u8,
+        /// Indirect descriptors.
+        indirect: u8,
+        /// Event indices.
+        event_idx: u8,
+        /// 0.
+        pad: [u8; 6],
+    }
+}
+
+impl Saved for Queue {
+    const SECTION: Section = Section { id: 0x25, version: 1 };
+    type State = SavedQueue;
+
+    fn save(&self) -> SavedQueue {
+        let Queue { max_size: _, max_chain: _, shape, ready, armed, format, chain: _ } = self;
+        let QueueShape { size, layout: QueueLayout { desc, avail, used }, features } = *shape;
+        let QueueFeatures { indirect, event_idx, packed } =
+            if *ready { features } else { QueueFeatures::default() };
+        let mut state = SavedQueue {
+            desc: desc.0,
+            avail: avail.0,
+            used: used.0,
+            next_avail: 0,
+            next_used: 0,
+            signalled: 0,
+            avail_idx: 0,
+            size,
+            first_head: 0,
+            head_count: 0,
+            heads: [0; split::GROUP],
+            are_chains: 0,
+            ready: (*ready).into(),
+            armed: (*ready && *armed).into(),
+            packed: packed.into(),
+            indirect: indirect.into(),
+            event_idx: event_idx.into(),
+            pad: [0; 6],
+        };
+        match format {
+            _ if !*ready => {}
+            AnyRing::Split(ring) => ring.save(&mut state),
+            AnyRing::Packed(ring) => ring.save(&mut state),
+        }
+        state
+    }
+
+    fn set_state(&mut self, state: &SavedQueue) {
+        let SavedQueue { desc, avail, used, size, ready, armed, packed, indirect, event_idx, .. } = *state;
+        self.reset();
+        if size != 0 && size <= self.max_size {
+            self.shape.size = size;
+        }
+        self.shape.layout = QueueLayout { desc: Gpa(desc), avail: Gpa(avail), used: Gpa(used) };
+        let features =
+            QueueFeatures { indirect: indirect != 0, event_idx: event_idx != 0, packed: packed != 0 };
+        // What cannot be enabled is not.
+        if ready == 0 || self.enable(features).is_err() {
+            return;
+        }
+        self.armed = armed != 0;
+        match &mut self.format {
+            AnyRing::Split(ring) => *ring = SplitRing::from_state(state, &self.shape),
+            AnyRing::Packed(ring) => *ring = PackedRing::from_state(state, &self.shape),
+        }
+    }
+}
