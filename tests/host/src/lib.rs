@@ -50,6 +50,8 @@ mod t_mmu;
 #[cfg(test)]
 mod t_run;
 #[cfg(test)]
+mod t_saved;
+#[cfg(test)]
 mod t_svm;
 #[cfg(test)]
 mod t_vcpu;

@@ -14,6 +14,7 @@ mod net;
 mod packed;
 mod pci;
 mod queue;
+pub(crate) mod saved;
 #[cfg(test)]
 mod smoke;
 
@@ -38,6 +39,8 @@ pub(crate) const TARGETS: &[Target] = &[
     ("virtio_rng", queue::virtio_rng),
     ("virtio_net", net::virtio_net),
     ("pci", pci::pci),
+    ("saved_machine", saved::machine),
+    ("saved_restore", saved::restore),
     ("decode", emulate::decoder),
     ("emulate", emulate::emulator),
     ("walk", mmu::walk),

@@ -86,6 +86,8 @@ smoke!(
     virtio_rng,
     virtio_net,
     pci,
+    saved_machine,
+    saved_restore,
     decode,
     emulate,
     walk,
