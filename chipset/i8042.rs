@@ -12,7 +12,7 @@
 //! No lock inside: the bus owns it, and the timer for [`I8042::deadline`].
 
 use super::pm::PlatformRequest;
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -439,7 +439,7 @@ impl PioDevice for I8042 {
 }
 
 impl Saved for I8042 {
-    const SECTION: Section = Section { id: 0x08, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x08, version: 1 };
     type State = SavedI8042;
 
     fn save(&self) -> SavedI8042 {

@@ -14,8 +14,8 @@
 //!
 //! Whatever makes pins send returns the messages. The chipset bus owns the lock.
 
-use super::message::{ApicMessage, Delivery, DestFormat, DestMode};
-use super::saved::{state_struct, Saved, Section};
+use super::message::{ApicMessage, DeliveryMode, DestFormat, DestMode};
+use super::saved::{state_struct, Saved, SectionId};
 use super::Level;
 use crate::arch::addr::Width;
 
@@ -108,12 +108,12 @@ fn bit(pin: usize) -> u32 {
 }
 
 /// Returns the delivery mode of an entry, `None` for the reserved codes.
-fn delivery(entry: u64) -> Option<Delivery> {
-    Delivery::from_code(entry >> 8).filter(|&d| d != Delivery::StartUp)
+fn delivery(entry: u64) -> Option<DeliveryMode> {
+    DeliveryMode::from_code(entry >> 8).filter(|&d| d != DeliveryMode::StartUp)
 }
 
 fn is_level(entry: u64) -> bool {
-    entry & LEVEL != 0 && matches!(delivery(entry), Some(Delivery::Fixed | Delivery::LowestPriority))
+    entry & LEVEL != 0 && matches!(delivery(entry), Some(DeliveryMode::Fixed | DeliveryMode::LowestPriority))
 }
 
 impl Ioapic {
@@ -298,7 +298,7 @@ impl Ioapic {
 }
 
 impl Saved for Ioapic {
-    const SECTION: Section = Section { id: 0x04, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x04, version: 1 };
     type State = SavedIoapic;
 
     fn save(&self) -> SavedIoapic {

@@ -15,7 +15,7 @@ pub(crate) struct ApicMessage {
     /// How `dest` is to be read.
     pub(crate) dest_mode: DestMode,
     /// What is delivered.
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: DeliveryMode,
     /// The vector; for a SIPI the page of the start address.
     pub(crate) vector: u8,
     /// Level triggered: its EOI is broadcast to the IOAPIC.
@@ -33,7 +33,7 @@ pub(crate) enum DestMode {
 
 /// The delivery modes of the APIC bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub(crate) enum DeliveryMode {
     /// To every destination named.
     Fixed,
     /// To the one destination of lowest priority.
@@ -50,32 +50,32 @@ pub(crate) enum Delivery {
     ExtInt,
 }
 
-impl Delivery {
+impl DeliveryMode {
     /// Returns the delivery mode of a three-bit code, `None` for the reserved 3. Higher bits are
     /// ignored.
-    pub(crate) fn from_code(code: u64) -> Option<Delivery> {
+    pub(crate) fn from_code(code: u64) -> Option<DeliveryMode> {
         Some(match code & 7 {
-            0 => Delivery::Fixed,
-            1 => Delivery::LowestPriority,
-            2 => Delivery::Smi,
-            4 => Delivery::Nmi,
-            5 => Delivery::Init,
-            6 => Delivery::StartUp,
-            7 => Delivery::ExtInt,
+            0 => DeliveryMode::Fixed,
+            1 => DeliveryMode::LowestPriority,
+            2 => DeliveryMode::Smi,
+            4 => DeliveryMode::Nmi,
+            5 => DeliveryMode::Init,
+            6 => DeliveryMode::StartUp,
+            7 => DeliveryMode::ExtInt,
             _ => return None,
         })
     }
 
-    /// Returns the code that [`Delivery::from_code`] takes.
+    /// Returns the code that [`DeliveryMode::from_code`] takes.
     pub(crate) fn code(self) -> u64 {
         match self {
-            Delivery::Fixed => 0,
-            Delivery::LowestPriority => 1,
-            Delivery::Smi => 2,
-            Delivery::Nmi => 4,
-            Delivery::Init => 5,
-            Delivery::StartUp => 6,
-            Delivery::ExtInt => 7,
+            DeliveryMode::Fixed => 0,
+            DeliveryMode::LowestPriority => 1,
+            DeliveryMode::Smi => 2,
+            DeliveryMode::Nmi => 4,
+            DeliveryMode::Init => 5,
+            DeliveryMode::StartUp => 6,
+            DeliveryMode::ExtInt => 7,
         }
     }
 }
@@ -138,9 +138,9 @@ impl ApicMessage {
             return None;
         }
         let [vector, ..] = data.to_le_bytes();
-        let delivery = match Delivery::from_code(u64::from(data >> 8))? {
-            Delivery::Fixed if low & 8 != 0 => Delivery::LowestPriority,
-            Delivery::StartUp => return None,
+        let delivery = match DeliveryMode::from_code(u64::from(data >> 8))? {
+            DeliveryMode::Fixed if low & 8 != 0 => DeliveryMode::LowestPriority,
+            DeliveryMode::StartUp => return None,
             other => other,
         };
         let dest_mode = DestMode::from_logical_bit(low & 4 != 0);
@@ -168,7 +168,7 @@ impl ApicMessage {
         Some(ApicMessage {
             dest: u32::from_le_bytes([a, b, c, d]),
             dest_mode: DestMode::from_logical_bit(word & Self::LOGICAL != 0),
-            delivery: Delivery::from_code(code.into())?,
+            delivery: DeliveryMode::from_code(code.into())?,
             vector,
             level: word & Self::LEVEL != 0,
         })

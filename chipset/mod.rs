@@ -28,7 +28,7 @@ pub(crate) mod saved;
 pub(crate) mod time;
 pub(crate) mod uart;
 
-pub(crate) use message::{ApicMessage, Delivery, DestFormat};
+pub(crate) use message::{ApicMessage, DeliveryMode, DestFormat};
 
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;

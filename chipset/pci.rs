@@ -15,7 +15,7 @@
 //! under that function's lock. When a write moves a BAR or switches decoding, the caller hands the
 //! function's ranges back with [`PciRoot::update`]. No call here reads a clock or calls back.
 
-use super::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
+use super::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::arch::addr::{Gpa, Width};
 use kernel::prelude::*;
 
@@ -269,7 +269,7 @@ state_struct! {
 }
 
 impl Saved for PciRoot {
-    const SECTION: Section = Section { id: 0x21, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x21, version: 1 };
     type State = SavedPciRoot;
 
     fn save(&self) -> SavedPciRoot {

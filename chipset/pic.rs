@@ -20,7 +20,7 @@
 
 mod kvm;
 
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::{Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -582,7 +582,7 @@ impl Pic {
 }
 
 impl Saved for Pic {
-    const SECTION: Section = Section { id: 0x03, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x03, version: 1 };
     type State = SavedPic;
 
     fn save(&self) -> SavedPic {

@@ -24,7 +24,7 @@ mod kvm;
 
 use self::channel::{CountAccess, PitChannel};
 pub(crate) use self::channel::{CountPhase, SavedPitChannel};
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -359,7 +359,7 @@ impl PioDevice for Pit {
 }
 
 impl Saved for Pit {
-    const SECTION: Section = Section { id: 0x05, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x05, version: 1 };
     type State = SavedPit;
 
     fn save(&self) -> SavedPit {

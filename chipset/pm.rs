@@ -15,7 +15,7 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Pm::deadline`].
 
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::time::TickClock;
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -305,7 +305,7 @@ impl PioDevice for Pm {
 }
 
 impl Saved for Pm {
-    const SECTION: Section = Section { id: 0x09, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x09, version: 1 };
     type State = SavedPm;
 
     fn save(&self) -> SavedPm {

@@ -15,7 +15,7 @@
 mod date;
 
 use self::date::{AlarmTime, DateTime};
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::time::{TickClock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
@@ -505,7 +505,7 @@ impl PioDevice for Rtc {
 }
 
 impl Saved for Rtc {
-    const SECTION: Section = Section { id: 0x06, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x06, version: 1 };
     type State = SavedRtc;
 
     fn save(&self) -> SavedRtc {

@@ -26,7 +26,7 @@
 //! ```ignore
 //! state_struct! { /// A latch. struct SavedLatch = 1 { /// What it holds. byte: u8, } }
 //! impl Saved for Latch {
-//!     const SECTION: Section = Section { id: 0x7f, version: 1 };
+//!     const SECTION: SectionId = SectionId { id: 0x7f, version: 1 };
 //!     type State = SavedLatch;
 //!     fn save(&self) -> SavedLatch { let Latch { byte } = *self; SavedLatch { byte } }
 //!     fn set_state(&mut self, state: &SavedLatch) { self.byte = state.byte & 0x7f; }
@@ -62,7 +62,7 @@ pub(crate) const OPTIONAL: u32 = 1 << 31;
 
 /// What kind of state a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Section {
+pub(crate) struct SectionId {
     /// What it is the state of.
     pub(crate) id: u32,
     /// The layout; it is never reused for another one.
@@ -92,7 +92,7 @@ pub(crate) enum BadState {
 /// A device whose state can be saved.
 pub(crate) trait Saved {
     /// Its section.
-    const SECTION: Section;
+    const SECTION: SectionId;
     /// Its state.
     type State: FromBytes + IntoBytes + Immutable + KnownLayout;
 
@@ -126,11 +126,11 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
 state_struct! {
     /// What is in front of each state.
     struct SectionHeader = 16 {
-        /// [`Section::id`].
+        /// [`SectionId::id`].
         id: u32,
         /// Which of several devices of the kind.
         instance: u32,
-        /// [`Section::version`].
+        /// [`SectionId::version`].
         version: u32,
         /// Bytes of the state.
         bytes: u32,
@@ -164,7 +164,7 @@ impl StateWriter {
     /// Writes a section of `len` bytes, which `fill` provides.
     pub(crate) fn put_bytes(
         &mut self,
-        section: Section,
+        section: SectionId,
         instance: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
@@ -238,7 +238,7 @@ impl<'a> StateReader<'a> {
     ///
     /// # Errors
     /// As [`BadState`].
-    pub(crate) fn get_bytes(&mut self, section: Section, instance: u32) -> Result<&'a [u8], BadState> {
+    pub(crate) fn get_bytes(&mut self, section: SectionId, instance: u32) -> Result<&'a [u8], BadState> {
         match self.next(section, instance)? {
             None if section.id & OPTIONAL != 0 => Ok(&[]),
             None => Err(BadState::Missing(section.id)),
@@ -261,8 +261,8 @@ impl<'a> StateReader<'a> {
     }
 
     /// Returns the state in the next section, if that is the one asked for. Steps over optional ones that are not.
-    fn next(&mut self, section: Section, instance: u32) -> Result<Option<&'a [u8]>, BadState> {
-        let Section { id, version } = section;
+    fn next(&mut self, section: SectionId, instance: u32) -> Result<Option<&'a [u8]>, BadState> {
+        let SectionId { id, version } = section;
         while let Some((header, state, rest)) = self.peek()? {
             if (header.id, header.instance) == (id, instance) {
                 self.rest = rest;

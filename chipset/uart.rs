@@ -23,7 +23,7 @@ mod fifo;
 
 use self::fifo::{ReceiveFifo, FIFO};
 use super::ring::ByteRing;
-use super::saved::{state_struct, Saved, Section};
+use super::saved::{state_struct, Saved, SectionId};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
 use crate::arch::time::Ns;
@@ -497,7 +497,7 @@ impl PioDevice for Uart {
 }
 
 impl Saved for Uart {
-    const SECTION: Section = Section { id: 0x07, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x07, version: 1 };
     type State = SavedUart;
 
     fn save(&self) -> SavedUart {

@@ -12,7 +12,7 @@ use crate::chipset::bus::{add_heard, Bus, BusSignals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
 use crate::chipset::pci::MsixMessage;
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, Delivery, Level};
+use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
 use crate::host::timer::{self, OnTimer, Timer};
@@ -102,7 +102,7 @@ impl ChipsetLock {
         if let Some(id) = msg.unicast() {
             return u32::from(self.send_to(id, msg));
         }
-        if msg.delivery == Delivery::LowestPriority {
+        if msg.delivery == DeliveryMode::LowestPriority {
             return u32::from(self.send_to_one(msg, |id| lapic::dest::matches(msg, id)));
         }
         let mut taken = 0u32;
@@ -146,7 +146,7 @@ impl ChipsetLock {
             self.send_to(id, &ipi.msg);
             return;
         }
-        if ipi.msg.delivery == Delivery::LowestPriority {
+        if ipi.msg.delivery == DeliveryMode::LowestPriority {
             self.send_to_one(&ipi.msg, |id| ipi.matches(sender, id));
             return;
         }

@@ -9,7 +9,7 @@
 
 use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
-use crate::chipset::{ApicMessage, Delivery};
+use crate::chipset::{ApicMessage, DeliveryMode};
 use crate::host::cpu;
 use crate::host::timer::{OnTimer, Timer};
 use crate::host::trace;
@@ -216,13 +216,13 @@ impl Mailbox {
     /// Delivers a message of the APIC bus that the vCPU was found to match.
     pub(crate) fn deliver(&self, msg: &ApicMessage) {
         match msg.delivery {
-            Delivery::Fixed | Delivery::LowestPriority => self.post(msg.vector, msg.level),
-            Delivery::Nmi => self.post_nmi(),
-            Delivery::Init => self.post_init(),
-            Delivery::StartUp => self.post_sipi(msg.vector),
-            Delivery::ExtInt => self.request(Requests::EXTINT),
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => self.post(msg.vector, msg.level),
+            DeliveryMode::Nmi => self.post_nmi(),
+            DeliveryMode::Init => self.post_init(),
+            DeliveryMode::StartUp => self.post_sipi(msg.vector),
+            DeliveryMode::ExtInt => self.request(Requests::EXTINT),
             // No system management mode.
-            Delivery::Smi => {}
+            DeliveryMode::Smi => {}
         }
     }
 

@@ -29,6 +29,7 @@ mod desc;
 mod packed;
 mod save;
 mod split;
+mod state;
 
 use desc::BufferParts;
 use packed::PackedRing;

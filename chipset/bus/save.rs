@@ -6,7 +6,7 @@
 
 use super::{Bus, BusSignals};
 use crate::arch::time::Ns;
-use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::chipset::uart;
 
 /// Bytes that the sections of all chips take at most.
@@ -14,9 +14,9 @@ use crate::chipset::uart;
 pub(crate) const BUS_STATE_BYTES: usize = uart::OUTPUT_BYTES + uart::INPUT_BYTES + 2048;
 
 /// Input that waits for the guest behind the UART.
-const UART_INPUT: Section = Section { id: 0x0a, version: 1 };
+const UART_INPUT: SectionId = SectionId { id: 0x0a, version: 1 };
 /// Output of the guest that nobody has read yet.
-const UART_OUTPUT: Section = Section { id: 0x0b, version: 1 };
+const UART_OUTPUT: SectionId = SectionId { id: 0x0b, version: 1 };
 
 state_struct! {
     /// The wires between the chips, and what the console's users wait for.
@@ -33,7 +33,7 @@ state_struct! {
 }
 
 impl Saved for Bus {
-    const SECTION: Section = Section { id: 0x02, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x02, version: 1 };
     type State = SavedWires;
 
     fn save(&self) -> SavedWires {

@@ -12,7 +12,7 @@
 //! 0xff turned into [`BROADCAST`] when their message is made, so that it reaches local APICs in
 //! x2APIC mode as well, as KVM does it for MSIs and IOAPIC pins.
 
-use crate::chipset::message::{ApicMessage, Delivery, DestMode, BROADCAST};
+use crate::chipset::message::{ApicMessage, DeliveryMode, DestMode, BROADCAST};
 
 /// The 8-bit broadcast, as xAPIC targets understand it.
 const XAPIC_BROADCAST: u32 = 0xff;
@@ -86,10 +86,10 @@ impl ApicIdentity {
 
     /// Returns whether the local APIC takes messages of this delivery mode at all. SDM, "Local APIC State After It
     /// Has Been Software Disabled".
-    fn takes(&self, delivery: Delivery) -> bool {
+    fn takes(&self, delivery: DeliveryMode) -> bool {
         match delivery {
             _ if self.mode == ApicMode::Disabled => false,
-            Delivery::Fixed | Delivery::LowestPriority => self.software_enabled,
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => self.software_enabled,
             _ => true,
         }
     }
@@ -112,7 +112,7 @@ impl ApicIdentity {
 
 /// Returns whether `msg` names `target` as a destination, and `target` takes such messages.
 ///
-/// For [`Delivery::LowestPriority`] all that match are candidates of which one is to be chosen.
+/// For [`DeliveryMode::LowestPriority`] all that match are candidates of which one is to be chosen.
 pub(crate) fn matches(msg: &ApicMessage, target: &ApicIdentity) -> bool {
     let broadcast = msg.dest == BROADCAST || (target.mode == ApicMode::Xapic && msg.dest == XAPIC_BROADCAST);
     target.takes(msg.delivery)
@@ -199,12 +199,14 @@ impl IcrCommand {
             (_, 0xff) => BROADCAST,
             (_, id) => u32::from(id),
         };
-        let Some(delivery) = Delivery::from_code(icr >> 8) else { return IcrCommand::Nothing };
+        let Some(delivery) = DeliveryMode::from_code(icr >> 8) else { return IcrCommand::Nothing };
         match delivery {
-            Delivery::Fixed | Delivery::LowestPriority if vector < 16 => return IcrCommand::IllegalVector,
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority if vector < 16 => {
+                return IcrCommand::IllegalVector
+            }
             // De-assert: trigger mode level, level 0.
-            Delivery::Init if icr & 0xc000 == 0x8000 => return IcrCommand::Nothing,
-            Delivery::ExtInt => return IcrCommand::Nothing,
+            DeliveryMode::Init if icr & 0xc000 == 0x8000 => return IcrCommand::Nothing,
+            DeliveryMode::ExtInt => return IcrCommand::Nothing,
             _ => {}
         }
         let shorthand = match (icr >> 18) & 3 {

@@ -32,7 +32,7 @@ pub(crate) use bits::VecBits;
 pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 pub(crate) use timer::TimerClock;
 
-use super::Delivery;
+use super::DeliveryMode;
 use crate::arch::time::Ns;
 use base::{BASE_BSP, BASE_EN};
 use dest::IcrCommand;
@@ -325,7 +325,7 @@ impl Lapic {
                 LapicEffect::None
             }
             IcrCommand::Send(Ipi { msg, shorthand: IcrShorthand::Itself })
-                if msg.delivery == Delivery::Fixed =>
+                if msg.delivery == DeliveryMode::Fixed =>
             {
                 self.accept(msg.vector, false);
                 LapicEffect::None
@@ -350,7 +350,7 @@ impl Lapic {
 
     /// Raises a local interrupt (a rising edge of a pin). A fixed one is taken here; any other
     /// delivery mode is returned, for the caller to carry out.
-    pub(crate) fn raise_local(&mut self, entry: LvtEntry) -> Option<Delivery> {
+    pub(crate) fn raise_local(&mut self, entry: LvtEntry) -> Option<DeliveryMode> {
         let lvt = self.lvt(entry);
         if lvt & LVT_MASKED != 0 {
             return None;
@@ -360,10 +360,10 @@ impl Lapic {
             self.lvt[2] |= LVT_MASKED;
         }
         let delivery = match entry {
-            LvtEntry::Timer | LvtEntry::Error => Delivery::Fixed,
-            _ => Delivery::from_code(u64::from(lvt >> 8))?,
+            LvtEntry::Timer | LvtEntry::Error => DeliveryMode::Fixed,
+            _ => DeliveryMode::from_code(u64::from(lvt >> 8))?,
         };
-        if delivery == Delivery::Fixed {
+        if delivery == DeliveryMode::Fixed {
             let [vector, ..] = lvt.to_le_bytes();
             self.accept(vector, false);
             return None;

@@ -12,7 +12,7 @@ use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
-use crate::chipset::saved::{state_struct, Saved, Section};
+use crate::chipset::saved::{state_struct, Saved, SectionId};
 use kernel::prelude::*;
 
 /// How the id register is laid out for a local APIC in x2APIC mode.
@@ -172,7 +172,7 @@ const BASE_BITS: u64 = 0x000f_ffff_ffff_fd00;
 const ESR_BITS: u32 = 0xff;
 
 impl Saved for Lapic {
-    const SECTION: Section = Section { id: 0x10, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x10, version: 1 };
     type State = SavedLapic;
 
     fn save(&self) -> SavedLapic {

@@ -7,7 +7,7 @@
 //! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs, INTx.
 
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::saved::{state_struct, Saved, Section};
+use crate::chipset::saved::{state_struct, Saved, SectionId};
 use kernel::prelude::*;
 
 /// BARs of a function.
@@ -356,7 +356,7 @@ state_struct! {
 }
 
 impl Saved for ConfigSpace {
-    const SECTION: Section = Section { id: 0x20, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x20, version: 1 };
     type State = SavedConfig;
 
     fn save(&self) -> SavedConfig {

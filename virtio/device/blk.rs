@@ -36,11 +36,8 @@ use kernel::prelude::*;
 
 mod config;
 
-pub(crate) use config::DiskGeometry;
-use config::{config_of, CONFIG_BYTES};
-
-/// log2 of the unit of all positions and capacities.
-pub(crate) const SECTOR_SHIFT: u32 = 9;
+use config::{config_of, CONFIG_BYTES, MAX_RANGE_SECTORS};
+pub(crate) use config::{DiskGeometry, ID_BYTES, SECTOR_SHIFT};
 
 /// Most data segments that a request can have.
 pub(crate) const SEG_MAX: u16 = 126;
@@ -48,10 +45,6 @@ pub(crate) const SEG_MAX: u16 = 126;
 const FRAME: u16 = 2;
 /// Most queues.
 pub(crate) const MAX_QUEUES: u16 = 16;
-/// Length of the serial number; a shorter one is padded with zeroes.
-pub(crate) const ID_BYTES: usize = 20;
-/// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
-const MAX_RANGE_SECTORS: u32 = 1 << (30 - SECTOR_SHIFT);
 
 const HEADER_BYTES: u64 = 16;
 const RANGE_BYTES: u64 = 16;

@@ -19,7 +19,7 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::ring::ByteRing;
-use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueError, QueueFault};
 use crate::virtio::segment;
@@ -209,12 +209,12 @@ state_struct! {
 }
 
 /// Input that waits for the guest.
-const CONSOLE_INPUT: Section = Section { id: 0x28, version: 1 };
+const CONSOLE_INPUT: SectionId = SectionId { id: 0x28, version: 1 };
 /// Output that nobody has read yet.
-const CONSOLE_OUTPUT: Section = Section { id: 0x29, version: 1 };
+const CONSOLE_OUTPUT: SectionId = SectionId { id: 0x29, version: 1 };
 
 impl Saved for VirtioConsole {
-    const SECTION: Section = Section { id: 0x27, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x27, version: 1 };
     type State = SavedConsole;
 
     fn save(&self) -> SavedConsole {

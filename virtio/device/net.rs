@@ -22,7 +22,7 @@
 
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsixMessage;
-use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueBuffer, QueueError, QueueFault, UsedBuffer};
 use crate::virtio::segment::{self, MemSegment, SegmentList};
@@ -271,7 +271,7 @@ state_struct! {
 }
 
 impl Saved for VirtioNet {
-    const SECTION: Section = Section { id: 0x26, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x26, version: 1 };
     type State = SavedNet;
 
     fn save(&self) -> SavedNet {

@@ -15,7 +15,7 @@
 //! a [`QueueBuffer`] carries that number, so nothing has to be looked up.
 
 use super::desc::{BufferParts, DescTable, DESC_BYTES, INDIRECT, NEXT, WRITE};
-use super::save::SavedQueue;
+use super::state::SavedQueue;
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};

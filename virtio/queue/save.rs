@@ -7,55 +7,14 @@
 //! was seen.
 
 use super::packed::PackedRing;
-use super::split::{self, SplitRing};
+use super::split::SplitRing;
+use super::state::{SavedQueue, HEADS};
 use super::{AnyRing, Queue, QueueFeatures, QueueLayout, QueueShape};
 use crate::arch::addr::Gpa;
-use crate::chipset::saved::{state_struct, Saved, Section};
-
-state_struct! {
-    /// A virtqueue of either format.
-    struct SavedQueue = 72 {
-        /// Descriptor table, or packed ring.
-        desc: u64,
-        /// Available ring, or driver area.
-        avail: u64,
-        /// Used ring, or device area.
-        used: u64,
-        /// Next entry to take: an index that wraps at 16 bits, or a position in the packed ring.
-        next_avail: u32,
-        /// Next entry to complete.
-        next_used: u32,
-        /// `next_used` when an interrupt was last decided about, or the entries of a packed ring completed since.
-        signalled: u32,
-        /// How far the driver was when that was read last. Split rings only, as what follows.
-        avail_idx: u16,
-        /// Number of entries.
-        size: u16,
-        /// The entry that `heads` begins with.
-        first_head: u16,
-        /// How many of `heads` count.
-        head_count: u16,
-        /// What was read ahead.
-        heads: [u16; 8],
-        /// The driver makes chains.
-        are_chains: u8,
-        /// Enabled.
-        ready: u8,
-        /// The driver was asked to notify.
-        armed: u8,
-        /// Packed ring.
-        packed: u8,
-        /// Indirect descriptors.
-        indirect: u8,
-        /// Event indices.
-        event_idx: u8,
-        /// 0.
-        pad: [u8; 6],
-    }
-}
+use crate::chipset::saved::{Saved, SectionId};
 
 impl Saved for Queue {
-    const SECTION: Section = Section { id: 0x25, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x25, version: 1 };
     type State = SavedQueue;
 
     fn save(&self) -> SavedQueue {
@@ -74,7 +33,7 @@ impl Saved for Queue {
             size,
             first_head: 0,
             head_count: 0,
-            heads: [0; split::GROUP],
+            heads: [0; HEADS],
             are_chains: 0,
             ready: (*ready).into(),
             armed: (*ready && *armed).into(),

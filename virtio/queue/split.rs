@@ -5,7 +5,7 @@
 //! Follows VIRTIO 1.2, "Split Virtqueues". Indices count buffers and wrap at 16 bits.
 
 use super::desc::{BufferParts, DescTable, RingDesc, DESC_BYTES, INDIRECT, NEXT};
-use super::save::SavedQueue;
+use super::state::{SavedQueue, HEADS};
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
@@ -23,7 +23,7 @@ const AVAIL_ENTRY: u64 = 2;
 const USED_ENTRY: u64 = 8;
 
 /// Entries that are read or written together, if they come together.
-pub(super) const GROUP: usize = 8;
+const GROUP: usize = HEADS;
 
 /// How far the device is in a split ring.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::pci::{MsixControl, MsixMessage};
-use crate::chipset::saved::{state_struct, BadState, Saved, Section, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use kernel::prelude::*;
 
 /// Most vectors that a table here can have: the pending bits are one word.
@@ -189,7 +189,7 @@ state_struct! {
 }
 
 impl Saved for MsixEntry {
-    const SECTION: Section = Section { id: 0x23, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x23, version: 1 };
     type State = SavedVector;
 
     fn save(&self) -> SavedVector {
@@ -205,7 +205,7 @@ impl Saved for MsixEntry {
 }
 
 impl Saved for MsixTable {
-    const SECTION: Section = Section { id: 0x22, version: 1 };
+    const SECTION: SectionId = SectionId { id: 0x22, version: 1 };
     type State = SavedMsix;
 
     fn save(&self) -> SavedMsix {

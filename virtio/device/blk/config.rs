@@ -4,7 +4,12 @@
 //!
 //! Follows VIRTIO 1.2, "Block Device", "Device configuration layout".
 
-use super::{ID_BYTES, MAX_RANGE_SECTORS, SECTOR_SHIFT};
+/// log2 of the unit of all positions and capacities.
+pub(crate) const SECTOR_SHIFT: u32 = 9;
+/// Length of the serial number; a shorter one is padded with zeroes.
+pub(crate) const ID_BYTES: usize = 20;
+/// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
+pub(super) const MAX_RANGE_SECTORS: u32 = 1 << (30 - SECTOR_SHIFT);
 
 /// Bytes of the structure, up to the fields of write zeroes.
 pub(super) const CONFIG_BYTES: usize = 60;

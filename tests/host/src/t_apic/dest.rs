@@ -7,10 +7,10 @@ use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
-use crate::chipset::{ApicMessage, Delivery};
+use crate::chipset::{ApicMessage, DeliveryMode};
 
 fn to(dest: u32, dest_mode: DestMode) -> ApicMessage {
-    ApicMessage { dest, dest_mode, delivery: Delivery::Fixed, vector: 0x40, level: false }
+    ApicMessage { dest, dest_mode, delivery: DeliveryMode::Fixed, vector: 0x40, level: false }
 }
 
 fn xapic(apic_id: u32, logical: u8, flat: bool) -> ApicIdentity {
@@ -71,11 +71,11 @@ fn a_disabled_apic_gets_nothing() {
 fn an_apic_disabled_by_software_takes_no_fixed_and_no_lowest_priority_message() {
     let off = ApicIdentity { software_enabled: false, ..xapic(1, 1, true) };
     let table = [
-        (Delivery::Fixed, false),
-        (Delivery::LowestPriority, false),
-        (Delivery::Nmi, true),
-        (Delivery::Init, true),
-        (Delivery::StartUp, true),
+        (DeliveryMode::Fixed, false),
+        (DeliveryMode::LowestPriority, false),
+        (DeliveryMode::Nmi, true),
+        (DeliveryMode::Init, true),
+        (DeliveryMode::StartUp, true),
     ];
     for (delivery, expected) in table {
         for dest in [1, BROADCAST] {

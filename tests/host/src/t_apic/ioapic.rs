@@ -9,7 +9,7 @@ use crate::chipset::message::BROADCAST;
 use crate::chipset::saved::Saved;
 use crate::chipset::DestFormat;
 use crate::chipset::Level::{High, Low};
-use crate::chipset::{ApicMessage, Delivery};
+use crate::chipset::{ApicMessage, DeliveryMode};
 
 const LEVEL: u32 = 0x8000;
 const MASKED: u32 = 0x1_0000;
@@ -40,7 +40,7 @@ fn ioapic() -> Ioapic {
 }
 
 fn fixed(dest: u32, vector: u8, level: bool) -> ApicMessage {
-    ApicMessage { dest, dest_mode: DestMode::Physical, delivery: Delivery::Fixed, vector, level }
+    ApicMessage { dest, dest_mode: DestMode::Physical, delivery: DeliveryMode::Fixed, vector, level }
 }
 
 #[test]
@@ -191,10 +191,10 @@ fn delivery_modes_and_destinations_are_passed_on() {
     let logical = io.set_irq(1, High).expect("a message");
     assert_eq!(
         (logical.dest, logical.dest_mode, logical.delivery),
-        (3, DestMode::Logical, Delivery::LowestPriority)
+        (3, DestMode::Logical, DeliveryMode::LowestPriority)
     );
     assert_eq!(io.set_irq(2, High).map(|m| m.dest), Some(BROADCAST));
-    assert_eq!(io.set_irq(3, High).map(|m| (m.delivery, m.level)), Some((Delivery::Nmi, false)));
+    assert_eq!(io.set_irq(3, High).map(|m| (m.delivery, m.level)), Some((DeliveryMode::Nmi, false)));
     assert_eq!(io.set_irq(5, High), None, "reserved delivery mode");
 }
 

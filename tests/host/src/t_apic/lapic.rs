@@ -9,7 +9,7 @@ use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::{ApicMode, IcrShorthand, Ipi, LvtEntry};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
-use crate::chipset::{ApicMessage, Delivery};
+use crate::chipset::{ApicMessage, DeliveryMode};
 
 fn read(apic: &mut Lapic, offset: u32) -> u32 {
     apic.read(offset, Ns::ZERO)
@@ -238,14 +238,14 @@ fn disabling_by_software_masks_the_local_vectors_until_they_are_written_again() 
 fn local_interrupts_follow_their_entry() {
     let mut apic = xapic_after_linux_init();
     assert_eq!(apic.raise_local(LvtEntry::Lint0), None, "masked");
-    assert_eq!(apic.raise_local(LvtEntry::Lint1), Some(Delivery::Nmi));
+    assert_eq!(apic.raise_local(LvtEntry::Lint1), Some(DeliveryMode::Nmi));
 
     set(&mut apic, reg::LVT_LINT0, 0x34);
     assert_eq!(apic.raise_local(LvtEntry::Lint0), None);
     assert_eq!(apic.pending(), Some(0x34), "fixed ones are taken at once");
 
     set(&mut apic, reg::LVT_PERF, 0x400);
-    assert_eq!(apic.raise_local(LvtEntry::Perf), Some(Delivery::Nmi));
+    assert_eq!(apic.raise_local(LvtEntry::Perf), Some(DeliveryMode::Nmi));
     assert_eq!(read(&mut apic, reg::LVT_PERF), 0x0001_0400, "delivery masks the entry");
 }
 
@@ -459,7 +459,7 @@ fn x2apic_end_of_interrupt_and_self_ipi_work_by_msr() {
     assert_eq!(apic.read_msr(0x817, Ns::ZERO), Ok(0));
 }
 
-fn message(dest: u32, delivery: Delivery, vector: u8) -> ApicMessage {
+fn message(dest: u32, delivery: DeliveryMode, vector: u8) -> ApicMessage {
     ApicMessage { dest, dest_mode: DestMode::Physical, delivery, vector, level: false }
 }
 
@@ -472,10 +472,10 @@ fn linux_starts_an_ap_with_init_and_two_start_ups() {
         LapicEffect::Ipi(Ipi { msg: message(1, delivery, vector), shorthand: IcrShorthand::None })
     };
 
-    assert_eq!(apic.write(reg::ICR, 0xc500, &at(0)), ipi(Delivery::Init, 0));
+    assert_eq!(apic.write(reg::ICR, 0xc500, &at(0)), ipi(DeliveryMode::Init, 0));
     assert_eq!(apic.write(reg::ICR, 0x8500, &at(0)), LapicEffect::None, "de-assert");
     for _ in 0..2 {
-        assert_eq!(apic.write(reg::ICR, 0x0699, &at(0)), ipi(Delivery::StartUp, 0x99));
+        assert_eq!(apic.write(reg::ICR, 0x0699, &at(0)), ipi(DeliveryMode::StartUp, 0x99));
     }
     assert_eq!(read(&mut apic, reg::ICR), 0x699, "delivery status reads idle");
     assert_eq!(read(&mut apic, reg::ICR_HIGH), 1 << 24);
@@ -490,7 +490,7 @@ fn x2apic_icr_is_one_write_with_a_32_bit_destination() {
     assert_eq!(
         effect,
         LapicEffect::Ipi(Ipi {
-            msg: message(0x1_0002, Delivery::Fixed, 0xfd),
+            msg: message(0x1_0002, DeliveryMode::Fixed, 0xfd),
             shorthand: IcrShorthand::None
         })
     );
@@ -510,11 +510,11 @@ fn icr_decodes_shorthands_modes_and_broadcast() {
 
     assert_eq!(send(0xff, 0xfd).map(|i| i.msg.dest), Some(BROADCAST));
     assert_eq!(send(3, 0x8fd).map(|i| (i.msg.dest, i.msg.dest_mode)), Some((3, DestMode::Logical)));
-    assert_eq!(send(3, 0x1fd).map(|i| i.msg.delivery), Some(Delivery::LowestPriority));
+    assert_eq!(send(3, 0x1fd).map(|i| i.msg.delivery), Some(DeliveryMode::LowestPriority));
     assert_eq!(send(0, 0x8_00fd).map(|i| i.shorthand), Some(IcrShorthand::All));
     assert_eq!(
         send(0, 0xc_0400).map(|i| (i.shorthand, i.msg.delivery)),
-        Some((IcrShorthand::Others, Delivery::Nmi))
+        Some((IcrShorthand::Others, DeliveryMode::Nmi))
     );
     assert_eq!(send(0, 0x300), None, "reserved delivery mode");
     assert_eq!(send(0, 0x700), None, "ExtINT is no IPI");

@@ -16,7 +16,7 @@ use crate::chipset::message::DestMode;
 use crate::chipset::routing::GsiRouting;
 use crate::chipset::saved::Saved;
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, Delivery, Level};
+use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -74,7 +74,7 @@ impl Machine {
     }
 
     fn send(&mut self, msg: &ApicMessage) -> usize {
-        let most = if msg.delivery == Delivery::LowestPriority { 1 } else { CPUS };
+        let most = if msg.delivery == DeliveryMode::LowestPriority { 1 } else { CPUS };
         let takers = self.cpus.iter_mut().filter(|c| matches(msg, &c.identity)).take(most);
         takers.map(|c| post(if msg.level { &mut c.level } else { &mut c.edge }, msg.vector)).count()
     }
@@ -196,7 +196,7 @@ fn run(m: &mut Machine, lines: &mut u32, step: &Step) {
         Step::Entry(pin, dest, bits) => m.write_entry(PINS[pin], dest, bits | u64::from(VECTORS[pin])),
         Step::Edge(vector, cpu) => {
             let dest = cpu as u32;
-            let (dest_mode, delivery) = (DestMode::Physical, Delivery::Fixed);
+            let (dest_mode, delivery) = (DestMode::Physical, DeliveryMode::Fixed);
             m.send(&ApicMessage { dest, dest_mode, delivery, vector, level: false });
         }
         Step::TakeOver(cpu) => m.take_over(cpu),

@@ -6,7 +6,7 @@ use crate::chipset::message::DestFormat;
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
 use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
-use crate::chipset::{ApicMessage, Delivery};
+use crate::chipset::{ApicMessage, DeliveryMode};
 use kernel::prelude::*;
 use proptest::prelude::*;
 
@@ -110,7 +110,7 @@ fn an_msi_decodes_by_the_manual() {
     let plain = ApicMessage {
         dest: 3,
         dest_mode: DestMode::Physical,
-        delivery: Delivery::Fixed,
+        delivery: DeliveryMode::Fixed,
         vector: 0x41,
         level: false,
     };
@@ -120,10 +120,10 @@ fn an_msi_decodes_by_the_manual() {
         (
             0xfee0_300c,
             0x41,
-            ApicMessage { dest_mode: DestMode::Logical, delivery: Delivery::LowestPriority, ..plain },
+            ApicMessage { dest_mode: DestMode::Logical, delivery: DeliveryMode::LowestPriority, ..plain },
         ),
-        (0xfee0_3000, 0x141, ApicMessage { delivery: Delivery::LowestPriority, ..plain }),
-        (0xfee0_3000, 0x441, ApicMessage { delivery: Delivery::Nmi, ..plain }),
+        (0xfee0_3000, 0x141, ApicMessage { delivery: DeliveryMode::LowestPriority, ..plain }),
+        (0xfee0_3000, 0x441, ApicMessage { delivery: DeliveryMode::Nmi, ..plain }),
         (0xfee0_3000, 0xc041, ApicMessage { level: true, ..plain }),
         (0xfeef_f000, 0x41, ApicMessage { dest: BROADCAST, ..plain }),
     ];

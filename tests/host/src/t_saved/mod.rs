@@ -12,7 +12,7 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcSetup};
-use crate::chipset::saved::{BadState, Saved, Section, StateReader, StateWriter};
+use crate::chipset::saved::{BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::chipset::uart::Uart;
 use crate::fuzz::saved::{machine, restore};
 use crate::virtio::queue::Queue;
@@ -126,9 +126,9 @@ fn another_version_or_length_is_refused_and_what_is_cut_off_too() {
 #[test]
 fn an_optional_section_that_nobody_knows_is_stepped_over() {
     let mut out = StateWriter::new(4096).unwrap();
-    out.put_bytes(Section { id: 1 << 31 | 5, version: 9 }, 0, 3, |to| to.fill(1));
+    out.put_bytes(SectionId { id: 1 << 31 | 5, version: 9 }, 0, 3, |to| to.fill(1));
     with_chips().save_chips(&mut out);
-    out.put_bytes(Section { id: 1 << 31 | 6, version: 9 }, 0, 1, |to| to.fill(1));
+    out.put_bytes(SectionId { id: 1 << 31 | 6, version: 9 }, 0, 1, |to| to.fill(1));
 
     assert_eq!(restored(&mut with_chips(), out.finish().unwrap()), Ok(()));
 }
