@@ -8,8 +8,8 @@ use super::page::Pages;
 use super::pieces::{Pieces, Transfer};
 use super::world::{locked, world};
 use crate::arch::addr::{Hva, PAGE_SIZE};
-use crate::virtio::inflight::{Ended, InFlight};
-use crate::virtio::segment::Cut;
+use crate::virtio::inflight::{EndedRing, InFlight};
+use crate::virtio::segment::SegmentCut;
 use kernel::context::{in_interrupt, might_sleep};
 use kernel::prelude::*;
 use kernel::sched;
@@ -248,7 +248,7 @@ pub(crate) trait Waker: Send + Sync {
 
 /// What the ends of transfers come to.
 struct Lane<W> {
-    ended: SpinLockIrq<Ended>,
+    ended: SpinLockIrq<EndedRing>,
     waker: W,
 }
 
@@ -289,7 +289,7 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(room: u16, waker: W) -> Result<Transfers<T, W>> {
-        let lane = Lane { ended: kernel::new_spinlock_irq!(Ended::new(room)?), waker };
+        let lane = Lane { ended: kernel::new_spinlock_irq!(EndedRing::new(room)?), waker };
         Ok(Transfers {
             file: Loan::empty(),
             lane: StdArc::new(lane),
@@ -429,7 +429,7 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
         bytes: u64,
         at: FilePos,
     ) -> Result<u64> {
-        let mut pieces = Cut::new(pieces);
+        let mut pieces = SegmentCut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
             if is_being_killed() {
@@ -472,7 +472,7 @@ fn transfer(file: &DiskFile, pieces: Transfer<'_>, at: FilePos, bytes: u64) -> R
 
 fn each_part(
     buf: &mut [u8],
-    pieces: &mut Cut<Hva, impl Iterator<Item = (Hva, u64)>>,
+    pieces: &mut SegmentCut<Hva, impl Iterator<Item = (Hva, u64)>>,
     f: impl Fn(Hva, &mut [u8]) -> Result,
 ) -> Result {
     let mut rest = buf;

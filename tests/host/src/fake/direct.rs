@@ -7,14 +7,15 @@ use super::steps::{code_page, flat, Ran, Steps, CODE};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::Lapic;
+use crate::chipset::message::DestFormat;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
-use crate::chipset::routing::{DestFormat, Routing};
+use crate::chipset::routing::GsiRouting;
 use crate::host::fpu::GuestFpu;
 use crate::host::world::World;
 use crate::machine::mailbox::Mailbox;
 use crate::machine::settings::ModuleSettings;
-use crate::mmu::slots::Request;
+use crate::mmu::slots::SlotRequest;
 use crate::vcpu::core::{HeapParts, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::outcome::UserExit;
@@ -46,7 +47,7 @@ impl Direct {
     pub(crate) fn with(world: &Arc<World>, pages: u64, settings: ModuleSettings) -> Direct {
         let backend = kernel::sync::Arc::new(Fake::new(), GFP_KERNEL).unwrap();
         let vm = Vm::new(backend.clone(), settings).unwrap();
-        let mut routing = Routing::identity().unwrap();
+        let mut routing = GsiRouting::identity().unwrap();
         vm.machine.interrupts.with(|bus, _, _| {
             bus.pic = Some(Pic::new());
             bus.pit = Some(Pit::new());
@@ -64,7 +65,7 @@ impl Direct {
     /// Sets a memory slot; no pages: removes it.
     pub(crate) fn set_slot(&self, slot: u32, gfn: u64, pages: u64, hva: u64) -> Result {
         let (gpa, size_bytes) = (Gpa(gfn * 4096), pages * 4096);
-        self.vm.space.change_slots(&Request { slot, flags: 0, gpa, size_bytes, hva: Hva(hva) })
+        self.vm.space.change_slots(&SlotRequest { slot, flags: 0, gpa, size_bytes, hva: Hva(hva) })
     }
 
     /// Makes a vCPU, in protected mode.
@@ -76,7 +77,11 @@ impl Direct {
             0xf0,
             crate::arch::addr::Width::B4,
             0x1ff,
-            &crate::chipset::lapic::Clock { now: crate::arch::time::Ns(0), tsc: 0, ns_per_tick: 1 << 32 },
+            &crate::chipset::lapic::TimerClock {
+                now: crate::arch::time::Ns(0),
+                tsc: 0,
+                ns_per_tick: 1 << 32,
+            },
         );
         mailbox.set_identity(lapic.identity());
         let number = crate::host::world::locked(&self.backend.guests).len();

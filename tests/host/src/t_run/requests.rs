@@ -116,7 +116,7 @@ enum When {
 /// Makes the chips and the vCPU ready for what will be asked.
 fn prepare(vcpu: &mut Vcpu, asked: Asked) {
     let lapic = vcpu.core.lapic.as_mut().unwrap();
-    let clock = crate::chipset::lapic::Clock {
+    let clock = crate::chipset::lapic::TimerClock {
         now: crate::host::timer::now(),
         tsc: 0,
         ns_per_tick: vcpu.direct.vm.machine.clock.ns_per_tick,
@@ -160,7 +160,7 @@ fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::Mailbox>), ask
             direct.vm.machine.interrupts.set_gsi(4, Level::High);
         }
         Asked::Exit => {
-            direct.vm.machine.power.note(pm::Request::Reset);
+            direct.vm.machine.power.note(pm::PlatformRequest::Reset);
             mailbox.request(Requests::EXIT);
         }
         Asked::Clock => mailbox.request(Requests::CLOCK),
