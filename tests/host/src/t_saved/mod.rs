@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(250))]
 
     /// For every device and every register.
     #[test]
