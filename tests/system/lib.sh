@@ -91,8 +91,9 @@ unload_module() {
 run_guest() {
 	local name=$1 seconds=$2
 	shift 2
-	timeout -s KILL "$(limit "$seconds")" rvmm-run --no-reboot --console "file:/tmp/$name.console" "$@" \
-		>"/tmp/$name.log" 2>&1
+	# One that hangs tells where its CPUs are before it goes.
+	timeout -s TERM -k 30 "$(limit "$seconds")" rvmm-run --no-reboot --debug \
+		--console "file:/tmp/$name.console" "$@" >"/tmp/$name.log" 2>&1
 	code=$?
 	[ $code = 0 ] || show_guest "$name"
 }
@@ -109,7 +110,7 @@ run_end() {
 # show_guest NAME: what it printed last, as KTAP comments.
 show_guest() {
 	echo "# --- $1: rvmm-run says"
-	tail -n 40 "/tmp/$1.log" 2>/dev/null | sed 's/^/# /'
+	tail -n 300 "/tmp/$1.log" 2>/dev/null | sed 's/^/# /'
 	echo "# --- $1: console"
 	tail -n 25 "/tmp/$1.console" 2>/dev/null | tr -d '\r' | sed 's/^/# /'
 	echo

@@ -104,7 +104,7 @@ pub struct CommandLine {
     #[arg(long)]
     pub stats: bool,
 
-    /// Log every exit to the tool on standard error
+    /// Log every exit to the tool on standard error, and where each virtual CPU was when it was stopped
     #[arg(long)]
     pub debug: bool,
 }

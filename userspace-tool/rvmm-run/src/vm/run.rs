@@ -137,7 +137,7 @@ pub fn run(
 /// What a run prints on standard error beyond messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunVerbosity {
-    /// Every exit to the tool.
+    /// Every exit to the tool, and the processors' state when they are stopped.
     pub debug: bool,
     /// The module's counters at the end.
     pub stats: bool,
@@ -187,12 +187,8 @@ fn spawn<T: Send + 'static>(
 /// A processor's thread.
 fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
     let _guard = PanicGuard(Arc::clone(shared));
-    let log = |text: &str| {
-        if debug {
-            message(&format!("vcpu {id}: {text}"));
-        }
-    };
-    let end = run_until_end(&mut vcpu, &shared.stop, log);
+    let log = |text: &str| message(&format!("vcpu {id}: {text}"));
+    let end = run_until_end(&mut vcpu, &shared.stop, debug.then_some(&log as &dyn Fn(&str)));
     if end != VcpuEnd::Stopped {
         shared.end(RunOutcome::Vcpu { id, end });
     }
