@@ -78,7 +78,7 @@ impl<B: Backend> DeviceFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.device.serve(u16::try_from(queue)?).map(|()| 0)
+        self.device.serve(&self.vm.machine, u16::try_from(queue)?).map(|()| 0)
     }
 }
 

@@ -13,11 +13,12 @@
 //! | [`power`] | what a guest asked of its platform |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
 //! | [`service`] | who carries out what a guest asks of its virtio devices |
-//! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
 //! | [`counters`], [`settings`] | what all machines count together; what the module was loaded with |
+//! | [`functions`] | the table of what user space can put on the PCI bus |
+//! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
 //! | [`whole`] | all of it |
 //! | [`console`] | the other side of consoles |
-//! | [`devices`] | the table of what user space can put into a machine |
+//! | [`devices`] | the table of what else user space can put into a machine, and what it does with a device |
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub(crate) mod console;
 pub(crate) mod counters;
 pub(crate) mod deferred;
 pub(crate) mod devices;
+pub(crate) mod functions;
 pub(crate) mod interrupts;
 pub(crate) mod ioevent;
 pub(crate) mod mailbox;

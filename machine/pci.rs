@@ -6,47 +6,20 @@
 //! bus; elsewhere it is released before. A queue's kick takes neither: it wakes the worker.
 
 use super::deferred::{Deferred, QueueId};
+use super::functions::{each_function, PciFunction};
 use super::interrupts::ChipsetLock;
 use super::mailbox::Requests;
-use super::service::blk::BlkService;
-use super::service::console::ConsoleService;
 use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioService, ALL_QUEUES};
-use super::service::net::NetService;
-use super::service::rng::RngService;
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, PciSlot};
 use crate::virtio::transport::pci::{kick, AccessEffect, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use kernel::prelude::*;
-use kernel::sync::{Arc, SetOnce, SpinLockIrq};
+use kernel::sync::{SetOnce, SpinLockIrq};
 
 /// The device numbers of a bus.
 const SLOTS: usize = 32;
-
-/// A function on the bus, with whoever serves it.
-pub(crate) enum PciFunction {
-    /// A disk.
-    Blk(Arc<BlkService>),
-    /// A network card.
-    Net(Arc<NetService>),
-    /// An entropy source.
-    Rng(Arc<RngService>),
-    /// A console.
-    Console(Arc<ConsoleService>),
-}
-
-/// Calls the same method of whichever service it is.
-macro_rules! each {
-    ($function:expr, $s:ident => $e:expr) => {
-        match $function {
-            PciFunction::Blk($s) => $e,
-            PciFunction::Net($s) => $e,
-            PciFunction::Rng($s) => $e,
-            PciFunction::Console($s) => $e,
-        }
-    };
-}
 
 /// The bus.
 #[pin_data]
@@ -92,26 +65,27 @@ impl PciBus {
         self.bridged.load(Relaxed)
     }
 
-    /// Puts a function on the bus, at `number` or at the next free one for 0.
+    /// Puts a function on the bus, at `number` or at the next free one for 0. Returns where it is.
     ///
     /// # Errors
     /// `ENODEV` without a host bridge, `EINVAL` for a bad number, and those of [`PciRoot::add`].
-    pub(crate) fn add(&self, number: u32, function: PciFunction) -> Result {
+    pub(crate) fn add(&self, number: u32, function: PciFunction) -> Result<PciSlot> {
         let wanted = match number {
             0 => None,
             n => Some(u8::try_from(n).ok().and_then(PciSlot::new).ok_or(EINVAL)?),
         };
-        let slot = each!(&function, s => s.function().with(|model| match &mut *self.root.lock() {
+        let slot = each_function!(&function, s => s.function().with(|model| match &mut *self.root.lock() {
             Some(root) => root.add(wanted, model.config_space()),
             None => Err(ENODEV),
         }))?;
         if let Some(place) = self.functions.get(usize::from(slot.number())) {
             place.populate(function);
         }
-        Ok(())
+        Ok(slot)
     }
 
-    fn function(&self, slot: PciSlot) -> Option<&PciFunction> {
+    /// Returns the function in a slot.
+    pub(crate) fn function(&self, slot: PciSlot) -> Option<&PciFunction> {
         self.functions.get(usize::from(slot.number()))?.as_ref()
     }
 
@@ -121,7 +95,7 @@ impl PciBus {
         Some(match access {
             ConfigAccess::Done(v) => v,
             ConfigAccess::Function { slot, register } => match self.function(slot) {
-                Some(f) => each!(f, s => s.function().with(|m| m.config_read(register, width))),
+                Some(f) => each_function!(f, s => s.function().with(|m| m.config_read(register, width))),
                 None => width.mask() as u32,
             },
         })
@@ -135,7 +109,7 @@ impl PciBus {
         };
         let ConfigAccess::Function { slot, register } = access else { return Some(Deferred::None) };
         let Some(f) = self.function(slot) else { return Some(Deferred::None) };
-        Some(each!(f, s => self.write(slot, &**s, |m| m.config_write(register, width, value))))
+        Some(each_function!(f, s => self.write(slot, &**s, |m| m.config_write(register, width, value))))
     }
 
     fn decode(&self, gpa: Gpa) -> Option<(BarHit, &PciFunction)> {
@@ -146,19 +120,21 @@ impl PciBus {
     /// Reads a BAR. `None`: no BAR there.
     pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
         let (hit, f) = self.decode(gpa)?;
-        Some(each!(f, s => s.function().with(|m| m.bar_read(hit.bar, hit.offset, width))))
+        Some(each_function!(f, s => s.function().with(|m| m.bar_read(hit.bar, hit.offset, width))))
     }
 
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<Deferred> {
         let (hit, f) = self.decode(gpa)?;
         if let Some(queue) = kick(hit.bar, hit.offset) {
-            let kicked = each!(f, s => kick_worker(s.function(), hit.slot, queue));
+            let kicked = each_function!(f, s => kick_worker(s.function(), hit.slot, queue));
             if kicked.is_some() {
                 return kicked;
             }
         }
-        Some(each!(f, s => self.write(hit.slot, &**s, |m| m.bar_write(hit.bar, hit.offset, width, value))))
+        Some(
+            each_function!(f, s => self.write(hit.slot, &**s, |m| m.bar_write(hit.bar, hit.offset, width, value))),
+        )
     }
 
     /// Carries out a write to a function, and what it sets off.
@@ -217,24 +193,21 @@ impl PciBus {
     /// Serves the queue that the vCPU wrote to, in its thread. Sleeps only for memory.
     pub(crate) fn serve_inline(&self, to: QueueId) {
         if let Some(f) = self.function(to.slot) {
-            each!(f, s => s.serve_inline(to.queue));
+            each_function!(f, s => s.serve_inline(to.queue));
         }
     }
 
     /// Leaves a queue to its worker.
     pub(crate) fn hand_to_worker(&self, to: QueueId) {
         let Some(f) = self.function(to.slot) else { return };
-        if let Some(worker) = each!(f, s => s.function().worker(to.queue)) {
+        if let Some(worker) = each_function!(f, s => s.function().worker(to.queue)) {
             worker.wake();
         }
     }
 
-    /// Asks the first vCPU to serve what `service` has noted as waiting.
-    pub(crate) fn request_service(&self, interrupts: &ChipsetLock, service: &ConsoleService) {
-        let is_it = |f: &PciFunction| matches!(f, PciFunction::Console(s) if core::ptr::eq(&**s, service));
-        let found = self.functions.iter().position(|f| f.as_ref().is_some_and(is_it));
-        let Some(number) = found else { return };
-        self.waiting.fetch_or(slot_bit(number as u8), AcqRel);
+    /// Asks the first vCPU to serve what the function in a slot has noted as waiting.
+    pub(crate) fn request_service(&self, interrupts: &ChipsetLock, slot: PciSlot) {
+        self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
         if let Some(vcpu) = interrupts.vcpus.get(0) {
             vcpu.request(Requests::SERVICE);
         }
@@ -247,7 +220,7 @@ impl PciBus {
             let number = waiting.trailing_zeros();
             let bit = 1u32.wrapping_shl(number);
             if let Some(f) = self.functions.get(number as usize).and_then(|f| f.as_ref()) {
-                let unserved = each!(f, s => serve_function(&**s));
+                let unserved = each_function!(f, s => serve_function(&**s));
                 if unserved != ServiceLeft::Nothing {
                     self.waiting.fetch_or(waiting, AcqRel);
                     return unserved;

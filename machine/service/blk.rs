@@ -104,6 +104,15 @@ impl BlkService {
             self.function.worker(queue)?,
         ))
     }
+}
+
+impl VirtioService for BlkService {
+    type Device = VirtioBlk;
+    const HAS_DEFERRED: bool = false;
+
+    fn function(&self) -> &VirtioFunction<VirtioBlk> {
+        &self.function
+    }
 
     /// Serves a queue until a signal arrives. Nothing is under way any more when this returns, and the file is
     /// not held any more.
@@ -111,7 +120,7 @@ impl BlkService {
     /// # Errors
     /// `EINVAL` for a queue that is not there; `EBUSY` for one that another thread serves; `EBADF` where the
     /// file's fd is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone.
-    pub(crate) fn serve(&self, queue: u16) -> Result {
+    fn serve(&self, queue: u16) -> Result {
         let (cx, io, worker) = self.queue(queue).ok_or(EINVAL)?;
         worker.alone(|| {
             let file = self.file.get()?;
@@ -132,15 +141,6 @@ impl BlkService {
             worker.wake();
             end
         })
-    }
-}
-
-impl VirtioService for BlkService {
-    type Device = VirtioBlk;
-    const HAS_DEFERRED: bool = false;
-
-    fn function(&self) -> &VirtioFunction<VirtioBlk> {
-        &self.function
     }
 
     fn serve_inline(&self, queue: u16) {

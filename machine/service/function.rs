@@ -175,17 +175,8 @@ pub(crate) fn queue_bit(queue: u16) -> u64 {
 
 /// Who serves the queues of a virtio function.
 ///
-/// A service without workers answers only [`VirtioService::serve_deferred`]:
-///
-/// ```text
-/// impl VirtioService for RngService {
-///     type Device = Rng;
-///     fn function(&self) -> &VirtioFunction<Rng> { &self.function }
-///     fn serve_deferred(&self, _queues: u64) -> ServiceLeft {
-///         self.function.serve(|rng| rng.serve(&*self.function.ram, random::fill))
-///     }
-/// }
-/// ```
+/// A service without workers answers only [`VirtioService::serve_deferred`]; most such devices need none of their own,
+/// but have [`super::threadless::ThreadlessService`].
 pub(crate) trait VirtioService {
     /// The device type.
     type Device: VirtioDevice + Unpin;
@@ -202,6 +193,14 @@ pub(crate) trait VirtioService {
     /// Serves a queue with the thread of the vCPU that wrote to it, in the place of its worker, as far as that need
     /// not wait; the worker does the rest. Sleeps only for memory.
     fn serve_inline(&self, _queue: u16) {}
+
+    /// Is the worker of a queue with the calling thread, until a signal arrives.
+    ///
+    /// # Errors
+    /// `EINVAL` for a queue without a worker; those of the service.
+    fn serve(&self, _queue: u16) -> Result {
+        Err(EINVAL)
+    }
 
     /// Serves queues without a worker in the thread of a vCPU.
     fn serve_deferred(&self, _queues: u64) -> ServiceLeft {

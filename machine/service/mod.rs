@@ -9,7 +9,7 @@
 //! | [`blk`] | disks |
 //! | [`net`], [`net_queue`], [`net_tap`], [`net_stream`] | network cards, on a tap or a stream socket |
 //! | [`console`] | consoles |
-//! | [`rng`] | entropy |
+//! | [`threadless`] | devices that need no thread |
 
 pub(crate) mod blk;
 pub(crate) mod console;
@@ -18,5 +18,5 @@ pub(crate) mod net;
 mod net_queue;
 mod net_stream;
 mod net_tap;
-pub(crate) mod rng;
+pub(crate) mod threadless;
 pub(crate) mod worker;

@@ -64,6 +64,18 @@ impl NetService {
         let function = VirtioFunction::new(net, workers, ram, interrupts);
         Arc::pin_init(pin_init!(NetService { function <- function, backend, queues }), GFP_KERNEL_ACCOUNT)
     }
+}
+
+impl VirtioService for NetService {
+    type Device = VirtioNet;
+
+    fn function(&self) -> &VirtioFunction<VirtioNet> {
+        &self.function
+    }
+
+    fn configured(&self, net: &VirtioPci<VirtioNet>) {
+        self.function.set_kicked(net.carriers().into());
+    }
 
     /// Serves a queue until a signal arrives.
     ///
@@ -71,7 +83,7 @@ impl NetService {
     /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EBADF` where the fd
     /// of the tap or stream is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone; `EBADFD` when the
     /// tap is; `ENOTCONN` when the stream has ended.
-    pub(crate) fn serve(&self, queue: u16) -> Result {
+    fn serve(&self, queue: u16) -> Result {
         let function = &self.function;
         let worker = function.worker(queue).ok_or(EINVAL)?;
         let io = self.queues.get(usize::from(queue)).ok_or(EINVAL)?;
@@ -98,18 +110,6 @@ impl NetService {
                 }
             }
         })
-    }
-}
-
-impl VirtioService for NetService {
-    type Device = VirtioNet;
-
-    fn function(&self) -> &VirtioFunction<VirtioNet> {
-        &self.function
-    }
-
-    fn configured(&self, net: &VirtioPci<VirtioNet>) {
-        self.function.set_kicked(net.carriers().into());
     }
 
     fn serve_inline(&self, queue: u16) {

@@ -115,6 +115,30 @@ fn an_entropy_source_fills_buffers_and_interrupts() {
 }
 
 #[test]
+fn every_function_is_made_by_its_number_and_joins_the_bus_once() {
+    let (world, _in) = world();
+    let vm = AbiVm::with_chips(&world, 64);
+    let asked = abi::CreateDevice { kind: rvmm::DEV_VIRTIO_RNG, fd: 0, flags: 0 };
+    let fd = i64::from(vm.exchange(vm.fd, nr::CREATE_DEVICE, &asked).unwrap().fd);
+    let config = |slot| {
+        let addr = vm.put(&rvmm::VirtioRngConfig { slot, flags: 0 });
+        let attr = abi::DeviceAttr { flags: 0, group: rvmm::GROUP_CONFIG, attr: 0, addr };
+        vm.give_to(fd, nr::SET_DEVICE_ATTR, &attr)
+    };
+
+    assert_eq!(vm.on(fd, rvmm::DEV_RUN, 0), Err(ENXIO), "not there yet");
+    config(3).unwrap();
+    assert_eq!(config(4), Err(EBUSY));
+    assert_eq!(vm.on(fd, rvmm::DEV_RUN, 0), Err(EINVAL), "no thread serves it");
+
+    let console = rvmm::VirtioConsoleConfig { slot: 0, flags: 0, columns: 80, rows: 25, pad: 0 };
+    vm.device(rvmm::DEV_VIRTIO_CONSOLE, &console).unwrap();
+    let mut cpu = vm.vcpu(0);
+    let ids: Vec<u32> = (1..=4).map(|slot| config_read(&mut cpu, slot, 0)).collect();
+    assert_eq!(ids, [0x1043_1af4, u32::MAX, 0x1044_1af4, u32::MAX]);
+}
+
+#[test]
 fn a_masked_vector_is_pending_until_it_is_unmasked() {
     let (vm, mut cpu, _in) = with_rng();
     let device = Device::start(&mut cpu, 3, 1, 0x41, 1 << 32);

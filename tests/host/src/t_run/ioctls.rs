@@ -263,7 +263,7 @@ fn a_machine_keeps_its_shape_once_it_has_run() {
     assert_eq!(vm.device(rvmm::DEV_UART, &rvmm::UartConfig { index: 0, flags: 0 }), Err(EBUSY));
     assert_eq!(vm.device(rvmm::DEV_UART, &rvmm::UartConfig { index: 1, flags: 0 }), Err(EINVAL));
     assert_eq!(vm.device(0x1234, &rng), Err(ENODEV));
-    assert_eq!(vm.on(fd, rvmm::DEV_RUN, 0), Err(ENXIO));
+    assert_eq!(vm.on(fd, rvmm::DEV_RUN, 0), Err(EINVAL));
     assert_eq!(vm.on(fd, 0xae99, 0), Err(ENOTTY));
     assert_eq!(world.read(fd, 1, 0, true), Err(EINVAL));
     let attr = |group, attr| abi_vm::DeviceAttr { flags: 0, group, attr, addr: 0 };
