@@ -10,8 +10,6 @@
 //! Each event is here and in trace.h, with the same fields in the same order. Fields are part of no ABI.
 //! See Linux, Documentation/trace/tracepoints.rst.
 
-#![allow(dead_code, reason = "not every event has its caller yet")]
-
 use kernel::bindings::tracepoint;
 
 /// Declares for each event what it holds, and the function that tells it.
@@ -185,7 +183,7 @@ events! {
         end: u64,
     });
 
-    /// A device, or user space, sends a message-signalled interrupt.
+    /// A device, or user space by KVM_SIGNAL_MSI, sends a message-signalled interrupt.
     fn msi(Msi {
         /// The address that is written to.
         address: u64,
@@ -193,7 +191,7 @@ events! {
         data: u32,
     });
 
-    /// A virtio device took a request from a queue.
+    /// A disk took a request from a queue that it has to carry out.
     fn request_begin(RequestBegin {
         /// The device's number on the PCI bus.
         slot: u32,
@@ -201,13 +199,13 @@ events! {
         queue: u32,
         /// What the driver names the request by: its first descriptor, or the buffer's id.
         buffer: u32,
-        /// What a disk is asked for: the type as virtio numbers it.
+        /// What it is asked for: the type as virtio numbers it.
         kind: u32,
         /// How much data.
         bytes: u64,
     });
 
-    /// A virtio device gave a request back.
+    /// A disk gives a request back.
     fn request_end(RequestEnd {
         /// The device's number on the PCI bus.
         slot: u32,

@@ -13,7 +13,7 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, Level};
+use crate::chipset::Level;
 use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
@@ -172,8 +172,7 @@ impl<B: Backend> VmFile<B> {
             return Err(EINVAL);
         }
         let msg = m.message();
-        let msg = ApicMessage::from_msi(msg.address, msg.data, DestFormat::Narrow).ok_or(EINVAL)?;
-        Ok(i64::from(self.vm.machine.interrupts.send(&msg)))
+        Ok(i64::from(self.vm.machine.interrupts.signal_msi(msg.address, msg.data).ok_or(EINVAL)?))
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {

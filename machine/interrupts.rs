@@ -16,6 +16,7 @@ use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
 use crate::host::timer::{self, OnTimer, Timer};
+use crate::host::trace;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
@@ -115,11 +116,17 @@ impl ChipsetLock {
         taken
     }
 
-    /// Sends a message-signalled interrupt, if there is one and it is one.
+    /// Sends a message-signalled interrupt of a device, if there is one and it is one.
     pub(crate) fn send_msi(&self, msg: Option<MsixMessage>) {
-        if let Some(m) = msg.and_then(|m| ApicMessage::from_msi(m.addr, m.data, DestFormat::Narrow)) {
-            self.send(&m);
+        if let Some(m) = msg {
+            self.signal_msi(m.addr, m.data);
         }
+    }
+
+    /// Sends a message-signalled interrupt. Returns how many local APICs took it; `None`: it is none.
+    pub(crate) fn signal_msi(&self, address: u64, data: u32) -> Option<u32> {
+        trace::msi(|| trace::Msi { address, data });
+        Some(self.send(&ApicMessage::from_msi(address, data, DestFormat::Narrow)?))
     }
 
     /// Drives a GSI from outside the machine. Returns how many controllers and local APICs took it, 0

@@ -78,6 +78,7 @@ impl PciBus {
             Some(root) => root.add(wanted, model.config_space()),
             None => Err(ENODEV),
         }))?;
+        each_function!(&function, s => s.function().set_slot(slot));
         if let Some(place) = self.functions.get(usize::from(slot.number())) {
             place.populate(function);
         }

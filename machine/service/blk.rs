@@ -22,6 +22,7 @@ use crate::arch::addr::Hva;
 use crate::host::blkio::{BackingFile, FilePos, Started, Transfers};
 use crate::host::file::{signal_pending, Known};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
+use crate::host::trace;
 use crate::machine::counters::DiskCounters;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::split_at_slots;
@@ -177,6 +178,7 @@ impl BlkCx<'_> {
             }
             done = match self.next_after(done, unsignalled)? {
                 NextRequest::Request(request) => {
+                    self.trace_begin(&request);
                     *taken = taken.saturating_add(1);
                     self.begin(io, request, unsignalled)
                 }
@@ -197,6 +199,7 @@ impl BlkCx<'_> {
     /// Gives the guest the request that was done, if there is one; takes the next.
     fn next_after(&self, done: Option<Done>, unsignalled: &mut u64) -> Result<NextRequest> {
         let Some((request, (status, bytes))) = done else { return Ok(self.next()) };
+        self.trace_end(&request, status);
         *unsignalled = unsignalled.wrapping_add(1);
         let both = self.function.with_ram(|blk, mem| {
             let given = blk.give_back(mem, request, status, bytes)?;
@@ -208,7 +211,7 @@ impl BlkCx<'_> {
                 next
             }
             Err(NotCompleted { request, .. }) => {
-                self.complete(request, (status, bytes))?;
+                self.give_back(request, (status, bytes))?;
                 self.next()
             }
         };
@@ -234,7 +237,10 @@ impl BlkCx<'_> {
     fn take_some(&self, io: &mut BlkQueue, given: &mut u64) -> RemainingWork {
         for _ in 0..MOST_AT_ONCE {
             let request = match self.next() {
-                NextRequest::Request(request) => request,
+                NextRequest::Request(request) => {
+                    self.trace_begin(&request);
+                    request
+                }
                 NextRequest::Answered(msg) | NextRequest::Broken(msg) => {
                     self.function.send(msg);
                     continue;
@@ -294,8 +300,34 @@ impl BlkCx<'_> {
         self.function.send(self.function.with_ram(|blk, mem| blk.notify(self.queue, mem)));
     }
 
+    fn trace_begin(&self, request: &BlkRequest) {
+        trace::request_begin(|| trace::RequestBegin {
+            slot: self.function.slot().into(),
+            queue: self.queue.into(),
+            buffer: request.buffer_id().into(),
+            kind: request.op().kind(),
+            bytes: request.bytes(),
+        });
+    }
+
+    /// Told before the request is given back: then another CPU may have it again, under the same name.
+    fn trace_end(&self, request: &BlkRequest, status: BlkStatus) {
+        trace::request_end(|| trace::RequestEnd {
+            slot: self.function.slot().into(),
+            queue: self.queue.into(),
+            buffer: request.buffer_id().into(),
+            status: status.byte().into(),
+        });
+    }
+
     /// Puts a request into the used ring; the guest is to be told of it.
     fn complete(&self, request: BlkRequest, (status, bytes): (BlkStatus, u64)) -> Result {
+        self.trace_end(&request, status);
+        self.give_back(request, (status, bytes))
+    }
+
+    /// As [`BlkCx::complete`], for a request of whose end the trace knows.
+    fn give_back(&self, request: BlkRequest, (status, bytes): (BlkStatus, u64)) -> Result {
         let function = self.function;
         let mut left = Some(request);
         let done = function.ram.until_resident(|| {

@@ -16,13 +16,13 @@
 
 use super::worker::{KickTarget, QueueWorker};
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::{MsixMessage, PciSlot};
 use crate::host::cpu::PinnedCpu;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::PinnedRam;
 use crate::machine::ram::GuestRam;
 use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
 
@@ -46,6 +46,8 @@ pub(crate) struct VirtioFunction<D> {
     /// The registers and queues.
     #[pin]
     model: SpinLockIrq<VirtioPci<D>>,
+    /// Its number on the bus, once it is there.
+    number: AtomicU8,
     /// The guest's memory.
     pub(crate) ram: Arc<GuestRam>,
     /// Where its interrupts go.
@@ -84,11 +86,22 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
         pin_init!(VirtioFunction {
             kicked: AtomicUsize::new(workers.len()),
             model <- kernel::new_spinlock_irq!(model),
+            number: AtomicU8::new(0),
             ram,
             interrupts,
             workers,
             waiting: AtomicU64::new(0),
         })
+    }
+
+    /// Says where on the bus it is.
+    pub(crate) fn set_slot(&self, slot: PciSlot) {
+        self.number.store(slot.number(), Relaxed);
+    }
+
+    /// Returns its number on the bus, which tells it from others in a trace.
+    pub(crate) fn slot(&self) -> u8 {
+        self.number.load(Relaxed)
     }
 
     /// Calls `f` with the lock held.

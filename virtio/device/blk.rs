@@ -88,7 +88,8 @@ pub(crate) enum BlkStatus {
 }
 
 impl BlkStatus {
-    fn byte(self) -> u8 {
+    /// Returns the status byte.
+    pub(crate) const fn byte(self) -> u8 {
         match self {
             BlkStatus::Ok => 0,
             BlkStatus::IoErr => 1,
@@ -133,6 +134,19 @@ pub(crate) enum BlkOp {
     },
 }
 
+impl BlkOp {
+    /// Returns the request type as virtio numbers it. VIRTIO 1.2, "Block Device", "Device Operation".
+    pub(crate) const fn kind(self) -> u32 {
+        match self {
+            BlkOp::Read { .. } => T_IN,
+            BlkOp::Write { .. } => T_OUT,
+            BlkOp::Flush => T_FLUSH,
+            BlkOp::Discard { .. } => T_DISCARD,
+            BlkOp::WriteZeroes { .. } => T_WRITE_ZEROES,
+        }
+    }
+}
+
 /// A request that a worker owns until it hands it to [`VirtioPci::give_back`].
 ///
 /// It goes through many hands on its way, so it is a pointer.
@@ -155,6 +169,11 @@ impl BlkRequest {
     /// Returns what to do.
     pub(crate) fn op(&self) -> BlkOp {
         self.0.op
+    }
+
+    /// Returns what the driver knows the request by: see [`QueueBuffer::id`].
+    pub(crate) fn buffer_id(&self) -> u16 {
+        self.0.buffer.id
     }
 
     /// Returns the guest memory to transfer, in order, none of it empty; for reads and writes only.
