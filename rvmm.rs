@@ -23,7 +23,7 @@ pub(crate) mod vmx;
 
 use host::rcu::{Filled, ModuleCell};
 use kvm::debug_files::DebugFiles;
-use kvm::observe::Observed;
+use kvm::observe::ObservedHost;
 use kvm::sys::NodeContext;
 use machine::counters::DiskCounters;
 use machine::settings::ModuleSettings;
@@ -89,7 +89,7 @@ static DISKS: DiskCounters = DiskCounters::new();
 
 impl LoadedModule {
     fn new() -> Result<Arc<LoadedModule>> {
-        let node = NodeContext { settings: settings(), observed: Observed::new()? };
+        let node = NodeContext { settings: settings(), observed: ObservedHost::new(&DISKS)? };
         Ok(Arc::new(LoadedModule { vendor: probe()?, node }, GFP_KERNEL)?)
     }
 }
@@ -122,7 +122,7 @@ impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _loaded: LOADED.fill(LoadedModule::new()?),
-            files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node),
+            files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node.observed),
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }

@@ -7,8 +7,8 @@
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
-//! | [`stats`], [`recorder`] | counters of a vCPU, and its last exits |
-//! | [`observe`], [`debug_files`] | the same of all vCPUs, for debugfs |
+//! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
+//! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and of each |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 
@@ -30,3 +30,4 @@ pub(crate) mod sys;
 mod user;
 mod vcpu;
 mod vm;
+mod vm_name;

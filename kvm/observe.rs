@@ -1,70 +1,175 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The vCPUs of this machine for whoever looks into debugfs: their counters, and their last exits.
+//! The VMs and vCPUs of this host for whoever looks into debugfs: names, counters, and the last exits.
 
+use super::recorder::LastReport;
 use super::stats::COUNTERS;
+use super::vm_name::VmName;
+use crate::machine::counters::DiskCounters;
 use crate::vcpu::record::{ExitClass, VcpuRecord};
 use core::sync::atomic::Ordering::Relaxed;
+use kernel::debugfs::Dir;
+use kernel::fmt::Formatter;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::{Arc, Mutex, SetOnce};
 
-/// The vCPUs that there are.
+/// What there is to be looked at.
 #[pin_data]
-pub(crate) struct Observed {
+pub(crate) struct ObservedHost {
+    /// The module's folder, where VMs have theirs.
+    pub(crate) folder: Dir,
+    /// What all disks count together.
+    pub(super) disks: &'static DiskCounters,
+    /// Names that are taken.
     #[pin]
-    vcpus: Mutex<KVec<Option<Arc<VcpuRecord>>>>,
+    names: Mutex<SparseList<VmName>>,
+    /// The vCPUs, each with its VM.
+    #[pin]
+    vcpus: Mutex<SparseList<(Arc<VmWatch>, Arc<VcpuRecord>)>>,
 }
 
-impl Observed {
-    /// None yet.
+impl ObservedHost {
+    /// Nothing yet but the folder.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Arc<Observed>> {
-        Arc::pin_init(pin_init!(Observed { vcpus <- new_mutex!(KVec::new()) }), GFP_KERNEL)
+    pub(crate) fn new(disks: &'static DiskCounters) -> Result<Arc<ObservedHost>> {
+        Arc::pin_init(
+            pin_init!(ObservedHost {
+                folder: Dir::new(c"rvmm"),
+                disks,
+                names <- new_mutex!(SparseList(KVec::new())),
+                vcpus <- new_mutex!(SparseList(KVec::new())),
+            }),
+            GFP_KERNEL,
+        )
     }
 }
 
-/// Lists a vCPU until the answer is dropped.
-///
-/// # Errors
-/// `ENOMEM`.
-pub(super) fn list(observed: &Arc<Observed>, vcpu: Arc<VcpuRecord>) -> Result<Listed> {
-    let mut places = observed.vcpus.lock();
-    if !places.iter().any(Option::is_none) {
-        *places = grown(&places)?;
+/// A list whose places are used again.
+struct SparseList<T>(KVec<Option<T>>);
+
+impl<T: Clone> SparseList<T> {
+    /// Puts an item in.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn put(&mut self, item: T) -> Result {
+        if !self.0.iter().any(Option::is_none) {
+            let size = self.0.len().saturating_mul(2).max(4);
+            let mut more = KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?;
+            for i in 0..size {
+                more.push_within_capacity(self.0.get(i).cloned().flatten())?;
+            }
+            self.0 = more;
+        }
+        if let Some(place) = self.0.iter_mut().find(|p| p.is_none()) {
+            *place = Some(item);
+        }
+        Ok(())
     }
-    if let Some(place) = places.iter_mut().find(|p| p.is_none()) {
-        *place = Some(vcpu.clone());
+
+    fn remove(&mut self, is_it: impl Fn(&T) -> bool) {
+        if let Some(place) = self.0.iter_mut().find(|p| p.as_ref().is_some_and(&is_it)) {
+            *place = None;
+        }
     }
-    Ok(Listed { observed: observed.clone(), vcpu })
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flatten()
+    }
 }
 
-/// Returns a list of the same with twice as many places.
-fn grown(old: &[Option<Arc<VcpuRecord>>]) -> Result<KVec<Option<Arc<VcpuRecord>>>> {
-    let size = old.len().saturating_mul(2).max(4);
-    let mut new = KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?;
-    for i in 0..size {
-        new.push_within_capacity(old.get(i).cloned().flatten())?;
+/// A VM as it is looked at: shared by its fd and those of its vCPUs.
+#[pin_data]
+pub(crate) struct VmWatch {
+    observed: Arc<ObservedHost>,
+    name: SetOnce<VmName>,
+    /// Why a vCPU last could not go on.
+    #[pin]
+    pub(super) report: LastReport,
+}
+
+impl VmWatch {
+    /// Looks at a VM that has no name yet.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(observed: Arc<ObservedHost>) -> Result<Arc<VmWatch>> {
+        Arc::pin_init(
+            pin_init!(VmWatch { observed, name: SetOnce::new(), report <- LastReport::new() }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
-    Ok(new)
+
+    /// Returns the VM's name.
+    pub(crate) fn name(&self) -> VmName {
+        self.name.as_ref().copied().unwrap_or_default()
+    }
+
+    /// Returns where VMs have their folders.
+    pub(super) fn folder(&self) -> &Dir {
+        &self.observed.folder
+    }
+
+    /// Names the VM for its fd in the calling process, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn take_name(&self, fd: u32) -> Result<TakenName> {
+        let pid = kernel::current!().group_leader().pid();
+        let mut names = self.observed.names.lock();
+        // debugfs would say in the log that there is a folder of the name: a guest of the log that can be had at will.
+        let is_taken = |name: &VmName| names.iter().any(|n| n == name);
+        let mut free = (0..=u32::MAX).map(|again| VmName { pid, fd, again });
+        let name = free.find(|name| !is_taken(name)).ok_or(EBUSY)?;
+        names.put(name)?;
+        self.name.populate(name);
+        Ok(TakenName { observed: self.observed.clone(), name })
+    }
+
+    /// Lists a vCPU until the answer is dropped.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn list(this: &Arc<VmWatch>, vcpu: Arc<VcpuRecord>) -> Result<ListedVcpu> {
+        this.observed.vcpus.lock().put((this.clone(), vcpu.clone()))?;
+        Ok(ListedVcpu { observed: this.observed.clone(), vcpu })
+    }
+
+    /// Writes down the counters of the VM's vCPUs: see [`show_counters`].
+    pub(super) fn show_counters(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        show_counters(&self.observed, Some(self), f)
+    }
+
+    /// Writes down the last exits of the VM's vCPUs: see [`show_exits`].
+    pub(super) fn show_exits(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        show_exits(&self.observed, Some(self), f)
+    }
+}
+
+/// A name that a VM has.
+pub(crate) struct TakenName {
+    observed: Arc<ObservedHost>,
+    name: VmName,
+}
+
+impl Drop for TakenName {
+    fn drop(&mut self) {
+        self.observed.names.lock().remove(|n| *n == self.name);
+    }
 }
 
 /// A vCPU that is listed.
-pub(super) struct Listed {
-    observed: Arc<Observed>,
+pub(super) struct ListedVcpu {
+    observed: Arc<ObservedHost>,
     vcpu: Arc<VcpuRecord>,
 }
 
-impl Drop for Listed {
+impl Drop for ListedVcpu {
     fn drop(&mut self) {
-        let mut places = self.observed.vcpus.lock();
-        let is_it =
-            |p: &&mut Option<Arc<VcpuRecord>>| p.as_ref().is_some_and(|v| core::ptr::eq(&**v, &*self.vcpu));
-        if let Some(place) = places.iter_mut().find(is_it) {
-            *place = None;
-        }
+        self.observed.vcpus.lock().remove(|(_, v)| core::ptr::eq(&**v, &*self.vcpu));
     }
 }
 
@@ -72,10 +177,18 @@ fn text(name: &[u8]) -> &str {
     core::str::from_utf8(name).unwrap_or("?")
 }
 
-/// Writes the counters down: a line for each counter of each vCPU, and one for each histogram, with the
-/// buckets that are not empty as "less than ticks: exits".
-pub(crate) fn show_counters(observed: &Observed, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    for v in observed.vcpus.lock().iter().flatten() {
+fn is_of(vm: &Arc<VmWatch>, only: Option<&VmWatch>) -> bool {
+    only.is_none_or(|only| core::ptr::eq(&**vm, only))
+}
+
+/// Writes the counters down, of `only` one VM or of all: a line for each counter of each vCPU, and one for each
+/// histogram, with the buckets that are not empty as "less than ticks: exits".
+pub(super) fn show_counters(
+    observed: &ObservedHost,
+    only: Option<&VmWatch>,
+    f: &mut Formatter<'_>,
+) -> kernel::fmt::Result {
+    for (_, v) in observed.vcpus.lock().iter().filter(|(vm, _)| is_of(vm, only)) {
         for (name, at) in COUNTERS {
             writeln!(f, "{}/{} {} {}", v.pid, v.id, text(name), at(v).load(Relaxed))?;
         }
@@ -95,8 +208,12 @@ pub(crate) fn show_counters(observed: &Observed, f: &mut kernel::fmt::Formatter<
 }
 
 /// Writes the last exits down, a line each, oldest first: vCPU, RIP, and what the processor reported.
-pub(crate) fn show_exits(observed: &Observed, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-    for v in observed.vcpus.lock().iter().flatten() {
+pub(super) fn show_exits(
+    observed: &ObservedHost,
+    only: Option<&VmWatch>,
+    f: &mut Formatter<'_>,
+) -> kernel::fmt::Result {
+    for (_, v) in observed.vcpus.lock().iter().filter(|(vm, _)| is_of(vm, only)) {
         for (rip, raw) in v.recorder.iter() {
             writeln!(f, "{}/{} {:#x} {:#x} {:#x} {:#x}", v.pid, v.id, rip, raw.reason, raw.info1, raw.info2)?;
         }

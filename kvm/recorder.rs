@@ -1,13 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A vCPU's last exits, for whoever wants to know how it came to where it is.
+//! A vCPU's last exits, and what is known of one that could not go on.
+//!
+//! The newest report of each VM is kept until the VM goes; debugfs shows it. The kernel's log has one line of it, for what
+//! is no end that guests have every day, at most once in [`QUIET_NS`] for each VM: who makes one VM die again and again
+//! takes no line from another.
 
-use super::user;
+use super::vm_name::VmName;
+use super::{regs, user};
 use crate::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
-use crate::host::log;
+use crate::abi::vcpu as abi;
+use crate::arch::time::Ns;
+use crate::host::{log, timer};
 use crate::vcpu::backend::Backend;
+use crate::vcpu::core::VcpuCore;
+use crate::vcpu::exit::RawExit;
+use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use kernel::fmt::Formatter;
+use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::sync::Mutex;
 
 /// RVMM_GET_EXITS: writes the exits to user address `arg`, oldest first.
 ///
@@ -24,9 +38,112 @@ pub(super) fn exits<B: Backend>(record: &VcpuRecord, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
-/// Says in the kernel's log why a vCPU cannot go on.
-pub(super) fn report(record: &VcpuRecord, bug: crate::vcpu::outcome::VmBug) {
-    if log::may_write() {
-        pr_warn!("vcpu {} of process {} stopped: {}: {:x?}\n", record.id, record.pid, bug.cause(), bug);
+/// How long a VM's next line in the log waits for its last one.
+const QUIET_NS: u64 = 5_000_000_000;
+
+/// Why a vCPU of a VM last could not go on.
+#[pin_data]
+pub(super) struct LastReport {
+    #[pin]
+    kept: Mutex<Option<KBox<StopReport>>>,
+    /// When the log may have the next line.
+    quiet_until: AtomicU64,
+}
+
+/// One such end.
+struct StopReport {
+    vcpu: u32,
+    exit: UserExit,
+    cause: &'static str,
+    /// The rule that the entry broke, or nothing.
+    rule: &'static str,
+    regs: abi::Regs,
+    sregs: abi::Sregs,
+    exits: KVec<(u64, RawExit)>,
+}
+
+impl LastReport {
+    /// None yet.
+    pub(super) fn new() -> impl PinInit<LastReport> {
+        pin_init!(LastReport { kept <- new_mutex!(None), quiet_until: AtomicU64::new(0) })
+    }
+
+    /// Notes that a vCPU of `vm` returns with `exit`, if that is an end. Without memory for it the report is lost.
+    pub(super) fn note<B: Backend>(
+        &self,
+        vm: VmName,
+        record: &VcpuRecord,
+        core: &mut VcpuCore<B>,
+        exit: UserExit,
+    ) {
+        let cause = match exit {
+            UserExit::Bug(bug) => bug.cause(),
+            UserExit::Shutdown => "triple fault",
+            UserExit::Undeliverable { .. } => "an event whose delivery meets no memory",
+            _ => return,
+        };
+        let rule = core::mem::take(&mut core.state.broken_rule);
+        let colon = if rule.is_empty() { "" } else { ": " };
+        if let UserExit::Bug(bug) = exit {
+            if self.may_log(timer::now()) {
+                let VmName { pid, fd, .. } = vm;
+                pr_warn!("VM {pid}-{fd}: vcpu {} stopped: {cause}{colon}{rule}: {bug:x?}\n", record.id);
+            }
+        }
+        if let Ok(report) = StopReport::new(record, core, exit, cause, rule) {
+            let old = self.kept.lock().replace(report);
+            // Freed without the lock.
+            drop(old);
+        }
+    }
+
+    /// Returns whether the log may have a line at `now`.
+    fn may_log(&self, now: Ns) -> bool {
+        let until = self.quiet_until.load(Relaxed);
+        // Of two vCPUs that die at once, the second may take the line of the first's: one is enough.
+        now.0 >= until && log::may_write() && {
+            self.quiet_until.store(now.0.saturating_add(QUIET_NS), Relaxed);
+            true
+        }
+    }
+
+    /// Writes the newest report down: the cause, the registers, and the exits that led to it, oldest first.
+    pub(super) fn show(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        let kept = self.kept.lock();
+        let Some(report) = kept.as_ref() else { return Ok(()) };
+        let StopReport { vcpu, exit, cause, rule, regs, sregs, exits } = &**report;
+        writeln!(f, "vcpu {vcpu} stopped: {cause}")?;
+        if !rule.is_empty() {
+            writeln!(f, "rule {rule}")?;
+        }
+        writeln!(f, "exit {exit:x?}")?;
+        writeln!(f, "{regs:x?}")?;
+        writeln!(f, "{sregs:x?}")?;
+        for (rip, raw) in exits {
+            writeln!(f, "{rip:#x} {:#x} {:#x} {:#x}", raw.reason, raw.info1, raw.info2)?;
+        }
+        Ok(())
+    }
+}
+
+impl StopReport {
+    /// Gathers what is known of the vCPU.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn new<B: Backend>(
+        record: &VcpuRecord,
+        core: &mut VcpuCore<B>,
+        exit: UserExit,
+        cause: &'static str,
+        rule: &'static str,
+    ) -> Result<KBox<StopReport>> {
+        let mut exits = KVec::with_capacity(MAX_EXITS, GFP_KERNEL_ACCOUNT)?;
+        for entry in record.recorder.iter().take(MAX_EXITS) {
+            exits.push_within_capacity(entry)?;
+        }
+        let (sregs, regs) = (regs::sregs(core), regs::regs(&core.state));
+        let report = StopReport { vcpu: record.id, exit, cause, rule, regs, sregs, exits };
+        Ok(KBox::new(report, GFP_KERNEL_ACCOUNT)?)
     }
 }

@@ -3,11 +3,12 @@
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
 use super::caps::{check_extension, cpuid_facts};
-use super::observe::Observed;
+use super::observe::ObservedHost;
 use super::user;
 use super::vm::VmFile;
 use crate::abi::{nr, run, sys};
-use crate::host::{cpu, file};
+use crate::host::cpu;
+use crate::host::file::PreparedFile;
 use crate::machine::settings::ModuleSettings;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::{cpuid, msr_table};
@@ -18,8 +19,8 @@ use kernel::sync::Arc;
 pub(crate) struct NodeContext {
     /// What the module was loaded with.
     pub(crate) settings: ModuleSettings,
-    /// The vCPUs that debugfs lists.
-    pub(crate) observed: Arc<Observed>,
+    /// What debugfs shows.
+    pub(crate) observed: Arc<ObservedHost>,
 }
 
 /// Handles an ioctl of the device node.
@@ -51,7 +52,10 @@ fn create_vm<B: Backend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Res
     if kind != 0 {
         return Err(EINVAL);
     }
-    file::install(VmFile::new(backend.clone(), node.settings, node.observed.clone())?)
+    let vm = VmFile::new(backend.clone(), node.settings, node.observed.clone())?;
+    let file = PreparedFile::new(vm.clone())?;
+    vm.show(file.fd())?;
+    Ok(file.install())
 }
 
 fn supported_cpuid(settings: &ModuleSettings, arg: u64) -> Result<i64> {

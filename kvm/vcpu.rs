@@ -2,10 +2,10 @@
 
 //! A vCPU's fd.
 
-use super::observe::Observed;
+use super::observe::{ListedVcpu, VmWatch};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{observe, recorder, regs, user};
+use super::{recorder, regs, user};
 use crate::abi::run::MMAP_SIZE;
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -51,7 +51,8 @@ pub(super) struct VcpuFile<B: Backend> {
     mailbox: Arc<Mailbox>,
     record: Arc<VcpuRecord>,
     pages: RunPages,
-    _listed: observe::Listed,
+    watch: Arc<VmWatch>,
+    _listed: ListedVcpu,
     #[pin]
     inner: KillableMutex<Inner<B>>,
 }
@@ -61,7 +62,7 @@ impl<B: Backend> VcpuFile<B> {
     ///
     /// # Errors
     /// `EINVAL` for a number beyond the limit, `ENOMEM`.
-    pub(super) fn new(vm: Arc<Vm<B>>, observed: &Arc<Observed>, id: usize) -> Result<Arc<VcpuFile<B>>> {
+    pub(super) fn new(vm: Arc<Vm<B>>, watch: Arc<VmWatch>, id: usize) -> Result<Arc<VcpuFile<B>>> {
         if id >= MAX_VCPUS {
             return Err(EINVAL);
         }
@@ -88,9 +89,9 @@ impl<B: Backend> VcpuFile<B> {
         core.set_tsc_offset(vm.machine.clock.tsc_offset);
         let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
-        let listed = observe::list(observed, record.clone())?;
+        let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, mailbox, record, pages, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
+            pin_init!(VcpuFile { vm, mailbox, record, pages, watch, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
         Ok(file)
@@ -123,9 +124,7 @@ impl<B: Backend> VcpuFile<B> {
         );
         match result {
             Ok(Some(exit)) => {
-                if let UserExit::Bug(bug) = exit {
-                    recorder::report(&self.record, bug);
-                }
+                self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.shutdown = false;
                 inner.last = Some(exit);

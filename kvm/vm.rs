@@ -2,8 +2,9 @@
 
 //! A VM's fd.
 
+use super::debug_files::VmFiles;
 use super::device::DeviceFile;
-use super::observe::Observed;
+use super::observe::{ObservedHost, VmWatch};
 use super::vcpu::VcpuFile;
 use super::{caps, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
@@ -25,7 +26,7 @@ use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::{Arc, Mutex, SetOnce};
 
 /// What is guarded by the VM's configuration lock, the outermost one.
 #[derive(Default)]
@@ -36,8 +37,10 @@ struct Config {
 /// The file behind a VM's fd.
 #[pin_data]
 pub(crate) struct VmFile<B: Backend> {
+    /// Its folder in debugfs; gone before anything that is shown there.
+    files: SetOnce<Pin<KBox<VmFiles<B>>>>,
     vm: Arc<Vm<B>>,
-    observed: Arc<Observed>,
+    watch: Arc<VmWatch>,
     #[pin]
     config: KillableMutex<Config>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
@@ -55,13 +58,14 @@ impl<B: Backend> VmFile<B> {
     pub(super) fn new(
         backend: Arc<B>,
         settings: ModuleSettings,
-        observed: Arc<Observed>,
+        observed: Arc<ObservedHost>,
     ) -> Result<Arc<VmFile<B>>> {
-        let vm = Vm::new(backend, settings)?;
+        let (vm, watch) = (Vm::new(backend, settings)?, VmWatch::new(observed)?);
         Arc::pin_init(
             pin_init!(VmFile {
+                files: SetOnce::new(),
                 vm,
-                observed,
+                watch,
                 config <- new_killable_mutex!(Config::default(), c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
                 ioeventfds <- new_mutex!(eventfd::Writes::default()),
@@ -70,13 +74,22 @@ impl<B: Backend> VmFile<B> {
         )
     }
 
+    /// Shows the VM in debugfs, under the fd that it is about to have.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn show(&self, fd: u32) -> Result {
+        self.files.populate(VmFiles::new(&self.vm, &self.watch, fd)?);
+        Ok(())
+    }
+
     fn create_vcpu(&self, id: u64) -> Result<i64> {
         let id = usize::try_from(id).map_err(|_| EINVAL)?;
         let mut config = self.config.lock()?;
         if self.vm.machine.mailboxes.get(id).is_some() {
             return Err(EEXIST);
         }
-        let vcpu = VcpuFile::new(self.vm.clone(), &self.observed, id)?;
+        let vcpu = VcpuFile::new(self.vm.clone(), self.watch.clone(), id)?;
         // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
         if !vcpu.publish() {

@@ -116,7 +116,6 @@ macro_rules! functions {
 
         impl PciFunction {
             /// Returns what people call it.
-            #[allow(dead_code, reason = "for the files in debugfs")]
             pub(crate) fn name(&self) -> &'static str {
                 match self {
                     $(PciFunction::$kind(_) => $name,)*

@@ -211,6 +211,11 @@ impl ChipsetLock {
         }
     }
 
+    /// Looks at the bus; nothing comes of it.
+    pub(crate) fn look_at<R>(&self, f: impl FnOnce(&Bus) -> R) -> R {
+        f(&self.bus.lock())
+    }
+
     /// Does something with the bus, and publishes what came of it.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> R {
         let mut bus = self.bus.lock();

@@ -131,6 +131,11 @@ impl Mailbox {
         Requests::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
     }
 
+    /// Returns what is asked, and leaves it there.
+    pub(crate) fn requests(&self) -> Requests {
+        Requests::from_bits_retain(self.requests.load(Relaxed))
+    }
+
     /// Returns whether anything is asked.
     #[inline]
     pub(crate) fn has_requests(&self) -> bool {

@@ -18,6 +18,7 @@
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
 //! | [`whole`] | all of it |
 //! | [`console`] | the other side of consoles |
+//! | [`show`] | what a machine is like just now, in words |
 //! | [`devices`] | the table of what else user space can put into a machine, and what it does with a device |
 
 #![forbid(unsafe_code)]
@@ -38,4 +39,5 @@ pub(crate) mod pvclock;
 pub(crate) mod ram;
 pub(crate) mod service;
 pub(crate) mod settings;
+pub(crate) mod show;
 pub(crate) mod whole;

@@ -156,6 +156,11 @@ impl GuestRam {
         self.invalidations.stable()
     }
 
+    /// Returns the slot that is `index`th in the order of guest addresses, for who looks at one after the other.
+    pub(crate) fn slot_at(&self, index: usize) -> Option<MemSlot> {
+        self.slots.read(|slots| slots.as_slice().get(index).copied())
+    }
+
     /// Returns what decides whether a page may be mapped.
     #[inline(always)]
     pub(crate) fn invalidations(&self) -> &Invalidations {

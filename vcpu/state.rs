@@ -111,6 +111,8 @@ pub(crate) struct VcpuState {
     pub(crate) dr6: u64,
     /// DR7.
     pub(crate) dr7: u64,
+    /// The rule about a guest's state that the last entry broke, as far as the backend knows it.
+    pub(crate) broken_rule: &'static str,
     pub(super) valid: Groups,
     dirty: Groups,
 }
@@ -146,6 +148,7 @@ impl VcpuState {
             syscall: SyscallMsrs { pat: PAT_RESET, ..SyscallMsrs::default() },
             dr6: 0xffff_0ff0,
             dr7: 0x400,
+            broken_rule: "",
             valid: Groups::all(),
             dirty: Groups::all(),
         }

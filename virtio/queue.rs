@@ -403,7 +403,6 @@ impl Queue {
     }
 
     /// Returns how many entries of the ring belong to buffers that were popped and not yet given back.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn in_flight(&self) -> u16 {
         match &self.format {
             AnyRing::Split(ring) => ring.in_flight(),

@@ -18,7 +18,6 @@ use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::debug::DR6_IDLE;
-use crate::host::log;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::{BackendVcpu, TableRoot};
@@ -26,7 +25,6 @@ use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{Blocking, Event};
 use crate::vcpu::exit::{Exit, RawExit};
 use crate::vcpu::state::{Groups, SyscallMsrs, VcpuState, RSP};
-use kernel::prelude::*;
 
 /// Pending debug exceptions, BS: a single step.
 const PENDING_STEP: u64 = 1 << 14;
@@ -319,19 +317,13 @@ impl VmxVcpu {
         Exit::Resolved
     }
 
-    /// Says in the log why the processor did not enter.
-    fn explain(&self) {
-        if !log::may_write() {
-            return;
+    /// Returns why the processor did not enter.
+    #[cold]
+    fn broken_rule(&self) -> &'static str {
+        if self.report.reason == exit::VM_FAIL {
+            return exit::fail_reason(self.report.qualification);
         }
-        let r = self.report;
-        if r.reason == exit::VM_FAIL {
-            let why = exit::fail_reason(r.qualification);
-            pr_err!("VM entry: VMLAUNCH or VMRESUME failed, error {:#x}: {}\n", r.qualification, why);
-            return;
-        }
-        let rule = check::broken_rule(&self.guest_state()).unwrap_or("no rule known here is broken");
-        pr_err!("VM entry: reason {:#x}, qualification {:#x}: {}\n", r.reason, r.qualification, rule);
+        check::broken_rule(&self.guest_state()).unwrap_or("no rule known here is broken")
     }
 
     fn guest_state(&self) -> GuestState {
@@ -394,7 +386,7 @@ impl BackendVcpu for VmxVcpu {
         }
         if self.vmcs.load(window, state.rflags).is_err() {
             self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
-            self.explain();
+            state.broken_rule = self.broken_rule();
             return self.report.raw();
         }
         if !self.dirty.is_empty() {
@@ -414,7 +406,7 @@ impl BackendVcpu for VmxVcpu {
         let flush = core::mem::replace(&mut self.flush, false);
         self.report = self.vmcs.run(window, (root, &self.format), (&mut self.tag, flush), &mut state.gprs);
         if self.report.basic().is_none() {
-            self.explain();
+            state.broken_rule = self.broken_rule();
             self.vmcs.write(GuestField::EntryInterruption, 0);
             return self.report.raw();
         }

@@ -13,7 +13,7 @@
 load_module
 abi /dev/rvmm
 if grep -q "^flags.* vmx" /proc/cpuinfo; then
-	check "the log names the rule that an entry broke" 'dmesg | grep -q "rvmm: VM entry: .*64-bit CS must have D/B clear"'
+	check "the log names the rule that an entry broke" 'dmesg | grep -q "rvmm: VM [0-9]*-[0-9]*: vcpu 0 stopped: .*64-bit CS must have D/B clear"'
 fi
 check "the module unloads afterwards" unload_module
 if grep -q "^flags.* vmx" /proc/cpuinfo; then

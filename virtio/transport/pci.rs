@@ -236,8 +236,17 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.resetting
     }
 
-    /// Returns how the driver last broke the rules, for a log.
-    #[allow(dead_code, reason = "used by the tests")]
+    /// Returns how many buffers workers have.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Returns a queue, in whatever state.
+    pub(crate) fn queue(&self, index: u16) -> Option<&Queue> {
+        self.queues.get(usize::from(index))
+    }
+
+    /// Returns how the driver last broke the rules, for debugfs.
     pub(crate) fn fault(&self) -> Option<QueueFault> {
         self.fault
     }

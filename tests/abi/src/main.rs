@@ -23,6 +23,7 @@ mod delivery;
 mod device;
 mod emulation;
 mod eventfd;
+mod eyes;
 mod fuzz;
 mod gates;
 mod guest;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         mce::TESTS,
         eventfd::TESTS,
         device::TESTS,
+        eyes::TESTS,
         leaks::TESTS,
         hostile::TESTS,
     ];

@@ -8,7 +8,7 @@ use super::steps::{code_page, Ran, Steps, CODE};
 use crate::abi::run::offset;
 use crate::abi::{nr, rvmm, sys as abi_sys, vcpu as abi, vm as abi_vm};
 use crate::host::world::{locked, World};
-use crate::kvm::observe::Observed;
+use crate::kvm::observe::ObservedHost;
 use crate::kvm::sys::{self, NodeContext};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use kernel::mm::virt::SharedBytes;
@@ -28,7 +28,8 @@ pub(crate) const WINDOW: u64 = 0xc000_0000;
 
 /// What the node knows of a module that has just been loaded.
 fn node_context() -> NodeContext {
-    NodeContext { settings: super::settings(), observed: Observed::new().unwrap() }
+    let settings = super::settings();
+    NodeContext { settings, observed: ObservedHost::new(settings.disks).unwrap() }
 }
 
 /// Where [`supported_cpuid`] has its list.
@@ -84,6 +85,13 @@ impl AbiVm {
         vm.device(rvmm::DEV_ACPI_PM, &rvmm::AcpiPmConfig { flags: 0 }).unwrap();
         let host = rvmm::PciHostConfig { mmio_base: WINDOW, mmio_size: 0x1000_0000 };
         vm.device(rvmm::DEV_PCI_HOST, &host).unwrap();
+        vm
+    }
+
+    /// Another VM of the same process, with the same memory.
+    pub(crate) fn another(&self, pages: u64) -> AbiVm {
+        let vm = AbiVm { fd: self.node(nr::CREATE_VM, 0).unwrap(), ..self.clone() };
+        vm.set_memory(0, 0, pages * 4096, RAM).unwrap();
         vm
     }
 

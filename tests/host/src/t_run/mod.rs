@@ -5,6 +5,7 @@
 mod devices;
 mod emulated;
 mod events;
+mod eyes;
 mod faults;
 mod ioctls;
 mod msr;
