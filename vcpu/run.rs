@@ -165,6 +165,7 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 
 /// The window: root operation on this CPU with interrupts off. `finishes_only`: the guest is not entered, but an
 /// instruction is finished that user space did its part of.
+#[inline(always)]
 fn window<B: Backend>(
     vm: &Vm<B>,
     mailbox: &Mailbox,
@@ -189,8 +190,6 @@ fn window<B: Backend>(
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     core.clock.forget();
-    let mut progress = Progress::new(timer::tsc_khz());
-    let mut exited: Option<(ExitClass, u64)> = None;
     let mut cx = VcpuCx {
         vm,
         mailbox,
@@ -201,65 +200,67 @@ fn window<B: Backend>(
         spec_ctrl: &mut spec_ctrl,
         cpu: &cpu,
     };
+    let leave = enter_and_handle(&mut cx, &mut root, &work, finishes_only);
+    // Before the processor forgets the vCPU, for this writes its controls; and before `debug` goes, which puts the
+    // host's addresses over the guest's that are read here.
+    put_debug(core);
+    core.hw.leave(&mut root);
+    drop(tsc_aux);
+    drop(split_locks);
+    drop(fpu);
+    drop(debug);
+    cpu::predictor_barrier_on_return(&cpu);
+    leave
+}
+
+/// Enters the guest and handles its exits until the window must be closed. Returns why.
+// One function for the compiler, with all that it calls here: every exit goes through it.
+#[inline(always)]
+fn enter_and_handle<B: Backend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    root: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
+    work: &Work<'_>,
+    finishes_only: bool,
+) -> WindowExit {
+    let record = cx.record;
+    let mut progress = Progress::new(timer::tsc_khz());
+    let mut exited: Option<(ExitClass, u64)> = None;
     let leave = loop {
         if cx.core.io.is_unfinished() {
-            let outcome = insn::finish(&mut cx);
-            if let Some(leave) = apply_outcome(&mut cx, outcome) {
+            if let Some(leave) = finish_insn(cx) {
                 break leave;
-            }
-            if cx.core.io.is_unfinished() {
-                // Another vCPU came in between. The host's interrupts come before the next try.
-                break WindowExit::Again;
             }
         }
         if finishes_only {
             break WindowExit::Again;
         }
-        let busy = mailbox.enter_guest_mode(cpu.id());
-        if busy || work.is_pending() {
-            mailbox.leave_guest_mode();
-            let must_leave = work.is_pending() || mailbox.is_requested(QUICK.complement());
-            if must_leave || progress.is_over(timer::rdtsc()) {
-                break WindowExit::Again;
-            }
-            take_requests(vm, mailbox, cx.core, QUICK);
-            continue;
+        match announce(cx, work, &mut progress) {
+            Announced::Entry => {}
+            Announced::Served => continue,
+            Announced::Leave => break WindowExit::Again,
         }
-        let generation = vm.space.flushes.requested();
-        if cx.core.flush_generation != generation {
-            cx.core.flush_generation = generation;
-            cx.core.controls.flush_tlb();
-        }
-        if !prepare(vm, record, cx.core) {
-            mailbox.leave_guest_mode();
+        if !load_guest(cx) {
+            cx.mailbox.leave_guest_mode();
             break WindowExit::User(UserExit::Shutdown);
-        }
-        cx.core.flush();
-        cx.fpu.show_keys();
-        if let Some(s) = &*cx.spec_ctrl {
-            s.show();
         }
         if let (Some(times), Some((class, at))) = (&record.times, exited.take()) {
             times.note(class, timer::rdtsc().wrapping_sub(at));
         }
+        // The wait comes last, so that the deadline's interrupt is not late by what is done after it.
         if let Some(due) = cx.core.timer_advance.take_due(timer::rdtsc()) {
             timer::wait_until(due);
         }
-        let exit = fast_path::run(&mut cx, &mut root, &work);
+        let exit = fast_path::run(cx, root, work);
         if record.times.is_some() {
             exited = exit.as_ref().map(|e| (ExitClass::of(e), timer::rdtsc()));
         }
-        if let Some(s) = &*cx.spec_ctrl {
-            s.hide();
-        }
-        cx.fpu.hide_keys();
-        mailbox.leave_guest_mode();
+        unload_guest(cx);
         let Some(exit) = exit else {
             progress.made();
             continue;
         };
-        let outcome = handle::handle(&mut cx, exit);
-        if let Some(leave) = apply_outcome(&mut cx, outcome) {
+        let outcome = handle::handle(cx, exit);
+        if let Some(leave) = apply_outcome(cx, outcome) {
             break leave;
         }
         if is_stuck(&mut progress, cx.core, &exit) {
@@ -269,14 +270,79 @@ fn window<B: Backend>(
     if let (Some(times), Some((class, at))) = (&record.times, exited) {
         times.note(class, timer::rdtsc().wrapping_sub(at));
     }
-    put_debug(core);
-    core.hw.leave(&mut root);
-    drop(tsc_aux);
-    drop(split_locks);
-    drop(fpu);
-    drop(debug);
-    cpu::predictor_barrier_on_return(&cpu);
     leave
+}
+
+/// Finishes an instruction that user space, or another vCPU, kept from its end. Returns why the window must be closed,
+/// if it must.
+#[inline(always)]
+fn finish_insn<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<WindowExit> {
+    let outcome = insn::finish(cx);
+    if let Some(leave) = apply_outcome(cx, outcome) {
+        return Some(leave);
+    }
+    // Another vCPU came in between. The host's interrupts come before the next try.
+    cx.core.io.is_unfinished().then_some(WindowExit::Again)
+}
+
+/// What came of announcing guest mode.
+enum Announced {
+    /// Nothing is asked: the guest may be entered.
+    Entry,
+    /// What was asked is done; guest mode is not announced any more.
+    Served,
+    /// The window must be closed.
+    Leave,
+}
+
+/// Announces guest mode, before the last look at what is asked: who asks later sends an interrupt.
+#[inline(always)]
+fn announce<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, work: &Work<'_>, progress: &mut Progress) -> Announced {
+    let mailbox = cx.mailbox;
+    let is_asked = mailbox.enter_guest_mode(cx.cpu.id());
+    if !is_asked && !work.is_pending() {
+        return Announced::Entry;
+    }
+    mailbox.leave_guest_mode();
+    let must_leave = work.is_pending() || mailbox.is_requested(QUICK.complement());
+    // Others can ask as fast as it is done, and meanwhile the host's interrupts wait.
+    if must_leave || progress.is_over(timer::rdtsc()) {
+        return Announced::Leave;
+    }
+    take_requests(cx.vm, mailbox, cx.core, QUICK);
+    Announced::Served
+}
+
+/// Brings the processor's half of the vCPU up to date for an entry. Returns whether it can go on.
+#[inline(always)]
+fn load_guest<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> bool {
+    // Compared after guest mode was announced: whoever asks for a flush from here on finds the vCPU there and waits.
+    let generation = cx.vm.space.flushes.requested();
+    if cx.core.flush_generation != generation {
+        cx.core.flush_generation = generation;
+        cx.core.controls.flush_tlb();
+    }
+    if !prepare(cx.vm, cx.record, cx.core) {
+        return false;
+    }
+    cx.core.flush();
+    // After the last access to guest memory: it is user space's to the host, so the guest's keys would be asked.
+    cx.fpu.show_keys();
+    if let Some(s) = &*cx.spec_ctrl {
+        s.show();
+    }
+    true
+}
+
+/// Takes back what only the guest may run with.
+#[inline(always)]
+fn unload_guest<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) {
+    // First, so that as little as can be of the host's code runs under the guest's choice of speculation.
+    if let Some(s) = &*cx.spec_ctrl {
+        s.hide();
+    }
+    cx.fpu.hide_keys();
+    cx.mailbox.leave_guest_mode();
 }
 
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
