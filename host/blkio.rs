@@ -264,6 +264,7 @@ unsafe extern "C" fn ended<W: Waker>(iocb: *mut bindings::kiocb, result: isize) 
         let slot = iocb.cast::<Slot<W>>();
         ((*slot).queue, (*slot).number, (*slot).write)
     };
+    // Before the end can be seen: who sees it may close the file, whose file system this is about.
     if write {
         // SAFETY: Starting the write took what this gives back.
         unsafe { ffi::rvmm_file_end_write(iocb) };
@@ -415,6 +416,7 @@ impl<T, W: Waker> Transfers<T, W> {
         let mut pieces = SegmentCut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
+            // A large request would keep a killed process and its memory for as long as the file takes.
             if is_being_killed() {
                 return Err(EINTR);
             }
@@ -424,6 +426,7 @@ impl<T, W: Waker> Transfers<T, W> {
             if at.write {
                 each_part(buf, &mut pieces, guest_ram::copy_in_sleeping)?;
             }
+            // The end of the file, or a device that took less: the count says so to the caller.
             if self.file.get().ok_or(EBADF)?.copy(buf, here)? != buf.len() {
                 break;
             }

@@ -169,6 +169,7 @@ unsafe extern "C" fn wake<T: OnEvent>(
     if events & POLLIN == 0 {
         return 0;
     }
+    // The count goes with the event: left there, it would be a signal to the next listener as well.
     let mut count = 0;
     // SAFETY: The context is referenced, and by contract its queue's lock is held.
     unsafe { bindings::eventfd_ctx_do_read(inner.event.0.as_ptr(), &mut count) };

@@ -285,6 +285,7 @@ impl GuestFpu {
     pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<Loaded<'a>> {
         // Without XSAVE nobody has an XCR0, and it never differs.
         let host_xcr0 = if self.has_xsave { xgetbv() } else { self.xcr0.bits() };
+        // Without its flags: they ask for an initial x87 and MXCSR, which are loaded below.
         // SAFETY: Interrupts are off and stay off until `Loaded` is dropped, so the section's end is
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
@@ -296,6 +297,7 @@ impl GuestFpu {
         if self.leaks_pointers {
             forget_pointers();
         }
+        // Under the host's XCR0: the guest's may leave out components that the image has.
         // SAFETY: The section began above, and XCR0 has not been touched since.
         let mut done = unsafe { self.restore() };
         if done.is_ok() && self.xcr0.bits() != host_xcr0 {
@@ -395,6 +397,7 @@ impl Loaded<'_> {
 
 impl Drop for Loaded<'_> {
     fn drop(&mut self) {
+        // First, so that what the guest has turned off is stored too: it finds that again when it turns it on.
         if self.fpu.has_xsave && self.fpu.xcr0.bits() != self.host_xcr0 {
             // SAFETY: The value that the host had when the state was loaded.
             if unsafe { xsetbv(self.host_xcr0) }.is_err() {
@@ -402,6 +405,7 @@ impl Drop for Loaded<'_> {
             }
         }
         let mask = self.fpu.supported.bits();
+        // XSAVE stores PKRU from the register, where the host's is just now.
         self.show_keys();
         // SAFETY: As for XRSTOR in `restore()`; what XSAVE stores can be loaded again (type invariant).
         unsafe {

@@ -70,6 +70,7 @@ impl<T: OnInvalidate> Notifier<T> {
         let raw = KBox::new(UnsafeCell::new(Raw { mn: pin_init::zeroed(), target }), GFP_KERNEL_ACCOUNT)?;
         // SAFETY: In process context `current->mm` is the caller's address space.
         let mm: *mut bindings::mm_struct = unsafe { ffi::rvmm_current_mm() }.cast();
+        // A thread of the kernel's.
         if mm.is_null() {
             return Err(ESRCH);
         }

@@ -98,6 +98,7 @@ fn replace(
     more: impl FnOnce() -> Result<Option<Listener<Line>>>,
 ) -> Result {
     let mut kept = KVec::with_capacity(lines.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+    // All that can fail, before a line is taken out of the list.
     let more = more()?;
     let open = mem::take(lines).into_iter().filter(|l| !l.is_closed() && wanted(l));
     for line in Iterator::chain(open, more) {

@@ -35,6 +35,7 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
         routes.push_within_capacity(GsiRoute::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
     }
     let mut routing = GsiRouting::new(routes.iter().copied())?;
+    // Swapped, so that the old table is freed without the lock.
     vm.machine.interrupts.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
     Ok(0)
 }

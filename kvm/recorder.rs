@@ -82,6 +82,7 @@ impl LastReport {
             UserExit::Undeliverable { .. } => "an event whose delivery meets no memory",
             _ => return,
         };
+        // Taken out, or the next end, of whatever kind, would be said to break it too.
         let rule = core::mem::take(&mut core.state.broken_rule);
         let colon = if rule.is_empty() { "" } else { ": " };
         if let UserExit::Bug(bug) = exit {

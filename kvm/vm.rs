@@ -143,6 +143,7 @@ impl<B: Backend> VmFile<B> {
             bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
             core::mem::swap(&mut bus.routing, &mut routing);
         });
+        // Last, for whoever sees it counts on the chips.
         self.vm.machine.has_irqchip.store(true, Release);
         Ok(0)
     }
@@ -239,6 +240,7 @@ impl<B: Backend> VmFile<B> {
         let _config = self.config.lock()?;
         let file = PreparedFile::new(DeviceFile::new(self.vm.clone(), device)?)?;
         d.fd = file.fd();
+        // Told before the fd is there: a process that cannot be told has none to lose.
         user::write(arg, &d)?;
         file.install();
         Ok(0)

@@ -260,6 +260,7 @@ impl ChipsetLock {
 
 impl OnTimer for ChipsetLock {
     fn on_timer(&self) {
+        // Before the lock is taken: who holds it now would otherwise take the timer for armed.
         self.armed_for.store(u64::MAX, Relaxed);
         self.with(|bus, now, out| bus.tick(now, out));
     }

@@ -127,6 +127,7 @@ impl PciBus {
     /// Writes a BAR. `None`: no BAR there.
     pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<Deferred> {
         let (hit, f) = self.decode(gpa)?;
+        // Before the device's lock, which whoever serves a queue may hold just now.
         if let Some(queue) = kick(hit.bar, hit.offset) {
             let kicked = each_function!(f, s => kick_worker(s.function(), hit.slot, queue));
             if kicked.is_some() {
@@ -186,6 +187,7 @@ impl PciBus {
         if !S::HAS_DEFERRED {
             return Deferred::None;
         }
+        // The queue's bit first: whoever takes the function's bit counts on finding it.
         function.note_waiting(queues);
         self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
         Deferred::Service
@@ -223,6 +225,7 @@ impl PciBus {
             if let Some(f) = self.functions.get(number as usize).and_then(|f| f.as_ref()) {
                 let unserved = each_function!(f, s => serve_function(&**s));
                 if unserved != ServiceLeft::Nothing {
+                    // This one, and those that were not looked at.
                     self.waiting.fetch_or(waiting, AcqRel);
                     return unserved;
                 }

@@ -81,6 +81,7 @@ impl GuestMachine {
     /// change that is under way.
     pub(crate) fn start(&self) {
         if !self.has_run.load(Acquire) {
+            // Under the lock: a change that found the flag clear is over before the first entry.
             let _shape = self.shape.lock();
             self.has_run.store(true, Release);
         }

@@ -109,6 +109,7 @@ impl FlushNeeded {
         self.needed |= other.needed;
         self.list = match (self.list, other.list) {
             (Some((first, last)), Some((other_first, other_last))) => {
+                // Their last leads to our first, which saves walking a list to its end.
                 mem.set_note(other_last, first.note());
                 Some((other_first, last))
             }
@@ -122,6 +123,7 @@ impl FlushNeeded {
         let mut count = 0usize;
         let mut next = self.list.map(|(first, _)| first);
         while let Some(Unlinked { table, level }) = next {
+            // Read before its page is freed.
             next = Unlinked::from_note(mem.take_note(table));
             count = count.wrapping_add(free_tables(mem, format, table, level));
         }
@@ -234,11 +236,13 @@ impl<F: TableFormat> Table<F> {
             Entry::Leaf(larger) => Some(larger),
             Entry::Absent | Entry::Link(_) => None,
         };
+        // Another vCPU may have mapped the larger page in the meantime; to split it for nothing costs entries of TLBs.
         let said = larger.map(|l| (frame_in(&l, gfn, at.level), l.rights));
         if said == Some((pfn, rights)) {
             return Ok(Mapped { flush: FlushNeeded::default(), changed: false });
         }
         self.graft(mem, &at, gfn, size, leaf, larger)?;
+        // A TLB that has the larger page as one translation would go on to use it for this part.
         Ok(Mapped { flush: FlushNeeded { needed: larger.is_some(), list: None }, changed: true })
     }
 
@@ -307,6 +311,7 @@ impl<F: TableFormat> Table<F> {
         let mut entry = leaf;
         for level in size.level()..at.level {
             let (Some(table), Some(slot)) = (mem.alloc(), tables.next()) else {
+                // None of them is linked yet, so no processor has seen them.
                 fresh.into_iter().filter(|t| t.0 != 0).for_each(|t| mem.free(t));
                 return Err(MapError::NoMemory);
             };
@@ -382,6 +387,7 @@ impl<F: TableFormat> Table<F> {
         budget: &mut usize,
     ) -> FlushNeeded {
         let mut flush = FlushNeeded::default();
+        // The way down and a step at its end at least, or the caller's loop would not get on.
         *budget = (*budget).max(2 * MAX_TABLES_PER_MAP);
         left.end = left.end.min(Gfn(self.end_gfn()));
         self.unmap_in(mem, self.root, self.format.levels().root(), left, budget, &mut flush);
@@ -410,6 +416,7 @@ impl<F: TableFormat> Table<F> {
                     mem.write(table, i, 0);
                     flush.needed = true;
                 }
+                // One write, however much lies below; freeing that comes after the flush and without the lock.
                 Entry::Link(child) if whole => {
                     mem.write(table, i, 0);
                     flush.retire(mem, child, level.wrapping_sub(1));
@@ -417,6 +424,7 @@ impl<F: TableFormat> Table<F> {
                 Entry::Link(child) => {
                     let child_level = level.wrapping_sub(1);
                     self.unmap_in(mem, child, child_level, left, budget, flush);
+                    // The budget ran out below.
                     if left.start < next {
                         return;
                     }

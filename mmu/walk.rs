@@ -213,6 +213,7 @@ pub(crate) fn walk<M: GuestMem>(
     gva: Gva,
     access: WalkAccess,
 ) -> Result<Translation, WalkError> {
+    // Outside long mode a linear address has 32 bits, and what an offset adds beyond them wraps.
     let gva = if paging.efer.contains(Efer::LMA) { gva } else { Gva(gva.0 & bits(31, 0)) };
     if !paging.cr0.contains(Cr0::PG) {
         return Ok(Translation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
@@ -256,6 +257,7 @@ impl<M: GuestMem> Walker<'_, M> {
             level = level.wrapping_sub(1);
         }
         self.check(rights, leaf)?;
+        // After the check: a write that is refused must not leave a dirty bit.
         if !self.mark(&steps, level)? {
             return Ok(None);
         }
@@ -276,9 +278,11 @@ impl<M: GuestMem> Walker<'_, M> {
         };
         let entry = match read {
             Ok(entry) => entry,
+            // Nothing answers at the table's address: like an entry that is not present.
             Err(MemError::NoSlot(_)) => return Err(self.fault(PfError::empty())),
             Err(e) => return Err(WalkError::Mem(e)),
         };
+        // Before the reserved bits: all others of an entry that is not present are the guest's own.
         if entry & PRESENT == 0 {
             return Err(self.fault(PfError::empty()));
         }
@@ -353,6 +357,7 @@ impl<M: GuestMem> Walker<'_, M> {
         let user = privilege == Privilege::User;
         let user_page = rights.contains(PageRights::USER);
         let wp_applies = user || self.paging.cr0.contains(Cr0::WP);
+        // The processor's own accesses, to a descriptor table say, are not excused by the flag.
         let smap_lifted = self.paging.ac && privilege == Privilege::Supervisor;
         let denied_by_owner = match (user, user_page, kind) {
             (true, _, _) => !user_page,
@@ -409,6 +414,7 @@ impl<M: GuestMem> Walker<'_, M> {
     /// Makes the page fault with what the access itself contributes to the error code.
     fn fault(&self, cause: PfError) -> WalkError {
         let no_exec_exists = self.paging.efer.contains(Efer::NXE) && self.mode != PagingMode::Legacy;
+        // SDM, "Page-Fault Exceptions": where fetches need no right of their own, the bit stays 0.
         let tells_fetch = no_exec_exists || self.paging.cr4.contains(Cr4::SMEP);
         let mut error = cause;
         error.set(PfError::WRITE, self.access.kind == AccessKind::Write);

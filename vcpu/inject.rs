@@ -96,11 +96,13 @@ fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Optio
 #[inline]
 pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuCore<B>, exit: &Exit) {
     if matches!(exit, Exit::EntryFailed(_)) {
+        // Nothing was delivered. The interrupt was only chosen, and is pending in the local APIC still.
         core.armed = None;
         return;
     }
     if let Some(vector) = core.armed.take() {
         if let Some(lapic) = core.lapic.as_mut() {
+            // Now that the entry has committed, not when the vector was chosen: entries fail.
             lapic.accept_pending(vector);
         }
     }
@@ -126,6 +128,7 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
     }
     let highest = highest_irr(core);
     let waits = has_interrupt_with(core, vm, highest);
+    // What a delivery lost comes first, for it was taken already; then SDM, "Priority Among Concurrent Events".
     if let Some(event) = core.interrupted.take() {
         inject(record, core, event);
     } else if let Some(e) = core.exception.take() {
@@ -136,6 +139,7 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
     } else if waits {
         prepare_interrupt(vm, record, core);
     }
+    // One that is held back, or the second of two: the processor says when it takes it.
     if core.nmis != 0 {
         core.controls.set_nmi_window(true);
     }

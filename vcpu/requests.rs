@@ -44,6 +44,7 @@ pub(crate) fn take_requests<B: Backend>(
         core.publish_apic(mailbox, &vm.machine.interrupts);
         core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
     }
+    // After INIT: one that was sent before it has been forgotten, so this one came later.
     if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(mailbox.sipi_vector());
     }

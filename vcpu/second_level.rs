@@ -134,6 +134,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     pub(crate) fn top_up(&self) -> Result {
         let missing = self.tables.lock().pages.missing();
         for _ in 0..missing {
+            // Made outside the lock, since it may sleep; that others fill the pool as well only makes it fuller.
             let page = TablePage::new()?;
             self.tables.lock().pages.donate(page);
         }
@@ -163,11 +164,14 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             let Tables { table, pages, .. } = &mut *t;
             let Some(table) = table else { return };
             let flush = unmapping.go_on(table, pages, SECTION);
+            // Still under the lock: whoever finds the table empty must find the flush asked for.
             if flush.is_needed() {
                 self.flushes.request();
             }
             all.join(pages, flush);
             if unmapping.is_done() {
+                // Not only of what was taken out here: somebody else may have, and not have made the CPUs forget it
+                // yet.
                 break self.flushes.requested();
             }
         };
@@ -181,6 +185,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             self.leave_guest_mode();
             self.flushes.note_done(generation);
         }
+        // No CPU walks them any more.
         unlinked.release(&mut TablePages::new(), &self.format);
     }
 
@@ -196,6 +201,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// Makes every vCPU that is in guest mode leave it, and waits until they have.
     fn leave_guest_mode(&self) {
         for vcpu in self.mailboxes.iter() {
+            // One that is outside compares the generation on its way in, after it has announced guest mode.
             if let Some(id) = vcpu.running_on() {
                 cpu::sync(id);
             }
@@ -263,6 +269,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
         let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
+        // Since the look-up the page may have become somebody else's.
         if !self.ram.invalidations().allows(snapshot) {
             return TableFault::Again;
         }
@@ -286,9 +293,12 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             writable: rights.contains(Rights::WRITE),
         });
         if rights.contains(Rights::WRITE) {
+            // Under the lock that a notifier takes to unmap the page: a file system that cleaned it must not find it
+            // dirty.
             page.mark_dirty();
         }
         if flush.is_needed() {
+            // Not waited for here: the other CPU may be spinning on this lock with its interrupts off.
             pending.join(pages, flush);
             self.flushes.request();
             return TableFault::Blocked(BlockedBy::NeedFlush);

@@ -91,6 +91,7 @@ impl QueueWorker {
 
     /// Says that there may be work. Any context but NMI.
     pub(crate) fn wake(&self) {
+        // Who finds it set need not wake: the worker clears it before it looks at the queue.
         if !self.work.swap(true, AcqRel) {
             self.queue.wake();
         }
