@@ -9,7 +9,7 @@ const SVMDIS: u64 = 1 << 4;
 
 /// What the processor's SVM can do. APM, "CPUID Fn8000_000A".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Features {
+pub(crate) struct SvmFeatures {
     /// Address space identifiers, the host's included.
     pub(crate) asids: u32,
     /// Nested paging.
@@ -33,14 +33,14 @@ pub(crate) enum Fit {
     SwitchedOff,
 }
 
-impl Features {
+impl SvmFeatures {
     /// Reads them with `cpuid`, which executes that instruction. `None` for a processor without SVM.
-    pub(crate) fn of(cpuid: impl Fn(u32) -> CpuidRegs) -> Option<Features> {
+    pub(crate) fn of(cpuid: impl Fn(u32) -> CpuidRegs) -> Option<SvmFeatures> {
         if cpuid(0x8000_0000).eax < 0x8000_000a || cpuid(0x8000_0001).ecx & 4 == 0 {
             return None;
         }
         let svm = cpuid(0x8000_000a);
-        Some(Features {
+        Some(SvmFeatures {
             asids: svm.ebx,
             nested_paging: svm.edx & 1 != 0,
             next_rip: svm.edx & (1 << 3) != 0,
@@ -50,7 +50,7 @@ impl Features {
     }
 
     /// Compares with a CPU that has the features `there` and the VM_CR `vm_cr`; `None` for one without.
-    pub(crate) fn fit(&self, there: Option<Features>, vm_cr: Option<u64>) -> Fit {
+    pub(crate) fn fit(&self, there: Option<SvmFeatures>, vm_cr: Option<u64>) -> Fit {
         match vm_cr {
             _ if there != Some(*self) => Fit::Differs,
             None => Fit::Differs,

@@ -31,22 +31,22 @@ use crate::host::mitigation::host_flags;
 use crate::host::page::Pages;
 use crate::mmu::format::{Levels, Npt};
 use crate::vcpu::backend::{Backend, Unsupported};
-use features::{Features, Fit};
+use features::{Fit, SvmFeatures};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, IoMap, Maps, MsrMap, PassThrough, Quirks, VmcbPage, Window};
+use region::{CpuArea, IoMap, MsrMap, PassThrough, PermissionMaps, SvmQuirks, SvmWindow, VmcbPage};
 
-fn features_of_this_cpu() -> Option<Features> {
-    Features::of(|leaf| cpu::cpuid(leaf, 0))
+fn features_of_this_cpu() -> Option<SvmFeatures> {
+    SvmFeatures::of(|leaf| cpu::cpuid(leaf, 0))
 }
 
 /// Checks that CPU `id` is like the one that was probed. One that is offline is checked when its first
 /// window opens.
-fn check(features: &Features, id: u32) -> core::result::Result<(), Unsupported> {
+fn check(features: &SvmFeatures, id: u32) -> core::result::Result<(), Unsupported> {
     if cpu::cpuid_on(id, 0, 0).is_err() {
         return Ok(());
     }
-    let there = Features::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
+    let there = SvmFeatures::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
     match features.fit(there, cpu::rdmsr_on(id, VM_CR).ok()) {
         Fit::Alike => Ok(()),
         Fit::Differs => Err(Unsupported::MixedCpus),
@@ -57,7 +57,7 @@ fn check(features: &Features, id: u32) -> core::result::Result<(), Unsupported> 
 /// Allocates what each CPU needs.
 // Behind the many ways out of `Svm::new()` the compiler takes this for cold, and keeps checks in it.
 #[inline(never)]
-fn areas(features: &Features, maps: &Arc<Maps>) -> Result<KVec<CpuArea>> {
+fn areas(features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<KVec<CpuArea>> {
     let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
     for id in 0..cpu::limit() {
         cpus.push_within_capacity(CpuArea::new(id, features, maps)?)?;
@@ -66,10 +66,10 @@ fn areas(features: &Features, maps: &Arc<Maps>) -> Result<KVec<CpuArea>> {
 }
 
 /// Finds what differs between hosts. It is the same on all CPUs.
-fn quirks() -> Quirks {
+fn quirks() -> SvmQuirks {
     let flags = host_flags();
     let has_xss = features::has_xss(cpu::cpuid);
-    Quirks {
+    SvmQuirks {
         xss: if has_xss { cpu::rdmsr_on(cpu::cpu_id(), XSS).unwrap_or(0) } else { 0 },
         has_bus_lock_detect: flags.contains(HostFlags::BUS_LOCK_DETECT),
         reduces_speculation: flags.contains(HostFlags::BP_SPEC_REDUCE),
@@ -78,12 +78,12 @@ fn quirks() -> Quirks {
 
 /// SVM on this machine.
 pub(crate) struct Svm {
-    features: Features,
+    features: SvmFeatures,
     /// CR4.MCE as the host has it.
     host_mce: u64,
-    quirks: Quirks,
+    quirks: SvmQuirks,
     cpus: KVec<CpuArea>,
-    maps: Arc<Maps>,
+    maps: Arc<PermissionMaps>,
     levels: Levels,
 }
 
@@ -131,7 +131,7 @@ impl Svm {
         ] {
             msr.pass_through(m);
         }
-        let maps = Arc::new(Maps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
+        let maps = Arc::new(PermissionMaps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();
@@ -148,10 +148,10 @@ impl Backend for Svm {
     // APM, "Nested Paging": they are read from memory.
     const HAS_PDPTES: bool = false;
 
-    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
+    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<SvmWindow<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;
         let fits = area.is_checked() || (features_of_this_cpu() == Some(self.features) && area.check(cpu));
-        fits.then(|| Window::open(area, cpu, self.quirks)).flatten()
+        fits.then(|| SvmWindow::open(area, cpu, self.quirks)).flatten()
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {

@@ -9,8 +9,8 @@
 
 use super::asm;
 use super::exit::is_refused;
-use super::features::{is_switched_off, Features};
-use super::vmcb::{Clean, Control, Intercept3, Intercept4, InterceptCr, Save, Vmcb, VmcbSegment};
+use super::features::{is_switched_off, SvmFeatures};
+use super::vmcb::{CleanBits, ControlArea, Intercept3, Intercept4, InterceptCr, SaveArea, Vmcb, VmcbSegment};
 use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
@@ -47,7 +47,7 @@ pub(super) struct CpuArea {
     failed: AtomicBool,
 }
 
-// SAFETY: `asids` and `flusher` are reached only through a `Window`, which holds the CPU that the area
+// SAFETY: `asids` and `flusher` are reached only through a `SvmWindow`, which holds the CPU that the area
 // belongs to with interrupts off; so no two threads use them at once.
 unsafe impl Sync for CpuArea {}
 
@@ -58,7 +58,7 @@ impl CpuArea {
     /// `ENOMEM`.
     // See `areas()`.
     #[inline(never)]
-    pub(super) fn new(cpu: u32, features: &Features, maps: &Arc<Maps>) -> Result<CpuArea> {
+    pub(super) fn new(cpu: u32, features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<CpuArea> {
         let (hsave, host_vmcb) = (Pages::for_processor()?, Pages::for_processor()?);
         Ok(CpuArea {
             cpu,
@@ -103,7 +103,7 @@ impl Drop for CpuArea {
 
 /// What differs between hosts beside SVM itself: what a guest would meet in registers that VMRUN does not switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quirks {
+pub(super) struct SvmQuirks {
     /// The host's IA32_XSS, which never changes; 0 where there is none. XSAVES and XRSTORS cannot be made to exit,
     /// and by it they would reach the host's supervisor state, shadow stacks above all.
     pub(super) xss: u64,
@@ -115,7 +115,7 @@ pub(super) struct Quirks {
 
 /// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
 /// see [`Neighbour::of`].
-pub(crate) struct Window<'a> {
+pub(crate) struct SvmWindow<'a> {
     area: &'a CpuArea,
     cpu: &'a PinnedCpu,
     /// Of the area.
@@ -123,19 +123,19 @@ pub(crate) struct Window<'a> {
     /// EFER to put back, where SVME was not set yet.
     efer: Option<u64>,
     asids: WindowAsids,
-    quirks: Quirks,
-    /// The host's IA32_XSS and DEBUGCTL, where they were taken away; see [`Window::shield`].
+    quirks: SvmQuirks,
+    /// The host's IA32_XSS and DEBUGCTL, where they were taken away; see [`SvmWindow::shield`].
     shielded: Option<(u64, u64)>,
 }
 
-impl<'a> Window<'a> {
+impl<'a> SvmWindow<'a> {
     /// Enters root operation on this CPU; `area` is the CPU's own.
     ///
     /// Where somebody (a loaded KVM) has SVME set already, its EFER and save area stay: the area is
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
     ///
     /// `None` where the processor refuses.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: Quirks) -> Option<Window<'a>> {
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: SvmQuirks) -> Option<SvmWindow<'a>> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
         let ours = area.hsave_hpa.0;
@@ -148,7 +148,7 @@ impl<'a> Window<'a> {
         // SAFETY: Only a window of this CPU reaches the pool, and this is the only one.
         let asids = WindowAsids::open(unsafe { &mut *area.asids.get() }, neighbour);
         let host_vmcb = area.host_vmcb_hpa;
-        let window = Window { area, cpu, host_vmcb, efer: restore, asids, quirks, shielded: None };
+        let window = SvmWindow { area, cpu, host_vmcb, efer: restore, asids, quirks, shielded: None };
         if neighbour == Neighbour::Gone || hsave == 0 {
             // SAFETY: Whoever runs guests writes his own address first; this area is the CPU's own.
             unsafe { try_wrmsr(VM_HSAVE_PA, ours).ok()? };
@@ -160,7 +160,7 @@ impl<'a> Window<'a> {
     /// Takes away what of the host's a guest would meet, until the window is dropped: before the first entry, but
     /// after the guest's extended state was loaded, since IA32_XSS says what of the host's is saved then.
     pub(super) fn shield(&mut self) {
-        let Quirks { xss, has_bus_lock_detect, reduces_speculation } = self.quirks;
+        let SvmQuirks { xss, has_bus_lock_detect, reduces_speculation } = self.quirks;
         if self.shielded.is_some() || !(xss != 0 || has_bus_lock_detect || reduces_speculation) {
             return;
         }
@@ -237,7 +237,7 @@ impl<'a> Window<'a> {
     }
 }
 
-impl Drop for Window<'_> {
+impl Drop for SvmWindow<'_> {
     fn drop(&mut self) {
         let (xss, debugctl) = self.shielded.unwrap_or_default();
         if xss != 0 {
@@ -323,7 +323,7 @@ impl IoMap {
 }
 
 /// The maps that all guests share.
-pub(super) struct Maps {
+pub(super) struct PermissionMaps {
     pub(super) msr: MsrMap,
     pub(super) io: IoMap,
     /// The root of a nested table that maps nothing.
@@ -363,9 +363,9 @@ pub(super) struct VmcbPage {
     page: Pages,
     hpa: Hpa,
     /// The clean bits of the coming entry.
-    clean: Clean,
+    clean: CleanBits,
     last_cpu: Option<u32>,
-    maps: Arc<Maps>,
+    maps: Arc<PermissionMaps>,
 }
 
 impl VmcbPage {
@@ -373,10 +373,10 @@ impl VmcbPage {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(maps: Arc<Maps>) -> Result<VmcbPage> {
+    pub(super) fn new(maps: Arc<PermissionMaps>) -> Result<VmcbPage> {
         let page = Pages::for_processor()?;
         let hpa = page.hpa();
-        let mut vmcb = VmcbPage { page, hpa, clean: Clean::empty(), last_cpu: None, maps };
+        let mut vmcb = VmcbPage { page, hpa, clean: CleanBits::empty(), last_cpu: None, maps };
         let (iopm, msrpm) = (vmcb.maps.io.0.hpa().0, vmcb.maps.msr.0.hpa().0);
         let c = vmcb.control_mut();
         c.iopm_base = iopm;
@@ -392,9 +392,9 @@ impl VmcbPage {
     ///
     /// # Errors
     /// `ENOMEM`.
-    fn of_no_guest(maps: Arc<Maps>) -> Result<VmcbPage> {
+    fn of_no_guest(maps: Arc<PermissionMaps>) -> Result<VmcbPage> {
         let mut vmcb = VmcbPage::new(maps)?;
-        let s = vmcb.save_mut(Clean::all());
+        let s = vmcb.save_mut(CleanBits::all());
         s.efer = Efer::SVME.bits();
         s.cr0 = Cr0::ET.bits();
         s.rflags = Rflags::ONE.bits();
@@ -417,32 +417,32 @@ impl VmcbPage {
     }
 
     #[inline(always)]
-    fn control_mut(&mut self) -> &mut Control {
+    fn control_mut(&mut self) -> &mut ControlArea {
         &mut self.vmcb_mut().control
     }
 
     /// Returns the control area to read.
     #[inline]
-    pub(super) fn control(&self) -> &Control {
+    pub(super) fn control(&self) -> &ControlArea {
         &self.vmcb().control
     }
 
     /// Returns the guest's registers.
     #[inline]
-    pub(super) fn save(&self) -> &Save {
+    pub(super) fn save(&self) -> &SaveArea {
         &self.vmcb().save
     }
 
     /// Returns the guest's registers to change; `fields` says which clean fields that touches.
     #[inline]
-    pub(super) fn save_mut(&mut self, fields: Clean) -> &mut Save {
+    pub(super) fn save_mut(&mut self, fields: CleanBits) -> &mut SaveArea {
         self.clean.remove(fields);
         &mut self.vmcb_mut().save
     }
 
     /// Sets the intercepts; those that protect the host are added.
     pub(super) fn set_intercepts(&mut self, i3: Intercept3, i4: Intercept4, exceptions: u32) {
-        self.clean.remove(Clean::INTERCEPTS);
+        self.clean.remove(CleanBits::INTERCEPTS);
         let c = self.control_mut();
         c.intercept3 = i3.union(HOST_SAFETY3).bits();
         c.intercept4 = i4.union(HOST_SAFETY4).bits();
@@ -458,7 +458,7 @@ impl VmcbPage {
         let new = if on { old | which } else { old.difference(which) | HOST_SAFETY_CR };
         if new != old {
             c.intercept_cr = new.bits();
-            self.clean.remove(Clean::INTERCEPTS);
+            self.clean.remove(CleanBits::INTERCEPTS);
         }
     }
 
@@ -469,19 +469,19 @@ impl VmcbPage {
         let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
         if new != old {
             c.intercept3 = new.bits();
-            self.clean.remove(Clean::INTERCEPTS);
+            self.clean.remove(CleanBits::INTERCEPTS);
         }
     }
 
     /// Makes accesses to debug registers exit, or not.
     pub(super) fn intercept_dr(&mut self, on: bool) {
-        self.clean.remove(Clean::INTERCEPTS);
+        self.clean.remove(CleanBits::INTERCEPTS);
         self.control_mut().intercept_dr = if on { u32::MAX } else { 0 };
     }
 
     /// Sets the guest's TSC offset.
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
-        self.clean.remove(Clean::INTERCEPTS);
+        self.clean.remove(CleanBits::INTERCEPTS);
         self.control_mut().tsc_offset = offset;
     }
 
@@ -492,14 +492,14 @@ impl VmcbPage {
         let new = (c.v_intr & !V_TPR) | (u64::from(cr8) & V_TPR);
         if new != c.v_intr {
             c.v_intr = new;
-            self.clean.remove(Clean::TPR);
+            self.clean.remove(CleanBits::TPR);
         }
     }
 
     /// Makes a virtual interrupt pending (for the window), or not.
     pub(super) fn set_virtual_irq(&mut self, on: bool) {
         use super::vmcb::{V_IGN_TPR, V_PRIO};
-        self.clean.remove(Clean::TPR);
+        self.clean.remove(CleanBits::TPR);
         let c = self.control_mut();
         c.v_intr &= !(V_IRQ | V_PRIO | V_IGN_TPR);
         if on {
@@ -519,13 +519,13 @@ impl VmcbPage {
     }
 
     /// Sets what the guest is tagged with on the CPU of `window`, and what the coming entries flush.
-    pub(super) fn place(&mut self, window: &Window<'_>, asid: u32, tlb_control: u32) {
+    pub(super) fn place(&mut self, window: &SvmWindow<'_>, asid: u32, tlb_control: u32) {
         if self.last_cpu != Some(window.cpu_id()) {
             self.last_cpu = Some(window.cpu_id());
-            self.clean = Clean::empty();
+            self.clean = CleanBits::empty();
         }
         if self.control().asid != asid {
-            self.clean.remove(Clean::ASID);
+            self.clean.remove(CleanBits::ASID);
         }
         let c = self.control_mut();
         c.asid = asid;
@@ -534,12 +534,12 @@ impl VmcbPage {
 
     /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
     #[inline(always)]
-    pub(super) fn run(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
+    pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
         let mut clean = self.clean;
         let c = self.control_mut();
         if c.ncr3 != root.hpa().0 {
             c.ncr3 = root.hpa().0;
-            clean.remove(Clean::NP);
+            clean.remove(CleanBits::NP);
         }
         c.clean = clean.bits();
         let (vmcb, host) = (self.hpa, window.host_vmcb);
@@ -549,6 +549,6 @@ impl VmcbPage {
         // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table.
         unsafe { asm::enter(vmcb, gprs, host) };
         self.control_mut().event_inj = 0;
-        self.clean = Clean::all();
+        self.clean = CleanBits::all();
     }
 }

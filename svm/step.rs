@@ -18,7 +18,7 @@ const DR6_OTHERS: u64 = 1 << 13 | 0xf;
 
 /// What the guest had before the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct SingleStep {
     /// Where the IRET is, if it is one that is stepped over.
     pub(crate) iret: Option<u64>,
     /// RFLAGS.
@@ -29,7 +29,7 @@ pub(crate) struct Step {
 
 /// What the guest has after the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct After {
+pub(crate) struct AfterStep {
     /// RFLAGS.
     pub(crate) rflags: u64,
     /// DR6.
@@ -38,21 +38,21 @@ pub(crate) struct After {
     pub(crate) is_ours: bool,
 }
 
-impl Step {
+impl SingleStep {
     /// Ends the step with an exit that left the guest with these registers; `traps` says that it was a
     /// debug exception.
-    pub(crate) fn end(&self, traps: bool, rip: u64, rflags: u64, dr6: u64) -> After {
+    pub(crate) fn end(&self, traps: bool, rip: u64, rflags: u64, dr6: u64) -> AfterStep {
         let trap = Rflags::TF.bits();
         if self.rflags & trap != 0 {
-            return After { rflags, dr6, is_ours: false };
+            return AfterStep { rflags, dr6, is_ours: false };
         }
         // The flags that IRET took from the stack are the guest's own.
         let is_popped = traps && self.iret.is_some_and(|at| at != rip);
         let rflags = if is_popped { rflags } else { rflags & !trap };
         if !traps {
-            return After { rflags, dr6, is_ours: false };
+            return AfterStep { rflags, dr6, is_ours: false };
         }
         let is_ours = (dr6 ^ self.dr6) & DR6_OTHERS == 0;
-        After { rflags, dr6: (dr6 & !DR6_BS) | (self.dr6 & DR6_BS), is_ours }
+        AfterStep { rflags, dr6: (dr6 & !DR6_BS) | (self.dr6 & DR6_BS), is_ours }
     }
 }

@@ -3,10 +3,10 @@
 //! One virtual processor on SVM: the VMCB in the run loop's terms.
 
 use super::exit::{decode, is_refused, IOIO};
-use super::features::Features;
-use super::region::{VmcbPage, Window};
-use super::step::Step;
-use super::vmcb::{Clean, Intercept3, Intercept4, InterceptCr, VmcbSegment};
+use super::features::SvmFeatures;
+use super::region::{SvmWindow, VmcbPage};
+use super::step::SingleStep;
+use super::vmcb::{CleanBits, Intercept3, Intercept4, InterceptCr, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use crate::arch::cr::{Cr4, Efer, Rflags};
 use crate::arch::exception::Vector;
@@ -53,12 +53,12 @@ pub(crate) struct SvmVcpu {
     /// The coming entry is to end once its event is delivered.
     wants_exit: bool,
     /// The entry before this exit was.
-    step: Option<Step>,
+    step: Option<SingleStep>,
 }
 
 impl SvmVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(features: &Features, host_mce: u64, mut vmcb: VmcbPage) -> SvmVcpu {
+    pub(super) fn new(features: &SvmFeatures, host_mce: u64, mut vmcb: VmcbPage) -> SvmVcpu {
         vmcb.set_intercepts(
             Intercept3::CPUID | Intercept3::HLT | Intercept3::RDPMC | Intercept3::TASK_SWITCH,
             Intercept4::VMMCALL | Intercept4::MONITOR | Intercept4::MWAIT | Intercept4::RDPRU,
@@ -86,7 +86,7 @@ impl SvmVcpu {
     /// Tags the guest for this CPU and says what the coming entry flushes.
     #[cold]
     #[inline(never)]
-    fn place(&mut self, window: &mut Window<'_>) {
+    fn place(&mut self, window: &mut SvmWindow<'_>) {
         window.shield();
         let (asid, flush) = window.assign_asid(&mut self.tag);
         let own = if core::mem::take(&mut self.flush) { Flush::One } else { Flush::Nothing };
@@ -101,8 +101,8 @@ impl SvmVcpu {
         self.note_iret();
         if core::mem::take(&mut self.wants_step) {
             let iret = self.nmi_iret;
-            let s = self.vmcb.save_mut(Clean::empty());
-            self.step = Some(Step { iret, rflags: s.rflags, dr6: s.dr6 });
+            let s = self.vmcb.save_mut(CleanBits::empty());
+            self.step = Some(SingleStep { iret, rflags: s.rflags, dr6: s.dr6 });
             s.rflags |= Rflags::TF.bits();
         }
     }
@@ -184,11 +184,11 @@ fn from_table(t: &Table) -> VmcbSegment {
 }
 
 impl BackendVcpu for SvmVcpu {
-    type Window<'a> = Window<'a>;
+    type Window<'a> = SvmWindow<'a>;
 
     #[inline(always)]
-    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
-        let save = self.vmcb.save_mut(Clean::empty());
+    fn enter(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
+        let save = self.vmcb.save_mut(CleanBits::empty());
         save.rax = state.gprs[RAX];
         save.rsp = state.gprs[RSP];
         save.rip = state.rip;
@@ -216,7 +216,7 @@ impl BackendVcpu for SvmVcpu {
 
     fn end_step(&mut self, raw: RawExit, state: &mut VcpuState) -> bool {
         let Some(step) = self.step.take() else { return false };
-        let s = self.vmcb.save_mut(Clean::DRX);
+        let s = self.vmcb.save_mut(CleanBits::DRX);
         let after = step.end(raw.reason == DEBUG_EXCEPTION, s.rip, s.rflags, s.dr6);
         s.dr6 = after.dr6;
         // The guest does not see the trap flag.
@@ -224,7 +224,7 @@ impl BackendVcpu for SvmVcpu {
         after.is_ours
     }
 
-    fn leave(&mut self, window: &mut Window<'_>) {
+    fn leave(&mut self, window: &mut SvmWindow<'_>) {
         if self.vmcb.save().dr6 != DR6_IDLE {
             // An exit leaves the guest's in the processor.
             reset_status();
@@ -278,14 +278,14 @@ impl BackendVcpu for SvmVcpu {
 
     fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
         if dirty.contains(Groups::SEGMENTS) {
-            let s = self.vmcb.save_mut(Clean::SEG);
+            let s = self.vmcb.save_mut(CleanBits::SEG);
             [s.es, s.cs, s.ss, s.ds, s.fs, s.gs] = [0, 1, 2, 3, 4, 5].map(|i: usize| pack(&from.segs[i]));
             s.cpl = from.cpl();
             s.ldtr = pack(&from.ldtr);
             s.tr = pack(&from.tr);
         }
         if dirty.contains(Groups::TABLES) {
-            let s = self.vmcb.save_mut(Clean::DT);
+            let s = self.vmcb.save_mut(CleanBits::DT);
             s.gdtr = from_table(&from.gdt);
             s.idtr = from_table(&from.idt);
         }
@@ -293,7 +293,7 @@ impl BackendVcpu for SvmVcpu {
             self.guest_mce = from.cr4 & Cr4::MCE.bits();
             let cr4 = from.cr4 | self.host_mce;
             self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
-            let s = self.vmcb.save_mut(Clean::CRX | Clean::CR2);
+            let s = self.vmcb.save_mut(CleanBits::CRX | CleanBits::CR2);
             (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, cr4);
             s.efer = from.efer | Efer::SVME.bits();
             // A change of CR0, CR4 or EFER by software may change what translations mean.
@@ -301,14 +301,14 @@ impl BackendVcpu for SvmVcpu {
         }
         if dirty.contains(Groups::SYSCALL) {
             let m = &from.syscall;
-            let s = self.vmcb.save_mut(Clean::NP);
+            let s = self.vmcb.save_mut(CleanBits::NP);
             (s.star, s.lstar, s.cstar, s.sfmask) = (m.star, m.lstar, m.cstar, m.sfmask);
             s.kernel_gs_base = m.kernel_gs_base;
             (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip) = (m.sysenter_cs, m.sysenter_esp, m.sysenter_eip);
             s.g_pat = m.pat;
         }
         if dirty.contains(Groups::DEBUG) {
-            let s = self.vmcb.save_mut(Clean::DRX);
+            let s = self.vmcb.save_mut(CleanBits::DRX);
             (s.dr6, s.dr7) = (from.dr6, from.dr7);
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct VmcbSegment {
 bitflags! {
     /// Fields that the processor may keep from the last run. APM, "VMCB Clean Bits".
     #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct Clean: u32 {
+    pub(crate) struct CleanBits: u32 {
         /// Intercept vectors, TSC offset, pause filter.
         const INTERCEPTS = 1 << 0;
         /// Permission map addresses.
@@ -143,7 +143,7 @@ bitflags! {
 
 /// The control area. APM, "VMCB Layout, Control Area".
 #[repr(C)]
-pub(super) struct Control {
+pub(super) struct ControlArea {
     pub(super) intercept_cr: u32,
     pub(super) intercept_dr: u32,
     pub(super) intercept_exc: u32,
@@ -176,19 +176,19 @@ pub(super) struct Control {
     pub(super) insn_bytes: [u8; 15],
     reserved_0e0: [u8; 0x320],
 }
-const_assert_eq!(core::mem::size_of::<Control>(), 0x400);
-const_assert_eq!(core::mem::offset_of!(Control, pause_filter_threshold), 0x3c);
-const_assert_eq!(core::mem::offset_of!(Control, iopm_base), 0x40);
-const_assert_eq!(core::mem::offset_of!(Control, v_intr), 0x60);
-const_assert_eq!(core::mem::offset_of!(Control, exit_int_info), 0x88);
-const_assert_eq!(core::mem::offset_of!(Control, event_inj), 0xa8);
-const_assert_eq!(core::mem::offset_of!(Control, clean), 0xc0);
-const_assert_eq!(core::mem::offset_of!(Control, next_rip), 0xc8);
+const_assert_eq!(core::mem::size_of::<ControlArea>(), 0x400);
+const_assert_eq!(core::mem::offset_of!(ControlArea, pause_filter_threshold), 0x3c);
+const_assert_eq!(core::mem::offset_of!(ControlArea, iopm_base), 0x40);
+const_assert_eq!(core::mem::offset_of!(ControlArea, v_intr), 0x60);
+const_assert_eq!(core::mem::offset_of!(ControlArea, exit_int_info), 0x88);
+const_assert_eq!(core::mem::offset_of!(ControlArea, event_inj), 0xa8);
+const_assert_eq!(core::mem::offset_of!(ControlArea, clean), 0xc0);
+const_assert_eq!(core::mem::offset_of!(ControlArea, next_rip), 0xc8);
 
 /// The state-save area. APM, "VMCB Layout, State Save Area". Any value in it is safe for the host:
 /// the worst is a VMRUN that ends with VMEXIT_INVALID.
 #[repr(C)]
-pub(crate) struct Save {
+pub(crate) struct SaveArea {
     pub(crate) es: VmcbSegment,
     pub(crate) cs: VmcbSegment,
     pub(crate) ss: VmcbSegment,
@@ -232,20 +232,20 @@ pub(crate) struct Save {
     pub(crate) last_excp_from: u64,
     pub(crate) last_excp_to: u64,
 }
-const_assert_eq!(core::mem::offset_of!(Save, cpl), 0xcb);
-const_assert_eq!(core::mem::offset_of!(Save, efer), 0xd0);
-const_assert_eq!(core::mem::offset_of!(Save, cr4), 0x148);
-const_assert_eq!(core::mem::offset_of!(Save, rip), 0x178);
-const_assert_eq!(core::mem::offset_of!(Save, rsp), 0x1d8);
-const_assert_eq!(core::mem::offset_of!(Save, rax), 0x1f8);
-const_assert_eq!(core::mem::offset_of!(Save, cr2), 0x240);
-const_assert_eq!(core::mem::offset_of!(Save, g_pat), 0x268);
+const_assert_eq!(core::mem::offset_of!(SaveArea, cpl), 0xcb);
+const_assert_eq!(core::mem::offset_of!(SaveArea, efer), 0xd0);
+const_assert_eq!(core::mem::offset_of!(SaveArea, cr4), 0x148);
+const_assert_eq!(core::mem::offset_of!(SaveArea, rip), 0x178);
+const_assert_eq!(core::mem::offset_of!(SaveArea, rsp), 0x1d8);
+const_assert_eq!(core::mem::offset_of!(SaveArea, rax), 0x1f8);
+const_assert_eq!(core::mem::offset_of!(SaveArea, cr2), 0x240);
+const_assert_eq!(core::mem::offset_of!(SaveArea, g_pat), 0x268);
 
 /// The whole VMCB.
 #[repr(C)]
 pub(super) struct Vmcb {
-    pub(super) control: Control,
-    pub(super) save: Save,
+    pub(super) control: ControlArea,
+    pub(super) save: SaveArea,
 }
 
 /// V_TPR in the virtual interrupt control word.

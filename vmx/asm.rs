@@ -233,14 +233,14 @@ pub(super) struct HostSegments {
     pub(super) gs: u16,
     pub(super) tr: u16,
     ldt: u16,
-    gdt: Descriptor,
-    idt: Descriptor,
+    gdt: InvDescriptor,
+    idt: InvDescriptor,
 }
 
 /// The operand of LGDT and its like.
 #[repr(C, packed)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Descriptor {
+struct InvDescriptor {
     limit: u16,
     base: u64,
 }
@@ -268,7 +268,7 @@ macro_rules! load {
 impl HostSegments {
     /// Reads them.
     pub(super) fn read() -> HostSegments {
-        let (mut gdt, mut idt) = (Descriptor::default(), Descriptor::default());
+        let (mut gdt, mut idt) = (InvDescriptor::default(), InvDescriptor::default());
         // SAFETY: The operands have the ten bytes that are stored.
         unsafe {
             asm!("sgdt [{g}]", "sidt [{i}]", g = in(reg) &mut gdt, i = in(reg) &mut idt, options(nostack, preserves_flags))

@@ -13,7 +13,7 @@ use bitflags::bitflags;
 bitflags! {
     /// Pin-based VM-execution controls.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Pin: u32 {
+    pub(crate) struct PinControls: u32 {
         /// Physical interrupts exit.
         const EXTERNAL_INTERRUPT = 1 << 0;
         /// Physical NMIs exit.
@@ -26,7 +26,7 @@ bitflags! {
 
     /// Primary processor-based VM-execution controls.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Primary: u32 {
+    pub(crate) struct PrimaryControls: u32 {
         /// Exit as soon as the guest can take an interrupt.
         const INTERRUPT_WINDOW = 1 << 2;
         /// The TSC offset applies.
@@ -71,7 +71,7 @@ bitflags! {
 
     /// Secondary processor-based VM-execution controls.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Secondary: u32 {
+    pub(crate) struct SecondaryControls: u32 {
         /// Extended page tables.
         const EPT = 1 << 1;
         /// RDTSCP exists.
@@ -146,7 +146,7 @@ bitflags! {
 
 /// The capability MSRs, as read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Msrs {
+pub(crate) struct VmxMsrs {
     /// IA32_VMX_BASIC.
     pub(crate) basic: u64,
     /// IA32_VMX_TRUE_PINBASED_CTLS.
@@ -197,7 +197,7 @@ pub(crate) fn is_allowed(feature_control: u64) -> bool {
 }
 
 /// Notes the MSRs of one more CPU; returns whether they are those of the CPUs before.
-pub(crate) fn agree(common: &mut Option<Msrs>, found: Msrs) -> bool {
+pub(crate) fn agree(common: &mut Option<VmxMsrs>, found: VmxMsrs) -> bool {
     *common.get_or_insert(found) == found
 }
 
@@ -220,7 +220,7 @@ pub(crate) const CR0_PAGED: u64 = Cr0::PE.union(Cr0::PG).bits();
 
 /// The controls of every VMCS on this machine, and what else the probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Setup {
+pub(crate) struct VmxSetup {
     /// The revision identifier of VMXON and VMCS regions.
     pub(crate) revision: u32,
     /// Pin-based controls.
@@ -245,17 +245,17 @@ pub(crate) struct Setup {
     pub(crate) timer_rate: u32,
 }
 
-impl Setup {
+impl VmxSetup {
     /// Computes the controls.
     ///
     /// # Errors
     /// What the processor lacks, in words for the kernel's log.
-    pub(crate) fn new(msrs: &Msrs) -> Result<Setup, &'static str> {
+    pub(crate) fn new(msrs: &VmxMsrs) -> Result<VmxSetup, &'static str> {
         if msrs.basic & BASIC_TRUE_CONTROLS == 0 {
             return Err("VMX with its TRUE capability MSRs");
         }
-        let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMIS;
-        let timer = Pin::PREEMPTION_TIMER.bits();
+        let pin = PinControls::EXTERNAL_INTERRUPT | PinControls::NMI | PinControls::VIRTUAL_NMIS;
+        let timer = PinControls::PREEMPTION_TIMER.bits();
         let pin = adjust(msrs.pin, pin.bits(), timer).map_err(|_| "virtual NMIs")?;
         let primary = primary(msrs)?;
         let secondary = secondary(msrs)?;
@@ -275,7 +275,7 @@ impl Setup {
         }
         let entry = VmEntryControls::LOAD_DEBUG | VmEntryControls::LOAD_PAT | VmEntryControls::LOAD_EFER;
         let entry = adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for EFER and PAT")?;
-        let mut setup = Setup {
+        let mut setup = VmxSetup {
             revision: msrs.basic as u32 & 0x7fff_ffff,
             pin,
             primary,
@@ -297,7 +297,7 @@ impl Setup {
     /// Returns whether real mode and protected mode without paging run as they are. Elsewhere a guest is
     /// entered only with CR0.PE and CR0.PG set, which are then the host's bits of CR0.
     pub(crate) fn is_unrestricted(&self) -> bool {
-        Secondary::from_bits_retain(self.secondary).contains(Secondary::UNRESTRICTED_GUEST)
+        SecondaryControls::from_bits_retain(self.secondary).contains(SecondaryControls::UNRESTRICTED_GUEST)
     }
 
     /// Returns the preemption timer's value for a guest that starts with `rflags`: how long it runs in one window.
@@ -312,59 +312,64 @@ impl Setup {
     /// where there is no such timer.
     fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
         let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
-        let has = Pin::from_bits_retain(self.pin).contains(Pin::PREEMPTION_TIMER);
+        let has = PinControls::from_bits_retain(self.pin).contains(PinControls::PREEMPTION_TIMER);
         has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))
     }
 
     /// Returns whether ENCLS exits where its bitmap says so.
     pub(crate) fn has_encls(&self) -> bool {
-        Secondary::from_bits_retain(self.secondary).contains(Secondary::ENCLS)
+        SecondaryControls::from_bits_retain(self.secondary).contains(SecondaryControls::ENCLS)
     }
 
     /// Returns whether translations are tagged with a VPID.
     pub(crate) fn has_vpid(&self) -> bool {
-        Secondary::from_bits_retain(self.secondary).contains(Secondary::VPID)
+        SecondaryControls::from_bits_retain(self.secondary).contains(SecondaryControls::VPID)
     }
 }
 
-fn primary(msrs: &Msrs) -> Result<u32, &'static str> {
-    let need = Primary::TSC_OFFSET
-        | Primary::HLT
-        | Primary::MWAIT
-        | Primary::RDPMC
-        | Primary::TPR_SHADOW
-        | Primary::MOV_DR
-        | Primary::UNCONDITIONAL_IO
-        | Primary::MSR_BITMAP
-        | Primary::MONITOR
-        | Primary::SECONDARY;
-    let windows = Primary::INTERRUPT_WINDOW | Primary::NMI_WINDOW;
+fn primary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
+    let need = PrimaryControls::TSC_OFFSET
+        | PrimaryControls::HLT
+        | PrimaryControls::MWAIT
+        | PrimaryControls::RDPMC
+        | PrimaryControls::TPR_SHADOW
+        | PrimaryControls::MOV_DR
+        | PrimaryControls::UNCONDITIONAL_IO
+        | PrimaryControls::MSR_BITMAP
+        | PrimaryControls::MONITOR
+        | PrimaryControls::SECONDARY;
+    let windows = PrimaryControls::INTERRUPT_WINDOW | PrimaryControls::NMI_WINDOW;
     let both = need | windows;
     let bits = match adjust(msrs.primary, both.bits(), 0) {
         Ok(bits) => bits,
-        Err(e) if e & Primary::SECONDARY.bits() != 0 => return Err("secondary VM-execution controls (EPT)"),
-        Err(e) if e & Primary::TPR_SHADOW.bits() != 0 => return Err("the TPR shadow"),
-        Err(e) if e & Primary::MSR_BITMAP.bits() != 0 => return Err("the MSR bitmap"),
+        Err(e) if e & PrimaryControls::SECONDARY.bits() != 0 => {
+            return Err("secondary VM-execution controls (EPT)")
+        }
+        Err(e) if e & PrimaryControls::TPR_SHADOW.bits() != 0 => return Err("the TPR shadow"),
+        Err(e) if e & PrimaryControls::MSR_BITMAP.bits() != 0 => return Err("the MSR bitmap"),
         Err(_) => return Err("VM-execution controls that every 64-bit processor has"),
     };
-    let unhandled = Primary::CR3_LOAD | Primary::CR3_STORE | Primary::CR8_LOAD | Primary::CR8_STORE;
-    if bits & (unhandled | Primary::RDTSC).bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
+    let unhandled = PrimaryControls::CR3_LOAD
+        | PrimaryControls::CR3_STORE
+        | PrimaryControls::CR8_LOAD
+        | PrimaryControls::CR8_STORE;
+    if bits & (unhandled | PrimaryControls::RDTSC).bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
         return Err("control register accesses without an exit");
     }
     Ok(bits & !windows.bits())
 }
 
-fn secondary(msrs: &Msrs) -> Result<u32, &'static str> {
-    let want = Secondary::RDTSCP
-        | Secondary::VPID
-        | Secondary::WBINVD
-        | Secondary::INVPCID
-        | Secondary::ENCLS
-        | Secondary::UNRESTRICTED_GUEST;
-    adjust(msrs.secondary, Secondary::EPT.bits(), want.bits()).map_err(|_| "EPT")
+fn secondary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
+    let want = SecondaryControls::RDTSCP
+        | SecondaryControls::VPID
+        | SecondaryControls::WBINVD
+        | SecondaryControls::INVPCID
+        | SecondaryControls::ENCLS
+        | SecondaryControls::UNRESTRICTED_GUEST;
+    adjust(msrs.secondary, SecondaryControls::EPT.bits(), want.bits()).map_err(|_| "EPT")
 }
 
-fn ept_vpid(msrs: &Msrs) -> Result<EptVpid, &'static str> {
+fn ept_vpid(msrs: &VmxMsrs) -> Result<EptVpid, &'static str> {
     let caps = EptVpid::from_bits_truncate(msrs.ept_vpid);
     let need = EptVpid::FOUR_LEVELS | EptVpid::WRITE_BACK | EptVpid::PAGES_2M | EptVpid::INVEPT;
     if !caps.contains(need) || !caps.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL) {

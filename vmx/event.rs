@@ -31,7 +31,7 @@ pub(crate) const BY_NMI: u32 = 1 << 3;
 
 /// An event to be injected: the information field, the error code and the instruction length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Injection {
+pub(crate) struct EntryInjection {
     /// VM-entry interruption information.
     pub(crate) info: u32,
     /// VM-entry exception error code.
@@ -41,7 +41,7 @@ pub(crate) struct Injection {
 }
 
 /// Encodes `event` for a guest whose CR0.PE is `protected`: in real mode no exception has an error code.
-pub(crate) fn encode(event: Event, protected: bool) -> Injection {
+pub(crate) fn encode(event: Event, protected: bool) -> EntryInjection {
     let plain = |kind: u32, vector: u8| VALID | kind | u32::from(vector);
     let (info, error, length) = match event {
         Event::Interrupt(v) => (plain(EXTERNAL, v), 0, 0),
@@ -53,7 +53,7 @@ pub(crate) fn encode(event: Event, protected: bool) -> Injection {
         // INT n has two bytes; user space restores no other.
         Event::Software { vector } => (plain(SOFTWARE, vector), 0, 2),
     };
-    Injection { info, error, length }
+    EntryInjection { info, error, length }
 }
 
 /// Returns the event that an exit cut short, from the IDT-vectoring information field.

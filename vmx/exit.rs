@@ -28,7 +28,7 @@ pub(crate) const REASON_EPT_VIOLATION: u16 = 48;
 
 /// What the processor reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct ExitReport {
     /// Exit reason, all 32 bits, or [`VM_FAIL`].
     pub(crate) reason: u64,
     /// Exit qualification.
@@ -47,7 +47,7 @@ pub(crate) struct Report {
     pub(crate) length: u32,
 }
 
-impl Report {
+impl ExitReport {
     /// Returns the basic exit reason; `None` where the entry failed.
     #[inline]
     pub(crate) fn basic(&self) -> Option<u16> {
@@ -80,7 +80,7 @@ impl Report {
 
 /// Translates a report.
 #[inline]
-pub(crate) fn decode(report: &Report) -> Exit {
+pub(crate) fn decode(report: &ExitReport) -> Exit {
     let raw = report.raw();
     if raw.reason == SOFTWARE {
         return Exit::Emulate;
@@ -155,7 +155,7 @@ fn pio(raw: RawExit) -> Exit {
 }
 
 /// SDM, "Exit Qualification for EPT Violations".
-fn violation(report: &Report) -> Exit {
+fn violation(report: &ExitReport) -> Exit {
     let q = report.qualification;
     Exit::GuestPageFault(GuestPageFault {
         gpa: Gpa(report.gpa),
@@ -169,7 +169,7 @@ fn violation(report: &Report) -> Exit {
 }
 
 /// An entry that the processor cannot use: only a bug of ours makes one.
-fn misconfiguration(report: &Report) -> Exit {
+fn misconfiguration(report: &ExitReport) -> Exit {
     Exit::GuestPageFault(GuestPageFault {
         gpa: Gpa(report.gpa),
         write: false,
@@ -180,7 +180,7 @@ fn misconfiguration(report: &Report) -> Exit {
     })
 }
 
-fn exception(report: &Report) -> Exit {
+fn exception(report: &ExitReport) -> Exit {
     if event::is_nmi(report.interruption) {
         return Exit::HostInterrupt;
     }
@@ -189,7 +189,7 @@ fn exception(report: &Report) -> Exit {
 
 /// What the processor did not take, so that the guest was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum EntryRefusal {
     /// The value of a field, or the field: its encoding.
     Field(u32),
     /// The guest's value of an MSR.
@@ -198,21 +198,21 @@ pub(crate) enum Refusal {
     Flush,
 }
 
-impl Refusal {
+impl EntryRefusal {
     const MSR: u64 = 1 << 62;
     const FLUSH: u64 = 1 << 63;
 
     /// Returns the `info1` that tells of it with [`VM_FAIL`].
     pub(crate) fn info(self) -> u64 {
         match self {
-            Refusal::Field(encoding) => u64::from(encoding) << 32,
-            Refusal::Msr => Self::MSR,
-            Refusal::Flush => Self::FLUSH,
+            EntryRefusal::Field(encoding) => u64::from(encoding) << 32,
+            EntryRefusal::Msr => Self::MSR,
+            EntryRefusal::Flush => Self::FLUSH,
         }
     }
 }
 
-/// Says what [`VM_FAIL`] stands for, from its `info1`: an instruction error number, or a [`Refusal`].
+/// Says what [`VM_FAIL`] stands for, from its `info1`: an instruction error number, or a [`EntryRefusal`].
 ///
 /// SDM, "VM Instruction Error Numbers".
 pub(crate) fn fail_reason(info: u64) -> &'static str {
@@ -224,8 +224,8 @@ pub(crate) fn fail_reason(info: u64) -> &'static str {
         7 => "a control field is invalid",
         8 => "a field of the host's state is invalid",
         26 => "events are blocked by MOV SS",
-        Refusal::MSR => "the processor does not take the guest's value of an MSR",
-        Refusal::FLUSH => "translations could not be flushed",
+        EntryRefusal::MSR => "the processor does not take the guest's value of an MSR",
+        EntryRefusal::FLUSH => "translations could not be flushed",
         field if field >> 32 != 0 => "the processor does not have a field of the VMCS",
         _ => "see the manual for this error",
     }
@@ -233,7 +233,7 @@ pub(crate) fn fail_reason(info: u64) -> &'static str {
 
 /// A write to a control register that touched a bit which is not the guest's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CrWrite {
+pub(crate) struct CrWriteExit {
     /// CR0 or CR4.
     pub(crate) number: u8,
     /// The general register with the new value.
@@ -256,9 +256,9 @@ fn cr_access(qualification: u64) -> CrAccess {
 /// Reads the qualification of a control register access; `None` for one that is not a MOV to CR0 or CR4.
 ///
 /// SDM, "Exit Qualification for Control-Register Accesses".
-pub(crate) fn cr_write(qualification: u64) -> Option<CrWrite> {
+pub(crate) fn cr_write(qualification: u64) -> Option<CrWriteExit> {
     let number = (qualification & 15) as u8;
     let is_mov_to = qualification & 0x30 == 0;
     let source = (qualification >> 8 & 15) as u8;
-    (is_mov_to && matches!(number, 0 | 4)).then_some(CrWrite { number, source })
+    (is_mov_to && matches!(number, 0 | 4)).then_some(CrWriteExit { number, source })
 }

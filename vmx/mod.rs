@@ -33,23 +33,23 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{Backend, Unsupported};
-use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, Msrs, Setup, BASIC_TRUE_CONTROLS};
+use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, VmxMsrs, VmxSetup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, Quirks, VmcsPage, Window};
+use region::{CpuArea, VmcsPage, VmxQuirks, VmxWindow};
 use shared::{MsrMap, NoPebs, SharedPages, PEBS_ENABLE};
 use x86::msr;
 
 /// VMX on this machine.
 pub(crate) struct Vmx {
-    setup: Setup,
+    setup: VmxSetup,
     cpus: KVec<CpuArea>,
     shared: Arc<SharedPages>,
     format: Ept,
     phys_bits: u32,
     /// The width of linear addresses that MSRs take, whether or not the host uses all of it.
     linear_bits: u32,
-    quirks: Quirks,
+    quirks: VmxQuirks,
 }
 
 /// Returns whether this processor has VMX.
@@ -58,17 +58,17 @@ pub(crate) fn is_present() -> bool {
 }
 
 /// Reads the capability MSRs of a CPU; those that it does not have are 0.
-fn capabilities(id: u32) -> Result<Msrs> {
+fn capabilities(id: u32) -> Result<VmxMsrs> {
     let read = |index| cpu::rdmsr_on(id, index);
     let basic = read(msr::IA32_VMX_BASIC)?;
     if basic & BASIC_TRUE_CONTROLS == 0 {
-        return Ok(Msrs { basic, ..Msrs::default() });
+        return Ok(VmxMsrs { basic, ..VmxMsrs::default() });
     }
     let primary = read(msr::IA32_VMX_TRUE_PROCBASED_CTLS)?;
     let secondary = if primary >> 63 != 0 { read(msr::IA32_VMX_PROCBASED_CTLS2)? } else { 0 };
     // Bits 1 and 5 of the allowed 1-settings: EPT, VPID.
     let ept_vpid = if secondary >> 32 & 0x22 != 0 { read(msr::IA32_VMX_EPT_VPID_CAP)? } else { 0 };
-    Ok(Msrs {
+    Ok(VmxMsrs {
         basic,
         pin: read(msr::IA32_VMX_TRUE_PINBASED_CTLS)?,
         primary,
@@ -83,7 +83,7 @@ fn capabilities(id: u32) -> Result<Msrs> {
 }
 
 /// What all CPUs have, or why they cannot run guests.
-fn common_capabilities() -> Result<core::result::Result<Msrs, Unsupported>> {
+fn common_capabilities() -> Result<core::result::Result<VmxMsrs, Unsupported>> {
     let mut common = None;
     for id in 0..cpu::limit() {
         let feature = match cpu::rdmsr_on(id, msr::IA32_FEATURE_CONTROL) {
@@ -136,7 +136,7 @@ impl Vmx {
             Ok(msrs) => msrs,
             Err(why) => return Ok(Err(why)),
         };
-        let setup = match Setup::new(&msrs) {
+        let setup = match VmxSetup::new(&msrs) {
             Ok(setup) => setup,
             Err(what) => return Ok(Err(Unsupported::Lacks(what))),
         };
@@ -153,7 +153,7 @@ impl Vmx {
         };
         let widths = cpu::cpuid(0x8000_0008, 0).eax;
         let flags = host_flags();
-        let quirks = Quirks {
+        let quirks = VmxQuirks {
             has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
             flush_l1d: wants_l1d_flush(),
             has_pebs: flags.contains(HostFlags::PEBS) && cpu::rdmsr_on(cpu::cpu_id(), PEBS_ENABLE).is_ok(),
@@ -181,8 +181,8 @@ impl Backend for Vmx {
     const VENDOR: u32 = VENDOR_VMX;
     const HAS_PDPTES: bool = true;
 
-    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<Window<'a>> {
-        Some(Window::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))
+    fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<VmxWindow<'a>> {
+        Some(VmxWindow::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))
     }
 
     fn new_vcpu(&self) -> Result<vcpu::VmxVcpu> {

@@ -8,11 +8,11 @@
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
 use super::asm::{self, HostSegments, VmFail};
-use super::capability::{EptVpid, Primary, Setup, VmEntryControls, CR0_PAGED};
+use super::capability::{EptVpid, PrimaryControls, VmEntryControls, VmxSetup, CR0_PAGED};
 use super::event;
-use super::exit::{Refusal, Report, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
+use super::exit::{EntryRefusal, ExitReport, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
 use super::shared::{SharedPages, PEBS_ENABLE, SWITCHED};
-use super::vmcs::{Field, GuestField, HostField, OwnedField, ReadField};
+use super::vmcs::{GuestField, HostField, OwnedField, ReadField, VmcsField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::Vector;
@@ -31,7 +31,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use x86::msr;
 
-/// The last VPID. Another hypervisor's guests may have the same ones: see [`Window::assign_vpid`].
+/// The last VPID. Another hypervisor's guests may have the same ones: see [`VmxWindow::assign_vpid`].
 const LAST_VPID: u32 = 0xffff;
 
 /// What each CPU has for running guests.
@@ -40,7 +40,7 @@ pub(super) struct CpuArea {
     vpids: UnsafeCell<AsidPool>,
 }
 
-// SAFETY: `vpids` is reached only through a `Window`, which holds the CPU that the area belongs to
+// SAFETY: `vpids` is reached only through a `VmxWindow`, which holds the CPU that the area belongs to
 // with interrupts off; so no two threads use it at once.
 unsafe impl Sync for CpuArea {}
 
@@ -49,7 +49,7 @@ impl CpuArea {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(cpu: u32, setup: &Setup) -> Result<CpuArea> {
+    pub(super) fn new(cpu: u32, setup: &VmxSetup) -> Result<CpuArea> {
         Ok(CpuArea {
             vmxon: region(setup.revision)?,
             vpids: UnsafeCell::new(AsidPool::new(cpu, 1, LAST_VPID)),
@@ -68,7 +68,7 @@ fn region(revision: u32) -> Result<Pages> {
 
 /// What differs between processors beside VMX itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quirks {
+pub(super) struct VmxQuirks {
     /// IA32_DEBUGCTL exists; an emulator may lack it.
     pub(super) has_debugctl: bool,
     /// The L1 data cache is flushed before the first entry of a window.
@@ -90,7 +90,7 @@ const TRACE_ENABLE: u64 = 1;
 const FLUSH_CMD: u32 = 0x10b;
 
 /// How a window came into VMX operation.
-enum Mode {
+enum VmxOperation {
     /// By itself: the value of CR4 to put back, and of RTIT_CTL where tracing has to stop meanwhile.
     Own { cr4: u64, trace: u64 },
     /// Somebody (a loaded KVM) is in it: the address of the VMCS that was current.
@@ -103,17 +103,17 @@ enum Mode {
 ///
 /// CR4.VMXE is set behind the kernel's shadow copy of CR4, so no other writer of CR4 may run before
 /// the drop: interrupts are off, and the NMI handlers write no CR4.
-pub(crate) struct Window<'a> {
+pub(crate) struct VmxWindow<'a> {
     area: &'a CpuArea,
     cpu: &'a PinnedCpu,
-    quirks: Quirks,
-    mode: Mode,
-    loaded: Option<Loaded>,
+    quirks: VmxQuirks,
+    mode: VmxOperation,
+    loaded: Option<LoadedVmcs>,
 }
 
 /// The VMCS that is current, and what of the host its guest changes.
-struct Loaded {
-    memory: Arc<Memory>,
+struct LoadedVmcs {
+    memory: Arc<VmcsMemory>,
     segments: HostSegments,
     fs_base: u64,
     debugctl: u64,
@@ -193,7 +193,7 @@ fn leave_operation(cr4: u64) {
 /// Switches processor trace off where VMXON would, which loses its state. Returns RTIT_CTL, 0 where nothing was on.
 ///
 /// An interrupt of the tracer's, an NMI, may try to switch it on meanwhile: that faults, and the kernel notes it.
-fn stop_trace(quirks: Quirks) -> u64 {
+fn stop_trace(quirks: VmxQuirks) -> u64 {
     if !quirks.stops_trace {
         return 0;
     }
@@ -215,31 +215,31 @@ fn go_on_tracing(control: u64) {
     }
 }
 
-impl<'a> Window<'a> {
+impl<'a> VmxWindow<'a> {
     /// Enters VMX operation on this CPU; `area` is the CPU's own.
     ///
     /// Where somebody has CR4.VMXE set already, VMXON was executed too: only the current VMCS changes
     /// hands, and the other's comes back when the window is dropped. Its own VMXOFF would come with an
     /// interrupt, which cannot happen in the window.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: Quirks) -> Window<'a> {
+    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: VmxQuirks) -> VmxWindow<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
             if quirks.is_alone {
                 pr_warn_once!("beside another hypervisor on Hyper-V no guest can run: unload kvm_intel\n");
                 Err(VmFail::Invalid)
             } else {
-                asm::vmptrst().map(Mode::Shared)
+                asm::vmptrst().map(VmxOperation::Shared)
             }
         } else {
             let trace = stop_trace(quirks);
             let entered = enter_operation(area, cr4).inspect_err(|_| go_on_tracing(trace));
-            entered.map(|cr4| Mode::Own { cr4, trace })
+            entered.map(|cr4| VmxOperation::Own { cr4, trace })
         };
-        let mode = mode.unwrap_or(Mode::Failed);
-        Window { area, cpu, quirks, mode, loaded: None }
+        let mode = mode.unwrap_or(VmxOperation::Failed);
+        VmxWindow { area, cpu, quirks, mode, loaded: None }
     }
 
-    fn is_loaded(&self, memory: &Arc<Memory>) -> bool {
+    fn is_loaded(&self, memory: &Arc<VmcsMemory>) -> bool {
         self.loaded.as_ref().is_some_and(|l| Arc::ptr_eq(&l.memory, memory))
     }
 
@@ -280,18 +280,18 @@ impl<'a> Window<'a> {
     }
 }
 
-impl Drop for Window<'_> {
+impl Drop for VmxWindow<'_> {
     fn drop(&mut self) {
         self.unload();
         match self.mode {
-            Mode::Own { cr4, trace } => {
+            VmxOperation::Own { cr4, trace } => {
                 // SAFETY: Entered in `open()`; no VMCS is active after `unload()`.
                 unsafe { asm::vmxoff() };
                 leave_operation(cr4);
                 go_on_tracing(trace);
             }
-            Mode::Shared(u64::MAX) | Mode::Failed => {}
-            Mode::Shared(vmcs) => {
+            VmxOperation::Shared(u64::MAX) | VmxOperation::Failed => {}
+            VmxOperation::Shared(vmcs) => {
                 // SAFETY: It was current on this CPU when the window was opened.
                 if unsafe { asm::vmptrld(Hpa(vmcs)) }.is_err() {
                     lost("VMCS");
@@ -302,7 +302,7 @@ impl Drop for Window<'_> {
 }
 
 /// What the processor may hold on to while a VMCS is active; a window keeps it alive.
-pub(super) struct Memory {
+pub(super) struct VmcsMemory {
     vmcs: Pages,
     virtual_apic: Pages,
     shared: Arc<SharedPages>,
@@ -333,14 +333,15 @@ const CR4_GUEST: Cr4 = Cr4::VME
     .union(Cr4::PKE);
 
 /// Primary controls that change in a vCPU's life.
-const CHANGING: Primary = Primary::INTERRUPT_WINDOW.union(Primary::NMI_WINDOW).union(Primary::MOV_DR);
+const CHANGING: PrimaryControls =
+    PrimaryControls::INTERRUPT_WINDOW.union(PrimaryControls::NMI_WINDOW).union(PrimaryControls::MOV_DR);
 
 /// An owned VMCS with its guest's part of the switched MSRs.
 ///
 /// Its fields are in the processor while it is live; what is written at other times waits.
 pub(super) struct VmcsPage {
-    memory: Arc<Memory>,
-    setup: Setup,
+    memory: Arc<VmcsMemory>,
+    setup: VmxSetup,
     initialized: bool,
     launched: bool,
     primary: u32,
@@ -354,7 +355,7 @@ pub(super) struct VmcsPage {
     host: [u64; HostField::ALL.len()],
     msrs: SwitchedMsrs,
     /// What the processor did not take: told instead of the next entry.
-    refusal: Option<Refusal>,
+    refusal: Option<EntryRefusal>,
 }
 
 impl VmcsPage {
@@ -362,9 +363,9 @@ impl VmcsPage {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(setup: &Setup, shared: Arc<SharedPages>) -> Result<VmcsPage> {
+    pub(super) fn new(setup: &VmxSetup, shared: Arc<SharedPages>) -> Result<VmcsPage> {
         let (vmcs, virtual_apic) = (region(setup.revision)?, Pages::new(0)?);
-        let memory = Memory { vmcs, virtual_apic, shared, live: AtomicBool::new(false) };
+        let memory = VmcsMemory { vmcs, virtual_apic, shared, live: AtomicBool::new(false) };
         Ok(VmcsPage {
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
             setup: *setup,
@@ -405,12 +406,12 @@ impl VmcsPage {
         }
         // SAFETY: Live: in VMX operation, and this VMCS is current. The callers below know their fields.
         if unsafe { asm::vmwrite(field, value) }.is_err() {
-            self.note_refusal(Refusal::Field(field));
+            self.note_refusal(EntryRefusal::Field(field));
         }
     }
 
     #[cold]
-    fn note_refusal(&mut self, what: Refusal) {
+    fn note_refusal(&mut self, what: EntryRefusal) {
         self.refusal = self.refusal.or(Some(what));
     }
 
@@ -488,7 +489,7 @@ impl VmcsPage {
 
     /// Turns the exits for a window or for debug registers on or off.
     #[inline]
-    pub(super) fn set_primary(&mut self, which: Primary, on: bool) {
+    pub(super) fn set_primary(&mut self, which: PrimaryControls, on: bool) {
         let which = which.intersection(CHANGING).bits();
         self.primary = if on { self.primary | which } else { self.primary & !which };
     }
@@ -506,7 +507,7 @@ impl VmcsPage {
     pub(super) fn set_switched(&mut self, msrs: SwitchedMsrs) {
         self.msrs = msrs;
         if self.is_live() && write_switched(&msrs.to_array(), &read_switched()).is_err() {
-            self.note_refusal(Refusal::Msr);
+            self.note_refusal(EntryRefusal::Msr);
         }
     }
 
@@ -526,12 +527,16 @@ impl VmcsPage {
     }
 
     /// Makes this the current VMCS of the window's CPU, with that CPU's host state. Returns whether it
-    /// is; the reason why not is then in `Err`, for [`Report::reason`]. The guest starts with `rflags`.
+    /// is; the reason why not is then in `Err`, for [`ExitReport::reason`]. The guest starts with `rflags`.
     ///
     /// # Errors
     /// VMX operation could not be entered, or VMPTRLD failed.
     #[inline]
-    pub(super) fn load(&mut self, window: &mut Window<'_>, rflags: u64) -> core::result::Result<(), VmFail> {
+    pub(super) fn load(
+        &mut self,
+        window: &mut VmxWindow<'_>,
+        rflags: u64,
+    ) -> core::result::Result<(), VmFail> {
         if window.is_loaded(&self.memory) {
             return Ok(());
         }
@@ -539,8 +544,8 @@ impl VmcsPage {
     }
 
     #[inline(never)]
-    fn load_now(&mut self, window: &mut Window<'_>, rflags: u64) -> core::result::Result<(), VmFail> {
-        if matches!(window.mode, Mode::Failed) {
+    fn load_now(&mut self, window: &mut VmxWindow<'_>, rflags: u64) -> core::result::Result<(), VmFail> {
+        if matches!(window.mode, VmxOperation::Failed) {
             return Err(VmFail::Invalid);
         }
         window.unload();
@@ -571,9 +576,9 @@ impl VmcsPage {
         self.launched = false;
         self.memory.live.store(true, Relaxed);
         window.loaded =
-            Some(Loaded { memory: self.memory.clone(), segments, fs_base, debugctl, pebs, msrs: host });
+            Some(LoadedVmcs { memory: self.memory.clone(), segments, fs_base, debugctl, pebs, msrs: host });
         if write_switched(&self.msrs.to_array(), &host).is_err() {
-            self.note_refusal(Refusal::Msr);
+            self.note_refusal(EntryRefusal::Msr);
         }
         if !self.initialized {
             self.initialize();
@@ -635,7 +640,7 @@ impl VmcsPage {
     }
 
     /// Writes what of the host state has changed since the last window. FS, GS, DS and ES are null for
-    /// the kernel; a selector of user space is put back by [`Window::unload`].
+    /// the kernel; a selector of user space is put back by [`VmxWindow::unload`].
     fn write_host(&mut self, s: &HostSegments, fs_base: u64) {
         // SAFETY: Every processor with VMX has these MSRs.
         let of_msr = |index| unsafe { rdmsr(index) };
@@ -674,7 +679,7 @@ impl VmcsPage {
         self.primary_written != 0
     }
 
-    fn write_address_space(&mut self, window: &mut Window<'_>, eptp: u64, tag: &mut AsidTag, flush: bool) {
+    fn write_address_space(&mut self, window: &mut VmxWindow<'_>, eptp: u64, tag: &mut AsidTag, flush: bool) {
         let assigned = window.assign_vpid(tag);
         // Without VPIDs entries and exits drop what they would tag.
         let vpid = if self.setup.has_vpid() { u64::from(assigned.asid) } else { 0 };
@@ -693,7 +698,7 @@ impl VmcsPage {
             // SAFETY: In VMX operation; the probe found this type.
             if unsafe { asm::invept(one) }.is_err() {
                 *tag = AsidTag::default();
-                self.note_refusal(Refusal::Flush);
+                self.note_refusal(EntryRefusal::Flush);
             }
         }
     }
@@ -702,13 +707,13 @@ impl VmcsPage {
     #[inline]
     pub(super) fn run(
         &mut self,
-        window: &mut Window<'_>,
+        window: &mut VmxWindow<'_>,
         (root, format): (TableRoot<'_>, &Ept),
         (tag, flush): (&mut AsidTag, bool),
         gprs: &mut [u64; 16],
-    ) -> Report {
+    ) -> ExitReport {
         if !window.is_loaded(&self.memory) {
-            return Report { reason: VM_FAIL, ..Report::default() };
+            return ExitReport { reason: VM_FAIL, ..ExitReport::default() };
         }
         self.write_address_space(window, format.eptp(root.hpa()), tag, flush);
         if self.primary != self.primary_written {
@@ -720,31 +725,31 @@ impl VmcsPage {
             self.own(OwnedField::TprThreshold, u64::from(self.tpr_threshold));
         }
         if let Some(what) = self.refusal.take() {
-            return Report { reason: VM_FAIL, qualification: what.info(), ..Report::default() };
+            return ExitReport { reason: VM_FAIL, qualification: what.info(), ..ExitReport::default() };
         }
         // SAFETY:
         // - `window` has this VMCS as the current one, so interrupts are off and its CPU is in VMX
         //   operation; `launched` is cleared with each VMCLEAR.
-        // - The controls are those of `Setup`, which exit for what is the host's; the host state was
+        // - The controls are those of `VmxSetup`, which exit for what is the host's; the host state was
         //   written in this window; `root` borrows the table.
         match unsafe { asm::enter(gprs, self.launched) } {
             Ok(()) => self.report(window.cpu),
             Err(_) => {
                 let error = self.told(ReadField::InstructionError);
-                Report { reason: VM_FAIL, qualification: error, ..Report::default() }
+                ExitReport { reason: VM_FAIL, qualification: error, ..ExitReport::default() }
             }
         }
     }
 
     /// Reads what the processor tells about the exit, and hands the host what is its own.
     #[inline]
-    fn report(&mut self, cpu: &PinnedCpu) -> Report {
-        let mut r = Report {
+    fn report(&mut self, cpu: &PinnedCpu) -> ExitReport {
+        let mut r = ExitReport {
             reason: self.told(ReadField::ExitReason),
             qualification: self.told(ReadField::Qualification),
             vectoring: self.told(ReadField::IdtVectoring) as u32,
             length: self.told(ReadField::InsnLength) as u32,
-            ..Report::default()
+            ..ExitReport::default()
         };
         if r.vectoring & event::VALID != 0 {
             r.vectoring_error = self.told(ReadField::IdtVectoringErrorCode) as u32;

@@ -7,11 +7,11 @@
 //! the guest left in the processor.
 
 use super::asm;
-use super::capability::{Primary, Setup, CR0_PAGED};
+use super::capability::{PrimaryControls, VmxSetup, CR0_PAGED};
 use super::check::{self, GuestState, TableField};
-use super::event::{self, Injection, BY_MOV_SS, BY_NMI, BY_STI};
-use super::exit::{self, decode, Report, REASON_CR};
-use super::region::{SwitchedMsrs, VmcsPage, Window};
+use super::event::{self, EntryInjection, BY_MOV_SS, BY_NMI, BY_STI};
+use super::exit::{self, decode, ExitReport, REASON_CR};
+use super::region::{SwitchedMsrs, VmcsPage, VmxWindow};
 use super::vmcs::{GuestField, SegmentFields};
 use crate::arch::addr::canonical;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
@@ -31,7 +31,7 @@ const PENDING_STEP: u64 = 1 << 14;
 
 /// The registers of the groups, while they are not in the VMCS.
 #[derive(Clone, Copy, Default)]
-struct Image {
+struct StateImage {
     segs: [Segment; 6],
     ldtr: Segment,
     tr: Segment,
@@ -47,7 +47,7 @@ struct Image {
     dr7: u64,
 }
 
-impl Image {
+impl StateImage {
     /// Returns whether PAE paging is on, for which the processor has the directory pointers in registers.
     fn is_pae_paging(&self) -> bool {
         CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long: false }
@@ -58,7 +58,7 @@ impl Image {
 /// A virtual processor.
 pub(crate) struct VmxVcpu {
     vmcs: VmcsPage,
-    image: Image,
+    image: StateImage,
     /// Groups whose image the VMCS does not have yet.
     dirty: Groups,
     cr2: u64,
@@ -81,14 +81,14 @@ pub(crate) struct VmxVcpu {
     interruptibility_written: Option<u32>,
     tsc_offset: u64,
     tsc_offset_written: Option<u64>,
-    report: Report,
+    report: ExitReport,
     rip: u64,
 }
 
 impl VmxVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
     pub(super) fn new(
-        setup: &Setup,
+        setup: &VmxSetup,
         format: Ept,
         (phys_bits, linear_bits): (u32, u32),
         mut vmcs: VmcsPage,
@@ -96,7 +96,7 @@ impl VmxVcpu {
         vmcs.set_cr4_guest(CrRules::WITHOUT_CPUID.cr4_bits());
         VmxVcpu {
             vmcs,
-            image: Image::default(),
+            image: StateImage::default(),
             dirty: Groups::empty(),
             cr2: 0,
             dr6: DR6_IDLE,
@@ -115,7 +115,7 @@ impl VmxVcpu {
             interruptibility_written: None,
             tsc_offset: 0,
             tsc_offset_written: None,
-            report: Report::default(),
+            report: ExitReport::default(),
             rip: 0,
         }
     }
@@ -137,7 +137,7 @@ impl VmxVcpu {
     }
 
     /// Fetches groups from the VMCS, which is live.
-    fn fetch(&self, want: Groups, out: &mut Image) {
+    fn fetch(&self, want: Groups, out: &mut StateImage) {
         let v = &self.vmcs;
         if want.contains(Groups::SEGMENTS) {
             out.segs = GuestField::SEGMENTS.map(|f| self.read_segment(f));
@@ -217,7 +217,7 @@ impl VmxVcpu {
                 self.tell_held_breakpoints();
             }
             let (cr0, _) = self.vmcs.control_registers();
-            let Injection { info, error, length } = event::encode(e, cr0 & Cr0::PE.bits() != 0);
+            let EntryInjection { info, error, length } = event::encode(e, cr0 & Cr0::PE.bits() != 0);
             self.vmcs.write(GuestField::EntryInterruption, u64::from(info));
             self.vmcs.write(GuestField::EntryErrorCode, u64::from(error));
             self.vmcs.write(GuestField::EntryInsnLength, u64::from(length));
@@ -281,7 +281,7 @@ impl VmxVcpu {
             asm::set_dr6(DR6_IDLE);
         }
         self.debug_loaded = on;
-        self.vmcs.set_primary(Primary::MOV_DR, !on);
+        self.vmcs.set_primary(PrimaryControls::MOV_DR, !on);
     }
 
     fn guest_dr6(&self) -> u64 {
@@ -328,7 +328,7 @@ impl VmxVcpu {
 
     fn guest_state(&self) -> GuestState {
         let v = &self.vmcs;
-        let mut image = Image::default();
+        let mut image = StateImage::default();
         self.fetch(Groups::all(), &mut image);
         let (cr0, cr4, entry, activity) = v.owned_state();
         let table = |base, limit| TableField { base: v.read(base), limit: v.read(limit) as u32 };
@@ -376,16 +376,16 @@ fn busy(tr: &Segment) -> Segment {
 }
 
 impl BackendVcpu for VmxVcpu {
-    type Window<'a> = Window<'a>;
+    type Window<'a> = VmxWindow<'a>;
 
     #[inline]
-    fn enter(&mut self, window: &mut Window<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
+    fn enter(&mut self, window: &mut VmxWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         if !self.paged && !self.unrestricted {
-            self.report = Report { reason: exit::SOFTWARE, ..Report::default() };
+            self.report = ExitReport { reason: exit::SOFTWARE, ..ExitReport::default() };
             return self.report.raw();
         }
         if self.vmcs.load(window, state.rflags).is_err() {
-            self.report = Report { reason: exit::VM_FAIL, ..Report::default() };
+            self.report = ExitReport { reason: exit::VM_FAIL, ..ExitReport::default() };
             state.broken_rule = self.broken_rule();
             return self.report.raw();
         }
@@ -427,7 +427,7 @@ impl BackendVcpu for VmxVcpu {
         decode(&self.report)
     }
 
-    fn leave(&mut self, _window: &mut Window<'_>) {
+    fn leave(&mut self, _window: &mut VmxWindow<'_>) {
         if self.vmcs.is_live() {
             let mut image = self.image;
             self.fetch(self.dirty.complement(), &mut image);
@@ -513,10 +513,10 @@ impl BackendVcpu for VmxVcpu {
 
     fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls) {
         if dirty.contains(ControlGroups::INTERRUPT_WINDOW) {
-            self.vmcs.set_primary(Primary::INTERRUPT_WINDOW, from.interrupt_window());
+            self.vmcs.set_primary(PrimaryControls::INTERRUPT_WINDOW, from.interrupt_window());
         }
         if dirty.contains(ControlGroups::NMI_WINDOW) {
-            self.vmcs.set_primary(Primary::NMI_WINDOW, from.nmi_window());
+            self.vmcs.set_primary(PrimaryControls::NMI_WINDOW, from.nmi_window());
         }
         if dirty.contains(ControlGroups::TPR) {
             let EntryTpr { cr8, floor } = from.tpr();
@@ -552,7 +552,7 @@ impl BackendVcpu for VmxVcpu {
         if event == Event::Nmi {
             // The exit at the end of the handler is that for an NMI window.
             self.interruptibility &= !BY_NMI;
-            self.vmcs.set_primary(Primary::NMI_WINDOW, true);
+            self.vmcs.set_primary(PrimaryControls::NMI_WINDOW, true);
         }
         self.event = Some(event);
     }
@@ -574,7 +574,7 @@ impl BackendVcpu for VmxVcpu {
 
     fn set_blocking(&mut self, blocking: Blocking) {
         self.interruptibility = event::with_blocking(self.interruptibility, blocking);
-        self.vmcs.set_primary(Primary::NMI_WINDOW, blocking.nmi);
+        self.vmcs.set_primary(PrimaryControls::NMI_WINDOW, blocking.nmi);
     }
 
     #[inline]

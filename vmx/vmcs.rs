@@ -21,7 +21,7 @@ pub(crate) enum FieldWidth {
 }
 
 /// A field of the VMCS.
-pub(crate) trait Field: Copy {
+pub(crate) trait VmcsField: Copy {
     /// Returns the encoding for VMREAD and VMWRITE.
     fn encoding(self) -> u32;
 
@@ -52,7 +52,7 @@ macro_rules! fields {
             pub(crate) const ALL: &'static [$name] = &[$($name::$field),*];
         }
 
-        impl Field for $name {
+        impl VmcsField for $name {
             #[inline]
             fn encoding(self) -> u32 {
                 self as u32

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use crate::arch::cpuid::CpuidRegs;
-use crate::svm::features::{has_xss, Features, Fit};
+use crate::svm::features::{has_xss, Fit, SvmFeatures};
 
 /// A processor with SVM whose leaf 0x8000000a has these EBX and EDX.
 fn cpu(asids: u32, bits: u32) -> impl Fn(u32) -> CpuidRegs {
@@ -15,11 +15,11 @@ fn cpu(asids: u32, bits: u32) -> impl Fn(u32) -> CpuidRegs {
 
 #[test]
 fn features_are_those_of_the_leaf() {
-    let all = Features::of(cpu(16, 0xc9)).unwrap();
+    let all = SvmFeatures::of(cpu(16, 0xc9)).unwrap();
 
     assert_eq!(all.asids, 16);
     assert!(all.nested_paging && all.next_rip && all.flush_by_asid && all.decode_assist);
-    let none = Features::of(cpu(2, !0xc9)).unwrap();
+    let none = SvmFeatures::of(cpu(2, !0xc9)).unwrap();
     assert!(!(none.nested_paging || none.next_rip || none.flush_by_asid || none.decode_assist));
 }
 
@@ -31,14 +31,14 @@ fn a_processor_without_the_bit_or_the_leaf_has_none() {
         _ => cpu(16, 1)(leaf),
     };
 
-    assert_eq!(Features::of(no_bit), None);
-    assert_eq!(Features::of(no_leaf), None);
+    assert_eq!(SvmFeatures::of(no_bit), None);
+    assert_eq!(SvmFeatures::of(no_leaf), None);
 }
 
 #[test]
 fn a_cpu_that_differs_or_is_switched_off_does_not_fit() {
-    let probed = Features::of(cpu(16, 0x9)).unwrap();
-    let other = Features::of(cpu(16, 0x1));
+    let probed = SvmFeatures::of(cpu(16, 0x9)).unwrap();
+    let other = SvmFeatures::of(cpu(16, 0x1));
 
     assert_eq!(probed.fit(Some(probed), Some(0)), Fit::Alike);
     assert_eq!(probed.fit(Some(probed), Some(1 << 3)), Fit::Alike, "the lock alone forbids nothing");

@@ -4,8 +4,8 @@
 
 use crate::arch::cpuid::{signature, CpuidRegs};
 use crate::vmx::capability::{
-    adjust, agree, has_enlightened_vmcs, is_allowed, EptVpid, ExitControls, Msrs, Primary, Secondary, Setup,
-    VmEntryControls,
+    adjust, agree, has_enlightened_vmcs, is_allowed, EptVpid, ExitControls, PrimaryControls,
+    SecondaryControls, VmEntryControls, VmxMsrs, VmxSetup,
 };
 use proptest::prelude::*;
 
@@ -15,8 +15,8 @@ fn msr(must: u32, may: u32) -> u64 {
 }
 
 /// The i7-3770K's, as the SDM's defaults and the features of its generation make them.
-fn ivy_bridge() -> Msrs {
-    Msrs {
+fn ivy_bridge() -> VmxMsrs {
+    VmxMsrs {
         basic: 1 << 55 | 6 << 50 | 1 << 32 | 0x10,
         pin: msr(0x16, 0x7f),
         primary: msr(0x0400_6172, 0xfff9_fffe),
@@ -32,13 +32,21 @@ fn ivy_bridge() -> Msrs {
 
 #[test]
 fn an_ivy_bridge_gets_what_guests_need() {
-    let s = Setup::new(&ivy_bridge()).unwrap();
+    let s = VmxSetup::new(&ivy_bridge()).unwrap();
     assert_eq!(s.revision, 0x10);
-    let primary = Primary::from_bits_retain(s.primary);
-    assert!(primary.contains(Primary::HLT | Primary::MSR_BITMAP | Primary::TPR_SHADOW | Primary::SECONDARY));
-    assert!(!primary.intersects(Primary::INTERRUPT_WINDOW | Primary::NMI_WINDOW | Primary::CR3_LOAD));
-    let secondary = Secondary::from_bits_retain(s.secondary);
-    assert!(secondary.contains(Secondary::EPT | Secondary::UNRESTRICTED_GUEST | Secondary::VPID));
+    let primary = PrimaryControls::from_bits_retain(s.primary);
+    assert!(primary.contains(
+        PrimaryControls::HLT
+            | PrimaryControls::MSR_BITMAP
+            | PrimaryControls::TPR_SHADOW
+            | PrimaryControls::SECONDARY
+    ));
+    assert!(!primary.intersects(
+        PrimaryControls::INTERRUPT_WINDOW | PrimaryControls::NMI_WINDOW | PrimaryControls::CR3_LOAD
+    ));
+    let secondary = SecondaryControls::from_bits_retain(s.secondary);
+    assert!(secondary
+        .contains(SecondaryControls::EPT | SecondaryControls::UNRESTRICTED_GUEST | SecondaryControls::VPID));
     assert!(ExitControls::from_bits_retain(s.exit).contains(ExitControls::HOST_64 | ExitControls::LOAD_EFER));
     assert!(!ExitControls::from_bits_retain(s.exit).contains(ExitControls::ACKNOWLEDGE));
     assert!(VmEntryControls::from_bits_retain(s.entry).contains(VmEntryControls::LOAD_EFER));
@@ -51,23 +59,23 @@ fn an_ivy_bridge_gets_what_guests_need() {
 
 #[test]
 fn the_preemption_timer_counts_in_its_own_rate() {
-    let s = Setup::new(&ivy_bridge()).unwrap();
+    let s = VmxSetup::new(&ivy_bridge()).unwrap();
     assert_eq!(s.longest_run(3_500_000, 0x202), Some(35_000_000 >> 5));
     assert_eq!(s.longest_run(1, 2), Some(1), "never 0, which exits at once");
-    let slow = Setup { timer_rate: 0, ..s };
+    let slow = VmxSetup { timer_rate: 0, ..s };
     assert_eq!(slow.longest_run(u32::MAX, 0x202), Some(u32::MAX), "the longest there is");
 }
 
 #[test]
 fn a_guest_with_interrupts_off_runs_shorter_in_one_window() {
-    let s = Setup::new(&ivy_bridge()).unwrap();
+    let s = VmxSetup::new(&ivy_bridge()).unwrap();
     assert_eq!(s.longest_run(3_500_000, 2), Some(3_500_000 >> 5));
 }
 
 #[test]
 fn the_timer_goes_on_over_exits_where_there_is_one() {
     let saves = |pin, exit| {
-        let s = Setup::new(&Msrs { pin, exit, ..ivy_bridge() }).unwrap();
+        let s = VmxSetup::new(&VmxMsrs { pin, exit, ..ivy_bridge() }).unwrap();
         (
             s.longest_run(1, 0).is_some(),
             ExitControls::from_bits_retain(s.exit).contains(ExitControls::SAVE_TIMER),
@@ -84,15 +92,15 @@ fn a_processor_without_vpid_runs_without() {
     let mut m = ivy_bridge();
     m.secondary = msr(0, 0x18ff & !(1 << 5));
     m.ept_vpid &= 0xffff_ffff;
-    assert!(!Setup::new(&m).unwrap().has_vpid());
+    assert!(!VmxSetup::new(&m).unwrap().has_vpid());
 }
 
 #[test]
 fn a_processor_without_unrestricted_guest_enters_paged_guests_only() {
-    let s = Setup::new(&Msrs { secondary: msr(0, 0x187f), ..ivy_bridge() }).unwrap();
+    let s = VmxSetup::new(&VmxMsrs { secondary: msr(0, 0x187f), ..ivy_bridge() }).unwrap();
     assert!(!s.is_unrestricted());
     assert_eq!(s.cr0_one, 0x8000_0021);
-    assert!(Setup::new(&ivy_bridge()).unwrap().is_unrestricted());
+    assert!(VmxSetup::new(&ivy_bridge()).unwrap().is_unrestricted());
 }
 
 #[test]
@@ -110,17 +118,17 @@ fn cpus_that_differ_in_any_capability_do_not_agree() {
     let mut common = None;
     assert!(agree(&mut common, ivy_bridge()));
     assert!(agree(&mut common, ivy_bridge()));
-    assert!(!agree(&mut common, Msrs { ept_vpid: 0, ..ivy_bridge() }));
-    assert!(!agree(&mut common, Msrs { basic: 0x11, ..ivy_bridge() }));
+    assert!(!agree(&mut common, VmxMsrs { ept_vpid: 0, ..ivy_bridge() }));
+    assert!(!agree(&mut common, VmxMsrs { basic: 0x11, ..ivy_bridge() }));
     assert!(agree(&mut common, ivy_bridge()));
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    let without = |change: &dyn Fn(&mut Msrs)| {
+    let without = |change: &dyn Fn(&mut VmxMsrs)| {
         let mut m = ivy_bridge();
         change(&mut m);
-        Setup::new(&m).unwrap_err()
+        VmxSetup::new(&m).unwrap_err()
     };
     assert!(without(&|m| m.basic = 0).contains("TRUE"));
     assert!(without(&|m| m.pin = msr(0x16, 0x5f)).contains("NMI"));
@@ -153,16 +161,16 @@ proptest! {
 
 #[test]
 fn enclave_instructions_exit_where_they_can() {
-    assert!(!Setup::new(&ivy_bridge()).unwrap().has_encls());
-    let with = Msrs { secondary: ivy_bridge().secondary | 1 << (32 + 15), ..ivy_bridge() };
-    assert!(Setup::new(&with).unwrap().has_encls());
+    assert!(!VmxSetup::new(&ivy_bridge()).unwrap().has_encls());
+    let with = VmxMsrs { secondary: ivy_bridge().secondary | 1 << (32 + 15), ..ivy_bridge() };
+    assert!(VmxSetup::new(&with).unwrap().has_encls());
 }
 
 #[test]
 fn tracing_in_vmx_operation_is_told_by_a_bit() {
-    assert!(!Setup::new(&ivy_bridge()).unwrap().traces);
-    let with = Msrs { misc: ivy_bridge().misc | 1 << 14, ..ivy_bridge() };
-    assert!(Setup::new(&with).unwrap().traces);
+    assert!(!VmxSetup::new(&ivy_bridge()).unwrap().traces);
+    let with = VmxMsrs { misc: ivy_bridge().misc | 1 << 14, ..ivy_bridge() };
+    assert!(VmxSetup::new(&with).unwrap().traces);
 }
 
 #[test]

@@ -5,11 +5,13 @@
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Vector;
 use crate::vcpu::exit::{CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmxInsn};
-use crate::vmx::exit::{cr_write, decode, fail_reason, CrWrite, Refusal, Report, ENTRY_FAILURE, VM_FAIL};
+use crate::vmx::exit::{
+    cr_write, decode, fail_reason, CrWriteExit, EntryRefusal, ExitReport, ENTRY_FAILURE, VM_FAIL,
+};
 use proptest::prelude::*;
 
-fn report(reason: u64, qualification: u64) -> Report {
-    Report { reason, qualification, ..Report::default() }
+fn report(reason: u64, qualification: u64) -> ExitReport {
+    ExitReport { reason, qualification, ..ExitReport::default() }
 }
 
 fn plain(reason: u64) -> Exit {
@@ -81,7 +83,7 @@ fn ports_are_decoded() {
 
 #[test]
 fn faults_of_the_second_level_are_decoded() {
-    let fault = |reason, q| decode(&Report { gpa: 0xfee0_0020, ..report(reason, q) });
+    let fault = |reason, q| decode(&ExitReport { gpa: 0xfee0_0020, ..report(reason, q) });
     let none = GuestPageFault {
         gpa: Gpa(0xfee0_0020),
         write: false,
@@ -102,7 +104,7 @@ fn faults_of_the_second_level_are_decoded() {
 
 #[test]
 fn an_nmi_is_the_hosts_and_an_exception_the_guests() {
-    let cause = |interruption, error| decode(&Report { interruption, error, ..report(0, 0) });
+    let cause = |interruption, error| decode(&ExitReport { interruption, error, ..report(0, 0) });
     assert_eq!(cause(0x8000_0202, 0), Exit::HostInterrupt);
     assert_eq!(cause(0x8000_0b11, 0), Exit::Exception(Vector::AC, 0));
     assert_eq!(cause(0x8000_0301, 7), Exit::Exception(Vector::DB, 7));
@@ -110,10 +112,13 @@ fn an_nmi_is_the_hosts_and_an_exception_the_guests() {
 
 #[test]
 fn an_iret_that_faulted_masks_nmis_again() {
-    let db = Report { interruption: 0x8000_1301, ..report(0, 0) };
+    let db = ExitReport { interruption: 0x8000_1301, ..report(0, 0) };
     assert!(db.has_unblocked_nmi());
-    assert!(!Report { interruption: 0x8000_1b08, ..db }.has_unblocked_nmi(), "undefined for a double fault");
-    assert!(!Report { vectoring: 0x8000_0031, ..db }.has_unblocked_nmi(), "nor inside a delivery");
+    assert!(
+        !ExitReport { interruption: 0x8000_1b08, ..db }.has_unblocked_nmi(),
+        "undefined for a double fault"
+    );
+    assert!(!ExitReport { vectoring: 0x8000_0031, ..db }.has_unblocked_nmi(), "nor inside a delivery");
     assert!(report(48, 1 << 12).has_unblocked_nmi());
     assert!(!report(48, 0).has_unblocked_nmi());
     assert!(!report(10, 1 << 12).has_unblocked_nmi());
@@ -121,8 +126,8 @@ fn an_iret_that_faulted_masks_nmis_again() {
 
 #[test]
 fn only_moves_to_cr0_and_cr4_are_tried_again() {
-    assert_eq!(cr_write(0x000), Some(CrWrite { number: 0, source: 0 }));
-    assert_eq!(cr_write(0xf04), Some(CrWrite { number: 4, source: 15 }));
+    assert_eq!(cr_write(0x000), Some(CrWriteExit { number: 0, source: 0 }));
+    assert_eq!(cr_write(0xf04), Some(CrWriteExit { number: 4, source: 15 }));
     for q in [0x003, 0x008, 0x010, 0x020, 0x030] {
         assert_eq!(cr_write(q), None, "{q:#x}");
     }
@@ -131,7 +136,7 @@ fn only_moves_to_cr0_and_cr4_are_tried_again() {
 proptest! {
     #[test]
     fn every_report_has_an_answer(reason in 0u64..=0xffff_ffff, qualification: u64, gpa: u64, interruption: u32) {
-        let r = Report { reason, qualification, gpa, interruption, ..Report::default() };
+        let r = ExitReport { reason, qualification, gpa, interruption, ..ExitReport::default() };
         let _ = decode(&r);
         prop_assert_eq!(matches!(decode(&r), Exit::EntryFailed(_)), reason & ENTRY_FAILURE != 0);
         prop_assert_eq!(decode(&r), decode(&r));
@@ -142,9 +147,9 @@ proptest! {
 fn an_entry_that_did_not_start_says_why() {
     assert!(fail_reason(7).contains("control field"));
     assert!(fail_reason(8).contains("host's state"));
-    assert!(fail_reason(Refusal::Field(0x4826).info()).contains("field of the VMCS"));
-    assert!(fail_reason(Refusal::Msr.info()).contains("MSR"));
-    assert!(fail_reason(Refusal::Flush.info()).contains("flushed"));
+    assert!(fail_reason(EntryRefusal::Field(0x4826).info()).contains("field of the VMCS"));
+    assert!(fail_reason(EntryRefusal::Msr.info()).contains("MSR"));
+    assert!(fail_reason(EntryRefusal::Flush.info()).contains("flushed"));
     assert!(fail_reason(0).contains("could not be entered"));
     assert!(fail_reason(99).contains("manual"));
 }

@@ -2,10 +2,10 @@
 
 //! Field encodings, by the SDM's appendix "Field Encoding in VMCS".
 
-use crate::vmx::vmcs::{Field, FieldWidth, GuestField, HostField, OwnedField, ReadField};
+use crate::vmx::vmcs::{FieldWidth, GuestField, HostField, OwnedField, ReadField, VmcsField};
 
 fn all() -> Vec<(String, u32, FieldWidth)> {
-    fn list<F: Field + core::fmt::Debug>(fields: &[F]) -> Vec<(String, u32, FieldWidth)> {
+    fn list<F: VmcsField + core::fmt::Debug>(fields: &[F]) -> Vec<(String, u32, FieldWidth)> {
         fields.iter().map(|f| (format!("{f:?}"), f.encoding(), f.width())).collect()
     }
     [list(GuestField::ALL), list(OwnedField::ALL), list(HostField::ALL), list(ReadField::ALL)].concat()
