@@ -20,7 +20,7 @@ use crate::host::file::WaitQueue;
 use crate::host::guest_ram;
 use crate::host::rcu::{RcuBox, Unpublished};
 use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest};
-use crate::mmu::tlb::{Invalidations, Snapshot};
+use crate::mmu::tlb::{RamChanges, RamSnapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::SpinLock;
@@ -35,7 +35,7 @@ pub(crate) struct GuestRam {
     /// The place of the slot that was accessed last, wrong at worst.
     hint: AtomicUsize,
     /// What may not be mapped.
-    invalidations: Invalidations,
+    invalidations: RamChanges,
     /// MMU notifiers between their begin and their end.
     #[pin]
     notifiers: SpinLock<usize>,
@@ -54,7 +54,7 @@ pub(crate) struct SlotChange<'a> {
 }
 
 /// Keeps anything from being mapped.
-struct Block<'a>(&'a Invalidations);
+struct Block<'a>(&'a RamChanges);
 
 impl Drop for Block<'_> {
     fn drop(&mut self) {
@@ -76,7 +76,7 @@ impl GuestRam {
             limits,
             generation: AtomicU64::new(0),
             hint: AtomicUsize::new(0),
-            invalidations: Invalidations::new(),
+            invalidations: RamChanges::new(),
             notifiers <- kernel::new_spinlock!(0),
             no_notifiers <- WaitQueue::new(),
         }? Error)
@@ -163,7 +163,7 @@ impl GuestRam {
 
     /// Returns what decides whether a page may be mapped.
     #[inline(always)]
-    pub(crate) fn invalidations(&self) -> &Invalidations {
+    pub(crate) fn invalidations(&self) -> &RamChanges {
         &self.invalidations
     }
 
@@ -176,7 +176,7 @@ impl GuestRam {
     /// Returns the slot of `gfn`, and what a page that is looked up there from now on is to be mapped with. `hint` is
     /// as [`MemSlots::lookup`] has it.
     #[inline(always)]
-    pub(crate) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(MemSlot, Snapshot)> {
+    pub(crate) fn slot(&self, gfn: Gfn, hint: &mut usize) -> Option<(MemSlot, RamSnapshot)> {
         let snapshot = self.invalidations.snapshot();
         let slot = self.slots.read(|s| s.lookup(gfn, hint).copied())?;
         Some((slot, snapshot))

@@ -34,10 +34,10 @@ pub(crate) struct AsidPool {
 
 /// A vCPU's identifier: where and when it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AsidTag(Option<Held>);
+pub(crate) struct AsidTag(Option<HeldAsid>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
+struct HeldAsid {
     cpu: u32,
     generation: u64,
     asid: u32,
@@ -45,7 +45,7 @@ struct Held {
 
 /// What to enter the guest with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Assigned {
+pub(crate) struct AssignedAsid {
     /// The identifier.
     pub(crate) asid: u32,
     /// It is not the one that the vCPU had; nothing in this TLB is tagged with it.
@@ -56,7 +56,7 @@ pub(crate) struct Assigned {
 
 /// What to flush before an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Flush {
+pub(crate) enum AsidFlush {
     /// Nothing.
     Nothing,
     /// The entries of the identifier that the entry is made with.
@@ -67,7 +67,7 @@ pub(crate) enum Flush {
 
 /// What another hypervisor has to do with a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Neighbour {
+pub(crate) enum AsidNeighbour {
     /// It was not here since this module's last window.
     Absent,
     /// It may have been, and is not any more.
@@ -76,14 +76,14 @@ pub(crate) enum Neighbour {
     Here,
 }
 
-impl Neighbour {
+impl AsidNeighbour {
     /// Tells from EFER.SVME and VM_HSAVE_PA, as a window finds them, and from the address `ours` that each window
     /// without a neighbour leaves in the latter. Nobody runs a guest without a save area of his own there.
-    pub(crate) fn of(svme: bool, hsave: u64, ours: u64) -> Neighbour {
+    pub(crate) fn of(svme: bool, hsave: u64, ours: u64) -> AsidNeighbour {
         match svme {
-            true => Neighbour::Here,
-            false if hsave == ours => Neighbour::Absent,
-            false => Neighbour::Gone,
+            true => AsidNeighbour::Here,
+            false if hsave == ours => AsidNeighbour::Absent,
+            false => AsidNeighbour::Gone,
         }
     }
 }
@@ -101,23 +101,23 @@ pub(crate) struct WindowAsids {
 
 impl WindowAsids {
     /// Opens a window. `pool` is that of the processor, here and below.
-    pub(crate) fn open(pool: &mut AsidPool, neighbour: Neighbour) -> WindowAsids {
-        if neighbour != Neighbour::Absent {
+    pub(crate) fn open(pool: &mut AsidPool, neighbour: AsidNeighbour) -> WindowAsids {
+        if neighbour != AsidNeighbour::Absent {
             pool.invalidate_all();
         }
-        let is_shared = neighbour == Neighbour::Here;
+        let is_shared = neighbour == AsidNeighbour::Here;
         WindowAsids { is_shared, must_flush: is_shared, is_used: false }
     }
 
     /// Returns the identifier for the vCPU that owns `tag`, and what its next entry must flush.
-    pub(crate) fn assign(&mut self, pool: &mut AsidPool, tag: &mut AsidTag) -> (u32, Flush) {
+    pub(crate) fn assign(&mut self, pool: &mut AsidPool, tag: &mut AsidTag) -> (u32, AsidFlush) {
         if self.is_shared {
             self.is_used = true;
             let must_flush = core::mem::take(&mut self.must_flush);
-            return (pool.last, if must_flush { Flush::One } else { Flush::Nothing });
+            return (pool.last, if must_flush { AsidFlush::One } else { AsidFlush::Nothing });
         }
         let assigned = pool.assign(tag);
-        (assigned.asid, if assigned.flush_all { Flush::All } else { Flush::Nothing })
+        (assigned.asid, if assigned.flush_all { AsidFlush::All } else { AsidFlush::Nothing })
     }
 
     /// The processor refused an entry, and may not have flushed for it.
@@ -150,9 +150,9 @@ impl AsidPool {
 
     /// Gives the vCPU that owns `tag` an identifier that no other vCPU has on this processor, and
     /// under which this TLB holds nothing but what that vCPU put there.
-    pub(crate) fn assign(&mut self, tag: &mut AsidTag) -> Assigned {
+    pub(crate) fn assign(&mut self, tag: &mut AsidTag) -> AssignedAsid {
         if let Some(held) = tag.0.filter(|h| h.cpu == self.cpu && h.generation == self.generation) {
-            return Assigned { asid: held.asid, is_new: false, flush_all: false };
+            return AssignedAsid { asid: held.asid, is_new: false, flush_all: false };
         }
         let free = self.next.filter(|&n| n <= self.last);
         if free.is_none() {
@@ -160,8 +160,8 @@ impl AsidPool {
         }
         let asid = free.unwrap_or(self.first);
         self.next = asid.checked_add(1);
-        *tag = AsidTag(Some(Held { cpu: self.cpu, generation: self.generation, asid }));
-        Assigned { asid, is_new: true, flush_all: free.is_none() }
+        *tag = AsidTag(Some(HeldAsid { cpu: self.cpu, generation: self.generation, asid }));
+        AssignedAsid { asid, is_new: true, flush_all: free.is_none() }
     }
 
     /// Makes all identifiers stale, and the next assignment ask for a flush: to be called when

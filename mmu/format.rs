@@ -67,14 +67,14 @@ impl PageSize {
 
 /// How deep a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Levels {
+pub(crate) enum TableLevels {
     /// 48 bits of address.
     Four = 4,
     /// 57 bits of address.
     Five = 5,
 }
 
-impl Levels {
+impl TableLevels {
     /// Returns the level of the root table.
     pub(crate) const fn root(self) -> u32 {
         self as u32
@@ -84,7 +84,7 @@ impl Levels {
 bitflags::bitflags! {
     /// What the guest may do with a mapped page, besides reading it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(crate) struct Rights: u8 {
+    pub(crate) struct MapRights: u8 {
         /// Write.
         const WRITE = 1 << 0;
         /// Fetch instructions.
@@ -94,7 +94,7 @@ bitflags::bitflags! {
 
 /// What a guest did with memory that is not mapped, or not for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Touch {
+pub(crate) enum GuestTouch {
     /// It read, or the processor did for it.
     Read,
     /// It wrote.
@@ -110,55 +110,55 @@ pub(crate) enum Touch {
 /// Intel, "Machine Check Error Avoidance on Page Size Change": an executable page whose size changes while the
 /// processor holds its translation can stop the machine.
 pub(crate) fn small_code(
-    touch: Touch,
+    touch: GuestTouch,
     size: PageSize,
-    rights: Rights,
+    rights: MapRights,
     is_split: impl FnOnce() -> bool,
-) -> (PageSize, Rights) {
-    if size == PageSize::Size4K || touch == Touch::Fetch || is_split() {
+) -> (PageSize, MapRights) {
+    if size == PageSize::Size4K || touch == GuestTouch::Fetch || is_split() {
         return (PageSize::Size4K, rights);
     }
-    (size, rights.difference(Rights::EXEC))
+    (size, rights.difference(MapRights::EXEC))
 }
 
 /// A leaf entry, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Leaf {
+pub(crate) struct LeafEntry {
     /// The first host frame of the page.
     pub(crate) pfn: Pfn,
     /// What the guest may do.
-    pub(crate) rights: Rights,
+    pub(crate) rights: MapRights,
     /// The processor used the entry; always set where the format cannot tell.
     pub(crate) accessed: bool,
 }
 
 /// An entry, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum TableEntry {
     /// Nothing there.
     Absent,
     /// A table of the next lower level.
     Link(Hpa),
     /// A page.
-    Leaf(Leaf),
+    Leaf(LeafEntry),
 }
 
 /// Encodes and decodes the entries of a second-level table.
 pub(crate) trait TableFormat {
     /// Returns the depth.
-    fn levels(&self) -> Levels;
+    fn levels(&self) -> TableLevels;
 
     /// Returns the largest page that a leaf may map.
     fn max_page_size(&self) -> PageSize;
 
     /// Encodes a leaf for a page of `size` at `pfn`, which has that alignment; accessed and dirty.
-    fn leaf(&self, pfn: Pfn, size: PageSize, rights: Rights) -> u64;
+    fn leaf(&self, pfn: Pfn, size: PageSize, rights: MapRights) -> u64;
 
     /// Encodes a link to a lower table; it takes no right away.
     fn link(&self, table: Hpa) -> u64;
 
     /// Decodes an entry of a table of `level`, 1 to 5.
-    fn decode(&self, entry: u64, level: u32) -> Entry;
+    fn decode(&self, entry: u64, level: u32) -> TableEntry;
 
     /// Returns a leaf entry without the right to write.
     #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
@@ -184,7 +184,7 @@ pub(crate) fn entry_pages(level: u32) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Npt {
     /// As deep as the host's own paging: the processor takes the mode from host CR4.LA57.
-    pub(crate) levels: Levels,
+    pub(crate) levels: TableLevels,
     /// Whether leaves of 1 GiB may be made.
     pub(crate) gib_pages: bool,
     /// The bits that the host sets in each address for memory encryption; 0 without.
@@ -203,7 +203,7 @@ impl Npt {
 }
 
 impl TableFormat for Npt {
-    fn levels(&self) -> Levels {
+    fn levels(&self) -> TableLevels {
         self.levels
     }
 
@@ -215,16 +215,16 @@ impl TableFormat for Npt {
         }
     }
 
-    fn leaf(&self, pfn: Pfn, size: PageSize, rights: Rights) -> u64 {
+    fn leaf(&self, pfn: Pfn, size: PageSize, rights: MapRights) -> u64 {
         let mut entry = (pfn.hpa().0 & ADDRESS) | self.encryption_mask;
         entry |= Npt::PRESENT | Npt::USER | Npt::ACCESSED;
         if size != PageSize::Size4K {
             entry |= Npt::LARGE;
         }
-        if rights.contains(Rights::WRITE) {
+        if rights.contains(MapRights::WRITE) {
             entry |= Npt::WRITE | Npt::DIRTY;
         }
-        if !rights.contains(Rights::EXEC) {
+        if !rights.contains(MapRights::EXEC) {
             entry |= Npt::NO_EXEC;
         }
         entry
@@ -235,18 +235,18 @@ impl TableFormat for Npt {
         (table.0 & ADDRESS) | self.encryption_mask | flags
     }
 
-    fn decode(&self, entry: u64, level: u32) -> Entry {
+    fn decode(&self, entry: u64, level: u32) -> TableEntry {
         if entry & Npt::PRESENT == 0 {
-            return Entry::Absent;
+            return TableEntry::Absent;
         }
         let address = Hpa(entry & ADDRESS & !self.encryption_mask);
         if level != 1 && entry & Npt::LARGE == 0 {
-            return Entry::Link(address);
+            return TableEntry::Link(address);
         }
-        let mut rights = Rights::empty();
-        rights.set(Rights::WRITE, entry & Npt::WRITE != 0);
-        rights.set(Rights::EXEC, entry & Npt::NO_EXEC == 0);
-        Entry::Leaf(Leaf { pfn: address.pfn(), rights, accessed: entry & Npt::ACCESSED != 0 })
+        let mut rights = MapRights::empty();
+        rights.set(MapRights::WRITE, entry & Npt::WRITE != 0);
+        rights.set(MapRights::EXEC, entry & Npt::NO_EXEC == 0);
+        TableEntry::Leaf(LeafEntry { pfn: address.pfn(), rights, accessed: entry & Npt::ACCESSED != 0 })
     }
 
     fn without_write(&self, leaf: u64) -> u64 {
@@ -300,8 +300,8 @@ impl Ept {
 }
 
 impl TableFormat for Ept {
-    fn levels(&self) -> Levels {
-        Levels::Four
+    fn levels(&self) -> TableLevels {
+        TableLevels::Four
     }
 
     fn max_page_size(&self) -> PageSize {
@@ -312,7 +312,7 @@ impl TableFormat for Ept {
         }
     }
 
-    fn leaf(&self, pfn: Pfn, size: PageSize, rights: Rights) -> u64 {
+    fn leaf(&self, pfn: Pfn, size: PageSize, rights: MapRights) -> u64 {
         let mut entry = (pfn.hpa().0 & ADDRESS) | Ept::READ | ((self.memory_type as u64) << 3);
         if self.ignore_pat {
             entry |= Ept::IGNORE_PAT;
@@ -320,15 +320,15 @@ impl TableFormat for Ept {
         if size != PageSize::Size4K {
             entry |= Ept::LARGE;
         }
-        if rights.contains(Rights::WRITE) {
+        if rights.contains(MapRights::WRITE) {
             entry |= Ept::WRITE;
         }
-        if rights.contains(Rights::EXEC) {
+        if rights.contains(MapRights::EXEC) {
             entry |= Ept::EXEC;
         }
         if self.accessed_dirty {
             entry |= Ept::ACCESSED;
-            if rights.contains(Rights::WRITE) {
+            if rights.contains(MapRights::WRITE) {
                 entry |= Ept::DIRTY;
             }
         }
@@ -340,19 +340,19 @@ impl TableFormat for Ept {
         (table.0 & ADDRESS) | Ept::READ | Ept::WRITE | Ept::EXEC | accessed
     }
 
-    fn decode(&self, entry: u64, level: u32) -> Entry {
+    fn decode(&self, entry: u64, level: u32) -> TableEntry {
         if entry & (Ept::READ | Ept::WRITE | Ept::EXEC) == 0 {
-            return Entry::Absent;
+            return TableEntry::Absent;
         }
         let address = Hpa(entry & ADDRESS);
         if level != 1 && entry & Ept::LARGE == 0 {
-            return Entry::Link(address);
+            return TableEntry::Link(address);
         }
-        let mut rights = Rights::empty();
-        rights.set(Rights::WRITE, entry & Ept::WRITE != 0);
-        rights.set(Rights::EXEC, entry & Ept::EXEC != 0);
+        let mut rights = MapRights::empty();
+        rights.set(MapRights::WRITE, entry & Ept::WRITE != 0);
+        rights.set(MapRights::EXEC, entry & Ept::EXEC != 0);
         let accessed = !self.accessed_dirty || entry & Ept::ACCESSED != 0;
-        Entry::Leaf(Leaf { pfn: address.pfn(), rights, accessed })
+        TableEntry::Leaf(LeafEntry { pfn: address.pfn(), rights, accessed })
     }
 
     fn without_write(&self, leaf: u64) -> u64 {

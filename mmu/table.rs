@@ -20,11 +20,13 @@
 //! The MMU lock of the VM guards a table; nothing here sleeps. What was unlinked and flushed belongs to whoever holds
 //! the list, and is freed without the lock.
 
-use super::format::{entry_pages, index, Entry, Leaf, PageSize, Rights, TableFormat, ENTRIES, INDEX_BITS};
+use super::format::{
+    entry_pages, index, LeafEntry, MapRights, PageSize, TableEntry, TableFormat, ENTRIES, INDEX_BITS,
+};
 use super::slots::GfnRange;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
 
-/// The most table pages that one [`Table::map`] allocates.
+/// The most table pages that one [`PageTable::map`] allocates.
 pub(crate) const MAX_TABLES_PER_MAP: usize = 4;
 
 /// The first host frame number that does not fit into an entry.
@@ -72,17 +74,17 @@ pub(crate) enum MapError {
 pub(crate) struct FlushNeeded {
     needed: bool,
     /// Unlinked tables, each the root of those below it: the first and the last of the list.
-    list: Option<(Unlinked, Hpa)>,
+    list: Option<(UnlinkedTable, Hpa)>,
 }
 
 /// A table that was unlinked. As a note beside the one before it: the address, and the level in the bits below.
 #[derive(Clone, Copy, Debug)]
-struct Unlinked {
+struct UnlinkedTable {
     table: Hpa,
     level: u32,
 }
 
-impl Unlinked {
+impl UnlinkedTable {
     /// The note beside the last of a list.
     const NONE: u64 = 0;
     /// Levels are 1 to 5.
@@ -92,9 +94,9 @@ impl Unlinked {
         self.table.0 | u64::from(self.level)
     }
 
-    fn from_note(note: u64) -> Option<Unlinked> {
+    fn from_note(note: u64) -> Option<UnlinkedTable> {
         let (table, level) = (Hpa(note & !Self::LEVEL), (note & Self::LEVEL) as u32);
-        (note != Self::NONE).then_some(Unlinked { table, level })
+        (note != Self::NONE).then_some(UnlinkedTable { table, level })
     }
 }
 
@@ -122,9 +124,9 @@ impl FlushNeeded {
     pub(crate) fn release(self, mem: &mut impl TableMem, format: &impl TableFormat) -> usize {
         let mut count = 0usize;
         let mut next = self.list.map(|(first, _)| first);
-        while let Some(Unlinked { table, level }) = next {
+        while let Some(UnlinkedTable { table, level }) = next {
             // Read before its page is freed.
-            next = Unlinked::from_note(mem.take_note(table));
+            next = UnlinkedTable::from_note(mem.take_note(table));
             count = count.wrapping_add(free_tables(mem, format, table, level));
         }
         count
@@ -132,9 +134,9 @@ impl FlushNeeded {
 
     /// Puts an unlinked table on the list, with all tables below it.
     fn retire(&mut self, mem: &mut impl TableMem, table: Hpa, level: u32) {
-        mem.set_note(table, self.list.map_or(Unlinked::NONE, |(first, _)| first.note()));
+        mem.set_note(table, self.list.map_or(UnlinkedTable::NONE, |(first, _)| first.note()));
         let last = self.list.map_or(table, |(_, last)| last);
-        self.list = Some((Unlinked { table, level }, last));
+        self.list = Some((UnlinkedTable { table, level }, last));
         self.needed = true;
     }
 }
@@ -144,7 +146,7 @@ fn free_tables(mem: &mut impl TableMem, format: &impl TableFormat, table: Hpa, l
     let mut count = 1usize;
     if level > 1 {
         for i in 0..ENTRIES {
-            if let Entry::Link(child) = format.decode(mem.read(table, i), level) {
+            if let TableEntry::Link(child) = format.decode(mem.read(table, i), level) {
                 count = count.wrapping_add(free_tables(mem, format, child, level.wrapping_sub(1)));
             }
         }
@@ -153,10 +155,10 @@ fn free_tables(mem: &mut impl TableMem, format: &impl TableFormat, table: Hpa, l
     count
 }
 
-/// What [`Table::map`] did.
+/// What [`PageTable::map`] did.
 #[must_use = "holds the flush that is needed"]
 #[derive(Debug)]
-pub(crate) struct Mapped {
+pub(crate) struct MapResult {
     /// What to do now.
     pub(crate) flush: FlushNeeded,
     /// Whether the table changed; if not, another vCPU had mapped the page already.
@@ -164,15 +166,15 @@ pub(crate) struct Mapped {
     pub(crate) changed: bool,
 }
 
-/// A mapping, as found by [`Table::lookup`].
+/// A mapping, as found by [`PageTable::lookup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mapping {
+pub(crate) struct PageMapping {
     /// The host frame of the 4 KiB page asked for, within the page that maps it.
     pub(crate) pfn: Pfn,
     /// The size of the page that maps it.
     pub(crate) size: PageSize,
     /// What the guest may do.
-    pub(crate) rights: Rights,
+    pub(crate) rights: MapRights,
 }
 
 /// A second-level page table.
@@ -180,26 +182,26 @@ pub(crate) struct Mapping {
 /// # Invariants
 /// Every table page is reachable from `root` by exactly one path.
 #[derive(Debug)]
-pub(crate) struct Table<F> {
+pub(crate) struct PageTable<F> {
     format: F,
     root: Hpa,
 }
 
 /// Where a descent towards a page ended.
-struct Place {
+struct TablePlace {
     table: Hpa,
     level: u32,
-    entry: Entry,
+    entry: TableEntry,
 }
 
-impl<F: TableFormat> Table<F> {
+impl<F: TableFormat> PageTable<F> {
     /// Makes an empty table.
     ///
     /// # Errors
     /// [`MapError::NoMemory`].
-    pub(crate) fn new(mem: &mut impl TableMem, format: F) -> Result<Table<F>, MapError> {
+    pub(crate) fn new(mem: &mut impl TableMem, format: F) -> Result<PageTable<F>, MapError> {
         let root = mem.alloc().ok_or(MapError::NoMemory)?;
-        Ok(Table { format, root })
+        Ok(PageTable { format, root })
     }
 
     /// Returns the address of the root table, which stays the same.
@@ -223,8 +225,8 @@ impl<F: TableFormat> Table<F> {
         gpa: Gpa,
         pfn: Pfn,
         size: PageSize,
-        rights: Rights,
-    ) -> Result<Mapped, MapError> {
+        rights: MapRights,
+    ) -> Result<MapResult, MapError> {
         let gfn = gpa.gfn();
         self.check(gfn, pfn, size)?;
         let leaf = self.format.leaf(pfn, size, rights);
@@ -233,17 +235,17 @@ impl<F: TableFormat> Table<F> {
             return Ok(self.place(mem, &at, gfn, leaf));
         }
         let larger = match at.entry {
-            Entry::Leaf(larger) => Some(larger),
-            Entry::Absent | Entry::Link(_) => None,
+            TableEntry::Leaf(larger) => Some(larger),
+            TableEntry::Absent | TableEntry::Link(_) => None,
         };
         // Another vCPU may have mapped the larger page in the meantime; to split it for nothing costs entries of TLBs.
         let said = larger.map(|l| (frame_in(&l, gfn, at.level), l.rights));
         if said == Some((pfn, rights)) {
-            return Ok(Mapped { flush: FlushNeeded::default(), changed: false });
+            return Ok(MapResult { flush: FlushNeeded::default(), changed: false });
         }
         self.graft(mem, &at, gfn, size, leaf, larger)?;
         // A TLB that has the larger page as one translation would go on to use it for this part.
-        Ok(Mapped { flush: FlushNeeded { needed: larger.is_some(), list: None }, changed: true })
+        Ok(MapResult { flush: FlushNeeded { needed: larger.is_some(), list: None }, changed: true })
     }
 
     fn check(&self, gfn: Gfn, pfn: Pfn, size: PageSize) -> Result<(), MapError> {
@@ -262,37 +264,37 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Follows the links towards `gfn` down to a table of level `to` at the lowest.
-    fn descend(&self, mem: &impl TableMem, gfn: Gfn, to: u32) -> Place {
+    fn descend(&self, mem: &impl TableMem, gfn: Gfn, to: u32) -> TablePlace {
         let mut table = self.root;
         let mut level = self.format.levels().root();
         loop {
             let entry = self.format.decode(mem.read(table, index(gfn, level)), level);
             match entry {
-                Entry::Link(child) if level > to => {
+                TableEntry::Link(child) if level > to => {
                     table = child;
                     level = level.wrapping_sub(1);
                 }
-                _ => return Place { table, level, entry },
+                _ => return TablePlace { table, level, entry },
             }
         }
     }
 
     /// Writes a leaf into an existing table and says what that takes away.
-    fn place(&self, mem: &mut impl TableMem, at: &Place, gfn: Gfn, leaf: u64) -> Mapped {
+    fn place(&self, mem: &mut impl TableMem, at: &TablePlace, gfn: Gfn, leaf: u64) -> MapResult {
         let mut flush = FlushNeeded::default();
         let new = self.format.decode(leaf, at.level);
-        if let (Entry::Leaf(old), Entry::Leaf(new)) = (at.entry, new) {
+        if let (TableEntry::Leaf(old), TableEntry::Leaf(new)) = (at.entry, new) {
             if old.pfn == new.pfn && old.rights == new.rights && old.accessed {
-                return Mapped { flush, changed: false };
+                return MapResult { flush, changed: false };
             }
             // More rights for the same page need no flush: a stale translation only faults again.
             flush.needed = old.pfn != new.pfn || !new.rights.contains(old.rights);
         }
         mem.write(at.table, index(gfn, at.level), leaf);
-        if let Entry::Link(child) = at.entry {
+        if let TableEntry::Link(child) = at.entry {
             flush.retire(mem, child, at.level.wrapping_sub(1));
         }
-        Mapped { flush, changed: true }
+        MapResult { flush, changed: true }
     }
 
     /// Builds the tables between a place and a page of `size`, from below, and links them last.
@@ -300,11 +302,11 @@ impl<F: TableFormat> Table<F> {
     fn graft(
         &self,
         mem: &mut impl TableMem,
-        at: &Place,
+        at: &TablePlace,
         gfn: Gfn,
         size: PageSize,
         leaf: u64,
-        larger: Option<Leaf>,
+        larger: Option<LeafEntry>,
     ) -> Result<(), MapError> {
         let mut fresh = [Hpa(0); MAX_TABLES_PER_MAP];
         let mut tables = fresh.iter_mut();
@@ -335,7 +337,7 @@ impl<F: TableFormat> Table<F> {
         level: u32,
         gfn: Gfn,
         larger_level: u32,
-        larger: &Leaf,
+        larger: &LeafEntry,
     ) {
         let Some(size) = PageSize::of_level(level) else { return };
         let region = entry_pages(level.wrapping_add(1)).wrapping_sub(1);
@@ -353,24 +355,24 @@ impl<F: TableFormat> Table<F> {
 
     /// Returns how `gpa` is mapped.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn lookup(&self, mem: &impl TableMem, gpa: Gpa) -> Option<Mapping> {
+    pub(crate) fn lookup(&self, mem: &impl TableMem, gpa: Gpa) -> Option<PageMapping> {
         let gfn = gpa.gfn();
         if gfn.0 >= self.end_gfn() {
             return None;
         }
         let at = self.descend(mem, gfn, 1);
-        let Entry::Leaf(leaf) = at.entry else { return None };
+        let TableEntry::Leaf(leaf) = at.entry else { return None };
         let size = PageSize::of_level(at.level)?;
-        Some(Mapping { pfn: frame_in(&leaf, gfn, at.level), size, rights: leaf.rights })
+        Some(PageMapping { pfn: frame_in(&leaf, gfn, at.level), size, rights: leaf.rights })
     }
 
     /// Returns whether `gpa` is mapped with at least these rights.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn is_mapped(&self, mem: &impl TableMem, gpa: Gpa, rights: Rights) -> bool {
+    pub(crate) fn is_mapped(&self, mem: &impl TableMem, gpa: Gpa, rights: MapRights) -> bool {
         self.lookup(mem, gpa).is_some_and(|m| m.rights.contains(rights))
     }
 
-    /// Unmaps a range; see [`Table::unmap_some`], without a budget.
+    /// Unmaps a range; see [`PageTable::unmap_some`], without a budget.
     #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn unmap_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
         let (mut left, mut budget) = (range, usize::MAX);
@@ -411,17 +413,17 @@ impl<F: TableFormat> Table<F> {
             let next = end_of(left.start, level).min(left.end);
             let whole = next.0.wrapping_sub(left.start.0) == entry_pages(level);
             match self.format.decode(mem.read(table, i), level) {
-                Entry::Absent => {}
-                Entry::Leaf(_) => {
+                TableEntry::Absent => {}
+                TableEntry::Leaf(_) => {
                     mem.write(table, i, 0);
                     flush.needed = true;
                 }
                 // One write, however much lies below; freeing that comes after the flush and without the lock.
-                Entry::Link(child) if whole => {
+                TableEntry::Link(child) if whole => {
                     mem.write(table, i, 0);
                     flush.retire(mem, child, level.wrapping_sub(1));
                 }
-                Entry::Link(child) => {
+                TableEntry::Link(child) => {
                     let child_level = level.wrapping_sub(1);
                     self.unmap_in(mem, child, child_level, left, budget, flush);
                     // The budget ran out below.
@@ -439,7 +441,7 @@ impl<F: TableFormat> Table<F> {
         }
     }
 
-    /// Takes away the right to write in a range; see [`Table::write_protect_some`].
+    /// Takes away the right to write in a range; see [`PageTable::write_protect_some`].
     #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn write_protect_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
         let mut left = range;
@@ -447,7 +449,7 @@ impl<F: TableFormat> Table<F> {
     }
 
     /// Takes away the right to write from the start of `left` on, with a budget as in
-    /// [`Table::unmap_some`].
+    /// [`PageTable::unmap_some`].
     #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn write_protect_some(
         &mut self,
@@ -457,7 +459,7 @@ impl<F: TableFormat> Table<F> {
     ) -> FlushNeeded {
         let mut needed = false;
         self.update_some(mem, left, budget, &mut |format, entry, leaf| {
-            if !leaf.rights.contains(Rights::WRITE) {
+            if !leaf.rights.contains(MapRights::WRITE) {
                 return entry;
             }
             needed = true;
@@ -497,7 +499,7 @@ impl<F: TableFormat> Table<F> {
         mem: &mut impl TableMem,
         left: &mut GfnRange,
         budget: usize,
-        update: &mut impl FnMut(&F, u64, &Leaf) -> u64,
+        update: &mut impl FnMut(&F, u64, &LeafEntry) -> u64,
     ) {
         let mut budget = budget.max(2 * MAX_TABLES_PER_MAP);
         left.end = left.end.min(Gfn(self.end_gfn()));
@@ -511,7 +513,7 @@ impl<F: TableFormat> Table<F> {
         level: u32,
         left: &mut GfnRange,
         budget: &mut usize,
-        update: &mut impl FnMut(&F, u64, &Leaf) -> u64,
+        update: &mut impl FnMut(&F, u64, &LeafEntry) -> u64,
     ) {
         let table_end = end_of(left.start, level.wrapping_add(1));
         while !left.is_empty() && left.start < table_end {
@@ -521,14 +523,14 @@ impl<F: TableFormat> Table<F> {
             let next = end_of(left.start, level).min(left.end);
             let entry = mem.read(table, i);
             match self.format.decode(entry, level) {
-                Entry::Absent => {}
-                Entry::Leaf(leaf) => {
+                TableEntry::Absent => {}
+                TableEntry::Leaf(leaf) => {
                     let new = update(&self.format, entry, &leaf);
                     if new != entry {
                         mem.write(table, i, new);
                     }
                 }
-                Entry::Link(child) => {
+                TableEntry::Link(child) => {
                     self.update_in(mem, child, level.wrapping_sub(1), left, budget, update);
                     if left.start < next {
                         return;
@@ -548,7 +550,7 @@ impl<F: TableFormat> Table<F> {
     fn is_empty(&self, mem: &impl TableMem, table: Hpa, level: u32, budget: &mut usize) -> bool {
         (0..ENTRIES).all(|i| {
             *budget = budget.saturating_sub(1);
-            self.format.decode(mem.read(table, i), level) == Entry::Absent
+            self.format.decode(mem.read(table, i), level) == TableEntry::Absent
         })
     }
 }
@@ -558,17 +560,17 @@ const RANGE_COST: usize = 8;
 
 /// Ranges that are being unmapped one after the other, piece by piece.
 #[derive(Debug)]
-pub(crate) struct Unmapping<I> {
+pub(crate) struct RangeUnmapping<I> {
     ranges: I,
     /// What is left of the last range that was taken.
     left: GfnRange,
     is_done: bool,
 }
 
-impl<I: Iterator<Item = GfnRange>> Unmapping<I> {
+impl<I: Iterator<Item = GfnRange>> RangeUnmapping<I> {
     /// Begins with the first of `ranges`.
-    pub(crate) fn new(ranges: I) -> Unmapping<I> {
-        Unmapping { ranges, left: GfnRange { start: Gfn(0), end: Gfn(0) }, is_done: false }
+    pub(crate) fn new(ranges: I) -> RangeUnmapping<I> {
+        RangeUnmapping { ranges, left: GfnRange { start: Gfn(0), end: Gfn(0) }, is_done: false }
     }
 
     /// Returns whether all ranges are unmapped.
@@ -576,10 +578,10 @@ impl<I: Iterator<Item = GfnRange>> Unmapping<I> {
         self.is_done
     }
 
-    /// Goes on where the last call ended, with a budget as in [`Table::unmap_some`].
+    /// Goes on where the last call ended, with a budget as in [`PageTable::unmap_some`].
     pub(crate) fn go_on<F: TableFormat>(
         &mut self,
-        table: &mut Table<F>,
+        table: &mut PageTable<F>,
         mem: &mut impl TableMem,
         budget: usize,
     ) -> FlushNeeded {
@@ -608,7 +610,7 @@ fn end_of(gfn: Gfn, level: u32) -> Gfn {
 }
 
 /// Returns the host frame of `gfn` within a leaf of a table of `level`.
-fn frame_in(leaf: &Leaf, gfn: Gfn, level: u32) -> Pfn {
+fn frame_in(leaf: &LeafEntry, gfn: Gfn, level: u32) -> Pfn {
     let mask = entry_pages(level).wrapping_sub(1);
     Pfn(leaf.pfn.0.wrapping_add(gfn.0 & mask))
 }

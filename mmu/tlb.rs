@@ -2,30 +2,30 @@
 
 //! Who must flush, and which page faults came too late: counters that decide races instead of waiting.
 //!
-//! 1. A mapping is taken away while vCPUs run. Whoever takes it away asks for a flush ([`Flushes::request`]) before it
+//! 1. A mapping is taken away while vCPUs run. Whoever takes it away asks for a flush ([`TlbFlushes::request`]) before it
 //!    releases the lock of the table, and makes the vCPUs that are in guest mode leave it afterwards. A vCPU first says
 //!    that it is in guest mode, then compares the generation, flushes if it moved, and enters. So either it sees the
 //!    new generation, or the other sees it in guest mode.
 //! 2. Somebody else has taken a mapping away and not yet made the vCPUs forget it. Who finds the table empty must not
-//!    return before they have: [`Flushes::is_done`] tells.
+//!    return before they have: [`TlbFlushes::is_done`] tells.
 //! 3. A page fault looks up the slot and the host page, which may sleep, while an MMU notifier takes that page away or
-//!    the slots change. The fault takes an [`Invalidations::snapshot`] first, looks up both, and maps the page under
-//!    the lock of the table only if [`Invalidations::allows`] says that nothing has changed in between. Who changes
+//!    the slots change. The fault takes an [`RamChanges::snapshot`] first, looks up both, and maps the page under
+//!    the lock of the table only if [`RamChanges::allows`] says that nothing has changed in between. Who changes
 //!    something begins before it takes the lock to unmap, and ends when it is over.
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The flushes of a VM's translations: those that were asked for, and those that are over.
 #[derive(Debug)]
-pub(crate) struct Flushes {
+pub(crate) struct TlbFlushes {
     requested: AtomicU64,
     done: AtomicU64,
 }
 
-impl Flushes {
+impl TlbFlushes {
     /// None so far.
-    pub(crate) const fn new() -> Flushes {
-        Flushes { requested: AtomicU64::new(0), done: AtomicU64::new(0) }
+    pub(crate) const fn new() -> TlbFlushes {
+        TlbFlushes { requested: AtomicU64::new(0), done: AtomicU64::new(0) }
     }
 
     /// Makes every vCPU flush before its next entry. The caller holds the lock of the table, under which it has taken
@@ -53,22 +53,22 @@ impl Flushes {
 
 /// The changes of a VM's memory, those of the slots included.
 #[derive(Debug)]
-pub(crate) struct Invalidations {
+pub(crate) struct RamChanges {
     under_way: AtomicU64,
     ended: AtomicU64,
 }
 
 /// What a page fault remembers from before it looked up the slot and the host page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot(u64);
+pub(crate) struct RamSnapshot(u64);
 
-impl Invalidations {
+impl RamChanges {
     /// None so far.
-    pub(crate) const fn new() -> Invalidations {
-        Invalidations { under_way: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    pub(crate) const fn new() -> RamChanges {
+        RamChanges { under_way: AtomicU64::new(0), ended: AtomicU64::new(0) }
     }
 
-    /// A change begins; nothing is mapped any more until its [`Invalidations::end`].
+    /// A change begins; nothing is mapped any more until its [`RamChanges::end`].
     pub(crate) fn begin(&self) {
         self.under_way.fetch_add(1, SeqCst);
     }
@@ -80,15 +80,15 @@ impl Invalidations {
         self.under_way.fetch_sub(1, SeqCst);
     }
 
-    /// Returns what [`Invalidations::allows`] compares with.
+    /// Returns what [`RamChanges::allows`] compares with.
     #[inline(always)]
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot(self.ended.load(SeqCst))
+    pub(crate) fn snapshot(&self) -> RamSnapshot {
+        RamSnapshot(self.ended.load(SeqCst))
     }
 
     /// Returns whether what was looked up after `snapshot` may be mapped. The caller holds the lock of the table.
     #[inline(always)]
-    pub(crate) fn allows(&self, snapshot: Snapshot) -> bool {
+    pub(crate) fn allows(&self, snapshot: RamSnapshot) -> bool {
         self.stable() == Some(snapshot.0)
     }
 

@@ -85,7 +85,7 @@ pub(crate) enum AccessKind {
 
 /// On whose behalf an access is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Privilege {
+pub(crate) enum AccessPrivilege {
     /// CPL 3.
     User,
     /// CPL 0 to 2, by an instruction's own operand: RFLAGS.AC lifts SMAP.
@@ -100,7 +100,7 @@ pub(crate) struct WalkAccess {
     /// What it does.
     pub(crate) kind: AccessKind,
     /// On whose behalf.
-    pub(crate) privilege: Privilege,
+    pub(crate) privilege: AccessPrivilege,
 }
 
 bitflags::bitflags! {
@@ -118,7 +118,7 @@ bitflags::bitflags! {
 
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Translation {
+pub(crate) struct GuestTranslation {
     /// The guest physical address of the byte asked for.
     pub(crate) gpa: Gpa,
     /// log2 of the guest page's size: 12, 21, 22 or 30; 12 without paging.
@@ -212,13 +212,13 @@ pub(crate) fn walk<M: GuestMem>(
     paging: &PagingRegs,
     gva: Gva,
     access: WalkAccess,
-) -> Result<Translation, WalkError> {
+) -> Result<GuestTranslation, WalkError> {
     // Outside long mode a linear address has 32 bits, and what an offset adds beyond them wraps.
     let gva = if paging.efer.contains(Efer::LMA) { gva } else { Gva(gva.0 & bits(31, 0)) };
     if !paging.cr0.contains(Cr0::PG) {
-        return Ok(Translation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
+        return Ok(GuestTranslation { gpa: Gpa(gva.0), page_shift: PAGE_SHIFT, rights: PageRights::all() });
     }
-    let walker = Walker { mem, paging, mode: PagingMode::of(paging), gva, access };
+    let walker = TableWalker { mem, paging, mode: PagingMode::of(paging), gva, access };
     for _ in 0..MAX_ATTEMPTS {
         if let Some(translation) = walker.attempt()? {
             return Ok(translation);
@@ -227,7 +227,7 @@ pub(crate) fn walk<M: GuestMem>(
     Err(WalkError::Busy)
 }
 
-struct Walker<'a, M> {
+struct TableWalker<'a, M> {
     mem: &'a M,
     paging: &'a PagingRegs,
     mode: PagingMode,
@@ -235,9 +235,9 @@ struct Walker<'a, M> {
     access: WalkAccess,
 }
 
-impl<M: GuestMem> Walker<'_, M> {
+impl<M: GuestMem> TableWalker<'_, M> {
     /// Walks once; `None` when an entry changed meanwhile.
-    fn attempt(&self) -> Result<Option<Translation>, WalkError> {
+    fn attempt(&self) -> Result<Option<GuestTranslation>, WalkError> {
         let mut table = self.mode.root(self.paging.cr3);
         let mut rights = PageRights::all();
         let mut steps = [None; MAX_LEVELS];
@@ -262,7 +262,7 @@ impl<M: GuestMem> Walker<'_, M> {
             return Ok(None);
         }
         let page_shift = self.mode.shift(level);
-        Ok(Some(Translation { gpa: self.page_gpa(leaf, level), page_shift, rights }))
+        Ok(Some(GuestTranslation { gpa: self.page_gpa(leaf, level), page_shift, rights }))
     }
 
     /// Reads the entry of a table that the address leads to, and checks what each entry must be.
@@ -354,11 +354,11 @@ impl<M: GuestMem> Walker<'_, M> {
     /// Checks the combined rights. SDM, "Determination of Access Rights".
     fn check(&self, rights: PageRights, leaf: u64) -> Result<(), WalkError> {
         let WalkAccess { kind, privilege } = self.access;
-        let user = privilege == Privilege::User;
+        let user = privilege == AccessPrivilege::User;
         let user_page = rights.contains(PageRights::USER);
         let wp_applies = user || self.paging.cr0.contains(Cr0::WP);
         // The processor's own accesses, to a descriptor table say, are not excused by the flag.
-        let smap_lifted = self.paging.ac && privilege == Privilege::Supervisor;
+        let smap_lifted = self.paging.ac && privilege == AccessPrivilege::Supervisor;
         let denied_by_owner = match (user, user_page, kind) {
             (true, _, _) => !user_page,
             (false, false, _) => false,
@@ -418,7 +418,7 @@ impl<M: GuestMem> Walker<'_, M> {
         let tells_fetch = no_exec_exists || self.paging.cr4.contains(Cr4::SMEP);
         let mut error = cause;
         error.set(PfError::WRITE, self.access.kind == AccessKind::Write);
-        error.set(PfError::USER, self.access.privilege == Privilege::User);
+        error.set(PfError::USER, self.access.privilege == AccessPrivilege::User);
         error.set(PfError::FETCH, self.access.kind == AccessKind::Fetch && tells_fetch);
         WalkError::Fault(Exception::page_fault(self.gva, error))
     }

@@ -29,7 +29,7 @@ use crate::arch::msr::{VM_CR, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::host::page::Pages;
-use crate::mmu::format::{Levels, Npt};
+use crate::mmu::format::{Npt, TableLevels};
 use crate::vcpu::backend::{Backend, Unsupported};
 use features::{Fit, SvmFeatures};
 use kernel::prelude::*;
@@ -84,7 +84,7 @@ pub(crate) struct Svm {
     quirks: SvmQuirks,
     cpus: KVec<CpuArea>,
     maps: Arc<PermissionMaps>,
-    levels: Levels,
+    levels: TableLevels,
 }
 
 impl Svm {
@@ -133,7 +133,7 @@ impl Svm {
         }
         let maps = Arc::new(PermissionMaps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
         let cpus = areas(&features, &maps)?;
-        let levels = if cpu::has_la57() { Levels::Five } else { Levels::Four };
+        let levels = if cpu::has_la57() { TableLevels::Five } else { TableLevels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();
         Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels }))
     }

@@ -18,7 +18,7 @@ use crate::arch::msr::{BP_CFG, BP_SPEC_REDUCE, VM_CR, VM_HSAVE_PA, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
-use crate::mmu::asid::{AsidPool, AsidTag, Flush, Neighbour, WindowAsids};
+use crate::mmu::asid::{AsidFlush, AsidNeighbour, AsidPool, AsidTag, WindowAsids};
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -114,7 +114,7 @@ pub(super) struct SvmQuirks {
 }
 
 /// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
-/// see [`Neighbour::of`].
+/// see [`AsidNeighbour::of`].
 pub(crate) struct SvmWindow<'a> {
     area: &'a CpuArea,
     cpu: &'a PinnedCpu,
@@ -139,8 +139,8 @@ impl<'a> SvmWindow<'a> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
         let ours = area.hsave_hpa.0;
-        let neighbour = Neighbour::of(efer & Efer::SVME.bits() != 0, hsave, ours);
-        let restore = (neighbour != Neighbour::Here).then_some(efer);
+        let neighbour = AsidNeighbour::of(efer & Efer::SVME.bits() != 0, hsave, ours);
+        let restore = (neighbour != AsidNeighbour::Here).then_some(efer);
         if restore.is_some() {
             // SAFETY: Put back in `drop()`, and with interrupts off nobody sees it in between.
             unsafe { try_wrmsr(IA32_EFER, efer | Efer::SVME.bits()).ok()? };
@@ -149,7 +149,7 @@ impl<'a> SvmWindow<'a> {
         let asids = WindowAsids::open(unsafe { &mut *area.asids.get() }, neighbour);
         let host_vmcb = area.host_vmcb_hpa;
         let window = SvmWindow { area, cpu, host_vmcb, efer: restore, asids, quirks, shielded: None };
-        if neighbour == Neighbour::Gone || hsave == 0 {
+        if neighbour == AsidNeighbour::Gone || hsave == 0 {
             // SAFETY: Whoever runs guests writes his own address first; this area is the CPU's own.
             unsafe { try_wrmsr(VM_HSAVE_PA, ours).ok()? };
         }
@@ -196,7 +196,7 @@ impl<'a> SvmWindow<'a> {
     }
 
     /// Gives `tag` an ASID of this CPU. Returns it, and what the next entry must flush.
-    pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, Flush) {
+    pub(super) fn assign_asid(&mut self, tag: &mut AsidTag) -> (u32, AsidFlush) {
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
         self.asids.assign(unsafe { &mut *self.area.asids.get() }, tag)
     }
@@ -210,11 +210,11 @@ impl<'a> SvmWindow<'a> {
 
     /// Returns the TLB_CONTROL that flushes so much.
     #[inline]
-    pub(super) fn tlb_control(&self, flush: Flush) -> u32 {
+    pub(super) fn tlb_control(&self, flush: AsidFlush) -> u32 {
         match flush {
-            Flush::Nothing => 0,
-            Flush::One if self.area.flush_by_asid => TLB_FLUSH_ASID,
-            Flush::One | Flush::All => TLB_FLUSH_ALL,
+            AsidFlush::Nothing => 0,
+            AsidFlush::One if self.area.flush_by_asid => TLB_FLUSH_ASID,
+            AsidFlush::One | AsidFlush::All => TLB_FLUSH_ALL,
         }
     }
 
@@ -224,7 +224,7 @@ impl<'a> SvmWindow<'a> {
         // SAFETY: As in `assign_asid()`.
         let no_guest = unsafe { &mut *self.area.flusher.get() };
         let maps = no_guest.maps.clone();
-        no_guest.place(self, asid, self.tlb_control(Flush::One));
+        no_guest.place(self, asid, self.tlb_control(AsidFlush::One));
         no_guest.run(self, TableRoot::new(maps.nothing.hpa(), &maps), &mut [0; 16]);
         if is_refused(no_guest.control().exit_code) {
             pr_warn_once!(

@@ -13,7 +13,7 @@ use crate::arch::exception::Vector;
 use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
 use crate::host::cpu::kick;
 use crate::host::debug::{reset_status, DR6_IDLE};
-use crate::mmu::asid::{AsidTag, Flush};
+use crate::mmu::asid::{AsidFlush, AsidTag};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{Blocking, Event};
@@ -89,7 +89,7 @@ impl SvmVcpu {
     fn place(&mut self, window: &mut SvmWindow<'_>) {
         window.shield();
         let (asid, flush) = window.assign_asid(&mut self.tag);
-        let own = if core::mem::take(&mut self.flush) { Flush::One } else { Flush::Nothing };
+        let own = if core::mem::take(&mut self.flush) { AsidFlush::One } else { AsidFlush::Nothing };
         let tlb_control = window.tlb_control(flush.max(own));
         // The entry after one that flushes does not.
         self.misplaced = tlb_control != 0;

@@ -12,7 +12,7 @@ use super::exit::GuestPageFault;
 use super::second_level::TableFault;
 use super::vm::Vm;
 use crate::host::cpu::PinnedCpu;
-use crate::mmu::format::Touch;
+use crate::mmu::format::GuestTouch;
 
 /// The kinds of paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +40,9 @@ impl VcpuPaging {
         hint: &mut usize,
     ) -> TableFault {
         let access = match fault {
-            GuestPageFault { write: true, .. } => Touch::Write,
-            GuestPageFault { fetch: true, .. } => Touch::Fetch,
-            _ => Touch::Read,
+            GuestPageFault { write: true, .. } => GuestTouch::Write,
+            GuestPageFault { fetch: true, .. } => GuestTouch::Fetch,
+            _ => GuestTouch::Read,
         };
         match self {
             VcpuPaging::Direct => vm.space.fault(cpu, fault.gpa, access, hint),

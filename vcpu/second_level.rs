@@ -20,10 +20,10 @@ use crate::host::page::{TablePage, TablePages};
 use crate::host::trace;
 use crate::machine::mailbox::Mailboxes;
 use crate::machine::ram::GuestRam;
-use crate::mmu::format::{small_code, PageSize, Rights, TableFormat, Touch};
+use crate::mmu::format::{small_code, GuestTouch, MapRights, PageSize, TableFormat};
 use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotRequest};
-use crate::mmu::table::{FlushNeeded, MapError, Table, Unmapping};
-use crate::mmu::tlb::{Flushes, Snapshot};
+use crate::mmu::table::{FlushNeeded, MapError, PageTable, RangeUnmapping};
+use crate::mmu::tlb::{RamSnapshot, TlbFlushes};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
 
@@ -31,7 +31,7 @@ use kernel::sync::{Arc, SpinLockIrq};
 const SECTION: usize = 128;
 
 struct Tables<F: TableFormat> {
-    table: Option<Table<F>>,
+    table: Option<PageTable<F>>,
     pages: TablePages,
     /// What faults have taken out, waiting for [`SecondLevel::finish_flush`].
     pending: FlushNeeded,
@@ -50,7 +50,7 @@ pub(crate) struct SecondLevel<F: TableFormat> {
     /// Only pages of 4 KiB may be executable.
     small_code: bool,
     /// Flushes of translations that a CPU may hold and that were taken away.
-    pub(crate) flushes: Flushes,
+    pub(crate) flushes: TlbFlushes,
     /// The vCPUs that walk it.
     mailboxes: Arc<Mailboxes>,
 }
@@ -75,9 +75,9 @@ struct Wanted {
     /// Where it is in the VMM.
     hva: Hva,
     /// What the guest does with it.
-    access: Touch,
+    access: GuestTouch,
     /// What was taken before it was looked for.
-    snapshot: Snapshot,
+    snapshot: RamSnapshot,
 }
 
 impl Wanted {
@@ -105,7 +105,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
         }
-        let table = Table::new(&mut pages, format).map_err(|_| ENOMEM)?;
+        let table = PageTable::new(&mut pages, format).map_err(|_| ENOMEM)?;
         let root = table.root();
         Arc::pin_init(
             pin_init!(SecondLevel {
@@ -114,7 +114,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
                 format,
                 root,
                 small_code,
-                flushes: Flushes::new(),
+                flushes: TlbFlushes::new(),
                 mailboxes,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -157,7 +157,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
 
     /// Unmaps guest frames and makes every CPU forget them, also what others have unmapped before. Interrupts are on.
     fn unmap(&self, ranges: impl Iterator<Item = GfnRange>) {
-        let mut unmapping = Unmapping::new(ranges);
+        let mut unmapping = RangeUnmapping::new(ranges);
         let mut all = FlushNeeded::default();
         let generation = loop {
             let mut t = self.tables.lock();
@@ -209,11 +209,17 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     }
 
     /// Handles a fault at `gpa`. Interrupts are off and it does not sleep.
-    pub(crate) fn fault(&self, cpu: &PinnedCpu, gpa: Gpa, access: Touch, hint: &mut usize) -> TableFault {
+    pub(crate) fn fault(
+        &self,
+        cpu: &PinnedCpu,
+        gpa: Gpa,
+        access: GuestTouch,
+        hint: &mut usize,
+    ) -> TableFault {
         let Some(wanted) = self.wanted(gpa, access, hint) else { return TableFault::Mmio };
         match wanted.page(false) {
             Ok(page) => self.map(cpu, &wanted, &page),
-            Err(_) => TableFault::Blocked(BlockedBy::MapIn { gpa, write: access == Touch::Write }),
+            Err(_) => TableFault::Blocked(BlockedBy::MapIn { gpa, write: access == GuestTouch::Write }),
         }
     }
 
@@ -224,7 +230,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// `EFAULT` when there is no page; `ENOMEM`.
     fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
         // A fetch that finds the page not executable then faults once more.
-        let access = if write { Touch::Write } else { Touch::Read };
+        let access = if write { GuestTouch::Write } else { GuestTouch::Read };
         let Some(wanted) = self.wanted(gpa, access, hint) else { return Ok(()) };
         let page = wanted.page(true)?;
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
@@ -256,10 +262,10 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
 
     /// Returns what a fault at `gpa` wants mapped, if it is memory.
     #[inline(always)]
-    fn wanted(&self, gpa: Gpa, access: Touch, hint: &mut usize) -> Option<Wanted> {
+    fn wanted(&self, gpa: Gpa, access: GuestTouch, hint: &mut usize) -> Option<Wanted> {
         let gfn = gpa.gfn();
         let (slot, snapshot) = self.ram.slot(gfn, hint)?;
-        let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || access != Touch::Write)?;
+        let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || access != GuestTouch::Write)?;
         Some(Wanted { gfn, slot, hva, access, snapshot })
     }
 
@@ -267,7 +273,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> TableFault {
         let Wanted { gfn, slot, hva, access, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
-        let rights = if slot.is_writable() { Rights::all() } else { Rights::EXEC };
+        let rights = if slot.is_writable() { MapRights::all() } else { MapRights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         // Since the look-up the page may have become somebody else's.
         if !self.ram.invalidations().allows(snapshot) {
@@ -290,9 +296,9 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             gpa: Gfn(gfn.0 & first).gpa().0,
             hpa: Pfn(page.pfn().0 & first).hpa().0,
             pages: size.pages(),
-            writable: rights.contains(Rights::WRITE),
+            writable: rights.contains(MapRights::WRITE),
         });
-        if rights.contains(Rights::WRITE) {
+        if rights.contains(MapRights::WRITE) {
             // Under the lock that a notifier takes to unmap the page: a file system that cleaned it must not find it
             // dirty.
             page.mark_dirty();

@@ -21,7 +21,7 @@ use crate::host::mitigation;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::Pages;
 use crate::host::timer;
-use crate::mmu::asid::{AsidPool, AsidTag, Assigned};
+use crate::mmu::asid::{AsidPool, AsidTag, AssignedAsid};
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
@@ -249,7 +249,7 @@ impl<'a> VmxWindow<'a> {
     /// translations but those that are tagged with the table's root, too, and no two hypervisors have a root
     /// in the same page. What was in a page before it became a root is flushed when a vCPU first comes to a
     /// CPU. SDM, "Caching Translation Information".
-    fn assign_vpid(&mut self, tag: &mut AsidTag) -> Assigned {
+    fn assign_vpid(&mut self, tag: &mut AsidTag) -> AssignedAsid {
         // SAFETY: Only a window of this CPU reaches the pool, and `self` is borrowed mutably.
         unsafe { &mut *self.area.vpids.get() }.assign(tag)
     }

@@ -7,7 +7,7 @@ use crate::arch::addr::{Gpa, Gva, Hva};
 use crate::machine::memory::SlotLookup;
 use crate::machine::ram::GuestRam;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::walk::{self, AccessKind, Privilege};
+use crate::mmu::walk::{self, AccessKind, AccessPrivilege};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
 use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
 use crate::vcpu::context::VcpuCx;
@@ -54,7 +54,7 @@ pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, M
 fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, Insn)> {
     let ram = &*cx.vm.machine.ram;
     let witness = Witness { ram, trail: Cell::new(Some(WordTrail::new())) };
-    let privilege = if key.is_user { Privilege::User } else { Privilege::Supervisor };
+    let privilege = if key.is_user { AccessPrivilege::User } else { AccessPrivilege::Supervisor };
     let how = walk::WalkAccess { kind: AccessKind::Fetch, privilege };
     let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
     let mut code = [0u8; CODE];

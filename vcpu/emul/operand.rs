@@ -17,7 +17,7 @@ use super::machine::{CxMachine, RetryAfter};
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::machine::memory::SlotLookup;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::mmu::walk::{self, AccessKind, Privilege, WalkError};
+use crate::mmu::walk::{self, AccessKind, AccessPrivilege, WalkError};
 use crate::vcpu::access::mmio;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::emulate::machine::{Access, Step, Stop};
@@ -62,9 +62,9 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
             Access::Fetch => AccessKind::Fetch,
         };
         let privilege = match self.cx.core.state.cpl() {
-            _ if self.implicit => Privilege::Implicit,
-            3 => Privilege::User,
-            _ => Privilege::Supervisor,
+            _ if self.implicit => AccessPrivilege::Implicit,
+            3 => AccessPrivilege::User,
+            _ => AccessPrivilege::Supervisor,
         };
         let how = walk::WalkAccess { kind, privilege };
         match walk::walk(&*self.cx.vm.machine.ram, &self.cx.guest_paging(), gva, how) {

@@ -6,9 +6,9 @@ use super::bytes::Bytes;
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::mmu::format::PageSize::{Size1G, Size2M, Size4K};
-use crate::mmu::format::{Levels, Npt, Rights};
+use crate::mmu::format::{MapRights, Npt, TableLevels};
 use crate::mmu::slots::{GfnRange, SlotRequest};
-use crate::mmu::walk::{AccessKind, PagingRegs, Privilege, WalkAccess};
+use crate::mmu::walk::{AccessKind, AccessPrivilege, PagingRegs, WalkAccess};
 use crate::t_mmu::format::{EPT, NPT};
 use crate::t_mmu::slots::{none, reference, request, Changed, Model, HVA};
 use crate::t_mmu::table::{run_against_model, Op};
@@ -55,7 +55,8 @@ pub(super) fn walk(bytes: &[u8]) {
             continue;
         }
         let kind = b.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
-        let privilege = b.pick(&[Privilege::User, Privilege::Supervisor, Privilege::Implicit]);
+        let privilege =
+            b.pick(&[AccessPrivilege::User, AccessPrivilege::Supervisor, AccessPrivilege::Implicit]);
         compare(&ram, &p, b.u64(), WalkAccess { kind, privilege });
     }
 }
@@ -133,7 +134,7 @@ fn op(b: &mut Bytes<'_>) -> Op {
             let mask = !(size.pages() - 1);
             let at = gfn(b);
             let pfn = if b.below(4) == 0 { gfn(b) } else { at };
-            let rights = Rights::from_bits_truncate(b.u8() & 3);
+            let rights = MapRights::from_bits_truncate(b.u8() & 3);
             let memory = if b.below(5) == 0 { Some(b.below(4) as usize) } else { None };
             Op::Map { gfn: at & mask, pfn: pfn & mask, size, rights, memory }
         }
@@ -150,7 +151,7 @@ pub(super) fn table(bytes: &[u8]) {
     }
     match format {
         0 => run_against_model(NPT, &ops),
-        1 => run_against_model(Npt { levels: Levels::Five, ..NPT }, &ops),
+        1 => run_against_model(Npt { levels: TableLevels::Five, ..NPT }, &ops),
         _ => run_against_model(EPT, &ops),
     }
 }

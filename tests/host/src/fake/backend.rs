@@ -12,7 +12,7 @@ use crate::arch::addr::{Gpa, Hpa};
 use crate::arch::cr::Rflags;
 use crate::host::cpu::PinnedCpu;
 use crate::host::world::{locked, world, World};
-use crate::mmu::format::{index, Entry as TableEntry, Levels, Npt, Rights, TableFormat, Touch};
+use crate::mmu::format::{index, GuestTouch, MapRights, Npt, TableEntry, TableFormat, TableLevels};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls};
 use crate::vcpu::event::{Blocking, Event};
@@ -112,7 +112,7 @@ impl Fake {
         Fake {
             guests: Mutex::default(),
             unusable: Mutex::default(),
-            format: Npt { levels: Levels::Four, gib_pages: false, encryption_mask: 0 },
+            format: Npt { levels: TableLevels::Four, gib_pages: false, encryption_mask: 0 },
             windows: AtomicU64::new(0),
             opened: AtomicU64::new(0),
         }
@@ -194,7 +194,7 @@ pub(crate) struct Hw {
     pub(crate) tsc_offset: u64,
     pub(crate) has_debug_registers: bool,
     /// The translations that the processor has: frame, and what is allowed.
-    tlb: HashMap<u64, (u64, Rights)>,
+    tlb: HashMap<u64, (u64, MapRights)>,
     flush: bool,
     next_rip: Option<u64>,
 }
@@ -266,12 +266,12 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// The exit that the access ends with.
-    fn translate(&mut self, gpa: Gpa, touch: Touch) -> Result<u64, Exit> {
+    fn translate(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, Exit> {
         sched::yield_point();
-        let allows = |rights: Rights| match touch {
-            Touch::Read => true,
-            Touch::Write => rights.contains(Rights::WRITE),
-            Touch::Fetch => rights.contains(Rights::EXEC),
+        let allows = |rights: MapRights| match touch {
+            GuestTouch::Read => true,
+            GuestTouch::Write => rights.contains(MapRights::WRITE),
+            GuestTouch::Fetch => rights.contains(MapRights::EXEC),
         };
         let gfn = gpa.gfn();
         let mut present = false;
@@ -300,8 +300,8 @@ impl Entry<'_, '_> {
         }
         Err(Exit::GuestPageFault(GuestPageFault {
             gpa,
-            write: touch == Touch::Write,
-            fetch: touch == Touch::Fetch,
+            write: touch == GuestTouch::Write,
+            fetch: touch == GuestTouch::Fetch,
             present,
             is_final: true,
             reserved: false,
@@ -318,7 +318,7 @@ impl Entry<'_, '_> {
     pub(crate) fn memory<R>(
         &mut self,
         gpa: Gpa,
-        touch: Touch,
+        touch: GuestTouch,
         f: impl FnOnce(&mut [u8; 4096]) -> R,
     ) -> Result<R, Exit> {
         let pfn = self.translate(gpa, touch)?;
@@ -330,7 +330,7 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// As [`Entry::memory`].
-    pub(crate) fn frame(&mut self, gpa: Gpa, touch: Touch) -> Result<u64, Exit> {
+    pub(crate) fn frame(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, Exit> {
         let pfn = self.translate(gpa, touch)?;
         self.memory(gpa, touch, |_| ())?;
         Ok(pfn)
@@ -342,7 +342,7 @@ impl Entry<'_, '_> {
     /// As [`Entry::memory`].
     pub(crate) fn read_u64(&mut self, gpa: Gpa) -> Result<u64, Exit> {
         let at = (gpa.0 % 4096) as usize;
-        let word = self.memory(gpa, Touch::Read, |page| <[u8; 8]>::try_from(&page[at..at + 8]))?;
+        let word = self.memory(gpa, GuestTouch::Read, |page| <[u8; 8]>::try_from(&page[at..at + 8]))?;
         Ok(u64::from_le_bytes(word.unwrap_or_default()))
     }
 
@@ -352,7 +352,7 @@ impl Entry<'_, '_> {
     /// As [`Entry::memory`].
     pub(crate) fn write_u64(&mut self, gpa: Gpa, value: u64) -> Result<(), Exit> {
         let at = (gpa.0 % 4096) as usize;
-        self.memory(gpa, Touch::Write, |page| page[at..at + 8].copy_from_slice(&value.to_le_bytes()))
+        self.memory(gpa, GuestTouch::Write, |page| page[at..at + 8].copy_from_slice(&value.to_le_bytes()))
     }
 }
 

@@ -6,7 +6,7 @@ use super::backend::{Entry, Guest, Stop};
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::segment::{SegAttr, SegReg};
 use crate::host::world::locked;
-use crate::mmu::format::Touch;
+use crate::mmu::format::GuestTouch;
 use crate::vcpu::event::Event;
 use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess};
 use crate::vcpu::state::{VcpuState, RAX, RBX, RCX, RDX};
@@ -203,8 +203,10 @@ pub(crate) trait Steps {
 
     /// MOV to or from memory. Where that is memory, the processor does it; else it is a device's.
     fn mov(&mut self, gpa: u64, width: Width, store: Option<u64>) -> Stepped<Self::UserExit> {
-        let (rip, touch) =
-            (place(store.is_some(), width), if store.is_some() { Touch::Write } else { Touch::Read });
+        let (rip, touch) = (
+            place(store.is_some(), width),
+            if store.is_some() { GuestTouch::Write } else { GuestTouch::Read },
+        );
         let insn = if store.is_some() { STORES } else { LOADS }[number(width)];
         let set = move |s: &mut VcpuState| {
             s.rip = rip;

@@ -5,7 +5,7 @@
 //! The TLBs here forget nothing by themselves, and remember who filled them. The neighbour does what KVM in
 //! Linux 7.3 does with its identifiers (`svm_enable_virtualization_cpu()`, `new_asid()`, `kvm_mmu_load()`).
 
-use crate::mmu::asid::{AsidPool, AsidTag, Flush, Neighbour, WindowAsids};
+use crate::mmu::asid::{AsidFlush, AsidNeighbour, AsidPool, AsidTag, WindowAsids};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,23 +15,23 @@ const THEIRS: u64 = 0x2000;
 
 #[test]
 fn a_neighbour_shows_in_what_it_leaves_in_the_processor() {
-    assert_eq!(Neighbour::of(true, THEIRS, OURS), Neighbour::Here);
-    assert_eq!(Neighbour::of(true, 0, OURS), Neighbour::Here);
-    assert_eq!(Neighbour::of(true, OURS, OURS), Neighbour::Here, "it has not got so far yet");
-    assert_eq!(Neighbour::of(false, THEIRS, OURS), Neighbour::Gone);
-    assert_eq!(Neighbour::of(false, 0, OURS), Neighbour::Gone);
-    assert_eq!(Neighbour::of(false, OURS, OURS), Neighbour::Absent);
+    assert_eq!(AsidNeighbour::of(true, THEIRS, OURS), AsidNeighbour::Here);
+    assert_eq!(AsidNeighbour::of(true, 0, OURS), AsidNeighbour::Here);
+    assert_eq!(AsidNeighbour::of(true, OURS, OURS), AsidNeighbour::Here, "it has not got so far yet");
+    assert_eq!(AsidNeighbour::of(false, THEIRS, OURS), AsidNeighbour::Gone);
+    assert_eq!(AsidNeighbour::of(false, 0, OURS), AsidNeighbour::Gone);
+    assert_eq!(AsidNeighbour::of(false, OURS, OURS), AsidNeighbour::Absent);
 }
 
 #[test]
 fn beside_a_neighbour_a_window_flushes_its_identifier_first_and_last() {
     let mut pool = AsidPool::new(0, 1, 15);
-    let mut window = WindowAsids::open(&mut pool, Neighbour::Here);
+    let mut window = WindowAsids::open(&mut pool, AsidNeighbour::Here);
     let mut tag = AsidTag::default();
     assert_eq!(window.left_behind(&pool), None, "nothing was run");
 
-    assert_eq!(window.assign(&mut pool, &mut tag), (15, Flush::One));
-    assert_eq!(window.assign(&mut pool, &mut tag), (15, Flush::Nothing));
+    assert_eq!(window.assign(&mut pool, &mut tag), (15, AsidFlush::One));
+    assert_eq!(window.assign(&mut pool, &mut tag), (15, AsidFlush::Nothing));
 
     assert_eq!(window.left_behind(&pool), Some(15));
 }
@@ -47,21 +47,21 @@ fn without_a_neighbour_a_vcpu_keeps_its_identifier_over_windows() {
         got
     };
 
-    assert_eq!(once(&mut pool, Neighbour::Gone), (1, Flush::All));
-    assert_eq!(once(&mut pool, Neighbour::Absent), (1, Flush::Nothing));
-    assert_eq!(once(&mut pool, Neighbour::Gone), (1, Flush::All), "one came and went");
+    assert_eq!(once(&mut pool, AsidNeighbour::Gone), (1, AsidFlush::All));
+    assert_eq!(once(&mut pool, AsidNeighbour::Absent), (1, AsidFlush::Nothing));
+    assert_eq!(once(&mut pool, AsidNeighbour::Gone), (1, AsidFlush::All), "one came and went");
 }
 
 #[test]
 fn a_flush_that_a_refused_entry_may_have_missed_comes_again() {
     let mut pool = AsidPool::new(0, 1, 15);
     let mut tag = AsidTag::default();
-    for neighbour in [Neighbour::Absent, Neighbour::Here] {
+    for neighbour in [AsidNeighbour::Absent, AsidNeighbour::Here] {
         let mut window = WindowAsids::open(&mut pool, neighbour);
         let (_, first) = window.assign(&mut pool, &mut tag);
         window.note_refused(&mut pool);
         assert_eq!(window.assign(&mut pool, &mut tag).1, first);
-        assert_ne!(first, Flush::Nothing);
+        assert_ne!(first, AsidFlush::Nothing);
     }
 }
 
@@ -87,16 +87,16 @@ impl Svm {
         Svm { svme: false, hsave: 0, tlb, pool, generation: 1, next: last + 1, flush_all: false }
     }
 
-    fn flush(&mut self, asid: u32, flush: Flush) {
+    fn flush(&mut self, asid: u32, flush: AsidFlush) {
         match flush {
-            Flush::Nothing => {}
-            Flush::One => drop(self.tlb.remove(&asid)),
-            Flush::All => self.tlb.clear(),
+            AsidFlush::Nothing => {}
+            AsidFlush::One => drop(self.tlb.remove(&asid)),
+            AsidFlush::All => self.tlb.clear(),
         }
     }
 
     /// Runs a guest. Returns whose translations it may have used beside its own.
-    fn enter(&mut self, owner: Owner, asid: u32, flush: Flush) -> Vec<Owner> {
+    fn enter(&mut self, owner: Owner, asid: u32, flush: AsidFlush) -> Vec<Owner> {
         self.flush(asid, flush);
         let there = self.tlb.entry(asid).or_default();
         there.insert(owner);
@@ -130,15 +130,15 @@ impl Svm {
             *held = (self.generation, self.next);
             self.next += 1;
         }
-        let flush = if std::mem::take(&mut self.flush_all) { Flush::All } else { Flush::Nothing };
+        let flush = if std::mem::take(&mut self.flush_all) { AsidFlush::All } else { AsidFlush::Nothing };
         self.enter((true, vcpu), held.1, flush)
     }
 
     /// A window of ours with some entries of one vCPU, the one at `refused` refused by the processor.
     fn window(&mut self, vcpu: usize, tag: &mut AsidTag, entries: u8, refused: u8) -> Vec<Owner> {
-        let neighbour = Neighbour::of(self.svme, self.hsave, OURS);
+        let neighbour = AsidNeighbour::of(self.svme, self.hsave, OURS);
         let mut window = WindowAsids::open(&mut self.pool, neighbour);
-        if neighbour == Neighbour::Gone {
+        if neighbour == AsidNeighbour::Gone {
             self.hsave = OURS;
         }
         let mut met = Vec::new();
@@ -151,7 +151,7 @@ impl Svm {
             met.extend(self.enter((false, vcpu), asid, flush));
         }
         if let Some(asid) = window.left_behind(&self.pool) {
-            self.flush(asid, Flush::One);
+            self.flush(asid, AsidFlush::One);
         }
         met
     }

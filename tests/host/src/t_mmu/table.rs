@@ -6,17 +6,19 @@
 use super::format::{EPT, NPT};
 use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
 use crate::mmu::format::{
-    index, small_code, Entry, Levels, Npt, PageSize, Rights, TableFormat, Touch, ENTRIES,
+    index, small_code, GuestTouch, MapRights, Npt, PageSize, TableEntry, TableFormat, TableLevels, ENTRIES,
 };
 use crate::mmu::slots::GfnRange;
-use crate::mmu::table::{FlushNeeded, MapError, Mapping, Table, TableMem, Unmapping, MAX_TABLES_PER_MAP};
+use crate::mmu::table::{
+    FlushNeeded, MapError, PageMapping, PageTable, RangeUnmapping, TableMem, MAX_TABLES_PER_MAP,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use PageSize::{Size1G, Size2M, Size4K};
 
-const RW: Rights = Rights::WRITE;
-const RO: Rights = Rights::empty();
+const RW: MapRights = MapRights::WRITE;
+const RO: MapRights = MapRights::empty();
 const GIB: u64 = 1 << 18;
 
 /// Table pages that notice any use of a page that is not allocated.
@@ -30,7 +32,7 @@ pub(crate) struct Pool {
     reads: std::cell::Cell<usize>,
     /// What the processor would find at some frames, looked up after each store.
     watch: Option<(Hpa, Vec<u64>)>,
-    seen: Vec<Vec<Option<(u64, Rights)>>>,
+    seen: Vec<Vec<Option<(u64, MapRights)>>>,
 }
 
 impl TableMem for Pool {
@@ -72,13 +74,18 @@ impl TableMem for Pool {
 }
 
 impl Pool {
-    pub(crate) fn processor_finds(&self, f: &impl TableFormat, root: Hpa, gfn: u64) -> Option<(u64, Rights)> {
+    pub(crate) fn processor_finds(
+        &self,
+        f: &impl TableFormat,
+        root: Hpa,
+        gfn: u64,
+    ) -> Option<(u64, MapRights)> {
         let (mut table, mut level) = (root, f.levels().root());
         loop {
             match f.decode(self.live[&table.0][index(Gfn(gfn), level)], level) {
-                Entry::Absent => return None,
-                Entry::Link(child) => (table, level) = (child, level - 1),
-                Entry::Leaf(l) => {
+                TableEntry::Absent => return None,
+                TableEntry::Link(child) => (table, level) = (child, level - 1),
+                TableEntry::Leaf(l) => {
                     let mask = (1u64 << (9 * (level - 1))) - 1;
                     return Some((l.pfn.0 + (gfn & mask), l.rights));
                 }
@@ -89,13 +96,13 @@ impl Pool {
     fn reachable(&self, f: &impl TableFormat, table: Hpa, level: u32, into: &mut BTreeSet<u64>) {
         assert!(into.insert(table.0), "two paths to a table");
         for &entry in self.live[&table.0].iter() {
-            if let Entry::Link(child) = f.decode(entry, level) {
+            if let TableEntry::Link(child) = f.decode(entry, level) {
                 self.reachable(f, child, level - 1, into);
             }
         }
     }
 
-    pub(crate) fn assert_accounted<F: TableFormat>(&self, table: &Table<F>) {
+    pub(crate) fn assert_accounted<F: TableFormat>(&self, table: &PageTable<F>) {
         let mut found = BTreeSet::new();
         self.reachable(table.format(), table.root(), table.format().levels().root(), &mut found);
         assert!(found.iter().eq(self.live.keys()), "a table page leaked");
@@ -103,14 +110,21 @@ impl Pool {
     }
 }
 
-fn empty() -> (Pool, Table<Npt>) {
+fn empty() -> (Pool, PageTable<Npt>) {
     let mut pool = Pool::default();
-    let table = Table::new(&mut pool, NPT).unwrap();
+    let table = PageTable::new(&mut pool, NPT).unwrap();
     (pool, table)
 }
 
 /// Maps and frees what that unlinked. Returns whether a flush was needed.
-fn map(pool: &mut Pool, t: &mut Table<Npt>, gfn: u64, pfn: u64, size: PageSize, rights: Rights) -> bool {
+fn map(
+    pool: &mut Pool,
+    t: &mut PageTable<Npt>,
+    gfn: u64,
+    pfn: u64,
+    size: PageSize,
+    rights: MapRights,
+) -> bool {
     let flush = t.map(pool, Gfn(gfn).gpa(), Pfn(pfn), size, rights).unwrap().flush;
     let needed = flush.is_needed();
     flush.release(pool, &NPT);
@@ -128,10 +142,10 @@ fn a_mapped_page_is_found_and_its_neighbours_are_not() {
     let flushed = map(&mut pool, &mut t, 5, 77, Size4K, RW);
 
     assert!(!flushed);
-    assert_eq!(t.lookup(&pool, Gpa(0x5fff)), Some(Mapping { pfn: Pfn(77), size: Size4K, rights: RW }));
+    assert_eq!(t.lookup(&pool, Gpa(0x5fff)), Some(PageMapping { pfn: Pfn(77), size: Size4K, rights: RW }));
     assert_eq!(t.lookup(&pool, Gpa(0x6000)), None);
     assert!(t.is_mapped(&pool, Gpa(0x5000), RW));
-    assert!(!t.is_mapped(&pool, Gpa(0x5000), Rights::all()));
+    assert!(!t.is_mapped(&pool, Gpa(0x5000), MapRights::all()));
 }
 
 #[test]
@@ -166,15 +180,15 @@ fn a_small_page_inside_a_large_one_leaves_the_rest_mapped() {
 
     assert!(flushed);
     let at = |gfn| t.lookup(&pool, Gfn(gfn).gpa()).unwrap();
-    assert_eq!(at(513), Mapping { pfn: Pfn(7), size: Size4K, rights: RO });
-    assert_eq!(at(512), Mapping { pfn: Pfn(GIB + 512), size: Size4K, rights: RW });
-    assert_eq!(at(1024), Mapping { pfn: Pfn(GIB + 1024), size: Size2M, rights: RW });
-    assert_eq!(at(GIB - 1), Mapping { pfn: Pfn(2 * GIB - 1), size: Size2M, rights: RW });
+    assert_eq!(at(513), PageMapping { pfn: Pfn(7), size: Size4K, rights: RO });
+    assert_eq!(at(512), PageMapping { pfn: Pfn(GIB + 512), size: Size4K, rights: RW });
+    assert_eq!(at(1024), PageMapping { pfn: Pfn(GIB + 1024), size: Size2M, rights: RW });
+    assert_eq!(at(GIB - 1), PageMapping { pfn: Pfn(2 * GIB - 1), size: Size2M, rights: RW });
 }
 
 /// As the space maps a fault where code must be small: in host pages of 2 MiB, frame by frame the same.
-fn touch(pool: &mut Pool, t: &mut Table<Npt>, gfn: u64, touch: Touch) {
-    let (size, rights) = small_code(touch, Size2M, Rights::all(), || t.has_table(pool, Gfn(gfn)));
+fn touch(pool: &mut Pool, t: &mut PageTable<Npt>, gfn: u64, touch: GuestTouch) {
+    let (size, rights) = small_code(touch, Size2M, MapRights::all(), || t.has_table(pool, Gfn(gfn)));
     let first = gfn & !(size.pages() - 1);
     let done = t.map(pool, Gfn(first).gpa(), Pfn(0x10_0000 + first), size, rights).unwrap();
     done.flush.release(pool, t.format());
@@ -184,18 +198,18 @@ fn touch(pool: &mut Pool, t: &mut Table<Npt>, gfn: u64, touch: Touch) {
 fn small_code_leaves_data_large_and_stays_executable() {
     let (mut pool, mut t) = empty();
 
-    touch(&mut pool, &mut t, 0x205, Touch::Write);
+    touch(&mut pool, &mut t, 0x205, GuestTouch::Write);
     assert_eq!(
         t.lookup(&pool, Gfn(0x205).gpa()).unwrap(),
-        Mapping { pfn: Pfn(0x10_0205), size: Size2M, rights: RW }
+        PageMapping { pfn: Pfn(0x10_0205), size: Size2M, rights: RW }
     );
-    touch(&mut pool, &mut t, 0x206, Touch::Fetch);
-    touch(&mut pool, &mut t, 0x207, Touch::Write);
-    touch(&mut pool, &mut t, 0x206, Touch::Write);
-    touch(&mut pool, &mut t, 0x401, Touch::Read);
+    touch(&mut pool, &mut t, 0x206, GuestTouch::Fetch);
+    touch(&mut pool, &mut t, 0x207, GuestTouch::Write);
+    touch(&mut pool, &mut t, 0x206, GuestTouch::Write);
+    touch(&mut pool, &mut t, 0x401, GuestTouch::Read);
 
     let at = |gfn: u64| t.lookup(&pool, Gfn(gfn).gpa()).map(|m| (m.pfn.0, m.size, m.rights));
-    assert_eq!(at(0x206), Some((0x10_0206, Size4K, Rights::all())));
+    assert_eq!(at(0x206), Some((0x10_0206, Size4K, MapRights::all())));
     assert_eq!(at(0x205), Some((0x10_0205, Size4K, RW)), "the rest stays for data");
     assert_eq!(at(0x401), Some((0x10_0401, Size2M, RW)), "others stay large");
 }
@@ -249,7 +263,7 @@ fn bad_requests_are_refused() {
 #[test]
 fn a_format_without_1_gib_pages_refuses_them() {
     let mut pool = Pool::default();
-    let mut t = Table::new(&mut pool, Npt { gib_pages: false, ..NPT }).unwrap();
+    let mut t = PageTable::new(&mut pool, Npt { gib_pages: false, ..NPT }).unwrap();
 
     let result = t.map(&mut pool, Gpa(0), Pfn(0), Size1G, RW).map(|_| ());
 
@@ -269,7 +283,7 @@ fn an_address_beyond_the_table_is_not_mapped_and_not_aliased() {
 #[test]
 fn unmapping_everything_leaves_only_the_root() {
     let mut pool = Pool::default();
-    let mut t = Table::new(&mut pool, Npt { levels: Levels::Five, ..NPT }).unwrap();
+    let mut t = PageTable::new(&mut pool, Npt { levels: TableLevels::Five, ..NPT }).unwrap();
     for gfn in [0, 513, GIB, 1 << 27, 1 << 36, (1 << 40) - 1] {
         t.map(&mut pool, Gfn(gfn).gpa(), Pfn(gfn), Size4K, RW).unwrap().flush.release(&mut pool, &NPT);
     }
@@ -334,8 +348,8 @@ fn taking_tables_out_costs_the_same_whatever_is_below_them() {
 }
 
 /// Unmaps ranges in sections of `budget` entries; returns how many entries were read.
-fn unmap_in_sections(pool: &mut Pool, t: &mut Table<Npt>, ranges: &[GfnRange], budget: usize) -> usize {
-    let mut unmapping = Unmapping::new(ranges.iter().copied());
+fn unmap_in_sections(pool: &mut Pool, t: &mut PageTable<Npt>, ranges: &[GfnRange], budget: usize) -> usize {
+    let mut unmapping = RangeUnmapping::new(ranges.iter().copied());
     let (mut flush, mut reads) = (FlushNeeded::default(), 0);
     while !unmapping.is_done() {
         pool.reads.set(0);
@@ -369,13 +383,13 @@ fn unmapping_many_ranges_reads_entries_by_their_number_in_bounded_sections() {
 #[test]
 fn write_protecting_a_part_of_a_large_page_protects_all_of_it() {
     let (mut pool, mut t) = empty();
-    map(&mut pool, &mut t, 512, 512, Size2M, Rights::all());
+    map(&mut pool, &mut t, 512, 512, Size2M, MapRights::all());
 
     let flush = t.write_protect_range(&mut pool, range(600, 601));
     let again = t.write_protect_range(&mut pool, range(600, 601));
 
     assert!(flush.is_needed() && !again.is_needed());
-    assert_eq!(t.lookup(&pool, Gfn(512).gpa()).unwrap().rights, Rights::EXEC);
+    assert_eq!(t.lookup(&pool, Gfn(512).gpa()).unwrap().rights, MapRights::EXEC);
 }
 
 #[test]
@@ -460,7 +474,7 @@ fn a_failed_allocation_at_any_point_changes_nothing() {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Map { gfn: u64, pfn: u64, size: PageSize, rights: Rights, memory: Option<usize> },
+    Map { gfn: u64, pfn: u64, size: PageSize, rights: MapRights, memory: Option<usize> },
     Unmap(GfnRange),
     UnmapBySteps(GfnRange),
     Protect(GfnRange),
@@ -492,7 +506,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let map = (any_gfn(), pfn, size, 0u8..4, memory).prop_map(|(gfn, pfn, size, bits, memory)| {
         let mask = !(size.pages() - 1);
         let pfn = pfn.unwrap_or(gfn) & mask;
-        Op::Map { gfn: gfn & mask, pfn, size, rights: Rights::from_bits_truncate(bits), memory }
+        Op::Map { gfn: gfn & mask, pfn, size, rights: MapRights::from_bits_truncate(bits), memory }
     });
     prop_oneof![
         8 => map,
@@ -505,17 +519,18 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 /// Leaves by their first frame: size, host frame, rights.
 #[derive(Clone, Default)]
-struct Model(BTreeMap<u64, (PageSize, u64, Rights)>);
+struct Model(BTreeMap<u64, (PageSize, u64, MapRights)>);
 
 impl Model {
-    fn lookup(&self, gfn: u64) -> Option<Mapping> {
+    fn lookup(&self, gfn: u64) -> Option<PageMapping> {
         let (base, &(size, pfn, rights)) = self.0.range(..=gfn).next_back()?;
         let offset = gfn - base;
-        (offset < size.pages()).then_some(Mapping { pfn: Pfn(pfn + offset), size, rights })
+        (offset < size.pages()).then_some(PageMapping { pfn: Pfn(pfn + offset), size, rights })
     }
 
     fn hit_by(&self, r: GfnRange) -> Vec<u64> {
-        let hit = |(b, l): &(&u64, &(PageSize, u64, Rights))| **b < r.end.0 && r.start.0 < **b + l.0.pages();
+        let hit =
+            |(b, l): &(&u64, &(PageSize, u64, MapRights))| **b < r.end.0 && r.start.0 < **b + l.0.pages();
         self.0.iter().filter(|e| !r.is_empty() && hit(e)).map(|(b, _)| *b).collect()
     }
 
@@ -529,7 +544,7 @@ impl Model {
         self.hit_by(r).iter().for_each(|b| self.0.get_mut(b).unwrap().2.remove(RW));
     }
 
-    fn map(&mut self, gfn: u64, pfn: u64, size: PageSize, rights: Rights) {
+    fn map(&mut self, gfn: u64, pfn: u64, size: PageSize, rights: MapRights) {
         while let Some(old) = self.lookup(gfn).filter(|m| m.size > size) {
             if (old.pfn.0, old.rights) == (pfn, rights) {
                 return;
@@ -557,7 +572,7 @@ fn probes() -> Vec<u64> {
 }
 
 /// Does one operation on the table. Returns the flush, and whether it failed for lack of memory.
-fn apply<F: TableFormat>(pool: &mut Pool, t: &mut Table<F>, op: &Op) -> (FlushNeeded, bool) {
+fn apply<F: TableFormat>(pool: &mut Pool, t: &mut PageTable<F>, op: &Op) -> (FlushNeeded, bool) {
     match *op {
         Op::Map { gfn, pfn, size, rights, memory } => {
             pool.left = memory;
@@ -599,7 +614,7 @@ fn apply_to_model(model: &mut Model, op: &Op) {
 
 pub(crate) fn run_against_model<F: TableFormat>(format: F, ops: &[Op]) {
     let mut pool = Pool::default();
-    let mut t = Table::new(&mut pool, format).unwrap();
+    let mut t = PageTable::new(&mut pool, format).unwrap();
     let mut model = Model::default();
     let probes = probes();
     for op in ops {
@@ -636,7 +651,7 @@ proptest! {
 
     #[test]
     fn five_level_npt_agrees_with_the_model(ops in vec(any_op(), 1..40)) {
-        run_against_model(Npt { levels: Levels::Five, ..NPT }, &ops);
+        run_against_model(Npt { levels: TableLevels::Five, ..NPT }, &ops);
     }
 
     #[test]

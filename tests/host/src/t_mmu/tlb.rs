@@ -7,10 +7,10 @@ use super::format::NPT;
 use super::slots::{none, request, Changed, HVA};
 use super::table::Pool;
 use crate::arch::addr::{Gfn, Hva, Pfn, PAGE_SIZE};
-use crate::mmu::format::{Npt, PageSize, Rights};
+use crate::mmu::format::{MapRights, Npt, PageSize};
 use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, MemSlots, SlotRequest};
-use crate::mmu::table::{FlushNeeded, Table, Unmapping};
-use crate::mmu::tlb::{Flushes, Invalidations, Snapshot};
+use crate::mmu::table::{FlushNeeded, PageTable, RangeUnmapping};
+use crate::mmu::tlb::{RamChanges, RamSnapshot, TlbFlushes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +18,14 @@ use std::rc::Rc;
 
 #[test]
 fn a_quiet_fault_may_map() {
-    let inv = Invalidations::new();
+    let inv = RamChanges::new();
 
     assert!(inv.allows(inv.snapshot()));
 }
 
 #[test]
 fn nothing_may_be_mapped_while_something_changes() {
-    let inv = Invalidations::new();
+    let inv = RamChanges::new();
     inv.begin();
     inv.begin();
     inv.end();
@@ -39,7 +39,7 @@ fn nothing_may_be_mapped_while_something_changes() {
 /// The page may have been found while it was on its way out, so it counts when the change ends, too.
 #[test]
 fn what_was_looked_up_before_a_change_ended_may_not_be_mapped_after_it() {
-    let inv = Invalidations::new();
+    let inv = RamChanges::new();
     let before = inv.snapshot();
     inv.begin();
     let during = inv.snapshot();
@@ -51,7 +51,7 @@ fn what_was_looked_up_before_a_change_ended_may_not_be_mapped_after_it() {
 
 #[test]
 fn a_flush_is_done_when_it_and_all_before_it_are() {
-    let flushes = Flushes::new();
+    let flushes = TlbFlushes::new();
     flushes.request();
     let first = flushes.requested();
     flushes.request();
@@ -76,14 +76,14 @@ struct Cpu {
 
 /// Somebody in the middle of something. The numbers are how far he is.
 enum Actor {
-    Fault { gfn: u64, slot: MemSlot, snapshot: Snapshot, pfn: Option<u64> },
+    Fault { gfn: u64, slot: MemSlot, snapshot: RamSnapshot, pfn: Option<u64> },
     Notifier { page: u64, step: u32, walk: Option<Unmap> },
     Change { step: u32, new: MemSlots, walk: Option<Unmap> },
 }
 
 /// What [`World::unmap_some`] goes on with.
 struct Unmap {
-    ranges: Unmapping<std::vec::IntoIter<GfnRange>>,
+    ranges: RangeUnmapping<std::vec::IntoIter<GfnRange>>,
     all: FlushNeeded,
     /// The generation to be flushed, and the CPUs that have not been asked to leave the guest.
     flush: Option<(u64, Vec<usize>)>,
@@ -91,10 +91,10 @@ struct Unmap {
 
 struct World {
     pool: Pool,
-    table: Table<Npt>,
+    table: PageTable<Npt>,
     slots: Rc<MemSlots>,
-    flushes: Flushes,
-    invalidations: Invalidations,
+    flushes: TlbFlushes,
+    invalidations: RamChanges,
     notifiers: usize,
     changes: bool,
     /// What the host has at each page of the VMM.
@@ -112,7 +112,7 @@ fn slot_request(id: u32, gfn: u64, page: u64, npages: u64) -> SlotRequest {
 impl World {
     fn new() -> World {
         let mut pool = Pool::default();
-        let table = Table::new(&mut pool, NPT).unwrap();
+        let table = PageTable::new(&mut pool, NPT).unwrap();
         let mut slots = none();
         for id in 0..SLOTS {
             slots = slots.with(&slot_request(id, 8 * u64::from(id), 0, PAGES)).unwrap().0;
@@ -121,8 +121,8 @@ impl World {
             pool,
             table,
             slots: Rc::new(slots),
-            flushes: Flushes::new(),
-            invalidations: Invalidations::new(),
+            flushes: TlbFlushes::new(),
+            invalidations: RamChanges::new(),
             notifiers: 0,
             changes: false,
             host: (1..=PAGES).map(Some).collect(),
@@ -218,7 +218,7 @@ impl World {
                     if self.invalidations.allows(*snapshot) {
                         let gpa = Gfn(*gfn).gpa();
                         let mapped =
-                            self.table.map(&mut self.pool, gpa, Pfn(pfn), PageSize::Size4K, Rights::all());
+                            self.table.map(&mut self.pool, gpa, Pfn(pfn), PageSize::Size4K, MapRights::all());
                         assert!(!mapped.unwrap().flush.is_needed(), "another page was mapped there");
                     }
                     false
@@ -300,7 +300,7 @@ impl World {
 }
 
 fn unmap(ranges: Vec<GfnRange>) -> Unmap {
-    Unmap { ranges: Unmapping::new(ranges.into_iter()), all: FlushNeeded::default(), flush: None }
+    Unmap { ranges: RangeUnmapping::new(ranges.into_iter()), all: FlushNeeded::default(), flush: None }
 }
 
 /// What happens next: something begins, or somebody goes on.

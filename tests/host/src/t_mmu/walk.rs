@@ -7,9 +7,9 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::arch::exception::{Exception, PfError};
 use crate::mmu::mem::MemError;
-use crate::mmu::walk::{walk, AccessKind, PageRights, PagingRegs, Privilege, WalkAccess, WalkError};
+use crate::mmu::walk::{walk, AccessKind, AccessPrivilege, PageRights, PagingRegs, WalkAccess, WalkError};
 use AccessKind::{Fetch, Read, Write};
-use Privilege::{Implicit, Supervisor, User};
+use AccessPrivilege::{Implicit, Supervisor, User};
 
 const P: u64 = 1;
 const W: u64 = 2;
@@ -94,16 +94,22 @@ fn legacy_tables() -> Ram {
     ram
 }
 
-fn access(kind: AccessKind, privilege: Privilege) -> WalkAccess {
+fn access(kind: AccessKind, privilege: AccessPrivilege) -> WalkAccess {
     WalkAccess { kind, privilege }
 }
 
-fn translate(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> (Gpa, u32) {
+fn translate(
+    ram: &Ram,
+    p: &PagingRegs,
+    gva: u64,
+    kind: AccessKind,
+    privilege: AccessPrivilege,
+) -> (Gpa, u32) {
     let t = walk(ram, p, Gva(gva), access(kind, privilege)).unwrap();
     (t.gpa, t.page_shift)
 }
 
-fn fault(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> u32 {
+fn fault(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: AccessPrivilege) -> u32 {
     match walk(ram, p, Gva(gva), access(kind, privilege)) {
         Err(WalkError::Fault(Exception { error: Some(code), cr2: Some(cr2), vector })) => {
             assert_eq!((cr2, vector.0), (Gva(gva), 14));
@@ -113,7 +119,7 @@ fn fault(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privi
     }
 }
 
-fn works(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: Privilege) -> bool {
+fn works(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: AccessPrivilege) -> bool {
     walk(ram, p, Gva(gva), access(kind, privilege)).is_ok()
 }
 

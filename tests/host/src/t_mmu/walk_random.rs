@@ -9,7 +9,7 @@ use super::guest::Ram;
 use crate::arch::addr::Gva;
 use crate::arch::cr::{Cr0, Cr4, Efer};
 use crate::mmu::mem::GuestMem;
-use crate::mmu::walk::{walk, AccessKind, PagingRegs, Privilege, WalkAccess, WalkError};
+use crate::mmu::walk::{walk, AccessKind, AccessPrivilege, PagingRegs, WalkAccess, WalkError};
 use proptest::prelude::*;
 
 const PAGES: u64 = 16;
@@ -38,7 +38,7 @@ impl Reference<'_> {
 
     fn fault(&self, p: bool, rsvd: bool, pk: bool) -> Outcome {
         let write = self.access.kind == AccessKind::Write;
-        let user = self.access.privilege == Privilege::User;
+        let user = self.access.privilege == AccessPrivilege::User;
         let nx = self.p.cr4.contains(Cr4::PAE) && self.p.efer.contains(Efer::NXE);
         let fetch = self.access.kind == AccessKind::Fetch && (nx || self.p.cr4.contains(Cr4::SMEP));
         let all = [p, write, user, rsvd, fetch, pk];
@@ -85,7 +85,7 @@ impl Reference<'_> {
 
     fn finish(&self, leaf: u64, base: u64, shift: u32) -> Outcome {
         let long = self.p.efer.contains(Efer::LMA);
-        let user_mode = self.access.privilege == Privilege::User;
+        let user_mode = self.access.privilege == AccessPrivilege::User;
         let kind = self.access.kind;
         let wp = self.p.cr0.contains(Cr0::WP);
         let mut ok = true;
@@ -99,7 +99,7 @@ impl Reference<'_> {
                 ok &= !self.p.cr4.contains(Cr4::SMEP);
             }
             if self.user && kind != AccessKind::Fetch && self.p.cr4.contains(Cr4::SMAP) {
-                ok &= self.p.ac && self.access.privilege == Privilege::Supervisor;
+                ok &= self.p.ac && self.access.privilege == AccessPrivilege::Supervisor;
             }
         }
         ok &= kind != AccessKind::Fetch || !self.no_exec;
@@ -293,8 +293,11 @@ fn any_paging() -> impl Strategy<Value = PagingRegs> {
 
 fn any_access() -> impl Strategy<Value = WalkAccess> {
     let kind = prop_oneof![Just(AccessKind::Read), Just(AccessKind::Write), Just(AccessKind::Fetch)];
-    let privilege =
-        prop_oneof![Just(Privilege::User), Just(Privilege::Supervisor), Just(Privilege::Implicit)];
+    let privilege = prop_oneof![
+        Just(AccessPrivilege::User),
+        Just(AccessPrivilege::Supervisor),
+        Just(AccessPrivilege::Implicit)
+    ];
     (kind, privilege).prop_map(|(kind, privilege)| WalkAccess { kind, privilege })
 }
 
@@ -353,7 +356,7 @@ fn random_walks_end_in_every_way() {
     let ram = random_ram(7, false, false);
     for i in 0..3000 {
         let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][i % 3];
-        let privilege = [Privilege::User, Privilege::Supervisor][i / 3 % 2];
+        let privilege = [AccessPrivilege::User, AccessPrivilege::Supervisor][i / 3 % 2];
         let key = match walk(&ram, &p, Gva(next(&mut seed)), WalkAccess { kind, privilege }) {
             Ok(t) => t.page_shift,
             Err(WalkError::Fault(e)) => 100 + e.error.unwrap(),

@@ -9,7 +9,7 @@ use crate::fake::direct::Direct;
 use crate::fake::steps::{fault, CODE, STORES};
 use crate::host::world::{locked, World};
 use crate::machine::mailbox::{Mailbox, Requests};
-use crate::mmu::format::Touch;
+use crate::mmu::format::GuestTouch;
 use crate::vcpu::event::Event;
 use crate::vcpu::exit::{Exit, MsrAccess, PioAccess, VirtInsn};
 use crate::vcpu::state::{RAX, RBX, RCX};
@@ -47,7 +47,7 @@ fn some_exit(random: &mut Random, entry: &mut Entry<'_, '_>) -> Stop {
         8 => Stop::plain(Exit::Resolved),
         9 => {
             let gpa = crate::arch::addr::Gpa(0x8000 + random.below(4) * 4096);
-            match entry.memory(gpa, Touch::Write, |page| page[0] = 1) {
+            match entry.memory(gpa, GuestTouch::Write, |page| page[0] = 1) {
                 Ok(()) => Stop::plain(Exit::HostInterrupt),
                 Err(exit) => Stop::plain(exit),
             }

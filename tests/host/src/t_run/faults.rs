@@ -9,7 +9,7 @@ use crate::fake::backend::Stop;
 use crate::fake::direct::{Direct, RAM};
 use crate::fake::steps::{CODE, STORES};
 use crate::host::world::{locked, World};
-use crate::mmu::format::Touch;
+use crate::mmu::format::GuestTouch;
 use crate::vcpu::exit::Exit;
 use crate::vcpu::state::RBX;
 use kernel::prelude::*;
@@ -76,14 +76,14 @@ fn guest(direct: &Direct, model: &Arc<Model>, id: u32, seed: u64) -> crate::fake
                 1 => HERE + random.below(PAGES),
                 _ => THERE + random.below(PAGES),
             };
-            let touch = if random.below(2) == 0 { Touch::Write } else { Touch::Read };
+            let touch = if random.below(2) == 0 { GuestTouch::Write } else { GuestTouch::Read };
             entry.state.gprs[RBX] = gfn * 4096;
             let world = entry.world.clone();
             match entry.frame(Gpa(gfn * 4096), touch) {
                 Ok(pfn) => {
                     left -= 1;
                     assert!(model.allows(&world, gfn, pfn), "frame {gfn:#x} shows {pfn:#x}");
-                    if touch == Touch::Write {
+                    if touch == GuestTouch::Write {
                         world.process.note_written(pfn);
                     }
                 }
@@ -213,7 +213,7 @@ fn large_pages_of_the_host_are_large_ones_of_the_guest_until_they_are_split() {
     let mut next = 0;
     vcpu.guest.run(move |entry| {
         while next < 1024 {
-            match entry.frame(Gpa((512 + next) * 4096), Touch::Write) {
+            match entry.frame(Gpa((512 + next) * 4096), GuestTouch::Write) {
                 Ok(pfn) => assert_eq!(entry.world.process.pfn(large + next * 4096), Some(pfn)),
                 Err(exit) => {
                     *locked(&count) += 1;
