@@ -68,7 +68,8 @@ impl LastReport {
         pin_init!(LastReport { kept <- new_mutex!(None), quiet_until: AtomicU64::new(0) })
     }
 
-    /// Notes that a vCPU of `vm` returns with `exit`, if that is an end. Without memory for it the report is lost.
+    /// Notes that a vCPU of `vm` returns with `exit`, its end. Without memory for it the report is lost.
+    #[cold]
     pub(super) fn note<B: Backend>(
         &self,
         vm: VmName,

@@ -124,7 +124,9 @@ impl<B: Backend> VcpuFile<B> {
         );
         match result {
             Ok(Some(exit)) => {
-                self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
+                if exit.is_end() {
+                    self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
+                }
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.shutdown = false;
                 inner.last = Some(exit);

@@ -60,6 +60,14 @@ pub(crate) enum UserExit {
     Bug(VmBug),
 }
 
+impl UserExit {
+    /// Returns whether the vCPU has come to its end, unless user space makes it another one.
+    #[inline]
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, UserExit::Bug(_) | UserExit::Shutdown | UserExit::Undeliverable { .. })
+    }
+}
+
 /// Why a vCPU cannot go on. The host lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VmBug {

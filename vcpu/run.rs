@@ -222,7 +222,8 @@ fn enter_and_handle<B: Backend>(
     work: &Work<'_>,
     finishes_only: bool,
 ) -> WindowExit {
-    let record = cx.record;
+    // Copied, as the context may be anybody's after a call that has it, and these never change.
+    let (vm, mailbox, record, cpu) = (cx.vm, cx.mailbox, cx.record, cx.cpu);
     let mut progress = Progress::new(timer::tsc_khz());
     let mut exited: Option<(ExitClass, u64)> = None;
     let leave = loop {
@@ -234,13 +235,13 @@ fn enter_and_handle<B: Backend>(
         if finishes_only {
             break WindowExit::Again;
         }
-        match announce(cx, work, &mut progress) {
+        match announce(vm, (mailbox, cpu), cx.core, work, &mut progress) {
             Announced::Entry => {}
             Announced::Served => continue,
             Announced::Leave => break WindowExit::Again,
         }
-        if !load_guest(cx) {
-            cx.mailbox.leave_guest_mode();
+        if !load_guest(vm, record, cx) {
+            mailbox.leave_guest_mode();
             break WindowExit::User(UserExit::Shutdown);
         }
         if let (Some(times), Some((class, at))) = (&record.times, exited.take()) {
@@ -254,7 +255,7 @@ fn enter_and_handle<B: Backend>(
         if record.times.is_some() {
             exited = exit.as_ref().map(|e| (ExitClass::of(e), timer::rdtsc()));
         }
-        unload_guest(cx);
+        unload_guest(mailbox, cx);
         let Some(exit) = exit else {
             progress.made();
             continue;
@@ -297,9 +298,14 @@ enum Announced {
 
 /// Announces guest mode, before the last look at what is asked: who asks later sends an interrupt.
 #[inline(always)]
-fn announce<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, work: &Work<'_>, progress: &mut Progress) -> Announced {
-    let mailbox = cx.mailbox;
-    let is_asked = mailbox.enter_guest_mode(cx.cpu.id());
+fn announce<B: Backend>(
+    vm: &Vm<B>,
+    (mailbox, cpu): (&Mailbox, &PinnedCpu),
+    core: &mut VcpuCore<B>,
+    work: &Work<'_>,
+    progress: &mut Progress,
+) -> Announced {
+    let is_asked = mailbox.enter_guest_mode(cpu.id());
     if !is_asked && !work.is_pending() {
         return Announced::Entry;
     }
@@ -309,20 +315,20 @@ fn announce<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, work: &Work<'_>, progress: &
     if must_leave || progress.is_over(timer::rdtsc()) {
         return Announced::Leave;
     }
-    take_requests(cx.vm, mailbox, cx.core, QUICK);
+    take_requests(vm, mailbox, core, QUICK);
     Announced::Served
 }
 
 /// Brings the processor's half of the vCPU up to date for an entry. Returns whether it can go on.
 #[inline(always)]
-fn load_guest<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> bool {
+fn load_guest<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, cx: &mut VcpuCx<'_, '_, B>) -> bool {
     // Compared after guest mode was announced: whoever asks for a flush from here on finds the vCPU there and waits.
-    let generation = cx.vm.space.flushes.requested();
+    let generation = vm.space.flushes.requested();
     if cx.core.flush_generation != generation {
         cx.core.flush_generation = generation;
         cx.core.controls.flush_tlb();
     }
-    if !prepare(cx.vm, cx.record, cx.core) {
+    if !prepare(vm, record, cx.core) {
         return false;
     }
     cx.core.flush();
@@ -336,13 +342,13 @@ fn load_guest<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> bool {
 
 /// Takes back what only the guest may run with.
 #[inline(always)]
-fn unload_guest<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) {
+fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
     // First, so that as little as can be of the host's code runs under the guest's choice of speculation.
     if let Some(s) = &*cx.spec_ctrl {
         s.hide();
     }
     cx.fpu.hide_keys();
-    cx.mailbox.leave_guest_mode();
+    mailbox.leave_guest_mode();
 }
 
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
