@@ -21,7 +21,7 @@ pub(crate) mod vcpu;
 pub(crate) mod virtio;
 pub(crate) mod vmx;
 
-use host::rcu::{Filled, ModuleCell};
+use host::rcu::{FilledCell, ModuleCell};
 use kvm::debug_files::DebugFiles;
 use kvm::observe::ObservedHost;
 use kvm::sys::NodeContext;
@@ -102,7 +102,7 @@ struct Rvmm {
     #[pin]
     files: DebugFiles,
     // Dropped last: the node leads to it.
-    _loaded: Filled<LoadedModule>,
+    _loaded: FilledCell<LoadedModule>,
 }
 
 /// Finds out what this machine has.

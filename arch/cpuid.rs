@@ -20,23 +20,23 @@ pub(crate) struct CpuidRegs {
 
 /// Who made the processor, as far as CPUID behaves differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Vendor {
+pub(crate) enum CpuVendor {
     /// AMD or Hygon.
     Amd,
     /// Intel, and all others.
     Intel,
 }
 
-impl Vendor {
+impl CpuVendor {
     /// Returns the vendor by leaf 0.
-    pub(crate) fn of(leaf0: CpuidRegs) -> Vendor {
+    pub(crate) fn of(leaf0: CpuidRegs) -> CpuVendor {
         const AMD: [u32; 3] = signature(b"AuthenticAMD");
         const HYGON: [u32; 3] = signature(b"HygonGenuine");
         let name = [leaf0.ebx, leaf0.edx, leaf0.ecx];
         if name == AMD || name == HYGON {
-            Vendor::Amd
+            CpuVendor::Amd
         } else {
-            Vendor::Intel
+            CpuVendor::Intel
         }
     }
 }

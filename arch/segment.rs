@@ -53,7 +53,7 @@ impl SegAttr {
 
 /// A segment register: the visible selector and the hidden descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct SegmentState {
     /// The selector.
     pub(crate) selector: u16,
     /// The access rights.
@@ -64,16 +64,16 @@ pub(crate) struct Segment {
     pub(crate) base: u64,
 }
 
-impl Segment {
+impl SegmentState {
     /// A register that a null selector was loaded into.
-    pub(crate) fn null(selector: u16) -> Segment {
-        Segment { selector, attr: SegAttr::UNUSABLE, limit: 0, base: 0 }
+    pub(crate) fn null(selector: u16) -> SegmentState {
+        SegmentState { selector, attr: SegAttr::UNUSABLE, limit: 0, base: 0 }
     }
 
     /// This register after a load in real mode: 16 bytes to each number, the rest as it was. SDM,
     /// "Real-Address Mode Operation".
-    pub(crate) fn at_paragraph(self, selector: u16) -> Segment {
-        Segment { selector, base: u64::from(selector) << 4, ..self }
+    pub(crate) fn at_paragraph(self, selector: u16) -> SegmentState {
+        SegmentState { selector, base: u64::from(selector) << 4, ..self }
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn descriptor_base(raw: u64) -> u64 {
 
 /// GDTR or IDTR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct DescTable {
     /// The base address.
     pub(crate) base: u64,
     /// The limit in bytes.

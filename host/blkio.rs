@@ -5,7 +5,7 @@
 //! A transfer is started by a thread of the VMM's, whose pages it pins, and goes on without the thread
 //! if the file does asynchronous direct I/O: it was opened with `O_DIRECT` and its file system or device
 //! can. Otherwise it has ended when the call that starts it returns. Its end comes in any context, even a
-//! hard interrupt: [`ended`] notes it, without allocating, and calls the [`Waker`].
+//! hard interrupt: [`ended`] notes it, without allocating, and calls the [`TransferWaker`].
 //!
 //! ```text
 //! thread: Transfers::start ──> kiocb ──> file system, device
@@ -13,10 +13,10 @@
 //! ```
 
 use super::ffi;
-use super::file::{is_being_killed, FileRef, HostFile, Loan, WaitQueue};
+use super::file::{is_being_killed, FileLoan, FileRef, HostFile, WaitQueue};
 use super::guest_ram;
-use super::page::Pages;
-use super::pieces::{outcome, Pieces, Transfer};
+use super::page::KernelPages;
+use super::pieces::{outcome, IoVecList, IoVecSlice};
 use crate::arch::addr::Hva;
 use crate::virtio::inflight::{EndedRing, InFlight};
 use crate::virtio::segment::SegmentCut;
@@ -38,7 +38,7 @@ const FALLOC_FL_ZERO_RANGE: i32 = 16;
 
 /// What a backing file is like.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Properties {
+pub(crate) struct FileProperties {
     /// Its size in bytes.
     pub(crate) bytes: u64,
     /// log2 of its block size.
@@ -84,8 +84,8 @@ impl BackingFile {
     ///
     /// # Errors
     /// `EINVAL` for what is neither a regular file nor a block device.
-    pub(crate) fn properties(&self) -> Result<Properties> {
-        let mut p = Properties { bytes: 0, block_shift: 9, discard: false };
+    pub(crate) fn properties(&self) -> Result<FileProperties> {
+        let mut p = FileProperties { bytes: 0, block_shift: 9, discard: false };
         // SAFETY: The file is referenced, the out pointers are valid.
         kernel::error::to_result(unsafe {
             ffi::rvmm_file_size(self.file.as_ptr(), &mut p.bytes, &mut p.block_shift, &mut p.discard)
@@ -159,7 +159,7 @@ impl FilePos {
 }
 
 /// Where the one who takes what has ended waits.
-pub(crate) trait Waker: Send + Sync {
+pub(crate) trait TransferWaker: Send + Sync {
     /// Wakes it. Any context but NMI.
     fn wake(&self);
 
@@ -169,7 +169,7 @@ pub(crate) trait Waker: Send + Sync {
 
 /// The place of one transfer while it is under way.
 #[repr(C)]
-struct Slot<W> {
+struct TransferSlot<W> {
     /// First, so that a pointer to it is one to the slot.
     iocb: bindings::kiocb,
     queue: *const IoQueue<W>,
@@ -183,7 +183,7 @@ struct Slot<W> {
 /// A slot is used by its transfer from [`IoQueue::start`] until its number is in `ended`; else by nobody.
 #[pin_data]
 struct IoQueue<W> {
-    slots: KVec<UnsafeCell<Slot<W>>>,
+    slots: KVec<UnsafeCell<TransferSlot<W>>>,
     /// Also held around waking: whoever has seen an end here knows that [`ended`] is done with the queue
     /// once it has let go of the lock.
     #[pin]
@@ -192,15 +192,15 @@ struct IoQueue<W> {
 }
 
 // SAFETY: All but the slots may go to any thread; a slot is used by one at a time, by the invariant.
-unsafe impl<W: Waker> Send for IoQueue<W> {}
+unsafe impl<W: TransferWaker> Send for IoQueue<W> {}
 // SAFETY: As above.
-unsafe impl<W: Waker> Sync for IoQueue<W> {}
+unsafe impl<W: TransferWaker> Sync for IoQueue<W> {}
 
-impl<W: Waker> IoQueue<W> {
+impl<W: TransferWaker> IoQueue<W> {
     fn new(room: u16, waker: W) -> Result<impl PinInit<IoQueue<W>>> {
         let mut slots = KVec::with_capacity(usize::from(room), GFP_KERNEL_ACCOUNT)?;
         for number in 0..room {
-            slots.push_within_capacity(UnsafeCell::new(Slot {
+            slots.push_within_capacity(UnsafeCell::new(TransferSlot {
                 iocb: pin_init::zeroed(),
                 queue: core::ptr::null(),
                 number,
@@ -221,7 +221,7 @@ impl<W: Waker> IoQueue<W> {
         &self,
         slot: u16,
         file: &BackingFile,
-        pieces: Transfer<'_>,
+        pieces: IoVecSlice<'_>,
         at: FilePos,
     ) -> Option<Result<u64>> {
         let Some(place) = self.slots.get(usize::from(slot)).map(UnsafeCell::get) else {
@@ -258,10 +258,10 @@ impl<W: Waker> IoQueue<W> {
 ///
 /// # Safety
 /// Only the kernel calls this, once for each `iocb` of which [`IoQueue::start`] said that it is under way.
-unsafe extern "C" fn ended<W: Waker>(iocb: *mut bindings::kiocb, result: isize) {
+unsafe extern "C" fn ended<W: TransferWaker>(iocb: *mut bindings::kiocb, result: isize) {
     // SAFETY: `iocb` is the first field of a slot in use, which stays until it is in `ended`.
     let (queue, number, write) = unsafe {
-        let slot = iocb.cast::<Slot<W>>();
+        let slot = iocb.cast::<TransferSlot<W>>();
         ((*slot).queue, (*slot).number, (*slot).write)
     };
     // Before the end can be seen: who sees it may close the file, whose file system this is about.
@@ -278,10 +278,10 @@ unsafe extern "C" fn ended<W: Waker>(iocb: *mut bindings::kiocb, result: isize) 
     queue.waker.wake();
 }
 
-/// What [`Transfers::start`] did.
+/// What [`FileTransfers::start`] did.
 #[must_use]
-pub(crate) enum Started<T> {
-    /// It goes on; [`Transfers::ended`] gives the item back.
+pub(crate) enum StartedTransfer<T> {
+    /// It goes on; [`FileTransfers::ended`] gives the item back.
     UnderWay,
     /// It has ended, with this many bytes or an error.
     Ended(T, Result<u64>),
@@ -290,26 +290,26 @@ pub(crate) enum Started<T> {
 /// Transfers of a file that are under way, each for an item.
 ///
 /// Whoever takes the file back waits for all that are under way, and drops their items.
-pub(crate) struct Transfers<T, W: Waker> {
-    file: Loan<BackingFile>,
+pub(crate) struct FileTransfers<T, W: TransferWaker> {
+    file: FileLoan<BackingFile>,
     queue: Pin<KBox<IoQueue<W>>>,
     items: InFlight<T>,
-    pieces: Pieces,
-    page: Pages,
+    pieces: IoVecList,
+    page: KernelPages,
 }
 
-impl<T, W: Waker> Transfers<T, W> {
+impl<T, W: TransferWaker> FileTransfers<T, W> {
     /// Returns none, with room for `room` at a time. Each that ends by itself wakes `waker`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(room: u16, waker: W) -> Result<Transfers<T, W>> {
-        Ok(Transfers {
-            file: Loan::empty(),
+    pub(crate) fn new(room: u16, waker: W) -> Result<FileTransfers<T, W>> {
+        Ok(FileTransfers {
+            file: FileLoan::empty(),
             queue: KBox::pin_init(IoQueue::new(room, waker)?, GFP_KERNEL_ACCOUNT)?,
             items: InFlight::new(room)?,
-            pieces: Pieces::new()?,
-            page: Pages::new(0)?,
+            pieces: IoVecList::new()?,
+            page: KernelPages::new(0)?,
         })
     }
 
@@ -334,7 +334,7 @@ impl<T, W: Waker> Transfers<T, W> {
         self.file.get().ok_or(EBADF)
     }
 
-    /// Returns whether there is a file, and [`Transfers::start`] can be told not to wait.
+    /// Returns whether there is a file, and [`FileTransfers::start`] can be told not to wait.
     #[inline]
     pub(crate) fn is_prompt(&self) -> bool {
         self.file.get().is_some_and(|file| file.is_prompt)
@@ -347,12 +347,12 @@ impl<T, W: Waker> Transfers<T, W> {
         self.pieces.set(pieces)
     }
 
-    /// Starts the transfer of what [`Transfers::gather`] set. May sleep, for memory or for the device to
+    /// Starts the transfer of what [`FileTransfers::gather`] set. May sleep, for memory or for the device to
     /// take it. `EINVAL` as its end means that the file wants another alignment: see
-    /// [`Transfers::copy`].
-    pub(crate) fn start(&mut self, item: T, at: FilePos) -> Started<T> {
-        let Some(file) = self.file.get() else { return Started::Ended(item, Err(EBADF)) };
-        let Some(slot) = self.items.reserve() else { return Started::Ended(item, Err(EBUSY)) };
+    /// [`FileTransfers::copy`].
+    pub(crate) fn start(&mut self, item: T, at: FilePos) -> StartedTransfer<T> {
+        let Some(file) = self.file.get() else { return StartedTransfer::Ended(item, Err(EBADF)) };
+        let Some(slot) = self.items.reserve() else { return StartedTransfer::Ended(item, Err(EBUSY)) };
         // SAFETY: A slot that `reserve()` gave is in use until it is given back: below, when it is not under
         // way, or after its end was seen. The queue is pinned, and neither it nor the file goes before all have
         // ended: `take_back()` and `drop()` wait for that, and without them they do not go at all.
@@ -360,11 +360,11 @@ impl<T, W: Waker> Transfers<T, W> {
             None => {
                 // Its end is looked for by this thread only, later.
                 self.items.fill(slot, item);
-                Started::UnderWay
+                StartedTransfer::UnderWay
             }
             Some(result) => {
                 self.items.release(slot);
-                Started::Ended(item, result)
+                StartedTransfer::Ended(item, result)
             }
         }
     }
@@ -381,7 +381,7 @@ impl<T, W: Waker> Transfers<T, W> {
         Some((self.items.end(slot)?, outcome(result)))
     }
 
-    /// Returns whether [`Transfers::ended`] would give one.
+    /// Returns whether [`FileTransfers::ended`] would give one.
     fn has_ended(&self) -> bool {
         self.queue.ended.lock().len() != 0
     }
@@ -455,7 +455,7 @@ fn each_part(
     Ok(())
 }
 
-impl<T, W: Waker> Drop for Transfers<T, W> {
+impl<T, W: TransferWaker> Drop for FileTransfers<T, W> {
     fn drop(&mut self) {
         drop(self.take_back());
     }

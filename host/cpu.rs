@@ -66,19 +66,19 @@ pub(crate) fn is_wanted() -> bool {
 }
 
 /// Where [`is_work_pending`] looks, for who looks often.
-pub(crate) struct Work<'a> {
+pub(crate) struct ThreadWork<'a> {
     flags: &'a AtomicU64,
     mask: u64,
 }
 
-impl<'a> Work<'a> {
+impl<'a> ThreadWork<'a> {
     /// Finds the flags of the calling thread, which stays the one that runs as long as `cpu` is held.
-    pub(crate) fn of_this_thread(_cpu: &'a PinnedCpu) -> Work<'a> {
+    pub(crate) fn of_this_thread(_cpu: &'a PinnedCpu) -> ThreadWork<'a> {
         // SAFETY: The flags live as long as the thread, which cannot end while it holds its CPU; others
         // change them atomically.
         let (flags, mask) =
             unsafe { (&*ffi::rvmm_thread_flags().cast::<AtomicU64>(), ffi::rvmm_work_flags()) };
-        Work { flags, mask }
+        ThreadWork { flags, mask }
     }
 
     /// Returns what [`is_work_pending`] does.

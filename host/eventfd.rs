@@ -2,7 +2,7 @@
 
 //! eventfds of user space: signalled from the run loop, and heard without a thread.
 //!
-//! An eventfd's context outlives its file for as long as someone holds it. [`Listener`] hangs a callback
+//! An eventfd's context outlives its file for as long as someone holds it. [`EventListener`] hangs a callback
 //! into the context's wait queue; the queue's lock is held, interrupts are off, while it runs, and
 //! removing it takes the same lock. So once a listener is dropped, its callback neither runs nor will.
 
@@ -63,7 +63,7 @@ impl Drop for EventFd {
     }
 }
 
-/// What a [`Listener`] does when its eventfd is signalled.
+/// What a [`EventListener`] does when its eventfd is signalled.
 pub(crate) trait OnEvent: Send + Sync + 'static {
     /// Called with interrupts off, maybe in an interrupt: must not sleep, nor signal an eventfd.
     fn on_event(&self);
@@ -74,7 +74,7 @@ pub(crate) trait OnEvent: Send + Sync + 'static {
 /// # Invariants
 /// `entry` is the first field, so that a pointer to it is one to the whole.
 #[repr(C)]
-struct Inner<T> {
+struct ListenerEntry<T> {
     entry: UnsafeCell<bindings::wait_queue_entry>,
     event: EventFd,
     closed: AtomicBool,
@@ -82,39 +82,40 @@ struct Inner<T> {
 }
 
 // SAFETY: `entry` is touched by the wait queue alone, under its lock; all else is shareable.
-unsafe impl<T: Send + Sync> Send for Inner<T> {}
+unsafe impl<T: Send + Sync> Send for ListenerEntry<T> {}
 // SAFETY: As above.
-unsafe impl<T: Send + Sync> Sync for Inner<T> {}
+unsafe impl<T: Send + Sync> Sync for ListenerEntry<T> {}
 
 /// Calls its target whenever an eventfd is signalled, until it is dropped.
 ///
 /// # Invariants
 /// The entry of `inner` is in the wait queue of its eventfd.
-pub(crate) struct Listener<T: OnEvent> {
-    inner: Arc<Inner<T>>,
+pub(crate) struct EventListener<T: OnEvent> {
+    inner: Arc<ListenerEntry<T>>,
 }
 
-impl<T: OnEvent> Listener<T> {
+impl<T: OnEvent> EventListener<T> {
     /// Listens to the eventfd behind `fd` of the calling process. One that has been signalled already
     /// calls the target at once. Sleeps.
     ///
     /// # Errors
     /// `EBADF` for no such fd, `EINVAL` for one that is no eventfd, `EBUSY` for one that another
     /// listener consumes; `ENOMEM`.
-    pub(crate) fn new(fd: i32, target: T) -> Result<Listener<T>> {
+    pub(crate) fn new(fd: i32, target: T) -> Result<EventListener<T>> {
         let file = FileRef::get(fd)?;
         // SAFETY: The file is referenced.
         let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fileget(file.as_ptr()) })?;
         let event = EventFd(NonNull::new(ctx).ok_or(EINVAL)?);
         let entry = bindings::wait_queue_entry { func: Some(wake::<T>), ..Default::default() };
-        let inner = Inner { entry: UnsafeCell::new(entry), event, closed: AtomicBool::new(false), target };
+        let inner =
+            ListenerEntry { entry: UnsafeCell::new(entry), event, closed: AtomicBool::new(false), target };
         let inner = Arc::new(inner, GFP_KERNEL_ACCOUNT)?;
         let mut error = 0;
         // SAFETY: The file is referenced and an eventfd's, whose poll() hands its wait queue to the callback of
         // the call. The entry lies in an `Arc`, so it stays where it is until the listener's drop removes it.
         let events = unsafe { ffi::rvmm_eventfd_listen(file.as_ptr(), inner.entry.get(), &mut error) };
         to_result(error)?;
-        let this = Listener { inner };
+        let this = EventListener { inner };
         if events & POLLIN != 0 {
             this.inner.target.on_event();
         }
@@ -137,7 +138,7 @@ impl<T: OnEvent> Listener<T> {
     }
 }
 
-impl<T: OnEvent> Drop for Listener<T> {
+impl<T: OnEvent> Drop for EventListener<T> {
     fn drop(&mut self) {
         let mut count = 0;
         // SAFETY: By the type's invariant the entry is in this queue. When this returns it is out of it, and the
@@ -153,7 +154,7 @@ impl<T: OnEvent> Drop for Listener<T> {
 }
 
 /// # Safety
-/// Only the wait queue of an eventfd calls this, under its lock, with the entry of an [`Inner<T>`].
+/// Only the wait queue of an eventfd calls this, under its lock, with the entry of an [`ListenerEntry<T>`].
 unsafe extern "C" fn wake<T: OnEvent>(
     entry: *mut bindings::wait_queue_entry,
     _mode: c_uint,
@@ -161,7 +162,7 @@ unsafe extern "C" fn wake<T: OnEvent>(
     key: *mut c_void,
 ) -> c_int {
     // SAFETY: By contract, and the type's invariant; the listener's drop waits for this call.
-    let inner = unsafe { &*entry.cast::<Inner<T>>() };
+    let inner = unsafe { &*entry.cast::<ListenerEntry<T>>() };
     let events = key.addr() as u32;
     if events & POLLHUP != 0 {
         inner.closed.store(true, Release);

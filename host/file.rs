@@ -80,7 +80,7 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
 /// A file may hold any other: the queue of a UNIX socket does, and what a file system or a block device is made
 /// of may. One that an fd of ours held could hold that fd, and then nobody could ever free either. So a file is
 /// held by a system call only, which ends at the latest when its thread is killed. The type says so: it goes
-/// to no other thread, and nothing that threads share can have it, but for a [`Loan`].
+/// to no other thread, and nothing that threads share can have it, but for a [`FileLoan`].
 pub(crate) struct FileRef(NonNull<bindings::file>);
 
 impl FileRef {
@@ -121,24 +121,24 @@ pub(crate) unsafe trait HostFile: Sized {
 
 /// A file that a device works with but does not hold: the process's number for it, and what tells it from
 /// another one that gets the number later.
-pub(crate) struct Known<T> {
+pub(crate) struct KnownFile<T> {
     fd: i32,
     device: u32,
     inode: u64,
     kind: PhantomData<fn() -> T>,
 }
 
-impl<T: HostFile> Known<T> {
+impl<T: HostFile> KnownFile<T> {
     /// Looks at the file behind `fd` of the calling process.
     ///
     /// # Errors
     /// `EBADF` for no such fd, and those of [`HostFile::of`].
-    pub(crate) fn look_up(fd: i32) -> Result<(Known<T>, T)> {
+    pub(crate) fn look_up(fd: i32) -> Result<(KnownFile<T>, T)> {
         let file = FileRef::get(fd)?;
         let (mut device, mut inode) = (0, 0);
         // SAFETY: The file is referenced, the out pointers are valid.
         unsafe { ffi::rvmm_file_identity(file.as_ptr(), &mut device, &mut inode) };
-        Ok((Known { fd, device, inode, kind: PhantomData }, T::of(file)?))
+        Ok((KnownFile { fd, device, inode, kind: PhantomData }, T::of(file)?))
     }
 
     /// Takes a reference to the file, of which the calling process still has the fd.
@@ -146,7 +146,7 @@ impl<T: HostFile> Known<T> {
     /// # Errors
     /// `EBADF` where the fd is closed, or another file's by now.
     pub(crate) fn get(&self) -> Result<T> {
-        let (found, file) = Known::look_up(self.fd)?;
+        let (found, file) = KnownFile::look_up(self.fd)?;
         if (found.device, found.inode) == (self.device, self.inode) {
             Ok(file)
         } else {
@@ -157,15 +157,15 @@ impl<T: HostFile> Known<T> {
 
 /// The place of a file in what threads share. It is empty but while a thread is lent to the device in a system
 /// call: that thread fills it, and does not go before it has emptied it.
-pub(crate) struct Loan<T>(Option<T>);
+pub(crate) struct FileLoan<T>(Option<T>);
 
 // SAFETY: A `struct file` is reference counted, and so is usable from any thread as the trait says.
-unsafe impl<T: HostFile> Send for Loan<T> {}
+unsafe impl<T: HostFile> Send for FileLoan<T> {}
 
-impl<T: HostFile> Loan<T> {
+impl<T: HostFile> FileLoan<T> {
     /// An empty place.
-    pub(crate) const fn empty() -> Loan<T> {
-        Loan(None)
+    pub(crate) const fn empty() -> FileLoan<T> {
+        FileLoan(None)
     }
 
     /// Puts a file in.
@@ -275,9 +275,9 @@ pub(crate) fn is_being_killed() -> bool {
     unsafe { ffi::rvmm_fatal_signal_pending() }
 }
 
-struct Ops<T>(PhantomData<T>);
+struct FileOps<T>(PhantomData<T>);
 
-impl<T: AnonFile> Ops<T> {
+impl<T: AnonFile> FileOps<T> {
     const TABLE: bindings::file_operations = bindings::file_operations {
         owner: crate::owner(),
         unlocked_ioctl: Some(Self::ioctl),
@@ -412,7 +412,7 @@ impl PreparedFile {
     pub(crate) fn new<T: AnonFile>(this: Arc<T>) -> Result<PreparedFile> {
         let fd = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
         let private = Arc::into_raw(this).cast_mut();
-        let (name, table) = (T::NAME.as_char_ptr().cast(), &Ops::<T>::TABLE);
+        let (name, table) = (T::NAME.as_char_ptr().cast(), &FileOps::<T>::TABLE);
         // SAFETY: The name and the table are static; the file takes over the reference.
         let file = unsafe { ffi::rvmm_anon_file(name, table, private.cast::<c_void>(), T::FMODE) };
         let file = from_err_ptr(file).inspect_err(|_| {

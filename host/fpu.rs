@@ -3,7 +3,7 @@
 //! The guest's extended state (x87, SSE, AVX, …) in the processor's registers.
 //!
 //! The kernel's guest-FPU helpers are closed to modules, so the guest's image is ours: between
-//! [`GuestFpu::load`] and the drop of [`Loaded`] the registers hold the guest's state, inside a
+//! [`GuestFpu::load`] and the drop of [`LoadedFpu`] the registers hold the guest's state, inside a
 //! kernel FPU section with interrupts off. The host task's own state was saved by the section's
 //! start and is reloaded by the kernel before the task returns to user space.
 //!
@@ -15,7 +15,7 @@
 use super::cpu::PinnedCpu;
 use super::fault::on_fault;
 use super::mitigation::host_flags;
-use super::page::Pages;
+use super::page::KernelPages;
 use crate::arch::cr::Xcr0;
 use crate::arch::mitigation::HostFlags;
 use crate::arch::slice::copy_common;
@@ -33,7 +33,7 @@ const ORDER: u32 = 1;
 /// # Invariants
 /// [`xsave::loads`] is true of the image: neither XRSTOR nor FXRSTOR should fault on it.
 pub(crate) struct GuestFpu {
-    image: Pages,
+    image: KernelPages,
     /// The guest's XCR0.
     xcr0: Xcr0,
     /// What the host has enabled and the image has room for.
@@ -144,7 +144,7 @@ impl GuestFpu {
     /// `ENOMEM`; `ENODEV` when the host's image is larger than we provide for.
     pub(crate) fn new() -> Result<GuestFpu> {
         let supported = supported_xcr0();
-        let mut image = Pages::new(ORDER)?;
+        let mut image = KernelPages::new(ORDER)?;
         if image_size(supported) > image.len() {
             return Err(ENODEV);
         }
@@ -282,17 +282,17 @@ impl GuestFpu {
     /// # Errors
     /// `EIO` where the processor does not take it. It is the initial state then, and the registers are the
     /// host's to use.
-    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<Loaded<'a>> {
+    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<LoadedFpu<'a>> {
         // Without XSAVE nobody has an XCR0, and it never differs.
         let host_xcr0 = if self.has_xsave { xgetbv() } else { self.xcr0.bits() };
         // Without its flags: they ask for an initial x87 and MXCSR, which are loaded below.
-        // SAFETY: Interrupts are off and stay off until `Loaded` is dropped, so the section's end is
+        // SAFETY: Interrupts are off and stay off until `LoadedFpu` is dropped, so the section's end is
         // reached in the same state; nothing in between sleeps or nests a section.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let keys = self.supported.contains(Xcr0::PKRU).then(|| {
             // SAFETY: The host sets CR4.PKE wherever it enables the state component.
             let host = unsafe { rdpkru() };
-            Keys { host, guest: 0, shown: true }
+            GuestKeys { host, guest: 0, shown: true }
         });
         if self.leaks_pointers {
             forget_pointers();
@@ -301,7 +301,7 @@ impl GuestFpu {
         // SAFETY: The section began above, and XCR0 has not been touched since.
         let mut done = unsafe { self.restore() };
         if done.is_ok() && self.xcr0.bits() != host_xcr0 {
-            // SAFETY: An XCR0 that differs means XSAVE (see above); put back in `Loaded::drop()`, and where
+            // SAFETY: An XCR0 that differs means XSAVE (see above); put back in `LoadedFpu::drop()`, and where
             // it is not taken, it is still the host's.
             done = unsafe { xsetbv(self.xcr0.bits()) };
         }
@@ -315,7 +315,7 @@ impl GuestFpu {
             unsafe { bindings::kernel_fpu_end() };
             return Err(EIO);
         }
-        let mut loaded = Loaded { fpu: self, host_xcr0, keys };
+        let mut loaded = LoadedFpu { fpu: self, host_xcr0, keys };
         loaded.hide_keys();
         Ok(loaded)
     }
@@ -326,7 +326,7 @@ impl GuestFpu {
 /// The kernel's own section does not cover it: the host task's value stays in the register, and every
 /// access of ours to guest memory, which is user memory, goes by it. So the guest's value is in the
 /// register in guest mode only.
-struct Keys {
+struct GuestKeys {
     host: u32,
     guest: u32,
     /// The guest's is in the register.
@@ -334,14 +334,14 @@ struct Keys {
 }
 
 /// The guest's state is in the registers.
-pub(crate) struct Loaded<'a> {
+pub(crate) struct LoadedFpu<'a> {
     fpu: &'a mut GuestFpu,
     host_xcr0: u64,
     /// `None` where the host does without protection keys.
-    keys: Option<Keys>,
+    keys: Option<GuestKeys>,
 }
 
-impl Loaded<'_> {
+impl LoadedFpu<'_> {
     /// Executes the guest's XSETBV.
     ///
     /// # Errors
@@ -395,7 +395,7 @@ impl Loaded<'_> {
     }
 }
 
-impl Drop for Loaded<'_> {
+impl Drop for LoadedFpu<'_> {
     fn drop(&mut self) {
         // First, so that what the guest has turned off is stored too: it finds that again when it turns it on.
         if self.fpu.has_xsave && self.fpu.xcr0.bits() != self.host_xcr0 {

@@ -88,23 +88,23 @@ pub(crate) fn cmpxchg(hva: Hva, bytes: usize, old: u64, new: u64) -> Result<u64>
 /// `hva` is an address of user space, or 0 for no word.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Word {
+pub(crate) struct UserWord {
     /// Where; any alignment.
     hva: u64,
     /// What was there.
     value: u64,
 }
 
-impl Word {
+impl UserWord {
     /// Reads the eight bytes at `hva`; does not sleep.
     ///
     /// # Errors
     /// As [`copy_in`].
-    pub(crate) fn read(hva: Hva) -> Result<Word> {
+    pub(crate) fn read(hva: Hva) -> Result<UserWord> {
         let mut value = [0; 8];
         copy_in(hva, &mut value)?;
         // INVARIANT: Only addresses of user space can be copied from.
-        Ok(Word { hva: hva.0, value: u64::from_le_bytes(value) })
+        Ok(UserWord { hva: hva.0, value: u64::from_le_bytes(value) })
     }
 
     /// Returns the value.
@@ -115,7 +115,7 @@ impl Word {
 
 /// Returns whether all words still have their values; does not sleep. A word that cannot be read
 /// counts as changed, and so does one that never was.
-pub(crate) fn is_unchanged(words: &[Word]) -> bool {
+pub(crate) fn is_unchanged(words: &[UserWord]) -> bool {
     // SAFETY: `words` is valid for its length and laid out as the callee's struct; the addresses are
     // those of user space (type invariant; page 0 is never mapped) and faults are handled.
     unsafe { ffi::rvmm_user_unchanged(words.as_ptr().cast(), words.len() as u32) }
@@ -123,7 +123,7 @@ pub(crate) fn is_unchanged(words: &[Word]) -> bool {
 
 /// The same of five words, a little faster.
 #[inline(always)]
-pub(crate) fn are_unchanged(words: &[Word; 5]) -> bool {
+pub(crate) fn are_unchanged(words: &[UserWord; 5]) -> bool {
     // SAFETY: As in `is_unchanged()`.
     unsafe { ffi::rvmm_user_unchanged5(words.as_ptr().cast()) }
 }

@@ -139,16 +139,16 @@ impl Drop for TscAux {
 ///
 /// SDM, "Speculation Control"; APM, "Speculation Control MSRs".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Speculation {
+pub(crate) struct SpecControls {
     /// The bits that MSR SPEC_CTRL takes; 0 where there is no such MSR.
     pub(crate) control: u32,
     /// MSR PRED_CMD takes the barrier command.
     pub(crate) barrier: bool,
 }
 
-impl Speculation {
+impl SpecControls {
     /// Asks the calling CPU.
-    pub(crate) fn of_this_cpu() -> Speculation {
+    pub(crate) fn of_this_cpu() -> SpecControls {
         let intel = match cpuid(0, 0).eax {
             7.. => F7Edx::from_bits_truncate(cpuid(7, 0).edx),
             _ => F7Edx::empty(),
@@ -158,7 +158,7 @@ impl Speculation {
             _ => FExt8Ebx::empty(),
         };
         let bit = |on: bool, value: u32| if on { value } else { 0 };
-        Speculation {
+        SpecControls {
             control: bit(intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBRS), 1 << 0)
                 | bit(intel.contains(F7Edx::STIBP) || amd.contains(FExt8Ebx::STIBP), 1 << 1)
                 | bit(intel.contains(F7Edx::SSBD) || amd.contains(FExt8Ebx::SSBD), 1 << 2),
@@ -186,7 +186,7 @@ pub(crate) struct SpecCtrl {
 
 impl SpecCtrl {
     /// Prepares for a guest whose value is `guest`; `None` where nothing has to be switched.
-    pub(crate) fn new(guest: u32, host: Speculation, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+    pub(crate) fn new(guest: u32, host: SpecControls, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
         let guest = guest & host.control;
         if guest == 0 {
             return None;

@@ -55,7 +55,7 @@ impl<T> KillableMutex<T> {
                 Ok::<(), core::convert::Infallible>(())
             })
         };
-        // INVARIANT: The lock is initialised, and only `Guard` touches the data.
+        // INVARIANT: The lock is initialised, and only `MutexGuard` touches the data.
         pin_init!(KillableMutex { raw <- raw, data: UnsafeCell::new(value), _pin: PhantomPinned })
     }
 
@@ -63,35 +63,35 @@ impl<T> KillableMutex<T> {
     ///
     /// # Errors
     /// `EINTR` for a thread that is being killed.
-    pub(crate) fn lock(&self) -> Result<Guard<'_, T>> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>> {
         // SAFETY: Initialised by `new()`.
         kernel::error::to_result(unsafe { ffi::rvmm_mutex_lock_killable(self.raw.get()) })?;
-        Ok(Guard { lock: self, _here: NotThreadSafe })
+        Ok(MutexGuard { lock: self, _here: NotThreadSafe })
     }
 
     /// Waits for the lock, whatever signal comes: for what must be put in order before the thread may go.
-    pub(crate) fn lock_fully(&self) -> Guard<'_, T> {
+    pub(crate) fn lock_fully(&self) -> MutexGuard<'_, T> {
         // SAFETY: As in `lock()`.
         unsafe { bindings::mutex_lock(self.raw.get()) };
-        Guard { lock: self, _here: NotThreadSafe }
+        MutexGuard { lock: self, _here: NotThreadSafe }
     }
 
     /// Takes the lock if nobody holds it.
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         // SAFETY: As in `lock()`.
         let taken = unsafe { bindings::mutex_trylock(self.raw.get()) } != 0;
-        taken.then_some(Guard { lock: self, _here: NotThreadSafe })
+        taken.then_some(MutexGuard { lock: self, _here: NotThreadSafe })
     }
 }
 
 /// The lock is held.
 #[must_use = "the lock is free again when this is dropped"]
-pub(crate) struct Guard<'a, T> {
+pub(crate) struct MutexGuard<'a, T> {
     lock: &'a KillableMutex<T>,
     _here: NotThreadSafe,
 }
 
-impl<T> Deref for Guard<'_, T> {
+impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: The lock is held.
@@ -99,14 +99,14 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: The lock is held, and the guard is borrowed mutably.
         unsafe { &mut *self.lock.data.get() }
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: This thread holds the lock.
         unsafe { bindings::mutex_unlock(self.lock.raw.get()) };

@@ -11,7 +11,7 @@
 use super::eventfd::OnEvent;
 use super::ffi;
 use super::file::{FileRef, HostFile};
-use super::pieces::{outcome, Transfer};
+use super::pieces::{outcome, IoVecSlice};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::NonNull;
@@ -22,7 +22,7 @@ use kernel::prelude::*;
 ///
 /// # Invariants
 /// `socket` is the one of `file`, which keeps it.
-struct Socket {
+struct HostSocket {
     file: FileRef,
     socket: NonNull<c_void>,
 }
@@ -30,17 +30,17 @@ struct Socket {
 /// Finds the socket of a referenced file; an error number where it has none.
 type FindSocket = unsafe extern "C" fn(*mut bindings::file, *mut *mut c_void) -> c_int;
 
-impl Socket {
+impl HostSocket {
     /// Finds the socket of a file.
     ///
     /// # Errors
     /// `EINVAL` for a file in which `find` finds none.
-    fn of(file: FileRef, find: FindSocket) -> Result<Socket> {
+    fn of(file: FileRef, find: FindSocket) -> Result<HostSocket> {
         let mut socket = core::ptr::null_mut();
         // SAFETY: The file is referenced, the out pointer is valid.
         kernel::error::to_result(unsafe { find(file.as_ptr(), &mut socket) })?;
         // INVARIANT: That is the file's.
-        Ok(Socket { file, socket: NonNull::new(socket).ok_or(EINVAL)? })
+        Ok(HostSocket { file, socket: NonNull::new(socket).ok_or(EINVAL)? })
     }
 
     fn as_ptr(&self) -> *mut c_void {
@@ -49,16 +49,16 @@ impl Socket {
 }
 
 /// A tap device.
-pub(crate) struct Tap(Socket);
+pub(crate) struct TapSocket(HostSocket);
 
 // SAFETY: The tap has locks of its own.
-unsafe impl HostFile for Tap {
-    fn of(file: FileRef) -> Result<Tap> {
-        Socket::of(file, ffi::rvmm_tap_socket).map(Tap)
+unsafe impl HostFile for TapSocket {
+    fn of(file: FileRef) -> Result<TapSocket> {
+        HostSocket::of(file, ffi::rvmm_tap_socket).map(TapSocket)
     }
 }
 
-impl Tap {
+impl TapSocket {
     /// Sets what packets from the tap may leave to their receiver: bits of TUNSETOFFLOAD. Sleeps.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Tap {
 
     /// Returns the bytes of the next packet, without its header; 0 when there is none.
     pub(crate) fn next_len(&self) -> u32 {
-        // SAFETY: By the invariant of `Socket`.
+        // SAFETY: By the invariant of `HostSocket`.
         unsafe { ffi::rvmm_tap_next_len(self.0.as_ptr()) }
     }
 
@@ -80,8 +80,8 @@ impl Tap {
     /// # Errors
     /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others. `EAGAIN`
     /// where it would have to wait for room.
-    pub(crate) fn send(&self, packet: Transfer<'_>, prompt: bool) -> Result<u64> {
-        // SAFETY: By the invariant of `Socket`. The pieces are read during the call only, and whoever copies from
+    pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
+        // SAFETY: By the invariant of `HostSocket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
             ffi::rvmm_tap_send(self.0.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes(), prompt)
@@ -92,14 +92,14 @@ impl Tap {
     ///
     /// # Errors
     /// `EAGAIN` when there is none; `EFAULT` and others, with which a packet is lost.
-    pub(crate) fn receive(&self, room: Transfer<'_>) -> Result<u64> {
+    pub(crate) fn receive(&self, room: IoVecSlice<'_>) -> Result<u64> {
         // SAFETY: As in `send()`.
         outcome(unsafe { ffi::rvmm_tap_receive(self.0.as_ptr(), room.as_ptr(), room.count(), room.bytes()) })
     }
 
     /// Throws the next packet away.
     pub(crate) fn drop_next(&self) {
-        // SAFETY: By the invariant of `Socket`.
+        // SAFETY: By the invariant of `HostSocket`.
         unsafe { ffi::rvmm_tap_drop(self.0.as_ptr()) }
     }
 
@@ -107,8 +107,8 @@ impl Tap {
     ///
     /// # Errors
     /// `EBADFD`: the tap is gone. `ENOMEM`.
-    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
-        Ear::new(&self.0.file, target)
+    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<SocketListener<'_, T>> {
+        SocketListener::new(&self.0.file, target)
     }
 }
 
@@ -116,19 +116,19 @@ impl Tap {
 ///
 /// # Invariants
 /// The pointer is to a batch that this owns.
-pub(crate) struct Batch(NonNull<c_void>);
+pub(crate) struct TapBatch(NonNull<c_void>);
 
 // SAFETY: A batch is plain memory and pages, used by whoever has it.
-unsafe impl Send for Batch {}
+unsafe impl Send for TapBatch {}
 
-impl Batch {
+impl TapBatch {
     /// Returns an empty one.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Batch> {
+    pub(crate) fn new() -> Result<TapBatch> {
         // SAFETY: Process context.
-        NonNull::new(unsafe { ffi::rvmm_tap_batch_new() }).map(Batch).ok_or(ENOMEM)
+        NonNull::new(unsafe { ffi::rvmm_tap_batch_new() }).map(TapBatch).ok_or(ENOMEM)
     }
 
     /// Copies a packet for `tap`, header first. May sleep for memory.
@@ -136,7 +136,7 @@ impl Batch {
     /// # Errors
     /// `ENOSPC`: it is to be sent alone, after those that wait, or these have to be sent first. `EINVAL` for a
     /// bad header, `EFAULT`.
-    pub(crate) fn add(&mut self, tap: &Tap, packet: Transfer<'_>) -> Result {
+    pub(crate) fn add(&mut self, tap: &TapSocket, packet: IoVecSlice<'_>) -> Result {
         let (pieces, count, bytes) = (packet.as_ptr(), packet.count(), packet.bytes());
         // SAFETY: By the invariants of both. The pieces are read during the call only, and the callee checks
         // that they are addresses of the process.
@@ -146,13 +146,13 @@ impl Batch {
     }
 
     /// Sends what waits. What the tap does not take is lost.
-    pub(crate) fn send(&mut self, tap: &Tap) {
+    pub(crate) fn send(&mut self, tap: &TapSocket) {
         // SAFETY: By the invariants of both.
         unsafe { ffi::rvmm_tap_batch_send(self.0.as_ptr(), tap.0.as_ptr()) }
     }
 }
 
-impl Drop for Batch {
+impl Drop for TapBatch {
     fn drop(&mut self) {
         // SAFETY: By the invariant, and nobody uses it any more.
         unsafe { ffi::rvmm_tap_batch_free(self.0.as_ptr()) }
@@ -160,23 +160,23 @@ impl Drop for Batch {
 }
 
 /// A stream socket.
-pub(crate) struct Stream(Socket);
+pub(crate) struct PacketStream(HostSocket);
 
 // SAFETY: The socket has locks of its own.
-unsafe impl HostFile for Stream {
-    fn of(file: FileRef) -> Result<Stream> {
-        Socket::of(file, ffi::rvmm_stream_socket).map(Stream)
+unsafe impl HostFile for PacketStream {
+    fn of(file: FileRef) -> Result<PacketStream> {
+        HostSocket::of(file, ffi::rvmm_stream_socket).map(PacketStream)
     }
 }
 
-impl Stream {
+impl PacketStream {
     /// Sends bytes; sleeps until there is room for them or a signal comes. Returns how many were sent.
     ///
     /// # Errors
     /// `EPIPE` when the other end is closed; `EINTR` on a signal before the first byte; others of the socket.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize> {
         let (at, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
-        // SAFETY: By the invariant of `Socket`; the bytes are valid for the call.
+        // SAFETY: By the invariant of `HostSocket`; the bytes are valid for the call.
         let sent = outcome(unsafe { ffi::rvmm_stream_send(self.0.as_ptr(), at, len) })?;
         Ok(usize::try_from(sent)?)
     }
@@ -188,7 +188,7 @@ impl Stream {
     /// `EAGAIN` when nothing has come; others of the socket.
     pub(crate) fn receive(&self, room: &mut [u8]) -> Result<usize> {
         let (at, len) = (room.as_mut_ptr().cast(), room.len() as u64);
-        // SAFETY: By the invariant of `Socket`; the room is valid for the call and ours.
+        // SAFETY: By the invariant of `HostSocket`; the room is valid for the call and ours.
         let received = outcome(unsafe { ffi::rvmm_stream_receive(self.0.as_ptr(), at, len) })?;
         Ok(usize::try_from(received)?)
     }
@@ -197,43 +197,43 @@ impl Stream {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<Ear<'_, T>> {
-        Ear::new(&self.0.file, target)
+    pub(crate) fn listen<T: OnEvent>(&self, target: T) -> Result<SocketListener<'_, T>> {
+        SocketListener::new(&self.0.file, target)
     }
 }
 
-/// The part of an [`Ear`] that the kernel points to.
+/// The part of an [`SocketListener`] that the kernel points to.
 ///
 /// # Invariants
 /// `entry` is the first field, so that a pointer to it is one to the whole.
 #[repr(C)]
-struct Inner<T> {
+struct SocketEntry<T> {
     entry: UnsafeCell<bindings::wait_queue_entry>,
     target: T,
 }
 
-/// Calls its target when something happens to a file; see [`Tap::listen`].
+/// Calls its target when something happens to a file; see [`TapSocket::listen`].
 ///
 /// # Invariants
 /// The entry of `inner` is in the queue `head`, which the file keeps.
-pub(crate) struct Ear<'a, T> {
-    inner: KBox<Inner<T>>,
+pub(crate) struct SocketListener<'a, T> {
+    inner: KBox<SocketEntry<T>>,
     head: NonNull<bindings::wait_queue_head>,
     _file: &'a FileRef,
 }
 
-impl<'a, T: OnEvent> Ear<'a, T> {
-    fn new(file: &'a FileRef, target: T) -> Result<Ear<'a, T>> {
+impl<'a, T: OnEvent> SocketListener<'a, T> {
+    fn new(file: &'a FileRef, target: T) -> Result<SocketListener<'a, T>> {
         let entry = bindings::wait_queue_entry { func: Some(hear::<T>), ..Default::default() };
-        let inner = KBox::new(Inner { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
+        let inner = KBox::new(SocketEntry { entry: UnsafeCell::new(entry), target }, GFP_KERNEL_ACCOUNT)?;
         // SAFETY: The file is referenced, and the entry lies in a box, so it stays where it is until the drop
-        // of `Ear` removes it.
+        // of `SocketListener` removes it.
         let head = unsafe { ffi::rvmm_file_listen(file.as_ptr(), inner.entry.get()) };
-        Ok(Ear { inner, head: NonNull::new(head).ok_or(EBADFD)?, _file: file })
+        Ok(SocketListener { inner, head: NonNull::new(head).ok_or(EBADFD)?, _file: file })
     }
 }
 
-impl<T> Drop for Ear<'_, T> {
+impl<T> Drop for SocketListener<'_, T> {
     fn drop(&mut self) {
         // SAFETY: By the type's invariant. The callback runs under the queue's lock, which this takes: once it
         // returns, the callback is over and will not come again.
@@ -242,7 +242,7 @@ impl<T> Drop for Ear<'_, T> {
 }
 
 /// # Safety
-/// Only a wait queue calls this, under its lock, with the entry of an [`Inner<T>`].
+/// Only a wait queue calls this, under its lock, with the entry of an [`SocketEntry<T>`].
 unsafe extern "C" fn hear<T: OnEvent>(
     entry: *mut bindings::wait_queue_entry,
     _mode: c_uint,
@@ -250,7 +250,7 @@ unsafe extern "C" fn hear<T: OnEvent>(
     _key: *mut c_void,
 ) -> c_int {
     // SAFETY: By contract, and the type's invariant; the drop of the ear waits for this call.
-    let inner = unsafe { &*entry.cast::<Inner<T>>() };
+    let inner = unsafe { &*entry.cast::<SocketEntry<T>>() };
     inner.target.on_event();
     0
 }

@@ -26,14 +26,14 @@ pub(crate) trait OnInvalidate: Send + Sync {
 }
 
 #[repr(C)]
-struct Raw<T> {
+struct RawNotifier<T> {
     mn: bindings::mmu_notifier,
     target: *const T,
 }
 
 /// A registration with the address space of the process that made it.
 pub(crate) struct Notifier<T: OnInvalidate> {
-    raw: KBox<UnsafeCell<Raw<T>>>,
+    raw: KBox<UnsafeCell<RawNotifier<T>>>,
     mm: *mut bindings::mm_struct,
     _target: PhantomData<T>,
 }
@@ -67,7 +67,8 @@ impl<T: OnInvalidate> Notifier<T> {
     /// # Safety
     /// The returned value is dropped before `target` is.
     unsafe fn register_raw(target: *const T) -> Result<Notifier<T>> {
-        let raw = KBox::new(UnsafeCell::new(Raw { mn: pin_init::zeroed(), target }), GFP_KERNEL_ACCOUNT)?;
+        let raw =
+            KBox::new(UnsafeCell::new(RawNotifier { mn: pin_init::zeroed(), target }), GFP_KERNEL_ACCOUNT)?;
         // SAFETY: In process context `current->mm` is the caller's address space.
         let mm: *mut bindings::mm_struct = unsafe { ffi::rvmm_current_mm() }.cast();
         // A thread of the kernel's.
@@ -82,14 +83,14 @@ impl<T: OnInvalidate> Notifier<T> {
         Ok(Notifier { raw, mm, _target: PhantomData })
     }
 
-    /// Registers `target` for the current process; sleeps. See [`Registered`].
+    /// Registers `target` for the current process; sleeps. See [`RegisteredTarget`].
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`, `ESRCH` without an address space.
-    pub(crate) fn register(target: Arc<T>) -> Result<Registered<T>> {
-        // SAFETY: `Registered` drops its notifier before its target (field order).
+    pub(crate) fn register(target: Arc<T>) -> Result<RegisteredTarget<T>> {
+        // SAFETY: `RegisteredTarget` drops its notifier before its target (field order).
         let notifier = unsafe { Self::register_raw(Arc::as_ptr(&target)) }?;
-        Ok(Registered { notifier, target })
+        Ok(RegisteredTarget { notifier, target })
     }
 
     /// # Safety
@@ -99,9 +100,9 @@ impl<T: OnInvalidate> Notifier<T> {
         mn: *mut bindings::mmu_notifier,
         range: *const bindings::mmu_notifier_range,
     ) -> i32 {
-        // SAFETY: `mn` is the first field of our `Raw<T>`; the target outlives the registration.
+        // SAFETY: `mn` is the first field of our `RawNotifier<T>`; the target outlives the registration.
         unsafe {
-            let raw: *const Raw<T> = mn.cast();
+            let raw: *const RawNotifier<T> = mn.cast();
             (*(*raw).target).begin(Hva((*range).start as u64), Hva((*range).end as u64));
         }
         0
@@ -112,7 +113,7 @@ impl<T: OnInvalidate> Notifier<T> {
     unsafe extern "C" fn finish(mn: *mut bindings::mmu_notifier, range: *const bindings::mmu_notifier_range) {
         // SAFETY: As in `start()`.
         unsafe {
-            let raw: *const Raw<T> = mn.cast();
+            let raw: *const RawNotifier<T> = mn.cast();
             (*(*raw).target).end(Hva((*range).start as u64), Hva((*range).end as u64));
         }
     }
@@ -122,7 +123,7 @@ impl<T: OnInvalidate> Notifier<T> {
     unsafe extern "C" fn release(mn: *mut bindings::mmu_notifier, _mm: *mut bindings::mm_struct) {
         // SAFETY: As in `start()`.
         unsafe {
-            let raw: *const Raw<T> = mn.cast();
+            let raw: *const RawNotifier<T> = mn.cast();
             (*(*raw).target).release();
         }
     }
@@ -136,13 +137,13 @@ impl<T: OnInvalidate> Drop for Notifier<T> {
 }
 
 /// A target together with its registration.
-pub(crate) struct Registered<T: OnInvalidate> {
+pub(crate) struct RegisteredTarget<T: OnInvalidate> {
     // Dropped first: no callback runs after this field is gone.
     notifier: Notifier<T>,
     target: Arc<T>,
 }
 
-impl<T: OnInvalidate> Registered<T> {
+impl<T: OnInvalidate> RegisteredTarget<T> {
     /// Returns whether the calling thread belongs to the address space registered with.
     pub(crate) fn is_current(&self) -> bool {
         // SAFETY: Reads `current->mm`.
@@ -150,7 +151,7 @@ impl<T: OnInvalidate> Registered<T> {
     }
 }
 
-impl<T: OnInvalidate> core::ops::Deref for Registered<T> {
+impl<T: OnInvalidate> core::ops::Deref for RegisteredTarget<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.target

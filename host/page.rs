@@ -13,29 +13,29 @@ use kernel::prelude::*;
 ///
 /// # Invariants
 /// `va` is the kernel address of `PAGE_SIZE << order` bytes that this value owns.
-pub(crate) struct Pages {
+pub(crate) struct KernelPages {
     va: NonNull<u8>,
     order: u32,
 }
 
 // SAFETY: The pages are plain memory without a tie to a thread.
-unsafe impl Send for Pages {}
+unsafe impl Send for KernelPages {}
 // SAFETY: Shared access only reads, or goes through volatile accesses of single words.
-unsafe impl Sync for Pages {}
+unsafe impl Sync for KernelPages {}
 
-impl Pages {
+impl KernelPages {
     /// Allocates; may sleep. Charged to the caller's memory cgroup.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(order: u32) -> Result<Pages> {
+    pub(crate) fn new(order: u32) -> Result<KernelPages> {
         // SAFETY: No precondition.
         let va = unsafe { ffi::rvmm_pages_alloc(order, false) };
         // INVARIANT: A non-null answer owns the pages asked for.
-        Ok(Pages { va: NonNull::new(va.cast()).ok_or(ENOMEM)?, order })
+        Ok(KernelPages { va: NonNull::new(va.cast()).ok_or(ENOMEM)?, order })
     }
 
-    /// Allocates one page that the processor keeps a guest's or the host's state in; as [`Pages::new`].
+    /// Allocates one page that the processor keeps a guest's or the host's state in; as [`KernelPages::new`].
     ///
     /// It is not at a 2 MiB boundary: with SEV-SNP switched on in the host, processors take a large page that
     /// somebody else touches there for one that belongs to a guest, and fault. Linux has it from AMD
@@ -43,18 +43,18 @@ impl Pages {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn for_processor() -> Result<Pages> {
-        let page = Pages::new(0)?;
+    pub(crate) fn for_processor() -> Result<KernelPages> {
+        let page = KernelPages::new(0)?;
         if !page.hpa().is_at_2m_boundary() {
             return Ok(page);
         }
         // The second of two neighbours never is.
-        let pair = Pages::new(1)?;
+        let pair = KernelPages::new(1)?;
         // SAFETY: The value owns an allocation of that order, and is forgotten.
         let second = unsafe { ffi::rvmm_pages_split(pair.va.as_ptr().cast()) };
         core::mem::forget(pair);
         // INVARIANT: `rvmm_pages_split()` frees the first page and gives the second one away.
-        Ok(Pages { va: NonNull::new(second.cast()).ok_or(ENOMEM)?, order: 0 })
+        Ok(KernelPages { va: NonNull::new(second.cast()).ok_or(ENOMEM)?, order: 0 })
     }
 
     /// Returns the size in bytes.
@@ -92,7 +92,7 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
+impl Drop for KernelPages {
     fn drop(&mut self) {
         // SAFETY: The pages are owned (type invariant) and nobody can use them after this.
         unsafe { ffi::rvmm_pages_free(self.va.as_ptr().cast(), self.order) }
@@ -100,7 +100,7 @@ impl Drop for Pages {
 }
 
 /// A page that is also mapped into a process, so that its bytes change at any time.
-pub(crate) struct SharedPage(Pages);
+pub(crate) struct SharedPage(KernelPages);
 
 impl SharedPage {
     /// Allocates; may sleep.
@@ -108,7 +108,7 @@ impl SharedPage {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<SharedPage> {
-        Ok(SharedPage(Pages::new(0)?))
+        Ok(SharedPage(KernelPages::new(0)?))
     }
 
     /// Copies bytes out; what lies beyond the page reads as zero.
@@ -154,7 +154,7 @@ impl SharedPage {
         fits
     }
 
-    /// Maps the page into a process; see [`Pages::insert_into`].
+    /// Maps the page into a process; see [`KernelPages::insert_into`].
     ///
     /// # Errors
     /// Those of `vm_insert_page()`.
@@ -167,17 +167,17 @@ impl SharedPage {
 const POOL: usize = 8;
 
 /// A chain of zeroed single pages, linked outside the pages themselves so that they stay zero.
-struct Chain {
+struct PageChain {
     head: *mut c_void,
     len: usize,
 }
 
 // SAFETY: The chain owns its pages.
-unsafe impl Send for Chain {}
+unsafe impl Send for PageChain {}
 
-impl Chain {
-    const fn new() -> Chain {
-        Chain { head: core::ptr::null_mut(), len: 0 }
+impl PageChain {
+    const fn new() -> PageChain {
+        PageChain { head: core::ptr::null_mut(), len: 0 }
     }
 
     fn push(&mut self, va: *mut c_void) {
@@ -199,7 +199,7 @@ impl Chain {
     }
 }
 
-impl Drop for Chain {
+impl Drop for PageChain {
     fn drop(&mut self) {
         while let Some(va) = self.pop() {
             // SAFETY: The chain owned the page.
@@ -240,13 +240,13 @@ impl Drop for TablePage {
 /// keeps in its entries; the table and what it unlinked are the only callers. Only `alloc()` needs the pool itself:
 /// what was unlinked is freed through an empty one.
 pub(crate) struct TablePages {
-    free: Chain,
+    free: PageChain,
 }
 
 impl TablePages {
     /// An empty pool.
     pub(crate) fn new() -> TablePages {
-        TablePages { free: Chain::new() }
+        TablePages { free: PageChain::new() }
     }
 
     /// Returns how many pages the pool lacks.

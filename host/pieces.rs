@@ -16,30 +16,30 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// `struct iovec`, whose address nothing here follows.
 #[repr(C)]
-pub(super) struct Piece {
+pub(super) struct IoVec {
     base: u64,
     len: usize,
 }
 
-const_assert!(size_of::<Piece>() == size_of::<bindings::iovec>());
-const_assert!(align_of::<Piece>() == align_of::<bindings::iovec>());
+const_assert!(size_of::<IoVec>() == size_of::<bindings::iovec>());
+const_assert!(align_of::<IoVec>() == align_of::<bindings::iovec>());
 
 /// The pieces of the process's memory that transfers are made of.
-pub(crate) struct Pieces {
-    iov: KVec<Piece>,
+pub(crate) struct IoVecList {
+    iov: KVec<IoVec>,
     /// Of the last transfer.
     bytes: u64,
 }
 
 /// Where the pieces of one of several transfers are.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Extent {
+pub(crate) struct IoVecRange {
     first: usize,
     count: usize,
     bytes: u64,
 }
 
-impl Extent {
+impl IoVecRange {
     /// Returns the bytes in all of them.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -48,12 +48,12 @@ impl Extent {
 
 /// The pieces of one transfer.
 #[derive(Clone, Copy)]
-pub(crate) struct Transfer<'a> {
-    iov: &'a [Piece],
+pub(crate) struct IoVecSlice<'a> {
+    iov: &'a [IoVec],
     bytes: u64,
 }
 
-impl Transfer<'_> {
+impl IoVecSlice<'_> {
     pub(super) fn as_ptr(&self) -> *const bindings::iovec {
         self.iov.as_ptr().cast()
     }
@@ -68,13 +68,13 @@ impl Transfer<'_> {
     }
 }
 
-impl Pieces {
+impl IoVecList {
     /// Returns none, with room for those of one transfer of the largest, or of more that are smaller.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Pieces> {
-        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
+    pub(crate) fn new() -> Result<IoVecList> {
+        Ok(IoVecList { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
     }
 
     /// Sets them, in order. Returns whether they fit into one transfer.
@@ -93,11 +93,11 @@ impl Pieces {
 
     /// Adds those of another transfer, in order. `None`: they do not fit.
     #[inline(always)]
-    pub(crate) fn add(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> Option<Extent> {
+    pub(crate) fn add(&mut self, mut pieces: impl Iterator<Item = (Hva, u64)>) -> Option<IoVecRange> {
         let first = self.iov.len();
         self.bytes = 0;
         pieces.try_for_each(|(hva, len)| self.push(hva, len))?;
-        Some(Extent { first, count: self.iov.len().saturating_sub(first), bytes: self.bytes })
+        Some(IoVecRange { first, count: self.iov.len().saturating_sub(first), bytes: self.bytes })
     }
 
     /// Returns for how many more pieces there is room.
@@ -105,25 +105,25 @@ impl Pieces {
         PIECES.saturating_sub(self.iov.len())
     }
 
-    /// Returns the pieces of the transfer that [`Pieces::add`] returned.
-    pub(crate) fn of(&self, extent: Extent) -> Transfer<'_> {
-        let Extent { first, count, bytes } = extent;
+    /// Returns the pieces of the transfer that [`IoVecList::add`] returned.
+    pub(crate) fn of(&self, extent: IoVecRange) -> IoVecSlice<'_> {
+        let IoVecRange { first, count, bytes } = extent;
         match self.iov.get(first..first.saturating_add(count)) {
-            Some(iov) => Transfer { iov, bytes },
-            None => Transfer { iov: &[], bytes: 0 },
+            Some(iov) => IoVecSlice { iov, bytes },
+            None => IoVecSlice { iov: &[], bytes: 0 },
         }
     }
 
     /// Returns the only transfer.
-    pub(crate) fn all(&self) -> Transfer<'_> {
-        Transfer { iov: &self.iov, bytes: self.bytes }
+    pub(crate) fn all(&self) -> IoVecSlice<'_> {
+        IoVecSlice { iov: &self.iov, bytes: self.bytes }
     }
 
     /// Appends a piece; `None`: it does not fit.
     #[inline(always)]
     fn push(&mut self, hva: Hva, len: u64) -> Option<()> {
         let bytes = self.bytes.checked_add(len).filter(|n| *n <= MAX_BYTES)?;
-        let piece = Piece { base: hva.0, len: usize::try_from(len).ok()? };
+        let piece = IoVec { base: hva.0, len: usize::try_from(len).ok()? };
         self.iov.push_within_capacity(piece).ok()?;
         self.bytes = bytes;
         Some(())

@@ -31,7 +31,7 @@ impl<T> RcuBox<T> {
     #[inline(always)]
     pub(crate) fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         let _guard = rcu::read_lock();
-        // SAFETY: The pointer came from a box; `Unpublished` frees that box only after a grace period,
+        // SAFETY: The pointer came from a box; `RetiredValue` frees that box only after a grace period,
         // which the read lock holds off.
         f(unsafe { &*self.ptr.load(Ordering::Acquire) })
     }
@@ -54,10 +54,10 @@ impl<T> RcuBox<T> {
     }
 
     /// Puts `value` in place and returns the old one, which readers may still see. Any context.
-    pub(crate) fn publish(&self, value: KBox<T>) -> Unpublished<T> {
+    pub(crate) fn publish(&self, value: KBox<T>) -> RetiredValue<T> {
         let old = self.ptr.swap(KBox::into_raw(value), Ordering::AcqRel);
         // INVARIANT: `old` came from a box, and nobody can reach it any more who did not before.
-        Unpublished { old }
+        RetiredValue { old }
     }
 }
 
@@ -66,11 +66,11 @@ impl<T> RcuBox<T> {
 /// # Invariants
 /// `old` came from a box that this value owns, and was reachable through an [`RcuBox`] before, not since.
 #[must_use = "dropping it sleeps"]
-pub(crate) struct Unpublished<T> {
+pub(crate) struct RetiredValue<T> {
     old: *mut T,
 }
 
-impl<T> Drop for Unpublished<T> {
+impl<T> Drop for RetiredValue<T> {
     fn drop(&mut self) {
         rcu::synchronize_rcu();
         // SAFETY: By the type invariant, and the grace period has passed.
@@ -86,10 +86,10 @@ impl<T> Drop for RcuBox<T> {
 }
 
 /// A static's value for as long as the module is loaded. Nothing drops a static when a module is unloaded, so
-/// what would be lost has an owner: the [`Filled`].
+/// what would be lost has an owner: the [`FilledCell`].
 ///
 /// # Invariants
-/// `ptr` is null, or the pointer of an `Arc<T>` that a [`Filled`] owns.
+/// `ptr` is null, or the pointer of an `Arc<T>` that a [`FilledCell`] owns.
 pub(crate) struct ModuleCell<T> {
     ptr: AtomicPtr<T>,
 }
@@ -117,17 +117,17 @@ impl<T: Send + Sync> ModuleCell<T> {
     }
 
     /// Puts `value` in until the answer is dropped. The cell is empty.
-    pub(crate) fn fill(&'static self, value: Arc<T>) -> Filled<T> {
+    pub(crate) fn fill(&'static self, value: Arc<T>) -> FilledCell<T> {
         // INVARIANT: The answer owns it.
         self.ptr.store(Arc::into_raw(value).cast_mut(), Ordering::Release);
-        Filled(self)
+        FilledCell(self)
     }
 }
 
 /// Owns the value of a [`ModuleCell`].
-pub(crate) struct Filled<T: Send + Sync + 'static>(&'static ModuleCell<T>);
+pub(crate) struct FilledCell<T: Send + Sync + 'static>(&'static ModuleCell<T>);
 
-impl<T: Send + Sync> Drop for Filled<T> {
+impl<T: Send + Sync> Drop for FilledCell<T> {
     fn drop(&mut self) {
         let old = self.0.ptr.swap(core::ptr::null_mut(), Ordering::AcqRel);
         rcu::synchronize_rcu();

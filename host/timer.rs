@@ -109,7 +109,7 @@ impl NearClock {
     }
 }
 
-/// What a [`Timer`] calls when it fires, in hard interrupt context.
+/// What a [`DeadlineTimer`] calls when it fires, in hard interrupt context.
 pub(crate) trait OnTimer: Sync {
     /// The deadline has passed.
     fn on_timer(&self);
@@ -117,39 +117,39 @@ pub(crate) trait OnTimer: Sync {
 
 /// A one-shot timer that calls `T::on_timer` of the object it belongs to.
 #[pin_data(PinnedDrop)]
-pub(crate) struct Timer<T: OnTimer> {
-    hr: UnsafeCell<Raw<T>>,
+pub(crate) struct DeadlineTimer<T: OnTimer> {
+    hr: UnsafeCell<RawTimer<T>>,
     #[pin]
     _pin: PhantomPinned,
 }
 
 #[repr(C)]
-struct Raw<T> {
+struct RawTimer<T> {
     hr: bindings::hrtimer,
     target: *const T,
 }
 
 // SAFETY: hrtimers may be armed and cancelled from any thread.
-unsafe impl<T: OnTimer + Send> Send for Timer<T> {}
+unsafe impl<T: OnTimer + Send> Send for DeadlineTimer<T> {}
 // SAFETY: As above; the target is only shared.
-unsafe impl<T: OnTimer> Sync for Timer<T> {}
+unsafe impl<T: OnTimer> Sync for DeadlineTimer<T> {}
 
-impl<T: OnTimer> Timer<T> {
+impl<T: OnTimer> DeadlineTimer<T> {
     /// A timer that is not yet tied to an object.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            hr: UnsafeCell::new(Raw { hr: pin_init::zeroed(), target: core::ptr::null() }),
+            hr: UnsafeCell::new(RawTimer { hr: pin_init::zeroed(), target: core::ptr::null() }),
             _pin: PhantomPinned,
         })
     }
 
-    /// Ties the timer to the object that holds it. Once, before the first [`Timer::arm`].
+    /// Ties the timer to the object that holds it. Once, before the first [`DeadlineTimer::arm`].
     ///
     /// `timer` picks the timer out of its owner.
     ///
     /// # Errors
     /// `EINVAL` when the timer is not a field of `owner`, `EBUSY` when it is tied already.
-    pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &Timer<T>) -> Result {
+    pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &DeadlineTimer<T>) -> Result {
         let this = timer(owner);
         let start = Arc::as_ptr(owner) as usize;
         let at = core::ptr::from_ref(this) as usize;
@@ -175,10 +175,10 @@ impl<T: OnTimer> Timer<T> {
     }
 
     /// # Safety
-    /// Only the kernel calls this, for a timer that [`Timer::bind`] set up.
+    /// Only the kernel calls this, for a timer that [`DeadlineTimer::bind`] set up.
     unsafe extern "C" fn fire(hr: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
-        let raw: *const Raw<T> = hr.cast();
-        // SAFETY: `hr` is the first field of the `Raw<T>` that was set up; its target outlives it.
+        let raw: *const RawTimer<T> = hr.cast();
+        // SAFETY: `hr` is the first field of the `RawTimer<T>` that was set up; its target outlives it.
         unsafe { (*(*raw).target).on_timer() };
         bindings::hrtimer_restart::HRTIMER_NORESTART
     }
@@ -205,7 +205,7 @@ impl<T: OnTimer> Timer<T> {
         }
     }
 
-    /// Takes back [`Timer::arm`] where the callback has not begun. Does not wait. Any context.
+    /// Takes back [`DeadlineTimer::arm`] where the callback has not begun. Does not wait. Any context.
     pub(crate) fn disarm(&self) {
         if self.is_bound() {
             // SAFETY: Set up by `bind()`.
@@ -215,7 +215,7 @@ impl<T: OnTimer> Timer<T> {
 }
 
 #[pinned_drop]
-impl<T: OnTimer> PinnedDrop for Timer<T> {
+impl<T: OnTimer> PinnedDrop for DeadlineTimer<T> {
     fn drop(self: Pin<&mut Self>) {
         if self.is_bound() {
             // SAFETY: Set up by `bind()`; waits for a running callback, so the target is free after.

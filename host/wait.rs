@@ -9,20 +9,20 @@ use kernel::bindings;
 use kernel::prelude::*;
 
 /// The place where one thread, and only one at a time, waits.
-pub(crate) struct Waiter(UnsafeCell<bindings::rcuwait>);
+pub(crate) struct ThreadWaiter(UnsafeCell<bindings::rcuwait>);
 
 // SAFETY: `rcuwait` is made to be woken from anywhere.
-unsafe impl Send for Waiter {}
+unsafe impl Send for ThreadWaiter {}
 // SAFETY: As above; that one thread waits at a time is the contract of `wait()`.
-unsafe impl Sync for Waiter {}
+unsafe impl Sync for ThreadWaiter {}
 
-impl Waiter {
+impl ThreadWaiter {
     /// An empty place.
-    pub(crate) fn new() -> Waiter {
-        Waiter(UnsafeCell::new(pin_init::zeroed()))
+    pub(crate) fn new() -> ThreadWaiter {
+        ThreadWaiter(UnsafeCell::new(pin_init::zeroed()))
     }
 
-    /// Sleeps until `ready()` is true; it is asked after every [`Waiter::wake`].
+    /// Sleeps until `ready()` is true; it is asked after every [`ThreadWaiter::wake`].
     ///
     /// Only the vCPU's own thread calls this, under the vCPU's mutex.
     ///

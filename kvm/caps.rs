@@ -6,7 +6,7 @@
 use crate::abi::caps;
 use crate::arch::cpuid::KvmFeatures;
 use crate::host::fpu::supported_xcr0;
-use crate::host::msr::{has_tsc_aux, Speculation};
+use crate::host::msr::{has_tsc_aux, SpecControls};
 use crate::host::{cpu, timer};
 use crate::machine::mailbox::MAX_VCPUS;
 use crate::machine::settings::ModuleSettings;
@@ -48,7 +48,7 @@ pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::Facts {
         max_phys_bits: 48,
         xcr0: supported_xcr0(),
         tsc_aux: has_tsc_aux(),
-        spec_ctrl: Speculation::of_this_cpu().control != 0,
+        spec_ctrl: SpecControls::of_this_cpu().control != 0,
         lapic: true,
         // The clock needs a TSC that the host itself trusts.
         pv: if timer::is_tsc_stable() { always | clock } else { always },

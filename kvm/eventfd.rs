@@ -9,9 +9,9 @@
 use super::user;
 use crate::abi::vm as abi;
 use crate::chipset::{bus, ApicMessage};
-use crate::host::eventfd::{EventFd, Listener, OnEvent};
+use crate::host::eventfd::{EventFd, EventListener, OnEvent};
 use crate::machine::interrupts::ChipsetLock;
-use crate::machine::ioevent::{IoEvents, Match, Place};
+use crate::machine::ioevent::{IoAddrSpace, IoEventMatch, IoEvents};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::mem;
@@ -61,7 +61,7 @@ pub(super) fn reroute(lines: &Mutex<Lines>) {
 }
 
 /// The irqfds of a VM.
-pub(super) type Lines = KVec<Listener<Line>>;
+pub(super) type Lines = KVec<EventListener<Line>>;
 
 /// Carries KVM_IRQFD out.
 ///
@@ -84,7 +84,7 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
         return Err(EINVAL);
     }
     let line = || Line::new(&vm.machine.interrupts, a.gsi);
-    replace(&mut lines.lock(), |_| true, || Listener::new(fd, line()).map(Some))?;
+    replace(&mut lines.lock(), |_| true, || EventListener::new(fd, line()).map(Some))?;
     Ok(0)
 }
 
@@ -94,8 +94,8 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
 /// `ENOMEM` or what `more` says.
 fn replace(
     lines: &mut Lines,
-    wanted: impl Fn(&Listener<Line>) -> bool,
-    more: impl FnOnce() -> Result<Option<Listener<Line>>>,
+    wanted: impl Fn(&EventListener<Line>) -> bool,
+    more: impl FnOnce() -> Result<Option<EventListener<Line>>>,
 ) -> Result {
     let mut kept = KVec::with_capacity(lines.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
     // All that can fail, before a line is taken out of the list.
@@ -122,11 +122,11 @@ pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64
     let is_port = a.flags & abi::IOEVENTFD_PIO != 0;
     let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
     let place = match u16::try_from(a.addr) {
-        Ok(port) if is_port && bus::decodes(port) => Place::ChipPort,
-        _ if is_port => Place::Port,
-        _ => Place::Memory,
+        Ok(port) if is_port && bus::decodes(port) => IoAddrSpace::ChipPort,
+        _ if is_port => IoAddrSpace::Port,
+        _ => IoAddrSpace::Memory,
     };
-    let wanted = Match { place, addr: a.addr, len: a.len, value: wants_value.then_some(a.datamatch) };
+    let wanted = IoEventMatch { place, addr: a.addr, len: a.len, value: wants_value.then_some(a.datamatch) };
     if a.flags & abi::IOEVENTFD_DEASSIGN != 0 {
         let event = EventFd::get(a.fd)?;
         return change(vm, writes, |t| t.without(wanted, |e| **e == event));

@@ -5,15 +5,15 @@
 //! Pure, so compiled under cargo too. No bit that the architecture defines is lost on the way.
 
 use crate::abi::vcpu as abi;
-use crate::arch::segment::{SegAttr, Segment, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegmentState};
 
 /// Returns a flag of the ABI as one bit of an attribute word.
 const fn bit(flag: u8, at: u32) -> u32 {
     ((flag & 1) as u32) << at
 }
 
-impl From<abi::Segment> for Segment {
-    fn from(s: abi::Segment) -> Segment {
+impl From<abi::Segment> for SegmentState {
+    fn from(s: abi::Segment) -> SegmentState {
         let attr = u32::from(s.kind & 0xf)
             | bit(s.s, 4)
             | u32::from(s.dpl & 3) << 5
@@ -23,12 +23,12 @@ impl From<abi::Segment> for Segment {
             | bit(s.db, 14)
             | bit(s.g, 15)
             | bit(s.unusable, 16);
-        Segment { selector: s.selector, attr: SegAttr(attr), limit: s.limit, base: s.base }
+        SegmentState { selector: s.selector, attr: SegAttr(attr), limit: s.limit, base: s.base }
     }
 }
 
-impl From<Segment> for abi::Segment {
-    fn from(s: Segment) -> abi::Segment {
+impl From<SegmentState> for abi::Segment {
+    fn from(s: SegmentState) -> abi::Segment {
         let flag = |at: u32| u8::from(s.attr.0 & (1 << at) != 0);
         abi::Segment {
             base: s.base,
@@ -48,14 +48,14 @@ impl From<Segment> for abi::Segment {
     }
 }
 
-impl From<abi::Dtable> for Table {
-    fn from(t: abi::Dtable) -> Table {
-        Table { base: t.base, limit: t.limit }
+impl From<abi::Dtable> for DescTable {
+    fn from(t: abi::Dtable) -> DescTable {
+        DescTable { base: t.base, limit: t.limit }
     }
 }
 
-impl From<Table> for abi::Dtable {
-    fn from(t: Table) -> abi::Dtable {
+impl From<DescTable> for abi::Dtable {
+    fn from(t: DescTable) -> abi::Dtable {
         abi::Dtable { base: t.base, limit: t.limit, padding: [0; 3] }
     }
 }

@@ -17,9 +17,9 @@ use crate::host::cpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::page::Pages;
+use crate::host::page::KernelPages;
 use crate::host::timer;
-use crate::machine::mailbox::{Mailbox, Requests, MAX_VCPUS};
+use crate::machine::mailbox::{Mailbox, VcpuRequests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
 use crate::vcpu::backend::Backend;
@@ -272,7 +272,7 @@ impl<B: Backend> VcpuFile<B> {
     }
 
     fn set_xsave(&self, arg: u64) -> Result<i64> {
-        let mut page = Pages::new(0)?;
+        let mut page = KernelPages::new(0)?;
         let image = page.bytes_mut();
         user::read_bytes(arg, image)?;
         self.with(|_, fpu| fpu.set_image(image).map(|()| 0))
@@ -331,7 +331,7 @@ impl<B: Backend> VcpuFile<B> {
             if !core.pv.note_stop() {
                 return Err(EINVAL);
             }
-            self.mailbox.request(Requests::CLOCK);
+            self.mailbox.request(VcpuRequests::CLOCK);
             Ok(0)
         })
     }
@@ -397,13 +397,13 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_XCRS => this.get_xcrs(arg),
             nr::SET_XCRS => this.set_xcrs(user::read(arg)?),
             nr::GET_VCPU_EVENTS => this.with(|c, _| {
-                c.add_nmis(this.mailbox.take_requests(Requests::NMIS).nmis());
+                c.add_nmis(this.mailbox.take_requests(VcpuRequests::NMIS).nmis());
                 user::write(arg, &regs::events(c)).map(ok)
             }),
             nr::SET_VCPU_EVENTS => {
                 let e: abi::VcpuEvents = user::read(arg)?;
                 this.with(|c, _| {
-                    c.add_nmis(this.mailbox.take_requests(Requests::NMIS).nmis());
+                    c.add_nmis(this.mailbox.take_requests(VcpuRequests::NMIS).nmis());
                     regs::set_events(c, &e).map(ok)
                 })
             }

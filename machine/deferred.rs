@@ -15,7 +15,7 @@ pub(crate) struct QueueId {
 
 /// What a write to a device leaves to be done by the vCPU that wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deferred {
+pub(crate) enum DeferredWork {
     /// Nothing.
     None,
     /// Queues without a worker have work: any vCPU serves them.

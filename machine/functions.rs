@@ -23,8 +23,8 @@ use super::service::net::{NetBackend, NetService};
 use super::service::threadless::{ThreadlessDevice, ThreadlessService};
 use crate::abi::rvmm as abi;
 use crate::host::blkio::BackingFile;
-use crate::host::file::Known;
-use crate::host::netio::{Stream, Tap};
+use crate::host::file::KnownFile;
+use crate::host::netio::{PacketStream, TapSocket};
 use crate::host::random;
 use crate::virtio::device::blk::{self as blk_model, DiskGeometry, VirtioBlk};
 use crate::virtio::device::console::VirtioConsole;
@@ -172,7 +172,7 @@ fn console(c: &abi::VirtioConsoleConfig, host: &FunctionHost<'_>) -> Result<Arc<
 fn blk(c: &abi::VirtioBlkConfig, host: &FunctionHost<'_>) -> Result<Arc<BlkService>> {
     let read_only = c.flags & abi::BLK_READ_ONLY != 0;
     check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
-    let (known, file) = Known::<BackingFile>::look_up(c.fd)?;
+    let (known, file) = KnownFile::<BackingFile>::look_up(c.fd)?;
     file.check_mode(!read_only)?;
     let p = file.properties()?;
     check((9..=12).contains(&p.block_shift) && p.bytes >= 512)?;
@@ -209,11 +209,11 @@ fn net(c: &abi::VirtioNetConfig, host: &FunctionHost<'_>) -> Result<Arc<NetServi
         udp_offloads: c.flags & abi::NET_UDP_OFFLOADS != 0,
     })?;
     let backend = match c.fds.get(..usize::from(c.pairs)).unwrap_or(&[]) {
-        [fd] if is_stream => NetBackend::Stream(Known::<Stream>::look_up(*fd)?.0),
+        [fd] if is_stream => NetBackend::Stream(KnownFile::<PacketStream>::look_up(*fd)?.0),
         fds => {
             let mut taps = KVec::with_capacity(fds.len(), GFP_KERNEL_ACCOUNT)?;
             for fd in fds {
-                taps.push_within_capacity(Known::<Tap>::look_up(*fd)?.0)?;
+                taps.push_within_capacity(KnownFile::<TapSocket>::look_up(*fd)?.0)?;
             }
             NetBackend::Taps(taps)
         }

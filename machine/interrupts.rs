@@ -6,7 +6,7 @@
 //! [`ChipsetLock::send`]. What an access to the chips comes to is made known before their lock is released:
 //! [`ChipsetLock::publish`]. The lock is taken with interrupts off, also by the chips' timer.
 
-use super::mailbox::{Mailboxes, Requests};
+use super::mailbox::{Mailboxes, VcpuRequests};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, Bus, BusSignals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
@@ -15,7 +15,7 @@ use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
-use crate::host::timer::{self, OnTimer, Timer};
+use crate::host::timer::{self, DeadlineTimer, OnTimer};
 use crate::host::trace;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
@@ -42,7 +42,7 @@ pub(crate) struct ChipsetLock {
     /// When the timer is armed for; `u64::MAX` when it is not.
     armed_for: AtomicU64,
     #[pin]
-    timer: Timer<ChipsetLock>,
+    timer: DeadlineTimer<ChipsetLock>,
 }
 
 impl ChipsetLock {
@@ -60,11 +60,11 @@ impl ChipsetLock {
                 console <- WaitQueue::new(),
                 timer_waiting: AtomicBool::new(false),
                 armed_for: AtomicU64::new(u64::MAX),
-                timer <- Timer::new(),
+                timer <- DeadlineTimer::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        Timer::bind(&this, |c| &c.timer)?;
+        DeadlineTimer::bind(&this, |c| &c.timer)?;
         Ok(this)
     }
 
@@ -85,7 +85,7 @@ impl ChipsetLock {
         if self.extint.load(Relaxed) != high {
             self.extint.store(high, Release);
             if let (true, Some(bsp)) = (high, self.vcpus.get(0)) {
-                bsp.request(Requests::EXTINT);
+                bsp.request(VcpuRequests::EXTINT);
             }
         }
         self.rearm(bus);

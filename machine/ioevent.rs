@@ -13,7 +13,7 @@ const MAX: usize = 16384;
 
 /// A kind of address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum IoAddrSpace {
     /// I/O ports that no chip of ours decodes.
     Port,
     /// Those that one does: it gets the write, and nothing is signalled.
@@ -24,9 +24,9 @@ pub(crate) enum Place {
 
 /// Which writes signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Match {
+pub(crate) struct IoEventMatch {
     /// The kind of `addr`.
-    pub(crate) place: Place,
+    pub(crate) place: IoAddrSpace,
     /// The address of the write.
     pub(crate) addr: u64,
     /// The bytes written: 1, 2, 4, 8, or 0 for any.
@@ -35,14 +35,14 @@ pub(crate) struct Match {
     pub(crate) value: Option<u64>,
 }
 
-impl Match {
+impl IoEventMatch {
     /// Returns whether a write of `len` bytes of `value` to the same address is one of these.
     fn takes(&self, len: u32, value: impl FnOnce() -> u64) -> bool {
         self.len == 0 || (self.len == len && self.value.is_none_or(|v| v == value()))
     }
 
     /// Returns whether a write could be meant for both.
-    fn collides(&self, other: &Match) -> bool {
+    fn collides(&self, other: &IoEventMatch) -> bool {
         let same_length = self.len == other.len
             && (self.value.is_none() || other.value.is_none() || self.value == other.value);
         self.place == other.place
@@ -55,9 +55,9 @@ impl Match {
 #[derive(Debug)]
 pub(crate) struct IoEvents<E> {
     /// Each by address.
-    ports: KVec<(Match, E)>,
-    chip_ports: KVec<(Match, E)>,
-    memory: KVec<(Match, E)>,
+    ports: KVec<(IoEventMatch, E)>,
+    chip_ports: KVec<(IoEventMatch, E)>,
+    memory: KVec<(IoEventMatch, E)>,
 }
 
 impl<E> Default for IoEvents<E> {
@@ -67,11 +67,11 @@ impl<E> Default for IoEvents<E> {
 }
 
 impl<E> IoEvents<E> {
-    fn of(&self, place: Place) -> &[(Match, E)] {
+    fn of(&self, place: IoAddrSpace) -> &[(IoEventMatch, E)] {
         match place {
-            Place::Port => &self.ports,
-            Place::ChipPort => &self.chip_ports,
-            Place::Memory => &self.memory,
+            IoAddrSpace::Port => &self.ports,
+            IoAddrSpace::ChipPort => &self.chip_ports,
+            IoAddrSpace::Memory => &self.memory,
         }
     }
 
@@ -79,7 +79,7 @@ impl<E> IoEvents<E> {
     #[inline(always)]
     pub(crate) fn find_near(
         &self,
-        place: Place,
+        place: IoAddrSpace,
         addr: u64,
         len: u32,
         value: impl Fn() -> u64,
@@ -98,7 +98,7 @@ impl<E> IoEvents<E> {
 
     /// Returns what a write of `len` bytes signals, if anything.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn find(&self, place: Place, addr: u64, len: u32, value: u64) -> Option<&E> {
+    pub(crate) fn find(&self, place: IoAddrSpace, addr: u64, len: u32, value: u64) -> Option<&E> {
         let list = self.of(place);
         index(list, addr, len, value).and_then(|at| list.get(at)).map(|(_, e)| e)
     }
@@ -106,7 +106,7 @@ impl<E> IoEvents<E> {
 
 /// Returns the place in `list` of what a write signals.
 #[inline(never)]
-fn index<E>(list: &[(Match, E)], addr: u64, len: u32, value: u64) -> Option<usize> {
+fn index<E>(list: &[(IoEventMatch, E)], addr: u64, len: u32, value: u64) -> Option<usize> {
     let mut at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr < addr));
     loop {
         let (m, _) = list.get(at)?;
@@ -130,7 +130,7 @@ impl<E: Clone> IoEvents<E> {
     ///
     /// # Errors
     /// `EEXIST` where a write could be meant for two entries, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn with(&self, new: Match, event: E) -> Result<IoEvents<E>> {
+    pub(crate) fn with(&self, new: IoEventMatch, event: E) -> Result<IoEvents<E>> {
         if self.of(new.place).iter().any(|(m, _)| m.collides(&new)) {
             return Err(EEXIST);
         }
@@ -152,7 +152,7 @@ impl<E: Clone> IoEvents<E> {
     ///
     /// # Errors
     /// `ENOENT`, `ENOMEM`.
-    pub(crate) fn without(&self, old: Match, is_it: impl Fn(&E) -> bool) -> Result<IoEvents<E>> {
+    pub(crate) fn without(&self, old: IoEventMatch, is_it: impl Fn(&E) -> bool) -> Result<IoEvents<E>> {
         let list = self.of(old.place);
         let mut changed = KVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
         // No two entries are equal: one that could be mistaken for another is not let in.
@@ -177,12 +177,12 @@ impl<E: Clone> IoEvents<E> {
         })
     }
 
-    fn replaced(&self, place: Place, changed: KVec<(Match, E)>) -> Result<IoEvents<E>> {
+    fn replaced(&self, place: IoAddrSpace, changed: KVec<(IoEventMatch, E)>) -> Result<IoEvents<E>> {
         let mut table = self.try_clone()?;
         match place {
-            Place::Port => table.ports = changed,
-            Place::ChipPort => table.chip_ports = changed,
-            Place::Memory => table.memory = changed,
+            IoAddrSpace::Port => table.ports = changed,
+            IoAddrSpace::ChipPort => table.chip_ports = changed,
+            IoAddrSpace::Memory => table.memory = changed,
         }
         Ok(table)
     }

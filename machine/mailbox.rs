@@ -11,9 +11,9 @@ use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::{ApicMessage, DeliveryMode};
 use crate::host::cpu;
-use crate::host::timer::{OnTimer, Timer};
+use crate::host::timer::{DeadlineTimer, OnTimer};
 use crate::host::trace;
-use crate::host::wait::Waiter;
+use crate::host::wait::ThreadWaiter;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
@@ -21,7 +21,7 @@ use kernel::sync::{Arc, SetOnce};
 bitflags::bitflags! {
     /// What is asked of a vCPU.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Requests: u32 {
+    pub(crate) struct VcpuRequests: u32 {
         /// Deliver an NMI.
         const NMI = 1 << 0;
         /// INIT.
@@ -53,10 +53,11 @@ bitflags::bitflags! {
     }
 }
 
-impl Requests {
+impl VcpuRequests {
     /// Returns how many NMIs these are.
     pub(crate) fn nmis(self) -> u8 {
-        u8::from(self.contains(Requests::NMI)).wrapping_add(u8::from(self.contains(Requests::NMI_AGAIN)))
+        u8::from(self.contains(VcpuRequests::NMI))
+            .wrapping_add(u8::from(self.contains(VcpuRequests::NMI_AGAIN)))
     }
 }
 
@@ -78,9 +79,9 @@ pub(crate) struct Mailbox {
     sipi: AtomicU32,
     /// The local APIC's identity, packed, for senders.
     identity: AtomicU64,
-    waiter: Waiter,
+    waiter: ThreadWaiter,
     #[pin]
-    timer: Timer<Mailbox>,
+    timer: DeadlineTimer<Mailbox>,
 }
 
 impl Mailbox {
@@ -98,12 +99,12 @@ impl Mailbox {
                 posted_level: [const { AtomicU64::new(0) }; 4],
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
-                waiter: Waiter::new(),
-                timer <- Timer::new(),
+                waiter: ThreadWaiter::new(),
+                timer <- DeadlineTimer::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        Timer::bind(&this, |s| &s.timer)?;
+        DeadlineTimer::bind(&this, |s| &s.timer)?;
         Ok(this)
     }
 
@@ -127,13 +128,13 @@ impl Mailbox {
     }
 
     /// Takes those requests that are in `which`.
-    pub(crate) fn take_requests(&self, which: Requests) -> Requests {
-        Requests::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
+    pub(crate) fn take_requests(&self, which: VcpuRequests) -> VcpuRequests {
+        VcpuRequests::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
     }
 
     /// Returns what is asked, and leaves it there.
-    pub(crate) fn requests(&self) -> Requests {
-        Requests::from_bits_retain(self.requests.load(Relaxed))
+    pub(crate) fn requests(&self) -> VcpuRequests {
+        VcpuRequests::from_bits_retain(self.requests.load(Relaxed))
     }
 
     /// Returns whether anything is asked.
@@ -143,18 +144,18 @@ impl Mailbox {
     }
 
     /// Returns whether one of `which` is asked.
-    pub(crate) fn is_requested(&self, which: Requests) -> bool {
+    pub(crate) fn is_requested(&self, which: VcpuRequests) -> bool {
         self.requests.load(SeqCst) & which.bits() != 0
     }
 
     /// Asks something, and makes the vCPU notice.
-    pub(crate) fn request(&self, what: Requests) {
+    pub(crate) fn request(&self, what: VcpuRequests) {
         self.requests.fetch_or(what.bits(), SeqCst);
         self.kick();
     }
 
     /// Asks something of the calling vCPU itself, which will look before it next enters.
-    pub(crate) fn request_self(&self, what: Requests) {
+    pub(crate) fn request_self(&self, what: VcpuRequests) {
         self.requests.fetch_or(what.bits(), SeqCst);
     }
 
@@ -182,7 +183,7 @@ impl Mailbox {
         if let Some(p) = posted.get(word) {
             p.fetch_or(bit, SeqCst);
         }
-        self.request(Requests::INTERRUPT);
+        self.request(VcpuRequests::INTERRUPT);
     }
 
     /// Takes the posted interrupts: the edge-triggered vectors and the level-triggered ones. Those whose request the
@@ -193,16 +194,16 @@ impl Mailbox {
 
     /// Asks for INIT. A start-up IPI that came before it is forgotten: the processor was not waiting for one.
     fn post_init(&self) {
-        self.requests.fetch_and(!Requests::SIPI.bits(), SeqCst);
-        self.request(Requests::INIT);
+        self.requests.fetch_and(!VcpuRequests::SIPI.bits(), SeqCst);
+        self.request(VcpuRequests::INIT);
     }
 
     /// Posts an NMI. Two can wait here, as in KVM: one for a processor that takes it at once, and the one that a
     /// processor holds back meanwhile.
     pub(crate) fn post_nmi(&self) {
-        let earlier = self.requests.fetch_or(Requests::NMI.bits(), SeqCst);
-        if earlier & Requests::NMI.bits() != 0 {
-            self.requests.fetch_or(Requests::NMI_AGAIN.bits(), SeqCst);
+        let earlier = self.requests.fetch_or(VcpuRequests::NMI.bits(), SeqCst);
+        if earlier & VcpuRequests::NMI.bits() != 0 {
+            self.requests.fetch_or(VcpuRequests::NMI_AGAIN.bits(), SeqCst);
         }
         self.kick();
     }
@@ -210,7 +211,7 @@ impl Mailbox {
     /// Posts a start-up IPI for page `vector`.
     pub(crate) fn post_sipi(&self, vector: u8) {
         self.sipi.store(u32::from(vector), Release);
-        self.request(Requests::SIPI);
+        self.request(VcpuRequests::SIPI);
     }
 
     /// Returns the page of the last start-up IPI.
@@ -225,7 +226,7 @@ impl Mailbox {
             DeliveryMode::Nmi => self.post_nmi(),
             DeliveryMode::Init => self.post_init(),
             DeliveryMode::StartUp => self.post_sipi(msg.vector),
-            DeliveryMode::ExtInt => self.request(Requests::EXTINT),
+            DeliveryMode::ExtInt => self.request(VcpuRequests::EXTINT),
             // No system management mode.
             DeliveryMode::Smi => {}
         }
@@ -241,7 +242,7 @@ impl Mailbox {
         self.identity.store(identity.pack(), Release);
     }
 
-    /// Arms the timer that posts [`Requests::TIMER`], or disarms it.
+    /// Arms the timer that posts [`VcpuRequests::TIMER`], or disarms it.
     pub(crate) fn set_timer(&self, at: Option<Ns>) {
         match at {
             Some(at) => self.timer.arm(at),
@@ -265,7 +266,7 @@ fn take_words(words: &[AtomicU64; 4]) -> [u64; 4] {
 
 impl OnTimer for Mailbox {
     fn on_timer(&self) {
-        self.request(Requests::TIMER);
+        self.request(VcpuRequests::TIMER);
     }
 }
 

@@ -5,10 +5,10 @@
 //! Lock order: [`PciBus::root`] is taken inside a function's lock only while its decoding changes or it is put on the
 //! bus; elsewhere it is released before. A queue's kick takes neither: it wakes the worker.
 
-use super::deferred::{Deferred, QueueId};
+use super::deferred::{DeferredWork, QueueId};
 use super::functions::{each_function, PciFunction};
 use super::interrupts::ChipsetLock;
-use super::mailbox::Requests;
+use super::mailbox::VcpuRequests;
 use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioService, ALL_QUEUES};
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
@@ -103,13 +103,13 @@ impl PciBus {
     }
 
     /// Writes a configuration port. `None`: no bus.
-    pub(crate) fn port_write(&self, port: u16, width: Width, value: u32) -> Option<Deferred> {
+    pub(crate) fn port_write(&self, port: u16, width: Width, value: u32) -> Option<DeferredWork> {
         let access = match &mut *self.root.lock() {
             Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
             None => return None,
         };
-        let ConfigAccess::Function { slot, register } = access else { return Some(Deferred::None) };
-        let Some(f) = self.function(slot) else { return Some(Deferred::None) };
+        let ConfigAccess::Function { slot, register } = access else { return Some(DeferredWork::None) };
+        let Some(f) = self.function(slot) else { return Some(DeferredWork::None) };
         Some(each_function!(f, s => self.write(slot, &**s, |m| m.config_write(register, width, value))))
     }
 
@@ -125,7 +125,7 @@ impl PciBus {
     }
 
     /// Writes a BAR. `None`: no BAR there.
-    pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<Deferred> {
+    pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<DeferredWork> {
         let (hit, f) = self.decode(gpa)?;
         // Before the device's lock, which whoever serves a queue may hold just now.
         if let Some(queue) = kick(hit.bar, hit.offset) {
@@ -145,7 +145,7 @@ impl PciBus {
         slot: PciSlot,
         service: &S,
         write: impl FnOnce(&mut VirtioPci<S::Device>) -> AccessEffect,
-    ) -> Deferred {
+    ) -> DeferredWork {
         let function = service.function();
         let queues = function.with(|model| match write(model) {
             AccessEffect::None => None,
@@ -176,7 +176,7 @@ impl PciBus {
             }
         });
         let queues = match queues {
-            None => return Deferred::None,
+            None => return DeferredWork::None,
             Some(Ok(())) => ALL_QUEUES,
             Some(Err(queue)) => match kick_worker(function, slot, queue) {
                 Some(deferred) => return deferred,
@@ -185,12 +185,12 @@ impl PciBus {
         };
         function.wake_all();
         if !S::HAS_DEFERRED {
-            return Deferred::None;
+            return DeferredWork::None;
         }
         // The queue's bit first: whoever takes the function's bit counts on finding it.
         function.note_waiting(queues);
         self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
-        Deferred::Service
+        DeferredWork::Service
     }
 
     /// Serves the queue that the vCPU wrote to, in its thread. Sleeps only for memory.
@@ -212,7 +212,7 @@ impl PciBus {
     pub(crate) fn request_service(&self, interrupts: &ChipsetLock, slot: PciSlot) {
         self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
         if let Some(vcpu) = interrupts.vcpus.get(0) {
-            vcpu.request(Requests::SERVICE);
+            vcpu.request(VcpuRequests::SERVICE);
         }
     }
 
@@ -252,10 +252,10 @@ fn kick_worker<D: VirtioDevice + Unpin>(
     function: &VirtioFunction<D>,
     slot: PciSlot,
     queue: u16,
-) -> Option<Deferred> {
+) -> Option<DeferredWork> {
     Some(match function.kick(queue)? {
-        KickTarget::Worker => Deferred::None,
-        KickTarget::Caller => Deferred::Inline(QueueId { slot, queue }),
+        KickTarget::Worker => DeferredWork::None,
+        KickTarget::Caller => DeferredWork::Inline(QueueId { slot, queue }),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
 use crate::host::guest_ram;
-use crate::host::rcu::{RcuBox, Unpublished};
+use crate::host::rcu::{RcuBox, RetiredValue};
 use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest};
 use crate::mmu::tlb::{RamChanges, RamSnapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
@@ -50,13 +50,13 @@ pub(crate) struct SlotChange<'a> {
     new: KBox<MemSlots>,
     /// What it changes.
     pub(crate) change: ChangedSlot,
-    block: Block<'a>,
+    block: MappingBlock<'a>,
 }
 
 /// Keeps anything from being mapped.
-struct Block<'a>(&'a RamChanges);
+struct MappingBlock<'a>(&'a RamChanges);
 
-impl Drop for Block<'_> {
+impl Drop for MappingBlock<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -93,14 +93,14 @@ impl GuestRam {
         let change = new.change(request, &self.limits)?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
         self.invalidations.begin();
-        Ok(SlotChange { ram: self, new, change, block: Block(&self.invalidations) })
+        Ok(SlotChange { ram: self, new, change, block: MappingBlock(&self.invalidations) })
     }
 
     /// Puts slots in the place of the present ones, when no MMU notifier is under way. Sleeps.
     ///
     /// # Errors
     /// `EINTR` when the calling thread is killed.
-    fn publish(&self, new: KBox<MemSlots>) -> Result<Unpublished<MemSlots>> {
+    fn publish(&self, new: KBox<MemSlots>) -> Result<RetiredValue<MemSlots>> {
         loop {
             self.no_notifiers.wait_killable(|| *self.notifiers.lock() == 0)?;
             let notifiers = self.notifiers.lock();

@@ -4,8 +4,8 @@
 
 use super::clock::MachineClock;
 use super::interrupts::ChipsetLock;
-use super::ioevent::{IoEvents, Place};
-use super::mailbox::{Mailboxes, Requests};
+use super::ioevent::{IoAddrSpace, IoEvents};
+use super::mailbox::{Mailboxes, VcpuRequests};
 use super::pci::PciBus;
 use super::power::PowerState;
 use super::ram::GuestRam;
@@ -105,7 +105,7 @@ impl GuestMachine {
     pub(crate) fn signal_write(
         &self,
         cpu: &PinnedCpu,
-        place: Place,
+        place: IoAddrSpace,
         addr: u64,
         (len, value): (u32, impl Fn() -> u64),
         hint: &mut usize,
@@ -121,7 +121,7 @@ impl GuestMachine {
     pub(crate) fn set_clock_ns(&self, ns: u64) {
         self.clock.set_ns(ns);
         for vcpu in self.mailboxes.iter() {
-            vcpu.request(Requests::CLOCK);
+            vcpu.request(VcpuRequests::CLOCK);
         }
     }
 }

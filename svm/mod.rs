@@ -28,7 +28,7 @@ use crate::arch::mitigation::HostFlags;
 use crate::arch::msr::{VM_CR, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
-use crate::host::page::Pages;
+use crate::host::page::KernelPages;
 use crate::mmu::format::{Npt, TableLevels};
 use crate::vcpu::backend::{Backend, Unsupported};
 use features::{Fit, SvmFeatures};
@@ -131,7 +131,8 @@ impl Svm {
         ] {
             msr.pass_through(m);
         }
-        let maps = Arc::new(PermissionMaps { msr, io: IoMap::new()?, nothing: Pages::new(0)? }, GFP_KERNEL)?;
+        let maps =
+            Arc::new(PermissionMaps { msr, io: IoMap::new()?, nothing: KernelPages::new(0)? }, GFP_KERNEL)?;
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { TableLevels::Five } else { TableLevels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();

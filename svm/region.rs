@@ -17,7 +17,7 @@ use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::msr::{BP_CFG, BP_SPEC_REDUCE, VM_CR, VM_HSAVE_PA, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
-use crate::host::page::Pages;
+use crate::host::page::KernelPages;
 use crate::mmu::asid::{AsidFlush, AsidNeighbour, AsidPool, AsidTag, WindowAsids};
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
@@ -31,10 +31,10 @@ use x86::msr::{IA32_DEBUGCTL, IA32_EFER};
 pub(super) struct CpuArea {
     cpu: u32,
     /// The processor keeps the host's state here between VMRUN and #VMEXIT.
-    _hsave: Pages,
+    _hsave: KernelPages,
     hsave_hpa: Hpa,
     /// VMSAVE keeps the rest of the host's state here while a window is open.
-    _host_vmcb: Pages,
+    _host_vmcb: KernelPages,
     host_vmcb_hpa: Hpa,
     asids: UnsafeCell<AsidPool>,
     /// The VMCB of no guest, whose entry only flushes.
@@ -59,7 +59,7 @@ impl CpuArea {
     // See `areas()`.
     #[inline(never)]
     pub(super) fn new(cpu: u32, features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<CpuArea> {
-        let (hsave, host_vmcb) = (Pages::for_processor()?, Pages::for_processor()?);
+        let (hsave, host_vmcb) = (KernelPages::for_processor()?, KernelPages::for_processor()?);
         Ok(CpuArea {
             cpu,
             hsave_hpa: hsave.hpa(),
@@ -261,7 +261,7 @@ impl Drop for SvmWindow<'_> {
 }
 
 /// An MSR permission map: two bits an MSR, set where the access exits. APM, "MSR Intercepts".
-pub(super) struct MsrMap(Pages);
+pub(super) struct MsrMap(KernelPages);
 
 impl MsrMap {
     /// A map in which everything exits.
@@ -269,7 +269,7 @@ impl MsrMap {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new() -> Result<MsrMap> {
-        let mut pages = Pages::new(1)?;
+        let mut pages = KernelPages::new(1)?;
         pages.bytes_mut().fill(0xff);
         Ok(MsrMap(pages))
     }
@@ -308,7 +308,7 @@ pub(super) enum PassThrough {
 }
 
 /// An I/O permission map in which every port exits. APM, "I/O Intercepts".
-pub(super) struct IoMap(Pages);
+pub(super) struct IoMap(KernelPages);
 
 impl IoMap {
     /// Allocates.
@@ -316,7 +316,7 @@ impl IoMap {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new() -> Result<IoMap> {
-        let mut pages = Pages::new(2)?;
+        let mut pages = KernelPages::new(2)?;
         pages.bytes_mut().fill(0xff);
         Ok(IoMap(pages))
     }
@@ -327,7 +327,7 @@ pub(super) struct PermissionMaps {
     pub(super) msr: MsrMap,
     pub(super) io: IoMap,
     /// The root of a nested table that maps nothing.
-    pub(super) nothing: Pages,
+    pub(super) nothing: KernelPages,
 }
 
 /// Writes of CR4: MCE is the host's, and with bits that the guest is not offered it would work on registers that
@@ -360,7 +360,7 @@ const HOST_SAFETY4: Intercept4 = Intercept4::VMRUN
 /// The control area has the intercepts of `HOST_SAFETY*`, interrupt masking and nested paging on,
 /// and the maps of `maps`, which live as long.
 pub(super) struct VmcbPage {
-    page: Pages,
+    page: KernelPages,
     hpa: Hpa,
     /// The clean bits of the coming entry.
     clean: CleanBits,
@@ -374,7 +374,7 @@ impl VmcbPage {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(maps: Arc<PermissionMaps>) -> Result<VmcbPage> {
-        let page = Pages::for_processor()?;
+        let page = KernelPages::for_processor()?;
         let hpa = page.hpa();
         let mut vmcb = VmcbPage { page, hpa, clean: CleanBits::empty(), last_cpu: None, maps };
         let (iopm, msrpm) = (vmcb.maps.io.0.hpa().0, vmcb.maps.msr.0.hpa().0);

@@ -10,7 +10,7 @@ use super::vmcb::{CleanBits, Intercept3, Intercept4, InterceptCr, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use crate::arch::cr::{Cr4, Efer, Rflags};
 use crate::arch::exception::Vector;
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
 use crate::host::cpu::kick;
 use crate::host::debug::{reset_status, DR6_IDLE};
 use crate::mmu::asid::{AsidFlush, AsidTag};
@@ -157,7 +157,7 @@ impl SvmVcpu {
     }
 }
 
-fn pack(seg: &Segment) -> VmcbSegment {
+fn pack(seg: &SegmentState) -> VmcbSegment {
     let attr = if seg.attr.is_unusable() { 0 } else { seg.attr.0 };
     VmcbSegment {
         selector: seg.selector,
@@ -168,18 +168,18 @@ fn pack(seg: &Segment) -> VmcbSegment {
 }
 
 #[inline(always)]
-fn unpack(seg: &VmcbSegment) -> Segment {
+fn unpack(seg: &VmcbSegment) -> SegmentState {
     let packed = u32::from(seg.attrib);
     // A segment that is not present (bit 7) is unusable (bit 16).
     let attr = (packed & 0xff) | ((packed & 0xf00) << 4) | ((!packed & 0x80) << 9);
-    Segment { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
+    SegmentState { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
 }
 
-fn table(seg: &VmcbSegment) -> Table {
-    Table { base: seg.base, limit: seg.limit as u16 }
+fn table(seg: &VmcbSegment) -> DescTable {
+    DescTable { base: seg.base, limit: seg.limit as u16 }
 }
 
-fn from_table(t: &Table) -> VmcbSegment {
+fn from_table(t: &DescTable) -> VmcbSegment {
     VmcbSegment { selector: 0, attrib: 0, limit: u32::from(t.limit), base: t.base }
 }
 

@@ -18,7 +18,7 @@ use super::state::VcpuState;
 use crate::arch::addr::{Gva, Hva};
 use crate::arch::cr::Efer;
 use crate::arch::segment::SegReg;
-use crate::host::guest_ram::{are_unchanged, is_unchanged, Word};
+use crate::host::guest_ram::{are_unchanged, is_unchanged, UserWord};
 use kernel::prelude::*;
 
 /// How many instructions are kept.
@@ -73,20 +73,20 @@ fn slot(at: u64) -> usize {
 /// Words that were seen, in order.
 #[derive(Clone, Copy)]
 pub(crate) struct WordTrail {
-    words: [Word; WORDS],
+    words: [UserWord; WORDS],
     len: usize,
 }
 
 impl WordTrail {
     /// Nothing seen.
     pub(crate) fn new() -> WordTrail {
-        WordTrail { words: [Word::default(); WORDS], len: 0 }
+        WordTrail { words: [UserWord::default(); WORDS], len: 0 }
     }
 
     /// Adds the word at `hva`, which had `value` a moment ago. Returns whether it still has, and there
     /// was room.
     pub(crate) fn push(&mut self, hva: Hva, value: u64) -> bool {
-        match (self.words.get_mut(self.len), Word::read(hva)) {
+        match (self.words.get_mut(self.len), UserWord::read(hva)) {
             (Some(place), Ok(word)) if word.value() == value => {
                 *place = word;
                 self.len = self.len.wrapping_add(1);
@@ -97,7 +97,7 @@ impl WordTrail {
     }
 
     /// Returns the words as five, the last one repeated, if there are no more.
-    fn five(&self) -> Option<[Word; 5]> {
+    fn five(&self) -> Option<[UserWord; 5]> {
         let seen = self.words.get(..self.len)?;
         let last = *seen.last()?;
         (seen.len() <= 5).then(|| [0, 1, 2, 3, 4].map(|i: usize| seen.get(i).copied().unwrap_or(last)))
@@ -110,7 +110,7 @@ impl WordTrail {
 struct QuickLook {
     rip: u64,
     context: CodeContext,
-    words: [Word; 5],
+    words: [UserWord; 5],
 }
 
 /// No RIP, for it does not fit into its page.
@@ -173,7 +173,7 @@ impl CodeCache {
         let context = context.filter(|c| c.efer & Efer::LMA.bits() != 0);
         let quick = match (key.mode, context, trail.five()) {
             (Mode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },
-            _ => QuickLook { rip: NOWHERE, context: CodeContext::default(), words: [Word::default(); 5] },
+            _ => QuickLook { rip: NOWHERE, context: CodeContext::default(), words: [UserWord::default(); 5] },
         };
         self.keep(CachedInsn { quick, sequence, insn, key, trail });
     }

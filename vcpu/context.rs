@@ -11,8 +11,8 @@ use crate::arch::time::Ns;
 use crate::host::cpu::PinnedCpu;
 use crate::host::fpu;
 use crate::host::msr::{SpecCtrl, TscAux};
-use crate::machine::deferred::Deferred;
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::deferred::DeferredWork;
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use crate::mmu::walk::PagingRegs;
 
 /// Everything a handler may touch.
@@ -26,7 +26,7 @@ pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
     /// The vCPU.
     pub(crate) core: &'a mut VcpuCore<B>,
     /// The guest's extended state, in the registers.
-    pub(crate) fpu: &'a mut fpu::Loaded<'f>,
+    pub(crate) fpu: &'a mut fpu::LoadedFpu<'f>,
     /// The guest's TSC_AUX, in the register.
     pub(crate) tsc_aux: &'a mut Option<TscAux>,
     /// The guest's SPEC_CTRL, switched around each entry.
@@ -58,13 +58,13 @@ impl<B: Backend> VcpuCx<'_, '_, B> {
     }
 
     /// Notes what an access to a device leaves to be done outside the window. Returns whether there was a device.
-    pub(crate) fn defer(&mut self, deferred: Option<Deferred>) -> bool {
+    pub(crate) fn defer(&mut self, deferred: Option<DeferredWork>) -> bool {
         match deferred {
             None => return false,
-            Some(Deferred::None) => {}
-            Some(Deferred::Service) => self.mailbox.request_self(Requests::SERVICE),
-            Some(Deferred::Inline(queue)) => {
-                self.mailbox.request_self(Requests::INLINE_SERVICE);
+            Some(DeferredWork::None) => {}
+            Some(DeferredWork::Service) => self.mailbox.request_self(VcpuRequests::SERVICE),
+            Some(DeferredWork::Inline(queue)) => {
+                self.mailbox.request_self(VcpuRequests::INLINE_SERVICE);
                 if let Some(earlier) = self.core.deferred.replace(queue) {
                     self.vm.machine.pci.hand_to_worker(earlier);
                 }

@@ -75,7 +75,7 @@ impl Default for Facts {
 pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> Result<KVec<CpuidEntry2>> {
     let leaf0 = host(0, 0);
     let mut list = Builder {
-        vendor: Vendor::of(leaf0),
+        vendor: CpuVendor::of(leaf0),
         xcr0: supported_xcr0(host(0xd, 0), leaf0, facts),
         host,
         facts,
@@ -104,7 +104,7 @@ fn supported_xcr0(leaf: CpuidRegs, leaf0: CpuidRegs, facts: &Facts) -> Xcr0 {
 struct Builder<'a, H: Fn(u32, u32) -> CpuidRegs> {
     host: H,
     facts: &'a Facts,
-    vendor: Vendor,
+    vendor: CpuVendor,
     xcr0: Xcr0,
     out: KVec<CpuidEntry2>,
 }
@@ -119,7 +119,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
     }
 
     fn basic(&mut self, leaf0: CpuidRegs) -> Result {
-        let last = leaf0.eax.min(if self.vendor == Vendor::Intel { 0x16 } else { 0xd });
+        let last = leaf0.eax.min(if self.vendor == CpuVendor::Intel { 0x16 } else { 0xd });
         self.leaf(0, CpuidRegs { eax: last, ..leaf0 })?;
         for function in 1..=last {
             match function {
@@ -277,7 +277,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
         if first.eax < 0x8000_0000 {
             return Ok(());
         }
-        let last = first.eax.min(if self.vendor == Vendor::Amd { 0x8000_0021 } else { 0x8000_0008 });
+        let last = first.eax.min(if self.vendor == CpuVendor::Amd { 0x8000_0021 } else { 0x8000_0008 });
         self.leaf(0x8000_0000, CpuidRegs { eax: last, ..first })?;
         for function in 0x8000_0001..=last {
             let host = (self.host)(function, 0);
@@ -313,8 +313,8 @@ impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
             edx.remove(FExtEdx::PAGE_1G);
         }
         let repeated = match self.vendor {
-            Vendor::Amd => host.edx & FExtEdx::REPEATED & F1Edx::all().bits(),
-            Vendor::Intel => 0,
+            CpuVendor::Amd => host.edx & FExtEdx::REPEATED & F1Edx::all().bits(),
+            CpuVendor::Intel => 0,
         };
         CpuidRegs { eax: host.eax, ebx: host.ebx, ecx: ecx.bits(), edx: edx.bits() | repeated }
     }
@@ -382,7 +382,7 @@ pub(crate) struct CpuidTable {
     entries: KVec<CpuidEntry2>,
     order: [u8; MAX_CPUID_ENTRIES],
     sorted: usize,
-    vendor: Vendor,
+    vendor: CpuVendor,
     max_basic: u32,
     phys_bits: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
@@ -405,7 +405,7 @@ impl CpuidTable {
             entries: KVec::new(),
             order: [0; MAX_CPUID_ENTRIES],
             sorted: 0,
-            vendor: Vendor::Intel,
+            vendor: CpuVendor::Intel,
             max_basic: 0,
             phys_bits: PHYS_BITS,
             apic_enabled: true,
@@ -431,7 +431,7 @@ impl CpuidTable {
             table.insert(key(entry), i);
         }
         if let Some(leaf0) = table.find(0, 0).map(CpuidEntry2::regs) {
-            table.vendor = Vendor::of(leaf0);
+            table.vendor = CpuVendor::of(leaf0);
             table.max_basic = leaf0.eax;
         }
         if let Some(leaf) = table.find(0x8000_0008, 0) {
@@ -525,7 +525,7 @@ impl CpuidTable {
     }
 
     fn find_out_of_range(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
-        if self.vendor == Vendor::Amd || self.find(function, 0).is_some() {
+        if self.vendor == CpuVendor::Amd || self.find(function, 0).is_some() {
             return None;
         }
         let class = match function {

@@ -23,7 +23,7 @@ use super::handle::{misc, msr, pio};
 use super::inject::{commit, prepare};
 use super::outcome::{FastExit, Outcome};
 use super::record::{count, VcpuRecord};
-use crate::host::cpu::Work;
+use crate::host::cpu::ThreadWork;
 use crate::host::{mitigation, trace};
 
 /// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
@@ -32,7 +32,7 @@ use crate::host::{mitigation, trace};
 pub(super) fn run<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     window: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
-    work: &Work<'_>,
+    work: &ThreadWork<'_>,
 ) -> Option<Exit> {
     let mut entry = Entry::of(cx);
     loop {
@@ -83,7 +83,7 @@ fn trace_exit(record: &VcpuRecord) {
 
 /// Returns whether the run loop has something to do before the guest goes on.
 #[inline(always)]
-fn waits<B: Backend>(cx: &VcpuCx<'_, '_, B>, work: &Work<'_>) -> bool {
+fn waits<B: Backend>(cx: &VcpuCx<'_, '_, B>, work: &ThreadWork<'_>) -> bool {
     cx.mailbox.has_requests()
         || work.is_pending()
         || cx.vm.space.flushes.requested() != cx.core.flush_generation

@@ -18,7 +18,7 @@ use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
 use crate::chipset::lapic::VecBits;
 use crate::host::trace;
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 
 /// DR7.GD: accesses to the debug registers are #DB.
 const DR7_GD: u64 = 1 << 13;
@@ -107,7 +107,7 @@ pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuC
         }
     }
     if take_eoi(vm, core).is_some() {
-        mailbox.request_self(Requests::EOI);
+        mailbox.request_self(VcpuRequests::EOI);
     }
     if let Some(lapic) = core.lapic.as_mut() {
         // The processor keeps the class alone; the rest of the register stays while that does.

@@ -6,62 +6,62 @@ use super::backend::Backend;
 use super::core::{signature, MpState, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
 use super::vm::Vm;
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use crate::machine::service::function::ServiceLeft;
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
-pub(crate) const QUICK: Requests = Requests::INTERRUPT
-    .union(Requests::TIMER)
-    .union(Requests::NMIS)
-    .union(Requests::TLB_FLUSH)
-    .union(Requests::EXTINT);
+pub(crate) const QUICK: VcpuRequests = VcpuRequests::INTERRUPT
+    .union(VcpuRequests::TIMER)
+    .union(VcpuRequests::NMIS)
+    .union(VcpuRequests::TLB_FLUSH)
+    .union(VcpuRequests::EXTINT);
 
 /// Takes what others asked of this vCPU, as far as it is in `which`.
 pub(crate) fn take_requests<B: Backend>(
     vm: &Vm<B>,
     mailbox: &Mailbox,
     core: &mut VcpuCore<B>,
-    which: Requests,
+    which: VcpuRequests,
 ) {
     let asked = mailbox.take_requests(which);
     if asked.is_empty() {
         return;
     }
-    if asked.contains(Requests::INTERRUPT) {
+    if asked.contains(VcpuRequests::INTERRUPT) {
         take_interrupts(vm, mailbox, core);
     }
-    if asked.contains(Requests::TIMER) {
+    if asked.contains(VcpuRequests::TIMER) {
         core.take_timer(mailbox, vm.machine.clock.ns_per_tick);
     }
-    if asked.intersects(Requests::NMIS) {
+    if asked.intersects(VcpuRequests::NMIS) {
         core.add_nmis(asked.nmis());
     }
-    if asked.contains(Requests::TLB_FLUSH) {
+    if asked.contains(VcpuRequests::TLB_FLUSH) {
         core.controls.flush_tlb();
     }
-    if asked.contains(Requests::INIT) {
+    if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
         core.publish_apic(mailbox, &vm.machine.interrupts);
         core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
     }
     // After INIT: one that was sent before it has been forgotten, so this one came later.
-    if asked.contains(Requests::SIPI) && core.mp == MpState::InitReceived {
+    if asked.contains(VcpuRequests::SIPI) && core.mp == MpState::InitReceived {
         core.start_up(mailbox.sipi_vector());
     }
-    if asked.contains(Requests::CLOCK) {
+    if asked.contains(VcpuRequests::CLOCK) {
         // Memory that is gone is the guest's loss.
         let _ = vm.machine.ram.until_resident(|| core.publish_clock(vm));
     }
-    if asked.contains(Requests::EOI) {
+    if asked.contains(VcpuRequests::EOI) {
         // As above: the interrupt stays in service.
         let _ = vm.machine.ram.until_resident(|| take_eoi(vm, core).map_or(Ok(()), Err));
     }
-    if asked.contains(Requests::INLINE_SERVICE) {
+    if asked.contains(VcpuRequests::INLINE_SERVICE) {
         if let Some(queue) = core.deferred.take() {
             vm.machine.pci.serve_inline(queue);
         }
     }
-    if asked.contains(Requests::SERVICE) {
+    if asked.contains(VcpuRequests::SERVICE) {
         let is_left = match vm.machine.pci.serve_waiting() {
             ServiceLeft::Nothing => false,
             // Signals, and what others ask, come first.
@@ -70,7 +70,7 @@ pub(crate) fn take_requests<B: Backend>(
             ServiceLeft::NotResident(gpa) => vm.machine.ram.fault_in(gpa, true).is_ok(),
         };
         if is_left {
-            mailbox.request_self(Requests::SERVICE);
+            mailbox.request_self(VcpuRequests::SERVICE);
         }
     }
 }

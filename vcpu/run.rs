@@ -28,13 +28,13 @@ use super::requests::{take_requests, QUICK};
 use super::state::Groups;
 use super::vm::Vm;
 use crate::arch::cr::Rflags;
-use crate::host::cpu::{self, PinnedCpu, Work};
+use crate::host::cpu::{self, PinnedCpu, ThreadWork};
 use crate::host::debug::HostDebug;
 use crate::host::fpu::GuestFpu;
 use crate::host::mitigation::SplitLocks;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::{timer, trace};
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 
@@ -92,7 +92,7 @@ fn run_until_user<B: Backend>(
             if cpu::is_work_pending() {
                 cpu::handle_work()?;
             }
-            take_requests(vm, mailbox, core, Requests::all());
+            take_requests(vm, mailbox, core, VcpuRequests::all());
             if let Some(event) = vm.machine.power.take() {
                 count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
@@ -135,7 +135,7 @@ fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Resul
     while !mailbox.has_requests() {
         if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
             mailbox.wait()?;
-            let by_timer = !mailbox.is_requested(Requests::TIMER.complement());
+            let by_timer = !mailbox.is_requested(VcpuRequests::TIMER.complement());
             polling.slept(timer::rdtsc(), if by_timer { Waker::Timer } else { Waker::Other });
             trace_halt(false);
             return Ok(());
@@ -180,7 +180,7 @@ fn window<B: Backend>(
         core.guest_id.separate(&cpu);
     }
     let split_locks = if core.splits_locks { SplitLocks::allow(&cpu) } else { None };
-    let work = Work::of_this_thread(&cpu);
+    let work = ThreadWork::of_this_thread(&cpu);
     let debug = HostDebug::save(&cpu);
     let Ok(mut fpu) = fpu.load(&cpu) else {
         core.hw.leave(&mut root);
@@ -219,7 +219,7 @@ fn window<B: Backend>(
 fn enter_and_handle<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     root: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
-    work: &Work<'_>,
+    work: &ThreadWork<'_>,
     finishes_only: bool,
 ) -> WindowExit {
     // Copied, as the context may be anybody's after a call that has it, and these never change.
@@ -302,7 +302,7 @@ fn announce<B: Backend>(
     vm: &Vm<B>,
     (mailbox, cpu): (&Mailbox, &PinnedCpu),
     core: &mut VcpuCore<B>,
-    work: &Work<'_>,
+    work: &ThreadWork<'_>,
     progress: &mut Progress,
 ) -> Announced {
     let is_asked = mailbox.enter_guest_mode(cpu.id());

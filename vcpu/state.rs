@@ -8,7 +8,7 @@
 
 use crate::arch::addr::Width;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
 
 bitflags::bitflags! {
     /// The groups of registers.
@@ -82,15 +82,15 @@ pub(crate) struct VcpuState {
     /// RFLAGS.
     pub(crate) rflags: u64,
     /// ES, CS, SS, DS, FS, GS in encoding order.
-    pub(crate) segs: [Segment; 6],
+    pub(crate) segs: [SegmentState; 6],
     /// LDTR.
-    pub(crate) ldtr: Segment,
+    pub(crate) ldtr: SegmentState,
     /// TR.
-    pub(crate) tr: Segment,
+    pub(crate) tr: SegmentState,
     /// GDTR.
-    pub(crate) gdt: Table,
+    pub(crate) gdt: DescTable,
     /// IDTR.
-    pub(crate) idt: Table,
+    pub(crate) idt: DescTable,
     /// CR0.
     pub(crate) cr0: u64,
     /// CR2.
@@ -123,10 +123,10 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 impl VcpuState {
     /// The state after reset. SDM, "Processor State After Reset"; `family` is CPUID.1:EAX.
     pub(crate) fn at_reset(signature: u32) -> VcpuState {
-        let data = Segment { selector: 0, attr: SegAttr(0x93), limit: 0xffff, base: 0 };
+        let data = SegmentState { selector: 0, attr: SegAttr(0x93), limit: 0xffff, base: 0 };
         let mut segs = [data; 6];
         segs[SegReg::Cs as usize] =
-            Segment { selector: 0xf000, attr: SegAttr(0x9b), limit: 0xffff, base: 0xffff_0000 };
+            SegmentState { selector: 0xf000, attr: SegAttr(0x9b), limit: 0xffff, base: 0xffff_0000 };
         let mut gprs = [0; 16];
         gprs[RDX] = u64::from(signature);
         VcpuState {
@@ -134,10 +134,10 @@ impl VcpuState {
             rip: 0xfff0,
             rflags: Rflags::ONE.bits(),
             segs,
-            ldtr: Segment { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
-            tr: Segment { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
-            gdt: Table { base: 0, limit: 0xffff },
-            idt: Table { base: 0, limit: 0xffff },
+            ldtr: SegmentState { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
+            tr: SegmentState { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
+            gdt: DescTable { base: 0, limit: 0xffff },
+            idt: DescTable { base: 0, limit: 0xffff },
             cr0: (Cr0::CD | Cr0::NW | Cr0::ET).bits(),
             cr2: 0,
             cr3: 0,
@@ -186,7 +186,7 @@ impl VcpuState {
     }
 
     /// Returns a segment register; the group must have been fetched.
-    pub(crate) fn seg(&self, reg: SegReg) -> Segment {
+    pub(crate) fn seg(&self, reg: SegReg) -> SegmentState {
         self.segs[reg as usize]
     }
 

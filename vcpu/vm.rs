@@ -6,8 +6,8 @@ use super::backend::Backend;
 use super::second_level::SecondLevel;
 use crate::arch::mitigation::HostFlags;
 use crate::host::mitigation;
-use crate::host::msr::{has_tsc_aux, Speculation};
-use crate::host::notifier::{self, Registered};
+use crate::host::msr::{has_tsc_aux, SpecControls};
+use crate::host::notifier::{self, RegisteredTarget};
 use crate::machine::settings::ModuleSettings;
 use crate::machine::whole::GuestMachine;
 use kernel::prelude::*;
@@ -19,14 +19,14 @@ pub(crate) struct Vm<B: Backend> {
     /// The vendor.
     pub(crate) backend: Arc<B>,
     /// The table that shows guest memory to the processor; dropped before the machine, since its notifier goes first.
-    pub(crate) space: Registered<SecondLevel<B::Format>>,
+    pub(crate) space: RegisteredTarget<SecondLevel<B::Format>>,
     /// Everything but the processors.
     #[pin]
     pub(crate) machine: GuestMachine,
     /// The processor has TSC_AUX.
     pub(crate) has_tsc_aux: bool,
     /// What the processor can do against speculation.
-    pub(crate) speculation: Speculation,
+    pub(crate) speculation: SpecControls,
     /// What the host's kernel found about its processors.
     pub(crate) host_flags: HostFlags,
     /// Vcpus that run on a CPU after another are kept apart by a barrier.
@@ -50,7 +50,7 @@ impl<B: Backend> Vm<B> {
                 space,
                 machine <- machine,
                 has_tsc_aux: has_tsc_aux(),
-                speculation: Speculation::of_this_cpu(),
+                speculation: SpecControls::of_this_cpu(),
                 host_flags,
                 separates_guests: host_flags.wants_guest_barrier(),
             }),

@@ -10,7 +10,7 @@ use super::capability::VmEntryControls;
 use super::event::{BY_MOV_SS, BY_NMI, BY_STI, VALID};
 use crate::arch::addr::is_canonical;
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
-use crate::arch::segment::{SegReg, Segment};
+use crate::arch::segment::{SegReg, SegmentState};
 
 /// GDTR or IDTR as the VMCS has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +47,11 @@ pub(crate) struct GuestState {
     /// RFLAGS.
     pub(crate) rflags: u64,
     /// ES, CS, SS, DS, FS, GS.
-    pub(crate) segs: [Segment; 6],
+    pub(crate) segs: [SegmentState; 6],
     /// LDTR.
-    pub(crate) ldtr: Segment,
+    pub(crate) ldtr: SegmentState,
     /// TR.
-    pub(crate) tr: Segment,
+    pub(crate) tr: SegmentState,
     /// GDTR.
     pub(crate) gdt: TableField,
     /// IDTR.
@@ -98,7 +98,7 @@ impl GuestState {
         self.cr0 & Cr0::PG.bits() != 0
     }
 
-    fn seg(&self, reg: SegReg) -> &Segment {
+    fn seg(&self, reg: SegReg) -> &SegmentState {
         &self.segs[reg as usize]
     }
 }
@@ -201,7 +201,7 @@ fn vm86(s: &GuestState) -> Option<&'static str> {
 const RESERVED_RIGHTS: u32 = 0xfffe_0f00;
 
 /// Whether G is what the limit demands.
-fn granular(seg: &Segment) -> bool {
+fn granular(seg: &SegmentState) -> bool {
     let g = seg.attr.0 & (1 << 15) != 0;
     if g {
         seg.limit & 0xfff == 0xfff
@@ -210,7 +210,7 @@ fn granular(seg: &Segment) -> bool {
     }
 }
 
-fn code(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {
+fn code(s: &GuestState, cs: &SegmentState, ss: &SegmentState) -> Option<&'static str> {
     let kind = cs.attr.kind() & 15;
     let (cs_dpl, ss_dpl) = (cs.attr.dpl(), ss.attr.dpl());
     rules! {
@@ -228,7 +228,7 @@ fn code(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {
     None
 }
 
-fn stack(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {
+fn stack(s: &GuestState, cs: &SegmentState, ss: &SegmentState) -> Option<&'static str> {
     let real = s.cr0 & Cr0::PE.bits() == 0;
     rules! {
         !(real || cs.attr.kind() & 15 == 3) || ss.attr.dpl() == 0 => "SS's DPL must be 0 in real mode",
@@ -266,8 +266,8 @@ fn data(s: &GuestState) -> Option<&'static str> {
 }
 
 /// What a guest that always has paging on must keep, too.
-fn privilege(s: &GuestState, cs: &Segment, ss: &Segment) -> Option<&'static str> {
-    let rpl = |seg: &Segment| (seg.selector & 3) as u8;
+fn privilege(s: &GuestState, cs: &SegmentState, ss: &SegmentState) -> Option<&'static str> {
+    let rpl = |seg: &SegmentState| (seg.selector & 3) as u8;
     rules! {
         cs.attr.is_code() => "CS must be code without unrestricted guest",
         rpl(ss) == rpl(cs) => "SS's RPL must equal CS's without unrestricted guest",

@@ -19,7 +19,7 @@ use crate::arch::exception::Vector;
 use crate::host::cpu::PinnedCpu;
 use crate::host::mitigation;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
-use crate::host::page::Pages;
+use crate::host::page::KernelPages;
 use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag, AssignedAsid};
 use crate::mmu::format::Ept;
@@ -36,7 +36,7 @@ const LAST_VPID: u32 = 0xffff;
 
 /// What each CPU has for running guests.
 pub(super) struct CpuArea {
-    vmxon: Pages,
+    vmxon: KernelPages,
     vpids: UnsafeCell<AsidPool>,
 }
 
@@ -58,8 +58,8 @@ impl CpuArea {
 }
 
 /// A zeroed page that starts with the revision identifier, as VMXON and VMPTRLD want it.
-fn region(revision: u32) -> Result<Pages> {
-    let mut page = Pages::new(0)?;
+fn region(revision: u32) -> Result<KernelPages> {
+    let mut page = KernelPages::new(0)?;
     for (to, from) in page.bytes_mut().iter_mut().zip(revision.to_le_bytes()) {
         *to = from;
     }
@@ -303,8 +303,8 @@ impl Drop for VmxWindow<'_> {
 
 /// What the processor may hold on to while a VMCS is active; a window keeps it alive.
 pub(super) struct VmcsMemory {
-    vmcs: Pages,
-    virtual_apic: Pages,
+    vmcs: KernelPages,
+    virtual_apic: KernelPages,
     shared: Arc<SharedPages>,
     /// A window has it as its current VMCS. That window belongs to the thread that has the vCPU.
     live: AtomicBool,
@@ -364,7 +364,7 @@ impl VmcsPage {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(setup: &VmxSetup, shared: Arc<SharedPages>) -> Result<VmcsPage> {
-        let (vmcs, virtual_apic) = (region(setup.revision)?, Pages::new(0)?);
+        let (vmcs, virtual_apic) = (region(setup.revision)?, KernelPages::new(0)?);
         let memory = VmcsMemory { vmcs, virtual_apic, shared, live: AtomicBool::new(false) };
         Ok(VmcsPage {
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,

@@ -5,7 +5,7 @@
 //! They are written once, at load.
 
 use crate::arch::addr::Hpa;
-use crate::host::page::Pages;
+use crate::host::page::KernelPages;
 use kernel::prelude::*;
 use x86::msr;
 
@@ -18,7 +18,7 @@ pub(super) const SWITCHED: [u32; 5] =
 
 /// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
 /// Address".
-pub(super) struct MsrMap(Pages);
+pub(super) struct MsrMap(KernelPages);
 
 impl MsrMap {
     /// Everything exits but what entries, exits and windows switch.
@@ -26,7 +26,7 @@ impl MsrMap {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new() -> Result<MsrMap> {
-        let mut pages = Pages::new(0)?;
+        let mut pages = KernelPages::new(0)?;
         pages.bytes_mut().fill(0xff);
         let mut map = MsrMap(pages);
         let in_vmcs = [
@@ -59,7 +59,7 @@ impl MsrMap {
 }
 
 /// A list of MSRs that entries load: precise sampling is off. SDM, "VM-Entry Controls for MSRs".
-pub(super) struct NoPebs(Pages);
+pub(super) struct NoPebs(KernelPages);
 
 impl NoPebs {
     /// Allocates.
@@ -67,7 +67,7 @@ impl NoPebs {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new() -> Result<NoPebs> {
-        let mut page = Pages::new(0)?;
+        let mut page = KernelPages::new(0)?;
         // The index in 32 bits, 32 reserved ones, the value.
         for (to, from) in page.bytes_mut().iter_mut().zip(PEBS_ENABLE.to_le_bytes()) {
             *to = from;

@@ -16,7 +16,7 @@ use super::vmcs::{GuestField, SegmentFields};
 use crate::arch::addr::canonical;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
 use crate::arch::exception::Vector;
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
 use crate::host::debug::DR6_IDLE;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
@@ -32,11 +32,11 @@ const PENDING_STEP: u64 = 1 << 14;
 /// The registers of the groups, while they are not in the VMCS.
 #[derive(Clone, Copy, Default)]
 struct StateImage {
-    segs: [Segment; 6],
-    ldtr: Segment,
-    tr: Segment,
-    gdt: Table,
-    idt: Table,
+    segs: [SegmentState; 6],
+    ldtr: SegmentState,
+    tr: SegmentState,
+    gdt: DescTable,
+    idt: DescTable,
     cr0: u64,
     cr3: u64,
     cr4: u64,
@@ -120,8 +120,8 @@ impl VmxVcpu {
         }
     }
 
-    fn read_segment(&self, f: SegmentFields) -> Segment {
-        Segment {
+    fn read_segment(&self, f: SegmentFields) -> SegmentState {
+        SegmentState {
             selector: self.vmcs.read(f.0) as u16,
             limit: self.vmcs.read(f.1) as u32,
             attr: SegAttr(self.vmcs.read(f.2) as u32),
@@ -129,7 +129,7 @@ impl VmxVcpu {
         }
     }
 
-    fn write_segment(&mut self, f: SegmentFields, s: &Segment) {
+    fn write_segment(&mut self, f: SegmentFields, s: &SegmentState) {
         self.vmcs.write(f.0, u64::from(s.selector));
         self.vmcs.write(f.1, u64::from(s.limit));
         self.vmcs.write(f.2, u64::from(s.attr.0));
@@ -145,7 +145,7 @@ impl VmxVcpu {
             out.tr = self.read_segment(GuestField::TR);
         }
         if want.contains(Groups::TABLES) {
-            let table = |base, limit| Table { base: v.read(base), limit: v.read(limit) as u16 };
+            let table = |base, limit| DescTable { base: v.read(base), limit: v.read(limit) as u16 };
             out.gdt = table(GuestField::GdtrBase, GuestField::GdtrLimit);
             out.idt = table(GuestField::IdtrBase, GuestField::IdtrLimit);
         }
@@ -365,14 +365,14 @@ impl VmxVcpu {
 
 /// Entries want the accessed bit in every usable segment; the processor sets it with each load, but
 /// user space may leave it out.
-fn usable_data(seg: &Segment) -> Segment {
+fn usable_data(seg: &SegmentState) -> SegmentState {
     let accessed = u32::from(!seg.attr.is_unusable());
-    Segment { attr: SegAttr(seg.attr.0 | accessed), ..*seg }
+    SegmentState { attr: SegAttr(seg.attr.0 | accessed), ..*seg }
 }
 
 /// As [`usable_data`], for TR's busy bit.
-fn busy(tr: &Segment) -> Segment {
-    Segment { attr: SegAttr(tr.attr.0 | 2), ..*tr }
+fn busy(tr: &SegmentState) -> SegmentState {
+    SegmentState { attr: SegAttr(tr.attr.0 | 2), ..*tr }
 }
 
 impl BackendVcpu for VmxVcpu {

@@ -19,8 +19,8 @@
 use super::function::{new_workers, VirtioFunction, VirtioService};
 use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::arch::addr::Hva;
-use crate::host::blkio::{BackingFile, FilePos, Started, Transfers};
-use crate::host::file::{signal_pending, Known};
+use crate::host::blkio::{BackingFile, FilePos, FileTransfers, StartedTransfer};
+use crate::host::file::{signal_pending, KnownFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::trace;
 use crate::machine::counters::DiskCounters;
@@ -40,14 +40,14 @@ use kernel::sync::Arc;
 pub(crate) struct BlkService {
     #[pin]
     function: VirtioFunction<VirtioBlk>,
-    file: Known<BackingFile>,
+    file: KnownFile<BackingFile>,
     queues: KVec<Pin<KBox<KillableMutex<BlkQueue>>>>,
     counters: &'static DiskCounters,
 }
 
 /// What serves a queue, held by the one that does it now.
 struct BlkQueue {
-    transfers: Transfers<BlkRequest, Arc<QueueWorker>>,
+    transfers: FileTransfers<BlkRequest, Arc<QueueWorker>>,
     /// A request that a vCPU has left to the worker.
     left: Option<BlkRequest>,
 }
@@ -76,7 +76,7 @@ impl BlkService {
     /// `ENOMEM`.
     pub(crate) fn new(
         blk: VirtioPci<VirtioBlk>,
-        file: Known<BackingFile>,
+        file: KnownFile<BackingFile>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
         counters: &'static DiskCounters,
@@ -85,7 +85,7 @@ impl BlkService {
         let workers = new_workers(blk.queues().into())?;
         let mut queues = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for worker in &workers {
-            let transfers = Transfers::new(depth, worker.clone())?;
+            let transfers = FileTransfers::new(depth, worker.clone())?;
             let io = new_killable_mutex!(BlkQueue { transfers, left: None }, c"BlkQueue");
             queues.push_within_capacity(KBox::pin_init(io, GFP_KERNEL_ACCOUNT)?)?;
         }
@@ -386,8 +386,8 @@ impl BlkCx<'_> {
             self.signal_used(unsignalled);
         }
         match self.start(io, request, false) {
-            Started::UnderWay => None,
-            Started::Ended(request, done) => {
+            StartedTransfer::UnderWay => None,
+            StartedTransfer::Ended(request, done) => {
                 let answer = self.settle(io, &request, done);
                 Some((request, answer))
             }
@@ -408,31 +408,32 @@ impl BlkCx<'_> {
             return Err(request);
         }
         match self.start(io, request, true) {
-            Started::UnderWay => Ok(None),
-            Started::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
+            StartedTransfer::UnderWay => Ok(None),
+            StartedTransfer::Ended(request, Ok(bytes)) if bytes == request.bytes() => {
                 Ok(Some((request, (BlkStatus::Ok, read))))
             }
-            Started::Ended(request, _) => Err(request),
+            StartedTransfer::Ended(request, _) => Err(request),
         }
     }
 
     /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
-    fn start(&self, io: &mut BlkQueue, request: BlkRequest, prompt: bool) -> Started<BlkRequest> {
+    fn start(&self, io: &mut BlkQueue, request: BlkRequest, prompt: bool) -> StartedTransfer<BlkRequest> {
         let transfers = &mut io.transfers;
         let at = FilePos { prompt, ..place(&request) };
         let mut failed = None;
         let whole = request.is_aligned(DIRECT_ALIGN)
             && transfers.gather(pieces(&self.function.ram, &request, !at.write, &mut failed));
         if failed.is_some() {
-            return Started::Ended(request, Err(EFAULT));
+            return StartedTransfer::Ended(request, Err(EFAULT));
         }
-        let started = if whole { transfers.start(request, at) } else { Started::Ended(request, Err(EINVAL)) };
+        let started =
+            if whole { transfers.start(request, at) } else { StartedTransfer::Ended(request, Err(EINVAL)) };
         match &started {
-            Started::UnderWay => {
+            StartedTransfer::UnderWay => {
                 self.counters.asynchronous.fetch_add(1, Relaxed);
                 self.counters.most_under_way.fetch_max(transfers.under_way() as u64, Relaxed);
             }
-            Started::Ended(..) => {
+            StartedTransfer::Ended(..) => {
                 self.counters.synchronous.fetch_add(1, Relaxed);
             }
         }

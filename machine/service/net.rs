@@ -11,9 +11,9 @@ use super::function::{new_workers, ServiceLeft, VirtioFunction, VirtioService};
 use super::net_queue::{NetCx, NetQueue, QueuePath};
 use super::worker::{QueueWorker, RemainingWork};
 use super::{net_stream, net_tap};
-use crate::host::file::Known;
+use crate::host::file::KnownFile;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::netio::{Stream, Tap};
+use crate::host::netio::{PacketStream, TapSocket};
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ram::GuestRam;
 use crate::virtio::device::net::VirtioNet;
@@ -33,9 +33,9 @@ pub(crate) struct NetService {
 /// Ways to the network.
 pub(crate) enum NetBackend {
     /// A queue of a tap for each pair of queues.
-    Taps(KVec<Known<Tap>>),
+    Taps(KVec<KnownFile<TapSocket>>),
     /// Packets one after the other in a stream, for one pair of queues.
-    Stream(Known<Stream>),
+    Stream(KnownFile<PacketStream>),
 }
 
 impl NetService {

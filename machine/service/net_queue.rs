@@ -8,9 +8,9 @@ use super::function::VirtioFunction;
 use super::worker::QueueWorker;
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::MsixMessage;
-use crate::host::file::Loan;
-use crate::host::netio::{Batch, Tap};
-use crate::host::pieces::{Extent, Pieces};
+use crate::host::file::FileLoan;
+use crate::host::netio::{TapBatch, TapSocket};
+use crate::host::pieces::{IoVecList, IoVecRange};
 use crate::machine::memory::{split_at_slots, PinnedRam};
 use crate::virtio::device::net::{NetPacket, SentPackets, TakenPacket, VirtioNet, MAX_CHAIN};
 use crate::virtio::queue::{QueueFault, UsedBuffer};
@@ -35,7 +35,7 @@ pub(super) struct NetQueue {
     unsignalled: u32,
     pub(super) path: QueuePath,
     /// Of a transmit queue that a thread is lent to.
-    pub(super) tap: Loan<Tap>,
+    pub(super) tap: FileLoan<TapSocket>,
 }
 
 impl NetQueue {
@@ -45,11 +45,11 @@ impl NetQueue {
     /// `ENOMEM`.
     pub(super) fn new(path: QueuePath) -> Result<NetQueue> {
         let (packet, sent) = (NetPacket::new()?, SentPackets::new(TOGETHER)?);
-        Ok(NetQueue { packet, sent, unsignalled: 0, path, tap: Loan::empty() })
+        Ok(NetQueue { packet, sent, unsignalled: 0, path, tap: FileLoan::empty() })
     }
 
     /// Calls `f` with the tap. `None`: no thread is lent.
-    pub(super) fn with_tap<R>(&mut self, f: impl FnOnce(&mut NetQueue, &Tap) -> R) -> Option<R> {
+    pub(super) fn with_tap<R>(&mut self, f: impl FnOnce(&mut NetQueue, &TapSocket) -> R) -> Option<R> {
         let tap = self.tap.take()?;
         let done = f(self, &tap);
         self.tap.fill(tap);
@@ -60,7 +60,7 @@ impl NetQueue {
 /// What a queue needs for where its packets go.
 pub(super) enum QueuePath {
     /// From a tap: where the packet lies in the VMM.
-    In(Pieces),
+    In(IoVecList),
     /// To a tap.
     Out(TapOutbox),
     /// From or to a stream.
@@ -73,7 +73,7 @@ impl QueuePath {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn from_tap() -> Result<QueuePath> {
-        Pieces::new().map(QueuePath::In)
+        IoVecList::new().map(QueuePath::In)
     }
 
     /// To a tap.
@@ -88,13 +88,13 @@ impl QueuePath {
 /// Packets of the guest's on their way to the tap.
 pub(super) struct TapOutbox {
     /// Where the packets of the burst lie in the VMM.
-    pub(super) pieces: Pieces,
+    pub(super) pieces: IoVecList,
     /// The packets: where each is given back, and its part of `pieces`.
-    pub(super) burst: KVec<(UsedBuffer, Extent)>,
+    pub(super) burst: KVec<(UsedBuffer, IoVecRange)>,
     /// How many of them were carried off.
     pub(super) carried: usize,
     /// Copies of packets, to be sent together.
-    pub(super) batch: Batch,
+    pub(super) batch: TapBatch,
 }
 
 impl TapOutbox {
@@ -104,7 +104,7 @@ impl TapOutbox {
     /// `ENOMEM`.
     fn new() -> Result<TapOutbox> {
         let burst = KVec::with_capacity(BURST, GFP_KERNEL_ACCOUNT)?;
-        Ok(TapOutbox { pieces: Pieces::new()?, burst, carried: 0, batch: Batch::new()? })
+        Ok(TapOutbox { pieces: IoVecList::new()?, burst, carried: 0, batch: TapBatch::new()? })
     }
 
     /// Returns whether a vCPU has left packets to the worker.
@@ -139,9 +139,9 @@ impl TapOutbox {
 pub(super) fn locate(
     packet: &NetPacket,
     mem: &PinnedRam<'_>,
-    pieces: &mut Pieces,
+    pieces: &mut IoVecList,
     to_guest: bool,
-) -> Result<Extent, QueueFault> {
+) -> Result<IoVecRange, QueueFault> {
     let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
     let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
     extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())

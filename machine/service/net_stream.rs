@@ -13,7 +13,7 @@
 use super::net_queue::NetCx;
 use super::worker::QueueWorker;
 use crate::host::file::signal_pending;
-use crate::host::netio::Stream;
+use crate::host::netio::PacketStream;
 use crate::mmu::mem::MemError;
 use crate::virtio::device::net::frames::{FrameStream, MAX_FRAME, PREFIX};
 use crate::virtio::device::net::{TakenPacket, HEADER_BYTES};
@@ -29,7 +29,7 @@ const TRANSMIT: u16 = 1;
 ///
 /// # Errors
 /// As `NetService::serve`; `ENOTCONN` when the stream has ended.
-pub(super) fn receive(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWorker>) -> Result {
+pub(super) fn receive(cx: &mut NetCx<'_>, stream: &PacketStream, worker: &Arc<QueueWorker>) -> Result {
     let _listener = stream.listen(worker.clone())?;
     let mut frames = FrameStream::new()?;
     loop {
@@ -97,7 +97,7 @@ fn to_guest(cx: &mut NetCx<'_>, frame: &[u8], worker: &QueueWorker) -> Result<bo
 ///
 /// # Errors
 /// As `NetService::serve`.
-pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWorker>) -> Result {
+pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &PacketStream, worker: &Arc<QueueWorker>) -> Result {
     let mut buf = KVVec::from_elem(0u8, PREFIX.saturating_add(MAX_FRAME), GFP_KERNEL_ACCOUNT)?;
     loop {
         if signal_pending() {
@@ -139,7 +139,7 @@ pub(super) fn transmit(cx: &mut NetCx<'_>, stream: &Stream, worker: &Arc<QueueWo
 ///
 /// # Errors
 /// `EINTR` on a signal.
-fn send_all(stream: &Stream, mut bytes: &[u8]) -> Result {
+fn send_all(stream: &PacketStream, mut bytes: &[u8]) -> Result {
     while !bytes.is_empty() {
         if signal_pending() {
             return Err(ERESTARTSYS);

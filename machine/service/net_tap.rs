@@ -12,7 +12,7 @@
 use super::net_queue::{locate, NetCx, NetQueue, QueuePath, TapOutbox, BURST, PACKET_PIECES};
 use super::worker::{QueueWorker, RemainingWork, MOST_AT_ONCE};
 use crate::host::file::signal_pending;
-use crate::host::netio::Tap;
+use crate::host::netio::TapSocket;
 use crate::virtio::device::net::{NetOffloads, TakenPacket, HEADER_BYTES};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -21,7 +21,7 @@ use kernel::sync::Arc;
 ///
 /// # Errors
 /// As `NetService::serve`.
-pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<QueueWorker>, pair: u16) -> Result {
+pub(super) fn receive(cx: &mut NetCx<'_>, tap: &TapSocket, worker: &Arc<QueueWorker>, pair: u16) -> Result {
     let _listener = tap.listen(worker.clone())?;
     let mut offloads = None;
     let mut queue = 0;
@@ -63,7 +63,7 @@ pub(super) fn receive(cx: &mut NetCx<'_>, tap: &Tap, worker: &Arc<QueueWorker>, 
 }
 
 /// Lets the tap leave to the guest what it can do, when that has changed.
-fn set_offloads(cx: &NetCx<'_>, tap: &Tap, pair: u16, set: &mut Option<NetOffloads>) -> Result {
+fn set_offloads(cx: &NetCx<'_>, tap: &TapSocket, pair: u16, set: &mut Option<NetOffloads>) -> Result {
     // They are of the tap as a whole, whichever of its queues is told.
     if pair != 0 {
         return Ok(());
@@ -80,14 +80,14 @@ fn set_offloads(cx: &NetCx<'_>, tap: &Tap, pair: u16, set: &mut Option<NetOffloa
 ///
 /// # Errors
 /// As `NetService::serve`.
-pub(super) fn transmit(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32> {
+pub(super) fn transmit(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<u32> {
     let taken = transmit_all(cx, tap, queue);
     let given = finish(cx, tap, queue);
     given.and(taken)
 }
 
 /// Sends a few packets without waiting. Says what is left.
-pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> RemainingWork {
+pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> RemainingWork {
     let rest = send_some(cx, tap, queue).unwrap_or(RemainingWork::MayBlock);
     match finish(cx, tap, queue) {
         Ok(()) => rest,
@@ -95,7 +95,7 @@ pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Remaini
     }
 }
 
-fn transmit_all(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32> {
+fn transmit_all(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<u32> {
     let mut taken = 0u32;
     carry_off(cx, tap, queue, false)?;
     loop {
@@ -117,7 +117,7 @@ fn transmit_all(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<u32> {
     }
 }
 
-fn send_some(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result<RemainingWork> {
+fn send_some(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<RemainingWork> {
     if matches!(&cx.io.path, QueuePath::Out(out) if out.is_left()) {
         return Ok(RemainingWork::MayBlock);
     }
@@ -159,7 +159,7 @@ fn take_burst(cx: &mut NetCx<'_>, queue: u16, most: usize) -> Result<(usize, Tak
 ///
 /// # Errors
 /// `EAGAIN`: some were left to the worker. Those of [`finish`].
-fn carry_off(cx: &mut NetCx<'_>, tap: &Tap, queue: u16, nowait: bool) -> Result {
+fn carry_off(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16, nowait: bool) -> Result {
     loop {
         let NetQueue { sent, path: QueuePath::Out(out), .. } = &mut *cx.io else { return Err(EINVAL) };
         let TapOutbox { pieces, burst, carried, batch } = out;
@@ -185,7 +185,7 @@ fn carry_off(cx: &mut NetCx<'_>, tap: &Tap, queue: u16, nowait: bool) -> Result 
 }
 
 /// Sends and gives back what waits for that, and tells the driver.
-fn finish(cx: &mut NetCx<'_>, tap: &Tap, queue: u16) -> Result {
+fn finish(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result {
     if let QueuePath::Out(out) = &mut cx.io.path {
         out.batch.send(tap);
     }

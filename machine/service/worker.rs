@@ -8,7 +8,7 @@
 //! in a row that were one buffer each, the next [`TURNS`] kicks are left to the vCPU. Then the
 //! worker is woken again, to see whether it is still so.
 
-use crate::host::blkio::Waker;
+use crate::host::blkio::TransferWaker;
 use crate::host::eventfd::OnEvent;
 use crate::host::file::WaitQueue;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
@@ -163,7 +163,7 @@ impl QueueWorker {
     }
 }
 
-impl Waker for Arc<QueueWorker> {
+impl TransferWaker for Arc<QueueWorker> {
     /// Always wakes: the worker may wait for just this, whatever work there is.
     fn wake(&self) {
         self.work.store(true, Release);

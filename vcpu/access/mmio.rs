@@ -7,7 +7,7 @@ use crate::arch::addr::{Gpa, Width};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{Bus, BusSignals, IOAPIC_BASE, IOAPIC_SIZE};
 use crate::host::trace;
-use crate::machine::ioevent::Place;
+use crate::machine::ioevent::IoAddrSpace;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 
@@ -100,7 +100,7 @@ fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value
     // Who is signalled is by the length of the whole.
     if cx.vm.machine.signal_write(
         cx.cpu,
-        Place::Memory,
+        IoAddrSpace::Memory,
         gpa.0,
         (len as u32, || value),
         &mut cx.core.event_hint,
@@ -160,7 +160,7 @@ fn write_pci<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, val
 #[inline]
 pub(crate) fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
     let written = (width.bytes() as u32, || value & width.mask());
-    cx.vm.machine.signal_write(cx.cpu, Place::Memory, gpa.0, written, &mut cx.core.event_hint)
+    cx.vm.machine.signal_write(cx.cpu, IoAddrSpace::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.

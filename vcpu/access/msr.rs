@@ -13,7 +13,7 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
@@ -188,7 +188,7 @@ fn set_handled<B: Backend>(
                 l.tsc_changed(&clock);
             }
             core.arm_timer(mailbox);
-            mailbox.request_self(Requests::CLOCK);
+            mailbox.request_self(VcpuRequests::CLOCK);
         }
         Handled::ApicBase => {
             if !core.restore_apic_base(value) {
@@ -216,11 +216,11 @@ fn set_handled<B: Backend>(
         Handled::KvmWallClock => {
             core.pv.wall_clock = value;
             core.pv.wall_wanted = true;
-            mailbox.request_self(Requests::CLOCK);
+            mailbox.request_self(VcpuRequests::CLOCK);
         }
         Handled::KvmSystemTime => {
             core.pv.system_time = value;
-            mailbox.request_self(Requests::CLOCK);
+            mailbox.request_self(VcpuRequests::CLOCK);
         }
         Handled::KvmPvEoi => {
             if !is_canonical(value, VA_BITS) || value & 2 != 0 {

@@ -4,8 +4,8 @@
 
 use crate::arch::addr::Width;
 use crate::chipset::bus;
-use crate::machine::ioevent::Place;
-use crate::machine::mailbox::Requests;
+use crate::machine::ioevent::IoAddrSpace;
+use crate::machine::mailbox::VcpuRequests;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 
@@ -17,7 +17,7 @@ pub(crate) fn signal<B: Backend>(
     port: u16,
     written: (u32, impl Fn() -> u64),
 ) -> bool {
-    cx.vm.machine.signal_write(cx.cpu, Place::Port, port.into(), written, &mut cx.core.event_hint)
+    cx.vm.machine.signal_write(cx.cpu, IoAddrSpace::Port, port.into(), written, &mut cx.core.event_hint)
 }
 
 /// Returns whether a port is one of PCI configuration.
@@ -76,7 +76,7 @@ pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wi
     );
     if let Some(request) = request {
         cx.vm.machine.power.note(request);
-        cx.mailbox.request_self(Requests::EXIT);
+        cx.mailbox.request_self(VcpuRequests::EXIT);
     }
     if console {
         cx.vm.machine.interrupts.console.wake();

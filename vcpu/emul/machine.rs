@@ -5,7 +5,7 @@
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
 use crate::arch::exception::Exception;
-use crate::arch::segment::{SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegReg, SegmentState};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::access::port;
 use crate::vcpu::backend::Backend;
@@ -100,16 +100,16 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         self.cx.core.state.rflags = rflags;
     }
 
-    fn segment(&self, reg: SegReg) -> Segment {
+    fn segment(&self, reg: SegReg) -> SegmentState {
         self.cx.core.state.seg(reg)
     }
 
-    fn set_segment(&mut self, reg: SegReg, seg: Segment) {
+    fn set_segment(&mut self, reg: SegReg, seg: SegmentState) {
         self.cx.core.state.segs[reg as usize] = seg;
         self.cx.core.state.mark(Groups::SEGMENTS);
     }
 
-    fn table(&self, which: TableReg) -> Table {
+    fn table(&self, which: TableReg) -> DescTable {
         let s = &self.cx.core.state;
         match which {
             TableReg::Gdt => s.gdt,
@@ -117,7 +117,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         }
     }
 
-    fn set_table(&mut self, which: TableReg, table: Table) {
+    fn set_table(&mut self, which: TableReg, table: DescTable) {
         let s = &mut self.cx.core.state;
         match which {
             TableReg::Gdt => s.gdt = table,
@@ -126,16 +126,16 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         s.mark(Groups::TABLES);
     }
 
-    fn ldt(&self) -> Segment {
+    fn ldt(&self) -> SegmentState {
         self.cx.core.state.ldtr
     }
 
-    fn set_ldt(&mut self, ldt: Segment) {
+    fn set_ldt(&mut self, ldt: SegmentState) {
         self.cx.core.state.ldtr = ldt;
         self.cx.core.state.mark(Groups::SEGMENTS);
     }
 
-    fn set_task(&mut self, task: Segment) {
+    fn set_task(&mut self, task: SegmentState) {
         self.cx.core.state.tr = task;
         self.cx.core.state.mark(Groups::SEGMENTS);
     }

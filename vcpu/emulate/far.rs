@@ -12,7 +12,7 @@ use super::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{descriptor_base, SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{descriptor_base, DescTable, SegAttr, SegReg, SegmentState};
 
 /// The selector's bit for the LDT.
 const TI: u16 = 4;
@@ -21,7 +21,7 @@ const ACCESSED: u32 = 1;
 
 /// A descriptor with the address it was read from.
 pub(super) struct Found {
-    pub(super) segment: Segment,
+    pub(super) segment: SegmentState,
     at: Gva,
 }
 
@@ -31,11 +31,11 @@ pub(super) fn refused(vector: Vector, selector: u16) -> Stop {
 }
 
 /// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
-fn unpack(selector: u16, raw: u64) -> Segment {
+fn unpack(selector: u16, raw: u64) -> SegmentState {
     let attr = (raw >> 40 & 0xf0ff) as u32;
     let limit = ((raw & 0xffff) | (raw >> 32 & 0xf_0000)) as u32;
     let limit = if attr & 1 << 15 != 0 { limit << 12 | 0xfff } else { limit };
-    Segment { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
+    SegmentState { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
 }
 
 impl<M: Machine> Cx<'_, M> {
@@ -51,7 +51,7 @@ impl<M: Machine> Cx<'_, M> {
     pub(super) fn descriptor(&mut self, selector: u16) -> Step<Found> {
         let table = if selector & TI == 0 {
             let gdt = self.m.table(TableReg::Gdt);
-            Segment { limit: u32::from(gdt.limit), base: gdt.base, ..Segment::default() }
+            SegmentState { limit: u32::from(gdt.limit), base: gdt.base, ..SegmentState::default() }
         } else {
             self.m.ldt()
         };
@@ -98,7 +98,7 @@ impl<M: Machine> Cx<'_, M> {
             if reg == SegReg::Ss {
                 return Err(GP0);
             }
-            self.m.set_segment(reg, Segment::null(selector));
+            self.m.set_segment(reg, SegmentState::null(selector));
             return Ok(());
         }
         let mut found = self.descriptor(selector)?;
@@ -122,7 +122,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Finds the code segment and the offset of a far branch's target.
-    fn far_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
+    fn far_target(&mut self, selector: u16, offset: u64) -> Step<(SegmentState, u64)> {
         let offset = offset & self.insn.op_size.mask();
         let segment = if !is_protected(self.m) {
             self.m.segment(SegReg::Cs).at_paragraph(selector)
@@ -157,7 +157,7 @@ impl<M: Machine> Cx<'_, M> {
     ///
     /// # Errors
     /// [`Stop::Unhandled`] for a return to another level.
-    pub(super) fn return_target(&mut self, selector: u16, offset: u64) -> Step<(Segment, u64)> {
+    pub(super) fn return_target(&mut self, selector: u16, offset: u64) -> Step<(SegmentState, u64)> {
         if is_protected(self.m) && selector & !3 != 0 && selector & 3 != 0 {
             return Err(Stop::Unhandled);
         }
@@ -220,7 +220,7 @@ impl<M: Machine> Cx<'_, M> {
             let base = self.load_at(at.wrapping_add(2), Width::B4, Access::Read)?;
             // With 16-bit operands the base has 24 bits.
             let mask = if self.insn.op_size == Width::B2 { 0xff_ffff } else { 0xffff_ffff };
-            self.m.set_table(which, Table { base: base & mask, limit });
+            self.m.set_table(which, DescTable { base: base & mask, limit });
         } else {
             let table = self.m.table(which);
             let mut image = [0u8; 6];
@@ -245,7 +245,7 @@ impl<M: Machine> Cx<'_, M> {
         let is_task = self.insn.ext == 3;
         let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
         if selector & !3 == 0 && !is_task {
-            self.m.set_ldt(Segment::null(selector));
+            self.m.set_ldt(SegmentState::null(selector));
             return Ok(Next::Advance);
         }
         if selector & TI != 0 || selector & !3 == 0 {

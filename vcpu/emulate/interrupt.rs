@@ -20,7 +20,7 @@ use super::machine::{Access, Machine, Step, Stop, TableReg};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{SegReg, Segment};
+use crate::arch::segment::{SegReg, SegmentState};
 
 /// Error code: the event was none of the program's.
 const EXT: u32 = 1;
@@ -201,7 +201,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Finds the code segment of a handler.
-    fn handler(&mut self, selector: u16) -> Step<Segment> {
+    fn handler(&mut self, selector: u16) -> Step<SegmentState> {
         // A gate's RPL does not count.
         let selector = selector & !3;
         if selector == 0 {

@@ -7,7 +7,7 @@
 
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::exception::Exception;
-use crate::arch::segment::{SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegReg, SegmentState};
 
 /// Why an instruction could not be carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +62,19 @@ pub(crate) trait Machine {
     /// Sets RFLAGS.
     fn set_rflags(&mut self, rflags: u64);
     /// Returns a segment register.
-    fn segment(&self, reg: SegReg) -> Segment;
+    fn segment(&self, reg: SegReg) -> SegmentState;
     /// Loads a segment register with a descriptor already checked.
-    fn set_segment(&mut self, reg: SegReg, seg: Segment);
+    fn set_segment(&mut self, reg: SegReg, seg: SegmentState);
     /// Returns GDTR or IDTR.
-    fn table(&self, which: TableReg) -> Table;
+    fn table(&self, which: TableReg) -> DescTable;
     /// Sets GDTR or IDTR.
-    fn set_table(&mut self, which: TableReg, table: Table);
+    fn set_table(&mut self, which: TableReg, table: DescTable);
     /// Returns LDTR.
-    fn ldt(&self) -> Segment;
+    fn ldt(&self) -> SegmentState;
     /// Loads LDTR with a descriptor already checked.
-    fn set_ldt(&mut self, ldt: Segment);
+    fn set_ldt(&mut self, ldt: SegmentState);
     /// Loads TR with a descriptor already checked.
-    fn set_task(&mut self, task: Segment);
+    fn set_task(&mut self, task: SegmentState);
     /// Returns CR0, CR2, CR3, CR4 or CR8 (`n`).
     fn cr(&self, n: u8) -> u64;
     /// Writes CR0, CR2, CR3, CR4 or CR8, with all the checks of MOV to CR but that of the CPL.

@@ -59,7 +59,7 @@ fn folder(c: &Ctx) {
     assert!(read(&folder, "exits").lines().all(|l| l.starts_with(&format!("{}/0 0x", id()))));
     assert_eq!(read(&others, "counters") + &read(&others, "exits"), "", "the other one has no vCPU");
     assert!(read(&folder, "memory").starts_with("slot 0 gpa 0x0 bytes 0x10000 hva 0x"));
-    assert_eq!(read(&folder, "vcpus"), "0 outside, asked Requests(0x0)\n");
+    assert_eq!(read(&folder, "vcpus"), "0 outside, asked VcpuRequests(0x0)\n");
     let chips = read(&folder, "chips");
     assert!(chips.starts_with("pic Saved") && chips.contains("\nioapic Saved"), "{chips}");
     assert_eq!(read(&folder, "devices") + &read(&folder, "report"), "");

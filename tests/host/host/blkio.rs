@@ -2,10 +2,10 @@
 
 //! The backing file of a disk, in an array.
 
-use super::file::{is_being_killed, FileRef, HostFile, Loan, WaitQueue};
+use super::file::{is_being_killed, FileLoan, FileRef, HostFile, WaitQueue};
 use super::guest_ram::{self, HostPage};
-use super::page::Pages;
-use super::pieces::{Pieces, Transfer};
+use super::page::KernelPages;
+use super::pieces::{IoVecList, IoVecSlice};
 use super::world::{locked, world};
 use crate::arch::addr::{Hva, PAGE_SIZE};
 use crate::virtio::inflight::{EndedRing, InFlight};
@@ -19,7 +19,7 @@ use std::sync::{Arc as StdArc, Mutex};
 
 /// What a backing file is like.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Properties {
+pub(crate) struct FileProperties {
     /// Its size in bytes.
     pub(crate) bytes: u64,
     /// log2 of its block size.
@@ -189,9 +189,9 @@ impl BackingFile {
     ///
     /// # Errors
     /// None here.
-    pub(crate) fn properties(&self) -> Result<Properties> {
+    pub(crate) fn properties(&self) -> Result<FileProperties> {
         let bytes = locked(&self.0.contents).bytes.len() as u64;
-        Ok(Properties { bytes, block_shift: self.0.block_shift, discard: self.0.discards })
+        Ok(FileProperties { bytes, block_shift: self.0.block_shift, discard: self.0.discards })
     }
 
     /// Makes everything written so far durable.
@@ -238,7 +238,7 @@ pub(crate) struct FilePos {
 }
 
 /// Where the one who takes what has ended waits.
-pub(crate) trait Waker: Send + Sync {
+pub(crate) trait TransferWaker: Send + Sync {
     /// Wakes it.
     fn wake(&self);
 
@@ -252,7 +252,7 @@ struct Lane<W> {
     waker: W,
 }
 
-impl<W: Waker> Lane<W> {
+impl<W: TransferWaker> Lane<W> {
     fn note(&self, slot: u16, result: Result<u64>) {
         let result = result.map_or_else(|e| i64::from(e.to_errno()), |n| n as i64);
         let mut ended = self.ended.lock();
@@ -265,9 +265,9 @@ fn outcome(result: i64) -> Result<u64> {
     u64::try_from(result).map_err(|_| Error::from_errno(result as i32))
 }
 
-/// What [`Transfers::start`] did.
+/// What [`FileTransfers::start`] did.
 #[must_use]
-pub(crate) enum Started<T> {
+pub(crate) enum StartedTransfer<T> {
     /// It goes on.
     UnderWay,
     /// It has ended, with this many bytes or an error.
@@ -275,27 +275,27 @@ pub(crate) enum Started<T> {
 }
 
 /// Transfers of a file that are under way, each for an item.
-pub(crate) struct Transfers<T, W: Waker> {
-    file: Loan<BackingFile>,
+pub(crate) struct FileTransfers<T, W: TransferWaker> {
+    file: FileLoan<BackingFile>,
     lane: StdArc<Lane<W>>,
     items: InFlight<T>,
-    pieces: Pieces,
-    page: Pages,
+    pieces: IoVecList,
+    page: KernelPages,
 }
 
-impl<T, W: Waker + 'static> Transfers<T, W> {
+impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
     /// Returns none.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(room: u16, waker: W) -> Result<Transfers<T, W>> {
+    pub(crate) fn new(room: u16, waker: W) -> Result<FileTransfers<T, W>> {
         let lane = Lane { ended: kernel::new_spinlock_irq!(EndedRing::new(room)?), waker };
-        Ok(Transfers {
-            file: Loan::empty(),
+        Ok(FileTransfers {
+            file: FileLoan::empty(),
             lane: StdArc::new(lane),
             items: InFlight::new(room)?,
-            pieces: Pieces::new()?,
-            page: Pages::new(0)?,
+            pieces: IoVecList::new()?,
+            page: KernelPages::new(0)?,
         })
     }
 
@@ -320,7 +320,7 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
         self.file.get().ok_or(EBADF)
     }
 
-    /// Returns whether there is a file, and [`Transfers::start`] can be told not to wait.
+    /// Returns whether there is a file, and [`FileTransfers::start`] can be told not to wait.
     pub(crate) fn is_prompt(&self) -> bool {
         self.file.get().is_some_and(|file| file.0.is_nowait)
     }
@@ -331,12 +331,12 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
         self.pieces.set(pieces)
     }
 
-    /// Starts the transfer of what [`Transfers::gather`] set.
-    pub(crate) fn start(&mut self, item: T, at: FilePos) -> Started<T> {
+    /// Starts the transfer of what [`FileTransfers::gather`] set.
+    pub(crate) fn start(&mut self, item: T, at: FilePos) -> StartedTransfer<T> {
         might_sleep("Transfers::start()");
-        let Ok(file) = self.file() else { return Started::Ended(item, Err(EBADF)) };
+        let Ok(file) = self.file() else { return StartedTransfer::Ended(item, Err(EBADF)) };
         let file = file.0.clone();
-        let Some(slot) = self.items.reserve() else { return Started::Ended(item, Err(EBUSY)) };
+        let Some(slot) = self.items.reserve() else { return StartedTransfer::Ended(item, Err(EBUSY)) };
         let all = self.pieces.all();
         let ended = match file.manner() {
             Manner::Fails(errno) => Some(Err(Error::from_errno(-errno))),
@@ -349,11 +349,11 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
         match ended {
             None => {
                 self.items.fill(slot, item);
-                Started::UnderWay
+                StartedTransfer::UnderWay
             }
             Some(result) => {
                 self.items.release(slot);
-                Started::Ended(item, result)
+                StartedTransfer::Ended(item, result)
             }
         }
     }
@@ -460,7 +460,7 @@ impl<T, W: Waker + 'static> Transfers<T, W> {
 }
 
 /// Transfers the first `bytes`.
-fn transfer(file: &DiskFile, pieces: Transfer<'_>, at: FilePos, bytes: u64) -> Result<u64> {
+fn transfer(file: &DiskFile, pieces: IoVecSlice<'_>, at: FilePos, bytes: u64) -> Result<u64> {
     if at.write {
         let data = pieces.read()?;
         Ok(file.write(at.pos, &data[..bytes as usize], at.durable))
@@ -485,7 +485,7 @@ fn each_part(
     Ok(())
 }
 
-impl<T, W: Waker> Drop for Transfers<T, W> {
+impl<T, W: TransferWaker> Drop for FileTransfers<T, W> {
     fn drop(&mut self) {
         assert!(std::thread::panicking() || self.file.get().is_none(), "the file was taken back");
     }

@@ -116,15 +116,15 @@ pub(crate) fn is_wanted() -> bool {
 }
 
 /// Where [`is_work_pending`] looks.
-pub(crate) struct Work<'a> {
+pub(crate) struct ThreadWork<'a> {
     task: Arc<Task>,
     _cpu: &'a PinnedCpu,
 }
 
-impl<'a> Work<'a> {
+impl<'a> ThreadWork<'a> {
     /// Finds it for the calling thread.
-    pub(crate) fn of_this_thread(cpu: &'a PinnedCpu) -> Work<'a> {
-        Work { task: current(), _cpu: cpu }
+    pub(crate) fn of_this_thread(cpu: &'a PinnedCpu) -> ThreadWork<'a> {
+        ThreadWork { task: current(), _cpu: cpu }
     }
 
     /// Returns what [`is_work_pending`] does.

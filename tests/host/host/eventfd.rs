@@ -82,18 +82,18 @@ impl PartialEq for EventFd {
     }
 }
 
-/// What a [`Listener`] does when its eventfd is signalled.
+/// What a [`EventListener`] does when its eventfd is signalled.
 pub(crate) trait OnEvent: Send + Sync + 'static {
     /// Called with interrupts off.
     fn on_event(&self);
 }
 
-struct Inner<T> {
+struct ListenerEntry<T> {
     closed: AtomicBool,
     target: T,
 }
 
-impl<T: OnEvent> Heard for Inner<T> {
+impl<T: OnEvent> Heard for ListenerEntry<T> {
     fn hear(&self) {
         self.target.on_event();
     }
@@ -104,21 +104,21 @@ impl<T: OnEvent> Heard for Inner<T> {
 }
 
 /// Calls its target whenever an eventfd is signalled, until it is dropped.
-pub(crate) struct Listener<T: OnEvent> {
+pub(crate) struct EventListener<T: OnEvent> {
     event: Arc<EventCount>,
-    inner: Arc<Inner<T>>,
+    inner: Arc<ListenerEntry<T>>,
 }
 
-impl<T: OnEvent> Listener<T> {
+impl<T: OnEvent> EventListener<T> {
     /// Listens to the eventfd behind `fd`.
     ///
     /// # Errors
     /// `EBADF` for no such fd, `EINVAL` for one that is no eventfd, `EBUSY` for one that another listener consumes.
-    pub(crate) fn new(fd: i32, target: T) -> Result<Listener<T>> {
+    pub(crate) fn new(fd: i32, target: T) -> Result<EventListener<T>> {
         might_sleep("Listener::new()");
         let event = FileRef::event(fd)?;
         drop(KBox::new((), GFP_KERNEL_ACCOUNT)?);
-        let inner = Arc::new(Inner { closed: AtomicBool::new(false), target });
+        let inner = Arc::new(ListenerEntry { closed: AtomicBool::new(false), target });
         {
             let mut place = locked(&event.listener);
             if place.is_some() {
@@ -129,7 +129,7 @@ impl<T: OnEvent> Listener<T> {
         if event.take() != 0 {
             inner.target.on_event();
         }
-        Ok(Listener { event, inner })
+        Ok(EventListener { event, inner })
     }
 
     /// Returns whether the eventfd is this one.
@@ -148,7 +148,7 @@ impl<T: OnEvent> Listener<T> {
     }
 }
 
-impl<T: OnEvent> Drop for Listener<T> {
+impl<T: OnEvent> Drop for EventListener<T> {
     fn drop(&mut self) {
         *locked(&self.event.listener) = None;
     }

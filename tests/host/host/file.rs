@@ -291,20 +291,20 @@ pub(crate) trait HostFile: Sized {
 }
 
 /// A file that a device works with but does not hold.
-pub(crate) struct Known<T> {
+pub(crate) struct KnownFile<T> {
     fd: i32,
     identity: usize,
     kind: PhantomData<fn() -> T>,
 }
 
-impl<T: HostFile> Known<T> {
+impl<T: HostFile> KnownFile<T> {
     /// Looks at the file behind `fd`.
     ///
     /// # Errors
     /// `EBADF` for no such fd, and those of [`HostFile::of`].
-    pub(crate) fn look_up(fd: i32) -> Result<(Known<T>, T)> {
+    pub(crate) fn look_up(fd: i32) -> Result<(KnownFile<T>, T)> {
         let file = FileRef::get(fd)?;
-        Ok((Known { fd, identity: file.0.identity(), kind: PhantomData }, T::of(file)?))
+        Ok((KnownFile { fd, identity: file.0.identity(), kind: PhantomData }, T::of(file)?))
     }
 
     /// Takes a reference to the file, of which the process still has the fd.
@@ -312,7 +312,7 @@ impl<T: HostFile> Known<T> {
     /// # Errors
     /// `EBADF` where the fd is closed, or another file's by now.
     pub(crate) fn get(&self) -> Result<T> {
-        let (found, file) = Known::look_up(self.fd)?;
+        let (found, file) = KnownFile::look_up(self.fd)?;
         if found.identity == self.identity {
             Ok(file)
         } else {
@@ -322,12 +322,12 @@ impl<T: HostFile> Known<T> {
 }
 
 /// The place of a file in what threads share.
-pub(crate) struct Loan<T>(Option<T>);
+pub(crate) struct FileLoan<T>(Option<T>);
 
-impl<T: HostFile> Loan<T> {
+impl<T: HostFile> FileLoan<T> {
     /// An empty place.
-    pub(crate) const fn empty() -> Loan<T> {
-        Loan(None)
+    pub(crate) const fn empty() -> FileLoan<T> {
+        FileLoan(None)
     }
 
     /// Puts a file in.

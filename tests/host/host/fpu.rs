@@ -3,7 +3,7 @@
 //! The guest's extended state.
 
 use super::cpu::PinnedCpu;
-use super::page::Pages;
+use super::page::KernelPages;
 use super::processor::{registers, HOST_XCR0};
 use crate::arch::cr::Xcr0;
 use crate::arch::xsave::{self, MXCSR, MXCSR_INITIAL};
@@ -14,7 +14,7 @@ const MXCSR_BITS: u32 = 0xffff;
 
 /// The saved image of a guest's extended state.
 pub(crate) struct GuestFpu {
-    image: Pages,
+    image: KernelPages,
     xcr0: Xcr0,
     supported: Xcr0,
     pkru: u32,
@@ -33,7 +33,7 @@ impl GuestFpu {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<GuestFpu> {
-        let image = Pages::new(1)?;
+        let image = KernelPages::new(1)?;
         let mut fpu =
             GuestFpu { image, xcr0: Xcr0::X87, supported: supported_xcr0(), pkru: 0, is_refused: false };
         fpu.reset();
@@ -85,7 +85,7 @@ impl GuestFpu {
     ///
     /// # Errors
     /// `EIO` where the processor does not take it, which is the initial one then.
-    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<Loaded<'a>> {
+    pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<LoadedFpu<'a>> {
         if core::mem::take(&mut self.is_refused) {
             self.reset();
             return Err(EIO);
@@ -95,18 +95,18 @@ impl GuestFpu {
             r.has_guest_fpu = true;
             core::mem::replace(&mut r.xcr0, self.xcr0.bits())
         });
-        Ok(Loaded { fpu: self, host_xcr0, are_keys_shown: false })
+        Ok(LoadedFpu { fpu: self, host_xcr0, are_keys_shown: false })
     }
 }
 
 /// The guest's state is in the registers.
-pub(crate) struct Loaded<'a> {
+pub(crate) struct LoadedFpu<'a> {
     fpu: &'a mut GuestFpu,
     host_xcr0: u64,
     are_keys_shown: bool,
 }
 
-impl Loaded<'_> {
+impl LoadedFpu<'_> {
     /// Executes the guest's XSETBV.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Loaded<'_> {
     }
 }
 
-impl Drop for Loaded<'_> {
+impl Drop for LoadedFpu<'_> {
     fn drop(&mut self) {
         self.hide_keys();
         registers(|r| {

@@ -52,20 +52,20 @@ pub(crate) fn cmpxchg(hva: Hva, bytes: usize, old: u64, new: u64) -> Result<u64>
 
 /// Eight bytes of the process and the value that they had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Word {
+pub(crate) struct UserWord {
     hva: u64,
     value: u64,
 }
 
-impl Word {
+impl UserWord {
     /// Reads the eight bytes at `hva`; does not sleep.
     ///
     /// # Errors
     /// As [`copy_in`].
-    pub(crate) fn read(hva: Hva) -> Result<Word> {
+    pub(crate) fn read(hva: Hva) -> Result<UserWord> {
         let mut value = [0; 8];
         copy_in(hva, &mut value)?;
-        Ok(Word { hva: hva.0, value: u64::from_le_bytes(value) })
+        Ok(UserWord { hva: hva.0, value: u64::from_le_bytes(value) })
     }
 
     /// Returns the value.
@@ -80,12 +80,12 @@ impl Word {
 }
 
 /// Returns whether all words still have their values; does not sleep.
-pub(crate) fn is_unchanged(words: &[Word]) -> bool {
-    words.iter().all(Word::is_unchanged)
+pub(crate) fn is_unchanged(words: &[UserWord]) -> bool {
+    words.iter().all(UserWord::is_unchanged)
 }
 
 /// The same of five words. By the guest's keys it may be that none can be read.
-pub(crate) fn are_unchanged(words: &[Word; 5]) -> bool {
+pub(crate) fn are_unchanged(words: &[UserWord; 5]) -> bool {
     is_unchanged(words)
 }
 

@@ -36,19 +36,19 @@ impl Drop for TscAux {
 
 /// What this processor can do against speculation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Speculation {
+pub(crate) struct SpecControls {
     /// The bits that MSR SPEC_CTRL takes.
     pub(crate) control: u32,
     /// MSR PRED_CMD takes the barrier command.
     pub(crate) barrier: bool,
 }
 
-impl Speculation {
+impl SpecControls {
     /// Asks the calling CPU.
-    pub(crate) fn of_this_cpu() -> Speculation {
+    pub(crate) fn of_this_cpu() -> SpecControls {
         let amd = FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx);
         let bit = |flag, value: u32| if amd.contains(flag) { value } else { 0 };
-        Speculation {
+        SpecControls {
             control: bit(FExt8Ebx::IBRS, 1) | bit(FExt8Ebx::STIBP, 2) | bit(FExt8Ebx::SSBD, 4),
             barrier: amd.contains(FExt8Ebx::IBPB),
         }
@@ -70,7 +70,7 @@ pub(crate) struct SpecCtrl {
 
 impl SpecCtrl {
     /// Prepares; `None` where nothing has to be switched.
-    pub(crate) fn new(guest: u32, host: Speculation, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+    pub(crate) fn new(guest: u32, host: SpecControls, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
         let guest = guest & host.control;
         let host = registers(|r| r.spec_ctrl);
         Some(SpecCtrl { host, guest: guest | host }).filter(|s| guest != 0 && s.guest != s.host)

@@ -20,7 +20,7 @@ macro_rules! new_killable_mutex {
 pub(crate) use new_killable_mutex;
 
 /// The lock is held.
-pub(crate) type Guard<'a, T> = RawGuard<'a, T>;
+pub(crate) type MutexGuard<'a, T> = RawGuard<'a, T>;
 
 impl<T> KillableMutex<T> {
     /// Makes one that nobody holds.
@@ -33,7 +33,7 @@ impl<T> KillableMutex<T> {
     /// # Errors
     /// `EINTR` for a thread that is being killed.
     #[track_caller]
-    pub(crate) fn lock(&self) -> Result<Guard<'_, T>> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>> {
         might_sleep("KillableMutex::lock()");
         let task = current();
         loop {
@@ -49,13 +49,13 @@ impl<T> KillableMutex<T> {
 
     /// Waits for the lock, whatever signal comes.
     #[track_caller]
-    pub(crate) fn lock_fully(&self) -> Guard<'_, T> {
+    pub(crate) fn lock_fully(&self) -> MutexGuard<'_, T> {
         might_sleep("KillableMutex::lock_fully()");
         self.0.lock()
     }
 
     /// Takes the lock if nobody holds it.
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock()
     }
 }

@@ -4,7 +4,7 @@
 
 use super::eventfd::OnEvent;
 use super::file::{signal_pending, FileRef, HostFile};
-use super::pieces::Transfer;
+use super::pieces::IoVecSlice;
 use super::world::locked;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use kernel::context::{in_interrupt, might_sleep};
@@ -33,23 +33,23 @@ impl Ears {
 }
 
 /// Calls its target when something happens to a file, until it is dropped.
-pub(crate) struct Ear<'a> {
+pub(crate) struct SocketListener<'a> {
     ears: &'a Ears,
     number: u64,
 }
 
-impl<'a> Ear<'a> {
-    fn new(ears: &'a Ears, target: impl OnEvent) -> Result<Ear<'a>> {
+impl<'a> SocketListener<'a> {
+    fn new(ears: &'a Ears, target: impl OnEvent) -> Result<SocketListener<'a>> {
         might_sleep("listen()");
         drop(KBox::new((), GFP_KERNEL_ACCOUNT)?);
         let number = ears.next.fetch_add(1, SeqCst);
         locked(&ears.open).push((number, Arc::new(target)));
         sched::yield_point();
-        Ok(Ear { ears, number })
+        Ok(SocketListener { ears, number })
     }
 }
 
-impl Drop for Ear<'_> {
+impl Drop for SocketListener<'_> {
     fn drop(&mut self) {
         locked(&self.ears.open).retain(|(n, _)| *n != self.number);
     }
@@ -115,15 +115,15 @@ impl TapDevice {
 }
 
 /// A tap.
-pub(crate) struct Tap(Arc<TapDevice>);
+pub(crate) struct TapSocket(Arc<TapDevice>);
 
-impl HostFile for Tap {
-    fn of(file: FileRef) -> Result<Tap> {
-        file.tap().map(Tap)
+impl HostFile for TapSocket {
+    fn of(file: FileRef) -> Result<TapSocket> {
+        file.tap().map(TapSocket)
     }
 }
 
-impl Tap {
+impl TapSocket {
     /// Sets what packets from the tap may leave to their receiver.
     ///
     /// # Errors
@@ -143,8 +143,8 @@ impl Tap {
     ///
     /// # Errors
     /// `EINVAL` for a bad header, `EFAULT`, `EIO`; `EAGAIN` where it would have to wait.
-    pub(crate) fn send(&self, packet: Transfer<'_>, prompt: bool) -> Result<u64> {
-        might_sleep("Tap::send()");
+    pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
+        might_sleep("TapSocket::send()");
         let bytes = packet.read()?;
         if bytes.len() < HEADER {
             return Err(EINVAL);
@@ -169,8 +169,8 @@ impl Tap {
     ///
     /// # Errors
     /// `EAGAIN` when there is none.
-    pub(crate) fn receive(&self, room: Transfer<'_>) -> Result<u64> {
-        might_sleep("Tap::receive()");
+    pub(crate) fn receive(&self, room: IoVecSlice<'_>) -> Result<u64> {
+        might_sleep("TapSocket::receive()");
         let packet = locked(&self.0.to_guest).pop_front().ok_or(EAGAIN)?;
         let mut all = vec![0; HEADER];
         all.extend_from_slice(&packet);
@@ -186,8 +186,8 @@ impl Tap {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn listen(&self, target: impl OnEvent) -> Result<Ear<'_>> {
-        Ear::new(&self.0.ears, target)
+    pub(crate) fn listen(&self, target: impl OnEvent) -> Result<SocketListener<'_>> {
+        SocketListener::new(&self.0.ears, target)
     }
 }
 
@@ -197,23 +197,23 @@ const BATCHED: u64 = 2_000;
 const BATCH: usize = 16;
 
 /// Packets for a tap that are sent together.
-pub(crate) struct Batch(Vec<Vec<u8>>);
+pub(crate) struct TapBatch(Vec<Vec<u8>>);
 
-impl Batch {
+impl TapBatch {
     /// Returns an empty one.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Batch> {
+    pub(crate) fn new() -> Result<TapBatch> {
         drop(KBox::new((), GFP_KERNEL_ACCOUNT)?);
-        Ok(Batch(Vec::new()))
+        Ok(TapBatch(Vec::new()))
     }
 
     /// Copies a packet, header first.
     ///
     /// # Errors
     /// `ENOSPC`: it is to be sent alone, or others first. `EINVAL` for a bad header, `EFAULT`.
-    pub(crate) fn add(&mut self, _tap: &Tap, packet: Transfer<'_>) -> Result {
+    pub(crate) fn add(&mut self, _tap: &TapSocket, packet: IoVecSlice<'_>) -> Result {
         if packet.bytes() > BATCHED || self.0.len() == BATCH {
             return Err(ENOSPC);
         }
@@ -226,7 +226,7 @@ impl Batch {
     }
 
     /// Sends what waits. What the tap does not take is lost.
-    pub(crate) fn send(&mut self, tap: &Tap) {
+    pub(crate) fn send(&mut self, tap: &TapSocket) {
         if !self.0.is_empty() {
             tap.0.batches.fetch_add(1, SeqCst);
         }
@@ -273,21 +273,21 @@ impl StreamSocket {
 }
 
 /// A stream.
-pub(crate) struct Stream(Arc<StreamSocket>);
+pub(crate) struct PacketStream(Arc<StreamSocket>);
 
-impl HostFile for Stream {
-    fn of(file: FileRef) -> Result<Stream> {
-        file.stream().map(Stream)
+impl HostFile for PacketStream {
+    fn of(file: FileRef) -> Result<PacketStream> {
+        file.stream().map(PacketStream)
     }
 }
 
-impl Stream {
+impl PacketStream {
     /// Sends bytes; sleeps. Returns how many were sent.
     ///
     /// # Errors
     /// `EPIPE` when the other end is closed; `EINTR` on a signal.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize> {
-        might_sleep("Stream::send()");
+        might_sleep("PacketStream::send()");
         let task = current();
         let most = || self.0.most.load(SeqCst) as usize;
         sched::wait_until("room in the stream", || most() != 0 || task.has(SIGNAL | FATAL));
@@ -324,7 +324,7 @@ impl Stream {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn listen(&self, target: impl OnEvent) -> Result<Ear<'_>> {
-        Ear::new(&self.0.ears, target)
+    pub(crate) fn listen(&self, target: impl OnEvent) -> Result<SocketListener<'_>> {
+        SocketListener::new(&self.0.ears, target)
     }
 }

@@ -82,36 +82,36 @@ impl Notifier {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn register<T: OnInvalidate + 'static>(target: Arc<T>) -> Result<Registered<T>> {
+    pub(crate) fn register<T: OnInvalidate + 'static>(target: Arc<T>) -> Result<RegisteredTarget<T>> {
         drop(KBox::new((), GFP_KERNEL_ACCOUNT)?);
         let world = world();
         let number = world.notifiers.next.fetch_add(1, SeqCst);
         locked(&world.notifiers.listed).push((number, target.as_std().clone()));
-        Ok(Registered { target, number, world })
+        Ok(RegisteredTarget { target, number, world })
     }
 }
 
 /// A target together with its registration.
-pub(crate) struct Registered<T> {
+pub(crate) struct RegisteredTarget<T> {
     target: Arc<T>,
     number: u64,
     world: StdArc<World>,
 }
 
-impl<T> Registered<T> {
+impl<T> RegisteredTarget<T> {
     /// Returns whether the calling thread belongs to the address space registered with.
     pub(crate) fn is_current(&self) -> bool {
         StdArc::ptr_eq(&current().process, &self.world.process)
     }
 }
 
-impl<T> Drop for Registered<T> {
+impl<T> Drop for RegisteredTarget<T> {
     fn drop(&mut self) {
         self.world.notifiers.remove(self.number);
     }
 }
 
-impl<T> core::ops::Deref for Registered<T> {
+impl<T> core::ops::Deref for RegisteredTarget<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.target

@@ -12,15 +12,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// 2^`order` contiguous zeroed pages.
-pub(crate) struct Pages(KVec<u8>);
+pub(crate) struct KernelPages(KVec<u8>);
 
-impl Pages {
+impl KernelPages {
     /// Allocates.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(order: u32) -> Result<Pages> {
-        Ok(Pages(KVec::from_elem(0, (PAGE_SIZE as usize) << order, GFP_KERNEL_ACCOUNT)?))
+    pub(crate) fn new(order: u32) -> Result<KernelPages> {
+        Ok(KernelPages(KVec::from_elem(0, (PAGE_SIZE as usize) << order, GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Returns the size in bytes.
@@ -43,7 +43,7 @@ impl SharedPage {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<SharedPage> {
-        drop(Pages::new(0)?);
+        drop(KernelPages::new(0)?);
         Ok(SharedPage(Arc::new(Mutex::new([0; PAGE_SIZE as usize]))))
     }
 

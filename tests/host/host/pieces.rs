@@ -12,20 +12,20 @@ const PIECES: usize = 256;
 const MAX_BYTES: u64 = 16 << 20;
 
 /// The pieces of the process's memory that transfers are made of.
-pub(crate) struct Pieces {
+pub(crate) struct IoVecList {
     iov: KVec<(Hva, u64)>,
     bytes: u64,
 }
 
 /// Where the pieces of one of several transfers are.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Extent {
+pub(crate) struct IoVecRange {
     first: usize,
     count: usize,
     bytes: u64,
 }
 
-impl Extent {
+impl IoVecRange {
     /// Returns the bytes in all of them.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -34,12 +34,12 @@ impl Extent {
 
 /// The pieces of one transfer.
 #[derive(Clone, Copy)]
-pub(crate) struct Transfer<'a> {
+pub(crate) struct IoVecSlice<'a> {
     iov: &'a [(Hva, u64)],
     bytes: u64,
 }
 
-impl<'a> Transfer<'a> {
+impl<'a> IoVecSlice<'a> {
     /// Returns the pieces.
     pub(super) fn pieces(&self) -> &'a [(Hva, u64)] {
         self.iov
@@ -73,13 +73,13 @@ impl<'a> Transfer<'a> {
     }
 }
 
-impl Pieces {
+impl IoVecList {
     /// Returns none.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Pieces> {
-        Ok(Pieces { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
+    pub(crate) fn new() -> Result<IoVecList> {
+        Ok(IoVecList { iov: KVec::with_capacity(PIECES, GFP_KERNEL_ACCOUNT)?, bytes: 0 })
     }
 
     /// Sets them, in order. Returns whether they fit into one transfer.
@@ -96,7 +96,7 @@ impl Pieces {
     }
 
     /// Adds those of another transfer, in order. `None`: they do not fit.
-    pub(crate) fn add(&mut self, pieces: impl Iterator<Item = (Hva, u64)>) -> Option<Extent> {
+    pub(crate) fn add(&mut self, pieces: impl Iterator<Item = (Hva, u64)>) -> Option<IoVecRange> {
         let first = self.iov.len();
         self.bytes = 0;
         for (hva, len) in pieces {
@@ -106,7 +106,7 @@ impl Pieces {
             }
             self.iov.push_within_capacity((hva, len)).ok()?;
         }
-        Some(Extent { first, count: self.iov.len() - first, bytes: self.bytes })
+        Some(IoVecRange { first, count: self.iov.len() - first, bytes: self.bytes })
     }
 
     /// Returns for how many more pieces there is room.
@@ -115,12 +115,12 @@ impl Pieces {
     }
 
     /// Returns the pieces of one transfer.
-    pub(crate) fn of(&self, extent: Extent) -> Transfer<'_> {
-        Transfer { iov: &self.iov[extent.first..extent.first + extent.count], bytes: extent.bytes }
+    pub(crate) fn of(&self, extent: IoVecRange) -> IoVecSlice<'_> {
+        IoVecSlice { iov: &self.iov[extent.first..extent.first + extent.count], bytes: extent.bytes }
     }
 
     /// Returns the only transfer.
-    pub(crate) fn all(&self) -> Transfer<'_> {
-        Transfer { iov: &self.iov, bytes: self.bytes }
+    pub(crate) fn all(&self) -> IoVecSlice<'_> {
+        IoVecSlice { iov: &self.iov, bytes: self.bytes }
     }
 }

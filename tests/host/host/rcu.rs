@@ -94,20 +94,20 @@ impl<T: Send + Sync + 'static> RcuBox<T> {
     }
 
     /// Puts `value` in place and returns the old one, which readers may still see.
-    pub(crate) fn publish(&self, value: KBox<T>) -> Unpublished<T> {
+    pub(crate) fn publish(&self, value: KBox<T>) -> RetiredValue<T> {
         sched::yield_point();
         let new = StdArc::new(KBox::into_inner(value));
-        Unpublished { old: core::mem::replace(&mut *locked(&self.value), new) }
+        RetiredValue { old: core::mem::replace(&mut *locked(&self.value), new) }
     }
 }
 
 /// A value that was replaced. Dropping it waits until no reader can see it.
 #[must_use = "dropping it sleeps"]
-pub(crate) struct Unpublished<T> {
+pub(crate) struct RetiredValue<T> {
     old: StdArc<T>,
 }
 
-impl<T> Drop for Unpublished<T> {
+impl<T> Drop for RetiredValue<T> {
     fn drop(&mut self) {
         world().readers.synchronize();
         assert!(std::thread::panicking() || StdArc::strong_count(&self.old) == 1, "a reader is left");
@@ -129,16 +129,16 @@ impl<T: Send + Sync> ModuleCell<T> {
     }
 
     /// Puts `value` in until the answer is dropped.
-    pub(crate) fn fill(&'static self, value: Arc<T>) -> Filled<T> {
+    pub(crate) fn fill(&'static self, value: Arc<T>) -> FilledCell<T> {
         *locked(&self.0) = Some(value);
-        Filled(self)
+        FilledCell(self)
     }
 }
 
 /// Owns the value of a [`ModuleCell`].
-pub(crate) struct Filled<T: Send + Sync + 'static>(&'static ModuleCell<T>);
+pub(crate) struct FilledCell<T: Send + Sync + 'static>(&'static ModuleCell<T>);
 
-impl<T: Send + Sync> Drop for Filled<T> {
+impl<T: Send + Sync> Drop for FilledCell<T> {
     fn drop(&mut self) {
         *locked(&self.0 .0) = None;
     }

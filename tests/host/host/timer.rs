@@ -97,29 +97,29 @@ impl Timers {
     }
 }
 
-/// What a [`Timer`] calls when it fires.
+/// What a [`DeadlineTimer`] calls when it fires.
 pub(crate) trait OnTimer: Sync {
     /// The deadline has passed.
     fn on_timer(&self);
 }
 
 /// A one-shot timer that calls the object it belongs to.
-pub(crate) struct Timer<T: OnTimer> {
+pub(crate) struct DeadlineTimer<T: OnTimer> {
     id: u64,
     target: OnceLock<Weak<T>>,
 }
 
-impl<T: OnTimer + Send + Sync + 'static> Timer<T> {
+impl<T: OnTimer + Send + Sync + 'static> DeadlineTimer<T> {
     /// One that is not yet tied to an object.
     pub(crate) fn new() -> impl PinInit<Self> {
-        Timer { id: world().timers.next.fetch_add(1, SeqCst), target: OnceLock::new() }
+        DeadlineTimer { id: world().timers.next.fetch_add(1, SeqCst), target: OnceLock::new() }
     }
 
     /// Ties the timer to the object that holds it.
     ///
     /// # Errors
     /// `EBUSY` when it is tied already.
-    pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &Timer<T>) -> Result {
+    pub(crate) fn bind(owner: &Arc<T>, timer: impl Fn(&T) -> &DeadlineTimer<T>) -> Result {
         timer(owner).target.set(StdArc::downgrade(owner.as_std())).map_err(|_| EBUSY)
     }
 
@@ -135,7 +135,7 @@ impl<T: OnTimer + Send + Sync + 'static> Timer<T> {
         sched::yield_point();
     }
 
-    /// Takes back [`Timer::arm`].
+    /// Takes back [`DeadlineTimer::arm`].
     pub(crate) fn disarm(&self) {
         locked(&world().timers.armed).remove(&self.id);
         sched::yield_point();

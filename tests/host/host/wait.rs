@@ -7,15 +7,15 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use kernel::prelude::*;
 
 /// The place where one thread waits.
-pub(crate) struct Waiter {
+pub(crate) struct ThreadWaiter {
     queue: WaitQueue,
     is_taken: AtomicBool,
 }
 
-impl Waiter {
+impl ThreadWaiter {
     /// An empty place.
-    pub(crate) fn new() -> Waiter {
-        Waiter { queue: WaitQueue::empty(), is_taken: AtomicBool::new(false) }
+    pub(crate) fn new() -> ThreadWaiter {
+        ThreadWaiter { queue: WaitQueue::empty(), is_taken: AtomicBool::new(false) }
     }
 
     /// Sleeps until `ready()` is true.

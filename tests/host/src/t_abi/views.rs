@@ -3,7 +3,7 @@
 //! The views into unions, conversions to the architecture's types, and exits as bytes.
 
 use crate::abi::{run, vcpu, vm};
-use crate::arch::segment::{SegAttr, Segment};
+use crate::arch::segment::{SegAttr, SegmentState};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -36,7 +36,7 @@ fn a_route_is_a_pin_or_a_message_by_its_kind() {
 
 #[test]
 fn the_flat_64_bit_code_segment_reads_as_the_manual_says() {
-    let code = Segment { selector: 0x10, attr: SegAttr(0xa09b), limit: u32::MAX, base: 0 };
+    let code = SegmentState { selector: 0x10, attr: SegAttr(0xa09b), limit: u32::MAX, base: 0 };
 
     let abi = vcpu::Segment::from(code);
 
@@ -76,15 +76,15 @@ proptest! {
     /// No bit of a segment's attributes is lost on the way to user space and back.
     #[test]
     fn segments_survive_the_round_trip(selector: u16, attr in any::<u32>(), limit: u32, base: u64) {
-        let segment = Segment { selector, attr: SegAttr(attr & 0x1_f0ff), limit, base };
+        let segment = SegmentState { selector, attr: SegAttr(attr & 0x1_f0ff), limit, base };
 
-        prop_assert_eq!(Segment::from(vcpu::Segment::from(segment)), segment);
+        prop_assert_eq!(SegmentState::from(vcpu::Segment::from(segment)), segment);
     }
 
     /// Whatever bytes user space gives as a segment, the architecture's type gets only defined bits.
     #[test]
     fn any_bytes_are_a_segment(bytes: [u8; 24]) {
-        let segment = Segment::from(vcpu::Segment::read_from_bytes(&bytes).unwrap());
+        let segment = SegmentState::from(vcpu::Segment::read_from_bytes(&bytes).unwrap());
 
         prop_assert_eq!(segment.attr.0 & !0x1_f0ff, 0);
     }

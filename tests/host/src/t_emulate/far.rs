@@ -5,7 +5,7 @@
 use super::machine::{Box86, RAX, RSP};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{SegReg, Table};
+use crate::arch::segment::{DescTable, SegReg};
 use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{deliver, emulate};
 use crate::vcpu::emulate::interrupt::Cause;
@@ -37,7 +37,7 @@ fn machine(mode: Mode, code: &[u8]) -> Box86 {
     let mut m = Box86::new(mode, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, 0x8000);
     m.put(0x100, code);
-    m.tables[0] = Table { base: GDT, limit: 0x47 };
+    m.tables[0] = DescTable { base: GDT, limit: 0x47 };
     let entries = [
         (CODE, descriptor(0x1234_5000, 0xfffff, 0x9a, 0xc)),
         (DATA, descriptor(0, 0xffff, 0x92, 0)),
@@ -183,7 +183,7 @@ fn lgdt_takes_24_bits_of_base_with_16_bit_operands() {
         let mut m = machine(Bits16, code);
         m.put(0x500, &image);
         assert_eq!(emulate(&mut m, None), Ok(()));
-        assert_eq!(m.tables[0], Table { base, limit: 0x27 });
+        assert_eq!(m.tables[0], DescTable { base, limit: 0x27 });
     }
 }
 
@@ -200,7 +200,7 @@ fn sidt_stores_what_lidt_loads() {
 #[test]
 fn an_interrupt_without_an_entry_in_the_table_faults() {
     let mut m = machine(Bits16, &[0xcd, 0x10]);
-    m.tables[1] = Table { base: 0, limit: 0x3f };
+    m.tables[1] = DescTable { base: 0, limit: 0x3f };
     assert_eq!(emulate(&mut m, None), fault(Vector::GP, 0));
     assert_eq!(m.gpr[usize::from(RSP)], 0x8000);
 }
@@ -208,7 +208,7 @@ fn an_interrupt_without_an_entry_in_the_table_faults() {
 #[test]
 fn int3_and_into_have_their_own_entries() {
     let mut m = machine(Bits16, &[0xce, 0xcc]); // into; int3
-    m.tables[1] = Table { base: 0, limit: 0x3ff };
+    m.tables[1] = DescTable { base: 0, limit: 0x3ff };
     m.put(3 * 4, &[0x00, 0x03, 0x00, 0x00]);
     m.put(4 * 4, &[0x00, 0x04, 0x00, 0x00]);
     assert_eq!(emulate(&mut m, None), Ok(()));
@@ -226,7 +226,7 @@ proptest! {
         vector: u8, ip in 0u16..0x1000, cs in 0x40u16..0x200, flags in any::<u16>(), sp in 0x4000u16..0xff00,
     ) {
         let mut m = machine(Bits16, &[]);
-        m.tables[1] = Table { base: 0, limit: 0x3ff };
+        m.tables[1] = DescTable { base: 0, limit: 0x3ff };
         let at = u64::from(vector) * 4;
         m.put(at, &[ip.to_le_bytes(), cs.to_le_bytes()].concat());
         m.seg[1].selector = 0x20;

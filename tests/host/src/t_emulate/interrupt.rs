@@ -7,7 +7,7 @@ use super::machine::{Box86, RAX, RSP};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{SegAttr, SegReg, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegReg};
 use crate::vcpu::emulate::decode::Mode::{Bits16, Bits32};
 use crate::vcpu::emulate::execute::{deliver, emulate};
 use crate::vcpu::emulate::interrupt::Cause;
@@ -44,7 +44,7 @@ fn machine(code: &[u8]) -> Box86 {
     let mut m = Box86::new(Bits32, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, STACK);
     m.put(0x100, code);
-    m.tables = [Table { base: GDT, limit: 0x37 }, Table { base: IDT, limit: 0x1ff }];
+    m.tables = [DescTable { base: GDT, limit: 0x37 }, DescTable { base: IDT, limit: 0x1ff }];
     let entries = [
         (CODE, descriptor(0, 0xfffff, 0x9a, 0xc)),
         (DATA, descriptor(0, 0xfffff, 0x92, 0xc)),
@@ -368,7 +368,7 @@ fn iret_to_another_level_task_or_mode_is_left_alone() {
 fn a_fault_in_real_mode_has_no_error_code() {
     let mut m = Box86::new(Bits16, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, STACK);
-    m.tables[1] = Table { base: 0, limit: 0x3ff };
+    m.tables[1] = DescTable { base: 0, limit: 0x3ff };
     m.put(13 * 4, &[0x00, 0x04, 0x00, 0x00]);
     assert_eq!(deliver(&mut m, 13, Cause::Exception(Some(0x50))), Ok(()));
     assert_eq!(m.gpr[usize::from(RSP)], STACK - 6);

@@ -5,7 +5,7 @@
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::{Exception, PfError};
-use crate::arch::segment::{SegAttr, SegReg, Segment, Table};
+use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
 use crate::vcpu::emulate::decode::Mode;
 use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
 
@@ -34,11 +34,11 @@ pub(crate) struct Box86 {
     pub(crate) gpr: [u64; 16],
     pub(crate) rip: u64,
     pub(crate) rflags: u64,
-    pub(crate) seg: [Segment; 6],
+    pub(crate) seg: [SegmentState; 6],
     /// GDTR and IDTR.
-    pub(crate) tables: [Table; 2],
-    pub(crate) ldt: Segment,
-    pub(crate) task: Segment,
+    pub(crate) tables: [DescTable; 2],
+    pub(crate) ldt: SegmentState,
+    pub(crate) task: SegmentState,
     pub(crate) cr: [u64; 9],
     pub(crate) efer: u64,
     pub(crate) cpl: u8,
@@ -58,7 +58,7 @@ pub(crate) struct Box86 {
     pub(crate) asked: Vec<Asked>,
 }
 
-fn flat(code: bool, mode: Mode) -> Segment {
+fn flat(code: bool, mode: Mode) -> SegmentState {
     let size = match (mode, code) {
         (Mode::Bits64, true) => 0xa000,
         (Mode::Bits16, _) => 0,
@@ -66,7 +66,7 @@ fn flat(code: bool, mode: Mode) -> Segment {
     };
     let kind = if code { 0x9b } else { 0x93 };
     let limit = if mode == Mode::Bits16 { 0xffff } else { 0xffff_ffff };
-    Segment { selector: if code { 8 } else { 16 }, attr: SegAttr(kind | size), limit, base: 0 }
+    SegmentState { selector: if code { 8 } else { 16 }, attr: SegAttr(kind | size), limit, base: 0 }
 }
 
 impl Box86 {
@@ -86,9 +86,9 @@ impl Box86 {
             rip: 0,
             rflags: 2,
             seg,
-            tables: [Table::default(); 2],
-            ldt: Segment::default(),
-            task: Segment::default(),
+            tables: [DescTable::default(); 2],
+            ldt: SegmentState::default(),
+            task: SegmentState::default(),
             cr,
             efer,
             cpl: 0,
@@ -160,25 +160,25 @@ impl Machine for Box86 {
     fn set_rflags(&mut self, rflags: u64) {
         self.rflags = rflags;
     }
-    fn segment(&self, reg: SegReg) -> Segment {
+    fn segment(&self, reg: SegReg) -> SegmentState {
         self.seg[reg as usize]
     }
-    fn set_segment(&mut self, reg: SegReg, seg: Segment) {
+    fn set_segment(&mut self, reg: SegReg, seg: SegmentState) {
         self.seg[reg as usize] = seg;
     }
-    fn table(&self, which: TableReg) -> Table {
+    fn table(&self, which: TableReg) -> DescTable {
         self.tables[which as usize]
     }
-    fn set_table(&mut self, which: TableReg, table: Table) {
+    fn set_table(&mut self, which: TableReg, table: DescTable) {
         self.tables[which as usize] = table;
     }
-    fn ldt(&self) -> Segment {
+    fn ldt(&self) -> SegmentState {
         self.ldt
     }
-    fn set_ldt(&mut self, ldt: Segment) {
+    fn set_ldt(&mut self, ldt: SegmentState) {
         self.ldt = ldt;
     }
-    fn set_task(&mut self, task: Segment) {
+    fn set_task(&mut self, task: SegmentState) {
         self.task = task;
     }
     fn cr(&self, n: u8) -> u64 {

@@ -8,7 +8,7 @@ use crate::fake::backend::{Commit, Entry, Stop};
 use crate::fake::direct::Direct;
 use crate::fake::steps::{fault, CODE, STORES};
 use crate::host::world::{locked, World};
-use crate::machine::mailbox::{Mailbox, Requests};
+use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use crate::mmu::format::GuestTouch;
 use crate::vcpu::event::Event;
 use crate::vcpu::exit::{Exit, MsrAccess, PioAccess, VirtInsn};
@@ -163,8 +163,8 @@ fn post_to_a_running_vcpu(seed: u64, spoils: bool) {
                 }
                 post(&|| mailbox.post(FIRST + 8 * poster + i, false));
                 match random.below(4) {
-                    0 => post(&|| mailbox.request(Requests::TLB_FLUSH)),
-                    1 => post(&|| mailbox.request(Requests::SERVICE)),
+                    0 => post(&|| mailbox.request(VcpuRequests::TLB_FLUSH)),
+                    1 => post(&|| mailbox.request(VcpuRequests::SERVICE)),
                     _ => {}
                 }
             }

@@ -58,7 +58,7 @@ fn each_vm_shows_its_own_vcpus() {
     assert!(!read(&two, "counters").contains(&format!("{pid}/0 ")));
     assert_eq!(read(&two, "exits"), "");
     assert!(!read(&one, "exits").is_empty());
-    assert_eq!(read(&two, "vcpus"), "3 outside, asked Requests(0x0)\n");
+    assert_eq!(read(&two, "vcpus"), "3 outside, asked VcpuRequests(0x0)\n");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::fake::backend::Stop;
 use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::{fault, LOADS, STORES};
 use crate::host::world::locked;
-use crate::machine::mailbox::Requests;
+use crate::machine::mailbox::VcpuRequests;
 use crate::machine::power::PlatformEvent;
 use crate::vcpu::event::Event;
 use crate::vcpu::exit::{Exit, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn};
@@ -57,9 +57,9 @@ const ALL: [Asked; 12] = [
     Asked::ExtInt,
     Asked::Exit,
     Asked::Clock,
-    Asked::Nothing(Requests::SERVICE.bits()),
-    Asked::Nothing(Requests::EOI.bits()),
-    Asked::Nothing(Requests::INLINE_SERVICE.bits()),
+    Asked::Nothing(VcpuRequests::SERVICE.bits()),
+    Asked::Nothing(VcpuRequests::EOI.bits()),
+    Asked::Nothing(VcpuRequests::INLINE_SERVICE.bits()),
 ];
 
 /// All kinds of exits. Bytes of no instruction: the exit is not one's.
@@ -153,18 +153,18 @@ fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::Mailbox>), ask
             mailbox.post_nmi();
         }
         Asked::Interrupt => mailbox.post(POSTED, false),
-        Asked::Flush => mailbox.request(Requests::TLB_FLUSH),
-        Asked::Init => mailbox.request(Requests::INIT),
-        Asked::Timer => mailbox.request(Requests::TIMER),
+        Asked::Flush => mailbox.request(VcpuRequests::TLB_FLUSH),
+        Asked::Init => mailbox.request(VcpuRequests::INIT),
+        Asked::Timer => mailbox.request(VcpuRequests::TIMER),
         Asked::ExtInt => {
             direct.vm.machine.interrupts.set_gsi(4, Level::High);
         }
         Asked::Exit => {
             direct.vm.machine.power.note(pm::PlatformRequest::Reset);
-            mailbox.request(Requests::EXIT);
+            mailbox.request(VcpuRequests::EXIT);
         }
-        Asked::Clock => mailbox.request(Requests::CLOCK),
-        Asked::Nothing(bits) => mailbox.request(Requests::from_bits_retain(bits)),
+        Asked::Clock => mailbox.request(VcpuRequests::CLOCK),
+        Asked::Nothing(bits) => mailbox.request(VcpuRequests::from_bits_retain(bits)),
     }
 }
 
@@ -332,7 +332,7 @@ fn who_asks_and_who_enters_cannot_miss_each_other() {
             drop(cpu);
         };
         let asks = || {
-            mailbox.request(Requests::TLB_FLUSH);
+            mailbox.request(VcpuRequests::TLB_FLUSH);
             is_asked.store(1, SeqCst);
         };
         let bodies = vec![super::thread(&world, &tasks[0], enters), super::thread(&world, &tasks[1], asks)];

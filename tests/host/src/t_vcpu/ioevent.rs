@@ -2,31 +2,31 @@
 
 //! The table of writes that signal: against a plain list.
 
-use crate::machine::ioevent::{IoEvents, Match, Place};
+use crate::machine::ioevent::{IoAddrSpace, IoEventMatch, IoEvents};
 use kernel::prelude::*;
 use proptest::prelude::*;
 
-const ANY: Match = Match { place: Place::Port, addr: 0x510, len: 0, value: None };
+const ANY: IoEventMatch = IoEventMatch { place: IoAddrSpace::Port, addr: 0x510, len: 0, value: None };
 
-fn at(addr: u64, len: u32, value: Option<u64>) -> Match {
-    Match { addr, len, value, ..ANY }
+fn at(addr: u64, len: u32, value: Option<u64>) -> IoEventMatch {
+    IoEventMatch { addr, len, value, ..ANY }
 }
 
 #[test]
 fn an_empty_table_takes_nothing() {
     let table: IoEvents<u32> = IoEvents::default();
 
-    assert_eq!(table.find(Place::Port, 0x510, 1, 0), None);
+    assert_eq!(table.find(IoAddrSpace::Port, 0x510, 1, 0), None);
     assert_eq!(table.without(ANY, |_| true).map(|_| ()), Err(ENOENT));
 }
 
 #[test]
 fn ports_and_memory_are_apart() {
     let table = IoEvents::default().with(ANY, 1).unwrap();
-    let table = table.with(Match { place: Place::Memory, ..ANY }, 2).unwrap();
+    let table = table.with(IoEventMatch { place: IoAddrSpace::Memory, ..ANY }, 2).unwrap();
 
-    assert_eq!(table.find(Place::Port, 0x510, 1, 0), Some(&1));
-    assert_eq!(table.find(Place::Memory, 0x510, 8, 0), Some(&2));
+    assert_eq!(table.find(IoAddrSpace::Port, 0x510, 1, 0), Some(&1));
+    assert_eq!(table.find(IoAddrSpace::Memory, 0x510, 8, 0), Some(&2));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn only_the_one_that_was_added_is_taken_back() {
     assert_eq!(table.without(wanted, |&e| e == 2).map(|_| ()), Err(ENOENT), "another eventfd");
     assert_eq!(table.without(at(0x510, 2, None), |_| true).map(|_| ()), Err(ENOENT), "another value");
     let table = table.without(wanted, |&e| e == 1).unwrap();
-    assert_eq!(table.find(Place::Port, 0x510, 2, 7), None);
+    assert_eq!(table.find(IoAddrSpace::Port, 0x510, 2, 7), None);
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn running_out_of_memory_leaves_the_table_as_it_was() {
     kernel::alloc::fail_none();
 
     assert_eq!(changed.map(|_| ()), Err(ENOMEM));
-    assert_eq!(table.find(Place::Port, 0x510, 4, 9), Some(&1));
+    assert_eq!(table.find(IoAddrSpace::Port, 0x510, 4, 9), Some(&1));
 }
 
-fn any_match() -> impl Strategy<Value = Match> {
-    let place = prop_oneof![Just(Place::Port), Just(Place::ChipPort), Just(Place::Memory)];
+fn any_match() -> impl Strategy<Value = IoEventMatch> {
+    let place = prop_oneof![Just(IoAddrSpace::Port), Just(IoAddrSpace::ChipPort), Just(IoAddrSpace::Memory)];
     let len = prop_oneof![Just(0u32), Just(1), Just(2), Just(4), Just(8)];
-    (place, 0..4u64, len, proptest::option::of(0..3u64)).prop_map(|(place, addr, len, value)| Match {
+    (place, 0..4u64, len, proptest::option::of(0..3u64)).prop_map(|(place, addr, len, value)| IoEventMatch {
         place,
         addr,
         len,
@@ -64,7 +64,7 @@ fn any_match() -> impl Strategy<Value = Match> {
 }
 
 /// Whether the write is one of `m`, as the documentation of the ioctl says it.
-fn is_meant(m: &Match, place: Place, addr: u64, len: u32, value: u64) -> bool {
+fn is_meant(m: &IoEventMatch, place: IoAddrSpace, addr: u64, len: u32, value: u64) -> bool {
     m.place == place
         && m.addr == addr
         && (m.len == 0 || m.len == len)
@@ -77,7 +77,7 @@ proptest! {
     fn the_table_is_a_list_of_everything(
         changes in proptest::collection::vec((any_match(), any::<bool>()), 0..60),
     ) {
-        let mut list: Vec<(Match, usize)> = Vec::new();
+        let mut list: Vec<(IoEventMatch, usize)> = Vec::new();
         let mut table = IoEvents::default();
         for (i, (m, add)) in changes.into_iter().enumerate() {
             if add {
@@ -102,7 +102,7 @@ proptest! {
                 }
             }
         }
-        for place in [Place::Port, Place::ChipPort, Place::Memory] {
+        for place in [IoAddrSpace::Port, IoAddrSpace::ChipPort, IoAddrSpace::Memory] {
             for (addr, len, value) in (0..5).flat_map(|a| [1, 2, 4, 8].map(|l| (a, l)))
                 .flat_map(|(a, l)| [0, 1, 2, 3].map(|v| (a, l, v)))
             {

@@ -2,17 +2,17 @@
 
 //! Each rule about guest state, broken alone.
 
-use crate::arch::segment::{SegAttr, SegReg, Segment};
+use crate::arch::segment::{SegAttr, SegReg, SegmentState};
 use crate::vmx::check::{broken_rule, GuestState, TableField};
 
-fn data(attr: u32) -> Segment {
-    Segment { selector: 0x10, attr: SegAttr(attr), limit: 0xffff_ffff, base: 0 }
+fn data(attr: u32) -> SegmentState {
+    SegmentState { selector: 0x10, attr: SegAttr(attr), limit: 0xffff_ffff, base: 0 }
 }
 
 /// A 64-bit guest as Linux runs.
 fn long() -> GuestState {
     let mut segs = [data(0xc093); 6];
-    segs[SegReg::Cs as usize] = Segment { selector: 8, ..data(0xa09b) };
+    segs[SegReg::Cs as usize] = SegmentState { selector: 8, ..data(0xa09b) };
     GuestState {
         cr0: 0x8005_0033,
         cr3: 0x1000,
@@ -26,8 +26,8 @@ fn long() -> GuestState {
         rip: 0xffff_ffff_8100_0000,
         rflags: 0x202,
         segs,
-        ldtr: Segment { selector: 0, attr: SegAttr(1 << 16), limit: 0, base: 0 },
-        tr: Segment { selector: 0x40, attr: SegAttr(0x8b), limit: 0x67, base: 0xffff_fe00_0000_3000 },
+        ldtr: SegmentState { selector: 0, attr: SegAttr(1 << 16), limit: 0, base: 0 },
+        tr: SegmentState { selector: 0x40, attr: SegAttr(0x8b), limit: 0x67, base: 0xffff_fe00_0000_3000 },
         gdt: TableField { base: 0xffff_fe00_0000_1000, limit: 0x7f },
         idt: TableField { base: 0xffff_fe00_0000_0000, limit: 0xfff },
         interruptibility: 0,
@@ -45,9 +45,9 @@ fn long() -> GuestState {
 
 /// A guest after reset.
 fn real() -> GuestState {
-    let mut segs = [Segment { selector: 0, attr: SegAttr(0x93), limit: 0xffff, base: 0 }; 6];
+    let mut segs = [SegmentState { selector: 0, attr: SegAttr(0x93), limit: 0xffff, base: 0 }; 6];
     segs[SegReg::Cs as usize] =
-        Segment { selector: 0xf000, attr: SegAttr(0x9b), limit: 0xffff, base: 0xffff_0000 };
+        SegmentState { selector: 0xf000, attr: SegAttr(0x9b), limit: 0xffff, base: 0xffff_0000 };
     GuestState {
         cr0: 0x30,
         cr3: 0,
@@ -56,8 +56,8 @@ fn real() -> GuestState {
         rip: 0xfff0,
         rflags: 2,
         segs,
-        ldtr: Segment { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
-        tr: Segment { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
+        ldtr: SegmentState { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
+        tr: SegmentState { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
         gdt: TableField { base: 0, limit: 0xffff },
         idt: TableField { base: 0, limit: 0xffff },
         entry: 1 << 15 | 1 << 14 | 1 << 2,
@@ -67,7 +67,7 @@ fn real() -> GuestState {
 
 /// In virtual-8086 mode.
 fn vm86() -> GuestState {
-    let seg = Segment { selector: 0x100, attr: SegAttr(0xf3), limit: 0xffff, base: 0x1000 };
+    let seg = SegmentState { selector: 0x100, attr: SegAttr(0xf3), limit: 0xffff, base: 0x1000 };
     GuestState { cr0: 0x31, rflags: 0x2_0002, segs: [seg; 6], ..real() }
 }
 
