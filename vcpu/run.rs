@@ -190,6 +190,8 @@ fn window<B: Backend>(
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     core.clock.forget();
+    let mut progress = Progress::new(timer::tsc_khz());
+    let mut exited: Option<(ExitClass, u64)> = None;
     let mut cx = VcpuCx {
         vm,
         mailbox,
@@ -200,84 +202,73 @@ fn window<B: Backend>(
         spec_ctrl: &mut spec_ctrl,
         cpu: &cpu,
     };
-    let leave = enter_and_handle(&mut cx, &mut root, &work, finishes_only);
-    // Before the processor forgets the vCPU, for this writes its controls; and before `debug` goes, which puts the
-    // host's addresses over the guest's that are read here.
-    put_debug(core);
-    core.hw.leave(&mut root);
-    drop(tsc_aux);
-    drop(split_locks);
-    drop(fpu);
-    drop(debug);
-    cpu::predictor_barrier_on_return(&cpu);
-    leave
-}
-
-/// Enters the guest and handles its exits until the window must be closed. Returns why.
-// One function for the compiler, with all that it calls here: every exit goes through it.
-#[inline(always)]
-fn enter_and_handle<B: Backend>(
-    cx: &mut VcpuCx<'_, '_, B>,
-    root: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
-    work: &ThreadWork<'_>,
-    finishes_only: bool,
-) -> WindowExit {
-    // Copied, as the context may be anybody's after a call that has it, and these never change.
-    let (vm, mailbox, record, cpu) = (cx.vm, cx.mailbox, cx.record, cx.cpu);
-    let mut progress = Progress::new(timer::tsc_khz());
-    let mut exited: Option<(ExitClass, u64)> = None;
     let leave = loop {
-        if cx.core.io.is_unfinished() {
-            if let Some(leave) = finish_insn(cx) {
-                break leave;
-            }
+        if let Some(leave) = finish_insn(&mut cx) {
+            break leave;
         }
         if finishes_only {
             break WindowExit::Again;
         }
-        match announce(vm, (mailbox, cpu), cx.core, work, &mut progress) {
+        match announce(vm, (mailbox, &cpu), cx.core, &work, &mut progress) {
             Announced::Entry => {}
             Announced::Served => continue,
             Announced::Leave => break WindowExit::Again,
         }
-        if !load_guest(vm, record, cx) {
-            mailbox.leave_guest_mode();
+        if !load_guest(vm, (mailbox, record), &mut cx) {
             break WindowExit::User(UserExit::Shutdown);
         }
-        if let (Some(times), Some((class, at))) = (&record.times, exited.take()) {
-            times.note(class, timer::rdtsc().wrapping_sub(at));
-        }
+        note_time(record, exited.take());
         // The wait comes last, so that the deadline's interrupt is not late by what is done after it.
         if let Some(due) = cx.core.timer_advance.take_due(timer::rdtsc()) {
             timer::wait_until(due);
         }
-        let exit = fast_path::run(cx, root, work);
-        if record.times.is_some() {
-            exited = exit.as_ref().map(|e| (ExitClass::of(e), timer::rdtsc()));
-        }
-        unload_guest(mailbox, cx);
+        let exit = fast_path::run(&mut cx, &mut root, &work);
+        exited = stamp(record, exit.as_ref());
+        unload_guest(mailbox, &mut cx);
         let Some(exit) = exit else {
             progress.made();
             continue;
         };
-        let outcome = handle::handle(cx, exit);
-        if let Some(leave) = apply_outcome(cx, outcome) {
+        let outcome = handle::handle(&mut cx, exit);
+        if let Some(leave) = apply_outcome(&mut cx, outcome) {
             break leave;
         }
         if is_stuck(&mut progress, cx.core, &exit) {
             break WindowExit::Again;
         }
     };
-    if let (Some(times), Some((class, at))) = (&record.times, exited) {
-        times.note(class, timer::rdtsc().wrapping_sub(at));
-    }
+    note_time(record, exited);
+    // Before the processor forgets the vCPU, for this writes its controls; and before `debug` goes, which puts the
+    // host's addresses over the guest's that are read here.
+    put_debug(core);
+    core.hw.leave(&mut root);
+    drop((tsc_aux, split_locks, fpu, debug));
+    cpu::predictor_barrier_on_return(&cpu);
     leave
 }
 
-/// Finishes an instruction that user space, or another vCPU, kept from its end. Returns why the window must be closed,
-/// if it must.
+/// Returns what [`note_time`] needs of an exit, where times are asked for.
+#[inline(always)]
+fn stamp(record: &VcpuRecord, exit: Option<&Exit>) -> Option<(ExitClass, u64)> {
+    record.times.as_ref()?;
+    exit.map(|e| (ExitClass::of(e), timer::rdtsc()))
+}
+
+/// Counts the time from an exit until now, where that is asked for.
+#[inline(always)]
+fn note_time(record: &VcpuRecord, exited: Option<(ExitClass, u64)>) {
+    if let (Some(times), Some((class, at))) = (&record.times, exited) {
+        times.note(class, timer::rdtsc().wrapping_sub(at));
+    }
+}
+
+/// Finishes an instruction, if there is one, that user space or another vCPU kept from its end. Returns why the window
+/// must be closed, if it must.
 #[inline(always)]
 fn finish_insn<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<WindowExit> {
+    if !cx.core.io.is_unfinished() {
+        return None;
+    }
     let outcome = insn::finish(cx);
     if let Some(leave) = apply_outcome(cx, outcome) {
         return Some(leave);
@@ -319,9 +310,14 @@ fn announce<B: Backend>(
     Announced::Served
 }
 
-/// Brings the processor's half of the vCPU up to date for an entry. Returns whether it can go on.
+/// Brings the processor's half of the vCPU up to date for an entry. Returns whether it can go on; if not, guest mode is
+/// not announced any more.
 #[inline(always)]
-fn load_guest<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, cx: &mut VcpuCx<'_, '_, B>) -> bool {
+fn load_guest<B: Backend>(
+    vm: &Vm<B>,
+    (mailbox, record): (&Mailbox, &VcpuRecord),
+    cx: &mut VcpuCx<'_, '_, B>,
+) -> bool {
     // Compared after guest mode was announced: whoever asks for a flush from here on finds the vCPU there and waits.
     let generation = vm.space.flushes.requested();
     if cx.core.flush_generation != generation {
@@ -329,6 +325,7 @@ fn load_guest<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, cx: &mut VcpuCx<'_, '
         cx.core.controls.flush_tlb();
     }
     if !prepare(vm, record, cx.core) {
+        mailbox.leave_guest_mode();
         return false;
     }
     cx.core.flush();
