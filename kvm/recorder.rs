@@ -69,7 +69,6 @@ impl LastReport {
     }
 
     /// Notes that a vCPU of `vm` returns with `exit`, its end. Without memory for it the report is lost.
-    #[cold]
     pub(super) fn note<B: Backend>(
         &self,
         vm: VmName,

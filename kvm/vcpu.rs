@@ -124,14 +124,14 @@ impl<B: Backend> VcpuFile<B> {
         );
         match result {
             Ok(Some(exit)) => {
-                if exit.is_end() {
-                    self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
-                }
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.shutdown = false;
                 inner.last = Some(exit);
                 self.pages.end(&mut inner.core);
                 self.pages.report(&inner.core, exit);
+                if exit.is_end() {
+                    self.note_end(inner);
+                }
                 Ok(0)
             }
             // The exit reason stays what it was.
@@ -146,6 +146,15 @@ impl<B: Backend> VcpuFile<B> {
                 }
                 Err(e)
             }
+        }
+    }
+
+    /// Keeps the report of the end that user space has just been told of.
+    #[cold]
+    #[inline(never)]
+    fn note_end(&self, inner: &mut Inner<B>) {
+        if let Some(exit) = inner.last {
+            self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
         }
     }
 
