@@ -35,13 +35,13 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 }
 
 /// What decides which features guests are offered.
-pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::Facts {
+pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
     let mut always = KvmFeatures::NOP_IO_DELAY;
     if settings.offers_pv_eoi {
         always |= KvmFeatures::PV_EOI;
     }
-    cpuid::Facts {
+    cpuid::CpuidInputs {
         tsc_khz: timer::tsc_khz(),
         hardware_paging: true,
         la57: false,

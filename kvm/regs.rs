@@ -10,8 +10,8 @@ use crate::machine::interrupts::ChipsetLock;
 use crate::machine::mailbox::Mailbox;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::event::{Blocking, Event};
-use crate::vcpu::state::{Groups, VcpuState};
+use crate::vcpu::event::{Event, EventBlocking};
+use crate::vcpu::state::{StateGroups, VcpuState};
 use kernel::prelude::*;
 
 /// Returns KVM_GET_REGS.
@@ -53,7 +53,7 @@ pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
 
 /// Returns KVM_GET_SREGS.
 pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
-    core.fetch(Groups::all());
+    core.fetch(StateGroups::all());
     let s = &core.state;
     let mut interrupt_bitmap = [0u64; 4];
     let injected = match core.interrupted {
@@ -107,7 +107,7 @@ pub(super) fn set_sregs<B: Backend>(
         None => core.set_cr8(r.cr8 as u8),
     }
     core.publish_apic(mailbox, chipset);
-    core.fetch(Groups::all());
+    core.fetch(StateGroups::all());
     let s = &mut core.state;
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];
     s.tr = r.tr.into();
@@ -116,7 +116,7 @@ pub(super) fn set_sregs<B: Backend>(
     s.idt = r.idt.into();
     s.cr2 = r.cr2;
     s.set_control(&CrState { cr0: Cr0::from_bits_truncate(r.cr0).bits(), ..control });
-    s.mark(Groups::SEGMENTS | Groups::TABLES);
+    s.mark(StateGroups::SEGMENTS | StateGroups::TABLES);
     let mut words = [0u8, 64, 128, 192].into_iter().zip(r.interrupt_bitmap);
     if let Some((first, word)) = words.find(|(_, word)| *word != 0) {
         core.user_irq = Some(first | word.trailing_zeros() as u8);
@@ -231,7 +231,7 @@ pub(super) fn set_events<B: Backend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents
     } else {
         core.hw.blocking().shadow
     };
-    core.hw.set_blocking(Blocking { shadow, nmi: e.nmi_masked != 0 });
+    core.hw.set_blocking(EventBlocking { shadow, nmi: e.nmi_masked != 0 });
     if e.flags & abi::VCPUEVENT_VALID_NMI_PENDING != 0 {
         core.nmis = 0;
         core.add_nmis(e.nmi_pending);

@@ -26,11 +26,11 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::core::{HeapParts, MpState, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::inject::take_interrupts;
-use crate::vcpu::mce::{Consequence, MachineCheck};
-use crate::vcpu::msr_table::Refused;
+use crate::vcpu::mce::{MachineCheck, MceConsequence};
+use crate::vcpu::msr_table::MsrRefused;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
-use crate::vcpu::state::Groups;
+use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
 use kernel::mm::virt::VmaNew;
@@ -262,12 +262,12 @@ impl<B: Backend> VcpuFile<B> {
             mcg_status: e.mcg_status,
         };
         self.with(|core, _| {
-            core.fetch(Groups::CONTROL);
+            core.fetch(StateGroups::CONTROL);
             let is_enabled = core.state.cr4 & Cr4::MCE.bits() != 0;
-            match core.msrs.note_mce(&check, is_enabled).map_err(|Refused| EINVAL)? {
-                Consequence::None => {}
-                Consequence::Exception => core.raise(Exception::plain(Vector::MC)),
-                Consequence::Shutdown => core.shutdown = true,
+            match core.msrs.note_mce(&check, is_enabled).map_err(|MsrRefused| EINVAL)? {
+                MceConsequence::None => {}
+                MceConsequence::Exception => core.raise(Exception::plain(Vector::MC)),
+                MceConsequence::Shutdown => core.shutdown = true,
             }
             Ok(0)
         })
@@ -309,7 +309,7 @@ impl<B: Backend> VcpuFile<B> {
 
     fn debugregs(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
-            core.fetch(Groups::DEBUG);
+            core.fetch(StateGroups::DEBUG);
             let d = abi::Debugregs {
                 db: core.dr,
                 dr6: core.state.dr6,
@@ -329,7 +329,7 @@ impl<B: Backend> VcpuFile<B> {
             core.dr = d.db;
             core.state.dr6 = d.dr6;
             core.state.dr7 = d.dr7;
-            core.state.mark(Groups::DEBUG);
+            core.state.mark(StateGroups::DEBUG);
             Ok(0)
         })
     }
@@ -431,7 +431,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             }
             nr::X86_SETUP_MCE => {
                 let cap: u64 = user::read(arg)?;
-                this.with(|c, _| c.msrs.setup_mce(cap).map_err(|Refused| EINVAL).map(ok))
+                this.with(|c, _| c.msrs.setup_mce(cap).map_err(|MsrRefused| EINVAL).map(ok))
             }
             nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),

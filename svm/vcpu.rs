@@ -16,9 +16,9 @@ use crate::host::debug::{reset_status, DR6_IDLE};
 use crate::mmu::asid::{AsidFlush, AsidTag};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::event::{Event, EventBlocking};
 use crate::vcpu::exit::{Exit, RawExit};
-use crate::vcpu::state::{Groups, VcpuState, RAX, RSP};
+use crate::vcpu::state::{StateGroups, VcpuState, RAX, RSP};
 
 /// Event types of EVENTINJ and EXITINTINFO. APM, "Event Injection".
 const TYPE_INTR: u64 = 0 << 8;
@@ -237,9 +237,9 @@ impl BackendVcpu for SvmVcpu {
         self.misplaced = true;
     }
 
-    fn read_state(&self, want: Groups, out: &mut VcpuState) {
+    fn read_state(&self, want: StateGroups, out: &mut VcpuState) {
         let s = self.vmcb.save();
-        if want.contains(Groups::SEGMENTS) {
+        if want.contains(StateGroups::SEGMENTS) {
             out.segs = [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs].map(unpack);
             // SS.DPL is not kept by the processor in every mode; CPL is.
             let ss = &mut out.segs[SegReg::Ss as usize].attr;
@@ -247,23 +247,23 @@ impl BackendVcpu for SvmVcpu {
             out.ldtr = unpack(&s.ldtr);
             out.tr = unpack(&s.tr);
         }
-        if want.contains(Groups::TABLES) {
+        if want.contains(StateGroups::TABLES) {
             out.gdt = table(&s.gdtr);
             out.idt = table(&s.idtr);
         }
-        if want.contains(Groups::CONTROL) {
+        if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr2, out.cr3) = (s.cr0, s.cr2, s.cr3);
             out.cr4 = (s.cr4 & !Cr4::MCE.bits()) | self.guest_mce;
             out.efer = s.efer & !Efer::SVME.bits();
         }
-        if want.contains(Groups::SYSCALL) {
+        if want.contains(StateGroups::SYSCALL) {
             let m = &mut out.syscall;
             (m.star, m.lstar, m.cstar, m.sfmask) = (s.star, s.lstar, s.cstar, s.sfmask);
             m.kernel_gs_base = s.kernel_gs_base;
             (m.sysenter_cs, m.sysenter_esp, m.sysenter_eip) = (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip);
             m.pat = s.g_pat;
         }
-        if want.contains(Groups::DEBUG) {
+        if want.contains(StateGroups::DEBUG) {
             (out.dr6, out.dr7) = (s.dr6, s.dr7);
         }
     }
@@ -276,20 +276,20 @@ impl BackendVcpu for SvmVcpu {
         ss.0 = (ss.0 & !0x60) | (u32::from(s.cpl & 3) << 5);
     }
 
-    fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
-        if dirty.contains(Groups::SEGMENTS) {
+    fn write_state(&mut self, dirty: StateGroups, from: &VcpuState) {
+        if dirty.contains(StateGroups::SEGMENTS) {
             let s = self.vmcb.save_mut(CleanBits::SEG);
             [s.es, s.cs, s.ss, s.ds, s.fs, s.gs] = [0, 1, 2, 3, 4, 5].map(|i: usize| pack(&from.segs[i]));
             s.cpl = from.cpl();
             s.ldtr = pack(&from.ldtr);
             s.tr = pack(&from.tr);
         }
-        if dirty.contains(Groups::TABLES) {
+        if dirty.contains(StateGroups::TABLES) {
             let s = self.vmcb.save_mut(CleanBits::DT);
             s.gdtr = from_table(&from.gdt);
             s.idtr = from_table(&from.idt);
         }
-        if dirty.contains(Groups::CONTROL) {
+        if dirty.contains(StateGroups::CONTROL) {
             self.guest_mce = from.cr4 & Cr4::MCE.bits();
             let cr4 = from.cr4 | self.host_mce;
             self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
@@ -299,7 +299,7 @@ impl BackendVcpu for SvmVcpu {
             // A change of CR0, CR4 or EFER by software may change what translations mean.
             self.flush_tlb();
         }
-        if dirty.contains(Groups::SYSCALL) {
+        if dirty.contains(StateGroups::SYSCALL) {
             let m = &from.syscall;
             let s = self.vmcb.save_mut(CleanBits::NP);
             (s.star, s.lstar, s.cstar, s.sfmask) = (m.star, m.lstar, m.cstar, m.sfmask);
@@ -307,7 +307,7 @@ impl BackendVcpu for SvmVcpu {
             (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip) = (m.sysenter_cs, m.sysenter_esp, m.sysenter_eip);
             s.g_pat = m.pat;
         }
-        if dirty.contains(Groups::DEBUG) {
+        if dirty.contains(StateGroups::DEBUG) {
             let s = self.vmcb.save_mut(CleanBits::DRX);
             (s.dr6, s.dr7) = (from.dr6, from.dr7);
         }
@@ -407,12 +407,15 @@ impl BackendVcpu for SvmVcpu {
     }
 
     #[inline]
-    fn blocking(&self) -> Blocking {
+    fn blocking(&self) -> EventBlocking {
         let is_done = || self.nmi_iret.is_some_and(|rip| rip != self.vmcb.save().rip);
-        Blocking { shadow: self.vmcb.control().interrupt_shadow & 1 != 0, nmi: self.nmi_masked && !is_done() }
+        EventBlocking {
+            shadow: self.vmcb.control().interrupt_shadow & 1 != 0,
+            nmi: self.nmi_masked && !is_done(),
+        }
     }
 
-    fn set_blocking(&mut self, blocking: Blocking) {
+    fn set_blocking(&mut self, blocking: EventBlocking) {
         self.vmcb.set_shadow(blocking.shadow);
         self.nmi_masked = blocking.nmi;
         self.nmi_iret = None;

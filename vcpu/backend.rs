@@ -6,9 +6,9 @@
 //! loads, and no call on the exit path is indirect.
 
 use super::controls::{ControlGroups, EntryControls};
-use super::event::{Blocking, Event};
+use super::event::{Event, EventBlocking};
 use super::exit::{Exit, RawExit};
-use super::state::{Groups, VcpuState};
+use super::state::{StateGroups, VcpuState};
 use crate::arch::addr::Hpa;
 use crate::host::cpu::PinnedCpu;
 use crate::mmu::format::TableFormat;
@@ -145,14 +145,14 @@ pub(crate) trait BackendVcpu: Send {
     /// same afterwards. Once for each window.
     fn leave(&mut self, window: &mut Self::Window<'_>);
     /// Fetches groups of registers.
-    fn read_state(&self, want: Groups, out: &mut VcpuState);
-    /// Fetches of [`Groups::SEGMENTS`] at least CS and the privilege level.
+    fn read_state(&self, want: StateGroups, out: &mut VcpuState);
+    /// Fetches of [`StateGroups::SEGMENTS`] at least CS and the privilege level.
     #[inline]
     fn read_code(&self, out: &mut VcpuState) {
-        self.read_state(Groups::SEGMENTS, out);
+        self.read_state(StateGroups::SEGMENTS, out);
     }
     /// Sets groups of registers.
-    fn write_state(&mut self, dirty: Groups, from: &VcpuState);
+    fn write_state(&mut self, dirty: StateGroups, from: &VcpuState);
     /// Takes over what the coming entry is asked for, as far as it has changed. An NMI window that is taken back has
     /// exited: the IRET that ends the NMI in service is about to run.
     fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls);
@@ -174,9 +174,9 @@ pub(crate) trait BackendVcpu: Send {
     /// exit of the instruction at RIP.
     fn was_delivering(&self) -> bool;
     /// Returns what keeps the guest from taking events.
-    fn blocking(&self) -> Blocking;
+    fn blocking(&self) -> EventBlocking;
     /// Sets what keeps the guest from taking events.
-    fn set_blocking(&mut self, blocking: Blocking);
+    fn set_blocking(&mut self, blocking: EventBlocking);
     /// Returns the task priority: CR8 as the guest left it.
     fn tpr(&self) -> u8;
 }
@@ -184,7 +184,7 @@ pub(crate) trait BackendVcpu: Send {
 impl VcpuState {
     /// Fetches the groups in `want` that have not been fetched since the last exit.
     #[inline]
-    pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: Groups, hw: &V) {
+    pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: StateGroups, hw: &V) {
         let missing = want.difference(self.valid);
         if !missing.is_empty() {
             hw.read_state(missing, self);
@@ -192,10 +192,10 @@ impl VcpuState {
         }
     }
 
-    /// Fetches CS and the privilege level, unless [`Groups::SEGMENTS`] has been fetched.
+    /// Fetches CS and the privilege level, unless [`StateGroups::SEGMENTS`] has been fetched.
     #[inline]
     pub(crate) fn fetch_code<V: BackendVcpu>(&mut self, hw: &V) {
-        if !self.valid.contains(Groups::SEGMENTS) {
+        if !self.valid.contains(StateGroups::SEGMENTS) {
             hw.read_code(self);
         }
     }

@@ -13,7 +13,7 @@
 //! only where page table entries have 8 bytes. All else is fetched and decoded each time.
 
 use super::backend::CodeContext;
-use super::emulate::decode::{Insn, Mode};
+use super::emulate::decode::{CodeMode, DecodedInsn};
 use super::state::VcpuState;
 use crate::arch::addr::{Gva, Hva};
 use crate::arch::cr::Efer;
@@ -38,7 +38,7 @@ pub(crate) struct CodeKey {
     cr4: u64,
     efer: u64,
     /// How the code is read.
-    pub(crate) mode: Mode,
+    pub(crate) mode: CodeMode,
     /// The privilege level is 3.
     pub(crate) is_user: bool,
 }
@@ -49,9 +49,9 @@ impl CodeKey {
     pub(crate) fn of(s: &VcpuState) -> Option<CodeKey> {
         let cs = s.seg(SegReg::Cs);
         let (at, mode) = if s.is_64bit() {
-            (s.rip, Mode::Bits64)
+            (s.rip, CodeMode::Bits64)
         } else if cs.limit == u32::MAX {
-            let mode = if cs.attr.is_big() { Mode::Bits32 } else { Mode::Bits16 };
+            let mode = if cs.attr.is_big() { CodeMode::Bits32 } else { CodeMode::Bits16 };
             (cs.base.wrapping_add(s.rip) & 0xffff_ffff, mode)
         } else {
             return None;
@@ -120,7 +120,7 @@ const NOWHERE: u64 = u64::MAX;
 struct CachedInsn {
     quick: QuickLook,
     sequence: u64,
-    insn: Insn,
+    insn: DecodedInsn,
     key: CodeKey,
     trail: WordTrail,
 }
@@ -145,7 +145,7 @@ impl CodeCache {
         rip: u64,
         context: &CodeContext,
         sequence: impl FnOnce() -> Option<u64>,
-    ) -> Option<&Insn> {
+    ) -> Option<&DecodedInsn> {
         let e = self.quick(rip)?;
         let same = e.quick.context.fetches_as(context)
             && sequence() == Some(e.sequence)
@@ -154,7 +154,7 @@ impl CodeCache {
     }
 
     /// Returns the instruction of `key`, if all that it rests on is as it was; `sequence` is that of memory now.
-    pub(crate) fn look(&self, key: &CodeKey, sequence: u64) -> Option<Insn> {
+    pub(crate) fn look(&self, key: &CodeKey, sequence: u64) -> Option<DecodedInsn> {
         let e = self.entry(key)?;
         let seen = e.trail.words.get(..e.trail.len)?;
         (e.sequence == sequence && is_unchanged(seen)).then_some(e.insn)
@@ -167,12 +167,12 @@ impl CodeCache {
         key: CodeKey,
         sequence: u64,
         context: Option<CodeContext>,
-        insn: Insn,
+        insn: DecodedInsn,
         trail: WordTrail,
     ) {
         let context = context.filter(|c| c.efer & Efer::LMA.bits() != 0);
         let quick = match (key.mode, context, trail.five()) {
-            (Mode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },
+            (CodeMode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },
             _ => QuickLook { rip: NOWHERE, context: CodeContext::default(), words: [UserWord::default(); 5] },
         };
         self.keep(CachedInsn { quick, sequence, insn, key, trail });

@@ -6,13 +6,13 @@ use super::backend::{Backend, BackendVcpu};
 use super::code_cache::CodeCache;
 use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
-use super::event::{merge, Blocking, Event, Merged};
+use super::event::{merge, Event, EventBlocking, MergedEvent};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
 use super::paging::VcpuPaging;
-use super::poll::Polling;
+use super::poll::HaltPolling;
 use super::pv::PvState;
-use super::state::{Groups, VcpuState};
+use super::state::{StateGroups, VcpuState};
 use super::timer_advance::TimerAdvance;
 use super::vm::Vm;
 use crate::arch::addr::{Gfn, Gpa};
@@ -93,7 +93,7 @@ pub(crate) struct VcpuCore<B: Backend> {
     /// What the vCPU is doing.
     pub(crate) mp: MpState,
     /// How long it polls for an event before it sleeps.
-    pub(crate) polling: Polling,
+    pub(crate) polling: HaltPolling,
     /// How early its timer fires.
     pub(crate) timer_advance: TimerAdvance,
     /// An exception to be delivered with the next entry.
@@ -165,7 +165,7 @@ impl<B: Backend> VcpuCore<B> {
             has_gib_pages: FExtEdx::from_bits_retain(cpu::cpuid(0x8000_0001, 0).edx)
                 .contains(FExtEdx::PAGE_1G),
             mp,
-            polling: Polling::new(halt_poll_ns, tsc_khz()),
+            polling: HaltPolling::new(halt_poll_ns, tsc_khz()),
             timer_advance: TimerAdvance::new(tsc_khz()),
             exception: None,
             interrupted: None,
@@ -192,7 +192,7 @@ impl<B: Backend> VcpuCore<B> {
 
     /// Fetches register groups.
     #[inline]
-    pub(crate) fn fetch(&mut self, want: Groups) {
+    pub(crate) fn fetch(&mut self, want: StateGroups) {
         self.state.fetch(want, &self.hw);
     }
 
@@ -216,7 +216,7 @@ impl<B: Backend> VcpuCore<B> {
     #[inline(never)]
     fn flush_state(&mut self) {
         let dirty = self.state.take_dirty();
-        if dirty.contains(Groups::CONTROL) {
+        if dirty.contains(StateGroups::CONTROL) {
             self.paging.changed();
         }
         self.hw.write_state(dirty, &self.state);
@@ -254,16 +254,16 @@ impl<B: Backend> VcpuCore<B> {
         };
         let merged = match first {
             Some(first) => merge(first, e),
-            None => Merged::One(e),
+            None => MergedEvent::One(e),
         };
         match merged {
-            Merged::One(e) => {
+            MergedEvent::One(e) => {
                 if first.is_some() {
                     self.interrupted = None;
                 }
                 self.exception = Some(e);
             }
-            Merged::TripleFault => self.shutdown = true,
+            MergedEvent::TripleFault => self.shutdown = true,
         }
     }
 
@@ -303,9 +303,9 @@ impl<B: Backend> VcpuCore<B> {
             self.end_shadow();
         }
         if stepping {
-            self.fetch(Groups::DEBUG);
+            self.fetch(StateGroups::DEBUG);
             self.state.dr6 |= DR6_BS;
-            self.state.mark(Groups::DEBUG);
+            self.state.mark(StateGroups::DEBUG);
             self.raise(Exception::plain(Vector::DB));
         }
     }
@@ -313,7 +313,7 @@ impl<B: Backend> VcpuCore<B> {
     #[cold]
     fn end_shadow(&mut self) {
         let blocking = self.hw.blocking();
-        self.hw.set_blocking(Blocking { shadow: false, ..blocking });
+        self.hw.set_blocking(EventBlocking { shadow: false, ..blocking });
     }
 
     /// INIT: the state after reset, but for what INIT keeps: the caching bits of CR0, the MSRs (but EFER and the bases
@@ -326,7 +326,7 @@ impl<B: Backend> VcpuCore<B> {
         }
         self.pv.init();
         self.spec_ctrl = 0;
-        self.fetch(Groups::all());
+        self.fetch(StateGroups::all());
         self.state = self.state.after_init(signature);
         self.controls.flush_tlb();
         self.exception = None;
@@ -335,18 +335,18 @@ impl<B: Backend> VcpuCore<B> {
         self.user_irq = None;
         self.armed = None;
         self.io.forget();
-        self.hw.set_blocking(Blocking::default());
+        self.hw.set_blocking(EventBlocking::default());
         self.dr = [0; 4];
     }
 
     /// SIPI: starts in real mode at page `vector`.
     pub(crate) fn start_up(&mut self, vector: u8) {
         use crate::arch::segment::SegReg;
-        self.fetch(Groups::SEGMENTS);
+        self.fetch(StateGroups::SEGMENTS);
         let cs = &mut self.state.segs[SegReg::Cs as usize];
         *cs = cs.at_paragraph(u16::from(vector) << 8);
         self.state.rip = 0;
-        self.state.mark(Groups::SEGMENTS);
+        self.state.mark(StateGroups::SEGMENTS);
         self.mp = MpState::Runnable;
     }
 
@@ -376,9 +376,9 @@ impl<B: Backend> VcpuCore<B> {
     /// Takes another CPUID table.
     pub(crate) fn set_cpuid(&mut self, table: CpuidTable) {
         self.cpuid = table;
-        self.fetch(Groups::CONTROL);
+        self.fetch(StateGroups::CONTROL);
         self.state.cr_rules = *self.cpuid.cr_rules();
-        self.state.mark(Groups::CONTROL);
+        self.state.mark(StateGroups::CONTROL);
         self.note_apic_base();
     }
 

@@ -30,7 +30,7 @@ const XSTATE_COMPONENTS: u32 = 63;
 
 /// What decides which features guests are offered, beside the host's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct CpuidInputs {
     /// Frequency of the guest's TSC in kHz.
     pub(crate) tsc_khz: u32,
     /// The processor walks the guest's page tables itself (NPT or EPT).
@@ -51,10 +51,10 @@ pub(crate) struct Facts {
     pub(crate) pv: KvmFeatures,
 }
 
-impl Default for Facts {
+impl Default for CpuidInputs {
     /// A module with nested paging that switches no MSR beyond the basic and has no paravirtual MSRs.
-    fn default() -> Facts {
-        Facts {
+    fn default() -> CpuidInputs {
+        CpuidInputs {
             tsc_khz: 0,
             hardware_paging: true,
             la57: false,
@@ -72,9 +72,12 @@ impl Default for Facts {
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> Result<KVec<CpuidEntry2>> {
+pub(crate) fn supported(
+    host: impl Fn(u32, u32) -> CpuidRegs,
+    facts: &CpuidInputs,
+) -> Result<KVec<CpuidEntry2>> {
     let leaf0 = host(0, 0);
-    let mut list = Builder {
+    let mut list = CpuidBuilder {
         vendor: CpuVendor::of(leaf0),
         xcr0: supported_xcr0(host(0xd, 0), leaf0, facts),
         host,
@@ -88,7 +91,7 @@ pub(crate) fn supported(host: impl Fn(u32, u32) -> CpuidRegs, facts: &Facts) -> 
 }
 
 /// Returns the state components that both the host and the module have, made consistent.
-fn supported_xcr0(leaf: CpuidRegs, leaf0: CpuidRegs, facts: &Facts) -> Xcr0 {
+fn supported_xcr0(leaf: CpuidRegs, leaf0: CpuidRegs, facts: &CpuidInputs) -> Xcr0 {
     if leaf0.eax < 0xd {
         return Xcr0::empty();
     }
@@ -101,15 +104,15 @@ fn supported_xcr0(leaf: CpuidRegs, leaf0: CpuidRegs, facts: &Facts) -> Xcr0 {
 }
 
 /// The list under construction.
-struct Builder<'a, H: Fn(u32, u32) -> CpuidRegs> {
+struct CpuidBuilder<'a, H: Fn(u32, u32) -> CpuidRegs> {
     host: H,
-    facts: &'a Facts,
+    facts: &'a CpuidInputs,
     vendor: CpuVendor,
     xcr0: Xcr0,
     out: KVec<CpuidEntry2>,
 }
 
-impl<H: Fn(u32, u32) -> CpuidRegs> Builder<'_, H> {
+impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
     fn leaf(&mut self, function: u32, regs: CpuidRegs) -> Result {
         Ok(self.out.push_within_capacity(CpuidEntry2::leaf(function, regs))?)
     }

@@ -51,7 +51,7 @@ fn is_contributory(v: Vector) -> bool {
 
 /// What becomes of a second exception raised while a first was being delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Merged {
+pub(crate) enum MergedEvent {
     /// Deliver this one; the first will happen again by itself.
     One(Exception),
     /// The guest is beyond saving.
@@ -60,24 +60,24 @@ pub(crate) enum Merged {
 
 /// Merges `second` into `first`, which had not been delivered. SDM, "Interrupt 8—Double Fault
 /// Exception", the table of conditions.
-pub(crate) fn merge(first: Vector, second: Exception) -> Merged {
+pub(crate) fn merge(first: Vector, second: Exception) -> MergedEvent {
     let double = Exception::with_error(Vector::DF, 0);
     if first == Vector::DF {
-        return Merged::TripleFault;
+        return MergedEvent::TripleFault;
     }
     let both_contributory = is_contributory(first) && is_contributory(second.vector);
     let in_page_fault =
         first == Vector::PF && (second.vector == Vector::PF || is_contributory(second.vector));
     if both_contributory || in_page_fault {
-        Merged::One(double)
+        MergedEvent::One(double)
     } else {
-        Merged::One(second)
+        MergedEvent::One(second)
     }
 }
 
 /// What keeps the guest from taking events just now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Blocking {
+pub(crate) struct EventBlocking {
     /// The instruction after STI or MOV SS has not been executed.
     pub(crate) shadow: bool,
     /// An NMI is in service.

@@ -21,7 +21,7 @@ use super::emul::{code, mov};
 use super::exit::{Exit, MsrAccess, VirtInsn};
 use super::handle::{misc, msr, pio};
 use super::inject::{commit, prepare};
-use super::outcome::{FastExit, Outcome};
+use super::outcome::{ExitOutcome, FastExit};
 use super::record::{count, VcpuRecord};
 use crate::host::cpu::ThreadWork;
 use crate::host::{mitigation, trace};
@@ -34,7 +34,7 @@ pub(super) fn run<B: Backend>(
     window: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
     work: &ThreadWork<'_>,
 ) -> Option<Exit> {
-    let mut entry = Entry::of(cx);
+    let mut entry = FastEntry::of(cx);
     loop {
         let core = &mut *cx.core;
         let (record, state) = (cx.record, &core.state);
@@ -90,7 +90,7 @@ fn waits<B: Backend>(cx: &VcpuCx<'_, '_, B>, work: &ThreadWork<'_>) -> bool {
 }
 
 /// What an entry leaves to be done after it.
-struct Entry {
+struct FastEntry {
     /// The task priority that the guest starts with.
     tpr: u8,
     /// Exits may be answered here.
@@ -99,16 +99,16 @@ struct Entry {
     is_plain: bool,
 }
 
-impl Entry {
+impl FastEntry {
     #[inline]
-    fn of<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Entry {
+    fn of<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> FastEntry {
         let core = &*cx.core;
         let is_quick = !(core.nmis != 0
             || core.controls.interrupt_window()
             || core.wants_window
             || cx.record.times.is_some());
         let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
-        Entry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
+        FastEntry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
     }
 
     /// Returns whether nothing but the exit itself has to be looked at after it.
@@ -120,7 +120,7 @@ impl Entry {
 
 /// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
 #[inline(never)]
-fn finish_entry<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, entry: &Entry) -> Option<Exit> {
+fn finish_entry<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<Exit> {
     let raw = cx.record.recorder.last();
     let core = &mut *cx.core;
     let is_step = core.hw.end_step(raw, &mut core.state);
@@ -142,14 +142,14 @@ fn record_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: &Exit) {
 
 /// Chooses what the next entry delivers. `None`: the guest has shut down.
 #[inline(never)]
-fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Entry> {
+fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
     cx.fpu.hide_keys();
     if !prepare(cx.vm, cx.record, cx.core) {
         return None;
     }
     cx.fpu.show_keys();
     cx.core.flush();
-    Some(Entry::of(cx))
+    Some(FastEntry::of(cx))
 }
 
 /// Answers an exit, if it is of a kind that is answered here.
@@ -189,7 +189,7 @@ fn answer_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> Fast
     let Some(policy) = msr::policy(cx) else { return FastExit::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };
     match msr::handle_as(cx, access, policy) {
-        Outcome::Inject(e) => {
+        ExitOutcome::Inject(e) => {
             cx.core.raise(e);
             FastExit::Prepare
         }

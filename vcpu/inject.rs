@@ -11,7 +11,7 @@ use super::core::VcpuCore;
 use super::event::Event;
 use super::exit::Exit;
 use super::record::{count, VcpuRecord};
-use super::state::Groups;
+use super::state::StateGroups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
@@ -163,20 +163,20 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
 #[inline(never)]
 fn prepare_exception<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: Exception) {
     if let Some(cr2) = e.cr2 {
-        core.fetch(Groups::CONTROL);
+        core.fetch(StateGroups::CONTROL);
         core.state.cr2 = cr2.0;
-        core.state.mark(Groups::CONTROL);
+        core.state.mark(StateGroups::CONTROL);
     }
     if e.vector.is_fault() {
         // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
         core.state.rflags |= Rflags::RF.bits();
     }
     if e.vector == Vector::DB {
-        core.fetch(Groups::DEBUG);
+        core.fetch(StateGroups::DEBUG);
         if core.state.dr7 & DR7_GD != 0 {
             // The handler may use the debug registers. SDM, "Debug Control Register (DR7)".
             core.state.dr7 &= !DR7_GD;
-            core.state.mark(Groups::DEBUG);
+            core.state.mark(StateGroups::DEBUG);
         }
     }
     inject(record, core, e.into());

@@ -12,14 +12,14 @@
 //! decoded, whatever has become of its bytes.
 
 use crate::arch::addr::{Gpa, Width};
-use crate::vcpu::emulate::decode::{Insn, Mode};
+use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
 
 /// The most accesses of one instruction: POPA from a device whose every word lies in two pages.
 const LOG: usize = 16;
 
 /// One answered access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Answer {
+struct IoAnswer {
     gpa: Gpa,
     data: u64,
     len: u8,
@@ -28,9 +28,9 @@ struct Answer {
 
 /// An instruction that waits for user space.
 #[derive(Clone, Copy)]
-struct Waiting {
-    insn: Insn,
-    mode: Mode,
+struct WaitingIo {
+    insn: DecodedInsn,
+    mode: CodeMode,
     rip: u64,
 }
 
@@ -39,13 +39,13 @@ pub(crate) const OUT: usize = 256;
 
 /// What waits for user space and what it has answered.
 pub(crate) struct PendingIo {
-    log: [Answer; LOG],
+    log: [IoAnswer; LOG],
     len: usize,
     used: usize,
     /// The access that user space is working on.
     asked: Option<(Gpa, u8, bool)>,
     /// The instruction that asked.
-    waiting: Option<Waiting>,
+    waiting: Option<WaitingIo>,
     /// A port read that user space is working on: its width.
     pub(crate) port_in: Option<Width>,
     /// What a REP OUTS writes: elements one after the other.
@@ -56,7 +56,7 @@ impl PendingIo {
     /// Nothing pending.
     pub(crate) fn new() -> PendingIo {
         PendingIo {
-            log: [Answer::default(); LOG],
+            log: [IoAnswer::default(); LOG],
             len: 0,
             used: 0,
             asked: None,
@@ -80,8 +80,8 @@ impl PendingIo {
     }
 
     /// Keeps the instruction at `rip`, which has asked, until it is done.
-    pub(crate) fn keep(&mut self, insn: Insn, mode: Mode, rip: u64) {
-        self.waiting = Some(Waiting { insn, mode, rip });
+    pub(crate) fn keep(&mut self, insn: DecodedInsn, mode: CodeMode, rip: u64) {
+        self.waiting = Some(WaitingIo { insn, mode, rip });
     }
 
     /// Returns whether the instruction has done something that must not be done again.
@@ -97,7 +97,7 @@ impl PendingIo {
 
     /// Returns the instruction that is to be finished, if it is still the one at `rip`: user space may have sent
     /// the vCPU elsewhere.
-    pub(crate) fn unfinished(&self, rip: u64) -> Option<(Insn, Mode)> {
+    pub(crate) fn unfinished(&self, rip: u64) -> Option<(DecodedInsn, CodeMode)> {
         self.waiting.filter(|w| w.rip == rip).map(|w| (w.insn, w.mode))
     }
 
@@ -134,18 +134,18 @@ impl PendingIo {
     /// Notes an access that is done, and is not to be done again should the instruction start again; `data` is what
     /// it gave. What finds no room could be followed by nothing that is asked for.
     pub(crate) fn done(&mut self, gpa: Gpa, len: u8, is_write: bool, data: u64) {
-        self.push(Answer { gpa, data, len, is_write });
+        self.push(IoAnswer { gpa, data, len, is_write });
         self.used = self.len;
     }
 
     /// User space has answered with `data`. Returns whether it had been asked.
     pub(crate) fn complete(&mut self, data: u64) -> bool {
         let Some((gpa, len, is_write)) = self.asked.take() else { return false };
-        self.push(Answer { gpa, data, len, is_write });
+        self.push(IoAnswer { gpa, data, len, is_write });
         true
     }
 
-    fn push(&mut self, answer: Answer) {
+    fn push(&mut self, answer: IoAnswer) {
         if let Some(slot) = self.log.get_mut(self.len) {
             *slot = answer;
             self.len = self.len.wrapping_add(1);

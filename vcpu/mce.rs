@@ -5,7 +5,7 @@
 //! SDM, "GuestMachine-Check Architecture"; documentation of KVM's API, "KVM_X86_SET_MCE". Corrected errors
 //! are logged only; corrected machine-check interrupts are not offered.
 
-use super::msr_table::{MsrStore, Refused, MCE_BANKS, MCG_CAP, MCG_CTL, MCG_STATUS};
+use super::msr_table::{MsrRefused, MsrStore, MCE_BANKS, MCG_CAP, MCG_CTL, MCG_STATUS};
 
 /// MCG_CAP: MCG_CTL exists.
 const CAP_CTL: u64 = 1 << 8;
@@ -40,7 +40,7 @@ pub(crate) struct MachineCheck {
 
 /// What an error comes to for the vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Consequence {
+pub(crate) enum MceConsequence {
     /// It is in its bank, or dropped because the guest switched its reports off.
     None,
     /// #MC.
@@ -58,11 +58,11 @@ impl MsrStore {
     /// Sets MCG_CAP, and the control registers to all ones.
     ///
     /// # Errors
-    /// [`Refused`] for no banks, more than [`MCE_BANKS`], or features that are not offered.
-    pub(crate) fn setup_mce(&mut self, cap: u64) -> Result<(), Refused> {
+    /// [`MsrRefused`] for no banks, more than [`MCE_BANKS`], or features that are not offered.
+    pub(crate) fn setup_mce(&mut self, cap: u64) -> Result<(), MsrRefused> {
         let [banks, ..] = cap.to_le_bytes();
         if banks == 0 || u32::from(banks) > MCE_BANKS || cap & !(MCG_CAP | CAP_COUNTS) != 0 {
-            return Err(Refused);
+            return Err(MsrRefused);
         }
         self.mcg_cap = cap;
         if cap & CAP_CTL != 0 {
@@ -77,10 +77,14 @@ impl MsrStore {
     /// Puts an error into its bank. `is_enabled` is CR4.MCE.
     ///
     /// # Errors
-    /// [`Refused`] for a bank that is not there or a status that is not valid.
-    pub(crate) fn note_mce(&mut self, e: &MachineCheck, is_enabled: bool) -> Result<Consequence, Refused> {
+    /// [`MsrRefused`] for a bank that is not there or a status that is not valid.
+    pub(crate) fn note_mce(
+        &mut self,
+        e: &MachineCheck,
+        is_enabled: bool,
+    ) -> Result<MceConsequence, MsrRefused> {
         if u64::from(e.bank) >= self.mcg_cap & 0xff || e.status & VALID == 0 {
-            return Err(Refused);
+            return Err(MsrRefused);
         }
         let first = ctl(e.bank);
         let is_uncorrected = e.status & UNCORRECTED != 0;
@@ -89,7 +93,7 @@ impl MsrStore {
             // No action needed: logged like a corrected one, whatever the bank holds.
             self.log(first, e, e.status);
             self.put(MCG_STATUS, 0);
-            return Ok(Consequence::None);
+            return Ok(MceConsequence::None);
         }
         let overflow = if old & VALID != 0 { OVERFLOW } else { 0 };
         if !is_uncorrected {
@@ -98,18 +102,18 @@ impl MsrStore {
             } else {
                 self.put(first.wrapping_add(1), old | OVERFLOW);
             }
-            return Ok(Consequence::None);
+            return Ok(MceConsequence::None);
         }
         let is_off = self.mcg_cap & CAP_CTL != 0 && self.get(MCG_CTL) != u64::MAX;
         if is_off || self.get(first) != u64::MAX {
-            return Ok(Consequence::None);
+            return Ok(MceConsequence::None);
         }
         if self.get(MCG_STATUS) & IN_PROGRESS != 0 || !is_enabled {
-            return Ok(Consequence::Shutdown);
+            return Ok(MceConsequence::Shutdown);
         }
         self.log(first, e, e.status | overflow);
         self.put(MCG_STATUS, e.mcg_status);
-        Ok(Consequence::Exception)
+        Ok(MceConsequence::Exception)
     }
 
     fn log(&mut self, first: u32, e: &MachineCheck, status: u64) {

@@ -4,11 +4,11 @@
 //!
 //! | policy | meaning |
 //! |---|---|
-//! | [`Policy::State`] | a register of the vCPU's state |
-//! | [`Policy::Handled`] | an access does something |
-//! | [`Policy::Stored`] | keeps what was written, in [`MsrStore`] |
-//! | [`Policy::Fixed`] | reads a constant, writes are dropped |
-//! | [`Policy::ReadOnly`] | reads a constant, writes fault |
+//! | [`MsrPolicy::State`] | a register of the vCPU's state |
+//! | [`MsrPolicy::Handled`] | an access does something |
+//! | [`MsrPolicy::Stored`] | keeps what was written, in [`MsrStore`] |
+//! | [`MsrPolicy::Fixed`] | reads a constant, writes are dropped |
+//! | [`MsrPolicy::ReadOnly`] | reads a constant, writes fault |
 //!
 //! Everything else faults. What is fixed is there because Linux touches it on some processor without
 //! asking CPUID first, as a real machine always has it; the value says "nothing here". Features that
@@ -130,7 +130,7 @@ impl StateMsr {
 
 /// An MSR whose access does something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Handled {
+pub(crate) enum HandledMsr {
     /// The time stamp counter.
     Tsc,
     /// The local APIC's timer in deadline mode.
@@ -157,13 +157,13 @@ pub(crate) enum Handled {
 
 /// What an MSR is: see the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
+pub(crate) enum MsrPolicy {
     /// A register of the vCPU's state.
     State(StateMsr),
     /// An access does something.
-    Handled(Handled),
+    Handled(HandledMsr),
     /// Keeps what was written.
-    Stored(Slot),
+    Stored(MsrSlot),
     /// Reads a constant; writes are dropped.
     Fixed(u64),
     /// Reads a constant; writes fault.
@@ -172,24 +172,24 @@ pub(crate) enum Policy {
 
 /// The place of an MSR in [`MsrStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct MsrSlot {
     at: usize,
-    rule: Rule,
+    rule: MsrRule,
 }
 
 /// What WRMSR does with a value for a stored MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rule {
+struct MsrRule {
     /// Bits that are kept.
     keep: u64,
     /// Bits that may be set and are dropped; all others fault.
     drop: u64,
-    check: Check,
+    check: MsrCheck,
 }
 
 /// What a value must be beyond its bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
+enum MsrCheck {
     /// Anything.
     None,
     /// The low byte is a memory type.
@@ -201,45 +201,45 @@ enum Check {
 /// A one in each byte.
 const EACH_BYTE: u64 = u64::from_le_bytes([1; 8]);
 
-impl Check {
+impl MsrCheck {
     #[inline]
     fn allows(self, value: u64) -> bool {
         let is_type = |t: &u8| matches!(t, 0 | 1 | 4 | 5 | 6);
         let [low, ..] = value.to_le_bytes();
         match self {
-            Check::None => true,
-            Check::MemoryType => is_type(&low),
+            MsrCheck::None => true,
+            MsrCheck::MemoryType => is_type(&low),
             // All bytes are one of them where they are equal, as they mostly are.
-            Check::MemoryTypes if value == u64::from(low).wrapping_mul(EACH_BYTE) => is_type(&low),
-            Check::MemoryTypes => value.to_le_bytes().iter().all(is_type),
+            MsrCheck::MemoryTypes if value == u64::from(low).wrapping_mul(EACH_BYTE) => is_type(&low),
+            MsrCheck::MemoryTypes => value.to_le_bytes().iter().all(is_type),
         }
     }
 }
 
 /// What the table says of a row's MSRs.
 #[derive(Clone, Copy)]
-enum Kind {
-    Stored { rule: Rule, reset: u64 },
+enum MsrKind {
+    Stored { rule: MsrRule, reset: u64 },
     Fixed(u64),
     ReadOnly(u64),
 }
 
 /// Consecutive MSRs with the same policy.
-struct Row {
+struct MsrRow {
     numbers: RangeInclusive<u32>,
-    kind: Kind,
+    kind: MsrKind,
 }
 
-const fn fixed(first: u32, last: u32, value: u64) -> Row {
-    Row { numbers: first..=last, kind: Kind::Fixed(value) }
+const fn fixed(first: u32, last: u32, value: u64) -> MsrRow {
+    MsrRow { numbers: first..=last, kind: MsrKind::Fixed(value) }
 }
 
-const fn read_only(index: u32, value: u64) -> Row {
-    Row { numbers: index..=index, kind: Kind::ReadOnly(value) }
+const fn read_only(index: u32, value: u64) -> MsrRow {
+    MsrRow { numbers: index..=index, kind: MsrKind::ReadOnly(value) }
 }
 
-const fn stored(first: u32, last: u32, keep: u64, drop: u64, reset: u64, check: Check) -> Row {
-    Row { numbers: first..=last, kind: Kind::Stored { rule: Rule { keep, drop, check }, reset } }
+const fn stored(first: u32, last: u32, keep: u64, drop: u64, reset: u64, check: MsrCheck) -> MsrRow {
+    MsrRow { numbers: first..=last, kind: MsrKind::Stored { rule: MsrRule { keep, drop, check }, reset } }
 }
 
 /// Physical address bits that MTRRs may hold.
@@ -256,7 +256,7 @@ const HWCR_KEEP: u64 = 1 << 18 | 1 << 24;
 const HWCR_DROP: u64 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8;
 
 /// The rows, by number. Kept sorted: a host test checks that, and that none overlap.
-const ROWS: [Row; 61] = [
+const ROWS: [MsrRow; 61] = [
     // P5 machine check address and type.
     fixed(0x0, 0x1, 0),
     // PLATFORM_ID.
@@ -281,15 +281,15 @@ const ROWS: [Row; 61] = [
     // MISC_FEATURES_ENABLES.
     fixed(0x140, 0x140, 0),
     // MCG_STATUS: restart valid, error valid, in progress.
-    stored(MCG_STATUS, MCG_STATUS, 7, 0, 0, Check::None),
-    stored(MCG_CTL, MCG_CTL, u64::MAX, 0, u64::MAX, Check::None),
+    stored(MCG_STATUS, MCG_STATUS, 7, 0, 0, MsrCheck::None),
+    stored(MCG_CTL, MCG_CTL, u64::MAX, 0, u64::MAX, MsrCheck::None),
     // P6 event selectors.
     fixed(0x186, 0x187, 0),
     // PERF_STATUS: ratio 10 and 40, as others report it for a virtual processor.
     fixed(0x198, 0x198, 1000 | 4 << 40),
     // PERF_CTL.
     fixed(0x199, 0x199, 0),
-    stored(MISC_ENABLE, MISC_ENABLE, 0x4_00c5_1889, u64::MAX, MISC_ENABLE_RESET, Check::None),
+    stored(MISC_ENABLE, MISC_ENABLE, 0x4_00c5_1889, u64::MAX, MISC_ENABLE_RESET, MsrCheck::None),
     // DEBUGCTL: neither branch records nor single step on branches.
     fixed(0x1d9, 0x1d9, 0),
     // Last branch and exception records.
@@ -297,30 +297,30 @@ const ROWS: [Row; 61] = [
     // POWER_CTL.
     fixed(0x1fc, 0x1fc, 0),
     // Variable MTRRs: base and mask of each.
-    stored(0x200, 0x200, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x201, 0x201, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x202, 0x202, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x203, 0x203, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x204, 0x204, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x205, 0x205, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x206, 0x206, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x207, 0x207, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x208, 0x208, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x209, 0x209, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x20a, 0x20a, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x20b, 0x20b, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x20c, 0x20c, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x20d, 0x20d, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
-    stored(0x20e, 0x20e, MTRR_ADDRESS | 0xff, 0, 0, Check::MemoryType),
-    stored(0x20f, 0x20f, MTRR_ADDRESS | 1 << 11, 0, 0, Check::None),
+    stored(0x200, 0x200, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x201, 0x201, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x202, 0x202, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x203, 0x203, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x204, 0x204, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x205, 0x205, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x206, 0x206, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x207, 0x207, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x208, 0x208, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x209, 0x209, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x20a, 0x20a, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x20b, 0x20b, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x20c, 0x20c, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x20d, 0x20d, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
+    stored(0x20e, 0x20e, MTRR_ADDRESS | 0xff, 0, 0, MsrCheck::MemoryType),
+    stored(0x20f, 0x20f, MTRR_ADDRESS | 1 << 11, 0, 0, MsrCheck::None),
     // Fixed MTRRs: 64 KiB, 16 KiB and 4 KiB ranges.
-    stored(0x250, 0x250, u64::MAX, 0, 0, Check::MemoryTypes),
-    stored(0x258, 0x259, u64::MAX, 0, 0, Check::MemoryTypes),
-    stored(0x268, 0x26f, u64::MAX, 0, 0, Check::MemoryTypes),
+    stored(0x250, 0x250, u64::MAX, 0, 0, MsrCheck::MemoryTypes),
+    stored(0x258, 0x259, u64::MAX, 0, 0, MsrCheck::MemoryTypes),
+    stored(0x268, 0x26f, u64::MAX, 0, 0, MsrCheck::MemoryTypes),
     // Default type; bits 10 and 11 enable fixed ranges and all.
-    stored(MTRR_DEF_TYPE, MTRR_DEF_TYPE, 0xcff, 0, 0, Check::MemoryType),
+    stored(MTRR_DEF_TYPE, MTRR_DEF_TYPE, 0xcff, 0, 0, MsrCheck::MemoryType),
     // GuestMachine-check banks: CTL, STATUS, ADDR, MISC of each.
-    stored(0x400, 0x400 + 4 * MCE_BANKS - 1, u64::MAX, 0, 0, Check::None),
+    stored(0x400, 0x400 + 4 * MCE_BANKS - 1, u64::MAX, 0, 0, MsrCheck::None),
     // Energy counters of RAPL: unit, package, DRAM, cores, graphics, platform.
     fixed(0x606, 0x606, 0),
     fixed(0x611, 0x611, 0),
@@ -331,7 +331,7 @@ const ROWS: [Row; 61] = [
     fixed(0xc001_0000, 0xc001_0007, 0),
     // SYSCFG.
     fixed(0xc001_0010, 0xc001_0010, 0),
-    stored(HWCR, HWCR, HWCR_KEEP, HWCR_DROP, 1 << 24, Check::None),
+    stored(HWCR, HWCR, HWCR_KEEP, HWCR_DROP, 1 << 24, MsrCheck::None),
     // IORR, TOP_MEM and TOP_MEM2; then NB_CFG.
     fixed(0xc001_0016, 0xc001_001f, 0),
     // PATCH_LOADER.
@@ -362,7 +362,7 @@ const STARTS: [usize; ROWS.len() + 1] = {
     let mut i = 0;
     while i < ROWS.len() {
         let count = match ROWS[i].kind {
-            Kind::Stored { .. } => (*ROWS[i].numbers.end() - *ROWS[i].numbers.start() + 1) as usize,
+            MsrKind::Stored { .. } => (*ROWS[i].numbers.end() - *ROWS[i].numbers.start() + 1) as usize,
             _ => 0,
         };
         starts[i + 1] = starts[i] + count;
@@ -375,55 +375,55 @@ const STARTS: [usize; ROWS.len() + 1] = {
 const STORED: usize = STARTS[ROWS.len()];
 
 /// The table lives once, in read-only data.
-static TABLE: [Row; ROWS.len()] = ROWS;
+static TABLE: [MsrRow; ROWS.len()] = ROWS;
 
 /// Returns what the MSR `index` is, or `None` for one that faults.
 #[inline]
-pub(crate) fn lookup(index: u32) -> Option<Policy> {
+pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
     // Those that exit often come first.
     Some(match index {
-        TSC_DEADLINE => Policy::Handled(Handled::TscDeadline),
-        X2APIC_FIRST..=X2APIC_LAST => Policy::Handled(Handled::X2Apic((index & 0xff) as u8)),
-        SPEC_CTRL => Policy::Handled(Handled::SpecCtrl),
-        PRED_CMD => Policy::Handled(Handled::PredCmd),
-        TSC => Policy::Handled(Handled::Tsc),
-        TSC_AUX => Policy::Handled(Handled::TscAux),
-        FS_BASE => Policy::State(StateMsr::FsBase),
-        GS_BASE => Policy::State(StateMsr::GsBase),
-        KERNEL_GS_BASE => Policy::State(StateMsr::KernelGsBase),
-        EFER => Policy::State(StateMsr::Efer),
-        STAR => Policy::State(StateMsr::Star),
-        LSTAR => Policy::State(StateMsr::Lstar),
-        CSTAR => Policy::State(StateMsr::Cstar),
-        SFMASK => Policy::State(StateMsr::Sfmask),
-        SYSENTER_CS => Policy::State(StateMsr::SysenterCs),
-        SYSENTER_ESP => Policy::State(StateMsr::SysenterEsp),
-        SYSENTER_EIP => Policy::State(StateMsr::SysenterEip),
-        PAT => Policy::State(StateMsr::Pat),
-        APIC_BASE => Policy::Handled(Handled::ApicBase),
-        0x179 => Policy::Handled(Handled::McgCap),
-        KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => Policy::Handled(Handled::KvmWallClock),
-        KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => Policy::Handled(Handled::KvmSystemTime),
-        KVM_PV_EOI_EN => Policy::Handled(Handled::KvmPvEoi),
+        TSC_DEADLINE => MsrPolicy::Handled(HandledMsr::TscDeadline),
+        X2APIC_FIRST..=X2APIC_LAST => MsrPolicy::Handled(HandledMsr::X2Apic((index & 0xff) as u8)),
+        SPEC_CTRL => MsrPolicy::Handled(HandledMsr::SpecCtrl),
+        PRED_CMD => MsrPolicy::Handled(HandledMsr::PredCmd),
+        TSC => MsrPolicy::Handled(HandledMsr::Tsc),
+        TSC_AUX => MsrPolicy::Handled(HandledMsr::TscAux),
+        FS_BASE => MsrPolicy::State(StateMsr::FsBase),
+        GS_BASE => MsrPolicy::State(StateMsr::GsBase),
+        KERNEL_GS_BASE => MsrPolicy::State(StateMsr::KernelGsBase),
+        EFER => MsrPolicy::State(StateMsr::Efer),
+        STAR => MsrPolicy::State(StateMsr::Star),
+        LSTAR => MsrPolicy::State(StateMsr::Lstar),
+        CSTAR => MsrPolicy::State(StateMsr::Cstar),
+        SFMASK => MsrPolicy::State(StateMsr::Sfmask),
+        SYSENTER_CS => MsrPolicy::State(StateMsr::SysenterCs),
+        SYSENTER_ESP => MsrPolicy::State(StateMsr::SysenterEsp),
+        SYSENTER_EIP => MsrPolicy::State(StateMsr::SysenterEip),
+        PAT => MsrPolicy::State(StateMsr::Pat),
+        APIC_BASE => MsrPolicy::Handled(HandledMsr::ApicBase),
+        0x179 => MsrPolicy::Handled(HandledMsr::McgCap),
+        KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => MsrPolicy::Handled(HandledMsr::KvmWallClock),
+        KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => MsrPolicy::Handled(HandledMsr::KvmSystemTime),
+        KVM_PV_EOI_EN => MsrPolicy::Handled(HandledMsr::KvmPvEoi),
         _ => return lookup_row(index),
     })
 }
 
-fn lookup_row(index: u32) -> Option<Policy> {
+fn lookup_row(index: u32) -> Option<MsrPolicy> {
     let at = count_first(TABLE.len(), |i| TABLE.get(i).is_some_and(|row| *row.numbers.end() < index));
     let row = TABLE.get(at).filter(|row| row.numbers.contains(&index))?;
     Some(match row.kind {
-        Kind::Fixed(value) => Policy::Fixed(value),
-        Kind::ReadOnly(value) => Policy::ReadOnly(value),
-        Kind::Stored { rule, .. } => {
+        MsrKind::Fixed(value) => MsrPolicy::Fixed(value),
+        MsrKind::ReadOnly(value) => MsrPolicy::ReadOnly(value),
+        MsrKind::Stored { rule, .. } => {
             let offset = index.wrapping_sub(*row.numbers.start()) as usize;
-            Policy::Stored(Slot { at: STARTS.get(at)?.wrapping_add(offset), rule })
+            MsrPolicy::Stored(MsrSlot { at: STARTS.get(at)?.wrapping_add(offset), rule })
         }
     })
 }
 
 /// The MSRs that were looked up last: [`lookup`], mostly without looking.
-pub(crate) struct RecentMsrs(KVec<Option<(u32, Policy)>>);
+pub(crate) struct RecentMsrs(KVec<Option<(u32, MsrPolicy)>>);
 
 /// How many MSRs are remembered.
 const RECENT: usize = 16;
@@ -439,7 +439,7 @@ impl RecentMsrs {
 
     /// Returns what [`lookup`] does.
     #[inline(always)]
-    pub(crate) fn lookup(&mut self, index: u32) -> Option<Policy> {
+    pub(crate) fn lookup(&mut self, index: u32) -> Option<MsrPolicy> {
         match self.0.get(index as usize % RECENT) {
             Some(&Some((i, policy))) if i == index => Some(policy),
             _ => self.learn(index),
@@ -448,7 +448,7 @@ impl RecentMsrs {
 
     #[cold]
     #[inline(never)]
-    fn learn(&mut self, index: u32) -> Option<Policy> {
+    fn learn(&mut self, index: u32) -> Option<MsrPolicy> {
         let policy = lookup(index)?;
         if let Some(slot) = self.0.get_mut(index as usize % RECENT) {
             *slot = Some((index, policy));
@@ -459,7 +459,7 @@ impl RecentMsrs {
 
 /// The value cannot be written: #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused;
+pub(crate) struct MsrRefused;
 
 /// The MSRs of one vCPU that are plain storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -474,7 +474,7 @@ impl MsrStore {
     pub(crate) fn new() -> MsrStore {
         let mut values = [0; STORED];
         for (row, start) in TABLE.iter().zip(STARTS) {
-            if let Kind::Stored { reset, .. } = row.kind {
+            if let MsrKind::Stored { reset, .. } = row.kind {
                 let count = row.numbers.end().wrapping_sub(*row.numbers.start()) as usize;
                 let end = start.wrapping_add(count);
                 values.get_mut(start..=end).unwrap_or(&mut []).fill(reset);
@@ -493,14 +493,14 @@ impl MsrStore {
     /// Returns the value of the stored MSR `index`, 0 for any other.
     pub(crate) fn get(&self, index: u32) -> u64 {
         match lookup_row(index) {
-            Some(Policy::Stored(slot)) => self.read(slot),
+            Some(MsrPolicy::Stored(slot)) => self.read(slot),
             _ => 0,
         }
     }
 
     /// Sets the stored MSR `index` to a value that is known to be possible.
     pub(crate) fn put(&mut self, index: u32, value: u64) {
-        if let Some(Policy::Stored(slot)) = lookup_row(index) {
+        if let Some(MsrPolicy::Stored(slot)) = lookup_row(index) {
             if let Some(to) = self.values.get_mut(slot.at) {
                 *to = value;
             }
@@ -508,18 +508,18 @@ impl MsrStore {
     }
 
     /// Returns the value of a stored MSR.
-    pub(crate) fn read(&self, slot: Slot) -> u64 {
+    pub(crate) fn read(&self, slot: MsrSlot) -> u64 {
         self.values.get(slot.at).copied().unwrap_or(0)
     }
 
     /// Writes a stored MSR.
     ///
     /// # Errors
-    /// [`Refused`] for a value with a reserved bit or an impossible memory type.
-    pub(crate) fn write(&mut self, slot: Slot, value: u64) -> Result<(), Refused> {
-        let Rule { keep, drop, check } = slot.rule;
+    /// [`MsrRefused`] for a value with a reserved bit or an impossible memory type.
+    pub(crate) fn write(&mut self, slot: MsrSlot, value: u64) -> Result<(), MsrRefused> {
+        let MsrRule { keep, drop, check } = slot.rule;
         if value & !(keep | drop) != 0 || !check.allows(value) {
-            return Err(Refused);
+            return Err(MsrRefused);
         }
         if let Some(to) = self.values.get_mut(slot.at) {
             *to = value & keep;

@@ -135,7 +135,7 @@ pub(crate) enum BlockedBy {
 
 /// What a handler decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ExitOutcome {
     /// Enter the guest where it stands.
     Resume,
     /// The instruction is done: go past it.
@@ -154,10 +154,10 @@ pub(crate) enum Outcome {
     SkipToUser(UserExit),
 }
 
-impl Outcome {
+impl ExitOutcome {
     /// Returns the end of a VM by an exit that nobody handles.
-    pub(crate) fn unknown(raw: RawExit) -> Outcome {
-        Outcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
+    pub(crate) fn unknown(raw: RawExit) -> ExitOutcome {
+        ExitOutcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
     }
 }
 

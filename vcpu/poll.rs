@@ -16,7 +16,7 @@ const START_NS: u64 = 10_000;
 
 /// How long to poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Polling {
+pub(crate) struct HaltPolling {
     /// The shortest time that is tried.
     start: u64,
     /// The longest; 0 for never.
@@ -29,18 +29,18 @@ pub(crate) struct Polling {
 
 /// What ended a sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waker {
+pub(crate) enum PollEnd {
     /// The vCPU's own timer and nothing else.
     Timer,
     /// Another vCPU, a device, the VMM.
     Other,
 }
 
-impl Polling {
+impl HaltPolling {
     /// Never polls longer than `limit` nanoseconds; the TSC has `khz` kHz.
-    pub(crate) fn new(limit: u32, khz: u32) -> Polling {
+    pub(crate) fn new(limit: u32, khz: u32) -> HaltPolling {
         let ticks = |ns: u64| ns.saturating_mul(khz.into()) / 1_000_000;
-        Polling { start: ticks(START_NS), limit: ticks(limit.into()), next: 0, began: 0 }
+        HaltPolling { start: ticks(START_NS), limit: ticks(limit.into()), next: 0, began: 0 }
     }
 
     /// The vCPU has halted at `now`. Returns whether it polls before it sleeps.
@@ -57,12 +57,12 @@ impl Polling {
     }
 
     /// The poll was in vain, and `waker` has ended the sleep after it at `now`.
-    pub(crate) fn slept(&mut self, now: u64, waker: Waker) {
+    pub(crate) fn slept(&mut self, now: u64, waker: PollEnd) {
         let waited = now.saturating_sub(self.began);
         self.next = match waker {
             _ if waited > self.limit => 0,
-            Waker::Timer => Some(self.next / 2).filter(|&t| t >= self.start).unwrap_or(0),
-            Waker::Other => self.next.saturating_mul(2).max(self.start).min(self.limit),
+            PollEnd::Timer => Some(self.next / 2).filter(|&t| t >= self.start).unwrap_or(0),
+            PollEnd::Other => self.next.saturating_mul(2).max(self.start).min(self.limit),
         };
     }
 }

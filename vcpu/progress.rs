@@ -19,7 +19,7 @@ const NS: u64 = 200_000;
 
 /// A row of turns in which the guest did not get on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct WindowProgress {
     turns: u32,
     /// The TSC when the row began.
     since: u64,
@@ -27,10 +27,10 @@ pub(crate) struct Progress {
     limit: u64,
 }
 
-impl Progress {
+impl WindowProgress {
     /// A window is opened. The TSC has `khz` kHz.
-    pub(crate) fn new(khz: u32) -> Progress {
-        Progress { turns: 0, since: 0, limit: (NS / 1_000).saturating_mul(khz.into()) / 1_000 }
+    pub(crate) fn new(khz: u32) -> WindowProgress {
+        WindowProgress { turns: 0, since: 0, limit: (NS / 1_000).saturating_mul(khz.into()) / 1_000 }
     }
 
     /// An instruction of the guest exited.

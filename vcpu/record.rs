@@ -49,7 +49,7 @@ pub(crate) struct VcpuRecord {
     /// How many exits of each kind.
     pub(crate) stats: ExitStats,
     /// The last ones.
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: ExitRecorder,
     /// How long they take, where that is asked for.
     pub(crate) times: Option<ExitTimes>,
 }
@@ -61,7 +61,7 @@ impl VcpuRecord {
     /// `ENOMEM`.
     pub(crate) fn new(id: u32, pid: i32, timed: bool) -> Result<VcpuRecord> {
         let times = if timed { Some(ExitTimes::new()?) } else { None };
-        Ok(VcpuRecord { id, pid, stats: ExitStats::default(), recorder: Recorder::new()?, times })
+        Ok(VcpuRecord { id, pid, stats: ExitStats::default(), recorder: ExitRecorder::new()?, times })
     }
 }
 
@@ -103,20 +103,20 @@ pub(crate) fn count(c: &AtomicU64) {
 }
 
 /// The last exits, for whoever has to find out why a guest died.
-pub(crate) struct Recorder {
+pub(crate) struct ExitRecorder {
     ring: KBox<[RecordedExit; RECORDED]>,
     /// Exits so far.
     pub(crate) count: AtomicU64,
 }
 
-impl Recorder {
+impl ExitRecorder {
     /// Nothing yet.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Recorder> {
+    pub(crate) fn new() -> Result<ExitRecorder> {
         let ring = KBox::new([const { RecordedExit::new() }; RECORDED], GFP_KERNEL_ACCOUNT)?;
-        Ok(Recorder { ring, count: AtomicU64::new(0) })
+        Ok(ExitRecorder { ring, count: AtomicU64::new(0) })
     }
 
     /// Notes an exit at `rip`.

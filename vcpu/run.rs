@@ -20,12 +20,12 @@ use super::exit::Exit;
 use super::fast_path;
 use super::handle;
 use super::inject::{has_interrupt, prepare};
-use super::outcome::{BlockedBy, Outcome, UserExit, VmBug};
-use super::poll::{Polling, Waker};
-use super::progress::Progress;
+use super::outcome::{BlockedBy, ExitOutcome, UserExit, VmBug};
+use super::poll::{HaltPolling, PollEnd};
+use super::progress::WindowProgress;
 use super::record::{count, ExitClass, VcpuRecord};
 use super::requests::{take_requests, QUICK};
-use super::state::Groups;
+use super::state::StateGroups;
 use super::vm::Vm;
 use crate::arch::cr::Rflags;
 use crate::host::cpu::{self, PinnedCpu, ThreadWork};
@@ -123,7 +123,7 @@ fn run_until_user<B: Backend>(
 /// # Errors
 /// `EINTR` on a signal.
 #[inline]
-fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Result {
+fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut HaltPolling) -> Result {
     let began = timer::rdtsc();
     let polls = polling.begin(began);
     let trace_halt = |polled| {
@@ -136,7 +136,7 @@ fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut Polling) -> Resul
         if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
             mailbox.wait()?;
             let by_timer = !mailbox.is_requested(VcpuRequests::TIMER.complement());
-            polling.slept(timer::rdtsc(), if by_timer { Waker::Timer } else { Waker::Other });
+            polling.slept(timer::rdtsc(), if by_timer { PollEnd::Timer } else { PollEnd::Other });
             trace_halt(false);
             return Ok(());
         }
@@ -190,7 +190,7 @@ fn window<B: Backend>(
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
     load_debug(core, &cpu);
     core.clock.forget();
-    let mut progress = Progress::new(timer::tsc_khz());
+    let mut progress = WindowProgress::new(timer::tsc_khz());
     let mut exited: Option<(ExitClass, u64)> = None;
     let mut cx = VcpuCx {
         vm,
@@ -294,7 +294,7 @@ fn announce<B: Backend>(
     (mailbox, cpu): (&Mailbox, &PinnedCpu),
     core: &mut VcpuCore<B>,
     work: &ThreadWork<'_>,
-    progress: &mut Progress,
+    progress: &mut WindowProgress,
 ) -> Announced {
     let is_asked = mailbox.enter_guest_mode(cpu.id());
     if !is_asked && !work.is_pending() {
@@ -351,7 +351,7 @@ fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
 /// not happen at an instruction, and nothing says that others will.
 #[inline]
-fn is_stuck<B: Backend>(progress: &mut Progress, core: &VcpuCore<B>, exit: &Exit) -> bool {
+fn is_stuck<B: Backend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit: &Exit) -> bool {
     if core.hw.was_delivering() {
         return true;
     }
@@ -365,33 +365,33 @@ fn is_stuck<B: Backend>(progress: &mut Progress, core: &VcpuCore<B>, exit: &Exit
 
 /// Carries an outcome out. Returns why the window must be closed, if it must.
 #[inline(always)]
-fn apply_outcome<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: Outcome) -> Option<WindowExit> {
+fn apply_outcome<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> Option<WindowExit> {
     match outcome {
-        Outcome::Resume => None,
-        Outcome::SkipAndResume => skip(cx).err(),
-        Outcome::Inject(e) => {
+        ExitOutcome::Resume => None,
+        ExitOutcome::SkipAndResume => skip(cx).err(),
+        ExitOutcome::Inject(e) => {
             cx.core.raise(e);
             None
         }
-        Outcome::Halt => match skip(cx) {
+        ExitOutcome::Halt => match skip(cx) {
             Err(leave) => Some(leave),
             Ok(()) if cx.core.lapic.is_none() => Some(WindowExit::User(UserExit::Hlt)),
             Ok(()) => Some(WindowExit::Sleep),
         },
-        Outcome::Blocked(by) => Some(WindowExit::Blocked(by)),
-        Outcome::HostInterrupt => {
+        ExitOutcome::Blocked(by) => Some(WindowExit::Blocked(by)),
+        ExitOutcome::HostInterrupt => {
             count(&cx.record.stats.host_interrupts);
             Some(WindowExit::Again)
         }
-        Outcome::ToUser(exit) => Some(WindowExit::User(exit)),
-        Outcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(WindowExit::User(exit))),
+        ExitOutcome::ToUser(exit) => Some(WindowExit::User(exit)),
+        ExitOutcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(WindowExit::User(exit))),
     }
 }
 
 /// Carries out what keeps an instruction from being gone past.
 #[cold]
 #[inline(never)]
-fn apply_skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: Outcome) -> WindowExit {
+fn apply_skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> WindowExit {
     apply_outcome(cx, outcome).unwrap_or(WindowExit::Again)
 }
 
@@ -408,7 +408,7 @@ fn skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
 
 /// Puts the guest's breakpoints into the processor if any is on; else the first access does it.
 fn load_debug<B: Backend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
-    core.fetch(Groups::DEBUG);
+    core.fetch(StateGroups::DEBUG);
     // DR7.L0 to G3.
     if core.state.dr7 & 0xff != 0 {
         crate::host::debug::write_addresses(&core.dr, cpu);

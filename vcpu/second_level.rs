@@ -30,7 +30,7 @@ use kernel::sync::{Arc, SpinLockIrq};
 /// How many entries of the table a section with interrupts off reads, about, when it unmaps.
 const SECTION: usize = 128;
 
-struct Tables<F: TableFormat> {
+struct GuestTables<F: TableFormat> {
     table: Option<PageTable<F>>,
     pages: TablePages,
     /// What faults have taken out, waiting for [`SecondLevel::finish_flush`].
@@ -43,7 +43,7 @@ pub(crate) struct SecondLevel<F: TableFormat> {
     /// What it shows.
     ram: Arc<GuestRam>,
     #[pin]
-    tables: SpinLockIrq<Tables<F>>,
+    tables: SpinLockIrq<GuestTables<F>>,
     /// The table's.
     format: F,
     root: Hpa,
@@ -69,7 +69,7 @@ pub(crate) enum TableFault {
 }
 
 /// A guest frame that is to be mapped.
-struct Wanted {
+struct WantedPage {
     gfn: Gfn,
     slot: MemSlot,
     /// Where it is in the VMM.
@@ -80,7 +80,7 @@ struct Wanted {
     snapshot: RamSnapshot,
 }
 
-impl Wanted {
+impl WantedPage {
     /// Looks the page up, for writing at once where the slot allows it: a first touch is mostly a write, or
     /// soon followed by one.
     #[inline(always)]
@@ -110,7 +110,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         Arc::pin_init(
             pin_init!(SecondLevel {
                 ram,
-                tables <- kernel::new_spinlock_irq!(Tables { table: Some(table), pages, pending: FlushNeeded::default() }),
+                tables <- kernel::new_spinlock_irq!(GuestTables { table: Some(table), pages, pending: FlushNeeded::default() }),
                 format,
                 root,
                 small_code,
@@ -161,7 +161,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let mut all = FlushNeeded::default();
         let generation = loop {
             let mut t = self.tables.lock();
-            let Tables { table, pages, .. } = &mut *t;
+            let GuestTables { table, pages, .. } = &mut *t;
             let Some(table) = table else { return };
             let flush = unmapping.go_on(table, pages, SECTION);
             // Still under the lock: whoever finds the table empty must find the flush asked for.
@@ -262,16 +262,16 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
 
     /// Returns what a fault at `gpa` wants mapped, if it is memory.
     #[inline(always)]
-    fn wanted(&self, gpa: Gpa, access: GuestTouch, hint: &mut usize) -> Option<Wanted> {
+    fn wanted(&self, gpa: Gpa, access: GuestTouch, hint: &mut usize) -> Option<WantedPage> {
         let gfn = gpa.gfn();
         let (slot, snapshot) = self.ram.slot(gfn, hint)?;
         let hva = slot.hva_of(gfn).filter(|_| slot.is_writable() || access != GuestTouch::Write)?;
-        Some(Wanted { gfn, slot, hva, access, snapshot })
+        Some(WantedPage { gfn, slot, hva, access, snapshot })
     }
 
     /// Maps a page that was looked up after `wanted` was.
-    fn map(&self, cpu: &PinnedCpu, wanted: &Wanted, page: &HostPage) -> TableFault {
-        let Wanted { gfn, slot, hva, access, snapshot } = *wanted;
+    fn map(&self, cpu: &PinnedCpu, wanted: &WantedPage, page: &HostPage) -> TableFault {
+        let WantedPage { gfn, slot, hva, access, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
         let rights = if slot.is_writable() { MapRights::all() } else { MapRights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
@@ -279,7 +279,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         if !self.ram.invalidations().allows(snapshot) {
             return TableFault::Again;
         }
-        let Tables { table, pages, pending } = &mut *t;
+        let GuestTables { table, pages, pending } = &mut *t;
         let Some(table) = table else { return TableFault::Again };
         let (size, rights) = match self.small_code {
             true => small_code(access, size, rights, || table.has_table(pages, gfn)),
@@ -329,10 +329,10 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F
     }
 }
 
-impl<F: TableFormat> Drop for Tables<F> {
+impl<F: TableFormat> Drop for GuestTables<F> {
     fn drop(&mut self) {
         // No vCPU is left, and no number that tagged the translations is used again before a flush.
-        let Tables { table, pages, pending } = self;
+        let GuestTables { table, pages, pending } = self;
         if let Some(table) = table.take() {
             core::mem::take(pending).release(pages, table.format());
             table.teardown(pages);

@@ -13,7 +13,7 @@ use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
 bitflags::bitflags! {
     /// The groups of registers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Groups: u8 {
+    pub(crate) struct StateGroups: u8 {
         /// CS, DS, ES, FS, GS, SS, LDTR, TR.
         const SEGMENTS = 1 << 0;
         /// GDTR and IDTR.
@@ -103,7 +103,7 @@ pub(crate) struct VcpuState {
     pub(crate) efer: u64,
     /// The directory pointers of PAE paging, where the processor keeps them; see [`CrState::is_pae_paging`].
     pub(crate) pdptes: [u64; 4],
-    /// Which values the control registers take; set with [`Groups::CONTROL`], never fetched.
+    /// Which values the control registers take; set with [`StateGroups::CONTROL`], never fetched.
     pub(crate) cr_rules: CrRules,
     /// The system call MSRs and PAT.
     pub(crate) syscall: SyscallMsrs,
@@ -113,8 +113,8 @@ pub(crate) struct VcpuState {
     pub(crate) dr7: u64,
     /// The rule about a guest's state that the last entry broke, as far as the backend knows it.
     pub(crate) broken_rule: &'static str,
-    pub(super) valid: Groups,
-    dirty: Groups,
+    pub(super) valid: StateGroups,
+    dirty: StateGroups,
 }
 
 /// The value of PAT after reset. SDM, "PAT MSR".
@@ -149,8 +149,8 @@ impl VcpuState {
             dr6: 0xffff_0ff0,
             dr7: 0x400,
             broken_rule: "",
-            valid: Groups::all(),
-            dirty: Groups::all(),
+            valid: StateGroups::all(),
+            dirty: StateGroups::all(),
         }
     }
 
@@ -163,26 +163,26 @@ impl VcpuState {
 
     /// Says that the groups were changed and must be written back. They must have been fetched.
     #[inline]
-    pub(crate) fn mark(&mut self, groups: Groups) {
+    pub(crate) fn mark(&mut self, groups: StateGroups) {
         self.valid |= groups;
         self.dirty |= groups;
     }
 
     /// Returns the groups that were changed and not yet written back.
     #[inline(always)]
-    pub(crate) fn dirty(&self) -> Groups {
+    pub(crate) fn dirty(&self) -> StateGroups {
         self.dirty
     }
 
     /// Takes them: they are about to be written back.
-    pub(crate) fn take_dirty(&mut self) -> Groups {
-        core::mem::replace(&mut self.dirty, Groups::empty())
+    pub(crate) fn take_dirty(&mut self) -> StateGroups {
+        core::mem::replace(&mut self.dirty, StateGroups::empty())
     }
 
     /// Says that the processor ran: what was fetched is stale.
     #[inline]
     pub(crate) fn ran(&mut self) {
-        self.valid = Groups::empty();
+        self.valid = StateGroups::empty();
     }
 
     /// Returns a segment register; the group must have been fetched.
@@ -209,8 +209,8 @@ impl VcpuState {
         self.gprs[RDX] = value >> 32;
     }
 
-    /// Returns what decides about another value of a control register; needs [`Groups::SEGMENTS`] and
-    /// [`Groups::CONTROL`].
+    /// Returns what decides about another value of a control register; needs [`StateGroups::SEGMENTS`] and
+    /// [`StateGroups::CONTROL`].
     pub(crate) fn control(&self) -> CrState {
         let cs_long = self.seg(SegReg::Cs).attr.is_long();
         CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long }
@@ -219,15 +219,15 @@ impl VcpuState {
     /// Sets the control registers, not the PDPTEs.
     pub(crate) fn set_control(&mut self, new: &CrState) {
         (self.cr0, self.cr3, self.cr4, self.efer) = (new.cr0, new.cr3, new.cr4, new.efer);
-        self.mark(Groups::CONTROL);
+        self.mark(StateGroups::CONTROL);
     }
 
-    /// Returns the current privilege level; needs [`Groups::SEGMENTS`].
+    /// Returns the current privilege level; needs [`StateGroups::SEGMENTS`].
     pub(crate) fn cpl(&self) -> u8 {
         self.seg(SegReg::Ss).attr.dpl()
     }
 
-    /// Returns whether the guest runs 64-bit code; needs [`Groups::SEGMENTS`] and [`Groups::CONTROL`].
+    /// Returns whether the guest runs 64-bit code; needs [`StateGroups::SEGMENTS`] and [`StateGroups::CONTROL`].
     pub(crate) fn is_64bit(&self) -> bool {
         self.efer & Efer::LMA.bits() != 0 && self.seg(SegReg::Cs).attr.is_long()
     }

@@ -6,7 +6,7 @@
 //! Delivery", "Guest Non-Register State". Pure functions of numbers.
 
 use crate::arch::exception::Vector;
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::event::{Event, EventBlocking};
 
 /// The information field is valid.
 pub(crate) const VALID: u32 = 1 << 31;
@@ -86,13 +86,13 @@ pub(crate) fn is_int1(info: u32) -> bool {
 }
 
 /// Reads the interruptibility state.
-pub(crate) fn blocking(state: u32) -> Blocking {
-    Blocking { shadow: state & (BY_STI | BY_MOV_SS) != 0, nmi: state & BY_NMI != 0 }
+pub(crate) fn blocking(state: u32) -> EventBlocking {
+    EventBlocking { shadow: state & (BY_STI | BY_MOV_SS) != 0, nmi: state & BY_NMI != 0 }
 }
 
 /// Returns the interruptibility state for `want`; a shadow that is there keeps its kind, a new one is
 /// that of MOV SS, which does not depend on RFLAGS.IF.
-pub(crate) fn with_blocking(old: u32, want: Blocking) -> u32 {
+pub(crate) fn with_blocking(old: u32, want: EventBlocking) -> u32 {
     let kept = old & (BY_STI | BY_MOV_SS);
     let shadow = match (want.shadow, kept) {
         (false, _) => 0,

@@ -22,9 +22,9 @@ use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::{BackendVcpu, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::event::{Event, EventBlocking};
 use crate::vcpu::exit::{Exit, RawExit};
-use crate::vcpu::state::{Groups, SyscallMsrs, VcpuState, RSP};
+use crate::vcpu::state::{StateGroups, SyscallMsrs, VcpuState, RSP};
 
 /// Pending debug exceptions, BS: a single step.
 const PENDING_STEP: u64 = 1 << 14;
@@ -60,7 +60,7 @@ pub(crate) struct VmxVcpu {
     vmcs: VmcsPage,
     image: StateImage,
     /// Groups whose image the VMCS does not have yet.
-    dirty: Groups,
+    dirty: StateGroups,
     cr2: u64,
     dr6: u64,
     /// The guest's DR6 is in the processor.
@@ -97,7 +97,7 @@ impl VmxVcpu {
         VmxVcpu {
             vmcs,
             image: StateImage::default(),
-            dirty: Groups::empty(),
+            dirty: StateGroups::empty(),
             cr2: 0,
             dr6: DR6_IDLE,
             debug_loaded: false,
@@ -137,55 +137,55 @@ impl VmxVcpu {
     }
 
     /// Fetches groups from the VMCS, which is live.
-    fn fetch(&self, want: Groups, out: &mut StateImage) {
+    fn fetch(&self, want: StateGroups, out: &mut StateImage) {
         let v = &self.vmcs;
-        if want.contains(Groups::SEGMENTS) {
+        if want.contains(StateGroups::SEGMENTS) {
             out.segs = GuestField::SEGMENTS.map(|f| self.read_segment(f));
             out.ldtr = self.read_segment(GuestField::LDTR);
             out.tr = self.read_segment(GuestField::TR);
         }
-        if want.contains(Groups::TABLES) {
+        if want.contains(StateGroups::TABLES) {
             let table = |base, limit| DescTable { base: v.read(base), limit: v.read(limit) as u16 };
             out.gdt = table(GuestField::GdtrBase, GuestField::GdtrLimit);
             out.idt = table(GuestField::IdtrBase, GuestField::IdtrLimit);
         }
-        if want.contains(Groups::CONTROL) {
+        if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr4) = v.control_registers();
             (out.cr3, out.efer) = (v.read(GuestField::Cr3), v.read(GuestField::Efer));
             if out.is_pae_paging() {
                 out.pdptes = GuestField::PDPTES.map(|f| v.read(f));
             }
         }
-        if want.contains(Groups::SYSCALL) {
+        if want.contains(StateGroups::SYSCALL) {
             let m = &mut out.syscall;
             m.sysenter_cs = v.read(GuestField::SysenterCs);
             m.sysenter_esp = v.read(GuestField::SysenterEsp);
             m.sysenter_eip = v.read(GuestField::SysenterEip);
             m.pat = v.read(GuestField::Pat);
         }
-        if want.contains(Groups::DEBUG) {
+        if want.contains(StateGroups::DEBUG) {
             out.dr7 = v.read(GuestField::Dr7);
         }
     }
 
     /// Writes the groups that changed into the VMCS, which is live.
     fn store(&mut self) {
-        let dirty = core::mem::replace(&mut self.dirty, Groups::empty());
+        let dirty = core::mem::replace(&mut self.dirty, StateGroups::empty());
         let image = self.image;
-        if dirty.contains(Groups::SEGMENTS) {
+        if dirty.contains(StateGroups::SEGMENTS) {
             for (fields, seg) in GuestField::SEGMENTS.into_iter().zip(&image.segs) {
                 self.write_segment(fields, &usable_data(seg));
             }
             self.write_segment(GuestField::LDTR, &image.ldtr);
             self.write_segment(GuestField::TR, &busy(&image.tr));
         }
-        if dirty.contains(Groups::TABLES) {
+        if dirty.contains(StateGroups::TABLES) {
             self.vmcs.write(GuestField::GdtrBase, image.gdt.base);
             self.vmcs.write(GuestField::GdtrLimit, u64::from(image.gdt.limit));
             self.vmcs.write(GuestField::IdtrBase, image.idt.base);
             self.vmcs.write(GuestField::IdtrLimit, u64::from(image.idt.limit));
         }
-        if dirty.contains(Groups::CONTROL) {
+        if dirty.contains(StateGroups::CONTROL) {
             let long = image.efer & Efer::LMA.bits() != 0;
             self.vmcs.set_control_registers(image.cr0, image.cr4, long);
             self.vmcs.write(GuestField::Cr3, image.cr3);
@@ -198,14 +198,14 @@ impl VmxVcpu {
             // A change of CR0, CR4 or EFER by software may change what translations mean.
             self.flush = true;
         }
-        if dirty.contains(Groups::SYSCALL) {
+        if dirty.contains(StateGroups::SYSCALL) {
             let m = &image.syscall;
             self.vmcs.write(GuestField::SysenterCs, m.sysenter_cs);
             self.vmcs.write(GuestField::SysenterEsp, m.sysenter_esp);
             self.vmcs.write(GuestField::SysenterEip, m.sysenter_eip);
             self.vmcs.write(GuestField::Pat, m.pat);
         }
-        if dirty.contains(Groups::DEBUG) {
+        if dirty.contains(StateGroups::DEBUG) {
             self.vmcs.write(GuestField::Dr7, image.dr7);
         }
     }
@@ -329,7 +329,7 @@ impl VmxVcpu {
     fn guest_state(&self) -> GuestState {
         let v = &self.vmcs;
         let mut image = StateImage::default();
-        self.fetch(Groups::all(), &mut image);
+        self.fetch(StateGroups::all(), &mut image);
         let (cr0, cr4, entry, activity) = v.owned_state();
         let table = |base, limit| TableField { base: v.read(base), limit: v.read(limit) as u32 };
         GuestState {
@@ -436,22 +436,22 @@ impl BackendVcpu for VmxVcpu {
         }
     }
 
-    fn read_state(&self, want: Groups, out: &mut VcpuState) {
+    fn read_state(&self, want: StateGroups, out: &mut VcpuState) {
         let mut image = self.image;
         if self.vmcs.is_live() {
             self.fetch(want.difference(self.dirty), &mut image);
         }
-        if want.contains(Groups::SEGMENTS) {
+        if want.contains(StateGroups::SEGMENTS) {
             (out.segs, out.ldtr, out.tr) = (image.segs, image.ldtr, image.tr);
         }
-        if want.contains(Groups::TABLES) {
+        if want.contains(StateGroups::TABLES) {
             (out.gdt, out.idt) = (image.gdt, image.idt);
         }
-        if want.contains(Groups::CONTROL) {
+        if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr2, out.cr3, out.cr4) = (image.cr0, self.cr2, image.cr3, image.cr4);
             (out.efer, out.pdptes) = (image.efer, image.pdptes);
         }
-        if want.contains(Groups::SYSCALL) {
+        if want.contains(StateGroups::SYSCALL) {
             let m = self.vmcs.switched();
             out.syscall = SyscallMsrs {
                 star: m.star,
@@ -462,24 +462,24 @@ impl BackendVcpu for VmxVcpu {
                 ..image.syscall
             };
         }
-        if want.contains(Groups::DEBUG) {
+        if want.contains(StateGroups::DEBUG) {
             (out.dr6, out.dr7) = (self.guest_dr6(), image.dr7);
         }
     }
 
-    fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
+    fn write_state(&mut self, dirty: StateGroups, from: &VcpuState) {
         let image = &mut self.image;
-        if dirty.contains(Groups::SEGMENTS) {
+        if dirty.contains(StateGroups::SEGMENTS) {
             (image.segs, image.ldtr, image.tr) = (from.segs, from.ldtr, from.tr);
             // The processor takes CPL from SS, whose DPL counts even where SS is null.
             let cpl = u32::from(from.cpl());
             let ss = &mut image.segs[SegReg::Ss as usize].attr;
             ss.0 = (ss.0 & !0x60) | cpl << 5;
         }
-        if dirty.contains(Groups::TABLES) {
+        if dirty.contains(StateGroups::TABLES) {
             (image.gdt, image.idt) = (from.gdt, from.idt);
         }
-        if dirty.contains(Groups::CONTROL) {
+        if dirty.contains(StateGroups::CONTROL) {
             (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
             self.paged = from.cr0 & CR0_PAGED == CR0_PAGED;
             (image.efer, image.pdptes) = (from.efer, from.pdptes);
@@ -489,7 +489,7 @@ impl BackendVcpu for VmxVcpu {
             }
             self.cr2 = from.cr2;
         }
-        if dirty.contains(Groups::SYSCALL) {
+        if dirty.contains(StateGroups::SYSCALL) {
             let m = from.syscall;
             image.syscall = m;
             // Made such that WRMSR takes them.
@@ -501,7 +501,7 @@ impl BackendVcpu for VmxVcpu {
                 kernel_gs_base: canonical(m.kernel_gs_base, self.linear_bits),
             });
         }
-        if dirty.contains(Groups::DEBUG) {
+        if dirty.contains(StateGroups::DEBUG) {
             image.dr7 = from.dr7;
             self.dr6 = from.dr6;
             if self.debug_loaded {
@@ -568,11 +568,11 @@ impl BackendVcpu for VmxVcpu {
     }
 
     #[inline]
-    fn blocking(&self) -> Blocking {
+    fn blocking(&self) -> EventBlocking {
         event::blocking(self.interruptibility)
     }
 
-    fn set_blocking(&mut self, blocking: Blocking) {
+    fn set_blocking(&mut self, blocking: EventBlocking) {
         self.interruptibility = event::with_blocking(self.interruptibility, blocking);
         self.vmcs.set_primary(PrimaryControls::NMI_WINDOW, blocking.nmi);
     }

@@ -17,8 +17,8 @@ use crate::machine::mailbox::{Mailbox, VcpuRequests};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::msr_table::{lookup, Handled, Policy, StateMsr};
-use crate::vcpu::state::Groups;
+use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr};
+use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 
 /// The first MSR of x2APIC mode.
@@ -34,10 +34,10 @@ const VA_BITS: u32 = 48;
 pub(crate) fn read<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
-    policy: Policy,
+    policy: MsrPolicy,
 ) -> Result<u64, Exception> {
     match policy {
-        Policy::Handled(Handled::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
+        MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
         _ => get_as(cx.vm, cx.core, index, policy).ok_or(Exception::GP0),
     }
 }
@@ -50,22 +50,22 @@ pub(crate) fn read<B: Backend>(
 pub(crate) fn write<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
-    policy: Policy,
+    policy: MsrPolicy,
     value: u64,
 ) -> Result<(), Exception> {
     match policy {
-        Policy::Handled(Handled::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
-        Policy::Handled(Handled::TscDeadline) => {
+        MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
+        MsrPolicy::Handled(HandledMsr::TscDeadline) => {
             lapic::set_tsc_deadline(cx, value);
             Ok(())
         }
-        Policy::Handled(Handled::ApicBase) => {
+        MsrPolicy::Handled(HandledMsr::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
             cx.core.publish_apic(cx.mailbox, &cx.vm.machine.interrupts);
             Ok(())
         }
-        Policy::Handled(Handled::TscAux) => {
+        MsrPolicy::Handled(HandledMsr::TscAux) => {
             if value >> 32 != 0 {
                 return Err(Exception::GP0);
             }
@@ -75,14 +75,14 @@ pub(crate) fn write<B: Backend>(
             }
             Ok(())
         }
-        Policy::Handled(Handled::SpecCtrl) => {
+        MsrPolicy::Handled(HandledMsr::SpecCtrl) => {
             if !set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) {
                 return Err(Exception::GP0);
             }
             *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
             Ok(())
         }
-        Policy::Handled(Handled::PredCmd) => {
+        MsrPolicy::Handled(HandledMsr::PredCmd) => {
             if value & !1 != 0 || !cx.vm.speculation.barrier {
                 return Err(Exception::GP0);
             }
@@ -91,7 +91,7 @@ pub(crate) fn write<B: Backend>(
             }
             Ok(())
         }
-        Policy::ReadOnly(_) | Policy::Handled(Handled::McgCap) => Err(Exception::GP0),
+        MsrPolicy::ReadOnly(_) | MsrPolicy::Handled(HandledMsr::McgCap) => Err(Exception::GP0),
         _ if set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) => Ok(()),
         _ => Err(Exception::GP0),
     }
@@ -102,31 +102,31 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) ->
     get_as(vm, core, index, lookup(index)?)
 }
 
-fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: Policy) -> Option<u64> {
+fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: MsrPolicy) -> Option<u64> {
     Some(match policy {
-        Policy::State(msr) => {
-            core.fetch(Groups::SYSCALL | Groups::CONTROL | Groups::SEGMENTS);
+        MsrPolicy::State(msr) => {
+            core.fetch(StateGroups::SYSCALL | StateGroups::CONTROL | StateGroups::SEGMENTS);
             *state_msr(core, msr)
         }
-        Policy::Handled(h) => match h {
-            Handled::Tsc => core.guest_tsc(),
-            Handled::TscDeadline => core.lapic.as_ref()?.tsc_deadline(timer::now()),
-            Handled::ApicBase => core.lapic.as_ref()?.base(),
-            Handled::X2Apic(reg) => {
+        MsrPolicy::Handled(h) => match h {
+            HandledMsr::Tsc => core.guest_tsc(),
+            HandledMsr::TscDeadline => core.lapic.as_ref()?.tsc_deadline(timer::now()),
+            HandledMsr::ApicBase => core.lapic.as_ref()?.base(),
+            HandledMsr::X2Apic(reg) => {
                 core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
             }
-            Handled::TscAux => u64::from(core.tsc_aux),
-            Handled::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
-            Handled::McgCap => core.msrs.mcg_cap,
+            HandledMsr::TscAux => u64::from(core.tsc_aux),
+            HandledMsr::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
+            HandledMsr::McgCap => core.msrs.mcg_cap,
             // PRED_CMD can only be written.
-            Handled::SpecCtrl | Handled::PredCmd => return None,
-            Handled::KvmWallClock => core.pv.wall_clock,
-            Handled::KvmSystemTime => core.pv.system_time,
-            Handled::KvmPvEoi => core.pv.eoi,
+            HandledMsr::SpecCtrl | HandledMsr::PredCmd => return None,
+            HandledMsr::KvmWallClock => core.pv.wall_clock,
+            HandledMsr::KvmSystemTime => core.pv.system_time,
+            HandledMsr::KvmPvEoi => core.pv.eoi,
         },
-        Policy::Stored(_) if !core.msrs.has(index) => return None,
-        Policy::Stored(slot) => core.msrs.read(slot),
-        Policy::Fixed(v) | Policy::ReadOnly(v) => v,
+        MsrPolicy::Stored(_) if !core.msrs.has(index) => return None,
+        MsrPolicy::Stored(slot) => core.msrs.read(slot),
+        MsrPolicy::Fixed(v) | MsrPolicy::ReadOnly(v) => v,
     })
 }
 
@@ -147,24 +147,24 @@ fn set_as<B: Backend>(
     mailbox: &Mailbox,
     core: &mut VcpuCore<B>,
     index: u32,
-    policy: Policy,
+    policy: MsrPolicy,
     value: u64,
 ) -> bool {
     match policy {
-        Policy::State(StateMsr::Efer) => set_efer(core, value),
-        Policy::State(msr) => {
+        MsrPolicy::State(StateMsr::Efer) => set_efer(core, value),
+        MsrPolicy::State(msr) => {
             let ok = msr.accepts(value, VA_BITS);
             if ok {
-                core.fetch(Groups::SYSCALL | Groups::SEGMENTS);
+                core.fetch(StateGroups::SYSCALL | StateGroups::SEGMENTS);
                 *state_msr(core, msr) = value;
-                core.state.mark(Groups::SYSCALL | Groups::SEGMENTS);
+                core.state.mark(StateGroups::SYSCALL | StateGroups::SEGMENTS);
             }
             ok
         }
-        Policy::Handled(h) => set_handled(vm, mailbox, core, h, value),
-        Policy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
-        Policy::Fixed(_) => true,
-        Policy::ReadOnly(v) => v == value,
+        MsrPolicy::Handled(h) => set_handled(vm, mailbox, core, h, value),
+        MsrPolicy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
+        MsrPolicy::Fixed(_) => true,
+        MsrPolicy::ReadOnly(v) => v == value,
     }
 }
 
@@ -177,11 +177,11 @@ fn set_handled<B: Backend>(
     vm: &Vm<B>,
     mailbox: &Mailbox,
     core: &mut VcpuCore<B>,
-    h: Handled,
+    h: HandledMsr,
     value: u64,
 ) -> bool {
     match h {
-        Handled::Tsc => {
+        HandledMsr::Tsc => {
             core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));
             let clock = clock(vm, core);
             if let Some(l) = core.lapic.as_mut() {
@@ -190,39 +190,39 @@ fn set_handled<B: Backend>(
             core.arm_timer(mailbox);
             mailbox.request_self(VcpuRequests::CLOCK);
         }
-        Handled::ApicBase => {
+        HandledMsr::ApicBase => {
             if !core.restore_apic_base(value) {
                 return false;
             }
             core.publish_apic(mailbox, &vm.machine.interrupts);
         }
-        Handled::TscDeadline => {
+        HandledMsr::TscDeadline => {
             let clock = clock(vm, core);
             let Some(l) = core.lapic.as_mut() else { return false };
             let _ = l.set_tsc_deadline(value, &clock);
             core.arm_timer(mailbox);
         }
         // As every read-only MSR, it takes the value that it has.
-        Handled::McgCap => return value == core.msrs.mcg_cap,
-        Handled::SpecCtrl => match u32::try_from(value) {
+        HandledMsr::McgCap => return value == core.msrs.mcg_cap,
+        HandledMsr::SpecCtrl => match u32::try_from(value) {
             Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
             _ => return false,
         },
-        Handled::X2Apic(_) | Handled::PredCmd => return false,
-        Handled::TscAux => match u32::try_from(value) {
+        HandledMsr::X2Apic(_) | HandledMsr::PredCmd => return false,
+        HandledMsr::TscAux => match u32::try_from(value) {
             Ok(v) => core.tsc_aux = v,
             Err(_) => return false,
         },
-        Handled::KvmWallClock => {
+        HandledMsr::KvmWallClock => {
             core.pv.wall_clock = value;
             core.pv.wall_wanted = true;
             mailbox.request_self(VcpuRequests::CLOCK);
         }
-        Handled::KvmSystemTime => {
+        HandledMsr::KvmSystemTime => {
             core.pv.system_time = value;
             mailbox.request_self(VcpuRequests::CLOCK);
         }
-        Handled::KvmPvEoi => {
+        HandledMsr::KvmPvEoi => {
             if !is_canonical(value, VA_BITS) || value & 2 != 0 {
                 return false;
             }
@@ -252,7 +252,7 @@ fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
 }
 
 fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
-    core.fetch(Groups::CONTROL | Groups::SEGMENTS);
+    core.fetch(StateGroups::CONTROL | StateGroups::SEGMENTS);
     match core.cpuid.cr_rules().check_efer(&core.state.control(), value) {
         Ok(write) => core.state.set_control(&write.state),
         Err(BadCr) => return false,

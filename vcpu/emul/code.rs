@@ -11,15 +11,18 @@ use crate::mmu::walk::{self, AccessKind, AccessPrivilege};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
 use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
 use crate::vcpu::context::VcpuCx;
-use crate::vcpu::emulate::decode::{decode, Insn, Mode};
-use crate::vcpu::state::Groups;
+use crate::vcpu::emulate::decode::{decode, CodeMode, DecodedInsn};
+use crate::vcpu::state::StateGroups;
 use core::cell::Cell;
 use kernel::prelude::*;
 
 /// Returns the instruction that exited, in 64-bit code, if one look tells that it is known. Needs no
 /// registers fetched; touches no memory but to compare it.
 #[inline(always)]
-pub(crate) fn known<'c, B: Backend>(cx: &'c VcpuCx<'_, '_, B>, context: &CodeContext) -> Option<&'c Insn> {
+pub(crate) fn known<'c, B: Backend>(
+    cx: &'c VcpuCx<'_, '_, B>,
+    context: &CodeContext,
+) -> Option<&'c DecodedInsn> {
     cx.core.code.quick_look(cx.core.state.rip, context, || cx.vm.machine.ram.stable_sequence())
 }
 
@@ -31,14 +34,14 @@ pub(crate) fn next_rip<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
     }
     let context = cx.core.hw.code_context()?;
     let insn = known(cx, &context)?;
-    Some(Mode::Bits64.next_rip(cx.core.state.rip, insn))
+    Some(CodeMode::Bits64.next_rip(cx.core.state.rip, insn))
 }
 
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
 /// read at once.
 #[inline]
-pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, Mode)> {
-    cx.core.fetch(Groups::CONTROL);
+pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(DecodedInsn, CodeMode)> {
+    cx.core.fetch(StateGroups::CONTROL);
     cx.core.state.fetch_code(&cx.core.hw);
     let key = CodeKey::of(&cx.core.state)?;
     let sequence = cx.vm.machine.ram.stable_sequence()?;
@@ -51,9 +54,9 @@ pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Insn, M
 }
 
 /// Walks, fetches and decodes, and notes every word that this rests on.
-fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, Insn)> {
+fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, DecodedInsn)> {
     let ram = &*cx.vm.machine.ram;
-    let witness = Witness { ram, trail: Cell::new(Some(WordTrail::new())) };
+    let witness = CodeWitness { ram, trail: Cell::new(Some(WordTrail::new())) };
     let privilege = if key.is_user { AccessPrivilege::User } else { AccessPrivilege::Supervisor };
     let how = walk::WalkAccess { kind: AccessKind::Fetch, privilege };
     let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
@@ -74,12 +77,12 @@ fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail
 }
 
 /// Guest memory that notes what a walk reads of it; nothing once a walk does what cannot be noted.
-struct Witness<'a> {
+struct CodeWitness<'a> {
     ram: &'a GuestRam,
     trail: Cell<Option<WordTrail>>,
 }
 
-impl GuestMem for Witness<'_> {
+impl GuestMem for CodeWitness<'_> {
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemError> {
         self.ram.read(gpa, buf)?;
         let noted = || {

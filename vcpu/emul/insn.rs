@@ -8,17 +8,17 @@ use super::mov;
 use crate::arch::exception::Exception;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
-use crate::vcpu::emulate::decode::{Insn, Mode, MAX_LEN};
+use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn, MAX_LEN};
 use crate::vcpu::emulate::execute;
-use crate::vcpu::emulate::machine::Stop;
-use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
+use crate::vcpu::emulate::machine::StopReason;
+use crate::vcpu::outcome::{ExitOutcome, UserExit, VmBug};
 use crate::vcpu::record::count;
-use crate::vcpu::state::Groups;
+use crate::vcpu::state::StateGroups;
 
 /// Carries out the instruction at RIP in software.
-pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.emulated);
-    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
+    cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     let mut hint = [0u8; MAX_LEN];
     let len = match cx.core.hw.insn_bytes() {
         Some(bytes) => {
@@ -44,20 +44,20 @@ pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
 }
 
 /// Finishes the instruction for which user space has carried out what it asked for.
-pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
         cx.core.io.forget();
-        return Outcome::Resume;
+        return ExitOutcome::Resume;
     };
     if mov::finish(cx, &insn, mode) {
-        return Outcome::Resume;
+        return ExitOutcome::Resume;
     }
-    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
+    cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     carry_out(cx, insn, mode)
 }
 
 /// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
-fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> Outcome {
+fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mode: CodeMode) -> ExitOutcome {
     let finishes = cx.core.io.is_unfinished();
     cx.core.io.begin();
     let stepping = cx.core.is_stepping();
@@ -68,7 +68,7 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
         Ok(()) => {
             cx.core.io.forget();
             cx.core.end_insn(stepping);
-            Outcome::Resume
+            ExitOutcome::Resume
         }
         Err(stop) => {
             let has_begun = cx.core.io.has_begun();
@@ -76,17 +76,17 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
             // The element of a string instruction that was to be finished is done. Events come before the next.
             if asks && finishes && !has_begun && !cx.core.io.is_unfinished() {
                 cx.core.io.forget();
-                return Outcome::Resume;
+                return ExitOutcome::Resume;
             }
             // What has been done must not be done again by another that comes in between.
-            if stop == Stop::Retry && (asks || has_begun) {
+            if stop == StopReason::Retry && (asks || has_begun) {
                 cx.core.io.keep(insn, mode, cx.core.state.rip);
             }
             match stop {
-                Stop::NoMemory(gpa) if insn.is_interrupt() => {
+                StopReason::NoMemory(gpa) if insn.is_interrupt() => {
                     cx.core.io.forget();
                     let raw = cx.record.recorder.last();
-                    Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) })
+                    ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) })
                 }
                 stop => stopped(cx, stop, after),
             }
@@ -95,14 +95,14 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: Insn, mode: Mode) -> 
 }
 
 /// Returns what comes of an instruction that was not carried out.
-fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, after: RetryAfter) -> Outcome {
+fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after: RetryAfter) -> ExitOutcome {
     match stop {
-        Stop::Fault(e) => {
+        StopReason::Fault(e) => {
             cx.core.io.forget();
-            Outcome::Inject(e)
+            ExitOutcome::Inject(e)
         }
-        Stop::Retry => after.outcome(),
-        Stop::NoMemory(_) | Stop::Unhandled => {
+        StopReason::Retry => after.outcome(),
+        StopReason::NoMemory(_) | StopReason::Unhandled => {
             cx.core.io.forget();
             unhandled(cx)
         }
@@ -111,36 +111,36 @@ fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: Stop, after: RetryAfter
 
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
 /// executed it, as on KVM.
-fn unhandled<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+fn unhandled<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     if cx.core.state.cpl() != 0 {
-        return Outcome::Inject(Exception::UD);
+        return ExitOutcome::Inject(Exception::UD);
     }
-    Outcome::ToUser(UserExit::Bug(failure(cx)))
+    ExitOutcome::ToUser(UserExit::Bug(failure(cx)))
 }
 
 /// Returns the address of the instruction after the one that exited, by decoding it.
 ///
 /// # Errors
 /// What must be done first, or the VM's end.
-pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, Outcome> {
+pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, ExitOutcome> {
     if let Some((insn, mode)) = code::current(cx) {
         return Ok(mode.next_rip(cx.core.state.rip, &insn));
     }
-    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL);
+    cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL);
     let mut machine = CxMachine::new(cx);
     let insn = execute::fetch_and_decode(&mut machine, None);
     let after = machine.after;
     match insn {
         Ok(insn) => {
-            let mode = if cx.core.state.is_64bit() { Mode::Bits64 } else { Mode::Bits32 };
+            let mode = if cx.core.state.is_64bit() { CodeMode::Bits64 } else { CodeMode::Bits32 };
             Ok(mode.next_rip(cx.core.state.rip, &insn))
         }
-        Err(Stop::Fault(e)) => Err(Outcome::Inject(e)),
-        Err(Stop::Retry) => Err(match after {
-            RetryAfter::Blocked(by) => Outcome::Blocked(by),
-            _ => Outcome::Resume,
+        Err(StopReason::Fault(e)) => Err(ExitOutcome::Inject(e)),
+        Err(StopReason::Retry) => Err(match after {
+            RetryAfter::Blocked(by) => ExitOutcome::Blocked(by),
+            _ => ExitOutcome::Resume,
         }),
-        Err(Stop::NoMemory(_) | Stop::Unhandled) => Err(unhandled(cx)),
+        Err(StopReason::NoMemory(_) | StopReason::Unhandled) => Err(unhandled(cx)),
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The emulator's [`Machine`] over a vCPU: its registers and ports. For memory see [`super::operand`].
+//! The emulator's [`InsnMachine`] over a vCPU: its registers and ports. For memory see [`super::operand`].
 
 use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
@@ -11,9 +11,9 @@ use crate::vcpu::access::port;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
-use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
-use crate::vcpu::outcome::{BlockedBy, Outcome, UserExit};
-use crate::vcpu::state::Groups;
+use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
+use crate::vcpu::outcome::{BlockedBy, ExitOutcome, UserExit};
+use crate::vcpu::state::StateGroups;
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +28,20 @@ pub(crate) enum RetryAfter {
 
 impl RetryAfter {
     /// Returns what must be done before the instruction can run again.
-    pub(crate) fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> ExitOutcome {
         match self {
-            RetryAfter::Nothing => Outcome::Resume,
-            RetryAfter::Blocked(by) => Outcome::Blocked(by),
-            RetryAfter::User(exit) => Outcome::ToUser(exit),
+            RetryAfter::Nothing => ExitOutcome::Resume,
+            RetryAfter::Blocked(by) => ExitOutcome::Blocked(by),
+            RetryAfter::User(exit) => ExitOutcome::ToUser(exit),
         }
     }
 }
 
-/// A [`Machine`] on the vCPU of a [`VcpuCx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
+/// A [`InsnMachine`] on the vCPU of a [`VcpuCx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
 /// instructions that use them.
 pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
     pub(crate) cx: &'c mut VcpuCx<'a, 'f, B>,
-    /// Why the last step stopped with [`Stop::Retry`].
+    /// Why the last step stopped with [`StopReason::Retry`].
     pub(crate) after: RetryAfter,
     /// The access is the processor's own, not the instruction's.
     pub(crate) implicit: bool,
@@ -59,7 +59,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
         let at = Gva(self.cx.core.state.seg(SegReg::Cs).base.wrapping_add(self.cx.core.state.rip));
         let n = MAX_LEN.min(usize::try_from(at.left_in_page()).unwrap_or(0));
         let read = match bytes.get_mut(..n) {
-            Some(part) => self.read(at, part, Access::Fetch).is_ok(),
+            Some(part) => self.read(at, part, MemAccess::Fetch).is_ok(),
             None => false,
         };
         (bytes, if read { n as u8 } else { 0 })
@@ -75,7 +75,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 }
 
-impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
+impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
     fn gpr(&self, n: u8) -> u64 {
         self.cx.core.state.gprs[usize::from(n & 15)]
     }
@@ -106,7 +106,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 
     fn set_segment(&mut self, reg: SegReg, seg: SegmentState) {
         self.cx.core.state.segs[reg as usize] = seg;
-        self.cx.core.state.mark(Groups::SEGMENTS);
+        self.cx.core.state.mark(StateGroups::SEGMENTS);
     }
 
     fn table(&self, which: TableReg) -> DescTable {
@@ -123,7 +123,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
             TableReg::Gdt => s.gdt = table,
             TableReg::Idt => s.idt = table,
         }
-        s.mark(Groups::TABLES);
+        s.mark(StateGroups::TABLES);
     }
 
     fn ldt(&self) -> SegmentState {
@@ -132,12 +132,12 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 
     fn set_ldt(&mut self, ldt: SegmentState) {
         self.cx.core.state.ldtr = ldt;
-        self.cx.core.state.mark(Groups::SEGMENTS);
+        self.cx.core.state.mark(StateGroups::SEGMENTS);
     }
 
     fn set_task(&mut self, task: SegmentState) {
         self.cx.core.state.tr = task;
-        self.cx.core.state.mark(Groups::SEGMENTS);
+        self.cx.core.state.mark(StateGroups::SEGMENTS);
     }
 
     fn cr(&self, n: u8) -> u64 {
@@ -152,22 +152,22 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         }
     }
 
-    fn set_cr(&mut self, n: u8, value: u64) -> Step<()> {
+    fn set_cr(&mut self, n: u8, value: u64) -> EmulatedStep<()> {
         let rules = *self.cx.core.cpuid.cr_rules();
         let now = self.cx.core.state.control();
         let write = match n {
             0 => rules.check_cr0(&now, value),
             2 => {
                 self.cx.core.state.cr2 = value;
-                self.cx.core.state.mark(Groups::CONTROL);
+                self.cx.core.state.mark(StateGroups::CONTROL);
                 return Ok(());
             }
             3 => rules.check_cr3(&now, value),
             4 => rules.check_cr4(&now, value),
             8 => return self.set_cr8(value),
-            _ => return Err(Stop::Fault(Exception::UD)),
+            _ => return Err(StopReason::Fault(Exception::UD)),
         };
-        let write = write.map_err(|BadCr| Stop::Fault(Exception::GP0))?;
+        let write = write.map_err(|BadCr| StopReason::Fault(Exception::GP0))?;
         if write.loads_pdptes {
             self.load_pdptes(&rules, &write.state)?;
         }
@@ -183,19 +183,19 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         self.cx.core.state.cpl()
     }
 
-    fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+    fn read(&mut self, gva: Gva, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         self.read_linear(gva, buf, access)
     }
 
-    fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
+    fn write(&mut self, gva: Gva, buf: &[u8]) -> EmulatedStep<()> {
         self.write_linear(gva, buf)
     }
 
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
         self.cmpxchg_linear(gva, width, old, new)
     }
 
-    fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+    fn probe(&mut self, gva: Gva, len: usize, access: MemAccess) -> EmulatedStep<()> {
         self.probe_linear(gva, len, access)
     }
 
@@ -207,7 +207,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         self.cx.core.io.forget();
     }
 
-    fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
+    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32> {
         self.check_port(port, width)?;
         // Ports and memory share the log; a port's key lies above any physical address.
         let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
@@ -221,7 +221,7 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
         self.ask(key, len, false, UserExit::Io { port, width, is_in: true, data: 0 })
     }
 
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()> {
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()> {
         self.check_port(port, width)?;
         let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
         if self.cx.core.io.answer(key, len, true).is_some() {
@@ -239,9 +239,9 @@ impl<B: Backend> Machine for CxMachine<'_, '_, '_, B> {
 const PORT_KEY: u64 = 1 << 63;
 
 impl<B: Backend> CxMachine<'_, '_, '_, B> {
-    fn set_cr8(&mut self, value: u64) -> Step<()> {
+    fn set_cr8(&mut self, value: u64) -> EmulatedStep<()> {
         if value > 15 {
-            return Err(Stop::Fault(Exception::GP0));
+            return Err(StopReason::Fault(Exception::GP0));
         }
         if let Some(l) = self.cx.core.lapic.as_mut() {
             l.set_cr8(value as u8);
@@ -250,25 +250,25 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Loads the directory pointers of PAE paging, as `state` names them. SDM, "PDPTE Registers".
-    fn load_pdptes(&mut self, rules: &CrRules, state: &CrState) -> Step<()> {
+    fn load_pdptes(&mut self, rules: &CrRules, state: &CrState) -> EmulatedStep<()> {
         let entries: [u64; 4] = match self.cx.vm.machine.ram.read_obj(Gpa(state.pdpt())) {
             Ok(entries) => entries,
-            Err(MemError::NoSlot(_)) => return Err(Stop::Fault(Exception::GP0)),
+            Err(MemError::NoSlot(_)) => return Err(StopReason::Fault(Exception::GP0)),
             Err(e) => return self.mem_error(e, false),
         };
         if !rules.are_pdptes(&entries) {
-            return Err(Stop::Fault(Exception::GP0));
+            return Err(StopReason::Fault(Exception::GP0));
         }
         self.cx.core.state.pdptes = entries;
         Ok(())
     }
 
     /// Checks the I/O permission bitmap of the TSS. SDM, "I/O Permission Bit Map".
-    fn check_port(&mut self, port: u16, width: Width) -> Step<()> {
+    fn check_port(&mut self, port: u16, width: Width) -> EmulatedStep<()> {
         if self.is_io_allowed() {
             return Ok(());
         }
-        let gp = Err(Stop::Fault(Exception::GP0));
+        let gp = Err(StopReason::Fault(Exception::GP0));
         let tr = self.cx.core.state.tr;
         if !tr.attr.is_present() || tr.limit < 103 {
             return gp;
@@ -289,12 +289,12 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Reads the TSS. Where there is no memory, nothing is permitted, as on KVM.
-    fn read_as_supervisor(&mut self, gva: Gva, buf: &mut [u8]) -> Step<()> {
+    fn read_as_supervisor(&mut self, gva: Gva, buf: &mut [u8]) -> EmulatedStep<()> {
         self.act_as_processor(true);
-        let done = self.read(gva, buf, Access::Read);
+        let done = self.read(gva, buf, MemAccess::Read);
         self.act_as_processor(false);
         match done {
-            Err(Stop::NoMemory(_)) => Err(Stop::Fault(Exception::GP0)),
+            Err(StopReason::NoMemory(_)) => Err(StopReason::Fault(Exception::GP0)),
             done => done,
         }
     }

@@ -13,17 +13,17 @@ use crate::arch::segment::SegReg;
 use crate::vcpu::access::mmio;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
-use crate::vcpu::emulate::decode::{Insn, Mode};
-use crate::vcpu::emulate::machine::Stop;
-use crate::vcpu::emulate::table::Map;
+use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
+use crate::vcpu::emulate::machine::StopReason;
+use crate::vcpu::emulate::table::OpcodeMap;
 use crate::vcpu::exit::GuestPageFault;
-use crate::vcpu::outcome::{FastExit, Outcome};
+use crate::vcpu::outcome::{ExitOutcome, FastExit};
 use crate::vcpu::record::count;
-use crate::vcpu::state::Groups;
+use crate::vcpu::state::StateGroups;
 
 /// What is moved.
 #[derive(Clone, Copy)]
-enum Move {
+enum MovInsn {
     /// Into a register, merged as its width asks.
     Load(usize),
     /// Into a register, the rest of it cleared.
@@ -34,22 +34,22 @@ enum Move {
 
 /// Returns the move and the width of its memory operand, for the instructions that are done here.
 #[inline]
-fn plan(insn: &Insn, gprs: &[u64; 16]) -> Option<(Move, Width)> {
+fn plan(insn: &DecodedInsn, gprs: &[u64; 16]) -> Option<(MovInsn, Width)> {
     insn.mem?;
     let reg = usize::from(insn.reg & 15);
     // Without REX, 4 to 7 are AH to BH.
     let has_byte = insn.prefixes.rex != 0 || reg < 4;
     let value = *gprs.get(reg)?;
     Some(match (insn.map, insn.opcode) {
-        (Map::One, 0x8b) => (Move::Load(reg), insn.op_size),
-        (Map::One, 0x89) => (Move::Store(value), insn.op_size),
-        (Map::One, 0xc7) if insn.ext == 0 => (Move::Store(insn.imm), insn.op_size),
-        (Map::One, 0x8a) if has_byte => (Move::Load(reg), Width::B1),
-        (Map::One, 0x88) if has_byte => (Move::Store(value), Width::B1),
-        (Map::One, 0xc6) if insn.ext == 0 => (Move::Store(insn.imm), Width::B1),
+        (OpcodeMap::One, 0x8b) => (MovInsn::Load(reg), insn.op_size),
+        (OpcodeMap::One, 0x89) => (MovInsn::Store(value), insn.op_size),
+        (OpcodeMap::One, 0xc7) if insn.ext == 0 => (MovInsn::Store(insn.imm), insn.op_size),
+        (OpcodeMap::One, 0x8a) if has_byte => (MovInsn::Load(reg), Width::B1),
+        (OpcodeMap::One, 0x88) if has_byte => (MovInsn::Store(value), Width::B1),
+        (OpcodeMap::One, 0xc6) if insn.ext == 0 => (MovInsn::Store(insn.imm), Width::B1),
         // MOVZX; to 16 bits it would keep the rest.
-        (Map::Two, 0xb6) if insn.op_size != Width::B2 => (Move::LoadZero(reg), Width::B1),
-        (Map::Two, 0xb7) if insn.op_size != Width::B2 => (Move::LoadZero(reg), Width::B2),
+        (OpcodeMap::Two, 0xb6) if insn.op_size != Width::B2 => (MovInsn::LoadZero(reg), Width::B1),
+        (OpcodeMap::Two, 0xb7) if insn.op_size != Width::B2 => (MovInsn::LoadZero(reg), Width::B2),
         _ => return None,
     })
 }
@@ -59,7 +59,7 @@ fn plan(insn: &Insn, gprs: &[u64; 16]) -> Option<(Move, Width)> {
 fn is_in_one_page<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
-    (insn, mode): (&Insn, Mode),
+    (insn, mode): (&DecodedInsn, CodeMode),
     bytes: usize,
 ) -> bool {
     let (offset, bytes) = (fault.gpa.page_offset(), bytes as u64);
@@ -71,7 +71,7 @@ fn is_in_one_page<B: Backend>(
 /// Returns the offset in its page of the memory operand, whose linear address has it in its low bits: address sizes
 /// and paging change none of them.
 #[inline(always)]
-fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: Mode) -> Option<u64> {
+fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn, mode: CodeMode) -> Option<u64> {
     let mem = insn.mem?;
     let gprs = &cx.core.state.gprs;
     let mut at = mem.disp;
@@ -84,8 +84,8 @@ fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: Mod
     if mem.rip_relative {
         at = at.wrapping_add(mode.next_rip(cx.core.state.rip, insn));
     }
-    if mode != Mode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs) {
-        cx.core.fetch(Groups::SEGMENTS);
+    if mode != CodeMode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs) {
+        cx.core.fetch(StateGroups::SEGMENTS);
         at = at.wrapping_add(cx.core.state.seg(mem.seg).base);
     }
     Some(at % PAGE_SIZE)
@@ -118,8 +118,8 @@ pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFa
     if !is_controller {
         return signal(cx, fault, &insn);
     }
-    match carry_out(cx, fault, &insn, Mode::Bits64) {
-        Some(Outcome::Resume) => {
+    match carry_out(cx, fault, &insn, CodeMode::Bits64) {
+        Some(ExitOutcome::Resume) => {
             count(&cx.record.stats.page_faults);
             count(&cx.record.stats.mmio);
             if fault.write {
@@ -134,23 +134,23 @@ pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFa
 
 /// Carries out a plain MOV that signals user space, if it is one.
 #[inline(never)]
-fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault, insn: &Insn) -> FastExit {
-    let Some((Move::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return FastExit::Not };
-    let is_whole = is_in_one_page(cx, fault, (insn, Mode::Bits64), width.bytes());
+fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault, insn: &DecodedInsn) -> FastExit {
+    let Some((MovInsn::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return FastExit::Not };
+    let is_whole = is_in_one_page(cx, fault, (insn, CodeMode::Bits64), width.bytes());
     if insn.prefixes.lock || !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
         return FastExit::Not;
     }
     count(&cx.record.stats.page_faults);
     count(&cx.record.stats.mmio);
     count(&cx.record.stats.emulated);
-    let next = Mode::Bits64.next_rip(cx.core.state.rip, insn);
+    let next = CodeMode::Bits64.next_rip(cx.core.state.rip, insn);
     cx.core.go_past(next, false);
     FastExit::Again
 }
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Option<Outcome> {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Option<ExitOutcome> {
     if !fault.is_final {
         return None;
     }
@@ -163,9 +163,9 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFa
 fn carry_out<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
-    insn: &Insn,
-    mode: Mode,
-) -> Option<Outcome> {
+    insn: &DecodedInsn,
+    mode: CodeMode,
+) -> Option<ExitOutcome> {
     let (what, width) = plan(insn, &cx.core.state.gprs)?;
     let bytes = width.bytes();
     if insn.prefixes.lock || !is_in_one_page(cx, fault, (insn, mode), bytes) {
@@ -177,7 +177,7 @@ fn carry_out<B: Backend>(
     let mut machine = CxMachine::new(cx);
     let mut data = [0u8; 8];
     let done = match what {
-        Move::Store(value) => {
+        MovInsn::Store(value) => {
             data = value.to_le_bytes();
             data.get(..bytes).map(|part| machine.device_write(fault.gpa, part, false))
         }
@@ -186,7 +186,7 @@ fn carry_out<B: Backend>(
     let after = machine.after;
     match done? {
         Ok(()) => {}
-        Err(Stop::Retry) => {
+        Err(StopReason::Retry) => {
             cx.core.io.keep(*insn, mode, cx.core.state.rip);
             return Some(after.outcome());
         }
@@ -194,14 +194,14 @@ fn carry_out<B: Backend>(
     }
     let next = mode.next_rip(cx.core.state.rip, insn);
     end(cx, what, width, u64::from_le_bytes(data), next, stepping);
-    Some(Outcome::Resume)
+    Some(ExitOutcome::Resume)
 }
 
 /// Finishes a plain MOV whose one access user space has carried out. Returns whether it was that.
 #[inline]
-pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: Mode) -> bool {
+pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn, mode: CodeMode) -> bool {
     let Some((what, width)) = plan(insn, &cx.core.state.gprs) else { return false };
-    let is_write = matches!(what, Move::Store(_));
+    let is_write = matches!(what, MovInsn::Store(_));
     let Some(value) = cx.core.io.only_answer(width.bytes() as u8, is_write) else { return false };
     let (next, stepping) = (mode.next_rip(cx.core.state.rip, insn), cx.core.is_stepping());
     // User space may have left anything behind the bytes that it was asked for.
@@ -213,7 +213,7 @@ pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn, mode: 
 #[inline(always)]
 fn end<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
-    what: Move,
+    what: MovInsn,
     width: Width,
     value: u64,
     next: u64,
@@ -221,9 +221,9 @@ fn end<B: Backend>(
 ) {
     let gprs = &mut cx.core.state.gprs;
     match what {
-        Move::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),
-        Move::LoadZero(reg) => gprs[reg & 15] = value,
-        Move::Store(_) => {}
+        MovInsn::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),
+        MovInsn::LoadZero(reg) => gprs[reg & 15] = value,
+        MovInsn::Store(_) => {}
     }
     cx.core.io.forget();
     cx.core.go_past(next, stepping);

@@ -20,7 +20,7 @@ use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, AccessPrivilege, WalkError};
 use crate::vcpu::access::mmio;
 use crate::vcpu::backend::Backend;
-use crate::vcpu::emulate::machine::{Access, Step, Stop};
+use crate::vcpu::emulate::machine::{EmulatedStep, MemAccess, StopReason};
 use crate::vcpu::outcome::{BlockedBy, UserExit};
 
 /// The most bytes of one access to a device.
@@ -28,38 +28,38 @@ const PART: usize = 8;
 
 /// A piece of an access: guest physical address and length, within one page.
 #[derive(Clone, Copy)]
-struct Piece {
+struct OperandPart {
     gpa: Gpa,
     len: usize,
 }
 
 impl<B: Backend> CxMachine<'_, '_, '_, B> {
-    fn stop<T>(&mut self, after: RetryAfter) -> Step<T> {
+    fn stop<T>(&mut self, after: RetryAfter) -> EmulatedStep<T> {
         self.after = after;
-        Err(Stop::Retry)
+        Err(StopReason::Retry)
     }
 
-    pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> Step<T> {
+    pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> EmulatedStep<T> {
         match e {
             MemError::NotResident(gpa) => self.stop(RetryAfter::Blocked(BlockedBy::FaultIn { gpa, write })),
-            MemError::NoSlot(_) => Err(Stop::Unhandled),
+            MemError::NoSlot(_) => Err(StopReason::Unhandled),
         }
     }
 
     /// Asks user space for an access, which is logged under `key`.
-    pub(crate) fn ask<T>(&mut self, key: Gpa, len: u8, is_write: bool, exit: UserExit) -> Step<T> {
+    pub(crate) fn ask<T>(&mut self, key: Gpa, len: u8, is_write: bool, exit: UserExit) -> EmulatedStep<T> {
         if !self.cx.core.io.ask(key, len, is_write) {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         self.stop(RetryAfter::User(exit))
     }
 
     /// Translates one piece that does not cross a page.
-    fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
+    fn translate(&mut self, gva: Gva, access: MemAccess) -> EmulatedStep<Gpa> {
         let kind = match access {
-            Access::Read => AccessKind::Read,
-            Access::Write => AccessKind::Write,
-            Access::Fetch => AccessKind::Fetch,
+            MemAccess::Read => AccessKind::Read,
+            MemAccess::Write => AccessKind::Write,
+            MemAccess::Fetch => AccessKind::Fetch,
         };
         let privilege = match self.cx.core.state.cpl() {
             _ if self.implicit => AccessPrivilege::Implicit,
@@ -69,7 +69,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         let how = walk::WalkAccess { kind, privilege };
         match walk::walk(&*self.cx.vm.machine.ram, &self.cx.guest_paging(), gva, how) {
             Ok(t) => Ok(t.gpa),
-            Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
+            Err(WalkError::Fault(e)) => Err(StopReason::Fault(e)),
             // The tables' accessed bits are set in passing, so the page must be there for writing.
             Err(WalkError::Mem(e)) => self.mem_error(e, true),
             Err(WalkError::Busy) => self.stop(RetryAfter::Nothing),
@@ -77,9 +77,14 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Splits an access at the page boundary and translates both pieces before anything is touched.
-    fn pieces(&mut self, gva: Gva, len: usize, access: Access) -> Step<(Piece, Option<Piece>)> {
+    fn pieces(
+        &mut self,
+        gva: Gva,
+        len: usize,
+        access: MemAccess,
+    ) -> EmulatedStep<(OperandPart, Option<OperandPart>)> {
         let left = usize::try_from(gva.left_in_page()).unwrap_or(0);
-        let first = Piece { gpa: self.translate(gva, access)?, len: len.min(left) };
+        let first = OperandPart { gpa: self.translate(gva, access)?, len: len.min(left) };
         let rest = len.saturating_sub(left);
         if rest == 0 {
             return Ok((first, None));
@@ -88,39 +93,39 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         if !self.cx.core.state.is_64bit() {
             next.0 &= 0xffff_ffff;
         }
-        Ok((first, Some(Piece { gpa: self.translate(next, access)?, len: rest })))
+        Ok((first, Some(OperandPart { gpa: self.translate(next, access)?, len: rest })))
     }
 
-    /// [`crate::vcpu::emulate::machine::Machine::read`].
-    pub(crate) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+    /// [`crate::vcpu::emulate::machine::InsnMachine::read`].
+    pub(crate) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         match self.pieces(gva, buf.len(), access)? {
             (first, None) => self.read_piece(first, buf, access),
             (first, Some(second)) => self.read_both([first, second], buf, access),
         }
     }
 
-    /// [`crate::vcpu::emulate::machine::Machine::write`].
-    pub(crate) fn write_linear(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
-        match self.pieces(gva, buf.len(), Access::Write)? {
+    /// [`crate::vcpu::emulate::machine::InsnMachine::write`].
+    pub(crate) fn write_linear(&mut self, gva: Gva, buf: &[u8]) -> EmulatedStep<()> {
+        match self.pieces(gva, buf.len(), MemAccess::Write)? {
             (first, None) => self.write_piece(first, buf),
             (first, Some(second)) => self.write_both([first, second], buf),
         }
     }
 
-    /// [`crate::vcpu::emulate::machine::Machine::probe`].
-    pub(crate) fn probe_linear(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+    /// [`crate::vcpu::emulate::machine::InsnMachine::probe`].
+    pub(crate) fn probe_linear(&mut self, gva: Gva, len: usize, access: MemAccess) -> EmulatedStep<()> {
         let (first, second) = self.pieces(gva, len, access)?;
         self.probe_piece(first, access)?;
         second.map_or(Ok(()), |piece| self.probe_piece(piece, access))
     }
 
-    /// [`crate::vcpu::emulate::machine::Machine::cmpxchg`].
-    pub(crate) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+    /// [`crate::vcpu::emulate::machine::InsnMachine::cmpxchg`].
+    pub(crate) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
         if gva.0 & (width.bytes() as u64).wrapping_sub(1) != 0 {
             // Not naturally aligned: as two plain accesses. Other vCPUs may see the halves apart.
             return self.unaligned_cmpxchg(gva, width, old, new);
         }
-        let gpa = self.translate(gva, Access::Write)?;
+        let gpa = self.translate(gva, MemAccess::Write)?;
         match self.cx.vm.machine.ram.cmpxchg(gpa, width.bytes(), old, new) {
             Ok(found) => Ok(found),
             Err(MemError::NoSlot(_)) => {
@@ -131,19 +136,19 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         }
     }
 
-    fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
+    fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
         let (mut buf, new) = ([0u8; 8], new.to_le_bytes());
         let (Some(part), Some(new)) = (buf.get_mut(..width.bytes()), new.get(..width.bytes())) else {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         };
-        let (first, second) = self.pieces(gva, width.bytes(), Access::Write)?;
-        let is_memory = |p: Piece| self.cx.vm.machine.ram.user_range(p.gpa, true).is_some();
+        let (first, second) = self.pieces(gva, width.bytes(), MemAccess::Write)?;
+        let is_memory = |p: OperandPart| self.cx.vm.machine.ram.user_range(p.gpa, true).is_some();
         if !is_memory(first) || second.is_some_and(|p| !is_memory(p)) {
             // A device has been read already, and is not compared.
             self.write_linear(gva, new)?;
             return Ok(old);
         }
-        self.read_linear(gva, part, Access::Write)?;
+        self.read_linear(gva, part, MemAccess::Write)?;
         let found = u64::from_le_bytes(buf);
         if found == old & width.mask() {
             self.write_linear(gva, new)?;
@@ -151,47 +156,52 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Ok(found)
     }
 
-    fn read_piece(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
+    fn read_piece(&mut self, p: OperandPart, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         match self.cx.vm.machine.ram.read(p.gpa, buf) {
             Ok(()) => Ok(()),
-            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
+            Err(MemError::NoSlot(_)) if self.implicit => Err(StopReason::NoMemory(p.gpa)),
             // Code is executed from memory only.
-            Err(MemError::NoSlot(_)) if access == Access::Fetch => Err(Stop::Unhandled),
+            Err(MemError::NoSlot(_)) if access == MemAccess::Fetch => Err(StopReason::Unhandled),
             Err(MemError::NoSlot(_)) => self.device_read(p.gpa, buf, true),
             Err(e) => self.mem_error(e, false),
         }
     }
 
-    fn write_piece(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
+    fn write_piece(&mut self, p: OperandPart, buf: &[u8]) -> EmulatedStep<()> {
         match self.cx.vm.machine.ram.write(p.gpa, buf) {
             Ok(()) => Ok(()),
-            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
+            Err(MemError::NoSlot(_)) if self.implicit => Err(StopReason::NoMemory(p.gpa)),
             Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf, true),
             Err(e) => self.mem_error(e, true),
         }
     }
 
     /// Makes sure that memory is resident, and does not touch a device.
-    fn probe_piece(&mut self, p: Piece, access: Access) -> Step<()> {
+    fn probe_piece(&mut self, p: OperandPart, access: MemAccess) -> EmulatedStep<()> {
         // One byte, read: tells whether the page is resident. A write goes through the same page.
         let mut byte = [0u8];
         match self.cx.vm.machine.ram.read(p.gpa, &mut byte) {
-            Ok(()) if access == Access::Write => {
+            Ok(()) if access == MemAccess::Write => {
                 let b = u64::from(byte[0]);
                 match self.cx.vm.machine.ram.cmpxchg(p.gpa, 1, b, b) {
                     Ok(_) | Err(MemError::NoSlot(_)) => Ok(()),
                     Err(e) => self.mem_error(e, true),
                 }
             }
-            Err(MemError::NoSlot(_)) if self.implicit => Err(Stop::NoMemory(p.gpa)),
+            Err(MemError::NoSlot(_)) if self.implicit => Err(StopReason::NoMemory(p.gpa)),
             Ok(()) | Err(MemError::NoSlot(_)) => Ok(()),
-            Err(e) => self.mem_error(e, access == Access::Write),
+            Err(e) => self.mem_error(e, access == MemAccess::Write),
         }
     }
 
     /// Makes sure of both pieces of an access, so that none is done without the other. Returns for each whether it is
     /// memory beside a device.
-    fn prepare(&mut self, pieces: &[Piece; 2], writes: bool, access: Access) -> Step<[bool; 2]> {
+    fn prepare(
+        &mut self,
+        pieces: &[OperandPart; 2],
+        writes: bool,
+        access: MemAccess,
+    ) -> EmulatedStep<[bool; 2]> {
         for piece in pieces {
             self.probe_piece(*piece, access)?;
         }
@@ -200,7 +210,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Ok(is_memory.map(|memory| memory && is_mixed))
     }
 
-    fn read_both(&mut self, pieces: [Piece; 2], buf: &mut [u8], access: Access) -> Step<()> {
+    fn read_both(&mut self, pieces: [OperandPart; 2], buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         let once = self.prepare(&pieces, false, access)?;
         let mut rest = buf;
         for (piece, once) in pieces.into_iter().zip(once) {
@@ -215,8 +225,8 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         Ok(())
     }
 
-    fn write_both(&mut self, pieces: [Piece; 2], buf: &[u8]) -> Step<()> {
-        let once = self.prepare(&pieces, true, Access::Write)?;
+    fn write_both(&mut self, pieces: [OperandPart; 2], buf: &[u8]) -> EmulatedStep<()> {
+        let once = self.prepare(&pieces, true, MemAccess::Write)?;
         let mut rest = buf;
         for (piece, once) in pieces.into_iter().zip(once) {
             let (part, later) = rest.split_at(piece.len.min(rest.len()));
@@ -231,14 +241,14 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Reads memory, and gives the same should the instruction start again.
-    fn read_once(&mut self, p: Piece, buf: &mut [u8], access: Access) -> Step<()> {
+    fn read_once(&mut self, p: OperandPart, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         let mut at = p.gpa;
         for part in buf.chunks_mut(PART) {
             let len = part.len();
             match self.cx.core.io.answer(at, len as u8, false) {
                 Some(value) => put(part, value),
                 None => {
-                    self.read_piece(Piece { gpa: at, len }, part, access)?;
+                    self.read_piece(OperandPart { gpa: at, len }, part, access)?;
                     self.cx.core.io.done(at, len as u8, false, value_of(part));
                 }
             }
@@ -248,12 +258,12 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// Writes memory, but not again should the instruction start again.
-    fn write_once(&mut self, p: Piece, buf: &[u8]) -> Step<()> {
+    fn write_once(&mut self, p: OperandPart, buf: &[u8]) -> EmulatedStep<()> {
         let mut at = p.gpa;
         for part in buf.chunks(PART) {
             let len = part.len();
             if self.cx.core.io.answer(at, len as u8, true).is_none() {
-                self.write_piece(Piece { gpa: at, len }, part)?;
+                self.write_piece(OperandPart { gpa: at, len }, part)?;
                 self.cx.core.io.done(at, len as u8, true, 0);
             }
             at = at.wrapping_add(len as u64);
@@ -263,7 +273,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Reads a device in parts of at most 8 bytes. `logs`: the instruction may have more to do, and start again.
     #[inline]
-    pub(crate) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8], logs: bool) -> Step<()> {
+    pub(crate) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8], logs: bool) -> EmulatedStep<()> {
         let mut at = gpa;
         for part in buf.chunks_mut(PART) {
             let len = part.len() as u8;
@@ -290,7 +300,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Writes a device in parts of at most 8 bytes. `logs` as for [`CxMachine::device_read`].
     #[inline]
-    pub(crate) fn device_write(&mut self, gpa: Gpa, buf: &[u8], logs: bool) -> Step<()> {
+    pub(crate) fn device_write(&mut self, gpa: Gpa, buf: &[u8], logs: bool) -> EmulatedStep<()> {
         let mut at = gpa;
         for part in buf.chunks(PART) {
             let len = part.len() as u8;
@@ -311,7 +321,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
 
     /// Reads memory alone. `None`: not all of it is there.
     pub(crate) fn read_memory(&mut self, gva: Gva, buf: &mut [u8]) -> Option<()> {
-        match self.pieces(gva, buf.len(), Access::Read).ok()? {
+        match self.pieces(gva, buf.len(), MemAccess::Read).ok()? {
             (piece, None) => self.cx.vm.machine.ram.read(piece.gpa, buf).ok(),
             _ => None,
         }

@@ -22,7 +22,7 @@ pub(super) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 
 /// What an operation gives: a value, and flags of which only those in `mask` change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Out {
+pub(super) struct AluResult {
     pub(super) value: u64,
     pub(super) flags: u64,
     pub(super) mask: u64,
@@ -30,7 +30,7 @@ pub(super) struct Out {
 
 /// The eight operations of the first opcode rows, numbered as encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Alu {
+pub(super) enum AluOp {
     Add,
     Or,
     Adc,
@@ -41,31 +41,31 @@ pub(super) enum Alu {
     Cmp,
 }
 
-impl Alu {
+impl AluOp {
     /// Returns the operation that the low three bits of `n` encode.
-    pub(super) fn from_bits(n: u8) -> Alu {
+    pub(super) fn from_bits(n: u8) -> AluOp {
         match n & 7 {
-            0 => Alu::Add,
-            1 => Alu::Or,
-            2 => Alu::Adc,
-            3 => Alu::Sbb,
-            4 => Alu::And,
-            5 => Alu::Sub,
-            6 => Alu::Xor,
-            _ => Alu::Cmp,
+            0 => AluOp::Add,
+            1 => AluOp::Or,
+            2 => AluOp::Adc,
+            3 => AluOp::Sbb,
+            4 => AluOp::And,
+            5 => AluOp::Sub,
+            6 => AluOp::Xor,
+            _ => AluOp::Cmp,
         }
     }
 
     /// Carries out the operation; `carry` is CF before it. CMP gives the difference.
-    pub(super) fn apply(self, w: Width, a: u64, b: u64, carry: bool) -> Out {
+    pub(super) fn apply(self, w: Width, a: u64, b: u64, carry: bool) -> AluResult {
         match self {
-            Alu::Add => add(w, a, b, false),
-            Alu::Or => logic(w, a | b),
-            Alu::Adc => add(w, a, b, carry),
-            Alu::Sbb => sub(w, a, b, carry),
-            Alu::And => logic(w, a & b),
-            Alu::Sub | Alu::Cmp => sub(w, a, b, false),
-            Alu::Xor => logic(w, a ^ b),
+            AluOp::Add => add(w, a, b, false),
+            AluOp::Or => logic(w, a | b),
+            AluOp::Adc => add(w, a, b, carry),
+            AluOp::Sbb => sub(w, a, b, carry),
+            AluOp::And => logic(w, a & b),
+            AluOp::Sub | AluOp::Cmp => sub(w, a, b, false),
+            AluOp::Xor => logic(w, a ^ b),
         }
     }
 }
@@ -115,17 +115,17 @@ pub(super) fn sign_flags(w: Width, value: u64) -> u64 {
         | flag(PF, (value & 0xff).count_ones() & 1 == 0)
 }
 
-fn logic(w: Width, value: u64) -> Out {
-    Out { value: value & w.mask(), flags: sign_flags(w, value), mask: STATUS }
+fn logic(w: Width, value: u64) -> AluResult {
+    AluResult { value: value & w.mask(), flags: sign_flags(w, value), mask: STATUS }
 }
 
 /// TEST: AND for the flags alone.
-pub(super) fn test(w: Width, a: u64, b: u64) -> Out {
+pub(super) fn test(w: Width, a: u64, b: u64) -> AluResult {
     logic(w, a & b)
 }
 
 /// ADD and ADC.
-pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> Out {
+pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> AluResult {
     let (a, b) = (a & w.mask(), b & w.mask());
     let value = a.wrapping_add(b).wrapping_add(u64::from(carry)) & w.mask();
     let carry_out = value < a || (carry && value == a);
@@ -133,38 +133,38 @@ pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> Out {
         | flag(AF, (a ^ b ^ value) & 0x10 != 0)
         | flag(OF, is_negative(w, (a ^ value) & (b ^ value)))
         | sign_flags(w, value);
-    Out { value, flags, mask: STATUS }
+    AluResult { value, flags, mask: STATUS }
 }
 
 /// SUB, SBB and CMP.
-pub(super) fn sub(w: Width, a: u64, b: u64, borrow: bool) -> Out {
+pub(super) fn sub(w: Width, a: u64, b: u64, borrow: bool) -> AluResult {
     let (a, b) = (a & w.mask(), b & w.mask());
     let value = a.wrapping_sub(b).wrapping_sub(u64::from(borrow)) & w.mask();
     let flags = flag(CF, a < b || (borrow && a == b))
         | flag(AF, (a ^ b ^ value) & 0x10 != 0)
         | flag(OF, is_negative(w, (a ^ b) & (a ^ value)))
         | sign_flags(w, value);
-    Out { value, flags, mask: STATUS }
+    AluResult { value, flags, mask: STATUS }
 }
 
 /// INC: CF stays.
-pub(super) fn inc(w: Width, a: u64) -> Out {
-    Out { mask: STATUS & !CF, ..add(w, a, 1, false) }
+pub(super) fn inc(w: Width, a: u64) -> AluResult {
+    AluResult { mask: STATUS & !CF, ..add(w, a, 1, false) }
 }
 
 /// DEC: CF stays.
-pub(super) fn dec(w: Width, a: u64) -> Out {
-    Out { mask: STATUS & !CF, ..sub(w, a, 1, false) }
+pub(super) fn dec(w: Width, a: u64) -> AluResult {
+    AluResult { mask: STATUS & !CF, ..sub(w, a, 1, false) }
 }
 
 /// NEG.
-pub(super) fn neg(w: Width, a: u64) -> Out {
+pub(super) fn neg(w: Width, a: u64) -> AluResult {
     sub(w, 0, a, false)
 }
 
 /// NOT: no flag changes.
-pub(super) fn not(w: Width, a: u64) -> Out {
-    Out { value: !a & w.mask(), flags: 0, mask: 0 }
+pub(super) fn not(w: Width, a: u64) -> AluResult {
+    AluResult { value: !a & w.mask(), flags: 0, mask: 0 }
 }
 
 /// Returns whether condition `cc` (the low four bits of Jcc, SETcc, CMOVcc) holds.

@@ -4,18 +4,18 @@
 //!
 //! SDM, the instruction reference of each.
 
-use super::alu::{self, Alu, Out};
-use super::context::{Cx, Next, DE, RAX, RCX, RDX, UD};
-use super::machine::{Machine, Step};
-use super::muldiv::{self, Double};
-use super::shift::{self, Shift};
+use super::alu::{self, AluOp, AluResult};
+use super::context::{InsnCx, NextStep, DE, RAX, RCX, RDX, UD};
+use super::machine::{EmulatedStep, InsnMachine};
+use super::muldiv::{self, DoubleWidth};
+use super::shift::{self, ShiftOp};
 use crate::arch::addr::Width;
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// 00 to 3D without the odd columns: the eight operations on r/m and register, or accumulator
     /// and immediate.
-    pub(super) fn alu_row(&mut self) -> Step<Next> {
-        let op = Alu::from_bits(self.insn.opcode >> 3);
+    pub(super) fn alu_row(&mut self) -> EmulatedStep<NextStep> {
+        let op = AluOp::from_bits(self.insn.opcode >> 3);
         let w = self.size_by_low_bit();
         let carry = self.carry();
         match self.insn.opcode & 6 {
@@ -29,35 +29,35 @@ impl<M: Machine> Cx<'_, M> {
                 self.alu_to_reg(op, RAX, w, a, self.insn.imm, carry);
             }
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 80 to 83.
-    pub(super) fn alu_immediate(&mut self) -> Step<Next> {
-        self.alu_to_rm(Alu::from_bits(self.insn.ext), self.size_by_low_bit(), self.insn.imm)
+    pub(super) fn alu_immediate(&mut self) -> EmulatedStep<NextStep> {
+        self.alu_to_rm(AluOp::from_bits(self.insn.ext), self.size_by_low_bit(), self.insn.imm)
     }
 
-    fn alu_to_rm(&mut self, op: Alu, w: Width, b: u64) -> Step<Next> {
+    fn alu_to_rm(&mut self, op: AluOp, w: Width, b: u64) -> EmulatedStep<NextStep> {
         let carry = self.carry();
-        if op == Alu::Cmp {
+        if op == AluOp::Cmp {
             let a = self.load_rm(w)?;
             self.set_flags(op.apply(w, a, b, carry));
         } else {
             self.modify_rm(w, |a| op.apply(w, a, b, carry))?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
-    fn alu_to_reg(&mut self, op: Alu, n: u8, w: Width, a: u64, b: u64, carry: bool) {
+    fn alu_to_reg(&mut self, op: AluOp, n: u8, w: Width, a: u64, b: u64, carry: bool) {
         let out = op.apply(w, a, b, carry);
-        if op != Alu::Cmp {
+        if op != AluOp::Cmp {
             self.set_reg(n, w, out.value);
         }
         self.set_flags(out);
     }
 
     /// 84, 85, A8, A9.
-    pub(super) fn test(&mut self) -> Step<Next> {
+    pub(super) fn test(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         let (a, b) = if self.insn.opcode & 0x20 == 0 {
             (self.load_rm(w)?, self.reg_operand(w))
@@ -65,21 +65,21 @@ impl<M: Machine> Cx<'_, M> {
             (self.reg(RAX, w), self.insn.imm)
         };
         self.set_flags(alu::test(w, a, b));
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 40 to 4F outside 64-bit mode.
-    pub(super) fn inc_dec_short(&mut self) -> Step<Next> {
+    pub(super) fn inc_dec_short(&mut self) -> EmulatedStep<NextStep> {
         let (n, w) = (self.insn.rm, self.insn.op_size);
         let a = self.reg(n, w);
         let out = if self.insn.opcode & 8 == 0 { alu::inc(w, a) } else { alu::dec(w, a) };
         self.set_reg(n, w, out.value);
         self.set_flags(out);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// F6 and F7.
-    pub(super) fn group3(&mut self) -> Step<Next> {
+    pub(super) fn group3(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         match self.insn.ext {
             0 | 1 => {
@@ -91,11 +91,11 @@ impl<M: Machine> Cx<'_, M> {
             4 | 5 => self.multiply(w)?,
             _ => self.divide(w)?,
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// FE and FF.
-    pub(super) fn group5(&mut self) -> Step<Next> {
+    pub(super) fn group5(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         match (self.insn.opcode, self.insn.ext) {
             (_, 0) => self.modify_rm(w, |a| alu::inc(w, a))?,
@@ -105,12 +105,12 @@ impl<M: Machine> Cx<'_, M> {
             (_, 6) => self.push_rm()?,
             _ => return self.far_memory(),
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// C0, C1, D0 to D3.
-    pub(super) fn shift(&mut self) -> Step<Next> {
-        let op = Shift::from_bits(self.insn.ext);
+    pub(super) fn shift(&mut self) -> EmulatedStep<NextStep> {
+        let op = ShiftOp::from_bits(self.insn.ext);
         let w = self.size_by_low_bit();
         let carry = self.carry();
         let count = match self.insn.opcode {
@@ -119,11 +119,11 @@ impl<M: Machine> Cx<'_, M> {
             _ => self.m.gpr(RCX),
         };
         self.modify_rm(w, |a| op.apply(w, a, count, carry))?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F A4, A5, AC, AD: SHLD and SHRD.
-    pub(super) fn shift_double(&mut self) -> Step<Next> {
+    pub(super) fn shift_double(&mut self) -> EmulatedStep<NextStep> {
         let w = self.insn.op_size;
         let from = self.reg_operand(w);
         let count = if self.insn.opcode & 1 == 0 { self.insn.imm } else { self.m.gpr(RCX) };
@@ -132,11 +132,11 @@ impl<M: Machine> Cx<'_, M> {
         } else {
             self.modify_rm(w, |a| shift::shrd(w, a, from, count))?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// F6 and F7 /4 and /5: RDX:RAX, or AX, becomes the product.
-    fn multiply(&mut self, w: Width) -> Step<()> {
+    fn multiply(&mut self, w: Width) -> EmulatedStep<()> {
         let (a, b) = (self.reg(RAX, w), self.load_rm(w)?);
         let (product, overflow) =
             if self.insn.ext == 4 { muldiv::mul(w, a, b) } else { muldiv::imul(w, a, b) };
@@ -146,11 +146,11 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// F6 and F7 /6 and /7: RAX becomes the quotient, RDX the remainder; of 8 bits AL and AH.
-    fn divide(&mut self, w: Width) -> Step<()> {
+    fn divide(&mut self, w: Width) -> EmulatedStep<()> {
         let divisor = self.load_rm(w)?;
         let rax = self.m.gpr(RAX);
         let high = if w == Width::B1 { rax >> 8 } else { self.m.gpr(RDX) };
-        let dividend = Double { high: high & w.mask(), low: rax & w.mask() };
+        let dividend = DoubleWidth { high: high & w.mask(), low: rax & w.mask() };
         let result = if self.insn.ext == 6 {
             muldiv::div(w, dividend, divisor)
         } else {
@@ -172,27 +172,27 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// 69 and 6B.
-    pub(super) fn imul_immediate(&mut self) -> Step<Next> {
+    pub(super) fn imul_immediate(&mut self) -> EmulatedStep<NextStep> {
         let w = self.insn.op_size;
         let a = self.load_rm(w)?;
         self.imul_to_reg(w, a, self.insn.imm)
     }
 
     /// 0F AF.
-    pub(super) fn imul_reg(&mut self) -> Step<Next> {
+    pub(super) fn imul_reg(&mut self) -> EmulatedStep<NextStep> {
         let w = self.insn.op_size;
         let b = self.load_rm(w)?;
         self.imul_to_reg(w, self.reg_operand(w), b)
     }
 
-    fn imul_to_reg(&mut self, w: Width, a: u64, b: u64) -> Step<Next> {
+    fn imul_to_reg(&mut self, w: Width, a: u64, b: u64) -> EmulatedStep<NextStep> {
         let (product, overflow) = muldiv::imul(w, a, b);
         self.set_reg(self.insn.reg, w, product.low);
         self.set_flags(overflow_flags(overflow));
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }
 
-fn overflow_flags(overflow: bool) -> Out {
-    Out { value: 0, flags: alu::flag(alu::CF | alu::OF, overflow), mask: alu::CF | alu::OF }
+fn overflow_flags(overflow: bool) -> AluResult {
+    AluResult { value: 0, flags: alu::flag(alu::CF | alu::OF, overflow), mask: alu::CF | alu::OF }
 }

@@ -7,9 +7,9 @@
 //! Not modelled: alignment checks (#AC), the FPU and vector registers, LMSLE's segment limits in
 //! 64-bit mode.
 
-use super::alu::{self, Out};
-use super::decode::{Insn, MemRef, Mode};
-use super::machine::{Access, Machine, Step, Stop};
+use super::alu::{self, AluResult};
+use super::decode::{CodeMode, DecodedInsn, MemRef};
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{Exception, Vector};
@@ -27,13 +27,13 @@ pub(super) const RBP: u8 = 5;
 pub(super) const RSI: u8 = 6;
 pub(super) const RDI: u8 = 7;
 
-pub(super) const GP0: Stop = Stop::Fault(Exception::GP0);
-pub(super) const UD: Stop = Stop::Fault(Exception::UD);
-pub(super) const DE: Stop = Stop::Fault(Exception::plain(Vector::DE));
+pub(super) const GP0: StopReason = StopReason::Fault(Exception::GP0);
+pub(super) const UD: StopReason = StopReason::Fault(Exception::UD);
+pub(super) const DE: StopReason = StopReason::Fault(Exception::plain(Vector::DE));
 
 /// Where RIP goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     /// To the instruction behind.
     Advance,
     /// Nowhere: a string instruction has more to do.
@@ -44,7 +44,7 @@ pub(super) enum Next {
 
 /// An operand: a register or memory whose segment has been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum OperandPlace {
     Reg(u8),
     Mem(Gva),
 }
@@ -53,18 +53,18 @@ pub(super) enum Place {
 ///
 /// # Errors
 /// #SS(0) for the stack segment, else #GP(0): not canonical, above the limit, or of the wrong type.
-pub(super) fn linear<M: Machine>(
+pub(super) fn linear<M: InsnMachine>(
     m: &M,
-    mode: Mode,
+    mode: CodeMode,
     seg: SegReg,
     offset: u64,
     len: u64,
-    access: Access,
-) -> Step<Gva> {
+    access: MemAccess,
+) -> EmulatedStep<Gva> {
     let vector = if seg == SegReg::Ss { Vector::SS } else { Vector::GP };
-    let refused = Err(Stop::Fault(Exception::with_error(vector, 0)));
+    let refused = Err(StopReason::Fault(Exception::with_error(vector, 0)));
     let last = offset.wrapping_add(len.wrapping_sub(1));
-    if mode == Mode::Bits64 {
+    if mode == CodeMode::Bits64 {
         let base = if matches!(seg, SegReg::Fs | SegReg::Gs) { m.segment(seg).base } else { 0 };
         let (first, last) = (base.wrapping_add(offset), base.wrapping_add(last));
         if !is_canonical(m, first) || !is_canonical(m, last) {
@@ -76,9 +76,9 @@ pub(super) fn linear<M: Machine>(
     if is_protected(m) {
         let attr = s.attr;
         let allowed = match access {
-            Access::Write => !attr.is_code() && attr.is_readable_or_writable(),
-            Access::Read => !attr.is_code() || attr.is_readable_or_writable(),
-            Access::Fetch => true,
+            MemAccess::Write => !attr.is_code() && attr.is_readable_or_writable(),
+            MemAccess::Read => !attr.is_code() || attr.is_readable_or_writable(),
+            MemAccess::Fetch => true,
         };
         if attr.is_unusable() || !allowed {
             return refused;
@@ -98,25 +98,25 @@ pub(super) fn linear<M: Machine>(
 }
 
 /// Returns whether segments are those of protected mode: not real, not virtual-8086.
-pub(super) fn is_protected<M: Machine>(m: &M) -> bool {
+pub(super) fn is_protected<M: InsnMachine>(m: &M) -> bool {
     Cr0::from_bits_truncate(m.cr(0)).contains(Cr0::PE) && m.rflags() & Rflags::VM.bits() == 0
 }
 
 /// Returns whether an address is canonical under the paging that CR4 chooses.
-pub(super) fn is_canonical<M: Machine>(m: &M, address: u64) -> bool {
+pub(super) fn is_canonical<M: InsnMachine>(m: &M, address: u64) -> bool {
     let unused = if Cr4::from_bits_truncate(m.cr(4)).contains(Cr4::LA57) { 7 } else { 16 };
     let top = i64::from_ne_bytes(address.to_ne_bytes());
     top.wrapping_shl(unused).wrapping_shr(unused) == top
 }
 
 /// The machine, the instruction and its mode.
-pub(super) struct Cx<'m, M> {
+pub(super) struct InsnCx<'m, M> {
     pub(super) m: &'m mut M,
-    pub(super) insn: Insn,
-    pub(super) mode: Mode,
+    pub(super) insn: DecodedInsn,
+    pub(super) mode: CodeMode,
 }
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// Returns the operand size of an opcode whose low bit chooses 8 bits or the full size.
     pub(super) fn size_by_low_bit(&self) -> Width {
         if self.insn.opcode & 1 == 0 {
@@ -163,7 +163,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Sets those flags that an operation changes.
-    pub(super) fn set_flags(&mut self, out: Out) {
+    pub(super) fn set_flags(&mut self, out: AluResult) {
         let kept = self.m.rflags() & !out.mask;
         self.m.set_rflags(kept | (out.flags & out.mask));
     }
@@ -187,10 +187,10 @@ impl<M: Machine> Cx<'_, M> {
     ///
     /// # Errors
     /// See [`linear`].
-    pub(super) fn rm(&self, len: u64, access: Access) -> Step<Place> {
+    pub(super) fn rm(&self, len: u64, access: MemAccess) -> EmulatedStep<OperandPlace> {
         match self.insn.mem {
-            None => Ok(Place::Reg(self.insn.rm)),
-            Some(mem) => self.linear(mem.seg, self.offset(mem), len, access).map(Place::Mem),
+            None => Ok(OperandPlace::Reg(self.insn.rm)),
+            Some(mem) => self.linear(mem.seg, self.offset(mem), len, access).map(OperandPlace::Mem),
         }
     }
 
@@ -198,17 +198,20 @@ impl<M: Machine> Cx<'_, M> {
     ///
     /// # Errors
     /// #UD for a register; see [`linear`].
-    pub(super) fn memory(&self, len: u64, access: Access) -> Step<Gva> {
+    pub(super) fn memory(&self, len: u64, access: MemAccess) -> EmulatedStep<Gva> {
         let mem = self.insn.mem.ok_or(UD)?;
         self.linear(mem.seg, self.offset(mem), len, access)
     }
 
-    pub(super) fn linear(&self, seg: SegReg, offset: u64, len: u64, access: Access) -> Step<Gva> {
+    pub(super) fn linear(&self, seg: SegReg, offset: u64, len: u64, access: MemAccess) -> EmulatedStep<Gva> {
         linear(self.m, self.mode, seg, offset, len, access)
     }
 
     /// Makes accesses that are the processor's own, and not the instruction's.
-    pub(super) fn as_processor<T>(&mut self, access: impl FnOnce(&mut Self) -> Step<T>) -> Step<T> {
+    pub(super) fn as_processor<T>(
+        &mut self,
+        access: impl FnOnce(&mut Self) -> EmulatedStep<T>,
+    ) -> EmulatedStep<T> {
         self.m.act_as_processor(true);
         let done = access(self);
         self.m.act_as_processor(false);
@@ -216,7 +219,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Reads a value of width `w`.
-    pub(super) fn load_at(&mut self, gva: Gva, w: Width, access: Access) -> Step<u64> {
+    pub(super) fn load_at(&mut self, gva: Gva, w: Width, access: MemAccess) -> EmulatedStep<u64> {
         let mut le = [0u8; 8];
         if let Some(buf) = le.get_mut(..w.bytes()) {
             self.m.read(gva, buf, access)?;
@@ -225,7 +228,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Writes a value of width `w`.
-    pub(super) fn store_at(&mut self, gva: Gva, w: Width, value: u64) -> Step<()> {
+    pub(super) fn store_at(&mut self, gva: Gva, w: Width, value: u64) -> EmulatedStep<()> {
         match value.to_le_bytes().get(..w.bytes()) {
             Some(buf) => self.m.write(gva, buf),
             None => Ok(()),
@@ -233,21 +236,21 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Reads the r/m operand.
-    pub(super) fn load_rm(&mut self, w: Width) -> Step<u64> {
-        match self.rm(width_len(w), Access::Read)? {
-            Place::Reg(n) => Ok(self.reg(n, w)),
-            Place::Mem(gva) => self.load_at(gva, w, Access::Read),
+    pub(super) fn load_rm(&mut self, w: Width) -> EmulatedStep<u64> {
+        match self.rm(width_len(w), MemAccess::Read)? {
+            OperandPlace::Reg(n) => Ok(self.reg(n, w)),
+            OperandPlace::Mem(gva) => self.load_at(gva, w, MemAccess::Read),
         }
     }
 
     /// Writes the r/m operand.
-    pub(super) fn store_rm(&mut self, w: Width, value: u64) -> Step<()> {
-        match self.rm(width_len(w), Access::Write)? {
-            Place::Reg(n) => {
+    pub(super) fn store_rm(&mut self, w: Width, value: u64) -> EmulatedStep<()> {
+        match self.rm(width_len(w), MemAccess::Write)? {
+            OperandPlace::Reg(n) => {
                 self.set_reg(n, w, value);
                 Ok(())
             }
-            Place::Mem(gva) => self.store_at(gva, w, value),
+            OperandPlace::Mem(gva) => self.store_at(gva, w, value),
         }
     }
 
@@ -255,23 +258,23 @@ impl<M: Machine> Cx<'_, M> {
     /// the new value and a by-product, which is returned. Nothing but `at` has changed then.
     ///
     /// # Errors
-    /// Those of the memory access; [`Stop::Retry`] when other processors always came first.
+    /// Those of the memory access; [`StopReason::Retry`] when other processors always came first.
     pub(super) fn replace<R>(
         &mut self,
-        at: Place,
+        at: OperandPlace,
         w: Width,
         locked: bool,
         op: impl Fn(u64) -> (u64, R),
-    ) -> Step<R> {
+    ) -> EmulatedStep<R> {
         let gva = match at {
-            Place::Mem(gva) => gva,
-            Place::Reg(n) => {
+            OperandPlace::Mem(gva) => gva,
+            OperandPlace::Reg(n) => {
                 let (new, by) = op(self.reg(n, w));
                 self.set_reg(n, w, new);
                 return Ok(by);
             }
         };
-        let mut old = self.load_at(gva, w, Access::Write)?;
+        let mut old = self.load_at(gva, w, MemAccess::Write)?;
         if !locked {
             let (new, by) = op(old);
             self.store_at(gva, w, new)?;
@@ -285,12 +288,12 @@ impl<M: Machine> Cx<'_, M> {
             }
             old = found;
         }
-        Err(Stop::Retry)
+        Err(StopReason::Retry)
     }
 
     /// Applies an arithmetic operation to the r/m operand and sets the flags.
-    pub(super) fn modify_rm(&mut self, w: Width, op: impl Fn(u64) -> Out) -> Step<()> {
-        let at = self.rm(width_len(w), Access::Write)?;
+    pub(super) fn modify_rm(&mut self, w: Width, op: impl Fn(u64) -> AluResult) -> EmulatedStep<()> {
+        let at = self.rm(width_len(w), MemAccess::Write)?;
         let out = self.replace(at, w, self.insn.prefixes.lock, |old| {
             let out = op(old);
             (out.value, out)
@@ -301,7 +304,7 @@ impl<M: Machine> Cx<'_, M> {
 
     /// Returns the mask of RIP in this mode.
     pub(super) fn rip_mask(&self) -> u64 {
-        if self.mode == Mode::Bits64 {
+        if self.mode == CodeMode::Bits64 {
             u64::MAX
         } else {
             0xffff_ffff
@@ -317,19 +320,19 @@ impl<M: Machine> Cx<'_, M> {
     ///
     /// # Errors
     /// #GP(0) where it is not canonical or above the limit of CS.
-    pub(super) fn branch_to(&self, target: u64) -> Step<Next> {
-        if self.mode == Mode::Bits64 {
-            return if is_canonical(self.m, target) { Ok(Next::Goto(target)) } else { Err(GP0) };
+    pub(super) fn branch_to(&self, target: u64) -> EmulatedStep<NextStep> {
+        if self.mode == CodeMode::Bits64 {
+            return if is_canonical(self.m, target) { Ok(NextStep::Goto(target)) } else { Err(GP0) };
         }
         let target = target & self.insn.op_size.mask();
         if target > u64::from(self.m.segment(SegReg::Cs).limit) {
             return Err(GP0);
         }
-        Ok(Next::Goto(target))
+        Ok(NextStep::Goto(target))
     }
 
     /// Fails with #GP(0) unless the CPL is 0.
-    pub(super) fn need_cpl0(&self) -> Step<()> {
+    pub(super) fn need_cpl0(&self) -> EmulatedStep<()> {
         if self.m.cpl() != 0 {
             return Err(GP0);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The instruction decoder: up to 15 bytes to an owned [`Insn`].
+//! The instruction decoder: up to 15 bytes to an owned [`DecodedInsn`].
 //!
 //! SDM, "Instruction Format"; APM, "Instruction Encoding". Pure and total: every byte string in
 //! every mode gives an instruction or one of the four [`DecodeError`]s.
@@ -13,7 +13,7 @@
 //! decoder knows the shape of every instruction of the four legacy maps, not whether the executor
 //! can carry it out.
 
-use super::table::{form, is_gone_in_64, long_size, Form, LongSize, Map};
+use super::table::{form, is_gone_in_64, long_size, LongSize, OpcodeForm, OpcodeMap};
 use crate::arch::addr::Width;
 use crate::arch::segment::SegReg;
 
@@ -22,7 +22,7 @@ pub(crate) const MAX_LEN: usize = 15;
 
 /// The code size: what CS and EFER.LMA make of operand and address sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum CodeMode {
     /// 16-bit code: real mode, virtual-8086 mode, or a 16-bit segment.
     Bits16,
     /// 32-bit code, in a legacy or compatibility segment.
@@ -31,13 +31,13 @@ pub(crate) enum Mode {
     Bits64,
 }
 
-impl Mode {
+impl CodeMode {
     /// Returns the address of the instruction after `insn`, which is at `rip`: outside 64-bit mode it has 32
     /// bits.
     #[inline(always)]
-    pub(crate) fn next_rip(self, rip: u64, insn: &Insn) -> u64 {
+    pub(crate) fn next_rip(self, rip: u64, insn: &DecodedInsn) -> u64 {
         let next = rip.wrapping_add(u64::from(insn.len));
-        if self == Mode::Bits64 {
+        if self == CodeMode::Bits64 {
             next
         } else {
             next & 0xffff_ffff
@@ -60,7 +60,7 @@ pub(crate) enum DecodeError {
 
 /// A repeat prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rep {
+pub(crate) enum RepPrefix {
     /// F2: REPNE.
     Ne,
     /// F3: REP, REPE.
@@ -69,7 +69,7 @@ pub(crate) enum Rep {
 
 /// The prefixes of an instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Prefixes {
+pub(crate) struct InsnPrefixes {
     /// F0.
     pub(crate) lock: bool,
     /// 66.
@@ -77,14 +77,14 @@ pub(crate) struct Prefixes {
     /// 67.
     pub(crate) size_67: bool,
     /// The last of F2 and F3.
-    pub(crate) rep: Option<Rep>,
+    pub(crate) rep: Option<RepPrefix>,
     /// The last segment override that counts in this mode.
     pub(crate) seg: Option<SegReg>,
     /// The REX byte, 0 where absent.
     pub(crate) rex: u8,
 }
 
-impl Prefixes {
+impl InsnPrefixes {
     /// Returns REX.W.
     pub(crate) fn rex_w(self) -> bool {
         self.rex & 8 != 0
@@ -115,13 +115,13 @@ pub(crate) struct MemRef {
 
 /// A decoded instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Insn {
+pub(crate) struct DecodedInsn {
     /// The opcode map.
-    pub(crate) map: Map,
+    pub(crate) map: OpcodeMap,
     /// The last opcode byte.
     pub(crate) opcode: u8,
     /// The prefixes.
-    pub(crate) prefixes: Prefixes,
+    pub(crate) prefixes: InsnPrefixes,
     /// The operand size where the opcode does not say 8 bits: 2, 4 or 8 bytes.
     pub(crate) op_size: Width,
     /// The address size: 2, 4 or 8 bytes.
@@ -143,16 +143,19 @@ pub(crate) struct Insn {
     pub(crate) len: u8,
 }
 
-impl Insn {
+impl DecodedInsn {
     /// Returns whether this is INT n, INT3, INT1 or INTO, which goes to a handler as an event does.
     pub(crate) fn is_interrupt(&self) -> bool {
-        self.map == Map::One && matches!(self.opcode, 0xcc..=0xce | 0xf1)
+        self.map == OpcodeMap::One && matches!(self.opcode, 0xcc..=0xce | 0xf1)
     }
 
     /// Returns whether this is AMD's other name of MOV CR8, which reaches it outside 64-bit mode:
     /// MOV CR0 with LOCK. APM, "MOV CRn".
     pub(crate) fn alternate_cr8(&self) -> bool {
-        self.map == Map::Two && matches!(self.opcode, 0x20 | 0x22) && self.prefixes.lock && self.reg == 0
+        self.map == OpcodeMap::Two
+            && matches!(self.opcode, 0x20 | 0x22)
+            && self.prefixes.lock
+            && self.reg == 0
     }
 }
 
@@ -160,18 +163,18 @@ impl Insn {
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub(crate) fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
-    let mut from = Cursor { bytes, at: 0 };
+pub(crate) fn decode(bytes: &[u8], mode: CodeMode) -> Result<DecodedInsn, DecodeError> {
+    let mut from = InsnCursor { bytes, at: 0 };
     let (prefixes, first) = prefixes(&mut from, mode)?;
     let addr_size = address_size(mode, prefixes.size_67);
     let (map, opcode) = opcode(&mut from, first)?;
-    if map == Map::One {
+    if map == OpcodeMap::One {
         refuse_vector(&from, opcode, mode)?;
-        if mode == Mode::Bits64 && is_gone_in_64(opcode) {
+        if mode == CodeMode::Bits64 && is_gone_in_64(opcode) {
             return Err(DecodeError::Undefined);
         }
     }
-    let mut insn = Insn {
+    let mut insn = DecodedInsn {
         map,
         opcode,
         prefixes,
@@ -190,12 +193,12 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
     Ok(insn)
 }
 
-struct Cursor<'a> {
+struct InsnCursor<'a> {
     bytes: &'a [u8],
     at: u8,
 }
 
-impl Cursor<'_> {
+impl InsnCursor<'_> {
     fn peek(&self) -> Result<u8, DecodeError> {
         if usize::from(self.at) >= MAX_LEN {
             return Err(DecodeError::TooLong);
@@ -225,16 +228,16 @@ impl Cursor<'_> {
 }
 
 /// Takes the prefixes and the first byte after them.
-fn prefixes(from: &mut Cursor<'_>, mode: Mode) -> Result<(Prefixes, u8), DecodeError> {
-    let mut found = Prefixes::default();
+fn prefixes(from: &mut InsnCursor<'_>, mode: CodeMode) -> Result<(InsnPrefixes, u8), DecodeError> {
+    let mut found = InsnPrefixes::default();
     loop {
         let byte = from.byte()?;
-        if mode == Mode::Bits64 && byte & 0xf0 == 0x40 {
+        if mode == CodeMode::Bits64 && byte & 0xf0 == 0x40 {
             // Only the REX right before the opcode counts.
             found.rex = byte;
             continue;
         }
-        let flat_seg = |seg| if mode == Mode::Bits64 { found.seg } else { Some(seg) };
+        let flat_seg = |seg| if mode == CodeMode::Bits64 { found.seg } else { Some(seg) };
         match byte {
             0x26 => found.seg = flat_seg(SegReg::Es),
             0x2e => found.seg = flat_seg(SegReg::Cs),
@@ -245,38 +248,38 @@ fn prefixes(from: &mut Cursor<'_>, mode: Mode) -> Result<(Prefixes, u8), DecodeE
             0x66 => found.size_66 = true,
             0x67 => found.size_67 = true,
             0xf0 => found.lock = true,
-            0xf2 => found.rep = Some(Rep::Ne),
-            0xf3 => found.rep = Some(Rep::E),
+            0xf2 => found.rep = Some(RepPrefix::Ne),
+            0xf3 => found.rep = Some(RepPrefix::E),
             _ => return Ok((found, byte)),
         }
         found.rex = 0;
     }
 }
 
-fn address_size(mode: Mode, prefixed: bool) -> Width {
+fn address_size(mode: CodeMode, prefixed: bool) -> Width {
     match (mode, prefixed) {
-        (Mode::Bits16, false) | (Mode::Bits32, true) => Width::B2,
-        (Mode::Bits16, true) | (Mode::Bits32, false) | (Mode::Bits64, true) => Width::B4,
-        (Mode::Bits64, false) => Width::B8,
+        (CodeMode::Bits16, false) | (CodeMode::Bits32, true) => Width::B2,
+        (CodeMode::Bits16, true) | (CodeMode::Bits32, false) | (CodeMode::Bits64, true) => Width::B4,
+        (CodeMode::Bits64, false) => Width::B8,
     }
 }
 
-fn opcode(from: &mut Cursor<'_>, first: u8) -> Result<(Map, u8), DecodeError> {
+fn opcode(from: &mut InsnCursor<'_>, first: u8) -> Result<(OpcodeMap, u8), DecodeError> {
     if first != 0x0f {
-        return Ok((Map::One, first));
+        return Ok((OpcodeMap::One, first));
     }
     Ok(match from.byte()? {
-        0x38 => (Map::Three38, from.byte()?),
-        0x3a => (Map::Three3a, from.byte()?),
-        second => (Map::Two, second),
+        0x38 => (OpcodeMap::Three38, from.byte()?),
+        0x3a => (OpcodeMap::Three3a, from.byte()?),
+        second => (OpcodeMap::Two, second),
     })
 }
 
 /// Refuses the bytes that begin a VEX, EVEX or XOP encoding. Outside 64-bit mode these are LES,
 /// LDS and BOUND unless what would be their ModRM names a register.
-fn refuse_vector(from: &Cursor<'_>, opcode: u8, mode: Mode) -> Result<(), DecodeError> {
+fn refuse_vector(from: &InsnCursor<'_>, opcode: u8, mode: CodeMode) -> Result<(), DecodeError> {
     let vector = match opcode {
-        0xc4 | 0xc5 | 0x62 => mode == Mode::Bits64 || from.peek()? >= 0xc0,
+        0xc4 | 0xc5 | 0x62 => mode == CodeMode::Bits64 || from.peek()? >= 0xc0,
         // POP is 8F /0; an XOP map number of 8 or more never looks like it.
         0x8f => from.peek()? & 0x1f >= 8,
         _ => false,
@@ -287,50 +290,57 @@ fn refuse_vector(from: &Cursor<'_>, opcode: u8, mode: Mode) -> Result<(), Decode
     Ok(())
 }
 
-fn operand_size(insn: &Insn, mode: Mode) -> Width {
+fn operand_size(insn: &DecodedInsn, mode: CodeMode) -> Width {
     let narrow = insn.prefixes.size_66;
     match mode {
-        Mode::Bits64 => match long_size(insn.map, insn.opcode, insn.ext) {
+        CodeMode::Bits64 => match long_size(insn.map, insn.opcode, insn.ext) {
             LongSize::Always64 => Width::B8,
             _ if insn.prefixes.rex_w() => Width::B8,
             _ if narrow => Width::B2,
             LongSize::Default64 => Width::B8,
             LongSize::Usual => Width::B4,
         },
-        _ if insn.map == Map::Two && matches!(insn.opcode, 0x20..=0x23) => Width::B4,
-        Mode::Bits32 if narrow => Width::B2,
-        Mode::Bits16 if !narrow => Width::B2,
+        _ if insn.map == OpcodeMap::Two && matches!(insn.opcode, 0x20..=0x23) => Width::B4,
+        CodeMode::Bits32 if narrow => Width::B2,
+        CodeMode::Bits16 if !narrow => Width::B2,
         _ => Width::B4,
     }
 }
 
 /// Takes everything after the opcode.
-fn operands(from: &mut Cursor<'_>, insn: &mut Insn, mode: Mode) -> Result<(), DecodeError> {
+fn operands(from: &mut InsnCursor<'_>, insn: &mut DecodedInsn, mode: CodeMode) -> Result<(), DecodeError> {
     let form = form(insn.map, insn.opcode);
-    if matches!(form, Form::ModRm | Form::ModRmImm8 | Form::ModRmImmZ | Form::Group3 | Form::RegOnly) {
-        mod_rm(from, insn, mode, form == Form::RegOnly)?;
+    if matches!(
+        form,
+        OpcodeForm::ModRm
+            | OpcodeForm::ModRmImm8
+            | OpcodeForm::ModRmImmZ
+            | OpcodeForm::Group3
+            | OpcodeForm::RegOnly
+    ) {
+        mod_rm(from, insn, mode, form == OpcodeForm::RegOnly)?;
     }
     insn.op_size = operand_size(insn, mode);
     let imm_z = if insn.op_size == Width::B2 { Width::B2 } else { Width::B4 };
     match form {
-        Form::Undefined => return Err(DecodeError::Undefined),
-        Form::Plain | Form::ModRm | Form::RegOnly => {}
-        Form::Imm8 | Form::ModRmImm8 => insn.imm = from.signed(Width::B1)?,
-        Form::Imm16 => insn.imm = from.number(Width::B2)?,
-        Form::ImmZ | Form::ModRmImmZ => insn.imm = from.signed(imm_z)?,
-        Form::ImmV => insn.imm = from.signed(insn.op_size)?,
-        Form::Group3 if insn.ext > 1 => {}
-        Form::Group3 if insn.opcode == 0xf6 => insn.imm = from.signed(Width::B1)?,
-        Form::Group3 => insn.imm = from.signed(imm_z)?,
-        Form::Enter => {
+        OpcodeForm::Undefined => return Err(DecodeError::Undefined),
+        OpcodeForm::Plain | OpcodeForm::ModRm | OpcodeForm::RegOnly => {}
+        OpcodeForm::Imm8 | OpcodeForm::ModRmImm8 => insn.imm = from.signed(Width::B1)?,
+        OpcodeForm::Imm16 => insn.imm = from.number(Width::B2)?,
+        OpcodeForm::ImmZ | OpcodeForm::ModRmImmZ => insn.imm = from.signed(imm_z)?,
+        OpcodeForm::ImmV => insn.imm = from.signed(insn.op_size)?,
+        OpcodeForm::Group3 if insn.ext > 1 => {}
+        OpcodeForm::Group3 if insn.opcode == 0xf6 => insn.imm = from.signed(Width::B1)?,
+        OpcodeForm::Group3 => insn.imm = from.signed(imm_z)?,
+        OpcodeForm::Enter => {
             insn.imm = from.number(Width::B2)?;
             insn.imm2 = u16::from(from.byte()?);
         }
-        Form::Far => {
+        OpcodeForm::Far => {
             insn.imm = from.number(imm_z)?;
             insn.imm2 = (from.number(Width::B2)? & 0xffff) as u16;
         }
-        Form::Moffs => {
+        OpcodeForm::Moffs => {
             let disp = from.number(insn.addr_size)?;
             let seg = insn.prefixes.seg.unwrap_or(SegReg::Ds);
             insn.mem = Some(MemRef { seg, base: None, index: None, scale: 0, disp, rip_relative: false });
@@ -340,7 +350,12 @@ fn operands(from: &mut Cursor<'_>, insn: &mut Insn, mode: Mode) -> Result<(), De
 }
 
 /// Takes ModRM, SIB and displacement.
-fn mod_rm(from: &mut Cursor<'_>, insn: &mut Insn, mode: Mode, reg_only: bool) -> Result<(), DecodeError> {
+fn mod_rm(
+    from: &mut InsnCursor<'_>,
+    insn: &mut DecodedInsn,
+    mode: CodeMode,
+    reg_only: bool,
+) -> Result<(), DecodeError> {
     let byte = from.byte()?;
     insn.ext = (byte >> 3) & 7;
     insn.reg = insn.ext | insn.prefixes.extension(2);
@@ -362,7 +377,7 @@ fn mod_rm(from: &mut Cursor<'_>, insn: &mut Insn, mode: Mode, reg_only: bool) ->
 }
 
 /// SDM, "16-Bit Addressing Forms with the ModR/M Byte".
-fn memory_16(from: &mut Cursor<'_>, kind: u8, rm: u8) -> Result<MemRef, DecodeError> {
+fn memory_16(from: &mut InsnCursor<'_>, kind: u8, rm: u8) -> Result<MemRef, DecodeError> {
     const BX: Option<u8> = Some(3);
     const BP: Option<u8> = Some(5);
     const SI: Option<u8> = Some(6);
@@ -390,11 +405,11 @@ fn memory_16(from: &mut Cursor<'_>, kind: u8, rm: u8) -> Result<MemRef, DecodeEr
 
 /// SDM, "32-Bit Addressing Forms with the ModR/M Byte" and "… with the SIB Byte".
 fn memory_32(
-    from: &mut Cursor<'_>,
-    prefixes: Prefixes,
+    from: &mut InsnCursor<'_>,
+    prefixes: InsnPrefixes,
     kind: u8,
     rm: u8,
-    mode: Mode,
+    mode: CodeMode,
 ) -> Result<MemRef, DecodeError> {
     let mut mem = MemRef { seg: SegReg::Ds, base: None, index: None, scale: 0, disp: 0, rip_relative: false };
     let mut base = rm;
@@ -407,7 +422,7 @@ fn memory_32(
         base = sib & 7;
     }
     if base == 5 && kind == 0 {
-        mem.rip_relative = mode == Mode::Bits64 && rm == 5;
+        mem.rip_relative = mode == CodeMode::Bits64 && rm == 5;
         mem.disp = from.signed(Width::B4)?;
         return Ok(mem);
     }

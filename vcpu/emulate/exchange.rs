@@ -5,34 +5,34 @@
 //! SDM, the instruction reference of each. Comparing exchanges of memory are always made atomically,
 //! LOCK or not.
 
-use super::alu::{self, Out};
-use super::context::{width_len, Cx, Next, Place, GP0, RAX, RBX, RCX, RDX};
-use super::machine::{Access, Machine, Step, Stop};
+use super::alu::{self, AluResult};
+use super::context::{width_len, InsnCx, NextStep, OperandPlace, GP0, RAX, RBX, RCX, RDX};
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::{Gva, Width};
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F B0 and B1.
-    pub(super) fn cmpxchg(&mut self) -> Step<Next> {
+    pub(super) fn cmpxchg(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         let (expected, new) = (self.reg(RAX, w), self.reg_operand(w));
-        let at = self.rm(width_len(w), Access::Write)?;
+        let at = self.rm(width_len(w), MemAccess::Write)?;
         let found = match at {
-            Place::Reg(n) => self.reg(n, w),
-            Place::Mem(gva) => self.exchange_if_equal(gva, w, expected, new)?,
+            OperandPlace::Reg(n) => self.reg(n, w),
+            OperandPlace::Mem(gva) => self.exchange_if_equal(gva, w, expected, new)?,
         };
         self.set_flags(alu::sub(w, expected, found, false));
         if found != expected {
             self.set_reg(RAX, w, found);
-        } else if let Place::Reg(n) = at {
+        } else if let OperandPlace::Reg(n) = at {
             self.set_reg(n, w, new);
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// Exchanges memory atomically if it holds `expected`; returns what it held. Memory is read first,
     /// since a device has no comparison of its own.
-    fn exchange_if_equal(&mut self, at: Gva, w: Width, expected: u64, new: u64) -> Step<u64> {
-        let found = self.load_at(at, w, Access::Write)?;
+    fn exchange_if_equal(&mut self, at: Gva, w: Width, expected: u64, new: u64) -> EmulatedStep<u64> {
+        let found = self.load_at(at, w, MemAccess::Write)?;
         if found != expected {
             return Ok(found);
         }
@@ -40,22 +40,22 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// 0F C7 /1.
-    pub(super) fn cmpxchg_double(&mut self) -> Step<Next> {
+    pub(super) fn cmpxchg_double(&mut self) -> EmulatedStep<NextStep> {
         if self.insn.ext != 1 {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let equal = if self.insn.op_size == Width::B8 {
-            let at = self.memory(16, Access::Write)?;
+            let at = self.memory(16, MemAccess::Write)?;
             self.cmpxchg16b(at)?
         } else {
-            let at = self.memory(8, Access::Write)?;
+            let at = self.memory(8, MemAccess::Write)?;
             self.cmpxchg8b(at)?
         };
-        self.set_flags(Out { value: 0, flags: alu::flag(alu::ZF, equal), mask: alu::ZF });
-        Ok(Next::Advance)
+        self.set_flags(AluResult { value: 0, flags: alu::flag(alu::ZF, equal), mask: alu::ZF });
+        Ok(NextStep::Advance)
     }
 
-    fn cmpxchg8b(&mut self, at: Gva) -> Step<bool> {
+    fn cmpxchg8b(&mut self, at: Gva) -> EmulatedStep<bool> {
         let pair = |high: u64, low: u64| (high << 32) | low;
         let expected = pair(self.reg(RDX, Width::B4), self.reg(RAX, Width::B4));
         let new = pair(self.reg(RCX, Width::B4), self.reg(RBX, Width::B4));
@@ -67,7 +67,7 @@ impl<M: Machine> Cx<'_, M> {
         Ok(found == expected)
     }
 
-    fn cmpxchg16b(&mut self, at: Gva) -> Step<bool> {
+    fn cmpxchg16b(&mut self, at: Gva) -> EmulatedStep<bool> {
         if at.0 & 15 != 0 {
             return Err(GP0);
         }
@@ -83,11 +83,11 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// 0F C0 and C1. With one register as both operands the sum stays.
-    pub(super) fn xadd(&mut self) -> Step<Next> {
+    pub(super) fn xadd(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         let add = self.reg_operand(w);
-        match self.rm(width_len(w), Access::Write)? {
-            Place::Reg(n) => {
+        match self.rm(width_len(w), MemAccess::Write)? {
+            OperandPlace::Reg(n) => {
                 let old = self.reg(n, w);
                 let out = alu::add(w, old, add, false);
                 self.set_reg(self.insn.reg, w, old);
@@ -103,6 +103,6 @@ impl<M: Machine> Cx<'_, M> {
                 self.set_flags(out);
             }
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }

@@ -11,11 +11,11 @@
 //!
 //! Not done here: the single-step trap and the interrupt shadow, which are the run loop's.
 
-use super::context::{linear, Cx, Next, GP0, UD};
-use super::decode::{decode, DecodeError, Insn, Mode, MAX_LEN};
-use super::interrupt::Cause;
-use super::machine::{Access, Machine, Step, Stop};
-use super::table::Map;
+use super::context::{linear, InsnCx, NextStep, GP0, UD};
+use super::decode::{decode, CodeMode, DecodeError, DecodedInsn, MAX_LEN};
+use super::interrupt::InterruptCause;
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
+use super::table::OpcodeMap;
 use crate::arch::addr::Gva;
 use crate::arch::cr::{Efer, Rflags};
 use crate::arch::segment::SegReg;
@@ -27,12 +27,12 @@ use crate::arch::segment::SegReg;
 /// leaves RIP where it is. It does at most a bounded batch, so interrupts can be taken in between.
 ///
 /// # Errors
-/// - [`Stop::Fault`]: to be injected; RIP is that of the instruction, nothing has changed but the
+/// - [`StopReason::Fault`]: to be injected; RIP is that of the instruction, nothing has changed but the
 ///   elements that a repeated string instruction finished.
-/// - [`Stop::Retry`]: as the machine said; nothing has changed but such elements.
-/// - [`Stop::Unhandled`]: nothing has changed.
+/// - [`StopReason::Retry`]: as the machine said; nothing has changed but such elements.
+/// - [`StopReason::Unhandled`]: nothing has changed.
 #[allow(dead_code, reason = "used by the tests")]
-pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
+pub(crate) fn emulate<M: InsnMachine>(m: &mut M, bytes: Option<&[u8]>) -> EmulatedStep<()> {
     let mode = mode_of(m);
     let insn = fetch(m, mode, bytes.unwrap_or(&[]))?;
     carry_out(m, insn, mode)
@@ -42,13 +42,13 @@ pub(crate) fn emulate<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<()> {
 ///
 /// # Errors
 /// As [`emulate`].
-pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<()> {
-    let mut cx = Cx { m, insn, mode };
+pub(crate) fn carry_out<M: InsnMachine>(m: &mut M, insn: DecodedInsn, mode: CodeMode) -> EmulatedStep<()> {
+    let mut cx = InsnCx { m, insn, mode };
     check_lock(&insn)?;
     let rip = match cx.dispatch()? {
-        Next::Advance => cx.next_rip(),
-        Next::Goto(target) => target,
-        Next::Again => {
+        NextStep::Advance => cx.next_rip(),
+        NextStep::Goto(target) => target,
+        NextStep::Again => {
             // A breakpoint at it has been seen to. SDM, "System Flags and Fields in the EFLAGS Register".
             let rflags = cx.m.rflags();
             cx.m.set_rflags(rflags | Rflags::RF.bits());
@@ -64,27 +64,27 @@ pub(crate) fn carry_out<M: Machine>(m: &mut M, insn: Insn, mode: Mode) -> Step<(
 /// Goes to the handler of an interrupt or exception; RIP is where it comes back to.
 ///
 /// # Errors
-/// As [`emulate`]; [`Stop::Unhandled`] for what [`super::interrupt`] does not know.
-pub(crate) fn deliver<M: Machine>(m: &mut M, vector: u8, cause: Cause) -> Step<()> {
+/// As [`emulate`]; [`StopReason::Unhandled`] for what [`super::interrupt`] does not know.
+pub(crate) fn deliver<M: InsnMachine>(m: &mut M, vector: u8, cause: InterruptCause) -> EmulatedStep<()> {
     let (mode, back) = (mode_of(m), m.rip());
     // There is no instruction, and nothing of this one counts.
-    let insn = decode(&[0xcc], mode).map_err(|_| Stop::Unhandled)?;
-    let mut cx = Cx { m, insn, mode };
-    if let Next::Goto(target) = cx.interrupt(vector, back, cause)? {
+    let insn = decode(&[0xcc], mode).map_err(|_| StopReason::Unhandled)?;
+    let mut cx = InsnCx { m, insn, mode };
+    if let NextStep::Goto(target) = cx.interrupt(vector, back, cause)? {
         cx.m.set_rip(target);
     }
     Ok(())
 }
 
 /// Returns the code size that a machine's state gives.
-pub(crate) fn mode_of<M: Machine>(m: &M) -> Mode {
+pub(crate) fn mode_of<M: InsnMachine>(m: &M) -> CodeMode {
     let code = m.segment(SegReg::Cs).attr;
     if Efer::from_bits_truncate(m.efer()).contains(Efer::LMA) && code.is_long() {
-        Mode::Bits64
+        CodeMode::Bits64
     } else if code.is_big() {
-        Mode::Bits32
+        CodeMode::Bits32
     } else {
-        Mode::Bits16
+        CodeMode::Bits16
     }
 }
 
@@ -92,14 +92,14 @@ pub(crate) fn mode_of<M: Machine>(m: &M) -> Mode {
 ///
 /// # Errors
 /// As [`emulate`], for what fetching and decoding meet.
-pub(crate) fn fetch_and_decode<M: Machine>(m: &mut M, bytes: Option<&[u8]>) -> Step<Insn> {
+pub(crate) fn fetch_and_decode<M: InsnMachine>(m: &mut M, bytes: Option<&[u8]>) -> EmulatedStep<DecodedInsn> {
     let mode = mode_of(m);
     fetch(m, mode, bytes.unwrap_or(&[]))
 }
 
 /// Decodes the instruction at RIP from `known` bytes and, where they do not do, from memory: first
 /// what is left of the page, the next page only when the instruction goes on there.
-fn fetch<M: Machine>(m: &mut M, mode: Mode, known: &[u8]) -> Step<Insn> {
+fn fetch<M: InsnMachine>(m: &mut M, mode: CodeMode, known: &[u8]) -> EmulatedStep<DecodedInsn> {
     let mut buf = [0u8; MAX_LEN];
     let mut have = known.len().min(MAX_LEN);
     for (to, from) in buf.iter_mut().zip(known) {
@@ -111,7 +111,7 @@ fn fetch<M: Machine>(m: &mut M, mode: Mode, known: &[u8]) -> Step<Insn> {
             Err(DecodeError::Truncated) => {}
             Err(DecodeError::TooLong) => return Err(GP0),
             Err(DecodeError::Undefined) => return Err(UD),
-            Err(DecodeError::Unknown) => return Err(Stop::Unhandled),
+            Err(DecodeError::Unknown) => return Err(StopReason::Unhandled),
         }
         have = fetch_more(m, mode, &mut buf, have)?;
     }
@@ -119,38 +119,43 @@ fn fetch<M: Machine>(m: &mut M, mode: Mode, known: &[u8]) -> Step<Insn> {
 
 /// Reads bytes behind the first `have`, up to the end of the page or of the code segment; returns
 /// how many there are now, always more than before.
-fn fetch_more<M: Machine>(m: &mut M, mode: Mode, buf: &mut [u8; MAX_LEN], have: usize) -> Step<usize> {
+fn fetch_more<M: InsnMachine>(
+    m: &mut M,
+    mode: CodeMode,
+    buf: &mut [u8; MAX_LEN],
+    have: usize,
+) -> EmulatedStep<usize> {
     let rip = m.rip();
-    let mask = if mode == Mode::Bits64 { u64::MAX } else { 0xffff_ffff };
+    let mask = if mode == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
     let offset = rip.wrapping_add(u64::try_from(have).unwrap_or(0)) & mask;
-    let gva: Gva = linear(m, mode, SegReg::Cs, offset, 1, Access::Fetch)?;
+    let gva: Gva = linear(m, mode, SegReg::Cs, offset, 1, MemAccess::Fetch)?;
     let mut room = gva.left_in_page();
-    if mode != Mode::Bits64 {
+    if mode != CodeMode::Bits64 {
         let limit = u64::from(m.segment(SegReg::Cs).limit);
         room = room.min(limit.wrapping_sub(offset).saturating_add(1));
     }
     let upto = have.saturating_add(usize::try_from(room).unwrap_or(MAX_LEN)).min(MAX_LEN);
     let Some(part) = buf.get_mut(have..upto) else { return Err(GP0) };
-    m.read(gva, part, Access::Fetch)?;
+    m.read(gva, part, MemAccess::Fetch)?;
     Ok(upto)
 }
 
 /// Refuses LOCK where the instruction may not have it: #UD.
 ///
 /// SDM, "LOCK—Assert LOCK# Signal Prefix".
-fn check_lock(insn: &Insn) -> Step<()> {
+fn check_lock(insn: &DecodedInsn) -> EmulatedStep<()> {
     if !insn.prefixes.lock || insn.alternate_cr8() {
         return Ok(());
     }
     let lockable = match (insn.map, insn.opcode) {
-        (Map::One, op @ 0x00..=0x37) => op & 7 < 2,
-        (Map::One, 0x80..=0x83) => insn.ext != 7,
-        (Map::One, 0x86 | 0x87) => true,
-        (Map::One, 0xf6 | 0xf7) => matches!(insn.ext, 2 | 3),
-        (Map::One, 0xfe | 0xff) => insn.ext < 2,
-        (Map::Two, 0xab | 0xb3 | 0xbb | 0xb0 | 0xb1 | 0xc0 | 0xc1) => true,
-        (Map::Two, 0xba) => insn.ext > 4,
-        (Map::Two, 0xc7) => insn.ext == 1,
+        (OpcodeMap::One, op @ 0x00..=0x37) => op & 7 < 2,
+        (OpcodeMap::One, 0x80..=0x83) => insn.ext != 7,
+        (OpcodeMap::One, 0x86 | 0x87) => true,
+        (OpcodeMap::One, 0xf6 | 0xf7) => matches!(insn.ext, 2 | 3),
+        (OpcodeMap::One, 0xfe | 0xff) => insn.ext < 2,
+        (OpcodeMap::Two, 0xab | 0xb3 | 0xbb | 0xb0 | 0xb1 | 0xc0 | 0xc1) => true,
+        (OpcodeMap::Two, 0xba) => insn.ext > 4,
+        (OpcodeMap::Two, 0xc7) => insn.ext == 1,
         _ => false,
     };
     if lockable && insn.mem.is_some() {
@@ -160,17 +165,17 @@ fn check_lock(insn: &Insn) -> Step<()> {
     }
 }
 
-impl<M: Machine> Cx<'_, M> {
-    fn dispatch(&mut self) -> Step<Next> {
+impl<M: InsnMachine> InsnCx<'_, M> {
+    fn dispatch(&mut self) -> EmulatedStep<NextStep> {
         match self.insn.map {
-            Map::One => self.one_byte(),
-            Map::Two => self.two_byte(),
-            Map::Three38 => self.three_byte_38(),
-            Map::Three3a => Err(Stop::Unhandled),
+            OpcodeMap::One => self.one_byte(),
+            OpcodeMap::Two => self.two_byte(),
+            OpcodeMap::Three38 => self.three_byte_38(),
+            OpcodeMap::Three3a => Err(StopReason::Unhandled),
         }
     }
 
-    fn one_byte(&mut self) -> Step<Next> {
+    fn one_byte(&mut self) -> EmulatedStep<NextStep> {
         match self.insn.opcode {
             op @ 0x00..=0x3f if op & 7 < 6 => self.alu_row(),
             0x06 | 0x0e | 0x16 | 0x1e => self.push_segment(),
@@ -180,7 +185,7 @@ impl<M: Machine> Cx<'_, M> {
             0x58..=0x5f => self.pop_reg(),
             0x60 => self.pusha(),
             0x61 => self.popa(),
-            0x63 if self.mode == Mode::Bits64 => self.movsxd(),
+            0x63 if self.mode == CodeMode::Bits64 => self.movsxd(),
             0x68 | 0x6a => self.push_immediate(),
             0x69 | 0x6b => self.imul_immediate(),
             0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf => self.string(),
@@ -203,7 +208,7 @@ impl<M: Machine> Cx<'_, M> {
         }
     }
 
-    fn one_byte_upper(&mut self) -> Step<Next> {
+    fn one_byte_upper(&mut self) -> EmulatedStep<NextStep> {
         match self.insn.opcode {
             0xa0..=0xa3 => self.mov_offset(),
             0xb0..=0xbf => self.mov_immediate_short(),
@@ -223,11 +228,11 @@ impl<M: Machine> Cx<'_, M> {
             0xf5 | 0xf8 | 0xf9 | 0xfc | 0xfd => self.flag_bit(),
             0xf6 | 0xf7 => self.group3(),
             0xfe | 0xff => self.group5(),
-            _ => Err(Stop::Unhandled),
+            _ => Err(StopReason::Unhandled),
         }
     }
 
-    fn two_byte(&mut self) -> Step<Next> {
+    fn two_byte(&mut self) -> EmulatedStep<NextStep> {
         match self.insn.opcode {
             0x00 => self.load_system(),
             0x01 if self.insn.ext < 4 && self.insn.mem.is_some() => self.descriptor_table(),
@@ -254,14 +259,14 @@ impl<M: Machine> Cx<'_, M> {
             0xc3 => self.movnti(),
             0xc7 => self.cmpxchg_double(),
             0xc8..=0xcf => self.bswap(),
-            _ => Err(Stop::Unhandled),
+            _ => Err(StopReason::Unhandled),
         }
     }
 
-    fn three_byte_38(&mut self) -> Step<Next> {
+    fn three_byte_38(&mut self) -> EmulatedStep<NextStep> {
         match self.insn.opcode {
             0xf0 | 0xf1 => self.movbe(),
-            _ => Err(Stop::Unhandled),
+            _ => Err(StopReason::Unhandled),
         }
     }
 }

@@ -6,8 +6,8 @@
 //! length). Another vCPU may have changed the bytes since the exit, so a handler compares the
 //! instruction with what exited before it skips anything.
 
-use super::decode::{decode, Insn, Mode, Rep};
-use super::table::Map;
+use super::decode::{decode, CodeMode, DecodedInsn, RepPrefix};
+use super::table::OpcodeMap;
 
 /// An instruction that can be intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub(crate) enum ExitInsn {
     dead_code,
     reason = "for processors that do not tell the length of an instruction; used by the tests"
 )]
-pub(crate) fn insn_len(bytes: &[u8], mode: Mode) -> Option<usize> {
+pub(crate) fn insn_len(bytes: &[u8], mode: CodeMode) -> Option<usize> {
     decode(bytes, mode).ok().map(|insn| usize::from(insn.len))
 }
 
@@ -116,28 +116,28 @@ pub(crate) fn insn_len(bytes: &[u8], mode: Mode) -> Option<usize> {
     dead_code,
     reason = "for processors that do not tell the length of an instruction; used by the tests"
 )]
-pub(crate) fn decode_exit_insn(bytes: &[u8], mode: Mode) -> Option<(ExitInsn, usize)> {
+pub(crate) fn decode_exit_insn(bytes: &[u8], mode: CodeMode) -> Option<(ExitInsn, usize)> {
     let insn = decode(bytes, mode).ok()?;
     Some((ExitInsn::of(&insn), usize::from(insn.len)))
 }
 
 impl ExitInsn {
     /// Returns which one a decoded instruction is.
-    pub(crate) fn of(insn: &Insn) -> ExitInsn {
+    pub(crate) fn of(insn: &DecodedInsn) -> ExitInsn {
         match insn.map {
-            Map::One => one_byte(insn),
-            Map::Two => two_byte(insn),
-            Map::Three38 if insn.opcode == 0x82 && insn.prefixes.size_66 => ExitInsn::Invpcid,
+            OpcodeMap::One => one_byte(insn),
+            OpcodeMap::Two => two_byte(insn),
+            OpcodeMap::Three38 if insn.opcode == 0x82 && insn.prefixes.size_66 => ExitInsn::Invpcid,
             _ => ExitInsn::Other,
         }
     }
 }
 
-fn one_byte(insn: &Insn) -> ExitInsn {
+fn one_byte(insn: &DecodedInsn) -> ExitInsn {
     match insn.opcode {
         0x6c | 0x6d => ExitInsn::Ins,
         0x6e | 0x6f => ExitInsn::Outs,
-        0x90 if insn.prefixes.rep == Some(Rep::E) => ExitInsn::Pause,
+        0x90 if insn.prefixes.rep == Some(RepPrefix::E) => ExitInsn::Pause,
         0x9c => ExitInsn::Pushf,
         0x9d => ExitInsn::Popf,
         0xcc => ExitInsn::Int3,
@@ -152,7 +152,7 @@ fn one_byte(insn: &Insn) -> ExitInsn {
     }
 }
 
-fn two_byte(insn: &Insn) -> ExitInsn {
+fn two_byte(insn: &DecodedInsn) -> ExitInsn {
     match insn.opcode {
         0x00 if insn.ext < 4 => ExitInsn::TaskOrLdt,
         0x01 => group7(insn),
@@ -177,7 +177,7 @@ fn two_byte(insn: &Insn) -> ExitInsn {
 }
 
 /// 0F 01: with a memory operand by reg field alone, else by both fields of ModRM.
-fn group7(insn: &Insn) -> ExitInsn {
+fn group7(insn: &DecodedInsn) -> ExitInsn {
     match (insn.ext, insn.mem.is_some(), insn.rm & 7) {
         (4, _, _) => ExitInsn::Smsw,
         (6, _, _) => ExitInsn::Lmsw,

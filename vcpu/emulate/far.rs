@@ -7,8 +7,8 @@
 //! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; call gates, tasks and changes of
 //! privilege are not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`].
 
-use super::context::{is_protected, width_len, Cx, Next, GP0, UD};
-use super::machine::{Access, Machine, Step, Stop, TableReg};
+use super::context::{is_protected, width_len, InsnCx, NextStep, GP0, UD};
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
@@ -20,14 +20,14 @@ const TI: u16 = 4;
 const ACCESSED: u32 = 1;
 
 /// A descriptor with the address it was read from.
-pub(super) struct Found {
+pub(super) struct FoundDesc {
     pub(super) segment: SegmentState,
     at: Gva,
 }
 
 /// A fault that names a selector.
-pub(super) fn refused(vector: Vector, selector: u16) -> Stop {
-    Stop::Fault(Exception::with_error(vector, u32::from(selector & !3)))
+pub(super) fn refused(vector: Vector, selector: u16) -> StopReason {
+    StopReason::Fault(Exception::with_error(vector, u32::from(selector & !3)))
 }
 
 /// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
@@ -38,7 +38,7 @@ fn unpack(selector: u16, raw: u64) -> SegmentState {
     SegmentState { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
 }
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// Returns whether this is IA-32e mode, whose descriptors are other ones.
     pub(super) fn is_long(&self) -> bool {
         self.m.efer() & Efer::LMA.bits() != 0
@@ -48,7 +48,7 @@ impl<M: Machine> Cx<'_, M> {
     ///
     /// # Errors
     /// #GP with the selector where its table ends before.
-    pub(super) fn descriptor(&mut self, selector: u16) -> Step<Found> {
+    pub(super) fn descriptor(&mut self, selector: u16) -> EmulatedStep<FoundDesc> {
         let table = if selector & TI == 0 {
             let gdt = self.m.table(TableReg::Gdt);
             SegmentState { limit: u32::from(gdt.limit), base: gdt.base, ..SegmentState::default() }
@@ -60,12 +60,12 @@ impl<M: Machine> Cx<'_, M> {
             return Err(refused(Vector::GP, selector));
         }
         let at = Gva(table.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        let raw = self.as_processor(|cx| cx.load_at(at, Width::B8, Access::Read))?;
-        Ok(Found { segment: unpack(selector, raw), at })
+        let raw = self.as_processor(|cx| cx.load_at(at, Width::B8, MemAccess::Read))?;
+        Ok(FoundDesc { segment: unpack(selector, raw), at })
     }
 
     /// Sets bits in the type of a descriptor in memory.
-    fn mark_descriptor(&mut self, found: &mut Found, bits: u32) -> Step<()> {
+    fn mark_descriptor(&mut self, found: &mut FoundDesc, bits: u32) -> EmulatedStep<()> {
         if found.segment.attr.0 & bits == bits {
             return Ok(());
         }
@@ -76,15 +76,15 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Notes in memory that a descriptor of code or data has been loaded.
-    pub(super) fn mark_accessed(&mut self, found: &mut Found) -> Step<()> {
+    pub(super) fn mark_accessed(&mut self, found: &mut FoundDesc) -> EmulatedStep<()> {
         self.mark_descriptor(found, ACCESSED)
     }
 
     /// Loads a segment register other than CS.
     ///
     /// # Errors
-    /// As the processor's; [`Stop::Unhandled`] in IA-32e mode and above CPL 0.
-    pub(super) fn load_segment(&mut self, reg: SegReg, selector: u64) -> Step<()> {
+    /// As the processor's; [`StopReason::Unhandled`] in IA-32e mode and above CPL 0.
+    pub(super) fn load_segment(&mut self, reg: SegReg, selector: u64) -> EmulatedStep<()> {
         let selector = (selector & 0xffff) as u16;
         if !is_protected(self.m) {
             let loaded = self.m.segment(reg).at_paragraph(selector);
@@ -92,7 +92,7 @@ impl<M: Machine> Cx<'_, M> {
             return Ok(());
         }
         if self.is_long() || self.m.cpl() != 0 {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         if selector & !3 == 0 {
             if reg == SegReg::Ss {
@@ -122,13 +122,13 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Finds the code segment and the offset of a far branch's target.
-    fn far_target(&mut self, selector: u16, offset: u64) -> Step<(SegmentState, u64)> {
+    fn far_target(&mut self, selector: u16, offset: u64) -> EmulatedStep<(SegmentState, u64)> {
         let offset = offset & self.insn.op_size.mask();
         let segment = if !is_protected(self.m) {
             self.m.segment(SegReg::Cs).at_paragraph(selector)
         } else {
             if self.is_long() || self.m.cpl() != 0 {
-                return Err(Stop::Unhandled);
+                return Err(StopReason::Unhandled);
             }
             if selector & !3 == 0 {
                 return Err(GP0);
@@ -136,7 +136,7 @@ impl<M: Machine> Cx<'_, M> {
             let mut found = self.descriptor(selector)?;
             let attr = found.segment.attr;
             if attr.kind() & 16 == 0 {
-                return Err(Stop::Unhandled);
+                return Err(StopReason::Unhandled);
             }
             if !attr.is_code() || attr.dpl() != 0 || selector & 3 != 0 {
                 return Err(refused(Vector::GP, selector));
@@ -153,19 +153,19 @@ impl<M: Machine> Cx<'_, M> {
         Ok((segment, offset))
     }
 
-    /// As [`Cx::far_target`], for RET and IRET.
+    /// As [`InsnCx::far_target`], for RET and IRET.
     ///
     /// # Errors
-    /// [`Stop::Unhandled`] for a return to another level.
-    pub(super) fn return_target(&mut self, selector: u16, offset: u64) -> Step<(SegmentState, u64)> {
+    /// [`StopReason::Unhandled`] for a return to another level.
+    pub(super) fn return_target(&mut self, selector: u16, offset: u64) -> EmulatedStep<(SegmentState, u64)> {
         if is_protected(self.m) && selector & !3 != 0 && selector & 3 != 0 {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         self.far_target(selector, offset)
     }
 
     /// EA, and FF /5: far JMP. 9A, and FF /3: far CALL.
-    pub(super) fn far_branch(&mut self, selector: u16, offset: u64, is_call: bool) -> Step<Next> {
+    pub(super) fn far_branch(&mut self, selector: u16, offset: u64, is_call: bool) -> EmulatedStep<NextStep> {
         let (segment, target) = self.far_target(selector, offset)?;
         if is_call {
             let w = self.insn.op_size;
@@ -173,51 +173,51 @@ impl<M: Machine> Cx<'_, M> {
             self.push_all(w, &[old, back])?;
         }
         self.m.set_segment(SegReg::Cs, segment);
-        Ok(Next::Goto(target))
+        Ok(NextStep::Goto(target))
     }
 
     /// 9A and EA.
-    pub(super) fn far_immediate(&mut self) -> Step<Next> {
+    pub(super) fn far_immediate(&mut self) -> EmulatedStep<NextStep> {
         let (selector, offset) = (self.insn.imm2, self.insn.imm);
         self.far_branch(selector, offset, self.insn.opcode == 0x9a)
     }
 
     /// FF /3 and FF /5.
-    pub(super) fn far_memory(&mut self) -> Step<Next> {
+    pub(super) fn far_memory(&mut self) -> EmulatedStep<NextStep> {
         if self.is_long() {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let w = self.insn.op_size;
-        let at = self.memory(width_len(w).wrapping_add(2), Access::Read)?;
-        let offset = self.load_at(at, w, Access::Read)?;
-        let selector = self.load_at(at.wrapping_add(width_len(w)), Width::B2, Access::Read)?;
+        let at = self.memory(width_len(w).wrapping_add(2), MemAccess::Read)?;
+        let offset = self.load_at(at, w, MemAccess::Read)?;
+        let selector = self.load_at(at.wrapping_add(width_len(w)), Width::B2, MemAccess::Read)?;
         self.far_branch((selector & 0xffff) as u16, offset, self.insn.ext == 3)
     }
 
     /// CA and CB: far RET.
-    pub(super) fn far_return(&mut self) -> Step<Next> {
+    pub(super) fn far_return(&mut self) -> EmulatedStep<NextStep> {
         if self.is_long() {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let [offset, selector, _] = self.peek_all(2)?;
         let (segment, target) = self.return_target((selector & 0xffff) as u16, offset)?;
         self.m.set_segment(SegReg::Cs, segment);
         self.drop_words(2, self.insn.imm);
-        Ok(Next::Goto(target))
+        Ok(NextStep::Goto(target))
     }
 
     /// 0F 01 /0 to /3: SGDT, SIDT, LGDT, LIDT.
-    pub(super) fn descriptor_table(&mut self) -> Step<Next> {
+    pub(super) fn descriptor_table(&mut self) -> EmulatedStep<NextStep> {
         if self.is_long() {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let which = if self.insn.ext & 1 == 0 { TableReg::Gdt } else { TableReg::Idt };
         let is_load = self.insn.ext & 2 != 0;
-        let at = self.memory(6, if is_load { Access::Read } else { Access::Write })?;
+        let at = self.memory(6, if is_load { MemAccess::Read } else { MemAccess::Write })?;
         if is_load {
             self.need_cpl0()?;
-            let limit = (self.load_at(at, Width::B2, Access::Read)? & 0xffff) as u16;
-            let base = self.load_at(at.wrapping_add(2), Width::B4, Access::Read)?;
+            let limit = (self.load_at(at, Width::B2, MemAccess::Read)? & 0xffff) as u16;
+            let base = self.load_at(at.wrapping_add(2), Width::B4, MemAccess::Read)?;
             // With 16-bit operands the base has 24 bits.
             let mask = if self.insn.op_size == Width::B2 { 0xff_ffff } else { 0xffff_ffff };
             self.m.set_table(which, DescTable { base: base & mask, limit });
@@ -230,23 +230,23 @@ impl<M: Machine> Cx<'_, M> {
             }
             self.m.write(at, &image)?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F 00 /2 and /3: LLDT and LTR.
-    pub(super) fn load_system(&mut self) -> Step<Next> {
+    pub(super) fn load_system(&mut self) -> EmulatedStep<NextStep> {
         if !is_protected(self.m) {
             return Err(UD);
         }
         self.need_cpl0()?;
         if self.is_long() || !matches!(self.insn.ext, 2 | 3) {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let is_task = self.insn.ext == 3;
         let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
         if selector & !3 == 0 && !is_task {
             self.m.set_ldt(SegmentState::null(selector));
-            return Ok(Next::Advance);
+            return Ok(NextStep::Advance);
         }
         if selector & TI != 0 || selector & !3 == 0 {
             return Err(refused(Vector::GP, selector));
@@ -266,6 +266,6 @@ impl<M: Machine> Cx<'_, M> {
         } else {
             self.m.set_ldt(found.segment);
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }

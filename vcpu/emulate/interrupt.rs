@@ -14,9 +14,9 @@
 //! Handlers run at the level of what they interrupt, which is 0. Task gates, returns to another level or
 //! task, virtual-8086 mode and IA-32e mode are not handled.
 
-use super::context::{is_protected, Cx, Next, GP0};
+use super::context::{is_protected, InsnCx, NextStep, GP0};
 use super::far::refused;
-use super::machine::{Access, Machine, Step, Stop, TableReg};
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{Exception, Vector};
@@ -29,7 +29,7 @@ const IDT: u32 = 2;
 
 /// Why the processor goes to a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum InterruptCause {
     /// INT n, INT3 or INTO: the gate's privilege level counts, and faults on the way are the program's.
     Instruction,
     /// An interrupt or NMI.
@@ -40,7 +40,7 @@ pub(crate) enum Cause {
 
 /// What a gate leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum GateKind {
     /// A handler that starts with interrupts off.
     Interrupt,
     /// A handler that starts with IF as it was.
@@ -51,8 +51,8 @@ enum Kind {
 
 /// An entry of the IDT. SDM, "IDT Descriptors".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Gate {
-    kind: Kind,
+struct IdtGate {
+    kind: GateKind,
     /// Of what is pushed.
     width: Width,
     dpl: u8,
@@ -61,18 +61,18 @@ struct Gate {
     offset: u64,
 }
 
-impl Gate {
+impl IdtGate {
     /// Takes an entry apart; `None` for what is no gate of the IDT.
-    fn unpack(raw: u64) -> Option<Gate> {
+    fn unpack(raw: u64) -> Option<IdtGate> {
         let (kind, width) = match raw >> 40 & 0x1f {
-            0x5 => (Kind::Task, Width::B2),
-            0x6 => (Kind::Interrupt, Width::B2),
-            0x7 => (Kind::Trap, Width::B2),
-            0xe => (Kind::Interrupt, Width::B4),
-            0xf => (Kind::Trap, Width::B4),
+            0x5 => (GateKind::Task, Width::B2),
+            0x6 => (GateKind::Interrupt, Width::B2),
+            0x7 => (GateKind::Trap, Width::B2),
+            0xe => (GateKind::Interrupt, Width::B4),
+            0xf => (GateKind::Trap, Width::B4),
             _ => return None,
         };
-        Some(Gate {
+        Some(IdtGate {
             kind,
             width,
             dpl: (raw >> 45 & 3) as u8,
@@ -84,43 +84,48 @@ impl Gate {
 }
 
 /// Says of a fault that it is none of the program's.
-fn external(stop: Stop) -> Stop {
+fn external(stop: StopReason) -> StopReason {
     match stop {
-        Stop::Fault(Exception { vector, error: Some(error), cr2 }) if vector != Vector::PF => {
-            Stop::Fault(Exception { vector, error: Some(error | EXT), cr2 })
+        StopReason::Fault(Exception { vector, error: Some(error), cr2 }) if vector != Vector::PF => {
+            StopReason::Fault(Exception { vector, error: Some(error | EXT), cr2 })
         }
         other => other,
     }
 }
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// CC, CD and CE: INT3, INT n and INTO.
-    pub(super) fn int(&mut self) -> Step<Next> {
+    pub(super) fn int(&mut self) -> EmulatedStep<NextStep> {
         let overflow = self.m.rflags() & Rflags::OF.bits() != 0;
         let vector = match self.insn.opcode {
             0xcc => 3,
-            0xce if !overflow => return Ok(Next::Advance),
+            0xce if !overflow => return Ok(NextStep::Advance),
             0xce => 4,
             _ => (self.insn.imm & 0xff) as u8,
         };
         let back = self.next_rip();
-        self.interrupt(vector, back, Cause::Instruction)
+        self.interrupt(vector, back, InterruptCause::Instruction)
     }
 
     /// Goes to the handler of `vector`, which will come back to `back`.
     ///
     /// # Errors
-    /// As the processor's; [`Stop::Unhandled`] for what the module's description names.
-    pub(super) fn interrupt(&mut self, vector: u8, back: u64, cause: Cause) -> Step<Next> {
+    /// As the processor's; [`StopReason::Unhandled`] for what the module's description names.
+    pub(super) fn interrupt(
+        &mut self,
+        vector: u8,
+        back: u64,
+        cause: InterruptCause,
+    ) -> EmulatedStep<NextStep> {
         let is_vm86 = self.m.rflags() & Rflags::VM.bits() != 0;
         if !is_vm86 && !is_protected(self.m) {
             return self.by_pointer(vector, back);
         }
         if is_vm86 || self.is_long() || self.m.cpl() != 0 {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let done = self.by_gate(vector, back, cause);
-        if cause == Cause::Instruction {
+        if cause == InterruptCause::Instruction {
             done
         } else {
             done.map_err(external)
@@ -128,21 +133,21 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// Reads `w` bytes of the IDT; `None` where it has no entry there.
-    fn idt_entry(&mut self, offset: u16, w: Width) -> Step<Option<u64>> {
+    fn idt_entry(&mut self, offset: u16, w: Width) -> EmulatedStep<Option<u64>> {
         let idt = self.m.table(TableReg::Idt);
         let last = offset.wrapping_add(w.bytes() as u16).wrapping_sub(1);
         if last > idt.limit {
             return Ok(None);
         }
         let at = Gva(idt.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        self.as_processor(|cx| cx.load_at(at, w, Access::Read)).map(Some)
+        self.as_processor(|cx| cx.load_at(at, w, MemAccess::Read)).map(Some)
     }
 
-    fn push_frame(&mut self, w: Width, values: &[u64]) -> Step<()> {
+    fn push_frame(&mut self, w: Width, values: &[u64]) -> EmulatedStep<()> {
         self.as_processor(|cx| cx.push_all(w, values))
     }
 
-    fn by_pointer(&mut self, vector: u8, back: u64) -> Step<Next> {
+    fn by_pointer(&mut self, vector: u8, back: u64) -> EmulatedStep<NextStep> {
         let entry = self.idt_entry(u16::from(vector) << 2, Width::B4)?.ok_or(GP0)?;
         let old = self.m.segment(SegReg::Cs);
         let flags = self.m.rflags();
@@ -150,10 +155,10 @@ impl<M: Machine> Cx<'_, M> {
         self.m.set_segment(SegReg::Cs, old.at_paragraph((entry >> 16) as u16));
         let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
         self.m.set_rflags(flags & !cleared.bits());
-        Ok(Next::Goto(entry & 0xffff))
+        Ok(NextStep::Goto(entry & 0xffff))
     }
 
-    fn by_gate(&mut self, vector: u8, back: u64, cause: Cause) -> Step<Next> {
+    fn by_gate(&mut self, vector: u8, back: u64, cause: InterruptCause) -> EmulatedStep<NextStep> {
         let gate = self.gate(vector, cause)?;
         let handler = self.handler(gate.selector)?;
         if gate.offset > u64::from(handler.limit) {
@@ -161,13 +166,13 @@ impl<M: Machine> Cx<'_, M> {
         }
         let flags = self.m.rflags();
         let resume = match cause {
-            Cause::Exception(_) if Vector(vector).is_fault() => Rflags::RF.bits(),
+            InterruptCause::Exception(_) if Vector(vector).is_fault() => Rflags::RF.bits(),
             _ => 0,
         };
         let old = u64::from(self.m.segment(SegReg::Cs).selector);
         let frame = [flags | resume, old, back];
         match cause {
-            Cause::Exception(Some(error)) => {
+            InterruptCause::Exception(Some(error)) => {
                 let [flags, cs, ip] = frame;
                 self.push_frame(gate.width, &[flags, cs, ip, u64::from(error)])?;
             }
@@ -175,33 +180,33 @@ impl<M: Machine> Cx<'_, M> {
         }
         self.m.set_segment(SegReg::Cs, handler);
         let mut cleared = Rflags::TF.union(Rflags::NT).union(Rflags::RF).union(Rflags::VM);
-        if gate.kind == Kind::Interrupt {
+        if gate.kind == GateKind::Interrupt {
             cleared |= Rflags::IF;
         }
         self.m.set_rflags(flags & !cleared.bits());
-        Ok(Next::Goto(gate.offset))
+        Ok(NextStep::Goto(gate.offset))
     }
 
     /// Finds the gate of `vector` and checks that it may be gone through.
-    fn gate(&mut self, vector: u8, cause: Cause) -> Step<Gate> {
+    fn gate(&mut self, vector: u8, cause: InterruptCause) -> EmulatedStep<IdtGate> {
         let entry = u16::from(vector) << 3;
-        let refused = |vector| Stop::Fault(Exception::with_error(vector, u32::from(entry) | IDT));
+        let refused = |vector| StopReason::Fault(Exception::with_error(vector, u32::from(entry) | IDT));
         let raw = self.idt_entry(entry, Width::B8)?.ok_or(refused(Vector::GP))?;
-        let gate = Gate::unpack(raw).ok_or(refused(Vector::GP))?;
-        if cause == Cause::Instruction && gate.dpl < self.m.cpl() {
+        let gate = IdtGate::unpack(raw).ok_or(refused(Vector::GP))?;
+        if cause == InterruptCause::Instruction && gate.dpl < self.m.cpl() {
             return Err(refused(Vector::GP));
         }
         if !gate.is_present {
             return Err(refused(Vector::NP));
         }
-        if gate.kind == Kind::Task {
-            return Err(Stop::Unhandled);
+        if gate.kind == GateKind::Task {
+            return Err(StopReason::Unhandled);
         }
         Ok(gate)
     }
 
     /// Finds the code segment of a handler.
-    fn handler(&mut self, selector: u16) -> Step<SegmentState> {
+    fn handler(&mut self, selector: u16) -> EmulatedStep<SegmentState> {
         // A gate's RPL does not count.
         let selector = selector & !3;
         if selector == 0 {
@@ -220,15 +225,15 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// CF: IRET.
-    pub(super) fn iret(&mut self) -> Step<Next> {
+    pub(super) fn iret(&mut self) -> EmulatedStep<NextStep> {
         let (old, is_protected) = (Rflags::from_bits_truncate(self.m.rflags()), is_protected(self.m));
         if old.contains(Rflags::VM) || (is_protected && (self.is_long() || old.contains(Rflags::NT))) {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let [offset, selector, flags] = self.peek_all(3)?;
         let new = Rflags::from_bits_truncate(flags & self.insn.op_size.mask());
         if is_protected && new.contains(Rflags::VM) {
-            return Err(Stop::Unhandled);
+            return Err(StopReason::Unhandled);
         }
         let (segment, target) = self.return_target((selector & 0xffff) as u16, offset)?;
         let mut kept = Rflags::VM.bits() | !self.insn.op_size.mask();
@@ -239,6 +244,6 @@ impl<M: Machine> Cx<'_, M> {
         self.m.set_rflags(rflags);
         self.m.set_segment(SegReg::Cs, segment);
         self.drop_words(3, 0);
-        Ok(Next::Goto(target))
+        Ok(NextStep::Goto(target))
     }
 }

@@ -2,7 +2,7 @@
 
 //! What the emulator needs of a machine.
 //!
-//! The vCPU implements [`Machine`] over guest state, page tables and the device bus; a test
+//! The vCPU implements [`InsnMachine`] over guest state, page tables and the device bus; a test
 //! implements it over a few arrays.
 
 use crate::arch::addr::{Gpa, Gva, Width};
@@ -11,25 +11,25 @@ use crate::arch::segment::{DescTable, SegReg, SegmentState};
 
 /// Why an instruction could not be carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     /// The architecture answers with this exception.
     Fault(Exception),
     /// Something must be done outside the run window first (a page faulted in, a user exit); the
     /// machine knows what. Nothing of the instruction has become visible, but for finished elements of
     /// a repeated string instruction; run it again afterwards.
     Retry,
-    /// There is no memory where the processor wants some for itself, at this address: see [`Machine::act_as_processor`].
+    /// There is no memory where the processor wants some for itself, at this address: see [`InsnMachine::act_as_processor`].
     NoMemory(Gpa),
     /// The emulator does not know this instruction.
     Unhandled,
 }
 
 /// The result of a step of emulation.
-pub(crate) type Step<T> = Result<T, Stop>;
+pub(crate) type EmulatedStep<T> = Result<T, StopReason>;
 
 /// Why a linear address is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum MemAccess {
     /// Data read.
     Read,
     /// Data write.
@@ -48,7 +48,7 @@ pub(crate) enum TableReg {
 }
 
 /// The processor and memory under an emulated instruction.
-pub(crate) trait Machine {
+pub(crate) trait InsnMachine {
     /// Returns general register `n` (0 = RAX, 1 = RCX, 2 = RDX, 3 = RBX, 4 = RSP … 15 = R15), all 64 bits.
     fn gpr(&self, n: u8) -> u64;
     /// Sets general register `n`, all 64 bits.
@@ -80,31 +80,31 @@ pub(crate) trait Machine {
     /// Writes CR0, CR2, CR3, CR4 or CR8, with all the checks of MOV to CR but that of the CPL.
     ///
     /// # Errors
-    /// [`Stop::Fault`] with #GP where the value is not allowed.
-    fn set_cr(&mut self, n: u8, value: u64) -> Step<()>;
+    /// [`StopReason::Fault`] with #GP where the value is not allowed.
+    fn set_cr(&mut self, n: u8, value: u64) -> EmulatedStep<()>;
     /// Returns EFER.
     fn efer(&self) -> u64;
     /// Returns the current privilege level.
     fn cpl(&self) -> u8;
 
     /// Reads `buf.len()` (1 to 16) bytes at a linear address; goes to memory or to a device, and may
-    /// cross a page. With [`Access::Write`] it is the read of a read-modify-write: a page that may
+    /// cross a page. With [`MemAccess::Write`] it is the read of a read-modify-write: a page that may
     /// not be written faults now, as a write.
     ///
     /// # Errors
-    /// A #PF of the guest's own page tables, or [`Stop::Retry`].
-    fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()>;
+    /// A #PF of the guest's own page tables, or [`StopReason::Retry`].
+    fn read(&mut self, gva: Gva, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()>;
     /// Writes `buf.len()` (1 to 16) bytes at a linear address.
     ///
     /// # Errors
-    /// As [`Machine::read`]. Either all bytes are written or none.
-    fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()>;
+    /// As [`InsnMachine::read`]. Either all bytes are written or none.
+    fn write(&mut self, gva: Gva, buf: &[u8]) -> EmulatedStep<()>;
     /// Replaces the value at `gva` atomically with `new` if it equals `old`; gives what it found.
     /// To a device it is a plain write.
     ///
     /// # Errors
-    /// As [`Machine::read`].
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64>;
+    /// As [`InsnMachine::read`].
+    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64>;
 
     /// Finds out whether `len` (1 to 16) bytes at a linear address can be accessed, without touching
     /// a device: asked before a side effect that could not be undone (INS takes a byte off a port,
@@ -112,10 +112,10 @@ pub(crate) trait Machine {
     ///
     /// # Errors
     /// As the access itself would; after `Ok` the access does not stop on memory in this run window.
-    fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()>;
+    fn probe(&mut self, gva: Gva, len: usize, access: MemAccess) -> EmulatedStep<()>;
     /// Says whose the accesses from here on are: the processor's own, to a descriptor, a gate or an event's frame, or
     /// the instruction's. Its own have the rights of level 0, and go to memory alone: a processor that
-    /// meets a device there is not asked to finish what it does, so they stop with [`Stop::NoMemory`].
+    /// meets a device there is not asked to finish what it does, so they stop with [`StopReason::NoMemory`].
     fn act_as_processor(&mut self, _on: bool) {}
     /// Says that everything asked for so far has taken effect and will not be asked for again, though
     /// the instruction goes on: an element of a repeated string instruction is done. A machine that
@@ -125,22 +125,22 @@ pub(crate) trait Machine {
     /// Drops the translation of a linear address (INVLPG). Second-level paging need not act: a
     /// guest's own translations live in the processor, tagged.
     fn invlpg(&mut self, _gva: Gva) {}
-    /// [`Machine::cmpxchg`] for the 16 bytes of CMPXCHG16B.
+    /// [`InsnMachine::cmpxchg`] for the 16 bytes of CMPXCHG16B.
     ///
     /// # Errors
-    /// As [`Machine::read`]; [`Stop::Unhandled`] where the machine has no such operation.
-    fn cmpxchg16(&mut self, _gva: Gva, _old: u128, _new: u128) -> Step<u128> {
-        Err(Stop::Unhandled)
+    /// As [`InsnMachine::read`]; [`StopReason::Unhandled`] where the machine has no such operation.
+    fn cmpxchg16(&mut self, _gva: Gva, _old: u128, _new: u128) -> EmulatedStep<u128> {
+        Err(StopReason::Unhandled)
     }
 
     /// Reads an I/O port, after the permission checks.
     ///
     /// # Errors
-    /// #GP from the checks, or [`Stop::Retry`].
-    fn port_in(&mut self, port: u16, width: Width) -> Step<u32>;
+    /// #GP from the checks, or [`StopReason::Retry`].
+    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32>;
     /// Writes an I/O port, after the permission checks.
     ///
     /// # Errors
-    /// As [`Machine::port_in`].
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()>;
+    /// As [`InsnMachine::port_in`].
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()>;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The instruction emulator: a decoder and an executor over a [`machine::Machine`].
+//! The instruction emulator: a decoder and an executor over a [`machine::InsnMachine`].
 //!
 //! Used where the processor says that an instruction needs help but does not say what it does: an
 //! access to a device's memory, string I/O, and exits of processors that do not tell the length of
@@ -8,7 +8,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | table, decode | opcode maps; bytes to [`decode::Insn`] |
+//! | table, decode | opcode maps; bytes to [`decode::DecodedInsn`] |
 //! | exit_insn | which instruction exited, and its length |
 //! | alu, shift, muldiv | arithmetic and flags, pure |
 //! | context | registers, segments and memory under an instruction |

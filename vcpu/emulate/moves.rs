@@ -5,19 +5,19 @@
 //! SDM, the instruction reference of each. MOV to a segment register is not handled here.
 
 use super::alu::sign_extend;
-use super::context::{width_len, Cx, Next, RAX, UD};
-use super::decode::Rep;
-use super::machine::{Access, Machine, Step, Stop};
+use super::context::{width_len, InsnCx, NextStep, RAX, UD};
+use super::decode::RepPrefix;
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::Width;
 use crate::arch::segment::SegReg;
 
-impl<M: Machine> Cx<'_, M> {
-    pub(super) fn nop(&mut self) -> Step<Next> {
-        Ok(Next::Advance)
+impl<M: InsnMachine> InsnCx<'_, M> {
+    pub(super) fn nop(&mut self) -> EmulatedStep<NextStep> {
+        Ok(NextStep::Advance)
     }
 
     /// 88 to 8B.
-    pub(super) fn mov(&mut self) -> Step<Next> {
+    pub(super) fn mov(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         if self.insn.opcode & 2 == 0 {
             let value = self.reg_operand(w);
@@ -26,28 +26,28 @@ impl<M: Machine> Cx<'_, M> {
             let value = self.load_rm(w)?;
             self.set_reg(self.insn.reg, w, value);
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 8C.
-    pub(super) fn mov_from_segment(&mut self) -> Step<Next> {
+    pub(super) fn mov_from_segment(&mut self) -> EmulatedStep<NextStep> {
         let reg = segment_register(self.insn.ext).ok_or(UD)?;
         let selector = u64::from(self.m.segment(reg).selector);
         let w = if self.insn.mem.is_some() { Width::B2 } else { self.insn.op_size };
         self.store_rm(w, selector)?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 8D.
-    pub(super) fn lea(&mut self) -> Step<Next> {
+    pub(super) fn lea(&mut self) -> EmulatedStep<NextStep> {
         let mem = self.insn.mem.ok_or(UD)?;
         let offset = self.offset(mem);
         self.set_reg(self.insn.reg, self.insn.op_size, offset);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// A0 to A3.
-    pub(super) fn mov_offset(&mut self) -> Step<Next> {
+    pub(super) fn mov_offset(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
         if self.insn.opcode & 2 == 0 {
             let value = self.load_rm(w)?;
@@ -56,90 +56,90 @@ impl<M: Machine> Cx<'_, M> {
             let value = self.reg(RAX, w);
             self.store_rm(w, value)?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// B0 to BF.
-    pub(super) fn mov_immediate_short(&mut self) -> Step<Next> {
+    pub(super) fn mov_immediate_short(&mut self) -> EmulatedStep<NextStep> {
         let w = if self.insn.opcode & 8 == 0 { Width::B1 } else { self.insn.op_size };
         self.set_reg(self.insn.rm, w, self.insn.imm);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// C6 /0 and C7 /0.
-    pub(super) fn mov_immediate(&mut self) -> Step<Next> {
+    pub(super) fn mov_immediate(&mut self) -> EmulatedStep<NextStep> {
         if self.insn.ext != 0 {
             // XABORT, XBEGIN.
-            return Err(if self.insn.ext == 7 { Stop::Unhandled } else { UD });
+            return Err(if self.insn.ext == 7 { StopReason::Unhandled } else { UD });
         }
         self.store_rm(self.size_by_low_bit(), self.insn.imm)?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 63 in 64-bit mode: MOVSXD.
-    pub(super) fn movsxd(&mut self) -> Step<Next> {
+    pub(super) fn movsxd(&mut self) -> EmulatedStep<NextStep> {
         let to = self.insn.op_size;
         let from = if to == Width::B8 { Width::B4 } else { to };
         let value = self.load_rm(from)?;
         self.set_reg(self.insn.reg, to, sign_extend(from, value));
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F B6, B7, BE, BF: MOVZX and MOVSX.
-    pub(super) fn mov_extend(&mut self) -> Step<Next> {
+    pub(super) fn mov_extend(&mut self) -> EmulatedStep<NextStep> {
         let from = if self.insn.opcode & 1 == 0 { Width::B1 } else { Width::B2 };
         let loaded = self.load_rm(from)?;
         let value = if self.insn.opcode & 8 == 0 { loaded } else { sign_extend(from, loaded) };
         self.set_reg(self.insn.reg, self.insn.op_size, value);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F 38 F0 and F1: MOVBE; CRC32 with prefix F2.
-    pub(super) fn movbe(&mut self) -> Step<Next> {
-        if self.insn.prefixes.rep == Some(Rep::Ne) {
-            return Err(Stop::Unhandled);
+    pub(super) fn movbe(&mut self) -> EmulatedStep<NextStep> {
+        if self.insn.prefixes.rep == Some(RepPrefix::Ne) {
+            return Err(StopReason::Unhandled);
         }
         let w = self.insn.op_size;
         if self.insn.opcode & 1 == 0 {
-            let at = self.memory(width_len(w), Access::Read)?;
-            let value = swap(w, self.load_at(at, w, Access::Read)?);
+            let at = self.memory(width_len(w), MemAccess::Read)?;
+            let value = swap(w, self.load_at(at, w, MemAccess::Read)?);
             self.set_reg(self.insn.reg, w, value);
         } else {
-            let at = self.memory(width_len(w), Access::Write)?;
+            let at = self.memory(width_len(w), MemAccess::Write)?;
             let value = swap(w, self.reg_operand(w));
             self.store_at(at, w, value)?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F C3: MOVNTI.
-    pub(super) fn movnti(&mut self) -> Step<Next> {
+    pub(super) fn movnti(&mut self) -> EmulatedStep<NextStep> {
         let w = if self.insn.op_size == Width::B8 { Width::B8 } else { Width::B4 };
-        let at = self.memory(width_len(w), Access::Write)?;
+        let at = self.memory(width_len(w), MemAccess::Write)?;
         let value = self.reg_operand(w);
         self.store_at(at, w, value)?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 86 and 87: always locked.
-    pub(super) fn xchg(&mut self) -> Step<Next> {
+    pub(super) fn xchg(&mut self) -> EmulatedStep<NextStep> {
         let w = self.size_by_low_bit();
-        let at = self.rm(width_len(w), Access::Write)?;
+        let at = self.rm(width_len(w), MemAccess::Write)?;
         let mine = self.reg_operand(w);
         let theirs = self.replace(at, w, true, |old| (mine, old))?;
         self.set_reg(self.insn.reg, w, theirs);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 90 to 97: NOP and XCHG with the accumulator.
-    pub(super) fn xchg_accumulator(&mut self) -> Step<Next> {
+    pub(super) fn xchg_accumulator(&mut self) -> EmulatedStep<NextStep> {
         let (n, w) = (self.insn.rm, self.insn.op_size);
         if n != RAX {
             let (a, b) = (self.reg(RAX, w), self.reg(n, w));
             self.set_reg(RAX, w, b);
             self.set_reg(n, w, a);
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }
 

@@ -10,27 +10,27 @@ use crate::arch::addr::Width;
 
 /// A product or a dividend of twice the width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Double {
+pub(super) struct DoubleWidth {
     pub(super) high: u64,
     pub(super) low: u64,
 }
 
 /// MUL: the product, and whether its high half is needed (CF and OF).
-pub(super) fn mul(w: Width, a: u64, b: u64) -> (Double, bool) {
+pub(super) fn mul(w: Width, a: u64, b: u64) -> (DoubleWidth, bool) {
     let wide = u128::from(a & w.mask()).wrapping_mul(u128::from(b & w.mask()));
     let product = split(w, wide);
     (product, product.high != 0)
 }
 
 /// IMUL: the signed product, and whether it overflows the low half (CF and OF).
-pub(super) fn imul(w: Width, a: u64, b: u64) -> (Double, bool) {
+pub(super) fn imul(w: Width, a: u64, b: u64) -> (DoubleWidth, bool) {
     let wide = signed(w, a).wrapping_mul(signed(w, b));
     let product = split(w, u128::from_ne_bytes(wide.to_ne_bytes()));
     (product, signed(w, product.low) != wide)
 }
 
 /// DIV: quotient and remainder, or `None` for #DE.
-pub(super) fn div(w: Width, dividend: Double, divisor: u64) -> Option<(u64, u64)> {
+pub(super) fn div(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
     let divisor = divisor & w.mask();
     let (high, low) = (dividend.high & w.mask(), dividend.low & w.mask());
     if high >= divisor {
@@ -45,14 +45,14 @@ pub(super) fn div(w: Width, dividend: Double, divisor: u64) -> Option<(u64, u64)
 }
 
 /// IDIV: quotient (towards zero) and remainder (of the dividend's sign), or `None` for #DE.
-pub(super) fn idiv(w: Width, dividend: Double, divisor: u64) -> Option<(u64, u64)> {
+pub(super) fn idiv(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
     let whole =
         u128::from(dividend.high & w.mask()).wrapping_shl(bits(w)) | u128::from(dividend.low & w.mask());
     let unused = 128u32.wrapping_sub(bits(w).wrapping_mul(2));
     let whole = i128::from_ne_bytes(whole.to_ne_bytes()).wrapping_shl(unused).wrapping_shr(unused);
     let by = signed(w, divisor);
     let size = whole.unsigned_abs();
-    let half = Double { high: halve(size.wrapping_shr(bits(w))), low: halve(size) & w.mask() };
+    let half = DoubleWidth { high: halve(size.wrapping_shr(bits(w))), low: halve(size) & w.mask() };
     if half.high > w.mask() {
         return None;
     }
@@ -73,8 +73,8 @@ fn halve(wide: u128) -> u64 {
     (wide & u128::from(u64::MAX)) as u64
 }
 
-fn split(w: Width, wide: u128) -> Double {
-    Double { high: halve(wide.wrapping_shr(bits(w))) & w.mask(), low: halve(wide) & w.mask() }
+fn split(w: Width, wide: u128) -> DoubleWidth {
+    DoubleWidth { high: halve(wide.wrapping_shr(bits(w))) & w.mask(), low: halve(wide) & w.mask() }
 }
 
 fn negate_if(w: Width, negative: bool, value: u64) -> u64 {

@@ -5,14 +5,14 @@
 //! SDM, "SAL/SAR/SHL/SHR", "RCL/RCR/ROL/ROR", "SHLD", "SHRD". Pure. A count is taken modulo 32, or 64
 //! for 64-bit operands; a count of zero changes no flag.
 
-use super::alu::{bits, flag, is_negative, sign_extend, sign_flags, Out, CF, OF, PF, SF, ZF};
+use super::alu::{bits, flag, is_negative, sign_extend, sign_flags, AluResult, CF, OF, PF, SF, ZF};
 use crate::arch::addr::Width;
 
 const SHIFT_FLAGS: u64 = CF | OF | PF | SF | ZF;
 
 /// The operations of group 2, numbered as encoded; 6 is another encoding of SHL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shift {
+pub(super) enum ShiftOp {
     Rol,
     Ror,
     Rcl,
@@ -22,49 +22,49 @@ pub(super) enum Shift {
     Sar,
 }
 
-impl Shift {
+impl ShiftOp {
     /// Returns the operation that the low three bits of `n` encode.
-    pub(super) fn from_bits(n: u8) -> Shift {
+    pub(super) fn from_bits(n: u8) -> ShiftOp {
         match n & 7 {
-            0 => Shift::Rol,
-            1 => Shift::Ror,
-            2 => Shift::Rcl,
-            3 => Shift::Rcr,
-            5 => Shift::Shr,
-            7 => Shift::Sar,
-            _ => Shift::Shl,
+            0 => ShiftOp::Rol,
+            1 => ShiftOp::Ror,
+            2 => ShiftOp::Rcl,
+            3 => ShiftOp::Rcr,
+            5 => ShiftOp::Shr,
+            7 => ShiftOp::Sar,
+            _ => ShiftOp::Shl,
         }
     }
 
     /// Carries out the operation; `carry` is CF before it, `count` the operand unmasked.
-    pub(super) fn apply(self, w: Width, value: u64, count: u64, carry: bool) -> Out {
+    pub(super) fn apply(self, w: Width, value: u64, count: u64, carry: bool) -> AluResult {
         let value = value & w.mask();
         let count = masked(w, count);
         if count == 0 {
             return unchanged(value);
         }
         match self {
-            Shift::Rol => rotate(w, value, count),
-            Shift::Ror => {
+            ShiftOp::Rol => rotate(w, value, count),
+            ShiftOp::Ror => {
                 let left = bits(w).wrapping_sub(count) & bits(w).wrapping_sub(1);
                 let out = rotate(w, value, left);
                 let top = is_negative(w, out.value);
-                Out { flags: flag(CF, top) | flag(OF, differ(w, out.value)), ..out }
+                AluResult { flags: flag(CF, top) | flag(OF, differ(w, out.value)), ..out }
             }
-            Shift::Rcl => rotate_carry(w, value, count, carry, false),
-            Shift::Rcr => rotate_carry(w, value, count, carry, true),
-            Shift::Shl => {
+            ShiftOp::Rcl => rotate_carry(w, value, count, carry, false),
+            ShiftOp::Rcr => rotate_carry(w, value, count, carry, true),
+            ShiftOp::Shl => {
                 let wide = u128::from(value).wrapping_shl(count);
                 let out = low(wide) & w.mask();
                 let carry = wide.wrapping_shr(bits(w)) & 1 != 0;
                 shifted(w, out, carry, carry != is_negative(w, out))
             }
-            Shift::Shr => {
+            ShiftOp::Shr => {
                 let carry = value.wrapping_shr(count.wrapping_sub(1)) & 1 != 0;
                 let out = value.wrapping_shr(count);
                 shifted(w, out, carry, differ(w, out))
             }
-            Shift::Sar => {
+            ShiftOp::Sar => {
                 let signed = i64::from_ne_bytes(sign_extend(w, value).to_ne_bytes());
                 let carry = signed.wrapping_shr(count.wrapping_sub(1)) & 1 != 0;
                 let out = u64::from_ne_bytes(signed.wrapping_shr(count).to_ne_bytes()) & w.mask();
@@ -75,7 +75,7 @@ impl Shift {
 }
 
 /// SHLD: `to` moves left, its low bits come from the top of `from`.
-pub(super) fn shld(w: Width, to: u64, from: u64, count: u64) -> Out {
+pub(super) fn shld(w: Width, to: u64, from: u64, count: u64) -> AluResult {
     let (to, count) = (to & w.mask(), masked(w, count));
     if count == 0 {
         return unchanged(to);
@@ -87,7 +87,7 @@ pub(super) fn shld(w: Width, to: u64, from: u64, count: u64) -> Out {
 }
 
 /// SHRD: `to` moves right, its high bits come from the bottom of `from`.
-pub(super) fn shrd(w: Width, to: u64, from: u64, count: u64) -> Out {
+pub(super) fn shrd(w: Width, to: u64, from: u64, count: u64) -> AluResult {
     let (to, count) = (to & w.mask(), masked(w, count));
     if count == 0 {
         return unchanged(to);
@@ -103,13 +103,13 @@ fn masked(w: Width, count: u64) -> u32 {
     (count & mask) as u32
 }
 
-fn unchanged(value: u64) -> Out {
-    Out { value, flags: 0, mask: 0 }
+fn unchanged(value: u64) -> AluResult {
+    AluResult { value, flags: 0, mask: 0 }
 }
 
-fn shifted(w: Width, value: u64, carry: bool, overflow: bool) -> Out {
+fn shifted(w: Width, value: u64, carry: bool, overflow: bool) -> AluResult {
     let flags = flag(CF, carry) | flag(OF, overflow) | sign_flags(w, value);
-    Out { value, flags, mask: SHIFT_FLAGS }
+    AluResult { value, flags, mask: SHIFT_FLAGS }
 }
 
 /// Returns whether the two topmost bits differ.
@@ -122,17 +122,17 @@ fn low(wide: u128) -> u64 {
 }
 
 /// Rotates left; CF and OF are those of ROL.
-fn rotate(w: Width, value: u64, count: u32) -> Out {
+fn rotate(w: Width, value: u64, count: u32) -> AluResult {
     let n = count & bits(w).wrapping_sub(1);
     let wide = u128::from(value).wrapping_shl(n);
     let out = low(wide | wide.wrapping_shr(bits(w))) & w.mask();
     let carry = out & 1 != 0;
     let flags = flag(CF, carry) | flag(OF, carry != is_negative(w, out));
-    Out { value: out, flags, mask: CF | OF }
+    AluResult { value: out, flags, mask: CF | OF }
 }
 
 /// Rotates through CF: a rotation of one bit more than the width.
-fn rotate_carry(w: Width, value: u64, count: u32, carry: bool, right: bool) -> Out {
+fn rotate_carry(w: Width, value: u64, count: u32, carry: bool, right: bool) -> AluResult {
     let size = bits(w).wrapping_add(1);
     let mut n = count;
     while n >= size {
@@ -149,5 +149,5 @@ fn rotate_carry(w: Width, value: u64, count: u32, carry: bool, right: bool) -> O
     let out = low(turned) & w.mask();
     let carry = turned.wrapping_shr(bits(w)) & 1 != 0;
     let overflow = if right { differ(w, out) } else { carry != is_negative(w, out) };
-    Out { value: out, flags: flag(CF, carry) | flag(OF, overflow), mask: CF | OF }
+    AluResult { value: out, flags: flag(CF, carry) | flag(OF, overflow), mask: CF | OF }
 }

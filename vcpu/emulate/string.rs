@@ -4,13 +4,13 @@
 //!
 //! SDM, "String Operations", "REP/REPE/REPZ/REPNE/REPNZ". A repeated instruction updates RCX, RSI and
 //! RDI after every element, so it can be left at any of them; it is left after [`BATCH`] elements at
-//! the latest, and [`Machine::commit`] is told of each. Before a source that may have side effects is
+//! the latest, and [`InsnMachine::commit`] is told of each. Before a source that may have side effects is
 //! read, the destination is probed, once a page.
 
 use super::alu;
-use super::context::{width_len, Cx, Next, RAX, RCX, RDI, RDX, RSI};
-use super::decode::Rep;
-use super::machine::{Access, Machine, Step};
+use super::context::{width_len, InsnCx, NextStep, RAX, RCX, RDI, RDX, RSI};
+use super::decode::RepPrefix;
+use super::machine::{EmulatedStep, InsnMachine, MemAccess};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
@@ -20,7 +20,7 @@ pub(super) const BATCH: u32 = 128;
 
 /// What an element does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum StringKind {
     Ins,
     Outs,
     Movs,
@@ -30,96 +30,99 @@ enum Kind {
     Scas,
 }
 
-impl Kind {
-    fn of(opcode: u8) -> Kind {
+impl StringKind {
+    fn of(opcode: u8) -> StringKind {
         match opcode & 0xfe {
-            0x6c => Kind::Ins,
-            0x6e => Kind::Outs,
-            0xa4 => Kind::Movs,
-            0xa6 => Kind::Cmps,
-            0xaa => Kind::Stos,
-            0xac => Kind::Lods,
-            _ => Kind::Scas,
+            0x6c => StringKind::Ins,
+            0x6e => StringKind::Outs,
+            0xa4 => StringKind::Movs,
+            0xa6 => StringKind::Cmps,
+            0xaa => StringKind::Stos,
+            0xac => StringKind::Lods,
+            _ => StringKind::Scas,
         }
     }
 
     fn uses_source(self) -> bool {
-        matches!(self, Kind::Outs | Kind::Movs | Kind::Cmps | Kind::Lods)
+        matches!(self, StringKind::Outs | StringKind::Movs | StringKind::Cmps | StringKind::Lods)
     }
 
     fn uses_destination(self) -> bool {
-        matches!(self, Kind::Ins | Kind::Movs | Kind::Cmps | Kind::Stos | Kind::Scas)
+        matches!(
+            self,
+            StringKind::Ins | StringKind::Movs | StringKind::Cmps | StringKind::Stos | StringKind::Scas
+        )
     }
 
     fn compares(self) -> bool {
-        matches!(self, Kind::Cmps | Kind::Scas)
+        matches!(self, StringKind::Cmps | StringKind::Scas)
     }
 }
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// A4 to A7, AA to AF, 6C to 6F.
-    pub(super) fn string(&mut self) -> Step<Next> {
-        let kind = Kind::of(self.insn.opcode);
+    pub(super) fn string(&mut self) -> EmulatedStep<NextStep> {
+        let kind = StringKind::of(self.insn.opcode);
         let mut w = self.size_by_low_bit();
-        if matches!(kind, Kind::Ins | Kind::Outs) {
+        if matches!(kind, StringKind::Ins | StringKind::Outs) {
             w = port_width(w);
         }
         let mut probed = None;
         let Some(rep) = self.insn.prefixes.rep else {
             self.element(kind, w, &mut probed)?;
-            return Ok(Next::Advance);
+            return Ok(NextStep::Advance);
         };
         // A single step traps after each element. SDM, "Single-Step Exception Condition".
         let batch = if self.m.rflags() & Rflags::TF.bits() == 0 { BATCH } else { 1 };
         for _ in 0..batch {
             let count = self.reg(RCX, self.insn.addr_size);
             if count == 0 {
-                return Ok(Next::Advance);
+                return Ok(NextStep::Advance);
             }
             self.element(kind, w, &mut probed)?;
             self.set_reg(RCX, self.insn.addr_size, count.wrapping_sub(1));
             self.m.commit();
             let zero = self.m.rflags() & alu::ZF != 0;
-            if count == 1 || (kind.compares() && zero != (rep == Rep::E)) {
-                return Ok(Next::Advance);
+            if count == 1 || (kind.compares() && zero != (rep == RepPrefix::E)) {
+                return Ok(NextStep::Advance);
             }
         }
-        Ok(Next::Again)
+        Ok(NextStep::Again)
     }
 
     /// Carries out one element and moves the index registers. `probed` is the page of the
     /// destination already known to be writable.
-    fn element(&mut self, kind: Kind, w: Width, probed: &mut Option<Gva>) -> Step<()> {
+    fn element(&mut self, kind: StringKind, w: Width, probed: &mut Option<Gva>) -> EmulatedStep<()> {
         match kind {
-            Kind::Ins => {
+            StringKind::Ins => {
                 let to = self.writable_destination(w, probed)?;
                 let value = self.m.port_in(self.dx(), w)?;
                 self.store_at(to, w, u64::from(value))?;
             }
-            Kind::Outs => {
+            StringKind::Outs => {
                 let value = self.load_source(w)?;
                 self.m.port_out(self.dx(), w, low_u32(value))?;
             }
-            Kind::Movs => {
+            StringKind::Movs => {
                 let to = self.writable_destination(w, probed)?;
                 let value = self.load_source(w)?;
                 self.store_at(to, w, value)?;
             }
-            Kind::Cmps => {
+            StringKind::Cmps => {
                 let a = self.load_source(w)?;
                 let b = self.load_destination(w)?;
                 self.set_flags(alu::sub(w, a, b, false));
             }
-            Kind::Stos => {
-                let to = self.destination(w, Access::Write)?;
+            StringKind::Stos => {
+                let to = self.destination(w, MemAccess::Write)?;
                 let value = self.reg(RAX, w);
                 self.store_at(to, w, value)?;
             }
-            Kind::Lods => {
+            StringKind::Lods => {
                 let value = self.load_source(w)?;
                 self.set_reg(RAX, w, value);
             }
-            Kind::Scas => {
+            StringKind::Scas => {
                 let b = self.load_destination(w)?;
                 let a = self.reg(RAX, w);
                 self.set_flags(alu::sub(w, a, b, false));
@@ -134,29 +137,29 @@ impl<M: Machine> Cx<'_, M> {
         Ok(())
     }
 
-    fn load_source(&mut self, w: Width) -> Step<u64> {
+    fn load_source(&mut self, w: Width) -> EmulatedStep<u64> {
         let seg = self.insn.prefixes.seg.unwrap_or(SegReg::Ds);
         let offset = self.reg(RSI, self.insn.addr_size);
-        let from = self.linear(seg, offset, width_len(w), Access::Read)?;
-        self.load_at(from, w, Access::Read)
+        let from = self.linear(seg, offset, width_len(w), MemAccess::Read)?;
+        self.load_at(from, w, MemAccess::Read)
     }
 
-    fn load_destination(&mut self, w: Width) -> Step<u64> {
-        let from = self.destination(w, Access::Read)?;
-        self.load_at(from, w, Access::Read)
+    fn load_destination(&mut self, w: Width) -> EmulatedStep<u64> {
+        let from = self.destination(w, MemAccess::Read)?;
+        self.load_at(from, w, MemAccess::Read)
     }
 
     /// Returns the address of ES:RDI; no prefix changes its segment.
-    fn destination(&self, w: Width, access: Access) -> Step<Gva> {
+    fn destination(&self, w: Width, access: MemAccess) -> EmulatedStep<Gva> {
         self.linear(SegReg::Es, self.reg(RDI, self.insn.addr_size), width_len(w), access)
     }
 
-    /// As [`Cx::destination`], with the memory known to be there.
-    fn writable_destination(&mut self, w: Width, probed: &mut Option<Gva>) -> Step<Gva> {
-        let to = self.destination(w, Access::Write)?;
+    /// As [`InsnCx::destination`], with the memory known to be there.
+    fn writable_destination(&mut self, w: Width, probed: &mut Option<Gva>) -> EmulatedStep<Gva> {
+        let to = self.destination(w, MemAccess::Write)?;
         let within = to.left_in_page() >= width_len(w);
         if !within || *probed != Some(to.page_base()) {
-            self.m.probe(to, w.bytes(), Access::Write)?;
+            self.m.probe(to, w.bytes(), MemAccess::Write)?;
             *probed = within.then_some(to.page_base());
         }
         Ok(to)
@@ -176,7 +179,7 @@ impl<M: Machine> Cx<'_, M> {
     }
 
     /// E4 to E7 and EC to EF: IN and OUT.
-    pub(super) fn port(&mut self) -> Step<Next> {
+    pub(super) fn port(&mut self) -> EmulatedStep<NextStep> {
         let w = port_width(self.size_by_low_bit());
         let port = if self.insn.opcode & 8 == 0 { (self.insn.imm & 0xff) as u16 } else { self.dx() };
         if self.insn.opcode & 2 == 0 {
@@ -186,7 +189,7 @@ impl<M: Machine> Cx<'_, M> {
             let value = self.reg(RAX, w);
             self.m.port_out(port, w, low_u32(value))?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }
 

@@ -4,17 +4,17 @@
 //!
 //! SDM, the instruction reference of each. CLI, STI and HLT belong to the run loop.
 
-use super::alu::{self, sign_extend, Out};
-use super::context::{Cx, Next, Place, GP0, RAX, RBX, RDX, UD};
-use super::decode::Mode;
-use super::machine::{Access, Machine, Step, Stop};
+use super::alu::{self, sign_extend, AluResult};
+use super::context::{InsnCx, NextStep, OperandPlace, GP0, RAX, RBX, RDX, UD};
+use super::decode::CodeMode;
+use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::{Gva, Width};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::segment::SegReg;
 
-impl<M: Machine> Cx<'_, M> {
+impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F 20 and 22.
-    pub(super) fn mov_cr(&mut self) -> Step<Next> {
+    pub(super) fn mov_cr(&mut self) -> EmulatedStep<NextStep> {
         let cr = if self.insn.alternate_cr8() { 8 } else { self.insn.reg };
         let w = self.insn.op_size;
         if !matches!(cr, 0 | 2 | 3 | 4 | 8) {
@@ -28,60 +28,60 @@ impl<M: Machine> Cx<'_, M> {
             let value = self.reg(self.insn.rm, w);
             self.m.set_cr(cr, value)?;
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F 06.
-    pub(super) fn clts(&mut self) -> Step<Next> {
+    pub(super) fn clts(&mut self) -> EmulatedStep<NextStep> {
         self.need_cpl0()?;
         let cr0 = self.m.cr(0);
         self.m.set_cr(0, cr0 & !Cr0::TS.bits())?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 0F 01 /4, /6 and /7: SMSW, LMSW, INVLPG.
-    pub(super) fn group7(&mut self) -> Step<Next> {
+    pub(super) fn group7(&mut self) -> EmulatedStep<NextStep> {
         match (self.insn.ext, self.insn.mem) {
             (4, _) => self.smsw(),
             (6, _) => self.lmsw(),
             (7, Some(mem)) => {
                 self.need_cpl0()?;
-                let based = self.mode != Mode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs);
+                let based = self.mode != CodeMode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs);
                 let base = if based { self.m.segment(mem.seg).base } else { 0 };
                 let gva = Gva(base.wrapping_add(self.offset(mem)) & self.rip_mask());
                 self.m.invlpg(gva);
-                Ok(Next::Advance)
+                Ok(NextStep::Advance)
             }
-            _ => Err(Stop::Unhandled),
+            _ => Err(StopReason::Unhandled),
         }
     }
 
-    fn smsw(&mut self) -> Step<Next> {
+    fn smsw(&mut self) -> EmulatedStep<NextStep> {
         let umip = Cr4::from_bits_truncate(self.m.cr(4)).contains(Cr4::UMIP);
         if umip && self.m.cpl() != 0 {
             return Err(GP0);
         }
         let value = self.m.cr(0);
-        match self.rm(2, Access::Write)? {
-            Place::Reg(n) => self.set_reg(n, self.insn.op_size, value),
-            Place::Mem(gva) => self.store_at(gva, Width::B2, value)?,
+        match self.rm(2, MemAccess::Write)? {
+            OperandPlace::Reg(n) => self.set_reg(n, self.insn.op_size, value),
+            OperandPlace::Mem(gva) => self.store_at(gva, Width::B2, value)?,
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// PE can be set but not cleared; MP, EM and TS as given.
-    fn lmsw(&mut self) -> Step<Next> {
+    fn lmsw(&mut self) -> EmulatedStep<NextStep> {
         self.need_cpl0()?;
         let word = self.load_rm(Width::B2)?;
         let old = self.m.cr(0);
         let plain = Cr0::MP.union(Cr0::EM).union(Cr0::TS).bits();
         let new = (old & !plain) | (word & plain) | (word & Cr0::PE.bits());
         self.m.set_cr(0, new)?;
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// F5, F8, F9, FC, FD: CMC, CLC, STC, CLD, STD.
-    pub(super) fn flag_bit(&mut self) -> Step<Next> {
+    pub(super) fn flag_bit(&mut self) -> EmulatedStep<NextStep> {
         let rflags = self.m.rflags();
         self.m.set_rflags(match self.insn.opcode {
             0xf5 => rflags ^ alu::CF,
@@ -90,24 +90,24 @@ impl<M: Machine> Cx<'_, M> {
             0xfc => rflags & !Rflags::DF.bits(),
             _ => rflags | Rflags::DF.bits(),
         });
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 9E and 9F: SAHF and LAHF.
-    pub(super) fn flags_ah(&mut self) -> Step<Next> {
+    pub(super) fn flags_ah(&mut self) -> EmulatedStep<NextStep> {
         const BYTE: u64 = alu::STATUS & !alu::OF;
         let rax = self.m.gpr(RAX);
         if self.insn.opcode == 0x9e {
-            self.set_flags(Out { value: 0, flags: rax >> 8, mask: BYTE });
+            self.set_flags(AluResult { value: 0, flags: rax >> 8, mask: BYTE });
         } else {
             let ah = (self.m.rflags() & BYTE) | Rflags::ONE.bits();
             self.m.set_gpr(RAX, (rax & !0xff00) | (ah << 8));
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// 98 and 99: sign extension of the accumulator into itself or into RDX.
-    pub(super) fn convert(&mut self) -> Step<Next> {
+    pub(super) fn convert(&mut self) -> EmulatedStep<NextStep> {
         let w = self.insn.op_size;
         if self.insn.opcode == 0x98 {
             let from = match w {
@@ -121,18 +121,18 @@ impl<M: Machine> Cx<'_, M> {
             let negative = alu::is_negative(w, self.m.gpr(RAX));
             self.set_reg(RDX, w, if negative { u64::MAX } else { 0 });
         }
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 
     /// D7: XLAT.
-    pub(super) fn xlat(&mut self) -> Step<Next> {
+    pub(super) fn xlat(&mut self) -> EmulatedStep<NextStep> {
         let seg = self.insn.prefixes.seg.unwrap_or(SegReg::Ds);
         let index = self.m.gpr(RAX) & 0xff;
         let offset = self.m.gpr(RBX).wrapping_add(index) & self.insn.addr_size.mask();
-        let at = self.linear(seg, offset, 1, Access::Read)?;
-        let value = self.load_at(at, Width::B1, Access::Read)?;
+        let at = self.linear(seg, offset, 1, MemAccess::Read)?;
+        let value = self.load_at(at, Width::B1, MemAccess::Read)?;
         let rax = self.m.gpr(RAX) & !0xff;
         self.m.set_gpr(RAX, rax | value);
-        Ok(Next::Advance)
+        Ok(NextStep::Advance)
     }
 }

@@ -22,7 +22,7 @@
 
 /// Which opcode map an instruction belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Map {
+pub(crate) enum OpcodeMap {
     /// One-byte opcodes.
     One,
     /// After 0F.
@@ -35,7 +35,7 @@ pub(crate) enum Map {
 
 /// What follows an opcode byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum OpcodeForm {
     Plain,
     ModRm,
     ModRmImm8,
@@ -52,9 +52,9 @@ pub(super) enum Form {
     Undefined,
 }
 
-type Grid = [&'static [u8; 16]; 16];
+type OpcodeGrid = [&'static [u8; 16]; 16];
 
-const ONE: Grid = [
+const ONE: OpcodeGrid = [
     b"mmmmbz..mmmmbz.x",
     b"mmmmbz..mmmmbz..",
     b"mmmmbzp.mmmmbzp.",
@@ -73,7 +73,7 @@ const ONE: Grid = [
     b"p.pp..gg......mm",
 ];
 
-const TWO: Grid = [
+const TWO: OpcodeGrid = [
     b"mmmmu.....u.um.M",
     b"mmmmmmmmmmmmmmmm",
     b"rrrruuuummmmmmmm",
@@ -93,32 +93,32 @@ const TWO: Grid = [
 ];
 
 /// Returns what follows `opcode` in `map`.
-pub(super) fn form(map: Map, opcode: u8) -> Form {
+pub(super) fn form(map: OpcodeMap, opcode: u8) -> OpcodeForm {
     let grid = match map {
-        Map::One => &ONE,
-        Map::Two => &TWO,
-        Map::Three38 => return Form::ModRm,
-        Map::Three3a => return Form::ModRmImm8,
+        OpcodeMap::One => &ONE,
+        OpcodeMap::Two => &TWO,
+        OpcodeMap::Three38 => return OpcodeForm::ModRm,
+        OpcodeMap::Three3a => return OpcodeForm::ModRmImm8,
     };
     let row = usize::from(opcode >> 4);
     let column = usize::from(opcode & 15);
     let letter = grid.get(row).and_then(|cells| cells.get(column)).copied().unwrap_or(b'u');
     match letter {
-        b'm' => Form::ModRm,
-        b'M' => Form::ModRmImm8,
-        b'Z' => Form::ModRmImmZ,
-        b'g' => Form::Group3,
-        b'b' => Form::Imm8,
-        b'w' => Form::Imm16,
-        b'z' => Form::ImmZ,
-        b'v' => Form::ImmV,
-        b'e' => Form::Enter,
-        b'f' => Form::Far,
-        b'o' => Form::Moffs,
-        b'r' => Form::RegOnly,
-        b'.' => Form::Plain,
+        b'm' => OpcodeForm::ModRm,
+        b'M' => OpcodeForm::ModRmImm8,
+        b'Z' => OpcodeForm::ModRmImmZ,
+        b'g' => OpcodeForm::Group3,
+        b'b' => OpcodeForm::Imm8,
+        b'w' => OpcodeForm::Imm16,
+        b'z' => OpcodeForm::ImmZ,
+        b'v' => OpcodeForm::ImmV,
+        b'e' => OpcodeForm::Enter,
+        b'f' => OpcodeForm::Far,
+        b'o' => OpcodeForm::Moffs,
+        b'r' => OpcodeForm::RegOnly,
+        b'.' => OpcodeForm::Plain,
         // Prefixes and escapes are taken before the map is asked; left over, they are undefined.
-        _ => Form::Undefined,
+        _ => OpcodeForm::Undefined,
     }
 }
 
@@ -161,17 +161,17 @@ pub(super) enum LongSize {
 }
 
 /// Returns how 64-bit mode treats the operand size. `ext` is the reg field of ModRM, 0 without one.
-pub(super) fn long_size(map: Map, opcode: u8, ext: u8) -> LongSize {
+pub(super) fn long_size(map: OpcodeMap, opcode: u8, ext: u8) -> LongSize {
     match (map, opcode) {
-        (Map::One, 0x50..=0x5f | 0x68 | 0x6a | 0x8f | 0x9c | 0x9d | 0xc8 | 0xc9) => LongSize::Default64,
-        (Map::One, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb) => LongSize::Always64,
-        (Map::One, 0xff) => match ext {
+        (OpcodeMap::One, 0x50..=0x5f | 0x68 | 0x6a | 0x8f | 0x9c | 0x9d | 0xc8 | 0xc9) => LongSize::Default64,
+        (OpcodeMap::One, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb) => LongSize::Always64,
+        (OpcodeMap::One, 0xff) => match ext {
             2 | 4 => LongSize::Always64,
             6 => LongSize::Default64,
             _ => LongSize::Usual,
         },
-        (Map::Two, 0xa0 | 0xa1 | 0xa8 | 0xa9) => LongSize::Default64,
-        (Map::Two, 0x20..=0x23 | 0x80..=0x8f) => LongSize::Always64,
+        (OpcodeMap::Two, 0xa0 | 0xa1 | 0xa8 | 0xa9) => LongSize::Default64,
+        (OpcodeMap::Two, 0x20..=0x23 | 0x80..=0x8f) => LongSize::Always64,
         _ => LongSize::Usual,
     }
 }

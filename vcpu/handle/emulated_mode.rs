@@ -14,21 +14,21 @@ use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn::{self, failure};
 use crate::vcpu::emul::machine::{CxMachine, RetryAfter};
-use crate::vcpu::emulate::decode::Insn;
+use crate::vcpu::emulate::decode::DecodedInsn;
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
-use crate::vcpu::emulate::interrupt::Cause;
-use crate::vcpu::emulate::machine::{Step, Stop};
-use crate::vcpu::emulate::table::Map;
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::emulate::interrupt::InterruptCause;
+use crate::vcpu::emulate::machine::{EmulatedStep, StopReason};
+use crate::vcpu::emulate::table::OpcodeMap;
+use crate::vcpu::event::{Event, EventBlocking};
 use crate::vcpu::exit::{MsrAccess, PioAccess};
-use crate::vcpu::outcome::{Outcome, UserExit, VmBug};
-use crate::vcpu::state::{Groups, RDX};
+use crate::vcpu::outcome::{ExitOutcome, UserExit, VmBug};
+use crate::vcpu::state::{StateGroups, RDX};
 
 /// Delivers the event that waits, or else carries out the instruction at RIP. No interrupt of the host ends
 /// what runs here: the run loop's bound does.
-pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
-    cx.core.fetch(Groups::SEGMENTS | Groups::CONTROL | Groups::TABLES);
+pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
     }
@@ -43,51 +43,51 @@ pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
     }
 }
 
-fn bug(why: VmBug) -> Outcome {
-    Outcome::ToUser(UserExit::Bug(why))
+fn bug(why: VmBug) -> ExitOutcome {
+    ExitOutcome::ToUser(UserExit::Bug(why))
 }
 
 /// Goes to the handler of an event.
-fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> Outcome {
+fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> ExitOutcome {
     let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
-        return Outcome::Resume;
+        return ExitOutcome::Resume;
     };
     let done = match on_machine(cx, |m| execute::deliver(m, vector, cause)) {
         Ok(done) => done,
-        Err(Failure::NoMemory(gpa)) => {
+        Err(DeliveryFailure::NoMemory(gpa)) => {
             let raw = cx.record.recorder.last();
-            return Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) });
+            return ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) });
         }
-        Err(Failure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
+        Err(DeliveryFailure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
     };
     // A fault on the way takes the place of an interrupt. With an exception it merges.
     let is_over = match done {
-        Outcome::Resume => true,
-        Outcome::Inject(_) => !matches!(cause, Cause::Exception(_)),
+        ExitOutcome::Resume => true,
+        ExitOutcome::Inject(_) => !matches!(cause, InterruptCause::Exception(_)),
         _ => return done,
     };
     if is_over {
         cx.core.interrupted = None;
     }
     let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
-    cx.core.hw.set_blocking(Blocking { shadow: false, nmi });
+    cx.core.hw.set_blocking(EventBlocking { shadow: false, nmi });
     done
 }
 
 /// Returns the entry of the table that an event goes through, and why. INT n goes through none: RIP is
 /// still at it, and it runs again.
-fn route(event: Event) -> Option<(u8, Cause)> {
+fn route(event: Event) -> Option<(u8, InterruptCause)> {
     match event {
-        Event::Interrupt(vector) => Some((vector, Cause::Interrupt)),
-        Event::Nmi => Some((Vector::NMI.0, Cause::Interrupt)),
-        Event::Exception { vector, error } => Some((vector.0, Cause::Exception(error))),
+        Event::Interrupt(vector) => Some((vector, InterruptCause::Interrupt)),
+        Event::Nmi => Some((Vector::NMI.0, InterruptCause::Interrupt)),
+        Event::Exception { vector, error } => Some((vector.0, InterruptCause::Exception(error))),
         Event::Software { .. } => None,
     }
 }
 
 /// Why a part of the emulator came to nothing.
-enum Failure {
+enum DeliveryFailure {
     /// The emulator does not know.
     Unknown,
     /// There is no memory at that address, where the processor wants some.
@@ -97,38 +97,40 @@ enum Failure {
 /// Runs a part of the emulator that is no instruction, and says what follows.
 fn on_machine<'a, 'f, B: Backend>(
     cx: &mut VcpuCx<'a, 'f, B>,
-    body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> Step<()>,
-) -> Result<Outcome, Failure> {
+    body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> EmulatedStep<()>,
+) -> Result<ExitOutcome, DeliveryFailure> {
     let mut machine = CxMachine::new(cx);
     let done = body(&mut machine);
     let after = machine.after;
     match (done, after) {
-        (Ok(()), _) | (Err(Stop::Retry), RetryAfter::Nothing) => Ok(Outcome::Resume),
-        (Err(Stop::Fault(e)), _) => Ok(Outcome::Inject(e)),
-        (Err(Stop::Retry), RetryAfter::Blocked(by)) => Ok(Outcome::Blocked(by)),
-        (Err(Stop::NoMemory(gpa)), _) => Err(Failure::NoMemory(gpa)),
+        (Ok(()), _) | (Err(StopReason::Retry), RetryAfter::Nothing) => Ok(ExitOutcome::Resume),
+        (Err(StopReason::Fault(e)), _) => Ok(ExitOutcome::Inject(e)),
+        (Err(StopReason::Retry), RetryAfter::Blocked(by)) => Ok(ExitOutcome::Blocked(by)),
+        (Err(StopReason::NoMemory(gpa)), _) => Err(DeliveryFailure::NoMemory(gpa)),
         // Neither a fetch nor a delivery asks user space for anything.
-        (Err(Stop::Retry), RetryAfter::User(_)) | (Err(Stop::Unhandled), _) => Err(Failure::Unknown),
+        (Err(StopReason::Retry), RetryAfter::User(_)) | (Err(StopReason::Unhandled), _) => {
+            Err(DeliveryFailure::Unknown)
+        }
     }
 }
 
-fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     match (insn.map, insn.opcode) {
-        (Map::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
-        (Map::One, 0x17 | 0x8e) => return load_segment(cx, insn),
-        (Map::One, 0xcf) => return interrupt_return(cx),
+        (OpcodeMap::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
+        (OpcodeMap::One, 0x17 | 0x8e) => return load_segment(cx, insn),
+        (OpcodeMap::One, 0xcf) => return interrupt_return(cx),
         _ => {}
     }
     match ExitInsn::of(insn) {
         ExitInsn::Cpuid => misc::cpuid(cx),
-        ExitInsn::Hlt => Outcome::Halt,
+        ExitInsn::Hlt => ExitOutcome::Halt,
         ExitInsn::Rdmsr => msr::handle(cx, MsrAccess::Read),
         ExitInsn::Wrmsr => msr::handle(cx, MsrAccess::Write),
-        ExitInsn::Invd | ExitInsn::Wbinvd | ExitInsn::Pause => Outcome::SkipAndResume,
+        ExitInsn::Invd | ExitInsn::Wbinvd | ExitInsn::Pause => ExitOutcome::SkipAndResume,
         ExitInsn::Rdtsc => {
             let tsc = cx.core.guest_tsc();
             cx.core.state.set_edx_eax(tsc);
-            Outcome::SkipAndResume
+            ExitOutcome::SkipAndResume
         }
         ExitInsn::In | ExitInsn::Out => port(cx, insn),
         ExitInsn::Xsetbv => misc::xsetbv(cx),
@@ -138,7 +140,7 @@ fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// E4 to E7 and EC to EF: IN and OUT, as if they had exited. Here the guest is at CPL 0.
-fn port<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn port<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     let by_register = insn.opcode & 8 != 0;
     let dx = cx.core.state.gprs[RDX] as u16;
     let port = if by_register { dx } else { (insn.imm & 0xff) as u16 };
@@ -148,10 +150,10 @@ fn port<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
 }
 
 /// FA and FB: CLI and STI. Here the guest is at CPL 0.
-fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     if insn.opcode == 0xfa {
         cx.core.state.rflags &= !Rflags::IF.bits();
-        return Outcome::SkipAndResume;
+        return ExitOutcome::SkipAndResume;
     }
     let was_on = cx.core.state.rflags & Rflags::IF.bits() != 0;
     let next = cx.core.state.rip.wrapping_add(u64::from(insn.len)) & 0xffff_ffff;
@@ -161,30 +163,30 @@ fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcom
     if !was_on {
         hold_off(cx);
     }
-    Outcome::Resume
+    ExitOutcome::Resume
 }
 
 /// 17 and 8E: a load of SS holds events off until the next instruction is done.
-fn load_segment<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &Insn) -> Outcome {
+fn load_segment<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     let is_stack = insn.opcode == 0x17 || insn.ext == 2;
     let rip = cx.core.state.rip;
     let done = insn::emulate(cx);
-    if is_stack && done == Outcome::Resume && cx.core.state.rip != rip {
+    if is_stack && done == ExitOutcome::Resume && cx.core.state.rip != rip {
         hold_off(cx);
     }
     done
 }
 
 /// CF: IRET ends the blocking of NMIs.
-fn interrupt_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Outcome {
+fn interrupt_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     let done = insn::emulate(cx);
-    if done == Outcome::Resume && cx.core.hw.blocking().nmi {
-        cx.core.hw.set_blocking(Blocking::default());
+    if done == ExitOutcome::Resume && cx.core.hw.blocking().nmi {
+        cx.core.hw.set_blocking(EventBlocking::default());
     }
     done
 }
 
 fn hold_off<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) {
     let nmi = cx.core.hw.blocking().nmi;
-    cx.core.hw.set_blocking(Blocking { shadow: true, nmi });
+    cx.core.hw.set_blocking(EventBlocking { shadow: true, nmi });
 }

@@ -6,14 +6,14 @@ use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::{insn, mov};
 use crate::vcpu::exit::GuestPageFault;
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::second_level::TableFault;
 
 /// Maps memory, or carries out the access to a device.
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> ExitOutcome {
     if fault.reserved {
-        return Outcome::unknown(cx.record.recorder.last());
+        return ExitOutcome::unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);
     let generation = cx.vm.machine.ram.generation();
@@ -22,9 +22,9 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
     }
     let core = &mut *cx.core;
     match core.paging.fault(cx.vm, cx.cpu, &fault, &mut core.slot_hint) {
-        TableFault::Mapped => Outcome::Resume,
-        TableFault::Blocked(by) => Outcome::Blocked(by),
-        TableFault::Again => Outcome::HostInterrupt,
+        TableFault::Mapped => ExitOutcome::Resume,
+        TableFault::Blocked(by) => ExitOutcome::Blocked(by),
+        TableFault::Again => ExitOutcome::HostInterrupt,
         TableFault::Mmio => {
             if !cx.vm.machine.ram.has_slot(fault.gpa.gfn()) {
                 cx.core.no_slot = Some((fault.gpa.gfn(), generation));
@@ -35,12 +35,12 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
 }
 
 #[inline]
-fn device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Outcome {
+fn device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> ExitOutcome {
     if cx.core.hw.was_delivering() {
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.
         let raw = cx.record.recorder.last();
-        return Outcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
+        return ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
     }
     count(&cx.record.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))

@@ -8,21 +8,21 @@ use crate::vcpu::access::msr::{read, write};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::exit::MsrAccess;
-use crate::vcpu::msr_table::{Handled, Policy};
-use crate::vcpu::outcome::{FastExit, Outcome};
+use crate::vcpu::msr_table::{HandledMsr, MsrPolicy};
+use crate::vcpu::outcome::{ExitOutcome, FastExit};
 use crate::vcpu::record::count;
 use crate::vcpu::state::RCX;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> Outcome {
-    let Some(policy) = policy(cx) else { return Outcome::Inject(Exception::GP0) };
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> ExitOutcome {
+    let Some(policy) = policy(cx) else { return ExitOutcome::Inject(Exception::GP0) };
     handle_as(cx, access, policy)
 }
 
 /// Returns what the MSR in ECX is.
 #[inline(always)]
-pub(crate) fn policy<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Policy> {
+pub(crate) fn policy<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<MsrPolicy> {
     cx.core.recent_msrs.lookup(cx.core.state.gprs[RCX] as u32)
 }
 
@@ -31,8 +31,8 @@ pub(crate) fn policy<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Policy> {
 pub(crate) fn handle_as<B: Backend>(
     cx: &mut VcpuCx<'_, '_, B>,
     access: MsrAccess,
-    policy: Policy,
-) -> Outcome {
+    policy: MsrPolicy,
+) -> ExitOutcome {
     count(&cx.record.stats.msr);
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
@@ -51,20 +51,20 @@ pub(crate) fn handle_as<B: Backend>(
         refused,
     });
     match done {
-        Ok(()) => Outcome::SkipAndResume,
-        Err(e) => Outcome::Inject(e),
+        Ok(()) => ExitOutcome::SkipAndResume,
+        Err(e) => ExitOutcome::Inject(e),
     }
 }
 
 /// Returns how the guest goes on after an access that [`handle_as`] may carry out in the inner loop; `None` for
 /// those that touch what the loop leaves in force.
 #[inline(always)]
-pub(crate) fn answer_of(policy: Policy, access: MsrAccess) -> Option<FastExit> {
+pub(crate) fn answer_of(policy: MsrPolicy, access: MsrAccess) -> Option<FastExit> {
     match (policy, access) {
-        (Policy::Handled(Handled::SpecCtrl | Handled::PredCmd), _) => None,
+        (MsrPolicy::Handled(HandledMsr::SpecCtrl | HandledMsr::PredCmd), _) => None,
         (_, MsrAccess::Read) => Some(FastExit::Again),
         // What waits in the local APIC may have changed.
-        (Policy::Handled(_), MsrAccess::Write) => Some(FastExit::Prepare),
+        (MsrPolicy::Handled(_), MsrAccess::Write) => Some(FastExit::Prepare),
         (_, MsrAccess::Write) => Some(FastExit::Again),
     }
 }

@@ -13,17 +13,17 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::code;
 use crate::vcpu::emul::machine::CxMachine;
-use crate::vcpu::emulate::decode::{Mode, Rep};
+use crate::vcpu::emulate::decode::{CodeMode, RepPrefix};
 use crate::vcpu::exit::PioAccess;
 use crate::vcpu::io::OUT;
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::state::{RCX, RSI};
 
 /// Bits of a linear address, with 4-level paging.
 const VA_BITS: u32 = 48;
 
 /// Takes up to [`OUT`] bytes to user space. `None`: not this kind, or memory that needs more care.
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<Outcome> {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<ExitOutcome> {
     if a.is_in() || !port::is_for_user(cx, a.port()) {
         return None;
     }
@@ -34,7 +34,13 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Op
     let is_flat = !matches!(p.seg, Some(SegReg::Fs | SegReg::Gs));
     // A single step traps after each element.
     let forward = s.rflags & (Rflags::DF | Rflags::TF).bits() == 0;
-    if mode != Mode::Bits64 || p.size_67 || p.rep != Some(Rep::E) || !is_flat || !forward || s.cpl() > iopl {
+    if mode != CodeMode::Bits64
+        || p.size_67
+        || p.rep != Some(RepPrefix::E)
+        || !is_flat
+        || !forward
+        || s.cpl() > iopl
+    {
         return None;
     }
     let from = Gva(s.gprs[RSI]);
@@ -58,5 +64,5 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Op
     s.gprs[RSI] = from.0.wrapping_add(bytes as u64);
     s.gprs[RCX] = left.wrapping_sub(count as u64);
     let exit = UserExit::IoString { port: a.port(), width: a.width(), count: count as u32 };
-    Some(if s.gprs[RCX] == 0 { Outcome::SkipToUser(exit) } else { Outcome::ToUser(exit) })
+    Some(if s.gprs[RCX] == 0 { ExitOutcome::SkipToUser(exit) } else { ExitOutcome::ToUser(exit) })
 }

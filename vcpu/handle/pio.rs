@@ -10,13 +10,13 @@ use crate::vcpu::backend::Backend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn;
 use crate::vcpu::exit::PioAccess;
-use crate::vcpu::outcome::{Outcome, UserExit};
+use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::state::{merge_rax, RAX};
 
 /// Handles IN, OUT, INS and OUTS.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Outcome {
+pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
     count(&cx.record.stats.pio);
     if a.is_string() {
         return outs::handle(cx, a).unwrap_or_else(|| insn::emulate(cx));
@@ -27,7 +27,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Ou
             Some(value) => {
                 trace_port(cx, a, value.into());
                 cx.core.state.gprs[RAX] = merge_rax(rax, a.width(), value);
-                Outcome::SkipAndResume
+                ExitOutcome::SkipAndResume
             }
             None => {
                 cx.core.io.port_in = Some(a.width());
@@ -36,7 +36,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Ou
         }
     } else if port::write(cx, a.port(), a.width(), rax as u32) {
         trace_port(cx, a, rax);
-        Outcome::SkipAndResume
+        ExitOutcome::SkipAndResume
     } else {
         to_user(cx, a)
     }
@@ -111,8 +111,8 @@ fn trace_port<B: Backend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64) {
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.
-fn to_user<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Outcome {
-    Outcome::SkipToUser(UserExit::Io {
+fn to_user<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
+    ExitOutcome::SkipToUser(UserExit::Io {
         port: a.port(),
         width: a.width(),
         is_in: a.is_in(),

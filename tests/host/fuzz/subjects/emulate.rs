@@ -5,7 +5,7 @@
 use super::bytes::Bytes;
 use crate::arch::segment::SegAttr;
 use crate::t_emulate::machine::{Asked, Box86};
-use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
+use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::decode::{decode, DecodeError, MAX_LEN};
 use crate::vcpu::emulate::execute::emulate;
 use crate::vcpu::emulate::exit_insn::insn_len;
@@ -41,7 +41,7 @@ const BASE: u64 = 0x4000;
 const BYTES: usize = 0x2000;
 const CODE: u64 = BASE + 0x1000;
 
-fn machine(b: &mut Bytes<'_>, mode: Mode) -> Box86 {
+fn machine(b: &mut Bytes<'_>, mode: CodeMode) -> Box86 {
     let mut m = Box86::new(mode, BASE, (0..BYTES).map(|i| i as u8).collect());
     m.rip = CODE;
     m.rflags = 2 | (b.u32() as u64 & 0x20_0cd5);

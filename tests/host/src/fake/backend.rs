@@ -15,9 +15,9 @@ use crate::host::world::{locked, world, World};
 use crate::mmu::format::{index, GuestTouch, MapRights, Npt, TableEntry, TableFormat, TableLevels};
 use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls};
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::event::{Event, EventBlocking};
 use crate::vcpu::exit::{Exit, GuestPageFault, RawExit};
-use crate::vcpu::state::{Groups, VcpuState};
+use crate::vcpu::state::{StateGroups, VcpuState};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use kernel::prelude::*;
 use kernel::sched;
@@ -185,7 +185,7 @@ impl Backend for Fake {
 pub(crate) struct Hw {
     /// The registers that are fetched in groups.
     pub(crate) regs: VcpuState,
-    pub(crate) blocking: Blocking,
+    pub(crate) blocking: EventBlocking,
     /// Exits are asked for as soon as an interrupt, or an NMI, can be taken.
     pub(crate) interrupt_window: bool,
     pub(crate) nmi_window: bool,
@@ -203,7 +203,7 @@ impl Hw {
     fn new() -> Hw {
         Hw {
             regs: VcpuState::at_reset(0),
-            blocking: Blocking::default(),
+            blocking: EventBlocking::default(),
             interrupt_window: false,
             nmi_window: false,
             tpr: 0,
@@ -456,11 +456,11 @@ impl BackendVcpu for FakeVcpu {
 
     fn leave(&mut self, _window: &mut FakeWindow<'_>) {}
 
-    fn read_state(&self, want: Groups, out: &mut VcpuState) {
+    fn read_state(&self, want: StateGroups, out: &mut VcpuState) {
         copy(want, &self.hw.regs, out);
     }
 
-    fn write_state(&mut self, dirty: Groups, from: &VcpuState) {
+    fn write_state(&mut self, dirty: StateGroups, from: &VcpuState) {
         copy(dirty, from, &mut self.hw.regs);
     }
 
@@ -496,11 +496,11 @@ impl BackendVcpu for FakeVcpu {
         self.was_delivering
     }
 
-    fn blocking(&self) -> Blocking {
+    fn blocking(&self) -> EventBlocking {
         self.hw.blocking
     }
 
-    fn set_blocking(&mut self, blocking: Blocking) {
+    fn set_blocking(&mut self, blocking: EventBlocking) {
         self.hw.blocking = blocking;
     }
 
@@ -532,21 +532,21 @@ impl BackendVcpu for FakeVcpu {
 }
 
 /// Copies groups of registers.
-fn copy(groups: Groups, from: &VcpuState, to: &mut VcpuState) {
-    if groups.contains(Groups::SEGMENTS) {
+fn copy(groups: StateGroups, from: &VcpuState, to: &mut VcpuState) {
+    if groups.contains(StateGroups::SEGMENTS) {
         (to.segs, to.ldtr, to.tr) = (from.segs, from.ldtr, from.tr);
     }
-    if groups.contains(Groups::TABLES) {
+    if groups.contains(StateGroups::TABLES) {
         (to.gdt, to.idt) = (from.gdt, from.idt);
     }
-    if groups.contains(Groups::CONTROL) {
+    if groups.contains(StateGroups::CONTROL) {
         (to.cr0, to.cr2, to.cr3, to.cr4, to.efer) = (from.cr0, from.cr2, from.cr3, from.cr4, from.efer);
         to.pdptes = from.pdptes;
     }
-    if groups.contains(Groups::SYSCALL) {
+    if groups.contains(StateGroups::SYSCALL) {
         to.syscall = from.syscall;
     }
-    if groups.contains(Groups::DEBUG) {
+    if groups.contains(StateGroups::DEBUG) {
         (to.dr6, to.dr7) = (from.dr6, from.dr7);
     }
 }

@@ -270,5 +270,5 @@ pub(crate) fn flat(s: &mut VcpuState) {
     let cs = &mut s.segs[SegReg::Cs as usize];
     (cs.attr, cs.selector) = (SegAttr(0xc09b), 8);
     s.rip = CODE;
-    s.mark(crate::vcpu::state::Groups::all());
+    s.mark(crate::vcpu::state::StateGroups::all());
 }

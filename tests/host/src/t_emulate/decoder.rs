@@ -4,12 +4,12 @@
 
 use crate::arch::addr::Width;
 use crate::arch::segment::SegReg;
-use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
+use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::decode::{decode, DecodeError, MAX_LEN};
 use crate::vcpu::emulate::exit_insn::{decode_exit_insn, insn_len, ExitInsn};
 use proptest::prelude::*;
 
-fn any_mode() -> impl Strategy<Value = Mode> {
+fn any_mode() -> impl Strategy<Value = CodeMode> {
     prop_oneof![Just(Bits16), Just(Bits32), Just(Bits64)]
 }
 
@@ -77,7 +77,7 @@ fn every_opcode_of_every_map_has_an_answer_in_every_mode() {
 
 #[test]
 fn lengths_are_those_of_the_manual() {
-    let cases: [(Mode, &[u8]); 38] = [
+    let cases: [(CodeMode, &[u8]); 38] = [
         (Bits64, &[0x90]),
         (Bits64, &[0x48, 0x89, 0xd8]),
         (Bits64, &[0x89, 0x04, 0x25, 0, 0, 0, 0]),

@@ -8,9 +8,9 @@
 use super::machine::{Box86, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use super::native::{Native, Regs, MEMORY};
 use crate::arch::exception::{Exception, Vector};
-use crate::vcpu::emulate::decode::Mode;
+use crate::vcpu::emulate::decode::CodeMode;
 use crate::vcpu::emulate::execute::emulate;
-use crate::vcpu::emulate::machine::Stop;
+use crate::vcpu::emulate::machine::StopReason;
 
 const CF: u64 = 1;
 const AF: u64 = 1 << 4;
@@ -89,8 +89,8 @@ impl Rig {
         self.native.memory_base() + MEMORY as u64 / 2
     }
 
-    fn emulated(&self, insn: &[u8], regs: &Regs, memory: &[u8]) -> (Result<(), Stop>, Box86) {
-        let mut m = Box86::new(Mode::Bits64, self.native.memory_base(), memory.to_vec());
+    fn emulated(&self, insn: &[u8], regs: &Regs, memory: &[u8]) -> (Result<(), StopReason>, Box86) {
+        let mut m = Box86::new(CodeMode::Bits64, self.native.memory_base(), memory.to_vec());
         m.gpr = regs.gpr;
         m.rflags = regs.rflags;
         m.rip = self.native.rip();
@@ -352,7 +352,7 @@ fn quotients_and_divide_errors_are_those_of_the_processor() {
                         let (result, m) = rig.emulated(&insn, &regs, &memory);
                         assert_eq!(
                             result,
-                            Err(Stop::Fault(Exception::plain(Vector::DE))),
+                            Err(StopReason::Fault(Exception::plain(Vector::DE))),
                             "{insn:02x?} {regs:x?}"
                         );
                         assert_eq!(m.gpr, regs.gpr);

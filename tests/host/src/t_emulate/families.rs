@@ -7,12 +7,12 @@ use crate::arch::addr::Width;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{Exception, Vector};
 use crate::arch::segment::{SegAttr, SegReg};
-use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
+use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{emulate, fetch_and_decode};
-use crate::vcpu::emulate::machine::{Machine, Step, Stop};
+use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, StopReason};
 
 /// 64 KiB of memory at linear address 0, RIP at 0x100, the stack at 0x8000.
-fn machine(mode: Mode, code: &[u8]) -> Box86 {
+fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     let mut m = Box86::new(mode, 0, vec![0; 0x10000]);
     m.rip = 0x100;
     m.gpr[usize::from(RSP)] = 0x8000;
@@ -35,11 +35,11 @@ fn run(m: &mut Box86, len: u64) {
     assert_eq!(m.rip, rip + len);
 }
 
-fn fault(vector: Vector) -> Step<()> {
-    Err(Stop::Fault(Exception::with_error(vector, 0)))
+fn fault(vector: Vector) -> EmulatedStep<()> {
+    Err(StopReason::Fault(Exception::with_error(vector, 0)))
 }
 
-const UD: Step<()> = Err(Stop::Fault(Exception::UD));
+const UD: EmulatedStep<()> = Err(StopReason::Fault(Exception::UD));
 
 #[test]
 fn a_store_in_real_mode_goes_to_segment_times_sixteen() {
@@ -135,7 +135,7 @@ fn an_address_that_is_not_canonical_faults_by_base_register() {
 
     // With five levels the same address is merely not mapped.
     m.cr[4] = Cr4::LA57.bits();
-    assert!(matches!(emulate(&mut m, None), Err(Stop::Fault(e)) if e.vector == Vector::PF));
+    assert!(matches!(emulate(&mut m, None), Err(StopReason::Fault(e)) if e.vector == Vector::PF));
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn the_next_page_is_left_alone_where_the_instruction_ends_before() {
 
     m.rip = 0x0fff;
     m.put(0x0fff, &[0x89]);
-    assert_eq!(emulate(&mut m, None), Err(Stop::Retry));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Retry));
 }
 
 #[test]

@@ -6,10 +6,10 @@ use super::machine::{Box86, RAX, RSP};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
 use crate::arch::segment::{DescTable, SegReg};
-use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
+use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{deliver, emulate};
-use crate::vcpu::emulate::interrupt::Cause;
-use crate::vcpu::emulate::machine::{Step, Stop};
+use crate::vcpu::emulate::interrupt::InterruptCause;
+use crate::vcpu::emulate::machine::{EmulatedStep, StopReason};
 use proptest::prelude::*;
 
 const GDT: u64 = 0x1000;
@@ -33,7 +33,7 @@ pub(super) fn descriptor(base: u32, limit: u32, rights: u64, flags: u64) -> u64 
 }
 
 /// 64 KiB of memory at 0, RIP at 0x100, the stack at 0x8000, a GDT at 0x1000.
-fn machine(mode: Mode, code: &[u8]) -> Box86 {
+fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     let mut m = Box86::new(mode, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, 0x8000);
     m.put(0x100, code);
@@ -54,12 +54,12 @@ fn machine(mode: Mode, code: &[u8]) -> Box86 {
     m
 }
 
-fn fault(vector: Vector, error: u16) -> Step<()> {
-    Err(Stop::Fault(Exception::with_error(vector, u32::from(error))))
+fn fault(vector: Vector, error: u16) -> EmulatedStep<()> {
+    Err(StopReason::Fault(Exception::with_error(vector, u32::from(error))))
 }
 
 /// MOV to a segment register from AX, in 32-bit protected mode.
-fn load(reg: SegReg, selector: u16) -> (Box86, Step<()>) {
+fn load(reg: SegReg, selector: u16) -> (Box86, EmulatedStep<()>) {
     let mut m = machine(Bits32, &[0x8e, 0xc0 | (reg as u8) << 3]);
     m.gpr[usize::from(RAX)] = u64::from(selector);
     let done = emulate(&mut m, None);
@@ -150,15 +150,15 @@ fn far_jumps_that_need_more_than_code_at_level_0_are_left_alone() {
         let mut m = machine(Bits32, &[0xea, 0, 0, 0, 0, low, high]);
         emulate(&mut m, None)
     };
-    assert_eq!(far(GATE), Err(Stop::Unhandled));
+    assert_eq!(far(GATE), Err(StopReason::Unhandled));
     assert_eq!(far(DATA), fault(Vector::GP, DATA));
     assert_eq!(far(USER_CODE), fault(Vector::GP, USER_CODE));
     assert_eq!(far(0), fault(Vector::GP, 0));
     let mut m = machine(Bits64, &[0xff, 0x2b]); // ljmp [rbx]
-    assert_eq!(emulate(&mut m, None), Err(Stop::Unhandled));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Unhandled));
     let mut m = machine(Bits32, &[0xea, 0, 0, 0, 0, 8, 0]);
     m.efer = Efer::LMA.bits();
-    assert_eq!(emulate(&mut m, None), Err(Stop::Unhandled));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Unhandled));
 }
 
 #[test]
@@ -234,7 +234,7 @@ proptest! {
         m.gpr[usize::from(RSP)] = u64::from(sp & !1);
         m.rflags = u64::from(flags & 0x7fd5) | 2;
         let before = m.clone();
-        prop_assert_eq!(deliver(&mut m, vector, Cause::Interrupt), Ok(()));
+        prop_assert_eq!(deliver(&mut m, vector, InterruptCause::Interrupt), Ok(()));
         prop_assert_eq!((m.rip, m.seg[1].selector, m.seg[1].base), (u64::from(ip), cs, u64::from(cs) << 4));
         prop_assert_eq!(m.rflags & 0x300, 0, "IF and TF are clear");
         let code = m.seg[1].base + m.rip;

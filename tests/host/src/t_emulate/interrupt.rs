@@ -8,10 +8,10 @@ use crate::arch::addr::Gpa;
 use crate::arch::cr::Efer;
 use crate::arch::exception::{Exception, Vector};
 use crate::arch::segment::{DescTable, SegAttr, SegReg};
-use crate::vcpu::emulate::decode::Mode::{Bits16, Bits32};
+use crate::vcpu::emulate::decode::CodeMode::{Bits16, Bits32};
 use crate::vcpu::emulate::execute::{deliver, emulate};
-use crate::vcpu::emulate::interrupt::Cause;
-use crate::vcpu::emulate::machine::{Step, Stop};
+use crate::vcpu::emulate::interrupt::InterruptCause;
+use crate::vcpu::emulate::machine::{EmulatedStep, StopReason};
 use proptest::prelude::*;
 
 const GDT: u64 = 0x1000;
@@ -65,8 +65,8 @@ fn gate(m: &mut Box86, vector: u8, rights: u64, selector: u16, offset: u64) {
     m.put(IDT + u64::from(vector) * 8, &raw.to_le_bytes());
 }
 
-fn fault(vector: Vector, error: u32) -> Step<()> {
-    Err(Stop::Fault(Exception::with_error(vector, error)))
+fn fault(vector: Vector, error: u32) -> EmulatedStep<()> {
+    Err(StopReason::Fault(Exception::with_error(vector, error)))
 }
 
 /// An error code that names the entry of `vector` in the IDT.
@@ -83,7 +83,7 @@ fn pushed(m: &Box86, width: usize) -> Vec<u64> {
 }
 
 /// Delivers through one gate and checks that a refusal leaves no trace.
-fn refusal(prepare: impl Fn(&mut Box86), vector: u8, cause: Cause) -> Step<()> {
+fn refusal(prepare: impl Fn(&mut Box86), vector: u8, cause: InterruptCause) -> EmulatedStep<()> {
     let mut m = machine(&[]);
     prepare(&mut m);
     let before = m.clone();
@@ -99,7 +99,7 @@ fn an_interrupt_pushes_flags_code_segment_and_address_as_wide_as_its_gate() {
         let mut m = machine(&[]);
         m.rflags = IF | 0x83;
         gate(&mut m, 0x20, rights, CODE, 0x1_2345);
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
         assert_eq!(pushed(&m, width), [0x100, u64::from(CODE), IF | 0x83], "{rights:#x}");
         assert_eq!(m.rip, if width == 2 { 0x2345 } else { 0x1_2345 });
     }
@@ -110,7 +110,7 @@ fn an_exception_pushes_its_error_code_last() {
     for (rights, width) in [(INTERRUPT_16, 2), (TRAP_32, 4)] {
         let mut m = machine(&[]);
         gate(&mut m, 13, rights, CODE, 0x400);
-        assert_eq!(deliver(&mut m, 13, Cause::Exception(Some(0x1234))), Ok(()));
+        assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0x1234))), Ok(()));
         assert_eq!(pushed(&m, width)[..3], [0x1234, 0x100, u64::from(CODE)]);
     }
 }
@@ -124,7 +124,7 @@ fn a_handler_comes_back_after_int_n_and_to_what_faulted() {
 
     let mut m = machine(&[]);
     gate(&mut m, 6, INTERRUPT_32, CODE, 0x400);
-    assert_eq!(deliver(&mut m, 6, Cause::Exception(None)), Ok(()));
+    assert_eq!(deliver(&mut m, 6, InterruptCause::Exception(None)), Ok(()));
     assert_eq!(pushed(&m, 4)[0], 0x100);
 }
 
@@ -134,7 +134,7 @@ fn only_interrupt_gates_switch_interrupts_off() {
         let mut m = machine(&[]);
         m.rflags = IF | NT | RF | AC | 0x102;
         gate(&mut m, 0x20, rights, CODE, 0x400);
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
         assert_eq!(m.rflags, left | AC | 2, "{rights:#x}: TF, NT and RF are clear");
     }
 }
@@ -148,25 +148,25 @@ fn faults_push_the_resume_flag_set_and_others_as_it_is() {
         *pushed(&m, 4).last().unwrap() & RF
     };
     for vector in [0, 5, 6, 7, 10, 11, 12, 13, 14, 16, 17, 19] {
-        assert_eq!(flags(vector, Cause::Exception(None)), RF, "{vector}");
+        assert_eq!(flags(vector, InterruptCause::Exception(None)), RF, "{vector}");
     }
     for vector in [1, 3, 4, 8, 18] {
-        assert_eq!(flags(vector, Cause::Exception(None)), 0, "{vector}");
+        assert_eq!(flags(vector, InterruptCause::Exception(None)), 0, "{vector}");
     }
-    assert_eq!(flags(13, Cause::Interrupt), 0);
+    assert_eq!(flags(13, InterruptCause::Interrupt), 0);
 }
 
 #[test]
 fn an_entry_beyond_the_table_is_a_fault_that_names_it() {
     let end = |m: &mut Box86| m.tables[1].limit = 0x106;
-    assert_eq!(refusal(end, 0x20, Cause::Interrupt), fault(Vector::GP, entry(0x20) | EXT));
-    assert_eq!(refusal(end, 0x20, Cause::Exception(None)), fault(Vector::GP, entry(0x20) | EXT));
-    assert_eq!(refusal(end, 0x20, Cause::Instruction), fault(Vector::GP, entry(0x20)));
+    assert_eq!(refusal(end, 0x20, InterruptCause::Interrupt), fault(Vector::GP, entry(0x20) | EXT));
+    assert_eq!(refusal(end, 0x20, InterruptCause::Exception(None)), fault(Vector::GP, entry(0x20) | EXT));
+    assert_eq!(refusal(end, 0x20, InterruptCause::Instruction), fault(Vector::GP, entry(0x20)));
 
     let mut m = machine(&[]);
     m.tables[1].limit = 0x107;
     gate(&mut m, 0x20, INTERRUPT_32, CODE, 0x400);
-    assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()), "the last entry");
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()), "the last entry");
 }
 
 #[test]
@@ -175,7 +175,11 @@ fn what_is_no_gate_of_the_table_is_a_fault() {
         let is_gate = matches!(kind, 5 | 6 | 7 | 14 | 15);
         let put = |m: &mut Box86| gate(m, 0x20, 0x80 | kind, CODE, 0x400);
         if !is_gate {
-            assert_eq!(refusal(put, 0x20, Cause::Instruction), fault(Vector::GP, entry(0x20)), "{kind:#x}");
+            assert_eq!(
+                refusal(put, 0x20, InterruptCause::Instruction),
+                fault(Vector::GP, entry(0x20)),
+                "{kind:#x}"
+            );
         }
     }
 }
@@ -184,8 +188,8 @@ fn what_is_no_gate_of_the_table_is_a_fault() {
 fn an_absent_gate_is_a_fault_of_its_own() {
     for rights in [INTERRUPT_16, TRAP_16, INTERRUPT_32, TRAP_32, TASK] {
         let put = |m: &mut Box86| gate(m, 0x20, rights & !0x80, CODE, 0x400);
-        assert_eq!(refusal(put, 0x20, Cause::Instruction), fault(Vector::NP, entry(0x20)));
-        assert_eq!(refusal(put, 0x20, Cause::Interrupt), fault(Vector::NP, entry(0x20) | EXT));
+        assert_eq!(refusal(put, 0x20, InterruptCause::Instruction), fault(Vector::NP, entry(0x20)));
+        assert_eq!(refusal(put, 0x20, InterruptCause::Interrupt), fault(Vector::NP, entry(0x20) | EXT));
     }
 }
 
@@ -203,8 +207,12 @@ fn the_segment_of_a_handler_must_be_present_code_of_level_0() {
     for (selector, vector, error) in cases {
         let put = |m: &mut Box86| gate(m, 0x20, INTERRUPT_32, selector, 0x400);
         let error = u32::from(error);
-        assert_eq!(refusal(put, 0x20, Cause::Instruction), fault(vector, error), "{selector:#x}");
-        assert_eq!(refusal(put, 0x20, Cause::Interrupt), fault(vector, error | EXT), "{selector:#x}");
+        assert_eq!(refusal(put, 0x20, InterruptCause::Instruction), fault(vector, error), "{selector:#x}");
+        assert_eq!(
+            refusal(put, 0x20, InterruptCause::Interrupt),
+            fault(vector, error | EXT),
+            "{selector:#x}"
+        );
     }
 }
 
@@ -213,7 +221,7 @@ fn the_privilege_level_that_a_gate_asks_for_is_not_that_of_its_handler() {
     for selector in [CODE | 3, CONFORMING, CONFORMING | 1] {
         let mut m = machine(&[]);
         gate(&mut m, 0x20, INTERRUPT_32, selector, 0x400);
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
         let cs = m.seg[SegReg::Cs as usize];
         assert_eq!((cs.selector, cs.attr.0 & 1), (selector & !3, 1), "accessed, and level 0");
     }
@@ -224,11 +232,11 @@ fn a_handler_beyond_its_segment_is_a_fault() {
     let put = |m: &mut Box86| gate(m, 0x20, INTERRUPT_32, SHORT_CODE, 0x400);
     let mut m = machine(&[]);
     put(&mut m);
-    assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), fault(Vector::GP, EXT));
-    assert_eq!(deliver(&mut m, 0x20, Cause::Instruction), fault(Vector::GP, 0));
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), fault(Vector::GP, EXT));
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Instruction), fault(Vector::GP, 0));
     assert_eq!(m.gpr[usize::from(RSP)], STACK);
     gate(&mut m, 0x20, INTERRUPT_32, SHORT_CODE, 0x3ff);
-    assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
 }
 
 #[test]
@@ -239,10 +247,10 @@ fn a_stack_without_room_is_a_fault_before_anything_is_pushed() {
     m.seg[SegReg::Ss as usize].attr = SegAttr(0xc097);
     m.seg[SegReg::Ss as usize].limit = 0x7ff3;
     let before = m.bytes(0x7000, 0x1000).to_vec();
-    assert_eq!(deliver(&mut m, 13, Cause::Exception(Some(0))), fault(Vector::SS, EXT));
+    assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0))), fault(Vector::SS, EXT));
     assert_eq!(m.bytes(0x7000, 0x1000), before);
     assert_eq!(m.gpr[usize::from(RSP)], STACK);
-    assert_eq!(deliver(&mut m, 13, Cause::Exception(None)), Ok(()));
+    assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(None)), Ok(()));
 }
 
 #[test]
@@ -251,9 +259,9 @@ fn a_page_that_is_to_be_had_first_leaves_the_event_to_be_delivered_again() {
         let mut m = machine(&[]);
         gate(&mut m, 0x20, INTERRUPT_32, CODE, 0x400);
         m.retry = range;
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Err(Stop::Retry));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Err(StopReason::Retry));
         m.retry = 0..0;
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
         assert_eq!(pushed(&m, 4)[0], 0x100);
     }
 }
@@ -268,8 +276,8 @@ fn a_device_in_the_place_of_a_table_or_a_frame_is_never_asked() {
         gate(&mut m, 0x20, INTERRUPT_32, CODE, 0x400);
         m.device = range;
         let before = m.clone();
-        assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Err(Stop::NoMemory(Gpa(at))));
-        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(at))));
+        assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Err(StopReason::NoMemory(Gpa(at))));
+        assert_eq!(emulate(&mut m, None), Err(StopReason::NoMemory(Gpa(at))));
         assert_eq!((m.gpr, m.rip, m.rflags, m.seg), (before.gpr, before.rip, before.rflags, before.seg));
     }
 }
@@ -282,14 +290,14 @@ fn a_descriptor_comes_from_memory_alone_and_what_a_call_pushes_does_not() {
         let mut m = machine(code);
         m.gpr[usize::from(RAX)] = u64::from(DATA);
         m.device = descriptor..descriptor + 8;
-        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(descriptor))));
+        assert_eq!(emulate(&mut m, None), Err(StopReason::NoMemory(Gpa(descriptor))));
         // The accessed bit.
         m.device = descriptor + 5..descriptor + 6;
-        assert_eq!(emulate(&mut m, None), Err(Stop::NoMemory(Gpa(descriptor))));
+        assert_eq!(emulate(&mut m, None), Err(StopReason::NoMemory(Gpa(descriptor))));
     }
     let mut m = machine(call);
     m.device = 0x7ff0..0x8000;
-    assert_eq!(emulate(&mut m, None), Err(Stop::Retry), "as any store");
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Retry), "as any store");
 }
 
 #[test]
@@ -297,7 +305,9 @@ fn a_page_fault_on_the_way_keeps_its_error_code() {
     let mut m = machine(&[]);
     gate(&mut m, 0x20, INTERRUPT_32, CODE, 0x400);
     m.gpr[usize::from(RSP)] = 0x2_0000; // beyond memory
-    let Err(Stop::Fault(e)) = deliver(&mut m, 0x20, Cause::Interrupt) else { panic!("no fault") };
+    let Err(StopReason::Fault(e)) = deliver(&mut m, 0x20, InterruptCause::Interrupt) else {
+        panic!("no fault")
+    };
     assert_eq!((e.vector, e.error), (Vector::PF, Some(2)), "a write, and no EXT");
 }
 
@@ -311,14 +321,15 @@ fn tasks_other_levels_and_other_modes_are_left_alone() {
             gate(m, 0x20, INTERRUPT_32, CODE, 0x400);
             change(m);
         };
-        for cause in [Cause::Instruction, Cause::Interrupt, Cause::Exception(None)] {
-            assert_eq!(refusal(prepare, 0x20, cause), Err(Stop::Unhandled));
+        for cause in [InterruptCause::Instruction, InterruptCause::Interrupt, InterruptCause::Exception(None)]
+        {
+            assert_eq!(refusal(prepare, 0x20, cause), Err(StopReason::Unhandled));
         }
     }
 }
 
 /// IRET in 32-bit code to what it finds on the stack.
-fn iret(frame: [u32; 3], prepare: impl Fn(&mut Box86)) -> (Box86, Step<()>) {
+fn iret(frame: [u32; 3], prepare: impl Fn(&mut Box86)) -> (Box86, EmulatedStep<()>) {
     let mut m = machine(&[0xcf]);
     m.gpr[usize::from(RSP)] = STACK - 12;
     for (at, word) in (STACK - 12..).step_by(4).zip(frame) {
@@ -357,11 +368,11 @@ fn iret_to_what_is_no_code_of_level_0_faults_with_its_selector() {
 #[test]
 fn iret_to_another_level_task_or_mode_is_left_alone() {
     let code = u32::from(CODE);
-    assert_eq!(iret([0, u32::from(USER_CODE) | 3, 2], |_| {}).1, Err(Stop::Unhandled));
-    assert_eq!(iret([0, code, 0x2_0002], |_| {}).1, Err(Stop::Unhandled), "virtual-8086 mode");
-    assert_eq!(iret([0, code, 2], |m| m.rflags |= NT).1, Err(Stop::Unhandled));
-    assert_eq!(iret([0, code, 2], |m| m.efer = Efer::LMA.bits()).1, Err(Stop::Unhandled));
-    assert_eq!(iret([0, code, 2], |m| m.cpl = 3).1, Err(Stop::Unhandled));
+    assert_eq!(iret([0, u32::from(USER_CODE) | 3, 2], |_| {}).1, Err(StopReason::Unhandled));
+    assert_eq!(iret([0, code, 0x2_0002], |_| {}).1, Err(StopReason::Unhandled), "virtual-8086 mode");
+    assert_eq!(iret([0, code, 2], |m| m.rflags |= NT).1, Err(StopReason::Unhandled));
+    assert_eq!(iret([0, code, 2], |m| m.efer = Efer::LMA.bits()).1, Err(StopReason::Unhandled));
+    assert_eq!(iret([0, code, 2], |m| m.cpl = 3).1, Err(StopReason::Unhandled));
 }
 
 #[test]
@@ -370,15 +381,15 @@ fn a_fault_in_real_mode_has_no_error_code() {
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, STACK);
     m.tables[1] = DescTable { base: 0, limit: 0x3ff };
     m.put(13 * 4, &[0x00, 0x04, 0x00, 0x00]);
-    assert_eq!(deliver(&mut m, 13, Cause::Exception(Some(0x50))), Ok(()));
+    assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0x50))), Ok(()));
     assert_eq!(m.gpr[usize::from(RSP)], STACK - 6);
 }
 
-fn any_cause() -> impl Strategy<Value = Cause> {
+fn any_cause() -> impl Strategy<Value = InterruptCause> {
     prop_oneof![
-        Just(Cause::Instruction),
-        Just(Cause::Interrupt),
-        any::<Option<u32>>().prop_map(Cause::Exception)
+        Just(InterruptCause::Instruction),
+        Just(InterruptCause::Interrupt),
+        any::<Option<u32>>().prop_map(InterruptCause::Exception)
     ]
 }
 
@@ -416,7 +427,7 @@ proptest! {
         m.rflags = flags & 0x3c_7fd5 & !NT | 2;
         m.seg[1].attr.0 = 0xc09b;
         let before = m.clone();
-        prop_assert_eq!(deliver(&mut m, 0x20, Cause::Interrupt), Ok(()));
+        prop_assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
         m.put(offset, if is_wide { &[0xcf] } else { &[0x66, 0xcf] });
         prop_assert_eq!(emulate(&mut m, None), Ok(()));
         prop_assert_eq!((m.rip, m.seg, m.gpr, m.rflags), (before.rip, before.seg, before.gpr, before.rflags));

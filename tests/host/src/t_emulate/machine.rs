@@ -6,8 +6,8 @@ use crate::arch::addr::{Gpa, Gva, Width};
 use crate::arch::cr::{Cr0, Efer};
 use crate::arch::exception::{Exception, PfError};
 use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
-use crate::vcpu::emulate::decode::Mode;
-use crate::vcpu::emulate::machine::{Access, Machine, Step, Stop, TableReg};
+use crate::vcpu::emulate::decode::CodeMode;
+use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 
 pub(crate) const RAX: u8 = 0;
 pub(crate) const RCX: u8 = 1;
@@ -58,24 +58,24 @@ pub(crate) struct Box86 {
     pub(crate) asked: Vec<Asked>,
 }
 
-fn flat(code: bool, mode: Mode) -> SegmentState {
+fn flat(code: bool, mode: CodeMode) -> SegmentState {
     let size = match (mode, code) {
-        (Mode::Bits64, true) => 0xa000,
-        (Mode::Bits16, _) => 0,
+        (CodeMode::Bits64, true) => 0xa000,
+        (CodeMode::Bits16, _) => 0,
         _ => 0xc000,
     };
     let kind = if code { 0x9b } else { 0x93 };
-    let limit = if mode == Mode::Bits16 { 0xffff } else { 0xffff_ffff };
+    let limit = if mode == CodeMode::Bits16 { 0xffff } else { 0xffff_ffff };
     SegmentState { selector: if code { 8 } else { 16 }, attr: SegAttr(kind | size), limit, base: 0 }
 }
 
 impl Box86 {
     /// A machine in `mode` (16 bits: real mode) with `mem` at linear address `base`.
-    pub(crate) fn new(mode: Mode, base: u64, mem: Vec<u8>) -> Box86 {
+    pub(crate) fn new(mode: CodeMode, base: u64, mem: Vec<u8>) -> Box86 {
         let (cr0, efer) = match mode {
-            Mode::Bits16 => (0, 0),
-            Mode::Bits32 => (Cr0::PE.bits(), 0),
-            Mode::Bits64 => ((Cr0::PE | Cr0::PG).bits(), (Efer::LME | Efer::LMA).bits()),
+            CodeMode::Bits16 => (0, 0),
+            CodeMode::Bits32 => (Cr0::PE.bits(), 0),
+            CodeMode::Bits64 => ((Cr0::PE | Cr0::PG).bits(), (Efer::LME | Efer::LMA).bits()),
         };
         let mut seg = [flat(false, mode); 6];
         seg[1] = flat(true, mode);
@@ -114,34 +114,34 @@ impl Box86 {
         self.mem[from..from + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn check(&self, gva: Gva, len: usize, access: Access) -> Step<usize> {
+    fn check(&self, gva: Gva, len: usize, access: MemAccess) -> EmulatedStep<usize> {
         assert!((1..=16).contains(&len), "{len} bytes asked for");
         let range = gva.0..gva.0.wrapping_add(len as u64);
         let meets = |other: &core::ops::Range<u64>| range.start < other.end && other.start < range.end;
         let mut error = match access {
-            Access::Read => PfError::empty(),
-            Access::Write => PfError::WRITE,
-            Access::Fetch => PfError::FETCH,
+            MemAccess::Read => PfError::empty(),
+            MemAccess::Write => PfError::WRITE,
+            MemAccess::Fetch => PfError::FETCH,
         };
         let end = self.base + self.mem.len() as u64;
         if range.start < self.base || range.end > end || range.end < range.start {
-            return Err(Stop::Fault(Exception::page_fault(gva, error)));
+            return Err(StopReason::Fault(Exception::page_fault(gva, error)));
         }
-        if access == Access::Write && meets(&self.read_only) {
+        if access == MemAccess::Write && meets(&self.read_only) {
             error |= PfError::PRESENT;
-            return Err(Stop::Fault(Exception::page_fault(gva, error)));
+            return Err(StopReason::Fault(Exception::page_fault(gva, error)));
         }
         if meets(&self.retry) || (meets(&self.device) && !self.acts_as_processor) {
-            return Err(Stop::Retry);
+            return Err(StopReason::Retry);
         }
         if meets(&self.device) {
-            return Err(Stop::NoMemory(Gpa(gva.0)));
+            return Err(StopReason::NoMemory(Gpa(gva.0)));
         }
         Ok(usize::try_from(range.start - self.base).unwrap())
     }
 }
 
-impl Machine for Box86 {
+impl InsnMachine for Box86 {
     fn gpr(&self, n: u8) -> u64 {
         self.gpr[usize::from(n)]
     }
@@ -184,9 +184,9 @@ impl Machine for Box86 {
     fn cr(&self, n: u8) -> u64 {
         self.cr[usize::from(n)]
     }
-    fn set_cr(&mut self, n: u8, value: u64) -> Step<()> {
+    fn set_cr(&mut self, n: u8, value: u64) -> EmulatedStep<()> {
         if n == 4 && value == u64::MAX {
-            return Err(Stop::Fault(Exception::GP0));
+            return Err(StopReason::Fault(Exception::GP0));
         }
         self.cr[usize::from(n)] = value;
         Ok(())
@@ -197,18 +197,18 @@ impl Machine for Box86 {
     fn cpl(&self) -> u8 {
         self.cpl
     }
-    fn read(&mut self, gva: Gva, buf: &mut [u8], access: Access) -> Step<()> {
+    fn read(&mut self, gva: Gva, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         let from = self.check(gva, buf.len(), access)?;
         buf.copy_from_slice(&self.mem[from..from + buf.len()]);
         Ok(())
     }
-    fn write(&mut self, gva: Gva, buf: &[u8]) -> Step<()> {
-        let from = self.check(gva, buf.len(), Access::Write)?;
+    fn write(&mut self, gva: Gva, buf: &[u8]) -> EmulatedStep<()> {
+        let from = self.check(gva, buf.len(), MemAccess::Write)?;
         self.mem[from..from + buf.len()].copy_from_slice(buf);
         Ok(())
     }
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> Step<u64> {
-        let from = self.check(gva, width.bytes(), Access::Write)?;
+    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
+        let from = self.check(gva, width.bytes(), MemAccess::Write)?;
         self.asked.push(Asked::Cmpxchg(gva.0));
         let word = &mut self.mem[from..from + width.bytes()];
         if self.rivals > 0 {
@@ -224,7 +224,7 @@ impl Machine for Box86 {
         }
         Ok(found)
     }
-    fn probe(&mut self, gva: Gva, len: usize, access: Access) -> Step<()> {
+    fn probe(&mut self, gva: Gva, len: usize, access: MemAccess) -> EmulatedStep<()> {
         self.check(gva, len, access).map(|_| ())
     }
     fn act_as_processor(&mut self, on: bool) {
@@ -236,8 +236,8 @@ impl Machine for Box86 {
     fn invlpg(&mut self, gva: Gva) {
         self.asked.push(Asked::Invlpg(gva.0));
     }
-    fn cmpxchg16(&mut self, gva: Gva, old: u128, new: u128) -> Step<u128> {
-        let from = self.check(gva, 16, Access::Write)?;
+    fn cmpxchg16(&mut self, gva: Gva, old: u128, new: u128) -> EmulatedStep<u128> {
+        let from = self.check(gva, 16, MemAccess::Write)?;
         let word = &mut self.mem[from..from + 16];
         let found = u128::from_le_bytes(word.try_into().unwrap());
         if found == old {
@@ -245,14 +245,14 @@ impl Machine for Box86 {
         }
         Ok(found)
     }
-    fn port_in(&mut self, port: u16, width: Width) -> Step<u32> {
+    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32> {
         if self.port_input.is_empty() {
-            return Err(Stop::Retry);
+            return Err(StopReason::Retry);
         }
         self.asked.push(Asked::In(port, width));
         Ok(self.port_input.remove(0))
     }
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Step<()> {
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()> {
         self.asked.push(Asked::Out(port, width, value));
         Ok(())
     }

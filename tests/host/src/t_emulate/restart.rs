@@ -4,12 +4,12 @@
 
 use super::machine::{Asked, Box86, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use crate::arch::exception::Vector;
-use crate::vcpu::emulate::decode::Mode::{self, Bits16, Bits32, Bits64};
+use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::emulate;
-use crate::vcpu::emulate::machine::Stop;
+use crate::vcpu::emulate::machine::StopReason;
 use proptest::prelude::*;
 
-fn machine(mode: Mode, code: &[u8]) -> Box86 {
+fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     let mut m = Box86::new(mode, 0, vec![0; 0x10000]);
     m.rip = 0x100;
     m.put(0x100, code);
@@ -64,7 +64,7 @@ fn a_read_modify_write_of_a_read_only_page_is_a_write_fault() {
     m.gpr[usize::from(RBX)] = 0x2000;
     m.read_only = 0x2000..0x3000;
 
-    let Err(Stop::Fault(fault)) = emulate(&mut m, None) else { panic!("no fault") };
+    let Err(StopReason::Fault(fault)) = emulate(&mut m, None) else { panic!("no fault") };
 
     assert_eq!((fault.vector, fault.error), (Vector::PF, Some(3)));
 }
@@ -78,7 +78,7 @@ fn string_input_takes_nothing_from_the_port_before_its_page_is_there() {
     m.port_input = vec![1, 2, 3, 4];
     m.retry = 0x2000..0x3000;
 
-    assert_eq!(emulate(&mut m, None), Err(Stop::Retry));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Retry));
 
     assert_eq!(m.port_input, [3, 4]);
     assert_eq!((m.gpr[usize::from(RCX)], m.gpr[usize::from(RDI)], m.rip), (2, 0x2000, 0x100));
@@ -98,7 +98,7 @@ fn a_repeated_move_stops_at_the_page_that_faults() {
     m.gpr[usize::from(RCX)] = 10;
     m.read_only = 0x2000..0x3000;
 
-    let Err(Stop::Fault(fault)) = emulate(&mut m, None) else { panic!("no fault") };
+    let Err(StopReason::Fault(fault)) = emulate(&mut m, None) else { panic!("no fault") };
 
     assert_eq!(fault.cr2.unwrap().0, 0x2000);
     assert_eq!((m.gpr[usize::from(RCX)], m.gpr[usize::from(RSI)], m.rip), (8, 0x4010, 0x100));
@@ -127,7 +127,7 @@ fn a_long_repetition_is_left_in_the_middle_and_goes_on() {
 fn output_to_a_port_that_waits_is_run_again() {
     let mut m = machine(Bits64, &[0xec]); // in al, dx
     let before = m.clone();
-    assert_eq!(emulate(&mut m, None), Err(Stop::Retry));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Retry));
     assert_eq!(m, before);
     m.port_input = vec![7];
 
@@ -147,7 +147,7 @@ fn a_push_that_faults_leaves_the_stack_pointer() {
         m.retry = 0x1f00..0x2000;
         let before = m.clone();
 
-        assert_eq!(emulate(&mut m, None), Err(Stop::Retry), "{code:02x?}");
+        assert_eq!(emulate(&mut m, None), Err(StopReason::Retry), "{code:02x?}");
 
         assert_eq!(m, before);
     }
@@ -160,7 +160,7 @@ fn a_contended_lock_gives_up_for_now() {
     m.gpr[usize::from(RAX)] = 0x100;
     m.rivals = u32::MAX;
 
-    assert_eq!(emulate(&mut m, None), Err(Stop::Retry));
+    assert_eq!(emulate(&mut m, None), Err(StopReason::Retry));
 
     assert_eq!(m.rip, 0x100);
     assert_eq!(m.bytes(0x2001, 1), [0]);

@@ -10,7 +10,7 @@ use crate::fake::direct::{Direct, RAM};
 use crate::fake::steps::{flat, Ran, Steps};
 use crate::host::world::{locked, World};
 use crate::vcpu::exit::Exit;
-use crate::vcpu::state::{Groups, VcpuState, RAX, RBX, RCX, RDX, RSI, RSP};
+use crate::vcpu::state::{StateGroups, VcpuState, RAX, RBX, RCX, RDX, RSI, RSP};
 use core::sync::atomic::Ordering::SeqCst;
 use kernel::task::{current, SIGNAL};
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ fn real(s: &mut VcpuState) {
     (s.idt.base, s.idt.limit) = (0, 0x3ff);
     s.rip = AT;
     s.gprs[RSP] = 0x3000;
-    s.mark(Groups::all());
+    s.mark(StateGroups::all());
 }
 
 /// Runs a program on a vCPU until it reaches its end, and returns the registers there.
@@ -194,7 +194,7 @@ fn memory_operands_reach_memory_and_devices_and_what_lies_across() {
         flat(s);
         s.rip = AT;
         s.gprs[RSP] = 0x9000;
-        s.mark(Groups::all());
+        s.mark(StateGroups::all());
     });
 
     assert!(users.is_empty(), "behind a host bridge nothing is user space's: {users:?}");
@@ -230,7 +230,7 @@ fn user_space_answers_the_parts_of_an_instruction_one_after_the_other() {
     let (state, users) = run_to_end(&mut vcpu, &code, |s| {
         flat(s);
         s.rip = AT;
-        s.mark(Groups::all());
+        s.mark(StateGroups::all());
     });
 
     assert_eq!(state.gprs[RDX] as u32, 0xef01_0000);
@@ -257,7 +257,7 @@ fn pages_that_are_away_are_brought_in_the_middle_of_an_instruction() {
     run_to_end(&mut vcpu, &code, |s| {
         flat(s);
         s.rip = AT;
-        s.mark(Groups::all());
+        s.mark(StateGroups::all());
     });
 
     assert_eq!(read::<32>(&world, 0x7ff4), [7; 32]);

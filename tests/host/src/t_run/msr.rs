@@ -9,7 +9,7 @@ use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::Steps;
 use crate::vcpu::access::msr;
 use crate::vcpu::cpuid::CpuidTable;
-use crate::vcpu::msr_table::{lookup, Handled, Policy, StateMsr, INDEX_LIST};
+use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr, INDEX_LIST};
 use crate::vcpu::record::VcpuRecord;
 
 /// All MSRs of the table, and those around them and around others that processors have.
@@ -83,8 +83,8 @@ fn machine(direct: &Direct, timed: bool) -> Vcpu {
 /// Returns whether what the MSR gives depends on when it is asked.
 fn is_clock(index: u32) -> bool {
     let policy = lookup(index);
-    matches!(policy, Some(Policy::Handled(Handled::Tsc | Handled::TscDeadline)))
-        || matches!(policy, Some(Policy::Handled(Handled::X2Apic(0x39))))
+    matches!(policy, Some(MsrPolicy::Handled(HandledMsr::Tsc | HandledMsr::TscDeadline)))
+        || matches!(policy, Some(MsrPolicy::Handled(HandledMsr::X2Apic(0x39))))
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn what_the_table_does_not_have_faults_and_nothing_else_does() {
                 }
             }
             // No x2APIC mode yet; a command; the rest depends on what CPUID offers.
-            Some(Policy::Handled(Handled::X2Apic(_) | Handled::PredCmd)) => {
+            Some(MsrPolicy::Handled(HandledMsr::X2Apic(_) | HandledMsr::PredCmd)) => {
                 assert_eq!(read, None, "{index:#x}")
             }
             Some(_) => assert_eq!(read.is_some(), msr::get(&direct.vm, &mut vcpu.core, index).is_some()),
@@ -158,14 +158,16 @@ fn a_guest_may_write_what_user_space_may_but_for_what_is_read_only() {
             let written = guest.wrmsr(index, value);
             match policy {
                 // User space may write the value that there is.
-                Policy::ReadOnly(v) => {
+                MsrPolicy::ReadOnly(v) => {
                     assert_eq!((written, set), (false, v == value), "{index:#x} {value:#x}")
                 }
-                Policy::Handled(Handled::McgCap) => assert!(!written),
-                Policy::Handled(Handled::PredCmd) => assert_eq!((written, set), (value & !1 == 0, false)),
-                Policy::Handled(Handled::X2Apic(_)) => assert!(!set, "by KVM_SET_LAPIC"),
+                MsrPolicy::Handled(HandledMsr::McgCap) => assert!(!written),
+                MsrPolicy::Handled(HandledMsr::PredCmd) => {
+                    assert_eq!((written, set), (value & !1 == 0, false))
+                }
+                MsrPolicy::Handled(HandledMsr::X2Apic(_)) => assert!(!set, "by KVM_SET_LAPIC"),
                 // From any mode to any other; the guest, as a processor lets it.
-                Policy::Handled(Handled::ApicBase) => continue,
+                MsrPolicy::Handled(HandledMsr::ApicBase) => continue,
                 _ => {
                     assert_eq!(written, set, "{index:#x} {value:#x}");
                     assert_eq!(guest.rdmsr(index), user.rdmsr(index), "{index:#x} after {value:#x}");
@@ -182,7 +184,7 @@ fn state_msrs_take_what_their_registers_take() {
     let mut vcpu = machine(&direct, false);
 
     for index in indexes() {
-        let Some(Policy::State(which)) = lookup(index) else { continue };
+        let Some(MsrPolicy::State(which)) = lookup(index) else { continue };
         for value in VALUES {
             let before = vcpu.rdmsr(index);
             let taken = vcpu.wrmsr(index, value);
@@ -290,7 +292,7 @@ fn osxsave_in_cpuid_follows_cr4_and_its_sizes_follow_xcr0() {
     };
     assert!(xsetbv(&mut vcpu, 7, 0).raised(6), "#UD without CR4.OSXSAVE");
 
-    vcpu.core.fetch(crate::vcpu::state::Groups::CONTROL);
+    vcpu.core.fetch(crate::vcpu::state::StateGroups::CONTROL);
     let mut control = vcpu.core.state.control();
     control.cr4 |= 1 << 18;
     vcpu.core.state.set_control(&control);

@@ -383,7 +383,7 @@ fn all_that_a_window_switches_is_switched_back() {
     let before = world.cpus[0].with(|r| r.clone());
     (vcpu.core.tsc_aux, vcpu.core.spec_ctrl, vcpu.core.dr) = (9, 4, [7; 4]);
     vcpu.core.state.dr7 |= 1;
-    vcpu.core.state.mark(crate::vcpu::state::Groups::DEBUG);
+    vcpu.core.state.mark(crate::vcpu::state::StateGroups::DEBUG);
     vcpu.guest.run(|entry| {
         let mut guest = crate::host::processor::registers(|r| r.clone());
         assert_eq!((guest.dr, guest.tsc_aux, guest.spec_ctrl), ([7; 4], 9, 5));

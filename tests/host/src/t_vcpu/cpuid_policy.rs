@@ -5,7 +5,7 @@
 use crate::abi::sys::CpuidEntry2;
 use crate::arch::cpuid::*;
 use crate::arch::cr::Xcr0;
-use crate::vcpu::cpuid::{supported, Facts};
+use crate::vcpu::cpuid::{supported, CpuidInputs};
 use kernel::alloc::{fail_none, fail_nth};
 use proptest::prelude::*;
 
@@ -37,8 +37,8 @@ fn intel() -> impl Fn(u32, u32) -> CpuidRegs {
     greedy(b"GenuineIntel", 0x20, 0x8000_0008)
 }
 
-fn facts() -> Facts {
-    Facts { tsc_khz: 2_400_000, ..Facts::default() }
+fn facts() -> CpuidInputs {
+    CpuidInputs { tsc_khz: 2_400_000, ..CpuidInputs::default() }
 }
 
 fn find(list: &[CpuidEntry2], function: u32, index: u32) -> CpuidRegs {
@@ -56,7 +56,7 @@ fn has(list: &[CpuidEntry2], function: u32) -> bool {
 fn what_is_not_virtualized_is_never_offered() {
     for host in [&amd() as &dyn Fn(u32, u32) -> CpuidRegs, &intel()] {
         let everything =
-            Facts { la57: true, tsc_aux: true, spec_ctrl: true, pv: KvmFeatures::all(), ..facts() };
+            CpuidInputs { la57: true, tsc_aux: true, spec_ctrl: true, pv: KvmFeatures::all(), ..facts() };
 
         let list = supported(host, &everything).unwrap();
 
@@ -94,15 +94,16 @@ fn every_guest_sees_a_hypervisor_an_x2apic_and_the_paravirtual_interface() {
 fn paravirtual_features_are_those_of_the_facts_and_none_of_the_hosts() {
     let clock = KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
 
-    let list = supported(amd(), &Facts { pv: clock, ..facts() }).unwrap();
+    let list = supported(amd(), &CpuidInputs { pv: clock, ..facts() }).unwrap();
 
     assert_eq!(find(&list, 0x4000_0001, 0), regs(1 << 3 | 1 << 24, 0, 0, 0));
 }
 
 #[test]
 fn features_wait_for_the_facts_they_need() {
-    let without = supported(amd(), &Facts { hardware_paging: false, ..facts() }).unwrap();
-    let with = supported(amd(), &Facts { la57: true, tsc_aux: true, spec_ctrl: true, ..facts() }).unwrap();
+    let without = supported(amd(), &CpuidInputs { hardware_paging: false, ..facts() }).unwrap();
+    let with =
+        supported(amd(), &CpuidInputs { la57: true, tsc_aux: true, spec_ctrl: true, ..facts() }).unwrap();
 
     assert_eq!(find(&without, 1, 0).ecx & F1Ecx::PCID.bits(), 0);
     assert_eq!(find(&without, 7, 0).ebx & F7Ebx::INVPCID.bits(), 0);
@@ -117,7 +118,7 @@ fn features_wait_for_the_facts_they_need() {
 
 #[test]
 fn vector_features_wait_for_their_state() {
-    let sse = Facts { xcr0: Xcr0::X87 | Xcr0::SSE, ..facts() };
+    let sse = CpuidInputs { xcr0: Xcr0::X87 | Xcr0::SSE, ..facts() };
 
     let list = supported(amd(), &sse).unwrap();
 
@@ -142,7 +143,7 @@ fn the_xstate_leaf_tells_the_size_of_what_is_offered() {
 #[test]
 fn address_widths_end_where_the_second_level_table_ends() {
     let four = supported(amd(), &facts()).unwrap();
-    let five = supported(amd(), &Facts { la57: true, max_phys_bits: 52, ..facts() }).unwrap();
+    let five = supported(amd(), &CpuidInputs { la57: true, max_phys_bits: 52, ..facts() }).unwrap();
 
     assert_eq!(find(&four, 0x8000_0008, 0).eax, 0x3030);
     assert_eq!(find(&five, 0x8000_0008, 0).eax, 0x3934);

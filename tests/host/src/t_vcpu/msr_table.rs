@@ -6,9 +6,9 @@ use crate::arch::addr::is_canonical;
 use crate::vcpu::msr_table::*;
 use proptest::prelude::*;
 
-fn slot(index: u32) -> Slot {
+fn slot(index: u32) -> MsrSlot {
     match lookup(index) {
-        Some(Policy::Stored(slot)) => slot,
+        Some(MsrPolicy::Stored(slot)) => slot,
         other => panic!("{index:#x} is {other:?}"),
     }
 }
@@ -16,27 +16,27 @@ fn slot(index: u32) -> Slot {
 /// Reads an MSR as a guest would that owns nothing but the table.
 fn read(store: &MsrStore, index: u32) -> Option<u64> {
     match lookup(index)? {
-        Policy::Stored(slot) => Some(store.read(slot)),
-        Policy::Fixed(value) | Policy::ReadOnly(value) => Some(value),
-        Policy::State(_) | Policy::Handled(_) => None,
+        MsrPolicy::Stored(slot) => Some(store.read(slot)),
+        MsrPolicy::Fixed(value) | MsrPolicy::ReadOnly(value) => Some(value),
+        MsrPolicy::State(_) | MsrPolicy::Handled(_) => None,
     }
 }
 
 #[test]
 fn every_number_has_the_policy_of_its_own_row() {
     let expected = [
-        (0x8b, Policy::Fixed(1 << 32 | 0x0100_0065)),
-        (0xfe, Policy::ReadOnly(0x508)),
-        (0x179, Policy::Handled(Handled::McgCap)),
-        (0xc001_001f, Policy::Fixed(0)),
-        (0xc001_1029, Policy::Fixed(2)),
-        (0xc001_102a, Policy::Fixed(0)),
-        (0x10, Policy::Handled(Handled::Tsc)),
-        (0x6e0, Policy::Handled(Handled::TscDeadline)),
-        (0x830, Policy::Handled(Handled::X2Apic(0x30))),
-        (0xc000_0080, Policy::State(StateMsr::Efer)),
-        (0x4b56_4d01, Policy::Handled(Handled::KvmSystemTime)),
-        (0x12, Policy::Handled(Handled::KvmSystemTime)),
+        (0x8b, MsrPolicy::Fixed(1 << 32 | 0x0100_0065)),
+        (0xfe, MsrPolicy::ReadOnly(0x508)),
+        (0x179, MsrPolicy::Handled(HandledMsr::McgCap)),
+        (0xc001_001f, MsrPolicy::Fixed(0)),
+        (0xc001_1029, MsrPolicy::Fixed(2)),
+        (0xc001_102a, MsrPolicy::Fixed(0)),
+        (0x10, MsrPolicy::Handled(HandledMsr::Tsc)),
+        (0x6e0, MsrPolicy::Handled(HandledMsr::TscDeadline)),
+        (0x830, MsrPolicy::Handled(HandledMsr::X2Apic(0x30))),
+        (0xc000_0080, MsrPolicy::State(StateMsr::Efer)),
+        (0x4b56_4d01, MsrPolicy::Handled(HandledMsr::KvmSystemTime)),
+        (0x12, MsrPolicy::Handled(HandledMsr::KvmSystemTime)),
     ];
 
     for (index, policy) in expected {
@@ -70,7 +70,10 @@ fn unknown_numbers_fault() {
 #[test]
 fn what_is_listed_for_saving_exists() {
     for &index in INDEX_LIST {
-        assert!(!matches!(lookup(index), None | Some(Policy::Fixed(_) | Policy::ReadOnly(_))), "{index:#x}");
+        assert!(
+            !matches!(lookup(index), None | Some(MsrPolicy::Fixed(_) | MsrPolicy::ReadOnly(_))),
+            "{index:#x}"
+        );
     }
 }
 
@@ -78,11 +81,11 @@ fn what_is_listed_for_saving_exists() {
 #[test]
 fn no_two_msrs_share_a_place() {
     let mut store = MsrStore::new();
-    let stored: Vec<(u32, Slot)> = (0..0x2000)
+    let stored: Vec<(u32, MsrSlot)> = (0..0x2000)
         .chain(0xc000_0000..0xc000_2000)
         .chain(0xc001_0000..0xc001_2000)
         .filter_map(|i| match lookup(i) {
-            Some(Policy::Stored(slot)) => Some((i, slot)),
+            Some(MsrPolicy::Stored(slot)) => Some((i, slot)),
             _ => None,
         })
         .collect();
@@ -118,15 +121,15 @@ fn memory_type_ranges_take_memory_types_only() {
 
     assert_eq!(store.write(slot(0x2ff), 0xc06), Ok(()));
     assert_eq!(store.read(slot(0x2ff)), 0xc06);
-    assert_eq!(store.write(slot(0x2ff), 0xc02), Err(Refused), "type 2 is reserved");
-    assert_eq!(store.write(slot(0x2ff), 1 << 12), Err(Refused), "bit 12 is reserved");
+    assert_eq!(store.write(slot(0x2ff), 0xc02), Err(MsrRefused), "type 2 is reserved");
+    assert_eq!(store.write(slot(0x2ff), 1 << 12), Err(MsrRefused), "bit 12 is reserved");
     assert_eq!(store.read(slot(0x2ff)), 0xc06, "a refused write changes nothing");
     assert_eq!(store.write(slot(0x250), 0x0606_0606_0606_0606), Ok(()));
-    assert_eq!(store.write(slot(0x250), 0x0606_0306_0606_0606), Err(Refused));
+    assert_eq!(store.write(slot(0x250), 0x0606_0306_0606_0606), Err(MsrRefused));
     assert_eq!(store.write(slot(0x200), 0xc000_0000), Ok(()));
-    assert_eq!(store.write(slot(0x200), 0xc000_0007), Err(Refused));
+    assert_eq!(store.write(slot(0x200), 0xc000_0007), Err(MsrRefused));
     assert_eq!(store.write(slot(0x201), 0x000f_ffff_c000_0800), Ok(()));
-    assert_eq!(store.write(slot(0x201), 0x000f_ffff_c000_0801), Err(Refused));
+    assert_eq!(store.write(slot(0x201), 0x000f_ffff_c000_0801), Err(MsrRefused));
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn hwcr_drops_the_switches_of_old_processors_and_refuses_the_rest() {
 
     assert_eq!(store.write(hwcr, 1 << 18 | 1 << 3 | 1 << 8), Ok(()));
     assert_eq!(store.read(hwcr), 1 << 18);
-    assert_eq!(store.write(hwcr, 1 << 35), Err(Refused));
+    assert_eq!(store.write(hwcr, 1 << 35), Err(MsrRefused));
 }
 
 /// What Linux 7.x reads or writes during boot without a check that would catch a fault.
@@ -220,7 +223,7 @@ proptest! {
     fn memory_types_are_looked_at_byte_by_byte(bytes in prop_oneof![
         any::<[u8; 8]>(), any::<u8>().prop_map(|b| [b; 8]), proptest::array::uniform8(0u8..8)]) {
         let mut store = MsrStore::new();
-        let Some(Policy::Stored(slot)) = lookup(0x250) else { panic!("MTRRfix64K_00000 is stored") };
+        let Some(MsrPolicy::Stored(slot)) = lookup(0x250) else { panic!("MTRRfix64K_00000 is stored") };
         let legal = bytes.iter().all(|b| matches!(b, 0 | 1 | 4 | 5 | 6));
         prop_assert_eq!(store.write(slot, u64::from_le_bytes(bytes)).is_ok(), legal);
     }
@@ -229,11 +232,11 @@ proptest! {
     #[test]
     fn a_write_that_is_taken_reads_back(index in prop_oneof![0u32..0x2000, 0xc001_0000u32..0xc001_2000], value: u64) {
         let mut store = MsrStore::new();
-        if let Some(Policy::Stored(slot)) = lookup(index) {
+        if let Some(MsrPolicy::Stored(slot)) = lookup(index) {
             let before = store.read(slot);
             match store.write(slot, value) {
                 Ok(()) => prop_assert_eq!(store.read(slot) & !value, 0),
-                Err(Refused) => prop_assert_eq!(store.read(slot), before),
+                Err(MsrRefused) => prop_assert_eq!(store.read(slot), before),
             }
         }
     }

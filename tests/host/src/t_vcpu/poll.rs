@@ -2,14 +2,14 @@
 
 //! How long a halted vCPU polls.
 
-use crate::vcpu::poll::{Polling, Waker};
+use crate::vcpu::poll::{HaltPolling, PollEnd};
 use proptest::prelude::*;
 
 /// One kHz for a million ticks in a second: a tick is a microsecond.
 const KHZ: u32 = 1000;
 
 /// How many ticks the next poll lasts.
-fn next(polling: &mut Polling) -> u64 {
+fn next(polling: &mut HaltPolling) -> u64 {
     let polls = polling.begin(1_000_000);
     let ticks = (0..).find(|t| polling.is_over(1_000_000 + t)).unwrap();
     assert_eq!(polls, ticks != 0);
@@ -17,7 +17,7 @@ fn next(polling: &mut Polling) -> u64 {
 }
 
 /// Polls in vain and sleeps for `ticks`.
-fn sleep(polling: &mut Polling, ticks: u64, waker: Waker) -> u64 {
+fn sleep(polling: &mut HaltPolling, ticks: u64, waker: PollEnd) -> u64 {
     polling.begin(5);
     polling.slept(5 + ticks, waker);
     next(polling)
@@ -25,39 +25,39 @@ fn sleep(polling: &mut Polling, ticks: u64, waker: Waker) -> u64 {
 
 #[test]
 fn short_sleeps_make_it_grow_up_to_the_limit() {
-    let mut p = Polling::new(50_000, KHZ);
+    let mut p = HaltPolling::new(50_000, KHZ);
     assert_eq!(next(&mut p), 0, "nothing is known yet");
-    assert_eq!(sleep(&mut p, 15, Waker::Other), 10);
-    assert_eq!(sleep(&mut p, 15, Waker::Other), 20);
-    assert_eq!(sleep(&mut p, 30, Waker::Other), 40);
-    assert_eq!(sleep(&mut p, 50, Waker::Other), 50);
-    assert_eq!(sleep(&mut p, 50, Waker::Other), 50);
+    assert_eq!(sleep(&mut p, 15, PollEnd::Other), 10);
+    assert_eq!(sleep(&mut p, 15, PollEnd::Other), 20);
+    assert_eq!(sleep(&mut p, 30, PollEnd::Other), 40);
+    assert_eq!(sleep(&mut p, 50, PollEnd::Other), 50);
+    assert_eq!(sleep(&mut p, 50, PollEnd::Other), 50);
 }
 
 #[test]
 fn a_long_sleep_ends_it() {
-    let mut p = Polling::new(50_000, KHZ);
-    sleep(&mut p, 15, Waker::Other);
-    assert_eq!(sleep(&mut p, 51, Waker::Other), 0);
-    sleep(&mut p, 15, Waker::Other);
-    assert_eq!(sleep(&mut p, 51, Waker::Timer), 0);
+    let mut p = HaltPolling::new(50_000, KHZ);
+    sleep(&mut p, 15, PollEnd::Other);
+    assert_eq!(sleep(&mut p, 51, PollEnd::Other), 0);
+    sleep(&mut p, 15, PollEnd::Other);
+    assert_eq!(sleep(&mut p, 51, PollEnd::Timer), 0);
 }
 
 #[test]
 fn the_own_timer_makes_it_fade_out() {
-    let mut p = Polling::new(50_000, KHZ);
-    assert_eq!(sleep(&mut p, 20, Waker::Timer), 0, "and never begins it");
+    let mut p = HaltPolling::new(50_000, KHZ);
+    assert_eq!(sleep(&mut p, 20, PollEnd::Timer), 0, "and never begins it");
     for _ in 0..4 {
-        sleep(&mut p, 20, Waker::Other);
+        sleep(&mut p, 20, PollEnd::Other);
     }
-    let times: Vec<u64> = (0..4).map(|_| sleep(&mut p, 20, Waker::Timer)).collect();
+    let times: Vec<u64> = (0..4).map(|_| sleep(&mut p, 20, PollEnd::Timer)).collect();
     assert_eq!(times, [25, 12, 0, 0]);
 }
 
 #[test]
 fn a_poll_ends_where_the_tsc_goes_back() {
-    let mut p = Polling::new(50_000, KHZ);
-    sleep(&mut p, 15, Waker::Other);
+    let mut p = HaltPolling::new(50_000, KHZ);
+    sleep(&mut p, 15, PollEnd::Other);
     p.begin(1000);
     assert!(!p.is_over(1009));
     assert!(p.is_over(1010));
@@ -71,10 +71,10 @@ proptest! {
         khz in 0..10_000u32,
         sleeps in prop::collection::vec((0..u64::MAX, prop::bool::ANY), 0..20),
     ) {
-        let mut p = Polling::new(limit, khz);
+        let mut p = HaltPolling::new(limit, khz);
         for (ticks, own) in sleeps {
             p.begin(0);
-            p.slept(ticks, if own { Waker::Timer } else { Waker::Other });
+            p.slept(ticks, if own { PollEnd::Timer } else { PollEnd::Other });
             p.begin(7);
             prop_assert!(p.is_over(7 + u64::from(limit) * u64::from(khz) / 1_000_000));
         }

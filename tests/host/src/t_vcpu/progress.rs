@@ -2,7 +2,7 @@
 
 //! How long a window stays open while the guest does not get on.
 
-use crate::vcpu::progress::{Progress, TURNS};
+use crate::vcpu::progress::{WindowProgress, TURNS};
 use proptest::prelude::*;
 
 /// One GHz: a tick is a nanosecond.
@@ -11,14 +11,14 @@ const LIMIT: u64 = 200_000;
 
 #[test]
 fn a_row_of_turns_ends_by_their_number() {
-    let mut p = Progress::new(KHZ);
+    let mut p = WindowProgress::new(KHZ);
     let ended = (1..).find(|_| p.is_over(7)).unwrap();
     assert_eq!(ended, TURNS);
 }
 
 #[test]
 fn a_row_of_turns_ends_by_the_time() {
-    let mut p = Progress::new(KHZ);
+    let mut p = WindowProgress::new(KHZ);
     assert!(!p.is_over(1_000));
     assert!(!p.is_over(1_000 + LIMIT - 1));
     assert!(p.is_over(1_000 + LIMIT));
@@ -26,7 +26,7 @@ fn a_row_of_turns_ends_by_the_time() {
 
 #[test]
 fn an_instruction_begins_a_new_row() {
-    let mut p = Progress::new(KHZ);
+    let mut p = WindowProgress::new(KHZ);
     for turn in 0..u64::from(TURNS) * 3 {
         assert!(!p.is_over(turn * LIMIT));
         p.made();
@@ -37,7 +37,7 @@ proptest! {
     /// Whatever the times, no row is longer than its bound.
     #[test]
     fn no_row_is_longer_than_the_bound(khz: u32, tscs in prop::collection::vec(any::<u64>(), 64)) {
-        let mut p = Progress::new(khz);
+        let mut p = WindowProgress::new(khz);
         prop_assert!(tscs.iter().any(|tsc| p.is_over(*tsc)));
     }
 }

@@ -15,7 +15,7 @@ proptest! {
     /// The recorder has the last 64 exits, oldest first, and counts all.
     #[test]
     fn the_last_exits_are_kept_in_order(n in 0u64..300) {
-        let recorder = Recorder::new().unwrap();
+        let recorder = ExitRecorder::new().unwrap();
         for i in 0..n {
             recorder.record_exit(i * 16, raw(i));
         }

@@ -4,7 +4,7 @@
 
 use crate::arch::addr::Gva;
 use crate::arch::exception::{Exception, PfError, Vector};
-use crate::vcpu::event::{merge, Blocking, Event, Merged};
+use crate::vcpu::event::{merge, Event, EventBlocking, MergedEvent};
 use proptest::prelude::*;
 
 const BENIGN: [Vector; 11] = [
@@ -27,12 +27,12 @@ fn raised(vector: Vector) -> Exception {
     Exception::with_error(vector, 0x18)
 }
 
-fn double() -> Merged {
-    Merged::One(Exception::with_error(Vector::DF, 0))
+fn double() -> MergedEvent {
+    MergedEvent::One(Exception::with_error(Vector::DF, 0))
 }
 
-fn handled_in_turn(second: Vector) -> Merged {
-    Merged::One(raised(second))
+fn handled_in_turn(second: Vector) -> MergedEvent {
+    MergedEvent::One(raised(second))
 }
 
 #[test]
@@ -69,13 +69,13 @@ fn a_page_fault_doubles_with_a_contributory_or_page_fault() {
 #[test]
 fn a_fault_in_the_double_fault_handlers_delivery_is_the_third() {
     for second in CONTRIBUTORY.into_iter().chain([Vector::PF]) {
-        assert_eq!(merge(Vector::DF, raised(second)), Merged::TripleFault, "{second:?}");
+        assert_eq!(merge(Vector::DF, raised(second)), MergedEvent::TripleFault, "{second:?}");
     }
 }
 
 #[test]
 fn nothing_blocks_a_fresh_vcpu() {
-    assert_eq!(Blocking::default(), Blocking { shadow: false, nmi: false });
+    assert_eq!(EventBlocking::default(), EventBlocking { shadow: false, nmi: false });
 }
 
 proptest! {
@@ -88,8 +88,8 @@ proptest! {
         for i in &faults[1..] {
             steps += 1;
             match merge(first, raised(all[*i])) {
-                Merged::TripleFault => return Ok(()),
-                Merged::One(next) => first = next.vector,
+                MergedEvent::TripleFault => return Ok(()),
+                MergedEvent::One(next) => first = next.vector,
             }
         }
         // Only page faults after contributory ones put the end off.

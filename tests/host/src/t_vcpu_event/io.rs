@@ -3,7 +3,7 @@
 //! Accesses that user space answers while the instruction is tried again.
 
 use crate::arch::addr::Gpa;
-use crate::vcpu::emulate::decode::{decode, Mode};
+use crate::vcpu::emulate::decode::{decode, CodeMode};
 use crate::vcpu::io::PendingIo;
 use proptest::prelude::*;
 
@@ -83,19 +83,19 @@ fn an_answer_that_nobody_asked_for_is_refused() {
 #[test]
 fn an_instruction_is_unfinished_where_it_asked_until_it_is_done() {
     // mov al, [rbx]
-    let insn = decode(&[0x8a, 0x03], Mode::Bits64).unwrap();
+    let insn = decode(&[0x8a, 0x03], CodeMode::Bits64).unwrap();
     let mut io = PendingIo::new();
     assert!(!io.is_unfinished());
 
     io.ask(DEVICE, 1, false);
-    io.keep(insn, Mode::Bits64, 0x1000);
+    io.keep(insn, CodeMode::Bits64, 0x1000);
     assert!(io.complete(7));
 
     assert!(io.is_unfinished());
     assert_eq!(io.only_answer(1, false), Some(7));
     assert_eq!(io.only_answer(1, true), None);
     assert_eq!(io.only_answer(2, false), None, "a part of the access");
-    assert_eq!(io.unfinished(0x1000), Some((insn, Mode::Bits64)));
+    assert_eq!(io.unfinished(0x1000), Some((insn, CodeMode::Bits64)));
     assert_eq!(io.unfinished(0x1002), None, "user space sent the vCPU elsewhere");
     io.forget();
     assert!(!io.is_unfinished());

@@ -3,7 +3,7 @@
 //! Events in the VMCS's words.
 
 use crate::arch::exception::Vector;
-use crate::vcpu::event::{Blocking, Event};
+use crate::vcpu::event::{Event, EventBlocking};
 use crate::vmx::event::{blocking, encode, interrupted, is_int1, is_nmi, with_blocking, VALID};
 use proptest::prelude::*;
 
@@ -47,11 +47,11 @@ fn causes_of_exits_are_told_apart() {
 
 #[test]
 fn a_shadow_keeps_its_kind() {
-    let on = Blocking { shadow: true, nmi: false };
+    let on = EventBlocking { shadow: true, nmi: false };
     assert_eq!(with_blocking(1, on), 1);
     assert_eq!(with_blocking(2, on), 2);
     assert_eq!(with_blocking(0, on), 2, "a new one does not depend on RFLAGS.IF");
-    assert_eq!(with_blocking(3, Blocking { shadow: false, nmi: true }), 8);
+    assert_eq!(with_blocking(3, EventBlocking { shadow: false, nmi: true }), 8);
 }
 
 proptest! {
@@ -68,7 +68,7 @@ proptest! {
 
     #[test]
     fn blocking_reads_back(old in (0u32..16).prop_filter("one shadow", |o| o & 3 != 3), shadow: bool, nmi: bool) {
-        let want = Blocking { shadow, nmi };
+        let want = EventBlocking { shadow, nmi };
         let state = with_blocking(old, want);
         prop_assert_eq!(blocking(state), want);
         prop_assert_ne!(state & 3, 3, "STI and MOV SS never both");
