@@ -85,8 +85,8 @@ fn show_function<D: VirtioDevice + Unpin>(function: &VirtioFunction<D>, f: &mut 
         Some(fault) => writeln!(f, " in flight {in_flight} broken {fault:?}")?,
         None => writeln!(f, " in flight {in_flight}")?,
     }
-    let queues = function.with(|m| m.device().queues().len());
-    for index in (0u16..).take(queues) {
+    let queues = function.with(|m| u16::try_from(m.device().queues().len()).unwrap_or(0));
+    for index in 0..queues {
         let copy = |queue: &Queue| (queue.save(), queue.in_flight());
         let Some((queue, in_flight)) = function.with(|m| m.queue(index).filter(|q| q.is_ready()).map(copy))
         else {
