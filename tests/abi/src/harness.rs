@@ -32,6 +32,11 @@ impl Ctx {
         Ok(Ctx { kvm, is_stock })
     }
 
+    /// Returns whether the node is the stock kernel's.
+    pub fn is_stock(&self) -> bool {
+        self.is_stock
+    }
+
     /// Ends the test as skipped on stock KVM, which does otherwise than a processor.
     pub fn skip_on_kvm(&self, why: &'static str) {
         if self.is_stock {
