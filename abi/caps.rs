@@ -172,7 +172,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA => inputs.run,
         HLT | IRQCHIP | IRQ_INJECT_STATUS => inputs.irqchip,
         SPLIT_IRQCHIP => inputs.split_irqchip,
-        SIGNAL_MSI | TSC_DEADLINE_TIMER => has_lapic(inputs),
+        SIGNAL_MSI | TSC_DEADLINE_TIMER | VAPIC => has_lapic(inputs),
         ENABLE_CAP_VM => inputs.split_irqchip,
         PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => inputs.pit,
         IRQFD => inputs.irqfd,

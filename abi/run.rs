@@ -351,6 +351,11 @@ impl Exit {
         Exit::with(ExitReason::Mmio, &access)
     }
 
+    /// An exit for an access of the instruction at `rip` to the task priority register.
+    pub(crate) fn tpr_access(rip: u64, is_write: bool) -> Exit {
+        Exit::with(ExitReason::TprAccess, &TprAccess { rip, is_write: u32::from(is_write), pad: 0 })
+    }
+
     /// An exit for power-off, reset or crash, `SYSTEM_EVENT_*`.
     pub(crate) fn system_event(kind: u32) -> Exit {
         Exit::with(ExitReason::SystemEvent, &SystemEvent { kind, ndata: 0, data: [0; 16] })

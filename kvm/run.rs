@@ -111,6 +111,7 @@ impl RunPages {
             }
             UserExit::Hlt => Exit::plain(ExitReason::Hlt),
             UserExit::Shutdown => Exit::plain(ExitReason::Shutdown),
+            UserExit::TprAccess(access) => Exit::tpr_access(access.rip, access.is_write),
             UserExit::InterruptWindow => Exit::plain(ExitReason::IrqWindowOpen),
             UserExit::SystemEvent(PlatformEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
             UserExit::SystemEvent(PlatformEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),

@@ -345,6 +345,42 @@ impl<B: Backend> VcpuFile<B> {
         })
     }
 
+    /// KVM_TPR_ACCESS_REPORTING.
+    fn report_tpr(&self, arg: u64) -> Result<i64> {
+        let control: abi::TprAccessCtl = user::read(arg)?;
+        if control.flags != 0 {
+            return Err(EINVAL);
+        }
+        self.with(|core, _| {
+            core.vapic.set_reports(control.enabled != 0);
+            Ok(())
+        })?;
+        user::write(arg, &control).map(|()| 0)
+    }
+
+    /// KVM_SET_VAPIC_ADDR.
+    fn set_vapic(&self, at: u64) -> Result<i64> {
+        let at = (at != 0).then_some(Gpa(at));
+        self.with(|core, _| {
+            if core.lapic.is_none() || at.is_some_and(|at| !self.vm.machine.ram.has_slot(at.gfn())) {
+                return Err(EINVAL);
+            }
+            core.vapic.set_at(at);
+            Ok(0)
+        })
+    }
+
+    /// KVM_SET_TSC_KHZ: the host's frequency alone, as far as guests can tell. 0 stands for it.
+    fn set_tsc_khz(khz: u64) -> Result<i64> {
+        let host = u64::from(timer::tsc_khz());
+        // Parts per million, KVM's default.
+        let tolerance = host.saturating_mul(250) / 1_000_000;
+        if khz != 0 && khz.abs_diff(host) > tolerance {
+            return Err(EINVAL);
+        }
+        Ok(0)
+    }
+
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
             take_interrupts(&self.vm, &self.mailbox, core);
@@ -423,6 +459,9 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_DEBUGREGS => this.debugregs(arg),
             nr::SET_DEBUGREGS => this.set_debugregs(user::read(arg)?),
             nr::GET_LAPIC => this.lapic(arg),
+            nr::TPR_ACCESS_REPORTING => this.report_tpr(arg),
+            nr::SET_VAPIC_ADDR => this.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
+            nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
             nr::SET_LAPIC => this.set_lapic(user::read(arg)?),
             nr::INTERRUPT => this.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
             nr::NMI => {

@@ -52,7 +52,7 @@ LAYERS = [
 # also the rules of one thing each, made of numbers: what they decide, somebody above carries out.
 FLOORS = [
     ("values", r"backend|exit|state|controls|outcome|event|io|cpuid|msr_table|mce|pvclock|poll|progress|record"
-               r"|timer_advance|code_cache|pv|emulate(/.*)?"),
+               r"|timer_advance|code_cache|pv|vapic|emulate(/.*)?"),
     ("core", r"core|vm|requests|context|paging|second_level|inject|nested"),
     ("access", r"access(/.*)?"),
     ("emul", r"emul(/.*)?"),

@@ -14,6 +14,7 @@ use super::poll::HaltPolling;
 use super::pv::PvState;
 use super::state::{StateGroups, VcpuState};
 use super::timer_advance::TimerAdvance;
+use super::vapic::VapicState;
 use super::vm::Vm;
 use crate::arch::addr::{Gfn, Gpa};
 use crate::arch::cpuid::FExtEdx;
@@ -84,6 +85,8 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) recent_msrs: RecentMsrs,
     /// The paravirtual features in use.
     pub(crate) pv: PvState,
+    /// The task priority in guest memory.
+    pub(crate) vapic: VapicState,
     /// TSC_AUX.
     pub(crate) tsc_aux: u32,
     /// SPEC_CTRL, of the bits that the processor has.
@@ -160,6 +163,7 @@ impl<B: Backend> VcpuCore<B> {
             msrs: MsrStore::new(),
             recent_msrs,
             pv: PvState::default(),
+            vapic: VapicState::default(),
             tsc_aux: 0,
             spec_ctrl: 0,
             has_gib_pages: FExtEdx::from_bits_retain(cpu::cpuid(0x8000_0001, 0).edx)

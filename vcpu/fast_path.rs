@@ -106,6 +106,7 @@ impl FastEntry {
         let is_quick = !(core.nmis != 0
             || core.controls.interrupt_window()
             || core.wants_window
+            || core.vapic.is_used()
             || cx.record.times.is_some());
         let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
         FastEntry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }

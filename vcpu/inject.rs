@@ -117,7 +117,19 @@ pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuC
             core.controls.note_cr8(cr8);
         }
     }
+    if core.vapic.is_used() {
+        read_vapic(vm, core);
+    }
     core.interrupted = core.hw.take_interrupted();
+}
+
+#[cold]
+#[inline(never)]
+fn read_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
+    if let Some(lapic) = core.lapic.as_mut() {
+        // Where the page is gone, it is read before the next entry.
+        let _ = core.vapic.read(&*vm.machine.ram, lapic);
+    }
 }
 
 /// Before an entry: gives the processor the event that comes first. Touches guest memory. Returns `false`

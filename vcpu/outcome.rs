@@ -3,6 +3,7 @@
 //! What a handler decided, and what user space is told.
 
 use super::exit::RawExit;
+use super::vapic::TprReport;
 use crate::arch::addr::{Gpa, Width};
 use crate::arch::exception::Exception;
 use crate::machine::power::PlatformEvent;
@@ -47,6 +48,8 @@ pub(crate) enum UserExit {
     Shutdown,
     /// The guest asked for power-off or reset.
     SystemEvent(PlatformEvent),
+    /// The task priority register was accessed, as user space wants to know. The instruction is done.
+    TprAccess(TprReport),
     /// The guest can take an interrupt, as was asked.
     InterruptWindow,
     /// An event cannot be delivered: on the way to its handler there is no memory.

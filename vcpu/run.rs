@@ -214,6 +214,10 @@ fn window<B: Backend>(
             Announced::Served => continue,
             Announced::Leave => break WindowExit::Again,
         }
+        if let Some(by) = write_vapic(vm, cx.core) {
+            mailbox.leave_guest_mode();
+            break WindowExit::Blocked(by);
+        }
         if !load_guest(vm, (mailbox, record), &mut cx) {
             break WindowExit::User(UserExit::Shutdown);
         }
@@ -232,6 +236,9 @@ fn window<B: Backend>(
         let outcome = handle::handle(&mut cx, exit);
         if let Some(leave) = apply_outcome(&mut cx, outcome) {
             break leave;
+        }
+        if let Some(access) = cx.core.vapic.take_access() {
+            break WindowExit::User(UserExit::TprAccess(access));
         }
         if is_stuck(&mut progress, cx.core, &exit) {
             break WindowExit::Again;
@@ -346,6 +353,17 @@ fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
     }
     cx.fpu.hide_keys();
     mailbox.leave_guest_mode();
+}
+
+/// Gives the guest its task priority in memory, where it has asked for that. Returns what that waits for.
+#[inline(always)]
+fn write_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<BlockedBy> {
+    if !core.vapic.is_used() {
+        return None;
+    }
+    let lapic = core.lapic.as_mut()?;
+    let written = core.vapic.write(&*vm.machine.ram, lapic);
+    written.err().map(|gpa| BlockedBy::FaultIn { gpa, write: true })
 }
 
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did

@@ -294,8 +294,14 @@ impl Lapic {
         }
     }
 
+    /// Returns what a guest finds in memory that need not read the registers: task priority, class of the interrupt
+    /// in service, a byte of 0, and the highest that waits.
+    pub(crate) fn vapic_word(&self) -> u32 {
+        let in_service = self.isr.highest().unwrap_or(0) & 0xf0;
+        u32::from_le_bytes([self.tpr, in_service, 0, self.irr.highest().unwrap_or(0)])
+    }
+
     /// Returns the task priority.
-    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn tpr(&self) -> u8 {
         self.tpr
     }

@@ -34,18 +34,26 @@ const TSC_DEADLINE: u32 = u32::MAX;
 
 /// Reads the register page.
 pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width) -> u64 {
+    if offset == TPR_OFFSET {
+        cx.core.vapic.note(cx.core.state.rip, false);
+    }
     let now = clock(cx, (offset >> 4) as u32).now;
     cx.core.lapic.as_mut().map_or(width.mask(), |l| l.mmio_read(offset, width, now))
 }
 
 /// Writes the register page.
 pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width, value: u64) {
+    if offset == TPR_OFFSET {
+        cx.core.vapic.note(cx.core.state.rip, true);
+    }
     let clock = clock(cx, (offset >> 4) as u32);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.mmio_write(offset, width, value, &clock);
     apply(cx, effect, offset == EOI_OFFSET);
 }
 
+/// The task priority register.
+const TPR_OFFSET: u64 = 0x80;
 /// The EOI register.
 const EOI_OFFSET: u64 = 0xb0;
 

@@ -26,7 +26,7 @@ pub const TESTS: &[Test] = &[
     ("apic: init keeps what the processor keeps and ends what kvm ends", init),
 ];
 
-const APIC: u64 = 0xfee0_0000;
+pub const APIC: u64 = 0xfee0_0000;
 const IOAPIC: u64 = 0xfec0_0000;
 /// Redirection entry: waits for the end of its interrupt.
 const REMOTE_IRR: u64 = 1 << 14;
@@ -35,7 +35,7 @@ const LEVEL: u64 = 1 << 15;
 const WHILE: &[u8] = &[0xb9, 0xe8, 0x03, 0xe2, 0xfe];
 
 /// mov dword [at], value
-fn store(at: u16, value: u32) -> Vec<u8> {
+pub fn store(at: u16, value: u32) -> Vec<u8> {
     [&[0x66, 0xc7, 0x06][..], &at.to_le_bytes(), &value.to_le_bytes()].concat()
 }
 
@@ -50,7 +50,7 @@ fn wrmsr(index: u32, value: u64) -> Vec<u8> {
 }
 
 /// A guest in real mode whose DS begins at `base`.
-fn guest_at(c: &Ctx, base: u64, code: &[&[u8]]) -> Guest {
+pub fn guest_at(c: &Ctx, base: u64, code: &[&[u8]]) -> Guest {
     let g = Guest::with_irqchip(c, &code.concat());
     enable_lapic(&g);
     let mut s = g.vcpu.get_sregs().unwrap();

@@ -35,6 +35,7 @@ mod node;
 mod paging;
 mod regs;
 mod timer;
+mod vapic;
 mod vm;
 
 use harness::{Ctx, Test};
@@ -84,6 +85,25 @@ fn main() -> ExitCode {
             Err(e) => cannot_open(&device, &e),
         };
     }
+    let chosen: Vec<&Test> =
+        all().filter(|t| names.is_empty() || names.iter().any(|n| t.0.contains(n.as_str()))).collect();
+    if list {
+        chosen.iter().for_each(|t| println!("{}", t.0));
+        return ExitCode::SUCCESS;
+    }
+    match Ctx::open(&device) {
+        Ok(ctx) => {
+            // KVM patches code with its first VM and its last, and QEMU's processors have been seen to meet what is
+            // gone again: an int3 in the scheduler that nobody knew.
+            let _one_stays = ctx.is_stock().then(|| ctx.vm());
+            ExitCode::from(harness::run(&ctx, &chosen, limit))
+        }
+        Err(e) => cannot_open(&device, &e),
+    }
+}
+
+/// Returns all tests, in the order in which they run.
+fn all() -> impl Iterator<Item = &'static Test> {
     let groups = [
         node::TESTS,
         vm::TESTS,
@@ -101,6 +121,7 @@ fn main() -> ExitCode {
         crossing::TESTS,
         irq::TESTS,
         apic::TESTS,
+        vapic::TESTS,
         chips::TESTS,
         timer::TESTS,
         mce::TESTS,
@@ -110,24 +131,7 @@ fn main() -> ExitCode {
         leaks::TESTS,
         hostile::TESTS,
     ];
-    let chosen: Vec<&Test> = groups
-        .into_iter()
-        .flatten()
-        .filter(|t| names.is_empty() || names.iter().any(|n| t.0.contains(n.as_str())))
-        .collect();
-    if list {
-        chosen.iter().for_each(|t| println!("{}", t.0));
-        return ExitCode::SUCCESS;
-    }
-    match Ctx::open(&device) {
-        Ok(ctx) => {
-            // KVM patches code with its first VM and its last, and QEMU's processors have been seen to meet what is
-            // gone again: an int3 in the scheduler that nobody knew.
-            let _one_stays = ctx.is_stock().then(|| ctx.vm());
-            ExitCode::from(harness::run(&ctx, &chosen, limit))
-        }
-        Err(e) => cannot_open(&device, &e),
-    }
+    groups.into_iter().flatten()
 }
 
 fn cannot_open(device: &str, why: &str) -> ExitCode {

@@ -416,6 +416,13 @@ impl AsRawFd for SharedFd {
     }
 }
 
+/// Returns what a KVM_EXIT_TPR_ACCESS says: the instruction's address and whether it writes.
+pub fn tpr_access(run: &kvm_run) -> (u64, bool) {
+    // SAFETY: Plain numbers, whatever the exit was.
+    let access = unsafe { run.__bindgen_anon_1.tpr_access };
+    (access.rip, access.is_write != 0)
+}
+
 /// Returns the suberror of KVM_EXIT_INTERNAL_ERROR and how many words say more.
 pub fn internal_error(run: &kvm_run) -> (u32, u32) {
     // SAFETY: The exit reason says that this member is valid; any numbers are.
