@@ -66,8 +66,8 @@ state_struct! {
         reinject: u8,
         /// No pulse waits for its acknowledge.
         acked: u8,
-        /// 0.
-        pad: u8,
+        /// Another timer has taken IRQ 0 over.
+        replaced: u8,
     }
 }
 
@@ -77,6 +77,8 @@ pub(crate) struct Pit {
     channels: [PitChannel; 3],
     speaker_data: bool,
     reinject: bool,
+    /// Another timer has taken IRQ 0 over: the counter goes on, without pulses.
+    replaced: bool,
     pending: u32,
     acked: bool,
     seen: u64,
@@ -97,6 +99,7 @@ impl Pit {
             channels: [tied, tied, PitChannel::at_reset(false)],
             speaker_data: false,
             reinject: true,
+            replaced: false,
             pending: 0,
             acked: true,
             seen: 0,
@@ -169,6 +172,13 @@ impl Pit {
         self.forget_missed();
     }
 
+    /// Has another timer take IRQ 0 over, or gives it back: an HPET in legacy replacement mode. IA-PC HPET
+    /// specification 1.0a, 2.3.5 ("General Configuration Register"). Call [`Pit::tick`] before.
+    pub(crate) fn set_replaced(&mut self, replaced: bool) {
+        self.replaced = replaced;
+        self.forget_missed();
+    }
+
     /// Returns whether missed pulses are made up for.
     #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn reinjects(&self) -> bool {
@@ -181,6 +191,9 @@ impl Pit {
     /// handed out; call [`Pit::tick`] after [`Pit::ack`].
     pub(crate) fn deadline(&self) -> Option<Ns> {
         let [channel, ..] = &self.channels;
+        if self.replaced {
+            return None;
+        }
         let waits = self.reinject && !self.acked;
         let give_up = self.handed.saturating_add(ACK_TICKS);
         let tick = match channel.next_edge() {
@@ -197,7 +210,7 @@ impl Pit {
     /// more are due or to come.
     pub(crate) fn waits_for_ack(&self) -> bool {
         let [channel, ..] = &self.channels;
-        self.reinject && !self.acked && (self.pending != 0 || channel.next_edge().is_some())
+        self.reinject && !self.acked && !self.replaced && (self.pending != 0 || channel.next_edge().is_some())
     }
 
     /// Takes over counters from outside at `now`, and the speaker's switch if it is given. What of their pulses lies in
@@ -220,6 +233,7 @@ impl Pit {
         let t = PitClock::ticks(now.0);
         let [zero, one, two] = &mut self.channels;
         let pulses = zero.advance(t);
+        let pulses = if self.replaced { 0 } else { pulses };
         self.pending = self.pending.saturating_add(u32::try_from(pulses).unwrap_or(u32::MAX));
         one.advance(t);
         two.advance(t);
@@ -363,7 +377,8 @@ impl Saved for Pit {
     type State = SavedPit;
 
     fn save(&self) -> SavedPit {
-        let Pit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed } = self;
+        let Pit { channels: [a, b, c], speaker_data, reinject, replaced, pending, acked, seen, handed } =
+            self;
         SavedPit {
             channels: [a.save(), b.save(), c.save()],
             speaker_data: u8::from(*speaker_data),
@@ -372,18 +387,19 @@ impl Saved for Pit {
             acked: u8::from(*acked),
             seen: *seen,
             handed: *handed,
-            pad: 0,
+            replaced: u8::from(*replaced),
         }
     }
 
     fn set_state(&mut self, state: &SavedPit) {
-        let SavedPit { channels: [a, b, c], speaker_data, reinject, pending, acked, seen, handed, pad: _ } =
+        let SavedPit { channels: [a, b, c], speaker_data, reinject, replaced, pending, acked, seen, handed } =
             state;
         let tied = |s: &SavedPitChannel| PitChannel::from_state(&SavedPitChannel { gate: 1, ..*s });
         *self = Pit {
             channels: [tied(a), tied(b), PitChannel::from_state(c)],
             speaker_data: *speaker_data != 0,
             reinject: *reinject != 0,
+            replaced: *replaced != 0,
             pending: *pending,
             acked: *acked != 0,
             seen: *seen,

@@ -110,29 +110,35 @@ fn ioapic_from_kvm(s: &abi::IoapicState) -> SavedIoapic {
     SavedIoapic { base_address, ioregsel, id, irr, pad: 0, redirtbl }
 }
 
-/// Returns the timer's state and whether the speaker is on.
+/// Returns the timer's state and its flags, `PIT_FLAGS_*`.
 ///
 /// # Errors
 /// `ENXIO` without a timer.
-fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], bool)> {
+fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], u32)> {
     vm.machine.interrupts.with(|bus, now, _out| {
         let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
-        Ok((state.channels.map(|c| c.to_kvm(now)), state.speaker_data != 0))
+        let speaker = if state.speaker_data != 0 { abi::PIT_FLAGS_SPEAKER_DATA_ON } else { 0 };
+        let replaced = if state.replaced != 0 { abi::PIT_FLAGS_HPET_LEGACY } else { 0 };
+        Ok((state.channels.map(|c| c.to_kvm(now)), speaker | replaced))
     })
 }
 
-/// Sets the timer's state; missed pulses are forgotten. Without `speaker_data`, the speaker stays as it is.
+/// Sets the timer's state; missed pulses are forgotten. Without `flags`, speaker and IRQ 0 stay as they are.
 ///
 /// # Errors
 /// `ENXIO` without a timer.
 fn set_pit_state<B: Backend>(
     vm: &Vm<B>,
     channels: [abi::PitChannelState; 3],
-    speaker_data: Option<bool>,
+    flags: Option<u32>,
 ) -> Result<i64> {
     vm.machine.interrupts.with(|bus, now, _out| {
         let pit = bus.pit.as_mut().ok_or(ENXIO)?;
+        let speaker_data = flags.map(|f| f & abi::PIT_FLAGS_SPEAKER_DATA_ON != 0);
         pit.set_channels(channels.map(|c| SavedPitChannel::from_kvm(&c, now)), speaker_data, now);
+        if let Some(f) = flags {
+            pit.set_replaced(f & abi::PIT_FLAGS_HPET_LEGACY != 0);
+        }
         Ok(0)
     })
 }
@@ -161,8 +167,7 @@ pub(super) fn set_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
 pub(super) fn get_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
-    let (channels, speaker_data) = pit_state(vm)?;
-    let flags = if speaker_data { abi::PIT_FLAGS_SPEAKER_DATA_ON } else { 0 };
+    let (channels, flags) = pit_state(vm)?;
     user::write(arg, &abi::PitState2 { channels, flags, reserved: [0; 9] })?;
     Ok(0)
 }
@@ -170,12 +175,9 @@ pub(super) fn get_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 /// Carries KVM_SET_PIT2 out.
 ///
 /// # Errors
-/// `ENXIO` without a timer, `EINVAL` for unknown flags; `EFAULT`.
+/// `ENXIO` without a timer; `EFAULT`.
 pub(super) fn set_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState2 = user::read(arg)?;
-    // DEVIATION: KVM takes the HPET's legacy mode and ignores other flags; there is no HPET here.
-    if given.flags & !abi::PIT_FLAGS_SPEAKER_DATA_ON != 0 {
-        return Err(EINVAL);
-    }
-    set_pit_state(vm, given.channels, Some(given.flags & abi::PIT_FLAGS_SPEAKER_DATA_ON != 0))
+    // As KVM: flags that nobody knows are ignored.
+    set_pit_state(vm, given.channels, Some(given.flags))
 }

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("irq: a second vcpu waits for start-up", waits_for_startup),
     ("irq: init and sipi start a second vcpu", startup),
     ("irq: the timer interrupts when it is due", pit),
+    ("irq: the timer keeps quiet while another has its line", replaced_pit),
     ("irq: an interrupt that the task priority held back comes when CR8 is lowered", lower_cr8),
     ("irq: the task priority keeps its low bits", low_bits_of_tpr),
 ];
@@ -74,18 +75,22 @@ fn send_to(vm: &impl AsRawFd, address: u32, data: u32) -> Result<i32, i32> {
     ioctl_with(vm, nr::SIGNAL_MSI, &mut msi)
 }
 
-fn hlt_sleeps(c: &Ctx) {
-    let mut g = Guest::with_irqchip(c, &[HLT]);
+/// Runs a guest until a signal that comes in a third of a second.
+fn run_a_while(g: &mut Guest) -> Result<String, i32> {
     let thread = raw::this_thread();
-
     let sender = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         raw::interrupt(thread);
     });
     let result = g.vcpu.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
     sender.join().unwrap();
+    result
+}
 
-    assert_eq!(result, Err(EINTR));
+fn hlt_sleeps(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &[HLT]);
+
+    assert_eq!(run_a_while(&mut g), Err(EINTR));
 }
 
 fn pic_line(c: &Ctx) {
@@ -214,10 +219,31 @@ fn startup(c: &Ctx) {
 }
 
 fn pit(c: &Ctx) {
-    // The 8259 for vector 8, then channel 0 in mode 0 with a count of 0x1000; sti; hlt.
+    assert_eq!(pit_guest(c, 0).out(), (0x10, 8));
+}
+
+fn replaced_pit(c: &Ctx) {
+    let mut g = pit_guest(c, 2);
+    let mut state = g.vm.get_pit2().unwrap();
+    state.flags |= KVM_PIT_FLAGS_HPET_LEGACY;
+    g.vm.set_pit2(&state).unwrap();
+    assert_eq!(g.vm.get_pit2().unwrap().flags, KVM_PIT_FLAGS_HPET_LEGACY);
+
+    assert_eq!(run_a_while(&mut g), Err(EINTR), "the other timer interrupts");
+
+    let mut state = g.vm.get_pit2().unwrap();
+    state.flags = 0;
+    g.vm.set_pit2(&state).unwrap();
+    assert_eq!(g.vm.get_pit2().unwrap().flags, 0);
+    assert_eq!(g.out(), (0x10, 8));
+}
+
+/// A guest in which the timer interrupts soon, once or again and again, as its mode is.
+fn pit_guest(c: &Ctx, mode: u8) -> Guest {
+    // The 8259 for vector 8, then channel 0 in that mode with a count of 0x1000; sti; hlt.
     let mut code = pic_guest(0xfe);
     code.truncate(20);
-    for (port, value) in [(0x43, 0x30), (0x40, 0x00), (0x40, 0x10)] {
+    for (port, value) in [(0x43, 0x30 | mode << 1), (0x40, 0x00), (0x40, 0x10)] {
         code.extend([0xb0, value, 0xe6, port]);
     }
     code.extend([0xfb, HLT, 0xeb, 0xfd]);
@@ -226,11 +252,10 @@ fn pit(c: &Ctx) {
     vm.create_irq_chip().unwrap();
     vm.create_pit2(kvm_pit_config::default()).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
-    let mut g = Guest::of(c, vm, vcpu, &code);
+    let g = Guest::of(c, vm, vcpu, &code);
     g.handler(8, 0x2000, &report(8));
     enable_lapic(&g);
-
-    assert_eq!(g.out(), (0x10, 8));
+    g
 }
 
 fn lower_cr8(c: &Ctx) {
