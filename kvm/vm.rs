@@ -28,6 +28,11 @@ use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex, SetOnce};
 
+/// Where messages to local APICs go, and the part of the address that says to which. SDM, "Message Address Register
+/// Format".
+const MSI_BASE: u64 = 0xfee0_0000;
+const MSI_OFFSET: u64 = 0xf_ffff;
+
 /// What is guarded by the VM's configuration lock, the outermost one.
 #[derive(Default)]
 struct Config {
@@ -186,7 +191,9 @@ impl<B: Backend> VmFile<B> {
             return Err(EINVAL);
         }
         let msg = m.message();
-        Ok(i64::from(self.vm.machine.interrupts.signal_msi(msg.address, msg.data).ok_or(EINVAL)?))
+        // As KVM: it goes to local APICs, whatever else the address says; QEMU gives the offset in their page.
+        let address = MSI_BASE | msg.address & MSI_OFFSET;
+        Ok(i64::from(self.vm.machine.interrupts.signal_msi(address, msg.data).ok_or(EINVAL)?))
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {

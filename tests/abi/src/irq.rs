@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("irq: a line of the first 8259 reaches its handler", pic_line),
     ("irq: a masked line of the 8259 waits", masked_line),
     ("irq: a message reaches the handler of its vector", msi),
+    ("irq: a message may name the offset in the local apics' page alone", msi_by_offset),
     ("irq: a message wakes a vcpu that sleeps in hlt", msi_wakes),
     ("irq: a message to nobody is not delivered", msi_to_nobody),
     ("irq: a second vcpu waits for start-up", waits_for_startup),
@@ -130,6 +131,17 @@ fn msi(c: &Ctx) {
 
     assert_eq!(g.out(), (0x10, 0x40));
     assert_eq!(g.vcpu.get_lapic().unwrap().regs[0x120] as u8 & 1, 1, "in service until its end");
+}
+
+fn msi_by_offset(c: &Ctx) {
+    let mut g = Guest::with_irqchip(c, &[0xfb, HLT, 0xeb, 0xfd]);
+    g.handler(0x40, 0x2000, &report(0x40));
+    enable_lapic(&g);
+
+    // As QEMU does: APIC 0, its offset in the APICs' page.
+    assert_eq!(send(&g, 0x0000_0000, 0x40), 1);
+
+    assert_eq!(g.out(), (0x10, 0x40));
 }
 
 fn msi_wakes(c: &Ctx) {

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("timer: latched counts go with the time", polled),
     ("timer: latched counts go with the time beside ticks of the local apic", beside_lapic),
     ("timer: a kernel keeps time by latched counts and ticks that it sets one by one", one_shot),
+    ("timer: the frequency of the host's tsc may be set", tsc_khz),
     ("timer: a guest that was stopped is told so once, with its clock", stopped),
 ];
 
@@ -150,4 +151,18 @@ fn stopped(c: &Ctx) {
     g.vcpu.set_msrs(&Msrs::from_entries(&[entry]).unwrap()).unwrap();
     g.out();
     assert!(!is_told(&g), "it has seen that");
+}
+
+fn tsc_khz(c: &Ctx) {
+    let (_vm, vcpu) = c.vcpu();
+    let host = vcpu.get_tsc_khz().unwrap();
+    let set = |khz: u32| raw::ioctl(&vcpu, nr::SET_TSC_KHZ, khz.into());
+
+    assert_eq!(set(0), Ok(0));
+    assert_eq!(set(host), Ok(0));
+    assert_eq!(vcpu.get_tsc_khz().unwrap(), host);
+    // One that differs is an offer of this capability.
+    if c.kvm.check_extension_raw(KVM_CAP_TSC_CONTROL.into()) == 0 {
+        refused(set(host / 2), &[EINVAL]);
+    }
 }
