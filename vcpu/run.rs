@@ -214,12 +214,9 @@ fn window<B: Backend>(
             Announced::Served => continue,
             Announced::Leave => break WindowExit::Again,
         }
-        if let Some(by) = write_vapic(vm, cx.core) {
+        if let Err(leave) = load_guest(vm, record, &mut cx) {
             mailbox.leave_guest_mode();
-            break WindowExit::Blocked(by);
-        }
-        if !load_guest(vm, (mailbox, record), &mut cx) {
-            break WindowExit::User(UserExit::Shutdown);
+            break leave;
         }
         note_time(record, exited.take());
         // The wait comes last, so that the deadline's interrupt is not late by what is done after it.
@@ -233,12 +230,8 @@ fn window<B: Backend>(
             progress.made();
             continue;
         };
-        let outcome = handle::handle(&mut cx, exit);
-        if let Some(leave) = apply_outcome(&mut cx, outcome) {
+        if let Some(leave) = handle_exit(&mut cx, exit) {
             break leave;
-        }
-        if let Some(access) = cx.core.vapic.take_access() {
-            break WindowExit::User(UserExit::TprAccess(access));
         }
         if is_stuck(&mut progress, cx.core, &exit) {
             break WindowExit::Again;
@@ -317,23 +310,27 @@ fn announce<B: Backend>(
     Announced::Served
 }
 
-/// Brings the processor's half of the vCPU up to date for an entry. Returns whether it can go on; if not, guest mode is
-/// not announced any more.
+/// Brings the processor's half of the vCPU up to date for an entry.
+///
+/// # Errors
+/// Why the window must be closed instead.
 #[inline(always)]
 fn load_guest<B: Backend>(
     vm: &Vm<B>,
-    (mailbox, record): (&Mailbox, &VcpuRecord),
+    record: &VcpuRecord,
     cx: &mut VcpuCx<'_, '_, B>,
-) -> bool {
+) -> Result<(), WindowExit> {
     // Compared after guest mode was announced: whoever asks for a flush from here on finds the vCPU there and waits.
     let generation = vm.space.flushes.requested();
     if cx.core.flush_generation != generation {
         cx.core.flush_generation = generation;
         cx.core.controls.flush_tlb();
     }
+    if let Some(by) = write_vapic(vm, cx.core) {
+        return Err(WindowExit::Blocked(by));
+    }
     if !prepare(vm, record, cx.core) {
-        mailbox.leave_guest_mode();
-        return false;
+        return Err(WindowExit::User(UserExit::Shutdown));
     }
     cx.core.flush();
     // After the last access to guest memory: it is user space's to the host, so the guest's keys would be asked.
@@ -341,7 +338,7 @@ fn load_guest<B: Backend>(
     if let Some(s) = &*cx.spec_ctrl {
         s.show();
     }
-    true
+    Ok(())
 }
 
 /// Takes back what only the guest may run with.
@@ -353,6 +350,15 @@ fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
     }
     cx.fpu.hide_keys();
     mailbox.leave_guest_mode();
+}
+
+/// Handles an exit. Returns why the window must be closed, if it must.
+#[inline(always)]
+fn handle_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> Option<WindowExit> {
+    let outcome = handle::handle(cx, exit);
+    let leave = apply_outcome(cx, outcome);
+    // What the instruction did to the task priority is told once it is done.
+    leave.or_else(|| cx.core.vapic.take_access().map(|access| WindowExit::User(UserExit::TprAccess(access))))
 }
 
 /// Gives the guest its task priority in memory, where it has asked for that. Returns what that waits for.
