@@ -97,6 +97,27 @@ make_files_drive() {
 		rm -rf "$t"'
 }
 
+# Debian's QEMU with all that it needs, for the emulated host to mount and to chroot into.
+make_clients_drive() {
+	"$top/scripts/in-root" bash -euc '
+		t=$(mktemp -d)
+		qemu=/usr/bin/qemu-system-x86_64
+		mkdir -p "$t"/{dev,proc,sys,tmp,images,bin,lib64,usr/bin,usr/share,usr/lib/x86_64-linux-gnu}
+		ln -s usr/lib "$t/lib"
+		cp "$qemu" "$t/usr/bin/"
+		ldd "$qemu" | grep -oE "/[^ ]+" | sort -u | while read -r lib; do
+			case $lib in
+			/lib64/*) cp -L "$lib" "$t/lib64/" ;;
+			*) cp -L "$lib" "$t/usr/lib/x86_64-linux-gnu/" ;;
+			esac
+		done
+		cp -rL /usr/share/qemu /usr/share/seabios "$t/usr/share/"
+		rm -f /lab/images/clients.img.tmp
+		mke2fs -q -t ext4 -O ^has_journal -d "$t" /lab/images/clients.img.tmp 192M
+		mv /lab/images/clients.img.tmp /lab/images/clients.img
+		rm -rf "$t"'
+}
+
 lab_images() {
 	local base s=$RVMM_LAB/stamps
 	base=$(hash_of "$s/root" "$s/kernel-packages" "$top/scripts/lab/mkinitramfs")
@@ -115,6 +136,8 @@ lab_images() {
 		"making a small guest disk" make_small_disk
 	stage files-drive "$(hash_of "$s/kernels" "$s/guest-initramfs" "$s/small-disk" <(declare -f make_files_drive))" \
 		"making the drive with the guests' files" make_files_drive
+	stage clients-drive "$(hash_of "$s/root" <(declare -f make_clients_drive))" \
+		"making the drive with QEMU for the emulated host" make_clients_drive
 }
 
 debian_packages=(
