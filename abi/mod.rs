@@ -40,6 +40,8 @@ macro_rules! abi_struct {
         )*
     };
 }
+#[allow(unused_imports, reason = "who shares these files with the module has no structures of its own")]
+pub(crate) use abi_struct;
 
 pub(crate) mod caps;
 pub(crate) mod nr;

@@ -35,27 +35,13 @@
 
 #![allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 
+use crate::arch::slice::copy_common;
 use kernel::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Declares states: plain bytes without hidden padding, of a size that is written down.
-macro_rules! state_struct {
-    ($($(#[$doc:meta])* struct $name:ident = $size:literal { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {
-        $(
-            $(#[$doc])*
-            #[repr(C)]
-            #[derive(
-                Clone, Copy, Debug, PartialEq, Eq,
-                zerocopy_derive::FromBytes, zerocopy_derive::IntoBytes,
-                zerocopy_derive::Immutable, zerocopy_derive::KnownLayout,
-            )]
-            pub(crate) struct $name { $($(#[$fdoc])* pub(crate) $field: $ty,)* }
-
-            static_assertions::const_assert_eq!(core::mem::size_of::<$name>(), $size);
-        )*
-    };
-}
-pub(crate) use state_struct;
+/// Declares states as the structures of the ABI are declared: plain bytes without hidden padding, of a size that is
+/// written down.
+pub(crate) use crate::abi::abi_struct as state_struct;
 
 /// In a section's id: it may be left out, and stepped over.
 pub(crate) const OPTIONAL: u32 = 1 << 31;
@@ -156,9 +142,8 @@ impl StateWriter {
     /// Writes a device's section.
     pub(crate) fn put<T: Saved>(&mut self, instance: u32, device: &T) {
         let state = device.save();
-        self.put_bytes(T::SECTION, instance, state.as_bytes().len(), |to| {
-            to.copy_from_bytes(state.as_bytes())
-        });
+        let bytes = state.as_bytes();
+        self.put_bytes(T::SECTION, instance, bytes.len(), |to| copy_common(to, bytes));
     }
 
     /// Writes a section of `len` bytes, which `fill` provides.
@@ -183,7 +168,7 @@ impl StateWriter {
             self.is_full = true;
             return;
         };
-        head.copy_from_bytes(header);
+        copy_common(head, header);
         fill(body);
         self.used = end;
     }
@@ -191,19 +176,6 @@ impl StateWriter {
     /// Returns what was written, or `None` where there was not room for all.
     pub(crate) fn finish(&self) -> Option<&[u8]> {
         self.room.get(..self.used).filter(|_| !self.is_full)
-    }
-}
-
-/// Copies without a length that could be wrong.
-trait CopyFromBytes {
-    fn copy_from_bytes(&mut self, from: &[u8]);
-}
-
-impl CopyFromBytes for [u8] {
-    fn copy_from_bytes(&mut self, from: &[u8]) {
-        for (to, from) in self.iter_mut().zip(from) {
-            *to = *from;
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! How people tell a VM from others: in the log, and as a folder in debugfs.
 
+use crate::arch::slice::copy_common;
 use kernel::fmt::{Formatter, Result, Write};
 use kernel::prelude::CStr;
 
@@ -55,9 +56,7 @@ impl NameBuf {
 impl Write for NameBuf {
     fn write_str(&mut self, s: &str) -> Result {
         let room = self.bytes.get_mut(self.used..NAME_BYTES - 1).unwrap_or(&mut []);
-        for (to, from) in room.iter_mut().zip(s.bytes()) {
-            *to = from;
-        }
+        copy_common(room, s.as_bytes());
         self.used = self.used.saturating_add(s.len());
         Ok(())
     }
