@@ -14,7 +14,6 @@ use crate::arch::time::Ns;
 use crate::host::{log, timer};
 use crate::vcpu::backend::Backend;
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::exit::RawExit;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -28,14 +27,23 @@ use kernel::sync::Mutex;
 /// # Errors
 /// `ENOMEM`, `EFAULT`.
 pub(super) fn exits<B: Backend>(record: &VcpuRecord, arg: u64) -> Result<i64> {
-    let mut records = KVec::with_capacity(MAX_EXITS, GFP_KERNEL)?;
+    let records = last_exits(record)?;
+    user::write(arg, &ExitsHeader { count: records.len() as u32, vendor: B::VENDOR })?;
+    user::write_array::<ExitsHeader, _>(arg, &records)?;
+    Ok(0)
+}
+
+/// Copies a vCPU's last exits, oldest first.
+///
+/// # Errors
+/// `ENOMEM`.
+fn last_exits(record: &VcpuRecord) -> Result<KVec<ExitRecord>> {
+    let mut records = KVec::with_capacity(MAX_EXITS, GFP_KERNEL_ACCOUNT)?;
     for (rip, raw) in record.recorder.iter().take(MAX_EXITS) {
         let exit = ExitRecord { rip, reason: raw.reason, info1: raw.info1, info2: raw.info2 };
         records.push_within_capacity(exit)?;
     }
-    user::write(arg, &ExitsHeader { count: records.len() as u32, vendor: B::VENDOR })?;
-    user::write_array::<ExitsHeader, _>(arg, &records)?;
-    Ok(0)
+    Ok(records)
 }
 
 /// How long a VM's next line in the log waits for its last one.
@@ -59,7 +67,7 @@ struct StopReport {
     rule: &'static str,
     regs: abi::Regs,
     sregs: abi::Sregs,
-    exits: KVec<(u64, RawExit)>,
+    exits: KVec<ExitRecord>,
 }
 
 impl LastReport {
@@ -120,8 +128,8 @@ impl LastReport {
         writeln!(f, "exit {exit:x?}")?;
         writeln!(f, "{regs:x?}")?;
         writeln!(f, "{sregs:x?}")?;
-        for (rip, raw) in exits {
-            writeln!(f, "{rip:#x} {:#x} {:#x} {:#x}", raw.reason, raw.info1, raw.info2)?;
+        for ExitRecord { rip, reason, info1, info2 } in exits {
+            writeln!(f, "{rip:#x} {reason:#x} {info1:#x} {info2:#x}")?;
         }
         Ok(())
     }
@@ -139,10 +147,7 @@ impl StopReport {
         cause: &'static str,
         rule: &'static str,
     ) -> Result<KBox<StopReport>> {
-        let mut exits = KVec::with_capacity(MAX_EXITS, GFP_KERNEL_ACCOUNT)?;
-        for entry in record.recorder.iter().take(MAX_EXITS) {
-            exits.push_within_capacity(entry)?;
-        }
+        let exits = last_exits(record)?;
         let (sregs, regs) = (regs::sregs(core), regs::regs(&core.state));
         let report = StopReport { vcpu: record.id, exit, cause, rule, regs, sregs, exits };
         Ok(KBox::new(report, GFP_KERNEL_ACCOUNT)?)

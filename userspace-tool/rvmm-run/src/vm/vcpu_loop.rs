@@ -97,22 +97,21 @@ enum Next {
 /// Runs a processor until the machine ends. `stop` is looked at after every return of `KVM_RUN`, which a signal forces.
 /// `debug`, if any, hears of every exit, and where the processor was when it was stopped.
 pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: Option<&dyn Fn(&str)>) -> VcpuEnd {
-    let debug = |text: &dyn Fn() -> String| {
-        if let Some(debug) = debug {
-            debug(&text());
-        }
-    };
     let mut log = ExitLog::default();
     loop {
         if stop.load(Ordering::Acquire) {
-            debug(&|| format!("stopped at\n{}", dump(cpu, &log)));
+            if let Some(debug) = debug {
+                debug(&format!("stopped at\n{}", dump(cpu, &log)));
+            }
             return VcpuEnd::Stopped;
         }
         let next = match cpu.run() {
             Ok(exit) => {
                 let (text, next) = handle(exit);
                 if let Some(text) = text {
-                    debug(&|| text.clone());
+                    if let Some(debug) = debug {
+                        debug(&text);
+                    }
                     log.push(text);
                 }
                 next
