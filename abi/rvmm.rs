@@ -39,6 +39,11 @@ pub(crate) const GROUP_COMMAND: u32 = 1;
 /// Attribute of [`GROUP_COMMAND`]: press the power button.
 pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
 
+/// The group of a machine's state, on a VM's fd and on those of its vCPUs.
+pub(crate) const GROUP_STATE: u32 = 0x7276_0000;
+/// Attribute of [`GROUP_STATE`], of a VM: a 32-bit number. 1 brings the machine to rest, 0 lets it go on.
+pub(crate) const STATE_REST: u64 = 0;
+
 /// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR). The
 /// argument is the queue to serve, 0 for a device with one.
 pub(crate) const DEV_RUN: u32 = 0xaef0;

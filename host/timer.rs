@@ -65,8 +65,8 @@ fn rdtsc_ordered() -> u64 {
 /// get from one CPU to another, so nobody sees the time go back.
 const NEAR: u64 = 1 << 17;
 
-/// The host's monotonic time, from the TSC and a look at the kernel's clock a moment ago: that look costs
-/// more than all else that the read of a timer's port does.
+/// A time that goes as the host's monotonic one, from the TSC and a look at the kernel's clock a moment ago: that look
+/// costs more than all else that the read of a timer's port does.
 ///
 /// Belongs to a thread that stays on its CPU between [`NearClock::forget`] and the next.
 pub(crate) struct NearClock {
@@ -87,21 +87,22 @@ impl NearClock {
         self.span = 0;
     }
 
-    /// Returns the time; `ns_per_tick` are the nanoseconds of a tick of the TSC, a 32.32 factor.
+    /// Returns the time; `ns_per_tick` are the nanoseconds of a tick of the TSC, a 32.32 factor. `epoch()`, what the
+    /// host's time is ahead of this one, is asked for a look only; it stays the same while the thread keeps its CPU.
     #[inline(always)]
-    pub(crate) fn now(&mut self, ns_per_tick: u64) -> Ns {
+    pub(crate) fn now(&mut self, ns_per_tick: u64, epoch: impl FnOnce() -> u64) -> Ns {
         let gone = rdtsc_ordered().wrapping_sub(self.tsc);
         if gone >= self.span {
-            return self.look();
+            return self.look(epoch());
         }
         Ns(self.ns.wrapping_add(gone.wrapping_mul(ns_per_tick) >> 32))
     }
 
     #[cold]
     #[inline(never)]
-    fn look(&mut self) -> Ns {
+    fn look(&mut self, epoch: u64) -> Ns {
         let before = rdtsc_ordered();
-        let now = now();
+        let now = Ns(now().0.wrapping_sub(epoch));
         // Something of the firmware's may have come in between: then neither goes with the other.
         let is_near = rdtsc_ordered().wrapping_sub(before) < NEAR >> 6 && is_tsc_stable();
         *self = NearClock { tsc: before, ns: now.0, span: if is_near { NEAR } else { 0 } };

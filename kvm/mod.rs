@@ -9,6 +9,7 @@
 //! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and of each |
+//! | [`state`] | a machine at rest, and its state |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 
@@ -25,6 +26,7 @@ mod recorder;
 mod regs;
 mod run;
 mod segment;
+mod state;
 mod stats;
 pub(crate) mod sys;
 mod user;

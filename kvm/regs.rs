@@ -6,8 +6,8 @@ use crate::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, CrState, Rflags};
 use crate::arch::segment::SegReg;
 use crate::arch::slice::copy_common;
-use crate::machine::interrupts::ChipsetLock;
 use crate::machine::mailbox::Mailbox;
+use crate::machine::whole::GuestMachine;
 use crate::vcpu::backend::{Backend, BackendVcpu};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::event::{Event, EventBlocking};
@@ -90,7 +90,7 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
 /// # Errors
 /// `EINVAL` for values that the vCPU's processor could not hold.
 pub(super) fn set_sregs<B: Backend>(
-    chipset: &ChipsetLock,
+    machine: &GuestMachine,
     mailbox: &Mailbox,
     core: &mut VcpuCore<B>,
     r: &abi::Sregs,
@@ -106,7 +106,7 @@ pub(super) fn set_sregs<B: Backend>(
         Some(lapic) => lapic.set_cr8(r.cr8 as u8),
         None => core.set_cr8(r.cr8 as u8),
     }
-    core.publish_apic(mailbox, chipset);
+    core.publish_apic(mailbox, machine);
     core.fetch(StateGroups::all());
     let s = &mut core.state;
     s.segs = [r.es.into(), r.cs.into(), r.ss.into(), r.ds.into(), r.fs.into(), r.gs.into()];

@@ -385,7 +385,8 @@ impl<B: Backend> VcpuFile<B> {
         self.with(|core, _| {
             take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            user::write(arg, &abi::LapicState { regs: lapic.regs(IdFormat::Xapic, timer::now()) }).map(|()| 0)
+            let regs = lapic.regs(IdFormat::Xapic, self.vm.machine.clock.time.now());
+            user::write(arg, &abi::LapicState { regs }).map(|()| 0)
         })
     }
 
@@ -394,8 +395,8 @@ impl<B: Backend> VcpuFile<B> {
             // What came before goes with the state that is replaced.
             take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            lapic.set_regs(&s.regs, IdFormat::Xapic, timer::now())?;
-            core.publish_apic(&self.mailbox, &self.vm.machine.interrupts);
+            lapic.set_regs(&s.regs, IdFormat::Xapic, self.vm.machine.clock.time.now())?;
+            core.publish_apic(&self.mailbox, &self.vm.machine);
             Ok(0)
         })
     }
@@ -420,7 +421,7 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;
                 this.with(|c, _| {
-                    regs::set_sregs(&this.vm.machine.interrupts, &this.mailbox, c, &r)?;
+                    regs::set_sregs(&this.vm.machine, &this.mailbox, c, &r)?;
                     this.load_pdptes(c);
                     Ok(0)
                 })

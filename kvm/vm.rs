@@ -5,6 +5,7 @@
 use super::debug_files::VmFiles;
 use super::device::DeviceFile;
 use super::observe::{ObservedHost, VmWatch};
+use super::state::RestState;
 use super::vcpu::VcpuFile;
 use super::{caps, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
@@ -34,9 +35,9 @@ const MSI_BASE: u64 = 0xfee0_0000;
 const MSI_OFFSET: u64 = 0xf_ffff;
 
 /// What is guarded by the VM's configuration lock, the outermost one.
-#[derive(Default)]
-struct Config {
+struct Config<B: Backend> {
     vcpus: usize,
+    rest: RestState<B>,
 }
 
 /// The file behind a VM's fd.
@@ -47,7 +48,7 @@ pub(crate) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
     watch: Arc<VmWatch>,
     #[pin]
-    config: KillableMutex<Config>,
+    config: KillableMutex<Config<B>>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
     #[pin]
     irqfds: Mutex<eventfd::Lines>,
@@ -66,12 +67,13 @@ impl<B: Backend> VmFile<B> {
         observed: Arc<ObservedHost>,
     ) -> Result<Arc<VmFile<B>>> {
         let (vm, watch) = (Vm::new(backend, settings)?, VmWatch::new(observed)?);
+        let config = Config { vcpus: 0, rest: RestState::none() };
         Arc::pin_init(
             pin_init!(VmFile {
                 files: SetOnce::new(),
                 vm,
                 watch,
-                config <- new_killable_mutex!(Config::default(), c"VmFile::config"),
+                config <- new_killable_mutex!(config, c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
                 ioeventfds <- new_mutex!(eventfd::Writes::default()),
             }),
@@ -290,6 +292,10 @@ impl<B: Backend> AnonFile for VmFile<B> {
             nr::GET_CLOCK => this.get_clock(arg),
             nr::SET_CLOCK => this.set_clock(arg),
             nr::CREATE_DEVICE => this.create_device(arg),
+            nr::HAS_DEVICE_ATTR if RestState::<B>::has_attr(&user::read(arg)?) => Ok(0),
+            nr::HAS_DEVICE_ATTR => Err(ENXIO),
+            nr::GET_DEVICE_ATTR => this.config.lock()?.rest.get_attr(&user::read(arg)?),
+            nr::SET_DEVICE_ATTR => this.config.lock()?.rest.set_attr(&this.vm, &user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
             _ => Err(ENOTTY),
         }

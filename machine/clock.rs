@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The clocks of a machine: the TSC that its vCPUs begin with, and the paravirtual clock.
+//! The clocks of a machine: the time that its devices go by, the TSC that its vCPUs begin with, and the paravirtual
+//! clock.
+//!
+//! The machine's time is the host's monotonic one less an epoch, 0 to begin with. It stands still while the machine is
+//! at rest, and goes on where it stopped: then the epoch is a later one. So nothing that a device or a local APIC holds
+//! of times has to change for that, nor for going on on another host. Where the host's timers are armed, the epoch is
+//! added again.
 //!
 //! The paravirtual clock is a straight line through one point with the slope of the TSC, the same for all vCPUs. So it
 //! is written into guest memory once and stays true, and the guest may compare clocks of different vCPUs. It is
 //! offered only while the host trusts its own TSC.
 
 use super::pvclock::TscScale;
-use crate::arch::time::ratio;
-use crate::host::timer::{rdtsc, tsc_khz};
+use crate::arch::time::{ratio, Ns};
+use crate::host::timer::{self, rdtsc, tsc_khz};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// See the module's description.
 pub(crate) struct MachineClock {
+    /// What the devices go by.
+    pub(crate) time: Arc<MachineTime>,
     /// The host's TSC at the point that the paravirtual clock goes through.
     host_tsc: AtomicU64,
     /// What the paravirtual clock shows there.
@@ -30,10 +39,11 @@ impl MachineClock {
     /// All clocks begin now, at 0.
     ///
     /// # Errors
-    /// `ENODEV` where the TSC's frequency is not known.
+    /// `ENODEV` where the TSC's frequency is not known, `ENOMEM`.
     pub(crate) fn new() -> Result<MachineClock> {
         let (now, khz) = (rdtsc(), tsc_khz());
         Ok(MachineClock {
+            time: Arc::new(MachineTime::new(), GFP_KERNEL_ACCOUNT)?,
             host_tsc: AtomicU64::new(now),
             ns: AtomicU64::new(0),
             scale: TscScale::from_khz(khz).ok_or(ENODEV)?,
@@ -57,5 +67,60 @@ impl MachineClock {
     pub(crate) fn ns(&self) -> u64 {
         let (host_tsc, ns) = self.point();
         ns.wrapping_add(self.scale.ns(rdtsc().saturating_sub(host_tsc)))
+    }
+}
+
+/// The time of a machine's devices and local APICs.
+pub(crate) struct MachineTime {
+    /// What the host's monotonic time is ahead of this one; wraps.
+    epoch: AtomicU64,
+    /// The time while it stands still, else [`RUNS`].
+    stopped_at: AtomicU64,
+}
+
+/// The time does not stand still. No machine gets that old.
+const RUNS: u64 = u64::MAX;
+
+impl MachineTime {
+    /// The host's time.
+    fn new() -> MachineTime {
+        MachineTime { epoch: AtomicU64::new(0), stopped_at: AtomicU64::new(RUNS) }
+    }
+
+    /// Returns the time. Any context.
+    pub(crate) fn now(&self) -> Ns {
+        match self.stopped_at.load(Relaxed) {
+            RUNS => Ns(timer::now().0.wrapping_sub(self.epoch())),
+            at => Ns(at),
+        }
+    }
+
+    /// Returns what the host's monotonic time is ahead of this one; wraps.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Returns when the host's monotonic time is what this one is at `at`.
+    pub(crate) fn to_host(&self, at: Ns) -> Ns {
+        Ns(at.0.saturating_add_signed(self.epoch() as i64))
+    }
+
+    /// Returns whether it stands still.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped_at.load(Relaxed) != RUNS
+    }
+
+    /// Stops it, at a machine that is at rest.
+    pub(super) fn stop(&self) {
+        self.stopped_at.store(self.now().0, Relaxed);
+    }
+
+    /// Lets it go on from where it stopped, if it did.
+    pub(super) fn go_on(&self) {
+        let at = self.stopped_at.load(Relaxed);
+        if at != RUNS {
+            self.epoch.store(timer::now().0.wrapping_sub(at), Relaxed);
+            self.stopped_at.store(RUNS, Relaxed);
+        }
     }
 }

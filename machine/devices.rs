@@ -181,7 +181,7 @@ fn uart(machine: &GuestMachine, c: abi::UartConfig) -> Result {
 }
 
 fn rtc(machine: &GuestMachine, c: abi::RtcConfig) -> Result {
-    let now = timer::now();
+    let now = machine.clock.time.now();
     let rtc = Rtc::new(
         &RtcSetup {
             ram_below_4g: c.ram_below_4g_bytes,
@@ -201,7 +201,7 @@ fn i8042(machine: &GuestMachine, c: abi::I8042Config) -> Result {
 
 fn pm(machine: &GuestMachine, c: abi::AcpiPmConfig) -> Result {
     check(c.flags == 0)?;
-    put_chip(machine, Pm::new(TimerWidth::Bits32, timer::now()), |bus| &mut bus.pm)
+    put_chip(machine, Pm::new(TimerWidth::Bits32, machine.clock.time.now()), |bus| &mut bus.pm)
 }
 
 fn pci_host(machine: &GuestMachine, c: abi::PciHostConfig) -> Result {

@@ -6,6 +6,8 @@
 //! [`ChipsetLock::send`]. What an access to the chips comes to is made known before their lock is released:
 //! [`ChipsetLock::publish`]. The lock is taken with interrupts off, also by the chips' timer.
 
+use super::clock::MachineTime;
+use super::gate::RestGate;
 use super::mailbox::{Mailboxes, VcpuRequests};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, Bus, BusSignals};
@@ -15,7 +17,7 @@ use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
-use crate::host::timer::{self, DeadlineTimer, OnTimer};
+use crate::host::timer::{DeadlineTimer, OnTimer};
 use crate::host::trace;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
@@ -30,6 +32,10 @@ pub(crate) struct ChipsetLock {
     bus: SpinLockIrq<Bus>,
     /// The vCPUs that messages go to.
     pub(crate) vcpus: Arc<Mailboxes>,
+    /// Closed while the machine is at rest.
+    pub(crate) gate: Arc<RestGate>,
+    /// What the chips go by.
+    time: Arc<MachineTime>,
     /// Whether the pair's output is high.
     extint: AtomicBool,
     /// The next vCPU to be tried for lowest-priority delivery.
@@ -46,15 +52,18 @@ pub(crate) struct ChipsetLock {
 }
 
 impl ChipsetLock {
-    /// No chips yet; messages will go to `vcpus`.
+    /// No chips yet, which will go by `time`; messages will go to `vcpus`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(vcpus: Arc<Mailboxes>) -> Result<Arc<ChipsetLock>> {
+    pub(crate) fn new(vcpus: Arc<Mailboxes>, time: Arc<MachineTime>) -> Result<Arc<ChipsetLock>> {
+        let gate = RestGate::new()?;
         let this = Arc::pin_init(
             pin_init!(ChipsetLock {
                 bus <- kernel::new_spinlock_irq!(Bus::default()),
                 vcpus,
+                gate,
+                time,
                 extint: AtomicBool::new(false),
                 round_robin: AtomicU32::new(0),
                 console <- WaitQueue::new(),
@@ -203,10 +212,11 @@ impl ChipsetLock {
         self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
         let at = bus.deadline().map_or(u64::MAX, |d| d.0);
         if self.armed_for.swap(at, Relaxed) != at {
-            if at == u64::MAX {
+            // While the time stands still no deadline comes: the host's timer would fire for it again and again.
+            if at == u64::MAX || self.time.is_stopped() {
                 self.timer.disarm();
             } else {
-                self.timer.arm(Ns(at));
+                self.timer.arm(self.time.to_host(Ns(at)));
             }
         }
     }
@@ -216,11 +226,33 @@ impl ChipsetLock {
         f(&self.bus.lock())
     }
 
+    /// Stops the time once what is due has been done. The machine is at rest.
+    pub(super) fn stop_time(&self) {
+        self.change_time(MachineTime::stop);
+    }
+
+    /// Lets the time go on.
+    pub(super) fn go_on_time(&self) {
+        self.change_time(MachineTime::go_on);
+    }
+
+    /// Changes the time under the lock, so that the chips see none go back; does what is due then, and arms the timer
+    /// anew.
+    fn change_time(&self, change: impl FnOnce(&MachineTime)) {
+        let mut bus = self.bus.lock();
+        change(&self.time);
+        let mut signals = BusSignals::new();
+        bus.tick(self.time.now(), &mut signals);
+        // No deadline is this one.
+        self.armed_for.store(u64::MAX - 1, Relaxed);
+        self.publish(&mut bus, signals);
+    }
+
     /// Does something with the bus, and publishes what came of it.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> R {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
-        let r = f(&mut bus, timer::now(), &mut signals);
+        let r = f(&mut bus, self.time.now(), &mut signals);
         self.publish(&mut bus, signals);
         r
     }

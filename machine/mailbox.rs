@@ -7,6 +7,7 @@
 //! sleeps. The vCPU announces guest mode before it looks for posts, and posters post before they look
 //! for guest mode, both sequentially consistent; so no post is missed.
 
+use super::gate::AtWork;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::{ApicMessage, DeliveryMode};
@@ -48,6 +49,8 @@ bitflags::bitflags! {
         const INLINE_SERVICE = 1 << 11;
         /// Deliver a second NMI.
         const NMI_AGAIN = 1 << 12;
+        /// Come to rest: the machine's gate is closed.
+        const REST = 1 << 13;
         /// All NMIs.
         const NMIS = 1 << 0 | 1 << 12;
     }
@@ -72,6 +75,8 @@ pub(crate) struct Mailbox {
     /// [`OUTSIDE`], or the host CPU's number plus one while in guest mode.
     mode: AtomicU32,
     requests: AtomicU32,
+    /// The vCPU is in KVM_RUN, and not at rest there.
+    pub(crate) activity: AtWork,
     /// Edge-triggered interrupt vectors posted, one bit each.
     posted_edge: [AtomicU64; 4],
     /// Level-triggered ones. Two sets, for a vector may be posted as both before it is taken.
@@ -95,6 +100,7 @@ impl Mailbox {
                 id,
                 mode: AtomicU32::new(OUTSIDE),
                 requests: AtomicU32::new(0),
+                activity: AtWork::none(),
                 posted_edge: [const { AtomicU64::new(0) }; 4],
                 posted_level: [const { AtomicU64::new(0) }; 4],
                 sipi: AtomicU32::new(0),
@@ -242,7 +248,7 @@ impl Mailbox {
         self.identity.store(identity.pack(), Release);
     }
 
-    /// Arms the timer that posts [`VcpuRequests::TIMER`], or disarms it.
+    /// Arms the timer that posts [`VcpuRequests::TIMER`] for a time of the host's, or disarms it.
     pub(crate) fn set_timer(&self, at: Option<Ns>) {
         match at {
             Some(at) => self.timer.arm(at),

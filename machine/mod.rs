@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`memory`], [`ram`] | reads and writes of guest memory; the slots, and what changes below them |
-//! | [`mailbox`] | what others ask of a vCPU |
+//! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
 //! | [`interrupts`] | the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
 //! | [`power`] | what a guest asked of its platform |
@@ -16,7 +16,7 @@
 //! | [`counters`], [`settings`] | what all machines count together; what the module was loaded with |
 //! | [`functions`] | the table of what user space can put on the PCI bus |
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
-//! | [`whole`] | all of it |
+//! | [`whole`], [`quiesce`] | all of it; the same at rest |
 //! | [`console`] | the other side of consoles |
 //! | [`show`] | what a machine is like just now, in words |
 //! | [`devices`] | the table of what else user space can put into a machine, and what it does with a device |
@@ -29,6 +29,7 @@ pub(crate) mod counters;
 pub(crate) mod deferred;
 pub(crate) mod devices;
 pub(crate) mod functions;
+pub(crate) mod gate;
 pub(crate) mod interrupts;
 pub(crate) mod ioevent;
 pub(crate) mod mailbox;
@@ -36,6 +37,7 @@ pub(crate) mod memory;
 pub(crate) mod pci;
 pub(crate) mod power;
 pub(crate) mod pvclock;
+pub(crate) mod quiesce;
 pub(crate) mod ram;
 pub(crate) mod service;
 pub(crate) mod settings;

@@ -216,6 +216,29 @@ impl PciBus {
         }
     }
 
+    /// Lets no device take anything of the guest's any more.
+    pub(super) fn begin_rest(&self) {
+        for f in self.functions.iter().filter_map(|f| f.as_ref()) {
+            each_function!(f, s => s.function().begin_rest());
+        }
+    }
+
+    /// Returns whether no device has anything under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let mut functions = self.functions.iter().filter_map(|f| f.as_ref());
+        functions.all(|f| each_function!(f, s => s.function().is_at_rest()))
+    }
+
+    /// Lets all devices go on, with a look at all their queues.
+    pub(super) fn end_rest(&self) {
+        for (number, f) in (0u8..).zip(&self.functions) {
+            if let Some(f) = f.as_ref() {
+                each_function!(f, s => s.function().end_rest());
+                self.waiting.fetch_or(slot_bit(number), AcqRel);
+            }
+        }
+    }
+
     /// Serves the queues without a worker that wait for it, in the vCPU's thread.
     pub(crate) fn serve_waiting(&self) -> ServiceLeft {
         let mut waiting = self.waiting.swap(0, AcqRel);

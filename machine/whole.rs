@@ -57,9 +57,9 @@ impl GuestMachine {
     ) -> Result<(impl PinInit<GuestMachine>, Arc<GuestRam>, Arc<Mailboxes>)> {
         let ram = Arc::pin_init(GuestRam::new(), GFP_KERNEL_ACCOUNT)?;
         let mailboxes = Arc::new(Mailboxes::new(), GFP_KERNEL_ACCOUNT)?;
-        let interrupts = ChipsetLock::new(mailboxes.clone())?;
-        let io_events = RcuBox::new(IoEvents::default())?;
         let clock = MachineClock::new()?;
+        let interrupts = ChipsetLock::new(mailboxes.clone(), clock.time.clone())?;
+        let io_events = RcuBox::new(IoEvents::default())?;
         let parts = (ram.clone(), mailboxes.clone());
         let machine = pin_init!(GuestMachine {
             settings,

@@ -36,11 +36,13 @@ pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
 }
 
 impl<B: Backend> VcpuCx<'_, '_, B> {
-    /// Returns the host's monotonic time.
+    /// Returns the machine's time.
     #[inline(always)]
     pub(crate) fn now(&mut self) -> Ns {
-        self.core.clock.now(self.vm.machine.clock.ns_per_tick)
+        let clock = &self.vm.machine.clock;
+        self.core.clock.now(clock.ns_per_tick, || clock.time.epoch())
     }
+
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].
     pub(crate) fn guest_paging(&self) -> PagingRegs {
         let s = &self.core.state;

@@ -24,10 +24,11 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
-use crate::host::timer::{now, rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
-use crate::machine::interrupts::ChipsetLock;
 use crate::machine::mailbox::Mailbox;
+use crate::machine::whole::GuestMachine;
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
@@ -363,12 +364,12 @@ impl<B: Backend> VcpuCore<B> {
 
     /// Makes known what others must know of the local APIC, after any change of it that is not its own timer's: who it
     /// is, when its timer fires, and whether it is there. It may now take what it did not take before.
-    pub(crate) fn publish_apic(&mut self, mailbox: &Mailbox, chipset: &ChipsetLock) {
+    pub(crate) fn publish_apic(&mut self, mailbox: &Mailbox, machine: &GuestMachine) {
         let Some(lapic) = self.lapic.as_ref() else { return };
         mailbox.set_identity(lapic.identity());
         self.note_apic_base();
-        self.arm_timer(mailbox);
-        chipset.with(|bus, _now, out| bus.retry(out));
+        self.arm_timer(mailbox, &machine.clock.time);
+        machine.interrupts.with(|bus, _now, out| bus.retry(out));
     }
 
     /// The local APIC's base register may have changed, or the CPUID table: a bit of CPUID follows.
@@ -392,9 +393,9 @@ impl<B: Backend> VcpuCore<B> {
     }
 
     /// Sets the host's timer for the local APIC's.
-    pub(crate) fn arm_timer(&self, mailbox: &Mailbox) {
+    pub(crate) fn arm_timer(&self, mailbox: &Mailbox, time: &MachineTime) {
         let Some(lapic) = self.lapic.as_ref() else { return };
-        let at = lapic.deadline();
+        let at = lapic.deadline().map(|at| time.to_host(at));
         mailbox.set_timer(if lapic.armed_tsc().is_some() {
             at.map(|at| self.timer_advance.before(at))
         } else {
@@ -403,11 +404,11 @@ impl<B: Backend> VcpuCore<B> {
     }
 
     /// The host's timer may have fired for the local APIC's: makes its interrupt pending if its time has come,
-    /// or will have come when the guest is entered. `ns_per_tick` is that of the VM.
-    pub(crate) fn take_timer(&mut self, mailbox: &Mailbox, ns_per_tick: u64) {
+    /// or will have come when the guest is entered.
+    pub(crate) fn take_timer(&mut self, mailbox: &Mailbox, clock: &MachineClock) {
         let host_tsc = rdtsc();
         let Some(lapic) = self.lapic.as_mut() else { return };
-        let mut now = now();
+        let mut now = clock.time.now();
         if let (Some(tsc), Some(at)) = (lapic.armed_tsc(), lapic.deadline()) {
             if self.timer_advance.meet(tsc.wrapping_sub(self.tsc_offset), host_tsc) {
                 now = now.max(at);
@@ -416,12 +417,12 @@ impl<B: Backend> VcpuCore<B> {
                 lapic.tsc_changed(&TimerClock {
                     now,
                     tsc: host_tsc.wrapping_add(self.tsc_offset),
-                    ns_per_tick,
+                    ns_per_tick: clock.ns_per_tick,
                 });
             }
         }
         lapic.tick(now);
-        self.arm_timer(mailbox);
+        self.arm_timer(mailbox, &clock.time);
     }
 
     /// Sets what is added to the host's TSC.

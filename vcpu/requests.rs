@@ -31,7 +31,7 @@ pub(crate) fn take_requests<B: Backend>(
         take_interrupts(vm, mailbox, core);
     }
     if asked.contains(VcpuRequests::TIMER) {
-        core.take_timer(mailbox, vm.machine.clock.ns_per_tick);
+        core.take_timer(mailbox, &vm.machine.clock);
     }
     if asked.intersects(VcpuRequests::NMIS) {
         core.add_nmis(asked.nmis());
@@ -41,7 +41,7 @@ pub(crate) fn take_requests<B: Backend>(
     }
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
-        core.publish_apic(mailbox, &vm.machine.interrupts);
+        core.publish_apic(mailbox, &vm.machine);
         core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
     }
     // After INIT: one that was sent before it has been forgotten, so this one came later.

@@ -65,11 +65,17 @@ pub(crate) fn run<B: Backend>(
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
 ) -> Result<Option<UserExit>> {
+    let gate = &vm.machine.interrupts.gate;
+    if gate.is_closed() && immediate_exit() {
+        return Ok(None);
+    }
+    gate.pass(&mailbox.activity)?;
     let done = run_until_user(vm, mailbox, record, core, fpu, immediate_exit);
     // Nobody knows when this vCPU will run again.
     if let Some(queue) = core.deferred.take() {
         vm.machine.pci.hand_to_worker(queue);
     }
+    gate.end(&mailbox.activity);
     done
 }
 
@@ -81,7 +87,11 @@ fn run_until_user<B: Backend>(
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
 ) -> Result<Option<UserExit>> {
+    let gate = &vm.machine.interrupts.gate;
     loop {
+        if gate.is_closed() {
+            gate.pass(&mailbox.activity)?;
+        }
         // What user space was asked for belongs to an instruction, which is finished first.
         let finishes_only =
             core.io.is_unfinished() && (immediate_exit() || cpu::is_work_pending() || mailbox.has_requests());

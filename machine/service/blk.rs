@@ -82,7 +82,7 @@ impl BlkService {
         counters: &'static DiskCounters,
     ) -> Result<Arc<BlkService>> {
         let depth = blk.depth();
-        let workers = new_workers(blk.queues().into())?;
+        let workers = new_workers(blk.queues().into(), &interrupts)?;
         let mut queues = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for worker in &workers {
             let transfers = FileTransfers::new(depth, worker.clone())?;
@@ -133,6 +133,11 @@ impl VirtioService for BlkService {
                 }
             };
             let mut io = io.lock_fully();
+            // Left here by a vCPU after the last look. Without the file nobody could do it, nor put it back.
+            if let Some((request, answer)) = io.left.take().and_then(|left| cx.begin(&mut io, left, &mut 0)) {
+                let _ = cx.complete(request, answer);
+                cx.notify(1);
+            }
             while io.transfers.wait() {
                 // The first error is the one to report.
                 let _ = cx.complete_ended(&mut io);

@@ -63,14 +63,14 @@ pub(crate) struct VirtioFunction<D> {
 /// All queues, as bits of those that wait.
 pub(crate) const ALL_QUEUES: u64 = u64::MAX;
 
-/// Returns `count` workers, each nobody's place yet.
+/// Returns `count` workers in the machine of `interrupts`, each nobody's place yet.
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(crate) fn new_workers(count: usize) -> Result<KVec<Arc<QueueWorker>>> {
+pub(crate) fn new_workers(count: usize, interrupts: &ChipsetLock) -> Result<KVec<Arc<QueueWorker>>> {
     let mut workers = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
     for _ in 0..count {
-        workers.push_within_capacity(QueueWorker::new()?)?;
+        workers.push_within_capacity(QueueWorker::new(interrupts.gate.clone())?)?;
     }
     Ok(workers)
 }
@@ -154,6 +154,26 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
     /// Takes what was noted.
     pub(crate) fn take_waiting(&self) -> u64 {
         self.waiting.swap(0, AcqRel)
+    }
+
+    /// Lets nothing be taken out of the queues any more; the workers finish what is under way.
+    pub(crate) fn begin_rest(&self) {
+        self.with(|model| model.set_at_rest(true));
+        self.wake_all();
+    }
+
+    /// Returns whether nothing is under way, and the driver was told of all that was. Stays so, after
+    /// [`VirtioFunction::begin_rest`].
+    pub(crate) fn is_at_rest(&self) -> bool {
+        // In this order: whoever gave the last one back is active until the driver has been told.
+        self.with(|model| model.is_quiet()) && self.workers.iter().all(|worker| !worker.is_active())
+    }
+
+    /// Lets the queues be served again, and says that there may be work in all of them.
+    pub(crate) fn end_rest(&self) {
+        self.with(|model| model.set_at_rest(false));
+        self.note_waiting(ALL_QUEUES);
+        self.wake_all();
     }
 
     /// Calls `round` until it has nothing more to serve, but not more than [`ROUNDS`] times: other vCPUs can make

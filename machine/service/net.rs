@@ -49,7 +49,7 @@ impl NetService {
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
     ) -> Result<Arc<NetService>> {
-        let workers = new_workers(usize::from(net.max_pairs()).saturating_mul(2))?;
+        let workers = new_workers(usize::from(net.max_pairs()).saturating_mul(2), &interrupts)?;
         let mut queues = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for queue in 0..workers.len() {
             let path = match &backend {
@@ -97,7 +97,9 @@ impl VirtioService for NetService {
                 }
                 io.lock()?.tap.fill(tap);
                 let end = transmit_to_tap(function, io, worker, queue);
-                drop(io.lock_fully().tap.take());
+                let mut io = io.lock_fully();
+                let _ = io.with_tap(|io, tap| net_tap::leave(&mut NetCx { function, io }, tap, queue));
+                drop(io.tap.take());
                 end
             }
             NetBackend::Stream(stream) => {

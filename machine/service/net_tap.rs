@@ -184,6 +184,22 @@ fn carry_off(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16, nowait: bool) -> R
     }
 }
 
+/// The thread leaves: sends what a vCPU has left to it as far as that need not wait, and loses the rest. Nothing is
+/// under way then.
+pub(super) fn leave(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result {
+    // Those that the tap has no room for are left in the burst.
+    let _ = carry_off(cx, tap, queue, true);
+    loop {
+        let NetQueue { sent, path: QueuePath::Out(out), .. } = &mut *cx.io else { return Err(EINVAL) };
+        let Some((buffer, _)) = out.burst.get(out.carried) else { break };
+        out.carried = out.carried.saturating_add(1);
+        if !sent.add(*buffer) {
+            finish(cx, tap, queue)?;
+        }
+    }
+    finish(cx, tap, queue)
+}
+
 /// Sends and gives back what waits for that, and tells the driver.
 fn finish(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result {
     if let QueuePath::Out(out) = &mut cx.io.path {

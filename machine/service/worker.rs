@@ -11,6 +11,7 @@
 use crate::host::blkio::TransferWaker;
 use crate::host::eventfd::OnEvent;
 use crate::host::file::WaitQueue;
+use crate::machine::gate::{AtWork, RestGate};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -68,14 +69,17 @@ pub(crate) struct QueueWorker {
     singles: AtomicU8,
     /// Kicks that are left to the vCPU.
     turns: AtomicU8,
+    /// It works: whatever it gave back, the driver may not have been told of yet.
+    activity: AtWork,
+    gate: Arc<RestGate>,
 }
 
 impl QueueWorker {
-    /// Nobody's place, with no work.
+    /// Nobody's place, with no work, in the machine of `gate`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Arc<QueueWorker>> {
+    pub(crate) fn new(gate: Arc<RestGate>) -> Result<Arc<QueueWorker>> {
         Arc::pin_init(
             pin_init!(QueueWorker {
                 work: AtomicBool::new(false),
@@ -84,6 +88,8 @@ impl QueueWorker {
                 idle: AtomicBool::new(false),
                 singles: AtomicU8::new(0),
                 turns: AtomicU8::new(0),
+                activity: AtWork::none(),
+                gate,
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -128,7 +134,9 @@ impl QueueWorker {
             self.note(n);
             self.idle.store(true, Relaxed);
         }
+        self.gate.end(&self.activity);
         let woken = self.queue.wait(|| self.work.load(Acquire));
+        self.gate.begin(&self.activity);
         self.idle.store(false, Relaxed);
         woken?;
         // A full barrier: what the guest made available before a wake that found the flag still set is
@@ -149,6 +157,11 @@ impl QueueWorker {
         self.turns.store(if singles >= SINGLES { TURNS } else { 0 }, Relaxed);
     }
 
+    /// Returns whether somebody works here.
+    pub(super) fn is_active(&self) -> bool {
+        self.activity.is_active()
+    }
+
     /// Makes the calling thread the only worker while `body` runs.
     ///
     /// # Errors
@@ -157,7 +170,9 @@ impl QueueWorker {
         if self.taken.swap(true, Acquire) {
             return Err(EBUSY);
         }
+        self.gate.begin(&self.activity);
         let done = body();
+        self.gate.end(&self.activity);
         self.taken.store(false, Release);
         done
     }

@@ -99,8 +99,8 @@ fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_eoi: bo
         LapicEffect::EoiBroadcast(vector) => {
             vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
         }
-        LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox),
-        LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine.interrupts),
+        LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox, &vm.machine.clock.time),
+        LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine),
     }
     // An edge-triggered end of interrupt may be the timer's, which waits for it.
     if is_eoi && cx.vm.machine.interrupts.is_timer_waiting() {

@@ -62,7 +62,7 @@ pub(crate) fn write<B: Backend>(
         MsrPolicy::Handled(HandledMsr::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
             cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
-            cx.core.publish_apic(cx.mailbox, &cx.vm.machine.interrupts);
+            cx.core.publish_apic(cx.mailbox, &cx.vm.machine);
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::TscAux) => {
@@ -110,10 +110,10 @@ fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: Ms
         }
         MsrPolicy::Handled(h) => match h {
             HandledMsr::Tsc => core.guest_tsc(),
-            HandledMsr::TscDeadline => core.lapic.as_ref()?.tsc_deadline(timer::now()),
+            HandledMsr::TscDeadline => core.lapic.as_ref()?.tsc_deadline(vm.machine.clock.time.now()),
             HandledMsr::ApicBase => core.lapic.as_ref()?.base(),
             HandledMsr::X2Apic(reg) => {
-                core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), timer::now()).ok()?
+                core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), vm.machine.clock.time.now()).ok()?
             }
             HandledMsr::TscAux => u64::from(core.tsc_aux),
             HandledMsr::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
@@ -170,7 +170,8 @@ fn set_as<B: Backend>(
 
 /// The guest's time now.
 fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
-    TimerClock { now: timer::now(), tsc: core.guest_tsc(), ns_per_tick: vm.machine.clock.ns_per_tick }
+    let clock = &vm.machine.clock;
+    TimerClock { now: clock.time.now(), tsc: core.guest_tsc(), ns_per_tick: clock.ns_per_tick }
 }
 
 fn set_handled<B: Backend>(
@@ -187,20 +188,20 @@ fn set_handled<B: Backend>(
             if let Some(l) = core.lapic.as_mut() {
                 l.tsc_changed(&clock);
             }
-            core.arm_timer(mailbox);
+            core.arm_timer(mailbox, &vm.machine.clock.time);
             mailbox.request_self(VcpuRequests::CLOCK);
         }
         HandledMsr::ApicBase => {
             if !core.restore_apic_base(value) {
                 return false;
             }
-            core.publish_apic(mailbox, &vm.machine.interrupts);
+            core.publish_apic(mailbox, &vm.machine);
         }
         HandledMsr::TscDeadline => {
             let clock = clock(vm, core);
             let Some(l) = core.lapic.as_mut() else { return false };
             let _ = l.set_tsc_deadline(value, &clock);
-            core.arm_timer(mailbox);
+            core.arm_timer(mailbox, &vm.machine.clock.time);
         }
         // As every read-only MSR, it takes the value that it has.
         HandledMsr::McgCap => return value == core.msrs.mcg_cap,

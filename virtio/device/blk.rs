@@ -547,7 +547,7 @@ impl VirtioPci<VirtioBlk> {
     /// To be called again until it gives [`NextRequest::Empty`] or [`NextRequest::Full`].
     #[inline(always)]
     pub(crate) fn next<M: GuestMem>(&mut self, index: u16, mem: &M) -> NextRequest {
-        let Some((device, queue)) = self.running(index) else { return NextRequest::Empty };
+        let Some((device, queue)) = self.taking(index) else { return NextRequest::Empty };
         match device.next(index, queue, mem) {
             Ok(BlkStep::Request(request)) => {
                 self.began();

@@ -321,7 +321,7 @@ impl VirtioPci<VirtioConsole> {
     ) -> QueueServed {
         let mut left = MAX_BYTES;
         for _ in 0..MAX_BUFFERS {
-            let Some((device, queue)) = self.running(index) else { return QueueServed::Empty(None) };
+            let Some((device, queue)) = self.taking(index) else { return QueueServed::Empty(None) };
             let mark = queue.mark();
             match step(device, queue, mem, &mut left) {
                 Ok(BufferMoved::Buffer) => {}

@@ -368,7 +368,7 @@ impl VirtioPci<VirtioNet> {
         packet: &mut NetPacket,
         bytes: u64,
     ) -> TakenPacket {
-        let Some((device, queue)) = self.running(index) else { return TakenPacket::Empty };
+        let Some((device, queue)) = self.taking(index) else { return TakenPacket::Empty };
         let merge = device.accepted & F_MRG_RXBUF != 0;
         let mark = queue.mark();
         let taken = gather(queue, mem, packet, bytes, merge);
@@ -421,7 +421,7 @@ impl VirtioPci<VirtioNet> {
         packet: &mut NetPacket,
         mut each: impl FnMut(&NetPacket) -> Result<bool, QueueFault>,
     ) -> TakenPacket {
-        let Some((_, queue)) = self.running(index) else { return TakenPacket::Empty };
+        let Some((_, queue)) = self.taking(index) else { return TakenPacket::Empty };
         let mut count = 0u32;
         let end = loop {
             let mark = queue.mark();
@@ -481,7 +481,7 @@ impl VirtioPci<VirtioNet> {
     pub(crate) fn serve_control<M: GuestMem>(&mut self, mem: &M) -> QueueServed {
         let Some(index) = self.device().control() else { return QueueServed::Empty(None) };
         for _ in 0..MAX_COMMANDS {
-            let Some((device, queue)) = self.running(index) else { return QueueServed::Empty(None) };
+            let Some((device, queue)) = self.taking(index) else { return QueueServed::Empty(None) };
             let mark = queue.mark();
             match obey(device, queue, mem) {
                 Ok(true) => {}

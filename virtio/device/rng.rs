@@ -61,7 +61,7 @@ impl VirtioPci<VirtioRng> {
     pub(crate) fn serve<M: GuestMem>(&mut self, mem: &M, mut source: impl FnMut(&mut [u8])) -> QueueServed {
         let mut made = 0usize;
         for _ in 0..MAX_BUFFERS {
-            let Some((_, queue)) = self.running(QUEUE) else { return QueueServed::Empty(None) };
+            let Some((_, queue)) = self.taking(QUEUE) else { return QueueServed::Empty(None) };
             let mut counted = |part: &mut [u8]| {
                 made = made.saturating_add(part.len());
                 source(part);

@@ -142,6 +142,17 @@ pub(crate) fn kick(bar: u8, offset: u64) -> Option<u16> {
     }
 }
 
+bitflags::bitflags! {
+    /// What keeps buffers from being taken out of a device's queues, beside its status.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct TakeBar: u8 {
+        /// A reset waits for `in_flight` to become 0. What is given back is dropped, too.
+        const RESETTING = 1 << 0;
+        /// The machine comes to rest, or is.
+        const AT_REST = 1 << 1;
+    }
+}
+
 /// A virtio device on PCI.
 #[derive(Debug)]
 pub(crate) struct VirtioPci<D> {
@@ -154,8 +165,8 @@ pub(crate) struct VirtioPci<D> {
     isr: u8,
     /// Buffers that a worker has.
     in_flight: u32,
-    /// A reset waits for `in_flight` to become 0.
-    resetting: bool,
+    /// Why nothing is taken, whatever the status says.
+    bars: TakeBar,
     /// How the driver last broke the rules.
     fault: Option<QueueFault>,
     /// Packed rings are offered.
@@ -186,7 +197,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix,
             isr: 0,
             in_flight: 0,
-            resetting: false,
+            bars: TakeBar::empty(),
             fault: None,
             offers_packed: false,
             device,
@@ -224,16 +235,33 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// Returns whether a worker may touch guest memory: the driver is ready, the function is bus
     /// master, and no reset is under way or needed.
     pub(crate) fn is_running(&self) -> bool {
+        self.is_running_but_for(TakeBar::RESETTING)
+    }
+
+    /// One comparison for all of `bars`: this is asked for every buffer.
+    #[inline(always)]
+    fn is_running_but_for(&self, bars: TakeBar) -> bool {
         let stopped = DeviceStatus::FAILED | DeviceStatus::NEEDS_RESET;
         self.common.status.contains(DeviceStatus::DRIVER_OK)
             && !self.common.status.intersects(stopped)
-            && !self.resetting
+            && !self.bars.intersects(bars)
             && self.config.command().contains(PciCommand::BUS_MASTER)
+    }
+
+    /// Lets nothing be taken out of the queues any more, while the machine is at rest; what is under way can be given
+    /// back.
+    pub(crate) fn set_at_rest(&mut self, at_rest: bool) {
+        self.bars.set(TakeBar::AT_REST, at_rest);
+    }
+
+    /// Returns whether nothing is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.in_flight == 0 && !self.is_resetting()
     }
 
     /// Returns whether a reset waits for requests in flight.
     pub(crate) fn is_resetting(&self) -> bool {
-        self.resetting
+        self.bars.contains(TakeBar::RESETTING)
     }
 
     /// Returns how many buffers workers have.
@@ -361,7 +389,16 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
-    /// Returns a queue that a worker may serve now, with the device type.
+    /// Returns a queue that buffers may be taken out of now, with the device type.
+    pub(in crate::virtio) fn taking(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
+        if !self.is_running_but_for(TakeBar::all()) {
+            return None;
+        }
+        let queue = self.queues.get_mut(usize::from(queue)).filter(|q| q.is_ready())?;
+        Some((&mut self.device, queue))
+    }
+
+    /// Returns a queue that buffers may be given back to now, with the device type.
     pub(in crate::virtio) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
         if !self.is_running() {
             return None;
@@ -426,7 +463,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn common_write(&mut self, at: u32, width: Width, value: u64) -> AccessEffect {
-        if self.resetting {
+        if self.is_resetting() {
             return AccessEffect::None;
         }
         if CommonConfig::is_status(at, width) {
@@ -458,15 +495,15 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn begin_reset(&mut self) {
-        self.resetting = true;
+        self.bars.insert(TakeBar::RESETTING);
         self.finish_reset();
     }
 
     fn finish_reset(&mut self) {
-        if !self.resetting || self.in_flight != 0 {
+        if !self.is_resetting() || self.in_flight != 0 {
             return;
         }
-        self.resetting = false;
+        self.bars.remove(TakeBar::RESETTING);
         self.isr = 0;
         self.common.reset();
         for queue in &mut self.queues {

@@ -56,9 +56,9 @@ impl NearClock {
     pub(crate) fn forget(&mut self) {}
 
     /// Returns the time.
-    pub(crate) fn now(&mut self, _ns_per_tick: u64) -> Ns {
+    pub(crate) fn now(&mut self, _ns_per_tick: u64, epoch: impl FnOnce() -> u64) -> Ns {
         rdtsc();
-        now()
+        Ns(now().0.wrapping_sub(epoch()))
     }
 }
 

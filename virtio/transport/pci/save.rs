@@ -33,7 +33,7 @@ impl<D: VirtioDevice> Saved for VirtioPci<D> {
             msix: _,
             isr,
             in_flight: _,
-            resetting: _,
+            bars: _,
             fault: _,
             offers_packed: _,
             device: _,
@@ -54,7 +54,7 @@ impl<D: VirtioDevice> Saved for VirtioPci<D> {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// Returns the device if nothing of it is under way.
     pub(crate) fn quiesced(&mut self) -> Option<Quiesced<'_, D>> {
-        (self.in_flight == 0 && !self.resetting).then_some(Quiesced(self))
+        self.is_quiet().then_some(Quiesced(self))
     }
 }
 

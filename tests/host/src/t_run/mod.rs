@@ -11,6 +11,7 @@ mod ioctls;
 mod msr;
 mod queues;
 mod requests;
+mod rest;
 
 use crate::host::world::{Entered, World};
 use kernel::sched::{self, Body};

@@ -23,24 +23,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The vector of a device's first queue.
-const VECTOR: u8 = 0x41;
+pub(super) const VECTOR: u8 = 0x41;
 /// Where buffers are, and how far apart.
-const DATA: u64 = 0x4_0000;
-const ROOM: u64 = 0x1000;
+pub(super) const DATA: u64 = 0x4_0000;
+pub(super) const ROOM: u64 = 0x1000;
 /// Packets each way.
-const PACKETS: u64 = 24;
+pub(super) const PACKETS: u64 = 24;
 /// Sectors of the disks.
-const SECTORS: u64 = 64;
+pub(super) const SECTORS: u64 = 64;
 
 /// Halts until an interrupt comes, and ends it.
-fn wait_for_interrupt(cpu: &mut AbiVcpu) {
+pub(super) fn wait_for_interrupt(cpu: &mut AbiVcpu) {
     let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
     assert!(matches!(halted.events[..], [Event::Interrupt(_)]), "{:?}", halted.events);
     cpu.store(0xfee0_00b0, B4, 0);
 }
 
 /// A world with a VM of 128 pages, entered by the task of CPU 0.
-fn machine() -> (Arc<World>, Vec<Arc<Task>>, AbiVm) {
+pub(super) fn machine() -> (Arc<World>, Vec<Arc<Task>>, AbiVm) {
     let world = World::new();
     let tasks: Vec<_> = (0..6).map(|cpu| Task::new(&world.process, cpu)).collect();
     let entered = world.enter_as(&tasks[0]);
@@ -50,13 +50,13 @@ fn machine() -> (Arc<World>, Vec<Arc<Task>>, AbiVm) {
 }
 
 /// Lends a thread to a queue until a signal comes.
-fn lend(world: &World, device: i64, queue: u64) {
+pub(super) fn lend(world: &World, device: i64, queue: u64) {
     let end = world.ioctl(device, rvmm::DEV_RUN, queue);
     assert!(end == Err(EINTR) || end == Err(ERESTARTSYS), "{end:?}");
 }
 
 /// How transfers go.
-fn manners(random: &mut Random, fails: bool) -> Vec<Manner> {
+pub(super) fn manners(random: &mut Random, fails: bool) -> Vec<Manner> {
     let one = |random: &mut Random| match random.below(if fails { 8 } else { 6 }) {
         0 | 1 => Manner::Later,
         2 => Manner::Waits,
@@ -69,7 +69,7 @@ fn manners(random: &mut Random, fails: bool) -> Vec<Manner> {
 }
 
 /// The driver of a disk, with requests of each kind.
-fn drive_disk(world: &World, cpu: &mut AbiVcpu, file: &DiskFile, seed: u64) {
+pub(super) fn drive_disk(world: &World, cpu: &mut AbiVcpu, file: &DiskFile, seed: u64) {
     let mut random = Random::new(seed ^ 99);
     // FLUSH is offered; indirect descriptors and event indexes are not used.
     let device = Device::start(cpu, 4, 1, VECTOR, 1 << 32 | 1 << 9);
@@ -256,7 +256,7 @@ fn each_kind_of_request_reaches_the_file_and_what_fails_says_so() {
 }
 
 /// The driver of a network card, which sends packets and takes those that come.
-fn drive_net(world: &World, cpu: &mut AbiVcpu, is_stream: bool, seed: u64) {
+pub(super) fn drive_net(world: &World, cpu: &mut AbiVcpu, is_stream: bool, seed: u64) {
     let mut random = Random::new(seed ^ 3);
     let device = Device::start(cpu, 5, 2, VECTOR, 1 << 32 | 1 << 5);
     let mut receive = Ring::new(&world.process, RAM, 0);
