@@ -44,6 +44,11 @@ pub(crate) const GROUP_STATE: u32 = 0x7276_0000;
 /// Attribute of [`GROUP_STATE`], of a VM: a 32-bit number. 1 brings the machine to rest, 0 lets it go on.
 pub(crate) const STATE_REST: u64 = 0;
 
+/// Attribute of [`GROUP_STATE`], of a VM at rest: the state of all devices, by a [`StateBuffer`].
+pub(crate) const STATE_MACHINE: u64 = 1;
+/// Attribute of [`GROUP_STATE`], of a vCPU of a VM at rest: the state of its local APIC, by a [`StateBuffer`].
+pub(crate) const STATE_LAPIC: u64 = 2;
+
 /// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR). The
 /// argument is the queue to serve, 0 for a device with one.
 pub(crate) const DEV_RUN: u32 = 0xaef0;
@@ -187,6 +192,15 @@ abi_struct! {
         rows: u16,
         /// Must be 0.
         pad: u32,
+    }
+
+    /// Where a state is to be put, or is.
+    struct StateBuffer = 16 {
+        /// The address.
+        addr: u64,
+        /// In: how many bytes there is room for, or the state has. Out of KVM_GET_DEVICE_ATTR: how many it has, or
+        /// with E2BIG how many there must be room for.
+        bytes: u64,
     }
 
     /// What [`GET_EXITS`] writes first.

@@ -376,7 +376,6 @@ impl Bus {
     }
 
     /// Carries all lines and sends what waits: the machine goes on with a state that it was given.
-    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
     fn settle_all(&mut self, now: Ns, out: &mut BusSignals) {
         self.retry(out);
         for chip in [ChipName::Uart, ChipName::Rtc, ChipName::I8042, ChipName::Pm, ChipName::Pit] {

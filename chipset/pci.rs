@@ -283,7 +283,6 @@ impl Saved for PciRoot {
     }
 }
 
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 impl PciRoot {
     /// Writes the state of the root and of the host bridge; the functions are the caller's.
     pub(crate) fn save_root(&self, out: &mut StateWriter) {

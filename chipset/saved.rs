@@ -33,8 +33,6 @@
 //! }
 //! ```
 
-#![allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
-
 use crate::arch::slice::copy_common;
 use kernel::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -73,6 +71,8 @@ pub(crate) enum BadState {
     Version(u32),
     /// A header or a state goes beyond the end.
     Short,
+    /// Something is under way.
+    Busy,
 }
 
 /// A device whose state can be saved.

@@ -286,13 +286,11 @@ impl Uart {
     }
 
     /// Returns what waits for the guest, and what the guest has sent.
-    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
     pub(crate) fn rings(&self) -> (&ByteRing, &ByteRing) {
         (&self.input, &self.output)
     }
 
     /// Puts what waits for the guest, and what the guest has sent, into the rings.
-    #[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
     pub(crate) fn set_rings(&mut self, input: &[u8], output: &[u8]) {
         self.input.clear();
         self.input.push_some(input);

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine at rest, as user space asks for it: the group STATE of a VM's attributes.
+//! A machine at rest and its state, as user space asks for them: the group STATE of the attributes of a VM and of its
+//! vCPUs.
 
 use super::user;
 use crate::abi::{rvmm as abi, vm as abi_vm};
+use crate::chipset::lapic::save::SavedLapic;
+use crate::chipset::saved::{BadState, Saved, StateReader, StateWriter};
+use crate::machine::mailbox::Mailbox;
 use crate::machine::quiesce::AtRest;
 use crate::machine::whole::GuestMachine;
 use crate::vcpu::backend::Backend;
+use crate::vcpu::core::VcpuCore;
+use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::vm::Vm;
 use core::ops::Deref;
 use kernel::prelude::*;
@@ -33,34 +39,150 @@ impl<B: Backend> RestState<B> {
 
     /// Returns whether a VM has this attribute.
     pub(super) fn has_attr(a: &abi_vm::DeviceAttr) -> bool {
-        a.flags == 0 && a.group == abi::GROUP_STATE && a.attr == abi::STATE_REST
+        is_state(a, abi::STATE_REST) || is_state(a, abi::STATE_MACHINE)
     }
 
     /// Carries KVM_GET_DEVICE_ATTR out.
     ///
     /// # Errors
-    /// `ENXIO` for what is none; `EFAULT`.
+    /// `ENXIO` for what is none; `EBUSY` for the state of a machine that is not at rest, `E2BIG` where there is no room
+    /// for it; `EFAULT`, `ENOMEM`.
     pub(super) fn get_attr(&self, a: &abi_vm::DeviceAttr) -> Result<i64> {
-        if !Self::has_attr(a) {
-            return Err(ENXIO);
+        match a.attr {
+            _ if !Self::has_attr(a) => Err(ENXIO),
+            abi::STATE_REST => user::write(a.addr, &u32::from(self.0.is_some())).map(|()| 0),
+            _ => give(a.addr, &self.0.as_ref().ok_or(EBUSY)?.save()?),
         }
-        user::write(a.addr, &u32::from(self.0.is_some())).map(|()| 0)
     }
 
     /// Carries KVM_SET_DEVICE_ATTR out.
     ///
     /// # Errors
-    /// `ENXIO` for what is none, `EINVAL` for another number than 0 and 1; `EFAULT`, `EINTR`.
+    /// `ENXIO` for what is none; `EINVAL` for a number that is neither 0 nor 1, and for a state that cannot be; `EBUSY`
+    /// for the state of a machine that is not at rest; `E2BIG`, `EFAULT`, `EINTR`, `ENOMEM`.
     pub(super) fn set_attr(&mut self, vm: &Arc<Vm<B>>, a: &abi_vm::DeviceAttr) -> Result<i64> {
-        if !Self::has_attr(a) {
-            return Err(ENXIO);
-        }
-        match user::read::<u32>(a.addr)? {
-            0 => self.0 = None,
-            1 if self.0.is_some() => {}
-            1 => self.0 = Some(AtRest::new(MachineOf(vm.clone()))?),
-            _ => return Err(EINVAL),
+        match a.attr {
+            _ if !Self::has_attr(a) => return Err(ENXIO),
+            abi::STATE_REST => match user::read::<u32>(a.addr)? {
+                0 => self.0 = None,
+                1 if self.0.is_some() => {}
+                1 => self.0 = Some(AtRest::new(MachineOf(vm.clone()))?),
+                _ => return Err(EINVAL),
+            },
+            _ => {
+                let at_rest = self.0.as_ref().ok_or(EBUSY)?;
+                let state = fetch(a.addr, at_rest.state_room())?;
+                at_rest.restore(&state).map_err(refuse)?;
+            }
         }
         Ok(0)
+    }
+}
+
+fn is_state(a: &abi_vm::DeviceAttr, attr: u64) -> bool {
+    a.flags == 0 && a.group == abi::GROUP_STATE && a.attr == attr
+}
+
+/// Carries KVM_HAS_DEVICE_ATTR of a vCPU out.
+///
+/// # Errors
+/// `ENXIO` for what is none.
+pub(super) fn vcpu_has_attr(a: &abi_vm::DeviceAttr) -> Result<i64> {
+    if is_state(a, abi::STATE_LAPIC) {
+        Ok(0)
+    } else {
+        Err(ENXIO)
+    }
+}
+
+/// Carries KVM_GET_DEVICE_ATTR of a vCPU out.
+///
+/// # Errors
+/// `ENXIO` for what is none, and without a local APIC; `EBUSY` where the machine is not at rest; `E2BIG`, `EFAULT`,
+/// `ENOMEM`.
+pub(super) fn vcpu_get_attr<B: Backend>(
+    vm: &Vm<B>,
+    mailbox: &Mailbox,
+    core: &mut VcpuCore<B>,
+    a: &abi_vm::DeviceAttr,
+) -> Result<i64> {
+    begin_lapic(vm, mailbox, core, a)?;
+    let lapic = core.lapic.as_ref().ok_or(ENXIO)?;
+    let mut out = StateWriter::new(LAPIC_ROOM)?;
+    out.put(mailbox.id, lapic);
+    give(a.addr, &out)
+}
+
+/// Carries KVM_SET_DEVICE_ATTR of a vCPU out.
+///
+/// # Errors
+/// As [`vcpu_get_attr`], and `EINVAL` for a state that cannot be: the local APIC stays as it is.
+pub(super) fn vcpu_set_attr<B: Backend>(
+    vm: &Vm<B>,
+    mailbox: &Mailbox,
+    core: &mut VcpuCore<B>,
+    a: &abi_vm::DeviceAttr,
+) -> Result<i64> {
+    begin_lapic(vm, mailbox, core, a)?;
+    let state = fetch(a.addr, LAPIC_ROOM)?;
+    let mut from = StateReader::new(&state);
+    let lapic = core.lapic.as_mut().ok_or(ENXIO)?;
+    let old = lapic.save();
+    if let Err(why) = from.get(mailbox.id, lapic).and_then(|()| from.finish()) {
+        lapic.set_state(&old);
+        return Err(refuse(why));
+    }
+    core.publish_apic(mailbox, &vm.machine);
+    Ok(0)
+}
+
+/// Bytes of a local APIC's section, with its header.
+const LAPIC_ROOM: usize = size_of::<SavedLapic>() + 16;
+
+/// Makes the local APIC what can be saved or replaced: with all that was posted to it.
+fn begin_lapic<B: Backend>(
+    vm: &Vm<B>,
+    mailbox: &Mailbox,
+    core: &mut VcpuCore<B>,
+    a: &abi_vm::DeviceAttr,
+) -> Result {
+    vcpu_has_attr(a)?;
+    if !vm.machine.clock.time.is_stopped() {
+        return Err(EBUSY);
+    }
+    take_interrupts(vm, mailbox, core);
+    Ok(())
+}
+
+/// Gives a state to user space, where the [`abi::StateBuffer`] at `at` says.
+fn give(at: u64, state: &StateWriter) -> Result<i64> {
+    let state = state.finish().ok_or(EIO)?;
+    let room: abi::StateBuffer = user::read(at)?;
+    let bytes = state.len() as u64;
+    user::write(at, &abi::StateBuffer { bytes, ..room })?;
+    if room.bytes < bytes {
+        return Err(E2BIG);
+    }
+    user::write_bytes(room.addr, state).map(|()| 0)
+}
+
+/// Fetches a state of at most `room` bytes from user space, once.
+fn fetch(at: u64, room: usize) -> Result<KVVec<u8>> {
+    let given: abi::StateBuffer = user::read(at)?;
+    let bytes = usize::try_from(given.bytes).ok().filter(|bytes| *bytes <= room).ok_or(E2BIG)?;
+    let mut state = KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?;
+    user::read_bytes(given.addr, &mut state)?;
+    Ok(state)
+}
+
+/// Returns what user space is told of a state that was refused.
+fn refuse(why: BadState) -> Error {
+    match why {
+        BadState::Busy => EBUSY,
+        BadState::Impossible { .. }
+        | BadState::Missing(_)
+        | BadState::Unknown(_)
+        | BadState::Version(_)
+        | BadState::Short => EINVAL,
     }
 }

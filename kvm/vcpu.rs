@@ -5,8 +5,9 @@
 use super::observe::{ListedVcpu, VmWatch};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{recorder, regs, user};
+use super::{recorder, regs, state, user};
 use crate::abi::run::MMAP_SIZE;
+use crate::abi::vm::DeviceAttr;
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
@@ -390,6 +391,16 @@ impl<B: Backend> VcpuFile<B> {
         })
     }
 
+    /// Gets or sets an attribute of the vCPU's.
+    fn state_attr(
+        &self,
+        arg: u64,
+        carry_out: impl FnOnce(&Vm<B>, &Mailbox, &mut VcpuCore<B>, &DeviceAttr) -> Result<i64>,
+    ) -> Result<i64> {
+        let attr = user::read(arg)?;
+        self.with(|core, _| carry_out(&self.vm, &self.mailbox, core, &attr))
+    }
+
     fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
         self.with(|core, _| {
             // What came before goes with the state that is replaced.
@@ -478,6 +489,9 @@ impl<B: Backend> AnonFile for VcpuFile<B> {
             nr::GET_STATS_FD => file::install(StatsFile::new(this.record.clone())?),
             abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.record, arg)),
             nr::KVMCLOCK_CTRL => this.note_stop(),
+            nr::HAS_DEVICE_ATTR => state::vcpu_has_attr(&user::read(arg)?),
+            nr::GET_DEVICE_ATTR => this.state_attr(arg, state::vcpu_get_attr),
+            nr::SET_DEVICE_ATTR => this.state_attr(arg, state::vcpu_set_attr),
             _ => Err(ENOTTY),
         }
     }

@@ -115,6 +115,11 @@ impl MachineTime {
         self.stopped_at.store(self.now().0, Relaxed);
     }
 
+    /// Sets the time of a machine at rest.
+    pub(super) fn set_stopped(&self, now: u64) {
+        self.stopped_at.store(now, Relaxed);
+    }
+
     /// Lets it go on from where it stopped, if it did.
     pub(super) fn go_on(&self) {
         let at = self.stopped_at.load(Relaxed);

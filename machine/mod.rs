@@ -16,7 +16,7 @@
 //! | [`counters`], [`settings`] | what all machines count together; what the module was loaded with |
 //! | [`functions`] | the table of what user space can put on the PCI bus |
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
-//! | [`whole`], [`quiesce`] | all of it; the same at rest |
+//! | [`whole`], [`quiesce`], [`snapshot`] | all of it; the same at rest; its state |
 //! | [`console`] | the other side of consoles |
 //! | [`show`] | what a machine is like just now, in words |
 //! | [`devices`] | the table of what else user space can put into a machine, and what it does with a device |
@@ -42,4 +42,5 @@ pub(crate) mod ram;
 pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod show;
+mod snapshot;
 pub(crate) mod whole;

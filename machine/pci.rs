@@ -13,6 +13,8 @@ use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioSer
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, PciSlot};
+use crate::chipset::saved::{BadState, StateReader, StateWriter};
+use crate::virtio::transport::pci::save::DEVICE_STATE_BYTES;
 use crate::virtio::transport::pci::{kick, AccessEffect, VirtioDevice, VirtioPci};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use kernel::prelude::*;
@@ -237,6 +239,65 @@ impl PciBus {
                 self.waiting.fetch_or(slot_bit(number), AcqRel);
             }
         }
+    }
+
+    /// Returns how many bytes the state of the bus takes at most.
+    pub(super) fn state_room(&self) -> usize {
+        let functions = self.functions.iter().filter(|f| f.as_ref().is_some());
+        DEVICE_STATE_BYTES.saturating_mul(functions.count().saturating_add(1))
+    }
+
+    /// Writes the state of root and functions of a machine at rest.
+    ///
+    /// # Errors
+    /// `EBUSY`: it is not at rest.
+    pub(super) fn save(&self, out: &mut StateWriter) -> Result {
+        if let Some(root) = &*self.root.lock() {
+            root.save_root(out);
+        }
+        for (number, f) in (0u8..).zip(&self.functions) {
+            if let Some(f) = f.as_ref() {
+                each_function!(f, s => s.function().with(|model| {
+                    model.quiesced().ok_or(EBUSY).map(|model| model.save(number, out))
+                }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes that over, and lets addresses decode as it says.
+    ///
+    /// # Errors
+    /// As [`BadState`].
+    pub(super) fn restore(&self, from: &mut StateReader<'_>) -> Result<(), BadState> {
+        if let Some(root) = &mut *self.root.lock() {
+            root.restore_root(from)?;
+        }
+        for (number, f) in (0u8..).zip(&self.functions) {
+            if let (Some(f), Some(slot)) = (f.as_ref(), PciSlot::new(number)) {
+                each_function!(f, s => self.restore_function(slot, &**s, from))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_function<S: VirtioService>(
+        &self,
+        slot: PciSlot,
+        service: &S,
+        from: &mut StateReader<'_>,
+    ) -> Result<(), BadState> {
+        let function = service.function();
+        function.with(|model| {
+            let mut quiesced = model.quiesced().ok_or(BadState::Busy)?;
+            quiesced.restore(slot.number(), from)?;
+            service.configured(model);
+            if let Some(root) = &mut *self.root.lock() {
+                root.update(slot, model.config_space());
+            }
+            drain(&function.interrupts, model);
+            Ok(())
+        })
     }
 
     /// Serves the queues without a worker that wait for it, in the vCPU's thread.

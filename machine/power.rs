@@ -3,6 +3,7 @@
 //! What a guest asked of its platform, until a vCPU takes it to user space.
 
 use crate::chipset::pm::PlatformRequest;
+use crate::chipset::saved::{state_struct, Saved, SectionId};
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// What a guest may ask of its platform.
@@ -43,5 +44,28 @@ impl PowerState {
             RESET => Some(PlatformEvent::Reset),
             _ => None,
         }
+    }
+}
+
+state_struct! {
+    /// What the guest asked and no vCPU has taken to user space yet.
+    struct SavedPower = 4 {
+        /// 0: nothing, 1: power off, 2: reset.
+        request: u32,
+    }
+}
+
+impl Saved for &PowerState {
+    const SECTION: SectionId = SectionId { id: 0x0c, version: 1 };
+    type State = SavedPower;
+
+    fn save(&self) -> SavedPower {
+        let PowerState(request) = self;
+        SavedPower { request: request.load(Acquire) }
+    }
+
+    fn set_state(&mut self, state: &SavedPower) {
+        let request = if state.request > RESET { NOTHING } else { state.request };
+        self.0.store(request, Release);
     }
 }

@@ -43,6 +43,11 @@ impl<M: Deref<Target = GuestMachine>> AtRest<M> {
         machine.interrupts.stop_time();
         Ok(at_rest)
     }
+
+    /// Returns the machine.
+    pub(super) fn machine(&self) -> &GuestMachine {
+        &self.0
+    }
 }
 
 impl<M: Deref<Target = GuestMachine>> Drop for AtRest<M> {

@@ -10,7 +10,6 @@ use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReade
 use crate::chipset::uart;
 
 /// Bytes that the sections of all chips take at most.
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 pub(crate) const BUS_STATE_BYTES: usize = uart::OUTPUT_BYTES + uart::INPUT_BYTES + 2048;
 
 /// Input that waits for the guest behind the UART.
@@ -79,7 +78,6 @@ macro_rules! each_chip {
     };
 }
 
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 impl Bus {
     /// Writes the state of all chips.
     pub(crate) fn save_chips(&self, out: &mut StateWriter) {

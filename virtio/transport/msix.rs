@@ -220,7 +220,6 @@ impl Saved for MsixTable {
     }
 }
 
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 impl MsixTable {
     /// Writes the pending bits and the vectors.
     pub(super) fn save_table(&self, instance: u32, out: &mut StateWriter) {

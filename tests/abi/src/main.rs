@@ -34,6 +34,7 @@ mod mce;
 mod node;
 mod paging;
 mod regs;
+mod state;
 mod timer;
 mod vapic;
 mod vm;
@@ -128,6 +129,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         eventfd::TESTS,
         device::TESTS,
         eyes::TESTS,
+        state::TESTS,
         leaks::TESTS,
         hostile::TESTS,
     ];

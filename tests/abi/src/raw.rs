@@ -423,6 +423,12 @@ pub fn tpr_access(run: &kvm_run) -> (u64, bool) {
     (access.rip, access.is_write != 0)
 }
 
+/// Reads a number that others write, in memory that outlives the call.
+pub fn read_u32(at: usize) -> u32 {
+    // SAFETY: Callers pass an address in guest memory that they unmap after the last call; aligned.
+    unsafe { ptr::with_exposed_provenance::<u32>(at).read_volatile() }
+}
+
 /// Returns the suberror of KVM_EXIT_INTERNAL_ERROR and how many words say more.
 pub fn internal_error(run: &kvm_run) -> (u32, u32) {
     // SAFETY: The exit reason says that this member is valid; any numbers are.

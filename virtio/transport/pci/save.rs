@@ -14,7 +14,6 @@ use crate::chipset::saved::{BadState, Saved, SectionId, StateReader, StateWriter
 use crate::virtio::transport::common::{DeviceStatus, SavedTransport};
 
 /// Bytes that the sections of a device take at most, with the rings of a console.
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 pub(crate) const DEVICE_STATE_BYTES: usize = 80 << 10;
 
 /// A device of which nothing is under way.
@@ -50,7 +49,6 @@ impl<D: VirtioDevice> Saved for VirtioPci<D> {
     }
 }
 
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 impl<D: VirtioDevice> VirtioPci<D> {
     /// Returns the device if nothing of it is under way.
     pub(crate) fn quiesced(&mut self) -> Option<Quiesced<'_, D>> {
@@ -58,7 +56,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 }
 
-#[allow(dead_code, reason = "for the ioctl that saves a machine; used by the tests")]
 impl<D: VirtioDevice> Quiesced<'_, D> {
     /// Writes the state of the device in `slot`.
     pub(crate) fn save(&self, slot: u8, out: &mut StateWriter) {

@@ -135,6 +135,11 @@ impl Ring {
         }
     }
 
+    /// Returns the same driver with the memory of another process.
+    pub(crate) fn moved_to(self, process: &Arc<Process>) -> Ring {
+        Ring { process: process.clone(), ..self }
+    }
+
     fn put(&self, at: u64, bytes: &[u8]) {
         self.process.write(self.base + at, bytes, true).unwrap();
     }

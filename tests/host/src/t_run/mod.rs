@@ -12,6 +12,7 @@ mod msr;
 mod queues;
 mod requests;
 mod rest;
+mod snapshot;
 
 use crate::host::world::{Entered, World};
 use kernel::sched::{self, Body};

@@ -25,7 +25,7 @@ use std::sync::Arc;
 const PM_HZ: u64 = 3_579_545;
 
 /// Brings a machine to rest, or lets it go on.
-fn set_rest(vm: &AbiVm, rest: u32) -> Result<i64> {
+pub(super) fn set_rest(vm: &AbiVm, rest: u32) -> Result<i64> {
     let addr = vm.put(&rest);
     vm.give(
         nr::SET_DEVICE_ATTR,
