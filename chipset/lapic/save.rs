@@ -82,33 +82,45 @@ impl Lapic {
         if x2apic && get(page, regs::ID) != self.id_field(format) {
             return Err(EINVAL);
         }
+        let state = self.state_of_page(page, now);
+        self.set_state(&state);
+        Ok(())
+    }
+
+    /// Returns the state that a page shows, with what it has no place for as it is now. What the registers cannot
+    /// hold is for [`Saved::set_state`] to drop.
+    fn state_of_page(&self, page: &[u8; PAGE_LEN], now: Ns) -> SavedLapic {
         let [tpr, ..] = get(page, regs::TPR).to_le_bytes();
         let [.., logical] = get(page, regs::LDR).to_le_bytes();
-        let high = get(page, regs::ICR_HIGH) & if x2apic { u32::MAX } else { 0xff00_0000 };
-        let low = u64::from(get(page, regs::ICR)) & ICR_WRITABLE;
-        let mut lvt = LVT_WRITABLE;
+        let mut lvt = [0; 6];
         for (reg, entry) in (regs::LVT_TIMER..).zip(&mut lvt) {
-            *entry &= get(page, reg);
+            *entry = get(page, reg);
         }
         let [timer_lvt, ..] = lvt;
-        *self = Lapic {
-            id: self.id,
-            bsp: self.bsp,
+        let timer = self.restored_timer(page, TimerMode::from_lvt(timer_lvt), now);
+        let VecBits(irr) = get_bits(page, regs::IRR);
+        let VecBits(isr) = get_bits(page, regs::ISR);
+        let VecBits(tmr) = get_bits(page, regs::TMR);
+        SavedLapic {
             base: self.base,
-            tpr,
-            logical: if x2apic { 0 } else { logical },
-            dfr: get(page, regs::DFR) | 0x0fff_ffff,
-            svr: get(page, regs::SVR) & SVR_WRITABLE,
-            irr: get_bits(page, regs::IRR),
-            isr: get_bits(page, regs::ISR),
-            tmr: get_bits(page, regs::TMR),
+            icr: u64::from(get(page, regs::ICR_HIGH)) << 32 | u64::from(get(page, regs::ICR)),
+            deadline: timer.deadline.unwrap_or(Ns::ZERO).0,
+            tsc_deadline: timer.tsc_deadline,
+            irr,
+            isr,
+            tmr,
+            dfr: get(page, regs::DFR),
+            svr: get(page, regs::SVR),
             esr: get(page, regs::ESR),
             errors: 0,
-            icr: (u64::from(high) << 32) | low,
             lvt,
-            timer: self.restored_timer(page, TimerMode::from_lvt(timer_lvt), now),
-        };
-        Ok(())
+            initial: timer.initial,
+            divide: timer.divide,
+            tpr,
+            logical,
+            has_deadline: timer.deadline.is_some().into(),
+            pad: [0; 5],
+        }
     }
 
     /// A TSC deadline is kept where the mode stays so: its MSR is restored on its own, in any order.

@@ -266,12 +266,16 @@ fn impossible(c: &Ctx) {
         let nowhere = rvmm::StateBuffer { addr: 1 << 63, bytes: state.len() as u64 };
         refused(attr(&fd, nr::SET_DEVICE_ATTR, what, &raw const nowhere as u64), &[EFAULT]);
         refused(attr(&fd, nr::SET_DEVICE_ATTR, what, 1 << 63), &[EFAULT]);
-        // Any byte may be wrong: it is refused, or it is the state then.
+        // Any byte may be wrong: it is refused, or the machine has that state, and goes on to what is due then.
         for at in 16..state.len() {
             let mut bad = state.clone();
             bad[at] ^= 0xff;
             match restore(&fd, what, &bad) {
-                Ok(_) => assert_eq!(save(&fd, what), bad, "byte {at}"),
+                Ok(_) => {
+                    let now = save(&fd, what);
+                    restore(&fd, what, &now).unwrap_or_else(|e| panic!("byte {at}: error {e}"));
+                    assert!(save(&fd, what) == now, "byte {at}");
+                }
                 Err(e) => assert_eq!(e, EINVAL, "byte {at}"),
             }
         }
