@@ -14,6 +14,7 @@ pub(crate) mod cr;
 pub(crate) mod exception;
 pub(crate) mod mitigation;
 pub(crate) mod msr;
+pub(crate) mod rule;
 pub(crate) mod segment;
 pub(crate) mod slice;
 pub(crate) mod time;

@@ -439,6 +439,16 @@ impl Bus {
         }
     }
 
+    /// Looks whether the invariants of all chips hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        self.pic.as_ref().map_or(Ok(()), Pic::check)?;
+        self.rtc.as_ref().map_or(Ok(()), Rtc::check)?;
+        self.uart.as_ref().map_or(Ok(()), Uart::check)
+    }
+
     /// Returns when [`Bus::tick`] is next wanted.
     pub(crate) fn deadline(&self) -> Option<Ns> {
         let d =

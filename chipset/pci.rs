@@ -17,6 +17,7 @@
 
 use super::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::arch::addr::{Gpa, Width};
+use crate::arch::rule::rule;
 use kernel::prelude::*;
 
 mod config;
@@ -202,12 +203,24 @@ impl PciRoot {
         self.update(slot, config);
     }
 
+    /// Looks whether the map is sorted, and of functions that are there.
+    ///
+    /// # Errors
+    /// The name of what does not hold.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let sorted = self.map.windows(2).all(|two| matches!(two, [a, b] if a.order() <= b.order()));
+        rule(sorted, "the map of BARs is sorted")?;
+        let known = self.map.iter().all(|mapping| self.occupied & mapping.slot.bit() != 0);
+        rule(known, "BARs are of functions that are there")
+    }
+
     /// Takes over what a function's BARs claim, after a write that touched [`TouchedRegs::DECODE`].
     pub(crate) fn update(&mut self, slot: PciSlot, config: &ConfigSpace) {
         for mapping in self.map.iter_mut().filter(|m| m.slot == slot) {
             mapping.active = config.bar(mapping.bar);
         }
         sort(&mut self.map);
+        debug_assert_eq!(self.check(), Ok(()));
     }
 
     /// Returns the BAR at an address. Of overlapping BARs the one with the highest base wins, and of those the one with the

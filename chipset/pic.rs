@@ -23,6 +23,7 @@ mod kvm;
 use super::saved::{state_struct, Saved, SectionId};
 use super::{Level, PioDevice};
 use crate::arch::addr::Width;
+use crate::arch::rule::rule;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 
@@ -456,6 +457,21 @@ impl Pic {
     /// Returns the pair as it is after power-on, all lines low.
     pub(crate) fn new() -> Pic {
         Pic { master: PicChip::at_reset(ELCR_MASK_MASTER, 0), slave: PicChip::at_reset(ELCR_MASK_SLAVE, 0) }
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let cascade = self.master.lines & bit(CASCADE) != 0;
+        rule(cascade == self.slave.request(false).is_some(), "the cascade is the slave's output")?;
+        for chip in [&self.master, &self.slave] {
+            rule(chip.irr & chip.elcr == chip.lines & chip.elcr, "level requests are their lines")?;
+            rule(chip.elcr & !chip.elcr_mask == 0, "level triggered inputs are those that can be")?;
+            rule(chip.top <= 7 && chip.base & 7 == 0, "priorities and vectors are in range")?;
+        }
+        Ok(())
     }
 
     /// Back to power-on; the levels of the lines belong to the devices and stay.

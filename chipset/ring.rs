@@ -2,6 +2,7 @@
 
 //! Where a console's bytes wait, on their way to the guest or from it.
 
+use crate::arch::rule::rule;
 use kernel::prelude::*;
 
 /// A ring of bytes over a fixed, power of two number of them.
@@ -22,6 +23,15 @@ impl ByteRing {
     /// `ENOMEM`.
     pub(crate) fn new(bytes: usize) -> Result<ByteRing> {
         Ok(ByteRing { buf: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?, head: 0, len: 0 })
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        rule(self.len <= self.buf.len(), "a ring has no more bytes than room")?;
+        rule(self.buf.len().is_power_of_two(), "a ring's room is a power of two")
     }
 
     /// Returns how many bytes there is room for.

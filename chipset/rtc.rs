@@ -19,6 +19,7 @@ use super::saved::{state_struct, Saved, SectionId};
 use super::time::{TickClock, NS_PER_SEC};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
+use crate::arch::rule::rule;
 use crate::arch::time::{earliest, Ns};
 use core::ops::RangeInclusive;
 
@@ -501,6 +502,18 @@ impl PioDevice for Rtc {
             (1, Width::B1) => self.write_data(value, now),
             _ => {}
         }
+    }
+}
+
+impl Rtc {
+    /// Looks whether what the arithmetic of the clock counts on holds.
+    ///
+    /// # Errors
+    /// The name of what does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        rule(self.offset_ns < NS_PER_SEC, "less than a second is below a second")?;
+        rule(self.offset_seconds.unsigned_abs() <= MAX_OFFSET.unsigned_abs(), "the offset is bounded")?;
+        rule(self.index < 128, "the index is one of the memory's")
     }
 }
 

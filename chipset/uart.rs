@@ -494,6 +494,17 @@ impl PioDevice for Uart {
     }
 }
 
+impl Uart {
+    /// Looks whether the invariants of both rings hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        self.input.check()?;
+        self.output.check()
+    }
+}
+
 impl Saved for Uart {
     const SECTION: SectionId = SectionId { id: 0x07, version: 1 };
     type State = SavedUart;

@@ -97,6 +97,7 @@ impl ChipsetLock {
                 bsp.request(VcpuRequests::EXTINT);
             }
         }
+        debug_assert_eq!(bus.check(), Ok(()));
         self.rearm(bus);
         taken
     }

@@ -10,6 +10,7 @@
 //! the same even version before and after has read one state. The writes must reach the guest in order;
 //! on x86 stores do, so it is enough that they are made in order.
 
+use crate::arch::rule::rule;
 use zerocopy::IntoBytes;
 
 /// Bit of the MSR's value: the structure is in use.
@@ -49,7 +50,17 @@ impl TscScale {
             ns = ns.wrapping_shl(1);
             shift = shift.wrapping_sub(1);
         }
-        Some(TscScale { mul: fraction(ns, hz), shift })
+        let scale = TscScale { mul: fraction(ns, hz), shift };
+        debug_assert_eq!(scale.check(), Ok(()));
+        Some(scale)
+    }
+
+    /// Looks whether the invariant holds.
+    ///
+    /// # Errors
+    /// Its name if it does not.
+    fn check(self) -> Result<(), &'static str> {
+        rule(self.mul >> 31 == 1, "the factor has 32 significant bits")
     }
 
     /// Returns `ticks` in nanoseconds, modulo 2^64, as the guest computes it.

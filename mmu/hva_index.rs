@@ -12,6 +12,7 @@
 
 use super::slot::{GfnRange, MemSlot};
 use crate::arch::addr::{Gfn, Hva, PAGE_SHIFT};
+use crate::arch::rule::rule;
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
 
@@ -76,6 +77,26 @@ impl HvaIndex {
         let all = self.nodes.len();
         self.set_greatest_ends(0, all);
         Ok(())
+    }
+
+    /// Returns whether a slot is in it.
+    pub(super) fn has(&self, slot: &MemSlot) -> bool {
+        let node = HvaNode::of(slot);
+        let found = self.nodes.get(self.position(&node));
+        found.is_some_and(|n| (n.start, n.end, n.base) == (node.start, node.end, node.base))
+    }
+
+    /// Looks whether the invariants hold of an index over `slots` slots.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(super) fn check(&self, slots: usize) -> Result<(), &'static str> {
+        rule(self.nodes.len() == slots, "the index has no other slots")?;
+        let before = |two: &[HvaNode]| matches!(two, [a, b] if (a.start, a.base) < (b.start, b.base));
+        rule(self.nodes.windows(2).all(before), "the index is sorted")?;
+        let greatest = self.nodes.iter().map(|n| n.end).max();
+        let root = self.nodes.get(middle(0, self.nodes.len())).map(|n| n.greatest_end);
+        rule(root == greatest, "the root has the greatest end")
     }
 
     /// Returns where `node` is in the list, or is to be.

@@ -6,6 +6,7 @@
 
 use super::format::PageSize;
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
+use crate::arch::rule::rule;
 
 /// The first frame number that no guest can have: physical addresses have at most 52 bits.
 pub(super) const END_GFN: u64 = 1 << (52 - PAGE_SHIFT);
@@ -70,6 +71,17 @@ pub(crate) struct MemSlot {
 }
 
 impl MemSlot {
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        rule((1..1 << 31).contains(&self.npages), "a slot has pages, as many as can be counted")?;
+        rule(self.base.0.checked_add(self.npages).is_some(), "the guest's range does not wrap")?;
+        let bytes = self.npages.wrapping_shl(PAGE_SHIFT);
+        rule(self.hva.checked_add(bytes).is_some(), "the host's range does not wrap")
+    }
+
     /// Returns its guest frames.
     pub(crate) fn range(&self) -> GfnRange {
         GfnRange { start: self.base, end: Gfn(self.base.0.wrapping_add(self.npages)) }

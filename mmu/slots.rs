@@ -15,6 +15,7 @@ use super::hva_index::{HvaIndex, HvaRanges};
 use super::slot::END_GFN;
 pub(crate) use super::slot::{GfnRange, HvaSpan, MemSlot, SlotFlags};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use crate::arch::rule::rule;
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
 
@@ -23,6 +24,9 @@ pub(crate) const MAX_SLOTS: u16 = 32764;
 
 /// The most pages of one slot: a dirty bitmap's bits are counted in an `int` by the ABI.
 const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
+
+/// How many slots are looked through after each change by debug assertions.
+const FEW: usize = 64;
 
 /// Where slots may lie on this host.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +151,23 @@ impl MemSlots {
             self.slots.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
         }
         self.by_hva.replace(remove.as_ref(), insert.as_ref())?;
+        // Of many slots it would make a change take as long as all before it.
+        debug_assert!(self.slots.len() > FEW || self.check() == Ok(()));
         Ok(change)
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let apart = |two: &[MemSlot]| matches!(two, [a, b] if a.range().end <= b.base);
+        rule(self.slots.windows(2).all(apart), "slots are sorted and do not overlap")?;
+        let unique = self.slots.iter().all(|s| self.by_id(s.id) == Some(s));
+        rule(unique, "ids are unique")?;
+        self.slots.iter().try_for_each(MemSlot::check)?;
+        rule(self.slots.iter().all(|s| self.by_hva.has(s)), "the index has all slots")?;
+        self.by_hva.check(self.slots.len())
     }
 
     /// Returns how many slots lie before `base`.

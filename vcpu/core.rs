@@ -395,6 +395,7 @@ impl<B: Backend> VcpuCore<B> {
     /// Sets the host's timer for the local APIC's.
     pub(crate) fn arm_timer(&self, mailbox: &Mailbox, time: &MachineTime) {
         let Some(lapic) = self.lapic.as_ref() else { return };
+        debug_assert_eq!(lapic.check(), Ok(()));
         let at = lapic.deadline().map(|at| time.to_host(at));
         mailbox.set_timer(if lapic.armed_tsc().is_some() {
             at.map(|at| self.timer_advance.before(at))

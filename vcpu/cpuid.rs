@@ -14,6 +14,7 @@
 use crate::abi::sys::{CpuidEntry2, CPUID_FLAG_SIGNIFICANT_INDEX, MAX_CPUID_ENTRIES};
 use crate::arch::cpuid::*;
 use crate::arch::cr::{Cr4, CrRules, Xcr0};
+use crate::arch::rule::rule;
 use crate::arch::slice::count_first;
 use core::mem::swap;
 use kernel::prelude::*;
@@ -442,7 +443,19 @@ impl CpuidTable {
         }
         table.cr_rules =
             CrRules::of_cpuid(|leaf| table.find(leaf, 0).map_or_else(CpuidRegs::default, |e| e.regs()));
+        debug_assert_eq!(table.check(), Ok(()));
         Ok(table)
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    fn check(&self) -> Result<(), &'static str> {
+        rule(self.sorted == self.entries.len(), "the order has all entries")?;
+        let place = |i: usize| self.order.get(i).zip(self.at(i)).map(|(place, e)| (key(e), *place));
+        let sorted = (1..self.sorted).all(|i| place(i).is_some() && place(i.wrapping_sub(1)) < place(i));
+        rule(sorted, "the order is by leaf, subleaf and position")
     }
 
     /// Puts entry `i` into the order, behind those with the same key.

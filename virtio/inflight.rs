@@ -15,6 +15,7 @@
 //! and at most as many are out as there is room, so an [`EndedRing`] of the same room is never full. The
 //! worker owns the [`InFlight`]; the [`EndedRing`] is under a lock that both sides take.
 
+use crate::arch::rule::rule;
 use kernel::prelude::*;
 
 /// Pieces of work that are under way, each in a slot of its own.
@@ -54,10 +55,25 @@ impl<T> InFlight<T> {
         }
     }
 
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        for (n, number) in self.free.iter().enumerate() {
+            let place = self.slots.get(usize::from(*number));
+            rule(matches!(place, Some(None)), "what is free holds no item")?;
+            let again = self.free.iter().skip(n.saturating_add(1)).any(|other| other == number);
+            rule(!again, "what is free is so once")?;
+        }
+        Ok(())
+    }
+
     /// Gives back a slot that was reserved and not filled.
     pub(crate) fn release(&mut self, slot: u16) {
         // There is room for all numbers, and each is in the list at most once.
         let _ = self.free.push_within_capacity(slot);
+        debug_assert_eq!(self.check(), Ok(()));
     }
 
     /// Takes the item out of a slot, which is free then. `None`: it was free before.

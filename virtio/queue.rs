@@ -20,6 +20,7 @@
 //! access.
 
 use crate::arch::addr::Gpa;
+use crate::arch::rule::rule;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::virtio::segment::{MemSegment, SegmentList};
 use core::sync::atomic::{fence, Ordering};
@@ -350,6 +351,30 @@ impl Queue {
         match &self.format {
             AnyRing::Split(ring) => ring.knows_more(),
             AnyRing::Packed(_) => false,
+        }
+    }
+
+    /// Looks whether the invariants of the shape and of the ring hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        rule(
+            self.shape.size != 0 && self.shape.size <= self.max_size,
+            "a queue's size is within its bounds",
+        )?;
+        if !self.ready {
+            return Ok(());
+        }
+        match &self.format {
+            AnyRing::Split(ring) => {
+                rule(SplitRing::fits(&self.shape), "a split ring is aligned and does not wrap")?;
+                ring.check(&self.shape)
+            }
+            AnyRing::Packed(ring) => {
+                rule(PackedRing::fits(&self.shape), "a packed ring is aligned and does not wrap")?;
+                ring.check(&self.shape)
+            }
         }
     }
 

@@ -33,8 +33,9 @@ pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 pub(crate) use timer::TimerClock;
 
 use super::DeliveryMode;
+use crate::arch::rule::rule;
 use crate::arch::time::Ns;
-use base::{BASE_BSP, BASE_EN};
+use base::{BASE_BSP, BASE_EN, BASE_EXTD};
 use dest::IcrCommand;
 use timer::LapicTimer;
 
@@ -116,6 +117,20 @@ pub(crate) struct Lapic {
 }
 
 impl Lapic {
+    /// Looks whether mode, base and timer go together, as [`Saved::set_state`](super::saved::Saved::set_state) has it.
+    ///
+    /// # Errors
+    /// The name of what does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let [timer_lvt, ..] = self.lvt;
+        rule(self.base & BASE_EN != 0 || self.base & BASE_EXTD == 0, "no x2APIC mode of one that is off")?;
+        rule(
+            self.mode() != ApicMode::X2apic || self.logical == 0,
+            "an id that was written is of xAPIC mode",
+        )?;
+        self.timer.check(timer_lvt)
+    }
+
     /// Returns the local APIC with id `id` after power-on; `bsp` for the bootstrap processor.
     ///
     /// LINT0 of the bootstrap processor passes the PIC's interrupts on, as firmware would set it up

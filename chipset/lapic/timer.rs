@@ -9,6 +9,7 @@
 //! A periodic timer reloads at least every [`MIN_PERIOD_NS`], so that a guest cannot keep the host
 //! busy with its timer alone; periods missed altogether give one interrupt.
 
+use crate::arch::rule::rule;
 use crate::arch::time::{scale, Ns};
 
 /// The shortest period of a periodic timer, in nanoseconds.
@@ -120,6 +121,24 @@ impl LapicTimer {
         self.divide = value & 0xb;
         if matches!(self.mode, TimerMode::OneShot | TimerMode::Periodic) {
             self.start_at(count, now);
+        }
+    }
+
+    /// Looks whether mode and deadline go together; `lvt` is the timer's entry of the local vector table.
+    ///
+    /// # Errors
+    /// The name of what does not hold.
+    pub(super) fn check(&self, lvt: u32) -> Result<(), &'static str> {
+        rule(self.mode == TimerMode::from_lvt(lvt), "the timer's mode is in its entry")?;
+        let runs = self.deadline.is_some();
+        match self.mode {
+            TimerMode::Reserved => rule(!runs, "the reserved mode never fires"),
+            TimerMode::TscDeadline => {
+                rule(runs == (self.tsc_deadline != 0), "a deadline of the TSC is armed")
+            }
+            TimerMode::OneShot | TimerMode::Periodic => {
+                rule(self.tsc_deadline == 0, "a deadline of the TSC is of its mode")
+            }
         }
     }
 

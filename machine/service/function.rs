@@ -106,7 +106,10 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
 
     /// Calls `f` with the lock held.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut VirtioPci<D>) -> R) -> R {
-        f(&mut self.model.lock())
+        let mut model = self.model.lock();
+        let done = f(&mut model);
+        debug_assert_eq!(model.check(), Ok(()));
+        done
     }
 
     /// Calls `f` with the lock held, and the guest's memory.
@@ -114,7 +117,9 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
     pub(crate) fn with_ram<R>(&self, f: impl FnOnce(&mut VirtioPci<D>, &PinnedRam<'_>) -> R) -> R {
         let cpu = PinnedCpu::pin();
         let mut model = self.model.lock_with(cpu.irq());
-        f(&mut model, &self.ram.pinned(&cpu))
+        let done = f(&mut model, &self.ram.pinned(&cpu));
+        debug_assert_eq!(model.check(), Ok(()));
+        done
     }
 
     /// Sends an interrupt, if there is one.

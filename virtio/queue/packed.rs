@@ -18,6 +18,7 @@ use super::desc::{BufferParts, DescTable, DESC_BYTES, INDIRECT, NEXT, WRITE};
 use super::state::SavedQueue;
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
+use crate::arch::rule::rule;
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{fence, Ordering};
 
@@ -113,6 +114,17 @@ impl PackedRing {
         let fits = avail < end && used < end && circle.distance(used, avail) <= circle.size;
         let (avail, used) = if fits { (avail, used) } else { (0, 0) };
         PackedRing { avail, used, undecided: state.signalled }
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(super) fn check(&self, shape: &QueueShape) -> Result<(), &'static str> {
+        let circle = RingCircle::of(shape);
+        let end = circle.size.wrapping_mul(2);
+        rule(self.avail < end && self.used < end, "positions are below twice the size")?;
+        rule(circle.distance(self.used, self.avail) <= circle.size, "no more is out than there are entries")
     }
 
     /// Returns whether a ring can be like that.

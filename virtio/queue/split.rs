@@ -8,6 +8,7 @@ use super::desc::{BufferParts, DescTable, RingDesc, DESC_BYTES, INDIRECT, NEXT};
 use super::state::{SavedQueue, HEADS};
 use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
+use crate::arch::rule::rule;
 use crate::mmu::mem::{GuestMem, MemError};
 use core::sync::atomic::{fence, Ordering};
 use zerocopy::IntoBytes;
@@ -102,6 +103,18 @@ impl SplitRing {
             ring.avail_idx = ring.next_avail;
         }
         ring
+    }
+
+    /// Looks whether no more buffers are out or announced than the ring has entries.
+    ///
+    /// # Errors
+    /// The name of what does not hold.
+    pub(super) fn check(&self, shape: &QueueShape) -> Result<(), &'static str> {
+        rule(self.in_flight() <= shape.size, "no more buffers are out than there are entries")?;
+        let ahead = u32::from(self.avail_idx.wrapping_sub(self.next_avail));
+        let all = ahead.wrapping_add(self.in_flight().into());
+        rule(all <= shape.size.into(), "no more buffers are announced than there are entries")?;
+        rule(usize::from(self.head_count) <= GROUP, "what was read ahead is a group")
     }
 
     /// Returns whether a ring can be like that.

@@ -279,6 +279,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.fault
     }
 
+    /// Looks whether the invariants of all queues hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        self.queues.iter().try_for_each(Queue::check)
+    }
+
     /// Reads configuration space.
     pub(crate) fn config_read(&mut self, register: u8, width: Width) -> u32 {
         if self.is_pci_cfg_data(register) {

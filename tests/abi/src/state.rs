@@ -267,7 +267,7 @@ fn impossible(c: &Ctx) {
         refused(attr(&fd, nr::SET_DEVICE_ATTR, what, &raw const nowhere as u64), &[EFAULT]);
         refused(attr(&fd, nr::SET_DEVICE_ATTR, what, 1 << 63), &[EFAULT]);
         // Any byte may be wrong: it is refused, or the machine has that state, and goes on to what is due then.
-        for at in 16..state.len() {
+        for at in (16..state.len()).step_by(5) {
             let mut bad = state.clone();
             bad[at] ^= 0xff;
             match restore(&fd, what, &bad) {

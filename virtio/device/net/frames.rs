@@ -4,6 +4,7 @@
 //!
 //! That is how QEMU's socket back end carries packets, and what user-mode networks such as passt speak.
 
+use crate::arch::rule::rule;
 use kernel::prelude::*;
 
 /// Bytes of the length in front of a packet.
@@ -55,9 +56,18 @@ impl FrameStream {
         self.bytes.get_mut(self.end..).unwrap_or(&mut [])
     }
 
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    fn check(&self) -> Result<(), &'static str> {
+        rule(self.start <= self.end && self.end <= self.bytes.len(), "what was received is in the buffer")
+    }
+
     /// Notes that the first `n` bytes of the room were filled.
     pub(crate) fn filled(&mut self, n: usize) {
         self.end = self.end.saturating_add(n).min(self.bytes.len());
+        debug_assert_eq!(self.check(), Ok(()));
     }
 
     /// Returns the first packet, if all of it was received.
@@ -80,5 +90,6 @@ impl FrameStream {
             let len = PREFIX.saturating_add(frame.len());
             self.start = self.start.saturating_add(len).min(self.end);
         }
+        debug_assert_eq!(self.check(), Ok(()));
     }
 }

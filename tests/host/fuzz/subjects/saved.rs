@@ -375,6 +375,16 @@ impl Machine {
         TimerClock { now: self.now, tsc: self.now.0, ns_per_tick: 1 << 32 }
     }
 
+    /// Whether every type keeps its invariants.
+    fn check(&mut self) {
+        assert_eq!(self.bus.check(), Ok(()));
+        assert_eq!(self.root.check(), Ok(()));
+        assert_eq!(self.lapic.check(), Ok(()));
+        for slot in [BLK, NET, CONSOLE, RNG] {
+            assert_eq!(device!(self, slot, dev => dev.check()), Some(Ok(())));
+        }
+    }
+
     /// Does one thing, and returns all that can be seen of it.
     pub(crate) fn apply(&mut self, op: [u8; 6]) -> u64 {
         let [kind, a, b, c, d, e] = op;
@@ -441,6 +451,7 @@ impl Machine {
         if a & 0x40 != 0 {
             seen ^= u64::from(self.bus.acknowledge().unwrap_or(0)) << 16;
         }
+        self.check();
         seen ^ u64::from(self.bus.intr().is_high()) << 63
             ^ self.bus.deadline().map_or(0, |at| at.0 << 1)
             ^ self.lapic.deadline().map_or(0, |at| at.0 << 2)

@@ -416,6 +416,7 @@ impl Subject for Pic {
         0
     }
     fn check(&self) {
+        assert_eq!(Pic::check(self), Ok(()));
         let state = self.save();
         for chip in [state.master, state.slave] {
             assert_eq!(chip.irr & chip.elcr, chip.last_irr & chip.elcr, "a level request is its line");

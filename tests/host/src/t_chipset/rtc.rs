@@ -292,6 +292,7 @@ impl Subject for Rtc {
         0
     }
     fn check(&self) {
+        assert_eq!(Rtc::check(self), Ok(()));
         let state = self.save();
         let (b, c) = (state.ram[0x0b], state.ram[0x0c]);
         assert_eq!(self.irq().is_high(), b & c & 0x70 != 0);

@@ -424,6 +424,7 @@ impl Subject for Uart {
         0
     }
     fn check(&self) {
+        assert_eq!(Uart::check(self), Ok(()));
         let state = self.save();
         assert!(state.rx_len <= if state.fcr & 1 != 0 { 16 } else { 1 });
         if state.mcr & 0x08 == 0 || state.ier == 0 {
