@@ -3,7 +3,7 @@
 //! What a random caller does: an ioctl of the table with an argument that is nearly right, or something to the
 //! files and the memory behind it.
 
-use crate::abi::{nr, run, sys as sys_abi, vcpu, vm};
+use crate::abi::{nr, run, rvmm, sys as sys_abi, vcpu, vm};
 use crate::random::Random;
 use crate::sys::{self, Arena, RunPage};
 use crate::table::{Row, Shape, Target, TABLE};
@@ -232,6 +232,7 @@ impl<'a> Caller<'a> {
                 a.flags = if self.random.once_in(8) { self.random.odd() as u32 } else { 0 };
             }),
             Shape::Attribute => self.attribute(),
+            Shape::State => self.state(fd),
             Shape::Msrs => self.msrs(),
             Shape::Cpuid => {
                 let node = self.world.node;
@@ -327,6 +328,32 @@ impl<'a> Caller<'a> {
             a.attr = self.random.small(2);
             a.addr = addr;
         });
+    }
+
+    /// Rest, or a state that the machine has, changed.
+    fn state(&self, fd: i32) {
+        const ATTR: usize = size_of::<vm::DeviceAttr>();
+        const DATA: usize = 1024;
+        let base = self.scratch.address();
+        let attr = self.random.small(3);
+        self.change(0, |a: &mut vm::DeviceAttr| {
+            (a.flags, a.group, a.attr) = (0, rvmm::GROUP_STATE, attr);
+            a.addr = if self.random.once_in(8) { self.bad_address() } else { base + ATTR as u64 };
+        });
+        if attr == rvmm::STATE_REST {
+            self.set32(ATTR, self.random.small(2));
+            return;
+        }
+        self.change(ATTR, |b: &mut rvmm::StateBuffer| {
+            (b.addr, b.bytes) = (base + DATA as u64, (SCRATCH - DATA) as u64);
+        });
+        sys::ioctl(fd, nr::GET_DEVICE_ATTR, base);
+        for _ in 0..self.random.below(4) {
+            self.set(DATA + self.random.below(SCRATCH - DATA - 1), &[self.random.next() as u8]);
+        }
+        if self.random.once_in(4) {
+            self.change(ATTR, |b: &mut rvmm::StateBuffer| b.bytes = self.random.odd());
+        }
     }
 
     fn msrs(&self) {

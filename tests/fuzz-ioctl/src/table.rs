@@ -47,6 +47,8 @@ pub enum Shape {
     NewDevice,
     /// A device's attribute.
     Attribute,
+    /// An attribute of a machine's state.
+    State,
     /// A count and MSRs.
     Msrs,
     /// A count and CPUID leaves, or indices.
@@ -116,6 +118,10 @@ pub const TABLE: &[Row] = table! {
     nr::SET_DEVICE_ATTR: Device, Attribute;
     nr::GET_DEVICE_ATTR: Device, Attribute;
     nr::HAS_DEVICE_ATTR: Device, Attribute;
+    nr::SET_DEVICE_ATTR: Vm, State;
+    nr::GET_DEVICE_ATTR: Vm, State;
+    nr::SET_DEVICE_ATTR: Vcpu, State;
+    nr::GET_DEVICE_ATTR: Vcpu, State;
     nr::RUN: Vcpu, Nothing;
     nr::GET_REGS: Vcpu, Bytes;
     nr::SET_REGS: Vcpu, Change(nr::GET_REGS);
