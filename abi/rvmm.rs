@@ -29,15 +29,20 @@ pub(crate) const DEV_VIRTIO_CONSOLE: u32 = 0x7276_0013;
 
 /// The group of the configuration; its only attribute is 0.
 pub(crate) const GROUP_CONFIG: u32 = 0;
-/// The group of what a device counts, to be read: 64-bit numbers. For a console, attribute 0 is [`COUNT_LOST`].
+/// The group of what a device counts, to be read: 64-bit numbers. Consoles have [`COUNT_LOST`], disks [`COUNT_FAILED`].
 pub(crate) const GROUP_COUNTERS: u32 = 2;
 /// Attribute of [`GROUP_COUNTERS`]: bytes of the guest's output that nobody read before they were overwritten, or that came
 /// while the transmitter was full.
 pub(crate) const COUNT_LOST: u64 = 0;
-/// The group of commands to the device. For [`DEV_ACPI_PM`], attribute 0 presses the power button.
+/// Attribute of [`GROUP_COUNTERS`]: requests of a disk that the host could not carry out, each time that it was tried.
+pub(crate) const COUNT_FAILED: u64 = 1;
+/// The group of commands to the device: [`DEV_ACPI_PM`] has [`COMMAND_POWER_BUTTON`], [`DEV_VIRTIO_BLK`] has
+/// [`COMMAND_LOOK_AT_SIZE`].
 pub(crate) const GROUP_COMMAND: u32 = 1;
 /// Attribute of [`GROUP_COMMAND`]: press the power button.
 pub(crate) const COMMAND_POWER_BUTTON: u64 = 0;
+/// Attribute of [`GROUP_COMMAND`]: a disk's file may have grown; if so, the guest is told. EBADF as for [`DEV_RUN`].
+pub(crate) const COMMAND_LOOK_AT_SIZE: u64 = 1;
 
 /// The group of a machine's state, on a VM's fd and on those of its vCPUs.
 pub(crate) const GROUP_STATE: u32 = 0x7276_0000;
@@ -50,7 +55,8 @@ pub(crate) const STATE_MACHINE: u64 = 1;
 pub(crate) const STATE_LAPIC: u64 = 2;
 
 /// RVMM_DEV_RUN: lends the calling thread to the device until the VM is gone (0) or a signal (EINTR). The
-/// argument is the queue to serve, 0 for a device with one.
+/// argument is the queue to serve, 0 for a device with one. A disk with [`BLK_TELLS_FAILURES`] ends it, too, when the
+/// host could not carry out a request: with the host's errno as a positive number.
 pub(crate) const DEV_RUN: u32 = 0xaef0;
 
 /// RVMM_GET_EXITS: a vCPU's last exits, oldest first: of [`LastExits`], as much as there are records.
@@ -70,6 +76,11 @@ pub(crate) const BLK_MAX_QUEUES: u16 = 16;
 pub(crate) const BLK_READ_ONLY: u32 = 1 << 0;
 /// [`VirtioBlkConfig::flags`]: packed rings are offered.
 pub(crate) const BLK_PACKED: u32 = 1 << 1;
+/// [`VirtioBlkConfig::flags`]: [`DEV_RUN`] says when the host failed a request.
+pub(crate) const BLK_TELLS_FAILURES: u32 = 1 << 2;
+/// [`VirtioBlkConfig::flags`]: a request that the host failed is not answered; the next [`DEV_RUN`] of its queue tries it
+/// again. Only with [`BLK_TELLS_FAILURES`].
+pub(crate) const BLK_HOLDS_FAILED: u32 = 1 << 3;
 
 /// [`VirtioNetConfig::flags`]: the taps take and give unfinished checksums and TCP segments.
 pub(crate) const NET_OFFLOADS: u32 = 1 << 0;
@@ -137,7 +148,7 @@ abi_struct! {
     struct VirtioBlkConfig = 40 {
         /// The backing file or block device, opened by the caller.
         fd: i32,
-        /// [`BLK_READ_ONLY`], [`BLK_PACKED`].
+        /// [`BLK_READ_ONLY`], [`BLK_PACKED`], [`BLK_TELLS_FAILURES`], [`BLK_HOLDS_FAILED`].
         flags: u32,
         /// What the guest reads as the serial number; unused bytes are 0.
         serial: [u8; BLK_SERIAL_BYTES],

@@ -96,20 +96,36 @@ impl BackingFile {
     /// Transfers between the file and kernel memory; sleeps. Returns the bytes transferred, fewer than
     /// asked at the end of the file.
     fn copy(&self, buf: &mut [u8], at: FilePos) -> Result<usize> {
-        let call = |buf: &mut [u8], how| {
-            let (ptr, len) = (buf.as_mut_ptr().cast(), buf.len() as u64);
-            // SAFETY: The file is referenced, and `buf` is valid for `len` bytes.
-            outcome(unsafe { ffi::rvmm_file_copy(self.file.as_ptr(), ptr, len, at.pos, how) })
-        };
-        let mut done = call(buf, at.how());
-        // SAFETY: The file is referenced.
-        if matches!(&done, Err(e) if *e == EINVAL) && unsafe { ffi::rvmm_file_is_regular(self.file.as_ptr()) }
-        {
+        let mut done = 0usize;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            // Why only a part was done, the call for the rest says.
+            match self.copy_some(rest, FilePos { pos: at.pos.saturating_add(done as u64), ..at })? {
+                0 => break,
+                n => done = done.saturating_add(n),
+            }
+        }
+        Ok(done)
+    }
+
+    fn copy_some(&self, buf: &mut [u8], at: FilePos) -> Result<usize> {
+        let mut done = self.copy_as(buf, at.pos, at.how());
+        if matches!(&done, Err(e) if *e == EINVAL) && self.is_regular() {
             // The file system wants larger blocks than 512 bytes for direct I/O. Not so on a block
             // device, whose block size the guest knows: there, stale pages in the cache could come back.
-            done = call(buf, at.how() | IO_BUFFERED);
+            done = self.copy_as(buf, at.pos, at.how() | IO_BUFFERED);
         }
         Ok(usize::try_from(done?)?)
+    }
+
+    fn copy_as(&self, buf: &mut [u8], pos: u64, how: u32) -> Result<u64> {
+        let (ptr, len) = (buf.as_mut_ptr().cast(), buf.len() as u64);
+        // SAFETY: The file is referenced, and `buf` is valid for `len` bytes.
+        outcome(unsafe { ffi::rvmm_file_copy(self.file.as_ptr(), ptr, len, pos, how) })
+    }
+
+    fn is_regular(&self) -> bool {
+        // SAFETY: The file is referenced.
+        unsafe { ffi::rvmm_file_is_regular(self.file.as_ptr()) }
     }
 
     /// Makes everything written so far durable; sleeps.
@@ -400,6 +416,32 @@ impl<T, W: TransferWaker> FileTransfers<T, W> {
         }
         self.queue.waker.waiting().wait_fully(|| self.has_ended());
         true
+    }
+
+    /// Writes zeroes, for files that [cannot do it otherwise](BackingFile::clear). Sleeps, as long as the writing takes:
+    /// the caller bounds the length.
+    ///
+    /// # Errors
+    /// Those of the file; `EINTR` for a thread that is being killed.
+    pub(crate) fn write_zeroes(&mut self, pos: u64, len: u64) -> Result {
+        let file = self.file.get().ok_or(EBADF)?;
+        // Page by page, which takes long if each has to be on the disk before the next.
+        let how = IO_WRITE | if file.is_regular() { IO_BUFFERED } else { 0 };
+        let page = self.page.bytes_mut();
+        page.fill(0);
+        let mut done = 0u64;
+        while done < len {
+            if is_being_killed() {
+                return Err(EINTR);
+            }
+            let n = len.saturating_sub(done).min(page.len() as u64);
+            let part = page.get_mut(..usize::try_from(n)?).ok_or(EINVAL)?;
+            match file.copy_as(part, pos.saturating_add(done), how)? {
+                0 => return Err(EIO),
+                n => done = done.saturating_add(n),
+            }
+        }
+        Ok(())
     }
 
     /// Transfers between the file and pieces of the calling process's memory, through a page of the

@@ -43,7 +43,9 @@ impl<B: Backend> DeviceFile<B> {
         match (a.group, a.attr) {
             (abi::GROUP_CONFIG, 0) => true,
             (abi::GROUP_COMMAND, abi::COMMAND_POWER_BUTTON) => self.device.has_power_button(),
+            (abi::GROUP_COMMAND, abi::COMMAND_LOOK_AT_SIZE) => self.device.is_disk(),
             (abi::GROUP_COUNTERS, abi::COUNT_LOST) => self.device.is_console(),
+            (abi::GROUP_COUNTERS, abi::COUNT_FAILED) => self.device.is_disk(),
             _ => false,
         }
     }
@@ -52,6 +54,9 @@ impl<B: Backend> DeviceFile<B> {
         match (a.group, a.attr) {
             (abi::GROUP_COUNTERS, abi::COUNT_LOST) if self.device.is_console() => {
                 user::write(a.addr, &self.lost_output()).map(|()| 0)
+            }
+            (abi::GROUP_COUNTERS, abi::COUNT_FAILED) if self.device.is_disk() => {
+                user::write(a.addr, &self.device.failed_requests(&self.vm.machine).unwrap_or(0)).map(|()| 0)
             }
             // Commands and the configuration are set only.
             _ if self.has_attr(&a) => Err(EPERM),
@@ -69,6 +74,9 @@ impl<B: Backend> DeviceFile<B> {
             {
                 Ok(0)
             }
+            (abi::GROUP_COMMAND, abi::COMMAND_LOOK_AT_SIZE) => {
+                self.device.look_at_size(&self.vm.machine).map(|()| 0)
+            }
             _ => Err(ENXIO),
         }
     }
@@ -78,7 +86,8 @@ impl<B: Backend> DeviceFile<B> {
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
-        self.device.serve(&self.vm.machine, u16::try_from(queue)?).map(|()| 0)
+        let failed = self.device.serve(&self.vm.machine, u16::try_from(queue)?)?;
+        Ok(failed.map_or(0, |why| i64::from(why.to_errno().wrapping_neg())))
     }
 }
 

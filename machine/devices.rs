@@ -14,6 +14,7 @@
 
 use super::console::ConsoleEnd;
 use super::functions::{check, each_function, FunctionHost, FunctionKind, PciFunction};
+use super::service::blk::BlkService;
 use super::service::function::VirtioService;
 use super::whole::GuestMachine;
 use crate::abi::rvmm as abi;
@@ -151,12 +152,38 @@ impl DeviceHandle {
         self.has_power_button() && machine.interrupts.with(|bus, now, out| bus.press_power_button(now, out))
     }
 
-    /// Serves a queue with the calling thread, until a signal arrives.
+    /// Returns whether the device is a disk, configured or not.
+    pub(crate) fn is_disk(&self) -> bool {
+        self.kind == DeviceKind::Pci(FunctionKind::Blk)
+    }
+
+    /// Returns how many requests of a disk the host failed. `None`: it is none, or is not configured.
+    pub(crate) fn failed_requests(&self, machine: &GuestMachine) -> Option<u64> {
+        self.disk(machine).map(BlkService::failed)
+    }
+
+    /// Looks whether a disk's file has grown.
+    ///
+    /// # Errors
+    /// `ENXIO` for what is no disk or is not configured; `EBADF` where the file is not the caller's.
+    pub(crate) fn look_at_size(&self, machine: &GuestMachine) -> Result {
+        self.disk(machine).ok_or(ENXIO)?.look_at_size()
+    }
+
+    fn disk<'a>(&self, machine: &'a GuestMachine) -> Option<&'a BlkService> {
+        match self.function(machine) {
+            Some(PciFunction::Blk(disk)) => Some(disk),
+            _ => None,
+        }
+    }
+
+    /// Serves a queue with the calling thread, until a signal arrives, or there is something else to tell user space:
+    /// the host's errno for a request that it failed.
     ///
     /// # Errors
     /// `ENXIO` before it is configured and for a device without queues, `EINVAL` for one whose queues no thread
     /// serves; those of the service.
-    pub(crate) fn serve(&self, machine: &GuestMachine, queue: u16) -> Result {
+    pub(crate) fn serve(&self, machine: &GuestMachine, queue: u16) -> Result<Option<Error>> {
         let function = self.function(machine).ok_or(ENXIO)?;
         each_function!(function, service => service.serve(queue))
     }

@@ -17,7 +17,7 @@
 use super::counters::DiskCounters;
 use super::interrupts::ChipsetLock;
 use super::ram::GuestRam;
-use super::service::blk::BlkService;
+use super::service::blk::{BlkService, FailurePolicy};
 use super::service::console::ConsoleService;
 use super::service::net::{NetBackend, NetService};
 use super::service::threadless::{ThreadlessDevice, ThreadlessService};
@@ -171,7 +171,14 @@ fn console(c: &abi::VirtioConsoleConfig, host: &FunctionHost<'_>) -> Result<Arc<
 
 fn blk(c: &abi::VirtioBlkConfig, host: &FunctionHost<'_>) -> Result<Arc<BlkService>> {
     let read_only = c.flags & abi::BLK_READ_ONLY != 0;
-    check(c.flags & !(abi::BLK_READ_ONLY | abi::BLK_PACKED) == 0 && c.pad == 0)?;
+    let known = abi::BLK_READ_ONLY | abi::BLK_PACKED | abi::BLK_TELLS_FAILURES | abi::BLK_HOLDS_FAILED;
+    check(c.flags & !known == 0 && c.pad == 0)?;
+    let policy = match (c.flags & abi::BLK_TELLS_FAILURES != 0, c.flags & abi::BLK_HOLDS_FAILED != 0) {
+        (true, true) => FailurePolicy::HoldAndTell,
+        (true, false) => FailurePolicy::AnswerAndTell,
+        (false, false) => FailurePolicy::Answer,
+        (false, true) => return Err(EINVAL),
+    };
     let (known, file) = KnownFile::<BackingFile>::look_up(c.fd)?;
     file.check_mode(!read_only)?;
     let p = file.properties()?;
@@ -193,7 +200,7 @@ fn blk(c: &abi::VirtioBlkConfig, host: &FunctionHost<'_>) -> Result<Arc<BlkServi
     let depth = REQUESTS.checked_div(queues).unwrap_or(0).max(LEAST_REQUESTS);
     let blk = VirtioPci::new(VirtioBlk::new(geometry, size, depth, queues)?)?
         .offer_packed(c.flags & abi::BLK_PACKED != 0);
-    BlkService::new(blk, known, host.ram.clone(), host.interrupts.clone(), host.disks)
+    BlkService::new(blk, known, host.ram.clone(), host.interrupts.clone(), (host.disks, policy))
 }
 
 fn net(c: &abi::VirtioNetConfig, host: &FunctionHost<'_>) -> Result<Arc<NetService>> {

@@ -12,6 +12,9 @@
 //! odd alignment, and everything where the file does not do asynchronous direct I/O. A vCPU leaves all
 //! that has to wait to the worker.
 //!
+//! What the host cannot carry out is counted. Where user space asked for it, it also ends the worker's system call with the
+//! reason, and the request either is an I/O error for the guest or waits for the next such call, which tries it again.
+//!
 //! The guest may count on order only between a request that was given back and one that it made
 //! available after that; a flush makes durable the writes that were given back before. So nothing here
 //! waits for other requests, but the writes that a flush is about are in the file when it comes.
@@ -31,7 +34,7 @@ use crate::mmu::mem::MemError;
 use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, NextRequest, NotCompleted, VirtioBlk};
 use crate::virtio::queue::QueueFault;
 use crate::virtio::transport::pci::VirtioPci;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -43,6 +46,25 @@ pub(crate) struct BlkService {
     file: KnownFile<BackingFile>,
     queues: KVec<Pin<KBox<KillableMutex<BlkQueue>>>>,
     counters: &'static DiskCounters,
+    failures: HostFailures,
+}
+
+/// What becomes of requests that the host cannot carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailurePolicy {
+    /// The guest has an I/O error.
+    Answer,
+    /// The same, and the worker's system call ends with the reason.
+    AnswerAndTell,
+    /// The worker's system call ends with the reason, and the next one tries again.
+    HoldAndTell,
+}
+
+/// The requests that the host did not carry out.
+struct HostFailures {
+    policy: FailurePolicy,
+    /// How often that was so.
+    count: AtomicU64,
 }
 
 /// What serves a queue, held by the one that does it now.
@@ -50,6 +72,10 @@ struct BlkQueue {
     transfers: FileTransfers<BlkRequest, Arc<QueueWorker>>,
     /// A request that a vCPU has left to the worker.
     left: Option<BlkRequest>,
+    /// Requests that are to be tried again, with room for all that can be under way.
+    held: KVec<BlkRequest>,
+    /// Why the host failed a request, until user space is told.
+    failure: Option<Error>,
 }
 
 /// log2 of the bytes of a sector.
@@ -67,6 +93,7 @@ struct BlkCx<'a> {
     function: &'a VirtioFunction<VirtioBlk>,
     queue: u16,
     counters: &'static DiskCounters,
+    failures: &'a HostFailures,
 }
 
 impl BlkService {
@@ -79,19 +106,22 @@ impl BlkService {
         file: KnownFile<BackingFile>,
         ram: Arc<GuestRam>,
         interrupts: Arc<ChipsetLock>,
-        counters: &'static DiskCounters,
+        (counters, policy): (&'static DiskCounters, FailurePolicy),
     ) -> Result<Arc<BlkService>> {
         let depth = blk.depth();
         let workers = new_workers(blk.queues().into(), &interrupts)?;
         let mut queues = KVec::with_capacity(workers.len(), GFP_KERNEL_ACCOUNT)?;
         for worker in &workers {
             let transfers = FileTransfers::new(depth, worker.clone())?;
-            let io = new_killable_mutex!(BlkQueue { transfers, left: None }, c"BlkQueue");
+            let held = KVec::with_capacity(depth.into(), GFP_KERNEL_ACCOUNT)?;
+            let io = BlkQueue { transfers, left: None, held, failure: None };
+            let io = new_killable_mutex!(io, c"BlkQueue");
             queues.push_within_capacity(KBox::pin_init(io, GFP_KERNEL_ACCOUNT)?)?;
         }
         let function = VirtioFunction::new(blk, workers, ram, interrupts);
+        let failures = HostFailures { policy, count: AtomicU64::new(0) };
         Arc::pin_init(
-            pin_init!(BlkService { function <- function, file, queues, counters }),
+            pin_init!(BlkService { function <- function, file, queues, counters, failures }),
             GFP_KERNEL_ACCOUNT,
         )
     }
@@ -100,10 +130,25 @@ impl BlkService {
     fn queue(&self, queue: u16) -> Option<(BlkCx<'_>, &KillableMutex<BlkQueue>, &QueueWorker)> {
         let io = self.queues.get(usize::from(queue))?;
         Some((
-            BlkCx { function: &self.function, queue, counters: self.counters },
+            BlkCx { function: &self.function, queue, counters: self.counters, failures: &self.failures },
             io,
             self.function.worker(queue)?,
         ))
+    }
+
+    /// Returns how often the host could not carry out a request.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.count.load(Relaxed)
+    }
+
+    /// Looks whether the file has grown, and tells the guest if so.
+    ///
+    /// # Errors
+    /// `EBADF` where the file's fd is closed.
+    pub(crate) fn look_at_size(&self) -> Result {
+        let sectors = self.file.get()?.properties()?.bytes >> SECTOR_SHIFT;
+        self.function.send(self.function.with(|blk| blk.grow(sectors)));
+        Ok(())
     }
 }
 
@@ -115,13 +160,13 @@ impl VirtioService for BlkService {
         &self.function
     }
 
-    /// Serves a queue until a signal arrives. Nothing is under way any more when this returns, and the file is
-    /// not held any more.
+    /// Serves a queue until a signal arrives, or the host fails a request and user space is to be told: then returns why
+    /// it did. Nothing is under way any more when this returns, and the file is not held any more.
     ///
     /// # Errors
     /// `EINVAL` for a queue that is not there; `EBUSY` for one that another thread serves; `EBADF` where the
     /// file's fd is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone.
-    fn serve(&self, queue: u16) -> Result {
+    fn serve(&self, queue: u16) -> Result<Option<Error>> {
         let (cx, io, worker) = self.queue(queue).ok_or(EINVAL)?;
         worker.alone(|| {
             let file = self.file.get()?;
@@ -145,7 +190,7 @@ impl VirtioService for BlkService {
             drop(io.transfers.take_back());
             // Whoever is the worker next has to look what this one left.
             worker.wake();
-            end
+            io.failure.take().map_or(end, |why| Ok(Some(why)))
         })
     }
 
@@ -173,13 +218,18 @@ impl BlkCx<'_> {
     fn work_on(&self, io: &mut BlkQueue, taken: &mut u32, unsignalled: &mut u64) -> Result {
         let mut done = io.left.take().and_then(|request| self.begin(io, request, unsignalled));
         loop {
-            let stop = self.complete_ended(io).err().or_else(|| signal_pending().then_some(ERESTARTSYS));
+            let ended = self.complete_ended(io).err().or(io.failure);
+            let stop = ended.or_else(|| signal_pending().then_some(ERESTARTSYS));
             if let Some(why) = stop {
                 if let Some((request, answer)) = done {
                     self.complete(request, answer)?;
                     *unsignalled = unsignalled.wrapping_add(1);
                 }
                 return Err(why);
+            }
+            if let (None, Some(request)) = (&done, io.held.pop()) {
+                done = self.begin(io, request, unsignalled);
+                continue;
             }
             done = match self.next_after(done, unsignalled)? {
                 NextRequest::Request(request) => {
@@ -288,9 +338,10 @@ impl BlkCx<'_> {
         let mut given = 0u64;
         let mut first_error = Ok(());
         while let Some((request, done)) = io.transfers.ended() {
-            let answer = self.settle(io, &request, done);
-            first_error = first_error.and(self.complete(request, answer));
-            given = given.saturating_add(1);
+            if let Some((request, answer)) = self.settle(io, request, done) {
+                first_error = first_error.and(self.complete(request, answer));
+                given = given.saturating_add(1);
+            }
         }
         self.notify(given);
         first_error
@@ -374,10 +425,13 @@ impl BlkCx<'_> {
             }
             BlkOp::WriteZeroes { sector, count, unmap } => {
                 self.signal_used(unsignalled);
-                clear(io, sector, count.into(), unmap)
+                write_zeroes(io, sector, count.into(), unmap)
             }
         };
-        Some((request, (status_of(done.is_ok()), 0)))
+        match done {
+            Ok(()) => Some((request, (BlkStatus::Ok, 0))),
+            Err(e) => self.judge(io, request, NotDone::Host(e)),
+        }
     }
 
     /// Starts a read or a write, or does it.
@@ -392,10 +446,7 @@ impl BlkCx<'_> {
         }
         match self.start(io, request, false) {
             StartedTransfer::UnderWay => None,
-            StartedTransfer::Ended(request, done) => {
-                let answer = self.settle(io, &request, done);
-                Some((request, answer))
-            }
+            StartedTransfer::Ended(request, done) => self.settle(io, request, done),
         }
     }
 
@@ -446,39 +497,81 @@ impl BlkCx<'_> {
     }
 
     /// Turns the end of a transfer into what the guest is told, and does it another way where the file
-    /// did not take it as it was, or only a part. Returns the status and the bytes that a read brought.
-    fn settle(&self, io: &mut BlkQueue, request: &BlkRequest, done: Result<u64>) -> (BlkStatus, u64) {
-        let at = place(request);
-        let mut failed = None;
+    /// did not take it as it was, or only a part. `None`: the guest is told nothing yet.
+    fn settle(&self, io: &mut BlkQueue, request: BlkRequest, done: Result<u64>) -> Option<Done> {
+        let at = place(&request);
         let again = match &done {
             Ok(bytes) => *bytes != request.bytes(),
             // Direct I/O of another alignment; what could not be done without waiting.
             Err(e) => *e == EINVAL || *e == EAGAIN,
         };
+        let mut failed = None;
         let done = if again {
-            io.transfers.copy(
-                pieces(&self.function.ram, request, !at.write, &mut failed),
-                request.bytes(),
-                at,
-            )
+            let pieces = pieces(&self.function.ram, &request, !at.write, &mut failed);
+            io.transfers.copy(pieces, request.bytes(), at)
         } else {
             done
         };
-        let whole = failed.is_none() && matches!(done, Ok(bytes) if bytes == request.bytes());
-        let bytes = if whole && !at.write { request.bytes() } else { 0 };
-        (status_of(whole), bytes)
+        match done {
+            _ if failed.is_some() => self.judge(io, request, NotDone::Guest),
+            Ok(bytes) if bytes == request.bytes() => {
+                let read = if at.write { 0 } else { bytes };
+                Some((request, (BlkStatus::Ok, read)))
+            }
+            // The file has become shorter.
+            Ok(_) => self.judge(io, request, NotDone::Host(EIO)),
+            Err(e) => self.judge(io, request, NotDone::Host(e)),
+        }
     }
+
+    /// Decides what becomes of a request that was not carried out.
+    #[cold]
+    fn judge(&self, io: &mut BlkQueue, request: BlkRequest, why: NotDone) -> Option<Done> {
+        let failed = (BlkStatus::IoErr, 0);
+        let why = match why {
+            NotDone::Guest => return Some((request, failed)),
+            NotDone::Host(e) => e,
+        };
+        if why == EOPNOTSUPP {
+            return Some((request, (BlkStatus::Unsupported, 0)));
+        }
+        // Nothing is wrong with a request that a signal broke off: whoever is the worker next does it.
+        let is_broken_off = why == EINTR || why == ERESTARTSYS;
+        if !is_broken_off {
+            self.failures.count.fetch_add(1, Relaxed);
+            if self.failures.policy != FailurePolicy::Answer {
+                io.failure.get_or_insert(why);
+            }
+        }
+        if !is_broken_off && self.failures.policy != FailurePolicy::HoldAndTell {
+            return Some((request, failed));
+        }
+        match io.held.push_within_capacity(request) {
+            Ok(()) => None,
+            Err(full) => Some((full.0, failed)),
+        }
+    }
+}
+
+/// Why a request was not carried out.
+enum NotDone {
+    /// Its buffer is no memory.
+    Guest,
+    /// The host failed.
+    Host(Error),
 }
 
 fn clear(io: &BlkQueue, sector: u64, count: u64, deallocate: bool) -> Result {
     io.transfers.file()?.clear(sector << SECTOR_SHIFT, count << SECTOR_SHIFT, deallocate)
 }
 
-fn status_of(ok: bool) -> BlkStatus {
-    if ok {
-        BlkStatus::Ok
-    } else {
-        BlkStatus::IoErr
+/// Makes sectors read as zeroes, by what the file can do for it.
+fn write_zeroes(io: &mut BlkQueue, sector: u64, count: u64, may_deallocate: bool) -> Result {
+    let done = if may_deallocate { clear(io, sector, count, true) } else { Err(EOPNOTSUPP) };
+    let done = if done == Err(EOPNOTSUPP) { clear(io, sector, count, false) } else { done };
+    match done {
+        Err(e) if e == EOPNOTSUPP => io.transfers.write_zeroes(sector << SECTOR_SHIFT, count << SECTOR_SHIFT),
+        done => done,
     }
 }
 

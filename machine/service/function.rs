@@ -232,11 +232,12 @@ pub(crate) trait VirtioService {
     /// not wait; the worker does the rest. Sleeps only for memory.
     fn serve_inline(&self, _queue: u16) {}
 
-    /// Is the worker of a queue with the calling thread, until a signal arrives.
+    /// Is the worker of a queue with the calling thread, until a signal arrives, or there is something to tell user
+    /// space: why the host failed a request.
     ///
     /// # Errors
     /// `EINVAL` for a queue without a worker; those of the service.
-    fn serve(&self, _queue: u16) -> Result {
+    fn serve(&self, _queue: u16) -> Result<Option<Error>> {
         Err(EINVAL)
     }
 

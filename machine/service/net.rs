@@ -83,7 +83,7 @@ impl VirtioService for NetService {
     /// `EINVAL` for a queue without a worker, `EBUSY` for one that another thread serves; `EBADF` where the fd
     /// of the tap or stream is closed; `EINTR` on a signal; `EFAULT` when guest memory is gone; `EBADFD` when the
     /// tap is; `ENOTCONN` when the stream has ended.
-    fn serve(&self, queue: u16) -> Result {
+    fn serve(&self, queue: u16) -> Result<Option<Error>> {
         let function = &self.function;
         let worker = function.worker(queue).ok_or(EINVAL)?;
         let io = self.queues.get(usize::from(queue)).ok_or(EINVAL)?;
@@ -111,7 +111,8 @@ impl VirtioService for NetService {
                     net_stream::transmit(&mut cx, &stream, worker)
                 }
             }
-        })
+        })?;
+        Ok(None)
     }
 
     fn serve_inline(&self, queue: u16) {

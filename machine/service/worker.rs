@@ -166,7 +166,7 @@ impl QueueWorker {
     ///
     /// # Errors
     /// `EBUSY` when another thread is; those of `body`.
-    pub(crate) fn alone(&self, body: impl FnOnce() -> Result) -> Result {
+    pub(crate) fn alone<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
         if self.taken.swap(true, Acquire) {
             return Err(EBUSY);
         }

@@ -36,7 +36,7 @@ use kernel::prelude::*;
 
 mod config;
 
-use config::{config_of, CONFIG_BYTES, MAX_RANGE_SECTORS};
+use config::{config_of, set_capacity, CONFIG_BYTES, MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS};
 pub(crate) use config::{DiskGeometry, ID_BYTES, SECTOR_SHIFT};
 
 /// Most data segments that a request can have.
@@ -457,11 +457,14 @@ impl VirtioBlk {
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let count = u32::from_le_bytes([c0, c1, c2, c3]);
         let flags = u32::from_le_bytes([f0, f1, f2, f3]);
-        let known = if kind == T_DISCARD { 0 } else { RANGE_UNMAP };
+        let (known, most) = match kind {
+            T_DISCARD => (0, MAX_DISCARD_SECTORS),
+            _ => (RANGE_UNMAP, MAX_ZEROES_SECTORS),
+        };
         if flags & !known != 0 {
             return Ok(ParsedBuffer::Answer { status: BlkStatus::Unsupported, len: 1 });
         }
-        if count > MAX_RANGE_SECTORS || !self.is_inside(sector, u64::from(count)) {
+        if count > most || !self.is_inside(sector, u64::from(count)) {
             return Ok(FAILED);
         }
         if count == 0 {
@@ -535,6 +538,19 @@ impl VirtioPci<VirtioBlk> {
     pub(crate) fn depth(&self) -> u16 {
         let orders = self.device().pools.first().map_or(0, |pool| pool.orders.len());
         u16::try_from(orders).unwrap_or(u16::MAX)
+    }
+
+    /// Takes over a size that may have grown; a driver keeps what it was told of a larger one. Returns the message that
+    /// tells it.
+    pub(crate) fn grow(&mut self, sectors: u64) -> Option<MsixMessage> {
+        let disk = self.device_mut();
+        let larger = DiskGeometry { sectors, ..disk.geometry };
+        if larger.capacity() <= disk.geometry.capacity() {
+            return None;
+        }
+        disk.geometry = larger;
+        set_capacity(&mut disk.config, &larger);
+        self.config_changed()
     }
 
     /// Returns the number of queues.

@@ -362,7 +362,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.msix.take_pending()
     }
 
-    /// Tells the driver that the device configuration changed. Returns the message to send.
+    /// Tells the driver, if there is one, that the device configuration changed. Returns the message to send.
     pub(crate) fn config_changed(&mut self) -> Option<MsixMessage> {
         self.common.generation = self.common.generation.wrapping_add(1);
         self.config_interrupt()
@@ -390,11 +390,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub(in crate::virtio) fn fail(&mut self, why: QueueFault) -> Option<MsixMessage> {
         self.fault = Some(why);
         self.common.status |= DeviceStatus::NEEDS_RESET;
-        if self.common.status.contains(DeviceStatus::DRIVER_OK) {
-            self.config_interrupt()
-        } else {
-            None
-        }
+        self.config_interrupt()
     }
 
     /// Returns a queue that buffers may be taken out of now, with the device type.
@@ -451,6 +447,9 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn config_interrupt(&mut self) -> Option<MsixMessage> {
+        if !self.common.status.contains(DeviceStatus::DRIVER_OK) {
+            return None;
+        }
         if !self.msix.is_enabled() {
             self.isr |= ISR_CONFIG;
         }

@@ -85,14 +85,15 @@ pub fn prefer_batches() {
     }
 }
 
-/// Serves a queue of a virtio device on the calling thread until the VM is gone.
+/// Serves a queue of a virtio device on the calling thread until the VM is gone: 0, or the host fails a request of a disk's:
+/// its errno.
 ///
 /// # Errors
 /// `Interrupted` when a signal came: call again. Anything else is final.
-pub fn run_device(device: &DeviceFd, queue: u32) -> io::Result<()> {
+pub fn run_device(device: &DeviceFd, queue: u32) -> io::Result<i32> {
     // SAFETY: the request's argument is a number, so the kernel reads and writes no memory of this process on its behalf.
     match unsafe { ioctl_with_val(device, DEV_RUN.into(), queue.into()) } {
-        0 => Ok(()),
+        end @ 0.. => Ok(end),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -151,6 +152,16 @@ pub fn install_kick_handler(signal: Signal) -> nix::Result<()> {
     extern "C" fn nothing(_: i32) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe.
+    unsafe { sigaction(signal, &action) }.map(|_| ())
+}
+
+/// Ignores `signal`: what it would tell is told by an error, too.
+///
+/// # Errors
+/// The error of `sigaction`.
+pub fn ignore(signal: Signal) -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
     unsafe { sigaction(signal, &action) }.map(|_| ())
 }
 

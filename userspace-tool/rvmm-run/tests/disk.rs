@@ -9,12 +9,20 @@ use std::fs::{File, OpenOptions};
 use common::TempDir;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
-use rvmm_run::config::disk::DiskSpec;
+use rvmm_run::config::disk::{DiskSpec, OnDiskError};
 use rvmm_run::devices::disk::error::DiskError;
 use rvmm_run::devices::disk::open;
 
 fn spec(text: &str) -> DiskSpec {
     text.parse().unwrap()
+}
+
+#[test]
+fn the_user_says_what_comes_of_an_error() {
+    assert_eq!(spec("x").on_error, OnDiskError::Report);
+    assert_eq!(spec("x,on-error=report").on_error, OnDiskError::Report);
+    assert_eq!(spec("x,ro,on-error=stop").on_error, OnDiskError::Stop);
+    assert!("x,on-error=ignore".parse::<DiskSpec>().unwrap_err().contains("report or stop"));
 }
 
 #[test]

@@ -8,8 +8,10 @@
 pub(crate) const SECTOR_SHIFT: u32 = 9;
 /// Length of the serial number; a shorter one is padded with zeroes.
 pub(crate) const ID_BYTES: usize = 20;
-/// Most sectors in one discard or write-zeroes request: 1 GiB, to bound the time that it takes.
-pub(super) const MAX_RANGE_SECTORS: u32 = 1 << (30 - SECTOR_SHIFT);
+/// Most sectors in one discard request: 1 GiB, to bound the time that it takes.
+pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << (30 - SECTOR_SHIFT);
+/// The same in one write-zeroes request: 16 MiB, for there are files in which all of them have to be written.
+pub(super) const MAX_ZEROES_SECTORS: u32 = 1 << (24 - SECTOR_SHIFT);
 
 /// Bytes of the structure, up to the fields of write zeroes.
 pub(super) const CONFIG_BYTES: usize = 60;
@@ -78,12 +80,20 @@ pub(super) fn config_of(geometry: &DiskGeometry, seg_max: u16, queues: u16) -> [
     set(CONFIG_WRITEBACK, &[1]);
     set(CONFIG_NUM_QUEUES, &queues.to_le_bytes());
     if geometry.discard {
-        set(CONFIG_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+        set(CONFIG_DISCARD_SECTORS, &MAX_DISCARD_SECTORS.to_le_bytes());
         set(CONFIG_DISCARD_SEG, &1u32.to_le_bytes());
         set(CONFIG_DISCARD_ALIGNMENT, &sectors.to_le_bytes());
-        set(CONFIG_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+        set(CONFIG_ZEROES_SECTORS, &MAX_ZEROES_SECTORS.to_le_bytes());
         set(CONFIG_ZEROES_SEG, &1u32.to_le_bytes());
         set(CONFIG_ZEROES_UNMAP, &[1]);
     }
     config
+}
+
+/// Takes over the capacity of a disk whose size has changed.
+pub(super) fn set_capacity(config: &mut [u8; CONFIG_BYTES], geometry: &DiskGeometry) {
+    // The capacity is the first field.
+    for (to, from) in config.iter_mut().zip(geometry.capacity().to_le_bytes()) {
+        *to = from;
+    }
 }

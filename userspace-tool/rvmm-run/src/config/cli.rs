@@ -29,7 +29,7 @@ Examples:
       say what this host lacks
 
 Attach to a pseudo terminal with 'screen /dev/pts/N', 'tio /dev/pts/N' or 'cu -l /dev/pts/N'.
-SIGPWR presses the guest's power button.
+SIGPWR presses the guest's power button. SIGCONT ends a pause.
 
 Exit codes:
   0  the guest powered off         4  triple fault (with register dump)
@@ -49,8 +49,12 @@ pub struct CommandLine {
     #[arg(value_name = "DISK")]
     pub plain_disks: Vec<PathBuf>,
 
-    /// Further disk, with options; these follow the plain ones
-    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]")]
+    /// Further disk, with options; these follow the plain ones. With on-error=stop, an error of the host's (a full file
+    /// system, say) pauses the guest until SIGCONT
+    #[arg(
+        long = "disk",
+        value_name = "PATH[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw][,on-error=report|stop]"
+    )]
     pub disks: Vec<DiskSpec>,
 
     /// Network card: tap=NAME[,queues=N] on a tap interface of the host, which is made if it does not exist, or user, through
@@ -100,7 +104,7 @@ pub struct CommandLine {
     #[arg(long, hide = true, value_name = "WHICH", value_enum, default_value_t = DeviceSet::All)]
     pub devices: DeviceSet,
 
-    /// Print the module's counters of each virtual CPU on standard error when the guest has ended
+    /// Print the module's counters of each virtual CPU and disk on standard error when the guest has ended
     #[arg(long)]
     pub stats: bool,
 

@@ -26,22 +26,42 @@ pub struct DiskSpec {
     pub queues: Option<u16>,
     /// It is raw, whatever it looks like.
     pub is_raw: bool,
+    /// What comes of an error of the host's.
+    pub on_error: OnDiskError,
+}
+
+/// What comes of a request of the guest's that the host cannot carry out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDiskError {
+    /// The guest has an I/O error, and the user is told once.
+    #[default]
+    Report,
+    /// The guest is paused until the user has it try again.
+    Stop,
 }
 
 /// What a specification looks like.
-const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]; a comma in the path is written twice";
+const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw][,on-error=report|stop]; a comma in the path is written twice";
 
 impl DiskSpec {
     /// A writable disk without a serial number.
     pub fn plain(path: PathBuf) -> Self {
-        Self { path, read_only: false, serial: String::new(), packed: false, queues: None, is_raw: false }
+        Self {
+            path,
+            read_only: false,
+            serial: String::new(),
+            packed: false,
+            queues: None,
+            is_raw: false,
+            on_error: OnDiskError::Report,
+        }
     }
 }
 
 impl FromStr for DiskSpec {
     type Err = String;
 
-    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw]`.
+    /// Parses `path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw][,on-error=report|stop]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = split(text);
         let mut parts = parts.iter().map(String::as_str);
@@ -72,6 +92,9 @@ impl FromStr for DiskSpec {
                     let n = n.parse().ok().filter(|n| (1..=BLK_MAX_QUEUES).contains(n));
                     spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {BLK_MAX_QUEUES} queues"))?);
                 }
+                Some(("on-error", "report")) => spec.on_error = OnDiskError::Report,
+                Some(("on-error", "stop")) => spec.on_error = OnDiskError::Stop,
+                Some(("on-error", _)) => return Err(format!("'{option}': report or stop")),
                 Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
                 _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),
             }

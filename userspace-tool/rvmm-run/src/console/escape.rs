@@ -14,12 +14,15 @@ pub enum TypedInput {
     Quit,
     /// Ctrl-a p: press the power button.
     PowerButton,
+    /// Ctrl-a c: end a pause.
+    Continue,
     /// Ctrl-a h, or a key without a meaning: show the keys.
     Help,
 }
 
 /// What Ctrl-a h shows, with line ends for a raw terminal.
 pub const HELP: &str = "\r\nCtrl-a x  quit rvmm-run\r\nCtrl-a p  press the power button\r\n\
+    Ctrl-a c  go on after a pause\r\n\
     Ctrl-a h  this help\r\nCtrl-a Ctrl-a  send Ctrl-a to the guest\r\n";
 
 /// State between two keys: whether the last one was the prefix.
@@ -40,6 +43,7 @@ impl EscapeKey {
             PREFIX => TypedInput::Guest(PREFIX),
             b'x' | b'X' => TypedInput::Quit,
             b'p' | b'P' => TypedInput::PowerButton,
+            b'c' | b'C' => TypedInput::Continue,
             _ => TypedInput::Help,
         })
     }

@@ -59,6 +59,8 @@ pub enum PumpRequest {
     Quit,
     /// Press the power button.
     PowerButton,
+    /// Go on after a pause.
+    Continue,
 }
 
 /// A console and what is on its way; kept over resets of the guest.
@@ -268,6 +270,7 @@ impl ConsolePump {
                 Some(TypedInput::Guest(_)) => {}
                 Some(TypedInput::Quit) => request(PumpRequest::Quit),
                 Some(TypedInput::PowerButton) => request(PumpRequest::PowerButton),
+                Some(TypedInput::Continue) => request(PumpRequest::Continue),
                 Some(TypedInput::Help) => self.out.append(HELP.as_bytes()),
             }
         }

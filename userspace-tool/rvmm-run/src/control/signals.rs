@@ -5,6 +5,7 @@
 //!
 //! What was ignored when the program started stays ignored, as for nohup(1) and for jobs that a script puts into the
 //! background. SIGTTIN and SIGTTOU are blocked: in the background the terminal is left alone, and nothing stops the run.
+//! SIGXFSZ is ignored: a file that must not grow any more is an error of the disk or console that it is.
 
 use nix::sys::signal::{raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -28,6 +29,8 @@ pub enum SignalRequest {
     Stop(Signal),
     /// Press the power button.
     PowerButton,
+    /// Go on after a pause.
+    Continue,
 }
 
 /// The signals that the main thread reads. Made before any thread, which inherits the mask.
@@ -54,17 +57,21 @@ impl SignalQueue {
         blocked.extend(JOB_SIGNALS);
         blocked.thread_block().map_err(host)?;
         crate::sys::install_kick_handler(KICK).map_err(host)?;
+        crate::sys::ignore(Signal::SIGXFSZ).map_err(host)?;
         SigSet::from_iter([KICK]).thread_unblock().map_err(host)?;
         let fd = SignalFd::with_flags(&read, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(host)?;
         Ok(Self { fd })
     }
 
-    /// Takes the next signal that asks for something; pauses and goes on where one says so.
+    /// Takes the next signal that asks for something; stops and goes on where one says so.
     pub fn take(&self) -> Option<SignalRequest> {
         while let Ok(Some(info)) = self.fd.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGPWR) => return Some(SignalRequest::PowerButton),
-                Ok(Signal::SIGCONT) => stdio::resume(),
+                Ok(Signal::SIGCONT) => {
+                    stdio::resume();
+                    return Some(SignalRequest::Continue);
+                }
                 Ok(Signal::SIGTSTP) => {
                     stdio::pause();
                     let _ = raise(Signal::SIGSTOP);

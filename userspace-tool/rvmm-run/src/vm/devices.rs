@@ -8,9 +8,11 @@ use std::sync::Arc;
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use super::device_types::{self, flags};
+use super::disks::RunningDisk;
 use super::prepared::PreparedRun;
 use crate::abi::rvmm as abi;
 use crate::config::console::ConsoleDevice;
+use crate::config::disk::OnDiskError;
 use crate::config::layout::{PCI_MMIO, PCI_MMIO_SIZE};
 use crate::devices::disk::OpenDisk;
 use crate::devices::net::{NetBackend, OpenNet};
@@ -28,6 +30,8 @@ pub(super) struct VmDevices {
     pub(super) power: Option<DeviceFd>,
     /// What wants a thread.
     pub(super) workers: Vec<QueueWorker>,
+    /// The disks in their order.
+    pub(super) disks: Vec<Arc<RunningDisk>>,
     /// Kept open for the guest alone.
     pub(super) others: Vec<DeviceFd>,
     /// Programs that run as long as the machine.
@@ -95,7 +99,12 @@ impl VmDevices {
         let queues = disk.queues.map_or(cpus, u32::from).clamp(1, most);
         let config = abi::VirtioBlkConfig {
             fd: disk.file.as_raw_fd(),
-            flags: flags(&[(abi::BLK_READ_ONLY, disk.read_only), (abi::BLK_PACKED, disk.packed)]),
+            flags: flags(&[
+                (abi::BLK_READ_ONLY, disk.read_only),
+                (abi::BLK_PACKED, disk.packed),
+                (abi::BLK_TELLS_FAILURES, true),
+                (abi::BLK_HOLDS_FAILED, disk.on_error == OnDiskError::Stop),
+            ]),
             serial,
             slot,
             queue_size: 0,
@@ -103,10 +112,14 @@ impl VmDevices {
             pad: 0,
         };
         let device = Arc::new(device_types::create(vm, &config)?);
+        let running =
+            RunningDisk::new(&disk.path, &*disk.file, disk.is_device, disk.on_error, Arc::clone(&device));
+        let running = Arc::new(running);
         for queue in 0..queues {
             let (name, device) = (format!("disk{index}-{queue}"), Arc::clone(&device));
-            self.workers.push(QueueWorker { name, device, queue });
+            self.workers.push(QueueWorker { name, device, queue, disk: Some(Arc::clone(&running)) });
         }
+        self.disks.push(running);
         Ok(())
     }
 
@@ -141,7 +154,7 @@ impl VmDevices {
         for queue in 0..2 * behind.len() as u32 {
             let way = if queue % 2 == 0 { "rx" } else { "tx" };
             let name = format!("net{index}-{way}{}", queue / 2);
-            self.workers.push(QueueWorker { name, device: Arc::clone(&device), queue });
+            self.workers.push(QueueWorker { name, device: Arc::clone(&device), queue, disk: None });
         }
         Ok(())
     }
@@ -156,4 +169,6 @@ pub struct QueueWorker {
     pub device: Arc<DeviceFd>,
     /// Which of its queues.
     pub queue: u32,
+    /// The disk that it is, if it is one.
+    pub disk: Option<Arc<RunningDisk>>,
 }

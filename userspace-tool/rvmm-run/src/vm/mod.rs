@@ -13,15 +13,18 @@
 //! | [`devices`], [`device_types`], [`vcpus`] | its devices, the module's types of devices, and its processors |
 //! | [`cpuid`], [`regs`] | what a processor says of itself, and its state at the kernel's entry |
 //! | [`run`], [`vcpu_loop`] | the threads, and the loop around `KVM_RUN` |
+//! | [`disks`], [`pause`] | what the host cannot do for a disk, and the pause that may come of it |
 //! | [`dump`], [`stats`] | what is told of a processor that failed, and of all at the end |
 
 pub mod contents;
 pub mod cpuid;
 pub mod device_types;
 pub mod devices;
+pub mod disks;
 pub mod dump;
 mod firmware;
 pub mod machine;
+pub mod pause;
 pub mod prepared;
 pub mod regs;
 pub mod run;

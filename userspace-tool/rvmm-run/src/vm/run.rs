@@ -7,6 +7,7 @@
 //! module with a signal until it has ended.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +19,14 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::pthread::pthread_kill;
+use nix::sys::pthread::{pthread_kill, Pthread};
 use nix::sys::signal::Signal;
 
 use super::device_types::{lost_output, press_power_button};
 use super::devices::{QueueWorker, VmDevices};
+use super::disks::{GrowthWatch, RunningDisk};
 use super::machine::GuestMachine;
+use super::pause::PauseGate;
 use super::stats;
 use super::vcpu_loop::{run_until_end, VcpuEnd};
 use crate::console::pump::{ConsolePump, PumpRequest};
@@ -34,8 +37,8 @@ use crate::events::{message, report};
 
 /// How long a thread may take to leave the module.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// Pause between two kicks.
-const KICK_PAUSE: Duration = Duration::from_millis(2);
+/// Time between two kicks, in milliseconds.
+const KICK_INTERVAL: u16 = 2;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -62,13 +65,15 @@ struct Shared {
     outcome: Mutex<Option<RunOutcome>>,
     /// Readable from the end on.
     ended: EventFd,
+    gate: PauseGate,
 }
 
 impl Shared {
     fn new() -> Result<Self, ToolError> {
-        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|e| ToolError::Host("make an eventfd", e))?;
-        Ok(Self { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended })
+        let host = |e| ToolError::Host("make an eventfd", e);
+        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(host)?;
+        let gate = PauseGate::new().map_err(host)?;
+        Ok(Self { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended, gate })
     }
 
     /// Ends the run; the first reason counts.
@@ -76,6 +81,7 @@ impl Shared {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
         self.stop.store(true, Ordering::Release);
         let _ = self.ended.write(1);
+        self.gate.end();
     }
 
     fn stopping(&self) -> bool {
@@ -106,7 +112,8 @@ pub fn run(
 ) -> Result<RunOutcome, ToolError> {
     // Dropped in reverse order: RAM goes last.
     let GuestMachine { ram: _ram, vm: _vm, devices, vcpus } = machine;
-    let VmDevices { helpers: _helpers, others: _others, workers, power, console } = devices;
+    let VmDevices { helpers: _helpers, others: _others, workers, disks, power, console } = devices;
+    let growth = GrowthWatch::new(disks.clone()).map_err(|e| ToolError::Host("watch the disks", e))?;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let has_console = console.is_some();
@@ -116,15 +123,18 @@ pub fn run(
         _ => None,
     };
     let mut threads = Vec::new();
+    let processors = vcpus.len();
     let counters = if verbosity.stats { open_counters(&vcpus)? } else { Vec::new() };
     let started = start_all(vcpus, workers, &shared, verbosity.debug, &mut threads);
     if let Err(e) = started {
         shared.end(RunOutcome::Failed(e));
     }
-    let waited = wait(&shared, signals, &power);
+    // The processors' threads are the last ones.
+    let processors = threads.iter().rev().take(processors).map(JoinHandleExt::as_pthread_t).collect();
+    let waited = MainLoop { shared: &shared, signals, power: &power, growth, processors }.wait();
     stop(&shared, threads)?;
     if verbosity.stats {
-        print_counters(&counters);
+        print_counters(&counters, &disks);
     }
     if let Some(thread) = console {
         *pump = thread.join().ok();
@@ -152,9 +162,10 @@ fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, ToolError> {
     vcpus.iter().map(open).collect()
 }
 
-fn print_counters(files: &[File]) {
+fn print_counters(files: &[File], disks: &[Arc<RunningDisk>]) {
+    let disks: String = disks.iter().map(|disk| disk.render()).collect();
     match files.iter().map(stats::read).collect::<Result<Vec<_>, _>>() {
-        Ok(cpus) => report(&stats::render(&cpus)),
+        Ok(cpus) => report(&(stats::render(&cpus) + &disks)),
         Err(e) => message(&format!("cannot read the counters: {e}")),
     }
 }
@@ -188,7 +199,8 @@ fn spawn<T: Send + 'static>(
 fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
     let _guard = PanicGuard(Arc::clone(shared));
     let log = |text: &str| message(&format!("vcpu {id}: {text}"));
-    let end = run_until_end(&mut vcpu, &shared.stop, debug.then_some(&log as &dyn Fn(&str)));
+    let end =
+        run_until_end(&mut vcpu, &shared.stop, || shared.gate.wait(), debug.then_some(&log as &dyn Fn(&str)));
     if end != VcpuEnd::Stopped {
         shared.end(RunOutcome::Vcpu { id, end });
     }
@@ -199,7 +211,8 @@ fn work(worker: &QueueWorker, shared: &Arc<Shared>) {
     crate::sys::prefer_batches();
     while !shared.stopping() {
         match crate::sys::run_device(&worker.device, worker.queue) {
-            Ok(()) => return,
+            Ok(0) => return,
+            Ok(errno) => disk_failed(worker, errno, shared),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
                 return message(&format!(
@@ -211,6 +224,16 @@ fn work(worker: &QueueWorker, shared: &Arc<Shared>) {
                 return shared.end(RunOutcome::Failed(ToolError::io("serve a disk or a network card")(e)))
             }
         }
+    }
+}
+
+/// The host failed a request of a disk's.
+fn disk_failed(worker: &QueueWorker, errno: i32, shared: &Shared) {
+    let Some(disk) = &worker.disk else { return };
+    if disk.report(errno) {
+        shared.gate.close();
+        shared.gate.wait_outside();
+        disk.forget();
     }
 }
 
@@ -231,6 +254,7 @@ fn start_console(
         let request = |request| match request {
             PumpRequest::Quit => shared.end(RunOutcome::Quit),
             PumpRequest::PowerButton => power_button(&power),
+            PumpRequest::Continue => go_on(&shared),
         };
         if let Err(e) = pump.run(&mut device, &shared.ended, request) {
             shared.end(RunOutcome::Failed(ToolError::io("serve the console")(e)));
@@ -246,33 +270,67 @@ fn power_button(power: &Option<DeviceFd>) {
     }
 }
 
-/// Waits for the end and acts on signals.
-fn wait(shared: &Shared, signals: &SignalQueue, power: &Option<DeviceFd>) -> Result<(), ToolError> {
-    use std::os::fd::AsFd;
-    while !shared.stopping() {
-        let mut fds = [
-            PollFd::new(shared.ended.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => {
-                shared.end(RunOutcome::Failed(ToolError::Host("wait for the guest", e)));
+/// Ends a pause.
+fn go_on(shared: &Shared) {
+    if shared.gate.open() {
+        message("the guest goes on");
+    }
+}
+
+/// What the main thread sees to while the machine runs.
+struct MainLoop<'a> {
+    shared: &'a Shared,
+    signals: &'a SignalQueue,
+    power: &'a Option<DeviceFd>,
+    growth: GrowthWatch,
+    /// The threads of the processors.
+    processors: Vec<Pthread>,
+}
+
+impl MainLoop<'_> {
+    /// Waits for the end.
+    fn wait(&self) -> Result<(), ToolError> {
+        let shared = self.shared;
+        while !shared.stopping() {
+            let mut fds = [
+                PollFd::new(shared.ended.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.fd.as_fd(), PollFlags::POLLIN),
+                PollFd::new(shared.gate.closed.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.growth.inotify.as_fd(), PollFlags::POLLIN),
+            ];
+            let is_closing = shared.gate.is_closing(self.processors.len());
+            let interval = if is_closing { Some(KICK_INTERVAL) } else { self.growth.interval() };
+            match poll(&mut fds, interval.map_or(PollTimeout::NONE, PollTimeout::from)) {
+                Ok(n) => self.growth.look(n == 0 && !is_closing),
+                Err(Errno::EINTR) => {}
+                Err(e) => shared.end(RunOutcome::Failed(ToolError::Host("wait for the guest", e))),
+            }
+            let _ = shared.gate.closed.read();
+            self.act_on_signals();
+            if shared.gate.is_closing(self.processors.len()) {
+                for thread in &self.processors {
+                    let _ = pthread_kill(*thread, KICK);
+                }
             }
         }
-        while let Some(asked) = signals.take() {
+        Ok(())
+    }
+
+    fn act_on_signals(&self) {
+        while let Some(asked) = self.signals.take() {
             match asked {
-                SignalRequest::PowerButton => power_button(power),
-                SignalRequest::Stop(signal) => shared.end(RunOutcome::Signal(signal)),
+                SignalRequest::PowerButton => power_button(self.power),
+                SignalRequest::Continue => go_on(self.shared),
+                SignalRequest::Stop(signal) => self.shared.end(RunOutcome::Signal(signal)),
             }
         }
     }
-    Ok(())
 }
 
 /// Kicks every thread until it has ended.
 fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), ToolError> {
     shared.stop.store(true, Ordering::Release);
+    shared.gate.end();
     let limit = Instant::now() + STOP_LIMIT;
     loop {
         let mut running = Vec::new();
@@ -294,6 +352,6 @@ fn stop(shared: &Shared, mut threads: Vec<JoinHandle<()>>) -> Result<(), ToolErr
         for thread in &threads {
             let _ = pthread_kill(thread.as_pthread_t(), KICK);
         }
-        std::thread::sleep(KICK_PAUSE);
+        std::thread::sleep(Duration::from_millis(KICK_INTERVAL.into()));
     }
 }

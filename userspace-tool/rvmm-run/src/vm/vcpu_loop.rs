@@ -94,9 +94,15 @@ enum Next {
     TripleFault,
 }
 
-/// Runs a processor until the machine ends. `stop` is looked at after every return of `KVM_RUN`, which a signal forces.
+/// Runs a processor until the machine ends. `stop` is looked at after every return of `KVM_RUN`, which a signal forces;
+/// `pause` is called then, and returns when the machine is not paused.
 /// `debug`, if any, hears of every exit, and where the processor was when it was stopped.
-pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: Option<&dyn Fn(&str)>) -> VcpuEnd {
+pub fn run_until_end(
+    cpu: &mut impl Processor,
+    stop: &AtomicBool,
+    pause: impl Fn(),
+    debug: Option<&dyn Fn(&str)>,
+) -> VcpuEnd {
     let mut log = ExitLog::default();
     loop {
         if stop.load(Ordering::Acquire) {
@@ -116,9 +122,10 @@ pub fn run_until_end(cpu: &mut impl Processor, stop: &AtomicBool, debug: Option<
                 }
                 next
             }
-            // The tool's own signals only end the run. So the process was stopped and goes on, or was frozen: the
-            // guest's watchdogs are to forget that time.
+            // The tool's own signals end the run or pause it. Or the process was stopped and goes on, or was frozen.
+            // The guest's watchdogs are to forget that time.
             Err(Errno::EINTR) => {
+                pause();
                 if !stop.load(Ordering::Acquire) {
                     cpu.note_stop();
                 }

@@ -10,13 +10,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag};
 
 use self::error::DiskError;
 use super::file_id::FileId;
-use crate::config::disk::{DiskSpec, SECTOR};
+use crate::config::disk::{DiskSpec, OnDiskError, SECTOR};
 use crate::sys;
 
 /// An open, locked disk. The lock goes when it is dropped.
@@ -24,8 +25,14 @@ use crate::sys;
 pub struct OpenDisk {
     /// The open file; the module gets its descriptor.
     pub file: Flock<File>,
+    /// What the user calls it.
+    pub path: PathBuf,
+    /// Whether it is a block device.
+    pub is_device: bool,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// What comes of an error of the host's.
+    pub on_error: OnDiskError,
     /// Serial number.
     pub serial: String,
     /// Whether packed rings are offered.
@@ -61,8 +68,19 @@ pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
     let size = file.seek(SeekFrom::End(0)).map_err(DiskError::Open)?;
     check_format(spec, size)?;
     check_size(size)?;
-    let (read_only, serial) = (spec.read_only, spec.serial.clone());
-    Ok(OpenDisk { file, read_only, serial, packed: spec.packed, queues: spec.queues, size, direct, behind })
+    Ok(OpenDisk {
+        file,
+        path: spec.path.clone(),
+        is_device: kind.is_block_device(),
+        read_only: spec.read_only,
+        on_error: spec.on_error,
+        serial: spec.serial.clone(),
+        packed: spec.packed,
+        queues: spec.queues,
+        size,
+        direct,
+        behind,
+    })
 }
 
 /// Opens with `O_DIRECT` where the file system has it, and says whether it had. With `O_NOATIME`, where the
