@@ -78,6 +78,8 @@ pub(crate) struct DiskFile {
     pub(crate) block_shift: u32,
     /// Ranges can be deallocated.
     pub(crate) discards: bool,
+    /// What it says of itself about that is true, and ranges can be zeroed in place.
+    pub(crate) clears: bool,
 }
 
 impl DiskFile {
@@ -91,6 +93,7 @@ impl DiskFile {
             is_nowait: true,
             block_shift: 9,
             discards: true,
+            clears: true,
         }
     }
 
@@ -131,6 +134,11 @@ impl DiskFile {
     /// Takes what was done since the last time.
     pub(crate) fn take_done(&self) -> Vec<Done> {
         core::mem::take(&mut locked(&self.contents).done)
+    }
+
+    /// Makes it as long as that.
+    pub(crate) fn resize(&self, bytes: usize) {
+        locked(&self.contents).bytes.resize(bytes, 0);
     }
 
     /// Returns the bytes there.
@@ -213,7 +221,7 @@ impl BackingFile {
     /// `EOPNOTSUPP` where it cannot.
     pub(crate) fn clear(&self, pos: u64, len: u64, deallocate: bool) -> Result {
         might_sleep("BackingFile::clear()");
-        if deallocate && !self.0.discards {
+        if !self.0.clears || deallocate && !self.0.discards {
             return Err(EOPNOTSUPP);
         }
         self.0.note(Done::Clear(pos, len, deallocate));
@@ -417,6 +425,20 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
         }
         self.lane.waker.waiting().wait_fully(|| self.lane.ended.lock().len() != 0);
         true
+    }
+
+    /// Writes zeroes.
+    ///
+    /// # Errors
+    /// As the test wants it.
+    pub(crate) fn write_zeroes(&mut self, pos: u64, len: u64) -> Result {
+        might_sleep("Transfers::write_zeroes()");
+        let file = self.file()?.0.clone();
+        match file.manner() {
+            Manner::Fails(errno) => Err(Error::from_errno(-errno)),
+            _ if file.write(pos, &vec![0; len as usize], false) == len => Ok(()),
+            _ => Err(EIO),
+        }
     }
 
     /// Transfers through a page of the kernel's.

@@ -4,7 +4,8 @@
 //! and what has an order keeps it.
 
 use super::{for_seeds, run_all, thread, Random};
-use crate::abi::rvmm;
+use crate::abi::vm::DeviceAttr;
+use crate::abi::{nr, rvmm};
 use crate::arch::addr::Width::*;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::direct::RAM;
@@ -15,7 +16,7 @@ use crate::host::netio::{StreamSocket, TapDevice, HEADER};
 use crate::host::world::World;
 use crate::vcpu::event::Event;
 use crate::vcpu::exit::Exit;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use kernel::prelude::*;
 use kernel::sched;
 use kernel::task::{Task, SIGNAL};
@@ -171,15 +172,29 @@ fn a_disk_completes_each_request_once() {
     for_seeds(60, disk);
 }
 
+/// Asks for a request of that kind, from that sector on, carried out like that, with that data. Returns its status and
+/// length.
+type Ask<'a> = &'a mut dyn FnMut(u32, u64, Manner, &[u8]) -> (u8, u32);
+
 /// A disk with a worker, for requests one by one.
-fn one_by_one(test: impl FnOnce(&mut dyn FnMut(u32, u64, Manner, &[u8]) -> (u8, u32), &DiskFile) + Send) {
+fn one_by_one(test: impl FnOnce(Ask<'_>, &DiskFile) + Send) {
+    one_by_one_on(DiskFile::new((SECTORS * 512) as usize), 0, |_, _| panic!("nothing is told"), test);
+}
+
+/// The same, with what user space does when it is told of a failure.
+fn one_by_one_on(
+    file: DiskFile,
+    flags: u32,
+    told: impl Fn(i64, &DiskFile) + Sync,
+    test: impl FnOnce(Ask<'_>, &DiskFile) + Send,
+) {
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
-    let file = Arc::new(DiskFile::new((SECTORS * 512) as usize));
+    let file = Arc::new(file);
     let fd = world.open_disk(&file);
     let config = rvmm::VirtioBlkConfig {
         fd,
-        flags: 0,
+        flags,
         serial: *b"12345678901234567890",
         slot: 4,
         queue_size: 0,
@@ -217,7 +232,13 @@ fn one_by_one(test: impl FnOnce(&mut dyn FnMut(u32, u64, Manner, &[u8]) -> (u8, 
         test(&mut ask, &file);
         worker.set(SIGNAL);
     };
-    let bodies = vec![thread(&world, &tasks[0], drive), thread(&world, &tasks[1], || lend(&world, disk, 0))];
+    let serve = || loop {
+        match world.ioctl(disk, rvmm::DEV_RUN, 0) {
+            Ok(errno) => told(errno, &file),
+            end => return assert!(end == Err(EINTR) || end == Err(ERESTARTSYS), "{end:?}"),
+        }
+    };
+    let bodies = vec![thread(&world, &tasks[0], drive), thread(&world, &tasks[1], serve)];
     drop(entered);
     run_all(1, bodies);
 }
@@ -253,6 +274,86 @@ fn each_kind_of_request_reaches_the_file_and_what_fails_says_so() {
         assert_eq!(ask(1, SECTORS, Manner::Now, &[0; 512]).0, 1, "beyond the end");
         assert_eq!(ask(99, 0, Manner::Now, &[0; 512]).0, 2, "VIRTIO_BLK_S_UNSUPP");
     });
+}
+
+#[test]
+fn what_the_host_fails_is_told_to_user_space_and_the_guest() {
+    let told = AtomicUsize::new(0);
+    let count = |errno, _: &DiskFile| {
+        assert!(errno == 28 || errno == 5, "{errno}");
+        told.fetch_add(1, SeqCst);
+    };
+    one_by_one_on(DiskFile::new((SECTORS * 512) as usize), rvmm::BLK_TELLS_FAILURES, count, |ask, _| {
+        assert_eq!(ask(1, 2, Manner::Fails(28), &[7; 512]).0, 1);
+        assert_eq!(ask(4, 0, Manner::Fails(5), &[]).0, 1);
+        assert_eq!(ask(1, 2, Manner::Now, &[7; 512]).0, 0, "it goes on");
+    });
+    assert_eq!(told.load(SeqCst), 2);
+}
+
+#[test]
+fn what_the_host_fails_can_be_tried_again_before_the_guest_is_told() {
+    let flags = rvmm::BLK_TELLS_FAILURES | rvmm::BLK_HOLDS_FAILED;
+    let times = AtomicUsize::new(0);
+    let make_room = |errno, file: &DiskFile| {
+        assert_eq!(errno, 28);
+        // It fails once more, then there is room.
+        if times.fetch_add(1, SeqCst) % 2 == 1 {
+            file.script(&[Manner::Now]);
+        }
+    };
+    one_by_one_on(DiskFile::new((SECTORS * 512) as usize), flags, make_room, |ask, file| {
+        assert_eq!(ask(1, 2, Manner::Fails(28), &[7; 512]).0, 0);
+        assert_eq!(file.bytes(1024, 512), [7; 512]);
+        assert_eq!(ask(4, 0, Manner::Fails(28), &[]).0, 0);
+        assert_eq!(ask(1, SECTORS, Manner::Now, &[0; 512]).0, 1, "the guest's own fault is answered");
+    });
+    assert_eq!(times.load(SeqCst), 4);
+}
+
+#[test]
+fn zeroes_are_written_where_the_file_cannot_do_it_otherwise() {
+    let mut file = DiskFile::new((SECTORS * 512) as usize);
+    file.clears = false;
+    one_by_one_on(
+        file,
+        0,
+        |_, _| {},
+        |ask, file| {
+            for unmap in [0, 1] {
+                assert_eq!(ask(13, 6, Manner::Now, &range(6, 2, unmap)).0, 0);
+                assert_eq!(file.take_done(), [Done::Write(3072, 1024, false)]);
+            }
+            assert_eq!(file.bytes(3072, 1024), [0; 1024]);
+            assert_eq!(ask(11, 0, Manner::Now, &range(8, 1, 0)).0, 2, "VIRTIO_BLK_S_UNSUPP");
+        },
+    );
+}
+
+#[test]
+fn a_file_that_has_grown_is_a_larger_disk() {
+    let (world, tasks, vm) = machine();
+    let _entered = world.enter_as(&tasks[0]);
+    let file = Arc::new(DiskFile::new((SECTORS * 512) as usize));
+    let fd = world.open_disk(&file);
+    let config =
+        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
+    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let mut cpu = vm.vcpu(0);
+    let device = Device::start(&mut cpu, 4, 1, VECTOR, 1 << 32);
+    let look = || {
+        let attr =
+            DeviceAttr { flags: 0, group: rvmm::GROUP_COMMAND, attr: rvmm::COMMAND_LOOK_AT_SIZE, addr: 0 };
+        vm.give_to(disk, nr::SET_DEVICE_ATTR, &attr)
+    };
+
+    file.resize((SECTORS * 256) as usize);
+    look().unwrap();
+    assert_eq!(cpu.load(device.bar + 0x2000, B4), SECTORS, "a shorter one stays as it is");
+    file.resize((SECTORS * 1024) as usize);
+    look().unwrap();
+    assert_eq!(cpu.load(device.bar + 0x2000, B4), SECTORS * 2);
+    wait_for_interrupt(&mut cpu);
 }
 
 /// The driver of a network card, which sends packets and takes those that come.

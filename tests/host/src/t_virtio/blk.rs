@@ -178,7 +178,7 @@ fn the_configuration_tells_capacity_and_limits() {
     assert_eq!(m.read(at + 34, B2), 1, "num_queues");
     assert_eq!(m.read(at + 36, B4), 1 << 21, "max_discard_sectors");
     assert_eq!(m.read(at + 40, B4), 1, "max_discard_seg");
-    assert_eq!(m.read(at + 48, B4), 1 << 21, "max_write_zeroes_sectors");
+    assert_eq!(m.read(at + 48, B4), 1 << 15, "max_write_zeroes_sectors");
     assert_eq!(m.offered() & (F_ALL | F_RO), F_ALL);
 }
 
