@@ -9,15 +9,16 @@
 //! gathers in [`BusSignals`].
 //!
 //! ```text
-//! uart, rtc, i8042, pm, pit ── gsi ──┬── pic pair ─────────────> Bus::intr
-//!                                    ├── ioapic ── pins ──┐
-//!                                    └── MSI ─────────────┴────> Bus::take_message
+//! uart, rtc, i8042, pm, pit ─┬─ gsi ──┬── pic pair ─────────────> Bus::intr
+//! pins of PCI functions ─────┘        ├── ioapic ── pins ──┐
+//!                                     └── MSI ─────────────┴────> Bus::take_message
 //! ```
 
 pub(crate) mod save;
 
 use super::i8042::{self, I8042};
 use super::ioapic::{Ioapic, SavedIoapic};
+use super::pci::{wired_to, INTX_GSIS};
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, PlatformRequest, Pm};
@@ -47,8 +48,12 @@ const GSI_SCI: u32 = 9;
 /// GSI of the PS/2 mouse.
 const GSI_AUX: u32 = 12;
 
-/// The GSIs that chips drive, a bit each.
-const DRIVEN: u32 = 1 << GSI_KEYBOARD | 1 << GSI_UART | 1 << GSI_RTC | 1 << GSI_SCI | 1 << GSI_AUX;
+/// The GSIs that chips and PCI functions drive, a bit each.
+const DRIVEN: u32 = {
+    let [a, b, c] = INTX_GSIS;
+    let chips = 1 << GSI_KEYBOARD | 1 << GSI_UART | 1 << GSI_RTC | 1 << GSI_SCI | 1 << GSI_AUX;
+    chips | 1 << a | 1 << b | 1 << c
+};
 
 /// The most MSIs that one access can cause: one for each line that chips drive.
 const MSIS: usize = 6;
@@ -387,6 +392,14 @@ impl Bus {
     pub(crate) fn settle_uart(&mut self, out: &mut BusSignals) {
         if let Some(level) = self.uart.as_ref().map(Uart::irq) {
             self.drive(GSI_UART, level, out);
+        }
+    }
+
+    /// Carries the INTx pins of PCI functions: `asserted` are the devices whose pin is, a bit each. A line is shared, and
+    /// high as long as one of them asserts it.
+    pub(crate) fn settle_intx(&mut self, asserted: u32, out: &mut BusSignals) {
+        for (n, gsi) in INTX_GSIS.into_iter().enumerate() {
+            self.drive(gsi, Level::from(asserted & wired_to(n) != 0), out);
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! Follows the PCI Local Bus Specification 3.0, "Configuration Mechanism #1", "Configuration Space"
 //! and "MSI-X Capability and Table Structures". Not modelled: bridges and further buses, several
-//! functions per device, the extended configuration space, INTx.
+//! functions per device, the extended configuration space.
 //!
 //! | who | owns |
 //! |---|---|
@@ -51,8 +51,15 @@ impl PciSlot {
         self.0
     }
 
-    fn bit(self) -> u32 {
+    /// Returns the bit of the device in a set of all.
+    pub(crate) fn bit(self) -> u32 {
         1u32.wrapping_shl(u32::from(self.0))
+    }
+
+    /// Returns the GSI that the device's INTx pin is wired to.
+    fn intx_gsi(self) -> u32 {
+        let turn = (0..INTX_GSIS.len()).find(|n| wired_to(*n) & self.bit() != 0);
+        turn.and_then(|n| INTX_GSIS.get(n)).copied().unwrap_or(0)
     }
 }
 
@@ -63,6 +70,25 @@ pub(crate) struct MsixMessage {
     pub(crate) addr: u64,
     /// What is written.
     pub(crate) data: u32,
+}
+
+/// What a function that wants to interrupt asks of its bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PciInterrupt {
+    /// A message.
+    Message(MsixMessage),
+    /// To look at its INTx pin, whose level may have changed.
+    Pin,
+}
+
+/// The GSIs that the INTx pins are wired to: those of a PC that no chip has. Each device has one pin, INTA#, and the
+/// devices take turns.
+pub(crate) const INTX_GSIS: [u32; 3] = [11, 5, 10];
+
+/// Returns the devices whose pin is wired to the same GSI, the n-th of [`INTX_GSIS`], a bit each.
+pub(crate) fn wired_to(n: usize) -> u32 {
+    // Every third bit.
+    0x4924_9249u32.rotate_left(n as u32) & 0xffff_fffe
 }
 
 /// Where an access to the configuration ports goes.
@@ -197,6 +223,7 @@ impl PciRoot {
     }
 
     fn place(&mut self, slot: PciSlot, config: &mut ConfigSpace) {
+        config.wire_intx(slot.intx_gsi());
         for mapping in self.map.iter().filter(|m| m.slot == slot) {
             config.set_bar(mapping.bar, mapping.home);
         }

@@ -12,7 +12,7 @@ use super::mailbox::{Mailboxes, VcpuRequests};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, Bus, BusSignals};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::{MsixMessage, PciSlot};
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, DeliveryMode, Level};
 use crate::host::cpu::PinnedCpu;
@@ -40,6 +40,9 @@ pub(crate) struct ChipsetLock {
     extint: AtomicBool,
     /// The next vCPU to be tried for lowest-priority delivery.
     round_robin: AtomicU32,
+    /// The PCI devices whose INTx pin is asserted, a bit each, written under the device's own lock. What is in here and
+    /// was not carried to the chips yet is carried by the one who wrote it.
+    intx: AtomicU32,
     /// Woken when the console has output or room for input.
     #[pin]
     pub(crate) console: WaitQueue,
@@ -66,6 +69,7 @@ impl ChipsetLock {
                 time,
                 extint: AtomicBool::new(false),
                 round_robin: AtomicU32::new(0),
+                intx: AtomicU32::new(0),
                 console <- WaitQueue::new(),
                 timer_waiting: AtomicBool::new(false),
                 armed_for: AtomicU64::new(u64::MAX),
@@ -126,17 +130,31 @@ impl ChipsetLock {
         taken
     }
 
-    /// Sends a message-signalled interrupt of a device, if there is one and it is one.
-    pub(crate) fn send_msi(&self, msg: Option<MsixMessage>) {
-        if let Some(m) = msg {
-            self.signal_msi(m.addr, m.data);
-        }
+    /// Sends a message-signalled interrupt of a device, if it is one.
+    pub(crate) fn send_msi(&self, msg: MsixMessage) {
+        self.signal_msi(msg.addr, msg.data);
     }
 
     /// Sends a message-signalled interrupt. Returns how many local APICs took it; `None`: it is none.
     pub(crate) fn signal_msi(&self, address: u64, data: u32) -> Option<u32> {
         trace::msi(|| trace::Msi { address, data });
         Some(self.send(&ApicMessage::from_msi(address, data, DestFormat::Narrow)?))
+    }
+
+    /// Notes whether a PCI device asserts its INTx pin; the caller holds the device's lock. Returns whether it is another one
+    /// than before: then [`ChipsetLock::settle_intx`] is to follow, without that lock.
+    pub(crate) fn note_intx(&self, device: PciSlot, is_asserted: bool) -> bool {
+        let before = if is_asserted {
+            self.intx.fetch_or(device.bit(), AcqRel)
+        } else {
+            self.intx.fetch_and(!device.bit(), AcqRel)
+        };
+        (before & device.bit() != 0) != is_asserted
+    }
+
+    /// Carries the INTx pins to the chips, as they are by now.
+    pub(crate) fn settle_intx(&self) {
+        self.with(|bus, _now, out| bus.settle_intx(self.intx.load(Acquire), out));
     }
 
     /// Drives a GSI from outside the machine. Returns how many controllers and local APICs took it, 0

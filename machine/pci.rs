@@ -12,7 +12,7 @@ use super::mailbox::VcpuRequests;
 use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioService, ALL_QUEUES};
 use super::service::worker::KickTarget;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{BarHit, ConfigAccess, PciRoot, PciSlot};
+use crate::chipset::pci::{BarHit, ConfigAccess, PciInterrupt, PciRoot, PciSlot};
 use crate::chipset::saved::{BadState, StateReader, StateWriter};
 use crate::virtio::transport::pci::save::DEVICE_STATE_BYTES;
 use crate::virtio::transport::pci::{kick, AccessEffect, VirtioDevice, VirtioPci};
@@ -98,7 +98,7 @@ impl PciBus {
         Some(match access {
             ConfigAccess::Done(v) => v,
             ConfigAccess::Function { slot, register } => match self.function(slot) {
-                Some(f) => each_function!(f, s => s.function().with(|m| m.config_read(register, width))),
+                Some(f) => each_function!(f, s => read(s.function(), |m| m.config_read(register, width))),
                 None => width.mask() as u32,
             },
         })
@@ -123,7 +123,7 @@ impl PciBus {
     /// Reads a BAR. `None`: no BAR there.
     pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
         let (hit, f) = self.decode(gpa)?;
-        Some(each_function!(f, s => s.function().with(|m| m.bar_read(hit.bar, hit.offset, width))))
+        Some(each_function!(f, s => read(s.function(), |m| m.bar_read(hit.bar, hit.offset, width))))
     }
 
     /// Writes a BAR. `None`: no BAR there.
@@ -149,34 +149,42 @@ impl PciBus {
         write: impl FnOnce(&mut VirtioPci<S::Device>) -> AccessEffect,
     ) -> DeferredWork {
         let function = service.function();
-        let queues = function.with(|model| match write(model) {
-            AccessEffect::None => None,
-            // What carries a device's data may have to know that the driver's wishes are void.
-            AccessEffect::Reset => {
-                function.wake_all();
-                None
-            }
-            AccessEffect::Kick(queue) => Some(Err(queue)),
-            AccessEffect::Activated | AccessEffect::Configured => {
-                service.configured(model);
-                Some(Ok(()))
-            }
-            AccessEffect::Broken(msg) => {
-                function.send(msg);
-                None
-            }
-            AccessEffect::Decode => {
-                if let Some(root) = &mut *self.root.lock() {
-                    root.update(slot, model.config_space());
+        let (queues, interrupt) = function.with(|model| {
+            let mut interrupt = Some(PciInterrupt::Pin);
+            let queues = match write(model) {
+                AccessEffect::None => None,
+                // What carries a device's data may have to know that the driver's wishes are void.
+                AccessEffect::Reset => {
+                    function.wake_all();
+                    None
                 }
-                drain(&function.interrupts, model);
-                Some(Ok(()))
-            }
-            AccessEffect::Msix => {
-                drain(&function.interrupts, model);
-                None
-            }
+                AccessEffect::Kick(queue) => {
+                    interrupt = None;
+                    Some(Err(queue))
+                }
+                AccessEffect::Activated | AccessEffect::Configured => {
+                    service.configured(model);
+                    Some(Ok(()))
+                }
+                AccessEffect::Broken(told) => {
+                    interrupt = told;
+                    None
+                }
+                AccessEffect::Decode => {
+                    if let Some(root) = &mut *self.root.lock() {
+                        root.update(slot, model.config_space());
+                    }
+                    drain(&function.interrupts, model);
+                    Some(Ok(()))
+                }
+                AccessEffect::Msix => {
+                    drain(&function.interrupts, model);
+                    None
+                }
+            };
+            (queues, interrupt)
         });
+        function.send(interrupt);
         let queues = match queues {
             None => return DeferredWork::None,
             Some(Ok(())) => ALL_QUEUES,
@@ -348,8 +356,20 @@ fn slot_bit(number: u8) -> u32 {
     1u32.wrapping_shl(number.into())
 }
 
+/// Reads from a function, which may bring its INTx pin down.
+fn read<D: VirtioDevice + Unpin, R>(
+    function: &VirtioFunction<D>,
+    read: impl FnOnce(&mut VirtioPci<D>) -> R,
+) -> R {
+    let (value, is_changed) = function.with(|model| (read(model), function.note_pin(model)));
+    if is_changed {
+        function.interrupts.settle_intx();
+    }
+    value
+}
+
 fn drain<D: VirtioDevice>(interrupts: &ChipsetLock, model: &mut VirtioPci<D>) {
     while let Some(msg) = model.take_pending() {
-        interrupts.send_msi(Some(msg));
+        interrupts.send_msi(msg);
     }
 }

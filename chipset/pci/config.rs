@@ -4,7 +4,7 @@
 //!
 //! Follows the PCI Local Bus Specification 3.0, "Configuration Space Organization", "Base Addresses"
 //! and "Capabilities List". The space is 256 bytes with a mask of what the guest may write, and that
-//! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs, INTx.
+//! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs.
 
 use crate::arch::addr::{Gpa, Width};
 use crate::chipset::saved::{state_struct, Saved, SectionId};
@@ -29,7 +29,10 @@ const REG_SUBSYSTEM_VENDOR: u8 = 0x2c;
 const REG_SUBSYSTEM: u8 = 0x2e;
 const REG_CAPABILITIES: u8 = 0x34;
 const REG_INTERRUPT_LINE: u8 = 0x3c;
+const REG_INTERRUPT_PIN: u8 = 0x3d;
 
+/// Status register: the function wants to interrupt by its pin, which the command register may disable.
+const STATUS_INTERRUPT: u8 = 1 << 3;
 /// Status register: the capability list exists.
 const STATUS_CAPABILITIES: u8 = 1 << 4;
 
@@ -43,7 +46,7 @@ const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
 
 bitflags::bitflags! {
-    /// The command register, as far as a function without INTx and I/O has one.
+    /// The command register, as far as a function without I/O has one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct PciCommand: u16 {
         /// The function answers I/O accesses.
@@ -272,6 +275,19 @@ impl ConfigSpace {
     pub(crate) fn reset(&mut self) {
         for (byte, mask) in self.bytes.iter_mut().zip(self.writable.iter()) {
             *byte &= !mask;
+        }
+    }
+
+    /// Says that the function has the pin INTA#, and as firmware would, which interrupt that is.
+    pub(super) fn wire_intx(&mut self, gsi: u32) {
+        self.set(REG_INTERRUPT_PIN, &[1]);
+        self.set(REG_INTERRUPT_LINE, &[(gsi & 0xff) as u8]);
+    }
+
+    /// Says whether the function wants to interrupt by its pin.
+    pub(crate) fn set_interrupt_status(&mut self, is_wanted: bool) {
+        if let Some(status) = self.bytes.get_mut(usize::from(REG_STATUS)) {
+            *status = (*status & !STATUS_INTERRUPT) | if is_wanted { STATUS_INTERRUPT } else { 0 };
         }
     }
 

@@ -16,7 +16,7 @@
 
 use super::worker::{KickTarget, QueueWorker};
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::{MsixMessage, PciSlot};
+use crate::chipset::pci::{PciInterrupt, PciSlot};
 use crate::host::cpu::PinnedCpu;
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::memory::PinnedRam;
@@ -122,9 +122,27 @@ impl<D: VirtioDevice + Unpin> VirtioFunction<D> {
         done
     }
 
-    /// Sends an interrupt, if there is one.
-    pub(crate) fn send(&self, msg: Option<MsixMessage>) {
-        self.interrupts.send_msi(msg);
+    /// Sends an interrupt, if there is one. The caller does not hold the lock.
+    #[inline]
+    pub(crate) fn send(&self, interrupt: Option<PciInterrupt>) {
+        match interrupt {
+            Some(PciInterrupt::Message(msg)) => self.interrupts.send_msi(msg),
+            Some(PciInterrupt::Pin) => self.carry_pin(),
+            None => {}
+        }
+    }
+
+    #[cold]
+    fn carry_pin(&self) {
+        if self.with(|model| self.note_pin(model)) {
+            self.interrupts.settle_intx();
+        }
+    }
+
+    /// Notes the level of the INTx pin, with the lock held. Returns whether `settle_intx()` is to follow, without it.
+    pub(crate) fn note_pin(&self, model: &VirtioPci<D>) -> bool {
+        let slot = PciSlot::new(self.slot());
+        slot.is_some_and(|slot| self.interrupts.note_intx(slot, model.asserts_pin()))
     }
 
     /// Returns the worker of a queue.

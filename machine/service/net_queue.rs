@@ -7,7 +7,7 @@
 use super::function::VirtioFunction;
 use super::worker::QueueWorker;
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::PciInterrupt;
 use crate::host::file::FileLoan;
 use crate::host::netio::{TapBatch, TapSocket};
 use crate::host::pieces::{IoVecList, IoVecRange};
@@ -196,7 +196,7 @@ impl NetCx<'_> {
             &mut VirtioPci<VirtioNet>,
             &PinnedRam<'_>,
             &mut NetPacket,
-        ) -> Result<Option<MsixMessage>, Gpa>,
+        ) -> Result<Option<PciInterrupt>, Gpa>,
     ) -> Result {
         let NetQueue { packet, unsignalled, .. } = &mut *self.io;
         complete(self.function, 1, |net, mem| call(net, mem, packet))?;
@@ -229,7 +229,7 @@ impl NetCx<'_> {
 fn complete(
     function: &VirtioFunction<VirtioNet>,
     count: u32,
-    mut call: impl FnMut(&mut VirtioPci<VirtioNet>, &PinnedRam<'_>) -> Result<Option<MsixMessage>, Gpa>,
+    mut call: impl FnMut(&mut VirtioPci<VirtioNet>, &PinnedRam<'_>) -> Result<Option<PciInterrupt>, Gpa>,
 ) -> Result {
     match function.ram.until_resident(|| function.with_ram(&mut call)) {
         Ok(msg) => {

@@ -27,7 +27,7 @@
 //! descriptors begin and end: "Message Framing".
 
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::PciInterrupt;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{BufferChain, Queue, QueueBuffer, QueueError, QueueFault};
 use crate::virtio::segment::{self, MemSegment, SegmentList};
@@ -210,7 +210,7 @@ pub(crate) enum NextRequest {
     /// A request for the worker.
     Request(BlkRequest),
     /// A request that was answered at once: send the message, if there is one, and call again.
-    Answered(Option<MsixMessage>),
+    Answered(Option<PciInterrupt>),
     /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `Effect::Activated` comes with the next.
     Empty,
     /// All requests of the pool are in flight: call again after a completion. No kick will come.
@@ -218,7 +218,7 @@ pub(crate) enum NextRequest {
     /// The page at this address has to be faulted in, without the lock; then call again.
     NotResident(Gpa),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsixMessage>),
+    Broken(Option<PciInterrupt>),
 }
 
 /// A virtio block device.
@@ -542,7 +542,7 @@ impl VirtioPci<VirtioBlk> {
 
     /// Takes over a size that may have grown; a driver keeps what it was told of a larger one. Returns the message that
     /// tells it.
-    pub(crate) fn grow(&mut self, sectors: u64) -> Option<MsixMessage> {
+    pub(crate) fn grow(&mut self, sectors: u64) -> Option<PciInterrupt> {
         let disk = self.device_mut();
         let larger = DiskGeometry { sectors, ..disk.geometry };
         if larger.capacity() <= disk.geometry.capacity() {
@@ -592,7 +592,7 @@ impl VirtioPci<VirtioBlk> {
         request: BlkRequest,
         status: BlkStatus,
         transferred: u64,
-    ) -> Result<Option<MsixMessage>, NotCompleted> {
+    ) -> Result<Option<PciInterrupt>, NotCompleted> {
         let done = match self.running(request.0.queue) {
             Some((_, queue)) => finish(queue, mem, &request.0, status, transferred),
             None => Ok(()),
@@ -610,7 +610,7 @@ impl VirtioPci<VirtioBlk> {
     /// Returns the message that tells the driver of the requests of a queue that were handed back, if it
     /// wants one. Also when the device has stopped since: the message may then come later. A driver that
     /// resets the device is told nothing more.
-    pub(crate) fn notify<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
+    pub(crate) fn notify<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<PciInterrupt> {
         if self.is_resetting() {
             return None;
         }
@@ -629,7 +629,7 @@ impl VirtioPci<VirtioBlk> {
         request: BlkRequest,
         status: BlkStatus,
         transferred: u64,
-    ) -> Result<Option<MsixMessage>, NotCompleted> {
+    ) -> Result<Option<PciInterrupt>, NotCompleted> {
         let index = request.0.queue;
         let broken = self.give_back(mem, request, status, transferred)?;
         Ok(broken.or_else(|| self.notify(index, mem)))
@@ -637,7 +637,7 @@ impl VirtioPci<VirtioBlk> {
 
     /// Gives up on a request that cannot be handed back, and with it on the queue: the device needs a
     /// reset. Returns the message to send.
-    pub(crate) fn abandon(&mut self, request: BlkRequest, why: QueueFault) -> Option<MsixMessage> {
+    pub(crate) fn abandon(&mut self, request: BlkRequest, why: QueueFault) -> Option<PciInterrupt> {
         let message = self.fail(why);
         self.drop_request(request);
         message

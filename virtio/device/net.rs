@@ -21,7 +21,7 @@
 //! number of buffers is written here.
 
 use crate::arch::addr::Gpa;
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::PciInterrupt;
 use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueBuffer, QueueError, QueueFault, UsedBuffer};
@@ -170,7 +170,7 @@ pub(crate) enum TakenPacket {
     /// The page at this address has to be faulted in, without the lock; then call again.
     NotResident(Gpa),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsixMessage>),
+    Broken(Option<PciInterrupt>),
 }
 
 /// A virtio network device.
@@ -340,7 +340,7 @@ impl VirtioPci<VirtioNet> {
 
     /// Notes that the way to the network has ended. Returns the message that tells the driver, if it can be
     /// told now.
-    pub(crate) fn set_link_down(&mut self) -> Option<MsixMessage> {
+    pub(crate) fn set_link_down(&mut self) -> Option<PciInterrupt> {
         self.device_mut().set_link_down();
         self.config_changed()
     }
@@ -391,7 +391,7 @@ impl VirtioPci<VirtioNet> {
         mem: &M,
         packet: &mut NetPacket,
         bytes: u64,
-    ) -> Result<Option<MsixMessage>, Gpa> {
+    ) -> Result<Option<PciInterrupt>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => fill_in(queue, mem, packet, bytes),
             None => Ok(()),
@@ -456,7 +456,7 @@ impl VirtioPci<VirtioNet> {
         index: u16,
         mem: &M,
         sent: &SentPackets,
-    ) -> Result<Option<MsixMessage>, Gpa> {
+    ) -> Result<Option<PciInterrupt>, Gpa> {
         let done = match self.running(index) {
             Some((_, queue)) => queue.add_used_together(mem, &sent.0),
             None => Ok(()),
@@ -466,14 +466,14 @@ impl VirtioPci<VirtioNet> {
 
     /// Gives up on `count` packets that cannot be given back: the device needs a reset. Returns the message to
     /// send.
-    pub(crate) fn abandon_packets(&mut self, why: QueueFault, count: u32) -> Option<MsixMessage> {
+    pub(crate) fn abandon_packets(&mut self, why: QueueFault, count: u32) -> Option<PciInterrupt> {
         let message = self.fail(why);
         self.ended_some(count);
         message
     }
 
     /// Returns the message that tells the driver of what was given back in a queue, if it wants one.
-    pub(crate) fn notify_queue<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
+    pub(crate) fn notify_queue<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<PciInterrupt> {
         self.used(index, mem)
     }
 
@@ -504,7 +504,7 @@ impl VirtioPci<VirtioNet> {
         }
     }
 
-    fn given(&mut self, done: Result<(), QueueError>, count: u32) -> Result<Option<MsixMessage>, Gpa> {
+    fn given(&mut self, done: Result<(), QueueError>, count: u32) -> Result<Option<PciInterrupt>, Gpa> {
         match done {
             Ok(()) => {
                 self.ended_some(count);

@@ -3,7 +3,7 @@
 //! The virtio transport over PCI, modern only.
 //!
 //! Follows VIRTIO 1.2, "Virtio Over PCI Bus" and "Device Initialization". Not modelled: the legacy
-//! interface, INTx, queue reset, notification data, shared memory regions.
+//! interface, queue reset, notification data, shared memory regions.
 //!
 //! | BAR | offset | holds |
 //! |---|---|---|
@@ -25,13 +25,16 @@
 //! reads and writes the guest's buffers: the status register keeps its value, the driver sees it and
 //! waits. A driver that broke a queue's rules finds NEEDS_RESET set, and the device stands still.
 //!
+//! Without MSI-X the device interrupts by its INTx pin, which is asserted as long as the ISR status is not 0; reading that
+//! clears it ([`VirtioPci::asserts_pin`]).
+//!
 //! The caller holds the device's lock around every call, except [`kick`].
 
 use super::common::{CommonConfig, DeviceStatus};
 use super::features::{F_RING_PACKED, F_TRANSPORT};
 use super::msix::MsixTable;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, TouchedRegs};
+use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, PciInterrupt, TouchedRegs};
 use crate::chipset::saved::{BadState, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueFault};
@@ -111,7 +114,7 @@ pub(crate) enum AccessEffect {
     /// `Activated`.
     Decode,
     /// The driver broke the rules: the device needs a reset. Send the message, if there is one.
-    Broken(Option<MsixMessage>),
+    Broken(Option<PciInterrupt>),
 }
 
 /// What serving a queue without a worker did.
@@ -119,14 +122,14 @@ pub(crate) enum AccessEffect {
 #[must_use]
 pub(crate) enum QueueServed {
     /// All buffers are served: send the message, if there is one.
-    Empty(Option<MsixMessage>),
+    Empty(Option<PciInterrupt>),
     /// The bound was reached: send the message, and call again at leisure.
-    More(Option<MsixMessage>),
+    More(Option<PciInterrupt>),
     /// The page at this address has to be faulted in, without the lock; send the message, then call
     /// again.
-    NotResident(Gpa, Option<MsixMessage>),
+    NotResident(Gpa, Option<PciInterrupt>),
     /// The driver broke the rules and the device stands still: send the message, if there is one.
-    Broken(Option<MsixMessage>),
+    Broken(Option<PciInterrupt>),
 }
 
 /// Returns the queue that a write to a virtio BAR notifies.
@@ -289,6 +292,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Reads configuration space.
     pub(crate) fn config_read(&mut self, register: u8, width: Width) -> u32 {
+        self.config.set_interrupt_status(self.wants_pin());
         if self.is_pci_cfg_data(register) {
             if let Some((bar, offset, length)) = self.pci_cfg_window() {
                 return (self.bar_read(bar, offset, length) & width.mask() & 0xffff_ffff) as u32;
@@ -363,21 +367,39 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Tells the driver, if there is one, that the device configuration changed. Returns the message to send.
-    pub(crate) fn config_changed(&mut self) -> Option<MsixMessage> {
+    pub(crate) fn config_changed(&mut self) -> Option<PciInterrupt> {
         self.common.generation = self.common.generation.wrapping_add(1);
         self.config_interrupt()
     }
 
-    /// Returns the message of a queue's interrupt, if it can be sent now.
-    pub(crate) fn interrupt(&mut self, queue: u16) -> Option<MsixMessage> {
+    /// Returns a queue's interrupt, if it can be sent now.
+    pub(crate) fn interrupt(&mut self, queue: u16) -> Option<PciInterrupt> {
         if !self.msix.is_enabled() {
-            self.isr |= ISR_QUEUE;
+            return self.assert_pin(ISR_QUEUE);
         }
-        self.msix.notify(self.common.queue_vector(queue))
+        self.msix.notify(self.common.queue_vector(queue)).map(PciInterrupt::Message)
+    }
+
+    /// Returns whether the INTx pin is asserted.
+    pub(crate) fn asserts_pin(&self) -> bool {
+        self.wants_pin() && !self.config.command().contains(PciCommand::INTX_DISABLE)
+    }
+
+    /// Returns whether the device interrupts by its pin, if that is not disabled.
+    fn wants_pin(&self) -> bool {
+        self.isr != 0 && !self.msix.is_enabled() && !self.resetting
+    }
+
+    /// Notes why the device interrupts, where it has only the pin for that.
+    #[cold]
+    fn assert_pin(&mut self, why: u8) -> Option<PciInterrupt> {
+        let is_new = self.isr & why != why;
+        self.isr |= why;
+        is_new.then_some(PciInterrupt::Pin)
     }
 
     /// Ends a request: returns the message of its queue's interrupt if the driver wants one.
-    pub(in crate::virtio) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<MsixMessage> {
+    pub(in crate::virtio) fn used<M: GuestMem>(&mut self, index: u16, mem: &M) -> Option<PciInterrupt> {
         let queue = self.queues.get_mut(usize::from(index))?;
         if queue.needs_notification(mem) {
             self.interrupt(index)
@@ -387,7 +409,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Notes that the driver broke the rules. Returns the message that tells it so.
-    pub(in crate::virtio) fn fail(&mut self, why: QueueFault) -> Option<MsixMessage> {
+    pub(in crate::virtio) fn fail(&mut self, why: QueueFault) -> Option<PciInterrupt> {
         self.fault = Some(why);
         self.common.status |= DeviceStatus::NEEDS_RESET;
         self.config_interrupt()
@@ -446,14 +468,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.is_running() && self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
     }
 
-    fn config_interrupt(&mut self) -> Option<MsixMessage> {
+    fn config_interrupt(&mut self) -> Option<PciInterrupt> {
         if !self.common.status.contains(DeviceStatus::DRIVER_OK) {
             return None;
         }
         if !self.msix.is_enabled() {
-            self.isr |= ISR_CONFIG;
+            return self.assert_pin(ISR_CONFIG);
         }
-        self.msix.notify(self.common.config_vector)
+        self.msix.notify(self.common.config_vector).map(PciInterrupt::Message)
     }
 
     fn device_read(&self, at: u32, width: Width) -> u64 {

@@ -198,13 +198,43 @@ fn mp_pointer_leads_to_a_table_that_sums_to_zero() {
 fn mp_table_wires_the_timer_to_pin_2_and_leaves_the_cascade_out() {
     let tables = mp::build(3);
     let entries = mp_entries(&find(&tables, b"PCMP").bytes);
-    let wired: Vec<(u8, u8)> = entries.iter().filter(|e| e[0] == 3).map(|e| (e[5], e[7])).collect();
+    let isa = entries.iter().find(|e| e[0] == 1 && e[2..].starts_with(b"ISA")).unwrap()[1];
+    let wired: Vec<(u8, u8)> =
+        entries.iter().filter(|e| e[0] == 3 && e[4] == isa).map(|e| (e[5], e[7])).collect();
 
-    assert_eq!(wired.len(), 15);
+    assert_eq!(wired.len(), 12);
     assert!(wired.contains(&(0, 2)));
     assert!(wired.iter().all(|&(irq, pin)| irq != 2 && (irq == 0 || irq == pin)));
     assert_eq!(entries.iter().filter(|e| e[0] == 0 && e[3] & 1 == 1).count(), 3);
     assert_eq!(entries.iter().filter(|e| e[0] == 0 && e[3] & 2 == 2).map(|e| e[1]).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn pins_of_pci_devices_have_the_same_wires_in_both_tables() {
+    let mp = mp::build(1);
+    let entries = mp_entries(&find(&mp, b"PCMP").bytes);
+    let pci = entries.iter().find(|e| e[0] == 1 && e[2..].starts_with(b"PCI")).unwrap()[1];
+    let wires: Vec<(u8, u8)> = entries
+        .iter()
+        .filter(|e| e[0] == 3 && e[4] == pci)
+        .map(|e| {
+            assert_eq!(e[2..4], [0, 0], "level, active low, as the bus has it");
+            (e[5] >> 2, e[7])
+        })
+        .collect();
+
+    assert_eq!(pci, 0, "the bus has its own number");
+    assert_eq!(wires.len(), 31);
+    let dsdt = &find(&tables(1), b"DSDT").bytes.clone();
+    for (device, irq) in wires {
+        let entry = package(&[
+            integer(u32::from(device) << 16 | 0xffff),
+            integer(0),
+            integer(0),
+            integer(u32::from(irq)),
+        ]);
+        assert!(dsdt.windows(entry.len()).any(|w| w == entry), "device {device} at {irq}");
+    }
 }
 
 #[test]

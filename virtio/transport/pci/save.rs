@@ -6,7 +6,7 @@
 //! [`Quiesced`] stands for, and nothing else gives a state or takes one.
 //!
 //! The caller takes over afterwards what the device decodes (`PciRoot::update`), sends what was pending
-//! ([`VirtioPci::take_pending`]), and serves all queues, as after `Activated`.
+//! ([`VirtioPci::take_pending`]), carries the pin's level ([`VirtioPci::asserts_pin`]), and serves all queues, as after `Activated`.
 
 use super::{VirtioDevice, VirtioPci, ISR_CONFIG, ISR_QUEUE};
 use crate::chipset::pci::PciCommand;

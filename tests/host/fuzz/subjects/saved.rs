@@ -9,7 +9,7 @@ use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::chipset::message::DestFormat;
-use crate::chipset::pci::{ConfigAccess, PciRoot, PciSlot};
+use crate::chipset::pci::{ConfigAccess, PciInterrupt, PciRoot, PciSlot};
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::pm::{Pm, TimerWidth};
@@ -30,6 +30,14 @@ use std::cell::RefCell;
 struct Ram(RefCell<Vec<u8>>);
 
 const RAM_BYTES: u64 = 1 << 16;
+
+/// Returns what tells interrupts apart.
+fn vector_of(interrupt: PciInterrupt) -> u64 {
+    match interrupt {
+        PciInterrupt::Message(message) => u64::from(message.data),
+        PciInterrupt::Pin => u64::MAX,
+    }
+}
 
 impl Ram {
     fn at(gpa: Gpa, len: usize) -> Result<usize, MemError> {
@@ -324,7 +332,7 @@ impl Machine {
             BLK => {
                 let index = u16::from(how & 1);
                 // What was completed before, and not decided about.
-                let mut seen = self.blk.notify(index, mem).map_or(0, |message| u64::from(message.data));
+                let mut seen = self.blk.notify(index, mem).map_or(0, vector_of);
                 for _ in 0..8 {
                     match self.blk.next(index, mem) {
                         NextRequest::Request(request) => {

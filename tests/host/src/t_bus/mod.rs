@@ -135,6 +135,25 @@ fn the_uart_reaches_both_controllers() {
 }
 
 #[test]
+fn pins_of_pci_devices_share_a_line() {
+    let mut pc = Pc::new();
+    // Level triggered, vector 0x45; devices 1 and 4 are wired to it.
+    pc.open_pin(5, 1 << 15);
+    let (one, four) = (1 << 1, 1 << 4);
+    let pins = |pc: &mut Pc, asserted| pc.with(|bus, _, out| bus.settle_intx(asserted, out)).1;
+
+    assert_eq!(vectors(&pins(&mut pc, one)), [0x45]);
+    assert_eq!(vectors(&pins(&mut pc, one | four)), []);
+    assert_eq!(vectors(&pins(&mut pc, four)), []);
+    let again = pc.with(|bus, now, out| bus.eoi(0x45, now, out)).1;
+    assert_eq!(vectors(&again), [0x45], "the other one still asserts it");
+    pins(&mut pc, 0);
+    let after = pc.with(|bus, now, out| bus.eoi(0x45, now, out)).1;
+    assert_eq!(vectors(&after), []);
+    assert_eq!(vectors(&pins(&mut pc, 1 << 2)), [], "that one has another line");
+}
+
+#[test]
 fn a_line_that_stays_high_is_one_edge() {
     let mut pc = Pc::new();
     pc.open_pin(4, 0);

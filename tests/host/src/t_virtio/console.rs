@@ -3,7 +3,7 @@
 use super::driver::{Part, Ring};
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4};
-use crate::chipset::pci::MsixMessage;
+use crate::chipset::pci::PciInterrupt;
 use crate::chipset::ring;
 use crate::virtio::device::console::VirtioConsole;
 use crate::virtio::queue::QueueFault;
@@ -29,7 +29,7 @@ fn guest() -> (Machine<VirtioConsole>, Vec<Ring>) {
     (m, rings)
 }
 
-fn message(queue: usize) -> Option<MsixMessage> {
+fn message(queue: usize) -> Option<PciInterrupt> {
     Some(Machine::<VirtioConsole>::message(queue as u16 + 1))
 }
 

@@ -6,7 +6,7 @@ use super::driver::Ring;
 use super::mem::Mem;
 use super::packed_driver::PackedRing;
 use crate::arch::addr::{Gpa, Width};
-use crate::chipset::pci::{ConfigAccess, MsixMessage, PciRoot, PciSlot};
+use crate::chipset::pci::{ConfigAccess, MsixMessage, PciInterrupt, PciRoot, PciSlot};
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::transport::pci::{AccessEffect, VirtioDevice, VirtioPci};
 use Width::{B1, B2, B4};
@@ -45,8 +45,8 @@ pub(crate) struct Machine<D> {
     pub(crate) slot: u8,
     /// What the last write asked for.
     pub(crate) effect: AccessEffect,
-    /// Messages sent so far.
-    pub(crate) sent: Vec<MsixMessage>,
+    /// Interrupts so far.
+    pub(crate) sent: Vec<PciInterrupt>,
     pub(crate) at: Structures,
 }
 
@@ -91,7 +91,7 @@ impl<D: VirtioDevice> Machine<D> {
         }
         if matches!(effect, AccessEffect::Decode | AccessEffect::Msix) {
             while let Some(message) = self.dev.take_pending() {
-                self.sent.push(message);
+                self.sent.push(PciInterrupt::Message(message));
             }
         }
     }
@@ -297,7 +297,7 @@ impl<D: VirtioDevice> Machine<D> {
         rings
     }
 
-    pub(crate) fn message(vector: u16) -> MsixMessage {
-        MsixMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) }
+    pub(crate) fn message(vector: u16) -> PciInterrupt {
+        PciInterrupt::Message(MsixMessage { addr: 0xfee0_0000, data: 0x40 + u32::from(vector) })
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod net;
 pub(crate) mod packed;
 pub(crate) mod packed_driver;
 mod pci_root;
+mod pin;
 mod queue;
 pub(crate) mod random;
 mod rng;

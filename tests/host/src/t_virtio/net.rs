@@ -41,7 +41,7 @@ fn guest(features: u64) -> (Machine<VirtioNet>, Ring, Ring) {
     (m, rings.remove(0), tx)
 }
 
-fn message(queue: u16) -> Option<crate::chipset::pci::MsixMessage> {
+fn message(queue: u16) -> Option<crate::chipset::pci::PciInterrupt> {
     Some(Machine::<VirtioNet>::message(queue + 1))
 }
 

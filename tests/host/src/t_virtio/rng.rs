@@ -13,7 +13,7 @@ fn guest() -> (Machine<VirtioRng>, Ring) {
     (m, ring)
 }
 
-fn message() -> Option<crate::chipset::pci::MsixMessage> {
+fn message() -> Option<crate::chipset::pci::PciInterrupt> {
     Some(Machine::<VirtioRng>::message(1))
 }
 

@@ -9,7 +9,9 @@ use super::aml::{
 };
 use super::config::AcpiConfig;
 use super::table::table;
-use crate::config::layout::{COM1, COM1_IRQ, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE};
+use crate::config::layout::{
+    intx_irq, COM1, COM1_IRQ, PCI_DEVICES, PCI_MMIO, PCI_MMIO_SIZE, RTC, RTC_IRQ, S5_SLEEP_TYPE,
+};
 
 /// `_STA`: present, enabled, shown and working.
 const PRESENT: u32 = 0xf;
@@ -22,7 +24,7 @@ pub(super) fn build(config: AcpiConfig) -> Vec<u8> {
     table(b"DSDT", 2, &body)
 }
 
-/// `\_SB.PCI0`: bus 0, the ports around the configuration ports, and the window for BARs.
+/// `\_SB.PCI0`: bus 0, the ports around the configuration ports, the window for BARs, and where the INTx pins go.
 fn root_bridge() -> Vec<u8> {
     let decoded = [
         bus_range(0, 0),
@@ -36,8 +38,16 @@ fn root_bridge() -> Vec<u8> {
         name(b"_BBN", &integer(0)),
         name(b"_UID", &integer(0)),
         name(b"_CRS", &resources(&decoded)),
+        name(b"_PRT", &package(&(1..PCI_DEVICES).map(intx_route).collect::<Vec<_>>())),
     ];
     device(b"PCI0", &names.concat())
+}
+
+/// An entry of `_PRT`: every function of the device, its pin INTA#, no link device, the interrupt. Wires have the same
+/// number at the 8259 pair and at the I/O APIC, so that it does not matter which of them the kernel uses.
+fn intx_route(number: u8) -> Vec<u8> {
+    let address = u32::from(number) << 16 | 0xffff;
+    package(&[integer(address), integer(0), integer(0), integer(intx_irq(number).into())])
 }
 
 /// The devices that a kernel finds by name rather than by probing.

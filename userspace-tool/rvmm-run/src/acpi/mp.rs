@@ -7,7 +7,7 @@
 //! them.
 
 use super::table::{checksum, PlacedTable};
-use crate::config::layout::{IOAPIC, LAPIC, MP_TABLE, SCI_IRQ};
+use crate::config::layout::{intx_irq, INTX_IRQS, IOAPIC, LAPIC, MP_TABLE, PCI_DEVICES, SCI_IRQ};
 
 /// Version 1.4 of the specification.
 const SPEC_REV: u8 = 4;
@@ -24,9 +24,10 @@ const ENABLED: u8 = 1;
 const BOOTS: u8 = 2;
 /// The highest id of a processor here: 255 means all of them.
 const MAX_APIC_ID: u32 = 254;
-/// Number of the bus that the chips' interrupts come from.
-const ISA_BUS: u8 = 0;
-/// Interrupt flags: as the bus has it (ISA: active high, edge).
+/// Numbers of the buses that interrupts come from. Kernels take that of a PCI bus for the one it has itself.
+const PCI_BUS: u8 = 0;
+const ISA_BUS: u8 = 1;
+/// Interrupt flags: as the bus has it (ISA: active high, edge; PCI: active low, level).
 const BUS_DEFAULT: u16 = 0;
 /// Interrupt flags: active high, level triggered.
 const LEVEL_HIGH: u16 = 0b11_01;
@@ -65,16 +66,24 @@ fn configuration(cpus: u32) -> Vec<u8> {
     // An id behind the processors' where there is one, as in the MADT.
     let io_apic = u8::try_from(cpus).unwrap_or(0);
     let mut entries: Vec<Vec<u8>> = (0..cpus).map(processor).collect();
+    entries.push([&[BUS, PCI_BUS][..], b"PCI   "].concat());
     entries.push([&[BUS, ISA_BUS][..], b"ISA   "].concat());
     entries
         .push([&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED][..], &(IOAPIC as u32).to_le_bytes()].concat());
-    // Line 2 is the cascade of the 8259 pair; the timer has its pin.
-    entries.extend((0..16).filter(|&irq| irq != 2).map(|irq| {
+    // Line 2 is the cascade of the 8259 pair; the timer has its pin. Those of PCI devices are not ISA's.
+    entries.extend((0..16).filter(|irq| *irq != 2 && !INTX_IRQS.contains(irq)).map(|irq| {
         let flags = if irq == SCI_IRQ { LEVEL_HIGH } else { BUS_DEFAULT };
-        interrupt(IO_INTERRUPT, VECTORED, flags, irq, (io_apic, if irq == 0 { 2 } else { irq }))
+        let pin = if irq == 0 { 2 } else { irq };
+        interrupt(IO_INTERRUPT, (VECTORED, flags), (ISA_BUS, irq), (io_apic, pin))
     }));
-    entries.push(interrupt(LOCAL_INTERRUPT, EXTERNAL, BUS_DEFAULT, 0, (EVERY_APIC, 0)));
-    entries.push(interrupt(LOCAL_INTERRUPT, NMI, BUS_DEFAULT, 0, (EVERY_APIC, 1)));
+    // The source on a PCI bus is the device, and in the two lowest bits its pin.
+    entries.extend((1..PCI_DEVICES).map(|device| {
+        let from = (PCI_BUS, device << 2);
+        interrupt(IO_INTERRUPT, (VECTORED, BUS_DEFAULT), from, (io_apic, intx_irq(device)))
+    }));
+    for (kind, pin) in [(EXTERNAL, 0), (NMI, 1)] {
+        entries.push(interrupt(LOCAL_INTERRUPT, (kind, BUS_DEFAULT), (ISA_BUS, 0), (EVERY_APIC, pin)));
+    }
 
     let count = entries.len() as u16;
     let body = entries.concat();
@@ -99,8 +108,8 @@ fn processor(id: u32) -> Vec<u8> {
     entry
 }
 
-/// Where an interrupt of the ISA bus arrives: `to` is an APIC's id and its pin.
-fn interrupt(entry: u8, kind: u8, flags: u16, irq: u8, to: (u8, u8)) -> Vec<u8> {
+/// Where an interrupt arrives: `from` is a bus and its source there, `to` an APIC's id and its pin.
+fn interrupt(entry: u8, (kind, flags): (u8, u16), from: (u8, u8), to: (u8, u8)) -> Vec<u8> {
     let [low, high] = flags.to_le_bytes();
-    vec![entry, kind, low, high, ISA_BUS, irq, to.0, to.1]
+    vec![entry, kind, low, high, from.0, from.1, to.0, to.1]
 }

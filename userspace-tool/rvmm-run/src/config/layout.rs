@@ -89,6 +89,16 @@ pub const RESET_VALUE: u8 = 6;
 pub const S5_SLEEP_TYPE: u8 = 5;
 /// System control interrupt.
 pub const SCI_IRQ: u8 = 9;
+/// Device numbers on the PCI bus.
+pub const PCI_DEVICES: u8 = 32;
+/// Interrupts that the INTx pins of PCI devices are wired to, by turns: device 0 to the first.
+pub const INTX_IRQS: [u8; 3] = [11, 5, 10];
+
+/// Returns the interrupt that the INTx pin of a PCI device is wired to.
+pub fn intx_irq(device: u8) -> u8 {
+    INTX_IRQS[usize::from(device) % INTX_IRQS.len()]
+}
+
 /// First serial port.
 pub const COM1: u16 = 0x3f8;
 /// Interrupt of the first serial port.

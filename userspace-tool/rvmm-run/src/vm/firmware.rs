@@ -3,7 +3,8 @@
 //! What a PC's firmware leaves in the chips and in memory, for kernels that are started without one.
 //!
 //! The module's chips are as after power-on, or as KVM's. Kernels take more for granted: the interval timer counts and
-//! can be used for delays, and the 8259 pair has vectors that are none of the processor's own, with all lines masked.
+//! can be used for delays, and the 8259 pair has vectors that are none of the processor's own, with all lines masked and
+//! those of PCI devices level triggered.
 //! What firmware leaves in the processors is in `regs`; RTC, keyboard controller, UART and power management come
 //! from the module that way.
 
@@ -13,7 +14,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use crate::config::layout::{RESET_PORT, RESET_VALUE, RESET_VECTOR};
+use crate::config::layout::{INTX_IRQS, RESET_PORT, RESET_VALUE, RESET_VECTOR};
 use crate::error::ToolError;
 
 /// Mode of channel 0: rate generator.
@@ -35,6 +36,12 @@ pub fn write_reset_vector(ram: &GuestMemoryMmap<()>) -> Result<(), GuestMemoryEr
     // mov $port, %dx; mov $value, %al; out %al, %dx; hlt: jmp back to it
     let code = [0xba, low, high, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
     ram.write_slice(&code, GuestAddress(RESET_VECTOR))
+}
+
+/// Returns the lines of one of the pair that are level triggered, a bit each.
+fn level_triggered(is_slave: bool) -> u8 {
+    let lines = INTX_IRQS.iter().fold(0u16, |lines, irq| lines | 1 << irq);
+    lines.to_le_bytes()[usize::from(is_slave)]
 }
 
 /// Returns channel 0 of the timer, counting.
@@ -60,8 +67,9 @@ pub fn program(vm: &VmFd) -> Result<(), ToolError> {
     vm.set_pit2(&pit).map_err(ToolError::host("set the interval timer"))?;
     for (chip_id, irq_base) in VECTORS {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-        // Fully nested, edge triggered, no line in service.
-        chip.chip.pic = kvm_pic_state { imr: 0xff, irq_base, ..Default::default() };
+        // Fully nested, no line in service.
+        let elcr = level_triggered(chip_id == KVM_IRQCHIP_PIC_SLAVE);
+        chip.chip.pic = kvm_pic_state { imr: 0xff, irq_base, elcr, ..Default::default() };
         vm.set_irqchip(&chip).map_err(ToolError::host("set an interrupt controller"))?;
     }
     Ok(())
