@@ -294,7 +294,7 @@ class SystemTest:
                 base = os.path.join(emulated_host.IMAGES, self.get("disk") + ".img")
                 if not os.path.exists(base):
                     results = ktap.Results()
-                    results.skipped.append(f"{self.name}: no image {self.get('disk')}; run 'make lab-debian'")
+                    results.skipped.append(f"{self.name}: no image {self.get('disk')}; run 'make lab' or 'make lab-debian'")
                     return results, "", began
                 disk = os.path.join(folder, "disk.img")
                 subprocess.run(["cp", "--sparse=always", "--reflink=auto", base, disk], check=True)

@@ -86,6 +86,38 @@ make_small_disk() {
 		rm -rf "$t"'
 }
 
+# A unified kernel image of the guest's kernel and initramfs, as systemd's ukify makes it, on a drive of its own. Without
+# the stub, its test is skipped.
+make_uki() {
+	"$top/scripts/in-root" bash -euc '
+		rm -f /lab/images/uki.img
+		t=$(mktemp -d)
+		cd "$t"
+		apt-get -o Acquire::Retries=3 download systemd-boot-efi ||
+			{ apt-get -o Acquire::Retries=3 update; apt-get -o Acquire::Retries=3 download systemd-boot-efi; } || exit 0
+		dpkg -x systemd-boot-efi_*.deb x
+		stub=x/usr/lib/systemd/boot/efi/linuxx64.efi.stub
+		printf "console=ttyS0 quiet mitigations=off nokaslr rvmm.test=boot" >cmdline
+		# Sections follow those of the stub, each on a page of its own.
+		end=0
+		while read -r size vma; do
+			at=$((0x$size + 0x$vma))
+			[ $at -le $end ] || end=$at
+		done < <(objdump -h "$stub" | awk "NF == 7 && \$2 ~ /^\\./ { print \$3, \$4 }")
+		sections=()
+		for section in osrel=/etc/os-release cmdline=cmdline linux=/lab/images/vmlinuz initrd=/lab/images/guest.cpio; do
+			name=.${section%%=*} file=${section#*=}
+			end=$(((end + 4095) & ~4095))
+			sections+=(--add-section "$name=$file" --change-section-vma "$name=$end")
+			end=$((end + $(stat -Lc %s "$file")))
+		done
+		mkdir d
+		objcopy "${sections[@]}" "$stub" d/uki.efi
+		mke2fs -q -t ext4 -O ^has_journal -d d uki.img 96M
+		mv uki.img /lab/images/uki.img
+		rm -rf "$t"'
+}
+
 # What the emulated host mounts at /images, so that tests can name files.
 make_files_drive() {
 	"$top/scripts/in-root" bash -euc '
@@ -138,6 +170,8 @@ lab_images() {
 		"making the drive with the guests' files" make_files_drive
 	stage clients-drive "$(hash_of "$s/root" <(declare -f make_clients_drive))" \
 		"making the drive with QEMU for the emulated host" make_clients_drive
+	stage uki "$(hash_of "$s/kernels" "$s/guest-initramfs" <(declare -f make_uki))" \
+		"making a unified kernel image" make_uki
 }
 
 debian_packages=(
