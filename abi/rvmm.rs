@@ -36,6 +36,11 @@ pub(crate) const GROUP_COUNTERS: u32 = 2;
 pub(crate) const COUNT_LOST: u64 = 0;
 /// Attribute of [`GROUP_COUNTERS`]: requests of a disk that the host could not carry out, each time that it was tried.
 pub(crate) const COUNT_FAILED: u64 = 1;
+/// The group of what a clock says, to be read: of [`DEV_RTC`], [`CLOCK_UTC_OFFSET`].
+pub(crate) const GROUP_CLOCK: u32 = 3;
+/// Attribute of [`GROUP_CLOCK`]: how many seconds the guest's clock is ahead of the host's UTC, signed, 64 bits; the guest may
+/// have set it. Given to another [`RtcConfig`], the clock goes on there.
+pub(crate) const CLOCK_UTC_OFFSET: u64 = 0;
 /// The group of commands to the device: [`DEV_ACPI_PM`] has [`COMMAND_POWER_BUTTON`], [`DEV_VIRTIO_BLK`] has
 /// [`COMMAND_LOOK_AT_SIZE`].
 pub(crate) const GROUP_COMMAND: u32 = 1;

@@ -36,6 +36,9 @@ type RtcClock = TickClock<32_768>;
 const UIP_NS: u64 = 244_000;
 /// [`NS_PER_SEC`], for what may be negative.
 const NS: i64 = 1_000_000_000;
+/// Half a second, before and after.
+const HALF: i64 = NS / 2;
+const HALF_BELOW: i64 = -HALF;
 /// No clock that a guest can set is further from the host's than this, in seconds.
 const MAX_OFFSET: i64 = 1 << 40;
 /// Register and memory numbers.
@@ -205,6 +208,17 @@ impl Rtc {
         let b = self.b() & !(RegisterB::INTERRUPTS | RegisterB::SQUARE_WAVE);
         self.put(reg::B, b.bits());
         self.put(reg::C, 0);
+    }
+
+    /// Returns what the guest's clock is ahead of UTC, to the nearest second. `wall_offset_ns`: as in [`RtcSetup`].
+    pub(crate) fn utc_offset_seconds(&self, wall_offset_ns: i64) -> i64 {
+        let seconds = self.offset_seconds.saturating_sub(wall_offset_ns.div_euclid(NS));
+        let rest = (self.offset_ns as i64).saturating_sub(wall_offset_ns.rem_euclid(NS));
+        match rest {
+            ..HALF_BELOW => seconds.saturating_sub(1),
+            HALF.. => seconds.saturating_add(1),
+            _ => seconds,
+        }
     }
 
     /// Returns the level of IRQ 8.

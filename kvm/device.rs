@@ -46,6 +46,7 @@ impl<B: Backend> DeviceFile<B> {
             (abi::GROUP_COMMAND, abi::COMMAND_LOOK_AT_SIZE) => self.device.is_disk(),
             (abi::GROUP_COUNTERS, abi::COUNT_LOST) => self.device.is_console(),
             (abi::GROUP_COUNTERS, abi::COUNT_FAILED) => self.device.is_disk(),
+            (abi::GROUP_CLOCK, abi::CLOCK_UTC_OFFSET) => self.device.is_clock(),
             _ => false,
         }
     }
@@ -57,6 +58,10 @@ impl<B: Backend> DeviceFile<B> {
             }
             (abi::GROUP_COUNTERS, abi::COUNT_FAILED) if self.device.is_disk() => {
                 user::write(a.addr, &self.device.failed_requests(&self.vm.machine).unwrap_or(0)).map(|()| 0)
+            }
+            (abi::GROUP_CLOCK, abi::CLOCK_UTC_OFFSET) if self.device.is_clock() => {
+                let offset = self.device.utc_offset_seconds(&self.vm.machine).ok_or(ENXIO)?;
+                user::write(a.addr, &offset).map(|()| 0)
             }
             // Commands and the configuration are set only.
             _ if self.has_attr(&a) => Err(EPERM),

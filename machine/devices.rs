@@ -18,6 +18,7 @@ use super::service::blk::BlkService;
 use super::service::function::VirtioService;
 use super::whole::GuestMachine;
 use crate::abi::rvmm as abi;
+use crate::arch::time::Ns;
 use crate::chipset::bus::Bus;
 use crate::chipset::i8042::I8042;
 use crate::chipset::pci::PciSlot;
@@ -152,6 +153,18 @@ impl DeviceHandle {
         self.has_power_button() && machine.interrupts.with(|bus, now, out| bus.press_power_button(now, out))
     }
 
+    /// Returns whether the device is a clock, configured or not.
+    pub(crate) fn is_clock(&self) -> bool {
+        self.kind == DeviceKind::Rtc
+    }
+
+    /// Returns what a clock is ahead of UTC, in seconds. `None`: it is none, or is not configured.
+    pub(crate) fn utc_offset_seconds(&self, machine: &GuestMachine) -> Option<i64> {
+        let ahead = |rtc: &Rtc, now| rtc.utc_offset_seconds(wall_offset_ns(now));
+        let offset = |bus: &mut Bus, now| bus.rtc.as_ref().map(|rtc| ahead(rtc, now));
+        self.is_clock().then(|| machine.interrupts.with(|bus, now, _| offset(bus, now)))?
+    }
+
     /// Returns whether the device is a disk, configured or not.
     pub(crate) fn is_disk(&self) -> bool {
         self.kind == DeviceKind::Pci(FunctionKind::Blk)
@@ -207,6 +220,11 @@ fn uart(machine: &GuestMachine, c: abi::UartConfig) -> Result {
     put_chip(machine, uart, |bus| &mut bus.uart)
 }
 
+/// Returns UTC since 1970 minus the monotonic clock, which shows `now`.
+fn wall_offset_ns(now: Ns) -> i64 {
+    timer::wall_ns().wrapping_sub(now.0) as i64
+}
+
 fn rtc(machine: &GuestMachine, c: abi::RtcConfig) -> Result {
     let now = machine.clock.time.now();
     let rtc = Rtc::new(
@@ -214,7 +232,7 @@ fn rtc(machine: &GuestMachine, c: abi::RtcConfig) -> Result {
             ram_below_4g: c.ram_below_4g_bytes,
             ram_above_4g: c.ram_above_4g_bytes,
             utc_offset_seconds: c.utc_offset_seconds,
-            wall_offset_ns: timer::wall_ns().wrapping_sub(now.0) as i64,
+            wall_offset_ns: wall_offset_ns(now),
         },
         now,
     );

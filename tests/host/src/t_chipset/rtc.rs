@@ -376,3 +376,16 @@ proptest! {
         prop_assert_eq!(rtc.deadline(), Some(after(wait)));
     }
 }
+
+#[test]
+fn what_the_guest_set_its_clock_to_can_be_given_to_another_clock() {
+    let wall = 1_700_000_000 * S as i64 - START.0 as i64 + 700_000_000;
+    let config = RtcSetup { wall_offset_ns: wall, utc_offset_seconds: -3600, ..RtcSetup::default() };
+    let rtc = Rtc::new(&config, START);
+
+    assert_eq!(rtc.utc_offset_seconds(wall), -3600);
+    assert_eq!(rtc.utc_offset_seconds(wall + 400_000_000), -3600, "to the nearest second");
+    assert_eq!(rtc.utc_offset_seconds(wall + 600_000_000), -3601);
+    assert_eq!(rtc.utc_offset_seconds(wall - 600_000_000), -3599);
+    assert_eq!(rtc.utc_offset_seconds(wall - 5 * S as i64), -3595);
+}

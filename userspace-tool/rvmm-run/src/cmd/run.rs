@@ -29,7 +29,7 @@ use crate::vm::contents::RamContents;
 use crate::vm::devices::PCI_SLOTS;
 use crate::vm::machine::{open_node, GuestMachine};
 use crate::vm::prepared::PreparedRun;
-use crate::vm::run::{run as run_machine, RunOutcome, RunVerbosity};
+use crate::vm::run::{run as run_machine, KeptParts, RunOutcome, RunVerbosity};
 use crate::vm::vcpu_loop::VcpuEnd;
 
 /// Runs what the command line asks for.
@@ -57,25 +57,26 @@ fn try_run(cli: &CommandLine) -> Result<ExitStatus, ToolError> {
     let kvm = open_node(&cli.device)?;
     check_cpus(&kvm, config.cpus)?;
     let signals = SignalQueue::new()?;
-    let mut machine = GuestMachine::new(&kvm, &config, contents)?;
-    let mut pump = Some(ConsolePump::new(open_console(cli, &config)?));
+    let mut machine = GuestMachine::new(&kvm, &config, contents, 0)?;
+    let pump = Some(ConsolePump::new(open_console(cli, &config)?));
+    let mut kept = KeptParts { pump, utc_offset_seconds: 0 };
     let mut resets = Resets::default();
     let outcome = loop {
         let began = Instant::now();
-        match run_machine(machine, &mut pump, &signals, RunVerbosity { debug: cli.debug, stats: cli.stats })?
+        match run_machine(machine, &mut kept, &signals, RunVerbosity { debug: cli.debug, stats: cli.stats })?
         {
             RunOutcome::Vcpu { id, end }
                 if !cli.no_reboot && resets.starts_again(id, &end, began.elapsed()) =>
             {
                 // The images were good when the run began.
                 let contents = RamContents::new(&config).map_err(|e| ToolError::Restart(Box::new(e)))?;
-                machine = GuestMachine::new(&kvm, &config, contents)?;
+                machine = GuestMachine::new(&kvm, &config, contents, kept.utc_offset_seconds)?;
             }
             outcome => break outcome,
         }
     };
     let is_asked_for = matches!(outcome, RunOutcome::Quit | RunOutcome::Signal(_));
-    let delivered = pump.map_or(Ok(()), |pump| pump.finish(&signals, is_asked_for));
+    let delivered = kept.pump.map_or(Ok(()), |pump| pump.finish(&signals, is_asked_for));
     let status = report(outcome);
     Ok(match (status, delivered) {
         // Nothing else went wrong, but the user does not have the guest's output.

@@ -88,6 +88,12 @@ pub fn lost_output(console: &impl AsRawFd) -> u64 {
     crate::sys::device_counter(console, abi::GROUP_COUNTERS, abi::COUNT_LOST).unwrap_or(0)
 }
 
+/// Seconds that a guest's clock is ahead of the host's UTC.
+pub fn utc_offset(rtc: &impl AsRawFd) -> i64 {
+    let offset = crate::sys::device_counter(rtc, abi::GROUP_CLOCK, abi::CLOCK_UTC_OFFSET);
+    offset.map_or(0, |offset| i64::from_le_bytes(offset.to_le_bytes()))
+}
+
 /// Whether the module knows a device type, asked without creating one.
 pub fn is_known(vm: &VmFd, kind: u32) -> bool {
     let mut request = kvm_create_device { type_: kind, fd: 0, flags: KVM_CREATE_DEVICE_TEST };

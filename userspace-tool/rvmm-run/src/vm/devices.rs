@@ -28,6 +28,7 @@ pub(super) struct VmDevices {
     /// What the tool's console is wired to.
     pub(super) console: Option<DeviceFd>,
     pub(super) power: Option<DeviceFd>,
+    pub(super) rtc: Option<DeviceFd>,
     /// What wants a thread.
     pub(super) workers: Vec<QueueWorker>,
     /// The disks in their order.
@@ -39,8 +40,13 @@ pub(super) struct VmDevices {
 }
 
 impl VmDevices {
-    /// What sits at fixed ports.
-    pub(super) fn create_isa(&mut self, vm: &VmFd, config: &PreparedRun) -> Result<(), ToolError> {
+    /// What sits at fixed ports. The clock is `utc_offset_seconds` ahead of UTC.
+    pub(super) fn create_isa(
+        &mut self,
+        vm: &VmFd,
+        config: &PreparedRun,
+        utc_offset_seconds: i64,
+    ) -> Result<(), ToolError> {
         // Somebody has to read what the guest is to wait for.
         let is_read = config.has_reader && config.console == ConsoleDevice::Uart;
         let uart = abi::UartConfig { index: 0, flags: flags(&[(abi::UART_WAITS, is_read)]) };
@@ -54,9 +60,9 @@ impl VmDevices {
         let rtc = abi::RtcConfig {
             ram_below_4g_bytes: config.ram.low(),
             ram_above_4g_bytes: config.ram.high(),
-            utc_offset_seconds: 0,
+            utc_offset_seconds,
         };
-        self.others.push(device_types::create(vm, &rtc)?);
+        self.rtc = Some(device_types::create(vm, &rtc)?);
         self.others.push(device_types::create(vm, &abi::I8042Config { flags: 0 })?);
         Ok(())
     }

@@ -62,18 +62,23 @@ pub const REQUIRED_CAPS: [(Cap, &str); 3] = [
 ];
 
 impl GuestMachine {
-    /// Makes a VM around `contents` and sets every processor up.
+    /// Makes a VM around `contents`, with the clock that the one before had, and sets every processor up.
     ///
     /// # Errors
     /// `Host` for anything the module refuses.
-    pub fn new(kvm: &Kvm, config: &PreparedRun, contents: RamContents) -> Result<Self, ToolError> {
+    pub fn new(
+        kvm: &Kvm,
+        config: &PreparedRun,
+        contents: RamContents,
+        utc_offset_seconds: i64,
+    ) -> Result<Self, ToolError> {
         let RamContents { ram, loaded } = contents;
         let vm = kvm.create_vm().map_err(ToolError::host("create a VM"))?;
         prepare_vm(kvm, &vm)?;
         crate::sys::map_ram(&vm, &ram).map_err(ToolError::host("give memory to the VM"))?;
         let mut devices = VmDevices::default();
         if config.devices != DeviceSet::None {
-            devices.create_isa(&vm, config)?;
+            devices.create_isa(&vm, config, utc_offset_seconds)?;
         }
         if config.devices == DeviceSet::All {
             devices.create_pci(&vm, config)?;

@@ -22,7 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::pthread::{pthread_kill, Pthread};
 use nix::sys::signal::Signal;
 
-use super::device_types::{lost_output, press_power_button};
+use super::device_types::{lost_output, press_power_button, utc_offset};
 use super::devices::{QueueWorker, VmDevices};
 use super::disks::{GrowthWatch, RunningDisk};
 use super::machine::GuestMachine;
@@ -100,28 +100,37 @@ impl Drop for PanicGuard {
     }
 }
 
-/// Runs `machine` to its end. The pump comes back for the next machine.
+/// What goes from a machine to the next one after a reset.
+#[derive(Debug)]
+pub struct KeptParts {
+    /// The console.
+    pub pump: Option<ConsolePump>,
+    /// Seconds that the guest's clock is ahead of UTC: a clock has a battery.
+    pub utc_offset_seconds: i64,
+}
+
+/// Runs `machine` to its end. The kept parts come back for the next machine.
 ///
 /// # Errors
 /// `Host` when threads or descriptors run out, or a thread does not leave the module.
 pub fn run(
     machine: GuestMachine,
-    pump: &mut Option<ConsolePump>,
+    kept: &mut KeptParts,
     signals: &SignalQueue,
     verbosity: RunVerbosity,
 ) -> Result<RunOutcome, ToolError> {
     // Dropped in reverse order: RAM goes last.
     let GuestMachine { ram: _ram, vm: _vm, devices, vcpus } = machine;
-    let VmDevices { helpers: _helpers, others: _others, workers, disks, power, console } = devices;
+    let VmDevices { helpers: _helpers, others: _others, workers, disks, power, rtc, console } = devices;
     let growth = GrowthWatch::new(disks.clone()).map_err(|e| ToolError::Host("watch the disks", e))?;
     let shared = Arc::new(Shared::new()?);
     let power = Arc::new(power);
     let has_console = console.is_some();
-    let console = match (&console, pump.take_if(|p| has_console && !matches!(p.console(), HostConsole::None)))
-    {
-        (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
-        _ => None,
-    };
+    let console =
+        match (&console, kept.pump.take_if(|p| has_console && !matches!(p.console(), HostConsole::None))) {
+            (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
+            _ => None,
+        };
     let mut threads = Vec::new();
     let processors = vcpus.len();
     let counters = if verbosity.stats { open_counters(&vcpus)? } else { Vec::new() };
@@ -137,8 +146,9 @@ pub fn run(
         print_counters(&counters, &disks);
     }
     if let Some(thread) = console {
-        *pump = thread.join().ok();
+        kept.pump = thread.join().ok();
     }
+    kept.utc_offset_seconds = rtc.as_ref().map_or(0, utc_offset);
     waited?;
     let outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(outcome.unwrap_or(RunOutcome::Quit))
