@@ -11,7 +11,7 @@ use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
 use rvmm_run::config::disk::{DiskSpec, OnDiskError};
 use rvmm_run::devices::disk::error::DiskError;
-use rvmm_run::devices::disk::open;
+use rvmm_run::devices::disk::{open, open_all};
 
 fn spec(text: &str) -> DiskSpec {
     text.parse().unwrap()
@@ -162,6 +162,22 @@ fn lock_bytes(path: &std::path::Path, bytes: &[i64]) -> File {
         fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_RDLCK, *byte))).unwrap();
     }
     file
+}
+
+#[test]
+fn a_disk_that_is_given_twice_is_told_from_one_of_another_guest() {
+    let dir = TempDir::new();
+    let writer = DiskSpec::plain(dir.file("disk", &[0; 1024]));
+    let reader = DiskSpec { read_only: true, ..writer.clone() };
+
+    let (path, error) = open_all(&[writer.clone(), writer.clone()]).unwrap_err();
+    assert!(matches!(error, DiskError::Twice), "{error}");
+    assert_eq!(path, writer.path);
+    assert!(matches!(open_all(&[reader.clone(), writer.clone()]), Err((_, DiskError::Twice))));
+    assert_eq!(open_all(&[reader.clone(), reader]).unwrap().len(), 2);
+    let held = open(&writer).unwrap();
+    assert!(matches!(open_all(&[writer]), Err((_, DiskError::Locked { .. }))));
+    drop(held);
 }
 
 #[test]

@@ -127,10 +127,7 @@ fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
     if asked > max {
         return Err(ToolError::TooManyDevices { asked, max });
     }
-    let mut disks = Vec::new();
-    for spec in &specs {
-        disks.push(disk::open(spec).map_err(|e| ToolError::Disk(spec.path.clone(), e))?);
-    }
+    let disks = disk::open_all(&specs).map_err(|(path, e)| ToolError::Disk(path, e))?;
     let mut nets = Vec::new();
     for spec in &cli.nets {
         nets.push(net::open(spec, cli.cpus as usize).map_err(|e| ToolError::Net(spec.kind.clone(), e))?);

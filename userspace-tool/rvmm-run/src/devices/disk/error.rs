@@ -32,6 +32,8 @@ pub enum DiskError {
         /// Whether we wanted to write.
         for_writing: bool,
     },
+    /// The guest has it already, and one of the two writes.
+    Twice,
     /// A block device that the host uses (mounted, or part of a RAID or LVM).
     UsedByHost,
     /// The host uses the file through this loop device.
@@ -75,6 +77,10 @@ impl fmt::Display for DiskError {
             Self::Locked { for_writing: false } => {
                 write!(f, "it is in use by another VM that writes to it (locked): stop that VM first")
             }
+            Self::Twice => write!(
+                f,
+                "the guest has it twice: two disks can share it read-only alone, each as --disk PATH,ro"
+            ),
             Self::UsedByLoop(node) => write!(
                 f,
                 "the host uses it as {0}: give that device, or detach it with 'losetup -d {0}'",

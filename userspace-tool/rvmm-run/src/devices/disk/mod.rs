@@ -47,6 +47,26 @@ pub struct OpenDisk {
     pub behind: Option<Flock<File>>,
 }
 
+/// Opens the disks of a guest, in their order.
+///
+/// # Errors
+/// Those of [`open`], with the path; `Twice`.
+pub fn open_all(specs: &[DiskSpec]) -> Result<Vec<OpenDisk>, (PathBuf, DiskError)> {
+    let mut disks: Vec<OpenDisk> = Vec::new();
+    for spec in specs {
+        let disk = open(spec).map_err(|e| {
+            let is_ours = |id| disks.iter().any(|disk| FileId::of(&disk.file).is_ok_and(|ours| ours == id));
+            let e = match e {
+                DiskError::Locked { .. } if FileId::at(&spec.path).is_ok_and(is_ours) => DiskError::Twice,
+                e => e,
+            };
+            (spec.path.clone(), e)
+        })?;
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
 /// Opens, locks and checks a disk: shared with other readers when read-only, else for this VM alone.
 ///
 /// # Errors
