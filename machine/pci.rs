@@ -304,6 +304,8 @@ impl PciBus {
                 root.update(slot, model.config_space());
             }
             drain(&function.interrupts, model);
+            // The caller settles the pins of all.
+            function.note_pin(model);
             Ok(())
         })
     }

@@ -78,6 +78,7 @@ impl<M: Deref<Target = GuestMachine>> AtRest<M> {
         from.get(0, &mut &machine.power)?;
         machine.interrupts.with(|bus, now, signals| bus.restore_chips(&mut from, now, signals))?;
         machine.pci.restore(&mut from)?;
+        machine.interrupts.settle_intx();
         from.finish()
     }
 }

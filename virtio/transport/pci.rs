@@ -387,7 +387,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Returns whether the device interrupts by its pin, if that is not disabled.
     fn wants_pin(&self) -> bool {
-        self.isr != 0 && !self.msix.is_enabled() && !self.resetting
+        self.isr != 0 && !self.msix.is_enabled() && !self.is_resetting()
     }
 
     /// Notes why the device interrupts, where it has only the pin for that.
