@@ -241,7 +241,7 @@ impl PciBus {
 
     /// Lets all devices go on, with a look at all their queues.
     pub(super) fn end_rest(&self) {
-        for (number, f) in (0u8..).zip(&self.functions) {
+        for (number, f) in (0..=u8::MAX).zip(&self.functions) {
             if let Some(f) = f.as_ref() {
                 each_function!(f, s => s.function().end_rest());
                 self.waiting.fetch_or(slot_bit(number), AcqRel);
@@ -252,7 +252,7 @@ impl PciBus {
     /// Returns how many bytes the state of the bus takes at most.
     pub(super) fn state_room(&self) -> usize {
         let functions = self.functions.iter().filter(|f| f.as_ref().is_some());
-        DEVICE_STATE_BYTES.saturating_mul(functions.count().saturating_add(1))
+        functions.fold(DEVICE_STATE_BYTES, |room, _| room.saturating_add(DEVICE_STATE_BYTES))
     }
 
     /// Writes the state of root and functions of a machine at rest.
@@ -263,7 +263,7 @@ impl PciBus {
         if let Some(root) = &*self.root.lock() {
             root.save_root(out);
         }
-        for (number, f) in (0u8..).zip(&self.functions) {
+        for (number, f) in (0..=u8::MAX).zip(&self.functions) {
             if let Some(f) = f.as_ref() {
                 each_function!(f, s => s.function().with(|model| {
                     model.quiesced().ok_or(EBUSY).map(|model| model.save(number, out))
@@ -281,7 +281,7 @@ impl PciBus {
         if let Some(root) = &mut *self.root.lock() {
             root.restore_root(from)?;
         }
-        for (number, f) in (0u8..).zip(&self.functions) {
+        for (number, f) in (0..=u8::MAX).zip(&self.functions) {
             if let (Some(f), Some(slot)) = (f.as_ref(), PciSlot::new(number)) {
                 each_function!(f, s => self.restore_function(slot, &**s, from))?;
             }

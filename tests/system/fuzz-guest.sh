@@ -7,9 +7,16 @@
 . ./tests/system/lib.sh
 
 load_module
-abi-tests --fuzz "${FUZZ_SECONDS:-25}" >/tmp/fuzz.out 2>&1
-code=$?
-sed 's/^\(not \)\{0,1\}ok .*/# &/' /tmp/fuzz.out | grep -v "^KTAP \|^1\.\." | sed 's/^[^#]/# &/'
+# As it comes, seed by seed: where a guest stops its host, the last one that was told is that guest.
+{ abi-tests --fuzz "${FUZZ_SECONDS:-25}" 2>&1; echo $? >/tmp/fuzz.code; } |
+	while IFS= read -r line; do
+		case $line in
+		"KTAP "* | 1..*) ;;
+		"#"*) echo "$line" ;;
+		*) echo "# $line" ;;
+		esac
+	done
+code=$(cat /tmp/fuzz.code)
 check "random guests leave the host alone" '[ $code = 0 ]'
 check "the module unloads afterwards" unload_module
 finish

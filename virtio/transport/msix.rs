@@ -224,7 +224,7 @@ impl MsixTable {
     /// Writes the pending bits and the vectors.
     pub(super) fn save_table(&self, instance: u32, out: &mut StateWriter) {
         out.put(instance, self);
-        for (n, entry) in (instance..).zip(&self.entries) {
+        for (n, entry) in (instance..=u32::MAX).zip(&self.entries) {
             out.put(n, entry);
         }
     }
@@ -239,7 +239,7 @@ impl MsixTable {
         from: &mut StateReader<'_>,
     ) -> Result<(), BadState> {
         from.get(instance, self)?;
-        (instance..).zip(&mut self.entries).try_for_each(|(n, entry)| from.get(n, entry))
+        (instance..=u32::MAX).zip(&mut self.entries).try_for_each(|(n, entry)| from.get(n, entry))
     }
 }
 

@@ -695,6 +695,8 @@ pub fn run(c: &Ctx, seconds: u64, seed: u64) -> u8 {
     let mut n = seed;
     loop {
         watch.seed.store(n, SeqCst);
+        // Where the host itself stands still, nobody is left to tell of it but what was said before.
+        println!("# seed {n}");
         if let Some(what) = guest(c, n) {
             println!("not ok 1 fuzz: seed {n}: {what}");
             return 1;

@@ -64,7 +64,7 @@ impl<D: VirtioDevice> Quiesced<'_, D> {
         out.put(instance, &device.config);
         device.msix.save_table(instance, out);
         out.put(instance, device);
-        for (n, queue) in (instance..).zip(&device.queues) {
+        for (n, queue) in (instance..=u32::MAX).zip(&device.queues) {
             out.put(n, queue);
         }
         device.device.save_own(instance, out);
@@ -82,7 +82,7 @@ impl<D: VirtioDevice> Quiesced<'_, D> {
         device.msix.set_control(device.config.msix_control(), bus_master);
         device.msix.restore_table(instance, from)?;
         from.get(instance, &mut *device)?;
-        (instance..).zip(&mut device.queues).try_for_each(|(n, queue)| from.get(n, queue))?;
+        (instance..=u32::MAX).zip(&mut device.queues).try_for_each(|(n, queue)| from.get(n, queue))?;
         device.device.restore_own(instance, from)
     }
 }
