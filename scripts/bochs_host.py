@@ -52,6 +52,11 @@ DISK_SLOTS = 3
 PAYLOAD_BYTES = 256 << 20
 HEADER_BUTTON_SAVE = (672, 8)
 VNC_PORT = 5900
+PAGE_FRAME = 0x000f_ffff_ffff_f000
+# Without KASLR: the kernel's image, and modules above it.
+KERNEL_CODE = 0xffff_ffff_8000_0000
+REGISTERS = ("RIP", "RSP", "EFLAGS", "CR0", "CR3", "CR4", "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "cpu_mode",
+             "activity_state", "async_event")
 
 
 class Shape:
@@ -230,11 +235,61 @@ class Machine:
                     pass
                 time.sleep(0.1)
 
+    def where(self):
+        """Where the processors are, in lines: of a host that stands still, nobody else can tell. It stops for that."""
+        folder = os.path.join(self.folder, "where")
+        os.mkdir(folder)
+        self.save(folder)
+        memory = SavedMemory(folder)
+        for name in sorted(n for n in os.listdir(folder) if re.fullmatch(r"cpu\d+", n)):
+            with open(os.path.join(folder, name)) as f:
+                text = f.read()
+            first = lambda key, text=text: int(re.search(rf"^ *{key} = (\w+)$", text, re.M).group(1), 0)
+            yield name + "".join(f" {key}={first(key):x}" for key in REGISTERS)
+            # What belongs to a guest's VMCS and to its host's comes behind.
+            rest = re.findall(r"^ *((?:in_vmx|in_vmx_guest|in_svm|in_svm_guest|RIP|RSP) = \w+)$", text, re.M)
+            yield f"{name} " + ", ".join(rest)
+            yield name + " stack: " + " ".join(memory.returns(first("CR3"), first("RSP")))
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SavedMemory:
+    """The memory in a saved state, by linear addresses of a processor in 64-bit mode with 4 levels of tables."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, "memory.ram")
+
+    def word(self, address):
+        """Returns 8 bytes at a physical address, or None beyond the end."""
+        with open(self.path, "rb") as f:
+            f.seek(address)
+            return int.from_bytes(f.read(8), "little") if address < os.path.getsize(self.path) else None
+
+    def physical(self, table, address):
+        """Returns what a linear address is translated to, or None."""
+        for shift in (39, 30, 21, 12):
+            entry = self.word((table & PAGE_FRAME) + (address >> shift & 0x1ff) * 8)
+            if entry is None or not entry & 1:
+                return None
+            if shift == 12 or (shift < 39 and entry & 0x80):
+                inside = (1 << shift) - 1
+                return entry & PAGE_FRAME & ~inside | address & inside
+            table = entry
+
+    def returns(self, cr3, rsp, words=512):
+        """Yields what may be addresses of the kernel's code on a stack."""
+        for address in range(rsp & ~7, (rsp & ~7) + words * 8, 8):
+            at = self.physical(cr3, address)
+            word = self.word(at) if at is not None else None
+            if word is None:
+                return
+            if word >= KERNEL_CODE:
+                yield f"{word:x}"
 
 
 def place_disks(disks, folder):

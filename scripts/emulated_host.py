@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -175,6 +176,16 @@ class Machine:
     def reason(self):
         """Why the host ended; QEMU does not say."""
         return ""
+
+    def where(self):
+        """Where the processors are, in lines: of a host that stands still, nobody else can tell."""
+        for cpu in self.command("query-cpus-fast"):
+            number = cpu["cpu-index"]
+            ask = lambda line, n=number: self.command("human-monitor-command", **{"command-line": line, "cpu-index": n})
+            registers = ask("info registers")
+            yield from (f"cpu{number} {l}" for l in registers.splitlines() if re.match(r"R..=|CR0", l))
+            stack = ask("x/512gx 0x" + re.search(r"RSP=(\w+)", registers).group(1))
+            yield f"cpu{number} stack: " + " ".join(re.findall(r"\b0x(ffffffff[89a-f]\w{7})\b(?!:)", stack))
 
     def kill(self):
         if self.process.poll() is None:

@@ -7,7 +7,8 @@ The command runs in a folder that holds the module (rvmm.ko), the tool
 output comes to standard output, the host kernel's log as lines "# kernel: …".
 The exit code is kselftest's: 0 passed, 1 failed, 4 skipped, from the KTAP that
 the command prints, else from its exit status; trouble in the kernel's log
-(BUG, WARNING, Oops, …) and running out of time are failures.
+(BUG, WARNING, Oops, …) and running out of time are failures. Of a host that is
+out of time, lines "# host: …" tell where its processors are.
 
 Examples:
   scripts/run-host -- 'insmod rvmm.ko && ls -l /dev/rvmm'
@@ -272,11 +273,22 @@ def run(args):
             problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
             if problem is None:
                 problem = machine.reason() or None
+            if problem == "out of time":
+                tell_where(machine, note)
         finally:
             machine.kill()
     if problem == "out of time":
         problem = f"out of time after {args.timeout:g} s"
     return verdict(args, output, problem), output
+
+
+def tell_where(machine, note):
+    """Notes where the processors of a host are that is out of time, at two moments."""
+    try:
+        for line in machine.where():
+            note(f"host: {line}")
+    except (emulated_host.HostError, OSError, AttributeError) as error:
+        note(f"host: it does not say where it is: {error}")
 
 
 def terminal_size():

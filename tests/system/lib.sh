@@ -30,6 +30,8 @@ fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests 
 
 load_module() {
 	insmod rvmm.ko "$@" || { not_ok "insmod rvmm.ko"; finish; }
+	# For who reads the addresses that run-host notes of a host that stood still.
+	sed -n 's/^rvmm .* \(0x[0-9a-f]*\).*/# rvmm is at \1/p' /proc/modules
 }
 
 # load_kvm: loads KVM's module for this processor, whose name is then in $kvm.
