@@ -307,14 +307,15 @@ impl PacketStream {
     /// # Errors
     /// `EAGAIN` when nothing has come.
     pub(crate) fn receive(&self, room: &mut [u8]) -> Result<usize> {
-        sched::yield_point();
+        // Another thread may run here, which must not be under the lock; and what comes before the end is received.
+        let is_closed = self.0.is_closed.load(SeqCst);
         let mut queue = locked(&self.0.to_guest);
         let n = room.len().min(queue.len());
         for place in &mut room[..n] {
             *place = queue.pop_front().unwrap_or(0);
         }
         match n {
-            0 if self.0.is_closed.load(SeqCst) => Ok(0),
+            0 if is_closed => Ok(0),
             0 => Err(EAGAIN),
             n => Ok(n),
         }

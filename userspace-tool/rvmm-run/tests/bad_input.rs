@@ -90,7 +90,7 @@ fn disks_that_cannot_be_used() {
     refused(&[kernel, name(&odd)], &["700 bytes", "multiple of 512", "truncate -s %512"]);
     refused(&[kernel, name(&disk)], &["in use by another VM", "stop that VM"]);
     drop(held);
-    refused(&[kernel, name(&disk), name(&disk)], &["in use by another VM"]);
+    refused(&[kernel, name(&disk), name(&disk)], &["has it twice", ",ro"]);
     refused(&[kernel, "--disk", "x,bogus"], &["'bogus' is no option", "path[,ro][,serial=TEXT]"]);
     if is_root() {
         eprintln!("SKIP of the disk that is not writable: root writes every file");

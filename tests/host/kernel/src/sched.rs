@@ -48,6 +48,8 @@ thread_local! {
     static ME: RefCell<Option<(Arc<Sched>, usize)>> = const { RefCell::new(None) };
     static IDLE: RefCell<Option<Idle>> = const { RefCell::new(None) };
     static IDLES: Cell<usize> = const { Cell::new(0) };
+    /// What the thread waits for, while it looks whether that is there.
+    static LOOKS_FOR: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// What is thrown in the other threads once one has panicked.
@@ -119,16 +121,28 @@ pub fn yield_point() {
     if std::thread::panicking() {
         return;
     }
+    let looks_for = LOOKS_FOR.get();
     with_me(|sched, me| {
         let stays = {
             let mut state = sched.state();
-            state.in_vain = 0;
+            // Who only looks does not get on: where all do no more, they wait for each other.
+            if looks_for.is_none() {
+                state.in_vain = 0;
+            }
             state.next() % 2 == 0 && !state.is_over
         };
         if !stays {
-            sched.switch(me, Status::Ready);
+            sched.switch(me, looks_for.map_or(Status::Ready, Status::Waits));
         }
     });
+}
+
+/// Returns whether `ready()`.
+fn is_there(what: &'static str, ready: impl Fn() -> bool) -> bool {
+    let before = LOOKS_FOR.replace(Some(what));
+    let is_there = ready();
+    LOOKS_FOR.set(before);
+    is_there
 }
 
 /// Waits until `ready()`. `what` is waited for.
@@ -145,7 +159,7 @@ pub fn wait_until(what: &'static str, ready: impl Fn() -> bool) {
     }
     yield_point();
     // Who unwinds waits for nobody: the others go as well.
-    while !std::thread::panicking() && !ready() {
+    while !std::thread::panicking() && !is_there(what, &ready) {
         let is_stuck = with_me(|sched, me| {
             let mut state = sched.state();
             state.in_vain += 1;

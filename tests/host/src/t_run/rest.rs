@@ -219,23 +219,28 @@ fn a_rest_that_a_signal_ends_is_undone() {
         ring.add(&[(at, 16, false), (at + 512, 512, true), (at + 16, 1, true)]);
         cpu.store(device.notify(0), B2, 0);
         sched::wait_until("the transfer", || file.under_way() == 1);
-        // It does not end, so that the machine cannot come to rest.
-        resting.set(SIGNAL);
         wait_for_interrupt(&mut cpu);
         assert_eq!(ring.take_used(), [(0, 513)]);
         tasks[1].set(SIGNAL);
     };
     let rest = || {
         sched::wait_until("the transfer", || file.under_way() == 1);
+        // It does not end, so that the machine cannot come to rest.
         assert_eq!(set_rest(&vm, 1), Err(EINTR));
         current().clear(SIGNAL);
         assert!(!is_at_rest(&vm));
         assert!(file.end_one(0));
     };
+    // Whoever drives the disk may stand at the gate by then.
+    let signal = || {
+        sched::wait_until("the transfer", || file.under_way() == 1);
+        resting.set(SIGNAL);
+    };
     let bodies = vec![
         thread(&world, &tasks[0], drive),
         thread(&world, &tasks[1], || lend(&world, disk, 0)),
         thread(&world, &tasks[2], rest),
+        thread(&world, &tasks[3], signal),
     ];
     drop(entered);
     run_all(3, bodies);
