@@ -27,15 +27,15 @@ mod regs;
 pub(crate) mod save;
 pub(crate) mod timer;
 
-pub(crate) use base::DEFAULT_BASE;
 pub(crate) use bits::VecBits;
 pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 pub(crate) use timer::TimerClock;
 
 use super::DeliveryMode;
+use crate::arch::exception::Exception;
 use crate::arch::rule::rule;
 use crate::arch::time::Ns;
-use base::{BASE_BSP, BASE_EN, BASE_EXTD};
+use base::{ApicBase, ImpossibleBase};
 use dest::IcrCommand;
 use timer::LapicTimer;
 
@@ -98,7 +98,7 @@ pub(crate) enum LvtEntry {
 pub(crate) struct Lapic {
     id: u32,
     bsp: bool,
-    base: u64,
+    base: ApicBase,
     tpr: u8,
     /// Bits 31:24 of LDR in xAPIC mode; 0 in x2APIC mode.
     logical: u8,
@@ -123,7 +123,7 @@ impl Lapic {
     /// The name of what does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let [timer_lvt, ..] = self.lvt;
-        rule(self.base & BASE_EN != 0 || self.base & BASE_EXTD == 0, "no x2APIC mode of one that is off")?;
+        self.base.check()?;
         rule(
             self.mode() != ApicMode::X2apic || self.logical == 0,
             "an id that was written is of xAPIC mode",
@@ -143,7 +143,7 @@ impl Lapic {
         Lapic {
             id,
             bsp,
-            base: DEFAULT_BASE | BASE_EN | if bsp { BASE_BSP } else { 0 },
+            base: ApicBase::at_power_on(bsp),
             tpr: 0,
             logical: 0,
             dfr: u32::MAX,
@@ -181,6 +181,55 @@ impl Lapic {
             flat: self.dfr >> 28 == 0xf,
             mode: self.mode(),
             software_enabled: self.software_enabled(),
+        }
+    }
+
+    /// Returns the mode that IA32_APIC_BASE selects.
+    pub(crate) fn mode(&self) -> ApicMode {
+        self.base.mode()
+    }
+
+    /// Returns IA32_APIC_BASE.
+    pub(crate) fn base(&self) -> u64 {
+        self.base.raw()
+    }
+
+    /// Returns the guest physical address of the register page, `None` unless in xAPIC mode.
+    pub(crate) fn mmio_base(&self) -> Option<u64> {
+        self.base.mmio_base()
+    }
+
+    /// Writes IA32_APIC_BASE as the guest does; `reserved` is from [`base::base_reserved`].
+    ///
+    /// The caller publishes identity and deadline anew, and CPUID's APIC bit follows the mode.
+    /// Disabling loses all state.
+    ///
+    /// # Errors
+    /// #GP where the mode cannot be reached from this one, and for reserved bits.
+    pub(crate) fn set_base(&mut self, value: u64, reserved: u64) -> Result<(), Exception> {
+        self.change_base(self.base.written(value, reserved)?);
+        Ok(())
+    }
+
+    /// Sets IA32_APIC_BASE from outside the guest, as [`Lapic::set_base`]; but every mode can be reached from every
+    /// other.
+    ///
+    /// # Errors
+    /// [`ImpossibleBase`] for what the register cannot hold, unless it is the value already.
+    pub(crate) fn restore_base(&mut self, value: u64, reserved: u64) -> Result<(), ImpossibleBase> {
+        self.change_base(self.base.restored(value, reserved)?);
+        Ok(())
+    }
+
+    fn change_base(&mut self, base: ApicBase) {
+        let was = self.mode();
+        self.base = base;
+        if self.mode() == ApicMode::Disabled && was != ApicMode::Disabled {
+            self.reset(true);
+        }
+        if self.mode() == ApicMode::X2apic {
+            // SDM, "x2APIC State Transitions": LDR is read-only there and follows from the id.
+            self.logical = 0;
         }
     }
 

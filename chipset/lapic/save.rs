@@ -6,7 +6,7 @@
 //! IA32_APIC_BASE and IA32_TSC_DEADLINE travel as MSRs; the base has to be restored first. Errors
 //! not yet latched into ESR are not carried, since the page has no place for them.
 
-use super::base::{BASE_EN, BASE_EXTD};
+use super::base::ApicBase;
 use super::dest::ApicMode;
 use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
@@ -102,7 +102,7 @@ impl Lapic {
         let VecBits(isr) = get_bits(page, regs::ISR);
         let VecBits(tmr) = get_bits(page, regs::TMR);
         SavedLapic {
-            base: self.base,
+            base: self.base.raw(),
             icr: u64::from(get(page, regs::ICR_HIGH)) << 32 | u64::from(get(page, regs::ICR)),
             deadline: timer.deadline.unwrap_or(Ns::ZERO).0,
             tsc_deadline: timer.tsc_deadline,
@@ -178,8 +178,6 @@ state_struct! {
     }
 }
 
-/// What IA32_APIC_BASE can hold on any processor.
-const BASE_BITS: u64 = 0x000f_ffff_ffff_fd00;
 /// The errors that there are.
 const ESR_BITS: u32 = 0xff;
 
@@ -207,7 +205,7 @@ impl Saved for Lapic {
             timer: LapicTimer { mode: _, initial, divide, tsc_deadline, deadline },
         } = *self;
         SavedLapic {
-            base,
+            base: base.raw(),
             icr,
             deadline: deadline.unwrap_or(Ns::ZERO).0,
             tsc_deadline,
@@ -261,10 +259,7 @@ impl Saved for Lapic {
             TimerMode::TscDeadline => (Some(Ns(deadline)), tsc_deadline),
             TimerMode::OneShot | TimerMode::Periodic => ((has_deadline != 0).then_some(Ns(deadline)), 0),
         };
-        self.base = base & BASE_BITS;
-        if self.base & BASE_EN == 0 {
-            self.base &= !BASE_EXTD;
-        }
+        self.base = ApicBase::from_saved(base);
         let x2apic = self.mode() == ApicMode::X2apic;
         let high = if x2apic { !0xffff_ffff } else { 0xff00_0000_0000_0000 };
         self.icr = icr & (high | ICR_WRITABLE);
