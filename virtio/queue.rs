@@ -6,7 +6,7 @@
 //! buffer notification suppression by flags and by event index. Not modelled: in-order use, queue reset.
 //!
 //! The driver chooses the format with its features; who serves a queue does not see which it is. The
-//! formats are in [`split`] and [`packed`], what a descriptor says in [`desc`].
+//! formats are in [`split`] and [`packed`], what they share in [`format`](mod@format), what a descriptor says in [`desc`].
 //!
 //! The rings belong to the guest, which may change any byte at any time. Each field is fetched once,
 //! into an owned value, and checked. Whatever the rings hold, a call here ends after a bounded number
@@ -19,183 +19,30 @@
 //! about an interrupt) need a real barrier, `fence(SeqCst)`. [`GuestMem`] copies an aligned field in one
 //! access.
 
-use crate::arch::addr::Gpa;
 use crate::arch::rule::rule;
-use crate::mmu::mem::{GuestMem, MemError};
-use crate::virtio::segment::{MemSegment, SegmentList};
+use crate::mmu::mem::GuestMem;
+use crate::virtio::segment::SegmentList;
 use core::sync::atomic::{fence, Ordering};
 use kernel::prelude::*;
 
+mod buffer;
 mod desc;
+mod fault;
+mod format;
 mod packed;
 mod save;
 mod split;
 mod state;
 
+pub(crate) use buffer::{BufferChain, PoppedBuffer, QueueBuffer, QueueMark, UsedBuffer};
+pub(crate) use desc::MAX_SIZE;
+pub(crate) use fault::{QueueError, QueueFault};
+pub(crate) use format::{QueueFeatures, QueueLayout};
+
 use desc::BufferParts;
+use format::{QueueShape, RingFormat};
 use packed::PackedRing;
 use split::SplitRing;
-
-/// Largest queue that the specification allows.
-pub(crate) const MAX_SIZE: u16 = 0x8000;
-
-/// How the driver broke the queue's rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QueueFault {
-    /// More buffers are available or in flight than the queue has descriptors.
-    AvailIndex(u16),
-    /// A descriptor's number is not below the table's size.
-    DescIndex(u16),
-    /// The chain has more descriptors than the device takes, or it is a loop.
-    TooLong,
-    /// An indirect table that was not negotiated, lies in another one, goes on after it, or, in a packed
-    /// ring, is part of a chain.
-    Indirect,
-    /// An indirect table whose size is 0, odd, or more than 32768 descriptors.
-    IndirectBytes(u32),
-    /// A device-readable descriptor follows a device-writable one.
-    Order,
-    /// A descriptor wraps around the address space, or a chain has more than 4 GiB.
-    Bytes,
-    /// A ring, a table, or a part of the buffer that the device must have lies outside of memory.
-    Memory(Gpa),
-    /// The queue was enabled with a size or an address that it cannot have.
-    Layout,
-    /// The buffer lacks what every request of this device has.
-    Malformed,
-}
-
-/// Why a call on a queue did not succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QueueError {
-    /// The page at this address must be faulted in; nothing was changed, call again after that.
-    NotResident(Gpa),
-    /// The driver broke the rules: the device needs a reset.
-    Broken(QueueFault),
-}
-
-impl From<MemError> for QueueError {
-    fn from(e: MemError) -> QueueError {
-        match e {
-            MemError::NotResident(gpa) => QueueError::NotResident(gpa),
-            MemError::NoSlot(gpa) => QueueError::Broken(QueueFault::Memory(gpa)),
-        }
-    }
-}
-
-/// Names a buffer that was popped, to give it back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueueBuffer {
-    /// What the driver knows it by: the number of its first descriptor, or the id that the driver gave
-    /// it in a packed ring.
-    pub(crate) id: u16,
-    /// Entries of the ring that it takes from one being available to it being used.
-    slots: u16,
-}
-
-/// A buffer that the driver made available, lent by the queue until the next call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BufferChain<'q> {
-    /// To give back with [`Queue::add_used`].
-    pub(crate) buffer: QueueBuffer,
-    /// What the device may read, in order.
-    pub(crate) readable: &'q [MemSegment],
-    /// What the device may write, in order; comes after `readable`.
-    pub(crate) writable: &'q [MemSegment],
-}
-
-/// A buffer that the driver made available, whose pieces are in a list.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PoppedBuffer {
-    /// To give back with [`Queue::add_used`].
-    pub(crate) buffer: QueueBuffer,
-    /// How many of the pieces, from the first on, the device may read; the others it may write.
-    pub(crate) readable: usize,
-    /// Bytes that the device may read.
-    pub(crate) readable_bytes: u64,
-}
-
-/// A buffer to give back, and the bytes of it that were written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UsedBuffer {
-    /// [`BufferChain::buffer`].
-    pub(crate) buffer: QueueBuffer,
-    /// Bytes.
-    pub(crate) len: u32,
-}
-
-/// How far a queue's buffers were popped: see [`Queue::mark`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueMark(u32);
-
-/// The features that change how a queue works.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueueFeatures {
-    /// VIRTIO_F_INDIRECT_DESC.
-    pub(crate) indirect: bool,
-    /// VIRTIO_F_EVENT_IDX.
-    pub(crate) event_idx: bool,
-    /// VIRTIO_F_RING_PACKED.
-    pub(crate) packed: bool,
-}
-
-/// The addresses of a queue's three areas, as the driver chose them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueueLayout {
-    /// Descriptor table, or packed ring.
-    pub(crate) desc: Gpa,
-    /// Available ring, or the driver's event suppression ("driver area").
-    pub(crate) avail: Gpa,
-    /// Used ring, or the device's event suppression ("device area").
-    pub(crate) used: Gpa,
-}
-
-/// What a ring is like, as the driver set it up.
-///
-/// # Invariants
-/// Once the queue is ready, `size` is one that the format can have, and the areas are aligned and do
-/// not wrap.
-#[derive(Clone, Copy, Debug)]
-struct QueueShape {
-    /// Entries.
-    size: u16,
-    layout: QueueLayout,
-    features: QueueFeatures,
-}
-
-/// What the two formats have to do.
-trait RingFormat {
-    /// Returns whether the driver made a buffer available.
-    fn has_buffer<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<bool, QueueError>;
-
-    /// Collects the next buffer, which is there, without taking it.
-    fn fetch<M: GuestMem>(
-        &mut self,
-        shape: &QueueShape,
-        mem: &M,
-        parts: &mut BufferParts<'_>,
-    ) -> Result<QueueBuffer, QueueError>;
-
-    /// Takes the buffer that [`RingFormat::fetch`] gave.
-    fn take(&mut self, shape: &QueueShape, buffer: QueueBuffer);
-
-    /// Asks the driver to notify of the next buffer.
-    fn arm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError>;
-
-    /// Tells the driver not to notify, if the wish does not lie behind by itself.
-    fn disarm<M: GuestMem>(&self, shape: &QueueShape, mem: &M) -> Result<(), MemError>;
-
-    /// Gives buffers back: the driver sees all of them or none.
-    fn give<M: GuestMem>(
-        &mut self,
-        shape: &QueueShape,
-        mem: &M,
-        buffers: &[UsedBuffer],
-    ) -> Result<(), MemError>;
-
-    /// Returns whether the driver wants an interrupt for what was given back since the last call.
-    fn decide<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> bool;
-}
 
 #[derive(Debug)]
 enum AnyRing {

@@ -6,12 +6,15 @@
 //! "Available and Used Ring Wrap Counters" and "Indirect Flag: Scatter-Gather Support". A descriptor has
 //! 16 bytes in both formats; they differ in the last two fields.
 
-use super::{PoppedBuffer, QueueBuffer, QueueError, QueueFault, MAX_SIZE};
+use super::buffer::{PoppedBuffer, QueueBuffer};
+use super::fault::{QueueError, QueueFault};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
 use crate::virtio::segment::{MemSegment, SegmentList};
 use zerocopy::IntoBytes;
 
+/// Most descriptors of a table, and so the largest queue that the specification allows.
+pub(crate) const MAX_SIZE: u16 = 0x8000;
 pub(super) const DESC_BYTES: u64 = 16;
 /// The buffer goes on in another descriptor.
 pub(super) const NEXT: u16 = 1 << 0;

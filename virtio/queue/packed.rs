@@ -14,9 +14,11 @@
 //! where the last one given back ended, and the device skips as many as the buffer has, whichever it is:
 //! a [`QueueBuffer`] carries that number, so nothing has to be looked up.
 
+use super::buffer::{QueueBuffer, UsedBuffer};
 use super::desc::{BufferParts, DescTable, DESC_BYTES, INDIRECT, NEXT, WRITE};
+use super::fault::{QueueError, QueueFault};
+use super::format::{QueueShape, RingFormat};
 use super::state::SavedQueue;
-use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::arch::rule::rule;
 use crate::mmu::mem::{GuestMem, MemError};

@@ -6,10 +6,11 @@
 //! of a split ring is state as well: the driver may change those entries of the ring, and whoever goes on must see what
 //! was seen.
 
+use super::format::QueueShape;
 use super::packed::PackedRing;
 use super::split::SplitRing;
 use super::state::{SavedQueue, HEADS};
-use super::{AnyRing, Queue, QueueFeatures, QueueLayout, QueueShape};
+use super::{AnyRing, Queue, QueueFeatures, QueueLayout};
 use crate::arch::addr::Gpa;
 use crate::chipset::saved::{Saved, SectionId};
 

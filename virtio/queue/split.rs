@@ -4,9 +4,11 @@
 //!
 //! Follows VIRTIO 1.2, "Split Virtqueues". Indices count buffers and wrap at 16 bits.
 
+use super::buffer::{QueueBuffer, UsedBuffer};
 use super::desc::{BufferParts, DescTable, RingDesc, DESC_BYTES, INDIRECT, NEXT};
+use super::fault::{QueueError, QueueFault};
+use super::format::{QueueShape, RingFormat};
 use super::state::{SavedQueue, HEADS};
-use super::{QueueBuffer, QueueError, QueueFault, QueueShape, RingFormat, UsedBuffer};
 use crate::arch::addr::Gpa;
 use crate::arch::rule::rule;
 use crate::mmu::mem::{GuestMem, MemError};
