@@ -21,7 +21,6 @@ pub(crate) mod pci;
 pub(crate) mod pic;
 pub(crate) mod pit;
 pub(crate) mod pm;
-pub(crate) mod ring;
 pub(crate) mod routing;
 pub(crate) mod rtc;
 pub(crate) mod saved;

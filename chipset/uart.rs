@@ -22,10 +22,10 @@
 mod fifo;
 
 use self::fifo::{ReceiveFifo, FIFO};
-use super::ring::ByteRing;
 use super::saved::{state_struct, Saved, SectionId};
 use super::{all_ones, Level, PioDevice};
 use crate::arch::addr::Width;
+use crate::arch::ring::ByteRing;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 use kernel::prelude::*;

@@ -18,7 +18,7 @@
 //! reader has made room; of another one the newest output is kept, whether anybody reads or not.
 
 use crate::arch::addr::Width;
-use crate::chipset::ring::ByteRing;
+use crate::arch::ring::ByteRing;
 use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
 use crate::virtio::queue::{Queue, QueueError, QueueFault};

@@ -3,8 +3,8 @@
 use super::driver::{Part, Ring};
 use super::machine::*;
 use crate::arch::addr::Width::{B1, B2, B4};
+use crate::arch::ring;
 use crate::chipset::pci::PciInterrupt;
-use crate::chipset::ring;
 use crate::virtio::device::console::VirtioConsole;
 use crate::virtio::queue::QueueFault;
 use crate::virtio::transport::pci::{AccessEffect, QueueServed, VirtioPci};

@@ -2,7 +2,7 @@
 
 //! Where a console's bytes wait, on their way to the guest or from it.
 
-use crate::arch::rule::rule;
+use super::rule::rule;
 use kernel::prelude::*;
 
 /// A ring of bytes over a fixed, power of two number of them.
