@@ -15,11 +15,10 @@
 use super::ffi;
 use super::file::{is_being_killed, FileLoan, FileRef, HostFile, WaitQueue};
 use super::guest_ram;
+use super::inflight::{EndedRing, InFlight};
+use super::iovec::{each_part, outcome, IoVecCut, IoVecList, IoVecSlice};
 use super::page::KernelPages;
-use super::pieces::{outcome, IoVecList, IoVecSlice};
 use crate::arch::addr::Hva;
-use crate::virtio::inflight::{EndedRing, InFlight};
-use crate::virtio::segment::SegmentCut;
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -248,6 +247,7 @@ impl<W: TransferWaker> IoQueue<W> {
             (*place).queue = self;
             (*place).write = at.write;
         }
+        let iov = pieces.iov();
         // SAFETY: The first field of a slot; by contract it stays, and so does the file. The pieces are
         // read during the call only, and the callee checks that they are addresses of the process.
         let result = unsafe {
@@ -255,8 +255,8 @@ impl<W: TransferWaker> IoQueue<W> {
                 place.cast(),
                 ended::<W>,
                 file.file.as_ptr(),
-                pieces.as_ptr(),
-                pieces.count(),
+                iov.as_ptr(),
+                iov.len() as u32,
                 pieces.bytes(),
                 at.pos,
                 at.how(),
@@ -455,7 +455,7 @@ impl<T, W: TransferWaker> FileTransfers<T, W> {
         bytes: u64,
         at: FilePos,
     ) -> Result<u64> {
-        let mut pieces = SegmentCut::new(pieces);
+        let mut pieces = IoVecCut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
             // A large request would keep a killed process and its memory for as long as the file takes.
@@ -479,22 +479,6 @@ impl<T, W: TransferWaker> FileTransfers<T, W> {
         }
         Ok(done)
     }
-}
-
-/// Calls `f` for each part of `buf` with where it belongs in the process's memory.
-fn each_part(
-    buf: &mut [u8],
-    pieces: &mut SegmentCut<Hva, impl Iterator<Item = (Hva, u64)>>,
-    f: impl Fn(Hva, &mut [u8]) -> Result,
-) -> Result {
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let (hva, n) = pieces.next(rest.len() as u64, Hva::wrapping_add).ok_or(EFAULT)?;
-        let (part, later) = rest.split_at_mut_checked(usize::try_from(n)?).ok_or(EINVAL)?;
-        f(hva, part)?;
-        rest = later;
-    }
-    Ok(())
 }
 
 impl<T, W: TransferWaker> Drop for FileTransfers<T, W> {

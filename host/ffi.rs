@@ -3,8 +3,14 @@
 //! The functions of shim.c (see shim.h for the C prototypes) and the exported kernel functions for
 //! which the `kernel` crate has no binding.
 
+use super::iovec::IoVec;
 use core::ffi::{c_char, c_void};
+use core::mem::{align_of, size_of};
 use kernel::bindings;
+use static_assertions::const_assert;
+
+const_assert!(size_of::<IoVec>() == size_of::<bindings::iovec>());
+const_assert!(align_of::<IoVec>() == align_of::<bindings::iovec>());
 
 #[expect(
     improper_ctypes,
@@ -106,7 +112,7 @@ unsafe extern "C" {
         iocb: *mut bindings::kiocb,
         ended: unsafe extern "C" fn(*mut bindings::kiocb, isize),
         file: *mut bindings::file,
-        iov: *const bindings::iovec,
+        iov: *const IoVec,
         segments: u32,
         bytes: u64,
         pos: u64,
@@ -132,7 +138,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_tap_next_len(socket: *mut c_void) -> u32;
     pub(super) fn rvmm_tap_send(
         socket: *mut c_void,
-        iov: *const bindings::iovec,
+        iov: *const IoVec,
         segments: u32,
         bytes: u64,
         prompt: bool,
@@ -142,17 +148,12 @@ unsafe extern "C" {
     pub(super) fn rvmm_tap_batch_add(
         batch: *mut c_void,
         socket: *mut c_void,
-        iov: *const bindings::iovec,
+        iov: *const IoVec,
         segments: u32,
         bytes: u64,
     ) -> i32;
     pub(super) fn rvmm_tap_batch_send(batch: *mut c_void, socket: *mut c_void);
-    pub(super) fn rvmm_tap_receive(
-        socket: *mut c_void,
-        iov: *const bindings::iovec,
-        segments: u32,
-        bytes: u64,
-    ) -> i64;
+    pub(super) fn rvmm_tap_receive(socket: *mut c_void, iov: *const IoVec, segments: u32, bytes: u64) -> i64;
     pub(super) fn rvmm_tap_drop(socket: *mut c_void);
     pub(super) fn rvmm_stream_socket(file: *mut bindings::file, socket: *mut *mut c_void) -> i32;
     pub(super) fn rvmm_stream_send(socket: *mut c_void, buf: *const c_void, bytes: u64) -> i64;

@@ -19,7 +19,8 @@
 //! | [`wait`] | blocking one thread |
 //! | [`mutex`] | a mutex whose waiters can be killed |
 //! | [`random`] | the host's random numbers |
-//! | [`pieces`] | the parts of that memory that one transfer is made of |
+//! | [`iovec`] | the parts of that memory that one transfer is made of |
+//! | [`inflight`] | which transfers are under way, and which have ended |
 //! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
@@ -38,6 +39,8 @@ mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
+pub(crate) mod inflight;
+pub(crate) mod iovec;
 pub(crate) mod log;
 pub(crate) mod mitigation;
 pub(crate) mod msr;
@@ -45,7 +48,6 @@ pub(crate) mod mutex;
 pub(crate) mod netio;
 pub(crate) mod notifier;
 pub(crate) mod page;
-pub(crate) mod pieces;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod timer;

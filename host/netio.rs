@@ -11,7 +11,7 @@
 use super::eventfd::OnEvent;
 use super::ffi;
 use super::file::{FileRef, HostFile};
-use super::pieces::{outcome, IoVecSlice};
+use super::iovec::{outcome, IoVecSlice};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::NonNull;
@@ -81,10 +81,11 @@ impl TapSocket {
     /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others. `EAGAIN`
     /// where it would have to wait for room.
     pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
+        let iov = packet.iov();
         // SAFETY: By the invariant of `HostSocket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
-            ffi::rvmm_tap_send(self.0.as_ptr(), packet.as_ptr(), packet.count(), packet.bytes(), prompt)
+            ffi::rvmm_tap_send(self.0.as_ptr(), iov.as_ptr(), iov.len() as u32, packet.bytes(), prompt)
         })
     }
 
@@ -93,8 +94,11 @@ impl TapSocket {
     /// # Errors
     /// `EAGAIN` when there is none; `EFAULT` and others, with which a packet is lost.
     pub(crate) fn receive(&self, room: IoVecSlice<'_>) -> Result<u64> {
+        let iov = room.iov();
         // SAFETY: As in `send()`.
-        outcome(unsafe { ffi::rvmm_tap_receive(self.0.as_ptr(), room.as_ptr(), room.count(), room.bytes()) })
+        outcome(unsafe {
+            ffi::rvmm_tap_receive(self.0.as_ptr(), iov.as_ptr(), iov.len() as u32, room.bytes())
+        })
     }
 
     /// Throws the next packet away.
@@ -137,7 +141,8 @@ impl TapBatch {
     /// `ENOSPC`: it is to be sent alone, after those that wait, or these have to be sent first. `EINVAL` for a
     /// bad header, `EFAULT`.
     pub(crate) fn add(&mut self, tap: &TapSocket, packet: IoVecSlice<'_>) -> Result {
-        let (pieces, count, bytes) = (packet.as_ptr(), packet.count(), packet.bytes());
+        let (iov, bytes) = (packet.iov(), packet.bytes());
+        let (pieces, count) = (iov.as_ptr(), iov.len() as u32);
         // SAFETY: By the invariants of both. The pieces are read during the call only, and the callee checks
         // that they are addresses of the process.
         kernel::error::to_result(unsafe {

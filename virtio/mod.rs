@@ -9,7 +9,6 @@
 //! | [`device`] | what a device type does with a buffer: disk, console, card, entropy source |
 //! | [`transport`] | over PCI: configuration space, BARs, status, features; MSI-X: vector table and pending bits |
 //! | [`queue`], [`segment`] | virtqueues, split and packed, and the buffers in them |
-//! | [`inflight`] | which requests are with the host, for whoever serves a device |
 //!
 //! Nothing here has a lock, a clock or a callback, and nothing sleeps. One lock per device has to be
 //! held around every call; guest memory is reached only through
@@ -19,7 +18,6 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod device;
-pub(crate) mod inflight;
 pub(crate) mod queue;
 pub(crate) mod segment;
 pub(crate) mod transport;

@@ -64,29 +64,6 @@ impl SegmentList {
     }
 }
 
-/// Pieces of memory, given out in parts: each a first address and bytes.
-pub(crate) struct SegmentCut<A, I> {
-    pieces: I,
-    /// What is left of the piece that was cut last.
-    rest: Option<(A, u64)>,
-}
-
-impl<A: Copy, I: Iterator<Item = (A, u64)>> SegmentCut<A, I> {
-    /// Returns `pieces`, none of which is empty, uncut.
-    pub(crate) fn new(pieces: I) -> SegmentCut<A, I> {
-        SegmentCut { pieces, rest: None }
-    }
-
-    /// Returns the next part of at most `most` bytes, which is not 0; `after` gives the address a number
-    /// of bytes after another.
-    pub(crate) fn next(&mut self, most: u64, after: impl Fn(A, u64) -> A) -> Option<(A, u64)> {
-        let (at, len) = self.rest.take().or_else(|| self.pieces.next())?;
-        let n = len.min(most);
-        self.rest = len.checked_sub(n).filter(|left| *left != 0).map(|left| (after(at, n), left));
-        Some((at, n))
-    }
-}
-
 /// Returns the bytes in `segments`.
 #[inline]
 pub(crate) fn total(segments: &[MemSegment]) -> u64 {

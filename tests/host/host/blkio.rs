@@ -4,12 +4,11 @@
 
 use super::file::{is_being_killed, FileLoan, FileRef, HostFile, WaitQueue};
 use super::guest_ram::{self, HostPage};
+use super::inflight::{EndedRing, InFlight};
+use super::iovec::{each_part, outcome, IoVecCut, IoVecList, IoVecSlice};
 use super::page::KernelPages;
-use super::pieces::{IoVecList, IoVecSlice};
 use super::world::{locked, world};
 use crate::arch::addr::{Hva, PAGE_SIZE};
-use crate::virtio::inflight::{EndedRing, InFlight};
-use crate::virtio::segment::SegmentCut;
 use kernel::context::{in_interrupt, might_sleep};
 use kernel::prelude::*;
 use kernel::sched;
@@ -269,10 +268,6 @@ impl<W: TransferWaker> Lane<W> {
     }
 }
 
-fn outcome(result: i64) -> Result<u64> {
-    u64::try_from(result).map_err(|_| Error::from_errno(result as i32))
-}
-
 /// What [`FileTransfers::start`] did.
 #[must_use]
 pub(crate) enum StartedTransfer<T> {
@@ -369,8 +364,8 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
     /// Pins the pages, and leaves the rest for later. Returns why it could not.
     fn start_later(&self, file: &DiskFile, slot: u16, at: FilePos) -> Option<Result<u64>> {
         let mut parts = Vec::new();
-        for (hva, len) in self.pieces.all().pieces() {
-            let (mut at_hva, mut left) = (hva.0, *len);
+        for piece in self.pieces.all().iov() {
+            let (mut at_hva, mut left) = (piece.base, piece.len as u64);
             while left != 0 {
                 let n = left.min(PAGE_SIZE - at_hva % PAGE_SIZE);
                 match HostPage::get(Hva(at_hva), !at.write, true) {
@@ -451,7 +446,7 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
         bytes: u64,
         at: FilePos,
     ) -> Result<u64> {
-        let mut pieces = SegmentCut::new(pieces);
+        let mut pieces = IoVecCut::new(pieces);
         let mut done = 0u64;
         while done < bytes {
             if is_being_killed() {
@@ -484,27 +479,12 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
 /// Transfers the first `bytes`.
 fn transfer(file: &DiskFile, pieces: IoVecSlice<'_>, at: FilePos, bytes: u64) -> Result<u64> {
     if at.write {
-        let data = pieces.read()?;
+        let data = guest_ram::gather(pieces)?;
         Ok(file.write(at.pos, &data[..bytes as usize], at.durable))
     } else {
         let data = file.read(at.pos, bytes);
-        pieces.write(&data).map(|n| n as u64)
+        guest_ram::scatter(pieces, &data).map(|n| n as u64)
     }
-}
-
-fn each_part(
-    buf: &mut [u8],
-    pieces: &mut SegmentCut<Hva, impl Iterator<Item = (Hva, u64)>>,
-    f: impl Fn(Hva, &mut [u8]) -> Result,
-) -> Result {
-    let mut rest = buf;
-    while !rest.is_empty() {
-        let (hva, n) = pieces.next(rest.len() as u64, Hva::wrapping_add).ok_or(EFAULT)?;
-        let (part, later) = rest.split_at_mut(n as usize);
-        f(hva, part)?;
-        rest = later;
-    }
-    Ok(())
 }
 
 impl<T, W: TransferWaker> Drop for FileTransfers<T, W> {

@@ -4,6 +4,7 @@
 
 use super::cpu::PinnedCpu;
 use super::file::is_being_killed;
+use super::iovec::IoVecSlice;
 use super::processor::registers;
 use crate::arch::addr::{Hva, Pfn};
 use kernel::prelude::*;
@@ -158,4 +159,32 @@ pub(crate) fn copy_in_sleeping(hva: Hva, buf: &mut [u8]) -> Result {
 /// `EFAULT`.
 pub(crate) fn copy_out_sleeping(hva: Hva, buf: &[u8]) -> Result {
     process().write(hva.0, buf, true)
+}
+
+/// Copies the pieces of a transfer out of the process; sleeps.
+///
+/// # Errors
+/// `EFAULT`.
+pub(super) fn gather(pieces: IoVecSlice<'_>) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for piece in pieces.iov() {
+        let mut part = vec![0; piece.len];
+        process().read(piece.base, &mut part, true)?;
+        out.extend_from_slice(&part);
+    }
+    Ok(out)
+}
+
+/// Copies as much into the pieces of a transfer as there is room for; sleeps. Returns how much.
+///
+/// # Errors
+/// `EFAULT`.
+pub(super) fn scatter(pieces: IoVecSlice<'_>, bytes: &[u8]) -> Result<usize> {
+    let mut left = bytes;
+    for piece in pieces.iov() {
+        let (part, later) = left.split_at(left.len().min(piece.len));
+        process().write(piece.base, part, true)?;
+        left = later;
+    }
+    Ok(bytes.len() - left.len())
 }

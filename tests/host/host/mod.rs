@@ -23,6 +23,10 @@ pub(crate) mod eventfd;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_ram;
+#[path = "../../../host/inflight.rs"]
+pub(crate) mod inflight;
+#[path = "../../../host/iovec.rs"]
+pub(crate) mod iovec;
 pub(crate) mod log;
 pub(crate) mod mitigation;
 pub(crate) mod msr;
@@ -30,7 +34,6 @@ pub(crate) mod mutex;
 pub(crate) mod netio;
 pub(crate) mod notifier;
 pub(crate) mod page;
-pub(crate) mod pieces;
 pub(crate) mod processor;
 pub(crate) mod random;
 pub(crate) mod rcu;

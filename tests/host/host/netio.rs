@@ -4,7 +4,8 @@
 
 use super::eventfd::OnEvent;
 use super::file::{signal_pending, FileRef, HostFile};
-use super::pieces::IoVecSlice;
+use super::guest_ram::{gather, scatter};
+use super::iovec::IoVecSlice;
 use super::world::locked;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use kernel::context::{in_interrupt, might_sleep};
@@ -145,7 +146,7 @@ impl TapSocket {
     /// `EINVAL` for a bad header, `EFAULT`, `EIO`; `EAGAIN` where it would have to wait.
     pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
         might_sleep("TapSocket::send()");
-        let bytes = packet.read()?;
+        let bytes = gather(packet)?;
         if bytes.len() < HEADER {
             return Err(EINVAL);
         }
@@ -174,7 +175,7 @@ impl TapSocket {
         let packet = locked(&self.0.to_guest).pop_front().ok_or(EAGAIN)?;
         let mut all = vec![0; HEADER];
         all.extend_from_slice(&packet);
-        room.write(&all).map(|n| n as u64)
+        scatter(room, &all).map(|n| n as u64)
     }
 
     /// Throws the next packet away.
@@ -217,7 +218,7 @@ impl TapBatch {
         if packet.bytes() > BATCHED || self.0.len() == BATCH {
             return Err(ENOSPC);
         }
-        let bytes = packet.read()?;
+        let bytes = gather(packet)?;
         if bytes.len() < HEADER {
             return Err(EINVAL);
         }

@@ -46,6 +46,8 @@ mod t_chipset;
 #[cfg(test)]
 mod t_emulate;
 #[cfg(test)]
+mod t_host;
+#[cfg(test)]
 mod t_mmu;
 #[cfg(test)]
 mod t_run;

@@ -3,8 +3,8 @@
 use super::blk::{disk_with_depth, put_header, Disk};
 use super::driver::Ring;
 use crate::arch::addr::Width::B2;
+use crate::host::inflight::{EndedRing, InFlight};
 use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
-use crate::virtio::inflight::{EndedRing, InFlight};
 use crate::virtio::queue::QueueFault;
 use crate::virtio::transport::features::F_EVENT_IDX;
 use crate::virtio::transport::pci::AccessEffect;

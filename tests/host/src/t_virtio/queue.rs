@@ -5,7 +5,7 @@ use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::virtio::queue::{Queue, QueueError, QueueFault, QueueFeatures, QueueLayout};
-use crate::virtio::segment::{read_segments, slice, total, write_segments, MemSegment, SegmentCut};
+use crate::virtio::segment::{read_segments, slice, total, write_segments, MemSegment};
 
 fn segment(at: u64, len: u32) -> MemSegment {
     MemSegment { gpa: Gpa(at), len }
@@ -520,25 +520,5 @@ fn a_buffer_published_while_notifications_are_armed_is_not_overlooked() {
         let racing = Racing { mem: &mem, arming, avail: ring.layout.avail.0 };
 
         assert_eq!(queue.pop(&racing).unwrap().map(|chain| chain.buffer.id), Some(head));
-    }
-}
-
-proptest::proptest! {
-    /// However pieces are cut, their parts are the same bytes in the same order.
-    #[test]
-    fn cut_pieces_are_the_same_bytes(
-        pieces in proptest::collection::vec((0u64..1000, 1u64..50), 0..12),
-        most in proptest::collection::vec(1u64..60, 1..40),
-    ) {
-        let bytes = |pieces: &[(u64, u64)]| -> Vec<u64> { pieces.iter().flat_map(|(at, n)| *at..at + n).collect() };
-        let mut cut = SegmentCut::new(pieces.iter().copied());
-        let mut parts = Vec::new();
-        for most in most.iter().cycle() {
-            let Some(part) = cut.next(*most, |at, n| at + n) else { break };
-            proptest::prop_assert!(part.1 != 0 && part.1 <= *most);
-            parts.push(part);
-        }
-
-        proptest::prop_assert_eq!(bytes(&parts), bytes(&pieces));
     }
 }

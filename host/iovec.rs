@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What transfers to or from the VMM's memory are made of.
+//!
+//! Addresses and lengths only: nothing here follows one.
 
 use crate::arch::addr::Hva;
-use core::mem::{align_of, size_of};
-use kernel::bindings;
 use kernel::prelude::*;
-use static_assertions::const_assert;
 
 /// Room for the pieces of one transfer.
 const PIECES: usize = 256;
@@ -14,15 +13,14 @@ const PIECES: usize = 256;
 /// kernel allocates for all that are under way stays small.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// `struct iovec`, whose address nothing here follows.
+/// `struct iovec`.
 #[repr(C)]
-pub(super) struct IoVec {
-    base: u64,
-    len: usize,
+pub(crate) struct IoVec {
+    /// The first byte.
+    pub(crate) base: u64,
+    /// Bytes.
+    pub(crate) len: usize,
 }
-
-const_assert!(size_of::<IoVec>() == size_of::<bindings::iovec>());
-const_assert!(align_of::<IoVec>() == align_of::<bindings::iovec>());
 
 /// The pieces of the process's memory that transfers are made of.
 pub(crate) struct IoVecList {
@@ -53,17 +51,14 @@ pub(crate) struct IoVecSlice<'a> {
     bytes: u64,
 }
 
-impl IoVecSlice<'_> {
-    pub(super) fn as_ptr(&self) -> *const bindings::iovec {
-        self.iov.as_ptr().cast()
-    }
-
-    pub(super) fn count(&self) -> u32 {
-        self.iov.len() as u32
+impl<'a> IoVecSlice<'a> {
+    /// Returns the pieces.
+    pub(crate) fn iov(&self) -> &'a [IoVec] {
+        self.iov
     }
 
     /// Returns the bytes in all of them.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
@@ -130,7 +125,48 @@ impl IoVecList {
     }
 }
 
+/// Pieces of the process's memory, given out in parts: each a first address and bytes.
+pub(crate) struct IoVecCut<I> {
+    pieces: I,
+    /// What is left of the piece that was cut last.
+    rest: Option<(Hva, u64)>,
+}
+
+impl<I: Iterator<Item = (Hva, u64)>> IoVecCut<I> {
+    /// Returns `pieces`, none of which is empty, uncut.
+    pub(crate) fn new(pieces: I) -> IoVecCut<I> {
+        IoVecCut { pieces, rest: None }
+    }
+
+    /// Returns the next part of at most `most` bytes, which is not 0.
+    pub(crate) fn next(&mut self, most: u64) -> Option<(Hva, u64)> {
+        let (at, len) = self.rest.take().or_else(|| self.pieces.next())?;
+        let n = len.min(most);
+        self.rest = len.checked_sub(n).filter(|left| *left != 0).map(|left| (at.wrapping_add(n), left));
+        Some((at, n))
+    }
+}
+
+/// Calls `copy` for each part of `buf` with where it belongs in the process's memory.
+///
+/// # Errors
+/// `EFAULT` for more bytes than the pieces have; those of `copy`.
+pub(crate) fn each_part(
+    buf: &mut [u8],
+    pieces: &mut IoVecCut<impl Iterator<Item = (Hva, u64)>>,
+    copy: impl Fn(Hva, &mut [u8]) -> Result,
+) -> Result {
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let (hva, n) = pieces.next(rest.len() as u64).ok_or(EFAULT)?;
+        let (part, later) = rest.split_at_mut_checked(usize::try_from(n)?).ok_or(EINVAL)?;
+        copy(hva, part)?;
+        rest = later;
+    }
+    Ok(())
+}
+
 /// Returns the bytes of a transfer, or its error.
-pub(super) fn outcome(result: i64) -> Result<u64> {
+pub(crate) fn outcome(result: i64) -> Result<u64> {
     u64::try_from(result).map_err(|_| i32::try_from(result).map_or(EIO, Error::from_errno))
 }
