@@ -8,7 +8,7 @@
 
 use super::user;
 use crate::abi::vm as abi;
-use crate::chipset::{bus, ApicMessage};
+use crate::chipset::ApicMessage;
 use crate::host::eventfd::{EventFd, EventListener, OnEvent};
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ioevent::{IoAddrSpace, IoEventMatch, IoEvents};
@@ -121,11 +121,7 @@ pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64
     let a: abi::Ioeventfd = user::read(arg)?;
     let is_port = a.flags & abi::IOEVENTFD_PIO != 0;
     let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
-    let place = match u16::try_from(a.addr) {
-        Ok(port) if is_port && bus::decodes(port) => IoAddrSpace::ChipPort,
-        _ if is_port => IoAddrSpace::Port,
-        _ => IoAddrSpace::Memory,
-    };
+    let place = if is_port { IoAddrSpace::of_port(a.addr) } else { IoAddrSpace::Memory };
     let wanted = IoEventMatch { place, addr: a.addr, len: a.len, value: wants_value.then_some(a.datamatch) };
     if a.flags & abi::IOEVENTFD_DEASSIGN != 0 {
         let event = EventFd::get(a.fd)?;

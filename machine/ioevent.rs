@@ -6,6 +6,7 @@
 //! when it changes. Documentation of KVM's API, "KVM_IOEVENTFD".
 
 use crate::arch::slice::count_first;
+use crate::chipset::bus;
 use kernel::prelude::*;
 
 /// The most entries of a VM.
@@ -20,6 +21,16 @@ pub(crate) enum IoAddrSpace {
     ChipPort,
     /// Guest physical memory.
     Memory,
+}
+
+impl IoAddrSpace {
+    /// Returns the kind of the I/O port `addr`.
+    pub(crate) fn of_port(addr: u64) -> IoAddrSpace {
+        match u16::try_from(addr) {
+            Ok(port) if bus::decodes(port) => IoAddrSpace::ChipPort,
+            _ => IoAddrSpace::Port,
+        }
+    }
 }
 
 /// Which writes signal.
