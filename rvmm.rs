@@ -67,11 +67,6 @@ fn settings() -> ModuleSettings {
     }
 }
 
-/// Returns this module, as files name their owner.
-pub(crate) const fn owner() -> *mut kernel::bindings::module {
-    kernel::module::this_module::<Rvmm>().as_ptr()
-}
-
 /// The vendor found when the module was loaded. Past this point everything is generic over it.
 enum FoundBackend {
     Svm(Arc<Svm>),

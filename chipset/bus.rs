@@ -118,7 +118,7 @@ impl ChipName {
 const LOW_PORTS: usize = 0x640;
 
 /// Which of the ports below [`LOW_PORTS`] chips decode, a bit each.
-static DECODED: [u64; LOW_PORTS / 64] = {
+const DECODED: &[u64; LOW_PORTS / 64] = &{
     let mut map = [0; LOW_PORTS / 64];
     let mut port = 0;
     while port < LOW_PORTS {

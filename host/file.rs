@@ -279,7 +279,8 @@ struct FileOps<T>(PhantomData<T>);
 
 impl<T: AnonFile> FileOps<T> {
     const TABLE: bindings::file_operations = bindings::file_operations {
-        owner: crate::owner(),
+        // The module's own object, by which its text stays while a file of it is open.
+        owner: core::ptr::addr_of!(bindings::__this_module).cast_mut(),
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         mmap: Some(Self::mmap),

@@ -374,8 +374,8 @@ const STARTS: [usize; ROWS.len() + 1] = {
 /// MSRs that are plain storage.
 const STORED: usize = STARTS[ROWS.len()];
 
-/// The table lives once, in read-only data.
-static TABLE: [MsrRow; ROWS.len()] = ROWS;
+/// The table, of which a reference makes one place in read-only data; a constant array would be copied where it is used.
+const TABLE: &[MsrRow; ROWS.len()] = &ROWS;
 
 /// Returns what the MSR `index` is, or `None` for one that faults.
 #[inline]
