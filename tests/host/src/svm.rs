@@ -10,6 +10,8 @@ mod exit;
 pub(crate) mod features;
 #[path = "../../../svm/step.rs"]
 pub(crate) mod step;
+#[path = "../../../svm/vmcb.rs"]
+pub(crate) mod vmcb;
 
 /// The backend's own view of which exit codes are no exits.
 pub(crate) fn is_refused(code: u64) -> bool {

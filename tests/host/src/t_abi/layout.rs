@@ -111,7 +111,7 @@ fn vm_structs_lie_as_in_the_header() {
 }
 
 #[test]
-fn vcpu_structs_lie_as_in_the_header() {
+fn register_structs_lie_as_in_the_header() {
     same_layout!(
         vcpu::Regs,
         kvm_regs {
@@ -184,6 +184,10 @@ fn vcpu_structs_lie_as_in_the_header() {
             pdptrs
         }
     );
+}
+
+#[test]
+fn vcpu_structs_lie_as_in_the_header() {
     same_layout!(
         vcpu::Fpu,
         kvm_fpu { fpr, fcw, fsw, ftwx, pad1, last_opcode, last_ip, last_dp, xmm, mxcsr, pad2 }
