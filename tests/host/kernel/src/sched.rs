@@ -26,6 +26,8 @@ struct State {
     running: Option<usize>,
     threads: Vec<Status>,
     random: u64,
+    /// Who goes on at each [`yield_point`].
+    undisturbed: Option<usize>,
     /// How often in a row somebody looked in vain for what it waits for.
     in_vain: usize,
     /// How often nobody could go on.
@@ -129,7 +131,8 @@ pub fn yield_point() {
             if looks_for.is_none() {
                 state.in_vain = 0;
             }
-            state.next() % 2 == 0 && !state.is_over
+            let is_undisturbed = looks_for.is_none() && state.undisturbed == Some(me);
+            (is_undisturbed || state.next() % 2 == 0) && !state.is_over
         };
         if !stays {
             sched.switch(me, looks_for.map_or(Status::Ready, Status::Waits));
@@ -143,6 +146,15 @@ fn is_there(what: &'static str, ready: impl Fn() -> bool) -> bool {
     let is_there = ready();
     LOOKS_FOR.set(before);
     is_there
+}
+
+/// Calls `f` while no other thread runs, unless this one waits: the others are slow, just now.
+pub fn undisturbed<R>(f: impl FnOnce() -> R) -> R {
+    let set = |on: bool| with_me(|sched, me| sched.state().undisturbed = on.then_some(me));
+    set(true);
+    let done = f();
+    set(false);
+    done
 }
 
 /// Waits until `ready()`. `what` is waited for.
@@ -217,6 +229,7 @@ pub fn run(seed: u64, bodies: Vec<Body<'_>>) {
         running: None,
         threads: vec![Status::Ready; bodies.len()],
         random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        undisturbed: None,
         in_vain: 0,
         idles: 0,
         is_over: false,

@@ -340,6 +340,43 @@ fn who_asks_and_who_enters_cannot_miss_each_other() {
     }
 }
 
+/// One asks for what is taken in the window, again and again, and then for what is taken outside only.
+fn ask_while_another_is_taken(seed: u64) {
+    let world = crate::host::world::World::new();
+    let tasks = [Task::new(&world.process, 0), Task::new(&world.process, 1)];
+    let entered = world.enter_as(&tasks[0]);
+    let direct = Direct::new(&world, 16);
+    let mut vcpu = direct.vcpu(0);
+    let (mailbox, is_asked) = (vcpu.mailbox.clone(), Arc::new(AtomicU32::new(0)));
+    let (was_asked, mut late) = (is_asked.clone(), 0);
+    vcpu.guest.run(move |entry| {
+        late += was_asked.load(SeqCst);
+        assert!(late < 4, "the guest goes on over a request that was dropped");
+        entry.state.rip = crate::fake::steps::CODE + 128;
+        Stop::insn(Exit::Cpuid, &[0x0f, 0xa2])
+    });
+    let asks = || {
+        for _ in 0..1 + seed % 8 {
+            mailbox.request(VcpuRequests::TLB_FLUSH);
+        }
+        direct.vm.machine.power.note(pm::PlatformRequest::Reset);
+        mailbox.request(VcpuRequests::EXIT);
+        is_asked.store(1, SeqCst);
+    };
+    let runs = || {
+        let reset = UserExit::SystemEvent(PlatformEvent::Reset);
+        assert_eq!(vcpu.run_once(), Ok(Some(reset)));
+    };
+    let bodies = vec![super::thread(&world, &tasks[0], runs), super::thread(&world, &tasks[1], asks)];
+    drop(entered);
+    super::run_all(seed, bodies);
+}
+
+#[test]
+fn what_is_asked_while_something_else_is_taken_is_not_lost() {
+    super::for_seeds(200, ask_while_another_is_taken);
+}
+
 #[test]
 fn the_clock_is_written_when_it_is_asked_for() {
     let (world, _in) = world();
