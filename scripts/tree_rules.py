@@ -140,6 +140,18 @@ def too_long(all_sources):
                 yield f"11 {source.path} {function.name}() = {function.lines()}"
 
 
+def abbreviations(glossary):
+    """The abbreviations that a glossary explains, as types are named: a term in capitals, `MSI`, is Msi, and a row that
+    has a type for its term, `gfn | … | `Gfn``, is that."""
+    found = set()
+    for row in re.findall(r"^\| (.*) \|$", glossary, re.M):
+        first, *rest = row.split(" | ")
+        for term in re.split(r", ", first):
+            if re.fullmatch(r"[A-Z][A-Z0-9]*", term) or rest[-1:] == [f"`{term.capitalize()}`"]:
+                found.add(term.capitalize())
+    return found
+
+
 def is_bare(name, written):
     """Whether a one-word type is named without the module that says which one it is."""
     *before, last = written.split("::")
@@ -148,18 +160,24 @@ def is_bare(name, written):
     return last != "_" and len(rust_tree.humps(last)) == 1 and name is not None
 
 
-def named_badly(tree):
-    """Rule 12: one word, used bare in another file; and one name of several types."""
+def named_badly(tree, abbreviated=frozenset()):
+    """Rule 12: one word that is no abbreviation, used bare in another file; and one name of several types."""
     types = [t for source in tree.sources.values() for t in source.types()]
     files = collections.defaultdict(set)
     for found in types:
         files[found.name].add(found.path)
         taken = (pair for edges in tree.edges.values() for pair in edges.get(found.path, ()))
-        if len(rust_tree.humps(found.name)) == 1 and any(n == found.name and is_bare(n, a) for n, a in taken):
+        is_word = len(rust_tree.humps(found.name)) == 1 and found.name not in abbreviated
+        if is_word and any(n == found.name and is_bare(n, a) for n, a in taken):
             yield f"12 {found.path} {found.name} is one word"
     for name, paths in files.items():
         if len(paths) > 1:
             yield from (f"12 {path} {name} is a name of several types" for path in paths)
+
+
+def glossary():
+    with open(os.path.join(sources.TOP, "docs", "glossary.md"), encoding="utf-8") as f:
+        return f.read()
 
 
 def broken():
@@ -168,7 +186,7 @@ def broken():
     compiled = set(rust_tree.host_tests().sources)
     found = [*in_layers(module), *in_floors(module), *in_circles(module), *in_circles(tool), *with_statics(module),
              *not_under_cargo(module, compiled), *too_long(map(rust_tree.Source.on_disk, sources.files(".rs"))),
-             *named_badly(module)]
+             *named_badly(module, abbreviations(glossary()))]
     return sorted(set(found), key=by_rule)
 
 

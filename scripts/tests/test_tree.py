@@ -140,6 +140,13 @@ class Rules(unittest.TestCase):
                     b__z="use crate::a::pit::Mode as PitMode; fn f(c: crate::a::pit::Mode) {}")
         self.assertEqual(list(tree_rules.named_badly(made)), ["12 a/pit.rs Channel is one word"])
 
+    def test_12_an_abbreviation_that_the_glossary_explains_is_no_word(self):
+        made = tree(a__x="pub(crate) struct Pit;\npub(crate) struct Gfn;\npub(crate) struct Line;\npub(crate) struct Rtc;\n",
+                    b__y="use crate::a::x::{Gfn, Line, Pit, Rtc};")
+        known = tree_rules.abbreviations("| PIT, i8254 | a timer |\n| gfn | a number | `Gfn` |\n| line | a wire |\n")
+        self.assertEqual(known, {"Pit", "Gfn"})
+        self.assertEqual(list(tree_rules.named_badly(made, known)), ["12 a/x.rs Line is one word", "12 a/x.rs Rtc is one word"])
+
     def test_12_a_name_is_of_one_type(self):
         made = tree(a__x="enum DiskPlace {}", b__y="struct DiskPlace;", b__z="impl T for u8 {\n    type DiskPlace = u8;\n}\n")
         self.assertEqual(sorted(tree_rules.named_badly(made)), [
