@@ -8,11 +8,13 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::{from_err_ptr, from_result};
+use kernel::fmt::{Display, Formatter};
 use kernel::fs::file::FileDescriptorReservation;
 use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
+use kernel::seq_file::{seq_print, SeqFile};
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 
@@ -69,6 +71,14 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
     /// The queue that is woken when [`AnonFile::poll`] may answer otherwise.
     fn wait_queue(_this: &Self) -> Option<&WaitQueue> {
         None
+    }
+
+    /// Writes down what /proc/PID/fdinfo shows of the file. May sleep, but not for long: the reader holds the file.
+    ///
+    /// # Errors
+    /// Those of the formatter.
+    fn show(_this: &Arc<Self>, _f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        Ok(())
     }
 
     /// The last reference through an fd is gone.
@@ -275,6 +285,15 @@ pub(crate) fn is_being_killed() -> bool {
     unsafe { ffi::rvmm_fatal_signal_pending() }
 }
 
+/// What [`AnonFile::show`] writes.
+struct ShownFile<'a, T>(&'a Arc<T>);
+
+impl<T: AnonFile> Display for ShownFile<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        T::show(self.0, f)
+    }
+}
+
 struct FileOps<T>(PhantomData<T>);
 
 impl<T: AnonFile> FileOps<T> {
@@ -288,6 +307,7 @@ impl<T: AnonFile> FileOps<T> {
         read_iter: Some(Self::read),
         write_iter: Some(Self::write),
         poll: Some(Self::poll),
+        show_fdinfo: Some(Self::show),
         llseek: Some(bindings::noop_llseek),
         ..pin_init::zeroed()
     };
@@ -366,6 +386,15 @@ impl<T: AnonFile> FileOps<T> {
             unsafe { bindings::poll_wait(file, queue.0.get(), table) };
         }
         T::poll(&this)
+    }
+
+    /// # Safety
+    /// Only the kernel calls this, through [`Self::TABLE`]: `file` is one of ours and stays open, and nobody else uses
+    /// `to` during the call.
+    unsafe extern "C" fn show(to: *mut bindings::seq_file, file: *mut bindings::file) {
+        // SAFETY: By contract.
+        let (this, to) = unsafe { (Self::this(file), SeqFile::from_raw(to)) };
+        seq_print!(to, "{}", ShownFile::<T>(&this));
     }
 
     /// # Safety

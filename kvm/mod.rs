@@ -8,7 +8,7 @@
 //! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
 //! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
-//! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and of each |
+//! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
 //! | [`state`] | a machine at rest, and its state |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VMs and vCPUs of this host for whoever looks into debugfs: names, counters, and the last exits.
+//! The VMs and vCPUs of this host for whoever looks: names, counters, and the last exits.
 
 use super::recorder::LastReport;
 use super::stats::COUNTERS;
@@ -17,13 +17,10 @@ use kernel::sync::{Arc, Mutex, SetOnce};
 /// What there is to be looked at.
 #[pin_data]
 pub(crate) struct ObservedHost {
-    /// The module's folder, where VMs have theirs.
+    /// The module's folder.
     pub(crate) folder: Dir,
     /// What all disks count together.
     pub(super) disks: &'static DiskCounters,
-    /// Names that are taken.
-    #[pin]
-    names: Mutex<SparseList<VmName>>,
     /// The vCPUs, each with its VM.
     #[pin]
     vcpus: Mutex<SparseList<(Arc<VmWatch>, Arc<VcpuRecord>)>>,
@@ -39,7 +36,6 @@ impl ObservedHost {
             pin_init!(ObservedHost {
                 folder: Dir::new(c"rvmm"),
                 disks,
-                names <- new_mutex!(SparseList(KVec::new())),
                 vcpus <- new_mutex!(SparseList(KVec::new())),
             }),
             GFP_KERNEL,
@@ -108,25 +104,9 @@ impl VmWatch {
         self.name.as_ref().copied().unwrap_or_default()
     }
 
-    /// Returns where VMs have their folders.
-    pub(super) fn folder(&self) -> &Dir {
-        &self.observed.folder
-    }
-
-    /// Names the VM for its fd in the calling process, until the answer is dropped.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    pub(crate) fn take_name(&self, fd: u32) -> Result<TakenName> {
-        let pid = kernel::current!().group_leader().pid();
-        let mut names = self.observed.names.lock();
-        // debugfs would say in the log that there is a folder of the name: a guest of the log that can be had at will.
-        let is_taken = |name: &VmName| names.iter().any(|n| n == name);
-        let mut free = (0..=u32::MAX).map(|again| VmName { pid, fd, again });
-        let name = free.find(|name| !is_taken(name)).ok_or(EBUSY)?;
-        names.put(name)?;
-        self.name.populate(name);
-        Ok(TakenName { observed: self.observed.clone(), name })
+    /// Names the VM for its fd in the calling process.
+    pub(crate) fn set_name(&self, fd: u32) {
+        self.name.populate(VmName { pid: kernel::current!().group_leader().pid(), fd });
     }
 
     /// Lists a vCPU until the answer is dropped.
@@ -146,18 +126,6 @@ impl VmWatch {
     /// Writes down the last exits of the VM's vCPUs: see [`show_exits`].
     pub(super) fn show_exits(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
         show_exits(&self.observed, Some(self), f)
-    }
-}
-
-/// A name that a VM has.
-pub(crate) struct TakenName {
-    observed: Arc<ObservedHost>,
-    name: VmName,
-}
-
-impl Drop for TakenName {
-    fn drop(&mut self) {
-        self.observed.names.lock().remove(|n| *n == self.name);
     }
 }
 

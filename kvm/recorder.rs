@@ -2,7 +2,7 @@
 
 //! A vCPU's last exits, and what is known of one that could not go on.
 //!
-//! The newest report of each VM is kept until the VM goes; debugfs shows it. The kernel's log has one line of it, for what
+//! The newest report of each VM is kept until the VM goes; its fd shows it. The kernel's log has one line of it, for what
 //! is no end that guests have every day, at most once in [`QUIET_NS`] for each VM: who makes one VM die again and again
 //! takes no line from another.
 

@@ -54,8 +54,7 @@ fn create_vm<B: Backend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Res
     }
     let vm = VmFile::new(backend.clone(), node.settings, node.observed.clone())?;
     let file = PreparedFile::new(vm.clone())?;
-    // Before the process has the fd, since what can fail comes first.
-    vm.show(file.fd())?;
+    vm.set_name(file.fd());
     Ok(file.install())
 }
 

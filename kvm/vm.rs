@@ -2,7 +2,6 @@
 
 //! A VM's fd.
 
-use super::debug_files::VmFiles;
 use super::device::DeviceFile;
 use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
@@ -25,9 +24,10 @@ use crate::mmu::slots::SlotRequest;
 use crate::vcpu::backend::Backend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
+use kernel::fmt::Formatter;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex, SetOnce};
+use kernel::sync::{Arc, Mutex};
 
 /// Where messages to local APICs go, and the part of the address that says to which. SDM, "Message Address Register
 /// Format".
@@ -43,8 +43,6 @@ struct Config<B: Backend> {
 /// The file behind a VM's fd.
 #[pin_data]
 pub(crate) struct VmFile<B: Backend> {
-    /// Its folder in debugfs; gone before anything that is shown there.
-    files: SetOnce<Pin<KBox<VmFiles<B>>>>,
     vm: Arc<Vm<B>>,
     watch: Arc<VmWatch>,
     #[pin]
@@ -70,7 +68,6 @@ impl<B: Backend> VmFile<B> {
         let config = Config { vcpus: 0, rest: RestState::none() };
         Arc::pin_init(
             pin_init!(VmFile {
-                files: SetOnce::new(),
                 vm,
                 watch,
                 config <- new_killable_mutex!(config, c"VmFile::config"),
@@ -81,13 +78,9 @@ impl<B: Backend> VmFile<B> {
         )
     }
 
-    /// Shows the VM in debugfs, under the fd that it is about to have.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
-    pub(super) fn show(&self, fd: u32) -> Result {
-        self.files.populate(VmFiles::new(&self.vm, &self.watch, fd)?);
-        Ok(())
+    /// Names the VM after the fd that it is about to have.
+    pub(super) fn set_name(&self, fd: u32) {
+        self.watch.set_name(fd);
     }
 
     fn create_vcpu(&self, id: u64) -> Result<i64> {
@@ -258,6 +251,26 @@ impl<B: Backend> VmFile<B> {
 
 impl<B: Backend> AnonFile for VmFile<B> {
     const NAME: &'static CStr = c"rvmm-vm";
+
+    /// All that there is of the VM, a heading and some lines each. A machine that runs or dies meanwhile is not held
+    /// up: what is shown is copied without waiting for a vCPU.
+    fn show(this: &Arc<Self>, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        let VmFile { vm, watch, .. } = &**this;
+        writeln!(f, "vcpus:")?;
+        vm.machine.show_vcpus(f)?;
+        writeln!(f, "memory:")?;
+        vm.machine.show_memory(f)?;
+        writeln!(f, "chips:")?;
+        vm.machine.show_chips(f)?;
+        writeln!(f, "devices:")?;
+        vm.machine.show_devices(f)?;
+        writeln!(f, "counters:")?;
+        watch.show_counters(f)?;
+        writeln!(f, "exits:")?;
+        watch.show_exits(f)?;
+        writeln!(f, "report:")?;
+        watch.report.show(f)
+    }
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Of it are made [`PciFunction`], which the bus holds; [`FunctionKind`], which makes one; and [`each_function!`], by
-//! which the bus, debugfs and whoever saves a machine reach all of them, typed: a jump by the kind, no call through a
+//! which the bus, fdinfo and whoever saves a machine reach all of them, typed: a jump by the kind, no call through a
 //! pointer. A new device is a row here, its structure in `abi/rvmm.rs` and its model below `virtio/device`; one that
 //! needs threads has a service of its own besides.
 

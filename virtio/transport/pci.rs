@@ -277,7 +277,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.queues.get(usize::from(index))
     }
 
-    /// Returns how the driver last broke the rules, for debugfs.
+    /// Returns how the driver last broke the rules, for fdinfo.
     pub(crate) fn fault(&self) -> Option<QueueFault> {
         self.fault
     }

@@ -1,93 +1,82 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What rvmm shows of a VM in debugfs; skipped on a node that shows nothing there.
+//! What the fd of a VM of rvmm shows in /proc/PID/fdinfo.
 
 use crate::guest::{Guest, HLT};
-use crate::harness::{skip, Ctx, Test};
-use crate::raw;
+use crate::harness::{Ctx, Test};
 use kvm_ioctls::{VcpuExit, VmFd};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::id;
+use std::os::unix::process::CommandExt;
+use std::process::{id, Command};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
 pub const TESTS: &[Test] = &[
-    ("debugfs: a vm has its folder while its fd is open", folder),
-    ("debugfs: nobody but root reads there", for_root_only),
-    ("debugfs: two vms that die keep a report each", reports),
-    ("debugfs: all is read while vms run and go", readers),
+    ("fdinfo: a vm's fd shows what the vm is like", state),
+    ("fdinfo: another user does not read it", for_the_owner_only),
+    ("fdinfo: two vms that die keep a report each", reports),
+    ("fdinfo: all is read while vms run and go", readers),
 ];
 
-const ROOT: &str = "/sys/kernel/debug/rvmm";
-
-/// Returns the folder of a VM of this process.
-fn folder_of(c: &Ctx, vm: &VmFd) -> PathBuf {
-    c.skip_on_kvm("its own folders are others");
-    let path = Path::new(ROOT).join(format!("{}-{}", id(), vm.as_raw_fd()));
-    if !Path::new(ROOT).exists() {
-        skip("no debugfs, or no rvmm in it");
-    }
-    path
+/// Returns where a VM of this process is shown.
+fn info_of(c: &Ctx, vm: &VmFd) -> String {
+    c.skip_on_kvm("its fds show nothing");
+    format!("/proc/{}/fdinfo/{}", id(), vm.as_raw_fd())
 }
 
-fn read(folder: &Path, file: &str) -> String {
-    fs::read_to_string(folder.join(file)).unwrap_or_else(|e| panic!("{}/{file}: {e}", folder.display()))
+/// Returns the lines under a heading.
+fn section(info: &str, name: &str) -> String {
+    let all = fs::read_to_string(info).unwrap_or_else(|e| panic!("{info}: {e}"));
+    let heading = format!("\n{name}:\n");
+    let (_, below) = all.split_once(&heading).unwrap_or_else(|| panic!("{info} has no {name}: {all}"));
+    let is_heading = |l: &&str| !l.starts_with(' ') && l.ends_with(':');
+    below.lines().take_while(|l| !is_heading(l)).map(|l| format!("{l}\n")).collect()
 }
 
 /// Returns whether the counters of vCPU 0 say so.
-fn counts(folder: &Path, counter: &str, at_least: u64) -> bool {
+fn counts(info: &str, counter: &str, at_least: u64) -> bool {
     let line = format!("{}/0 {counter} ", id());
-    let text = read(folder, "counters");
+    let text = section(info, "counters");
     let found = text.lines().find_map(|l| l.strip_prefix(&line)).expect("the counter of vCPU 0");
     found.parse::<u64>().unwrap() >= at_least
 }
 
-fn folder(c: &Ctx) {
+fn state(c: &Ctx) {
     // mov eax, 0; cpuid; out 0x10, al; hlt
     let mut g = Guest::with_irqchip(c, &[0x66, 0xb8, 0, 0, 0, 0, 0x0f, 0xa2, 0xe6, 0x10, HLT]);
-    let folder = folder_of(c, &g.vm);
+    let info = info_of(c, &g.vm);
     let other = c.vm();
-    let others = folder_of(c, &other);
-    assert!(counts(&folder, "exits", 0) && !counts(&folder, "cpuid_exits", 1));
+    let others = info_of(c, &other);
+    assert!(counts(&info, "exits", 0) && !counts(&info, "cpuid_exits", 1));
 
     g.out();
 
-    assert!(counts(&folder, "cpuid_exits", 1));
-    assert!(read(&folder, "exits").lines().all(|l| l.starts_with(&format!("{}/0 0x", id()))));
-    assert_eq!(read(&others, "counters") + &read(&others, "exits"), "", "the other one has no vCPU");
-    assert!(read(&folder, "memory").starts_with("slot 0 gpa 0x0 bytes 0x10000 hva 0x"));
-    assert_eq!(read(&folder, "vcpus"), "0 outside, asked VcpuRequests(0x0)\n");
-    let chips = read(&folder, "chips");
+    assert!(counts(&info, "cpuid_exits", 1));
+    assert!(section(&info, "exits").lines().all(|l| l.starts_with(&format!("{}/0 0x", id()))));
+    assert_eq!(section(&others, "counters") + &section(&others, "exits"), "", "the other one has no vCPU");
+    assert!(section(&info, "memory").starts_with("slot 0 gpa 0x0 bytes 0x10000 hva 0x"));
+    assert_eq!(section(&info, "vcpus"), "0 outside, asked VcpuRequests(0x0)\n");
+    let chips = section(&info, "chips");
     assert!(chips.starts_with("pic Saved") && chips.contains("\nioapic Saved"), "{chips}");
-    assert_eq!(read(&folder, "devices") + &read(&folder, "report"), "");
-
-    let Guest { vcpu, vm, memory: _memory } = g;
-    drop(vm);
-    assert!(!folder.exists(), "the vCPU's fd keeps it");
-    drop(vcpu);
-    assert!(others.exists());
+    assert_eq!(section(&info, "devices") + &section(&info, "report"), "");
 }
 
-fn for_root_only(c: &Ctx) {
+fn for_the_owner_only(c: &Ctx) {
     let vm = c.vm();
-    let folder = fs::File::open(folder_of(c, &vm)).unwrap();
-    let above = fs::File::open("/sys/kernel").unwrap();
+    let info = info_of(c, &vm);
+    let reads = |user| Command::new("cat").arg(&info).uid(user).output().expect("cat").stdout;
 
-    for file in [c"memory", c"chips", c"report"] {
-        raw::open_in(&folder, file, true).unwrap();
-        assert_eq!(raw::open_in(&folder, file, false).map(drop), Err(libc::EACCES), "{file:?} itself");
-    }
-    assert_eq!(raw::open_in(&above, c"debug/rvmm", false).map(drop), Err(libc::EACCES), "the way to it");
+    assert!(String::from_utf8_lossy(&reads(0)).contains("\nmemory:\n"));
+    assert_eq!(reads(65_534), b"");
 }
 
 fn reports(c: &Ctx) {
     let mut refused = Guest::new(c, &[HLT]);
-    let first = folder_of(c, &refused.vm);
+    let first = info_of(c, &refused.vm);
     let mut dead = Guest::new(c, &[0x0f, 0x0b]);
-    let second = folder_of(c, &dead.vm);
+    let second = info_of(c, &dead.vm);
     refused.enter_long_mode();
     let mut bad = refused.vcpu.get_sregs().unwrap();
     (bad.cs.l, bad.cs.db) = (1, 1);
@@ -100,7 +89,7 @@ fn reports(c: &Ctx) {
     assert!(matches!(refused.exit(), VcpuExit::FailEntry(..)));
     assert!(matches!(dead.exit(), VcpuExit::Shutdown));
 
-    let (first, second) = (read(&first, "report"), read(&second, "report"));
+    let (first, second) = (section(&first, "report"), section(&second, "report"));
     assert!(
         first.starts_with("vcpu 0 stopped: the processor does not enter a guest in this state\n"),
         "{first}"
@@ -114,20 +103,15 @@ fn reports(c: &Ctx) {
 
 fn readers(c: &Ctx) {
     let is_over = AtomicBool::new(false);
-    folder_of(c, &c.vm());
+    info_of(c, &c.vm());
     let read_all = || {
         let (mut read, mut gone) = (0u64, 0u64);
         while !is_over.load(SeqCst) {
-            for vm in fs::read_dir(ROOT).unwrap().flatten() {
-                let Ok(files) = fs::read_dir(vm.path()) else { continue };
-                for file in files.flatten() {
-                    match fs::read(file.path()) {
-                        Ok(_) => read += 1,
-                        Err(e) if e.kind() == ErrorKind::NotFound => gone += 1,
-                        // The file went between its opening and the read.
-                        Err(e) if e.raw_os_error() == Some(libc::EIO) => gone += 1,
-                        Err(e) => panic!("{}: {e}", file.path().display()),
-                    }
+            for fd in fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+                match fs::read_to_string(fd.path()) {
+                    Ok(text) => read += u64::from(text.contains("\nvcpus:\n")),
+                    Err(e) if e.kind() == ErrorKind::NotFound => gone += 1,
+                    Err(e) => panic!("{}: {e}", fd.path().display()),
                 }
             }
         }

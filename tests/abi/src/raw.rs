@@ -8,14 +8,13 @@ use crate::abi::nr;
 use kvm_bindings::{kvm_irqchip, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::arch::x86_64::{CpuidResult, __cpuid};
-use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::AtomicU64;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Calls an ioctl whose argument is a number.
@@ -46,25 +45,6 @@ pub fn mapping(fd: &impl AsRawFd, len: usize) -> Vec<u8> {
         libc::munmap(at, len);
     }
     bytes
-}
-
-/// Opens a file of a folder to be read, as root or in a thread that has given up all that root may.
-pub fn open_in(folder: &File, name: &CStr, is_root: bool) -> Result<File, i32> {
-    let open = || {
-        // SAFETY: The name ends with a 0, and the new fd is nobody's.
-        let fd = unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        // SAFETY: As above.
-        check(fd).map(|fd| unsafe { File::from_raw_fd(fd) })
-    };
-    if is_root {
-        return open();
-    }
-    let nobody = || {
-        // SAFETY: The system call, unlike the library's function, is about the calling thread alone.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }, 0);
-        open()
-    };
-    thread::scope(|scope| scope.spawn(nobody).join()).expect("the thread")
 }
 
 fn check(ret: i32) -> Result<i32, i32> {

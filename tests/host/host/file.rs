@@ -6,9 +6,11 @@ use super::blkio::DiskFile;
 use super::eventfd::EventCount;
 use super::netio::{StreamSocket, TapDevice};
 use super::world::{locked, world, World};
+use core::fmt::Display;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use kernel::context::might_sleep;
+use kernel::fmt::Formatter;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::mm::virt::{SharedBytes, VmaNew};
 use kernel::prelude::*;
@@ -73,6 +75,14 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Writes down what /proc/PID/fdinfo shows of the file.
+    ///
+    /// # Errors
+    /// Those of the formatter.
+    fn show(_this: &Arc<Self>, _f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        Ok(())
+    }
+
     /// The last reference through an fd is gone.
     fn release(_this: &Arc<Self>) {}
 }
@@ -85,6 +95,7 @@ trait Anon: Send + Sync {
     fn write(&self, from: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize>;
     fn poll(&self) -> u32;
     fn has_wait_queue(&self) -> bool;
+    fn show(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result;
 }
 
 struct AnonOf<T: AnonFile>(Arc<T>);
@@ -112,6 +123,19 @@ impl<T: AnonFile> Anon for AnonOf<T> {
 
     fn has_wait_queue(&self) -> bool {
         T::wait_queue(&self.0).is_some()
+    }
+
+    fn show(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        T::show(&self.0, f)
+    }
+}
+
+/// What [`Anon::show`] writes.
+struct ShownFile(StdArc<dyn Anon>);
+
+impl Display for ShownFile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> kernel::fmt::Result {
+        self.0.show(f)
     }
 }
 
@@ -226,6 +250,11 @@ impl World {
     /// write(2).
     pub(crate) fn write(&self, fd: i64, bytes: &[u8], nonblock: bool) -> Result<usize> {
         self.anon(fd)?.write(&mut IovIterSource::new(bytes), nonblock)
+    }
+
+    /// Reads what /proc/PID/fdinfo shows of a file.
+    pub(crate) fn fdinfo(&self, fd: i64) -> Result<String> {
+        Ok(ShownFile(self.anon(fd)?).to_string())
     }
 
     /// poll(2).

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What debugfs shows of a VM, while it runs and while it dies.
+//! What a VM's fd shows, while it runs and while it dies.
 
 use super::world;
-use crate::abi::{nr, rvmm};
+use crate::abi::rvmm;
 use crate::arch::addr::Width::B2;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::backend::Stop;
@@ -12,12 +12,17 @@ use crate::fake::steps::{Ran, Steps};
 use crate::fake::virtio::{Device, Ring};
 use crate::vcpu::exit::{Exit, RawExit};
 
-const FILES: [&str; 7] = ["chips", "counters", "devices", "exits", "memory", "report", "vcpus"];
+/// What there is, in order.
+const SECTIONS: [&str; 7] = ["vcpus", "memory", "chips", "devices", "counters", "exits", "report"];
 
-/// Reads a file of a VM.
-fn read(vm: &AbiVm, file: &str) -> String {
-    let folder = format!("{}-{}", kernel::task::current().process.pid, vm.fd);
-    vm.node.observed.folder.read(&format!("{folder}/{file}")).unwrap_or_else(|| panic!("no {folder}/{file}"))
+/// Returns the lines under a heading.
+fn read(vm: &AbiVm, name: &str) -> String {
+    let all = vm.world.fdinfo(vm.fd).unwrap();
+    let is_heading = |l: &str| l.strip_suffix(':').is_some_and(|name| SECTIONS.contains(&name));
+    let headings: Vec<&str> = all.lines().filter(|l| is_heading(l)).collect();
+    assert_eq!(headings, SECTIONS.map(|name| format!("{name}:")));
+    let below = all.lines().skip_while(|l| *l != format!("{name}:")).skip(1);
+    below.take_while(|l| !is_heading(l)).map(|l| format!("{l}\n")).collect()
 }
 
 /// Has the vCPU exit once, for what the VMM is told of. Returns the exit reason.
@@ -27,20 +32,6 @@ fn die(cpu: &mut AbiVcpu, stop: fn() -> Stop) -> u32 {
         Ran::User((reason, _)) => reason,
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn a_vm_has_its_folder_from_its_fd_on_until_that_is_closed() {
-    let (world, _in) = world();
-    let vm = AbiVm::new(&world, 16);
-    let vcpu = vm.vcpu(0);
-    let folder = format!("{}-{}", kernel::task::current().process.pid, vm.fd);
-    assert_eq!(vm.node.observed.folder.files(), FILES.map(|file| format!("{folder}/{file}")));
-
-    vm.close();
-
-    assert!(vm.node.observed.folder.files().is_empty(), "the vCPU's fd alone shows nothing");
-    world.close(vcpu.fd);
 }
 
 #[test]
@@ -112,24 +103,4 @@ fn each_vm_keeps_the_report_of_its_own_end() {
 
     assert_eq!(read(&one, "report"), refused);
     assert!(read(&two, "report").contains(&format!("UnknownExit({raw:x?})")));
-}
-
-#[test]
-fn a_name_that_is_used_again_is_another_one() {
-    let (world, _in) = world();
-    let vm = AbiVm::new(&world, 16);
-    let name = |fd: i64| format!("{}-{fd}/report", kernel::task::current().process.pid);
-    let watch = |fd: u32| {
-        let watch = crate::kvm::observe::VmWatch::new(vm.node.observed.clone()).unwrap();
-        let taken = watch.take_name(fd).unwrap();
-        (watch.name().to_string(), taken)
-    };
-
-    let (second, taken) = watch(vm.fd as u32);
-    assert_eq!(second, format!("{}-{}.1", kernel::task::current().process.pid, vm.fd));
-    drop(taken);
-    assert_eq!(watch(vm.fd as u32).0, second, "free again");
-    vm.close();
-    let again = vm.node(nr::CREATE_VM, 0).unwrap();
-    assert!(vm.node.observed.folder.read(&name(again)).is_some());
 }
