@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a machine is like just now, in words, for whoever looks into debugfs.
+//! What a machine is like just now, in words, for whoever reads its fdinfo.
 //!
 //! Every lock is taken for a copy of one thing and is free again before that is written down, so a reader holds up
 //! nobody, and what stands in two lines may be of two moments. A line for each thing; the text is no ABI.
@@ -8,6 +8,7 @@
 use super::functions::each_function;
 use super::service::function::{VirtioFunction, VirtioService};
 use super::whole::GuestMachine;
+use crate::chipset::bus::save::with_chips;
 use crate::chipset::bus::Bus;
 use crate::chipset::pci::PciSlot;
 use crate::chipset::saved::Saved;
@@ -19,13 +20,13 @@ use kernel::fmt::{Formatter, Result};
 impl GuestMachine {
     /// Writes down the chips that there are, with all that a guest could find out of them.
     pub(crate) fn show_chips(&self, f: &mut Formatter<'_>) -> Result {
-        self.show_chip(f, "pic", |bus| bus.pic.as_ref().map(Saved::save))?;
-        self.show_chip(f, "ioapic", |bus| bus.ioapic.as_ref().map(Saved::save))?;
-        self.show_chip(f, "pit", |bus| bus.pit.as_ref().map(Saved::save))?;
-        self.show_chip(f, "rtc", |bus| bus.rtc.as_ref().map(Saved::save))?;
-        self.show_chip(f, "uart", |bus| bus.uart.as_ref().map(Saved::save))?;
-        self.show_chip(f, "i8042", |bus| bus.i8042.as_ref().map(Saved::save))?;
-        self.show_chip(f, "pm", |bus| bus.pm.as_ref().map(Saved::save))
+        macro_rules! show_each {
+            ($($chip:ident)*) => {
+                $(self.show_chip(f, stringify!($chip), |bus| bus.$chip.as_ref().map(Saved::save))?;)*
+            };
+        }
+        with_chips!(show_each!());
+        Ok(())
     }
 
     fn show_chip<S: Debug>(

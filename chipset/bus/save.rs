@@ -66,10 +66,19 @@ impl Saved for Bus {
     }
 }
 
+/// Calls the macro `$do` with what it is given and the names of all chips: the one list of them, in the order in which
+/// they are saved and shown.
+macro_rules! with_chips {
+    ($do:ident!($($given:tt)*)) => {
+        $do!($($given)* pic ioapic pit rtc uart i8042 pm)
+    };
+}
+pub(crate) use with_chips;
+
 /// Does `$do` for each chip that there is.
 macro_rules! each_chip {
     ($bus:ident, $as:ident, $chip:ident => $do:expr) => {
-        each_chip!(@ $bus, $as, $chip, $do, pic ioapic pit rtc uart i8042 pm)
+        with_chips!(each_chip!(@ $bus, $as, $chip, $do,))
     };
     (@ $bus:ident, $as:ident, $chip:ident, $do:expr, $($field:ident)*) => {
         $(if let Some($chip) = $bus.$field.$as() {
