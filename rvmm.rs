@@ -28,7 +28,7 @@ use kvm::sys::NodeContext;
 use machine::counters::DiskCounters;
 use machine::settings::ModuleSettings;
 use svm::Svm;
-use vcpu::backend::{Backend, Unsupported};
+use vcpu::backend::{UnsupportedHost, VendorBackend};
 use vmx::Vmx;
 
 module! {
@@ -102,8 +102,8 @@ struct Rvmm {
 
 /// Finds out what this machine has.
 fn probe() -> Result<FoundBackend> {
-    fn found<B: Backend>(probed: core::result::Result<B, Unsupported>) -> Result<Arc<B>> {
-        let backend = probed.map_err(Unsupported::report)?;
+    fn found<B: VendorBackend>(probed: core::result::Result<B, UnsupportedHost>) -> Result<Arc<B>> {
+        let backend = probed.map_err(UnsupportedHost::report)?;
         pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }

@@ -3,7 +3,7 @@
 //! `struct kvm_run`: the page that the module and user space share while a vCPU runs.
 //!
 //! User space may change the page at any time, so nothing here is ever a reference into it. The module
-//! copies single fields at the offsets given here, each once, and builds an exit as a whole [`Exit`]
+//! copies single fields at the offsets given here, each once, and builds an exit as a whole [`RunExit`]
 //! before it writes it out.
 //!
 //! | page of the mapping | holds |
@@ -12,7 +12,7 @@
 //! | 1 | data of a port access |
 //! | 2 | ring of coalesced writes |
 
-use super::vcpu::{Regs, Sregs, VcpuEvents};
+use super::vcpu::{self, VcpuEvents};
 use core::mem::size_of;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -298,9 +298,9 @@ abi_struct! {
     /// The registers at [`offset::SYNC_REGS`].
     struct SyncRegs = 520 {
         /// General registers.
-        regs: Regs,
+        regs: vcpu::Regs,
         /// Special registers.
-        sregs: Sregs,
+        sregs: vcpu::Sregs,
         /// Events.
         events: VcpuEvents,
     }
@@ -308,7 +308,7 @@ abi_struct! {
 
 /// An exit to user space as it is written into the page: the reason, and the bytes of the union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exit {
+pub(crate) struct RunExit {
     /// For [`offset::EXIT_REASON`].
     pub(crate) reason: ExitReason,
     len: usize,
@@ -318,15 +318,15 @@ pub(crate) struct Exit {
 /// The most bytes that the data of one exit takes.
 const EXIT_DATA_MAX: usize = size_of::<Internal>();
 
-impl Exit {
+impl RunExit {
     /// An exit that carries no data.
-    pub(crate) const fn plain(reason: ExitReason) -> Exit {
-        Exit { reason, len: 0, data: [0; EXIT_DATA_MAX] }
+    pub(crate) const fn plain(reason: ExitReason) -> RunExit {
+        RunExit { reason, len: 0, data: [0; EXIT_DATA_MAX] }
     }
 
     /// An exit with the struct that belongs to `reason`.
-    pub(crate) fn with<T: IntoBytes + Immutable>(reason: ExitReason, data: &T) -> Exit {
-        let mut exit = Exit::plain(reason);
+    pub(crate) fn with<T: IntoBytes + Immutable>(reason: ExitReason, data: &T) -> RunExit {
+        let mut exit = RunExit::plain(reason);
         for (to, from) in exit.data.iter_mut().zip(data.as_bytes()) {
             *to = *from;
             exit.len = exit.len.wrapping_add(1);
@@ -335,47 +335,47 @@ impl Exit {
     }
 
     /// An exit for `count` accesses of `size` bytes to a port; the data is in the port page.
-    pub(crate) fn io(direction: u8, size: u8, port: u16, count: u32) -> Exit {
-        Exit::with(ExitReason::Io, &Io { direction, size, port, count, data_offset: PIO_DATA_OFFSET })
+    pub(crate) fn io(direction: u8, size: u8, port: u16, count: u32) -> RunExit {
+        RunExit::with(ExitReason::Io, &Io { direction, size, port, count, data_offset: PIO_DATA_OFFSET })
     }
 
     /// An exit for a read of `len` bytes at `gpa`.
-    pub(crate) fn mmio_read(gpa: u64, len: u32) -> Exit {
+    pub(crate) fn mmio_read(gpa: u64, len: u32) -> RunExit {
         let access = Mmio { phys_addr: gpa, data: [0; 8], len, is_write: 0, pad: [0; 3] };
-        Exit::with(ExitReason::Mmio, &access)
+        RunExit::with(ExitReason::Mmio, &access)
     }
 
     /// An exit for a write of the low `len` bytes of `value` at `gpa`.
-    pub(crate) fn mmio_write(gpa: u64, len: u32, value: u64) -> Exit {
+    pub(crate) fn mmio_write(gpa: u64, len: u32, value: u64) -> RunExit {
         let access = Mmio { phys_addr: gpa, data: value.to_le_bytes(), len, is_write: 1, pad: [0; 3] };
-        Exit::with(ExitReason::Mmio, &access)
+        RunExit::with(ExitReason::Mmio, &access)
     }
 
     /// An exit for an access of the instruction at `rip` to the task priority register.
-    pub(crate) fn tpr_access(rip: u64, is_write: bool) -> Exit {
-        Exit::with(ExitReason::TprAccess, &TprAccess { rip, is_write: u32::from(is_write), pad: 0 })
+    pub(crate) fn tpr_access(rip: u64, is_write: bool) -> RunExit {
+        RunExit::with(ExitReason::TprAccess, &TprAccess { rip, is_write: u32::from(is_write), pad: 0 })
     }
 
     /// An exit for power-off, reset or crash, `SYSTEM_EVENT_*`.
-    pub(crate) fn system_event(kind: u32) -> Exit {
-        Exit::with(ExitReason::SystemEvent, &SystemEvent { kind, ndata: 0, data: [0; 16] })
+    pub(crate) fn system_event(kind: u32) -> RunExit {
+        RunExit::with(ExitReason::SystemEvent, &SystemEvent { kind, ndata: 0, data: [0; 16] })
     }
 
     /// An exit because the module cannot go on; words past the sixteenth are lost.
-    pub(crate) fn internal_error(suberror: u32, words: &[u64]) -> Exit {
+    pub(crate) fn internal_error(suberror: u32, words: &[u64]) -> RunExit {
         let mut data = [0; 16];
         let mut ndata = 0u32;
         for (to, from) in data.iter_mut().zip(words) {
             *to = *from;
             ndata = ndata.wrapping_add(1);
         }
-        Exit::with(ExitReason::InternalError, &Internal { suberror, ndata, data })
+        RunExit::with(ExitReason::InternalError, &Internal { suberror, ndata, data })
     }
 
     /// An exit because the processor refused to enter the guest.
-    pub(crate) fn fail_entry(reason: u64, cpu: u32) -> Exit {
+    pub(crate) fn fail_entry(reason: u64, cpu: u32) -> RunExit {
         let data = FailEntry { hardware_entry_failure_reason: reason, cpu, pad: 0 };
-        Exit::with(ExitReason::FailEntry, &data)
+        RunExit::with(ExitReason::FailEntry, &data)
     }
 
     /// Returns the bytes to be written at [`offset::EXIT`].

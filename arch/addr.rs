@@ -119,7 +119,7 @@ impl Pfn {
 
 /// The width of an access to a device or to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Width {
+pub(crate) enum AccessWidth {
     /// 8 bits.
     B1,
     /// 16 bits.
@@ -130,14 +130,14 @@ pub(crate) enum Width {
     B8,
 }
 
-impl Width {
+impl AccessWidth {
     /// Returns the width of `bytes` bytes, or `None` for anything but 1, 2, 4 and 8.
-    pub(crate) fn from_bytes(bytes: usize) -> Option<Width> {
+    pub(crate) fn from_bytes(bytes: usize) -> Option<AccessWidth> {
         Some(match bytes {
-            1 => Width::B1,
-            2 => Width::B2,
-            4 => Width::B4,
-            8 => Width::B8,
+            1 => AccessWidth::B1,
+            2 => AccessWidth::B2,
+            4 => AccessWidth::B4,
+            8 => AccessWidth::B8,
             _ => return None,
         })
     }
@@ -145,20 +145,20 @@ impl Width {
     /// Returns the number of bytes.
     pub(crate) const fn bytes(self) -> usize {
         match self {
-            Width::B1 => 1,
-            Width::B2 => 2,
-            Width::B4 => 4,
-            Width::B8 => 8,
+            AccessWidth::B1 => 1,
+            AccessWidth::B2 => 2,
+            AccessWidth::B4 => 4,
+            AccessWidth::B8 => 8,
         }
     }
 
     /// Returns a mask of the value's bits: also what a read of nothing gives.
     pub(crate) const fn mask(self) -> u64 {
         match self {
-            Width::B1 => 0xff,
-            Width::B2 => 0xffff,
-            Width::B4 => 0xffff_ffff,
-            Width::B8 => u64::MAX,
+            AccessWidth::B1 => 0xff,
+            AccessWidth::B2 => 0xffff,
+            AccessWidth::B4 => 0xffff_ffff,
+            AccessWidth::B8 => u64::MAX,
         }
     }
 }

@@ -8,37 +8,37 @@ use super::addr::Gva;
 
 /// An exception or interrupt vector number, 0 to 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vector(pub(crate) u8);
+pub(crate) struct ExceptionVector(pub(crate) u8);
 
-impl Vector {
+impl ExceptionVector {
     /// Divide error, #DE.
-    pub(crate) const DE: Vector = Vector(0);
+    pub(crate) const DE: ExceptionVector = ExceptionVector(0);
     /// Debug, #DB.
-    pub(crate) const DB: Vector = Vector(1);
+    pub(crate) const DB: ExceptionVector = ExceptionVector(1);
     /// Non-maskable interrupt.
-    pub(crate) const NMI: Vector = Vector(2);
+    pub(crate) const NMI: ExceptionVector = ExceptionVector(2);
     /// Breakpoint, #BP.
-    pub(crate) const BP: Vector = Vector(3);
+    pub(crate) const BP: ExceptionVector = ExceptionVector(3);
     /// Overflow, #OF.
-    pub(crate) const OF: Vector = Vector(4);
+    pub(crate) const OF: ExceptionVector = ExceptionVector(4);
     /// Invalid opcode, #UD.
-    pub(crate) const UD: Vector = Vector(6);
+    pub(crate) const UD: ExceptionVector = ExceptionVector(6);
     /// Double fault, #DF.
-    pub(crate) const DF: Vector = Vector(8);
+    pub(crate) const DF: ExceptionVector = ExceptionVector(8);
     /// Invalid TSS, #TS.
-    pub(crate) const TS: Vector = Vector(10);
+    pub(crate) const TS: ExceptionVector = ExceptionVector(10);
     /// Segment not present, #NP.
-    pub(crate) const NP: Vector = Vector(11);
+    pub(crate) const NP: ExceptionVector = ExceptionVector(11);
     /// Stack fault, #SS.
-    pub(crate) const SS: Vector = Vector(12);
+    pub(crate) const SS: ExceptionVector = ExceptionVector(12);
     /// General protection, #GP.
-    pub(crate) const GP: Vector = Vector(13);
+    pub(crate) const GP: ExceptionVector = ExceptionVector(13);
     /// Page fault, #PF.
-    pub(crate) const PF: Vector = Vector(14);
+    pub(crate) const PF: ExceptionVector = ExceptionVector(14);
     /// Alignment check, #AC.
-    pub(crate) const AC: Vector = Vector(17);
+    pub(crate) const AC: ExceptionVector = ExceptionVector(17);
     /// Machine check, #MC.
-    pub(crate) const MC: Vector = Vector(18);
+    pub(crate) const MC: ExceptionVector = ExceptionVector(18);
 
     /// Returns whether an exception of this vector is a fault, whose handler finds RF set in the flags that it
     /// returns to: not so traps (#DB may be one), and aborts. SDM, "Exception and Interrupt Vectors".
@@ -49,34 +49,34 @@ impl Vector {
 
 /// An exception to be given to the guest: what an access, an instruction or an MSR did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exception {
+pub(crate) struct CpuException {
     /// Which one.
-    pub(crate) vector: Vector,
+    pub(crate) vector: ExceptionVector,
     /// The error code, for those that push one.
     pub(crate) error: Option<u32>,
     /// The faulting linear address, for #PF.
     pub(crate) cr2: Option<Gva>,
 }
 
-impl Exception {
+impl CpuException {
     /// Invalid opcode.
-    pub(crate) const UD: Exception = Exception { vector: Vector::UD, error: None, cr2: None };
+    pub(crate) const UD: CpuException = CpuException { vector: ExceptionVector::UD, error: None, cr2: None };
     /// General protection with error code 0.
-    pub(crate) const GP0: Exception = Exception::with_error(Vector::GP, 0);
+    pub(crate) const GP0: CpuException = CpuException::with_error(ExceptionVector::GP, 0);
 
     /// An exception without an error code.
-    pub(crate) const fn plain(vector: Vector) -> Exception {
-        Exception { vector, error: None, cr2: None }
+    pub(crate) const fn plain(vector: ExceptionVector) -> CpuException {
+        CpuException { vector, error: None, cr2: None }
     }
 
     /// An exception that pushes `error`.
-    pub(crate) const fn with_error(vector: Vector, error: u32) -> Exception {
-        Exception { vector, error: Some(error), cr2: None }
+    pub(crate) const fn with_error(vector: ExceptionVector, error: u32) -> CpuException {
+        CpuException { vector, error: Some(error), cr2: None }
     }
 
     /// A page fault at `gva` with the given error code bits.
-    pub(crate) const fn page_fault(gva: Gva, error: PfError) -> Exception {
-        Exception { vector: Vector::PF, error: Some(error.bits()), cr2: Some(gva) }
+    pub(crate) const fn page_fault(gva: Gva, error: PfError) -> CpuException {
+        CpuException { vector: ExceptionVector::PF, error: Some(error.bits()), cr2: Some(gva) }
     }
 }
 

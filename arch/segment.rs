@@ -84,7 +84,7 @@ pub(crate) fn descriptor_base(raw: u64) -> u64 {
 
 /// GDTR or IDTR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DescTable {
+pub(crate) struct DescTableReg {
     /// The base address.
     pub(crate) base: u64,
     /// The limit in bytes.

@@ -3,9 +3,9 @@
 //! The devices of one VM behind their ports, and the wires between them.
 //!
 //! Owns the chips that share one lock: the interrupt controllers, timers, UART, keyboard controller,
-//! power management and PCI configuration. Every access goes to one chip; then [`Bus::settle`]
+//! power management and PCI configuration. Every access goes to one chip; then [`ChipBus::settle`]
 //! carries that chip's interrupt lines to the controllers. What comes out of those is delivered by the lock's
-//! holder before the lock is dropped: [`Bus::intr`], a function of the state, and what an access sends, which
+//! holder before the lock is dropped: [`ChipBus::intr`], a function of the state, and what an access sends, which
 //! gathers in [`BusSignals`].
 //!
 //! ```text
@@ -24,10 +24,10 @@ use super::pit::{self, Pit};
 use super::pm::{self, PlatformRequest, Pm};
 use super::routing::{GsiRouting, GsiTarget};
 use super::rtc::{self, Rtc};
-use super::saved::Saved;
+use super::saved::HasState;
 use super::uart::{self, Uart};
-use super::{ApicMessage, DestFormat, Level, PioDevice};
-use crate::arch::addr::{Gpa, Width};
+use super::{ApicMessage, DestFormat, PinLevel, PioDevice};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::time::{earliest, Ns};
 
 /// The IOAPIC's registers.
@@ -58,7 +58,7 @@ const DRIVEN: u32 = {
 /// The most MSIs that one access can cause: one for each line that chips drive.
 const MSIS: usize = 6;
 
-/// What an access sends, until [`Bus::take_message`] hands it out.
+/// What an access sends, until [`ChipBus::take_message`] hands it out.
 pub(crate) struct BusSignals {
     /// The pins of the IOAPIC that send, a bit each.
     pins: u32,
@@ -87,7 +87,7 @@ pub(crate) struct OutgoingMessage {
     pub(crate) pin: Option<usize>,
 }
 
-/// A chip on the bus, for [`Bus::settle`].
+/// A chip on the bus, for [`ChipBus::settle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChipName {
     Pic,
@@ -141,7 +141,7 @@ pub(crate) fn decodes(port: u16) -> bool {
 
 /// The chips of one VM. One that was not created is `None`, and its ports go to user space.
 #[derive(Default)]
-pub(crate) struct Bus {
+pub(crate) struct ChipBus {
     /// The interrupt controller pair.
     pub(crate) pic: Option<Pic>,
     /// The I/O APIC.
@@ -168,9 +168,15 @@ pub(crate) struct Bus {
     console_full: bool,
 }
 
-impl Bus {
+impl ChipBus {
     /// Reads a port. `None`: no chip there.
-    pub(crate) fn pio_read(&mut self, port: u16, width: Width, now: Ns, out: &mut BusSignals) -> Option<u32> {
+    pub(crate) fn pio_read(
+        &mut self,
+        port: u16,
+        width: AccessWidth,
+        now: Ns,
+        out: &mut BusSignals,
+    ) -> Option<u32> {
         let chip = ChipName::at(port)?;
         let value = match chip {
             ChipName::Uart => self.uart.as_mut()?.read(port.wrapping_sub(uart::FIRST_PORT), width, now),
@@ -189,7 +195,7 @@ impl Bus {
     pub(crate) fn pio_write(
         &mut self,
         port: u16,
-        width: Width,
+        width: AccessWidth,
         value: u32,
         now: Ns,
         out: &mut BusSignals,
@@ -234,13 +240,19 @@ impl Bus {
     }
 
     /// Reads memory that belongs to a chip. `None`: no chip there.
-    pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
+    pub(crate) fn mmio_read(&self, gpa: Gpa, width: AccessWidth) -> Option<u64> {
         let offset = ioapic_offset(gpa)?;
         Some(self.ioapic.as_ref()?.read(offset, width))
     }
 
     /// Writes memory that belongs to a chip. Returns whether one is there.
-    pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64, out: &mut BusSignals) -> bool {
+    pub(crate) fn mmio_write(
+        &mut self,
+        gpa: Gpa,
+        width: AccessWidth,
+        value: u64,
+        out: &mut BusSignals,
+    ) -> bool {
         let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
         out.pins |= ioapic.write(offset, width, value).pins();
         true
@@ -293,7 +305,7 @@ impl Bus {
     /// Drives a GSI from outside the chips. Returns how many controllers took it, 0 when it joined a
     /// request that waits already; `None` when no controller heard it, as all mask it or none is on its
     /// route. What the messages in `out` reach counts on top. This is the sum that KVM makes.
-    pub(crate) fn set_gsi(&mut self, gsi: u32, level: Level, out: &mut BusSignals) -> Option<u32> {
+    pub(crate) fn set_gsi(&mut self, gsi: u32, level: PinLevel, out: &mut BusSignals) -> Option<u32> {
         let mut heard: Option<u32> = None;
         for target in self.routing.targets(gsi) {
             let taken = match *target {
@@ -322,8 +334,8 @@ impl Bus {
 
     /// Returns the level of the pair's output.
     #[inline]
-    pub(crate) fn intr(&self) -> Level {
-        self.pic.as_ref().map_or(Level::Low, Pic::intr)
+    pub(crate) fn intr(&self) -> PinLevel {
+        self.pic.as_ref().map_or(PinLevel::Low, Pic::intr)
     }
 
     /// Acknowledges the pair's interrupt. Returns its vector.
@@ -341,7 +353,7 @@ impl Bus {
         Some(vector)
     }
 
-    fn drive(&mut self, gsi: u32, level: Level, out: &mut BusSignals) {
+    fn drive(&mut self, gsi: u32, level: PinLevel, out: &mut BusSignals) {
         let bit = 1u32.wrapping_shl(gsi);
         if (self.driven & bit != 0) != level.is_high() {
             self.driven ^= bit;
@@ -399,7 +411,7 @@ impl Bus {
     /// high as long as one of them asserts it.
     pub(crate) fn settle_intx(&mut self, asserted: u32, out: &mut BusSignals) {
         for (n, gsi) in INTX_GSIS.into_iter().enumerate() {
-            self.drive(gsi, Level::from(asserted & wired_to(n) != 0), out);
+            self.drive(gsi, PinLevel::from(asserted & wired_to(n) != 0), out);
         }
     }
 
@@ -416,8 +428,8 @@ impl Bus {
         if !pit.take_pulse() {
             return;
         }
-        let heard = self.set_gsi(GSI_PIT, Level::High, out);
-        self.set_gsi(GSI_PIT, Level::Low, out);
+        let heard = self.set_gsi(GSI_PIT, PinLevel::High, out);
+        self.set_gsi(GSI_PIT, PinLevel::Low, out);
         if let (None, Some(pit)) = (heard, self.pit.as_mut()) {
             // All mask it: no acknowledge will come, and nobody counts those that were missed.
             pit.forget_missed();
@@ -462,7 +474,7 @@ impl Bus {
         self.uart.as_ref().map_or(Ok(()), Uart::check)
     }
 
-    /// Returns when [`Bus::tick`] is next wanted.
+    /// Returns when [`ChipBus::tick`] is next wanted.
     pub(crate) fn deadline(&self) -> Option<Ns> {
         let d =
             earliest(self.pit.as_ref().and_then(Pit::deadline), self.rtc.as_ref().and_then(Rtc::deadline));
@@ -495,7 +507,7 @@ impl Bus {
     }
 
     /// Returns how many bytes of input the console takes now. When there is no room, the next
-    /// [`Bus::take_console_room`] tells of some.
+    /// [`ChipBus::take_console_room`] tells of some.
     pub(crate) fn console_room(&mut self) -> usize {
         let room = self.uart.as_ref().map_or(0, Uart::input_room);
         self.console_full |= room == 0;
@@ -530,7 +542,7 @@ fn write_to<D: PioDevice>(
     dev: &mut Option<D>,
     port: u16,
     first: u16,
-    width: Width,
+    width: AccessWidth,
     value: u32,
     now: Ns,
 ) -> bool {

@@ -12,9 +12,9 @@
 //! No lock inside: the bus owns it, and the timer for [`I8042::deadline`].
 
 use super::pm::PlatformRequest;
-use super::saved::{state_struct, Saved, SectionId};
-use super::{all_ones, Level, PioDevice};
-use crate::arch::addr::Width;
+use super::saved::{state_struct, HasState, SectionId};
+use super::{all_ones, PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 
@@ -276,15 +276,15 @@ impl I8042 {
     }
 
     /// Returns the level of IRQ 1.
-    pub(crate) fn irq(&self) -> Level {
+    pub(crate) fn irq(&self) -> PinLevel {
         let is_keyboard = matches!(self.output, Some((_, Source::Keyboard)));
-        Level::from(is_keyboard && self.ctr.contains(Ctr::KBD_INT))
+        PinLevel::from(is_keyboard && self.ctr.contains(Ctr::KBD_INT))
     }
 
     /// Returns the level of IRQ 12.
-    pub(crate) fn aux_irq(&self) -> Level {
+    pub(crate) fn aux_irq(&self) -> PinLevel {
         let is_aux = matches!(self.output, Some((_, Source::Aux | Source::AuxTimeout)));
-        Level::from(is_aux && self.ctr.contains(Ctr::AUX_INT))
+        PinLevel::from(is_aux && self.ctr.contains(Ctr::AUX_INT))
     }
 
     /// Returns whether the guest asked for a reset since the last call.
@@ -404,8 +404,8 @@ impl I8042 {
 }
 
 impl PioDevice for I8042 {
-    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32 {
-        if width != Width::B1 {
+    fn read(&mut self, offset: u16, width: AccessWidth, now: Ns) -> u32 {
+        if width != AccessWidth::B1 {
             return all_ones(width);
         }
         self.tick(now);
@@ -417,8 +417,8 @@ impl PioDevice for I8042 {
         })
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns) {
-        if width != Width::B1 {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, now: Ns) {
+        if width != AccessWidth::B1 {
             return;
         }
         let [value, ..] = value.to_le_bytes();
@@ -438,7 +438,7 @@ impl PioDevice for I8042 {
     }
 }
 
-impl Saved for I8042 {
+impl HasState for I8042 {
     const SECTION: SectionId = SectionId { id: 0x08, version: 1 };
     type State = SavedI8042;
 

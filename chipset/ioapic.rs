@@ -15,9 +15,9 @@
 //! Whatever makes pins send returns the messages. The chipset bus owns the lock.
 
 use super::message::{ApicMessage, DeliveryMode, DestFormat, DestMode};
-use super::saved::{state_struct, Saved, SectionId};
-use super::Level;
-use crate::arch::addr::Width;
+use super::saved::{state_struct, HasState, SectionId};
+use super::PinLevel;
+use crate::arch::addr::AccessWidth;
 
 /// Number of pins.
 pub(crate) const PINS: usize = 24;
@@ -139,7 +139,7 @@ impl Ioapic {
 
     /// Sets the level of the line at `pin`. Returns the message that this causes. A pin that does not
     /// exist is ignored.
-    pub(crate) fn set_irq(&mut self, pin: u8, level: Level) -> Option<ApicMessage> {
+    pub(crate) fn set_irq(&mut self, pin: u8, level: PinLevel) -> Option<ApicMessage> {
         let pin = usize::from(pin);
         let &entry = self.entries.get(pin)?;
         let was_high = self.lines & bit(pin) != 0;
@@ -158,12 +158,12 @@ impl Ioapic {
 
     /// Returns what [`Ioapic::set_irq`] will come to without a message: 1 the line falls, 0 an edge that
     /// is there already, `None` the pin is masked, waits for the end of its interrupt, or sends.
-    pub(crate) fn heard(&self, pin: u8, level: Level) -> Option<u32> {
+    pub(crate) fn heard(&self, pin: u8, level: PinLevel) -> Option<u32> {
         let pin = usize::from(pin);
         let &entry = self.entries.get(pin)?;
         match level {
-            Level::Low => Some(1),
-            Level::High => (!is_level(entry) && self.lines & bit(pin) != 0).then_some(0),
+            PinLevel::Low => Some(1),
+            PinLevel::High => (!is_level(entry) && self.lines & bit(pin) != 0).then_some(0),
         }
     }
 
@@ -236,7 +236,7 @@ impl Ioapic {
     }
 
     /// Reads a register. The odd widths give the register's low bytes.
-    pub(crate) fn read(&self, offset: u64, width: Width) -> u64 {
+    pub(crate) fn read(&self, offset: u64, width: AccessWidth) -> u64 {
         let value = match offset {
             REGSEL => u32::from(self.select),
             WINDOW => self.read_selected(),
@@ -266,7 +266,7 @@ impl Ioapic {
 
     /// Writes a register. Returns the messages that this causes: a level pin unmasked while its line
     /// is high, or ended by the EOI register.
-    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64) -> PinMessages<'_> {
+    pub(crate) fn write(&mut self, offset: u64, width: AccessWidth, value: u64) -> PinMessages<'_> {
         let value = value & width.mask() & 0xffff_ffff;
         let [low, _, _, id, ..] = value.to_le_bytes();
         match offset {
@@ -297,7 +297,7 @@ impl Ioapic {
     }
 }
 
-impl Saved for Ioapic {
+impl HasState for Ioapic {
     const SECTION: SectionId = SectionId { id: 0x04, version: 1 };
     type State = SavedIoapic;
 

@@ -29,12 +29,12 @@ pub(crate) mod uart;
 
 pub(crate) use message::{ApicMessage, DeliveryMode, DestFormat};
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 
 /// The level of an interrupt line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Level {
+pub(crate) enum PinLevel {
     /// Not asserted.
     #[default]
     Low,
@@ -42,25 +42,25 @@ pub(crate) enum Level {
     High,
 }
 
-impl From<bool> for Level {
-    fn from(high: bool) -> Level {
+impl From<bool> for PinLevel {
+    fn from(high: bool) -> PinLevel {
         if high {
-            Level::High
+            PinLevel::High
         } else {
-            Level::Low
+            PinLevel::Low
         }
     }
 }
 
-impl Level {
+impl PinLevel {
     /// Returns whether the line is asserted.
     pub(crate) fn is_high(self) -> bool {
-        self == Level::High
+        self == PinLevel::High
     }
 }
 
 /// Returns what a read of nothing gives on an I/O port: all ones, at most 32 of them.
-pub(crate) fn all_ones(width: Width) -> u32 {
+pub(crate) fn all_ones(width: AccessWidth) -> u32 {
     u32::try_from(width.mask()).unwrap_or(u32::MAX)
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn all_ones(width: Width) -> u32 {
 /// `width`.
 pub(crate) trait PioDevice {
     /// Reads a port.
-    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32;
+    fn read(&mut self, offset: u16, width: AccessWidth, now: Ns) -> u32;
     /// Writes a port; bits of `value` above `width` are ignored.
-    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns);
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, now: Ns);
 }

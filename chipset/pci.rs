@@ -15,8 +15,8 @@
 //! under that function's lock. When a write moves a BAR or switches decoding, the caller hands the
 //! function's ranges back with [`PciRoot::update`]. No call here reads a clock or calls back.
 
-use super::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
-use crate::arch::addr::{Gpa, Width};
+use super::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::rule::rule;
 use kernel::prelude::*;
 
@@ -262,8 +262,8 @@ impl PciRoot {
     }
 
     /// Reads a port, `offset` from 0xcf8, CONFIG_ADDRESS.
-    pub(crate) fn read(&self, offset: u16, width: Width) -> ConfigAccess {
-        if offset == 0 && width == Width::B4 {
+    pub(crate) fn read(&self, offset: u16, width: AccessWidth) -> ConfigAccess {
+        if offset == 0 && width == AccessWidth::B4 {
             return ConfigAccess::Done(self.address);
         }
         match self.target(offset, width) {
@@ -274,8 +274,8 @@ impl PciRoot {
     }
 
     /// Writes a port, `offset` from 0xcf8, CONFIG_ADDRESS.
-    pub(crate) fn write(&mut self, offset: u16, width: Width, value: u32) -> ConfigAccess {
-        if offset == 0 && width == Width::B4 {
+    pub(crate) fn write(&mut self, offset: u16, width: AccessWidth, value: u32) -> ConfigAccess {
+        if offset == 0 && width == AccessWidth::B4 {
             self.address = value & ADDRESS_BITS;
             return ConfigAccess::Done(0);
         }
@@ -290,7 +290,7 @@ impl PciRoot {
     }
 
     /// Returns the function and register that an access to the data port means, if there is one.
-    fn target(&self, offset: u16, width: Width) -> Option<(PciSlot, u8)> {
+    fn target(&self, offset: u16, width: AccessWidth) -> Option<(PciSlot, u8)> {
         let byte = offset.checked_sub(4)?;
         let in_window = usize::from(byte).saturating_add(width.bytes()) <= 4;
         let [register, function, bus, flags] = self.address.to_le_bytes();
@@ -308,7 +308,7 @@ state_struct! {
     }
 }
 
-impl Saved for PciRoot {
+impl HasState for PciRoot {
     const SECTION: SectionId = SectionId { id: 0x21, version: 1 };
     type State = SavedPciRoot;
 

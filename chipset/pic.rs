@@ -20,9 +20,9 @@
 
 mod kvm;
 
-use super::saved::{state_struct, Saved, SectionId};
-use super::{Level, PioDevice};
-use crate::arch::addr::Width;
+use super::saved::{state_struct, HasState, SectionId};
+use super::{PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::rule::rule;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
@@ -115,7 +115,7 @@ impl PicChip {
         self.top.wrapping_add(rank) & 7
     }
 
-    fn set_line(&mut self, n: u8, level: Level) {
+    fn set_line(&mut self, n: u8, level: PinLevel) {
         let m = bit(n);
         let rises = level.is_high() && self.lines & m == 0;
         if level.is_high() {
@@ -131,7 +131,7 @@ impl PicChip {
     }
 
     /// Returns what setting input `n` to `level` will come to: see [`Pic::set_irq`].
-    fn heard(&self, n: u8, level: Level) -> Option<u32> {
+    fn heard(&self, n: u8, level: PinLevel) -> Option<u32> {
         let m = bit(n);
         let asks = level.is_high() && (self.elcr & m != 0 || self.lines & m == 0);
         (self.imr & m == 0).then(|| u32::from(!asks || self.irr & m == 0))
@@ -489,7 +489,7 @@ impl Pic {
     ///
     /// Returns what the chip makes of it: 1 it is taken, 0 it joins a request that waits, `None` the
     /// line is masked (an edge is kept all the same).
-    pub(crate) fn set_irq(&mut self, line: u8, level: Level) -> Option<u32> {
+    pub(crate) fn set_irq(&mut self, line: u8, level: PinLevel) -> Option<u32> {
         match line {
             CASCADE => None,
             0..=7 => {
@@ -508,8 +508,8 @@ impl Pic {
     }
 
     /// Returns the level of the INTR pin.
-    pub(crate) fn intr(&self) -> Level {
-        Level::from(self.master.request(true).is_some())
+    pub(crate) fn intr(&self) -> PinLevel {
+        PinLevel::from(self.master.request(true).is_some())
     }
 
     /// The processor's INTA cycles: takes the most urgent request into service and returns its vector.
@@ -560,7 +560,7 @@ impl Pic {
 
     /// Carries the slave's output to the master's cascade input.
     fn settle(&mut self) {
-        let out = Level::from(self.slave.request(false).is_some());
+        let out = PinLevel::from(self.slave.request(false).is_some());
         if !out.is_high() {
             self.master.irr &= !bit(CASCADE);
         }
@@ -569,7 +569,7 @@ impl Pic {
 
     /// The slave's output falls during INTA, so that a request that is left makes a new edge.
     fn drop_cascade(&mut self) {
-        self.master.set_line(CASCADE, Level::Low);
+        self.master.set_line(CASCADE, PinLevel::Low);
         self.settle();
     }
 
@@ -597,7 +597,7 @@ impl Pic {
     }
 }
 
-impl Saved for Pic {
+impl HasState for Pic {
     const SECTION: SectionId = SectionId { id: 0x03, version: 1 };
     type State = SavedPic;
 
@@ -622,8 +622,8 @@ enum Reg {
 }
 
 impl Reg {
-    fn decode(offset: u16, width: Width) -> Option<Reg> {
-        if width != Width::B1 {
+    fn decode(offset: u16, width: AccessWidth) -> Option<Reg> {
+        if width != AccessWidth::B1 {
             return None;
         }
         Some(match offset.wrapping_add(FIRST_PORT) {
@@ -639,7 +639,7 @@ impl Reg {
 }
 
 impl PioDevice for Pic {
-    fn read(&mut self, offset: u16, width: Width, _now: Ns) -> u32 {
+    fn read(&mut self, offset: u16, width: AccessWidth, _now: Ns) -> u32 {
         u32::from(match Reg::decode(offset, width) {
             Some(Reg::Chip { is_master, data }) => self.read_chip(is_master, data),
             Some(Reg::Elcr { is_master: true }) => self.master.elcr,
@@ -648,7 +648,7 @@ impl PioDevice for Pic {
         })
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, _now: Ns) {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, _now: Ns) {
         let [value, ..] = value.to_le_bytes();
         let Some(reg) = Reg::decode(offset, width) else { return };
         let chip = match reg {

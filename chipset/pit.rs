@@ -24,10 +24,10 @@ mod kvm;
 
 use self::channel::{CountAccess, PitChannel};
 pub(crate) use self::channel::{CountPhase, SavedPitChannel};
-use super::saved::{state_struct, Saved, SectionId};
+use super::saved::{state_struct, HasState, SectionId};
 use super::time::TickClock;
-use super::{all_ones, Level, PioDevice};
-use crate::arch::addr::Width;
+use super::{all_ones, PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 
@@ -118,15 +118,15 @@ impl Pit {
 
     /// Returns the level of channel 0's output. IRQ 0 is driven by [`Pit::take_pulse`], not by this.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn irq(&mut self, now: Ns) -> Level {
+    pub(crate) fn irq(&mut self, now: Ns) -> PinLevel {
         self.output(0, now)
     }
 
     /// Returns the level of the output of `channel`, 0 to 2; low for any other.
     #[allow(dead_code, reason = "used by the tests")]
-    pub(crate) fn output(&mut self, channel: usize, now: Ns) -> Level {
+    pub(crate) fn output(&mut self, channel: usize, now: Ns) -> PinLevel {
         let t = self.advance(now);
-        self.channels.get(channel).map_or(Level::Low, |c| c.output(t))
+        self.channels.get(channel).map_or(PinLevel::Low, |c| c.output(t))
     }
 
     /// Finds the pulses of IRQ 0 that are due at `now`; then [`Pit::take_pulse`] until it says no.
@@ -335,8 +335,8 @@ impl Pit {
 }
 
 impl PioDevice for Pit {
-    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32 {
-        if width != Width::B1 {
+    fn read(&mut self, offset: u16, width: AccessWidth, now: Ns) -> u32 {
+        if width != AccessWidth::B1 {
             return all_ones(width);
         }
         let t = self.advance(now);
@@ -350,8 +350,8 @@ impl PioDevice for Pit {
         })
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns) {
-        if width != Width::B1 {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, now: Ns) {
+        if width != AccessWidth::B1 {
             return;
         }
         let [value, ..] = value.to_le_bytes();
@@ -372,7 +372,7 @@ impl PioDevice for Pit {
     }
 }
 
-impl Saved for Pit {
+impl HasState for Pit {
     const SECTION: SectionId = SectionId { id: 0x05, version: 1 };
     type State = SavedPit;
 

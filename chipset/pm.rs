@@ -15,10 +15,10 @@
 //!
 //! No lock inside: the bus owns it, and the timer for [`Pm::deadline`].
 
-use super::saved::{state_struct, Saved, SectionId};
+use super::saved::{state_struct, HasState, SectionId};
 use super::time::TickClock;
-use super::{all_ones, Level, PioDevice};
-use crate::arch::addr::Width;
+use super::{all_ones, PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 
@@ -190,8 +190,8 @@ impl Pm {
     }
 
     /// Returns the level of the SCI, IRQ 9.
-    pub(crate) fn irq(&self) -> Level {
-        Level::from(self.status.intersects(self.enable))
+    pub(crate) fn irq(&self) -> PinLevel {
+        PinLevel::from(self.status.intersects(self.enable))
     }
 
     /// Returns what the guest asked for since the last call; a later request replaces an earlier one.
@@ -267,15 +267,15 @@ impl Pm {
 }
 
 /// Returns whether an access lies within the block and is aligned to its width.
-fn is_decoded(offset: u16, width: Width) -> bool {
+fn is_decoded(offset: u16, width: AccessWidth) -> bool {
     let bytes = u16::try_from(width.bytes()).unwrap_or(u16::MAX);
-    width != Width::B8 && offset < END && offset & bytes.wrapping_sub(1) == 0
+    width != AccessWidth::B8 && offset < END && offset & bytes.wrapping_sub(1) == 0
 }
 
 impl PioDevice for Pm {
-    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32 {
+    fn read(&mut self, offset: u16, width: AccessWidth, now: Ns) -> u32 {
         self.tick(now);
-        if offset == RESET_PORT.wrapping_sub(FIRST_PORT) && width == Width::B1 {
+        if offset == RESET_PORT.wrapping_sub(FIRST_PORT) && width == AccessWidth::B1 {
             return u32::from(self.reset_control);
         }
         if !is_decoded(offset, width) {
@@ -288,10 +288,10 @@ impl PioDevice for Pm {
         u32::from_le_bytes(bytes)
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns) {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, now: Ns) {
         self.tick(now);
         let bytes = value.to_le_bytes();
-        if offset == RESET_PORT.wrapping_sub(FIRST_PORT) && width == Width::B1 {
+        if offset == RESET_PORT.wrapping_sub(FIRST_PORT) && width == AccessWidth::B1 {
             let [value, ..] = bytes;
             return self.write_reset_control(value);
         }
@@ -304,7 +304,7 @@ impl PioDevice for Pm {
     }
 }
 
-impl Saved for Pm {
+impl HasState for Pm {
     const SECTION: SectionId = SectionId { id: 0x09, version: 1 };
     type State = SavedPm;
 

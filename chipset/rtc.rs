@@ -15,10 +15,10 @@
 mod date;
 
 use self::date::{AlarmTime, DateTime};
-use super::saved::{state_struct, Saved, SectionId};
+use super::saved::{state_struct, HasState, SectionId};
 use super::time::{TickClock, NS_PER_SEC};
-use super::{all_ones, Level, PioDevice};
-use crate::arch::addr::Width;
+use super::{all_ones, PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::rule::rule;
 use crate::arch::time::{earliest, Ns};
 use core::ops::RangeInclusive;
@@ -222,8 +222,8 @@ impl Rtc {
     }
 
     /// Returns the level of IRQ 8.
-    pub(crate) fn irq(&self) -> Level {
-        Level::from(self.flags_due() != 0)
+    pub(crate) fn irq(&self) -> PinLevel {
+        PinLevel::from(self.flags_due() != 0)
     }
 
     /// Returns whether bit 7 of the index port masks the NMI.
@@ -499,21 +499,21 @@ impl Rtc {
 
 impl PioDevice for Rtc {
     /// The index cannot be read.
-    fn read(&mut self, offset: u16, width: Width, now: Ns) -> u32 {
+    fn read(&mut self, offset: u16, width: AccessWidth, now: Ns) -> u32 {
         match (offset, width) {
-            (1, Width::B1) => u32::from(self.read_data(now)),
+            (1, AccessWidth::B1) => u32::from(self.read_data(now)),
             _ => all_ones(width),
         }
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, now: Ns) {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, now: Ns) {
         let [value, ..] = value.to_le_bytes();
         match (offset, width) {
-            (0, Width::B1) => {
+            (0, AccessWidth::B1) => {
                 self.index = value & 0x7f;
                 self.nmi_masked = value & 0x80 != 0;
             }
-            (1, Width::B1) => self.write_data(value, now),
+            (1, AccessWidth::B1) => self.write_data(value, now),
             _ => {}
         }
     }
@@ -531,7 +531,7 @@ impl Rtc {
     }
 }
 
-impl Saved for Rtc {
+impl HasState for Rtc {
     const SECTION: SectionId = SectionId { id: 0x06, version: 1 };
     type State = SavedRtc;
 

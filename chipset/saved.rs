@@ -3,9 +3,9 @@
 //! Saving what a guest can see of a device, and taking it back.
 //!
 //! A device's state is a struct of plain bytes beside the device: fixed layout, little endian, no padding, any bytes
-//! valid. [`Saved::save`] names every field of the device without `..`, so that a new one cannot be forgotten.
+//! valid. [`HasState::save`] names every field of the device without `..`, so that a new one cannot be forgotten.
 //!
-//! [`Saved::restore`] believes nothing. The device takes over of a state what it can hold ([`Saved::set_state`], which
+//! [`HasState::restore`] believes nothing. The device takes over of a state what it can hold ([`HasState::set_state`], which
 //! masks and clamps as its registers do) and is saved again: a state that comes back changed is none that this device
 //! can be in, and is refused. So nothing that a caller puts into a state is met later by arithmetic that trusts it.
 //!
@@ -76,7 +76,7 @@ pub(crate) enum BadState {
 }
 
 /// A device whose state can be saved.
-pub(crate) trait Saved {
+pub(crate) trait HasState {
     /// Its section.
     const SECTION: SectionId;
     /// Its state.
@@ -140,7 +140,7 @@ impl StateWriter {
     }
 
     /// Writes a device's section.
-    pub(crate) fn put<T: Saved>(&mut self, instance: u32, device: &T) {
+    pub(crate) fn put<T: HasState>(&mut self, instance: u32, device: &T) {
         let state = device.save();
         let bytes = state.as_bytes();
         self.put_bytes(T::SECTION, instance, bytes.len(), |to| copy_common(to, bytes));
@@ -194,7 +194,7 @@ impl<'a> StateReader<'a> {
     ///
     /// # Errors
     /// As [`BadState`]; the device is as it was then.
-    pub(crate) fn get<T: Saved>(&mut self, instance: u32, device: &mut T) -> Result<(), BadState> {
+    pub(crate) fn get<T: HasState>(&mut self, instance: u32, device: &mut T) -> Result<(), BadState> {
         let id = T::SECTION.id;
         match self.next(T::SECTION, instance)? {
             None if id & OPTIONAL != 0 => Ok(()),

@@ -22,9 +22,9 @@
 mod fifo;
 
 use self::fifo::{ReceiveFifo, FIFO};
-use super::saved::{state_struct, Saved, SectionId};
-use super::{all_ones, Level, PioDevice};
-use crate::arch::addr::Width;
+use super::saved::{state_struct, HasState, SectionId};
+use super::{all_ones, PinLevel, PioDevice};
+use crate::arch::addr::AccessWidth;
 use crate::arch::ring::ByteRing;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
@@ -281,8 +281,8 @@ impl Uart {
     }
 
     /// Returns the level of the interrupt line.
-    pub(crate) fn irq(&self) -> Level {
-        Level::from(self.mcr.contains(Mcr::OUT2) && self.cause().is_some())
+    pub(crate) fn irq(&self) -> PinLevel {
+        PinLevel::from(self.mcr.contains(Mcr::OUT2) && self.cause().is_some())
     }
 
     /// Returns what waits for the guest, and what the guest has sent.
@@ -451,8 +451,8 @@ impl Uart {
 }
 
 impl PioDevice for Uart {
-    fn read(&mut self, offset: u16, width: Width, _now: Ns) -> u32 {
-        if width != Width::B1 {
+    fn read(&mut self, offset: u16, width: AccessWidth, _now: Ns) -> u32 {
+        if width != AccessWidth::B1 {
             return all_ones(width);
         }
         let dlab = self.lcr.contains(Lcr::DLAB);
@@ -472,8 +472,8 @@ impl PioDevice for Uart {
         })
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32, _now: Ns) {
-        if width != Width::B1 {
+    fn write(&mut self, offset: u16, width: AccessWidth, value: u32, _now: Ns) {
+        if width != AccessWidth::B1 {
             return;
         }
         let [value, ..] = value.to_le_bytes();
@@ -505,7 +505,7 @@ impl Uart {
     }
 }
 
-impl Saved for Uart {
+impl HasState for Uart {
     const SECTION: SectionId = SectionId { id: 0x07, version: 1 };
     type State = SavedUart;
 

@@ -5,7 +5,7 @@
 use super::device::DeviceFile;
 use crate::host::file::signal_pending;
 use crate::machine::console::{ConsoleEnd, ConsoleState};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 
@@ -16,7 +16,7 @@ const POLLOUT: u32 = 0x104;
 /// Bytes moved at a time, on the stack.
 const CHUNK: usize = 512;
 
-impl<B: Backend> DeviceFile<B> {
+impl<B: VendorBackend> DeviceFile<B> {
     fn console(&self) -> Option<ConsoleEnd<'_>> {
         self.device.console(&self.vm.machine)
     }

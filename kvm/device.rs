@@ -7,7 +7,7 @@ use super::user;
 use crate::abi::{nr, rvmm as abi, vm as abi_vm};
 use crate::host::file::{AnonFile, WaitQueue};
 use crate::machine::devices::{DeviceHandle, ReadConfig};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
@@ -15,7 +15,7 @@ use kernel::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The file behind a device's fd.
-pub(super) struct DeviceFile<B: Backend> {
+pub(super) struct DeviceFile<B: VendorBackend> {
     pub(super) vm: Arc<Vm<B>>,
     pub(super) device: DeviceHandle,
 }
@@ -29,7 +29,7 @@ impl ReadConfig for UserConfig {
     }
 }
 
-impl<B: Backend> DeviceFile<B> {
+impl<B: VendorBackend> DeviceFile<B> {
     /// Makes the file of a device that is yet to be configured.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl<B: Backend> DeviceFile<B> {
     }
 }
 
-impl<B: Backend> AnonFile for DeviceFile<B> {
+impl<B: VendorBackend> AnonFile for DeviceFile<B> {
     const NAME: &'static CStr = c"rvmm-device";
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {

@@ -12,7 +12,7 @@ use crate::chipset::ApicMessage;
 use crate::host::eventfd::{EventFd, EventListener, OnEvent};
 use crate::machine::interrupts::ChipsetLock;
 use crate::machine::ioevent::{IoAddrSpace, IoEventMatch, IoEvents};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -20,16 +20,16 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 
 /// The GSI that an eventfd raises.
-pub(super) struct Line {
+pub(super) struct IrqFd {
     chipset: Arc<ChipsetLock>,
     gsi: u32,
     /// The message that it is, as a word; 0 where the chips must be asked.
     message: AtomicU64,
 }
 
-impl Line {
-    fn new(chipset: &Arc<ChipsetLock>, gsi: u32) -> Line {
-        let line = Line { chipset: chipset.clone(), gsi, message: AtomicU64::new(0) };
+impl IrqFd {
+    fn new(chipset: &Arc<ChipsetLock>, gsi: u32) -> IrqFd {
+        let line = IrqFd { chipset: chipset.clone(), gsi, message: AtomicU64::new(0) };
         line.look_up();
         line
     }
@@ -42,7 +42,7 @@ impl Line {
     }
 }
 
-impl OnEvent for Line {
+impl OnEvent for IrqFd {
     fn on_event(&self) {
         match ApicMessage::unpack(self.message.load(Relaxed)) {
             Some(message) => {
@@ -54,21 +54,21 @@ impl OnEvent for Line {
 }
 
 /// Says that the table of routes has changed.
-pub(super) fn reroute(lines: &Mutex<Lines>) {
+pub(super) fn reroute(lines: &Mutex<IrqFds>) {
     for line in lines.lock().iter() {
         line.target().look_up();
     }
 }
 
 /// The irqfds of a VM.
-pub(super) type Lines = KVec<EventListener<Line>>;
+pub(super) type IrqFds = KVec<EventListener<IrqFd>>;
 
 /// Carries KVM_IRQFD out.
 ///
 /// # Errors
 /// `EINVAL` for unknown flags (a resamplefd is one), for what is no eventfd, and without interrupt
 /// controllers; `EBADF`; `EBUSY` for an eventfd that is an irqfd already; `EFAULT`, `ENOMEM`.
-pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> Result<i64> {
+pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u64) -> Result<i64> {
     let a: abi::Irqfd = user::read(arg)?;
     if a.flags & !abi::IRQFD_DEASSIGN != 0 {
         return Err(EINVAL);
@@ -83,7 +83,7 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
     if !vm.machine.has_irqchip.load(Acquire) {
         return Err(EINVAL);
     }
-    let line = || Line::new(&vm.machine.interrupts, a.gsi);
+    let line = || IrqFd::new(&vm.machine.interrupts, a.gsi);
     replace(&mut lines.lock(), |_| true, || EventListener::new(fd, line()).map(Some))?;
     Ok(0)
 }
@@ -93,9 +93,9 @@ pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, lines: &Mutex<Lines>, arg: u64) -> R
 /// # Errors
 /// `ENOMEM` or what `more` says.
 fn replace(
-    lines: &mut Lines,
-    wanted: impl Fn(&EventListener<Line>) -> bool,
-    more: impl FnOnce() -> Result<Option<EventListener<Line>>>,
+    lines: &mut IrqFds,
+    wanted: impl Fn(&EventListener<IrqFd>) -> bool,
+    more: impl FnOnce() -> Result<Option<EventListener<IrqFd>>>,
 ) -> Result {
     let mut kept = KVec::with_capacity(lines.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
     // All that can fail, before a line is taken out of the list.
@@ -109,7 +109,7 @@ fn replace(
 }
 
 /// The ioeventfds of a VM: what the vCPUs have is a copy of it.
-pub(super) type Writes = IoEvents<Arc<EventFd>>;
+pub(super) type IoEventFds = IoEvents<Arc<EventFd>>;
 
 /// Carries KVM_IOEVENTFD out.
 ///
@@ -117,7 +117,7 @@ pub(super) type Writes = IoEvents<Arc<EventFd>>;
 /// `EINVAL` for an impossible length, address or flag and for what is no eventfd; `EBADF`; `EEXIST`
 /// where a write could be meant for another one too; `ENOENT` for one to be taken back that is not
 /// there; `ENOSPC`, `ENOMEM`.
-pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64) -> Result<i64> {
+pub(super) fn ioeventfd<B: VendorBackend>(vm: &Vm<B>, writes: &Mutex<IoEventFds>, arg: u64) -> Result<i64> {
     let a: abi::Ioeventfd = user::read(arg)?;
     let is_port = a.flags & abi::IOEVENTFD_PIO != 0;
     let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
@@ -140,10 +140,10 @@ pub(super) fn ioeventfd<B: Backend>(vm: &Vm<B>, writes: &Mutex<Writes>, arg: u64
 }
 
 /// Changes the table and what the vCPUs see of it.
-fn change<B: Backend>(
+fn change<B: VendorBackend>(
     vm: &Vm<B>,
-    writes: &Mutex<Writes>,
-    f: impl FnOnce(&Writes) -> Result<Writes>,
+    writes: &Mutex<IoEventFds>,
+    f: impl FnOnce(&IoEventFds) -> Result<IoEventFds>,
 ) -> Result<i64> {
     let mut writes = writes.lock();
     let changed = f(&writes)?;

@@ -10,8 +10,8 @@ use crate::chipset::ioapic::SavedIoapic;
 use crate::chipset::pic::{Pic, SavedPic, SavedPicChip};
 use crate::chipset::pit::SavedPitChannel;
 use crate::chipset::routing::{GsiRoute, GsiRouting};
-use crate::chipset::saved::Saved;
-use crate::vcpu::backend::Backend;
+use crate::chipset::saved::HasState;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
 use kernel::prelude::*;
@@ -22,7 +22,7 @@ use zerocopy::FromBytes;
 /// # Errors
 /// `EINVAL` without interrupt controllers, with flags, with too many entries and for an entry that
 /// cannot be; `EFAULT`, `ENOMEM`.
-pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let header: abi::IrqRouting = user::read(arg)?;
     if !vm.machine.has_irqchip.load(Acquire) || header.flags != 0 || header.nr > abi::MAX_IRQ_ROUTES {
         return Err(EINVAL);
@@ -44,7 +44,7 @@ pub(super) fn set_routing<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without interrupt controllers, `EINVAL` for one that does not exist; `EFAULT`.
-pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: abi::Irqchip = user::read(arg)?;
     let id = asked.chip_id;
     let answer = vm.machine.interrupts.with(|bus, _now, _out| {
@@ -64,7 +64,7 @@ pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// As [`get`].
-pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn set<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::Irqchip = user::read(arg)?;
     vm.machine.interrupts.with(|bus, _now, out| {
         let Some(pic) = bus.pic.as_mut() else { return Err(ENXIO) };
@@ -114,7 +114,7 @@ fn ioapic_from_kvm(s: &abi::IoapicState) -> SavedIoapic {
 ///
 /// # Errors
 /// `ENXIO` without a timer.
-fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], u32)> {
+fn pit_state<B: VendorBackend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], u32)> {
     vm.machine.interrupts.with(|bus, now, _out| {
         let state = bus.pit.as_ref().ok_or(ENXIO)?.save();
         let speaker = if state.speaker_data != 0 { abi::PIT_FLAGS_SPEAKER_DATA_ON } else { 0 };
@@ -127,7 +127,7 @@ fn pit_state<B: Backend>(vm: &Vm<B>) -> Result<([abi::PitChannelState; 3], u32)>
 ///
 /// # Errors
 /// `ENXIO` without a timer.
-fn set_pit_state<B: Backend>(
+fn set_pit_state<B: VendorBackend>(
     vm: &Vm<B>,
     channels: [abi::PitChannelState; 3],
     flags: Option<u32>,
@@ -147,7 +147,7 @@ fn set_pit_state<B: Backend>(
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
-pub(super) fn get_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn get_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let (channels, _) = pit_state(vm)?;
     user::write(arg, &abi::PitState { channels })?;
     Ok(0)
@@ -157,7 +157,7 @@ pub(super) fn get_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
-pub(super) fn set_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn set_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState = user::read(arg)?;
     set_pit_state(vm, given.channels, None)
 }
@@ -166,7 +166,7 @@ pub(super) fn set_pit<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
-pub(super) fn get_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn get_pit2<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let (channels, flags) = pit_state(vm)?;
     user::write(arg, &abi::PitState2 { channels, flags, reserved: [0; 9] })?;
     Ok(0)
@@ -176,7 +176,7 @@ pub(super) fn get_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
-pub(super) fn set_pit2<B: Backend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
+pub(super) fn set_pit2<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState2 = user::read(arg)?;
     // As KVM: flags that nobody knows are ignored.
     set_pit_state(vm, given.channels, Some(given.flags))

@@ -12,7 +12,7 @@ use crate::abi::rvmm::{ExitRecord, ExitsHeader, MAX_EXITS};
 use crate::abi::vcpu as abi;
 use crate::arch::time::Ns;
 use crate::host::{log, timer};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
@@ -26,7 +26,7 @@ use kernel::sync::Mutex;
 ///
 /// # Errors
 /// `ENOMEM`, `EFAULT`.
-pub(super) fn exits<B: Backend>(record: &VcpuRecord, arg: u64) -> Result<i64> {
+pub(super) fn exits<B: VendorBackend>(record: &VcpuRecord, arg: u64) -> Result<i64> {
     let records = last_exits(record)?;
     user::write(arg, &ExitsHeader { count: records.len() as u32, vendor: B::VENDOR })?;
     user::write_array::<ExitsHeader, _>(arg, &records)?;
@@ -77,7 +77,7 @@ impl LastReport {
     }
 
     /// Notes that a vCPU of `vm` returns with `exit`, its end. Without memory for it the report is lost.
-    pub(super) fn note<B: Backend>(
+    pub(super) fn note<B: VendorBackend>(
         &self,
         vm: VmName,
         record: &VcpuRecord,
@@ -140,7 +140,7 @@ impl StopReport {
     ///
     /// # Errors
     /// `ENOMEM`.
-    fn new<B: Backend>(
+    fn new<B: VendorBackend>(
         record: &VcpuRecord,
         core: &mut VcpuCore<B>,
         exit: UserExit,

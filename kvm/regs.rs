@@ -6,11 +6,11 @@ use crate::abi::vcpu as abi;
 use crate::arch::cr::{Cr0, CrState, Rflags};
 use crate::arch::segment::SegReg;
 use crate::arch::slice::copy_common;
-use crate::machine::mailbox::Mailbox;
+use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::whole::GuestMachine;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::event::{Event, EventBlocking};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
 use crate::vcpu::state::{StateGroups, VcpuState};
 use kernel::prelude::*;
 
@@ -40,7 +40,7 @@ pub(super) fn regs(s: &VcpuState) -> abi::Regs {
 }
 
 /// Carries KVM_SET_REGS out.
-pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
+pub(super) fn set_regs<B: VendorBackend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
     core.state.gprs = [
         r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
         r.r14, r.r15,
@@ -52,12 +52,12 @@ pub(super) fn set_regs<B: Backend>(core: &mut VcpuCore<B>, r: &abi::Regs) {
 }
 
 /// Returns KVM_GET_SREGS.
-pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
+pub(super) fn sregs<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs {
     core.fetch(StateGroups::all());
     let s = &core.state;
     let mut interrupt_bitmap = [0u64; 4];
     let injected = match core.interrupted {
-        Some(Event::Interrupt(v)) => Some(v),
+        Some(GuestEvent::Interrupt(v)) => Some(v),
         _ => core.user_irq,
     };
     if let Some(v) = injected {
@@ -89,9 +89,9 @@ pub(super) fn sregs<B: Backend>(core: &mut VcpuCore<B>) -> abi::Sregs {
 ///
 /// # Errors
 /// `EINVAL` for values that the vCPU's processor could not hold.
-pub(super) fn set_sregs<B: Backend>(
+pub(super) fn set_sregs<B: VendorBackend>(
     machine: &GuestMachine,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     r: &abi::Sregs,
 ) -> Result {
@@ -179,10 +179,10 @@ pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
 }
 
 /// Returns KVM_GET_VCPU_EVENTS.
-pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
+pub(super) fn events<B: VendorBackend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
     let mut e = <abi::VcpuEvents as zerocopy::FromZeros>::new_zeroed();
     let pending = core.exception.map(|x| (x.vector, x.error)).or(match core.interrupted {
-        Some(Event::Exception { vector, error }) => Some((vector, error)),
+        Some(GuestEvent::Exception { vector, error }) => Some((vector, error)),
         _ => None,
     });
     if let Some((vector, error)) = pending {
@@ -191,13 +191,13 @@ pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
         e.exception_has_error_code = u8::from(error.is_some());
         e.exception_error_code = error.unwrap_or(0);
     }
-    if let Some(Event::Interrupt(v)) = core.interrupted {
+    if let Some(GuestEvent::Interrupt(v)) = core.interrupted {
         e.interrupt_injected = 1;
         e.interrupt_nr = v;
     }
     let b = core.hw.blocking();
     e.interrupt_shadow = if b.shadow { abi::SHADOW_INT_STI } else { 0 };
-    e.nmi_injected = u8::from(core.interrupted == Some(Event::Nmi));
+    e.nmi_injected = u8::from(core.interrupted == Some(GuestEvent::Nmi));
     e.nmi_pending = core.nmis;
     e.nmi_masked = u8::from(b.nmi);
     e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
@@ -208,23 +208,23 @@ pub(super) fn events<B: Backend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
 ///
 /// # Errors
 /// `EINVAL` for flags of features that are not offered or an impossible vector.
-pub(super) fn set_events<B: Backend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents) -> Result {
-    use crate::arch::exception::{Exception, Vector};
+pub(super) fn set_events<B: VendorBackend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents) -> Result {
+    use crate::arch::exception::{CpuException, ExceptionVector};
     let known =
         abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
     if e.flags & !known != 0 || (e.exception_injected != 0 && (e.exception_nr > 31 || e.exception_nr == 2)) {
         return Err(EINVAL);
     }
     core.interrupted = None;
-    core.exception = (e.exception_injected != 0).then(|| Exception {
-        vector: Vector(e.exception_nr),
+    core.exception = (e.exception_injected != 0).then(|| CpuException {
+        vector: ExceptionVector(e.exception_nr),
         error: (e.exception_has_error_code != 0).then_some(e.exception_error_code),
         cr2: None,
     });
     if e.interrupt_injected != 0 {
-        core.interrupted = Some(Event::Interrupt(e.interrupt_nr));
+        core.interrupted = Some(GuestEvent::Interrupt(e.interrupt_nr));
     } else if e.nmi_injected != 0 {
-        core.interrupted = Some(Event::Nmi);
+        core.interrupted = Some(GuestEvent::Nmi);
     }
     let shadow = if e.flags & abi::VCPUEVENT_VALID_SHADOW != 0 {
         e.interrupt_shadow != 0

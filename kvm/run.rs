@@ -2,12 +2,12 @@
 
 //! KVM_RUN: the shared page on the way in and out of the run loop.
 
-use crate::abi::run::{self as abi, offset, Exit, ExitReason};
+use crate::abi::run::{self as abi, offset, ExitReason, RunExit};
 use crate::arch::cr::Rflags;
 use crate::host::page::SharedPage;
 use crate::host::trace;
 use crate::machine::power::PlatformEvent;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{merge_rax, RAX};
@@ -50,7 +50,7 @@ impl RunPages {
     }
 
     /// Finishes what user space was asked, and takes what it asks.
-    pub(super) fn begin<B: Backend>(&self, core: &mut VcpuCore<B>, last: &mut Option<UserExit>) {
+    pub(super) fn begin<B: VendorBackend>(&self, core: &mut VcpuCore<B>, last: &mut Option<UserExit>) {
         if let Some(width) = core.io.port_in.take() {
             let value = (Self::u64(&self.pio, 0) & width.mask()) as u32;
             core.state.gprs[RAX] = merge_rax(core.state.gprs[RAX], width, value);
@@ -71,7 +71,7 @@ impl RunPages {
     }
 
     /// Tells user space what it may want to know on every return of KVM_RUN.
-    pub(super) fn end<B: Backend>(&self, core: &mut VcpuCore<B>) {
+    pub(super) fn end<B: VendorBackend>(&self, core: &mut VcpuCore<B>) {
         let ready = core.is_interruptible()
             && core.user_irq.is_none()
             && core.interrupted.is_none()
@@ -88,11 +88,11 @@ impl RunPages {
 
     /// Tells user space that a signal ended KVM_RUN.
     pub(super) fn report_signal(&self) {
-        self.write_exit(&Exit::plain(ExitReason::Intr));
+        self.write_exit(&RunExit::plain(ExitReason::Intr));
     }
 
     /// Tells user space why KVM_RUN returns.
-    pub(super) fn report<B: Backend>(&self, core: &VcpuCore<B>, exit: UserExit) {
+    pub(super) fn report<B: VendorBackend>(&self, core: &VcpuCore<B>, exit: UserExit) {
         if let UserExit::IoString { .. } = exit {
             self.pio.write(0, &core.io.out);
         }
@@ -100,48 +100,50 @@ impl RunPages {
             UserExit::Io { port, width, is_in, data } => {
                 self.pio.write(0, &u64::from(data).to_le_bytes());
                 let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };
-                Exit::io(direction, width.bytes() as u8, port, 1)
+                RunExit::io(direction, width.bytes() as u8, port, 1)
             }
             UserExit::IoString { port, width, count } => {
-                Exit::io(abi::IO_OUT, width.bytes() as u8, port, count)
+                RunExit::io(abi::IO_OUT, width.bytes() as u8, port, count)
             }
-            UserExit::Mmio { gpa, len, is_write: false, .. } => Exit::mmio_read(gpa.0, u32::from(len)),
+            UserExit::Mmio { gpa, len, is_write: false, .. } => RunExit::mmio_read(gpa.0, u32::from(len)),
             UserExit::Mmio { gpa, data, len, .. } => {
-                Exit::mmio_write(gpa.0, u32::from(len), u64::from_le_bytes(data))
+                RunExit::mmio_write(gpa.0, u32::from(len), u64::from_le_bytes(data))
             }
-            UserExit::Hlt => Exit::plain(ExitReason::Hlt),
-            UserExit::Shutdown => Exit::plain(ExitReason::Shutdown),
-            UserExit::TprAccess(access) => Exit::tpr_access(access.rip, access.is_write),
-            UserExit::InterruptWindow => Exit::plain(ExitReason::IrqWindowOpen),
-            UserExit::SystemEvent(PlatformEvent::PowerOff) => Exit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
-            UserExit::SystemEvent(PlatformEvent::Reset) => Exit::system_event(abi::SYSTEM_EVENT_RESET),
+            UserExit::Hlt => RunExit::plain(ExitReason::Hlt),
+            UserExit::Shutdown => RunExit::plain(ExitReason::Shutdown),
+            UserExit::TprAccess(access) => RunExit::tpr_access(access.rip, access.is_write),
+            UserExit::InterruptWindow => RunExit::plain(ExitReason::IrqWindowOpen),
+            UserExit::SystemEvent(PlatformEvent::PowerOff) => {
+                RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN)
+            }
+            UserExit::SystemEvent(PlatformEvent::Reset) => RunExit::system_event(abi::SYSTEM_EVENT_RESET),
             UserExit::Undeliverable { raw, gpa } => {
                 let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());
                 let words = [raw.info2, raw.reason, raw.info1, at, u64::from(cpu)];
-                Exit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &words)
+                RunExit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &words)
             }
             UserExit::Bug(bug) => report_bug(bug),
         };
         self.write_exit(&report);
     }
 
-    fn write_exit(&self, exit: &Exit) {
+    fn write_exit(&self, exit: &RunExit) {
         trace::user_exit(|| trace::UserExit { reason: exit.reason as u32 });
         self.run.write(offset::EXIT_REASON, &(exit.reason as u32).to_le_bytes());
         self.run.write(offset::EXIT, exit.data());
     }
 }
 
-fn report_bug(bug: VmBug) -> Exit {
+fn report_bug(bug: VmBug) -> RunExit {
     match bug {
-        VmBug::EntryFailed(raw) => Exit::fail_entry(raw.reason, crate::host::cpu::cpu_id()),
-        VmBug::ExtendedState => Exit::fail_entry(u64::MAX, crate::host::cpu::cpu_id()),
-        VmBug::UnknownExit(raw) => Exit::internal_error(
+        VmBug::EntryFailed(raw) => RunExit::fail_entry(raw.reason, crate::host::cpu::cpu_id()),
+        VmBug::ExtendedState => RunExit::fail_entry(u64::MAX, crate::host::cpu::cpu_id()),
+        VmBug::UnknownExit(raw) => RunExit::internal_error(
             abi::INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
             &[raw.reason, raw.info1, raw.info2],
         ),
         VmBug::Delivery { rip, vector } => {
-            Exit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &[rip, u64::from(vector)])
+            RunExit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &[rip, u64::from(vector)])
         }
         VmBug::Emulation { rip, bytes, len } => {
             let mut insn = [0u8; 16];
@@ -150,7 +152,7 @@ fn report_bug(bug: VmBug) -> Exit {
             }
             let (lo, hi) = insn.split_at(8);
             let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]));
-            Exit::internal_error(abi::INTERNAL_ERROR_EMULATION, &[rip, u64::from(len), word(lo), word(hi)])
+            RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, &[rip, u64::from(len), word(lo), word(hi)])
         }
     }
 }

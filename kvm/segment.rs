@@ -5,7 +5,7 @@
 //! Pure, so compiled under cargo too. No bit that the architecture defines is lost on the way.
 
 use crate::abi::vcpu as abi;
-use crate::arch::segment::{DescTable, SegAttr, SegmentState};
+use crate::arch::segment::{DescTableReg, SegAttr, SegmentState};
 
 /// Returns a flag of the ABI as one bit of an attribute word.
 const fn bit(flag: u8, at: u32) -> u32 {
@@ -48,14 +48,14 @@ impl From<SegmentState> for abi::Segment {
     }
 }
 
-impl From<abi::Dtable> for DescTable {
-    fn from(t: abi::Dtable) -> DescTable {
-        DescTable { base: t.base, limit: t.limit }
+impl From<abi::Dtable> for DescTableReg {
+    fn from(t: abi::Dtable) -> DescTableReg {
+        DescTableReg { base: t.base, limit: t.limit }
     }
 }
 
-impl From<DescTable> for abi::Dtable {
-    fn from(t: DescTable) -> abi::Dtable {
+impl From<DescTableReg> for abi::Dtable {
+    fn from(t: DescTableReg) -> abi::Dtable {
         abi::Dtable { base: t.base, limit: t.limit, padding: [0; 3] }
     }
 }

@@ -6,11 +6,11 @@
 use super::user;
 use crate::abi::{rvmm as abi, vm as abi_vm};
 use crate::chipset::lapic::save::SavedLapic;
-use crate::chipset::saved::{BadState, Saved, StateReader, StateWriter};
-use crate::machine::mailbox::Mailbox;
+use crate::chipset::saved::{BadState, HasState, StateReader, StateWriter};
+use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::quiesce::AtRest;
 use crate::machine::whole::GuestMachine;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::vm::Vm;
@@ -19,9 +19,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// The machine of a VM.
-pub(super) struct MachineOf<B: Backend>(Arc<Vm<B>>);
+pub(super) struct MachineOf<B: VendorBackend>(Arc<Vm<B>>);
 
-impl<B: Backend> Deref for MachineOf<B> {
+impl<B: VendorBackend> Deref for MachineOf<B> {
     type Target = GuestMachine;
     fn deref(&self) -> &GuestMachine {
         &self.0.machine
@@ -29,9 +29,9 @@ impl<B: Backend> Deref for MachineOf<B> {
 }
 
 /// Whether user space has brought its machine to rest; under the VM's configuration lock.
-pub(super) struct RestState<B: Backend>(Option<AtRest<MachineOf<B>>>);
+pub(super) struct RestState<B: VendorBackend>(Option<AtRest<MachineOf<B>>>);
 
-impl<B: Backend> RestState<B> {
+impl<B: VendorBackend> RestState<B> {
     /// The machine goes on.
     pub(super) fn none() -> RestState<B> {
         RestState(None)
@@ -100,9 +100,9 @@ pub(super) fn vcpu_has_attr(a: &abi_vm::DeviceAttr) -> Result<i64> {
 /// # Errors
 /// `ENXIO` for what is none, and without a local APIC; `EBUSY` where the machine is not at rest; `E2BIG`, `EFAULT`,
 /// `ENOMEM`.
-pub(super) fn vcpu_get_attr<B: Backend>(
+pub(super) fn vcpu_get_attr<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     a: &abi_vm::DeviceAttr,
 ) -> Result<i64> {
@@ -117,9 +117,9 @@ pub(super) fn vcpu_get_attr<B: Backend>(
 ///
 /// # Errors
 /// As [`vcpu_get_attr`], and `EINVAL` for a state that cannot be: the local APIC stays as it is.
-pub(super) fn vcpu_set_attr<B: Backend>(
+pub(super) fn vcpu_set_attr<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     a: &abi_vm::DeviceAttr,
 ) -> Result<i64> {
@@ -140,9 +140,9 @@ pub(super) fn vcpu_set_attr<B: Backend>(
 const LAPIC_ROOM: usize = size_of::<SavedLapic>() + 16;
 
 /// Makes the local APIC what can be saved or replaced: with all that was posted to it.
-fn begin_lapic<B: Backend>(
+fn begin_lapic<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     a: &abi_vm::DeviceAttr,
 ) -> Result {

@@ -15,10 +15,10 @@ use kernel::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// One counter: its name, and where it is.
-type Counter = (&'static [u8], fn(&VcpuRecord) -> &AtomicU64);
+type NamedCounter = (&'static [u8], fn(&VcpuRecord) -> &AtomicU64);
 
 /// The counters, under KVM's names where KVM has the same.
-pub(super) const COUNTERS: [Counter; 14] = [
+pub(super) const COUNTERS: [NamedCounter; 14] = [
     (b"exits", |s| &s.recorder.count),
     (b"user_exits", |s| &s.stats.user_exits),
     (b"irq_exits", |s| &s.stats.host_interrupts),

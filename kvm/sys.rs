@@ -10,7 +10,7 @@ use crate::abi::{nr, run, sys};
 use crate::host::cpu;
 use crate::host::file::PreparedFile;
 use crate::machine::settings::ModuleSettings;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -27,7 +27,12 @@ pub(crate) struct NodeContext {
 ///
 /// # Errors
 /// `ENOTTY` for an unknown command, else those of the command.
-pub(crate) fn ioctl<B: Backend>(backend: &Arc<B>, node: &NodeContext, cmd: u32, arg: u64) -> Result<i64> {
+pub(crate) fn ioctl<B: VendorBackend>(
+    backend: &Arc<B>,
+    node: &NodeContext,
+    cmd: u32,
+    arg: u64,
+) -> Result<i64> {
     match cmd {
         nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
         nr::CREATE_VM => create_vm(backend, node, arg),
@@ -48,7 +53,7 @@ fn no_arg(arg: u64, answer: i64) -> Result<i64> {
     }
 }
 
-fn create_vm<B: Backend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Result<i64> {
+fn create_vm<B: VendorBackend>(backend: &Arc<B>, node: &NodeContext, kind: u64) -> Result<i64> {
     if kind != 0 {
         return Err(EINVAL);
     }

@@ -11,7 +11,7 @@ use crate::abi::vm::DeviceAttr;
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::Lapic;
 use crate::host::cpu;
@@ -20,11 +20,11 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::KernelPages;
 use crate::host::timer;
-use crate::machine::mailbox::{Mailbox, VcpuRequests, MAX_VCPUS};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
-use crate::vcpu::backend::Backend;
-use crate::vcpu::core::{HeapParts, MpState, VcpuCore};
+use crate::vcpu::backend::VendorBackend;
+use crate::vcpu::core::{HeapParts, VcpuActivity, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
@@ -39,7 +39,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// What the vCPU's mutex guards.
-struct Inner<B: Backend> {
+struct VcpuInner<B: VendorBackend> {
     core: VcpuCore<B>,
     fpu: GuestFpu,
     last: Option<UserExit>,
@@ -47,18 +47,18 @@ struct Inner<B: Backend> {
 
 /// The file behind a vCPU's fd.
 #[pin_data]
-pub(super) struct VcpuFile<B: Backend> {
+pub(super) struct VcpuFile<B: VendorBackend> {
     vm: Arc<Vm<B>>,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<VcpuMailbox>,
     record: Arc<VcpuRecord>,
     pages: RunPages,
     watch: Arc<VmWatch>,
     _listed: ListedVcpu,
     #[pin]
-    inner: KillableMutex<Inner<B>>,
+    inner: KillableMutex<VcpuInner<B>>,
 }
 
-impl<B: Backend> VcpuFile<B> {
+impl<B: VendorBackend> VcpuFile<B> {
     /// Makes vCPU `id`, which the machine does not know before [`VcpuFile::publish`].
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl<B: Backend> VcpuFile<B> {
         }
         let number = u32::try_from(id)?;
         let settings = vm.machine.settings;
-        let mailbox = Mailbox::new(number)?;
+        let mailbox = VcpuMailbox::new(number)?;
         let pid = kernel::current!().group_leader().pid();
         let record = Arc::new(VcpuRecord::new(number, pid, settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
         let lapic = vm.machine.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
@@ -88,7 +88,7 @@ impl<B: Backend> VcpuFile<B> {
             HeapParts::new()?,
         );
         core.set_tsc_offset(vm.machine.clock.tsc_offset);
-        let inner = Inner { core, fpu: GuestFpu::new()?, last: None };
+        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
@@ -153,7 +153,7 @@ impl<B: Backend> VcpuFile<B> {
     /// Keeps the report of the end that user space has just been told of.
     #[cold]
     #[inline(never)]
-    fn note_end(&self, inner: &mut Inner<B>) {
+    fn note_end(&self, inner: &mut VcpuInner<B>) {
         if let Some(exit) = inner.last {
             self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
         }
@@ -230,10 +230,10 @@ impl<B: Backend> VcpuFile<B> {
     fn set_mp_state(&self, s: abi::MpState) -> Result<i64> {
         self.with(|core, _| {
             core.mp = match s.mp_state {
-                abi::MP_STATE_RUNNABLE => MpState::Runnable,
-                abi::MP_STATE_UNINITIALIZED if core.lapic.is_some() => MpState::Uninitialized,
-                abi::MP_STATE_INIT_RECEIVED if core.lapic.is_some() => MpState::InitReceived,
-                abi::MP_STATE_HALTED if core.lapic.is_some() => MpState::Halted,
+                abi::MP_STATE_RUNNABLE => VcpuActivity::Runnable,
+                abi::MP_STATE_UNINITIALIZED if core.lapic.is_some() => VcpuActivity::Uninitialized,
+                abi::MP_STATE_INIT_RECEIVED if core.lapic.is_some() => VcpuActivity::InitReceived,
+                abi::MP_STATE_HALTED if core.lapic.is_some() => VcpuActivity::Halted,
                 _ => return Err(EINVAL),
             };
             Ok(0)
@@ -267,7 +267,7 @@ impl<B: Backend> VcpuFile<B> {
             let is_enabled = core.state.cr4 & Cr4::MCE.bits() != 0;
             match core.msrs.note_mce(&check, is_enabled).map_err(|MsrRefused| EINVAL)? {
                 MceConsequence::None => {}
-                MceConsequence::Exception => core.raise(Exception::plain(Vector::MC)),
+                MceConsequence::Exception => core.raise(CpuException::plain(ExceptionVector::MC)),
                 MceConsequence::Shutdown => core.shutdown = true,
             }
             Ok(0)
@@ -395,7 +395,7 @@ impl<B: Backend> VcpuFile<B> {
     fn state_attr(
         &self,
         arg: u64,
-        carry_out: impl FnOnce(&Vm<B>, &Mailbox, &mut VcpuCore<B>, &DeviceAttr) -> Result<i64>,
+        carry_out: impl FnOnce(&Vm<B>, &VcpuMailbox, &mut VcpuCore<B>, &DeviceAttr) -> Result<i64>,
     ) -> Result<i64> {
         let attr = user::read(arg)?;
         self.with(|core, _| carry_out(&self.vm, &self.mailbox, core, &attr))
@@ -413,7 +413,7 @@ impl<B: Backend> VcpuFile<B> {
     }
 }
 
-impl<B: Backend> AnonFile for VcpuFile<B> {
+impl<B: VendorBackend> AnonFile for VcpuFile<B> {
     const NAME: &'static CStr = c"rvmm-vcpu";
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {

@@ -14,14 +14,14 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
 use crate::chipset::DestFormat;
-use crate::chipset::Level;
+use crate::chipset::PinLevel;
 use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::SlotRequest;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use core::sync::atomic::Ordering::*;
 use kernel::fmt::Formatter;
@@ -35,26 +35,26 @@ const MSI_BASE: u64 = 0xfee0_0000;
 const MSI_OFFSET: u64 = 0xf_ffff;
 
 /// What is guarded by the VM's configuration lock, the outermost one.
-struct Config<B: Backend> {
+struct VmConfig<B: VendorBackend> {
     vcpus: usize,
     rest: RestState<B>,
 }
 
 /// The file behind a VM's fd.
 #[pin_data]
-pub(crate) struct VmFile<B: Backend> {
+pub(crate) struct VmFile<B: VendorBackend> {
     vm: Arc<Vm<B>>,
     watch: Arc<VmWatch>,
     #[pin]
-    config: KillableMutex<Config<B>>,
+    config: KillableMutex<VmConfig<B>>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
     #[pin]
-    irqfds: Mutex<eventfd::Lines>,
+    irqfds: Mutex<eventfd::IrqFds>,
     #[pin]
-    ioeventfds: Mutex<eventfd::Writes>,
+    ioeventfds: Mutex<eventfd::IoEventFds>,
 }
 
-impl<B: Backend> VmFile<B> {
+impl<B: VendorBackend> VmFile<B> {
     /// Makes an empty VM.
     ///
     /// # Errors
@@ -65,14 +65,14 @@ impl<B: Backend> VmFile<B> {
         observed: Arc<ObservedHost>,
     ) -> Result<Arc<VmFile<B>>> {
         let (vm, watch) = (Vm::new(backend, settings)?, VmWatch::new(observed)?);
-        let config = Config { vcpus: 0, rest: RestState::none() };
+        let config = VmConfig { vcpus: 0, rest: RestState::none() };
         Arc::pin_init(
             pin_init!(VmFile {
                 vm,
                 watch,
                 config <- new_killable_mutex!(config, c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
-                ioeventfds <- new_mutex!(eventfd::Writes::default()),
+                ioeventfds <- new_mutex!(eventfd::IoEventFds::default()),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -169,7 +169,7 @@ impl<B: Backend> VmFile<B> {
         if !self.vm.machine.has_irqchip.load(Acquire) {
             return Err(ENXIO);
         }
-        let heard = self.vm.machine.interrupts.set_gsi(irq, Level::from(level != 0));
+        let heard = self.vm.machine.interrupts.set_gsi(irq, PinLevel::from(level != 0));
         Ok(heard.map_or(i64::from(abi::IRQ_STATUS_IGNORED), i64::from))
     }
 
@@ -249,7 +249,7 @@ impl<B: Backend> VmFile<B> {
     }
 }
 
-impl<B: Backend> AnonFile for VmFile<B> {
+impl<B: VendorBackend> AnonFile for VmFile<B> {
     const NAME: &'static CStr = c"rvmm-vm";
 
     /// All that there is of the VM, a heading and some lines each. A machine that runs or dies meanwhile is not held

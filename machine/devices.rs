@@ -19,7 +19,7 @@ use super::service::function::VirtioService;
 use super::whole::GuestMachine;
 use crate::abi::rvmm as abi;
 use crate::arch::time::Ns;
-use crate::chipset::bus::Bus;
+use crate::chipset::bus::ChipBus;
 use crate::chipset::i8042::I8042;
 use crate::chipset::pci::PciSlot;
 use crate::chipset::pm::{Pm, TimerWidth};
@@ -161,7 +161,7 @@ impl DeviceHandle {
     /// Returns what a clock is ahead of UTC, in seconds. `None`: it is none, or is not configured.
     pub(crate) fn utc_offset_seconds(&self, machine: &GuestMachine) -> Option<i64> {
         let ahead = |rtc: &Rtc, now| rtc.utc_offset_seconds(wall_offset_ns(now));
-        let offset = |bus: &mut Bus, now| bus.rtc.as_ref().map(|rtc| ahead(rtc, now));
+        let offset = |bus: &mut ChipBus, now| bus.rtc.as_ref().map(|rtc| ahead(rtc, now));
         self.is_clock().then(|| machine.interrupts.with(|bus, now, _| offset(bus, now)))?
     }
 
@@ -203,7 +203,11 @@ impl DeviceHandle {
 }
 
 /// Puts a chip into its place on the bus of a machine in which no vCPU has run; what cannot be placed is dropped.
-fn put_chip<D>(machine: &GuestMachine, chip: D, place: impl FnOnce(&mut Bus) -> &mut Option<D>) -> Result {
+fn put_chip<D>(
+    machine: &GuestMachine,
+    chip: D,
+    place: impl FnOnce(&mut ChipBus) -> &mut Option<D>,
+) -> Result {
     let put = |place: &mut Option<D>| match place {
         Some(_) => Err(EBUSY),
         None => {

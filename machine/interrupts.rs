@@ -8,13 +8,13 @@
 
 use super::clock::MachineTime;
 use super::gate::RestGate;
-use super::mailbox::{Mailboxes, VcpuRequests};
+use super::mailbox::{VcpuMailboxes, VcpuRequests};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{add_heard, Bus, BusSignals};
+use crate::chipset::bus::{add_heard, BusSignals, ChipBus};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
 use crate::chipset::pci::{MsixMessage, PciSlot};
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, DeliveryMode, Level};
+use crate::chipset::{ApicMessage, DeliveryMode, PinLevel};
 use crate::host::cpu::PinnedCpu;
 use crate::host::file::WaitQueue;
 use crate::host::timer::{DeadlineTimer, OnTimer};
@@ -29,9 +29,9 @@ pub(crate) struct ChipsetLock {
     /// The chips. Taken with interrupts off, also by the timer. What they come to is published before it is
     /// released: [`ChipsetLock::publish`].
     #[pin]
-    bus: SpinLockIrq<Bus>,
+    bus: SpinLockIrq<ChipBus>,
     /// The vCPUs that messages go to.
-    pub(crate) vcpus: Arc<Mailboxes>,
+    pub(crate) vcpus: Arc<VcpuMailboxes>,
     /// Closed while the machine is at rest.
     pub(crate) gate: Arc<RestGate>,
     /// What the chips go by.
@@ -59,11 +59,11 @@ impl ChipsetLock {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(vcpus: Arc<Mailboxes>, time: Arc<MachineTime>) -> Result<Arc<ChipsetLock>> {
+    pub(crate) fn new(vcpus: Arc<VcpuMailboxes>, time: Arc<MachineTime>) -> Result<Arc<ChipsetLock>> {
         let gate = RestGate::new()?;
         let this = Arc::pin_init(
             pin_init!(ChipsetLock {
-                bus <- kernel::new_spinlock_irq!(Bus::default()),
+                bus <- kernel::new_spinlock_irq!(ChipBus::default()),
                 vcpus,
                 gate,
                 time,
@@ -84,7 +84,7 @@ impl ChipsetLock {
     /// Makes known what the chips come to after an access, on every way out of the lock: sends what it sent, and
     /// tells the vCPUs of the pair's output and the timer of the next deadline. Returns how many local APICs took a
     /// message, `None` if there was none.
-    fn publish(&self, bus: &mut Bus, mut signals: BusSignals) -> Option<u32> {
+    fn publish(&self, bus: &mut ChipBus, mut signals: BusSignals) -> Option<u32> {
         let mut taken = None;
         while let Some(sent) = bus.take_message(&mut signals) {
             let n = self.send(&sent.message);
@@ -159,7 +159,7 @@ impl ChipsetLock {
 
     /// Drives a GSI from outside the machine. Returns how many controllers and local APICs took it, 0
     /// when it joined a request that waits, `None` when nobody heard it. Any context.
-    pub(crate) fn set_gsi(&self, gsi: u32, level: Level) -> Option<u32> {
+    pub(crate) fn set_gsi(&self, gsi: u32, level: PinLevel) -> Option<u32> {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
         let heard = bus.set_gsi(gsi, level, &mut signals);
@@ -170,8 +170,8 @@ impl ChipsetLock {
     /// Drives a GSI high and low again. Any context.
     pub(crate) fn pulse_gsi(&self, gsi: u32) {
         self.with(|bus, _now, out| {
-            bus.set_gsi(gsi, Level::High, out);
-            bus.set_gsi(gsi, Level::Low, out);
+            bus.set_gsi(gsi, PinLevel::High, out);
+            bus.set_gsi(gsi, PinLevel::Low, out);
         });
     }
 
@@ -227,7 +227,7 @@ impl ChipsetLock {
     }
 
     /// Arms the timer for the bus's next deadline.
-    fn rearm(&self, bus: &Bus) {
+    fn rearm(&self, bus: &ChipBus) {
         self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
         let at = bus.deadline().map_or(u64::MAX, |d| d.0);
         if self.armed_for.swap(at, Relaxed) != at {
@@ -241,7 +241,7 @@ impl ChipsetLock {
     }
 
     /// Looks at the bus; nothing comes of it.
-    pub(crate) fn look_at<R>(&self, f: impl FnOnce(&Bus) -> R) -> R {
+    pub(crate) fn look_at<R>(&self, f: impl FnOnce(&ChipBus) -> R) -> R {
         f(&self.bus.lock())
     }
 
@@ -268,7 +268,7 @@ impl ChipsetLock {
     }
 
     /// Does something with the bus, and publishes what came of it.
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> R {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut ChipBus, Ns, &mut BusSignals) -> R) -> R {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
         let r = f(&mut bus, self.time.now(), &mut signals);
@@ -276,13 +276,13 @@ impl ChipsetLock {
         r
     }
 
-    /// As [`Bus::read_timer`], from the run loop: nothing comes of it that would have to be published.
+    /// As [`ChipBus::read_timer`], from the run loop: nothing comes of it that would have to be published.
     #[inline(always)]
     pub(crate) fn read_timer(&self, cpu: &PinnedCpu, port: u16, now: impl FnOnce() -> Ns) -> Option<u8> {
         self.bus.lock_with(cpu.irq()).read_timer(port, now)
     }
 
-    /// As [`Bus::write_timer`], from the run loop: nothing comes of it either.
+    /// As [`ChipBus::write_timer`], from the run loop: nothing comes of it either.
     #[inline(always)]
     pub(crate) fn write_timer(
         &self,
@@ -299,7 +299,7 @@ impl ChipsetLock {
         &self,
         cpu: &PinnedCpu,
         now: impl FnOnce() -> Ns,
-        f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R,
+        f: impl FnOnce(&mut ChipBus, Ns, &mut BusSignals) -> R,
     ) -> R {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = BusSignals::new();

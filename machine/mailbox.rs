@@ -3,7 +3,7 @@
 //! The mailbox of a vCPU: the part of it that other threads and interrupts may touch.
 //!
 //! Nobody but its own thread ever touches a running vCPU. Whoever wants something of it posts that
-//! here and calls [`Mailbox::kick`]: an IPI when the vCPU is in guest mode, a wake-up when it
+//! here and calls [`VcpuMailbox::kick`]: an IPI when the vCPU is in guest mode, a wake-up when it
 //! sleeps. The vCPU announces guest mode before it looks for posts, and posters post before they look
 //! for guest mode, both sequentially consistent; so no post is missed.
 
@@ -69,7 +69,7 @@ const OUTSIDE: u32 = 0;
 
 /// See the module's description.
 #[pin_data]
-pub(crate) struct Mailbox {
+pub(crate) struct VcpuMailbox {
     /// The vCPU's number, also its APIC id.
     pub(crate) id: u32,
     /// [`OUTSIDE`], or the host CPU's number plus one while in guest mode.
@@ -86,17 +86,17 @@ pub(crate) struct Mailbox {
     identity: AtomicU64,
     waiter: ThreadWaiter,
     #[pin]
-    timer: DeadlineTimer<Mailbox>,
+    timer: DeadlineTimer<VcpuMailbox>,
 }
 
-impl Mailbox {
+impl VcpuMailbox {
     /// Makes the mailbox of vCPU `id`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn new(id: u32) -> Result<Arc<Mailbox>> {
+    pub(crate) fn new(id: u32) -> Result<Arc<VcpuMailbox>> {
         let this = Arc::pin_init(
-            pin_init!(Mailbox {
+            pin_init!(VcpuMailbox {
                 id,
                 mode: AtomicU32::new(OUTSIDE),
                 requests: AtomicU32::new(0),
@@ -270,7 +270,7 @@ fn take_words(words: &[AtomicU64; 4]) -> [u64; 4] {
     words.each_ref().map(|w| if w.load(Relaxed) == 0 { 0 } else { w.swap(0, SeqCst) })
 }
 
-impl OnTimer for Mailbox {
+impl OnTimer for VcpuMailbox {
     fn on_timer(&self) {
         self.request(VcpuRequests::TIMER);
     }
@@ -280,32 +280,32 @@ impl OnTimer for Mailbox {
 pub(crate) const MAX_VCPUS: usize = 64;
 
 /// The mailboxes of a VM's vCPUs, published one by one.
-pub(crate) struct Mailboxes {
-    slots: [SetOnce<Arc<Mailbox>>; MAX_VCPUS],
+pub(crate) struct VcpuMailboxes {
+    slots: [SetOnce<Arc<VcpuMailbox>>; MAX_VCPUS],
     /// All numbers that are taken lie below it.
     limit: AtomicUsize,
 }
 
-impl Mailboxes {
+impl VcpuMailboxes {
     /// No vCPUs.
-    pub(crate) fn new() -> Mailboxes {
-        Mailboxes { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
+    pub(crate) fn new() -> VcpuMailboxes {
+        VcpuMailboxes { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
     }
 
     /// Publishes vCPU `id`. Returns whether that number was free.
-    pub(crate) fn publish(&self, id: usize, vcpu: Arc<Mailbox>) -> bool {
+    pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuMailbox>) -> bool {
         // First, so that whoever acts because the vCPU is there finds it.
         self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
         self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
     }
 
     /// Returns that of vCPU `id`.
-    pub(crate) fn get(&self, id: usize) -> Option<&Arc<Mailbox>> {
+    pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuMailbox>> {
         self.slots.get(id)?.as_ref()
     }
 
     /// Returns those of all vCPUs.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuMailbox>> {
         self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
     }
 }

@@ -11,7 +11,7 @@ use super::interrupts::ChipsetLock;
 use super::mailbox::VcpuRequests;
 use super::service::function::{queue_bit, ServiceLeft, VirtioFunction, VirtioService, ALL_QUEUES};
 use super::service::worker::KickTarget;
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::chipset::pci::{BarHit, ConfigAccess, PciInterrupt, PciRoot, PciSlot};
 use crate::chipset::saved::{BadState, StateReader, StateWriter};
 use crate::virtio::transport::pci::save::DEVICE_STATE_BYTES;
@@ -93,7 +93,7 @@ impl PciBus {
     }
 
     /// Reads a configuration port. `None`: no bus.
-    pub(crate) fn port_read(&self, port: u16, width: Width) -> Option<u32> {
+    pub(crate) fn port_read(&self, port: u16, width: AccessWidth) -> Option<u32> {
         let access = self.root.lock().as_ref()?.read(port.wrapping_sub(0xcf8), width);
         Some(match access {
             ConfigAccess::Done(v) => v,
@@ -105,7 +105,7 @@ impl PciBus {
     }
 
     /// Writes a configuration port. `None`: no bus.
-    pub(crate) fn port_write(&self, port: u16, width: Width, value: u32) -> Option<DeferredWork> {
+    pub(crate) fn port_write(&self, port: u16, width: AccessWidth, value: u32) -> Option<DeferredWork> {
         let access = match &mut *self.root.lock() {
             Some(root) => root.write(port.wrapping_sub(0xcf8), width, value),
             None => return None,
@@ -121,13 +121,13 @@ impl PciBus {
     }
 
     /// Reads a BAR. `None`: no BAR there.
-    pub(crate) fn mmio_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
+    pub(crate) fn mmio_read(&self, gpa: Gpa, width: AccessWidth) -> Option<u64> {
         let (hit, f) = self.decode(gpa)?;
         Some(each_function!(f, s => read(s.function(), |m| m.bar_read(hit.bar, hit.offset, width))))
     }
 
     /// Writes a BAR. `None`: no BAR there.
-    pub(crate) fn mmio_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<DeferredWork> {
+    pub(crate) fn mmio_write(&self, gpa: Gpa, width: AccessWidth, value: u64) -> Option<DeferredWork> {
         let (hit, f) = self.decode(gpa)?;
         // Before the device's lock, which whoever serves a queue may hold just now.
         if let Some(queue) = kick(hit.bar, hit.offset) {

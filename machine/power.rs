@@ -3,7 +3,7 @@
 //! What a guest asked of its platform, until a vCPU takes it to user space.
 
 use crate::chipset::pm::PlatformRequest;
-use crate::chipset::saved::{state_struct, Saved, SectionId};
+use crate::chipset::saved::{state_struct, HasState, SectionId};
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// What a guest may ask of its platform.
@@ -55,7 +55,7 @@ state_struct! {
     }
 }
 
-impl Saved for &PowerState {
+impl HasState for &PowerState {
     const SECTION: SectionId = SectionId { id: 0x0c, version: 1 };
     type State = SavedPower;
 

@@ -9,10 +9,10 @@ use super::functions::each_function;
 use super::service::function::{VirtioFunction, VirtioService};
 use super::whole::GuestMachine;
 use crate::chipset::bus::save::with_chips;
-use crate::chipset::bus::Bus;
+use crate::chipset::bus::ChipBus;
 use crate::chipset::pci::PciSlot;
-use crate::chipset::saved::Saved;
-use crate::virtio::queue::Queue;
+use crate::chipset::saved::HasState;
+use crate::virtio::queue::VirtQueue;
 use crate::virtio::transport::pci::VirtioDevice;
 use core::fmt::Debug;
 use kernel::fmt::{Formatter, Result};
@@ -22,7 +22,7 @@ impl GuestMachine {
     pub(crate) fn show_chips(&self, f: &mut Formatter<'_>) -> Result {
         macro_rules! show_each {
             ($($chip:ident)*) => {
-                $(self.show_chip(f, stringify!($chip), |bus| bus.$chip.as_ref().map(Saved::save))?;)*
+                $(self.show_chip(f, stringify!($chip), |bus| bus.$chip.as_ref().map(HasState::save))?;)*
             };
         }
         with_chips!(show_each!());
@@ -33,7 +33,7 @@ impl GuestMachine {
         &self,
         f: &mut Formatter<'_>,
         name: &str,
-        save: impl FnOnce(&Bus) -> Option<S>,
+        save: impl FnOnce(&ChipBus) -> Option<S>,
     ) -> Result {
         match self.interrupts.look_at(save) {
             Some(state) => writeln!(f, "{name} {state:x?}"),
@@ -88,7 +88,7 @@ fn show_function<D: VirtioDevice + Unpin>(function: &VirtioFunction<D>, f: &mut 
     }
     let queues = function.with(|m| u16::try_from(m.device().queues().len()).unwrap_or(0));
     for index in 0..queues {
-        let copy = |queue: &Queue| (queue.save(), queue.in_flight());
+        let copy = |queue: &VirtQueue| (queue.save(), queue.in_flight());
         let Some((queue, in_flight)) = function.with(|m| m.queue(index).filter(|q| q.is_ready()).map(copy))
         else {
             continue;

@@ -10,7 +10,7 @@ use super::clock::MachineTime;
 use super::quiesce::AtRest;
 use super::whole::GuestMachine;
 use crate::chipset::bus::save::BUS_STATE_BYTES;
-use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
 use core::ops::Deref;
 use kernel::prelude::*;
 
@@ -28,7 +28,7 @@ const LATEST: u64 = u64::MAX >> 2;
 /// The time of a machine at rest.
 struct StoppedTime<'a>(&'a MachineTime);
 
-impl Saved for StoppedTime<'_> {
+impl HasState for StoppedTime<'_> {
     const SECTION: SectionId = SectionId { id: 0x01, version: 1 };
     type State = SavedTime;
 

@@ -5,7 +5,7 @@
 use super::clock::MachineClock;
 use super::interrupts::ChipsetLock;
 use super::ioevent::{IoAddrSpace, IoEvents};
-use super::mailbox::{Mailboxes, VcpuRequests};
+use super::mailbox::{VcpuMailboxes, VcpuRequests};
 use super::pci::PciBus;
 use super::power::PowerState;
 use super::ram::GuestRam;
@@ -28,7 +28,7 @@ pub(crate) struct GuestMachine {
     /// The chips, and messages to local APICs.
     pub(crate) interrupts: Arc<ChipsetLock>,
     /// The mailboxes of the vCPUs.
-    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) mailboxes: Arc<VcpuMailboxes>,
     /// The PCI bus.
     #[pin]
     pub(crate) pci: PciBus,
@@ -54,9 +54,9 @@ impl GuestMachine {
     /// `ENOMEM`, `ENODEV` where the TSC's frequency is not known.
     pub(crate) fn new(
         settings: ModuleSettings,
-    ) -> Result<(impl PinInit<GuestMachine>, Arc<GuestRam>, Arc<Mailboxes>)> {
+    ) -> Result<(impl PinInit<GuestMachine>, Arc<GuestRam>, Arc<VcpuMailboxes>)> {
         let ram = Arc::pin_init(GuestRam::new(), GFP_KERNEL_ACCOUNT)?;
-        let mailboxes = Arc::new(Mailboxes::new(), GFP_KERNEL_ACCOUNT)?;
+        let mailboxes = Arc::new(VcpuMailboxes::new(), GFP_KERNEL_ACCOUNT)?;
         let clock = MachineClock::new()?;
         let interrupts = ChipsetLock::new(mailboxes.clone(), clock.time.clone())?;
         let io_events = RcuBox::new(IoEvents::default())?;

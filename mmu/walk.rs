@@ -24,7 +24,7 @@
 use super::mem::{GuestMem, MemError};
 use crate::arch::addr::{Gpa, Gva, PAGE_SHIFT};
 use crate::arch::cr::{Cr0, Cr4, Efer};
-use crate::arch::exception::{Exception, PfError};
+use crate::arch::exception::{CpuException, PfError};
 
 /// How often a walk starts again because the guest changed its tables meanwhile.
 const MAX_ATTEMPTS: u32 = 16;
@@ -131,7 +131,7 @@ pub(crate) struct GuestTranslation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WalkError {
     /// The guest gets a page fault.
-    Fault(Exception),
+    Fault(CpuException),
     /// A table of the guest could not be read or updated now.
     Mem(MemError),
     /// The guest kept changing its tables; let it run on, and it will come back.
@@ -420,7 +420,7 @@ impl<M: GuestMem> TableWalker<'_, M> {
         error.set(PfError::WRITE, self.access.kind == AccessKind::Write);
         error.set(PfError::USER, self.access.privilege == AccessPrivilege::User);
         error.set(PfError::FETCH, self.access.kind == AccessKind::Fetch && tells_fetch);
-        WalkError::Fault(Exception::page_fault(self.gva, error))
+        WalkError::Fault(CpuException::page_fault(self.gva, error))
     }
 }
 

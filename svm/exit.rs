@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a VMCB's exit code to a typed [`Exit`].
+//! From a VMCB's exit code to a typed [`VmExit`].
 //!
 //! APM, "SVM Intercept Exit Codes". A pure function of plain numbers: total over all codes.
 
 use crate::arch::addr::{Gpa, Gva};
-use crate::arch::exception::Vector;
+use crate::arch::exception::ExceptionVector;
 use crate::vcpu::exit::{
-    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn,
+    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
 };
 
 /// The exit code of IN, OUT, INS and OUTS.
@@ -25,51 +25,51 @@ pub(crate) fn is_refused(code: u64) -> bool {
 
 /// Translates a raw exit.
 #[inline(always)]
-pub(super) fn decode(raw: RawExit) -> Exit {
+pub(super) fn decode(raw: RawExit) -> VmExit {
     // One comparison each for those that come most often, then a search among the others.
     // This one alone in 32 bits, so that the compiler leaves it in front.
     if raw.reason as u32 == IOIO as u32 {
-        return Exit::Pio(PioAccess::from_info(raw.info1 as u32));
+        return VmExit::Pio(PioAccess::from_info(raw.info1 as u32));
     }
     if raw.reason == 0x400 {
         return page_fault(raw);
     }
     if raw.reason == 0x7c {
-        return Exit::Msr(if raw.info1 & 1 == 0 { MsrAccess::Read } else { MsrAccess::Write });
+        return VmExit::Msr(if raw.info1 & 1 == 0 { MsrAccess::Read } else { MsrAccess::Write });
     }
     match raw.reason {
-        0x78 => Exit::Hlt,
-        0x00..=0x1f => Exit::Cr(control_register(raw.reason)),
-        0x72 => Exit::Cpuid,
+        0x78 => VmExit::Hlt,
+        0x00..=0x1f => VmExit::Cr(control_register(raw.reason)),
+        0x72 => VmExit::Cpuid,
         // A physical interrupt, NMI, SMI or INIT, which waits for the host.
-        0x60..=0x63 => Exit::HostInterrupt,
-        0x64 => Exit::InterruptWindow,
-        0x81 => Exit::VirtInsn(VirtInsn::Hypercall),
-        0x20..=0x3f => Exit::DebugRegister,
-        0x40..=0x5f => Exit::Exception(Vector((raw.reason & 0x1f) as u8), raw.info1 as u32),
-        0x74 => Exit::NmiReturn,
+        0x60..=0x63 => VmExit::HostInterrupt,
+        0x64 => VmExit::InterruptWindow,
+        0x81 => VmExit::VirtInsn(VirtInsn::Hypercall),
+        0x20..=0x3f => VmExit::DebugRegister,
+        0x40..=0x5f => VmExit::Exception(ExceptionVector((raw.reason & 0x1f) as u8), raw.info1 as u32),
+        0x74 => VmExit::NmiReturn,
         // INVD, WBINVD.
-        0x76 | 0x89 => Exit::CacheFlush,
+        0x76 | 0x89 => VmExit::CacheFlush,
         // RDPMC: no counters.
-        0x6f => Exit::Forbidden,
-        0x7a => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga)),
-        0x80 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun)),
-        0x82 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload)),
-        0x83 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmsave)),
-        0x84 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Stgi)),
-        0x85 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Clgi)),
-        0x86 => Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit)),
+        0x6f => VmExit::Forbidden,
+        0x7a => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga)),
+        0x80 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun)),
+        0x82 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload)),
+        0x83 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmsave)),
+        0x84 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Stgi)),
+        0x85 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Clgi)),
+        0x86 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit)),
         // Processors without decode assists tell 0.
-        0x79 => Exit::Invlpg(Some(Gva(raw.info1)).filter(|gva| gva.0 != 0)),
+        0x79 => VmExit::Invlpg(Some(Gva(raw.info1)).filter(|gva| gva.0 != 0)),
         // MONITOR, MWAIT and its conditional form, RDPRU: absent for guests.
-        0x8a | 0x8b | 0x8c | 0x8e => Exit::Undefined,
-        0x8d => Exit::Xsetbv,
-        0x7d => Exit::TaskSwitch,
+        0x8a | 0x8b | 0x8c | 0x8e => VmExit::Undefined,
+        0x8d => VmExit::Xsetbv,
+        0x7d => VmExit::TaskSwitch,
         // FERR_FREEZE: an x87 error with CR0.NE clear waits for an interrupt that no line of ours brings.
-        0x7e => Exit::HostInterrupt,
-        0x7f => Exit::TripleFault,
-        VMEXIT_INVALID | VMEXIT_INVALID32 => Exit::EntryFailed(raw),
-        _ => Exit::Unknown(raw),
+        0x7e => VmExit::HostInterrupt,
+        0x7f => VmExit::TripleFault,
+        VMEXIT_INVALID | VMEXIT_INVALID32 => VmExit::EntryFailed(raw),
+        _ => VmExit::Unknown(raw),
     }
 }
 
@@ -80,8 +80,8 @@ fn control_register(code: u64) -> CrAccess {
 }
 
 /// APM, "Nested versus Guest Page Faults", EXITINFO1.
-fn page_fault(raw: RawExit) -> Exit {
-    Exit::GuestPageFault(GuestPageFault {
+fn page_fault(raw: RawExit) -> VmExit {
+    VmExit::GuestPageFault(GuestPageFault {
         gpa: Gpa(raw.info2),
         present: raw.info1 & 1 != 0,
         write: raw.info1 & 2 != 0,

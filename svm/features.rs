@@ -24,7 +24,7 @@ pub(crate) struct SvmFeatures {
 
 /// What is to be said of one CPU beside the one that was probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fit {
+pub(crate) enum FeatureFit {
     /// It is like the other.
     Alike,
     /// Its SVM is another one, or it has none.
@@ -50,12 +50,12 @@ impl SvmFeatures {
     }
 
     /// Compares with a CPU that has the features `there` and the VM_CR `vm_cr`; `None` for one without.
-    pub(crate) fn fit(&self, there: Option<SvmFeatures>, vm_cr: Option<u64>) -> Fit {
+    pub(crate) fn fit(&self, there: Option<SvmFeatures>, vm_cr: Option<u64>) -> FeatureFit {
         match vm_cr {
-            _ if there != Some(*self) => Fit::Differs,
-            None => Fit::Differs,
-            Some(vm_cr) if is_switched_off(vm_cr) => Fit::SwitchedOff,
-            Some(_) => Fit::Alike,
+            _ if there != Some(*self) => FeatureFit::Differs,
+            None => FeatureFit::Differs,
+            Some(vm_cr) if is_switched_off(vm_cr) => FeatureFit::SwitchedOff,
+            Some(_) => FeatureFit::Alike,
         }
     }
 }

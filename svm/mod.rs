@@ -30,11 +30,13 @@ use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::host::page::KernelPages;
 use crate::mmu::format::{Npt, TableLevels};
-use crate::vcpu::backend::{Backend, Unsupported};
-use features::{Fit, SvmFeatures};
+use crate::vcpu::backend::{UnsupportedHost, VendorBackend};
+use features::{FeatureFit, SvmFeatures};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, IoMap, MsrMap, PassThrough, PermissionMaps, SvmQuirks, SvmWindow, VmcbPage};
+use region::{
+    IoMap, MsrPermissionMap, PassThrough, PermissionMaps, SvmCpuArea, SvmQuirks, SvmWindow, VmcbPage,
+};
 
 fn features_of_this_cpu() -> Option<SvmFeatures> {
     SvmFeatures::of(|leaf| cpu::cpuid(leaf, 0))
@@ -42,25 +44,25 @@ fn features_of_this_cpu() -> Option<SvmFeatures> {
 
 /// Checks that CPU `id` is like the one that was probed. One that is offline is checked when its first
 /// window opens.
-fn check(features: &SvmFeatures, id: u32) -> core::result::Result<(), Unsupported> {
+fn check(features: &SvmFeatures, id: u32) -> core::result::Result<(), UnsupportedHost> {
     if cpu::cpuid_on(id, 0, 0).is_err() {
         return Ok(());
     }
     let there = SvmFeatures::of(|leaf| cpu::cpuid_on(id, leaf, 0).unwrap_or_default());
     match features.fit(there, cpu::rdmsr_on(id, VM_CR).ok()) {
-        Fit::Alike => Ok(()),
-        Fit::Differs => Err(Unsupported::MixedCpus),
-        Fit::SwitchedOff => Err(Unsupported::Firmware),
+        FeatureFit::Alike => Ok(()),
+        FeatureFit::Differs => Err(UnsupportedHost::MixedCpus),
+        FeatureFit::SwitchedOff => Err(UnsupportedHost::Firmware),
     }
 }
 
 /// Allocates what each CPU needs.
 // Behind the many ways out of `Svm::new()` the compiler takes this for cold, and keeps checks in it.
 #[inline(never)]
-fn areas(features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<KVec<CpuArea>> {
+fn areas(features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<KVec<SvmCpuArea>> {
     let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
     for id in 0..cpu::limit() {
-        cpus.push_within_capacity(CpuArea::new(id, features, maps)?)?;
+        cpus.push_within_capacity(SvmCpuArea::new(id, features, maps)?)?;
     }
     Ok(cpus)
 }
@@ -82,7 +84,7 @@ pub(crate) struct Svm {
     /// CR4.MCE as the host has it.
     host_mce: u64,
     quirks: SvmQuirks,
-    cpus: KVec<CpuArea>,
+    cpus: KVec<SvmCpuArea>,
     maps: Arc<PermissionMaps>,
     levels: TableLevels,
 }
@@ -92,31 +94,31 @@ impl Svm {
     ///
     /// # Errors
     /// The reason why this machine cannot run guests, or the host's error.
-    pub(crate) fn new() -> Result<core::result::Result<Svm, Unsupported>> {
-        let Some(features) = features_of_this_cpu() else { return Ok(Err(Unsupported::NoExtension)) };
+    pub(crate) fn new() -> Result<core::result::Result<Svm, UnsupportedHost>> {
+        let Some(features) = features_of_this_cpu() else { return Ok(Err(UnsupportedHost::NoExtension)) };
         for id in 0..cpu::limit() {
             if let Err(why) = check(&features, id) {
                 return Ok(Err(why));
             }
         }
         if cpu::cr4() & Cr4::FRED.bits() != 0 {
-            return Ok(Err(Unsupported::Fred));
+            return Ok(Err(UnsupportedHost::Fred));
         }
         // Addresses in the VMCB and in nested tables would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
-            return Ok(Err(Unsupported::EncryptedMemory));
+            return Ok(Err(UnsupportedHost::EncryptedMemory));
         }
         // CPUID.1:ECX.OSXSAVE. Nobody has tried a processor with SVM but without XSAVE yet.
         if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
-            return Ok(Err(Unsupported::Lacks("XSAVE")));
+            return Ok(Err(UnsupportedHost::Lacks("XSAVE")));
         }
         if !features.nested_paging {
-            return Ok(Err(Unsupported::Lacks("nested paging")));
+            return Ok(Err(UnsupportedHost::Lacks("nested paging")));
         }
         if features.asids < 2 {
-            return Ok(Err(Unsupported::Lacks("ASIDs")));
+            return Ok(Err(UnsupportedHost::Lacks("ASIDs")));
         }
-        let mut msr = MsrMap::new()?;
+        let mut msr = MsrPermissionMap::new()?;
         for m in [
             PassThrough::SysenterCs,
             PassThrough::SysenterEsp,
@@ -140,7 +142,7 @@ impl Svm {
     }
 }
 
-impl Backend for Svm {
+impl VendorBackend for Svm {
     type Vcpu = vcpu::SvmVcpu;
     type Format = Npt;
 

@@ -10,7 +10,9 @@
 use super::asm;
 use super::exit::is_refused;
 use super::features::{is_switched_off, SvmFeatures};
-use super::vmcb::{CleanBits, ControlArea, Intercept3, Intercept4, InterceptCr, SaveArea, Vmcb, VmcbSegment};
+use super::vmcb::{
+    CleanBits, ControlArea, InterceptCr, InterceptVector3, InterceptVector4, SaveArea, Vmcb, VmcbSegment,
+};
 use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
@@ -28,7 +30,7 @@ use kernel::sync::Arc;
 use x86::msr::{IA32_DEBUGCTL, IA32_EFER};
 
 /// What each CPU has for running guests.
-pub(super) struct CpuArea {
+pub(super) struct SvmCpuArea {
     cpu: u32,
     /// The processor keeps the host's state here between VMRUN and #VMEXIT.
     _hsave: KernelPages,
@@ -49,18 +51,18 @@ pub(super) struct CpuArea {
 
 // SAFETY: `asids` and `flusher` are reached only through a `SvmWindow`, which holds the CPU that the area
 // belongs to with interrupts off; so no two threads use them at once.
-unsafe impl Sync for CpuArea {}
+unsafe impl Sync for SvmCpuArea {}
 
-impl CpuArea {
+impl SvmCpuArea {
     /// Allocates for CPU `cpu` of a machine with these features.
     ///
     /// # Errors
     /// `ENOMEM`.
     // See `areas()`.
     #[inline(never)]
-    pub(super) fn new(cpu: u32, features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<CpuArea> {
+    pub(super) fn new(cpu: u32, features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<SvmCpuArea> {
         let (hsave, host_vmcb) = (KernelPages::for_processor()?, KernelPages::for_processor()?);
-        Ok(CpuArea {
+        Ok(SvmCpuArea {
             cpu,
             hsave_hpa: hsave.hpa(),
             _hsave: hsave,
@@ -91,7 +93,7 @@ impl CpuArea {
     }
 }
 
-impl Drop for CpuArea {
+impl Drop for SvmCpuArea {
     fn drop(&mut self) {
         // Windows leave the address behind.
         if cpu::rdmsr_on(self.cpu, VM_HSAVE_PA) == Ok(self.hsave_hpa.0) {
@@ -116,7 +118,7 @@ pub(super) struct SvmQuirks {
 /// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
 /// see [`AsidNeighbour::of`].
 pub(crate) struct SvmWindow<'a> {
-    area: &'a CpuArea,
+    area: &'a SvmCpuArea,
     cpu: &'a PinnedCpu,
     /// Of the area.
     host_vmcb: Hpa,
@@ -135,7 +137,7 @@ impl<'a> SvmWindow<'a> {
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
     ///
     /// `None` where the processor refuses.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: SvmQuirks) -> Option<SvmWindow<'a>> {
+    pub(super) fn open(area: &'a SvmCpuArea, cpu: &'a PinnedCpu, quirks: SvmQuirks) -> Option<SvmWindow<'a>> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
         let ours = area.hsave_hpa.0;
@@ -261,17 +263,17 @@ impl Drop for SvmWindow<'_> {
 }
 
 /// An MSR permission map: two bits an MSR, set where the access exits. APM, "MSR Intercepts".
-pub(super) struct MsrMap(KernelPages);
+pub(super) struct MsrPermissionMap(KernelPages);
 
-impl MsrMap {
+impl MsrPermissionMap {
     /// A map in which everything exits.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<MsrMap> {
+    pub(super) fn new() -> Result<MsrPermissionMap> {
         let mut pages = KernelPages::new(1)?;
         pages.bytes_mut().fill(0xff);
-        Ok(MsrMap(pages))
+        Ok(MsrPermissionMap(pages))
     }
 
     /// Lets the guest read and write `msr` without an exit; unknown ranges stay as they are.
@@ -324,7 +326,7 @@ impl IoMap {
 
 /// The maps that all guests share.
 pub(super) struct PermissionMaps {
-    pub(super) msr: MsrMap,
+    pub(super) msr: MsrPermissionMap,
     pub(super) io: IoMap,
     /// The root of a nested table that maps nothing.
     pub(super) nothing: KernelPages,
@@ -334,25 +336,25 @@ pub(super) struct PermissionMaps {
 /// nobody switches.
 const HOST_SAFETY_CR: InterceptCr = InterceptCr::CR4_WRITE;
 /// The intercepts without which a guest could touch the host.
-const HOST_SAFETY3: Intercept3 = Intercept3::INTR
-    .union(Intercept3::NMI)
-    .union(Intercept3::SMI)
-    .union(Intercept3::INIT)
-    .union(Intercept3::IOIO)
-    .union(Intercept3::MSR)
-    .union(Intercept3::INVD)
-    .union(Intercept3::INVLPGA)
-    .union(Intercept3::FERR_FREEZE)
-    .union(Intercept3::SHUTDOWN);
+const HOST_SAFETY3: InterceptVector3 = InterceptVector3::INTR
+    .union(InterceptVector3::NMI)
+    .union(InterceptVector3::SMI)
+    .union(InterceptVector3::INIT)
+    .union(InterceptVector3::IOIO)
+    .union(InterceptVector3::MSR)
+    .union(InterceptVector3::INVD)
+    .union(InterceptVector3::INVLPGA)
+    .union(InterceptVector3::FERR_FREEZE)
+    .union(InterceptVector3::SHUTDOWN);
 /// As [`HOST_SAFETY3`].
-const HOST_SAFETY4: Intercept4 = Intercept4::VMRUN
-    .union(Intercept4::VMLOAD)
-    .union(Intercept4::VMSAVE)
-    .union(Intercept4::STGI)
-    .union(Intercept4::CLGI)
-    .union(Intercept4::SKINIT)
-    .union(Intercept4::WBINVD)
-    .union(Intercept4::XSETBV);
+const HOST_SAFETY4: InterceptVector4 = InterceptVector4::VMRUN
+    .union(InterceptVector4::VMLOAD)
+    .union(InterceptVector4::VMSAVE)
+    .union(InterceptVector4::STGI)
+    .union(InterceptVector4::CLGI)
+    .union(InterceptVector4::SKINIT)
+    .union(InterceptVector4::WBINVD)
+    .union(InterceptVector4::XSETBV);
 
 /// An owned VMCB.
 ///
@@ -383,7 +385,7 @@ impl VmcbPage {
         c.msrpm_base = msrpm;
         c.np_control = NP_ENABLE;
         c.v_intr = V_INTR_MASKING;
-        vmcb.set_intercepts(Intercept3::empty(), Intercept4::empty(), 0);
+        vmcb.set_intercepts(InterceptVector3::empty(), InterceptVector4::empty(), 0);
         Ok(vmcb)
     }
 
@@ -441,7 +443,7 @@ impl VmcbPage {
     }
 
     /// Sets the intercepts; those that protect the host are added.
-    pub(super) fn set_intercepts(&mut self, i3: Intercept3, i4: Intercept4, exceptions: u32) {
+    pub(super) fn set_intercepts(&mut self, i3: InterceptVector3, i4: InterceptVector4, exceptions: u32) {
         self.clean.remove(CleanBits::INTERCEPTS);
         let c = self.control_mut();
         c.intercept3 = i3.union(HOST_SAFETY3).bits();
@@ -463,9 +465,9 @@ impl VmcbPage {
     }
 
     /// Adds or removes one intercept of the third vector; those that protect the host stay.
-    pub(super) fn intercept3(&mut self, which: Intercept3, on: bool) {
+    pub(super) fn intercept3(&mut self, which: InterceptVector3, on: bool) {
         let c = self.control_mut();
-        let old = Intercept3::from_bits_retain(c.intercept3);
+        let old = InterceptVector3::from_bits_retain(c.intercept3);
         let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
         if new != old {
             c.intercept3 = new.bits();

@@ -6,18 +6,18 @@ use super::exit::{decode, is_refused, IOIO};
 use super::features::SvmFeatures;
 use super::region::{SvmWindow, VmcbPage};
 use super::step::SingleStep;
-use super::vmcb::{CleanBits, Intercept3, Intercept4, InterceptCr, VmcbSegment};
+use super::vmcb::{CleanBits, InterceptCr, InterceptVector3, InterceptVector4, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use crate::arch::cr::{Cr4, Efer, Rflags};
-use crate::arch::exception::Vector;
-use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
+use crate::arch::exception::ExceptionVector;
+use crate::arch::segment::{DescTableReg, SegAttr, SegReg, SegmentState};
 use crate::host::cpu::kick;
 use crate::host::debug::{reset_status, DR6_IDLE};
 use crate::mmu::asid::{AsidFlush, AsidTag};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
-use crate::vcpu::event::{Event, EventBlocking};
-use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
+use crate::vcpu::exit::{RawExit, VmExit};
 use crate::vcpu::state::{StateGroups, VcpuState, RAX, RSP};
 
 /// Event types of EVENTINJ and EXITINTINFO. APM, "Event Injection".
@@ -28,7 +28,7 @@ const TYPE_SOFT: u64 = 4 << 8;
 const TYPE_MASK: u64 = 7 << 8;
 
 /// The exit code of #DB.
-const DEBUG_EXCEPTION: u64 = 0x40 + Vector::DB.0 as u64;
+const DEBUG_EXCEPTION: u64 = 0x40 + ExceptionVector::DB.0 as u64;
 
 /// A virtual processor.
 pub(crate) struct SvmVcpu {
@@ -60,10 +60,16 @@ impl SvmVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
     pub(super) fn new(features: &SvmFeatures, host_mce: u64, mut vmcb: VmcbPage) -> SvmVcpu {
         vmcb.set_intercepts(
-            Intercept3::CPUID | Intercept3::HLT | Intercept3::RDPMC | Intercept3::TASK_SWITCH,
-            Intercept4::VMMCALL | Intercept4::MONITOR | Intercept4::MWAIT | Intercept4::RDPRU,
+            InterceptVector3::CPUID
+                | InterceptVector3::HLT
+                | InterceptVector3::RDPMC
+                | InterceptVector3::TASK_SWITCH,
+            InterceptVector4::VMMCALL
+                | InterceptVector4::MONITOR
+                | InterceptVector4::MWAIT
+                | InterceptVector4::RDPRU,
             // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
-            1 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0,
+            1 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0,
         );
         vmcb.intercept_dr(true);
         SvmVcpu {
@@ -123,7 +129,7 @@ impl SvmVcpu {
     fn put_off_iret(&mut self) {
         let Some(at) = self.nmi_iret.take() else { return };
         if self.vmcb.save().rip == at {
-            self.vmcb.intercept3(Intercept3::IRET, true);
+            self.vmcb.intercept3(InterceptVector3::IRET, true);
         } else {
             self.nmi_masked = false;
         }
@@ -133,7 +139,7 @@ impl SvmVcpu {
     fn await_iret(&mut self) {
         self.nmi_iret = Some(self.vmcb.save().rip);
         self.misplaced = true;
-        self.vmcb.intercept3(Intercept3::IRET, false);
+        self.vmcb.intercept3(InterceptVector3::IRET, false);
     }
 
     /// Drops all cached translations of this guest before the next entry.
@@ -175,11 +181,11 @@ fn unpack(seg: &VmcbSegment) -> SegmentState {
     SegmentState { selector: seg.selector, attr: SegAttr(attr), limit: seg.limit, base: seg.base }
 }
 
-fn table(seg: &VmcbSegment) -> DescTable {
-    DescTable { base: seg.base, limit: seg.limit as u16 }
+fn table(seg: &VmcbSegment) -> DescTableReg {
+    DescTableReg { base: seg.base, limit: seg.limit as u16 }
 }
 
-fn from_table(t: &DescTable) -> VmcbSegment {
+fn from_table(t: &DescTableReg) -> VmcbSegment {
     VmcbSegment { selector: 0, attrib: 0, limit: u32::from(t.limit), base: t.base }
 }
 
@@ -210,7 +216,7 @@ impl BackendVcpu for SvmVcpu {
     }
 
     #[inline(always)]
-    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> Exit {
+    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> VmExit {
         decode(raw)
     }
 
@@ -315,7 +321,7 @@ impl BackendVcpu for SvmVcpu {
 
     fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls) {
         if dirty.contains(ControlGroups::INTERRUPT_WINDOW) {
-            self.vmcb.intercept3(Intercept3::VINTR, from.interrupt_window());
+            self.vmcb.intercept3(InterceptVector3::VINTR, from.interrupt_window());
             self.vmcb.set_virtual_irq(from.interrupt_window());
         }
         if dirty.contains(ControlGroups::NMI_WINDOW) {
@@ -366,35 +372,35 @@ impl BackendVcpu for SvmVcpu {
         c.insn_bytes.get(..usize::from(c.insn_len))
     }
 
-    fn inject(&mut self, event: Event) {
+    fn inject(&mut self, event: GuestEvent) {
         self.put_off_iret();
         let (kind, vector, error) = match event {
-            Event::Interrupt(v) => (TYPE_INTR, v, None),
-            Event::Nmi => {
+            GuestEvent::Interrupt(v) => (TYPE_INTR, v, None),
+            GuestEvent::Nmi => {
                 self.nmi_masked = true;
-                self.vmcb.intercept3(Intercept3::IRET, true);
-                (TYPE_NMI, Vector::NMI.0, None)
+                self.vmcb.intercept3(InterceptVector3::IRET, true);
+                (TYPE_NMI, ExceptionVector::NMI.0, None)
             }
-            Event::Exception { vector, error } => (TYPE_EXCEPTION, vector.0, error),
-            Event::Software { vector } => (TYPE_SOFT, vector, None),
+            GuestEvent::Exception { vector, error } => (TYPE_EXCEPTION, vector.0, error),
+            GuestEvent::Software { vector } => (TYPE_SOFT, vector, None),
         };
         let error = error.map_or(0, |e| EVENT_ERROR | u64::from(e) << 32);
         self.vmcb.set_event(EVENT_VALID | kind | u64::from(vector) | error);
     }
 
-    fn take_interrupted(&mut self) -> Option<Event> {
+    fn take_interrupted(&mut self) -> Option<GuestEvent> {
         let info = self.vmcb.control().exit_int_info;
         if info & EVENT_VALID == 0 {
             return None;
         }
         let vector = (info & 0xff) as u8;
         match info & TYPE_MASK {
-            TYPE_INTR => Some(Event::Interrupt(vector)),
-            TYPE_NMI => Some(Event::Nmi),
+            TYPE_INTR => Some(GuestEvent::Interrupt(vector)),
+            TYPE_NMI => Some(GuestEvent::Nmi),
             // RIP is still at the INT3 or INTO: it runs again by itself. So does INT n.
-            TYPE_EXCEPTION if vector == Vector::BP.0 || vector == Vector::OF.0 => None,
-            TYPE_EXCEPTION => Some(Event::Exception {
-                vector: Vector(vector),
+            TYPE_EXCEPTION if vector == ExceptionVector::BP.0 || vector == ExceptionVector::OF.0 => None,
+            TYPE_EXCEPTION => Some(GuestEvent::Exception {
+                vector: ExceptionVector(vector),
                 error: (info & EVENT_ERROR != 0).then_some((info >> 32) as u32),
             }),
             _ => None,
@@ -419,7 +425,7 @@ impl BackendVcpu for SvmVcpu {
         self.vmcb.set_shadow(blocking.shadow);
         self.nmi_masked = blocking.nmi;
         self.nmi_iret = None;
-        self.vmcb.intercept3(Intercept3::IRET, blocking.nmi);
+        self.vmcb.intercept3(InterceptVector3::IRET, blocking.nmi);
     }
 
     #[inline]

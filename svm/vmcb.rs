@@ -68,7 +68,7 @@ bitflags! {
 bitflags! {
     /// Intercepts, vector 3 (offset 0x00c).
     #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct Intercept3: u32 {
+    pub(crate) struct InterceptVector3: u32 {
         /// Physical interrupts.
         const INTR = 1 << 0;
         /// Physical NMIs.
@@ -113,7 +113,7 @@ bitflags! {
 bitflags! {
     /// Intercepts, vector 4 (offset 0x010).
     #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct Intercept4: u32 {
+    pub(crate) struct InterceptVector4: u32 {
         /// VMRUN; must be set.
         const VMRUN = 1 << 0;
         /// VMMCALL.

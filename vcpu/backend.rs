@@ -2,12 +2,12 @@
 
 //! The contract between the run loop and a vendor's virtualization extensions.
 //!
-//! `Vm<B>` and `Vcpu<B>` are generic over [`Backend`]: the choice is made once, when the module
+//! `Vm<B>` and `Vcpu<B>` are generic over [`VendorBackend`]: the choice is made once, when the module
 //! loads, and no call on the exit path is indirect.
 
 use super::controls::{ControlGroups, EntryControls};
-use super::event::{Event, EventBlocking};
-use super::exit::{Exit, RawExit};
+use super::event::{EventBlocking, GuestEvent};
+use super::exit::{RawExit, VmExit};
 use super::state::{StateGroups, VcpuState};
 use crate::arch::addr::Hpa;
 use crate::host::cpu::PinnedCpu;
@@ -17,7 +17,7 @@ use kernel::prelude::*;
 
 /// Why this machine cannot run guests. Each is one line in the kernel's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unsupported {
+pub(crate) enum UnsupportedHost {
     /// The processor has no such extension.
     NoExtension,
     /// The firmware switched it off and locked the switch.
@@ -32,22 +32,22 @@ pub(crate) enum Unsupported {
     Fred,
 }
 
-impl Unsupported {
+impl UnsupportedHost {
     /// Says it in the kernel's log. Returns the error of whoever loads the module.
     pub(crate) fn report(self) -> Error {
         match self {
-            Unsupported::NoExtension => pr_err!("this processor has neither VMX nor SVM\n"),
-            Unsupported::Firmware => {
+            UnsupportedHost::NoExtension => pr_err!("this processor has neither VMX nor SVM\n"),
+            UnsupportedHost::Firmware => {
                 pr_err!("virtualization is disabled by the firmware; enable it in the firmware's setup\n")
             }
-            Unsupported::Lacks(what) => pr_err!("this processor lacks {}\n", what),
-            Unsupported::MixedCpus => {
+            UnsupportedHost::Lacks(what) => pr_err!("this processor lacks {}\n", what),
+            UnsupportedHost::MixedCpus => {
                 pr_err!("the CPUs of this machine differ in their virtualization features\n")
             }
-            Unsupported::Fred => {
+            UnsupportedHost::Fred => {
                 pr_err!("the host takes events by FRED, which is not supported; boot with fred=off\n")
             }
-            Unsupported::EncryptedMemory => {
+            UnsupportedHost::EncryptedMemory => {
                 pr_err!("the host's memory is encrypted, which is not supported; boot with mem_encrypt=off\n")
             }
         }
@@ -100,7 +100,7 @@ impl CodeContext {
 }
 
 /// A vendor's extension.
-pub(crate) trait Backend: Sized + Send + Sync + 'static {
+pub(crate) trait VendorBackend: Sized + Send + Sync + 'static {
     /// One virtual processor.
     type Vcpu: BackendVcpu + Unpin;
     /// The format of its second-level table.
@@ -140,7 +140,7 @@ pub(crate) trait BackendVcpu: Send {
         false
     }
     /// Says what the last entry ended with; `raw` is what [`Self::enter`] returned. Once for each entry.
-    fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> Exit;
+    fn exit(&mut self, raw: RawExit, state: &mut VcpuState) -> VmExit;
     /// Keeps what is in the processor only, before the window is dropped; [`Self::read_state`] gives the
     /// same afterwards. Once for each window.
     fn leave(&mut self, window: &mut Self::Window<'_>);
@@ -167,9 +167,9 @@ pub(crate) trait BackendVcpu: Send {
     /// Returns the bytes of the instruction where the processor told them with the last exit.
     fn insn_bytes(&self) -> Option<&[u8]>;
     /// Delivers `event` with the next entry.
-    fn inject(&mut self, event: Event);
+    fn inject(&mut self, event: GuestEvent);
     /// Takes back an event whose delivery the last exit interrupted, if it must be delivered again.
-    fn take_interrupted(&mut self) -> Option<Event>;
+    fn take_interrupted(&mut self) -> Option<GuestEvent>;
     /// Returns whether the last exit interrupted the delivery of an event, INT n included: it is then not the
     /// exit of the instruction at RIP.
     fn was_delivering(&self) -> bool;

@@ -2,7 +2,7 @@
 
 //! What the handlers of exits have before them: the vCPU in its window, and the machine around it.
 
-use super::backend::Backend;
+use super::backend::VendorBackend;
 use super::core::VcpuCore;
 use super::record::VcpuRecord;
 use super::vm::Vm;
@@ -12,15 +12,15 @@ use crate::host::cpu::PinnedCpu;
 use crate::host::fpu;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::machine::deferred::DeferredWork;
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::mmu::walk::PagingRegs;
 
 /// Everything a handler may touch.
-pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
+pub(crate) struct VcpuCx<'a, 'f, B: VendorBackend> {
     /// The VM.
     pub(crate) vm: &'a Vm<B>,
     /// What others ask of this vCPU.
-    pub(crate) mailbox: &'a Mailbox,
+    pub(crate) mailbox: &'a VcpuMailbox,
     /// What it leaves behind of its exits.
     pub(crate) record: &'a VcpuRecord,
     /// The vCPU.
@@ -35,7 +35,7 @@ pub(crate) struct VcpuCx<'a, 'f, B: Backend> {
     pub(crate) cpu: &'a PinnedCpu,
 }
 
-impl<B: Backend> VcpuCx<'_, '_, B> {
+impl<B: VendorBackend> VcpuCx<'_, '_, B> {
     /// Returns the machine's time.
     #[inline(always)]
     pub(crate) fn now(&mut self) -> Ns {

@@ -2,11 +2,11 @@
 
 //! Everything that belongs to one vCPU and is touched by its own thread only.
 
-use super::backend::{Backend, BackendVcpu};
+use super::backend::{BackendVcpu, VendorBackend};
 use super::code_cache::CodeCache;
 use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
-use super::event::{merge, Event, EventBlocking, MergedEvent};
+use super::event::{merge, EventBlocking, GuestEvent, MergedEvent};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
 use super::paging::VcpuPaging;
@@ -19,7 +19,7 @@ use super::vm::Vm;
 use crate::arch::addr::{Gfn, Gpa};
 use crate::arch::cpuid::FExtEdx;
 use crate::arch::cr::Rflags;
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
@@ -27,13 +27,13 @@ use crate::host::mitigation::GuestId;
 use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
-use crate::machine::mailbox::Mailbox;
+use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::whole::GuestMachine;
 use kernel::prelude::*;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MpState {
+pub(crate) enum VcpuActivity {
     /// Runs, or is ready to.
     Runnable = 0,
     /// Waits for INIT.
@@ -67,7 +67,7 @@ impl HeapParts {
 }
 
 /// See the module's description.
-pub(crate) struct VcpuCore<B: Backend> {
+pub(crate) struct VcpuCore<B: VendorBackend> {
     /// The vendor's part.
     pub(crate) hw: B::Vcpu,
     /// The registers.
@@ -95,15 +95,15 @@ pub(crate) struct VcpuCore<B: Backend> {
     /// The processor takes pages of 1 GiB in a guest's tables, whatever CPUID tells the guest.
     pub(crate) has_gib_pages: bool,
     /// What the vCPU is doing.
-    pub(crate) mp: MpState,
+    pub(crate) mp: VcpuActivity,
     /// How long it polls for an event before it sleeps.
     pub(crate) polling: HaltPolling,
     /// How early its timer fires.
     pub(crate) timer_advance: TimerAdvance,
     /// An exception to be delivered with the next entry.
-    pub(crate) exception: Option<Exception>,
+    pub(crate) exception: Option<CpuException>,
     /// An event whose delivery an exit interrupted.
-    pub(crate) interrupted: Option<Event>,
+    pub(crate) interrupted: Option<GuestEvent>,
     /// How many NMIs wait.
     pub(crate) nmis: u8,
     /// An interrupt given by user space (`KVM_INTERRUPT`) waits.
@@ -142,7 +142,7 @@ pub(crate) struct VcpuCore<B: Backend> {
     pub(crate) shutdown: bool,
 }
 
-impl<B: Backend> VcpuCore<B> {
+impl<B: VendorBackend> VcpuCore<B> {
     /// A vCPU after reset; `bsp` says whether it starts by itself.
     pub(crate) fn new(
         hw: B::Vcpu,
@@ -153,7 +153,8 @@ impl<B: Backend> VcpuCore<B> {
         halt_poll_ns: u32,
         HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
-        let mp = if id == 0 || lapic.is_none() { MpState::Runnable } else { MpState::Uninitialized };
+        let mp =
+            if id == 0 || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
         VcpuCore {
             hw,
             state: VcpuState::at_reset(signature),
@@ -251,10 +252,10 @@ impl<B: Backend> VcpuCore<B> {
     }
 
     /// Raises an exception; one that is being delivered merges with it.
-    pub(crate) fn raise(&mut self, e: Exception) {
+    pub(crate) fn raise(&mut self, e: CpuException) {
         let first = match (self.exception, self.interrupted) {
             (Some(e), _) => Some(e.vector),
-            (None, Some(Event::Exception { vector, .. })) => Some(vector),
+            (None, Some(GuestEvent::Exception { vector, .. })) => Some(vector),
             _ => None,
         };
         let merged = match first {
@@ -275,7 +276,7 @@ impl<B: Backend> VcpuCore<B> {
     /// Lets more NMIs wait. A processor holds one back while another is in service; until then there may be two,
     /// since a vCPU that does not run takes none.
     pub(crate) fn add_nmis(&mut self, more: u8) {
-        let is_served = self.interrupted == Some(Event::Nmi) || self.hw.blocking().nmi;
+        let is_served = self.interrupted == Some(GuestEvent::Nmi) || self.hw.blocking().nmi;
         self.nmis = self.nmis.saturating_add(more).min(if is_served { 1 } else { 2 });
     }
 
@@ -311,7 +312,7 @@ impl<B: Backend> VcpuCore<B> {
             self.fetch(StateGroups::DEBUG);
             self.state.dr6 |= DR6_BS;
             self.state.mark(StateGroups::DEBUG);
-            self.raise(Exception::plain(Vector::DB));
+            self.raise(CpuException::plain(ExceptionVector::DB));
         }
     }
 
@@ -352,7 +353,7 @@ impl<B: Backend> VcpuCore<B> {
         *cs = cs.at_paragraph(u16::from(vector) << 8);
         self.state.rip = 0;
         self.state.mark(StateGroups::SEGMENTS);
-        self.mp = MpState::Runnable;
+        self.mp = VcpuActivity::Runnable;
     }
 
     /// Sets the local APIC's base register for user space, which may go from any mode to any other. Returns whether
@@ -364,7 +365,7 @@ impl<B: Backend> VcpuCore<B> {
 
     /// Makes known what others must know of the local APIC, after any change of it that is not its own timer's: who it
     /// is, when its timer fires, and whether it is there. It may now take what it did not take before.
-    pub(crate) fn publish_apic(&mut self, mailbox: &Mailbox, machine: &GuestMachine) {
+    pub(crate) fn publish_apic(&mut self, mailbox: &VcpuMailbox, machine: &GuestMachine) {
         let Some(lapic) = self.lapic.as_ref() else { return };
         mailbox.set_identity(lapic.identity());
         self.note_apic_base();
@@ -393,7 +394,7 @@ impl<B: Backend> VcpuCore<B> {
     }
 
     /// Sets the host's timer for the local APIC's.
-    pub(crate) fn arm_timer(&self, mailbox: &Mailbox, time: &MachineTime) {
+    pub(crate) fn arm_timer(&self, mailbox: &VcpuMailbox, time: &MachineTime) {
         let Some(lapic) = self.lapic.as_ref() else { return };
         debug_assert_eq!(lapic.check(), Ok(()));
         let at = lapic.deadline().map(|at| time.to_host(at));
@@ -406,7 +407,7 @@ impl<B: Backend> VcpuCore<B> {
 
     /// The host's timer may have fired for the local APIC's: makes its interrupt pending if its time has come,
     /// or will have come when the guest is entered.
-    pub(crate) fn take_timer(&mut self, mailbox: &Mailbox, clock: &MachineClock) {
+    pub(crate) fn take_timer(&mut self, mailbox: &VcpuMailbox, clock: &MachineClock) {
         let host_tsc = rdtsc();
         let Some(lapic) = self.lapic.as_mut() else { return };
         let mut now = clock.time.now();

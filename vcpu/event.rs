@@ -2,11 +2,11 @@
 
 //! What can be delivered to a guest through its IDT.
 
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 
 /// An event for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum GuestEvent {
     /// A maskable interrupt.
     Interrupt(u8),
     /// A non-maskable interrupt.
@@ -14,7 +14,7 @@ pub(crate) enum Event {
     /// A fault or trap; CR2 has been set by whoever makes this.
     Exception {
         /// Which.
-        vector: Vector,
+        vector: ExceptionVector,
         /// The error code, for those that push one.
         error: Option<u32>,
     },
@@ -26,48 +26,55 @@ pub(crate) enum Event {
     },
 }
 
-impl Event {
+impl GuestEvent {
     /// Returns the type as both vendors number it, the vector and the error code.
     pub(crate) fn as_numbers(self) -> (u32, u8, Option<u32>) {
         match self {
-            Event::Interrupt(vector) => (0, vector, None),
-            Event::Nmi => (2, Vector::NMI.0, None),
-            Event::Exception { vector, error } => (3, vector.0, error),
-            Event::Software { vector } => (4, vector, None),
+            GuestEvent::Interrupt(vector) => (0, vector, None),
+            GuestEvent::Nmi => (2, ExceptionVector::NMI.0, None),
+            GuestEvent::Exception { vector, error } => (3, vector.0, error),
+            GuestEvent::Software { vector } => (4, vector, None),
         }
     }
 }
 
-impl From<Exception> for Event {
-    fn from(e: Exception) -> Event {
-        Event::Exception { vector: e.vector, error: e.error }
+impl From<CpuException> for GuestEvent {
+    fn from(e: CpuException) -> GuestEvent {
+        GuestEvent::Exception { vector: e.vector, error: e.error }
     }
 }
 
 /// Exceptions of the contributory class. SDM, "Interrupt 8—Double Fault Exception".
-fn is_contributory(v: Vector) -> bool {
-    matches!(v, Vector::DE | Vector::TS | Vector::NP | Vector::SS | Vector::GP)
+fn is_contributory(v: ExceptionVector) -> bool {
+    matches!(
+        v,
+        ExceptionVector::DE
+            | ExceptionVector::TS
+            | ExceptionVector::NP
+            | ExceptionVector::SS
+            | ExceptionVector::GP
+    )
 }
 
 /// What becomes of a second exception raised while a first was being delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MergedEvent {
     /// Deliver this one; the first will happen again by itself.
-    One(Exception),
+    One(CpuException),
     /// The guest is beyond saving.
     TripleFault,
 }
 
 /// Merges `second` into `first`, which had not been delivered. SDM, "Interrupt 8—Double Fault
 /// Exception", the table of conditions.
-pub(crate) fn merge(first: Vector, second: Exception) -> MergedEvent {
-    let double = Exception::with_error(Vector::DF, 0);
-    if first == Vector::DF {
+pub(crate) fn merge(first: ExceptionVector, second: CpuException) -> MergedEvent {
+    let double = CpuException::with_error(ExceptionVector::DF, 0);
+    if first == ExceptionVector::DF {
         return MergedEvent::TripleFault;
     }
     let both_contributory = is_contributory(first) && is_contributory(second.vector);
-    let in_page_fault =
-        first == Vector::PF && (second.vector == Vector::PF || is_contributory(second.vector));
+    let in_page_fault = first == ExceptionVector::PF
+        && (second.vector == ExceptionVector::PF || is_contributory(second.vector));
     if both_contributory || in_page_fault {
         MergedEvent::One(double)
     } else {

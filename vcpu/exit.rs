@@ -2,8 +2,8 @@
 
 //! Why a guest left guest mode, in words that do not depend on the vendor.
 
-use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::exception::Vector;
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
+use crate::arch::exception::ExceptionVector;
 
 /// What the processor reported, as it reported it; for the flight recorder and for exits nobody knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,12 +32,12 @@ impl PioAccess {
     const WORD: u32 = 1 << 5;
     const DWORD: u32 = 1 << 6;
 
-    /// IN or OUT, or with `is_string` INS or OUTS. [`Width::B8`] counts as [`Width::B4`]: no port is wider.
-    pub(crate) fn new(port: u16, width: Width, is_in: bool, is_string: bool) -> PioAccess {
+    /// IN or OUT, or with `is_string` INS or OUTS. [`AccessWidth::B8`] counts as [`AccessWidth::B4`]: no port is wider.
+    pub(crate) fn new(port: u16, width: AccessWidth, is_in: bool, is_string: bool) -> PioAccess {
         let size = match width {
-            Width::B1 => Self::BYTE,
-            Width::B2 => Self::WORD,
-            Width::B4 | Width::B8 => Self::DWORD,
+            AccessWidth::B1 => Self::BYTE,
+            AccessWidth::B2 => Self::WORD,
+            AccessWidth::B4 | AccessWidth::B8 => Self::DWORD,
         };
         let kind = if is_in { Self::IN } else { 0 } | if is_string { Self::STRING } else { 0 };
         PioAccess(u32::from(port) << 16 | size | kind)
@@ -55,15 +55,15 @@ impl PioAccess {
         (self.0 >> 16) as u16
     }
 
-    /// Returns the width; never [`Width::B8`].
+    /// Returns the width; never [`AccessWidth::B8`].
     #[inline(always)]
-    pub(crate) fn width(self) -> Width {
+    pub(crate) fn width(self) -> AccessWidth {
         if self.0 & Self::BYTE != 0 {
-            Width::B1
+            AccessWidth::B1
         } else if self.0 & Self::WORD != 0 {
-            Width::B2
+            AccessWidth::B2
         } else {
-            Width::B4
+            AccessWidth::B4
         }
     }
 
@@ -189,18 +189,18 @@ pub(crate) enum VmxInsn {
     Vmfunc,
 }
 
-impl Exit {
+impl VmExit {
     /// Returns whether it is a machine check, which is the host's: its handler runs before anything else touches
     /// memory, for a second one before that shuts the processor down.
     #[inline]
     pub(crate) fn is_machine_check(&self) -> bool {
-        matches!(self, Exit::Exception(Vector::MC, _))
+        matches!(self, VmExit::Exception(ExceptionVector::MC, _))
     }
 }
 
 /// Why the guest left guest mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub(crate) enum VmExit {
     /// IN, OUT, INS or OUTS.
     Pio(PioAccess),
     /// The second-level table did not allow an access.
@@ -226,7 +226,7 @@ pub(crate) enum Exit {
     /// Access to a debug register while the guest's are not loaded.
     DebugRegister,
     /// An exception of the guest that is watched.
-    Exception(Vector, u32),
+    Exception(ExceptionVector, u32),
     /// The guest can now take an interrupt.
     InterruptWindow,
     /// The guest's NMI handler is returning.
@@ -252,20 +252,20 @@ pub(crate) enum Exit {
     Unknown(RawExit),
 }
 
-impl Exit {
+impl VmExit {
     /// Returns whether an instruction of the guest caused it, before which the processor would have taken an
     /// interrupt of the host: [`super::progress`] goes by that. Not complete; what is left out is seldom.
     #[inline]
     pub(crate) fn is_of_insn(&self) -> bool {
         matches!(
             self,
-            Exit::Pio(_)
-                | Exit::GuestPageFault(_)
-                | Exit::Msr(_)
-                | Exit::Cpuid
-                | Exit::VirtInsn(_)
-                | Exit::CacheFlush
-                | Exit::DebugRegister
+            VmExit::Pio(_)
+                | VmExit::GuestPageFault(_)
+                | VmExit::Msr(_)
+                | VmExit::Cpuid
+                | VmExit::VirtInsn(_)
+                | VmExit::CacheFlush
+                | VmExit::DebugRegister
         )
     }
 }

@@ -14,11 +14,11 @@
 //! force but where guest memory is touched: they could only make the comparison in [`code::known`] fail,
 //! which means that nothing is known.
 
-use super::backend::{Backend, BackendVcpu};
+use super::backend::{BackendVcpu, VendorBackend};
 use super::context::VcpuCx;
 use super::core::VcpuCore;
 use super::emul::{code, mov};
-use super::exit::{Exit, MsrAccess, VirtInsn};
+use super::exit::{MsrAccess, VirtInsn, VmExit};
 use super::handle::{misc, msr, pio};
 use super::inject::{commit, prepare};
 use super::outcome::{ExitOutcome, FastExit};
@@ -29,11 +29,11 @@ use crate::host::{mitigation, trace};
 /// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
 /// been, but something waits. What the entries delivered has been noted.
 #[inline(never)]
-pub(super) fn run<B: Backend>(
+pub(super) fn run<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     window: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
     work: &ThreadWork<'_>,
-) -> Option<Exit> {
+) -> Option<VmExit> {
     let mut entry = FastEntry::of(cx);
     loop {
         let core = &mut *cx.core;
@@ -83,7 +83,7 @@ fn trace_exit(record: &VcpuRecord) {
 
 /// Returns whether the run loop has something to do before the guest goes on.
 #[inline(always)]
-fn waits<B: Backend>(cx: &VcpuCx<'_, '_, B>, work: &ThreadWork<'_>) -> bool {
+fn waits<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, work: &ThreadWork<'_>) -> bool {
     cx.mailbox.has_requests()
         || work.is_pending()
         || cx.vm.space.flushes.requested() != cx.core.flush_generation
@@ -101,7 +101,7 @@ struct FastEntry {
 
 impl FastEntry {
     #[inline]
-    fn of<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> FastEntry {
+    fn of<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>) -> FastEntry {
         let core = &*cx.core;
         let is_quick = !(core.nmis != 0
             || core.controls.interrupt_window()
@@ -114,18 +114,18 @@ impl FastEntry {
 
     /// Returns whether nothing but the exit itself has to be looked at after it.
     #[inline(always)]
-    fn is_over<B: Backend>(&self, core: &VcpuCore<B>) -> bool {
+    fn is_over<B: VendorBackend>(&self, core: &VcpuCore<B>) -> bool {
         self.is_plain && core.hw.tpr() == self.tpr && !core.is_stepping()
     }
 }
 
 /// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
 #[inline(never)]
-fn finish_entry<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<Exit> {
+fn finish_entry<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<VmExit> {
     let raw = cx.record.recorder.last();
     let core = &mut *cx.core;
     let is_step = core.hw.end_step(raw, &mut core.state);
-    let exit = if is_step { Exit::Resolved } else { core.hw.exit(raw, &mut core.state) };
+    let exit = if is_step { VmExit::Resolved } else { core.hw.exit(raw, &mut core.state) };
     record_exit(cx, &exit);
     let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, exit) != FastExit::Not;
     (!is_answered).then_some(exit)
@@ -133,7 +133,7 @@ fn finish_entry<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Op
 
 /// Notes what an entry delivered, and what its exit cut short. The guest's keys are put away.
 #[inline(never)]
-fn record_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: &Exit) {
+fn record_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: &VmExit) {
     if exit.is_machine_check() {
         mitigation::machine_check(cx.cpu);
     }
@@ -143,7 +143,7 @@ fn record_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: &Exit) {
 
 /// Chooses what the next entry delivers. `None`: the guest has shut down.
 #[inline(never)]
-fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
+fn choose<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
     cx.fpu.hide_keys();
     if !prepare(cx.vm, cx.record, cx.core) {
         return None;
@@ -155,9 +155,9 @@ fn choose<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
 
 /// Answers an exit, if it is of a kind that is answered here.
 #[inline(always)]
-fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> FastExit {
+fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExit {
     match exit {
-        Exit::Pio(access) => {
+        VmExit::Pio(access) => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             if !pio::answer(cx, access) {
                 return FastExit::Not;
@@ -166,26 +166,26 @@ fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> FastExit {
             cx.core.go_past(next, false);
             FastExit::Again
         }
-        Exit::Cpuid => {
+        VmExit::Cpuid => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             misc::cpuid(cx);
             cx.core.go_past(next, false);
             FastExit::Again
         }
-        Exit::Msr(access) => answer_msr(cx, access),
-        Exit::VirtInsn(VirtInsn::Hypercall) => {
+        VmExit::Msr(access) => answer_msr(cx, access),
+        VmExit::VirtInsn(VirtInsn::Hypercall) => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             misc::hypercall(cx);
             cx.core.go_past(next, false);
             FastExit::Again
         }
-        Exit::GuestPageFault(fault) => mov::answer(cx, &fault),
+        VmExit::GuestPageFault(fault) => mov::answer(cx, &fault),
         _ => FastExit::Not,
     }
 }
 
 #[inline(always)]
-fn answer_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> FastExit {
+fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> FastExit {
     let Some(next) = code::next_rip(cx) else { return FastExit::Not };
     let Some(policy) = msr::policy(cx) else { return FastExit::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };

@@ -5,27 +5,27 @@
 //! Before an entry the highest event is asked for without being taken ([`prepare`]); it counts as delivered when the
 //! exit has come and did not cut its delivery short ([`commit`]).
 
-use super::backend::{Backend, BackendVcpu};
+use super::backend::{BackendVcpu, VendorBackend};
 use super::controls::EntryTpr;
 use super::core::VcpuCore;
-use super::event::Event;
-use super::exit::Exit;
+use super::event::GuestEvent;
+use super::exit::VmExit;
 use super::record::{count, VcpuRecord};
 use super::state::StateGroups;
 use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::VecBits;
 use crate::host::trace;
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 
 /// DR7.GD: accesses to the debug registers are #DB.
 const DR7_GD: u64 = 1 << 13;
 
 /// Takes over the interrupts that were posted.
 #[inline]
-pub(crate) fn take_interrupts<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuCore<B>) {
+pub(crate) fn take_interrupts<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) {
     let (edge, level) = mailbox.take_posted();
     let Some(lapic) = core.lapic.as_mut() else { return };
     let lost = VecBits(lapic.merge_posted(&edge, &level));
@@ -37,7 +37,7 @@ pub(crate) fn take_interrupts<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &
 /// Tells the I/O APIC not to wait for the ends of level-triggered vectors that a local APIC dropped.
 #[cold]
 #[inline(never)]
-fn end_lost<B: Backend>(vm: &Vm<B>, mut lost: VecBits) {
+fn end_lost<B: VendorBackend>(vm: &Vm<B>, mut lost: VecBits) {
     while let Some(vector) = lost.highest() {
         lost.clear(vector);
         vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
@@ -48,7 +48,7 @@ fn end_lost<B: Backend>(vm: &Vm<B>, mut lost: VecBits) {
 /// be made resident first.
 // After every exit, and nothing to do for most: the rest stays out of line.
 #[inline(always)]
-pub(crate) fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+pub(crate) fn take_eoi<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
     if core.pv.is_eoi_armed() {
         take_armed_eoi(vm, core)
     } else {
@@ -57,7 +57,7 @@ pub(crate) fn take_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option
 }
 
 #[inline(never)]
-fn take_armed_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+fn take_armed_eoi<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
     let lapic = core.lapic.as_mut()?;
     match core.pv.take_eoi(&*vm.machine.ram, lapic) {
         Ok(None) => None,
@@ -72,19 +72,19 @@ fn take_armed_eoi<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa>
 
 /// Returns whether a maskable interrupt waits.
 #[inline]
-pub(crate) fn has_interrupt<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
+pub(crate) fn has_interrupt<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
     has_interrupt_with(core, vm, highest_irr(core))
 }
 
 /// Returns the highest vector that the local APIC was asked to deliver.
 #[inline]
-fn highest_irr<B: Backend>(core: &VcpuCore<B>) -> Option<u8> {
+fn highest_irr<B: VendorBackend>(core: &VcpuCore<B>) -> Option<u8> {
     core.lapic.as_ref()?.highest_irr()
 }
 
 /// As [`has_interrupt`]; `highest` is what [`highest_irr`] returns.
 #[inline]
-fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
+fn has_interrupt_with<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
     core.user_irq.is_some()
         || core.lapic.as_ref().is_some_and(|l| {
             highest.is_some_and(|vector| l.is_above_ppr(vector))
@@ -94,8 +94,13 @@ fn has_interrupt_with<B: Backend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Optio
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short. Touches guest memory.
 #[inline]
-pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuCore<B>, exit: &Exit) {
-    if matches!(exit, Exit::EntryFailed(_)) {
+pub(crate) fn commit<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    exit: &VmExit,
+) {
+    if matches!(exit, VmExit::EntryFailed(_)) {
         // Nothing was delivered. The interrupt was only chosen, and is pending in the local APIC still.
         core.armed = None;
         return;
@@ -125,7 +130,7 @@ pub(crate) fn commit<B: Backend>(vm: &Vm<B>, mailbox: &Mailbox, core: &mut VcpuC
 
 #[cold]
 #[inline(never)]
-fn read_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
+fn read_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
     if let Some(lapic) = core.lapic.as_mut() {
         // Where the page is gone, it is read before the next entry.
         let _ = core.vapic.read(&*vm.machine.ram, lapic);
@@ -134,7 +139,7 @@ fn read_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
 
 /// Before an entry: gives the processor the event that comes first. Touches guest memory. Returns `false`
 /// where there is nothing to enter any more: the guest has shut down.
-pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
+pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
     if core.shutdown {
         return false;
     }
@@ -147,7 +152,7 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
         prepare_exception(record, core, e);
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
-        inject(record, core, Event::Nmi);
+        inject(record, core, GuestEvent::Nmi);
     } else if waits {
         prepare_interrupt(vm, record, core);
     }
@@ -173,7 +178,7 @@ pub(crate) fn prepare<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vc
 
 /// Gives the processor an exception that is delivered for the first time, with what the delivery changes.
 #[inline(never)]
-fn prepare_exception<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: Exception) {
+fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: CpuException) {
     if let Some(cr2) = e.cr2 {
         core.fetch(StateGroups::CONTROL);
         core.state.cr2 = cr2.0;
@@ -183,7 +188,7 @@ fn prepare_exception<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e:
         // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
         core.state.rflags |= Rflags::RF.bits();
     }
-    if e.vector == Vector::DB {
+    if e.vector == ExceptionVector::DB {
         core.fetch(StateGroups::DEBUG);
         if core.state.dr7 & DR7_GD != 0 {
             // The handler may use the debug registers. SDM, "Debug Control Register (DR7)".
@@ -196,7 +201,7 @@ fn prepare_exception<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e:
 
 /// Gives the processor an event.
 #[inline(always)]
-fn inject<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: Event) {
+fn inject<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: GuestEvent) {
     trace::inject(move || {
         let (kind, vector, error) = event.as_numbers();
         trace::Inject { vcpu: record.id, kind, vector: vector.into(), error_code: error.unwrap_or(0) }
@@ -204,13 +209,13 @@ fn inject<B: Backend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: Event)
     core.hw.inject(event);
 }
 
-fn can_take_nmi<B: Backend>(core: &VcpuCore<B>) -> bool {
+fn can_take_nmi<B: VendorBackend>(core: &VcpuCore<B>) -> bool {
     let b = core.hw.blocking();
     !b.nmi && !b.shadow
 }
 
 /// Gives the processor the interrupt that waits, if the guest can take it.
-fn prepare_interrupt<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) {
+fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) {
     if !core.is_interruptible() {
         return;
     }
@@ -224,6 +229,6 @@ fn prepare_interrupt<B: Backend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut Vcp
     };
     if let Some(v) = vector {
         count(&record.stats.interrupts);
-        inject(record, core, Event::Interrupt(v));
+        inject(record, core, GuestEvent::Interrupt(v));
     }
 }

@@ -11,7 +11,7 @@
 //! answers. So the instruction is kept, and the next KVM_RUN finishes it before anything else, as it was
 //! decoded, whatever has become of its bytes.
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
 
 /// The most accesses of one instruction: POPA from a device whose every word lies in two pages.
@@ -47,7 +47,7 @@ pub(crate) struct PendingIo {
     /// The instruction that asked.
     waiting: Option<WaitingIo>,
     /// A port read that user space is working on: its width.
-    pub(crate) port_in: Option<Width>,
+    pub(crate) port_in: Option<AccessWidth>,
     /// What a REP OUTS writes: elements one after the other.
     pub(crate) out: [u8; OUT],
 }

@@ -4,8 +4,8 @@
 
 use super::exit::RawExit;
 use super::vapic::TprReport;
-use crate::arch::addr::{Gpa, Width};
-use crate::arch::exception::Exception;
+use crate::arch::addr::{AccessWidth, Gpa};
+use crate::arch::exception::CpuException;
 use crate::machine::power::PlatformEvent;
 
 /// A reason to return to user space.
@@ -16,7 +16,7 @@ pub(crate) enum UserExit {
         /// The port.
         port: u16,
         /// The width.
-        width: Width,
+        width: AccessWidth,
         /// IN.
         is_in: bool,
         /// The value written.
@@ -27,7 +27,7 @@ pub(crate) enum UserExit {
         /// The port.
         port: u16,
         /// The width of an element.
-        width: Width,
+        width: AccessWidth,
         /// How many.
         count: u32,
     },
@@ -144,7 +144,7 @@ pub(crate) enum ExitOutcome {
     /// The instruction is done: go past it.
     SkipAndResume,
     /// The instruction raises this.
-    Inject(Exception),
+    Inject(CpuException),
     /// The instruction is done; wait for an event.
     Halt,
     /// Do what sleeps, then enter the guest where it stands.

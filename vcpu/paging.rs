@@ -7,7 +7,7 @@
 //! changed what the guest's own paging depends on ([`VcpuPaging::changed`]). Shadow paging and nested guests are to
 //! be further kinds.
 
-use super::backend::{Backend, TableRoot};
+use super::backend::{TableRoot, VendorBackend};
 use super::exit::GuestPageFault;
 use super::second_level::TableFault;
 use super::vm::Vm;
@@ -24,7 +24,7 @@ pub(crate) enum VcpuPaging {
 impl VcpuPaging {
     /// Returns the table that the next entry walks.
     #[inline(always)]
-    pub(crate) fn root<'a, B: Backend>(&self, vm: &'a Vm<B>) -> TableRoot<'a> {
+    pub(crate) fn root<'a, B: VendorBackend>(&self, vm: &'a Vm<B>) -> TableRoot<'a> {
         match self {
             VcpuPaging::Direct => vm.space.root(),
         }
@@ -32,7 +32,7 @@ impl VcpuPaging {
 
     /// Handles a fault of that table. Interrupts are off and it does not sleep.
     #[inline]
-    pub(crate) fn fault<B: Backend>(
+    pub(crate) fn fault<B: VendorBackend>(
         &mut self,
         vm: &Vm<B>,
         cpu: &PinnedCpu,

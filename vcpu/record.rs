@@ -7,7 +7,7 @@
 //! the newest exit half written. Times are taken only in a module that was loaded to take them
 //! (parameter `exit_times`), for they cost two looks at the clock for each exit.
 
-use super::exit::{Exit, RawExit, VirtInsn};
+use super::exit::{RawExit, VirtInsn, VmExit};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 
@@ -190,15 +190,15 @@ impl ExitClass {
     ];
 
     /// Returns the class of an exit.
-    pub(crate) fn of(exit: &Exit) -> ExitClass {
+    pub(crate) fn of(exit: &VmExit) -> ExitClass {
         match exit {
-            Exit::Cpuid => ExitClass::Cpuid,
-            Exit::Msr(_) => ExitClass::Msr,
-            Exit::Pio(_) => ExitClass::Port,
-            Exit::GuestPageFault(_) => ExitClass::Memory,
-            Exit::VirtInsn(VirtInsn::Hypercall) => ExitClass::Hypercall,
-            Exit::Hlt => ExitClass::Halt,
-            Exit::HostInterrupt => ExitClass::HostInterrupt,
+            VmExit::Cpuid => ExitClass::Cpuid,
+            VmExit::Msr(_) => ExitClass::Msr,
+            VmExit::Pio(_) => ExitClass::Port,
+            VmExit::GuestPageFault(_) => ExitClass::Memory,
+            VmExit::VirtInsn(VirtInsn::Hypercall) => ExitClass::Hypercall,
+            VmExit::Hlt => ExitClass::Halt,
+            VmExit::HostInterrupt => ExitClass::HostInterrupt,
             _ => ExitClass::Other,
         }
     }

@@ -2,11 +2,11 @@
 
 //! What others ask of a vCPU, taken by its own thread.
 
-use super::backend::Backend;
-use super::core::{signature, MpState, VcpuCore};
+use super::backend::VendorBackend;
+use super::core::{signature, VcpuActivity, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
 use super::vm::Vm;
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::machine::service::function::ServiceLeft;
 
 /// What can be done inside the window, without sleeping and without leaving guest mode's state.
@@ -17,9 +17,9 @@ pub(crate) const QUICK: VcpuRequests = VcpuRequests::INTERRUPT
     .union(VcpuRequests::EXTINT);
 
 /// Takes what others asked of this vCPU, as far as it is in `which`.
-pub(crate) fn take_requests<B: Backend>(
+pub(crate) fn take_requests<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     which: VcpuRequests,
 ) {
@@ -42,10 +42,10 @@ pub(crate) fn take_requests<B: Backend>(
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
         core.publish_apic(mailbox, &vm.machine);
-        core.mp = if mailbox.id == 0 { MpState::Runnable } else { MpState::InitReceived };
+        core.mp = if mailbox.id == 0 { VcpuActivity::Runnable } else { VcpuActivity::InitReceived };
     }
     // After INIT: one that was sent before it has been forgotten, so this one came later.
-    if asked.contains(VcpuRequests::SIPI) && core.mp == MpState::InitReceived {
+    if asked.contains(VcpuRequests::SIPI) && core.mp == VcpuActivity::InitReceived {
         core.start_up(mailbox.sipi_vector());
     }
     if asked.contains(VcpuRequests::CLOCK) {

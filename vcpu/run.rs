@@ -12,11 +12,11 @@
 //! Everything hot stays in the inner loop. It ends for a host interrupt, for work of the host's
 //! scheduler, for a fault that must sleep, and for a user exit.
 
-use super::backend::{Backend, BackendVcpu};
+use super::backend::{BackendVcpu, VendorBackend};
 use super::context::VcpuCx;
-use super::core::{MpState, VcpuCore};
+use super::core::{VcpuActivity, VcpuCore};
 use super::emul::{code, insn};
-use super::exit::Exit;
+use super::exit::VmExit;
 use super::fast_path;
 use super::handle;
 use super::inject::{has_interrupt, prepare};
@@ -34,7 +34,7 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mitigation::SplitLocks;
 use crate::host::msr::{SpecCtrl, TscAux};
 use crate::host::{timer, trace};
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 
@@ -57,9 +57,9 @@ enum WindowExit {
 /// # Errors
 /// `EINTR` on a signal; `EFAULT` when guest memory cannot be made
 /// resident; `ENOMEM`; `ENODEV` on a CPU that cannot run guests.
-pub(crate) fn run<B: Backend>(
+pub(crate) fn run<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     record: &VcpuRecord,
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
@@ -79,9 +79,9 @@ pub(crate) fn run<B: Backend>(
     done
 }
 
-fn run_until_user<B: Backend>(
+fn run_until_user<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     record: &VcpuRecord,
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
@@ -107,14 +107,14 @@ fn run_until_user<B: Backend>(
                 count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
             }
-            if core.mp != MpState::Runnable && !wake_up(core, vm) {
+            if core.mp != VcpuActivity::Runnable && !wake_up(core, vm) {
                 sleep(mailbox, record, &mut core.polling)?;
                 continue;
             }
         }
         match window(vm, mailbox, record, core, fpu, finishes_only) {
             WindowExit::Again => {}
-            WindowExit::Sleep => core.mp = MpState::Halted,
+            WindowExit::Sleep => core.mp = VcpuActivity::Halted,
             WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
             WindowExit::User(exit) => {
                 count(&record.stats.user_exits);
@@ -133,7 +133,7 @@ fn run_until_user<B: Backend>(
 /// # Errors
 /// `EINTR` on a signal.
 #[inline]
-fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut HaltPolling) -> Result {
+fn sleep(mailbox: &VcpuMailbox, record: &VcpuRecord, polling: &mut HaltPolling) -> Result {
     let began = timer::rdtsc();
     let polls = polling.begin(began);
     let trace_halt = |polled| {
@@ -160,15 +160,15 @@ fn sleep(mailbox: &Mailbox, record: &VcpuRecord, polling: &mut HaltPolling) -> R
 }
 
 /// Returns whether a vCPU that is not running may run now, and makes it so.
-fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
-    if core.mp != MpState::Halted {
-        return core.mp == MpState::Runnable;
+fn wake_up<B: VendorBackend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
+    if core.mp != VcpuActivity::Halted {
+        return core.mp == VcpuActivity::Runnable;
     }
     let irq = core.state.rflags & Rflags::IF.bits() != 0 && has_interrupt(core, vm);
     let nmi = core.nmis != 0 && !core.hw.blocking().nmi;
     let wake = irq || nmi || core.exception.is_some() || core.interrupted.is_some();
     if wake {
-        core.mp = MpState::Runnable;
+        core.mp = VcpuActivity::Runnable;
     }
     wake
 }
@@ -176,9 +176,9 @@ fn wake_up<B: Backend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
 /// The window: root operation on this CPU with interrupts off. `finishes_only`: the guest is not entered, but an
 /// instruction is finished that user space did its part of.
 #[inline(always)]
-fn window<B: Backend>(
+fn window<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     record: &VcpuRecord,
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
@@ -259,7 +259,7 @@ fn window<B: Backend>(
 
 /// Returns what [`note_time`] needs of an exit, where times are asked for.
 #[inline(always)]
-fn stamp(record: &VcpuRecord, exit: Option<&Exit>) -> Option<(ExitClass, u64)> {
+fn stamp(record: &VcpuRecord, exit: Option<&VmExit>) -> Option<(ExitClass, u64)> {
     record.times.as_ref()?;
     exit.map(|e| (ExitClass::of(e), timer::rdtsc()))
 }
@@ -275,7 +275,7 @@ fn note_time(record: &VcpuRecord, exited: Option<(ExitClass, u64)>) {
 /// Finishes an instruction, if there is one, that user space or another vCPU kept from its end. Returns why the window
 /// must be closed, if it must.
 #[inline(always)]
-fn finish_insn<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<WindowExit> {
+fn finish_insn<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<WindowExit> {
     if !cx.core.io.is_unfinished() {
         return None;
     }
@@ -299,9 +299,9 @@ enum Announced {
 
 /// Announces guest mode, before the last look at what is asked: who asks later sends an interrupt.
 #[inline(always)]
-fn announce<B: Backend>(
+fn announce<B: VendorBackend>(
     vm: &Vm<B>,
-    (mailbox, cpu): (&Mailbox, &PinnedCpu),
+    (mailbox, cpu): (&VcpuMailbox, &PinnedCpu),
     core: &mut VcpuCore<B>,
     work: &ThreadWork<'_>,
     progress: &mut WindowProgress,
@@ -325,7 +325,7 @@ fn announce<B: Backend>(
 /// # Errors
 /// Why the window must be closed instead.
 #[inline(always)]
-fn load_guest<B: Backend>(
+fn load_guest<B: VendorBackend>(
     vm: &Vm<B>,
     record: &VcpuRecord,
     cx: &mut VcpuCx<'_, '_, B>,
@@ -353,7 +353,7 @@ fn load_guest<B: Backend>(
 
 /// Takes back what only the guest may run with.
 #[inline(always)]
-fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
+fn unload_guest<B: VendorBackend>(mailbox: &VcpuMailbox, cx: &mut VcpuCx<'_, '_, B>) {
     // First, so that as little as can be of the host's code runs under the guest's choice of speculation.
     if let Some(s) = &*cx.spec_ctrl {
         s.hide();
@@ -364,7 +364,7 @@ fn unload_guest<B: Backend>(mailbox: &Mailbox, cx: &mut VcpuCx<'_, '_, B>) {
 
 /// Handles an exit. Returns why the window must be closed, if it must.
 #[inline(always)]
-fn handle_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> Option<WindowExit> {
+fn handle_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> Option<WindowExit> {
     let outcome = handle::handle(cx, exit);
     let leave = apply_outcome(cx, outcome);
     // What the instruction did to the task priority is told once it is done.
@@ -373,7 +373,7 @@ fn handle_exit<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> Option<Win
 
 /// Gives the guest its task priority in memory, where it has asked for that. Returns what that waits for.
 #[inline(always)]
-fn write_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<BlockedBy> {
+fn write_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<BlockedBy> {
     if !core.vapic.is_used() {
         return None;
     }
@@ -385,7 +385,7 @@ fn write_vapic<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Blocked
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
 /// not happen at an instruction, and nothing says that others will.
 #[inline]
-fn is_stuck<B: Backend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit: &Exit) -> bool {
+fn is_stuck<B: VendorBackend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit: &VmExit) -> bool {
     if core.hw.was_delivering() {
         return true;
     }
@@ -394,12 +394,12 @@ fn is_stuck<B: Backend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit:
         return false;
     }
     // The exception is delivered next, and may come again before the handler's first instruction.
-    matches!(exit, Exit::Exception(..)) || progress.is_over(timer::rdtsc())
+    matches!(exit, VmExit::Exception(..)) || progress.is_over(timer::rdtsc())
 }
 
 /// Carries an outcome out. Returns why the window must be closed, if it must.
 #[inline(always)]
-fn apply_outcome<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> Option<WindowExit> {
+fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> Option<WindowExit> {
     match outcome {
         ExitOutcome::Resume => None,
         ExitOutcome::SkipAndResume => skip(cx).err(),
@@ -425,13 +425,13 @@ fn apply_outcome<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -
 /// Carries out what keeps an instruction from being gone past.
 #[cold]
 #[inline(never)]
-fn apply_skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> WindowExit {
+fn apply_skip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome) -> WindowExit {
     apply_outcome(cx, outcome).unwrap_or(WindowExit::Again)
 }
 
 /// Goes past the instruction that exited.
 #[inline(always)]
-fn skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
+fn skip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
     let next = match code::next_rip(cx) {
         Some(rip) => rip,
         None => insn::next_rip(cx).map_err(|o| apply_skip(cx, o))?,
@@ -441,7 +441,7 @@ fn skip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
 }
 
 /// Puts the guest's breakpoints into the processor if any is on; else the first access does it.
-fn load_debug<B: Backend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
+fn load_debug<B: VendorBackend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
     core.fetch(StateGroups::DEBUG);
     // DR7.L0 to G3.
     if core.state.dr7 & 0xff != 0 {
@@ -452,7 +452,7 @@ fn load_debug<B: Backend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
 }
 
 /// Takes the guest's debug registers out of the processor.
-fn put_debug<B: Backend>(core: &mut VcpuCore<B>) {
+fn put_debug<B: VendorBackend>(core: &mut VcpuCore<B>) {
     if core.debug_loaded {
         core.debug_loaded = false;
         core.dr = crate::host::debug::read_addresses();

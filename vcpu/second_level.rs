@@ -18,7 +18,7 @@ use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
 use crate::host::trace;
-use crate::machine::mailbox::Mailboxes;
+use crate::machine::mailbox::VcpuMailboxes;
 use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, GuestTouch, MapRights, PageSize, TableFormat};
 use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotRequest};
@@ -52,7 +52,7 @@ pub(crate) struct SecondLevel<F: TableFormat> {
     /// Flushes of translations that a CPU may hold and that were taken away.
     pub(crate) flushes: TlbFlushes,
     /// The vCPUs that walk it.
-    mailboxes: Arc<Mailboxes>,
+    mailboxes: Arc<VcpuMailboxes>,
 }
 
 /// What a fault of the second-level table turned out to be.
@@ -98,7 +98,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     pub(crate) fn new(
         format: F,
         ram: Arc<GuestRam>,
-        mailboxes: Arc<Mailboxes>,
+        mailboxes: Arc<VcpuMailboxes>,
         small_code: bool,
     ) -> Result<Arc<SecondLevel<F>>> {
         let mut pages = TablePages::new();

@@ -6,9 +6,9 @@
 //! The general registers, RIP and RFLAGS are always current between an exit and the next entry. A
 //! group in `valid` has been fetched since the last exit; one in `dirty` will be written back.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
-use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
+use crate::arch::segment::{DescTableReg, SegAttr, SegReg, SegmentState};
 
 bitflags::bitflags! {
     /// The groups of registers.
@@ -41,10 +41,10 @@ pub(crate) const RSP: usize = 4;
 pub(crate) const RSI: usize = 6;
 
 /// Returns RAX after an IN of `value`.
-pub(crate) fn merge_rax(rax: u64, width: Width, value: u32) -> u64 {
+pub(crate) fn merge_rax(rax: u64, width: AccessWidth, value: u32) -> u64 {
     match width {
         // A 32-bit result clears the upper half.
-        Width::B4 | Width::B8 => u64::from(value),
+        AccessWidth::B4 | AccessWidth::B8 => u64::from(value),
         _ => (rax & !width.mask()) | (u64::from(value) & width.mask()),
     }
 }
@@ -88,9 +88,9 @@ pub(crate) struct VcpuState {
     /// TR.
     pub(crate) tr: SegmentState,
     /// GDTR.
-    pub(crate) gdt: DescTable,
+    pub(crate) gdt: DescTableReg,
     /// IDTR.
-    pub(crate) idt: DescTable,
+    pub(crate) idt: DescTableReg,
     /// CR0.
     pub(crate) cr0: u64,
     /// CR2.
@@ -136,8 +136,8 @@ impl VcpuState {
             segs,
             ldtr: SegmentState { selector: 0, attr: SegAttr(0x82), limit: 0xffff, base: 0 },
             tr: SegmentState { selector: 0, attr: SegAttr(0x8b), limit: 0xffff, base: 0 },
-            gdt: DescTable { base: 0, limit: 0xffff },
-            idt: DescTable { base: 0, limit: 0xffff },
+            gdt: DescTableReg { base: 0, limit: 0xffff },
+            idt: DescTableReg { base: 0, limit: 0xffff },
             cr0: (Cr0::CD | Cr0::NW | Cr0::ET).bits(),
             cr2: 0,
             cr3: 0,

@@ -2,7 +2,7 @@
 
 //! The VM as its vCPUs see it: the machine, the table that shows its memory, and what the host's processors can.
 
-use super::backend::Backend;
+use super::backend::VendorBackend;
 use super::second_level::SecondLevel;
 use crate::arch::mitigation::HostFlags;
 use crate::host::mitigation;
@@ -15,7 +15,7 @@ use kernel::sync::Arc;
 
 /// A virtual machine.
 #[pin_data]
-pub(crate) struct Vm<B: Backend> {
+pub(crate) struct Vm<B: VendorBackend> {
     /// The vendor.
     pub(crate) backend: Arc<B>,
     /// The table that shows guest memory to the processor; dropped before the machine, since its notifier goes first.
@@ -33,7 +33,7 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) separates_guests: bool,
 }
 
-impl<B: Backend> Vm<B> {
+impl<B: VendorBackend> Vm<B> {
     /// Makes an empty VM for the calling process.
     ///
     /// # Errors

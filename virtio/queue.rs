@@ -62,7 +62,7 @@ macro_rules! each {
 
 /// One virtqueue.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct VirtQueue {
     max_size: u16,
     max_chain: usize,
     shape: QueueShape,
@@ -73,21 +73,21 @@ pub(crate) struct Queue {
     chain: SegmentList,
 }
 
-impl Queue {
+impl VirtQueue {
     /// Returns a queue of at most `max_size` entries (a power of two), whose chains have at most
     /// `max_chain` descriptors.
     ///
     /// # Errors
     /// `EINVAL`: the size is none. `ENOMEM`.
-    pub(crate) fn new(max_size: u16, max_chain: usize) -> Result<Queue> {
+    pub(crate) fn new(max_size: u16, max_chain: usize) -> Result<VirtQueue> {
         if !max_size.is_power_of_two() || max_size > MAX_SIZE {
             return Err(EINVAL);
         }
-        Ok(Queue::with_chain(max_size, max_chain, SegmentList::new(max_chain)?))
+        Ok(VirtQueue::with_chain(max_size, max_chain, SegmentList::new(max_chain)?))
     }
 
-    fn with_chain(max_size: u16, max_chain: usize, chain: SegmentList) -> Queue {
-        Queue {
+    fn with_chain(max_size: u16, max_chain: usize, chain: SegmentList) -> VirtQueue {
+        VirtQueue {
             max_size,
             max_chain,
             shape: QueueShape {
@@ -105,7 +105,7 @@ impl Queue {
     /// Puts the queue into the state before the driver configured it.
     pub(crate) fn reset(&mut self) {
         let chain = core::mem::take(&mut self.chain);
-        *self = Queue::with_chain(self.max_size, self.max_chain, chain);
+        *self = VirtQueue::with_chain(self.max_size, self.max_chain, chain);
     }
 
     /// Returns the number of entries.
@@ -163,7 +163,7 @@ impl Queue {
     /// # Errors
     /// As [`QueueError`].
     pub(crate) fn pop<M: GuestMem>(&mut self, mem: &M) -> Result<Option<BufferChain<'_>>, QueueError> {
-        let Queue { ready, shape, armed, chain, max_chain, format, .. } = self;
+        let VirtQueue { ready, shape, armed, chain, max_chain, format, .. } = self;
         if !*ready {
             return Ok(None);
         }
@@ -175,7 +175,7 @@ impl Queue {
         }))
     }
 
-    /// As [`Queue::pop`]; puts the pieces of the buffer into `list`, which has room for `max_chain` and is
+    /// As [`VirtQueue::pop`]; puts the pieces of the buffer into `list`, which has room for `max_chain` and is
     /// emptied first.
     ///
     /// # Errors
@@ -189,7 +189,7 @@ impl Queue {
         if !self.ready {
             return Ok(None);
         }
-        let Queue { shape, armed, max_chain, format, .. } = self;
+        let VirtQueue { shape, armed, max_chain, format, .. } = self;
         pop(format, shape, mem, armed, BufferParts::new(list, *max_chain))
     }
 
@@ -225,7 +225,7 @@ impl Queue {
         }
     }
 
-    /// Returns where the queue stands, for [`Queue::rewind`].
+    /// Returns where the queue stands, for [`VirtQueue::rewind`].
     pub(crate) fn mark(&self) -> QueueMark {
         QueueMark(match &self.format {
             AnyRing::Split(ring) => ring.position().into(),
@@ -233,7 +233,7 @@ impl Queue {
         })
     }
 
-    /// Takes back every [`Queue::pop`] since the mark was made, so that the next one gives the same
+    /// Takes back every [`VirtQueue::pop`] since the mark was made, so that the next one gives the same
     /// buffers. None of them was given back.
     pub(crate) fn rewind(&mut self, mark: QueueMark) {
         match &mut self.format {
@@ -283,7 +283,7 @@ impl Queue {
     }
 }
 
-/// [`Queue::pop_into`] of either format.
+/// [`VirtQueue::pop_into`] of either format.
 #[inline(always)]
 fn pop<M: GuestMem>(
     format: &mut AnyRing,

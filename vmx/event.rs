@@ -5,8 +5,8 @@
 //! SDM, "VM-Entry Controls for Event Injection", "Information for VM Exits That Occur During Event
 //! Delivery", "Guest Non-Register State". Pure functions of numbers.
 
-use crate::arch::exception::Vector;
-use crate::vcpu::event::{Event, EventBlocking};
+use crate::arch::exception::ExceptionVector;
+use crate::vcpu::event::{EventBlocking, GuestEvent};
 
 /// The information field is valid.
 pub(crate) const VALID: u32 = 1 << 31;
@@ -41,17 +41,17 @@ pub(crate) struct EntryInjection {
 }
 
 /// Encodes `event` for a guest whose CR0.PE is `protected`: in real mode no exception has an error code.
-pub(crate) fn encode(event: Event, protected: bool) -> EntryInjection {
+pub(crate) fn encode(event: GuestEvent, protected: bool) -> EntryInjection {
     let plain = |kind: u32, vector: u8| VALID | kind | u32::from(vector);
     let (info, error, length) = match event {
-        Event::Interrupt(v) => (plain(EXTERNAL, v), 0, 0),
-        Event::Nmi => (plain(NMI, Vector::NMI.0), 0, 0),
-        Event::Exception { vector, error } => match error.filter(|_| protected) {
+        GuestEvent::Interrupt(v) => (plain(EXTERNAL, v), 0, 0),
+        GuestEvent::Nmi => (plain(NMI, ExceptionVector::NMI.0), 0, 0),
+        GuestEvent::Exception { vector, error } => match error.filter(|_| protected) {
             Some(e) => (plain(HARDWARE, vector.0) | ERROR_CODE, e, 0),
             None => (plain(HARDWARE, vector.0), 0, 0),
         },
         // INT n has two bytes; user space restores no other.
-        Event::Software { vector } => (plain(SOFTWARE, vector), 0, 2),
+        GuestEvent::Software { vector } => (plain(SOFTWARE, vector), 0, 2),
     };
     EntryInjection { info, error, length }
 }
@@ -59,16 +59,16 @@ pub(crate) fn encode(event: Event, protected: bool) -> EntryInjection {
 /// Returns the event that an exit cut short, from the IDT-vectoring information field.
 ///
 /// INT n, INT1, INT3 and INTO run again by themselves: RIP is still at them.
-pub(crate) fn interrupted(info: u32, error: u32) -> Option<Event> {
+pub(crate) fn interrupted(info: u32, error: u32) -> Option<GuestEvent> {
     if info & VALID == 0 {
         return None;
     }
     let vector = (info & 0xff) as u8;
     match info & TYPE {
-        EXTERNAL => Some(Event::Interrupt(vector)),
-        NMI => Some(Event::Nmi),
-        HARDWARE => Some(Event::Exception {
-            vector: Vector(vector),
+        EXTERNAL => Some(GuestEvent::Interrupt(vector)),
+        NMI => Some(GuestEvent::Nmi),
+        HARDWARE => Some(GuestEvent::Exception {
+            vector: ExceptionVector(vector),
             error: (info & ERROR_CODE != 0).then_some(error),
         }),
         _ => None,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From an exit reason and its qualification to a typed [`Exit`].
+//! From an exit reason and its qualification to a typed [`VmExit`].
 //!
 //! SDM, "VMX Basic Exit Reasons", "Exit Qualification". A pure function of plain numbers: total over
 //! all reasons.
 
 use super::event::{self, VALID};
-use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::exception::Vector;
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
+use crate::arch::exception::ExceptionVector;
 use crate::vcpu::exit::{
-    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmxInsn,
+    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmExit, VmxInsn,
 };
 
 /// Bit 31 of the exit reason: the entry failed.
@@ -69,7 +69,7 @@ impl ExitReport {
         }
         match self.basic() {
             Some(0) => {
-                let double = (self.interruption & 0xff) as u8 == Vector::DF.0;
+                let double = (self.interruption & 0xff) as u8 == ExceptionVector::DF.0;
                 self.interruption & event::NMI_UNBLOCKED != 0 && !double
             }
             Some(REASON_EPT_VIOLATION) => self.qualification & (1 << 12) != 0,
@@ -80,47 +80,47 @@ impl ExitReport {
 
 /// Translates a report.
 #[inline]
-pub(crate) fn decode(report: &ExitReport) -> Exit {
+pub(crate) fn decode(report: &ExitReport) -> VmExit {
     let raw = report.raw();
     if raw.reason == SOFTWARE {
-        return Exit::Emulate;
+        return VmExit::Emulate;
     }
-    let Some(reason) = report.basic() else { return Exit::EntryFailed(raw) };
+    let Some(reason) = report.basic() else { return VmExit::EntryFailed(raw) };
     match reason {
         // Hot ones first.
         30 => pio(raw),
-        31 => Exit::Msr(MsrAccess::Read),
-        32 => Exit::Msr(MsrAccess::Write),
+        31 => VmExit::Msr(MsrAccess::Read),
+        32 => VmExit::Msr(MsrAccess::Write),
         REASON_EPT_VIOLATION => violation(report),
         49 => misconfiguration(report),
-        12 => Exit::Hlt,
-        10 => Exit::Cpuid,
-        1 => Exit::HostInterrupt,
-        7 => Exit::InterruptWindow,
-        18 => Exit::VirtInsn(VirtInsn::Hypercall),
-        29 => Exit::DebugRegister,
+        12 => VmExit::Hlt,
+        10 => VmExit::Cpuid,
+        1 => VmExit::HostInterrupt,
+        7 => VmExit::InterruptWindow,
+        18 => VmExit::VirtInsn(VirtInsn::Hypercall),
+        29 => VmExit::DebugRegister,
         0 => exception(report),
-        8 => Exit::NmiReturn,
+        8 => VmExit::NmiReturn,
         // INVD, WBINVD.
-        13 | 54 => Exit::CacheFlush,
+        13 | 54 => VmExit::CacheFlush,
         // RDPMC: no counters.
-        15 => Exit::Forbidden,
-        REASON_CR => Exit::Cr(cr_access(raw.info1)),
-        14 => Exit::Invlpg(Some(Gva(raw.info1))),
+        15 => VmExit::Forbidden,
+        REASON_CR => VmExit::Cr(cr_access(raw.info1)),
+        14 => VmExit::Invlpg(Some(Gva(raw.info1))),
         19..=27 | 50 | 53 | 59 => {
-            vmx_insn(reason).map_or(Exit::Unknown(raw), |i| Exit::VirtInsn(VirtInsn::Vmx(i)))
+            vmx_insn(reason).map_or(VmExit::Unknown(raw), |i| VmExit::VirtInsn(VirtInsn::Vmx(i)))
         }
         // GETSEC, RSM outside SMM, MWAIT, MONITOR, ENCLS, UMWAIT, TPAUSE: absent for guests.
-        11 | 17 | 36 | 39 | 60 | 67 | 68 => Exit::Undefined,
-        55 => Exit::Xsetbv,
-        9 => Exit::TaskSwitch,
+        11 | 17 | 36 | 39 | 60 | 67 | 68 => VmExit::Undefined,
+        55 => VmExit::Xsetbv,
+        9 => VmExit::TaskSwitch,
         // The task priority fell below what an interrupt waits for: the run loop looks anew.
-        43 => Exit::Resolved,
-        2 => Exit::TripleFault,
+        43 => VmExit::Resolved,
+        2 => VmExit::TripleFault,
         // A host's INIT, SIPI or SMI: what it waits for happens outside the window. The preemption timer
         // ends the guest for the host's sake, too.
-        3..=6 | 52 => Exit::HostInterrupt,
-        _ => Exit::Unknown(raw),
+        3..=6 | 52 => VmExit::HostInterrupt,
+        _ => VmExit::Unknown(raw),
     }
 }
 
@@ -143,21 +143,21 @@ fn vmx_insn(reason: u16) -> Option<VmxInsn> {
 }
 
 /// SDM, "Exit Qualification for I/O Instructions".
-fn pio(raw: RawExit) -> Exit {
+fn pio(raw: RawExit) -> VmExit {
     let width = match raw.info1 & 7 {
-        0 => Width::B1,
-        1 => Width::B2,
-        3 => Width::B4,
-        _ => return Exit::Unknown(raw),
+        0 => AccessWidth::B1,
+        1 => AccessWidth::B2,
+        3 => AccessWidth::B4,
+        _ => return VmExit::Unknown(raw),
     };
     let (is_in, is_string) = (raw.info1 & 8 != 0, raw.info1 & 16 != 0);
-    Exit::Pio(PioAccess::new((raw.info1 >> 16) as u16, width, is_in, is_string))
+    VmExit::Pio(PioAccess::new((raw.info1 >> 16) as u16, width, is_in, is_string))
 }
 
 /// SDM, "Exit Qualification for EPT Violations".
-fn violation(report: &ExitReport) -> Exit {
+fn violation(report: &ExitReport) -> VmExit {
     let q = report.qualification;
-    Exit::GuestPageFault(GuestPageFault {
+    VmExit::GuestPageFault(GuestPageFault {
         gpa: Gpa(report.gpa),
         write: q & 2 != 0,
         fetch: q & 4 != 0,
@@ -169,8 +169,8 @@ fn violation(report: &ExitReport) -> Exit {
 }
 
 /// An entry that the processor cannot use: only a bug of ours makes one.
-fn misconfiguration(report: &ExitReport) -> Exit {
-    Exit::GuestPageFault(GuestPageFault {
+fn misconfiguration(report: &ExitReport) -> VmExit {
+    VmExit::GuestPageFault(GuestPageFault {
         gpa: Gpa(report.gpa),
         write: false,
         fetch: false,
@@ -180,11 +180,11 @@ fn misconfiguration(report: &ExitReport) -> Exit {
     })
 }
 
-fn exception(report: &ExitReport) -> Exit {
+fn exception(report: &ExitReport) -> VmExit {
     if event::is_nmi(report.interruption) {
-        return Exit::HostInterrupt;
+        return VmExit::HostInterrupt;
     }
-    Exit::Exception(Vector((report.interruption & 0xff) as u8), report.error)
+    VmExit::Exception(ExceptionVector((report.interruption & 0xff) as u8), report.error)
 }
 
 /// What the processor did not take, so that the guest was not entered.

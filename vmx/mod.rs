@@ -32,18 +32,18 @@ use crate::arch::msr::ARCH_CAPABILITIES;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::mmu::format::{Ept, MemoryType};
-use crate::vcpu::backend::{Backend, Unsupported};
+use crate::vcpu::backend::{UnsupportedHost, VendorBackend};
 use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, VmxMsrs, VmxSetup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{CpuArea, VmcsPage, VmxQuirks, VmxWindow};
-use shared::{MsrMap, NoPebs, SharedPages, PEBS_ENABLE};
+use region::{VmcsPage, VmxCpuArea, VmxQuirks, VmxWindow};
+use shared::{MsrBitmapPage, NoPebs, SharedPages, PEBS_ENABLE};
 use x86::msr;
 
 /// VMX on this machine.
 pub(crate) struct Vmx {
     setup: VmxSetup,
-    cpus: KVec<CpuArea>,
+    cpus: KVec<VmxCpuArea>,
     shared: Arc<SharedPages>,
     format: Ept,
     phys_bits: u32,
@@ -83,22 +83,22 @@ fn capabilities(id: u32) -> Result<VmxMsrs> {
 }
 
 /// What all CPUs have, or why they cannot run guests.
-fn common_capabilities() -> Result<core::result::Result<VmxMsrs, Unsupported>> {
+fn common_capabilities() -> Result<core::result::Result<VmxMsrs, UnsupportedHost>> {
     let mut common = None;
     for id in 0..cpu::limit() {
         let feature = match cpu::rdmsr_on(id, msr::IA32_FEATURE_CONTROL) {
             Ok(v) => v,
             Err(e) if e == ENXIO => continue,
-            Err(_) => return Ok(Err(Unsupported::Firmware)),
+            Err(_) => return Ok(Err(UnsupportedHost::Firmware)),
         };
         if !is_allowed(feature) {
-            return Ok(Err(Unsupported::Firmware));
+            return Ok(Err(UnsupportedHost::Firmware));
         }
         if !agree(&mut common, capabilities(id)?) {
-            return Ok(Err(Unsupported::MixedCpus));
+            return Ok(Err(UnsupportedHost::MixedCpus));
         }
     }
-    Ok(common.ok_or(Unsupported::NoExtension))
+    Ok(common.ok_or(UnsupportedHost::NoExtension))
 }
 
 /// Returns whether the L1 data cache is flushed before guests run.
@@ -121,16 +121,16 @@ impl Vmx {
     ///
     /// # Errors
     /// The reason why this machine cannot run guests, or the host's error.
-    pub(crate) fn new() -> Result<core::result::Result<Vmx, Unsupported>> {
+    pub(crate) fn new() -> Result<core::result::Result<Vmx, UnsupportedHost>> {
         if !is_present() {
-            return Ok(Err(Unsupported::NoExtension));
+            return Ok(Err(UnsupportedHost::NoExtension));
         }
         if asm::cr4() & Cr4::FRED.bits() != 0 {
-            return Ok(Err(Unsupported::Fred));
+            return Ok(Err(UnsupportedHost::Fred));
         }
         // Addresses in the VMCS and in EPT would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
-            return Ok(Err(Unsupported::EncryptedMemory));
+            return Ok(Err(UnsupportedHost::EncryptedMemory));
         }
         let msrs = match common_capabilities()? {
             Ok(msrs) => msrs,
@@ -138,11 +138,11 @@ impl Vmx {
         };
         let setup = match VmxSetup::new(&msrs) {
             Ok(setup) => setup,
-            Err(what) => return Ok(Err(Unsupported::Lacks(what))),
+            Err(what) => return Ok(Err(UnsupportedHost::Lacks(what))),
         };
         let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
         for id in 0..cpu::limit() {
-            cpus.push_within_capacity(CpuArea::new(id, &setup)?)?;
+            cpus.push_within_capacity(VmxCpuArea::new(id, &setup)?)?;
         }
         let format = Ept {
             gib_pages: setup.ept_vpid.contains(EptVpid::PAGES_1G),
@@ -160,7 +160,8 @@ impl Vmx {
             stops_trace: flags.contains(HostFlags::INTEL_PT) && !setup.traces,
             is_alone: has_enlightened_vmcs(|leaf| cpu::cpuid(leaf, 0)),
         };
-        let shared = Arc::new(SharedPages { bitmap: MsrMap::new()?, no_pebs: NoPebs::new()? }, GFP_KERNEL)?;
+        let shared =
+            Arc::new(SharedPages { bitmap: MsrBitmapPage::new()?, no_pebs: NoPebs::new()? }, GFP_KERNEL)?;
         Ok(Ok(Vmx {
             setup,
             cpus,
@@ -173,7 +174,7 @@ impl Vmx {
     }
 }
 
-impl Backend for Vmx {
+impl VendorBackend for Vmx {
     type Vcpu = vcpu::VmxVcpu;
     type Format = Ept;
 

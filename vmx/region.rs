@@ -15,7 +15,7 @@ use super::shared::{SharedPages, PEBS_ENABLE, SWITCHED};
 use super::vmcs::{GuestField, HostField, OwnedField, ReadField, VmcsField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
-use crate::arch::exception::Vector;
+use crate::arch::exception::ExceptionVector;
 use crate::host::cpu::PinnedCpu;
 use crate::host::mitigation;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
@@ -35,22 +35,22 @@ use x86::msr;
 const LAST_VPID: u32 = 0xffff;
 
 /// What each CPU has for running guests.
-pub(super) struct CpuArea {
+pub(super) struct VmxCpuArea {
     vmxon: KernelPages,
     vpids: UnsafeCell<AsidPool>,
 }
 
 // SAFETY: `vpids` is reached only through a `VmxWindow`, which holds the CPU that the area belongs to
 // with interrupts off; so no two threads use it at once.
-unsafe impl Sync for CpuArea {}
+unsafe impl Sync for VmxCpuArea {}
 
-impl CpuArea {
+impl VmxCpuArea {
     /// Allocates for CPU `cpu`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(cpu: u32, setup: &VmxSetup) -> Result<CpuArea> {
-        Ok(CpuArea {
+    pub(super) fn new(cpu: u32, setup: &VmxSetup) -> Result<VmxCpuArea> {
+        Ok(VmxCpuArea {
             vmxon: region(setup.revision)?,
             vpids: UnsafeCell::new(AsidPool::new(cpu, 1, LAST_VPID)),
         })
@@ -104,7 +104,7 @@ enum VmxOperation {
 /// CR4.VMXE is set behind the kernel's shadow copy of CR4, so no other writer of CR4 may run before
 /// the drop: interrupts are off, and the NMI handlers write no CR4.
 pub(crate) struct VmxWindow<'a> {
-    area: &'a CpuArea,
+    area: &'a VmxCpuArea,
     cpu: &'a PinnedCpu,
     quirks: VmxQuirks,
     mode: VmxOperation,
@@ -175,7 +175,7 @@ fn lost(what: &'static str) {
 ///
 /// # Errors
 /// The processor refuses; CR4 is as it was.
-fn enter_operation(area: &CpuArea, cr4: u64) -> core::result::Result<u64, VmFail> {
+fn enter_operation(area: &VmxCpuArea, cr4: u64) -> core::result::Result<u64, VmFail> {
     // SAFETY: Only VMXE is added, and taken back below or with the window.
     unsafe { asm::set_cr4(cr4 | Cr4::VMXE.bits())? };
     // SAFETY: VMXE is set, interrupts are off (the caller opens a window), and the page is this CPU's own.
@@ -221,7 +221,7 @@ impl<'a> VmxWindow<'a> {
     /// Where somebody has CR4.VMXE set already, VMXON was executed too: only the current VMCS changes
     /// hands, and the other's comes back when the window is dropped. Its own VMXOFF would come with an
     /// interrupt, which cannot happen in the window.
-    pub(super) fn open(area: &'a CpuArea, cpu: &'a PinnedCpu, quirks: VmxQuirks) -> VmxWindow<'a> {
+    pub(super) fn open(area: &'a VmxCpuArea, cpu: &'a PinnedCpu, quirks: VmxQuirks) -> VmxWindow<'a> {
         let cr4 = asm::cr4();
         let mode = if cr4 & Cr4::VMXE.bits() != 0 {
             if quirks.is_alone {
@@ -606,7 +606,8 @@ impl VmcsPage {
 
     /// Writes what never changes.
     fn initialize(&mut self) {
-        let exceptions = 1u64 << Vector::DB.0 | 1 << Vector::AC.0 | 1 << Vector::MC.0;
+        let exceptions =
+            1u64 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0;
         let s = self.setup;
         if s.has_encls() {
             // No guest is offered enclaves; ENCLS would work on the host's.

@@ -18,17 +18,17 @@ pub(super) const SWITCHED: [u32; 5] =
 
 /// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
 /// Address".
-pub(super) struct MsrMap(KernelPages);
+pub(super) struct MsrBitmapPage(KernelPages);
 
-impl MsrMap {
+impl MsrBitmapPage {
     /// Everything exits but what entries, exits and windows switch.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<MsrMap> {
+    pub(super) fn new() -> Result<MsrBitmapPage> {
         let mut pages = KernelPages::new(0)?;
         pages.bytes_mut().fill(0xff);
-        let mut map = MsrMap(pages);
+        let mut map = MsrBitmapPage(pages);
         let in_vmcs = [
             msr::IA32_SYSENTER_CS,
             msr::IA32_SYSENTER_ESP,
@@ -83,6 +83,6 @@ impl NoPebs {
 
 /// What all guests share.
 pub(super) struct SharedPages {
-    pub(super) bitmap: MsrMap,
+    pub(super) bitmap: MsrBitmapPage,
     pub(super) no_pebs: NoPebs,
 }

@@ -15,15 +15,15 @@ use super::region::{SwitchedMsrs, VmcsPage, VmxWindow};
 use super::vmcs::{GuestField, SegmentFields};
 use crate::arch::addr::canonical;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
-use crate::arch::exception::Vector;
-use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
+use crate::arch::exception::ExceptionVector;
+use crate::arch::segment::{DescTableReg, SegAttr, SegReg, SegmentState};
 use crate::host::debug::DR6_IDLE;
 use crate::mmu::asid::AsidTag;
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::{BackendVcpu, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
-use crate::vcpu::event::{Event, EventBlocking};
-use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
+use crate::vcpu::exit::{RawExit, VmExit};
 use crate::vcpu::state::{StateGroups, SyscallMsrs, VcpuState, RSP};
 
 /// Pending debug exceptions, BS: a single step.
@@ -35,8 +35,8 @@ struct StateImage {
     segs: [SegmentState; 6],
     ldtr: SegmentState,
     tr: SegmentState,
-    gdt: DescTable,
-    idt: DescTable,
+    gdt: DescTableReg,
+    idt: DescTableReg,
     cr0: u64,
     cr3: u64,
     cr4: u64,
@@ -76,7 +76,7 @@ pub(crate) struct VmxVcpu {
     unrestricted: bool,
     /// CR0.PE and CR0.PG are set; known where the guest cannot change them without an exit.
     paged: bool,
-    event: Option<Event>,
+    event: Option<GuestEvent>,
     interruptibility: u32,
     interruptibility_written: Option<u32>,
     tsc_offset: u64,
@@ -145,7 +145,7 @@ impl VmxVcpu {
             out.tr = self.read_segment(GuestField::TR);
         }
         if want.contains(StateGroups::TABLES) {
-            let table = |base, limit| DescTable { base: v.read(base), limit: v.read(limit) as u16 };
+            let table = |base, limit| DescTableReg { base: v.read(base), limit: v.read(limit) as u16 };
             out.gdt = table(GuestField::GdtrBase, GuestField::GdtrLimit);
             out.idt = table(GuestField::IdtrBase, GuestField::IdtrLimit);
         }
@@ -213,7 +213,7 @@ impl VmxVcpu {
     /// Writes the event to be injected, and what blocks events.
     fn store_event(&mut self, state: &VcpuState) {
         if let Some(e) = self.event.take() {
-            if matches!(e, Event::Exception { vector: Vector::DB, .. }) {
+            if matches!(e, GuestEvent::Exception { vector: ExceptionVector::DB, .. }) {
                 self.tell_held_breakpoints();
             }
             let (cr0, _) = self.vmcs.control_registers();
@@ -260,7 +260,7 @@ impl VmxVcpu {
         if r.has_unblocked_nmi() {
             self.interruptibility |= BY_NMI;
         }
-        if r.basic() == Some(0) && r.interruption & 0xff == u32::from(Vector::DB.0) {
+        if r.basic() == Some(0) && r.interruption & 0xff == u32::from(ExceptionVector::DB.0) {
             // The exit qualification has what DR6 would: bits 3:0, 13, 14. Exits do not change DR6.
             self.dr6 = (self.guest_dr6() & !0xf) | (r.qualification & 0x600f);
             if self.debug_loaded {
@@ -294,7 +294,7 @@ impl VmxVcpu {
 
     /// Handles a write to CR0 or CR4 that touched bits which are not the guest's own: they are noted,
     /// and the instruction runs again, now without an exit.
-    fn control_register(&mut self, state: &VcpuState) -> Exit {
+    fn control_register(&mut self, state: &VcpuState) -> VmExit {
         let Some(write) = exit::cr_write(self.report.qualification) else { return decode(&self.report) };
         let value = state.gprs.get(usize::from(write.source)).copied().unwrap_or(0);
         let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
@@ -312,9 +312,9 @@ impl VmxVcpu {
             if write.number == 0 { rules.check_cr0(&now, value) } else { rules.check_cr4(&now, value) };
         match checked {
             Ok(after) => self.vmcs.set_shadows(after.state.cr0, after.state.cr4),
-            Err(_) => return Exit::Forbidden,
+            Err(_) => return VmExit::Forbidden,
         }
-        Exit::Resolved
+        VmExit::Resolved
     }
 
     /// Returns why the processor did not enter.
@@ -420,7 +420,7 @@ impl BackendVcpu for VmxVcpu {
         self.report.raw()
     }
 
-    fn exit(&mut self, _raw: RawExit, state: &mut VcpuState) -> Exit {
+    fn exit(&mut self, _raw: RawExit, state: &mut VcpuState) -> VmExit {
         if self.report.basic() == Some(REASON_CR) {
             return self.control_register(state);
         }
@@ -548,8 +548,8 @@ impl BackendVcpu for VmxVcpu {
         None
     }
 
-    fn inject(&mut self, event: Event) {
-        if event == Event::Nmi {
+    fn inject(&mut self, event: GuestEvent) {
+        if event == GuestEvent::Nmi {
             // The exit at the end of the handler is that for an NMI window.
             self.interruptibility &= !BY_NMI;
             self.vmcs.set_primary(PrimaryControls::NMI_WINDOW, true);
@@ -557,7 +557,7 @@ impl BackendVcpu for VmxVcpu {
         self.event = Some(event);
     }
 
-    fn take_interrupted(&mut self) -> Option<Event> {
+    fn take_interrupted(&mut self) -> Option<GuestEvent> {
         // What was to be injected is left over where there was no entry.
         self.event.take().or_else(|| event::interrupted(self.report.vectoring, self.report.vectoring_error))
     }

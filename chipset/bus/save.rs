@@ -4,9 +4,9 @@
 //!
 //! What the VMM sets up is no state: which chips there are, routing, whether the speaker's port is its own.
 
-use super::{Bus, BusSignals};
+use super::{BusSignals, ChipBus};
 use crate::arch::time::Ns;
-use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
 use crate::chipset::uart;
 
 /// Bytes that the sections of all chips take at most.
@@ -31,12 +31,12 @@ state_struct! {
     }
 }
 
-impl Saved for Bus {
+impl HasState for ChipBus {
     const SECTION: SectionId = SectionId { id: 0x02, version: 1 };
     type State = SavedWires;
 
     fn save(&self) -> SavedWires {
-        let Bus {
+        let ChipBus {
             pic: _,
             ioapic: _,
             pit: _,
@@ -87,7 +87,7 @@ macro_rules! each_chip {
     };
 }
 
-impl Bus {
+impl ChipBus {
     /// Writes the state of all chips.
     pub(crate) fn save_chips(&self, out: &mut StateWriter) {
         out.put(0, self);

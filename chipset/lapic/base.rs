@@ -10,7 +10,7 @@
 //! ```
 
 use super::dest::ApicMode;
-use crate::arch::exception::Exception;
+use crate::arch::exception::CpuException;
 use crate::arch::rule::rule;
 
 /// IA32_APIC_BASE: this is the bootstrap processor.
@@ -78,7 +78,7 @@ impl ApicBase {
     /// # Errors
     /// #GP for reserved bits, x2APIC without enable, from disabled straight to x2APIC, and from
     /// x2APIC back to xAPIC.
-    pub(super) fn written(self, value: u64, reserved: u64) -> Result<ApicBase, Exception> {
+    pub(super) fn written(self, value: u64, reserved: u64) -> Result<ApicBase, CpuException> {
         let legal = match (self.mode(), value & BASE_EN != 0, value & BASE_EXTD != 0) {
             (_, false, extd) => !extd,
             (ApicMode::Disabled, true, extd) => !extd,
@@ -86,7 +86,7 @@ impl ApicBase {
             (ApicMode::X2apic, true, extd) => extd,
         };
         if value & reserved != 0 || !legal {
-            return Err(Exception::GP0);
+            return Err(CpuException::GP0);
         }
         Ok(ApicBase(value))
     }

@@ -32,7 +32,7 @@ pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
 pub(crate) use timer::TimerClock;
 
 use super::DeliveryMode;
-use crate::arch::exception::Exception;
+use crate::arch::exception::CpuException;
 use crate::arch::rule::rule;
 use crate::arch::time::Ns;
 use base::{ApicBase, ImpossibleBase};
@@ -206,7 +206,7 @@ impl Lapic {
     ///
     /// # Errors
     /// #GP where the mode cannot be reached from this one, and for reserved bits.
-    pub(crate) fn set_base(&mut self, value: u64, reserved: u64) -> Result<(), Exception> {
+    pub(crate) fn set_base(&mut self, value: u64, reserved: u64) -> Result<(), CpuException> {
         self.change_base(self.base.written(value, reserved)?);
         Ok(())
     }

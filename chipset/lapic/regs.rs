@@ -12,8 +12,8 @@
 use super::dest::{ApicIdentity, ApicMode};
 use super::timer::{TimerClock, TimerMode};
 use super::{Lapic, LapicEffect, LvtEntry, ESR_ILLEGAL_REGISTER, LVT_MASKED, SVR_ENABLE};
-use crate::arch::addr::Width;
-use crate::arch::exception::Exception;
+use crate::arch::addr::AccessWidth;
+use crate::arch::exception::CpuException;
 use crate::arch::msr::{X2APIC_FIRST, X2APIC_LAST};
 use crate::arch::time::Ns;
 
@@ -86,7 +86,7 @@ impl Lapic {
 
     /// Reads the page as the bus does. Reads within the lower 4 bytes of a register are taken at any
     /// width that fits; anything else, and any access outside xAPIC mode, gives all ones.
-    pub(crate) fn mmio_read(&mut self, offset: u64, width: Width, now: Ns) -> u64 {
+    pub(crate) fn mmio_read(&mut self, offset: u64, width: AccessWidth, now: Ns) -> u64 {
         let within = u32::try_from(offset & 0xf).unwrap_or(0xf);
         let bytes = u32::try_from(width.bytes()).unwrap_or(8);
         let Ok(reg) = u32::try_from(offset & 0xff0) else { return width.mask() };
@@ -101,16 +101,16 @@ impl Lapic {
     pub(crate) fn mmio_write(
         &mut self,
         offset: u64,
-        width: Width,
+        width: AccessWidth,
         value: u64,
         clock: &TimerClock,
     ) -> LapicEffect {
-        let aligned = width == Width::B4 && offset & 0xf == 0;
+        let aligned = width == AccessWidth::B4 && offset & 0xf == 0;
         if self.mode() != ApicMode::Xapic || !aligned {
             return LapicEffect::None;
         }
         let (Ok(offset), Ok(value)) =
-            (u32::try_from(offset & 0xff0), u32::try_from(value & Width::B4.mask()))
+            (u32::try_from(offset & 0xff0), u32::try_from(value & AccessWidth::B4.mask()))
         else {
             return LapicEffect::None;
         };
@@ -121,12 +121,12 @@ impl Lapic {
     ///
     /// # Errors
     /// #GP outside x2APIC mode, for a register that does not exist or can only be written.
-    pub(crate) fn read_msr(&mut self, index: u32, now: Ns) -> Result<u64, Exception> {
+    pub(crate) fn read_msr(&mut self, index: u32, now: Ns) -> Result<u64, CpuException> {
         let reg = self.x2apic_reg(index)?;
         match reg {
             ICR => Ok(self.icr),
-            EOI | SELF_IPI | APR | REMOTE_READ | DFR | ICR_HIGH => Err(Exception::GP0),
-            _ => self.read_reg(reg, now).map(u64::from).ok_or(Exception::GP0),
+            EOI | SELF_IPI | APR | REMOTE_READ | DFR | ICR_HIGH => Err(CpuException::GP0),
+            _ => self.read_reg(reg, now).map(u64::from).ok_or(CpuException::GP0),
         }
     }
 
@@ -140,16 +140,16 @@ impl Lapic {
         index: u32,
         value: u64,
         clock: &TimerClock,
-    ) -> Result<LapicEffect, Exception> {
+    ) -> Result<LapicEffect, CpuException> {
         let reg = self.x2apic_reg(index)?;
         if reg == ICR {
             let reserved = !(ICR_WRITABLE | u64::from(DELIVERY_STATUS)) & u64::from(u32::MAX);
             if value & reserved != 0 {
-                return Err(Exception::GP0);
+                return Err(CpuException::GP0);
             }
             return Ok(self.write_icr(value & !u64::from(DELIVERY_STATUS)));
         }
-        let Ok(low) = u32::try_from(value) else { return Err(Exception::GP0) };
+        let Ok(low) = u32::try_from(value) else { return Err(CpuException::GP0) };
         let allowed = match reg {
             EOI | ESR => 0,
             TPR | SELF_IPI => 0xff,
@@ -157,12 +157,12 @@ impl Lapic {
             TIMER_INITIAL => u32::MAX,
             TIMER_DIVIDE => 0xb,
             _ => {
-                let i = lvt_index(reg).ok_or(Exception::GP0)?;
-                LVT_WRITABLE.get(i).ok_or(Exception::GP0)? | DELIVERY_STATUS | REMOTE_IRR
+                let i = lvt_index(reg).ok_or(CpuException::GP0)?;
+                LVT_WRITABLE.get(i).ok_or(CpuException::GP0)? | DELIVERY_STATUS | REMOTE_IRR
             }
         };
         if low & !allowed != 0 {
-            return Err(Exception::GP0);
+            return Err(CpuException::GP0);
         }
         if reg == SELF_IPI {
             let [vector, ..] = low.to_le_bytes();
@@ -172,9 +172,9 @@ impl Lapic {
         Ok(self.write_reg(reg, low, clock))
     }
 
-    fn x2apic_reg(&self, index: u32) -> Result<u32, Exception> {
+    fn x2apic_reg(&self, index: u32) -> Result<u32, CpuException> {
         if self.mode() != ApicMode::X2apic || !(X2APIC_FIRST..=X2APIC_LAST).contains(&index) {
-            return Err(Exception::GP0);
+            return Err(CpuException::GP0);
         }
         Ok(index.wrapping_sub(X2APIC_FIRST))
     }

@@ -12,7 +12,7 @@ use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
-use crate::chipset::saved::{state_struct, Saved, SectionId};
+use crate::chipset::saved::{state_struct, HasState, SectionId};
 use kernel::prelude::*;
 
 /// How the id register is laid out for a local APIC in x2APIC mode.
@@ -88,7 +88,7 @@ impl Lapic {
     }
 
     /// Returns the state that a page shows, with what it has no place for as it is now. What the registers cannot
-    /// hold is for [`Saved::set_state`] to drop.
+    /// hold is for [`HasState::set_state`] to drop.
     fn state_of_page(&self, page: &[u8; PAGE_LEN], now: Ns) -> SavedLapic {
         let [tpr, ..] = get(page, regs::TPR).to_le_bytes();
         let [.., logical] = get(page, regs::LDR).to_le_bytes();
@@ -181,7 +181,7 @@ state_struct! {
 /// The errors that there are.
 const ESR_BITS: u32 = 0xff;
 
-impl Saved for Lapic {
+impl HasState for Lapic {
     const SECTION: SectionId = SectionId { id: 0x10, version: 1 };
     type State = SavedLapic;
 

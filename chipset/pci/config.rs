@@ -6,8 +6,8 @@
 //! and "Capabilities List". The space is 256 bytes with a mask of what the guest may write, and that
 //! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs.
 
-use crate::arch::addr::{Gpa, Width};
-use crate::chipset::saved::{state_struct, Saved, SectionId};
+use crate::arch::addr::{AccessWidth, Gpa};
+use crate::chipset::saved::{state_struct, HasState, SectionId};
 use kernel::prelude::*;
 
 /// BARs of a function.
@@ -242,8 +242,8 @@ impl ConfigSpace {
     }
 
     /// Reads a register. Bytes beyond the space read as ones, as does a 64-bit access.
-    pub(crate) fn read(&self, register: u8, width: Width) -> u32 {
-        if width == Width::B8 {
+    pub(crate) fn read(&self, register: u8, width: AccessWidth) -> u32 {
+        if width == AccessWidth::B8 {
             return u32::MAX;
         }
         let mut value = [0xff; 4];
@@ -255,8 +255,8 @@ impl ConfigSpace {
     }
 
     /// Writes a register, as far as its bits can be written. Returns what was fallen upon.
-    pub(crate) fn write(&mut self, register: u8, width: Width, value: u32) -> TouchedRegs {
-        if width == Width::B8 {
+    pub(crate) fn write(&mut self, register: u8, width: AccessWidth, value: u32) -> TouchedRegs {
+        if width == AccessWidth::B8 {
             return TouchedRegs::empty();
         }
         let at = usize::from(register);
@@ -319,23 +319,23 @@ impl ConfigSpace {
     pub(super) fn set_bar(&mut self, index: u8, base: u64) {
         let [b0, b1, b2, b3, b4, b5, b6, b7] = base.to_le_bytes();
         let register = bar_register(index);
-        self.write(register, Width::B4, u32::from_le_bytes([b0, b1, b2, b3]));
+        self.write(register, AccessWidth::B4, u32::from_le_bytes([b0, b1, b2, b3]));
         if self.bars.get(usize::from(index)).is_some_and(|b| b.is_some_and(|b| b.kind == BarKind::Memory64)) {
-            self.write(register.wrapping_add(4), Width::B4, u32::from_le_bytes([b4, b5, b6, b7]));
+            self.write(register.wrapping_add(4), AccessWidth::B4, u32::from_le_bytes([b4, b5, b6, b7]));
         }
     }
 
     fn bar_address(&self, index: u8) -> Option<u64> {
         let bar = (*self.bars.get(usize::from(index))?)?;
         let register = bar_register(index);
-        let low = u64::from(self.read(register, Width::B4) & !0xf);
+        let low = u64::from(self.read(register, AccessWidth::B4) & !0xf);
         Some(match bar.kind {
             BarKind::Memory32 => low,
-            BarKind::Memory64 => low | u64::from(self.read(register.wrapping_add(4), Width::B4)) << 32,
+            BarKind::Memory64 => low | u64::from(self.read(register.wrapping_add(4), AccessWidth::B4)) << 32,
         })
     }
 
-    fn touched(&self, register: u8, width: Width) -> TouchedRegs {
+    fn touched(&self, register: u8, width: AccessWidth) -> TouchedRegs {
         let first = u16::from(register);
         let end = first.wrapping_add(width.bytes() as u16);
         let hits = |from: u8, to: u8| first < u16::from(to) && end > u16::from(from);
@@ -347,7 +347,7 @@ impl ConfigSpace {
     }
 
     fn half(&self, register: u8) -> u16 {
-        (self.read(register, Width::B2) & 0xffff) as u16
+        (self.read(register, AccessWidth::B2) & 0xffff) as u16
     }
 
     fn set(&mut self, register: u8, bytes: &[u8]) {
@@ -371,7 +371,7 @@ state_struct! {
     }
 }
 
-impl Saved for ConfigSpace {
+impl HasState for ConfigSpace {
     const SECTION: SectionId = SectionId { id: 0x20, version: 1 };
     type State = SavedConfig;
 
@@ -395,6 +395,6 @@ fn bar_register(index: u8) -> u8 {
 }
 
 /// Returns the bits of a 32-bit register that an access of this width has.
-pub(super) fn narrow(width: Width) -> u32 {
+pub(super) fn narrow(width: AccessWidth) -> u32 {
     (width.mask() & 0xffff_ffff) as u32
 }

@@ -7,7 +7,7 @@
 //! anything else of that time.
 
 use crate::chipset::saved::state_struct;
-use crate::chipset::Level;
+use crate::chipset::PinLevel;
 
 /// The six modes of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,10 +221,10 @@ impl PitChannel {
 
     /// Returns the level of OUT. [`PitChannel::advance`] was called for `t`.
     #[inline]
-    pub(super) fn output(&self, t: u64) -> Level {
+    pub(super) fn output(&self, t: u64) -> PinLevel {
         let count = u64::from(self.count);
-        let Some(gone) = self.gone(t) else { return Level::from(self.mode != CountMode::Terminal) };
-        Level::from(match self.mode {
+        let Some(gone) = self.gone(t) else { return PinLevel::from(self.mode != CountMode::Terminal) };
+        PinLevel::from(match self.mode {
             CountMode::Terminal | CountMode::OneShot => gone >= count,
             CountMode::Rate => !self.gate || count < 2 || gone != count.saturating_sub(1),
             CountMode::Square => !self.gate || gone < self.high_half(),

@@ -2,11 +2,11 @@
 
 //! The local APIC's registers, in memory and as MSRs, and what a write to them sets off.
 
-use crate::arch::addr::{Gpa, Width};
-use crate::arch::exception::Exception;
+use crate::arch::addr::{AccessWidth, Gpa};
+use crate::arch::exception::CpuException;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
 /// The x2APIC registers start at this MSR.
@@ -14,14 +14,14 @@ const X2APIC_FIRST: u32 = 0x800;
 
 /// Returns the offset of `gpa` in this vCPU's register page.
 #[inline]
-pub(crate) fn offset<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
+pub(crate) fn offset<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
     let base = cx.core.lapic.as_ref()?.mmio_base()?;
     gpa.0.checked_sub(base).filter(|o| *o < 0x1000)
 }
 
 /// The clocks, read only where the register needs them.
 #[inline]
-fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> TimerClock {
+fn clock<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> TimerClock {
     if reg == TSC_DEADLINE || Lapic::is_timed(reg) {
         TimerClock { now: cx.now(), tsc: cx.core.guest_tsc(), ns_per_tick: cx.vm.machine.clock.ns_per_tick }
     } else {
@@ -33,7 +33,7 @@ fn clock<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, reg: u32) -> TimerClock {
 const TSC_DEADLINE: u32 = u32::MAX;
 
 /// Reads the register page.
-pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width) -> u64 {
+pub(crate) fn read<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: AccessWidth) -> u64 {
     if offset == TPR_OFFSET {
         cx.core.vapic.note(cx.core.state.rip, false);
     }
@@ -42,7 +42,12 @@ pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: W
 }
 
 /// Writes the register page.
-pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, offset: u64, width: Width, value: u64) {
+pub(crate) fn write<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    offset: u64,
+    width: AccessWidth,
+    value: u64,
+) {
     if offset == TPR_OFFSET {
         cx.core.vapic.note(cx.core.state.rip, true);
     }
@@ -61,9 +66,12 @@ const EOI_OFFSET: u64 = 0xb0;
 ///
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::read_msr`] says.
-pub(crate) fn read_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, index: u32) -> Result<u64, Exception> {
+pub(crate) fn read_msr<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    index: u32,
+) -> Result<u64, CpuException> {
     let now = clock(cx, index.wrapping_sub(X2APIC_FIRST)).now;
-    cx.core.lapic.as_mut().ok_or(Exception::GP0)?.read_msr(index, now)
+    cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.read_msr(index, now)
 }
 
 /// Writes an x2APIC register.
@@ -71,19 +79,19 @@ pub(crate) fn read_msr<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, index: u32) -> Re
 /// # Errors
 /// #GP as [`crate::chipset::lapic::Lapic::write_msr`] says.
 #[inline]
-pub(crate) fn write_msr<B: Backend>(
+pub(crate) fn write_msr<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
     value: u64,
-) -> Result<(), Exception> {
+) -> Result<(), CpuException> {
     let clock = clock(cx, index.wrapping_sub(X2APIC_FIRST));
-    let effect = cx.core.lapic.as_mut().ok_or(Exception::GP0)?.write_msr(index, value, &clock)?;
+    let effect = cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.write_msr(index, value, &clock)?;
     apply(cx, effect, index == X2APIC_FIRST + 0xb);
     Ok(())
 }
 
 /// Writes IA32_TSC_DEADLINE.
-pub(crate) fn set_tsc_deadline<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, tsc: u64) {
+pub(crate) fn set_tsc_deadline<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, tsc: u64) {
     let clock = clock(cx, TSC_DEADLINE);
     let Some(lapic) = cx.core.lapic.as_mut() else { return };
     let effect = lapic.set_tsc_deadline(tsc, &clock);
@@ -91,7 +99,7 @@ pub(crate) fn set_tsc_deadline<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, tsc: u64)
 }
 
 /// Carries out what a write asks of the world outside.
-fn apply<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_eoi: bool) {
+fn apply<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_eoi: bool) {
     let (vm, cpu) = (cx.vm, cx.cpu);
     match effect {
         LapicEffect::None => {}

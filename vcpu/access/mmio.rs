@@ -3,16 +3,20 @@
 //! Memory that belongs to a device in the kernel: local APIC, IOAPIC, PCI BARs.
 
 use super::lapic;
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{Bus, BusSignals, IOAPIC_BASE, IOAPIC_SIZE};
+use crate::chipset::bus::{BusSignals, ChipBus, IOAPIC_BASE, IOAPIC_SIZE};
 use crate::host::trace;
 use crate::machine::ioevent::IoAddrSpace;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
 /// Reads a device's memory. `None`: there is no device of ours.
-pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
+pub(crate) fn read<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    width: AccessWidth,
+) -> Option<u64> {
     let value = read_device(cx, gpa, width)?;
     trace_access(cx, gpa, width, value, false);
     Some(value)
@@ -20,7 +24,13 @@ pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Widt
 
 /// Traces an access that is answered in the kernel.
 #[inline(always)]
-fn trace_access<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64, is_write: bool) {
+fn trace_access<B: VendorBackend>(
+    cx: &VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    width: AccessWidth,
+    value: u64,
+    is_write: bool,
+) {
     let record = cx.record;
     trace::mmio(move || trace::Mmio {
         vcpu: record.id,
@@ -32,7 +42,7 @@ fn trace_access<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, valu
 }
 
 #[inline(always)]
-fn read_device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -> Option<u64> {
+fn read_device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: AccessWidth) -> Option<u64> {
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
@@ -47,10 +57,10 @@ fn read_device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width) -
     read.or_else(|| cx.vm.machine.pci.ends_unclaimed().then_some(width.mask()))
 }
 
-/// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`Width`].
+/// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`AccessWidth`].
 #[inline]
-pub(crate) fn read_bytes<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
-    match Width::from_bytes(len) {
+pub(crate) fn read_bytes<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+    match AccessWidth::from_bytes(len) {
         Some(width) => read(cx, gpa, width),
         None => read_odd(cx, gpa, len),
     }
@@ -58,27 +68,32 @@ pub(crate) fn read_bytes<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: 
 
 /// As [`write`], of 1 to 8 bytes.
 #[inline]
-pub(crate) fn write_bytes<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
-    match Width::from_bytes(len) {
+pub(crate) fn write_bytes<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    len: usize,
+    value: u64,
+) -> bool {
+    match AccessWidth::from_bytes(len) {
         Some(width) => write(cx, gpa, width, value),
         None => write_odd(cx, gpa, len, value),
     }
 }
 
 /// Returns the widest access that fits into `len` bytes.
-fn widest(len: usize) -> Width {
+fn widest(len: usize) -> AccessWidth {
     match len {
-        0 | 1 => Width::B1,
-        2 | 3 => Width::B2,
-        4..=7 => Width::B4,
-        _ => Width::B8,
+        0 | 1 => AccessWidth::B1,
+        2 | 3 => AccessWidth::B2,
+        4..=7 => AccessWidth::B4,
+        _ => AccessWidth::B8,
     }
 }
 
 /// Reads a device by several accesses, if the first is to one.
 #[cold]
 #[inline(never)]
-fn read_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
+fn read_odd<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Option<u64> {
     let (mut value, mut done) = (0u64, 0usize);
     while done < len {
         let width = widest(len.wrapping_sub(done));
@@ -96,7 +111,7 @@ fn read_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) -> Opt
 /// Writes a device by several accesses, if the first is to one.
 #[cold]
 #[inline(never)]
-fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
+fn write_odd<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value: u64) -> bool {
     // Who is signalled is by the length of the whole.
     if cx.vm.machine.signal_write(
         cx.cpu,
@@ -125,7 +140,12 @@ fn write_odd<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize, value
 }
 
 /// Writes a device's memory. Returns whether there is one.
-pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+pub(crate) fn write<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    width: AccessWidth,
+    value: u64,
+) -> bool {
     trace_access(cx, gpa, width, value, true);
     match write_controller(cx, gpa, width, value) {
         Some(done) => done,
@@ -135,10 +155,10 @@ pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Wid
 
 /// Writes a register of an interrupt controller. `None`: it is none.
 #[inline(always)]
-fn write_controller<B: Backend>(
+fn write_controller<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     gpa: Gpa,
-    width: Width,
+    width: AccessWidth,
     value: u64,
 ) -> Option<bool> {
     if let Some(offset) = lapic::offset(cx, gpa) {
@@ -146,26 +166,31 @@ fn write_controller<B: Backend>(
         return Some(true);
     }
     is_ioapic(gpa).then(|| {
-        let write = |bus: &mut Bus, _now, out: &mut BusSignals| bus.mmio_write(gpa, width, value, out);
+        let write = |bus: &mut ChipBus, _now, out: &mut BusSignals| bus.mmio_write(gpa, width, value, out);
         cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, write)
     })
 }
 
-fn write_pci<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+fn write_pci<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: AccessWidth, value: u64) -> bool {
     let deferred = cx.vm.machine.pci.mmio_write(gpa, width, value);
     cx.defer(deferred) || cx.vm.machine.pci.ends_unclaimed()
 }
 
 /// Signals user space, if that is what a write here does. Returns whether it is.
 #[inline]
-pub(crate) fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Width, value: u64) -> bool {
+pub(crate) fn signal<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    gpa: Gpa,
+    width: AccessWidth,
+    value: u64,
+) -> bool {
     let written = (width.bytes() as u32, || value & width.mask());
     cx.vm.machine.signal_write(cx.cpu, IoAddrSpace::Memory, gpa.0, written, &mut cx.core.event_hint)
 }
 
 /// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.
 #[inline(always)]
-pub(crate) fn is_interrupt_controller<B: Backend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> bool {
+pub(crate) fn is_interrupt_controller<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> bool {
     lapic::offset(cx, gpa).is_some() || is_ioapic(gpa)
 }
 

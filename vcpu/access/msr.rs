@@ -8,13 +8,13 @@
 use super::lapic;
 use crate::arch::addr::is_canonical;
 use crate::arch::cr::BadCr;
-use crate::arch::exception::Exception;
+use crate::arch::exception::CpuException;
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
-use crate::vcpu::backend::Backend;
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr};
@@ -31,14 +31,14 @@ const VA_BITS: u32 = 48;
 /// # Errors
 /// The fault that RDMSR raises.
 #[inline]
-pub(crate) fn read<B: Backend>(
+pub(crate) fn read<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
     policy: MsrPolicy,
-) -> Result<u64, Exception> {
+) -> Result<u64, CpuException> {
     match policy {
         MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
-        _ => get_as(cx.vm, cx.core, index, policy).ok_or(Exception::GP0),
+        _ => get_as(cx.vm, cx.core, index, policy).ok_or(CpuException::GP0),
     }
 }
 
@@ -47,12 +47,12 @@ pub(crate) fn read<B: Backend>(
 /// # Errors
 /// The fault that WRMSR raises.
 #[inline]
-pub(crate) fn write<B: Backend>(
+pub(crate) fn write<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
     policy: MsrPolicy,
     value: u64,
-) -> Result<(), Exception> {
+) -> Result<(), CpuException> {
     match policy {
         MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
         MsrPolicy::Handled(HandledMsr::TscDeadline) => {
@@ -61,13 +61,13 @@ pub(crate) fn write<B: Backend>(
         }
         MsrPolicy::Handled(HandledMsr::ApicBase) => {
             let bits = cx.core.cpuid.phys_bits() as u8;
-            cx.core.lapic.as_mut().ok_or(Exception::GP0)?.set_base(value, base_reserved(bits, true))?;
+            cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.set_base(value, base_reserved(bits, true))?;
             cx.core.publish_apic(cx.mailbox, &cx.vm.machine);
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::TscAux) => {
             if value >> 32 != 0 {
-                return Err(Exception::GP0);
+                return Err(CpuException::GP0);
             }
             cx.core.tsc_aux = value as u32;
             if let Some(aux) = cx.tsc_aux.as_mut() {
@@ -77,32 +77,37 @@ pub(crate) fn write<B: Backend>(
         }
         MsrPolicy::Handled(HandledMsr::SpecCtrl) => {
             if !set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) {
-                return Err(Exception::GP0);
+                return Err(CpuException::GP0);
             }
             *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::PredCmd) => {
             if value & !1 != 0 || !cx.vm.speculation.barrier {
-                return Err(Exception::GP0);
+                return Err(CpuException::GP0);
             }
             if value != 0 {
                 cx.vm.speculation.barrier(cx.cpu);
             }
             Ok(())
         }
-        MsrPolicy::ReadOnly(_) | MsrPolicy::Handled(HandledMsr::McgCap) => Err(Exception::GP0),
+        MsrPolicy::ReadOnly(_) | MsrPolicy::Handled(HandledMsr::McgCap) => Err(CpuException::GP0),
         _ if set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) => Ok(()),
-        _ => Err(Exception::GP0),
+        _ => Err(CpuException::GP0),
     }
 }
 
 /// Reads an MSR. `None`: there is none.
-pub(crate) fn get<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
+pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
     get_as(vm, core, index, lookup(index)?)
 }
 
-fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: MsrPolicy) -> Option<u64> {
+fn get_as<B: VendorBackend>(
+    vm: &Vm<B>,
+    core: &mut VcpuCore<B>,
+    index: u32,
+    policy: MsrPolicy,
+) -> Option<u64> {
     Some(match policy {
         MsrPolicy::State(msr) => {
             core.fetch(StateGroups::SYSCALL | StateGroups::CONTROL | StateGroups::SEGMENTS);
@@ -132,9 +137,9 @@ fn get_as<B: Backend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32, policy: Ms
 
 /// Writes an MSR, as user space may and, but for what [`write`] does itself, the guest. Returns whether
 /// the value is allowed.
-pub(crate) fn set<B: Backend>(
+pub(crate) fn set<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     index: u32,
     value: u64,
@@ -142,9 +147,9 @@ pub(crate) fn set<B: Backend>(
     lookup(index).is_some_and(|policy| set_as(vm, mailbox, core, index, policy, value))
 }
 
-fn set_as<B: Backend>(
+fn set_as<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     index: u32,
     policy: MsrPolicy,
@@ -169,14 +174,14 @@ fn set_as<B: Backend>(
 }
 
 /// The guest's time now.
-fn clock<B: Backend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
+fn clock<B: VendorBackend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
     let clock = &vm.machine.clock;
     TimerClock { now: clock.time.now(), tsc: core.guest_tsc(), ns_per_tick: clock.ns_per_tick }
 }
 
-fn set_handled<B: Backend>(
+fn set_handled<B: VendorBackend>(
     vm: &Vm<B>,
-    mailbox: &Mailbox,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     h: HandledMsr,
     value: u64,
@@ -234,7 +239,7 @@ fn set_handled<B: Backend>(
 }
 
 /// Returns the register that a state MSR stands for.
-fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
+fn state_msr<B: VendorBackend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
     let s = &mut core.state;
     match msr {
         StateMsr::Efer => &mut s.efer,
@@ -252,7 +257,7 @@ fn state_msr<B: Backend>(core: &mut VcpuCore<B>, msr: StateMsr) -> &mut u64 {
     }
 }
 
-fn set_efer<B: Backend>(core: &mut VcpuCore<B>, value: u64) -> bool {
+fn set_efer<B: VendorBackend>(core: &mut VcpuCore<B>, value: u64) -> bool {
     core.fetch(StateGroups::CONTROL | StateGroups::SEGMENTS);
     match core.cpuid.cr_rules().check_efer(&core.state.control(), value) {
         Ok(write) => core.state.set_control(&write.state),

@@ -2,17 +2,17 @@
 
 //! What an I/O port reaches: a chip in the kernel, PCI configuration, an eventfd, the host bridge, user space.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::chipset::bus;
 use crate::machine::ioevent::IoAddrSpace;
 use crate::machine::mailbox::VcpuRequests;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
 /// Signals user space, if that is what an OUT of `written` (bytes, value) to this port does. Returns whether
 /// it is: never for a port that a chip decodes.
 #[inline(always)]
-pub(crate) fn signal<B: Backend>(
+pub(crate) fn signal<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     port: u16,
     written: (u32, impl Fn() -> u64),
@@ -26,12 +26,16 @@ fn is_pci(port: u16) -> bool {
 }
 
 /// Returns whether nobody in the kernel has `port`: [`write`] gives it to user space.
-pub(crate) fn is_for_user<B: Backend>(cx: &VcpuCx<'_, '_, B>, port: u16) -> bool {
+pub(crate) fn is_for_user<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, port: u16) -> bool {
     !bus::decodes(port) && !is_pci(port) && !cx.vm.machine.pci.ends_unclaimed()
 }
 
 /// Reads a port of a chip in the kernel. `None`: there is none.
-pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Width) -> Option<u32> {
+pub(crate) fn read<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    port: u16,
+    width: AccessWidth,
+) -> Option<u32> {
     if !bus::decodes(port) {
         let claimed = if is_pci(port) { cx.vm.machine.pci.port_read(port, width) } else { None };
         return claimed.or_else(|| unclaimed(cx, width));
@@ -52,7 +56,12 @@ pub(crate) fn read<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wid
 }
 
 /// Writes a port of a chip in the kernel. Returns whether there is one.
-pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Width, value: u32) -> bool {
+pub(crate) fn write<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    port: u16,
+    width: AccessWidth,
+    value: u32,
+) -> bool {
     if !bus::decodes(port) {
         let written = (width.bytes() as u32, || u64::from(value) & width.mask());
         if signal(cx, port, written) {
@@ -85,6 +94,6 @@ pub(crate) fn write<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, port: u16, width: Wi
 }
 
 /// What a read gives that no chip answers, where the machine has a host bridge.
-fn unclaimed<B: Backend>(cx: &VcpuCx<'_, '_, B>, width: Width) -> Option<u32> {
+fn unclaimed<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, width: AccessWidth) -> Option<u32> {
     cx.vm.machine.pci.ends_unclaimed().then_some(width.mask() as u32)
 }

@@ -8,7 +8,7 @@ use crate::machine::memory::SlotLookup;
 use crate::machine::ram::GuestRam;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, AccessPrivilege};
-use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext};
+use crate::vcpu::backend::{BackendVcpu, CodeContext, VendorBackend};
 use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{decode, CodeMode, DecodedInsn};
@@ -19,7 +19,7 @@ use kernel::prelude::*;
 /// Returns the instruction that exited, in 64-bit code, if one look tells that it is known. Needs no
 /// registers fetched; touches no memory but to compare it.
 #[inline(always)]
-pub(crate) fn known<'c, B: Backend>(
+pub(crate) fn known<'c, B: VendorBackend>(
     cx: &'c VcpuCx<'_, '_, B>,
     context: &CodeContext,
 ) -> Option<&'c DecodedInsn> {
@@ -28,7 +28,7 @@ pub(crate) fn known<'c, B: Backend>(
 
 /// Returns the address of the next instruction, if the processor told it or one look tells.
 #[inline(always)]
-pub(crate) fn next_rip<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
+pub(crate) fn next_rip<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
     if let Some(next) = cx.core.hw.next_rip() {
         return Some(next);
     }
@@ -40,7 +40,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be
 /// read at once.
 #[inline]
-pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(DecodedInsn, CodeMode)> {
+pub(crate) fn current<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(DecodedInsn, CodeMode)> {
     cx.core.fetch(StateGroups::CONTROL);
     cx.core.state.fetch_code(&cx.core.hw);
     let key = CodeKey::of(&cx.core.state)?;
@@ -54,7 +54,7 @@ pub(crate) fn current<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(Decoded
 }
 
 /// Walks, fetches and decodes, and notes every word that this rests on.
-fn learn<B: Backend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, DecodedInsn)> {
+fn learn<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(WordTrail, DecodedInsn)> {
     let ram = &*cx.vm.machine.ram;
     let witness = CodeWitness { ram, trail: Cell::new(Some(WordTrail::new())) };
     let privilege = if key.is_user { AccessPrivilege::User } else { AccessPrivilege::Supervisor };

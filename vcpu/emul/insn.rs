@@ -5,8 +5,8 @@
 use super::code;
 use super::machine::{CxMachine, RetryAfter};
 use super::mov;
-use crate::arch::exception::Exception;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::arch::exception::CpuException;
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn, MAX_LEN};
 use crate::vcpu::emulate::execute;
@@ -16,7 +16,7 @@ use crate::vcpu::record::count;
 use crate::vcpu::state::StateGroups;
 
 /// Carries out the instruction at RIP in software.
-pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn emulate<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.emulated);
     cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     let mut hint = [0u8; MAX_LEN];
@@ -44,7 +44,7 @@ pub(crate) fn emulate<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 }
 
 /// Finishes the instruction for which user space has carried out what it asked for.
-pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn finish<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
         cx.core.io.forget();
         return ExitOutcome::Resume;
@@ -57,7 +57,7 @@ pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 }
 
 /// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
-fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mode: CodeMode) -> ExitOutcome {
+fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mode: CodeMode) -> ExitOutcome {
     let finishes = cx.core.io.is_unfinished();
     cx.core.io.begin();
     let stepping = cx.core.is_stepping();
@@ -95,7 +95,7 @@ fn carry_out<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mode: Co
 }
 
 /// Returns what comes of an instruction that was not carried out.
-fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after: RetryAfter) -> ExitOutcome {
+fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after: RetryAfter) -> ExitOutcome {
     match stop {
         StopReason::Fault(e) => {
             cx.core.io.forget();
@@ -111,9 +111,9 @@ fn stopped<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after: Retr
 
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
 /// executed it, as on KVM.
-fn unhandled<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     if cx.core.state.cpl() != 0 {
-        return ExitOutcome::Inject(Exception::UD);
+        return ExitOutcome::Inject(CpuException::UD);
     }
     ExitOutcome::ToUser(UserExit::Bug(failure(cx)))
 }
@@ -122,7 +122,7 @@ fn unhandled<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 ///
 /// # Errors
 /// What must be done first, or the VM's end.
-pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, ExitOutcome> {
+pub(crate) fn next_rip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, ExitOutcome> {
     if let Some((insn, mode)) = code::current(cx) {
         return Ok(mode.next_rip(cx.core.state.rip, &insn));
     }
@@ -145,7 +145,7 @@ pub(crate) fn next_rip<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, Ex
 }
 
 /// Describes the instruction that could not be emulated.
-pub(crate) fn failure<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> VmBug {
+pub(crate) fn failure<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;
     let (bytes, len) = CxMachine::new(cx).peek_code();
     VmBug::Emulation { rip, bytes, len }

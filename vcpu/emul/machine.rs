@@ -2,13 +2,13 @@
 
 //! The emulator's [`InsnMachine`] over a vCPU: its registers and ports. For memory see [`super::operand`].
 
-use crate::arch::addr::{Gpa, Gva, Width};
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
-use crate::arch::exception::Exception;
-use crate::arch::segment::{DescTable, SegReg, SegmentState};
+use crate::arch::exception::CpuException;
+use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::access::port;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
@@ -39,7 +39,7 @@ impl RetryAfter {
 
 /// A [`InsnMachine`] on the vCPU of a [`VcpuCx`]. SEGMENTS and CONTROL must have been fetched, and TABLES for
 /// instructions that use them.
-pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
+pub(crate) struct CxMachine<'c, 'a, 'f, B: VendorBackend> {
     pub(crate) cx: &'c mut VcpuCx<'a, 'f, B>,
     /// Why the last step stopped with [`StopReason::Retry`].
     pub(crate) after: RetryAfter,
@@ -47,7 +47,7 @@ pub(crate) struct CxMachine<'c, 'a, 'f, B: Backend> {
     pub(crate) implicit: bool,
 }
 
-impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
+impl<'c, 'a, 'f, B: VendorBackend> CxMachine<'c, 'a, 'f, B> {
     /// Wraps a vCPU.
     pub(crate) fn new(cx: &'c mut VcpuCx<'a, 'f, B>) -> Self {
         CxMachine { cx, after: RetryAfter::Nothing, implicit: false }
@@ -75,7 +75,7 @@ impl<'c, 'a, 'f, B: Backend> CxMachine<'c, 'a, 'f, B> {
     }
 }
 
-impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
+impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
     fn gpr(&self, n: u8) -> u64 {
         self.cx.core.state.gprs[usize::from(n & 15)]
     }
@@ -109,7 +109,7 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
         self.cx.core.state.mark(StateGroups::SEGMENTS);
     }
 
-    fn table(&self, which: TableReg) -> DescTable {
+    fn table(&self, which: TableReg) -> DescTableReg {
         let s = &self.cx.core.state;
         match which {
             TableReg::Gdt => s.gdt,
@@ -117,7 +117,7 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
         }
     }
 
-    fn set_table(&mut self, which: TableReg, table: DescTable) {
+    fn set_table(&mut self, which: TableReg, table: DescTableReg) {
         let s = &mut self.cx.core.state;
         match which {
             TableReg::Gdt => s.gdt = table,
@@ -165,9 +165,9 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
             3 => rules.check_cr3(&now, value),
             4 => rules.check_cr4(&now, value),
             8 => return self.set_cr8(value),
-            _ => return Err(StopReason::Fault(Exception::UD)),
+            _ => return Err(StopReason::Fault(CpuException::UD)),
         };
-        let write = write.map_err(|BadCr| StopReason::Fault(Exception::GP0))?;
+        let write = write.map_err(|BadCr| StopReason::Fault(CpuException::GP0))?;
         if write.loads_pdptes {
             self.load_pdptes(&rules, &write.state)?;
         }
@@ -191,7 +191,7 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
         self.write_linear(gva, buf)
     }
 
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
+    fn cmpxchg(&mut self, gva: Gva, width: AccessWidth, old: u64, new: u64) -> EmulatedStep<u64> {
         self.cmpxchg_linear(gva, width, old, new)
     }
 
@@ -207,7 +207,7 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
         self.cx.core.io.forget();
     }
 
-    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32> {
+    fn port_in(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<u32> {
         self.check_port(port, width)?;
         // Ports and memory share the log; a port's key lies above any physical address.
         let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
@@ -221,7 +221,7 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
         self.ask(key, len, false, UserExit::Io { port, width, is_in: true, data: 0 })
     }
 
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()> {
+    fn port_out(&mut self, port: u16, width: AccessWidth, value: u32) -> EmulatedStep<()> {
         self.check_port(port, width)?;
         let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
         if self.cx.core.io.answer(key, len, true).is_some() {
@@ -238,10 +238,10 @@ impl<B: Backend> InsnMachine for CxMachine<'_, '_, '_, B> {
 /// Marks a port in the log of answers.
 const PORT_KEY: u64 = 1 << 63;
 
-impl<B: Backend> CxMachine<'_, '_, '_, B> {
+impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
     fn set_cr8(&mut self, value: u64) -> EmulatedStep<()> {
         if value > 15 {
-            return Err(StopReason::Fault(Exception::GP0));
+            return Err(StopReason::Fault(CpuException::GP0));
         }
         if let Some(l) = self.cx.core.lapic.as_mut() {
             l.set_cr8(value as u8);
@@ -253,22 +253,22 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     fn load_pdptes(&mut self, rules: &CrRules, state: &CrState) -> EmulatedStep<()> {
         let entries: [u64; 4] = match self.cx.vm.machine.ram.read_obj(Gpa(state.pdpt())) {
             Ok(entries) => entries,
-            Err(MemError::NoSlot(_)) => return Err(StopReason::Fault(Exception::GP0)),
+            Err(MemError::NoSlot(_)) => return Err(StopReason::Fault(CpuException::GP0)),
             Err(e) => return self.mem_error(e, false),
         };
         if !rules.are_pdptes(&entries) {
-            return Err(StopReason::Fault(Exception::GP0));
+            return Err(StopReason::Fault(CpuException::GP0));
         }
         self.cx.core.state.pdptes = entries;
         Ok(())
     }
 
     /// Checks the I/O permission bitmap of the TSS. SDM, "I/O Permission Bit Map".
-    fn check_port(&mut self, port: u16, width: Width) -> EmulatedStep<()> {
+    fn check_port(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<()> {
         if self.is_io_allowed() {
             return Ok(());
         }
-        let gp = Err(StopReason::Fault(Exception::GP0));
+        let gp = Err(StopReason::Fault(CpuException::GP0));
         let tr = self.cx.core.state.tr;
         if !tr.attr.is_present() || tr.limit < 103 {
             return gp;
@@ -294,7 +294,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         let done = self.read(gva, buf, MemAccess::Read);
         self.act_as_processor(false);
         match done {
-            Err(StopReason::NoMemory(_)) => Err(StopReason::Fault(Exception::GP0)),
+            Err(StopReason::NoMemory(_)) => Err(StopReason::Fault(CpuException::GP0)),
             done => done,
         }
     }

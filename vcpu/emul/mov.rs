@@ -8,10 +8,10 @@
 
 use super::code;
 use super::machine::CxMachine;
-use crate::arch::addr::{Width, PAGE_SIZE};
+use crate::arch::addr::{AccessWidth, PAGE_SIZE};
 use crate::arch::segment::SegReg;
 use crate::vcpu::access::mmio;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
 use crate::vcpu::emulate::machine::StopReason;
@@ -34,7 +34,7 @@ enum MovInsn {
 
 /// Returns the move and the width of its memory operand, for the instructions that are done here.
 #[inline]
-fn plan(insn: &DecodedInsn, gprs: &[u64; 16]) -> Option<(MovInsn, Width)> {
+fn plan(insn: &DecodedInsn, gprs: &[u64; 16]) -> Option<(MovInsn, AccessWidth)> {
     insn.mem?;
     let reg = usize::from(insn.reg & 15);
     // Without REX, 4 to 7 are AH to BH.
@@ -44,19 +44,23 @@ fn plan(insn: &DecodedInsn, gprs: &[u64; 16]) -> Option<(MovInsn, Width)> {
         (OpcodeMap::One, 0x8b) => (MovInsn::Load(reg), insn.op_size),
         (OpcodeMap::One, 0x89) => (MovInsn::Store(value), insn.op_size),
         (OpcodeMap::One, 0xc7) if insn.ext == 0 => (MovInsn::Store(insn.imm), insn.op_size),
-        (OpcodeMap::One, 0x8a) if has_byte => (MovInsn::Load(reg), Width::B1),
-        (OpcodeMap::One, 0x88) if has_byte => (MovInsn::Store(value), Width::B1),
-        (OpcodeMap::One, 0xc6) if insn.ext == 0 => (MovInsn::Store(insn.imm), Width::B1),
+        (OpcodeMap::One, 0x8a) if has_byte => (MovInsn::Load(reg), AccessWidth::B1),
+        (OpcodeMap::One, 0x88) if has_byte => (MovInsn::Store(value), AccessWidth::B1),
+        (OpcodeMap::One, 0xc6) if insn.ext == 0 => (MovInsn::Store(insn.imm), AccessWidth::B1),
         // MOVZX; to 16 bits it would keep the rest.
-        (OpcodeMap::Two, 0xb6) if insn.op_size != Width::B2 => (MovInsn::LoadZero(reg), Width::B1),
-        (OpcodeMap::Two, 0xb7) if insn.op_size != Width::B2 => (MovInsn::LoadZero(reg), Width::B2),
+        (OpcodeMap::Two, 0xb6) if insn.op_size != AccessWidth::B2 => {
+            (MovInsn::LoadZero(reg), AccessWidth::B1)
+        }
+        (OpcodeMap::Two, 0xb7) if insn.op_size != AccessWidth::B2 => {
+            (MovInsn::LoadZero(reg), AccessWidth::B2)
+        }
         _ => return None,
     })
 }
 
 /// Returns whether the memory operand of `insn`, `bytes` long, lies in the one page that the access faulted at.
 #[inline(always)]
-fn is_in_one_page<B: Backend>(
+fn is_in_one_page<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
     (insn, mode): (&DecodedInsn, CodeMode),
@@ -71,7 +75,11 @@ fn is_in_one_page<B: Backend>(
 /// Returns the offset in its page of the memory operand, whose linear address has it in its low bits: address sizes
 /// and paging change none of them.
 #[inline(always)]
-fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn, mode: CodeMode) -> Option<u64> {
+fn operand_offset<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    insn: &DecodedInsn,
+    mode: CodeMode,
+) -> Option<u64> {
     let mem = insn.mem?;
     let gprs = &cx.core.state.gprs;
     let mut at = mem.disp;
@@ -93,16 +101,16 @@ fn operand_offset<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn, mo
 
 /// Returns a register after `value` of `width` was loaded into it.
 #[inline]
-fn merge(old: u64, width: Width, value: u64) -> u64 {
+fn merge(old: u64, width: AccessWidth, value: u64) -> u64 {
     match width {
-        Width::B4 | Width::B8 => value,
+        AccessWidth::B4 | AccessWidth::B8 => value,
         _ => (old & !width.mask()) | (value & width.mask()),
     }
 }
 
 /// Carries out a plain MOV on an interrupt controller, if it is one and the instruction is known.
 #[inline(always)]
-pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
+pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.machine.ram.generation()));
     if !is_device || fault.reserved || !fault.is_final {
@@ -134,7 +142,11 @@ pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFa
 
 /// Carries out a plain MOV that signals user space, if it is one.
 #[inline(never)]
-fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault, insn: &DecodedInsn) -> FastExit {
+fn signal<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    fault: &GuestPageFault,
+    insn: &DecodedInsn,
+) -> FastExit {
     let Some((MovInsn::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return FastExit::Not };
     let is_whole = is_in_one_page(cx, fault, (insn, CodeMode::Bits64), width.bytes());
     if insn.prefixes.lock || !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
@@ -150,7 +162,10 @@ fn signal<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault, insn: 
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Option<ExitOutcome> {
+pub(crate) fn handle<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    fault: &GuestPageFault,
+) -> Option<ExitOutcome> {
     if !fault.is_final {
         return None;
     }
@@ -160,7 +175,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFa
 
 /// Carries out `insn`. `None`: it is not a plain MOV, or another must do it; nothing has been done.
 #[inline]
-fn carry_out<B: Backend>(
+fn carry_out<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
     insn: &DecodedInsn,
@@ -199,7 +214,11 @@ fn carry_out<B: Backend>(
 
 /// Finishes a plain MOV whose one access user space has carried out. Returns whether it was that.
 #[inline]
-pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn, mode: CodeMode) -> bool {
+pub(crate) fn finish<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    insn: &DecodedInsn,
+    mode: CodeMode,
+) -> bool {
     let Some((what, width)) = plan(insn, &cx.core.state.gprs) else { return false };
     let is_write = matches!(what, MovInsn::Store(_));
     let Some(value) = cx.core.io.only_answer(width.bytes() as u8, is_write) else { return false };
@@ -211,10 +230,10 @@ pub(crate) fn finish<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn,
 
 /// Loads the register, if it is a load, and goes to `next`.
 #[inline(always)]
-fn end<B: Backend>(
+fn end<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     what: MovInsn,
-    width: Width,
+    width: AccessWidth,
     value: u64,
     next: u64,
     stepping: bool,

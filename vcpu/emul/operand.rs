@@ -14,12 +14,12 @@
 //! [`crate::vcpu::io::PendingIo`], for the instruction starts again once user space has done its part.
 
 use super::machine::{CxMachine, RetryAfter};
-use crate::arch::addr::{Gpa, Gva, Width};
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::machine::memory::SlotLookup;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::walk::{self, AccessKind, AccessPrivilege, WalkError};
 use crate::vcpu::access::mmio;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::emulate::machine::{EmulatedStep, MemAccess, StopReason};
 use crate::vcpu::outcome::{BlockedBy, UserExit};
 
@@ -33,7 +33,7 @@ struct OperandPart {
     len: usize,
 }
 
-impl<B: Backend> CxMachine<'_, '_, '_, B> {
+impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
     fn stop<T>(&mut self, after: RetryAfter) -> EmulatedStep<T> {
         self.after = after;
         Err(StopReason::Retry)
@@ -120,7 +120,13 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
     }
 
     /// [`crate::vcpu::emulate::machine::InsnMachine::cmpxchg`].
-    pub(crate) fn cmpxchg_linear(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
+    pub(crate) fn cmpxchg_linear(
+        &mut self,
+        gva: Gva,
+        width: AccessWidth,
+        old: u64,
+        new: u64,
+    ) -> EmulatedStep<u64> {
         if gva.0 & (width.bytes() as u64).wrapping_sub(1) != 0 {
             // Not naturally aligned: as two plain accesses. Other vCPUs may see the halves apart.
             return self.unaligned_cmpxchg(gva, width, old, new);
@@ -136,7 +142,7 @@ impl<B: Backend> CxMachine<'_, '_, '_, B> {
         }
     }
 
-    fn unaligned_cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
+    fn unaligned_cmpxchg(&mut self, gva: Gva, width: AccessWidth, old: u64, new: u64) -> EmulatedStep<u64> {
         let (mut buf, new) = ([0u8; 8], new.to_le_bytes());
         let (Some(part), Some(new)) = (buf.get_mut(..width.bytes()), new.get(..width.bytes())) else {
             return Err(StopReason::Unhandled);

@@ -8,7 +8,7 @@
 //! Flags that the manuals leave undefined are kept (AF of shifts, the sign flags of MUL), cleared
 //! (AF of logic) or computed by the formula of a count of one (OF of longer shifts).
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::cr::Rflags;
 
 pub(super) const CF: u64 = Rflags::CF.bits();
@@ -57,7 +57,7 @@ impl AluOp {
     }
 
     /// Carries out the operation; `carry` is CF before it. CMP gives the difference.
-    pub(super) fn apply(self, w: Width, a: u64, b: u64, carry: bool) -> AluResult {
+    pub(super) fn apply(self, w: AccessWidth, a: u64, b: u64, carry: bool) -> AluResult {
         match self {
             AluOp::Add => add(w, a, b, false),
             AluOp::Or => logic(w, a | b),
@@ -71,27 +71,27 @@ impl AluOp {
 }
 
 /// Returns the number of bits of a width.
-pub(super) fn bits(w: Width) -> u32 {
+pub(super) fn bits(w: AccessWidth) -> u32 {
     match w {
-        Width::B1 => 8,
-        Width::B2 => 16,
-        Width::B4 => 32,
-        Width::B8 => 64,
+        AccessWidth::B1 => 8,
+        AccessWidth::B2 => 16,
+        AccessWidth::B4 => 32,
+        AccessWidth::B8 => 64,
     }
 }
 
 /// Returns the topmost bit of a width, as a mask.
-pub(super) fn sign_bit(w: Width) -> u64 {
+pub(super) fn sign_bit(w: AccessWidth) -> u64 {
     w.mask() ^ (w.mask() >> 1)
 }
 
 /// Returns whether the value is negative in its width.
-pub(super) fn is_negative(w: Width, value: u64) -> bool {
+pub(super) fn is_negative(w: AccessWidth, value: u64) -> bool {
     value & sign_bit(w) != 0
 }
 
 /// Returns the low `w` of `value`, sign-extended to 64 bits.
-pub(super) fn sign_extend(w: Width, value: u64) -> u64 {
+pub(super) fn sign_extend(w: AccessWidth, value: u64) -> u64 {
     if is_negative(w, value) {
         value | !w.mask()
     } else {
@@ -109,23 +109,23 @@ pub(super) fn flag(bit: u64, on: bool) -> u64 {
 }
 
 /// Returns ZF, SF and PF of a result.
-pub(super) fn sign_flags(w: Width, value: u64) -> u64 {
+pub(super) fn sign_flags(w: AccessWidth, value: u64) -> u64 {
     flag(ZF, value & w.mask() == 0)
         | flag(SF, is_negative(w, value))
         | flag(PF, (value & 0xff).count_ones() & 1 == 0)
 }
 
-fn logic(w: Width, value: u64) -> AluResult {
+fn logic(w: AccessWidth, value: u64) -> AluResult {
     AluResult { value: value & w.mask(), flags: sign_flags(w, value), mask: STATUS }
 }
 
 /// TEST: AND for the flags alone.
-pub(super) fn test(w: Width, a: u64, b: u64) -> AluResult {
+pub(super) fn test(w: AccessWidth, a: u64, b: u64) -> AluResult {
     logic(w, a & b)
 }
 
 /// ADD and ADC.
-pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> AluResult {
+pub(super) fn add(w: AccessWidth, a: u64, b: u64, carry: bool) -> AluResult {
     let (a, b) = (a & w.mask(), b & w.mask());
     let value = a.wrapping_add(b).wrapping_add(u64::from(carry)) & w.mask();
     let carry_out = value < a || (carry && value == a);
@@ -137,7 +137,7 @@ pub(super) fn add(w: Width, a: u64, b: u64, carry: bool) -> AluResult {
 }
 
 /// SUB, SBB and CMP.
-pub(super) fn sub(w: Width, a: u64, b: u64, borrow: bool) -> AluResult {
+pub(super) fn sub(w: AccessWidth, a: u64, b: u64, borrow: bool) -> AluResult {
     let (a, b) = (a & w.mask(), b & w.mask());
     let value = a.wrapping_sub(b).wrapping_sub(u64::from(borrow)) & w.mask();
     let flags = flag(CF, a < b || (borrow && a == b))
@@ -148,22 +148,22 @@ pub(super) fn sub(w: Width, a: u64, b: u64, borrow: bool) -> AluResult {
 }
 
 /// INC: CF stays.
-pub(super) fn inc(w: Width, a: u64) -> AluResult {
+pub(super) fn inc(w: AccessWidth, a: u64) -> AluResult {
     AluResult { mask: STATUS & !CF, ..add(w, a, 1, false) }
 }
 
 /// DEC: CF stays.
-pub(super) fn dec(w: Width, a: u64) -> AluResult {
+pub(super) fn dec(w: AccessWidth, a: u64) -> AluResult {
     AluResult { mask: STATUS & !CF, ..sub(w, a, 1, false) }
 }
 
 /// NEG.
-pub(super) fn neg(w: Width, a: u64) -> AluResult {
+pub(super) fn neg(w: AccessWidth, a: u64) -> AluResult {
     sub(w, 0, a, false)
 }
 
 /// NOT: no flag changes.
-pub(super) fn not(w: Width, a: u64) -> AluResult {
+pub(super) fn not(w: AccessWidth, a: u64) -> AluResult {
     AluResult { value: !a & w.mask(), flags: 0, mask: 0 }
 }
 

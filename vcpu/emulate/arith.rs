@@ -9,7 +9,7 @@ use super::context::{InsnCx, NextStep, DE, RAX, RCX, RDX, UD};
 use super::machine::{EmulatedStep, InsnMachine};
 use super::muldiv::{self, DoubleWidth};
 use super::shift::{self, ShiftOp};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 
 impl<M: InsnMachine> InsnCx<'_, M> {
     /// 00 to 3D without the odd columns: the eight operations on r/m and register, or accumulator
@@ -37,7 +37,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         self.alu_to_rm(AluOp::from_bits(self.insn.ext), self.size_by_low_bit(), self.insn.imm)
     }
 
-    fn alu_to_rm(&mut self, op: AluOp, w: Width, b: u64) -> EmulatedStep<NextStep> {
+    fn alu_to_rm(&mut self, op: AluOp, w: AccessWidth, b: u64) -> EmulatedStep<NextStep> {
         let carry = self.carry();
         if op == AluOp::Cmp {
             let a = self.load_rm(w)?;
@@ -48,7 +48,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         Ok(NextStep::Advance)
     }
 
-    fn alu_to_reg(&mut self, op: AluOp, n: u8, w: Width, a: u64, b: u64, carry: bool) {
+    fn alu_to_reg(&mut self, op: AluOp, n: u8, w: AccessWidth, a: u64, b: u64, carry: bool) {
         let out = op.apply(w, a, b, carry);
         if op != AluOp::Cmp {
             self.set_reg(n, w, out.value);
@@ -136,7 +136,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// F6 and F7 /4 and /5: RDX:RAX, or AX, becomes the product.
-    fn multiply(&mut self, w: Width) -> EmulatedStep<()> {
+    fn multiply(&mut self, w: AccessWidth) -> EmulatedStep<()> {
         let (a, b) = (self.reg(RAX, w), self.load_rm(w)?);
         let (product, overflow) =
             if self.insn.ext == 4 { muldiv::mul(w, a, b) } else { muldiv::imul(w, a, b) };
@@ -146,10 +146,10 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// F6 and F7 /6 and /7: RAX becomes the quotient, RDX the remainder; of 8 bits AL and AH.
-    fn divide(&mut self, w: Width) -> EmulatedStep<()> {
+    fn divide(&mut self, w: AccessWidth) -> EmulatedStep<()> {
         let divisor = self.load_rm(w)?;
         let rax = self.m.gpr(RAX);
-        let high = if w == Width::B1 { rax >> 8 } else { self.m.gpr(RDX) };
+        let high = if w == AccessWidth::B1 { rax >> 8 } else { self.m.gpr(RDX) };
         let dividend = DoubleWidth { high: high & w.mask(), low: rax & w.mask() };
         let result = if self.insn.ext == 6 {
             muldiv::div(w, dividend, divisor)
@@ -162,9 +162,9 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Sets RDX:RAX of width `w`, or AH:AL.
-    fn set_pair(&mut self, w: Width, high: u64, low: u64) {
-        if w == Width::B1 {
-            self.set_reg(RAX, Width::B2, (high << 8) | (low & 0xff));
+    fn set_pair(&mut self, w: AccessWidth, high: u64, low: u64) {
+        if w == AccessWidth::B1 {
+            self.set_reg(RAX, AccessWidth::B2, (high << 8) | (low & 0xff));
         } else {
             self.set_reg(RAX, w, low);
             self.set_reg(RDX, w, high);
@@ -185,7 +185,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         self.imul_to_reg(w, self.reg_operand(w), b)
     }
 
-    fn imul_to_reg(&mut self, w: Width, a: u64, b: u64) -> EmulatedStep<NextStep> {
+    fn imul_to_reg(&mut self, w: AccessWidth, a: u64, b: u64) -> EmulatedStep<NextStep> {
         let (product, overflow) = muldiv::imul(w, a, b);
         self.set_reg(self.insn.reg, w, product.low);
         self.set_flags(overflow_flags(overflow));

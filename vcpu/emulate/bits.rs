@@ -9,7 +9,7 @@ use super::context::{width_len, InsnCx, NextStep, OperandPlace};
 use super::decode::RepPrefix;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess};
 use super::moves::swap;
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 
 impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F A3, AB, B3, BB and 0F BA /4 to /7: BT, BTS, BTR, BTC.
@@ -41,7 +41,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// reach any word of memory around the operand, an immediate stays within it.
     fn bit_place(
         &self,
-        w: Width,
+        w: AccessWidth,
         index: u64,
         by_register: bool,
         access: MemAccess,
@@ -51,10 +51,10 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         };
         let index = i64::from_ne_bytes(alu::sign_extend(w, index).to_ne_bytes());
         let word_log2 = match w {
-            Width::B1 => 3,
-            Width::B2 => 4,
-            Width::B4 => 5,
-            Width::B8 => 6,
+            AccessWidth::B1 => 3,
+            AccessWidth::B2 => 4,
+            AccessWidth::B4 => 5,
+            AccessWidth::B8 => 6,
         };
         let words = u64::from_ne_bytes(index.wrapping_shr(word_log2).to_ne_bytes());
         let offset = self.offset(mem).wrapping_add(words.wrapping_mul(width_len(w)));
@@ -102,7 +102,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F C8 to CF; of 16 bits the manuals say nothing, processors give 0.
     pub(super) fn bswap(&mut self) -> EmulatedStep<NextStep> {
         let (n, w) = (self.insn.rm, self.insn.op_size);
-        let value = if w == Width::B2 { 0 } else { swap(w, self.reg(n, w)) };
+        let value = if w == AccessWidth::B2 { 0 } else { swap(w, self.reg(n, w)) };
         self.set_reg(n, w, value);
         Ok(NextStep::Advance)
     }
@@ -110,7 +110,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F 90 to 9F.
     pub(super) fn setcc(&mut self) -> EmulatedStep<NextStep> {
         let holds = alu::condition(self.insn.opcode, self.m.rflags());
-        self.store_rm(Width::B1, u64::from(holds))?;
+        self.store_rm(AccessWidth::B1, u64::from(holds))?;
         Ok(NextStep::Advance)
     }
 

@@ -10,9 +10,9 @@
 use super::alu::{self, AluResult};
 use super::decode::{CodeMode, DecodedInsn, MemRef};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::segment::SegReg;
 
 /// How often a LOCKed operation is tried against other processors before the guest is run again.
@@ -27,9 +27,9 @@ pub(super) const RBP: u8 = 5;
 pub(super) const RSI: u8 = 6;
 pub(super) const RDI: u8 = 7;
 
-pub(super) const GP0: StopReason = StopReason::Fault(Exception::GP0);
-pub(super) const UD: StopReason = StopReason::Fault(Exception::UD);
-pub(super) const DE: StopReason = StopReason::Fault(Exception::plain(Vector::DE));
+pub(super) const GP0: StopReason = StopReason::Fault(CpuException::GP0);
+pub(super) const UD: StopReason = StopReason::Fault(CpuException::UD);
+pub(super) const DE: StopReason = StopReason::Fault(CpuException::plain(ExceptionVector::DE));
 
 /// Where RIP goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ pub(super) fn linear<M: InsnMachine>(
     len: u64,
     access: MemAccess,
 ) -> EmulatedStep<Gva> {
-    let vector = if seg == SegReg::Ss { Vector::SS } else { Vector::GP };
-    let refused = Err(StopReason::Fault(Exception::with_error(vector, 0)));
+    let vector = if seg == SegReg::Ss { ExceptionVector::SS } else { ExceptionVector::GP };
+    let refused = Err(StopReason::Fault(CpuException::with_error(vector, 0)));
     let last = offset.wrapping_add(len.wrapping_sub(1));
     if mode == CodeMode::Bits64 {
         let base = if matches!(seg, SegReg::Fs | SegReg::Gs) { m.segment(seg).base } else { 0 };
@@ -118,16 +118,16 @@ pub(super) struct InsnCx<'m, M> {
 
 impl<M: InsnMachine> InsnCx<'_, M> {
     /// Returns the operand size of an opcode whose low bit chooses 8 bits or the full size.
-    pub(super) fn size_by_low_bit(&self) -> Width {
+    pub(super) fn size_by_low_bit(&self) -> AccessWidth {
         if self.insn.opcode & 1 == 0 {
-            Width::B1
+            AccessWidth::B1
         } else {
             self.insn.op_size
         }
     }
 
     /// Returns the low `w` of register `n` as instructions name it (AH and friends without REX).
-    pub(super) fn reg(&self, n: u8, w: Width) -> u64 {
+    pub(super) fn reg(&self, n: u8, w: AccessWidth) -> u64 {
         match self.high_byte(n, w) {
             Some(low) => (self.m.gpr(low) >> 8) & 0xff,
             None => self.m.gpr(n) & w.mask(),
@@ -135,25 +135,25 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Sets the low `w` of register `n`; 32 bits clear the upper half, less keeps the rest.
-    pub(super) fn set_reg(&mut self, n: u8, w: Width, value: u64) {
+    pub(super) fn set_reg(&mut self, n: u8, w: AccessWidth, value: u64) {
         if let Some(low) = self.high_byte(n, w) {
             let kept = self.m.gpr(low) & !0xff00;
             self.m.set_gpr(low, kept | ((value & 0xff) << 8));
             return;
         }
         let kept = match w {
-            Width::B1 | Width::B2 => self.m.gpr(n) & !w.mask(),
-            Width::B4 | Width::B8 => 0,
+            AccessWidth::B1 | AccessWidth::B2 => self.m.gpr(n) & !w.mask(),
+            AccessWidth::B4 | AccessWidth::B8 => 0,
         };
         self.m.set_gpr(n, kept | (value & w.mask()));
     }
 
-    fn high_byte(&self, n: u8, w: Width) -> Option<u8> {
-        (w == Width::B1 && self.insn.prefixes.rex == 0 && (4..8).contains(&n)).then_some(n & 3)
+    fn high_byte(&self, n: u8, w: AccessWidth) -> Option<u8> {
+        (w == AccessWidth::B1 && self.insn.prefixes.rex == 0 && (4..8).contains(&n)).then_some(n & 3)
     }
 
     /// Returns the register operand that ModRM's reg field names.
-    pub(super) fn reg_operand(&self, w: Width) -> u64 {
+    pub(super) fn reg_operand(&self, w: AccessWidth) -> u64 {
         self.reg(self.insn.reg, w)
     }
 
@@ -219,7 +219,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Reads a value of width `w`.
-    pub(super) fn load_at(&mut self, gva: Gva, w: Width, access: MemAccess) -> EmulatedStep<u64> {
+    pub(super) fn load_at(&mut self, gva: Gva, w: AccessWidth, access: MemAccess) -> EmulatedStep<u64> {
         let mut le = [0u8; 8];
         if let Some(buf) = le.get_mut(..w.bytes()) {
             self.m.read(gva, buf, access)?;
@@ -228,7 +228,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Writes a value of width `w`.
-    pub(super) fn store_at(&mut self, gva: Gva, w: Width, value: u64) -> EmulatedStep<()> {
+    pub(super) fn store_at(&mut self, gva: Gva, w: AccessWidth, value: u64) -> EmulatedStep<()> {
         match value.to_le_bytes().get(..w.bytes()) {
             Some(buf) => self.m.write(gva, buf),
             None => Ok(()),
@@ -236,7 +236,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Reads the r/m operand.
-    pub(super) fn load_rm(&mut self, w: Width) -> EmulatedStep<u64> {
+    pub(super) fn load_rm(&mut self, w: AccessWidth) -> EmulatedStep<u64> {
         match self.rm(width_len(w), MemAccess::Read)? {
             OperandPlace::Reg(n) => Ok(self.reg(n, w)),
             OperandPlace::Mem(gva) => self.load_at(gva, w, MemAccess::Read),
@@ -244,7 +244,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Writes the r/m operand.
-    pub(super) fn store_rm(&mut self, w: Width, value: u64) -> EmulatedStep<()> {
+    pub(super) fn store_rm(&mut self, w: AccessWidth, value: u64) -> EmulatedStep<()> {
         match self.rm(width_len(w), MemAccess::Write)? {
             OperandPlace::Reg(n) => {
                 self.set_reg(n, w, value);
@@ -262,7 +262,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     pub(super) fn replace<R>(
         &mut self,
         at: OperandPlace,
-        w: Width,
+        w: AccessWidth,
         locked: bool,
         op: impl Fn(u64) -> (u64, R),
     ) -> EmulatedStep<R> {
@@ -292,7 +292,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Applies an arithmetic operation to the r/m operand and sets the flags.
-    pub(super) fn modify_rm(&mut self, w: Width, op: impl Fn(u64) -> AluResult) -> EmulatedStep<()> {
+    pub(super) fn modify_rm(&mut self, w: AccessWidth, op: impl Fn(u64) -> AluResult) -> EmulatedStep<()> {
         let at = self.rm(width_len(w), MemAccess::Write)?;
         let out = self.replace(at, w, self.insn.prefixes.lock, |old| {
             let out = op(old);
@@ -341,11 +341,11 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 }
 
 /// Returns the bytes of a width.
-pub(super) fn width_len(w: Width) -> u64 {
+pub(super) fn width_len(w: AccessWidth) -> u64 {
     match w {
-        Width::B1 => 1,
-        Width::B2 => 2,
-        Width::B4 => 4,
-        Width::B8 => 8,
+        AccessWidth::B1 => 1,
+        AccessWidth::B2 => 2,
+        AccessWidth::B4 => 4,
+        AccessWidth::B8 => 8,
     }
 }

@@ -14,7 +14,7 @@
 //! can carry it out.
 
 use super::table::{form, is_gone_in_64, long_size, LongSize, OpcodeForm, OpcodeMap};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::segment::SegReg;
 
 /// The longest instruction in bytes.
@@ -123,9 +123,9 @@ pub(crate) struct DecodedInsn {
     /// The prefixes.
     pub(crate) prefixes: InsnPrefixes,
     /// The operand size where the opcode does not say 8 bits: 2, 4 or 8 bytes.
-    pub(crate) op_size: Width,
+    pub(crate) op_size: AccessWidth,
     /// The address size: 2, 4 or 8 bytes.
-    pub(crate) addr_size: Width,
+    pub(crate) addr_size: AccessWidth,
     /// The reg field of ModRM without REX, 0 to 7: the extension of a group's opcode.
     pub(crate) ext: u8,
     /// The reg field of ModRM with REX.R, 0 to 15.
@@ -178,7 +178,7 @@ pub(crate) fn decode(bytes: &[u8], mode: CodeMode) -> Result<DecodedInsn, Decode
         map,
         opcode,
         prefixes,
-        op_size: Width::B4,
+        op_size: AccessWidth::B4,
         addr_size,
         ext: 0,
         reg: 0,
@@ -213,7 +213,7 @@ impl InsnCursor<'_> {
     }
 
     /// Takes a little-endian number of `width`, zero-extended.
-    fn number(&mut self, width: Width) -> Result<u64, DecodeError> {
+    fn number(&mut self, width: AccessWidth) -> Result<u64, DecodeError> {
         let mut le = [0u8; 8];
         for slot in le.iter_mut().take(width.bytes()) {
             *slot = self.byte()?;
@@ -222,7 +222,7 @@ impl InsnCursor<'_> {
     }
 
     /// Takes a little-endian number of `width`, sign-extended.
-    fn signed(&mut self, width: Width) -> Result<u64, DecodeError> {
+    fn signed(&mut self, width: AccessWidth) -> Result<u64, DecodeError> {
         Ok(super::alu::sign_extend(width, self.number(width)?))
     }
 }
@@ -256,11 +256,11 @@ fn prefixes(from: &mut InsnCursor<'_>, mode: CodeMode) -> Result<(InsnPrefixes, 
     }
 }
 
-fn address_size(mode: CodeMode, prefixed: bool) -> Width {
+fn address_size(mode: CodeMode, prefixed: bool) -> AccessWidth {
     match (mode, prefixed) {
-        (CodeMode::Bits16, false) | (CodeMode::Bits32, true) => Width::B2,
-        (CodeMode::Bits16, true) | (CodeMode::Bits32, false) | (CodeMode::Bits64, true) => Width::B4,
-        (CodeMode::Bits64, false) => Width::B8,
+        (CodeMode::Bits16, false) | (CodeMode::Bits32, true) => AccessWidth::B2,
+        (CodeMode::Bits16, true) | (CodeMode::Bits32, false) | (CodeMode::Bits64, true) => AccessWidth::B4,
+        (CodeMode::Bits64, false) => AccessWidth::B8,
     }
 }
 
@@ -290,20 +290,20 @@ fn refuse_vector(from: &InsnCursor<'_>, opcode: u8, mode: CodeMode) -> Result<()
     Ok(())
 }
 
-fn operand_size(insn: &DecodedInsn, mode: CodeMode) -> Width {
+fn operand_size(insn: &DecodedInsn, mode: CodeMode) -> AccessWidth {
     let narrow = insn.prefixes.size_66;
     match mode {
         CodeMode::Bits64 => match long_size(insn.map, insn.opcode, insn.ext) {
-            LongSize::Always64 => Width::B8,
-            _ if insn.prefixes.rex_w() => Width::B8,
-            _ if narrow => Width::B2,
-            LongSize::Default64 => Width::B8,
-            LongSize::Usual => Width::B4,
+            LongSize::Always64 => AccessWidth::B8,
+            _ if insn.prefixes.rex_w() => AccessWidth::B8,
+            _ if narrow => AccessWidth::B2,
+            LongSize::Default64 => AccessWidth::B8,
+            LongSize::Usual => AccessWidth::B4,
         },
-        _ if insn.map == OpcodeMap::Two && matches!(insn.opcode, 0x20..=0x23) => Width::B4,
-        CodeMode::Bits32 if narrow => Width::B2,
-        CodeMode::Bits16 if !narrow => Width::B2,
-        _ => Width::B4,
+        _ if insn.map == OpcodeMap::Two && matches!(insn.opcode, 0x20..=0x23) => AccessWidth::B4,
+        CodeMode::Bits32 if narrow => AccessWidth::B2,
+        CodeMode::Bits16 if !narrow => AccessWidth::B2,
+        _ => AccessWidth::B4,
     }
 }
 
@@ -321,24 +321,24 @@ fn operands(from: &mut InsnCursor<'_>, insn: &mut DecodedInsn, mode: CodeMode) -
         mod_rm(from, insn, mode, form == OpcodeForm::RegOnly)?;
     }
     insn.op_size = operand_size(insn, mode);
-    let imm_z = if insn.op_size == Width::B2 { Width::B2 } else { Width::B4 };
+    let imm_z = if insn.op_size == AccessWidth::B2 { AccessWidth::B2 } else { AccessWidth::B4 };
     match form {
         OpcodeForm::Undefined => return Err(DecodeError::Undefined),
         OpcodeForm::Plain | OpcodeForm::ModRm | OpcodeForm::RegOnly => {}
-        OpcodeForm::Imm8 | OpcodeForm::ModRmImm8 => insn.imm = from.signed(Width::B1)?,
-        OpcodeForm::Imm16 => insn.imm = from.number(Width::B2)?,
+        OpcodeForm::Imm8 | OpcodeForm::ModRmImm8 => insn.imm = from.signed(AccessWidth::B1)?,
+        OpcodeForm::Imm16 => insn.imm = from.number(AccessWidth::B2)?,
         OpcodeForm::ImmZ | OpcodeForm::ModRmImmZ => insn.imm = from.signed(imm_z)?,
         OpcodeForm::ImmV => insn.imm = from.signed(insn.op_size)?,
         OpcodeForm::Group3 if insn.ext > 1 => {}
-        OpcodeForm::Group3 if insn.opcode == 0xf6 => insn.imm = from.signed(Width::B1)?,
+        OpcodeForm::Group3 if insn.opcode == 0xf6 => insn.imm = from.signed(AccessWidth::B1)?,
         OpcodeForm::Group3 => insn.imm = from.signed(imm_z)?,
         OpcodeForm::Enter => {
-            insn.imm = from.number(Width::B2)?;
+            insn.imm = from.number(AccessWidth::B2)?;
             insn.imm2 = u16::from(from.byte()?);
         }
         OpcodeForm::Far => {
             insn.imm = from.number(imm_z)?;
-            insn.imm2 = (from.number(Width::B2)? & 0xffff) as u16;
+            insn.imm2 = (from.number(AccessWidth::B2)? & 0xffff) as u16;
         }
         OpcodeForm::Moffs => {
             let disp = from.number(insn.addr_size)?;
@@ -364,7 +364,7 @@ fn mod_rm(
     if kind == 3 || reg_only {
         return Ok(());
     }
-    let mut mem = if insn.addr_size == Width::B2 {
+    let mut mem = if insn.addr_size == AccessWidth::B2 {
         memory_16(from, kind, byte & 7)?
     } else {
         memory_32(from, insn.prefixes, kind, byte & 7, mode)?
@@ -394,10 +394,10 @@ fn memory_16(from: &mut InsnCursor<'_>, kind: u8, rm: u8) -> Result<MemRef, Deco
         _ => (BX, None),
     };
     let disp = match kind {
-        0 if rm == 6 => from.signed(Width::B2)?,
+        0 if rm == 6 => from.signed(AccessWidth::B2)?,
         0 => 0,
-        1 => from.signed(Width::B1)?,
-        _ => from.signed(Width::B2)?,
+        1 => from.signed(AccessWidth::B1)?,
+        _ => from.signed(AccessWidth::B2)?,
     };
     let seg = if base == BP { SegReg::Ss } else { SegReg::Ds };
     Ok(MemRef { seg, base, index, scale: 0, disp, rip_relative: false })
@@ -423,7 +423,7 @@ fn memory_32(
     }
     if base == 5 && kind == 0 {
         mem.rip_relative = mode == CodeMode::Bits64 && rm == 5;
-        mem.disp = from.signed(Width::B4)?;
+        mem.disp = from.signed(AccessWidth::B4)?;
         return Ok(mem);
     }
     mem.base = Some(base | prefixes.extension(0));
@@ -432,8 +432,8 @@ fn memory_32(
     }
     mem.disp = match kind {
         0 => 0,
-        1 => from.signed(Width::B1)?,
-        _ => from.signed(Width::B4)?,
+        1 => from.signed(AccessWidth::B1)?,
+        _ => from.signed(AccessWidth::B4)?,
     };
     Ok(mem)
 }

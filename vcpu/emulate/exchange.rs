@@ -8,7 +8,7 @@
 use super::alu::{self, AluResult};
 use super::context::{width_len, InsnCx, NextStep, OperandPlace, GP0, RAX, RBX, RCX, RDX};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 
 impl<M: InsnMachine> InsnCx<'_, M> {
     /// 0F B0 and B1.
@@ -31,7 +31,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// Exchanges memory atomically if it holds `expected`; returns what it held. Memory is read first,
     /// since a device has no comparison of its own.
-    fn exchange_if_equal(&mut self, at: Gva, w: Width, expected: u64, new: u64) -> EmulatedStep<u64> {
+    fn exchange_if_equal(&mut self, at: Gva, w: AccessWidth, expected: u64, new: u64) -> EmulatedStep<u64> {
         let found = self.load_at(at, w, MemAccess::Write)?;
         if found != expected {
             return Ok(found);
@@ -44,7 +44,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         if self.insn.ext != 1 {
             return Err(StopReason::Unhandled);
         }
-        let equal = if self.insn.op_size == Width::B8 {
+        let equal = if self.insn.op_size == AccessWidth::B8 {
             let at = self.memory(16, MemAccess::Write)?;
             self.cmpxchg16b(at)?
         } else {
@@ -57,12 +57,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     fn cmpxchg8b(&mut self, at: Gva) -> EmulatedStep<bool> {
         let pair = |high: u64, low: u64| (high << 32) | low;
-        let expected = pair(self.reg(RDX, Width::B4), self.reg(RAX, Width::B4));
-        let new = pair(self.reg(RCX, Width::B4), self.reg(RBX, Width::B4));
-        let found = self.exchange_if_equal(at, Width::B8, expected, new)?;
+        let expected = pair(self.reg(RDX, AccessWidth::B4), self.reg(RAX, AccessWidth::B4));
+        let new = pair(self.reg(RCX, AccessWidth::B4), self.reg(RBX, AccessWidth::B4));
+        let found = self.exchange_if_equal(at, AccessWidth::B8, expected, new)?;
         if found != expected {
-            self.set_reg(RAX, Width::B4, found);
-            self.set_reg(RDX, Width::B4, found >> 32);
+            self.set_reg(RAX, AccessWidth::B4, found);
+            self.set_reg(RDX, AccessWidth::B4, found >> 32);
         }
         Ok(found == expected)
     }

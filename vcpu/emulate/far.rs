@@ -9,10 +9,10 @@
 
 use super::context::{is_protected, width_len, InsnCx, NextStep, GP0, UD};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Efer;
-use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{descriptor_base, DescTable, SegAttr, SegReg, SegmentState};
+use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::arch::segment::{descriptor_base, DescTableReg, SegAttr, SegReg, SegmentState};
 
 /// The selector's bit for the LDT.
 const TI: u16 = 4;
@@ -26,8 +26,8 @@ pub(super) struct FoundDesc {
 }
 
 /// A fault that names a selector.
-pub(super) fn refused(vector: Vector, selector: u16) -> StopReason {
-    StopReason::Fault(Exception::with_error(vector, u32::from(selector & !3)))
+pub(super) fn refused(vector: ExceptionVector, selector: u16) -> StopReason {
+    StopReason::Fault(CpuException::with_error(vector, u32::from(selector & !3)))
 }
 
 /// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
@@ -57,10 +57,10 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         };
         let offset = u32::from(selector & !7);
         if offset | 7 > table.limit {
-            return Err(refused(Vector::GP, selector));
+            return Err(refused(ExceptionVector::GP, selector));
         }
         let at = Gva(table.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        let raw = self.as_processor(|cx| cx.load_at(at, Width::B8, MemAccess::Read))?;
+        let raw = self.as_processor(|cx| cx.load_at(at, AccessWidth::B8, MemAccess::Read))?;
         Ok(FoundDesc { segment: unpack(selector, raw), at })
     }
 
@@ -72,7 +72,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         found.segment.attr.0 |= bits;
         let rights = u64::from(found.segment.attr.0 & 0xff);
         let at = found.at.wrapping_add(5);
-        self.as_processor(|cx| cx.store_at(at, Width::B1, rights))
+        self.as_processor(|cx| cx.store_at(at, AccessWidth::B1, rights))
     }
 
     /// Notes in memory that a descriptor of code or data has been loaded.
@@ -106,12 +106,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let readable = attr.kind() & 16 != 0 && (!attr.is_code() || attr.is_readable_or_writable());
         let (fits, absent) = if reg == SegReg::Ss {
             let writable = attr.kind() & 0x1a == 0x12;
-            (writable && selector & 3 == 0 && attr.dpl() == 0, Vector::SS)
+            (writable && selector & 3 == 0 && attr.dpl() == 0, ExceptionVector::SS)
         } else {
-            (readable, Vector::NP)
+            (readable, ExceptionVector::NP)
         };
         if !fits {
-            return Err(refused(Vector::GP, selector));
+            return Err(refused(ExceptionVector::GP, selector));
         }
         if !attr.is_present() {
             return Err(refused(absent, selector));
@@ -139,10 +139,10 @@ impl<M: InsnMachine> InsnCx<'_, M> {
                 return Err(StopReason::Unhandled);
             }
             if !attr.is_code() || attr.dpl() != 0 || selector & 3 != 0 {
-                return Err(refused(Vector::GP, selector));
+                return Err(refused(ExceptionVector::GP, selector));
             }
             if !attr.is_present() {
-                return Err(refused(Vector::NP, selector));
+                return Err(refused(ExceptionVector::NP, selector));
             }
             self.mark_accessed(&mut found)?;
             found.segment
@@ -190,7 +190,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let w = self.insn.op_size;
         let at = self.memory(width_len(w).wrapping_add(2), MemAccess::Read)?;
         let offset = self.load_at(at, w, MemAccess::Read)?;
-        let selector = self.load_at(at.wrapping_add(width_len(w)), Width::B2, MemAccess::Read)?;
+        let selector = self.load_at(at.wrapping_add(width_len(w)), AccessWidth::B2, MemAccess::Read)?;
         self.far_branch((selector & 0xffff) as u16, offset, self.insn.ext == 3)
     }
 
@@ -216,11 +216,11 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let at = self.memory(6, if is_load { MemAccess::Read } else { MemAccess::Write })?;
         if is_load {
             self.need_cpl0()?;
-            let limit = (self.load_at(at, Width::B2, MemAccess::Read)? & 0xffff) as u16;
-            let base = self.load_at(at.wrapping_add(2), Width::B4, MemAccess::Read)?;
+            let limit = (self.load_at(at, AccessWidth::B2, MemAccess::Read)? & 0xffff) as u16;
+            let base = self.load_at(at.wrapping_add(2), AccessWidth::B4, MemAccess::Read)?;
             // With 16-bit operands the base has 24 bits.
-            let mask = if self.insn.op_size == Width::B2 { 0xff_ffff } else { 0xffff_ffff };
-            self.m.set_table(which, DescTable { base: base & mask, limit });
+            let mask = if self.insn.op_size == AccessWidth::B2 { 0xff_ffff } else { 0xffff_ffff };
+            self.m.set_table(which, DescTableReg { base: base & mask, limit });
         } else {
             let table = self.m.table(which);
             let mut image = [0u8; 6];
@@ -243,22 +243,22 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             return Err(StopReason::Unhandled);
         }
         let is_task = self.insn.ext == 3;
-        let selector = (self.load_rm(Width::B2)? & 0xffff) as u16;
+        let selector = (self.load_rm(AccessWidth::B2)? & 0xffff) as u16;
         if selector & !3 == 0 && !is_task {
             self.m.set_ldt(SegmentState::null(selector));
             return Ok(NextStep::Advance);
         }
         if selector & TI != 0 || selector & !3 == 0 {
-            return Err(refused(Vector::GP, selector));
+            return Err(refused(ExceptionVector::GP, selector));
         }
         let mut found = self.descriptor(selector)?;
         // An available TSS of 16 or 32 bits, or an LDT.
         let fits = matches!((is_task, found.segment.attr.kind()), (true, 1 | 9) | (false, 2));
         if !fits {
-            return Err(refused(Vector::GP, selector));
+            return Err(refused(ExceptionVector::GP, selector));
         }
         if !found.segment.attr.is_present() {
-            return Err(refused(Vector::NP, selector));
+            return Err(refused(ExceptionVector::NP, selector));
         }
         if is_task {
             self.mark_descriptor(&mut found, 2)?;

@@ -17,9 +17,9 @@
 use super::context::{is_protected, InsnCx, NextStep, GP0};
 use super::far::refused;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Rflags;
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::segment::{SegReg, SegmentState};
 
 /// Error code: the event was none of the program's.
@@ -54,7 +54,7 @@ enum GateKind {
 struct IdtGate {
     kind: GateKind,
     /// Of what is pushed.
-    width: Width,
+    width: AccessWidth,
     dpl: u8,
     is_present: bool,
     selector: u16,
@@ -65,11 +65,11 @@ impl IdtGate {
     /// Takes an entry apart; `None` for what is no gate of the IDT.
     fn unpack(raw: u64) -> Option<IdtGate> {
         let (kind, width) = match raw >> 40 & 0x1f {
-            0x5 => (GateKind::Task, Width::B2),
-            0x6 => (GateKind::Interrupt, Width::B2),
-            0x7 => (GateKind::Trap, Width::B2),
-            0xe => (GateKind::Interrupt, Width::B4),
-            0xf => (GateKind::Trap, Width::B4),
+            0x5 => (GateKind::Task, AccessWidth::B2),
+            0x6 => (GateKind::Interrupt, AccessWidth::B2),
+            0x7 => (GateKind::Trap, AccessWidth::B2),
+            0xe => (GateKind::Interrupt, AccessWidth::B4),
+            0xf => (GateKind::Trap, AccessWidth::B4),
             _ => return None,
         };
         Some(IdtGate {
@@ -86,8 +86,10 @@ impl IdtGate {
 /// Says of a fault that it is none of the program's.
 fn external(stop: StopReason) -> StopReason {
     match stop {
-        StopReason::Fault(Exception { vector, error: Some(error), cr2 }) if vector != Vector::PF => {
-            StopReason::Fault(Exception { vector, error: Some(error | EXT), cr2 })
+        StopReason::Fault(CpuException { vector, error: Some(error), cr2 })
+            if vector != ExceptionVector::PF =>
+        {
+            StopReason::Fault(CpuException { vector, error: Some(error | EXT), cr2 })
         }
         other => other,
     }
@@ -133,7 +135,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Reads `w` bytes of the IDT; `None` where it has no entry there.
-    fn idt_entry(&mut self, offset: u16, w: Width) -> EmulatedStep<Option<u64>> {
+    fn idt_entry(&mut self, offset: u16, w: AccessWidth) -> EmulatedStep<Option<u64>> {
         let idt = self.m.table(TableReg::Idt);
         let last = offset.wrapping_add(w.bytes() as u16).wrapping_sub(1);
         if last > idt.limit {
@@ -143,15 +145,15 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         self.as_processor(|cx| cx.load_at(at, w, MemAccess::Read)).map(Some)
     }
 
-    fn push_frame(&mut self, w: Width, values: &[u64]) -> EmulatedStep<()> {
+    fn push_frame(&mut self, w: AccessWidth, values: &[u64]) -> EmulatedStep<()> {
         self.as_processor(|cx| cx.push_all(w, values))
     }
 
     fn by_pointer(&mut self, vector: u8, back: u64) -> EmulatedStep<NextStep> {
-        let entry = self.idt_entry(u16::from(vector) << 2, Width::B4)?.ok_or(GP0)?;
+        let entry = self.idt_entry(u16::from(vector) << 2, AccessWidth::B4)?.ok_or(GP0)?;
         let old = self.m.segment(SegReg::Cs);
         let flags = self.m.rflags();
-        self.push_frame(Width::B2, &[flags, u64::from(old.selector), back])?;
+        self.push_frame(AccessWidth::B2, &[flags, u64::from(old.selector), back])?;
         self.m.set_segment(SegReg::Cs, old.at_paragraph((entry >> 16) as u16));
         let cleared = Rflags::IF.union(Rflags::TF).union(Rflags::AC).union(Rflags::RF);
         self.m.set_rflags(flags & !cleared.bits());
@@ -166,7 +168,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         let flags = self.m.rflags();
         let resume = match cause {
-            InterruptCause::Exception(_) if Vector(vector).is_fault() => Rflags::RF.bits(),
+            InterruptCause::Exception(_) if ExceptionVector(vector).is_fault() => Rflags::RF.bits(),
             _ => 0,
         };
         let old = u64::from(self.m.segment(SegReg::Cs).selector);
@@ -190,14 +192,14 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// Finds the gate of `vector` and checks that it may be gone through.
     fn gate(&mut self, vector: u8, cause: InterruptCause) -> EmulatedStep<IdtGate> {
         let entry = u16::from(vector) << 3;
-        let refused = |vector| StopReason::Fault(Exception::with_error(vector, u32::from(entry) | IDT));
-        let raw = self.idt_entry(entry, Width::B8)?.ok_or(refused(Vector::GP))?;
-        let gate = IdtGate::unpack(raw).ok_or(refused(Vector::GP))?;
+        let refused = |vector| StopReason::Fault(CpuException::with_error(vector, u32::from(entry) | IDT));
+        let raw = self.idt_entry(entry, AccessWidth::B8)?.ok_or(refused(ExceptionVector::GP))?;
+        let gate = IdtGate::unpack(raw).ok_or(refused(ExceptionVector::GP))?;
         if cause == InterruptCause::Instruction && gate.dpl < self.m.cpl() {
-            return Err(refused(Vector::GP));
+            return Err(refused(ExceptionVector::GP));
         }
         if !gate.is_present {
-            return Err(refused(Vector::NP));
+            return Err(refused(ExceptionVector::NP));
         }
         if gate.kind == GateKind::Task {
             return Err(StopReason::Unhandled);
@@ -215,10 +217,10 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let mut found = self.descriptor(selector)?;
         let attr = found.segment.attr;
         if !attr.is_code() || attr.dpl() != 0 {
-            return Err(refused(Vector::GP, selector));
+            return Err(refused(ExceptionVector::GP, selector));
         }
         if !attr.is_present() {
-            return Err(refused(Vector::NP, selector));
+            return Err(refused(ExceptionVector::NP, selector));
         }
         self.mark_accessed(&mut found)?;
         Ok(found.segment)

@@ -5,15 +5,15 @@
 //! The vCPU implements [`InsnMachine`] over guest state, page tables and the device bus; a test
 //! implements it over a few arrays.
 
-use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::exception::Exception;
-use crate::arch::segment::{DescTable, SegReg, SegmentState};
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
+use crate::arch::exception::CpuException;
+use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
 
 /// Why an instruction could not be carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// The architecture answers with this exception.
-    Fault(Exception),
+    Fault(CpuException),
     /// Something must be done outside the run window first (a page faulted in, a user exit); the
     /// machine knows what. Nothing of the instruction has become visible, but for finished elements of
     /// a repeated string instruction; run it again afterwards.
@@ -66,9 +66,9 @@ pub(crate) trait InsnMachine {
     /// Loads a segment register with a descriptor already checked.
     fn set_segment(&mut self, reg: SegReg, seg: SegmentState);
     /// Returns GDTR or IDTR.
-    fn table(&self, which: TableReg) -> DescTable;
+    fn table(&self, which: TableReg) -> DescTableReg;
     /// Sets GDTR or IDTR.
-    fn set_table(&mut self, which: TableReg, table: DescTable);
+    fn set_table(&mut self, which: TableReg, table: DescTableReg);
     /// Returns LDTR.
     fn ldt(&self) -> SegmentState;
     /// Loads LDTR with a descriptor already checked.
@@ -104,7 +104,7 @@ pub(crate) trait InsnMachine {
     ///
     /// # Errors
     /// As [`InsnMachine::read`].
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64>;
+    fn cmpxchg(&mut self, gva: Gva, width: AccessWidth, old: u64, new: u64) -> EmulatedStep<u64>;
 
     /// Finds out whether `len` (1 to 16) bytes at a linear address can be accessed, without touching
     /// a device: asked before a side effect that could not be undone (INS takes a byte off a port,
@@ -137,10 +137,10 @@ pub(crate) trait InsnMachine {
     ///
     /// # Errors
     /// #GP from the checks, or [`StopReason::Retry`].
-    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32>;
+    fn port_in(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<u32>;
     /// Writes an I/O port, after the permission checks.
     ///
     /// # Errors
     /// As [`InsnMachine::port_in`].
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()>;
+    fn port_out(&mut self, port: u16, width: AccessWidth, value: u32) -> EmulatedStep<()>;
 }

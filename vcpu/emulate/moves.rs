@@ -8,7 +8,7 @@ use super::alu::sign_extend;
 use super::context::{width_len, InsnCx, NextStep, RAX, UD};
 use super::decode::RepPrefix;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::segment::SegReg;
 
 impl<M: InsnMachine> InsnCx<'_, M> {
@@ -33,7 +33,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     pub(super) fn mov_from_segment(&mut self) -> EmulatedStep<NextStep> {
         let reg = segment_register(self.insn.ext).ok_or(UD)?;
         let selector = u64::from(self.m.segment(reg).selector);
-        let w = if self.insn.mem.is_some() { Width::B2 } else { self.insn.op_size };
+        let w = if self.insn.mem.is_some() { AccessWidth::B2 } else { self.insn.op_size };
         self.store_rm(w, selector)?;
         Ok(NextStep::Advance)
     }
@@ -61,7 +61,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// B0 to BF.
     pub(super) fn mov_immediate_short(&mut self) -> EmulatedStep<NextStep> {
-        let w = if self.insn.opcode & 8 == 0 { Width::B1 } else { self.insn.op_size };
+        let w = if self.insn.opcode & 8 == 0 { AccessWidth::B1 } else { self.insn.op_size };
         self.set_reg(self.insn.rm, w, self.insn.imm);
         Ok(NextStep::Advance)
     }
@@ -79,7 +79,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 63 in 64-bit mode: MOVSXD.
     pub(super) fn movsxd(&mut self) -> EmulatedStep<NextStep> {
         let to = self.insn.op_size;
-        let from = if to == Width::B8 { Width::B4 } else { to };
+        let from = if to == AccessWidth::B8 { AccessWidth::B4 } else { to };
         let value = self.load_rm(from)?;
         self.set_reg(self.insn.reg, to, sign_extend(from, value));
         Ok(NextStep::Advance)
@@ -87,7 +87,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// 0F B6, B7, BE, BF: MOVZX and MOVSX.
     pub(super) fn mov_extend(&mut self) -> EmulatedStep<NextStep> {
-        let from = if self.insn.opcode & 1 == 0 { Width::B1 } else { Width::B2 };
+        let from = if self.insn.opcode & 1 == 0 { AccessWidth::B1 } else { AccessWidth::B2 };
         let loaded = self.load_rm(from)?;
         let value = if self.insn.opcode & 8 == 0 { loaded } else { sign_extend(from, loaded) };
         self.set_reg(self.insn.reg, self.insn.op_size, value);
@@ -114,7 +114,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// 0F C3: MOVNTI.
     pub(super) fn movnti(&mut self) -> EmulatedStep<NextStep> {
-        let w = if self.insn.op_size == Width::B8 { Width::B8 } else { Width::B4 };
+        let w = if self.insn.op_size == AccessWidth::B8 { AccessWidth::B8 } else { AccessWidth::B4 };
         let at = self.memory(width_len(w), MemAccess::Write)?;
         let value = self.reg_operand(w);
         self.store_at(at, w, value)?;
@@ -157,11 +157,11 @@ pub(super) fn segment_register(n: u8) -> Option<SegReg> {
 }
 
 /// Reverses the bytes of a value of width `w`.
-pub(super) fn swap(w: Width, value: u64) -> u64 {
+pub(super) fn swap(w: AccessWidth, value: u64) -> u64 {
     match w {
-        Width::B1 => value,
-        Width::B2 => value.swap_bytes() >> 48,
-        Width::B4 => value.swap_bytes() >> 32,
-        Width::B8 => value.swap_bytes(),
+        AccessWidth::B1 => value,
+        AccessWidth::B2 => value.swap_bytes() >> 48,
+        AccessWidth::B4 => value.swap_bytes() >> 32,
+        AccessWidth::B8 => value.swap_bytes(),
     }
 }

@@ -6,7 +6,7 @@
 //! none to call.
 
 use super::alu::{bits, sign_bit, sign_extend};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 
 /// A product or a dividend of twice the width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,28 +16,28 @@ pub(super) struct DoubleWidth {
 }
 
 /// MUL: the product, and whether its high half is needed (CF and OF).
-pub(super) fn mul(w: Width, a: u64, b: u64) -> (DoubleWidth, bool) {
+pub(super) fn mul(w: AccessWidth, a: u64, b: u64) -> (DoubleWidth, bool) {
     let wide = u128::from(a & w.mask()).wrapping_mul(u128::from(b & w.mask()));
     let product = split(w, wide);
     (product, product.high != 0)
 }
 
 /// IMUL: the signed product, and whether it overflows the low half (CF and OF).
-pub(super) fn imul(w: Width, a: u64, b: u64) -> (DoubleWidth, bool) {
+pub(super) fn imul(w: AccessWidth, a: u64, b: u64) -> (DoubleWidth, bool) {
     let wide = signed(w, a).wrapping_mul(signed(w, b));
     let product = split(w, u128::from_ne_bytes(wide.to_ne_bytes()));
     (product, signed(w, product.low) != wide)
 }
 
 /// DIV: quotient and remainder, or `None` for #DE.
-pub(super) fn div(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
+pub(super) fn div(w: AccessWidth, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
     let divisor = divisor & w.mask();
     let (high, low) = (dividend.high & w.mask(), dividend.low & w.mask());
     if high >= divisor {
         // Also a divisor of zero.
         return None;
     }
-    if w == Width::B8 {
+    if w == AccessWidth::B8 {
         return Some(divide_128(high, low, divisor));
     }
     let whole = high.wrapping_shl(bits(w)) | low;
@@ -45,7 +45,7 @@ pub(super) fn div(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64,
 }
 
 /// IDIV: quotient (towards zero) and remainder (of the dividend's sign), or `None` for #DE.
-pub(super) fn idiv(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
+pub(super) fn idiv(w: AccessWidth, dividend: DoubleWidth, divisor: u64) -> Option<(u64, u64)> {
     let whole =
         u128::from(dividend.high & w.mask()).wrapping_shl(bits(w)) | u128::from(dividend.low & w.mask());
     let unused = 128u32.wrapping_sub(bits(w).wrapping_mul(2));
@@ -65,7 +65,7 @@ pub(super) fn idiv(w: Width, dividend: DoubleWidth, divisor: u64) -> Option<(u64
     Some((negate_if(w, negative, quotient), negate_if(w, whole < 0, remainder)))
 }
 
-fn signed(w: Width, value: u64) -> i128 {
+fn signed(w: AccessWidth, value: u64) -> i128 {
     i128::from(i64::from_ne_bytes(sign_extend(w, value).to_ne_bytes()))
 }
 
@@ -73,11 +73,11 @@ fn halve(wide: u128) -> u64 {
     (wide & u128::from(u64::MAX)) as u64
 }
 
-fn split(w: Width, wide: u128) -> DoubleWidth {
+fn split(w: AccessWidth, wide: u128) -> DoubleWidth {
     DoubleWidth { high: halve(wide.wrapping_shr(bits(w))) & w.mask(), low: halve(wide) & w.mask() }
 }
 
-fn negate_if(w: Width, negative: bool, value: u64) -> u64 {
+fn negate_if(w: AccessWidth, negative: bool, value: u64) -> u64 {
     if negative {
         value.wrapping_neg() & w.mask()
     } else {

@@ -6,7 +6,7 @@
 //! for 64-bit operands; a count of zero changes no flag.
 
 use super::alu::{bits, flag, is_negative, sign_extend, sign_flags, AluResult, CF, OF, PF, SF, ZF};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 
 const SHIFT_FLAGS: u64 = CF | OF | PF | SF | ZF;
 
@@ -37,7 +37,7 @@ impl ShiftOp {
     }
 
     /// Carries out the operation; `carry` is CF before it, `count` the operand unmasked.
-    pub(super) fn apply(self, w: Width, value: u64, count: u64, carry: bool) -> AluResult {
+    pub(super) fn apply(self, w: AccessWidth, value: u64, count: u64, carry: bool) -> AluResult {
         let value = value & w.mask();
         let count = masked(w, count);
         if count == 0 {
@@ -75,7 +75,7 @@ impl ShiftOp {
 }
 
 /// SHLD: `to` moves left, its low bits come from the top of `from`.
-pub(super) fn shld(w: Width, to: u64, from: u64, count: u64) -> AluResult {
+pub(super) fn shld(w: AccessWidth, to: u64, from: u64, count: u64) -> AluResult {
     let (to, count) = (to & w.mask(), masked(w, count));
     if count == 0 {
         return unchanged(to);
@@ -87,7 +87,7 @@ pub(super) fn shld(w: Width, to: u64, from: u64, count: u64) -> AluResult {
 }
 
 /// SHRD: `to` moves right, its high bits come from the bottom of `from`.
-pub(super) fn shrd(w: Width, to: u64, from: u64, count: u64) -> AluResult {
+pub(super) fn shrd(w: AccessWidth, to: u64, from: u64, count: u64) -> AluResult {
     let (to, count) = (to & w.mask(), masked(w, count));
     if count == 0 {
         return unchanged(to);
@@ -98,8 +98,8 @@ pub(super) fn shrd(w: Width, to: u64, from: u64, count: u64) -> AluResult {
     shifted(w, out, carry, is_negative(w, to ^ out))
 }
 
-fn masked(w: Width, count: u64) -> u32 {
-    let mask = if w == Width::B8 { 63 } else { 31 };
+fn masked(w: AccessWidth, count: u64) -> u32 {
+    let mask = if w == AccessWidth::B8 { 63 } else { 31 };
     (count & mask) as u32
 }
 
@@ -107,13 +107,13 @@ fn unchanged(value: u64) -> AluResult {
     AluResult { value, flags: 0, mask: 0 }
 }
 
-fn shifted(w: Width, value: u64, carry: bool, overflow: bool) -> AluResult {
+fn shifted(w: AccessWidth, value: u64, carry: bool, overflow: bool) -> AluResult {
     let flags = flag(CF, carry) | flag(OF, overflow) | sign_flags(w, value);
     AluResult { value, flags, mask: SHIFT_FLAGS }
 }
 
 /// Returns whether the two topmost bits differ.
-fn differ(w: Width, value: u64) -> bool {
+fn differ(w: AccessWidth, value: u64) -> bool {
     is_negative(w, value ^ value.wrapping_shl(1))
 }
 
@@ -122,7 +122,7 @@ fn low(wide: u128) -> u64 {
 }
 
 /// Rotates left; CF and OF are those of ROL.
-fn rotate(w: Width, value: u64, count: u32) -> AluResult {
+fn rotate(w: AccessWidth, value: u64, count: u32) -> AluResult {
     let n = count & bits(w).wrapping_sub(1);
     let wide = u128::from(value).wrapping_shl(n);
     let out = low(wide | wide.wrapping_shr(bits(w))) & w.mask();
@@ -132,7 +132,7 @@ fn rotate(w: Width, value: u64, count: u32) -> AluResult {
 }
 
 /// Rotates through CF: a rotation of one bit more than the width.
-fn rotate_carry(w: Width, value: u64, count: u32, carry: bool, right: bool) -> AluResult {
+fn rotate_carry(w: AccessWidth, value: u64, count: u32, carry: bool, right: bool) -> AluResult {
     let size = bits(w).wrapping_add(1);
     let mut n = count;
     while n >= size {

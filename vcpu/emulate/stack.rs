@@ -8,19 +8,19 @@ use super::context::{width_len, InsnCx, NextStep, GP0, RBP, RSP, UD};
 use super::decode::CodeMode;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use super::moves::segment_register;
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 
 impl<M: InsnMachine> InsnCx<'_, M> {
     /// Returns the width of the stack pointer.
-    pub(super) fn stack_size(&self) -> Width {
+    pub(super) fn stack_size(&self) -> AccessWidth {
         if self.mode == CodeMode::Bits64 {
-            Width::B8
+            AccessWidth::B8
         } else if self.m.segment(SegReg::Ss).attr.is_big() {
-            Width::B4
+            AccessWidth::B4
         } else {
-            Width::B2
+            AccessWidth::B2
         }
     }
 
@@ -29,7 +29,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Returns where a push of `w` goes, and RSP after it.
-    fn push_slot(&self, w: Width) -> EmulatedStep<(Gva, u64)> {
+    fn push_slot(&self, w: AccessWidth) -> EmulatedStep<(Gva, u64)> {
         let to = self.stack_offset(width_len(w).wrapping_neg());
         Ok((self.linear(SegReg::Ss, to, width_len(w), MemAccess::Write)?, to))
     }
@@ -39,7 +39,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Pushes a value.
-    pub(super) fn push(&mut self, w: Width, value: u64) -> EmulatedStep<()> {
+    pub(super) fn push(&mut self, w: AccessWidth, value: u64) -> EmulatedStep<()> {
         let (at, rsp) = self.push_slot(w)?;
         self.store_at(at, w, value)?;
         self.set_rsp(rsp);
@@ -47,13 +47,13 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Returns the value on top of the stack, and RSP after taking it.
-    pub(super) fn peek(&mut self, w: Width) -> EmulatedStep<(u64, u64)> {
+    pub(super) fn peek(&mut self, w: AccessWidth) -> EmulatedStep<(u64, u64)> {
         let at = self.linear(SegReg::Ss, self.stack_offset(0), width_len(w), MemAccess::Read)?;
         Ok((self.load_at(at, w, MemAccess::Read)?, self.stack_offset(width_len(w))))
     }
 
     /// Pushes several values, the first one first: all of them or none.
-    pub(super) fn push_all(&mut self, w: Width, values: &[u64]) -> EmulatedStep<()> {
+    pub(super) fn push_all(&mut self, w: AccessWidth, values: &[u64]) -> EmulatedStep<()> {
         let mut to = self.m.gpr(RSP);
         for _ in values {
             to = to.wrapping_sub(width_len(w)) & self.stack_size().mask();
@@ -157,7 +157,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 8E.
     pub(super) fn mov_to_segment(&mut self) -> EmulatedStep<NextStep> {
         let reg = segment_register(self.insn.ext).filter(|reg| *reg != SegReg::Cs).ok_or(UD)?;
-        let value = self.load_rm(Width::B2)?;
+        let value = self.load_rm(AccessWidth::B2)?;
         self.load_segment(reg, value)?;
         Ok(NextStep::Advance)
     }

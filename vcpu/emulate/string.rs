@@ -11,7 +11,7 @@ use super::alu;
 use super::context::{width_len, InsnCx, NextStep, RAX, RCX, RDI, RDX, RSI};
 use super::decode::RepPrefix;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 
@@ -92,7 +92,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// Carries out one element and moves the index registers. `probed` is the page of the
     /// destination already known to be writable.
-    fn element(&mut self, kind: StringKind, w: Width, probed: &mut Option<Gva>) -> EmulatedStep<()> {
+    fn element(&mut self, kind: StringKind, w: AccessWidth, probed: &mut Option<Gva>) -> EmulatedStep<()> {
         match kind {
             StringKind::Ins => {
                 let to = self.writable_destination(w, probed)?;
@@ -137,25 +137,25 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         Ok(())
     }
 
-    fn load_source(&mut self, w: Width) -> EmulatedStep<u64> {
+    fn load_source(&mut self, w: AccessWidth) -> EmulatedStep<u64> {
         let seg = self.insn.prefixes.seg.unwrap_or(SegReg::Ds);
         let offset = self.reg(RSI, self.insn.addr_size);
         let from = self.linear(seg, offset, width_len(w), MemAccess::Read)?;
         self.load_at(from, w, MemAccess::Read)
     }
 
-    fn load_destination(&mut self, w: Width) -> EmulatedStep<u64> {
+    fn load_destination(&mut self, w: AccessWidth) -> EmulatedStep<u64> {
         let from = self.destination(w, MemAccess::Read)?;
         self.load_at(from, w, MemAccess::Read)
     }
 
     /// Returns the address of ES:RDI; no prefix changes its segment.
-    fn destination(&self, w: Width, access: MemAccess) -> EmulatedStep<Gva> {
+    fn destination(&self, w: AccessWidth, access: MemAccess) -> EmulatedStep<Gva> {
         self.linear(SegReg::Es, self.reg(RDI, self.insn.addr_size), width_len(w), access)
     }
 
     /// As [`InsnCx::destination`], with the memory known to be there.
-    fn writable_destination(&mut self, w: Width, probed: &mut Option<Gva>) -> EmulatedStep<Gva> {
+    fn writable_destination(&mut self, w: AccessWidth, probed: &mut Option<Gva>) -> EmulatedStep<Gva> {
         let to = self.destination(w, MemAccess::Write)?;
         let within = to.left_in_page() >= width_len(w);
         if !within || *probed != Some(to.page_base()) {
@@ -166,7 +166,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     }
 
     /// Moves an index register one element on, or back with DF set.
-    fn step_index(&mut self, n: u8, w: Width) {
+    fn step_index(&mut self, n: u8, w: AccessWidth) {
         let size = self.insn.addr_size;
         let at = self.reg(n, size);
         let down = self.m.rflags() & Rflags::DF.bits() != 0;
@@ -194,9 +194,9 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 }
 
 /// Ports are at most 32 bits wide, REX.W or not.
-fn port_width(w: Width) -> Width {
-    if w == Width::B8 {
-        Width::B4
+fn port_width(w: AccessWidth) -> AccessWidth {
+    if w == AccessWidth::B8 {
+        AccessWidth::B4
     } else {
         w
     }

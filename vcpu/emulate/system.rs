@@ -8,7 +8,7 @@ use super::alu::{self, sign_extend, AluResult};
 use super::context::{InsnCx, NextStep, OperandPlace, GP0, RAX, RBX, RDX, UD};
 use super::decode::CodeMode;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
-use crate::arch::addr::{Gva, Width};
+use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::segment::SegReg;
 
@@ -64,7 +64,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let value = self.m.cr(0);
         match self.rm(2, MemAccess::Write)? {
             OperandPlace::Reg(n) => self.set_reg(n, self.insn.op_size, value),
-            OperandPlace::Mem(gva) => self.store_at(gva, Width::B2, value)?,
+            OperandPlace::Mem(gva) => self.store_at(gva, AccessWidth::B2, value)?,
         }
         Ok(NextStep::Advance)
     }
@@ -72,7 +72,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// PE can be set but not cleared; MP, EM and TS as given.
     fn lmsw(&mut self) -> EmulatedStep<NextStep> {
         self.need_cpl0()?;
-        let word = self.load_rm(Width::B2)?;
+        let word = self.load_rm(AccessWidth::B2)?;
         let old = self.m.cr(0);
         let plain = Cr0::MP.union(Cr0::EM).union(Cr0::TS).bits();
         let new = (old & !plain) | (word & plain) | (word & Cr0::PE.bits());
@@ -111,9 +111,9 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let w = self.insn.op_size;
         if self.insn.opcode == 0x98 {
             let from = match w {
-                Width::B8 => Width::B4,
-                Width::B4 => Width::B2,
-                _ => Width::B1,
+                AccessWidth::B8 => AccessWidth::B4,
+                AccessWidth::B4 => AccessWidth::B2,
+                _ => AccessWidth::B1,
             };
             let value = self.m.gpr(RAX);
             self.set_reg(RAX, w, sign_extend(from, value));
@@ -130,7 +130,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let index = self.m.gpr(RAX) & 0xff;
         let offset = self.m.gpr(RBX).wrapping_add(index) & self.insn.addr_size.mask();
         let at = self.linear(seg, offset, 1, MemAccess::Read)?;
-        let value = self.load_at(at, Width::B1, MemAccess::Read)?;
+        let value = self.load_at(at, AccessWidth::B1, MemAccess::Read)?;
         let rax = self.m.gpr(RAX) & !0xff;
         self.m.set_gpr(RAX, rax | value);
         Ok(NextStep::Advance)

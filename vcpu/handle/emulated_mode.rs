@@ -7,10 +7,10 @@
 //! to the emulator, which also delivers events by the guest's IDT.
 
 use super::{misc, msr, pio};
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::cr::Rflags;
-use crate::arch::exception::Vector;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::arch::exception::ExceptionVector;
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn::{self, failure};
 use crate::vcpu::emul::machine::{CxMachine, RetryAfter};
@@ -20,14 +20,14 @@ use crate::vcpu::emulate::exit_insn::ExitInsn;
 use crate::vcpu::emulate::interrupt::InterruptCause;
 use crate::vcpu::emulate::machine::{EmulatedStep, StopReason};
 use crate::vcpu::emulate::table::OpcodeMap;
-use crate::vcpu::event::{Event, EventBlocking};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
 use crate::vcpu::exit::{MsrAccess, PioAccess};
 use crate::vcpu::outcome::{ExitOutcome, UserExit, VmBug};
 use crate::vcpu::state::{StateGroups, RDX};
 
 /// Delivers the event that waits, or else carries out the instruction at RIP. No interrupt of the host ends
 /// what runs here: the run loop's bound does.
-pub(crate) fn step<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn step<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
@@ -48,7 +48,7 @@ fn bug(why: VmBug) -> ExitOutcome {
 }
 
 /// Goes to the handler of an event.
-fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> ExitOutcome {
+fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> ExitOutcome {
     let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
         return ExitOutcome::Resume;
@@ -70,19 +70,19 @@ fn deliver<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, event: Event) -> ExitOutcome 
     if is_over {
         cx.core.interrupted = None;
     }
-    let nmi = event == Event::Nmi || cx.core.hw.blocking().nmi;
+    let nmi = event == GuestEvent::Nmi || cx.core.hw.blocking().nmi;
     cx.core.hw.set_blocking(EventBlocking { shadow: false, nmi });
     done
 }
 
 /// Returns the entry of the table that an event goes through, and why. INT n goes through none: RIP is
 /// still at it, and it runs again.
-fn route(event: Event) -> Option<(u8, InterruptCause)> {
+fn route(event: GuestEvent) -> Option<(u8, InterruptCause)> {
     match event {
-        Event::Interrupt(vector) => Some((vector, InterruptCause::Interrupt)),
-        Event::Nmi => Some((Vector::NMI.0, InterruptCause::Interrupt)),
-        Event::Exception { vector, error } => Some((vector.0, InterruptCause::Exception(error))),
-        Event::Software { .. } => None,
+        GuestEvent::Interrupt(vector) => Some((vector, InterruptCause::Interrupt)),
+        GuestEvent::Nmi => Some((ExceptionVector::NMI.0, InterruptCause::Interrupt)),
+        GuestEvent::Exception { vector, error } => Some((vector.0, InterruptCause::Exception(error))),
+        GuestEvent::Software { .. } => None,
     }
 }
 
@@ -95,7 +95,7 @@ enum DeliveryFailure {
 }
 
 /// Runs a part of the emulator that is no instruction, and says what follows.
-fn on_machine<'a, 'f, B: Backend>(
+fn on_machine<'a, 'f, B: VendorBackend>(
     cx: &mut VcpuCx<'a, 'f, B>,
     body: impl FnOnce(&mut CxMachine<'_, 'a, 'f, B>) -> EmulatedStep<()>,
 ) -> Result<ExitOutcome, DeliveryFailure> {
@@ -114,7 +114,7 @@ fn on_machine<'a, 'f, B: Backend>(
     }
 }
 
-fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
+fn instruction<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     match (insn.map, insn.opcode) {
         (OpcodeMap::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
         (OpcodeMap::One, 0x17 | 0x8e) => return load_segment(cx, insn),
@@ -140,17 +140,17 @@ fn instruction<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> Ex
 }
 
 /// E4 to E7 and EC to EF: IN and OUT, as if they had exited. Here the guest is at CPL 0.
-fn port<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
+fn port<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     let by_register = insn.opcode & 8 != 0;
     let dx = cx.core.state.gprs[RDX] as u16;
     let port = if by_register { dx } else { (insn.imm & 0xff) as u16 };
-    let width = if insn.opcode & 1 == 0 { Width::B1 } else { insn.op_size };
+    let width = if insn.opcode & 1 == 0 { AccessWidth::B1 } else { insn.op_size };
     let is_in = insn.opcode & 2 == 0;
     pio::handle(cx, PioAccess::new(port, width, is_in, false))
 }
 
 /// FA and FB: CLI and STI. Here the guest is at CPL 0.
-fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
+fn interrupt_flag<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     if insn.opcode == 0xfa {
         cx.core.state.rflags &= !Rflags::IF.bits();
         return ExitOutcome::SkipAndResume;
@@ -167,7 +167,7 @@ fn interrupt_flag<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) ->
 }
 
 /// 17 and 8E: a load of SS holds events off until the next instruction is done.
-fn load_segment<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
+fn load_segment<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     let is_stack = insn.opcode == 0x17 || insn.ext == 2;
     let rip = cx.core.state.rip;
     let done = insn::emulate(cx);
@@ -178,7 +178,7 @@ fn load_segment<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> E
 }
 
 /// CF: IRET ends the blocking of NMIs.
-fn interrupt_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+fn interrupt_return<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     let done = insn::emulate(cx);
     if done == ExitOutcome::Resume && cx.core.hw.blocking().nmi {
         cx.core.hw.set_blocking(EventBlocking::default());
@@ -186,7 +186,7 @@ fn interrupt_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     done
 }
 
-fn hold_off<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) {
+fn hold_off<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) {
     let nmi = cx.core.hw.blocking().nmi;
     cx.core.hw.set_blocking(EventBlocking { shadow: true, nmi });
 }

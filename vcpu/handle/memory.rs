@@ -2,7 +2,7 @@
 
 //! Faults of the second-level table: memory not mapped yet, or a device.
 
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::{insn, mov};
 use crate::vcpu::exit::GuestPageFault;
@@ -11,7 +11,7 @@ use crate::vcpu::record::count;
 use crate::vcpu::second_level::TableFault;
 
 /// Maps memory, or carries out the access to a device.
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> ExitOutcome {
+pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> ExitOutcome {
     if fault.reserved {
         return ExitOutcome::unknown(cx.record.recorder.last());
     }
@@ -35,7 +35,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFau
 }
 
 #[inline]
-fn device<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> ExitOutcome {
+fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> ExitOutcome {
     if cx.core.hw.was_delivering() {
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.

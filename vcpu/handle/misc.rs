@@ -4,9 +4,9 @@
 
 use crate::arch::cpuid::CpuidRegs;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::host::debug;
-use crate::vcpu::backend::{Backend, BackendVcpu};
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::record::count;
@@ -20,7 +20,7 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 
 /// CPUID. SDM, "CPUID—CPU Identification".
 #[inline]
-pub(crate) fn cpuid<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn cpuid<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.cpuid);
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
     let regs = match cx.core.cpuid.recall(function, index) {
@@ -32,7 +32,7 @@ pub(crate) fn cpuid<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 }
 
 #[inline(never)]
-fn look_up<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
+fn look_up<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
     cx.core.fetch(StateGroups::CONTROL);
     let cr4 = cx.core.state.cr4;
     let regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
@@ -41,22 +41,22 @@ fn look_up<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, function: u32, index: u32) ->
 }
 
 /// XSETBV. SDM, "XSETBV—Set Extended Control Register".
-pub(crate) fn xsetbv<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn xsetbv<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.fetch(StateGroups::CONTROL | StateGroups::SEGMENTS);
     if cx.core.state.cr4 & Cr4::OSXSAVE.bits() == 0 {
-        return ExitOutcome::Inject(Exception::UD);
+        return ExitOutcome::Inject(CpuException::UD);
     }
     let value = cx.core.state.edx_eax();
     let is_xcr0 = cx.core.state.gprs[RCX] as u32 == 0;
     if cx.core.state.cpl() != 0 || !is_xcr0 || cx.fpu.set_xcr0(value).is_err() {
-        return ExitOutcome::Inject(Exception::GP0);
+        return ExitOutcome::Inject(CpuException::GP0);
     }
     ExitOutcome::SkipAndResume
 }
 
 /// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
 #[inline]
-pub(crate) fn hypercall<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.hypercalls);
     let cpl = match cx.core.hw.code_context() {
         Some(context) => context.cpl,
@@ -71,7 +71,7 @@ pub(crate) fn hypercall<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 }
 
 /// The first touch of a debug register since the window was opened: load the guest's, then let it be.
-pub(crate) fn debug_register<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn debug_register<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     debug::write_addresses(&cx.core.dr, cx.cpu);
     cx.core.debug_loaded = true;
     cx.core.controls.set_debug_passthrough(true);
@@ -82,12 +82,12 @@ pub(crate) fn debug_register<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutc
 /// the host's detection, as under the kernel's own default.
 ///
 /// SDM, "Features to Disable Bus Locks".
-pub(crate) fn alignment_check<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, error: u32) -> ExitOutcome {
+pub(crate) fn alignment_check<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, error: u32) -> ExitOutcome {
     cx.core.fetch(StateGroups::CONTROL | StateGroups::SEGMENTS);
     let s = &cx.core.state;
     let (am, ac) = (s.cr0 & Cr0::AM.bits() != 0, s.rflags & Rflags::AC.bits() != 0);
     if cx.core.splits_locks || !cx.vm.host_flags.is_split_lock(s.cpl(), am, ac) {
-        return ExitOutcome::Inject(Exception::with_error(Vector::AC, error));
+        return ExitOutcome::Inject(CpuException::with_error(ExceptionVector::AC, error));
     }
     cx.core.splits_locks = true;
     pr_warn_once!("a guest splits locks: it runs without their detection\n");
@@ -96,7 +96,7 @@ pub(crate) fn alignment_check<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, error: u32
 }
 
 /// The guest can take an interrupt now.
-pub(crate) fn interrupt_window<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn interrupt_window<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.controls.set_interrupt_window(false);
     if cx.core.wants_window {
         cx.core.wants_window = false;
@@ -106,7 +106,7 @@ pub(crate) fn interrupt_window<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOu
 }
 
 /// The IRET of an NMI handler is about to run.
-pub(crate) fn nmi_return<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+pub(crate) fn nmi_return<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.controls.set_nmi_window(false);
     // Before an event is chosen for the coming entry, which may go first.
     cx.core.flush_controls();

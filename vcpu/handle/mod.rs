@@ -12,52 +12,56 @@ pub(crate) mod msr;
 mod outs;
 pub(crate) mod pio;
 
-use super::backend::Backend;
+use super::backend::VendorBackend;
 use super::context::VcpuCx;
-use super::exit::{Exit, VirtInsn};
+use super::exit::{VirtInsn, VmExit};
 use super::outcome::{ExitOutcome, UserExit, VmBug};
 use super::record::count;
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 
 /// Handles an exit.
 #[inline(always)]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, exit: Exit) -> ExitOutcome {
+pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> ExitOutcome {
     match exit {
-        Exit::Pio(access) => pio::handle(cx, access),
-        Exit::Msr(access) => msr::handle(cx, access),
-        Exit::GuestPageFault(fault) => memory::handle(cx, fault),
-        Exit::Hlt => {
+        VmExit::Pio(access) => pio::handle(cx, access),
+        VmExit::Msr(access) => msr::handle(cx, access),
+        VmExit::GuestPageFault(fault) => memory::handle(cx, fault),
+        VmExit::Hlt => {
             count(&cx.record.stats.halts);
             ExitOutcome::Halt
         }
-        Exit::Cpuid => misc::cpuid(cx),
-        Exit::HostInterrupt => ExitOutcome::HostInterrupt,
-        Exit::Resolved => ExitOutcome::Resume,
-        Exit::InterruptWindow => misc::interrupt_window(cx),
-        Exit::VirtInsn(VirtInsn::Hypercall) => misc::hypercall(cx),
-        Exit::VirtInsn(VirtInsn::Svm(_) | VirtInsn::Vmx(_)) | Exit::Undefined => {
-            ExitOutcome::Inject(Exception::UD)
+        VmExit::Cpuid => misc::cpuid(cx),
+        VmExit::HostInterrupt => ExitOutcome::HostInterrupt,
+        VmExit::Resolved => ExitOutcome::Resume,
+        VmExit::InterruptWindow => misc::interrupt_window(cx),
+        VmExit::VirtInsn(VirtInsn::Hypercall) => misc::hypercall(cx),
+        VmExit::VirtInsn(VirtInsn::Svm(_) | VirtInsn::Vmx(_)) | VmExit::Undefined => {
+            ExitOutcome::Inject(CpuException::UD)
         }
-        Exit::Forbidden => ExitOutcome::Inject(Exception::GP0),
-        Exit::CacheFlush => ExitOutcome::SkipAndResume,
-        Exit::Xsetbv => misc::xsetbv(cx),
-        Exit::DebugRegister => misc::debug_register(cx),
-        Exit::Exception(vector, error) => exception(cx, vector, error),
-        Exit::NmiReturn => misc::nmi_return(cx),
-        Exit::Emulate | Exit::Cr(_) | Exit::Invlpg(_) => emulated_mode::step(cx),
-        Exit::TripleFault => ExitOutcome::ToUser(UserExit::Shutdown),
-        Exit::TaskSwitch => ExitOutcome::unknown(cx.record.recorder.last()),
-        Exit::EntryFailed(raw) => ExitOutcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),
-        Exit::Unknown(raw) => ExitOutcome::unknown(raw),
+        VmExit::Forbidden => ExitOutcome::Inject(CpuException::GP0),
+        VmExit::CacheFlush => ExitOutcome::SkipAndResume,
+        VmExit::Xsetbv => misc::xsetbv(cx),
+        VmExit::DebugRegister => misc::debug_register(cx),
+        VmExit::Exception(vector, error) => exception(cx, vector, error),
+        VmExit::NmiReturn => misc::nmi_return(cx),
+        VmExit::Emulate | VmExit::Cr(_) | VmExit::Invlpg(_) => emulated_mode::step(cx),
+        VmExit::TripleFault => ExitOutcome::ToUser(UserExit::Shutdown),
+        VmExit::TaskSwitch => ExitOutcome::unknown(cx.record.recorder.last()),
+        VmExit::EntryFailed(raw) => ExitOutcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),
+        VmExit::Unknown(raw) => ExitOutcome::unknown(raw),
     }
 }
 
 /// An exception that is watched for the host's sake goes on to the guest.
-fn exception<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, vector: Vector, error: u32) -> ExitOutcome {
+fn exception<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    vector: ExceptionVector,
+    error: u32,
+) -> ExitOutcome {
     match vector {
         // The host's, and its handler has run; the guest never sees it.
-        Vector::MC => ExitOutcome::HostInterrupt,
-        Vector::AC => misc::alignment_check(cx, error),
-        _ => ExitOutcome::Inject(Exception::plain(vector)),
+        ExceptionVector::MC => ExitOutcome::HostInterrupt,
+        ExceptionVector::AC => misc::alignment_check(cx, error),
+        _ => ExitOutcome::Inject(CpuException::plain(vector)),
     }
 }

@@ -2,10 +2,10 @@
 
 //! RDMSR and WRMSR.
 
-use crate::arch::exception::Exception;
+use crate::arch::exception::CpuException;
 use crate::host::trace;
 use crate::vcpu::access::msr::{read, write};
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::exit::MsrAccess;
 use crate::vcpu::msr_table::{HandledMsr, MsrPolicy};
@@ -15,20 +15,20 @@ use crate::vcpu::state::RCX;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> ExitOutcome {
-    let Some(policy) = policy(cx) else { return ExitOutcome::Inject(Exception::GP0) };
+pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> ExitOutcome {
+    let Some(policy) = policy(cx) else { return ExitOutcome::Inject(CpuException::GP0) };
     handle_as(cx, access, policy)
 }
 
 /// Returns what the MSR in ECX is.
 #[inline(always)]
-pub(crate) fn policy<B: Backend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<MsrPolicy> {
+pub(crate) fn policy<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<MsrPolicy> {
     cx.core.recent_msrs.lookup(cx.core.state.gprs[RCX] as u32)
 }
 
 /// As [`handle`], of an MSR whose policy is known.
 #[inline]
-pub(crate) fn handle_as<B: Backend>(
+pub(crate) fn handle_as<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     access: MsrAccess,
     policy: MsrPolicy,

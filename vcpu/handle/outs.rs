@@ -9,7 +9,7 @@ use crate::arch::addr::{is_canonical, Gva};
 use crate::arch::cr::Rflags;
 use crate::arch::segment::SegReg;
 use crate::vcpu::access::port;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::code;
 use crate::vcpu::emul::machine::CxMachine;
@@ -23,7 +23,7 @@ use crate::vcpu::state::{RCX, RSI};
 const VA_BITS: u32 = 48;
 
 /// Takes up to [`OUT`] bytes to user space. `None`: not this kind, or memory that needs more care.
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<ExitOutcome> {
+pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<ExitOutcome> {
     if a.is_in() || !port::is_for_user(cx, a.port()) {
         return None;
     }

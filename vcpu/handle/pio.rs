@@ -6,7 +6,7 @@ use super::outs;
 use crate::chipset::pit;
 use crate::host::trace;
 use crate::vcpu::access::port;
-use crate::vcpu::backend::Backend;
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn;
 use crate::vcpu::exit::PioAccess;
@@ -16,7 +16,7 @@ use crate::vcpu::state::{merge_rax, RAX};
 
 /// Handles IN, OUT, INS and OUTS.
 #[inline]
-pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
+pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
     count(&cx.record.stats.pio);
     if a.is_string() {
         return outs::handle(cx, a).unwrap_or_else(|| insn::emulate(cx));
@@ -45,7 +45,7 @@ pub(crate) fn handle<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Ex
 /// Carries out an access that a device in the kernel answers. Returns whether it was one; nothing has been
 /// done otherwise.
 #[inline(always)]
-pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
+pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
     if a.is_plain_byte() {
         // Twice, so that the compiler makes a path of its own for the one that is read in loops.
         let done = match a.port() {
@@ -67,7 +67,7 @@ pub(crate) fn answer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bo
 
 /// A byte of the interval timer.
 #[inline(always)]
-fn answer_timer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16) -> bool {
+fn answer_timer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16) -> bool {
     let (vm, cpu) = (cx.vm, cx.cpu);
     if !a.is_in() {
         let value = cx.core.state.gprs[RAX] as u8;
@@ -82,7 +82,7 @@ fn answer_timer<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port: u16)
 }
 
 #[inline(never)]
-fn answer_other<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
+fn answer_other<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
     let rax = cx.core.state.gprs[RAX];
     if !a.is_in() {
         let done = port::write(cx, a.port(), a.width(), rax as u32);
@@ -99,7 +99,7 @@ fn answer_other<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
 
 /// Traces an access that was answered in the kernel.
 #[inline(always)]
-fn trace_port<B: Backend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64) {
+fn trace_port<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64) {
     let record = cx.record;
     trace::port(move || trace::Port {
         vcpu: record.id,
@@ -111,7 +111,7 @@ fn trace_port<B: Backend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64) {
 }
 
 /// The instruction is finished before user space sees it, but for the value of an IN.
-fn to_user<B: Backend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
+fn to_user<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
     ExitOutcome::SkipToUser(UserExit::Io {
         port: a.port(),
         width: a.width(),

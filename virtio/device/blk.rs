@@ -29,7 +29,7 @@
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::PciInterrupt;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{BufferChain, Queue, QueueBuffer, QueueError, QueueFault};
+use crate::virtio::queue::{BufferChain, QueueBuffer, QueueError, QueueFault, VirtQueue};
 use crate::virtio::segment::{self, MemSegment, SegmentList};
 use crate::virtio::transport::pci::{VirtioDevice, VirtioPci};
 use kernel::prelude::*;
@@ -303,7 +303,7 @@ struct BlkAnswer {
 }
 
 impl BlkAnswer {
-    fn give<M: GuestMem>(&self, queue: &mut Queue, mem: &M) -> Result<(), QueueError> {
+    fn give<M: GuestMem>(&self, queue: &mut VirtQueue, mem: &M) -> Result<(), QueueError> {
         mem.write(self.at, &[self.status.byte()])?;
         queue.add_used(mem, self.buffer, self.len)
     }
@@ -342,7 +342,12 @@ impl VirtioBlk {
     }
 
     #[inline(always)]
-    fn next<M: GuestMem>(&mut self, index: u16, queue: &mut Queue, mem: &M) -> Result<BlkStep, QueueError> {
+    fn next<M: GuestMem>(
+        &mut self,
+        index: u16,
+        queue: &mut VirtQueue,
+        mem: &M,
+    ) -> Result<BlkStep, QueueError> {
         if self.pools.get(usize::from(index)).is_none_or(|pool| pool.free == 0) {
             return Ok(BlkStep::Full);
         }
@@ -652,7 +657,7 @@ impl VirtioPci<VirtioBlk> {
 }
 
 fn finish<M: GuestMem>(
-    queue: &mut Queue,
+    queue: &mut VirtQueue,
     mem: &M,
     order: &BlkOrder,
     status: BlkStatus,

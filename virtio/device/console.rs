@@ -17,11 +17,11 @@
 //! waits for its reader a buffer stays in the queue while the ring is full, and the queue is served again when the
 //! reader has made room; of another one the newest output is kept, whether anybody reads or not.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::ring::ByteRing;
-use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Queue, QueueError, QueueFault};
+use crate::virtio::queue::{QueueError, QueueFault, VirtQueue};
 use crate::virtio::segment;
 use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
@@ -115,7 +115,7 @@ impl VirtioConsole {
     /// as many.
     fn transmit<M: GuestMem>(
         &mut self,
-        queue: &mut Queue,
+        queue: &mut VirtQueue,
         mem: &M,
         left: &mut u64,
     ) -> Result<BufferMoved, QueueError> {
@@ -153,7 +153,7 @@ impl VirtioConsole {
     /// Moves waiting input into a buffer, if there are both. All that can wait is less than one call may move.
     fn receive<M: GuestMem>(
         &mut self,
-        queue: &mut Queue,
+        queue: &mut VirtQueue,
         mem: &M,
         _left: &mut u64,
     ) -> Result<BufferMoved, QueueError> {
@@ -213,7 +213,7 @@ const CONSOLE_INPUT: SectionId = SectionId { id: 0x28, version: 1 };
 /// Output that nobody has read yet.
 const CONSOLE_OUTPUT: SectionId = SectionId { id: 0x29, version: 1 };
 
-impl Saved for VirtioConsole {
+impl HasState for VirtioConsole {
     const SECTION: SectionId = SectionId { id: 0x27, version: 1 };
     type State = SavedConsole;
 
@@ -293,7 +293,7 @@ impl VirtioDevice for VirtioConsole {
         &self.config
     }
 
-    fn write_config(&mut self, at: u32, _width: Width, value: u64) -> bool {
+    fn write_config(&mut self, at: u32, _width: AccessWidth, value: u64) -> bool {
         // Drivers may write it with any width, whenever they like: the first byte is the character.
         if at == CONFIG_EMERG_WRITE {
             self.put(&[(value & 0xff) as u8]);
@@ -317,7 +317,7 @@ impl VirtioPci<VirtioConsole> {
         &mut self,
         index: u16,
         mem: &M,
-        step: impl Fn(&mut VirtioConsole, &mut Queue, &M, &mut u64) -> Result<BufferMoved, QueueError>,
+        step: impl Fn(&mut VirtioConsole, &mut VirtQueue, &M, &mut u64) -> Result<BufferMoved, QueueError>,
     ) -> QueueServed {
         let mut left = MAX_BYTES;
         for _ in 0..MAX_BUFFERS {

@@ -22,9 +22,9 @@
 
 use crate::arch::addr::Gpa;
 use crate::chipset::pci::PciInterrupt;
-use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Queue, QueueBuffer, QueueError, QueueFault, UsedBuffer};
+use crate::virtio::queue::{QueueBuffer, QueueError, QueueFault, UsedBuffer, VirtQueue};
 use crate::virtio::segment::{self, MemSegment, SegmentList};
 use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 use kernel::prelude::*;
@@ -270,7 +270,7 @@ state_struct! {
     }
 }
 
-impl Saved for VirtioNet {
+impl HasState for VirtioNet {
     const SECTION: SectionId = SectionId { id: 0x26, version: 1 };
     type State = SavedNet;
 
@@ -518,7 +518,7 @@ impl VirtioPci<VirtioNet> {
 
 /// Collects buffers for `bytes` bytes; only one where they may not be merged.
 fn gather<M: GuestMem>(
-    queue: &mut Queue,
+    queue: &mut VirtQueue,
     mem: &M,
     packet: &mut NetPacket,
     bytes: u64,
@@ -544,7 +544,7 @@ fn gather<M: GuestMem>(
 
 /// Completes the header and puts the buffers into the used ring.
 fn fill_in<M: GuestMem>(
-    queue: &mut Queue,
+    queue: &mut VirtQueue,
     mem: &M,
     packet: &mut NetPacket,
     bytes: u64,
@@ -557,7 +557,11 @@ fn fill_in<M: GuestMem>(
 
 /// Takes a packet of the guest's.
 #[inline(always)]
-fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut NetPacket) -> Result<TakenPacket, QueueError> {
+fn fetch<M: GuestMem>(
+    queue: &mut VirtQueue,
+    mem: &M,
+    packet: &mut NetPacket,
+) -> Result<TakenPacket, QueueError> {
     packet.clear();
     // There is room for the longest chain.
     let Some(popped) = queue.pop_into(mem, &mut packet.data)? else { return Ok(TakenPacket::Empty) };
@@ -571,7 +575,7 @@ fn fetch<M: GuestMem>(queue: &mut Queue, mem: &M, packet: &mut NetPacket) -> Res
 }
 
 /// Carries out one command. Returns whether there was one.
-fn obey<M: GuestMem>(device: &mut VirtioNet, queue: &mut Queue, mem: &M) -> Result<bool, QueueError> {
+fn obey<M: GuestMem>(device: &mut VirtioNet, queue: &mut VirtQueue, mem: &M) -> Result<bool, QueueError> {
     let Some(chain) = queue.pop(mem)? else { return Ok(false) };
     let buffer = chain.buffer;
     let bytes = segment::total(chain.readable).min(COMMAND_BYTES as u64);

@@ -8,7 +8,7 @@
 
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Queue, QueueError};
+use crate::virtio::queue::{QueueError, VirtQueue};
 use crate::virtio::segment;
 use crate::virtio::transport::pci::{QueueServed, VirtioDevice, VirtioPci};
 
@@ -82,7 +82,7 @@ impl VirtioPci<VirtioRng> {
 
 /// Fills one buffer. Returns whether there was one.
 fn fill<M: GuestMem>(
-    queue: &mut Queue,
+    queue: &mut VirtQueue,
     mem: &M,
     source: &mut impl FnMut(&mut [u8]),
 ) -> Result<bool, QueueError> {

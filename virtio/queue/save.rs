@@ -10,16 +10,16 @@ use super::format::QueueShape;
 use super::packed::PackedRing;
 use super::split::SplitRing;
 use super::state::{SavedQueue, HEADS};
-use super::{AnyRing, Queue, QueueFeatures, QueueLayout};
+use super::{AnyRing, QueueFeatures, QueueLayout, VirtQueue};
 use crate::arch::addr::Gpa;
-use crate::chipset::saved::{Saved, SectionId};
+use crate::chipset::saved::{HasState, SectionId};
 
-impl Saved for Queue {
+impl HasState for VirtQueue {
     const SECTION: SectionId = SectionId { id: 0x25, version: 1 };
     type State = SavedQueue;
 
     fn save(&self) -> SavedQueue {
-        let Queue { max_size: _, max_chain: _, shape, ready, armed, format, chain: _ } = self;
+        let VirtQueue { max_size: _, max_chain: _, shape, ready, armed, format, chain: _ } = self;
         let QueueShape { size, layout: QueueLayout { desc, avail, used }, features } = *shape;
         let QueueFeatures { indirect, event_idx, packed } =
             if *ready { features } else { QueueFeatures::default() };

@@ -8,9 +8,9 @@
 
 use super::features::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
 use super::msix::MAX_VECTORS;
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::chipset::saved::state_struct;
-use crate::virtio::queue::{Queue, QueueFault, QueueFeatures};
+use crate::virtio::queue::{QueueFault, QueueFeatures, VirtQueue};
 
 const DEVICE_FEATURE_SELECT: u32 = 0x00;
 const DEVICE_FEATURE: u32 = 0x04;
@@ -96,8 +96,8 @@ impl CommonConfig {
     }
 
     /// Returns whether an access is one to the device status.
-    pub(super) fn is_status(at: u32, width: Width) -> bool {
-        at == DEVICE_STATUS && width == Width::B1
+    pub(super) fn is_status(at: u32, width: AccessWidth) -> bool {
+        at == DEVICE_STATUS && width == AccessWidth::B1
     }
 
     /// Takes over status bits from the driver, which can only add some.
@@ -117,25 +117,31 @@ impl CommonConfig {
     }
 
     /// Reads a field, or `None` where there is none of that width.
-    pub(super) fn read(&self, at: u32, width: Width, features: u64, queues: &[Queue]) -> Option<u64> {
+    pub(super) fn read(
+        &self,
+        at: u32,
+        width: AccessWidth,
+        features: u64,
+        queues: &[VirtQueue],
+    ) -> Option<u64> {
         let queue = queues.get(usize::from(self.queue_select));
-        let layout = || queue.map(Queue::layout).unwrap_or_default();
+        let layout = || queue.map(VirtQueue::layout).unwrap_or_default();
         Some(match (at, width) {
-            (DEVICE_FEATURE_SELECT, Width::B4) => u64::from(self.device_feature_select),
-            (DEVICE_FEATURE, Width::B4) => half(features, self.device_feature_select),
-            (DRIVER_FEATURE_SELECT, Width::B4) => u64::from(self.driver_feature_select),
-            (DRIVER_FEATURE, Width::B4) => half(self.driver_features, self.driver_feature_select),
-            (CONFIG_VECTOR, Width::B2) => u64::from(self.config_vector),
-            (NUM_QUEUES, Width::B2) => queues.len() as u64 & 0xffff,
-            (DEVICE_STATUS, Width::B1) => u64::from(self.status.bits()),
-            (CONFIG_GENERATION, Width::B1) => u64::from(self.generation),
-            (QUEUE_SELECT, Width::B2) => u64::from(self.queue_select),
-            (QUEUE_SIZE, Width::B2) => u64::from(queue.map_or(0, Queue::size)),
-            (QUEUE_VECTOR, Width::B2) => {
+            (DEVICE_FEATURE_SELECT, AccessWidth::B4) => u64::from(self.device_feature_select),
+            (DEVICE_FEATURE, AccessWidth::B4) => half(features, self.device_feature_select),
+            (DRIVER_FEATURE_SELECT, AccessWidth::B4) => u64::from(self.driver_feature_select),
+            (DRIVER_FEATURE, AccessWidth::B4) => half(self.driver_features, self.driver_feature_select),
+            (CONFIG_VECTOR, AccessWidth::B2) => u64::from(self.config_vector),
+            (NUM_QUEUES, AccessWidth::B2) => queues.len() as u64 & 0xffff,
+            (DEVICE_STATUS, AccessWidth::B1) => u64::from(self.status.bits()),
+            (CONFIG_GENERATION, AccessWidth::B1) => u64::from(self.generation),
+            (QUEUE_SELECT, AccessWidth::B2) => u64::from(self.queue_select),
+            (QUEUE_SIZE, AccessWidth::B2) => u64::from(queue.map_or(0, VirtQueue::size)),
+            (QUEUE_VECTOR, AccessWidth::B2) => {
                 u64::from(queue.map_or(NO_VECTOR, |_| self.queue_vector(self.queue_select)))
             }
-            (QUEUE_ENABLE, Width::B2) => u64::from(queue.is_some_and(Queue::is_ready)),
-            (QUEUE_NOTIFY_OFF, Width::B2) => u64::from(queue.map_or(0, |_| self.queue_select)),
+            (QUEUE_ENABLE, AccessWidth::B2) => u64::from(queue.is_some_and(VirtQueue::is_ready)),
+            (QUEUE_NOTIFY_OFF, AccessWidth::B2) => u64::from(queue.map_or(0, |_| self.queue_select)),
             (QUEUE_DESC..QUEUE_DRIVER, _) => read_address(layout().desc, at, width)?,
             (QUEUE_DRIVER..QUEUE_DEVICE, _) => read_address(layout().avail, at, width)?,
             (QUEUE_DEVICE..END, _) => read_address(layout().used, at, width)?,
@@ -150,19 +156,19 @@ impl CommonConfig {
     pub(super) fn write(
         &mut self,
         at: u32,
-        width: Width,
+        width: AccessWidth,
         value: u64,
         vectors: u16,
-        queues: &mut [Queue],
+        queues: &mut [VirtQueue],
     ) -> Result<(), QueueFault> {
         let word = (value & 0xffff_ffff) as u32;
         let short = (value & 0xffff) as u16;
         match (at, width) {
-            (DEVICE_FEATURE_SELECT, Width::B4) => self.device_feature_select = word,
-            (DRIVER_FEATURE_SELECT, Width::B4) => self.driver_feature_select = word,
-            (DRIVER_FEATURE, Width::B4) => self.write_features(word),
-            (CONFIG_VECTOR, Width::B2) => self.config_vector = existing(short, vectors),
-            (QUEUE_SELECT, Width::B2) => self.queue_select = short,
+            (DEVICE_FEATURE_SELECT, AccessWidth::B4) => self.device_feature_select = word,
+            (DRIVER_FEATURE_SELECT, AccessWidth::B4) => self.driver_feature_select = word,
+            (DRIVER_FEATURE, AccessWidth::B4) => self.write_features(word),
+            (CONFIG_VECTOR, AccessWidth::B2) => self.config_vector = existing(short, vectors),
+            (QUEUE_SELECT, AccessWidth::B2) => self.queue_select = short,
             _ => return self.write_queue(at, width, value, vectors, queues),
         }
         Ok(())
@@ -184,10 +190,10 @@ impl CommonConfig {
     fn write_queue(
         &mut self,
         at: u32,
-        width: Width,
+        width: AccessWidth,
         value: u64,
         vectors: u16,
-        queues: &mut [Queue],
+        queues: &mut [VirtQueue],
     ) -> Result<(), QueueFault> {
         let agreed = self.status.contains(DeviceStatus::FEATURES_OK);
         let index = usize::from(self.queue_select);
@@ -196,9 +202,9 @@ impl CommonConfig {
         let short = (value & 0xffff) as u16;
         let mut layout = queue.layout();
         match (at, width) {
-            (QUEUE_SIZE, Width::B2) => queue.set_size(short, self.driver_features & F_RING_PACKED != 0),
-            (QUEUE_VECTOR, Width::B2) => *vector = existing(short, vectors),
-            (QUEUE_ENABLE, Width::B2) if short == 1 && agreed && !queue.is_ready() => {
+            (QUEUE_SIZE, AccessWidth::B2) => queue.set_size(short, self.driver_features & F_RING_PACKED != 0),
+            (QUEUE_VECTOR, AccessWidth::B2) => *vector = existing(short, vectors),
+            (QUEUE_ENABLE, AccessWidth::B2) if short == 1 && agreed && !queue.is_ready() => {
                 return queue.enable(QueueFeatures {
                     indirect: self.driver_features & F_INDIRECT_DESC != 0,
                     event_idx: self.driver_features & F_EVENT_IDX != 0,
@@ -323,20 +329,20 @@ fn half(features: u64, select: u32) -> u64 {
     }
 }
 
-fn read_address(gpa: Gpa, at: u32, width: Width) -> Option<u64> {
+fn read_address(gpa: Gpa, at: u32, width: AccessWidth) -> Option<u64> {
     match (at & 7, width) {
-        (0, Width::B8) => Some(gpa.0),
-        (0, Width::B4) => Some(gpa.0 & 0xffff_ffff),
-        (4, Width::B4) => Some(gpa.0 >> 32),
+        (0, AccessWidth::B8) => Some(gpa.0),
+        (0, AccessWidth::B4) => Some(gpa.0 & 0xffff_ffff),
+        (4, AccessWidth::B4) => Some(gpa.0 >> 32),
         _ => None,
     }
 }
 
-fn write_address(gpa: &mut Gpa, at: u32, width: Width, value: u64) {
+fn write_address(gpa: &mut Gpa, at: u32, width: AccessWidth, value: u64) {
     match (at & 7, width) {
-        (0, Width::B8) => gpa.0 = value,
-        (0, Width::B4) => gpa.0 = (gpa.0 & !0xffff_ffff) | (value & 0xffff_ffff),
-        (4, Width::B4) => gpa.0 = (gpa.0 & 0xffff_ffff) | value << 32,
+        (0, AccessWidth::B8) => gpa.0 = value,
+        (0, AccessWidth::B4) => gpa.0 = (gpa.0 & !0xffff_ffff) | (value & 0xffff_ffff),
+        (4, AccessWidth::B4) => gpa.0 = (gpa.0 & 0xffff_ffff) | value << 32,
         _ => {}
     }
 }

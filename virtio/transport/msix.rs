@@ -6,9 +6,9 @@
 //! function mask live in the capability, that is, in the configuration space; the owner hands them
 //! in with [`MsixTable::set_control`]. A message is returned to the caller, who sends it.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::chipset::pci::{MsixControl, MsixMessage};
-use crate::chipset::saved::{state_struct, BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{state_struct, BadState, HasState, SectionId, StateReader, StateWriter};
 use kernel::prelude::*;
 
 /// Most vectors that a table here can have: the pending bits are one word.
@@ -136,7 +136,7 @@ impl MsixTable {
     }
 
     /// Reads the table: aligned, 32 or 64 bits wide; anything else gives ones.
-    pub(crate) fn read_table(&self, offset: u64, width: Width) -> u64 {
+    pub(crate) fn read_table(&self, offset: u64, width: AccessWidth) -> u64 {
         let Some(entry) = aligned(offset, width).and_then(|i| self.entries.get(i)) else {
             return width.mask();
         };
@@ -145,12 +145,12 @@ impl MsixTable {
     }
 
     /// Writes the table: aligned, 32 or 64 bits wide; anything else is ignored.
-    pub(crate) fn write_table(&mut self, offset: u64, width: Width, value: u64) {
+    pub(crate) fn write_table(&mut self, offset: u64, width: AccessWidth, value: u64) {
         let Some(entry) = aligned(offset, width).and_then(|i| self.entries.get_mut(i)) else { return };
         let low = offset & 8 == 0;
         let old = if low { entry.low() } else { entry.high() };
         let new = match width {
-            Width::B8 => value,
+            AccessWidth::B8 => value,
             _ if offset & 4 == 0 => (old & !0xffff_ffff) | (value & 0xffff_ffff),
             _ => (old & 0xffff_ffff) | value << 32,
         };
@@ -162,7 +162,7 @@ impl MsixTable {
     }
 
     /// Reads the pending bits: aligned, 32 or 64 bits wide; beyond the last vector there are none.
-    pub(crate) fn read_pending(&self, offset: u64, width: Width) -> u64 {
+    pub(crate) fn read_pending(&self, offset: u64, width: AccessWidth) -> u64 {
         match aligned(offset, width) {
             None => width.mask(),
             Some(_) if offset < 8 => narrow(self.pending, offset, width),
@@ -188,7 +188,7 @@ state_struct! {
     }
 }
 
-impl Saved for MsixEntry {
+impl HasState for MsixEntry {
     const SECTION: SectionId = SectionId { id: 0x23, version: 1 };
     type State = SavedVector;
 
@@ -204,7 +204,7 @@ impl Saved for MsixEntry {
     }
 }
 
-impl Saved for MsixTable {
+impl HasState for MsixTable {
     const SECTION: SectionId = SectionId { id: 0x22, version: 1 };
     type State = SavedMsix;
 
@@ -244,14 +244,14 @@ impl MsixTable {
 }
 
 /// Returns the entry of an access that has a width and an alignment that the table takes.
-fn aligned(offset: u64, width: Width) -> Option<usize> {
+fn aligned(offset: u64, width: AccessWidth) -> Option<usize> {
     match (width, offset & 7) {
-        (Width::B8, 0) | (Width::B4, 0 | 4) => usize::try_from(offset >> 4).ok(),
+        (AccessWidth::B8, 0) | (AccessWidth::B4, 0 | 4) => usize::try_from(offset >> 4).ok(),
         _ => None,
     }
 }
 
-fn narrow(word: u64, offset: u64, width: Width) -> u64 {
+fn narrow(word: u64, offset: u64, width: AccessWidth) -> u64 {
     let shift = if offset & 4 == 0 { 0 } else { 32 };
     (word >> shift) & width.mask()
 }

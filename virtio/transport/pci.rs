@@ -33,11 +33,11 @@
 use super::common::{CommonConfig, DeviceStatus};
 use super::features::{F_RING_PACKED, F_TRANSPORT};
 use super::msix::MsixTable;
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::chipset::pci::{ConfigSpace, MsixMessage, PciCommand, PciInterrupt, TouchedRegs};
 use crate::chipset::saved::{BadState, StateReader, StateWriter};
 use crate::mmu::mem::GuestMem;
-use crate::virtio::queue::{Queue, QueueFault};
+use crate::virtio::queue::{QueueFault, VirtQueue};
 use kernel::prelude::*;
 
 mod layout;
@@ -89,7 +89,7 @@ pub(crate) trait VirtioDevice {
 
     /// Takes a write of the driver's to the device configuration. Returns whether there is anything to write
     /// there.
-    fn write_config(&mut self, _at: u32, _width: Width, _value: u64) -> bool {
+    fn write_config(&mut self, _at: u32, _width: AccessWidth, _value: u64) -> bool {
         false
     }
 }
@@ -163,7 +163,7 @@ pub(crate) struct VirtioPci<D> {
     pci_cfg: u8,
     config: ConfigSpace,
     common: CommonConfig,
-    queues: KVec<Queue>,
+    queues: KVec<VirtQueue>,
     msix: MsixTable,
     isr: u8,
     /// Buffers that a worker has.
@@ -185,7 +185,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub(crate) fn new(device: D) -> Result<VirtioPci<D>> {
         let mut queues = KVec::with_capacity(device.queues().len(), GFP_KERNEL_ACCOUNT)?;
         for size in device.queues() {
-            queues.push_within_capacity(Queue::new(*size, device.max_chain())?)?;
+            queues.push_within_capacity(VirtQueue::new(*size, device.max_chain())?)?;
         }
         // One vector a queue and one for configuration changes.
         let vectors = u16::try_from(queues.len()).ok().and_then(|n| n.checked_add(1)).ok_or(EINVAL)?;
@@ -273,7 +273,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns a queue, in whatever state.
-    pub(crate) fn queue(&self, index: u16) -> Option<&Queue> {
+    pub(crate) fn queue(&self, index: u16) -> Option<&VirtQueue> {
         self.queues.get(usize::from(index))
     }
 
@@ -287,11 +287,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// # Errors
     /// The name of one that does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        self.queues.iter().try_for_each(Queue::check)
+        self.queues.iter().try_for_each(VirtQueue::check)
     }
 
     /// Reads configuration space.
-    pub(crate) fn config_read(&mut self, register: u8, width: Width) -> u32 {
+    pub(crate) fn config_read(&mut self, register: u8, width: AccessWidth) -> u32 {
         self.config.set_interrupt_status(self.wants_pin());
         if self.is_pci_cfg_data(register) {
             if let Some((bar, offset, length)) = self.pci_cfg_window() {
@@ -302,7 +302,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Writes configuration space.
-    pub(crate) fn config_write(&mut self, register: u8, width: Width, value: u32) -> AccessEffect {
+    pub(crate) fn config_write(&mut self, register: u8, width: AccessWidth, value: u32) -> AccessEffect {
         let touched = self.config.write(register, width, value);
         if self.is_pci_cfg_data(register) {
             return match self.pci_cfg_window() {
@@ -323,7 +323,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Reads a BAR. What is not there, or not with that width, reads as ones.
-    pub(crate) fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
+    pub(crate) fn bar_read(&mut self, bar: u8, offset: u64, width: AccessWidth) -> u64 {
         let Ok(at) = u32::try_from(offset) else { return width.mask() };
         match (bar, at) {
             (BAR_STRUCTURES, 0..ISR) => self.common_read(at, width),
@@ -338,7 +338,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Writes a BAR. What is not there, or not with that width, is ignored.
-    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) -> AccessEffect {
+    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, width: AccessWidth, value: u64) -> AccessEffect {
         let Ok(at) = u32::try_from(offset) else { return AccessEffect::None };
         match (bar, at) {
             (BAR_STRUCTURES, NOTIFY..STRUCTURES_BYTES) => match kick(bar, offset) {
@@ -416,7 +416,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns a queue that buffers may be taken out of now, with the device type.
-    pub(in crate::virtio) fn taking(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
+    pub(in crate::virtio) fn taking(&mut self, queue: u16) -> Option<(&mut D, &mut VirtQueue)> {
         if !self.is_running_but_for(TakeBar::all()) {
             return None;
         }
@@ -425,7 +425,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns a queue that buffers may be given back to now, with the device type.
-    pub(in crate::virtio) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut Queue)> {
+    pub(in crate::virtio) fn running(&mut self, queue: u16) -> Option<(&mut D, &mut VirtQueue)> {
         if !self.is_running() {
             return None;
         }
@@ -465,7 +465,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn is_ready(&self, queue: u16) -> bool {
-        self.is_running() && self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
+        self.is_running() && self.queues.get(usize::from(queue)).is_some_and(VirtQueue::is_ready)
     }
 
     fn config_interrupt(&mut self) -> Option<PciInterrupt> {
@@ -478,7 +478,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.msix.notify(self.common.config_vector).map(PciInterrupt::Message)
     }
 
-    fn device_read(&self, at: u32, width: Width) -> u64 {
+    fn device_read(&self, at: u32, width: AccessWidth) -> u64 {
         let mut value = [0u8; 8];
         let from = self.device.config().iter().skip(at as usize);
         for (to, from) in value.iter_mut().zip(from) {
@@ -487,11 +487,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
         u64::from_le_bytes(value) & width.mask()
     }
 
-    fn common_read(&self, at: u32, width: Width) -> u64 {
+    fn common_read(&self, at: u32, width: AccessWidth) -> u64 {
         self.common.read(at, width, self.features(), &self.queues).unwrap_or(width.mask())
     }
 
-    fn common_write(&mut self, at: u32, width: Width, value: u64) -> AccessEffect {
+    fn common_write(&mut self, at: u32, width: AccessWidth, value: u64) -> AccessEffect {
         if self.is_resetting() {
             return AccessEffect::None;
         }
@@ -546,12 +546,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     /// Returns the access that the driver set up in the capability, if it is a valid one.
-    fn pci_cfg_window(&self) -> Option<(u8, u64, Width)> {
-        let field = |at: u8| self.config.read(self.pci_cfg.wrapping_add(at), Width::B4);
+    fn pci_cfg_window(&self) -> Option<(u8, u64, AccessWidth)> {
+        let field = |at: u8| self.config.read(self.pci_cfg.wrapping_add(at), AccessWidth::B4);
         let bar = (field(PCI_CFG_BAR) & 0xff) as u8;
         let offset = field(PCI_CFG_OFFSET);
-        let width = Width::from_bytes(usize::try_from(field(PCI_CFG_LENGTH)).ok()?)?;
+        let width = AccessWidth::from_bytes(usize::try_from(field(PCI_CFG_LENGTH)).ok()?)?;
         let aligned = u64::from(offset) & (width.bytes() as u64).wrapping_sub(1) == 0;
-        (width != Width::B8 && aligned).then_some((bar, u64::from(offset), width))
+        (width != AccessWidth::B8 && aligned).then_some((bar, u64::from(offset), width))
     }
 }

@@ -2,7 +2,7 @@
 
 //! The pure part of the SVM backend.
 
-use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::exit::{RawExit, VmExit};
 
 #[path = "../../../svm/exit.rs"]
 mod exit;
@@ -19,6 +19,6 @@ pub(crate) fn is_refused(code: u64) -> bool {
 }
 
 /// The backend's own view of its decoder.
-pub(crate) fn decode(raw: RawExit) -> Exit {
+pub(crate) fn decode(raw: RawExit) -> VmExit {
     exit::decode(raw)
 }

@@ -10,7 +10,7 @@
 
 use super::{VirtioDevice, VirtioPci, ISR_CONFIG, ISR_QUEUE};
 use crate::chipset::pci::PciCommand;
-use crate::chipset::saved::{BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{BadState, HasState, SectionId, StateReader, StateWriter};
 use crate::virtio::transport::common::{DeviceStatus, SavedTransport};
 
 /// Bytes that the sections of a device take at most, with the rings of a console.
@@ -19,7 +19,7 @@ pub(crate) const DEVICE_STATE_BYTES: usize = 80 << 10;
 /// A device of which nothing is under way.
 pub(crate) struct Quiesced<'a, D>(&'a mut VirtioPci<D>);
 
-impl<D: VirtioDevice> Saved for VirtioPci<D> {
+impl<D: VirtioDevice> HasState for VirtioPci<D> {
     const SECTION: SectionId = SectionId { id: 0x24, version: 1 };
     type State = SavedTransport;
 

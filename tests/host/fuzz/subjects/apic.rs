@@ -5,9 +5,9 @@
 use super::bytes::Bytes;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, LvtEntry};
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::DestFormat;
-use crate::chipset::Level;
+use crate::chipset::PinLevel;
 use crate::t_apic::property::{run, Op};
 use crate::t_apic::{x2apic_after_linux_init, xapic_after_linux_init, BASE, EN, EXTD};
 
@@ -72,7 +72,7 @@ pub(super) fn ioapic(bytes: &[u8]) {
                 assert_eq!(io.read(at, width) & !width.mask(), 0);
             }
             5 | 6 => {
-                let sent = io.set_irq(b.u8() & 31, Level::from(b.flag()));
+                let sent = io.set_irq(b.u8() & 31, PinLevel::from(b.flag()));
                 assert!(sent.is_none_or(|m| !m.level || io.waits_for(m.vector)), "{sent:?}");
             }
             _ => {

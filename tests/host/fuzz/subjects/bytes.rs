@@ -2,7 +2,7 @@
 
 //! Values out of a fuzzer's bytes. Behind the end of the bytes everything is zero.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 
 /// The bytes that are left.
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
@@ -51,8 +51,8 @@ impl Bytes<'_> {
         all[usize::from(self.u8()) % all.len()].clone()
     }
 
-    pub(super) fn width(&mut self) -> Width {
-        self.pick(&[Width::B4, Width::B1, Width::B2, Width::B8])
+    pub(super) fn width(&mut self) -> AccessWidth {
+        self.pick(&[AccessWidth::B4, AccessWidth::B1, AccessWidth::B2, AccessWidth::B8])
     }
 
     /// A number of any magnitude, small ones as often as large ones.

@@ -5,7 +5,7 @@
 use super::bytes::Bytes;
 use crate::arch::addr::Gpa;
 use crate::arch::time::Ns;
-use crate::chipset::bus::{decodes, Bus, BusSignals, IOAPIC_BASE};
+use crate::chipset::bus::{decodes, BusSignals, ChipBus, IOAPIC_BASE};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
@@ -15,7 +15,7 @@ use crate::chipset::routing::GsiRouting;
 use crate::chipset::rtc::Rtc;
 use crate::chipset::uart::Uart;
 use crate::chipset::DestFormat;
-use crate::chipset::Level;
+use crate::chipset::PinLevel;
 use crate::t_chipset::ops::{run, Subject};
 
 pub(super) fn uart(bytes: &[u8]) {
@@ -47,8 +47,8 @@ const PORTS: [u16; 32] = [
     0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3fe, 0x3ff, 0x600, 0x602, 0x604, 0x608, 0xcf9, 0x80, 0x44, 0x62,
 ];
 
-fn full_bus() -> Bus {
-    let mut bus = Bus::default();
+fn full_bus() -> ChipBus {
+    let mut bus = ChipBus::default();
     bus.pic = Some(Pic::new());
     bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
     bus.pit = Some(Pit::new());
@@ -91,13 +91,13 @@ pub(super) fn bus(bytes: &[u8]) {
             }
             12 => bus.eoi(b.u8(), now, &mut out),
             13 => {
-                let (gsi, level) = (u32::from(b.u8() & 31), Level::from(b.flag()));
+                let (gsi, level) = (u32::from(b.u8() & 31), PinLevel::from(b.flag()));
                 let heard = bus.set_gsi(gsi, level, &mut out);
                 assert!(heard.is_none_or(|n| gsi < 24 && n <= 2));
             }
             14 => {
                 let was = bus.intr();
-                assert_eq!(bus.acknowledge().is_some(), was == Level::High);
+                assert_eq!(bus.acknowledge().is_some(), was == PinLevel::High);
             }
             _ => outside(&mut bus, &mut b, now, &mut out),
         }
@@ -112,7 +112,7 @@ pub(super) fn bus(bytes: &[u8]) {
     }
 }
 
-fn outside(bus: &mut Bus, b: &mut Bytes<'_>, now: Ns, out: &mut BusSignals) {
+fn outside(bus: &mut ChipBus, b: &mut Bytes<'_>, now: Ns, out: &mut BusSignals) {
     match b.below(5) {
         0 => assert!(bus.press_power_button(now, out)),
         1 => drop(bus.take_request()),

@@ -3,7 +3,7 @@
 //! PCI configuration through its ports, BARs that move, and the registers behind them.
 
 use super::bytes::Bytes;
-use crate::arch::addr::{Gpa, Width::*};
+use crate::arch::addr::{AccessWidth::*, Gpa};
 use crate::chipset::pci::PciSlot;
 use crate::t_virtio::machine::{Machine, F_VERSION_1, WINDOW};
 use crate::t_virtio::random::disk;

@@ -2,9 +2,10 @@
 
 //! A machine of all chips and all kinds of virtio devices under a stream of accesses, saved and restored on the way.
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::AccessWidth::{self, B1, B2, B4, B8};
+use crate::arch::addr::Gpa;
 use crate::arch::time::Ns;
-use crate::chipset::bus::{Bus, BusSignals};
+use crate::chipset::bus::{BusSignals, ChipBus};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::{Lapic, TimerClock};
@@ -99,7 +100,7 @@ macro_rules! device {
 }
 
 pub(crate) struct Machine {
-    bus: Bus,
+    bus: ChipBus,
     root: PciRoot,
     blk: VirtioPci<VirtioBlk>,
     net: VirtioPci<VirtioNet>,
@@ -115,7 +116,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new() -> Machine {
         let now = Ns(1_000_000_007);
-        let mut bus = Bus::default();
+        let mut bus = ChipBus::default();
         bus.pic = Some(Pic::new());
         bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
         bus.pit = Some(Pit::new());
@@ -194,9 +195,9 @@ impl Machine {
         seen
     }
 
-    fn config(&mut self, write: bool, slot: u8, register: u8, width: Width, value: u32) -> u64 {
+    fn config(&mut self, write: bool, slot: u8, register: u8, width: AccessWidth, value: u32) -> u64 {
         let address = 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc);
-        self.root.write(0, Width::B4, address);
+        self.root.write(0, B4, address);
         let offset = 4 + u16::from(register & 3);
         let access = match write {
             true => self.root.write(offset, width, value),
@@ -215,7 +216,7 @@ impl Machine {
         }
     }
 
-    fn bar(&mut self, write: bool, slot: u8, bar: u8, offset: u64, width: Width, value: u64) -> u64 {
+    fn bar(&mut self, write: bool, slot: u8, bar: u8, offset: u64, width: AccessWidth, value: u64) -> u64 {
         let seen = match write {
             true => {
                 let effect = device!(self, slot, dev => dev.bar_write(bar, offset, width, value)).unwrap();
@@ -224,14 +225,13 @@ impl Machine {
             false => device!(self, slot, dev => dev.bar_read(bar, offset, width)).unwrap(),
         };
         // The same by the address, which says whether the map of BARs is the same.
-        let base = u64::from(self.config(false, slot, 0x10 + 4 * bar, Width::B4, 0) as u32 & !0xf);
+        let base = u64::from(self.config(false, slot, 0x10 + 4 * bar, B4, 0) as u32 & !0xf);
         let hit = self.root.decode(Gpa(base.wrapping_add(offset)));
         seen ^ hit.map_or(0, |hit| hit.offset << 8 | u64::from(hit.slot.number()))
     }
 
     /// Brings a device up as a driver does, with queues whose rings are in memory.
     fn bring_up(&mut self, slot: u8, how: u8) -> u64 {
-        use Width::{B1, B2, B4, B8};
         let mut seen = self.config(true, slot, 0x04, B2, 0x0406);
         self.bar(true, slot, 0, 0x14, B1, 0);
         for status in [1, 3] {
@@ -397,7 +397,7 @@ impl Machine {
     pub(crate) fn apply(&mut self, op: [u8; 6]) -> u64 {
         let [kind, a, b, c, d, e] = op;
         let value = u32::from_le_bytes([b, c, d, e]);
-        let width = [Width::B1, Width::B2, Width::B4, Width::B8][usize::from(e & 3)];
+        let width = [B1, B2, B4, B8][usize::from(e & 3)];
         let slot = 1 + a % 4;
         let mut out = BusSignals::new();
         let mut seen = match if kind & 0x20 != 0 && kind & 0x10 != 0 { 11 } else { kind % 16 } {
@@ -410,8 +410,8 @@ impl Machine {
             }
             6 => self.config(a & 0x80 != 0, slot, b, width, u32::from(c) << (d & 24)),
             7 => self.bar(a & 0x80 != 0, slot, 0, u64::from(b & 0x3f), width, u64::from(c)),
-            8 => self.bar(a & 0x80 != 0, slot, 1, u64::from(b & 0x7c), Width::B4, u64::from(c & 1)),
-            9 => self.bar(a & 0x80 != 0, slot, 0, 0x1000 << (c & 1) | u64::from(b & 15), Width::B1, d.into()),
+            8 => self.bar(a & 0x80 != 0, slot, 1, u64::from(b & 0x7c), B4, u64::from(c & 1)),
+            9 => self.bar(a & 0x80 != 0, slot, 0, 0x1000 << (c & 1) | u64::from(b & 15), B1, d.into()),
             10 => self.bring_up(slot, b),
             11 => {
                 let queue = if slot == NET && b & 2 != 0 { CONTROL } else { u64::from(b & 1) };
@@ -438,13 +438,12 @@ impl Machine {
             }
             14 => {
                 let at = Gpa(0xfec0_0000 + [0, 0x10, 0x10, 0x40][usize::from(a & 3)]);
-                self.bus.mmio_write(at, Width::B4, u64::from(value) & 0x1_ffff, &mut out);
-                self.bus.mmio_read(Gpa(0xfec0_0010), Width::B4).unwrap()
+                self.bus.mmio_write(at, B4, u64::from(value) & 0x1_ffff, &mut out);
+                self.bus.mmio_read(Gpa(0xfec0_0010), B4).unwrap()
             }
             _ if a & 1 != 0 => {
-                let said =
-                    self.bus.pio_write(0x60, Width::B1, [0xf2, 0xff][usize::from(b & 1)], self.now, &mut out);
-                self.bus.pio_read(0x60, Width::B1, self.now, &mut out).map_or(0, u64::from) ^ u64::from(said)
+                let said = self.bus.pio_write(0x60, B1, [0xf2, 0xff][usize::from(b & 1)], self.now, &mut out);
+                self.bus.pio_read(0x60, B1, self.now, &mut out).map_or(0, u64::from) ^ u64::from(said)
             }
             _ => {
                 let taken = self.bus.uart.as_mut().unwrap().push_input(&[b, c]);
@@ -476,11 +475,11 @@ fn port(a: u8) -> u16 {
 }
 
 /// Mostly bytes: that is what ports are for.
-fn narrow(kind: u8, width: Width) -> Width {
+fn narrow(kind: u8, width: AccessWidth) -> AccessWidth {
     if kind & 0xc0 == 0xc0 {
         width
     } else {
-        Width::B1
+        B1
     }
 }
 

@@ -13,10 +13,10 @@ use crate::arch::cr::Rflags;
 use crate::host::cpu::PinnedCpu;
 use crate::host::world::{locked, world, World};
 use crate::mmu::format::{index, GuestTouch, MapRights, Npt, TableEntry, TableFormat, TableLevels};
-use crate::vcpu::backend::{Backend, BackendVcpu, CodeContext, TableRoot};
+use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, VendorBackend};
 use crate::vcpu::controls::{ControlGroups, EntryControls};
-use crate::vcpu::event::{Event, EventBlocking};
-use crate::vcpu::exit::{Exit, GuestPageFault, RawExit};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
+use crate::vcpu::exit::{GuestPageFault, RawExit, VmExit};
 use crate::vcpu::state::{StateGroups, VcpuState};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -38,7 +38,7 @@ pub(crate) enum Commit {
 /// How an entry ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
-    pub(crate) exit: Exit,
+    pub(crate) exit: VmExit,
     pub(crate) commit: Commit,
     /// The bytes of the instruction, if it is one: the next RIP follows from their number.
     pub(crate) insn: &'static [u8],
@@ -50,19 +50,19 @@ pub(crate) struct Stop {
 
 impl Stop {
     /// An exit of no instruction.
-    pub(crate) fn plain(exit: Exit) -> Stop {
+    pub(crate) fn plain(exit: VmExit) -> Stop {
         Stop { exit, commit: Commit::Delivered, insn: &[], tells_next: false, tells_bytes: false }
     }
 
     /// An exit of an instruction of that many bytes.
-    pub(crate) fn insn(exit: Exit, insn: &'static [u8]) -> Stop {
+    pub(crate) fn insn(exit: VmExit, insn: &'static [u8]) -> Stop {
         Stop { insn, tells_next: true, ..Stop::plain(exit) }
     }
 
     /// The entry fails.
     pub(crate) fn refused() -> Stop {
         let raw = RawExit { reason: u64::MAX, info1: 0, info2: 0 };
-        Stop { commit: Commit::Refused, ..Stop::plain(Exit::EntryFailed(raw)) }
+        Stop { commit: Commit::Refused, ..Stop::plain(VmExit::EntryFailed(raw)) }
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) type Script = Box<dyn FnMut(&mut Entry<'_, '_>) -> Stop + Send>;
 pub(crate) struct Guest {
     script: Mutex<Option<Script>>,
     /// The events delivered, in order.
-    pub(crate) delivered: Mutex<Vec<Event>>,
+    pub(crate) delivered: Mutex<Vec<GuestEvent>>,
     /// Entries so far.
     pub(crate) entries: AtomicU64,
     /// Flushes so far.
@@ -89,7 +89,7 @@ impl Guest {
     }
 
     /// Takes the events that were delivered since the last time.
-    pub(crate) fn take_delivered(&self) -> Vec<Event> {
+    pub(crate) fn take_delivered(&self) -> Vec<GuestEvent> {
         core::mem::take(&mut locked(&self.delivered))
     }
 }
@@ -136,7 +136,7 @@ impl Drop for FakeWindow<'_> {
     }
 }
 
-impl Backend for Fake {
+impl VendorBackend for Fake {
     type Vcpu = FakeVcpu;
     type Format = Npt;
 
@@ -222,13 +222,13 @@ pub(crate) struct FakeVcpu {
     guest: Arc<Guest>,
     format: Npt,
     pub(crate) hw: Hw,
-    injected: Option<Event>,
+    injected: Option<GuestEvent>,
     last: Option<(RawExit, Stop)>,
     /// What the last entry ended with was asked for.
     exit_taken: bool,
-    interrupted: Option<Event>,
+    interrupted: Option<GuestEvent>,
     was_delivering: bool,
-    arrived: Vec<Event>,
+    arrived: Vec<GuestEvent>,
 }
 
 /// What a script sees of an entry.
@@ -237,9 +237,9 @@ pub(crate) struct Entry<'a, 'w> {
     pub(crate) state: &'a mut VcpuState,
     pub(crate) hw: &'a mut Hw,
     /// The event that the entry injects. It is delivered, but for what [`Stop::commit`] says.
-    pub(crate) event: Option<Event>,
+    pub(crate) event: Option<GuestEvent>,
     /// Those that were delivered since the guest last executed something, and a host interrupt came in between.
-    pub(crate) arrived: Vec<Event>,
+    pub(crate) arrived: Vec<GuestEvent>,
     /// The CPU that it takes place on.
     pub(crate) cpu: &'w PinnedCpu,
     pub(crate) world: Arc<World>,
@@ -266,7 +266,7 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// The exit that the access ends with.
-    fn translate(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, Exit> {
+    fn translate(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, VmExit> {
         sched::yield_point();
         let allows = |rights: MapRights| match touch {
             GuestTouch::Read => true,
@@ -298,7 +298,7 @@ impl Entry<'_, '_> {
                 TableEntry::Absent => break,
             }
         }
-        Err(Exit::GuestPageFault(GuestPageFault {
+        Err(VmExit::GuestPageFault(GuestPageFault {
             gpa,
             write: touch == GuestTouch::Write,
             fetch: touch == GuestTouch::Fetch,
@@ -320,7 +320,7 @@ impl Entry<'_, '_> {
         gpa: Gpa,
         touch: GuestTouch,
         f: impl FnOnce(&mut [u8; 4096]) -> R,
-    ) -> Result<R, Exit> {
+    ) -> Result<R, VmExit> {
         let pfn = self.translate(gpa, touch)?;
         let done = self.world.process.with_frame(pfn, f);
         Ok(done.unwrap_or_else(|| panic!("the guest uses frame {pfn:#x} at {:#x}, which has gone", gpa.0)))
@@ -330,7 +330,7 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// As [`Entry::memory`].
-    pub(crate) fn frame(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, Exit> {
+    pub(crate) fn frame(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, VmExit> {
         let pfn = self.translate(gpa, touch)?;
         self.memory(gpa, touch, |_| ())?;
         Ok(pfn)
@@ -340,7 +340,7 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// As [`Entry::memory`].
-    pub(crate) fn read_u64(&mut self, gpa: Gpa) -> Result<u64, Exit> {
+    pub(crate) fn read_u64(&mut self, gpa: Gpa) -> Result<u64, VmExit> {
         let at = (gpa.0 % 4096) as usize;
         let word = self.memory(gpa, GuestTouch::Read, |page| <[u8; 8]>::try_from(&page[at..at + 8]))?;
         Ok(u64::from_le_bytes(word.unwrap_or_default()))
@@ -350,7 +350,7 @@ impl Entry<'_, '_> {
     ///
     /// # Errors
     /// As [`Entry::memory`].
-    pub(crate) fn write_u64(&mut self, gpa: Gpa, value: u64) -> Result<(), Exit> {
+    pub(crate) fn write_u64(&mut self, gpa: Gpa, value: u64) -> Result<(), VmExit> {
         let at = (gpa.0 % 4096) as usize;
         self.memory(gpa, GuestTouch::Write, |page| page[at..at + 8].copy_from_slice(&value.to_le_bytes()))
     }
@@ -366,14 +366,14 @@ impl FakeVcpu {
         }
         if window.cpu.is_interrupted() {
             self.arrived.extend(event);
-            return Stop::plain(Exit::HostInterrupt);
+            return Stop::plain(VmExit::HostInterrupt);
         }
         let interrupts_on = state.rflags & Rflags::IF.bits() != 0;
         if self.hw.interrupt_window && event.is_none() && interrupts_on && !self.hw.blocking.shadow {
-            return Stop::plain(Exit::InterruptWindow);
+            return Stop::plain(VmExit::InterruptWindow);
         }
         if self.hw.nmi_window && event.is_none() && !self.hw.blocking.nmi {
-            return Stop::plain(Exit::NmiReturn);
+            return Stop::plain(VmExit::NmiReturn);
         }
         let mut script = locked(&self.guest.script).take().expect("a guest that does something");
         let mut entry = Entry {
@@ -395,12 +395,12 @@ impl FakeVcpu {
     }
 
     /// Does what the delivery of an event does.
-    fn deliver(&mut self, event: Event, state: &mut VcpuState) {
+    fn deliver(&mut self, event: GuestEvent, state: &mut VcpuState) {
         self.hw.blocking.shadow = false;
         match event {
-            Event::Interrupt(_) => state.rflags &= !Rflags::IF.bits(),
-            Event::Nmi => self.hw.blocking.nmi = true,
-            Event::Exception { .. } | Event::Software { .. } => {}
+            GuestEvent::Interrupt(_) => state.rflags &= !Rflags::IF.bits(),
+            GuestEvent::Nmi => self.hw.blocking.nmi = true,
+            GuestEvent::Exception { .. } | GuestEvent::Software { .. } => {}
         }
     }
 }
@@ -416,11 +416,11 @@ impl BackendVcpu for FakeVcpu {
             self.hw.tlb.clear();
             self.guest.flushes.fetch_add(1, SeqCst);
         }
-        if let Some(Event::Interrupt(_)) = self.injected {
+        if let Some(GuestEvent::Interrupt(_)) = self.injected {
             let on = state.rflags & Rflags::IF.bits() != 0;
             assert!(on && !self.hw.blocking.shadow, "an interrupt is injected where the guest can take it");
         }
-        if self.injected == Some(Event::Nmi) {
+        if self.injected == Some(GuestEvent::Nmi) {
             assert!(!self.hw.blocking.nmi, "an NMI is injected where none is in service");
         }
         let stop = self.execute(window, root, state);
@@ -446,7 +446,7 @@ impl BackendVcpu for FakeVcpu {
         raw
     }
 
-    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> Exit {
+    fn exit(&mut self, raw: RawExit, _state: &mut VcpuState) -> VmExit {
         let (last, stop) = self.last.as_ref().expect("an entry before");
         assert_eq!(*last, raw, "what the entry returned");
         assert!(!self.exit_taken, "once for each entry");
@@ -483,12 +483,12 @@ impl BackendVcpu for FakeVcpu {
         self.last.as_ref().filter(|(_, stop)| stop.tells_bytes).map(|(_, stop)| stop.insn)
     }
 
-    fn inject(&mut self, event: Event) {
+    fn inject(&mut self, event: GuestEvent) {
         assert!(self.injected.is_none(), "one event for each entry");
         self.injected = Some(event);
     }
 
-    fn take_interrupted(&mut self) -> Option<Event> {
+    fn take_interrupted(&mut self) -> Option<GuestEvent> {
         self.interrupted.take()
     }
 

@@ -13,7 +13,7 @@ use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
 use crate::host::fpu::GuestFpu;
 use crate::host::world::World;
-use crate::machine::mailbox::Mailbox;
+use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::SlotRequest;
 use crate::vcpu::core::{HeapParts, VcpuCore};
@@ -70,12 +70,12 @@ impl Direct {
 
     /// Makes a vCPU, in protected mode.
     pub(crate) fn vcpu(&self, id: u32) -> Vcpu {
-        let mailbox = Mailbox::new(id).unwrap();
+        let mailbox = VcpuMailbox::new(id).unwrap();
         let mut lapic = Lapic::new(id, id == 0);
         // The software enable bit of the spurious vector's register.
         let _ = lapic.mmio_write(
             0xf0,
-            crate::arch::addr::Width::B4,
+            crate::arch::addr::AccessWidth::B4,
             0x1ff,
             &crate::chipset::lapic::TimerClock {
                 now: crate::arch::time::Ns(0),
@@ -85,11 +85,11 @@ impl Direct {
         );
         mailbox.set_identity(lapic.identity());
         let number = crate::host::world::locked(&self.backend.guests).len();
-        let hw = crate::vcpu::backend::Backend::new_vcpu(&*self.backend).unwrap();
+        let hw = crate::vcpu::backend::VendorBackend::new_vcpu(&*self.backend).unwrap();
         let heap = HeapParts::new().unwrap();
         let mut core = VcpuCore::new(hw, id, Some(lapic), CpuidTable::new(), 0, 0, heap);
         core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
-        core.mp = crate::vcpu::core::MpState::Runnable;
+        core.mp = crate::vcpu::core::VcpuActivity::Runnable;
         flat(&mut core.state);
         assert!(self.vm.machine.mailboxes.publish(id as usize, mailbox.clone()));
         Vcpu {
@@ -111,7 +111,7 @@ impl Direct {
 /// A vCPU of one.
 pub(crate) struct Vcpu {
     pub(crate) direct: Direct,
-    pub(crate) mailbox: kernel::sync::Arc<Mailbox>,
+    pub(crate) mailbox: kernel::sync::Arc<VcpuMailbox>,
     pub(crate) record: VcpuRecord,
     pub(crate) core: VcpuCore<Fake>,
     pub(crate) fpu: GuestFpu,

@@ -3,12 +3,12 @@
 //! Guests whose instructions are written one after the other: each is an exit, and what the guest finds after it.
 
 use super::backend::{Entry, Guest, Stop};
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::segment::{SegAttr, SegReg};
 use crate::host::world::locked;
 use crate::mmu::format::GuestTouch;
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::{Exit, GuestPageFault, MsrAccess, PioAccess};
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::{GuestPageFault, MsrAccess, PioAccess, VmExit};
 use crate::vcpu::state::{VcpuState, RAX, RBX, RCX, RDX};
 use kernel::prelude::*;
 use kernel::task::{current, SIGNAL};
@@ -22,16 +22,16 @@ pub(crate) const STORES: [&[u8]; 3] = [&[0x88, 0x03], &[0x66, 0x89, 0x03], &[0x8
 /// MOV from there.
 pub(crate) const LOADS: [&[u8]; 3] = [&[0x8a, 0x03], &[0x66, 0x8b, 0x03], &[0x8b, 0x03]];
 
-fn number(width: Width) -> usize {
+fn number(width: AccessWidth) -> usize {
     match width {
-        Width::B1 => 0,
-        Width::B2 => 1,
-        Width::B4 | Width::B8 => 2,
+        AccessWidth::B1 => 0,
+        AccessWidth::B2 => 1,
+        AccessWidth::B4 | AccessWidth::B8 => 2,
     }
 }
 
 /// Where the instruction lies in the page.
-fn place(is_store: bool, width: Width) -> u64 {
+fn place(is_store: bool, width: AccessWidth) -> u64 {
     CODE + number(width) as u64 * 64 + if is_store { 0 } else { 32 }
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Stepped<X> {
     /// What user space was asked for on the way.
     pub(crate) user: Vec<X>,
     /// The events that were delivered meanwhile.
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<GuestEvent>,
     /// The registers there.
     pub(crate) gprs: [u64; 16],
     pub(crate) rip: u64,
@@ -73,7 +73,7 @@ pub(crate) struct Stepped<X> {
 impl<X> Stepped<X> {
     /// Returns whether it raised that exception.
     pub(crate) fn raised(&self, vector: u8) -> bool {
-        self.events.iter().any(|e| matches!(e, Event::Exception { vector: v, .. } if v.0 == vector))
+        self.events.iter().any(|e| matches!(e, GuestEvent::Exception { vector: v, .. } if v.0 == vector))
     }
 
     /// Returns EDX:EAX.
@@ -123,7 +123,7 @@ pub(crate) trait Steps {
             }
             *locked(&out) = Some((entry.state.gprs, entry.state.rip, times));
             current().set(SIGNAL);
-            Stop::plain(Exit::HostInterrupt)
+            Stop::plain(VmExit::HostInterrupt)
         });
         let mut user = Vec::new();
         loop {
@@ -156,29 +156,29 @@ pub(crate) trait Steps {
     fn exits(
         &mut self,
         set: impl Fn(&mut VcpuState) + Send + 'static,
-        exit: Exit,
+        exit: VmExit,
         insn: &'static [u8],
     ) -> Stepped<Self::UserExit> {
         self.step(set, move |_| Some(Stop::insn(exit, insn)))
     }
 
     /// OUT.
-    fn out(&mut self, port: u16, width: Width, value: u32) -> Stepped<Self::UserExit> {
+    fn out(&mut self, port: u16, width: AccessWidth, value: u32) -> Stepped<Self::UserExit> {
         let access = PioAccess::new(port, width, false, false);
-        self.exits(move |s| s.gprs[RAX] = u64::from(value), Exit::Pio(access), &[0xee])
+        self.exits(move |s| s.gprs[RAX] = u64::from(value), VmExit::Pio(access), &[0xee])
     }
 
     /// IN.
-    fn inp(&mut self, port: u16, width: Width) -> u32 {
+    fn inp(&mut self, port: u16, width: AccessWidth) -> u32 {
         let access = PioAccess::new(port, width, true, false);
-        let done = self.exits(|s| s.gprs[RAX] = 0, Exit::Pio(access), &[0xec]);
+        let done = self.exits(|s| s.gprs[RAX] = 0, VmExit::Pio(access), &[0xec]);
         done.gprs[RAX] as u32
     }
 
     /// RDMSR. `None`: #GP.
     fn rdmsr(&mut self, index: u32) -> Option<u64> {
         let set = move |s: &mut VcpuState| s.gprs[RCX] = u64::from(index);
-        let done = self.exits(set, Exit::Msr(MsrAccess::Read), &[0x0f, 0x32]);
+        let done = self.exits(set, VmExit::Msr(MsrAccess::Read), &[0x0f, 0x32]);
         (!done.raised(13)).then(|| done.edx_eax())
     }
 
@@ -188,7 +188,7 @@ pub(crate) trait Steps {
             s.gprs[RCX] = u64::from(index);
             s.set_edx_eax(value);
         };
-        !self.exits(set, Exit::Msr(MsrAccess::Write), &[0x0f, 0x30]).raised(13)
+        !self.exits(set, VmExit::Msr(MsrAccess::Write), &[0x0f, 0x30]).raised(13)
     }
 
     /// CPUID. Returns EAX to EDX.
@@ -197,12 +197,12 @@ pub(crate) trait Steps {
             s.gprs[RAX] = u64::from(leaf);
             s.gprs[RCX] = u64::from(subleaf);
         };
-        let g = self.exits(set, Exit::Cpuid, &[0x0f, 0xa2]).gprs;
+        let g = self.exits(set, VmExit::Cpuid, &[0x0f, 0xa2]).gprs;
         [g[RAX] as u32, g[RBX] as u32, g[RCX] as u32, g[RDX] as u32]
     }
 
     /// MOV to or from memory. Where that is memory, the processor does it; else it is a device's.
-    fn mov(&mut self, gpa: u64, width: Width, store: Option<u64>) -> Stepped<Self::UserExit> {
+    fn mov(&mut self, gpa: u64, width: AccessWidth, store: Option<u64>) -> Stepped<Self::UserExit> {
         let (rip, touch) = (
             place(store.is_some(), width),
             if store.is_some() { GuestTouch::Write } else { GuestTouch::Read },
@@ -239,19 +239,19 @@ pub(crate) trait Steps {
     }
 
     /// Reads a device or memory.
-    fn load(&mut self, gpa: u64, width: Width) -> u64 {
+    fn load(&mut self, gpa: u64, width: AccessWidth) -> u64 {
         self.mov(gpa, width, None).gprs[RAX] & width.mask()
     }
 
     /// Writes a device or memory.
-    fn store(&mut self, gpa: u64, width: Width, value: u64) {
+    fn store(&mut self, gpa: u64, width: AccessWidth, value: u64) {
         self.mov(gpa, width, Some(value));
     }
 }
 
 /// A fault of the second-level table at an address, by an access of the instruction itself.
-pub(crate) fn fault(gpa: u64, write: bool) -> Exit {
-    Exit::GuestPageFault(GuestPageFault {
+pub(crate) fn fault(gpa: u64, write: bool) -> VmExit {
+    VmExit::GuestPageFault(GuestPageFault {
         gpa: Gpa(gpa),
         write,
         fetch: false,

@@ -3,7 +3,7 @@
 //! The driver's side of a virtio device, by ports and addresses of a vCPU, as firmware and a driver do it.
 
 use super::steps::Steps;
-use crate::arch::addr::Width::{B1, B2, B4};
+use crate::arch::addr::AccessWidth::{B1, B2, B4};
 use kernel::process::Process;
 use std::sync::Arc;
 

@@ -46,7 +46,7 @@ fn the_flat_64_bit_code_segment_reads_as_the_manual_says() {
 
 #[test]
 fn a_port_exit_is_the_bytes_of_the_union() {
-    let exit = run::Exit::io(run::IO_OUT, 1, 0x3f8, 3);
+    let exit = run::RunExit::io(run::IO_OUT, 1, 0x3f8, 3);
 
     assert_eq!(exit.reason, run::ExitReason::Io);
     assert_eq!(exit.data(), [1, 1, 0xf8, 3, 3, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
@@ -54,15 +54,15 @@ fn a_port_exit_is_the_bytes_of_the_union() {
 
 #[test]
 fn an_exit_without_data_writes_nothing() {
-    assert_eq!(run::Exit::plain(run::ExitReason::Shutdown).data(), []);
+    assert_eq!(run::RunExit::plain(run::ExitReason::Shutdown).data(), []);
 }
 
 #[test]
 fn an_internal_error_counts_its_words_and_drops_those_past_the_sixteenth() {
     let words: Vec<u64> = (1..=20).collect();
 
-    let few = run::Exit::internal_error(run::INTERNAL_ERROR_EMULATION, &words[..2]);
-    let many = run::Exit::internal_error(run::INTERNAL_ERROR_EMULATION, &words);
+    let few = run::RunExit::internal_error(run::INTERNAL_ERROR_EMULATION, &words[..2]);
+    let many = run::RunExit::internal_error(run::INTERNAL_ERROR_EMULATION, &words);
 
     let (few, many) = (
         run::Internal::read_from_bytes(few.data()).unwrap(),
@@ -92,7 +92,7 @@ proptest! {
     /// A write exit carries the value in the guest's byte order.
     #[test]
     fn an_mmio_write_carries_the_value(gpa: u64, len in 1u32..=8, value: u64) {
-        let exit = run::Exit::mmio_write(gpa, len, value);
+        let exit = run::RunExit::mmio_write(gpa, len, value);
 
         let mmio = run::Mmio::read_from_bytes(exit.data()).unwrap();
         prop_assert_eq!((mmio.phys_addr, mmio.len, mmio.is_write), (gpa, len, 1));

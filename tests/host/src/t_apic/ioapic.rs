@@ -2,30 +2,30 @@
 
 //! The I/O APIC.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::chipset::ioapic::{Ioapic, SavedIoapic};
 use crate::chipset::message::DestMode;
 use crate::chipset::message::BROADCAST;
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::DestFormat;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::{ApicMessage, DeliveryMode};
 
 const LEVEL: u32 = 0x8000;
 const MASKED: u32 = 0x1_0000;
 
 fn select(io: &mut Ioapic, index: u8) {
-    assert_eq!(io.write(0, Width::B4, u64::from(index)).count(), 0);
+    assert_eq!(io.write(0, AccessWidth::B4, u64::from(index)).count(), 0);
 }
 
 fn write(io: &mut Ioapic, index: u8, value: u32) -> Vec<ApicMessage> {
     select(io, index);
-    io.write(0x10, Width::B4, u64::from(value)).collect()
+    io.write(0x10, AccessWidth::B4, u64::from(value)).collect()
 }
 
 fn read(io: &mut Ioapic, index: u8) -> u64 {
     select(io, index);
-    io.read(0x10, Width::B4)
+    io.read(0x10, AccessWidth::B4)
 }
 
 /// Writes an entry in the order of Linux: the upper half first.
@@ -143,7 +143,7 @@ fn the_eoi_register_ends_an_interrupt_too() {
     program(&mut io, 9, 0, 0x39 | LEVEL);
     io.set_irq(9, High);
 
-    assert_eq!(io.write(0x40, Width::B4, 0x39).count(), 1);
+    assert_eq!(io.write(0x40, AccessWidth::B4, 0x39).count(), 1);
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn pins_and_registers_that_do_not_exist_are_ignored() {
 
     assert_eq!(io.set_irq(24, High), None);
     assert_eq!(io.set_irq(255, High), None);
-    assert_eq!(io.write(0x20, Width::B4, 0xffff_ffff).count(), 0);
-    assert_eq!(io.read(0x20, Width::B4), 0xffff_ffff);
+    assert_eq!(io.write(0x20, AccessWidth::B4, 0xffff_ffff).count(), 0);
+    assert_eq!(io.read(0x20, AccessWidth::B4), 0xffff_ffff);
     assert_eq!(io, before);
 }
 

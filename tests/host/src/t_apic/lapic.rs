@@ -3,8 +3,8 @@
 //! Registers, priorities, end of interrupt, mode changes, IPIs.
 
 use super::*;
-use crate::arch::addr::Width;
-use crate::arch::exception::Exception;
+use crate::arch::addr::AccessWidth;
+use crate::arch::exception::CpuException;
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::{ApicMode, IcrShorthand, Ipi, LvtEntry};
 use crate::chipset::message::DestMode;
@@ -320,9 +320,9 @@ fn base_register_is_restored_to_any_mode_but_not_to_the_impossible() {
 fn base_register_refuses_reserved_bits() {
     let mut apic = Lapic::new(0, true);
     for bad in [1, 1 << 7, 1 << 9, 1 << 40, 1 << 63] {
-        assert_eq!(apic.set_base(BASE | EN | bad, reserved()), Err(Exception::GP0), "{bad:#x}");
+        assert_eq!(apic.set_base(BASE | EN | bad, reserved()), Err(CpuException::GP0), "{bad:#x}");
     }
-    assert_eq!(apic.set_base(BASE | EN | EXTD, base_reserved(40, false)), Err(Exception::GP0));
+    assert_eq!(apic.set_base(BASE | EN | EXTD, base_reserved(40, false)), Err(CpuException::GP0));
     assert_eq!(apic.set_base(0xd000_0000 | EN, reserved()), Ok(()));
     assert_eq!(apic.mmio_base(), Some(0xd000_0000));
 }
@@ -338,7 +338,7 @@ fn disabling_loses_the_state_and_lets_the_pic_through() {
     assert!(apic.accepts_extint());
     apic.accept(0x71, false);
     assert_eq!(apic.highest_irr(), None);
-    assert_eq!(apic.mmio_read(0x30, Width::B4, Ns::ZERO), 0xffff_ffff);
+    assert_eq!(apic.mmio_read(0x30, AccessWidth::B4, Ns::ZERO), 0xffff_ffff);
 }
 
 #[test]
@@ -358,16 +358,16 @@ fn init_keeps_the_base_and_power_on_does_not() {
 fn page_accesses_of_odd_width_have_one_policy() {
     let mut apic = xapic_after_linux_init();
 
-    assert_eq!(apic.mmio_read(0x30, Width::B4, Ns::ZERO), 0x0005_0014);
-    assert_eq!(apic.mmio_read(0x32, Width::B1, Ns::ZERO), 0x05);
-    assert_eq!(apic.mmio_read(0x32, Width::B4, Ns::ZERO), 0xffff_ffff);
-    assert_eq!(apic.mmio_read(0x34, Width::B1, Ns::ZERO), 0xff);
-    assert_eq!(apic.mmio_read(0x30, Width::B8, Ns::ZERO), u64::MAX);
-    for (offset, width) in [(0x80, Width::B1), (0x81, Width::B4), (0x80, Width::B8)] {
+    assert_eq!(apic.mmio_read(0x30, AccessWidth::B4, Ns::ZERO), 0x0005_0014);
+    assert_eq!(apic.mmio_read(0x32, AccessWidth::B1, Ns::ZERO), 0x05);
+    assert_eq!(apic.mmio_read(0x32, AccessWidth::B4, Ns::ZERO), 0xffff_ffff);
+    assert_eq!(apic.mmio_read(0x34, AccessWidth::B1, Ns::ZERO), 0xff);
+    assert_eq!(apic.mmio_read(0x30, AccessWidth::B8, Ns::ZERO), u64::MAX);
+    for (offset, width) in [(0x80, AccessWidth::B1), (0x81, AccessWidth::B4), (0x80, AccessWidth::B8)] {
         assert_eq!(apic.mmio_write(offset, width, 0xf0, &at(0)), LapicEffect::None);
         assert_eq!(apic.tpr(), 0x10);
     }
-    assert_eq!(apic.mmio_write(0x80, Width::B4, 0x20, &at(0)), LapicEffect::None);
+    assert_eq!(apic.mmio_write(0x80, AccessWidth::B4, 0x20, &at(0)), LapicEffect::None);
     assert_eq!(apic.tpr(), 0x20);
 }
 
@@ -381,7 +381,7 @@ fn read_only_registers_ignore_writes() {
     assert_eq!(apic, before);
 }
 
-fn x2apic_read(offset: u32) -> Result<u64, Exception> {
+fn x2apic_read(offset: u32) -> Result<u64, CpuException> {
     x2apic_after_linux_init(0x1_0023).read_msr(0x800 + (offset >> 4), Ns::ZERO)
 }
 
@@ -409,9 +409,9 @@ fn x2apic_registers_that_do_not_exist_give_gp() {
         0x400,
         0xff0,
     ] {
-        assert_eq!(x2apic_read(offset), Err(Exception::GP0), "{offset:#x}");
+        assert_eq!(x2apic_read(offset), Err(CpuException::GP0), "{offset:#x}");
     }
-    assert_eq!(Lapic::new(0, true).read_msr(0x802, Ns::ZERO), Err(Exception::GP0), "not in x2APIC mode");
+    assert_eq!(Lapic::new(0, true).read_msr(0x802, Ns::ZERO), Err(CpuException::GP0), "not in x2APIC mode");
 }
 
 #[test]
@@ -442,7 +442,11 @@ fn x2apic_writes_are_checked() {
     ];
     let before = apic.clone();
     for (offset, value) in bad {
-        assert_eq!(apic.write_msr(0x800 + (offset >> 4), value, &at(0)), Err(Exception::GP0), "{offset:#x}");
+        assert_eq!(
+            apic.write_msr(0x800 + (offset >> 4), value, &at(0)),
+            Err(CpuException::GP0),
+            "{offset:#x}"
+        );
     }
     assert_eq!(apic, before);
 }

@@ -7,16 +7,16 @@
 //! takes over later. What must hold is said without the chips' own registers but for remote IRR: where a vector is.
 
 use super::*;
-use crate::arch::addr::{Gpa, Width};
-use crate::chipset::bus::{Bus, BusSignals, IOAPIC_BASE};
+use crate::arch::addr::{AccessWidth, Gpa};
+use crate::chipset::bus::{BusSignals, ChipBus, IOAPIC_BASE};
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::dest::matches;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::message::DestMode;
 use crate::chipset::routing::GsiRouting;
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, DeliveryMode, Level};
+use crate::chipset::{ApicMessage, DeliveryMode, PinLevel};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ struct Cpu {
 }
 
 struct Machine {
-    bus: Bus,
+    bus: ChipBus,
     cpus: Vec<Cpu>,
 }
 
@@ -50,7 +50,7 @@ fn has(set: &[u64; 4], vector: u8) -> bool {
 
 impl Machine {
     fn new() -> Machine {
-        let mut bus = Bus::default();
+        let mut bus = ChipBus::default();
         bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
         bus.routing = GsiRouting::identity().unwrap();
         let cpu = |id| {
@@ -63,7 +63,7 @@ impl Machine {
     }
 
     /// Does something with the bus and sends what comes of it, as the holder of its lock does.
-    fn with(&mut self, f: impl FnOnce(&mut Bus, &mut BusSignals)) {
+    fn with(&mut self, f: impl FnOnce(&mut ChipBus, &mut BusSignals)) {
         let mut out = BusSignals::new();
         f(&mut self.bus, &mut out);
         while let Some(sent) = self.bus.take_message(&mut out) {
@@ -107,8 +107,8 @@ impl Machine {
         for (index, value) in [(0x11, dest << 24), (0x10, low)] {
             self.with(|bus, out| {
                 let select = index + 2 * pin as u64;
-                assert!(bus.mmio_write(Gpa(IOAPIC_BASE), Width::B4, select, out));
-                assert!(bus.mmio_write(Gpa(IOAPIC_BASE + 0x10), Width::B4, value, out));
+                assert!(bus.mmio_write(Gpa(IOAPIC_BASE), AccessWidth::B4, select, out));
+                assert!(bus.mmio_write(Gpa(IOAPIC_BASE + 0x10), AccessWidth::B4, value, out));
             });
         }
     }
@@ -190,7 +190,7 @@ fn run(m: &mut Machine, lines: &mut u32, step: &Step) {
             let bit = 1 << PINS[pin];
             *lines = if high { *lines | bit } else { *lines & !bit };
             m.with(|bus, out| {
-                bus.set_gsi(PINS[pin] as u32, Level::from(high), out);
+                bus.set_gsi(PINS[pin] as u32, PinLevel::from(high), out);
             });
         }
         Step::Entry(pin, dest, bits) => m.write_entry(PINS[pin], dest, bits | u64::from(VECTORS[pin])),
@@ -208,7 +208,7 @@ fn run(m: &mut Machine, lines: &mut u32, step: &Step) {
         Step::Priority(cpu, tpr) => set(&mut m.cpus[cpu].lapic, reg::TPR, tpr.into()),
         Step::EoiRegister(pin) => {
             let value = u64::from(VECTORS[pin]);
-            m.with(|bus, out| assert!(bus.mmio_write(Gpa(IOAPIC_BASE + 0x40), Width::B4, value, out)));
+            m.with(|bus, out| assert!(bus.mmio_write(Gpa(IOAPIC_BASE + 0x40), AccessWidth::B4, value, out)));
         }
     }
 }

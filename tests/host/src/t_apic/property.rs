@@ -3,21 +3,21 @@
 //! What holds whatever a guest does to its interrupt controllers.
 
 use super::*;
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::{ApicIdentity, ApicMode, LvtEntry, VecBits};
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::DestFormat;
-use crate::chipset::{ApicMessage, Level};
+use crate::chipset::{ApicMessage, PinLevel};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Mmio(u64, Width, u64),
-    MmioRead(u64, Width),
+    Mmio(u64, AccessWidth, u64),
+    MmioRead(u64, AccessWidth),
     Msr(u32, u64),
     MsrRead(u32),
     Base(u64),
@@ -31,8 +31,8 @@ pub(crate) enum Op {
     Restore,
 }
 
-fn any_width() -> impl Strategy<Value = Width> {
-    prop_oneof![1 => Just(Width::B1), 1 => Just(Width::B2), 6 => Just(Width::B4), 1 => Just(Width::B8)]
+fn any_width() -> impl Strategy<Value = AccessWidth> {
+    prop_oneof![1 => Just(AccessWidth::B1), 1 => Just(AccessWidth::B2), 6 => Just(AccessWidth::B4), 1 => Just(AccessWidth::B8)]
 }
 
 /// Mostly the interesting registers, aligned, with values that make sense now and then.
@@ -249,7 +249,7 @@ proptest! {
     #[test]
     fn a_level_pin_never_has_two_messages_in_flight(ops in vec((0u8..6, any::<bool>()), 0..100)) {
         let mut io = Ioapic::new(0, DestFormat::Narrow);
-        let _ = io.write(0, Width::B4, 0x10 + 2 * 9).count();
+        let _ = io.write(0, AccessWidth::B4, 0x10 + 2 * 9).count();
         let mut in_flight = 0u32;
         let mut line = false;
         let mut masked = true;
@@ -257,11 +257,11 @@ proptest! {
             let sent = match op {
                 0..=2 => {
                     line = flag;
-                    u32::from(io.set_irq(9, Level::from(flag)).is_some())
+                    u32::from(io.set_irq(9, PinLevel::from(flag)).is_some())
                 }
                 3 | 4 => {
                     masked = flag;
-                    io.write(0x10, Width::B4, 0x8039 | u64::from(flag) << 16).count() as u32
+                    io.write(0x10, AccessWidth::B4, 0x8039 | u64::from(flag) << 16).count() as u32
                 }
                 _ => {
                     in_flight = 0;
@@ -283,7 +283,7 @@ proptest! {
         for (offset, width, value, pin, high) in ops {
             prop_assert!(io.write(offset & !0xf, width, value).count() <= 24);
             prop_assert_eq!(io.read(offset, width) & !width.mask(), 0);
-            let _ = io.set_irq(pin, Level::from(high));
+            let _ = io.set_irq(pin, PinLevel::from(high));
             let mut other = Ioapic::new(0, DestFormat::Extended);
             other.restore(&io.save()).unwrap();
             prop_assert_eq!(&other, &io);

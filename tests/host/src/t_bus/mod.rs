@@ -2,9 +2,9 @@
 
 //! The wires between the chips.
 
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::time::Ns;
-use crate::chipset::bus::{decodes, Bus, BusSignals, IOAPIC_BASE};
+use crate::chipset::bus::{decodes, BusSignals, ChipBus, IOAPIC_BASE};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::message::DestFormat;
@@ -13,9 +13,9 @@ use crate::chipset::pit::Pit;
 use crate::chipset::pm::{PlatformRequest, Pm, TimerWidth};
 use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
 use crate::chipset::rtc::Rtc;
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::uart::Uart;
-use crate::chipset::Level::{self, High, Low};
+use crate::chipset::PinLevel::{self, High, Low};
 use crate::t_chipset::ops::Subject;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -23,20 +23,20 @@ use std::collections::BTreeSet;
 const START: Ns = Ns(1_000_000_000);
 
 struct Pc {
-    bus: Bus,
+    bus: ChipBus,
     now: Ns,
 }
 
 /// What came of an access: the vectors of the messages, and the pair's output.
 struct Came {
     vectors: Vec<u8>,
-    extint: Level,
+    extint: PinLevel,
 }
 
 impl Pc {
     /// All chips, the PIC pair as Linux leaves it with vectors from 0x30 and all lines open.
     fn new() -> Pc {
-        let mut bus = Bus::default();
+        let mut bus = ChipBus::default();
         bus.pic = Some(Pic::new());
         bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
         bus.pit = Some(Pit::new());
@@ -64,7 +64,7 @@ impl Pc {
     }
 
     /// Does something with the bus, as the holder of its lock does.
-    fn with<R>(&mut self, f: impl FnOnce(&mut Bus, Ns, &mut BusSignals) -> R) -> (R, Came) {
+    fn with<R>(&mut self, f: impl FnOnce(&mut ChipBus, Ns, &mut BusSignals) -> R) -> (R, Came) {
         let mut out = BusSignals::new();
         let r = f(&mut self.bus, self.now, &mut out);
         let sent = std::iter::from_fn(|| self.bus.take_message(&mut out));
@@ -73,14 +73,14 @@ impl Pc {
     }
 
     fn out(&mut self, port: u16, value: u32) -> Came {
-        let width = if (0x600..0x60c).contains(&port) { Width::B2 } else { Width::B1 };
+        let width = if (0x600..0x60c).contains(&port) { AccessWidth::B2 } else { AccessWidth::B1 };
         let (done, came) = self.with(|bus, now, out| bus.pio_write(port, width, value, now, out));
         assert!(done, "port {port:#x}");
         came
     }
 
     fn inb(&mut self, port: u16) -> (u32, Came) {
-        let (value, came) = self.with(|bus, now, out| bus.pio_read(port, Width::B1, now, out));
+        let (value, came) = self.with(|bus, now, out| bus.pio_read(port, AccessWidth::B1, now, out));
         (value.expect("a chip"), came)
     }
 
@@ -89,15 +89,15 @@ impl Pc {
         self.with(|bus, now, out| bus.tick(now, out)).1
     }
 
-    fn set_gsi(&mut self, gsi: u32, level: Level) -> (Option<u32>, Came) {
+    fn set_gsi(&mut self, gsi: u32, level: PinLevel) -> (Option<u32>, Came) {
         self.with(|bus, _, out| bus.set_gsi(gsi, level, out))
     }
 
     /// Opens an IOAPIC pin: vector 0x40 + pin, to APIC 0.
     fn open_pin(&mut self, pin: u8, flags: u64) -> Came {
-        let write = |bus: &mut Bus, _, out: &mut BusSignals| {
+        let write = |bus: &mut ChipBus, _, out: &mut BusSignals| {
             [(0, 0x10 + 2 * u64::from(pin)), (0x10, flags | 0x40 + u64::from(pin))]
-                .map(|(at, value)| bus.mmio_write(Gpa(IOAPIC_BASE + at), Width::B4, value, out))
+                .map(|(at, value)| bus.mmio_write(Gpa(IOAPIC_BASE + at), AccessWidth::B4, value, out))
         };
         let (done, came) = self.with(write);
         assert_eq!(done, [true; 2]);
@@ -137,7 +137,7 @@ fn the_uart_reaches_both_controllers() {
 #[test]
 fn pins_of_pci_devices_share_a_line() {
     let mut pc = Pc::new();
-    // Level triggered, vector 0x45; devices 1 and 4 are wired to it.
+    // PinLevel triggered, vector 0x45; devices 1 and 4 are wired to it.
     pc.open_pin(5, 1 << 15);
     let (one, four) = (1 << 1, 1 << 4);
     let pins = |pc: &mut Pc, asserted| pc.with(|bus, _, out| bus.settle_intx(asserted, out)).1;
@@ -277,15 +277,15 @@ fn requests_come_from_acpi_the_reset_register_and_the_keyboard_controller() {
 
 #[test]
 fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
-    let mut bus = Bus::default();
+    let mut bus = ChipBus::default();
     let mut out = BusSignals::new();
     for port in [0x20, 0x40, 0x70, 0x60, 0x3f8, 0x608] {
         assert!(decodes(port));
-        assert_eq!(bus.pio_read(port, Width::B1, START, &mut out), None);
-        assert!(!bus.pio_write(port, Width::B1, 0, START, &mut out));
+        assert_eq!(bus.pio_read(port, AccessWidth::B1, START, &mut out), None);
+        assert!(!bus.pio_write(port, AccessWidth::B1, 0, START, &mut out));
     }
-    assert_eq!(bus.mmio_read(Gpa(IOAPIC_BASE), Width::B4), None);
-    assert!(!bus.mmio_write(Gpa(IOAPIC_BASE), Width::B4, 0, &mut out));
+    assert_eq!(bus.mmio_read(Gpa(IOAPIC_BASE), AccessWidth::B4), None);
+    assert!(!bus.mmio_write(Gpa(IOAPIC_BASE), AccessWidth::B4, 0, &mut out));
     assert!(!bus.press_power_button(START, &mut out));
     assert_eq!((bus.acknowledge(), bus.deadline()), (None, None));
 }
@@ -294,9 +294,9 @@ fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
 fn the_ioapic_decodes_its_page_only() {
     let pc = Pc::new();
 
-    assert!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0xfff), Width::B1).is_some());
-    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0x1000), Width::B4), None);
-    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE - 4), Width::B4), None);
+    assert!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0xfff), AccessWidth::B1).is_some());
+    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE + 0x1000), AccessWidth::B4), None);
+    assert_eq!(pc.bus.mmio_read(Gpa(IOAPIC_BASE - 4), AccessWidth::B4), None);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn readers_of_the_console_are_told_once_until_they_read() {
 }
 
 /// The GSIs that chips drive with a level, and what each chip has on its line.
-fn levels(bus: &Bus) -> [(u8, Level); 5] {
+fn levels(bus: &ChipBus) -> [(u8, PinLevel); 5] {
     let kbd = bus.i8042.as_ref().unwrap();
     [
         (1, kbd.irq()),
@@ -389,7 +389,7 @@ proptest! {
             let state = pc.bus.pic.as_ref().unwrap().save();
             let inputs = u16::from_le_bytes([state.master.last_irr, state.slave.last_irr]);
             for (gsi, level) in levels(&pc.bus) {
-                prop_assert_eq!(Level::from(inputs >> gsi & 1 != 0), level, "GSI {}", gsi);
+                prop_assert_eq!(PinLevel::from(inputs >> gsi & 1 != 0), level, "GSI {}", gsi);
                 seen.insert((gsi, level.is_high()));
             }
             prop_assert_eq!(inputs & 1, 0, "the timer pulses");
@@ -434,8 +434,8 @@ fn the_pairs_output_stays_through_accesses_to_other_chips() {
     let mut pc = Pc::new();
     assert_eq!(pc.set_gsi(1, High).1.extint, High);
 
-    let (_, read) = pc.with(|bus, _, _| bus.mmio_read(Gpa(IOAPIC_BASE), Width::B4));
-    let (_, written) = pc.with(|bus, _, out| bus.mmio_write(Gpa(IOAPIC_BASE), Width::B4, 0, out));
+    let (_, read) = pc.with(|bus, _, _| bus.mmio_read(Gpa(IOAPIC_BASE), AccessWidth::B4));
+    let (_, written) = pc.with(|bus, _, out| bus.mmio_write(Gpa(IOAPIC_BASE), AccessWidth::B4, 0, out));
     let (_, ended) = pc.with(|bus, now, out| bus.eoi(0x55, now, out));
     let (_, nothing) = pc.with(|_, _, _| ());
 

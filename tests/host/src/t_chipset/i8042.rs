@@ -3,12 +3,12 @@
 //! The keyboard controller, by the sequences of Linux's i8042 and atkbd drivers.
 
 use super::ops::{any_stream, run, Subject};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use crate::chipset::i8042::{BYTE_NS, FIRST_PORT, I8042, PORTS};
 use crate::chipset::pm::PlatformRequest;
-use crate::chipset::saved::Saved;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::saved::HasState;
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
@@ -17,11 +17,11 @@ const OBF: u8 = 0x01;
 const AUX: u8 = 0x20;
 
 fn out(kbc: &mut I8042, port: u16, value: u8, now: Ns) {
-    kbc.write(port - FIRST_PORT, Width::B1, u32::from(value), now);
+    kbc.write(port - FIRST_PORT, AccessWidth::B1, u32::from(value), now);
 }
 
 fn inb(kbc: &mut I8042, port: u16, now: Ns) -> u8 {
-    u8::try_from(kbc.read(port - FIRST_PORT, Width::B1, now)).unwrap()
+    u8::try_from(kbc.read(port - FIRST_PORT, AccessWidth::B1, now)).unwrap()
 }
 
 /// Sends a controller command and reads its answer, which must be there at once.

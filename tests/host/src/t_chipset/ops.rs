@@ -5,9 +5,9 @@
 //! The bytes come from proptest here and may come from a fuzzer: every byte string is a stream. A second device,
 //! which takes over the saved state before each operation, must answer as the first one does and end in the same state.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::PioDevice;
 use core::fmt::Debug;
 use core::ops::RangeInclusive;
@@ -18,11 +18,11 @@ use proptest::prelude::*;
 pub(crate) enum Op {
     Read {
         offset: u16,
-        width: Width,
+        width: AccessWidth,
     },
     Write {
         offset: u16,
-        width: Width,
+        width: AccessWidth,
         value: u32,
     },
     /// Time passes, and the timer's deadline is served.
@@ -37,7 +37,7 @@ pub(crate) enum Op {
 }
 
 /// A device under a stream of operations.
-pub(crate) trait Subject: PioDevice + Saved<State: Clone + PartialEq + Debug> {
+pub(crate) trait Subject: PioDevice + HasState<State: Clone + PartialEq + Debug> {
     fn ports() -> Vec<RangeInclusive<u16>>;
     fn fresh() -> Self;
     fn tick(&mut self, now: Ns);
@@ -60,10 +60,10 @@ pub(super) fn stream(bytes: &[u8], ports: &[RangeInclusive<u16>]) -> Vec<Op> {
                 offset = offset.wrapping_add(u16::from(c[3]));
             }
             let width = match c[0] >> 4 & 7 {
-                5 => Width::B2,
-                6 => Width::B4,
-                7 => Width::B8,
-                _ => Width::B1,
+                5 => AccessWidth::B2,
+                6 => AccessWidth::B4,
+                7 => AccessWidth::B8,
+                _ => AccessWidth::B1,
             };
             let value = u32::from(c[2]) | u32::from(c[3]) << 8 | u32::from(c[1]) << 16;
             match c[0] & 0x0f {

@@ -3,21 +3,21 @@
 //! The interrupt controllers, driven as Linux drives them.
 
 use super::ops::{any_stream, run, Subject};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use crate::chipset::pic::{Pic, SavedPic, SavedPicChip, FIRST_PORT, PORTS};
-use crate::chipset::saved::Saved;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::saved::HasState;
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
 
 fn out(pic: &mut Pic, port: u16, value: u8) {
-    pic.write(port - FIRST_PORT, Width::B1, u32::from(value), Ns::ZERO);
+    pic.write(port - FIRST_PORT, AccessWidth::B1, u32::from(value), Ns::ZERO);
 }
 
 fn inb(pic: &mut Pic, port: u16) -> u8 {
-    u8::try_from(pic.read(port - FIRST_PORT, Width::B1, Ns::ZERO)).unwrap()
+    u8::try_from(pic.read(port - FIRST_PORT, AccessWidth::B1, Ns::ZERO)).unwrap()
 }
 
 /// The writes of Linux's `init_8259A(0)`: vectors 0x30 and 0x38, no automatic EOI, then the masks.
@@ -355,11 +355,11 @@ fn words_are_not_decoded() {
     let mut pic = pic_after_linux_init();
     let before = pic.clone();
 
-    pic.write(1, Width::B2, 0xffff, Ns::ZERO);
+    pic.write(1, AccessWidth::B2, 0xffff, Ns::ZERO);
 
     assert_eq!(pic, before);
-    assert_eq!(pic.read(1, Width::B2, Ns::ZERO), 0xffff);
-    assert_eq!(pic.read(2, Width::B1, Ns::ZERO), 0xff);
+    assert_eq!(pic.read(1, AccessWidth::B2, Ns::ZERO), 0xffff);
+    assert_eq!(pic.read(2, AccessWidth::B1, Ns::ZERO), 0xff);
 }
 
 #[test]

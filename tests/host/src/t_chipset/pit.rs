@@ -4,11 +4,11 @@
 
 use super::ops::{any_stream, run, Subject};
 use crate::abi::vm::PitChannelState;
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use crate::chipset::pit::{Pit, PitClock, SavedPitChannel, FIRST_PORT, PORTS};
-use crate::chipset::saved::Saved;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::saved::HasState;
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
@@ -19,11 +19,11 @@ fn at(tick: u64) -> Ns {
 }
 
 fn out(pit: &mut Pit, port: u16, value: u8, tick: u64) {
-    pit.write(port - FIRST_PORT, Width::B1, u32::from(value), at(tick));
+    pit.write(port - FIRST_PORT, AccessWidth::B1, u32::from(value), at(tick));
 }
 
 fn inb(pit: &mut Pit, port: u16, tick: u64) -> u8 {
-    u8::try_from(pit.read(port - FIRST_PORT, Width::B1, at(tick))).unwrap()
+    u8::try_from(pit.read(port - FIRST_PORT, AccessWidth::B1, at(tick))).unwrap()
 }
 
 fn word(pit: &mut Pit, port: u16, tick: u64) -> u16 {
@@ -408,7 +408,7 @@ fn the_control_word_cannot_be_read_and_words_are_not_decoded() {
     let mut pit = pit_with(0x34, 1000);
 
     assert_eq!(inb(&mut pit, 0x43, 5), 0xff);
-    assert_eq!(pit.read(0, Width::B2, at(5)), 0xffff);
+    assert_eq!(pit.read(0, AccessWidth::B2, at(5)), 0xffff);
 }
 
 #[test]
@@ -598,8 +598,8 @@ proptest! {
         pit.set_state(&state);
         pit.check();
         for c in bytes.chunks_exact(2) {
-            pit.write(u16::from(c[0] & 3), Width::B1, u32::from(c[1]), Ns(u64::from(c[0]) << 20));
-            pit.read(u16::from(c[1] & 3), Width::B1, Ns(u64::from(c[1]) << 30));
+            pit.write(u16::from(c[0] & 3), AccessWidth::B1, u32::from(c[1]), Ns(u64::from(c[0]) << 20));
+            pit.read(u16::from(c[1] & 3), AccessWidth::B1, Ns(u64::from(c[1]) << 30));
             pit.tick(Ns(u64::MAX));
         }
     }

@@ -3,11 +3,11 @@
 //! ACPI power management.
 
 use super::ops::{any_stream, run, Subject};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use crate::chipset::pm::{PlatformRequest, Pm, PmClock, TimerWidth, FIRST_PORT, PORTS};
-use crate::chipset::saved::Saved;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::saved::HasState;
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
@@ -28,30 +28,30 @@ fn the_timer_counts_from_creation_and_wraps_at_24_bits() {
     let mut pm = pm();
     let at = |ticks| Ns(500 + PmClock::ns(ticks));
 
-    assert_eq!(pm.read(TMR, Width::B4, Ns(500)), 0);
-    assert_eq!(pm.read(TMR, Width::B4, at(3_579_545)), 3_579_545);
-    assert_eq!(pm.read(TMR, Width::B4, at((1 << 24) + 5)), 5);
+    assert_eq!(pm.read(TMR, AccessWidth::B4, Ns(500)), 0);
+    assert_eq!(pm.read(TMR, AccessWidth::B4, at(3_579_545)), 3_579_545);
+    assert_eq!(pm.read(TMR, AccessWidth::B4, at((1 << 24) + 5)), 5);
 }
 
 #[test]
 fn the_wide_timer_wraps_at_32_bits() {
     let mut pm = Pm::new(TimerWidth::Bits32, Ns::ZERO);
 
-    assert_eq!(pm.read(TMR, Width::B4, Ns(PmClock::ns((1 << 32) - 1))), u32::MAX);
-    assert_eq!(pm.read(TMR, Width::B4, Ns(PmClock::ns(1 << 32))), 0);
+    assert_eq!(pm.read(TMR, AccessWidth::B4, Ns(PmClock::ns((1 << 32) - 1))), u32::MAX);
+    assert_eq!(pm.read(TMR, AccessWidth::B4, Ns(PmClock::ns(1 << 32))), 0);
 }
 
 #[test]
 fn the_power_button_raises_the_sci_until_its_status_is_cleared() {
     let mut pm = pm();
-    pm.write(EN, Width::B2, PWRBTN, Ns(600));
+    pm.write(EN, AccessWidth::B2, PWRBTN, Ns(600));
     assert_eq!(pm.irq(), Low);
 
     pm.press_power_button();
 
     assert_eq!(pm.irq(), High);
-    assert_eq!(pm.read(STS, Width::B2, Ns(600)), PWRBTN);
-    pm.write(STS, Width::B2, PWRBTN, Ns(600));
+    assert_eq!(pm.read(STS, AccessWidth::B2, Ns(600)), PWRBTN);
+    pm.write(STS, AccessWidth::B2, PWRBTN, Ns(600));
     assert_eq!(pm.irq(), Low);
 }
 
@@ -60,15 +60,15 @@ fn writing_zeroes_clears_no_status() {
     let mut pm = pm();
     pm.press_power_button();
 
-    pm.write(STS, Width::B2, 0, Ns(600));
+    pm.write(STS, AccessWidth::B2, 0, Ns(600));
 
-    assert_eq!(pm.read(STS, Width::B4, Ns(600)), PWRBTN);
+    assert_eq!(pm.read(STS, AccessWidth::B4, Ns(600)), PWRBTN);
 }
 
 #[test]
 fn the_timers_top_bit_sets_its_status_each_time_it_changes() {
     let mut pm = pm();
-    pm.write(EN, Width::B2, 1, Ns(500));
+    pm.write(EN, AccessWidth::B2, 1, Ns(500));
     let half = pm.deadline().unwrap();
     assert_eq!(half, Ns(500 + PmClock::ns(1 << 23)));
     pm.tick(Ns(half.0 - 1));
@@ -78,7 +78,7 @@ fn the_timers_top_bit_sets_its_status_each_time_it_changes() {
 
     assert_eq!(pm.irq(), High);
     assert_eq!(pm.deadline(), None);
-    pm.write(STS, Width::B2, 1, half);
+    pm.write(STS, AccessWidth::B2, 1, half);
     assert_eq!(pm.irq(), Low);
     assert_eq!(pm.deadline(), Some(Ns(500 + PmClock::ns(1 << 24))));
 }
@@ -86,16 +86,16 @@ fn the_timers_top_bit_sets_its_status_each_time_it_changes() {
 #[test]
 fn s5_powers_off_and_other_states_do_not() {
     let mut pm = pm();
-    pm.write(CNT, Width::B2, 1 << 13 | 3 << 10, Ns(600));
+    pm.write(CNT, AccessWidth::B2, 1 << 13 | 3 << 10, Ns(600));
     assert_eq!(pm.take_request(), None);
-    pm.write(CNT, Width::B2, 5 << 10, Ns(600));
+    pm.write(CNT, AccessWidth::B2, 5 << 10, Ns(600));
     assert_eq!(pm.take_request(), None, "no SLP_EN");
 
-    pm.write(CNT, Width::B2, 1 << 13 | 5 << 10, Ns(600));
+    pm.write(CNT, AccessWidth::B2, 1 << 13 | 5 << 10, Ns(600));
 
     assert_eq!(pm.take_request(), Some(PlatformRequest::PowerOff));
     assert_eq!(pm.take_request(), None);
-    assert_eq!(pm.read(CNT, Width::B2, Ns(600)), 5 << 10 | 1, "SCI_EN reads one, SLP_EN zero");
+    assert_eq!(pm.read(CNT, AccessWidth::B2, Ns(600)), 5 << 10 | 1, "SCI_EN reads one, SLP_EN zero");
 }
 
 #[test]
@@ -103,17 +103,17 @@ fn the_reset_register_resets_on_the_rising_bit() {
     for value in [0x06, 0x0e] {
         let mut pm = pm();
 
-        pm.write(RST, Width::B1, value, Ns(600));
+        pm.write(RST, AccessWidth::B1, value, Ns(600));
 
         assert_eq!(pm.take_request(), Some(PlatformRequest::Reset));
-        assert_eq!(pm.read(RST, Width::B1, Ns(600)), value);
+        assert_eq!(pm.read(RST, AccessWidth::B1, Ns(600)), value);
     }
     let mut pm = pm();
-    pm.write(RST, Width::B1, 0x02, Ns(600));
+    pm.write(RST, AccessWidth::B1, 0x02, Ns(600));
     assert_eq!(pm.take_request(), None);
-    pm.write(RST, Width::B1, 0x06, Ns(600));
+    pm.write(RST, AccessWidth::B1, 0x06, Ns(600));
     assert_eq!(pm.take_request(), Some(PlatformRequest::Reset), "Linux selects the kind first");
-    pm.write(RST, Width::B1, 0x06, Ns(600));
+    pm.write(RST, AccessWidth::B1, 0x06, Ns(600));
     assert_eq!(pm.take_request(), None, "the bit did not rise");
 }
 
@@ -121,15 +121,15 @@ fn the_reset_register_resets_on_the_rising_bit() {
 fn accesses_that_straddle_are_not_decoded() {
     let mut pm = pm();
 
-    assert_eq!(pm.read(1, Width::B2, Ns(600)), 0xffff);
-    assert_eq!(pm.read(12, Width::B1, Ns(600)), 0xff);
-    assert_eq!(pm.read(0, Width::B8, Ns(600)), u32::MAX);
+    assert_eq!(pm.read(1, AccessWidth::B2, Ns(600)), 0xffff);
+    assert_eq!(pm.read(12, AccessWidth::B1, Ns(600)), 0xff);
+    assert_eq!(pm.read(0, AccessWidth::B8, Ns(600)), u32::MAX);
 }
 
 #[test]
 fn reset_forgets_enables_and_starts_the_timer_again() {
     let mut pm = pm();
-    pm.write(EN, Width::B2, 0xffff, Ns(600));
+    pm.write(EN, AccessWidth::B2, 0xffff, Ns(600));
     pm.press_power_button();
 
     pm.reset(Ns(9_000));
@@ -178,7 +178,7 @@ proptest! {
         let (mut now, mut last, mut total) = (Ns::ZERO, 0u32, 0u64);
         for step in steps {
             now = now.after(step);
-            let value = pm.read(TMR, Width::B4, now);
+            let value = pm.read(TMR, AccessWidth::B4, now);
             total += u64::from(value.wrapping_sub(last));
             last = value;
         }

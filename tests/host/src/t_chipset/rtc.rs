@@ -3,11 +3,11 @@
 //! The real-time clock, by the datasheet and by the sequences of Linux's rtc-cmos driver.
 
 use super::ops::{any_stream, run, Subject};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
 use crate::chipset::rtc::{Rtc, RtcSetup, PORTS};
-use crate::chipset::saved::Saved;
-use crate::chipset::Level::{High, Low};
+use crate::chipset::saved::HasState;
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use proptest::prelude::*;
@@ -24,13 +24,13 @@ fn rtc_at(unix: u64) -> Rtc {
 }
 
 fn get(rtc: &mut Rtc, reg: u8, now: Ns) -> u8 {
-    rtc.write(0, Width::B1, u32::from(reg), now);
-    u8::try_from(rtc.read(1, Width::B1, now)).unwrap()
+    rtc.write(0, AccessWidth::B1, u32::from(reg), now);
+    u8::try_from(rtc.read(1, AccessWidth::B1, now)).unwrap()
 }
 
 fn put(rtc: &mut Rtc, reg: u8, value: u8, now: Ns) {
-    rtc.write(0, Width::B1, u32::from(reg), now);
-    rtc.write(1, Width::B1, u32::from(value), now);
+    rtc.write(0, AccessWidth::B1, u32::from(reg), now);
+    rtc.write(1, AccessWidth::B1, u32::from(value), now);
 }
 
 fn after(seconds: u64) -> Ns {
@@ -247,11 +247,11 @@ fn a_small_machine_has_small_sizes() {
 fn the_index_port_masks_nmis_and_cannot_be_read() {
     let rtc = &mut rtc_at(UNIX);
 
-    rtc.write(0, Width::B1, 0x8d, START);
+    rtc.write(0, AccessWidth::B1, 0x8d, START);
 
     assert!(rtc.is_nmi_masked());
-    assert_eq!(rtc.read(1, Width::B1, START), 0x80);
-    assert_eq!(rtc.read(0, Width::B1, START), 0xff);
+    assert_eq!(rtc.read(1, AccessWidth::B1, START), 0x80);
+    assert_eq!(rtc.read(0, AccessWidth::B1, START), 0xff);
 }
 
 #[test]
@@ -287,7 +287,7 @@ impl Subject for Rtc {
         match what {
             0..=3 => self.reset(now),
             // Random indices rarely name a clock register.
-            _ => self.write(0, Width::B1, u32::from(value % 14), now),
+            _ => self.write(0, AccessWidth::B1, u32::from(value % 14), now),
         }
         0
     }

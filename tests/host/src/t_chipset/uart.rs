@@ -3,11 +3,11 @@
 //! The UART, by the sequences of Linux's 8250 driver.
 
 use super::ops::{any_stream, run, Subject};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::time::Ns;
-use crate::chipset::saved::Saved;
+use crate::chipset::saved::HasState;
 use crate::chipset::uart::{Uart, INPUT_BYTES, OUTPUT_BYTES, PORTS};
-use crate::chipset::Level::{High, Low};
+use crate::chipset::PinLevel::{High, Low};
 use crate::chipset::PioDevice;
 use core::ops::RangeInclusive;
 use kernel::alloc::{fail_none, fail_nth};
@@ -26,11 +26,11 @@ const MSR: u16 = 6;
 const SCR: u16 = 7;
 
 fn out(uart: &mut Uart, reg: u16, value: u8) {
-    uart.write(reg, Width::B1, u32::from(value), Ns::ZERO);
+    uart.write(reg, AccessWidth::B1, u32::from(value), Ns::ZERO);
 }
 
 fn inb(uart: &mut Uart, reg: u16) -> u8 {
-    u8::try_from(uart.read(reg, Width::B1, Ns::ZERO)).unwrap()
+    u8::try_from(uart.read(reg, AccessWidth::B1, Ns::ZERO)).unwrap()
 }
 
 /// As Linux leaves an open port: FIFOs on with trigger 8, DTR RTS OUT2, receive interrupts on.
@@ -388,7 +388,7 @@ fn reset_keeps_the_output_and_drops_the_input() {
 
     uart.reset();
 
-    assert_eq!(Saved::save(uart), Saved::save(&Uart::new().unwrap()));
+    assert_eq!(HasState::save(uart), HasState::save(&Uart::new().unwrap()));
     assert_eq!(output(uart), b"!");
 }
 

@@ -2,7 +2,7 @@
 
 //! Lengths, shapes and totality of the decoder.
 
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::segment::SegReg;
 use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::decode::{decode, DecodeError, MAX_LEN};
@@ -127,8 +127,8 @@ fn a_rex_counts_only_right_before_the_opcode() {
     let behind = decode(&[0x66, 0x48, 0x89, 0xc0], Bits64).unwrap();
     let before = decode(&[0x48, 0x66, 0x89, 0xc0], Bits64).unwrap();
 
-    assert_eq!(behind.op_size, Width::B8);
-    assert_eq!(before.op_size, Width::B2);
+    assert_eq!(behind.op_size, AccessWidth::B8);
+    assert_eq!(before.op_size, AccessWidth::B2);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use super::machine::{Box86, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use super::native::{Native, Regs, MEMORY};
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::vcpu::emulate::decode::CodeMode;
 use crate::vcpu::emulate::execute::emulate;
 use crate::vcpu::emulate::machine::StopReason;
@@ -352,7 +352,7 @@ fn quotients_and_divide_errors_are_those_of_the_processor() {
                         let (result, m) = rig.emulated(&insn, &regs, &memory);
                         assert_eq!(
                             result,
-                            Err(StopReason::Fault(Exception::plain(Vector::DE))),
+                            Err(StopReason::Fault(CpuException::plain(ExceptionVector::DE))),
                             "{insn:02x?} {regs:x?}"
                         );
                         assert_eq!(m.gpr, regs.gpr);

@@ -3,9 +3,9 @@
 //! Instructions by example, in the modes that the test's own processor is not in.
 
 use super::machine::{Asked, Box86, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
-use crate::arch::addr::Width;
+use crate::arch::addr::AccessWidth;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
-use crate::arch::exception::{Exception, Vector};
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::segment::{SegAttr, SegReg};
 use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{emulate, fetch_and_decode};
@@ -35,11 +35,11 @@ fn run(m: &mut Box86, len: u64) {
     assert_eq!(m.rip, rip + len);
 }
 
-fn fault(vector: Vector) -> EmulatedStep<()> {
-    Err(StopReason::Fault(Exception::with_error(vector, 0)))
+fn fault(vector: ExceptionVector) -> EmulatedStep<()> {
+    Err(StopReason::Fault(CpuException::with_error(vector, 0)))
 }
 
-const UD: EmulatedStep<()> = Err(StopReason::Fault(Exception::UD));
+const UD: EmulatedStep<()> = Err(StopReason::Fault(CpuException::UD));
 
 #[test]
 fn a_store_in_real_mode_goes_to_segment_times_sixteen() {
@@ -80,16 +80,16 @@ fn bit_strings_with_sixteen_bit_addresses_wrap_too() {
 fn an_access_over_the_limit_faults_by_segment() {
     let mut m = machine(Bits16, &[0x8b, 0x07]); // mov ax, [bx]
     set(&mut m, RBX, 0xffff);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
 
     let mut m = machine(Bits16, &[0x8b, 0x46, 0x00]); // mov ax, [bp]
     set(&mut m, RBP, 0xffff);
-    assert_eq!(emulate(&mut m, None), fault(Vector::SS));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::SS));
 
     let mut m = machine(Bits32, &[0x8b, 0x03]); // mov eax, [ebx]
     m.seg[3].limit = 0xfff;
     set(&mut m, RBX, 0xffd);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
     set(&mut m, RBX, 0xffc);
     run(&mut m, 2);
 }
@@ -100,7 +100,7 @@ fn an_expand_down_segment_is_valid_above_its_limit() {
     m.seg[3].attr = SegAttr(0xc097);
     m.seg[3].limit = 0xfff;
     set(&mut m, RBX, 0xfff);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
     set(&mut m, RBX, 0x1000);
     run(&mut m, 2);
 }
@@ -109,33 +109,33 @@ fn an_expand_down_segment_is_valid_above_its_limit() {
 fn the_type_of_a_segment_is_checked_in_protected_mode() {
     let mut read_only = machine(Bits32, &[0x89, 0x03]);
     read_only.seg[3].attr = SegAttr(0xc091);
-    assert_eq!(emulate(&mut read_only, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut read_only, None), fault(ExceptionVector::GP));
 
     let mut null = machine(Bits32, &[0x8b, 0x03]);
     null.seg[3].attr = SegAttr(0x1_0000);
-    assert_eq!(emulate(&mut null, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut null, None), fault(ExceptionVector::GP));
 
     let mut code = machine(Bits32, &[0x2e, 0x89, 0x03]);
-    assert_eq!(emulate(&mut code, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut code, None), fault(ExceptionVector::GP));
 
     let mut execute_only = machine(Bits32, &[0x2e, 0x8b, 0x03]);
     execute_only.seg[1].attr = SegAttr(0xc099);
-    assert_eq!(emulate(&mut execute_only, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut execute_only, None), fault(ExceptionVector::GP));
 }
 
 #[test]
 fn an_address_that_is_not_canonical_faults_by_base_register() {
     let mut m = machine(Bits64, &[0x8b, 0x03]); // mov eax, [rbx]
     set(&mut m, RBX, 0x8000_0000_0000);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
 
     let mut m = machine(Bits64, &[0x8b, 0x45, 0x00]); // mov eax, [rbp]
     set(&mut m, RBP, 0x7fff_ffff_fffd);
-    assert_eq!(emulate(&mut m, None), fault(Vector::SS));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::SS));
 
     // With five levels the same address is merely not mapped.
     m.cr[4] = Cr4::LA57.bits();
-    assert!(matches!(emulate(&mut m, None), Err(StopReason::Fault(e)) if e.vector == Vector::PF));
+    assert!(matches!(emulate(&mut m, None), Err(StopReason::Fault(e)) if e.vector == ExceptionVector::PF));
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn string_input_takes_one_element_at_a_time_from_the_port() {
     run(&mut m, 3);
 
     assert_eq!(m.bytes(0x2000, 6), [0x11, 0x11, 0x22, 0x22, 0x33, 0x33]);
-    assert_eq!(m.asked, [[Asked::In(0x1f0, Width::B2), Asked::Commit]; 3].concat());
+    assert_eq!(m.asked, [[Asked::In(0x1f0, AccessWidth::B2), Asked::Commit]; 3].concat());
     assert_eq!((gpr(&m, RCX), gpr(&m, RDI)), (0, 0x2006));
 }
 
@@ -219,7 +219,7 @@ fn string_output_goes_down_with_the_direction_flag() {
 
     run(&mut m, 2);
 
-    let out = |byte| Asked::Out(0x3f8, Width::B1, u32::from(byte));
+    let out = |byte| Asked::Out(0x3f8, AccessWidth::B1, u32::from(byte));
     assert_eq!(m.asked, [out(b'b'), Asked::Commit, out(b'a'), Asked::Commit]);
     assert_eq!(gpr(&m, RSI), 0x1fff);
 }
@@ -232,12 +232,12 @@ fn ports_are_32_bits_wide_at_most_and_in_clears_the_upper_half() {
     m.port_input = vec![0x8000_0000];
     run(&mut m, 2);
     assert_eq!(gpr(&m, RAX), 0x8000_0000);
-    assert_eq!(m.asked, [Asked::In(0xcf8, Width::B4)]);
+    assert_eq!(m.asked, [Asked::In(0xcf8, AccessWidth::B4)]);
 
     let mut m = machine(Bits64, &[0xe6, 0x80]); // out 0x80, al
     set(&mut m, RAX, 0x1234);
     run(&mut m, 2);
-    assert_eq!(m.asked, [Asked::Out(0x80, Width::B1, 0x34)]);
+    assert_eq!(m.asked, [Asked::Out(0x80, AccessWidth::B1, 0x34)]);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn an_exchange_with_memory_is_atomic_without_a_prefix() {
 fn cmpxchg16b_needs_alignment() {
     let mut m = machine(Bits64, &[0x48, 0x0f, 0xc7, 0x0b]);
     set(&mut m, RBX, 0x2008);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
 }
 
 #[test]
@@ -304,14 +304,14 @@ fn control_registers_are_read_and_written_at_cpl_0_alone() {
 
     let mut m = machine(Bits64, &[0x0f, 0x22, 0xd8]);
     m.cpl = 3;
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
 
     let mut m = machine(Bits64, &[0x0f, 0x20, 0xe8]); // cr5
     assert_eq!(emulate(&mut m, None), UD);
 
     let mut m = machine(Bits64, &[0x0f, 0x22, 0xe0]); // mov cr4, rax: refused
     set(&mut m, RAX, u64::MAX);
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
     assert_eq!(m.rip, 0x100);
 }
 
@@ -380,11 +380,11 @@ fn near_branches_go_where_the_manual_says() {
 
     let mut wide = machine(Bits64, &[0xff, 0xe0]); // jmp rax
     set(&mut wide, RAX, 0x8000_0000_0000);
-    assert_eq!(emulate(&mut wide, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut wide, None), fault(ExceptionVector::GP));
 
     let mut beyond = machine(Bits32, &[0xeb, 0x70]);
     beyond.seg[1].limit = 0x150;
-    assert_eq!(emulate(&mut beyond, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut beyond, None), fault(ExceptionVector::GP));
 }
 
 #[test]
@@ -501,7 +501,7 @@ fn saved_bytes_are_used_and_completed_from_memory() {
 fn code_beyond_the_segment_faults() {
     let mut m = machine(Bits16, &[0xb8, 1, 2]);
     m.seg[1].limit = 0x101;
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP));
     m.seg[1].limit = 0x102;
     run(&mut m, 3);
 }

@@ -4,8 +4,8 @@
 
 use super::machine::{Box86, RAX, RSP};
 use crate::arch::cr::Efer;
-use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{DescTable, SegReg};
+use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::arch::segment::{DescTableReg, SegReg};
 use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::{deliver, emulate};
 use crate::vcpu::emulate::interrupt::InterruptCause;
@@ -37,7 +37,7 @@ fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     let mut m = Box86::new(mode, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, 0x8000);
     m.put(0x100, code);
-    m.tables[0] = DescTable { base: GDT, limit: 0x47 };
+    m.tables[0] = DescTableReg { base: GDT, limit: 0x47 };
     let entries = [
         (CODE, descriptor(0x1234_5000, 0xfffff, 0x9a, 0xc)),
         (DATA, descriptor(0, 0xffff, 0x92, 0)),
@@ -54,8 +54,8 @@ fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     m
 }
 
-fn fault(vector: Vector, error: u16) -> EmulatedStep<()> {
-    Err(StopReason::Fault(Exception::with_error(vector, u32::from(error))))
+fn fault(vector: ExceptionVector, error: u16) -> EmulatedStep<()> {
+    Err(StopReason::Fault(CpuException::with_error(vector, u32::from(error))))
 }
 
 /// MOV to a segment register from AX, in 32-bit protected mode.
@@ -88,17 +88,17 @@ fn a_null_selector_makes_a_segment_unusable_but_the_stack_faults() {
     let (m, done) = load(SegReg::Gs, 3);
     assert_eq!(done, Ok(()));
     assert!(m.seg[SegReg::Gs as usize].attr.is_unusable());
-    assert_eq!(load(SegReg::Ss, 0).1, fault(Vector::GP, 0));
+    assert_eq!(load(SegReg::Ss, 0).1, fault(ExceptionVector::GP, 0));
 }
 
 #[test]
 fn a_bad_descriptor_is_refused_with_its_selector() {
-    assert_eq!(load(SegReg::Ds, ABSENT).1, fault(Vector::NP, ABSENT));
-    assert_eq!(load(SegReg::Ss, ABSENT).1, fault(Vector::SS, ABSENT));
-    assert_eq!(load(SegReg::Ss, READ_ONLY).1, fault(Vector::GP, READ_ONLY));
-    assert_eq!(load(SegReg::Ss, CODE).1, fault(Vector::GP, CODE));
-    assert_eq!(load(SegReg::Ds, TASK).1, fault(Vector::GP, TASK));
-    assert_eq!(load(SegReg::Ds, 0x48).1, fault(Vector::GP, 0x48));
+    assert_eq!(load(SegReg::Ds, ABSENT).1, fault(ExceptionVector::NP, ABSENT));
+    assert_eq!(load(SegReg::Ss, ABSENT).1, fault(ExceptionVector::SS, ABSENT));
+    assert_eq!(load(SegReg::Ss, READ_ONLY).1, fault(ExceptionVector::GP, READ_ONLY));
+    assert_eq!(load(SegReg::Ss, CODE).1, fault(ExceptionVector::GP, CODE));
+    assert_eq!(load(SegReg::Ds, TASK).1, fault(ExceptionVector::GP, TASK));
+    assert_eq!(load(SegReg::Ds, 0x48).1, fault(ExceptionVector::GP, 0x48));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn ltr_marks_the_task_busy_and_refuses_a_busy_one() {
     assert_eq!(emulate(&mut m, None), Ok(()));
     assert_eq!((m.task.base, m.task.attr.0), (0x2000, 0x8b));
     m.rip = 0x100;
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP, TASK));
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP, TASK));
 }
 
 #[test]
@@ -151,9 +151,9 @@ fn far_jumps_that_need_more_than_code_at_level_0_are_left_alone() {
         emulate(&mut m, None)
     };
     assert_eq!(far(GATE), Err(StopReason::Unhandled));
-    assert_eq!(far(DATA), fault(Vector::GP, DATA));
-    assert_eq!(far(USER_CODE), fault(Vector::GP, USER_CODE));
-    assert_eq!(far(0), fault(Vector::GP, 0));
+    assert_eq!(far(DATA), fault(ExceptionVector::GP, DATA));
+    assert_eq!(far(USER_CODE), fault(ExceptionVector::GP, USER_CODE));
+    assert_eq!(far(0), fault(ExceptionVector::GP, 0));
     let mut m = machine(Bits64, &[0xff, 0x2b]); // ljmp [rbx]
     assert_eq!(emulate(&mut m, None), Err(StopReason::Unhandled));
     let mut m = machine(Bits32, &[0xea, 0, 0, 0, 0, 8, 0]);
@@ -183,7 +183,7 @@ fn lgdt_takes_24_bits_of_base_with_16_bit_operands() {
         let mut m = machine(Bits16, code);
         m.put(0x500, &image);
         assert_eq!(emulate(&mut m, None), Ok(()));
-        assert_eq!(m.tables[0], DescTable { base, limit: 0x27 });
+        assert_eq!(m.tables[0], DescTableReg { base, limit: 0x27 });
     }
 }
 
@@ -200,15 +200,15 @@ fn sidt_stores_what_lidt_loads() {
 #[test]
 fn an_interrupt_without_an_entry_in_the_table_faults() {
     let mut m = machine(Bits16, &[0xcd, 0x10]);
-    m.tables[1] = DescTable { base: 0, limit: 0x3f };
-    assert_eq!(emulate(&mut m, None), fault(Vector::GP, 0));
+    m.tables[1] = DescTableReg { base: 0, limit: 0x3f };
+    assert_eq!(emulate(&mut m, None), fault(ExceptionVector::GP, 0));
     assert_eq!(m.gpr[usize::from(RSP)], 0x8000);
 }
 
 #[test]
 fn int3_and_into_have_their_own_entries() {
     let mut m = machine(Bits16, &[0xce, 0xcc]); // into; int3
-    m.tables[1] = DescTable { base: 0, limit: 0x3ff };
+    m.tables[1] = DescTableReg { base: 0, limit: 0x3ff };
     m.put(3 * 4, &[0x00, 0x03, 0x00, 0x00]);
     m.put(4 * 4, &[0x00, 0x04, 0x00, 0x00]);
     assert_eq!(emulate(&mut m, None), Ok(()));
@@ -226,7 +226,7 @@ proptest! {
         vector: u8, ip in 0u16..0x1000, cs in 0x40u16..0x200, flags in any::<u16>(), sp in 0x4000u16..0xff00,
     ) {
         let mut m = machine(Bits16, &[]);
-        m.tables[1] = DescTable { base: 0, limit: 0x3ff };
+        m.tables[1] = DescTableReg { base: 0, limit: 0x3ff };
         let at = u64::from(vector) * 4;
         m.put(at, &[ip.to_le_bytes(), cs.to_le_bytes()].concat());
         m.seg[1].selector = 0x20;

@@ -6,8 +6,8 @@ use super::far::descriptor;
 use super::machine::{Box86, RAX, RSP};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Efer;
-use crate::arch::exception::{Exception, Vector};
-use crate::arch::segment::{DescTable, SegAttr, SegReg};
+use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::arch::segment::{DescTableReg, SegAttr, SegReg};
 use crate::vcpu::emulate::decode::CodeMode::{Bits16, Bits32};
 use crate::vcpu::emulate::execute::{deliver, emulate};
 use crate::vcpu::emulate::interrupt::InterruptCause;
@@ -44,7 +44,7 @@ fn machine(code: &[u8]) -> Box86 {
     let mut m = Box86::new(Bits32, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, STACK);
     m.put(0x100, code);
-    m.tables = [DescTable { base: GDT, limit: 0x37 }, DescTable { base: IDT, limit: 0x1ff }];
+    m.tables = [DescTableReg { base: GDT, limit: 0x37 }, DescTableReg { base: IDT, limit: 0x1ff }];
     let entries = [
         (CODE, descriptor(0, 0xfffff, 0x9a, 0xc)),
         (DATA, descriptor(0, 0xfffff, 0x92, 0xc)),
@@ -65,8 +65,8 @@ fn gate(m: &mut Box86, vector: u8, rights: u64, selector: u16, offset: u64) {
     m.put(IDT + u64::from(vector) * 8, &raw.to_le_bytes());
 }
 
-fn fault(vector: Vector, error: u32) -> EmulatedStep<()> {
-    Err(StopReason::Fault(Exception::with_error(vector, error)))
+fn fault(vector: ExceptionVector, error: u32) -> EmulatedStep<()> {
+    Err(StopReason::Fault(CpuException::with_error(vector, error)))
 }
 
 /// An error code that names the entry of `vector` in the IDT.
@@ -159,9 +159,12 @@ fn faults_push_the_resume_flag_set_and_others_as_it_is() {
 #[test]
 fn an_entry_beyond_the_table_is_a_fault_that_names_it() {
     let end = |m: &mut Box86| m.tables[1].limit = 0x106;
-    assert_eq!(refusal(end, 0x20, InterruptCause::Interrupt), fault(Vector::GP, entry(0x20) | EXT));
-    assert_eq!(refusal(end, 0x20, InterruptCause::Exception(None)), fault(Vector::GP, entry(0x20) | EXT));
-    assert_eq!(refusal(end, 0x20, InterruptCause::Instruction), fault(Vector::GP, entry(0x20)));
+    assert_eq!(refusal(end, 0x20, InterruptCause::Interrupt), fault(ExceptionVector::GP, entry(0x20) | EXT));
+    assert_eq!(
+        refusal(end, 0x20, InterruptCause::Exception(None)),
+        fault(ExceptionVector::GP, entry(0x20) | EXT)
+    );
+    assert_eq!(refusal(end, 0x20, InterruptCause::Instruction), fault(ExceptionVector::GP, entry(0x20)));
 
     let mut m = machine(&[]);
     m.tables[1].limit = 0x107;
@@ -177,7 +180,7 @@ fn what_is_no_gate_of_the_table_is_a_fault() {
         if !is_gate {
             assert_eq!(
                 refusal(put, 0x20, InterruptCause::Instruction),
-                fault(Vector::GP, entry(0x20)),
+                fault(ExceptionVector::GP, entry(0x20)),
                 "{kind:#x}"
             );
         }
@@ -188,21 +191,24 @@ fn what_is_no_gate_of_the_table_is_a_fault() {
 fn an_absent_gate_is_a_fault_of_its_own() {
     for rights in [INTERRUPT_16, TRAP_16, INTERRUPT_32, TRAP_32, TASK] {
         let put = |m: &mut Box86| gate(m, 0x20, rights & !0x80, CODE, 0x400);
-        assert_eq!(refusal(put, 0x20, InterruptCause::Instruction), fault(Vector::NP, entry(0x20)));
-        assert_eq!(refusal(put, 0x20, InterruptCause::Interrupt), fault(Vector::NP, entry(0x20) | EXT));
+        assert_eq!(refusal(put, 0x20, InterruptCause::Instruction), fault(ExceptionVector::NP, entry(0x20)));
+        assert_eq!(
+            refusal(put, 0x20, InterruptCause::Interrupt),
+            fault(ExceptionVector::NP, entry(0x20) | EXT)
+        );
     }
 }
 
 #[test]
 fn the_segment_of_a_handler_must_be_present_code_of_level_0() {
     let cases = [
-        (0, Vector::GP, 0),
-        (3, Vector::GP, 0),
-        (DATA, Vector::GP, DATA),
-        (USER_CODE, Vector::GP, USER_CODE),
-        (0x38, Vector::GP, 0x38),
-        (CODE | 4, Vector::GP, CODE | 4),
-        (ABSENT, Vector::NP, ABSENT),
+        (0, ExceptionVector::GP, 0),
+        (3, ExceptionVector::GP, 0),
+        (DATA, ExceptionVector::GP, DATA),
+        (USER_CODE, ExceptionVector::GP, USER_CODE),
+        (0x38, ExceptionVector::GP, 0x38),
+        (CODE | 4, ExceptionVector::GP, CODE | 4),
+        (ABSENT, ExceptionVector::NP, ABSENT),
     ];
     for (selector, vector, error) in cases {
         let put = |m: &mut Box86| gate(m, 0x20, INTERRUPT_32, selector, 0x400);
@@ -232,8 +238,8 @@ fn a_handler_beyond_its_segment_is_a_fault() {
     let put = |m: &mut Box86| gate(m, 0x20, INTERRUPT_32, SHORT_CODE, 0x400);
     let mut m = machine(&[]);
     put(&mut m);
-    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), fault(Vector::GP, EXT));
-    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Instruction), fault(Vector::GP, 0));
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), fault(ExceptionVector::GP, EXT));
+    assert_eq!(deliver(&mut m, 0x20, InterruptCause::Instruction), fault(ExceptionVector::GP, 0));
     assert_eq!(m.gpr[usize::from(RSP)], STACK);
     gate(&mut m, 0x20, INTERRUPT_32, SHORT_CODE, 0x3ff);
     assert_eq!(deliver(&mut m, 0x20, InterruptCause::Interrupt), Ok(()));
@@ -247,7 +253,7 @@ fn a_stack_without_room_is_a_fault_before_anything_is_pushed() {
     m.seg[SegReg::Ss as usize].attr = SegAttr(0xc097);
     m.seg[SegReg::Ss as usize].limit = 0x7ff3;
     let before = m.bytes(0x7000, 0x1000).to_vec();
-    assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0))), fault(Vector::SS, EXT));
+    assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0))), fault(ExceptionVector::SS, EXT));
     assert_eq!(m.bytes(0x7000, 0x1000), before);
     assert_eq!(m.gpr[usize::from(RSP)], STACK);
     assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(None)), Ok(()));
@@ -308,7 +314,7 @@ fn a_page_fault_on_the_way_keeps_its_error_code() {
     let Err(StopReason::Fault(e)) = deliver(&mut m, 0x20, InterruptCause::Interrupt) else {
         panic!("no fault")
     };
-    assert_eq!((e.vector, e.error), (Vector::PF, Some(2)), "a write, and no EXT");
+    assert_eq!((e.vector, e.error), (ExceptionVector::PF, Some(2)), "a write, and no EXT");
 }
 
 #[test]
@@ -351,18 +357,18 @@ fn iret_takes_the_flags_that_level_0_may_set() {
 #[test]
 fn iret_to_what_is_no_code_of_level_0_faults_with_its_selector() {
     let cases = [
-        (0, Vector::GP, 0),
-        (DATA, Vector::GP, DATA),
-        (USER_CODE, Vector::GP, USER_CODE),
-        (0x38, Vector::GP, 0x38),
-        (ABSENT, Vector::NP, ABSENT),
+        (0, ExceptionVector::GP, 0),
+        (DATA, ExceptionVector::GP, DATA),
+        (USER_CODE, ExceptionVector::GP, USER_CODE),
+        (0x38, ExceptionVector::GP, 0x38),
+        (ABSENT, ExceptionVector::NP, ABSENT),
     ];
     for (selector, vector, error) in cases {
         let (m, done) = iret([0x500, u32::from(selector), 2], |_| {});
         assert_eq!(done, fault(vector, u32::from(error)), "{selector:#x}");
         assert_eq!((m.rip, m.gpr[usize::from(RSP)]), (0x100, STACK - 12));
     }
-    assert_eq!(iret([0x400, u32::from(SHORT_CODE), 2], |_| {}).1, fault(Vector::GP, 0));
+    assert_eq!(iret([0x400, u32::from(SHORT_CODE), 2], |_| {}).1, fault(ExceptionVector::GP, 0));
 }
 
 #[test]
@@ -379,7 +385,7 @@ fn iret_to_another_level_task_or_mode_is_left_alone() {
 fn a_fault_in_real_mode_has_no_error_code() {
     let mut m = Box86::new(Bits16, 0, vec![0; 0x10000]);
     (m.rip, m.gpr[usize::from(RSP)]) = (0x100, STACK);
-    m.tables[1] = DescTable { base: 0, limit: 0x3ff };
+    m.tables[1] = DescTableReg { base: 0, limit: 0x3ff };
     m.put(13 * 4, &[0x00, 0x04, 0x00, 0x00]);
     assert_eq!(deliver(&mut m, 13, InterruptCause::Exception(Some(0x50))), Ok(()));
     assert_eq!(m.gpr[usize::from(RSP)], STACK - 6);

@@ -2,10 +2,10 @@
 
 //! A machine of arrays.
 
-use crate::arch::addr::{Gpa, Gva, Width};
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::cr::{Cr0, Efer};
-use crate::arch::exception::{Exception, PfError};
-use crate::arch::segment::{DescTable, SegAttr, SegReg, SegmentState};
+use crate::arch::exception::{CpuException, PfError};
+use crate::arch::segment::{DescTableReg, SegAttr, SegReg, SegmentState};
 use crate::vcpu::emulate::decode::CodeMode;
 use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 
@@ -21,8 +21,8 @@ pub(crate) const RDI: u8 = 7;
 /// What the machine was asked for, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    In(u16, Width),
-    Out(u16, Width, u32),
+    In(u16, AccessWidth),
+    Out(u16, AccessWidth, u32),
     Invlpg(u64),
     Cmpxchg(u64),
     Commit,
@@ -36,7 +36,7 @@ pub(crate) struct Box86 {
     pub(crate) rflags: u64,
     pub(crate) seg: [SegmentState; 6],
     /// GDTR and IDTR.
-    pub(crate) tables: [DescTable; 2],
+    pub(crate) tables: [DescTableReg; 2],
     pub(crate) ldt: SegmentState,
     pub(crate) task: SegmentState,
     pub(crate) cr: [u64; 9],
@@ -86,7 +86,7 @@ impl Box86 {
             rip: 0,
             rflags: 2,
             seg,
-            tables: [DescTable::default(); 2],
+            tables: [DescTableReg::default(); 2],
             ldt: SegmentState::default(),
             task: SegmentState::default(),
             cr,
@@ -125,11 +125,11 @@ impl Box86 {
         };
         let end = self.base + self.mem.len() as u64;
         if range.start < self.base || range.end > end || range.end < range.start {
-            return Err(StopReason::Fault(Exception::page_fault(gva, error)));
+            return Err(StopReason::Fault(CpuException::page_fault(gva, error)));
         }
         if access == MemAccess::Write && meets(&self.read_only) {
             error |= PfError::PRESENT;
-            return Err(StopReason::Fault(Exception::page_fault(gva, error)));
+            return Err(StopReason::Fault(CpuException::page_fault(gva, error)));
         }
         if meets(&self.retry) || (meets(&self.device) && !self.acts_as_processor) {
             return Err(StopReason::Retry);
@@ -166,10 +166,10 @@ impl InsnMachine for Box86 {
     fn set_segment(&mut self, reg: SegReg, seg: SegmentState) {
         self.seg[reg as usize] = seg;
     }
-    fn table(&self, which: TableReg) -> DescTable {
+    fn table(&self, which: TableReg) -> DescTableReg {
         self.tables[which as usize]
     }
-    fn set_table(&mut self, which: TableReg, table: DescTable) {
+    fn set_table(&mut self, which: TableReg, table: DescTableReg) {
         self.tables[which as usize] = table;
     }
     fn ldt(&self) -> SegmentState {
@@ -186,7 +186,7 @@ impl InsnMachine for Box86 {
     }
     fn set_cr(&mut self, n: u8, value: u64) -> EmulatedStep<()> {
         if n == 4 && value == u64::MAX {
-            return Err(StopReason::Fault(Exception::GP0));
+            return Err(StopReason::Fault(CpuException::GP0));
         }
         self.cr[usize::from(n)] = value;
         Ok(())
@@ -207,7 +207,7 @@ impl InsnMachine for Box86 {
         self.mem[from..from + buf.len()].copy_from_slice(buf);
         Ok(())
     }
-    fn cmpxchg(&mut self, gva: Gva, width: Width, old: u64, new: u64) -> EmulatedStep<u64> {
+    fn cmpxchg(&mut self, gva: Gva, width: AccessWidth, old: u64, new: u64) -> EmulatedStep<u64> {
         let from = self.check(gva, width.bytes(), MemAccess::Write)?;
         self.asked.push(Asked::Cmpxchg(gva.0));
         let word = &mut self.mem[from..from + width.bytes()];
@@ -245,14 +245,14 @@ impl InsnMachine for Box86 {
         }
         Ok(found)
     }
-    fn port_in(&mut self, port: u16, width: Width) -> EmulatedStep<u32> {
+    fn port_in(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<u32> {
         if self.port_input.is_empty() {
             return Err(StopReason::Retry);
         }
         self.asked.push(Asked::In(port, width));
         Ok(self.port_input.remove(0))
     }
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> EmulatedStep<()> {
+    fn port_out(&mut self, port: u16, width: AccessWidth, value: u32) -> EmulatedStep<()> {
         self.asked.push(Asked::Out(port, width, value));
         Ok(())
     }

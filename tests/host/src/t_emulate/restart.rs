@@ -3,7 +3,7 @@
 //! What a fault or a retry leaves behind: nothing, or whole elements of a repetition.
 
 use super::machine::{Asked, Box86, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
-use crate::arch::exception::Vector;
+use crate::arch::exception::ExceptionVector;
 use crate::vcpu::emulate::decode::CodeMode::{self, Bits16, Bits32, Bits64};
 use crate::vcpu::emulate::execute::emulate;
 use crate::vcpu::emulate::machine::StopReason;
@@ -66,7 +66,7 @@ fn a_read_modify_write_of_a_read_only_page_is_a_write_fault() {
 
     let Err(StopReason::Fault(fault)) = emulate(&mut m, None) else { panic!("no fault") };
 
-    assert_eq!((fault.vector, fault.error), (Vector::PF, Some(3)));
+    assert_eq!((fault.vector, fault.error), (ExceptionVector::PF, Some(3)));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use super::guest::Ram;
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::cr::{Cr0, Cr4, Efer};
-use crate::arch::exception::{Exception, PfError};
+use crate::arch::exception::{CpuException, PfError};
 use crate::mmu::mem::MemError;
 use crate::mmu::walk::{walk, AccessKind, AccessPrivilege, PageRights, PagingRegs, WalkAccess, WalkError};
 use AccessKind::{Fetch, Read, Write};
@@ -111,7 +111,7 @@ fn translate(
 
 fn fault(ram: &Ram, p: &PagingRegs, gva: u64, kind: AccessKind, privilege: AccessPrivilege) -> u32 {
     match walk(ram, p, Gva(gva), access(kind, privilege)) {
-        Err(WalkError::Fault(Exception { error: Some(code), cr2: Some(cr2), vector })) => {
+        Err(WalkError::Fault(CpuException { error: Some(code), cr2: Some(cr2), vector })) => {
             assert_eq!((cr2, vector.0), (Gva(gva), 14));
             code
         }
@@ -485,7 +485,7 @@ fn linear_addresses_outside_long_mode_have_32_bits() {
     assert_eq!(translate(&Ram::new(0), &p, high(0x1234_5678), Write, User), (Gpa(0x1234_5678), 12));
 
     let absent = walk(&Ram::new(16), &pae(), Gva(high(GVA_PAE)), access(Read, User));
-    assert!(matches!(absent, Err(WalkError::Fault(Exception { cr2: Some(Gva(GVA_PAE)), .. }))));
+    assert!(matches!(absent, Err(WalkError::Fault(CpuException { cr2: Some(Gva(GVA_PAE)), .. }))));
 }
 
 #[test]

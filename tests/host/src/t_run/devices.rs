@@ -4,18 +4,18 @@
 
 use super::world;
 use crate::abi::{nr, rvmm, vm as abi};
-use crate::arch::addr::Width::{self, *};
+use crate::arch::addr::AccessWidth::{self, *};
 use crate::fake::abi::{AbiVcpu, AbiVm, WINDOW};
 use crate::fake::backend::Stop;
 use crate::fake::direct::RAM;
 use crate::fake::steps::{fault, Steps, CODE};
 use crate::fake::virtio::{config_read, config_write, find_msix, Device, Ring};
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::{Exit, PioAccess};
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::{PioAccess, VmExit};
 use crate::vcpu::state::{RAX, RBX, RCX, RSI};
 use kernel::prelude::*;
 
-fn ones(width: Width) -> u64 {
+fn ones(width: AccessWidth) -> u64 {
     width.mask()
 }
 
@@ -105,9 +105,9 @@ fn an_entropy_source_fills_buffers_and_interrupts() {
     ring.add(&[(0x2_0000, 64, true)]);
 
     cpu.store(device.notify(0), B2, 0);
-    let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
+    let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
 
-    assert_eq!(halted.events, [Event::Interrupt(0x41)]);
+    assert_eq!(halted.events, [GuestEvent::Interrupt(0x41)]);
     assert_eq!(ring.take_used(), [(0, 64)]);
     let mut bytes = [0; 64];
     vm.world.process.read(RAM + 0x2_0000, &mut bytes, true).unwrap();
@@ -151,8 +151,8 @@ fn a_masked_vector_is_pending_until_it_is_unmasked() {
 
     cpu.store(device.table + 12, B4, 0);
 
-    let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
-    assert_eq!(halted.events, [Event::Interrupt(0x41)]);
+    let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
+    assert_eq!(halted.events, [GuestEvent::Interrupt(0x41)]);
     assert_eq!(cpu.load(device.table + 0x800, B4), 0);
     let msix = find_msix(&mut cpu, 3);
     assert_eq!(config_read(&mut cpu, 3, msix) >> 31, 1);
@@ -279,7 +279,7 @@ fn a_rep_outs_goes_to_user_space_in_one_exit() {
         },
         |_| {
             let access = PioAccess::new(0x80, B1, false, true);
-            Some(Stop { tells_next: false, ..Stop::insn(Exit::Pio(access), &[0xf3, 0x6e]) })
+            Some(Stop { tells_next: false, ..Stop::insn(VmExit::Pio(access), &[0xf3, 0x6e]) })
         },
     );
 

@@ -9,7 +9,7 @@ use crate::fake::backend::{Commit, Stop};
 use crate::fake::direct::{Direct, RAM};
 use crate::fake::steps::{flat, Ran, Steps};
 use crate::host::world::{locked, World};
-use crate::vcpu::exit::Exit;
+use crate::vcpu::exit::VmExit;
 use crate::vcpu::state::{StateGroups, VcpuState, RAX, RBX, RCX, RDX, RSI, RSP};
 use core::sync::atomic::Ordering::SeqCst;
 use kernel::task::{current, SIGNAL};
@@ -51,10 +51,10 @@ fn run_to_end(
         if entry.state.rip == end && entry.event.is_none() {
             *locked(&out) = Some(entry.state.clone());
             current().set(SIGNAL);
-            return Stop::plain(Exit::HostInterrupt);
+            return Stop::plain(VmExit::HostInterrupt);
         }
         // The processor takes the event back, for it cannot deliver it in this mode.
-        Stop { commit: Commit::CutShort, ..Stop::plain(Exit::Emulate) }
+        Stop { commit: Commit::CutShort, ..Stop::plain(VmExit::Emulate) }
     });
     let mut users = Vec::new();
     loop {
@@ -273,7 +273,7 @@ fn an_instruction_that_nobody_knows_ends_the_vm_or_the_program() {
     let emulates = |cpu: &mut AbiVcpu| {
         cpu.guest.run(|entry| {
             entry.state.rip = AT;
-            Stop::plain(Exit::Emulate)
+            Stop::plain(VmExit::Emulate)
         });
         (cpu.run(), cpu.reason())
     };

@@ -3,15 +3,15 @@
 //! Events that others post while a vCPU runs, halts and is entered in vain: each is delivered once.
 
 use super::{for_seeds, run_all, thread, Random};
-use crate::arch::addr::Width::B1;
+use crate::arch::addr::AccessWidth::B1;
 use crate::fake::backend::{Commit, Entry, Stop};
 use crate::fake::direct::Direct;
 use crate::fake::steps::{fault, CODE, STORES};
 use crate::host::world::{locked, World};
-use crate::machine::mailbox::{Mailbox, VcpuRequests};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::mmu::format::GuestTouch;
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::{Exit, MsrAccess, PioAccess, VirtInsn};
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::{MsrAccess, PioAccess, VirtInsn, VmExit};
 use crate::vcpu::state::{RAX, RBX, RCX};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -26,33 +26,33 @@ const FIRST: u8 = 0x40;
 
 /// What the guest does next.
 fn some_exit(random: &mut Random, entry: &mut Entry<'_, '_>) -> Stop {
-    let port = |port, is_in| Exit::Pio(PioAccess::new(port, B1, is_in, false));
+    let port = |port, is_in| VmExit::Pio(PioAccess::new(port, B1, is_in, false));
     match random.below(12) {
-        0 => Stop::insn(Exit::Cpuid, &[0x0f, 0xa2]),
+        0 => Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2]),
         1 => {
             entry.state.gprs[RCX] = 0x10;
-            Stop::insn(Exit::Msr(MsrAccess::Read), &[0x0f, 0x32])
+            Stop::insn(VmExit::Msr(MsrAccess::Read), &[0x0f, 0x32])
         }
         2 => {
             entry.state.gprs[RCX] = 0x174;
-            Stop::insn(Exit::Msr(MsrAccess::Write), &[0x0f, 0x30])
+            Stop::insn(VmExit::Msr(MsrAccess::Write), &[0x0f, 0x30])
         }
         3 => Stop::insn(port(0x61, true), &[0xec]),
         4 => Stop::insn(port(0x80, false), &[0xee]),
-        5 => Stop::insn(Exit::VirtInsn(VirtInsn::Hypercall), &[0x0f, 0x01, 0xd9]),
+        5 => Stop::insn(VmExit::VirtInsn(VirtInsn::Hypercall), &[0x0f, 0x01, 0xd9]),
         6 | 7 => {
             entry.set_interrupts(true);
-            Stop::insn(Exit::Hlt, &[0xf4])
+            Stop::insn(VmExit::Hlt, &[0xf4])
         }
-        8 => Stop::plain(Exit::Resolved),
+        8 => Stop::plain(VmExit::Resolved),
         9 => {
             let gpa = crate::arch::addr::Gpa(0x8000 + random.below(4) * 4096);
             match entry.memory(gpa, GuestTouch::Write, |page| page[0] = 1) {
-                Ok(()) => Stop::plain(Exit::HostInterrupt),
+                Ok(()) => Stop::plain(VmExit::HostInterrupt),
                 Err(exit) => Stop::plain(exit),
             }
         }
-        _ => Stop::plain(Exit::HostInterrupt),
+        _ => Stop::plain(VmExit::HostInterrupt),
     }
 }
 
@@ -60,9 +60,9 @@ fn some_exit(random: &mut Random, entry: &mut Entry<'_, '_>) -> Stop {
 fn guest(
     seed: u64,
     spoils: bool,
-    mailbox: &kernel::sync::Arc<Mailbox>,
+    mailbox: &kernel::sync::Arc<VcpuMailbox>,
     posting: &Arc<AtomicU32>,
-    got: &Arc<Mutex<Vec<Event>>>,
+    got: &Arc<Mutex<Vec<GuestEvent>>>,
 ) -> impl FnMut(&mut Entry<'_, '_>) -> Stop {
     let (mut random, watched, busy, out) = (Random::new(seed), mailbox.clone(), posting.clone(), got.clone());
     let (mut ends, mut cut_short) = (0u32, None);
@@ -76,7 +76,7 @@ fn guest(
         let arrived = core::mem::take(&mut entry.arrived);
         for event in arrived.into_iter().chain(entry.event.filter(|_| !is_spoilt)) {
             locked(&out).push(event);
-            ends += u32::from(matches!(event, Event::Interrupt(_)));
+            ends += u32::from(matches!(event, GuestEvent::Interrupt(_)));
         }
         if is_spoilt {
             let cut = fault(0x9000 + random.below(4) * 4096, true);
@@ -95,7 +95,7 @@ fn guest(
             ends -= 1;
             entry.state.rip = CODE + 128;
             (entry.state.gprs[RBX], entry.state.gprs[RAX]) = (0xfee0_00b0, 0);
-            if locked(&out).last() == Some(&Event::Interrupt(LAST)) {
+            if locked(&out).last() == Some(&GuestEvent::Interrupt(LAST)) {
                 current().set(SIGNAL);
             }
             return Stop { tells_next: false, ..Stop::insn(fault(0xfee0_00b0, true), STORES[2]) };
@@ -104,10 +104,10 @@ fn guest(
             entry.set_interrupts(random.below(4) != 0);
         }
         let stop = some_exit(&mut random, entry);
-        if ends != 0 && stop.exit == Exit::Hlt {
+        if ends != 0 && stop.exit == VmExit::Hlt {
             // With its interrupts off it would halt for ever.
             entry.set_interrupts(false);
-            return Stop::plain(Exit::HostInterrupt);
+            return Stop::plain(VmExit::HostInterrupt);
         }
         stop
     }
@@ -178,7 +178,7 @@ fn post_to_a_running_vcpu(seed: u64, spoils: bool) {
 
     let mut vectors: Vec<u8> = locked(&got)
         .iter()
-        .filter_map(|e| if let Event::Interrupt(v) = e { Some(*v) } else { None })
+        .filter_map(|e| if let GuestEvent::Interrupt(v) = e { Some(*v) } else { None })
         .collect();
     assert_eq!(vectors.last(), Some(&LAST));
     vectors.sort_unstable();

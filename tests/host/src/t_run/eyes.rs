@@ -4,13 +4,13 @@
 
 use super::world;
 use crate::abi::rvmm;
-use crate::arch::addr::Width::B2;
+use crate::arch::addr::AccessWidth::B2;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::backend::Stop;
 use crate::fake::direct::RAM;
 use crate::fake::steps::{Ran, Steps};
 use crate::fake::virtio::{Device, Ring};
-use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::exit::{RawExit, VmExit};
 
 /// What there is, in order.
 const SECTIONS: [&str; 7] = ["vcpus", "memory", "chips", "devices", "counters", "exits", "report"];
@@ -86,7 +86,7 @@ fn each_vm_keeps_the_report_of_its_own_end() {
 
     first.cpuid(0, 0);
     assert_eq!(die(&mut first, Stop::refused), 9, "failed entry");
-    assert_eq!(die(&mut second, || Stop::plain(Exit::TripleFault)), 8, "shutdown");
+    assert_eq!(die(&mut second, || Stop::plain(VmExit::TripleFault)), 8, "shutdown");
 
     let (refused, shutdown) = (read(&one, "report"), read(&two, "report"));
     let cause = "vcpu 0 stopped: the processor does not enter a guest in this state\nexit Bug(EntryFailed(";
@@ -97,7 +97,7 @@ fn each_vm_keeps_the_report_of_its_own_end() {
 
     let raw = RawExit { reason: 0x77, info1: 1, info2: 2 };
     assert_eq!(
-        die(&mut second, || Stop::plain(Exit::Unknown(RawExit { reason: 0x77, info1: 1, info2: 2 }))),
+        die(&mut second, || Stop::plain(VmExit::Unknown(RawExit { reason: 0x77, info1: 1, info2: 2 }))),
         17
     );
 

@@ -10,7 +10,7 @@ use crate::fake::direct::{Direct, RAM};
 use crate::fake::steps::{CODE, STORES};
 use crate::host::world::{locked, World};
 use crate::mmu::format::GuestTouch;
-use crate::vcpu::exit::Exit;
+use crate::vcpu::exit::VmExit;
 use crate::vcpu::state::RBX;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -79,7 +79,7 @@ fn guest(direct: &Direct, model: &Arc<Model>, id: u32, seed: u64) -> crate::fake
         entry.state.rip = CODE + 128;
         // The host's tick, which RCU waits for.
         if entries % 6 == 0 {
-            return Stop::plain(Exit::HostInterrupt);
+            return Stop::plain(VmExit::HostInterrupt);
         }
         // Now and then it runs for so long that much happens meanwhile; then it stays in the slot that stays, for a
         // touch of what is not there ends the entry.
@@ -88,7 +88,7 @@ fn guest(direct: &Direct, model: &Arc<Model>, id: u32, seed: u64) -> crate::fake
             assert!(entries < 20_000, "the guest does not get on");
             if left <= 0 {
                 current().set(SIGNAL);
-                return Stop::plain(Exit::HostInterrupt);
+                return Stop::plain(VmExit::HostInterrupt);
             }
             let gfn = match random.below(3) {
                 _ if is_long => 8 + random.below(FIXED - 8),
@@ -111,7 +111,7 @@ fn guest(direct: &Direct, model: &Arc<Model>, id: u32, seed: u64) -> crate::fake
                 Err(exit) => return Stop { tells_next: false, ..Stop::insn(exit, STORES[2]) },
             }
         }
-        Stop::insn(Exit::Cpuid, &[0x0f, 0xa2])
+        Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2])
     });
     vcpu
 }
@@ -247,7 +247,7 @@ fn large_pages_of_the_host_are_large_ones_of_the_guest_until_they_are_split() {
             next += 1;
         }
         current().set(SIGNAL);
-        Stop::plain(Exit::HostInterrupt)
+        Stop::plain(VmExit::HostInterrupt)
     });
 
     assert_eq!(vcpu.run_once(), Err(EINTR));

@@ -4,13 +4,13 @@
 
 use super::world;
 use crate::abi::{nr, rvmm, sys, vcpu as abi, vm as abi_vm};
-use crate::arch::addr::Width::*;
+use crate::arch::addr::AccessWidth::*;
 use crate::fake::abi::AbiVm;
 use crate::fake::backend::Stop;
 use crate::fake::direct::RAM;
 use crate::fake::steps::{Ran, Steps};
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::{Exit, RawExit};
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::{RawExit, VmExit};
 use core::sync::atomic::Ordering::SeqCst;
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::*;
@@ -121,10 +121,10 @@ fn events_that_wait_are_saved_and_restored() {
         assert_eq!(vm.give_to(cpu.fd, nr::SET_VCPU_EVENTS, &bad), Err(EINVAL));
     }
 
-    let events = cpu.exits(|_| {}, Exit::CacheFlush, &[0x0f, 9]).events;
+    let events = cpu.exits(|_| {}, VmExit::CacheFlush, &[0x0f, 9]).events;
 
-    assert!(matches!(events[0], Event::Exception { error: Some(0), .. }), "{events:?}");
-    assert_eq!(events[1], Event::Nmi);
+    assert!(matches!(events[0], GuestEvent::Exception { error: Some(0), .. }), "{events:?}");
+    assert_eq!(events[1], GuestEvent::Nmi);
     let injected = abi::VcpuEvents { interrupt_injected: 1, interrupt_nr: 0x55, exception_injected: 0, ..e };
     vm.give_to(cpu.fd, nr::SET_VCPU_EVENTS, &injected).unwrap();
     let s: abi::Sregs = vm.ask(cpu.fd, nr::GET_SREGS).unwrap();
@@ -142,14 +142,14 @@ fn without_interrupt_controllers_user_space_injects() {
     vm.give_to(cpu.fd, nr::INTERRUPT, &abi::Interrupt { irq: 0x33 }).unwrap();
     assert_eq!(vm.give_to(cpu.fd, nr::INTERRUPT, &abi::Interrupt { irq: 0x33 }), Err(EEXIST));
 
-    let done = cpu.exits(|s| s.rflags |= 0x200, Exit::Cpuid, &[0x0f, 0xa2]);
-    assert_eq!(done.events, [Event::Interrupt(0x33)]);
+    let done = cpu.exits(|s| s.rflags |= 0x200, VmExit::Cpuid, &[0x0f, 0xa2]);
+    assert_eq!(done.events, [GuestEvent::Interrupt(0x33)]);
 
     // The guest halts: that is for user space, too. It wants to know when an interrupt can be taken.
-    let halted = cpu.exits(|s| s.rflags &= !0x200, Exit::Hlt, &[0xf4]);
+    let halted = cpu.exits(|s| s.rflags &= !0x200, VmExit::Hlt, &[0xf4]);
     assert_eq!(halted.user[0].0, 5);
     cpu.set(crate::abi::run::offset::REQUEST_INTERRUPT_WINDOW, &[1]);
-    let window = cpu.exits(|s| s.rflags |= 0x200, Exit::CacheFlush, &[0x0f, 9]);
+    let window = cpu.exits(|s| s.rflags |= 0x200, VmExit::CacheFlush, &[0x0f, 9]);
     assert_eq!(window.user[0].0, 7);
     cpu.set(crate::abi::run::offset::REQUEST_INTERRUPT_WINDOW, &[0]);
     cpu.set(crate::abi::run::offset::IMMEDIATE_EXIT, &[1]);
@@ -174,8 +174,8 @@ fn interrupts_are_raised_from_outside() {
         cpu.store(0xfec0_0010, B4, value);
     }
     let takes = |cpu: &mut crate::fake::abi::AbiVcpu, vector: u8| {
-        let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
-        assert_eq!(halted.events, [Event::Interrupt(vector)]);
+        let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
+        assert_eq!(halted.events, [GuestEvent::Interrupt(vector)]);
         cpu.store(0xfee0_00b0, B4, 0);
     };
 
@@ -300,10 +300,10 @@ fn bugs_are_told_with_what_the_processor_said() {
         (cpu.reason(), u64::from_le_bytes(cpu.word(40)))
     };
 
-    assert_eq!(tell(Stop::plain(Exit::Unknown(raw))).0, 17);
-    assert_eq!(tell(Stop::plain(Exit::TripleFault)).0, 8);
+    assert_eq!(tell(Stop::plain(VmExit::Unknown(raw))).0, 17);
+    assert_eq!(tell(Stop::plain(VmExit::TripleFault)).0, 8);
     assert_eq!(tell(Stop::refused()).0, 9);
-    assert_eq!(tell(Stop::plain(Exit::TaskSwitch)).0, 17);
+    assert_eq!(tell(Stop::plain(VmExit::TaskSwitch)).0, 17);
     let records = vm.put(&[0u8; 4096][..]);
     assert_eq!(vm.on(cpu.fd, rvmm::GET_EXITS, records), Ok(0));
     assert_eq!(vm.get::<rvmm::ExitsHeader>(records).count, 4);

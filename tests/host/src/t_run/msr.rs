@@ -219,7 +219,7 @@ fn x2apic_registers_are_msrs_in_that_mode_only() {
     assert!(!vcpu.wrmsr(0x808, 0x100));
     assert!(vcpu.wrmsr(0x80b, 0), "an end of interrupt");
     assert!(!vcpu.wrmsr(0x80b, 1));
-    assert_eq!(vcpu.load(0xfee0_0020, crate::arch::addr::Width::B4), 0, "the page is user space's now");
+    assert_eq!(vcpu.load(0xfee0_0020, crate::arch::addr::AccessWidth::B4), 0, "the page is user space's now");
     assert!(!vcpu.wrmsr(0x1b, 0xfee0_0900), "not back from there");
 }
 
@@ -234,7 +234,7 @@ fn a_self_ipi_comes_back() {
     assert!(vcpu.wrmsr(0x83f, 0x61));
     vcpu.cpuid(0, 0);
 
-    let irq = crate::vcpu::event::Event::Interrupt(0x61);
+    let irq = crate::vcpu::event::GuestEvent::Interrupt(0x61);
     assert_eq!(vcpu.guest.take_delivered().iter().filter(|e| **e == irq).count(), 0, "taken by the steps");
     assert_eq!(vcpu.core.lapic.as_ref().unwrap().highest_irr(), None);
 }
@@ -244,14 +244,14 @@ fn the_deadline_timer_wakes_a_halted_vcpu_on_time() {
     let (world, _in) = world();
     let direct = Direct::new(&world, 16);
     let mut vcpu = machine(&direct, false);
-    vcpu.store(0xfee0_0320, crate::arch::addr::Width::B4, 1 << 18 | 0x62);
+    vcpu.store(0xfee0_0320, crate::arch::addr::AccessWidth::B4, 1 << 18 | 0x62);
     let now = vcpu.rdmsr(0x10).unwrap();
     let deadline = now + 3_000_000;
 
     assert!(vcpu.wrmsr(0x6e0, deadline));
-    let halted = vcpu.exits(|s| s.rflags |= 0x200, crate::vcpu::exit::Exit::Hlt, &[0xf4]);
+    let halted = vcpu.exits(|s| s.rflags |= 0x200, crate::vcpu::exit::VmExit::Hlt, &[0xf4]);
 
-    assert_eq!(halted.events, [crate::vcpu::event::Event::Interrupt(0x62)]);
+    assert_eq!(halted.events, [crate::vcpu::event::GuestEvent::Interrupt(0x62)]);
     assert!(vcpu.core.guest_tsc() >= deadline);
     assert_eq!(vcpu.rdmsr(0x6e0), Some(0));
 }
@@ -288,7 +288,7 @@ fn osxsave_in_cpuid_follows_cr4_and_its_sizes_follow_xcr0() {
             s.gprs[1] = index;
             s.set_edx_eax(value);
         };
-        vcpu.exits(set, crate::vcpu::exit::Exit::Xsetbv, &[0x0f, 0x01, 0xd1])
+        vcpu.exits(set, crate::vcpu::exit::VmExit::Xsetbv, &[0x0f, 0x01, 0xd1])
     };
     assert!(xsetbv(&mut vcpu, 7, 0).raised(6), "#UD without CR4.OSXSAVE");
 

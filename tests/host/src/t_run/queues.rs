@@ -6,7 +6,7 @@
 use super::{for_seeds, run_all, thread, Random};
 use crate::abi::vm::DeviceAttr;
 use crate::abi::{nr, rvmm};
-use crate::arch::addr::Width::*;
+use crate::arch::addr::AccessWidth::*;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::direct::RAM;
 use crate::fake::steps::Steps;
@@ -14,8 +14,8 @@ use crate::fake::virtio::{Device, Ring};
 use crate::host::blkio::{DiskFile, Done, Manner};
 use crate::host::netio::{StreamSocket, TapDevice, HEADER};
 use crate::host::world::World;
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::Exit;
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::VmExit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use kernel::prelude::*;
 use kernel::sched;
@@ -35,8 +35,8 @@ pub(super) const SECTORS: u64 = 64;
 
 /// Halts until an interrupt comes, and ends it.
 pub(super) fn wait_for_interrupt(cpu: &mut AbiVcpu) {
-    let halted = cpu.exits(|s| s.rflags |= 0x200, Exit::Hlt, &[0xf4]);
-    assert!(matches!(halted.events[..], [Event::Interrupt(_)]), "{:?}", halted.events);
+    let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
+    assert!(matches!(halted.events[..], [GuestEvent::Interrupt(_)]), "{:?}", halted.events);
     cpu.store(0xfee0_00b0, B4, 0);
 }
 

@@ -3,18 +3,18 @@
 //! Every request, before and within every kind of exit: none is lost, and the guest is not entered over one.
 
 use super::world;
-use crate::arch::addr::Width::*;
-use crate::arch::exception::Vector;
+use crate::arch::addr::AccessWidth::*;
+use crate::arch::exception::ExceptionVector;
 use crate::chipset::pm;
-use crate::chipset::Level;
+use crate::chipset::PinLevel;
 use crate::fake::backend::Stop;
 use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::{fault, LOADS, STORES};
 use crate::host::world::locked;
 use crate::machine::mailbox::VcpuRequests;
 use crate::machine::power::PlatformEvent;
-use crate::vcpu::event::Event;
-use crate::vcpu::exit::{Exit, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn};
+use crate::vcpu::event::GuestEvent;
+use crate::vcpu::exit::{MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit};
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::state::{RBX, RCX};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -65,11 +65,11 @@ const ALL: [Asked; 12] = [
 /// All kinds of exits. Bytes of no instruction: the exit is not one's.
 fn exits() -> Vec<Stop> {
     let raw = RawExit { reason: 77, info1: 1, info2: 2 };
-    let pio = |port, is_in| Exit::Pio(PioAccess::new(port, B1, is_in, false));
+    let pio = |port, is_in| VmExit::Pio(PioAccess::new(port, B1, is_in, false));
     vec![
-        Stop::insn(Exit::Cpuid, &[0x0f, 0xa2]),
-        Stop::insn(Exit::Msr(MsrAccess::Read), &[0x0f, 0x32]),
-        Stop::insn(Exit::Msr(MsrAccess::Write), &[0x0f, 0x30]),
+        Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2]),
+        Stop::insn(VmExit::Msr(MsrAccess::Read), &[0x0f, 0x32]),
+        Stop::insn(VmExit::Msr(MsrAccess::Write), &[0x0f, 0x30]),
         Stop::insn(pio(0x61, true), &[0xec]),
         Stop::insn(pio(0x43, false), &[0xee]),
         Stop::insn(pio(0x80, true), &[0xec]),
@@ -79,26 +79,26 @@ fn exits() -> Vec<Stop> {
         Stop::insn(fault(0x8000_0000, true), STORES[2]),
         Stop::insn(fault(0x8000_0000, false), LOADS[2]),
         Stop::plain(fault(0x5000, true)),
-        Stop::insn(Exit::Hlt, &[0xf4]),
-        Stop::insn(Exit::Xsetbv, &[0x0f, 0x01, 0xd1]),
-        Stop::insn(Exit::CacheFlush, &[0x0f, 0x09]),
-        Stop::insn(Exit::Undefined, &[0x0f, 0x0b]),
-        Stop::insn(Exit::Forbidden, &[0x0f, 0x33]),
-        Stop::plain(Exit::DebugRegister),
-        Stop::plain(Exit::Exception(Vector::DB, 0)),
-        Stop::plain(Exit::Exception(Vector::AC, 0)),
-        Stop::plain(Exit::Exception(Vector::MC, 0)),
-        Stop::plain(Exit::InterruptWindow),
-        Stop::plain(Exit::NmiReturn),
-        Stop::plain(Exit::HostInterrupt),
-        Stop::plain(Exit::Resolved),
-        Stop::insn(Exit::VirtInsn(VirtInsn::Hypercall), &[0x0f, 0x01, 0xd9]),
-        Stop::insn(Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Clgi)), &[0x0f, 0x01, 0xda]),
-        Stop::plain(Exit::Emulate),
-        Stop::plain(Exit::TripleFault),
-        Stop::plain(Exit::TaskSwitch),
+        Stop::insn(VmExit::Hlt, &[0xf4]),
+        Stop::insn(VmExit::Xsetbv, &[0x0f, 0x01, 0xd1]),
+        Stop::insn(VmExit::CacheFlush, &[0x0f, 0x09]),
+        Stop::insn(VmExit::Undefined, &[0x0f, 0x0b]),
+        Stop::insn(VmExit::Forbidden, &[0x0f, 0x33]),
+        Stop::plain(VmExit::DebugRegister),
+        Stop::plain(VmExit::Exception(ExceptionVector::DB, 0)),
+        Stop::plain(VmExit::Exception(ExceptionVector::AC, 0)),
+        Stop::plain(VmExit::Exception(ExceptionVector::MC, 0)),
+        Stop::plain(VmExit::InterruptWindow),
+        Stop::plain(VmExit::NmiReturn),
+        Stop::plain(VmExit::HostInterrupt),
+        Stop::plain(VmExit::Resolved),
+        Stop::insn(VmExit::VirtInsn(VirtInsn::Hypercall), &[0x0f, 0x01, 0xd9]),
+        Stop::insn(VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Clgi)), &[0x0f, 0x01, 0xda]),
+        Stop::plain(VmExit::Emulate),
+        Stop::plain(VmExit::TripleFault),
+        Stop::plain(VmExit::TaskSwitch),
         Stop::refused(),
-        Stop::plain(Exit::Unknown(raw)),
+        Stop::plain(VmExit::Unknown(raw)),
     ]
 }
 
@@ -142,7 +142,7 @@ fn prepare(vcpu: &mut Vcpu, asked: Asked) {
 }
 
 /// Asks, as another CPU does.
-fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::Mailbox>), asked: Asked) {
+fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::VcpuMailbox>), asked: Asked) {
     let (direct, mailbox) = vcpu;
     let other = Task::new(&direct.world.process, 1);
     let _entered = task::enter(&other);
@@ -157,7 +157,7 @@ fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::Mailbox>), ask
         Asked::Init => mailbox.request(VcpuRequests::INIT),
         Asked::Timer => mailbox.request(VcpuRequests::TIMER),
         Asked::ExtInt => {
-            direct.vm.machine.interrupts.set_gsi(4, Level::High);
+            direct.vm.machine.interrupts.set_gsi(4, PinLevel::High);
         }
         Asked::Exit => {
             direct.vm.machine.power.note(pm::PlatformRequest::Reset);
@@ -172,7 +172,7 @@ fn ask(vcpu: &(Direct, kernel::sync::Arc<crate::machine::mailbox::Mailbox>), ask
 #[derive(Default)]
 struct Seen {
     users: Vec<UserExit>,
-    events: Vec<Event>,
+    events: Vec<GuestEvent>,
     has_reset: bool,
     flushes: u64,
 }
@@ -205,7 +205,7 @@ fn run(asked: Asked, when: When, stop: Stop) -> Seen {
         if entries == 1 {
             entry.state.rip = from + if stop.insn == LOADS[2] { 160 } else { 128 };
             entry.state.gprs[RCX] = 0x174;
-            if let Exit::GuestPageFault(f) = stop.exit {
+            if let VmExit::GuestPageFault(f) = stop.exit {
                 entry.state.gprs[RBX] = f.gpa.0;
             }
             if when == When::Within {
@@ -220,7 +220,7 @@ fn run(asked: Asked, when: When, stop: Stop) -> Seen {
         if entries > 8 {
             current().set(SIGNAL);
         }
-        Stop::insn(Exit::Cpuid, &[0x0f, 0xa2])
+        Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2])
     });
     if when == When::Before {
         ask(&target, asked);
@@ -264,25 +264,27 @@ impl CloneValue for core::sync::atomic::AtomicU64 {
     }
 }
 
-fn count(events: &[Event], event: Event) -> usize {
+fn count(events: &[GuestEvent], event: GuestEvent) -> usize {
     events.iter().filter(|e| **e == event).count()
 }
 
 fn check(asked: Asked, when: When, stop: &Stop, seen: &Seen) {
     let what = format!("{asked:?} {when:?} {:?}: {:?} {:?}", stop.exit, seen.events, seen.users);
-    let is_refused = matches!(stop.exit, Exit::EntryFailed(_));
+    let is_refused = matches!(stop.exit, VmExit::EntryFailed(_));
     // What a refused entry was to deliver goes with the VM, but for what waits in a local APIC.
     let is_gone = is_refused && when == When::Before;
-    let extra = usize::from(matches!(stop.exit, Exit::Hlt));
+    let extra = usize::from(matches!(stop.exit, VmExit::Hlt));
     match asked {
         Asked::Nmi if !is_gone => {
-            let n = count(&seen.events, Event::Nmi);
+            let n = count(&seen.events, GuestEvent::Nmi);
             assert!(n >= 1 && n <= 1 + extra, "{what}");
         }
-        Asked::TwoNmis if !is_gone => assert!(count(&seen.events, Event::Nmi) >= 2, "{what}"),
-        Asked::Interrupt => assert_eq!(count(&seen.events, Event::Interrupt(POSTED)), 1, "{what}"),
-        Asked::Timer => assert_eq!(count(&seen.events, Event::Interrupt(TIMER)), 1, "{what}"),
-        Asked::ExtInt if !is_gone => assert_eq!(count(&seen.events, Event::Interrupt(0x24)), 1, "{what}"),
+        Asked::TwoNmis if !is_gone => assert!(count(&seen.events, GuestEvent::Nmi) >= 2, "{what}"),
+        Asked::Interrupt => assert_eq!(count(&seen.events, GuestEvent::Interrupt(POSTED)), 1, "{what}"),
+        Asked::Timer => assert_eq!(count(&seen.events, GuestEvent::Interrupt(TIMER)), 1, "{what}"),
+        Asked::ExtInt if !is_gone => {
+            assert_eq!(count(&seen.events, GuestEvent::Interrupt(0x24)), 1, "{what}")
+        }
         Asked::Flush => assert!(seen.flushes >= 1, "{what}"),
         Asked::Init => assert!(seen.has_reset, "{what}"),
         Asked::Exit => {
@@ -310,7 +312,7 @@ fn who_asks_and_who_enters_cannot_miss_each_other() {
         let world = crate::host::world::World::new();
         let tasks = [Task::new(&world.process, 0), Task::new(&world.process, 1)];
         let entered = world.enter_as(&tasks[0]);
-        let mailbox = crate::machine::mailbox::Mailbox::new(0).unwrap();
+        let mailbox = crate::machine::mailbox::VcpuMailbox::new(0).unwrap();
         drop(entered);
         let is_asked = AtomicU32::new(0);
         let enters = || {
@@ -353,7 +355,7 @@ fn ask_while_another_is_taken(seed: u64) {
         late += was_asked.load(SeqCst);
         assert!(late < 4, "the guest goes on over a request that was dropped");
         entry.state.rip = crate::fake::steps::CODE + 128;
-        Stop::insn(Exit::Cpuid, &[0x0f, 0xa2])
+        Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2])
     });
     let asks = || {
         for _ in 0..1 + seed % 8 {
@@ -385,7 +387,7 @@ fn the_clock_is_written_when_it_is_asked_for() {
     prepare(&mut vcpu, Asked::Clock);
     vcpu.guest.run(|_| {
         current().set(SIGNAL);
-        Stop::plain(Exit::HostInterrupt)
+        Stop::plain(VmExit::HostInterrupt)
     });
     ask(&(direct.clone(), vcpu.mailbox.clone()), Asked::Clock);
     assert!(world.evict(Direct::hva(CLOCK_AT), 4096), "the page has to be brought first");
@@ -429,7 +431,7 @@ fn all_that_a_window_switches_is_switched_back() {
         guest.dr[0] = 8;
         crate::host::processor::registers(|r| *r = guest);
         current().set(SIGNAL);
-        Stop::plain(Exit::HostInterrupt)
+        Stop::plain(VmExit::HostInterrupt)
     });
 
     assert_eq!(vcpu.run_once(), Err(EINTR));
@@ -460,8 +462,8 @@ fn a_fault_that_the_processor_calls_reserved_is_a_bug_of_ours() {
     let direct = Direct::new(&world, 16);
     let mut vcpu = direct.vcpu(0);
     vcpu.guest.run(|_| {
-        let Exit::GuestPageFault(f) = fault(0x3000, true) else { unreachable!() };
-        Stop::plain(Exit::GuestPageFault(crate::vcpu::exit::GuestPageFault { reserved: true, ..f }))
+        let VmExit::GuestPageFault(f) = fault(0x3000, true) else { unreachable!() };
+        Stop::plain(VmExit::GuestPageFault(crate::vcpu::exit::GuestPageFault { reserved: true, ..f }))
     });
 
     let exit = vcpu.run_once().unwrap();

@@ -7,7 +7,7 @@ use super::queues::{
 };
 use super::{for_seeds, run_all, thread, world, Random};
 use crate::abi::{nr, rvmm, vm as abi};
-use crate::arch::addr::Width::*;
+use crate::arch::addr::AccessWidth::*;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::direct::RAM;
 use crate::fake::steps::Steps;

@@ -6,7 +6,7 @@
 use super::rest::set_rest;
 use super::{for_seeds, Random};
 use crate::abi::{nr, rvmm, vm as abi};
-use crate::arch::addr::Width::*;
+use crate::arch::addr::AccessWidth::*;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::direct::RAM;
 use crate::fake::steps::Steps;

@@ -3,7 +3,7 @@
 //! A machine's state: what is saved is what a guest can see, and nothing else is believed.
 
 use crate::arch::time::Ns;
-use crate::chipset::bus::{Bus, BusSignals};
+use crate::chipset::bus::{BusSignals, ChipBus};
 use crate::chipset::i8042::I8042;
 use crate::chipset::ioapic::Ioapic;
 use crate::chipset::lapic::Lapic;
@@ -12,10 +12,10 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::pm::{Pm, TimerWidth};
 use crate::chipset::rtc::{Rtc, RtcSetup};
-use crate::chipset::saved::{BadState, Saved, SectionId, StateReader, StateWriter};
+use crate::chipset::saved::{BadState, HasState, SectionId, StateReader, StateWriter};
 use crate::chipset::uart::Uart;
 use crate::fuzz::saved::{machine, restore};
-use crate::virtio::queue::Queue;
+use crate::virtio::queue::VirtQueue;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -40,7 +40,7 @@ fn any_stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Restores any bytes: they are refused and nothing has changed, or they are what the device holds then.
-fn believes_nothing<T: Saved>(mut device: T, bytes: &[u8]) {
+fn believes_nothing<T: HasState>(mut device: T, bytes: &[u8]) {
     let (state, _) = T::State::read_from_prefix(bytes).unwrap();
     let old = device.save();
     match device.restore(&state) {
@@ -72,25 +72,25 @@ proptest! {
         believes_nothing(Pm::new(TimerWidth::Bits32, now), &bytes);
         believes_nothing(Ioapic::new(0, DestFormat::Narrow), &bytes);
         believes_nothing(Lapic::new(1, true), &bytes);
-        believes_nothing(Queue::new(64, 16).unwrap(), &bytes);
-        believes_nothing(Bus::default(), &bytes);
+        believes_nothing(VirtQueue::new(64, 16).unwrap(), &bytes);
+        believes_nothing(ChipBus::default(), &bytes);
     }
 }
 
-fn with_chips() -> Bus {
-    let mut bus = Bus::default();
+fn with_chips() -> ChipBus {
+    let mut bus = ChipBus::default();
     bus.pic = Some(Pic::new());
     bus.pit = Some(Pit::new());
     bus
 }
 
-fn saved(bus: &Bus) -> Vec<u8> {
+fn saved(bus: &ChipBus) -> Vec<u8> {
     let mut out = StateWriter::new(4096).unwrap();
     bus.save_chips(&mut out);
     out.finish().unwrap().to_vec()
 }
 
-fn restored(bus: &mut Bus, state: &[u8]) -> Result<(), BadState> {
+fn restored(bus: &mut ChipBus, state: &[u8]) -> Result<(), BadState> {
     let mut from = StateReader::new(state);
     bus.restore_chips(&mut from, Ns(0), &mut BusSignals::new())?;
     from.finish()

@@ -2,11 +2,11 @@
 
 //! Exit codes, by the APM's table "SVM Intercept Codes".
 
-use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::exception::Vector;
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
+use crate::arch::exception::ExceptionVector;
 use crate::svm::{decode, is_refused};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn,
+    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
 };
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn raw(reason: u64, info1: u64, info2: u64) -> RawExit {
     RawExit { reason, info1, info2 }
 }
 
-fn plain(reason: u64) -> Exit {
+fn plain(reason: u64) -> VmExit {
     decode(raw(reason, 0, 0))
 }
 
@@ -32,7 +32,7 @@ fn every_code_has_an_answer_and_only_unlisted_ones_are_unknown() {
     for code in 0..=0xffffu64 {
         let exit = plain(code);
         assert_eq!(
-            exit == Exit::Unknown(raw(code, 0, 0)),
+            exit == VmExit::Unknown(raw(code, 0, 0)),
             !is_known(code) && code != 0x7b,
             "{code:#x}: {exit:?}"
         );
@@ -42,36 +42,36 @@ fn every_code_has_an_answer_and_only_unlisted_ones_are_unknown() {
 #[test]
 fn minus_one_is_a_refused_entry_in_both_widths() {
     for code in [u64::MAX, 0xffff_ffff] {
-        assert_eq!(plain(code), Exit::EntryFailed(raw(code, 0, 0)));
+        assert_eq!(plain(code), VmExit::EntryFailed(raw(code, 0, 0)));
     }
-    assert_eq!(plain(u64::MAX - 1), Exit::Unknown(raw(u64::MAX - 1, 0, 0)), "busy is not ours");
+    assert_eq!(plain(u64::MAX - 1), VmExit::Unknown(raw(u64::MAX - 1, 0, 0)), "busy is not ours");
 }
 
 #[test]
 fn instructions_are_those_of_the_manual() {
     for (code, exit) in [
-        (0x61, Exit::HostInterrupt),
-        (0x64, Exit::InterruptWindow),
-        (0x6f, Exit::Forbidden),
-        (0x72, Exit::Cpuid),
-        (0x74, Exit::NmiReturn),
-        (0x76, Exit::CacheFlush),
-        (0x89, Exit::CacheFlush),
-        (0x78, Exit::Hlt),
-        (0x7d, Exit::TaskSwitch),
-        (0x7f, Exit::TripleFault),
-        (0x79, Exit::Invlpg(None)),
-        (0x7a, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga))),
-        (0x80, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun))),
-        (0x81, Exit::VirtInsn(VirtInsn::Hypercall)),
-        (0x82, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload))),
-        (0x86, Exit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit))),
-        (0x8a, Exit::Undefined),
-        (0x8b, Exit::Undefined),
-        (0x8d, Exit::Xsetbv),
-        (0x20, Exit::DebugRegister),
-        (0x3f, Exit::DebugRegister),
-        (0x18, Exit::Cr(CrAccess { number: 8, kind: CrKind::Write })),
+        (0x61, VmExit::HostInterrupt),
+        (0x64, VmExit::InterruptWindow),
+        (0x6f, VmExit::Forbidden),
+        (0x72, VmExit::Cpuid),
+        (0x74, VmExit::NmiReturn),
+        (0x76, VmExit::CacheFlush),
+        (0x89, VmExit::CacheFlush),
+        (0x78, VmExit::Hlt),
+        (0x7d, VmExit::TaskSwitch),
+        (0x7f, VmExit::TripleFault),
+        (0x79, VmExit::Invlpg(None)),
+        (0x7a, VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Invlpga))),
+        (0x80, VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmrun))),
+        (0x81, VmExit::VirtInsn(VirtInsn::Hypercall)),
+        (0x82, VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Vmload))),
+        (0x86, VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit))),
+        (0x8a, VmExit::Undefined),
+        (0x8b, VmExit::Undefined),
+        (0x8d, VmExit::Xsetbv),
+        (0x20, VmExit::DebugRegister),
+        (0x3f, VmExit::DebugRegister),
+        (0x18, VmExit::Cr(CrAccess { number: 8, kind: CrKind::Write })),
     ] {
         assert_eq!(plain(code), exit, "{code:#x}");
     }
@@ -79,15 +79,15 @@ fn instructions_are_those_of_the_manual() {
 
 #[test]
 fn rdmsr_and_wrmsr_differ_in_bit_0() {
-    assert_eq!(decode(raw(0x7c, 0, 0)), Exit::Msr(MsrAccess::Read));
-    assert_eq!(decode(raw(0x7c, 1, 0)), Exit::Msr(MsrAccess::Write));
+    assert_eq!(decode(raw(0x7c, 0, 0)), VmExit::Msr(MsrAccess::Read));
+    assert_eq!(decode(raw(0x7c, 1, 0)), VmExit::Msr(MsrAccess::Write));
 }
 
 #[test]
 fn outs_to_the_console_is_a_string_access() {
     let exit = decode(raw(0x7b, 0x03f8_0000 | 0x10 | 4, 0x1234));
 
-    assert_eq!(exit, Exit::Pio(PioAccess::new(0x3f8, Width::B1, false, true)));
+    assert_eq!(exit, VmExit::Pio(PioAccess::new(0x3f8, AccessWidth::B1, false, true)));
 }
 
 proptest! {
@@ -103,20 +103,20 @@ proptest! {
         // REP, the address size and the segment do not matter.
         let noise = (noise & 1) << 3 | (noise >> 1) << 7;
         let info = u64::from(port) << 16 | (0x10 << size) | u64::from(is_string) << 2 | u64::from(is_in) | noise;
-        let width = [Width::B1, Width::B2, Width::B4][size];
+        let width = [AccessWidth::B1, AccessWidth::B2, AccessWidth::B4][size];
 
-        let Exit::Pio(a) = decode(raw(0x7b, info, 0)) else { panic!("not a port access") };
+        let VmExit::Pio(a) = decode(raw(0x7b, info, 0)) else { panic!("not a port access") };
 
         prop_assert_eq!((a.port(), a.width(), a.is_in(), a.is_string()), (port, width, is_in, is_string));
         prop_assert_eq!((a.bytes() as usize, a.written(rax)), (width.bytes(), rax & width.mask()));
-        prop_assert_eq!(a.is_plain_byte(), width == Width::B1 && !is_string);
+        prop_assert_eq!(a.is_plain_byte(), width == AccessWidth::B1 && !is_string);
     }
 
     #[test]
     fn an_access_of_no_or_several_sizes_has_one_that_a_port_can_have(info: u64) {
-        let Exit::Pio(a) = decode(raw(0x7b, info, 0)) else { panic!("not a port access") };
+        let VmExit::Pio(a) = decode(raw(0x7b, info, 0)) else { panic!("not a port access") };
 
-        prop_assert_ne!(a.width(), Width::B8);
+        prop_assert_ne!(a.width(), AccessWidth::B8);
     }
 
     #[test]
@@ -127,7 +127,7 @@ proptest! {
         for noise in [0, 4, 1 << 32, 1 << 33] {
             let is_final = noise == 1 << 32;
             let fault = GuestPageFault { gpa: Gpa(gpa), write, fetch, present, is_final, reserved };
-            prop_assert_eq!(decode(raw(0x400, info | noise, gpa)), Exit::GuestPageFault(fault));
+            prop_assert_eq!(decode(raw(0x400, info | noise, gpa)), VmExit::GuestPageFault(fault));
         }
     }
 
@@ -135,14 +135,14 @@ proptest! {
     fn an_exception_keeps_its_error_code(vector in 0u8..32, error: u32) {
         let exit = decode(raw(0x40 + u64::from(vector), u64::from(error), 0));
 
-        prop_assert_eq!(exit, Exit::Exception(Vector(vector), error));
+        prop_assert_eq!(exit, VmExit::Exception(ExceptionVector(vector), error));
     }
 
     #[test]
     fn any_raw_exit_decodes(reason: u64, info1: u64, info2: u64) {
         let exit = raw(reason, info1, info2);
         if reason > 0x400 && !matches!(reason, u64::MAX | 0xffff_ffff) {
-            prop_assert_eq!(decode(exit), Exit::Unknown(exit));
+            prop_assert_eq!(decode(exit), VmExit::Unknown(exit));
         }
     }
 }
@@ -150,7 +150,7 @@ proptest! {
 #[test]
 fn what_the_processor_refuses_is_an_entry_that_failed_and_nothing_else_is() {
     for code in (0..=0xffff).chain([u64::from(u32::MAX), u64::MAX, u64::MAX - 1]) {
-        assert_eq!(is_refused(code), matches!(plain(code), Exit::EntryFailed(_)), "{code:#x}");
+        assert_eq!(is_refused(code), matches!(plain(code), VmExit::EntryFailed(_)), "{code:#x}");
     }
 }
 
@@ -164,7 +164,7 @@ fn machine_checks_are_told_from_other_exceptions() {
 #[test]
 fn host_events_and_moves_to_control_registers_are_those_of_the_manual() {
     for code in [0x60, 0x61, 0x62, 0x63, 0x7e] {
-        assert_eq!(plain(code), Exit::HostInterrupt, "{code:#x}");
+        assert_eq!(plain(code), VmExit::HostInterrupt, "{code:#x}");
     }
     for (code, number, kind) in [
         (0x00, 0, CrKind::Read),
@@ -173,12 +173,12 @@ fn host_events_and_moves_to_control_registers_are_those_of_the_manual() {
         (0x14, 4, CrKind::Write),
         (0x1f, 15, CrKind::Write),
     ] {
-        assert_eq!(plain(code), Exit::Cr(CrAccess { number, kind }), "{code:#x}");
+        assert_eq!(plain(code), VmExit::Cr(CrAccess { number, kind }), "{code:#x}");
     }
 }
 
 #[test]
 fn invlpg_tells_the_address_where_the_processor_does() {
-    assert_eq!(decode(raw(0x79, 0xffff_8000_0000_1000, 0)), Exit::Invlpg(Some(Gva(0xffff_8000_0000_1000))));
-    assert_eq!(decode(raw(0x79, 0, 0)), Exit::Invlpg(None));
+    assert_eq!(decode(raw(0x79, 0xffff_8000_0000_1000, 0)), VmExit::Invlpg(Some(Gva(0xffff_8000_0000_1000))));
+    assert_eq!(decode(raw(0x79, 0, 0)), VmExit::Invlpg(None));
 }

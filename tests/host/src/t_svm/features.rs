@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use crate::arch::cpuid::CpuidRegs;
-use crate::svm::features::{has_xss, Fit, SvmFeatures};
+use crate::svm::features::{has_xss, FeatureFit, SvmFeatures};
 
 /// A processor with SVM whose leaf 0x8000000a has these EBX and EDX.
 fn cpu(asids: u32, bits: u32) -> impl Fn(u32) -> CpuidRegs {
@@ -40,12 +40,12 @@ fn a_cpu_that_differs_or_is_switched_off_does_not_fit() {
     let probed = SvmFeatures::of(cpu(16, 0x9)).unwrap();
     let other = SvmFeatures::of(cpu(16, 0x1));
 
-    assert_eq!(probed.fit(Some(probed), Some(0)), Fit::Alike);
-    assert_eq!(probed.fit(Some(probed), Some(1 << 3)), Fit::Alike, "the lock alone forbids nothing");
-    assert_eq!(probed.fit(Some(probed), Some(1 << 4)), Fit::SwitchedOff);
-    assert_eq!(probed.fit(other, Some(0)), Fit::Differs);
-    assert_eq!(probed.fit(None, Some(0)), Fit::Differs);
-    assert_eq!(probed.fit(Some(probed), None), Fit::Differs);
+    assert_eq!(probed.fit(Some(probed), Some(0)), FeatureFit::Alike);
+    assert_eq!(probed.fit(Some(probed), Some(1 << 3)), FeatureFit::Alike, "the lock alone forbids nothing");
+    assert_eq!(probed.fit(Some(probed), Some(1 << 4)), FeatureFit::SwitchedOff);
+    assert_eq!(probed.fit(other, Some(0)), FeatureFit::Differs);
+    assert_eq!(probed.fit(None, Some(0)), FeatureFit::Differs);
+    assert_eq!(probed.fit(Some(probed), None), FeatureFit::Differs);
 }
 
 #[test]

@@ -3,42 +3,43 @@
 //! Faults within faults, by the SDM's "Conditions for Generating a Double Fault".
 
 use crate::arch::addr::Gva;
-use crate::arch::exception::{Exception, PfError, Vector};
-use crate::vcpu::event::{merge, Event, EventBlocking, MergedEvent};
+use crate::arch::exception::{CpuException, ExceptionVector, PfError};
+use crate::vcpu::event::{merge, EventBlocking, GuestEvent, MergedEvent};
 use proptest::prelude::*;
 
-const BENIGN: [Vector; 11] = [
-    Vector::DB,
-    Vector::NMI,
-    Vector::BP,
-    Vector(4),
-    Vector(5),
-    Vector::UD,
-    Vector(7),
-    Vector(16),
-    Vector::AC,
-    Vector::MC,
-    Vector(19),
+const BENIGN: [ExceptionVector; 11] = [
+    ExceptionVector::DB,
+    ExceptionVector::NMI,
+    ExceptionVector::BP,
+    ExceptionVector(4),
+    ExceptionVector(5),
+    ExceptionVector::UD,
+    ExceptionVector(7),
+    ExceptionVector(16),
+    ExceptionVector::AC,
+    ExceptionVector::MC,
+    ExceptionVector(19),
 ];
-const CONTRIBUTORY: [Vector; 5] = [Vector::DE, Vector::TS, Vector::NP, Vector::SS, Vector::GP];
+const CONTRIBUTORY: [ExceptionVector; 5] =
+    [ExceptionVector::DE, ExceptionVector::TS, ExceptionVector::NP, ExceptionVector::SS, ExceptionVector::GP];
 
 /// An exception of that vector, with an error code that tells it from #DF's.
-fn raised(vector: Vector) -> Exception {
-    Exception::with_error(vector, 0x18)
+fn raised(vector: ExceptionVector) -> CpuException {
+    CpuException::with_error(vector, 0x18)
 }
 
 fn double() -> MergedEvent {
-    MergedEvent::One(Exception::with_error(Vector::DF, 0))
+    MergedEvent::One(CpuException::with_error(ExceptionVector::DF, 0))
 }
 
-fn handled_in_turn(second: Vector) -> MergedEvent {
+fn handled_in_turn(second: ExceptionVector) -> MergedEvent {
     MergedEvent::One(raised(second))
 }
 
 #[test]
 fn a_benign_first_gives_way_to_any_second() {
     for first in BENIGN {
-        for second in BENIGN.into_iter().chain(CONTRIBUTORY).chain([Vector::PF]) {
+        for second in BENIGN.into_iter().chain(CONTRIBUTORY).chain([ExceptionVector::PF]) {
             assert_eq!(merge(first, raised(second)), handled_in_turn(second), "{first:?} {second:?}");
         }
     }
@@ -50,7 +51,7 @@ fn contributory_twice_is_a_double_fault_and_no_other_second_is() {
         for second in CONTRIBUTORY {
             assert_eq!(merge(first, raised(second)), double(), "{first:?} {second:?}");
         }
-        for second in BENIGN.into_iter().chain([Vector::PF]) {
+        for second in BENIGN.into_iter().chain([ExceptionVector::PF]) {
             assert_eq!(merge(first, raised(second)), handled_in_turn(second), "{first:?} {second:?}");
         }
     }
@@ -58,18 +59,18 @@ fn contributory_twice_is_a_double_fault_and_no_other_second_is() {
 
 #[test]
 fn a_page_fault_doubles_with_a_contributory_or_page_fault() {
-    for second in CONTRIBUTORY.into_iter().chain([Vector::PF]) {
-        assert_eq!(merge(Vector::PF, raised(second)), double(), "{second:?}");
+    for second in CONTRIBUTORY.into_iter().chain([ExceptionVector::PF]) {
+        assert_eq!(merge(ExceptionVector::PF, raised(second)), double(), "{second:?}");
     }
     for second in BENIGN {
-        assert_eq!(merge(Vector::PF, raised(second)), handled_in_turn(second), "{second:?}");
+        assert_eq!(merge(ExceptionVector::PF, raised(second)), handled_in_turn(second), "{second:?}");
     }
 }
 
 #[test]
 fn a_fault_in_the_double_fault_handlers_delivery_is_the_third() {
-    for second in CONTRIBUTORY.into_iter().chain([Vector::PF]) {
-        assert_eq!(merge(Vector::DF, raised(second)), MergedEvent::TripleFault, "{second:?}");
+    for second in CONTRIBUTORY.into_iter().chain([ExceptionVector::PF]) {
+        assert_eq!(merge(ExceptionVector::DF, raised(second)), MergedEvent::TripleFault, "{second:?}");
     }
 }
 
@@ -82,7 +83,7 @@ proptest! {
     /// Faults that nobody can handle end after two steps: the guest never loops in delivery.
     #[test]
     fn a_chain_of_contributory_faults_ends(faults in prop::collection::vec(0usize..6, 3..10)) {
-        let all: Vec<Vector> = CONTRIBUTORY.into_iter().chain([Vector::PF]).collect();
+        let all: Vec<ExceptionVector> = CONTRIBUTORY.into_iter().chain([ExceptionVector::PF]).collect();
         let mut first = all[faults[0]];
         let mut steps = 0;
         for i in &faults[1..] {
@@ -98,8 +99,8 @@ proptest! {
 
     #[test]
     fn an_exception_becomes_the_event_of_its_vector(gva: u64, error in 0u32..64) {
-        let fault = Exception::page_fault(Gva(gva), PfError::from_bits_truncate(error));
+        let fault = CpuException::page_fault(Gva(gva), PfError::from_bits_truncate(error));
 
-        prop_assert_eq!(Event::from(fault), Event::Exception { vector: Vector::PF, error: Some(error) });
+        prop_assert_eq!(GuestEvent::from(fault), GuestEvent::Exception { vector: ExceptionVector::PF, error: Some(error) });
     }
 }

@@ -3,8 +3,8 @@
 use super::driver::{Part, Ring};
 use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
+use crate::arch::addr::AccessWidth::{B1, B2, B4, B8};
 use crate::arch::addr::Gpa;
-use crate::arch::addr::Width::{B1, B2, B4, B8};
 use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
 use crate::virtio::segment::MemSegment;
 

@@ -2,7 +2,7 @@
 
 use super::driver::{Part, Ring};
 use super::machine::*;
-use crate::arch::addr::Width::{B1, B2, B4};
+use crate::arch::addr::AccessWidth::{B1, B2, B4};
 use crate::arch::ring;
 use crate::chipset::pci::PciInterrupt;
 use crate::virtio::device::console::VirtioConsole;

@@ -4,7 +4,7 @@
 
 use super::mem::Mem;
 use crate::arch::addr::Gpa;
-use crate::virtio::queue::{Queue, QueueFeatures, QueueLayout};
+use crate::virtio::queue::{QueueFeatures, QueueLayout, VirtQueue};
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -50,8 +50,8 @@ impl Ring {
     }
 
     /// The device's side, ready.
-    pub(crate) fn queue(&self, max_chain: usize) -> Queue {
-        let mut queue = Queue::new(self.size, max_chain).unwrap();
+    pub(crate) fn queue(&self, max_chain: usize) -> VirtQueue {
+        let mut queue = VirtQueue::new(self.size, max_chain).unwrap();
         queue.set_layout(self.layout);
         queue.enable(QueueFeatures { indirect: true, event_idx: self.event_idx, packed: false }).unwrap();
         queue

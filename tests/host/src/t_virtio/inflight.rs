@@ -2,7 +2,7 @@
 
 use super::blk::{disk_with_depth, put_header, Disk};
 use super::driver::Ring;
-use crate::arch::addr::Width::B2;
+use crate::arch::addr::AccessWidth::B2;
 use crate::host::inflight::{EndedRing, InFlight};
 use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
 use crate::virtio::queue::QueueFault;

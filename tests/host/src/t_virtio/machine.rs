@@ -5,11 +5,11 @@
 use super::driver::Ring;
 use super::mem::Mem;
 use super::packed_driver::PackedRing;
-use crate::arch::addr::{Gpa, Width};
+use crate::arch::addr::{AccessWidth, Gpa};
 use crate::chipset::pci::{ConfigAccess, MsixMessage, PciInterrupt, PciRoot, PciSlot};
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::transport::pci::{AccessEffect, VirtioDevice, VirtioPci};
-use Width::{B1, B2, B4};
+use AccessWidth::{B1, B2, B4};
 
 pub(crate) const WINDOW: u64 = 0xc000_0000;
 
@@ -62,7 +62,7 @@ impl<D: VirtioDevice> Machine<D> {
         Machine { mem, root, dev, slot, effect: AccessEffect::None, sent, at: Structures::default() }
     }
 
-    pub(crate) fn inp(&mut self, offset: u16, width: Width) -> u32 {
+    pub(crate) fn inp(&mut self, offset: u16, width: AccessWidth) -> u32 {
         match self.root.read(offset, width) {
             ConfigAccess::Done(value) => value,
             ConfigAccess::Function { slot, register } => {
@@ -72,7 +72,7 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(crate) fn out(&mut self, offset: u16, width: Width, value: u32) {
+    pub(crate) fn out(&mut self, offset: u16, width: AccessWidth, value: u32) {
         if let ConfigAccess::Function { register, .. } = self.root.write(offset, width, value) {
             let effect = self.dev.config_write(register, width, value);
             self.act(effect);
@@ -96,31 +96,31 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(crate) fn config_read(&mut self, slot: u8, register: u8, width: Width) -> u32 {
+    pub(crate) fn config_read(&mut self, slot: u8, register: u8, width: AccessWidth) -> u32 {
         self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
         self.inp(4 + u16::from(register & 3), width)
     }
 
-    pub(crate) fn config_write(&mut self, slot: u8, register: u8, width: Width, value: u32) {
+    pub(crate) fn config_write(&mut self, slot: u8, register: u8, width: AccessWidth, value: u32) {
         self.out(0, B4, 0x8000_0000 | u32::from(slot) << 11 | u32::from(register & 0xfc));
         self.out(4 + u16::from(register & 3), width, value);
     }
 
-    pub(crate) fn reg(&mut self, register: u8, width: Width) -> u32 {
+    pub(crate) fn reg(&mut self, register: u8, width: AccessWidth) -> u32 {
         self.config_read(self.slot, register, width)
     }
 
-    pub(crate) fn set_reg(&mut self, register: u8, width: Width, value: u32) {
+    pub(crate) fn set_reg(&mut self, register: u8, width: AccessWidth, value: u32) {
         self.config_write(self.slot, register, width, value);
     }
 
-    pub(crate) fn read(&mut self, gpa: u64, width: Width) -> u64 {
+    pub(crate) fn read(&mut self, gpa: u64, width: AccessWidth) -> u64 {
         let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
         assert_eq!(hit.slot.number(), self.slot);
         self.dev.bar_read(hit.bar, hit.offset, width)
     }
 
-    pub(crate) fn write(&mut self, gpa: u64, width: Width, value: u64) {
+    pub(crate) fn write(&mut self, gpa: u64, width: AccessWidth, value: u64) {
         let hit = self.root.decode(Gpa(gpa)).expect("a BAR");
         assert_eq!(hit.slot.number(), self.slot);
         let effect = self.dev.bar_write(hit.bar, hit.offset, width, value);
@@ -172,11 +172,11 @@ impl<D: VirtioDevice> Machine<D> {
         }
     }
 
-    pub(crate) fn common(&mut self, at: u64, width: Width) -> u64 {
+    pub(crate) fn common(&mut self, at: u64, width: AccessWidth) -> u64 {
         self.read(self.at.common + at, width)
     }
 
-    pub(crate) fn set_common(&mut self, at: u64, width: Width, value: u64) {
+    pub(crate) fn set_common(&mut self, at: u64, width: AccessWidth, value: u64) {
         self.write(self.at.common + at, width, value);
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use crate::arch::addr::Width::{B1, B2, B4, B8};
+use crate::arch::addr::AccessWidth::{B1, B2, B4, B8};
 use crate::chipset::pci::{MsixControl, MsixMessage};
 use crate::virtio::transport::msix::MsixTable;
 

@@ -3,8 +3,8 @@
 use super::driver::Ring;
 use super::machine::*;
 use super::mem::MEM_BYTES;
+use crate::arch::addr::AccessWidth::{B1, B2, B4};
 use crate::arch::addr::Gpa;
-use crate::arch::addr::Width::{B1, B2, B4};
 use crate::virtio::device::net::frames::{FrameStream, MAX_FRAME};
 use crate::virtio::device::net::{
     NetConfig, NetOffloads, NetPacket, SentPackets, TakenPacket, VirtioNet, MAX_PAIRS,

@@ -10,7 +10,7 @@ use crate::arch::addr::Gpa;
 use crate::virtio::device::blk::{BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
 use crate::virtio::device::net::{NetConfig, NetPacket, TakenPacket, VirtioNet};
 use crate::virtio::queue::{
-    Queue, QueueBuffer, QueueError, QueueFault, QueueFeatures, QueueLayout, UsedBuffer,
+    QueueBuffer, QueueError, QueueFault, QueueFeatures, QueueLayout, UsedBuffer, VirtQueue,
 };
 use crate::virtio::segment::MemSegment;
 use crate::virtio::transport::pci::VirtioPci;
@@ -26,18 +26,18 @@ fn segment(at: u64, len: u32) -> MemSegment {
     MemSegment { gpa: Gpa(at), len }
 }
 
-fn pop(queue: &mut Queue, mem: &Mem) -> QueueBuffer {
+fn pop(queue: &mut VirtQueue, mem: &Mem) -> QueueBuffer {
     queue.pop(mem).unwrap().expect("a buffer").buffer
 }
 
 /// Pops and gives back at once. Returns the id.
-fn echo(queue: &mut Queue, mem: &Mem, len: u32) -> u16 {
+fn echo(queue: &mut VirtQueue, mem: &Mem, len: u32) -> u16 {
     let buffer = pop(queue, mem);
     queue.add_used(mem, buffer, len).unwrap();
     buffer.id
 }
 
-fn broken(queue: &mut Queue, mem: &Mem) -> QueueFault {
+fn broken(queue: &mut VirtQueue, mem: &Mem) -> QueueFault {
     match queue.pop(mem) {
         Err(QueueError::Broken(fault)) => fault,
         other => panic!("not broken: {other:?}"),
@@ -199,7 +199,7 @@ fn indirect_descriptors_stand_alone() {
     ring.desc(&mem, 1, 0x9000, 16, 0, INDIRECT | FIRST_LAP);
     assert_eq!(broken(&mut ring.queue(8), &mem), QueueFault::Indirect, "not at the end of a chain");
     let (mem, ring) = (Mem::new(), PackedRing::new(4, false));
-    let mut queue = Queue::new(4, 8).unwrap();
+    let mut queue = VirtQueue::new(4, 8).unwrap();
     queue.set_layout(ring.layout);
     queue.enable(QueueFeatures { indirect: false, ..PACKED }).unwrap();
     ring.desc(&mem, 0, 0x8000, 16, 0, INDIRECT | FIRST_LAP);
@@ -216,12 +216,12 @@ fn a_ring_that_cannot_be_is_not_enabled() {
         QueueLayout { desc: Gpa(u64::MAX - 15), ..good },
     ];
     for layout in odd {
-        let mut queue = Queue::new(8, 8).unwrap();
+        let mut queue = VirtQueue::new(8, 8).unwrap();
         queue.set_layout(layout);
         assert_eq!(queue.enable(PACKED), Err(QueueFault::Layout), "{layout:?}");
         assert!(!queue.is_ready());
     }
-    let mut queue = Queue::new(8, 8).unwrap();
+    let mut queue = VirtQueue::new(8, 8).unwrap();
     for (size, kept) in [(0, 8), (9, 8), (5, 5), (1, 1)] {
         queue.set_size(size, true);
         assert_eq!(queue.size(), kept);
@@ -444,7 +444,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 pub(crate) struct Pair {
     mem: Mem,
     ring: PackedRing,
-    queue: Queue,
+    queue: VirtQueue,
     /// Made available and not popped: id and pieces.
     waiting: VecDeque<(u16, Vec<Part>)>,
     /// Popped and not given back.

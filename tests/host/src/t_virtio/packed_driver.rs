@@ -5,7 +5,7 @@
 use super::driver::{put_desc, Part, INDIRECT, NEXT, WRITE};
 use super::mem::Mem;
 use crate::arch::addr::Gpa;
-use crate::virtio::queue::{Queue, QueueFeatures, QueueLayout};
+use crate::virtio::queue::{QueueFeatures, QueueLayout, VirtQueue};
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -73,8 +73,8 @@ impl PackedRing {
     }
 
     /// The device's side, ready.
-    pub(crate) fn queue(&self, max_chain: usize) -> Queue {
-        let mut queue = Queue::new(self.size.next_power_of_two(), max_chain).unwrap();
+    pub(crate) fn queue(&self, max_chain: usize) -> VirtQueue {
+        let mut queue = VirtQueue::new(self.size.next_power_of_two(), max_chain).unwrap();
         queue.set_size(self.size, true);
         assert_eq!(queue.size(), self.size);
         queue.set_layout(self.layout);

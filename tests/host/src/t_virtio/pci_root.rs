@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use crate::arch::addr::{Gpa, Width, Width::B1, Width::B2, Width::B4, Width::B8};
+use crate::arch::addr::{
+    AccessWidth, AccessWidth::B1, AccessWidth::B2, AccessWidth::B4, AccessWidth::B8, Gpa,
+};
 use crate::chipset::pci::{
     BarHit, BarKind, BarRange, ConfigAccess, ConfigSpace, MsixLayout, PciCommand, PciIdentity, PciRoot,
     PciSlot, TouchedRegs,
@@ -250,7 +252,7 @@ fn no_memory_for_the_map_is_an_error() {
     assert_eq!(result, Err(ENOMEM));
 }
 
-fn any_width() -> impl Strategy<Value = Width> {
+fn any_width() -> impl Strategy<Value = AccessWidth> {
     prop_oneof![Just(B1), Just(B2), Just(B4), Just(B8)]
 }
 

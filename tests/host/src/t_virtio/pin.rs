@@ -3,7 +3,7 @@
 //! The INTx pin of a device whose driver does without MSI-X.
 
 use super::machine::*;
-use crate::arch::addr::Width::{B1, B2};
+use crate::arch::addr::AccessWidth::{B1, B2};
 use crate::chipset::pci::PciInterrupt;
 
 /// PCI status register: the function wants to interrupt.

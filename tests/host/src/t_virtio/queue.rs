@@ -4,7 +4,7 @@ use super::driver::{put_desc, put_table, Ring, INDIRECT, NEXT, WRITE};
 use super::mem::{Mem, MEM_BYTES};
 use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
-use crate::virtio::queue::{Queue, QueueError, QueueFault, QueueFeatures, QueueLayout};
+use crate::virtio::queue::{QueueError, QueueFault, QueueFeatures, QueueLayout, VirtQueue};
 use crate::virtio::segment::{read_segments, slice, total, write_segments, MemSegment};
 
 fn segment(at: u64, len: u32) -> MemSegment {
@@ -12,13 +12,13 @@ fn segment(at: u64, len: u32) -> MemSegment {
 }
 
 /// Pops and gives back at once. Returns the head.
-fn echo(queue: &mut Queue, mem: &Mem, len: u32) -> Option<u16> {
+fn echo(queue: &mut VirtQueue, mem: &Mem, len: u32) -> Option<u16> {
     let buffer = queue.pop(mem).unwrap()?.buffer;
     queue.add_used(mem, buffer, len).unwrap();
     Some(buffer.id)
 }
 
-fn broken(queue: &mut Queue, mem: &Mem) -> QueueFault {
+fn broken(queue: &mut VirtQueue, mem: &Mem) -> QueueFault {
     match queue.pop(mem) {
         Err(QueueError::Broken(fault)) => fault,
         other => panic!("not broken: {other:?}"),
@@ -63,7 +63,7 @@ fn descriptors_of_a_chain_may_lie_in_any_order() {
 #[test]
 fn nothing_comes_out_of_a_queue_that_is_not_ready() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, false));
-    let mut queue = Queue::new(8, 8).unwrap();
+    let mut queue = VirtQueue::new(8, 8).unwrap();
     queue.set_layout(ring.layout);
     ring.add(&mem, &[(0x8000, 16, false)]);
     ring.publish(&mem);
@@ -142,7 +142,7 @@ fn an_indirect_table_may_follow_direct_descriptors_and_its_own_write_flag_means_
 #[test]
 fn an_indirect_table_that_was_not_negotiated_is_refused() {
     let (mem, mut ring) = (Mem::new(), Ring::new(8, false));
-    let mut queue = Queue::new(8, 8).unwrap();
+    let mut queue = VirtQueue::new(8, 8).unwrap();
     queue.set_layout(ring.layout);
     queue.enable(QueueFeatures::default()).unwrap();
     ring.add_indirect(&mem, 0x2_0000, &[(0x8000, 16, false)]);
@@ -336,7 +336,7 @@ fn areas_that_wrap_or_are_not_aligned_cannot_be_enabled() {
         QueueLayout { used: Gpa(u64::MAX - 3), ..good },
     ];
     for layout in bad {
-        let mut queue = Queue::new(8, 8).unwrap();
+        let mut queue = VirtQueue::new(8, 8).unwrap();
         queue.set_layout(layout);
 
         assert_eq!(queue.enable(QueueFeatures::default()), Err(QueueFault::Layout));
@@ -346,7 +346,7 @@ fn areas_that_wrap_or_are_not_aligned_cannot_be_enabled() {
 
 #[test]
 fn sizes_that_are_no_power_of_two_or_too_large_are_kept_out() {
-    let mut queue = Queue::new(64, 8).unwrap();
+    let mut queue = VirtQueue::new(64, 8).unwrap();
 
     for size in [0, 3, 65, 128, 0xffff] {
         queue.set_size(size, false);

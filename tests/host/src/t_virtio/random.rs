@@ -5,7 +5,7 @@
 use super::driver::{put_desc, Ring};
 use super::machine::*;
 use super::mem::{Mem, MEM_BYTES};
-use crate::arch::addr::Width::{self, B1, B2, B4, B8};
+use crate::arch::addr::AccessWidth::{self, B1, B2, B4, B8};
 use crate::chipset::pci::PciSlot;
 use crate::virtio::device::blk::{BlkOp, BlkRequest, BlkStatus, DiskGeometry, NextRequest, VirtioBlk};
 use crate::virtio::device::rng::VirtioRng;
@@ -275,12 +275,12 @@ proptest! {
 
 #[derive(Clone, Debug)]
 enum Access {
-    Config(u8, Width, u32),
-    Bar(u8, u64, Width, u64),
+    Config(u8, AccessWidth, u32),
+    Bar(u8, u64, AccessWidth, u64),
     Reset,
 }
 
-fn any_width() -> impl Strategy<Value = Width> {
+fn any_width() -> impl Strategy<Value = AccessWidth> {
     prop_oneof![Just(B1), Just(B2), Just(B4), Just(B8)]
 }
 

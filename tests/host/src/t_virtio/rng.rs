@@ -2,8 +2,8 @@
 
 use super::driver::Ring;
 use super::machine::*;
+use crate::arch::addr::AccessWidth::B4;
 use crate::arch::addr::Gpa;
-use crate::arch::addr::Width::B4;
 use crate::virtio::device::rng::VirtioRng;
 use crate::virtio::transport::pci::QueueServed;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::machine::*;
-use crate::arch::addr::Width::{B1, B2, B4, B8};
+use crate::arch::addr::AccessWidth::{B1, B2, B4, B8};
 use crate::chipset::pci::PciInterrupt;
 use crate::virtio::device::blk::{BlkRequest, BlkStatus, NextRequest};
 use crate::virtio::device::rng::VirtioRng;

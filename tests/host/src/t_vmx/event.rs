@@ -2,28 +2,28 @@
 
 //! Events in the VMCS's words.
 
-use crate::arch::exception::Vector;
-use crate::vcpu::event::{Event, EventBlocking};
+use crate::arch::exception::ExceptionVector;
+use crate::vcpu::event::{EventBlocking, GuestEvent};
 use crate::vmx::event::{blocking, encode, interrupted, is_int1, is_nmi, with_blocking, VALID};
 use proptest::prelude::*;
 
-fn gp(error: Option<u32>) -> Event {
-    Event::Exception { vector: Vector::GP, error }
+fn gp(error: Option<u32>) -> GuestEvent {
+    GuestEvent::Exception { vector: ExceptionVector::GP, error }
 }
 
 #[test]
 fn events_are_encoded_as_the_manual_says() {
     for (event, info) in [
-        (Event::Interrupt(0x31), 0x8000_0031),
-        (Event::Nmi, 0x8000_0202),
+        (GuestEvent::Interrupt(0x31), 0x8000_0031),
+        (GuestEvent::Nmi, 0x8000_0202),
         (gp(None), 0x8000_030d),
         (gp(Some(4)), 0x8000_0b0d),
-        (Event::Software { vector: 0x80 }, 0x8000_0480),
+        (GuestEvent::Software { vector: 0x80 }, 0x8000_0480),
     ] {
         assert_eq!(encode(event, true).info, info, "{event:?}");
     }
     assert_eq!(encode(gp(Some(4)), true).error, 4);
-    assert_eq!(encode(Event::Software { vector: 3 }, true).length, 2);
+    assert_eq!(encode(GuestEvent::Software { vector: 3 }, true).length, 2);
 }
 
 #[test]
@@ -58,9 +58,9 @@ proptest! {
     #[test]
     fn what_an_exit_cuts_short_is_what_was_injected(vector: u8, error: Option<u32>, kind in 0..3) {
         let event = match kind {
-            0 => Event::Interrupt(vector),
-            1 => Event::Nmi,
-            _ => Event::Exception { vector: Vector(vector), error },
+            0 => GuestEvent::Interrupt(vector),
+            1 => GuestEvent::Nmi,
+            _ => GuestEvent::Exception { vector: ExceptionVector(vector), error },
         };
         let i = encode(event, true);
         prop_assert_eq!(interrupted(i.info, i.error), Some(event));

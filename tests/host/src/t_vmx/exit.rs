@@ -2,9 +2,9 @@
 
 //! Exit reasons, by the SDM's table "VMX Basic Exit Reasons".
 
-use crate::arch::addr::{Gpa, Gva, Width};
-use crate::arch::exception::Vector;
-use crate::vcpu::exit::{CrAccess, CrKind, Exit, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmxInsn};
+use crate::arch::addr::{AccessWidth, Gpa, Gva};
+use crate::arch::exception::ExceptionVector;
+use crate::vcpu::exit::{CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmExit, VmxInsn};
 use crate::vmx::exit::{
     cr_write, decode, fail_reason, CrWriteExit, EntryRefusal, ExitReport, ENTRY_FAILURE, VM_FAIL,
 };
@@ -14,38 +14,38 @@ fn report(reason: u64, qualification: u64) -> ExitReport {
     ExitReport { reason, qualification, ..ExitReport::default() }
 }
 
-fn plain(reason: u64) -> Exit {
+fn plain(reason: u64) -> VmExit {
     decode(&report(reason, 0))
 }
 
 #[test]
 fn instructions_are_those_of_the_manual() {
     for (reason, exit) in [
-        (1, Exit::HostInterrupt),
-        (2, Exit::TripleFault),
-        (7, Exit::InterruptWindow),
-        (8, Exit::NmiReturn),
-        (9, Exit::TaskSwitch),
-        (10, Exit::Cpuid),
-        (12, Exit::Hlt),
-        (13, Exit::CacheFlush),
-        (15, Exit::Forbidden),
-        (18, Exit::VirtInsn(VirtInsn::Hypercall)),
-        (14, Exit::Invlpg(Some(Gva(0)))),
-        (19, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmclear))),
-        (20, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmlaunch))),
-        (27, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmxon))),
-        (50, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Invept))),
-        (59, Exit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmfunc))),
-        (29, Exit::DebugRegister),
-        (31, Exit::Msr(MsrAccess::Read)),
-        (32, Exit::Msr(MsrAccess::Write)),
-        (52, Exit::HostInterrupt),
-        (36, Exit::Undefined),
-        (39, Exit::Undefined),
-        (43, Exit::Resolved),
-        (54, Exit::CacheFlush),
-        (55, Exit::Xsetbv),
+        (1, VmExit::HostInterrupt),
+        (2, VmExit::TripleFault),
+        (7, VmExit::InterruptWindow),
+        (8, VmExit::NmiReturn),
+        (9, VmExit::TaskSwitch),
+        (10, VmExit::Cpuid),
+        (12, VmExit::Hlt),
+        (13, VmExit::CacheFlush),
+        (15, VmExit::Forbidden),
+        (18, VmExit::VirtInsn(VirtInsn::Hypercall)),
+        (14, VmExit::Invlpg(Some(Gva(0)))),
+        (19, VmExit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmclear))),
+        (20, VmExit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmlaunch))),
+        (27, VmExit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmxon))),
+        (50, VmExit::VirtInsn(VirtInsn::Vmx(VmxInsn::Invept))),
+        (59, VmExit::VirtInsn(VirtInsn::Vmx(VmxInsn::Vmfunc))),
+        (29, VmExit::DebugRegister),
+        (31, VmExit::Msr(MsrAccess::Read)),
+        (32, VmExit::Msr(MsrAccess::Write)),
+        (52, VmExit::HostInterrupt),
+        (36, VmExit::Undefined),
+        (39, VmExit::Undefined),
+        (43, VmExit::Resolved),
+        (54, VmExit::CacheFlush),
+        (55, VmExit::Xsetbv),
     ] {
         assert_eq!(plain(reason), exit, "reason {reason}");
     }
@@ -54,31 +54,31 @@ fn instructions_are_those_of_the_manual() {
 #[test]
 fn refused_entries_are_told_from_exits() {
     for reason in [VM_FAIL, ENTRY_FAILURE | 33, ENTRY_FAILURE | 34, ENTRY_FAILURE | 41] {
-        assert_eq!(plain(reason), Exit::EntryFailed(report(reason, 0).raw()));
+        assert_eq!(plain(reason), VmExit::EntryFailed(report(reason, 0).raw()));
         assert_eq!(report(reason, 0).basic(), None);
     }
-    assert!(matches!(plain(33), Exit::Unknown(_)), "without bit 31 it is no entry failure");
+    assert!(matches!(plain(33), VmExit::Unknown(_)), "without bit 31 it is no entry failure");
 }
 
 #[test]
 fn accesses_to_control_registers_are_told_apart() {
     let cr = |q| decode(&report(28, q));
-    let access = |number, kind| Exit::Cr(CrAccess { number, kind });
+    let access = |number, kind| VmExit::Cr(CrAccess { number, kind });
     assert_eq!(cr(0x000), access(0, CrKind::Write));
     assert_eq!(cr(0x213), access(3, CrKind::Read));
     assert_eq!(cr(0x020), access(0, CrKind::Clts));
     assert_eq!(cr(0x030), access(0, CrKind::Lmsw));
-    assert_eq!(decode(&report(14, 0x7000)), Exit::Invlpg(Some(Gva(0x7000))));
+    assert_eq!(decode(&report(14, 0x7000)), VmExit::Invlpg(Some(Gva(0x7000))));
 }
 
 #[test]
 fn ports_are_decoded() {
     let pio = |q| decode(&report(30, q));
-    let access = |width, is_in, is_string| Exit::Pio(PioAccess::new(0x3f8, width, is_in, is_string));
-    assert_eq!(pio(0x3f8_0000), access(Width::B1, false, false));
-    assert_eq!(pio(0x3f8_0009), access(Width::B2, true, false));
-    assert_eq!(pio(0x3f8_0033), access(Width::B4, false, true));
-    assert!(matches!(pio(0x3f8_0002), Exit::Unknown(_)), "no access has three bytes");
+    let access = |width, is_in, is_string| VmExit::Pio(PioAccess::new(0x3f8, width, is_in, is_string));
+    assert_eq!(pio(0x3f8_0000), access(AccessWidth::B1, false, false));
+    assert_eq!(pio(0x3f8_0009), access(AccessWidth::B2, true, false));
+    assert_eq!(pio(0x3f8_0033), access(AccessWidth::B4, false, true));
+    assert!(matches!(pio(0x3f8_0002), VmExit::Unknown(_)), "no access has three bytes");
 }
 
 #[test]
@@ -92,22 +92,25 @@ fn faults_of_the_second_level_are_decoded() {
         is_final: true,
         reserved: false,
     };
-    assert_eq!(fault(48, 0x181), Exit::GuestPageFault(none));
-    assert_eq!(fault(48, 0x081), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
-    assert_eq!(fault(48, 0x001), Exit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
-    assert_eq!(fault(48, 0x182), Exit::GuestPageFault(GuestPageFault { write: true, ..none }));
-    assert_eq!(fault(48, 0x184), Exit::GuestPageFault(GuestPageFault { fetch: true, ..none }));
-    assert_eq!(fault(48, 0x1aa), Exit::GuestPageFault(GuestPageFault { write: true, present: true, ..none }));
+    assert_eq!(fault(48, 0x181), VmExit::GuestPageFault(none));
+    assert_eq!(fault(48, 0x081), VmExit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
+    assert_eq!(fault(48, 0x001), VmExit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
+    assert_eq!(fault(48, 0x182), VmExit::GuestPageFault(GuestPageFault { write: true, ..none }));
+    assert_eq!(fault(48, 0x184), VmExit::GuestPageFault(GuestPageFault { fetch: true, ..none }));
+    assert_eq!(
+        fault(48, 0x1aa),
+        VmExit::GuestPageFault(GuestPageFault { write: true, present: true, ..none })
+    );
     let wrong = GuestPageFault { present: true, is_final: false, reserved: true, ..none };
-    assert_eq!(fault(49, 0), Exit::GuestPageFault(wrong));
+    assert_eq!(fault(49, 0), VmExit::GuestPageFault(wrong));
 }
 
 #[test]
 fn an_nmi_is_the_hosts_and_an_exception_the_guests() {
     let cause = |interruption, error| decode(&ExitReport { interruption, error, ..report(0, 0) });
-    assert_eq!(cause(0x8000_0202, 0), Exit::HostInterrupt);
-    assert_eq!(cause(0x8000_0b11, 0), Exit::Exception(Vector::AC, 0));
-    assert_eq!(cause(0x8000_0301, 7), Exit::Exception(Vector::DB, 7));
+    assert_eq!(cause(0x8000_0202, 0), VmExit::HostInterrupt);
+    assert_eq!(cause(0x8000_0b11, 0), VmExit::Exception(ExceptionVector::AC, 0));
+    assert_eq!(cause(0x8000_0301, 7), VmExit::Exception(ExceptionVector::DB, 7));
 }
 
 #[test]
@@ -138,7 +141,7 @@ proptest! {
     fn every_report_has_an_answer(reason in 0u64..=0xffff_ffff, qualification: u64, gpa: u64, interruption: u32) {
         let r = ExitReport { reason, qualification, gpa, interruption, ..ExitReport::default() };
         let _ = decode(&r);
-        prop_assert_eq!(matches!(decode(&r), Exit::EntryFailed(_)), reason & ENTRY_FAILURE != 0);
+        prop_assert_eq!(matches!(decode(&r), VmExit::EntryFailed(_)), reason & ENTRY_FAILURE != 0);
         prop_assert_eq!(decode(&r), decode(&r));
     }
 }
