@@ -28,7 +28,7 @@ use kernel::sync::SpinLockIrq;
 const IO_WRITE: u32 = 1;
 const IO_DURABLE: u32 = 2;
 const IO_BUFFERED: u32 = 4;
-const IO_PROMPT: u32 = 8;
+const IO_NOWAIT: u32 = 8;
 
 // Modes of fallocate(2), for which the `kernel` crate has no binding.
 const FALLOC_FL_KEEP_SIZE: i32 = 1;
@@ -49,15 +49,15 @@ pub(crate) struct FileProperties {
 /// A reference to an open regular file or block device. All calls give the position themselves.
 pub(crate) struct BackingFile {
     file: FileRef,
-    is_prompt: bool,
+    is_nowait: bool,
 }
 
 // SAFETY: All calls give the position themselves; the file system has the locks.
 unsafe impl HostFile for BackingFile {
     fn of(file: FileRef) -> Result<BackingFile> {
         // SAFETY: The file is referenced.
-        let is_prompt = unsafe { ffi::rvmm_file_is_prompt(file.as_ptr()) };
-        Ok(BackingFile { file, is_prompt })
+        let is_nowait = unsafe { ffi::rvmm_file_is_nowait(file.as_ptr()) };
+        Ok(BackingFile { file, is_nowait })
     }
 }
 
@@ -158,8 +158,8 @@ pub(crate) struct FilePos {
     /// A write is on stable storage when it ends.
     pub(crate) durable: bool,
     /// What would have to wait ends at once, with an error or with only a part done. For files that
-    /// [can be told so](Transfers::is_prompt).
-    pub(crate) prompt: bool,
+    /// [can be told so](Transfers::is_nowait).
+    pub(crate) nowait: bool,
 }
 
 impl FilePos {
@@ -169,7 +169,7 @@ impl FilePos {
             (true, false) => IO_WRITE,
             (true, true) => IO_WRITE | IO_DURABLE,
         };
-        how | if self.prompt { IO_PROMPT } else { 0 }
+        how | if self.nowait { IO_NOWAIT } else { 0 }
     }
 }
 
@@ -352,8 +352,8 @@ impl<T, W: TransferWaker> FileTransfers<T, W> {
 
     /// Returns whether there is a file, and [`FileTransfers::start`] can be told not to wait.
     #[inline]
-    pub(crate) fn is_prompt(&self) -> bool {
-        self.file.get().is_some_and(|file| file.is_prompt)
+    pub(crate) fn is_nowait(&self) -> bool {
+        self.file.get().is_some_and(|file| file.is_nowait)
     }
 
     /// Sets the memory of the next transfer: pieces of the calling process's memory, in order. Returns

@@ -107,7 +107,7 @@ unsafe extern "C" {
     ) -> i32;
     pub(super) fn rvmm_file_may(file: *mut bindings::file, write: bool) -> bool;
     pub(super) fn rvmm_file_is_regular(file: *mut bindings::file) -> bool;
-    pub(super) fn rvmm_file_is_prompt(file: *mut bindings::file) -> bool;
+    pub(super) fn rvmm_file_is_nowait(file: *mut bindings::file) -> bool;
     pub(super) fn rvmm_file_start(
         iocb: *mut bindings::kiocb,
         ended: unsafe extern "C" fn(*mut bindings::kiocb, isize),
@@ -141,7 +141,7 @@ unsafe extern "C" {
         iov: *const IoVec,
         segments: u32,
         bytes: u64,
-        prompt: bool,
+        nowait: bool,
     ) -> i64;
     pub(super) fn rvmm_tap_batch_new() -> *mut c_void;
     pub(super) fn rvmm_tap_batch_free(batch: *mut c_void);

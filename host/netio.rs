@@ -74,18 +74,18 @@ impl TapSocket {
         unsafe { ffi::rvmm_tap_next_len(self.0.as_ptr()) }
     }
 
-    /// Sends a packet, header first. May sleep, but for room only if not `prompt`. Returns the bytes that were
+    /// Sends a packet, header first. May sleep, but for room only if not `nowait`. Returns the bytes that were
     /// taken.
     ///
     /// # Errors
     /// Those of the tap: `EINVAL` for a bad header, `EFAULT`, `EIO` when the tap is down, and others. `EAGAIN`
     /// where it would have to wait for room.
-    pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
+    pub(crate) fn send(&self, packet: IoVecSlice<'_>, nowait: bool) -> Result<u64> {
         let iov = packet.iov();
         // SAFETY: By the invariant of `HostSocket`. The pieces are read during the call only, and whoever copies from
         // them checks that they are addresses of the process.
         outcome(unsafe {
-            ffi::rvmm_tap_send(self.0.as_ptr(), iov.as_ptr(), iov.len() as u32, packet.bytes(), prompt)
+            ffi::rvmm_tap_send(self.0.as_ptr(), iov.as_ptr(), iov.len() as u32, packet.bytes(), nowait)
         })
     }
 

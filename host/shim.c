@@ -606,7 +606,7 @@ bool rvmm_file_is_regular(struct file *file)
 }
 
 /* Files of tmpfs are memory: they do not know IOCB_NOWAIT, and do not wait for a device. */
-bool rvmm_file_is_prompt(struct file *file)
+bool rvmm_file_is_nowait(struct file *file)
 {
 	return file->f_mode & FMODE_NOWAIT || file_inode(file)->i_sb->s_magic == TMPFS_MAGIC;
 }
@@ -618,7 +618,7 @@ static s64 rvmm_file_iter(struct kiocb *iocb, struct file *file, struct iov_iter
 		iocb->ki_flags |= IOCB_DSYNC;
 	if (how & RVMM_IO_BUFFERED)
 		iocb->ki_flags &= ~IOCB_DIRECT;
-	if (how & RVMM_IO_PROMPT && file->f_mode & FMODE_NOWAIT)
+	if (how & RVMM_IO_NOWAIT && file->f_mode & FMODE_NOWAIT)
 		iocb->ki_flags |= IOCB_NOWAIT;
 	if (!(how & RVMM_IO_WRITE))
 		return vfs_iocb_iter_read(file, iocb, iter);

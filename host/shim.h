@@ -121,12 +121,12 @@ struct kiocb;
 int rvmm_file_size(struct file *file, u64 *bytes, u32 *block_shift, bool *discard);
 bool rvmm_file_may(struct file *file, bool write);
 bool rvmm_file_is_regular(struct file *file);
-bool rvmm_file_is_prompt(struct file *file);
+bool rvmm_file_is_nowait(struct file *file);
 /* What a transfer is; the same values as in blkio.rs. */
 #define RVMM_IO_WRITE		1	/* to the file */
 #define RVMM_IO_DURABLE		2	/* on stable storage when it ends */
 #define RVMM_IO_BUFFERED	4	/* through the page cache, whatever the file was opened for */
-#define RVMM_IO_PROMPT		8	/* without waiting */
+#define RVMM_IO_NOWAIT		8	/* without waiting */
 s64 rvmm_file_start(struct kiocb *iocb, void (*ended)(struct kiocb *iocb, long result),
 		    struct file *file, const struct iovec *iov, u32 segments, u64 bytes, u64 pos, u32 how);
 void rvmm_file_end_write(struct kiocb *iocb);
@@ -140,7 +140,7 @@ u32 rvmm_eventfd_listen(struct file *file, struct wait_queue_entry *entry, int *
 int rvmm_tap_socket(struct file *file, void **socket);
 int rvmm_tap_set_offloads(struct file *file, u32 offloads);
 u32 rvmm_tap_next_len(void *socket);
-s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool prompt);
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool nowait);
 struct rvmm_tap_batch;
 struct rvmm_tap_batch *rvmm_tap_batch_new(void);
 void rvmm_tap_batch_free(struct rvmm_tap_batch *batch);

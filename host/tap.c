@@ -48,10 +48,10 @@ u32 rvmm_tap_next_len(void *socket)
 	return len < 0 ? 0 : len;
 }
 
-s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool prompt)
+s64 rvmm_tap_send(void *socket, const struct iovec *iov, u32 segments, u64 bytes, bool nowait)
 {
 	struct socket *sock = socket;
-	struct msghdr msg = { .msg_flags = prompt ? MSG_DONTWAIT : 0 };
+	struct msghdr msg = { .msg_flags = nowait ? MSG_DONTWAIT : 0 };
 
 	iov_iter_init(&msg.msg_iter, ITER_SOURCE, iov, segments, bytes);
 	return sock->ops->sendmsg(sock, &msg, bytes);

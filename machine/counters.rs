@@ -12,7 +12,7 @@ pub(crate) struct DiskCounters {
     /// itself.
     pub(crate) synchronous: AtomicU64,
     /// The most that were under way at a time for one queue.
-    pub(crate) most_under_way: AtomicU64,
+    pub(crate) max_in_flight: AtomicU64,
     /// The most that were given back with one interrupt.
     pub(crate) most_given_back: AtomicU64,
 }
@@ -23,17 +23,17 @@ impl DiskCounters {
         DiskCounters {
             asynchronous: AtomicU64::new(0),
             synchronous: AtomicU64::new(0),
-            most_under_way: AtomicU64::new(0),
+            max_in_flight: AtomicU64::new(0),
             most_given_back: AtomicU64::new(0),
         }
     }
 
     /// Writes them down, a name and a number a line.
     pub(crate) fn show(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let DiskCounters { asynchronous, synchronous, most_under_way, most_given_back } = self;
+        let DiskCounters { asynchronous, synchronous, max_in_flight, most_given_back } = self;
         writeln!(f, "asynchronous {}", asynchronous.load(Relaxed))?;
         writeln!(f, "synchronous {}", synchronous.load(Relaxed))?;
-        writeln!(f, "most_under_way {}", most_under_way.load(Relaxed))?;
+        writeln!(f, "max_in_flight {}", max_in_flight.load(Relaxed))?;
         writeln!(f, "most_given_back {}", most_given_back.load(Relaxed))
     }
 }

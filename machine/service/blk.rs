@@ -198,7 +198,7 @@ impl VirtioService for BlkService {
         let Some((cx, io, worker)) = self.queue(queue) else { return };
         let remaining = match io.try_lock() {
             // While a request is left to the worker, which is on its way, there is no place for another one.
-            Some(mut io) if io.transfers.is_prompt() && io.left.is_none() => cx.serve_inline(&mut io),
+            Some(mut io) if io.transfers.is_nowait() && io.left.is_none() => cx.serve_inline(&mut io),
             _ => RemainingWork::MayBlock,
         };
         remaining.leave_to(worker);
@@ -460,7 +460,7 @@ impl BlkCx<'_> {
             BlkOp::Write { .. } => 0,
             BlkOp::Flush | BlkOp::Discard { .. } | BlkOp::WriteZeroes { .. } => return Err(request),
         };
-        if !io.transfers.is_prompt() {
+        if !io.transfers.is_nowait() {
             return Err(request);
         }
         match self.start(io, request, true) {
@@ -472,10 +472,10 @@ impl BlkCx<'_> {
         }
     }
 
-    /// Starts the transfer of a read or a write. `prompt`: only as far as it need not wait.
-    fn start(&self, io: &mut BlkQueue, request: BlkRequest, prompt: bool) -> StartedTransfer<BlkRequest> {
+    /// Starts the transfer of a read or a write. `nowait`: only as far as it need not wait.
+    fn start(&self, io: &mut BlkQueue, request: BlkRequest, nowait: bool) -> StartedTransfer<BlkRequest> {
         let transfers = &mut io.transfers;
-        let at = FilePos { prompt, ..place(&request) };
+        let at = FilePos { nowait, ..place(&request) };
         let mut failed = None;
         let whole = request.is_aligned(DIRECT_ALIGN)
             && transfers.gather(pieces(&self.function.ram, &request, !at.write, &mut failed));
@@ -487,7 +487,7 @@ impl BlkCx<'_> {
         match &started {
             StartedTransfer::UnderWay => {
                 self.counters.asynchronous.fetch_add(1, Relaxed);
-                self.counters.most_under_way.fetch_max(transfers.under_way() as u64, Relaxed);
+                self.counters.max_in_flight.fetch_max(transfers.under_way() as u64, Relaxed);
             }
             StartedTransfer::Ended(..) => {
                 self.counters.synchronous.fetch_add(1, Relaxed);
@@ -583,7 +583,7 @@ fn place(request: &BlkRequest) -> FilePos {
         // These have no data.
         BlkOp::Flush | BlkOp::Discard { .. } | BlkOp::WriteZeroes { .. } => (0, false, false),
     };
-    FilePos { pos: sector << SECTOR_SHIFT, write, durable, prompt: false }
+    FilePos { pos: sector << SECTOR_SHIFT, write, durable, nowait: false }
 }
 
 /// Returns where a request's data lies in the VMM, split at the ends of memory slots. Stops at what is

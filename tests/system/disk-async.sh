@@ -54,7 +54,7 @@ expect many 30 '# '
 # A block device.
 fsfreeze --freeze $below
 write_all first /dev/vda
-check "a disk has a request of every task under way" 'until_true 90 "[ \$(counter most_under_way) -ge $tasks ]"'
+check "a disk has a request of every task under way" 'until_true 90 "[ \$(counter max_in_flight) -ge $tasks ]"'
 check "the host's device has them all" 'until_true 10 "[ \$(held) -ge $tasks ]"'
 kill -STOP "$pid"
 fsfreeze --unfreeze $below

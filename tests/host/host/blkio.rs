@@ -241,7 +241,7 @@ pub(crate) struct FilePos {
     /// A write is on stable storage when it ends.
     pub(crate) durable: bool,
     /// What would have to wait ends at once.
-    pub(crate) prompt: bool,
+    pub(crate) nowait: bool,
 }
 
 /// Where the one who takes what has ended waits.
@@ -324,7 +324,7 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
     }
 
     /// Returns whether there is a file, and [`FileTransfers::start`] can be told not to wait.
-    pub(crate) fn is_prompt(&self) -> bool {
+    pub(crate) fn is_nowait(&self) -> bool {
         self.file.get().is_some_and(|file| file.0.is_nowait)
     }
 
@@ -343,7 +343,7 @@ impl<T, W: TransferWaker + 'static> FileTransfers<T, W> {
         let all = self.pieces.all();
         let ended = match file.manner() {
             Manner::Fails(errno) => Some(Err(Error::from_errno(-errno))),
-            Manner::Waits if at.prompt => Some(Err(EAGAIN)),
+            Manner::Waits if at.nowait => Some(Err(EAGAIN)),
             Manner::Now | Manner::Waits => Some(transfer(&file, all, at, all.bytes())),
             Manner::Short(n) => Some(transfer(&file, all, at, n.min(all.bytes()))),
             Manner::Later => self.start_later(&file, slot, at),

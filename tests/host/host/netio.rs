@@ -144,7 +144,7 @@ impl TapSocket {
     ///
     /// # Errors
     /// `EINVAL` for a bad header, `EFAULT`, `EIO`; `EAGAIN` where it would have to wait.
-    pub(crate) fn send(&self, packet: IoVecSlice<'_>, prompt: bool) -> Result<u64> {
+    pub(crate) fn send(&self, packet: IoVecSlice<'_>, nowait: bool) -> Result<u64> {
         might_sleep("TapSocket::send()");
         let bytes = gather(packet)?;
         if bytes.len() < HEADER {
@@ -153,7 +153,7 @@ impl TapSocket {
         let n = bytes.len() as u64;
         loop {
             match self.0.take(bytes.clone(), false) {
-                Err(e) if e == EAGAIN && !prompt => {
+                Err(e) if e == EAGAIN && !nowait => {
                     let task = current();
                     let room = || self.0.room.load(SeqCst) != 0;
                     sched::wait_until("room in the tap", || room() || task.has(SIGNAL | FATAL));
