@@ -121,6 +121,8 @@ pub(crate) struct CapInputs {
     pub(crate) memory_region2: bool,
     /// Memory slots that the guest cannot write.
     pub(crate) readonly_mem: bool,
+    /// What can be chosen of dirty logs that are cleared by hand; 0: nothing.
+    pub(crate) manual_dirty_log: u32,
     /// KVM_GET_XCRS: the host has XSAVE.
     pub(crate) xcrs: bool,
     /// KVM_CREATE_DEVICE and the attributes of devices.
@@ -148,6 +150,7 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         IRQ_ROUTING if has_lapic(inputs) => number(MAX_IRQ_ROUTES),
         ADJUST_CLOCK if inputs.clock => number(CLOCK_TSC_STABLE),
         COALESCED_MMIO => number(inputs.coalesced_page),
+        MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
         SYNC_REGS if inputs.sync_regs => 7,
         VM_TYPES if inputs.run => 1,
         _ => i32::from(is_present(cap, inputs)),
@@ -173,7 +176,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         HLT | IRQCHIP | IRQ_INJECT_STATUS => inputs.irqchip,
         SPLIT_IRQCHIP => inputs.split_irqchip,
         SIGNAL_MSI | TSC_DEADLINE_TIMER | VAPIC => has_lapic(inputs),
-        ENABLE_CAP_VM => inputs.split_irqchip,
+        ENABLE_CAP_VM => inputs.manual_dirty_log != 0,
         PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => inputs.pit,
         IRQFD => inputs.irqfd,
         IRQFD_RESAMPLE => inputs.irqfd_resample,

@@ -3,6 +3,7 @@
 //! What the interface says that it can: KVM_CHECK_EXTENSION, on the node and on a VM, and the features that
 //! KVM_GET_SUPPORTED_CPUID offers to guests.
 
+use super::dirty_log;
 use crate::abi::caps;
 use crate::arch::cpuid::KvmFeatures;
 use crate::host::fpu::supported_xcr0;
@@ -27,6 +28,8 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         ioeventfd: true,
         clock: true,
         memory_region2: true,
+        readonly_mem: true,
+        manual_dirty_log: dirty_log::MANUAL_OPTIONS,
         xcrs: true,
         devices: true,
         ..caps::CapInputs::default()

@@ -5,7 +5,7 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
-//! | [`vm`], [`irqchip`], [`eventfd`] | a VM: its ioctls, interrupt controllers, eventfds |
+//! | [`vm`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, interrupt controllers, eventfds, dirty logs |
 //! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
@@ -19,6 +19,7 @@ mod caps;
 mod console;
 pub(crate) mod debug_files;
 pub(crate) mod device;
+pub(crate) mod dirty_log;
 mod eventfd;
 mod irqchip;
 pub(crate) mod observe;

@@ -6,7 +6,7 @@ use super::device::DeviceFile;
 use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
 use super::vcpu::VcpuFile;
-use super::{caps, eventfd, irqchip, user};
+use super::{caps, dirty_log, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
@@ -110,10 +110,6 @@ impl<B: VendorBackend> VmFile<B> {
             size_bytes: r.memory_size,
             hva: Hva(r.userspace_addr),
         };
-        // No dirty log and no read-only slots yet; their capabilities answer 0.
-        if r.flags != 0 {
-            return Err(EINVAL);
-        }
         let _config = self.config.lock()?;
         self.vm.space.change_slots(&request)?;
         Ok(0)
@@ -278,6 +274,15 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
             nr::CREATE_VCPU => this.create_vcpu(arg),
             nr::SET_USER_MEMORY_REGION => this.set_memory(user::read(arg)?),
             nr::SET_USER_MEMORY_REGION2 => this.set_memory2(user::read(arg)?),
+            nr::GET_DIRTY_LOG => {
+                let _config = this.config.lock()?;
+                dirty_log::get(&this.vm, arg)
+            }
+            nr::CLEAR_DIRTY_LOG => {
+                let _config = this.config.lock()?;
+                dirty_log::clear(&this.vm, arg)
+            }
+            nr::ENABLE_CAP => dirty_log::enable_cap(&this.vm, &user::read(arg)?),
             // Real mode needs no help from us, so the addresses are not used.
             nr::SET_TSS_ADDR => Ok(0),
             nr::SET_IDENTITY_MAP_ADDR => user::read::<u64>(arg).map(|_| 0),

@@ -8,6 +8,7 @@
 
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::guest_ram;
+use crate::mmu::dirty::LoggedPage;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::mmu::slots::{HvaSpan, MemSlot, MemSlots};
 use core::cell::Cell;
@@ -21,13 +22,30 @@ pub(crate) trait SlotLookup {
     /// who deletes one waits until `access` has returned. It must not sleep.
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R;
 
+    /// Calls `access` with the slots, which stay as they are meanwhile. It must not sleep.
+    fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R;
+
+    /// As [`SlotLookup::with_span`], with where the page at `gpa` is logged, if its slot logs what is written.
+    #[cold]
+    #[inline(never)]
+    fn with_logged_span<R>(
+        &self,
+        gpa: Gpa,
+        access: impl FnOnce(Option<HvaSpan>, Option<LoggedPage<'_>>) -> R,
+    ) -> R {
+        self.with_slots(|slots| match slots.lookup(gpa.gfn(), &mut 0) {
+            Some(slot) => access(slot.span(gpa), slots.logged_page(slot, gpa.gfn())),
+            None => access(None, None),
+        })
+    }
+
     /// Returns where `gpa` lies in the VMM process and how many bytes of the slot follow, for I/O that
     /// goes there directly; `None`: in no slot, or in one that is not to be written. The slot may go away before the
     /// I/O is done, which then goes to whatever memory the VMM has there.
     #[inline]
     fn user_range(&self, gpa: Gpa, write: bool) -> Option<(Hva, u64)> {
         let span = self.with_span(gpa, |span| span)?;
-        (!write || span.writable).then_some((span.hva, span.left))
+        (!write || span.is_writable()).then_some((span.hva, span.left))
     }
 }
 
@@ -55,6 +73,11 @@ impl<'a> PinnedRam<'a> {
 }
 
 impl SlotLookup for PinnedRam<'_> {
+    #[inline(always)]
+    fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R {
+        access(self.slots)
+    }
+
     #[inline(always)]
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         // Not by combinators: so the compiler makes one way for the hit.
@@ -86,7 +109,7 @@ impl<T: SlotLookup> GuestMem for T {
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), MemError> {
         let is_done = self.with_span(gpa, |span| match span {
             Some(span) => {
-                let fits = span.writable && buf.len() as u64 <= span.left;
+                let fits = span.is_plain() && buf.len() as u64 <= span.left;
                 fits && guest_ram::copy_out(span.hva, buf).is_ok()
             }
             None => false,
@@ -100,11 +123,22 @@ impl<T: SlotLookup> GuestMem for T {
     }
 
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError> {
-        let fits = |span: &HvaSpan| span.writable && span.left >= bytes as u64;
-        self.with_span(gpa, |span| {
-            let span = span.filter(fits).ok_or(MemError::NoSlot(gpa))?;
-            guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))
-        })
+        let fits = |span: &HvaSpan| span.is_plain() && span.left >= bytes as u64;
+        let found = self.with_span(gpa, |span| {
+            let span = span.filter(fits)?;
+            Some(guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa)))
+        });
+        match found {
+            Some(found) => found,
+            None => cmpxchg_logged(self, gpa, bytes, old, new),
+        }
+    }
+
+    #[inline(always)]
+    fn note_written(&self, parts: impl Iterator<Item = (Gpa, u64)>) {
+        if self.with_slots(MemSlots::has_logs) {
+            parts.for_each(|(gpa, len)| log_written(self, gpa, len));
+        }
     }
 
     // As by default, but that the size is known where it is compiled.
@@ -118,6 +152,47 @@ impl<T: SlotLookup> GuestMem for T {
     #[inline(always)]
     fn write_obj<V: IntoBytes + Immutable>(&self, gpa: Gpa, value: &V) -> Result<(), MemError> {
         self.write(gpa, value.as_bytes())
+    }
+}
+
+/// As [`GuestMem::cmpxchg`], in a slot that logs what is written, or that must not be.
+#[cold]
+#[inline(never)]
+fn cmpxchg_logged(
+    mem: &impl SlotLookup,
+    gpa: Gpa,
+    bytes: usize,
+    old: u64,
+    new: u64,
+) -> Result<u64, MemError> {
+    mem.with_logged_span(gpa, |span, logged| {
+        let fits = |span: &HvaSpan| span.is_writable() && span.left >= bytes as u64;
+        let span = span.filter(fits).ok_or(MemError::NoSlot(gpa))?;
+        let found = guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))?;
+        if let Some(logged) = logged {
+            logged.mark();
+        }
+        Ok(found)
+    })
+}
+
+/// Marks what was written by other means than [`GuestMem`]. Where the slots have changed since, it is the slot that is
+/// there now whose pages are marked.
+#[cold]
+#[inline(never)]
+fn log_written(mem: &impl SlotLookup, gpa: Gpa, len: u64) {
+    let mut done = 0u64;
+    while done < len {
+        let (at, rest) = (gpa.wrapping_add(done), len.saturating_sub(done));
+        let part = mem.with_logged_span(at, |span, logged| {
+            // Where there is no slot any more, the next page may have one.
+            let part = span.map_or(at.left_in_page(), |span| span.left).min(rest);
+            if let Some(logged) = logged {
+                logged.mark_bytes(at.page_offset(), part);
+            }
+            part
+        });
+        done = done.saturating_add(part);
     }
 }
 
@@ -135,11 +210,15 @@ fn by_pages(
     let mut done = 0usize;
     while done < len {
         let at = gpa.wrapping_add(done as u64);
-        done = mem.with_span(at, |span| {
-            let span = span.filter(|span| !writes || span.writable).ok_or(MemError::NoSlot(at))?;
+        done = mem.with_logged_span(at, |span, logged| {
+            let span = span.filter(|span| !writes || span.is_writable()).ok_or(MemError::NoSlot(at))?;
             let left = usize::try_from(span.left.min(at.left_in_page())).unwrap_or(0);
             let end = done.saturating_add(left.min(len.saturating_sub(done)));
             copy(span.hva, done..end).map_err(|_| MemError::NotResident(at))?;
+            // After the copy: a mark that is taken before it would not tell of it.
+            if let Some(logged) = logged.filter(|_| writes) {
+                logged.mark();
+            }
             Ok(end)
         })?;
     }

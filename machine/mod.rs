@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`memory`], [`ram`] | reads and writes of guest memory; the slots, and what changes below them |
+//! | [`dirty`], [`memory`], [`ram`] | how dirty logs are kept; reads and writes of guest memory; the slots, and what changes below them |
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
 //! | [`interrupts`] | the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
@@ -28,6 +28,7 @@ pub(crate) mod console;
 pub(crate) mod counters;
 pub(crate) mod deferred;
 pub(crate) mod devices;
+pub(crate) mod dirty;
 pub(crate) mod functions;
 pub(crate) mod gate;
 pub(crate) mod interrupts;

@@ -13,17 +13,19 @@
 //! The VM's configuration lock serializes changes of the slots. `notifiers` is a spin lock that nothing is taken under;
 //! it is held for a few instructions.
 
+use super::dirty::DirtyLogMode;
 use super::memory::{PinnedRam, SlotLookup};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
 use crate::host::guest_ram;
 use crate::host::rcu::{RcuBox, RetiredValue};
+use crate::mmu::dirty::{DirtyBitmap, LoggedPage};
 use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest};
 use crate::mmu::tlb::{RamChanges, RamSnapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
-use kernel::sync::SpinLock;
+use kernel::sync::{Arc, SpinLock};
 
 /// See the module's description.
 #[pin_data]
@@ -34,6 +36,8 @@ pub(crate) struct GuestRam {
     generation: AtomicU64,
     /// The place of the slot that was accessed last, wrong at worst.
     hint: AtomicUsize,
+    /// How dirty logs are kept.
+    pub(crate) dirty_mode: DirtyLogMode,
     /// What may not be mapped.
     invalidations: RamChanges,
     /// MMU notifiers between their begin and their end.
@@ -76,6 +80,7 @@ impl GuestRam {
             limits,
             generation: AtomicU64::new(0),
             hint: AtomicUsize::new(0),
+            dirty_mode: DirtyLogMode::new(),
             invalidations: RamChanges::new(),
             notifiers <- kernel::new_spinlock!(0),
             no_notifiers <- WaitQueue::new(),
@@ -88,9 +93,10 @@ impl GuestRam {
     /// Those of [`MemSlots::change`].
     pub(crate) fn begin_change(&self, request: &SlotRequest) -> Result<SlotChange<'_>> {
         // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
-        let mut new = MemSlots::with_room(self.slots.read(|s| s.as_slice().len()).saturating_add(1))?;
+        let mut new = MemSlots::room_for_change(self.slots.read(MemSlots::counts))?;
         self.slots.read(|s| new.copy_from(s))?;
         let change = new.change(request, &self.limits)?;
+        new.keep_logs(&change, self.dirty_mode.starts_marked())?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
         self.invalidations.begin();
         Ok(SlotChange { ram: self, new, change, block: MappingBlock(&self.invalidations) })
@@ -188,6 +194,25 @@ impl GuestRam {
         PinnedRam::new(self.slots.pinned(cpu), self.hint.load(Relaxed))
     }
 
+    /// Returns the slot numbered `id` and its dirty log, if it has one.
+    pub(crate) fn dirty_log(&self, id: u16) -> Option<(MemSlot, Arc<DirtyBitmap>)> {
+        self.slots.read(|slots| slots.log_of(id))
+    }
+
+    /// Returns whether a page of a slot that logs what is written may be mapped for writing, and marks it if the guest
+    /// `writes` to it now. The caller holds the lock of the table, under which marks are taken.
+    pub(crate) fn mark_mapped(&self, slot: &MemSlot, gfn: Gfn, writes: bool) -> bool {
+        self.slots.read(|slots| match slots.logged_page(slot, gfn) {
+            Some(logged) if writes => {
+                logged.mark();
+                true
+            }
+            Some(LoggedPage { log, page }) => log.is_marked(page),
+            // The slot has just stopped to log.
+            None => true,
+        })
+    }
+
     /// Returns whether a slot holds `gfn`.
     pub(crate) fn has_slot(&self, gfn: Gfn) -> bool {
         self.slot(gfn, &mut 0).is_some()
@@ -199,7 +224,7 @@ impl GuestRam {
     /// `EFAULT` when there is none; `EINTR` for a thread that is being killed.
     pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
         let span = self.with_span(gpa, |span| span).ok_or(EFAULT)?;
-        guest_ram::fault_in(span.hva, write && span.writable)
+        guest_ram::fault_in(span.hva, write && span.is_writable())
     }
 
     /// Calls `step` until it misses no page any more; what it misses is faulted in for writing. Sleeps.
@@ -240,6 +265,11 @@ impl SlotChange<'_> {
 }
 
 impl SlotLookup for GuestRam {
+    #[inline(always)]
+    fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R {
+        self.slots.read(access)
+    }
+
     #[inline(always)]
     fn with_span<R>(&self, gpa: Gpa, access: impl FnOnce(Option<HvaSpan>) -> R) -> R {
         let before = self.hint.load(Relaxed);

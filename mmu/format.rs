@@ -161,11 +161,10 @@ pub(crate) trait TableFormat {
     fn decode(&self, entry: u64, level: u32) -> TableEntry;
 
     /// Returns a leaf entry without the right to write.
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     fn without_write(&self, leaf: u64) -> u64;
 
     /// Returns a leaf entry marked as not accessed; unchanged where the format cannot tell.
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
+    #[allow(dead_code, reason = "for page aging; used by the tests")]
     fn without_accessed(&self, leaf: u64) -> u64;
 }
 

@@ -39,6 +39,10 @@ pub(crate) trait GuestMem {
     /// As [`MemError`].
     fn cmpxchg(&self, gpa: Gpa, bytes: usize, old: u64, new: u64) -> Result<u64, MemError>;
 
+    /// Notes that `parts`, addresses and lengths, were written by other means, as by the host's device: after they were,
+    /// and before the guest is told. Costs a comparison where nothing is logged.
+    fn note_written(&self, _parts: impl Iterator<Item = (Gpa, u64)>) {}
+
     /// Reads an owned value.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod asid;
+pub(crate) mod dirty;
 pub(crate) mod format;
 pub(crate) mod hva_index;
 pub(crate) mod mem;

@@ -93,7 +93,6 @@ impl MemSlot {
     }
 
     /// Returns whether writes to it are logged.
-    #[allow(dead_code, reason = "for dirty logging; used by the tests")]
     pub(crate) fn logs_dirty(&self) -> bool {
         self.flags.contains(SlotFlags::LOG_DIRTY)
     }
@@ -109,7 +108,7 @@ impl MemSlot {
     pub(crate) fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
         let offset = gpa.0.wrapping_sub(self.base.gpa().0);
         let left = (self.npages << PAGE_SHIFT).checked_sub(offset).filter(|left| *left != 0)?;
-        Some(HvaSpan { hva: self.hva.wrapping_add(offset), left, writable: self.is_writable() })
+        Some(HvaSpan { hva: self.hva.wrapping_add(offset), left, flags: self.flags })
     }
 
     /// Returns the largest page that can map `gfn`: it must lie in the slot as a whole, and the
@@ -132,6 +131,20 @@ pub(crate) struct HvaSpan {
     pub(crate) hva: Hva,
     /// Bytes from there to the end of the slot, at least 1.
     pub(crate) left: u64,
-    /// Whether the slot may be written.
-    pub(crate) writable: bool,
+    /// The slot's flags.
+    pub(crate) flags: SlotFlags,
+}
+
+impl HvaSpan {
+    /// Returns whether the slot may be written.
+    #[inline(always)]
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.flags.contains(SlotFlags::READONLY)
+    }
+
+    /// Returns whether the slot may be written and does not log it: then there is nothing to a write but the copy.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.flags.is_empty()
+    }
 }

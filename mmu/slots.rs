@@ -11,6 +11,7 @@
 //! place by RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of the VM's
 //! configuration.
 
+use super::dirty::{DirtyBitmap, LoggedPage};
 use super::hva_index::{HvaIndex, HvaRanges};
 use super::slot::END_GFN;
 pub(crate) use super::slot::{GfnRange, HvaSpan, MemSlot, SlotFlags};
@@ -18,6 +19,7 @@ use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::rule::rule;
 use crate::arch::slice::count_first;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// How many slots a VM may have, which is also the first invalid slot id.
 pub(crate) const MAX_SLOTS: u16 = 32764;
@@ -78,14 +80,23 @@ pub(crate) enum ChangedSlot {
     Unchanged,
 }
 
+/// The log of a slot.
+#[derive(Debug)]
+struct SlotLog {
+    id: u16,
+    log: Arc<DirtyBitmap>,
+}
+
 /// All slots of a VM at one time.
 ///
 /// # Invariants
-/// Sorted by `base`; no two overlap; ids are unique; `by_hva` has the same slots.
+/// Sorted by `base`; no two overlap; ids are unique; `by_hva` has the same slots. `logs` has the logs of those that log
+/// what is written, after [`MemSlots::keep_logs`], sorted by id.
 #[derive(Debug, Default)]
 pub(crate) struct MemSlots {
     slots: KVVec<MemSlot>,
     by_hva: HvaIndex,
+    logs: KVVec<SlotLog>,
 }
 
 impl MemSlots {
@@ -94,16 +105,30 @@ impl MemSlots {
     /// # Errors
     /// As [`MemSlots::with_room`].
     pub(crate) fn new() -> Result<MemSlots> {
-        MemSlots::with_room(0)
+        MemSlots::with_room(0, 0)
     }
 
-    /// No slots, with room for `slots`.
+    /// No slots, with room for `slots`, of which `logs` log what is written.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn with_room(slots: usize) -> Result<MemSlots> {
+    pub(crate) fn with_room(slots: usize, logs: usize) -> Result<MemSlots> {
         let by_hva = HvaIndex::with_room(slots)?;
-        Ok(MemSlots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva })
+        let logs = KVVec::with_capacity(logs, GFP_KERNEL_ACCOUNT)?;
+        Ok(MemSlots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva, logs })
+    }
+
+    /// No slots, with room for those that there are here and one more.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn room_for_change((slots, logs): (usize, usize)) -> Result<MemSlots> {
+        MemSlots::with_room(slots.saturating_add(1), logs.saturating_add(1))
+    }
+
+    /// Returns how many slots there are, and how many of them log what is written.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.slots.len(), self.logs.len())
     }
 
     /// Takes over all of `other`, into none with room for them.
@@ -112,7 +137,57 @@ impl MemSlots {
     /// `ENOMEM` where there is no room; does not allocate.
     pub(crate) fn copy_from(&mut self, other: &MemSlots) -> Result {
         other.slots.iter().try_for_each(|slot| self.slots.push_within_capacity(*slot))?;
+        for SlotLog { id, log } in &other.logs {
+            self.logs.push_within_capacity(SlotLog { id: *id, log: log.clone() })?;
+        }
         self.by_hva.copy_from(&other.by_hva)
+    }
+
+    /// Makes the log of a slot that begins to log, for whose change this is, and drops that of one that ends to. A slot
+    /// that moves keeps it. `all`: a new log begins with all pages marked. There is room for one more log.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn keep_logs(&mut self, change: &ChangedSlot, all: bool) -> Result {
+        let (id, now) = match change {
+            ChangedSlot::Deleted(old) => (old.id, None),
+            ChangedSlot::Created(new) | ChangedSlot::Moved { new, .. } | ChangedSlot::Flags { new, .. } => {
+                (new.id, Some(new).filter(|new| new.logs_dirty()))
+            }
+            ChangedSlot::Unchanged => return Ok(()),
+        };
+        let at = self.log_position(id);
+        let is_there = self.logs.get(at).is_some_and(|l| l.id == id);
+        match now {
+            Some(new) if !is_there => {
+                let log = Arc::new(DirtyBitmap::new(new.npages, all)?, GFP_KERNEL_ACCOUNT)?;
+                self.logs.insert_within_capacity(at, SlotLog { id, log }).map_err(|_| ENOMEM)
+            }
+            None if is_there => self.logs.remove(at).map(drop).map_err(|_| EINVAL),
+            _ => Ok(()),
+        }
+    }
+
+    fn log_position(&self, id: u16) -> usize {
+        count_first(self.logs.len(), |i| self.logs.get(i).is_some_and(|l| l.id < id))
+    }
+
+    /// Returns the slot numbered `id` and its log, if it has one.
+    pub(crate) fn log_of(&self, id: u16) -> Option<(MemSlot, Arc<DirtyBitmap>)> {
+        let log = self.logs.get(self.log_position(id)).filter(|l| l.id == id)?;
+        Some((*self.by_id(id)?, log.log.clone()))
+    }
+
+    /// Returns whether any slot logs what is written.
+    #[inline(always)]
+    pub(crate) fn has_logs(&self) -> bool {
+        !self.logs.is_empty()
+    }
+
+    /// Returns where a page of a slot is logged; `None`: it is not.
+    pub(crate) fn logged_page(&self, slot: &MemSlot, gfn: Gfn) -> Option<LoggedPage<'_>> {
+        let log = self.logs.get(self.log_position(slot.id)).filter(|l| l.id == slot.id)?;
+        Some(LoggedPage { log: &log.log, page: gfn.0.wrapping_sub(slot.base.0) })
     }
 
     /// Returns the slots in the order of their guest addresses.

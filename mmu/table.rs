@@ -20,6 +20,7 @@
 //! The MMU lock of the VM guards a table; nothing here sleeps. What was unlinked and flushed belongs to whoever holds
 //! the list, and is freed without the lock.
 
+use super::dirty::TakenWord;
 use super::format::{
     entry_pages, index, LeafEntry, MapRights, PageSize, TableEntry, TableFormat, ENTRIES, INDEX_BITS,
 };
@@ -185,6 +186,13 @@ pub(crate) struct PageMapping {
 pub(crate) struct PageTable<F> {
     format: F,
     root: Hpa,
+}
+
+/// Where a leaf was found: the first frame of it that was looked for, and its size.
+#[derive(Clone, Copy)]
+struct LeafPlace {
+    gfn: Gfn,
+    size: PageSize,
 }
 
 /// Where a descent towards a page ended.
@@ -442,7 +450,7 @@ impl<F: TableFormat> PageTable<F> {
     }
 
     /// Takes away the right to write in a range; see [`PageTable::write_protect_some`].
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
+    #[allow(dead_code, reason = "used by the tests")]
     pub(crate) fn write_protect_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> FlushNeeded {
         let mut left = range;
         self.write_protect_some(mem, &mut left, usize::MAX)
@@ -450,7 +458,6 @@ impl<F: TableFormat> PageTable<F> {
 
     /// Takes away the right to write from the start of `left` on, with a budget as in
     /// [`PageTable::unmap_some`].
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
     pub(crate) fn write_protect_some(
         &mut self,
         mem: &mut impl TableMem,
@@ -458,8 +465,24 @@ impl<F: TableFormat> PageTable<F> {
         budget: usize,
     ) -> FlushNeeded {
         let mut needed = false;
-        self.update_some(mem, left, budget, &mut |format, entry, leaf| {
+        self.update_some(mem, left, budget, &mut |format, entry, leaf, _| {
             if !leaf.rights.contains(MapRights::WRITE) {
+                return entry;
+            }
+            needed = true;
+            format.without_write(entry)
+        });
+        FlushNeeded { needed, list: None }
+    }
+
+    /// Takes away the right to write of the pages whose marks were taken. Reads as many entries as a word has bits,
+    /// and those on two ways down. A large page that may be written, as where all pages of a log began marked, goes
+    /// as a whole.
+    pub(crate) fn write_protect_taken(&mut self, mem: &mut impl TableMem, taken: TakenWord) -> FlushNeeded {
+        let (mut needed, mut left) = (false, taken.frames());
+        self.update_some(mem, &mut left, usize::MAX, &mut |format, entry, leaf, at| {
+            let is_taken = at.size != PageSize::Size4K || taken.has(at.gfn);
+            if !is_taken || !leaf.rights.contains(MapRights::WRITE) {
                 return entry;
             }
             needed = true;
@@ -470,11 +493,11 @@ impl<F: TableFormat> PageTable<F> {
 
     /// Clears the accessed marks in a range and returns whether there were any, for the host's page
     /// reclaim. No flush: a translation that stays in a TLB only makes the page look older.
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
+    #[allow(dead_code, reason = "for page aging; used by the tests")]
     pub(crate) fn age_range(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
         let mut left = range;
         let mut young = false;
-        self.update_some(mem, &mut left, usize::MAX, &mut |format, entry, leaf| {
+        self.update_some(mem, &mut left, usize::MAX, &mut |format, entry, leaf, _| {
             young |= leaf.accessed;
             format.without_accessed(entry)
         });
@@ -482,11 +505,11 @@ impl<F: TableFormat> PageTable<F> {
     }
 
     /// Returns whether a page in a range was accessed since it was mapped or last aged.
-    #[allow(dead_code, reason = "for dirty logging and page aging; used by the tests")]
+    #[allow(dead_code, reason = "for page aging; used by the tests")]
     pub(crate) fn is_young(&mut self, mem: &mut impl TableMem, range: GfnRange) -> bool {
         let mut left = range;
         let mut young = false;
-        self.update_some(mem, &mut left, usize::MAX, &mut |_, entry, leaf| {
+        self.update_some(mem, &mut left, usize::MAX, &mut |_, entry, leaf, _| {
             young |= leaf.accessed;
             entry
         });
@@ -499,7 +522,7 @@ impl<F: TableFormat> PageTable<F> {
         mem: &mut impl TableMem,
         left: &mut GfnRange,
         budget: usize,
-        update: &mut impl FnMut(&F, u64, &LeafEntry) -> u64,
+        update: &mut impl FnMut(&F, u64, &LeafEntry, LeafPlace) -> u64,
     ) {
         let mut budget = budget.max(2 * MAX_TABLES_PER_MAP);
         left.end = left.end.min(Gfn(self.end_gfn()));
@@ -513,7 +536,7 @@ impl<F: TableFormat> PageTable<F> {
         level: u32,
         left: &mut GfnRange,
         budget: &mut usize,
-        update: &mut impl FnMut(&F, u64, &LeafEntry) -> u64,
+        update: &mut impl FnMut(&F, u64, &LeafEntry, LeafPlace) -> u64,
     ) {
         let table_end = end_of(left.start, level.wrapping_add(1));
         while !left.is_empty() && left.start < table_end {
@@ -525,7 +548,8 @@ impl<F: TableFormat> PageTable<F> {
             match self.format.decode(entry, level) {
                 TableEntry::Absent => {}
                 TableEntry::Leaf(leaf) => {
-                    let new = update(&self.format, entry, &leaf);
+                    let size = PageSize::of_level(level).unwrap_or(PageSize::Size1G);
+                    let new = update(&self.format, entry, &leaf, LeafPlace { gfn: left.start, size });
                     if new != entry {
                         mem.write(table, i, new);
                     }

@@ -10,6 +10,8 @@
 //! The lock is held with interrupts off. So what a section under it does is bounded by [`SECTION`], whatever the size
 //! of the range; tables that were unlinked are freed outside.
 
+mod protect;
+
 use super::backend::TableRoot;
 use super::outcome::BlockedBy;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
@@ -148,11 +150,16 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// Those of [`Slots::change`](crate::mmu::slots::MemSlots::change); `EINTR` when the calling thread is killed.
     pub(crate) fn change_slots(&self, request: &SlotRequest) -> Result {
         let change = self.ram.begin_change(request)?;
+        let what = change.change;
         // Before the slot goes: as long as a page is mapped, an MMU notifier finds the slot that shows it.
-        if let ChangedSlot::Deleted(old) | ChangedSlot::Moved { old, .. } = change.change {
+        if let ChangedSlot::Deleted(old) | ChangedSlot::Moved { old, .. } = what {
             self.unmap(core::iter::once(old.range()));
         }
-        change.commit()
+        change.commit()?;
+        if let ChangedSlot::Flags { old, new } = what {
+            self.follow_logging(&old, &new);
+        }
+        Ok(())
     }
 
     /// Unmaps guest frames and makes every CPU forget them, also what others have unmapped before. Interrupts are on.
@@ -273,12 +280,15 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     fn map(&self, cpu: &PinnedCpu, wanted: &WantedPage, page: &HostPage) -> TableFault {
         let WantedPage { gfn, slot, hva, access, snapshot } = *wanted;
         let size = slot.max_page_size(gfn).min(host_size(cpu, hva)).min(PageSize::Size2M);
-        let rights = if slot.is_writable() { MapRights::all() } else { MapRights::EXEC };
         let mut t = self.tables.lock_with(cpu.irq());
         // Since the look-up the page may have become somebody else's.
         if !self.ram.invalidations().allows(snapshot) {
             return TableFault::Again;
         }
+        let (size, rights) = match slot.flags.is_empty() {
+            true => (size, MapRights::all()),
+            false => self.restricted(wanted, size),
+        };
         let GuestTables { table, pages, pending } = &mut *t;
         let Some(table) = table else { return TableFault::Again };
         let (size, rights) = match self.small_code {

@@ -99,6 +99,10 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
     /// [`crate::vcpu::emulate::machine::InsnMachine::read`].
     pub(crate) fn read_linear(&mut self, gva: Gva, buf: &mut [u8], access: MemAccess) -> EmulatedStep<()> {
         match self.pieces(gva, buf.len(), access)? {
+            // The write goes to user space, which may change what is there before the instruction starts again.
+            (first, None) if access == MemAccess::Write && self.is_read_only(first) => {
+                self.read_once(first, buf, access)
+            }
             (first, None) => self.read_piece(first, buf, access),
             (first, Some(second)) => self.read_both([first, second], buf, access),
         }
@@ -198,6 +202,12 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
             Ok(()) | Err(MemError::NoSlot(_)) => Ok(()),
             Err(e) => self.mem_error(e, access == MemAccess::Write),
         }
+    }
+
+    /// Returns whether a piece can be read and not be written.
+    fn is_read_only(&self, p: OperandPart) -> bool {
+        let ram = &self.cx.vm.machine.ram;
+        ram.user_range(p.gpa, true).is_none() && ram.user_range(p.gpa, false).is_some()
     }
 
     /// Makes sure of both pieces of an access, so that none is done without the other. Returns for each whether it is

@@ -598,6 +598,10 @@ impl VirtioPci<VirtioBlk> {
         status: BlkStatus,
         transferred: u64,
     ) -> Result<Option<PciInterrupt>, NotCompleted> {
+        if matches!(request.op(), BlkOp::Read { .. }) {
+            // All of it, for what failed may have been written in part; also of one that has been reset.
+            mem.note_written(request.data().iter().map(|s| (s.gpa, s.len.into())));
+        }
         let done = match self.running(request.0.queue) {
             Some((_, queue)) => finish(queue, mem, &request.0, status, transferred),
             None => Ok(()),

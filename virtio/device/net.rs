@@ -392,6 +392,7 @@ impl VirtioPci<VirtioNet> {
         packet: &mut NetPacket,
         bytes: u64,
     ) -> Result<Option<PciInterrupt>, Gpa> {
+        mem.note_written(packet.data().iter().map(|s| (s.gpa, s.len.into())));
         let done = match self.running(index) {
             Some((_, queue)) => fill_in(queue, mem, packet, bytes),
             None => Ok(()),

@@ -31,6 +31,7 @@ mod hostile;
 mod irq;
 mod leaks;
 mod mce;
+mod memory;
 mod node;
 mod paging;
 mod regs;
@@ -108,6 +109,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
     let groups = [
         node::TESTS,
         vm::TESTS,
+        memory::TESTS,
         regs::TESTS,
         guest::TESTS,
         gates::TESTS,

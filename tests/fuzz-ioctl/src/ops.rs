@@ -199,6 +199,9 @@ impl<'a> Caller<'a> {
                 }
             }
             Shape::Memory => self.memory_slot(),
+            Shape::Log => self.log(),
+            Shape::LogPart => self.log_part(),
+            Shape::Capability => self.capability(),
             Shape::Routing => self.routes(),
             Shape::Irqfd => {
                 self.fill(0, size);
@@ -288,7 +291,7 @@ impl<'a> Caller<'a> {
         let len = if r.once_in(3) { r.odd() & 0xffff_ffff } else { (r.next() % 600) << 12 };
         let at =
             if r.once_in(6) { 1 << 47 } else { self.world.memory.address() + ((r.next() % pages) << 12) };
-        let (slot, flags) = (r.next() % 8, if r.once_in(8) { r.odd() } else { 0 });
+        let (slot, flags) = (r.next() % 8, if r.once_in(8) { r.odd() } else { r.next() % 4 });
         // The first slot holds the guests' code, and mostly stays.
         let slot = if slot == 0 && !r.once_in(16) { 1 } else { slot };
         let taken_away = self.random.once_in(4);
@@ -298,6 +301,39 @@ impl<'a> Caller<'a> {
             a.memory_size = if taken_away { 0 } else { len };
             a.userspace_addr = at;
         });
+    }
+
+    fn log(&self) {
+        let (slot, at) = (self.random.small(8) as u32, self.bitmap());
+        self.change(0, |a: &mut vm::DirtyLog| (a.slot, a.dirty_bitmap) = (slot, at));
+    }
+
+    fn log_part(&self) {
+        let r = &self.random;
+        let first = if r.once_in(4) { r.odd() } else { r.small(10) << 6 };
+        let count = if r.once_in(4) { r.odd() } else { r.small(600) };
+        let (slot, at) = (r.small(8) as u32, self.bitmap());
+        self.change(0, |a: &mut vm::ClearDirtyLog| {
+            (a.slot, a.num_pages, a.first_page, a.dirty_bitmap) = (slot, count as u32, first, at);
+        });
+    }
+
+    /// Where a log goes to or comes from: mostly memory of the guests'.
+    fn bitmap(&self) -> u64 {
+        let r = &self.random;
+        if r.once_in(5) {
+            r.odd()
+        } else {
+            self.world.memory.address() + (r.next() % (MEMORY as u64 - 4096))
+        }
+    }
+
+    fn capability(&self) {
+        let r = &self.random;
+        // That of dirty logs.
+        let cap = if r.once_in(3) { r.small(250) as u32 } else { 168 };
+        let (flags, arg) = (if r.once_in(8) { r.odd() as u32 } else { 0 }, r.small(5));
+        self.change(0, |a: &mut vm::EnableCap| (a.cap, a.flags, a.args[0]) = (cap, flags, arg));
     }
 
     fn routes(&self) {

@@ -33,6 +33,12 @@ pub enum Shape {
     Change(u32),
     /// A memory slot.
     Memory,
+    /// A slot whose log is read.
+    Log,
+    /// A slot and a part of its log.
+    LogPart,
+    /// A capability and its argument.
+    Capability,
     /// A count and GSI routes.
     Routing,
     /// An eventfd and a GSI.
@@ -88,10 +94,10 @@ pub const TABLE: &[Row] = table! {
     nr::SET_IDENTITY_MAP_ADDR: Vm, Bytes;
     nr::SET_NR_MMU_PAGES: Vm, Number;
     nr::GET_NR_MMU_PAGES: Vm, Number;
-    nr::GET_DIRTY_LOG: Vm, Bytes;
-    nr::CLEAR_DIRTY_LOG: Vm, Bytes;
+    nr::GET_DIRTY_LOG: Vm, Log;
+    nr::CLEAR_DIRTY_LOG: Vm, LogPart;
     nr::RESET_DIRTY_RINGS: Vm, Number;
-    nr::ENABLE_CAP: Vm, Bytes;
+    nr::ENABLE_CAP: Vm, Capability;
     nr::GET_CLOCK: Vm, Bytes;
     nr::SET_CLOCK: Vm, Change(nr::GET_CLOCK);
     nr::SET_BOOT_CPU_ID: Vm, Number;
@@ -129,7 +135,7 @@ pub const TABLE: &[Row] = table! {
     nr::SET_SREGS: Vcpu, Change(nr::GET_SREGS);
     nr::GET_SREGS2: Vcpu, Bytes;
     nr::SET_SREGS2: Vcpu, Change(nr::GET_SREGS2);
-    nr::TRANSLATE: Vcpu, Bytes;
+    nr::TRANSLATE: Vcpu, Small;
     nr::INTERRUPT: Vcpu, Small;
     nr::GET_MSRS: Vcpu, Msrs;
     nr::SET_MSRS: Vcpu, Msrs;

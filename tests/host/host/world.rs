@@ -167,6 +167,11 @@ impl World {
         self.notifiers.around(hva, hva + bytes, || self.process.swap_out(hva, bytes))
     }
 
+    /// Writes pages of the process back, as the host does with those of files.
+    pub(crate) fn write_back(&self, hva: u64, bytes: u64) {
+        self.notifiers.around(hva, hva + bytes, || self.process.write_back(hva, bytes));
+    }
+
     /// Takes pages of the process away for good, as munmap(2) does.
     pub(crate) fn unmap(&self, hva: u64, bytes: u64) {
         self.notifiers.around(hva, hva + bytes, || self.process.unmap(hva, bytes));

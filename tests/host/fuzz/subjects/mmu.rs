@@ -98,7 +98,7 @@ pub(super) fn slots(bytes: &[u8]) {
             let found = slots.gpa_to_hva(Gpa(gfn * PAGE_SIZE), &mut hint);
             let want = model.values().find(|s| (s.0..s.0 + s.1).contains(&gfn));
             assert_eq!(
-                found.map(|f| (f.hva.0, f.left, f.writable)),
+                found.map(|f| (f.hva.0, f.left, f.is_writable())),
                 want.map(|s| (s.2 + (gfn - s.0) * PAGE_SIZE, (s.0 + s.1 - gfn) * PAGE_SIZE, s.3 & 2 == 0))
             );
         }

@@ -41,6 +41,8 @@ struct Frame {
     /// References that keep it from going.
     pins: u32,
     dirty: bool,
+    /// Who owns the page's contents on the disk, a file system say, was told that it becomes dirty.
+    is_announced: bool,
     /// A guest has written it.
     is_written: bool,
 }
@@ -99,7 +101,10 @@ impl Memory {
             if let Some(page) = self.pages.get_mut(&(first + i)) {
                 page.pfn = Some(pfn);
                 let bytes = core::mem::replace(&mut page.away, zeroes());
-                self.frames.insert(pfn, Frame { bytes, pins: 0, dirty: false, is_written: false });
+                self.frames.insert(
+                    pfn,
+                    Frame { bytes, pins: 0, dirty: false, is_announced: false, is_written: false },
+                );
             }
         }
         self.next_pfn += count;
@@ -200,6 +205,7 @@ impl Process {
             let pfn = memory.bring(hva, write, may_sleep);
             if let Some(frame) = pfn.as_ref().ok().and_then(|pfn| memory.frames.get_mut(pfn)) {
                 frame.pins += 1;
+                frame.is_announced |= write;
             }
             pfn
         };
@@ -220,9 +226,29 @@ impl Process {
     }
 
     /// Notes that a frame changes from now on.
+    ///
+    /// # Panics
+    /// Nobody was told since it was written back.
     pub fn mark_dirty(&self, pfn: u64) {
         if let Some(frame) = self.memory().frames.get_mut(&pfn) {
+            assert!(
+                frame.is_announced || std::thread::panicking(),
+                "a page that was written back becomes dirty only after it was looked up once more"
+            );
             frame.dirty = true;
+        }
+    }
+
+    /// Writes pages back, as a file system does: they are clean, and it expects to be told before they are dirty again.
+    /// Who calls this has told the notifiers.
+    pub fn write_back(&self, hva: u64, bytes: u64) {
+        let mut memory = self.memory();
+        for number in hva / PAGE..(hva + bytes).div_ceil(PAGE) {
+            let pfn = memory.pages.get(&number).and_then(|page| page.pfn);
+            if let Some(frame) = pfn.and_then(|pfn| memory.frames.get_mut(&pfn)) {
+                frame.check();
+                (frame.dirty, frame.is_announced, frame.is_written) = (false, false, false);
+            }
         }
     }
 

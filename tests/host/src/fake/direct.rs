@@ -64,8 +64,13 @@ impl Direct {
 
     /// Sets a memory slot; no pages: removes it.
     pub(crate) fn set_slot(&self, slot: u32, gfn: u64, pages: u64, hva: u64) -> Result {
+        self.set_slot_with(slot, gfn, pages, hva, 0)
+    }
+
+    /// The same with flags.
+    pub(crate) fn set_slot_with(&self, slot: u32, gfn: u64, pages: u64, hva: u64, flags: u32) -> Result {
         let (gpa, size_bytes) = (Gpa(gfn * 4096), pages * 4096);
-        self.vm.space.change_slots(&SlotRequest { slot, flags: 0, gpa, size_bytes, hva: Hva(hva) })
+        self.vm.space.change_slots(&SlotRequest { slot, flags, gpa, size_bytes, hva: Hva(hva) })
     }
 
     /// Makes a vCPU, in protected mode.

@@ -106,6 +106,7 @@ fn full() -> CapInputs {
         clock: true,
         memory_region2: true,
         readonly_mem: true,
+        manual_dirty_log: 3,
         xcrs: true,
         devices: true,
         tsc_scaling: true,

@@ -4,6 +4,7 @@
 
 mod asid;
 mod beside;
+mod dirty;
 pub(crate) mod format;
 pub(crate) mod guest;
 pub(crate) mod slots;

@@ -36,7 +36,7 @@ pub(crate) trait Changed {
 
 impl Changed for MemSlots {
     fn with(&self, request: &SlotRequest) -> Result<(MemSlots, ChangedSlot), Error> {
-        let mut next = MemSlots::with_room(self.as_slice().len() + 1)?;
+        let mut next = MemSlots::room_for_change(self.counts())?;
         next.copy_from(self)?;
         let change = next.change(request, &LIMITS)?;
         Ok((next, change))
@@ -67,7 +67,7 @@ fn a_created_slot_leads_to_the_host_address() {
 
     assert_eq!(span.hva, Hva(HVA + 17 * PAGE_SIZE + 5));
     assert_eq!(span.left, 15 * PAGE_SIZE - 5);
-    assert!(span.writable);
+    assert!(span.is_writable() && span.is_plain());
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_read_only_slot_is_not_writable() {
     let r = SlotRequest { flags: 2, ..request(0, 0, 1) };
     let slots = with(&none(), &r);
 
-    assert!(!slots.gpa_to_hva(Gpa(0), &mut 0).unwrap().writable);
+    assert!(!slots.gpa_to_hva(Gpa(0), &mut 0).unwrap().is_writable());
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_failed_allocation_is_reported_and_harms_nothing() {
 
 #[test]
 fn slots_without_room_for_another_stay_as_they_are() {
-    let mut slots = MemSlots::with_room(4).unwrap();
+    let mut slots = MemSlots::with_room(4, 0).unwrap();
     // At least the room asked for.
     let error = (0..).find_map(|id| slots.change(&request(id, u64::from(id), 1), &LIMITS).err());
     let full = slots.as_slice().to_vec();
@@ -263,7 +263,7 @@ fn a_host_range_is_found_in_every_slot_that_shows_it() {
 #[test]
 fn each_of_many_slots_is_found_once_where_they_show_the_same_and_where_not() {
     const SLOTS: u32 = 2000;
-    let mut slots = MemSlots::with_room(SLOTS as usize).unwrap();
+    let mut slots = MemSlots::with_room(SLOTS as usize, 0).unwrap();
     let apart = |id: u32| HVA + u64::from(id) * 4 * PAGE_SIZE;
     for id in 0..SLOTS {
         let hva = if id % 2 == 0 { HVA } else { apart(id) };
@@ -326,7 +326,7 @@ proptest! {
                 let found = slots.gpa_to_hva(Gpa(gfn * PAGE_SIZE), &mut hint);
                 let want = model.values().find(|s| (s.0..s.0 + s.1).contains(&gfn));
                 prop_assert_eq!(
-                    found.map(|f| (f.hva.0, f.left, f.writable)),
+                    found.map(|f| (f.hva.0, f.left, f.is_writable())),
                     want.map(|s| (s.2 + (gfn - s.0) * PAGE_SIZE, (s.0 + s.1 - gfn) * PAGE_SIZE, s.3 & 2 == 0))
                 );
             }

@@ -176,7 +176,9 @@ fn invalidate(world: &World, model: &Model, seed: u64) {
         let first = random.below(pages);
         let count = 1 + random.below((pages - first).min(4));
         let hva = base + first * 4096;
-        if random.below(5) == 0 && base != RAM {
+        if random.below(4) == 0 {
+            world.write_back(hva, count * 4096);
+        } else if random.below(5) == 0 && base != RAM {
             world.unmap(hva, count * 4096);
             world.process.map(hva, count * 4096, true, false);
         } else {
