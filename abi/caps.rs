@@ -79,6 +79,7 @@ caps! {
     MANUAL_DIRTY_LOG_PROTECT2 = 168,
     X86_USER_SPACE_MSR = 188,
     X86_MSR_FILTER = 189,
+    SET_GUEST_DEBUG2 = 195,
     SREGS2 = 200,
     BINARY_STATS_FD = 203,
     XSAVE2 = 208,
@@ -133,8 +134,8 @@ pub(crate) struct CapInputs {
     pub(crate) sregs2: bool,
     /// Registers in the shared page.
     pub(crate) sync_regs: bool,
-    /// KVM_SET_GUEST_DEBUG.
-    pub(crate) guest_debug: bool,
+    /// The flags of KVM_SET_GUEST_DEBUG; 0 without it.
+    pub(crate) guest_debug: u32,
     /// Page of the mapping that holds the coalesced ring, 0 without it.
     pub(crate) coalesced_page: u32,
 }
@@ -150,6 +151,7 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         IRQ_ROUTING if has_lapic(inputs) => number(MAX_IRQ_ROUTES),
         ADJUST_CLOCK if inputs.clock => number(CLOCK_TSC_STABLE),
         COALESCED_MMIO => number(inputs.coalesced_page),
+        SET_GUEST_DEBUG2 => number(inputs.guest_debug),
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
         SYNC_REGS if inputs.sync_regs => 7,
         VM_TYPES if inputs.run => 1,
@@ -188,7 +190,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         DEVICE_CTRL => inputs.devices,
         TSC_CONTROL => inputs.tsc_scaling,
         SREGS2 => inputs.sregs2,
-        SET_GUEST_DEBUG => inputs.guest_debug,
+        SET_GUEST_DEBUG => inputs.guest_debug != 0,
         _ => false,
     }
 }

@@ -356,6 +356,11 @@ impl RunExit {
         RunExit::with(ExitReason::TprAccess, &TprAccess { rip, is_write: u32::from(is_write), pad: 0 })
     }
 
+    /// An exit to a debugger for exception `exception` at the linear address `pc`.
+    pub(crate) fn debug(exception: u32, pc: u64, dr6: u64, dr7: u64) -> RunExit {
+        RunExit::with(ExitReason::Debug, &Debug { exception, pad: 0, pc, dr6, dr7 })
+    }
+
     /// An exit for power-off, reset or crash, `SYSTEM_EVENT_*`.
     pub(crate) fn system_event(kind: u32) -> RunExit {
         RunExit::with(ExitReason::SystemEvent, &SystemEvent { kind, ndata: 0, data: [0; 16] })

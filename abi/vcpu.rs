@@ -40,6 +40,21 @@ pub(crate) const GUESTDBG_USE_SW_BP: u32 = 1 << 16;
 /// [`GuestDebug::control`]: `debugreg` are in force.
 pub(crate) const GUESTDBG_USE_HW_BP: u32 = 1 << 17;
 
+/// [`GuestDebug::control`]: raises #DB in the guest.
+pub(crate) const GUESTDBG_INJECT_DB: u32 = 1 << 18;
+/// [`GuestDebug::control`]: raises #BP in the guest.
+pub(crate) const GUESTDBG_INJECT_BP: u32 = 1 << 19;
+/// [`GuestDebug::control`]: the guest gets no interrupts.
+pub(crate) const GUESTDBG_BLOCKIRQ: u32 = 1 << 20;
+/// [`GuestDebug::control`]: all that there is.
+pub(crate) const GUESTDBG_VALID: u32 = GUESTDBG_ENABLE
+    | GUESTDBG_SINGLESTEP
+    | GUESTDBG_USE_SW_BP
+    | GUESTDBG_USE_HW_BP
+    | GUESTDBG_INJECT_DB
+    | GUESTDBG_INJECT_BP
+    | GUESTDBG_BLOCKIRQ;
+
 /// [`Sregs2::flags`]: `pdptrs` are valid.
 pub(crate) const SREGS2_PDPTRS_VALID: u64 = 1;
 

@@ -5,6 +5,7 @@
 
 use super::dirty_log;
 use crate::abi::caps;
+use crate::abi::vcpu::GUESTDBG_VALID as GUEST_DEBUG;
 use crate::arch::cpuid::KvmFeatures;
 use crate::host::fpu::supported_xcr0;
 use crate::host::msr::{has_tsc_aux, SpecControls};
@@ -29,6 +30,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         clock: true,
         memory_region2: true,
         readonly_mem: true,
+        guest_debug: GUEST_DEBUG,
         manual_dirty_log: dirty_log::MANUAL_OPTIONS,
         xcrs: true,
         devices: true,

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
 //! | [`vm`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, interrupt controllers, eventfds, dirty logs |
-//! | [`vcpu`], [`regs`], `segment`, [`run`] | a vCPU: its ioctls, register formats, and KVM_RUN |
+//! | [`vcpu`], [`regs`], `segment`, [`guest_debug`], [`run`] | a vCPU: its ioctls, register formats, translations for debuggers, and KVM_RUN |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
 //! | [`state`] | a machine at rest, and its state |
@@ -21,6 +21,7 @@ pub(crate) mod debug_files;
 pub(crate) mod device;
 pub(crate) mod dirty_log;
 mod eventfd;
+mod guest_debug;
 mod irqchip;
 pub(crate) mod observe;
 mod recorder;

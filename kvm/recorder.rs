@@ -148,7 +148,7 @@ impl StopReport {
         rule: &'static str,
     ) -> Result<KBox<StopReport>> {
         let exits = last_exits(record)?;
-        let (sregs, regs) = (regs::sregs(core), regs::regs(&core.state));
+        let (sregs, regs) = (regs::sregs(core), regs::regs(core));
         let report = StopReport { vcpu: record.id, exit, cause, rule, regs, sregs, exits };
         Ok(KBox::new(report, GFP_KERNEL_ACCOUNT)?)
     }

@@ -11,11 +11,12 @@ use crate::machine::whole::GuestMachine;
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::event::{EventBlocking, GuestEvent};
-use crate::vcpu::state::{StateGroups, VcpuState};
+use crate::vcpu::state::StateGroups;
 use kernel::prelude::*;
 
 /// Returns KVM_GET_REGS.
-pub(super) fn regs(s: &VcpuState) -> abi::Regs {
+pub(super) fn regs<B: VendorBackend>(core: &VcpuCore<B>) -> abi::Regs {
+    let s = &core.state;
     let g = &s.gprs;
     abi::Regs {
         rax: g[0],
@@ -35,7 +36,7 @@ pub(super) fn regs(s: &VcpuState) -> abi::Regs {
         r14: g[14],
         r15: g[15],
         rip: s.rip,
-        rflags: s.rflags,
+        rflags: core.own_rflags(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) fn set_regs<B: VendorBackend>(core: &mut VcpuCore<B>, r: &abi::Regs) 
     ];
     core.state.rip = r.rip;
     core.state.rflags = (r.rflags & Rflags::all().bits()) | Rflags::ONE.bits();
+    core.begin_step();
     // As in KVM: user space that sets registers has dealt with what was pending.
     core.exception = None;
 }

@@ -112,6 +112,7 @@ impl RunPages {
             UserExit::Hlt => RunExit::plain(ExitReason::Hlt),
             UserExit::Shutdown => RunExit::plain(ExitReason::Shutdown),
             UserExit::TprAccess(access) => RunExit::tpr_access(access.rip, access.is_write),
+            UserExit::Debug { vector, pc, dr6, dr7 } => RunExit::debug(vector.0.into(), pc, dr6, dr7),
             UserExit::InterruptWindow => RunExit::plain(ExitReason::IrqWindowOpen),
             UserExit::SystemEvent(PlatformEvent::PowerOff) => {
                 RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN)

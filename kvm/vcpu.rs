@@ -5,7 +5,7 @@
 use super::observe::{ListedVcpu, VmWatch};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{recorder, regs, state, user};
+use super::{guest_debug, recorder, regs, state, user};
 use crate::abi::run::MMAP_SIZE;
 use crate::abi::vm::DeviceAttr;
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
@@ -26,6 +26,7 @@ use crate::vcpu::access::msr;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::{HeapParts, VcpuActivity, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
+use crate::vcpu::debugger::{DebugRegs, EntryBars};
 use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
@@ -126,7 +127,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         match result {
             Ok(Some(exit)) => {
                 // Told once: user space may reset the vCPU and go on.
-                inner.core.shutdown = false;
+                inner.core.bars.remove(EntryBars::SHUTDOWN);
                 inner.last = Some(exit);
                 self.pages.end(&mut inner.core);
                 self.pages.report(&inner.core, exit);
@@ -163,6 +164,17 @@ impl<B: VendorBackend> VcpuFile<B> {
         let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
         f(&mut inner.core, &mut inner.fpu)
+    }
+
+    fn set_regs(&self, r: &abi::Regs) -> Result<i64> {
+        self.with(|core, _| {
+            regs::set_regs(core, r);
+            Ok(0)
+        })
+    }
+
+    fn set_guest_debug(&self, asked: &abi::GuestDebug) -> Result<i64> {
+        self.with(|core, _| core.set_guest_debug(asked.control, &asked.debugreg).map(|()| 0))
     }
 
     fn set_cpuid(&self, arg: u64) -> Result<i64> {
@@ -268,7 +280,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             match core.msrs.note_mce(&check, is_enabled).map_err(|MsrRefused| EINVAL)? {
                 MceConsequence::None => {}
                 MceConsequence::Exception => core.raise(CpuException::plain(ExceptionVector::MC)),
-                MceConsequence::Shutdown => core.shutdown = true,
+                MceConsequence::Shutdown => core.bars |= EntryBars::SHUTDOWN,
             }
             Ok(0)
         })
@@ -310,14 +322,8 @@ impl<B: VendorBackend> VcpuFile<B> {
 
     fn debugregs(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
-            core.fetch(StateGroups::DEBUG);
-            let d = abi::Debugregs {
-                db: core.dr,
-                dr6: core.state.dr6,
-                dr7: core.state.dr7,
-                flags: 0,
-                reserved: [0; 9],
-            };
+            let DebugRegs { addresses, dr6, dr7 } = core.own_debug_regs();
+            let d = abi::Debugregs { db: addresses, dr6, dr7, flags: 0, reserved: [0; 9] };
             user::write(arg, &d).map(|()| 0)
         })
     }
@@ -327,10 +333,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             return Err(EINVAL);
         }
         self.with(|core, _| {
-            core.dr = d.db;
-            core.state.dr6 = d.dr6;
-            core.state.dr7 = d.dr7;
-            core.state.mark(StateGroups::DEBUG);
+            core.set_own_debug_regs(DebugRegs { addresses: d.db, dr6: d.dr6, dr7: d.dr7 });
             Ok(0)
         })
     }
@@ -420,14 +423,10 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
         let ok = |()| 0;
         match cmd {
             nr::RUN => this.run(arg),
-            nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(&c.state)).map(ok)),
-            nr::SET_REGS => {
-                let r: abi::Regs = user::read(arg)?;
-                this.with(|c, _| {
-                    regs::set_regs(c, &r);
-                    Ok(0)
-                })
-            }
+            nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(c)).map(ok)),
+            nr::SET_REGS => this.set_regs(&user::read(arg)?),
+            nr::SET_GUEST_DEBUG => this.set_guest_debug(&user::read(arg)?),
+            nr::TRANSLATE => this.with(|c, _| guest_debug::translate(&this.vm, c, arg)),
             nr::GET_SREGS => this.with(|c, _| user::write(arg, &regs::sregs(c)).map(ok)),
             nr::SET_SREGS => {
                 let r: abi::Sregs = user::read(arg)?;

@@ -51,9 +51,9 @@ LAYERS = [
 # The floors of vcpu/, the lowest first. A file imports its own floor and those below. Values are
 # also the rules of one thing each, made of numbers: what they decide, somebody above carries out.
 FLOORS = [
-    ("values", r"backend|exit|state|controls|outcome|event|io|cpuid|msr_table|mce|pvclock|poll|progress|record"
+    ("values", r"backend|exit|state|controls|outcome|event|io|debugger|cpuid|msr_table|mce|pvclock|poll|progress|record"
                r"|timer_advance|code_cache|pv|vapic|emulate(/.*)?"),
-    ("core", r"core|vm|requests|context|paging|second_level|inject|nested"),
+    ("core", r"core|vm|requests|context|paging|second_level(/.*)?|inject|guest_debug|nested"),
     ("access", r"access(/.*)?"),
     ("emul", r"emul(/.*)?"),
     ("handle", r"handle(/.*)?"),

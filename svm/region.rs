@@ -16,6 +16,7 @@ use super::vmcb::{
 use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IRQ, V_TPR};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
+use crate::arch::exception::ExceptionVector;
 use crate::arch::msr::{BP_CFG, BP_SPEC_REDUCE, VM_CR, VM_HSAVE_PA, XSS};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
@@ -473,6 +474,14 @@ impl VmcbPage {
             c.intercept3 = new.bits();
             self.clean.remove(CleanBits::INTERCEPTS);
         }
+    }
+
+    /// Makes an exception exit, or not; not for those that protect the host.
+    pub(super) fn intercept_exception(&mut self, vector: ExceptionVector, on: bool) {
+        self.clean.remove(CleanBits::INTERCEPTS);
+        let bit = 1u32.wrapping_shl(vector.0.into());
+        let c = self.control_mut();
+        c.intercept_exc = if on { c.intercept_exc | bit } else { c.intercept_exc & !bit };
     }
 
     /// Makes accesses to debug registers exit, or not.

@@ -345,6 +345,9 @@ impl BackendVcpu for SvmVcpu {
         if dirty.contains(ControlGroups::DEBUG_PASSTHROUGH) {
             self.vmcb.intercept_dr(!from.debug_passthrough());
         }
+        if dirty.contains(ControlGroups::BREAKPOINT_EXITS) {
+            self.vmcb.intercept_exception(ExceptionVector::BP, from.breakpoint_exits());
+        }
     }
 
     #[inline(always)]

@@ -35,6 +35,25 @@ pub(crate) struct VcpuCx<'a, 'f, B: VendorBackend> {
     pub(crate) cpu: &'a PinnedCpu,
 }
 
+impl<B: VendorBackend> VcpuCore<B> {
+    /// Returns what translations depend on now; needs [`Groups::CONTROL`].
+    #[inline]
+    pub(crate) fn paging_regs(&self, pkru: u32) -> PagingRegs {
+        let s = &self.state;
+        PagingRegs {
+            cr0: Cr0::from_bits_truncate(s.cr0),
+            cr3: s.cr3,
+            cr4: Cr4::from_bits_truncate(s.cr4),
+            efer: Efer::from_bits_truncate(s.efer),
+            ac: s.rflags & Rflags::AC.bits() != 0,
+            pkru,
+            maxphyaddr: self.cpuid.phys_bits(),
+            gib_pages: self.has_gib_pages,
+            pdptes: B::HAS_PDPTES.then_some(s.pdptes),
+        }
+    }
+}
+
 impl<B: VendorBackend> VcpuCx<'_, '_, B> {
     /// Returns the machine's time.
     #[inline(always)]
@@ -45,18 +64,7 @@ impl<B: VendorBackend> VcpuCx<'_, '_, B> {
 
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].
     pub(crate) fn guest_paging(&self) -> PagingRegs {
-        let s = &self.core.state;
-        PagingRegs {
-            cr0: Cr0::from_bits_truncate(s.cr0),
-            cr3: s.cr3,
-            cr4: Cr4::from_bits_truncate(s.cr4),
-            efer: Efer::from_bits_truncate(s.efer),
-            ac: s.rflags & Rflags::AC.bits() != 0,
-            pkru: self.fpu.pkru(),
-            maxphyaddr: self.core.cpuid.phys_bits(),
-            gib_pages: self.core.has_gib_pages,
-            pdptes: B::HAS_PDPTES.then_some(s.pdptes),
-        }
+        self.core.paging_regs(self.fpu.pkru())
     }
 
     /// Notes what an access to a device leaves to be done outside the window. Returns whether there was a device.

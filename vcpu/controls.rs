@@ -22,6 +22,8 @@ bitflags::bitflags! {
         const FLUSH = 1 << 4;
         /// [`EntryControls::debug_passthrough`].
         const DEBUG_PASSTHROUGH = 1 << 5;
+        /// [`EntryControls::breakpoint_exits`].
+        const BREAKPOINT_EXITS = 1 << 6;
     }
 }
 
@@ -42,6 +44,7 @@ pub(crate) struct EntryControls {
     tpr: EntryTpr,
     tsc_offset: u64,
     debug_passthrough: bool,
+    breakpoint_exits: bool,
     dirty: ControlGroups,
 }
 
@@ -54,6 +57,7 @@ impl EntryControls {
             tpr: EntryTpr::default(),
             tsc_offset: 0,
             debug_passthrough: false,
+            breakpoint_exits: false,
             dirty: ControlGroups::empty(),
         }
     }
@@ -101,6 +105,17 @@ impl EntryControls {
     pub(crate) fn set_debug_passthrough(&mut self, on: bool) {
         self.debug_passthrough = on;
         self.dirty |= ControlGroups::DEBUG_PASSTHROUGH;
+    }
+
+    /// Makes INT3 exit, or not.
+    pub(crate) fn set_breakpoint_exits(&mut self, on: bool) {
+        self.breakpoint_exits = on;
+        self.dirty |= ControlGroups::BREAKPOINT_EXITS;
+    }
+
+    /// Returns whether INT3 exits.
+    pub(crate) fn breakpoint_exits(&self) -> bool {
+        self.breakpoint_exits
     }
 
     /// Returns whether an exit is asked for when the guest can take a maskable interrupt.

@@ -6,6 +6,7 @@ use super::backend::{BackendVcpu, VendorBackend};
 use super::code_cache::CodeCache;
 use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
+use super::debugger::{EntryBars, VcpuDebugger};
 use super::event::{merge, EventBlocking, GuestEvent, MergedEvent};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
@@ -138,8 +139,10 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) splits_locks: bool,
     /// Its name among all vCPUs, for the barrier between them.
     pub(crate) guest_id: GuestId,
-    /// Triple fault while delivering an exception in software.
-    pub(crate) shutdown: bool,
+    /// What a debugger outside the guest asks.
+    pub(crate) debug: VcpuDebugger,
+    /// What keeps it from being entered as usual: a triple fault while an exception was delivered in software, say.
+    pub(crate) bars: EntryBars,
 }
 
 impl<B: VendorBackend> VcpuCore<B> {
@@ -192,7 +195,8 @@ impl<B: VendorBackend> VcpuCore<B> {
             debug_loaded: false,
             splits_locks: false,
             guest_id: GuestId::new(),
-            shutdown: false,
+            debug: VcpuDebugger::default(),
+            bars: EntryBars::empty(),
         }
     }
 
@@ -269,7 +273,7 @@ impl<B: VendorBackend> VcpuCore<B> {
                 }
                 self.exception = Some(e);
             }
-            MergedEvent::TripleFault => self.shutdown = true,
+            MergedEvent::TripleFault => self.bars |= EntryBars::SHUTDOWN,
         }
     }
 
@@ -343,6 +347,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.io.forget();
         self.hw.set_blocking(EventBlocking::default());
         self.dr = [0; 4];
+        self.debug.after_init();
     }
 
     /// SIPI: starts in real mode at page `vector`.

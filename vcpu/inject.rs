@@ -8,6 +8,7 @@
 use super::backend::{BackendVcpu, VendorBackend};
 use super::controls::EntryTpr;
 use super::core::VcpuCore;
+use super::debugger::EntryBars;
 use super::event::GuestEvent;
 use super::exit::VmExit;
 use super::record::{count, VcpuRecord};
@@ -19,9 +20,6 @@ use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::VecBits;
 use crate::host::trace;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
-
-/// DR7.GD: accesses to the debug registers are #DB.
-const DR7_GD: u64 = 1 << 13;
 
 /// Takes over the interrupts that were posted.
 #[inline]
@@ -140,8 +138,8 @@ fn read_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
 /// Before an entry: gives the processor the event that comes first. Touches guest memory. Returns `false`
 /// where there is nothing to enter any more: the guest has shut down.
 pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
-    if core.shutdown {
-        return false;
+    if !core.bars.is_empty() {
+        return prepare_barred(record, core);
     }
     let highest = highest_irr(core);
     let waits = has_interrupt_with(core, vm, highest);
@@ -149,7 +147,9 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     if let Some(event) = core.interrupted.take() {
         inject(record, core, event);
     } else if let Some(e) = core.exception.take() {
-        prepare_exception(record, core, e);
+        if !prepare_exception(record, core, e) {
+            return false;
+        }
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
         inject(record, core, GuestEvent::Nmi);
@@ -176,9 +176,41 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     true
 }
 
-/// Gives the processor an exception that is delivered for the first time, with what the delivery changes.
+/// As [`prepare`] for a vCPU that is not entered as usual: that has shut down, or from which a debugger keeps
+/// interrupts.
+#[cold]
 #[inline(never)]
-fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: CpuException) {
+fn prepare_barred<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
+    if core.bars.contains(EntryBars::SHUTDOWN) {
+        return false;
+    }
+    if let Some(event) = core.interrupted.take() {
+        inject(record, core, event);
+    } else if let Some(e) = core.exception.take() {
+        if !prepare_exception(record, core, e) {
+            return false;
+        }
+    }
+    if let Some(lapic) = core.lapic.as_ref() {
+        core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor: 0 });
+    }
+    if core.controls.interrupt_window() {
+        core.controls.set_interrupt_window(false);
+    }
+    true
+}
+
+/// Gives the processor an exception that is delivered for the first time, with what the delivery changes. Returns
+/// `false` for one that ends in user space instead, and waits for that.
+#[inline(never)]
+fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: CpuException) -> bool {
+    if e.vector == ExceptionVector::DB {
+        if core.debug.takes_debug_exceptions() && !core.debug.is_injected {
+            core.exception = Some(e);
+            return false;
+        }
+        core.clear_debug_guard();
+    }
     if let Some(cr2) = e.cr2 {
         core.fetch(StateGroups::CONTROL);
         core.state.cr2 = cr2.0;
@@ -188,15 +220,8 @@ fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<
         // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
         core.state.rflags |= Rflags::RF.bits();
     }
-    if e.vector == ExceptionVector::DB {
-        core.fetch(StateGroups::DEBUG);
-        if core.state.dr7 & DR7_GD != 0 {
-            // The handler may use the debug registers. SDM, "Debug Control Register (DR7)".
-            core.state.dr7 &= !DR7_GD;
-            core.state.mark(StateGroups::DEBUG);
-        }
-    }
     inject(record, core, e.into());
+    true
 }
 
 /// Gives the processor an event.

@@ -5,13 +5,13 @@
 //! | file | holds |
 //! |---|---|
 //! | [`backend`], [`exit`], [`event`], [`state`], [`controls`] | the contract with the vendor's extension, in values |
-//! | [`outcome`], [`io`] | what a handler decided; what user space answers |
+//! | [`outcome`], [`io`], [`debugger`] | what a handler decided; what user space answers; what a debugger asks |
 //! | [`cpuid`], [`msr_table`], [`mce`], [`pv`], [`vapic`] | what the guest's processor is |
 //! | [`poll`], [`timer_advance`], [`progress`], [`record`] | before a halted vCPU sleeps; before its timer is due; how long a window stays open; the last exits |
 //! | [`emulate`], [`code_cache`] | instructions in software; those that exited lately, decoded |
 //! | [`second_level`], [`vm`], [`paging`] | the table that shows guest memory to the processor; the VM as a vCPU sees it; which table it walks |
 //! | [`core`], [`context`] | everything of one vCPU; what handlers have before them |
-//! | [`inject`], [`requests`] | what an entry delivers; what others ask |
+//! | [`guest_debug`], [`inject`], [`requests`] | a debugger outside the guest; what an entry delivers; what others ask |
 //! | [`access`] | what an address reaches |
 //! | [`emul`] | the emulator on a vCPU |
 //! | [`handle`] | one handler for each family of exits |
@@ -27,11 +27,13 @@ pub(crate) mod context;
 pub(crate) mod controls;
 pub(crate) mod core;
 pub(crate) mod cpuid;
+pub(crate) mod debugger;
 pub(crate) mod emul;
 pub(crate) mod emulate;
 pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod fast_path;
+pub(crate) mod guest_debug;
 pub(crate) mod handle;
 pub(crate) mod inject;
 pub(crate) mod io;

@@ -5,7 +5,7 @@
 use super::exit::RawExit;
 use super::vapic::TprReport;
 use crate::arch::addr::{AccessWidth, Gpa};
-use crate::arch::exception::CpuException;
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::machine::power::PlatformEvent;
 
 /// A reason to return to user space.
@@ -52,6 +52,17 @@ pub(crate) enum UserExit {
     TprAccess(TprReport),
     /// The guest can take an interrupt, as was asked.
     InterruptWindow,
+    /// A debugger outside the guest is told of an exception.
+    Debug {
+        /// #DB or #BP.
+        vector: ExceptionVector,
+        /// The linear address of the instruction at RIP.
+        pc: u64,
+        /// DR6.
+        dr6: u64,
+        /// DR7 as it is in force.
+        dr7: u64,
+    },
     /// An event cannot be delivered: on the way to its handler there is no memory.
     Undeliverable {
         /// The exit that ended the delivery, or the last one before it began.

@@ -340,7 +340,7 @@ fn load_guest<B: VendorBackend>(
         return Err(WindowExit::Blocked(by));
     }
     if !prepare(vm, record, cx.core) {
-        return Err(WindowExit::User(UserExit::Shutdown));
+        return Err(WindowExit::User(cx.core.take_end()));
     }
     cx.core.flush();
     // After the last access to guest memory: it is user space's to the host, so the guest's keys would be asked.
@@ -447,7 +447,8 @@ fn load_debug<B: VendorBackend>(core: &mut VcpuCore<B>, cpu: &PinnedCpu) {
     if core.state.dr7 & 0xff != 0 {
         crate::host::debug::write_addresses(&core.dr, cpu);
         core.debug_loaded = true;
-        core.controls.set_debug_passthrough(true);
+        // Under a debugger the processor has what is not the guest's, or not only.
+        core.controls.set_debug_passthrough(!core.debug.is_on());
     }
 }
 

@@ -346,6 +346,8 @@ pub(super) struct VmcsPage {
     launched: bool,
     primary: u32,
     primary_written: u32,
+    /// The exceptions that exit.
+    exceptions: u64,
     tpr_threshold: u8,
     tpr_threshold_written: u8,
     ept_pointer: u64,
@@ -359,7 +361,7 @@ pub(super) struct VmcsPage {
 }
 
 impl VmcsPage {
-    /// Makes one that exits for the exceptions in `EXCEPTIONS` and for what `setup` says.
+    /// Makes one that exits for what `setup` says.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -373,6 +375,8 @@ impl VmcsPage {
             launched: false,
             primary: setup.primary,
             primary_written: 0,
+            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
+            exceptions: 1u64 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0,
             tpr_threshold: 0,
             tpr_threshold_written: 0,
             ept_pointer: 0,
@@ -494,6 +498,13 @@ impl VmcsPage {
         self.primary = if on { self.primary | which } else { self.primary & !which };
     }
 
+    /// Makes INT3 exit, or not.
+    pub(super) fn set_breakpoint_exits(&mut self, on: bool) {
+        let bit = 1u64 << ExceptionVector::BP.0;
+        self.exceptions = if on { self.exceptions | bit } else { self.exceptions & !bit };
+        self.own(OwnedField::ExceptionBitmap, self.exceptions);
+    }
+
     /// Returns the guest's values of the MSRs that are switched by hand.
     pub(super) fn switched(&self) -> SwitchedMsrs {
         if self.is_live() {
@@ -606,8 +617,6 @@ impl VmcsPage {
 
     /// Writes what never changes.
     fn initialize(&mut self) {
-        let exceptions =
-            1u64 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0;
         let s = self.setup;
         if s.has_encls() {
             // No guest is offered enclaves; ENCLS would work on the host's.
@@ -619,8 +628,7 @@ impl VmcsPage {
             (OwnedField::SecondaryControls, u64::from(s.secondary)),
             (OwnedField::ExitControls, u64::from(s.exit)),
             (OwnedField::VmEntryControls, u64::from(s.entry)),
-            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
-            (OwnedField::ExceptionBitmap, exceptions),
+            (OwnedField::ExceptionBitmap, self.exceptions),
             (OwnedField::PageFaultMask, 0),
             (OwnedField::PageFaultMatch, 0),
             (OwnedField::Cr3TargetCount, 0),

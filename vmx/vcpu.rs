@@ -531,6 +531,9 @@ impl BackendVcpu for VmxVcpu {
         if dirty.contains(ControlGroups::DEBUG_PASSTHROUGH) {
             self.pass_debug_through(from.debug_passthrough());
         }
+        if dirty.contains(ControlGroups::BREAKPOINT_EXITS) {
+            self.vmcs.set_breakpoint_exits(from.breakpoint_exits());
+        }
     }
 
     #[inline]

@@ -144,6 +144,21 @@ pub(crate) fn next_rip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u
     }
 }
 
+/// Returns the instruction at RIP and its mode.
+///
+/// # Errors
+/// As [`next_rip`].
+pub(crate) fn decode_current<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+) -> Result<(DecodedInsn, CodeMode), ExitOutcome> {
+    cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL);
+    let mut machine = CxMachine::new(cx);
+    let mode = execute::mode_of(&machine);
+    let insn = execute::fetch_and_decode(&mut machine, None);
+    let after = machine.after;
+    insn.map(|insn| (insn, mode)).map_err(|stop| stopped(cx, stop, after))
+}
+
 /// Describes the instruction that could not be emulated.
 pub(crate) fn failure<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;

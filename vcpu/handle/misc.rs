@@ -72,6 +72,9 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
 
 /// The first touch of a debug register since the window was opened: load the guest's, then let it be.
 pub(crate) fn debug_register<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    if cx.core.debug.is_on() {
+        return super::debug::mov(cx);
+    }
     debug::write_addresses(&cx.core.dr, cx.cpu);
     cx.core.debug_loaded = true;
     cx.core.controls.set_debug_passthrough(true);

@@ -5,6 +5,7 @@
 //! Handlers run in the window, interrupts off. They never sleep; what must, they name in their
 //! outcome. RIP moves only through [`ExitOutcome::SkipAndResume`] and the emulator.
 
+mod debug;
 mod emulated_mode;
 mod memory;
 pub(crate) mod misc;
@@ -62,6 +63,10 @@ fn exception<B: VendorBackend>(
         // The host's, and its handler has run; the guest never sees it.
         ExceptionVector::MC => ExitOutcome::HostInterrupt,
         ExceptionVector::AC => misc::alignment_check(cx, error),
+        ExceptionVector::DB | ExceptionVector::BP => match cx.core.take_for_debugger(vector) {
+            Some(exit) => ExitOutcome::ToUser(exit),
+            None => ExitOutcome::Inject(CpuException::plain(vector)),
+        },
         _ => ExitOutcome::Inject(CpuException::plain(vector)),
     }
 }

@@ -19,6 +19,7 @@ mod completion;
 mod control;
 mod crossing;
 mod debug;
+mod debugger;
 mod delivery;
 mod device;
 mod emulation;
@@ -115,6 +116,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         gates::TESTS,
         delivery::TESTS,
         debug::TESTS,
+        debugger::TESTS,
         code::TESTS,
         paging::TESTS,
         paging::SOFTWARE,

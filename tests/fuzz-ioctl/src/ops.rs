@@ -202,6 +202,7 @@ impl<'a> Caller<'a> {
             Shape::Log => self.log(),
             Shape::LogPart => self.log_part(),
             Shape::Capability => self.capability(),
+            Shape::Debugger => self.debugger(),
             Shape::Routing => self.routes(),
             Shape::Irqfd => {
                 self.fill(0, size);
@@ -220,11 +221,7 @@ impl<'a> Caller<'a> {
                     a.flags = self.random.small(8) as u32;
                 });
             }
-            Shape::Line => self.change(0, |a: &mut vm::IrqLevel| {
-                let gsi = if self.random.once_in(5) { self.random.odd() } else { self.random.small(24) };
-                a.irq = gsi as u32;
-                a.level = self.random.small(2) as u32;
-            }),
+            Shape::Line => self.line(),
             Shape::Message => self.change(0, |a: &mut vm::Msi| {
                 *a = vm::Msi::new_zeroed();
                 a.address_lo = 0xfee0_0000 | self.random.next() as u32 & 0xf_fffc;
@@ -303,6 +300,12 @@ impl<'a> Caller<'a> {
         });
     }
 
+    fn line(&self) {
+        let gsi = if self.random.once_in(5) { self.random.odd() } else { self.random.small(24) };
+        let level = self.random.small(2) as u32;
+        self.change(0, |a: &mut vm::IrqLevel| (a.irq, a.level) = (gsi as u32, level));
+    }
+
     fn log(&self) {
         let (slot, at) = (self.random.small(8) as u32, self.bitmap());
         self.change(0, |a: &mut vm::DirtyLog| (a.slot, a.dirty_bitmap) = (slot, at));
@@ -334,6 +337,14 @@ impl<'a> Caller<'a> {
         let cap = if r.once_in(3) { r.small(250) as u32 } else { 168 };
         let (flags, arg) = (if r.once_in(8) { r.odd() as u32 } else { 0 }, r.small(5));
         self.change(0, |a: &mut vm::EnableCap| (a.cap, a.flags, a.args[0]) = (cap, flags, arg));
+    }
+
+    fn debugger(&self) {
+        let r = &self.random;
+        let some = r.next() as u32;
+        let control = if r.once_in(6) { some } else { some & 0x1f_0003 | 1 };
+        self.fill(0, size_of::<vcpu::GuestDebug>());
+        self.change(0, |a: &mut vcpu::GuestDebug| a.control = control);
     }
 
     fn routes(&self) {

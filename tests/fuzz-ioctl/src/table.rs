@@ -39,6 +39,8 @@ pub enum Shape {
     LogPart,
     /// A capability and its argument.
     Capability,
+    /// What a debugger asks.
+    Debugger,
     /// A count and GSI routes.
     Routing,
     /// An eventfd and a GSI.
@@ -153,7 +155,7 @@ pub const TABLE: &[Row] = table! {
     nr::SET_MP_STATE: Vcpu, Small;
     nr::NMI: Vcpu, Nothing;
     nr::SMI: Vcpu, Number;
-    nr::SET_GUEST_DEBUG: Vcpu, Bytes;
+    nr::SET_GUEST_DEBUG: Vcpu, Debugger;
     nr::X86_SETUP_MCE: Vcpu, Bytes;
     nr::X86_SET_MCE: Vcpu, Bytes;
     nr::GET_VCPU_EVENTS: Vcpu, Bytes;

@@ -80,6 +80,7 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ),
     ("X86_USER_SPACE_MSR", caps::X86_USER_SPACE_MSR, kvm_bindings::KVM_CAP_X86_USER_SPACE_MSR),
     ("X86_MSR_FILTER", caps::X86_MSR_FILTER, kvm_bindings::KVM_CAP_X86_MSR_FILTER),
+    ("SET_GUEST_DEBUG2", caps::SET_GUEST_DEBUG2, kvm_bindings::KVM_CAP_SET_GUEST_DEBUG2),
     ("SREGS2", caps::SREGS2, kvm_bindings::KVM_CAP_SREGS2),
     ("BINARY_STATS_FD", caps::BINARY_STATS_FD, kvm_bindings::KVM_CAP_BINARY_STATS_FD),
     ("XSAVE2", caps::XSAVE2, kvm_bindings::KVM_CAP_XSAVE2),
@@ -112,7 +113,7 @@ fn full() -> CapInputs {
         tsc_scaling: true,
         sregs2: true,
         sync_regs: true,
-        guest_debug: true,
+        guest_debug: 7,
         coalesced_page: 2,
     }
 }

@@ -231,7 +231,7 @@ fn run(asked: Asked, when: When, stop: Stop) -> Seen {
             Ok(Some(exit)) => {
                 seen.users.push(exit);
                 vcpu.core.io.complete(0);
-                vcpu.core.shutdown = false;
+                vcpu.core.bars = crate::vcpu::debugger::EntryBars::empty();
             }
             Ok(None) => unreachable!(),
             Err(e) if e == EINTR => {
