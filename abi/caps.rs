@@ -19,6 +19,7 @@ macro_rules! caps {
 caps! {
     IRQCHIP = 0,
     HLT = 1,
+    MMU_SHADOW_CACHE_CONTROL = 2,
     USER_MEMORY = 3,
     SET_TSS_ADDR = 4,
     VAPIC = 6,
@@ -67,28 +68,44 @@ caps! {
     ENABLE_CAP_VM = 98,
     IOEVENTFD_NO_LENGTH = 100,
     CHECK_EXTENSION_VM = 105,
+    DISABLE_QUIRKS = 116,
     X86_SMM = 117,
     MULTI_ADDRESS_SPACE = 118,
     SPLIT_IRQCHIP = 121,
     IOEVENTFD_ANY_LENGTH = 122,
+    VCPU_ATTRIBUTES = 127,
     MAX_VCPU_ID = 128,
     X2APIC_API = 129,
     IMMEDIATE_EXIT = 136,
+    X86_DISABLE_EXITS = 143,
     GET_MSR_FEATURES = 153,
+    COALESCED_PIO = 162,
     EXCEPTION_PAYLOAD = 164,
     MANUAL_DIRTY_LOG_PROTECT2 = 168,
+    HALT_POLL = 182,
     X86_USER_SPACE_MSR = 188,
     X86_MSR_FILTER = 189,
     SET_GUEST_DEBUG2 = 195,
     SREGS2 = 200,
     BINARY_STATS_FD = 203,
+    EXIT_ON_EMULATION_FAILURE = 204,
     XSAVE2 = 208,
     SYS_ATTRIBUTES = 209,
+    DISABLE_QUIRKS2 = 213,
     SYSTEM_EVENT_DATA = 215,
     X86_TRIPLE_FAULT_EVENT = 218,
     USER_MEMORY2 = 231,
     VM_TYPES = 235,
 }
+
+/// [`X2APIC_API`]: APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
+pub(crate) const X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
+/// [`X2APIC_API`]: the destination 0xff of MSIs means no local APIC in x2APIC mode but that of this id.
+pub(crate) const X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
+/// [`X2APIC_API`]: what can be chosen. The guest is never offered to end interrupts at the I/O APIC alone.
+pub(crate) const X2APIC_API_FLAGS: u64 = X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK;
+/// [`X86_DISABLE_EXITS`]: PAUSE does not exit.
+pub(crate) const DISABLE_EXITS_PAUSE: u64 = 1 << 2;
 
 /// What the module has, as far as a capability depends on it. All false and 0 is a module that can do
 /// nothing but say so.
@@ -108,6 +125,10 @@ pub(crate) struct CapInputs {
     pub(crate) irqchip: bool,
     /// A local APIC without the others.
     pub(crate) split_irqchip: bool,
+    /// KVM_ENABLE_CAP, with what needs no device.
+    pub(crate) enable_cap: bool,
+    /// KVM's quirks that can be turned off, `KVM_X86_QUIRK_*`.
+    pub(crate) quirks: u32,
     /// The PIT.
     pub(crate) pit: bool,
     /// KVM_IRQFD.
@@ -136,6 +157,8 @@ pub(crate) struct CapInputs {
     pub(crate) sync_regs: bool,
     /// The flags of KVM_SET_GUEST_DEBUG; 0 without it.
     pub(crate) guest_debug: u32,
+    /// KVM_GET_MSR_FEATURE_INDEX_LIST, and KVM_GET_MSRS on the node.
+    pub(crate) msr_features: bool,
     /// Page of the mapping that holds the coalesced ring, 0 without it.
     pub(crate) coalesced_page: u32,
 }
@@ -153,6 +176,11 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         COALESCED_MMIO => number(inputs.coalesced_page),
         SET_GUEST_DEBUG2 => number(inputs.guest_debug),
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
+        X2APIC_API if has_lapic(inputs) => X2APIC_API_FLAGS as i32,
+        DISABLE_QUIRKS2 => number(inputs.quirks),
+        X86_DISABLE_EXITS if inputs.enable_cap => DISABLE_EXITS_PAUSE as i32,
+        // The least that there is: no guest has more state than fits.
+        XSAVE2 if inputs.run => 4096,
         SYNC_REGS if inputs.sync_regs => 7,
         VM_TYPES if inputs.run => 1,
         _ => i32::from(is_present(cap, inputs)),
@@ -178,7 +206,10 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         HLT | IRQCHIP | IRQ_INJECT_STATUS => inputs.irqchip,
         SPLIT_IRQCHIP => inputs.split_irqchip,
         SIGNAL_MSI | TSC_DEADLINE_TIMER | VAPIC => has_lapic(inputs),
-        ENABLE_CAP_VM => inputs.manual_dirty_log != 0,
+        ENABLE_CAP | ENABLE_CAP_VM | DISABLE_QUIRKS | EXCEPTION_PAYLOAD => inputs.enable_cap,
+        X86_TRIPLE_FAULT_EVENT | HALT_POLL | EXIT_ON_EMULATION_FAILURE => inputs.enable_cap,
+        SET_BOOT_CPU_ID => has_lapic(inputs),
+        X86_USER_SPACE_MSR | X86_MSR_FILTER => inputs.enable_cap,
         PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => inputs.pit,
         IRQFD => inputs.irqfd,
         IRQFD_RESAMPLE => inputs.irqfd_resample,
@@ -190,6 +221,9 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         DEVICE_CTRL => inputs.devices,
         TSC_CONTROL => inputs.tsc_scaling,
         SREGS2 => inputs.sregs2,
+        VCPU_ATTRIBUTES | MMU_SHADOW_CACHE_CONTROL => inputs.run,
+        GET_MSR_FEATURES => inputs.msr_features,
+        COALESCED_PIO => inputs.coalesced_page != 0,
         SET_GUEST_DEBUG => inputs.guest_debug != 0,
         _ => false,
     }

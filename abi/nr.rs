@@ -97,7 +97,7 @@ pub(crate) const SET_CLOCK: u32 = iow::<vm::ClockData>(0x7b);
 /// KVM_SET_BOOT_CPU_ID.
 pub(crate) const SET_BOOT_CPU_ID: u32 = io(0x78);
 /// KVM_X86_SET_MSR_FILTER.
-pub(crate) const X86_SET_MSR_FILTER: u32 = iow::<[u8; 392]>(0xc6);
+pub(crate) const X86_SET_MSR_FILTER: u32 = iow::<vm::MsrFilter>(0xc6);
 
 // Ioctls of a VM: interrupts and devices.
 

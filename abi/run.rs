@@ -135,6 +135,8 @@ pub(crate) const IO_OUT: u8 = 1;
 
 /// [`Internal::suberror`]: an instruction could not be emulated.
 pub(crate) const INTERNAL_ERROR_EMULATION: u32 = 1;
+/// The first word of that: the instruction follows, its length and 15 bytes.
+pub(crate) const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1 << 0;
 /// [`Internal::suberror`]: exceptions that cannot come together did.
 pub(crate) const INTERNAL_ERROR_SIMUL_EX: u32 = 2;
 /// [`Internal::suberror`]: an exit in the midst of delivering an event that cannot be delivered again.

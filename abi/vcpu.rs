@@ -54,6 +54,10 @@ pub(crate) const GUESTDBG_VALID: u32 = GUESTDBG_ENABLE
     | GUESTDBG_INJECT_DB
     | GUESTDBG_INJECT_BP
     | GUESTDBG_BLOCKIRQ;
+/// Group of a vCPU's attributes: its TSC.
+pub(crate) const VCPU_TSC_CTRL: u32 = 0;
+/// [`VCPU_TSC_CTRL`]: what is added to the host's TSC, a `u64`.
+pub(crate) const VCPU_TSC_OFFSET: u64 = 0;
 
 /// [`Sregs2::flags`]: `pdptrs` are valid.
 pub(crate) const SREGS2_PDPTRS_VALID: u64 = 1;

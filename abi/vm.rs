@@ -56,6 +56,13 @@ pub(crate) const CLOCK_HOST_TSC: u32 = 1 << 3;
 /// [`CreateDevice::flags`]: only say whether the type exists.
 pub(crate) const CREATE_DEVICE_TEST: u32 = 1;
 
+/// [`MsrFilter::flags`]: what no range is about is refused.
+pub(crate) const MSR_FILTER_DEFAULT_DENY: u32 = 1 << 0;
+/// [`MsrFilterRange::flags`]: reads and writes.
+pub(crate) const MSR_FILTER_USES: u32 = 3;
+/// The most bytes of a range's bitmap.
+pub(crate) const MSR_FILTER_MAX_BITMAP: usize = 0x600;
+
 abi_struct! {
     /// KVM_SET_USER_MEMORY_REGION.
     struct UserspaceMemoryRegion = 32 {
@@ -319,6 +326,30 @@ abi_struct! {
         args: [u64; 4],
         /// Unused.
         pad: [u8; 64],
+    }
+
+    /// One range of KVM_X86_SET_MSR_FILTER.
+    struct MsrFilterRange = 24 {
+        /// `MSR_FILTER_*`: which accesses it is about.
+        flags: u32,
+        /// How many MSRs; 0 for no range.
+        nmsrs: u32,
+        /// The first.
+        base: u32,
+        /// Unused.
+        pad: u32,
+        /// Where the bitmap of those allowed is in the caller's address space.
+        bitmap: u64,
+    }
+
+    /// KVM_X86_SET_MSR_FILTER.
+    struct MsrFilter = 392 {
+        /// [`MSR_FILTER_DEFAULT_DENY`].
+        flags: u32,
+        /// Unused.
+        pad: u32,
+        /// The ranges.
+        ranges: [MsrFilterRange; 16],
     }
 
     /// KVM_REGISTER_COALESCED_MMIO and KVM_UNREGISTER_COALESCED_MMIO.

@@ -160,6 +160,8 @@ pub(crate) struct ChipBus {
     pub(crate) pm: Option<Pm>,
     /// Where each GSI goes.
     pub(crate) routing: GsiRouting,
+    /// How the MSIs among the routes name their destinations.
+    msi_format: DestFormat,
     /// The level of each of the first 32 GSIs, as last driven by a chip.
     driven: u32,
     /// Readers of the console have been told of output that they have not yet read.
@@ -294,12 +296,13 @@ impl ChipBus {
         }
     }
 
-    /// The guest ended a level-triggered interrupt: the IOAPIC may send it again.
-    pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut BusSignals) {
-        if let Some(ioapic) = self.ioapic.as_mut() {
-            out.pins |= ioapic.eoi(vector).pins();
-        }
+    /// The guest ended a level-triggered interrupt: the IOAPIC may send it again. Returns whether user space has one
+    /// that waits for it instead.
+    pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut BusSignals) -> bool {
+        let Some(ioapic) = self.ioapic.as_mut() else { return self.routing.is_for_user(vector) };
+        out.pins |= ioapic.eoi(vector).pins();
         self.settle_timer(now, out);
+        false
     }
 
     /// Drives a GSI from outside the chips. Returns how many controllers took it, 0 when it joined a
@@ -319,7 +322,7 @@ impl ChipBus {
                     Some(0)
                 }),
                 GsiTarget::Msi { addr, data } if level.is_high() => {
-                    let msg = ApicMessage::from_msi(addr, data, DestFormat::Narrow);
+                    let msg = ApicMessage::from_msi(addr, data, self.msi_format);
                     msg.map(|msg| {
                         out.push(msg);
                         0
@@ -330,6 +333,19 @@ impl ChipBus {
             heard = add_heard(heard, taken);
         }
         heard
+    }
+
+    /// Sets how MSIs of user space name their destinations. In the IOAPIC's entries they stay narrow.
+    pub(crate) fn set_msi_format(&mut self, format: DestFormat) {
+        self.msi_format = format;
+        if let Some(ioapic) = self.ioapic.as_mut() {
+            ioapic.set_format(format.narrow());
+        }
+    }
+
+    /// Returns the message that a GSI is and all that it is: see [`GsiRouting::message`].
+    pub(crate) fn message(&self, gsi: u32) -> Option<ApicMessage> {
+        self.routing.message(gsi, self.msi_format)
     }
 
     /// Returns the level of the pair's output.

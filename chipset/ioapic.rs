@@ -132,7 +132,6 @@ impl Ioapic {
     }
 
     /// Sets how destinations are read.
-    #[allow(dead_code, reason = "for guests that use extended destination ids; used by the tests")]
     pub(crate) fn set_format(&mut self, format: DestFormat) {
         self.format = format;
     }

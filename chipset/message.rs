@@ -104,13 +104,47 @@ pub(crate) enum DestFormat {
     /// 32 bits: bits 31:8 are in the same bits of the upper address. What
     /// KVM_X2APIC_API_USE_32BIT_IDS offers to the VMM; IOAPIC entries stay narrow.
     Wide,
+    /// As [`DestFormat::Narrow`], but 0xff is a broadcast to local APICs in xAPIC mode alone. What
+    /// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK offers to the VMM.
+    NarrowOnly,
+    /// [`DestFormat::Wide`] and [`DestFormat::NarrowOnly`] together.
+    WideOnly,
 }
 
 impl DestFormat {
+    /// Returns whether destinations are 32 bits wide.
+    pub(crate) fn is_wide(self) -> bool {
+        matches!(self, DestFormat::Wide | DestFormat::WideOnly)
+    }
+
+    /// Returns the format of an IOAPIC's entries beside it.
+    pub(crate) fn narrow(self) -> DestFormat {
+        match self {
+            DestFormat::Wide => DestFormat::Narrow,
+            DestFormat::WideOnly => DestFormat::NarrowOnly,
+            format => format,
+        }
+    }
+
+    /// Returns the bits of an MSI's upper address that say where it goes.
+    pub(crate) fn address_bits(self) -> u64 {
+        if self.is_wide() {
+            0xffff_ffff_0000_0000
+        } else {
+            0
+        }
+    }
+
+    /// Returns whether KVM takes an MSI with this address: the part of the upper half that no destination uses is 0.
+    pub(crate) fn takes_address(self, addr: u64) -> bool {
+        !self.is_wide() || addr >> 32 & 0xff == 0
+    }
+
     /// Returns the destination of the 8-bit field and the 7 bits that may extend it.
     pub(crate) fn dest(self, low: u8, extension: u32) -> u32 {
         match (self, low) {
             (DestFormat::Extended, _) => u32::from(low) | ((extension & 0x7f) << 8),
+            (DestFormat::NarrowOnly | DestFormat::WideOnly, _) => u32::from(low),
             (_, 0xff) => BROADCAST,
             (_, _) => u32::from(low),
         }
@@ -119,24 +153,23 @@ impl DestFormat {
 
 impl ApicMessage {
     /// Returns the message that an MSI with this address and data is, `None` if it is none: the
-    /// address is not the APICs', the delivery mode is reserved, or it is a level's de-assertion.
+    /// address is not the APICs', or the delivery mode is reserved.
     ///
     /// The redirection hint makes a fixed message one of lowest priority.
     pub(crate) fn from_msi(addr: u64, data: u32, format: DestFormat) -> Option<ApicMessage> {
         let low = u32::try_from(addr & 0xffff_ffff).unwrap_or(0);
         let high = u32::try_from(addr >> 32).unwrap_or(0);
-        if low >> 20 != 0xfee || (format != DestFormat::Wide && high != 0) {
+        if low >> 20 != 0xfee || (!format.is_wide() && high != 0) {
             return None;
         }
         let [id, ..] = (low >> 12).to_le_bytes();
         let dest = match format {
-            DestFormat::Wide if high != 0 => u32::from(id) | (high & !0xff),
+            DestFormat::Wide | DestFormat::WideOnly if high != 0 => u32::from(id) | (high & !0xff),
             _ => format.dest(id, low >> 5),
         };
+        // As KVM: bit 14, which says whether a level rises or falls, is not looked at. I/O APICs of user space leave it
+        // clear, and a level that falls is never sent.
         let level = data & 0x8000 != 0;
-        if level && data & 0x4000 == 0 {
-            return None;
-        }
         let [vector, ..] = data.to_le_bytes();
         let delivery = match DeliveryMode::from_code(u64::from(data >> 8))? {
             DeliveryMode::Fixed if low & 8 != 0 => DeliveryMode::LowestPriority,

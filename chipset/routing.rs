@@ -7,6 +7,7 @@
 //! Signalled Interrupts".
 
 use super::ioapic;
+use super::lapic::VecBits;
 use super::message::{ApicMessage, DestFormat};
 use kernel::prelude::*;
 
@@ -18,6 +19,8 @@ const MAX_TARGETS: usize = 3;
 const TYPE_IRQCHIP: u32 = 1;
 /// Routing entry type of an MSI.
 const TYPE_MSI: u32 = 2;
+/// Data of an MSI: level triggered.
+const MSI_LEVEL: u32 = 1 << 15;
 
 /// Where a GSI goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,8 @@ impl TargetList {
 pub(crate) struct GsiRouting {
     /// Indexed by GSI, up to the highest in use.
     slots: KVVec<TargetList>,
+    /// The level-triggered vectors of I/O APICs in user space, which are told of their ends.
+    user_vectors: VecBits,
 }
 
 impl GsiRouting {
@@ -126,7 +131,7 @@ impl GsiRouting {
         for GsiRoute { gsi, target } in routes {
             slots.get_mut(usize::try_from(gsi)?).ok_or(EINVAL)?.add(target)?;
         }
-        Ok(GsiRouting { slots })
+        Ok(GsiRouting { slots, user_vectors: VecBits::default() })
     }
 
     /// Returns the table after KVM_CREATE_IRQCHIP, KVM's own: GSIs 0 to 15 go to the pin of the same
@@ -154,6 +159,26 @@ impl GsiRouting {
         GsiRouting::new(Iterator::chain(pic, ioapic))
     }
 
+    /// Takes the GSIs below `pins` for pins of I/O APICs in user space: a level-triggered message of theirs waits for
+    /// its end, [`GsiRouting::is_for_user`].
+    pub(crate) fn reserve_pins(&mut self, pins: u32) {
+        self.user_vectors = VecBits::default();
+        for gsi in 0..pins.min(MAX_ROUTES) {
+            // As KVM: what counts is the trigger mode of the data, whatever else the message is.
+            if let [GsiTarget::Msi { data, .. }] = *self.targets(gsi) {
+                let [vector, ..] = data.to_le_bytes();
+                if data & MSI_LEVEL != 0 {
+                    self.user_vectors.set(vector);
+                }
+            }
+        }
+    }
+
+    /// Returns whether an I/O APIC in user space waits for the ends of `vector`.
+    pub(crate) fn is_for_user(&self, vector: u8) -> bool {
+        self.user_vectors.has(vector)
+    }
+
     /// Returns the targets of `gsi`; none where it is not in the table.
     pub(crate) fn targets(&self, gsi: u32) -> &[GsiTarget] {
         let slot = usize::try_from(gsi).ok().and_then(|i| self.slots.get(i));
@@ -162,9 +187,9 @@ impl GsiRouting {
 
     /// Returns the message that a rising edge of `gsi` is and all that it is, for who wants to send it without
     /// the chips; `None` where pins or nothing hear the GSI.
-    pub(crate) fn message(&self, gsi: u32) -> Option<ApicMessage> {
+    pub(crate) fn message(&self, gsi: u32, format: DestFormat) -> Option<ApicMessage> {
         match *self.targets(gsi) {
-            [GsiTarget::Msi { addr, data }] => ApicMessage::from_msi(addr, data, DestFormat::Narrow),
+            [GsiTarget::Msi { addr, data }] => ApicMessage::from_msi(addr, data, format),
             _ => None,
         }
     }

@@ -124,6 +124,17 @@ impl SharedPage {
         }
     }
 
+    /// Copies eight bytes out at once, as a number; 0 where they are not aligned or do not lie in the page.
+    #[inline]
+    pub(crate) fn word(&self, at: usize) -> u64 {
+        if at & 7 != 0 || at >= self.0.len() {
+            return 0;
+        }
+        // SAFETY: Within the owned page, whose length is one of whole words, and aligned as the page is; volatile, since
+        // the process may write meanwhile.
+        unsafe { self.0.va.as_ptr().add(at).cast::<u64>().read_volatile() }
+    }
+
     /// Copies bytes in; what lies beyond the page is dropped.
     pub(crate) fn write(&self, offset: usize, buf: &[u8]) {
         let mut at = offset;

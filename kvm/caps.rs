@@ -5,11 +5,13 @@
 
 use super::dirty_log;
 use crate::abi::caps;
+use crate::abi::run::COALESCED_PAGE;
 use crate::abi::vcpu::GUESTDBG_VALID as GUEST_DEBUG;
 use crate::arch::cpuid::KvmFeatures;
 use crate::host::fpu::supported_xcr0;
 use crate::host::msr::{has_tsc_aux, SpecControls};
 use crate::host::{cpu, timer};
+use crate::machine::choices::KvmQuirks;
 use crate::machine::mailbox::MAX_VCPUS;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::MAX_SLOTS;
@@ -24,6 +26,9 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         max_memslots: MAX_SLOTS.into(),
         mce_banks: msr_table::MCE_BANKS,
         irqchip: true,
+        split_irqchip: true,
+        enable_cap: true,
+        quirks: KvmQuirks::all().bits() as u32,
         pit: true,
         irqfd: true,
         ioeventfd: true,
@@ -33,6 +38,10 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         guest_debug: GUEST_DEBUG,
         manual_dirty_log: dirty_log::MANUAL_OPTIONS,
         xcrs: true,
+        sregs2: true,
+        sync_regs: true,
+        coalesced_page: COALESCED_PAGE as u32,
+        msr_features: true,
         devices: true,
         ..caps::CapInputs::default()
     };

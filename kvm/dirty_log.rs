@@ -6,8 +6,7 @@
 //! Under the VM's configuration lock, so that the slots stay as they are.
 
 use super::user;
-use crate::abi::caps;
-use crate::abi::vm::{ClearDirtyLog, DirtyLog as GetDirtyLog, EnableCap};
+use crate::abi::vm::{ClearDirtyLog, DirtyLog as GetDirtyLog};
 use crate::machine::dirty::DirtyLogMode;
 use crate::mmu::dirty::{DirtyBitmap, WORD_PAGES};
 use crate::mmu::slots::{MemSlot, MAX_SLOTS};
@@ -128,16 +127,6 @@ pub(crate) fn clear<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
         Ok(())
     })?;
     Ok(0)
-}
-
-/// KVM_ENABLE_CAP of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
-///
-/// # Errors
-/// `EINVAL` for another capability, for flags, unknown options, and those that go only with others.
-pub(super) fn enable_cap<B: VendorBackend>(vm: &Vm<B>, cap: &EnableCap) -> Result<i64> {
-    let [options, ..] = cap.args;
-    let is_known = cap.cap == caps::MANUAL_DIRTY_LOG_PROTECT2 && cap.flags == 0;
-    (is_known && vm.machine.ram.dirty_mode.choose(options)).then_some(0).ok_or(EINVAL)
 }
 
 /// What KVM_CHECK_EXTENSION answers for KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.

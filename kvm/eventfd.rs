@@ -37,7 +37,7 @@ impl IrqFd {
     /// Looks up what the GSI is routed to. Under the lock of the lines, so that who looks last looks at the
     /// newest table.
     fn look_up(&self) {
-        let message = self.chipset.with(|bus, _now, _out| bus.routing.message(self.gsi));
+        let message = self.chipset.with(|bus, _now, _out| bus.message(self.gsi));
         self.message.store(message.map_or(0, ApicMessage::pack), Relaxed);
     }
 }
@@ -80,7 +80,7 @@ pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u6
         replace(&mut lines.lock(), |l| !(l.hears(&event) && l.target().gsi == a.gsi), || Ok(None))?;
         return Ok(0);
     }
-    if !vm.machine.has_irqchip.load(Acquire) {
+    if !vm.machine.irqchip.has_lapics() {
         return Err(EINVAL);
     }
     let line = || IrqFd::new(&vm.machine.interrupts, a.gsi);

@@ -9,11 +9,11 @@ use crate::abi::vm as abi;
 use crate::chipset::ioapic::SavedIoapic;
 use crate::chipset::pic::{Pic, SavedPic, SavedPicChip};
 use crate::chipset::pit::SavedPitChannel;
-use crate::chipset::routing::{GsiRoute, GsiRouting};
+use crate::chipset::routing::{GsiRoute, GsiRouting, GsiTarget};
 use crate::chipset::saved::HasState;
+use crate::machine::irqchip::IrqchipMode;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
-use core::sync::atomic::Ordering::*;
 use kernel::prelude::*;
 use zerocopy::FromBytes;
 
@@ -24,7 +24,8 @@ use zerocopy::FromBytes;
 /// cannot be; `EFAULT`, `ENOMEM`.
 pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let header: abi::IrqRouting = user::read(arg)?;
-    if !vm.machine.has_irqchip.load(Acquire) || header.flags != 0 || header.nr > abi::MAX_IRQ_ROUTES {
+    let mode = vm.machine.irqchip.mode();
+    if mode == IrqchipMode::None || header.flags != 0 || header.nr > abi::MAX_IRQ_ROUTES {
         return Err(EINVAL);
     }
     let max = abi::MAX_IRQ_ROUTES as usize;
@@ -35,6 +36,13 @@ pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64>
         routes.push_within_capacity(GsiRoute::from_entry(e.gsi, e.kind, e.flags, [a, b, c])?)?;
     }
     let mut routing = GsiRouting::new(routes.iter().copied())?;
+    if let IrqchipMode::Split { pins } = mode {
+        // There are no chips whose pins could be meant.
+        if routes.iter().any(|r| !matches!(r.target, GsiTarget::Msi { .. })) {
+            return Err(EINVAL);
+        }
+        routing.reserve_pins(pins);
+    }
     // Swapped, so that the old table is freed without the lock.
     vm.machine.interrupts.with(|bus, _now, _out| core::mem::swap(&mut bus.routing, &mut routing));
     Ok(0)

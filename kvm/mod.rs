@@ -5,22 +5,26 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
-//! | [`vm`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, interrupt controllers, eventfds, dirty logs |
-//! | [`vcpu`], [`regs`], `segment`, [`guest_debug`], [`run`] | a vCPU: its ioctls, register formats, translations for debuggers, and KVM_RUN |
+//! | [`vm`], [`enable_cap`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, what is chosen for it, interrupt controllers, eventfds, dirty logs |
+//! | [`vcpu`], [`regs`], `segment`, [`events`], [`guest_debug`] | a vCPU: its ioctls, register formats, what it is about to be given, translations for debuggers |
+//! | [`run`], [`sync_regs`], [`coalesced`] | KVM_RUN, registers in its page, and writes that do not end it |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
-//! | [`state`] | a machine at rest, and its state |
+//! | [`state`], [`tsc`] | a machine at rest, and its state; the TSC of a vCPU |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 
 #![forbid(unsafe_code)]
 
 mod caps;
+mod coalesced;
 mod console;
 pub(crate) mod debug_files;
 pub(crate) mod device;
 pub(crate) mod dirty_log;
+mod enable_cap;
 mod eventfd;
+mod events;
 mod guest_debug;
 mod irqchip;
 pub(crate) mod observe;
@@ -30,7 +34,9 @@ mod run;
 mod segment;
 mod state;
 mod stats;
+mod sync_regs;
 pub(crate) mod sys;
+mod tsc;
 mod user;
 mod vcpu;
 mod vm;

@@ -8,9 +8,9 @@ use crate::arch::segment::SegReg;
 use crate::arch::slice::copy_common;
 use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::whole::GuestMachine;
-use crate::vcpu::backend::{BackendVcpu, VendorBackend};
+use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::event::{EventBlocking, GuestEvent};
+use crate::vcpu::event::GuestEvent;
 use crate::vcpu::state::StateGroups;
 use kernel::prelude::*;
 
@@ -60,7 +60,8 @@ pub(super) fn sregs<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs {
     let mut interrupt_bitmap = [0u64; 4];
     let injected = match core.interrupted {
         Some(GuestEvent::Interrupt(v)) => Some(v),
-        _ => core.user_irq,
+        // With a local APIC it waits for that; else it is as good as taken.
+        _ => core.user_irq.filter(|_| core.lapic.is_none()),
     };
     if let Some(v) = injected {
         interrupt_bitmap[usize::from(v >> 6)] = 1 << (v & 63);
@@ -121,9 +122,123 @@ pub(super) fn set_sregs<B: VendorBackend>(
     s.mark(StateGroups::SEGMENTS | StateGroups::TABLES);
     let mut words = [0u8, 64, 128, 192].into_iter().zip(r.interrupt_bitmap);
     if let Some((first, word)) = words.find(|(_, word)| *word != 0) {
-        core.user_irq = Some(first | word.trailing_zeros() as u8);
+        let vector = first | word.trailing_zeros() as u8;
+        match core.lapic {
+            Some(_) => core.interrupted = Some(GuestEvent::Interrupt(vector)),
+            None => core.user_irq = Some(vector),
+        }
     }
     Ok(())
+}
+
+/// Returns KVM_GET_SREGS2: the same, with the directory pointers of PAE paging instead of interrupts.
+pub(super) fn sregs2<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs2 {
+    let abi::Sregs {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        interrupt_bitmap: _,
+    } = sregs(core);
+    let is_pae = core.state.control().is_pae_paging();
+    let (flags, pdptrs) = if is_pae { (abi::SREGS2_PDPTRS_VALID, core.state.pdptes) } else { (0, [0; 4]) };
+    abi::Sregs2 {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        flags,
+        pdptrs,
+    }
+}
+
+/// Carries KVM_SET_SREGS2 out. Returns whether the PDPTEs are still the caller's business.
+///
+/// # Errors
+/// As [`set_sregs`], and for directory pointers without PAE paging, or flags that there are not.
+pub(super) fn set_sregs2<B: VendorBackend>(
+    machine: &GuestMachine,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    r: &abi::Sregs2,
+) -> Result<bool> {
+    let abi::Sregs2 {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        flags,
+        pdptrs,
+    } = *r;
+    let has_pdptrs = flags & abi::SREGS2_PDPTRS_VALID != 0;
+    let control = CrState { cr0, cr3, cr4, efer, cs_long: cs.l != 0 };
+    if flags & !abi::SREGS2_PDPTRS_VALID != 0 || (has_pdptrs && !control.is_pae_paging()) {
+        return Err(EINVAL);
+    }
+    let plain = abi::Sregs {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        interrupt_bitmap: [0; 4],
+    };
+    set_sregs(machine, mailbox, core, &plain)?;
+    if has_pdptrs {
+        core.state.pdptes = pdptrs;
+    }
+    Ok(!has_pdptrs)
 }
 
 /// Returns KVM_GET_FPU from an XSAVE image.
@@ -178,65 +293,4 @@ pub(super) fn image_of_fpu(old: &[u8], f: &abi::Fpu) -> [u8; 576] {
         *bv |= 3;
     }
     image
-}
-
-/// Returns KVM_GET_VCPU_EVENTS.
-pub(super) fn events<B: VendorBackend>(core: &VcpuCore<B>) -> abi::VcpuEvents {
-    let mut e = <abi::VcpuEvents as zerocopy::FromZeros>::new_zeroed();
-    let pending = core.exception.map(|x| (x.vector, x.error)).or(match core.interrupted {
-        Some(GuestEvent::Exception { vector, error }) => Some((vector, error)),
-        _ => None,
-    });
-    if let Some((vector, error)) = pending {
-        e.exception_injected = 1;
-        e.exception_nr = vector.0;
-        e.exception_has_error_code = u8::from(error.is_some());
-        e.exception_error_code = error.unwrap_or(0);
-    }
-    if let Some(GuestEvent::Interrupt(v)) = core.interrupted {
-        e.interrupt_injected = 1;
-        e.interrupt_nr = v;
-    }
-    let b = core.hw.blocking();
-    e.interrupt_shadow = if b.shadow { abi::SHADOW_INT_STI } else { 0 };
-    e.nmi_injected = u8::from(core.interrupted == Some(GuestEvent::Nmi));
-    e.nmi_pending = core.nmis;
-    e.nmi_masked = u8::from(b.nmi);
-    e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
-    e
-}
-
-/// Carries KVM_SET_VCPU_EVENTS out.
-///
-/// # Errors
-/// `EINVAL` for flags of features that are not offered or an impossible vector.
-pub(super) fn set_events<B: VendorBackend>(core: &mut VcpuCore<B>, e: &abi::VcpuEvents) -> Result {
-    use crate::arch::exception::{CpuException, ExceptionVector};
-    let known =
-        abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
-    if e.flags & !known != 0 || (e.exception_injected != 0 && (e.exception_nr > 31 || e.exception_nr == 2)) {
-        return Err(EINVAL);
-    }
-    core.interrupted = None;
-    core.exception = (e.exception_injected != 0).then(|| CpuException {
-        vector: ExceptionVector(e.exception_nr),
-        error: (e.exception_has_error_code != 0).then_some(e.exception_error_code),
-        cr2: None,
-    });
-    if e.interrupt_injected != 0 {
-        core.interrupted = Some(GuestEvent::Interrupt(e.interrupt_nr));
-    } else if e.nmi_injected != 0 {
-        core.interrupted = Some(GuestEvent::Nmi);
-    }
-    let shadow = if e.flags & abi::VCPUEVENT_VALID_SHADOW != 0 {
-        e.interrupt_shadow != 0
-    } else {
-        core.hw.blocking().shadow
-    };
-    core.hw.set_blocking(EventBlocking { shadow, nmi: e.nmi_masked != 0 });
-    if e.flags & abi::VCPUEVENT_VALID_NMI_PENDING != 0 {
-        core.nmis = 0;
-        core.add_nmis(e.nmi_pending);
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use crate::host::trace;
 use crate::machine::power::PlatformEvent;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
+use crate::vcpu::exit::RawExit;
 use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{merge_rax, RAX};
 use kernel::prelude::*;
@@ -19,8 +20,6 @@ pub(super) struct RunPages {
     pub(super) run: SharedPage,
     /// Port data.
     pub(super) pio: SharedPage,
-    /// The ring of coalesced MMIO; always empty.
-    pub(super) coalesced: SharedPage,
 }
 
 impl RunPages {
@@ -29,12 +28,18 @@ impl RunPages {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new() -> Result<RunPages> {
-        Ok(RunPages { run: SharedPage::new()?, pio: SharedPage::new()?, coalesced: SharedPage::new()? })
+        Ok(RunPages { run: SharedPage::new()?, pio: SharedPage::new()? })
     }
 
     /// Returns whether user space wants the next KVM_RUN to return at once.
     pub(super) fn immediate_exit(&self) -> bool {
         self.byte(offset::IMMEDIATE_EXIT) != 0
+    }
+
+    /// Returns a number of struct kvm_run.
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> u64 {
+        self.run.word(at)
     }
 
     fn byte(&self, at: usize) -> u8 {
@@ -62,21 +67,24 @@ impl RunPages {
             Some(UserExit::Io { .. }) => {
                 core.io.complete(Self::u64(&self.pio, 0));
             }
+            Some(UserExit::Msr { .. }) => {
+                let is_done = self.byte(offset::MSR_ERROR) == 0;
+                core.complete_msr(is_done.then(|| self.word(offset::MSR_DATA)));
+            }
             _ => {}
         }
         if core.lapic.is_none() {
             core.set_cr8((Self::u64(&self.run, offset::CR8) & 15) as u8);
+        }
+        if core.has_user_pic {
             core.wants_window = self.byte(offset::REQUEST_INTERRUPT_WINDOW) != 0;
         }
     }
 
     /// Tells user space what it may want to know on every return of KVM_RUN.
     pub(super) fn end<B: VendorBackend>(&self, core: &mut VcpuCore<B>) {
-        let ready = core.is_interruptible()
-            && core.user_irq.is_none()
-            && core.interrupted.is_none()
-            && core.exception.is_none();
-        self.run.write(offset::READY_FOR_INTERRUPT_INJECTION, &[u8::from(core.lapic.is_some() || ready)]);
+        let ready = !core.has_user_pic || core.is_ready_for_user_irq();
+        self.run.write(offset::READY_FOR_INTERRUPT_INJECTION, &[u8::from(ready)]);
         self.run.write(offset::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);
         let (cr8, base) = match core.lapic.as_ref() {
             Some(l) => (l.cr8(), l.base()),
@@ -109,14 +117,18 @@ impl RunPages {
             UserExit::Mmio { gpa, data, len, .. } => {
                 RunExit::mmio_write(gpa.0, u32::from(len), u64::from_le_bytes(data))
             }
+            UserExit::Msr { index, data, is_write, reason } => {
+                let access = abi::Msr { error: 0, pad: [0; 7], reason, index, data };
+                let exit = if is_write { ExitReason::X86Wrmsr } else { ExitReason::X86Rdmsr };
+                RunExit::with(exit, &access)
+            }
             UserExit::Hlt => RunExit::plain(ExitReason::Hlt),
             UserExit::Shutdown => RunExit::plain(ExitReason::Shutdown),
             UserExit::TprAccess(access) => RunExit::tpr_access(access.rip, access.is_write),
             UserExit::Debug { vector, pc, dr6, dr7 } => RunExit::debug(vector.0.into(), pc, dr6, dr7),
             UserExit::InterruptWindow => RunExit::plain(ExitReason::IrqWindowOpen),
-            UserExit::SystemEvent(PlatformEvent::PowerOff) => {
-                RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN)
-            }
+            UserExit::IoapicEoi(vector) => RunExit::with(ExitReason::IoapicEoi, &abi::Eoi { vector }),
+            UserExit::SystemEvent(PlatformEvent::PowerOff) => RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
             UserExit::SystemEvent(PlatformEvent::Reset) => RunExit::system_event(abi::SYSTEM_EVENT_RESET),
             UserExit::Undeliverable { raw, gpa } => {
                 let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());
@@ -146,14 +158,26 @@ fn report_bug(bug: VmBug) -> RunExit {
         VmBug::Delivery { rip, vector } => {
             RunExit::internal_error(abi::INTERNAL_ERROR_DELIVERY_EV, &[rip, u64::from(vector)])
         }
-        VmBug::Emulation { rip, bytes, len } => {
-            let mut insn = [0u8; 16];
-            for (dst, src) in insn.iter_mut().zip(bytes) {
-                *dst = src;
-            }
-            let (lo, hi) = insn.split_at(8);
-            let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]));
-            RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, &[rip, u64::from(len), word(lo), word(hi)])
-        }
+        VmBug::Emulation { rip, bytes, len, raw } => emulation_failure(rip, (bytes, len), raw),
     }
+}
+
+/// Returns the exit for an instruction that cannot be carried out, as KVM words it: flags, the instruction where it
+/// could be read, and the last exit; then what is ours, its address.
+fn emulation_failure(rip: u64, (bytes, len): ([u8; 15], u8), raw: RawExit) -> RunExit {
+    let mut insn = [0x90; 16];
+    let (size, code) = insn.split_at_mut(1);
+    size.fill(len);
+    for (dst, src) in code.iter_mut().zip(bytes).take(len.into()) {
+        *dst = src;
+    }
+    let (lo, hi) = insn.split_at(8);
+    let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]));
+    let exit = [raw.reason, raw.info1, raw.info2, 0, 0];
+    let [reason, info1, info2, event, error] = exit;
+    let with_bytes =
+        [abi::EMULATION_FLAG_INSTRUCTION_BYTES, word(lo), word(hi), reason, info1, info2, event, error, rip];
+    let without = [0, reason, info1, info2, event, error, rip];
+    let words: &[u64] = if len == 0 { &without } else { &with_bytes };
+    RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, words)
 }

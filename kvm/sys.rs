@@ -6,7 +6,7 @@ use super::caps::{check_extension, cpuid_facts};
 use super::observe::ObservedHost;
 use super::user;
 use super::vm::VmFile;
-use crate::abi::{nr, run, sys};
+use crate::abi::{nr, run, sys, vcpu};
 use crate::host::cpu;
 use crate::host::file::PreparedFile;
 use crate::machine::settings::ModuleSettings;
@@ -14,6 +14,9 @@ use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+
+/// The most MSRs of one call.
+const MAX_MSRS: usize = 255;
 
 /// What the root of the module gives to the interface.
 pub(crate) struct NodeContext {
@@ -39,7 +42,9 @@ pub(crate) fn ioctl<B: VendorBackend>(
         nr::CHECK_EXTENSION => Ok(check_extension(arg)),
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
         nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
-        nr::GET_MSR_INDEX_LIST => msr_index_list(arg),
+        nr::GET_MSR_INDEX_LIST => msr_index_list(arg, msr_table::INDEX_LIST),
+        nr::GET_MSR_FEATURE_INDEX_LIST => msr_index_list(arg, msr_table::FEATURE_LIST),
+        nr::GET_MSRS => feature_msrs(arg),
         nr::X86_GET_MCE_CAP_SUPPORTED => user::write(arg, &msr_table::MCG_CAP).map(|()| 0),
         _ => Err(ENOTTY),
     }
@@ -75,10 +80,9 @@ fn supported_cpuid(settings: &ModuleSettings, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
-fn msr_index_list(arg: u64) -> Result<i64> {
+fn msr_index_list(arg: u64, list: &[u32]) -> Result<i64> {
     let mut header: sys::MsrList = user::read(arg)?;
     let room = header.nmsrs as usize;
-    let list = msr_table::INDEX_LIST;
     header.nmsrs = list.len() as u32;
     user::write(arg, &header)?;
     if list.len() > room {
@@ -86,4 +90,18 @@ fn msr_index_list(arg: u64) -> Result<i64> {
     }
     user::write_array::<sys::MsrList, _>(arg, list)?;
     Ok(0)
+}
+
+/// KVM_GET_MSRS on the node: what the processors of all guests are like. Stops at the first that is none of these.
+fn feature_msrs(arg: u64) -> Result<i64> {
+    let header: vcpu::Msrs = user::read(arg)?;
+    let mut entries = user::read_array::<vcpu::Msrs, vcpu::MsrEntry>(arg, header.nmsrs, MAX_MSRS)?;
+    let mut done = 0i64;
+    for e in &mut entries {
+        let Some(value) = msr_table::feature(e.index) else { break };
+        e.data = value;
+        done = done.saturating_add(1);
+    }
+    user::write_array::<vcpu::Msrs, _>(arg, &entries)?;
+    Ok(done)
 }

@@ -2,12 +2,14 @@
 
 //! A vCPU's fd.
 
+use super::coalesced::CoalescedWrites;
 use super::observe::{ListedVcpu, VmWatch};
 use super::run::RunPages;
 use super::stats::StatsFile;
-use super::{guest_debug, recorder, regs, state, user};
+use super::sync_regs::{self, SyncRequest};
+use super::{events, guest_debug, recorder, regs, tsc, user};
 use crate::abi::run::MMAP_SIZE;
-use crate::abi::vm::DeviceAttr;
+use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Cr4;
@@ -20,6 +22,7 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::KernelPages;
 use crate::host::timer;
+use crate::machine::choices::KvmQuirks;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
@@ -34,14 +37,14 @@ use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
-use core::sync::atomic::Ordering::*;
 use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// What the vCPU's mutex guards.
 struct VcpuInner<B: VendorBackend> {
-    core: VcpuCore<B>,
+    /// In memory of its own: moved on the way to its place, it would take several times its size of the stack.
+    core: KBox<VcpuCore<B>>,
     fpu: GuestFpu,
     last: Option<UserExit>,
 }
@@ -53,10 +56,40 @@ pub(super) struct VcpuFile<B: VendorBackend> {
     mailbox: Arc<VcpuMailbox>,
     record: Arc<VcpuRecord>,
     pages: RunPages,
+    coalesced: Arc<CoalescedWrites>,
     watch: Arc<VmWatch>,
     _listed: ListedVcpu,
     #[pin]
     inner: KillableMutex<VcpuInner<B>>,
+}
+
+/// Makes the vCPU of a mailbox, and makes its local APIC known there.
+///
+/// # Errors
+/// `ENOMEM`.
+// Its frame is large, and gone before others need the stack.
+#[inline(never)]
+fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<VcpuCore<B>>> {
+    let id = mailbox.id;
+    let is_boot = id == vm.machine.interrupts.boot_cpu();
+    let lapic = vm.machine.irqchip.has_lapics().then(|| match Lapic::new(id, is_boot) {
+        lapic if vm.machine.choices.has_quirk(KvmQuirks::LINT0_REENABLED) => lapic,
+        lapic => lapic.without_virtual_wire(),
+    });
+    if let Some(l) = lapic.as_ref() {
+        mailbox.set_identity(l.identity());
+    }
+    let (hw, parts) = (vm.backend.new_vcpu()?, HeapParts::new()?);
+    let halt_poll_ns = vm.machine.choices.halt_poll_ns();
+    let signature = cpu::cpuid(1, 0).eax;
+    let mut core = KBox::new(
+        VcpuCore::new(hw, is_boot, lapic, CpuidTable::new(), signature, halt_poll_ns, parts),
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    core.set_tsc_offset(vm.machine.clock.tsc_offset);
+    core.set_msr_filter(vm.machine.choices.msr_filter());
+    core.has_user_pic = !vm.machine.irqchip.is_full();
+    Ok(core)
 }
 
 impl<B: VendorBackend> VcpuFile<B> {
@@ -64,36 +97,26 @@ impl<B: VendorBackend> VcpuFile<B> {
     ///
     /// # Errors
     /// `EINVAL` for a number beyond the limit, `ENOMEM`.
-    pub(super) fn new(vm: Arc<Vm<B>>, watch: Arc<VmWatch>, id: usize) -> Result<Arc<VcpuFile<B>>> {
+    pub(super) fn new(
+        vm: Arc<Vm<B>>,
+        watch: Arc<VmWatch>,
+        coalesced: Arc<CoalescedWrites>,
+        id: usize,
+    ) -> Result<Arc<VcpuFile<B>>> {
         if id >= MAX_VCPUS {
             return Err(EINVAL);
         }
         let number = u32::try_from(id)?;
-        let settings = vm.machine.settings;
         let mailbox = VcpuMailbox::new(number)?;
         let pid = kernel::current!().group_leader().pid();
-        let record = Arc::new(VcpuRecord::new(number, pid, settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
-        let lapic = vm.machine.has_irqchip.load(Acquire).then(|| Lapic::new(number, number == 0));
-        if let Some(l) = lapic.as_ref() {
-            mailbox.set_identity(l.identity());
-        }
-        let hw = vm.backend.new_vcpu()?;
-        let signature = cpu::cpuid(1, 0).eax;
-        let mut core = VcpuCore::new(
-            hw,
-            number,
-            lapic,
-            CpuidTable::new(),
-            signature,
-            settings.halt_poll_ns,
-            HeapParts::new()?,
-        );
-        core.set_tsc_offset(vm.machine.clock.tsc_offset);
+        let record =
+            Arc::new(VcpuRecord::new(number, pid, vm.machine.settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
+        let core = new_core(&vm, &mailbox)?;
         let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, mailbox, record, pages, watch, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
+            pin_init!(VcpuFile { vm, mailbox, record, pages, coalesced, watch, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
         Ok(file)
@@ -114,17 +137,22 @@ impl<B: VendorBackend> VcpuFile<B> {
         self.vm.machine.start();
         let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
+        let sync = SyncRequest::of(&self.pages)?;
+        if sync.has_changed() && sync_regs::load(&self.vm, &self.mailbox, &mut inner.core, &self.pages, sync)?
+        {
+            self.load_pdptes(&mut inner.core);
+        }
         self.pages.begin(&mut inner.core, &mut inner.last);
-        let immediate = || self.pages.immediate_exit();
-        let result = crate::vcpu::run::run(
-            &self.vm,
-            &self.mailbox,
-            &self.record,
-            &mut inner.core,
-            &mut inner.fpu,
-            &immediate,
-        );
-        match result {
+        let ended = self.run_to_end(inner);
+        if sync.is_wanted() {
+            sync_regs::store(&self.vm, &self.mailbox, &mut inner.core, &self.pages, sync);
+        }
+        ended
+    }
+
+    /// Runs the guest until user space must hear of it, and tells it why.
+    fn run_to_end(&self, inner: &mut VcpuInner<B>) -> Result<i64> {
+        match self.run_guest(inner) {
             Ok(Some(exit)) => {
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.bars.remove(EntryBars::SHUTDOWN);
@@ -147,6 +175,27 @@ impl<B: VendorBackend> VcpuFile<B> {
                     self.pages.report_signal();
                 }
                 Err(e)
+            }
+        }
+    }
+
+    /// Runs the guest until user space must hear of it: writes that it may hear of later do not end that.
+    fn run_guest(&self, inner: &mut VcpuInner<B>) -> Result<Option<UserExit>> {
+        let immediate = || self.pages.immediate_exit();
+        loop {
+            let exit = crate::vcpu::run::run(
+                &self.vm,
+                &self.mailbox,
+                &self.record,
+                &mut inner.core,
+                &mut inner.fpu,
+                &immediate,
+            )?;
+            match exit {
+                Some(exit) if self.coalesced.take(exit) => {
+                    inner.core.io.complete(0);
+                }
+                exit => return Ok(exit),
             }
         }
     }
@@ -255,7 +304,7 @@ impl<B: VendorBackend> VcpuFile<B> {
     fn interrupt(&self, irq: u32) -> Result<i64> {
         let vector = u8::try_from(irq).map_err(|_| EINVAL)?;
         self.with(|core, _| {
-            if core.lapic.is_some() {
+            if !core.has_user_pic {
                 return Err(ENXIO);
             }
             if core.user_irq.is_some() {
@@ -385,11 +434,20 @@ impl<B: VendorBackend> VcpuFile<B> {
         Ok(0)
     }
 
+    /// How KVM_GET_LAPIC and KVM_SET_LAPIC show the id of a local APIC in x2APIC mode.
+    fn id_format(&self) -> IdFormat {
+        if self.vm.machine.choices.has_wide_ids() {
+            IdFormat::X2apic
+        } else {
+            IdFormat::Xapic
+        }
+    }
+
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
             take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            let regs = lapic.regs(IdFormat::Xapic, self.vm.machine.clock.time.now());
+            let regs = lapic.regs(self.id_format(), self.vm.machine.clock.time.now());
             user::write(arg, &abi::LapicState { regs }).map(|()| 0)
         })
     }
@@ -409,10 +467,40 @@ impl<B: VendorBackend> VcpuFile<B> {
             // What came before goes with the state that is replaced.
             take_interrupts(&self.vm, &self.mailbox, core);
             let lapic = core.lapic.as_mut().ok_or(EINVAL)?;
-            lapic.set_regs(&s.regs, IdFormat::Xapic, self.vm.machine.clock.time.now())?;
+            lapic.set_regs(&s.regs, self.id_format(), self.vm.machine.clock.time.now())?;
             core.publish_apic(&self.mailbox, &self.vm.machine);
             Ok(0)
         })
+    }
+
+    /// Carries out the ioctls that are about no registers.
+    fn other_ioctl(&self, cmd: u32, arg: u64) -> Result<i64> {
+        let ok = |()| 0;
+        match cmd {
+            nr::GET_LAPIC => self.lapic(arg),
+            nr::TPR_ACCESS_REPORTING => self.report_tpr(arg),
+            nr::SET_VAPIC_ADDR => self.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
+            nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
+            nr::SET_LAPIC => self.set_lapic(user::read(arg)?),
+            nr::INTERRUPT => self.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
+            nr::NMI => {
+                self.mailbox.post_nmi();
+                Ok(0)
+            }
+            nr::X86_SETUP_MCE => {
+                let cap: u64 = user::read(arg)?;
+                self.with(|c, _| c.msrs.setup_mce(cap).map_err(|MsrRefused| EINVAL).map(ok))
+            }
+            nr::X86_SET_MCE => self.set_mce(user::read(arg)?),
+            nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
+            nr::GET_STATS_FD => file::install(StatsFile::new(self.record.clone())?),
+            abi_rvmm::GET_EXITS => self.with(|_, _| recorder::exits::<B>(&self.record, arg)),
+            nr::KVMCLOCK_CTRL => self.note_stop(),
+            nr::HAS_DEVICE_ATTR => tsc::has_attr(&user::read(arg)?),
+            nr::GET_DEVICE_ATTR => self.state_attr(arg, tsc::get_attr),
+            nr::SET_DEVICE_ATTR => self.state_attr(arg, tsc::set_attr),
+            _ => Err(ENOTTY),
+        }
     }
 }
 
@@ -423,6 +511,8 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
         let ok = |()| 0;
         match cmd {
             nr::RUN => this.run(arg),
+            // No capability is a vCPU's own.
+            nr::ENABLE_CAP => user::read::<EnableCap>(arg).and(Err(EINVAL)),
             nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(c)).map(ok)),
             nr::SET_REGS => this.set_regs(&user::read(arg)?),
             nr::SET_GUEST_DEBUG => this.set_guest_debug(&user::read(arg)?),
@@ -433,6 +523,16 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
                 this.with(|c, _| {
                     regs::set_sregs(&this.vm.machine, &this.mailbox, c, &r)?;
                     this.load_pdptes(c);
+                    Ok(0)
+                })
+            }
+            nr::GET_SREGS2 => this.with(|c, _| user::write(arg, &regs::sregs2(c)).map(ok)),
+            nr::SET_SREGS2 => {
+                let r: abi::Sregs2 = user::read(arg)?;
+                this.with(|c, _| {
+                    if regs::set_sregs2(&this.vm.machine, &this.mailbox, c, &r)? {
+                        this.load_pdptes(c);
+                    }
                     Ok(0)
                 })
             }
@@ -448,20 +548,17 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
                     f.set_image(&image).map(ok)
                 })
             }
-            nr::GET_XSAVE => this.get_xsave(arg),
+            // No state of a guest's takes more.
+            nr::GET_XSAVE | nr::GET_XSAVE2 => this.get_xsave(arg),
             nr::SET_XSAVE => this.set_xsave(arg),
             nr::GET_XCRS => this.get_xcrs(arg),
             nr::SET_XCRS => this.set_xcrs(user::read(arg)?),
             nr::GET_VCPU_EVENTS => this.with(|c, _| {
-                c.add_nmis(this.mailbox.take_requests(VcpuRequests::NMIS).nmis());
-                user::write(arg, &regs::events(c)).map(ok)
+                user::write(arg, &events::get(&this.vm.machine.choices, &this.mailbox, c)).map(ok)
             }),
             nr::SET_VCPU_EVENTS => {
                 let e: abi::VcpuEvents = user::read(arg)?;
-                this.with(|c, _| {
-                    c.add_nmis(this.mailbox.take_requests(VcpuRequests::NMIS).nmis());
-                    regs::set_events(c, &e).map(ok)
-                })
+                this.with(|c, _| events::set(&this.vm.machine.choices, &this.mailbox, c, &e).map(ok))
             }
             nr::GET_MP_STATE => {
                 this.with(|c, _| user::write(arg, &abi::MpState { mp_state: c.mp as u32 }).map(ok))
@@ -469,29 +566,7 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
             nr::SET_MP_STATE => this.set_mp_state(user::read(arg)?),
             nr::GET_DEBUGREGS => this.debugregs(arg),
             nr::SET_DEBUGREGS => this.set_debugregs(user::read(arg)?),
-            nr::GET_LAPIC => this.lapic(arg),
-            nr::TPR_ACCESS_REPORTING => this.report_tpr(arg),
-            nr::SET_VAPIC_ADDR => this.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
-            nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
-            nr::SET_LAPIC => this.set_lapic(user::read(arg)?),
-            nr::INTERRUPT => this.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
-            nr::NMI => {
-                this.mailbox.post_nmi();
-                Ok(0)
-            }
-            nr::X86_SETUP_MCE => {
-                let cap: u64 = user::read(arg)?;
-                this.with(|c, _| c.msrs.setup_mce(cap).map_err(|MsrRefused| EINVAL).map(ok))
-            }
-            nr::X86_SET_MCE => this.set_mce(user::read(arg)?),
-            nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
-            nr::GET_STATS_FD => file::install(StatsFile::new(this.record.clone())?),
-            abi_rvmm::GET_EXITS => this.with(|_, _| recorder::exits::<B>(&this.record, arg)),
-            nr::KVMCLOCK_CTRL => this.note_stop(),
-            nr::HAS_DEVICE_ATTR => state::vcpu_has_attr(&user::read(arg)?),
-            nr::GET_DEVICE_ATTR => this.state_attr(arg, state::vcpu_get_attr),
-            nr::SET_DEVICE_ATTR => this.state_attr(arg, state::vcpu_set_attr),
-            _ => Err(ENOTTY),
+            _ => this.other_ioctl(cmd, arg),
         }
     }
 
@@ -500,7 +575,7 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
             return Err(EINVAL);
         }
         let bytes = vma.end().saturating_sub(vma.start()) as u64;
-        let pages = [&this.pages.run, &this.pages.pio, &this.pages.coalesced];
+        let pages = [&this.pages.run, &this.pages.pio, &this.coalesced.page];
         vma.set_mixedmap();
         for (i, page) in pages.iter().enumerate() {
             let offset = (i as u64) << 12;

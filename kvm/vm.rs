@@ -2,7 +2,9 @@
 
 //! A VM's fd.
 
+use super::coalesced::CoalescedWrites;
 use super::device::DeviceFile;
+use super::enable_cap::{self, ChosenCaps};
 use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
 use super::vcpu::VcpuFile;
@@ -19,11 +21,11 @@ use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer;
 use crate::machine::devices::DeviceHandle;
+use crate::machine::irqchip::IrqchipMode;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::SlotRequest;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
-use core::sync::atomic::Ordering::*;
 use kernel::fmt::Formatter;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -34,9 +36,13 @@ use kernel::sync::{Arc, Mutex};
 const MSI_BASE: u64 = 0xfee0_0000;
 const MSI_OFFSET: u64 = 0xf_ffff;
 
+/// What KVM_SET_NR_MMU_PAGES takes at least.
+const MIN_MMU_PAGES: u64 = 64;
+
 /// What is guarded by the VM's configuration lock, the outermost one.
 struct VmConfig<B: VendorBackend> {
     vcpus: usize,
+    chosen: ChosenCaps,
     rest: RestState<B>,
 }
 
@@ -45,6 +51,7 @@ struct VmConfig<B: VendorBackend> {
 pub(crate) struct VmFile<B: VendorBackend> {
     vm: Arc<Vm<B>>,
     watch: Arc<VmWatch>,
+    coalesced: Arc<CoalescedWrites>,
     #[pin]
     config: KillableMutex<VmConfig<B>>,
     /// Dropped with the fd, so that no interrupt is raised from outside afterwards.
@@ -65,11 +72,13 @@ impl<B: VendorBackend> VmFile<B> {
         observed: Arc<ObservedHost>,
     ) -> Result<Arc<VmFile<B>>> {
         let (vm, watch) = (Vm::new(backend, settings)?, VmWatch::new(observed)?);
-        let config = VmConfig { vcpus: 0, rest: RestState::none() };
+        let coalesced = CoalescedWrites::new()?;
+        let config = VmConfig { vcpus: 0, chosen: ChosenCaps::default(), rest: RestState::none() };
         Arc::pin_init(
             pin_init!(VmFile {
                 vm,
                 watch,
+                coalesced,
                 config <- new_killable_mutex!(config, c"VmFile::config"),
                 irqfds <- new_mutex!(KVec::new()),
                 ioeventfds <- new_mutex!(eventfd::IoEventFds::default()),
@@ -84,12 +93,13 @@ impl<B: VendorBackend> VmFile<B> {
     }
 
     fn create_vcpu(&self, id: u64) -> Result<i64> {
-        let id = usize::try_from(id).map_err(|_| EINVAL)?;
         let mut config = self.config.lock()?;
+        config.chosen.settle_vcpu_id(id)?;
+        let id = usize::try_from(id).map_err(|_| EINVAL)?;
         if self.vm.machine.mailboxes.get(id).is_some() {
             return Err(EEXIST);
         }
-        let vcpu = VcpuFile::new(self.vm.clone(), self.watch.clone(), id)?;
+        let vcpu = VcpuFile::new(self.vm.clone(), self.watch.clone(), self.coalesced.clone(), id)?;
         // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
         if !vcpu.publish() {
@@ -127,7 +137,7 @@ impl<B: VendorBackend> VmFile<B> {
 
     fn create_irqchip(&self) -> Result<i64> {
         let config = self.config.lock()?;
-        if self.vm.machine.has_irqchip.load(Acquire) {
+        if self.vm.machine.irqchip.has_lapics() {
             return Err(EEXIST);
         }
         if config.vcpus != 0 {
@@ -140,8 +150,24 @@ impl<B: VendorBackend> VmFile<B> {
             core::mem::swap(&mut bus.routing, &mut routing);
         });
         // Last, for whoever sees it counts on the chips.
-        self.vm.machine.has_irqchip.store(true, Release);
+        self.vm.machine.irqchip.choose(IrqchipMode::Full);
         Ok(0)
+    }
+
+    fn enable_cap(&self, cap: &abi::EnableCap) -> Result<i64> {
+        let mut config = self.config.lock()?;
+        let vcpus = config.vcpus;
+        enable_cap::enable(&self.vm, &mut config.chosen, vcpus, &self.irqfds, cap)
+    }
+
+    fn set_msr_filter(&self, filter: &abi::MsrFilter) -> Result<i64> {
+        let _config = self.config.lock()?;
+        enable_cap::set_msr_filter(&self.vm, filter)
+    }
+
+    fn set_boot_cpu(&self, id: u64) -> Result<i64> {
+        let config = self.config.lock()?;
+        enable_cap::set_boot_cpu(&self.vm, &config.chosen, config.vcpus, id)
     }
 
     /// `flags` are those of KVM_CREATE_PIT2: without the speaker, its port is left to user space.
@@ -162,7 +188,7 @@ impl<B: VendorBackend> VmFile<B> {
 
     /// Returns how many took it, 0 where it joined an interrupt that waits, or -1 where nobody heard it.
     fn irq_line(&self, irq: u32, level: u32) -> Result<i64> {
-        if !self.vm.machine.has_irqchip.load(Acquire) {
+        if !self.vm.machine.irqchip.has_lapics() {
             return Err(ENXIO);
         }
         let heard = self.vm.machine.interrupts.set_gsi(irq, PinLevel::from(level != 0));
@@ -178,13 +204,17 @@ impl<B: VendorBackend> VmFile<B> {
     }
 
     fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
-        if !self.vm.machine.has_irqchip.load(Acquire) || m.flags & !abi::MSI_VALID_DEVID != 0 {
+        if !self.vm.machine.irqchip.has_lapics() || m.flags & !abi::MSI_VALID_DEVID != 0 {
             return Err(EINVAL);
         }
         let msg = m.message();
+        let format = self.vm.machine.choices.msi_format();
         // As KVM: it goes to local APICs, whatever else the address says; QEMU gives the offset in their page.
-        let address = MSI_BASE | msg.address & MSI_OFFSET;
-        Ok(i64::from(self.vm.machine.interrupts.signal_msi(address, msg.data).ok_or(EINVAL)?))
+        let address = MSI_BASE | msg.address & (MSI_OFFSET | format.address_bits());
+        if !format.takes_address(address) {
+            return Err(EINVAL);
+        }
+        Ok(i64::from(self.vm.machine.interrupts.signal_msi(address, msg.data, format).ok_or(EINVAL)?))
     }
 
     fn reinject(&self, arg: u64) -> Result<i64> {
@@ -282,13 +312,18 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
                 let _config = this.config.lock()?;
                 dirty_log::clear(&this.vm, arg)
             }
-            nr::ENABLE_CAP => dirty_log::enable_cap(&this.vm, &user::read(arg)?),
             // Real mode needs no help from us, so the addresses are not used.
             nr::SET_TSS_ADDR => Ok(0),
             nr::SET_IDENTITY_MAP_ADDR => user::read::<u64>(arg).map(|_| 0),
+            nr::ENABLE_CAP => this.enable_cap(&user::read(arg)?),
+            nr::X86_SET_MSR_FILTER => this.set_msr_filter(&user::read(arg)?),
+            nr::SET_BOOT_CPU_ID => this.set_boot_cpu(arg),
             nr::CREATE_IRQCHIP => this.create_irqchip(),
             nr::CREATE_PIT => this.create_pit(abi::PIT_SPEAKER_DUMMY),
             nr::CREATE_PIT2 => this.create_pit(user::read::<abi::PitConfig>(arg)?.flags),
+            // There is no shadow page whose number could be limited.
+            nr::SET_NR_MMU_PAGES if arg >= MIN_MMU_PAGES => Ok(0),
+            nr::SET_NR_MMU_PAGES => Err(EINVAL),
             nr::IRQ_LINE => {
                 let l: abi::IrqLevel = user::read(arg)?;
                 this.irq_line(l.irq, l.level).map(|_| 0)
@@ -305,6 +340,8 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
             nr::SET_PIT2 => irqchip::set_pit2(&this.vm, arg),
             nr::IRQFD => eventfd::irqfd(&this.vm, &this.irqfds, arg),
             nr::IOEVENTFD => eventfd::ioeventfd(&this.vm, &this.ioeventfds, arg),
+            nr::REGISTER_COALESCED_MMIO => this.coalesced.register(user::read(arg)?),
+            nr::UNREGISTER_COALESCED_MMIO => this.coalesced.unregister(&user::read(arg)?),
             nr::SIGNAL_MSI => this.signal_msi(user::read(arg)?),
             nr::REINJECT_CONTROL => this.reinject(arg),
             nr::GET_CLOCK => this.get_clock(arg),

@@ -36,6 +36,8 @@ pub(crate) struct ChipsetLock {
     pub(crate) gate: Arc<RestGate>,
     /// What the chips go by.
     time: Arc<MachineTime>,
+    /// The number of the boot processor, which hears the pair.
+    boot_cpu: AtomicU32,
     /// Whether the pair's output is high.
     extint: AtomicBool,
     /// The next vCPU to be tried for lowest-priority delivery.
@@ -67,6 +69,7 @@ impl ChipsetLock {
                 vcpus,
                 gate,
                 time,
+                boot_cpu: AtomicU32::new(0),
                 extint: AtomicBool::new(false),
                 round_robin: AtomicU32::new(0),
                 intx: AtomicU32::new(0),
@@ -97,13 +100,23 @@ impl ChipsetLock {
         // Written here only, under the lock.
         if self.extint.load(Relaxed) != high {
             self.extint.store(high, Release);
-            if let (true, Some(bsp)) = (high, self.vcpus.get(0)) {
+            if let (true, Some(bsp)) = (high, self.vcpus.get(self.boot_cpu() as usize)) {
                 bsp.request(VcpuRequests::EXTINT);
             }
         }
         debug_assert_eq!(bus.check(), Ok(()));
         self.rearm(bus);
         taken
+    }
+
+    /// Returns the number of the boot processor.
+    pub(crate) fn boot_cpu(&self) -> u32 {
+        self.boot_cpu.load(Relaxed)
+    }
+
+    /// Chooses the boot processor, before there is a vCPU.
+    pub(crate) fn set_boot_cpu(&self, id: u32) {
+        self.boot_cpu.store(id, Relaxed);
     }
 
     /// Returns whether the controller pair asserts its output.
@@ -132,13 +145,13 @@ impl ChipsetLock {
 
     /// Sends a message-signalled interrupt of a device, if it is one.
     pub(crate) fn send_msi(&self, msg: MsixMessage) {
-        self.signal_msi(msg.addr, msg.data);
+        self.signal_msi(msg.addr, msg.data, DestFormat::Narrow);
     }
 
     /// Sends a message-signalled interrupt. Returns how many local APICs took it; `None`: it is none.
-    pub(crate) fn signal_msi(&self, address: u64, data: u32) -> Option<u32> {
+    pub(crate) fn signal_msi(&self, address: u64, data: u32, format: DestFormat) -> Option<u32> {
         trace::msi(|| trace::Msi { address, data });
-        Some(self.send(&ApicMessage::from_msi(address, data, DestFormat::Narrow)?))
+        Some(self.send(&ApicMessage::from_msi(address, data, format)?))
     }
 
     /// Notes whether a PCI device asserts its INTx pin; the caller holds the device's lock. Returns whether it is another one

@@ -51,6 +51,8 @@ bitflags::bitflags! {
         const NMI_AGAIN = 1 << 12;
         /// Come to rest: the machine's gate is closed.
         const REST = 1 << 13;
+        /// Use the newest filter of MSRs.
+        const MSR_FILTER = 1 << 14;
         /// All NMIs.
         const NMIS = 1 << 0 | 1 << 12;
     }

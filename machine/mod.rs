@@ -8,12 +8,13 @@
 //! |---|---|
 //! | [`dirty`], [`memory`], [`ram`] | how dirty logs are kept; reads and writes of guest memory; the slots, and what changes below them |
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
-//! | [`interrupts`] | the chips behind their one lock, and messages to local APICs |
+//! | [`irqchip`], [`interrupts`] | which interrupt controllers there are; the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
 //! | [`power`] | what a guest asked of its platform |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
 //! | [`service`] | who carries out what a guest asks of its virtio devices |
 //! | [`counters`], [`settings`] | what all machines count together; what the module was loaded with |
+//! | [`msr_filter`], [`choices`] | which MSRs a guest may use; what else user space chose for a machine |
 //! | [`functions`] | the table of what user space can put on the PCI bus |
 //! | [`deferred`], [`pci`] | what an access to a device leaves to be done; the PCI bus |
 //! | [`whole`], [`quiesce`], [`snapshot`] | all of it; the same at rest; its state |
@@ -23,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod choices;
 pub(crate) mod clock;
 pub(crate) mod console;
 pub(crate) mod counters;
@@ -33,8 +35,10 @@ pub(crate) mod functions;
 pub(crate) mod gate;
 pub(crate) mod interrupts;
 pub(crate) mod ioevent;
+pub(crate) mod irqchip;
 pub(crate) mod mailbox;
 pub(crate) mod memory;
+pub(crate) mod msr_filter;
 pub(crate) mod pci;
 pub(crate) mod power;
 pub(crate) mod pvclock;

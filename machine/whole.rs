@@ -2,9 +2,11 @@
 
 //! A machine as a whole.
 
+use super::choices::MachineChoices;
 use super::clock::MachineClock;
 use super::interrupts::ChipsetLock;
 use super::ioevent::{IoAddrSpace, IoEvents};
+use super::irqchip::IrqchipChoice;
 use super::mailbox::{VcpuMailboxes, VcpuRequests};
 use super::pci::PciBus;
 use super::power::PowerState;
@@ -23,6 +25,9 @@ use kernel::sync::{Arc, Mutex};
 pub(crate) struct GuestMachine {
     /// What the module was loaded with.
     pub(crate) settings: ModuleSettings,
+    /// What user space has chosen.
+    #[pin]
+    pub(crate) choices: MachineChoices,
     /// Guest memory.
     pub(crate) ram: Arc<GuestRam>,
     /// The chips, and messages to local APICs.
@@ -38,8 +43,8 @@ pub(crate) struct GuestMachine {
     pub(crate) clock: MachineClock,
     /// What the guest asked of the platform.
     pub(crate) power: PowerState,
-    /// Interrupt controllers are in the kernel.
-    pub(crate) has_irqchip: AtomicBool,
+    /// Which interrupt controllers are in the kernel.
+    pub(crate) irqchip: IrqchipChoice,
     /// A vCPU has run: what shapes the machine is fixed. Set under `shape`.
     has_run: AtomicBool,
     /// Held while the machine takes its shape; inside the VM's configuration lock, outside all others.
@@ -62,6 +67,7 @@ impl GuestMachine {
         let io_events = RcuBox::new(IoEvents::default())?;
         let parts = (ram.clone(), mailboxes.clone());
         let machine = pin_init!(GuestMachine {
+            choices <- MachineChoices::new(&settings),
             settings,
             ram,
             interrupts,
@@ -70,7 +76,7 @@ impl GuestMachine {
             io_events,
             clock,
             power: PowerState::new(),
-            has_irqchip: AtomicBool::new(false),
+            irqchip: IrqchipChoice::new(),
             has_run: AtomicBool::new(false),
             shape <- new_mutex!(()),
         });

@@ -490,6 +490,14 @@ impl VmcbPage {
         self.control_mut().intercept_dr = if on { u32::MAX } else { 0 };
     }
 
+    /// Intercepts all MSRs, or those that the map of MSRs says.
+    pub(super) fn intercept_msrs(&mut self, all: bool) {
+        self.clean.remove(CleanBits::PERM_MAPS);
+        // The map of ports has all bits set, and is longer.
+        let map = if all { self.maps.io.0.hpa() } else { self.maps.msr.0.hpa() };
+        self.control_mut().msrpm_base = map.0;
+    }
+
     /// Sets the guest's TSC offset.
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
         self.clean.remove(CleanBits::INTERCEPTS);

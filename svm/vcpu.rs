@@ -348,6 +348,9 @@ impl BackendVcpu for SvmVcpu {
         if dirty.contains(ControlGroups::BREAKPOINT_EXITS) {
             self.vmcb.intercept_exception(ExceptionVector::BP, from.breakpoint_exits());
         }
+        if dirty.contains(ControlGroups::MSR_EXITS) {
+            self.vmcb.intercept_msrs(from.msr_exits());
+        }
     }
 
     #[inline(always)]

@@ -24,6 +24,8 @@ bitflags::bitflags! {
         const DEBUG_PASSTHROUGH = 1 << 5;
         /// [`EntryControls::breakpoint_exits`].
         const BREAKPOINT_EXITS = 1 << 6;
+        /// [`EntryControls::msr_exits`].
+        const MSR_EXITS = 1 << 7;
     }
 }
 
@@ -45,6 +47,7 @@ pub(crate) struct EntryControls {
     tsc_offset: u64,
     debug_passthrough: bool,
     breakpoint_exits: bool,
+    msr_exits: bool,
     dirty: ControlGroups,
 }
 
@@ -58,6 +61,7 @@ impl EntryControls {
             tsc_offset: 0,
             debug_passthrough: false,
             breakpoint_exits: false,
+            msr_exits: false,
             dirty: ControlGroups::empty(),
         }
     }
@@ -116,6 +120,17 @@ impl EntryControls {
     /// Returns whether INT3 exits.
     pub(crate) fn breakpoint_exits(&self) -> bool {
         self.breakpoint_exits
+    }
+
+    /// Makes each RDMSR and WRMSR exit, or those alone that the guest is not to carry out itself.
+    pub(crate) fn set_msr_exits(&mut self, all: bool) {
+        self.msr_exits = all;
+        self.dirty |= ControlGroups::MSR_EXITS;
+    }
+
+    /// Returns whether each RDMSR and WRMSR exits.
+    pub(crate) fn msr_exits(&self) -> bool {
+        self.msr_exits
     }
 
     /// Returns whether an exit is asked for when the guest can take a maskable interrupt.

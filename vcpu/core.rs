@@ -28,9 +28,11 @@ use crate::host::mitigation::GuestId;
 use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
-use crate::machine::mailbox::VcpuMailbox;
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
+use crate::machine::msr_filter::GuestMsrFilter;
 use crate::machine::whole::GuestMachine;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// What a vCPU is doing. The numbers are those of KVM's `KVM_MP_STATE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,10 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) user_irq: Option<u8>,
     /// User space wants to know when an interrupt can be taken.
     pub(crate) wants_window: bool,
+    /// The 8259s are user space's, or whatever else it gives interrupts from (`KVM_INTERRUPT`).
+    pub(crate) has_user_pic: bool,
+    /// A level-triggered interrupt has ended, of which user space is still to be told.
+    pub(crate) user_eoi: Option<u8>,
     /// The vector of the local APIC that the coming entry delivers.
     pub(crate) armed: Option<u8>,
     /// Accesses that user space answers.
@@ -146,18 +152,17 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
 }
 
 impl<B: VendorBackend> VcpuCore<B> {
-    /// A vCPU after reset; `bsp` says whether it starts by itself.
+    /// A vCPU after reset; `is_boot` says whether it starts by itself.
     pub(crate) fn new(
         hw: B::Vcpu,
-        id: u32,
+        is_boot: bool,
         lapic: Option<Lapic>,
         cpuid: CpuidTable,
         signature: u32,
         halt_poll_ns: u32,
         HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
-        let mp =
-            if id == 0 || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
+        let mp = if is_boot || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
         VcpuCore {
             hw,
             state: VcpuState::at_reset(signature),
@@ -181,6 +186,8 @@ impl<B: VendorBackend> VcpuCore<B> {
             nmis: 0,
             user_irq: None,
             wants_window: false,
+            has_user_pic: false,
+            user_eoi: None,
             armed: None,
             io: PendingIo::new(),
             deferred: None,
@@ -290,12 +297,56 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.state.rflags & Rflags::IF.bits() != 0 && !self.hw.blocking().shadow
     }
 
+    /// Returns whether an interrupt of user space's 8259s comes through to the processor.
+    pub(crate) fn takes_user_irq(&self) -> bool {
+        self.lapic.as_ref().is_none_or(Lapic::accepts_extint)
+    }
+
+    /// Returns whether user space wants to know when an interrupt can be taken, and one could.
+    #[inline]
+    pub(crate) fn wants_user_window(&self) -> bool {
+        self.wants_window && self.user_irq.is_none() && self.takes_user_irq()
+    }
+
+    /// Returns whether the guest can take an interrupt of user space's now, with nothing else on its way.
+    pub(crate) fn is_ready_for_user_irq(&self) -> bool {
+        self.is_interruptible()
+            && self.user_irq.is_none()
+            && self.takes_user_irq()
+            && self.interrupted.is_none()
+            && self.exception.is_none()
+    }
+
+    /// Notes that `vector` has ended, level triggered, for which an I/O APIC in user space waits: it is told before the
+    /// guest goes on.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn note_user_eoi(&mut self, mailbox: &VcpuMailbox, vector: u8) {
+        self.user_eoi = Some(vector);
+        mailbox.request_self(VcpuRequests::EXIT);
+    }
+
     /// Goes past an instruction that was carried out in software: to `next`, see [`VcpuCore::end_insn`].
     #[inline(always)]
     pub(crate) fn go_past(&mut self, next: u64, stepping: bool) {
         self.state.rip = next;
         self.state.rflags &= !Rflags::RF.bits();
         self.end_insn(stepping);
+    }
+
+    /// Finishes RDMSR or WRMSR that user space has carried out, reading `value`; `None`: it faults. Nothing comes of it
+    /// where user space has sent the vCPU elsewhere.
+    pub(crate) fn complete_msr(&mut self, value: Option<u64>) {
+        let Some(pending) = self.io.msr.take().filter(|p| p.rip == self.state.rip) else { return };
+        match value {
+            None => self.raise(CpuException::GP0),
+            Some(value) => {
+                if pending.is_read {
+                    self.state.set_edx_eax(value);
+                }
+                self.go_past(pending.next, self.is_stepping());
+            }
+        }
     }
 
     /// Returns whether the trap flag is set.
@@ -430,6 +481,13 @@ impl<B: VendorBackend> VcpuCore<B> {
         }
         lapic.tick(now);
         self.arm_timer(mailbox, &clock.time);
+    }
+
+    /// Takes another filter of MSRs.
+    pub(crate) fn set_msr_filter(&mut self, filter: Option<Arc<GuestMsrFilter>>) {
+        let needs_exits = filter.as_ref().is_some_and(|f| f.needs_exits());
+        self.controls.set_msr_exits(needs_exits);
+        self.recent_msrs.set_filter(filter);
     }
 
     /// Sets what is added to the host's TSC.

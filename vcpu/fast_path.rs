@@ -194,6 +194,8 @@ fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -
             cx.core.raise(e);
             FastExit::Prepare
         }
+        // User space is asked what comes of it: nothing has been done.
+        ExitOutcome::ToUser(_) => FastExit::Not,
         _ => {
             cx.core.go_past(next, false);
             answer

@@ -38,7 +38,8 @@ pub(crate) fn take_interrupts<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbo
 fn end_lost<B: VendorBackend>(vm: &Vm<B>, mut lost: VecBits) {
     while let Some(vector) = lost.highest() {
         lost.clear(vector);
-        vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
+        // As KVM: of those, an I/O APIC in user space hears nothing.
+        let _ = vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
     }
 }
 
@@ -46,22 +47,24 @@ fn end_lost<B: VendorBackend>(vm: &Vm<B>, mut lost: VecBits) {
 /// be made resident first.
 // After every exit, and nothing to do for most: the rest stays out of line.
 #[inline(always)]
-pub(crate) fn take_eoi<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+pub(crate) fn take_eoi<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) -> Option<Gpa> {
     if core.pv.is_eoi_armed() {
-        take_armed_eoi(vm, core)
+        take_armed_eoi(vm, mailbox, core)
     } else {
         None
     }
 }
 
 #[inline(never)]
-fn take_armed_eoi<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<Gpa> {
+fn take_armed_eoi<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) -> Option<Gpa> {
     let lapic = core.lapic.as_mut()?;
     match core.pv.take_eoi(&*vm.machine.ram, lapic) {
         Ok(None) => None,
         // The vector was sent once more, level triggered, while the guest served the edge.
         Ok(Some(vector)) => {
-            vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out));
+            if vm.machine.interrupts.with(|bus, now, out| bus.eoi(vector, now, out)) {
+                core.note_user_eoi(mailbox, vector);
+            }
             None
         }
         Err(gpa) => Some(gpa),
@@ -83,7 +86,7 @@ fn highest_irr<B: VendorBackend>(core: &VcpuCore<B>) -> Option<u8> {
 /// As [`has_interrupt`]; `highest` is what [`highest_irr`] returns.
 #[inline]
 fn has_interrupt_with<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
-    core.user_irq.is_some()
+    (core.user_irq.is_some() && core.takes_user_irq())
         || core.lapic.as_ref().is_some_and(|l| {
             highest.is_some_and(|vector| l.is_above_ppr(vector))
                 || (vm.machine.interrupts.is_extint() && l.accepts_extint())
@@ -109,7 +112,7 @@ pub(crate) fn commit<B: VendorBackend>(
             lapic.accept_pending(vector);
         }
     }
-    if take_eoi(vm, core).is_some() {
+    if take_eoi(vm, mailbox, core).is_some() {
         mailbox.request_self(VcpuRequests::EOI);
     }
     if let Some(lapic) = core.lapic.as_mut() {
@@ -169,7 +172,7 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
         }
     }
     // What waits may have been given to the processor just now.
-    let window = core.wants_window || (waits && core.armed.is_none() && has_interrupt(core, vm));
+    let window = core.wants_user_window() || (waits && core.armed.is_none() && has_interrupt(core, vm));
     if window != core.controls.interrupt_window() {
         core.controls.set_interrupt_window(window);
     }
@@ -244,8 +247,8 @@ fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &m
     if !core.is_interruptible() {
         return;
     }
-    let vector = if let Some(v) = core.user_irq.take() {
-        Some(v)
+    let vector = if core.user_irq.is_some() && core.takes_user_irq() {
+        core.user_irq.take()
     } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
         vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
     } else {

@@ -34,6 +34,17 @@ struct WaitingIo {
     rip: u64,
 }
 
+/// RDMSR or WRMSR that user space carries out or refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PendingMsr {
+    /// The instruction.
+    pub(crate) rip: u64,
+    /// The one after it.
+    pub(crate) next: u64,
+    /// RDMSR.
+    pub(crate) is_read: bool,
+}
+
 /// The most bytes of a REP OUTS that user space gets at once.
 pub(crate) const OUT: usize = 256;
 
@@ -48,6 +59,8 @@ pub(crate) struct PendingIo {
     waiting: Option<WaitingIo>,
     /// A port read that user space is working on: its width.
     pub(crate) port_in: Option<AccessWidth>,
+    /// An access to an MSR that user space is working on.
+    pub(crate) msr: Option<PendingMsr>,
     /// What a REP OUTS writes: elements one after the other.
     pub(crate) out: [u8; OUT],
 }
@@ -62,6 +75,7 @@ impl PendingIo {
             asked: None,
             waiting: None,
             port_in: None,
+            msr: None,
             out: [0; OUT],
         }
     }

@@ -20,8 +20,10 @@
 use crate::arch::addr::is_canonical;
 use crate::arch::msr::*;
 use crate::arch::slice::count_first;
+use crate::machine::msr_filter::{GuestMsrFilter, MsrUse};
 use core::ops::RangeInclusive;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// Bits of machine-check capability that KVM_X86_SETUP_MCE may set, beside the number of banks:
 /// MCG_CTL exists.
@@ -54,6 +56,17 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     KVM_SYSTEM_TIME_NEW,
     KVM_PV_EOI_EN,
 ];
+
+/// What KVM_GET_MSR_FEATURE_INDEX_LIST gives: MSRs that say what the processor is like, and read the same in all guests.
+pub(crate) const FEATURE_LIST: &[u32] = &[0x8b, 0xce, 0xc001_1029];
+
+/// Returns what such an MSR reads.
+pub(crate) fn feature(index: u32) -> Option<u64> {
+    match lookup(index) {
+        Some(MsrPolicy::Fixed(value)) if FEATURE_LIST.contains(&index) => Some(value),
+        _ => None,
+    }
+}
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
@@ -422,8 +435,12 @@ fn lookup_row(index: u32) -> Option<MsrPolicy> {
     })
 }
 
-/// The MSRs that were looked up last: [`lookup`], mostly without looking.
-pub(crate) struct RecentMsrs(KVec<Option<(u32, MsrPolicy)>>);
+/// The MSRs that were looked up last: [`lookup`], mostly without looking. Those that the guest may not read or may not
+/// write are not among them.
+pub(crate) struct RecentMsrs {
+    found: KVec<Option<(u32, MsrPolicy)>>,
+    filter: Option<Arc<GuestMsrFilter>>,
+}
 
 /// How many MSRs are remembered.
 const RECENT: usize = 16;
@@ -434,13 +451,24 @@ impl RecentMsrs {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<RecentMsrs> {
-        Ok(RecentMsrs(KVec::from_elem(None, RECENT, GFP_KERNEL_ACCOUNT)?))
+        Ok(RecentMsrs { found: KVec::from_elem(None, RECENT, GFP_KERNEL_ACCOUNT)?, filter: None })
     }
 
-    /// Returns what [`lookup`] does.
+    /// Goes by another filter.
+    pub(crate) fn set_filter(&mut self, filter: Option<Arc<GuestMsrFilter>>) {
+        self.found.fill(None);
+        self.filter = filter;
+    }
+
+    /// Returns whether the guest may use an MSR so.
+    pub(crate) fn allows(&self, index: u32, access: MsrUse) -> bool {
+        self.filter.as_ref().is_none_or(|f| f.allows(index, access))
+    }
+
+    /// Returns what [`lookup`] does, of an MSR that the guest may read and write.
     #[inline(always)]
     pub(crate) fn lookup(&mut self, index: u32) -> Option<MsrPolicy> {
-        match self.0.get(index as usize % RECENT) {
+        match self.found.get(index as usize % RECENT) {
             Some(&Some((i, policy))) if i == index => Some(policy),
             _ => self.learn(index),
         }
@@ -449,8 +477,11 @@ impl RecentMsrs {
     #[cold]
     #[inline(never)]
     fn learn(&mut self, index: u32) -> Option<MsrPolicy> {
+        if self.filter.as_ref().is_some_and(|f| !f.allows_all(index)) {
+            return None;
+        }
         let policy = lookup(index)?;
-        if let Some(slot) = self.0.get_mut(index as usize % RECENT) {
+        if let Some(slot) = self.found.get_mut(index as usize % RECENT) {
             *slot = Some((index, policy));
         }
         Some(policy)

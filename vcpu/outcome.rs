@@ -42,6 +42,17 @@ pub(crate) enum UserExit {
         /// Write.
         is_write: bool,
     },
+    /// An access to an MSR that was refused: user space carries it out or has it fault.
+    Msr {
+        /// The MSR.
+        index: u32,
+        /// The value written.
+        data: u64,
+        /// WRMSR.
+        is_write: bool,
+        /// Why, `MSR_EXIT_*`.
+        reason: u32,
+    },
     /// HLT without an interrupt controller in the kernel.
     Hlt,
     /// Triple fault.
@@ -63,6 +74,8 @@ pub(crate) enum UserExit {
         /// DR7 as it is in force.
         dr7: u64,
     },
+    /// A level-triggered interrupt has ended for which an I/O APIC in user space waits: its vector.
+    IoapicEoi(u8),
     /// An event cannot be delivered: on the way to its handler there is no memory.
     Undeliverable {
         /// The exit that ended the delivery, or the last one before it began.
@@ -99,6 +112,8 @@ pub(crate) enum VmBug {
         bytes: [u8; 15],
         /// How many were read.
         len: u8,
+        /// The exit that led to it.
+        raw: RawExit,
     },
     /// An event whose way to its handler the emulator does not know: through a task gate, to another
     /// privilege level, from virtual-8086 mode.

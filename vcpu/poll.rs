@@ -17,10 +17,14 @@ const START_NS: u64 = 10_000;
 /// How long to poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HaltPolling {
+    /// The TSC's frequency.
+    khz: u32,
     /// The shortest time that is tried.
     start: u64,
     /// The longest; 0 for never.
     limit: u64,
+    /// The same in nanoseconds.
+    limit_ns: u32,
     /// The time of the next poll.
     next: u64,
     /// When the last HLT began.
@@ -36,11 +40,26 @@ pub(crate) enum PollEnd {
     Other,
 }
 
+/// Returns nanoseconds in ticks of a TSC of `khz` kHz.
+fn ticks(ns: u64, khz: u32) -> u64 {
+    ns.saturating_mul(khz.into()) / 1_000_000
+}
+
 impl HaltPolling {
     /// Never polls longer than `limit` nanoseconds; the TSC has `khz` kHz.
     pub(crate) fn new(limit: u32, khz: u32) -> HaltPolling {
-        let ticks = |ns: u64| ns.saturating_mul(khz.into()) / 1_000_000;
-        HaltPolling { start: ticks(START_NS), limit: ticks(limit.into()), next: 0, began: 0 }
+        let (start, limit_ns) = (ticks(START_NS, khz), limit);
+        HaltPolling { khz, start, limit: ticks(limit.into(), khz), limit_ns, next: 0, began: 0 }
+    }
+
+    /// Never polls longer than `limit` nanoseconds from now on.
+    #[inline]
+    pub(crate) fn set_limit(&mut self, limit: u32) {
+        if limit != self.limit_ns {
+            self.limit_ns = limit;
+            self.limit = ticks(limit.into(), self.khz);
+            self.next = self.next.min(self.limit);
+        }
     }
 
     /// The vCPU has halted at `now`. Returns whether it polls before it sleeps.

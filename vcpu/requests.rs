@@ -42,7 +42,11 @@ pub(crate) fn take_requests<B: VendorBackend>(
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
         core.publish_apic(mailbox, &vm.machine);
-        core.mp = if mailbox.id == 0 { VcpuActivity::Runnable } else { VcpuActivity::InitReceived };
+        core.mp = if mailbox.id == vm.machine.interrupts.boot_cpu() {
+            VcpuActivity::Runnable
+        } else {
+            VcpuActivity::InitReceived
+        };
     }
     // After INIT: one that was sent before it has been forgotten, so this one came later.
     if asked.contains(VcpuRequests::SIPI) && core.mp == VcpuActivity::InitReceived {
@@ -52,9 +56,12 @@ pub(crate) fn take_requests<B: VendorBackend>(
         // Memory that is gone is the guest's loss.
         let _ = vm.machine.ram.until_resident(|| core.publish_clock(vm));
     }
+    if asked.contains(VcpuRequests::MSR_FILTER) {
+        core.set_msr_filter(vm.machine.choices.msr_filter());
+    }
     if asked.contains(VcpuRequests::EOI) {
         // As above: the interrupt stays in service.
-        let _ = vm.machine.ram.until_resident(|| take_eoi(vm, core).map_or(Ok(()), Err));
+        let _ = vm.machine.ram.until_resident(|| take_eoi(vm, mailbox, core).map_or(Ok(()), Err));
     }
     if asked.contains(VcpuRequests::INLINE_SERVICE) {
         if let Some(queue) = core.deferred.take() {

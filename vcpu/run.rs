@@ -107,14 +107,24 @@ fn run_until_user<B: VendorBackend>(
                 count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
             }
+            if let Some(vector) = core.user_eoi.take() {
+                count(&record.stats.user_exits);
+                return Ok(Some(UserExit::IoapicEoi(vector)));
+            }
             if core.mp != VcpuActivity::Runnable && !wake_up(core, vm) {
-                sleep(mailbox, record, &mut core.polling)?;
+                sleep(vm, mailbox, record, &mut core.polling)?;
                 continue;
             }
         }
         match window(vm, mailbox, record, core, fpu, finishes_only) {
             WindowExit::Again => {}
-            WindowExit::Sleep => core.mp = VcpuActivity::Halted,
+            WindowExit::Sleep => {
+                core.mp = VcpuActivity::Halted;
+                if core.wants_user_window() && core.is_ready_for_user_irq() {
+                    count(&record.stats.user_exits);
+                    return Ok(Some(UserExit::InterruptWindow));
+                }
+            }
             WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
             WindowExit::User(exit) => {
                 count(&record.stats.user_exits);
@@ -133,7 +143,12 @@ fn run_until_user<B: VendorBackend>(
 /// # Errors
 /// `EINTR` on a signal.
 #[inline]
-fn sleep(mailbox: &VcpuMailbox, record: &VcpuRecord, polling: &mut HaltPolling) -> Result {
+fn sleep<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    record: &VcpuRecord,
+    polling: &mut HaltPolling,
+) -> Result {
     let began = timer::rdtsc();
     let polls = polling.begin(began);
     let trace_halt = |polled| {
@@ -145,6 +160,7 @@ fn sleep(mailbox: &VcpuMailbox, record: &VcpuRecord, polling: &mut HaltPolling) 
     while !mailbox.has_requests() {
         if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
             mailbox.wait()?;
+            polling.set_limit(vm.machine.choices.halt_poll_ns());
             let by_timer = !mailbox.is_requested(VcpuRequests::TIMER.complement());
             polling.slept(timer::rdtsc(), if by_timer { PollEnd::Timer } else { PollEnd::Other });
             trace_halt(false);

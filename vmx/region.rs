@@ -333,8 +333,10 @@ const CR4_GUEST: Cr4 = Cr4::VME
     .union(Cr4::PKE);
 
 /// Primary controls that change in a vCPU's life.
-const CHANGING: PrimaryControls =
-    PrimaryControls::INTERRUPT_WINDOW.union(PrimaryControls::NMI_WINDOW).union(PrimaryControls::MOV_DR);
+const CHANGING: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW
+    .union(PrimaryControls::NMI_WINDOW)
+    .union(PrimaryControls::MOV_DR)
+    .union(PrimaryControls::MSR_BITMAP);
 
 /// An owned VMCS with its guest's part of the switched MSRs.
 ///

@@ -534,6 +534,10 @@ impl BackendVcpu for VmxVcpu {
         if dirty.contains(ControlGroups::BREAKPOINT_EXITS) {
             self.vmcs.set_breakpoint_exits(from.breakpoint_exits());
         }
+        if dirty.contains(ControlGroups::MSR_EXITS) {
+            // Without the map, all of them exit.
+            self.vmcs.set_primary(PrimaryControls::MSR_BITMAP, !from.msr_exits());
+        }
     }
 
     #[inline]

@@ -49,6 +49,7 @@ impl HasState for ChipBus {
             driven,
             console_told,
             console_full,
+            msi_format: _,
         } = *self;
         SavedWires {
             driven,

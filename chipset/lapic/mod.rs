@@ -98,6 +98,8 @@ pub(crate) enum LvtEntry {
 pub(crate) struct Lapic {
     id: u32,
     bsp: bool,
+    /// LINT0 passes the PIC's interrupts on after a reset.
+    virtual_wire: bool,
     base: ApicBase,
     tpr: u8,
     /// Bits 31:24 of LDR in xAPIC mode; 0 in x2APIC mode.
@@ -143,6 +145,7 @@ impl Lapic {
         Lapic {
             id,
             bsp,
+            virtual_wire: bsp,
             base: ApicBase::at_power_on(bsp),
             tpr: 0,
             logical: 0,
@@ -159,11 +162,19 @@ impl Lapic {
         }
     }
 
+    /// Returns the same, just made, with LINT0 masked as the manual has it.
+    pub(crate) fn without_virtual_wire(self) -> Lapic {
+        Lapic { virtual_wire: false, lvt: [LVT_MASKED; 6], ..self }
+    }
+
     /// Resets all registers; with `init`, as an INIT does, IA32_APIC_BASE is kept.
     ///
     /// The caller publishes identity and deadline anew.
     pub(crate) fn reset(&mut self, init: bool) {
-        let fresh = Lapic::new(self.id, self.bsp);
+        let mut fresh = Lapic::new(self.id, self.bsp);
+        if !self.virtual_wire {
+            fresh = fresh.without_virtual_wire();
+        }
         *self = Lapic { base: if init { self.base } else { fresh.base }, ..fresh };
     }
 

@@ -21,7 +21,6 @@ pub(crate) enum IdFormat {
     /// In bits 31:24, as in xAPIC mode: KVM's default.
     Xapic,
     /// All 32 bits: with KVM_X2APIC_API_USE_32BIT_IDS.
-    #[allow(dead_code, reason = "for VMMs that enable KVM_CAP_X2APIC_API; used by the tests")]
     X2apic,
 }
 
@@ -75,11 +74,12 @@ impl Lapic {
     /// The caller publishes identity and deadline anew.
     ///
     /// # Errors
-    /// EINVAL if in x2APIC mode the id is not this local APIC's; nothing is changed then. In xAPIC
-    /// mode the id is ignored.
+    /// EINVAL if in x2APIC mode the id is not this local APIC's, where ids are of 32 bits; nothing is changed then.
+    /// Elsewhere the id is ignored.
     pub(crate) fn set_regs(&mut self, page: &[u8; PAGE_LEN], format: IdFormat, now: Ns) -> Result<()> {
         let x2apic = self.mode() == ApicMode::X2apic;
-        if x2apic && get(page, regs::ID) != self.id_field(format) {
+        // As KVM.
+        if x2apic && format == IdFormat::X2apic && get(page, regs::ID) != self.id {
             return Err(EINVAL);
         }
         let state = self.state_of_page(page, now);
@@ -189,6 +189,7 @@ impl HasState for Lapic {
         let Lapic {
             id: _,
             bsp: _,
+            virtual_wire: _,
             base,
             tpr,
             logical,

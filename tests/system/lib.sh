@@ -131,6 +131,36 @@ test_guest() {
 	check "$name: rvmm-run ends with 0 when the guest powers off" '[ $code = 0 ]'
 }
 
+# mount_qemu: makes Debian's QEMU of the drive with clients ready in $root; without it, the test ends as skipped.
+mount_qemu() {
+	local dir
+	root=/tmp/clients
+	mkdir -p $root
+	mount -t ext4 -o ro /dev/vdc $root || { skip "qemu: a guest of its own" "no drive with QEMU"; finish; }
+	for dir in dev proc sys tmp images; do mount --bind /$dir $root/$dir; done
+}
+
+# qemu_guest NAME SECONDS ARG…: boots the test guest with two CPUs in QEMU on /dev/rvmm, which ends when the guest powers off;
+# passes its results on under NAME.
+qemu_guest() {
+	local name=$1 seconds=$2 began
+	shift 2
+	cp /images/small.img /tmp/disk.img
+	began=$(cut -d' ' -f1 /proc/uptime)
+	timeout -s TERM -k 10 "$(limit "$seconds")" chroot $root /usr/bin/qemu-system-x86_64 -accel kvm,device=/dev/rvmm \
+		-cpu host -m 256M -smp 2 -nodefaults -display none -vga none -monitor none -no-reboot \
+		-serial "file:/tmp/$name.console" -kernel /images/vmlinuz -initrd /images/guest.cpio \
+		-append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" \
+		-drive file=/tmp/disk.img,format=raw,if=none,id=disk -device virtio-blk-pci,drive=disk \
+		-device virtio-rng-pci "$@" >"/tmp/$name.log" 2>&1
+	code=$?
+	echo "# $name ran from $began to $(cut -d' ' -f1 /proc/uptime) s"
+	guest_results "$name"
+	check "$name: it ends with 0 when the guest powers off" '[ $code = 0 ]'
+	sed "s/^/# $name: /" "/tmp/$name.log"
+	[ $code = 0 ] || show_guest "$name"
+}
+
 # guest_results NAME: passes on, under NAME, what a guest's tests printed.
 guest_results() {
 	local name=$1 line text

@@ -5,6 +5,7 @@
 use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::exception::CpuException;
 use crate::arch::time::Ns;
+use crate::chipset::bus::{ChipBus, BusSignals};
 use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
@@ -105,7 +106,10 @@ fn apply<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_e
         LapicEffect::None => {}
         LapicEffect::Ipi(ipi) => cx.vm.machine.interrupts.send_ipi(cx.mailbox.id, &ipi),
         LapicEffect::EoiBroadcast(vector) => {
-            vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.eoi(vector, now, out))
+            let eoi = |bus: &mut ChipBus, now, out: &mut BusSignals| bus.eoi(vector, now, out);
+            if vm.machine.interrupts.with_pinned(cpu, || cx.now(), eoi) {
+                cx.core.note_user_eoi(cx.mailbox, vector);
+            }
         }
         LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox, &vm.machine.clock.time),
         LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine),

@@ -179,6 +179,17 @@ fn clock<B: VendorBackend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
     TimerClock { now: clock.time.now(), tsc: core.guest_tsc(), ns_per_tick: clock.ns_per_tick }
 }
 
+/// Sets what is added to the host's TSC, with all that goes by it.
+pub(crate) fn set_tsc_offset<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>, offset: u64) {
+    core.set_tsc_offset(offset);
+    let clock = clock(vm, core);
+    if let Some(l) = core.lapic.as_mut() {
+        l.tsc_changed(&clock);
+    }
+    core.arm_timer(mailbox, &vm.machine.clock.time);
+    mailbox.request_self(VcpuRequests::CLOCK);
+}
+
 fn set_handled<B: VendorBackend>(
     vm: &Vm<B>,
     mailbox: &VcpuMailbox,
@@ -187,15 +198,7 @@ fn set_handled<B: VendorBackend>(
     value: u64,
 ) -> bool {
     match h {
-        HandledMsr::Tsc => {
-            core.set_tsc_offset(value.wrapping_sub(timer::rdtsc()));
-            let clock = clock(vm, core);
-            if let Some(l) = core.lapic.as_mut() {
-                l.tsc_changed(&clock);
-            }
-            core.arm_timer(mailbox, &vm.machine.clock.time);
-            mailbox.request_self(VcpuRequests::CLOCK);
-        }
+        HandledMsr::Tsc => set_tsc_offset(vm, mailbox, core, value.wrapping_sub(timer::rdtsc())),
         HandledMsr::ApicBase => {
             if !core.restore_apic_base(value) {
                 return false;

@@ -110,9 +110,9 @@ fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after
 }
 
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
-/// executed it, as on KVM.
+/// executed it, as on KVM, or where user space wants to know of all.
 fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
-    if cx.core.state.cpl() != 0 {
+    if cx.core.state.cpl() != 0 && !cx.vm.machine.choices.ends_on_unknown_insn() {
         return ExitOutcome::Inject(CpuException::UD);
     }
     ExitOutcome::ToUser(UserExit::Bug(failure(cx)))
@@ -163,5 +163,5 @@ pub(crate) fn decode_current<B: VendorBackend>(
 pub(crate) fn failure<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> VmBug {
     let rip = cx.core.state.rip;
     let (bytes, len) = CxMachine::new(cx).peek_code();
-    VmBug::Emulation { rip, bytes, len }
+    VmBug::Emulation { rip, bytes, len, raw: cx.record.recorder.last() }
 }

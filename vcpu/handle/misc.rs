@@ -101,7 +101,7 @@ pub(crate) fn alignment_check<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, erro
 /// The guest can take an interrupt now.
 pub(crate) fn interrupt_window<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.controls.set_interrupt_window(false);
-    if cx.core.wants_window {
+    if cx.core.wants_user_window() {
         cx.core.wants_window = false;
         return ExitOutcome::ToUser(UserExit::InterruptWindow);
     }

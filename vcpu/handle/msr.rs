@@ -2,22 +2,68 @@
 
 //! RDMSR and WRMSR.
 
+use crate::abi::run::{MSR_EXIT_FILTER, MSR_EXIT_INVAL, MSR_EXIT_UNKNOWN};
 use crate::arch::exception::CpuException;
 use crate::host::trace;
+use crate::machine::msr_filter::MsrUse;
 use crate::vcpu::access::msr::{read, write};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
+use crate::vcpu::emul::{code, insn};
 use crate::vcpu::exit::MsrAccess;
-use crate::vcpu::msr_table::{HandledMsr, MsrPolicy};
-use crate::vcpu::outcome::{ExitOutcome, FastExit};
+use crate::vcpu::io::PendingMsr;
+use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy};
+use crate::vcpu::outcome::{ExitOutcome, FastExit, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::state::RCX;
 
 /// Handles RDMSR and WRMSR exits.
 #[inline]
 pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> ExitOutcome {
-    let Some(policy) = policy(cx) else { return ExitOutcome::Inject(CpuException::GP0) };
-    handle_as(cx, access, policy)
+    match policy(cx) {
+        Some(policy) => handle_as(cx, access, policy),
+        None => handle_refused(cx, access),
+    }
+}
+
+/// Handles an access to what is no MSR of the guest's, or one that it may not both read and write.
+#[cold]
+#[inline(never)]
+fn handle_refused<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> ExitOutcome {
+    let index = cx.core.state.gprs[RCX] as u32;
+    let usage = match access {
+        MsrAccess::Read => MsrUse::Read,
+        MsrAccess::Write => MsrUse::Write,
+    };
+    if !cx.core.recent_msrs.allows(index, usage) {
+        return refuse(cx, access, MSR_EXIT_FILTER);
+    }
+    match lookup(index) {
+        Some(policy) => handle_as(cx, access, policy),
+        None => refuse(cx, access, MSR_EXIT_UNKNOWN),
+    }
+}
+
+/// Refuses an access for `reason`: by #GP, or where user space wants that, by asking it.
+#[cold]
+#[inline(never)]
+fn refuse<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, reason: u32) -> ExitOutcome {
+    if cx.vm.machine.choices.msr_exits() & reason == 0 {
+        return ExitOutcome::Inject(CpuException::GP0);
+    }
+    let next = match code::next_rip(cx).map_or_else(|| insn::next_rip(cx), Ok) {
+        Ok(next) => next,
+        Err(outcome) => return outcome,
+    };
+    let state = &cx.core.state;
+    let is_write = access == MsrAccess::Write;
+    cx.core.io.msr = Some(PendingMsr { rip: state.rip, next, is_read: !is_write });
+    ExitOutcome::ToUser(UserExit::Msr {
+        index: state.gprs[RCX] as u32,
+        data: if is_write { state.edx_eax() } else { 0 },
+        is_write,
+        reason,
+    })
 }
 
 /// Returns what the MSR in ECX is.
@@ -52,7 +98,7 @@ pub(crate) fn handle_as<B: VendorBackend>(
     });
     match done {
         Ok(()) => ExitOutcome::SkipAndResume,
-        Err(e) => ExitOutcome::Inject(e),
+        Err(_) => refuse(cx, access, MSR_EXIT_INVAL),
     }
 }
 

@@ -242,15 +242,15 @@ fn identity(c: &Ctx) {
 }
 
 #[repr(C)]
-struct Routing {
+struct Routing<const N: usize> {
     nr: u32,
     flags: u32,
-    entries: [kvm_irq_routing_entry; 2],
+    entries: [kvm_irq_routing_entry; N],
 }
 
 /// Sets the table to these entries.
-pub fn route(vm: &VmFd, entries: [kvm_irq_routing_entry; 2]) -> Result<i32, i32> {
-    ioctl_with(vm, nr::SET_GSI_ROUTING, &mut Routing { nr: 2, flags: 0, entries })
+pub fn route<const N: usize>(vm: &VmFd, entries: [kvm_irq_routing_entry; N]) -> Result<i32, i32> {
+    ioctl_with(vm, nr::SET_GSI_ROUTING, &mut Routing { nr: N as u32, flags: 0, entries })
 }
 
 /// A route to a pin.

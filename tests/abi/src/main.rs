@@ -14,6 +14,7 @@ mod raw;
 
 mod apic;
 mod chips;
+mod coalesced;
 mod code;
 mod completion;
 mod control;
@@ -23,6 +24,7 @@ mod debugger;
 mod delivery;
 mod device;
 mod emulation;
+mod enable_cap;
 mod eventfd;
 mod eyes;
 mod fuzz;
@@ -33,9 +35,12 @@ mod irq;
 mod leaks;
 mod mce;
 mod memory;
+mod more_state;
+mod msr_exits;
 mod node;
 mod paging;
 mod regs;
+mod split;
 mod state;
 mod timer;
 mod vapic;
@@ -127,6 +132,11 @@ fn all() -> impl Iterator<Item = &'static Test> {
         irq::TESTS,
         apic::TESTS,
         vapic::TESTS,
+        split::TESTS,
+        enable_cap::TESTS,
+        more_state::TESTS,
+        coalesced::TESTS,
+        msr_exits::TESTS,
         chips::TESTS,
         timer::TESTS,
         mce::TESTS,

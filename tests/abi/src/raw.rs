@@ -4,8 +4,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::abi::nr;
-use kvm_bindings::{kvm_irqchip, kvm_run, kvm_userspace_memory_region};
+use crate::abi::{nr, run, vm};
+use kvm_bindings::{kvm_irqchip, kvm_run, kvm_sync_regs, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::arch::x86_64::{CpuidResult, __cpuid};
 use std::fs::File;
@@ -430,4 +430,42 @@ pub fn is_writable(fd: i32, ms: i32) -> bool {
     let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
     // SAFETY: One valid entry.
     unsafe { libc::poll(&raw mut p, 1, ms) == 1 && p.revents & libc::POLLOUT != 0 }
+}
+
+/// Returns the registers in a vCPU's page.
+pub fn sync_regs(run: &mut kvm_run) -> &mut kvm_sync_regs {
+    // SAFETY: Plain numbers, any of which are valid.
+    unsafe { &mut run.s.regs }
+}
+
+/// The ring of coalesced writes, mapped from a vCPU.
+pub struct Ring(*mut u8);
+
+impl Ring {
+    /// Maps that of a vCPU, until the process ends.
+    pub fn of(vcpu: &impl AsRawFd) -> Ring {
+        let (len, prot) = (run::MMAP_SIZE, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: A new mapping harms nobody.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, prot, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
+        assert_ne!(at, libc::MAP_FAILED, "mmap");
+        // SAFETY: The mapping has that many pages.
+        Ring(unsafe { at.cast::<u8>().add(run::COALESCED_PAGE * 4096) })
+    }
+
+    /// Takes the next write: address, bytes, whether it is of a port, value.
+    pub fn take(&self) -> Option<(u64, u32, u32, u64)> {
+        let header = self.0.cast::<vm::CoalescedMmioRing>();
+        // SAFETY: The page is mapped and nobody writes to it while no vCPU runs.
+        let vm::CoalescedMmioRing { first, last } = unsafe { header.read_volatile() };
+        if first == last {
+            return None;
+        }
+        // SAFETY: As above; the ring's entries follow its header, and the page ends after the last one.
+        let entry = unsafe { header.add(1).cast::<vm::CoalescedMmio>().add(first as usize).read_volatile() };
+        let after = (first + 1) % ((4096 - 8) / 24);
+        // SAFETY: As above.
+        unsafe { header.write_volatile(vm::CoalescedMmioRing { first: after, last }) };
+        let bytes = (0u64..).zip(entry.data).take(entry.len as usize);
+        Some((entry.phys_addr, entry.len, entry.pio, bytes.map(|(i, b)| u64::from(b) << (8 * i)).sum()))
+    }
 }

@@ -3,7 +3,7 @@
 //! What a random caller does: an ioctl of the table with an argument that is nearly right, or something to the
 //! files and the memory behind it.
 
-use crate::abi::{nr, run, rvmm, sys as sys_abi, vcpu, vm};
+use crate::abi::{caps, nr, run, rvmm, sys as sys_abi, vcpu, vm};
 use crate::random::Random;
 use crate::sys::{self, Arena, RunPage};
 use crate::table::{Row, Shape, Target, TABLE};
@@ -42,6 +42,22 @@ const MSRS: [u32; 28] = [
     0x3a,
     0xfe,
     0x8b,
+];
+
+/// Capabilities that can be enabled.
+const CAPS: [u32; 12] = [
+    caps::SPLIT_IRQCHIP,
+    caps::X2APIC_API,
+    caps::MAX_VCPU_ID,
+    caps::DISABLE_QUIRKS,
+    caps::DISABLE_QUIRKS2,
+    caps::X86_DISABLE_EXITS,
+    caps::EXCEPTION_PAYLOAD,
+    caps::X86_TRIPLE_FAULT_EVENT,
+    caps::HALT_POLL,
+    caps::EXIT_ON_EMULATION_FAILURE,
+    caps::X86_USER_SPACE_MSR,
+    caps::NR_VCPUS,
 ];
 
 /// A thread that does random things.
@@ -176,6 +192,39 @@ impl<'a> Caller<'a> {
         self.set(at, it.as_bytes());
     }
 
+    /// Puts what a VM can be told of itself where the arguments are.
+    fn choice(&self, shape: Shape) {
+        match shape {
+            Shape::Capability => self.change(0, |a: &mut vm::EnableCap| {
+                *a = vm::EnableCap::new_zeroed();
+                a.cap = if self.random.once_in(8) { self.random.odd() as u32 } else { self.random.of(&CAPS) };
+                let arg = [0, 1, 2, 4, 24, self.random.odd()][self.random.below(6)];
+                a.args[0] = arg;
+                a.flags = if self.random.once_in(20) { self.random.odd() as u32 } else { 0 };
+            }),
+            Shape::Zone => self.change(0, |a: &mut vm::CoalescedMmioZone| {
+                a.addr = [0x10, 0xc000_0000, self.random.odd()][self.random.below(3)];
+                a.size = [1, 0x1000, self.random.odd() as u32][self.random.below(3)];
+                a.pio = self.random.small(3) as u32;
+            }),
+            Shape::Filter => self.change(0, |a: &mut vm::MsrFilter| {
+                *a = vm::MsrFilter::new_zeroed();
+                a.flags = self.random.small(2) as u32;
+                for range in &mut a.ranges[..self.random.below(4)] {
+                    range.flags = self.random.small(4) as u32;
+                    range.nmsrs = self.random.small(300) as u32;
+                    range.base = self.random.of(&MSRS);
+                    range.bitmap = if self.random.once_in(20) {
+                        self.bad_address()
+                    } else {
+                        self.scratch.address() + 4096
+                    };
+                }
+            }),
+            _ => {}
+        }
+    }
+
     /// Returns an argument, having prepared what it points to.
     fn argument(&self, fd: i32, number: u32, shape: Shape) -> u64 {
         let size = nr::size_of_request(number);
@@ -243,6 +292,7 @@ impl<'a> Caller<'a> {
                     self.set32(word, self.random.odd());
                 }
             }
+            Shape::Capability | Shape::Zone | Shape::Filter => self.choice(shape),
             Shape::Chip => {
                 let chip = self.random.small(4);
                 self.set32(0, chip);

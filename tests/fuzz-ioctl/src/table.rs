@@ -63,6 +63,12 @@ pub enum Shape {
     Cpuid,
     /// A chip's number and its state.
     Chip,
+    /// A capability to be enabled.
+    Capability,
+    /// A zone of coalesced writes.
+    Zone,
+    /// A filter of MSRs.
+    Filter,
 }
 
 /// Name, number, target, shape of the argument.
@@ -88,6 +94,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_SUPPORTED_CPUID: System, Cpuid;
     nr::GET_EMULATED_CPUID: System, Cpuid;
     nr::GET_MSR_FEATURE_INDEX_LIST: System, Cpuid;
+    nr::GET_MSRS: System, Msrs;
     nr::X86_GET_MCE_CAP_SUPPORTED: System, Bytes;
     nr::CREATE_VCPU: Vm, Number;
     nr::SET_USER_MEMORY_REGION: Vm, Memory;
@@ -103,7 +110,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_CLOCK: Vm, Bytes;
     nr::SET_CLOCK: Vm, Change(nr::GET_CLOCK);
     nr::SET_BOOT_CPU_ID: Vm, Number;
-    nr::X86_SET_MSR_FILTER: Vm, Bytes;
+    nr::X86_SET_MSR_FILTER: Vm, Filter;
     nr::CREATE_IRQCHIP: Vm, Nothing;
     nr::IRQ_LINE: Vm, Line;
     nr::IRQ_LINE_STATUS: Vm, Line;
@@ -120,8 +127,8 @@ pub const TABLE: &[Row] = table! {
     nr::IRQFD: Vm, Irqfd;
     nr::IOEVENTFD: Vm, Ioeventfd;
     nr::SIGNAL_MSI: Vm, Message;
-    nr::REGISTER_COALESCED_MMIO: Vm, Bytes;
-    nr::UNREGISTER_COALESCED_MMIO: Vm, Bytes;
+    nr::REGISTER_COALESCED_MMIO: Vm, Zone;
+    nr::UNREGISTER_COALESCED_MMIO: Vm, Zone;
     nr::CREATE_DEVICE: Vm, NewDevice;
     nr::SET_DEVICE_ATTR: Device, Attribute;
     nr::GET_DEVICE_ATTR: Device, Attribute;
@@ -130,6 +137,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_DEVICE_ATTR: Vm, State;
     nr::SET_DEVICE_ATTR: Vcpu, State;
     nr::GET_DEVICE_ATTR: Vcpu, State;
+    nr::ENABLE_CAP: Vcpu, Capability;
     nr::RUN: Vcpu, Nothing;
     nr::GET_REGS: Vcpu, Bytes;
     nr::SET_REGS: Vcpu, Change(nr::GET_REGS);

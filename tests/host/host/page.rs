@@ -55,6 +55,13 @@ impl SharedPage {
         }
     }
 
+    /// Copies eight bytes out at once, as a number; 0 where they are not aligned or do not lie in the page.
+    pub(crate) fn word(&self, at: usize) -> u64 {
+        let page = locked(&self.0);
+        let bytes = page.get(at..at.saturating_add(8)).filter(|_| at & 7 == 0);
+        bytes.map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()))
+    }
+
     /// Copies bytes in; what lies beyond the page is dropped.
     pub(crate) fn write(&self, offset: usize, buf: &[u8]) {
         let mut page = locked(&self.0);

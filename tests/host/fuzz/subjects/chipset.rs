@@ -89,7 +89,7 @@ pub(super) fn bus(bytes: &[u8]) {
                 let read = bus.mmio_read(Gpa(IOAPIC_BASE + at), width).unwrap();
                 assert_eq!(read & !width.mask(), 0);
             }
-            12 => bus.eoi(b.u8(), now, &mut out),
+            12 => assert!(!bus.eoi(b.u8(), now, &mut out), "no chip is user space's"),
             13 => {
                 let (gsi, level) = (u32::from(b.u8() & 31), PinLevel::from(b.flag()));
                 let heard = bus.set_gsi(gsi, level, &mut out);

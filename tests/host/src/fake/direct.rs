@@ -13,6 +13,7 @@ use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
 use crate::host::fpu::GuestFpu;
 use crate::host::world::World;
+use crate::machine::irqchip::IrqchipMode;
 use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::SlotRequest;
@@ -22,7 +23,6 @@ use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
 use crate::vcpu::run;
 use crate::vcpu::vm::Vm;
-use core::sync::atomic::Ordering::SeqCst;
 use kernel::prelude::*;
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Direct {
             bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
             core::mem::swap(&mut bus.routing, &mut routing);
         });
-        vm.machine.has_irqchip.store(true, SeqCst);
+        vm.machine.irqchip.choose(IrqchipMode::Full);
         let direct = Direct { world: world.clone(), backend, vm };
         world.process.map(RAM, pages * 4096, true, false);
         direct.set_slot(0, 0, pages, RAM).unwrap();
@@ -92,7 +92,7 @@ impl Direct {
         let number = crate::host::world::locked(&self.backend.guests).len();
         let hw = crate::vcpu::backend::VendorBackend::new_vcpu(&*self.backend).unwrap();
         let heap = HeapParts::new().unwrap();
-        let mut core = VcpuCore::new(hw, id, Some(lapic), CpuidTable::new(), 0, 0, heap);
+        let mut core = VcpuCore::new(hw, id == 0, Some(lapic), CpuidTable::new(), 0, 0, heap);
         core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
         core.mp = crate::vcpu::core::VcpuActivity::Runnable;
         flat(&mut core.state);

@@ -64,6 +64,22 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("ENABLE_CAP_VM", caps::ENABLE_CAP_VM, kvm_bindings::KVM_CAP_ENABLE_CAP_VM),
     ("IOEVENTFD_NO_LENGTH", caps::IOEVENTFD_NO_LENGTH, kvm_bindings::KVM_CAP_IOEVENTFD_NO_LENGTH),
     ("CHECK_EXTENSION_VM", caps::CHECK_EXTENSION_VM, kvm_bindings::KVM_CAP_CHECK_EXTENSION_VM),
+    ("DISABLE_QUIRKS", caps::DISABLE_QUIRKS, kvm_bindings::KVM_CAP_DISABLE_QUIRKS),
+    ("DISABLE_QUIRKS2", caps::DISABLE_QUIRKS2, kvm_bindings::KVM_CAP_DISABLE_QUIRKS2),
+    ("X86_DISABLE_EXITS", caps::X86_DISABLE_EXITS, kvm_bindings::KVM_CAP_X86_DISABLE_EXITS),
+    ("HALT_POLL", caps::HALT_POLL, kvm_bindings::KVM_CAP_HALT_POLL),
+    (
+        "EXIT_ON_EMULATION_FAILURE",
+        caps::EXIT_ON_EMULATION_FAILURE,
+        kvm_bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+    ),
+    ("COALESCED_PIO", caps::COALESCED_PIO, kvm_bindings::KVM_CAP_COALESCED_PIO),
+    ("VCPU_ATTRIBUTES", caps::VCPU_ATTRIBUTES, kvm_bindings::KVM_CAP_VCPU_ATTRIBUTES),
+    (
+        "MMU_SHADOW_CACHE_CONTROL",
+        caps::MMU_SHADOW_CACHE_CONTROL,
+        kvm_bindings::KVM_CAP_MMU_SHADOW_CACHE_CONTROL,
+    ),
     ("X86_SMM", caps::X86_SMM, kvm_bindings::KVM_CAP_X86_SMM),
     ("MULTI_ADDRESS_SPACE", caps::MULTI_ADDRESS_SPACE, kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE),
     ("SPLIT_IRQCHIP", caps::SPLIT_IRQCHIP, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP),
@@ -100,6 +116,8 @@ fn full() -> CapInputs {
         mce_banks: 32,
         irqchip: true,
         split_irqchip: true,
+        enable_cap: true,
+        quirks: 0x85,
         pit: true,
         irqfd: true,
         irqfd_resample: true,
@@ -113,6 +131,7 @@ fn full() -> CapInputs {
         tsc_scaling: true,
         sregs2: true,
         sync_regs: true,
+        msr_features: true,
         guest_debug: 7,
         coalesced_page: 2,
     }
@@ -134,7 +153,7 @@ fn a_module_that_can_nothing_answers_0_to_everything() {
 
 #[test]
 fn unknown_and_huge_numbers_answer_0() {
-    for cap in [2, 5, 17, 250, 0x7276_0000, 1 << 32, (1 << 32) + 3, u64::MAX] {
+    for cap in [5, 17, 250, 0x7276_0000, 1 << 32, (1 << 32) + 3, u64::MAX] {
         assert_eq!(answer(cap, &full()), 0, "capability {cap:#x}");
     }
 }
@@ -156,5 +175,7 @@ fn numbers_are_answered_as_numbers() {
     assert_eq!(answer(caps::MAX_VCPUS.into(), &full()), 64);
     assert_eq!(answer(caps::NR_MEMSLOTS.into(), &full()), 512);
     assert_eq!(answer(caps::IRQ_ROUTING.into(), &full()), 4096);
+    assert_eq!(answer(caps::X2APIC_API.into(), &full()), 3);
+    assert_eq!(answer(caps::DISABLE_QUIRKS2.into(), &full()), 0x85);
     assert_eq!(answer(caps::NR_MEMSLOTS.into(), &CapInputs { max_memslots: u32::MAX, ..full() }), i32::MAX);
 }

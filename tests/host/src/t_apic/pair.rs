@@ -89,7 +89,9 @@ impl Machine {
     }
 
     fn end(&mut self, vector: u8) {
-        self.with(|bus, out| bus.eoi(vector, Ns(0), out));
+        self.with(|bus, out| {
+            bus.eoi(vector, Ns(0), out);
+        });
     }
 
     fn eoi(&mut self, cpu: usize) {

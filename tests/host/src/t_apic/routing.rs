@@ -125,6 +125,7 @@ fn an_msi_decodes_by_the_manual() {
         (0xfee0_3000, 0x141, ApicMessage { delivery: DeliveryMode::LowestPriority, ..plain }),
         (0xfee0_3000, 0x441, ApicMessage { delivery: DeliveryMode::Nmi, ..plain }),
         (0xfee0_3000, 0xc041, ApicMessage { level: true, ..plain }),
+        (0xfee0_3000, 0x8041, ApicMessage { level: true, ..plain }),
         (0xfeef_f000, 0x41, ApicMessage { dest: BROADCAST, ..plain }),
     ];
     for (addr, data, expected) in table {
@@ -134,9 +135,7 @@ fn an_msi_decodes_by_the_manual() {
 
 #[test]
 fn what_is_no_msi_sends_nothing() {
-    for (addr, data) in
-        [(0, 0x41), (0xfed0_0000, 0x41), (0x1_fee0_0000, 0x41), (0xfee0_0000, 0x341), (0xfee0_0000, 0x8041)]
-    {
+    for (addr, data) in [(0, 0x41), (0xfed0_0000, 0x41), (0x1_fee0_0000, 0x41), (0xfee0_0000, 0x341)] {
         assert_eq!(narrow(addr, data), None, "{addr:#x} {data:#x}");
     }
 }
@@ -161,11 +160,11 @@ fn a_gsi_that_is_a_message_needs_no_chips() {
     let routing =
         table(&[msi(5, 0xfee0_3000, 0x41), pin(6, IOAPIC, 6), msi(7, 0x1000, 0x41)]).expect("valid");
 
-    let message = routing.message(5).expect("a message");
+    let message = routing.message(5, DestFormat::Narrow).expect("a message");
     assert_eq!(Some(message), ApicMessage::from_msi(0xfee0_3000, 0x41, DestFormat::Narrow));
-    assert_eq!(routing.message(6), None, "a pin");
-    assert_eq!(routing.message(7), None, "not an APIC's address");
-    assert_eq!(routing.message(8), None, "no route");
+    assert_eq!(routing.message(6, DestFormat::Narrow), None, "a pin");
+    assert_eq!(routing.message(7, DestFormat::Narrow), None, "not an APIC's address");
+    assert_eq!(routing.message(8, DestFormat::Narrow), None, "no route");
 }
 
 proptest! {

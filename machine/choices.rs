@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What user space has chosen for a machine by KVM_ENABLE_CAP and its like, for its vCPUs to read.
+//!
+//! Documentation of KVM's API, "KVM_ENABLE_CAP". Written under the VM's configuration lock. Nothing here is looked at on
+//! the way of an exit that is answered in the kernel.
+
+use super::msr_filter::GuestMsrFilter;
+use super::settings::ModuleSettings;
+use crate::chipset::DestFormat;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
+
+bitflags::bitflags! {
+    /// KVM's quirks that can be turned off (`KVM_X86_QUIRK_*`), as far as they apply.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct KvmQuirks: u64 {
+        /// LINT0 of the boot processor passes the 8259's interrupts on after reset.
+        const LINT0_REENABLED = 1 << 0;
+        /// The registers of a local APIC that is not in xAPIC mode are no hole in memory. That is never so here.
+        const LAPIC_MMIO_HOLE = 1 << 2;
+        /// All slots are unmapped where one goes. That is never so here.
+        const SLOT_ZAP_ALL = 1 << 7;
+    }
+}
+
+/// See the module's description.
+#[pin_data]
+pub(crate) struct MachineChoices {
+    /// Which MSRs the guest may use.
+    #[pin]
+    msr_filter: Mutex<Option<Arc<GuestMsrFilter>>>,
+    /// Which refused accesses to MSRs are left to user space, `KVM_MSR_EXIT_REASON_*`.
+    msr_exits: AtomicU32,
+    /// The longest time in nanoseconds that a halted vCPU polls.
+    halt_poll_ns: AtomicU32,
+    /// APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
+    wide_ids: AtomicBool,
+    /// 0xff is a destination of MSIs like any other.
+    has_no_broadcast: AtomicBool,
+    /// The quirks that are off.
+    quirks_off: AtomicU32,
+    /// What an exception carries beside its error code travels with the vCPU's events.
+    has_payload: AtomicBool,
+    /// A triple fault that user space is to be told of travels with them too.
+    has_triple_fault_event: AtomicBool,
+    /// Instructions that cannot be carried out end KVM_RUN whoever ran them.
+    ends_on_unknown_insn: AtomicBool,
+}
+
+impl MachineChoices {
+    /// What holds where user space has chosen nothing.
+    pub(crate) fn new(settings: &ModuleSettings) -> impl PinInit<MachineChoices> {
+        let halt_poll_ns = settings.halt_poll_ns;
+        pin_init!(MachineChoices {
+            msr_filter <- new_mutex!(None),
+            msr_exits: AtomicU32::new(0),
+            halt_poll_ns: AtomicU32::new(halt_poll_ns),
+            wide_ids: AtomicBool::new(false),
+            has_no_broadcast: AtomicBool::new(false),
+            quirks_off: AtomicU32::new(0),
+            has_payload: AtomicBool::new(false),
+            has_triple_fault_event: AtomicBool::new(false),
+            ends_on_unknown_insn: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns which MSRs the guest may use, if user space has said so.
+    pub(crate) fn msr_filter(&self) -> Option<Arc<GuestMsrFilter>> {
+        self.msr_filter.lock().clone()
+    }
+
+    /// Chooses that. The caller tells the vCPUs.
+    pub(crate) fn set_msr_filter(&self, filter: Arc<GuestMsrFilter>) {
+        let old = self.msr_filter.lock().replace(filter);
+        // Freed without the lock.
+        drop(old);
+    }
+
+    /// Returns which refused accesses to MSRs are left to user space.
+    pub(crate) fn msr_exits(&self) -> u32 {
+        self.msr_exits.load(Relaxed)
+    }
+
+    /// Chooses that.
+    pub(crate) fn set_msr_exits(&self, reasons: u32) {
+        self.msr_exits.store(reasons, Relaxed);
+    }
+
+    /// Returns the longest time in nanoseconds that a halted vCPU polls.
+    pub(crate) fn halt_poll_ns(&self) -> u32 {
+        self.halt_poll_ns.load(Relaxed)
+    }
+
+    /// Sets it.
+    pub(crate) fn set_halt_poll_ns(&self, ns: u32) {
+        self.halt_poll_ns.store(ns, Relaxed);
+    }
+
+    /// Returns whether APIC ids are 32 bits wide for user space.
+    pub(crate) fn has_wide_ids(&self) -> bool {
+        self.wide_ids.load(Relaxed)
+    }
+
+    /// Returns how user space's MSIs name their destinations.
+    pub(crate) fn msi_format(&self) -> DestFormat {
+        match (self.wide_ids.load(Relaxed), self.has_no_broadcast.load(Relaxed)) {
+            (false, false) => DestFormat::Narrow,
+            (true, false) => DestFormat::Wide,
+            (false, true) => DestFormat::NarrowOnly,
+            (true, true) => DestFormat::WideOnly,
+        }
+    }
+
+    /// Chooses how APIC ids are written. What was chosen before stays.
+    pub(crate) fn widen_ids(&self, wide: bool, no_broadcast: bool) {
+        self.wide_ids.fetch_or(wide, Relaxed);
+        self.has_no_broadcast.fetch_or(no_broadcast, Relaxed);
+    }
+
+    /// Turns quirks off.
+    pub(crate) fn turn_off(&self, quirks: KvmQuirks) {
+        self.quirks_off.fetch_or(quirks.bits() as u32, Relaxed);
+    }
+
+    /// Returns whether a quirk is on.
+    pub(crate) fn has_quirk(&self, quirk: KvmQuirks) -> bool {
+        u64::from(self.quirks_off.load(Relaxed)) & quirk.bits() == 0
+    }
+
+    /// Returns whether the payload of exceptions travels with a vCPU's events.
+    pub(crate) fn has_payload(&self) -> bool {
+        self.has_payload.load(Relaxed)
+    }
+
+    /// Chooses that.
+    pub(crate) fn set_payload(&self, on: bool) {
+        self.has_payload.store(on, Relaxed);
+    }
+
+    /// Returns whether a triple fault travels with a vCPU's events.
+    pub(crate) fn has_triple_fault_event(&self) -> bool {
+        self.has_triple_fault_event.load(Relaxed)
+    }
+
+    /// Chooses that.
+    pub(crate) fn set_triple_fault_event(&self, on: bool) {
+        self.has_triple_fault_event.store(on, Relaxed);
+    }
+
+    /// Returns whether an instruction that cannot be carried out ends KVM_RUN whoever ran it.
+    pub(crate) fn ends_on_unknown_insn(&self) -> bool {
+        self.ends_on_unknown_insn.load(Relaxed)
+    }
+
+    /// Chooses that.
+    pub(crate) fn set_ends_on_unknown_insn(&self, on: bool) {
+        self.ends_on_unknown_insn.store(on, Relaxed);
+    }
+}
