@@ -11,10 +11,10 @@ use crate::arch::addr::Gva;
 use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::machine::choices::MachineChoices;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
-use crate::vcpu::backend::{VendorBackend, BackendVcpu};
+use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::debugger::EntryBars;
-use crate::vcpu::event::{GuestEvent, EventBlocking};
+use crate::vcpu::event::{EventBlocking, GuestEvent};
 use crate::vcpu::state::StateGroups;
 use kernel::prelude::*;
 

@@ -128,7 +128,9 @@ impl RunPages {
             UserExit::Debug { vector, pc, dr6, dr7 } => RunExit::debug(vector.0.into(), pc, dr6, dr7),
             UserExit::InterruptWindow => RunExit::plain(ExitReason::IrqWindowOpen),
             UserExit::IoapicEoi(vector) => RunExit::with(ExitReason::IoapicEoi, &abi::Eoi { vector }),
-            UserExit::SystemEvent(PlatformEvent::PowerOff) => RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN),
+            UserExit::SystemEvent(PlatformEvent::PowerOff) => {
+                RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN)
+            }
             UserExit::SystemEvent(PlatformEvent::Reset) => RunExit::system_event(abi::SYSTEM_EVENT_RESET),
             UserExit::Undeliverable { raw, gpa } => {
                 let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());

@@ -8,7 +8,7 @@
 use super::run::RunPages;
 use super::{events, regs};
 use crate::abi::run::{self as abi, offset};
-use crate::abi::vcpu::{Regs, Sregs, VcpuEvents};
+use crate::abi::vcpu::{self as abi_vcpu, VcpuEvents};
 use crate::machine::mailbox::VcpuMailbox;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
@@ -74,12 +74,12 @@ pub(super) fn load<B: VendorBackend>(
     request: SyncRequest,
 ) -> Result<bool> {
     if request.changed & abi::SYNC_REGS != 0 {
-        regs::set_regs(core, &fetch::<Regs>(pages, REGS));
+        regs::set_regs(core, &fetch::<abi_vcpu::Regs>(pages, REGS));
         done(pages, abi::SYNC_REGS);
     }
     let has_sregs = request.changed & abi::SYNC_SREGS != 0;
     if has_sregs {
-        regs::set_sregs(&vm.machine, mailbox, core, &fetch::<Sregs>(pages, SREGS))?;
+        regs::set_sregs(&vm.machine, mailbox, core, &fetch::<abi_vcpu::Sregs>(pages, SREGS))?;
         done(pages, abi::SYNC_SREGS);
     }
     if request.changed & abi::SYNC_EVENTS != 0 {

@@ -162,7 +162,8 @@ impl<B: VendorBackend> VcpuCore<B> {
         halt_poll_ns: u32,
         HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
-        let mp = if is_boot || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
+        let mp =
+            if is_boot || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
         VcpuCore {
             hw,
             state: VcpuState::at_reset(signature),

@@ -47,7 +47,11 @@ fn end_lost<B: VendorBackend>(vm: &Vm<B>, mut lost: VecBits) {
 /// be made resident first.
 // After every exit, and nothing to do for most: the rest stays out of line.
 #[inline(always)]
-pub(crate) fn take_eoi<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) -> Option<Gpa> {
+pub(crate) fn take_eoi<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+) -> Option<Gpa> {
     if core.pv.is_eoi_armed() {
         take_armed_eoi(vm, mailbox, core)
     } else {
@@ -56,7 +60,11 @@ pub(crate) fn take_eoi<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core
 }
 
 #[inline(never)]
-fn take_armed_eoi<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) -> Option<Gpa> {
+fn take_armed_eoi<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+) -> Option<Gpa> {
     let lapic = core.lapic.as_mut()?;
     match core.pv.take_eoi(&*vm.machine.ram, lapic) {
         Ok(None) => None,

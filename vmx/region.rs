@@ -378,7 +378,9 @@ impl VmcsPage {
             primary: setup.primary,
             primary_written: 0,
             // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
-            exceptions: 1u64 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0,
+            exceptions: 1u64 << ExceptionVector::DB.0
+                | 1 << ExceptionVector::AC.0
+                | 1 << ExceptionVector::MC.0,
             tpr_threshold: 0,
             tpr_threshold_written: 0,
             ept_pointer: 0,

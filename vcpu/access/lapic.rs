@@ -5,7 +5,7 @@
 use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::exception::CpuException;
 use crate::arch::time::Ns;
-use crate::chipset::bus::{ChipBus, BusSignals};
+use crate::chipset::bus::{BusSignals, ChipBus};
 use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;

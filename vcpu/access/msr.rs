@@ -180,7 +180,12 @@ fn clock<B: VendorBackend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
 }
 
 /// Sets what is added to the host's TSC, with all that goes by it.
-pub(crate) fn set_tsc_offset<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>, offset: u64) {
+pub(crate) fn set_tsc_offset<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    offset: u64,
+) {
     core.set_tsc_offset(offset);
     let clock = clock(vm, core);
     if let Some(l) = core.lapic.as_mut() {

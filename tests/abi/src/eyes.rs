@@ -30,7 +30,7 @@ fn section(info: &str, name: &str) -> String {
     let heading = format!("\n{name}:\n");
     let (_, below) = all.split_once(&heading).unwrap_or_else(|| panic!("{info} has no {name}: {all}"));
     let is_heading = |l: &&str| !l.starts_with(' ') && l.ends_with(':');
-    below.lines().take_while(|l| !is_heading(l)).map(|l| format!("{l}\n")).collect()
+    below.lines().take_while(|l| !is_heading(l)).flat_map(|l| [l, "\n"]).collect()
 }
 
 /// Returns whether the counters of vCPU 0 say so.

@@ -45,7 +45,8 @@ const MSRS: [u32; 28] = [
 ];
 
 /// Capabilities that can be enabled.
-const CAPS: [u32; 12] = [
+const CAPS: [u32; 13] = [
+    caps::MANUAL_DIRTY_LOG_PROTECT2,
     caps::SPLIT_IRQCHIP,
     caps::X2APIC_API,
     caps::MAX_VCPU_ID,
@@ -250,7 +251,6 @@ impl<'a> Caller<'a> {
             Shape::Memory => self.memory_slot(),
             Shape::Log => self.log(),
             Shape::LogPart => self.log_part(),
-            Shape::Capability => self.capability(),
             Shape::Debugger => self.debugger(),
             Shape::Routing => self.routes(),
             Shape::Irqfd => {
@@ -379,14 +379,6 @@ impl<'a> Caller<'a> {
         } else {
             self.world.memory.address() + (r.next() % (MEMORY as u64 - 4096))
         }
-    }
-
-    fn capability(&self) {
-        let r = &self.random;
-        // That of dirty logs.
-        let cap = if r.once_in(3) { r.small(250) as u32 } else { 168 };
-        let (flags, arg) = (if r.once_in(8) { r.odd() as u32 } else { 0 }, r.small(5));
-        self.change(0, |a: &mut vm::EnableCap| (a.cap, a.flags, a.args[0]) = (cap, flags, arg));
     }
 
     fn debugger(&self) {

@@ -37,8 +37,6 @@ pub enum Shape {
     Log,
     /// A slot and a part of its log.
     LogPart,
-    /// A capability and its argument.
-    Capability,
     /// What a debugger asks.
     Debugger,
     /// A count and GSI routes.

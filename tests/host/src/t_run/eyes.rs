@@ -22,7 +22,7 @@ fn read(vm: &AbiVm, name: &str) -> String {
     let headings: Vec<&str> = all.lines().filter(|l| is_heading(l)).collect();
     assert_eq!(headings, SECTIONS.map(|name| format!("{name}:")));
     let below = all.lines().skip_while(|l| *l != format!("{name}:")).skip(1);
-    below.take_while(|l| !is_heading(l)).map(|l| format!("{l}\n")).collect()
+    below.take_while(|l| !is_heading(l)).flat_map(|l| [l, "\n"]).collect()
 }
 
 /// Has the vCPU exit once, for what the VMM is told of. Returns the exit reason.
