@@ -2,6 +2,7 @@
 
 //! Tests of the run loop and of what hangs on it, with a [fake extension](crate::fake) on a stand-in host.
 
+mod choices;
 mod debugger;
 mod devices;
 mod dirty;
