@@ -350,6 +350,7 @@ pub(super) struct VmcsPage {
     primary_written: u32,
     /// The exceptions that exit.
     exceptions: u64,
+    exceptions_written: u64,
     tpr_threshold: u8,
     tpr_threshold_written: u8,
     ept_pointer: u64,
@@ -381,6 +382,7 @@ impl VmcsPage {
             exceptions: 1u64 << ExceptionVector::DB.0
                 | 1 << ExceptionVector::AC.0
                 | 1 << ExceptionVector::MC.0,
+            exceptions_written: 0,
             tpr_threshold: 0,
             tpr_threshold_written: 0,
             ept_pointer: 0,
@@ -505,8 +507,8 @@ impl VmcsPage {
     /// Makes INT3 exit, or not.
     pub(super) fn set_breakpoint_exits(&mut self, on: bool) {
         let bit = 1u64 << ExceptionVector::BP.0;
+        // The next window writes it: debuggers ask between two, when the VMCS is nowhere loaded.
         self.exceptions = if on { self.exceptions | bit } else { self.exceptions & !bit };
-        self.own(OwnedField::ExceptionBitmap, self.exceptions);
     }
 
     /// Returns the guest's values of the MSRs that are switched by hand.
@@ -599,6 +601,10 @@ impl VmcsPage {
             self.initialize();
             self.initialized = true;
         }
+        if self.exceptions != self.exceptions_written {
+            self.exceptions_written = self.exceptions;
+            self.own(OwnedField::ExceptionBitmap, self.exceptions);
+        }
         if window.quirks.has_pebs {
             // An NMI of the host's sampler in the window switches it on again: each entry switches it off.
             self.own(OwnedField::EntryMsrLoadCount, u64::from(pebs != 0));
@@ -632,7 +638,6 @@ impl VmcsPage {
             (OwnedField::SecondaryControls, u64::from(s.secondary)),
             (OwnedField::ExitControls, u64::from(s.exit)),
             (OwnedField::VmEntryControls, u64::from(s.entry)),
-            (OwnedField::ExceptionBitmap, self.exceptions),
             (OwnedField::PageFaultMask, 0),
             (OwnedField::PageFaultMatch, 0),
             (OwnedField::Cr3TargetCount, 0),

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("debugger: a step shows neither in the flags nor in the debug registers", hidden),
     ("debugger: int3 exits before the guest's handler", software_breakpoint),
     ("debugger: int3 is given back to the guest", inject_breakpoint),
+    ("debugger: int3 is the debugger's from one run to the next", switch_breakpoints),
     ("debugger: a breakpoint exits before its instruction", hardware_breakpoint),
     ("debugger: a watchpoint exits behind the write", watchpoint),
     ("debugger: the guest keeps its own debug registers", own_registers),
@@ -133,6 +134,26 @@ fn inject_breakpoint(c: &Ctx) {
     debug(&g, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP, [0; 8]);
 
     assert_eq!(g.out(), (0x10, 2), "the handler returns behind it");
+}
+
+fn switch_breakpoints(c: &Ctx) {
+    // out 0x11, al; int3; int3; hlt
+    let mut g = Guest::new(c, &[0xe6, 0x11, 0xcc, 0xcc, HLT]);
+    // mov rax, [rsp]; out 0x10, al; iretq
+    g.enter_long_mode_with(&[(3, 0x2000, 0, &[0x48, 0x8b, 0x04, 0x24, 0xe6, 0x10, 0x48, 0xcf])]);
+    g.set_flags(0);
+
+    assert_eq!(g.out().0, 0x11, "it runs before there is a debugger");
+    debug(&g, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP, [0; 8]);
+    match g.exit() {
+        VcpuExit::Debug(d) => assert_eq!((d.exception, d.pc), (3, 0x1002)),
+        VcpuExit::IoOut(0x10, &[3]) => skip("the processor does not intercept the exception of INT3"),
+        other => panic!("{other:?}, expected a stop for the debugger"),
+    }
+    off(&g);
+    assert_eq!(g.out(), (0x10, 3), "the first is the guest's again");
+    assert_eq!(g.out(), (0x10, 4), "and the second");
+    assert_eq!(g.hlt().rip, 0x1005);
 }
 
 fn hardware_breakpoint(c: &Ctx) {
