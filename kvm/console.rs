@@ -54,7 +54,8 @@ impl<B: VendorBackend> DeviceFile<B> {
     /// Reads what the guest has put out; waits for some unless `nonblock`.
     ///
     /// # Errors
-    /// `EINVAL` for what is no console, `EAGAIN`, `EINTR`.
+    /// `EINVAL` for what is no console, `EAGAIN`, `EINTR`; `EFAULT` for a buffer that is no memory: what did not fit into
+    /// it is lost.
     pub(super) fn read_console(&self, to: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
         if !self.device.is_console() {
             return Err(EINVAL);
@@ -68,6 +69,9 @@ impl<B: VendorBackend> DeviceFile<B> {
             total = total.saturating_add(copied);
             if n != 0 && copied == n && !to.is_empty() && !signal_pending() {
                 continue;
+            }
+            if copied < n && total == 0 {
+                return Err(EFAULT);
             }
             if total != 0 || want == 0 {
                 return Ok(total);
