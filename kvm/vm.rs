@@ -15,7 +15,6 @@ use crate::chipset::ioapic::Ioapic;
 use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
-use crate::chipset::DestFormat;
 use crate::chipset::PinLevel;
 use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
@@ -144,9 +143,11 @@ impl<B: VendorBackend> VmFile<B> {
             return Err(EINVAL);
         }
         let mut routing = GsiRouting::identity()?;
+        // KVM_CAP_X2APIC_API may have been enabled before there is a chip to be told.
+        let format = self.vm.machine.choices.msi_format().narrow();
         self.vm.machine.interrupts.with(|bus, _now, _out| {
             bus.pic = Some(Pic::new());
-            bus.ioapic = Some(Ioapic::new(0, DestFormat::Narrow));
+            bus.ioapic = Some(Ioapic::new(0, format));
             core::mem::swap(&mut bus.routing, &mut routing);
         });
         // Last, for whoever sees it counts on the chips.
