@@ -292,13 +292,16 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Reads configuration space.
     pub(crate) fn config_read(&mut self, register: u8, width: AccessWidth) -> u32 {
-        self.config.set_interrupt_status(self.wants_pin());
         if self.is_pci_cfg_data(register) {
             if let Some((bar, offset, length)) = self.pci_cfg_window() {
                 return (self.bar_read(bar, offset, length) & width.mask() & 0xffff_ffff) as u32;
             }
         }
-        self.config.read(register, width)
+        // What the device wishes now, for this read alone: it is no state of the space, which is saved as it is.
+        self.config.set_interrupt_status(self.wants_pin());
+        let value = self.config.read(register, width);
+        self.config.set_interrupt_status(false);
+        value
     }
 
     /// Writes configuration space.

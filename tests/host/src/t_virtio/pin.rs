@@ -5,6 +5,8 @@
 use super::machine::*;
 use crate::arch::addr::AccessWidth::{B1, B2};
 use crate::chipset::pci::PciInterrupt;
+use crate::chipset::saved::{StateReader, StateWriter};
+use crate::virtio::transport::pci::save::DEVICE_STATE_BYTES;
 
 /// PCI status register: the function wants to interrupt.
 const WANTS: u32 = 1 << 3;
@@ -47,6 +49,20 @@ fn the_pin_is_asserted_until_the_isr_status_is_read() {
     assert_eq!(m.read(m.at.isr, B1), 0);
     assert_eq!(m.dev.config_changed(), Some(PciInterrupt::Pin));
     assert_eq!((m.dev.asserts_pin(), m.read(m.at.isr, B1)), (true, 2));
+}
+
+#[test]
+fn a_state_saved_behind_a_read_of_the_status_can_be_restored() {
+    let mut m = disk();
+    let _ = m.dev.interrupt(0);
+    assert_eq!(status(&mut m), WANTS);
+    let mut out = StateWriter::new(DEVICE_STATE_BYTES).unwrap();
+    m.dev.quiesced().unwrap().save(1, &mut out);
+
+    let mut other = super::blk::disk(4096);
+    let mut from = StateReader::new(out.finish().unwrap());
+    assert_eq!(other.dev.quiesced().unwrap().restore(1, &mut from), Ok(()));
+    assert!(other.dev.asserts_pin());
 }
 
 #[test]
