@@ -185,6 +185,7 @@ impl VcpuState {
     /// Fetches the groups in `want` that have not been fetched since the last exit.
     #[inline]
     pub(crate) fn fetch<V: BackendVcpu>(&mut self, want: StateGroups, hw: &V) {
+        // Not those that are here: what was changed in them and not yet written back would be lost.
         let missing = want.difference(self.valid);
         if !missing.is_empty() {
             hw.read_state(missing, self);

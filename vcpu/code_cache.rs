@@ -170,6 +170,7 @@ impl CodeCache {
         insn: DecodedInsn,
         trail: WordTrail,
     ) {
+        // So that whoever comes with the same EFER and CS later is in 64-bit mode without a look at anything else.
         let context = context.filter(|c| c.efer & Efer::LMA.bits() != 0);
         let quick = match (key.mode, context, trail.five()) {
             (CodeMode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },

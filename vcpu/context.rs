@@ -75,6 +75,7 @@ impl<B: VendorBackend> VcpuCx<'_, '_, B> {
             Some(DeferredWork::Service) => self.mailbox.request_self(VcpuRequests::SERVICE),
             Some(DeferredWork::Inline(queue)) => {
                 self.mailbox.request_self(VcpuRequests::INLINE_SERVICE);
+                // One queue is served inline; what waits in the earlier one must not wait for that.
                 if let Some(earlier) = self.core.deferred.replace(queue) {
                     self.vm.machine.pci.hand_to_worker(earlier);
                 }

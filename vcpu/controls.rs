@@ -91,6 +91,7 @@ impl EntryControls {
     /// The guest itself has set CR8.
     #[inline]
     pub(crate) fn note_cr8(&mut self, cr8: u8) {
+        // Not noted as changed: it is the processor that told it.
         self.tpr.cr8 = cr8;
     }
 

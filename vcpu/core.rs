@@ -162,6 +162,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         halt_poll_ns: u32,
         HeapParts { code, recent_msrs }: HeapParts,
     ) -> VcpuCore<B> {
+        // Without a local APIC nobody can send it INIT and SIPI: user space decides when it starts.
         let mp =
             if is_boot || lapic.is_none() { VcpuActivity::Runnable } else { VcpuActivity::Uninitialized };
         VcpuCore {
@@ -249,6 +250,7 @@ impl<B: VendorBackend> VcpuCore<B> {
 
     /// Returns CR8 of a vCPU without a local APIC.
     pub(crate) fn cr8(&self) -> u8 {
+        // What was set and not yet taken over, the backend does not know.
         if self.controls.dirty().contains(ControlGroups::TPR) {
             self.controls.tpr().cr8
         } else {
@@ -259,6 +261,7 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// Sets CR8 of a vCPU without a local APIC. The guest may have set it itself since it was last set here.
     pub(crate) fn set_cr8(&mut self, cr8: u8) {
         let now = self.cr8();
+        // Or the new value would be compared with the last one set here, and the guest's own might stay in force.
         self.controls.note_cr8(now);
         self.controls.set_tpr(EntryTpr { cr8, floor: 0 });
     }
@@ -388,6 +391,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         }
         self.pv.init();
         self.spec_ctrl = 0;
+        // What INIT keeps of a group must be here before the group is replaced.
         self.fetch(StateGroups::all());
         self.state = self.state.after_init(signature);
         self.controls.flush_tlb();
@@ -397,6 +401,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.user_irq = None;
         self.armed = None;
         self.io.forget();
+        // The NMI handler whose IRET would end the blocking is not come back to.
         self.hw.set_blocking(EventBlocking::default());
         self.dr = [0; 4];
         self.debug.after_init();
@@ -427,6 +432,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         mailbox.set_identity(lapic.identity());
         self.note_apic_base();
         self.arm_timer(mailbox, &machine.clock.time);
+        // Last: what is sent again is matched against the identity that is published now.
         machine.interrupts.with(|bus, _now, out| bus.retry(out));
     }
 
@@ -439,6 +445,7 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// Takes another CPUID table.
     pub(crate) fn set_cpuid(&mut self, table: CpuidTable) {
         self.cpuid = table;
+        // The rules go to the backend with this group, which is written as a whole.
         self.fetch(StateGroups::CONTROL);
         self.state.cr_rules = *self.cpuid.cr_rules();
         self.state.mark(StateGroups::CONTROL);
@@ -455,6 +462,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         let Some(lapic) = self.lapic.as_ref() else { return };
         debug_assert_eq!(lapic.check(), Ok(()));
         let at = lapic.deadline().map(|at| time.to_host(at));
+        // Only a deadline of the TSC can be waited for to the tick right before an entry.
         mailbox.set_timer(if lapic.armed_tsc().is_some() {
             at.map(|at| self.timer_advance.before(at))
         } else {
@@ -470,6 +478,8 @@ impl<B: VendorBackend> VcpuCore<B> {
         let mut now = clock.time.now();
         if let (Some(tsc), Some(at)) = (lapic.armed_tsc(), lapic.deadline()) {
             if self.timer_advance.meet(tsc.wrapping_sub(self.tsc_offset), host_tsc) {
+                // By the TSC it is near enough, and the wait before the entry does the rest; the clock may be a little
+                // behind.
                 now = now.max(at);
             } else {
                 // The kernel's clock is slewed and went ahead of the TSC, or this is an earlier deadline's timer.
@@ -481,6 +491,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             }
         }
         lapic.tick(now);
+        // A periodic timer has its next deadline now, and one that fired too early still has its own.
         self.arm_timer(mailbox, &clock.time);
     }
 

@@ -137,6 +137,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
                 0xd => self.xstate()?,
                 0x15 if self.facts.tsc_khz != 0 => self.leaf(0x15, self.crystal())?,
                 0x16 if self.facts.tsc_khz != 0 => self.leaf(0x16, self.frequency())?,
+                // What is left out reads as 0: the guest does not have it.
                 _ => {}
             }
         }
@@ -146,6 +147,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
     fn leaf1(&self) -> CpuidRegs {
         let host = (self.host)(1, 0);
         let mut ecx = F1Ecx::from_bits_truncate(host.ecx);
+        // OSXSAVE follows CR4. The local APIC is the module's own, whatever the host's can do.
         ecx.remove(F1Ecx::OSXSAVE | F1Ecx::X2APIC | F1Ecx::TSC_DEADLINE);
         ecx.insert(F1Ecx::HYPERVISOR);
         if !self.facts.hardware_paging {
@@ -278,6 +280,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
 
     fn extended(&mut self) -> Result {
         let first = (self.host)(0x8000_0000, 0);
+        // A processor without extended leaves answers as for its highest basic one.
         if first.eax < 0x8000_0000 {
             return Ok(());
         }
@@ -316,6 +319,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
         if !self.facts.hardware_paging {
             edx.remove(FExtEdx::PAGE_1G);
         }
+        // Intel's processors have these bits in leaf 1 alone.
         let repeated = match self.vendor {
             CpuVendor::Amd => host.edx & FExtEdx::REPEATED & F1Edx::all().bits(),
             CpuVendor::Intel => 0,
@@ -541,6 +545,7 @@ impl CpuidTable {
     }
 
     fn find_out_of_range(&self, function: u32, index: u32) -> Option<&CpuidEntry2> {
+        // A leaf that is there is in range, whichever of its subleaves is missing.
         if self.vendor == CpuVendor::Amd || self.find(function, 0).is_some() {
             return None;
         }
@@ -549,6 +554,7 @@ impl CpuidTable {
             _ => function & 0x8000_0000,
         };
         match self.find(class, 0) {
+            // Within its class: user space has left the leaf out, and it reads as 0.
             Some(head) if function <= head.eax => None,
             _ => self.find(self.max_basic, index),
         }

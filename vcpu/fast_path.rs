@@ -103,6 +103,7 @@ impl FastEntry {
     #[inline]
     fn of<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>) -> FastEntry {
         let core = &*cx.core;
+        // Each of these has work at every exit, which this loop leaves out.
         let is_quick = !(core.nmis != 0
             || core.controls.interrupt_window()
             || core.wants_window
@@ -124,6 +125,7 @@ impl FastEntry {
 fn finish_entry<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<VmExit> {
     let raw = cx.record.recorder.last();
     let core = &mut *cx.core;
+    // First: nobody else may see the trap flag that the step had set.
     let is_step = core.hw.end_step(raw, &mut core.state);
     let exit = if is_step { VmExit::Resolved } else { core.hw.exit(raw, &mut core.state) };
     record_exit(cx, &exit);
@@ -144,6 +146,7 @@ fn record_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: &VmExit) {
 /// Chooses what the next entry delivers. `None`: the guest has shut down.
 #[inline(never)]
 fn choose<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
+    // Guest memory may be written now, by addresses of user space for which the guest's keys would be asked.
     cx.fpu.hide_keys();
     if !prepare(cx.vm, cx.record, cx.core) {
         return None;
@@ -158,6 +161,7 @@ fn choose<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
 fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExit {
     match exit {
         VmExit::Pio(access) => {
+            // Known before the access is made: the run loop would make it once more.
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
             if !pio::answer(cx, access) {
                 return FastExit::Not;

@@ -27,10 +27,12 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// `EBUSY` for an exception to be injected while another one waits.
     pub(crate) fn set_guest_debug(&mut self, control: u32, debugreg: &[u64; 8]) -> Result {
         let asked = DebugFlags::from_bits_truncate(control);
+        // What it stood for may be gone: KVM_SET_REGS drops what waits.
         self.debug.is_injected &= self.exception.is_some();
         if asked.intersects(DebugFlags::INJECT_DB | DebugFlags::INJECT_BP) {
             self.inject_for_debugger(asked)?;
         }
+        // The guest's, before anything of the debugger's is put over them.
         let own = self.own_debug_regs();
         if self.debug.is_stepping() {
             self.state.rflags &= !Rflags::TF.bits();
@@ -38,6 +40,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.debug.set_flags(asked);
         self.controls.set_breakpoint_exits(self.debug.takes_int3());
         self.bars.set(EntryBars::NO_INTERRUPTS, self.debug.blocks_interrupts());
+        // The guest's are put back first: the debugger may have none any more.
         self.debug.own = None;
         self.put_debug_regs(own);
         if self.debug.takes_debug_exceptions() {
@@ -74,6 +77,7 @@ impl<B: VendorBackend> VcpuCore<B> {
     pub(crate) fn begin_step(&mut self) {
         if self.debug.is_stepping() {
             let at = self.linear_rip();
+            // As KVM: a step that began elsewhere is over.
             if self.debug.steps_from(at) {
                 self.state.rflags |= Rflags::TF.bits();
             }
@@ -111,6 +115,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             return;
         }
         self.debug.own = Some(regs);
+        // The guest's breakpoints stay in force under a debugger that steps; DR6 is where it is told of the step.
         if !self.debug.has_breakpoints() {
             self.fetch(StateGroups::DEBUG);
             self.put_debug_regs(DebugRegs { dr6: self.state.dr6, ..regs });
@@ -139,6 +144,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         let pc = self.linear_rip();
         self.fetch(StateGroups::DEBUG);
         let (dr6, dr7) = (self.state.dr6 | more, self.state.dr7);
+        // A processor adds causes and takes none away: the next stop would tell of this one, too.
         if self.debug.own.is_some() {
             self.state.dr6 = DR6_IDLE;
             self.state.mark(StateGroups::DEBUG);
@@ -214,6 +220,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         if own.dr7 & DR7_GD != 0 {
             own.dr6 |= DR6_BD;
             self.set_own_debug_regs(own);
+            // The guard is the guest's own: a debugger that steps must not be given this #DB.
             self.debug.is_injected = true;
             return Err(DebugAccess::Raise(CpuException::plain(ExceptionVector::DB)));
         }

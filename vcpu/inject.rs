@@ -120,7 +120,9 @@ pub(crate) fn commit<B: VendorBackend>(
             lapic.accept_pending(vector);
         }
     }
+    // After the vector was accepted: the guest may have served and ended it by now.
     if take_eoi(vm, mailbox, core).is_some() {
+        // Outside the window, since making the page resident sleeps.
         mailbox.request_self(VcpuRequests::EOI);
     }
     if let Some(lapic) = core.lapic.as_mut() {
@@ -202,6 +204,7 @@ fn prepare_barred<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>)
             return false;
         }
     }
+    // No floor: what waits is not delivered, whatever the guest's priority becomes.
     if let Some(lapic) = core.lapic.as_ref() {
         core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor: 0 });
     }
@@ -217,6 +220,7 @@ fn prepare_barred<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>)
 fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, e: CpuException) -> bool {
     if e.vector == ExceptionVector::DB {
         if core.debug.takes_debug_exceptions() && !core.debug.is_injected {
+            // It waits for take_end(), which makes the exit of it.
             core.exception = Some(e);
             return false;
         }
@@ -258,6 +262,7 @@ fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &m
     let vector = if core.user_irq.is_some() && core.takes_user_irq() {
         core.user_irq.take()
     } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
+        // Only now that it is certain to be delivered: the 8259s forget it with that.
         vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
     } else {
         core.armed = core.lapic.as_ref().and_then(|l| l.pending());

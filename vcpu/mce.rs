@@ -105,9 +105,12 @@ impl MsrStore {
             return Ok(MceConsequence::None);
         }
         let is_off = self.mcg_cap & CAP_CTL != 0 && self.get(MCG_CTL) != u64::MAX;
+        // As KVM: an uncorrected error of a bank whose reports are off is dropped, not logged.
         if is_off || self.get(first) != u64::MAX {
             return Ok(MceConsequence::None);
         }
+        // A second machine check before the first is dealt with shuts the processor down, and so does one without
+        // CR4.MCE. SDM, "IA32_MCG_STATUS MSR".
         if self.get(MCG_STATUS) & IN_PROGRESS != 0 || !is_enabled {
             return Ok(MceConsequence::Shutdown);
         }

@@ -456,6 +456,7 @@ impl RecentMsrs {
 
     /// Goes by another filter.
     pub(crate) fn set_filter(&mut self, filter: Option<Arc<GuestMsrFilter>>) {
+        // What was learnt by the old filter may be forbidden by the new one.
         self.found.fill(None);
         self.filter = filter;
     }
@@ -517,6 +518,7 @@ impl MsrStore {
     /// Returns whether the vCPU has the MSR `index`: not the banks that MCG_CAP does not count.
     #[inline]
     pub(crate) fn has(&self, index: u32) -> bool {
+        // A number below the banks wraps, and is no bank either.
         let bank = index.wrapping_sub(0x400) >> 2;
         bank >= MCE_BANKS || u64::from(bank) < self.mcg_cap & 0xff
     }

@@ -49,6 +49,7 @@ impl PvState {
     ) -> Result<(), Gpa> {
         if self.wall_wanted {
             let at = Gpa(self.wall_clock);
+            // Counted on from what is there: a guest that compares two looks must see it move.
             let version = mem.read_obj::<u32>(at).or_else(absent)?;
             WallClock::new(boot_wall_ns)
                 .publish(version, |o, b| mem.write(at.wrapping_add(o), b))
@@ -66,6 +67,7 @@ impl PvState {
             let tsc = host_tsc.wrapping_add(tsc_offset);
             let info = TimeInfo::new(tsc, ns, clock.scale, TSC_STABLE | stopped);
             info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+            // Not before it is written: a page that is missing ends this call early.
             self.was_stopped = false;
         }
         Ok(())
@@ -110,6 +112,7 @@ impl PvState {
 
     #[inline(never)]
     fn set_eoi_flag<M: GuestMem>(&mut self, mem: &M) {
+        // A page that is not resident is not waited for: then the end is an exit.
         self.eoi_armed = mem.write(Gpa(self.eoi & !ENABLED), &[EOI_PENDING]).is_ok();
     }
 
@@ -122,6 +125,7 @@ impl PvState {
     #[inline(never)]
     pub(crate) fn take_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<Option<u8>, Gpa> {
         let at = Gpa(self.eoi & !ENABLED);
+        // So it stays where there is no memory: nobody has ended the interrupt there.
         let mut flag = [EOI_PENDING];
         mem.read(at, &mut flag).or_else(absent)?;
         if flag[0] & EOI_PENDING == 0 {

@@ -42,6 +42,8 @@ pub(crate) fn take_requests<B: VendorBackend>(
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
         core.publish_apic(mailbox, &vm.machine);
+        // The boot processor goes to its reset vector, all others wait for SIPI. SDM, "Multiple-Processor (MP)
+        // Initialization".
         core.mp = if mailbox.id == vm.machine.interrupts.boot_cpu() {
             VcpuActivity::Runnable
         } else {

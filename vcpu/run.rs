@@ -66,6 +66,7 @@ pub(crate) fn run<B: VendorBackend>(
     immediate_exit: &dyn Fn() -> bool,
 ) -> Result<Option<UserExit>> {
     let gate = &vm.machine.interrupts.gate;
+    // The gate may stay closed for long, and user space wants to be back at once.
     if gate.is_closed() && immediate_exit() {
         return Ok(None);
     }
@@ -160,7 +161,9 @@ fn sleep<B: VendorBackend>(
     while !mailbox.has_requests() {
         if polling.is_over(timer::rdtsc()) || cpu::is_wanted() {
             mailbox.wait()?;
+            // User space may have chosen another limit. After a sleep the look costs nothing.
             polling.set_limit(vm.machine.choices.halt_poll_ns());
+            // Requests stay until they are taken, so they still tell who asked.
             let by_timer = !mailbox.is_requested(VcpuRequests::TIMER.complement());
             polling.slept(timer::rdtsc(), if by_timer { PollEnd::Timer } else { PollEnd::Other });
             trace_halt(false);
@@ -180,6 +183,7 @@ fn wake_up<B: VendorBackend>(core: &mut VcpuCore<B>, vm: &Vm<B>) -> bool {
     if core.mp != VcpuActivity::Halted {
         return core.mp == VcpuActivity::Runnable;
     }
+    // No shadow is in the way: HLT was the instruction in it.
     let irq = core.state.rflags & Rflags::IF.bits() != 0 && has_interrupt(core, vm);
     let nmi = core.nmis != 0 && !core.hw.blocking().nmi;
     let wake = irq || nmi || core.exception.is_some() || core.interrupted.is_some();
@@ -403,6 +407,7 @@ fn write_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<B
 #[inline]
 fn is_stuck<B: VendorBackend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit: &VmExit) -> bool {
     if core.hw.was_delivering() {
+        // No instruction was executed, and a delivery can be cut short for ever.
         return true;
     }
     if exit.is_of_insn() {
@@ -425,6 +430,7 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
         }
         ExitOutcome::Halt => match skip(cx) {
             Err(leave) => Some(leave),
+            // Only user space knows what would end it.
             Ok(()) if cx.core.lapic.is_none() => Some(WindowExit::User(UserExit::Hlt)),
             Ok(()) => Some(WindowExit::Sleep),
         },

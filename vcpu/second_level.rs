@@ -300,6 +300,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let flush = match mapped {
             Ok(mapped) => mapped.flush,
             Err(MapError::NoMemory) => return TableFault::Blocked(BlockedBy::NeedPages),
+            // Beyond what the table can show, no address is memory's.
             Err(MapError::Misaligned | MapError::OutOfRange) => return TableFault::Mmio,
         };
         trace::map(|| trace::Map {
@@ -334,6 +335,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F
     }
 
     fn release(&self) {
+        // First: what is unmapped below must not be mapped again.
         self.ram.close();
         self.unmap(core::iter::once(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) }));
     }

@@ -224,6 +224,7 @@ impl VcpuState {
 
     /// Returns the current privilege level; needs [`StateGroups::SEGMENTS`].
     pub(crate) fn cpl(&self) -> u8 {
+        // Of SS, not CS, which may be conforming code of another level.
         self.seg(SegReg::Ss).attr.dpl()
     }
 

@@ -45,6 +45,7 @@ impl TimerAdvance {
     /// The timer has fired at `now` for the deadline `due`. Returns whether the interrupt may be made pending:
     /// the next entry waits for the rest of the time.
     pub(crate) fn meet(&mut self, due: u64, now: u64) -> bool {
+        // Signed, so that a deadline which has passed counts as near.
         let is_near = (due.wrapping_sub(now) as i64) <= self.max as i64;
         // A deadline of 0 has passed long ago.
         self.due = if is_near { due } else { 0 };

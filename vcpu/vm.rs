@@ -43,6 +43,7 @@ impl<B: VendorBackend> Vm<B> {
         let small_code = host_flags.wants_small_code(settings.nx_huge_pages);
         let (machine, ram, mailboxes) = GuestMachine::new(settings)?;
         let space = SecondLevel::new(backend.format(), ram, mailboxes, small_code)?;
+        // After all that it looks at: from here on the host calls back.
         let space = notifier::Notifier::register(space)?;
         Arc::pin_init(
             pin_init!(Vm {

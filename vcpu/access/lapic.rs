@@ -107,6 +107,7 @@ fn apply<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_e
         LapicEffect::Ipi(ipi) => cx.vm.machine.interrupts.send_ipi(cx.mailbox.id, &ipi),
         LapicEffect::EoiBroadcast(vector) => {
             let eoi = |bus: &mut ChipBus, now, out: &mut BusSignals| bus.eoi(vector, now, out);
+            // An I/O APIC in user space holds its pin's next interrupt back until it hears of this end.
             if vm.machine.interrupts.with_pinned(cpu, || cx.now(), eoi) {
                 cx.core.note_user_eoi(cx.mailbox, vector);
             }

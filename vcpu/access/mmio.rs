@@ -43,6 +43,7 @@ fn trace_access<B: VendorBackend>(
 
 #[inline(always)]
 fn read_device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: AccessWidth) -> Option<u64> {
+    // A vCPU's own page comes before what the bus has there: such an access never leaves a processor.
     if let Some(offset) = lapic::offset(cx, gpa) {
         return Some(lapic::read(cx, offset, width));
     }
@@ -54,6 +55,8 @@ fn read_device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: Ac
         );
     }
     let read = cx.vm.machine.pci.mmio_read(gpa, width);
+    // With a host bridge nothing is left for user space: what nobody claims ends in a master abort, which reads as all
+    // ones.
     read.or_else(|| cx.vm.machine.pci.ends_unclaimed().then_some(width.mask()))
 }
 
@@ -100,6 +103,7 @@ fn read_odd<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize) 
         let part = match read(cx, gpa.wrapping_add(done as u64), width) {
             Some(part) => part,
             None if done == 0 => return None,
+            // The first part was a device's, so user space is not asked for the rest.
             None => width.mask(),
         };
         value |= (part & width.mask()).wrapping_shl((done as u32).wrapping_mul(8));
@@ -131,6 +135,7 @@ fn write_odd<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize,
             Some(is_done) => is_done,
             None => write_pci(cx, at, width, part),
         };
+        // Nobody has the first part: user space gets the whole access, of which nothing has been done.
         if !is_done && done == 0 {
             return false;
         }

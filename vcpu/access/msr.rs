@@ -70,6 +70,7 @@ pub(crate) fn write<B: VendorBackend>(
                 return Err(CpuException::GP0);
             }
             cx.core.tsc_aux = value as u32;
+            // Entries do not switch it: the processor has the guest's value for as long as the window is open.
             if let Some(aux) = cx.tsc_aux.as_mut() {
                 aux.set(value as u32);
             }
@@ -79,6 +80,7 @@ pub(crate) fn write<B: VendorBackend>(
             if !set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) {
                 return Err(CpuException::GP0);
             }
+            // From the next entry on. Outside the guest the host's own value stays in force.
             *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
             Ok(())
         }
@@ -87,6 +89,7 @@ pub(crate) fn write<B: VendorBackend>(
                 return Err(CpuException::GP0);
             }
             if value != 0 {
+                // Here and now: the guest means the CPU that it runs on.
                 cx.vm.speculation.barrier(cx.cpu);
             }
             Ok(())
@@ -187,11 +190,13 @@ pub(crate) fn set_tsc_offset<B: VendorBackend>(
     offset: u64,
 ) {
     core.set_tsc_offset(offset);
+    // After the offset: a TSC deadline is a value of the guest's counter, and is worked out anew by the new one.
     let clock = clock(vm, core);
     if let Some(l) = core.lapic.as_mut() {
         l.tsc_changed(&clock);
     }
     core.arm_timer(mailbox, &vm.machine.clock.time);
+    // The paravirtual clock's page has a value of the guest's counter, too.
     mailbox.request_self(VcpuRequests::CLOCK);
 }
 
@@ -213,6 +218,7 @@ fn set_handled<B: VendorBackend>(
         HandledMsr::TscDeadline => {
             let clock = clock(vm, core);
             let Some(l) = core.lapic.as_mut() else { return false };
+            // It asks for nothing but the timer to be set, which follows.
             let _ = l.set_tsc_deadline(value, &clock);
             core.arm_timer(mailbox, &vm.machine.clock.time);
         }
@@ -230,6 +236,7 @@ fn set_handled<B: VendorBackend>(
         HandledMsr::KvmWallClock => {
             core.pv.wall_clock = value;
             core.pv.wall_wanted = true;
+            // Written before the next entry, outside the window: the page may have to be made resident, which sleeps.
             mailbox.request_self(VcpuRequests::CLOCK);
         }
         HandledMsr::KvmSystemTime => {
@@ -237,6 +244,7 @@ fn set_handled<B: VendorBackend>(
             mailbox.request_self(VcpuRequests::CLOCK);
         }
         HandledMsr::KvmPvEoi => {
+            // The word is aligned to 4 bytes, and bit 1 is reserved: Linux, "KVM-specific MSRs".
             if !is_canonical(value, VA_BITS) || value & 2 != 0 {
                 return false;
             }

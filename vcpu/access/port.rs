@@ -50,6 +50,7 @@ pub(crate) fn read<B: VendorBackend>(
         },
     );
     if room {
+        // Without the lock, which whoever waits for room takes as soon as it wakes up.
         cx.vm.machine.interrupts.console.wake();
     }
     read.or_else(|| unclaimed(cx, width))
@@ -85,6 +86,7 @@ pub(crate) fn write<B: VendorBackend>(
     );
     if let Some(request) = request {
         cx.vm.machine.power.note(request);
+        // Leaves the window: outside it the run loop looks for what the platform is asked to do.
         cx.mailbox.request_self(VcpuRequests::EXIT);
     }
     if console {

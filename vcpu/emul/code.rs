@@ -44,6 +44,7 @@ pub(crate) fn current<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<(D
     cx.core.fetch(StateGroups::CONTROL);
     cx.core.state.fetch_code(&cx.core.hw);
     let key = CodeKey::of(&cx.core.state)?;
+    // Before anything is read: after a change meanwhile nobody finds what is learnt by this number.
     let sequence = cx.vm.machine.ram.stable_sequence()?;
     if let Some(insn) = cx.core.code.look(&key, sequence) {
         return Some((insn, key.mode));

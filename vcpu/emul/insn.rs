@@ -30,6 +30,7 @@ pub(crate) fn emulate<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutco
         }
         None => 0,
     };
+    // The processor's own bytes come first: they are what it fetched, whatever memory holds by now.
     if let Some((insn, mode)) = if len == 0 { code::current(cx) } else { None } {
         return carry_out(cx, insn, mode);
     }
@@ -46,6 +47,7 @@ pub(crate) fn emulate<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutco
 /// Finishes the instruction for which user space has carried out what it asked for.
 pub(crate) fn finish<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
+        // User space has sent the vCPU elsewhere, so its answer belongs to no instruction any more.
         cx.core.io.forget();
         return ExitOutcome::Resume;
     };
@@ -58,8 +60,11 @@ pub(crate) fn finish<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcom
 
 /// Carries out a decoded instruction; the groups of registers that it may need have been fetched.
 fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mode: CodeMode) -> ExitOutcome {
+    // Asked now, since a string instruction ends its waiting with each element that is done.
     let finishes = cx.core.io.is_unfinished();
     cx.core.io.begin();
+    // As the instruction finds it: with a trap flag that POPF sets, the next one traps first. SDM, "Single-Step
+    // Exception Condition".
     let stepping = cx.core.is_stepping();
     let mut machine = CxMachine::new(cx);
     let done = execute::carry_out(&mut machine, insn, mode);
@@ -138,6 +143,7 @@ pub(crate) fn next_rip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u
         Err(StopReason::Fault(e)) => Err(ExitOutcome::Inject(e)),
         Err(StopReason::Retry) => Err(match after {
             RetryAfter::Blocked(by) => ExitOutcome::Blocked(by),
+            // Fetching asks user space for nothing.
             _ => ExitOutcome::Resume,
         }),
         Err(StopReason::NoMemory(_) | StopReason::Unhandled) => Err(unhandled(cx)),

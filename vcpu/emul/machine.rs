@@ -57,6 +57,7 @@ impl<'c, 'a, 'f, B: VendorBackend> CxMachine<'c, 'a, 'f, B> {
     pub(crate) fn peek_code(&mut self) -> ([u8; MAX_LEN], u8) {
         let mut bytes = [0; MAX_LEN];
         let at = Gva(self.cx.core.state.seg(SegReg::Cs).base.wrapping_add(self.cx.core.state.rip));
+        // To the end of the page: the next one may not be there, and part of the bytes is better than none.
         let n = MAX_LEN.min(usize::try_from(at.left_in_page()).unwrap_or(0));
         let read = match bytes.get_mut(..n) {
             Some(part) => self.read(at, part, MemAccess::Fetch).is_ok(),
@@ -168,6 +169,7 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
             _ => return Err(StopReason::Fault(CpuException::UD)),
         };
         let write = write.map_err(|BadCr| StopReason::Fault(CpuException::GP0))?;
+        // Before the registers change: where the load faults they must be as they were.
         if write.loads_pdptes {
             self.load_pdptes(&rules, &write.state)?;
         }
@@ -211,6 +213,7 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
         self.check_port(port, width)?;
         // Ports and memory share the log; a port's key lies above any physical address.
         let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
+        // An earlier try may have come this far and stopped on memory behind it: a port is not read twice.
         if let Some(v) = self.cx.core.io.answer(key, len, false) {
             return Ok(v as u32);
         }
@@ -270,12 +273,14 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         }
         let gp = Err(StopReason::Fault(CpuException::GP0));
         let tr = self.cx.core.state.tr;
+        // The word that says where the map is ends with byte 103.
         if !tr.attr.is_present() || tr.limit < 103 {
             return gp;
         }
         let mut base = [0u8; 2];
         self.read_as_supervisor(Gva(tr.base.wrapping_add(102)), &mut base)?;
         let at = u32::from(u16::from_le_bytes(base)).saturating_add(u32::from(port >> 3));
+        // The processor always reads two bytes, and so wants one behind the map.
         if at.saturating_add(1) > tr.limit {
             return gp;
         }

@@ -113,10 +113,12 @@ fn merge(old: u64, width: AccessWidth, value: u64) -> u64 {
 pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.machine.ram.generation()));
+    // An access to a page table on the way has no operand at this address.
     if !is_device || fault.reserved || !fault.is_final {
         return FastExit::Not;
     }
     let is_controller = mmio::is_interrupt_controller(cx, fault.gpa);
+    // Beside the controllers only ioeventfds are served here, and no read signals one.
     if !is_controller && !fault.write {
         return FastExit::Not;
     }
@@ -130,6 +132,7 @@ pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &Guest
         Some(ExitOutcome::Resume) => {
             count(&cx.record.stats.page_faults);
             count(&cx.record.stats.mmio);
+            // A write may have ended an interrupt or lowered the priority, so that another one can be taken.
             if fault.write {
                 FastExit::Prepare
             } else {
@@ -183,6 +186,7 @@ fn carry_out<B: VendorBackend>(
 ) -> Option<ExitOutcome> {
     let (what, width) = plan(insn, &cx.core.state.gprs)?;
     let bytes = width.bytes();
+    // With LOCK it is #UD, which the emulator finds out.
     if insn.prefixes.lock || !is_in_one_page(cx, fault, (insn, mode), bytes) {
         return None;
     }
@@ -205,6 +209,7 @@ fn carry_out<B: VendorBackend>(
             cx.core.io.keep(*insn, mode, cx.core.state.rip);
             return Some(after.outcome());
         }
+        // No part of the access was made: the emulator comes to the same end and says what follows.
         Err(_) => return None,
     }
     let next = mode.next_rip(cx.core.state.rip, insn);

@@ -72,6 +72,8 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
             Err(WalkError::Fault(e)) => Err(StopReason::Fault(e)),
             // The tables' accessed bits are set in passing, so the page must be there for writing.
             Err(WalkError::Mem(e)) => self.mem_error(e, true),
+            // Others keep changing the entry. The guest is entered again, so that the host's interrupts come in
+            // between.
             Err(WalkError::Busy) => self.stop(RetryAfter::Nothing),
         }
     }
@@ -90,6 +92,7 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
             return Ok((first, None));
         }
         let mut next = gva.wrapping_add(left as u64);
+        // Outside 64-bit mode linear addresses have 32 bits, and the second piece may be at the very bottom.
         if !self.cx.core.state.is_64bit() {
             next.0 &= 0xffff_ffff;
         }
@@ -193,6 +196,7 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         match self.cx.vm.machine.ram.read(p.gpa, &mut byte) {
             Ok(()) if access == MemAccess::Write => {
                 let b = u64::from(byte[0]);
+                // Compared, since another processor may write to the same byte meanwhile.
                 match self.cx.vm.machine.ram.cmpxchg(p.gpa, 1, b, b) {
                     Ok(_) | Err(MemError::NoSlot(_)) => Ok(()),
                     Err(e) => self.mem_error(e, true),

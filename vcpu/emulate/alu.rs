@@ -128,7 +128,9 @@ pub(super) fn test(w: AccessWidth, a: u64, b: u64) -> AluResult {
 pub(super) fn add(w: AccessWidth, a: u64, b: u64, carry: bool) -> AluResult {
     let (a, b) = (a & w.mask(), b & w.mask());
     let value = a.wrapping_add(b).wrapping_add(u64::from(carry)) & w.mask();
+    // With a carry coming in, a sum that equals `a` has gone round once.
     let carry_out = value < a || (carry && value == a);
+    // Bit 4 of a sum differs from that of the XOR where a carry has come into it: AF.
     let flags = flag(CF, carry_out)
         | flag(AF, (a ^ b ^ value) & 0x10 != 0)
         | flag(OF, is_negative(w, (a ^ value) & (b ^ value)))

@@ -40,6 +40,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     fn alu_to_rm(&mut self, op: AluOp, w: AccessWidth, b: u64) -> EmulatedStep<NextStep> {
         let carry = self.carry();
         if op == AluOp::Cmp {
+            // As a read: memory that may not be written can be compared.
             let a = self.load_rm(w)?;
             self.set_flags(op.apply(w, a, b, carry));
         } else {

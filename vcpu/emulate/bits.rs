@@ -78,6 +78,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             self.set_flags(AluResult { value: 0, flags, mask: alu::CF | alu::ZF });
             return Ok(NextStep::Advance);
         }
+        // For 0 the SDM leaves the register undefined; AMD's processors keep it.
         if value != 0 {
             let top = alu::bits(w).wrapping_sub(1);
             let found = if reverse { top.wrapping_sub(zeros) } else { zeros };

@@ -73,6 +73,7 @@ pub(super) fn linear<M: InsnMachine>(
         return Ok(Gva(first));
     }
     let s = m.segment(seg);
+    // Real and virtual-8086 mode check limits, not types.
     if is_protected(m) {
         let attr = s.attr;
         let allowed = match access {
@@ -91,6 +92,7 @@ pub(super) fn linear<M: InsnMachine>(
     } else {
         last <= limit
     };
+    // An operand that wraps around is outside even where its last byte is not.
     if !inside || last < offset {
         return refused;
     }
@@ -274,6 +276,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
                 return Ok(by);
             }
         };
+        // Read as for a write, so that memory which may not be written faults before anything is done.
         let mut old = self.load_at(gva, w, MemAccess::Write)?;
         if !locked {
             let (new, by) = op(old);

@@ -200,6 +200,7 @@ struct InsnCursor<'a> {
 
 impl InsnCursor<'_> {
     fn peek(&self) -> Result<u8, DecodeError> {
+        // First: whoever has 15 bytes must not be asked for one more.
         if usize::from(self.at) >= MAX_LEN {
             return Err(DecodeError::TooLong);
         }
@@ -252,6 +253,7 @@ fn prefixes(from: &mut InsnCursor<'_>, mode: CodeMode) -> Result<(InsnPrefixes, 
             0xf3 => found.rep = Some(RepPrefix::E),
             _ => return Ok((found, byte)),
         }
+        // A REX before another prefix is ignored.
         found.rex = 0;
     }
 }
@@ -300,6 +302,7 @@ fn operand_size(insn: &DecodedInsn, mode: CodeMode) -> AccessWidth {
             LongSize::Default64 => AccessWidth::B8,
             LongSize::Usual => AccessWidth::B4,
         },
+        // MOV to and from CR and DR has the size of the mode, whatever the prefixes say.
         _ if insn.map == OpcodeMap::Two && matches!(insn.opcode, 0x20..=0x23) => AccessWidth::B4,
         CodeMode::Bits32 if narrow => AccessWidth::B2,
         CodeMode::Bits16 if !narrow => AccessWidth::B2,
@@ -320,6 +323,7 @@ fn operands(from: &mut InsnCursor<'_>, insn: &mut DecodedInsn, mode: CodeMode) -
     ) {
         mod_rm(from, insn, mode, form == OpcodeForm::RegOnly)?;
     }
+    // After ModRM, whose reg field decides within a group.
     insn.op_size = operand_size(insn, mode);
     let imm_z = if insn.op_size == AccessWidth::B2 { AccessWidth::B2 } else { AccessWidth::B4 };
     match form {
@@ -421,12 +425,14 @@ fn memory_32(
         mem.index = (index != 4).then_some(index);
         base = sib & 7;
     }
+    // REX.B does not count here: R13 needs a displacement just as RBP does.
     if base == 5 && kind == 0 {
         mem.rip_relative = mode == CodeMode::Bits64 && rm == 5;
         mem.disp = from.signed(AccessWidth::B4)?;
         return Ok(mem);
     }
     mem.base = Some(base | prefixes.extension(0));
+    // RSP and RBP. R12 and R13 have the same low bits, and the segment of all others.
     if matches!(mem.base, Some(4 | 5)) {
         mem.seg = SegReg::Ss;
     }

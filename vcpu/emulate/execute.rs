@@ -44,6 +44,7 @@ pub(crate) fn emulate<M: InsnMachine>(m: &mut M, bytes: Option<&[u8]>) -> Emulat
 /// As [`emulate`].
 pub(crate) fn carry_out<M: InsnMachine>(m: &mut M, insn: DecodedInsn, mode: CodeMode) -> EmulatedStep<()> {
     let mut cx = InsnCx { m, insn, mode };
+    // Before the operands are looked at, whose faults come after #UD.
     check_lock(&insn)?;
     let rip = match cx.dispatch()? {
         NextStep::Advance => cx.next_rip(),
@@ -128,6 +129,7 @@ fn fetch_more<M: InsnMachine>(
     let rip = m.rip();
     let mask = if mode == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
     let offset = rip.wrapping_add(u64::try_from(have).unwrap_or(0)) & mask;
+    // One byte: the instruction may end before the limit does, so that is looked at below.
     let gva: Gva = linear(m, mode, SegReg::Cs, offset, 1, MemAccess::Fetch)?;
     let mut room = gva.left_in_page();
     if mode != CodeMode::Bits64 {

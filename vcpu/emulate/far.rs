@@ -116,6 +116,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         if !attr.is_present() {
             return Err(refused(absent, selector));
         }
+        // Memory first, where this may fault; then the register.
         self.mark_accessed(&mut found)?;
         self.m.set_segment(reg, found.segment);
         Ok(())
@@ -167,6 +168,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// EA, and FF /5: far JMP. 9A, and FF /3: far CALL.
     pub(super) fn far_branch(&mut self, selector: u16, offset: u64, is_call: bool) -> EmulatedStep<NextStep> {
         let (segment, target) = self.far_target(selector, offset)?;
+        // Before CS changes: a push that faults must find the caller's.
         if is_call {
             let w = self.insn.op_size;
             let (back, old) = (self.next_rip(), u64::from(self.m.segment(SegReg::Cs).selector));
@@ -261,6 +263,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             return Err(refused(ExceptionVector::NP, selector));
         }
         if is_task {
+            // The busy bit, in memory too: LTR refuses a TSS that has it.
             self.mark_descriptor(&mut found, 2)?;
             self.m.set_task(found.segment);
         } else {

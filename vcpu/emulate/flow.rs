@@ -42,12 +42,14 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             _ => true,
         };
         let next = if goes_on && left != 0 { self.relative()? } else { NextStep::Advance };
+        // Not before the target is known to be good: a fault must leave the count.
         self.set_reg(RCX, size, left);
         Ok(next)
     }
 
     /// E8.
     pub(super) fn call(&mut self) -> EmulatedStep<NextStep> {
+        // The target is checked before the return address is pushed: the fault is the CALL's.
         let next = self.relative()?;
         self.push(self.insn.op_size, self.next_rip())?;
         Ok(next)

@@ -167,6 +167,8 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             return Err(GP0);
         }
         let flags = self.m.rflags();
+        // RF goes into the flags that are pushed: a breakpoint at the instruction must not hit once more after IRET.
+        // SDM, "Instruction-Breakpoint Exception Condition".
         let resume = match cause {
             InterruptCause::Exception(_) if ExceptionVector(vector).is_fault() => Rflags::RF.bits(),
             _ => 0,
@@ -180,6 +182,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             }
             _ => self.push_frame(gate.width, &frame)?,
         }
+        // The frame came first: its faults must find the interrupted code's CS.
         self.m.set_segment(SegReg::Cs, handler);
         let mut cleared = Rflags::TF.union(Rflags::NT).union(Rflags::RF).union(Rflags::VM);
         if gate.kind == GateKind::Interrupt {
@@ -195,6 +198,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let refused = |vector| StopReason::Fault(CpuException::with_error(vector, u32::from(entry) | IDT));
         let raw = self.idt_entry(entry, AccessWidth::B8)?.ok_or(refused(ExceptionVector::GP))?;
         let gate = IdtGate::unpack(raw).ok_or(refused(ExceptionVector::GP))?;
+        // Before the present bit, as the SDM has it: "INT n/INTO/INT3/INT1".
         if cause == InterruptCause::Instruction && gate.dpl < self.m.cpl() {
             return Err(refused(ExceptionVector::GP));
         }
@@ -239,6 +243,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         let (segment, target) = self.return_target((selector & 0xffff) as u16, offset)?;
         let mut kept = Rflags::VM.bits() | !self.insn.op_size.mask();
+        // SDM, "IRET/IRETD/IRETQ": real mode keeps them together with VM.
         if !is_protected {
             kept |= Rflags::VIF.union(Rflags::VIP).bits();
         }

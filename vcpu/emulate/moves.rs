@@ -33,6 +33,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     pub(super) fn mov_from_segment(&mut self) -> EmulatedStep<NextStep> {
         let reg = segment_register(self.insn.ext).ok_or(UD)?;
         let selector = u64::from(self.m.segment(reg).selector);
+        // Memory gets 16 bits whatever the operand size; a register is filled with zeros up to that.
         let w = if self.insn.mem.is_some() { AccessWidth::B2 } else { self.insn.op_size };
         self.store_rm(w, selector)?;
         Ok(NextStep::Advance)
@@ -134,6 +135,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 90 to 97: NOP and XCHG with the accumulator.
     pub(super) fn xchg_accumulator(&mut self) -> EmulatedStep<NextStep> {
         let (n, w) = (self.insn.rm, self.insn.op_size);
+        // With itself it is NOP, which keeps the upper half that a move of 32 bits would clear.
         if n != RAX {
             let (a, b) = (self.reg(RAX, w), self.reg(n, w));
             self.set_reg(RAX, w, b);

@@ -58,6 +58,7 @@ pub(super) fn idiv(w: AccessWidth, dividend: DoubleWidth, divisor: u64) -> Optio
     }
     let (quotient, remainder) = div(w, half, halve(by.unsigned_abs()))?;
     let negative = (whole < 0) != (by < 0);
+    // There is one more value below zero than above.
     let most = if negative { sign_bit(w) } else { sign_bit(w).wrapping_sub(1) };
     if quotient > most {
         return None;
@@ -89,6 +90,7 @@ fn negate_if(w: AccessWidth, negative: bool, value: u64) -> u64 {
 fn divide_128(high: u64, low: u64, divisor: u64) -> (u64, u64) {
     let (mut remainder, mut rest, mut quotient) = (high, low, 0u64);
     for _ in 0..64 {
+        // The remainder has 65 bits for a moment, and the topmost one counts.
         let out = remainder >> 63 != 0;
         remainder = remainder.wrapping_shl(1) | (rest >> 63);
         rest = rest.wrapping_shl(1);

@@ -123,6 +123,7 @@ fn low(wide: u128) -> u64 {
 
 /// Rotates left; CF and OF are those of ROL.
 fn rotate(w: AccessWidth, value: u64, count: u32) -> AluResult {
+    // A multiple of the width turns nothing, but CF is set by the lowest bit all the same.
     let n = count & bits(w).wrapping_sub(1);
     let wide = u128::from(value).wrapping_shl(n);
     let out = low(wide | wide.wrapping_shr(bits(w))) & w.mask();
@@ -135,6 +136,7 @@ fn rotate(w: AccessWidth, value: u64, count: u32) -> AluResult {
 fn rotate_carry(w: AccessWidth, value: u64, count: u32, carry: bool, right: bool) -> AluResult {
     let size = bits(w).wrapping_add(1);
     let mut n = count;
+    // A loop instead of a division: the count is 63 at most.
     while n >= size {
         n = n.wrapping_sub(size);
     }

@@ -90,6 +90,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 58 to 5F.
     pub(super) fn pop_reg(&mut self) -> EmulatedStep<NextStep> {
         let (value, rsp) = self.peek(self.insn.op_size)?;
+        // RSP first, for POP RSP ends with what was popped.
         self.set_rsp(rsp);
         self.set_reg(self.insn.rm, self.insn.op_size, value);
         Ok(NextStep::Advance)
@@ -105,6 +106,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     pub(super) fn push_rm(&mut self) -> EmulatedStep<()> {
         let w = self.insn.op_size;
         let (at, rsp) = self.push_slot(w)?;
+        // Before the operand is read: it may be a device's, which is not to be read twice.
         self.m.probe(at, w.bytes(), MemAccess::Write)?;
         let value = self.load_rm(w)?;
         self.store_at(at, w, value)?;
@@ -145,6 +147,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     pub(super) fn pop_segment(&mut self) -> EmulatedStep<NextStep> {
         let reg = self.segment_of_opcode()?;
         let (value, rsp) = self.peek(self.insn.op_size)?;
+        // A selector that cannot be loaded faults with RSP as it was.
         self.load_segment(reg, value)?;
         self.set_rsp(rsp);
         Ok(NextStep::Advance)
@@ -165,6 +168,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// 9C.
     pub(super) fn pushf(&mut self) -> EmulatedStep<NextStep> {
         self.check_vm86_iopl()?;
+        // SDM, "PUSHF/PUSHFD/PUSHFQ": both are cleared in the image.
         let hidden = Rflags::RF.union(Rflags::VM).bits();
         self.push(self.insn.op_size, self.m.rflags() & !hidden)?;
         Ok(NextStep::Advance)
@@ -175,6 +179,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         self.check_vm86_iopl()?;
         let (value, rsp) = self.peek(self.insn.op_size)?;
         let old = self.m.rflags();
+        // Neither VM nor VIF and VIP, which POPF leaves alone at every privilege level.
         let mut taken = Rflags::from_bits_truncate(super::alu::STATUS)
             | Rflags::TF
             | Rflags::DF
@@ -240,6 +245,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let rsp = self.stack_offset(width_len(w).wrapping_mul(8));
         for (slot, value) in (0u8..8).zip(values) {
             let n = 7u8.wrapping_sub(slot);
+            // SDM, "POPA/POPAD": the image of RSP is skipped.
             if n != RSP {
                 self.set_reg(n, w, value);
             }

@@ -157,6 +157,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// As [`InsnCx::destination`], with the memory known to be there.
     fn writable_destination(&mut self, w: AccessWidth, probed: &mut Option<Gva>) -> EmulatedStep<Gva> {
         let to = self.destination(w, MemAccess::Write)?;
+        // One page is remembered, so an element that lies in two is always probed.
         let within = to.left_in_page() >= width_len(w);
         if !within || *probed != Some(to.page_base()) {
             self.m.probe(to, w.bytes(), MemAccess::Write)?;

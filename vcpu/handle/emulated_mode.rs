@@ -32,6 +32,7 @@ pub(crate) fn step<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome 
     if let Some(event) = cx.core.interrupted {
         return deliver(cx, event);
     }
+    // The processor does not run, and so does not say when the guest can take an interrupt.
     if cx.core.controls.interrupt_window() && cx.core.is_interruptible() {
         return misc::interrupt_window(cx);
     }
@@ -65,11 +66,13 @@ fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> E
     let is_over = match done {
         ExitOutcome::Resume => true,
         ExitOutcome::Inject(_) => !matches!(cause, InterruptCause::Exception(_)),
+        // Memory comes first. The event stays as it is, and is delivered afterwards.
         _ => return done,
     };
     if is_over {
         cx.core.interrupted = None;
     }
+    // A delivery ends a shadow, and that of an NMI blocks the next one.
     let nmi = event == GuestEvent::Nmi || cx.core.hw.blocking().nmi;
     cx.core.hw.set_blocking(EventBlocking { shadow: false, nmi });
     done
@@ -158,8 +161,10 @@ fn interrupt_flag<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedIn
     let was_on = cx.core.state.rflags & Rflags::IF.bits() != 0;
     let next = cx.core.state.rip.wrapping_add(u64::from(insn.len)) & 0xffff_ffff;
     cx.core.state.rip = next;
+    // This ends the shadow of the instruction before; that of STI is set after it.
     cx.core.end_insn(cx.core.state.rflags & Rflags::TF.bits() != 0);
     cx.core.state.rflags = (cx.core.state.rflags | Rflags::IF.bits()) & !Rflags::RF.bits();
+    // With interrupts on already, STI holds nothing off. SDM, "STI—Set Interrupt Flag".
     if !was_on {
         hold_off(cx);
     }
@@ -171,6 +176,7 @@ fn load_segment<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn
     let is_stack = insn.opcode == 0x17 || insn.ext == 2;
     let rip = cx.core.state.rip;
     let done = insn::emulate(cx);
+    // The load may have to be tried again; it is done once RIP has moved.
     if is_stack && done == ExitOutcome::Resume && cx.core.state.rip != rip {
         hold_off(cx);
     }

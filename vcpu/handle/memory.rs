@@ -16,6 +16,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestP
         return ExitOutcome::unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);
+    // Before the look-up, so that a slot which comes meanwhile makes it another one.
     let generation = cx.vm.machine.ram.generation();
     if cx.core.no_slot == Some((fault.gpa.gfn(), generation)) {
         return device(cx, &fault);
@@ -24,8 +25,10 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestP
     match core.paging.fault(cx.vm, cx.cpu, &fault, &mut core.slot_hint) {
         TableFault::Mapped => ExitOutcome::Resume,
         TableFault::Blocked(by) => ExitOutcome::Blocked(by),
+        // Whoever changes the memory may wait for this CPU, or for its turn on it.
         TableFault::Again => ExitOutcome::HostInterrupt,
         TableFault::Mmio => {
+            // Writes to a read-only slot come here as well, but its reads find memory.
             if !cx.vm.machine.ram.has_slot(fault.gpa.gfn()) {
                 cx.core.no_slot = Some((fault.gpa.gfn(), generation));
             }

@@ -65,6 +65,7 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
             cx.core.state.cpl()
         }
     };
+    // As KVM: the privilege is asked for before the number.
     let answer = if cpl == 0 { KVM_ENOSYS } else { KVM_EPERM };
     cx.core.state.gprs[RAX] = answer;
     ExitOutcome::SkipAndResume
@@ -100,6 +101,7 @@ pub(crate) fn alignment_check<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, erro
 
 /// The guest can take an interrupt now.
 pub(crate) fn interrupt_window<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    // Asked for anew before the next entry, if something still waits then.
     cx.core.controls.set_interrupt_window(false);
     if cx.core.wants_user_window() {
         cx.core.wants_window = false;

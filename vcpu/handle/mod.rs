@@ -36,10 +36,12 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::Resolved => ExitOutcome::Resume,
         VmExit::InterruptWindow => misc::interrupt_window(cx),
         VmExit::VirtInsn(VirtInsn::Hypercall) => misc::hypercall(cx),
+        // Nested virtualization is not offered: as on a processor that does not have it.
         VmExit::VirtInsn(VirtInsn::Svm(_) | VirtInsn::Vmx(_)) | VmExit::Undefined => {
             ExitOutcome::Inject(CpuException::UD)
         }
         VmExit::Forbidden => ExitOutcome::Inject(CpuException::GP0),
+        // No device looks past the caches, and INVD would throw away what the host has written.
         VmExit::CacheFlush => ExitOutcome::SkipAndResume,
         VmExit::Xsetbv => misc::xsetbv(cx),
         VmExit::DebugRegister => misc::debug_register(cx),
@@ -47,6 +49,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::NmiReturn => misc::nmi_return(cx),
         VmExit::Emulate | VmExit::Cr(_) | VmExit::Invlpg(_) => emulated_mode::step(cx),
         VmExit::TripleFault => ExitOutcome::ToUser(UserExit::Shutdown),
+        // The emulator knows no tasks.
         VmExit::TaskSwitch => ExitOutcome::unknown(cx.record.recorder.last()),
         VmExit::EntryFailed(raw) => ExitOutcome::ToUser(UserExit::Bug(VmBug::EntryFailed(raw))),
         VmExit::Unknown(raw) => ExitOutcome::unknown(raw),

@@ -35,6 +35,7 @@ fn handle_refused<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAcces
         MsrAccess::Read => MsrUse::Read,
         MsrAccess::Write => MsrUse::Write,
     };
+    // As KVM: the filter is asked before it is looked whether there is such an MSR.
     if !cx.core.recent_msrs.allows(index, usage) {
         return refuse(cx, access, MSR_EXIT_FILTER);
     }
@@ -51,6 +52,7 @@ fn refuse<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, reaso
     if cx.vm.machine.choices.msr_exits() & reason == 0 {
         return ExitOutcome::Inject(CpuException::GP0);
     }
+    // Worked out now: once user space has answered, other bytes may be there.
     let next = match code::next_rip(cx).map_or_else(|| insn::next_rip(cx), Ok) {
         Ok(next) => next,
         Err(outcome) => return outcome,

@@ -60,6 +60,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
     CxMachine::new(cx).read_memory(from, data.get_mut(..bytes)?)?;
     cx.core.io.forget();
     cx.core.io.out = data;
+    // As after so many elements: an event may be taken before the rest.
     let s = &mut cx.core.state;
     s.gprs[RSI] = from.0.wrapping_add(bytes as u64);
     s.gprs[RCX] = left.wrapping_sub(count as u64);

@@ -61,6 +61,7 @@ pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
         return false;
     }
     let rax = cx.core.state.gprs[RAX];
+    // Before the chips, which are behind a lock; an ioeventfd is found without one.
     let is_signal = !a.is_in() && port::signal(cx, a.port(), (a.bytes(), || a.written(rax)));
     is_signal || answer_other(cx, a)
 }

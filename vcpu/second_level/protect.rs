@@ -57,6 +57,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// marks that there were. Where there were any, the caller does [`SecondLevel::flush_protected`] before user space
     /// looks at the pages.
     pub(crate) fn take_dirty(&self, slot: &MemSlot, log: &DirtyBitmap, index: usize, wanted: u64) -> u64 {
+        // Without the lock: a mark that comes now is for the next call.
         if log.word(index) & wanted == 0 {
             return 0;
         }
