@@ -541,6 +541,7 @@ impl VmcbPage {
     pub(super) fn place(&mut self, window: &SvmWindow<'_>, asid: u32, tlb_control: u32) {
         if self.last_cpu != Some(window.cpu_id()) {
             self.last_cpu = Some(window.cpu_id());
+            // What this CPU may have cached of the VMCB is not from its last run. APM, "VMCB Clean Bits".
             self.clean = CleanBits::empty();
         }
         if self.control().asid != asid {

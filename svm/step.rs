@@ -43,6 +43,7 @@ impl SingleStep {
     /// debug exception.
     pub(crate) fn end(&self, traps: bool, rip: u64, rflags: u64, dr6: u64) -> AfterStep {
         let trap = Rflags::TF.bits();
+        // A guest that steps itself gets the trap that it asked for.
         if self.rflags & trap != 0 {
             return AfterStep { rflags, dr6, is_ours: false };
         }

@@ -260,6 +260,7 @@ impl BackendVcpu for SvmVcpu {
         if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr2, out.cr3) = (s.cr0, s.cr2, s.cr3);
             out.cr4 = (s.cr4 & !Cr4::MCE.bits()) | self.guest_mce;
+            // VMRUN wants it set, though the guest has no SVM.
             out.efer = s.efer & !Efer::SVME.bits();
         }
         if want.contains(StateGroups::SYSCALL) {
@@ -298,6 +299,7 @@ impl BackendVcpu for SvmVcpu {
         if dirty.contains(StateGroups::CONTROL) {
             self.guest_mce = from.cr4 & Cr4::MCE.bits();
             let cr4 = from.cr4 | self.host_mce;
+            // A guest reads its own MCE, so reads exit where the host's is another one.
             self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
             let s = self.vmcb.save_mut(CleanBits::CRX | CleanBits::CR2);
             (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, cr4);
@@ -307,6 +309,7 @@ impl BackendVcpu for SvmVcpu {
         }
         if dirty.contains(StateGroups::SYSCALL) {
             let m = &from.syscall;
+            // For G_PAT; the others are read by VMLOAD, before each entry.
             let s = self.vmcb.save_mut(CleanBits::NP);
             (s.star, s.lstar, s.cstar, s.sfmask) = (m.star, m.lstar, m.cstar, m.sfmask);
             s.kernel_gs_base = m.kernel_gs_base;
