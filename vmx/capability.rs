@@ -270,6 +270,7 @@ impl VmxSetup {
         let save_timer = if pin & timer != 0 { ExitControls::SAVE_TIMER.bits() } else { 0 };
         let exit =
             adjust(msrs.exit, exit.bits(), save_timer).map_err(|_| "VM-exit controls for EFER and PAT")?;
+        // The host takes its interrupt itself, once the window is closed; one that an exit acknowledged would be lost.
         if exit & ExitControls::ACKNOWLEDGE.bits() != 0 {
             return Err("exits that leave the host's interrupt pending");
         }
@@ -313,6 +314,7 @@ impl VmxSetup {
     fn timer_value(&self, tsc_khz: u32, ms: u32) -> Option<u32> {
         let ticks = u64::from(tsc_khz).wrapping_mul(u64::from(ms)).wrapping_shr(self.timer_rate);
         let has = PinControls::from_bits_retain(self.pin).contains(PinControls::PREEMPTION_TIMER);
+        // A value of 0 would end the guest before its first instruction.
         has.then_some(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX))
     }
 
@@ -353,6 +355,7 @@ fn primary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
         | PrimaryControls::CR3_STORE
         | PrimaryControls::CR8_LOAD
         | PrimaryControls::CR8_STORE;
+    // A processor that forces one of these to 1 makes exits that nothing here answers.
     if bits & (unhandled | PrimaryControls::RDTSC).bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
         return Err("control register accesses without an exit");
     }

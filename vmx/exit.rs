@@ -64,11 +64,13 @@ impl ExitReport {
     /// put back. SDM, "Resuming Guest Software after Handling an Exception".
     #[inline]
     pub(crate) fn has_unblocked_nmi(&self) -> bool {
+        // The bit is undefined where a delivery was cut short. SDM, "Information for VM Exits Due to Vectored Events".
         if self.vectoring & VALID != 0 {
             return false;
         }
         match self.basic() {
             Some(0) => {
+                // Undefined with #DF, too.
                 let double = (self.interruption & 0xff) as u8 == ExceptionVector::DF.0;
                 self.interruption & event::NMI_UNBLOCKED != 0 && !double
             }

@@ -65,6 +65,7 @@ fn capabilities(id: u32) -> Result<VmxMsrs> {
         return Ok(VmxMsrs { basic, ..VmxMsrs::default() });
     }
     let primary = read(msr::IA32_VMX_TRUE_PROCBASED_CTLS)?;
+    // Bit 31 of the allowed 1-settings: the secondary controls.
     let secondary = if primary >> 63 != 0 { read(msr::IA32_VMX_PROCBASED_CTLS2)? } else { 0 };
     // Bits 1 and 5 of the allowed 1-settings: EPT, VPID.
     let ept_vpid = if secondary >> 32 & 0x22 != 0 { read(msr::IA32_VMX_EPT_VPID_CAP)? } else { 0 };
@@ -88,6 +89,7 @@ fn common_capabilities() -> Result<core::result::Result<VmxMsrs, UnsupportedHost
     for id in 0..cpu::limit() {
         let feature = match cpu::rdmsr_on(id, msr::IA32_FEATURE_CONTROL) {
             Ok(v) => v,
+            // Offline. Where it comes later and cannot run guests, entries there fail.
             Err(e) if e == ENXIO => continue,
             Err(_) => return Ok(Err(UnsupportedHost::Firmware)),
         };

@@ -742,6 +742,7 @@ impl VmcsPage {
             self.tpr_threshold_written = self.tpr_threshold;
             self.own(OwnedField::TprThreshold, u64::from(self.tpr_threshold));
         }
+        // Not entered: a field that was refused still has its old value.
         if let Some(what) = self.refusal.take() {
             return ExitReport { reason: VM_FAIL, qualification: what.info(), ..ExitReport::default() };
         }
@@ -788,6 +789,7 @@ impl VmcsPage {
             }
             _ => {}
         }
+        // Only an entry that succeeds launches the VMCS: after a first one that failed it is VMLAUNCH again.
         self.launched |= r.basic().is_some();
         r
     }

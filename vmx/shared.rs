@@ -48,6 +48,7 @@ impl MsrBitmapPage {
     }
 
     fn pass_through(&mut self, index: u32) {
+        // 1 KiB each: reads of low and of high numbers, then writes of both.
         let range = if index >= 0xc000_0000 { 0x400usize } else { 0 };
         let byte = (index & 0x1fff) as usize >> 3;
         for write in [0, 0x800usize] {

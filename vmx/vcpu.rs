@@ -152,6 +152,7 @@ impl VmxVcpu {
         if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr4) = v.control_registers();
             (out.cr3, out.efer) = (v.read(GuestField::Cr3), v.read(GuestField::Efer));
+            // In other modes the fields are left over, and what software has set is kept.
             if out.is_pae_paging() {
                 out.pdptes = GuestField::PDPTES.map(|f| v.read(f));
             }
@@ -222,6 +223,8 @@ impl VmxVcpu {
             self.vmcs.write(GuestField::EntryErrorCode, u64::from(error));
             self.vmcs.write(GuestField::EntryInsnLength, u64::from(length));
         }
+        // Software may have cleared IF since, without which entries refuse this blocking. SDM, "Checks on Guest
+        // Non-Register State".
         if self.interruptibility & BY_STI != 0 && state.rflags & Rflags::IF.bits() == 0 {
             self.interruptibility &= !BY_STI;
         }
@@ -299,8 +302,10 @@ impl VmxVcpu {
         let value = state.gprs.get(usize::from(write.source)).copied().unwrap_or(0);
         let cs = SegAttr(self.vmcs.read(GuestField::CsRights) as u32);
         let long = self.vmcs.read(GuestField::Efer) & Efer::LMA.bits() != 0 && cs.is_long();
+        // MOV to CR has 32 bits outside 64-bit mode.
         let value = if long { value } else { value & 0xffff_ffff };
         let leaves = write.number == 0 && value & CR0_PAGED != CR0_PAGED;
+        // The processor can run the guest up to this instruction, not behind it: software carries it out.
         if leaves && !self.unrestricted {
             return decode(&self.report);
         }
@@ -311,6 +316,8 @@ impl VmxVcpu {
         let checked =
             if write.number == 0 { rules.check_cr0(&now, value) } else { rules.check_cr4(&now, value) };
         match checked {
+            // The shadows alone: the rest, directory pointers included, is the processor's when the instruction runs
+            // again.
             Ok(after) => self.vmcs.set_shadows(after.state.cr0, after.state.cr4),
             Err(_) => return VmExit::Forbidden,
         }
@@ -400,6 +407,7 @@ impl BackendVcpu for VmxVcpu {
             self.vmcs.write(GuestField::TscOffset, self.tsc_offset);
         }
         self.store_event(state);
+        // The VMCS has no CR2, and writing it serializes; mostly the value is still there.
         if asm::cr2() != self.cr2 {
             asm::set_cr2(self.cr2);
         }
@@ -407,6 +415,7 @@ impl BackendVcpu for VmxVcpu {
         self.report = self.vmcs.run(window, (root, &self.format), (&mut self.tag, flush), &mut state.gprs);
         if self.report.basic().is_none() {
             state.broken_rule = self.broken_rule();
+            // Whatever the failure left of it, the next entry must not inject it.
             self.vmcs.write(GuestField::EntryInterruption, 0);
             return self.report.raw();
         }
@@ -430,6 +439,7 @@ impl BackendVcpu for VmxVcpu {
     fn leave(&mut self, _window: &mut VmxWindow<'_>) {
         if self.vmcs.is_live() {
             let mut image = self.image;
+            // Not the groups that still wait to be written: of those the VMCS has what was before.
             self.fetch(self.dirty.complement(), &mut image);
             self.image = image;
             self.vmcs.leave();
