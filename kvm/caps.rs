@@ -59,6 +59,7 @@ pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
         tsc_khz: timer::tsc_khz(),
         hardware_paging: true,
         la57: false,
+        // What second-level tables of four levels can show.
         max_phys_bits: 48,
         xcr0: supported_xcr0(),
         tsc_aux: has_tsc_aux(),

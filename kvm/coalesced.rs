@@ -73,11 +73,13 @@ impl CoalescedWrites {
         if zones.len() >= MAX_ZONES {
             return Err(ENOSPC);
         }
+        // A new list: where memory runs out, the old one is still whole.
         let mut more = KVec::with_capacity(zones.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         for z in Iterator::chain(zones.iter(), [&zone]) {
             more.push_within_capacity(*z)?;
         }
         *zones = more;
+        // It only spares others the lock. Who sees it late returns to user space, as without the zone.
         self.has_zones.store(true, Relaxed);
         Ok(0)
     }
@@ -129,6 +131,7 @@ impl CoalescedWrites {
             u32::from_le_bytes(bytes)
         };
         let at = word(LAST);
+        // User space may have put anything there.
         if at >= CAPACITY {
             return false;
         }

@@ -25,6 +25,7 @@ impl<B: VendorBackend> DeviceFile<B> {
     fn drain_output(&self, out: &mut [u8]) -> usize {
         let Some(console) = self.console() else { return 0 };
         let (n, waits) = console.drain_output(out);
+        // The queue stopped for want of room, and nobody else takes it up again.
         if waits {
             self.device.request_service(&self.vm.machine);
         }
@@ -67,6 +68,7 @@ impl<B: VendorBackend> DeviceFile<B> {
             let n = self.drain_output(chunk.get_mut(..want).unwrap_or(&mut []));
             let copied = chunk.get(..n).map_or(0, |b| to.copy_to_iter(b));
             total = total.saturating_add(copied);
+            // A guest that writes on and on must not hold up a thread that has a signal.
             if n != 0 && copied == n && !to.is_empty() && !signal_pending() {
                 continue;
             }
@@ -91,6 +93,7 @@ impl<B: VendorBackend> DeviceFile<B> {
         if !self.device.is_console() {
             return Err(EINVAL);
         }
+        // Its buffers are in guest memory: user addresses of the process that made the VM.
         if self.device.is_virtio_console() && !self.vm.space.is_current() {
             return Err(EIO);
         }

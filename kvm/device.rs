@@ -88,6 +88,7 @@ impl<B: VendorBackend> DeviceFile<B> {
 
     /// Serves a queue with the calling thread.
     fn serve(&self, queue: u64) -> Result<i64> {
+        // The queue is in guest memory, by user addresses of the process that made the VM.
         if !self.vm.space.is_current() {
             return Err(EIO);
         }

@@ -106,6 +106,7 @@ pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 pub(crate) fn clear<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: ClearDirtyLog = user::read(arg)?;
     slot_id(asked.slot)?;
+    // In KVM's order: what is wrong by itself comes before a slot that is missing.
     if asked.first_page % WORD_PAGES != 0 {
         return Err(EINVAL);
     }

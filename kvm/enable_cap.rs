@@ -40,6 +40,7 @@ impl ChosenCaps {
 
     /// Returns whether a vCPU of that number could be the boot processor.
     fn could_boot(&self, id: u64) -> bool {
+        // As KVM: the limits themselves pass, though no vCPU has such a number.
         id <= MAX_VCPUS as u64 && (self.max_vcpu_ids == 0 || id <= self.max_vcpu_ids)
     }
 
@@ -94,6 +95,7 @@ pub(super) fn enable<B: VendorBackend>(
         return Err(EINVAL);
     }
     match cap.cap {
+        // The older of the two ignores what it does not know.
         caps::DISABLE_QUIRKS => choices.turn_off(KvmQuirks::from_bits_truncate(arg)),
         caps::DISABLE_QUIRKS2 => choices.turn_off(KvmQuirks::from_bits(arg).ok_or(EINVAL)?),
         caps::SPLIT_IRQCHIP => split_irqchip(vm, vcpus, arg)?,
@@ -138,6 +140,7 @@ pub(super) fn set_msr_filter<B: VendorBackend>(vm: &Vm<B>, given: &abi::MsrFilte
     }
     let filter = Arc::new(GuestMsrFilter::new(allows_others, ranges), GFP_KERNEL_ACCOUNT)?;
     vm.machine.choices.set_msr_filter(filter);
+    // After it is in place: who takes the request finds this filter or a newer one.
     for vcpu in vm.machine.mailboxes.iter() {
         vcpu.request(VcpuRequests::MSR_FILTER);
     }

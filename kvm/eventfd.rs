@@ -84,6 +84,7 @@ pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u6
         return Err(EINVAL);
     }
     let line = || IrqFd::new(&vm.machine.interrupts, a.gsi);
+    // Made under the lock: if the routes change after its look-up, reroute() comes to it as well.
     replace(&mut lines.lock(), |_| true, || EventListener::new(fd, line()).map(Some))?;
     Ok(0)
 }
@@ -123,6 +124,7 @@ pub(super) fn ioeventfd<B: VendorBackend>(vm: &Vm<B>, writes: &Mutex<IoEventFds>
     let wants_value = a.flags & abi::IOEVENTFD_DATAMATCH != 0;
     let place = if is_port { IoAddrSpace::of_port(a.addr) } else { IoAddrSpace::Memory };
     let wanted = IoEventMatch { place, addr: a.addr, len: a.len, value: wants_value.then_some(a.datamatch) };
+    // Before the checks: what cannot be is not found either.
     if a.flags & abi::IOEVENTFD_DEASSIGN != 0 {
         let event = EventFd::get(a.fd)?;
         return change(vm, writes, |t| t.without(wanted, |e| **e == event));
@@ -147,6 +149,7 @@ fn change<B: VendorBackend>(
 ) -> Result<i64> {
     let mut writes = writes.lock();
     let changed = f(&writes)?;
+    // The vCPUs' copy first: where this fails, both are as they were.
     vm.machine.io_events.replace(changed.try_clone()?)?;
     *writes = changed;
     Ok(0)

@@ -24,6 +24,7 @@ pub(super) fn get<B: VendorBackend>(
     mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
 ) -> abi::VcpuEvents {
+    // What was posted and not yet taken is pending, too.
     core.add_nmis(mailbox.take_requests(VcpuRequests::NMIS).nmis());
     let mut e = <abi::VcpuEvents as zerocopy::FromZeros>::new_zeroed();
     e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
@@ -49,6 +50,7 @@ pub(super) fn get<B: VendorBackend>(
         e.interrupt_nr = v;
     }
     let b = core.hw.blocking();
+    // One kind for both: all that counts when it is set again is whether there is one.
     e.interrupt_shadow = if b.shadow { abi::SHADOW_INT_STI } else { 0 };
     e.nmi_injected = u8::from(core.interrupted == Some(GuestEvent::Nmi));
     e.nmi_pending = core.nmis;

@@ -30,6 +30,7 @@ pub(super) fn translate<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>, ar
     core.fetch(StateGroups::all());
     let how = WalkAccess { kind: AccessKind::Read, privilege: AccessPrivilege::Supervisor };
     let found = loop {
+        // No protection key applies: it is a debugger that asks.
         match walk(&*vm.machine.ram, &core.paging_regs(0), Gva(asked.linear_address), how) {
             Ok(found) => break Some(found.gpa),
             Err(WalkError::Mem(MemError::NotResident(gpa))) => vm.machine.ram.fault_in(gpa, true)?,

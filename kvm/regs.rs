@@ -83,6 +83,7 @@ pub(super) fn sregs<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs {
         cr4: s.cr4,
         cr8: core.lapic.as_ref().map_or_else(|| u64::from(core.cr8()), |l| u64::from(l.cr8())),
         efer: s.efer,
+        // As after reset: switched on at its usual place, of a boot processor.
         apic_base: core.lapic.as_ref().map_or(0xfee0_0900, |l| l.base()),
         interrupt_bitmap,
     }
@@ -102,6 +103,7 @@ pub(super) fn set_sregs<B: VendorBackend>(
     if !core.cpuid.cr_rules().allows(&control) || r.cr8 > 15 {
         return Err(EINVAL);
     }
+    // The last that can refuse: up to here nothing has been set.
     if core.lapic.is_some() && !core.restore_apic_base(r.apic_base) {
         return Err(EINVAL);
     }
@@ -118,6 +120,7 @@ pub(super) fn set_sregs<B: VendorBackend>(
     s.gdt = r.gdt.into();
     s.idt = r.idt.into();
     s.cr2 = r.cr2;
+    // Reserved bits of CR0's lower half are ignored, as by MOV to CR0.
     s.set_control(&CrState { cr0: Cr0::from_bits_truncate(r.cr0).bits(), ..control });
     s.mark(StateGroups::SEGMENTS | StateGroups::TABLES);
     let mut words = [0u8, 64, 128, 192].into_iter().zip(r.interrupt_bitmap);

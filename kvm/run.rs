@@ -60,6 +60,7 @@ impl RunPages {
             let value = (Self::u64(&self.pio, 0) & width.mask()) as u32;
             core.state.gprs[RAX] = merge_rax(core.state.gprs[RAX], width, value);
         }
+        // Taken, so that an answer counts once, also where a signal ends this KVM_RUN.
         match last.take() {
             Some(UserExit::Mmio { .. }) => {
                 core.io.complete(Self::u64(&self.run, offset::MMIO_DATA));
@@ -73,6 +74,7 @@ impl RunPages {
             }
             _ => {}
         }
+        // With a local APIC in the kernel the page's CR8 goes out only.
         if core.lapic.is_none() {
             core.set_cr8((Self::u64(&self.run, offset::CR8) & 15) as u8);
         }
@@ -83,6 +85,7 @@ impl RunPages {
 
     /// Tells user space what it may want to know on every return of KVM_RUN.
     pub(super) fn end<B: VendorBackend>(&self, core: &mut VcpuCore<B>) {
+        // As KVM: without interrupts of user space's there is nothing to be ready for.
         let ready = !core.has_user_pic || core.is_ready_for_user_irq();
         self.run.write(offset::READY_FOR_INTERRUPT_INJECTION, &[u8::from(ready)]);
         self.run.write(offset::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);

@@ -128,6 +128,7 @@ pub(super) fn vcpu_set_attr<B: VendorBackend>(
     let mut from = StateReader::new(&state);
     let lapic = core.lapic.as_mut().ok_or(ENXIO)?;
     let old = lapic.save();
+    // The section may be good, and in place already, before what follows it is found to be wrong.
     if let Err(why) = from.get(mailbox.id, lapic).and_then(|()| from.finish()) {
         lapic.set_state(&old);
         return Err(refuse(why));
@@ -159,6 +160,7 @@ fn give(at: u64, state: &StateWriter) -> Result<i64> {
     let state = state.finish().ok_or(EIO)?;
     let room: abi::StateBuffer = user::read(at)?;
     let bytes = state.len() as u64;
+    // Told even where there is no room, so that user space knows how much it needs.
     user::write(at, &abi::StateBuffer { bytes, ..room })?;
     if room.bytes < bytes {
         return Err(E2BIG);

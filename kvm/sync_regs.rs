@@ -73,6 +73,7 @@ pub(super) fn load<B: VendorBackend>(
     pages: &RunPages,
     request: SyncRequest,
 ) -> Result<bool> {
+    // In this order: taking registers over drops a pending exception, and events may bring one.
     if request.changed & abi::SYNC_REGS != 0 {
         regs::set_regs(core, &fetch::<abi_vcpu::Regs>(pages, REGS));
         done(pages, abi::SYNC_REGS);

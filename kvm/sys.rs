@@ -84,6 +84,7 @@ fn msr_index_list(arg: u64, list: &[u32]) -> Result<i64> {
     let mut header: sys::MsrList = user::read(arg)?;
     let room = header.nmsrs as usize;
     header.nmsrs = list.len() as u32;
+    // The number is told even where the list has no room. KVM API, "KVM_GET_MSR_INDEX_LIST".
     user::write(arg, &header)?;
     if list.len() > room {
         return Err(E2BIG);

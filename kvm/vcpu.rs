@@ -86,6 +86,7 @@ fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<
         VcpuCore::new(hw, is_boot, lapic, CpuidTable::new(), signature, halt_poll_ns, parts),
         GFP_KERNEL_ACCOUNT,
     )?;
+    // The same for all vCPUs, so that their counters agree.
     core.set_tsc_offset(vm.machine.clock.tsc_offset);
     core.set_msr_filter(vm.machine.choices.msr_filter());
     core.has_user_pic = !vm.machine.irqchip.is_full();
@@ -131,6 +132,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         if arg != 0 {
             return Err(EINVAL);
         }
+        // Guest memory is user addresses of the process that made the VM.
         if !self.vm.space.is_current() {
             return Err(EIO);
         }
@@ -144,6 +146,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         }
         self.pages.begin(&mut inner.core, &mut inner.last);
         let ended = self.run_to_end(inner);
+        // On every way out, that by a signal included.
         if sync.is_wanted() {
             sync_regs::store(&self.vm, &self.mailbox, &mut inner.core, &self.pages, sync);
         }
@@ -193,6 +196,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             )?;
             match exit {
                 Some(exit) if self.coalesced.take(exit) => {
+                    // To the instruction this is user space's answer.
                     inner.core.io.complete(0);
                 }
                 exit => return Ok(exit),

@@ -139,9 +139,11 @@ impl<B: VendorBackend> VmFile<B> {
         if self.vm.machine.irqchip.has_lapics() {
             return Err(EEXIST);
         }
+        // A vCPU is made with a local APIC or without, for good.
         if config.vcpus != 0 {
             return Err(EINVAL);
         }
+        // Allocated before the spin lock is taken, and what it replaces is freed after.
         let mut routing = GsiRouting::identity()?;
         // KVM_CAP_X2APIC_API may have been enabled before there is a chip to be told.
         let format = self.vm.machine.choices.msi_format().narrow();
