@@ -400,6 +400,7 @@ impl ChipBus {
             }
             ChipName::Pit => self.settle_timer(now, out),
             ChipName::Pic => {
+                // The acknowledge first: the timer may have the next pulse ready, which waits for it.
                 if self.pic.as_mut().is_some_and(|p| p.take_ended() & 1 != 0) {
                     self.ack_timer();
                 }
@@ -475,6 +476,7 @@ impl ChipBus {
         if let Some(kbd) = self.i8042.as_mut() {
             kbd.tick(now);
         }
+        // Of the others none depends on time.
         for chip in [ChipName::Rtc, ChipName::Pm, ChipName::I8042, ChipName::Pit] {
             self.settle(chip, now, out);
         }

@@ -154,6 +154,8 @@ impl Keyboard {
     /// A byte from the host. `translated` changes how the identity reads.
     fn command(&mut self, byte: u8, translated: bool) {
         match core::mem::take(&mut self.param) {
+            // A command where a parameter is awaited is carried out as a command, so that a guest can always start
+            // over.
             KbdParam::Ignored if byte < 0x80 => return self.say(&[ACK]),
             KbdParam::ScanCodeSet if byte == 0 => return self.say(&[ACK, self.set]),
             KbdParam::ScanCodeSet if byte <= 3 => {
@@ -172,6 +174,7 @@ impl Keyboard {
                 self.say(&[ACK]);
             }
             0xee => self.say(&[ECHO]),
+            // The controller translates the identity as if it were a key: 0x83 reads 0x41.
             0xf2 => self.say(&[ACK, 0xab, if translated { 0x41 } else { 0x83 }]),
             0xf4 => self.say(&[ACK]),
             0xf5 | 0xf6 => {
@@ -328,6 +331,7 @@ impl I8042 {
     /// Reading an empty buffer gives zero.
     fn read_data(&mut self, now: Ns) -> u8 {
         let Some((byte, _)) = self.output.take() else { return 0 };
+        // Not at once: IRQ 1 is an edge, so the line has to be low between two bytes.
         self.kbd.ready_at = now.after(BYTE_NS);
         byte
     }
@@ -354,10 +358,13 @@ impl I8042 {
         if byte & OutPort::NOT_RESET.bits() == 0 {
             self.request_reset();
         }
+        // The port's other lines are the interrupts and the keyboard's clock and data, which follow from the rest of
+        // the state.
         self.out_port.set(OutPort::A20, byte & OutPort::A20.bits() != 0);
     }
 
     fn command(&mut self, byte: u8) {
+        // A command in place of a data byte that was asked for calls that off.
         self.param = Param::Keyboard;
         match byte {
             // Only the first byte of the controller's memory exists.
@@ -395,6 +402,7 @@ impl I8042 {
 
     fn write_port_a(&mut self, value: u8) {
         let reset = value & 1 != 0;
+        // The edge resets: a guest that left the bit set may write the port again to switch A20.
         if reset && !self.fast_reset {
             self.request_reset();
         }

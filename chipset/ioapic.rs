@@ -173,6 +173,7 @@ impl Ioapic {
         for pin in 0..PINS {
             let Some(entry) = self.entries.get_mut(pin) else { break };
             let [v, ..] = entry.to_le_bytes();
+            // All pins with the vector: the broadcast says no more than that, and pins may share one.
             if v == vector && *entry & REMOTE_IRR != 0 {
                 *entry &= !REMOTE_IRR;
                 if self.service(pin) {
@@ -246,6 +247,7 @@ impl Ioapic {
 
     fn read_selected(&self) -> u32 {
         match self.select {
+            // 82093AA, "IOAPICARB": the arbitration id is loaded from the id whenever that is written.
             0 | 2 => u32::from(self.id) << 24,
             1 => VERSION_VALUE,
             _ => match self.selected_entry().and_then(|(pin, high)| Some((self.entries.get(pin)?, high))) {

@@ -173,6 +173,7 @@ impl ApicMessage {
         let [vector, ..] = data.to_le_bytes();
         let delivery = match DeliveryMode::from_code(u64::from(data >> 8))? {
             DeliveryMode::Fixed if low & 8 != 0 => DeliveryMode::LowestPriority,
+            // SDM, "Message Data Register Format": the code is reserved there; only an ICR sends it.
             DeliveryMode::StartUp => return None,
             other => other,
         };

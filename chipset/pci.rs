@@ -180,11 +180,13 @@ impl PciRoot {
             Some(slot) => slot,
             None => (0..SLOTS).map(PciSlot).find(|s| self.occupied & s.bit() == 0).ok_or(ENOSPC)?,
         };
+        // Atomic: the caller holds the function's lock and the root's.
         let mut map = KVec::with_capacity(self.map.len().saturating_add(BARS), GFP_ATOMIC)?;
         for old in self.map.iter() {
             map.push_within_capacity(*old)?;
         }
         let mut next = self.window_next;
+        // Once to see whether all of them fit, so that an error leaves the root as it was; then in earnest.
         for bar in 0..BARS as u8 {
             let Some(bytes) = config.bar_bytes(bar) else { continue };
             let home = align_up(next, bytes.max(BAR_ALIGN)).ok_or(ENOSPC)?;
@@ -263,6 +265,8 @@ impl PciRoot {
 
     /// Reads a port, `offset` from 0xcf8, CONFIG_ADDRESS.
     pub(crate) fn read(&self, offset: u16, width: AccessWidth) -> ConfigAccess {
+        // PCI, "Configuration Mechanism #1": only whole doublewords reach CONFIG_ADDRESS; bytes among them are other
+        // ports, as the reset register at 0xcf9.
         if offset == 0 && width == AccessWidth::B4 {
             return ConfigAccess::Done(self.address);
         }

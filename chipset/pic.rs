@@ -123,6 +123,7 @@ impl PicChip {
         } else {
             self.lines &= !m;
         }
+        // A level request is its line and goes away with it; an edge is remembered, however short the pulse was.
         if self.elcr & m != 0 {
             self.follow_levels();
         } else if rises {
@@ -160,15 +161,20 @@ impl PicChip {
         if self.sfnm && is_master {
             busy &= !bit(CASCADE);
         }
+        // 8259A, "Fully Nested Mode": only what ranks above all that is in service may interrupt it, so not the same
+        // input again.
         (wanted < self.rank(busy)).then(|| self.input_at(wanted))
     }
 
     /// The INTA cycle for input `n`.
     fn serve(&mut self, n: u8) {
         let m = bit(n);
+        // A level request stays while its line is high: the device takes it back, not the acknowledge.
         if self.elcr & m == 0 {
             self.irr &= !m;
         }
+        // 8259A, "Automatic End of Interrupt (AEOI) Mode": the in-service bit is gone when INTA ends, so nobody ever
+        // sees it.
         if self.auto_eoi {
             self.ended |= m;
             if self.rotate_on_auto_eoi {
@@ -181,6 +187,7 @@ impl PicChip {
 
     fn end(&mut self, n: u8, rotate: bool) {
         let m = bit(n);
+        // A specific EOI of an input that is not in service ends nothing, and must not be taken for the timer's.
         self.ended |= self.isr & m;
         self.isr &= !m;
         if rotate {
@@ -189,6 +196,8 @@ impl PicChip {
     }
 
     fn end_most_urgent(&mut self, rotate: bool) {
+        // 8259A, "End of Interrupt (EOI)": in special mask mode a non-specific EOI leaves the bits of masked inputs
+        // alone.
         let mut inputs = self.isr;
         if self.special_mask {
             inputs &= !self.imr;
@@ -216,10 +225,13 @@ impl PicChip {
     fn start_init(&mut self, icw1: u8) {
         let wants_icw4 = icw1 & ICW1_ICW4 != 0;
         *self = PicChip {
+            // 8259A, "Initialization Command Words 1 and 2 (ICW1, ICW2)": the edge sense circuit is reset. A line that
+            // is high already has to fall and rise before it requests again.
             lines: self.lines,
             base: self.base,
             elcr: self.elcr,
             elcr_mask: self.elcr_mask,
+            // The service of these ends here without an EOI, and whoever waits for its end must hear of it.
             ended: self.ended | self.isr,
             // Without an ICW4 its functions are all zero.
             auto_eoi: self.auto_eoi && wants_icw4,
@@ -249,6 +261,8 @@ impl PicChip {
 
     fn write_ocw3(&mut self, value: u8) {
         self.poll = value & OCW3_POLL != 0;
+        // Register select and special mask each have an enable bit: an OCW3 that is meant for one leaves the other as
+        // it is.
         if value & OCW3_READ != 0 {
             self.reads_isr = value & OCW3_READ_ISR != 0;
         }
@@ -491,6 +505,7 @@ impl Pic {
     /// line is masked (an edge is kept all the same).
     pub(crate) fn set_irq(&mut self, line: u8, level: PinLevel) -> Option<u32> {
         match line {
+            // Routes may name it, as KVM's default ones do for GSI 2, but the slave alone drives it.
             CASCADE => None,
             0..=7 => {
                 let heard = self.master.heard(line, level);
@@ -561,6 +576,8 @@ impl Pic {
     /// Carries the slave's output to the master's cascade input.
     fn settle(&mut self) {
         let out = PinLevel::from(self.slave.request(false).is_some());
+        // The cascade is an edge input, but its request goes with the slave's output all the same: a master that kept
+        // it would have INTA answered with a spurious vector of the slave.
         if !out.is_high() {
             self.master.irr &= !bit(CASCADE);
         }
@@ -576,6 +593,8 @@ impl Pic {
     fn poll(&mut self, is_master: bool) -> u8 {
         let chip = if is_master { &mut self.master } else { &mut self.slave };
         chip.poll = false;
+        // 8259A, "Poll Command": the read acknowledges at this chip only; a guest that finds the cascade polls the
+        // slave next.
         let Some(n) = chip.request(is_master) else { return 0 };
         chip.serve(n);
         if !is_master {
@@ -608,6 +627,7 @@ impl HasState for Pic {
     fn set_state(&mut self, state: &SavedPic) {
         self.master = PicChip::from_state(&state.master, ELCR_MASK_MASTER);
         self.slave = PicChip::from_state(&state.slave, ELCR_MASK_SLAVE);
+        // The levels may be such as never went with these requests: what follows from them is worked out anew.
         self.master.follow_levels();
         self.slave.follow_levels();
         self.settle();

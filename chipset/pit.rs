@@ -224,6 +224,7 @@ impl Pit {
         let old = self.save();
         let speaker_data = speaker_data.map_or(old.speaker_data, u8::from);
         self.set_state(&SavedPit { channels, speaker_data, ..old });
+        // First the pulses of the past are found, then forgotten: the other way round the next tick would find them.
         self.tick(now);
         self.forget_missed();
     }
@@ -273,6 +274,7 @@ impl Pit {
         match offset.wrapping_add(FIRST_PORT) {
             SPEAKER => {
                 let [_, _, two] = &self.channels;
+                // A gate that moves starts or stops channel 2 at a point in time; the speaker's bit alone needs none.
                 let same = (value & 1 != 0) == two.gate;
                 if same {
                     self.speaker_data = value & 2 != 0;
@@ -394,6 +396,7 @@ impl HasState for Pit {
     fn set_state(&mut self, state: &SavedPit) {
         let SavedPit { channels: [a, b, c], speaker_data, reinject, replaced, pending, acked, seen, handed } =
             state;
+        // No port moves these two gates: a state with one low would stop its channel for good.
         let tied = |s: &SavedPitChannel| PitChannel::from_state(&SavedPitChannel { gate: 1, ..*s });
         *self = Pit {
             channels: [tied(a), tied(b), PitChannel::from_state(c)],

@@ -242,6 +242,7 @@ impl Pm {
         let low = u16::from_le_bytes([value, 0]);
         let high = u16::from_le_bytes([0, value]);
         match offset {
+            // ACPI, "PM1 Event Grouping": a one clears, so that writing back what was read keeps what came since.
             0 => self.status &= !Pm1::from_bits_truncate(low),
             1 => self.status &= !Pm1::from_bits_truncate(high),
             2 => self.enable = Pm1::from_bits_truncate(self.enable.bits() & 0xff00 | low),

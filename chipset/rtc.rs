@@ -158,6 +158,7 @@ fn memory(config: &RtcSetup) -> [u8; 128] {
     let above_4g = config.ram_above_4g >> 16;
     // Equipment: a coprocessor.
     put(0x14, 0x02, 1);
+    // KiB below 1 MiB and from there to 64 MiB, twice; then units of 64 KiB above 16 MiB and above 4 GiB.
     put(0x15, 640, 2);
     put(0x17, extended_kib.min(0xffff), 2);
     put(0x30, extended_kib.min(0xffff), 2);
@@ -192,6 +193,7 @@ impl Rtc {
             seen_second: 0,
             seen_tick: RtcClock::ticks(now.0),
         };
+        // From 0 on, the first look would find decades of updates and a daily alarm.
         rtc.seen_second = rtc.second(now);
         rtc
     }
@@ -274,6 +276,7 @@ impl Rtc {
     }
 
     fn is_divider_running(&self) -> bool {
+        // The codes below are for crystals of 1 and 4 MHz, which no PC has: taken for the one that there is.
         self.get(reg::A) & A_DIVIDER <= A_32KHZ
     }
 
@@ -337,6 +340,7 @@ impl Rtc {
             }
             self.seen_second = second;
         }
+        // Whether or not their interrupts are enabled: guests poll the flags, too.
         self.put(reg::C, self.get(reg::C) | flags.bits());
     }
 
@@ -428,6 +432,7 @@ impl Rtc {
         self.offset_ns = phase_ns.wrapping_add(NS_PER_SEC).wrapping_sub(host_phase) % NS_PER_SEC;
         self.offset_seconds = 0;
         self.offset_seconds = time.to_unix().saturating_sub(self.second(now)).clamp(-MAX_OFFSET, MAX_OFFSET);
+        // A clock that was set has not run through the seconds in between: none of them is an update or an alarm.
         self.seen_second = self.second(now);
     }
 
@@ -441,6 +446,8 @@ impl Rtc {
                 self.get(self.index)
             }
             reg::A => {
+                // Registers never change halfway here. UIP is for guests that wait for its fall to find the start of a
+                // second.
                 let updates = self.is_running() && self.phase_ns(now) >= NS_PER_SEC.saturating_sub(UIP_NS);
                 self.get(reg::A) | if updates { A_UIP } else { 0 }
             }
@@ -461,10 +468,12 @@ impl Rtc {
             reg::SECONDS | reg::MINUTES | reg::HOURS | reg::WEEKDAY..=reg::YEAR | reg::CENTURY => {
                 self.write_time(value, now);
             }
+            // MC146818A, "Divider Control": the first update comes half a second after the divider leaves its reset.
             reg::A => self.write_control(now, NS_PER_SEC / 2, |rtc| rtc.put(reg::A, value & !A_UIP)),
             reg::B => self.write_control(now, self.phase_ns(now), |rtc| {
                 let mut b = RegisterB::from_bits_truncate(value);
                 if b.contains(RegisterB::SET) {
+                    // MC146818A, "Register B": SET going high clears UIE.
                     b.remove(RegisterB::UPDATE);
                 }
                 rtc.put(reg::B, b.bits());
@@ -481,6 +490,7 @@ impl Rtc {
         }
         self.freeze(now);
         self.put(self.index, value);
+        // Other registers and the fraction of the second run on: a guest may set a single one.
         self.thaw(now, self.phase_ns(now));
     }
 
@@ -561,6 +571,7 @@ impl HasState for Rtc {
             seen_second,
             seen_tick,
         };
+        // The summary bit and UIP are worked out when read; stored ones would be read forever.
         self.put(reg::C, self.get(reg::C) & RegisterB::INTERRUPTS.bits());
         self.put(reg::A, self.get(reg::A) & !A_UIP);
     }

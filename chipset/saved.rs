@@ -240,6 +240,8 @@ impl<'a> StateReader<'a> {
                 self.rest = rest;
                 return if header.version == version { Ok(Some(state)) } else { Err(BadState::Version(id)) };
             }
+            // A mandatory section is for someone else to ask for; and whoever asks for one that may be missing leaves
+            // what is here.
             if header.id & OPTIONAL == 0 || id & OPTIONAL != 0 {
                 break;
             }

@@ -389,6 +389,8 @@ impl Uart {
         if self.rx.len < self.capacity() {
             return self.rx.push(byte);
         }
+        // PC16550D, "Line Status Register": the buffer register is overwritten, but a FIFO keeps its bytes and loses
+        // the new one.
         self.overrun = true;
         if !self.fifo_on {
             self.rx.replace(byte);
@@ -406,6 +408,7 @@ impl Uart {
 
     fn write_fcr(&mut self, value: u8) {
         let on = value & FCR_ENABLE != 0;
+        // PC16550D, "FIFO Control Register": going into or out of FIFO mode clears the FIFOs.
         if on != self.fifo_on || (on && value & FCR_CLEAR_RX != 0) {
             self.rx = ReceiveFifo::default();
         }
@@ -417,6 +420,7 @@ impl Uart {
 
     fn write_mcr(&mut self, value: u8) {
         self.mcr = Mcr::from_bits_truncate(value);
+        // Leaving loopback gives the line back: input that waited outside comes in with the refill.
         self.follow_modem();
         self.refill();
     }
@@ -443,6 +447,7 @@ impl Uart {
                 deltas |= delta;
             }
         }
+        // PC16550D, "Modem Status Register": of the ring indicator only the trailing edge counts.
         if was.contains(ModemStatus::RI) && !lines.contains(ModemStatus::RI) {
             deltas |= ModemStatus::TERI;
         }
@@ -568,6 +573,7 @@ impl HasState for Uart {
         self.overrun = overrun != 0;
         self.msr = ModemStatus::from_bits_truncate(msr);
         self.thre_pending = thre_pending != 0;
+        // The capacity follows from `fifo_on`, which is set above.
         self.rx = ReceiveFifo { bytes: rx, len: usize::from(rx_len).min(self.capacity()) };
     }
 }

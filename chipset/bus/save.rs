@@ -115,6 +115,7 @@ impl ChipBus {
         each_chip!(self, as_mut, chip => from.get(0, chip)?);
         if let Some(uart) = self.uart.as_mut() {
             let (input, output) = (from.get_bytes(UART_INPUT, 0)?, from.get_bytes(UART_OUTPUT, 0)?);
+            // The rings would drop what goes beyond: a state that does not fit is refused, not cut.
             if input.len() > uart::INPUT_BYTES {
                 return Err(BadState::Version(UART_INPUT.id));
             }

@@ -100,6 +100,7 @@ impl ApicIdentity {
             return ldr >> 16 == dest >> 16 && ldr & dest & 0xffff != 0;
         }
         let logical = u32::from(self.logical);
+        // A wider destination names no 8-bit id; cut down to 8 bits it would hit a stranger.
         if dest > 0xff {
             false
         } else if self.flat {
@@ -127,6 +128,7 @@ impl ApicMessage {
     /// Returns the one APIC id that the message goes to, where that can be told without looking at
     /// the local APICs: the fast path of nearly every interrupt.
     pub(crate) fn unicast(&self) -> Option<u32> {
+        // 0xff is an id in x2APIC mode and everyone in xAPIC mode: only the targets can tell.
         let one =
             self.dest_mode == DestMode::Physical && self.dest != BROADCAST && self.dest != XAPIC_BROADCAST;
         one.then_some(self.dest)
@@ -206,6 +208,7 @@ impl IcrCommand {
             }
             // De-assert: trigger mode level, level 0.
             DeliveryMode::Init if icr & 0xc000 == 0x8000 => return IcrCommand::Nothing,
+            // SDM, "Interrupt Command Register (ICR)": the code is reserved there.
             DeliveryMode::ExtInt => return IcrCommand::Nothing,
             _ => {}
         }

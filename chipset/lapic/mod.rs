@@ -362,6 +362,7 @@ impl Lapic {
     /// Returns the processor priority.
     pub(crate) fn ppr(&self) -> u8 {
         let in_service = self.isr.highest().unwrap_or(0);
+        // SDM, "Task and Processor Priorities": of equal classes, either sub-class may show; here it is TPR's.
         if self.tpr >> 4 >= in_service >> 4 {
             self.tpr
         } else {
@@ -441,6 +442,7 @@ impl Lapic {
             self.lvt[2] |= LVT_MASKED;
         }
         let delivery = match entry {
+            // These two entries have no delivery mode field.
             LvtEntry::Timer | LvtEntry::Error => DeliveryMode::Fixed,
             _ => DeliveryMode::from_code(u64::from(lvt >> 8))?,
         };

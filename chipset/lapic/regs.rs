@@ -124,6 +124,7 @@ impl Lapic {
     pub(crate) fn read_msr(&mut self, index: u32, now: Ns) -> Result<u64, CpuException> {
         let reg = self.x2apic_reg(index)?;
         match reg {
+            // By MSR it is one register of 64 bits, so its upper half is none of its own.
             ICR => Ok(self.icr),
             EOI | SELF_IPI | APR | REMOTE_READ | DFR | ICR_HIGH => Err(CpuException::GP0),
             _ => self.read_reg(reg, now).map(u64::from).ok_or(CpuException::GP0),
@@ -233,6 +234,7 @@ impl Lapic {
             }
             SVR => return self.write_svr(value, clock.now),
             ESR => {
+                // SDM, "Error Handling": a write, whatever its value, latches what came since the last one.
                 self.esr = self.errors;
                 self.errors = 0;
             }
@@ -242,6 +244,7 @@ impl Lapic {
                 return LapicEffect::TimerChanged;
             }
             TIMER_DIVIDE => {
+                // What is due fires first: working out the rest of the count by the new divisor would lose it.
                 self.tick(clock.now);
                 self.timer.set_divide(value, clock.now);
                 return LapicEffect::TimerChanged;
@@ -257,6 +260,7 @@ impl Lapic {
     }
 
     fn write_lvt(&mut self, i: usize, value: u32) {
+        // SDM, "Local APIC State After It Has Been Software Disabled": attempts to clear a mask bit are ignored.
         let held = if self.svr & SVR_ENABLE == 0 { LVT_MASKED } else { 0 };
         if let (Some(entry), Some(writable)) = (self.lvt.get_mut(i), LVT_WRITABLE.get(i)) {
             *entry = (value & writable) | held;
@@ -275,6 +279,7 @@ impl Lapic {
     fn write_svr(&mut self, value: u32, now: Ns) -> LapicEffect {
         let was = self.software_enabled();
         self.tick(now);
+        // After the tick: an expiry that is due belongs to the time before the change.
         self.svr = value & SVR_WRITABLE;
         if !self.software_enabled() {
             for entry in &mut self.lvt {

@@ -260,6 +260,7 @@ impl HasState for Lapic {
             TimerMode::TscDeadline => (Some(Ns(deadline)), tsc_deadline),
             TimerMode::OneShot | TimerMode::Periodic => ((has_deadline != 0).then_some(Ns(deadline)), 0),
         };
+        // First the mode: what ICR and LDR can hold depends on it.
         self.base = ApicBase::from_saved(base);
         let x2apic = self.mode() == ApicMode::X2apic;
         let high = if x2apic { !0xffff_ffff } else { 0xff00_0000_0000_0000 };

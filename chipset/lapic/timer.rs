@@ -70,6 +70,7 @@ pub(super) struct LapicTimer {
 impl LapicTimer {
     /// log2 of the divisor.
     fn shift(&self) -> u32 {
+        // SDM, "Divide Configuration Register": bit 2 is reserved, 000 divides by 2, 110 by 128 and 111 by 1.
         let code = (self.divide & 3) | ((self.divide & 8) >> 1);
         code.wrapping_add(1) & 7
     }
@@ -154,6 +155,8 @@ impl LapicTimer {
             }
             TimerMode::TscDeadline | TimerMode::Reserved => return 0,
         };
+        // Rounded up, so that a running counter never reads 0; cut to the initial count, which the shortest period may
+        // exceed.
         let round_up = self.span(1).wrapping_sub(1);
         let count = left.saturating_add(round_up).wrapping_shr(self.shift());
         u32::try_from(count).unwrap_or(u32::MAX).min(self.initial)

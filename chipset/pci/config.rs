@@ -210,6 +210,7 @@ impl ConfigSpace {
         let end = usize::from(at).saturating_add(2).saturating_add(body.len());
         // The next capability starts on a doubleword; 0xfc is the last that can be linked.
         let next = end.saturating_add(3) & !3;
+        // The next offset after a space that is full is 0.
         if at < HEADER_BYTES || end > CONFIG_BYTES {
             return Err(ENOSPC);
         }

@@ -223,9 +223,12 @@ impl PitChannel {
     #[inline]
     pub(super) fn output(&self, t: u64) -> PinLevel {
         let count = u64::from(self.count);
+        // 82C54, "Mode Definitions": the control word alone sets the output, low in mode 0 and high in all others.
         let Some(gone) = self.gone(t) else { return PinLevel::from(self.mode != CountMode::Terminal) };
         PinLevel::from(match self.mode {
             CountMode::Terminal | CountMode::OneShot => gone >= count,
+            // In these two modes a low gate forces the output high at once. A count of 1, which the datasheet forbids in
+            // mode 2, leaves no clock to be high in; here the output never falls.
             CountMode::Rate => !self.gate || count < 2 || gone != count.saturating_sub(1),
             CountMode::Square => !self.gate || gone < self.high_half(),
             CountMode::SoftStrobe | CountMode::HardStrobe => gone != count,
@@ -256,6 +259,7 @@ impl PitChannel {
             }
             _ => self.run_down(gone),
         };
+        // A full count, 65536 or 10000 in BCD, reads as 0: the element has no digit more.
         let value = u16::try_from(value & 0xffff).unwrap_or(0);
         if self.bcd {
             to_bcd(value)
@@ -288,6 +292,7 @@ impl PitChannel {
             bcd: word & 1 != 0,
             gate: self.gate,
             count: self.count,
+            // The element keeps its old count until a new one is written, and reads show that.
             null_count: true,
             ..PitChannel::default()
         };
@@ -295,6 +300,7 @@ impl PitChannel {
 
     #[inline]
     pub(super) fn latch_count(&mut self, t: u64) {
+        // 82C54, "Counter Latch Command": a second latch before the first one was read is ignored.
         if self.latched_count.is_none() {
             self.latched_count = Some(self.current(t));
             self.read_high = false;
@@ -310,6 +316,7 @@ impl PitChannel {
     /// Reads a byte of what was latched, if anything was, whatever the time is.
     #[inline]
     pub(super) fn read_latched(&mut self) -> Option<u8> {
+        // 82C54, "Read-Back Command": of both the status is read first, whichever was latched first.
         let status = self.latched_status.take();
         status.or_else(|| self.latched_count.map(|count| self.read_byte(count)))
     }
@@ -364,6 +371,8 @@ impl PitChannel {
         let count = if self.bcd { from_bcd(raw) } else { u32::from(raw) };
         self.written = if count == 0 { self.modulus() } else { count };
         self.null_count = true;
+        // A periodic count is changed at the end of its period, so that no period is cut short; only the first one
+        // starts at once. In modes 0 and 4 a new count starts over.
         let starts = match self.mode {
             CountMode::Terminal | CountMode::SoftStrobe => true,
             CountMode::Rate | CountMode::Square => self.phase == CountPhase::Waiting,
@@ -384,6 +393,7 @@ impl PitChannel {
         self.count = self.written;
         self.null_count = false;
         self.fired = false;
+        // The triggered modes go by the edge of GATE, which called this, not by its level.
         let runs = self.gate || self.mode.is_triggered();
         self.phase = if runs { CountPhase::Counting { since: t } } else { CountPhase::Held { done: 0 } };
     }
@@ -393,6 +403,8 @@ impl PitChannel {
             return;
         }
         self.gate = gate;
+        // 82C54, "Gate Pin Operations Summary": in modes 0 and 4 a low gate only pauses the count; in the others a
+        // rising one starts it from the beginning, and only in 2 and 3 does a falling one stop it.
         match (self.mode, gate, self.phase) {
             (CountMode::Terminal | CountMode::SoftStrobe, true, CountPhase::Held { done }) => {
                 self.phase = CountPhase::Counting { since: t.saturating_sub(done) };
