@@ -104,6 +104,7 @@ impl VirtQueue {
 
     /// Puts the queue into the state before the driver configured it.
     pub(crate) fn reset(&mut self) {
+        // Kept, for a reset must not fail for want of memory.
         let chain = core::mem::take(&mut self.chain);
         *self = VirtQueue::with_chain(self.max_size, self.max_chain, chain);
     }
@@ -305,6 +306,7 @@ fn pop_from<R: RingFormat, M: GuestMem>(
     parts: &mut BufferParts<'_>,
 ) -> Result<Option<QueueBuffer>, QueueError> {
     if !ring.has_buffer(shape, mem)? {
+        // The driver was asked before this look, so whatever it adds after the look brings a notification.
         if *armed {
             return Ok(None);
         }
@@ -320,6 +322,7 @@ fn pop_from<R: RingFormat, M: GuestMem>(
     fence(Ordering::Acquire);
     let buffer = ring.fetch(shape, mem, parts)?;
     if *armed {
+        // Before the buffer is taken: when a page is missing here, the next call must find the same buffer.
         ring.disarm(shape, mem)?;
         *armed = false;
     }

@@ -348,6 +348,7 @@ impl VirtioBlk {
         queue: &mut VirtQueue,
         mem: &M,
     ) -> Result<BlkStep, QueueError> {
+        // Before the pop: without an order there would be nowhere to keep the buffer.
         if self.pools.get(usize::from(index)).is_none_or(|pool| pool.free == 0) {
             return Ok(BlkStep::Full);
         }
@@ -466,6 +467,8 @@ impl VirtioBlk {
             T_DISCARD => (0, MAX_DISCARD_SECTORS),
             _ => (RANGE_UNMAP, MAX_ZEROES_SECTORS),
         };
+        // VIRTIO, "Block Device", "Device Operation": unknown flags, and unmap in a discard, are answered UNSUPP, not
+        // IOERR.
         if flags & !known != 0 {
             return Ok(ParsedBuffer::Answer { status: BlkStatus::Unsupported, len: 1 });
         }
@@ -550,6 +553,7 @@ impl VirtioPci<VirtioBlk> {
     pub(crate) fn grow(&mut self, sectors: u64) -> Option<PciInterrupt> {
         let disk = self.device_mut();
         let larger = DiskGeometry { sectors, ..disk.geometry };
+        // A disk never shrinks under its driver, which may have requests beyond the new end: they fail one by one.
         if larger.capacity() <= disk.geometry.capacity() {
             return None;
         }

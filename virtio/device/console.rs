@@ -146,6 +146,7 @@ impl VirtioConsole {
         }
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, 0)?;
+        // Not before the buffer is back: when that has to be tried again, nothing of it must be output twice.
         self.taken = 0;
         Ok(BufferMoved::Buffer)
     }
@@ -177,6 +178,7 @@ impl VirtioConsole {
         }
         let buffer = chain.buffer;
         queue.add_used(mem, buffer, (total & 0xffff_ffff) as u32)?;
+        // Last, so that a buffer that could not be given back gets the same bytes when that is tried again.
         self.input.consume(total as usize);
         Ok(BufferMoved::Buffer)
     }
@@ -376,6 +378,7 @@ impl VirtioPci<VirtioConsole> {
     /// [`VirtioPci::serve_output`] is due.
     pub(crate) fn take_waiting(&mut self) -> bool {
         let device = self.device_mut();
+        // Only with half of the ring free: each time takes a vCPU out of the guest.
         let is_due = device.is_waiting && device.output.room() >= device.output.len();
         device.is_waiting &= !is_due;
         is_due

@@ -372,6 +372,7 @@ impl VirtioPci<VirtioNet> {
         let merge = device.accepted & F_MRG_RXBUF != 0;
         let mark = queue.mark();
         let taken = gather(queue, mem, packet, bytes, merge);
+        // Buffers that do not suffice stay in the queue, for when the driver has added more.
         if taken == Ok(TakenPacket::Packet) {
             self.began();
         } else {
@@ -566,6 +567,7 @@ fn fetch<M: GuestMem>(
     packet.clear();
     // There is room for the longest chain.
     let Some(popped) = queue.pop_into(mem, &mut packet.data)? else { return Ok(TakenPacket::Empty) };
+    // The device writes nothing to a packet of the guest's, whatever the driver says it may.
     packet.data.truncate(popped.readable);
     packet.bytes = popped.readable_bytes;
     let pushed = packet.buffers.push_within_capacity(UsedBuffer { buffer: popped.buffer, len: 0 });

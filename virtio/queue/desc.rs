@@ -157,6 +157,7 @@ impl<'a> BufferParts<'a> {
             self.readable = Some((self.list.len(), self.bytes));
         }
         self.bytes = self.bytes.saturating_add(u64::from(desc.len));
+        // VIRTIO, "The Virtqueue Descriptor Table": a chain has at most 2^32 bytes.
         if desc.gpa.checked_add(u64::from(desc.len)).is_none() || self.bytes > 1 << 32 {
             return Err(QueueError::Broken(QueueFault::Bytes));
         }

@@ -114,6 +114,7 @@ impl PackedRing {
         let circle = RingCircle::of(shape);
         let end = circle.size.wrapping_mul(2);
         let fits = avail < end && used < end && circle.distance(used, avail) <= circle.size;
+        // The start is always possible, and differs from what was asked: the restore refuses it.
         let (avail, used) = if fits { (avail, used) } else { (0, 0) };
         PackedRing { avail, used, undecided: state.signalled }
     }
@@ -204,6 +205,7 @@ impl RingFormat for PackedRing {
     fn has_buffer<M: GuestMem>(&mut self, shape: &QueueShape, mem: &M) -> Result<bool, QueueError> {
         let flags: u16 = mem.read_obj(desc_at(shape, self.avail).wrapping_add(DESC_FLAGS))?;
         let wrap = RingCircle::of(shape).wrap(self.avail);
+        // Both bits equal to the counter would be a descriptor that is used already.
         Ok((flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap)
     }
 

@@ -98,6 +98,7 @@ impl SplitRing {
             signalled: (state.signalled & 0xffff) as u16,
         };
         if ring.in_flight() > shape.size {
+            // Something that can be; as it differs from what was asked, the restore refuses it.
             ring.next_used = ring.next_avail;
         }
         let ahead = u32::from(ring.avail_idx.wrapping_sub(ring.next_avail));
@@ -168,6 +169,7 @@ impl SplitRing {
         let ahead = self.avail_idx.wrapping_sub(self.next_avail);
         let count = run(shape, self.next_avail, ahead.into());
         let at = entry(shape, shape.layout.avail, self.next_avail, AVAIL_ENTRY);
+        // Until the read has succeeded nothing counts: it may have written a part of them.
         self.head_count = 0;
         mem.read(at, self.heads.get_mut(..count).unwrap_or(&mut []).as_mut_bytes())?;
         (self.first_head, self.head_count) = (self.next_avail, count as u16);
@@ -238,6 +240,8 @@ impl RingFormat for SplitRing {
             return Err(QueueError::Broken(QueueFault::DescIndex(head)));
         }
         let buffer = QueueBuffer { id: head, slots: 1 };
+        // Buffers of one descriptor and indirect ones need one of this table, read alone; a driver that once chained in
+        // it will do so again.
         if !self.are_chains {
             let first = RingDesc::read(mem, shape.layout.desc, head)?;
             let (flags, _) = first.split();
@@ -291,6 +295,7 @@ impl RingFormat for SplitRing {
                 *entry = u64::from(used.buffer.id) | u64::from(used.len) << 32;
             }
             let bytes = entries.get(..count).unwrap_or(&[]).as_bytes();
+            // The driver does not look beyond the index, so an error halfway has changed nothing for it.
             mem.write(entry(shape, shape.layout.used, next, USED_ENTRY), bytes)?;
             next = next.wrapping_add(count as u16);
             rest = later;

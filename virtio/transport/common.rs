@@ -204,6 +204,7 @@ impl CommonConfig {
         match (at, width) {
             (QUEUE_SIZE, AccessWidth::B2) => queue.set_size(short, self.driver_features & F_RING_PACKED != 0),
             (QUEUE_VECTOR, AccessWidth::B2) => *vector = existing(short, vectors),
+            // 0 does nothing: without VIRTIO_F_RING_RESET only a reset of the device disables a queue.
             (QUEUE_ENABLE, AccessWidth::B2) if short == 1 && agreed && !queue.is_ready() => {
                 return queue.enable(QueueFeatures {
                     indirect: self.driver_features & F_INDIRECT_DESC != 0,

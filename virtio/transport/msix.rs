@@ -99,6 +99,7 @@ impl MsixTable {
     /// Takes over the message control register, and whether the function may send at all.
     pub(crate) fn set_control(&mut self, control: MsixControl, bus_master: bool) {
         self.enabled = control.enabled;
+        // A message is a write to memory, which a function that is no bus master cannot make: it waits as if masked.
         self.masked = control.masked || !bus_master;
         if !self.enabled {
             self.pending = 0;

@@ -297,7 +297,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 return (self.bar_read(bar, offset, length) & width.mask() & 0xffff_ffff) as u32;
             }
         }
-        // What the device wishes now, for this read alone: it is no state of the space, which is saved as it is.
+        // PCI, "Device Status": the bit tells of the wish, whether or not the command register disables the pin. It is
+        // there for this read alone: the space is saved as it is, and a wish is no state of it.
         self.config.set_interrupt_status(self.wants_pin());
         let value = self.config.read(register, width);
         self.config.set_interrupt_status(false);
@@ -414,6 +415,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// Notes that the driver broke the rules. Returns the message that tells it so.
     pub(in crate::virtio) fn fail(&mut self, why: QueueFault) -> Option<PciInterrupt> {
         self.fault = Some(why);
+        // VIRTIO, "Device Status Field": a driver that runs is told of this bit as of a change of the configuration.
         self.common.status |= DeviceStatus::NEEDS_RESET;
         self.config_interrupt()
     }
@@ -537,10 +539,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         self.bars.remove(TakeBar::RESETTING);
         self.isr = 0;
+        // The vector table is the bus driver's and stays; which vectors the queues use goes with the rest.
         self.common.reset();
         for queue in &mut self.queues {
             queue.reset();
         }
+        // What the last driver agreed to must not hold for the next one.
         self.device.accept(0);
     }
 
