@@ -102,6 +102,7 @@ impl DeviceHandle {
         let host = FunctionHost { ram, interrupts, disks: settings.disks };
         let (number, function) = kind.make(config, &host)?;
         machine.reshape(|| {
+            // Asked where one thread at a time is, so that two calls do not put two functions on the bus.
             if self.slot.as_ref().is_some() {
                 return Err(EBUSY);
             }

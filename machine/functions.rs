@@ -177,6 +177,7 @@ fn blk(c: &abi::VirtioBlkConfig, host: &FunctionHost<'_>) -> Result<Arc<BlkServi
         (true, true) => FailurePolicy::HoldAndTell,
         (true, false) => FailurePolicy::AnswerAndTell,
         (false, false) => FailurePolicy::Answer,
+        // Requests that are held without a word would wait for a try that nobody knows to make.
         (false, true) => return Err(EINVAL),
     };
     let (known, file) = KnownFile::<BackingFile>::look_up(c.fd)?;
@@ -207,6 +208,7 @@ fn net(c: &abi::VirtioNetConfig, host: &FunctionHost<'_>) -> Result<Arc<NetServi
     let offloads = abi::NET_OFFLOADS | abi::NET_UDP_OFFLOADS;
     let is_stream = c.flags & abi::NET_STREAM != 0;
     check(c.flags & !(offloads | abi::NET_STREAM | abi::NET_PACKED) == 0 && c.pad == [0; 6])?;
+    // A stream carries bare packets, without the header that tells of offloads, and all of them in one order.
     check(!is_stream || (c.flags & offloads == 0 && c.pairs == 1))?;
     let net = VirtioNet::new(&NetConfig {
         mac: c.mac,

@@ -167,6 +167,7 @@ impl ChipsetLock {
 
     /// Carries the INTx pins to the chips, as they are by now.
     pub(crate) fn settle_intx(&self) {
+        // Read under the chips' lock: of two who carry at a time, the later carries what holds by then.
         self.with(|bus, _now, out| bus.settle_intx(self.intx.load(Acquire), out));
     }
 

@@ -127,6 +127,8 @@ impl VcpuMailbox {
     /// Says that the vCPU has left the guest.
     #[inline]
     pub(crate) fn leave_guest_mode(&self) {
+        // No more than release is needed: who still sees guest mode sends an IPI too many, and the requests are looked
+        // at before the next entry.
         self.mode.store(OUTSIDE, Release);
     }
 
@@ -218,6 +220,7 @@ impl VcpuMailbox {
 
     /// Posts a start-up IPI for page `vector`.
     pub(crate) fn post_sipi(&self, vector: u8) {
+        // The page first: whoever takes the request reads it.
         self.sipi.store(u32::from(vector), Release);
         self.request(VcpuRequests::SIPI);
     }

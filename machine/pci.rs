@@ -94,6 +94,7 @@ impl PciBus {
 
     /// Reads a configuration port. `None`: no bus.
     pub(crate) fn port_read(&self, port: u16, width: AccessWidth) -> Option<u32> {
+        // The root's lock ends with the statement: the function's lock comes before it.
         let access = self.root.lock().as_ref()?.read(port.wrapping_sub(0xcf8), width);
         Some(match access {
             ConfigAccess::Done(v) => v,
@@ -150,6 +151,7 @@ impl PciBus {
     ) -> DeferredWork {
         let function = service.function();
         let (queues, interrupt) = function.with(|model| {
+            // Nearly every write can move the pin: of the status, the command register, MSI-X's control, a mask.
             let mut interrupt = Some(PciInterrupt::Pin);
             let queues = match write(model) {
                 AccessEffect::None => None,

@@ -109,6 +109,7 @@ impl GuestRam {
     fn publish(&self, new: KBox<MemSlots>) -> Result<RetiredValue<MemSlots>> {
         loop {
             self.no_notifiers.wait_killable(|| *self.notifiers.lock() == 0)?;
+            // Again, with the lock held until the slots are changed: one may have begun since the wait.
             let notifiers = self.notifiers.lock();
             if *notifiers == 0 {
                 self.generation.fetch_add(1, SeqCst);
@@ -123,6 +124,7 @@ impl GuestRam {
     /// unmapped then stays so until [`GuestRam::end_notifier`]. Any context; `unmap` must not sleep.
     pub(crate) fn begin_notifier(&self, start: Hva, end: Hva, unmap: impl FnOnce(&MemSlots)) {
         {
+            // Counted before the slots are looked at: from here on they stay.
             let mut notifiers = self.notifiers.lock();
             *notifiers = notifiers.saturating_add(1);
         }
@@ -224,6 +226,7 @@ impl GuestRam {
     /// `EFAULT` when there is none; `EINTR` for a thread that is being killed.
     pub(crate) fn fault_in(&self, gpa: Gpa, write: bool) -> Result {
         let span = self.with_span(gpa, |span| span).ok_or(EFAULT)?;
+        // Behind a slot that is not to be written the VMM may have memory that it cannot write either.
         guest_ram::fault_in(span.hva, write && span.is_writable())
     }
 

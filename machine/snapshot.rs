@@ -74,10 +74,12 @@ impl<M: Deref<Target = GuestMachine>> AtRest<M> {
     pub(crate) fn restore(&self, state: &[u8]) -> Result<(), BadState> {
         let machine = self.machine();
         let mut from = StateReader::new(state);
+        // The time first: what the chips find due when they are restored is due at that time.
         from.get(0, &mut StoppedTime(&machine.clock.time))?;
         from.get(0, &mut &machine.power)?;
         machine.interrupts.with(|bus, now, signals| bus.restore_chips(&mut from, now, signals))?;
         machine.pci.restore(&mut from)?;
+        // Once all functions are there, for they share lines.
         machine.interrupts.settle_intx();
         from.finish()
     }

@@ -221,6 +221,7 @@ impl BlkCx<'_> {
             let ended = self.complete_ended(io).err().or(io.failure);
             let stop = ended.or_else(|| signal_pending().then_some(ERESTARTSYS));
             if let Some(why) = stop {
+                // Nobody else knows of this one, so it is given back before the thread leaves.
                 if let Some((request, answer)) = done {
                     self.complete(request, answer)?;
                     *unsignalled = unsignalled.wrapping_add(1);
@@ -243,6 +244,7 @@ impl BlkCx<'_> {
                 }
                 NextRequest::NotResident(gpa) => {
                     self.signal_used(unsignalled);
+                    // After the guest was told of what is done: this may wait for the host's disk.
                     self.function.ram.fault_in(gpa, true)?;
                     None
                 }
@@ -256,6 +258,7 @@ impl BlkCx<'_> {
         let Some((request, (status, bytes))) = done else { return Ok(self.next()) };
         self.trace_end(&request, status);
         *unsignalled = unsignalled.wrapping_add(1);
+        // Under one hold of the lock, which a busy disk takes for each request.
         let both = self.function.with_ram(|blk, mem| {
             let given = blk.give_back(mem, request, status, bytes)?;
             Ok((given, blk.next(self.queue, mem)))
@@ -532,6 +535,7 @@ impl BlkCx<'_> {
             NotDone::Guest => return Some((request, failed)),
             NotDone::Host(e) => e,
         };
+        // The file cannot do such a thing at all: an answer for the guest, and no failure of the host.
         if why == EOPNOTSUPP {
             return Some((request, (BlkStatus::Unsupported, 0)));
         }
@@ -567,6 +571,7 @@ fn clear(io: &BlkQueue, sector: u64, count: u64, deallocate: bool) -> Result {
 
 /// Makes sectors read as zeroes, by what the file can do for it.
 fn write_zeroes(io: &mut BlkQueue, sector: u64, count: u64, may_deallocate: bool) -> Result {
+    // Each way where the file has not the one before; writing works with every file.
     let done = if may_deallocate { clear(io, sector, count, true) } else { Err(EOPNOTSUPP) };
     let done = if done == Err(EOPNOTSUPP) { clear(io, sector, count, false) } else { done };
     match done {

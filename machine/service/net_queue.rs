@@ -143,6 +143,7 @@ pub(super) fn locate(
     to_guest: bool,
 ) -> Result<IoVecRange, QueueFault> {
     let segments = packet.data().iter().map(|s| (s.gpa, u64::from(s.len)));
+    // The pieces end at what is no memory; that is then seen from their length.
     let extent = pieces.add(split_at_slots(mem, segments, to_guest).map_while(Result::ok));
     extent.filter(|extent| extent.bytes() == packet.bytes()).ok_or_else(|| packet.not_memory())
 }

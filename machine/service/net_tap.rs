@@ -52,6 +52,7 @@ pub(super) fn receive(cx: &mut NetCx<'_>, tap: &TapSocket, worker: &Arc<QueueWor
         });
         match taken {
             TakenPacket::Packet => {
+                // Where the tap has none after all the room goes back empty, which drivers drop as too short.
                 let bytes = tap.receive(pieces.all()).unwrap_or(0);
                 cx.complete(|net, mem, packet| net.give_room(queue, mem, packet, bytes))?;
             }
@@ -97,6 +98,7 @@ pub(super) fn serve_inline(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> R
 
 fn transmit_all(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<u32> {
     let mut taken = 0u32;
+    // First what a vCPU has left in the burst, so that packets keep their order.
     carry_off(cx, tap, queue, false)?;
     loop {
         if signal_pending() {
@@ -118,6 +120,7 @@ fn transmit_all(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<u32> 
 }
 
 fn send_some(cx: &mut NetCx<'_>, tap: &TapSocket, queue: u16) -> Result<RemainingWork> {
+    // Those that were left go first, and the worker alone may wait for the tap.
     if matches!(&cx.io.path, QueuePath::Out(out) if out.is_left()) {
         return Ok(RemainingWork::MayBlock);
     }
