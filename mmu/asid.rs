@@ -156,6 +156,7 @@ impl AsidPool {
         }
         let free = self.next.filter(|&n| n <= self.last);
         if free.is_none() {
+            // It does not come round in 64 bits, so no old tag becomes valid again.
             self.generation = self.generation.wrapping_add(1);
         }
         let asid = free.unwrap_or(self.first);

@@ -293,6 +293,7 @@ impl Ept {
     ///
     /// SDM, "Extended-Page-Table Pointer (EPTP)".
     pub(crate) fn eptp(&self, root: Hpa) -> u64 {
+        // The length of the walk is given less 1.
         let walk = MemoryType::WriteBack as u64 | (3 << 3);
         (root.0 & ADDRESS) | walk | (u64::from(self.accessed_dirty) << 6)
     }

@@ -75,6 +75,7 @@ impl HvaIndex {
             self.nodes.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
         }
         let all = self.nodes.len();
+        // All of them: the shape of the tree follows from the length, so any node may be the root of another part now.
         self.set_greatest_ends(0, all);
         Ok(())
     }
@@ -101,6 +102,7 @@ impl HvaIndex {
 
     /// Returns where `node` is in the list, or is to be.
     fn position(&self, node: &HvaNode) -> usize {
+        // No two nodes have both alike, for slots do not overlap in guest memory.
         let before = |n: &HvaNode| (n.start, n.base) < (node.start, node.base);
         count_first(self.nodes.len(), |i| self.nodes.get(i).is_some_and(before))
     }

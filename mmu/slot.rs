@@ -106,6 +106,7 @@ impl MemSlot {
     /// Returns the memory behind an address, or `None` outside the slot.
     #[inline(always)]
     pub(crate) fn span(&self, gpa: Gpa) -> Option<HvaSpan> {
+        // Below the slot this wraps to more than any slot has, so that one comparison serves both ends.
         let offset = gpa.0.wrapping_sub(self.base.gpa().0);
         let left = (self.npages << PAGE_SHIFT).checked_sub(offset).filter(|left| *left != 0)?;
         Some(HvaSpan { hva: self.hva.wrapping_add(offset), left, flags: self.flags })

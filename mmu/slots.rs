@@ -214,6 +214,7 @@ impl MemSlots {
             ChangedSlot::Moved { old, new } | ChangedSlot::Flags { old, new } => (Some(old), Some(new)),
             ChangedSlot::Unchanged => return Ok(change),
         };
+        // Before anything is taken out, so that an error leaves all as it was.
         if insert.is_some() && remove.is_none() && self.slots.len() >= self.slots.capacity() {
             return Err(ENOMEM);
         }
@@ -252,6 +253,7 @@ impl MemSlots {
 
     /// Decides what `request` means and whether it may be done.
     fn plan(&self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
+        // Address spaces other than 0 are in the upper bits, and do not fit.
         let id = u16::try_from(request.slot)?;
         let flags = SlotFlags::from_bits(request.flags).ok_or(EINVAL)?;
         let unaligned = (request.size_bytes | request.gpa.0 | request.hva.0) & (PAGE_SIZE - 1) != 0;

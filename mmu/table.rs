@@ -292,6 +292,7 @@ impl<F: TableFormat> PageTable<F> {
         let mut flush = FlushNeeded::default();
         let new = self.format.decode(leaf, at.level);
         if let (TableEntry::Leaf(old), TableEntry::Leaf(new)) = (at.entry, new) {
+            // One that was aged is written again, with its mark: the guest is about to use it.
             if old.pfn == new.pfn && old.rights == new.rights && old.accessed {
                 return MapResult { flush, changed: false };
             }

@@ -95,6 +95,7 @@ impl RamChanges {
     /// Returns a number that stays the same as long as nothing changes; `None` while something does.
     #[inline(always)]
     pub(crate) fn stable(&self) -> Option<u64> {
+        // In this order: after `ended`, the look would miss a change that begins and ends between the two.
         (self.under_way.load(SeqCst) == 0).then(|| self.ended.load(SeqCst))
     }
 }

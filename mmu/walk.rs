@@ -301,6 +301,7 @@ impl<M: GuestMem> TableWalker<'_, M> {
     fn is_leaf(&self, entry: u64, level: u32) -> bool {
         let large = entry & LARGE != 0;
         match (self.mode, level) {
+            // There bit 7 is the PAT's, not the size.
             (_, 1) => true,
             (PagingMode::Legacy, 2) => large && self.paging.cr4.contains(Cr4::PSE),
             (PagingMode::Pae | PagingMode::Long { .. }, 2) => large,
@@ -402,6 +403,8 @@ impl<M: GuestMem> TableWalker<'_, M> {
                 continue;
             }
             match self.mem.cmpxchg(step.at, self.mode.entry_bytes(), step.entry, new) {
+                // Accessed bits that were set above it may stay: the processor, too, sets some for walks that come to
+                // nothing.
                 Ok(found) if found != step.entry => return Ok(false),
                 // The entry could be read, so this is read-only memory.
                 Ok(_) | Err(MemError::NoSlot(_)) => {}
