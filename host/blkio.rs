@@ -141,6 +141,7 @@ impl BackingFile {
     /// # Errors
     /// Those of the file; `EOPNOTSUPP` where it cannot.
     pub(crate) fn clear(&self, pos: u64, len: u64, deallocate: bool) -> Result {
+        // The size of a disk does not change by what its guest asks; and a hole without this flag is refused.
         let mode = FALLOC_FL_KEEP_SIZE | if deallocate { FALLOC_FL_PUNCH_HOLE } else { FALLOC_FL_ZERO_RANGE };
         let (pos, len) = (i64::try_from(pos)?, i64::try_from(len)?);
         // SAFETY: The file is referenced.

@@ -79,6 +79,7 @@ impl Drop for HostDebug {
             write1(a[1]);
             write2(a[2]);
             write3(a[3]);
+            // Last: with it on, an address that is still the guest's could hit in the host.
             write7(self.dr7);
         }
     }

@@ -381,6 +381,7 @@ impl<T: AnonFile> FileOps<T> {
     unsafe extern "C" fn poll(file: *mut bindings::file, table: *mut bindings::poll_table_struct) -> u32 {
         // SAFETY: As in `ioctl()`.
         let this = unsafe { Self::this(file) };
+        // In this order: what happens between the look and the queue would wake nobody.
         if let Some(queue) = T::wait_queue(&this) {
             // SAFETY: The queue lives as long as the file, and the poll table is valid for the call.
             unsafe { bindings::poll_wait(file, queue.0.get(), table) };

@@ -96,6 +96,7 @@ pub(crate) fn supported_xcr0() -> Xcr0 {
 
 /// Returns the size in bytes of the standard-format image with the components in `xcr0`.
 fn image_size(xcr0: Xcr0) -> usize {
+    // Legacy area and header, with x87 and SSE in the former: components 0 and 1 have no leaf of a size.
     let mut size = 576usize;
     for i in 2u32..64 {
         if xcr0.bits() & (1u64 << i) != 0 {
@@ -384,6 +385,7 @@ impl LoadedFpu<'_> {
     #[inline]
     pub(crate) fn hide_keys(&mut self) {
         if let Some(keys) = self.keys.as_mut().filter(|k| k.shown) {
+            // The guest changes it without an exit, so the register is the only place that knows it.
             keys.shown = false;
             // SAFETY: `keys` exists, so CR4.PKE is set.
             keys.guest = unsafe { rdpkru() };

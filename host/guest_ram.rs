@@ -34,6 +34,7 @@ const FEW: usize = 64;
 /// `EFAULT` when a page is not resident or not readable.
 #[inline(always)]
 pub(crate) fn copy_in(hva: Hva, buf: &mut [u8]) -> Result {
+    // Indices and flags of virtqueues, which are read most, have a way of their own.
     if let Ok(two) = <&mut [u8; 2]>::try_from(&mut *buf) {
         let mut value = 0;
         // SAFETY: `value` is valid; the user address is checked and faults are handled.

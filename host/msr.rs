@@ -149,6 +149,8 @@ pub(crate) struct SpecControls {
 impl SpecControls {
     /// Asks the calling CPU.
     pub(crate) fn of_this_cpu() -> SpecControls {
+        // SDM, "CPUID—CPU Identification": beyond the last leaf Intel's processors answer with that one, whose bits
+        // mean other things.
         let intel = match cpuid(0, 0).eax {
             7.. => F7Edx::from_bits_truncate(cpuid(7, 0).edx),
             _ => F7Edx::empty(),
@@ -157,6 +159,7 @@ impl SpecControls {
             0x8000_0008.. => FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx),
             _ => FExt8Ebx::empty(),
         };
+        // Intel has one bit for IBRS and the barrier together, AMD one for each.
         let bit = |on: bool, value: u32| if on { value } else { 0 };
         SpecControls {
             control: bit(intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBRS), 1 << 0)

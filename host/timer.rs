@@ -46,6 +46,7 @@ pub(crate) fn rdtsc() -> u64 {
 /// Waits until the TSC has reached `tsc`; on the same CPU from where that was near.
 #[inline]
 pub(crate) fn wait_until(tsc: u64) {
+    // By the sign of the difference, so that a value that has passed already ends it.
     while (tsc.wrapping_sub(rdtsc()) as i64) > 0 {
         core::hint::spin_loop();
     }
