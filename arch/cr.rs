@@ -297,6 +297,7 @@ impl CrRules {
         efer.set(Efer::LME | Efer::LMA, ext.contains(FExtEdx::LM));
         efer.set(Efer::NXE, ext.contains(FExtEdx::NX));
         let phys_bits = match leaf(0x8000_0008).eax & 0xff {
+            // A guest without the leaf: SDM, "CPUID—CPU Identification", has 36 for processors with PAE.
             0 => 36,
             bits => bits.clamp(32, 52),
         };
@@ -325,10 +326,13 @@ impl CrRules {
             return Err(BadCr);
         }
         let lme = now.efer & Efer::LME.bits() != 0;
+        // SDM, "Initializing IA-32e Mode": it needs PAE, and is not entered from a segment that would be 64-bit code at
+        // once.
         if paging && !now.is_paging() && lme && (now.cr4 & Cr4::PAE.bits() == 0 || now.cs_long) {
             return Err(BadCr);
         }
         let in_long_code = now.is_long() && now.cs_long;
+        // 64-bit code has no mode to go on in without paging, compatibility mode has; and PCIDs are of IA-32e mode.
         if !paging && (in_long_code || now.cr4 & Cr4::PCIDE.bits() != 0) {
             return Err(BadCr);
         }
@@ -357,6 +361,7 @@ impl CrRules {
     /// [`BadCr`].
     pub(crate) fn check_cr4(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
         let changed = now.cr4 ^ value;
+        // SDM, "MOV—Move to/from Control Registers": PCIDs are turned on in IA-32e mode only, with PCID 0 in CR3.
         let sets_pcide = value & changed & Cr4::PCIDE.bits() != 0;
         if value & !self.cr4.bits() != 0
             || (now.is_long() && (value & Cr4::PAE.bits() == 0 || changed & Cr4::LA57.bits() != 0))
@@ -374,6 +379,7 @@ impl CrRules {
     /// [`BadCr`].
     pub(crate) fn check_efer(&self, now: &CrState, value: u64) -> Result<CrWrite, BadCr> {
         let changes_lme = (now.efer ^ value) & Efer::LME.bits() != 0;
+        // The mode is entered and left by CR0.PG, so LME must not change under it.
         if value & !self.efer.bits() != 0 || (changes_lme && now.is_paging()) {
             return Err(BadCr);
         }
@@ -385,6 +391,7 @@ impl CrRules {
     /// Returns whether a processor can be in `state`, as user space sets it.
     pub(crate) fn allows(&self, state: &CrState) -> bool {
         let lme = state.efer & Efer::LME.bits() != 0;
+        // All registers come in one call, so only what they come to counts, not the way there.
         let modes_agree = match lme && state.is_paging() {
             true => state.is_long() && state.cr4 & Cr4::PAE.bits() != 0 && self.is_address(state.cr3),
             false => !state.is_long() && !state.cs_long,
@@ -399,6 +406,7 @@ impl CrRules {
     /// Returns whether PAE's directory pointers may be loaded: one that is present has no reserved bit.
     pub(crate) fn are_pdptes(&self, entries: &[u64; 4]) -> bool {
         const PRESENT: u64 = 1;
+        // SDM, "PDPTE Registers": bits 2:1 and 8:5; those above the address are looked at below.
         const RESERVED: u64 = 0x1e6;
         entries.iter().all(|e| e & PRESENT == 0 || (e & RESERVED == 0 && self.is_address(*e)))
     }

@@ -25,6 +25,7 @@ pub(crate) const MXCSR_INITIAL: u32 = 0x1f80;
 ///
 /// SDM, "Guidelines for Writing to the MXCSR Register".
 pub(crate) fn mxcsr_bits(stored: u32) -> u32 {
+    // A processor that stores none has no DAZ, bit 6.
     if stored == 0 {
         0xffbf
     } else {
