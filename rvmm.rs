@@ -118,6 +118,7 @@ impl kernel::InPlaceModule for Rvmm {
         try_pin_init!(Self {
             _loaded: LOADED.fill(LoadedModule::new()?),
             files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node.observed),
+            // Last: once it is there, anybody may open it.
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
         })
     }

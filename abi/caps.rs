@@ -181,7 +181,9 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         X86_DISABLE_EXITS if inputs.enable_cap => DISABLE_EXITS_PAUSE as i32,
         // The least that there is: no guest has more state than fits.
         XSAVE2 if inputs.run => 4096,
+        // All sets that kvm_run has room for: registers, system registers, events.
         SYNC_REGS if inputs.sync_regs => 7,
+        // A bit for each type: there is KVM_X86_DEFAULT_VM, which is 0.
         VM_TYPES if inputs.run => 1,
         _ => i32::from(is_present(cap, inputs)),
     }

@@ -62,6 +62,7 @@ pub(crate) fn append_number(name: &mut [u8; NAME_BYTES as usize], number: u32) {
         *d = b'0'.wrapping_add((left % 10) as u8);
         left /= 10;
     }
+    // The number 0 has a digit, too.
     let used = digits.iter().position(|d| *d != b'0').unwrap_or(9);
     let start = name.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES as usize);
     let room = name.get_mut(start..(NAME_BYTES as usize - 1)).unwrap_or(&mut []);
