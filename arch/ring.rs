@@ -121,10 +121,6 @@ impl ByteRing {
         byte
     }
 
-    #[allow(
-        dead_code,
-        reason = "for the reset of a running VM, which the tool does not ask for yet; used by the tests"
-    )]
     /// Removes all.
     pub(crate) fn clear(&mut self) {
         self.head = 0;

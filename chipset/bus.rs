@@ -9,9 +9,9 @@
 //! gathers in [`BusSignals`].
 //!
 //! ```text
-//! uart, rtc, i8042, pm, pit ─┬─ gsi ──┬── pic pair ─────────────> Bus::intr
+//! uart, rtc, i8042, pm, pit ─┬─ gsi ──┬── pic pair ─────────────> ChipBus::intr
 //! pins of PCI functions ─────┘        ├── ioapic ── pins ──┐
-//!                                     └── MSI ─────────────┴────> Bus::take_message
+//!                                     └── MSI ─────────────┴────> ChipBus::take_message
 //! ```
 
 pub(crate) mod save;

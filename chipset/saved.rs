@@ -25,7 +25,7 @@
 //!
 //! ```ignore
 //! state_struct! { /// A latch. struct SavedLatch = 1 { /// What it holds. byte: u8, } }
-//! impl Saved for Latch {
+//! impl HasState for Latch {
 //!     const SECTION: SectionId = SectionId { id: 0x7f, version: 1 };
 //!     type State = SavedLatch;
 //!     fn save(&self) -> SavedLatch { let Latch { byte } = *self; SavedLatch { byte } }

@@ -8,8 +8,8 @@
 //! hard interrupt: [`ended`] notes it, without allocating, and calls the [`TransferWaker`].
 //!
 //! ```text
-//! thread: Transfers::start ──> kiocb ──> file system, device
-//! thread: Transfers::ended <── IoQueue::ended <── ended()    any context
+//! thread: FileTransfers::start ──> kiocb ──> file system, device
+//! thread: FileTransfers::ended <── IoQueue::ended <── ended()    any context
 //! ```
 
 use super::ffi;
@@ -159,7 +159,7 @@ pub(crate) struct FilePos {
     /// A write is on stable storage when it ends.
     pub(crate) durable: bool,
     /// What would have to wait ends at once, with an error or with only a part done. For files that
-    /// [can be told so](Transfers::is_nowait).
+    /// [can be told so](FileTransfers::is_nowait).
     pub(crate) nowait: bool,
 }
 

@@ -254,7 +254,7 @@ unsafe extern "C" fn hear<T: OnEvent>(
     _flags: c_int,
     _key: *mut c_void,
 ) -> c_int {
-    // SAFETY: By contract, and the type's invariant; the drop of the ear waits for this call.
+    // SAFETY: By contract, and the type's invariant; the drop of the listener waits for this call.
     let inner = unsafe { &*entry.cast::<SocketEntry<T>>() };
     inner.target.on_event();
     0

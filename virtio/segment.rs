@@ -9,7 +9,7 @@ use crate::arch::addr::Gpa;
 use crate::mmu::mem::{GuestMem, MemError};
 use kernel::prelude::*;
 
-/// A piece of guest memory, never empty in a [`Chain`], never wrapping.
+/// A piece of guest memory, never empty in a `BufferChain`, never wrapping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemSegment {
     /// First byte.

@@ -119,7 +119,7 @@ pub(crate) struct Lapic {
 }
 
 impl Lapic {
-    /// Looks whether mode, base and timer go together, as [`Saved::set_state`](super::saved::Saved::set_state) has it.
+    /// Looks whether mode, base and timer go together, as [`HasState::set_state`](super::saved::HasState::set_state) has it.
     ///
     /// # Errors
     /// The name of what does not.

@@ -211,7 +211,7 @@ pub(crate) enum NextRequest {
     Request(BlkRequest),
     /// A request that was answered at once: send the message, if there is one, and call again.
     Answered(Option<PciInterrupt>),
-    /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `Effect::Activated` comes with the next.
+    /// No request; a [`kick`](crate::virtio::transport::pci::kick) or `AccessEffect::Activated` comes with the next.
     Empty,
     /// All requests of the pool are in flight: call again after a completion. No kick will come.
     Full,

@@ -165,7 +165,7 @@ pub(crate) enum TakenPacket {
     Packet,
     /// The driver's buffers are too small for the packet, or too many: drop it.
     TooLong,
-    /// Not enough buffers; a kick or `Effect::Activated` comes with the next.
+    /// Not enough buffers; a kick or `AccessEffect::Activated` comes with the next.
     Empty,
     /// The page at this address has to be faulted in, without the lock; then call again.
     NotResident(Gpa),

@@ -17,7 +17,7 @@ pub(crate) struct QueueBuffer {
 /// A buffer that the driver made available, lent by the queue until the next call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BufferChain<'q> {
-    /// To give back with [`Queue::add_used`](super::Queue::add_used).
+    /// To give back with [`VirtQueue::add_used`](super::VirtQueue::add_used).
     pub(crate) buffer: QueueBuffer,
     /// What the device may read, in order.
     pub(crate) readable: &'q [MemSegment],
@@ -28,7 +28,7 @@ pub(crate) struct BufferChain<'q> {
 /// A buffer that the driver made available, whose pieces are in a list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoppedBuffer {
-    /// To give back with [`Queue::add_used`](super::Queue::add_used).
+    /// To give back with [`VirtQueue::add_used`](super::VirtQueue::add_used).
     pub(crate) buffer: QueueBuffer,
     /// How many of the pieces, from the first on, the device may read; the others it may write.
     pub(crate) readable: usize,
@@ -45,6 +45,6 @@ pub(crate) struct UsedBuffer {
     pub(crate) len: u32,
 }
 
-/// How far a queue's buffers were popped: see [`Queue::mark`](super::Queue::mark).
+/// How far a queue's buffers were popped: see [`VirtQueue::mark`](super::VirtQueue::mark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueMark(pub(super) u32);
