@@ -386,7 +386,11 @@ impl<'a> Caller<'a> {
         let some = r.next() as u32;
         let control = if r.once_in(6) { some } else { some & 0x1f_0003 | 1 };
         self.fill(0, size_of::<vcpu::GuestDebug>());
-        self.change(0, |a: &mut vcpu::GuestDebug| a.control = control);
+        self.change(0, |a: &mut vcpu::GuestDebug| {
+            a.control = control;
+            // Breakpoints on instructions alone: QEMU ends where an interrupt is pushed to a stack that is watched.
+            a.debugreg[7] &= 0xffff;
+        });
     }
 
     fn routes(&self) {
