@@ -140,6 +140,19 @@ mount_qemu() {
 	for dir in dev proc sys tmp images; do mount --bind /$dir $root/$dir; done
 }
 
+# qemu NAME SECONDS ARG…: Debian's QEMU on /dev/rvmm with the test guest, two CPUs and a copy of the small disk, with all that
+# it says in /tmp/NAME.log and the guest's console in /tmp/NAME.console.
+qemu() {
+	local name=$1 seconds=$2
+	shift 2
+	timeout -s TERM -k 10 "$(limit "$seconds")" chroot $root /usr/bin/qemu-system-x86_64 -accel kvm,device=/dev/rvmm \
+		-cpu host -m 256M -smp 2 -display none -no-reboot \
+		-serial "file:/tmp/$name.console" -kernel /images/vmlinuz -initrd /images/guest.cpio \
+		-append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" \
+		-drive file=/tmp/disk.img,format=raw,if=none,id=disk -device virtio-blk-pci,drive=disk \
+		-device virtio-rng-pci "$@" >"/tmp/$name.log" 2>&1
+}
+
 # qemu_guest NAME SECONDS ARG…: boots the test guest with two CPUs in QEMU on /dev/rvmm, which ends when the guest powers off;
 # passes its results on under NAME.
 qemu_guest() {
@@ -147,12 +160,7 @@ qemu_guest() {
 	shift 2
 	cp /images/small.img /tmp/disk.img
 	began=$(cut -d' ' -f1 /proc/uptime)
-	timeout -s TERM -k 10 "$(limit "$seconds")" chroot $root /usr/bin/qemu-system-x86_64 -accel kvm,device=/dev/rvmm \
-		-cpu host -m 256M -smp 2 -nodefaults -display none -vga none -monitor none -no-reboot \
-		-serial "file:/tmp/$name.console" -kernel /images/vmlinuz -initrd /images/guest.cpio \
-		-append "console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" \
-		-drive file=/tmp/disk.img,format=raw,if=none,id=disk -device virtio-blk-pci,drive=disk \
-		-device virtio-rng-pci "$@" >"/tmp/$name.log" 2>&1
+	qemu "$name" "$seconds" -nodefaults -vga none -monitor none "$@"
 	code=$?
 	echo "# $name ran from $began to $(cut -d' ' -f1 /proc/uptime) s"
 	guest_results "$name"

@@ -9,21 +9,13 @@
 # disk: clients
 . ./tests/system/lib.sh
 
-root=/tmp/clients
-mkdir -p $root
-mount -t ext4 -o ro /dev/vdc $root || { skip "gdb: a guest of its own" "no drive with QEMU"; finish; }
-for dir in dev proc sys tmp images; do mount --bind /$dir $root/$dir; done
+mount_qemu
 load_module
 cp /images/small.img /tmp/disk.img
 # The guest runs the host's own kernel, and both lie where they are linked.
 symbol() { sed -n "s/^\([0-9a-f]*\) [a-zA-Z] $1\$/\1/p" /proc/kallsyms; }
 timer=$(symbol ktime_get) jiffies=$(symbol jiffies)
-timeout -s TERM -k 10 "$(limit 500)" chroot $root /usr/bin/qemu-system-x86_64 -accel kvm,device=/dev/rvmm \
-	-M pc -cpu host -m 256M -smp 2 -display none -vga none -monitor none -no-reboot \
-	-gdb unix:/tmp/gdb,server=on,wait=off \
-	-serial file:/tmp/gdb.console -drive file=/tmp/disk.img,format=raw,if=virtio -device virtio-rng-pci \
-	-kernel /images/vmlinuz -initrd /images/guest.cpio \
-	-append "console=ttyS0 $fast nokaslr rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" >/tmp/gdb.log 2>&1 &
+qemu gdb 500 -M pc -vga none -monitor none -gdb unix:/tmp/gdb,server=on,wait=off &
 pid=$!
 expect gdb 200 "ok 1 guest"
 

@@ -8,10 +8,7 @@
 # disk: clients
 . ./tests/system/lib.sh
 
-root=/tmp/clients
-mkdir -p $root
-mount -t ext4 -o ro /dev/vdc $root || { skip "migrate: a guest of its own" "no drive with QEMU"; finish; }
-for dir in dev proc sys tmp images; do mount --bind /$dir $root/$dir; done
+mount_qemu
 load_module
 cp /images/small.img /tmp/disk.img
 
@@ -20,12 +17,9 @@ machine() {
 	local name=$1
 	shift
 	mkfifo "/tmp/$name.monitor"
-	timeout -s TERM -k 10 "$(limit 600)" chroot $root /usr/bin/qemu-system-x86_64 -accel kvm,device=/dev/rvmm \
-		-M pc -cpu host -m 256M -smp 2 -display none -vga std -no-reboot -monitor stdio \
-		-serial "file:/tmp/$name.console" -drive file=/tmp/disk.img,format=raw,if=virtio -device virtio-rng-pci \
-		-kernel /images/vmlinuz -initrd /images/guest.cpio \
+	qemu "$name" 600 -M pc -vga std -monitor stdio \
 		-append "console=tty0 console=ttyS0 $fast rvmm.test=boot rvmm.cpus=2 rvmm.utc=$(date +%s)" \
-		"$@" <"/tmp/$name.monitor" >"/tmp/$name.log" 2>&1 &
+		"$@" <"/tmp/$name.monitor" &
 	pid=$!
 }
 
