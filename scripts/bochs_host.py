@@ -262,13 +262,15 @@ class SavedMemory:
     """The memory in a saved state, by linear addresses of a processor in 64-bit mode with 4 levels of tables."""
 
     def __init__(self, folder):
-        self.path = os.path.join(folder, "memory.ram")
+        path = os.path.join(folder, "memory.ram")
+        self.size, self.memory = os.path.getsize(path), open(path, "rb")
 
     def word(self, address):
         """Returns 8 bytes at a physical address, or None beyond the end."""
-        with open(self.path, "rb") as f:
-            f.seek(address)
-            return int.from_bytes(f.read(8), "little") if address < os.path.getsize(self.path) else None
+        if address >= self.size:
+            return None
+        self.memory.seek(address)
+        return int.from_bytes(self.memory.read(8), "little")
 
     def physical(self, table, address):
         """Returns what a linear address is translated to, or None."""

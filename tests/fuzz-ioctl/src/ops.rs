@@ -193,37 +193,38 @@ impl<'a> Caller<'a> {
         self.set(at, it.as_bytes());
     }
 
-    /// Puts what a VM can be told of itself where the arguments are.
-    fn choice(&self, shape: Shape) {
-        match shape {
-            Shape::Capability => self.change(0, |a: &mut vm::EnableCap| {
-                *a = vm::EnableCap::new_zeroed();
-                a.cap = if self.random.once_in(8) { self.random.odd() as u32 } else { self.random.of(&CAPS) };
-                let arg = [0, 1, 2, 4, 24, self.random.odd()][self.random.below(6)];
-                a.args[0] = arg;
-                a.flags = if self.random.once_in(20) { self.random.odd() as u32 } else { 0 };
-            }),
-            Shape::Zone => self.change(0, |a: &mut vm::CoalescedMmioZone| {
-                a.addr = [0x10, 0xc000_0000, self.random.odd()][self.random.below(3)];
-                a.size = [1, 0x1000, self.random.odd() as u32][self.random.below(3)];
-                a.pio = self.random.small(3) as u32;
-            }),
-            Shape::Filter => self.change(0, |a: &mut vm::MsrFilter| {
-                *a = vm::MsrFilter::new_zeroed();
-                a.flags = self.random.small(2) as u32;
-                for range in &mut a.ranges[..self.random.below(4)] {
-                    range.flags = self.random.small(4) as u32;
-                    range.nmsrs = self.random.small(300) as u32;
-                    range.base = self.random.of(&MSRS);
-                    range.bitmap = if self.random.once_in(20) {
-                        self.bad_address()
-                    } else {
-                        self.scratch.address() + 4096
-                    };
-                }
-            }),
-            _ => {}
-        }
+    fn capability(&self) {
+        let r = &self.random;
+        let cap = if r.once_in(8) { r.odd() as u32 } else { r.of(&CAPS) };
+        let arg = [0, 1, 2, 4, 24, r.odd()][r.below(6)];
+        let flags = if r.once_in(20) { r.odd() as u32 } else { 0 };
+        self.change(0, |a: &mut vm::EnableCap| {
+            *a = vm::EnableCap::new_zeroed();
+            (a.cap, a.flags, a.args[0]) = (cap, flags, arg);
+        });
+    }
+
+    fn zone(&self) {
+        let r = &self.random;
+        self.change(0, |a: &mut vm::CoalescedMmioZone| {
+            a.addr = [0x10, 0xc000_0000, r.odd()][r.below(3)];
+            a.size = [1, 0x1000, r.odd() as u32][r.below(3)];
+            a.pio = r.small(3) as u32;
+        });
+    }
+
+    fn msr_filter(&self) {
+        let r = &self.random;
+        self.change(0, |a: &mut vm::MsrFilter| {
+            *a = vm::MsrFilter::new_zeroed();
+            a.flags = r.small(2) as u32;
+            for range in &mut a.ranges[..r.below(4)] {
+                range.flags = r.small(4) as u32;
+                range.nmsrs = r.small(300) as u32;
+                range.base = r.of(&MSRS);
+                range.bitmap = if r.once_in(20) { self.bad_address() } else { self.scratch.address() + 4096 };
+            }
+        });
     }
 
     /// Returns an argument, having prepared what it points to.
@@ -292,7 +293,9 @@ impl<'a> Caller<'a> {
                     self.set32(word, self.random.odd());
                 }
             }
-            Shape::Capability | Shape::Zone | Shape::Filter => self.choice(shape),
+            Shape::Capability => self.capability(),
+            Shape::Zone => self.zone(),
+            Shape::Filter => self.msr_filter(),
             Shape::Chip => {
                 let chip = self.random.small(4);
                 self.set32(0, chip);

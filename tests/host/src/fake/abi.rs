@@ -185,6 +185,22 @@ impl AbiVm {
         Ok(made.fd.into())
     }
 
+    /// Makes a disk of the file behind `fd`. Returns its fd.
+    pub(crate) fn disk(&self, fd: i32, slot: u32, queues: u16, flags: u32) -> i64 {
+        let serial = *b"12345678901234567890";
+        let config = rvmm::VirtioBlkConfig { fd, flags, serial, slot, queue_size: 0, queues, pad: 0 };
+        self.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap()
+    }
+
+    /// Makes a network card of one pair of queues on the tap or stream behind `fd`. Returns its fd.
+    pub(crate) fn network_card(&self, fd: i32, slot: u32, flags: u32) -> i64 {
+        let mut fds = [0; rvmm::NET_MAX_PAIRS];
+        fds[0] = fd;
+        let mac = [2, 0, 0, 0, 0, 1];
+        let config = rvmm::VirtioNetConfig { fds, flags, slot, pairs: 1, mtu: 0, mac, pad: [0; 6] };
+        self.device(rvmm::DEV_VIRTIO_NET, &config).unwrap()
+    }
+
     /// Makes a vCPU, in protected mode.
     pub(crate) fn vcpu(&self, id: u64) -> AbiVcpu {
         let number = locked(&self.backend.guests).len();

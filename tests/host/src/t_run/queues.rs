@@ -57,16 +57,23 @@ pub(super) fn lend(world: &World, device: i64, queue: u64) {
 }
 
 /// How transfers go.
-pub(super) fn manners(random: &mut Random, fails: bool) -> Vec<Manner> {
-    let one = |random: &mut Random| match random.below(if fails { 8 } else { 6 }) {
+fn manners(random: &mut Random) -> Vec<Manner> {
+    let one = |random: &mut Random| match random.below(6) {
         0 | 1 => Manner::Later,
         2 => Manner::Waits,
         3 => Manner::Short(512),
-        6 => Manner::Fails(5),
-        7 => Manner::Fails(22),
         _ => Manner::Now,
     };
     (0..64).map(|_| one(random)).chain([Manner::Now]).collect()
+}
+
+/// The file of a disk whose transfers go as `seed` says.
+pub(super) fn scripted_file(seed: u64) -> Arc<DiskFile> {
+    let mut random = Random::new(seed);
+    let mut file = DiskFile::new((SECTORS * 512) as usize);
+    file.is_nowait = random.below(4) != 0;
+    file.script(&manners(&mut random));
+    Arc::new(file)
 }
 
 /// The driver of a disk, with requests of each kind.
@@ -130,15 +137,8 @@ pub(super) fn drive_disk(world: &World, cpu: &mut AbiVcpu, file: &DiskFile, seed
 fn disk(seed: u64) {
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
-    let mut random = Random::new(seed);
-    let mut file = DiskFile::new((SECTORS * 512) as usize);
-    file.is_nowait = random.below(4) != 0;
-    let file = Arc::new(file);
-    file.script(&manners(&mut random, false));
-    let fd = world.open_disk(&file);
-    let config =
-        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
-    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let file = scripted_file(seed);
+    let disk = vm.disk(world.open_disk(&file), 4, 1, 0);
     let mut cpu = vm.vcpu(0);
     let is_over = AtomicBool::new(false);
     let (worker, over) = (tasks[1].clone(), &is_over);
@@ -191,17 +191,7 @@ fn one_by_one_on(
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
     let file = Arc::new(file);
-    let fd = world.open_disk(&file);
-    let config = rvmm::VirtioBlkConfig {
-        fd,
-        flags,
-        serial: *b"12345678901234567890",
-        slot: 4,
-        queue_size: 0,
-        queues: 1,
-        pad: 0,
-    };
-    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let disk = vm.disk(world.open_disk(&file), 4, 1, flags);
     let mut cpu = vm.vcpu(0);
     let worker = tasks[1].clone();
     let drive = || {
@@ -335,10 +325,7 @@ fn a_file_that_has_grown_is_a_larger_disk() {
     let (world, tasks, vm) = machine();
     let _entered = world.enter_as(&tasks[0]);
     let file = Arc::new(DiskFile::new((SECTORS * 512) as usize));
-    let fd = world.open_disk(&file);
-    let config =
-        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
-    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let disk = vm.disk(world.open_disk(&file), 4, 1, 0);
     let mut cpu = vm.vcpu(0);
     let device = Device::start(&mut cpu, 4, 1, VECTOR, 1 << 32);
     let look = || {
@@ -411,18 +398,7 @@ fn net(seed: u64, is_stream: bool) {
     let entered = world.enter_as(&tasks[0]);
     let (tap, stream) = (TapDevice::new(), StreamSocket::new());
     let fd = if is_stream { world.open_stream(&stream) } else { world.open_tap(&tap) };
-    let mut fds = [0; rvmm::NET_MAX_PAIRS];
-    fds[0] = fd;
-    let config = rvmm::VirtioNetConfig {
-        fds,
-        flags: if is_stream { rvmm::NET_STREAM } else { 0 },
-        slot: 5,
-        pairs: 1,
-        mtu: 0,
-        mac: [2, 0, 0, 0, 0, 1],
-        pad: [0; 6],
-    };
-    let card = vm.device(rvmm::DEV_VIRTIO_NET, &config).unwrap();
+    let card = vm.network_card(fd, 5, if is_stream { rvmm::NET_STREAM } else { 0 });
     let mut cpu = vm.vcpu(0);
     let (rx, tx) = (tasks[1].clone(), tasks[2].clone());
     let drive = || {
@@ -475,18 +451,7 @@ fn full_tap(seed: u64) {
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
     let tap = TapDevice::new();
-    let mut fds = [0; rvmm::NET_MAX_PAIRS];
-    fds[0] = world.open_tap(&tap);
-    let config = rvmm::VirtioNetConfig {
-        fds,
-        flags: 0,
-        slot: 5,
-        pairs: 1,
-        mtu: 0,
-        mac: [2, 0, 0, 0, 0, 1],
-        pad: [0; 6],
-    };
-    let card = vm.device(rvmm::DEV_VIRTIO_NET, &config).unwrap();
+    let card = vm.network_card(world.open_tap(&tap), 5, 0);
     let mut cpu = vm.vcpu(0);
     const SENT: u64 = 12;
     let drive = || {

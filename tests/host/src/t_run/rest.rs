@@ -3,7 +3,7 @@
 //! A machine at rest: nothing moves, nothing is lost, and its time stands still.
 
 use super::queues::{
-    drive_disk, drive_net, lend, machine, manners, wait_for_interrupt, PACKETS, SECTORS, VECTOR,
+    drive_disk, drive_net, lend, machine, scripted_file, wait_for_interrupt, PACKETS, SECTORS, VECTOR,
 };
 use super::{for_seeds, run_all, thread, world, Random};
 use crate::abi::{nr, rvmm, vm as abi};
@@ -77,15 +77,8 @@ fn rest_now_and_then(
 fn disk(seed: u64) {
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
-    let mut random = Random::new(seed);
-    let mut file = DiskFile::new((SECTORS * 512) as usize);
-    file.is_nowait = random.below(4) != 0;
-    let file = Arc::new(file);
-    file.script(&manners(&mut random, false));
-    let fd = world.open_disk(&file);
-    let config =
-        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
-    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let file = scripted_file(seed);
+    let disk = vm.disk(world.open_disk(&file), 4, 1, 0);
     let mut cpu = vm.vcpu(0);
     let is_over = AtomicBool::new(false);
     let (worker, over) = (tasks[1].clone(), &is_over);
@@ -121,11 +114,7 @@ fn net(seed: u64) {
     let (world, tasks, vm) = machine();
     let entered = world.enter_as(&tasks[0]);
     let tap = TapDevice::new();
-    let mut fds = [0; rvmm::NET_MAX_PAIRS];
-    fds[0] = world.open_tap(&tap);
-    let mac = [2, 0, 0, 0, 0, 1];
-    let config = rvmm::VirtioNetConfig { fds, flags: 0, slot: 5, pairs: 1, mtu: 0, mac, pad: [0; 6] };
-    let card = vm.device(rvmm::DEV_VIRTIO_NET, &config).unwrap();
+    let card = vm.network_card(world.open_tap(&tap), 5, 0);
     let mut cpu = vm.vcpu(0);
     let (rx, tx) = (tasks[1].clone(), tasks[2].clone());
     let is_over = AtomicBool::new(false);
@@ -205,10 +194,7 @@ fn a_rest_that_a_signal_ends_is_undone() {
     let entered = world.enter_as(&tasks[0]);
     let file = Arc::new(DiskFile::new((SECTORS * 512) as usize));
     file.script(&[Manner::Later]);
-    let fd = world.open_disk(&file);
-    let config =
-        rvmm::VirtioBlkConfig { fd, flags: 0, serial: [0; 20], slot: 4, queue_size: 0, queues: 1, pad: 0 };
-    let disk = vm.device(rvmm::DEV_VIRTIO_BLK, &config).unwrap();
+    let disk = vm.disk(world.open_disk(&file), 4, 1, 0);
     let mut cpu = vm.vcpu(0);
     let resting = tasks[2].clone();
     let drive = || {

@@ -42,23 +42,8 @@ impl Half {
         world.advance(age);
         let vm = AbiVm::with_chips(&world, PAGES);
         let (file, tap) = (Arc::new(DiskFile::new(64 * 512)), TapDevice::new());
-        let fd = world.open_disk(&file);
-        let blk = rvmm::VirtioBlkConfig {
-            fd,
-            flags: 0,
-            serial: [0; 20],
-            slot: BLK.into(),
-            queue_size: 0,
-            queues: 2,
-            pad: 0,
-        };
-        vm.device(rvmm::DEV_VIRTIO_BLK, &blk).unwrap();
-        let mut fds = [0; rvmm::NET_MAX_PAIRS];
-        fds[0] = world.open_tap(&tap);
-        let mac = [2, 0, 0, 0, 0, 1];
-        let net =
-            rvmm::VirtioNetConfig { fds, flags: 0, slot: NET.into(), pairs: 1, mtu: 0, mac, pad: [0; 6] };
-        vm.device(rvmm::DEV_VIRTIO_NET, &net).unwrap();
+        vm.disk(world.open_disk(&file), BLK.into(), 2, 0);
+        vm.network_card(world.open_tap(&tap), NET.into(), 0);
         let console =
             rvmm::VirtioConsoleConfig { slot: CONSOLE.into(), flags: 0, columns: 80, rows: 25, pad: 0 };
         let console = vm.device(rvmm::DEV_VIRTIO_CONSOLE, &console).unwrap();
