@@ -6,7 +6,7 @@
 
 use super::{eventfd, user};
 use crate::abi::{caps, run, vm as abi};
-use crate::machine::choices::KvmQuirks;
+use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::irqchip::IrqchipMode;
 use crate::machine::mailbox::{VcpuRequests, MAX_VCPUS};
 use crate::machine::msr_filter::{GuestMsrFilter, MsrRange};
@@ -109,16 +109,16 @@ pub(super) fn enable<B: VendorBackend>(
         caps::X86_DISABLE_EXITS => {}
         caps::MANUAL_DIRTY_LOG_PROTECT2 if !vm.machine.ram.dirty_mode.choose(arg) => return Err(EINVAL),
         caps::MANUAL_DIRTY_LOG_PROTECT2 => {}
-        caps::EXCEPTION_PAYLOAD => choices.set_payload(arg != 0),
+        caps::EXCEPTION_PAYLOAD => choices.set(MachineOptions::PAYLOAD, arg != 0),
         caps::X86_USER_SPACE_MSR => {
             let known = run::MSR_EXIT_INVAL | run::MSR_EXIT_UNKNOWN | run::MSR_EXIT_FILTER;
             let reasons = u32::try_from(arg).ok().filter(|r| r & !known == 0).ok_or(EINVAL)?;
             choices.set_msr_exits(reasons);
         }
-        caps::X86_TRIPLE_FAULT_EVENT => choices.set_triple_fault_event(arg != 0),
+        caps::X86_TRIPLE_FAULT_EVENT => choices.set(MachineOptions::TRIPLE_FAULT_EVENT, arg != 0),
         caps::HALT_POLL => choices.set_halt_poll_ns(u32::try_from(arg)?),
         caps::EXIT_ON_EMULATION_FAILURE if arg > 1 => return Err(EINVAL),
-        caps::EXIT_ON_EMULATION_FAILURE => choices.set_ends_on_unknown_insn(arg != 0),
+        caps::EXIT_ON_EMULATION_FAILURE => choices.set(MachineOptions::ENDS_ON_UNKNOWN_INSN, arg != 0),
         _ => return Err(EINVAL),
     }
     Ok(0)
@@ -174,8 +174,15 @@ fn enable_x2apic_api<B: VendorBackend>(vm: &Vm<B>, flags: u64) -> Result {
         return Err(EINVAL);
     }
     let choices = &vm.machine.choices;
-    let no_broadcast = flags & caps::X2APIC_API_DISABLE_BROADCAST_QUIRK != 0;
-    choices.widen_ids(flags & caps::X2APIC_API_USE_32BIT_IDS != 0, no_broadcast);
+    // What was chosen before stays.
+    for (flag, option) in [
+        (caps::X2APIC_API_USE_32BIT_IDS, MachineOptions::WIDE_IDS),
+        (caps::X2APIC_API_DISABLE_BROADCAST_QUIRK, MachineOptions::NO_BROADCAST),
+    ] {
+        if flags & flag != 0 {
+            choices.set(option, true);
+        }
+    }
     let format = choices.msi_format();
     vm.machine.interrupts.with(|bus, _now, _out| bus.set_msi_format(format));
     Ok(())

@@ -9,7 +9,7 @@
 use crate::abi::vcpu as abi;
 use crate::arch::addr::Gva;
 use crate::arch::exception::{CpuException, ExceptionVector};
-use crate::machine::choices::MachineChoices;
+use crate::machine::choices::{MachineChoices, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::core::VcpuCore;
@@ -28,14 +28,15 @@ pub(super) fn get<B: VendorBackend>(
     core.add_nmis(mailbox.take_requests(VcpuRequests::NMIS).nmis());
     let mut e = <abi::VcpuEvents as zerocopy::FromZeros>::new_zeroed();
     e.flags = abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SHADOW;
-    if choices.has_payload() {
+    let has_payload = choices.has(MachineOptions::PAYLOAD);
+    if has_payload {
         e.flags |= abi::VCPUEVENT_VALID_PAYLOAD;
     } else {
         deliver_payload(core);
     }
     if let Some(x) = core.exception {
-        e.exception_pending = choices.has_payload().into();
-        e.exception_injected = (!choices.has_payload()).into();
+        e.exception_pending = has_payload.into();
+        e.exception_injected = (!has_payload).into();
         put_exception(&mut e, x.vector, x.error);
         if let Some(gva) = x.cr2 {
             e.exception_has_payload = 1;
@@ -55,7 +56,7 @@ pub(super) fn get<B: VendorBackend>(
     e.nmi_injected = u8::from(core.interrupted == Some(GuestEvent::Nmi));
     e.nmi_pending = core.nmis;
     e.nmi_masked = u8::from(b.nmi);
-    if choices.has_triple_fault_event() {
+    if choices.has(MachineOptions::TRIPLE_FAULT_EVENT) {
         e.triple_fault_pending = core.bars.contains(EntryBars::SHUTDOWN).into();
         e.flags |= abi::VCPUEVENT_VALID_TRIPLE_FAULT;
     }
@@ -88,10 +89,10 @@ pub(super) fn set<B: VendorBackend>(
 ) -> Result {
     let mut known =
         abi::VCPUEVENT_VALID_NMI_PENDING | abi::VCPUEVENT_VALID_SIPI_VECTOR | abi::VCPUEVENT_VALID_SHADOW;
-    if choices.has_payload() {
+    if choices.has(MachineOptions::PAYLOAD) {
         known |= abi::VCPUEVENT_VALID_PAYLOAD;
     }
-    if choices.has_triple_fault_event() {
+    if choices.has(MachineOptions::TRIPLE_FAULT_EVENT) {
         known |= abi::VCPUEVENT_VALID_TRIPLE_FAULT;
     }
     let is_pending = e.flags & abi::VCPUEVENT_VALID_PAYLOAD != 0 && e.exception_pending != 0;

@@ -10,7 +10,7 @@
 //! | [`run`], [`sync_regs`], [`coalesced`] | KVM_RUN, registers in its page, and writes that do not end it |
 //! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
-//! | [`state`], [`tsc`] | a machine at rest, and its state; the TSC of a vCPU |
+//! | [`state`], [`vcpu_attr`] | a machine at rest, and its state; the attributes of a vCPU |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
 //! | [`user`] | copies from and to user space |
 
@@ -36,8 +36,8 @@ mod state;
 mod stats;
 mod sync_regs;
 pub(crate) mod sys;
-mod tsc;
 mod user;
 mod vcpu;
+mod vcpu_attr;
 mod vm;
 mod vm_name;

@@ -4,6 +4,7 @@
 
 use crate::abi::run::{self as abi, offset, ExitReason, RunExit};
 use crate::arch::cr::Rflags;
+use crate::arch::slice::copy_common;
 use crate::host::page::SharedPage;
 use crate::host::trace;
 use crate::machine::power::PlatformEvent;
@@ -170,19 +171,28 @@ fn report_bug(bug: VmBug) -> RunExit {
 /// Returns the exit for an instruction that cannot be carried out, as KVM words it: flags, the instruction where it
 /// could be read, and the last exit; then what is ours, its address.
 fn emulation_failure(rip: u64, (bytes, len): ([u8; 15], u8), raw: RawExit) -> RunExit {
-    let mut insn = [0x90; 16];
-    let (size, code) = insn.split_at_mut(1);
-    size.fill(len);
-    for (dst, src) in code.iter_mut().zip(bytes).take(len.into()) {
-        *dst = src;
+    let RawExit { reason, info1, info2 } = raw;
+    // There is neither an event whose delivery it ended, nor an error code.
+    let [event, error] = [0; 2];
+    if len == 0 {
+        let words = [0, reason, info1, info2, event, error, rip];
+        return RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, &words);
     }
-    let (lo, hi) = insn.split_at(8);
-    let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]));
-    let exit = [raw.reason, raw.info1, raw.info2, 0, 0];
-    let [reason, info1, info2, event, error] = exit;
-    let with_bytes =
-        [abi::EMULATION_FLAG_INSTRUCTION_BYTES, word(lo), word(hi), reason, info1, info2, event, error, rip];
-    let without = [0, reason, info1, info2, event, error, rip];
-    let words: &[u64] = if len == 0 { &without } else { &with_bytes };
-    RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, words)
+    // How many bytes there are, and they; the rest is NOP.
+    let mut insn = [0x90; 16];
+    insn[0] = len;
+    copy_common(insn.get_mut(1..).unwrap_or(&mut []), bytes.get(..len.into()).unwrap_or(&bytes));
+    let insn = u128::from_le_bytes(insn);
+    let words = [
+        abi::EMULATION_FLAG_INSTRUCTION_BYTES,
+        insn as u64,
+        (insn >> 64) as u64,
+        reason,
+        info1,
+        info2,
+        event,
+        error,
+        rip,
+    ];
+    RunExit::internal_error(abi::INTERNAL_ERROR_EMULATION, &words)
 }

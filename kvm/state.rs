@@ -83,48 +83,41 @@ fn is_state(a: &abi_vm::DeviceAttr, attr: u64) -> bool {
     a.flags == 0 && a.group == abi::GROUP_STATE && a.attr == attr
 }
 
-/// Carries KVM_HAS_DEVICE_ATTR of a vCPU out.
-///
-/// # Errors
-/// `ENXIO` for what is none.
-pub(super) fn vcpu_has_attr(a: &abi_vm::DeviceAttr) -> Result<i64> {
-    if is_state(a, abi::STATE_LAPIC) {
-        Ok(0)
-    } else {
-        Err(ENXIO)
-    }
+/// Returns whether an attribute of a vCPU's is the state of its local APIC.
+pub(super) fn is_lapic(a: &abi_vm::DeviceAttr) -> bool {
+    is_state(a, abi::STATE_LAPIC)
 }
 
-/// Carries KVM_GET_DEVICE_ATTR of a vCPU out.
+/// Gives the state of a vCPU's local APIC where `addr` says.
 ///
 /// # Errors
-/// `ENXIO` for what is none, and without a local APIC; `EBUSY` where the machine is not at rest; `E2BIG`, `EFAULT`,
+/// `ENXIO` without one; `EBUSY` where the machine is not at rest; `E2BIG`, `EFAULT`,
 /// `ENOMEM`.
-pub(super) fn vcpu_get_attr<B: VendorBackend>(
+pub(super) fn get_lapic<B: VendorBackend>(
     vm: &Vm<B>,
     mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
-    a: &abi_vm::DeviceAttr,
+    addr: u64,
 ) -> Result<i64> {
-    begin_lapic(vm, mailbox, core, a)?;
+    begin_lapic(vm, mailbox, core)?;
     let lapic = core.lapic.as_ref().ok_or(ENXIO)?;
     let mut out = StateWriter::new(LAPIC_ROOM)?;
     out.put(mailbox.id, lapic);
-    give(a.addr, &out)
+    give(addr, &out)
 }
 
-/// Carries KVM_SET_DEVICE_ATTR of a vCPU out.
+/// Takes it over from there.
 ///
 /// # Errors
-/// As [`vcpu_get_attr`], and `EINVAL` for a state that cannot be: the local APIC stays as it is.
-pub(super) fn vcpu_set_attr<B: VendorBackend>(
+/// As [`get_lapic`], and `EINVAL` for a state that cannot be: the local APIC stays as it is.
+pub(super) fn set_lapic<B: VendorBackend>(
     vm: &Vm<B>,
     mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
-    a: &abi_vm::DeviceAttr,
+    addr: u64,
 ) -> Result<i64> {
-    begin_lapic(vm, mailbox, core, a)?;
-    let state = fetch(a.addr, LAPIC_ROOM)?;
+    begin_lapic(vm, mailbox, core)?;
+    let state = fetch(addr, LAPIC_ROOM)?;
     let mut from = StateReader::new(&state);
     let lapic = core.lapic.as_mut().ok_or(ENXIO)?;
     let old = lapic.save();
@@ -141,13 +134,7 @@ pub(super) fn vcpu_set_attr<B: VendorBackend>(
 const LAPIC_ROOM: usize = size_of::<SavedLapic>() + 16;
 
 /// Makes the local APIC what can be saved or replaced: with all that was posted to it.
-fn begin_lapic<B: VendorBackend>(
-    vm: &Vm<B>,
-    mailbox: &VcpuMailbox,
-    core: &mut VcpuCore<B>,
-    a: &abi_vm::DeviceAttr,
-) -> Result {
-    vcpu_has_attr(a)?;
+fn begin_lapic<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) -> Result {
     if !vm.machine.clock.time.is_stopped() {
         return Err(EBUSY);
     }

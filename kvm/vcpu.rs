@@ -7,7 +7,8 @@ use super::observe::{ListedVcpu, VmWatch};
 use super::run::RunPages;
 use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
-use super::{events, guest_debug, recorder, regs, tsc, user};
+use super::vcpu_attr::VcpuAttr;
+use super::{events, guest_debug, recorder, regs, user};
 use crate::abi::run::MMAP_SIZE;
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
@@ -22,7 +23,7 @@ use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::KernelPages;
 use crate::host::timer;
-use crate::machine::choices::KvmQuirks;
+use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
@@ -440,7 +441,7 @@ impl<B: VendorBackend> VcpuFile<B> {
 
     /// How KVM_GET_LAPIC and KVM_SET_LAPIC show the id of a local APIC in x2APIC mode.
     fn id_format(&self) -> IdFormat {
-        if self.vm.machine.choices.has_wide_ids() {
+        if self.vm.machine.choices.has(MachineOptions::WIDE_IDS) {
             IdFormat::X2apic
         } else {
             IdFormat::Xapic
@@ -457,13 +458,14 @@ impl<B: VendorBackend> VcpuFile<B> {
     }
 
     /// Gets or sets an attribute of the vCPU's.
-    fn state_attr(
+    fn attr(
         &self,
         arg: u64,
-        carry_out: impl FnOnce(&Vm<B>, &VcpuMailbox, &mut VcpuCore<B>, &DeviceAttr) -> Result<i64>,
+        carry_out: impl FnOnce(VcpuAttr, &Vm<B>, &VcpuMailbox, &mut VcpuCore<B>, u64) -> Result<i64>,
     ) -> Result<i64> {
-        let attr = user::read(arg)?;
-        self.with(|core, _| carry_out(&self.vm, &self.mailbox, core, &attr))
+        let asked: DeviceAttr = user::read(arg)?;
+        let attr = VcpuAttr::of(&asked)?;
+        self.with(|core, _| carry_out(attr, &self.vm, &self.mailbox, core, asked.addr))
     }
 
     fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
@@ -500,9 +502,9 @@ impl<B: VendorBackend> VcpuFile<B> {
             nr::GET_STATS_FD => file::install(StatsFile::new(self.record.clone())?),
             abi_rvmm::GET_EXITS => self.with(|_, _| recorder::exits::<B>(&self.record, arg)),
             nr::KVMCLOCK_CTRL => self.note_stop(),
-            nr::HAS_DEVICE_ATTR => tsc::has_attr(&user::read(arg)?),
-            nr::GET_DEVICE_ATTR => self.state_attr(arg, tsc::get_attr),
-            nr::SET_DEVICE_ATTR => self.state_attr(arg, tsc::set_attr),
+            nr::HAS_DEVICE_ATTR => VcpuAttr::of(&user::read(arg)?).map(|_| 0),
+            nr::GET_DEVICE_ATTR => self.attr(arg, VcpuAttr::get),
+            nr::SET_DEVICE_ATTR => self.attr(arg, VcpuAttr::set),
             _ => Err(ENOTTY),
         }
     }

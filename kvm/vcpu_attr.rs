@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The attribute of a vCPU that is its TSC's offset from the host's.
+//! The attributes of a vCPU: its TSC's offset from the host's, and the state of its local APIC.
 //!
-//! Documentation of KVM's API, "GROUP: KVM_VCPU_TSC_CTRL". What moves a vCPU to another host reads it with the clock, and
-//! works out the offset there.
+//! Documentation of KVM's API, "GROUP: KVM_VCPU_TSC_CTRL". What moves a vCPU to another host reads the offset with the
+//! clock, and works out the one there.
 
 use super::{state, user};
 use crate::abi::vcpu as abi;
@@ -15,51 +15,62 @@ use crate::vcpu::core::VcpuCore;
 use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
 
-fn is_offset(a: &DeviceAttr) -> bool {
-    a.group == abi::VCPU_TSC_CTRL && a.attr == abi::VCPU_TSC_OFFSET
+/// An attribute of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VcpuAttr {
+    /// What is added to the host's TSC, a `u64`.
+    TscOffset,
+    /// The state of the local APIC, of a machine at rest.
+    Lapic,
 }
 
-/// Carries KVM_HAS_DEVICE_ATTR of a vCPU out.
-///
-/// # Errors
-/// `ENXIO` for what is none.
-pub(super) fn has_attr(a: &DeviceAttr) -> Result<i64> {
-    if is_offset(a) {
-        Ok(0)
-    } else {
-        state::vcpu_has_attr(a)
+impl VcpuAttr {
+    /// Returns which one is asked for.
+    ///
+    /// # Errors
+    /// `ENXIO` for what is none.
+    pub(super) fn of(a: &DeviceAttr) -> Result<VcpuAttr> {
+        match (a.group, a.attr) {
+            (abi::VCPU_TSC_CTRL, abi::VCPU_TSC_OFFSET) => Ok(VcpuAttr::TscOffset),
+            _ if state::is_lapic(a) => Ok(VcpuAttr::Lapic),
+            _ => Err(ENXIO),
+        }
     }
-}
 
-/// Carries KVM_GET_DEVICE_ATTR of a vCPU out.
-///
-/// # Errors
-/// `EFAULT`; those of [`state::vcpu_get_attr`].
-pub(super) fn get_attr<B: VendorBackend>(
-    vm: &Vm<B>,
-    mailbox: &VcpuMailbox,
-    core: &mut VcpuCore<B>,
-    a: &DeviceAttr,
-) -> Result<i64> {
-    if !is_offset(a) {
-        return state::vcpu_get_attr(vm, mailbox, core, a);
+    /// Carries KVM_GET_DEVICE_ATTR out.
+    ///
+    /// # Errors
+    /// `EFAULT`; those of [`state::get_lapic`].
+    pub(super) fn get<B: VendorBackend>(
+        self,
+        vm: &Vm<B>,
+        mailbox: &VcpuMailbox,
+        core: &mut VcpuCore<B>,
+        addr: u64,
+    ) -> Result<i64> {
+        match self {
+            VcpuAttr::TscOffset => user::write(addr, &core.tsc_offset).map(|()| 0),
+            VcpuAttr::Lapic => state::get_lapic(vm, mailbox, core, addr),
+        }
     }
-    user::write(a.addr, &core.tsc_offset).map(|()| 0)
-}
 
-/// Carries KVM_SET_DEVICE_ATTR of a vCPU out.
-///
-/// # Errors
-/// `EFAULT`; those of [`state::vcpu_set_attr`].
-pub(super) fn set_attr<B: VendorBackend>(
-    vm: &Vm<B>,
-    mailbox: &VcpuMailbox,
-    core: &mut VcpuCore<B>,
-    a: &DeviceAttr,
-) -> Result<i64> {
-    if !is_offset(a) {
-        return state::vcpu_set_attr(vm, mailbox, core, a);
+    /// Carries KVM_SET_DEVICE_ATTR out.
+    ///
+    /// # Errors
+    /// `EFAULT`; those of [`state::set_lapic`].
+    pub(super) fn set<B: VendorBackend>(
+        self,
+        vm: &Vm<B>,
+        mailbox: &VcpuMailbox,
+        core: &mut VcpuCore<B>,
+        addr: u64,
+    ) -> Result<i64> {
+        match self {
+            VcpuAttr::TscOffset => {
+                msr::set_tsc_offset(vm, mailbox, core, user::read(addr)?);
+                Ok(0)
+            }
+            VcpuAttr::Lapic => state::set_lapic(vm, mailbox, core, addr),
+        }
     }
-    msr::set_tsc_offset(vm, mailbox, core, user::read(a.addr)?);
-    Ok(0)
 }

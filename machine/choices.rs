@@ -8,7 +8,7 @@
 use super::msr_filter::GuestMsrFilter;
 use super::settings::ModuleSettings;
 use crate::chipset::DestFormat;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, Ordering::*};
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -26,6 +26,23 @@ bitflags::bitflags! {
     }
 }
 
+bitflags::bitflags! {
+    /// What is chosen by yes or no.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct MachineOptions: u32 {
+        /// APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
+        const WIDE_IDS = 1 << 0;
+        /// 0xff is a destination of MSIs like any other.
+        const NO_BROADCAST = 1 << 1;
+        /// What an exception carries beside its error code travels with the vCPU's events.
+        const PAYLOAD = 1 << 2;
+        /// A triple fault that user space is to be told of travels with them too.
+        const TRIPLE_FAULT_EVENT = 1 << 3;
+        /// Instructions that cannot be carried out end KVM_RUN whoever ran them.
+        const ENDS_ON_UNKNOWN_INSN = 1 << 4;
+    }
+}
+
 /// See the module's description.
 #[pin_data]
 pub(crate) struct MachineChoices {
@@ -36,18 +53,10 @@ pub(crate) struct MachineChoices {
     msr_exits: AtomicU32,
     /// The longest time in nanoseconds that a halted vCPU polls.
     halt_poll_ns: AtomicU32,
-    /// APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
-    wide_ids: AtomicBool,
-    /// 0xff is a destination of MSIs like any other.
-    has_no_broadcast: AtomicBool,
     /// The quirks that are off.
     quirks_off: AtomicU32,
-    /// What an exception carries beside its error code travels with the vCPU's events.
-    has_payload: AtomicBool,
-    /// A triple fault that user space is to be told of travels with them too.
-    has_triple_fault_event: AtomicBool,
-    /// Instructions that cannot be carried out end KVM_RUN whoever ran them.
-    ends_on_unknown_insn: AtomicBool,
+    /// [`MachineOptions`].
+    options: AtomicU32,
 }
 
 impl MachineChoices {
@@ -58,12 +67,8 @@ impl MachineChoices {
             msr_filter <- new_mutex!(None),
             msr_exits: AtomicU32::new(0),
             halt_poll_ns: AtomicU32::new(halt_poll_ns),
-            wide_ids: AtomicBool::new(false),
-            has_no_broadcast: AtomicBool::new(false),
             quirks_off: AtomicU32::new(0),
-            has_payload: AtomicBool::new(false),
-            has_triple_fault_event: AtomicBool::new(false),
-            ends_on_unknown_insn: AtomicBool::new(false),
+            options: AtomicU32::new(0),
         })
     }
 
@@ -99,25 +104,28 @@ impl MachineChoices {
         self.halt_poll_ns.store(ns, Relaxed);
     }
 
-    /// Returns whether APIC ids are 32 bits wide for user space.
-    pub(crate) fn has_wide_ids(&self) -> bool {
-        self.wide_ids.load(Relaxed)
+    /// Returns whether an option is chosen.
+    pub(crate) fn has(&self, option: MachineOptions) -> bool {
+        self.options.load(Relaxed) & option.bits() != 0
+    }
+
+    /// Chooses options, or takes the choice back.
+    pub(crate) fn set(&self, options: MachineOptions, on: bool) {
+        if on {
+            self.options.fetch_or(options.bits(), Relaxed);
+        } else {
+            self.options.fetch_and(!options.bits(), Relaxed);
+        }
     }
 
     /// Returns how user space's MSIs name their destinations.
     pub(crate) fn msi_format(&self) -> DestFormat {
-        match (self.wide_ids.load(Relaxed), self.has_no_broadcast.load(Relaxed)) {
+        match (self.has(MachineOptions::WIDE_IDS), self.has(MachineOptions::NO_BROADCAST)) {
             (false, false) => DestFormat::Narrow,
             (true, false) => DestFormat::Wide,
             (false, true) => DestFormat::NarrowOnly,
             (true, true) => DestFormat::WideOnly,
         }
-    }
-
-    /// Chooses how APIC ids are written. What was chosen before stays.
-    pub(crate) fn widen_ids(&self, wide: bool, no_broadcast: bool) {
-        self.wide_ids.fetch_or(wide, Relaxed);
-        self.has_no_broadcast.fetch_or(no_broadcast, Relaxed);
     }
 
     /// Turns quirks off.
@@ -128,35 +136,5 @@ impl MachineChoices {
     /// Returns whether a quirk is on.
     pub(crate) fn has_quirk(&self, quirk: KvmQuirks) -> bool {
         u64::from(self.quirks_off.load(Relaxed)) & quirk.bits() == 0
-    }
-
-    /// Returns whether the payload of exceptions travels with a vCPU's events.
-    pub(crate) fn has_payload(&self) -> bool {
-        self.has_payload.load(Relaxed)
-    }
-
-    /// Chooses that.
-    pub(crate) fn set_payload(&self, on: bool) {
-        self.has_payload.store(on, Relaxed);
-    }
-
-    /// Returns whether a triple fault travels with a vCPU's events.
-    pub(crate) fn has_triple_fault_event(&self) -> bool {
-        self.has_triple_fault_event.load(Relaxed)
-    }
-
-    /// Chooses that.
-    pub(crate) fn set_triple_fault_event(&self, on: bool) {
-        self.has_triple_fault_event.store(on, Relaxed);
-    }
-
-    /// Returns whether an instruction that cannot be carried out ends KVM_RUN whoever ran it.
-    pub(crate) fn ends_on_unknown_insn(&self) -> bool {
-        self.ends_on_unknown_insn.load(Relaxed)
-    }
-
-    /// Chooses that.
-    pub(crate) fn set_ends_on_unknown_insn(&self, on: bool) {
-        self.ends_on_unknown_insn.store(on, Relaxed);
     }
 }

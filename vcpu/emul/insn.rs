@@ -6,6 +6,7 @@ use super::code;
 use super::machine::{CxMachine, RetryAfter};
 use super::mov;
 use crate::arch::exception::CpuException;
+use crate::machine::choices::MachineOptions;
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn, MAX_LEN};
@@ -117,7 +118,7 @@ fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
 /// executed it, as on KVM, or where user space wants to know of all.
 fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
-    if cx.core.state.cpl() != 0 && !cx.vm.machine.choices.ends_on_unknown_insn() {
+    if cx.core.state.cpl() != 0 && !cx.vm.machine.choices.has(MachineOptions::ENDS_ON_UNKNOWN_INSN) {
         return ExitOutcome::Inject(CpuException::UD);
     }
     ExitOutcome::ToUser(UserExit::Bug(failure(cx)))
