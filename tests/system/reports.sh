@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What users of other hypervisors ran into, as their public reports have it, tried on this one: files, descriptors and
-# interfaces that are not there for it, a tap that goes down, the first sector of a raw disk, a run that was killed.
+# interfaces that are not there for it, a tap that goes down, the first sector of a raw disk, a flush of a read-only
+# disk, a run that was killed, output that nobody wants and input without an end.
 # ring: system
-# timeout: 400
+# timeout: 500
 # ring@intel: full
 . ./tests/system/lib.sh
 
@@ -31,9 +32,11 @@ refuses "a disk twice" 'has it twice' rvmm-run $k /tmp/s.img /tmp/s.img
 refuses "too few descriptors" 'Too many open files' sh -c "ulimit -n 16; exec rvmm-run $k /tmp/s.img"
 refuses "too little address space" 'memory' sh -c "ulimit -v 300000; exec rvmm-run $k"
 
+cp /images/small.img /tmp/ro.img
 tunctl -t t0 >/dev/null
 ip link set t0 up
-start_guest reports --initrd /images/guest.cpio --append "console=ttyS0 $fast -- one -- two" --net tap=t0 $k /tmp/s.img &&
+start_guest reports --initrd /images/guest.cpio --append "console=ttyS0 $fast -- one -- two" --net tap=t0 \
+	--disk /tmp/ro.img,ro $k /tmp/s.img &&
 	expect reports 150 'login: ' || { not_ok "a command line with two -- boots"; finish; }
 ok "a command line with two -- boots"
 refuses "a tap in use" 'in use by another program' rvmm-run --net tap=t0 $k
@@ -43,6 +46,12 @@ expect reports 30 '# '
 send 'umount /mnt; yes | head -c 512 >/tmp/r; dd if=/tmp/r of=/dev/vda conv=fsync 2>/dev/null; echo sector-"written"'
 check "the first sector of a raw disk can be written" \
 	'expect reports 30 "^sector-written" && [ "$(head -c 2 /tmp/s.img)" = y ]'
+# A flush is answered although the disk takes no writes; busybox's sync gives fsync(2) the disk itself.
+send 'for d in vda vdb; do echo $d $(cat /sys/block/$d/ro) $(cat /sys/block/$d/queue/write_cache); done; sync /dev/vda && sync /dev/vdb && echo flush-"done"'
+check "fsync of a read-only disk" 'expect reports 30 "^flush-done"'
+send 'dd if=/tmp/r of=/dev/vdb conv=fsync 2>/tmp/e || echo write-"refused"'
+check "which takes no writes" 'expect reports 30 "^write-refused" && cmp -s /tmp/ro.img /images/small.img'
+grep -a '^vd[ab] [01] write' /tmp/reports.console | tr -d '\r' | sed 's/^/# /'
 send 'ip link set eth0 up; ip addr add 10.9.9.2/24 dev eth0; echo net-"up"'
 expect reports 30 'net-up'
 ip link set t0 down
@@ -52,5 +61,59 @@ kill -KILL "$pid"
 wait "$pid" 2>/dev/null
 run_guest after 60 --append "console=ttyS0 $fast panic=-1" $k /tmp/s.img >/dev/null
 check "after kill -9 the disk and the tap are free" '[ $code = 3 ]'
+
+# ticks PID [NAME]: processor time that a process' threads took so far, in 10 ms; of those of one name.
+ticks() {
+	cat /proc/"$1"/task/*/stat 2>/dev/null |
+		awk -v name="${2-}" 'name == "" || index($0, "(" name ")") { sub(/^.*\) /, ""); all += $12 + $13 } END { print all + 0 }'
+}
+# resident PID: the memory of a process, in KiB.
+resident() { awk '/^VmRSS:/ { print $2 }' /proc/"$1"/status; }
+
+# A guest whose first process is `yes` writes for ever, and here to nobody.
+rvmm-run --stats --console none --initrd /images/guest.cpio --append "console=ttyS0 $fast rdinit=/bin/yes" $k >/tmp/talk.log 2>&1 &
+pid=$!
+sleep "$(limit 25)"
+all=$(ticks $pid)
+cpu=$(ticks $pid vcpu0)
+before=$(resident $pid)
+sleep 10
+all=$(($(ticks $pid) - all))
+cpu=$(($(ticks $pid vcpu0) - cpu))
+echo "# of 10 s: $((cpu * 10)) ms in its vCPU, $(((all - cpu) * 10)) ms in the rest of rvmm-run; $before KiB then, $(resident $pid) KiB now"
+check "output that nobody wants: the guest talks on" '[ $cpu -gt 300 ]'
+check "and costs rvmm-run nothing beside the guest's own time" '[ $((all - cpu)) -lt 20 ]'
+check "nor memory" '[ $(($(resident $pid) - before)) -lt 1024 ]'
+kill -TERM $pid
+check "it ends" 'wait_gone $pid 20 && [ $code = 143 ]'
+sed 's/^/# /' /tmp/talk.log | head -n 40
+
+# flooded NAME OPTION: input without an end for a guest whose kernel has OPTION and whose only process sleeps; sets $all
+# and $used, the time and the memory that ten seconds of it took.
+flooded() {
+	yes >/tmp/in &
+	source=$!
+	rvmm-run --console stdio --initrd /images/guest.cpio --append "$2 $fast rdinit=/bin/sleep -- 1000" $k \
+		</tmp/in >/tmp/flood.log 2>&1 &
+	pid=$!
+	sleep "$(limit 25)"
+	before=$(resident $pid)
+	memory=$(free_kib)
+	all=$(ticks $pid)
+	sleep 10
+	memory=$((memory - $(free_kib)))
+	all=$(($(ticks $pid) - all))
+	used=$(($(resident $pid) - before))
+	echo "# $1: of 10 s $((all * 10)) ms; $before KiB then, $used KiB more now; the host has $memory KiB less"
+	check "$1: endless input takes no memory" '[ $used -lt 1024 ] && [ $memory -lt 8192 ]'
+	kill -TERM $pid
+	check "$1: the run can be ended" 'wait_gone $pid 20 && [ $code = 143 ]'
+	kill $source 2>/dev/null
+}
+mkfifo /tmp/in
+# Linux takes what comes and throws it away; without a driver for the UART the input waits where it comes from.
+flooded "a guest that throws it away" console=ttyS0
+flooded "a guest that reads nothing" ""
+check "what waits takes no time" '[ $all -lt 100 ]'
 check "the module unloads" 'unload_module'
 finish
