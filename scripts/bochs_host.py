@@ -251,6 +251,10 @@ class Machine:
             yield f"{name} " + ", ".join(rest)
             yield name + " stack: " + " ".join(memory.returns(first("CR3"), first("RSP")))
 
+    def refused_interrupts(self):
+        """None: Bochs loses no interrupts, and cannot be asked without a stop."""
+        return []
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()

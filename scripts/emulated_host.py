@@ -150,6 +150,7 @@ class Machine:
         for _, theirs in pairs.values():
             theirs.close()
         self.console, self.log, self.qmp = (pairs[n][0] for n in ("con", "log", "qmp"))
+        self.qmp.settimeout(60)  # an emulator that hangs must not take its caller along
         self._qmp_file = self.qmp.makefile("r")
         self._qmp_ready = False
 
@@ -187,10 +188,43 @@ class Machine:
             stack = ask("x/512gx 0x" + re.search(r"RSP=(\w+)", registers).group(1))
             yield f"cpu{number} stack: " + " ".join(re.findall(r"\b0x(ffffffff[89a-f]\w{7})\b(?!:)", stack))
 
+    def refused_interrupts(self):
+        """Interrupts that a processor's local APIC holds out to it and that it does not take for a second, as text.
+
+        QEMU clears a bit of a processor's requests at #VMEXIT while other threads may set one, which is then lost: the
+        processor learns of the interrupt with the next one only. A host that sleeps until then looks as if it hung.
+        """
+        before = self._held_out()
+        time.sleep(1)
+        now = self._held_out()
+        return [f"cpu{n} has not taken interrupt {vector} for a second: {flags}"
+                for n, (vector, flags) in now.items() if before.get(n, (None,))[0] == vector]
+
+    def _held_out(self):
+        found = {}
+        for cpu in self.command("query-cpus-fast"):
+            number = cpu["cpu-index"]
+            ask = lambda line, n=number: self.command("human-monitor-command", **{"command-line": line, "cpu-index": n})
+            vector = highest_held_out(ask("info lapic"))
+            if vector is not None:
+                found[number] = vector, re.search(r"RIP=.*", ask("info registers")).group(0).strip()
+        return found
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+def highest_held_out(text):
+    """The vector that a local APIC holds out to its processor, by what QEMU's monitor says of it, or None."""
+    requested = re.search(r"^IRR\s+(.*)$", text, re.M)
+    priority = re.search(r"\bPPR 0x(\w+)", text)
+    vectors = [int(v) for v in re.findall(r"\b(\d+)\b", requested.group(1))] if requested else []
+    highest = max(vectors, default=None)
+    if highest is None or not priority or highest >> 4 <= int(priority.group(1), 16) >> 4:
+        return None
+    return highest
 
 
 def await_ready(machine, seconds, report=lambda: ""):

@@ -42,6 +42,8 @@ PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "abi-tests
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
 KEYBOARD = "ended from the keyboard"
+# Of a host that says nothing for so many seconds, it is asked whether its emulator lost an interrupt.
+SILENCE = 40
 
 
 def parse_args(argv):
@@ -180,8 +182,9 @@ class Output:
         return int(self.console[found + len(EXIT):].split()[0])
 
 
-def converse(machine, output, line, deadline, keyboard):
-    """Carries bytes until the host is gone; returns None or what went wrong."""
+def converse(machine, output, line, deadline, keyboard, silent=lambda: None):
+    """Carries bytes until the host is gone, and calls `silent` where it says nothing for long; returns None or what
+    went wrong."""
     machine.console.sendall(line + machine.greeting)
     channels = {machine.console: output.feed_console, machine.log: output.feed_kernel}
     open_channels = set(channels)
@@ -189,7 +192,10 @@ def converse(machine, output, line, deadline, keyboard):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return "out of time"
-        readable, _, _ = select.select([*open_channels, *keyboard], [], [], left)
+        wait = SILENCE if left is None else min(left, SILENCE)
+        readable, _, _ = select.select([*open_channels, *keyboard], [], [], wait)
+        if not readable and wait == SILENCE:
+            silent()
         for channel in readable:
             if channel in channels:
                 try:
@@ -270,7 +276,8 @@ def run(args):
         deadline = time.monotonic() + args.timeout if args.timeout else None
         line = f"{int(time.time())} {size[0]} {size[1]} . ./.command\n".encode()
         try:
-            problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys))
+            silent = lambda: tell_refused(machine, note)
+            problem = with_terminal(args.tty, lambda keys: converse(machine, output, line, deadline, keys, silent))
             if problem is None:
                 problem = machine.reason() or None
             if problem == "out of time":
@@ -289,6 +296,15 @@ def tell_where(machine, note):
             note(f"host: {line}")
     except (emulated_host.HostError, OSError, AttributeError) as error:
         note(f"host: it does not say where it is: {error}")
+
+
+def tell_refused(machine, note):
+    """Notes which interrupts the processors of a silent host do not take, where its emulator can be asked."""
+    try:
+        for line in machine.refused_interrupts():
+            note(f"host: {line}")
+    except (emulated_host.HostError, OSError):
+        pass  # It is asked again with the next silence, and `tell_where` says so in the end.
 
 
 def terminal_size():

@@ -23,6 +23,16 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(emulated_host.with_options(line, "mitigations=auto x"), "quiet nokaslr mitigations=auto x")
 
 
+class LocalApic(unittest.TestCase):
+    TEXT = "dumping local APIC state for CPU 1\n\nISR\t (none)\nIRR\t {}\n\nAPR 0x00 TPR 0x00 DFR 0x0f LDR 0x04 PPR 0x{}\n"
+
+    def test_what_waits_above_the_priority_is_held_out(self):
+        for requested, priority, expected in (("(none)", "00", None), ("236", "00", 236), ("49 236", "00", 236),
+                                              ("236", "e0", None), ("49(level) 50", "20", 50)):
+            self.assertEqual(emulated_host.highest_held_out(self.TEXT.format(requested, priority)), expected)
+        self.assertIsNone(emulated_host.highest_held_out("local APIC unavailable\n"))
+
+
 class Heads(unittest.TestCase):
     def head(self, text, host):
         with tempfile.TemporaryDirectory() as folder:
