@@ -105,10 +105,6 @@ def inlined(pcs, base):
     return names
 
 
-def hmp(machine, line):
-    machine.command("human-monitor-command", **{"command-line": line})
-
-
 def receive(machine, seen, until):
     """Reads the console until `until` is in what came or too much time has passed."""
     deadline = time.monotonic() + BOOT_SECONDS
@@ -152,11 +148,11 @@ def trace(node, row, files, disk):
             text = receive(machine, b"", b"row starts\r\n")
             time.sleep(2)
             for line in (f"logfile {log}", "one-insn-per-tb on", "log exec,nochain"):
-                hmp(machine, line)
+                machine.monitor(line)
             deadline = time.monotonic() + 60
             while os.path.getsize(log) < LOG_BYTES and time.monotonic() < deadline:
                 time.sleep(0.02)
-            hmp(machine, "log none")
+            machine.monitor("log none")
         finally:
             machine.kill()
         with open(log, "rb") as f:

@@ -174,18 +174,23 @@ class Machine:
             if "return" in answer:
                 return answer["return"]
 
+    def monitor(self, line, processor=0):
+        """Runs a command of the human monitor on a processor and returns what it prints."""
+        return self.command("human-monitor-command", **{"command-line": line, "cpu-index": processor})
+
+    def _processors(self):
+        return [cpu["cpu-index"] for cpu in self.command("query-cpus-fast")]
+
     def reason(self):
         """Why the host ended; QEMU does not say."""
         return ""
 
     def where(self):
         """Where the processors are, in lines: of a host that stands still, nobody else can tell."""
-        for cpu in self.command("query-cpus-fast"):
-            number = cpu["cpu-index"]
-            ask = lambda line, n=number: self.command("human-monitor-command", **{"command-line": line, "cpu-index": n})
-            registers = ask("info registers")
+        for number in self._processors():
+            registers = self.monitor("info registers", number)
             yield from (f"cpu{number} {l}" for l in registers.splitlines() if re.match(r"R..=|CR0", l))
-            stack = ask("x/512gx 0x" + re.search(r"RSP=(\w+)", registers).group(1))
+            stack = self.monitor("x/512gx 0x" + re.search(r"RSP=(\w+)", registers).group(1), number)
             yield f"cpu{number} stack: " + " ".join(re.findall(r"\b0x(ffffffff[89a-f]\w{7})\b(?!:)", stack))
 
     def refused_interrupts(self):
@@ -202,12 +207,11 @@ class Machine:
 
     def _held_out(self):
         found = {}
-        for cpu in self.command("query-cpus-fast"):
-            number = cpu["cpu-index"]
-            ask = lambda line, n=number: self.command("human-monitor-command", **{"command-line": line, "cpu-index": n})
-            vector = highest_held_out(ask("info lapic"))
+        for number in self._processors():
+            vector = highest_held_out(self.monitor("info lapic", number))
             if vector is not None:
-                found[number] = vector, re.search(r"RIP=.*", ask("info registers")).group(0).strip()
+                registers = self.monitor("info registers", number)
+                found[number] = vector, re.search(r"RIP=.*", registers).group(0).strip()
         return found
 
     def kill(self):

@@ -182,7 +182,7 @@ class Output:
         return int(self.console[found + len(EXIT):].split()[0])
 
 
-def converse(machine, output, line, deadline, keyboard, silent=lambda: None):
+def converse(machine, output, line, deadline, keyboard, silent):
     """Carries bytes until the host is gone, and calls `silent` where it says nothing for long; returns None or what
     went wrong."""
     machine.console.sendall(line + machine.greeting)
