@@ -12,44 +12,22 @@
 
 seconds=${FUZZ_SECONDS:-60} seed=${FUZZ_SEED:-1}
 
-# Not called: QEMU ends itself ("bql_lock_impl: assertion failed") when a guest's breakpoint is met in the delivery of
-# an event.
-known=
-! grep -q "QEMU TCG" /proc/cpuinfo || known="--without SET_DEBUGREGS"
-
 modprobe tun
 has_kvm=
-if load_kvm; then
-	has_kvm=yes
-	# KVM keeps a VM all the while. With the first and the last one the kernel patches the code of its scheduler,
-	# and TCG now and then runs an int3 that is not there any more: "Oops: int3" in __schedule().
-	kvm-hello 0xffffffff &
-	keeper=$!
-	sleep 1
-	kill -STOP $keeper
-fi
+! keep_kvm || has_kvm=yes
 load_module
 # What the kernel keeps for the next time is not lost.
-fuzz-ioctl --seconds 3 --seed "$seed" $known >/dev/null
+fuzz-ioctl --seconds 3 --seed "$seed" $(uncalled) >/dev/null
 unload_module
 before=$(free_kib)
 load_module
 
-# callers NAME SEED OPTION…
-callers() {
-	local name=$1 seed=$2
-	shift 2
-	fuzz-ioctl --seconds $((seconds / 2)) --seed "$seed" $known "$@" ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
-	code=$?
-	pass_on /tmp/fuzz.out "$name: "
-	check "$name: the random callers find nothing" '[ $code = 0 ]'
-}
-callers "CPUs go and come" "$seed" --hotplug
+callers "CPUs go and come" $((seconds / 2)) "$seed" --hotplug
 if [ -n "$has_kvm" ]; then
-	callers "KVM beside" "$seed" --beside kvm-hello
+	callers "KVM beside" $((seconds / 2)) "$seed" --beside kvm-hello
 	kill -KILL $keeper
 else
-	callers "alone" "$seed"
+	callers "alone" $((seconds / 2)) "$seed"
 fi
 check "the module unloads afterwards" 'unload_module'
 check_memory_comes_back "$before"

@@ -41,6 +41,30 @@ load_kvm() {
 	modprobe $kvm
 }
 
+# keep_kvm: loads it, and keeps a VM of it all the while, of the process $keeper. With the first and the last one the kernel
+# patches the code of its scheduler, and TCG now and then runs an int3 that is not there any more: "Oops: int3" in __schedule().
+keep_kvm() {
+	load_kvm || return
+	kvm-hello 0xffffffff &
+	keeper=$!
+	sleep 1
+	kill -STOP $keeper
+}
+
+# callers NAME SECONDS SEED OPTION…: what the random callers of fuzz-ioctl print, under NAME, and one result on top.
+callers() {
+	local name=$1 seconds=$2 seed=$3
+	shift 3
+	fuzz-ioctl --seconds "$seconds" --seed "$seed" $(uncalled) "$@" ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
+	code=$?
+	pass_on /tmp/fuzz.out "$name: "
+	check "$name: the random callers find nothing" '[ $code = 0 ]'
+}
+
+# uncalled: the option for what they do not call. QEMU ends itself ("bql_lock_impl: assertion failed") when a guest's breakpoint
+# is met in the delivery of an event.
+uncalled() { ! grep -q "QEMU TCG" /proc/cpuinfo || echo "--without SET_DEBUGREGS"; }
+
 # check_refused PATTERN: insmod must fail, and say why in one line that PATTERN matches.
 check_refused() {
 	check "insmod fails" '! insmod rvmm.ko 2>/tmp/err'
