@@ -10,6 +10,7 @@ use super::event::{EventBlocking, GuestEvent};
 use super::exit::{RawExit, VmExit};
 use super::state::{StateGroups, VcpuState};
 use crate::arch::addr::Hpa;
+use crate::arch::cr::Cr4;
 use crate::host::cpu::PinnedCpu;
 use crate::mmu::format::TableFormat;
 use core::marker::PhantomData;
@@ -33,6 +34,11 @@ pub(crate) enum UnsupportedHost {
 }
 
 impl UnsupportedHost {
+    /// Returns what speaks against a host that has this CR4, if anything.
+    pub(crate) fn of_cr4(cr4: u64) -> Option<UnsupportedHost> {
+        (cr4 & Cr4::FRED.bits() != 0).then_some(UnsupportedHost::Fred)
+    }
+
     /// Says it in the kernel's log. Returns the error of whoever loads the module.
     pub(crate) fn report(self) -> Error {
         match self {
