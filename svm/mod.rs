@@ -145,6 +145,7 @@ impl VendorBackend for Svm {
     const VENDOR: u32 = VENDOR_SVM;
     // APM, "Nested Paging": they are read from memory.
     const HAS_PDPTES: bool = false;
+    const SHOWS_CACHES: bool = false;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<SvmWindow<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;

@@ -117,6 +117,9 @@ pub(crate) trait VendorBackend: Sized + Send + Sync + 'static {
     const VENDOR: u32;
     /// The processor has PAE's directory pointers in registers while a guest runs: [`VcpuState::pdptes`].
     const HAS_PDPTES: bool;
+    /// Some of its processors show guests what is in the host's caches: [`EntryControls::hide_host_data`] is asked for.
+    /// The first entry of a window hides it by itself.
+    const SHOWS_CACHES: bool;
 
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<<Self::Vcpu as BackendVcpu>::Window<'a>>;

@@ -172,6 +172,8 @@ impl VendorBackend for Vmx {
     const NAME: &'static str = "VMX";
     const VENDOR: u32 = VENDOR_VMX;
     const HAS_PDPTES: bool = true;
+    // The L1 terminal fault.
+    const SHOWS_CACHES: bool = true;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<VmxWindow<'a>> {
         Some(VmxWindow::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))

@@ -66,6 +66,7 @@ impl VendorBackend for Svm {
     const NAME: &'static str = "SVM";
     const VENDOR: u32 = VENDOR_SVM;
     const HAS_PDPTES: bool = false;
+    const SHOWS_CACHES: bool = false;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<SvmWindow<'a>> {
         self.opened.fetch_add(1, SeqCst);
