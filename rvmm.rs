@@ -107,6 +107,7 @@ fn probe() -> Result<FoundBackend> {
         pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }
+    debug_assert_eq!(host::fault_check::check(), Ok(()));
     if vmx::is_present() {
         return found(Vmx::new()?).map(FoundBackend::Vmx);
     }

@@ -285,6 +285,20 @@ features! {
         AVX_IFMA = 23,
     }
 
+    /// Leaf 7, subleaf 2, EDX: bits of MSR SPEC_CTRL. SDM, "IA32_SPEC_CTRL MSR".
+    F7s2Edx {
+        /// Predictive store forwarding disable.
+        PSFD = 0,
+        /// Indirect branches not predicted, by privilege.
+        IPRED_CTRL = 1,
+        /// Returns not predicted by the alternate predictors, by privilege.
+        RRSBA_CTRL = 2,
+        /// Data dependent prefetcher disable, for user code.
+        DDPD_U = 3,
+        /// Branch history of user code not used for indirect branches.
+        BHI_CTRL = 4,
+    }
+
     /// Leaf 0xD, subleaf 1, EAX.
     FDs1Eax {
         /// XSAVEOPT.
@@ -355,6 +369,8 @@ features! {
         SSBD = 24,
         /// Speculative store bypass is no issue.
         SSB_NO = 26,
+        /// Predictive store forwarding disable.
+        PSFD = 28,
     }
 
     /// Leaf 0x8000_0021, EAX.

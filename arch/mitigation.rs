@@ -7,6 +7,8 @@
 //! at an entry or exit is not here: the assembly of the world switches is patched by the same flags of the kernel.
 //! docs/threat-model.md, "What only real processors show", has the list.
 
+use super::cpuid::{CpuidRegs, F7Edx, F7s2Edx, FExt8Ebx};
+
 bitflags::bitflags! {
     /// What the host's kernel found and wants, in the numbers of host/shim.h.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,47 @@ pub(crate) enum L1dFlush {
 
 /// IA32_ARCH_CAPABILITIES: the hypervisor below flushes the L1 data cache itself.
 const SKIP_L1D_FLUSH: u64 = 1 << 3;
+
+/// What a processor can do against speculation across privileges, by CPUID.
+///
+/// SDM, "Speculation Control"; APM, "Speculation Control MSRs".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpecFeatures {
+    /// The bits that MSR SPEC_CTRL takes; 0 where there is no such MSR.
+    pub(crate) control: u32,
+    /// MSR PRED_CMD takes the barrier command.
+    pub(crate) barrier: bool,
+}
+
+impl SpecFeatures {
+    /// Asks `cpuid`, which executes that instruction with a leaf and a subleaf.
+    pub(crate) fn of(cpuid: impl Fn(u32, u32) -> CpuidRegs) -> SpecFeatures {
+        // SDM, "CPUID—CPU Identification": beyond the last leaf Intel's processors answer with that one, whose bits
+        // mean other things.
+        let leaf7 = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { CpuidRegs::default() };
+        let intel = F7Edx::from_bits_truncate(leaf7.edx);
+        let more = match leaf7.eax {
+            2.. => F7s2Edx::from_bits_truncate(cpuid(7, 2).edx),
+            _ => F7s2Edx::empty(),
+        };
+        let amd = match cpuid(0x8000_0000, 0).eax {
+            0x8000_0008.. => FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx),
+            _ => FExt8Ebx::empty(),
+        };
+        let bits = |on: bool, value: u32| if on { value } else { 0 };
+        // Intel has one bit for IBRS and the barrier together, AMD one for each.
+        let control = bits(intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBRS), 1 << 0)
+            | bits(intel.contains(F7Edx::STIBP) || amd.contains(FExt8Ebx::STIBP), 1 << 1)
+            | bits(intel.contains(F7Edx::SSBD) || amd.contains(FExt8Ebx::SSBD), 1 << 2)
+            | bits(more.contains(F7s2Edx::IPRED_CTRL), 3 << 3)
+            | bits(more.contains(F7s2Edx::RRSBA_CTRL), 3 << 5)
+            | bits(more.contains(F7s2Edx::PSFD) || amd.contains(FExt8Ebx::PSFD), 1 << 7)
+            | bits(more.contains(F7s2Edx::DDPD_U), 1 << 8)
+            | bits(more.contains(F7s2Edx::BHI_CTRL), 1 << 10);
+        let barrier = intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBPB);
+        SpecFeatures { control, barrier }
+    }
+}
 
 impl HostFlags {
     /// Returns whether a barrier is executed where another vCPU runs on a CPU than the last one.

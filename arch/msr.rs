@@ -23,6 +23,8 @@ pub(crate) const BP_CFG: u32 = 0xc001_102e;
 /// In [`BP_CFG`]: guests cannot train the host's returns. AMD, "Technical Update Regarding Speculative Return Stack
 /// Overflow".
 pub(crate) const BP_SPEC_REDUCE: u64 = 1 << 4;
+/// Precise event-based sampling, a bit for each counter. SDM, "Processor Event Based Sampling (PEBS)".
+pub(crate) const PEBS_ENABLE: u32 = 0x3f1;
 /// Test control: switches of the processor.
 pub(crate) const TEST_CTRL: u32 = 0x33;
 /// In [`TEST_CTRL`]: #AC for a locked access that splits a cache line. SDM, "Features to Disable Bus Locks".

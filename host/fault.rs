@@ -7,7 +7,8 @@
 //! interrupts off and root operation on, that must be an error and not an oops. So each instruction that can
 //! fault there has an entry, which says where to go on and what to tell.
 //!
-//! `scripts/check-faults` looks for instructions that lack one.
+//! `scripts/check-faults` looks for instructions that lack one; [`super::fault_check`] sees that what an entry says comes
+//! true.
 
 /// The assembly that makes the entry for the instruction at the label `2` before it: after a fault go on at
 /// `$to`, and

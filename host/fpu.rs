@@ -18,6 +18,7 @@ use super::mitigation::host_flags;
 use super::page::KernelPages;
 use crate::arch::cr::Xcr0;
 use crate::arch::mitigation::HostFlags;
+use crate::arch::rule::rule;
 use crate::arch::slice::copy_common;
 use crate::arch::xsave::{self, MXCSR, MXCSR_INITIAL, MXCSR_MASK, XSTATE_BV};
 use core::arch::asm;
@@ -319,6 +320,28 @@ impl GuestFpu {
         let mut loaded = LoadedFpu { fpu: self, host_xcr0, keys };
         loaded.hide_keys();
         Ok(loaded)
+    }
+}
+
+impl GuestFpu {
+    /// Has the processor refuse an image, and then an XCR0, for [`super::fault_check`].
+    ///
+    /// # Errors
+    /// What did not come true.
+    pub(super) fn check(&mut self, cpu: &PinnedCpu) -> Result<(), &'static str> {
+        if !self.has_xsave {
+            return Ok(());
+        }
+        if let Some(reserved) = self.image.bytes_mut().get_mut(XSTATE_BV + 7) {
+            // A component that no processor has. INVARIANT: Broken until `load()` puts the initial state in its place.
+            *reserved = 0x40;
+        }
+        rule(self.load(cpu).is_err(), "an image that the processor does not take is an error")?;
+        // Without x87.
+        self.xcr0 = Xcr0::SSE;
+        rule(self.load(cpu).is_err(), "an XCR0 that the processor does not take is an error")?;
+        rule(self.xcr0 == Xcr0::X87, "what was refused becomes initial")?;
+        rule(self.load(cpu).is_ok(), "the initial state is taken")
     }
 }
 

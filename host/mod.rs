@@ -24,7 +24,7 @@
 //! | [`blkio`] | reading and writing a disk's backing file |
 //! | [`netio`] | packets through a tap device, bytes through a stream socket |
 //! | [`eventfd`] | signalling an eventfd, and hearing one |
-//! | [`fault`] | instructions that may fault |
+//! | [`fault`], [`fault_check`] | instructions that may fault, and whether they go on |
 //! | [`file`] | anonymous files with ioctls |
 //! | [`rcu`] | a value replaced under its readers; one that lives as long as the module |
 //! | [`trace`] | tracepoints |
@@ -35,6 +35,7 @@ pub(crate) mod cpu;
 pub(crate) mod debug;
 pub(crate) mod eventfd;
 pub(crate) mod fault;
+pub(crate) mod fault_check;
 mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;

@@ -8,7 +8,7 @@
 use super::cpu::cpuid;
 use super::cpu::PinnedCpu;
 use super::fault::on_fault;
-use crate::arch::cpuid::{F7Edx, FExt8Ebx};
+use crate::arch::mitigation::SpecFeatures;
 use crate::arch::msr::{PRED_CMD, SPEC_CTRL, TSC_AUX};
 use core::arch::asm;
 use kernel::prelude::*;
@@ -135,38 +135,20 @@ impl Drop for TscAux {
     }
 }
 
-/// What this processor can do against speculation across privileges.
-///
-/// SDM, "Speculation Control"; APM, "Speculation Control MSRs".
+/// What this processor can do against speculation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpecControls {
-    /// The bits that MSR SPEC_CTRL takes; 0 where there is no such MSR.
+    /// As [`SpecFeatures::control`].
     pub(crate) control: u32,
-    /// MSR PRED_CMD takes the barrier command.
+    /// As [`SpecFeatures::barrier`].
     pub(crate) barrier: bool,
 }
 
 impl SpecControls {
     /// Asks the calling CPU.
     pub(crate) fn of_this_cpu() -> SpecControls {
-        // SDM, "CPUID—CPU Identification": beyond the last leaf Intel's processors answer with that one, whose bits
-        // mean other things.
-        let intel = match cpuid(0, 0).eax {
-            7.. => F7Edx::from_bits_truncate(cpuid(7, 0).edx),
-            _ => F7Edx::empty(),
-        };
-        let amd = match cpuid(0x8000_0000, 0).eax {
-            0x8000_0008.. => FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx),
-            _ => FExt8Ebx::empty(),
-        };
-        // Intel has one bit for IBRS and the barrier together, AMD one for each.
-        let bit = |on: bool, value: u32| if on { value } else { 0 };
-        SpecControls {
-            control: bit(intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBRS), 1 << 0)
-                | bit(intel.contains(F7Edx::STIBP) || amd.contains(FExt8Ebx::STIBP), 1 << 1)
-                | bit(intel.contains(F7Edx::SSBD) || amd.contains(FExt8Ebx::SSBD), 1 << 2),
-            barrier: intel.contains(F7Edx::SPEC_CTRL) || amd.contains(FExt8Ebx::IBPB),
-        }
+        let SpecFeatures { control, barrier } = SpecFeatures::of(cpuid);
+        SpecControls { control, barrier }
     }
 
     /// Executes the guest's barrier command, where there is one.

@@ -2,8 +2,9 @@
 
 //! Writes of the guest that signal instead of reaching a device: KVM_IOEVENTFD.
 //!
-//! The table is looked at on every write that no chip takes, so it is sorted, and replaced as a whole
-//! when it changes. Documentation of KVM's API, "KVM_IOEVENTFD".
+//! The table is looked at on every write that no chip takes, with interrupts off, so it is sorted by all that decides,
+//! and replaced as a whole when it changes. A caller may have thousands of entries at one address, that differ in the
+//! value: a doorbell for each queue. Documentation of KVM's API, "KVM_IOEVENTFD".
 
 use crate::arch::slice::count_first;
 use crate::chipset::bus;
@@ -47,6 +48,11 @@ pub(crate) struct IoEventMatch {
 }
 
 impl IoEventMatch {
+    /// Orders the entries of a place: by address and length, then that of any value, then by value.
+    fn key(&self) -> (u64, u32, Option<u64>) {
+        (self.addr, self.len, self.value)
+    }
+
     /// Returns whether a write of `len` bytes of `value` to the same address is one of these.
     fn takes(&self, len: u32, value: impl FnOnce() -> u64) -> bool {
         self.len == 0 || (self.len == len && self.value.is_none_or(|v| v == value()))
@@ -65,7 +71,7 @@ impl IoEventMatch {
 /// What signals on which writes; `E` is what is signalled.
 #[derive(Debug)]
 pub(crate) struct IoEvents<E> {
-    /// Each by address.
+    /// Each by [`IoEventMatch::key`].
     ports: KVec<(IoEventMatch, E)>,
     chip_ports: KVec<(IoEventMatch, E)>,
     memory: KVec<(IoEventMatch, E)>,
@@ -118,17 +124,24 @@ impl<E> IoEvents<E> {
 /// Returns the place in `list` of what a write signals.
 #[inline(never)]
 fn index<E>(list: &[(IoEventMatch, E)], addr: u64, len: u32, value: u64) -> Option<usize> {
-    let mut at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr < addr));
-    loop {
-        let (m, _) = list.get(at)?;
-        if m.addr != addr {
-            return None;
-        }
-        if m.takes(len, || value) {
-            return Some(at);
-        }
-        at = at.wrapping_add(1);
-    }
+    search(list.len(), |at| list.get(at).map(|(m, _)| m), addr, len, value)
+}
+
+/// Returns which of `count` entries, sorted by [`IoEventMatch::key`], takes a write; `get` returns them.
+///
+/// An entry of any value is the only one of its length, and one of any length the only one of its address, for none
+/// collide. So where the write's own value is not found, either would lie right before the place of that.
+pub(crate) fn search<'a>(
+    count: usize,
+    get: impl Fn(usize) -> Option<&'a IoEventMatch>,
+    addr: u64,
+    len: u32,
+    value: u64,
+) -> Option<usize> {
+    let key = (addr, len, Some(value));
+    let at = count_first(count, |i| get(i).is_some_and(|m| m.key() < key));
+    let takes = |i: &usize| get(*i).is_some_and(|m| m.addr == addr && m.takes(len, || value));
+    [Some(at), at.checked_sub(1)].into_iter().flatten().find(takes)
 }
 
 impl<E: Clone> IoEvents<E> {
@@ -149,7 +162,7 @@ impl<E: Clone> IoEvents<E> {
             return Err(ENOSPC);
         }
         let list = self.of(new.place);
-        let at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.addr <= new.addr));
+        let at = count_first(list.len(), |i| list.get(i).is_some_and(|(m, _)| m.key() < new.key()));
         let mut changed = KVec::with_capacity(list.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         let added = (new, event);
         let through_new = Iterator::chain(list.iter().take(at), [&added]);

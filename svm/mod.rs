@@ -8,6 +8,7 @@
 //! | [`region`] | the pages shared with the processor, and the window of root operation |
 //! | [`asm`] | the instructions; enter.S has the world switch |
 //! | [`features`] | what the processor's SVM can do |
+//! | [`quirks`] | what of the host's a guest would meet beside the VMCB |
 //! | [`exit`] | exit codes to typed exits |
 //! | [`step`] | one instruction on the way to an NMI |
 //! | [`vcpu`] | one virtual processor |
@@ -17,6 +18,7 @@
 mod asm;
 mod exit;
 mod features;
+mod quirks;
 mod region;
 mod step;
 mod vcpu;
@@ -24,8 +26,7 @@ mod vmcb;
 
 use crate::abi::rvmm::VENDOR_SVM;
 use crate::arch::cr::Cr4;
-use crate::arch::mitigation::HostFlags;
-use crate::arch::msr::{VM_CR, XSS};
+use crate::arch::msr::VM_CR;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::host::page::KernelPages;
@@ -34,9 +35,8 @@ use crate::vcpu::backend::{UnsupportedHost, VendorBackend};
 use features::{FeatureFit, SvmFeatures};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{
-    IoMap, MsrPermissionMap, PassThrough, PermissionMaps, SvmCpuArea, SvmQuirks, SvmWindow, VmcbPage,
-};
+use quirks::SvmQuirks;
+use region::{IoMap, MsrPermissionMap, PassThrough, PermissionMaps, SvmCpuArea, SvmWindow, VmcbPage};
 
 fn features_of_this_cpu() -> Option<SvmFeatures> {
     SvmFeatures::of(|leaf| cpu::cpuid(leaf, 0))
@@ -69,13 +69,8 @@ fn areas(features: &SvmFeatures, maps: &Arc<PermissionMaps>) -> Result<KVec<SvmC
 
 /// Finds what differs between hosts. It is the same on all CPUs.
 fn quirks() -> SvmQuirks {
-    let flags = host_flags();
-    let has_xss = features::has_xss(cpu::cpuid);
-    SvmQuirks {
-        xss: if has_xss { cpu::rdmsr_on(cpu::cpu_id(), XSS).unwrap_or(0) } else { 0 },
-        has_bus_lock_detect: flags.contains(HostFlags::BUS_LOCK_DETECT),
-        reduces_speculation: flags.contains(HostFlags::BP_SPEC_REDUCE),
-    }
+    let rdmsr = |index| cpu::rdmsr_on(cpu::cpu_id(), index).unwrap_or(0);
+    SvmQuirks::of(host_flags(), cpu::cpuid, rdmsr)
 }
 
 /// SVM on this machine.
@@ -101,8 +96,8 @@ impl Svm {
                 return Ok(Err(why));
             }
         }
-        if cpu::cr4() & Cr4::FRED.bits() != 0 {
-            return Ok(Err(UnsupportedHost::Fred));
+        if let Some(why) = UnsupportedHost::of_cr4(cpu::cr4()) {
+            return Ok(Err(why));
         }
         // Addresses in the VMCB and in nested tables would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
@@ -150,6 +145,7 @@ impl VendorBackend for Svm {
     const VENDOR: u32 = VENDOR_SVM;
     // APM, "Nested Paging": they are read from memory.
     const HAS_PDPTES: bool = false;
+    const SHOWS_CACHES: bool = false;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<SvmWindow<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;

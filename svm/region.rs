@@ -10,6 +10,7 @@
 use super::asm;
 use super::exit::is_refused;
 use super::features::{is_switched_off, SvmFeatures};
+use super::quirks::{HiddenMsrs, SvmQuirks};
 use super::vmcb::{
     CleanBits, ControlArea, InterceptCr, InterceptVector3, InterceptVector4, SaveArea, Vmcb, VmcbSegment,
 };
@@ -17,7 +18,7 @@ use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_MASKING, V_IR
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::ExceptionVector;
-use crate::arch::msr::{BP_CFG, BP_SPEC_REDUCE, VM_CR, VM_HSAVE_PA, XSS};
+use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::KernelPages;
@@ -28,7 +29,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use x86::msr::{IA32_DEBUGCTL, IA32_EFER};
+use x86::msr::IA32_EFER;
 
 /// What each CPU has for running guests.
 pub(super) struct SvmCpuArea {
@@ -104,18 +105,6 @@ impl Drop for SvmCpuArea {
     }
 }
 
-/// What differs between hosts beside SVM itself: what a guest would meet in registers that VMRUN does not switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SvmQuirks {
-    /// The host's IA32_XSS, which never changes; 0 where there is none. XSAVES and XRSTORS cannot be made to exit,
-    /// and by it they would reach the host's supervisor state, shadow stacks above all.
-    pub(super) xss: u64,
-    /// The host may have bus locks trap in DEBUGCTL.
-    pub(super) has_bus_lock_detect: bool,
-    /// The host keeps guests from training its returns by a bit of BP_CFG.
-    pub(super) reduces_speculation: bool,
-}
-
 /// Root operation on one CPU, interrupts off. Dropping it leaves the CPU as it was found, but for VM_HSAVE_PA:
 /// see [`AsidNeighbour::of`].
 pub(crate) struct SvmWindow<'a> {
@@ -127,8 +116,21 @@ pub(crate) struct SvmWindow<'a> {
     efer: Option<u64>,
     asids: WindowAsids,
     quirks: SvmQuirks,
-    /// The host's IA32_XSS and DEBUGCTL, where they were taken away; see [`SvmWindow::shield`].
-    shielded: Option<(u64, u64)>,
+    /// What of the host's was taken away; see [`SvmWindow::shield`].
+    shielded: Option<HiddenMsrs>,
+}
+
+/// Reads an MSR that [`SvmQuirks::hide`] asks for.
+fn host_rdmsr(msr: u32) -> u64 {
+    // SAFETY: The kernel found what the quirk is about, so the MSR exists; reading it has no side effect.
+    unsafe { rdmsr(msr) }
+}
+
+/// Writes an MSR as [`SvmQuirks::hide`] and [`HiddenMsrs::show`] do.
+fn host_wrmsr(msr: u32, value: u64) {
+    // SAFETY: By what those promise: tracing goes off for the window; the kernel's FPU code, which alone uses IA32_XSS,
+    // does not run in it; BP_SPEC_REDUCE is the kernel's own wish; and what is put back is what was found.
+    unsafe { wrmsr(msr, value) };
 }
 
 impl<'a> SvmWindow<'a> {
@@ -163,33 +165,8 @@ impl<'a> SvmWindow<'a> {
     /// Takes away what of the host's a guest would meet, until the window is dropped: before the first entry, but
     /// after the guest's extended state was loaded, since IA32_XSS says what of the host's is saved then.
     pub(super) fn shield(&mut self) {
-        let SvmQuirks { xss, has_bus_lock_detect, reduces_speculation } = self.quirks;
-        if self.shielded.is_some() || !(xss != 0 || has_bus_lock_detect || reduces_speculation) {
-            return;
-        }
-        let debugctl = if has_bus_lock_detect {
-            // SAFETY: Every processor with SVM has it.
-            unsafe { rdmsr(IA32_DEBUGCTL) }
-        } else {
-            0
-        };
-        self.shielded = Some((xss, debugctl));
-        if xss != 0 {
-            // SAFETY: The host has it, and uses it in the kernel's FPU code only, which does not run in the window.
-            unsafe { wrmsr(XSS, 0) };
-        }
-        if debugctl != 0 {
-            // SAFETY: Only switches tracing off, for the window.
-            unsafe { wrmsr(IA32_DEBUGCTL, 0) };
-        }
-        if reduces_speculation {
-            // SAFETY: The kernel found the bit, so the MSR exists.
-            let config = unsafe { rdmsr(BP_CFG) };
-            if config & BP_SPEC_REDUCE == 0 {
-                // SAFETY: As above. It stays set, since what the guest trained outlives the window; a loaded KVM
-                // clears it with its last VM.
-                unsafe { wrmsr(BP_CFG, config | BP_SPEC_REDUCE) };
-            }
+        if self.shielded.is_none() && !self.quirks.are_none() {
+            self.shielded = Some(self.quirks.hide(host_rdmsr, host_wrmsr));
         }
     }
 
@@ -242,14 +219,8 @@ impl<'a> SvmWindow<'a> {
 
 impl Drop for SvmWindow<'_> {
     fn drop(&mut self) {
-        let (xss, debugctl) = self.shielded.unwrap_or_default();
-        if xss != 0 {
-            // SAFETY: The host's value.
-            unsafe { wrmsr(XSS, xss) };
-        }
-        if debugctl != 0 {
-            // SAFETY: The host's value.
-            unsafe { wrmsr(IA32_DEBUGCTL, debugctl) };
+        if let Some(hidden) = self.shielded {
+            hidden.show(host_wrmsr);
         }
         // SAFETY: As in `assign_asid()`.
         let left = self.asids.left_behind(unsafe { &*self.area.asids.get() });

@@ -11,7 +11,7 @@ use static_assertions::const_assert_eq;
 /// A segment register in the state-save area. The attributes are the descriptor's bits 40 to 47
 /// and 52 to 55, packed into 12 bits.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, zerocopy_derive::FromZeros)]
 pub(crate) struct VmcbSegment {
     /// The selector.
     pub(crate) selector: u16,
@@ -143,6 +143,7 @@ bitflags! {
 
 /// The control area. APM, "VMCB Layout, Control Area".
 #[repr(C)]
+#[derive(zerocopy_derive::FromZeros)]
 pub(super) struct ControlArea {
     pub(super) intercept_cr: u32,
     pub(super) intercept_dr: u32,
@@ -188,6 +189,7 @@ const_assert_eq!(core::mem::offset_of!(ControlArea, next_rip), 0xc8);
 /// The state-save area. APM, "VMCB Layout, State Save Area". Any value in it is safe for the host:
 /// the worst is a VMRUN that ends with VMEXIT_INVALID.
 #[repr(C)]
+#[derive(zerocopy_derive::FromZeros)]
 pub(crate) struct SaveArea {
     pub(crate) es: VmcbSegment,
     pub(crate) cs: VmcbSegment,
@@ -243,6 +245,7 @@ const_assert_eq!(core::mem::offset_of!(SaveArea, g_pat), 0x268);
 
 /// The whole VMCB.
 #[repr(C)]
+#[derive(zerocopy_derive::FromZeros)]
 pub(super) struct Vmcb {
     pub(super) control: ControlArea,
     pub(super) save: SaveArea,

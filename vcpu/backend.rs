@@ -10,6 +10,7 @@ use super::event::{EventBlocking, GuestEvent};
 use super::exit::{RawExit, VmExit};
 use super::state::{StateGroups, VcpuState};
 use crate::arch::addr::Hpa;
+use crate::arch::cr::Cr4;
 use crate::host::cpu::PinnedCpu;
 use crate::mmu::format::TableFormat;
 use core::marker::PhantomData;
@@ -33,6 +34,11 @@ pub(crate) enum UnsupportedHost {
 }
 
 impl UnsupportedHost {
+    /// Returns what speaks against a host that has this CR4, if anything.
+    pub(crate) fn of_cr4(cr4: u64) -> Option<UnsupportedHost> {
+        (cr4 & Cr4::FRED.bits() != 0).then_some(UnsupportedHost::Fred)
+    }
+
     /// Says it in the kernel's log. Returns the error of whoever loads the module.
     pub(crate) fn report(self) -> Error {
         match self {
@@ -111,6 +117,9 @@ pub(crate) trait VendorBackend: Sized + Send + Sync + 'static {
     const VENDOR: u32;
     /// The processor has PAE's directory pointers in registers while a guest runs: [`VcpuState::pdptes`].
     const HAS_PDPTES: bool;
+    /// Some of its processors show guests what is in the host's caches: [`EntryControls::hide_host_data`] is asked for.
+    /// The first entry of a window hides it by itself.
+    const SHOWS_CACHES: bool;
 
     /// Enters root operation on the calling CPU; `None` for a CPU that was not there at load.
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<<Self::Vcpu as BackendVcpu>::Window<'a>>;

@@ -9,7 +9,7 @@
 bitflags::bitflags! {
     /// Controls that were changed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct ControlGroups: u8 {
+    pub(crate) struct ControlGroups: u16 {
         /// [`EntryControls::interrupt_window`].
         const INTERRUPT_WINDOW = 1 << 0;
         /// [`EntryControls::nmi_window`]: asked for once more, or taken back.
@@ -26,6 +26,8 @@ bitflags::bitflags! {
         const BREAKPOINT_EXITS = 1 << 6;
         /// [`EntryControls::msr_exits`].
         const MSR_EXITS = 1 << 7;
+        /// The host has read data of its own since the guest last ran; there is no more to it than this bit.
+        const HOST_DATA = 1 << 8;
     }
 }
 
@@ -104,6 +106,11 @@ impl EntryControls {
     /// Drops all cached translations of this guest.
     pub(crate) fn flush_tlb(&mut self) {
         self.dirty |= ControlGroups::FLUSH;
+    }
+
+    /// Keeps what the host has read since the guest last ran from a guest that could see it in the caches.
+    pub(crate) fn hide_host_data(&mut self) {
+        self.dirty |= ControlGroups::HOST_DATA;
     }
 
     /// Lets the guest use its debug registers without exits, or makes it exit.

@@ -185,7 +185,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
 
     fn features7(&mut self) -> Result {
         let host = (self.host)(7, 0);
-        let last = host.eax.min(1);
+        let last = host.eax.min(2);
         let (mut ebx, mut ecx) =
             (F7Ebx::from_bits_truncate(host.ebx), F7Ecx::from_bits_truncate(host.ecx) & !F7Ecx::OSPKE);
         let mut edx = F7Edx::from_bits_truncate(host.edx);
@@ -215,7 +215,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
             edx.remove(AVX512_EDX);
         }
         self.subleaf(7, 0, CpuidRegs { eax: last, ebx: ebx.bits(), ecx: ecx.bits(), edx: edx.bits() })?;
-        if last == 1 {
+        if last >= 1 {
             let mut eax = F7s1Eax::from_bits_truncate((self.host)(7, 1).eax);
             if !self.xcr0.contains(Xcr0::AVX) {
                 eax.remove(F7s1Eax::AVX_VNNI | F7s1Eax::AVX_IFMA);
@@ -224,6 +224,11 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
                 eax.remove(F7s1Eax::AVX512_BF16);
             }
             self.subleaf(7, 1, CpuidRegs { eax: eax.bits(), ..CpuidRegs::default() })?;
+        }
+        if last == 2 {
+            let edx = F7s2Edx::from_bits_truncate((self.host)(7, 2).edx);
+            let edx = if self.facts.spec_ctrl { edx.bits() } else { 0 };
+            self.subleaf(7, 2, CpuidRegs { edx, ..CpuidRegs::default() })?;
         }
         Ok(())
     }
@@ -333,7 +338,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
         let linear = if self.facts.la57 { host.eax >> 8 & 0xff } else { 48 };
         let mut ebx = FExt8Ebx::from_bits_truncate(host.ebx);
         if !self.facts.spec_ctrl {
-            ebx.remove(FExt8Ebx::IBPB | FExt8Ebx::IBRS | FExt8Ebx::STIBP | FExt8Ebx::SSBD);
+            ebx.remove(FExt8Ebx::IBPB | FExt8Ebx::IBRS | FExt8Ebx::STIBP | FExt8Ebx::SSBD | FExt8Ebx::PSFD);
         }
         CpuidRegs { eax: phys | linear << 8, ebx: ebx.bits(), ecx: 0, edx: 0 }
     }

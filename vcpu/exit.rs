@@ -253,6 +253,23 @@ pub(crate) enum VmExit {
 }
 
 impl VmExit {
+    /// Returns whether the run loop reads memory beside the vCPU's own to handle it: tables and slots for a fault,
+    /// whatever the emulator comes to, devices. Then data of the host's may be in the caches when the guest goes on.
+    ///
+    /// What the [inner loop](super::fast_path) answers reads the vCPU's own, the chips and the table of ioeventfds.
+    #[inline(always)]
+    pub(crate) fn reads_host_data(&self) -> bool {
+        matches!(
+            self,
+            VmExit::Pio(_)
+                | VmExit::GuestPageFault(_)
+                | VmExit::Cr(_)
+                | VmExit::Invlpg(_)
+                | VmExit::Emulate
+                | VmExit::Unknown(_)
+        )
+    }
+
     /// Returns whether an instruction of the guest caused it, before which the processor would have taken an
     /// interrupt of the host: [`super::progress`] goes by that. Not complete; what is left out is seldom.
     #[inline]

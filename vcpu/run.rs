@@ -388,7 +388,12 @@ fn handle_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> Op
     let outcome = handle::handle(cx, exit);
     let leave = apply_outcome(cx, outcome);
     // What the instruction did to the task priority is told once it is done.
-    leave.or_else(|| cx.core.vapic.take_access().map(|access| WindowExit::User(UserExit::TprAccess(access))))
+    let leave = leave
+        .or_else(|| cx.core.vapic.take_access().map(|access| WindowExit::User(UserExit::TprAccess(access))));
+    if B::SHOWS_CACHES && leave.is_none() && exit.reads_host_data() {
+        cx.core.controls.hide_host_data();
+    }
+    leave
 }
 
 /// Gives the guest its task priority in memory, where it has asked for that. Returns what that waits for.

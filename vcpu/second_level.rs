@@ -3,7 +3,7 @@
 //! The second-level table: what shows the guest's RAM to the processor.
 //!
 //! A page is mapped under the table's lock, and only if nothing has changed since it was looked up: neither the slots
-//! nor the VMM's memory ([`Invalidations`](crate::mmu::tlb::Invalidations)). Whoever changes either begins there first,
+//! nor the VMM's memory ([`RamChanges`](crate::mmu::tlb::RamChanges)). Whoever changes either begins there first,
 //! then takes the lock and unmaps, then makes every CPU in guest mode leave it. So a page that was looked up before a
 //! change cannot be mapped after it, and the notifier returns when no CPU uses the page.
 //!
@@ -147,7 +147,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`Slots::change`](crate::mmu::slots::MemSlots::change); `EINTR` when the calling thread is killed.
+    /// Those of [`MemSlots::change`](crate::mmu::slots::MemSlots::change); `EINTR` when the calling thread is killed.
     pub(crate) fn change_slots(&self, request: &SlotRequest) -> Result {
         let change = self.ram.begin_change(request)?;
         let what = change.change;

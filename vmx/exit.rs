@@ -54,6 +54,13 @@ impl ExitReport {
         (self.reason != VM_FAIL && self.reason & ENTRY_FAILURE == 0).then_some(self.reason as u16)
     }
 
+    /// Returns whether the entry failed by a machine check, which no exit will tell of. SDM, "Machine-Check Events
+    /// During VM Entry".
+    #[inline]
+    pub(crate) fn is_machine_check(&self) -> bool {
+        self.reason == ENTRY_FAILURE | 41
+    }
+
     /// Returns the report in the run loop's terms.
     #[inline]
     pub(crate) fn raw(&self) -> RawExit {

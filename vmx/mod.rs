@@ -10,6 +10,7 @@
 //! | [`shared`] | the pages of all guests |
 //! | [`asm`] | the instructions; enter.S has the world switch |
 //! | [`exit`], [`event`] | exit reasons to typed exits; events as the VMCS writes them |
+//! | [`quirks`] | what differs between processors beside VMX itself |
 //! | [`check`] | which rule about guest state an entry broke |
 //! | [`vcpu`] | one virtual processor |
 
@@ -20,24 +21,24 @@ mod capability;
 mod check;
 mod event;
 mod exit;
+mod quirks;
 mod region;
 mod shared;
 mod vcpu;
 mod vmcs;
 
 use crate::abi::rvmm::VENDOR_VMX;
-use crate::arch::cr::Cr4;
-use crate::arch::mitigation::{HostFlags, L1dFlush};
-use crate::arch::msr::ARCH_CAPABILITIES;
+use crate::arch::mitigation::L1dFlush;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
 use crate::mmu::format::{Ept, MemoryType};
 use crate::vcpu::backend::{UnsupportedHost, VendorBackend};
-use capability::{agree, has_enlightened_vmcs, is_allowed, EptVpid, VmxMsrs, VmxSetup, BASIC_TRUE_CONTROLS};
+use capability::{agree, is_allowed, EptVpid, VmxMsrs, VmxSetup, BASIC_TRUE_CONTROLS};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use region::{VmcsPage, VmxCpuArea, VmxQuirks, VmxWindow};
-use shared::{MsrBitmapPage, NoPebs, SharedPages, PEBS_ENABLE};
+use quirks::VmxQuirks;
+use region::{VmcsPage, VmxCpuArea, VmxWindow};
+use shared::{MsrBitmapPage, NoPebs, SharedPages};
 use x86::msr;
 
 /// VMX on this machine.
@@ -103,19 +104,14 @@ fn common_capabilities() -> Result<core::result::Result<VmxMsrs, UnsupportedHost
     Ok(common.ok_or(UnsupportedHost::NoExtension))
 }
 
-/// Returns whether the L1 data cache is flushed before guests run.
-fn wants_l1d_flush() -> bool {
-    let capabilities = cpu::rdmsr_on(cpu::cpu_id(), ARCH_CAPABILITIES).unwrap_or(0);
-    match host_flags().l1d_flush(capabilities) {
-        L1dFlush::None => false,
-        L1dFlush::Command => true,
-        L1dFlush::Lacking => {
-            pr_warn!(
-                "guests can read the host's memory out of the L1 cache: update the processor's microcode\n"
-            );
-            false
-        }
+/// Finds what differs between processors. It is the same on all CPUs. `traces` is as [`VmxQuirks::of`] has it.
+fn quirks(traces: bool) -> VmxQuirks {
+    let rdmsr = |index| cpu::rdmsr_on(cpu::cpu_id(), index).ok();
+    let quirks = VmxQuirks::of(host_flags(), traces, rdmsr, |leaf| cpu::cpuid(leaf, 0));
+    if quirks.l1d == L1dFlush::Lacking {
+        pr_warn!("guests can read the host's memory out of the L1 cache: update the processor's microcode\n");
     }
+    quirks
 }
 
 impl Vmx {
@@ -127,8 +123,8 @@ impl Vmx {
         if !is_present() {
             return Ok(Err(UnsupportedHost::NoExtension));
         }
-        if asm::cr4() & Cr4::FRED.bits() != 0 {
-            return Ok(Err(UnsupportedHost::Fred));
+        if let Some(why) = UnsupportedHost::of_cr4(asm::cr4()) {
+            return Ok(Err(why));
         }
         // Addresses in the VMCS and in EPT would need the host's encryption bit.
         if cpu::has_encrypted_memory() {
@@ -154,20 +150,13 @@ impl Vmx {
             ignore_pat: true,
         };
         let widths = cpu::cpuid(0x8000_0008, 0).eax;
-        let flags = host_flags();
-        let quirks = VmxQuirks {
-            has_debugctl: cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_DEBUGCTL).is_ok(),
-            flush_l1d: wants_l1d_flush(),
-            has_pebs: flags.contains(HostFlags::PEBS) && cpu::rdmsr_on(cpu::cpu_id(), PEBS_ENABLE).is_ok(),
-            stops_trace: flags.contains(HostFlags::INTEL_PT) && !setup.traces,
-            is_alone: has_enlightened_vmcs(|leaf| cpu::cpuid(leaf, 0)),
-        };
-        let shared =
-            Arc::new(SharedPages { bitmap: MsrBitmapPage::new()?, no_pebs: NoPebs::new()? }, GFP_KERNEL)?;
+        let quirks = quirks(setup.traces);
+        let flushes_l1d = quirks.l1d == L1dFlush::Command;
+        let shared = SharedPages { bitmap: MsrBitmapPage::new()?, no_pebs: NoPebs::new()?, flushes_l1d };
         Ok(Ok(Vmx {
             setup,
             cpus,
-            shared,
+            shared: Arc::new(shared, GFP_KERNEL)?,
             format,
             phys_bits: widths & 0xff,
             linear_bits: widths >> 8 & 0xff,
@@ -183,6 +172,8 @@ impl VendorBackend for Vmx {
     const NAME: &'static str = "VMX";
     const VENDOR: u32 = VENDOR_VMX;
     const HAS_PDPTES: bool = true;
+    // The L1 terminal fault.
+    const SHOWS_CACHES: bool = true;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<VmxWindow<'a>> {
         Some(VmxWindow::open(self.cpus.get(cpu.id() as usize)?, cpu, self.quirks))

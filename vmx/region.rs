@@ -10,12 +10,14 @@
 use super::asm::{self, HostSegments, VmFail};
 use super::capability::{EptVpid, PrimaryControls, VmEntryControls, VmxSetup, CR0_PAGED};
 use super::event;
-use super::exit::{EntryRefusal, ExitReport, ENTRY_FAILURE, REASON_EPT_VIOLATION, VM_FAIL};
-use super::shared::{SharedPages, PEBS_ENABLE, SWITCHED};
+use super::exit::{EntryRefusal, ExitReport, REASON_EPT_VIOLATION, VM_FAIL};
+use super::quirks::VmxQuirks;
+use super::shared::{SharedPages, SWITCHED};
 use super::vmcs::{GuestField, HostField, OwnedField, ReadField, VmcsField};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Cr4};
 use crate::arch::exception::ExceptionVector;
+use crate::arch::msr::PEBS_ENABLE;
 use crate::host::cpu::PinnedCpu;
 use crate::host::mitigation;
 use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
@@ -64,21 +66,6 @@ fn region(revision: u32) -> Result<KernelPages> {
         *to = from;
     }
     Ok(page)
-}
-
-/// What differs between processors beside VMX itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct VmxQuirks {
-    /// IA32_DEBUGCTL exists; an emulator may lack it.
-    pub(super) has_debugctl: bool,
-    /// The L1 data cache is flushed before the first entry of a window.
-    pub(super) flush_l1d: bool,
-    /// The host may use precise sampling, which writes by linear address: into the guest's memory.
-    pub(super) has_pebs: bool,
-    /// Processor trace exists and cannot be on in VMX operation.
-    pub(super) stops_trace: bool,
-    /// Beside another hypervisor the VMCS may not count: see [`super::capability::has_enlightened_vmcs`].
-    pub(super) is_alone: bool,
 }
 
 /// Control of processor trace.
@@ -606,18 +593,23 @@ impl VmcsPage {
             self.own(OwnedField::ExceptionBitmap, self.exceptions);
         }
         if window.quirks.has_pebs {
-            // An NMI of the host's sampler in the window switches it on again: each entry switches it off.
-            self.own(OwnedField::EntryMsrLoadCount, u64::from(pebs != 0));
+            self.own(OwnedField::EntryMsrLoadCount, window.quirks.entry_loads(pebs));
         }
         if let Some(timer) = self.setup.longest_run(timer::tsc_khz(), rflags) {
             self.own(OwnedField::PreemptionTimer, u64::from(timer));
         }
         self.write_host(&segments, fs_base);
-        if window.quirks.flush_l1d {
+        self.flush_l1d();
+        Ok(())
+    }
+
+    /// Flushes the L1 data cache where a guest could read it: before the first entry of a window, and where the host has
+    /// read data of its own since the last one.
+    pub(super) fn flush_l1d(&self) {
+        if self.is_live() && self.memory.shared.flushes_l1d {
             // SAFETY: The processor has it (probe); it drops cached data only.
             unsafe { wrmsr(FLUSH_CMD, 1) };
         }
-        Ok(())
     }
 
     /// Takes the guest's part of the switched MSRs back, before the window is dropped.
@@ -783,10 +775,7 @@ impl VmcsPage {
                 }
             }
             Some(REASON_EPT_VIOLATION | 49) => r.gpa = self.told(ReadField::GuestPhysical),
-            None if r.reason == ENTRY_FAILURE | 41 => {
-                // One came during the entry.
-                mitigation::machine_check(cpu);
-            }
+            None if r.is_machine_check() => mitigation::machine_check(cpu),
             _ => {}
         }
         // Only an entry that succeeds launches the VMCS: after a first one that failed it is VMLAUNCH again.

@@ -5,12 +5,10 @@
 //! They are written once, at load.
 
 use crate::arch::addr::Hpa;
+use crate::arch::msr::PEBS_ENABLE;
 use crate::host::page::KernelPages;
 use kernel::prelude::*;
 use x86::msr;
-
-/// Precise event-based sampling, a bit for each counter.
-pub(super) const PEBS_ENABLE: u32 = 0x3f1;
 
 /// The MSRs that neither entries nor exits switch. Guests access them without exits.
 pub(super) const SWITCHED: [u32; 5] =
@@ -86,4 +84,6 @@ impl NoPebs {
 pub(super) struct SharedPages {
     pub(super) bitmap: MsrBitmapPage,
     pub(super) no_pebs: NoPebs,
+    /// The L1 data cache is flushed before entries: see [`VmcsPage::flush_l1d`](super::region::VmcsPage::flush_l1d).
+    pub(super) flushes_l1d: bool,
 }

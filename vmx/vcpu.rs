@@ -548,6 +548,9 @@ impl BackendVcpu for VmxVcpu {
             // Without the map, all of them exit.
             self.vmcs.set_primary(PrimaryControls::MSR_BITMAP, !from.msr_exits());
         }
+        if dirty.contains(ControlGroups::HOST_DATA) {
+            self.vmcs.flush_l1d();
+        }
     }
 
     #[inline]

@@ -16,6 +16,8 @@ import sources  # noqa: E402
 
 # Names of files that are not ours: the kernel's, and those of the programs that we describe.
 FOREIGN = {"linux", "asm", "cpu", "include", "trace"}
+# Functions that are not ours either.
+FOREIGN_FUNCTIONS = {"kthread_use_mm", "show_fdinfo", "cpu_run_trace"}
 SUFFIXES = (".rs", ".S", ".c", ".h", ".sh", ".py", ".md", ".txt", ".1", ".4")
 
 
@@ -256,6 +258,58 @@ class Paths(unittest.TestCase):
         have = {"vcpu", "vcpu/run.rs", "docs", "docs/man", "docs/man/rvmm.4"}
         text = "```\na block of `code\n```\n`vcpu/run.rs` `run.rs` `vcpu/` `man/rvmm.4` `vcpu/gone.rs` `gone/x.rs` `linux/kvm.h` `a/b` `docs/gone` `virtio/<device>`"
         self.assertEqual(lost_paths(text, have), ["vcpu/gone.rs", "gone/x.rs", "docs/gone"])
+
+
+def code():
+    """Every file with code of the checkout, as a map of its text by path."""
+    return {path: read(path) for path in sources.files(".rs", ".c", ".h", ".S", ".py", ".sh")}
+
+
+class Words:
+    """What the code has by name: words of each file, files that mention a type, functions."""
+
+    DEFINES = re.compile(r"\b(?:fn|def|mod|struct|enum|trait|const(?! fn)|static|type|union) (\w+)|^\w[\w *]*?\b(\w+)\(", re.M)
+
+    def __init__(self, files):
+        self.words = {path: set(re.findall(r"\w+", source)) for path, source in files.items()}
+        self.defined = {path: {a or b for a, b in self.DEFINES.findall(source)} for path, source in files.items()}
+        self.all_defined = set().union(*self.defined.values())
+
+    def places(self, owner):
+        """The files that have to do with a type, or that a module consists of."""
+        if owner[0].isupper():
+            return [p for p, words in self.words.items() if owner in words] if owner in self.all_defined else []
+        return [p for p in self.words if f"/{owner}.rs" in f"/{p}" or f"/{owner}/" in f"/{p}"]
+
+
+def lost_names(text, known):
+    """The names of functions and of what lies in a type or module that no file has: `f()`, `Type::x`, `module::x()`."""
+    lost = []
+    for name in ticked(text):
+        has = known.defined if name.endswith("()") else known.words
+        *owners, member = name.removesuffix("()").split("::")
+        if owners and re.fullmatch(r"(?:\w+::)+\w+(?:\(\))?", name):
+            found = all(map(known.places, owners)) and any(member in has[p] for p in known.places(owners[-1]))
+        elif re.fullmatch(r"[a-z]\w*\(\)", name):
+            found = member in known.all_defined or member in FOREIGN_FUNCTIONS
+        else:
+            continue
+        if not found:
+            lost.append(name)
+    return lost
+
+
+class Names(unittest.TestCase):
+    def test_every_function_and_every_part_of_a_type_that_the_docs_name_is_there(self):
+        known = Words(code())
+        self.assertEqual([(page, name) for page in pages() for name in lost_names(read(page), known)], [])
+
+    def test_a_name_that_is_not_there_is_found(self):
+        known = Words({"vcpu/run.rs": "pub(crate) struct Ram;\nfn new() {}\nfn go() {}", "host/shim.c": "int shim(void)\n{"})
+        text = "`Ram::new()` `run::go()` `vcpu::run::Ram` `go()` `shim()` `Ram` `a b::c` " \
+               "`Ram::old()` `Rom::new()` `run::stop()` `gone::go()` `svm::Ram::new()` `lost()`"
+        self.assertEqual(lost_names(text, known),
+                         ["Ram::old()", "Rom::new()", "run::stop()", "gone::go()", "svm::Ram::new()", "lost()"])
 
 
 def defined(module):

@@ -8,6 +8,11 @@ use super::processor::registers;
 /// DR6 with nothing to report.
 pub(crate) const DR6_IDLE: u64 = 0xffff_0ff0;
 
+/// Takes a guest's status out of DR6.
+pub(crate) fn reset_status() {
+    registers(|r| r.dr6 = DR6_IDLE);
+}
+
 /// Returns DR0 to DR3.
 pub(crate) fn read_addresses() -> [u64; 4] {
     registers(|r| r.dr)

@@ -37,7 +37,10 @@ impl GuestId {
 
 /// Gives the kernel a machine check.
 pub(crate) fn machine_check(_cpu: &PinnedCpu) {
-    registers(|r| r.machine_checks += 1);
+    registers(|r| {
+        r.machine_checks += 1;
+        r.machine_check_pkru = r.pkru;
+    });
 }
 
 /// Split locks go through until it is dropped.

@@ -4,7 +4,7 @@
 
 use super::cpu::{cpuid, PinnedCpu};
 use super::processor::registers;
-use crate::arch::cpuid::FExt8Ebx;
+use crate::arch::mitigation::SpecFeatures;
 
 /// Returns whether this processor has TSC_AUX.
 pub(crate) fn has_tsc_aux() -> bool {
@@ -37,21 +37,17 @@ impl Drop for TscAux {
 /// What this processor can do against speculation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpecControls {
-    /// The bits that MSR SPEC_CTRL takes.
+    /// As [`SpecFeatures::control`].
     pub(crate) control: u32,
-    /// MSR PRED_CMD takes the barrier command.
+    /// As [`SpecFeatures::barrier`].
     pub(crate) barrier: bool,
 }
 
 impl SpecControls {
     /// Asks the calling CPU.
     pub(crate) fn of_this_cpu() -> SpecControls {
-        let amd = FExt8Ebx::from_bits_truncate(cpuid(0x8000_0008, 0).ebx);
-        let bit = |flag, value: u32| if amd.contains(flag) { value } else { 0 };
-        SpecControls {
-            control: bit(FExt8Ebx::IBRS, 1) | bit(FExt8Ebx::STIBP, 2) | bit(FExt8Ebx::SSBD, 4),
-            barrier: amd.contains(FExt8Ebx::IBPB),
-        }
+        let SpecFeatures { control, barrier } = SpecFeatures::of(cpuid);
+        SpecControls { control, barrier }
     }
 
     /// Executes the guest's barrier command.

@@ -32,6 +32,8 @@ pub(crate) struct Registers {
     pub(crate) dr: [u64; 4],
     /// The host's DR7.
     pub(crate) dr7: u64,
+    /// The status, of the host or of a guest.
+    pub(crate) dr6: u64,
     pub(crate) tsc_aux: u32,
     pub(crate) spec_ctrl: u32,
     pub(crate) test_ctrl: u64,
@@ -47,6 +49,8 @@ pub(crate) struct Registers {
     pub(crate) last_guest: u64,
     /// Machine checks given to the kernel.
     pub(crate) machine_checks: u64,
+    /// The keys that were in force when the last one was: while it is a guest's, nothing has touched its memory.
+    pub(crate) machine_check_pkru: u32,
 }
 
 /// A processor.

@@ -3,6 +3,7 @@
 //! The machine that the module's host is made of.
 
 use super::file::Files;
+use super::log::LogRate;
 use super::notifier::Notifiers;
 use super::page::TableStore;
 use super::processor::{Cpu, Settings};
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub(crate) files: Files,
     pub(crate) tables: TableStore,
     pub(crate) readers: Readers,
+    pub(crate) log_rate: Mutex<LogRate>,
     /// Interrupts sent to other CPUs.
     pub(crate) kicks: AtomicU64,
     /// Numbers given to guests.
@@ -94,6 +96,7 @@ impl World {
             files: Files::default(),
             tables: TableStore::default(),
             readers: Readers::default(),
+            log_rate: Mutex::default(),
             kicks: AtomicU64::new(0),
             guests: AtomicU64::new(0),
         })

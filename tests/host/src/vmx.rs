@@ -10,5 +10,7 @@ pub(crate) mod check;
 pub(crate) mod event;
 #[path = "../../../vmx/exit.rs"]
 pub(crate) mod exit;
+#[path = "../../../vmx/quirks.rs"]
+pub(crate) mod quirks;
 #[path = "../../../vmx/vmcs.rs"]
 pub(crate) mod vmcs;

@@ -78,6 +78,8 @@ pub(crate) struct Guest {
     pub(crate) entries: AtomicU64,
     /// Flushes so far.
     pub(crate) flushes: AtomicU64,
+    /// How often it was asked to hide the host's data.
+    pub(crate) hidings: AtomicU64,
     /// What the processor does from itself, beside what scripts say.
     pub(crate) tells_context: AtomicBool,
 }
@@ -143,6 +145,7 @@ impl VendorBackend for Fake {
     const NAME: &'static str = "fake";
     const VENDOR: u32 = VENDOR_SVM;
     const HAS_PDPTES: bool = false;
+    const SHOWS_CACHES: bool = true;
 
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<FakeWindow<'a>> {
         if locked(&self.unusable).contains(&cpu.id()) {
@@ -160,6 +163,7 @@ impl VendorBackend for Fake {
             delivered: Mutex::default(),
             entries: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
+            hidings: AtomicU64::new(0),
             tells_context: AtomicBool::new(false),
         });
         locked(&self.guests).push(guest.clone());
@@ -521,6 +525,7 @@ impl BackendVcpu for FakeVcpu {
             hw.tsc_offset = from.tsc_offset();
         }
         hw.flush |= dirty.contains(ControlGroups::FLUSH);
+        self.guest.hidings.fetch_add(dirty.contains(ControlGroups::HOST_DATA).into(), SeqCst);
         if dirty.contains(ControlGroups::DEBUG_PASSTHROUGH) {
             hw.has_debug_registers = from.debug_passthrough();
         }

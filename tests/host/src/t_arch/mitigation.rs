@@ -2,7 +2,8 @@
 
 //! What follows from what the host's kernel found.
 
-use crate::arch::mitigation::{HostFlags, L1dFlush};
+use crate::arch::cpuid::CpuidRegs;
+use crate::arch::mitigation::{HostFlags, L1dFlush, SpecFeatures};
 
 #[test]
 fn a_barrier_between_guests_where_branches_can_be_trained() {
@@ -58,4 +59,33 @@ fn flags_have_the_numbers_of_the_shim() {
         seen |= flag;
     }
     assert_eq!(seen, HostFlags::all());
+}
+
+/// What SPEC_CTRL takes on a processor with these: the last basic leaf, leaf 7's EDX, its subleaf 2's EDX where there is
+/// one, and EBX of leaf 0x8000_0008.
+fn spec(last: u32, edx: u32, more: Option<u32>, ebx: u32) -> SpecFeatures {
+    let regs = CpuidRegs::default();
+    SpecFeatures::of(|leaf, subleaf| match (leaf, subleaf) {
+        (0, _) => CpuidRegs { eax: last, ..regs },
+        (7, 0) => CpuidRegs { eax: more.map_or(1, |_| 2), edx, ..regs },
+        (7, 2) => CpuidRegs { edx: more.expect("there is one"), ..regs },
+        (0x8000_0000, _) => CpuidRegs { eax: 0x8000_0008, ..regs },
+        (0x8000_0008, _) => CpuidRegs { ebx, ..regs },
+        _ => regs,
+    })
+}
+
+#[test]
+fn guests_get_each_bit_of_spec_ctrl_that_the_processor_has() {
+    assert_eq!(spec(7, 0, None, 0), SpecFeatures::default());
+    assert_eq!(spec(7, 1 << 26, None, 0), SpecFeatures { control: 1, barrier: true }, "IBRS");
+    assert_eq!(spec(7, 1 << 27 | 1 << 31, None, 0).control, 6, "STIBP, SSBD");
+    assert_eq!(spec(6, !0, Some(!0), 0), SpecFeatures::default(), "leaf 7 is another's");
+    for (bit, control) in [(0, 1 << 7), (1, 3 << 3), (2, 3 << 5), (3, 1 << 8), (4, 1 << 10), (5, 0)] {
+        assert_eq!(spec(7, 0, Some(1 << bit), 0).control, control, "leaf 7, subleaf 2, bit {bit}");
+    }
+    for (bit, control) in [(14, 1), (15, 2), (24, 4), (28, 1 << 7), (12, 0)] {
+        let found = spec(7, 0, None, 1 << bit);
+        assert_eq!(found, SpecFeatures { control, barrier: bit == 12 }, "leaf 0x8000_0008, bit {bit}");
+    }
 }

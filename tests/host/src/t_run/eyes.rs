@@ -104,3 +104,32 @@ fn each_vm_keeps_the_report_of_its_own_end() {
     assert_eq!(read(&one, "report"), refused);
     assert!(read(&two, "report").contains(&format!("UnknownExit({raw:x?})")));
 }
+
+/// How many lines the log has got since the last time.
+fn lines() -> usize {
+    kernel::print::take_log().len()
+}
+
+#[test]
+fn who_makes_vcpus_die_again_and_again_does_not_fill_the_log() {
+    let (world, _in) = world();
+    let vm = AbiVm::new(&world, 16);
+    let mut cpu = vm.vcpu(0);
+    let mut die_often = |times| {
+        for _ in 0..times {
+            assert_eq!(die(&mut cpu, Stop::refused), 9);
+        }
+        lines()
+    };
+    lines();
+
+    assert_eq!(die_often(300), 1, "one of a VM");
+    world.run_to_tsc(world.tsc() + 6_000_000 * crate::host::world::TICKS_PER_US);
+    assert_eq!(die_often(300), 1, "and one more after a while");
+
+    let mut others: Vec<AbiVcpu> = (0..30).map(|_| vm.another(16).vcpu(0)).collect();
+    for cpu in &mut others {
+        die(cpu, Stop::refused);
+    }
+    assert_eq!(lines(), 9, "of any number of them ten");
+}

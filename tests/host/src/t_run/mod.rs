@@ -16,6 +16,7 @@ mod queues;
 mod requests;
 mod rest;
 mod snapshot;
+mod window;
 
 use crate::host::world::{Entered, World};
 use kernel::sched::{self, Body};

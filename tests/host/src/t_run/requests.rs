@@ -400,6 +400,39 @@ fn the_clock_is_written_when_it_is_asked_for() {
 }
 
 #[test]
+fn init_disarms_the_local_apics_timer() {
+    for is_asked in [false, true] {
+        let (world, _in) = world();
+        let direct = Direct::new(&world, 16);
+        let mut vcpu = direct.vcpu(0);
+        let clock = crate::chipset::lapic::TimerClock {
+            now: crate::host::timer::now(),
+            tsc: 0,
+            ns_per_tick: direct.vm.machine.clock.ns_per_tick,
+        };
+        let lapic = vcpu.core.lapic.as_mut().unwrap();
+        for (register, value) in [(0x320, u32::from(TIMER)), (0x3e0, 0xb), (0x380, 10_000_000)] {
+            let _ = lapic.mmio_write(register, B4, value.into(), &clock);
+        }
+        vcpu.core.arm_timer(&vcpu.mailbox, &direct.vm.machine.clock.time);
+        vcpu.guest.run(|_| {
+            current().set(SIGNAL);
+            Stop::plain(VmExit::HostInterrupt)
+        });
+        if is_asked {
+            ask(&(direct.clone(), vcpu.mailbox.clone()), Asked::Init);
+        }
+        assert_eq!(vcpu.run_once(), Err(EINTR));
+
+        // Far beyond the deadline; whoever turns interrupts off and on lets timers fire.
+        world.run_to_tsc(world.tsc() + 60_000_000 * crate::host::world::TICKS_PER_US);
+        drop(crate::host::cpu::PinnedCpu::pin());
+
+        assert_eq!(vcpu.mailbox.is_requested(VcpuRequests::TIMER), !is_asked);
+    }
+}
+
+#[test]
 fn a_cpu_that_cannot_run_guests_is_no_place_for_a_vcpu() {
     let (world, _in) = world();
     let direct = Direct::new(&world, 16);

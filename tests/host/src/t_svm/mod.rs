@@ -4,4 +4,6 @@
 
 mod exit;
 mod features;
+mod quirks;
 mod step;
+mod vcpu;

@@ -117,6 +117,20 @@ fn features_wait_for_the_facts_they_need() {
 }
 
 #[test]
+fn the_controls_of_speculation_are_offered_where_they_are_switched() {
+    let host = |leaf, subleaf| match (leaf, subleaf) {
+        (7, 0) => regs(2, 0, 0, 0),
+        (7, 2) => regs(0, 0, 0, !0),
+        _ => amd()(leaf, subleaf),
+    };
+    let with = supported(host, &CpuidInputs { spec_ctrl: true, ..facts() }).unwrap();
+    let without = supported(host, &CpuidInputs { spec_ctrl: false, ..facts() }).unwrap();
+
+    assert_eq!(find(&with, 7, 0).eax, 2);
+    assert_eq!((find(&with, 7, 2).edx, find(&without, 7, 2).edx), (0x1f, 0));
+}
+
+#[test]
 fn vector_features_wait_for_their_state() {
     let sse = CpuidInputs { xcr0: Xcr0::X87 | Xcr0::SSE, ..facts() };
 

@@ -2,7 +2,8 @@
 
 //! The table of writes that signal: against a plain list.
 
-use crate::machine::ioevent::{IoAddrSpace, IoEventMatch, IoEvents};
+use crate::machine::ioevent::{search, IoAddrSpace, IoEventMatch, IoEvents};
+use core::cell::Cell;
 use kernel::prelude::*;
 use proptest::prelude::*;
 
@@ -50,6 +51,25 @@ fn running_out_of_memory_leaves_the_table_as_it_was() {
 
     assert_eq!(changed.map(|_| ()), Err(ENOMEM));
     assert_eq!(table.find(IoAddrSpace::Port, 0x510, 4, 9), Some(&1));
+}
+
+#[test]
+fn a_write_finds_its_entry_by_halves_also_where_all_are_at_one_address() {
+    const MOST: u64 = 16_384;
+    let doorbells: Vec<IoEventMatch> = (0..MOST).map(|i| at(0xfe00_0000, 4, Some(i * 3))).collect();
+    for value in [0, 3, 7, 3 * MOST / 2, 3 * (MOST - 1), u64::MAX] {
+        let looks = Cell::new(0);
+        let get = |i: usize| {
+            looks.set(looks.get() + 1);
+            doorbells.get(i)
+        };
+
+        let found = search(doorbells.len(), get, 0xfe00_0000, 4, value);
+
+        let wanted = (value % 3 == 0 && value < 3 * MOST).then_some(value as usize / 3);
+        assert_eq!(found, wanted, "{value}");
+        assert!(looks.get() <= 17, "{} looks for {value}", looks.get());
+    }
 }
 
 fn any_match() -> impl Strategy<Value = IoEventMatch> {

@@ -156,3 +156,14 @@ fn an_entry_that_did_not_start_says_why() {
     assert!(fail_reason(0).contains("could not be entered"));
     assert!(fail_reason(99).contains("manual"));
 }
+
+#[test]
+fn a_machine_check_is_the_hosts_in_a_guest_and_on_the_way_into_it() {
+    let within = ExitReport { interruption: 0x8000_0312, ..report(0, 0) };
+    assert!(decode(&within).is_machine_check());
+    assert!(!within.is_machine_check(), "the exit tells of it");
+    assert!(report(ENTRY_FAILURE | 41, 0).is_machine_check());
+    for other in [41, ENTRY_FAILURE | 33, ENTRY_FAILURE | 34, VM_FAIL] {
+        assert!(!report(other, 0).is_machine_check(), "{other:#x}");
+    }
+}

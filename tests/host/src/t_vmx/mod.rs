@@ -6,4 +6,5 @@ mod capability;
 mod check;
 mod event;
 mod exit;
+mod quirks;
 mod vmcs;
