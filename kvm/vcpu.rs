@@ -9,7 +9,6 @@ use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
 use super::{events, guest_debug, recorder, regs, user};
-use crate::abi::run::MMAP_SIZE;
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -21,7 +20,7 @@ use crate::host::cpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::page::KernelPages;
+use crate::host::page::{first_page, KernelPages};
 use crate::host::timer;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
@@ -577,17 +576,13 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
     }
 
     fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
-        if vma.end().saturating_sub(vma.start()) > MMAP_SIZE {
-            return Err(EINVAL);
-        }
-        let bytes = vma.end().saturating_sub(vma.start()) as u64;
         let pages = [&this.pages.run, &this.pages.pio, &this.coalesced.page];
+        let first = first_page(vma);
+        let room = vma.end().saturating_sub(vma.start()) >> 12;
         vma.set_mixedmap();
-        for (i, page) in pages.iter().enumerate() {
-            let offset = (i as u64) << 12;
-            if offset < bytes {
-                page.map(vma, offset)?;
-            }
+        // As KVM: an area may be of any length, and who touches it behind the last page gets SIGBUS.
+        for (i, page) in pages.iter().skip(first).take(room).enumerate() {
+            page.map(vma, (i as u64) << 12)?;
         }
         Ok(())
     }
