@@ -9,12 +9,14 @@
 //! | [`asm`] | the instructions; enter.S has the world switch |
 //! | [`features`] | what the processor's SVM can do |
 //! | [`exit`] | exit codes to typed exits |
+//! | [`caching`] | the caching bits of CR0 |
 //! | [`step`] | one instruction on the way to an NMI |
 //! | [`vcpu`] | one virtual processor |
 
 #![deny(unsafe_code)]
 
 mod asm;
+mod caching;
 mod exit;
 mod features;
 mod region;

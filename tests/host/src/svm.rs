@@ -4,6 +4,8 @@
 
 use crate::vcpu::exit::{RawExit, VmExit};
 
+#[path = "../../../svm/caching.rs"]
+pub(crate) mod caching;
 #[path = "../../../svm/exit.rs"]
 mod exit;
 #[path = "../../../svm/features.rs"]
