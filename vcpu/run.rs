@@ -430,10 +430,9 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
         }
         ExitOutcome::Halt => match skip(cx) {
             Err(leave) => Some(leave),
-            // Only user space knows what would end it.
-            Ok(()) if cx.core.lapic.is_none() => Some(WindowExit::User(UserExit::Hlt)),
-            Ok(()) => Some(WindowExit::Sleep),
+            Ok(()) => Some(halt(cx.core)),
         },
+        ExitOutcome::Halted => Some(halt(cx.core)),
         ExitOutcome::Blocked(by) => Some(WindowExit::Blocked(by)),
         ExitOutcome::HostInterrupt => {
             count(&cx.record.stats.host_interrupts);
@@ -441,6 +440,16 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
         }
         ExitOutcome::ToUser(exit) => Some(WindowExit::User(exit)),
         ExitOutcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(WindowExit::User(exit))),
+    }
+}
+
+/// Returns how a vCPU that has halted leaves the window.
+#[inline(always)]
+fn halt<B: VendorBackend>(core: &VcpuCore<B>) -> WindowExit {
+    match core.lapic {
+        // Only user space knows what would end it.
+        None => WindowExit::User(UserExit::Hlt),
+        Some(_) => WindowExit::Sleep,
     }
 }
 
