@@ -18,7 +18,7 @@ use crate::chipset::routing::GsiRouting;
 use crate::chipset::PinLevel;
 use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::timer;
+use crate::host::timer::{self, HostMoment};
 use crate::machine::devices::DeviceHandle;
 use crate::machine::irqchip::IrqchipMode;
 use crate::machine::settings::ModuleSettings;
@@ -231,14 +231,16 @@ impl<B: VendorBackend> VmFile<B> {
         })
     }
 
+    #[inline(never)]
     fn get_clock(&self, arg: u64) -> Result<i64> {
-        let clock = self.vm.machine.clock.ns();
+        // All three of one moment: user space works out from them what the clock shows at another.
+        let HostMoment { tsc, wall_ns } = timer::moment();
         let data = abi::ClockData {
-            clock,
+            clock: self.vm.machine.clock.ns_at(tsc),
             flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
             pad0: 0,
-            realtime: timer::wall_ns(),
-            host_tsc: timer::rdtsc(),
+            realtime: wall_ns,
+            host_tsc: tsc,
             pad: [0; 4],
         };
         user::write(arg, &data)?;
@@ -250,12 +252,14 @@ impl<B: VendorBackend> VmFile<B> {
         if data.flags & !abi::CLOCK_REALTIME != 0 {
             return Err(EINVAL);
         }
-        let mut clock = data.clock;
-        if data.flags & abi::CLOCK_REALTIME != 0 {
-            clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
-        }
         let _config = self.config.lock()?;
-        self.vm.machine.set_clock_ns(clock);
+        // Not before the lock is there, for which time may have passed.
+        let HostMoment { tsc, wall_ns } = timer::moment();
+        let passed = match data.flags & abi::CLOCK_REALTIME {
+            0 => 0,
+            _ => wall_ns.saturating_sub(data.realtime),
+        };
+        self.vm.machine.set_clock_ns(tsc, data.clock.wrapping_add(passed));
         Ok(0)
     }
 

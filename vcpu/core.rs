@@ -25,7 +25,7 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
-use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::host::timer::{moment, rdtsc, tsc_khz, HostMoment, NearClock};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
@@ -539,7 +539,8 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
-        let boot = wall_ns().wrapping_sub(vm.machine.clock.ns());
+        let HostMoment { tsc, wall_ns } = moment();
+        let boot = wall_ns.wrapping_sub(vm.machine.clock.ns_at(tsc));
         self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)
     }
 }
