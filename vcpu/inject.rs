@@ -289,10 +289,9 @@ fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &m
         core.user_irq.take()
     } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
         // Only now that it is certain to be delivered: the 8259s forget it with that.
-        vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
+        vm.machine.interrupts.with(|bus, now, out| bus.acknowledge(now, out))
     } else {
-        core.armed = core.lapic.as_ref().and_then(|l| l.pending());
-        core.armed
+        return prepare_lapic_interrupt(record, core);
     };
     if let Some(v) = vector {
         count(&record.stats.interrupts);
