@@ -34,7 +34,7 @@ use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::record::VcpuRecord;
+use crate::vcpu::record::{count, VcpuRecord};
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 use kernel::mm::virt::VmaNew;
@@ -157,6 +157,7 @@ impl<B: VendorBackend> VcpuFile<B> {
     fn run_to_end(&self, inner: &mut VcpuInner<B>) -> Result<i64> {
         match self.run_guest(inner) {
             Ok(Some(exit)) => {
+                count(&self.record.stats.user_exits);
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.bars.remove(EntryBars::SHUTDOWN);
                 inner.last = Some(exit);

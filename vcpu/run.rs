@@ -105,11 +105,9 @@ fn run_until_user<B: VendorBackend>(
             }
             take_requests(vm, mailbox, core, VcpuRequests::all());
             if let Some(event) = vm.machine.power.take() {
-                count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
             }
             if let Some(vector) = core.user_eoi.take() {
-                count(&record.stats.user_exits);
                 return Ok(Some(UserExit::IoapicEoi(vector)));
             }
             if core.mp != VcpuActivity::Runnable && !wake_up(core, vm) {
@@ -122,13 +120,11 @@ fn run_until_user<B: VendorBackend>(
             WindowExit::Sleep => {
                 core.mp = VcpuActivity::Halted;
                 if core.wants_user_window() && core.is_ready_for_user_irq() {
-                    count(&record.stats.user_exits);
                     return Ok(Some(UserExit::InterruptWindow));
                 }
             }
             WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
             WindowExit::User(exit) => {
-                count(&record.stats.user_exits);
                 return Ok(Some(exit));
             }
             WindowExit::Unusable => {
