@@ -267,6 +267,19 @@ fn each_kind_of_request_reaches_the_file_and_what_fails_says_so() {
 }
 
 #[test]
+fn a_file_that_is_interrupted_without_a_signal_has_failed() {
+    let told = |errno, _: &DiskFile| assert_eq!(errno, 5);
+    one_by_one_on(DiskFile::new((SECTORS * 512) as usize), rvmm::BLK_TELLS_FAILURES, told, |ask, _| {
+        // EINTR and ERESTARTSYS.
+        for errno in [4, 512] {
+            assert_eq!(ask(1, 2, Manner::Fails(errno), &[7; 512]).0, 1, "VIRTIO_BLK_S_IOERR");
+            assert_eq!(ask(0, 2, Manner::Fails(errno), &[7; 512]).0, 1);
+        }
+        assert_eq!(ask(1, 2, Manner::Now, &[7; 512]).0, 0, "it goes on");
+    });
+}
+
+#[test]
 fn what_the_host_fails_is_told_to_user_space_and_the_guest() {
     let told = AtomicUsize::new(0);
     let count = |errno, _: &DiskFile| {
