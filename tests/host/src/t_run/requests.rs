@@ -5,6 +5,7 @@
 use super::world;
 use crate::arch::addr::AccessWidth::*;
 use crate::arch::exception::ExceptionVector;
+use crate::chipset::pci::PciSlot;
 use crate::chipset::pm;
 use crate::chipset::PinLevel;
 use crate::fake::backend::Stop;
@@ -13,6 +14,7 @@ use crate::fake::steps::{fault, LOADS, STORES};
 use crate::host::world::locked;
 use crate::machine::mailbox::VcpuRequests;
 use crate::machine::power::PlatformEvent;
+use crate::machine::quiesce::AtRest;
 use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::{MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit};
 use crate::vcpu::outcome::UserExit;
@@ -464,4 +466,18 @@ fn a_fault_that_the_processor_calls_reserved_is_a_bug_of_ours() {
     let exit = vcpu.run_once().unwrap();
 
     assert!(matches!(exit, Some(UserExit::Bug(crate::vcpu::outcome::VmBug::UnknownExit(_)))), "{exit:?}");
+}
+
+#[test]
+fn a_machine_without_vcpu_0_has_its_queues_served_all_the_same() {
+    let (world, _in) = world();
+    let direct = Direct::new(&world, 16);
+    let vcpu = direct.vcpu(3);
+    let machine = &direct.vm.machine;
+
+    machine.pci.request_service(&machine.interrupts, PciSlot::new(4).unwrap());
+
+    assert_eq!(vcpu.mailbox.take_requests(VcpuRequests::all()), VcpuRequests::SERVICE);
+    drop(AtRest::new(machine).unwrap());
+    assert!(vcpu.mailbox.is_requested(VcpuRequests::SERVICE));
 }
