@@ -13,7 +13,7 @@ use crate::fake::steps::Steps;
 use crate::fake::virtio::{Device, Ring};
 use crate::host::blkio::{DiskFile, Done, Manner};
 use crate::host::netio::{StreamSocket, TapDevice, HEADER};
-use crate::host::world::World;
+use crate::host::world::{locked, World};
 use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::VmExit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -513,6 +513,44 @@ fn full_tap(seed: u64) {
     let number = |p: &Vec<u8>| u64::from_le_bytes(p[HEADER..HEADER + 8].try_into().unwrap());
     let numbers: Vec<u64> = tap.take_sent().iter().map(number).collect();
     assert_eq!(numbers, (0..SENT).collect::<Vec<_>>(), "packets go in order, each once");
+}
+
+/// A tap that has packets all the time when a driver starts, which takes what TUNSETOFFLOAD calls `offloads`.
+fn flooded_tap(seed: u64, features: u64, offloads: u32) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let tap = TapDevice::new();
+    let card = vm.network_card(world.open_tap(&tap), 5, rvmm::NET_OFFLOADS);
+    let mut cpu = vm.vcpu(0);
+    for number in 0..8u8 {
+        tap.deliver(&[number; 60]);
+    }
+    let drive = || {
+        let device = Device::start(&mut cpu, 5, 2, VECTOR, 1 << 32 | 1 << 5 | features);
+        let mut receive = Ring::new(&world.process, RAM, 0);
+        for i in 0..8 {
+            receive.add(&[(DATA + i * ROOM, 2048, true)]);
+        }
+        cpu.store(device.notify(0), B2, 0);
+        let mut received = 0;
+        while received < 8 {
+            wait_for_interrupt(&mut cpu);
+            received += receive.take_used().len();
+        }
+        tasks[1].set(SIGNAL);
+    };
+    let bodies = vec![thread(&world, &tasks[0], drive), thread(&world, &tasks[1], || lend(&world, card, 0))];
+    drop(entered);
+    run_all(seed, bodies);
+
+    assert_eq!(*locked(&tap.taken_with), [offloads; 8], "seed {seed}");
+}
+
+#[test]
+fn a_tap_knows_what_a_driver_takes_before_the_driver_gets_a_packet() {
+    for_seeds(10, |seed| flooded_tap(seed, 0, 0));
+    // GUEST_CSUM, GUEST_TSO4; TUN_F_CSUM, TUN_F_TSO4.
+    for_seeds(10, |seed| flooded_tap(seed, 1 << 1 | 1 << 7, 1 | 2));
 }
 
 #[test]
