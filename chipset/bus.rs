@@ -489,6 +489,8 @@ impl ChipBus {
     /// The name of one that does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         self.pic.as_ref().map_or(Ok(()), Pic::check)?;
+        self.ioapic.as_ref().map_or(Ok(()), Ioapic::check)?;
+        self.pit.as_ref().map_or(Ok(()), Pit::check)?;
         self.rtc.as_ref().map_or(Ok(()), Rtc::check)?;
         self.uart.as_ref().map_or(Ok(()), Uart::check)
     }

@@ -67,6 +67,7 @@ impl Pc {
     fn with<R>(&mut self, f: impl FnOnce(&mut ChipBus, Ns, &mut BusSignals) -> R) -> (R, Came) {
         let mut out = BusSignals::new();
         let r = f(&mut self.bus, self.now, &mut out);
+        assert_eq!(self.bus.check(), Ok(()));
         let sent = std::iter::from_fn(|| self.bus.take_message(&mut out));
         let vectors = sent.map(|s| s.message.vector).collect();
         (r, Came { vectors, extint: self.bus.intr() })
