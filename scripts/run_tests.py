@@ -2,7 +2,7 @@
 
 """Runs rings of tests inside the lab's root and counts their results.
 
-  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults
+  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults, check-frames
   host     cargo tests of tests/host and of the tool, and the share of the module that the former enter
   guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
@@ -63,6 +63,7 @@ GATES = [
     ("check-unsafe", ["scripts/check-unsafe"]),
     ("check-panics", ["scripts/check-panics"]),
     ("check-faults", ["scripts/check-faults"]),
+    ("check-frames", ["scripts/check-frames"]),
 ]
 PRINTING = threading.Lock()
 

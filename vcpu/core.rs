@@ -153,6 +153,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
 
 impl<B: VendorBackend> VcpuCore<B> {
     /// A vCPU after reset; `is_boot` says whether it starts by itself.
+    // It is large: inlined, each part would lie on its caller's stack beside the whole.
+    #[inline(never)]
     pub(crate) fn new(
         hw: B::Vcpu,
         is_boot: bool,
