@@ -64,7 +64,7 @@ shell: module tool ## a shell in the emulated host, with rvmm.ko and rvmm-run at
 	@$(LAB) all
 	@scripts/run-host --tty --timeout 0 -- sh
 
-check: module tool ## rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations
+check: module tool ## rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations, check-frames
 	@scripts/run-tests check
 
 test-host: ## unit and property tests of the pure code and the tool, and the share of lines that they enter

@@ -355,16 +355,17 @@ impl ChipBus {
     }
 
     /// Acknowledges the pair's interrupt. Returns its vector.
-    pub(crate) fn acknowledge(&mut self) -> Option<u8> {
+    pub(crate) fn acknowledge(&mut self, now: Ns, out: &mut BusSignals) -> Option<u8> {
         let pic = self.pic.as_mut()?;
         if !pic.intr().is_high() {
             return None;
         }
         let vector = pic.acknowledge();
-        // With automatic EOI the service ends here, and no write follows.
+        // With automatic EOI the service ends here, and no write follows: the timer may have the next pulse ready.
         let ended = pic.take_ended();
         if ended & 1 != 0 {
             self.ack_timer();
+            self.settle_timer(now, out);
         }
         Some(vector)
     }
@@ -488,6 +489,8 @@ impl ChipBus {
     /// The name of one that does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         self.pic.as_ref().map_or(Ok(()), Pic::check)?;
+        self.ioapic.as_ref().map_or(Ok(()), Ioapic::check)?;
+        self.pit.as_ref().map_or(Ok(()), Pit::check)?;
         self.rtc.as_ref().map_or(Ok(()), Rtc::check)?;
         self.uart.as_ref().map_or(Ok(()), Uart::check)
     }

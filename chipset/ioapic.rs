@@ -18,6 +18,7 @@ use super::message::{ApicMessage, DeliveryMode, DestFormat, DestMode};
 use super::saved::{state_struct, HasState, SectionId};
 use super::PinLevel;
 use crate::arch::addr::AccessWidth;
+use crate::arch::rule::rule;
 
 /// Number of pins.
 pub(crate) const PINS: usize = 24;
@@ -63,6 +64,9 @@ state_struct! {
 }
 
 /// The I/O APIC.
+///
+/// # Invariants
+/// An entry has only bits that there are, and waits for the end of its vector only if it is level triggered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ioapic {
     id: u8,
@@ -120,6 +124,19 @@ impl Ioapic {
     /// Returns the I/O APIC with `id` (4 bits) after reset: all pins masked, all lines low.
     pub(crate) fn new(id: u8, format: DestFormat) -> Ioapic {
         Ioapic { id: id & 0xf, select: 0, lines: 0, entries: [MASKED; PINS], format }
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let mut entries = self.entries.iter();
+        rule(self.id < 16 && self.lines >> PINS == 0, "there are 24 lines, and ids of 4 bits")?;
+        rule(entries.all(|e| e & !(WRITABLE | REMOTE_IRR) == 0), "an entry has the bits that there are")?;
+        let waits = |e: &u64| e & REMOTE_IRR != 0;
+        let mut entries = self.entries.iter();
+        rule(entries.all(|e| !waits(e) || is_level(*e)), "only level-triggered pins wait for an end")
     }
 
     /// Resets the registers; the lines keep their levels.

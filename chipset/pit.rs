@@ -28,6 +28,7 @@ use super::saved::{state_struct, HasState, SectionId};
 use super::time::TickClock;
 use super::{all_ones, PinLevel, PioDevice};
 use crate::arch::addr::AccessWidth;
+use crate::arch::rule::rule;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 
@@ -72,6 +73,9 @@ state_struct! {
 }
 
 /// The timer.
+///
+/// # Invariants
+/// While another timer has taken IRQ 0 over no pulse is due. The gates of channels 0 and 1 are high.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pit {
     channels: [PitChannel; 3],
@@ -105,6 +109,17 @@ impl Pit {
             seen: 0,
             handed: 0,
         }
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let [zero, one, _] = &self.channels;
+        rule(!self.replaced || self.pending == 0, "no pulse is due while another timer has IRQ 0")?;
+        rule(zero.gate && one.gate, "two gates are tied high")?;
+        self.channels.iter().try_for_each(PitChannel::check)
     }
 
     /// Back to power-on; the re-injection policy is the VMM's and stays.
@@ -403,7 +418,7 @@ impl HasState for Pit {
             speaker_data: *speaker_data != 0,
             reinject: *reinject != 0,
             replaced: *replaced != 0,
-            pending: *pending,
+            pending: if *replaced == 0 { *pending } else { 0 },
             acked: *acked != 0,
             seen: *seen,
             handed: *handed,

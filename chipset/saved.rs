@@ -232,20 +232,21 @@ impl<'a> StateReader<'a> {
         Ok(())
     }
 
-    /// Returns the state in the next section, if that is the one asked for. Steps over optional ones that are not.
+    /// Returns the state in the next section, if that is the one asked for, and steps over optional ones before it. Where
+    /// it is not there, nothing is stepped over: what is next may be for the one who asks next.
     fn next(&mut self, section: SectionId, instance: u32) -> Result<Option<&'a [u8]>, BadState> {
         let SectionId { id, version } = section;
-        while let Some((header, state, rest)) = self.peek()? {
+        let mut ahead = StateReader { rest: self.rest };
+        while let Some((header, state, rest)) = ahead.peek()? {
             if (header.id, header.instance) == (id, instance) {
                 self.rest = rest;
                 return if header.version == version { Ok(Some(state)) } else { Err(BadState::Version(id)) };
             }
-            // A mandatory section is for someone else to ask for; and whoever asks for one that may be missing leaves
-            // what is here.
-            if header.id & OPTIONAL == 0 || id & OPTIONAL != 0 {
+            // A mandatory section is for someone else to ask for.
+            if header.id & OPTIONAL == 0 {
                 break;
             }
-            self.rest = rest;
+            ahead.rest = rest;
         }
         Ok(None)
     }

@@ -26,6 +26,7 @@ use super::saved::{state_struct, HasState, SectionId};
 use super::{all_ones, PinLevel, PioDevice};
 use crate::arch::addr::AccessWidth;
 use crate::arch::ring::ByteRing;
+use crate::arch::rule::rule;
 use crate::arch::time::Ns;
 use core::ops::RangeInclusive;
 use kernel::prelude::*;
@@ -172,6 +173,9 @@ state_struct! {
 }
 
 /// One UART and its rings.
+///
+/// # Invariants
+/// The receive FIFO holds 16 bytes at most, and one while FIFOs are off.
 #[derive(Debug)]
 pub(crate) struct Uart {
     // Guest-visible registers.
@@ -500,11 +504,13 @@ impl PioDevice for Uart {
 }
 
 impl Uart {
-    /// Looks whether the invariants of both rings hold.
+    /// Looks whether the invariants hold, those of both rings among them.
     ///
     /// # Errors
     /// The name of one that does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        rule(self.rx.len <= self.capacity(), "the FIFO holds what there is room for")?;
+        rule(self.trigger < 4, "there are four trigger levels")?;
         self.input.check()?;
         self.output.check()
     }

@@ -99,6 +99,12 @@ impl Drop for KernelPages {
     }
 }
 
+/// Returns which page of its file an area of a process begins with.
+pub(crate) fn first_page(vma: &kernel::mm::virt::VmaNew) -> usize {
+    // SAFETY: The area is being set up by the calling thread, and this is a field of it.
+    unsafe { (*vma.as_ptr()).vm_pgoff }
+}
+
 /// A page that is also mapped into a process, so that its bytes change at any time.
 pub(crate) struct SharedPage(KernelPages);
 

@@ -2,6 +2,7 @@
 
 //! Clocks and one-shot timers.
 
+use super::cpu::PinnedCpu;
 use super::ffi;
 use crate::arch::time::Ns;
 use core::arch::asm;
@@ -22,6 +23,37 @@ pub(crate) fn now() -> Ns {
 pub(crate) fn wall_ns() -> u64 {
     // SAFETY: No precondition.
     unsafe { ffi::rvmm_wall_ns() }
+}
+
+/// A moment, as the TSC and the wall clock show it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostMoment {
+    /// The TSC.
+    pub(crate) tsc: u64,
+    /// The wall clock in nanoseconds since 1970 UTC.
+    pub(crate) wall_ns: u64,
+}
+
+/// How often the clocks are read for a [`HostMoment`] at most.
+const LOOKS: u32 = 8;
+
+/// Returns what both clocks show now. They are read one after the other with interrupts off, and again where that took
+/// long: firmware or a hypervisor below may come in between.
+pub(crate) fn moment() -> HostMoment {
+    let _cpu = PinnedCpu::pin();
+    let mut best = (u64::MAX, HostMoment { tsc: 0, wall_ns: 0 });
+    for _ in 0..LOOKS {
+        let before = rdtsc_ordered();
+        let wall_ns = wall_ns();
+        let took = rdtsc_ordered().wrapping_sub(before);
+        if took < best.0 {
+            best = (took, HostMoment { tsc: before.wrapping_add(took >> 1), wall_ns });
+        }
+        if took < NEAR >> 6 {
+            break;
+        }
+    }
+    best.1
 }
 
 /// Returns the frequency of the host's TSC in kHz.

@@ -84,6 +84,7 @@ fn by_chunks(bitmap: u64, count: usize, mut each: impl FnMut(usize, &mut [u64], 
 ///
 /// # Errors
 /// As [`OpenLog::of`]; `EFAULT`: marks may have been taken then.
+#[inline(never)]
 pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: GetDirtyLog = user::read(arg)?;
     let mut open = OpenLog::of(vm, asked.slot)?;
@@ -103,6 +104,7 @@ pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 /// # Errors
 /// As [`OpenLog::of`]; `EINVAL` for pages that are not the slot's, or do not begin and end with words of the log;
 /// `EFAULT`.
+#[inline(never)]
 pub(crate) fn clear<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: ClearDirtyLog = user::read(arg)?;
     slot_id(asked.slot)?;

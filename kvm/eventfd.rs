@@ -68,6 +68,7 @@ pub(super) type IrqFds = KVec<EventListener<IrqFd>>;
 /// # Errors
 /// `EINVAL` for unknown flags (a resamplefd is one), for what is no eventfd, and without interrupt
 /// controllers; `EBADF`; `EBUSY` for an eventfd that is an irqfd already; `EFAULT`, `ENOMEM`.
+#[inline(never)]
 pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u64) -> Result<i64> {
     let a: abi::Irqfd = user::read(arg)?;
     if a.flags & !abi::IRQFD_DEASSIGN != 0 {
@@ -118,6 +119,7 @@ pub(super) type IoEventFds = IoEvents<Arc<EventFd>>;
 /// `EINVAL` for an impossible length, address or flag and for what is no eventfd; `EBADF`; `EEXIST`
 /// where a write could be meant for another one too; `ENOENT` for one to be taken back that is not
 /// there; `ENOSPC`, `ENOMEM`.
+#[inline(never)]
 pub(super) fn ioeventfd<B: VendorBackend>(vm: &Vm<B>, writes: &Mutex<IoEventFds>, arg: u64) -> Result<i64> {
     let a: abi::Ioeventfd = user::read(arg)?;
     let is_port = a.flags & abi::IOEVENTFD_PIO != 0;

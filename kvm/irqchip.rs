@@ -22,6 +22,7 @@ use zerocopy::FromBytes;
 /// # Errors
 /// `EINVAL` without interrupt controllers, with flags, with too many entries and for an entry that
 /// cannot be; `EFAULT`, `ENOMEM`.
+#[inline(never)]
 pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let header: abi::IrqRouting = user::read(arg)?;
     let mode = vm.machine.irqchip.mode();
@@ -52,6 +53,7 @@ pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64>
 ///
 /// # Errors
 /// `ENXIO` without interrupt controllers, `EINVAL` for one that does not exist; `EFAULT`.
+#[inline(never)]
 pub(super) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: abi::Irqchip = user::read(arg)?;
     let id = asked.chip_id;
@@ -72,6 +74,7 @@ pub(super) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// As [`get`].
+#[inline(never)]
 pub(super) fn set<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::Irqchip = user::read(arg)?;
     vm.machine.interrupts.with(|bus, _now, out| {
@@ -155,6 +158,7 @@ fn set_pit_state<B: VendorBackend>(
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
+#[inline(never)]
 pub(super) fn get_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let (channels, _) = pit_state(vm)?;
     user::write(arg, &abi::PitState { channels })?;
@@ -165,6 +169,7 @@ pub(super) fn get_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
+#[inline(never)]
 pub(super) fn set_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState = user::read(arg)?;
     set_pit_state(vm, given.channels, None)
@@ -174,6 +179,7 @@ pub(super) fn set_pit<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
+#[inline(never)]
 pub(super) fn get_pit2<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let (channels, flags) = pit_state(vm)?;
     user::write(arg, &abi::PitState2 { channels, flags, reserved: [0; 9] })?;
@@ -184,6 +190,7 @@ pub(super) fn get_pit2<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
 ///
 /// # Errors
 /// `ENXIO` without a timer; `EFAULT`.
+#[inline(never)]
 pub(super) fn set_pit2<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let given: abi::PitState2 = user::read(arg)?;
     // As KVM: flags that nobody knows are ignored.

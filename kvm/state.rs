@@ -47,6 +47,7 @@ impl<B: VendorBackend> RestState<B> {
     /// # Errors
     /// `ENXIO` for what is none; `EBUSY` for the state of a machine that is not at rest, `E2BIG` where there is no room
     /// for it; `EFAULT`, `ENOMEM`.
+    #[inline(never)]
     pub(super) fn get_attr(&self, a: &abi_vm::DeviceAttr) -> Result<i64> {
         match a.attr {
             _ if !Self::has_attr(a) => Err(ENXIO),
@@ -60,6 +61,7 @@ impl<B: VendorBackend> RestState<B> {
     /// # Errors
     /// `ENXIO` for what is none; `EINVAL` for a number that is neither 0 nor 1, and for a state that cannot be; `EBUSY`
     /// for the state of a machine that is not at rest; `E2BIG`, `EFAULT`, `EINTR`, `ENOMEM`.
+    #[inline(never)]
     pub(super) fn set_attr(&mut self, vm: &Arc<Vm<B>>, a: &abi_vm::DeviceAttr) -> Result<i64> {
         match a.attr {
             _ if !Self::has_attr(a) => return Err(ENXIO),

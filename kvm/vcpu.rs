@@ -9,7 +9,6 @@ use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
 use super::{events, guest_debug, recorder, regs, user};
-use crate::abi::run::MMAP_SIZE;
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -21,7 +20,7 @@ use crate::host::cpu;
 use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::page::KernelPages;
+use crate::host::page::{first_page, KernelPages};
 use crate::host::timer;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
@@ -35,7 +34,7 @@ use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::record::VcpuRecord;
+use crate::vcpu::record::{count, VcpuRecord};
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 use kernel::mm::virt::VmaNew;
@@ -158,6 +157,7 @@ impl<B: VendorBackend> VcpuFile<B> {
     fn run_to_end(&self, inner: &mut VcpuInner<B>) -> Result<i64> {
         match self.run_guest(inner) {
             Ok(Some(exit)) => {
+                count(&self.record.stats.user_exits);
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.bars.remove(EntryBars::SHUTDOWN);
                 inner.last = Some(exit);
@@ -227,10 +227,56 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    #[inline(never)]
+    fn get_sregs(&self, arg: u64) -> Result<i64> {
+        self.with(|core, _| user::write(arg, &regs::sregs(core)).map(|()| 0))
+    }
+
+    #[inline(never)]
+    fn set_sregs(&self, arg: u64) -> Result<i64> {
+        let r: abi::Sregs = user::read(arg)?;
+        self.with(|core, _| {
+            regs::set_sregs(&self.vm.machine, &self.mailbox, core, &r)?;
+            self.load_pdptes(core);
+            Ok(0)
+        })
+    }
+
+    #[inline(never)]
+    fn get_sregs2(&self, arg: u64) -> Result<i64> {
+        self.with(|core, _| user::write(arg, &regs::sregs2(core)).map(|()| 0))
+    }
+
+    #[inline(never)]
+    fn set_sregs2(&self, arg: u64) -> Result<i64> {
+        let r: abi::Sregs2 = user::read(arg)?;
+        self.with(|core, _| {
+            if regs::set_sregs2(&self.vm.machine, &self.mailbox, core, &r)? {
+                self.load_pdptes(core);
+            }
+            Ok(0)
+        })
+    }
+
+    #[inline(never)]
+    fn get_fpu(&self, arg: u64) -> Result<i64> {
+        self.with(|_, fpu| user::write(arg, &regs::fpu(fpu.image())).map(|()| 0))
+    }
+
+    #[inline(never)]
+    fn set_fpu(&self, arg: u64) -> Result<i64> {
+        let v: abi::Fpu = user::read(arg)?;
+        self.with(|_, fpu| {
+            let image = regs::image_of_fpu(fpu.image(), &v);
+            fpu.set_image(&image).map(|()| 0)
+        })
+    }
+
     fn set_guest_debug(&self, asked: &abi::GuestDebug) -> Result<i64> {
         self.with(|core, _| core.set_guest_debug(asked.control, &asked.debugreg).map(|()| 0))
     }
 
+    #[inline(never)]
     fn set_cpuid(&self, arg: u64) -> Result<i64> {
         let header: abi_sys::Cpuid2 = user::read(arg)?;
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
@@ -255,6 +301,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         }
     }
 
+    #[inline(never)]
     fn get_cpuid(&self, arg: u64) -> Result<i64> {
         let mut header: abi_sys::Cpuid2 = user::read(arg)?;
         self.with(|core, _| {
@@ -269,6 +316,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    #[inline(never)]
     fn msrs(&self, arg: u64, write: bool) -> Result<i64> {
         let header: abi::Msrs = user::read(arg)?;
         let mut entries = user::read_array::<abi::Msrs, abi::MsrEntry>(arg, header.nmsrs, 256)?;
@@ -320,6 +368,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    #[inline(never)]
     fn set_mce(&self, e: abi::X86Mce) -> Result<i64> {
         let check = MachineCheck {
             bank: e.bank,
@@ -347,6 +396,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    #[inline(never)]
     fn set_xsave(&self, arg: u64) -> Result<i64> {
         let mut page = KernelPages::new(0)?;
         let image = page.bytes_mut();
@@ -354,6 +404,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         self.with(|_, fpu| fpu.set_image(image).map(|()| 0))
     }
 
+    #[inline(never)]
     fn get_xcrs(&self, arg: u64) -> Result<i64> {
         self.with(|_, fpu| {
             let mut x = <abi::Xcrs as zerocopy::FromZeros>::new_zeroed();
@@ -363,6 +414,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    #[inline(never)]
     fn set_xcrs(&self, x: abi::Xcrs) -> Result<i64> {
         if x.flags != 0 {
             return Err(EINVAL);
@@ -374,6 +426,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         }
     }
 
+    #[inline(never)]
     fn debugregs(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
             let DebugRegs { addresses, dr6, dr7 } = core.own_debug_regs();
@@ -448,6 +501,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         }
     }
 
+    #[inline(never)]
     fn lapic(&self, arg: u64) -> Result<i64> {
         self.with(|core, _| {
             take_interrupts(&self.vm, &self.mailbox, core);
@@ -468,7 +522,9 @@ impl<B: VendorBackend> VcpuFile<B> {
         self.with(|core, _| carry_out(attr, &self.vm, &self.mailbox, core, asked.addr))
     }
 
-    fn set_lapic(&self, s: abi::LapicState) -> Result<i64> {
+    #[inline(never)]
+    fn set_lapic(&self, arg: u64) -> Result<i64> {
+        let s: abi::LapicState = user::read(arg)?;
         self.with(|core, _| {
             // What came before goes with the state that is replaced.
             take_interrupts(&self.vm, &self.mailbox, core);
@@ -480,6 +536,7 @@ impl<B: VendorBackend> VcpuFile<B> {
     }
 
     /// Carries out the ioctls that are about no registers.
+    #[inline(never)]
     fn other_ioctl(&self, cmd: u32, arg: u64) -> Result<i64> {
         let ok = |()| 0;
         match cmd {
@@ -487,7 +544,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             nr::TPR_ACCESS_REPORTING => self.report_tpr(arg),
             nr::SET_VAPIC_ADDR => self.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
             nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
-            nr::SET_LAPIC => self.set_lapic(user::read(arg)?),
+            nr::SET_LAPIC => self.set_lapic(arg),
             nr::INTERRUPT => self.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
             nr::NMI => {
                 self.mailbox.post_nmi();
@@ -513,6 +570,7 @@ impl<B: VendorBackend> VcpuFile<B> {
 impl<B: VendorBackend> AnonFile for VcpuFile<B> {
     const NAME: &'static CStr = c"rvmm-vcpu";
 
+    // As for a VM: what needs a large stack frame has its own. KVM_RUN is called the shortest way.
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         let ok = |()| 0;
         match cmd {
@@ -523,37 +581,16 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
             nr::SET_REGS => this.set_regs(&user::read(arg)?),
             nr::SET_GUEST_DEBUG => this.set_guest_debug(&user::read(arg)?),
             nr::TRANSLATE => this.with(|c, _| guest_debug::translate(&this.vm, c, arg)),
-            nr::GET_SREGS => this.with(|c, _| user::write(arg, &regs::sregs(c)).map(ok)),
-            nr::SET_SREGS => {
-                let r: abi::Sregs = user::read(arg)?;
-                this.with(|c, _| {
-                    regs::set_sregs(&this.vm.machine, &this.mailbox, c, &r)?;
-                    this.load_pdptes(c);
-                    Ok(0)
-                })
-            }
-            nr::GET_SREGS2 => this.with(|c, _| user::write(arg, &regs::sregs2(c)).map(ok)),
-            nr::SET_SREGS2 => {
-                let r: abi::Sregs2 = user::read(arg)?;
-                this.with(|c, _| {
-                    if regs::set_sregs2(&this.vm.machine, &this.mailbox, c, &r)? {
-                        this.load_pdptes(c);
-                    }
-                    Ok(0)
-                })
-            }
+            nr::GET_SREGS => this.get_sregs(arg),
+            nr::SET_SREGS => this.set_sregs(arg),
+            nr::GET_SREGS2 => this.get_sregs2(arg),
+            nr::SET_SREGS2 => this.set_sregs2(arg),
             nr::SET_CPUID2 => this.set_cpuid(arg),
             nr::GET_CPUID2 => this.get_cpuid(arg),
             nr::GET_MSRS => this.msrs(arg, false),
             nr::SET_MSRS => this.msrs(arg, true),
-            nr::GET_FPU => this.with(|_, f| user::write(arg, &regs::fpu(f.image())).map(ok)),
-            nr::SET_FPU => {
-                let v: abi::Fpu = user::read(arg)?;
-                this.with(|_, f| {
-                    let image = regs::image_of_fpu(f.image(), &v);
-                    f.set_image(&image).map(ok)
-                })
-            }
+            nr::GET_FPU => this.get_fpu(arg),
+            nr::SET_FPU => this.set_fpu(arg),
             // No state of a guest's takes more.
             nr::GET_XSAVE | nr::GET_XSAVE2 => this.get_xsave(arg),
             nr::SET_XSAVE => this.set_xsave(arg),
@@ -577,17 +614,13 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
     }
 
     fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
-        if vma.end().saturating_sub(vma.start()) > MMAP_SIZE {
-            return Err(EINVAL);
-        }
-        let bytes = vma.end().saturating_sub(vma.start()) as u64;
         let pages = [&this.pages.run, &this.pages.pio, &this.coalesced.page];
+        let first = first_page(vma);
+        let room = vma.end().saturating_sub(vma.start()) >> 12;
         vma.set_mixedmap();
-        for (i, page) in pages.iter().enumerate() {
-            let offset = (i as u64) << 12;
-            if offset < bytes {
-                page.map(vma, offset)?;
-            }
+        // As KVM: an area may be of any length, and who touches it behind the last page gets SIGBUS.
+        for (i, page) in pages.iter().skip(first).take(room).enumerate() {
+            page.map(vma, (i as u64) << 12)?;
         }
         Ok(())
     }

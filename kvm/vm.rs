@@ -18,7 +18,7 @@ use crate::chipset::routing::GsiRouting;
 use crate::chipset::PinLevel;
 use crate::host::file::{AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
-use crate::host::timer;
+use crate::host::timer::{self, HostMoment};
 use crate::machine::devices::DeviceHandle;
 use crate::machine::irqchip::IrqchipMode;
 use crate::machine::settings::ModuleSettings;
@@ -91,6 +91,7 @@ impl<B: VendorBackend> VmFile<B> {
         self.watch.set_name(fd);
     }
 
+    #[inline(never)]
     fn create_vcpu(&self, id: u64) -> Result<i64> {
         let mut config = self.config.lock()?;
         config.chosen.settle_vcpu_id(id)?;
@@ -108,6 +109,7 @@ impl<B: VendorBackend> VmFile<B> {
         Ok(file.install())
     }
 
+    #[inline(never)]
     fn set_memory(&self, r: abi::UserspaceMemoryRegion) -> Result<i64> {
         if !self.vm.space.is_current() {
             return Err(EIO);
@@ -134,6 +136,7 @@ impl<B: VendorBackend> VmFile<B> {
         })
     }
 
+    #[inline(never)]
     fn create_irqchip(&self) -> Result<i64> {
         let config = self.config.lock()?;
         if self.vm.machine.irqchip.has_lapics() {
@@ -157,12 +160,14 @@ impl<B: VendorBackend> VmFile<B> {
         Ok(0)
     }
 
+    #[inline(never)]
     fn enable_cap(&self, cap: &abi::EnableCap) -> Result<i64> {
         let mut config = self.config.lock()?;
         let vcpus = config.vcpus;
         enable_cap::enable(&self.vm, &mut config.chosen, vcpus, &self.irqfds, cap)
     }
 
+    #[inline(never)]
     fn set_msr_filter(&self, filter: &abi::MsrFilter) -> Result<i64> {
         let _config = self.config.lock()?;
         enable_cap::set_msr_filter(&self.vm, filter)
@@ -174,6 +179,7 @@ impl<B: VendorBackend> VmFile<B> {
     }
 
     /// `flags` are those of KVM_CREATE_PIT2: without the speaker, its port is left to user space.
+    #[inline(never)]
     fn create_pit(&self, flags: u32) -> Result<i64> {
         let _config = self.config.lock()?;
         self.vm.machine.interrupts.with(|bus, _now, _out| {
@@ -199,6 +205,7 @@ impl<B: VendorBackend> VmFile<B> {
     }
 
     /// As KVM_IRQ_LINE, and says what became of it.
+    #[inline(never)]
     fn irq_line_status(&self, arg: u64) -> Result<i64> {
         let mut l: abi::IrqLevel = user::read(arg)?;
         l.irq = self.irq_line(l.irq, l.level)? as u32;
@@ -206,6 +213,7 @@ impl<B: VendorBackend> VmFile<B> {
         Ok(0)
     }
 
+    #[inline(never)]
     fn signal_msi(&self, m: abi::Msi) -> Result<i64> {
         if !self.vm.machine.irqchip.has_lapics() || m.flags & !abi::MSI_VALID_DEVID != 0 {
             return Err(EINVAL);
@@ -220,6 +228,7 @@ impl<B: VendorBackend> VmFile<B> {
         Ok(i64::from(self.vm.machine.interrupts.signal_msi(address, msg.data, format).ok_or(EINVAL)?))
     }
 
+    #[inline(never)]
     fn reinject(&self, arg: u64) -> Result<i64> {
         let control: abi::ReinjectControl = user::read(arg)?;
         self.vm.machine.interrupts.with(|bus, _now, _out| match bus.pit.as_mut() {
@@ -231,34 +240,40 @@ impl<B: VendorBackend> VmFile<B> {
         })
     }
 
+    #[inline(never)]
     fn get_clock(&self, arg: u64) -> Result<i64> {
-        let clock = self.vm.machine.clock.ns();
+        // All three of one moment: user space works out from them what the clock shows at another.
+        let HostMoment { tsc, wall_ns } = timer::moment();
         let data = abi::ClockData {
-            clock,
+            clock: self.vm.machine.clock.ns_at(tsc),
             flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
             pad0: 0,
-            realtime: timer::wall_ns(),
-            host_tsc: timer::rdtsc(),
+            realtime: wall_ns,
+            host_tsc: tsc,
             pad: [0; 4],
         };
         user::write(arg, &data)?;
         Ok(0)
     }
 
+    #[inline(never)]
     fn set_clock(&self, arg: u64) -> Result<i64> {
         let data: abi::ClockData = user::read(arg)?;
         if data.flags & !abi::CLOCK_REALTIME != 0 {
             return Err(EINVAL);
         }
-        let mut clock = data.clock;
-        if data.flags & abi::CLOCK_REALTIME != 0 {
-            clock = clock.wrapping_add(timer::wall_ns().saturating_sub(data.realtime));
-        }
         let _config = self.config.lock()?;
-        self.vm.machine.set_clock_ns(clock);
+        // Not before the lock is there, for which time may have passed.
+        let HostMoment { tsc, wall_ns } = timer::moment();
+        let passed = match data.flags & abi::CLOCK_REALTIME {
+            0 => 0,
+            _ => wall_ns.saturating_sub(data.realtime),
+        };
+        self.vm.machine.set_clock_ns(tsc, data.clock.wrapping_add(passed));
         Ok(0)
     }
 
+    #[inline(never)]
     fn create_device(&self, arg: u64) -> Result<i64> {
         let mut d: abi::CreateDevice = user::read(arg)?;
         if d.flags & !abi::CREATE_DEVICE_TEST != 0 {
@@ -301,6 +316,7 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
         watch.report.show(f)
     }
 
+    // What it calls is not inlined: there each has a stack frame of its own, and here they would add up.
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
             nr::CHECK_EXTENSION => Ok(caps::check_extension(arg)),

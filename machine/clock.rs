@@ -23,9 +23,10 @@ use kernel::sync::Arc;
 pub(crate) struct MachineClock {
     /// What the devices go by.
     pub(crate) time: Arc<MachineTime>,
-    /// The host's TSC at the point that the paravirtual clock goes through.
-    host_tsc: AtomicU64,
-    /// What the paravirtual clock shows there.
+    /// The host's TSC at the point that the paravirtual clock goes through. It stays: the clock is set by what it shows
+    /// there, which one word says, so that nobody finds half a point.
+    host_tsc: u64,
+    /// What the paravirtual clock shows there; wraps.
     ns: AtomicU64,
     /// The TSC's frequency, as the guest turns ticks into time.
     pub(crate) scale: TscScale,
@@ -44,7 +45,7 @@ impl MachineClock {
         let (now, khz) = (rdtsc(), tsc_khz());
         Ok(MachineClock {
             time: Arc::new(MachineTime::new(), GFP_KERNEL_ACCOUNT)?,
-            host_tsc: AtomicU64::new(now),
+            host_tsc: now,
             ns: AtomicU64::new(0),
             scale: TscScale::from_khz(khz).ok_or(ENODEV)?,
             tsc_offset: 0u64.wrapping_sub(now),
@@ -52,21 +53,24 @@ impl MachineClock {
         })
     }
 
-    /// Lets the paravirtual clock show `ns` now. The VM's configuration lock is held.
-    pub(super) fn set_ns(&self, ns: u64) {
-        self.host_tsc.store(rdtsc(), Relaxed);
-        self.ns.store(ns, Relaxed);
+    /// Lets the paravirtual clock show `ns` when the host's TSC is `tsc`. The VM's configuration lock is held.
+    pub(super) fn set_ns(&self, tsc: u64, ns: u64) {
+        self.ns.store(ns.wrapping_sub(self.since_point(tsc)), Relaxed);
     }
 
     /// Returns the point that the paravirtual clock goes through: the host's TSC, and what the clock shows then.
     pub(crate) fn point(&self) -> (u64, u64) {
-        (self.host_tsc.load(Relaxed), self.ns.load(Relaxed))
+        (self.host_tsc, self.ns.load(Relaxed))
     }
 
-    /// Returns what the paravirtual clock shows now.
-    pub(crate) fn ns(&self) -> u64 {
-        let (host_tsc, ns) = self.point();
-        ns.wrapping_add(self.scale.ns(rdtsc().saturating_sub(host_tsc)))
+    /// Returns what the paravirtual clock shows when the host's TSC is `tsc`.
+    pub(crate) fn ns_at(&self, tsc: u64) -> u64 {
+        self.ns.load(Relaxed).wrapping_add(self.since_point(tsc))
+    }
+
+    /// Returns the nanoseconds from the point until the host's TSC is `tsc`.
+    fn since_point(&self, tsc: u64) -> u64 {
+        self.scale.ns(tsc.saturating_sub(self.host_tsc))
     }
 }
 

@@ -309,6 +309,11 @@ impl VcpuMailboxes {
         self.slots.get(id)?.as_ref()
     }
 
+    /// Returns that of the vCPU with the lowest number: any one will do for what the machine as a whole has to do.
+    pub(crate) fn first(&self) -> Option<&Arc<VcpuMailbox>> {
+        self.iter().next()
+    }
+
     /// Returns those of all vCPUs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuMailbox>> {
         self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())

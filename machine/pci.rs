@@ -223,7 +223,7 @@ impl PciBus {
     /// Asks the first vCPU to serve what the function in a slot has noted as waiting.
     pub(crate) fn request_service(&self, interrupts: &ChipsetLock, slot: PciSlot) {
         self.waiting.fetch_or(slot_bit(slot.number()), AcqRel);
-        if let Some(vcpu) = interrupts.vcpus.get(0) {
+        if let Some(vcpu) = interrupts.vcpus.first() {
             vcpu.request(VcpuRequests::SERVICE);
         }
     }

@@ -55,7 +55,7 @@ impl<M: Deref<Target = GuestMachine>> Drop for AtRest<M> {
         let machine = &*self.0;
         machine.interrupts.go_on_time();
         machine.pci.end_rest();
-        if let Some(vcpu) = machine.mailboxes.get(0) {
+        if let Some(vcpu) = machine.mailboxes.first() {
             vcpu.request(VcpuRequests::SERVICE);
         }
         for vcpu in machine.mailboxes.iter() {

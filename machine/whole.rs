@@ -123,9 +123,9 @@ impl GuestMachine {
         true
     }
 
-    /// Sets the guest's paravirtual clock. The VM's configuration lock is held.
-    pub(crate) fn set_clock_ns(&self, ns: u64) {
-        self.clock.set_ns(ns);
+    /// Lets the guest's paravirtual clock show `ns` when the host's TSC is `tsc`. The VM's configuration lock is held.
+    pub(crate) fn set_clock_ns(&self, tsc: u64, ns: u64) {
+        self.clock.set_ns(tsc, ns);
         for vcpu in self.mailboxes.iter() {
             vcpu.request(VcpuRequests::CLOCK);
         }

@@ -26,6 +26,7 @@ use super::format::{
 };
 use super::slots::GfnRange;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Pfn};
+use crate::arch::rule::rule;
 
 /// The most table pages that one [`PageTable::map`] allocates.
 pub(crate) const MAX_TABLES_PER_MAP: usize = 4;
@@ -236,7 +237,7 @@ impl<F: TableFormat> PageTable<F> {
         rights: MapRights,
     ) -> Result<MapResult, MapError> {
         let gfn = gpa.gfn();
-        self.check(gfn, pfn, size)?;
+        self.check_place(gfn, pfn, size)?;
         let leaf = self.format.leaf(pfn, size, rights);
         let at = self.descend(mem, gfn, size.level());
         if at.level == size.level() {
@@ -256,7 +257,37 @@ impl<F: TableFormat> PageTable<F> {
         Ok(MapResult { flush: FlushNeeded { needed: larger.is_some(), list: None }, changed: true })
     }
 
-    fn check(&self, gfn: Gfn, pfn: Pfn, size: PageSize) -> Result<(), MapError> {
+    /// Looks whether the invariants hold, all over the table. Returns how many table pages are reachable, each counted once
+    /// for each path to it.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    #[allow(dead_code, reason = "too much for each change; used by the tests")]
+    pub(crate) fn check(&self, mem: &impl TableMem) -> Result<usize, &'static str> {
+        self.check_tables(mem, self.root, self.format.levels().root())
+    }
+
+    fn check_tables(&self, mem: &impl TableMem, table: Hpa, level: u32) -> Result<usize, &'static str> {
+        let mut count = 1usize;
+        for i in 0..ENTRIES {
+            match self.format.decode(mem.read(table, i), level) {
+                TableEntry::Absent => {}
+                TableEntry::Link(child) => {
+                    rule(level > 1, "the lowest tables have no links")?;
+                    count = count.wrapping_add(self.check_tables(mem, child, level.wrapping_sub(1))?);
+                }
+                TableEntry::Leaf(leaf) => {
+                    let largest = self.format.max_page_size().level();
+                    rule(level <= largest, "pages are of sizes that there are")?;
+                    let is_aligned = leaf.pfn.0 & entry_pages(level).wrapping_sub(1) == 0;
+                    rule(is_aligned && leaf.pfn.0 < END_PFN, "a page begins where its size lets it")?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn check_place(&self, gfn: Gfn, pfn: Pfn, size: PageSize) -> Result<(), MapError> {
         if (gfn.0 | pfn.0) & size.pages().wrapping_sub(1) != 0 {
             return Err(MapError::Misaligned);
         }

@@ -2,7 +2,7 @@
 
 """Runs rings of tests inside the lab's root and counts their results.
 
-  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations
+  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations, check-frames
   host     cargo tests of tests/host and of the tool, and the share of the module that the former enter
   guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
@@ -64,6 +64,7 @@ GATES = [
     ("check-panics", ["scripts/check-panics"]),
     ("check-faults", ["scripts/check-faults"]),
     ("check-mitigations", ["scripts/check-mitigations"]),
+    ("check-frames", ["scripts/check-frames"]),
 ]
 PRINTING = threading.Lock()
 

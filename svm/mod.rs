@@ -10,12 +10,14 @@
 //! | [`features`] | what the processor's SVM can do |
 //! | [`quirks`] | what of the host's a guest would meet beside the VMCB |
 //! | [`exit`] | exit codes to typed exits |
+//! | [`caching`] | the caching bits of CR0 |
 //! | [`step`] | one instruction on the way to an NMI |
 //! | [`vcpu`] | one virtual processor |
 
 #![deny(unsafe_code)]
 
 mod asm;
+mod caching;
 mod exit;
 mod features;
 mod quirks;

@@ -19,6 +19,7 @@ use crate::arch::addr::Hpa;
 use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::ExceptionVector;
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
+use crate::arch::rule::rule;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::KernelPages;
@@ -377,6 +378,28 @@ impl VmcbPage {
         Ok(vmcb)
     }
 
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    fn check(&self) -> Result<(), &'static str> {
+        let c = self.control();
+        let (i3, i4) = (
+            InterceptVector3::from_bits_retain(c.intercept3),
+            InterceptVector4::from_bits_retain(c.intercept4),
+        );
+        let cr = InterceptCr::from_bits_retain(c.intercept_cr);
+        rule(i3.contains(HOST_SAFETY3) && i4.contains(HOST_SAFETY4), "what is the host's exits")?;
+        rule(cr.contains(HOST_SAFETY_CR), "writes of CR4 exit")?;
+        rule(
+            c.v_intr & V_INTR_MASKING != 0,
+            "the guest's interrupt flag does not hold the host's interrupts back",
+        )?;
+        rule(c.np_control & NP_ENABLE != 0, "nested paging is on")?;
+        let maps = [self.maps.msr.0.hpa().0, self.maps.io.0.hpa().0];
+        rule(maps.contains(&c.msrpm_base) && c.iopm_base == self.maps.io.0.hpa().0, "the maps are ours")
+    }
+
     #[inline(always)]
     fn vmcb(&self) -> &Vmcb {
         // SAFETY: The page is zeroed or written through this type, `Vmcb` is plain data that fits in
@@ -533,6 +556,7 @@ impl VmcbPage {
             clean.remove(CleanBits::NP);
         }
         c.clean = clean.bits();
+        debug_assert_eq!(self.check(), Ok(()));
         let (vmcb, host) = (self.hpa, window.host_vmcb);
         // SAFETY:
         // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and

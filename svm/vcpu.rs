@@ -2,6 +2,7 @@
 
 //! One virtual processor on SVM: the VMCB in the run loop's terms.
 
+use super::caching::{has_caching_bits, HiddenCaching};
 use super::exit::{decode, is_refused, IOIO};
 use super::features::SvmFeatures;
 use super::region::{SvmWindow, VmcbPage};
@@ -44,6 +45,8 @@ pub(crate) struct SvmVcpu {
     host_mce: u64,
     /// The guest's.
     guest_mce: u64,
+    /// What the guest has of CR0's caching bits.
+    caching: HiddenCaching,
     /// An NMI is in service.
     nmi_masked: bool,
     /// The IRET that ends it is about to run, at this RIP.
@@ -81,6 +84,7 @@ impl SvmVcpu {
             has_decode_assist: features.decode_assist,
             host_mce,
             guest_mce: 0,
+            caching: HiddenCaching::default(),
             nmi_masked: false,
             nmi_iret: None,
             wants_step: false,
@@ -94,6 +98,9 @@ impl SvmVcpu {
     #[inline(never)]
     fn place(&mut self, window: &mut SvmWindow<'_>) {
         window.shield();
+        if has_caching_bits(self.vmcb.save().cr0) {
+            self.hide_caching();
+        }
         let (asid, flush) = window.assign_asid(&mut self.tag);
         let own = if core::mem::take(&mut self.flush) { AsidFlush::One } else { AsidFlush::Nothing };
         let tlb_control = window.tlb_control(flush.max(own));
@@ -111,6 +118,22 @@ impl SvmVcpu {
             self.step = Some(SingleStep { iret, rflags: s.rflags, dr6: s.dr6 });
             s.rflags |= Rflags::TF.bits();
         }
+    }
+
+    /// The guest itself has set caching bits.
+    #[cold]
+    fn hide_caching(&mut self) {
+        self.set_cr0(self.vmcb.save().cr0);
+        // Translations have memory types.
+        self.flush = true;
+    }
+
+    /// Sets the guest's CR0.
+    fn set_cr0(&mut self, cr0: u64) {
+        let own = self.caching.take(cr0);
+        // What the guest reads is not the processor's, and what it writes must not become it.
+        self.vmcb.intercept_cr(InterceptCr::CR0_READ | InterceptCr::CR0_WRITE, self.caching.is_any());
+        self.vmcb.save_mut(CleanBits::CRX).cr0 = own;
     }
 
     /// Before an entry: ends the blocking of NMIs if the IRET that was about to run has run, for RIP has moved.
@@ -258,7 +281,7 @@ impl BackendVcpu for SvmVcpu {
             out.idt = table(&s.idtr);
         }
         if want.contains(StateGroups::CONTROL) {
-            (out.cr0, out.cr2, out.cr3) = (s.cr0, s.cr2, s.cr3);
+            (out.cr0, out.cr2, out.cr3) = (self.caching.shown(s.cr0), s.cr2, s.cr3);
             out.cr4 = (s.cr4 & !Cr4::MCE.bits()) | self.guest_mce;
             // VMRUN wants it set, though the guest has no SVM.
             out.efer = s.efer & !Efer::SVME.bits();
@@ -301,8 +324,9 @@ impl BackendVcpu for SvmVcpu {
             let cr4 = from.cr4 | self.host_mce;
             // A guest reads its own MCE, so reads exit where the host's is another one.
             self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
+            self.set_cr0(from.cr0);
             let s = self.vmcb.save_mut(CleanBits::CRX | CleanBits::CR2);
-            (s.cr0, s.cr2, s.cr3, s.cr4) = (from.cr0, from.cr2, from.cr3, cr4);
+            (s.cr2, s.cr3, s.cr4) = (from.cr2, from.cr3, cr4);
             s.efer = from.efer | Efer::SVME.bits();
             // A change of CR0, CR4 or EFER by software may change what translations mean.
             self.flush_tlb();

@@ -56,8 +56,12 @@ bitflags! {
     /// Intercepts of control registers, vector 0: reads in the low half, writes in the high one.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct InterceptCr: u32 {
+        /// Reads of CR0.
+        const CR0_READ = 1 << 0;
         /// Reads of CR4.
         const CR4_READ = 1 << 4;
+        /// Writes of CR0.
+        const CR0_WRITE = 1 << 16;
         /// Writes of CR4.
         const CR4_WRITE = 1 << 20;
         /// Writes of CR8.

@@ -7,7 +7,7 @@ use super::code_cache::CodeCache;
 use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
 use super::debugger::{EntryBars, VcpuDebugger};
-use super::event::{merge, EventBlocking, GuestEvent, MergedEvent};
+use super::event::{merge, EntryDelivery, EventBlocking, GuestEvent, MergedEvent};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
 use super::paging::VcpuPaging;
@@ -25,7 +25,7 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
-use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::host::timer::{moment, rdtsc, tsc_khz, HostMoment, NearClock};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
@@ -117,8 +117,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) has_user_pic: bool,
     /// A level-triggered interrupt has ended, of which user space is still to be told.
     pub(crate) user_eoi: Option<u8>,
-    /// The vector of the local APIC that the coming entry delivers.
-    pub(crate) armed: Option<u8>,
+    /// What the coming entry delivers.
+    pub(crate) delivery: EntryDelivery,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
     /// A queue that this vCPU wrote to and is to serve.
@@ -153,6 +153,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
 
 impl<B: VendorBackend> VcpuCore<B> {
     /// A vCPU after reset; `is_boot` says whether it starts by itself.
+    // It is large: inlined, each part would lie on its caller's stack beside the whole.
+    #[inline(never)]
     pub(crate) fn new(
         hw: B::Vcpu,
         is_boot: bool,
@@ -190,7 +192,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             wants_window: false,
             has_user_pic: false,
             user_eoi: None,
-            armed: None,
+            delivery: EntryDelivery::Nothing,
             io: PendingIo::new(),
             deferred: None,
             code,
@@ -266,7 +268,8 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.controls.set_tpr(EntryTpr { cr8, floor: 0 });
     }
 
-    /// Raises an exception; one that is being delivered merges with it.
+    /// Raises an exception. One that waits or is being delivered merges with it; an interrupt or NMI that is being
+    /// delivered comes after it.
     pub(crate) fn raise(&mut self, e: CpuException) {
         let first = match (self.exception, self.interrupted) {
             (Some(e), _) => Some(e.vector),
@@ -279,13 +282,38 @@ impl<B: VendorBackend> VcpuCore<B> {
         };
         match merged {
             MergedEvent::One(e) => {
-                if first.is_some() {
-                    self.interrupted = None;
-                }
                 self.exception = Some(e);
+                self.interrupted = self.interrupted.take().and_then(|event| self.put_off(event));
             }
             MergedEvent::TripleFault => self.bars |= EntryBars::SHUTDOWN,
         }
+    }
+
+    /// An exception comes before an event that is being delivered: an interrupt or NMI goes back to where it came
+    /// from, and waits there until the guest can take it. Returns the event where that cannot be: it comes first.
+    ///
+    /// DEVIATION: a processor loses it, for its controller takes it for served. Here the exception may be one that
+    /// exits for the host's sake, or user space's.
+    #[cold]
+    fn put_off(&mut self, event: GuestEvent) -> Option<GuestEvent> {
+        match event {
+            GuestEvent::Nmi => {
+                self.hw.set_blocking(EventBlocking { nmi: false, ..self.hw.blocking() });
+                self.add_nmis(1);
+            }
+            GuestEvent::Interrupt(vector) => {
+                if !self.lapic.as_mut().is_some_and(|lapic| lapic.take_back(vector)) {
+                    // Of an 8259, to which none goes back.
+                    if self.user_irq.is_some() {
+                        return Some(event);
+                    }
+                    self.user_irq = Some(vector);
+                }
+            }
+            // The first has merged; the other is an instruction that runs again.
+            GuestEvent::Exception { .. } | GuestEvent::Software { .. } => {}
+        }
+        None
     }
 
     /// Lets more NMIs wait. A processor holds one back while another is in service; until then there may be two,
@@ -399,7 +427,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.interrupted = None;
         self.nmis = 0;
         self.user_irq = None;
-        self.armed = None;
+        self.delivery = EntryDelivery::Nothing;
         self.io.forget();
         // The NMI handler whose IRET would end the blocking is not come back to.
         self.hw.set_blocking(EventBlocking::default());
@@ -513,7 +541,8 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
-        let boot = wall_ns().wrapping_sub(vm.machine.clock.ns());
+        let HostMoment { tsc, wall_ns } = moment();
+        let boot = wall_ns.wrapping_sub(vm.machine.clock.ns_at(tsc));
         self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)
     }
 }

@@ -27,6 +27,15 @@ pub(crate) enum GuestEvent {
 }
 
 impl GuestEvent {
+    /// Returns whether it is what INT3 or INTO raises.
+    pub(crate) fn is_software_trap(self) -> bool {
+        let vector = match self {
+            GuestEvent::Exception { vector, .. } => vector,
+            _ => return false,
+        };
+        vector == ExceptionVector::BP || vector == ExceptionVector::OF
+    }
+
     /// Returns the type as both vendors number it, the vector and the error code.
     pub(crate) fn as_numbers(self) -> (u32, u8, Option<u32>) {
         match self {
@@ -34,6 +43,39 @@ impl GuestEvent {
             GuestEvent::Nmi => (2, ExceptionVector::NMI.0, None),
             GuestEvent::Exception { vector, error } => (3, vector.0, error),
             GuestEvent::Software { vector } => (4, vector, None),
+        }
+    }
+}
+
+/// What an entry delivers: from when it is chosen until the exit says what has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryDelivery {
+    /// Nothing.
+    Nothing,
+    /// An interrupt of the local APIC, which has it pending until then.
+    Lapic(u8),
+    /// An event that nobody else has any more.
+    Taken {
+        /// The event.
+        event: GuestEvent,
+        /// RIP when it was chosen.
+        rip: u64,
+    },
+}
+
+impl EntryDelivery {
+    /// Returns whether it is any.
+    #[inline(always)]
+    pub(crate) fn is_any(self) -> bool {
+        !matches!(self, EntryDelivery::Nothing)
+    }
+
+    /// Returns the vector of the local APIC that it is.
+    #[inline(always)]
+    pub(crate) fn lapic_vector(self) -> Option<u8> {
+        match self {
+            EntryDelivery::Lapic(vector) => Some(vector),
+            EntryDelivery::Nothing | EntryDelivery::Taken { .. } => None,
         }
     }
 }

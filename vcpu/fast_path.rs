@@ -109,7 +109,7 @@ impl FastEntry {
             || core.wants_window
             || core.vapic.is_used()
             || cx.record.times.is_some());
-        let delivers = core.armed.is_some() || core.pv.is_eoi_armed();
+        let delivers = core.delivery.is_any() || core.pv.is_eoi_armed();
         FastEntry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
     }
 

@@ -9,7 +9,7 @@ use super::backend::{BackendVcpu, VendorBackend};
 use super::controls::EntryTpr;
 use super::core::VcpuCore;
 use super::debugger::EntryBars;
-use super::event::GuestEvent;
+use super::event::{EntryDelivery, GuestEvent};
 use super::exit::VmExit;
 use super::record::{count, VcpuRecord};
 use super::state::StateGroups;
@@ -110,11 +110,9 @@ pub(crate) fn commit<B: VendorBackend>(
     exit: &VmExit,
 ) {
     if matches!(exit, VmExit::EntryFailed(_)) {
-        // Nothing was delivered. The interrupt was only chosen, and is pending in the local APIC still.
-        core.armed = None;
-        return;
+        return keep_refused(core);
     }
-    if let Some(vector) = core.armed.take() {
+    if let EntryDelivery::Lapic(vector) = core.delivery {
         if let Some(lapic) = core.lapic.as_mut() {
             // Now that the entry has committed, not when the vector was chosen: entries fail.
             lapic.accept_pending(vector);
@@ -137,6 +135,26 @@ pub(crate) fn commit<B: VendorBackend>(
         read_vapic(vm, core);
     }
     core.interrupted = core.hw.take_interrupted();
+    if let EntryDelivery::Taken { event, rip } = core.delivery {
+        // Injected, INT3 and INTO do not run again by themselves, as those do that the processor takes them for.
+        if event.is_software_trap() && core.hw.was_delivering() && core.state.rip == rip {
+            core.interrupted = Some(event);
+        }
+    }
+    core.delivery = EntryDelivery::Nothing;
+}
+
+/// The entry failed, so nothing was delivered: keeps what it was to deliver.
+#[cold]
+#[inline(never)]
+fn keep_refused<B: VendorBackend>(core: &mut VcpuCore<B>) {
+    // The backend may have it still. It is given to it anew.
+    let _ = core.hw.take_interrupted();
+    // An interrupt of the local APIC was only chosen, and is pending there.
+    if let EntryDelivery::Taken { event, .. } = core.delivery {
+        core.interrupted = Some(event);
+    }
+    core.delivery = EntryDelivery::Nothing;
 }
 
 #[cold]
@@ -158,14 +176,14 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     let waits = has_interrupt_with(core, vm, highest);
     // What a delivery lost comes first, for it was taken already; then SDM, "Priority Among Concurrent Events".
     if let Some(event) = core.interrupted.take() {
-        inject(record, core, event);
+        deliver(record, core, event);
     } else if let Some(e) = core.exception.take() {
         if !prepare_exception(record, core, e) {
             return false;
         }
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
-        inject(record, core, GuestEvent::Nmi);
+        deliver(record, core, GuestEvent::Nmi);
     } else if waits {
         prepare_interrupt(vm, record, core);
     }
@@ -178,11 +196,12 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
         core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor });
         // The timer waits for an end of interrupt that it can see.
         if !vm.machine.interrupts.is_timer_waiting() {
-            core.pv.arm_eoi(&*vm.machine.ram, lapic, core.armed);
+            core.pv.arm_eoi(&*vm.machine.ram, lapic, core.delivery.lapic_vector());
         }
     }
     // What waits may have been given to the processor just now.
-    let window = core.wants_user_window() || (waits && core.armed.is_none() && has_interrupt(core, vm));
+    let is_given = |core: &VcpuCore<B>| core.delivery.lapic_vector().is_some();
+    let window = core.wants_user_window() || (waits && !is_given(core) && has_interrupt(core, vm));
     if window != core.controls.interrupt_window() {
         core.controls.set_interrupt_window(window);
     }
@@ -198,7 +217,7 @@ fn prepare_barred<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>)
         return false;
     }
     if let Some(event) = core.interrupted.take() {
-        inject(record, core, event);
+        deliver(record, core, event);
     } else if let Some(e) = core.exception.take() {
         if !prepare_exception(record, core, e) {
             return false;
@@ -235,8 +254,15 @@ fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<
         // Breakpoints at the instruction have been seen to. SDM, "Instruction-Breakpoint Exception Condition".
         core.state.rflags |= Rflags::RF.bits();
     }
-    inject(record, core, e.into());
+    deliver(record, core, e.into());
     true
+}
+
+/// Gives the processor an event that nobody else has any more.
+#[inline(always)]
+fn deliver<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: GuestEvent) {
+    core.delivery = EntryDelivery::Taken { event, rip: core.state.rip };
+    inject(record, core, event);
 }
 
 /// Gives the processor an event.
@@ -263,13 +289,22 @@ fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &m
         core.user_irq.take()
     } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
         // Only now that it is certain to be delivered: the 8259s forget it with that.
-        vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
+        vm.machine.interrupts.with(|bus, now, out| bus.acknowledge(now, out))
     } else {
-        core.armed = core.lapic.as_ref().and_then(|l| l.pending());
-        core.armed
+        return prepare_lapic_interrupt(record, core);
     };
     if let Some(v) = vector {
         count(&record.stats.interrupts);
+        deliver(record, core, GuestEvent::Interrupt(v));
+    }
+}
+
+/// Gives the processor the interrupt that is next in the local APIC.
+#[inline(always)]
+fn prepare_lapic_interrupt<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>) {
+    if let Some(v) = core.lapic.as_ref().and_then(|l| l.pending()) {
+        count(&record.stats.interrupts);
+        core.delivery = EntryDelivery::Lapic(v);
         inject(record, core, GuestEvent::Interrupt(v));
     }
 }

@@ -173,6 +173,8 @@ pub(crate) enum ExitOutcome {
     Inject(CpuException),
     /// The instruction is done; wait for an event.
     Halt,
+    /// Wait for an event: RIP is behind the instruction already.
+    Halted,
     /// Do what sleeps, then enter the guest where it stands.
     Blocked(BlockedBy),
     /// Let the host take its interrupt.

@@ -105,11 +105,9 @@ fn run_until_user<B: VendorBackend>(
             }
             take_requests(vm, mailbox, core, VcpuRequests::all());
             if let Some(event) = vm.machine.power.take() {
-                count(&record.stats.user_exits);
                 return Ok(Some(UserExit::SystemEvent(event)));
             }
             if let Some(vector) = core.user_eoi.take() {
-                count(&record.stats.user_exits);
                 return Ok(Some(UserExit::IoapicEoi(vector)));
             }
             if core.mp != VcpuActivity::Runnable && !wake_up(core, vm) {
@@ -122,13 +120,11 @@ fn run_until_user<B: VendorBackend>(
             WindowExit::Sleep => {
                 core.mp = VcpuActivity::Halted;
                 if core.wants_user_window() && core.is_ready_for_user_irq() {
-                    count(&record.stats.user_exits);
                     return Ok(Some(UserExit::InterruptWindow));
                 }
             }
             WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
             WindowExit::User(exit) => {
-                count(&record.stats.user_exits);
                 return Ok(Some(exit));
             }
             WindowExit::Unusable => {
@@ -435,10 +431,9 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
         }
         ExitOutcome::Halt => match skip(cx) {
             Err(leave) => Some(leave),
-            // Only user space knows what would end it.
-            Ok(()) if cx.core.lapic.is_none() => Some(WindowExit::User(UserExit::Hlt)),
-            Ok(()) => Some(WindowExit::Sleep),
+            Ok(()) => Some(halt(cx.core)),
         },
+        ExitOutcome::Halted => Some(halt(cx.core)),
         ExitOutcome::Blocked(by) => Some(WindowExit::Blocked(by)),
         ExitOutcome::HostInterrupt => {
             count(&cx.record.stats.host_interrupts);
@@ -446,6 +441,16 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
         }
         ExitOutcome::ToUser(exit) => Some(WindowExit::User(exit)),
         ExitOutcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(WindowExit::User(exit))),
+    }
+}
+
+/// Returns how a vCPU that has halted leaves the window.
+#[inline(always)]
+fn halt<B: VendorBackend>(core: &VcpuCore<B>) -> WindowExit {
+    match core.lapic {
+        // Only user space knows what would end it.
+        None => WindowExit::User(UserExit::Hlt),
+        Some(_) => WindowExit::Sleep,
     }
 }
 

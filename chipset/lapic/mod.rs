@@ -333,6 +333,17 @@ impl Lapic {
         }
     }
 
+    /// Moves `vector` back from ISR to IRR: the guest has not taken it after all. Returns whether it is the one in
+    /// service.
+    pub(crate) fn take_back(&mut self, vector: u8) -> bool {
+        let is_served = self.isr.highest() == Some(vector);
+        if is_served {
+            self.isr.clear(vector);
+            self.irr.set(vector);
+        }
+        is_served
+    }
+
     /// Ends the interrupt of the highest priority in service. Returns its vector if the IOAPIC must
     /// hear of it, that is if it is level triggered.
     pub(crate) fn eoi(&mut self) -> Option<u8> {

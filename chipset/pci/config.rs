@@ -7,6 +7,7 @@
 //! is all there is to sizing a BAR: its low bits stay 0. Not modelled: I/O BARs, expansion ROMs.
 
 use crate::arch::addr::{AccessWidth, Gpa};
+use crate::arch::rule::rule;
 use crate::chipset::saved::{state_struct, HasState, SectionId};
 use kernel::prelude::*;
 
@@ -139,7 +140,8 @@ struct BarShape {
 /// The configuration space of one function: 256 bytes, of which a mask says what the guest may write.
 ///
 /// # Invariants
-/// Every bit that the guest can write is 0 after reset.
+/// Every bit that the guest can write is 0 after reset. A BAR's address is a multiple of its size. The list of capabilities
+/// ends.
 #[derive(Debug)]
 pub(crate) struct ConfigSpace {
     bytes: [u8; CONFIG_BYTES],
@@ -172,6 +174,29 @@ impl ConfigSpace {
         space.allow(REG_COMMAND, &command.bits().to_le_bytes());
         space.allow(REG_INTERRUPT_LINE, &[0xff]);
         space
+    }
+
+    /// Looks whether the invariants hold that can be seen from outside.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let is_aligned = |index: u8| match (self.bar_bytes(index), self.bar_address(index)) {
+            (Some(bytes), Some(base)) => base & bytes.wrapping_sub(1) == 0,
+            _ => true,
+        };
+        rule((0..BARS as u8).all(is_aligned), "a BAR is aligned as its size asks")?;
+        let next = |at: u8| self.bytes.get(usize::from(at)).copied().filter(|at| *at != 0);
+        let mut capability = next(REG_CAPABILITIES);
+        // Each has two bytes at least.
+        for _ in 0..CONFIG_BYTES / 2 {
+            let Some(at) = capability else { break };
+            rule(at >= HEADER_BYTES, "capabilities lie behind the header")?;
+            capability = next(at.wrapping_add(1));
+        }
+        rule(capability.is_none(), "the list of capabilities ends")?;
+        let status = self.bytes.get(usize::from(REG_STATUS)).copied().unwrap_or(0);
+        rule(status & STATUS_INTERRUPT == 0, "a wish to interrupt is no state")
     }
 
     /// Adds a memory BAR of `bytes` bytes, a power of two from 16 on.

@@ -6,6 +6,7 @@
 //! [`PitClock`](super::PitClock); the caller brings the counter to `t` with [`PitChannel::advance`] before it asks
 //! anything else of that time.
 
+use crate::arch::rule::rule;
 use crate::chipset::saved::state_struct;
 use crate::chipset::PinLevel;
 
@@ -108,6 +109,9 @@ pub(crate) enum CountPhase {
 }
 
 /// One counter.
+///
+/// # Invariants
+/// A count is 1 to 65536, and one that was written at most that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PitChannel {
     pub(super) mode: CountMode,
@@ -134,6 +138,15 @@ pub(super) struct PitChannel {
 impl PitChannel {
     pub(super) fn at_reset(gate: bool) -> PitChannel {
         PitChannel { gate, count: 0x1_0000, ..PitChannel::default() }
+    }
+
+    /// Looks whether the invariants hold.
+    ///
+    /// # Errors
+    /// The name of one that does not.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        rule((1..=0x1_0000).contains(&self.count), "a count has 16 bits, and 0 is 65536")?;
+        rule(self.written <= 0x1_0000, "so has one that was written")
     }
 
     /// Returns what the counter counts modulo.

@@ -539,8 +539,11 @@ impl BlkCx<'_> {
         if why == EOPNOTSUPP {
             return Some((request, (BlkStatus::Unsupported, 0)));
         }
-        // Nothing is wrong with a request that a signal broke off: whoever is the worker next does it.
-        let is_broken_off = why == EINTR || why == ERESTARTSYS;
+        let is_interrupted = why == EINTR || why == ERESTARTSYS;
+        // Nothing is wrong with a request that a signal broke off: whoever is the worker next does it. Where there was no
+        // signal, a file has made that up (a server of FUSE's can), and would for ever.
+        let is_broken_off = is_interrupted && signal_pending();
+        let why = if is_interrupted { EIO } else { why };
         if !is_broken_off {
             self.failures.count.fetch_add(1, Relaxed);
             if self.failures.policy != FailurePolicy::Answer {

@@ -40,16 +40,24 @@ pub(super) fn receive(cx: &mut NetCx<'_>, tap: &TapSocket, worker: &Arc<QueueWor
         let bytes = HEADER_BYTES.saturating_add(next.into());
         let taken = cx.function.with_ram(|net, mem| {
             queue = net.receive_queue(pair);
+            // There may be another driver, which takes less: it is given nothing before the tap knows.
+            if pair == 0 && offloads != Some(net.offloads()) {
+                return None;
+            }
             let taken = net.take_room(queue, mem, packet, bytes);
             if taken != TakenPacket::Packet {
-                return taken;
+                return Some(taken);
             }
             pieces.clear();
-            match locate(packet, mem, pieces, true) {
+            Some(match locate(packet, mem, pieces, true) {
                 Ok(_) => taken,
                 Err(fault) => TakenPacket::Broken(net.abandon_packets(fault, 1)),
-            }
+            })
         });
+        let Some(taken) = taken else {
+            set_offloads(cx, tap, pair, &mut offloads)?;
+            continue;
+        };
         match taken {
             TakenPacket::Packet => {
                 // Where the tap has none after all the room goes back empty, which drivers drop as too short.

@@ -6,6 +6,7 @@ use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
 use crate::arch::exception::CpuException;
 use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
+use crate::chipset::lapic::Lapic;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::access::port;
 use crate::vcpu::backend::VendorBackend;
@@ -148,7 +149,10 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
             2 => s.cr2,
             3 => s.cr3,
             4 => s.cr4,
-            8 => self.cx.core.lapic.as_ref().map_or(0, |l| u64::from(l.cr8())),
+            8 => {
+                let core = &self.cx.core;
+                core.lapic.as_ref().map_or_else(|| core.cr8(), Lapic::cr8).into()
+            }
             _ => 0,
         }
     }
@@ -246,8 +250,9 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         if value > 15 {
             return Err(StopReason::Fault(CpuException::GP0));
         }
-        if let Some(l) = self.cx.core.lapic.as_mut() {
-            l.set_cr8(value as u8);
+        match self.cx.core.lapic.as_mut() {
+            Some(l) => l.set_cr8(value as u8),
+            None => self.cx.core.set_cr8(value as u8),
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn::{self, failure};
 use crate::vcpu::emul::machine::{CxMachine, RetryAfter};
-use crate::vcpu::emulate::decode::DecodedInsn;
+use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
 use crate::vcpu::emulate::execute;
 use crate::vcpu::emulate::exit_insn::ExitInsn;
 use crate::vcpu::emulate::interrupt::InterruptCause;
@@ -37,11 +37,35 @@ pub(crate) fn step<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome 
         return misc::interrupt_window(cx);
     }
     let mut found = None;
-    let done = on_machine(cx, |m| execute::fetch_and_decode(m, None).map(|insn| found = Some(insn)));
+    let done = on_machine(cx, |m| {
+        let mode = execute::mode_of(m);
+        execute::fetch_and_decode(m, None).map(|insn| found = Some((insn, mode)))
+    });
     match found {
-        Some(insn) => instruction(cx, &insn),
+        Some((insn, mode)) => {
+            let done = instruction(cx, &insn);
+            go_past(cx, (&insn, mode), done)
+        }
         None => done.unwrap_or_else(|_| bug(failure(cx))),
     }
+}
+
+/// Goes past an instruction that is done, as it was decoded: by now other bytes may be there, or none, and what it did
+/// must not be done again.
+fn go_past<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    (insn, mode): (&DecodedInsn, CodeMode),
+    done: ExitOutcome,
+) -> ExitOutcome {
+    let after = match done {
+        ExitOutcome::SkipAndResume => ExitOutcome::Resume,
+        ExitOutcome::SkipToUser(exit) => ExitOutcome::ToUser(exit),
+        ExitOutcome::Halt => ExitOutcome::Halted,
+        other => return other,
+    };
+    let next = mode.next_rip(cx.core.state.rip, insn);
+    cx.core.go_past(next, cx.core.is_stepping());
+    after
 }
 
 fn bug(why: VmBug) -> ExitOutcome {

@@ -282,11 +282,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.fault
     }
 
-    /// Looks whether the invariants of all queues hold.
+    /// Looks whether the invariants of configuration space and queues hold.
     ///
     /// # Errors
     /// The name of one that does not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        self.config.check()?;
         self.queues.iter().try_for_each(VirtQueue::check)
     }
 

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("control: user space cannot set bits of cr4 that cpuid hides", hidden_sregs),
     ("control: bits of efer that cpuid hides are a general protection fault", hidden_efer),
     ("control: reserved bits of cr0 are ignored", reserved_cr0),
+    ("control: the guest finds the caching bits that it set", caching_bits),
     ("control: machine checks that the guest switches off are off for it", mce),
 ];
 
@@ -147,4 +148,37 @@ fn mce(c: &Ctx) {
     assert_eq!(g.vcpu.get_sregs().unwrap().cr4 & MCE, MCE);
     g.hlt();
     assert_eq!(g.vcpu.get_sregs().unwrap().cr4 & MCE, 0);
+}
+
+fn caching_bits(c: &Ctx) {
+    const CD: u64 = 1 << 30;
+    const NW: u64 = 1 << 29;
+    #[rustfmt::skip]
+    let code = [
+        0x0f, 0x20, 0xc0, 0x66, 0x89, 0xc3, HLT,            // mov eax, cr0; mov ebx, eax
+        0x0c, 0x02, 0x0f, 0x22, 0xc0, 0x0f, 0x20, 0xc1,     // or al, 2; mov cr0, eax; mov ecx, cr0
+        0x0f, 0x01, 0xe2, HLT,                              // smsw dx
+        0x66, 0x25, 0xff, 0xff, 0xff, 0x9f,                 // and eax, 0x9fffffff
+        0x0f, 0x22, 0xc0, 0x0f, 0x20, 0xc6, HLT,            // mov cr0, eax; mov esi, cr0
+        0x66, 0x0d, 0x08, 0, 0, 0x40,                       // or eax, 0x40000008
+        0x0f, 0x22, 0xc0, 0x0f, 0x20, 0xc7, HLT,            // mov cr0, eax; mov edi, cr0
+        0x0f, 0x20, 0xc5, 0x0f, 0x06, 0x0f, 0x20, 0xc3, HLT, // mov ebp, cr0; clts; mov ebx, cr0
+    ];
+    let mut g = Guest::new(c, &code);
+    let cr0 = |g: &Guest| g.vcpu.get_sregs().unwrap().cr0;
+    let mut next = || {
+        let r = g.hlt();
+        (r, cr0(&g))
+    };
+
+    let (r, own) = next();
+    assert_eq!((r.rbx, own), (CD | NW | 0x10, CD | NW | 0x10), "as reset leaves them");
+    let (r, own) = next();
+    assert_eq!((r.rcx, r.rdx & 0xffff, own), (CD | NW | 0x12, 0x12, CD | NW | 0x12));
+    let (r, own) = next();
+    assert_eq!((r.rsi, own), (0x12, 0x12), "cleared");
+    let (r, own) = next();
+    assert_eq!((r.rdi, own), (CD | 0x1a, CD | 0x1a), "set by the guest itself");
+    let (r, own) = next();
+    assert_eq!((r.rbp, r.rbx, own), (CD | 0x1a, CD | 0x12, CD | 0x12), "after KVM_RUN has returned");
 }

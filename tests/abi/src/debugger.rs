@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("debugger: a step shows neither in the flags nor in the debug registers", hidden),
     ("debugger: int3 exits before the guest's handler", software_breakpoint),
     ("debugger: int3 is given back to the guest", inject_breakpoint),
+    ("debugger: int3 that is given back waits for its handler's stack", inject_breakpoint_late),
     ("debugger: int3 is the debugger's from one run to the next", switch_breakpoints),
     ("debugger: a breakpoint exits before its instruction", hardware_breakpoint),
     ("debugger: a watchpoint exits behind the write", watchpoint),
@@ -134,6 +135,16 @@ fn inject_breakpoint(c: &Ctx) {
     debug(&g, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP, [0; 8]);
     stop_at_int3(&mut g, 2);
     debug(&g, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP, [0; 8]);
+
+    assert_eq!(g.out(), (0x10, 2), "the handler returns behind it");
+}
+
+fn inject_breakpoint_late(c: &Ctx) {
+    let mut g = with_int3(c);
+    let r = g.vcpu.get_regs().unwrap();
+    // A stack that nobody has touched: what the delivery pushes exits.
+    g.vcpu.set_regs(&kvm_regs { rip: 0x1001, rsp: 0xf000, ..r }).unwrap();
+    debug(&g, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP, [0; 8]);
 
     assert_eq!(g.out(), (0x10, 2), "the handler returns behind it");
 }

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("delivery: int n whose stack is no memory is an internal error", int_without_stack),
     ("delivery: an interrupt whose table is no memory is an internal error", interrupt_without_table),
     ("delivery: a fault whose stack is no memory is an internal error", fault_without_stack),
+    ("delivery: an entry that is refused takes nothing away", refused_entry),
     ("delivery: an alignment check in its own delivery leaves the host its cpu", alignment_check),
     ("delivery: a breakpoint on the stack of its handler leaves the host its cpu", breakpoint_on_stack),
     ("delivery: requests without end leave the host its cpu", requests),
@@ -169,6 +170,26 @@ fn fault_without_stack(c: &Ctx) {
     });
 
     assert_eq!(end, UNDELIVERABLE);
+}
+
+fn refused_entry(c: &Ctx) {
+    c.skip_on_kvm("KVM on AMD forgets what the entry was to deliver");
+    let mut g = Guest::new(c, &[HLT]);
+    // out 0x10, al; hlt
+    g.enter_long_mode_with(&[(0x30, 0x2000, 0, &[0xe6, 0x10, HLT])]);
+    g.set_flags(0x200);
+    let good = g.vcpu.get_sregs().unwrap();
+    let mut bad = good;
+    bad.cs.db = 1;
+    g.vcpu.set_sregs(&bad).unwrap();
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x30u32).unwrap();
+
+    assert!(matches!(g.exit(), VcpuExit::FailEntry(..)));
+
+    let events = g.vcpu.get_vcpu_events().unwrap();
+    assert_eq!((events.interrupt.injected, events.interrupt.nr), (1, 0x30));
+    g.vcpu.set_sregs(&good).unwrap();
+    assert_eq!(g.out().0, 0x10, "the interrupt's handler");
 }
 
 /// In 32-bit code at level 3 with alignment checks on and a stack pointer that is odd, a misaligned access

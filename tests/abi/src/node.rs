@@ -3,9 +3,11 @@
 //! The device node.
 
 use crate::abi::{nr, rvmm};
+use crate::guest::Guest;
 use crate::harness::{refused, Ctx, Test};
-use crate::raw::{ioctl, ioctl_with};
+use crate::raw::{ioctl, ioctl_with, mapped_byte};
 use kvm_bindings::*;
+use kvm_ioctls::VcpuExit;
 use libc::{E2BIG, EINVAL, ENOTTY};
 
 pub const TESTS: &[Test] = &[
@@ -15,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("node: an unknown capability is 0", unknown_capability),
     ("node: the basic capabilities are there", basic_capabilities),
     ("node: a vcpu mapping holds run, port and ring pages", mmap_size),
+    ("node: a vcpu mapping begins where it is asked to and may be of any length", mmap_offset),
     ("node: an unknown type of vm is refused", unknown_vm_type),
     ("node: a list of cpuid leaves that is too short is E2BIG", short_cpuid),
     ("node: the supported cpuid has what every guest needs", supported_cpuid),
@@ -65,6 +68,23 @@ fn basic_capabilities(c: &Ctx) {
 
 fn mmap_size(c: &Ctx) {
     assert!(c.kvm.get_vcpu_mmap_size().unwrap() >= 3 * 4096);
+}
+
+fn mmap_offset(c: &Ctx) {
+    // mov al, 0x5a; out 0x80, al: the byte is at the start of the second page.
+    let mut g = Guest::new(c, &[0xb0, 0x5a, 0xe6, 0x80]);
+    assert!(matches!(g.exit(), VcpuExit::IoOut(0x80, [0x5a])));
+    let byte = |page, pages: usize, at| mapped_byte(&g.vcpu, (page, pages * 4096), at);
+    // exit_reason.
+    let reason = Some(KVM_EXIT_IO as u8);
+
+    assert_eq!((byte(0, 3, 8), byte(0, 3, 4096)), (reason, Some(0x5a)));
+    assert_eq!(byte(0, 1, 8), reason);
+    assert_eq!((byte(1, 1, 0), byte(1, 2, 0)), (Some(0x5a), Some(0x5a)), "the page of ports");
+    assert_eq!(byte(2, 1, 0), Some(0), "the ring");
+    // Two pages more than there are, and what is nowhere near them.
+    assert_eq!((byte(0, 5, 8), byte(0, 5, 4 * 4096)), (reason, None));
+    assert_eq!((byte(64, 1, 0), byte(1 << 40, 1, 0)), (None, None));
 }
 
 fn unknown_vm_type(c: &Ctx) {

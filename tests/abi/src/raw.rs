@@ -47,6 +47,34 @@ pub fn mapping(fd: &impl AsRawFd, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Maps `len` bytes of a file from its page `page` on, and returns the byte at `at` of that; `None`: an access is an
+/// error.
+pub fn mapped_byte(fd: &impl AsRawFd, (page, len): (i64, usize), at: usize) -> Option<u8> {
+    assert!(at < len);
+    let (shared, mut byte) = (libc::MAP_SHARED, [0u8]);
+    // SAFETY: A new mapping harms nobody.
+    let from =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, shared, fd.as_raw_fd(), page * 4096) };
+    assert_ne!(from, libc::MAP_FAILED, "mmap");
+    let mut ends = [0; 2];
+    // SAFETY: There is room for two.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "pipe");
+    // SAFETY: Both are new and nobody else's.
+    let [mut reader, writer] = ends.map(|fd| unsafe { File::from_raw_fd(fd) });
+    // By the kernel, which says EFAULT where the process itself would be sent SIGBUS.
+    // SAFETY: The byte lies in the mapping, which goes after that; it is only read.
+    let written = unsafe {
+        let written = libc::write(writer.as_raw_fd(), from.cast::<u8>().add(at).cast(), 1);
+        libc::munmap(from, len);
+        written
+    };
+    if written != 1 {
+        return None;
+    }
+    reader.read_exact(&mut byte).expect("a byte");
+    Some(byte[0])
+}
+
 fn check(ret: i32) -> Result<i32, i32> {
     match ret {
         -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),

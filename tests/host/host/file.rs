@@ -233,7 +233,12 @@ impl World {
 
     /// mmap(2) from the start of a file. Returns the pages.
     pub(crate) fn mmap(&self, fd: i64, bytes: usize) -> Result<Vec<(u64, SharedBytes)>> {
-        let vma = VmaNew::new(0x10_0000, 0x10_0000 + bytes);
+        self.mmap_from(fd, 0, bytes)
+    }
+
+    /// The same, from a page of the file on.
+    pub(crate) fn mmap_from(&self, fd: i64, page: usize, bytes: usize) -> Result<Vec<(u64, SharedBytes)>> {
+        let vma = VmaNew::new(0x10_0000, 0x10_0000 + bytes, page);
         self.anon(fd)?.mmap(&vma)?;
         Ok(vma.into_pages())
     }

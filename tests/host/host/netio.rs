@@ -67,6 +67,8 @@ pub(crate) struct TapDevice {
     ears: Ears,
     /// What packets to the guest may leave to it.
     pub(crate) offloads: AtomicU32,
+    /// What that was when each packet was taken.
+    pub(crate) taken_with: Mutex<Vec<u32>>,
     /// How many packets it takes before there is no room.
     room: AtomicU64,
     /// It is down: it refuses packets.
@@ -173,6 +175,7 @@ impl TapSocket {
     pub(crate) fn receive(&self, room: IoVecSlice<'_>) -> Result<u64> {
         might_sleep("TapSocket::receive()");
         let packet = locked(&self.0.to_guest).pop_front().ok_or(EAGAIN)?;
+        locked(&self.0.taken_with).push(self.0.offloads.load(SeqCst));
         let mut all = vec![0; HEADER];
         all.extend_from_slice(&packet);
         scatter(room, &all).map(|n| n as u64)

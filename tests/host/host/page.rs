@@ -34,6 +34,11 @@ impl KernelPages {
     }
 }
 
+/// Returns which page of its file an area of a process begins with.
+pub(crate) fn first_page(vma: &VmaNew) -> usize {
+    vma.first_page()
+}
+
 /// A page that is also mapped into a process.
 pub(crate) struct SharedPage(SharedBytes);
 

@@ -2,7 +2,7 @@
 
 //! The clock that tests move, and timers.
 
-use super::world::{locked, world, TICKS_PER_US};
+use super::world::{locked, world, World, TICKS_PER_US};
 use crate::arch::time::Ns;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use kernel::context::in_interrupt;
@@ -12,6 +12,9 @@ use kernel::sync::Arc;
 use std::collections::HashMap;
 use std::sync::{Arc as StdArc, Mutex, OnceLock, Weak};
 
+/// The wall clock when a world begins.
+const WALL_AT_0: u64 = 1_790_000_000_000_000_000;
+
 /// Returns the host's monotonic time.
 pub(crate) fn now() -> Ns {
     sched::yield_point();
@@ -20,7 +23,23 @@ pub(crate) fn now() -> Ns {
 
 /// Returns the host's wall clock.
 pub(crate) fn wall_ns() -> u64 {
-    1_790_000_000_000_000_000 + world().now()
+    WALL_AT_0 + world().now()
+}
+
+/// A moment, as the TSC and the wall clock show it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostMoment {
+    /// The TSC.
+    pub(crate) tsc: u64,
+    /// The wall clock in nanoseconds since 1970 UTC.
+    pub(crate) wall_ns: u64,
+}
+
+/// Returns what both clocks show now.
+pub(crate) fn moment() -> HostMoment {
+    sched::yield_point();
+    let tsc = rdtsc();
+    HostMoment { tsc, wall_ns: WALL_AT_0 + World::ns_at(tsc) }
 }
 
 /// Returns the frequency of the TSC in kHz.

@@ -130,7 +130,12 @@ impl World {
 
     /// Returns the monotonic time.
     pub(crate) fn now(&self) -> u64 {
-        BOOT_NS + self.tsc() * 1_000 / TICKS_PER_US
+        World::ns_at(self.tsc())
+    }
+
+    /// Returns the monotonic time at a value of the TSC.
+    pub(crate) fn ns_at(tsc: u64) -> u64 {
+        BOOT_NS + tsc * 1_000 / TICKS_PER_US
     }
 
     /// Moves the clock to a value of the TSC, if it is not past that.

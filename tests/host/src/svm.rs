@@ -15,6 +15,8 @@ use kernel::prelude::*;
 use region::{SvmWindow, VmcbPage, VmcbScript};
 use std::sync::Mutex;
 
+#[path = "../../../svm/caching.rs"]
+pub(crate) mod caching;
 #[path = "../../../svm/exit.rs"]
 mod exit;
 #[path = "../../../svm/features.rs"]

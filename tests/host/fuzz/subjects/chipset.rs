@@ -97,7 +97,7 @@ pub(super) fn bus(bytes: &[u8]) {
             }
             14 => {
                 let was = bus.intr();
-                assert_eq!(bus.acknowledge().is_some(), was == PinLevel::High);
+                assert_eq!(bus.acknowledge(now, &mut out).is_some(), was == PinLevel::High);
             }
             _ => outside(&mut bus, &mut b, now, &mut out),
         }

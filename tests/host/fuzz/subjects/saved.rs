@@ -451,12 +451,12 @@ impl Machine {
                 (taken + self.console.push_input(&[d, e])) as u64
             }
         };
+        if a & 0x40 != 0 {
+            seen ^= u64::from(self.bus.acknowledge(self.now, &mut out).unwrap_or(0)) << 16;
+        }
         while let Some(sent) = self.bus.take_message(&mut out) {
             seen = seen.wrapping_mul(31) ^ u64::from(sent.message.vector);
             self.lapic.accept(sent.message.vector, sent.message.level);
-        }
-        if a & 0x40 != 0 {
-            seen ^= u64::from(self.bus.acknowledge().unwrap_or(0)) << 16;
         }
         self.check();
         seen ^ u64::from(self.bus.intr().is_high()) << 63

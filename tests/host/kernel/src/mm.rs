@@ -14,13 +14,19 @@ pub mod virt {
     pub struct VmaNew {
         start: usize,
         end: usize,
+        first_page: usize,
         pages: RefCell<Vec<(u64, SharedBytes)>>,
     }
 
     impl VmaNew {
-        /// One from `start` to `end`.
-        pub fn new(start: usize, end: usize) -> VmaNew {
-            VmaNew { start, end, pages: RefCell::new(Vec::new()) }
+        /// One from `start` to `end`, of a file from its page `first_page` on.
+        pub fn new(start: usize, end: usize, first_page: usize) -> VmaNew {
+            VmaNew { start, end, first_page, pages: RefCell::new(Vec::new()) }
+        }
+
+        /// Returns the page of the file that it begins with.
+        pub fn first_page(&self) -> usize {
+            self.first_page
         }
 
         /// Returns the first address.

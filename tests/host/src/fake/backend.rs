@@ -493,7 +493,8 @@ impl BackendVcpu for FakeVcpu {
     }
 
     fn take_interrupted(&mut self) -> Option<GuestEvent> {
-        self.interrupted.take()
+        // As on SVM: for all that the processor says, INT3 and INTO run again.
+        self.interrupted.take().filter(|event| !event.is_software_trap())
     }
 
     fn was_delivering(&self) -> bool {

@@ -67,6 +67,7 @@ impl Pc {
     fn with<R>(&mut self, f: impl FnOnce(&mut ChipBus, Ns, &mut BusSignals) -> R) -> (R, Came) {
         let mut out = BusSignals::new();
         let r = f(&mut self.bus, self.now, &mut out);
+        assert_eq!(self.bus.check(), Ok(()));
         let sent = std::iter::from_fn(|| self.bus.take_message(&mut out));
         let vectors = sent.map(|s| s.message.vector).collect();
         (r, Came { vectors, extint: self.bus.intr() })
@@ -87,6 +88,10 @@ impl Pc {
     fn tick(&mut self, ns: u64) -> Came {
         self.now = self.now.after(ns);
         self.with(|bus, now, out| bus.tick(now, out)).1
+    }
+
+    fn acknowledge(&mut self) -> (Option<u8>, Came) {
+        self.with(|bus, now, out| bus.acknowledge(now, out))
     }
 
     fn set_gsi(&mut self, gsi: u32, level: PinLevel) -> (Option<u32>, Came) {
@@ -130,8 +135,8 @@ fn the_uart_reaches_both_controllers() {
     let out = pc.uart_interrupts();
 
     assert_eq!((vectors(&out), out.extint), (vec![0x44], High));
-    assert_eq!(pc.bus.acknowledge(), Some(0x34));
-    assert_eq!(pc.bus.acknowledge(), None);
+    assert_eq!(pc.acknowledge().0, Some(0x34));
+    assert_eq!(pc.acknowledge().0, None);
 }
 
 #[test]
@@ -194,7 +199,7 @@ fn the_timer_pulses_irq_0_of_the_pic_and_pin_2_of_the_ioapic() {
     let out = pc.tick(600_000);
 
     assert_eq!((vectors(&out), out.extint), (vec![0x42], High));
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.acknowledge().0, Some(0x30));
 }
 
 #[test]
@@ -202,14 +207,14 @@ fn the_timers_next_pulse_waits_for_the_end_of_the_last_and_is_not_lost() {
     let mut pc = Pc::new();
     pc.start_timer();
     pc.tick(1_100_000);
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.acknowledge().0, Some(0x30));
 
     let second = pc.tick(1_000_000);
     assert_eq!(second.extint, Low, "the first is still in service");
     let ended = pc.out(0x20, 0x20);
 
     assert_eq!(ended.extint, High, "the missed pulse comes with the end");
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.acknowledge().0, Some(0x30));
 }
 
 #[test]
@@ -223,7 +228,7 @@ fn a_timer_that_nobody_hears_goes_on() {
 
     pc.out(0x21, 0xfe);
 
-    pc.bus.acknowledge();
+    pc.acknowledge();
     pc.out(0x20, 0x20);
     let heard = (0..3).filter(|_| pc.tick(1_000_000).extint == High).count();
     assert!(heard > 0);
@@ -287,7 +292,7 @@ fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
     assert_eq!(bus.mmio_read(Gpa(IOAPIC_BASE), AccessWidth::B4), None);
     assert!(!bus.mmio_write(Gpa(IOAPIC_BASE), AccessWidth::B4, 0, &mut out));
     assert!(!bus.press_power_button(START, &mut out));
-    assert_eq!((bus.acknowledge(), bus.deadline()), (None, None));
+    assert_eq!((bus.acknowledge(START, &mut out), bus.deadline()), (None, None));
 }
 
 #[test]
@@ -468,4 +473,25 @@ fn a_level_message_that_nobody_took_is_sent_again_when_somebody_may() {
 
     assert_eq!(vectors(&pc.with(|bus, _, out| bus.retry(out)).1), [0x49]);
     assert_eq!(vectors(&pc.with(|bus, _, out| bus.retry(out)).1), [], "taken this time");
+}
+
+#[test]
+fn with_automatic_eoi_each_acknowledge_hands_out_the_next_pulse_that_was_missed() {
+    let mut pc = Pc::new();
+    // The first 8259 once more, now with automatic EOI.
+    for (port, value) in [(0x20, 0x11), (0x21, 0x30), (0x21, 0x04), (0x21, 0x03), (0x21, 0xfe)] {
+        pc.out(port, value);
+    }
+    pc.start_timer();
+    // Five periods, in which nobody took an interrupt: no acknowledge is given up so soon.
+    pc.tick(1_010_000);
+    pc.tick(4_000_000);
+
+    let taken = std::iter::from_fn(|| {
+        let (vector, came) = pc.acknowledge();
+        vector.map(|vector| (vector, came.extint))
+    });
+
+    let taken: Vec<_> = taken.collect();
+    assert_eq!(taken, [(0x30, High), (0x30, High), (0x30, High), (0x30, High), (0x30, Low)]);
 }

@@ -504,6 +504,7 @@ impl Subject for Pit {
         0
     }
     fn check(&self) {
+        assert_eq!(Pit::check(self), Ok(()));
         let state = self.save();
         for channel in state.channels {
             assert!((1..=0x1_0000).contains(&channel.count), "{channel:?}");
@@ -596,7 +597,7 @@ proptest! {
             (channel.phase, channel.ticks) = (1, since);
         }
         pit.set_state(&state);
-        pit.check();
+        Subject::check(&pit);
         for c in bytes.chunks_exact(2) {
             pit.write(u16::from(c[0] & 3), AccessWidth::B1, u32::from(c[1]), Ns(u64::from(c[0]) << 20));
             pit.read(u16::from(c[1] & 3), AccessWidth::B1, Ns(u64::from(c[1]) << 30));

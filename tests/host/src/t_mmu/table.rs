@@ -106,6 +106,7 @@ impl Pool {
         let mut found = BTreeSet::new();
         self.reachable(table.format(), table.root(), table.format().levels().root(), &mut found);
         assert!(found.iter().eq(self.live.keys()), "a table page leaked");
+        assert_eq!(table.check(self), Ok(self.live.len()), "one path to each");
         assert!(self.notes.is_empty(), "a table on no list has a note");
     }
 }

@@ -199,6 +199,9 @@ fn writes_to_a_zone_are_gathered_until_the_ring_is_full() {
     assert!(cpu.out(0x42, B2, 0xbeef).user.is_empty());
     assert!(cpu.mov(0xd000_0010, B4, Some(0x1234_5678)).user.is_empty());
     assert_eq!((word(0), word(4)), (0, 2));
+    let pid = kernel::task::current().process.pid;
+    let counts = |n: u32| world.fdinfo(vm.fd).unwrap().contains(&format!("{pid}/0 user_exits {n}\n"));
+    assert!(counts(0), "KVM_RUN has not returned for them");
     let entry = |n: usize| {
         let bytes: [u8; 24] = ring.lock().unwrap()[8 + n * 24..][..24].try_into().unwrap();
         abi_vm::CoalescedMmio::read_from_bytes(&bytes).unwrap()
@@ -210,6 +213,7 @@ fn writes_to_a_zone_are_gathered_until_the_ring_is_full() {
     // Reads, and writes that a zone does not hold as a whole, are told at once.
     assert_eq!(cpu.mov(0xd000_0010, B4, None).user.len(), 1);
     assert_eq!(cpu.out(0x43, B2, 0).user.len(), 1);
+    assert!(counts(2));
 
     let mut gathered = 2;
     while cpu.out(0x40, B1, gathered).user.is_empty() {

@@ -6,8 +6,8 @@ use super::world;
 use crate::abi::{nr, vcpu as abi};
 use crate::arch::exception::ExceptionVector;
 use crate::fake::abi::{AbiVcpu, AbiVm};
-use crate::fake::backend::Stop;
-use crate::fake::steps::{Ran, Steps, CODE};
+use crate::fake::backend::{Commit, Stop};
+use crate::fake::steps::{fault, Ran, Steps, CODE};
 use crate::vcpu::debugger::DR6_IDLE;
 use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::VmExit;
@@ -169,4 +169,27 @@ fn the_guest_moves_its_own_debug_registers() {
     assert_eq!((regs(&cpu).rip, regs(&cpu).rbx), (CODE + 6, 0x7777));
     let own: abi::Debugregs = vm.ask(cpu.fd, nr::GET_DEBUGREGS).unwrap();
     assert_eq!((own.db[1], own.db[0]), (0x7777, 0));
+}
+
+#[test]
+fn an_int3_that_is_given_back_waits_for_the_memory_of_its_delivery() {
+    let (world, _in) = world();
+    let mut cpu = AbiVm::new(&world, 16).vcpu(0);
+    set(&cpu, abi::GUESTDBG_ENABLE | abi::GUESTDBG_INJECT_BP, [0; 8]).unwrap();
+    let mut entries = 0;
+    cpu.guest.run(move |entry| {
+        entries += 1;
+        if entries == 1 {
+            return Stop { commit: Commit::CutShort, ..Stop::plain(fault(0x5000, true)) };
+        }
+        assert_eq!(entry.state.rip, CODE + 1, "behind it");
+        current().set(SIGNAL);
+        Stop::plain(VmExit::HostInterrupt)
+    });
+
+    assert_eq!(cpu.run(), Ran::Guest);
+
+    current().clear(SIGNAL);
+    let int3 = GuestEvent::Exception { vector: ExceptionVector::BP, error: None };
+    assert_eq!(cpu.guest.take_delivered(), [int3]);
 }

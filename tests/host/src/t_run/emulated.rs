@@ -4,6 +4,7 @@
 //! memory, its devices and its interrupts.
 
 use super::world;
+use crate::chipset::uart::Uart;
 use crate::fake::abi::{AbiVcpu, AbiVm};
 use crate::fake::backend::{Commit, Stop};
 use crate::fake::direct::{Direct, RAM};
@@ -12,7 +13,7 @@ use crate::host::world::{locked, World};
 use crate::vcpu::exit::VmExit;
 use crate::vcpu::state::{StateGroups, VcpuState, RAX, RBX, RCX, RDX, RSI, RSP};
 use core::sync::atomic::Ordering::SeqCst;
-use kernel::task::{current, SIGNAL};
+use kernel::task::{current, Task, SIGNAL};
 use std::sync::{Arc, Mutex};
 
 /// Where programs are.
@@ -284,4 +285,38 @@ fn an_instruction_that_nobody_knows_ends_the_vm_or_the_program() {
     assert_eq!(reason, 17, "KVM_EXIT_INTERNAL_ERROR");
     assert_eq!(cpu.data()[..4], [1, 0, 0, 0], "of the emulator");
     assert!(cpu.guest.entries.load(SeqCst) >= 1);
+}
+
+/// A guest in real mode writes to its console while the host takes the page of its code away.
+fn write_while_the_code_goes(seed: u64) {
+    const BYTES: usize = 8;
+    let world = World::new();
+    let tasks = [Task::new(&world.process, 0), Task::new(&world.process, 1)];
+    let entered = world.enter_as(&tasks[0]);
+    let direct = Direct::new(&world, 64);
+    let uart = Uart::new().unwrap();
+    direct.vm.machine.interrupts.with(|bus, _, _| bus.uart = Some(uart));
+    let mut vcpu = direct.vcpu(0);
+    // mov dx, 0x3f8; mov al, 'A'; out dx, al
+    let code: Vec<u8> = [0xba, 0xf8, 0x03, 0xb0, 0x41].into_iter().chain([0xee; BYTES]).collect();
+    let runs = || drop(run_to_end(&mut vcpu, &code, real));
+    let takes = || {
+        for _ in 0..60 {
+            world.evict(RAM + AT, 4096);
+            for _ in 0..seed % 7 * 3 {
+                kernel::sched::yield_point();
+            }
+        }
+    };
+    let bodies = vec![super::thread(&world, &tasks[0], runs), super::thread(&world, &tasks[1], takes)];
+    drop(entered);
+    super::run_all(seed, bodies);
+
+    let written = direct.vm.machine.interrupts.look_at(|bus| bus.uart.as_ref().map(Uart::output_len));
+    assert_eq!(written, Some(BYTES), "seed {seed}");
+}
+
+#[test]
+fn a_port_is_written_once_though_the_code_goes_away_meanwhile() {
+    super::for_seeds(40, write_while_the_code_goes);
 }

@@ -4,14 +4,17 @@
 
 use super::{for_seeds, run_all, thread, Random};
 use crate::arch::addr::AccessWidth::B1;
+use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::chipset::PinLevel;
 use crate::fake::backend::{Commit, Entry, Stop};
-use crate::fake::direct::Direct;
+use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::{fault, CODE, STORES};
 use crate::host::world::{locked, World};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::mmu::format::GuestTouch;
 use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::{MsrAccess, PioAccess, VirtInsn, VmExit};
+use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{RAX, RBX, RCX};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -65,7 +68,7 @@ fn guest(
     got: &Arc<Mutex<Vec<GuestEvent>>>,
 ) -> impl FnMut(&mut Entry<'_, '_>) -> Stop {
     let (mut random, watched, busy, out) = (Random::new(seed), mailbox.clone(), posting.clone(), got.clone());
-    let (mut ends, mut cut_short) = (0u32, None);
+    let mut ends = 0u32;
     move |entry| {
         assert!(
             !watched.has_requests() || busy.load(SeqCst) != 0 || entry.cpu.is_interrupted(),
@@ -80,13 +83,8 @@ fn guest(
         }
         if is_spoilt {
             let cut = fault(0x9000 + random.below(4) * 4096, true);
-            // What a refused entry was to deliver comes again from the local APIC; but not what was cut short before.
-            let is_new = Some(entry.event) != cut_short.replace(entry.event);
-            return match (is_new, random.below(2)) {
-                (true, 0) => {
-                    cut_short = None;
-                    Stop::refused()
-                }
+            return match random.below(2) {
+                0 => Stop::refused(),
                 _ => Stop { commit: Commit::CutShort, ..Stop::plain(cut) },
             };
         }
@@ -194,4 +192,117 @@ fn what_is_posted_to_a_running_vcpu_is_delivered_once() {
 #[test]
 fn an_interrupt_is_accepted_only_with_an_entry_that_took_place() {
     for_seeds(60, |seed| post_to_a_running_vcpu(seed, true));
+}
+
+/// Where the events come from that wait when the guest is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Lapic,
+    Pic,
+    Nmi,
+}
+
+/// Has an event wait for a vCPU. Returns what the guest is to be given.
+fn let_wait(vcpu: &mut Vcpu, source: Source) -> GuestEvent {
+    match source {
+        Source::Lapic => {
+            vcpu.mailbox.post(FIRST, false);
+            GuestEvent::Interrupt(FIRST)
+        }
+        Source::Pic => {
+            vcpu.direct.vm.machine.interrupts.with(|bus, now, out| {
+                for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xef)] {
+                    bus.pio_write(port, B1, value, now, out);
+                }
+                bus.set_gsi(4, PinLevel::High, out);
+            });
+            GuestEvent::Interrupt(0x24)
+        }
+        Source::Nmi => {
+            vcpu.mailbox.post_nmi();
+            GuestEvent::Nmi
+        }
+    }
+}
+
+/// Runs a vCPU whose first deliveries end with the exits `cuts`, and then all go well. Returns what was delivered.
+fn deliver_over(vcpu: &mut Vcpu, cuts: Vec<VmExit>) -> Vec<GuestEvent> {
+    let (mut cuts, mut left) = (cuts.into_iter(), 8);
+    vcpu.core.state.rflags |= 0x200;
+    vcpu.guest.run(move |entry| {
+        if let Some(cut) = entry.event.and_then(|_| cuts.next()) {
+            return Stop { commit: Commit::CutShort, ..Stop::plain(cut) };
+        }
+        // Its handlers return at once.
+        entry.hw.blocking.nmi = false;
+        entry.set_interrupts(true);
+        left -= 1;
+        if left == 0 {
+            current().set(SIGNAL);
+        }
+        Stop::insn(VmExit::Cpuid, &[0x0f, 0xa2])
+    });
+    assert_eq!(vcpu.run_once(), Err(EINTR));
+    vcpu.guest.take_delivered()
+}
+
+#[test]
+fn an_exception_in_the_delivery_of_an_event_comes_first_and_the_event_after_it() {
+    let watched = |vector| VmExit::Exception(vector, 0);
+    let (ac, db) = (watched(ExceptionVector::AC), watched(ExceptionVector::DB));
+    let brings = fault(0x9000, true);
+    for source in [Source::Lapic, Source::Pic, Source::Nmi] {
+        for cuts in
+            [vec![ac], vec![ac, ac], vec![brings, ac], vec![ac, brings, ac], vec![db, ac], vec![db, db]]
+        {
+            let (world, _in) = super::world();
+            let direct = Direct::new(&world, 16);
+            let mut vcpu = direct.vcpu(0);
+            let event = let_wait(&mut vcpu, source);
+
+            let got = deliver_over(&mut vcpu, cuts.clone());
+
+            let what = format!("{source:?} {cuts:?}: {got:?}");
+            assert_eq!(got.len(), 2, "{what}");
+            let vectors = [ExceptionVector::AC, ExceptionVector::DB];
+            let is_watched = |v: &ExceptionVector| vectors.contains(v);
+            assert!(matches!(&got[0], GuestEvent::Exception { vector, .. } if is_watched(vector)), "{what}");
+            assert_eq!(got[1], event, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_check_beside_an_event_in_delivery_takes_nothing_from_it() {
+    let (world, _in) = super::world();
+    let direct = Direct::new(&world, 16);
+    let mut vcpu = direct.vcpu(0);
+    vcpu.core.interrupted = Some(GuestEvent::Interrupt(0x77));
+
+    for _ in 0..3 {
+        vcpu.core.raise(CpuException::plain(ExceptionVector::MC));
+    }
+
+    let got = deliver_over(&mut vcpu, Vec::new());
+    assert_eq!(got, [CpuException::plain(ExceptionVector::MC).into(), GuestEvent::Interrupt(0x77)]);
+}
+
+#[test]
+fn what_a_refused_entry_was_to_deliver_is_shown_and_comes_again() {
+    for source in [Source::Lapic, Source::Pic, Source::Nmi] {
+        let (world, _in) = super::world();
+        let direct = Direct::new(&world, 16);
+        let mut vcpu = direct.vcpu(0);
+        let event = let_wait(&mut vcpu, source);
+        vcpu.core.state.rflags |= 0x200;
+        vcpu.guest.run(|_| Stop::refused());
+
+        let ended = vcpu.run_once();
+
+        assert!(matches!(ended, Ok(Some(UserExit::Bug(VmBug::EntryFailed(_))))), "{source:?}: {ended:?}");
+        // What waits in the local APIC was only chosen.
+        let is_shown = (source != Source::Lapic).then_some(event);
+        assert_eq!(vcpu.core.interrupted, is_shown, "{source:?}");
+        assert_eq!(deliver_over(&mut vcpu, Vec::new()), [event], "{source:?}");
+    }
 }

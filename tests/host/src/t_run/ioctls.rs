@@ -132,6 +132,26 @@ fn events_that_wait_are_saved_and_restored() {
 }
 
 #[test]
+fn a_mapping_of_a_vcpu_shows_the_pages_that_are_asked_for() {
+    let (world, _in) = world();
+    let vm = AbiVm::new(&world, 16);
+    let cpu = vm.vcpu(0);
+    let all = world.mmap(cpu.fd, 3 << 12).unwrap();
+    let numbers = |page: usize, pages: usize| -> Vec<(u64, usize)> {
+        let found = world.mmap_from(cpu.fd, page, pages << 12).unwrap();
+        let number = |page: &_| all.iter().position(|(_, p)| std::sync::Arc::ptr_eq(p, page)).unwrap();
+        found.iter().map(|(offset, page)| (*offset, number(page))).collect()
+    };
+
+    assert_eq!(numbers(0, 3), [(0, 0), (0x1000, 1), (0x2000, 2)]);
+    assert_eq!(numbers(1, 1), [(0, 1)]);
+    assert_eq!(numbers(1, 8), [(0, 1), (0x1000, 2)], "behind the last there is none");
+    assert_eq!(numbers(2, 1), [(0, 2)]);
+    assert_eq!(numbers(3, 1), []);
+    assert_eq!(numbers(1 << 52, 1), []);
+}
+
+#[test]
 fn without_interrupt_controllers_user_space_injects() {
     let (world, _in) = world();
     let vm = AbiVm::new(&world, 16);

@@ -3,6 +3,7 @@
 //! Tests of the run loop and of what hangs on it, with a [fake extension](crate::fake) on a stand-in host.
 
 mod choices;
+mod clock;
 mod debugger;
 mod devices;
 mod dirty;

@@ -13,7 +13,7 @@ use crate::fake::steps::Steps;
 use crate::fake::virtio::{Device, Ring};
 use crate::host::blkio::{DiskFile, Done, Manner};
 use crate::host::netio::{StreamSocket, TapDevice, HEADER};
-use crate::host::world::World;
+use crate::host::world::{locked, World};
 use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::VmExit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -267,6 +267,19 @@ fn each_kind_of_request_reaches_the_file_and_what_fails_says_so() {
 }
 
 #[test]
+fn a_file_that_is_interrupted_without_a_signal_has_failed() {
+    let told = |errno, _: &DiskFile| assert_eq!(errno, 5);
+    one_by_one_on(DiskFile::new((SECTORS * 512) as usize), rvmm::BLK_TELLS_FAILURES, told, |ask, _| {
+        // EINTR and ERESTARTSYS.
+        for errno in [4, 512] {
+            assert_eq!(ask(1, 2, Manner::Fails(errno), &[7; 512]).0, 1, "VIRTIO_BLK_S_IOERR");
+            assert_eq!(ask(0, 2, Manner::Fails(errno), &[7; 512]).0, 1);
+        }
+        assert_eq!(ask(1, 2, Manner::Now, &[7; 512]).0, 0, "it goes on");
+    });
+}
+
+#[test]
 fn what_the_host_fails_is_told_to_user_space_and_the_guest() {
     let told = AtomicUsize::new(0);
     let count = |errno, _: &DiskFile| {
@@ -500,6 +513,44 @@ fn full_tap(seed: u64) {
     let number = |p: &Vec<u8>| u64::from_le_bytes(p[HEADER..HEADER + 8].try_into().unwrap());
     let numbers: Vec<u64> = tap.take_sent().iter().map(number).collect();
     assert_eq!(numbers, (0..SENT).collect::<Vec<_>>(), "packets go in order, each once");
+}
+
+/// A tap that has packets all the time when a driver starts, which takes what TUNSETOFFLOAD calls `offloads`.
+fn flooded_tap(seed: u64, features: u64, offloads: u32) {
+    let (world, tasks, vm) = machine();
+    let entered = world.enter_as(&tasks[0]);
+    let tap = TapDevice::new();
+    let card = vm.network_card(world.open_tap(&tap), 5, rvmm::NET_OFFLOADS);
+    let mut cpu = vm.vcpu(0);
+    for number in 0..8u8 {
+        tap.deliver(&[number; 60]);
+    }
+    let drive = || {
+        let device = Device::start(&mut cpu, 5, 2, VECTOR, 1 << 32 | 1 << 5 | features);
+        let mut receive = Ring::new(&world.process, RAM, 0);
+        for i in 0..8 {
+            receive.add(&[(DATA + i * ROOM, 2048, true)]);
+        }
+        cpu.store(device.notify(0), B2, 0);
+        let mut received = 0;
+        while received < 8 {
+            wait_for_interrupt(&mut cpu);
+            received += receive.take_used().len();
+        }
+        tasks[1].set(SIGNAL);
+    };
+    let bodies = vec![thread(&world, &tasks[0], drive), thread(&world, &tasks[1], || lend(&world, card, 0))];
+    drop(entered);
+    run_all(seed, bodies);
+
+    assert_eq!(*locked(&tap.taken_with), [offloads; 8], "seed {seed}");
+}
+
+#[test]
+fn a_tap_knows_what_a_driver_takes_before_the_driver_gets_a_packet() {
+    for_seeds(10, |seed| flooded_tap(seed, 0, 0));
+    // GUEST_CSUM, GUEST_TSO4; TUN_F_CSUM, TUN_F_TSO4.
+    for_seeds(10, |seed| flooded_tap(seed, 1 << 1 | 1 << 7, 1 | 2));
 }
 
 #[test]

@@ -134,6 +134,34 @@ fn an_optional_section_that_nobody_knows_is_stepped_over() {
 }
 
 #[test]
+fn an_optional_section_behind_others_is_found_and_one_that_is_missing_takes_none_away() {
+    let [a, b, c] = [5, 6, 7].map(|id| SectionId { id: 1 << 31 | id, version: 1 });
+    let mut out = StateWriter::new(4096).unwrap();
+    out.put_bytes(a, 0, 1, |to| to.fill(0xa));
+    out.put_bytes(b, 0, 1, |to| to.fill(0xb));
+    with_chips().save_chips(&mut out);
+    let state = out.finish().unwrap();
+    let then_chips = |mut from: StateReader<'_>| {
+        with_chips().restore_chips(&mut from, Ns(0), &mut BusSignals::new())?;
+        from.finish()
+    };
+
+    // Of a module that does not know the first.
+    let mut from = StateReader::new(state);
+    assert_eq!(from.get_bytes(b, 0), Ok(&[0xb][..]));
+    assert_eq!(then_chips(from), Ok(()));
+    // Of one that knows both, and a third that is not there, in any place.
+    for order in [[c, a, b], [a, c, b], [a, b, c]] {
+        let mut from = StateReader::new(state);
+        for section in order {
+            let expected: &[u8] = if section == c { &[] } else { &[section.id as u8 + 5] };
+            assert_eq!(from.get_bytes(section, 0), Ok(expected), "{order:?}");
+        }
+        assert_eq!(then_chips(from), Ok(()));
+    }
+}
+
+#[test]
 fn a_state_that_has_no_room_is_none() {
     let mut out = StateWriter::new(100).unwrap();
 

@@ -2,6 +2,7 @@
 
 //! Tests of svm.
 
+mod caching;
 mod exit;
 mod features;
 mod quirks;
