@@ -105,8 +105,9 @@ def programs():
     """Compiles what tests/system/*.sh call, tests/system/*.c and the tiny guest, and returns the programs."""
     sources = [path for path in files_in("tests", "system") if path.endswith(".c")]
     header = abi_header.path(os.path.join(TARGET, "system"))
+    headers = [header] + [path for path in files_in("tests", "system") if path.endswith(".h")]
     options = ["-I", os.path.dirname(header), "-lpthread"]
-    return [build(os.path.basename(path)[:-2], [path, header], *options) for path in sources] + [tiny_guest()]
+    return [build(os.path.basename(path)[:-2], [path, *headers], *options) for path in sources] + [tiny_guest()]
 
 
 def script_of(command, kernel):

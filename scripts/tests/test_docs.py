@@ -383,6 +383,28 @@ def named():
     return {row[0]: ticked(row[-1]) for row in rows(text)}
 
 
+class Soak(unittest.TestCase):
+    NUMBERS = dict(zip(("two", "three", "four", "five", "six", "seven", "eight", "nine"), range(2, 10)))
+
+    def setUp(self):
+        self.text = read("docs", "soak.md")
+        names = [n[:-3] for n in os.listdir(os.path.join(TOP, "tests", "system")) if n.endswith(".sh")]
+        self.scripts = {n: read("tests", "system", n + ".sh") for n in names}
+
+    def test_the_page_tells_of_every_script_and_of_no_other(self):
+        said = {n for row in rows(section(self.text, "What runs")) for n in ticked(row[0]) if n.startswith("soak-")}
+        self.assertEqual(said, {n for n in self.scripts if n.startswith("soak-")})
+
+    def test_the_ring_has_these_alone(self):
+        ring = {n for n, text in self.scripts.items() if re.search(r"^# ring: soak$", text, re.M)}
+        self.assertEqual(ring, {n for n in self.scripts if n.startswith("soak-")})
+
+    def test_the_loops_are_as_many_as_is_said(self):
+        loops = sum(bool(re.search(r"^# loops: yes$", text, re.M)) for text in self.scripts.values())
+        said = re.findall(r"(\w+) loops together", self.text) + re.findall(r"for each of (\w+)\)", read("Makefile"))
+        self.assertEqual([self.NUMBERS.get(n) for n in said], [loops, loops])
+
+
 class ThreatModel(unittest.TestCase):
     def test_every_class_has_tests(self):
         table = named()

@@ -25,7 +25,34 @@ def ioctls_of_the_fuzzer():
     return set(re.findall(r"^    (?:nr|rvmm)::(\w+): ", text_of("tests", "fuzz-ioctl", "src", "table.rs"), re.M))
 
 
+ANSWERED_IN = {"System": ["sys.rs"], "Vm": ["vm.rs"], "Vcpu": ["vcpu.rs"], "Device": ["device.rs"]}
+# A vCPU takes KVM_ENABLE_CAP to say that it has none.
+ANSWERED_WITH_NO = {("ENABLE_CAP", "Vcpu")}
+
+
+def answered():
+    """The ioctls of each kind of file: the arms of kvm/'s matches."""
+    arm = re.compile(r"\b(?:nr|abi|abi_rvmm)::([A-Z0-9_]+)(?= =>| if | \|)")
+    found = {(name, kind) for kind, files in ANSWERED_IN.items() for f in files for name in arm.findall(text_of("kvm", f))}
+    return {(name, kind) for name, kind in found if name in ioctls_of_the_module()}
+
+
+def rows():
+    """The rows of the table and those of them that never succeed, as pairs of name and kind of file."""
+    text = text_of("tests", "fuzz-ioctl", "src", "table.rs")
+    table, refused = text.split("pub const REFUSED")
+    return (set(re.findall(r"^    (?:nr|rvmm)::(\w+): (\w+), ", table, re.M)),
+            set(re.findall(r'^    \("(\w+)", (\w+)\),', refused, re.M)))
+
+
 class Fuzzed(unittest.TestCase):
+    def test_every_kind_of_file_is_asked_what_it_answers(self):
+        table, refused = rows()
+        self.assertEqual(answered() - table, set())
+        self.assertEqual(refused - table, set())
+        self.assertEqual(table - answered(), refused - ANSWERED_WITH_NO)
+        self.assertEqual(refused & answered(), ANSWERED_WITH_NO)
+
     def test_every_ioctl_of_the_module_is_fuzzed(self):
         self.assertEqual(sorted(ioctls_of_the_fuzzer()), sorted(ioctls_of_the_module()))
         self.assertGreater(len(ioctls_of_the_module()), 70)

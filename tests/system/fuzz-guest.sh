@@ -8,7 +8,7 @@
 
 load_module
 # As it comes, seed by seed: where a guest stops its host, the last one that was told is that guest.
-{ abi-tests --fuzz "${FUZZ_SECONDS:-25}" 2>&1; echo $? >/tmp/fuzz.code; } |
+{ abi-tests --limit "$(limit 60)" --fuzz "${FUZZ_SECONDS:-25}" 2>&1; echo $? >/tmp/fuzz.code; } |
 	while IFS= read -r line; do
 		case $line in
 		"KTAP "* | 1..*) ;;

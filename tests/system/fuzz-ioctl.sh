@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Random callers of every ioctl for a minute: half of it while CPUs go off and on, half while KVM runs guests
-# beside. The host stays as it was. For longer runs, and those to be repeated, see scripts/fuzz-host.
+# beside. Where there is one CPU alone, none can go, which is skipped. The host stays as it was. Each run has another seed,
+# and says which: FUZZ_SEED repeats it. For longer runs, see scripts/fuzz-host.
 #
 # Not both at once: when a CPU comes, KVM walks its list of VMs without the lock under which VMs leave it
 # (kvm_arch_enable_virtualization_cpu() in 7.3), and the host dies of that now and then.
@@ -10,7 +11,8 @@
 # timeout@intel: 800
 . ./tests/system/lib.sh
 
-seconds=${FUZZ_SECONDS:-60} seed=${FUZZ_SEED:-1}
+seconds=${FUZZ_SECONDS:-60} seed=${FUZZ_SEED:-$(($(date +%s) % 1000000))}
+echo "# seed $seed"
 
 modprobe tun
 has_kvm=

@@ -4,96 +4,33 @@
  * module in use, no thread that waits for ever. Prints KTAP.
  */
 #define _GNU_SOURCE
-#include <err.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
-#include <linux/kvm.h>
+#include <linux/loop.h>
 #include <net/if.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "rvmm_abi.h"
+#include "caller.h"
+#include "fuse-disk.h"
 
-#define MEMORY		(1 << 20)
-
-static int results, failed;
-
-static void check(const char *name, bool good)
-{
-	printf("%sok %d %s\n", good ? "" : "not ", ++results, name);
-	failed += !good;
-}
-
-static int must(int ret, const char *what)
-{
-	if (ret < 0)
-		err(2, "%s", what);
-	return ret;
-}
-
-struct machine { int vm, vcpu; struct kvm_run *run; uint8_t *memory; };
-
-/* A machine with one vCPU whose guest loops for ever. */
+/* A machine whose guest loops for ever. */
 static struct machine make_with(bool irqchip)
 {
-	int node = must(open("/dev/rvmm", O_RDWR | O_CLOEXEC), "/dev/rvmm");
-	struct machine m = { .vm = must(ioctl(node, KVM_CREATE_VM, 0), "KVM_CREATE_VM") };
-	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
-	struct kvm_userspace_memory_region slot = { .memory_size = MEMORY };
-	struct kvm_sregs sregs;
-
-	m.memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	slot.userspace_addr = (uintptr_t)m.memory;
-	memcpy(m.memory + 0x1000, "\xeb\xfe", 2);
-	must(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
-	if (irqchip)
-		must(ioctl(m.vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
-	m.vcpu = must(ioctl(m.vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
-	m.run = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, m.vcpu, 0);
-	must(ioctl(m.vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
-	sregs.cs.base = sregs.cs.selector = 0;
-	must(ioctl(m.vcpu, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
-	must(ioctl(m.vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
-	close(node);
-	return m;
+	return make_guest("\xeb\xfe", 2, irqchip);
 }
 
 static struct machine make(void)
 {
 	return make_with(false);
-}
-
-/* Puts a device into the machine. Returns its fd. */
-static int add(const struct machine *m, uint32_t type, const void *config)
-{
-	struct kvm_create_device d = { .type = type };
-	struct kvm_device_attr a = { .group = RVMM_GROUP_CONFIG, .addr = (uintptr_t)config };
-
-	must(ioctl(m->vm, KVM_CREATE_DEVICE, &d), "KVM_CREATE_DEVICE");
-	must(ioctl(d.fd, KVM_SET_DEVICE_ATTR, &a), "KVM_SET_DEVICE_ATTR");
-	return d.fd;
-}
-
-static void add_bus(const struct machine *m)
-{
-	close(add(m, RVMM_DEV_PCI_HOST, &(struct rvmm_pci_host_config){ 0xc0000000, 0x10000000 }));
 }
 
 static int add_net(const struct machine *m, int fd, uint32_t flags)
@@ -164,24 +101,82 @@ static void stream_is_not_held(void)
 	check("nor where another one got the number", stop(&lent) == EBADF);
 }
 
-static void disk_is_not_held(void)
+/*
+ * A disk whose file is in what is mounted on /tmp/held, or is made of such a file. `fd`: that file, open once. `what`: what
+ * it is, for the results.
+ */
+static void file_is_not_held(int fd, const char *what)
 {
 	struct machine m = make();
-	struct rvmm_virtio_blk_config blk = { 0 };
 	struct lent lent = { 0 };
+	char name[3][100];
+	bool is_free = false;
+
+	snprintf(name[0], sizeof(name[0]), "a thread that is lent to a disk holds its %s", what);
+	snprintf(name[1], sizeof(name[1]), "a signal ends the loan of a disk's %s", what);
+	snprintf(name[2], sizeof(name[2]), "a disk without a thread does not hold its %s", what);
+	add_bus(&m);
+	lent.device = add_disk(&m, fd);
+	start(&lent);
+	close(fd);
+	check(name[0], umount("/tmp/held") && errno == EBUSY);
+	check(name[1], stop(&lent) == EINTR);
+	/* A loop device is taken apart a little later. */
+	for (int i = 0; i < 100 && !(is_free = !umount("/tmp/held")); i++)
+		usleep(20000);
+	check(name[2], is_free);
+	umount2("/tmp/held", MNT_DETACH);
+}
+
+static int tmpfs_file(void)
+{
+	int fd;
 
 	mkdir("/tmp/held", 0700);
 	must(mount("held", "/tmp/held", "tmpfs", 0, NULL), "mount");
-	blk.fd = must(open("/tmp/held/disk", O_RDWR | O_CREAT | O_CLOEXEC, 0600), "disk");
-	must(ftruncate(blk.fd, 1 << 20), "ftruncate");
-	add_bus(&m);
-	lent.device = add(&m, RVMM_DEV_VIRTIO_BLK, &blk);
-	start(&lent);
-	close(blk.fd);
-	check("a thread that is lent to a disk holds the file", umount("/tmp/held") && errno == EBUSY);
-	check("a signal ends that loan", stop(&lent) == EINTR);
-	check("a disk without a thread does not hold its file", !umount("/tmp/held"));
-	umount2("/tmp/held", MNT_DETACH);
+	fd = must(open("/tmp/held/disk", O_RDWR | O_CREAT | O_CLOEXEC, 0600), "disk");
+	must(ftruncate(fd, 1 << 20), "ftruncate");
+	return fd;
+}
+
+static void loop_is_not_held(void)
+{
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number, loop;
+	struct loop_config config = { .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	char path[32];
+
+	if (control < 0 || (number = ioctl(control, LOOP_CTL_GET_FREE)) < 0) {
+		skip("a disk without a thread does not hold its loop device", "no loop devices here");
+		return;
+	}
+	snprintf(path, sizeof(path), "/dev/loop%d", number);
+	loop = must(open(path, O_RDWR | O_CLOEXEC), path);
+	config.fd = tmpfs_file();
+	must(ioctl(loop, LOOP_CONFIGURE, &config), "LOOP_CONFIGURE");
+	close(config.fd);
+	close(control);
+	file_is_not_held(loop, "loop device");
+}
+
+static void fuse_is_not_held(void)
+{
+	struct fuse_disk disk = { 0 };
+	pid_t server;
+
+	if (!fuse_mount(&disk, "/tmp/held")) {
+		skip("a disk without a thread does not hold its file on FUSE", "no FUSE here");
+		return;
+	}
+	fflush(stdout);
+	server = must(fork(), "fork");
+	if (!server) {
+		fuse_serve(&disk);
+		_exit(0);
+	}
+	close(disk.fd);
+	file_is_not_held(must(open("/tmp/held/disk", O_RDWR | O_CLOEXEC), "disk"), "file on FUSE");
+	kill(server, SIGKILL);
+	waitpid(server, NULL, 0);
 }
 
 static void tap_is_not_held(void)
@@ -192,7 +187,7 @@ static void tap_is_not_held(void)
 	struct lent lent = { .queue = 1 };
 
 	if (tap < 0 || ioctl(tap, TUNSETIFF, &name) || ioctl(tap, TUNSETVNETHDRSZ, &header)) {
-		printf("ok %d a card without a thread does not hold its tap # SKIP no taps here\n", ++results);
+		skip("a card without a thread does not hold its tap", "no taps here");
 		return;
 	}
 	add_bus(&m);
@@ -235,19 +230,11 @@ static unsigned int module_users(void)
 	return users;
 }
 
-/* Returns whether a child of ours ends within some seconds. */
-static bool ends_soon(pid_t pid, int *status)
-{
-	for (int i = 0; i < 500; i++) {
-		if (waitpid(pid, status, WNOHANG) == pid)
-			return true;
-		usleep(20000);
-	}
-	return false;
-}
-
-/* Runs `body` in a process, kills that in the middle, and looks whether all that it made goes with it. */
-static void killed(const char *name, void (*body)(void))
+/*
+ * Runs `body` in a process, kills that in the middle, and looks whether all that it made goes with it, once `after` is done,
+ * if anything.
+ */
+static void killed_and(const char *name, void (*body)(void), void (*after)(void))
 {
 	int ready[2], status = 0;
 	char byte = 0;
@@ -267,11 +254,18 @@ static void killed(const char *name, void (*body)(void))
 	bool began = read(ready[0], &byte, 1) == 1;
 	close(ready[0]);
 	kill(pid, SIGKILL);
-	gone = ends_soon(pid, &status) && WIFSIGNALED(status);
+	if (after)
+		after();
+	gone = ends_within(pid, 10, &status) && WIFSIGNALED(status);
 	for (int i = 0; i < 250 && module_users() != 0; i++)
 		usleep(20000);
 	check(name, began && gone && !module_users());
 	printf("# began %d, gone %d, users of the module %u\n", began, gone, module_users());
+}
+
+static void killed(const char *name, void (*body)(void))
+{
+	killed_and(name, body, NULL);
 }
 
 /* The socket's queue holds the device, which has the socket. */
@@ -302,16 +296,21 @@ static void lent_stream_queue(void)
 	stream_with(true);
 }
 
-/* All that can be watched or kept of a machine, in a ring of io_uring's and an epoll's. */
-static void ring_and_epoll(void)
+static int make_ring(void)
+{
+	struct io_uring_params params = { 0 };
+
+	return syscall(SYS_io_uring_setup, 4, &params);
+}
+
+/* All that can be watched or kept of a machine, in an epoll and a queue, and where `rings` a ring of io_uring's. */
+static void watched(bool rings)
 {
 	struct machine m = make_with(true);
 	int event = eventfd(0, 0), epoll = epoll_create1(0), ends[2];
 	struct kvm_irqfd irqfd = { .fd = event, .gsi = 4 };
 	struct kvm_ioeventfd ioeventfd = { .addr = 0x10000000, .len = 4, .fd = event };
 	struct epoll_event in = { .events = EPOLLIN };
-	struct io_uring_params params = { 0 };
-	int ring = syscall(SYS_io_uring_setup, 4, &params);
 
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
 	add_bus(&m);
@@ -322,10 +321,51 @@ static void ring_and_epoll(void)
 	must(ioctl(m.vm, KVM_IOEVENTFD, &ioeventfd), "KVM_IOEVENTFD");
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &in), "epoll_ctl");
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &in), "epoll_ctl");
-	if (ring >= 0)
-		must(syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, fds, 4), "register");
+	if (rings)
+		must(syscall(SYS_io_uring_register, must(make_ring(), "io_uring_setup"), IORING_REGISTER_FILES, fds, 4),
+		     "register");
 	send_fds(ends[1], fds, 3);
 	send_fds(ends[1], watches, 2);
+}
+
+static void epoll_and_queue(void)
+{
+	watched(false);
+}
+
+static void ring_as_well(void)
+{
+	watched(true);
+}
+
+/* A thread is lent to a disk whose requests go to another thread of the process, which does not answer. */
+static void own_fuse_disk(void)
+{
+	static struct fuse_disk disk = { .stalls = true };
+	static struct lent lent;
+	struct machine m = make();
+	pthread_t server;
+
+	must(fuse_mount(&disk, "/tmp/own") - 1, "FUSE");
+	pthread_create(&server, NULL, fuse_serve, &disk);
+	add_bus(&m);
+	lent.device = add_disk(&m, must(open("/tmp/own/disk", O_RDWR | O_CLOEXEC), "disk"));
+	drive_disk(&m);
+	start(&lent);
+	while (!disk.is_stalled)
+		usleep(10000);
+}
+
+/*
+ * The request ends with its connection, and that when its last user closes it: the thread that waits for the request is one.
+ * The same is so without a module, for who reads from such a file; who administers the host ends the connection.
+ */
+static void end_fuse(void)
+{
+	usleep(300000);
+	/* It is still in use, but its requests have ended. */
+	umount2("/tmp/own", MNT_FORCE);
+	umount2("/tmp/own", MNT_DETACH);
 }
 
 static void *run(void *arg)
@@ -357,7 +397,7 @@ static void ask_a_running_vcpu(const char *name, unsigned long request)
 	usleep(500000);
 	bool waits = waitpid(asker, &status, WNOHANG) == 0;
 	kill(asker, SIGKILL);
-	check(name, waits && ends_soon(asker, &status) && WIFSIGNALED(status));
+	check(name, waits && ends_within(asker, 10, &status) && WIFSIGNALED(status));
 	m.run->immediate_exit = 1;
 	pthread_kill(runner, SIGUSR1);
 	pthread_join(runner, NULL);
@@ -373,7 +413,7 @@ static void nothing(int signal)
 int main(void)
 {
 	struct sigaction action = { .sa_handler = nothing };
-	int status;
+	int status, ring;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	sigaction(SIGUSR1, &action, NULL);
@@ -382,7 +422,9 @@ int main(void)
 	fflush(stdout);
 	if (!fork()) {
 		stream_is_not_held();
-		disk_is_not_held();
+		file_is_not_held(tmpfs_file(), "file");
+		loop_is_not_held();
+		fuse_is_not_held();
 		tap_is_not_held();
 		fflush(stdout);
 		_exit(results << 1 | !!failed);
@@ -392,7 +434,17 @@ int main(void)
 	failed |= !WIFEXITED(status) || WEXITSTATUS(status) & 1;
 	killed("killed with its own device, vCPU and VM in its stream's queue, all is freed", stream_queue);
 	killed("the same while a thread is lent", lent_stream_queue);
-	killed("killed with its files in a ring, an epoll and a queue, all is freed", ring_and_epoll);
+	killed("killed with its files in an epoll and a queue, all is freed", epoll_and_queue);
+	ring = make_ring();
+	if (ring < 0)
+		skip("killed with its files in a ring as well, all is freed", "no io_uring here");
+	else
+		killed("killed with its files in a ring as well, all is freed", ring_as_well);
+	close(ring);
+	if (access("/dev/fuse", F_OK))
+		skip("killed while it waits for a disk that it serves itself, all is freed", "no FUSE here");
+	else
+		killed_and("killed while it waits for a disk that it serves itself, all is freed", own_fuse_disk, end_fuse);
 	printf("1..%d\n", results);
 	return failed != 0;
 }

@@ -5,19 +5,13 @@
 # timeout: 120
 . ./tests/system/lib.sh
 
-modprobe tun
+# FUSE is built into some kernels.
+modprobe -a tun loop
+modprobe fuse 2>/dev/null
 load_module
 killed >/tmp/killed.out 2>&1
 code=$?
-while read -r line; do
-	text=$(echo "$line" | sed -E 's/^(not )?ok [0-9]+ //')
-	case $line in
-	"not ok "*) not_ok "$text" ;;
-	"ok "*) n=$((n + 1)); echo "ok $n $text" ;;
-	"1.."*) : ;;
-	*) echo "# ${line#\# }" ;;
-	esac
-done </tmp/killed.out
+pass_on /tmp/killed.out
 check "all of them ran" '[ $code = 0 ]'
 check "the module unloads" 'unload_module'
 finish

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Random guests: instruction streams at all privilege levels and in all modes, over random page tables, on memory,
-//! the chips and addresses where there is nothing.
+//! the chips, devices that a driver has brought up, and addresses where there is nothing.
 //!
 //! What must hold whatever they do: the host CPU that runs them goes on taking interrupts, KVM_RUN ends when a
 //! signal asks for it, and nothing changes beyond the memory that they were given, nor what they may only read.
@@ -9,8 +9,10 @@
 //! Guest number `n` is made from seed `n` alone, so `abi-tests --fuzz 0 SEED` is that guest again, but for the
 //! moments at which signals and interrupts come.
 
-use crate::abi::nr;
+use crate::abi::{nr, rvmm};
+use crate::fuzz_devices::{Devices, DEVICES};
 use crate::harness::Ctx;
+use crate::random::Random;
 use crate::raw::{self, ioctl_with, Memory};
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -22,9 +24,12 @@ use std::time::{Duration, Instant};
 const RUN: Duration = Duration::from_millis(40);
 /// How many exits to user space it may have.
 const EXITS: u32 = 300;
-/// How long the host's CPU may be silent, and a guest not end: a loaded machine that emulates a host is slow.
-const SILENCE: Duration = Duration::from_secs(10);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the host's CPU may be silent, and a guest not end, as parts of the time that a test may take. What the
+/// watcher itself did not run is not counted: a loaded machine that emulates a host stands still at times.
+const SILENCE: u32 = 30;
+const PATIENCE: u32 = 3;
+/// The most that one look of the watcher counts for.
+const LOOK: Duration = Duration::from_millis(50);
 
 const PAGE: u64 = 0x1000;
 const RAM: u64 = 0x1_0000;
@@ -40,62 +45,27 @@ const CODE: u64 = 0x1000;
 const IDT: u64 = 0x4000;
 const GDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
+const DRIVER: u64 = 0x2000;
 /// Ends every sequence of instructions that it is behind: as many HLT as the longest instruction has bytes, and one. No
 /// entry of a table is present that consists of them.
 const WALL: [u8; 16] = [0xf4; 16];
 
-/// A generator of random numbers (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn of(seed: u64) -> Random {
-        let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        (0..8).for_each(|_| r.0 = r.next());
-        r
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// A number below `n`.
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.below(256) as u8
-    }
-
-    /// An address or a number where something may go wrong.
-    fn address(&mut self) -> u64 {
-        let near = self.below(24).wrapping_sub(12);
-        match self.below(12) {
-            0 | 1 => self.below(RAM),
-            2 => (self.below(RAM / PAGE) * PAGE).wrapping_add(near),
-            3 => ROM.wrapping_add(near),
-            4 => 0xfee0_0000 + self.below(0x40) * 0x10 + self.below(4),
-            5 => 0xfee0_0000u64.wrapping_add(self.pick(&[0, 0x1000])).wrapping_add(near),
-            6 => 0xfec0_0000 + self.pick(&[0, 0, 0x10, 0x10, 1, 0x40, 0xfff]),
-            7 => RAM.wrapping_add(near),
-            8 => {
-                self.pick(&[0xd000_0000u64, 0xffff_ffff, 0x1_0000_0000, 1 << 40, 1 << 47]).wrapping_add(near)
-            }
-            9 => self.next(),
-            10 => self.below(0x100),
-            _ => self.pick(&[CODE, IDT, GDT, TSS, TABLES, TABLES + PAGE]).wrapping_add(self.below(64) * 8),
-        }
+/// An address or a number where something may go wrong.
+fn address(r: &mut Random) -> u64 {
+    let near = r.below(24).wrapping_sub(12);
+    match r.below(13) {
+        0 | 1 => r.below(RAM),
+        2 => (r.below(RAM / PAGE) * PAGE).wrapping_add(near),
+        3 => ROM.wrapping_add(near),
+        4 => 0xfee0_0000 + r.below(0x40) * 0x10 + r.below(4),
+        5 => 0xfee0_0000u64.wrapping_add(r.pick(&[0, 0x1000])).wrapping_add(near),
+        6 => 0xfec0_0000 + r.pick(&[0, 0, 0x10, 0x10, 1, 0x40, 0xfff]),
+        7 => RAM.wrapping_add(near),
+        8 => r.pick(&[0xd000_0000u64, 0xffff_ffff, 0x1_0000_0000, 1 << 40, 1 << 47]).wrapping_add(near),
+        9 => r.next(),
+        10 => r.below(0x100),
+        11 => DEVICES.address(r),
+        _ => r.pick(&[CODE, IDT, GDT, TSS, TABLES, TABLES + PAGE]).wrapping_add(r.below(64) * 8),
     }
 }
 
@@ -291,7 +261,7 @@ fn instruction(r: &mut Random, code: &mut Vec<u8>, is_64bit: bool) {
                 code.push(0x48 | r.byte() & 1);
             }
             code.push(0xb8 | r.byte() & 7);
-            code.extend_from_slice(&r.address().to_le_bytes()[..if wide { 8 } else { 4 }]);
+            code.extend_from_slice(&address(r).to_le_bytes()[..if wide { 8 } else { 4 }]);
         }
         8 => {
             // mov ecx, MSR; mov dx, port
@@ -319,7 +289,7 @@ fn mod_rm(r: &mut Random, code: &mut Vec<u8>) {
         code.push(r.byte());
     }
     match byte >> 6 {
-        0 if byte & 7 == 5 => code.extend_from_slice(&r.address().to_le_bytes()[..4]),
+        0 if byte & 7 == 5 => code.extend_from_slice(&address(r).to_le_bytes()[..4]),
         1 => code.push(r.byte()),
         2 => code.extend_from_slice(&(r.below(64) as u32).to_le_bytes()),
         _ => {}
@@ -342,6 +312,8 @@ struct Guest {
     vm: VmFd,
     vcpus: Vec<VcpuFd>,
     has_irqchip: bool,
+    /// Where the node has any, and the guest is one of those that do.
+    devices: Option<Devices>,
     memory: Memory,
     rom: Memory,
 }
@@ -373,19 +345,46 @@ impl Guest {
             Mode::Long,
             Mode::Long,
         ]);
-        let g = Guest { vm, vcpus: Vec::new(), has_irqchip, memory, rom };
+        let devices = if r.one_in(2) { Devices::new(&vm, r) } else { None };
+        let g = Guest { vm, vcpus: Vec::new(), has_irqchip, devices, memory, rom };
         let mut tables = g.fill(r, mode);
         let list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         let vcpus = (0..r.pick(&[1, 1, 2])).map(|id| {
             let vcpu = g.vm.create_vcpu(id).expect("KVM_CREATE_VCPU");
             vcpu.set_cpuid2(&list).unwrap();
-            set_state(&vcpu, r, mode);
             vcpu
         });
-        let vcpus: Vec<VcpuFd> = vcpus.collect();
+        let mut vcpus: Vec<VcpuFd> = vcpus.collect();
+        if g.devices.is_some() {
+            g.bring_devices_up(&mut vcpus[0], r);
+        }
+        vcpus.iter().for_each(|vcpu| set_state(vcpu, r, mode));
         tables.extend(vcpus.iter().map(|vcpu| vcpu.get_sregs().unwrap().cr3));
         tables.into_iter().for_each(|table| g.wall_up(table));
         Guest { vcpus, ..g }
+    }
+
+    /// Runs the devices' driver, which gives way to what was in its place.
+    fn bring_devices_up(&self, vcpu: &mut VcpuFd, r: &mut Random) {
+        for (gpa, bytes) in DEVICES.rings() {
+            self.write(gpa, &bytes);
+        }
+        let code = DEVICES.code(r);
+        let old = (0..code.len()).map(|_| r.byte());
+        let old: Vec<u8> = old.collect();
+        self.write(DRIVER, &code);
+        let mut s = vcpu.get_sregs().unwrap();
+        let flat =
+            kvm_segment { limit: u32::MAX, type_: 11, present: 1, s: 1, db: 1, g: 1, ..Default::default() };
+        let data = kvm_segment { type_: 3, ..flat };
+        (s.cs, s.ds, s.es, s.ss, s.cr0) = (flat, data, data, data, 0x11);
+        // Its last instruction has no handler.
+        s.idt.limit = 0;
+        vcpu.set_sregs(&s).unwrap();
+        vcpu.set_regs(&kvm_regs { rip: DRIVER, rflags: 2, ..Default::default() }).unwrap();
+        let ended = (0..16).any(|_| matches!(vcpu.run(), Ok(VcpuExit::Shutdown)));
+        assert!(ended, "the driver does not end");
+        self.write(DRIVER, &old);
     }
 
     fn write(&self, gpa: u64, bytes: &[u8]) {
@@ -395,7 +394,7 @@ impl Guest {
     /// Keeps the guest from running out of a page that is a table into the next one: where QEMU's translation of code
     /// goes on to another page, and the walk to that goes through the page it came from, the CPU waits
     /// for itself for ever. `tb_invalidate_phys_range_fast()` takes the lock of the table's page, since the walk
-    /// under nested paging is a write there; `translator_loop()` has it already. Seen with seed 352.
+    /// under nested paging is a write there; `translator_loop()` has it already. Seen with random guests.
     fn wall_up(&self, table: u64) {
         let page = table & !(PAGE - 1);
         if page < RAM {
@@ -406,7 +405,7 @@ impl Guest {
     /// Writes code, tables and descriptors. Returns the addresses of tables.
     fn fill(&self, r: &mut Random, mode: Mode) -> Vec<u64> {
         for at in (0..RAM).step_by(8) {
-            let word = r.address();
+            let word = address(r);
             self.write(at, &word.to_le_bytes());
         }
         for start in [CODE, CODE + 0x800, 0x7000] {
@@ -424,7 +423,8 @@ impl Guest {
                 continue;
             }
             let rights = if r.one_in(8) { r.byte() } else { r.pick(&[0x8e, 0x8f, 0xee]) };
-            let gate = at | 8 << 16 | u64::from(rights) << 40;
+            let level = r.pick(&[0, 0, 0, 0, 1, 2, 3]);
+            let gate = at | u64::from(selectors(level).0) << 16 | u64::from(rights) << 40;
             let size = if mode == Mode::Long { 16 } else { 8 };
             self.write(IDT + vector * size, &gate.to_le_bytes());
             if size == 16 {
@@ -432,16 +432,21 @@ impl Guest {
             }
         }
         let l = if mode == Mode::Long { 0x20_0000_0000_0000u64 } else { 0x40_0000_0000_0000 };
-        let gdt = [
-            0,
-            0x008f_9b00_0000_ffff | l,
-            0x00cf_9300_0000_ffff,
-            0x008f_fb00_0000_ffff | l,
-            0x00cf_f300_0000_ffff,
-        ];
-        gdt.iter().enumerate().for_each(|(i, d)| self.write(GDT + 8 * i as u64, &d.to_le_bytes()));
+        self.write(GDT, &[0; 8]);
+        for dpl in 0..4 {
+            let (code, data) = selectors(dpl);
+            for (selector, d) in [(code, 0x008f_9b00_0000_ffff | l), (data, 0x00cf_9300_0000_ffff)] {
+                let at = GDT + u64::from(selector & !3);
+                self.write(at, &(d | u64::from(dpl) << 45).to_le_bytes());
+            }
+        }
+        // The stacks of the inner levels: SS:ESP in turn, or RSP.
         self.write(TSS, &[0; 0x68]);
-        self.write(TSS + 4, &0x3800u64.to_le_bytes());
+        for dpl in 0..3u8 {
+            let (stack, wide) = (0x3800 + u64::from(dpl) * 0x200, u64::from(mode != Mode::Long));
+            let stack = stack | wide * u64::from(selectors(dpl).1) << 32;
+            self.write(TSS + 4 + 8 * u64::from(dpl), &stack.to_le_bytes());
+        }
         self.tables(r, mode)
     }
 
@@ -456,6 +461,7 @@ impl Guest {
         match mode {
             Mode::Legacy => {
                 put(TABLES, page_table | 7);
+                self.write(TABLES + 0xfe8, &0xfe80_0087u32.to_le_bytes());
                 self.write(TABLES + 0xfec, &0xfec0_0087u32.to_le_bytes());
                 (0..pages).for_each(|n| self.write(page_table + n * 4, &(small(n) as u32).to_le_bytes()));
             }
@@ -463,8 +469,9 @@ impl Guest {
                 put(TABLES, (TABLES + PAGE) | 1);
                 put(TABLES + 24, (TABLES + 2 * PAGE) | 1);
                 put(TABLES + PAGE, page_table | 7);
-                put(TABLES + 2 * PAGE + 0x1f6 * 8, 0xfec0_0087);
-                put(TABLES + 2 * PAGE + 0x1f7 * 8, 0xfee0_0087);
+                for n in [0x1f4, 0x1f6, 0x1f7] {
+                    put(TABLES + 2 * PAGE + n * 8, (0xc000_0000 + (n << 21)) | 0x87);
+                }
                 (0..pages).for_each(|n| put(page_table + n * 8, small(n)));
             }
             _ => {
@@ -473,8 +480,9 @@ impl Guest {
                 // The last GiB below 4 through the same directory: the controllers at a multiple of 1 GiB less.
                 put(TABLES + PAGE + 24, (TABLES + 2 * PAGE) | 7);
                 put(TABLES + 2 * PAGE, page_table | 7);
-                put(TABLES + 2 * PAGE + 0x1f6 * 8, 0xfec0_0087);
-                put(TABLES + 2 * PAGE + 0x1f7 * 8, 0xfee0_0087);
+                for n in [0x1f4, 0x1f6, 0x1f7] {
+                    put(TABLES + 2 * PAGE + n * 8, (0xc000_0000 + (n << 21)) | 0x87);
+                }
                 (0..pages).for_each(|n| put(page_table + n * 8, small(n)));
             }
         }
@@ -482,7 +490,7 @@ impl Guest {
         for _ in 0..r.pick(&[0, 0, 1, 4, 40]) {
             let at =
                 if r.one_in(4) { TABLES + r.below(0x300) * size } else { page_table + r.below(pages) * size };
-            let page = if r.one_in(2) { r.below(48) * PAGE } else { r.address() & !0xfff };
+            let page = if r.one_in(2) { r.below(48) * PAGE } else { address(r) & !0xfff };
             let entry =
                 page | r.below(0x200) | r.pick(&[0, 1, 7, 7]) | r.pick(&[0, 0, 1 << 63, 1 << 52, 1 << 59]);
             self.write(at, &entry.to_le_bytes()[..size as usize]);
@@ -507,6 +515,12 @@ impl Guest {
     }
 }
 
+/// Returns the selectors of the code and the data of a privilege level.
+fn selectors(dpl: u8) -> (u16, u16) {
+    let first = 8 + 16 * u16::from(dpl);
+    (first | u16::from(dpl), (first + 8) | u16::from(dpl))
+}
+
 /// Makes memory of `len` bytes for a guest, and a page of [`GUARD`] on each side of it.
 fn guarded(len: u64) -> Memory {
     let memory = Memory::new((len + 2 * PAGE) as usize);
@@ -518,19 +532,18 @@ fn guarded(len: u64) -> Memory {
 /// Sets the registers. What the node refuses stays as after reset.
 fn set_state(vcpu: &VcpuFd, r: &mut Random, mode: Mode) {
     let mut s = vcpu.get_sregs().unwrap();
-    let user = mode != Mode::Real && r.one_in(3);
-    let dpl = if user { 3 } else { 0 };
+    let dpl = r.pick(&[0, 0, 0, 0, 1, 2, 3, 3]);
     if mode != Mode::Real {
         let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, dpl, ..Default::default() };
         let l = u8::from(mode == Mode::Long);
-        let (code, data) = if user { (24 | 3, 32 | 3) } else { (8, 16) };
+        let (code, data) = selectors(dpl);
         s.cs = kvm_segment { selector: code, type_: 11, l, db: 1 - l, ..flat };
         let data = kvm_segment { selector: data, type_: 3, db: 1, ..flat };
         (s.ds, s.es, s.fs, s.gs, s.ss) = (data, data, data, data, data);
         // Not busy: QEMU ends when it takes a stack from a 32-bit TSS that is.
         s.tr =
-            kvm_segment { base: TSS, limit: 0x67, selector: 40, type_: 9, present: 1, ..Default::default() };
-        s.gdt = kvm_dtable { base: GDT, limit: 39, ..Default::default() };
+            kvm_segment { base: TSS, limit: 0x67, selector: 72, type_: 9, present: 1, ..Default::default() };
+        s.gdt = kvm_dtable { base: GDT, limit: 71, ..Default::default() };
         s.idt = kvm_dtable { base: IDT, limit: 0x3ff, ..Default::default() };
     } else {
         (s.cs.base, s.cs.selector) = (0, 0);
@@ -547,23 +560,23 @@ fn set_state(vcpu: &VcpuFd, r: &mut Random, mode: Mode) {
     s.cr4 |= r.pick(&[0, 0x600, 1 << 9]);
     let regular = s;
     match r.below(12) {
-        0 => s.idt.base = r.address(),
-        1 => s.gdt.base = r.address(),
-        2 => s.tr.base = r.address(),
-        3 => s.cr3 = r.address(),
+        0 => s.idt.base = address(r),
+        1 => s.gdt.base = address(r),
+        2 => s.tr.base = address(r),
+        3 => s.cr3 = address(r),
         4 => s.cr4 |= 1 << r.below(25),
-        5 => s.fs.base = r.address(),
-        6 => s.cs.base = r.address() & 0xffff_ffff,
+        5 => s.fs.base = address(r),
+        6 => s.cs.base = address(r) & 0xffff_ffff,
         _ => {}
     }
     if vcpu.set_sregs(&s).is_err() {
         vcpu.set_sregs(&regular).ok();
     }
     let mut regs = [0; 16];
-    regs.iter_mut().for_each(|reg| *reg = r.address());
+    regs.iter_mut().for_each(|reg| *reg = address(r));
     let [rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, _] = regs;
     let rcx = if r.one_in(2) { r.below(0x3000) } else { rcx };
-    let flags = r.pick(&[2, 2, 0x202, 0x102, 0x3202, 0x402, 0x4_0002]);
+    let flags = r.pick(&[2, 2, 0x202, 0x102, 0x1202, 0x2202, 0x3202, 0x402, 0x4_0002]);
     vcpu.set_regs(&kvm_regs {
         rax,
         rbx,
@@ -587,7 +600,7 @@ fn set_state(vcpu: &VcpuFd, r: &mut Random, mode: Mode) {
     .ok();
     if r.one_in(4) {
         let mut d = vcpu.get_debug_regs().unwrap();
-        d.db = [CODE + r.below(64), r.address(), 0x7ff8, r.address()];
+        d.db = [CODE + r.below(64), address(r), 0x7ff8, address(r)];
         // Breakpoints on instructions only, and no MOV to a debug register above: QEMU ends when a watched stack is
         // pushed to by an interrupt.
         d.dr7 = 0x400 | r.next() & 0x23ff;
@@ -626,26 +639,45 @@ struct Watch {
     beats: AtomicU64,
     /// Guests that have ended.
     guests: AtomicU64,
+    /// Guests with devices, and queues of theirs that moved.
+    equipped: AtomicU64,
+    moved: AtomicU64,
 }
 
 /// Runs one guest. Returns what is wrong.
-fn guest(c: &Ctx, seed: u64) -> Option<&'static str> {
+fn guest(c: &Ctx, seed: u64, watch: &Watch) -> Option<&'static str> {
     let mut g = Guest::new(c, seed);
     let stop = AtomicBool::new(false);
-    let (threads, running) = (Mutex::new(Vec::new()), AtomicU64::new(g.vcpus.len() as u64));
+    let workers = g.devices.as_ref().map_or(Vec::new(), Devices::workers);
+    let threads = Mutex::new(Vec::new());
+    let running = AtomicU64::new((g.vcpus.len() + workers.len()) as u64);
     let is_over = AtomicBool::new(false);
     let (has_irqchip, mut vcpus) = (g.has_irqchip, std::mem::take(&mut g.vcpus));
     std::thread::scope(|scope| {
+        let (stop, threads, running, is_over) = (&stop, &threads, &running, &is_over);
+        let begin = move || threads.lock().unwrap().push(raw::this_thread());
+        // It must not end while it may be sent signals.
+        let end = move || {
+            running.fetch_sub(1, SeqCst);
+            while !is_over.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
         for (n, vcpu) in vcpus.iter_mut().enumerate() {
-            let (stop, threads, running, is_over) = (&stop, &threads, &running, &is_over);
             scope.spawn(move || {
-                threads.lock().unwrap().push(raw::this_thread());
+                begin();
                 drive(vcpu, &mut Random::of(seed ^ (n as u64 + 1) << 48), has_irqchip, stop);
-                // It must not end while it may be sent signals.
-                running.fetch_sub(1, SeqCst);
-                while !is_over.load(SeqCst) {
-                    std::thread::sleep(Duration::from_millis(1));
+                end();
+            });
+        }
+        for (device, queue) in workers {
+            scope.spawn(move || {
+                begin();
+                while !stop.load(SeqCst) {
+                    raw::ioctl(&device, rvmm::DEV_RUN, queue).ok();
+                    std::thread::sleep(Duration::from_micros(200));
                 }
+                end();
             });
         }
         let r = &mut Random::of(seed ^ 0xf00d << 48);
@@ -658,6 +690,9 @@ fn guest(c: &Ctx, seed: u64) -> Option<&'static str> {
             for thread in threads.lock().unwrap().iter().filter(|_| stop.load(SeqCst) || r.one_in(8)) {
                 raw::interrupt(*thread);
             }
+            if let Some(devices) = &g.devices {
+                devices.disturb(r, &g.memory, PAGE);
+            }
             if has_irqchip && r.one_in(4) {
                 let mut line = kvm_irq_level { level: r.below(2) as u32, ..Default::default() };
                 line.__bindgen_anon_1.irq = r.below(24) as u32;
@@ -666,17 +701,24 @@ fn guest(c: &Ctx, seed: u64) -> Option<&'static str> {
         }
         is_over.store(true, SeqCst);
     });
+    if let Some(devices) = &g.devices {
+        watch.equipped.fetch_add(1, SeqCst);
+        watch.moved.fetch_add(devices.moved(&g.memory, PAGE) as u64, SeqCst);
+    }
     g.damage()
 }
 
-/// Runs guests for `seconds`, but at least one, from `seed` on. Returns the exit code.
-pub fn run(c: &Ctx, seconds: u64, seed: u64) -> u8 {
+/// Runs guests for `seconds`, but at least one, from `seed` on, in a host where a test may take `limit`. Returns the exit
+/// code.
+pub fn run(c: &Ctx, seconds: u64, seed: u64, limit: Duration) -> u8 {
     raw::ignore_sigusr1();
     println!("KTAP version 1\n1..1\n# random guests from seed {seed}");
     let watch: &'static Watch = Box::leak(Box::new(Watch {
         seed: AtomicU64::new(seed),
         beats: AtomicU64::new(0),
         guests: AtomicU64::new(0),
+        equipped: AtomicU64::new(0),
+        moved: AtomicU64::new(0),
     }));
     let cpus = raw::cpus();
     std::thread::spawn(move || {
@@ -688,7 +730,7 @@ pub fn run(c: &Ctx, seconds: u64, seed: u64) -> u8 {
     });
     std::thread::spawn(move || {
         raw::pin(cpus.first);
-        watch_over(watch);
+        watch_over(watch, limit);
     });
     raw::pin(cpus.last);
     let started = Instant::now();
@@ -697,7 +739,7 @@ pub fn run(c: &Ctx, seconds: u64, seed: u64) -> u8 {
         watch.seed.store(n, SeqCst);
         // Where the host itself stands still, nobody is left to tell of it but what was said before.
         println!("# seed {n}");
-        if let Some(what) = guest(c, n) {
+        if let Some(what) = guest(c, n, watch) {
             println!("not ok 1 fuzz: seed {n}: {what}");
             return 1;
         }
@@ -707,27 +749,35 @@ pub fn run(c: &Ctx, seconds: u64, seed: u64) -> u8 {
             break;
         }
     }
+    let (equipped, moved) = (watch.equipped.load(SeqCst), watch.moved.load(SeqCst));
     println!("# {} guests, {} beats", watch.guests.load(SeqCst), watch.beats.load(SeqCst));
+    println!("# {equipped} had devices, of which {moved} queues moved");
+    if equipped != 0 && moved < equipped {
+        println!("not ok 1 fuzz: the devices of random guests move hardly any data");
+        return 1;
+    }
     println!("ok 1 fuzz: the host lives with random guests");
     0
 }
 
 /// Ends the process when the guests' CPU takes no interrupts, or a guest does not end.
-fn watch_over(watch: &Watch) -> ! {
-    let (mut beats, mut guests) = ((0, Instant::now()), (0, Instant::now()));
+fn watch_over(watch: &Watch, limit: Duration) -> ! {
+    let (mut beats, mut guests) = ((0, Duration::ZERO), (0, Duration::ZERO));
+    let mut looked = Instant::now();
     loop {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(LOOK / 5);
+        let step = looked.elapsed().min(LOOK);
+        looked = Instant::now();
         let fail = |what: &str| -> ! {
             println!("not ok 1 fuzz: seed {}: {what}", watch.seed.load(SeqCst));
             std::process::exit(1);
         };
         for (last, now, limit, what) in [
-            (&mut beats, watch.beats.load(SeqCst), SILENCE, "its CPU takes no interrupts"),
-            (&mut guests, watch.guests.load(SeqCst), PATIENCE, "it does not end"),
+            (&mut beats, watch.beats.load(SeqCst), limit / SILENCE, "its CPU takes no interrupts"),
+            (&mut guests, watch.guests.load(SeqCst), limit / PATIENCE, "it does not end"),
         ] {
-            if last.0 != now {
-                *last = (now, Instant::now());
-            } else if last.1.elapsed() > limit {
+            *last = (now, if last.0 == now { last.1 + step } else { Duration::ZERO });
+            if last.1 > limit {
                 fail(what);
             }
         }

@@ -4,7 +4,7 @@
 //!
 //! `abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]` prints KTAP; the exit code is 0 when all passed,
 //! 1 when one failed, 4 when all were skipped. Run it on stock `/dev/kvm` and on `/dev/rvmm` of the same machine: a
-//! test that fails on stock KVM says nothing about rvmm. `abi-tests [--device PATH] --fuzz SECONDS [SEED]` runs
+//! test that fails on stock KVM says nothing about rvmm. `abi-tests [--device PATH] [--limit SECONDS] --fuzz SECONDS [SEED]` runs
 //! random guests instead, of which a single result comes.
 
 #[path = "../../../abi/mod.rs"]
@@ -23,11 +23,13 @@ mod debug;
 mod debugger;
 mod delivery;
 mod device;
+mod driver;
 mod emulation;
 mod enable_cap;
 mod eventfd;
 mod eyes;
 mod fuzz;
+mod fuzz_devices;
 mod gates;
 mod guest;
 mod hostile;
@@ -39,6 +41,7 @@ mod more_state;
 mod msr_exits;
 mod node;
 mod paging;
+mod random;
 mod regs;
 mod split;
 mod state;
@@ -51,7 +54,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "usage: abi-tests [--device PATH] [--limit SECONDS] [--list] [NAME…]\n\
-    \u{20}      abi-tests [--device PATH] --fuzz SECONDS [SEED]\n\
+    \u{20}      abi-tests [--device PATH] [--limit SECONDS] --fuzz SECONDS [SEED]\n\
     Runs the tests whose names contain a NAME, or all, against PATH (default /dev/rvmm).\n\
     A test that takes longer than SECONDS (default 60) ends the run.\n\
     Or runs random guests for SECONDS, from SEED on (default: another each time).";
@@ -89,7 +92,7 @@ fn main() -> ExitCode {
             return usage();
         };
         return match Ctx::open(&device) {
-            Ok(ctx) => ExitCode::from(fuzz::run(&ctx, seconds, seed)),
+            Ok(ctx) => ExitCode::from(fuzz::run(&ctx, seconds, seed, limit)),
             Err(e) => cannot_open(&device, &e),
         };
     }

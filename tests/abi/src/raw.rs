@@ -453,6 +453,15 @@ pub fn fill(fd: i32) {
     while unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } > 0 {}
 }
 
+/// Makes `fd` nonblocking, and reads what there is, within reason.
+pub fn drain(fd: i32) {
+    // SAFETY: No memory is passed.
+    unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
+    let mut bytes = [0u8; 4096];
+    // SAFETY: The buffer has that many bytes.
+    unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) };
+}
+
 /// Returns whether `fd` may be written within `ms` milliseconds.
 pub fn is_writable(fd: i32, ms: i32) -> bool {
     let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };

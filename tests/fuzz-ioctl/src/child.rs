@@ -4,7 +4,8 @@
 
 use crate::ops::Caller;
 use crate::random::Random;
-use crate::sys::{self, Arena};
+use crate::sys;
+use crate::tally::Tally;
 use crate::world::World;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// The child's number.
     pub round: u64,
-    /// Counts of calls.
-    pub counts: Arena,
+    /// What is done.
+    pub tally: Tally,
     /// Names of ioctls that are not called.
     pub without: &'a [String],
 }
@@ -27,10 +28,10 @@ pub fn run(plan: &Plan<'_>) -> ! {
     sys::lead_group();
     sys::ignore_sigusr1();
     let r = Random::new(plan.seed, &[plan.round]);
-    let world = World::new(plan.node, &r);
+    let world = World::new(plan.node, &r, plan.tally, plan.round);
     let caller = |n: u64| {
         let random = Random::new(plan.seed, &[plan.round, n]);
-        Caller::new(&world, plan.counts, plan.without, random)
+        Caller::new(&world, plan.without, random)
     };
     std::thread::scope(|s| {
         for n in 0..4 {

@@ -16,6 +16,11 @@ pub fn ioctl(fd: i32, request: u32, arg: u64) -> i32 {
     unsafe { libc::ioctl(fd, u64::from(request), arg) }
 }
 
+/// Returns whether the thread's last call was ended by a signal.
+pub fn was_interrupted() -> bool {
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+}
+
 /// Memory of a child's own in which nothing has a type: arguments, or what guests run in.
 #[derive(Clone, Copy)]
 pub struct Arena {
@@ -64,6 +69,15 @@ impl Arena {
         let to = libc::iovec { iov_base: (self.at as usize + at) as *mut c_void, iov_len: bytes.len() };
         // SAFETY: The bytes are valid; the kernel checks the other address, which lies in the arena or nowhere.
         unsafe { libc::process_vm_writev(libc::getpid(), &from, 1, &to, 1, 0) };
+    }
+
+    /// Copies bytes out, as [`Arena::try_write`]. Returns whether all could be read.
+    pub fn try_read(&self, at: usize, bytes: &mut [u8]) -> bool {
+        let len = bytes.len();
+        let to = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
+        let from = libc::iovec { iov_base: (self.at as usize + at) as *mut c_void, iov_len: len };
+        // SAFETY: As in `try_write()`.
+        unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) == len as isize }
     }
 
     /// Gives advice about a part.
@@ -122,6 +136,13 @@ impl RunPage {
         }
     }
 
+    /// Returns a byte of the first page.
+    pub fn get(&self, i: usize) -> u8 {
+        assert!(i < self.len.min(4096));
+        // SAFETY: As in `set()`.
+        unsafe { (*self.at.add(i)).load(Relaxed) }
+    }
+
     /// Returns the address.
     pub fn address(&self) -> u64 {
         self.at as u64
@@ -172,9 +193,14 @@ pub fn eventfd() -> i32 {
 pub fn memory_file(bytes: i64) -> i32 {
     // SAFETY: A string with its end.
     let fd = unsafe { libc::memfd_create(c"fuzz".as_ptr(), libc::MFD_CLOEXEC) };
+    resize(fd, bytes);
+    fd
+}
+
+/// Sets the size of a file.
+pub fn resize(fd: i32, bytes: i64) {
     // SAFETY: No memory is passed.
     unsafe { libc::ftruncate(fd, bytes) };
-    fd
 }
 
 /// Makes a pair of connected stream sockets.

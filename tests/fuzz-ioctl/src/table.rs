@@ -67,6 +67,12 @@ pub enum Shape {
     Zone,
     /// A filter of MSRs.
     Filter,
+    /// What machine checks there are.
+    MceCap,
+    /// A machine check.
+    Mce,
+    /// The time of a VM.
+    Clock,
 }
 
 /// Name, number, target, shape of the argument.
@@ -94,6 +100,8 @@ pub const TABLE: &[Row] = table! {
     nr::GET_MSR_FEATURE_INDEX_LIST: System, Cpuid;
     nr::GET_MSRS: System, Msrs;
     nr::X86_GET_MCE_CAP_SUPPORTED: System, Bytes;
+    nr::CHECK_EXTENSION: Vm, Number;
+    nr::GET_TSC_KHZ: Vm, Number;
     nr::CREATE_VCPU: Vm, Number;
     nr::SET_USER_MEMORY_REGION: Vm, Memory;
     nr::SET_USER_MEMORY_REGION2: Vm, Memory;
@@ -106,7 +114,7 @@ pub const TABLE: &[Row] = table! {
     nr::RESET_DIRTY_RINGS: Vm, Number;
     nr::ENABLE_CAP: Vm, Capability;
     nr::GET_CLOCK: Vm, Bytes;
-    nr::SET_CLOCK: Vm, Change(nr::GET_CLOCK);
+    nr::SET_CLOCK: Vm, Clock;
     nr::SET_BOOT_CPU_ID: Vm, Number;
     nr::X86_SET_MSR_FILTER: Vm, Filter;
     nr::CREATE_IRQCHIP: Vm, Nothing;
@@ -133,8 +141,10 @@ pub const TABLE: &[Row] = table! {
     nr::HAS_DEVICE_ATTR: Device, Attribute;
     nr::SET_DEVICE_ATTR: Vm, State;
     nr::GET_DEVICE_ATTR: Vm, State;
+    nr::HAS_DEVICE_ATTR: Vm, State;
     nr::SET_DEVICE_ATTR: Vcpu, State;
     nr::GET_DEVICE_ATTR: Vcpu, State;
+    nr::HAS_DEVICE_ATTR: Vcpu, State;
     nr::ENABLE_CAP: Vcpu, Capability;
     nr::RUN: Vcpu, Nothing;
     nr::GET_REGS: Vcpu, Bytes;
@@ -162,8 +172,8 @@ pub const TABLE: &[Row] = table! {
     nr::NMI: Vcpu, Nothing;
     nr::SMI: Vcpu, Number;
     nr::SET_GUEST_DEBUG: Vcpu, Debugger;
-    nr::X86_SETUP_MCE: Vcpu, Bytes;
-    nr::X86_SET_MCE: Vcpu, Bytes;
+    nr::X86_SETUP_MCE: Vcpu, MceCap;
+    nr::X86_SET_MCE: Vcpu, Mce;
     nr::GET_VCPU_EVENTS: Vcpu, Bytes;
     nr::SET_VCPU_EVENTS: Vcpu, Change(nr::GET_VCPU_EVENTS);
     nr::GET_DEBUGREGS: Vcpu, Bytes;
@@ -185,3 +195,20 @@ pub const TABLE: &[Row] = table! {
     rvmm::DEV_RUN: Device, Number;
     rvmm::GET_EXITS: Vcpu, Bytes;
 };
+
+/// Rows that never succeed: the module lacks the ioctl, or takes nothing by it from such a file. They are called all the
+/// same.
+pub const REFUSED: &[(&str, Target)] = &[
+    ("GET_EMULATED_CPUID", System),
+    ("GET_NR_MMU_PAGES", Vm),
+    ("RESET_DIRTY_RINGS", Vm),
+    ("ENABLE_CAP", Vcpu),
+    ("SET_CPUID", Vcpu),
+    ("SET_SIGNAL_MASK", Vcpu),
+    ("SMI", Vcpu),
+    ("GET_ONE_REG", Vcpu),
+    ("SET_ONE_REG", Vcpu),
+    ("GET_REG_LIST", Vcpu),
+    ("GET_NESTED_STATE", Vcpu),
+    ("SET_NESTED_STATE", Vcpu),
+];

@@ -45,17 +45,17 @@ pub fn hearts() -> Vec<Arc<Heart>> {
 }
 
 /// Takes CPUs off and on again, but for the first that this process may run on, until told to stop. Returns how
-/// often one went.
-pub fn hotplug(random: Random, stop: &AtomicBool) -> u64 {
+/// often one went; `None` where none can.
+pub fn hotplug(random: Random, stop: &AtomicBool) -> Option<u64> {
     let (mut count, cpus) = (0, sys::cpus());
     let path = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/online");
     let others: Vec<usize> =
         cpus.into_iter().skip(1).filter(|cpu| fs::metadata(path(*cpu)).is_ok()).collect();
+    if others.is_empty() {
+        return None;
+    }
     while !stop.load(SeqCst) {
         std::thread::sleep(Duration::from_millis(500 + random.next() % 1500));
-        if others.is_empty() {
-            continue;
-        }
         let cpu = random.of(&others);
         if fs::write(path(cpu), "0").is_ok() {
             count += 1;
@@ -66,7 +66,7 @@ pub fn hotplug(random: Random, stop: &AtomicBool) -> u64 {
             }
         }
     }
-    count
+    Some(count)
 }
 
 /// Starts a process that runs `program`, a guest of KVM's, again and again, and counts in two words how often,
