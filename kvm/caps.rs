@@ -31,6 +31,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         quirks: KvmQuirks::all().bits() as u32,
         pit: true,
         irqfd: true,
+        irqfd_resample: true,
         ioeventfd: true,
         clock: true,
         memory_region2: true,

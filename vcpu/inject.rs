@@ -176,8 +176,8 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     if let Some(lapic) = core.lapic.as_ref() {
         let floor = highest.map_or(0, |vector| lapic.held_class(vector));
         core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor });
-        // The timer waits for an end of interrupt that it can see.
-        if !vm.machine.interrupts.is_timer_waiting() {
+        // The timer, or a device, waits for an end of interrupt that it can see.
+        if !vm.machine.interrupts.awaits_edge_eoi() {
             core.pv.arm_eoi(&*vm.machine.ram, lapic, core.armed);
         }
     }
@@ -263,7 +263,7 @@ fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &m
         core.user_irq.take()
     } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
         // Only now that it is certain to be delivered: the 8259s forget it with that.
-        vm.machine.interrupts.with(|bus, _now, _out| bus.acknowledge())
+        vm.machine.interrupts.with(|bus, _now, out| bus.acknowledge(out))
     } else {
         core.armed = core.lapic.as_ref().and_then(|l| l.pending());
         core.armed

@@ -77,7 +77,7 @@ fn send_to(vm: &impl AsRawFd, address: u32, data: u32) -> Result<i32, i32> {
 }
 
 /// Runs a guest until a signal that comes in a third of a second.
-fn run_a_while(g: &mut Guest) -> Result<String, i32> {
+pub fn run_a_while(g: &mut Guest) -> Result<String, i32> {
     let thread = raw::this_thread();
     let sender = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));

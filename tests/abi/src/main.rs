@@ -40,6 +40,7 @@ mod msr_exits;
 mod node;
 mod paging;
 mod regs;
+mod resample;
 mod split;
 mod state;
 mod timer;
@@ -141,6 +142,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         timer::TESTS,
         mce::TESTS,
         eventfd::TESTS,
+        resample::TESTS,
         device::TESTS,
         eyes::TESTS,
         state::TESTS,

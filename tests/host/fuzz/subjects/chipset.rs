@@ -97,7 +97,7 @@ pub(super) fn bus(bytes: &[u8]) {
             }
             14 => {
                 let was = bus.intr();
-                assert_eq!(bus.acknowledge().is_some(), was == PinLevel::High);
+                assert_eq!(bus.acknowledge(&mut out).is_some(), was == PinLevel::High);
             }
             _ => outside(&mut bus, &mut b, now, &mut out),
         }
@@ -121,7 +121,7 @@ fn outside(bus: &mut ChipBus, b: &mut Bytes<'_>, now: Ns, out: &mut BusSignals) 
             bus.settle_uart(out);
         }
         3 => {
-            bus.timer_eoi(now, out);
+            bus.edge_eoi(now, out);
             let ready = bus.deadline();
             assert!(ready.is_none_or(|at| at.0 > 0));
         }

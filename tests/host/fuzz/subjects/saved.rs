@@ -456,7 +456,7 @@ impl Machine {
             self.lapic.accept(sent.message.vector, sent.message.level);
         }
         if a & 0x40 != 0 {
-            seen ^= u64::from(self.bus.acknowledge().unwrap_or(0)) << 16;
+            seen ^= u64::from(self.bus.acknowledge(&mut out).unwrap_or(0)) << 16;
         }
         self.check();
         seen ^ u64::from(self.bus.intr().is_high()) << 63

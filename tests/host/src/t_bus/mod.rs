@@ -2,6 +2,8 @@
 
 //! The wires between the chips.
 
+mod resample;
+
 use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{decodes, BusSignals, ChipBus, IOAPIC_BASE};
@@ -130,8 +132,8 @@ fn the_uart_reaches_both_controllers() {
     let out = pc.uart_interrupts();
 
     assert_eq!((vectors(&out), out.extint), (vec![0x44], High));
-    assert_eq!(pc.bus.acknowledge(), Some(0x34));
-    assert_eq!(pc.bus.acknowledge(), None);
+    assert_eq!(pc.bus.acknowledge(&mut BusSignals::new()), Some(0x34));
+    assert_eq!(pc.bus.acknowledge(&mut BusSignals::new()), None);
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn the_timer_pulses_irq_0_of_the_pic_and_pin_2_of_the_ioapic() {
     let out = pc.tick(600_000);
 
     assert_eq!((vectors(&out), out.extint), (vec![0x42], High));
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.bus.acknowledge(&mut BusSignals::new()), Some(0x30));
 }
 
 #[test]
@@ -202,14 +204,14 @@ fn the_timers_next_pulse_waits_for_the_end_of_the_last_and_is_not_lost() {
     let mut pc = Pc::new();
     pc.start_timer();
     pc.tick(1_100_000);
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.bus.acknowledge(&mut BusSignals::new()), Some(0x30));
 
     let second = pc.tick(1_000_000);
     assert_eq!(second.extint, Low, "the first is still in service");
     let ended = pc.out(0x20, 0x20);
 
     assert_eq!(ended.extint, High, "the missed pulse comes with the end");
-    assert_eq!(pc.bus.acknowledge(), Some(0x30));
+    assert_eq!(pc.bus.acknowledge(&mut BusSignals::new()), Some(0x30));
 }
 
 #[test]
@@ -223,7 +225,7 @@ fn a_timer_that_nobody_hears_goes_on() {
 
     pc.out(0x21, 0xfe);
 
-    pc.bus.acknowledge();
+    pc.bus.acknowledge(&mut BusSignals::new());
     pc.out(0x20, 0x20);
     let heard = (0..3).filter(|_| pc.tick(1_000_000).extint == High).count();
     assert!(heard > 0);
@@ -287,7 +289,7 @@ fn a_chip_that_was_not_created_leaves_its_ports_to_user_space() {
     assert_eq!(bus.mmio_read(Gpa(IOAPIC_BASE), AccessWidth::B4), None);
     assert!(!bus.mmio_write(Gpa(IOAPIC_BASE), AccessWidth::B4, 0, &mut out));
     assert!(!bus.press_power_button(START, &mut out));
-    assert_eq!((bus.acknowledge(), bus.deadline()), (None, None));
+    assert_eq!((bus.acknowledge(&mut BusSignals::new()), bus.deadline()), (None, None));
 }
 
 #[test]
@@ -423,8 +425,8 @@ fn the_timer_through_the_ioapic_goes_on_with_the_end_of_its_interrupt() {
     assert_eq!(vectors(&pc.tick(1_100_000)), [0x42]);
     assert_eq!(vectors(&pc.tick(1_000_000)), []);
 
-    assert!(pc.bus.is_timer_waiting());
-    let (_, out) = pc.with(|bus, now, out| bus.timer_eoi(now, out));
+    assert!(pc.bus.awaits_edge_eoi());
+    let (_, out) = pc.with(|bus, now, out| bus.edge_eoi(now, out));
 
     assert_eq!(vectors(&out), [0x42]);
 }

@@ -197,6 +197,21 @@ fn interrupts_are_raised_from_outside() {
     assert_eq!(vm.give(nr::IRQFD, &irqfd(99, 0)), Err(EBADF));
     event.signal();
     takes(&mut cpu, 0x45);
+    // One whose line stays high until the guest ends its interrupt.
+    let (level_fd, level) = world.eventfd();
+    let (resample_fd, ended) = world.eventfd();
+    let resampled =
+        |resamplefd: i32, flags| abi_vm::Irqfd { resamplefd: resamplefd as u32, ..irqfd(level_fd, flags) };
+    assert_eq!(vm.give(nr::IRQFD, &resampled(99, 2)), Err(EBADF));
+    assert!(!level.is_heard());
+    vm.give(nr::IRQFD, &resampled(resample_fd, 2)).unwrap();
+    level.signal();
+    let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
+    assert_eq!((halted.events, ended.take()), (vec![GuestEvent::Interrupt(0x45)], 0));
+    cpu.store(0xfee0_00b0, B4, 0);
+    assert_eq!((ended.take(), ended.take()), (1, 0));
+    vm.give(nr::IRQFD, &resampled(resample_fd, 3)).unwrap();
+    assert!(!level.is_heard());
     // Routed to a message now.
     let route = abi_vm::IrqRoutingEntry {
         gsi: 5,
