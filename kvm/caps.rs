@@ -52,7 +52,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    let mut always = KvmFeatures::NOP_IO_DELAY;
+    let mut always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_SEND_IPI;
     if settings.offers_pv_eoi {
         always |= KvmFeatures::PV_EOI;
     }

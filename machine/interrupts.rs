@@ -263,8 +263,9 @@ impl ChipsetLock {
         self.edge_eoi_awaited.load(Relaxed)
     }
 
-    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id.
-    fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
+    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id. Returns whether it took
+    /// it.
+    pub(crate) fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
         let vcpu = usize::try_from(id).ok().and_then(|id| self.vcpus.get(id));
         let taker = vcpu.filter(|vcpu| lapic::dest::matches(msg, &vcpu.identity()));
         if let Some(vcpu) = taker {
