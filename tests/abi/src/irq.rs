@@ -219,6 +219,7 @@ fn pv_ipi(c: &Ctx) {
         [1 << 1, 1 << 1, 0, 0x41],
         [1 << 5, 0, 0, 0x41],
         [0b11, 0, 32, 0x42],
+        [1 << 4, 0, 96, 0x41],
         [1, 0, 0, 0x843],
         [1, 0, 0, 0x44],
     ];
@@ -227,17 +228,17 @@ fn pv_ipi(c: &Ctx) {
     let mut g = Guest::with_irqchip(c, &code);
     g.handler(0x44, 0x2000, &report(0x44));
     enable_lapic(&g);
-    let others = [1, 33].map(|id| g.vm.create_vcpu(id).unwrap());
+    let others = [1, 33, 100].map(|id| g.vm.create_vcpu(id).unwrap());
     others.iter().for_each(enable_lapic_of);
 
-    for taken in [2, 0, 1, 22u8.wrapping_neg(), 1] {
+    for taken in [2, 0, 1, 1, 22u8.wrapping_neg(), 1] {
         assert_eq!(g.out(), (0x10, taken));
     }
     assert_eq!(g.out(), (0x10, 0x44), "to the caller itself");
 
     // The requests for the vectors 0x40 to 0x5f.
     let irr = others.each_ref().map(|v| v.get_lapic().unwrap().regs[0x220] as u8);
-    assert_eq!(irr, [1 << 1, 1 << 1 | 1 << 2]);
+    assert_eq!(irr, [1 << 1, 1 << 1 | 1 << 2, 1 << 1]);
 }
 
 fn startup(c: &Ctx) {

@@ -294,7 +294,7 @@ fn a_machine_keeps_its_shape_once_it_has_run() {
     assert_eq!(vm.give(nr::CREATE_DEVICE, &test), Ok(0));
     let mut cpu = vm.vcpu(0);
     assert_eq!(vm.ioctl(nr::CREATE_VCPU, 0), Err(EEXIST));
-    assert_eq!(vm.ioctl(nr::CREATE_VCPU, 64), Err(EINVAL));
+    assert_eq!(vm.ioctl(nr::CREATE_VCPU, 1024), Err(EINVAL));
 
     cpu.cpuid(0, 0);
 
