@@ -165,6 +165,8 @@ pub(crate) struct CapInputs {
 
 /// Returns what KVM_CHECK_EXTENSION answers for capability `cap`; 0 for all that is unknown.
 pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
+    /// KVM_GET_STATS_FD, on VMs and vCPUs.
+    pub(crate) stats: bool,
     let Ok(cap) = u32::try_from(cap) else { return 0 };
     match cap {
         NR_VCPUS => number(inputs.host_cpus.min(inputs.max_vcpus)),
@@ -230,3 +232,4 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         _ => false,
     }
 }
+        BINARY_STATS_FD => inputs.stats,

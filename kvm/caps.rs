@@ -43,6 +43,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         sync_regs: true,
         coalesced_page: COALESCED_PAGE as u32,
         msr_features: true,
+        stats: true,
         devices: true,
         ..caps::CapInputs::default()
     };

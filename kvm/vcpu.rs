@@ -35,7 +35,7 @@ use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
 use crate::vcpu::outcome::UserExit;
-use crate::vcpu::record::VcpuRecord;
+use crate::vcpu::record::{count, VcpuRecord};
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 use kernel::mm::virt::VmaNew;
@@ -182,6 +182,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             }
         }
     }
+                    count(&self.record.stats.signals);
 
     /// Runs the guest until user space must hear of it: writes that it may hear of later do not end that.
     fn run_guest(&self, inner: &mut VcpuInner<B>) -> Result<Option<UserExit>> {
@@ -499,7 +500,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             }
             nr::X86_SET_MCE => self.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
-            nr::GET_STATS_FD => file::install(StatsFile::new(self.record.clone())?),
+            nr::GET_STATS_FD => file::install(StatsFile::<B>::of_vcpu(self.record.clone())?),
             abi_rvmm::GET_EXITS => self.with(|_, _| recorder::exits::<B>(&self.record, arg)),
             nr::KVMCLOCK_CTRL => self.note_stop(),
             nr::HAS_DEVICE_ATTR => VcpuAttr::of(&user::read(arg)?).map(|_| 0),

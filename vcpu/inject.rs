@@ -165,6 +165,7 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
         }
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
+        count(&record.stats.nmis);
         inject(record, core, GuestEvent::Nmi);
     } else if waits {
         prepare_interrupt(vm, record, core);

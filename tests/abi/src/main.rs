@@ -44,6 +44,7 @@ mod resample;
 mod split;
 mod state;
 mod timer;
+mod stats;
 mod vapic;
 mod vm;
 
@@ -148,6 +149,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         state::TESTS,
         leaks::TESTS,
         hostile::TESTS,
+        stats::TESTS,
     ];
     groups.into_iter().flatten()
 }

@@ -196,6 +196,12 @@ impl AsRawFd for EventFd {
     }
 }
 
+/// Returns the file of an fd that a call has made.
+pub fn file(fd: i32) -> File {
+    // SAFETY: Callers pass a new fd, which is nobody else's.
+    unsafe { File::from_raw_fd(fd) }
+}
+
 /// Executes CPUID, subleaf 0.
 pub fn cpuid(leaf: u32) -> CpuidResult {
     // SAFETY: CPUID exists on every x86-64 processor.

@@ -127,6 +127,7 @@ pub const TABLE: &[Row] = table! {
     nr::SIGNAL_MSI: Vm, Message;
     nr::REGISTER_COALESCED_MMIO: Vm, Zone;
     nr::UNREGISTER_COALESCED_MMIO: Vm, Zone;
+    nr::GET_STATS_FD: Vm, Nothing;
     nr::CREATE_DEVICE: Vm, NewDevice;
     nr::SET_DEVICE_ATTR: Device, Attribute;
     nr::GET_DEVICE_ATTR: Device, Attribute;

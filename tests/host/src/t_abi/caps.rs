@@ -134,6 +134,7 @@ fn full() -> CapInputs {
         msr_features: true,
         guest_debug: 7,
         coalesced_page: 2,
+        stats: true,
     }
 }
 

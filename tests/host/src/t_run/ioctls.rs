@@ -327,6 +327,11 @@ fn bugs_are_told_with_what_the_processor_said() {
     let all = world.read(stats, 1 << 16, 0, false).unwrap();
     assert_eq!(world.read(stats, 8, all.len() as u64 - 8, false).unwrap(), all[all.len() - 8..]);
     assert_eq!(vm.on(stats, nr::RUN, 0), Err(ENOTTY));
+    assert_eq!(all[24..72].iter().position(|b| *b == 0), Some("kvm-42/vcpu-0".len()), "{:?}", &all[24..72]);
+    let stats = vm.ioctl(nr::GET_STATS_FD, 0).unwrap();
+    vm.close();
+    let all = world.read(stats, 1 << 16, 0, false).unwrap();
+    assert_eq!(all.len(), 24 + 48 + 2 * (64 + 8), "it outlives the VM's fd");
 }
 
 #[test]
