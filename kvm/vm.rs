@@ -100,8 +100,8 @@ impl<B: VendorBackend> VmFile<B> {
             return Err(EEXIST);
         }
         let vcpu = VcpuFile::new(self.vm.clone(), self.watch.clone(), self.coalesced.clone(), id)?;
-        // Nothing may fail once the machine has it, or nobody could make it again.
         self.vm.machine.mailboxes.make_room(id)?;
+        // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
         if !vcpu.publish() {
             return Err(EEXIST);

@@ -9,7 +9,7 @@
 bitflags::bitflags! {
     /// Controls that were changed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct ControlGroups: u8 {
+    pub(crate) struct ControlGroups: u16 {
         /// [`EntryControls::interrupt_window`].
         const INTERRUPT_WINDOW = 1 << 0;
         /// [`EntryControls::nmi_window`]: asked for once more, or taken back.
@@ -26,6 +26,8 @@ bitflags::bitflags! {
         const BREAKPOINT_EXITS = 1 << 6;
         /// [`EntryControls::msr_exits`].
         const MSR_EXITS = 1 << 7;
+        /// [`EntryControls::halt_exits`].
+        const HALT_EXITS = 1 << 8;
     }
 }
 
@@ -48,11 +50,13 @@ pub(crate) struct EntryControls {
     debug_passthrough: bool,
     breakpoint_exits: bool,
     msr_exits: bool,
+    halt_exits: bool,
     dirty: ControlGroups,
 }
 
 impl EntryControls {
-    /// What a vCPU of a backend begins with: no windows, priority 0, the host's TSC, exits of debug registers.
+    /// What a vCPU of a backend begins with: no windows, priority 0, the host's TSC, exits of debug registers
+    /// and of HLT.
     pub(crate) fn new() -> EntryControls {
         EntryControls {
             interrupt_window: false,
@@ -62,6 +66,7 @@ impl EntryControls {
             debug_passthrough: false,
             breakpoint_exits: false,
             msr_exits: false,
+            halt_exits: true,
             dirty: ControlGroups::empty(),
         }
     }
@@ -132,6 +137,17 @@ impl EntryControls {
     /// Returns whether each RDMSR and WRMSR exits.
     pub(crate) fn msr_exits(&self) -> bool {
         self.msr_exits
+    }
+
+    /// Makes HLT exit, or lets the processor wait in guest mode.
+    pub(crate) fn set_halt_exits(&mut self, on: bool) {
+        self.halt_exits = on;
+        self.dirty |= ControlGroups::HALT_EXITS;
+    }
+
+    /// Returns whether HLT exits.
+    pub(crate) fn halt_exits(&self) -> bool {
+        self.halt_exits
     }
 
     /// Returns whether an exit is asked for when the guest can take a maskable interrupt.

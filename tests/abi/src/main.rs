@@ -39,14 +39,16 @@ mod more_state;
 mod msr_exits;
 mod node;
 mod paging;
+mod pre_fault;
 mod regs;
 mod resample;
 mod split;
 mod state;
-mod timer;
 mod stats;
+mod timer;
 mod vapic;
 mod vm;
+mod waiting;
 
 use harness::{Ctx, Test};
 use std::process::ExitCode;
@@ -126,6 +128,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         debugger::TESTS,
         code::TESTS,
         paging::TESTS,
+        pre_fault::TESTS,
         paging::SOFTWARE,
         completion::TESTS,
         control::TESTS,
@@ -140,16 +143,17 @@ fn all() -> impl Iterator<Item = &'static Test> {
         coalesced::TESTS,
         msr_exits::TESTS,
         chips::TESTS,
+        waiting::TESTS,
         timer::TESTS,
         mce::TESTS,
         eventfd::TESTS,
         resample::TESTS,
         device::TESTS,
+        stats::TESTS,
         eyes::TESTS,
         state::TESTS,
         leaks::TESTS,
         hostile::TESTS,
-        stats::TESTS,
     ];
     groups.into_iter().flatten()
 }

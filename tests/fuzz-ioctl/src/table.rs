@@ -182,6 +182,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_REG_LIST: Vcpu, Bytes;
     nr::GET_NESTED_STATE: Vcpu, Bytes;
     nr::SET_NESTED_STATE: Vcpu, Change(nr::GET_NESTED_STATE);
+    nr::PRE_FAULT_MEMORY: Vcpu, Bytes;
     nr::GET_STATS_FD: Vcpu, Nothing;
     rvmm::DEV_RUN: Device, Number;
     rvmm::GET_EXITS: Vcpu, Bytes;

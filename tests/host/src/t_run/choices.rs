@@ -41,6 +41,7 @@ fn what_a_vm_chooses_has_limits() {
         (caps::X2APIC_API, 3, Ok(0)),
         (caps::X86_DISABLE_EXITS, 1 << 9, Err(EINVAL)),
         (caps::X86_DISABLE_EXITS, caps::DISABLE_EXITS_PAUSE, Ok(0)),
+        (caps::X86_DISABLE_EXITS, caps::DISABLE_EXITS_HLT, Ok(0)),
         (caps::MANUAL_DIRTY_LOG_PROTECT2, 2, Err(EINVAL)),
         (caps::MANUAL_DIRTY_LOG_PROTECT2, 3, Ok(0)),
         (caps::EXCEPTION_PAYLOAD, 1, Ok(0)),
