@@ -65,6 +65,7 @@ caps! {
     READONLY_MEM = 81,
     IRQFD_RESAMPLE = 82,
     DEVICE_CTRL = 89,
+    EXT_EMUL_CPUID = 95,
     ENABLE_CAP_VM = 98,
     IOEVENTFD_NO_LENGTH = 100,
     CHECK_EXTENSION_VM = 105,
@@ -96,6 +97,7 @@ caps! {
     X86_TRIPLE_FAULT_EVENT = 218,
     USER_MEMORY2 = 231,
     VM_TYPES = 235,
+    PRE_FAULT_MEMORY = 236,
 }
 
 /// [`X2APIC_API`]: APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
@@ -104,8 +106,12 @@ pub(crate) const X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
 pub(crate) const X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
 /// [`X2APIC_API`]: what can be chosen. The guest is never offered to end interrupts at the I/O APIC alone.
 pub(crate) const X2APIC_API_FLAGS: u64 = X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK;
+/// [`X86_DISABLE_EXITS`]: HLT does not exit.
+pub(crate) const DISABLE_EXITS_HLT: u64 = 1 << 1;
 /// [`X86_DISABLE_EXITS`]: PAUSE does not exit.
 pub(crate) const DISABLE_EXITS_PAUSE: u64 = 1 << 2;
+/// [`X86_DISABLE_EXITS`]: what can be chosen. Guests are offered no MWAIT, and residency counters of no C-state.
+pub(crate) const DISABLE_EXITS: u64 = DISABLE_EXITS_HLT | DISABLE_EXITS_PAUSE;
 
 /// What the module has, as far as a capability depends on it. All false and 0 is a module that can do
 /// nothing but say so.
@@ -159,6 +165,8 @@ pub(crate) struct CapInputs {
     pub(crate) guest_debug: u32,
     /// KVM_GET_MSR_FEATURE_INDEX_LIST, and KVM_GET_MSRS on the node.
     pub(crate) msr_features: bool,
+    /// KVM_GET_STATS_FD, on VMs and vCPUs.
+    pub(crate) stats: bool,
     /// Page of the mapping that holds the coalesced ring, 0 without it.
     pub(crate) coalesced_page: u32,
 }
@@ -178,7 +186,7 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
         X2APIC_API if has_lapic(inputs) => X2APIC_API_FLAGS as i32,
         DISABLE_QUIRKS2 => number(inputs.quirks),
-        X86_DISABLE_EXITS if inputs.enable_cap => DISABLE_EXITS_PAUSE as i32,
+        X86_DISABLE_EXITS if inputs.enable_cap => DISABLE_EXITS as i32,
         // The least that there is: no guest has more state than fits.
         XSAVE2 if inputs.run => 4096,
         // All sets that kvm_run has room for: registers, system registers, events.
@@ -202,9 +210,9 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
     match cap {
         USER_MEMORY | EXT_CPUID | MP_STATE | SET_TSS_ADDR | SET_IDENTITY_MAP_ADDR => inputs.run,
         DESTROY_MEMORY_REGION_WORKS | JOIN_MEMORY_REGIONS_WORKS | SYNC_MMU => inputs.run,
-        INTERNAL_ERROR_DATA | VCPU_EVENTS | INTR_SHADOW | DEBUGREGS => inputs.run,
+        PRE_FAULT_MEMORY | INTERNAL_ERROR_DATA | VCPU_EVENTS | INTR_SHADOW | DEBUGREGS => inputs.run,
         X86_ROBUST_SINGLESTEP | XSAVE | GET_TSC_KHZ | IMMEDIATE_EXIT => inputs.run,
-        CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA => inputs.run,
+        CHECK_EXTENSION_VM | USER_NMI | SYSTEM_EVENT_DATA | EXT_EMUL_CPUID => inputs.run,
         HLT | IRQCHIP | IRQ_INJECT_STATUS => inputs.irqchip,
         SPLIT_IRQCHIP => inputs.split_irqchip,
         SIGNAL_MSI | TSC_DEADLINE_TIMER | VAPIC => has_lapic(inputs),
@@ -225,6 +233,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         SREGS2 => inputs.sregs2,
         VCPU_ATTRIBUTES | MMU_SHADOW_CACHE_CONTROL => inputs.run,
         GET_MSR_FEATURES => inputs.msr_features,
+        BINARY_STATS_FD => inputs.stats,
         COALESCED_PIO => inputs.coalesced_page != 0,
         SET_GUEST_DEBUG => inputs.guest_debug != 0,
         _ => false,

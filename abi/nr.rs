@@ -238,5 +238,7 @@ pub(crate) const GET_REG_LIST: u32 = iowr::<u64>(0xb0);
 pub(crate) const GET_NESTED_STATE: u32 = iowr::<[u8; 128]>(0xbe);
 /// KVM_SET_NESTED_STATE.
 pub(crate) const SET_NESTED_STATE: u32 = iow::<[u8; 128]>(0xbf);
+/// KVM_PRE_FAULT_MEMORY.
+pub(crate) const PRE_FAULT_MEMORY: u32 = iowr::<vcpu::PreFaultMemory>(0xd5);
 /// KVM_GET_STATS_FD.
 pub(crate) const GET_STATS_FD: u32 = io(0xce);

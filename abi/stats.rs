@@ -54,6 +54,15 @@ pub(crate) fn name(text: &[u8]) -> [u8; NAME_BYTES as usize] {
     out
 }
 
+/// Appends `text` to a name, as far as it has room.
+pub(crate) fn append(name: &mut [u8; NAME_BYTES as usize], text: &[u8]) {
+    let start = name.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES as usize);
+    let room = name.get_mut(start..(NAME_BYTES as usize - 1)).unwrap_or(&mut []);
+    for (dst, src) in room.iter_mut().zip(text) {
+        *dst = *src;
+    }
+}
+
 /// Appends a number in decimal to a name, as far as it has room.
 pub(crate) fn append_number(name: &mut [u8; NAME_BYTES as usize], number: u32) {
     let mut digits = [0u8; 10];
@@ -64,9 +73,5 @@ pub(crate) fn append_number(name: &mut [u8; NAME_BYTES as usize], number: u32) {
     }
     // The number 0 has a digit, too.
     let used = digits.iter().position(|d| *d != b'0').unwrap_or(9);
-    let start = name.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES as usize);
-    let room = name.get_mut(start..(NAME_BYTES as usize - 1)).unwrap_or(&mut []);
-    for (dst, src) in room.iter_mut().zip(digits.iter().skip(used)) {
-        *dst = *src;
-    }
+    append(name, digits.get(used..).unwrap_or(&[]));
 }

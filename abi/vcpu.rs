@@ -398,6 +398,18 @@ abi_struct! {
         reserved: [u32; 8],
     }
 
+    /// KVM_PRE_FAULT_MEMORY.
+    struct PreFaultMemory = 64 {
+        /// In: the first guest physical address. Out: the first that is left.
+        gpa: u64,
+        /// In: how many bytes. Out: how many are left.
+        size: u64,
+        /// 0.
+        flags: u64,
+        /// Unused.
+        padding: [u64; 5],
+    }
+
     /// KVM_SET_VAPIC_ADDR.
     struct VapicAddr = 8 {
         /// Where the guest wants its task priority mirrored; 0 for nowhere.

@@ -397,6 +397,8 @@ features! {
         CLOCKSOURCE2 = 3,
         /// End of interrupt without an exit.
         PV_EOI = 6,
+        /// One hypercall for interrupts to many processors.
+        PV_SEND_IPI = 11,
         /// The clock's stability flag can be trusted.
         CLOCKSOURCE_STABLE = 24,
     }

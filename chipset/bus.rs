@@ -17,11 +17,12 @@
 pub(crate) mod save;
 
 use super::i8042::{self, I8042};
-use super::ioapic::{Ioapic, SavedIoapic};
+use super::ioapic::{self, Ioapic, SavedIoapic};
 use super::pci::{wired_to, INTX_GSIS};
 use super::pic::{self, Pic};
 use super::pit::{self, Pit};
 use super::pm::{self, PlatformRequest, Pm};
+use super::resample::ResampledGsis;
 use super::routing::{GsiRouting, GsiTarget};
 use super::rtc::{self, Rtc};
 use super::saved::HasState;
@@ -62,16 +63,27 @@ const MSIS: usize = 6;
 pub(crate) struct BusSignals {
     /// The pins of the IOAPIC that send, a bit each.
     pins: u32,
+    /// There are MSIs.
+    has_msis: bool,
+    /// Interrupts of resampled GSIs have ended: [`ResampledGsis::take_ended`] has them.
+    has_ended: bool,
     msis: [Option<ApicMessage>; MSIS],
 }
 
 impl BusSignals {
     /// Nothing to send.
     pub(crate) fn new() -> BusSignals {
-        BusSignals { pins: 0, msis: [None; MSIS] }
+        BusSignals { pins: 0, has_msis: false, has_ended: false, msis: [None; MSIS] }
+    }
+
+    /// Returns whether somebody outside waits for the end of an interrupt that has ended.
+    #[inline(always)]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     fn push(&mut self, msi: ApicMessage) {
+        self.has_msis = true;
         if let Some(slot) = self.msis.iter_mut().find(|m| m.is_none()) {
             *slot = Some(msi);
         }
@@ -160,10 +172,14 @@ pub(crate) struct ChipBus {
     pub(crate) pm: Option<Pm>,
     /// Where each GSI goes.
     pub(crate) routing: GsiRouting,
+    /// The GSIs that wait for the ends of their interrupts.
+    pub(crate) resampled: ResampledGsis,
     /// How the MSIs among the routes name their destinations.
     msi_format: DestFormat,
     /// The level of each of the first 32 GSIs, as last driven by a chip.
     driven: u32,
+    /// The same as last driven from outside the machine.
+    outside: u32,
     /// Readers of the console have been told of output that they have not yet read.
     console_told: bool,
     /// A writer of the console waits for room.
@@ -255,7 +271,12 @@ impl ChipBus {
         value: u64,
         out: &mut BusSignals,
     ) -> bool {
-        let (Some(offset), Some(ioapic)) = (ioapic_offset(gpa), self.ioapic.as_mut()) else { return false };
+        let Some(offset) = ioapic_offset(gpa) else { return false };
+        if offset == ioapic::EOI && !self.resampled.is_empty() {
+            let [vector, ..] = value.to_le_bytes();
+            self.end_resampled_vector(vector, out);
+        }
+        let Some(ioapic) = self.ioapic.as_mut() else { return false };
         out.pins |= ioapic.write(offset, width, value).pins();
         true
     }
@@ -285,6 +306,10 @@ impl ChipBus {
                 return Some(OutgoingMessage { message, pin: Some(pin) });
             }
         }
+        if !out.has_msis {
+            // Mostly so, and asked after each access to the chipset.
+            return None;
+        }
         let message = out.msis.iter_mut().find_map(Option::take)?;
         Some(OutgoingMessage { message, pin: None })
     }
@@ -299,6 +324,10 @@ impl ChipBus {
     /// The guest ended a level-triggered interrupt: the IOAPIC may send it again. Returns whether user space has one
     /// that waits for it instead.
     pub(crate) fn eoi(&mut self, vector: u8, now: Ns, out: &mut BusSignals) -> bool {
+        if !self.resampled.is_empty() {
+            // Before the pin looks at its line, which would make it send once more.
+            self.end_resampled_vector(vector, out);
+        }
         let Some(ioapic) = self.ioapic.as_mut() else { return self.routing.is_for_user(vector) };
         out.pins |= ioapic.eoi(vector).pins();
         self.settle_timer(now, out);
@@ -309,13 +338,15 @@ impl ChipBus {
     /// request that waits already; `None` when no controller heard it, as all mask it or none is on its
     /// route. What the messages in `out` reach counts on top. This is the sum that KVM makes.
     pub(crate) fn set_gsi(&mut self, gsi: u32, level: PinLevel, out: &mut BusSignals) -> Option<u32> {
+        let is_held = !self.resampled.is_empty() && self.resampled.is_asserted(gsi);
+        let line_level = if is_held { PinLevel::High } else { level };
         let mut heard: Option<u32> = None;
         for target in self.routing.targets(gsi) {
             let taken = match *target {
-                GsiTarget::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, level)),
+                GsiTarget::Pic(line) => self.pic.as_mut().and_then(|pic| pic.set_irq(line, line_level)),
                 GsiTarget::Ioapic(pin) => self.ioapic.as_mut().and_then(|ioapic| {
-                    let heard = ioapic.heard(pin, level);
-                    if ioapic.set_irq(pin, level).is_none() {
+                    let heard = ioapic.heard(pin, line_level);
+                    if ioapic.set_irq(pin, line_level).is_none() {
                         return heard;
                     }
                     out.pins |= 1u32.wrapping_shl(u32::from(pin));
@@ -333,6 +364,88 @@ impl ChipBus {
             heard = add_heard(heard, taken);
         }
         heard
+    }
+
+    /// As [`ChipBus::set_gsi`], by user space, whose level stays beside that of others.
+    pub(crate) fn set_gsi_from_outside(
+        &mut self,
+        gsi: u32,
+        level: PinLevel,
+        out: &mut BusSignals,
+    ) -> Option<u32> {
+        let bit = 1u32.checked_shl(gsi).unwrap_or(0);
+        self.outside = if level.is_high() { self.outside | bit } else { self.outside & !bit };
+        self.set_gsi(gsi, level, out)
+    }
+
+    /// Asserts a resampled GSI until its interrupt ends.
+    pub(crate) fn assert_resampled(&mut self, gsi: u32, out: &mut BusSignals) {
+        self.resampled.assert(gsi);
+        self.set_gsi(gsi, PinLevel::High, out);
+    }
+
+    /// An irqfd that resamples `gsi` goes; with the last one goes the level that they held.
+    pub(crate) fn remove_resampler(&mut self, gsi: u32, out: &mut BusSignals) {
+        if self.resampled.remove_user(gsi) {
+            self.release(gsi, out);
+        }
+    }
+
+    /// Carries the level of a resampled GSI that is no longer asserted.
+    fn release(&mut self, gsi: u32, out: &mut BusSignals) {
+        let bit = 1u32.checked_shl(gsi).unwrap_or(0);
+        let by_others = PinLevel::from((self.driven | self.outside) & bit != 0);
+        self.set_gsi(gsi, by_others, out);
+    }
+
+    /// The interrupt of targets that are `meant` has ended: releases the resampled GSIs that reach them.
+    fn end_resampled(&mut self, meant: impl Fn(&ChipBus, u32, &GsiTarget) -> bool, out: &mut BusSignals) {
+        let mut place = 0usize;
+        while let Some(gsi) = self.resampled.at(place) {
+            place = place.wrapping_add(1);
+            if self.routing.targets(gsi).iter().any(|target| meant(self, gsi, target)) {
+                self.resampled.end(gsi);
+                self.release(gsi, out);
+                out.has_ended = true;
+            }
+        }
+    }
+
+    /// A local APIC has ended `vector`.
+    #[cold]
+    #[inline(never)]
+    fn end_resampled_vector(&mut self, vector: u8, out: &mut BusSignals) {
+        let pins = self.ioapic.as_ref().map_or(0, |ioapic| ioapic.pins_of(vector));
+        let meant = |target: &GsiTarget| match *target {
+            GsiTarget::Ioapic(pin) => pins >> (pin & 31) & 1 != 0,
+            _ => false,
+        };
+        self.end_resampled(|_, _, target| meant(target), out);
+    }
+
+    /// The pair has ended the service of `lines`, a bit each.
+    #[cold]
+    #[inline(never)]
+    fn end_resampled_lines(&mut self, lines: u16, out: &mut BusSignals) {
+        let meant = |target: &GsiTarget| match *target {
+            GsiTarget::Pic(line) => lines >> (line & 15) & 1 != 0,
+            _ => false,
+        };
+        self.end_resampled(|_, _, target| meant(target), out);
+    }
+
+    /// Returns whether a resampled GSI is asserted at an edge-triggered pin, whose end no local APIC tells by itself.
+    #[cold]
+    #[inline(never)]
+    fn has_resampled_edge(&self) -> bool {
+        self.resampled.asserted().any(|gsi| self.routing.targets(gsi).iter().any(|t| self.is_open_edge(t)))
+    }
+
+    fn is_open_edge(&self, target: &GsiTarget) -> bool {
+        match (*target, self.ioapic.as_ref()) {
+            (GsiTarget::Ioapic(pin), Some(ioapic)) => ioapic.is_open_edge(pin),
+            _ => false,
+        }
     }
 
     /// Sets how MSIs of user space name their destinations. In the IOAPIC's entries they stay narrow.
@@ -363,8 +476,8 @@ impl ChipBus {
         let vector = pic.acknowledge();
         // With automatic EOI the service ends here, and no write follows: the timer may have the next pulse ready.
         let ended = pic.take_ended();
-        if ended & 1 != 0 {
-            self.ack_timer();
+        if ended != 0 {
+            self.note_ended_lines(ended, out);
             self.settle_timer(now, out);
         }
         Some(vector)
@@ -402,9 +515,8 @@ impl ChipBus {
             ChipName::Pit => self.settle_timer(now, out),
             ChipName::Pic => {
                 // The acknowledge first: the timer may have the next pulse ready, which waits for it.
-                if self.pic.as_mut().is_some_and(|p| p.take_ended() & 1 != 0) {
-                    self.ack_timer();
-                }
+                let ended = self.pic.as_mut().map_or(0, Pic::take_ended);
+                self.note_ended_lines(ended, out);
                 self.settle_timer(now, out);
             }
         }
@@ -433,6 +545,17 @@ impl ChipBus {
         }
     }
 
+    /// Tells those who wait for it that the pair has ended the service of `lines`, a bit each.
+    #[inline]
+    fn note_ended_lines(&mut self, lines: u16, out: &mut BusSignals) {
+        if lines & 1 != 0 {
+            self.ack_timer();
+        }
+        if lines != 0 && !self.resampled.is_empty() {
+            self.end_resampled_lines(lines, out);
+        }
+    }
+
     fn ack_timer(&mut self) {
         if let Some(pit) = self.pit.as_mut() {
             pit.ack();
@@ -454,16 +577,33 @@ impl ChipBus {
         }
     }
 
-    /// The guest ended the service of an edge-triggered interrupt while the timer waited for that of
-    /// its own: take it for that. A timer that comes a little early does no harm, one that never comes does.
-    pub(crate) fn timer_eoi(&mut self, now: Ns, out: &mut BusSignals) {
-        self.ack_timer();
-        self.settle_timer(now, out);
+    /// The guest ended the service of an edge-triggered interrupt while somebody waited for that of their own
+    /// ([`ChipBus::awaits_edge_eoi`]): take it for that. A timer or a device that comes a little early does no harm, one
+    /// that never comes does.
+    pub(crate) fn edge_eoi(&mut self, now: Ns, out: &mut BusSignals) {
+        if self.is_timer_waiting() {
+            self.ack_timer();
+            self.settle_timer(now, out);
+        }
+        if !self.resampled.is_empty() {
+            self.end_resampled(
+                |bus, gsi, target| bus.resampled.is_asserted(gsi) && bus.is_open_edge(target),
+                out,
+            );
+        }
     }
 
     /// Returns whether the timer has a pulse that waits for the end of the last one.
-    pub(crate) fn is_timer_waiting(&self) -> bool {
+    #[inline]
+    fn is_timer_waiting(&self) -> bool {
         self.pit.as_ref().is_some_and(Pit::waits_for_ack)
+    }
+
+    /// Returns whether somebody waits for the end of an edge-triggered interrupt: the timer, whose next pulse is ready, or
+    /// a resampled GSI.
+    #[inline]
+    pub(crate) fn awaits_edge_eoi(&self) -> bool {
+        self.is_timer_waiting() || (!self.resampled.is_empty() && self.has_resampled_edge())
     }
 
     /// Lets time pass.

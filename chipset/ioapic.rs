@@ -31,7 +31,8 @@ pub(crate) const LEN: u64 = 0x100;
 
 const REGSEL: u64 = 0x00;
 const WINDOW: u64 = 0x10;
-const EOI: u64 = 0x40;
+/// The EOI register: takes a vector.
+pub(crate) const EOI: u64 = 0x40;
 
 /// Version 0x20, highest entry 23.
 const VERSION_VALUE: u32 = 0x0017_0020;
@@ -199,6 +200,21 @@ impl Ioapic {
             }
         }
         PinMessages { ioapic: self, pins }
+    }
+
+    /// Returns the pins whose entries have `vector`, a bit each.
+    pub(crate) fn pins_of(&self, vector: u8) -> u32 {
+        let has = |e: &u64| e.to_le_bytes().first() == Some(&vector);
+        self.entries
+            .iter()
+            .zip(0u32..)
+            .filter(|(e, _)| has(e))
+            .fold(0, |pins, (_, n)| pins | 1u32.wrapping_shl(n))
+    }
+
+    /// Returns whether `pin` sends on edges and is not masked.
+    pub(crate) fn is_open_edge(&self, pin: u8) -> bool {
+        self.entries.get(usize::from(pin)).is_some_and(|e| !is_level(*e) && e & MASKED == 0)
     }
 
     /// No local APIC took the message of `pin`: it does not wait for the end of its vector. It sends again when its line

@@ -21,6 +21,7 @@ pub(crate) mod pci;
 pub(crate) mod pic;
 pub(crate) mod pit;
 pub(crate) mod pm;
+pub(crate) mod resample;
 pub(crate) mod routing;
 pub(crate) mod rtc;
 pub(crate) mod saved;

@@ -97,6 +97,8 @@ unsafe extern "C" {
     );
     pub(super) fn rvmm_signal_pending() -> bool;
     pub(super) fn rvmm_fatal_signal_pending() -> bool;
+    pub(super) fn rvmm_signals_block(mask: u64);
+    pub(super) fn rvmm_signals_restore();
     pub(super) fn rvmm_file_identity(file: *mut bindings::file, device: *mut u32, inode: *mut u64);
 
     pub(super) fn rvmm_file_size(

@@ -18,6 +18,7 @@
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
 //! | [`mutex`] | a mutex whose waiters can be killed |
+//! | [`signal`] | the calling thread's blocked signals |
 //! | [`random`] | the host's random numbers |
 //! | [`iovec`] | the parts of that memory that one transfer is made of |
 //! | [`inflight`] | which transfers are under way, and which have ended |
@@ -51,6 +52,7 @@ pub(crate) mod notifier;
 pub(crate) mod page;
 pub(crate) mod random;
 pub(crate) mod rcu;
+pub(crate) mod signal;
 pub(crate) mod timer;
 pub(crate) mod trace;
 pub(crate) mod wait;

@@ -569,6 +569,21 @@ bool rvmm_fatal_signal_pending(void)
 	return fatal_signal_pending(current);
 }
 
+/* The thread's own are kept where sigtimedwait() keeps them: a signal that it blocks itself still wakes it. */
+void rvmm_signals_block(u64 mask)
+{
+	sigset_t blocked = { .sig = { mask } };
+
+	BUILD_BUG_ON(sizeof(blocked) != sizeof(mask));
+	sigprocmask(SIG_SETMASK, &blocked, &current->real_blocked);
+}
+
+void rvmm_signals_restore(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}
+
 void rvmm_file_identity(struct file *file, u32 *device, u64 *inode)
 {
 	*device = new_encode_dev(file_inode(file)->i_sb->s_dev);

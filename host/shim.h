@@ -115,6 +115,10 @@ bool rvmm_fatal_signal_pending(void);
 struct file;
 void rvmm_file_identity(struct file *file, u32 *device, u64 *inode);
 
+/* signal.rs */
+void rvmm_signals_block(u64 mask);
+void rvmm_signals_restore(void);
+
 /* blkio.rs */
 struct iovec;
 struct kiocb;

@@ -31,6 +31,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         quirks: KvmQuirks::all().bits() as u32,
         pit: true,
         irqfd: true,
+        irqfd_resample: true,
         ioeventfd: true,
         clock: true,
         memory_region2: true,
@@ -42,6 +43,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         sync_regs: true,
         coalesced_page: COALESCED_PAGE as u32,
         msr_features: true,
+        stats: true,
         devices: true,
         ..caps::CapInputs::default()
     };
@@ -51,7 +53,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
 /// What decides which features guests are offered.
 pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
-    let mut always = KvmFeatures::NOP_IO_DELAY;
+    let mut always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_SEND_IPI;
     if settings.offers_pv_eoi {
         always |= KvmFeatures::PV_EOI;
     }

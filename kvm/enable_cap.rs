@@ -104,8 +104,11 @@ pub(super) fn enable<B: VendorBackend>(
             eventfd::reroute(lines);
         }
         caps::MAX_VCPU_ID => chosen.choose_max_vcpu_id(vm.machine.interrupts.boot_cpu(), arg)?,
-        // Nothing to be done: what may be asked for never exits.
-        caps::X86_DISABLE_EXITS if arg & !caps::DISABLE_EXITS_PAUSE != 0 || vcpus != 0 => return Err(EINVAL),
+        caps::X86_DISABLE_EXITS if arg & !caps::DISABLE_EXITS != 0 || vcpus != 0 => return Err(EINVAL),
+        // PAUSE never exits. What was chosen before stays.
+        caps::X86_DISABLE_EXITS if arg & caps::DISABLE_EXITS_HLT != 0 => {
+            choices.set(MachineOptions::HALTS_IN_GUEST, true);
+        }
         caps::X86_DISABLE_EXITS => {}
         caps::MANUAL_DIRTY_LOG_PROTECT2 if !vm.machine.ram.dirty_mode.choose(arg) => return Err(EINVAL),
         caps::MANUAL_DIRTY_LOG_PROTECT2 => {}

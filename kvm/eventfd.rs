@@ -4,7 +4,8 @@
 //!
 //! Documentation of KVM's API, "KVM_IRQFD" and "KVM_IOEVENTFD". An irqfd raises its interrupt in the
 //! context of whoever signals it, without a thread, and without a lock of the VM's where it is an MSI. One whose eventfd is closed is forgotten with the
-//! next KVM_IRQFD or the VM's fd.
+//! next KVM_IRQFD or the VM's fd. One with a resamplefd asserts its GSI until the guest ends the interrupt, which signals
+//! that.
 
 use super::user;
 use crate::abi::vm as abi;
@@ -19,17 +20,40 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 
+/// What an irqfd signals when its interrupt has ended.
+struct ResampleFd {
+    chipset: Arc<ChipsetLock>,
+    gsi: u32,
+    event: Arc<EventFd>,
+}
+
+impl ResampleFd {
+    fn new(chipset: &Arc<ChipsetLock>, gsi: u32, event: EventFd) -> Result<ResampleFd> {
+        let event = Arc::new(event, GFP_KERNEL_ACCOUNT)?;
+        chipset.add_resampler(gsi, &event)?;
+        Ok(ResampleFd { chipset: chipset.clone(), gsi, event })
+    }
+}
+
+impl Drop for ResampleFd {
+    fn drop(&mut self) {
+        self.chipset.remove_resampler(self.gsi, &self.event);
+    }
+}
+
 /// The GSI that an eventfd raises.
 pub(super) struct IrqFd {
     chipset: Arc<ChipsetLock>,
     gsi: u32,
+    /// The GSI stays asserted until its interrupt has ended.
+    resample: Option<ResampleFd>,
     /// The message that it is, as a word; 0 where the chips must be asked.
     message: AtomicU64,
 }
 
 impl IrqFd {
-    fn new(chipset: &Arc<ChipsetLock>, gsi: u32) -> IrqFd {
-        let line = IrqFd { chipset: chipset.clone(), gsi, message: AtomicU64::new(0) };
+    fn new(chipset: &Arc<ChipsetLock>, gsi: u32, resample: Option<ResampleFd>) -> IrqFd {
+        let line = IrqFd { chipset: chipset.clone(), gsi, resample, message: AtomicU64::new(0) };
         line.look_up();
         line
     }
@@ -48,6 +72,7 @@ impl OnEvent for IrqFd {
             Some(message) => {
                 self.chipset.send(&message);
             }
+            None if self.resample.is_some() => self.chipset.assert_resampled(self.gsi),
             None => self.chipset.pulse_gsi(self.gsi),
         }
     }
@@ -66,12 +91,13 @@ pub(super) type IrqFds = KVec<EventListener<IrqFd>>;
 /// Carries KVM_IRQFD out.
 ///
 /// # Errors
-/// `EINVAL` for unknown flags (a resamplefd is one), for what is no eventfd, and without interrupt
-/// controllers; `EBADF`; `EBUSY` for an eventfd that is an irqfd already; `EFAULT`, `ENOMEM`.
+/// `EINVAL` for unknown flags, for what is no eventfd, without local APICs, and with a resamplefd without the other
+/// controllers; `EBADF`; `EBUSY` for an eventfd that is an irqfd already; `ENOSPC` for too many resamplefds; `EFAULT`,
+/// `ENOMEM`.
 #[inline(never)]
 pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u64) -> Result<i64> {
     let a: abi::Irqfd = user::read(arg)?;
-    if a.flags & !abi::IRQFD_DEASSIGN != 0 {
+    if a.flags & !(abi::IRQFD_DEASSIGN | abi::IRQFD_RESAMPLE) != 0 {
         return Err(EINVAL);
     }
     // The C struct has an unsigned field for what is an int everywhere else.
@@ -81,12 +107,23 @@ pub(super) fn irqfd<B: VendorBackend>(vm: &Vm<B>, lines: &Mutex<IrqFds>, arg: u6
         replace(&mut lines.lock(), |l| !(l.hears(&event) && l.target().gsi == a.gsi), || Ok(None))?;
         return Ok(0);
     }
-    if !vm.machine.irqchip.has_lapics() {
+    let is_resampled = a.flags & abi::IRQFD_RESAMPLE != 0;
+    let has_chips = if is_resampled { vm.machine.irqchip.is_full() } else { vm.machine.irqchip.has_lapics() };
+    if !has_chips {
         return Err(EINVAL);
     }
-    let line = || IrqFd::new(&vm.machine.interrupts, a.gsi);
+    let chipset = &vm.machine.interrupts;
+    let resample = || -> Result<_> {
+        if !is_resampled {
+            return Ok(None);
+        }
+        // As KVM: what is wrong with the other one is told first.
+        EventFd::get(fd)?;
+        ResampleFd::new(chipset, a.gsi, EventFd::get(a.resamplefd as i32)?).map(Some)
+    };
+    let line = || Ok(Some(EventListener::new(fd, IrqFd::new(chipset, a.gsi, resample()?))?));
     // Made under the lock: if the routes change after its look-up, reroute() comes to it as well.
-    replace(&mut lines.lock(), |_| true, || EventListener::new(fd, line()).map(Some))?;
+    replace(&mut lines.lock(), |_| true, line)?;
     Ok(0)
 }
 

@@ -8,7 +8,8 @@
 //! | [`vm`], [`enable_cap`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, what is chosen for it, interrupt controllers, eventfds, dirty logs |
 //! | [`vcpu`], [`regs`], `segment`, [`events`], [`guest_debug`] | a vCPU: its ioctls, register formats, what it is about to be given, translations for debuggers |
 //! | [`run`], [`sync_regs`], [`coalesced`] | KVM_RUN, registers in its page, and writes that do not end it |
-//! | [`stats`], [`recorder`] | counters of a vCPU, its last exits, and why it stopped |
+//! | [`pre_fault`] | mapping memory before the guest touches it |
+//! | [`stats`], [`recorder`] | counters of a VM and its vCPUs, a vCPU's last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
 //! | [`state`], [`vcpu_attr`] | a machine at rest, and its state; the attributes of a vCPU |
 //! | [`device`], [`console`] | a device of the in-kernel machine; what reads and writes of its fd do |
@@ -28,6 +29,7 @@ mod events;
 mod guest_debug;
 mod irqchip;
 pub(crate) mod observe;
+mod pre_fault;
 mod recorder;
 mod regs;
 mod run;

@@ -14,6 +14,7 @@ use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::{cpuid, msr_table};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use zerocopy::FromZeros;
 
 /// The most MSRs of one call.
 const MAX_MSRS: usize = 255;
@@ -42,6 +43,7 @@ pub(crate) fn ioctl<B: VendorBackend>(
         nr::CHECK_EXTENSION => Ok(check_extension(arg)),
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
         nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
+        nr::GET_EMULATED_CPUID => emulated_cpuid(arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg, msr_table::INDEX_LIST),
         nr::GET_MSR_FEATURE_INDEX_LIST => msr_index_list(arg, msr_table::FEATURE_LIST),
         nr::GET_MSRS => feature_msrs(arg),
@@ -77,6 +79,26 @@ fn supported_cpuid(settings: &ModuleSettings, arg: u64) -> Result<i64> {
     header.nent = entries.len() as u32;
     user::write(arg, &header)?;
     user::write_array::<sys::Cpuid2, _>(arg, &entries)?;
+    Ok(0)
+}
+
+/// KVM_GET_EMULATED_CPUID: which features guests may be offered that the processor lacks. There are none, and so is no leaf
+/// but the one that says so.
+fn emulated_cpuid(arg: u64) -> Result<i64> {
+    let mut header: sys::Cpuid2 = user::read(arg)?;
+    if header.nent == 0 {
+        return Err(E2BIG);
+    }
+    let asked = header.nent.min(sys::MAX_CPUID_ENTRIES as u32);
+    let given = user::read_array::<sys::Cpuid2, sys::CpuidEntry2>(arg, asked, sys::MAX_CPUID_ENTRIES)?;
+    // As KVM: fields that may come to mean something must be clear.
+    if given.iter().any(|e| e.padding != [0; 3]) {
+        return Err(EINVAL);
+    }
+    let none = sys::CpuidEntry2::new_zeroed();
+    header.nent = 1;
+    user::write(arg, &header)?;
+    user::write_array::<sys::Cpuid2, _>(arg, &[none])?;
     Ok(0)
 }
 

@@ -8,7 +8,7 @@ use super::run::RunPages;
 use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
-use super::{events, guest_debug, recorder, regs, user};
+use super::{events, guest_debug, pre_fault, recorder, regs, user};
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -21,6 +21,7 @@ use crate::host::file::{self, AnonFile};
 use crate::host::fpu::GuestFpu;
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::page::{first_page, KernelPages};
+use crate::host::signal::BlockedSignals;
 use crate::host::timer;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
@@ -47,6 +48,8 @@ struct VcpuInner<B: VendorBackend> {
     core: KBox<VcpuCore<B>>,
     fpu: GuestFpu,
     last: Option<UserExit>,
+    /// The signals that are blocked while KVM_RUN runs; `None` for the thread's own.
+    signals: Option<u64>,
 }
 
 /// The file behind a vCPU's fd.
@@ -90,6 +93,9 @@ fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<
     core.set_tsc_offset(vm.machine.clock.tsc_offset);
     core.set_msr_filter(vm.machine.choices.msr_filter());
     core.has_user_pic = !vm.machine.irqchip.is_full();
+    if vm.machine.choices.has(MachineOptions::HALTS_IN_GUEST) {
+        core.controls.set_halt_exits(false);
+    }
     Ok(core)
 }
 
@@ -113,7 +119,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         let record =
             Arc::new(VcpuRecord::new(number, pid, vm.machine.settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
         let core = new_core(&vm, &mailbox)?;
-        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None };
+        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None, signals: None };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
@@ -139,6 +145,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         self.vm.machine.start();
         let mut guard = self.inner.lock()?;
         let inner = &mut *guard;
+        let _signals = inner.signals.map(BlockedSignals::block);
         let sync = SyncRequest::of(&self.pages)?;
         if sync.has_changed() && sync_regs::load(&self.vm, &self.mailbox, &mut inner.core, &self.pages, sync)?
         {
@@ -175,6 +182,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             }
             Err(e) => {
                 if e == EINTR {
+                    count(&self.record.stats.signals);
                     self.pages.end(&mut inner.core);
                     self.pages.report_signal();
                 }
@@ -445,6 +453,21 @@ impl<B: VendorBackend> VcpuFile<B> {
         })
     }
 
+    /// KVM_SET_SIGNAL_MASK: no address stands for the thread's own.
+    fn set_signal_mask(&self, arg: u64) -> Result<i64> {
+        let mut signals = None;
+        if arg != 0 {
+            let header: abi::SignalMask = user::read(arg)?;
+            if header.len as usize != size_of::<u64>() {
+                return Err(EINVAL);
+            }
+            let at = arg.checked_add(size_of::<abi::SignalMask>() as u64).ok_or(EFAULT)?;
+            signals = Some(user::read::<u64>(at)?);
+        }
+        self.inner.lock()?.signals = signals;
+        Ok(0)
+    }
+
     /// KVM_KVMCLOCK_CTRL: tells the guest that it was stopped, so that its watchdogs do not bark.
     fn note_stop(&self) -> Result<i64> {
         self.with(|core, _| {
@@ -544,6 +567,8 @@ impl<B: VendorBackend> VcpuFile<B> {
             nr::TPR_ACCESS_REPORTING => self.report_tpr(arg),
             nr::SET_VAPIC_ADDR => self.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
             nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
+            nr::PRE_FAULT_MEMORY => self.with(|c, _| pre_fault::pre_fault(&self.vm, &mut c.slot_hint, arg)),
+            nr::SET_SIGNAL_MASK => self.set_signal_mask(arg),
             nr::SET_LAPIC => self.set_lapic(arg),
             nr::INTERRUPT => self.interrupt(user::read::<abi::Interrupt>(arg)?.irq),
             nr::NMI => {
@@ -556,7 +581,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             }
             nr::X86_SET_MCE => self.set_mce(user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
-            nr::GET_STATS_FD => file::install(StatsFile::new(self.record.clone())?),
+            nr::GET_STATS_FD => file::install(StatsFile::<B>::of_vcpu(self.record.clone())?),
             abi_rvmm::GET_EXITS => self.with(|_, _| recorder::exits::<B>(&self.record, arg)),
             nr::KVMCLOCK_CTRL => self.note_stop(),
             nr::HAS_DEVICE_ATTR => VcpuAttr::of(&user::read(arg)?).map(|_| 0),

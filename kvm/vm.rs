@@ -7,6 +7,7 @@ use super::device::DeviceFile;
 use super::enable_cap::{self, ChosenCaps};
 use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
+use super::stats::StatsFile;
 use super::vcpu::VcpuFile;
 use super::{caps, dirty_log, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
@@ -16,7 +17,7 @@ use crate::chipset::pic::Pic;
 use crate::chipset::pit::Pit;
 use crate::chipset::routing::GsiRouting;
 use crate::chipset::PinLevel;
-use crate::host::file::{AnonFile, PreparedFile};
+use crate::host::file::{self, AnonFile, PreparedFile};
 use crate::host::mutex::{new_killable_mutex, KillableMutex};
 use crate::host::timer::{self, HostMoment};
 use crate::machine::devices::DeviceHandle;
@@ -100,6 +101,7 @@ impl<B: VendorBackend> VmFile<B> {
             return Err(EEXIST);
         }
         let vcpu = VcpuFile::new(self.vm.clone(), self.watch.clone(), self.coalesced.clone(), id)?;
+        self.vm.machine.mailboxes.make_room(id)?;
         // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
         if !vcpu.publish() {
@@ -371,6 +373,7 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
             nr::GET_DEVICE_ATTR => this.config.lock()?.rest.get_attr(&user::read(arg)?),
             nr::SET_DEVICE_ATTR => this.config.lock()?.rest.set_attr(&this.vm, &user::read(arg)?),
             nr::GET_TSC_KHZ => Ok(i64::from(timer::tsc_khz())),
+            nr::GET_STATS_FD => file::install(StatsFile::of_vm(this.vm.clone(), this.watch.name())?),
             _ => Err(ENOTTY),
         }
     }

@@ -40,6 +40,8 @@ bitflags::bitflags! {
         const TRIPLE_FAULT_EVENT = 1 << 3;
         /// Instructions that cannot be carried out end KVM_RUN whoever ran them.
         const ENDS_ON_UNKNOWN_INSN = 1 << 4;
+        /// The processor halts in guest mode.
+        const HALTS_IN_GUEST = 1 << 5;
     }
 }
 

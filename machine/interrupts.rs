@@ -9,6 +9,7 @@
 use super::clock::MachineTime;
 use super::gate::RestGate;
 use super::mailbox::{VcpuMailboxes, VcpuRequests};
+use super::resample::ResampleEvents;
 use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, BusSignals, ChipBus};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
@@ -16,12 +17,21 @@ use crate::chipset::pci::{MsixMessage, PciSlot};
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, DeliveryMode, PinLevel};
 use crate::host::cpu::PinnedCpu;
+use crate::host::eventfd::EventFd;
 use crate::host::file::WaitQueue;
 use crate::host::timer::{DeadlineTimer, OnTimer};
 use crate::host::trace;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLockIrq};
+
+/// What came of an access to the chips.
+struct Published {
+    /// How many local APICs took a message, `None` if there was none.
+    taken: Option<u32>,
+    /// A resampled GSI whose interrupt ended, maybe one of several: see [`ChipsetLock::signal_ended`].
+    ended: Option<u32>,
+}
 
 /// The chips of a VM behind one lock, with what the lock's holder needs to pass signals on.
 #[pin_data]
@@ -48,8 +58,11 @@ pub(crate) struct ChipsetLock {
     /// Woken when the console has output or room for input.
     #[pin]
     pub(crate) console: WaitQueue,
-    /// The interval timer has a pulse that waits for the end of the last one.
-    timer_waiting: AtomicBool,
+    /// Somebody waits for the end of an edge-triggered interrupt: [`ChipBus::awaits_edge_eoi`].
+    edge_eoi_awaited: AtomicBool,
+    /// Who is told of the ends of interrupts.
+    #[pin]
+    resample_events: ResampleEvents,
     /// When the timer is armed for; `u64::MAX` when it is not.
     armed_for: AtomicU64,
     #[pin]
@@ -74,7 +87,8 @@ impl ChipsetLock {
                 round_robin: AtomicU32::new(0),
                 intx: AtomicU32::new(0),
                 console <- WaitQueue::new(),
-                timer_waiting: AtomicBool::new(false),
+                edge_eoi_awaited: AtomicBool::new(false),
+                resample_events <- ResampleEvents::new(),
                 armed_for: AtomicU64::new(u64::MAX),
                 timer <- DeadlineTimer::new(),
             }),
@@ -85,9 +99,8 @@ impl ChipsetLock {
     }
 
     /// Makes known what the chips come to after an access, on every way out of the lock: sends what it sent, and
-    /// tells the vCPUs of the pair's output and the timer of the next deadline. Returns how many local APICs took a
-    /// message, `None` if there was none.
-    fn publish(&self, bus: &mut ChipBus, mut signals: BusSignals) -> Option<u32> {
+    /// tells the vCPUs of the pair's output and the timer of the next deadline.
+    fn publish(&self, bus: &mut ChipBus, mut signals: BusSignals) -> Published {
         let mut taken = None;
         while let Some(sent) = bus.take_message(&mut signals) {
             let n = self.send(&sent.message);
@@ -106,7 +119,20 @@ impl ChipsetLock {
         }
         debug_assert_eq!(bus.check(), Ok(()));
         self.rearm(bus);
-        taken
+        let ended = if signals.has_ended() { bus.resampled.take_ended() } else { None };
+        Published { taken, ended }
+    }
+
+    /// Tells who waits for it that the interrupt of a GSI has ended, the first of those that an access has ended. Without
+    /// the lock: see `resample.rs`.
+    #[cold]
+    #[inline(never)]
+    fn signal_ended(&self, first: u32) {
+        let mut ended = Some(first);
+        while let Some(gsi) = ended {
+            self.resample_events.signal(gsi);
+            ended = self.bus.lock().resampled.take_ended();
+        }
     }
 
     /// Returns the number of the boot processor.
@@ -176,8 +202,9 @@ impl ChipsetLock {
     pub(crate) fn set_gsi(&self, gsi: u32, level: PinLevel) -> Option<u32> {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
-        let heard = bus.set_gsi(gsi, level, &mut signals);
-        let taken = self.publish(&mut bus, signals);
+        let heard = bus.set_gsi_from_outside(gsi, level, &mut signals);
+        // No interrupt ends with it.
+        let Published { taken, ended: _ } = self.publish(&mut bus, signals);
         add_heard(heard, taken)
     }
 
@@ -187,6 +214,30 @@ impl ChipsetLock {
             bus.set_gsi(gsi, PinLevel::High, out);
             bus.set_gsi(gsi, PinLevel::Low, out);
         });
+    }
+
+    /// From here on the ends of a GSI's interrupts signal `event`, until [`ChipsetLock::remove_resampler`].
+    ///
+    /// # Errors
+    /// `ENOSPC` for too many, `ENOMEM`.
+    pub(crate) fn add_resampler(&self, gsi: u32, event: &Arc<EventFd>) -> Result {
+        self.with(|bus, _now, _out| bus.resampled.add_user(gsi))?;
+        let added = self.resample_events.add(gsi, event.clone());
+        if added.is_err() {
+            self.with(|bus, _now, out| bus.remove_resampler(gsi, out));
+        }
+        added
+    }
+
+    /// `event` is not signalled any more once this returns; with the last one of a GSI goes the level that they held.
+    pub(crate) fn remove_resampler(&self, gsi: u32, event: &Arc<EventFd>) {
+        self.with(|bus, _now, out| bus.remove_resampler(gsi, out));
+        self.resample_events.remove(gsi, event);
+    }
+
+    /// Asserts a GSI that has a resampler until its interrupt ends. Any context.
+    pub(crate) fn assert_resampled(&self, gsi: u32) {
+        self.with(|bus, _now, out| bus.assert_resampled(gsi, out));
     }
 
     /// Sends an interprocessor interrupt of vCPU `sender`.
@@ -206,14 +257,15 @@ impl ChipsetLock {
         }
     }
 
-    /// Returns whether the interval timer waits for an end of interrupt.
+    /// Returns whether somebody waits for the end of an edge-triggered interrupt, which must be seen then.
     #[inline]
-    pub(crate) fn is_timer_waiting(&self) -> bool {
-        self.timer_waiting.load(Relaxed)
+    pub(crate) fn awaits_edge_eoi(&self) -> bool {
+        self.edge_eoi_awaited.load(Relaxed)
     }
 
-    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id.
-    fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
+    /// Sends a message to the one local APIC that it can go to: a vCPU's number is its APIC id. Returns whether it took
+    /// it.
+    pub(crate) fn send_to(&self, id: u32, msg: &ApicMessage) -> bool {
         let vcpu = usize::try_from(id).ok().and_then(|id| self.vcpus.get(id));
         let taker = vcpu.filter(|vcpu| lapic::dest::matches(msg, &vcpu.identity()));
         if let Some(vcpu) = taker {
@@ -242,7 +294,7 @@ impl ChipsetLock {
 
     /// Arms the timer for the bus's next deadline.
     fn rearm(&self, bus: &ChipBus) {
-        self.timer_waiting.store(bus.is_timer_waiting(), Relaxed);
+        self.edge_eoi_awaited.store(bus.awaits_edge_eoi(), Relaxed);
         let at = bus.deadline().map_or(u64::MAX, |d| d.0);
         if self.armed_for.swap(at, Relaxed) != at {
             // While the time stands still no deadline comes: the host's timer would fire for it again and again.
@@ -286,7 +338,11 @@ impl ChipsetLock {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
         let r = f(&mut bus, self.time.now(), &mut signals);
-        self.publish(&mut bus, signals);
+        let Published { taken: _, ended } = self.publish(&mut bus, signals);
+        drop(bus);
+        if let Some(gsi) = ended {
+            self.signal_ended(gsi);
+        }
         r
     }
 
@@ -318,7 +374,11 @@ impl ChipsetLock {
         let mut bus = self.bus.lock_with(cpu.irq());
         let mut signals = BusSignals::new();
         let r = f(&mut bus, now(), &mut signals);
-        self.publish(&mut bus, signals);
+        let Published { taken: _, ended } = self.publish(&mut bus, signals);
+        drop(bus);
+        if let Some(gsi) = ended {
+            self.signal_ended(gsi);
+        }
         r
     }
 }

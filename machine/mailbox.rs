@@ -281,12 +281,20 @@ impl OnTimer for VcpuMailbox {
     }
 }
 
-/// The most vCPUs of a VM.
-pub(crate) const MAX_VCPUS: usize = 64;
+/// vCPU numbers are below this.
+pub(crate) const MAX_VCPUS: usize = 1024;
+
+/// Those of vCPUs below this lie beside each other; the places of the others are made when the first of them is.
+const NEAR: usize = 64;
+
+/// A vCPU's place.
+type MailboxSlot = SetOnce<Arc<VcpuMailbox>>;
 
 /// The mailboxes of a VM's vCPUs, published one by one.
 pub(crate) struct VcpuMailboxes {
-    slots: [SetOnce<Arc<VcpuMailbox>>; MAX_VCPUS],
+    slots: [MailboxSlot; NEAR],
+    /// From number [`NEAR`] on.
+    far: SetOnce<KVec<MailboxSlot>>,
     /// All numbers that are taken lie below it.
     limit: AtomicUsize,
 }
@@ -294,19 +302,54 @@ pub(crate) struct VcpuMailboxes {
 impl VcpuMailboxes {
     /// No vCPUs.
     pub(crate) fn new() -> VcpuMailboxes {
-        VcpuMailboxes { slots: [const { SetOnce::new() }; MAX_VCPUS], limit: AtomicUsize::new(0) }
+        VcpuMailboxes {
+            slots: [const { SetOnce::new() }; NEAR],
+            far: SetOnce::new(),
+            limit: AtomicUsize::new(0),
+        }
+    }
+
+    /// Makes the place of vCPU `id`, so that [`VcpuMailboxes::publish`] finds it. The VM's configuration lock is held.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn make_room(&self, id: usize) -> Result {
+        if id < NEAR || self.far.as_ref().is_some() {
+            return Ok(());
+        }
+        let mut far = KVec::with_capacity(MAX_VCPUS.saturating_sub(NEAR), GFP_KERNEL_ACCOUNT)?;
+        for _ in NEAR..MAX_VCPUS {
+            far.push_within_capacity(SetOnce::new())?;
+        }
+        self.far.populate(far);
+        Ok(())
     }
 
     /// Publishes vCPU `id`. Returns whether that number was free.
     pub(crate) fn publish(&self, id: usize, vcpu: Arc<VcpuMailbox>) -> bool {
         // First, so that whoever acts because the vCPU is there finds it.
         self.limit.fetch_max(id.saturating_add(1).min(MAX_VCPUS), SeqCst);
-        self.slots.get(id).is_some_and(|slot| slot.populate(vcpu))
+        self.slot(id).is_some_and(|slot| slot.populate(vcpu))
+    }
+
+    #[inline(always)]
+    fn slot(&self, id: usize) -> Option<&MailboxSlot> {
+        match self.slots.get(id) {
+            None => self.far_slot(id),
+            near => near,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far_slot(&self, id: usize) -> Option<&MailboxSlot> {
+        self.far.as_ref()?.get(id.checked_sub(NEAR)?)
     }
 
     /// Returns that of vCPU `id`.
+    #[inline]
     pub(crate) fn get(&self, id: usize) -> Option<&Arc<VcpuMailbox>> {
-        self.slots.get(id)?.as_ref()
+        self.slot(id)?.as_ref()
     }
 
     /// Returns that of the vCPU with the lowest number: any one will do for what the machine as a whole has to do.
@@ -316,6 +359,12 @@ impl VcpuMailboxes {
 
     /// Returns those of all vCPUs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuMailbox>> {
-        self.slots.iter().take(self.limit.load(SeqCst)).filter_map(|s| s.as_ref())
+        let limit = self.limit.load(SeqCst);
+        let far: &[MailboxSlot] = match self.far.as_ref() {
+            Some(far) if limit > NEAR => far,
+            _ => &[],
+        };
+        let far = far.iter().take(limit.saturating_sub(NEAR));
+        Iterator::chain(self.slots.iter().take(limit), far).filter_map(|s| s.as_ref())
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`dirty`], [`memory`], [`ram`] | how dirty logs are kept; reads and writes of guest memory; the slots, and what changes below them |
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
-//! | [`irqchip`], [`interrupts`] | which interrupt controllers there are; the chips behind their one lock, and messages to local APICs |
+//! | [`irqchip`], [`resample`], [`interrupts`] | which interrupt controllers there are; who is told of the ends of interrupts; the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
 //! | [`power`] | what a guest asked of its platform |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
@@ -44,6 +44,7 @@ pub(crate) mod power;
 pub(crate) mod pvclock;
 pub(crate) mod quiesce;
 pub(crate) mod ram;
+mod resample;
 pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod show;

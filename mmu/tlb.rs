@@ -13,19 +13,24 @@
 //!    the lock of the table only if [`RamChanges::allows`] says that nothing has changed in between. Who changes
 //!    something begins before it takes the lock to unmap, and ends when it is over.
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// The flushes of a VM's translations: those that were asked for, and those that are over.
 #[derive(Debug)]
 pub(crate) struct TlbFlushes {
     requested: AtomicU64,
     done: AtomicU64,
+    /// How often every vCPU was made to leave guest mode.
+    waits: AtomicU64,
 }
 
 impl TlbFlushes {
     /// None so far.
     pub(crate) const fn new() -> TlbFlushes {
-        TlbFlushes { requested: AtomicU64::new(0), done: AtomicU64::new(0) }
+        TlbFlushes { requested: AtomicU64::new(0), done: AtomicU64::new(0), waits: AtomicU64::new(0) }
     }
 
     /// Makes every vCPU flush before its next entry. The caller holds the lock of the table, under which it has taken
@@ -48,6 +53,12 @@ impl TlbFlushes {
     /// Notes that every vCPU has been outside guest mode since `generation` was asked for.
     pub(crate) fn note_done(&self, generation: u64) {
         self.done.fetch_max(generation, SeqCst);
+        self.waits.fetch_add(1, Relaxed);
+    }
+
+    /// Returns how often every vCPU was made to leave guest mode, for the statistics.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Relaxed)
     }
 }
 

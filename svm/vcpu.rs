@@ -378,6 +378,10 @@ impl BackendVcpu for SvmVcpu {
         if dirty.contains(ControlGroups::MSR_EXITS) {
             self.vmcb.intercept_msrs(from.msr_exits());
         }
+        if dirty.contains(ControlGroups::HALT_EXITS) {
+            // Without it, a guest goes on behind its HLT after any exit: the VMCB has no place for more.
+            self.vmcb.intercept3(InterceptVector3::HLT, from.halt_exits());
+        }
     }
 
     #[inline(always)]

@@ -28,6 +28,8 @@ bitflags::bitflags! {
         const MSR_EXITS = 1 << 7;
         /// The host has read data of its own since the guest last ran; there is no more to it than this bit.
         const HOST_DATA = 1 << 8;
+        /// [`EntryControls::halt_exits`].
+        const HALT_EXITS = 1 << 9;
     }
 }
 
@@ -50,11 +52,13 @@ pub(crate) struct EntryControls {
     debug_passthrough: bool,
     breakpoint_exits: bool,
     msr_exits: bool,
+    halt_exits: bool,
     dirty: ControlGroups,
 }
 
 impl EntryControls {
-    /// What a vCPU of a backend begins with: no windows, priority 0, the host's TSC, exits of debug registers.
+    /// What a vCPU of a backend begins with: no windows, priority 0, the host's TSC, exits of debug registers
+    /// and of HLT.
     pub(crate) fn new() -> EntryControls {
         EntryControls {
             interrupt_window: false,
@@ -64,6 +68,7 @@ impl EntryControls {
             debug_passthrough: false,
             breakpoint_exits: false,
             msr_exits: false,
+            halt_exits: true,
             dirty: ControlGroups::empty(),
         }
     }
@@ -139,6 +144,17 @@ impl EntryControls {
     /// Returns whether each RDMSR and WRMSR exits.
     pub(crate) fn msr_exits(&self) -> bool {
         self.msr_exits
+    }
+
+    /// Makes HLT exit, or lets the processor wait in guest mode.
+    pub(crate) fn set_halt_exits(&mut self, on: bool) {
+        self.halt_exits = on;
+        self.dirty |= ControlGroups::HALT_EXITS;
+    }
+
+    /// Returns whether HLT exits.
+    pub(crate) fn halt_exits(&self) -> bool {
+        self.halt_exits
     }
 
     /// Returns whether an exit is asked for when the guest can take a maskable interrupt.

@@ -21,7 +21,6 @@ use crate::arch::addr::{Gfn, Gpa};
 use crate::arch::cpuid::FExtEdx;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{CpuException, ExceptionVector};
-use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
@@ -449,7 +448,7 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// Sets the local APIC's base register for user space, which may go from any mode to any other. Returns whether
     /// there is one and the value is possible; the caller publishes it ([`VcpuCore::publish_apic`]).
     pub(crate) fn restore_apic_base(&mut self, value: u64) -> bool {
-        let reserved = base_reserved(self.cpuid.phys_bits() as u8, true);
+        let reserved = self.cpuid.apic_base_reserved();
         self.lapic.as_mut().is_some_and(|l| l.restore_base(value, reserved).is_ok())
     }
 

@@ -183,6 +183,7 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
         }
     } else if core.nmis != 0 && can_take_nmi(core) {
         core.nmis = core.nmis.saturating_sub(1);
+        count(&record.stats.nmis);
         deliver(record, core, GuestEvent::Nmi);
     } else if waits {
         prepare_interrupt(vm, record, core);
@@ -194,8 +195,8 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     if let Some(lapic) = core.lapic.as_ref() {
         let floor = highest.map_or(0, |vector| lapic.held_class(vector));
         core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor });
-        // The timer waits for an end of interrupt that it can see.
-        if !vm.machine.interrupts.is_timer_waiting() {
+        // The timer, or a device, waits for an end of interrupt that it can see.
+        if !vm.machine.interrupts.awaits_edge_eoi() {
             core.pv.arm_eoi(&*vm.machine.ram, lapic, core.delivery.lapic_vector());
         }
     }

@@ -94,6 +94,12 @@ pub(crate) struct ExitStats {
     pub(crate) polls_met: AtomicU64,
     /// Interrupts injected.
     pub(crate) interrupts: AtomicU64,
+    /// NMIs injected.
+    pub(crate) nmis: AtomicU64,
+    /// Signals that ended KVM_RUN.
+    pub(crate) signals: AtomicU64,
+    /// Instructions that could not be emulated.
+    pub(crate) emulation_failures: AtomicU64,
 }
 
 /// Adds one to a counter that only this thread writes.

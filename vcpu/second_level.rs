@@ -16,6 +16,7 @@ use super::backend::TableRoot;
 use super::outcome::BlockedBy;
 use crate::arch::addr::{Gfn, Gpa, Hpa, Hva, Pfn};
 use crate::host::cpu::{self, PinnedCpu};
+use crate::host::file::signal_pending;
 use crate::host::guest_ram::{self, HostPage};
 use crate::host::notifier::OnInvalidate;
 use crate::host::page::{TablePage, TablePages};
@@ -248,6 +249,31 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
                 Ok(())
             }
             TableFault::Blocked(_) | TableFault::Mapped | TableFault::Mmio | TableFault::Again => Ok(()),
+        }
+    }
+
+    /// Maps the page of `gpa` as a read of the guest's would; sleeps.
+    ///
+    /// # Errors
+    /// `ENOENT` where no memory is, `EFAULT` when there is no page, `ENOMEM`, `EINTR` on a signal.
+    pub(crate) fn pre_fault(&self, gpa: Gpa, hint: &mut usize) -> Result {
+        loop {
+            let wanted = self.wanted(gpa, GuestTouch::Read, hint).ok_or(ENOENT)?;
+            let page = wanted.page(true)?;
+            let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
+            match fault {
+                TableFault::Mapped => return Ok(()),
+                // Mapped, and another page is to be forgotten for it.
+                TableFault::Blocked(BlockedBy::NeedFlush) => {
+                    self.finish_flush();
+                    return Ok(());
+                }
+                TableFault::Mmio => return Err(ENOENT),
+                TableFault::Blocked(by) => self.unblock(by, hint)?,
+                // The memory below is changing.
+                TableFault::Again if signal_pending() => return Err(EINTR),
+                TableFault::Again => core::hint::spin_loop(),
+            }
         }
     }
 

@@ -144,6 +144,15 @@ bitflags! {
     }
 }
 
+impl PrimaryControls {
+    /// Those that change in a vCPU's life.
+    pub(crate) const CHANGING: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW
+        .union(PrimaryControls::NMI_WINDOW)
+        .union(PrimaryControls::MOV_DR)
+        .union(PrimaryControls::HLT)
+        .union(PrimaryControls::MSR_BITMAP);
+}
+
 /// The capability MSRs, as read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VmxMsrs {

@@ -319,12 +319,6 @@ const CR4_GUEST: Cr4 = Cr4::VME
     .union(Cr4::SMAP)
     .union(Cr4::PKE);
 
-/// Primary controls that change in a vCPU's life.
-const CHANGING: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW
-    .union(PrimaryControls::NMI_WINDOW)
-    .union(PrimaryControls::MOV_DR)
-    .union(PrimaryControls::MSR_BITMAP);
-
 /// An owned VMCS with its guest's part of the switched MSRs.
 ///
 /// Its fields are in the processor while it is live; what is written at other times waits.
@@ -484,11 +478,17 @@ impl VmcsPage {
         self.cr4_guest = CR4_GUEST.bits() & has;
     }
 
-    /// Turns the exits for a window or for debug registers on or off.
+    /// Turns the exits for a window, for debug registers or for HLT on or off.
     #[inline]
     pub(super) fn set_primary(&mut self, which: PrimaryControls, on: bool) {
-        let which = which.intersection(CHANGING).bits();
+        let which = which.intersection(PrimaryControls::CHANGING).bits();
         self.primary = if on { self.primary | which } else { self.primary & !which };
+    }
+
+    /// The guest is not halted any more, if it was.
+    #[cold]
+    pub(super) fn end_halt(&mut self) {
+        self.own(OwnedField::ActivityState, 0);
     }
 
     /// Makes INT3 exit, or not.

@@ -83,6 +83,8 @@ pub(crate) struct VmxVcpu {
     tsc_offset_written: Option<u64>,
     report: ExitReport,
     rip: u64,
+    /// HLT does not exit.
+    halts_in_guest: bool,
 }
 
 impl VmxVcpu {
@@ -117,6 +119,7 @@ impl VmxVcpu {
             tsc_offset_written: None,
             report: ExitReport::default(),
             rip: 0,
+            halts_in_guest: false,
         }
     }
 
@@ -442,6 +445,11 @@ impl BackendVcpu for VmxVcpu {
             // Not the groups that still wait to be written: of those the VMCS has what was before.
             self.fetch(self.dirty.complement(), &mut image);
             self.image = image;
+            if self.halts_in_guest {
+                // Behind its HLT, as on SVM: what comes next may be another state, or an event that no halted
+                // processor takes.
+                self.vmcs.end_halt();
+            }
             self.vmcs.leave();
         }
     }
@@ -550,6 +558,10 @@ impl BackendVcpu for VmxVcpu {
         }
         if dirty.contains(ControlGroups::HOST_DATA) {
             self.vmcs.flush_l1d();
+        }
+        if dirty.contains(ControlGroups::HALT_EXITS) {
+            self.vmcs.set_primary(PrimaryControls::HLT, from.halt_exits());
+            self.halts_in_guest = !from.halt_exits();
         }
     }
 

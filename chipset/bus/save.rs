@@ -2,7 +2,8 @@
 
 //! The state of all chips of a bus, section by section.
 //!
-//! What the VMM sets up is no state: which chips there are, routing, whether the speaker's port is its own.
+//! What the VMM sets up is no state: which chips there are, routing, whether the speaker's port is its own, what it drives
+//! from outside and by irqfds.
 
 use super::{BusSignals, ChipBus};
 use crate::arch::time::Ns;
@@ -46,6 +47,8 @@ impl HasState for ChipBus {
             i8042: _,
             pm: _,
             routing: _,
+            resampled: _,
+            outside: _,
             driven,
             console_told,
             console_full,

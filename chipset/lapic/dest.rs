@@ -16,6 +16,10 @@ use crate::chipset::message::{ApicMessage, DeliveryMode, DestMode, BROADCAST};
 
 /// The 8-bit broadcast, as xAPIC targets understand it.
 const XAPIC_BROADCAST: u32 = 0xff;
+/// Lower half of ICR in x2APIC mode: all but the delivery status and the reserved bits.
+pub(super) const ICR_WRITABLE: u64 = 0x000c_cfff;
+/// Delivery status, in ICR and LVT: always reads idle, a write of it is ignored.
+pub(super) const DELIVERY_STATUS: u32 = 1 << 12;
 
 /// The mode of a local APIC, from IA32_APIC_BASE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,16 @@ pub(crate) enum ApicMode {
     Xapic,
     /// Registers in MSRs, 32-bit ids.
     X2apic,
+}
+
+impl ApicMode {
+    /// Returns the bits that ICR can hold.
+    pub(super) fn icr_bits(self) -> u64 {
+        match self {
+            ApicMode::X2apic => !0xffff_ffff | ICR_WRITABLE,
+            ApicMode::Disabled | ApicMode::Xapic => 0xff00_0000_ffff_ffff & !u64::from(DELIVERY_STATUS),
+        }
+    }
 }
 
 /// What a sender must know of a local APIC.

@@ -242,6 +242,7 @@ impl Lapic {
             // SDM, "x2APIC State Transitions": LDR is read-only there and follows from the id.
             self.logical = 0;
         }
+        self.icr &= self.mode().icr_bits();
     }
 
     fn software_enabled(&self) -> bool {

@@ -8,7 +8,7 @@
 
 use super::base::ApicBase;
 use super::dest::ApicMode;
-use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
+use super::regs::{self, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
@@ -263,8 +263,7 @@ impl HasState for Lapic {
         // First the mode: what ICR and LDR can hold depends on it.
         self.base = ApicBase::from_saved(base);
         let x2apic = self.mode() == ApicMode::X2apic;
-        let high = if x2apic { !0xffff_ffff } else { 0xff00_0000_0000_0000 };
-        self.icr = icr & (high | ICR_WRITABLE);
+        self.icr = icr & self.mode().icr_bits();
         self.logical = if x2apic { 0 } else { logical };
         self.tpr = tpr;
         self.dfr = dfr | 0x0fff_ffff;

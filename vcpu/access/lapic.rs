@@ -115,8 +115,8 @@ fn apply<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_e
         LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox, &vm.machine.clock.time),
         LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine),
     }
-    // An edge-triggered end of interrupt may be the timer's, which waits for it.
-    if is_eoi && cx.vm.machine.interrupts.is_timer_waiting() {
-        vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.timer_eoi(now, out));
+    // An edge-triggered end of interrupt may be that of the timer's or of a device's, who wait for it.
+    if is_eoi && cx.vm.machine.interrupts.awaits_edge_eoi() {
+        vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.edge_eoi(now, out));
     }
 }

@@ -9,7 +9,6 @@ use super::lapic;
 use crate::arch::addr::is_canonical;
 use crate::arch::cr::BadCr;
 use crate::arch::exception::CpuException;
-use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
@@ -60,8 +59,8 @@ pub(crate) fn write<B: VendorBackend>(
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::ApicBase) => {
-            let bits = cx.core.cpuid.phys_bits() as u8;
-            cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.set_base(value, base_reserved(bits, true))?;
+            let reserved = cx.core.cpuid.apic_base_reserved();
+            cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.set_base(value, reserved)?;
             cx.core.publish_apic(cx.mailbox, &cx.vm.machine);
             Ok(())
         }

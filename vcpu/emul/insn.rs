@@ -118,6 +118,7 @@ fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, stop: StopReason, after
 /// Returns what comes of an instruction that the emulator does not know: the VM's end only where the guest's kernel
 /// executed it, as on KVM, or where user space wants to know of all.
 fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    count(&cx.record.stats.emulation_failures);
     if cx.core.state.cpl() != 0 && !cx.vm.machine.choices.has(MachineOptions::ENDS_ON_UNKNOWN_INSN) {
         return ExitOutcome::Inject(CpuException::UD);
     }

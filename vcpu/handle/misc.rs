@@ -2,6 +2,7 @@
 
 //! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
 
+use super::pv_ipi;
 use crate::arch::cpuid::CpuidRegs;
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{CpuException, ExceptionVector};
@@ -54,7 +55,7 @@ pub(crate) fn xsetbv<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcom
     ExitOutcome::SkipAndResume
 }
 
-/// VMMCALL or VMCALL in KVM's hypercall ABI. None of the hypercalls is offered yet.
+/// VMMCALL or VMCALL in KVM's hypercall ABI, of which one is offered.
 #[inline]
 pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.hypercalls);
@@ -66,7 +67,11 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
         }
     };
     // As KVM: the privilege is asked for before the number.
-    let answer = if cpl == 0 { KVM_ENOSYS } else { KVM_EPERM };
+    let answer = match (cpl, cx.core.state.gprs[RAX] as u32) {
+        (0, pv_ipi::SEND_IPI) => pv_ipi::send(cx).unwrap_or(KVM_ENOSYS),
+        (0, _) => KVM_ENOSYS,
+        _ => KVM_EPERM,
+    };
     cx.core.state.gprs[RAX] = answer;
     ExitOutcome::SkipAndResume
 }

@@ -12,6 +12,7 @@ pub(crate) mod misc;
 pub(crate) mod msr;
 mod outs;
 pub(crate) mod pio;
+mod pv_ipi;
 
 use super::backend::VendorBackend;
 use super::context::VcpuCx;

@@ -23,6 +23,8 @@ pub const TESTS: &[Test] = &[
     ("apic: lowest priority goes to who is enabled", lowest_enabled),
     ("apic: a base that user space sets counts for senders and cpuid", base_by_sregs),
     ("apic: an impossible base is refused", bad_base),
+    ("apic: the command register keeps all bits but the busy one", icr_bits),
+    ("apic: x2apic mode is refused where cpuid lacks it", no_x2apic),
     ("apic: init keeps what the processor keeps and ends what kvm ends", init),
 ];
 
@@ -190,6 +192,42 @@ fn bad_base(c: &Ctx) {
         assert_eq!(result.map_err(|e| e.errno()), Err(libc::EINVAL), "{apic_base:#x}");
     }
     assert_eq!(g.vcpu.get_sregs().unwrap().apic_base, s.apic_base);
+}
+
+fn icr_bits(c: &Ctx) {
+    // To APIC 0x77, which there is none of: vector 0x40, fixed, and all that means nothing.
+    let code = [&store(0x310, 0x77ff_ffff)[..], &store(0x300, 0xfff3_3040), &[0xe6, 0x10]];
+    let mut g = guest_at(c, APIC, &code);
+    assert_eq!(g.out().0, 0x10);
+
+    let lapic = g.vcpu.get_lapic().unwrap();
+    let register = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| lapic.regs[at + i] as u8));
+    assert_eq!((register(0x310), register(0x300)), (0x7700_0000, 0xfff3_2040));
+    g.vcpu.set_lapic(&lapic).unwrap();
+    let again = g.vcpu.get_lapic().unwrap();
+    assert_eq!(again.regs[0x300..0x320], lapic.regs[0x300..0x320]);
+}
+
+fn no_x2apic(c: &Ctx) {
+    const X2APIC: u64 = 1 << 10;
+    // mov ecx, 0x1b; rdmsr; or ah, 4; wrmsr; out 0x11, al
+    let code = [0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x80, 0xcc, 0x04, 0x0f, 0x30, 0xe6, 0x11];
+    for has in [false, true] {
+        let mut g = Guest::with_irqchip(c, &code);
+        g.handler(13, 0x2000, &[0xe6, 0x10, HLT]);
+        let mut cpuid = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+        for leaf in cpuid.as_mut_slice().iter_mut().filter(|leaf| leaf.function == 1) {
+            leaf.ecx = if has { leaf.ecx | 1 << 21 } else { leaf.ecx & !(1 << 21) };
+        }
+        g.vcpu.set_cpuid2(&cpuid).unwrap();
+
+        assert_eq!(g.out().0, if has { 0x11 } else { 0x10 }, "#GP where it lacks it");
+
+        let s = g.vcpu.get_sregs().unwrap();
+        assert_eq!(s.apic_base & X2APIC != 0, has);
+        let set = g.vcpu.set_sregs(&kvm_sregs { apic_base: s.apic_base | X2APIC, ..s });
+        assert_eq!(set.map_err(|e| e.errno()), if has { Ok(()) } else { Err(libc::EINVAL) });
+    }
 }
 
 fn init(c: &Ctx) {

@@ -119,7 +119,8 @@ fn ioapic_restore(c: &Ctx) {
     assert_eq!(g.out(), (0x10, 0x46), "level triggered, and high all the time");
 }
 
-fn mask_pics(vm: &VmFd) {
+/// Masks all lines of both 8259s.
+pub fn mask_pics(vm: &VmFd) {
     for id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
         let mut state = chip(vm, id);
         state_bytes(&mut state)[IMR] = 0xff;

@@ -2,14 +2,18 @@
 
 //! Instructions on devices that an emulator does not know, or cannot get at.
 
+use crate::enable_cap::enable;
 use crate::guest::{Guest, HLT};
-use crate::harness::{Ctx, Test};
+use crate::harness::{refused, Ctx, Test};
+use crate::raw;
 use kvm_bindings::*;
 use kvm_ioctls::VcpuExit;
+use libc::EINVAL;
 
 pub const TESTS: &[Test] = &[
     ("emulation: an unknown instruction of the guest's kernel ends the vm", unknown_at_cpl_0),
     ("emulation: an unknown instruction at cpl 3 is an invalid opcode", unknown_at_cpl_3),
+    ("emulation: one at cpl 3 ends the run where that is asked for", told_at_cpl_3),
     ("emulation: code in a device's memory ends the vm", code_in_device),
     ("emulation: code in a device's memory at cpl 3 is an invalid opcode", code_in_device_at_cpl_3),
     ("emulation: a segment whose table is no memory ends the vm", segment_without_table),
@@ -81,6 +85,34 @@ fn unknown_at_cpl_0(c: &Ctx) {
 
 fn unknown_at_cpl_3(c: &Ctx) {
     is_invalid(&mut guest(c, 3, &UNKNOWN), CODE);
+}
+
+fn told_at_cpl_3(c: &Ctx) {
+    // The instruction; out 0x12, al
+    let mut g = guest(c, 3, &[&UNKNOWN[..], &[0xe6, 0x12]].concat());
+    refused(enable(&g.vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 2), &[EINVAL]);
+    enable(&g.vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1).unwrap();
+    let r = g.vcpu.get_regs().unwrap();
+    // Ports may be used at any level.
+    g.vcpu.set_regs(&kvm_regs { rflags: 3 << 12 | 2, ..r }).unwrap();
+
+    fails(&mut g, CODE);
+
+    let run = g.vcpu.get_kvm_run();
+    let (suberror, ndata) = raw::internal_error(run);
+    assert_eq!(suberror, KVM_INTERNAL_ERROR_EMULATION);
+    assert!(ndata >= 3, "{ndata} words");
+    let (len, bytes) = raw::failed_instruction(run).expect("the bytes are told");
+    assert!(len >= 4, "{len} bytes");
+    assert_eq!(bytes[..4], UNKNOWN);
+    // User space has carried it out.
+    let r = g.vcpu.get_regs().unwrap();
+    g.vcpu.set_regs(&kvm_regs { rip: CODE + 4, ..r }).unwrap();
+    assert_eq!(g.out().0, 0x12, "no exception is left");
+
+    enable(&g.vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 0).unwrap();
+    g.vcpu.set_regs(&kvm_regs { rip: CODE, ..r }).unwrap();
+    is_invalid(&mut g, CODE);
 }
 
 fn code_in_device(c: &Ctx) {

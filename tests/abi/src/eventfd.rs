@@ -264,7 +264,8 @@ fn ioeventfd_deassign(c: &Ctx) {
     assert_eq!(event.take(), 0);
 }
 
-fn set_irqfd(vm: &VmFd, event: &EventFd, gsi: u32, flags: u32) -> Result<i32, i32> {
+/// Makes an eventfd raise a GSI, or not any more.
+pub fn set_irqfd(vm: &VmFd, event: &EventFd, gsi: u32, flags: u32) -> Result<i32, i32> {
     let mut a = kvm_irqfd { fd: event.as_raw_fd() as u32, gsi, flags, ..Default::default() };
     ioctl_with(vm, nr::IRQFD, &mut a)
 }

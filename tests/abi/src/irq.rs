@@ -7,6 +7,7 @@ use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::raw::{self, ioctl_with};
 use kvm_bindings::*;
+use kvm_ioctls::VcpuFd;
 use libc::EINTR;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc;
@@ -26,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("irq: the timer keeps quiet while another has its line", replaced_pit),
     ("irq: an interrupt that the task priority held back comes when CR8 is lowered", lower_cr8),
     ("irq: the task priority keeps its low bits", low_bits_of_tpr),
+    ("irq: one hypercall interrupts many", pv_ipi),
 ];
 
 /// mov al, VALUE; out 0x10, al; hlt
@@ -45,7 +47,12 @@ pub fn pic_guest(mask: u8) -> Vec<u8> {
 
 /// Switches the local APIC on and lets the 8259 through it.
 pub fn enable_lapic(g: &Guest) {
-    let mut lapic = g.vcpu.get_lapic().unwrap();
+    enable_lapic_of(&g.vcpu);
+}
+
+/// As [`enable_lapic`], of one vCPU.
+pub fn enable_lapic_of(vcpu: &VcpuFd) {
+    let mut lapic = vcpu.get_lapic().unwrap();
     let mut set = |register: usize, value: u32| {
         for (to, from) in lapic.regs[register..].iter_mut().zip(value.to_le_bytes()) {
             *to = from as _;
@@ -53,7 +60,7 @@ pub fn enable_lapic(g: &Guest) {
     };
     set(0xf0, 0x1ff);
     set(0x350, 0x700);
-    g.vcpu.set_lapic(&lapic).unwrap();
+    vcpu.set_lapic(&lapic).unwrap();
 }
 
 /// Drives a GSI.
@@ -77,13 +84,18 @@ fn send_to(vm: &impl AsRawFd, address: u32, data: u32) -> Result<i32, i32> {
 }
 
 /// Runs a guest until a signal that comes in a third of a second.
-fn run_a_while(g: &mut Guest) -> Result<String, i32> {
+pub fn run_a_while(g: &mut Guest) -> Result<String, i32> {
+    run_vcpu_a_while(&mut g.vcpu)
+}
+
+/// As [`run_a_while`], one vCPU.
+pub fn run_vcpu_a_while(vcpu: &mut VcpuFd) -> Result<String, i32> {
     let thread = raw::this_thread();
     let sender = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         raw::interrupt(thread);
     });
-    let result = g.vcpu.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
+    let result = vcpu.run().map(|e| format!("{e:?}")).map_err(|e| e.errno());
     sender.join().unwrap();
     result
 }
@@ -184,6 +196,49 @@ fn waits_for_startup(c: &Ctx) {
     sender.join().unwrap();
 
     assert!(matches!(result, Err(e) if e == EINTR || e == libc::EAGAIN), "{result:?}");
+}
+
+fn pv_ipi(c: &Ctx) {
+    let supported = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let features = supported.as_slice().iter().find(|leaf| leaf.function == 0x4000_0001).unwrap().eax;
+    assert_ne!(features & 1 << 11, 0, "KVM_FEATURE_PV_SEND_IPI");
+    // "Auth": VMMCALL, else VMCALL.
+    let call = if raw::cpuid(0).ebx == 0x6874_7541 { 0xd9 } else { 0xc1 };
+    // mov eax, 10; mov ebx, LOW; mov ecx, HIGH; mov edx, FIRST; mov esi, ICR; the call; out 0x10, al
+    let send = |[low, high, first, icr]: [u32; 4]| {
+        let mut code = Vec::new();
+        for (mov, value) in [(0xb8, 10), (0xbb, low), (0xb9, high), (0xba, first), (0xbe, icr)] {
+            code.extend([0x66, mov]);
+            code.extend(value.to_le_bytes());
+        }
+        code.extend([0x0f, 0x01, call, 0xe6, 0x10]);
+        code
+    };
+    // With 32-bit words bit 1 of the second is APIC 33.
+    let calls = [
+        [1 << 1, 1 << 1, 0, 0x41],
+        [1 << 5, 0, 0, 0x41],
+        [0b11, 0, 32, 0x42],
+        [1 << 4, 0, 96, 0x41],
+        [1, 0, 0, 0x843],
+        [1, 0, 0, 0x44],
+    ];
+    // sti; nop; hlt
+    let code = [&calls.map(send).concat()[..], &[0xfb, 0x90, HLT]].concat();
+    let mut g = Guest::with_irqchip(c, &code);
+    g.handler(0x44, 0x2000, &report(0x44));
+    enable_lapic(&g);
+    let others = [1, 33, 100].map(|id| g.vm.create_vcpu(id).unwrap());
+    others.iter().for_each(enable_lapic_of);
+
+    for taken in [2, 0, 1, 1, 22u8.wrapping_neg(), 1] {
+        assert_eq!(g.out(), (0x10, taken));
+    }
+    assert_eq!(g.out(), (0x10, 0x44), "to the caller itself");
+
+    // The requests for the vectors 0x40 to 0x5f.
+    let irr = others.each_ref().map(|v| v.get_lapic().unwrap().regs[0x220] as u8);
+    assert_eq!(irr, [1 << 1, 1 << 1 | 1 << 2, 1 << 1]);
 }
 
 fn startup(c: &Ctx) {

@@ -42,12 +42,16 @@ mod msr_exits;
 mod node;
 mod paging;
 mod random;
+mod pre_fault;
 mod regs;
+mod resample;
 mod split;
 mod state;
+mod stats;
 mod timer;
 mod vapic;
 mod vm;
+mod waiting;
 
 use harness::{Ctx, Test};
 use std::process::ExitCode;
@@ -127,6 +131,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         debugger::TESTS,
         code::TESTS,
         paging::TESTS,
+        pre_fault::TESTS,
         paging::SOFTWARE,
         completion::TESTS,
         control::TESTS,
@@ -141,10 +146,13 @@ fn all() -> impl Iterator<Item = &'static Test> {
         coalesced::TESTS,
         msr_exits::TESTS,
         chips::TESTS,
+        waiting::TESTS,
         timer::TESTS,
         mce::TESTS,
         eventfd::TESTS,
+        resample::TESTS,
         device::TESTS,
+        stats::TESTS,
         eyes::TESTS,
         state::TESTS,
         leaks::TESTS,

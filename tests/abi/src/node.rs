@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("node: an unknown type of vm is refused", unknown_vm_type),
     ("node: a list of cpuid leaves that is too short is E2BIG", short_cpuid),
     ("node: the supported cpuid has what every guest needs", supported_cpuid),
+    ("node: what is emulated that the processor lacks has a list of its own", emulated_cpuid),
     ("node: a list of msrs that is too short is E2BIG and tells the length", short_msr_list),
     ("node: every msr is listed once", msr_list_unique),
 ];
@@ -123,6 +124,21 @@ fn supported_cpuid(c: &Ctx) {
     if leaf(1).ecx & 1 << 26 != 0 {
         assert!(leaf(0xd).ecx <= 4096, "KVM_GET_XSAVE gives a page");
     }
+}
+
+fn emulated_cpuid(c: &Ctx) {
+    assert_eq!(ioctl(&c.kvm, nr::CHECK_EXTENSION, KVM_CAP_EXT_EMUL_CPUID.into()), Ok(1));
+    let list = c.kvm.get_emulated_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let leaves = list.as_slice();
+    assert_eq!((leaves[0].function, leaves[0].ebx), (0, 0), "nobody's name");
+    assert!(leaves.iter().all(|leaf| leaf.function <= leaves[0].eax));
+
+    let mut none = kvm_cpuid2::default();
+    refused(ioctl_with(&c.kvm, nr::GET_EMULATED_CPUID, &mut none), &[E2BIG]);
+    // A list of one entry, the last word of which is not 0.
+    let mut list = [0u32; 12];
+    (list[0], list[11]) = (1, 1);
+    refused(ioctl_with(&c.kvm, nr::GET_EMULATED_CPUID, &mut list), &[EINVAL]);
 }
 
 fn short_msr_list(c: &Ctx) {

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -224,6 +224,12 @@ impl AsRawFd for EventFd {
     }
 }
 
+/// Returns the file of an fd that a call has made.
+pub fn file(fd: i32) -> File {
+    // SAFETY: Callers pass a new fd, which is nobody else's.
+    unsafe { File::from_raw_fd(fd) }
+}
+
 /// Executes CPUID, subleaf 0.
 pub fn cpuid(leaf: u32) -> CpuidResult {
     // SAFETY: CPUID exists on every x86-64 processor.
@@ -293,14 +299,45 @@ pub fn run_with_ldt(vcpu: &impl AsRawFd) -> AfterRun {
     AfterRun { ret, selectors: [ds, es, fs, gs].map(|s| s as u16), has_table: has_table != 0 }
 }
 
-extern "C" fn nothing(_: libc::c_int) {}
+/// How often SIGUSR1 was taken.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Makes SIGUSR1 interrupt system calls and do nothing else.
+extern "C" fn count(_: libc::c_int) {
+    TAKEN.fetch_add(1, SeqCst);
+}
+
+/// Returns how often SIGUSR1 was taken, by any thread.
+pub fn signals_taken() -> u64 {
+    TAKEN.load(SeqCst)
+}
+
+/// Blocks SIGUSR1 for the calling thread, or lets it through.
+pub fn block_sigusr1(blocked: bool) {
+    let how = if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: The set is valid when zeroed.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        libc::pthread_sigmask(how, &set, ptr::null_mut());
+    }
+}
+
+/// Returns whether SIGUSR1 waits for the calling thread.
+pub fn is_sigusr1_pending() -> bool {
+    // SAFETY: The set is valid when zeroed.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&mut set);
+        libc::sigismember(&set, libc::SIGUSR1) == 1
+    }
+}
+
+/// Makes SIGUSR1 interrupt system calls and be counted.
 pub fn ignore_sigusr1() {
     // SAFETY: The handler does nothing; the structure is valid when zeroed.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        action.sa_sigaction = count as extern "C" fn(libc::c_int) as usize;
         libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut());
     }
 }
@@ -442,6 +479,17 @@ pub fn internal_error(run: &kvm_run) -> (u32, u32) {
     // SAFETY: The exit reason says that this member is valid; any numbers are.
     let internal = unsafe { &run.__bindgen_anon_1.internal };
     (internal.suberror, internal.ndata)
+}
+
+/// Returns what KVM_EXIT_INTERNAL_ERROR says of an instruction that could not be emulated, if it does: how many bytes it
+/// has, and they.
+pub fn failed_instruction(run: &kvm_run) -> Option<(u8, [u8; 15])> {
+    // SAFETY: The exit reason says that this member is valid; any numbers are.
+    let failure = unsafe { &run.__bindgen_anon_1.emulation_failure };
+    let known = u64::from(kvm_bindings::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+    // SAFETY: Plain numbers.
+    let insn = unsafe { &failure.__bindgen_anon_1.__bindgen_anon_1 };
+    (failure.flags & known != 0).then_some((insn.insn_size, insn.insn_bytes))
 }
 
 /// Makes `fd` nonblocking, and writes until it takes no more.

@@ -40,6 +40,15 @@ fn vcpu_twice(c: &Ctx) {
 }
 
 fn vcpu_beyond(c: &Ctx) {
+    let most = ioctl(&c.kvm, nr::CHECK_EXTENSION, KVM_CAP_MAX_VCPU_ID.into()).unwrap() as u64;
+    assert!(most >= 1024, "{most}");
+    let vm = c.vm();
+    vm.create_irq_chip().unwrap();
+    for id in [255, 256, most - 1] {
+        vm.create_vcpu(id).unwrap();
+        refused(ioctl(&vm, nr::CREATE_VCPU, id), &[EEXIST]);
+    }
+    refused(ioctl(&vm, nr::CREATE_VCPU, most), &[EINVAL]);
     for id in [1 << 20, u64::from(u32::MAX), 1 << 40] {
         refused(ioctl(&c.vm(), nr::CREATE_VCPU, id), &[EINVAL]);
     }

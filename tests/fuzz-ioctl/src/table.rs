@@ -135,6 +135,7 @@ pub const TABLE: &[Row] = table! {
     nr::SIGNAL_MSI: Vm, Message;
     nr::REGISTER_COALESCED_MMIO: Vm, Zone;
     nr::UNREGISTER_COALESCED_MMIO: Vm, Zone;
+    nr::GET_STATS_FD: Vm, Nothing;
     nr::CREATE_DEVICE: Vm, NewDevice;
     nr::SET_DEVICE_ATTR: Device, Attribute;
     nr::GET_DEVICE_ATTR: Device, Attribute;
@@ -191,6 +192,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_REG_LIST: Vcpu, Bytes;
     nr::GET_NESTED_STATE: Vcpu, Bytes;
     nr::SET_NESTED_STATE: Vcpu, Change(nr::GET_NESTED_STATE);
+    nr::PRE_FAULT_MEMORY: Vcpu, Bytes;
     nr::GET_STATS_FD: Vcpu, Nothing;
     rvmm::DEV_RUN: Device, Number;
     rvmm::GET_EXITS: Vcpu, Bytes;

@@ -37,6 +37,7 @@ pub(crate) mod page;
 pub(crate) mod processor;
 pub(crate) mod random;
 pub(crate) mod rcu;
+pub(crate) mod signal;
 pub(crate) mod timer;
 pub(crate) mod trace;
 pub(crate) mod wait;

@@ -121,7 +121,7 @@ fn outside(bus: &mut ChipBus, b: &mut Bytes<'_>, now: Ns, out: &mut BusSignals) 
             bus.settle_uart(out);
         }
         3 => {
-            bus.timer_eoi(now, out);
+            bus.edge_eoi(now, out);
             let ready = bus.deadline();
             assert!(ready.is_none_or(|at| at.0 > 0));
         }

@@ -36,6 +36,7 @@ const NUMBERS: &[(&str, u32, u32)] = &[
         kvm_bindings::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
     ),
     ("MCE", caps::MCE, kvm_bindings::KVM_CAP_MCE),
+    ("EXT_EMUL_CPUID", caps::EXT_EMUL_CPUID, kvm_bindings::KVM_CAP_EXT_EMUL_CPUID),
     ("IRQFD", caps::IRQFD, kvm_bindings::KVM_CAP_IRQFD),
     ("PIT2", caps::PIT2, kvm_bindings::KVM_CAP_PIT2),
     ("SET_BOOT_CPU_ID", caps::SET_BOOT_CPU_ID, kvm_bindings::KVM_CAP_SET_BOOT_CPU_ID),
@@ -105,6 +106,7 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("X86_TRIPLE_FAULT_EVENT", caps::X86_TRIPLE_FAULT_EVENT, kvm_bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT),
     ("USER_MEMORY2", caps::USER_MEMORY2, kvm_bindings::KVM_CAP_USER_MEMORY2),
     ("VM_TYPES", caps::VM_TYPES, kvm_bindings::KVM_CAP_VM_TYPES),
+    ("PRE_FAULT_MEMORY", caps::PRE_FAULT_MEMORY, kvm_bindings::KVM_CAP_PRE_FAULT_MEMORY),
 ];
 
 fn full() -> CapInputs {
@@ -132,6 +134,7 @@ fn full() -> CapInputs {
         sregs2: true,
         sync_regs: true,
         msr_features: true,
+        stats: true,
         guest_debug: 7,
         coalesced_page: 2,
     }

@@ -205,6 +205,7 @@ fn vcpu_structs_lie_as_in_the_header() {
     same_layout!(vcpu::SignalMask, kvm_signal_mask { len });
     same_layout!(vcpu::TprAccessCtl, kvm_tpr_access_ctl { enabled, flags, reserved });
     same_layout!(vcpu::VapicAddr, kvm_vapic_addr { vapic_addr });
+    same_layout!(vcpu::PreFaultMemory, kvm_pre_fault_memory { gpa, size, flags, padding });
     same_layout!(vcpu::GuestDebug, kvm_guest_debug { control, pad, debugreg => arch.debugreg });
     same_layout!(
         vcpu::Translation,

@@ -97,6 +97,7 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("GET_REG_LIST", nr::GET_REG_LIST, 0xc008aeb0),
     ("GET_NESTED_STATE", nr::GET_NESTED_STATE, 0xc080aebe),
     ("SET_NESTED_STATE", nr::SET_NESTED_STATE, 0x4080aebf),
+    ("PRE_FAULT_MEMORY", nr::PRE_FAULT_MEMORY, 0xc040aed5),
     ("GET_STATS_FD", nr::GET_STATS_FD, 0x0000aece),
 ];
 

@@ -2,6 +2,8 @@
 
 //! The wires between the chips.
 
+mod resample;
+
 use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::time::Ns;
 use crate::chipset::bus::{decodes, BusSignals, ChipBus, IOAPIC_BASE};
@@ -428,8 +430,8 @@ fn the_timer_through_the_ioapic_goes_on_with_the_end_of_its_interrupt() {
     assert_eq!(vectors(&pc.tick(1_100_000)), [0x42]);
     assert_eq!(vectors(&pc.tick(1_000_000)), []);
 
-    assert!(pc.bus.is_timer_waiting());
-    let (_, out) = pc.with(|bus, now, out| bus.timer_eoi(now, out));
+    assert!(pc.bus.awaits_edge_eoi());
+    let (_, out) = pc.with(|bus, now, out| bus.edge_eoi(now, out));
 
     assert_eq!(vectors(&out), [0x42]);
 }

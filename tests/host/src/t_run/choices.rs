@@ -41,6 +41,7 @@ fn what_a_vm_chooses_has_limits() {
         (caps::X2APIC_API, 3, Ok(0)),
         (caps::X86_DISABLE_EXITS, 1 << 9, Err(EINVAL)),
         (caps::X86_DISABLE_EXITS, caps::DISABLE_EXITS_PAUSE, Ok(0)),
+        (caps::X86_DISABLE_EXITS, caps::DISABLE_EXITS_HLT, Ok(0)),
         (caps::MANUAL_DIRTY_LOG_PROTECT2, 2, Err(EINVAL)),
         (caps::MANUAL_DIRTY_LOG_PROTECT2, 3, Ok(0)),
         (caps::EXCEPTION_PAYLOAD, 1, Ok(0)),
@@ -48,7 +49,7 @@ fn what_a_vm_chooses_has_limits() {
         (caps::EXIT_ON_EMULATION_FAILURE, 2, Err(EINVAL)),
         (caps::EXIT_ON_EMULATION_FAILURE, 1, Ok(0)),
         (caps::X86_USER_SPACE_MSR, 1 << 7, Err(EINVAL)),
-        (caps::MAX_VCPU_ID, 65, Err(EINVAL)),
+        (caps::MAX_VCPU_ID, 1025, Err(EINVAL)),
         (caps::MAX_VCPU_ID, 8, Ok(0)),
         (caps::MAX_VCPU_ID, 8, Ok(0)),
         (caps::MAX_VCPU_ID, 9, Err(EINVAL)),
@@ -65,7 +66,7 @@ fn interrupt_controllers_are_chosen_once_and_before_the_first_vcpu() {
     let (world, _in) = world();
     let vm = AbiVm::new(&world, 16);
     assert_eq!(enable(&vm, caps::SPLIT_IRQCHIP, 1 << 32), Err(EINVAL));
-    assert_eq!(vm.ioctl(nr::SET_BOOT_CPU_ID, 100), Err(EINVAL));
+    assert_eq!(vm.ioctl(nr::SET_BOOT_CPU_ID, 1025), Err(EINVAL));
     assert_eq!(vm.ioctl(nr::SET_BOOT_CPU_ID, 1), Ok(0));
     assert_eq!(enable(&vm, caps::SPLIT_IRQCHIP, 24), Ok(0));
     assert_eq!(enable(&vm, caps::SPLIT_IRQCHIP, 24), Err(EEXIST));

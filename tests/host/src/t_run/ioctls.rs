@@ -217,6 +217,21 @@ fn interrupts_are_raised_from_outside() {
     assert_eq!(vm.give(nr::IRQFD, &irqfd(99, 0)), Err(EBADF));
     event.signal();
     takes(&mut cpu, 0x45);
+    // One whose line stays high until the guest ends its interrupt.
+    let (level_fd, level) = world.eventfd();
+    let (resample_fd, ended) = world.eventfd();
+    let resampled =
+        |resamplefd: i32, flags| abi_vm::Irqfd { resamplefd: resamplefd as u32, ..irqfd(level_fd, flags) };
+    assert_eq!(vm.give(nr::IRQFD, &resampled(99, 2)), Err(EBADF));
+    assert!(!level.is_heard());
+    vm.give(nr::IRQFD, &resampled(resample_fd, 2)).unwrap();
+    level.signal();
+    let halted = cpu.exits(|s| s.rflags |= 0x200, VmExit::Hlt, &[0xf4]);
+    assert_eq!((halted.events, ended.take()), (vec![GuestEvent::Interrupt(0x45)], 0));
+    cpu.store(0xfee0_00b0, B4, 0);
+    assert_eq!((ended.take(), ended.take()), (1, 0));
+    vm.give(nr::IRQFD, &resampled(resample_fd, 3)).unwrap();
+    assert!(!level.is_heard());
     // Routed to a message now.
     let route = abi_vm::IrqRoutingEntry {
         gsi: 5,
@@ -299,7 +314,7 @@ fn a_machine_keeps_its_shape_once_it_has_run() {
     assert_eq!(vm.give(nr::CREATE_DEVICE, &test), Ok(0));
     let mut cpu = vm.vcpu(0);
     assert_eq!(vm.ioctl(nr::CREATE_VCPU, 0), Err(EEXIST));
-    assert_eq!(vm.ioctl(nr::CREATE_VCPU, 64), Err(EINVAL));
+    assert_eq!(vm.ioctl(nr::CREATE_VCPU, 1024), Err(EINVAL));
 
     cpu.cpuid(0, 0);
 
@@ -332,6 +347,11 @@ fn bugs_are_told_with_what_the_processor_said() {
     let all = world.read(stats, 1 << 16, 0, false).unwrap();
     assert_eq!(world.read(stats, 8, all.len() as u64 - 8, false).unwrap(), all[all.len() - 8..]);
     assert_eq!(vm.on(stats, nr::RUN, 0), Err(ENOTTY));
+    assert_eq!(all[24..72].iter().position(|b| *b == 0), Some("kvm-42/vcpu-0".len()), "{:?}", &all[24..72]);
+    let stats = vm.ioctl(nr::GET_STATS_FD, 0).unwrap();
+    vm.close();
+    let all = world.read(stats, 1 << 16, 0, false).unwrap();
+    assert_eq!(all.len(), 24 + 48 + 2 * (64 + 8), "it outlives the VM's fd");
 }
 
 #[test]

@@ -204,7 +204,6 @@ fn a_rest_that_a_signal_ends_is_undone() {
         world.process.write(RAM + at, &[0; 16], true).unwrap();
         ring.add(&[(at, 16, false), (at + 512, 512, true), (at + 16, 1, true)]);
         cpu.store(device.notify(0), B2, 0);
-        sched::wait_until("the transfer", || file.under_way() == 1);
         wait_for_interrupt(&mut cpu);
         assert_eq!(ring.take_used(), [(0, 513)]);
         tasks[1].set(SIGNAL);
