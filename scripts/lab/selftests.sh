@@ -39,6 +39,8 @@ make_selftests_drive() {
 			strip -o "$t/tests/$program" "$program"
 			ldd "$program" | grep -oE "/[^ ]+" >>"$t/libs"
 		done
+		# What ends a thread is loaded when the first is ended.
+		echo /lib/x86_64-linux-gnu/libgcc_s.so.1 >>"$t/libs"
 		sort -u "$t/libs" | while read -r lib; do
 			case $lib in
 			/lib64/*) cp -L "$lib" "$t/lib64/" ;;
