@@ -5,7 +5,7 @@
 //! A capability that is not in [`answer`] is 0. An answer other than 0 promises all of it: user space
 //! never checks further.
 
-use super::vm::{CLOCK_TSC_STABLE, MAX_IRQ_ROUTES};
+use super::vm::{CLOCK_FLAGS, MAX_IRQ_ROUTES};
 
 macro_rules! caps {
     ($($name:ident = $nr:literal,)*) => {
@@ -172,7 +172,7 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         NR_MEMSLOTS => number(inputs.max_memslots),
         MCE => number(inputs.mce_banks),
         IRQ_ROUTING if has_lapic(inputs) => number(MAX_IRQ_ROUTES),
-        ADJUST_CLOCK if inputs.clock => number(CLOCK_TSC_STABLE),
+        ADJUST_CLOCK if inputs.clock => number(CLOCK_FLAGS),
         COALESCED_MMIO => number(inputs.coalesced_page),
         SET_GUEST_DEBUG2 => number(inputs.guest_debug),
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),

@@ -232,22 +232,20 @@ impl<B: VendorBackend> VmFile<B> {
     }
 
     fn get_clock(&self, arg: u64) -> Result<i64> {
-        let clock = self.vm.machine.clock.ns();
-        let data = abi::ClockData {
-            clock,
-            flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
-            pad0: 0,
-            realtime: timer::wall_ns(),
-            host_tsc: timer::rdtsc(),
-            pad: [0; 4],
+        let now = self.vm.machine.clock.moment();
+        // Without a TSC that the host itself trusts, the three would not stay together.
+        let (flags, realtime, host_tsc) = match timer::is_tsc_stable() {
+            true => (abi::CLOCK_FLAGS, now.wall_ns, now.host_tsc),
+            false => (0, 0, 0),
         };
-        user::write(arg, &data)?;
+        user::write(arg, &abi::ClockData { clock: now.ns, flags, pad0: 0, realtime, host_tsc, pad: [0; 4] })?;
         Ok(0)
     }
 
     fn set_clock(&self, arg: u64) -> Result<i64> {
         let data: abi::ClockData = user::read(arg)?;
-        if data.flags & !abi::CLOCK_REALTIME != 0 {
+        // One flag alone asks for something; what KVM_GET_CLOCK gave may be given back as it is.
+        if data.flags & !abi::CLOCK_FLAGS != 0 {
             return Err(EINVAL);
         }
         let mut clock = data.clock;

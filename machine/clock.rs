@@ -63,11 +63,36 @@ impl MachineClock {
         (self.host_tsc.load(Relaxed), self.ns.load(Relaxed))
     }
 
-    /// Returns what the paravirtual clock shows now.
-    pub(crate) fn ns(&self) -> u64 {
+    /// Returns what the paravirtual clock shows when the host's TSC is `tsc`.
+    fn ns_at(&self, tsc: u64) -> u64 {
         let (host_tsc, ns) = self.point();
-        ns.wrapping_add(self.scale.ns(rdtsc().saturating_sub(host_tsc)))
+        ns.wrapping_add(self.scale.ns(tsc.saturating_sub(host_tsc)))
     }
+
+    /// Returns one moment on all clocks.
+    pub(crate) fn moment(&self) -> ClockMoment {
+        // The wall clock is read between two looks at the TSC. The closest of a few pairs is one that no interrupt came into.
+        let pair = || {
+            let (before, wall_ns, after) = (rdtsc(), timer::wall_ns(), rdtsc());
+            (after.wrapping_sub(before), before, wall_ns)
+        };
+        let (_, host_tsc, wall_ns) = (1..CLOCK_LOOKS).fold(pair(), |best, _| best.min(pair()));
+        ClockMoment { ns: self.ns_at(host_tsc), wall_ns, host_tsc }
+    }
+}
+
+/// How often [`MachineClock::moment`] looks.
+const CLOCK_LOOKS: u32 = 4;
+
+/// A moment, as each clock shows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClockMoment {
+    /// The paravirtual clock.
+    pub(crate) ns: u64,
+    /// The host's wall clock, in nanoseconds since 1970.
+    pub(crate) wall_ns: u64,
+    /// The host's TSC.
+    pub(crate) host_tsc: u64,
 }
 
 /// The time of a machine's devices and local APICs.

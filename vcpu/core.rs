@@ -25,7 +25,7 @@ use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
-use crate::host::timer::{rdtsc, tsc_khz, wall_ns, NearClock};
+use crate::host::timer::{rdtsc, tsc_khz, NearClock};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
@@ -513,7 +513,8 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
-        let boot = wall_ns().wrapping_sub(vm.machine.clock.ns());
+        let now = vm.machine.clock.moment();
+        let boot = now.wall_ns.wrapping_sub(now.ns);
         self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)
     }
 }
