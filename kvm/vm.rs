@@ -301,7 +301,7 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
 
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
-            nr::CHECK_EXTENSION => Ok(caps::check_extension(arg)),
+            nr::CHECK_EXTENSION => Ok(caps::check_extension(arg, this.vm.machine.choices.apic_bus_period())),
             nr::CREATE_VCPU => this.create_vcpu(arg),
             nr::SET_USER_MEMORY_REGION => this.set_memory(user::read(arg)?),
             nr::SET_USER_MEMORY_REGION2 => this.set_memory2(user::read(arg)?),

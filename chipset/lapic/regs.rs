@@ -44,10 +44,11 @@ const SELF_IPI: u32 = 0x3f;
 const VERSION_VALUE: u32 = 0x0005_0014;
 /// SVR: vector, enable, focus processor checking.
 pub(super) const SVR_WRITABLE: u32 = 0x3ff;
-/// Lower half of ICR: all but the delivery status and the reserved bits.
-pub(super) const ICR_WRITABLE: u64 = 0x000c_cfff;
+/// Lower half of ICR: all but the delivery status and the reserved bits. By x2APIC's MSR the reserved ones fault; in the
+/// xAPIC's page they are kept, as KVM does.
+const ICR_WRITABLE: u64 = 0x000c_cfff;
 /// Delivery status, in ICR and LVT: always reads idle, a write of it is ignored.
-const DELIVERY_STATUS: u32 = 1 << 12;
+pub(super) const DELIVERY_STATUS: u32 = 1 << 12;
 /// Bits of each LVT entry that can be written.
 pub(super) const LVT_WRITABLE: [u32; 6] = [0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff];
 /// Remote IRR of a LINT entry: read-only.
@@ -221,7 +222,7 @@ impl Lapic {
             TPR => self.set_tpr(low),
             ICR => {
                 let dest = self.icr & !0xffff_ffff;
-                return self.write_icr(dest | (u64::from(value) & ICR_WRITABLE));
+                return self.write_icr(dest | u64::from(value & !DELIVERY_STATUS));
             }
             ICR_HIGH => self.icr = (self.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32),
             LDR => {

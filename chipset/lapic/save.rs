@@ -8,7 +8,7 @@
 
 use super::base::ApicBase;
 use super::dest::ApicMode;
-use super::regs::{self, ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE};
+use super::regs::{self, DELIVERY_STATUS, LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::{LapicTimer, TimerMode};
 use super::{Lapic, VecBits};
 use crate::arch::time::Ns;
@@ -203,7 +203,8 @@ impl HasState for Lapic {
             icr,
             lvt,
             // The mode is in the timer's entry of the table.
-            timer: LapicTimer { mode: _, initial, divide, tsc_deadline, deadline },
+            // The input clock is the machine's, which is made the same way.
+            timer: LapicTimer { bus_ns: _, mode: _, initial, divide, tsc_deadline, deadline },
         } = *self;
         SavedLapic {
             base: base.raw(),
@@ -264,7 +265,7 @@ impl HasState for Lapic {
         self.base = ApicBase::from_saved(base);
         let x2apic = self.mode() == ApicMode::X2apic;
         let high = if x2apic { !0xffff_ffff } else { 0xff00_0000_0000_0000 };
-        self.icr = icr & (high | ICR_WRITABLE);
+        self.icr = icr & (high | u64::from(!DELIVERY_STATUS));
         self.logical = if x2apic { 0 } else { logical };
         self.tpr = tpr;
         self.dfr = dfr | 0x0fff_ffff;
@@ -272,6 +273,8 @@ impl HasState for Lapic {
         (self.irr, self.isr, self.tmr) = (VecBits(irr), VecBits(isr), VecBits(tmr));
         (self.esr, self.errors) = (esr & ESR_BITS, errors & ESR_BITS);
         self.lvt = lvt;
-        self.timer = LapicTimer { mode, initial, divide: divide & DIVIDE_BITS, tsc_deadline, deadline };
+        let bus_ns = self.timer.bus_ns;
+        let divide = divide & DIVIDE_BITS;
+        self.timer = LapicTimer { bus_ns, mode, initial, divide, tsc_deadline, deadline };
     }
 }

@@ -105,6 +105,13 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("X86_TRIPLE_FAULT_EVENT", caps::X86_TRIPLE_FAULT_EVENT, kvm_bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT),
     ("USER_MEMORY2", caps::USER_MEMORY2, kvm_bindings::KVM_CAP_USER_MEMORY2),
     ("VM_TYPES", caps::VM_TYPES, kvm_bindings::KVM_CAP_VM_TYPES),
+    ("MSR_PLATFORM_INFO", caps::MSR_PLATFORM_INFO, kvm_bindings::KVM_CAP_MSR_PLATFORM_INFO),
+    (
+        "ENFORCE_PV_FEATURE_CPUID",
+        caps::ENFORCE_PV_FEATURE_CPUID,
+        kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+    ),
+    ("X86_APIC_BUS_CYCLES_NS", caps::X86_APIC_BUS_CYCLES_NS, kvm_bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS),
 ];
 
 fn full() -> CapInputs {
@@ -133,6 +140,7 @@ fn full() -> CapInputs {
         sync_regs: true,
         msr_features: true,
         guest_debug: 7,
+        apic_bus_ns: 1,
         coalesced_page: 2,
     }
 }
