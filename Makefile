@@ -14,7 +14,7 @@ SOAK_MINUTES ?= 120
 BUILD   := build
 
 .DEFAULT_GOAL := all
-.PHONY: help all lab lab-debian lab-debug crates module tool run shell check test test-host test-guest \
+.PHONY: help all lab lab-debian lab-debug lab-selftests conformance crates module tool run shell check test test-host test-guest \
 	test-system test-full soak module-debug clean bench
 
 help: ## show this list
@@ -34,6 +34,9 @@ lab-debian: ## also make the Debian guest image (for test-full and RUN=debian)
 
 lab-debug: ## also build the debug kernel (for soak; 25 min more on two cores)
 	@$(LAB) debug
+
+lab-selftests: ## also build KVM's own selftests (for test-full and conformance; 3 min more on two cores)
+	@$(LAB) selftests
 
 crates: ## fetch the module's crates into third/
 	@$(LAB) build
@@ -85,6 +88,7 @@ test: module tool ## all of the above
 
 test-full: module tool ## all, and more of them on more emulated hosts (Intel old and new, AMD with 4-level paging)
 	@$(LAB) debian
+	@$(LAB) selftests
 	@scripts/run-tests check host run guest system full
 
 soak: module-debug tool ## all on the debug kernel, faults injected, loops, SOAK_MINUTES of them
@@ -93,6 +97,10 @@ soak: module-debug tool ## all on the debug kernel, faults injected, loops, SOAK
 bench: module tool ## count instructions of rvmm's and KVM's paths; writes docs/bench
 	@$(LAB) all
 	@scripts/bench
+
+conformance: module tool ## KVM's own selftests on stock KVM and on rvmm, on AMD and Intel; writes docs/conformance.md
+	@$(LAB) selftests
+	@scripts/conformance --hosts $(or $(HOSTS),amd,intel)
 
 clean: ## remove build products from the checkout (the lab stays)
 	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \

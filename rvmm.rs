@@ -2,7 +2,7 @@
 
 //! rvmm: a hypervisor as a kernel module.
 //!
-//! Loading probes every CPU and creates /dev/rvmm. CPUs enter root operation only while they run a guest.
+//! Loading probes every CPU and creates /dev/rvmm, and /dev/kvm if asked to. CPUs enter root operation only while they run a guest.
 
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
@@ -21,6 +21,7 @@ pub(crate) mod vcpu;
 pub(crate) mod virtio;
 pub(crate) mod vmx;
 
+use host::node::{kvm_node, KvmNode};
 use host::rcu::{FilledCell, ModuleCell};
 use kvm::debug_files::DebugFiles;
 use kvm::observe::ObservedHost;
@@ -38,22 +39,17 @@ module! {
     description: "Hypervisor with KVM's ioctl interface",
     license: "GPL",
     params: {
-        exit_times: u8 {
-            default: 0,
-            description: "1: measure how long exits take; see rvmm-run --stats",
-        },
+        exit_times: u8 { default: 0, description: "1: measure how long exits take; see rvmm-run --stats", },
         halt_poll_ns: u32 {
             default: 200000,
             description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps; 0: never",
         },
+        kvm_node: u8 { default: 0, description: "1: also make /dev/kvm, for programs that open no other node", },
         nx_huge_pages: u8 {
             default: 2,
             description: "1: only small pages are executable for guests; 0: all are; 2: as the processor needs it",
         },
-        pv_eoi: u8 {
-            default: 1,
-            description: "1: offer guests to end interrupts in memory (KVM_FEATURE_PV_EOI)",
-        },
+        pv_eoi: u8 { default: 1, description: "1: offer guests to end interrupts in memory (KVM_FEATURE_PV_EOI)", },
     },
 }
 
@@ -89,14 +85,15 @@ impl LoadedModule {
     }
 }
 
-/// The module: the device node and debugfs. Unloading waits for nothing, since open files hold the module.
+/// The module: the device nodes and debugfs. Unloading waits for nothing, since open files hold the module.
 #[pin_data]
 struct Rvmm {
     #[pin]
     node: MiscDeviceRegistration<Node>,
+    _kvm_node: KvmNode<Node>,
     #[pin]
     files: DebugFiles,
-    // Dropped last: the node leads to it.
+    // Dropped last: the nodes lead to it.
     _loaded: FilledCell<LoadedModule>,
 }
 
@@ -116,16 +113,18 @@ fn probe() -> Result<FoundBackend> {
 
 impl kernel::InPlaceModule for Rvmm {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let loaded = LoadedModule::new();
         try_pin_init!(Self {
-            _loaded: LOADED.fill(LoadedModule::new()?),
-            files <- DebugFiles::new(&LOADED.get().ok_or(ENODEV)?.node.observed),
-            // Last: once it is there, anybody may open it.
+            files <- DebugFiles::new(&loaded.as_ref().map_err(|e| *e)?.node.observed),
+            _kvm_node: kvm_node(module_parameters::kvm_node.value() != 0)?,
             node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"rvmm" }),
+            // Last: from here on a node can be opened, and loading cannot fail any more.
+            _loaded: LOADED.fill(loaded?),
         })
     }
 }
 
-/// /dev/rvmm.
+/// /dev/rvmm, and /dev/kvm.
 struct Node;
 
 #[vtable]

@@ -5,7 +5,7 @@
 //! A capability that is not in [`answer`] is 0. An answer other than 0 promises all of it: user space
 //! never checks further.
 
-use super::vm::{CLOCK_TSC_STABLE, MAX_IRQ_ROUTES};
+use super::vm::{CLOCK_FLAGS, MAX_IRQ_ROUTES};
 
 macro_rules! caps {
     ($($name:ident = $nr:literal,)*) => {
@@ -80,12 +80,14 @@ caps! {
     IMMEDIATE_EXIT = 136,
     X86_DISABLE_EXITS = 143,
     GET_MSR_FEATURES = 153,
+    MSR_PLATFORM_INFO = 159,
     COALESCED_PIO = 162,
     EXCEPTION_PAYLOAD = 164,
     MANUAL_DIRTY_LOG_PROTECT2 = 168,
     HALT_POLL = 182,
     X86_USER_SPACE_MSR = 188,
     X86_MSR_FILTER = 189,
+    ENFORCE_PV_FEATURE_CPUID = 190,
     SET_GUEST_DEBUG2 = 195,
     SREGS2 = 200,
     BINARY_STATS_FD = 203,
@@ -98,6 +100,7 @@ caps! {
     USER_MEMORY2 = 231,
     VM_TYPES = 235,
     PRE_FAULT_MEMORY = 236,
+    X86_APIC_BUS_CYCLES_NS = 237,
 }
 
 /// [`X2APIC_API`]: APIC ids are 32 bits wide in MSIs and in KVM_GET_LAPIC.
@@ -167,6 +170,8 @@ pub(crate) struct CapInputs {
     pub(crate) msr_features: bool,
     /// KVM_GET_STATS_FD, on VMs and vCPUs.
     pub(crate) stats: bool,
+    /// Nanoseconds of a period of the local APICs' input clock.
+    pub(crate) apic_bus_ns: u32,
     /// Page of the mapping that holds the coalesced ring, 0 without it.
     pub(crate) coalesced_page: u32,
 }
@@ -180,10 +185,11 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         NR_MEMSLOTS => number(inputs.max_memslots),
         MCE => number(inputs.mce_banks),
         IRQ_ROUTING if has_lapic(inputs) => number(MAX_IRQ_ROUTES),
-        ADJUST_CLOCK if inputs.clock => number(CLOCK_TSC_STABLE),
+        ADJUST_CLOCK if inputs.clock => number(CLOCK_FLAGS),
         COALESCED_MMIO => number(inputs.coalesced_page),
         SET_GUEST_DEBUG2 => number(inputs.guest_debug),
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
+        X86_APIC_BUS_CYCLES_NS if has_lapic(inputs) => number(inputs.apic_bus_ns),
         X2APIC_API if has_lapic(inputs) => X2APIC_API_FLAGS as i32,
         DISABLE_QUIRKS2 => number(inputs.quirks),
         X86_DISABLE_EXITS if inputs.enable_cap => DISABLE_EXITS as i32,
@@ -220,6 +226,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         X86_TRIPLE_FAULT_EVENT | HALT_POLL | EXIT_ON_EMULATION_FAILURE => inputs.enable_cap,
         SET_BOOT_CPU_ID => has_lapic(inputs),
         X86_USER_SPACE_MSR | X86_MSR_FILTER => inputs.enable_cap,
+        MSR_PLATFORM_INFO | ENFORCE_PV_FEATURE_CPUID => inputs.enable_cap,
         PIT | PIT2 | PIT_STATE2 | REINJECT_CONTROL => inputs.pit,
         IRQFD => inputs.irqfd,
         IRQFD_RESAMPLE => inputs.irqfd_resample,
@@ -231,7 +238,7 @@ fn is_present(cap: u32, inputs: &CapInputs) -> bool {
         DEVICE_CTRL => inputs.devices,
         TSC_CONTROL => inputs.tsc_scaling,
         SREGS2 => inputs.sregs2,
-        VCPU_ATTRIBUTES | MMU_SHADOW_CACHE_CONTROL => inputs.run,
+        VCPU_ATTRIBUTES | SYS_ATTRIBUTES | MMU_SHADOW_CACHE_CONTROL => inputs.run,
         GET_MSR_FEATURES => inputs.msr_features,
         BINARY_STATS_FD => inputs.stats,
         COALESCED_PIO => inputs.coalesced_page != 0,

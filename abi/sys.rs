@@ -7,6 +7,8 @@
 /// The version that KVM_GET_API_VERSION returns.
 pub(crate) const API_VERSION: i32 = 12;
 
+/// The node's attribute with the components of extended state that guests can have, a `u64`.
+pub(crate) const XCOMP_GUEST_SUPP: u64 = 0;
 /// The most entries that a CPUID list may have.
 pub(crate) const MAX_CPUID_ENTRIES: usize = 256;
 

@@ -52,6 +52,8 @@ pub(crate) const CLOCK_TSC_STABLE: u32 = 1 << 1;
 pub(crate) const CLOCK_REALTIME: u32 = 1 << 2;
 /// [`ClockData::flags`]: [`ClockData::host_tsc`] is valid.
 pub(crate) const CLOCK_HOST_TSC: u32 = 1 << 3;
+/// All of [`ClockData::flags`].
+pub(crate) const CLOCK_FLAGS: u32 = CLOCK_TSC_STABLE | CLOCK_REALTIME | CLOCK_HOST_TSC;
 
 /// [`CreateDevice::flags`]: only say whether the type exists.
 pub(crate) const CREATE_DEVICE_TEST: u32 = 1;

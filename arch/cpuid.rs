@@ -161,6 +161,8 @@ features! {
     F7Ebx {
         /// RDFSBASE and friends.
         FSGSBASE = 0,
+        /// MSR TSC_ADJUST.
+        TSC_ADJUST = 1,
         /// Bit manipulation 1.
         BMI1 = 3,
         /// AVX2.

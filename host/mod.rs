@@ -14,6 +14,7 @@
 //! | [`mitigation`] | the processor's faults, as the kernel found them, and machine checks |
 //! | [`page`] | owned pages, and the pool that page tables are made of |
 //! | [`guest_ram`] | the memory of the VMM process: copies and page look-ups |
+//! | [`node`] | KVM's own device node |
 //! | [`notifier`] | being told when that memory changes |
 //! | [`timer`] | clocks and high-resolution timers |
 //! | [`wait`] | blocking one thread |
@@ -48,6 +49,7 @@ pub(crate) mod mitigation;
 pub(crate) mod msr;
 pub(crate) mod mutex;
 pub(crate) mod netio;
+pub(crate) mod node;
 pub(crate) mod notifier;
 pub(crate) mod page;
 pub(crate) mod random;

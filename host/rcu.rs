@@ -5,6 +5,7 @@
 
 use super::cpu::PinnedCpu;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::{rcu, Arc};
 
@@ -72,7 +73,10 @@ pub(crate) struct RetiredValue<T> {
 
 impl<T> Drop for RetiredValue<T> {
     fn drop(&mut self) {
-        rcu::synchronize_rcu();
+        // A grace period takes ten milliseconds or more, and a VMM that sets its machine up waits for hundreds. As KVM, who
+        // waits here has it hurried, which interrupts the CPUs that run something.
+        // SAFETY: May be called wherever sleeping is allowed, as the type says.
+        unsafe { bindings::synchronize_rcu_expedited() };
         // SAFETY: By the type invariant, and the grace period has passed.
         drop(unsafe { KBox::from_raw(self.old) });
     }

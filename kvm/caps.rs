@@ -8,6 +8,7 @@ use crate::abi::caps;
 use crate::abi::run::COALESCED_PAGE;
 use crate::abi::vcpu::GUESTDBG_VALID as GUEST_DEBUG;
 use crate::arch::cpuid::KvmFeatures;
+use crate::chipset::lapic::BusPeriod;
 use crate::host::fpu::supported_xcr0;
 use crate::host::msr::{has_tsc_aux, SpecControls};
 use crate::host::{cpu, timer};
@@ -17,8 +18,8 @@ use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::MAX_SLOTS;
 use crate::vcpu::{cpuid, msr_table};
 
-/// Answers KVM_CHECK_EXTENSION, on the node and on a VM.
-pub(super) fn check_extension(cap: u64) -> i64 {
+/// Answers KVM_CHECK_EXTENSION, on the node and on a VM, which may have chosen another input clock of its local APICs.
+pub(super) fn check_extension(cap: u64, apic_bus: BusPeriod) -> i64 {
     let inputs = caps::CapInputs {
         run: true,
         host_cpus: cpu::online(),
@@ -44,6 +45,7 @@ pub(super) fn check_extension(cap: u64) -> i64 {
         coalesced_page: COALESCED_PAGE as u32,
         msr_features: true,
         stats: true,
+        apic_bus_ns: u32::try_from(apic_bus.ns()).unwrap_or(u32::MAX),
         devices: true,
         ..caps::CapInputs::default()
     };

@@ -6,11 +6,13 @@
 
 use super::{eventfd, user};
 use crate::abi::{caps, run, vm as abi};
+use crate::chipset::lapic::BusPeriod;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::irqchip::IrqchipMode;
 use crate::machine::mailbox::{VcpuRequests, MAX_VCPUS};
 use crate::machine::msr_filter::{GuestMsrFilter, MsrRange};
 use crate::vcpu::backend::VendorBackend;
+use crate::vcpu::core::VcpuCore;
 use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -118,6 +120,8 @@ pub(super) fn enable<B: VendorBackend>(
             let reasons = u32::try_from(arg).ok().filter(|r| r & !known == 0).ok_or(EINVAL)?;
             choices.set_msr_exits(reasons);
         }
+        caps::X86_APIC_BUS_CYCLES_NS => choose_apic_bus(vm, vcpus, arg)?,
+        caps::MSR_PLATFORM_INFO => choices.set(MachineOptions::HIDES_PLATFORM_INFO, arg == 0),
         caps::X86_TRIPLE_FAULT_EVENT => choices.set(MachineOptions::TRIPLE_FAULT_EVENT, arg != 0),
         caps::HALT_POLL => choices.set_halt_poll_ns(u32::try_from(arg)?),
         caps::EXIT_ON_EMULATION_FAILURE if arg > 1 => return Err(EINVAL),
@@ -125,6 +129,21 @@ pub(super) fn enable<B: VendorBackend>(
         _ => return Err(EINVAL),
     }
     Ok(0)
+}
+
+/// Carries KVM_ENABLE_CAP of a vCPU out.
+///
+/// # Errors
+/// `EINVAL` for flags, and for what is not a vCPU's to enable.
+pub(super) fn enable_for_vcpu<B: VendorBackend>(core: &mut VcpuCore<B>, cap: &abi::EnableCap) -> Result {
+    match cap.cap {
+        _ if cap.flags != 0 => Err(EINVAL),
+        caps::ENFORCE_PV_FEATURE_CPUID => {
+            core.pv.is_enforced = cap.args[0] != 0;
+            Ok(())
+        }
+        _ => Err(EINVAL),
+    }
 }
 
 /// Carries KVM_X86_SET_MSR_FILTER out. The VM's configuration lock is held, so that a vCPU that is made finds the newest.
@@ -169,6 +188,19 @@ fn split_irqchip<B: VendorBackend>(vm: &Vm<B>, vcpus: usize, pins: u64) -> Resul
         return Err(EEXIST);
     }
     vm.machine.irqchip.choose(IrqchipMode::Split { pins });
+    Ok(())
+}
+
+/// Chooses the input clock of the local APICs' timers.
+fn choose_apic_bus<B: VendorBackend>(vm: &Vm<B>, vcpus: usize, ns: u64) -> Result {
+    let period = BusPeriod::new(ns).ok_or(EINVAL)?;
+    if !vm.machine.irqchip.has_lapics() {
+        return Err(ENXIO);
+    }
+    if vcpus != 0 {
+        return Err(EINVAL);
+    }
+    vm.machine.choices.set_apic_bus_period(period);
     Ok(())
 }
 

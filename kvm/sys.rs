@@ -6,9 +6,12 @@ use super::caps::{check_extension, cpuid_facts};
 use super::observe::ObservedHost;
 use super::user;
 use super::vm::VmFile;
+use crate::abi::vm::DeviceAttr;
 use crate::abi::{nr, run, sys, vcpu};
+use crate::chipset::lapic::BusPeriod;
 use crate::host::cpu;
 use crate::host::file::PreparedFile;
+use crate::host::fpu::supported_xcr0;
 use crate::machine::settings::ModuleSettings;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::{cpuid, msr_table};
@@ -40,15 +43,30 @@ pub(crate) fn ioctl<B: VendorBackend>(
     match cmd {
         nr::GET_API_VERSION => no_arg(arg, i64::from(sys::API_VERSION)),
         nr::CREATE_VM => create_vm(backend, node, arg),
-        nr::CHECK_EXTENSION => Ok(check_extension(arg)),
+        nr::CHECK_EXTENSION => Ok(check_extension(arg, BusPeriod::DEFAULT)),
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
         nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
         nr::GET_EMULATED_CPUID => emulated_cpuid(arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg, msr_table::INDEX_LIST),
         nr::GET_MSR_FEATURE_INDEX_LIST => msr_index_list(arg, msr_table::FEATURE_LIST),
         nr::GET_MSRS => feature_msrs(arg),
+        nr::HAS_DEVICE_ATTR => is_xcomp_attr(&user::read(arg)?).map(|()| 0),
+        nr::GET_DEVICE_ATTR => {
+            let attr: DeviceAttr = user::read(arg)?;
+            is_xcomp_attr(&attr)?;
+            user::write(attr.addr, &supported_xcr0().bits()).map(|()| 0)
+        }
         nr::X86_GET_MCE_CAP_SUPPORTED => user::write(arg, &msr_table::MCG_CAP).map(|()| 0),
         _ => Err(ENOTTY),
+    }
+}
+
+/// Returns whether the node has an attribute: which components of extended state guests can have. Documentation of KVM's
+/// API, "KVM_GET_DEVICE_ATTR".
+fn is_xcomp_attr(a: &DeviceAttr) -> Result {
+    match (a.group, a.attr) {
+        (0, sys::XCOMP_GUEST_SUPP) => Ok(()),
+        _ => Err(ENXIO),
     }
 }
 

@@ -8,7 +8,7 @@ use super::run::RunPages;
 use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
-use super::{events, guest_debug, pre_fault, recorder, regs, user};
+use super::{enable_cap, events, guest_debug, pre_fault, recorder, regs, user};
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -50,6 +50,14 @@ struct VcpuInner<B: VendorBackend> {
     last: Option<UserExit>,
     /// The signals that are blocked while KVM_RUN runs; `None` for the thread's own.
     signals: Option<u64>,
+    /// The guest has been entered, or might have been.
+    has_run: bool,
+}
+
+/// Returns what some of CPUID's bits follow: CR4 and XCR0.
+fn cpuid_state<B: VendorBackend>(inner: &mut VcpuInner<B>) -> (u64, u64) {
+    inner.core.fetch(StateGroups::CONTROL);
+    (inner.core.state.cr4, inner.fpu.xcr0().bits())
 }
 
 /// The file behind a vCPU's fd.
@@ -75,7 +83,8 @@ pub(super) struct VcpuFile<B: VendorBackend> {
 fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<VcpuCore<B>>> {
     let id = mailbox.id;
     let is_boot = id == vm.machine.interrupts.boot_cpu();
-    let lapic = vm.machine.irqchip.has_lapics().then(|| match Lapic::new(id, is_boot) {
+    let made = || Lapic::new(id, is_boot).with_bus_period(vm.machine.choices.apic_bus_period());
+    let lapic = vm.machine.irqchip.has_lapics().then(|| match made() {
         lapic if vm.machine.choices.has_quirk(KvmQuirks::LINT0_REENABLED) => lapic,
         lapic => lapic.without_virtual_wire(),
     });
@@ -119,7 +128,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         let record =
             Arc::new(VcpuRecord::new(number, pid, vm.machine.settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
         let core = new_core(&vm, &mailbox)?;
-        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None, signals: None };
+        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None, signals: None, has_run: false };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
@@ -152,6 +161,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             self.load_pdptes(&mut inner.core);
         }
         self.pages.begin(&mut inner.core, &mut inner.last);
+        inner.has_run |= !self.pages.immediate_exit();
         let ended = self.run_to_end(inner);
         // On every way out, that by a signal included.
         if sync.is_wanted() {
@@ -288,10 +298,15 @@ impl<B: VendorBackend> VcpuFile<B> {
     fn set_cpuid(&self, arg: u64) -> Result<i64> {
         let header: abi_sys::Cpuid2 = user::read(arg)?;
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
-        self.with(|core, _| {
-            core.set_cpuid(CpuidTable::from_entries(&entries)?);
-            Ok(0)
-        })
+        let mut table = CpuidTable::from_entries(&entries)?;
+        let mut inner = self.inner.lock()?;
+        // As KVM: once the guest has seen its processor, that stays.
+        if inner.has_run {
+            let (cr4, xcr0) = cpuid_state(&mut inner);
+            return if table.could_replace(&inner.core.cpuid, cr4, xcr0) { Ok(0) } else { Err(EINVAL) };
+        }
+        inner.core.set_cpuid(table);
+        Ok(0)
     }
 
     /// Loads the directory pointers of PAE paging, where the control registers say that it is on. As KVM: what
@@ -312,16 +327,16 @@ impl<B: VendorBackend> VcpuFile<B> {
     #[inline(never)]
     fn get_cpuid(&self, arg: u64) -> Result<i64> {
         let mut header: abi_sys::Cpuid2 = user::read(arg)?;
-        self.with(|core, _| {
-            let entries = core.cpuid.entries();
-            if entries.len() > header.nent as usize {
-                return Err(E2BIG);
-            }
-            header.nent = entries.len() as u32;
-            user::write(arg, &header)?;
-            user::write_array::<abi_sys::Cpuid2, _>(arg, entries)?;
-            Ok(0)
-        })
+        let mut inner = self.inner.lock()?;
+        let (cr4, xcr0) = cpuid_state(&mut inner);
+        let entries = inner.core.cpuid.entries_now(cr4, xcr0)?;
+        if entries.len() > header.nent as usize {
+            return Err(E2BIG);
+        }
+        header.nent = entries.len() as u32;
+        user::write(arg, &header)?;
+        user::write_array::<abi_sys::Cpuid2, _>(arg, &entries)?;
+        Ok(0)
     }
 
     #[inline(never)]
@@ -600,8 +615,10 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
         let ok = |()| 0;
         match cmd {
             nr::RUN => this.run(arg),
-            // No capability is a vCPU's own.
-            nr::ENABLE_CAP => user::read::<EnableCap>(arg).and(Err(EINVAL)),
+            nr::ENABLE_CAP => {
+                let cap = user::read::<EnableCap>(arg)?;
+                this.with(|c, _| enable_cap::enable_for_vcpu(c, &cap).map(ok))
+            }
             nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(c)).map(ok)),
             nr::SET_REGS => this.set_regs(&user::read(arg)?),
             nr::SET_GUEST_DEBUG => this.set_guest_debug(&user::read(arg)?),

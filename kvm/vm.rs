@@ -246,22 +246,21 @@ impl<B: VendorBackend> VmFile<B> {
     fn get_clock(&self, arg: u64) -> Result<i64> {
         // All three of one moment: user space works out from them what the clock shows at another.
         let HostMoment { tsc, wall_ns } = timer::moment();
-        let data = abi::ClockData {
-            clock: self.vm.machine.clock.ns_at(tsc),
-            flags: abi::CLOCK_REALTIME | abi::CLOCK_HOST_TSC,
-            pad0: 0,
-            realtime: wall_ns,
-            host_tsc: tsc,
-            pad: [0; 4],
+        // Without a TSC that the host itself trusts, they would not stay together.
+        let (flags, realtime, host_tsc) = match timer::is_tsc_stable() {
+            true => (abi::CLOCK_FLAGS, wall_ns, tsc),
+            false => (0, 0, 0),
         };
-        user::write(arg, &data)?;
+        let clock = self.vm.machine.clock.ns_at(tsc);
+        user::write(arg, &abi::ClockData { clock, flags, pad0: 0, realtime, host_tsc, pad: [0; 4] })?;
         Ok(0)
     }
 
     #[inline(never)]
     fn set_clock(&self, arg: u64) -> Result<i64> {
         let data: abi::ClockData = user::read(arg)?;
-        if data.flags & !abi::CLOCK_REALTIME != 0 {
+        // One flag alone asks for something; what KVM_GET_CLOCK gave may be given back as it is.
+        if data.flags & !abi::CLOCK_FLAGS != 0 {
             return Err(EINVAL);
         }
         let _config = self.config.lock()?;
@@ -321,7 +320,7 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
     // What it calls is not inlined: there each has a stack frame of its own, and here they would add up.
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: u64) -> Result<i64> {
         match cmd {
-            nr::CHECK_EXTENSION => Ok(caps::check_extension(arg)),
+            nr::CHECK_EXTENSION => Ok(caps::check_extension(arg, this.vm.machine.choices.apic_bus_period())),
             nr::CREATE_VCPU => this.create_vcpu(arg),
             nr::SET_USER_MEMORY_REGION => this.set_memory(user::read(arg)?),
             nr::SET_USER_MEMORY_REGION2 => this.set_memory2(user::read(arg)?),

@@ -7,8 +7,9 @@
 
 use super::msr_filter::GuestMsrFilter;
 use super::settings::ModuleSettings;
+use crate::chipset::lapic::BusPeriod;
 use crate::chipset::DestFormat;
-use core::sync::atomic::{AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -42,6 +43,8 @@ bitflags::bitflags! {
         const ENDS_ON_UNKNOWN_INSN = 1 << 4;
         /// The processor halts in guest mode.
         const HALTS_IN_GUEST = 1 << 5;
+        /// The guest cannot read PLATFORM_INFO.
+        const HIDES_PLATFORM_INFO = 1 << 6;
     }
 }
 
@@ -55,6 +58,8 @@ pub(crate) struct MachineChoices {
     msr_exits: AtomicU32,
     /// The longest time in nanoseconds that a halted vCPU polls.
     halt_poll_ns: AtomicU32,
+    /// A period of the local APICs' input clock in nanoseconds.
+    apic_bus_ns: AtomicU64,
     /// The quirks that are off.
     quirks_off: AtomicU32,
     /// [`MachineOptions`].
@@ -69,6 +74,7 @@ impl MachineChoices {
             msr_filter <- new_mutex!(None),
             msr_exits: AtomicU32::new(0),
             halt_poll_ns: AtomicU32::new(halt_poll_ns),
+            apic_bus_ns: AtomicU64::new(BusPeriod::DEFAULT.ns()),
             quirks_off: AtomicU32::new(0),
             options: AtomicU32::new(0),
         })
@@ -104,6 +110,16 @@ impl MachineChoices {
     /// Sets it.
     pub(crate) fn set_halt_poll_ns(&self, ns: u32) {
         self.halt_poll_ns.store(ns, Relaxed);
+    }
+
+    /// Returns the period of the input clock that local APICs are made with.
+    pub(crate) fn apic_bus_period(&self) -> BusPeriod {
+        BusPeriod::new(self.apic_bus_ns.load(Relaxed)).unwrap_or(BusPeriod::DEFAULT)
+    }
+
+    /// Sets it.
+    pub(crate) fn set_apic_bus_period(&self, period: BusPeriod) {
+        self.apic_bus_ns.store(period.ns(), Relaxed);
     }
 
     /// Returns whether an option is chosen.

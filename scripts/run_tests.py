@@ -19,6 +19,7 @@ may hold lines "# key: value":
   cpu, smp, append, timeout
            of the host, as run-host takes them
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
+  file     a file of the source that the test finds in its folder
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
   hosts    where the test makes sense; amd and intel without it. What is for amd is for amd-debug
@@ -216,7 +217,7 @@ class SystemTest:
     """One script of tests/system on one host, with what its head asks for."""
 
     QEMU_ONLY = ("cpu", "memory")
-    KEY = re.compile(r"^# (ring|cpu|smp|memory|append|timeout|disk|allow|after|hosts|loops)(@[a-z0-9-]+)?: (.+)$")
+    KEY = re.compile(r"^# (ring|cpu|smp|memory|append|timeout|disk|file|allow|after|hosts|loops)(@[a-z0-9-]+)?: (.+)$")
 
     def __init__(self, name, host="amd"):
         self.name, self.host = name, host
@@ -282,6 +283,7 @@ class SystemTest:
                    f"--timeout={self.timeout()}"]
         command += [f"--{key}={value}" for key, value in self.shape_keys().items()]
         command += [f"--allow={allow}" for allow in self.all("allow")]
+        command += [f"--file={os.path.join(TOP, path)}" for path in self.all("file")]
         if disk:
             command += ["--disk", disk]
         given = f"SOAK_SECONDS={self.seconds} " if self.is_loop() else ""

@@ -18,7 +18,7 @@ use super::timer_advance::TimerAdvance;
 use super::vapic::VapicState;
 use super::vm::Vm;
 use crate::arch::addr::{Gfn, Gpa};
-use crate::arch::cpuid::FExtEdx;
+use crate::arch::cpuid::{CpuVendor, FExtEdx};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::{Lapic, TimerClock};
@@ -92,6 +92,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) vapic: VapicState,
     /// TSC_AUX.
     pub(crate) tsc_aux: u32,
+    /// TSC_ADJUST: what the guest's own writes have added to its TSC.
+    pub(crate) tsc_adjust: u64,
     /// SPEC_CTRL, of the bits that the processor has.
     pub(crate) spec_ctrl: u32,
     /// The processor takes pages of 1 GiB in a guest's tables, whatever CPUID tells the guest.
@@ -173,11 +175,12 @@ impl<B: VendorBackend> VcpuCore<B> {
             paging: VcpuPaging::Direct,
             lapic,
             cpuid,
-            msrs: MsrStore::new(),
+            msrs: MsrStore::new(CpuVendor::of(cpu::cpuid(0, 0))),
             recent_msrs,
             pv: PvState::default(),
             vapic: VapicState::default(),
             tsc_aux: 0,
+            tsc_adjust: 0,
             spec_ctrl: 0,
             has_gib_pages: FExtEdx::from_bits_retain(cpu::cpuid(0x8000_0001, 0).edx)
                 .contains(FExtEdx::PAGE_1G),

@@ -25,6 +25,11 @@ pub(crate) const KVM_SIGNATURE: u32 = 0x4000_0000;
 /// The leaf of KVM's paravirtual features.
 pub(crate) const KVM_FEATURES: u32 = 0x4000_0001;
 
+/// What the first leaf says in EBX, ECX and EDX.
+const KVM_NAME: [u32; 3] = signature(b"KVMKVMKVM\0\0\0");
+/// Hypervisors begin their leaves below this one, at multiples of 0x100.
+const LAST_SIGNATURE: u32 = 0x4001_0000;
+
 /// The frequency of the local APIC's bus clock, as the guest is told it.
 const APIC_BUS_HZ: u32 = 1_000_000_000;
 /// Components of the extended state that leaf 0xD can describe.
@@ -190,6 +195,8 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
         let (mut ebx, mut ecx) =
             (F7Ebx::from_bits_truncate(host.ebx), F7Ecx::from_bits_truncate(host.ecx) & !F7Ecx::OSPKE);
         let mut edx = F7Edx::from_bits_truncate(host.edx);
+        // The guest's TSC is the module's own, whatever the host's can do.
+        ebx.insert(F7Ebx::TSC_ADJUST);
         if !self.facts.hardware_paging {
             ebx.remove(F7Ebx::INVPCID);
         }
@@ -279,8 +286,8 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
     }
 
     fn kvm(&mut self) -> Result {
-        const NAME: [u32; 3] = signature(b"KVMKVMKVM\0\0\0");
-        self.leaf(KVM_SIGNATURE, CpuidRegs { eax: KVM_FEATURES, ebx: NAME[0], ecx: NAME[1], edx: NAME[2] })?;
+        let [ebx, ecx, edx] = KVM_NAME;
+        self.leaf(KVM_SIGNATURE, CpuidRegs { eax: KVM_FEATURES, ebx, ecx, edx })?;
         self.leaf(KVM_FEATURES, CpuidRegs { eax: self.facts.pv.bits(), ..CpuidRegs::default() })
     }
 
@@ -487,9 +494,34 @@ impl CpuidTable {
         count_first(self.sorted, |i| self.at(i).is_some_and(|e| before(key(e))))
     }
 
-    /// Returns the list as user space gave it.
-    pub(crate) fn entries(&self) -> &[CpuidEntry2] {
-        &self.entries
+    /// Returns the list that user space gave, with the bits that follow the vCPU's state as they are now.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn entries_now(&self, cr4: u64, xcr0: u64) -> Result<KVec<CpuidEntry2>> {
+        let mut entries = KVec::with_capacity(self.entries.len(), GFP_KERNEL_ACCOUNT)?;
+        for e in &self.entries {
+            entries.push_within_capacity(self.entry_now(e, cr4, xcr0))?;
+        }
+        Ok(entries)
+    }
+
+    /// Returns whether this list, in the place of the vCPU's own, would say the same of the processor, whatever it says
+    /// of the vCPU's state.
+    pub(crate) fn could_replace(&mut self, own: &CpuidTable, cr4: u64, xcr0: u64) -> bool {
+        self.apic_enabled = own.apic_enabled;
+        let now = |table: &CpuidTable, e| {
+            let e = table.entry_now(e, cr4, xcr0);
+            (e.function, e.index, e.flags, e.regs())
+        };
+        self.entries.len() == own.entries.len()
+            && self.entries.iter().zip(&own.entries).all(|(a, b)| now(self, a) == now(own, b))
+    }
+
+    fn entry_now(&self, e: &CpuidEntry2, cr4: u64, xcr0: u64) -> CpuidEntry2 {
+        let mut regs = e.regs();
+        self.apply_state(e, &mut regs, cr4, xcr0);
+        CpuidEntry2 { eax: regs.eax, ebx: regs.ebx, ecx: regs.ecx, edx: regs.edx, ..*e }
     }
 
     /// Returns the bits of IA32_APIC_BASE that cannot be set.
@@ -500,6 +532,38 @@ impl CpuidTable {
     /// Returns which values the control registers take.
     pub(crate) fn cr_rules(&self) -> &CrRules {
         &self.cr_rules
+    }
+
+    /// Returns whose processor it is.
+    pub(crate) fn vendor(&self) -> CpuVendor {
+        self.vendor
+    }
+
+    /// Returns whether MSR TSC_AUX is offered: by RDTSCP or RDPID, which read it.
+    pub(crate) fn has_tsc_aux(&self) -> bool {
+        self.regs_of(0x8000_0001).edx & FExtEdx::RDTSCP.bits() != 0
+            || self.regs_of(7).ecx & F7Ecx::RDPID.bits() != 0
+    }
+
+    /// Returns whether MSR TSC_ADJUST is offered.
+    pub(crate) fn has_tsc_adjust(&self) -> bool {
+        self.regs_of(7).ebx & F7Ebx::TSC_ADJUST.bits() != 0
+    }
+
+    /// Returns the paravirtual features that are offered: those behind KVM's signature, wherever that is among the
+    /// leaves of hypervisors.
+    pub(crate) fn pv_features(&self) -> KvmFeatures {
+        let base = (KVM_SIGNATURE..LAST_SIGNATURE).step_by(0x100).find(|base| {
+            let CpuidRegs { ebx, ecx, edx, .. } = self.regs_of(*base);
+            [ebx, ecx, edx] == KVM_NAME
+        });
+        let eax = base.map_or(0, |base| self.regs_of(base | KVM_FEATURES).eax);
+        KvmFeatures::from_bits_retain(eax)
+    }
+
+    /// Returns the first subleaf of a leaf as user space gave it, zeros for none.
+    fn regs_of(&self, function: u32) -> CpuidRegs {
+        self.find(function, 0).map_or_else(CpuidRegs::default, |e| e.regs())
     }
 
     /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.

@@ -7,6 +7,7 @@
 //! | [`MsrPolicy::State`] | a register of the vCPU's state |
 //! | [`MsrPolicy::Handled`] | an access does something |
 //! | [`MsrPolicy::Stored`] | keeps what was written, in [`MsrStore`] |
+//! | [`MsrPolicy::HostSet`] | the same for user space; the guest's writes are dropped, or fault |
 //! | [`MsrPolicy::Fixed`] | reads a constant, writes are dropped |
 //! | [`MsrPolicy::ReadOnly`] | reads a constant, writes fault |
 //!
@@ -18,6 +19,7 @@
 //! "KVM-specific MSRs".
 
 use crate::arch::addr::is_canonical;
+use crate::arch::cpuid::CpuVendor;
 use crate::arch::msr::*;
 use crate::arch::slice::count_first;
 use crate::machine::msr_filter::{GuestMsrFilter, MsrUse};
@@ -35,6 +37,9 @@ pub(crate) const MCE_BANKS: u32 = 10;
 /// register ioctls move.
 pub(crate) const INDEX_LIST: &[u32] = &[
     TSC,
+    TSC_ADJUST,
+    UCODE_REV,
+    PLATFORM_INFO,
     SYSENTER_CS,
     SYSENTER_ESP,
     SYSENTER_EIP,
@@ -50,6 +55,7 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     MCG_STATUS,
     MCG_CTL,
     HWCR,
+    DE_CFG,
     KVM_WALL_CLOCK,
     KVM_SYSTEM_TIME,
     KVM_WALL_CLOCK_NEW,
@@ -57,19 +63,25 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     KVM_PV_EOI_EN,
 ];
 
-/// What KVM_GET_MSR_FEATURE_INDEX_LIST gives: MSRs that say what the processor is like, and read the same in all guests.
-pub(crate) const FEATURE_LIST: &[u32] = &[0x8b, 0xce, 0xc001_1029];
+/// What KVM_GET_MSR_FEATURE_INDEX_LIST gives: MSRs that say what the processor is like.
+pub(crate) const FEATURE_LIST: &[u32] = &[UCODE_REV, PLATFORM_INFO, DE_CFG];
 
-/// Returns what such an MSR reads.
+/// Returns the most that such an MSR can be made to say.
 pub(crate) fn feature(index: u32) -> Option<u64> {
-    match lookup(index) {
-        Some(MsrPolicy::Fixed(value)) if FEATURE_LIST.contains(&index) => Some(value),
+    match index {
+        UCODE_REV => Some(MICROCODE),
+        PLATFORM_INFO => Some(0),
+        DE_CFG => Some(DE_CFG_LFENCE),
         _ => None,
     }
 }
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
+const TSC_ADJUST: u32 = 0x3b;
+/// The microcode's revision.
+const UCODE_REV: u32 = 0x8b;
+const PLATFORM_INFO: u32 = 0xce;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
@@ -90,6 +102,9 @@ const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const HWCR: u32 = 0xc001_0015;
+const DE_CFG: u32 = 0xc001_1029;
+/// DE_CFG: LFENCE serializes. It always does.
+const DE_CFG_LFENCE: u64 = 1 << 1;
 
 /// A register of the vCPU's state that has an MSR number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +136,17 @@ pub(crate) enum StateMsr {
 }
 
 impl StateMsr {
+    /// Returns what WRMSR keeps of `value`: AMD's processors have 32 bits of the addresses for SYSENTER, which they
+    /// know in legacy mode alone. APM, "SYSENTER and SYSEXIT MSRs".
+    pub(crate) fn kept(self, value: u64, vendor: CpuVendor) -> u64 {
+        match self {
+            StateMsr::SysenterEsp | StateMsr::SysenterEip if vendor == CpuVendor::Amd => {
+                value & u64::from(u32::MAX)
+            }
+            _ => value,
+        }
+    }
+
     /// Returns whether WRMSR takes `value`, for linear addresses of `va_bits` bits (48 or 57).
     ///
     /// EFER depends on more than its value: here only bits that no processor has are refused.
@@ -146,6 +172,8 @@ impl StateMsr {
 pub(crate) enum HandledMsr {
     /// The time stamp counter.
     Tsc,
+    /// What the guest's own writes have added to it, where CPUID offers that.
+    TscAdjust,
     /// The local APIC's timer in deadline mode.
     TscDeadline,
     /// The local APIC's mode and address.
@@ -177,6 +205,13 @@ pub(crate) enum MsrPolicy {
     Handled(HandledMsr),
     /// Keeps what was written.
     Stored(MsrSlot),
+    /// Keeps what user space wrote. A guest's write is dropped, or faults.
+    HostSet {
+        /// Where.
+        slot: MsrSlot,
+        /// A guest's write is dropped.
+        drops: bool,
+    },
     /// Reads a constant; writes are dropped.
     Fixed(u64),
     /// Reads a constant; writes fault.
@@ -197,6 +232,8 @@ struct MsrRule {
     keep: u64,
     /// Bits that may be set and are dropped; all others fault.
     drop: u64,
+    /// Bits that the guest may not change.
+    fixed: u64,
     check: MsrCheck,
 }
 
@@ -233,6 +270,7 @@ impl MsrCheck {
 #[derive(Clone, Copy)]
 enum MsrKind {
     Stored { rule: MsrRule, reset: u64 },
+    HostSet { rule: MsrRule, drops: bool },
     Fixed(u64),
     ReadOnly(u64),
 }
@@ -252,21 +290,33 @@ const fn read_only(index: u32, value: u64) -> MsrRow {
 }
 
 const fn stored(first: u32, last: u32, keep: u64, drop: u64, reset: u64, check: MsrCheck) -> MsrRow {
-    MsrRow { numbers: first..=last, kind: MsrKind::Stored { rule: MsrRule { keep, drop, check }, reset } }
+    let rule = MsrRule { keep, drop, fixed: 0, check };
+    MsrRow { numbers: first..=last, kind: MsrKind::Stored { rule, reset } }
+}
+
+/// One that keeps some bits of any value, of which the guest cannot change those that are `fixed`.
+const fn part_fixed(index: u32, keep: u64, fixed: u64, reset: u64) -> MsrRow {
+    let rule = MsrRule { keep, drop: u64::MAX, fixed, check: MsrCheck::None };
+    MsrRow { numbers: index..=index, kind: MsrKind::Stored { rule, reset } }
+}
+
+const fn host_set(index: u32, keep: u64, drops: bool) -> MsrRow {
+    let rule = MsrRule { keep, drop: !keep, fixed: 0, check: MsrCheck::None };
+    MsrRow { numbers: index..=index, kind: MsrKind::HostSet { rule, drops } }
 }
 
 /// Physical address bits that MTRRs may hold.
 const MTRR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// MTRRcap: eight variable ranges, fixed ranges, write combining.
 const MTRR_CAP: u64 = 8 | 1 << 8 | 1 << 10;
-/// MISC_ENABLE: no branch trace, no precise sampling; fast strings.
-const MISC_ENABLE_RESET: u64 = 1 << 11 | 1 << 12 | 1;
+/// MISC_ENABLE: no branch trace, no precise sampling.
+const MISC_ENABLE_RESET: u64 = 1 << 11 | 1 << 12;
 /// The microcode's revision, where AMD has it (low half) and where Intel has it (high half).
 const MICROCODE: u64 = 1 << 32 | 0x0100_0065;
 /// HWCR: machine-check status may be written; the TSC counts at the rate of P-state 0.
 const HWCR_KEEP: u64 = 1 << 18 | 1 << 24;
-/// HWCR: SMM lock, and switches of old processors.
-const HWCR_DROP: u64 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8;
+/// HWCR: switches of old processors, for the TLB's cache, its flush filter and IGNNE#.
+const HWCR_DROP: u64 = 1 << 3 | 1 << 6 | 1 << 8;
 
 /// The rows, by number. Kept sorted: a host test checks that, and that none overlap.
 const ROWS: [MsrRow; 61] = [
@@ -280,14 +330,14 @@ const ROWS: [MsrRow; 61] = [
     fixed(0x3a, 0x3a, 1),
     // Microcode update trigger.
     fixed(0x79, 0x79, 0),
-    // Microcode revision. Linux on Intel writes 0 before it reads.
-    fixed(0x8b, 0x8b, MICROCODE),
+    // Linux on Intel writes 0 before it reads.
+    host_set(UCODE_REV, u64::MAX, true),
     // P6 performance counters.
     fixed(0xc1, 0xc2, 0),
     // FSB_FREQ: 100 MHz.
     fixed(0xcd, 0xcd, 3),
-    // PLATFORM_INFO.
-    fixed(0xce, 0xce, 0),
+    // Bit 31 would let the guest have CPUID fault, in MISC_FEATURES_ENABLES.
+    host_set(PLATFORM_INFO, !(1 << 31), false),
     read_only(0xfe, MTRR_CAP),
     // BBL_CR_CTL3: L2 cache enabled.
     fixed(0x11e, 0x11e, 0xbe70_2111),
@@ -302,7 +352,7 @@ const ROWS: [MsrRow; 61] = [
     fixed(0x198, 0x198, 1000 | 4 << 40),
     // PERF_CTL.
     fixed(0x199, 0x199, 0),
-    stored(MISC_ENABLE, MISC_ENABLE, 0x4_00c5_1889, u64::MAX, MISC_ENABLE_RESET, MsrCheck::None),
+    part_fixed(MISC_ENABLE, 0x4_00c5_1889, MISC_ENABLE_RESET, MISC_ENABLE_RESET),
     // DEBUGCTL: neither branch records nor single step on branches.
     fixed(0x1d9, 0x1d9, 0),
     // Last branch and exception records.
@@ -344,7 +394,7 @@ const ROWS: [MsrRow; 61] = [
     fixed(0xc001_0000, 0xc001_0007, 0),
     // SYSCFG.
     fixed(0xc001_0010, 0xc001_0010, 0),
-    stored(HWCR, HWCR, HWCR_KEEP, HWCR_DROP, 1 << 24, MsrCheck::None),
+    stored(HWCR, HWCR, HWCR_KEEP, HWCR_DROP, 0, MsrCheck::None),
     // IORR, TOP_MEM and TOP_MEM2; then NB_CFG.
     fixed(0xc001_0016, 0xc001_001f, 0),
     // PATCH_LOADER.
@@ -363,8 +413,7 @@ const ROWS: [MsrRow; 61] = [
     fixed(0xc001_0200, 0xc001_020b, 0),
     // IC_CFG to FP_CFG: switches for errata, all dropped.
     fixed(0xc001_1021, 0xc001_1028, 0),
-    // DE_CFG: LFENCE serializes, always.
-    fixed(0xc001_1029, 0xc001_1029, 1 << 1),
+    stored(DE_CFG, DE_CFG, DE_CFG_LFENCE, 0, 0, MsrCheck::None),
     // BU_CFG2 and its neighbours.
     fixed(0xc001_102a, 0xc001_102d, 0),
 ];
@@ -375,7 +424,9 @@ const STARTS: [usize; ROWS.len() + 1] = {
     let mut i = 0;
     while i < ROWS.len() {
         let count = match ROWS[i].kind {
-            MsrKind::Stored { .. } => (*ROWS[i].numbers.end() - *ROWS[i].numbers.start() + 1) as usize,
+            MsrKind::Stored { .. } | MsrKind::HostSet { .. } => {
+                (*ROWS[i].numbers.end() - *ROWS[i].numbers.start() + 1) as usize
+            }
             _ => 0,
         };
         starts[i + 1] = starts[i] + count;
@@ -400,6 +451,7 @@ pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
         SPEC_CTRL => MsrPolicy::Handled(HandledMsr::SpecCtrl),
         PRED_CMD => MsrPolicy::Handled(HandledMsr::PredCmd),
         TSC => MsrPolicy::Handled(HandledMsr::Tsc),
+        TSC_ADJUST => MsrPolicy::Handled(HandledMsr::TscAdjust),
         TSC_AUX => MsrPolicy::Handled(HandledMsr::TscAux),
         FS_BASE => MsrPolicy::State(StateMsr::FsBase),
         GS_BASE => MsrPolicy::State(StateMsr::GsBase),
@@ -425,13 +477,13 @@ pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
 fn lookup_row(index: u32) -> Option<MsrPolicy> {
     let at = count_first(TABLE.len(), |i| TABLE.get(i).is_some_and(|row| *row.numbers.end() < index));
     let row = TABLE.get(at).filter(|row| row.numbers.contains(&index))?;
+    let offset = index.wrapping_sub(*row.numbers.start()) as usize;
+    let slot = |rule| STARTS.get(at).map(|start| MsrSlot { at: start.wrapping_add(offset), rule });
     Some(match row.kind {
         MsrKind::Fixed(value) => MsrPolicy::Fixed(value),
         MsrKind::ReadOnly(value) => MsrPolicy::ReadOnly(value),
-        MsrKind::Stored { rule, .. } => {
-            let offset = index.wrapping_sub(*row.numbers.start()) as usize;
-            MsrPolicy::Stored(MsrSlot { at: STARTS.get(at)?.wrapping_add(offset), rule })
-        }
+        MsrKind::Stored { rule, .. } => MsrPolicy::Stored(slot(rule)?),
+        MsrKind::HostSet { rule, drops } => MsrPolicy::HostSet { slot: slot(rule)?, drops },
     })
 }
 
@@ -502,8 +554,8 @@ pub(crate) struct MsrStore {
 }
 
 impl MsrStore {
-    /// All at their values after reset.
-    pub(crate) fn new() -> MsrStore {
+    /// All at their values after reset, on a processor of that vendor.
+    pub(crate) fn new(vendor: CpuVendor) -> MsrStore {
         let mut values = [0; STORED];
         for (row, start) in TABLE.iter().zip(STARTS) {
             if let MsrKind::Stored { reset, .. } = row.kind {
@@ -512,7 +564,10 @@ impl MsrStore {
                 values.get_mut(start..=end).unwrap_or(&mut []).fill(reset);
             }
         }
-        MsrStore { values, mcg_cap: MCG_CAP | u64::from(MCE_BANKS) }
+        let mut store = MsrStore { values, mcg_cap: MCG_CAP | u64::from(MCE_BANKS) };
+        let half = if vendor == CpuVendor::Amd { u32::MAX.into() } else { !u64::from(u32::MAX) };
+        store.put(UCODE_REV, MICROCODE & half);
+        store
     }
 
     /// Returns whether the vCPU has the MSR `index`: not the banks that MCG_CAP does not count.
@@ -526,14 +581,14 @@ impl MsrStore {
     /// Returns the value of the stored MSR `index`, 0 for any other.
     pub(crate) fn get(&self, index: u32) -> u64 {
         match lookup_row(index) {
-            Some(MsrPolicy::Stored(slot)) => self.read(slot),
+            Some(MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. }) => self.read(slot),
             _ => 0,
         }
     }
 
     /// Sets the stored MSR `index` to a value that is known to be possible.
     pub(crate) fn put(&mut self, index: u32, value: u64) {
-        if let Some(MsrPolicy::Stored(slot)) = lookup_row(index) {
+        if let Some(MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. }) = lookup_row(index) {
             if let Some(to) = self.values.get_mut(slot.at) {
                 *to = value;
             }
@@ -545,12 +600,17 @@ impl MsrStore {
         self.values.get(slot.at).copied().unwrap_or(0)
     }
 
+    /// Returns whether the guest may not write a value, whatever user space may.
+    pub(crate) fn changes_fixed(&self, slot: MsrSlot, value: u64) -> bool {
+        (self.read(slot) ^ value) & slot.rule.fixed != 0
+    }
+
     /// Writes a stored MSR.
     ///
     /// # Errors
     /// [`MsrRefused`] for a value with a reserved bit or an impossible memory type.
     pub(crate) fn write(&mut self, slot: MsrSlot, value: u64) -> Result<(), MsrRefused> {
-        let MsrRule { keep, drop, check } = slot.rule;
+        let MsrRule { keep, drop, fixed: _, check } = slot.rule;
         if value & !(keep | drop) != 0 || !check.allows(value) {
             return Err(MsrRefused);
         }

@@ -33,6 +33,8 @@ pub(crate) struct PvState {
     was_stopped: bool,
     /// The flag in guest memory is set.
     eoi_armed: bool,
+    /// The guest has what its CPUID offers, and nothing else of it.
+    pub(crate) is_enforced: bool,
 }
 
 impl PvState {

@@ -24,7 +24,7 @@ use crate::host::trace;
 use crate::machine::mailbox::VcpuMailboxes;
 use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, GuestTouch, MapRights, PageSize, TableFormat};
-use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotRequest};
+use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotFlags, SlotRequest};
 use crate::mmu::table::{FlushNeeded, MapError, PageTable, RangeUnmapping};
 use crate::mmu::tlb::{RamSnapshot, TlbFlushes};
 use kernel::prelude::*;
@@ -239,8 +239,15 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     fn map_in(&self, gpa: Gpa, write: bool, hint: &mut usize) -> Result {
         // A fetch that finds the page not executable then faults once more.
         let access = if write { GuestTouch::Write } else { GuestTouch::Read };
-        let Some(wanted) = self.wanted(gpa, access, hint) else { return Ok(()) };
-        let page = wanted.page(true)?;
+        let Some(mut wanted) = self.wanted(gpa, access, hint) else { return Ok(()) };
+        let page = match wanted.page(true) {
+            // What the VMM itself may only read (mprotect), the guest may read.
+            Err(e) if e == EFAULT && !write && wanted.slot.is_writable() => {
+                wanted.slot.flags.insert(SlotFlags::READONLY);
+                wanted.page(true)?
+            }
+            page => page?,
+        };
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
         match fault {
             TableFault::Blocked(BlockedBy::NeedPages) => self.top_up(),

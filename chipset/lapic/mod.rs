@@ -29,7 +29,7 @@ pub(crate) mod timer;
 
 pub(crate) use bits::VecBits;
 pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
-pub(crate) use timer::TimerClock;
+pub(crate) use timer::{BusPeriod, TimerClock};
 
 use super::DeliveryMode;
 use crate::arch::exception::CpuException;
@@ -158,7 +158,7 @@ impl Lapic {
             errors: 0,
             icr: 0,
             lvt,
-            timer: LapicTimer::default(),
+            timer: LapicTimer::new(BusPeriod::DEFAULT),
         }
     }
 
@@ -167,11 +167,16 @@ impl Lapic {
         Lapic { virtual_wire: false, lvt: [LVT_MASKED; 6], ..self }
     }
 
+    /// Returns the same, just made, with another input clock of its timer.
+    pub(crate) fn with_bus_period(self, period: BusPeriod) -> Lapic {
+        Lapic { timer: LapicTimer::new(period), ..self }
+    }
+
     /// Resets all registers; with `init`, as an INIT does, IA32_APIC_BASE is kept.
     ///
     /// The caller publishes identity and deadline anew.
     pub(crate) fn reset(&mut self, init: bool) {
-        let mut fresh = Lapic::new(self.id, self.bsp);
+        let mut fresh = Lapic::new(self.id, self.bsp).with_bus_period(self.timer.bus_ns);
         if !self.virtual_wire {
             fresh = fresh.without_virtual_wire();
         }

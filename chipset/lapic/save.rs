@@ -203,7 +203,8 @@ impl HasState for Lapic {
             icr,
             lvt,
             // The mode is in the timer's entry of the table.
-            timer: LapicTimer { mode: _, initial, divide, tsc_deadline, deadline },
+            // The input clock is the machine's, which is made the same way.
+            timer: LapicTimer { bus_ns: _, mode: _, initial, divide, tsc_deadline, deadline },
         } = *self;
         SavedLapic {
             base: base.raw(),
@@ -271,6 +272,8 @@ impl HasState for Lapic {
         (self.irr, self.isr, self.tmr) = (VecBits(irr), VecBits(isr), VecBits(tmr));
         (self.esr, self.errors) = (esr & ESR_BITS, errors & ESR_BITS);
         self.lvt = lvt;
-        self.timer = LapicTimer { mode, initial, divide: divide & DIVIDE_BITS, tsc_deadline, deadline };
+        let bus_ns = self.timer.bus_ns;
+        let divide = divide & DIVIDE_BITS;
+        self.timer = LapicTimer { bus_ns, mode, initial, divide, tsc_deadline, deadline };
     }
 }

@@ -2,8 +2,8 @@
 
 //! The local APIC's timer: one-shot, periodic and TSC deadline.
 //!
-//! SDM, "APIC Timer" and "TSC-Deadline Mode". The input clock is 1 GHz, so one count is
-//! `divisor` nanoseconds. Counting is not simulated: an armed timer is its deadline, and the
+//! SDM, "APIC Timer" and "TSC-Deadline Mode". The input clock is 1 GHz, or what user space has chosen, so one count is
+//! `divisor` nanoseconds, or that many of its periods. Counting is not simulated: an armed timer is its deadline, and the
 //! current count is worked out from it when read.
 //!
 //! A periodic timer reloads at least every [`MIN_PERIOD_NS`], so that a guest cannot keep the host
@@ -54,8 +54,10 @@ impl TimerMode {
 }
 
 /// The timer's state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LapicTimer {
+    /// A period of the input clock in nanoseconds, which stays as it was made.
+    pub(super) bus_ns: BusPeriod,
     pub(super) mode: TimerMode,
     /// Initial count register.
     pub(super) initial: u32,
@@ -67,7 +69,39 @@ pub(super) struct LapicTimer {
     pub(super) deadline: Option<Ns>,
 }
 
+/// Nanoseconds of a period of the input clock: no count takes more than fits 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BusPeriod(u64);
+
+impl BusPeriod {
+    /// 1 GHz.
+    pub(crate) const DEFAULT: BusPeriod = BusPeriod(1);
+
+    /// Returns the period, unless it is 0 or too long.
+    pub(crate) fn new(ns: u64) -> Option<BusPeriod> {
+        let longest = u64::from(u32::MAX).checked_mul(128)?;
+        (ns != 0 && longest.checked_mul(ns).is_some()).then_some(BusPeriod(ns))
+    }
+
+    /// Returns its nanoseconds.
+    pub(crate) fn ns(self) -> u64 {
+        self.0
+    }
+}
+
 impl LapicTimer {
+    /// A timer that does not run.
+    pub(super) const fn new(bus_ns: BusPeriod) -> LapicTimer {
+        LapicTimer {
+            bus_ns,
+            mode: TimerMode::OneShot,
+            initial: 0,
+            divide: 0,
+            tsc_deadline: 0,
+            deadline: None,
+        }
+    }
+
     /// log2 of the divisor.
     fn shift(&self) -> u32 {
         // SDM, "Divide Configuration Register": bit 2 is reserved, 000 divides by 2, 110 by 128 and 111 by 1.
@@ -77,7 +111,7 @@ impl LapicTimer {
 
     /// Nanoseconds of `count` counts.
     fn span(&self, count: u32) -> u64 {
-        u64::from(count).wrapping_shl(self.shift())
+        u64::from(count).wrapping_shl(self.shift()).wrapping_mul(self.bus_ns.0)
     }
 
     /// Nanoseconds from one periodic interrupt to the next; never 0.
@@ -90,7 +124,7 @@ impl LapicTimer {
         if (self.mode == TimerMode::TscDeadline) != (mode == TimerMode::TscDeadline)
             || mode == TimerMode::Reserved
         {
-            *self = LapicTimer { divide: self.divide, ..LapicTimer::default() };
+            *self = LapicTimer { divide: self.divide, ..LapicTimer::new(self.bus_ns) };
         }
         self.mode = mode;
     }
@@ -157,8 +191,8 @@ impl LapicTimer {
         };
         // Rounded up, so that a running counter never reads 0; cut to the initial count, which the shortest period may
         // exceed.
-        let round_up = self.span(1).wrapping_sub(1);
-        let count = left.saturating_add(round_up).wrapping_shr(self.shift());
+        let one = self.span(1);
+        let count = left.saturating_add(one.wrapping_sub(1)).checked_div(one).unwrap_or(0);
         u32::try_from(count).unwrap_or(u32::MAX).min(self.initial)
     }
 

@@ -5,11 +5,13 @@
 # building and testing needs, under $RVMM_LAB. Each stage runs again only when
 # its inputs change; an interrupted run goes on where it stopped.
 #
-# Usage: scripts/lab/setup.sh [all|build|debian|debug]
+# Usage: scripts/lab/setup.sh [all|build|debian|debug|selftests]
 #   build    what `make module tool check test-host` need
 #   all      build, and the images for the emulated host and its guests (default)
 #   debian   all, and the full Debian guest image
 #   debug    debian, and the debug kernel of `make soak`
+#   selftests
+#            all, and KVM's own selftests for `make conformance`
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$top/scripts/lab/common.sh"
@@ -17,6 +19,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$top/scripts/lab/kernel.sh"
 . "$top/scripts/lab/images.sh"
 . "$top/scripts/lab/debug.sh"
+. "$top/scripts/lab/selftests.sh"
 
 what=${1:-all}
 need_root
@@ -33,9 +36,11 @@ fi
 if [ "$what" = debian ] || [ "$what" = debug ]; then
 	lab_debian 9>&-
 fi
-# The debug kernel takes long, and nobody else needs it: it has a lock of its own.
-if [ "$what" = debug ]; then
-	exec 9>"$RVMM_LAB/lock.debug"
-	flock -n 9 || { say "another set-up of the debug kernel is running; waiting for it"; flock 9; }
-	lab_debug 9>&-
-fi
+# The debug kernel and the selftests take long, and nobody else needs them: each has a lock of its own.
+case $what in
+debug | selftests)
+	exec 9>"$RVMM_LAB/lock.$what"
+	flock -n 9 || { say "another set-up of what is for '$what' is running; waiting for it"; flock 9; }
+	"lab_$what" 9>&-
+	;;
+esac

@@ -66,11 +66,15 @@ callers() {
 uncalled() { ! grep -q "QEMU TCG" /proc/cpuinfo || echo "--without SET_DEBUGREGS"; }
 
 # check_refused PATTERN: insmod must fail, and say why in one line that PATTERN matches.
+# check_refused PATTERN [PARAMETER…]: insmod must fail, and say why in one line that PATTERN matches.
 check_refused() {
-	check "insmod fails" '! insmod rvmm.ko 2>/tmp/err'
+	local pattern=$1 parameters
+	shift
+	parameters=$*
+	check "insmod fails" '! insmod rvmm.ko $parameters 2>/tmp/err'
 	sed 's/^/# /' /tmp/err
 	# busybox's insmod tries each of the two system calls, so the line comes twice.
-	dmesg | sed -nE 's/^\[[^]]*\] (rvmm: .*('"$1"').*)/\1/p' | sort -u >/tmp/lines
+	dmesg | sed -nE 's#^\[[^]]*\] (rvmm: .*('"$pattern"').*)#\1#p' | sort -u >/tmp/lines
 	check "one line in the log says why" '[ "$(wc -l </tmp/lines)" = 1 ]'
 	dmesg | grep rvmm | sed 's/^/# /'
 	check "there is no /dev/rvmm" '[ ! -e /dev/rvmm ]'

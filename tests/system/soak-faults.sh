@@ -31,7 +31,7 @@ echo "# tests of the ABI with faults in KVM_RUN: exit code $?"
 grep -v '^ok' /tmp/run.log | sed 's/^/# /'
 check "nobody uses the module any more" 'sleep 1; [ "$(awk "/^rvmm / { print \$3 }" /proc/modules)" = 0 ]'
 check "the module unloads" 'unload_module'
-timeout -s KILL 900 nth-fault insmod rvmm.ko >/tmp/insmod.log 2>&1
+timeout -s KILL 900 nth-fault insmod rvmm.ko kvm_node=1 >/tmp/insmod.log 2>&1
 code=$?
 sed 's/^/# /' /tmp/insmod.log
 check "the module loads after every fault of a load" '[ $code = 0 ] && [ -c /dev/rvmm ]'

@@ -7,11 +7,14 @@
 
 use super::lapic;
 use crate::arch::addr::is_canonical;
+use crate::arch::cpuid::{CpuVendor, KvmFeatures};
 use crate::arch::cr::BadCr;
 use crate::arch::exception::CpuException;
+use crate::arch::msr::{KVM_PV_EOI_EN, KVM_SYSTEM_TIME_NEW, KVM_WALL_CLOCK_NEW};
 use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
+use crate::machine::choices::MachineOptions;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
@@ -37,7 +40,22 @@ pub(crate) fn read<B: VendorBackend>(
 ) -> Result<u64, CpuException> {
     match policy {
         MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
+        _ if is_hidden(cx, policy) => Err(CpuException::GP0),
         _ => get_as(cx.vm, cx.core, index, policy).ok_or(CpuException::GP0),
+    }
+}
+
+/// Returns whether the vCPU's CPUID, or user space's choice, keeps an MSR from the guest that user space can use.
+#[inline]
+fn is_hidden<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, policy: MsrPolicy) -> bool {
+    match policy {
+        MsrPolicy::Handled(HandledMsr::TscAux) => !cx.core.cpuid.has_tsc_aux(),
+        MsrPolicy::Handled(HandledMsr::TscAdjust) => !cx.core.cpuid.has_tsc_adjust(),
+        // The microcode's revision is there whatever happens.
+        MsrPolicy::HostSet { drops: false, .. } => {
+            cx.vm.machine.choices.has(MachineOptions::HIDES_PLATFORM_INFO)
+        }
+        _ => false,
     }
 }
 
@@ -64,15 +82,28 @@ pub(crate) fn write<B: VendorBackend>(
             cx.core.publish_apic(cx.mailbox, &cx.vm.machine);
             Ok(())
         }
+        _ if is_hidden(cx, policy) => Err(CpuException::GP0),
         MsrPolicy::Handled(HandledMsr::TscAux) => {
-            if value >> 32 != 0 {
-                return Err(CpuException::GP0);
-            }
-            cx.core.tsc_aux = value as u32;
+            let value = tsc_aux(cx.core, value).ok_or(CpuException::GP0)?;
+            cx.core.tsc_aux = value;
             // Entries do not switch it: the processor has the guest's value for as long as the window is open.
             if let Some(aux) = cx.tsc_aux.as_mut() {
-                aux.set(value as u32);
+                aux.set(value);
             }
+            Ok(())
+        }
+        // What the guest does to one of the two, it does to both. SDM, "Time-Stamp Counter Adjustment".
+        MsrPolicy::Handled(HandledMsr::Tsc) => {
+            let offset = value.wrapping_sub(timer::rdtsc());
+            let added = offset.wrapping_sub(cx.core.tsc_offset);
+            cx.core.tsc_adjust = cx.core.tsc_adjust.wrapping_add(added);
+            set_tsc_offset(cx.vm, cx.mailbox, cx.core, offset);
+            Ok(())
+        }
+        MsrPolicy::Handled(HandledMsr::TscAdjust) => {
+            let added = value.wrapping_sub(cx.core.tsc_adjust);
+            cx.core.tsc_adjust = value;
+            set_tsc_offset(cx.vm, cx.mailbox, cx.core, cx.core.tsc_offset.wrapping_add(added));
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::SpecCtrl) => {
@@ -93,7 +124,11 @@ pub(crate) fn write<B: VendorBackend>(
             }
             Ok(())
         }
-        MsrPolicy::ReadOnly(_) | MsrPolicy::Handled(HandledMsr::McgCap) => Err(CpuException::GP0),
+        MsrPolicy::Stored(slot) if cx.core.msrs.changes_fixed(slot, value) => Err(CpuException::GP0),
+        MsrPolicy::HostSet { drops: true, .. } => Ok(()),
+        MsrPolicy::ReadOnly(_)
+        | MsrPolicy::HostSet { drops: false, .. }
+        | MsrPolicy::Handled(HandledMsr::McgCap) => Err(CpuException::GP0),
         _ if set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) => Ok(()),
         _ => Err(CpuException::GP0),
     }
@@ -117,6 +152,7 @@ fn get_as<B: VendorBackend>(
         }
         MsrPolicy::Handled(h) => match h {
             HandledMsr::Tsc => core.guest_tsc(),
+            HandledMsr::TscAdjust => core.tsc_adjust,
             HandledMsr::TscDeadline => core.lapic.as_ref()?.tsc_deadline(vm.machine.clock.time.now()),
             HandledMsr::ApicBase => core.lapic.as_ref()?.base(),
             HandledMsr::X2Apic(reg) => {
@@ -127,12 +163,17 @@ fn get_as<B: VendorBackend>(
             HandledMsr::McgCap => core.msrs.mcg_cap,
             // PRED_CMD can only be written.
             HandledMsr::SpecCtrl | HandledMsr::PredCmd => return None,
+            HandledMsr::KvmWallClock | HandledMsr::KvmSystemTime | HandledMsr::KvmPvEoi
+                if !has_pv_msr(core, index) =>
+            {
+                return None
+            }
             HandledMsr::KvmWallClock => core.pv.wall_clock,
             HandledMsr::KvmSystemTime => core.pv.system_time,
             HandledMsr::KvmPvEoi => core.pv.eoi,
         },
         MsrPolicy::Stored(_) if !core.msrs.has(index) => return None,
-        MsrPolicy::Stored(slot) => core.msrs.read(slot),
+        MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. } => core.msrs.read(slot),
         MsrPolicy::Fixed(v) | MsrPolicy::ReadOnly(v) => v,
     })
 }
@@ -160,6 +201,7 @@ fn set_as<B: VendorBackend>(
     match policy {
         MsrPolicy::State(StateMsr::Efer) => set_efer(core, value),
         MsrPolicy::State(msr) => {
+            let value = msr.kept(value, core.cpuid.vendor());
             let ok = msr.accepts(value, VA_BITS);
             if ok {
                 core.fetch(StateGroups::SYSCALL | StateGroups::SEGMENTS);
@@ -168,10 +210,35 @@ fn set_as<B: VendorBackend>(
             }
             ok
         }
+        MsrPolicy::Handled(HandledMsr::KvmWallClock | HandledMsr::KvmSystemTime | HandledMsr::KvmPvEoi)
+            if !has_pv_msr(core, index) =>
+        {
+            false
+        }
         MsrPolicy::Handled(h) => set_handled(vm, mailbox, core, h, value),
         MsrPolicy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
+        MsrPolicy::HostSet { slot, .. } => core.msrs.write(slot, value).is_ok(),
         MsrPolicy::Fixed(_) => true,
         MsrPolicy::ReadOnly(v) => v == value,
+    }
+}
+
+/// Returns whether the vCPU has an MSR of the paravirtual interface: where user space wants no more than CPUID offers,
+/// neither it nor the guest can use others. KVM API, "KVM_CAP_ENFORCE_PV_FEATURE_CPUID".
+fn has_pv_msr<B: VendorBackend>(core: &VcpuCore<B>, index: u32) -> bool {
+    let feature = match index {
+        KVM_PV_EOI_EN => KvmFeatures::PV_EOI,
+        KVM_WALL_CLOCK_NEW | KVM_SYSTEM_TIME_NEW => KvmFeatures::CLOCKSOURCE2,
+        _ => KvmFeatures::CLOCKSOURCE,
+    };
+    !core.pv.is_enforced || core.cpuid.pv_features().contains(feature)
+}
+
+/// Returns what TSC_AUX keeps of `value`, of which AMD's processors drop the upper half; `None` where it is refused.
+fn tsc_aux<B: VendorBackend>(core: &VcpuCore<B>, value: u64) -> Option<u32> {
+    match core.cpuid.vendor() {
+        CpuVendor::Amd => Some(value as u32),
+        CpuVendor::Intel => u32::try_from(value).ok(),
     }
 }
 
@@ -207,7 +274,9 @@ fn set_handled<B: VendorBackend>(
     value: u64,
 ) -> bool {
     match h {
+        // From outside, each is set alone.
         HandledMsr::Tsc => set_tsc_offset(vm, mailbox, core, value.wrapping_sub(timer::rdtsc())),
+        HandledMsr::TscAdjust => core.tsc_adjust = value,
         HandledMsr::ApicBase => {
             if !core.restore_apic_base(value) {
                 return false;
@@ -228,9 +297,9 @@ fn set_handled<B: VendorBackend>(
             _ => return false,
         },
         HandledMsr::X2Apic(_) | HandledMsr::PredCmd => return false,
-        HandledMsr::TscAux => match u32::try_from(value) {
-            Ok(v) => core.tsc_aux = v,
-            Err(_) => return false,
+        HandledMsr::TscAux => match tsc_aux(core, value) {
+            Some(v) => core.tsc_aux = v,
+            None => return false,
         },
         HandledMsr::KvmWallClock => {
             core.pv.wall_clock = value;

@@ -39,6 +39,7 @@ mod mce;
 mod memory;
 mod more_state;
 mod msr_exits;
+mod msr_rules;
 mod node;
 mod paging;
 mod random;
@@ -145,6 +146,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         more_state::TESTS,
         coalesced::TESTS,
         msr_exits::TESTS,
+        msr_rules::TESTS,
         chips::TESTS,
         waiting::TESTS,
         timer::TESTS,

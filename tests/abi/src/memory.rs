@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("memory: a read-only slot is read and executed, and writes to it exit", read_only),
     ("memory: a read-only slot keeps its contents from instructions that read and write", read_only_rmw),
     ("memory: a guest's page tables in a read-only slot stay as they are", read_only_tables),
+    ("memory: what the vmm may only read the guest may only read", protected),
     ("memory: only the log of a slot can be switched", flags),
     ("memory: a slot that moves is gone from where it was", moves),
     ("memory: a log is there for slots that have one", log_errors),
@@ -59,6 +60,21 @@ fn written(g: &mut Guest) -> (u64, Vec<u8>) {
         VcpuExit::MmioWrite(at, data) => (at, data.to_vec()),
         other => panic!("{other:?}, expected a write to memory"),
     }
+}
+
+fn protected(c: &Ctx) {
+    // mov al, [0x20000]; out 0x10, al; mov byte [0x20000], 0x55; out 0x20, al
+    let code = [0x8a, 0x04, 0x25, 0, 0, 2, 0, 0xe6, 0x10, 0xc6, 0x04, 0x25, 0, 0, 2, 0, 0x55, 0xe6, 0x20];
+    let (mut g, memory) = guest(c, &code, 2, 0);
+    memory.write(0, &[0x77]);
+    memory.protect(false);
+
+    assert_eq!(g.out(), (0x10, 0x77));
+    assert_eq!(g.vcpu.run().map_err(|e| e.errno()).map(drop), Err(EFAULT));
+    assert_eq!(memory.read(0), [0x77]);
+    memory.protect(true);
+    assert_eq!(g.out(), (0x20, 0x77), "the same instruction again");
+    assert_eq!(memory.read(0), [0x55]);
 }
 
 fn read_only(c: &Ctx) {

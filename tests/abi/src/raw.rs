@@ -119,6 +119,13 @@ impl Memory {
         bytes
     }
 
+    /// Lets the memory be written, or only read.
+    pub fn protect(&self, may_write: bool) {
+        let prot = if may_write { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // SAFETY: The mapping is ours, and nobody writes to it meanwhile but the guest.
+        assert_eq!(unsafe { libc::mprotect(self.at.cast(), self.len, prot) }, 0, "mprotect");
+    }
+
     /// Gives the memory to a VM as a slot. Returns the errno on failure.
     pub fn set_slot(&self, vm: &VmFd, slot: u32, gpa: u64, len: u64) -> Result<(), i32> {
         self.set_slot_at(vm, slot, gpa, len, self.address(), 0)

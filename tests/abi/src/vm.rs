@@ -7,6 +7,7 @@ use crate::harness::{refused, Ctx, Test};
 use crate::raw::{cpuid, ioctl, ioctl_with, Memory};
 use kvm_bindings::*;
 use libc::{EEXIST, EINVAL, ENOENT, ENOTTY, ENXIO};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub const TESTS: &[Test] = &[
     ("vm: an unknown ioctl is refused", unknown_ioctl),
@@ -25,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("vm: the timer needs interrupt controllers and comes once", pit_order),
     ("vm: an interrupt line needs interrupt controllers", irq_line),
     ("vm: the clock goes on from where it is set", clock),
+    ("vm: the clock comes with the wall clock's moment, and is set forward by it", clock_moment),
 ];
 
 const PAGE: u64 = 4096;
@@ -180,4 +182,30 @@ fn clock(c: &Ctx) {
 
     assert!((1000 * second..1060 * second).contains(&first), "{first}");
     assert!(later >= first);
+}
+
+fn clock_moment(c: &Ctx) {
+    let (vm, _vcpu) = c.vcpu();
+    let all = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    assert_eq!(ioctl(&c.kvm, nr::CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK.into()), Ok(all as i32));
+    let second = 1_000_000_000;
+    let now = vm.get_clock().unwrap();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    if now.flags & KVM_CLOCK_REALTIME != 0 {
+        assert_eq!(now.flags & all, all);
+        assert!(wall - now.realtime < 60 * second, "{wall} against {}", now.realtime);
+        assert_ne!(now.host_tsc, 0);
+    }
+
+    // What was given is taken, and what has passed since that moment is added.
+    vm.set_clock(&kvm_clock_data { clock: 0, realtime: wall - 500 * second, flags: all, ..now }).unwrap();
+    let later = vm.get_clock().unwrap().clock;
+    assert!((500 * second..560 * second).contains(&later), "{later}");
+    // A moment that has not come yet sets nothing back.
+    vm.set_clock(&kvm_clock_data { clock: second, realtime: wall + 500 * second, flags: all, ..now })
+        .unwrap();
+    let later = vm.get_clock().unwrap().clock;
+    assert!((second..60 * second).contains(&later), "{later}");
+    let unknown = kvm_clock_data { flags: 1 << 9, ..now };
+    assert_eq!(vm.set_clock(&unknown).map_err(|e| e.errno()), Err(EINVAL));
 }

@@ -107,6 +107,13 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("USER_MEMORY2", caps::USER_MEMORY2, kvm_bindings::KVM_CAP_USER_MEMORY2),
     ("VM_TYPES", caps::VM_TYPES, kvm_bindings::KVM_CAP_VM_TYPES),
     ("PRE_FAULT_MEMORY", caps::PRE_FAULT_MEMORY, kvm_bindings::KVM_CAP_PRE_FAULT_MEMORY),
+    ("MSR_PLATFORM_INFO", caps::MSR_PLATFORM_INFO, kvm_bindings::KVM_CAP_MSR_PLATFORM_INFO),
+    (
+        "ENFORCE_PV_FEATURE_CPUID",
+        caps::ENFORCE_PV_FEATURE_CPUID,
+        kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+    ),
+    ("X86_APIC_BUS_CYCLES_NS", caps::X86_APIC_BUS_CYCLES_NS, kvm_bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS),
 ];
 
 fn full() -> CapInputs {
@@ -136,6 +143,7 @@ fn full() -> CapInputs {
         msr_features: true,
         stats: true,
         guest_debug: 7,
+        apic_bus_ns: 1,
         coalesced_page: 2,
     }
 }

@@ -5,6 +5,7 @@
 use super::*;
 use crate::chipset::lapic::save::IdFormat;
 use crate::chipset::lapic::timer::MIN_PERIOD_NS;
+use crate::chipset::lapic::BusPeriod;
 
 const ONE_SHOT: u32 = 0xec;
 const PERIODIC: u32 = 0x2_00ec;
@@ -212,4 +213,28 @@ fn the_timer_runs_on_across_save_and_restore() {
     assert_eq!(other.deadline(), Some(Ns(7_000_000 + 99_000 * 16)));
     assert!(other.tick(Ns(7_000_000 + 99_000 * 16)));
     assert_eq!(other.deadline(), Some(Ns(7_000_000 + 199_000 * 16)));
+}
+
+#[test]
+fn another_input_clock_stretches_the_counts() {
+    assert_eq!(BusPeriod::new(0), None);
+    assert_eq!(
+        BusPeriod::new(u64::MAX / (128 * u64::from(u32::MAX)) + 1),
+        None,
+        "the longest count would not fit"
+    );
+    let mut apic = xapic_after_linux_init().with_bus_period(BusPeriod::new(40).unwrap());
+    for _ in 0..2 {
+        set(&mut apic, reg::SVR, 0x1ff);
+        set(&mut apic, reg::LVT_TIMER, ONE_SHOT);
+        set(&mut apic, reg::TIMER_DIVIDE, DIVIDE_BY_16);
+
+        start(&mut apic, 1000, 500);
+
+        assert_eq!(apic.deadline(), Some(Ns(500 + 640_000)));
+        assert_eq!(current(&mut apic, 500 + 640 * 400), 600);
+        assert_eq!(current(&mut apic, 499 + 640 * 400), 601, "rounded up");
+        // A reset leaves the clock as it is.
+        apic.reset(true);
+    }
 }

@@ -133,7 +133,7 @@ fn the_list_is_given_back_as_it_came_and_its_first_entry_counts() {
 
     let t = CpuidTable::from_entries(&list).unwrap();
 
-    assert_eq!(t.entries(), &list);
+    assert_eq!(t.entries_now(0, 0).unwrap().as_slice(), &list);
     assert_eq!(t.query(9, 0, 0, 1).eax, 1);
 }
 
@@ -210,4 +210,40 @@ proptest! {
         let expected = by_search(&list, function, index).unwrap_or_default();
         prop_assert_eq!(t.query(function, index, 0, 1), expected);
     }
+}
+
+#[test]
+fn once_the_guest_runs_only_a_list_that_says_the_same_can_replace_the_own_one() {
+    let with =
+        |ecx, edx| vec![CpuidEntry2::leaf(1, regs(0, 0, ecx, edx)), CpuidEntry2::leaf(2, regs(1, 2, 3, 4))];
+    let made = |list: &[CpuidEntry2]| CpuidTable::from_entries(list).unwrap();
+    let (xsave, osxsave) = (1 << 26, 1 << 27);
+    let own = made(&with(xsave, 1 << 9));
+
+    assert!(made(&with(xsave, 1 << 9)).could_replace(&own, 0, 1));
+    assert!(
+        made(&with(xsave | osxsave, 1 << 9)).could_replace(&own, 0, 1),
+        "it follows CR4, whatever the list says"
+    );
+    assert!(!made(&with(xsave | 1, 1 << 9)).could_replace(&own, 0, 1));
+    assert!(!made(&with(xsave, 1 << 9)[..1]).could_replace(&own, 0, 1), "a leaf less");
+    let mut own = own;
+    own.set_apic_enabled(false);
+    assert!(made(&with(xsave, 1 << 9)).could_replace(&own, 0, 1), "the local APIC's bit follows its MSR");
+}
+
+#[test]
+fn paravirtual_features_stand_behind_the_signature_wherever_it_is() {
+    let name = |base, name: &[u8; 12]| {
+        let word = |i: usize| u32::from_le_bytes(name[i..i + 4].try_into().unwrap());
+        CpuidEntry2::leaf(base, regs(base + 1, word(0), word(4), word(8)))
+    };
+    let features = |base| CpuidEntry2::leaf(base, regs(1 << 3, 0, 0, 0));
+    let offered = |list: &[CpuidEntry2]| CpuidTable::from_entries(list).unwrap().pv_features();
+    let (hyperv, kvm) = (*b"Microsoft Hv", *b"KVMKVMKVM\0\0\0");
+
+    assert_eq!(offered(&[name(0x4000_0000, &kvm), features(0x4000_0001)]), KvmFeatures::CLOCKSOURCE2);
+    let behind = [name(0x4000_0000, &hyperv), name(0x4000_0100, &kvm), features(0x4000_0101)];
+    assert_eq!(offered(&behind), KvmFeatures::CLOCKSOURCE2);
+    assert_eq!(offered(&[name(0x4000_0000, &hyperv), features(0x4000_0001)]), KvmFeatures::empty());
 }

@@ -2,6 +2,7 @@
 
 //! Machine-check banks, filled by user space.
 
+use crate::arch::cpuid::CpuVendor;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::{MsrRefused, MsrStore, MCG_CTL, MCG_STATUS};
 
@@ -12,7 +13,7 @@ const CORRUPT: u64 = 1 << 57;
 const STATUS_2: u32 = 0x409;
 
 fn store(cap: u64) -> MsrStore {
-    let mut store = MsrStore::new();
+    let mut store = MsrStore::new(CpuVendor::Intel);
     store.setup_mce(cap).unwrap();
     store
 }
@@ -83,6 +84,6 @@ fn what_is_not_there_is_refused() {
     assert!(two_banks.has(0x407) && !two_banks.has(0x408) && !two_banks.has(0x427));
     assert!(two_banks.has(0x428) && two_banks.has(0x3ff), "no numbers of banks");
     for cap in [0, 11, 10 | 1 << 24] {
-        assert_eq!(MsrStore::new().setup_mce(cap), Err(MsrRefused), "{cap:#x}");
+        assert_eq!(MsrStore::new(CpuVendor::Intel).setup_mce(cap), Err(MsrRefused), "{cap:#x}");
     }
 }

@@ -3,6 +3,7 @@
 //! The table of MSRs: what exists, what is kept, what faults.
 
 use crate::arch::addr::is_canonical;
+use crate::arch::cpuid::CpuVendor;
 use crate::vcpu::msr_table::*;
 use proptest::prelude::*;
 
@@ -16,7 +17,7 @@ fn slot(index: u32) -> MsrSlot {
 /// Reads an MSR as a guest would that owns nothing but the table.
 fn read(store: &MsrStore, index: u32) -> Option<u64> {
     match lookup(index)? {
-        MsrPolicy::Stored(slot) => Some(store.read(slot)),
+        MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. } => Some(store.read(slot)),
         MsrPolicy::Fixed(value) | MsrPolicy::ReadOnly(value) => Some(value),
         MsrPolicy::State(_) | MsrPolicy::Handled(_) => None,
     }
@@ -25,13 +26,12 @@ fn read(store: &MsrStore, index: u32) -> Option<u64> {
 #[test]
 fn every_number_has_the_policy_of_its_own_row() {
     let expected = [
-        (0x8b, MsrPolicy::Fixed(1 << 32 | 0x0100_0065)),
         (0xfe, MsrPolicy::ReadOnly(0x508)),
         (0x179, MsrPolicy::Handled(HandledMsr::McgCap)),
         (0xc001_001f, MsrPolicy::Fixed(0)),
-        (0xc001_1029, MsrPolicy::Fixed(2)),
         (0xc001_102a, MsrPolicy::Fixed(0)),
         (0x10, MsrPolicy::Handled(HandledMsr::Tsc)),
+        (0x3b, MsrPolicy::Handled(HandledMsr::TscAdjust)),
         (0x6e0, MsrPolicy::Handled(HandledMsr::TscDeadline)),
         (0x830, MsrPolicy::Handled(HandledMsr::X2Apic(0x30))),
         (0xc000_0080, MsrPolicy::State(StateMsr::Efer)),
@@ -46,21 +46,8 @@ fn every_number_has_the_policy_of_its_own_row() {
 
 #[test]
 fn unknown_numbers_fault() {
-    let unknown = [
-        0x2,
-        0x3b,
-        0x9e,
-        0x10a,
-        0x122,
-        0x210,
-        0x25a,
-        0x428,
-        0xda0,
-        0x4000_0000,
-        0x4b56_4d03,
-        0xc000_0104,
-        !0,
-    ];
+    let unknown =
+        [0x2, 0x9e, 0x10a, 0x122, 0x210, 0x25a, 0x428, 0xda0, 0x4000_0000, 0x4b56_4d03, 0xc000_0104, !0];
 
     for index in unknown {
         assert_eq!(lookup(index), None, "{index:#x}");
@@ -80,12 +67,12 @@ fn what_is_listed_for_saving_exists() {
 /// Every stored MSR has a place of its own.
 #[test]
 fn no_two_msrs_share_a_place() {
-    let mut store = MsrStore::new();
+    let mut store = MsrStore::new(CpuVendor::Amd);
     let stored: Vec<(u32, MsrSlot)> = (0..0x2000)
         .chain(0xc000_0000..0xc000_2000)
         .chain(0xc001_0000..0xc001_2000)
         .filter_map(|i| match lookup(i) {
-            Some(MsrPolicy::Stored(slot)) => Some((i, slot)),
+            Some(MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. }) => Some((i, slot)),
             _ => None,
         })
         .collect();
@@ -106,18 +93,22 @@ fn no_two_msrs_share_a_place() {
 
 #[test]
 fn reset_values_are_those_of_the_table() {
-    let store = MsrStore::new();
+    let store = MsrStore::new(CpuVendor::Amd);
 
-    assert_eq!(read(&store, 0x1a0), Some(0x1801));
+    assert_eq!(read(&store, 0x1a0), Some(0x1800));
+    assert_eq!(read(&store, 0x8b), Some(0x0100_0065));
+    assert_eq!(read(&MsrStore::new(CpuVendor::Intel), 0x8b), Some(1 << 32));
+    assert_eq!(read(&store, 0xce), Some(0));
+    assert_eq!(read(&store, 0xc001_1029), Some(0));
     assert_eq!(read(&store, 0x17b), Some(u64::MAX));
-    assert_eq!(read(&store, 0xc001_0015), Some(1 << 24));
+    assert_eq!(read(&store, 0xc001_0015), Some(0));
     assert_eq!(read(&store, 0x2ff), Some(0));
     assert_eq!(read(&store, 0x427), Some(0));
 }
 
 #[test]
 fn memory_type_ranges_take_memory_types_only() {
-    let mut store = MsrStore::new();
+    let mut store = MsrStore::new(CpuVendor::Amd);
 
     assert_eq!(store.write(slot(0x2ff), 0xc06), Ok(()));
     assert_eq!(store.read(slot(0x2ff)), 0xc06);
@@ -134,7 +125,7 @@ fn memory_type_ranges_take_memory_types_only() {
 
 #[test]
 fn hwcr_drops_the_switches_of_old_processors_and_refuses_the_rest() {
-    let mut store = MsrStore::new();
+    let mut store = MsrStore::new(CpuVendor::Amd);
     let hwcr = slot(0xc001_0015);
 
     assert_eq!(store.write(hwcr, 1 << 18 | 1 << 3 | 1 << 8), Ok(()));
@@ -222,7 +213,7 @@ proptest! {
     #[test]
     fn memory_types_are_looked_at_byte_by_byte(bytes in prop_oneof![
         any::<[u8; 8]>(), any::<u8>().prop_map(|b| [b; 8]), proptest::array::uniform8(0u8..8)]) {
-        let mut store = MsrStore::new();
+        let mut store = MsrStore::new(CpuVendor::Amd);
         let Some(MsrPolicy::Stored(slot)) = lookup(0x250) else { panic!("MTRRfix64K_00000 is stored") };
         let legal = bytes.iter().all(|b| matches!(b, 0 | 1 | 4 | 5 | 6));
         prop_assert_eq!(store.write(slot, u64::from_le_bytes(bytes)).is_ok(), legal);
@@ -231,7 +222,7 @@ proptest! {
     /// No number and no value does more than keep, drop or refuse; what is kept reads back.
     #[test]
     fn a_write_that_is_taken_reads_back(index in prop_oneof![0u32..0x2000, 0xc001_0000u32..0xc001_2000], value: u64) {
-        let mut store = MsrStore::new();
+        let mut store = MsrStore::new(CpuVendor::Amd);
         if let Some(MsrPolicy::Stored(slot)) = lookup(index) {
             let before = store.read(slot);
             match store.write(slot, value) {

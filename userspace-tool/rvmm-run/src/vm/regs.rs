@@ -38,7 +38,11 @@ const TYPE_DATA: u8 = 3;
 const TYPE_TSS: u8 = 11;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-const MISC_ENABLE_FAST_STRING: u64 = 1;
+/// Fast strings; neither branch traces nor precise sampling.
+const MISC_ENABLE_FAST_STRING: u64 = 1 | 1 << 11 | 1 << 12;
+const MSR_K7_HWCR: u32 = 0xc001_0015;
+/// The TSC counts at the frequency of P-state 0.
+const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs on, everything write-back: firmware's job, and without it a kernel distrusts caching and PAT.
 const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
@@ -122,9 +126,13 @@ pub fn fpu() -> kvm_fpu {
 }
 
 /// Model specific registers that firmware would have set.
-pub fn msrs() -> [kvm_msr_entry; 2] {
+pub fn msrs() -> [kvm_msr_entry; 3] {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    [entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK), entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING)]
+    [
+        entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
+        entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        entry(MSR_K7_HWCR, HWCR_TSC_FREQ_SEL),
+    ]
 }
 
 /// Flat segment of the mode that `entry` has.
