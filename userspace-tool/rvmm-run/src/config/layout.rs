@@ -48,6 +48,8 @@ pub const CMDLINE_SPACE: u64 = 0x1_0000;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: an area in which a kernel searches the RSDP.
 pub const ACPI: u64 = 0xe_0000;
+/// Bytes of the RSDP, which is the first of them.
+pub const RSDP_SIZE: usize = 36;
 /// End of the ACPI area.
 pub const ACPI_END: u64 = MP_TABLE;
 /// MP tables: the area in which a kernel searches their pointer is the last 64 KiB below 1 MiB.
