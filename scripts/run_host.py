@@ -101,13 +101,44 @@ def tiny_guest():
                  "-T", os.path.join(TOP, "tests", "tiny", "tiny.lds"))
 
 
+# The boot guests: what each is compiled of beside what all have, and how.
+AS_ELF64 = ("-Wa,--64", "-Wl,-m,elf_x86_64")
+BOOT_GUESTS = {
+    "boot-multiboot1": ("multiboot.c", "boot.lds", "-DMULTIBOOT1"),
+    "boot-multiboot1-elf64": ("multiboot.c", "boot.lds", "-DMULTIBOOT1", *AS_ELF64),
+    "boot-multiboot1-flat": ("multiboot.c", "boot.lds", "-DMULTIBOOT1", "-DFLAT", "-Wl,--oformat=binary"),
+    "boot-multiboot2": ("multiboot.c", "boot.lds", "-DMULTIBOOT2"),
+    "boot-multiboot2-flat": ("multiboot.c", "boot.lds", "-DMULTIBOOT2", "-DFLAT", "-Wl,--oformat=binary"),
+    "boot-pvh": ("pvh.c", "boot.lds", "-DPVH"),
+    "boot-openbsd-amd64": ("openbsd.c", "openbsd.lds", "-DAMD64", *AS_ELF64,
+                           "-Wl,--defsym,BASE=0x1000000,--defsym,OFFSET=0,--defsym,WORD=8"),
+    "boot-openbsd-i386": ("openbsd.c", "openbsd.lds",
+                          "-Wl,--defsym,BASE=0x200000,--defsym,OFFSET=0xd0000000,--defsym,WORD=4"),
+    "boot-openbsd-bare": ("openbsd.c", "openbsd.lds", "-Wl,-s",
+                          "-Wl,--defsym,BASE=0x200000,--defsym,OFFSET=0xd0000000,--defsym,WORD=4"),
+}
+
+
+def boot_guests():
+    """Compiles the guests that say what a loader gave them, one for each protocol and shape of file."""
+    folder = os.path.join(TOP, "tests", "boot")
+    shared = [os.path.join(folder, name) for name in ("entry.S", "main.c", "print.c", "boot.h", "code32.h")]
+    return [build(name, [*shared, os.path.join(folder, own), os.path.join(folder, script)], "-m32", "-march=i686",
+                  "-Wextra", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-mgeneral-regs-only", "-fno-pie",
+                  "-no-pie", "-fcf-protection=none", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
+                  "-nostdlib", "-include", os.path.join(folder, "code32.h"),
+                  "-Wl,--build-id=none,--no-warn-rwx-segments", "-T", os.path.join(folder, script), *options)
+            for name, (own, script, *options) in BOOT_GUESTS.items()]
+
+
 def programs():
-    """Compiles what tests/system/*.sh call, tests/system/*.c and the tiny guest, and returns the programs."""
+    """Compiles what tests/system/*.sh call, tests/system/*.c and the guests of our own, and returns the programs."""
     sources = [path for path in files_in("tests", "system") if path.endswith(".c")]
     header = abi_header.path(os.path.join(TARGET, "system"))
     headers = [header] + [path for path in files_in("tests", "system") if path.endswith(".h")]
     options = ["-I", os.path.dirname(header), "-lpthread"]
-    return [build(os.path.basename(path)[:-2], [path, *headers], *options) for path in sources] + [tiny_guest()]
+    return [build(os.path.basename(path)[:-2], [path, *headers], *options) for path in sources] \
+        + [tiny_guest(), *boot_guests()]
 
 
 def script_of(command, kernel):

@@ -28,6 +28,16 @@ refuse "a folder as kernel" /tmp /tmp/disk.img
 refuse "a file that is no kernel" /tmp/zeros /tmp/disk.img
 refuse "a truncated ELF" /tmp/short-elf /tmp/disk.img
 refuse "a truncated bzImage" /tmp/short-bz /tmp/disk.img
+gzip -c boot-multiboot1 >/tmp/packed
+head -c 2000 /tmp/packed >/tmp/short-packed
+head -c 6000 boot-openbsd-amd64 >/tmp/short-openbsd
+refuse "truncated data of gzip" /tmp/short-packed
+refuse "a truncated kernel of OpenBSD" /tmp/short-openbsd
+refuse "an option that OpenBSD has not" --append -x boot-openbsd-amd64
+refuse "a root device for Linux" --root sd0a /images/vmlinuz
+refuse "a module for Linux" --module /tmp/zeros /images/vmlinuz
+refuse "a missing module" --module /tmp/nothing boot-multiboot1
+refuse "modules beyond memory" -m 16M --module /images/vmlinux boot-multiboot1
 refuse "a missing disk" /images/vmlinuz /tmp/nothing.img
 refuse "a disk of odd size" /images/vmlinuz /tmp/odd.img
 refuse "memory 0" -m 0 /images/vmlinuz

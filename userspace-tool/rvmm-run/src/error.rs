@@ -26,6 +26,8 @@ pub enum ToolError {
     Kernel(PathBuf, KernelError),
     /// The initrd.
     Initrd(PathBuf, KernelError),
+    /// A module.
+    Module(PathBuf, KernelError),
     /// The kernel command line.
     Cmdline(KernelError),
     /// A disk, by path.
@@ -100,6 +102,7 @@ impl fmt::Display for ToolError {
         match self {
             Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
             Self::Initrd(path, e) => write!(f, "initrd '{}': {e}", path.display()),
+            Self::Module(path, e) => write!(f, "module '{}': {e}", path.display()),
             Self::Cmdline(e) => write!(f, "kernel command line: {e}"),
             Self::Disk(path, e) => write!(f, "disk '{}': {e}", path.display()),
             Self::Memory(e) => write!(f, "memory: {e}"),

@@ -9,7 +9,7 @@
 //! | [`vm`] | one VM: memory, devices, processors, threads |
 //! | [`devices`], [`console`] | the host's side of disks, network cards and the console |
 //! | [`control`] | signals |
-//! | [`kernel`], [`acpi`] | kernel and initrd loaders; ACPI tables |
+//! | [`kernel`], [`acpi`] | loaders of kernels and their modules; ACPI tables |
 //! | [`events`], [`error`], [`errno`], [`klog`], [`exit_status`] | what the user is told, and how a run ends |
 //! | [`sys`] | the one file with unsafe code |
 //! | `abi` | the module's own files of what it and its users say to each other |

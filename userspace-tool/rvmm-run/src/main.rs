@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rvmm-run`: runs a Linux guest on the rvmm module.
+//! `rvmm-run`: runs a guest on the rvmm module.
 
 use std::process::ExitCode;
 

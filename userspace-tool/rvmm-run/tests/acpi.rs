@@ -39,11 +39,16 @@ fn pointers_lead_from_the_rsdp_to_every_table() {
     let tables = tables(2);
     let rsdp = find(&tables, b"RSD PTR ");
     let xsdt = find(&tables, b"XSDT");
+    let rsdt = find(&tables, b"RSDT");
     let fadt = find(&tables, b"FACP");
 
     assert_eq!(rsdp.gpa, ACPI);
     assert_eq!(u64_at(&rsdp.bytes, 24), xsdt.gpa);
     assert_eq!(u64_at(&xsdt.bytes, 36), fadt.gpa);
+    assert_eq!(u64::from(u32_at(&rsdp.bytes, 16)), rsdt.gpa, "for ACPI 1.0");
+    assert_eq!(u64::from(u32_at(&rsdt.bytes, 36)), fadt.gpa);
+    assert_eq!(u64::from(u32_at(&rsdt.bytes, 40)), find(&tables, b"APIC").gpa);
+    assert_eq!(rsdp.bytes, rvmm_run::acpi::rsdp(AcpiConfig { cpus: 2, keyboard: true }));
     assert_eq!(u64_at(&xsdt.bytes, 44), find(&tables, b"APIC").gpa);
     assert_eq!(u64_at(&fadt.bytes, 140), find(&tables, b"DSDT").gpa);
     assert_eq!(u64::from(u32_at(&fadt.bytes, 36)), find(&tables, b"FACS").gpa);

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{bzimage, elf, put, Segment, TempDir};
+use common::{bzimage, elf, elf32, put, Segment, TempDir};
 use rvmm_run::config::disk::DiskSpec;
 use rvmm_run::devices::disk::open;
 
@@ -62,6 +62,35 @@ fn kernels_that_cannot_be_started() {
     refused(&[name(&dir.file("overlap", &overlap))], &["segments 0 and 1 overlap"]);
     refused(&[name(&dir.file("huge", &elf(0x100_0000, &[huge])))], &["needs memory up to", "--memory"]);
     refused(&[], &["KERNEL"]);
+}
+
+#[test]
+fn kernels_of_other_protocols_and_what_they_do_not_take() {
+    let dir = TempDir::new();
+    let linux = dir.file("vmlinuz", &bzimage(&[0x90; 4096]));
+    let linux = name(&linux);
+    let openbsd = elf(0x100_0000, &[Segment::load(0x100_0000, &[0xf4; 64]), Segment::random(0x100_0000, 8)]);
+    let openbsd = dir.file("bsd", &openbsd);
+    let openbsd = name(&openbsd);
+    let header = |flags: u32| {
+        [0x1bad_b002, flags, 0x1bad_b002u32.wrapping_add(flags).wrapping_neg()].map(u32::to_le_bytes).concat()
+    };
+    let multiboot =
+        |flags| elf32(0x10_0000, &[Segment::load(0x10_0000, &[header(flags), vec![0xf4; 64]].concat())]);
+    let good = dir.file("multiboot", &multiboot(3));
+    let good = name(&good);
+    let text = dir.file("text", b"hello");
+    let large = dir.file("large", &vec![1; 17 << 20]);
+
+    refused(&[name(&dir.file("flags", &multiboot(0x103)))], &["multiboot header requires", "flags 0x100"]);
+    refused(&[name(&dir.file("gz", b"\x1f\x8b\x08\0half"))], &["gzip's data", "copy or fetch it again"]);
+    refused(&["--module", "/nonexistent/m", good], &["module '/nonexistent/m'", "check the path"]);
+    refused(&["--module", name(&large), "-m", "16M", good], &["module '", "room for", "--memory"]);
+    refused(&["--module", name(&text), linux], &["only kernels of multiboot and PVH", "--initrd"]);
+    refused(&["--root", "hd0", openbsd], &["'hd0' is no root device", "sd0a"]);
+    refused(&["--root", "sd0a", linux], &["only kernels of OpenBSD", "--append"]);
+    refused(&["--initrd", name(&text), openbsd], &["takes no initrd", "leave --initrd out"]);
+    refused(&["--append", "-x", openbsd], &["'-x' is no option", "-s is single user"]);
 }
 
 #[test]

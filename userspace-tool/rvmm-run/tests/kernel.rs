@@ -8,14 +8,17 @@ mod common;
 
 use common::{bzimage, elf, put, pvh_note, Segment};
 use proptest::prelude::*;
-use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO};
+use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO, RSDP_SIZE};
 use rvmm_run::config::memory::RamSize;
+use rvmm_run::config::root::RootDevice;
 use rvmm_run::kernel::error::KernelError;
 use rvmm_run::kernel::image::{FileImage, KernelImage};
-use rvmm_run::kernel::loaded::{KernelEntry, LoadedKernel};
+use rvmm_run::kernel::load;
+use rvmm_run::kernel::loaded::{KernelEntry, LoadedKernel, LoadedModule};
+use rvmm_run::kernel::modules::ModuleSpace;
+use rvmm_run::kernel::params::{self, KernelFacts};
 use rvmm_run::kernel::uki::{self, Part};
 use rvmm_run::kernel::unknown::UnknownImage;
-use rvmm_run::kernel::{load, load_initrd, params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
@@ -26,6 +29,24 @@ fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
 fn load_in(mib: u64, image: &[u8]) -> Result<(LoadedKernel, GuestMemoryMmap<()>), KernelError> {
     let (size, ram) = ram(mib);
     load(image, size, &ram).map(|loaded| (loaded, ram))
+}
+
+fn load_initrd(
+    image: &[u8],
+    kernel: &LoadedKernel,
+    size: RamSize,
+    ram: &GuestMemoryMmap<()>,
+) -> Result<LoadedModule, KernelError> {
+    ModuleSpace::new(kernel, size).load(image, "", ram)
+}
+
+fn facts<'a>(
+    size: RamSize,
+    kernel: &'a LoadedKernel,
+    modules: &'a [LoadedModule],
+    cmdline: &'a str,
+) -> KernelFacts<'a> {
+    KernelFacts { size, kernel, modules, cmdline, root: RootDevice::default(), rsdp: &[7; RSDP_SIZE] }
 }
 
 fn read(ram: &GuestMemoryMmap<()>, gpa: u64, len: usize) -> Vec<u8> {
@@ -182,10 +203,10 @@ fn initrd_that_is_empty_or_too_large_is_refused() {
     let kernel = load(&bzimage(&[0x90; 1024])[..], size, &ram).unwrap();
     let large = vec![0u8; 9 << 20];
 
-    assert!(matches!(load_initrd(&[][..], &kernel, size, &ram), Err(KernelError::EmptyInitrd)));
+    assert!(matches!(load_initrd(&[][..], &kernel, size, &ram), Err(KernelError::Empty)));
     assert!(matches!(
         load_initrd(&large[..], &kernel, size, &ram),
-        Err(KernelError::InitrdDoesNotFit { .. })
+        Err(KernelError::ModuleDoesNotFit { .. })
     ));
 }
 
@@ -195,7 +216,7 @@ fn boot_params_hold_what_the_protocol_asks_for() {
     let kernel = load(&bzimage(&[0x90; 1024])[..], size, &ram).unwrap();
     let initrd = load_initrd(&[1u8; 100][..], &kernel, size, &ram).unwrap();
 
-    params::write(&ram, size, &kernel, Some(initrd), "console=ttyS0").unwrap();
+    params::write(&ram, &facts(size, &kernel, &[initrd.clone()], "console=ttyS0")).unwrap();
 
     assert_eq!(read(&ram, CMDLINE, 14), b"console=ttyS0\0");
     assert_eq!(read(&ram, BOOT_PARAMS + 0x202, 4), b"HdrS");
@@ -218,7 +239,7 @@ fn pvh_start_info_points_to_map_modules_and_command_line() {
     let kernel = load(&image[..], size, &ram).unwrap();
     let initrd = load_initrd(&[1u8; 100][..], &kernel, size, &ram).unwrap();
 
-    params::write(&ram, size, &kernel, Some(initrd), "x").unwrap();
+    params::write(&ram, &facts(size, &kernel, &[initrd.clone()], "x")).unwrap();
 
     assert_eq!(u32_at(&ram, PVH_START_INFO), 0x336e_c578);
     assert_eq!(u32_at(&ram, PVH_START_INFO + 4), 1, "version");
@@ -273,10 +294,7 @@ fn damaged(mut image: Vec<u8>, head: usize, damage: &[(prop::sample::Index, u8)]
 
 /// What holds for every kernel that was accepted.
 fn check_invariants(loaded: &LoadedKernel) -> Result<(), TestCaseError> {
-    let start = match loaded.entry {
-        KernelEntry::Linux64 { rip } => rip,
-        KernelEntry::Pvh { eip } => u64::from(eip),
-    };
+    let start = loaded.entry.start();
     prop_assert!(start >= MIB && start < loaded.end);
     prop_assert!(loaded.end <= 32 * MIB);
     Ok(())

@@ -23,7 +23,7 @@ use crate::events::{message, print};
 use crate::exit_status::ExitStatus;
 use crate::kernel::error::KernelError;
 use crate::kernel::image::FileImage;
-use crate::kernel::uki;
+use crate::kernel::{gzip, uki};
 use crate::sys;
 use crate::vm::contents::RamContents;
 use crate::vm::devices::PCI_SLOTS;
@@ -116,6 +116,10 @@ impl Resets {
 fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
     let kernel = cli.kernel.clone().unwrap_or_default();
     let (kernel, initrd, cmdline) = open_kernel(cli, open_image(&kernel, ToolError::Kernel)?)?;
+    let mut modules = Vec::new();
+    for spec in &cli.modules {
+        modules.push((spec.clone(), open_image(&spec.path, ToolError::Module)?.1));
+    }
     let host = host_memory();
     if host > 0 {
         cli.memory.check_host(host).map_err(ToolError::Memory)?;
@@ -137,7 +141,10 @@ fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
         cpus: cli.cpus,
         kernel,
         initrd,
+        modules,
         cmdline,
+        linux_cmdline: cli.linux_cmdline(),
+        root: cli.root,
         disks,
         nets,
         console: cli.console_device,
@@ -150,21 +157,25 @@ fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
 /// An image with its path, for messages.
 type NamedImage = (PathBuf, FileImage);
 
-/// The kernel, the initrd and the command line. A unified kernel image brings all three, and what the user gives goes before.
+/// The kernel, the initrd and the command line, if there are any. A unified kernel image brings all three, and what the user
+/// gives goes before.
 fn open_kernel(
     cli: &CommandLine,
     kernel: NamedImage,
-) -> Result<(NamedImage, Option<NamedImage>, String), ToolError> {
-    let (path, image) = kernel;
-    let uki = uki::read(&image).map_err(|e| ToolError::Kernel(path.clone(), e))?;
+) -> Result<(NamedImage, Option<NamedImage>, Option<String>), ToolError> {
+    let (path, mut image) = kernel;
+    let damaged = |e| ToolError::Kernel(path.clone(), e);
+    if let Some(bytes) = gzip::unpack(&image).map_err(damaged)? {
+        image = image.with_bytes(bytes).map_err(|e| damaged(e.into()))?;
+    }
+    let uki = uki::read(&image).map_err(damaged)?;
     let initrd = match &cli.initrd {
         Some(path) => Some(open_image(path, ToolError::Initrd)?),
         None => None,
     };
-    let Some(uki) = uki else { return Ok(((path, image), initrd, cli.command_line())) };
+    let Some(uki) = uki else { return Ok(((path, image), initrd, cli.append.clone())) };
     let part = |part: uki::Part| (path.clone(), image.part(part.offset, part.len));
-    let cmdline = cli.append.clone().or(uki.cmdline).unwrap_or_else(|| cli.command_line());
-    Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), cmdline))
+    Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), cli.append.clone().or(uki.cmdline)))
 }
 
 fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> ToolError) -> Result<NamedImage, ToolError> {

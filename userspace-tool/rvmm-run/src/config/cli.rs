@@ -9,7 +9,9 @@ use clap::Parser;
 use super::console::{ConsoleDevice, ConsoleSpec};
 use super::disk::DiskSpec;
 use super::memory::RamSize;
+use super::module::ModuleSpec;
 use super::net::NetSpec;
+use super::root::RootDevice;
 use super::DeviceSet;
 
 const EXAMPLES: &str = "\
@@ -25,6 +27,10 @@ Examples:
       a network card; in the guest, give eth0 another address of 10.0.0.0/24
   rvmm-run --net user,passt=--tcp-ports=2222:22 vmlinuz disk.img
       a network card without any rights or set-up; port 2222 of the host is the guest's 22
+  rvmm-run --append 'com1=115200,8n1 console=com1' --module vmlinuz,console=hvc0 --module initrd.img xen.gz
+      a multiboot kernel with two modules, one of them with arguments
+  rvmm-run --append -s --root sd0a bsd disk.img
+      an OpenBSD kernel, single user, root on the disk's first partition
   rvmm-run --check
       say what this host lacks
 
@@ -37,11 +43,11 @@ Exit codes:
   2  the host or the module failed 6  quit with Ctrl-a x
   3  guest reset with --no-reboot  128+N  ended by signal N";
 
-/// Runs a Linux guest on the rvmm kernel module.
+/// Runs a guest on the rvmm kernel module.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "rvmm-run", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct CommandLine {
-    /// Kernel: a bzImage (vmlinuz) or a 64-bit ELF vmlinux
+    /// Kernel: of Linux (vmlinuz, vmlinux), PVH, multiboot 1 or 2, or OpenBSD; may be compressed by gzip
     #[arg(required_unless_present = "check")]
     pub kernel: Option<PathBuf>,
 
@@ -66,9 +72,18 @@ pub struct CommandLine {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 
-    /// Kernel command line [default: console=ttyS0 root=/dev/vda, or console=hvc0 … with a virtio console]
+    /// Further module for a kernel of multiboot or PVH, with its arguments; may be given again
+    #[arg(long = "module", value_name = "FILE[,ARGS]")]
+    pub modules: Vec<ModuleSpec>,
+
+    /// Kernel command line [default for Linux: console=ttyS0 root=/dev/vda, or console=hvc0 … with a virtio console]; for
+    /// OpenBSD, boot(8)'s options, as in '-a -s'
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
+
+    /// Root device of an OpenBSD kernel, as in sd0a, or as in 0123456789abcdef.a, a disk's unique id
+    #[arg(long, value_name = "DEVICE")]
+    pub root: Option<RootDevice>,
 
     /// Guest memory, with suffix K, M, G or T; a bare number counts MiB
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = RamSize::parse)]
@@ -120,12 +135,12 @@ impl CommandLine {
         plain.chain(self.disks.iter().cloned()).collect()
     }
 
-    /// The kernel's command line.
-    pub fn command_line(&self) -> String {
+    /// The command line of a kernel of Linux that is given none.
+    pub fn linux_cmdline(&self) -> String {
         let console = match self.console_device {
             ConsoleDevice::Uart => "ttyS0",
             ConsoleDevice::Virtio { .. } => "hvc0",
         };
-        self.append.clone().unwrap_or_else(|| format!("console={console} root=/dev/vda"))
+        format!("console={console} root=/dev/vda")
     }
 }

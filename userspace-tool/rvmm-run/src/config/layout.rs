@@ -24,15 +24,17 @@ pub const GIB: u64 = 1 << 30;
 pub const GDT: u64 = 0x500;
 /// IDT base; its limit is zero, any fault before the kernel's own IDT is a triple fault.
 pub const IDT: u64 = 0x580;
-/// PVH `hvm_start_info`, followed by its module list and memory map.
+/// Boot arguments of a kernel of OpenBSD, one page: where its own loader has them.
+pub const OPENBSD_ARGS: u64 = 0x2000;
+/// PVH `hvm_start_info`, followed by its memory map.
 pub const PVH_START_INFO: u64 = 0x6000;
-/// PVH module list (one entry: the initrd).
-pub const PVH_MODULES: u64 = 0x6040;
 /// PVH memory map.
 pub const PVH_MEMMAP: u64 = 0x6100;
 /// Linux `boot_params` ("zero page").
 pub const BOOT_PARAMS: u64 = 0x7000;
-/// Top of the stack at the 64-bit entry.
+/// What a kernel of OpenBSD finds on its stack.
+pub const OPENBSD_STACK: u64 = 0x8fc0;
+/// Top of the stack at the entry of any other.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// Page tables for the 64-bit entry: PML4, PDPT and four page directories.
 pub const PML4: u64 = 0x9000;
@@ -44,10 +46,16 @@ pub const PD: u64 = 0xb000;
 pub const CMDLINE: u64 = 0x2_0000;
 /// Room for the command line, terminator included.
 pub const CMDLINE_SPACE: u64 = 0x1_0000;
+/// Modules' names and places, and all that a kernel of multiboot is told.
+pub const BOOT_INFO: u64 = 0x3_0000;
+/// Room for that.
+pub const BOOT_INFO_SPACE: u64 = 0x6_0000;
 /// End of conventional memory: what follows up to 1 MiB is no usable RAM for a PC kernel.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: an area in which a kernel searches the RSDP.
 pub const ACPI: u64 = 0xe_0000;
+/// Bytes of the RSDP, which is the first of them.
+pub const RSDP_SIZE: usize = 36;
 /// End of the ACPI area.
 pub const ACPI_END: u64 = MP_TABLE;
 /// MP tables: the area in which a kernel searches their pointer is the last 64 KiB below 1 MiB.

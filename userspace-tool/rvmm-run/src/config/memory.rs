@@ -87,6 +87,11 @@ impl RamSize {
         self.0.min(LOW_RAM_MAX)
     }
 
+    /// Bytes of RAM between 1 MiB and the hole below 4 GiB.
+    pub fn above_one_mib(self) -> u64 {
+        self.low() - HIGH_RAM
+    }
+
     /// Bytes of RAM from 4 GiB on.
     pub fn high(self) -> u64 {
         self.0 - self.low()
@@ -128,7 +133,7 @@ impl RamSize {
             E820 { base: 0, size: LOW_RAM_END, kind: E820Kind::Ram },
             E820 { base: LOW_RAM_END, size: 0xa_0000 - LOW_RAM_END, kind: E820Kind::Reserved },
             E820 { base: ACPI, size: ACPI_END - ACPI, kind: E820Kind::Reserved },
-            E820 { base: HIGH_RAM, size: self.low() - HIGH_RAM, kind: E820Kind::Ram },
+            E820 { base: HIGH_RAM, size: self.above_one_mib(), kind: E820Kind::Ram },
         ];
         if self.high() > 0 {
             map.push(E820 { base: HIGH_RAM_4G, size: self.high(), kind: E820Kind::Ram });

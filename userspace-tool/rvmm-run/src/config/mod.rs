@@ -9,8 +9,10 @@ pub mod console;
 pub mod disk;
 pub mod layout;
 pub mod memory;
+pub mod module;
 pub mod net;
 pub mod options;
+pub mod root;
 
 /// A choice among the module's own devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -10,7 +10,7 @@ use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::error::KernelError;
 use super::image::{copy_to_guest, KernelImage};
-use super::loaded::{KernelEntry, LoadedKernel};
+use super::loaded::{KernelEntry, KernelProtocol, LoadedKernel};
 use super::unknown::UnknownImage;
 use crate::config::layout::HIGH_RAM;
 use crate::config::memory::RamSize;
@@ -19,6 +19,8 @@ use crate::config::memory::RamSize;
 const HEADER: u64 = 0x1f1;
 /// File offset of the byte that, added to 0x202, gives the end of the header.
 const HEADER_LEN: u64 = 0x201;
+/// File offset of the boot flag; four bytes on is the magic number.
+const BOOT_FLAG: u64 = 0x1fe;
 /// `HdrS`.
 const MAGIC: u32 = 0x5372_6448;
 /// Boot protocol 2.12, the first with a 64-bit entry.
@@ -51,8 +53,21 @@ pub fn load(
         end: base + init_size,
         cmdline_max: header.cmdline_size,
         initrd_max: u64::from(header.initrd_addr_max),
-        header,
+        protocol: KernelProtocol::Linux(header),
     })
+}
+
+/// Whether `image` has the magic numbers of one.
+///
+/// # Errors
+/// That of the read.
+pub fn is_bzimage(image: &(impl KernelImage + ?Sized)) -> Result<bool, KernelError> {
+    let mut magic = [0; 8];
+    if image.len() < BOOT_FLAG + magic.len() as u64 {
+        return Ok(false);
+    }
+    image.read_at(BOOT_FLAG, &mut magic)?;
+    Ok(magic.starts_with(&[0x55, 0xaa]) && magic.ends_with(&MAGIC.to_le_bytes()))
 }
 
 /// Reads the setup header as far as it says it reaches; fields beyond read as zero.

@@ -8,16 +8,37 @@ use std::io;
 use super::unknown::UnknownImage;
 use crate::config::memory::human;
 
-/// What is wrong with a kernel or initrd image.
+/// An option that not every kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelOption {
+    /// `--initrd`.
+    Initrd,
+    /// `--module`.
+    Module,
+    /// `--root`.
+    Root,
+}
+
+impl fmt::Display for KernelOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Initrd => "a kernel of OpenBSD takes no initrd: leave --initrd out",
+            Self::Module => "only kernels of multiboot and PVH take modules: leave --module out, or give Linux an --initrd",
+            Self::Root => "only kernels of OpenBSD take --root: name the root in --append, if the kernel has a word for it",
+        })
+    }
+}
+
+/// What is wrong with a kernel, an initrd or a module.
 #[derive(Debug)]
 pub enum KernelError {
     /// The file cannot be read.
     Io(io::Error),
-    /// Neither a bzImage nor an ELF file.
+    /// Nothing that can be started.
     UnknownFormat(UnknownImage),
     /// A segment whose physical address is a virtual one.
     VirtualAddress(usize, u64),
-    /// An ELF file of a class, byte order or machine that is not x86-64.
+    /// A 32-bit ELF file that is no kernel of another protocol than that of Linux.
     Elf32,
     /// An ELF file for another machine, with its number.
     ElfMachine(u16),
@@ -53,11 +74,33 @@ pub enum KernelError {
     OldProtocol(u16),
     /// A 32-bit bzImage.
     No64BitEntry,
-    /// The initrd is empty.
-    EmptyInitrd,
-    /// The initrd does not fit between the kernel and the end of usable RAM.
-    InitrdDoesNotFit {
-        /// Bytes of the initrd.
+    /// The data that gzip made are damaged, with what its reader says.
+    Gzip(String),
+    /// There is more in them than this.
+    UnpackedTooLarge(u64),
+    /// A multiboot header with flags that have to be known and are not.
+    MultibootFlags(u16),
+    /// A multiboot 2 header with a tag that has to be known and is not.
+    MultibootTag(u16),
+    /// A multiboot 2 header that requires information of a kind that cannot be given.
+    MultibootRequest(u32),
+    /// A kernel that requires a console of its own kind.
+    MultibootConsole,
+    /// A multiboot header that makes no sense, and why.
+    MultibootHeader(&'static str),
+    /// A segment for random bytes, at this address, that is not in memory.
+    RandomOutside(u64),
+    /// An option that OpenBSD's boot(8) does not have.
+    BootOption(String),
+    /// Its protocol has no place for what the option gives.
+    NotTaken(KernelOption),
+    /// Names and arguments of modules, and the memory map, that do not fit where they go, in bytes.
+    InfoTooLarge(usize),
+    /// The initrd or module is empty.
+    Empty,
+    /// The initrd or module does not fit between the kernel and the end of usable RAM.
+    ModuleDoesNotFit {
+        /// Its bytes.
         size: u64,
         /// Bytes that are free for it.
         room: u64,
@@ -82,7 +125,10 @@ impl fmt::Display for KernelError {
                 f,
                 "the physical address of its segment {i}, {at:#x}, is a virtual one: link the kernel with physical load addresses (AT in the linker script)"
             ),
-            Self::Elf32 => write!(f, "it is a 32-bit ELF file: only x86-64 kernels can be started"),
+            Self::Elf32 => write!(
+                f,
+                "it is a 32-bit ELF file without a multiboot header, a PVH note or a mark of OpenBSD: of Linux, only x86-64 kernels can be started"
+            ),
             Self::ElfMachine(m) => write!(f, "it is an ELF file for another machine (e_machine {m}): only x86-64 kernels can be started"),
             Self::ElfType(t) => write!(f, "it is an ELF file but no executable (e_type {t}): give the vmlinux of a Linux kernel"),
             Self::ElfHeader(what) => write!(f, "its ELF header is damaged ({what}): build or fetch the file again"),
@@ -101,8 +147,34 @@ impl fmt::Display for KernelError {
                 write!(f, "its boot protocol {}.{:02} is too old: a kernel of Linux 3.8 or newer is needed", v >> 8, v & 0xff)
             }
             Self::No64BitEntry => write!(f, "it has no 64-bit entry point: only x86-64 kernels can be started"),
-            Self::EmptyInitrd => write!(f, "it is empty: leave --initrd out or give a cpio archive"),
-            Self::InitrdDoesNotFit { size, room } => {
+            Self::Gzip(why) => write!(f, "gzip's data in it are damaged ({why}): copy or fetch it again"),
+            Self::UnpackedTooLarge(max) => write!(f, "it unpacks to more than {}: give a kernel", human(*max)),
+            Self::MultibootFlags(flags) => {
+                write!(f, "its multiboot header requires what this loader does not know (flags {flags:#x}): give another kernel")
+            }
+            Self::MultibootTag(tag) => {
+                write!(f, "its multiboot 2 header requires what this loader does not know (tag {tag}): give another kernel")
+            }
+            Self::MultibootRequest(kind) => {
+                write!(f, "its multiboot 2 header requires information that this loader does not have (type {kind}): give another kernel")
+            }
+            Self::MultibootConsole => {
+                write!(f, "its multiboot 2 header requires a screen, and there is none: build it for a serial console")
+            }
+            Self::MultibootHeader(why) => write!(f, "its multiboot header cannot be used ({why}): build or fetch the file again"),
+            Self::RandomOutside(at) => {
+                write!(f, "its segment for random bytes at {at:#x} lies outside what is loaded: build or fetch the file again")
+            }
+            Self::BootOption(word) => write!(
+                f,
+                "'{word}' is no option of OpenBSD's: -a asks for the root device, -c changes the configuration, -d enters the debugger, -s is single user"
+            ),
+            Self::NotTaken(option) => write!(f, "{option}"),
+            Self::InfoTooLarge(bytes) => {
+                write!(f, "what the kernel is told of its modules takes {bytes} bytes: give fewer, or shorten their arguments")
+            }
+            Self::Empty => write!(f, "it is empty: leave --initrd or --module out, or give a file with something in it"),
+            Self::ModuleDoesNotFit { size, room } => {
                 write!(f, "it has {}, but guest RAM has room for {} only: give the guest more with --memory", human(*size), human(*room))
             }
             Self::CmdlineTooLong { len, max } => write!(f, "it has {len} bytes, the kernel takes {max}: shorten it"),

@@ -41,7 +41,7 @@ pub struct FileImage {
 #[derive(Debug)]
 struct Source {
     file: File,
-    /// All of it, where it can be read once only.
+    /// All of it, where it can be read once only, or was unpacked.
     bytes: Option<Vec<u8>>,
 }
 
@@ -79,6 +79,15 @@ impl FileImage {
     pub fn part(&self, offset: u64, len: u64) -> Self {
         let offset = offset.min(self.len);
         Self { source: Arc::clone(&self.source), start: self.start + offset, len: len.min(self.len - offset) }
+    }
+
+    /// Other contents of the same file: what was unpacked of it.
+    ///
+    /// # Errors
+    /// That of `dup`.
+    pub fn with_bytes(&self, bytes: Vec<u8>) -> io::Result<Self> {
+        let (file, len) = (self.source.file.try_clone()?, bytes.len() as u64);
+        Ok(Self { source: Arc::new(Source { file, bytes: Some(bytes) }), start: 0, len })
     }
 
     /// The file.

@@ -1,66 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loads a kernel and its initrd into guest memory.
+//! Loads a kernel and its modules into guest memory.
 //!
-//! Two formats are known: a bzImage (Linux, "The Linux/x86 Boot Protocol", 64-bit entry) and a 64-bit ELF image, entered by
-//! its PVH note (Xen, "x86/HVM direct boot ABI") or, without one, at the 64-bit entry of Linux. Everything in an image is
-//! untrusted: offsets and sizes are checked against the file, against guest RAM and against each other before a byte is copied.
+//! A kernel is told by its content, in this order:
+//!
+//! | what it is | how it is started | where |
+//! |---|---|---|
+//! | ELF with a mark of OpenBSD | that of its boot(8) | [`openbsd`] |
+//! | ELF with a PVH note | Xen, "x86/HVM direct boot ABI" | [`elf`] |
+//! | ELF with a multiboot header, or that of version 2 | "Multiboot Specification", "Multiboot2 Specification" | [`multiboot`] |
+//! | any other ELF | Linux, "The Linux/x86 Boot Protocol", 64-bit entry | [`elf`] |
+//! | bzImage | the same | [`bzimage`] |
+//! | a multiboot header with addresses | as above | [`multiboot`] |
+//!
+//! Each of them may be compressed by [`gzip`]. Everything in an image is untrusted: offsets and sizes are checked against the
+//! file, against guest RAM and against each other before a byte is copied.
 
+mod blob;
 pub mod bzimage;
 pub mod elf;
 pub mod error;
+pub mod gzip;
 pub mod image;
 pub mod loaded;
+pub mod modules;
+pub mod multiboot;
+pub mod openbsd;
 pub mod params;
+mod pvh;
 pub mod uki;
 pub mod unknown;
 
 use vm_memory::GuestMemoryMmap;
 
+use self::elf::header::{is_elf, ElfHeaders};
+use self::elf::note;
 use self::error::KernelError;
-use self::image::{copy_to_guest, KernelImage};
-use self::loaded::{LoadedInitrd, LoadedKernel};
-use crate::config::layout::{HIGH_RAM, PAGE};
+use self::image::KernelImage;
+use self::loaded::LoadedKernel;
 use crate::config::memory::RamSize;
 
 /// Loads `image`, whichever format it has.
 ///
 /// # Errors
-/// Every `KernelError` but those of initrd and command line.
+/// Every `KernelError` but those of gzip, modules and command line.
 pub fn load(
     image: &(impl KernelImage + ?Sized),
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
 ) -> Result<LoadedKernel, KernelError> {
-    let mut magic = [0; 4];
-    if image.len() >= 4 {
-        image.read_at(0, &mut magic)?;
+    if is_elf(image)? {
+        return load_elf(image, size, ram);
     }
-    if &magic == b"\x7fELF" {
-        return elf::load(image, size, ram);
+    if !bzimage::is_bzimage(image)? {
+        if let Some(header) = multiboot::header::find(image)? {
+            return multiboot::load(image, &header, size, ram);
+        }
     }
     bzimage::load(image, size, ram)
 }
 
-/// Loads `image` as high as the kernel takes it, above everything the kernel uses.
-///
-/// # Errors
-/// `EmptyInitrd`, `InitrdDoesNotFit`, `Io`.
-pub fn load_initrd(
+fn load_elf(
     image: &(impl KernelImage + ?Sized),
-    kernel: &LoadedKernel,
     size: RamSize,
     ram: &GuestMemoryMmap<()>,
-) -> Result<LoadedInitrd, KernelError> {
-    let len = image.len();
-    if len == 0 {
-        return Err(KernelError::EmptyInitrd);
+) -> Result<LoadedKernel, KernelError> {
+    let headers = ElfHeaders::read(image)?;
+    let notes = note::read(image, &headers)?;
+    if openbsd::is_kernel(&headers, notes) {
+        return openbsd::load(image, &headers, size, ram);
     }
-    let top = size.low().min(kernel.initrd_max.saturating_add(1));
-    let bottom = kernel.end.max(HIGH_RAM).next_multiple_of(PAGE);
-    let room = top.saturating_sub(bottom);
-    let base = top.checked_sub(len).map(|base| base & !(PAGE - 1)).filter(|base| *base >= bottom);
-    let base = base.ok_or(KernelError::InitrdDoesNotFit { size: len, room })?;
-    copy_to_guest(image, 0, len, ram, base)?;
-    Ok(LoadedInitrd { base, size: len })
+    if let Some(eip) = notes.pvh_entry {
+        return elf::load_pvh(image, &headers, eip, size, ram);
+    }
+    match multiboot::header::find(image)? {
+        Some(header) => multiboot::load(image, &header, size, ram),
+        None => elf::load_linux(image, &headers, size, ram),
+    }
 }

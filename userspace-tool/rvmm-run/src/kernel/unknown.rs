@@ -59,7 +59,7 @@ impl fmt::Display for UnknownImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(machine) => {
-                write!(f, "it is a kernel for {machine}: only x86-64 kernels can be started")
+                write!(f, "it is a kernel for {machine}: only x86 kernels can be started")
             }
             Self::Compressed(program) => {
                 write!(f, "it is compressed by {program}: unpack it with '{program} -dc FILE > NEW'")
@@ -72,7 +72,7 @@ impl fmt::Display for UnknownImage {
             Self::Nothing => {
                 write!(
                     f,
-                    "it is neither a bzImage nor an ELF file: give the vmlinuz or vmlinux of a Linux kernel"
+                    "it is neither a bzImage nor an ELF file, and has no multiboot header: give the vmlinuz or vmlinux of a Linux kernel, or another system's"
                 )
             }
         }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use crate::config::console::ConsoleDevice;
 use crate::config::memory::RamSize;
+use crate::config::module::ModuleSpec;
+use crate::config::root::RootDevice;
 use crate::config::DeviceSet;
 use crate::devices::disk::OpenDisk;
 use crate::devices::file_id::FileId;
@@ -24,8 +26,14 @@ pub struct PreparedRun {
     pub kernel: (PathBuf, FileImage),
     /// Initrd image.
     pub initrd: Option<(PathBuf, FileImage)>,
-    /// Command line.
-    pub cmdline: String,
+    /// Further modules, in the order that the kernel is told.
+    pub modules: Vec<(ModuleSpec, FileImage)>,
+    /// Command line, if the user or the image has one.
+    pub cmdline: Option<String>,
+    /// That of a kernel of Linux without one.
+    pub linux_cmdline: String,
+    /// Root device, if the user says one.
+    pub root: Option<RootDevice>,
     /// Disks in the guest's order.
     pub disks: Vec<OpenDisk>,
     /// Network cards in the guest's order.
@@ -48,7 +56,13 @@ impl PreparedRun {
     pub fn inputs(&self) -> io::Result<Vec<(FileId, &'static str)>> {
         let kernel = [(self.kernel.1.file(), "the kernel")].into_iter();
         let initrd = self.initrd.iter().map(|(_, image)| (image.file(), "the initrd"));
+        let modules = self.modules.iter().map(|(_, image)| (image.file(), "a module"));
         let disks = self.disks.iter().map(|disk| (&*disk.file, "a disk of the guest's"));
-        kernel.chain(initrd).chain(disks).map(|(file, what)| Ok((FileId::of(file)?, what))).collect()
+        kernel
+            .chain(initrd)
+            .chain(modules)
+            .chain(disks)
+            .map(|(file, what)| Ok((FileId::of(file)?, what)))
+            .collect()
     }
 }

@@ -3,13 +3,17 @@
 //! State of the processors at the kernel's entry.
 //!
 //! Only the boot processor gets one: the others wait for INIT and SIPI inside the module. Linux, "The Linux/x86 Boot
-//! Protocol", "64-bit Boot Protocol"; Xen, "x86/HVM direct boot ABI"; SDM, "Segment Descriptors" for the attribute bits.
+//! Protocol", "64-bit Boot Protocol"; Xen, "x86/HVM direct boot ABI"; GNU, "Multiboot Specification" and "Multiboot2
+//! Specification", "Machine state"; SDM, "Segment Descriptors" for the attribute bits.
 
 use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use crate::config::layout::{BOOT_PARAMS, BOOT_STACK, GDT, IDT, PAGE, PD, PDPT, PML4, PVH_START_INFO};
+use crate::config::layout::{
+    BOOT_INFO, BOOT_PARAMS, BOOT_STACK, GDT, IDT, OPENBSD_STACK, PAGE, PD, PDPT, PML4, PVH_START_INFO,
+};
 use crate::kernel::loaded::KernelEntry;
+use crate::kernel::multiboot::header::MultibootVersion;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
@@ -56,7 +60,7 @@ pub fn write_tables(ram: &GuestMemoryMmap<()>, entry: KernelEntry) -> Result<(),
         ram.write_obj(descriptor, GuestAddress(GDT + 8 * index as u64))?;
     }
     ram.write_obj(0u64, GuestAddress(IDT))?;
-    if let KernelEntry::Linux64 { .. } = entry {
+    if entry.is_long_mode() {
         ram.write_obj(PDPT | PTE_TABLE, GuestAddress(PML4))?;
         for gib in 0..4 {
             let directory = PD + gib * PAGE;
@@ -70,20 +74,24 @@ pub fn write_tables(ram: &GuestMemoryMmap<()>, entry: KernelEntry) -> Result<(),
     Ok(())
 }
 
+/// What EAX holds for a kernel of multiboot.
+fn loader_magic(version: MultibootVersion) -> u64 {
+    match version {
+        MultibootVersion::One => 0x2bad_b002,
+        MultibootVersion::Two => 0x36d7_6289,
+    }
+}
+
 /// General registers of the boot processor.
 pub fn general(entry: KernelEntry) -> kvm_regs {
+    let start = kvm_regs { rip: entry.start(), rsp: BOOT_STACK, rflags: RFLAGS, ..Default::default() };
     match entry {
-        KernelEntry::Linux64 { rip } => kvm_regs {
-            rip,
-            rsi: BOOT_PARAMS,
-            rsp: BOOT_STACK,
-            rbp: BOOT_STACK,
-            rflags: RFLAGS,
-            ..Default::default()
-        },
-        KernelEntry::Pvh { eip } => {
-            kvm_regs { rip: u64::from(eip), rbx: PVH_START_INFO, rflags: RFLAGS, ..Default::default() }
+        KernelEntry::Linux64 { .. } => kvm_regs { rsi: BOOT_PARAMS, rbp: BOOT_STACK, ..start },
+        KernelEntry::Pvh { .. } => kvm_regs { rbx: PVH_START_INFO, ..start },
+        KernelEntry::Multiboot { version, .. } => {
+            kvm_regs { rax: loader_magic(version), rbx: BOOT_INFO, ..start }
         }
+        KernelEntry::OpenBsd { .. } => kvm_regs { rsp: OPENBSD_STACK, ..start },
     }
 }
 
@@ -103,20 +111,10 @@ pub fn system(reset: kvm_sregs, entry: KernelEntry) -> kvm_sregs {
         idt: kvm_dtable { base: IDT, limit: 0, ..Default::default() },
         ..reset
     };
-    match entry {
-        KernelEntry::Linux64 { .. } => {
-            sregs.cr0 = CR0_PG | CR0_ET | CR0_PE;
-            sregs.cr3 = PML4;
-            sregs.cr4 = CR4_PAE;
-            sregs.efer = EFER_LME | EFER_LMA;
-        }
-        KernelEntry::Pvh { .. } => {
-            sregs.cr0 = CR0_ET | CR0_PE;
-            sregs.cr3 = 0;
-            sregs.cr4 = 0;
-            sregs.efer = 0;
-        }
-    }
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = match entry.is_long_mode() {
+        true => (CR0_PG | CR0_ET | CR0_PE, PML4, CR4_PAE, EFER_LME | EFER_LMA),
+        false => (CR0_ET | CR0_PE, 0, 0, 0),
+    };
     sregs
 }
 
@@ -137,7 +135,7 @@ pub fn msrs() -> [kvm_msr_entry; 3] {
 
 /// Flat segment of the mode that `entry` has.
 fn segment(selector: u16, type_: u8, entry: KernelEntry) -> kvm_segment {
-    let long = matches!(entry, KernelEntry::Linux64 { .. }) && type_ == TYPE_CODE;
+    let long = entry.is_long_mode() && type_ == TYPE_CODE;
     kvm_segment {
         base: 0,
         limit: u32::MAX,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub kind: u32,
+    pub vaddr: u64,
     pub paddr: u64,
     pub data: Vec<u8>,
     pub mem_len: u64,
@@ -18,46 +19,106 @@ pub struct Segment {
 
 pub const PT_LOAD: u32 = 1;
 pub const PT_NOTE: u32 = 4;
+pub const PT_OPENBSD_RANDOMIZE: u32 = 0x65a3_dbe6;
 
 impl Segment {
     pub fn load(paddr: u64, data: &[u8]) -> Self {
-        Self { kind: PT_LOAD, paddr, data: data.to_vec(), mem_len: data.len() as u64 }
+        Self { kind: PT_LOAD, vaddr: paddr, paddr, data: data.to_vec(), mem_len: data.len() as u64 }
     }
 
     pub fn note(data: Vec<u8>) -> Self {
         let mem_len = data.len() as u64;
-        Self { kind: PT_NOTE, paddr: 0, data, mem_len }
+        Self { kind: PT_NOTE, vaddr: 0, paddr: 0, data, mem_len }
+    }
+
+    pub fn random(paddr: u64, len: usize) -> Self {
+        Self { kind: PT_OPENBSD_RANDOMIZE, ..Self::load(paddr, &vec![0; len]) }
     }
 }
 
 /// An x86-64 executable with these segments.
 pub fn elf(entry: u64, segments: &[Segment]) -> Vec<u8> {
-    let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+    elf_of(true, entry, segments)
+}
+
+/// An executable for i386 with these segments.
+pub fn elf32(entry: u32, segments: &[Segment]) -> Vec<u8> {
+    elf_of(false, entry.into(), segments)
+}
+
+/// Bytes of a file header, of a program header and of a section header, by class.
+pub fn header_sizes(is_64: bool) -> (usize, usize, usize) {
+    if is_64 {
+        (64, 56, 64)
+    } else {
+        (52, 32, 40)
+    }
+}
+
+/// A number as long as the class has it.
+fn add_word(bytes: &mut Vec<u8>, is_64: bool, value: u64) {
+    bytes.extend(&value.to_le_bytes()[..if is_64 { 8 } else { 4 }]);
+}
+
+fn elf_of(is_64: bool, entry: u64, segments: &[Segment]) -> Vec<u8> {
+    let (ehdr, phdr, shdr) = header_sizes(is_64);
+    let mut header = vec![0x7f, b'E', b'L', b'F', if is_64 { 2 } else { 1 }, 1, 1];
     header.resize(16, 0);
     header.extend(2u16.to_le_bytes());
-    header.extend(62u16.to_le_bytes());
+    header.extend(if is_64 { 62u16 } else { 3 }.to_le_bytes());
     header.extend(1u32.to_le_bytes());
-    header.extend(entry.to_le_bytes());
-    header.extend(64u64.to_le_bytes());
-    header.extend(0u64.to_le_bytes());
-    header.extend(0u32.to_le_bytes());
-    for half in [64u16, 56, segments.len() as u16, 0, 0, 0] {
-        header.extend(half.to_le_bytes());
+    for word in [entry, ehdr as u64, 0] {
+        add_word(&mut header, is_64, word);
     }
-    let mut offset = 64 + 56 * segments.len() as u64;
+    header.extend(0u32.to_le_bytes());
+    for half in [ehdr, phdr, segments.len(), shdr, 0, 0] {
+        header.extend((half as u16).to_le_bytes());
+    }
+    let mut offset = (ehdr + phdr * segments.len()) as u64;
     let mut data: Vec<u8> = Vec::new();
     for segment in segments {
-        header.extend(segment.kind.to_le_bytes());
-        header.extend(7u32.to_le_bytes());
         let len = segment.data.len() as u64;
-        for word in [offset, segment.paddr, segment.paddr, len, segment.mem_len, 4] {
-            header.extend(word.to_le_bytes());
+        header.extend(segment.kind.to_le_bytes());
+        if is_64 {
+            header.extend(7u32.to_le_bytes());
         }
+        for word in [offset, segment.vaddr, segment.paddr, len, segment.mem_len] {
+            add_word(&mut header, is_64, word);
+        }
+        if !is_64 {
+            header.extend(7u32.to_le_bytes());
+        }
+        add_word(&mut header, is_64, 4);
         data.extend(&segment.data);
         offset += len;
     }
     header.extend(data);
     header
+}
+
+/// Puts section headers behind an ELF file, with a section for each of these: type, name, contents. The last has the names.
+pub fn add_sections(image: &mut Vec<u8>, sections: &[(u32, &str, &[u8])]) {
+    let is_64 = image[4] == 2;
+    let (_, _, size) = header_sizes(is_64);
+    let mut headers = vec![0; size];
+    let mut name = 1u32;
+    for (kind, text, contents) in sections {
+        headers.extend(name.to_le_bytes());
+        headers.extend(kind.to_le_bytes());
+        for word in [0, 0, image.len() as u64, contents.len() as u64] {
+            add_word(&mut headers, is_64, word);
+        }
+        headers.resize(headers.len().next_multiple_of(size), 0);
+        image.extend(*contents);
+        name += text.len() as u32 + 1;
+    }
+    let table = (image.len() as u64).to_le_bytes();
+    image.extend(headers);
+    let count = sections.len() as u16;
+    let (shoff, shnum) = if is_64 { (40, 60) } else { (32, 48) };
+    put(image, shoff, &table[..if is_64 { 8 } else { 4 }]);
+    put(image, shnum, &(count + 1).to_le_bytes());
+    put(image, shnum + 2, &count.to_le_bytes());
 }
 
 /// The contents of a note segment: one foreign note, then the PVH entry.
