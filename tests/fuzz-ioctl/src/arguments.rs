@@ -42,7 +42,7 @@ const MSRS: [u32; 28] = [
 ];
 
 /// Capabilities that can be enabled.
-const CAPS: [u32; 13] = [
+const CAPS: [u32; 16] = [
     caps::MANUAL_DIRTY_LOG_PROTECT2,
     caps::SPLIT_IRQCHIP,
     caps::X2APIC_API,
@@ -55,6 +55,9 @@ const CAPS: [u32; 13] = [
     caps::HALT_POLL,
     caps::EXIT_ON_EMULATION_FAILURE,
     caps::X86_USER_SPACE_MSR,
+    caps::X86_APIC_BUS_CYCLES_NS,
+    caps::MSR_PLATFORM_INFO,
+    caps::ENFORCE_PV_FEATURE_CPUID,
     caps::NR_VCPUS,
 ];
 
@@ -162,6 +165,15 @@ impl Caller<'_> {
                 a.flags = if self.random.once_in(8) { self.random.odd() as u32 } else { 0 };
             }),
             Shape::State => self.state(fd, good),
+            Shape::NodeAttribute => self.change(0, |a: &mut vm::DeviceAttr| {
+                a.addr = if good { self.scratch.address() + 64 } else { self.bad_address() };
+            }),
+            Shape::Signals => self.signals(good),
+            Shape::Range => self.change(0, |a: &mut vcpu::PreFaultMemory| {
+                if good {
+                    (a.gpa, a.size) = (self.random.small(16) << 12, (1 + self.random.small(64)) << 12);
+                }
+            }),
             Shape::Msrs => self.msrs(),
             Shape::Cpuid => self.leaves(good),
             Shape::Capability => self.capability(),
@@ -385,6 +397,14 @@ impl Caller<'_> {
             a.attr = self.random.small(2);
             a.addr = addr;
         });
+    }
+
+    /// Any signals but the one that kicks: a guest that spins would keep its thread until the process is killed.
+    fn signals(&self, good: bool) {
+        let len = if good || !self.random.once_in(4) { size_of::<u64>() as u64 } else { self.random.odd() };
+        self.set32(0, len);
+        let blocked = self.random.next() & !(1 << (libc::SIGUSR1 - 1));
+        self.set(size_of::<vcpu::SignalMask>(), &blocked.to_ne_bytes());
     }
 
     /// Rest, or a state that the machine has, changed.

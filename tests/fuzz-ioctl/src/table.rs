@@ -55,6 +55,12 @@ pub enum Shape {
     Attribute,
     /// An attribute of a machine's state.
     State,
+    /// An attribute of the node.
+    NodeAttribute,
+    /// Signals that KVM_RUN blocks.
+    Signals,
+    /// Pages of the guest's.
+    Range,
     /// A count and MSRs.
     Msrs,
     /// A count and CPUID leaves, or indices.
@@ -100,6 +106,8 @@ pub const TABLE: &[Row] = table! {
     nr::GET_MSR_FEATURE_INDEX_LIST: System, Cpuid;
     nr::GET_MSRS: System, Msrs;
     nr::X86_GET_MCE_CAP_SUPPORTED: System, Bytes;
+    nr::GET_DEVICE_ATTR: System, NodeAttribute;
+    nr::HAS_DEVICE_ATTR: System, NodeAttribute;
     nr::CHECK_EXTENSION: Vm, Number;
     nr::GET_TSC_KHZ: Vm, Number;
     nr::CREATE_VCPU: Vm, Number;
@@ -161,7 +169,7 @@ pub const TABLE: &[Row] = table! {
     nr::SET_CPUID: Vcpu, Cpuid;
     nr::SET_CPUID2: Vcpu, Cpuid;
     nr::GET_CPUID2: Vcpu, Cpuid;
-    nr::SET_SIGNAL_MASK: Vcpu, Bytes;
+    nr::SET_SIGNAL_MASK: Vcpu, Signals;
     nr::GET_FPU: Vcpu, Bytes;
     nr::SET_FPU: Vcpu, Change(nr::GET_FPU);
     nr::GET_LAPIC: Vcpu, Bytes;
@@ -192,7 +200,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_REG_LIST: Vcpu, Bytes;
     nr::GET_NESTED_STATE: Vcpu, Bytes;
     nr::SET_NESTED_STATE: Vcpu, Change(nr::GET_NESTED_STATE);
-    nr::PRE_FAULT_MEMORY: Vcpu, Bytes;
+    nr::PRE_FAULT_MEMORY: Vcpu, Range;
     nr::GET_STATS_FD: Vcpu, Nothing;
     rvmm::DEV_RUN: Device, Number;
     rvmm::GET_EXITS: Vcpu, Bytes;
@@ -201,12 +209,9 @@ pub const TABLE: &[Row] = table! {
 /// Rows that never succeed: the module lacks the ioctl, or takes nothing by it from such a file. They are called all the
 /// same.
 pub const REFUSED: &[(&str, Target)] = &[
-    ("GET_EMULATED_CPUID", System),
     ("GET_NR_MMU_PAGES", Vm),
     ("RESET_DIRTY_RINGS", Vm),
-    ("ENABLE_CAP", Vcpu),
     ("SET_CPUID", Vcpu),
-    ("SET_SIGNAL_MASK", Vcpu),
     ("SMI", Vcpu),
     ("GET_ONE_REG", Vcpu),
     ("SET_ONE_REG", Vcpu),

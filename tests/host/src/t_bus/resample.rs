@@ -42,7 +42,7 @@ fn the_end_at_the_ioapic_lowers_the_line_and_is_told() {
 
     assert_eq!((end, vectors(&came)), (true, vec![]));
     assert_eq!(vectors(&assert_it(&mut pc)), [0x4a], "it can come again");
-    let write_eoi = |bus: &mut ChipBus, now, out: &mut BusSignals| {
+    let write_eoi = |bus: &mut ChipBus, _, out: &mut BusSignals| {
         assert!(bus.mmio_write(Gpa(IOAPIC_BASE + 0x40), AccessWidth::B4, 0x4a, out));
     };
     assert!(ended(&mut pc, write_eoi).0, "as with the register of the chip");
