@@ -7,7 +7,8 @@
 //! the task priority, the class of the interrupt in service and the highest that waits; the guest's code looks at all
 //! three and calls user space where a lower priority lets an interrupt through.
 //!
-//! The word is written before an entry and read after the exit. A vCPU that has one pays for it: each of its exits
+//! The word is written before an entry and read after the exit, and before the next entry once more: what software has
+//! carried out in between may have set it. A vCPU that has one pays for it: each of its exits
 //! goes through the run loop.
 
 use crate::arch::addr::Gpa;
@@ -28,8 +29,8 @@ pub(crate) struct TprReport {
 pub(crate) struct VapicState {
     /// The word.
     at: Option<Gpa>,
-    /// The task priority that the word was given, while the guest's own has not been taken from it.
-    given: Option<u8>,
+    /// The task priority that the word had when it was last written or read; `None` before that.
+    known: Option<u8>,
     /// Accesses to the register are to be told of.
     reports: bool,
     /// One that is to be told of.
@@ -46,7 +47,7 @@ impl VapicState {
     /// Sets where the word is.
     pub(crate) fn set_at(&mut self, at: Option<Gpa>) {
         self.at = at;
-        self.given = None;
+        self.known = None;
     }
 
     /// Sets whether accesses to the register are told of.
@@ -74,12 +75,13 @@ impl VapicState {
     /// The address of a page that must be made resident first.
     pub(crate) fn write<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<(), Gpa> {
         let Some(at) = self.at else { return Ok(()) };
-        // The page was not there after the exit. What the register was set to meanwhile counts.
-        if self.given == Some(lapic.tpr()) {
+        // An instruction that software has carried out may have set it since, or its page was not there after the exit.
+        // What the register was set to meanwhile counts more.
+        if self.known == Some(lapic.tpr()) {
             self.read(mem, lapic)?;
         }
         match mem.write(at, &lapic.vapic_word().to_le_bytes()) {
-            Ok(()) => self.given = Some(lapic.tpr()),
+            Ok(()) => self.known = Some(lapic.tpr()),
             Err(MemError::NotResident(gpa)) => return Err(gpa),
             // As a KVM guest's: it is gone for the guest.
             Err(MemError::NoSlot(_)) => self.set_at(None),
@@ -93,14 +95,16 @@ impl VapicState {
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn read<M: GuestMem>(&mut self, mem: &M, lapic: &mut Lapic) -> Result<(), Gpa> {
-        let (Some(at), Some(_)) = (self.at, self.given) else { return Ok(()) };
+        let (Some(at), Some(_)) = (self.at, self.known) else { return Ok(()) };
         let mut word = [0u8; 1];
         match mem.read(at, &mut word) {
-            Ok(()) => lapic.set_tpr(word[0]),
+            Ok(()) => {
+                lapic.set_tpr(word[0]);
+                self.known = Some(word[0]);
+            }
             Err(MemError::NotResident(gpa)) => return Err(gpa),
             Err(MemError::NoSlot(_)) => self.set_at(None),
         }
-        self.given = None;
         Ok(())
     }
 }

@@ -99,7 +99,8 @@ fn format(c: &Ctx) {
 fn vcpu_counts(c: &Ctx) {
     // out 0x10, al, twice; hlt; jmp $
     let mut g = Guest::new(c, &[0xe6, 0x10, 0xe6, 0x10, HLT, 0xeb, 0xfe]);
-    g.handler(2, 0x2000, &[0xe6, 0x11, 0xeb, 0xfe]);
+    // What software carries out is no exit.
+    g.enter_long_mode_with(&[(2, 0x2000, 0, &[0xe6, 0x11, 0xeb, 0xfe])]);
     let file = file_of(&g.vcpu);
     assert_eq!(value(&file, "exits"), 0);
 
@@ -122,6 +123,7 @@ fn vcpu_counts(c: &Ctx) {
 
 fn vm_counts(c: &Ctx) {
     let mut g = Guest::new(c, &[HLT]);
+    g.enter_long_mode();
     let file = file_of(&g.vm);
     g.hlt();
     let before = value(&file, "remote_tlb_flush_requests");
