@@ -14,8 +14,6 @@ Row = collections.namedtuple("Row", "name title target limit", defaults=(None, N
 HOST_CPU = "max,-erms,-fsrm"
 
 SIXTH, QUARTER, THIRD = 1 / 6, 1 / 4, 1 / 3
-# As much as KVM, where figures differ by a few per cent from round to round.
-ALIKE = 1.1
 
 # Those of bench_guests.py.
 GUEST_ROWS = ("blk-", "net-", "linux-", "console-kib", "boot-", "vmm-rss")
@@ -69,8 +67,8 @@ ROWS = [
     Row("vm-destroy", "VM destroy", None),
     Row("vm-destroy-irqchip", "the same with interrupt controllers", None),
     Row("vm-memory", "memory of an idle VM with its page tables, KiB", None, 100),
-    Row("irqs-off-close", "interrupts off, at worst, when a VM with 2 GiB is closed", ALIKE),
-    Row("irqs-off-unmap", "the same when the memory is unmapped", ALIKE),
+    Row("irqs-off-close", "interrupts off, at worst, when a VM with 2 GiB is closed", 1),
+    Row("irqs-off-unmap", "the same when the memory is unmapped", 1),
     Row("cpuid-8-vms", "CPUID, 8 VMs open", SIXTH),
     Row("cpuid-64-vms", "CPUID, 64 VMs open", SIXTH),
     Row("lapic-read-8-vms", "LAPIC read, 8 VMs open", QUARTER),

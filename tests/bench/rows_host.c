@@ -242,20 +242,26 @@ static void watch_lateness(void)
 	close(module);
 }
 
+static void touch(struct vm *vm, uint64_t bytes, uint64_t stride)
+{
+	*comm(vm, C_STRIDE) = stride;
+	*comm(vm, C_N) = bytes / stride;
+	*comm(vm, C_ROUNDS) = 1;
+	vm_enter_at(vm, 0, g_touch);
+	vm_run(vm, 0);
+}
+
 /*
- * The guest writes to every 16th small page of 2 GiB, which are the same 64 MiB of memory again and again: so there are
- * all the tables for 2 GiB.
+ * The guest writes to every small page of 128 MiB and to every 16th of 2 GiB, which are the same 64 MiB of memory again
+ * and again: so there are all the tables for 2 GiB, and full ones among them.
  */
 static void fill(struct vm *vm, uint8_t *memory)
 {
 	vm_new(vm, NULL, 1);
 	for (uint64_t at = 0; at < LARGE_REGION; at += REGION_SIZE)
 		vm_slot(vm, 1 + at / REGION_SIZE, REGION + at, REGION_SIZE, memory);
-	*comm(vm, C_STRIDE) = 0x10000;
-	*comm(vm, C_N) = LARGE_REGION / 0x10000;
-	*comm(vm, C_ROUNDS) = 1;
-	vm_enter_at(vm, 0, g_touch);
-	vm_run(vm, 0);
+	touch(vm, 2 * REGION_SIZE, 0x1000);
+	touch(vm, LARGE_REGION, 0x10000);
 }
 
 /* How long interrupts are off when 2 GiB of small pages are taken from a guest: the row's argument says how. */

@@ -19,6 +19,8 @@ pub struct Plan<'a> {
     pub round: u64,
     /// What is done.
     pub tally: Tally,
+    /// The callers' calls may fail by the kernel's fault injection.
+    pub faults: bool,
     /// Names of ioctls that are not called.
     pub without: &'a [String],
 }
@@ -29,15 +31,22 @@ pub fn run(plan: &Plan<'_>) -> ! {
     sys::ignore_sigusr1();
     let r = Random::new(plan.seed, &[plan.round]);
     let world = World::new(plan.node, &r, plan.tally, plan.round);
+    // Of the callers alone: whoever watches, and the threads while they are made, go on.
+    let begin = |n: u64| {
+        world.threads.put(n as usize, sys::thread());
+        if plan.faults {
+            sys::fail_now_and_then();
+        }
+    };
     let caller = |n: u64| {
         let random = Random::new(plan.seed, &[plan.round, n]);
         Caller::new(&world, plan.without, random)
     };
     std::thread::scope(|s| {
         for n in 0..4 {
-            let (caller, world) = (caller(n), &world);
+            let (caller, begin) = (caller(n), &begin);
             s.spawn(move || {
-                world.threads.put(n as usize, sys::thread());
+                begin(n);
                 loop {
                     caller.call_waiting(if n < 2 { "RUN" } else { "DEV_RUN" });
                 }
@@ -52,16 +61,16 @@ pub fn run(plan: &Plan<'_>) -> ! {
             }
         });
         for n in 4..7 {
-            let (mut caller, world) = (caller(n), &world);
+            let (mut caller, begin) = (caller(n), &begin);
             s.spawn(move || {
-                world.threads.put(n as usize, sys::thread());
+                begin(n);
                 loop {
                     caller.step();
                 }
             });
         }
         let mut caller = caller(7);
-        world.threads.put(7, sys::thread());
+        begin(7);
         loop {
             for _ in 0..200 {
                 caller.step();

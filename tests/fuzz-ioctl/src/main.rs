@@ -44,6 +44,7 @@ Usage: fuzz-ioctl [OPTION]…
   --silence N      seconds within which each CPU gives a sign (default: 6)
   --beside PROGRAM run this meanwhile, a guest of KVM's
   --hotplug        take CPUs off and on meanwhile
+  --faults         let what the kernel does for the callers fail, as its fault injection is set
   --without NAME   do not call this ioctl";
 
 struct Options {
@@ -56,6 +57,7 @@ struct Options {
     silence: Duration,
     beside: Option<String>,
     hotplug: bool,
+    faults: bool,
     without: Vec<String>,
 }
 
@@ -71,12 +73,20 @@ impl Options {
             silence: Duration::from_secs(6),
             beside: None,
             hotplug: false,
+            faults: false,
             without: Vec::new(),
         };
         while let Some(arg) = args.next() {
-            if arg == "--hotplug" {
-                o.hotplug = true;
-                continue;
+            match arg.as_str() {
+                "--hotplug" => {
+                    o.hotplug = true;
+                    continue;
+                }
+                "--faults" => {
+                    o.faults = true;
+                    continue;
+                }
+                _ => {}
             }
             let value = args.next()?;
             match arg.as_str() {
@@ -137,7 +147,8 @@ fn supervise(o: &Options, tally: Tally, hearts: &[std::sync::Arc<watch::Heart>])
         while !over && children.len() < o.processes {
             found.rounds += 1;
             let round = o.round.unwrap_or(found.rounds);
-            let plan = Plan { node: &o.device, seed: o.seed, round, tally, without: &o.without };
+            let plan =
+                Plan { node: &o.device, seed: o.seed, round, tally, faults: o.faults, without: &o.without };
             let pid = sys::fork();
             if pid == 0 {
                 child::run(&plan);

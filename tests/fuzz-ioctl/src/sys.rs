@@ -313,6 +313,12 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Lets what the kernel does for this thread, and for processes that it makes, fail now and then; a kernel without fault
+/// injection has no such file.
+pub fn fail_now_and_then() {
+    let _ = std::fs::write("/proc/thread-self/make-it-fail", "1");
+}
+
 /// Makes the process the head of a group, so that its children can be killed with it.
 pub fn lead_group() {
     // SAFETY: No memory is passed.
