@@ -14,6 +14,8 @@ Row = collections.namedtuple("Row", "name title target limit", defaults=(None, N
 HOST_CPU = "max,-erms,-fsrm"
 
 SIXTH, QUARTER, THIRD = 1 / 6, 1 / 4, 1 / 3
+# As much as KVM, and what KVM's own figure differs by from round to round.
+ALIKE = 1.05
 
 # Those of bench_guests.py.
 GUEST_ROWS = ("blk-", "net-", "linux-", "console-kib", "boot-", "vmm-rss")
@@ -67,8 +69,8 @@ ROWS = [
     Row("vm-destroy", "VM destroy", None),
     Row("vm-destroy-irqchip", "the same with interrupt controllers", None),
     Row("vm-memory", "memory of an idle VM with its page tables, KiB", None, 100),
-    Row("irqs-off-close", "interrupts off, at worst, when a VM with 2 GiB is closed", 1),
-    Row("irqs-off-unmap", "the same when the memory is unmapped", 1),
+    Row("irqs-off-close", "interrupts off, at worst, when a VM with 2 GiB is closed", ALIKE),
+    Row("irqs-off-unmap", "the same when the memory is unmapped", ALIKE),
     Row("cpuid-8-vms", "CPUID, 8 VMs open", SIXTH),
     Row("cpuid-64-vms", "CPUID, 64 VMs open", SIXTH),
     Row("lapic-read-8-vms", "LAPIC read, 8 VMs open", QUARTER),
