@@ -189,8 +189,8 @@ class Machine:
         """Where the processors are, in lines: of a host that stands still, nobody else can tell."""
         for number in self._processors():
             registers = self.monitor("info registers", number)
-            yield from (f"cpu{number} {l}" for l in registers.splitlines() if re.match(r"R..=|CR0", l))
-            stack = self.monitor("x/512gx 0x" + re.search(r"RSP=(\w+)", registers).group(1), number)
+            yield from (f"cpu{number} {l}" for l in registers.splitlines() if re.match(r"[ER]..=|CR0", l))
+            stack = self.monitor("x/512gx 0x" + re.search(r"[ER]SP=(\w+)", registers).group(1), number)
             yield f"cpu{number} stack: " + " ".join(re.findall(r"\b0x(ffffffff[89a-f]\w{7})\b(?!:)", stack))
 
     def refused_interrupts(self):
@@ -211,7 +211,7 @@ class Machine:
             vector = highest_held_out(self.monitor("info lapic", number))
             if vector is not None:
                 registers = self.monitor("info registers", number)
-                found[number] = vector, re.search(r"RIP=.*", registers).group(0).strip()
+                found[number] = vector, re.search(r"[ER]IP=.*", registers).group(0).strip()
         return found
 
     def kill(self):
