@@ -80,7 +80,8 @@ impl<T> KillableMutex<T> {
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         // SAFETY: As in `lock()`.
         let taken = unsafe { bindings::mutex_trylock(self.raw.get()) } != 0;
-        taken.then_some(MutexGuard { lock: self, _here: NotThreadSafe })
+        // No `then_some`: it would make the guard in any case, and drop it, which unlocks what another has locked.
+        taken.then(|| MutexGuard { lock: self, _here: NotThreadSafe })
     }
 }
 

@@ -149,7 +149,8 @@ pub(crate) trait OnTimer: Sync {
     fn on_timer(&self);
 }
 
-/// A one-shot timer that calls `T::on_timer` of the object it belongs to.
+/// A one-shot timer that calls `T::on_timer` of the object it belongs to, of which it is the first field: it fires until it
+/// is dropped, and fields are dropped in their order.
 #[pin_data(PinnedDrop)]
 pub(crate) struct DeadlineTimer<T: OnTimer> {
     hr: UnsafeCell<RawTimer<T>>,
@@ -195,7 +196,7 @@ impl<T: OnTimer> DeadlineTimer<T> {
         }
         let raw = this.hr.get();
         // SAFETY: The timer lies inside its target (checked above), which an `Arc` keeps at one address
-        // until it is dropped, and dropping it cancels the timer first. Nobody arms an unbound timer.
+        // until it is dropped, and dropping it cancels the timer first, as its first field. Nobody arms an unbound timer.
         unsafe {
             bindings::hrtimer_setup(
                 &raw mut (*raw).hr,

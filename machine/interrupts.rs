@@ -36,6 +36,9 @@ struct Published {
 /// The chips of a VM behind one lock, with what the lock's holder needs to pass signals on.
 #[pin_data]
 pub(crate) struct ChipsetLock {
+    /// The first of all, for that is the order in which they are dropped: it fires until then, and looks at the others.
+    #[pin]
+    timer: DeadlineTimer<ChipsetLock>,
     /// The chips. Taken with interrupts off, also by the timer. What they come to is published before it is
     /// released: [`ChipsetLock::publish`].
     #[pin]
@@ -65,8 +68,6 @@ pub(crate) struct ChipsetLock {
     resample_events: ResampleEvents,
     /// When the timer is armed for; `u64::MAX` when it is not.
     armed_for: AtomicU64,
-    #[pin]
-    timer: DeadlineTimer<ChipsetLock>,
 }
 
 impl ChipsetLock {

@@ -72,6 +72,9 @@ const OUTSIDE: u32 = 0;
 /// See the module's description.
 #[pin_data]
 pub(crate) struct VcpuMailbox {
+    /// The first of all, for that is the order in which they are dropped: it fires until then, and looks at the others.
+    #[pin]
+    timer: DeadlineTimer<VcpuMailbox>,
     /// The vCPU's number, also its APIC id.
     pub(crate) id: u32,
     /// [`OUTSIDE`], or the host CPU's number plus one while in guest mode.
@@ -87,8 +90,6 @@ pub(crate) struct VcpuMailbox {
     /// The local APIC's identity, packed, for senders.
     identity: AtomicU64,
     waiter: ThreadWaiter,
-    #[pin]
-    timer: DeadlineTimer<VcpuMailbox>,
 }
 
 impl VcpuMailbox {

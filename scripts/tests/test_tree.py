@@ -186,5 +186,29 @@ class Backends(unittest.TestCase):
         self.assertEqual(named, [])
 
 
+def timers_dropped_late(text):
+    """The structs of a file in which a timer is not the first field: what comes before it is dropped while it may fire."""
+    found = []
+    for name, body in re.findall(r"struct (\w+)[^{;()]*\{(.*?)\n\s*\}", code(text), re.S):
+        fields = re.findall(r"^\s*(?:pub(?:\([^)]*\))?\s+)?(\w+): (\w+)", body, re.M)
+        if "DeadlineTimer" in [kind for _, kind in fields[1:]]:
+            found.append(name)
+    return found
+
+
+class Endings(unittest.TestCase):
+    def test_a_timer_ends_before_what_it_looks_at(self):
+        self.assertEqual(timers_dropped_late("struct Owner {\n    data: Vec<u8>,\n    timer: DeadlineTimer<Owner>,\n}"), ["Owner"])
+        self.assertEqual(timers_dropped_late("struct Owner {\n    timer: DeadlineTimer<Owner>,\n    data: u8,\n}"), [])
+        texts = rust_tree.module().sources
+        self.assertEqual([f"{path} {name}" for path in texts for name in timers_dropped_late(read(path))], [])
+        self.assertGreater(sum("DeadlineTimer<" in read(path) for path in texts), 2)
+
+    def test_what_ends_something_is_made_only_where_it_is_wanted(self):
+        # Many types of host/ have a destructor, and `c.then_some(x)` makes x whatever c is, and drops it.
+        hasty = [path for path in rust_tree.module().sources if path.startswith("host/") and "then_some(" in code(read(path))]
+        self.assertEqual(hasty, [])
+
+
 if __name__ == "__main__":
     unittest.main()
