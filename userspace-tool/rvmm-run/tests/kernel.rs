@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{bzimage, elf, put, pvh_note, Segment};
+use common::{bzimage, elf, load_in, put, pvh_note, ram, read, u32_at, Segment};
 use proptest::prelude::*;
 use rvmm_run::config::layout::{BOOT_PARAMS, CMDLINE, MIB, PVH_START_INFO, RSDP_SIZE};
 use rvmm_run::config::memory::RamSize;
@@ -20,16 +20,6 @@ use rvmm_run::kernel::params::{self, KernelFacts};
 use rvmm_run::kernel::uki::{self, Part};
 use rvmm_run::kernel::unknown::UnknownImage;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-
-fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
-    let size = RamSize::from_bytes(mib * MIB).unwrap();
-    (size, size.allocate().unwrap())
-}
-
-fn load_in(mib: u64, image: &[u8]) -> Result<(LoadedKernel, GuestMemoryMmap<()>), KernelError> {
-    let (size, ram) = ram(mib);
-    load(image, size, &ram).map(|loaded| (loaded, ram))
-}
 
 fn load_initrd(
     image: &[u8],
@@ -47,16 +37,6 @@ fn facts<'a>(
     cmdline: &'a str,
 ) -> KernelFacts<'a> {
     KernelFacts { size, kernel, modules, cmdline, root: RootDevice::default(), rsdp: &[7; RSDP_SIZE] }
-}
-
-fn read(ram: &GuestMemoryMmap<()>, gpa: u64, len: usize) -> Vec<u8> {
-    let mut buf = vec![0; len];
-    ram.read_slice(&mut buf, GuestAddress(gpa)).unwrap();
-    buf
-}
-
-fn u32_at(ram: &GuestMemoryMmap<()>, gpa: u64) -> u32 {
-    ram.read_obj(GuestAddress(gpa)).unwrap()
 }
 
 fn u64_at(ram: &GuestMemoryMmap<()>, gpa: u64) -> u64 {

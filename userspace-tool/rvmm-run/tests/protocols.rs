@@ -8,7 +8,10 @@ mod common;
 
 use std::io::Write;
 
-use common::{add_sections, bzimage, elf, elf32, header_sizes, put, pvh_note, Segment, TempDir};
+use common::{
+    add_sections, bzimage, elf, elf32, header_sizes, load_in, put, pvh_note, ram, read, u32_at, Segment,
+    TempDir,
+};
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use rvmm_run::config::layout::{BOOT_INFO, CMDLINE, MIB, OPENBSD_ARGS, OPENBSD_STACK, RSDP_SIZE};
@@ -27,26 +30,6 @@ use rvmm_run::vm::regs;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const BASE: u64 = 0x10_0000;
-
-fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
-    let size = RamSize::from_bytes(mib * MIB).unwrap();
-    (size, size.allocate().unwrap())
-}
-
-fn load_in(mib: u64, image: &[u8]) -> Result<(LoadedKernel, GuestMemoryMmap<()>), KernelError> {
-    let (size, ram) = ram(mib);
-    load(image, size, &ram).map(|loaded| (loaded, ram))
-}
-
-fn read(ram: &GuestMemoryMmap<()>, gpa: u64, len: usize) -> Vec<u8> {
-    let mut buf = vec![0; len];
-    ram.read_slice(&mut buf, GuestAddress(gpa)).unwrap();
-    buf
-}
-
-fn u32_at(ram: &GuestMemoryMmap<()>, gpa: u64) -> u32 {
-    ram.read_obj(GuestAddress(gpa)).unwrap()
-}
 
 fn text_at(ram: &GuestMemoryMmap<()>, gpa: u32) -> String {
     let bytes = read(ram, gpa.into(), 256);

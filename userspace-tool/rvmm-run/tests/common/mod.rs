@@ -4,8 +4,14 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+use rvmm_run::config::layout::MIB;
+use rvmm_run::config::memory::RamSize;
+use rvmm_run::kernel::error::KernelError;
+use rvmm_run::kernel::load;
+use rvmm_run::kernel::loaded::LoadedKernel;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// One ELF program header and the bytes that it points to.
 #[derive(Clone, Debug)]
@@ -192,4 +198,28 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Returns RAM of that many MiB, and its size.
+pub fn ram(mib: u64) -> (RamSize, GuestMemoryMmap<()>) {
+    let size = RamSize::from_bytes(mib * MIB).unwrap();
+    (size, size.allocate().unwrap())
+}
+
+/// Loads a kernel into that many MiB of RAM.
+pub fn load_in(mib: u64, image: &[u8]) -> Result<(LoadedKernel, GuestMemoryMmap<()>), KernelError> {
+    let (size, ram) = ram(mib);
+    load(image, size, &ram).map(|loaded| (loaded, ram))
+}
+
+/// Returns bytes of RAM.
+pub fn read(ram: &GuestMemoryMmap<()>, gpa: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0; len];
+    ram.read_slice(&mut buf, GuestAddress(gpa)).unwrap();
+    buf
+}
+
+/// Returns a word of RAM.
+pub fn u32_at(ram: &GuestMemoryMmap<()>, gpa: u64) -> u32 {
+    ram.read_obj(GuestAddress(gpa)).unwrap()
 }
