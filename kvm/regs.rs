@@ -81,7 +81,7 @@ pub(super) fn sregs<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs {
         cr2: s.cr2,
         cr3: s.cr3,
         cr4: s.cr4,
-        cr8: core.lapic.as_ref().map_or_else(|| u64::from(core.cr8()), |l| u64::from(l.cr8())),
+        cr8: core.cr8().into(),
         efer: s.efer,
         // As after reset: switched on at its usual place, of a boot processor.
         apic_base: core.lapic.as_ref().map_or(0xfee0_0900, |l| l.base()),
@@ -107,10 +107,7 @@ pub(super) fn set_sregs<B: VendorBackend>(
     if core.lapic.is_some() && !core.restore_apic_base(r.apic_base) {
         return Err(EINVAL);
     }
-    match core.lapic.as_mut() {
-        Some(lapic) => lapic.set_cr8(r.cr8 as u8),
-        None => core.set_cr8(r.cr8 as u8),
-    }
+    core.set_cr8(r.cr8 as u8);
     core.publish_apic(mailbox, machine);
     core.fetch(StateGroups::all());
     let s = &mut core.state;

@@ -252,8 +252,11 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.hw.write_controls(dirty, &self.controls);
     }
 
-    /// Returns CR8 of a vCPU without a local APIC.
+    /// Returns CR8, which is the local APIC's where there is one.
     pub(crate) fn cr8(&self) -> u8 {
+        if let Some(lapic) = self.lapic.as_ref() {
+            return lapic.cr8();
+        }
         // What was set and not yet taken over, the backend does not know.
         if self.controls.dirty().contains(ControlGroups::TPR) {
             self.controls.tpr().cr8
@@ -262,8 +265,12 @@ impl<B: VendorBackend> VcpuCore<B> {
         }
     }
 
-    /// Sets CR8 of a vCPU without a local APIC. The guest may have set it itself since it was last set here.
+    /// Sets CR8, which is the local APIC's where there is one. Without, the guest may have set it itself since it was last
+    /// set here.
     pub(crate) fn set_cr8(&mut self, cr8: u8) {
+        if let Some(lapic) = self.lapic.as_mut() {
+            return lapic.set_cr8(cr8);
+        }
         let now = self.cr8();
         // Or the new value would be compared with the last one set here, and the guest's own might stay in force.
         self.controls.note_cr8(now);

@@ -6,7 +6,6 @@ use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
 use crate::arch::exception::CpuException;
 use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
-use crate::chipset::lapic::Lapic;
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::access::port;
 use crate::vcpu::backend::VendorBackend;
@@ -149,10 +148,7 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
             2 => s.cr2,
             3 => s.cr3,
             4 => s.cr4,
-            8 => {
-                let core = &self.cx.core;
-                core.lapic.as_ref().map_or_else(|| core.cr8(), Lapic::cr8).into()
-            }
+            8 => self.cx.core.cr8().into(),
             _ => 0,
         }
     }
@@ -250,10 +246,7 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         if value > 15 {
             return Err(StopReason::Fault(CpuException::GP0));
         }
-        match self.cx.core.lapic.as_mut() {
-            Some(l) => l.set_cr8(value as u8),
-            None => self.cx.core.set_cr8(value as u8),
-        }
+        self.cx.core.set_cr8(value as u8);
         Ok(())
     }
 
