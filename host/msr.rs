@@ -135,20 +135,10 @@ impl Drop for TscAux {
     }
 }
 
-/// What this processor can do against speculation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SpecControls {
-    /// As [`SpecFeatures::control`].
-    pub(crate) control: u32,
-    /// As [`SpecFeatures::barrier`].
-    pub(crate) barrier: bool,
-}
-
-impl SpecControls {
+impl SpecFeatures {
     /// Asks the calling CPU.
-    pub(crate) fn of_this_cpu() -> SpecControls {
-        let SpecFeatures { control, barrier } = SpecFeatures::of(cpuid);
-        SpecControls { control, barrier }
+    pub(crate) fn of_this_cpu() -> SpecFeatures {
+        SpecFeatures::of(cpuid)
     }
 
     /// Executes the guest's barrier command, where there is one.
@@ -171,7 +161,7 @@ pub(crate) struct SpecCtrl {
 
 impl SpecCtrl {
     /// Prepares for a guest whose value is `guest`; `None` where nothing has to be switched.
-    pub(crate) fn new(guest: u32, host: SpecControls, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+    pub(crate) fn new(guest: u32, host: SpecFeatures, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
         let guest = guest & host.control;
         if guest == 0 {
             return None;

@@ -8,9 +8,10 @@ use crate::abi::caps;
 use crate::abi::run::COALESCED_PAGE;
 use crate::abi::vcpu::GUESTDBG_VALID as GUEST_DEBUG;
 use crate::arch::cpuid::KvmFeatures;
+use crate::arch::mitigation::SpecFeatures;
 use crate::chipset::lapic::BusPeriod;
 use crate::host::fpu::supported_xcr0;
-use crate::host::msr::{has_tsc_aux, SpecControls};
+use crate::host::msr::has_tsc_aux;
 use crate::host::{cpu, timer};
 use crate::machine::choices::KvmQuirks;
 use crate::machine::mailbox::MAX_VCPUS;
@@ -67,7 +68,7 @@ pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
         max_phys_bits: 48,
         xcr0: supported_xcr0(),
         tsc_aux: has_tsc_aux(),
-        spec_ctrl: SpecControls::of_this_cpu().control != 0,
+        spec_ctrl: SpecFeatures::of_this_cpu().control != 0,
         lapic: true,
         // The clock needs a TSC that the host itself trusts.
         pv: if timer::is_tsc_stable() { always | clock } else { always },

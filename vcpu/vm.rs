@@ -4,9 +4,9 @@
 
 use super::backend::VendorBackend;
 use super::second_level::SecondLevel;
-use crate::arch::mitigation::HostFlags;
+use crate::arch::mitigation::{HostFlags, SpecFeatures};
 use crate::host::mitigation;
-use crate::host::msr::{has_tsc_aux, SpecControls};
+use crate::host::msr::has_tsc_aux;
 use crate::host::notifier::{self, RegisteredTarget};
 use crate::machine::settings::ModuleSettings;
 use crate::machine::whole::GuestMachine;
@@ -26,7 +26,7 @@ pub(crate) struct Vm<B: VendorBackend> {
     /// The processor has TSC_AUX.
     pub(crate) has_tsc_aux: bool,
     /// What the processor can do against speculation.
-    pub(crate) speculation: SpecControls,
+    pub(crate) speculation: SpecFeatures,
     /// What the host's kernel found about its processors.
     pub(crate) host_flags: HostFlags,
     /// Vcpus that run on a CPU after another are kept apart by a barrier.
@@ -51,7 +51,7 @@ impl<B: VendorBackend> Vm<B> {
                 space,
                 machine <- machine,
                 has_tsc_aux: has_tsc_aux(),
-                speculation: SpecControls::of_this_cpu(),
+                speculation: SpecFeatures::of_this_cpu(),
                 host_flags,
                 separates_guests: host_flags.wants_guest_barrier(),
             }),

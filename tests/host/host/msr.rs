@@ -34,20 +34,10 @@ impl Drop for TscAux {
     }
 }
 
-/// What this processor can do against speculation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SpecControls {
-    /// As [`SpecFeatures::control`].
-    pub(crate) control: u32,
-    /// As [`SpecFeatures::barrier`].
-    pub(crate) barrier: bool,
-}
-
-impl SpecControls {
+impl SpecFeatures {
     /// Asks the calling CPU.
-    pub(crate) fn of_this_cpu() -> SpecControls {
-        let SpecFeatures { control, barrier } = SpecFeatures::of(cpuid);
-        SpecControls { control, barrier }
+    pub(crate) fn of_this_cpu() -> SpecFeatures {
+        SpecFeatures::of(cpuid)
     }
 
     /// Executes the guest's barrier command.
@@ -66,7 +56,7 @@ pub(crate) struct SpecCtrl {
 
 impl SpecCtrl {
     /// Prepares; `None` where nothing has to be switched.
-    pub(crate) fn new(guest: u32, host: SpecControls, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
+    pub(crate) fn new(guest: u32, host: SpecFeatures, _cpu: &PinnedCpu) -> Option<SpecCtrl> {
         let guest = guest & host.control;
         let host = registers(|r| r.spec_ctrl);
         Some(SpecCtrl { host, guest: guest | host }).filter(|s| guest != 0 && s.guest != s.host)
