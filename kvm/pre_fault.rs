@@ -6,13 +6,11 @@
 
 use super::user;
 use crate::abi::vcpu as abi;
-use crate::arch::addr::Gpa;
+use crate::arch::addr::{Gpa, PAGE_SIZE};
 use crate::host::file::signal_pending;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
-
-const PAGE: u64 = 4096;
 
 /// Maps the pages of a range, and tells what is left of it. `hint` is as
 /// [`SecondLevel::fault`](crate::vcpu::second_level::SecondLevel::fault) has it.
@@ -33,7 +31,7 @@ pub(super) fn pre_fault<B: VendorBackend>(vm: &Vm<B>, hint: &mut usize, arg: u64
 
 fn map_all<B: VendorBackend>(vm: &Vm<B>, hint: &mut usize, range: &mut abi::PreFaultMemory) -> Result {
     let end = range.gpa.checked_add(range.size).filter(|end| *end > range.gpa).ok_or(EINVAL)?;
-    if range.flags != 0 || (range.gpa | end) % PAGE != 0 {
+    if range.flags != 0 || (range.gpa | end) % PAGE_SIZE != 0 {
         return Err(EINVAL);
     }
     let first = range.gpa;
@@ -45,8 +43,8 @@ fn map_all<B: VendorBackend>(vm: &Vm<B>, hint: &mut usize, range: &mut abi::PreF
             // What is mapped is mapped; user space sees how far it came.
             Err(_) => break,
         }
-        range.gpa = range.gpa.wrapping_add(PAGE);
-        range.size = range.size.wrapping_sub(PAGE);
+        range.gpa = range.gpa.wrapping_add(PAGE_SIZE);
+        range.size = range.size.wrapping_sub(PAGE_SIZE);
     }
     Ok(())
 }

@@ -406,8 +406,6 @@ pub(crate) struct CpuidTable {
     vendor: CpuVendor,
     max_basic: u32,
     phys_bits: u32,
-    /// The local APIC has an x2APIC mode.
-    has_x2apic: bool,
     /// The local APIC is not switched off by MSR APIC_BASE.
     apic_enabled: bool,
     /// What follows for the control registers.
@@ -431,7 +429,6 @@ impl CpuidTable {
             vendor: CpuVendor::Intel,
             max_basic: 0,
             phys_bits: PHYS_BITS,
-            has_x2apic: false,
             apic_enabled: true,
             cr_rules: CrRules::WITHOUT_CPUID,
             recent: [None; RECENT],
@@ -461,7 +458,6 @@ impl CpuidTable {
         if let Some(leaf) = table.find(0x8000_0008, 0) {
             table.phys_bits = leaf.eax & 0xff;
         }
-        table.has_x2apic = table.find(1, 0).is_some_and(|leaf| leaf.ecx & F1Ecx::X2APIC.bits() != 0);
         table.cr_rules =
             CrRules::of_cpuid(|leaf| table.find(leaf, 0).map_or_else(CpuidRegs::default, |e| e.regs()));
         debug_assert_eq!(table.check(), Ok(()));
@@ -526,7 +522,8 @@ impl CpuidTable {
 
     /// Returns the bits of IA32_APIC_BASE that cannot be set.
     pub(crate) fn apic_base_reserved(&self) -> u64 {
-        base_reserved(self.phys_bits() as u8, self.has_x2apic)
+        let has_x2apic = self.regs_of(1).ecx & F1Ecx::X2APIC.bits() != 0;
+        base_reserved(self.phys_bits() as u8, has_x2apic)
     }
 
     /// Returns which values the control registers take.

@@ -95,15 +95,11 @@ pub(crate) fn write<B: VendorBackend>(
         // What the guest does to one of the two, it does to both. SDM, "Time-Stamp Counter Adjustment".
         MsrPolicy::Handled(HandledMsr::Tsc) => {
             let offset = value.wrapping_sub(timer::rdtsc());
-            let added = offset.wrapping_sub(cx.core.tsc_offset);
-            cx.core.tsc_adjust = cx.core.tsc_adjust.wrapping_add(added);
-            set_tsc_offset(cx.vm, cx.mailbox, cx.core, offset);
+            move_tsc(cx, offset.wrapping_sub(cx.core.tsc_offset));
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::TscAdjust) => {
-            let added = value.wrapping_sub(cx.core.tsc_adjust);
-            cx.core.tsc_adjust = value;
-            set_tsc_offset(cx.vm, cx.mailbox, cx.core, cx.core.tsc_offset.wrapping_add(added));
+            move_tsc(cx, value.wrapping_sub(cx.core.tsc_adjust));
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::SpecCtrl) => {
@@ -246,6 +242,12 @@ fn tsc_aux<B: VendorBackend>(core: &VcpuCore<B>, value: u64) -> Option<u32> {
 fn clock<B: VendorBackend>(vm: &Vm<B>, core: &VcpuCore<B>) -> TimerClock {
     let clock = &vm.machine.clock;
     TimerClock { now: clock.time.now(), tsc: core.guest_tsc(), ns_per_tick: clock.ns_per_tick }
+}
+
+/// Adds to the guest's TSC, and to its account of that.
+fn move_tsc<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, added: u64) {
+    cx.core.tsc_adjust = cx.core.tsc_adjust.wrapping_add(added);
+    set_tsc_offset(cx.vm, cx.mailbox, cx.core, cx.core.tsc_offset.wrapping_add(added));
 }
 
 /// Sets what is added to the host's TSC, with all that goes by it.
