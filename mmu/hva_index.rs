@@ -3,10 +3,9 @@
 //! Which memory slots show a range of the VMM's address space.
 //!
 //! Slots may show the same memory, so their host ranges overlap in any way. They lie in a list in the order of their
-//! starts, which is a balanced tree at the same time: the root of a part of the list is the node in its middle, and
-//! what lies before and after it are the root's subtrees. Each root knows the greatest end in its part, so a search
-//! leaves out the parts that end too early. Finding the next slot of a range takes steps by the logarithm of the
-//! number of slots, so a range that `k` of `n` slots show is found in `k log n` steps.
+//! starts, and each part of the list, of [`PART`] nodes, has the greatest end in it. A search leaves out the parts that
+//! end too early. A part that it looks at has a slot of the range, or is the last one, so a range that `k` of `n` slots
+//! show is found in `k * PART + n / PART` steps.
 //!
 //! As the slots themselves it is made anew for each change.
 
@@ -23,24 +22,26 @@ struct HvaNode {
     end: Hva,
     /// Where the slot shows it.
     base: Gfn,
-    /// The greatest end in the part of the list that this node is the root of.
-    greatest_end: Hva,
 }
+
+/// How many nodes have a greatest end together.
+const PART: usize = 64;
 
 impl HvaNode {
     fn of(slot: &MemSlot) -> HvaNode {
         let end = slot.hva.wrapping_add(slot.npages << PAGE_SHIFT);
-        HvaNode { start: slot.hva, end, base: slot.base, greatest_end: end }
+        HvaNode { start: slot.hva, end, base: slot.base }
     }
 }
 
 /// The index over all slots of a VM.
 ///
 /// # Invariants
-/// Sorted by `start`, then by `base`; `greatest_end` is as [`HvaNode`] has it.
+/// Sorted by `start`, then by `base`; `greatest_ends` has the greatest end of each part.
 #[derive(Debug, Default)]
 pub(crate) struct HvaIndex {
     nodes: KVVec<HvaNode>,
+    greatest_ends: KVVec<Hva>,
 }
 
 impl HvaIndex {
@@ -49,7 +50,10 @@ impl HvaIndex {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn with_room(slots: usize) -> Result<HvaIndex> {
-        Ok(HvaIndex { nodes: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)? })
+        Ok(HvaIndex {
+            nodes: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?,
+            greatest_ends: KVVec::with_capacity(slots.div_ceil(PART), GFP_KERNEL_ACCOUNT)?,
+        })
     }
 
     /// Takes over all of `other`, into an empty index with room for it.
@@ -57,8 +61,8 @@ impl HvaIndex {
     /// # Errors
     /// `ENOMEM` where there is no room; does not allocate.
     pub(crate) fn copy_from(&mut self, other: &HvaIndex) -> Result {
-        other.nodes.iter().try_for_each(|node| self.nodes.push_within_capacity(*node))?;
-        Ok(())
+        copy_within_capacity(&mut self.greatest_ends, &other.greatest_ends)?;
+        copy_within_capacity(&mut self.nodes, &other.nodes)
     }
 
     /// Takes `remove` out and puts `insert` in.
@@ -74,9 +78,12 @@ impl HvaIndex {
             let at = self.position(&new);
             self.nodes.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
         }
-        let all = self.nodes.len();
-        // All of them: the shape of the tree follows from the length, so any node may be the root of another part now.
-        self.set_greatest_ends(0, all);
+        // Of all parts: behind the change, each node may be in another one now.
+        self.greatest_ends.clear();
+        for part in self.nodes.chunks(PART) {
+            let greatest = part.iter().fold(Hva(0), |greatest, node| greatest.max(node.end));
+            self.greatest_ends.push_within_capacity(greatest)?;
+        }
         Ok(())
     }
 
@@ -95,9 +102,8 @@ impl HvaIndex {
         rule(self.nodes.len() == slots, "the index has no other slots")?;
         let before = |two: &[HvaNode]| matches!(two, [a, b] if (a.start, a.base) < (b.start, b.base));
         rule(self.nodes.windows(2).all(before), "the index is sorted")?;
-        let greatest = self.nodes.iter().map(|n| n.end).max();
-        let root = self.nodes.get(middle(0, self.nodes.len())).map(|n| n.greatest_end);
-        rule(root == greatest, "the root has the greatest end")
+        let greatest = self.nodes.chunks(PART).map(|part| part.iter().map(|n| n.end).max());
+        rule(greatest.eq(self.greatest_ends.iter().map(|end| Some(*end))), "each part has its greatest end")
     }
 
     /// Returns where `node` is in the list, or is to be.
@@ -107,35 +113,24 @@ impl HvaIndex {
         count_first(self.nodes.len(), |i| self.nodes.get(i).is_some_and(before))
     }
 
-    /// Sets `greatest_end` in a part of the list and returns that of its root. As deep as the tree is.
-    fn set_greatest_ends(&mut self, from: usize, to: usize) -> Hva {
-        if from >= to {
-            return Hva(0);
+    /// Returns the first node at or after `first` with a byte in `start..end`.
+    fn find(&self, first: usize, start: Hva, end: Hva) -> Option<usize> {
+        let mut at = first;
+        loop {
+            let part = at / PART;
+            if *self.greatest_ends.get(part)? <= start {
+                at = part.wrapping_add(1).wrapping_mul(PART);
+                continue;
+            }
+            let node = self.nodes.get(at)?;
+            if node.start >= end {
+                return None;
+            }
+            if node.end > start {
+                return Some(at);
+            }
+            at = at.wrapping_add(1);
         }
-        let root = middle(from, to);
-        let below = self.set_greatest_ends(from, root).max(self.set_greatest_ends(root.wrapping_add(1), to));
-        let Some(node) = self.nodes.get_mut(root) else { return Hva(0) };
-        node.greatest_end = node.end.max(below);
-        node.greatest_end
-    }
-
-    /// Returns the first node at or after `first` with a byte in `start..end`, in the part `from..to` of the list.
-    fn find(&self, (from, to): (usize, usize), first: usize, start: Hva, end: Hva) -> Option<usize> {
-        if from >= to || to <= first {
-            return None;
-        }
-        let root = middle(from, to);
-        let node = self.nodes.get(root).filter(|n| n.greatest_end > start)?;
-        if let Some(found) = self.find((from, root), first, start, end) {
-            return Some(found);
-        }
-        if node.start >= end {
-            return None;
-        }
-        if root >= first && node.end > start {
-            return Some(root);
-        }
-        self.find((root.wrapping_add(1), to), first, start, end)
     }
 
     /// Returns whether a slot shows a byte of `start..end`.
@@ -150,9 +145,16 @@ impl HvaIndex {
     }
 }
 
-/// Returns the root of a part of the list that has one.
-fn middle(from: usize, to: usize) -> usize {
-    from.wrapping_add(to.wrapping_sub(from) >> 1)
+/// Copies `from` to the end of `to`.
+///
+/// # Errors
+/// `ENOMEM` where there is no room; does not allocate.
+pub(super) fn copy_within_capacity<T: Copy>(to: &mut KVVec<T>, from: &[T]) -> Result {
+    if to.capacity().saturating_sub(to.len()) < from.len() {
+        return Err(ENOMEM);
+    }
+    to.extend_from_slice(from, GFP_KERNEL_ACCOUNT)?;
+    Ok(())
 }
 
 /// See [`HvaIndex::ranges`].
@@ -172,9 +174,8 @@ impl Iterator for HvaRanges<'_> {
         if self.start >= self.end {
             return None;
         }
-        let nodes = &self.index.nodes;
-        let at = self.index.find((0, nodes.len()), self.next, self.start, self.end)?;
-        let node = nodes.get(at)?;
+        let at = self.index.find(self.next, self.start, self.end)?;
+        let node = self.index.nodes.get(at)?;
         self.next = at.wrapping_add(1);
         let frame = |hva: Hva| hva.0.wrapping_sub(node.start.0) >> PAGE_SHIFT;
         let last = frame(Hva(self.end.min(node.end).0.wrapping_sub(1)));

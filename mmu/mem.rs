@@ -17,6 +17,19 @@ pub(crate) enum MemError {
     NotResident(Gpa),
 }
 
+impl MemError {
+    /// For what is the guest's loss where there is no memory: nothing is read, and nothing comes of a write.
+    ///
+    /// # Errors
+    /// The address of a page that must be faulted in first.
+    pub(crate) fn unless_absent<T: Default>(self) -> Result<T, Gpa> {
+        match self {
+            MemError::NotResident(gpa) => Err(gpa),
+            MemError::NoSlot(_) => Ok(T::default()),
+        }
+    }
+}
+
 /// A guest's physical memory.
 pub(crate) trait GuestMem {
     /// Copies guest memory at `gpa` into `buf`, which may cross pages and slots. What is 2, 4 or 8 bytes long

@@ -12,7 +12,7 @@
 //! configuration.
 
 use super::dirty::{DirtyBitmap, LoggedPage};
-use super::hva_index::{HvaIndex, HvaRanges};
+use super::hva_index::{copy_within_capacity, HvaIndex, HvaRanges};
 use super::slot::END_GFN;
 pub(crate) use super::slot::{GfnRange, HvaSpan, MemSlot, SlotFlags};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
@@ -136,11 +136,13 @@ impl MemSlots {
     /// # Errors
     /// `ENOMEM` where there is no room; does not allocate.
     pub(crate) fn copy_from(&mut self, other: &MemSlots) -> Result {
-        other.slots.iter().try_for_each(|slot| self.slots.push_within_capacity(*slot))?;
+        copy_within_capacity(&mut self.slots, &other.slots)?;
         for SlotLog { id, log } in &other.logs {
             self.logs.push_within_capacity(SlotLog { id: *id, log: log.clone() })?;
         }
-        self.by_hva.copy_from(&other.by_hva)
+        self.by_hva.copy_from(&other.by_hva)?;
+        debug_assert!(self.slots.len() > FEW || self.check() == Ok(()));
+        Ok(())
     }
 
     /// Makes the log of a slot that begins to log, for whose change this is, and drops that of one that ends to. A slot
@@ -300,7 +302,10 @@ impl MemSlots {
     }
 
     fn overlaps_other(&self, new: &MemSlot) -> bool {
-        self.slots.iter().any(|s| s.id != new.id && s.range().overlaps(new.range()))
+        // It can only be one of those beside it. One of these may be the slot itself, elsewhere.
+        let at = self.position(new.base);
+        let beside = self.slots.get(at.saturating_sub(2)..).unwrap_or_default().iter().take(4);
+        beside.filter(|s| s.id != new.id).any(|s| s.range().overlaps(new.range()))
     }
 
     /// Returns the slot that holds `gfn`: at once where `hint`, the caller's last hit, still fits;

@@ -261,6 +261,17 @@ fn a_host_range_is_found_in_every_slot_that_shows_it() {
 }
 
 #[test]
+fn a_copy_finds_the_same() {
+    let slots = with(&one_slot(), &SlotRequest { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(9, 100, 8) });
+    let mut copy = MemSlots::room_for_change(slots.counts()).unwrap();
+    copy.copy_from(&slots).unwrap();
+
+    let all = |slots: &MemSlots| slots.ranges_of_hva(Hva(0), LIMITS.end_hva).collect::<Vec<_>>();
+    assert_eq!(all(&copy), all(&slots));
+    assert_eq!(all(&slots).len(), 2);
+}
+
+#[test]
 fn each_of_many_slots_is_found_once_where_they_show_the_same_and_where_not() {
     const SLOTS: u32 = 2000;
     let mut slots = MemSlots::with_room(SLOTS as usize, 0).unwrap();
