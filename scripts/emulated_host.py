@@ -64,6 +64,10 @@ def with_options(line, more):
     return " ".join(words + more.split())
 
 
+# RFLAGS.IF.
+INTERRUPTS_ON = 0x200
+
+
 class Shape:
     """What a snapshot depends on.
 
@@ -210,8 +214,10 @@ class Machine:
         for number in self._processors():
             vector = highest_held_out(self.monitor("info lapic", number))
             if vector is not None:
-                registers = self.monitor("info registers", number)
-                found[number] = vector, re.search(r"[ER]IP=.*", registers).group(0).strip()
+                where = re.search(r"[ER]IP=.*", self.monitor("info registers", number)).group(0).strip()
+                # With interrupts off it does not take them, as it should.
+                if int(re.search(r"FL=(\w+)", where).group(1), 16) & INTERRUPTS_ON:
+                    found[number] = vector, where
         return found
 
     def kill(self):
