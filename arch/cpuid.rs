@@ -71,6 +71,8 @@ features! {
         SSE3 = 0,
         /// Carry-less multiplication.
         PCLMULQDQ = 1,
+        /// MONITOR and MWAIT.
+        MONITOR = 3,
         /// SSSE3.
         SSSE3 = 9,
         /// Fused multiply-add.
@@ -397,10 +399,14 @@ features! {
         NOP_IO_DELAY = 1,
         /// The clock, by MSRs 0x4b564d00 and 0x4b564d01.
         CLOCKSOURCE2 = 3,
+        /// Stolen time, by MSR 0x4b564d03.
+        STEAL_TIME = 5,
         /// End of interrupt without an exit.
         PV_EOI = 6,
         /// One hypercall for interrupts to many processors.
         PV_SEND_IPI = 11,
+        /// A hypercall that names the processor to run.
+        PV_SCHED_YIELD = 13,
         /// The clock's stability flag can be trusted.
         CLOCKSOURCE_STABLE = 24,
     }

@@ -4,6 +4,10 @@
 //!
 //! Everything else comes from [`x86::msr`].
 
+/// Switches of the processor's features. SDM volume 4, "IA32_MISC_ENABLE".
+pub(crate) const MISC_ENABLE: u32 = 0x1a0;
+/// [`MISC_ENABLE`]: MONITOR and MWAIT.
+pub(crate) const MISC_ENABLE_MWAIT: u64 = 1 << 18;
 /// Selects the physical page of the host state save area. APM, "VM_HSAVE_PA MSR".
 pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
 /// SVM enabling and lock. APM, "VM_CR MSR".
@@ -40,6 +44,8 @@ pub(crate) const KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 pub(crate) const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 /// KVM paravirtual end of interrupt.
 pub(crate) const KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
+/// Where the time is told that other threads of the host take.
+pub(crate) const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 /// The older number of [`KVM_WALL_CLOCK_NEW`].
 pub(crate) const KVM_WALL_CLOCK: u32 = 0x11;
 /// The older number of [`KVM_SYSTEM_TIME_NEW`].

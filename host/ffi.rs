@@ -70,6 +70,8 @@ unsafe extern "C" {
     pub(super) fn rvmm_log_may_write() -> bool;
 
     pub(super) fn rvmm_now_ns() -> u64;
+    pub(super) fn rvmm_counts_run_delay() -> bool;
+    pub(super) fn rvmm_run_delay() -> u64;
     pub(super) fn rvmm_wall_ns() -> u64;
 
     pub(super) fn rvmm_wait(

@@ -524,6 +524,20 @@ u64 rvmm_now_ns(void)
 	return ktime_get_ns();
 }
 
+bool rvmm_counts_run_delay(void)
+{
+	return IS_ENABLED(CONFIG_SCHEDSTATS);
+}
+
+u64 rvmm_run_delay(void)
+{
+#ifdef CONFIG_SCHEDSTATS
+	return current->sched_info.run_delay;
+#else
+	return 0;
+#endif
+}
+
 u64 rvmm_wall_ns(void)
 {
 	return ktime_get_real_ns();

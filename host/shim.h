@@ -95,6 +95,8 @@ bool rvmm_log_may_write(void);
 
 /* timer.rs */
 u64 rvmm_now_ns(void);
+bool rvmm_counts_run_delay(void);
+u64 rvmm_run_delay(void);
 u64 rvmm_wall_ns(void);
 
 /* wait.rs */

@@ -56,6 +56,28 @@ pub(crate) fn moment() -> HostMoment {
     best.1
 }
 
+/// How long a thread has waited for a CPU while it could have run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunDelay {
+    /// The thread.
+    pub(crate) thread: i32,
+    /// Nanoseconds, all its life.
+    pub(crate) ns: u64,
+}
+
+/// Returns whether the kernel counts these waits.
+pub(crate) fn counts_run_delay() -> bool {
+    // SAFETY: Returns a constant.
+    unsafe { ffi::rvmm_counts_run_delay() }
+}
+
+/// Returns how long this thread has waited.
+pub(crate) fn run_delay() -> RunDelay {
+    // SAFETY: Reads a field of the task that runs, which nobody else changes meanwhile.
+    let ns = unsafe { ffi::rvmm_run_delay() };
+    RunDelay { thread: kernel::current!().pid(), ns }
+}
+
 /// Returns the frequency of the host's TSC in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Set once at boot.

@@ -57,6 +57,9 @@ pub(super) fn check_extension(cap: u64, apic_bus: BusPeriod) -> i64 {
 pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
     let mut always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_SEND_IPI;
+    if timer::counts_run_delay() {
+        always |= KvmFeatures::STEAL_TIME;
+    }
     if settings.offers_pv_eoi {
         always |= KvmFeatures::PV_EOI;
     }

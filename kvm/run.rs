@@ -70,6 +70,10 @@ impl RunPages {
             Some(UserExit::Io { .. }) => {
                 core.io.complete(Self::u64(&self.pio, 0));
             }
+            Some(UserExit::IoString { is_in: true, .. }) => {
+                self.pio.read(0, &mut core.io.string);
+                core.io.complete_string();
+            }
             Some(UserExit::Msr { .. }) => {
                 let is_done = self.byte(offset::MSR_ERROR) == 0;
                 core.complete_msr(is_done.then(|| self.word(offset::MSR_DATA)));
@@ -103,8 +107,8 @@ impl RunPages {
 
     /// Tells user space why KVM_RUN returns.
     pub(super) fn report<B: VendorBackend>(&self, core: &VcpuCore<B>, exit: UserExit) {
-        if let UserExit::IoString { .. } = exit {
-            self.pio.write(0, &core.io.out);
+        if let UserExit::IoString { is_in: false, .. } = exit {
+            self.pio.write(0, &core.io.string);
         }
         let report = match exit {
             UserExit::Io { port, width, is_in, data } => {
@@ -112,8 +116,9 @@ impl RunPages {
                 let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };
                 RunExit::io(direction, width.bytes() as u8, port, 1)
             }
-            UserExit::IoString { port, width, count } => {
-                RunExit::io(abi::IO_OUT, width.bytes() as u8, port, count)
+            UserExit::IoString { port, width, count, is_in } => {
+                let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };
+                RunExit::io(direction, width.bytes() as u8, port, count)
             }
             UserExit::Mmio { gpa, len, is_write: false, .. } => RunExit::mmio_read(gpa.0, u32::from(len)),
             UserExit::Mmio { gpa, data, len, .. } => {

@@ -306,6 +306,7 @@ impl<B: VendorBackend> VcpuFile<B> {
             return if table.could_replace(&inner.core.cpuid, cr4, xcr0) { Ok(0) } else { Err(EINVAL) };
         }
         inner.core.set_cpuid(table);
+        inner.core.note_misc_enable(&self.vm.machine.choices);
         Ok(0)
     }
 

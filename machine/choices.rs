@@ -22,6 +22,12 @@ bitflags::bitflags! {
         const LINT0_REENABLED = 1 << 0;
         /// The registers of a local APIC that is not in xAPIC mode are no hole in memory. That is never so here.
         const LAPIC_MMIO_HOLE = 1 << 2;
+        /// CPUID's bit of MONITOR and MWAIT does not follow MISC_ENABLE.
+        const MISC_ENABLE_NO_MWAIT = 1 << 4;
+        /// The hypercall of the other vendor's processors becomes that of this one's.
+        const FIX_HYPERCALL_INSN = 1 << 5;
+        /// MONITOR and MWAIT do nothing where CPUID lacks them, and do not fault.
+        const MWAIT_NEVER_UD_FAULTS = 1 << 6;
         /// All slots are unmapped where one goes. That is never so here.
         const SLOT_ZAP_ALL = 1 << 7;
     }

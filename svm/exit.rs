@@ -61,8 +61,10 @@ pub(super) fn decode(raw: RawExit) -> VmExit {
         0x86 => VmExit::VirtInsn(VirtInsn::Svm(SvmInsn::Skinit)),
         // Processors without decode assists tell 0.
         0x79 => VmExit::Invlpg(Some(Gva(raw.info1)).filter(|gva| gva.0 != 0)),
-        // MONITOR, MWAIT and its conditional form, RDPRU: absent for guests.
-        0x8a | 0x8b | 0x8c | 0x8e => VmExit::Undefined,
+        // MONITOR, MWAIT and its conditional form.
+        0x8a..=0x8c => VmExit::Mwait,
+        // RDPRU: absent for guests.
+        0x8e => VmExit::Undefined,
         0x8d => VmExit::Xsetbv,
         0x7d => VmExit::TaskSwitch,
         // FERR_FREEZE: an x87 error with CR0.NE clear waits for an interrupt that no line of ours brings.

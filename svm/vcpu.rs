@@ -18,7 +18,7 @@ use crate::mmu::asid::{AsidFlush, AsidTag};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot};
 use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{EventBlocking, GuestEvent};
-use crate::vcpu::exit::{RawExit, VmExit};
+use crate::vcpu::exit::{RawExit, VmExit, WATCHED_EXCEPTIONS};
 use crate::vcpu::state::{StateGroups, VcpuState, RAX, RSP};
 
 /// Event types of EVENTINJ and EXITINTINFO. APM, "Event Injection".
@@ -71,8 +71,7 @@ impl SvmVcpu {
                 | InterceptVector4::MONITOR
                 | InterceptVector4::MWAIT
                 | InterceptVector4::RDPRU,
-            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
-            1 << ExceptionVector::DB.0 | 1 << ExceptionVector::AC.0 | 1 << ExceptionVector::MC.0,
+            WATCHED_EXCEPTIONS,
         );
         vmcb.intercept_dr(true);
         SvmVcpu {

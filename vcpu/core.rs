@@ -18,13 +18,15 @@ use super::timer_advance::TimerAdvance;
 use super::vapic::VapicState;
 use super::vm::Vm;
 use crate::arch::addr::{Gfn, Gpa};
-use crate::arch::cpuid::{CpuVendor, FExtEdx};
+use crate::arch::cpuid::{CpuVendor, FExtEdx, KvmFeatures};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::arch::msr::{MISC_ENABLE, MISC_ENABLE_MWAIT};
 use crate::chipset::lapic::{Lapic, TimerClock};
 use crate::host::cpu;
 use crate::host::mitigation::GuestId;
 use crate::host::timer::{moment, rdtsc, tsc_khz, HostMoment, NearClock};
+use crate::machine::choices::{KvmQuirks, MachineChoices};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
@@ -477,6 +479,21 @@ impl<B: VendorBackend> VcpuCore<B> {
     pub(crate) fn note_apic_base(&mut self) {
         let on = self.lapic.as_ref().is_none_or(|l| l.base() & APIC_ENABLED != 0);
         self.cpuid.set_apic_enabled(on);
+    }
+
+    /// Returns whether the guest can use a feature of the paravirtual interface: one that its CPUID offers, or any where
+    /// user space does not insist on that. KVM API, "KVM_CAP_ENFORCE_PV_FEATURE_CPUID".
+    pub(crate) fn has_pv(&self, feature: KvmFeatures) -> bool {
+        !self.pv.is_enforced || self.cpuid.pv_features().contains(feature)
+    }
+
+    /// MISC_ENABLE may have changed, or the CPUID table: a bit of CPUID follows where user space wants that.
+    ///
+    /// Documentation of KVM's API, "KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT".
+    pub(crate) fn note_misc_enable(&mut self, choices: &MachineChoices) {
+        let follows = !choices.has_quirk(KvmQuirks::MISC_ENABLE_NO_MWAIT);
+        let is_on = self.msrs.get(MISC_ENABLE) & MISC_ENABLE_MWAIT != 0;
+        self.cpuid.set_mwait(follows.then_some(is_on));
     }
 
     /// Takes another CPUID table.

@@ -154,7 +154,7 @@ impl<H: Fn(u32, u32) -> CpuidRegs> CpuidBuilder<'_, H> {
         let host = (self.host)(1, 0);
         let mut ecx = F1Ecx::from_bits_truncate(host.ecx);
         // OSXSAVE follows CR4. The local APIC is the module's own, whatever the host's can do.
-        ecx.remove(F1Ecx::OSXSAVE | F1Ecx::X2APIC | F1Ecx::TSC_DEADLINE);
+        ecx.remove(F1Ecx::MONITOR | F1Ecx::OSXSAVE | F1Ecx::X2APIC | F1Ecx::TSC_DEADLINE);
         ecx.insert(F1Ecx::HYPERVISOR);
         if !self.facts.hardware_paging {
             ecx.remove(F1Ecx::PCID);
@@ -408,6 +408,8 @@ pub(crate) struct CpuidTable {
     phys_bits: u32,
     /// The local APIC is not switched off by MSR APIC_BASE.
     apic_enabled: bool,
+    /// Whether there are MONITOR and MWAIT, where that is not for the list to say.
+    mwait: Option<bool>,
     /// What follows for the control registers.
     cr_rules: CrRules,
     /// What was asked lately and does not follow the vCPU's state.
@@ -430,6 +432,7 @@ impl CpuidTable {
             max_basic: 0,
             phys_bits: PHYS_BITS,
             apic_enabled: true,
+            mwait: None,
             cr_rules: CrRules::WITHOUT_CPUID,
             recent: [None; RECENT],
         }
@@ -505,7 +508,7 @@ impl CpuidTable {
     /// Returns whether this list, in the place of the vCPU's own, would say the same of the processor, whatever it says
     /// of the vCPU's state.
     pub(crate) fn could_replace(&mut self, own: &CpuidTable, cr4: u64, xcr0: u64) -> bool {
-        self.apic_enabled = own.apic_enabled;
+        (self.apic_enabled, self.mwait) = (own.apic_enabled, own.mwait);
         let now = |table: &CpuidTable, e| {
             let e = table.entry_now(e, cr4, xcr0);
             (e.function, e.index, e.flags, e.regs())
@@ -566,6 +569,21 @@ impl CpuidTable {
     /// Tells whether the local APIC is switched on by MSR APIC_BASE: a bit of leaf 1 follows.
     pub(crate) fn set_apic_enabled(&mut self, on: bool) {
         self.apic_enabled = on;
+    }
+
+    /// Sets whether there are MONITOR and MWAIT; `None`: as the list says. A bit of leaf 1 follows.
+    pub(crate) fn set_mwait(&mut self, on: Option<bool>) {
+        self.mwait = on;
+    }
+
+    /// Returns whether there are MONITOR and MWAIT.
+    pub(crate) fn has_mwait(&self) -> bool {
+        self.mwait.unwrap_or_else(|| self.regs_of(1).ecx & F1Ecx::MONITOR.bits() != 0)
+    }
+
+    /// Returns whether there are the instructions of SSE3.
+    pub(crate) fn has_sse3(&self) -> bool {
+        self.regs_of(1).ecx & F1Ecx::SSE3.bits() != 0
     }
 
     /// Returns what [`CpuidTable::query`] does for any state of the vCPU, if that is remembered.
@@ -652,6 +670,9 @@ impl CpuidTable {
             (1, _) => {
                 let has_xsave = regs.ecx & F1Ecx::XSAVE.bits() != 0;
                 set(&mut regs.ecx, F1Ecx::OSXSAVE.bits(), has_xsave && cr4.contains(Cr4::OSXSAVE));
+                if let Some(on) = self.mwait {
+                    set(&mut regs.ecx, F1Ecx::MONITOR.bits(), on);
+                }
                 if !self.apic_enabled {
                     regs.edx &= !F1Edx::APIC.bits();
                 }

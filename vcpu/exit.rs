@@ -5,6 +5,13 @@
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::exception::ExceptionVector;
 
+/// The exceptions of a guest that exit, a bit each. #DB and #AC can be made to repeat for ever inside their own delivery;
+/// #MC is the host's; #UD may be the other vendor's hypercall.
+pub(crate) const WATCHED_EXCEPTIONS: u32 = 1 << ExceptionVector::DB.0
+    | 1 << ExceptionVector::UD.0
+    | 1 << ExceptionVector::AC.0
+    | 1 << ExceptionVector::MC.0;
+
 /// What the processor reported, as it reported it; for the flight recorder and for exits nobody knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RawExit {
@@ -215,6 +222,8 @@ pub(crate) enum VmExit {
     Xsetbv,
     /// WBINVD, WBNOINVD or INVD.
     CacheFlush,
+    /// MONITOR, MWAIT, MONITORX or MWAITX.
+    Mwait,
     /// An instruction that the guest was told it does not have: #UD.
     Undefined,
     /// An instruction that faults for this guest: #GP.

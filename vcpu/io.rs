@@ -45,8 +45,19 @@ pub(crate) struct PendingMsr {
     pub(crate) is_read: bool,
 }
 
-/// The most bytes of a REP OUTS that user space gets at once.
-pub(crate) const OUT: usize = 256;
+/// The most bytes of a REP INS or OUTS for which user space is asked at once.
+pub(crate) const STRING: usize = 256;
+
+/// What user space has given a REP INS and what the instruction has taken of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct StringInput {
+    /// The port and the bytes of an element, as they are in the log.
+    key: Gpa,
+    len: u8,
+    /// The elements that are left lie in [`PendingIo::string`] from here on.
+    next: usize,
+    end: usize,
+}
 
 /// What waits for user space and what it has answered.
 pub(crate) struct PendingIo {
@@ -55,14 +66,15 @@ pub(crate) struct PendingIo {
     used: usize,
     /// The access that user space is working on.
     asked: Option<(Gpa, u8, bool)>,
+    input: StringInput,
     /// The instruction that asked.
     waiting: Option<WaitingIo>,
     /// A port read that user space is working on: its width.
     pub(crate) port_in: Option<AccessWidth>,
     /// An access to an MSR that user space is working on.
     pub(crate) msr: Option<PendingMsr>,
-    /// What a REP OUTS writes: elements one after the other.
-    pub(crate) out: [u8; OUT],
+    /// What a REP OUTS writes, or a REP INS was given: elements one after the other.
+    pub(crate) string: [u8; STRING],
 }
 
 impl PendingIo {
@@ -73,10 +85,11 @@ impl PendingIo {
             len: 0,
             used: 0,
             asked: None,
+            input: StringInput::default(),
             waiting: None,
             port_in: None,
             msr: None,
-            out: [0; OUT],
+            string: [0; STRING],
         }
     }
 
@@ -90,7 +103,15 @@ impl PendingIo {
         self.len = 0;
         self.used = 0;
         self.asked = None;
+        self.input = StringInput::default();
         self.waiting = None;
+    }
+
+    /// An element of a string instruction is done: its accesses are forgotten, not what was given for the next ones.
+    pub(crate) fn forget_element(&mut self) {
+        let input = self.input;
+        self.forget();
+        self.input = input;
     }
 
     /// Keeps the instruction at `rip`, which has asked, until it is done.
@@ -100,7 +121,7 @@ impl PendingIo {
 
     /// Returns whether the instruction has done something that must not be done again.
     pub(crate) fn has_begun(&self) -> bool {
-        self.len != 0
+        self.len != 0 || self.has_input()
     }
 
     /// Returns whether an instruction waits to be finished.
@@ -150,6 +171,39 @@ impl PendingIo {
     pub(crate) fn done(&mut self, gpa: Gpa, len: u8, is_write: bool, data: u64) {
         self.push(IoAnswer { gpa, data, len, is_write });
         self.used = self.len;
+    }
+
+    /// Notes that user space is asked for `count` elements of a string, of which [`PendingIo::string`] has room for all.
+    pub(crate) fn ask_string(&mut self, key: Gpa, len: u8, count: u32) {
+        self.asked = Some((key, len, false));
+        let end = usize::from(len).saturating_mul(count as usize).min(STRING);
+        self.input = StringInput { key, len, next: end, end };
+    }
+
+    /// User space has written what it was asked for to [`PendingIo::string`].
+    pub(crate) fn complete_string(&mut self) {
+        if self.asked.take().is_some() {
+            self.input.next = 0;
+        }
+    }
+
+    /// Returns whether there are elements that user space has given and the instruction has not taken.
+    pub(crate) fn has_input(&self) -> bool {
+        self.input.next != self.input.end
+    }
+
+    /// Returns the next element that user space has given for this port.
+    pub(crate) fn next_input(&mut self, key: Gpa, len: u8) -> Option<u32> {
+        let StringInput { next, end, .. } = self.input;
+        let after = next.checked_add(usize::from(len)).filter(|after| *after <= end)?;
+        if (self.input.key, self.input.len) != (key, len) {
+            return None;
+        }
+        let mut value = [0u8; 4];
+        let element = self.string.get(next..after)?;
+        value.get_mut(..element.len())?.copy_from_slice(element);
+        self.input.next = after;
+        Some(u32::from_le_bytes(value))
     }
 
     /// User space has answered with `data`. Returns whether it had been asked.

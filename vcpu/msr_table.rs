@@ -61,6 +61,7 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     KVM_WALL_CLOCK_NEW,
     KVM_SYSTEM_TIME_NEW,
     KVM_PV_EOI_EN,
+    KVM_STEAL_TIME,
 ];
 
 /// What KVM_GET_MSR_FEATURE_INDEX_LIST gives: MSRs that say what the processor is like.
@@ -89,7 +90,6 @@ const SYSENTER_EIP: u32 = 0x176;
 pub(crate) const MCG_STATUS: u32 = 0x17a;
 /// GuestMachine-check control.
 pub(crate) const MCG_CTL: u32 = 0x17b;
-const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const TSC_DEADLINE: u32 = 0x6e0;
@@ -194,6 +194,8 @@ pub(crate) enum HandledMsr {
     KvmSystemTime,
     /// The guest physical address for the paravirtual end of interrupt, and its enable bit.
     KvmPvEoi,
+    /// The time that other threads of the host take.
+    KvmStealTime,
 }
 
 /// What an MSR is: see the module's description.
@@ -470,6 +472,7 @@ pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
         KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => MsrPolicy::Handled(HandledMsr::KvmWallClock),
         KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => MsrPolicy::Handled(HandledMsr::KvmSystemTime),
         KVM_PV_EOI_EN => MsrPolicy::Handled(HandledMsr::KvmPvEoi),
+        KVM_STEAL_TIME => MsrPolicy::Handled(HandledMsr::KvmStealTime),
         _ => return lookup_row(index),
     })
 }

@@ -22,7 +22,7 @@ pub(crate) enum UserExit {
         /// The value written.
         data: u32,
     },
-    /// REP OUTS to such a port: the elements are in the vCPU's [`super::io::PendingIo::out`].
+    /// REP INS or OUTS of such a port: the elements are in the vCPU's [`super::io::PendingIo::string`].
     IoString {
         /// The port.
         port: u16,
@@ -30,6 +30,8 @@ pub(crate) enum UserExit {
         width: AccessWidth,
         /// How many.
         count: u32,
+        /// INS.
+        is_in: bool,
     },
     /// An address that is neither memory nor a device in the kernel.
     Mmio {

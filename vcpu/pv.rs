@@ -8,6 +8,7 @@
 //! For the end of interrupt, a flag in guest memory says "clear me instead of writing EOI". It is set
 //! with the entry that delivers an interrupt whose end nobody waits for, and looked at after the next exit.
 
+use super::steal::StealTime;
 use crate::arch::addr::Gpa;
 use crate::chipset::lapic::Lapic;
 use crate::machine::clock::MachineClock;
@@ -33,6 +34,8 @@ pub(crate) struct PvState {
     was_stopped: bool,
     /// The flag in guest memory is set.
     eoi_armed: bool,
+    /// The time that the host's other threads take.
+    pub(crate) steal: StealTime,
     /// The guest has what its CPUID offers, and nothing else of it.
     pub(crate) is_enforced: bool,
 }
@@ -52,23 +55,23 @@ impl PvState {
         if self.wall_wanted {
             let at = Gpa(self.wall_clock);
             // Counted on from what is there: a guest that compares two looks must see it move.
-            let version = mem.read_obj::<u32>(at).or_else(absent)?;
+            let version = mem.read_obj::<u32>(at).or_else(MemError::unless_absent)?;
             WallClock::new(boot_wall_ns)
                 .publish(version, |o, b| mem.write(at.wrapping_add(o), b))
-                .or_else(absent)?;
+                .or_else(MemError::unless_absent)?;
             self.wall_wanted = false;
         }
         if self.system_time & ENABLED != 0 {
             let at = Gpa(self.system_time & !ENABLED);
-            let version = mem.read_obj::<u32>(at).or_else(absent)?;
+            let version = mem.read_obj::<u32>(at).or_else(MemError::unless_absent)?;
             let (host_tsc, ns) = clock.point();
             // What the guest has been told and has not yet noticed is said again.
             let told =
-                mem.read_obj::<u8>(at.wrapping_add(offset_of!(TimeInfo, flags) as u64)).or_else(absent)?;
+                mem.read_obj::<u8>(at.wrapping_add(offset_of!(TimeInfo, flags) as u64)).or_else(MemError::unless_absent)?;
             let stopped = if self.was_stopped { GUEST_STOPPED } else { told & GUEST_STOPPED };
             let tsc = host_tsc.wrapping_add(tsc_offset);
             let info = TimeInfo::new(tsc, ns, clock.scale, TSC_STABLE | stopped);
-            info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(absent)?;
+            info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(MemError::unless_absent)?;
             // Not before it is written: a page that is missing ends this call early.
             self.was_stopped = false;
         }
@@ -99,6 +102,7 @@ impl PvState {
     pub(crate) fn init(&mut self) {
         self.system_time = 0;
         self.was_stopped = false;
+        self.steal = StealTime::default();
         self.set_eoi(0);
     }
 
@@ -129,22 +133,14 @@ impl PvState {
         let at = Gpa(self.eoi & !ENABLED);
         // So it stays where there is no memory: nobody has ended the interrupt there.
         let mut flag = [EOI_PENDING];
-        mem.read(at, &mut flag).or_else(absent)?;
+        mem.read(at, &mut flag).or_else(MemError::unless_absent)?;
         if flag[0] & EOI_PENDING == 0 {
             self.eoi_armed = false;
             return Ok(lapic.eoi());
         }
         // Not ended yet: from here on its end is an exit, unless the flag is set again.
-        mem.write(at, &[0]).or_else(absent)?;
+        mem.write(at, &[0]).or_else(MemError::unless_absent)?;
         self.eoi_armed = false;
         Ok(None)
-    }
-}
-
-/// Memory that is not there is the guest's loss; a page that is not resident can be helped.
-fn absent<T: Default>(e: MemError) -> Result<T, Gpa> {
-    match e {
-        MemError::NotResident(gpa) => Err(gpa),
-        MemError::NoSlot(_) => Ok(T::default()),
     }
 }

@@ -115,6 +115,9 @@ fn run_until_user<B: VendorBackend>(
                 continue;
             }
         }
+        if core.pv.steal.is_on() {
+            account_steal(vm, core);
+        }
         match window(vm, mailbox, record, core, fpu, finishes_only) {
             WindowExit::Again => {}
             WindowExit::Sleep => {
@@ -133,6 +136,14 @@ fn run_until_user<B: VendorBackend>(
             }
         }
     }
+}
+
+/// Tells the guest what the host's other threads have taken of its time.
+#[inline(never)]
+fn account_steal<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
+    let now = timer::run_delay();
+    // Memory that is gone is the guest's loss.
+    let _ = vm.machine.ram.until_resident(|| core.pv.steal.account(&*vm.machine.ram, now));
 }
 
 /// Waits until something is asked of a vCPU that does not run: looks for it for a little while, then sleeps.

@@ -119,8 +119,9 @@ pub(crate) fn decode(report: &ExitReport) -> VmExit {
         19..=27 | 50 | 53 | 59 => {
             vmx_insn(reason).map_or(VmExit::Unknown(raw), |i| VmExit::VirtInsn(VirtInsn::Vmx(i)))
         }
-        // GETSEC, RSM outside SMM, MWAIT, MONITOR, ENCLS, UMWAIT, TPAUSE: absent for guests.
-        11 | 17 | 36 | 39 | 60 | 67 | 68 => VmExit::Undefined,
+        36 | 39 => VmExit::Mwait,
+        // GETSEC, RSM outside SMM, ENCLS, UMWAIT, TPAUSE: absent for guests.
+        11 | 17 | 60 | 67 | 68 => VmExit::Undefined,
         55 => VmExit::Xsetbv,
         9 => VmExit::TaskSwitch,
         // The task priority fell below what an interrupt waits for: the run loop looks anew.

@@ -26,6 +26,7 @@ use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag, AssignedAsid};
 use crate::mmu::format::Ept;
 use crate::vcpu::backend::TableRoot;
+use crate::vcpu::exit::WATCHED_EXCEPTIONS;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kernel::pr_warn_once;
@@ -359,10 +360,7 @@ impl VmcsPage {
             launched: false,
             primary: setup.primary,
             primary_written: 0,
-            // #DB and #AC can be made to repeat for ever inside their own delivery; #MC is the host's.
-            exceptions: 1u64 << ExceptionVector::DB.0
-                | 1 << ExceptionVector::AC.0
-                | 1 << ExceptionVector::MC.0,
+            exceptions: WATCHED_EXCEPTIONS.into(),
             exceptions_written: 0,
             tpr_threshold: 0,
             tpr_threshold_written: 0,

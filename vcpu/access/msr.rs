@@ -10,11 +10,13 @@ use crate::arch::addr::is_canonical;
 use crate::arch::cpuid::{CpuVendor, KvmFeatures};
 use crate::arch::cr::BadCr;
 use crate::arch::exception::CpuException;
-use crate::arch::msr::{KVM_PV_EOI_EN, KVM_SYSTEM_TIME_NEW, KVM_WALL_CLOCK_NEW};
+use crate::arch::msr::{
+    KVM_PV_EOI_EN, KVM_STEAL_TIME, KVM_SYSTEM_TIME_NEW, KVM_WALL_CLOCK_NEW, MISC_ENABLE, MISC_ENABLE_MWAIT,
+};
 use crate::chipset::lapic::TimerClock;
 use crate::host::msr::SpecCtrl;
 use crate::host::timer;
-use crate::machine::choices::MachineOptions;
+use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
@@ -121,6 +123,7 @@ pub(crate) fn write<B: VendorBackend>(
             Ok(())
         }
         MsrPolicy::Stored(slot) if cx.core.msrs.changes_fixed(slot, value) => Err(CpuException::GP0),
+        MsrPolicy::Stored(_) if index == MISC_ENABLE && lacks_mwait(cx, value) => Err(CpuException::GP0),
         MsrPolicy::HostSet { drops: true, .. } => Ok(()),
         MsrPolicy::ReadOnly(_)
         | MsrPolicy::HostSet { drops: false, .. }
@@ -159,7 +162,10 @@ fn get_as<B: VendorBackend>(
             HandledMsr::McgCap => core.msrs.mcg_cap,
             // PRED_CMD can only be written.
             HandledMsr::SpecCtrl | HandledMsr::PredCmd => return None,
-            HandledMsr::KvmWallClock | HandledMsr::KvmSystemTime | HandledMsr::KvmPvEoi
+            HandledMsr::KvmWallClock
+            | HandledMsr::KvmSystemTime
+            | HandledMsr::KvmPvEoi
+            | HandledMsr::KvmStealTime
                 if !has_pv_msr(core, index) =>
             {
                 return None
@@ -167,6 +173,7 @@ fn get_as<B: VendorBackend>(
             HandledMsr::KvmWallClock => core.pv.wall_clock,
             HandledMsr::KvmSystemTime => core.pv.system_time,
             HandledMsr::KvmPvEoi => core.pv.eoi,
+            HandledMsr::KvmStealTime => core.pv.steal.msr(),
         },
         MsrPolicy::Stored(_) if !core.msrs.has(index) => return None,
         MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. } => core.msrs.read(slot),
@@ -206,28 +213,42 @@ fn set_as<B: VendorBackend>(
             }
             ok
         }
-        MsrPolicy::Handled(HandledMsr::KvmWallClock | HandledMsr::KvmSystemTime | HandledMsr::KvmPvEoi)
-            if !has_pv_msr(core, index) =>
-        {
-            false
-        }
+        MsrPolicy::Handled(
+            HandledMsr::KvmWallClock
+            | HandledMsr::KvmSystemTime
+            | HandledMsr::KvmPvEoi
+            | HandledMsr::KvmStealTime,
+        ) if !has_pv_msr(core, index) => false,
         MsrPolicy::Handled(h) => set_handled(vm, mailbox, core, h, value),
-        MsrPolicy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
+        MsrPolicy::Stored(slot) => {
+            let ok = core.msrs.has(index) && core.msrs.write(slot, value).is_ok();
+            if index == MISC_ENABLE {
+                core.note_misc_enable(&vm.machine.choices);
+            }
+            ok
+        }
         MsrPolicy::HostSet { slot, .. } => core.msrs.write(slot, value).is_ok(),
         MsrPolicy::Fixed(_) => true,
         MsrPolicy::ReadOnly(v) => v == value,
     }
 }
 
-/// Returns whether the vCPU has an MSR of the paravirtual interface: where user space wants no more than CPUID offers,
-/// neither it nor the guest can use others. KVM API, "KVM_CAP_ENFORCE_PV_FEATURE_CPUID".
+/// Returns whether a value of MISC_ENABLE switches MONITOR and MWAIT for a processor that cannot have them. As KVM.
+fn lacks_mwait<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, value: u64) -> bool {
+    let switches = (cx.core.msrs.get(MISC_ENABLE) ^ value) & MISC_ENABLE_MWAIT != 0;
+    let follows = !cx.vm.machine.choices.has_quirk(KvmQuirks::MISC_ENABLE_NO_MWAIT);
+    switches && follows && !cx.core.cpuid.has_sse3()
+}
+
+/// Returns whether the vCPU has an MSR of the paravirtual interface: see [`VcpuCore::has_pv`].
 fn has_pv_msr<B: VendorBackend>(core: &VcpuCore<B>, index: u32) -> bool {
     let feature = match index {
         KVM_PV_EOI_EN => KvmFeatures::PV_EOI,
+        KVM_STEAL_TIME => KvmFeatures::STEAL_TIME,
         KVM_WALL_CLOCK_NEW | KVM_SYSTEM_TIME_NEW => KvmFeatures::CLOCKSOURCE2,
         _ => KvmFeatures::CLOCKSOURCE,
     };
-    !core.pv.is_enforced || core.cpuid.pv_features().contains(feature)
+    core.has_pv(feature)
 }
 
 /// Returns what TSC_AUX keeps of `value`, of which AMD's processors drop the upper half; `None` where it is refused.
@@ -319,6 +340,9 @@ fn set_handled<B: VendorBackend>(
                 return false;
             }
             core.pv.set_eoi(value);
+        }
+        HandledMsr::KvmStealTime => {
+            return timer::counts_run_delay() && is_canonical(value, VA_BITS) && core.pv.steal.set_msr(value)
         }
     }
     true

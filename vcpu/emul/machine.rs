@@ -12,6 +12,7 @@ use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
+use crate::vcpu::io::STRING;
 use crate::vcpu::outcome::{BlockedBy, ExitOutcome, UserExit};
 use crate::vcpu::state::StateGroups;
 
@@ -206,7 +207,7 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
     }
 
     fn commit(&mut self) {
-        self.cx.core.io.forget();
+        self.cx.core.io.forget_element();
     }
 
     fn port_in(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<u32> {
@@ -222,6 +223,25 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
             return Ok(v);
         }
         self.ask(key, len, false, UserExit::Io { port, width, is_in: true, data: 0 })
+    }
+
+    fn port_in_string(&mut self, port: u16, width: AccessWidth, left: u64) -> EmulatedStep<u32> {
+        let (key, len) = (Gpa(PORT_KEY | u64::from(port)), width.bytes() as u8);
+        let count = left.min((STRING as u64).checked_div(u64::from(len)).unwrap_or(1));
+        if count <= 1 && !self.cx.core.io.has_input() || !port::is_for_user(self.cx, port) {
+            return self.port_in(port, width);
+        }
+        self.check_port(port, width)?;
+        if let Some(value) = self.cx.core.io.next_input(key, len) {
+            return Ok(value);
+        }
+        // User space may have made more of it than the one for which it was asked.
+        if let Some(value) = self.cx.core.io.answer(key, len, false) {
+            return Ok(value as u32);
+        }
+        let count = count as u32;
+        self.cx.core.io.ask_string(key, len, count);
+        self.stop(RetryAfter::User(UserExit::IoString { port, width, count, is_in: true }))
     }
 
     fn port_out(&mut self, port: u16, width: AccessWidth, value: u32) -> EmulatedStep<()> {

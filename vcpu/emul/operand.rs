@@ -34,7 +34,7 @@ struct OperandPart {
 }
 
 impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
-    fn stop<T>(&mut self, after: RetryAfter) -> EmulatedStep<T> {
+    pub(super) fn stop<T>(&mut self, after: RetryAfter) -> EmulatedStep<T> {
         self.after = after;
         Err(StopReason::Retry)
     }

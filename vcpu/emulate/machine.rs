@@ -138,6 +138,14 @@ pub(crate) trait InsnMachine {
     /// # Errors
     /// #GP from the checks, or [`StopReason::Retry`].
     fn port_in(&mut self, port: u16, width: AccessWidth) -> EmulatedStep<u32>;
+    /// As [`InsnMachine::port_in`], for an instruction that goes on to read that port `left` times in all, if nothing comes
+    /// in between.
+    ///
+    /// # Errors
+    /// As [`InsnMachine::port_in`].
+    fn port_in_string(&mut self, port: u16, width: AccessWidth, _left: u64) -> EmulatedStep<u32> {
+        self.port_in(port, width)
+    }
     /// Writes an I/O port, after the permission checks.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         let mut probed = None;
         let Some(rep) = self.insn.prefixes.rep else {
-            self.element(kind, w, &mut probed)?;
+            self.element(kind, w, &mut probed, 1)?;
             return Ok(NextStep::Advance);
         };
         // A single step traps after each element. SDM, "Single-Step Exception Condition".
@@ -79,7 +79,8 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             if count == 0 {
                 return Ok(NextStep::Advance);
             }
-            self.element(kind, w, &mut probed)?;
+            // No more at once than a turn takes: what is given for them is used up when it ends.
+            self.element(kind, w, &mut probed, count.min(batch.into()))?;
             self.set_reg(RCX, self.insn.addr_size, count.wrapping_sub(1));
             self.m.commit();
             let zero = self.m.rflags() & alu::ZF != 0;
@@ -90,13 +91,22 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         Ok(NextStep::Again)
     }
 
-    /// Carries out one element and moves the index registers. `probed` is the page of the
-    /// destination already known to be writable.
-    fn element(&mut self, kind: StringKind, w: AccessWidth, probed: &mut Option<Gva>) -> EmulatedStep<()> {
+    /// Carries out one element of the `left` that follow each other, and moves the index registers. `probed` is the page
+    /// of the destination already known to be writable.
+    fn element(
+        &mut self,
+        kind: StringKind,
+        w: AccessWidth,
+        probed: &mut Option<Gva>,
+        left: u64,
+    ) -> EmulatedStep<()> {
         match kind {
             StringKind::Ins => {
                 let to = self.writable_destination(w, probed)?;
-                let value = self.m.port_in(self.dx(), w)?;
+                // Those for whose memory was looked.
+                let is_down = self.m.rflags() & Rflags::DF.bits() != 0;
+                let room = if is_down { 1 } else { to.left_in_page() >> width_len(w).trailing_zeros() };
+                let value = self.m.port_in_string(self.dx(), w, left.min(room))?;
                 self.store_at(to, w, u64::from(value))?;
             }
             StringKind::Outs => {

@@ -161,6 +161,7 @@ fn instruction<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn)
         }
         ExitInsn::In | ExitInsn::Out => port(cx, insn),
         ExitInsn::Xsetbv => misc::xsetbv(cx),
+        ExitInsn::Monitor | ExitInsn::Mwait => misc::mwait(cx),
         ExitInsn::Vmcall | ExitInsn::Vmmcall => misc::hypercall(cx),
         _ => insn::emulate(cx),
     }

@@ -3,10 +3,11 @@
 //! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
 
 use super::pv_ipi;
-use crate::arch::cpuid::CpuidRegs;
+use crate::arch::cpuid::{CpuidRegs, KvmFeatures};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::host::debug;
+use crate::machine::choices::KvmQuirks;
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::outcome::{ExitOutcome, UserExit};
@@ -14,6 +15,8 @@ use crate::vcpu::record::count;
 use crate::vcpu::state::{StateGroups, RAX, RCX};
 use kernel::pr_warn_once;
 
+/// KVM_HC_SCHED_YIELD, a hint which vCPU should run. No guest is told that it is taken, and it is not.
+const SCHED_YIELD: u32 = 11;
 /// KVM_ENOSYS of the hypercall ABI, negative.
 const KVM_ENOSYS: u64 = 0u64.wrapping_sub(1000);
 /// KVM_EPERM of the hypercall ABI, negative.
@@ -55,7 +58,7 @@ pub(crate) fn xsetbv<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcom
     ExitOutcome::SkipAndResume
 }
 
-/// VMMCALL or VMCALL in KVM's hypercall ABI, of which one is offered.
+/// VMMCALL or VMCALL in KVM's hypercall ABI, of which one is offered and a hint is heard.
 #[inline]
 pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.hypercalls);
@@ -68,12 +71,26 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
     };
     // As KVM: the privilege is asked for before the number.
     let answer = match (cpl, cx.core.state.gprs[RAX] as u32) {
-        (0, pv_ipi::SEND_IPI) => pv_ipi::send(cx).unwrap_or(KVM_ENOSYS),
+        (0, pv_ipi::SEND_IPI) if cx.core.has_pv(KvmFeatures::PV_SEND_IPI) => {
+            pv_ipi::send(cx).unwrap_or(KVM_ENOSYS)
+        }
+        (0, SCHED_YIELD) if cx.core.has_pv(KvmFeatures::PV_SCHED_YIELD) => 0,
         (0, _) => KVM_ENOSYS,
         _ => KVM_EPERM,
     };
     cx.core.state.gprs[RAX] = answer;
     ExitOutcome::SkipAndResume
+}
+
+/// MONITOR or MWAIT, of which no guest is told unless user space does so: nothing is watched, and MWAIT goes on at once.
+///
+/// Documentation of KVM's API, "KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS".
+pub(crate) fn mwait<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    if cx.vm.machine.choices.has_quirk(KvmQuirks::MWAIT_NEVER_UD_FAULTS) || cx.core.cpuid.has_mwait() {
+        ExitOutcome::SkipAndResume
+    } else {
+        ExitOutcome::Inject(CpuException::UD)
+    }
 }
 
 /// The first touch of a debug register since the window was opened: load the guest's, then let it be.

@@ -13,6 +13,7 @@ pub(crate) mod msr;
 mod outs;
 pub(crate) mod pio;
 mod pv_ipi;
+mod undefined;
 
 use super::backend::VendorBackend;
 use super::context::VcpuCx;
@@ -41,6 +42,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::VirtInsn(VirtInsn::Svm(_) | VirtInsn::Vmx(_)) | VmExit::Undefined => {
             ExitOutcome::Inject(CpuException::UD)
         }
+        VmExit::Mwait => misc::mwait(cx),
         VmExit::Forbidden => ExitOutcome::Inject(CpuException::GP0),
         // No device looks past the caches, and INVD would throw away what the host has written.
         VmExit::CacheFlush => ExitOutcome::SkipAndResume,
@@ -66,6 +68,7 @@ fn exception<B: VendorBackend>(
     match vector {
         // The host's, and its handler has run; the guest never sees it.
         ExceptionVector::MC => ExitOutcome::HostInterrupt,
+        ExceptionVector::UD => undefined::handle(cx),
         ExceptionVector::AC => misc::alignment_check(cx, error),
         ExceptionVector::DB | ExceptionVector::BP => match cx.core.take_for_debugger(vector) {
             Some(exit) => ExitOutcome::ToUser(exit),

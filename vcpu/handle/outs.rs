@@ -15,14 +15,14 @@ use crate::vcpu::emul::code;
 use crate::vcpu::emul::machine::CxMachine;
 use crate::vcpu::emulate::decode::{CodeMode, RepPrefix};
 use crate::vcpu::exit::PioAccess;
-use crate::vcpu::io::OUT;
+use crate::vcpu::io::STRING;
 use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::state::{RCX, RSI};
 
 /// Bits of a linear address, with 4-level paging.
 const VA_BITS: u32 = 48;
 
-/// Takes up to [`OUT`] bytes to user space. `None`: not this kind, or memory that needs more care.
+/// Takes up to [`STRING`] bytes to user space. `None`: not this kind, or memory that needs more care.
 pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> Option<ExitOutcome> {
     if a.is_in() || !port::is_for_user(cx, a.port()) {
         return None;
@@ -49,21 +49,21 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
         return None;
     }
     let width = a.width().bytes();
-    let room = usize::try_from(from.left_in_page()).ok()?.min(OUT).checked_div(width)?;
+    let room = usize::try_from(from.left_in_page()).ok()?.min(STRING).checked_div(width)?;
     let left = s.gprs[RCX];
     let count = usize::try_from(left).unwrap_or(room).min(room);
     let bytes = count.checked_mul(width)?;
     if count == 0 {
         return None;
     }
-    let mut data = [0u8; OUT];
+    let mut data = [0u8; STRING];
     CxMachine::new(cx).read_memory(from, data.get_mut(..bytes)?)?;
     cx.core.io.forget();
-    cx.core.io.out = data;
+    cx.core.io.string = data;
     // As after so many elements: an event may be taken before the rest.
     let s = &mut cx.core.state;
     s.gprs[RSI] = from.0.wrapping_add(bytes as u64);
     s.gprs[RCX] = left.wrapping_sub(count as u64);
-    let exit = UserExit::IoString { port: a.port(), width: a.width(), count: count as u32 };
+    let exit = UserExit::IoString { port: a.port(), width: a.width(), count: count as u32, is_in: false };
     Some(if s.gprs[RCX] == 0 { ExitOutcome::SkipToUser(exit) } else { ExitOutcome::ToUser(exit) })
 }

@@ -19,6 +19,9 @@ pub const TESTS: &[Test] = &[
     ("completion: immediate_exit completes a pending write", immediate_exit_write),
     ("completion: immediate_exit leaves the exit reason, a signal does not", exit_reason),
     ("completion: an interrupt does not wait for the end of a long string", long_string),
+    ("completion: a long ins is given many elements at once", long_ins),
+    ("completion: an interrupt does not wait for the end of a long ins", interrupted_ins),
+    ("completion: an ins whose count user space changes goes by the new one", changed_ins),
     ("completion: an answer counts as far as it was asked for", wide_answer),
     ("completion: an instruction with two accesses is begun once", two_accesses),
 ];
@@ -170,6 +173,95 @@ fn long_string(c: &Ctx) {
     assert_eq!(bytes.len(), 0x2000);
     assert!(answered_at.expect("the interrupt was taken") < 0x1000, "{answered_at:?}");
     assert_eq!(g.memory.read::<0x2000>(0x4000)[..], bytes[..]);
+}
+
+/// cld; mov di, TO; mov cx, COUNT; mov dx, 0x80; rep insb or insw
+fn ins(to: u16, count: u16, is_words: bool) -> Vec<u8> {
+    let [to, count] = [to, count].map(u16::to_le_bytes);
+    let code =
+        [0xfc, 0xbf, to[0], to[1], 0xb9, count[0], count[1], 0xba, 0x80, 0, 0xf3, 0x6c + u8::from(is_words)];
+    code.to_vec()
+}
+
+/// Answers an INS with what no two elements near each other have alike. Returns the bytes, none for another exit.
+fn feed(g: &mut Guest, bytes: &mut Vec<u8>) -> usize {
+    match g.exit() {
+        VcpuExit::IoIn(0x80, data) => {
+            for byte in data.iter_mut() {
+                *byte = (bytes.len() * 7 + bytes.len() / 256) as u8;
+                bytes.push(*byte);
+            }
+            data.len()
+        }
+        VcpuExit::IoOut(0x10, _) => 0,
+        other => panic!("{other:?}, expected INS"),
+    }
+}
+
+fn long_ins(c: &Ctx) {
+    // Over two ends of pages.
+    for (to, is_words) in [(0x3f00, false), (0x3f01, true), (0x3f00, true)] {
+        let mut g = Guest::new(c, &[&ins(to, 0x1100, is_words)[..], &END].concat());
+        let (mut bytes, mut exits) = (Vec::new(), 0);
+        while feed(&mut g, &mut bytes) != 0 {
+            exits += 1;
+        }
+
+        let len = 0x1100 << u32::from(is_words);
+        assert_eq!(bytes.len(), len);
+        assert!(exits < len / 32, "{exits} exits");
+        assert_eq!(g.memory.read::<0x2200>(to.into())[..len], bytes[..]);
+        let r = g.vcpu.get_regs().unwrap();
+        assert_eq!((r.rcx, r.rdi), (0, u64::from(to) + len as u64));
+    }
+}
+
+fn interrupted_ins(c: &Ctx) {
+    // sti; nop; rep insb
+    let mut g = Guest::new(c, &[&[0xfb, 0x90][..], &ins(0x4000, 0x2000, false), &END].concat());
+    // The handler reads the same port.
+    g.handler(0x20, 0x2000, &[0x50, 0xe4, 0x80, 0xe6, 0x11, 0x58, 0xcf]);
+    let (mut bytes, mut taken_at) = (Vec::new(), None);
+    feed(&mut g, &mut bytes);
+    ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
+
+    loop {
+        match g.exit() {
+            VcpuExit::IoIn(0x80, data) if data.len() == 1 && taken_at.is_none() => {
+                data[0] = 0x5a;
+                taken_at = Some(bytes.len());
+            }
+            VcpuExit::IoIn(0x80, data) => {
+                data.fill(bytes.len() as u8);
+                bytes.extend(data.iter());
+            }
+            VcpuExit::IoOut(0x11, data) => assert_eq!(data, [0x5a], "what was given for it"),
+            VcpuExit::IoOut(0x10, _) => break,
+            other => panic!("{other:?}, expected INS"),
+        }
+    }
+
+    assert!(taken_at.expect("the interrupt was taken") < 0x1800, "{taken_at:?}");
+    assert_eq!(g.memory.read::<0x2000>(0x4000)[..], bytes[..]);
+}
+
+fn changed_ins(c: &Ctx) {
+    for (asked, becomes) in [(2, 1), (3, 300), (1, 300), (5, 0)] {
+        let mut g = Guest::new(c, &[&ins(0x3000, asked, false)[..], &END].concat());
+        let mut bytes = Vec::new();
+        feed(&mut g, &mut bytes);
+        let mut r = g.vcpu.get_regs().unwrap();
+        r.rcx = becomes;
+        g.vcpu.set_regs(&r).unwrap();
+
+        while feed(&mut g, &mut bytes) != 0 {}
+
+        let r = g.vcpu.get_regs().unwrap();
+        assert_eq!((r.rcx, r.rdi), (0, 0x3000 + becomes), "{asked} become {becomes}");
+        let n = becomes as usize;
+        assert_eq!(g.memory.read::<300>(0x3000)[..n], bytes[..n]);
+        assert_eq!(g.memory.read::<4>(0x3000 + n), [0; 4], "no more than that");
+    }
 }
 
 fn wide_answer(c: &Ctx) {

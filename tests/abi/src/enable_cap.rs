@@ -5,6 +5,7 @@
 use crate::abi::nr;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
+use crate::irq::report;
 use crate::raw::{ioctl, ioctl_with};
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuExit, VmFd};
@@ -18,6 +19,9 @@ pub const TESTS: &[Test] = &[
     ("enable_cap: another vcpu than 0 boots", boot_cpu),
     ("enable_cap: unknown quirks are refused or ignored", quirks),
     ("enable_cap: without its quirk lint0 is masked", lint0),
+    ("enable_cap: the hypercall of another vendor is put right, or undefined", fixed_hypercall),
+    ("enable_cap: mwait does nothing, or is undefined where cpuid lacks it", mwait),
+    ("enable_cap: cpuid's bit of mwait follows misc_enable where that is chosen", mwait_in_cpuid),
     ("enable_cap: with wide apic ids a message's upper address counts", wide_ids),
     ("enable_cap: the time of polling fits 32 bits", halt_poll),
     ("enable_cap: exits are disabled before the first vcpu", disable_exits),
@@ -108,6 +112,75 @@ fn lint0(c: &Ctx) {
     enable(&vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED.into()).unwrap();
 
     assert_eq!(lvt0(&vm), 0x1_0000);
+}
+
+/// VMCALL and VMMCALL.
+const CALLS: [[u8; 3]; 2] = [[0x0f, 0x01, 0xc1], [0x0f, 0x01, 0xd9]];
+
+/// A guest that makes a hypercall that always succeeds, by an instruction at 0x1006, and reports the answer, or 6 where
+/// that is undefined.
+fn caller(c: &Ctx, quirks_off: u32, call: [u8; 3]) -> Guest {
+    // mov eax, 11; the call; out 0x10, al
+    let code = [&[0x66, 0xb8, 11, 0, 0, 0][..], &call, &[0xe6, 0x10, HLT]].concat();
+    let g = Guest::new(c, &code);
+    enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, quirks_off.into()).unwrap();
+    g.handler(6, 0x2000, &report(6));
+    g
+}
+
+fn fixed_hypercall(c: &Ctx) {
+    let made = CALLS.map(|call| {
+        let mut g = caller(c, 0, call);
+        assert_eq!(g.out(), (0x10, 0), "{call:x?}");
+        g.memory.read::<3>(0x1006)
+    });
+    assert_eq!(made[0], made[1], "the one that this processor has");
+    assert!(CALLS.contains(&made[0]));
+
+    for call in CALLS {
+        let mut g = caller(c, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, call);
+        assert_eq!(g.out(), (0x10, if call == made[0] { 0 } else { 6 }));
+        assert_eq!(g.memory.read::<3>(0x1006), call);
+    }
+}
+
+/// Sets the bit of MONITOR and MWAIT in the vCPU's CPUID.
+fn list_mwait(c: &Ctx, g: &Guest, on: bool) {
+    let mut list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let leaf = list.as_mut_slice().iter_mut().find(|e| e.function == 1).unwrap();
+    leaf.ecx = leaf.ecx & !8 | u32::from(on) << 3;
+    g.vcpu.set_cpuid2(&list).unwrap();
+}
+
+fn mwait(c: &Ctx) {
+    // xor ecx, ecx; xor edx, edx; MONITOR or MWAIT
+    for insn in [0xc8, 0xc9] {
+        for (off, listed, answer) in [(0, false, 1), (0, true, 1), (1, true, 1), (1, false, 6)] {
+            let code = [&[0x66, 0x31, 0xc9, 0x66, 0x31, 0xd2, 0x0f, 0x01, insn][..], &report(1)].concat();
+            let mut g = Guest::new(c, &code);
+            g.handler(6, 0x2000, &report(6));
+            list_mwait(c, &g, listed);
+            enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, (off * KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS).into())
+                .unwrap();
+
+            assert_eq!(g.out(), (0x10, answer), "{insn:#x}, quirk off {off}, listed {listed}");
+        }
+    }
+}
+
+fn mwait_in_cpuid(c: &Ctx) {
+    // mov eax, 1; cpuid; shr ecx, 3; and cl, 1; mov al, cl; out 0x10, al
+    let look =
+        [0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x66, 0xc1, 0xe9, 3, 0x80, 0xe1, 1, 0x88, 0xc8, 0xe6, 0x10];
+    // mov ecx, MISC_ENABLE; rdmsr; xor eax, 1 << 18; wrmsr
+    let flip = [0x66, 0xb9, 0xa0, 1, 0, 0, 0x0f, 0x32, 0x66, 0x35, 0, 0, 4, 0, 0x0f, 0x30];
+    for (off, answers) in [(0, [1, 1, 1]), (KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT, [0, 1, 0])] {
+        let mut g = Guest::new(c, &[&look[..], &flip, &look, &flip, &look].concat());
+        enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, off.into()).unwrap();
+        list_mwait(c, &g, true);
+
+        assert_eq!([g.out(), g.out(), g.out()].map(|(_, value)| value), answers);
+    }
 }
 
 fn wide_ids(c: &Ctx) {

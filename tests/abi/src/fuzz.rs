@@ -200,7 +200,7 @@ const PLAIN: [&[u8]; 60] = [
     &[0x58],
     &[0x17],
 ];
-const MSRS: [u32; 28] = [
+const MSRS: [u32; 29] = [
     0x10,
     0x1b,
     0x174,
@@ -228,6 +228,7 @@ const MSRS: [u32; 28] = [
     0xc000_0103,
     0x4b56_4d00,
     0x4b56_4d01,
+    0x4b56_4d03,
     0x4b56_4d04,
 ];
 const PORTS: [u16; 24] = [

@@ -6,16 +6,19 @@ use crate::abi::nr;
 use crate::enable_cap::enable;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
-use crate::raw::ioctl;
+use crate::raw::{self, ioctl};
 use kvm_bindings::*;
 use kvm_ioctls::VcpuFd;
 use libc::EINVAL;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub const TESTS: &[Test] = &[
     ("msr rules: what a guest adds to its tsc shows in tsc_adjust, and the other way round", tsc_adjust),
     ("msr rules: user space sets tsc and tsc_adjust alone", tsc_adjust_from_outside),
     ("msr rules: platform_info is user space's to set and to hide", platform_info),
     ("msr rules: only what cpuid offers of the paravirtual msrs, where that is enforced", enforced_pv),
+    ("msr rules: only the hypercalls that cpuid offers, where that is enforced", enforced_hypercalls),
+    ("msr rules: the time that others take of the vcpu's thread is in the guest's memory", steal_time),
     ("msr rules: tsc_aux is there with rdtscp or rdpid", tsc_aux),
     ("msr rules: reset values", reset_values),
     ("msr rules: cpuid stays as it is once the guest has run", cpuid_after_run),
@@ -27,6 +30,7 @@ const UCODE_REV: u32 = 0x8b;
 const PLATFORM_INFO: u32 = 0xce;
 const MISC_ENABLE: u32 = 0x1a0;
 const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 const TSC_AUX: u32 = 0xc000_0103;
 /// What time passes in a test is less, in ticks.
 const STEP: u64 = 1 << 40;
@@ -143,6 +147,77 @@ fn enforced_pv(c: &Ctx) {
     assert_eq!(enable(&g.0.vcpu, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 0), Ok(0));
     assert!(g.write(KVM_SYSTEM_TIME_NEW, 0));
     refused(enable(&g.0.vm, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1), &[EINVAL]);
+}
+
+fn enforced_hypercalls(c: &Ctx) {
+    const ENOSYS: u64 = -1000i64 as u64;
+    for (number, offered, answer) in
+        [(10, 0, ENOSYS), (10, 1 << 11, 0), (11, 0, ENOSYS), (11, 1 << 13, 0), (99, !0, ENOSYS)]
+    {
+        // vmcall; hlt
+        let mut g = MsrGuest(Guest::new(c, &[0x0f, 0x01, 0xc1, HLT]));
+        g.0.enter_long_mode();
+        g.change_cpuid(0x4000_0001, |leaf| leaf.eax = offered);
+        assert_eq!(enable(&g.0.vcpu, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1), Ok(0));
+        let mut regs = g.0.vcpu.get_regs().unwrap();
+        // To nobody.
+        (regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi) = (number, 0, 0, 0, 0);
+        g.0.vcpu.set_regs(&regs).unwrap();
+
+        assert_eq!(g.0.hlt().rax, answer, "hypercall {number}, offered {offered:#x}");
+    }
+}
+
+/// Returns how long this thread has waited for a CPU.
+fn run_delay() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Waits for a CPU that another thread has, for some milliseconds.
+fn be_kept_waiting() {
+    let cpu = raw::cpus().first;
+    let (over, until) = (AtomicBool::new(false), run_delay() + 5_000_000);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            raw::pin(cpu);
+            while !over.load(Relaxed) {}
+        });
+        while run_delay() < until {}
+        over.store(true, Relaxed);
+    });
+}
+
+fn steal_time(c: &Ctx) {
+    const RECORD: usize = 0x3040;
+    raw::pin(raw::cpus().first);
+    // Again: out 0x10, al; jmp again
+    let mut g = Guest::new(c, &[0xe6, 0x10, 0xeb, 0xfc]);
+    for bit in 1..6 {
+        assert!(!set(&g.vcpu, KVM_STEAL_TIME, 1 << bit | 1), "bit {bit}");
+    }
+    assert!(set(&g.vcpu, KVM_STEAL_TIME, RECORD as u64 | 1));
+    assert_eq!(get(&g.vcpu, KVM_STEAL_TIME), Some(RECORD as u64 | 1));
+    let mut told = || {
+        g.out();
+        (u64::from_le_bytes(g.memory.read(RECORD)), u32::from_le_bytes(g.memory.read(RECORD + 8)))
+    };
+
+    let (first, version) = told();
+    assert!(version != 0 && version % 2 == 0, "version {version}");
+    assert!(first <= run_delay());
+    let before = run_delay();
+    be_kept_waiting();
+    let waited = run_delay() - before;
+    let (second, next) = told();
+    assert!(next > version && next % 2 == 0, "version {next}");
+    assert!(second - first >= waited, "{second} after {first}, {waited} waited");
+
+    assert!(set(&g.vcpu, KVM_STEAL_TIME, 0));
+    g.memory.write(RECORD, &[0; 16]);
+    be_kept_waiting();
+    g.out();
+    assert_eq!(g.memory.read::<16>(RECORD), [0; 16], "nobody asks for it any more");
 }
 
 fn tsc_aux(c: &Ctx) {

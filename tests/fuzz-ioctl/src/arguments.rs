@@ -10,7 +10,7 @@ use crate::world::{place, DEVICES, LOGGED_SLOT, MEMORY};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// MSRs that mean something to the module.
-const MSRS: [u32; 28] = [
+const MSRS: [u32; 29] = [
     0x10,
     0x1b,
     0x277,
@@ -26,6 +26,7 @@ const MSRS: [u32; 28] = [
     0x200,
     0x4b56_4d00,
     0x4b56_4d01,
+    0x4b56_4d03,
     0x4b56_4d04,
     0x11,
     0x12,

@@ -17,11 +17,13 @@ pub(crate) struct Settings {
     pub(crate) host_flags: u32,
     /// The host trusts its TSC.
     pub(crate) is_tsc_stable: bool,
+    /// How long the thread has waited for a CPU.
+    pub(crate) run_delay_ns: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { cpuid: HashMap::new(), host_flags: 0, is_tsc_stable: true }
+        Settings { cpuid: HashMap::new(), host_flags: 0, is_tsc_stable: true, run_delay_ns: 0 }
     }
 }
 

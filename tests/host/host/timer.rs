@@ -42,6 +42,25 @@ pub(crate) fn moment() -> HostMoment {
     HostMoment { tsc, wall_ns: WALL_AT_0 + World::ns_at(tsc) }
 }
 
+/// How long a thread has waited for a CPU while it could have run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunDelay {
+    /// The thread.
+    pub(crate) thread: i32,
+    /// Nanoseconds, all its life.
+    pub(crate) ns: u64,
+}
+
+/// Returns whether the kernel counts these waits.
+pub(crate) fn counts_run_delay() -> bool {
+    true
+}
+
+/// Returns how long this thread has waited.
+pub(crate) fn run_delay() -> RunDelay {
+    RunDelay { thread: 1, ns: locked(&world().settings).run_delay_ns }
+}
+
 /// Returns the frequency of the TSC in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     TICKS_PER_US as u32 * 1_000

@@ -126,7 +126,7 @@ fn full() -> CapInputs {
         irqchip: true,
         split_irqchip: true,
         enable_cap: true,
-        quirks: 0x85,
+        quirks: 0xf5,
         pit: true,
         irqfd: true,
         irqfd_resample: true,
@@ -187,6 +187,6 @@ fn numbers_are_answered_as_numbers() {
     assert_eq!(answer(caps::NR_MEMSLOTS.into(), &full()), 512);
     assert_eq!(answer(caps::IRQ_ROUTING.into(), &full()), 4096);
     assert_eq!(answer(caps::X2APIC_API.into(), &full()), 3);
-    assert_eq!(answer(caps::DISABLE_QUIRKS2.into(), &full()), 0x85);
+    assert_eq!(answer(caps::DISABLE_QUIRKS2.into(), &full()), 0xf5);
     assert_eq!(answer(caps::NR_MEMSLOTS.into(), &CapInputs { max_memslots: u32::MAX, ..full() }), i32::MAX);
 }

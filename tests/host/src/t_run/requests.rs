@@ -85,6 +85,8 @@ fn exits() -> Vec<Stop> {
         Stop::insn(VmExit::Xsetbv, &[0x0f, 0x01, 0xd1]),
         Stop::insn(VmExit::CacheFlush, &[0x0f, 0x09]),
         Stop::insn(VmExit::Undefined, &[0x0f, 0x0b]),
+        Stop::insn(VmExit::Mwait, &[0x0f, 0x01, 0xc9]),
+        Stop::insn(VmExit::Exception(ExceptionVector::UD, 0), &[0x0f, 0x0b]),
         Stop::insn(VmExit::Forbidden, &[0x0f, 0x33]),
         Stop::plain(VmExit::DebugRegister),
         Stop::plain(VmExit::Exception(ExceptionVector::DB, 0)),

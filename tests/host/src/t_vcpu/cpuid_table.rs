@@ -104,6 +104,19 @@ fn os_bits_follow_cr4_and_the_apic_bit_follows_its_base() {
 }
 
 #[test]
+fn the_bit_of_mwait_is_the_lists_until_something_else_says() {
+    let monitor = F1Ecx::MONITOR.bits();
+    for listed in [0, monitor] {
+        let mut t = table(b"AuthenticAMD", &[CpuidEntry2::leaf(1, regs(0, 0, listed, 0))]);
+        assert_eq!((t.query(1, 0, 0, 1).ecx, t.has_mwait()), (listed, listed != 0));
+        for (said, bit) in [(Some(true), monitor), (Some(false), 0), (None, listed)] {
+            t.set_mwait(said);
+            assert_eq!((t.query(1, 0, 0, 1).ecx, t.has_mwait()), (bit, bit != 0));
+        }
+    }
+}
+
+#[test]
 fn os_bits_stay_clear_for_features_that_the_guest_lacks() {
     let more = [CpuidEntry2::leaf(1, regs(0, 0, 0, 0)), CpuidEntry2::subleaf(7, 0, regs(0, 0, 0, 0))];
     let t = table(b"AuthenticAMD", &more);

@@ -12,4 +12,5 @@ mod poll;
 mod progress;
 mod pvclock;
 mod record;
+mod steal;
 mod timer_advance;

@@ -36,6 +36,7 @@ fn every_number_has_the_policy_of_its_own_row() {
         (0x830, MsrPolicy::Handled(HandledMsr::X2Apic(0x30))),
         (0xc000_0080, MsrPolicy::State(StateMsr::Efer)),
         (0x4b56_4d01, MsrPolicy::Handled(HandledMsr::KvmSystemTime)),
+        (0x4b56_4d03, MsrPolicy::Handled(HandledMsr::KvmStealTime)),
         (0x12, MsrPolicy::Handled(HandledMsr::KvmSystemTime)),
     ];
 
@@ -47,7 +48,7 @@ fn every_number_has_the_policy_of_its_own_row() {
 #[test]
 fn unknown_numbers_fault() {
     let unknown =
-        [0x2, 0x9e, 0x10a, 0x122, 0x210, 0x25a, 0x428, 0xda0, 0x4000_0000, 0x4b56_4d03, 0xc000_0104, !0];
+        [0x2, 0x9e, 0x10a, 0x122, 0x210, 0x25a, 0x428, 0xda0, 0x4000_0000, 0x4b56_4d02, 0xc000_0104, !0];
 
     for index in unknown {
         assert_eq!(lookup(index), None, "{index:#x}");
