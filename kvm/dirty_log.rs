@@ -83,20 +83,38 @@ fn by_chunks(bitmap: u64, count: usize, mut each: impl FnMut(usize, &mut [u64], 
 /// KVM_GET_DIRTY_LOG: gives the marks, and takes them unless they stay until they are cleared.
 ///
 /// # Errors
-/// As [`OpenLog::of`]; `EFAULT`: marks may have been taken then.
+/// As [`OpenLog::of`]; `EFAULT`, `ENOMEM`: no mark has gone then.
 #[inline(never)]
 pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     let asked: GetDirtyLog = user::read(arg)?;
-    let mut open = OpenLog::of(vm, asked.slot)?;
-    let stays = vm.machine.ram.dirty_mode.is_manual();
-    by_chunks(asked.dirty_bitmap, open.log.len(), |first, words, at| {
-        for (i, word) in words.iter_mut().enumerate() {
-            let index = first.saturating_add(i);
-            *word = if stays { open.log.word(index) } else { open.take(index, u64::MAX) };
-        }
-        user::write_bytes(at, words.as_bytes())
-    })?;
+    let open = OpenLog::of(vm, asked.slot)?;
+    if vm.machine.ram.dirty_mode.is_manual() {
+        by_chunks(asked.dirty_bitmap, open.log.len(), |first, words, at| {
+            for (i, word) in words.iter_mut().enumerate() {
+                *word = open.log.word(first.saturating_add(i));
+            }
+            user::write_bytes(at, words.as_bytes())
+        })?;
+    } else {
+        take_all(open, asked.dirty_bitmap)?;
+    }
     Ok(0)
+}
+
+/// Takes all marks of a log and gives them to user space; puts them back where it cannot be told of them.
+fn take_all<B: VendorBackend>(mut open: OpenLog<'_, B>, bitmap: u64) -> Result {
+    let log = Arc::clone(&open.log);
+    let mut words = KVVec::with_capacity(log.len(), GFP_KERNEL_ACCOUNT)?;
+    for index in 0..log.len() {
+        words.push_within_capacity(open.take(index, u64::MAX))?;
+    }
+    // Before user space learns of a mark, nobody can write to its page without another one.
+    drop(open);
+    user::write_bytes(bitmap, words.as_bytes()).inspect_err(|_| {
+        for (index, word) in words.iter().enumerate() {
+            log.put_back(index, *word);
+        }
+    })
 }
 
 /// KVM_CLEAR_DIRTY_LOG: takes the marks that user space names.

@@ -72,6 +72,13 @@ impl DirtyBitmap {
         self.words.get(index).map_or(0, |w| w.fetch_and(!mask, SeqCst) & mask)
     }
 
+    /// Marks pages again whose marks were taken for somebody who could not be told of them.
+    pub(crate) fn put_back(&self, index: usize, mask: u64) {
+        if let Some(word) = self.words.get(index) {
+            word.fetch_or(mask, SeqCst);
+        }
+    }
+
     fn place(&self, page: u64) -> Option<(&AtomicU64, u64)> {
         let word = self.words.get(usize::try_from(page / WORD_PAGES).ok()?)?;
         Some((word, 1u64.wrapping_shl((page % WORD_PAGES) as u32)))

@@ -15,6 +15,8 @@ use crate::vcpu::state::{StateGroups, RAX, RBX, RCX, RDX, RSI};
 pub(super) const SEND_IPI: u32 = 10;
 /// KVM_EINVAL of the hypercall ABI, negative.
 const KVM_EINVAL: u64 = 0u64.wrapping_sub(22);
+/// KVM_EOPNOTSUPP of the hypercall ABI, negative.
+const KVM_EOPNOTSUPP: u64 = 0u64.wrapping_sub(95);
 /// ICR: logical destinations, and shorthands.
 const OTHER_DESTINATIONS: u64 = 1 << 11 | 3 << 18;
 
@@ -32,6 +34,10 @@ pub(super) fn send<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<u64> 
     }
     if icr & OTHER_DESTINATIONS != 0 {
         return Some(KVM_EINVAL);
+    }
+    // As KVM: there is nobody to send to.
+    if cx.core.lapic.is_none() {
+        return Some(KVM_EOPNOTSUPP);
     }
     let [vector, ..] = icr.to_le_bytes();
     let delivery = match DeliveryMode::from_code(icr >> 8) {

@@ -246,6 +246,7 @@ fn interrupted_ins(c: &Ctx) {
 }
 
 fn changed_ins(c: &Ctx) {
+    c.skip_on_kvm("KVM takes what it was not given for the elements that are more");
     for (asked, becomes) in [(2, 1), (3, 300), (1, 300), (5, 0)] {
         let mut g = Guest::new(c, &[&ins(0x3000, asked, false)[..], &END].concat());
         let mut bytes = Vec::new();

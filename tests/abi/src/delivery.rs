@@ -36,10 +36,10 @@ const INTERRUPTED: u8 = 1;
 /// And where KVM_RUN told of an event that cannot be delivered.
 const UNDELIVERABLE: u8 = 2;
 
-/// Runs `guest` in a child on the last host CPU until another one has run there a few times, then interrupts it.
-/// Returns what it returned; ends all tests where the CPU does nothing else, for it may never do so again.
-fn watched(guest: impl FnOnce() -> u8) -> u8 {
-    let (cpu, ticks) = (raw::cpus().last, SharedCount::new());
+/// Runs the guest that `make` makes in a child on the last host CPU until another one has run there a few times, then
+/// interrupts it. Returns how it ended; ends all tests where the CPU does nothing else, for it may never do so again.
+fn watched(make: impl FnOnce() -> Guest) -> u8 {
+    let (cpu, ticks, begun) = (raw::cpus().last, SharedCount::new(), SharedCount::new());
     let ticker = Child::start(|| {
         raw::pin(cpu);
         loop {
@@ -49,22 +49,28 @@ fn watched(guest: impl FnOnce() -> u8) -> u8 {
     });
     let runner = Child::start(|| {
         raw::pin(cpu);
-        guest()
+        let mut g = make();
+        begun.get().fetch_add(1, SeqCst);
+        end_of(&mut g)
     });
+    let wait = |times, until: &dyn Fn() -> bool| {
+        (0..times).find_map(|_| if until() { None } else { runner.wait(Duration::from_millis(100)) })
+    };
+    // However long it takes to make it.
+    let mut end = wait(600, &|| begun.get().load(SeqCst) != 0);
     // Time to get going, and then to get round.
-    let mut end = runner.wait(Duration::from_millis(300));
+    end = end.or_else(|| runner.wait(Duration::from_millis(300)));
     let before = ticks.get().load(SeqCst);
-    let mut gone = 0;
-    for _ in 0..50 {
-        if end.is_some() || gone >= 5 {
-            break;
+    let gone = || ticks.get().load(SeqCst) - before;
+    end = end.or_else(|| wait(50, &|| gone() >= 5));
+    let (is_alive, gone) = (end.is_some() || gone() >= 5, gone());
+    // Again and again: a signal just before KVM_RUN is one for nothing.
+    for _ in 0..600 {
+        if end.is_none() {
+            runner.signal(libc::SIGUSR1);
+            end = runner.wait(Duration::from_millis(100));
         }
-        end = runner.wait(Duration::from_millis(100));
-        gone = ticks.get().load(SeqCst) - before;
     }
-    let is_alive = end.is_some() || gone >= 5;
-    runner.signal(libc::SIGUSR1);
-    let end = end.or_else(|| runner.wait(Duration::from_secs(60)));
     for child in [&runner, &ticker] {
         child.signal(libc::SIGKILL);
     }
@@ -112,7 +118,7 @@ fn fault_without_table(c: &Ctx) {
     let end = watched(|| {
         // ud2
         let mut g = without_table(c, &[0x0f, 0x0b]);
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -122,7 +128,7 @@ fn int_without_table(c: &Ctx) {
     let end = watched(|| {
         // int 0x30
         let mut g = without_table(c, &[0xcd, 0x30]);
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -139,7 +145,7 @@ fn int_without_stack(c: &Ctx) {
         g.memory.write(0x4000 + 0x30 * 8, &(0x1100u64 | 8 << 16 | 0x8e << 40).to_le_bytes());
         let r = g.vcpu.get_regs().unwrap();
         g.vcpu.set_regs(&kvm_regs { rsp: NO_MEMORY + 0x100, ..r }).unwrap();
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -154,7 +160,7 @@ fn interrupt_without_table(c: &Ctx) {
         assert!(matches!(g.exit(), VcpuExit::IrqWindowOpen));
         g.vcpu.get_kvm_run().request_interrupt_window = 0;
         ioctl_with(&g.vcpu, nr::INTERRUPT, &mut 0x20u32).unwrap();
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -166,7 +172,7 @@ fn fault_without_stack(c: &Ctx) {
         let [a, b, c2, d] = (NO_MEMORY as u32 + 0x100).to_le_bytes();
         let mut g = Guest::new(c, &[0xbc, a, b, c2, d, 0x0f, 0x0b]);
         g.enter_long_mode_with(&[(6, 0x2000, 0, &[HLT])]);
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -227,7 +233,7 @@ fn alignment_check(c: &Ctx) {
         g.vcpu.set_sregs(&s).unwrap();
         let r = kvm_regs { rip: 0x1000, rsp: 0x8002, rflags: 0x4_0202, ..Default::default() };
         g.vcpu.set_regs(&r).unwrap();
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, INTERRUPTED);
@@ -252,7 +258,7 @@ fn breakpoint_on_stack(c: &Ctx) {
         (d.db[0], d.dr7) = (0x77f8, 0x9_0402);
         g.vcpu.set_debug_regs(&d).unwrap();
         g.set_flags(0x200);
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, INTERRUPTED);
@@ -274,7 +280,7 @@ fn requests(c: &Ctx) {
                 while send_nmi(&vm).is_ok() {}
             });
         }
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, INTERRUPTED);
@@ -285,7 +291,7 @@ fn exits(c: &Ctx) {
     let end = watched(|| {
         // again: cpuid; jmp again
         let mut g = Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc]);
-        end_of(&mut g)
+        g
     });
 
     assert_eq!(end, INTERRUPTED);

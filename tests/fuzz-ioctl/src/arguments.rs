@@ -177,6 +177,7 @@ impl Caller<'_> {
             }),
             Shape::Msrs => self.msrs(),
             Shape::Cpuid => self.leaves(good),
+            Shape::List => self.set32(0, if good { 256 } else { self.random.of(&[0, 8, self.random.odd()]) }),
             Shape::Capability => self.capability(),
             Shape::Zone => self.zone(),
             Shape::Filter => self.msr_filter(good),

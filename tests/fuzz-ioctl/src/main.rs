@@ -44,6 +44,8 @@ Usage: fuzz-ioctl [OPTION]…
   --silence N      seconds within which each CPU gives a sign (default: 6)
   --beside PROGRAM run this meanwhile, a guest of KVM's
   --hotplug        take CPUs off and on meanwhile
+  --wake           interrupt a CPU that is silent for a second from another one, where
+                   its timer's interrupts may be lost: one that takes interrupts goes on
   --faults         let what the kernel does for the callers fail, as its fault injection is set
   --without NAME   do not call this ioctl";
 
@@ -57,6 +59,7 @@ struct Options {
     silence: Duration,
     beside: Option<String>,
     hotplug: bool,
+    wake: bool,
     faults: bool,
     without: Vec<String>,
 }
@@ -73,6 +76,7 @@ impl Options {
             silence: Duration::from_secs(6),
             beside: None,
             hotplug: false,
+            wake: false,
             faults: false,
             without: Vec::new(),
         };
@@ -80,6 +84,10 @@ impl Options {
             match arg.as_str() {
                 "--hotplug" => {
                     o.hotplug = true;
+                    continue;
+                }
+                "--wake" => {
+                    o.wake = true;
                     continue;
                 }
                 "--faults" => {
@@ -109,6 +117,9 @@ impl Options {
 /// The most that one turn of the watchdog counts for.
 const STEP: Duration = Duration::from_millis(100);
 
+/// The silence after which a CPU is woken. Long for a timer, and short enough for some tries.
+const WAKE: Duration = Duration::from_secs(1);
+
 /// How many children must have run for all to have been done.
 const MANY: u64 = 5;
 
@@ -129,6 +140,8 @@ struct Findings {
     slowest: Duration,
     /// The longest time for which a CPU gave no sign.
     quietest: Duration,
+    /// How many CPUs were woken.
+    woken: u64,
     stuck: Vec<u64>,
     silent: Vec<usize>,
 }
@@ -181,6 +194,10 @@ fn supervise(o: &Options, tally: Tally, hearts: &[std::sync::Arc<watch::Heart>])
             *silence = if now == *beats { *silence + step } else { Duration::ZERO };
             *beats = now;
             found.quietest = found.quietest.max(*silence);
+            if o.wake && *silence > WAKE {
+                found.woken += u64::from(*silence - step <= WAKE);
+                heart.wake();
+            }
             if *silence > o.silence {
                 let rounds: Vec<u64> = children.iter().map(|c| c.round).collect();
                 println!(
@@ -264,10 +281,11 @@ fn main() -> ExitCode {
         report.check("KVM's guests beside run", runs != 0 && failed == 0);
     }
     println!(
-        "# {} rounds, slowest end {:?}, longest silence of a CPU {:?}, CPUs off {}; missing: {missing:?}",
+        "# {} rounds, slowest end {:?}, longest silence of a CPU {:?}, woken {} times, CPUs off {}; missing: {missing:?}",
         found.rounds,
         found.slowest,
         found.quietest,
+        found.woken,
         plugged.flatten().unwrap_or(0)
     );
     println!("1..{}", report.done);

@@ -63,8 +63,10 @@ pub enum Shape {
     Range,
     /// A count and MSRs.
     Msrs,
-    /// A count and CPUID leaves, or indices.
+    /// A count and CPUID leaves.
     Cpuid,
+    /// A count, and room for as many indices.
+    List,
     /// A chip's number and its state.
     Chip,
     /// A capability to be enabled.
@@ -100,10 +102,10 @@ pub const TABLE: &[Row] = table! {
     nr::CREATE_VM: System, Nothing;
     nr::CHECK_EXTENSION: System, Number;
     nr::GET_VCPU_MMAP_SIZE: System, Number;
-    nr::GET_MSR_INDEX_LIST: System, Cpuid;
+    nr::GET_MSR_INDEX_LIST: System, List;
     nr::GET_SUPPORTED_CPUID: System, Cpuid;
     nr::GET_EMULATED_CPUID: System, Cpuid;
-    nr::GET_MSR_FEATURE_INDEX_LIST: System, Cpuid;
+    nr::GET_MSR_FEATURE_INDEX_LIST: System, List;
     nr::GET_MSRS: System, Msrs;
     nr::X86_GET_MCE_CAP_SUPPORTED: System, Bytes;
     nr::GET_DEVICE_ATTR: System, NodeAttribute;

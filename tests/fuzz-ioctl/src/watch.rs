@@ -8,7 +8,8 @@ use crate::sys::{self, Arena};
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
 /// How often a CPU is to be seen.
@@ -19,6 +20,8 @@ pub struct Heart {
     /// The CPU.
     pub cpu: usize,
     beats: AtomicU64,
+    /// The thread on that CPU, from its start on.
+    thread: OnceLock<Thread>,
 }
 
 impl Heart {
@@ -26,18 +29,28 @@ impl Heart {
     pub fn beats(&self) -> u64 {
         self.beats.load(SeqCst)
     }
+
+    /// Lets the thread run at once, which the kernel asks its CPU for by an interrupt.
+    pub fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
 }
 
 /// Watches each CPU that this process may run on.
 pub fn hearts() -> Vec<Arc<Heart>> {
     let start = |cpu| {
-        let heart = Arc::new(Heart { cpu, beats: AtomicU64::new(0) });
+        let heart = Arc::new(Heart { cpu, beats: AtomicU64::new(0), thread: OnceLock::new() });
         let its = Arc::clone(&heart);
-        std::thread::spawn(move || loop {
-            // Nobody can stay on a CPU that is off, which is not silent then.
-            sys::stay_on(its.cpu);
-            std::thread::sleep(BEAT);
-            its.beats.fetch_add(1, SeqCst);
+        std::thread::spawn(move || {
+            its.thread.get_or_init(std::thread::current);
+            loop {
+                // Nobody can stay on a CPU that is off, which is not silent then.
+                sys::stay_on(its.cpu);
+                std::thread::park_timeout(BEAT);
+                its.beats.fetch_add(1, SeqCst);
+            }
         });
         heart
     };

@@ -384,3 +384,21 @@ fn a_write_to_a_read_only_slot_is_an_access_to_a_device() {
     assert_eq!(ram.cmpxchg(at, 8, 0x1234, 1), Err(MemError::NoSlot(at)));
     assert_eq!(ram.read_obj::<u64>(at), Ok(0x1234));
 }
+
+#[test]
+fn marks_that_user_space_cannot_be_told_of_stay() {
+    let (world, _in, direct, mut vcpu, faults) = large();
+    world.process.map(SCRATCH, 0x4000, true, false);
+    direct.set_slot_with(SLOT, FIRST, 512, SHOWN, LOG).unwrap();
+    let migration = Migration::new(&direct, false);
+    assert_eq!(write_pages(&mut vcpu, &faults, 60..70), 10);
+
+    // Of the bitmap's 64 bytes the first half is there, and the rest lies behind the end.
+    let asked = DirtyLog { slot: SLOT, padding1: 0, dirty_bitmap: SCRATCH + 0x4000 - 32 };
+    world.process.write(SCRATCH, asked.as_bytes(), true).unwrap();
+    assert_eq!(dirty_log::get(&direct.vm, SCRATCH), Err(EFAULT));
+    assert_eq!(write_pages(&mut vcpu, &faults, 60..70), 10, "none of them can be written without a mark");
+
+    assert_eq!(migration.marks()[..3], [0xf << 60, 0x3f, 0], "all of them are marked still");
+    assert!(migration.marks().iter().all(|word| *word == 0), "once");
+}
