@@ -403,6 +403,8 @@ features! {
         STEAL_TIME = 5,
         /// End of interrupt without an exit.
         PV_EOI = 6,
+        /// A hypercall that wakes a halted processor.
+        PV_UNHALT = 7,
         /// One hypercall for interrupts to many processors.
         PV_SEND_IPI = 11,
         /// A hypercall that names the processor to run.

@@ -71,12 +71,26 @@ pub(crate) struct RetiredValue<T> {
     old: *mut T,
 }
 
-impl<T> Drop for RetiredValue<T> {
-    fn drop(&mut self) {
+impl<T> RetiredValue<T> {
+    /// Returns the value once no reader can see it. Sleeps.
+    pub(crate) fn take(self) -> KBox<T> {
+        self.wait();
+        let retired = core::mem::ManuallyDrop::new(self);
+        // SAFETY: By the type invariant, and the grace period has passed. `drop()` does not run.
+        unsafe { KBox::from_raw(retired.old) }
+    }
+
+    fn wait(&self) {
         // A grace period takes ten milliseconds or more, and a VMM that sets its machine up waits for hundreds. As KVM, who
         // waits here has it hurried, which interrupts the CPUs that run something.
         // SAFETY: May be called wherever sleeping is allowed, as the type says.
         unsafe { bindings::synchronize_rcu_expedited() };
+    }
+}
+
+impl<T> Drop for RetiredValue<T> {
+    fn drop(&mut self) {
+        self.wait();
         // SAFETY: By the type invariant, and the grace period has passed.
         drop(unsafe { KBox::from_raw(self.old) });
     }

@@ -12,6 +12,7 @@ use super::{enable_cap, events, guest_debug, pre_fault, recorder, regs, user};
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
+use crate::arch::cpuid::KvmFeatures;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::chipset::lapic::save::IdFormat;
@@ -299,6 +300,10 @@ impl<B: VendorBackend> VcpuFile<B> {
         let header: abi_sys::Cpuid2 = user::read(arg)?;
         let entries = user::read_array::<abi_sys::Cpuid2, _>(arg, header.nent, abi_sys::MAX_CPUID_ENTRIES)?;
         let mut table = CpuidTable::from_entries(&entries)?;
+        if self.vm.machine.choices.has(MachineOptions::HALTS_IN_GUEST) {
+            // As KVM: nobody learns that the guest has halted.
+            table.withdraw_pv(KvmFeatures::PV_UNHALT);
+        }
         let mut inner = self.inner.lock()?;
         // As KVM: once the guest has seen its processor, that stays.
         if inner.has_run {

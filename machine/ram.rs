@@ -21,7 +21,7 @@ use crate::host::file::WaitQueue;
 use crate::host::guest_ram;
 use crate::host::rcu::{RcuBox, RetiredValue};
 use crate::mmu::dirty::{DirtyBitmap, LoggedPage};
-use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest};
+use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, SlotRequest, SpareSlots};
 use crate::mmu::tlb::{RamChanges, RamSnapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
@@ -40,6 +40,9 @@ pub(crate) struct GuestRam {
     pub(crate) dirty_mode: DirtyLogMode,
     /// What may not be mapped.
     invalidations: RamChanges,
+    /// What the next change begins with, if anything is left of the last one. Only who changes the slots takes it.
+    #[pin]
+    spare: SpinLock<Option<SpareSlots>>,
     /// MMU notifiers between their begin and their end.
     #[pin]
     notifiers: SpinLock<usize>,
@@ -82,6 +85,7 @@ impl GuestRam {
             hint: AtomicUsize::new(0),
             dirty_mode: DirtyLogMode::new(),
             invalidations: RamChanges::new(),
+            spare <- kernel::new_spinlock!(None),
             notifiers <- kernel::new_spinlock!(0),
             no_notifiers <- WaitQueue::new(),
         }? Error)
@@ -90,16 +94,30 @@ impl GuestRam {
     /// Begins a change of the slots, the only one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`MemSlots::change`].
+    /// Those of [`MemSlots::plan`]; `ENOMEM`.
     pub(crate) fn begin_change(&self, request: &SlotRequest) -> Result<SlotChange<'_>> {
-        // Made outside the read section, for it allocates. Nobody else changes the slots, so their number stays.
-        let mut new = MemSlots::room_for_change(self.slots.read(MemSlots::counts))?;
-        self.slots.read(|s| new.copy_from(s))?;
-        let change = new.change(request, &self.limits)?;
+        let change = self.slots.read(|slots| slots.plan(request, &self.limits))?;
+        let mut new = self.copy_slots()?;
+        new.apply(&change)?;
         new.keep_logs(&change, self.dirty_mode.starts_marked())?;
-        let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
         self.invalidations.begin();
         Ok(SlotChange { ram: self, new, change, block: MappingBlock(&self.invalidations) })
+    }
+
+    /// Returns a copy of the slots with room for one more. Nobody else changes them. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn copy_slots(&self) -> Result<KBox<MemSlots>> {
+        let counts = self.slots.read(MemSlots::counts);
+        let spare = self.spare.lock().take();
+        if let Some(spare) = spare.filter(|spare| spare.suits(counts)) {
+            return self.slots.read(|slots| spare.catch_up(slots));
+        }
+        // Made outside the read section, for it allocates.
+        let mut new = KBox::new(MemSlots::room_for_change(counts)?, GFP_KERNEL_ACCOUNT)?;
+        self.slots.read(|slots| new.copy_from(slots))?;
+        Ok(new)
     }
 
     /// Puts slots in the place of the present ones, when no MMU notifier is under way. Sleeps.
@@ -258,11 +276,12 @@ impl SlotChange<'_> {
     /// # Errors
     /// `EINTR` when the calling thread is killed; nothing has changed then.
     pub(crate) fn commit(self) -> Result {
-        let SlotChange { ram, new, block, .. } = self;
+        let SlotChange { ram, new, change, block } = self;
         let old = ram.publish(new)?;
         // What is looked up from here on is looked up in the new slots.
         drop(block);
-        drop(old);
+        let spare = SpareSlots::new(old.take(), change);
+        *ram.spare.lock() = Some(spare);
         Ok(())
     }
 }

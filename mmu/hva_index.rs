@@ -70,17 +70,22 @@ impl HvaIndex {
     /// # Errors
     /// `ENOMEM` where there is no room for it; does not allocate.
     pub(crate) fn replace(&mut self, remove: Option<&MemSlot>, insert: Option<&MemSlot>) -> Result {
+        let mut first = usize::MAX;
         if let Some(old) = remove.map(HvaNode::of) {
             let at = self.position(&old);
             self.nodes.remove(at).map_err(|_| EINVAL)?;
+            first = first.min(at);
         }
         if let Some(new) = insert.map(HvaNode::of) {
             let at = self.position(&new);
             self.nodes.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
+            first = first.min(at);
         }
-        // Of all parts: behind the change, each node may be in another one now.
-        self.greatest_ends.clear();
-        for part in self.nodes.chunks(PART) {
+        // Of all parts from there on: behind the change, each node may be in another one now.
+        let kept = self.greatest_ends.len().min(first / PART);
+        self.greatest_ends.truncate(kept);
+        let changed = self.nodes.get(kept.wrapping_mul(PART)..).unwrap_or_default();
+        for part in changed.chunks(PART) {
             let greatest = part.iter().fold(Hva(0), |greatest, node| greatest.max(node.end));
             self.greatest_ends.push_within_capacity(greatest)?;
         }

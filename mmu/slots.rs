@@ -9,7 +9,8 @@
 //!
 //! [`MemSlots`] is an immutable value once it is published: a change is made to a copy, which the module then puts in its
 //! place by RCU. Readers need no lock beyond their read-side section; changes are serialized by the lock of the VM's
-//! configuration.
+//! configuration. What was in place before is the next copy, see [`SpareSlots`]: a VM may have tens of thousands of slots,
+//! and sets them one by one.
 
 use super::dirty::{DirtyBitmap, LoggedPage};
 use super::hva_index::{copy_within_capacity, HvaIndex, HvaRanges};
@@ -87,14 +88,22 @@ struct SlotLog {
     log: Arc<DirtyBitmap>,
 }
 
+/// Where a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SlotPlace {
+    id: u16,
+    base: Gfn,
+}
+
 /// All slots of a VM at one time.
 ///
 /// # Invariants
-/// Sorted by `base`; no two overlap; ids are unique; `by_hva` has the same slots. `logs` has the logs of those that log
-/// what is written, after [`MemSlots::keep_logs`], sorted by id.
+/// Sorted by `base`; no two overlap; ids are unique; `by_id` and `by_hva` have the same slots, `by_id` sorted by id. `logs`
+/// has the logs of those that log what is written, after [`MemSlots::keep_logs`], sorted by id.
 #[derive(Debug, Default)]
 pub(crate) struct MemSlots {
     slots: KVVec<MemSlot>,
+    by_id: KVVec<SlotPlace>,
     by_hva: HvaIndex,
     logs: KVVec<SlotLog>,
 }
@@ -114,16 +123,24 @@ impl MemSlots {
     /// `ENOMEM`.
     pub(crate) fn with_room(slots: usize, logs: usize) -> Result<MemSlots> {
         let by_hva = HvaIndex::with_room(slots)?;
+        let by_id = KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?;
         let logs = KVVec::with_capacity(logs, GFP_KERNEL_ACCOUNT)?;
-        Ok(MemSlots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_hva, logs })
+        Ok(MemSlots { slots: KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?, by_id, by_hva, logs })
     }
 
-    /// No slots, with room for those that there are here and one more.
+    /// No slots, with room for those that there are here and some more.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn room_for_change((slots, logs): (usize, usize)) -> Result<MemSlots> {
-        MemSlots::with_room(slots.saturating_add(1), logs.saturating_add(1))
+        // So much that few of many changes need more.
+        MemSlots::with_room(slots.saturating_add(slots / 2).saturating_add(1), logs.saturating_add(1))
+    }
+
+    /// Returns whether there is room for so many and one more, and not far too much.
+    fn suits(&self, (slots, logs): (usize, usize)) -> bool {
+        let room = self.slots.capacity();
+        room > slots && room / 4 <= slots.saturating_add(FEW) && self.logs.capacity() > logs
     }
 
     /// Returns how many slots there are, and how many of them log what is written.
@@ -137,11 +154,16 @@ impl MemSlots {
     /// `ENOMEM` where there is no room; does not allocate.
     pub(crate) fn copy_from(&mut self, other: &MemSlots) -> Result {
         copy_within_capacity(&mut self.slots, &other.slots)?;
+        copy_within_capacity(&mut self.by_id, &other.by_id)?;
+        self.by_hva.copy_from(&other.by_hva)?;
+        debug_assert!(self.slots.len() > FEW || self.check() == Ok(()));
+        self.copy_logs(other)
+    }
+
+    fn copy_logs(&mut self, other: &MemSlots) -> Result {
         for SlotLog { id, log } in &other.logs {
             self.logs.push_within_capacity(SlotLog { id: *id, log: log.clone() })?;
         }
-        self.by_hva.copy_from(&other.by_hva)?;
-        debug_assert!(self.slots.len() > FEW || self.check() == Ok(()));
         Ok(())
     }
 
@@ -197,41 +219,45 @@ impl MemSlots {
         &self.slots
     }
 
-    /// Returns the slot numbered `id`. Linear in the number of slots.
+    /// Returns the slot numbered `id`.
     pub(crate) fn by_id(&self, id: u16) -> Option<&MemSlot> {
-        self.slots.iter().find(|s| s.id == id)
+        let place = self.by_id.get(self.id_position(id)).filter(|place| place.id == id)?;
+        self.slots.get(self.position(place.base))
     }
 
-    /// Does what `request` asks for.
+    fn id_position(&self, id: u16) -> usize {
+        count_first(self.by_id.len(), |i| self.by_id.get(i).is_some_and(|place| place.id < id))
+    }
+
+    /// Makes a change that was planned for the same slots.
     ///
     /// # Errors
-    /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be
-    /// changed; `EEXIST` when it would overlap another slot; `ENOMEM` where there is no room for another slot. Nothing
-    /// has changed then.
-    pub(crate) fn change(&mut self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
-        let change = self.plan(request, limits)?;
+    /// `ENOMEM` where there is no room for another slot; nothing has changed then.
+    pub(crate) fn apply(&mut self, change: &ChangedSlot) -> Result {
         let (remove, insert) = match change {
             ChangedSlot::Created(new) => (None, Some(new)),
             ChangedSlot::Deleted(old) => (Some(old), None),
             ChangedSlot::Moved { old, new } | ChangedSlot::Flags { old, new } => (Some(old), Some(new)),
-            ChangedSlot::Unchanged => return Ok(change),
+            ChangedSlot::Unchanged => return Ok(()),
         };
         // Before anything is taken out, so that an error leaves all as it was.
         if insert.is_some() && remove.is_none() && self.slots.len() >= self.slots.capacity() {
             return Err(ENOMEM);
         }
         if let Some(old) = remove {
-            let at = self.position(old.base);
-            self.slots.remove(at).map_err(|_| EINVAL)?;
+            self.slots.remove(self.position(old.base)).map_err(|_| EINVAL)?;
+            self.by_id.remove(self.id_position(old.id)).map_err(|_| EINVAL)?;
         }
         if let Some(new) = insert {
             let at = self.position(new.base);
-            self.slots.insert_within_capacity(at, new).map_err(|_| ENOMEM)?;
+            self.slots.insert_within_capacity(at, *new).map_err(|_| ENOMEM)?;
+            let (at, place) = (self.id_position(new.id), SlotPlace { id: new.id, base: new.base });
+            self.by_id.insert_within_capacity(at, place).map_err(|_| ENOMEM)?;
         }
-        self.by_hva.replace(remove.as_ref(), insert.as_ref())?;
+        self.by_hva.replace(remove, insert)?;
         // Of many slots it would make a change take as long as all before it.
         debug_assert!(self.slots.len() > FEW || self.check() == Ok(()));
-        Ok(change)
+        Ok(())
     }
 
     /// Looks whether the invariants hold.
@@ -241,8 +267,10 @@ impl MemSlots {
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let apart = |two: &[MemSlot]| matches!(two, [a, b] if a.range().end <= b.base);
         rule(self.slots.windows(2).all(apart), "slots are sorted and do not overlap")?;
-        let unique = self.slots.iter().all(|s| self.by_id(s.id) == Some(s));
-        rule(unique, "ids are unique")?;
+        let in_order = |two: &[SlotPlace]| matches!(two, [a, b] if a.id < b.id);
+        rule(self.by_id.windows(2).all(in_order), "ids are unique, and sorted")?;
+        let found = self.slots.iter().all(|s| self.by_id(s.id) == Some(s));
+        rule(found && self.by_id.len() == self.slots.len(), "each slot has its id")?;
         self.slots.iter().try_for_each(MemSlot::check)?;
         rule(self.slots.iter().all(|s| self.by_hva.has(s)), "the index has all slots")?;
         self.by_hva.check(self.slots.len())
@@ -254,7 +282,11 @@ impl MemSlots {
     }
 
     /// Decides what `request` means and whether it may be done.
-    fn plan(&self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
+    ///
+    /// # Errors
+    /// `EINVAL` for a request that is malformed, deletes nothing, or changes what cannot be changed; `EEXIST` when it would
+    /// overlap another slot.
+    pub(crate) fn plan(&self, request: &SlotRequest, limits: &SlotLimits) -> Result<ChangedSlot> {
         // Address spaces other than 0 are in the upper bits, and do not fit.
         let id = u16::try_from(request.slot)?;
         let flags = SlotFlags::from_bits(request.flags).ok_or(EINVAL)?;
@@ -342,5 +374,39 @@ impl MemSlots {
     /// Returns whether a slot shows a byte of `start..end` of the VMM's address space.
     pub(crate) fn shows_hva(&self, start: Hva, end: Hva) -> bool {
         self.by_hva.is_shown(start, end)
+    }
+}
+
+/// The slots before the last change, and what it changed: made anew from them, a copy of the present ones costs what that
+/// change did.
+#[derive(Debug)]
+pub(crate) struct SpareSlots {
+    slots: KBox<MemSlots>,
+    behind: ChangedSlot,
+}
+
+impl SpareSlots {
+    /// Keeps `slots`, after which came `behind`.
+    pub(crate) fn new(mut slots: KBox<MemSlots>, behind: ChangedSlot) -> SpareSlots {
+        // Those of slots that are gone are not kept.
+        slots.logs.clear();
+        SpareSlots { slots, behind }
+    }
+
+    /// Returns whether the slots can be made a copy with room for one more of those that have these
+    /// [`counts`](MemSlots::counts).
+    pub(crate) fn suits(&self, counts: (usize, usize)) -> bool {
+        self.slots.suits(counts)
+    }
+
+    /// Makes a copy of `now`, the present slots, which these suit.
+    ///
+    /// # Errors
+    /// `ENOMEM` where they do not; does not allocate.
+    pub(crate) fn catch_up(self, now: &MemSlots) -> Result<KBox<MemSlots>> {
+        let SpareSlots { mut slots, behind } = self;
+        slots.apply(&behind)?;
+        slots.copy_logs(now)?;
+        Ok(slots)
     }
 }

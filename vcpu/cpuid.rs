@@ -553,12 +553,24 @@ impl CpuidTable {
     /// Returns the paravirtual features that are offered: those behind KVM's signature, wherever that is among the
     /// leaves of hypervisors.
     pub(crate) fn pv_features(&self) -> KvmFeatures {
+        KvmFeatures::from_bits_retain(self.pv_leaf().map_or(0, |leaf| self.regs_of(leaf).eax))
+    }
+
+    /// Takes back what user space's list offers of them.
+    pub(crate) fn withdraw_pv(&mut self, features: KvmFeatures) {
+        let leaf = self.pv_leaf();
+        if let Some(entry) = self.entries.iter_mut().find(|e| Some(e.function) == leaf) {
+            entry.eax &= !features.bits();
+        }
+    }
+
+    /// Returns the leaf that they are in.
+    fn pv_leaf(&self) -> Option<u32> {
         let base = (KVM_SIGNATURE..LAST_SIGNATURE).step_by(0x100).find(|base| {
             let CpuidRegs { ebx, ecx, edx, .. } = self.regs_of(*base);
             [ebx, ecx, edx] == KVM_NAME
-        });
-        let eax = base.map_or(0, |base| self.regs_of(base | KVM_FEATURES).eax);
-        KvmFeatures::from_bits_retain(eax)
+        })?;
+        Some(base | KVM_FEATURES)
     }
 
     /// Returns the first subleaf of a leaf as user space gave it, zeros for none.

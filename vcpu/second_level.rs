@@ -148,7 +148,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// one. Sleeps.
     ///
     /// # Errors
-    /// Those of [`MemSlots::change`](crate::mmu::slots::MemSlots::change); `EINTR` when the calling thread is killed.
+    /// Those of [`MemSlots::plan`](crate::mmu::slots::MemSlots::plan); `ENOMEM`; `EINTR` when the calling thread is killed.
     pub(crate) fn change_slots(&self, request: &SlotRequest) -> Result {
         let change = self.ram.begin_change(request)?;
         let what = change.change;

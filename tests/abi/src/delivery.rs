@@ -117,7 +117,7 @@ fn without_table(c: &Ctx, code: &[u8]) -> Guest {
 fn fault_without_table(c: &Ctx) {
     let end = watched(|| {
         // ud2
-        let mut g = without_table(c, &[0x0f, 0x0b]);
+        let g = without_table(c, &[0x0f, 0x0b]);
         g
     });
 
@@ -127,7 +127,7 @@ fn fault_without_table(c: &Ctx) {
 fn int_without_table(c: &Ctx) {
     let end = watched(|| {
         // int 0x30
-        let mut g = without_table(c, &[0xcd, 0x30]);
+        let g = without_table(c, &[0xcd, 0x30]);
         g
     });
 
@@ -137,7 +137,7 @@ fn int_without_table(c: &Ctx) {
 fn int_without_stack(c: &Ctx) {
     let end = watched(|| {
         // int 0x30
-        let mut g = without_table(c, &[0xcd, 0x30]);
+        let g = without_table(c, &[0xcd, 0x30]);
         let mut s = g.vcpu.get_sregs().unwrap();
         (s.idt.base, s.gdt) = (0x4000, kvm_dtable { base: 0x2000, limit: 0xf, ..Default::default() });
         g.vcpu.set_sregs(&s).unwrap();
@@ -170,7 +170,7 @@ fn fault_without_stack(c: &Ctx) {
     let end = watched(|| {
         // mov esp, NO_MEMORY + 0x100; ud2
         let [a, b, c2, d] = (NO_MEMORY as u32 + 0x100).to_le_bytes();
-        let mut g = Guest::new(c, &[0xbc, a, b, c2, d, 0x0f, 0x0b]);
+        let g = Guest::new(c, &[0xbc, a, b, c2, d, 0x0f, 0x0b]);
         g.enter_long_mode_with(&[(6, 0x2000, 0, &[HLT])]);
         g
     });
@@ -203,7 +203,7 @@ fn refused_entry(c: &Ctx) {
 fn alignment_check(c: &Ctx) {
     let end = watched(|| {
         // mov eax, [0x5001]; jmp $
-        let mut g = Guest::new(c, &[0xa1, 0x01, 0x50, 0, 0, 0xeb, 0xfe]);
+        let g = Guest::new(c, &[0xa1, 0x01, 0x50, 0, 0, 0xeb, 0xfe]);
         for (at, descriptor) in
             [(8, 0x00cf_fb00_0000_ffffu64), (16, 0x00cf_f300_0000_ffff), (24, 0x0000_8900_3000_0067)]
         {
@@ -248,7 +248,7 @@ fn breakpoint_on_stack(c: &Ctx) {
     }
     let end = watched(|| {
         // mov eax, 0x77f8; mov [rax], rax; again: nop; jmp again
-        let mut g = Guest::new(c, &[0xb8, 0xf8, 0x77, 0, 0, 0x48, 0x89, 0x00, 0x90, 0xeb, 0xfd]);
+        let g = Guest::new(c, &[0xb8, 0xf8, 0x77, 0, 0, 0x48, 0x89, 0x00, 0x90, 0xeb, 0xfd]);
         // iretq
         g.enter_long_mode_with(&[(1, 0x2000, 1, &[0x48, 0xcf])]);
         // A trap gate.
@@ -269,7 +269,7 @@ fn requests(c: &Ctx) {
     let cpus = raw::cpus();
     let end = watched(|| {
         // again: pause; jmp again
-        let mut g = Guest::with_irqchip(c, &[0xf3, 0x90, 0xeb, 0xfc]);
+        let g = Guest::with_irqchip(c, &[0xf3, 0x90, 0xeb, 0xfc]);
         // iret
         g.handler(2, 0x2000, &[0xcf]);
         enable_lapic(&g);
@@ -290,7 +290,7 @@ fn requests(c: &Ctx) {
 fn exits(c: &Ctx) {
     let end = watched(|| {
         // again: cpuid; jmp again
-        let mut g = Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc]);
+        let g = Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc]);
         g
     });
 

@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("enable_cap: with wide apic ids a message's upper address counts", wide_ids),
     ("enable_cap: the time of polling fits 32 bits", halt_poll),
     ("enable_cap: exits are disabled before the first vcpu", disable_exits),
+    ("enable_cap: a guest that halts without exits is not told that it can be woken", no_unhalt),
     ("enable_cap: an exception's payload comes and goes with the events", payload),
     ("enable_cap: without that it is in cr2 already", no_payload),
     ("enable_cap: a triple fault comes with the events", triple_fault),
@@ -219,6 +220,30 @@ fn disable_exits(c: &Ctx) {
     let vm = c.vm();
     refused(enable(&vm, KVM_CAP_X86_DISABLE_EXITS, 1 << 40), &[EINVAL]);
     assert_eq!(enable(&vm, KVM_CAP_X86_DISABLE_EXITS, offered), Ok(0));
+}
+
+/// Nobody learns that such a guest has halted, so nobody can be asked to wake it.
+fn no_unhalt(c: &Ctx) {
+    /// KVM_FEATURE_PV_UNHALT.
+    const PV_UNHALT: u32 = 1 << 7;
+    for exits in [true, false] {
+        let vm = c.vm();
+        if !exits {
+            enable(&vm, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT.into()).unwrap();
+        }
+        let vcpu = vm.create_vcpu(0).unwrap();
+        let mut list = c.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+        let features = |list: &CpuId| list.as_slice().iter().find(|e| e.function == 0x4000_0001).unwrap().eax;
+        for leaf in list.as_mut_slice().iter_mut().filter(|e| e.function == 0x4000_0001) {
+            leaf.eax |= PV_UNHALT;
+        }
+        vcpu.set_cpuid2(&list).unwrap();
+
+        let now = features(&vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap());
+
+        assert_eq!(now & PV_UNHALT != 0, exits);
+        assert_eq!(now | PV_UNHALT, features(&list), "and nothing else");
+    }
 }
 
 /// A guest whose handler of #PF reports, with such an exception on its way.

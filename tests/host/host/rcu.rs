@@ -97,20 +97,30 @@ impl<T: Send + Sync + 'static> RcuBox<T> {
     pub(crate) fn publish(&self, value: KBox<T>) -> RetiredValue<T> {
         sched::yield_point();
         let new = StdArc::new(KBox::into_inner(value));
-        RetiredValue { old: core::mem::replace(&mut *locked(&self.value), new) }
+        RetiredValue { old: Some(core::mem::replace(&mut *locked(&self.value), new)) }
     }
 }
 
 /// A value that was replaced. Dropping it waits until no reader can see it.
 #[must_use = "dropping it sleeps"]
 pub(crate) struct RetiredValue<T> {
-    old: StdArc<T>,
+    old: Option<StdArc<T>>,
+}
+
+impl<T> RetiredValue<T> {
+    /// Returns the value once no reader can see it.
+    pub(crate) fn take(mut self) -> KBox<T> {
+        world().readers.synchronize();
+        let old = self.old.take().and_then(StdArc::into_inner).expect("a reader is left");
+        KBox::new(old, GFP_KERNEL_ACCOUNT).expect("a box that there was")
+    }
 }
 
 impl<T> Drop for RetiredValue<T> {
     fn drop(&mut self) {
+        let Some(old) = self.old.take() else { return };
         world().readers.synchronize();
-        assert!(std::thread::panicking() || StdArc::strong_count(&self.old) == 1, "a reader is left");
+        assert!(std::thread::panicking() || StdArc::strong_count(&old) == 1, "a reader is left");
     }
 }
 

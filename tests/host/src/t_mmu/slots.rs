@@ -5,7 +5,7 @@
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SIZE};
 use crate::mmu::format::PageSize;
 use crate::mmu::slots::{
-    ChangedSlot, GfnRange, MemSlot, MemSlots, SlotFlags, SlotLimits, SlotRequest, MAX_SLOTS,
+    ChangedSlot, GfnRange, MemSlot, MemSlots, SlotFlags, SlotLimits, SlotRequest, SpareSlots, MAX_SLOTS,
 };
 use kernel::alloc::{fail_none, fail_nth};
 use kernel::prelude::*;
@@ -36,11 +36,23 @@ pub(crate) trait Changed {
 
 impl Changed for MemSlots {
     fn with(&self, request: &SlotRequest) -> Result<(MemSlots, ChangedSlot), Error> {
-        let mut next = MemSlots::room_for_change(self.counts())?;
-        next.copy_from(self)?;
-        let change = next.change(request, &LIMITS)?;
+        let change = self.plan(request, &LIMITS)?;
+        let mut next = copy(self)?;
+        next.apply(&change)?;
         Ok((next, change))
     }
+}
+
+fn copy(slots: &MemSlots) -> Result<MemSlots, Error> {
+    let mut copy = MemSlots::room_for_change(slots.counts())?;
+    copy.copy_from(slots)?;
+    Ok(copy)
+}
+
+/// Changes slots in place.
+fn change(slots: &mut MemSlots, request: &SlotRequest) -> Result<(), Error> {
+    let change = slots.plan(request, &LIMITS)?;
+    slots.apply(&change)
 }
 
 pub(crate) fn with(slots: &MemSlots, r: &SlotRequest) -> MemSlots {
@@ -215,15 +227,13 @@ fn a_failed_allocation_is_reported_and_harms_nothing() {
 fn slots_without_room_for_another_stay_as_they_are() {
     let mut slots = MemSlots::with_room(4, 0).unwrap();
     // At least the room asked for.
-    let error = (0..).find_map(|id| slots.change(&request(id, u64::from(id), 1), &LIMITS).err());
+    let error = (0..).find_map(|id| change(&mut slots, &request(id, u64::from(id), 1)).err());
     let full = slots.as_slice().to_vec();
 
     assert_eq!(error, Some(ENOMEM));
     assert!(full.len() >= 4);
-    assert!(
-        slots.change(&SlotRequest { gpa: Gpa(1 << 30), ..request(3, 3, 1) }, &LIMITS).is_ok(),
-        "no other slot"
-    );
+    let elsewhere = SlotRequest { gpa: Gpa(1 << 30), ..request(3, 3, 1) };
+    assert!(change(&mut slots, &elsewhere).is_ok(), "no other slot");
     assert_eq!(slots.as_slice().len(), full.len());
 }
 
@@ -263,8 +273,7 @@ fn a_host_range_is_found_in_every_slot_that_shows_it() {
 #[test]
 fn a_copy_finds_the_same() {
     let slots = with(&one_slot(), &SlotRequest { hva: Hva(HVA + 16 * PAGE_SIZE), ..request(9, 100, 8) });
-    let mut copy = MemSlots::room_for_change(slots.counts()).unwrap();
-    copy.copy_from(&slots).unwrap();
+    let copy = copy(&slots).unwrap();
 
     let all = |slots: &MemSlots| slots.ranges_of_hva(Hva(0), LIMITS.end_hva).collect::<Vec<_>>();
     assert_eq!(all(&copy), all(&slots));
@@ -278,7 +287,7 @@ fn each_of_many_slots_is_found_once_where_they_show_the_same_and_where_not() {
     let apart = |id: u32| HVA + u64::from(id) * 4 * PAGE_SIZE;
     for id in 0..SLOTS {
         let hva = if id % 2 == 0 { HVA } else { apart(id) };
-        slots.change(&SlotRequest { hva: Hva(hva), ..request(id, u64::from(id), 1) }, &LIMITS).unwrap();
+        change(&mut slots, &SlotRequest { hva: Hva(hva), ..request(id, u64::from(id), 1) }).unwrap();
     }
 
     let at = |hva: u64| slots.ranges_of_hva(Hva(hva), Hva(hva + 8)).count();
@@ -317,7 +326,7 @@ proptest! {
         ops in vec((0u32..6, 0u64..48, 0u64..12, 0u64..3, 0u32..4), 1..60),
         hint in any::<usize>(),
     ) {
-        let mut slots = none();
+        let (mut slots, mut spare) = (KBox::new(none(), GFP_KERNEL).unwrap(), None);
         let mut model = Model::new();
         let mut hint = hint;
         for (id, first, npages, h, flags) in ops {
@@ -326,11 +335,22 @@ proptest! {
             let r = SlotRequest { flags, hva: Hva(hva), ..request(id, first, npages) };
 
             let expected = reference(&mut model, (id, first, npages, hva, flags));
-            let result = slots.with(&r);
+            let result = slots.plan(&r, &LIMITS);
 
             prop_assert_eq!(result.as_ref().map(|_| ()).map_err(|e| *e), expected);
-            if let Ok((next, _)) = result {
-                slots = next;
+            if let Ok(change) = result {
+                let usable = spare.take().filter(|spare: &SpareSlots| spare.suits(slots.counts()));
+                let mut next = match usable {
+                    Some(spare) => spare.catch_up(&slots).unwrap(),
+                    None => KBox::new(copy(&slots).unwrap(), GFP_KERNEL).unwrap(),
+                };
+                next.apply(&change).unwrap();
+                next.keep_logs(&change, false).unwrap();
+                spare = Some(SpareSlots::new(core::mem::replace(&mut slots, next), change));
+            }
+            prop_assert_eq!(slots.check(), Ok(()));
+            for id in 0..6 {
+                prop_assert_eq!(slots.log_of(id as u16).is_some(), model.get(&id).is_some_and(|s| s.3 & 1 != 0));
             }
             prop_assert!(slots.as_slice().windows(2).all(|w| w[0].range().end <= w[1].base));
             for gfn in 0..64 {
