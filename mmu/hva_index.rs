@@ -83,7 +83,9 @@ impl HvaIndex {
         }
         // Of all parts from there on: behind the change, each node may be in another one now.
         let kept = self.greatest_ends.len().min(first / PART);
-        self.greatest_ends.truncate(kept);
+        while self.greatest_ends.len() > kept {
+            self.greatest_ends.pop();
+        }
         let changed = self.nodes.get(kept.wrapping_mul(PART)..).unwrap_or_default();
         for part in changed.chunks(PART) {
             let greatest = part.iter().fold(Hva(0), |greatest, node| greatest.max(node.end));
@@ -155,10 +157,7 @@ impl HvaIndex {
 /// # Errors
 /// `ENOMEM` where there is no room; does not allocate.
 pub(super) fn copy_within_capacity<T: Copy>(to: &mut KVVec<T>, from: &[T]) -> Result {
-    if to.capacity().saturating_sub(to.len()) < from.len() {
-        return Err(ENOMEM);
-    }
-    to.extend_from_slice(from, GFP_KERNEL_ACCOUNT)?;
+    from.iter().try_for_each(|value| to.push_within_capacity(*value))?;
     Ok(())
 }
 

@@ -66,12 +66,14 @@ impl PvState {
             let version = mem.read_obj::<u32>(at).or_else(MemError::unless_absent)?;
             let (host_tsc, ns) = clock.point();
             // What the guest has been told and has not yet noticed is said again.
-            let told =
-                mem.read_obj::<u8>(at.wrapping_add(offset_of!(TimeInfo, flags) as u64)).or_else(MemError::unless_absent)?;
+            let told = mem
+                .read_obj::<u8>(at.wrapping_add(offset_of!(TimeInfo, flags) as u64))
+                .or_else(MemError::unless_absent)?;
             let stopped = if self.was_stopped { GUEST_STOPPED } else { told & GUEST_STOPPED };
             let tsc = host_tsc.wrapping_add(tsc_offset);
             let info = TimeInfo::new(tsc, ns, clock.scale, TSC_STABLE | stopped);
-            info.publish(version, |o, b| mem.write(at.wrapping_add(o), b)).or_else(MemError::unless_absent)?;
+            info.publish(version, |o, b| mem.write(at.wrapping_add(o), b))
+                .or_else(MemError::unless_absent)?;
             // Not before it is written: a page that is missing ends this call early.
             self.was_stopped = false;
         }

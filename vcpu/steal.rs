@@ -85,7 +85,8 @@ impl StealTime {
     fn write<M: GuestMem>(&mut self, mem: &M) -> Result<(), Gpa> {
         let record = Gpa(self.msr & !(RESERVED | ENABLED));
         let at = |offset: usize| record.wrapping_add(offset as u64);
-        let steal = mem.read_obj::<u64>(at(offset_of!(StealRecord, steal))).or_else(MemError::unless_absent)?;
+        let steal =
+            mem.read_obj::<u64>(at(offset_of!(StealRecord, steal))).or_else(MemError::unless_absent)?;
         let version_at = at(offset_of!(StealRecord, version));
         let odd = mem.read_obj::<u32>(version_at).or_else(MemError::unless_absent)? | 1;
         let write = |at, bytes: &[u8]| mem.write(at, bytes).or_else(MemError::unless_absent::<()>);

@@ -117,8 +117,7 @@ fn without_table(c: &Ctx, code: &[u8]) -> Guest {
 fn fault_without_table(c: &Ctx) {
     let end = watched(|| {
         // ud2
-        let g = without_table(c, &[0x0f, 0x0b]);
-        g
+        without_table(c, &[0x0f, 0x0b])
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -127,8 +126,7 @@ fn fault_without_table(c: &Ctx) {
 fn int_without_table(c: &Ctx) {
     let end = watched(|| {
         // int 0x30
-        let g = without_table(c, &[0xcd, 0x30]);
-        g
+        without_table(c, &[0xcd, 0x30])
     });
 
     assert_eq!(end, UNDELIVERABLE);
@@ -290,8 +288,7 @@ fn requests(c: &Ctx) {
 fn exits(c: &Ctx) {
     let end = watched(|| {
         // again: cpuid; jmp again
-        let g = Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc]);
-        g
+        Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc])
     });
 
     assert_eq!(end, INTERRUPTED);

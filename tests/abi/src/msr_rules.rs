@@ -183,7 +183,9 @@ fn be_kept_waiting() {
     std::thread::scope(|s| {
         s.spawn(|| {
             raw::pin(cpu);
-            while !over.load(Relaxed) {}
+            while !over.load(Relaxed) {
+                std::hint::spin_loop();
+            }
         });
         while run_delay() < until {}
         over.store(true, Relaxed);
