@@ -9,13 +9,13 @@
 //! answer is that of a fresh walk, fetch and decoding, whatever the guest does to its tables and its
 //! code meanwhile.
 //!
-//! Only code is kept whose 16 bytes lie in one page, in 64-bit mode or in a segment of 4 GiB, and
+//! Only an instruction is kept that lies in one page, in 64-bit mode or in a segment of 4 GiB, and
 //! only where page table entries have 8 bytes. All else is fetched and decoded each time.
 
 use super::backend::CodeContext;
 use super::emulate::decode::{CodeMode, DecodedInsn};
 use super::state::VcpuState;
-use crate::arch::addr::{Gva, Hva};
+use crate::arch::addr::Hva;
 use crate::arch::cr::Efer;
 use crate::arch::segment::SegReg;
 use crate::host::guest_ram::{are_unchanged, is_unchanged, UserWord};
@@ -44,7 +44,7 @@ pub(crate) struct CodeKey {
 }
 
 impl CodeKey {
-    /// Returns the key of the instruction at RIP, if it is of a kind that is kept.
+    /// Returns the key of the instruction at RIP, if it may be of a kind that is kept.
     #[inline]
     pub(crate) fn of(s: &VcpuState) -> Option<CodeKey> {
         let cs = s.seg(SegReg::Cs);
@@ -56,9 +56,8 @@ impl CodeKey {
         } else {
             return None;
         };
-        let fits = Gva(at).left_in_page() >= CODE as u64;
         let is_user = s.cpl() == 3;
-        fits.then_some(CodeKey { at, cr3: s.cr3, cr0: s.cr0, cr4: s.cr4, efer: s.efer, mode, is_user })
+        Some(CodeKey { at, cr3: s.cr3, cr0: s.cr0, cr4: s.cr4, efer: s.efer, mode, is_user })
     }
 }
 
@@ -113,7 +112,7 @@ struct QuickLook {
     words: [UserWord; 5],
 }
 
-/// No RIP, for it does not fit into its page.
+/// The RIP of entries without a quick look. One for an instruction that is there has another context.
 const NOWHERE: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]

@@ -61,16 +61,23 @@ fn learn<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, key: &CodeKey) -> Option<(Wor
     let privilege = if key.is_user { AccessPrivilege::User } else { AccessPrivilege::Supervisor };
     let how = walk::WalkAccess { kind: AccessKind::Fetch, privilege };
     let found = walk::walk(&witness, &cx.guest_paging(), Gva(key.at), how).ok()?;
+    // At the end of a page it is the page's last bytes that are looked at.
+    let before = (CODE as u64).saturating_sub(found.gpa.left_in_page());
+    let window = Gpa(found.gpa.0.wrapping_sub(before));
+    let mut bytes = [0u8; CODE];
+    ram.read(window, &mut bytes).ok()?;
+    let here = bytes.get(before as usize..)?;
     let mut code = [0u8; CODE];
-    ram.read(found.gpa, &mut code).ok()?;
-    let insn = decode(&code, key.mode).ok()?;
+    code.get_mut(..here.len())?.copy_from_slice(here);
+    let insn = decode(&code, key.mode).ok().filter(|insn| usize::from(insn.len) <= here.len())?;
     let mut trail = witness.trail.get()?;
-    let (hva, _) = ram.user_range(found.gpa, false)?;
-    // Bytes behind the instruction do not matter.
-    let parts = if insn.len <= 8 { 1 } else { 2 };
-    for (part, at) in code.chunks_exact(8).zip([0, 8]).take(parts) {
+    let (hva, _) = ram.user_range(window, false)?;
+    // Bytes beside the instruction do not matter.
+    let (first, last) = (before, before.wrapping_add(insn.len.into()));
+    for (part, at) in bytes.chunks_exact(8).zip([0u64, 8]) {
+        let is_its = first < at.wrapping_add(8) && at < last;
         let value = u64::from_le_bytes(part.try_into().ok()?);
-        if !trail.push(Hva(hva.0.wrapping_add(at)), value) {
+        if is_its && !trail.push(Hva(hva.0.wrapping_add(at)), value) {
             return None;
         }
     }
