@@ -35,7 +35,7 @@ lab-debian: ## also make the Debian guest image (for test-full and RUN=debian)
 lab-debug: ## also build the debug kernel (for soak; 25 min more on two cores)
 	@$(LAB) debug
 
-lab-selftests: ## also build KVM's own selftests (for test-full and conformance; 3 min more on two cores)
+lab-selftests: ## also build KVM's own selftests (for test and conformance; 3 min more on two cores)
 	@$(LAB) selftests
 
 crates: ## fetch the module's crates into third/
@@ -80,10 +80,12 @@ test-guest: module tool ## small guests in the emulated host
 
 test-system: module tool ## life cycle, Linux guests, several VMs in the emulated host
 	@$(LAB) all
+	@$(LAB) selftests
 	@scripts/run-tests system
 
 test: module tool ## all of the above
 	@$(LAB) debian
+	@$(LAB) selftests
 	@scripts/run-tests check host run guest system
 
 test-full: module tool ## all, and more of them on more emulated hosts (Intel old and new, AMD with 4-level paging)

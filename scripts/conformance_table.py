@@ -46,7 +46,7 @@ of KVM's parameters, since without them each skips itself: `force_emulation_pref
 `eager_page_split=N`, `tdp_mmu=Y`, `npt=Y` or `ept=Y`, and the like. Nothing else is made up; the programs are as the
 kernel's makefile builds them.
 
-`scripts/conformance TEST…` runs some of the tests and changes their cells here; `make test-full` fails where a test that
+`scripts/conformance TEST…` runs some of the tests and changes their cells here; `make test` fails where a test that
 is not slow passes in the column for rvmm on AMD and does no longer. The list of the tests, with their arguments, is
 `tests/system/conformance.list`.
 """

@@ -144,6 +144,8 @@ make_clients_drive() {
 			esac
 		done
 		cp -rL /usr/share/qemu /usr/share/seabios "$t/usr/share/"
+		mkdir "$t/usr/share/OVMF"
+		cp -L /usr/share/OVMF/OVMF_{CODE,VARS}_4M.fd "$t/usr/share/OVMF/"
 		rm -f /lab/images/clients.img.tmp
 		mke2fs -q -t ext4 -O ^has_journal -d "$t" /lab/images/clients.img.tmp 192M
 		mv /lab/images/clients.img.tmp /lab/images/clients.img
@@ -168,7 +170,7 @@ lab_images() {
 		"making a small guest disk" make_small_disk
 	stage files-drive "$(hash_of "$s/kernels" "$s/guest-initramfs" "$s/small-disk" <(declare -f make_files_drive))" \
 		"making the drive with the guests' files" make_files_drive
-	stage clients-drive "$(hash_of "$s/root" <(declare -f make_clients_drive))" \
+	stage clients-drive "$(hash_of "$s/root" "$s/root-more" <(declare -f make_clients_drive))" \
 		"making the drive with QEMU for the emulated host" make_clients_drive
 	stage uki "$(hash_of "$s/kernels" "$s/guest-initramfs" <(declare -f make_uki))" \
 		"making a unified kernel image" make_uki

@@ -12,8 +12,8 @@ root_packages=(
 )
 
 # Installed into a finished root, so that a new name here does not make the whole root again.
-# llvm-19 reads the coverage that rustc's LLVM, of the same version, writes.
-more_packages=(llvm-19)
+# llvm-19 reads the coverage that rustc's LLVM, of the same version, writes; ovmf is the firmware of a guest of QEMU's.
+more_packages=(llvm-19 ovmf)
 
 # The archive that this machine's own apt uses; empty when it has none.
 host_mirror() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # KVM's own selftests on rvmm in KVM's place: those that passed when docs/conformance.md was made, but for the slow ones.
-# ring: full
+# ring: system
 # timeout: 1500
 # hosts: amd
 # disk: selftests

@@ -4,6 +4,7 @@
 # ring: guest
 # timeout: 400
 # hosts: amd, amd-4level, intel, intel-new, intel-old
+# ring@intel-new: full
 # ring@intel-old: full
 . ./tests/system/lib.sh
 

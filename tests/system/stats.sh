@@ -4,6 +4,8 @@
 # same by rvmm-run --stats.
 # ring: guest
 # timeout: 300
+# hosts: amd, intel
+# ring@intel: full
 . ./tests/system/lib.sh
 
 load_module exit_times=1
