@@ -88,6 +88,7 @@ caps! {
     X86_USER_SPACE_MSR = 188,
     X86_MSR_FILTER = 189,
     ENFORCE_PV_FEATURE_CPUID = 190,
+    DIRTY_LOG_RING = 192,
     SET_GUEST_DEBUG2 = 195,
     SREGS2 = 200,
     BINARY_STATS_FD = 203,
@@ -97,6 +98,7 @@ caps! {
     DISABLE_QUIRKS2 = 213,
     SYSTEM_EVENT_DATA = 215,
     X86_TRIPLE_FAULT_EVENT = 218,
+    DIRTY_LOG_RING_ACQ_REL = 223,
     USER_MEMORY2 = 231,
     VM_TYPES = 235,
     PRE_FAULT_MEMORY = 236,
@@ -154,6 +156,8 @@ pub(crate) struct CapInputs {
     pub(crate) readonly_mem: bool,
     /// What can be chosen of dirty logs that are cleared by hand; 0: nothing.
     pub(crate) manual_dirty_log: u32,
+    /// The most bytes of a ring of dirty pages, 0 without them.
+    pub(crate) dirty_ring: u32,
     /// KVM_GET_XCRS: the host has XSAVE.
     pub(crate) xcrs: bool,
     /// KVM_CREATE_DEVICE and the attributes of devices.
@@ -189,6 +193,7 @@ pub(crate) fn answer(cap: u64, inputs: &CapInputs) -> i32 {
         COALESCED_MMIO => number(inputs.coalesced_page),
         SET_GUEST_DEBUG2 => number(inputs.guest_debug),
         MANUAL_DIRTY_LOG_PROTECT2 => number(inputs.manual_dirty_log),
+        DIRTY_LOG_RING | DIRTY_LOG_RING_ACQ_REL => number(inputs.dirty_ring),
         X86_APIC_BUS_CYCLES_NS if has_lapic(inputs) => number(inputs.apic_bus_ns),
         X2APIC_API if has_lapic(inputs) => X2APIC_API_FLAGS as i32,
         DISABLE_QUIRKS2 => number(inputs.quirks),

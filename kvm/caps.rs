@@ -14,6 +14,7 @@ use crate::host::fpu::supported_xcr0;
 use crate::host::msr::has_tsc_aux;
 use crate::host::{cpu, timer};
 use crate::machine::choices::KvmQuirks;
+use crate::machine::dirty_ring::MAX_BYTES;
 use crate::machine::mailbox::MAX_VCPUS;
 use crate::machine::settings::ModuleSettings;
 use crate::mmu::slots::MAX_SLOTS;
@@ -40,6 +41,7 @@ pub(super) fn check_extension(cap: u64, apic_bus: BusPeriod) -> i64 {
         readonly_mem: true,
         guest_debug: GUEST_DEBUG,
         manual_dirty_log: dirty_log::MANUAL_OPTIONS,
+        dirty_ring: MAX_BYTES,
         xcrs: true,
         sregs2: true,
         sync_regs: true,

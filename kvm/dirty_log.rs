@@ -35,8 +35,11 @@ impl<'a, B: VendorBackend> OpenLog<'a, B> {
     /// Finds the log of a slot.
     ///
     /// # Errors
-    /// `EINVAL` for a number that no slot has, `ENOENT` where nothing is logged.
+    /// `ENXIO` where marks come to rings, `EINVAL` for a number that no slot has, `ENOENT` where nothing is logged.
     fn of(vm: &'a Vm<B>, slot: u32) -> Result<OpenLog<'a, B>> {
+        if vm.machine.ram.dirty_rings().is_some() {
+            return Err(ENXIO);
+        }
         let (slot, log) = vm.machine.ram.dirty_log(slot_id(slot)?).ok_or(ENOENT)?;
         Ok(OpenLog { vm, slot, log, taken: 0 })
     }

@@ -4,7 +4,7 @@
 //!
 //! Documentation of KVM's API, "KVM_ENABLE_CAP" and the sections of the capabilities.
 
-use super::{eventfd, user};
+use super::{dirty_ring, eventfd, user};
 use crate::abi::{caps, run, vm as abi};
 use crate::chipset::lapic::BusPeriod;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
@@ -21,6 +21,8 @@ use zerocopy::IntoBytes;
 /// What is chosen once, under the VM's configuration lock.
 #[derive(Default)]
 pub(super) struct ChosenCaps {
+    /// There is a device of the module's.
+    pub(super) has_devices: bool,
     /// vCPU numbers are below this; 0 where that is not chosen yet.
     max_vcpu_ids: u64,
 }
@@ -114,6 +116,9 @@ pub(super) fn enable<B: VendorBackend>(
         caps::X86_DISABLE_EXITS => {}
         caps::MANUAL_DIRTY_LOG_PROTECT2 if !vm.machine.ram.dirty_mode.choose(arg) => return Err(EINVAL),
         caps::MANUAL_DIRTY_LOG_PROTECT2 => {}
+        caps::DIRTY_LOG_RING | caps::DIRTY_LOG_RING_ACQ_REL => {
+            dirty_ring::enable(vm, vcpus != 0 || chosen.has_devices, arg as u32)?;
+        }
         caps::EXCEPTION_PAYLOAD => choices.set(MachineOptions::PAYLOAD, arg != 0),
         caps::X86_USER_SPACE_MSR => {
             let known = run::MSR_EXIT_INVAL | run::MSR_EXIT_UNKNOWN | run::MSR_EXIT_FILTER;

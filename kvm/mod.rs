@@ -5,7 +5,7 @@
 //! | file | fd |
 //! |---|---|
 //! | [`sys`], [`caps`] | /dev/rvmm itself, and what it says that it can |
-//! | [`vm`], [`enable_cap`], [`irqchip`], [`eventfd`], [`dirty_log`] | a VM: its ioctls, what is chosen for it, interrupt controllers, eventfds, dirty logs |
+//! | [`vm`], [`enable_cap`], [`irqchip`], [`eventfd`], [`dirty_log`], [`dirty_ring`] | a VM: its ioctls, what is chosen for it, interrupt controllers, eventfds, dirty logs and rings |
 //! | [`vcpu`], [`regs`], `segment`, [`events`], [`guest_debug`] | a vCPU: its ioctls, register formats, what it is about to be given, translations for debuggers |
 //! | [`run`], [`sync_regs`], [`coalesced`] | KVM_RUN, registers in its page, and writes that do not end it |
 //! | [`pre_fault`] | mapping memory before the guest touches it |
@@ -23,6 +23,7 @@ mod console;
 pub(crate) mod debug_files;
 pub(crate) mod device;
 pub(crate) mod dirty_log;
+pub(crate) mod dirty_ring;
 mod enable_cap;
 mod eventfd;
 mod events;

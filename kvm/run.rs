@@ -133,6 +133,7 @@ impl RunPages {
             UserExit::Shutdown => RunExit::plain(ExitReason::Shutdown),
             UserExit::TprAccess(access) => RunExit::tpr_access(access.rip, access.is_write),
             UserExit::Debug { vector, pc, dr6, dr7 } => RunExit::debug(vector.0.into(), pc, dr6, dr7),
+            UserExit::DirtyRingFull => RunExit::plain(ExitReason::DirtyRingFull),
             UserExit::InterruptWindow => RunExit::plain(ExitReason::IrqWindowOpen),
             UserExit::IoapicEoi(vector) => RunExit::with(ExitReason::IoapicEoi, &abi::Eoi { vector }),
             UserExit::SystemEvent(PlatformEvent::PowerOff) => {

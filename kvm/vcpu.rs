@@ -8,7 +8,7 @@ use super::run::RunPages;
 use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
-use super::{enable_cap, events, guest_debug, pre_fault, recorder, regs, user};
+use super::{dirty_ring, enable_cap, events, guest_debug, pre_fault, recorder, regs, user};
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -25,6 +25,7 @@ use crate::host::page::{first_page, KernelPages};
 use crate::host::signal::BlockedSignals;
 use crate::host::timer;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
+use crate::machine::dirty_ring::DirtyRing;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
@@ -39,7 +40,7 @@ use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::{count, VcpuRecord};
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
-use kernel::mm::virt::VmaNew;
+use kernel::mm::virt::{flags, VmaNew};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -68,6 +69,7 @@ pub(super) struct VcpuFile<B: VendorBackend> {
     mailbox: Arc<VcpuMailbox>,
     record: Arc<VcpuRecord>,
     pages: RunPages,
+    ring: Option<Arc<DirtyRing>>,
     coalesced: Arc<CoalescedWrites>,
     watch: Arc<VmWatch>,
     _listed: ListedVcpu,
@@ -128,15 +130,28 @@ impl<B: VendorBackend> VcpuFile<B> {
         let pid = kernel::current!().group_leader().pid();
         let record =
             Arc::new(VcpuRecord::new(number, pid, vm.machine.settings.times_exits)?, GFP_KERNEL_ACCOUNT)?;
-        let core = new_core(&vm, &mailbox)?;
+        let mut core = new_core(&vm, &mailbox)?;
+        let ring = vm.machine.ram.dirty_rings().map(|rings| rings.make(&mailbox)).transpose()?;
+        core.dirty_ring = ring.clone();
         let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None, signals: None, has_run: false };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
-            pin_init!(VcpuFile { vm, mailbox, record, pages, coalesced, watch, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
+            pin_init!(VcpuFile { vm, mailbox, record, pages, ring, coalesced, watch, _listed: listed, inner <- new_killable_mutex!(inner, c"VcpuFile::inner") }),
             GFP_KERNEL_ACCOUNT,
         )?;
         Ok(file)
+    }
+
+    /// Lets marks of dirty pages come to the vCPU's ring, if it has one. Nobody else does at the same time; sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn show_ring(&self) -> Result {
+        match (&self.ring, self.vm.machine.ram.dirty_rings()) {
+            (Some(ring), Some(rings)) => rings.add(ring.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the vCPU one of its machine's. Returns whether there was none of its number.
@@ -663,12 +678,26 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
 
     fn mmap(this: &Arc<Self>, vma: &VmaNew) -> Result {
         let pages = [&this.pages.run, &this.pages.pio, &this.coalesced.page];
-        let first = first_page(vma);
-        let room = vma.end().saturating_sub(vma.start()) >> 12;
+        let ring = this.ring.as_ref().map_or(&[][..], |ring| ring.pages());
+        let ring_end = dirty_ring::FIRST_PAGE.saturating_add(ring.len());
+        let (first, room) = (first_page(vma), vma.end().saturating_sub(vma.start()) >> 12);
+        let end = first.saturating_add(room);
+        let is_ring = |page| (dirty_ring::FIRST_PAGE..ring_end).contains(&page);
+        // As KVM: entries are harvested by writing to them.
+        let is_private = vma.flags() & (flags::EXEC | flags::SHARED) != flags::SHARED;
+        if is_private && (is_ring(first) || is_ring(end.saturating_sub(1))) {
+            return Err(EINVAL);
+        }
         vma.set_mixedmap();
         // As KVM: an area may be of any length, and who touches it behind the last page gets SIGBUS.
-        for (i, page) in pages.iter().skip(first).take(room).enumerate() {
-            page.map(vma, (i as u64) << 12)?;
+        for number in first..end.min(ring_end) {
+            let page = match number.checked_sub(dirty_ring::FIRST_PAGE) {
+                Some(number) => ring.get(number),
+                None => pages.get(number).copied(),
+            };
+            if let Some(page) = page {
+                page.map(vma, (number.saturating_sub(first) as u64) << 12)?;
+            }
         }
         Ok(())
     }

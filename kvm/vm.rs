@@ -9,7 +9,7 @@ use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
 use super::stats::StatsFile;
 use super::vcpu::VcpuFile;
-use super::{caps, dirty_log, eventfd, irqchip, user};
+use super::{caps, dirty_log, dirty_ring, eventfd, irqchip, user};
 use crate::abi::{nr, vm as abi};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
@@ -104,6 +104,7 @@ impl<B: VendorBackend> VmFile<B> {
         self.vm.machine.mailboxes.make_room(id)?;
         // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
+        vcpu.show_ring()?;
         if !vcpu.publish() {
             return Err(EEXIST);
         }
@@ -284,12 +285,17 @@ impl<B: VendorBackend> VmFile<B> {
         if d.flags & abi::CREATE_DEVICE_TEST != 0 {
             return Ok(0);
         }
-        let _config = self.config.lock()?;
+        let mut config = self.config.lock()?;
+        // What a device writes at once, no ring has room for.
+        if self.vm.machine.ram.dirty_rings().is_some() {
+            return Err(EINVAL);
+        }
         let file = PreparedFile::new(DeviceFile::new(self.vm.clone(), device)?)?;
         d.fd = file.fd();
         // Told before the fd is there: a process that cannot be told has none to lose.
         user::write(arg, &d)?;
         file.install();
+        config.chosen.has_devices = true;
         Ok(0)
     }
 }
@@ -331,6 +337,10 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
             nr::CLEAR_DIRTY_LOG => {
                 let _config = this.config.lock()?;
                 dirty_log::clear(&this.vm, arg)
+            }
+            nr::RESET_DIRTY_RINGS => {
+                let _config = this.config.lock()?;
+                dirty_ring::reset(&this.vm)
             }
             // Real mode needs no help from us, so the addresses are not used.
             nr::SET_TSS_ADDR => Ok(0),

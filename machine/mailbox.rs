@@ -53,6 +53,8 @@ bitflags::bitflags! {
         const REST = 1 << 13;
         /// Use the newest filter of MSRs.
         const MSR_FILTER = 1 << 14;
+        /// The ring of dirty pages is full: leave for user space.
+        const DIRTY_RING = 1 << 15;
         /// All NMIs.
         const NMIS = 1 << 0 | 1 << 12;
     }

@@ -6,6 +6,7 @@
 //! do, is one copy; when that fails, or for an access across slots, it is done page by page, which tells
 //! which page is missing.
 
+use super::dirty_ring::DirtyRings;
 use crate::arch::addr::{Gpa, Hva};
 use crate::host::guest_ram;
 use crate::mmu::dirty::LoggedPage;
@@ -14,6 +15,7 @@ use crate::mmu::slots::{HvaSpan, MemSlot, MemSlots};
 use core::cell::Cell;
 use core::ops::Range;
 use kernel::prelude::*;
+use kernel::sync::SetOnce;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Guest memory whose places in the VMM are known.
@@ -24,6 +26,9 @@ pub(crate) trait SlotLookup {
 
     /// Calls `access` with the slots, which stay as they are meanwhile. It must not sleep.
     fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R;
+
+    /// Returns who is told of pages that are marked in logs, where that is not left to user space.
+    fn rings(&self) -> Option<&DirtyRings>;
 
     /// As [`SlotLookup::with_span`], with where the page at `gpa` is logged, if its slot logs what is written.
     #[cold]
@@ -52,6 +57,7 @@ pub(crate) trait SlotLookup {
 /// Guest memory for as long as a CPU is held, which makes many small accesses cheaper.
 pub(crate) struct PinnedRam<'a> {
     slots: &'a MemSlots,
+    rings: &'a SetOnce<DirtyRings>,
     /// The slot of the last access.
     last: Cell<Option<&'a MemSlot>>,
 }
@@ -59,8 +65,8 @@ pub(crate) struct PinnedRam<'a> {
 impl<'a> PinnedRam<'a> {
     /// Returns the memory in `slots`; `hint`: the place of a slot that is likely to be the one.
     #[inline(always)]
-    pub(crate) fn new(slots: &'a MemSlots, hint: usize) -> PinnedRam<'a> {
-        PinnedRam { slots, last: Cell::new(slots.as_slice().get(hint)) }
+    pub(crate) fn new(slots: &'a MemSlots, rings: &'a SetOnce<DirtyRings>, hint: usize) -> PinnedRam<'a> {
+        PinnedRam { slots, rings, last: Cell::new(slots.as_slice().get(hint)) }
     }
 
     #[cold]
@@ -76,6 +82,10 @@ impl SlotLookup for PinnedRam<'_> {
     #[inline(always)]
     fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R {
         access(self.slots)
+    }
+
+    fn rings(&self) -> Option<&DirtyRings> {
+        self.rings.as_ref()
     }
 
     #[inline(always)]
@@ -155,6 +165,20 @@ impl<T: SlotLookup> GuestMem for T {
     }
 }
 
+/// Marks a page that was written.
+fn note_page(mem: &impl SlotLookup, logged: LoggedPage<'_>) {
+    note_bytes(mem, logged, 0, 1);
+}
+
+/// Marks the pages that `len` written bytes lie in, from `offset` in the first on.
+fn note_bytes(mem: &impl SlotLookup, logged: LoggedPage<'_>, offset: u64, len: u64) {
+    logged.mark_bytes(offset, len, |page| {
+        if let Some(rings) = mem.rings() {
+            rings.note(logged.slot, page);
+        }
+    });
+}
+
 /// As [`GuestMem::cmpxchg`], in a slot that logs what is written, or that must not be.
 #[cold]
 #[inline(never)]
@@ -170,7 +194,7 @@ fn cmpxchg_logged(
         let span = span.filter(fits).ok_or(MemError::NoSlot(gpa))?;
         let found = guest_ram::cmpxchg(span.hva, bytes, old, new).map_err(|_| MemError::NotResident(gpa))?;
         if let Some(logged) = logged {
-            logged.mark();
+            note_page(mem, logged);
         }
         Ok(found)
     })
@@ -188,7 +212,7 @@ fn log_written(mem: &impl SlotLookup, gpa: Gpa, len: u64) {
             // Where there is no slot any more, the next page may have one.
             let part = span.map_or(at.left_in_page(), |span| span.left).min(rest);
             if let Some(logged) = logged {
-                logged.mark_bytes(at.page_offset(), part);
+                note_bytes(mem, logged, at.page_offset(), part);
             }
             part
         });
@@ -217,7 +241,7 @@ fn by_pages(
             copy(span.hva, done..end).map_err(|_| MemError::NotResident(at))?;
             // After the copy: a mark that is taken before it would not tell of it.
             if let Some(logged) = logged.filter(|_| writes) {
-                logged.mark();
+                note_page(mem, logged);
             }
             Ok(end)
         })?;

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`dirty`], [`memory`], [`ram`] | how dirty logs are kept; reads and writes of guest memory; the slots, and what changes below them |
+//! | [`dirty`], [`dirty_ring`], [`memory`], [`ram`] | how dirty logs are kept, and who is told of their marks; reads and writes of guest memory; the slots, and what changes below them |
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
 //! | [`irqchip`], [`resample`], [`interrupts`] | which interrupt controllers there are; who is told of the ends of interrupts; the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
@@ -31,6 +31,7 @@ pub(crate) mod counters;
 pub(crate) mod deferred;
 pub(crate) mod devices;
 pub(crate) mod dirty;
+pub(crate) mod dirty_ring;
 pub(crate) mod functions;
 pub(crate) mod gate;
 pub(crate) mod interrupts;

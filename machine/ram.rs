@@ -14,6 +14,7 @@
 //! it is held for a few instructions.
 
 use super::dirty::DirtyLogMode;
+use super::dirty_ring::DirtyRings;
 use super::memory::{PinnedRam, SlotLookup};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
@@ -25,7 +26,7 @@ use crate::mmu::slots::{ChangedSlot, HvaSpan, MemSlot, MemSlots, SlotLimits, Slo
 use crate::mmu::tlb::{RamChanges, RamSnapshot};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use kernel::prelude::*;
-use kernel::sync::{Arc, SpinLock};
+use kernel::sync::{Arc, SetOnce, SpinLock};
 
 /// See the module's description.
 #[pin_data]
@@ -38,6 +39,8 @@ pub(crate) struct GuestRam {
     hint: AtomicUsize,
     /// How dirty logs are kept.
     pub(crate) dirty_mode: DirtyLogMode,
+    /// Who is told of marks, where user space has asked for rings.
+    rings: SetOnce<DirtyRings>,
     /// What may not be mapped.
     invalidations: RamChanges,
     /// What the next change begins with, if anything is left of the last one. Only who changes the slots takes it.
@@ -84,6 +87,7 @@ impl GuestRam {
             generation: AtomicU64::new(0),
             hint: AtomicUsize::new(0),
             dirty_mode: DirtyLogMode::new(),
+            rings: SetOnce::new(),
             invalidations: RamChanges::new(),
             spare <- kernel::new_spinlock!(None),
             notifiers <- kernel::new_spinlock!(0),
@@ -99,7 +103,7 @@ impl GuestRam {
         let change = self.slots.read(|slots| slots.plan(request, &self.limits))?;
         let mut new = self.copy_slots()?;
         new.apply(&change)?;
-        new.keep_logs(&change, self.dirty_mode.starts_marked())?;
+        new.keep_logs(&change, self.log_starts_marked())?;
         self.invalidations.begin();
         Ok(SlotChange { ram: self, new, change, block: MappingBlock(&self.invalidations) })
     }
@@ -211,7 +215,22 @@ impl GuestRam {
     /// Returns the guest's memory for as long as `cpu` is held.
     #[inline(always)]
     pub(crate) fn pinned<'a>(&'a self, cpu: &'a PinnedCpu) -> PinnedRam<'a> {
-        PinnedRam::new(self.slots.pinned(cpu), self.hint.load(Relaxed))
+        PinnedRam::new(self.slots.pinned(cpu), &self.rings, self.hint.load(Relaxed))
+    }
+
+    /// From here on marks come to rings. Returns whether they did not already.
+    pub(crate) fn choose_rings(&self, rings: DirtyRings) -> bool {
+        self.rings.populate(rings)
+    }
+
+    /// Returns them, if they were chosen.
+    pub(crate) fn dirty_rings(&self) -> Option<&DirtyRings> {
+        self.rings.as_ref()
+    }
+
+    /// Returns whether a new log begins with all pages marked: what is so would come to no ring.
+    pub(crate) fn log_starts_marked(&self) -> bool {
+        self.dirty_mode.starts_marked() && self.rings.as_ref().is_none()
     }
 
     /// Returns the slot numbered `id` and its dirty log, if it has one.
@@ -224,10 +243,12 @@ impl GuestRam {
     pub(crate) fn mark_mapped(&self, slot: &MemSlot, gfn: Gfn, writes: bool) -> bool {
         self.slots.read(|slots| match slots.logged_page(slot, gfn) {
             Some(logged) if writes => {
-                logged.mark();
+                if let (true, Some(rings)) = (logged.log.mark(logged.page), self.rings.as_ref()) {
+                    rings.note(logged.slot, logged.page);
+                }
                 true
             }
-            Some(LoggedPage { log, page }) => log.is_marked(page),
+            Some(LoggedPage { log, page, .. }) => log.is_marked(page),
             // The slot has just stopped to log.
             None => true,
         })
@@ -287,6 +308,10 @@ impl SlotChange<'_> {
 }
 
 impl SlotLookup for GuestRam {
+    fn rings(&self) -> Option<&DirtyRings> {
+        self.rings.as_ref()
+    }
+
     #[inline(always)]
     fn with_slots<R>(&self, access: impl FnOnce(&MemSlots) -> R) -> R {
         self.slots.read(access)

@@ -54,11 +54,9 @@ impl DirtyBitmap {
         self.words.get(index).map_or(0, |w| w.load(SeqCst))
     }
 
-    /// Marks a page, after it was written.
-    pub(crate) fn mark(&self, page: u64) {
-        if let Some((word, bit)) = self.place(page) {
-            word.fetch_or(bit, SeqCst);
-        }
+    /// Marks a page, after it was written. Returns whether it was not marked.
+    pub(crate) fn mark(&self, page: u64) -> bool {
+        self.place(page).is_some_and(|(word, bit)| word.fetch_or(bit, SeqCst) & bit == 0)
     }
 
     /// Returns whether a page is marked.
@@ -97,23 +95,23 @@ fn low_bits(count: u64) -> u64 {
 /// A page of a slot that logs what is written to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoggedPage<'a> {
-    /// The slot's log.
+    /// The slot.
+    pub(crate) slot: u16,
+    /// Its log.
     pub(crate) log: &'a DirtyBitmap,
     /// The page's number in the slot.
     pub(crate) page: u64,
 }
 
 impl LoggedPage<'_> {
-    /// Marks the page.
-    pub(crate) fn mark(self) {
-        self.log.mark(self.page);
-    }
-
-    /// Marks it and those after it that the `len` bytes from `offset` in it lie in.
-    pub(crate) fn mark_bytes(self, offset: u64, len: u64) {
+    /// Marks it and those after it that the `len` bytes from `offset` in it lie in. `note` gets those that were not
+    /// marked.
+    pub(crate) fn mark_bytes(self, offset: u64, len: u64, mut note: impl FnMut(u64)) {
         let last = offset.saturating_add(len.saturating_sub(1)) >> PAGE_SHIFT;
         for page in self.page..=self.page.saturating_add(last) {
-            self.log.mark(page);
+            if self.log.mark(page) {
+                note(page);
+            }
         }
     }
 }

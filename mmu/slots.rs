@@ -211,7 +211,7 @@ impl MemSlots {
     /// Returns where a page of a slot is logged; `None`: it is not.
     pub(crate) fn logged_page(&self, slot: &MemSlot, gfn: Gfn) -> Option<LoggedPage<'_>> {
         let log = self.logs.get(self.log_position(slot.id)).filter(|l| l.id == slot.id)?;
-        Some(LoggedPage { log: &log.log, page: gfn.0.wrapping_sub(slot.base.0) })
+        Some(LoggedPage { slot: slot.id, log: &log.log, page: gfn.0.wrapping_sub(slot.base.0) })
     }
 
     /// Returns the slots in the order of their guest addresses.

@@ -29,6 +29,7 @@ use crate::host::timer::{moment, rdtsc, tsc_khz, HostMoment, NearClock};
 use crate::machine::choices::{KvmQuirks, MachineChoices};
 use crate::machine::clock::{MachineClock, MachineTime};
 use crate::machine::deferred::QueueId;
+use crate::machine::dirty_ring::DirtyRing;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::machine::msr_filter::GuestMsrFilter;
 use crate::machine::whole::GuestMachine;
@@ -118,6 +119,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) wants_window: bool,
     /// The 8259s are user space's, or whatever else it gives interrupts from (`KVM_INTERRUPT`).
     pub(crate) has_user_pic: bool,
+    /// Where pages come that it has marked, if user space has asked for that.
+    pub(crate) dirty_ring: Option<Arc<DirtyRing>>,
     /// A level-triggered interrupt has ended, of which user space is still to be told.
     pub(crate) user_eoi: Option<u8>,
     /// What the coming entry delivers.
@@ -195,6 +198,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             user_irq: None,
             wants_window: false,
             has_user_pic: false,
+            dirty_ring: None,
             user_eoi: None,
             delivery: EntryDelivery::Nothing,
             io: PendingIo::new(),

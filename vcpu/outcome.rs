@@ -65,6 +65,8 @@ pub(crate) enum UserExit {
     TprAccess(TprReport),
     /// The guest can take an interrupt, as was asked.
     InterruptWindow,
+    /// The vCPU's ring of dirty pages is to be harvested.
+    DirtyRingFull,
     /// A debugger outside the guest is told of an exception.
     Debug {
         /// #DB or #BP.

@@ -71,7 +71,13 @@ pub(crate) fn run<B: VendorBackend>(
         return Ok(None);
     }
     gate.pass(&mailbox.activity)?;
+    if let Some(ring) = core.dirty_ring.as_ref() {
+        ring.begin_run();
+    }
     let done = run_until_user(vm, mailbox, record, core, fpu, immediate_exit);
+    if let Some(ring) = core.dirty_ring.as_ref() {
+        ring.end_run();
+    }
     // Nobody knows when this vCPU will run again.
     if let Some(queue) = core.deferred.take() {
         vm.machine.pci.hand_to_worker(queue);
@@ -106,6 +112,9 @@ fn run_until_user<B: VendorBackend>(
             take_requests(vm, mailbox, core, VcpuRequests::all());
             if let Some(event) = vm.machine.power.take() {
                 return Ok(Some(UserExit::SystemEvent(event)));
+            }
+            if core.dirty_ring.as_ref().is_some_and(|ring| ring.is_full()) {
+                return Ok(Some(UserExit::DirtyRingFull));
             }
             if let Some(vector) = core.user_eoi.take() {
                 return Ok(Some(UserExit::IoapicEoi(vector)));

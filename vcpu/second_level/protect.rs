@@ -31,7 +31,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     pub(super) fn follow_logging(&self, old: &MemSlot, new: &MemSlot) {
         match (old.logs_dirty(), new.logs_dirty()) {
             // What is mapped for writing was mapped before, and is not marked.
-            (false, true) if !self.ram.dirty_mode.starts_marked() => self.write_protect(new.range()),
+            (false, true) if !self.ram.log_starts_marked() => self.write_protect(new.range()),
             // So that large pages come back.
             (true, false) => self.unmap(core::iter::once(new.range())),
             _ => {}

@@ -23,6 +23,7 @@ mod debug;
 mod debugger;
 mod delivery;
 mod device;
+mod dirty_ring;
 mod driver;
 mod emulation;
 mod enable_cap;
@@ -124,6 +125,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         node::TESTS,
         vm::TESTS,
         memory::TESTS,
+        dirty_ring::TESTS,
         regs::TESTS,
         guest::TESTS,
         gates::TESTS,

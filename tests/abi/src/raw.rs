@@ -561,3 +561,42 @@ impl Ring {
         Some((entry.phys_addr, entry.len, entry.pio, bytes.map(|(i, b)| u64::from(b) << (8 * i)).sum()))
     }
 }
+
+/// The ring of dirty pages of a vCPU, and the entry that is to be looked at next.
+pub struct DirtyRing {
+    at: *mut u64,
+    entries: usize,
+    next: usize,
+}
+
+impl DirtyRing {
+    /// Maps one of `bytes` bytes until the process ends: `flags` are those of mmap(), and `prot` what the pages are for.
+    pub fn map(vcpu: &impl AsRawFd, bytes: usize, prot: i32, flags: i32) -> Result<DirtyRing, i32> {
+        // SAFETY: A new mapping harms nobody.
+        let at = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, vcpu.as_raw_fd(), 64 * 4096) };
+        if at == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
+        }
+        Ok(DirtyRing { at: at.cast(), entries: bytes / 16, next: 0 })
+    }
+
+    /// As user space maps it.
+    pub fn of(vcpu: &impl AsRawFd, bytes: usize) -> DirtyRing {
+        DirtyRing::map(vcpu, bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED).expect("mmap")
+    }
+
+    /// Harvests the next entry. Returns its slot and page.
+    pub fn harvest(&mut self) -> Option<(u64, u64)> {
+        // SAFETY: Within the mapping; volatile, for the module writes to it.
+        let at = unsafe { self.at.add(self.next % self.entries * 2) };
+        // SAFETY: As above.
+        let (word, page) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
+        if word & 0xffff_ffff != 1 {
+            return None;
+        }
+        // SAFETY: As above.
+        unsafe { at.write_volatile(word + 1) };
+        self.next += 1;
+        Some((word >> 32, page))
+    }
+}

@@ -10,18 +10,32 @@ pub mod virt {
     /// The bytes of a page that is mapped into a process, and shared with it.
     pub type SharedBytes = Arc<Mutex<[u8; 4096]>>;
 
+    /// What an area is for.
+    pub mod flags {
+        /// Code.
+        pub const EXEC: u64 = 1 << 2;
+        /// Writes go to the file.
+        pub const SHARED: u64 = 1 << 3;
+    }
+
     /// An area that is being set up.
     pub struct VmaNew {
         start: usize,
         end: usize,
         first_page: usize,
+        flags: u64,
         pages: RefCell<Vec<(u64, SharedBytes)>>,
     }
 
     impl VmaNew {
-        /// One from `start` to `end`, of a file from its page `first_page` on.
+        /// A shared one from `start` to `end`, of a file from its page `first_page` on.
         pub fn new(start: usize, end: usize, first_page: usize) -> VmaNew {
-            VmaNew { start, end, first_page, pages: RefCell::new(Vec::new()) }
+            VmaNew { start, end, first_page, flags: flags::SHARED, pages: RefCell::new(Vec::new()) }
+        }
+
+        /// Returns [`flags`].
+        pub fn flags(&self) -> u64 {
+            self.flags
         }
 
         /// Returns the page of the file that it begins with.

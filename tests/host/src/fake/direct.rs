@@ -96,6 +96,11 @@ impl Direct {
         core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
         core.mp = crate::vcpu::core::VcpuActivity::Runnable;
         flat(&mut core.state);
+        if let Some(rings) = self.vm.machine.ram.dirty_rings() {
+            let ring = rings.make(&mailbox).unwrap();
+            rings.add(ring.clone()).unwrap();
+            core.dirty_ring = Some(ring);
+        }
         assert!(self.vm.machine.mailboxes.publish(id as usize, mailbox.clone()));
         Vcpu {
             direct: self.clone(),

@@ -113,6 +113,8 @@ const NUMBERS: &[(&str, u32, u32)] = &[
         caps::ENFORCE_PV_FEATURE_CPUID,
         kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
     ),
+    ("DIRTY_LOG_RING", caps::DIRTY_LOG_RING, kvm_bindings::KVM_CAP_DIRTY_LOG_RING),
+    ("DIRTY_LOG_RING_ACQ_REL", caps::DIRTY_LOG_RING_ACQ_REL, kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
     ("X86_APIC_BUS_CYCLES_NS", caps::X86_APIC_BUS_CYCLES_NS, kvm_bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS),
 ];
 
@@ -135,6 +137,7 @@ fn full() -> CapInputs {
         memory_region2: true,
         readonly_mem: true,
         manual_dirty_log: 3,
+        dirty_ring: 1 << 20,
         xcrs: true,
         devices: true,
         tsc_scaling: true,

@@ -47,8 +47,11 @@ fn bytes_are_marked_by_the_pages_that_they_lie_in() {
     ];
     for ((offset, len), pages) in cases {
         let log = DirtyBitmap::new(100, false).unwrap();
-        LoggedPage { log: &log, page: 3 }.mark_bytes(offset, len);
-        assert_eq!(marked(&log), pages.collect(), "{len} bytes from {offset}");
+        log.mark(4);
+        let mut new = BTreeSet::from([4]);
+        LoggedPage { slot: 0, log: &log, page: 3 }.mark_bytes(offset, len, |page| assert!(new.insert(page)));
+        assert_eq!(marked(&log), new);
+        assert_eq!(new, pages.chain([4]).collect(), "{len} bytes from {offset}");
     }
 }
 
@@ -58,7 +61,9 @@ proptest! {
         pages in prop::collection::vec(0..200u64, 0..60), mask: u64, index in 0..5usize,
     ) {
         let log = DirtyBitmap::new(200, false).unwrap();
-        pages.iter().for_each(|page| log.mark(*page));
+        pages.iter().for_each(|page| {
+            log.mark(*page);
+        });
         let before = marked(&log);
 
         let taken = log.take(index, mask);

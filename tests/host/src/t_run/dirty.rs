@@ -24,26 +24,26 @@ use std::sync::{Arc, Mutex};
 use zerocopy::IntoBytes;
 
 /// The slot that logs: its number, frames and memory. It is a large page and a few small ones.
-const SLOT: u32 = 1;
-const FIRST: u64 = 512;
-const PAGES: u64 = 512 + 70;
-const SHOWN: u64 = 0x6000_0000;
+pub(super) const SLOT: u32 = 1;
+pub(super) const FIRST: u64 = 512;
+pub(super) const PAGES: u64 = 512 + 70;
+pub(super) const SHOWN: u64 = 0x6000_0000;
 /// Where the migrating thread has its structures.
 const SCRATCH: u64 = 0x5000_0000;
 const BITMAP: u64 = SCRATCH + 4096;
 /// `KVM_MEM_LOG_DIRTY_PAGES` and `KVM_MEM_READONLY`.
-const LOG: u32 = 1;
+pub(super) const LOG: u32 = 1;
 const READ_ONLY: u32 = 2;
 
 /// The pages that are written: few, so that many want the same, in several words of the log, large pages and slots'
 /// ends.
-const USED: [u64; 16] = [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
+pub(super) const USED: [u64; 16] = [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
 
-fn some_page(random: &mut Random) -> u64 {
+pub(super) fn some_page(random: &mut Random) -> u64 {
     USED[random.below(USED.len() as u64) as usize]
 }
 
-fn gpa(page: u64) -> Gpa {
+pub(super) fn gpa(page: u64) -> Gpa {
     Gpa((FIRST + page) * 4096 + page % 512 * 8)
 }
 
@@ -133,7 +133,7 @@ impl Migration {
 }
 
 /// A vCPU that writes and reads.
-fn guest(direct: &Direct, id: u32, seed: u64) -> Vcpu {
+pub(super) fn guest(direct: &Direct, id: u32, seed: u64) -> Vcpu {
     let vcpu = direct.vcpu(id);
     let (mut random, mut left, mut entries) = (Random::new(seed), 100, 0u32);
     vcpu.guest.run(move |entry| {
@@ -171,7 +171,7 @@ fn run_guest(vcpu: &mut Vcpu) {
 }
 
 /// Writes as the module's devices do, as the walker of the guest's tables does, and as the host's devices do.
-fn devices(direct: &Direct, seed: u64) {
+pub(super) fn devices(direct: &Direct, seed: u64) {
     let mut random = Random::new(seed ^ 0x77);
     let ram = &*direct.vm.machine.ram;
     for _ in 0..40 {
@@ -200,7 +200,7 @@ fn devices(direct: &Direct, seed: u64) {
     }
 }
 
-fn take_away(world: &World, seed: u64, is_large: bool) {
+pub(super) fn take_away(world: &World, seed: u64, is_large: bool) {
     let mut random = Random::new(seed ^ 0xaa);
     for _ in 0..15 {
         let hva = SHOWN + some_page(&mut random) * 4096;
@@ -266,7 +266,7 @@ fn no_write_is_missing_in_the_log() {
 
 /// Makes a VM with a slot of one large page and one that writes to its pages in turn. Returns how many faults
 /// there were since the last time.
-fn large() -> (Arc<World>, crate::host::world::Entered, Direct, Vcpu, Arc<Mutex<u64>>) {
+pub(super) fn large() -> (Arc<World>, crate::host::world::Entered, Direct, Vcpu, Arc<Mutex<u64>>) {
     let (world, entered) = world();
     let settings = crate::machine::settings::ModuleSettings { nx_huge_pages: 0, ..crate::fake::settings() };
     let direct = Direct::with(&world, 16, settings);
@@ -278,7 +278,7 @@ fn large() -> (Arc<World>, crate::host::world::Entered, Direct, Vcpu, Arc<Mutex<
     (world, entered, direct, vcpu, faults)
 }
 
-fn write_pages(vcpu: &mut Vcpu, faults: &Arc<Mutex<u64>>, pages: core::ops::Range<u64>) -> u64 {
+pub(super) fn write_pages(vcpu: &mut Vcpu, faults: &Arc<Mutex<u64>>, pages: core::ops::Range<u64>) -> u64 {
     let (mut pages, count, mut next) = (pages, faults.clone(), None);
     *locked(faults) = 0;
     current().clear(SIGNAL);

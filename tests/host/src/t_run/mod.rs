@@ -7,6 +7,7 @@ mod clock;
 mod debugger;
 mod devices;
 mod dirty;
+mod dirty_ring;
 mod emulated;
 mod events;
 mod eyes;
