@@ -72,7 +72,9 @@ pub(crate) fn reset<B: VendorBackend>(vm: &Vm<B>) -> Result<i64> {
 /// Takes the mark of a page, if there is such a page.
 fn take_mark<B: VendorBackend>(vm: &Vm<B>, HarvestedPage { slot, page }: HarvestedPage) {
     let Ok(id) = u16::try_from(slot) else { return };
-    let Some((slot, log)) = vm.machine.ram.dirty_log(id).filter(|(slot, _)| page < slot.npages) else { return };
+    let Some((slot, log)) = vm.machine.ram.dirty_log(id).filter(|(slot, _)| page < slot.npages) else {
+        return;
+    };
     let Ok(word) = usize::try_from(page / WORD_PAGES) else { return };
     vm.space.take_dirty(&slot, &log, word, 1u64.wrapping_shl((page % WORD_PAGES) as u32));
 }

@@ -53,9 +53,10 @@ impl DirtyRings {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn make(&self, mailbox: &Arc<VcpuMailbox>) -> Result<Arc<DirtyRing>> {
-        let mut pages = KVec::new();
-        for _ in 0..u64::from(self.bytes) / PAGE_SIZE {
-            pages.push(SharedPage::new()?, GFP_KERNEL_ACCOUNT)?;
+        let count = usize::try_from(u64::from(self.bytes) / PAGE_SIZE)?;
+        let mut pages = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..count {
+            pages.push_within_capacity(SharedPage::new()?)?;
         }
         Arc::pin_init(
             pin_init!(DirtyRing {

@@ -88,27 +88,30 @@ fn mapped_elsewhere(c: &Ctx) {
 }
 
 fn at_the_end(c: &Ctx) {
-    // So many bytes of the instruction lie in the first page; MOV of a byte or of EAX to the address in RBX, seven bytes
-    // long, which is repeated by the JMP behind it.
+    // So many bytes of the instruction lie in the first page: a MOV of one byte or of four to the address in RBX, seven
+    // bytes long, the last one of its value, which is repeated by the JMP behind it.
     const BYTE: [u8; 7] = [0xc6, 0x83, 0, 0, 0, 0, 0x5a];
-    const LONG: [u8; 7] = [0x3e, 0x89, 0x83, 0, 0, 0, 0];
+    const LONG: [u8; 7] = [0xc7, 0x43, 0, 0, 0, 0, 0x5a];
     for inside in 1..=20 {
         let at = 0x2000 - inside;
         let mut g = guest(c, &[0xff, 0xe7], kvm_regs { rdi: at as u64, ..Default::default() });
         g.memory.write(at + 7, &[0xff, 0xe7]);
         for round in 0..8 {
-            let is_long = round % 3 == 1;
-            g.memory.write(at, if is_long { &LONG } else { &BYTE });
-            for _ in 0..2 {
-                assert_eq!(written(&mut g), if is_long { 4 } else { 1 }, "{inside} bytes inside, round {round}");
+            let (code, bytes) = if round % 3 == 1 { (LONG, 4) } else { (BYTE, 1) };
+            g.memory.write(at, &code);
+            for value in [0x5a, 0x5a, 0x77] {
+                g.memory.write(at + 6, &[value]);
+                match g.exit() {
+                    VcpuExit::MmioWrite(MMIO, data) => {
+                        assert_eq!(
+                            (data.len(), data[bytes - 1]),
+                            (bytes, value),
+                            "{inside} inside, round {round}"
+                        );
+                    }
+                    other => panic!("{other:?}, expected a write to {MMIO:#x}"),
+                }
             }
-            // Its last byte alone: the lowest of the value's, or the highest of the displacement's.
-            g.memory.write(at + 6, &[0x77]);
-            let exit = match g.exit() {
-                VcpuExit::MmioWrite(at, data) => (at, data[0]),
-                other => panic!("{other:?}, expected a write"),
-            };
-            assert_eq!(exit, if is_long { (MMIO + 0x7700_0000, 0) } else { (MMIO, 0x77) });
         }
     }
 }

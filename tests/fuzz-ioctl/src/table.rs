@@ -212,7 +212,6 @@ pub const TABLE: &[Row] = table! {
 /// same.
 pub const REFUSED: &[(&str, Target)] = &[
     ("GET_NR_MMU_PAGES", Vm),
-    ("RESET_DIRTY_RINGS", Vm),
     ("SET_CPUID", Vcpu),
     ("SMI", Vcpu),
     ("GET_ONE_REG", Vcpu),

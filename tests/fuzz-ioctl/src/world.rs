@@ -150,21 +150,35 @@ impl World {
             _ if round % 2 == 1 => self.enable(vm, &scratch, caps::SPLIT_IRQCHIP, 24),
             _ => {}
         }
-        for (i, (kind, len)) in DEVICES[..place::OTHERS.start].iter().enumerate() {
-            self.add_device(vm, &scratch, *kind, *len, i, r);
-        }
-        for i in place::OTHERS {
-            let (kind, len) = r.of(&DEVICES);
-            self.add_device(vm, &scratch, kind, len, i, r);
+        // Devices of the module's and rings of dirty pages exclude each other.
+        let has_rings = round % 5 == 2;
+        if has_rings {
+            self.enable(vm, &scratch, caps::DIRTY_LOG_RING, 4096);
+        } else {
+            self.add_devices(vm, &scratch, r);
         }
         for id in 0..1 + r.below(3) as u64 {
             let vcpu = sys::ioctl(vm, nr::CREATE_VCPU, id);
             self.vcpus.put(id as usize, vcpu);
             restart(vcpu, &scratch, r);
         }
-        self.run_driver(&scratch, r);
+        if has_rings {
+            make(nr::RESET_DIRTY_RINGS, 0);
+        } else {
+            self.run_driver(&scratch, r);
+        }
         self.note_rare(&scratch);
         self.write_code(0..4, r);
+    }
+
+    fn add_devices(&self, vm: i32, scratch: &Arena, r: &Random) {
+        for (i, (kind, len)) in DEVICES[..place::OTHERS.start].iter().enumerate() {
+            self.add_device(vm, scratch, *kind, *len, i, r);
+        }
+        for i in place::OTHERS {
+            let (kind, len) = r.of(&DEVICES);
+            self.add_device(vm, scratch, kind, len, i, r);
+        }
     }
 
     /// Makes calls of the first vCPU that few states allow: an interrupt from user space where there is no local APIC, a

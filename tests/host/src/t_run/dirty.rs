@@ -37,7 +37,8 @@ const READ_ONLY: u32 = 2;
 
 /// The pages that are written: few, so that many want the same, in several words of the log, large pages and slots'
 /// ends.
-pub(super) const USED: [u64; 16] = [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
+pub(super) const USED: [u64; 16] =
+    [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
 
 pub(super) fn some_page(random: &mut Random) -> u64 {
     USED[random.below(USED.len() as u64) as usize]

@@ -42,7 +42,8 @@ impl Harvest {
     fn take(&mut self, most: usize) -> Vec<(u64, u64)> {
         let mut found = Vec::new();
         while found.len() < most {
-            let (page, at) = (&self.ring.pages()[self.next % ENTRIES * 16 / 4096], self.next % ENTRIES * 16 % 4096);
+            let (page, at) =
+                (&self.ring.pages()[self.next % ENTRIES * 16 / 4096], self.next % ENTRIES * 16 % 4096);
             let word = page.word(at);
             if word & u64::from(u32::MAX) != DIRTY {
                 break;
@@ -214,7 +215,12 @@ fn what_user_space_writes_into_its_ring_harms_nobody_else() {
 
     // All entries of the ring are harvested, it says, of slots and pages that are none.
     for entry in 0..ENTRIES {
-        let odd = [(9u64, 0u64), (1 << 16 | u64::from(SLOT), 1), (u64::from(SLOT), 512), (u64::from(SLOT), u64::MAX)];
+        let odd = [
+            (9u64, 0u64),
+            (1 << 16 | u64::from(SLOT), 1),
+            (u64::from(SLOT), 512),
+            (u64::from(SLOT), u64::MAX),
+        ];
         let (slot, number) = odd[entry % 4];
         page.write(entry * 16, &(slot << 32 | HARVESTED).to_le_bytes());
         page.write(entry * 16 + 8, &number.to_le_bytes());
