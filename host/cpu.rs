@@ -4,7 +4,7 @@
 
 use super::ffi;
 use crate::arch::cpuid::CpuidRegs;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::interrupt::{local_interrupt_disable, LocalInterruptDisabled};
 use kernel::prelude::*;
 
@@ -32,36 +32,6 @@ impl PinnedCpu {
     pub(crate) fn irq(&self) -> &LocalInterruptDisabled {
         &self.irq
     }
-}
-
-/// Which thread does something, if any does.
-pub(crate) struct ThreadId(AtomicUsize);
-
-impl ThreadId {
-    /// None.
-    pub(crate) fn none() -> ThreadId {
-        ThreadId(AtomicUsize::new(0))
-    }
-
-    /// The calling thread does.
-    pub(crate) fn set_this_thread(&self) {
-        self.0.store(this_thread(), Relaxed);
-    }
-
-    /// It no longer does.
-    pub(crate) fn clear(&self) {
-        self.0.store(0, Relaxed);
-    }
-
-    /// Returns whether the calling thread does.
-    pub(crate) fn is_this_thread(&self) -> bool {
-        self.0.load(Relaxed) == this_thread()
-    }
-}
-
-/// Returns the address of the calling thread's task, which no other thread has while it lives.
-fn this_thread() -> usize {
-    core::ptr::from_ref(kernel::current!()).addr()
 }
 
 /// Returns the number of the calling CPU; it may change at once unless preemption is off.

@@ -6,7 +6,7 @@
 
 use crate::arch::addr::PAGE_SIZE;
 use crate::machine::dirty_ring::{DirtyRings, HarvestedPage, MAX_BYTES};
-use crate::mmu::dirty::WORD_PAGES;
+use crate::mmu::dirty::place_of;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
@@ -71,10 +71,9 @@ pub(crate) fn reset<B: VendorBackend>(vm: &Vm<B>) -> Result<i64> {
 
 /// Takes the mark of a page, if there is such a page.
 fn take_mark<B: VendorBackend>(vm: &Vm<B>, HarvestedPage { slot, page }: HarvestedPage) {
-    let Ok(id) = u16::try_from(slot) else { return };
-    let Some((slot, log)) = vm.machine.ram.dirty_log(id).filter(|(slot, _)| page < slot.npages) else {
-        return;
-    };
-    let Ok(word) = usize::try_from(page / WORD_PAGES) else { return };
-    vm.space.take_dirty(&slot, &log, word, 1u64.wrapping_shl((page % WORD_PAGES) as u32));
+    let logged = u16::try_from(slot).ok().and_then(|id| vm.machine.ram.dirty_log(id));
+    let Some((slot, log)) = logged.filter(|(slot, _)| page < slot.npages) else { return };
+    if let Some((index, mark)) = place_of(page) {
+        vm.space.take_dirty(&slot, &log, index, mark);
+    }
 }

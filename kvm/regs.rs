@@ -83,8 +83,7 @@ pub(super) fn sregs<B: VendorBackend>(core: &mut VcpuCore<B>) -> abi::Sregs {
         cr4: s.cr4,
         cr8: core.cr8().into(),
         efer: s.efer,
-        // As after reset: switched on at its usual place, of a boot processor.
-        apic_base: core.lapic.as_ref().map_or(0xfee0_0900, |l| l.base()),
+        apic_base: core.apic_base(),
         interrupt_bitmap,
     }
 }

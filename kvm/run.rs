@@ -5,7 +5,6 @@
 use crate::abi::run::{self as abi, offset, ExitReason, RunExit};
 use crate::arch::cr::Rflags;
 use crate::arch::slice::copy_common;
-use crate::chipset::lapic::Lapic;
 use crate::host::page::SharedPage;
 use crate::host::trace;
 use crate::machine::power::PlatformEvent;
@@ -95,9 +94,8 @@ impl RunPages {
         let ready = !core.has_user_pic || core.is_ready_for_user_irq();
         self.run.write(offset::READY_FOR_INTERRUPT_INJECTION, &[u8::from(ready)]);
         self.run.write(offset::IF_FLAG, &[u8::from(core.state.rflags & Rflags::IF.bits() != 0)]);
-        let base = core.lapic.as_ref().map_or(0xfee0_0900, Lapic::base);
         self.run.write(offset::CR8, &u64::from(core.cr8()).to_le_bytes());
-        self.run.write(offset::APIC_BASE, &base.to_le_bytes());
+        self.run.write(offset::APIC_BASE, &core.apic_base().to_le_bytes());
     }
 
     /// Tells user space that a signal ended KVM_RUN.

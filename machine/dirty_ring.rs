@@ -13,10 +13,9 @@
 
 use super::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::arch::addr::PAGE_SIZE;
-use crate::host::cpu::ThreadId;
 use crate::host::page::SharedPage;
 use crate::host::rcu::RcuBox;
-use core::sync::atomic::{fence, Ordering::*};
+use core::sync::atomic::{fence, AtomicI32, Ordering::*};
 use kernel::pr_warn_once;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
@@ -61,7 +60,7 @@ impl DirtyRings {
         Arc::pin_init(
             pin_init!(DirtyRing {
                 mailbox: mailbox.clone(),
-                runner: ThreadId::none(),
+                runner: AtomicI32::new(0),
                 pages,
                 entries: self.bytes / ENTRY,
                 ends <- kernel::new_spinlock!(RingEnds { dirty: 0, reset: 0 }),
@@ -90,8 +89,9 @@ impl DirtyRings {
     /// A page of a slot was marked that was not. Does not sleep.
     #[cold]
     pub(crate) fn note(&self, slot: u16, page: u64) {
+        let thread = kernel::current!().pid();
         let is_told = self.rings.read(|rings| {
-            let own = rings.iter().find(|ring| ring.runner.is_this_thread());
+            let own = rings.iter().find(|ring| ring.runner.load(Relaxed) == thread);
             own.is_some_and(|ring| ring.push(slot, page)) || rings.iter().any(|ring| ring.push(slot, page))
         });
         if !is_told {
@@ -113,8 +113,8 @@ struct RingEnds {
 #[pin_data]
 pub(crate) struct DirtyRing {
     mailbox: Arc<VcpuMailbox>,
-    /// Who is in KVM_RUN.
-    runner: ThreadId,
+    /// The thread in KVM_RUN, or 0.
+    runner: AtomicI32,
     pages: KVec<SharedPage>,
     entries: u32,
     #[pin]
@@ -143,12 +143,12 @@ impl DirtyRing {
 
     /// The calling thread begins to run the vCPU.
     pub(crate) fn begin_run(&self) {
-        self.runner.set_this_thread();
+        self.runner.store(kernel::current!().pid(), Relaxed);
     }
 
     /// It has ended to.
     pub(crate) fn end_run(&self) {
-        self.runner.clear();
+        self.runner.store(0, Relaxed);
     }
 
     /// Returns whether user space must harvest before the vCPU runs on.

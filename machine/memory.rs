@@ -166,7 +166,7 @@ impl<T: SlotLookup> GuestMem for T {
 }
 
 /// Marks a page that was written.
-fn note_page(mem: &impl SlotLookup, logged: LoggedPage<'_>) {
+pub(super) fn note_page(mem: &impl SlotLookup, logged: LoggedPage<'_>) {
     note_bytes(mem, logged, 0, 1);
 }
 

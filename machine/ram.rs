@@ -15,7 +15,7 @@
 
 use super::dirty::DirtyLogMode;
 use super::dirty_ring::DirtyRings;
-use super::memory::{PinnedRam, SlotLookup};
+use super::memory::{note_page, PinnedRam, SlotLookup};
 use crate::arch::addr::{Gfn, Gpa, Hva, PAGE_SHIFT};
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::file::WaitQueue;
@@ -243,9 +243,7 @@ impl GuestRam {
     pub(crate) fn mark_mapped(&self, slot: &MemSlot, gfn: Gfn, writes: bool) -> bool {
         self.slots.read(|slots| match slots.logged_page(slot, gfn) {
             Some(logged) if writes => {
-                if let (true, Some(rings)) = (logged.log.mark(logged.page), self.rings.as_ref()) {
-                    rings.note(logged.slot, logged.page);
-                }
+                note_page(self, logged);
                 true
             }
             Some(LoggedPage { log, page, .. }) => log.is_marked(page),
@@ -309,7 +307,7 @@ impl SlotChange<'_> {
 
 impl SlotLookup for GuestRam {
     fn rings(&self) -> Option<&DirtyRings> {
-        self.rings.as_ref()
+        self.dirty_rings()
     }
 
     #[inline(always)]

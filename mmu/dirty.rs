@@ -78,9 +78,15 @@ impl DirtyBitmap {
     }
 
     fn place(&self, page: u64) -> Option<(&AtomicU64, u64)> {
-        let word = self.words.get(usize::try_from(page / WORD_PAGES).ok()?)?;
-        Some((word, 1u64.wrapping_shl((page % WORD_PAGES) as u32)))
+        let (index, bit) = place_of(page)?;
+        Some((self.words.get(index)?, bit))
     }
+}
+
+/// Returns the number of the word that a page's mark is in, and the mark.
+pub(crate) fn place_of(page: u64) -> Option<(usize, u64)> {
+    let index = usize::try_from(page / WORD_PAGES).ok()?;
+    Some((index, 1u64.wrapping_shl((page % WORD_PAGES) as u32)))
 }
 
 /// Returns a word whose `count` lowest bits are set.

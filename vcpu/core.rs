@@ -271,6 +271,11 @@ impl<B: VendorBackend> VcpuCore<B> {
         }
     }
 
+    /// Returns MSR APIC_BASE; without a local APIC as after reset: switched on at its usual place, of a boot processor.
+    pub(crate) fn apic_base(&self) -> u64 {
+        self.lapic.as_ref().map_or(0xfee0_0900, Lapic::base)
+    }
+
     /// Sets CR8, which is the local APIC's where there is one. Without, the guest may have set it itself since it was last
     /// set here.
     pub(crate) fn set_cr8(&mut self, cr8: u8) {

@@ -19,7 +19,7 @@ has_kvm=
 ! keep_kvm || has_kvm=yes
 load_module
 # What the kernel keeps for the next time is not lost.
-fuzz-ioctl --seconds 3 --seed "$seed" $(uncalled) >/dev/null
+fuzz-ioctl --seconds 3 --seed "$seed" $(on_emulator) >/dev/null
 unload_module
 before=$(free_kib)
 load_module

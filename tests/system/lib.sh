@@ -55,16 +55,16 @@ keep_kvm() {
 callers() {
 	local name=$1 seconds=$2 seed=$3
 	shift 3
-	fuzz-ioctl --seconds "$seconds" --seed "$seed" $(uncalled) "$@" ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
+	fuzz-ioctl --seconds "$seconds" --seed "$seed" $(on_emulator) "$@" ${FUZZ_ARGS-} >/tmp/fuzz.out 2>&1
 	code=$?
 	pass_on /tmp/fuzz.out "$name: "
 	check "$name: the random callers find nothing" '[ $code = 0 ]'
 }
 
-# uncalled: the options for what they do not call, and do not blame the module for. QEMU ends itself ("bql_lock_impl: assertion
+# on_emulator: the options for what they do not call, and do not blame the module for. QEMU ends itself ("bql_lock_impl: assertion
 # failed") when a guest's breakpoint is met in the delivery of an event. And it may forget a timer's interrupt at #VMEXIT
 # until another one comes: one comes from another CPU.
-uncalled() { ! grep -q "QEMU TCG" /proc/cpuinfo || echo "--without SET_DEBUGREGS --wake"; }
+on_emulator() { ! grep -q "QEMU TCG" /proc/cpuinfo || echo "--without SET_DEBUGREGS --wake"; }
 
 # check_refused PATTERN: insmod must fail, and say why in one line that PATTERN matches.
 # check_refused PATTERN [PARAMETER…]: insmod must fail, and say why in one line that PATTERN matches.

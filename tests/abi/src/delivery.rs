@@ -54,7 +54,7 @@ fn watched(make: impl FnOnce() -> Guest) -> u8 {
         end_of(&mut g)
     });
     let wait = |times, until: &dyn Fn() -> bool| {
-        (0..times).find_map(|_| if until() { None } else { runner.wait(Duration::from_millis(100)) })
+        (0..times).take_while(|_| !until()).find_map(|_| runner.wait(Duration::from_millis(100)))
     };
     // However long it takes to make it.
     let mut end = wait(600, &|| begun.get().load(SeqCst) != 0);
@@ -65,12 +65,11 @@ fn watched(make: impl FnOnce() -> Guest) -> u8 {
     end = end.or_else(|| wait(50, &|| gone() >= 5));
     let (is_alive, gone) = (end.is_some() || gone() >= 5, gone());
     // Again and again: a signal just before KVM_RUN is one for nothing.
-    for _ in 0..600 {
-        if end.is_none() {
-            runner.signal(libc::SIGUSR1);
-            end = runner.wait(Duration::from_millis(100));
-        }
-    }
+    let interrupted = || {
+        runner.signal(libc::SIGUSR1);
+        runner.wait(Duration::from_millis(100))
+    };
+    end = end.or_else(|| (0..600).find_map(|_| interrupted()));
     for child in [&runner, &ticker] {
         child.signal(libc::SIGKILL);
     }

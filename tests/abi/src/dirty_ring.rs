@@ -6,6 +6,7 @@ use crate::abi::nr;
 use crate::enable_cap::enable;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
+use crate::memory::{with_slot, AT, LOG, PAGE, SLOT};
 use crate::raw::{ioctl, ioctl_with, DirtyRing, Memory};
 use kvm_bindings::*;
 use libc::{E2BIG, EINVAL, ENXIO, EPERM, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
@@ -18,13 +19,7 @@ pub const TESTS: &[Test] = &[
     ("dirty ring: what software writes for the guest comes too", emulated),
 ];
 
-const PAGE: u64 = 4096;
-/// Where the slot under test is, behind the guest's 64 KiB.
-const AT: u64 = 0x2_0000;
 const BYTES: usize = 4096;
-/// KVM_MEM_LOG_DIRTY_PAGES.
-const LOG: u32 = 1;
-const SLOT: u64 = 1;
 
 fn reset(g: &Guest) -> i32 {
     ioctl(&g.vm, nr::RESET_DIRTY_RINGS, 0).unwrap()
@@ -36,10 +31,7 @@ fn guest(c: &Ctx, code: &[u8], pages: u64) -> (Guest, Memory, DirtyRing) {
     assert_eq!(enable(&vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, BYTES as u64), Ok(0));
     let vcpu = vm.create_vcpu(0).unwrap();
     let ring = DirtyRing::of(&vcpu, BYTES);
-    let g = Guest::of(c, vm, vcpu, code);
-    g.enter_long_mode();
-    let memory = Memory::new((pages * PAGE) as usize);
-    memory.set_slot_at(&g.vm, SLOT as u32, AT, pages * PAGE, memory.address(), LOG).unwrap();
+    let (g, memory) = with_slot(Guest::of(c, vm, vcpu, code), pages, LOG);
     (g, memory, ring)
 }
 
@@ -86,7 +78,7 @@ fn begin(g: &Guest, page: u64, count: u64) {
 fn harvest(ring: &mut DirtyRing) -> Vec<u64> {
     std::iter::from_fn(|| ring.harvest())
         .map(|(slot, page)| {
-            assert_eq!(slot, SLOT);
+            assert_eq!(slot, SLOT.into());
             page
         })
         .collect()

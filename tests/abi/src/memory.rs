@@ -32,19 +32,24 @@ pub const TESTS: &[Test] = &[
     ("memory: a copy by the log alone is complete", migrate),
 ];
 
-const PAGE: u64 = 4096;
-/// Where the slot under test is, behind the guest's 64 KiB.
-const AT: u64 = 0x2_0000;
+pub const PAGE: u64 = 4096;
+/// Where the slot under test is, behind the guest's 64 KiB, and its number.
+pub const AT: u64 = 0x2_0000;
+pub const SLOT: u32 = 1;
 /// KVM_MEM_LOG_DIRTY_PAGES and KVM_MEM_READONLY.
-const LOG: u32 = 1;
+pub const LOG: u32 = 1;
 const READ_ONLY: u32 = 2;
 
 /// A guest in 64-bit mode with another slot of `pages` pages at [`AT`].
 fn guest(c: &Ctx, code: &[u8], pages: u64, flags: u32) -> (Guest, Memory) {
-    let g = Guest::new(c, code);
+    with_slot(Guest::new(c, code), pages, flags)
+}
+
+/// Gives a guest such a slot, and lets it enter 64-bit mode.
+pub fn with_slot(g: Guest, pages: u64, flags: u32) -> (Guest, Memory) {
     g.enter_long_mode();
     let memory = Memory::new((pages * PAGE) as usize);
-    memory.set_slot_at(&g.vm, 1, AT, pages * PAGE, memory.address(), flags).unwrap();
+    memory.set_slot_at(&g.vm, SLOT, AT, pages * PAGE, memory.address(), flags).unwrap();
     (g, memory)
 }
 

@@ -32,30 +32,41 @@ pub fn ioctl_with<T>(fd: &impl AsRawFd, request: u32, arg: &mut T) -> Result<i32
     check(ret)
 }
 
+/// What pages are mapped for that are read, and that are written too.
+const READ: i32 = libc::PROT_READ;
+const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Maps `len` bytes of a file from its page `page` on. Returns where.
+fn map(fd: &impl AsRawFd, page: usize, len: usize, prot: i32, flags: i32) -> Result<*mut u8, i32> {
+    let from = (page * 4096) as i64;
+    // SAFETY: A new mapping harms nobody.
+    let at = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), from) };
+    let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    if at == libc::MAP_FAILED {
+        Err(errno())
+    } else {
+        Ok(at.cast())
+    }
+}
+
 /// Maps `len` bytes of a file from its start, and returns what they are.
 pub fn mapping(fd: &impl AsRawFd, len: usize) -> Vec<u8> {
-    // SAFETY: A new mapping harms nobody.
-    let at =
-        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
-    assert_ne!(at, libc::MAP_FAILED, "mmap");
+    let at = map(fd, 0, len, READ, libc::MAP_SHARED).expect("mmap");
     let mut bytes = vec![0; len];
     // SAFETY: The mapping has that many bytes; it goes here, and nobody knew of it.
     unsafe {
-        ptr::copy_nonoverlapping(at.cast(), bytes.as_mut_ptr(), len);
-        libc::munmap(at, len);
+        ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), len);
+        libc::munmap(at.cast(), len);
     }
     bytes
 }
 
 /// Maps `len` bytes of a file from its page `page` on, and returns the byte at `at` of that; `None`: an access is an
 /// error.
-pub fn mapped_byte(fd: &impl AsRawFd, (page, len): (i64, usize), at: usize) -> Option<u8> {
+pub fn mapped_byte(fd: &impl AsRawFd, (page, len): (usize, usize), at: usize) -> Option<u8> {
     assert!(at < len);
-    let (shared, mut byte) = (libc::MAP_SHARED, [0u8]);
-    // SAFETY: A new mapping harms nobody.
-    let from =
-        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, shared, fd.as_raw_fd(), page * 4096) };
-    assert_ne!(from, libc::MAP_FAILED, "mmap");
+    let mut byte = [0u8];
+    let from = map(fd, page, len, READ, libc::MAP_SHARED).expect("mmap");
     let mut ends = [0; 2];
     // SAFETY: There is room for two.
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "pipe");
@@ -64,8 +75,8 @@ pub fn mapped_byte(fd: &impl AsRawFd, (page, len): (i64, usize), at: usize) -> O
     // By the kernel, which says EFAULT where the process itself would be sent SIGBUS.
     // SAFETY: The byte lies in the mapping, which goes after that; it is only read.
     let written = unsafe {
-        let written = libc::write(writer.as_raw_fd(), from.cast::<u8>().add(at).cast(), 1);
-        libc::munmap(from, len);
+        let written = libc::write(writer.as_raw_fd(), from.add(at).cast(), 1);
+        libc::munmap(from.cast(), len);
         written
     };
     if written != 1 {
@@ -536,12 +547,7 @@ pub struct Ring(*mut u8);
 impl Ring {
     /// Maps that of a vCPU, until the process ends.
     pub fn of(vcpu: &impl AsRawFd) -> Ring {
-        let (len, prot) = (run::MMAP_SIZE, libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: A new mapping harms nobody.
-        let at = unsafe { libc::mmap(ptr::null_mut(), len, prot, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
-        assert_ne!(at, libc::MAP_FAILED, "mmap");
-        // SAFETY: The mapping has that many pages.
-        Ring(unsafe { at.cast::<u8>().add(run::COALESCED_PAGE * 4096) })
+        Ring(map(vcpu, run::COALESCED_PAGE, 4096, WRITE, libc::MAP_SHARED).expect("mmap"))
     }
 
     /// Takes the next write: address, bytes, whether it is of a port, value.
@@ -572,17 +578,13 @@ pub struct DirtyRing {
 impl DirtyRing {
     /// Maps one of `bytes` bytes until the process ends: `flags` are those of mmap(), and `prot` what the pages are for.
     pub fn map(vcpu: &impl AsRawFd, bytes: usize, prot: i32, flags: i32) -> Result<DirtyRing, i32> {
-        // SAFETY: A new mapping harms nobody.
-        let at = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, vcpu.as_raw_fd(), 64 * 4096) };
-        if at == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
-        }
+        let at = map(vcpu, 64, bytes, prot, flags)?;
         Ok(DirtyRing { at: at.cast(), entries: bytes / 16, next: 0 })
     }
 
     /// As user space maps it.
     pub fn of(vcpu: &impl AsRawFd, bytes: usize) -> DirtyRing {
-        DirtyRing::map(vcpu, bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED).expect("mmap")
+        DirtyRing::map(vcpu, bytes, WRITE, libc::MAP_SHARED).expect("mmap")
     }
 
     /// Harvests the next entry. Returns its slot and page.

@@ -8,7 +8,7 @@ use super::world::{world, World, CPUS};
 use crate::arch::cpuid::CpuidRegs;
 use core::any::Any;
 use core::cell::OnceCell;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::Ordering::SeqCst;
 use kernel::context;
 use kernel::interrupt::{local_interrupt_disable, LocalInterruptDisabled};
 use kernel::prelude::*;
@@ -80,35 +80,6 @@ impl Drop for PinnedCpu {
         self.world.timers.fire(self.world.now());
         sched::yield_point();
     }
-}
-
-/// Which thread does something, if any does.
-pub(crate) struct ThreadId(AtomicUsize);
-
-impl ThreadId {
-    /// None.
-    pub(crate) fn none() -> ThreadId {
-        ThreadId(AtomicUsize::new(0))
-    }
-
-    /// The calling thread does.
-    pub(crate) fn set_this_thread(&self) {
-        self.0.store(this_thread(), SeqCst);
-    }
-
-    /// It no longer does.
-    pub(crate) fn clear(&self) {
-        self.0.store(0, SeqCst);
-    }
-
-    /// Returns whether the calling thread does.
-    pub(crate) fn is_this_thread(&self) -> bool {
-        self.0.load(SeqCst) == this_thread()
-    }
-}
-
-fn this_thread() -> usize {
-    Arc::as_ptr(&current()).addr()
 }
 
 /// Returns the number of the calling CPU.

@@ -4,7 +4,7 @@
 
 use crate::process::Process;
 use core::cell::RefCell;
-use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::sync::Arc;
 
 /// A signal waits.
@@ -22,12 +22,18 @@ pub struct Task {
     pub flags: AtomicU32,
     /// The CPU it runs on.
     pub cpu: AtomicU32,
+    /// Its number, which is no process's.
+    tid: i32,
 }
+
+/// The number of the next thread.
+static NEXT: AtomicI32 = AtomicI32::new(1 << 20);
 
 impl Task {
     /// A thread of `process` on `cpu`.
     pub fn new(process: &Arc<Process>, cpu: u32) -> Arc<Task> {
-        Arc::new(Task { process: process.clone(), flags: AtomicU32::new(0), cpu: AtomicU32::new(cpu) })
+        let tid = NEXT.fetch_add(1, SeqCst);
+        Arc::new(Task { process: process.clone(), flags: AtomicU32::new(0), cpu: AtomicU32::new(cpu), tid })
     }
 
     /// Returns whether one of `flags` is set.
@@ -74,22 +80,36 @@ pub fn current() -> Arc<Task> {
 }
 
 /// What `kernel::current!()` gives.
-pub struct CurrentTask(Arc<Task>);
+pub struct CurrentTask {
+    tid: i32,
+    leader: GroupLeader,
+}
+
+/// The first thread of a process.
+pub struct GroupLeader(i32);
 
 impl CurrentTask {
     /// The calling thread.
     pub fn get() -> CurrentTask {
-        CurrentTask(current())
+        let task = current();
+        CurrentTask { tid: task.tid, leader: GroupLeader(task.process.pid) }
     }
 
     /// Returns the first thread of its process.
-    pub fn group_leader(&self) -> &CurrentTask {
-        self
+    pub fn group_leader(&self) -> &GroupLeader {
+        &self.leader
     }
 
+    /// Returns its number.
+    pub fn pid(&self) -> i32 {
+        self.tid
+    }
+}
+
+impl GroupLeader {
     /// Returns the number of its process.
     pub fn pid(&self) -> i32 {
-        self.0.process.pid
+        self.0
     }
 }
 

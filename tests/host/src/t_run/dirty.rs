@@ -37,10 +37,9 @@ const READ_ONLY: u32 = 2;
 
 /// The pages that are written: few, so that many want the same, in several words of the log, large pages and slots'
 /// ends.
-pub(super) const USED: [u64; 16] =
-    [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
+const USED: [u64; 16] = [0, 1, 2, 3, 63, 64, 65, 127, 200, 511, 512, 513, 514, 575, 576, PAGES - 1];
 
-pub(super) fn some_page(random: &mut Random) -> u64 {
+fn some_page(random: &mut Random) -> u64 {
     USED[random.below(USED.len() as u64) as usize]
 }
 
@@ -48,32 +47,56 @@ pub(super) fn gpa(page: u64) -> Gpa {
     Gpa((FIRST + page) * 4096 + page % 512 * 8)
 }
 
+/// A copy of the slot's used words.
+pub(super) struct SlotCopy {
+    direct: Direct,
+    words: Vec<u64>,
+}
+
+impl SlotCopy {
+    /// Nothing is copied yet.
+    pub(super) fn new(direct: &Direct) -> SlotCopy {
+        SlotCopy { direct: direct.clone(), words: vec![0; PAGES as usize] }
+    }
+
+    /// Copies the word of a page.
+    pub(super) fn page(&mut self, page: u64) {
+        let mut word = [0u8; 8];
+        let at = SHOWN + page * 4096 + page % 512 * 8;
+        self.direct.world.process.read(at, &mut word, true).unwrap();
+        self.words[page as usize] = u64::from_le_bytes(word);
+    }
+
+    /// Copies all.
+    pub(super) fn all(&mut self) {
+        USED.iter().for_each(|page| self.page(*page));
+    }
+
+    /// Looks whether the memory is as the copy, of which `who` has told.
+    pub(super) fn check(&self, who: &str) {
+        let mut now = SlotCopy::new(&self.direct);
+        now.all();
+        for (page, (copied, is)) in self.words.iter().zip(&now.words).enumerate() {
+            assert_eq!(copied, is, "page {page} was written, and {who} did not say so");
+        }
+    }
+}
+
 /// A migration: the copy, and what it does with the log.
 struct Migration {
     direct: Direct,
-    copy: Vec<u64>,
+    copy: SlotCopy,
     is_manual: bool,
 }
 
 impl Migration {
     fn new(direct: &Direct, is_manual: bool) -> Migration {
-        Migration { direct: direct.clone(), copy: vec![0; PAGES as usize], is_manual }
+        Migration { direct: direct.clone(), copy: SlotCopy::new(direct), is_manual }
     }
 
     fn set_logging(&self, on: bool) {
         let flags = if on { LOG } else { 0 };
         self.direct.set_slot_with(SLOT, FIRST, PAGES, SHOWN, flags).unwrap();
-    }
-
-    fn copy_page(&mut self, page: u64) {
-        let mut word = [0u8; 8];
-        let at = SHOWN + page * 4096 + page % 512 * 8;
-        self.direct.world.process.read(at, &mut word, true).unwrap();
-        self.copy[page as usize] = u64::from_le_bytes(word);
-    }
-
-    fn copy_all(&mut self) {
-        USED.iter().for_each(|page| self.copy_page(*page));
     }
 
     /// Returns the marks, which are taken, of 64 pages in each word.
@@ -113,7 +136,7 @@ impl Migration {
         }
         for (i, (word, taken)) in words.iter().zip(taken).enumerate() {
             for bit in (0..64).filter(|bit| taken && word >> bit & 1 != 0) {
-                self.copy_page(i as u64 * 64 + bit);
+                self.copy.page(i as u64 * 64 + bit);
             }
         }
     }
@@ -124,7 +147,7 @@ impl Migration {
             if random.below(4) == 0 {
                 self.set_logging(false);
                 self.set_logging(true);
-                self.copy_all();
+                self.copy.all();
             } else {
                 self.round(Some(&mut random));
             }
@@ -172,7 +195,7 @@ fn run_guest(vcpu: &mut Vcpu) {
 }
 
 /// Writes as the module's devices do, as the walker of the guest's tables does, and as the host's devices do.
-pub(super) fn devices(direct: &Direct, seed: u64) {
+fn devices(direct: &Direct, seed: u64) {
     let mut random = Random::new(seed ^ 0x77);
     let ram = &*direct.vm.machine.ram;
     for _ in 0..40 {
@@ -201,7 +224,7 @@ pub(super) fn devices(direct: &Direct, seed: u64) {
     }
 }
 
-pub(super) fn take_away(world: &World, seed: u64, is_large: bool) {
+fn take_away(world: &World, seed: u64, is_large: bool) {
     let mut random = Random::new(seed ^ 0xaa);
     for _ in 0..15 {
         let hva = SHOWN + some_page(&mut random) * 4096;
@@ -215,6 +238,30 @@ pub(super) fn take_away(world: &World, seed: u64, is_large: bool) {
     }
 }
 
+/// Runs `migration` beside two vCPUs that `run` runs, devices, and a host that takes pages away.
+pub(super) fn among_writers(
+    seed: u64,
+    (direct, tasks): (&Direct, &[Arc<Task>]),
+    [first, second]: [&mut Vcpu; 2],
+    run: impl Fn(&mut Vcpu) + Sync,
+    migration: impl FnOnce() + Send,
+) {
+    let world = &direct.world;
+    let bodies = vec![
+        thread(world, &tasks[0], || run(first)),
+        thread(world, &tasks[1], || run(second)),
+        thread(world, &tasks[2], || devices(direct, seed)),
+        thread(world, &tasks[3], migration),
+        thread(world, &tasks[4], || take_away(world, seed, has_large(seed))),
+    ];
+    run_all(seed, bodies);
+}
+
+/// Returns whether the host has a large page there.
+pub(super) fn has_large(seed: u64) -> bool {
+    seed % 3 == 0
+}
+
 fn migrate(seed: u64) {
     let world = World::new();
     let tasks: Vec<_> = (0..5).map(|cpu| Task::new(&world.process, cpu)).collect();
@@ -224,36 +271,23 @@ fn migrate(seed: u64) {
         ..crate::fake::settings()
     };
     let direct = Direct::with(&world, 16, settings);
-    let is_large = seed % 3 == 0;
-    world.process.map(SHOWN, PAGES * 4096, true, is_large);
+    world.process.map(SHOWN, PAGES * 4096, true, has_large(seed));
     world.process.map(SCRATCH, 0x4000, true, false);
     direct.set_slot(SLOT, FIRST, PAGES, SHOWN).unwrap();
     let options = [0, 1, 3][(seed / 2 % 3) as usize];
     assert!(direct.vm.machine.ram.dirty_mode.choose(options));
     let mut migration = Migration::new(&direct, options != 0);
     let (mut first, mut second) = (guest(&direct, 0, seed), guest(&direct, 1, seed ^ 1 << 32));
-    let bodies = vec![
-        thread(&world, &tasks[0], || run_guest(&mut first)),
-        thread(&world, &tasks[1], || run_guest(&mut second)),
-        thread(&world, &tasks[2], || devices(&direct, seed)),
-        thread(&world, &tasks[3], || {
-            migration.set_logging(true);
-            migration.copy_all();
-            migration.run(seed);
-        }),
-        thread(&world, &tasks[4], || take_away(&world, seed, is_large)),
-    ];
     drop(entered);
-    run_all(seed, bodies);
+    among_writers(seed, (&direct, &tasks), [&mut first, &mut second], run_guest, || {
+        migration.set_logging(true);
+        migration.copy.all();
+        migration.run(seed);
+    });
 
     let _entered = world.enter_as(&tasks[0]);
     migration.round(None);
-    let copied = core::mem::take(&mut migration.copy);
-    migration.copy = vec![0; PAGES as usize];
-    migration.copy_all();
-    for (page, (copied, is)) in copied.iter().zip(&migration.copy).enumerate() {
-        assert_eq!(copied, is, "page {page} was written, and the log did not say so");
-    }
+    migration.copy.check("the log");
     assert!(migration.marks().iter().all(|word| *word == 0), "nobody has written since");
     drop((first, second, migration));
     drop(direct);

@@ -4,9 +4,9 @@
 //! no vCPU runs on whose ring has no room.
 
 use super::dirty::{
-    devices, gpa, guest, large, take_away, write_pages, FIRST, LOG, PAGES, SHOWN, SLOT, USED,
+    among_writers, gpa, guest, has_large, large, write_pages, SlotCopy, FIRST, LOG, PAGES, SHOWN, SLOT,
 };
-use super::{for_seeds, run_all, thread, Random};
+use super::{for_seeds, Random};
 use crate::fake::backend::Stop;
 use crate::fake::direct::{Direct, Vcpu};
 use crate::host::world::World;
@@ -64,32 +64,15 @@ fn start_logging(direct: &Direct) {
     direct.set_slot_with(SLOT, FIRST, PAGES, SHOWN, LOG).unwrap();
 }
 
-/// A copy of the slot's used words.
-struct Copied(Vec<u64>);
-
-impl Copied {
-    fn page(&mut self, direct: &Direct, page: u64) {
-        let mut word = [0u8; 8];
-        direct.world.process.read(SHOWN + page * 4096 + page % 512 * 8, &mut word, true).unwrap();
-        self.0[page as usize] = u64::from_le_bytes(word);
+/// Harvests, resets, then copies what was harvested. Returns how much it was.
+fn round(direct: &Direct, copy: &mut SlotCopy, harvests: &mut [Harvest], most: usize) -> usize {
+    let found: Vec<_> = harvests.iter_mut().flat_map(|h| h.take(most)).collect();
+    assert_eq!(dirty_ring::reset(&direct.vm), Ok(found.len() as i64));
+    for (slot, page) in &found {
+        assert_eq!(*slot, u64::from(SLOT));
+        copy.page(*page);
     }
-
-    fn all(direct: &Direct) -> Copied {
-        let mut copied = Copied(vec![0; PAGES as usize]);
-        USED.iter().for_each(|page| copied.page(direct, *page));
-        copied
-    }
-
-    /// Harvests, resets, then copies what was harvested.
-    fn round(&mut self, direct: &Direct, harvests: &mut [Harvest], most: usize) -> usize {
-        let found: Vec<_> = harvests.iter_mut().flat_map(|h| h.take(most)).collect();
-        assert_eq!(dirty_ring::reset(&direct.vm), Ok(found.len() as i64));
-        for (slot, page) in &found {
-            assert_eq!(*slot, u64::from(SLOT));
-            self.page(direct, *page);
-        }
-        found.len()
-    }
+    found.len()
 }
 
 fn run_guest(vcpu: &mut Vcpu) {
@@ -107,40 +90,30 @@ fn migrate(seed: u64) {
     let tasks: Vec<_> = (0..5).map(|cpu| Task::new(&world.process, cpu)).collect();
     let entered = world.enter_as(&tasks[0]);
     let direct = Direct::new(&world, 16);
-    let is_large = seed % 3 == 0;
-    world.process.map(SHOWN, PAGES * 4096, true, is_large);
+    world.process.map(SHOWN, PAGES * 4096, true, has_large(seed));
     direct.set_slot(SLOT, FIRST, PAGES, SHOWN).unwrap();
     // Logs that begin marked are of no use to a ring.
     assert!(direct.vm.machine.ram.dirty_mode.choose([0, 3][(seed % 2) as usize]));
     choose(&direct);
     let (mut first, mut second) = (guest(&direct, 0, seed), guest(&direct, 1, seed ^ 1 << 32));
     let mut harvests = [Harvest::of(&first), Harvest::of(&second)];
-    let mut copied = Copied(Vec::new());
-    let bodies = vec![
-        thread(&world, &tasks[0], || run_guest(&mut first)),
-        thread(&world, &tasks[1], || run_guest(&mut second)),
-        thread(&world, &tasks[2], || devices(&direct, seed)),
-        thread(&world, &tasks[3], || {
-            let mut random = Random::new(seed ^ 0x33);
-            start_logging(&direct);
-            copied = Copied::all(&direct);
-            for _ in 0..8 {
-                copied.round(&direct, &mut harvests, random.below(6) as usize);
-                kernel::sched::yield_point();
-            }
-        }),
-        thread(&world, &tasks[4], || take_away(&world, seed, is_large)),
-    ];
+    let mut copy = SlotCopy::new(&direct);
     drop(entered);
-    run_all(seed, bodies);
+    among_writers(seed, (&direct, &tasks), [&mut first, &mut second], run_guest, || {
+        let mut random = Random::new(seed ^ 0x33);
+        start_logging(&direct);
+        copy.all();
+        for _ in 0..8 {
+            round(&direct, &mut copy, &mut harvests, random.below(6) as usize);
+            kernel::sched::yield_point();
+        }
+    });
 
     let _entered = world.enter_as(&tasks[0]);
-    copied.round(&direct, &mut harvests, usize::MAX);
-    for (page, (copied, is)) in copied.0.iter().zip(Copied::all(&direct).0).enumerate() {
-        assert_eq!(*copied, is, "page {page} was written, and no ring said so");
-    }
-    assert_eq!(copied.round(&direct, &mut harvests, usize::MAX), 0, "nobody has written since");
-    drop((first, second, harvests));
+    round(&direct, &mut copy, &mut harvests, usize::MAX);
+    copy.check("the rings");
+    assert_eq!(round(&direct, &mut copy, &mut harvests, usize::MAX), 0, "nobody has written since");
+    drop((first, second, harvests, copy));
     drop(direct);
     assert_eq!(world.tables.len(), 0, "all tables are freed");
 }
