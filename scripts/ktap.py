@@ -17,7 +17,7 @@ TROUBLE = re.compile(
     r"BUG:|kernel BUG at|\bBUG\b.*\bat\b|WARNING:|\bOops\b|Kernel panic|Call Trace:"
     r"|general protection fault|unable to handle|rcu:? .*(stall|detected)|soft lockup"
     r"|hung_task|blocked for more than|\bUBSAN\b|\bKASAN\b|leaked|segfault at"
-    r"|\bBUG \S+ \(|unreferenced object|non-static key"
+    r"|allocation failure|invoked oom-killer|\bBUG \S+ \(|unreferenced object|non-static key"
     r"|(lockdep|kmemleak|ODEBUG)\b.* (off|disabled)"
 )
 
@@ -79,3 +79,10 @@ def trouble_in(lines, allowed=()):
         for line in lines
         if TROUBLE.search(line) and not any(a.search(line) for a in allow)
     ]
+
+
+def around(lines, line, before=6, after=16):
+    """Returns the log around the first such line: what a trace belongs to stands above it."""
+    kept = [l.rstrip() for l in lines]
+    at = kept.index(line)
+    return kept[max(0, at - before):at + after]

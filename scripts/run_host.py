@@ -256,6 +256,10 @@ def verdict(args, output, problem):
     if output.console and not output.at_start:
         output.emit(b"\n")
     trouble = ktap.trouble_in(output.kernel, args.allow)
+    if trouble:
+        say("# the host's kernel log around the first trouble:")
+        for line in ktap.around(output.kernel, trouble[0]):
+            say(f"#   {line}")
     for line in trouble:
         say(f"# trouble in the host's kernel log: {line}")
     if problem == KEYBOARD:

@@ -45,6 +45,8 @@ class TroubleTest(unittest.TestCase):
                      "[ 1.0] WARNING: CPU: 1 PID: 2 at x", "[ 1.0] Oops: 0002 [#1] SMP",
                      "[ 1.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks",
                      "[ 1.0] watchdog: BUG: soft lockup - CPU#0",
+                     "[ 1.0] abi-tests: page allocation failure: order:5, mode:0x40dc0(GFP_KERNEL), nodemask=(null)",
+                     "[ 1.0] abi-tests invoked oom-killer: gfp_mask=0x140cca, order=0, oom_score_adj=0",
                      "[ 1.0] BUG kmalloc-64 (Tainted: G O): Right Redzone overwritten",
                      "[ 1.0] BUG: KASAN: slab-use-after-free in x+0x1/0x2",
                      "[ 1.0] UBSAN: array-index-out-of-bounds in x.c:1:2",
@@ -61,6 +63,13 @@ class TroubleTest(unittest.TestCase):
 
     def test_expected_lines_can_be_allowed(self):
         self.assertEqual(ktap.trouble_in(["WARNING: x y"], ["x y"]), [])
+
+    def test_the_log_around_a_trouble_says_whose_trace_it_is(self):
+        log = [f"[ {n}.0] line" for n in range(9)] + ["[ 9.0] Call Trace:\n", "[ 9.1]  f+0x1/0x2"]
+
+        around = ktap.around(log, "[ 9.0] Call Trace:", before=2)
+
+        self.assertEqual(around, ["[ 7.0] line", "[ 8.0] line", "[ 9.0] Call Trace:", "[ 9.1]  f+0x1/0x2"])
 
 
 class SourcesTest(unittest.TestCase):
