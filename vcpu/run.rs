@@ -424,7 +424,7 @@ fn write_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) -> Option<B
 }
 
 /// Returns whether the window must be closed after `exit`, so that the host can take its interrupts: it did
-/// not happen at an instruction, and nothing says that others will.
+/// not happen at an instruction, and nothing says that others will, or answers have taken long enough.
 #[inline]
 fn is_stuck<B: VendorBackend>(progress: &mut WindowProgress, core: &VcpuCore<B>, exit: &VmExit) -> bool {
     if core.hw.was_delivering() {
@@ -432,8 +432,7 @@ fn is_stuck<B: VendorBackend>(progress: &mut WindowProgress, core: &VcpuCore<B>,
         return true;
     }
     if exit.is_of_insn() {
-        progress.made();
-        return false;
+        return progress.answered(timer::rdtsc());
     }
     // The exception is delivered next, and may come again before the handler's first instruction.
     matches!(exit, VmExit::Exception(..)) || progress.is_over(timer::rdtsc())

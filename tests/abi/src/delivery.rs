@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("delivery: a breakpoint on the stack of its handler leaves the host its cpu", breakpoint_on_stack),
     ("delivery: requests without end leave the host its cpu", requests),
     ("delivery: exits without end with interrupts off leave the host its cpu", exits),
+    ("delivery: long exits without end with interrupts off leave the host its cpu", long_exits),
 ];
 
 /// A page behind the end of memory.
@@ -288,6 +289,22 @@ fn exits(c: &Ctx) {
     let end = watched(|| {
         // again: cpuid; jmp again
         Guest::new(c, &[0x0f, 0xa2, 0xeb, 0xfc])
+    });
+
+    assert_eq!(end, INTERRUPTED);
+}
+
+/// The same with exits that take long, while the guest itself spends next to no time.
+fn long_exits(c: &Ctx) {
+    let end = watched(|| {
+        // cli; again: mov $0x8000, %di; mov $0x4000, %cx; in $0x40, %al to memory, that often; jmp again
+        let mut g =
+            Guest::with_irqchip(c, &[0xfa, 0xbf, 0x00, 0x80, 0xb9, 0x00, 0x40, 0xf3, 0x6c, 0xeb, 0xf6]);
+        g.vm.create_pit2(kvm_pit_config::default()).unwrap();
+        let mut regs = g.vcpu.get_regs().unwrap();
+        (regs.rdx, regs.rflags) = (0x40, 0x202);
+        g.vcpu.set_regs(&regs).unwrap();
+        g
     });
 
     assert_eq!(end, INTERRUPTED);

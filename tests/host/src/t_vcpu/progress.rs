@@ -2,7 +2,7 @@
 
 //! How long a window stays open while the guest does not get on.
 
-use crate::vcpu::progress::{WindowProgress, TURNS};
+use crate::vcpu::progress::{WindowProgress, LONGEST_NS, TURNS};
 use proptest::prelude::*;
 
 /// One GHz: a tick is a nanosecond.
@@ -30,6 +30,23 @@ fn an_instruction_begins_a_new_row() {
     for turn in 0..u64::from(TURNS) * 3 {
         assert!(!p.is_over(turn * LIMIT));
         p.made();
+    }
+}
+
+#[test]
+fn answers_end_by_the_time_since_the_first_one() {
+    let mut p = WindowProgress::new(KHZ);
+    assert!(!p.answered(5_000));
+    assert!(!p.answered(5_000 + LONGEST_NS - 1));
+    assert!(p.answered(5_000 + LONGEST_NS));
+}
+
+#[test]
+fn an_answer_is_progress() {
+    let mut p = WindowProgress::new(KHZ);
+    for turn in 0..u64::from(TURNS) * 3 {
+        assert!(!p.is_over(turn * LIMIT));
+        assert!(!p.answered(1));
     }
 }
 
