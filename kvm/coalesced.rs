@@ -104,13 +104,13 @@ impl CoalescedWrites {
 
     /// Takes the write that `exit` is, if a zone holds it and there is room. Returns whether the guest can go on.
     #[inline]
-    pub(super) fn take(&self, exit: UserExit) -> bool {
+    pub(super) fn take(&self, exit: &UserExit) -> bool {
         self.has_zones.load(Relaxed) && self.take_write(exit)
     }
 
     #[inline(never)]
-    fn take_write(&self, exit: UserExit) -> bool {
-        let (phys_addr, len, pio, data) = match exit {
+    fn take_write(&self, exit: &UserExit) -> bool {
+        let (phys_addr, len, pio, data) = match *exit {
             UserExit::Mmio { gpa, data, len, is_write: true } => (gpa.0, u32::from(len), 0, data),
             UserExit::Io { port, width, is_in: false, data } => {
                 (port.into(), width.bytes() as u32, 1, u64::from(data).to_le_bytes())

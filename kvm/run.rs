@@ -49,25 +49,18 @@ impl RunPages {
         b[0]
     }
 
-    fn u64(page: &SharedPage, at: usize) -> u64 {
-        let mut b = [0; 8];
-        page.read(at, &mut b);
-        u64::from_le_bytes(b)
-    }
-
     /// Finishes what user space was asked, and takes what it asks.
-    pub(super) fn begin<B: VendorBackend>(&self, core: &mut VcpuCore<B>, last: &mut Option<UserExit>) {
+    pub(super) fn begin<B: VendorBackend>(&self, core: &mut VcpuCore<B>) {
         if let Some(width) = core.io.port_in.take() {
-            let value = (Self::u64(&self.pio, 0) & width.mask()) as u32;
+            let value = (self.pio.word(0) & width.mask()) as u32;
             core.state.gprs[RAX] = merge_rax(core.state.gprs[RAX], width, value);
         }
-        // Taken, so that an answer counts once, also where a signal ends this KVM_RUN.
-        match last.take() {
+        match core.user_exit {
             Some(UserExit::Mmio { .. }) => {
-                core.io.complete(Self::u64(&self.run, offset::MMIO_DATA));
+                core.io.complete(self.word(offset::MMIO_DATA));
             }
             Some(UserExit::Io { .. }) => {
-                core.io.complete(Self::u64(&self.pio, 0));
+                core.io.complete(self.pio.word(0));
             }
             Some(UserExit::IoString { is_in: true, .. }) => {
                 self.pio.read(0, &mut core.io.string);
@@ -79,9 +72,11 @@ impl RunPages {
             }
             _ => {}
         }
+        // So that an answer counts once, also where a signal ends this KVM_RUN.
+        core.user_exit = None;
         // With a local APIC in the kernel the page's CR8 goes out only.
         if core.lapic.is_none() {
-            core.set_cr8((Self::u64(&self.run, offset::CR8) & 15) as u8);
+            core.set_cr8((self.word(offset::CR8) & 15) as u8);
         }
         if core.has_user_pic {
             core.wants_window = self.byte(offset::REQUEST_INTERRUPT_WINDOW) != 0;
@@ -104,7 +99,8 @@ impl RunPages {
     }
 
     /// Tells user space why KVM_RUN returns.
-    pub(super) fn report<B: VendorBackend>(&self, core: &VcpuCore<B>, exit: UserExit) {
+    pub(super) fn report<B: VendorBackend>(&self, core: &VcpuCore<B>) {
+        let Some(exit) = core.user_exit else { return };
         if let UserExit::IoString { is_in: false, .. } = exit {
             self.pio.write(0, &core.io.string);
         }

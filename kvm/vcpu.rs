@@ -36,8 +36,8 @@ use crate::vcpu::debugger::{DebugRegs, EntryBars};
 use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
-use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::{count, VcpuRecord};
+use crate::vcpu::run::{run, RunEnd};
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 use kernel::mm::virt::{flags, VmaNew};
@@ -49,7 +49,6 @@ struct VcpuInner<B: VendorBackend> {
     /// In memory of its own: moved on the way to its place, it would take several times its size of the stack.
     core: KBox<VcpuCore<B>>,
     fpu: GuestFpu,
-    last: Option<UserExit>,
     /// The signals that are blocked while KVM_RUN runs; `None` for the thread's own.
     signals: Option<u64>,
     /// The guest has been entered, or might have been.
@@ -133,7 +132,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         let mut core = new_core(&vm, &mailbox)?;
         let ring = vm.machine.ram.dirty_rings().map(|rings| rings.make(&mailbox)).transpose()?;
         core.dirty_ring = ring.clone();
-        let inner = VcpuInner { core, fpu: GuestFpu::new()?, last: None, signals: None, has_run: false };
+        let inner = VcpuInner { core, fpu: GuestFpu::new()?, signals: None, has_run: false };
         let pages = RunPages::new()?;
         let listed = VmWatch::list(&watch, record.clone())?;
         let file = Arc::pin_init(
@@ -176,7 +175,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         {
             self.load_pdptes(&mut inner.core);
         }
-        self.pages.begin(&mut inner.core, &mut inner.last);
+        self.pages.begin(&mut inner.core);
         inner.has_run |= !self.pages.immediate_exit();
         let ended = self.run_to_end(inner);
         // On every way out, that by a signal included.
@@ -189,20 +188,19 @@ impl<B: VendorBackend> VcpuFile<B> {
     /// Runs the guest until user space must hear of it, and tells it why.
     fn run_to_end(&self, inner: &mut VcpuInner<B>) -> Result<i64> {
         match self.run_guest(inner) {
-            Ok(Some(exit)) => {
+            Ok(RunEnd::UserExit) => {
                 count(&self.record.stats.user_exits);
                 // Told once: user space may reset the vCPU and go on.
                 inner.core.bars.remove(EntryBars::SHUTDOWN);
-                inner.last = Some(exit);
                 self.pages.end(&mut inner.core);
-                self.pages.report(&inner.core, exit);
-                if exit.is_end() {
+                self.pages.report(&inner.core);
+                if inner.core.user_exit.is_some_and(|exit| exit.is_end()) {
                     self.note_end(inner);
                 }
                 Ok(0)
             }
             // The exit reason stays what it was.
-            Ok(None) => {
+            Ok(RunEnd::NotEntered) => {
                 self.pages.end(&mut inner.core);
                 Err(EINTR)
             }
@@ -218,24 +216,19 @@ impl<B: VendorBackend> VcpuFile<B> {
     }
 
     /// Runs the guest until user space must hear of it: writes that it may hear of later do not end that.
-    fn run_guest(&self, inner: &mut VcpuInner<B>) -> Result<Option<UserExit>> {
+    fn run_guest(&self, inner: &mut VcpuInner<B>) -> Result<RunEnd> {
         let immediate = || self.pages.immediate_exit();
         loop {
-            let exit = crate::vcpu::run::run(
-                &self.vm,
-                &self.mailbox,
-                &self.record,
-                &mut inner.core,
-                &mut inner.fpu,
-                &immediate,
-            )?;
-            match exit {
-                Some(exit) if self.coalesced.take(exit) => {
-                    // To the instruction this is user space's answer.
-                    inner.core.io.complete(0);
-                }
-                exit => return Ok(exit),
+            let end =
+                run(&self.vm, &self.mailbox, &self.record, &mut inner.core, &mut inner.fpu, &immediate)?;
+            let is_taken = end == RunEnd::UserExit
+                && inner.core.user_exit.as_ref().is_some_and(|exit| self.coalesced.take(exit));
+            if !is_taken {
+                return Ok(end);
             }
+            // To the instruction this is user space's answer.
+            inner.core.user_exit = None;
+            inner.core.io.complete(0);
         }
     }
 
@@ -243,7 +236,7 @@ impl<B: VendorBackend> VcpuFile<B> {
     #[cold]
     #[inline(never)]
     fn note_end(&self, inner: &mut VcpuInner<B>) {
-        if let Some(exit) = inner.last {
+        if let Some(exit) = inner.core.user_exit {
             self.watch.report.note(self.watch.name(), &self.record, &mut inner.core, exit);
         }
     }

@@ -10,6 +10,7 @@ use super::debugger::{EntryBars, VcpuDebugger};
 use super::event::{merge, EntryDelivery, EventBlocking, GuestEvent, MergedEvent};
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
+use super::outcome::UserExit;
 use super::paging::VcpuPaging;
 use super::poll::HaltPolling;
 use super::pv::PvState;
@@ -127,6 +128,9 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) delivery: EntryDelivery,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
+    /// Why user space is wanted, or was last: the run loop's end says whether it is. Kept in one place, for there are many
+    /// on the way out, and a copy in each costs as much as the exit itself.
+    pub(crate) user_exit: Option<UserExit>,
     /// A queue that this vCPU wrote to and is to serve.
     pub(crate) deferred: Option<QueueId>,
     /// Instructions that exited lately, decoded.
@@ -202,6 +206,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             user_eoi: None,
             delivery: EntryDelivery::Nothing,
             io: PendingIo::new(),
+            user_exit: None,
             deferred: None,
             code,
             slot_hint: 0,

@@ -26,14 +26,24 @@ use super::record::{count, VcpuRecord};
 use crate::host::cpu::ThreadWork;
 use crate::host::{mitigation, trace};
 
-/// Enters the guest until an exit comes that the run loop must handle, and returns it; `None`: all have
-/// been, but something waits. What the entries delivered has been noted.
+/// Why the fast path ends.
+#[derive(Clone, Copy)]
+pub(super) enum FastEnd {
+    /// All exits have been answered, but something waits.
+    Waits,
+    /// The run loop must handle this one.
+    Exit(VmExit),
+    /// User space is wanted for the last one: [`super::core::VcpuCore::user_exit`] says what for.
+    ToUser,
+}
+
+/// Enters the guest until an exit comes that is not answered here. What the entries delivered has been noted.
 #[inline(never)]
 pub(super) fn run<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     window: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
     work: &ThreadWork<'_>,
-) -> Option<VmExit> {
+) -> FastEnd {
     let mut entry = FastEntry::of(cx);
     loop {
         let core = &mut *cx.core;
@@ -47,27 +57,29 @@ pub(super) fn run<B: VendorBackend>(
             match answer(cx, exit) {
                 FastExit::Not => {
                     record_exit(cx, &exit);
-                    return Some(exit);
+                    return FastEnd::Exit(exit);
                 }
+                FastExit::ToUser => return FastEnd::ToUser,
                 answer => answer,
             }
-        } else if let Some(exit) = finish_entry(cx, &entry) {
-            return Some(exit);
+        } else if let Some(end) = finish_entry(cx, &entry) {
+            return end;
         } else {
             FastExit::Prepare
         };
         // Asked for in each arm, so that the compiler makes one way through for each answer.
         if answer == FastExit::Again {
             if waits(cx, work) {
-                return None;
+                return FastEnd::Waits;
             }
             // What goes on at once has changed registers at most.
             cx.core.flush_registers();
         } else {
             if waits(cx, work) {
-                return None;
+                return FastEnd::Waits;
             }
-            entry = choose(cx)?;
+            let Some(next) = choose(cx) else { return FastEnd::Waits };
+            entry = next;
         }
     }
 }
@@ -120,17 +132,21 @@ impl FastEntry {
     }
 }
 
-/// Notes what the entry delivered, and answers its exit, the last one, if it can be; otherwise returns it.
+/// Notes what the entry delivered, and answers its exit, the last one. Returns what ends the fast path, if it is not.
 #[inline(never)]
-fn finish_entry<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<VmExit> {
+fn finish_entry<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry) -> Option<FastEnd> {
     let raw = cx.record.recorder.last();
     let core = &mut *cx.core;
     // First: nobody else may see the trap flag that the step had set.
     let is_step = core.hw.end_step(raw, &mut core.state);
     let exit = if is_step { VmExit::Resolved } else { core.hw.exit(raw, &mut core.state) };
     record_exit(cx, &exit);
-    let is_answered = entry.is_quick && !cx.core.is_stepping() && answer(cx, exit) != FastExit::Not;
-    (!is_answered).then_some(exit)
+    let is_quick = entry.is_quick && !cx.core.is_stepping();
+    match if is_quick { answer(cx, exit) } else { FastExit::Not } {
+        FastExit::Not => Some(FastEnd::Exit(exit)),
+        FastExit::ToUser => Some(FastEnd::ToUser),
+        FastExit::Again | FastExit::Prepare => None,
+    }
 }
 
 /// Notes what an entry delivered, and what its exit cut short. The guest's keys are put away.
@@ -163,12 +179,12 @@ fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExi
         VmExit::Pio(access) => {
             // Known before the access is made: the run loop would make it once more.
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
-            if !pio::answer(cx, access) {
-                return FastExit::Not;
+            let answer = pio::answer(cx, access);
+            if answer != FastExit::Not {
+                count(&cx.record.stats.pio);
+                cx.core.go_past(next, false);
             }
-            count(&cx.record.stats.pio);
-            cx.core.go_past(next, false);
-            FastExit::Again
+            answer
         }
         VmExit::Cpuid => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };

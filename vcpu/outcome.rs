@@ -203,6 +203,8 @@ pub(crate) enum FastExit {
     Again,
     /// After another look at what it should be given.
     Prepare,
+    /// In user space: the vCPU has what it is told, and stands behind the instruction.
+    ToUser,
     /// Not answered: nothing has been done yet.
     Not,
 }

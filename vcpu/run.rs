@@ -17,7 +17,7 @@ use super::context::VcpuCx;
 use super::core::{VcpuActivity, VcpuCore};
 use super::emul::{code, insn};
 use super::exit::VmExit;
-use super::fast_path;
+use super::fast_path::{self, FastEnd};
 use super::handle;
 use super::inject::{has_interrupt, prepare};
 use super::outcome::{BlockedBy, ExitOutcome, UserExit, VmBug};
@@ -46,13 +46,22 @@ enum WindowExit {
     Sleep,
     /// Something must be waited for.
     Blocked(BlockedBy),
-    /// Return to user space.
-    User(UserExit),
+    /// Return to user space: [`VcpuCore::user_exit`] says why.
+    User,
     /// This CPU cannot run guests.
     Unusable,
 }
 
-/// Runs the vCPU until user space is wanted. `None`: `immediate_exit` said so before the guest was entered.
+/// How the run loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunEnd {
+    /// User space is wanted: [`VcpuCore::user_exit`] says why.
+    UserExit,
+    /// `immediate_exit` said so before the guest was entered.
+    NotEntered,
+}
+
+/// Runs the vCPU until user space is wanted.
 ///
 /// # Errors
 /// `EINTR` on a signal; `EFAULT` when guest memory cannot be made
@@ -64,11 +73,11 @@ pub(crate) fn run<B: VendorBackend>(
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
-) -> Result<Option<UserExit>> {
+) -> Result<RunEnd> {
     let gate = &vm.machine.interrupts.gate;
     // The gate may stay closed for long, and user space wants to be back at once.
     if gate.is_closed() && immediate_exit() {
-        return Ok(None);
+        return Ok(RunEnd::NotEntered);
     }
     gate.pass(&mailbox.activity)?;
     if let Some(ring) = core.dirty_ring.as_ref() {
@@ -93,7 +102,7 @@ fn run_until_user<B: VendorBackend>(
     core: &mut VcpuCore<B>,
     fpu: &mut GuestFpu,
     immediate_exit: &dyn Fn() -> bool,
-) -> Result<Option<UserExit>> {
+) -> Result<RunEnd> {
     let gate = &vm.machine.interrupts.gate;
     loop {
         if gate.is_closed() {
@@ -104,20 +113,20 @@ fn run_until_user<B: VendorBackend>(
             core.io.is_unfinished() && (immediate_exit() || cpu::is_work_pending() || mailbox.has_requests());
         if !finishes_only {
             if immediate_exit() {
-                return Ok(None);
+                return Ok(RunEnd::NotEntered);
             }
             if cpu::is_work_pending() {
                 cpu::handle_work()?;
             }
             take_requests(vm, mailbox, core, VcpuRequests::all());
             if let Some(event) = vm.machine.power.take() {
-                return Ok(Some(UserExit::SystemEvent(event)));
+                return Ok(end_with(core, UserExit::SystemEvent(event)));
             }
             if core.dirty_ring.as_ref().is_some_and(|ring| ring.is_full()) {
-                return Ok(Some(UserExit::DirtyRingFull));
+                return Ok(end_with(core, UserExit::DirtyRingFull));
             }
             if let Some(vector) = core.user_eoi.take() {
-                return Ok(Some(UserExit::IoapicEoi(vector)));
+                return Ok(end_with(core, UserExit::IoapicEoi(vector)));
             }
             if core.mp != VcpuActivity::Runnable && !wake_up(core, vm) {
                 sleep(vm, mailbox, record, &mut core.polling)?;
@@ -132,19 +141,23 @@ fn run_until_user<B: VendorBackend>(
             WindowExit::Sleep => {
                 core.mp = VcpuActivity::Halted;
                 if core.wants_user_window() && core.is_ready_for_user_irq() {
-                    return Ok(Some(UserExit::InterruptWindow));
+                    return Ok(end_with(core, UserExit::InterruptWindow));
                 }
             }
             WindowExit::Blocked(by) => vm.space.unblock(by, &mut core.slot_hint)?,
-            WindowExit::User(exit) => {
-                return Ok(Some(exit));
-            }
+            WindowExit::User => return Ok(RunEnd::UserExit),
             WindowExit::Unusable => {
                 pr_warn_once!("a CPU that came online cannot run guests: keep the VM off it\n");
                 return Err(ENODEV);
             }
         }
     }
+}
+
+/// Ends the run loop outside the window.
+fn end_with<B: VendorBackend>(core: &mut VcpuCore<B>, exit: UserExit) -> RunEnd {
+    core.user_exit = Some(exit);
+    RunEnd::UserExit
 }
 
 /// Tells the guest what the host's other threads have taken of its time.
@@ -230,7 +243,7 @@ fn window<B: VendorBackend>(
     let debug = HostDebug::save(&cpu);
     let Ok(mut fpu) = fpu.load(&cpu) else {
         core.hw.leave(&mut root);
-        return WindowExit::User(UserExit::Bug(VmBug::ExtendedState));
+        return to_user(core, UserExit::Bug(VmBug::ExtendedState));
     };
     let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
     let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
@@ -269,17 +282,21 @@ fn window<B: VendorBackend>(
         if let Some(due) = cx.core.timer_advance.take_due(timer::rdtsc()) {
             timer::wait_until(due);
         }
-        let exit = fast_path::run(&mut cx, &mut root, &work);
-        exited = stamp(record, exit.as_ref());
+        let end = fast_path::run(&mut cx, &mut root, &work);
+        exited = stamp(record, &end);
         unload_guest(mailbox, &mut cx);
-        let Some(exit) = exit else {
-            progress.made();
-            continue;
+        let exit = match &end {
+            FastEnd::Exit(exit) => exit,
+            FastEnd::ToUser => break WindowExit::User,
+            FastEnd::Waits => {
+                progress.made();
+                continue;
+            }
         };
         if let Some(leave) = handle_exit(&mut cx, exit) {
             break leave;
         }
-        if is_stuck(&mut progress, cx.core, &exit) {
+        if is_stuck(&mut progress, cx.core, exit) {
             break WindowExit::Again;
         }
     };
@@ -295,9 +312,13 @@ fn window<B: VendorBackend>(
 
 /// Returns what [`note_time`] needs of an exit, where times are asked for.
 #[inline(always)]
-fn stamp(record: &VcpuRecord, exit: Option<&VmExit>) -> Option<(ExitClass, u64)> {
+fn stamp(record: &VcpuRecord, end: &FastEnd) -> Option<(ExitClass, u64)> {
     record.times.as_ref()?;
-    exit.map(|e| (ExitClass::of(e), timer::rdtsc()))
+    match end {
+        FastEnd::Exit(exit) => Some((ExitClass::of(exit), timer::rdtsc())),
+        // The fast path answers nothing where times are asked for.
+        FastEnd::ToUser | FastEnd::Waits => None,
+    }
 }
 
 /// Counts the time from an exit until now, where that is asked for.
@@ -376,7 +397,8 @@ fn load_guest<B: VendorBackend>(
         return Err(WindowExit::Blocked(by));
     }
     if !prepare(vm, record, cx.core) {
-        return Err(WindowExit::User(cx.core.take_end()));
+        let end = cx.core.take_end();
+        return Err(to_user(cx.core, end));
     }
     cx.core.flush();
     // After the last access to guest memory: it is user space's to the host, so the guest's keys would be asked.
@@ -400,12 +422,14 @@ fn unload_guest<B: VendorBackend>(mailbox: &VcpuMailbox, cx: &mut VcpuCx<'_, '_,
 
 /// Handles an exit. Returns why the window must be closed, if it must.
 #[inline(always)]
-fn handle_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> Option<WindowExit> {
-    let outcome = handle::handle(cx, exit);
+fn handle_exit<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: &VmExit) -> Option<WindowExit> {
+    let outcome = handle::handle(cx, *exit);
     let leave = apply_outcome(cx, outcome);
     // What the instruction did to the task priority is told once it is done.
-    let leave = leave
-        .or_else(|| cx.core.vapic.take_access().map(|access| WindowExit::User(UserExit::TprAccess(access))));
+    let leave = leave.or_else(|| {
+        let access = cx.core.vapic.take_access()?;
+        Some(to_user(cx.core, UserExit::TprAccess(access)))
+    });
     if B::SHOWS_CACHES && leave.is_none() && exit.reads_host_data() {
         cx.core.controls.hide_host_data();
     }
@@ -458,17 +482,27 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
             count(&cx.record.stats.host_interrupts);
             Some(WindowExit::Again)
         }
-        ExitOutcome::ToUser(exit) => Some(WindowExit::User(exit)),
-        ExitOutcome::SkipToUser(exit) => Some(skip(cx).err().unwrap_or(WindowExit::User(exit))),
+        ExitOutcome::ToUser(exit) => Some(to_user(cx.core, exit)),
+        ExitOutcome::SkipToUser(exit) => Some(match skip(cx) {
+            Ok(()) => to_user(cx.core, exit),
+            Err(leave) => leave,
+        }),
     }
+}
+
+/// Leaves the window for user space.
+#[inline(always)]
+fn to_user<B: VendorBackend>(core: &mut VcpuCore<B>, exit: UserExit) -> WindowExit {
+    core.user_exit = Some(exit);
+    WindowExit::User
 }
 
 /// Returns how a vCPU that has halted leaves the window.
 #[inline(always)]
-fn halt<B: VendorBackend>(core: &VcpuCore<B>) -> WindowExit {
+fn halt<B: VendorBackend>(core: &mut VcpuCore<B>) -> WindowExit {
     match core.lapic {
         // Only user space knows what would end it.
-        None => WindowExit::User(UserExit::Hlt),
+        None => to_user(core, UserExit::Hlt),
         Some(_) => WindowExit::Sleep,
     }
 }

@@ -10,7 +10,7 @@ use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn;
 use crate::vcpu::exit::PioAccess;
-use crate::vcpu::outcome::{ExitOutcome, UserExit};
+use crate::vcpu::outcome::{ExitOutcome, FastExit, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::state::{merge_rax, RAX};
 
@@ -21,31 +21,17 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
     if a.is_string() {
         return outs::handle(cx, a).unwrap_or_else(|| insn::emulate(cx));
     }
-    let rax = cx.core.state.gprs[RAX];
-    if a.is_in() {
-        match port::read(cx, a.port(), a.width()) {
-            Some(value) => {
-                trace_port(cx, a, value.into());
-                cx.core.state.gprs[RAX] = merge_rax(rax, a.width(), value);
-                ExitOutcome::SkipAndResume
-            }
-            None => {
-                cx.core.io.port_in = Some(a.width());
-                to_user(cx, a)
-            }
-        }
-    } else if port::write(cx, a.port(), a.width(), rax as u32) {
-        trace_port(cx, a, rax);
+    if carry_out(cx, a) {
         ExitOutcome::SkipAndResume
     } else {
-        to_user(cx, a)
+        ExitOutcome::SkipToUser(ask(cx, a))
     }
 }
 
-/// Carries out an access that a device in the kernel answers. Returns whether it was one; nothing has been
-/// done otherwise.
+/// Carries out an access, or asks user space for it; the caller goes past the instruction. [`FastExit::Not`]: it is
+/// one of strings, and nothing has been done.
 #[inline(always)]
-pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
+pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> FastExit {
     if a.is_plain_byte() {
         // Twice, so that the compiler makes a path of its own for the one that is read in loops.
         let done = match a.port() {
@@ -54,16 +40,20 @@ pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
             _ => false,
         };
         if done {
-            return true;
+            return FastExit::Again;
         }
     }
     if a.is_string() {
-        return false;
+        return FastExit::Not;
     }
     let rax = cx.core.state.gprs[RAX];
     // Before the chips, which are behind a lock; an ioeventfd is found without one.
     let is_signal = !a.is_in() && port::signal(cx, a.port(), (a.bytes(), || a.written(rax)));
-    is_signal || answer_other(cx, a)
+    if is_signal {
+        FastExit::Again
+    } else {
+        answer_other(cx, a)
+    }
 }
 
 /// A byte of the interval timer.
@@ -82,19 +72,30 @@ fn answer_timer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess, port
     true
 }
 
+/// An access that signals nobody.
 #[inline(never)]
-fn answer_other<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
-    let rax = cx.core.state.gprs[RAX];
+fn answer_other<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> FastExit {
+    if carry_out(cx, a) {
+        return FastExit::Again;
+    }
+    cx.core.user_exit = Some(ask(cx, a));
+    FastExit::ToUser
+}
+
+/// Carries out an access that the kernel answers. Returns whether it is one.
+#[inline(always)]
+fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> bool {
+    let (rax, width) = (cx.core.state.gprs[RAX], a.width());
     if !a.is_in() {
-        let done = port::write(cx, a.port(), a.width(), rax as u32);
+        let done = port::write(cx, a.port(), width, rax as u32);
         if done {
             trace_port(cx, a, rax);
         }
         return done;
     }
-    let Some(value) = port::read(cx, a.port(), a.width()) else { return false };
+    let Some(value) = port::read(cx, a.port(), width) else { return false };
     trace_port(cx, a, value.into());
-    cx.core.state.gprs[RAX] = merge_rax(rax, a.width(), value);
+    cx.core.state.gprs[RAX] = merge_rax(rax, width, value);
     true
 }
 
@@ -111,12 +112,13 @@ fn trace_port<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64
     });
 }
 
-/// The instruction is finished before user space sees it, but for the value of an IN.
-fn to_user<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
-    ExitOutcome::SkipToUser(UserExit::Io {
-        port: a.port(),
-        width: a.width(),
-        is_in: a.is_in(),
-        data: (cx.core.state.gprs[RAX] & a.width().mask()) as u32,
-    })
+/// Asks user space for an access. The instruction is finished before it sees that, but for the value of an IN.
+#[inline(always)]
+fn ask<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> UserExit {
+    let (width, is_in) = (a.width(), a.is_in());
+    if is_in {
+        cx.core.io.port_in = Some(width);
+    }
+    let data = (cx.core.state.gprs[RAX] & width.mask()) as u32;
+    UserExit::Io { port: a.port(), width, is_in, data }
 }

@@ -21,7 +21,7 @@ use crate::vcpu::core::{HeapParts, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::record::VcpuRecord;
-use crate::vcpu::run;
+use crate::vcpu::run::{self, RunEnd};
 use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
 use std::sync::Arc;
@@ -129,12 +129,17 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Calls the run loop.
+    /// Calls the run loop. Returns what user space is told.
     ///
     /// # Errors
     /// Its own.
     pub(crate) fn run_once(&mut self) -> Result<Option<UserExit>> {
-        run::run(&self.direct.vm, &self.mailbox, &self.record, &mut self.core, &mut self.fpu, &|| false)
+        let end =
+            run::run(&self.direct.vm, &self.mailbox, &self.record, &mut self.core, &mut self.fpu, &|| false)?;
+        Ok(match end {
+            RunEnd::UserExit => self.core.user_exit.take(),
+            RunEnd::NotEntered => None,
+        })
     }
 }
 
