@@ -121,13 +121,13 @@ impl Pfn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessWidth {
     /// 8 bits.
-    B1,
+    B1 = 0,
     /// 16 bits.
-    B2,
+    B2 = 1,
     /// 32 bits.
-    B4,
+    B4 = 2,
     /// 64 bits; never on an I/O port.
-    B8,
+    B8 = 3,
 }
 
 impl AccessWidth {
@@ -143,23 +143,17 @@ impl AccessWidth {
     }
 
     /// Returns the number of bytes.
+    #[inline(always)]
     pub(crate) const fn bytes(self) -> usize {
-        match self {
-            AccessWidth::B1 => 1,
-            AccessWidth::B2 => 2,
-            AccessWidth::B4 => 4,
-            AccessWidth::B8 => 8,
-        }
+        // The variants stand for the exponents that they are.
+        1usize.wrapping_shl(self as u32)
     }
 
     /// Returns a mask of the value's bits: also what a read of nothing gives.
+    #[inline(always)]
     pub(crate) const fn mask(self) -> u64 {
-        match self {
-            AccessWidth::B1 => 0xff,
-            AccessWidth::B2 => 0xffff,
-            AccessWidth::B4 => 0xffff_ffff,
-            AccessWidth::B8 => u64::MAX,
-        }
+        let bits = 8u32.wrapping_shl(self as u32);
+        u64::MAX.wrapping_shr(64u32.wrapping_sub(bits))
     }
 }
 

@@ -100,11 +100,11 @@ impl RunPages {
 
     /// Tells user space why KVM_RUN returns.
     pub(super) fn report<B: VendorBackend>(&self, core: &VcpuCore<B>) {
-        let Some(exit) = core.user_exit else { return };
+        let Some(exit) = core.user_exit.as_ref() else { return };
         if let UserExit::IoString { is_in: false, .. } = exit {
             self.pio.write(0, &core.io.string);
         }
-        let report = match exit {
+        let report = match *exit {
             UserExit::Io { port, width, is_in, data } => {
                 self.pio.write(0, &u64::from(data).to_le_bytes());
                 let direction = if is_in { abi::IO_IN } else { abi::IO_OUT };

@@ -201,10 +201,13 @@ impl<B: VendorBackend> VcpuFile<B> {
             }
             // The exit reason stays what it was.
             Ok(RunEnd::NotEntered) => {
+                inner.core.user_exit = None;
                 self.pages.end(&mut inner.core);
                 Err(EINTR)
             }
             Err(e) => {
+                // An instruction may have come so far before something else had to be waited for, and starts again.
+                inner.core.user_exit = None;
                 if e == EINTR {
                     count(&self.record.stats.signals);
                     self.pages.end(&mut inner.core);

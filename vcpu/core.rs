@@ -8,9 +8,10 @@ use super::controls::{ControlGroups, EntryControls, EntryTpr};
 use super::cpuid::CpuidTable;
 use super::debugger::{EntryBars, VcpuDebugger};
 use super::event::{merge, EntryDelivery, EventBlocking, GuestEvent, MergedEvent};
+use super::exit::RawExit;
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
-use super::outcome::UserExit;
+use super::outcome::{ExitOutcome, UserExit, VmBug};
 use super::paging::VcpuPaging;
 use super::poll::HaltPolling;
 use super::pv::PvState;
@@ -128,8 +129,8 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) delivery: EntryDelivery,
     /// Accesses that user space answers.
     pub(crate) io: PendingIo,
-    /// Why user space is wanted, or was last: the run loop's end says whether it is. Kept in one place, for there are many
-    /// on the way out, and a copy in each costs as much as the exit itself.
+    /// Why user space is wanted, or was last: an outcome or the run loop's end says whether it is. Kept in one place, for
+    /// there are many on the way out, and a copy in each costs as much as the exit itself.
     pub(crate) user_exit: Option<UserExit>,
     /// A queue that this vCPU wrote to and is to serve.
     pub(crate) deferred: Option<QueueId>,
@@ -291,6 +292,25 @@ impl<B: VendorBackend> VcpuCore<B> {
         // Or the new value would be compared with the last one set here, and the guest's own might stay in force.
         self.controls.note_cr8(now);
         self.controls.set_tpr(EntryTpr { cr8, floor: 0 });
+    }
+
+    /// Says what user space is to be told.
+    #[inline(always)]
+    pub(crate) fn to_user(&mut self, exit: UserExit) -> ExitOutcome {
+        self.user_exit = Some(exit);
+        ExitOutcome::ToUser
+    }
+
+    /// Says what user space is to be told once the vCPU has gone past the instruction.
+    #[inline(always)]
+    pub(crate) fn skip_to_user(&mut self, exit: UserExit) -> ExitOutcome {
+        self.user_exit = Some(exit);
+        ExitOutcome::SkipToUser
+    }
+
+    /// Ends the VM by an exit that nobody handles.
+    pub(crate) fn unknown(&mut self, raw: RawExit) -> ExitOutcome {
+        self.to_user(UserExit::Bug(VmBug::UnknownExit(raw)))
     }
 
     /// Raises an exception. One that waits or is being delivered merges with it; an interrupt or NMI that is being

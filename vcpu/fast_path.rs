@@ -215,7 +215,7 @@ fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -
             FastExit::Prepare
         }
         // User space is asked what comes of it: nothing has been done.
-        ExitOutcome::ToUser(_) => FastExit::Not,
+        ExitOutcome::ToUser => FastExit::Not,
         _ => {
             cx.core.go_past(next, false);
             answer

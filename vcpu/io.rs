@@ -29,8 +29,7 @@ struct IoAnswer {
 /// An instruction that waits for user space.
 #[derive(Clone, Copy)]
 struct WaitingIo {
-    insn: DecodedInsn,
-    mode: CodeMode,
+    insn: (DecodedInsn, CodeMode),
     rip: u64,
 }
 
@@ -116,7 +115,7 @@ impl PendingIo {
 
     /// Keeps the instruction at `rip`, which has asked, until it is done.
     pub(crate) fn keep(&mut self, insn: DecodedInsn, mode: CodeMode, rip: u64) {
-        self.waiting = Some(WaitingIo { insn, mode, rip });
+        self.waiting = Some(WaitingIo { insn: (insn, mode), rip });
     }
 
     /// Returns whether the instruction has done something that must not be done again.
@@ -132,8 +131,8 @@ impl PendingIo {
 
     /// Returns the instruction that is to be finished, if it is still the one at `rip`: user space may have sent
     /// the vCPU elsewhere.
-    pub(crate) fn unfinished(&self, rip: u64) -> Option<(DecodedInsn, CodeMode)> {
-        self.waiting.filter(|w| w.rip == rip).map(|w| (w.insn, w.mode))
+    pub(crate) fn unfinished(&self, rip: u64) -> Option<&(DecodedInsn, CodeMode)> {
+        self.waiting.as_ref().filter(|w| w.rip == rip).map(|w| &w.insn)
     }
 
     /// Returns the answer to the next access, if it is known. Where the instruction takes another way than it did

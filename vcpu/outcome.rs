@@ -183,17 +183,12 @@ pub(crate) enum ExitOutcome {
     Blocked(BlockedBy),
     /// Let the host take its interrupt.
     HostInterrupt,
-    /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that.
-    ToUser(UserExit),
-    /// Go past the instruction, then return to user space.
-    SkipToUser(UserExit),
-}
-
-impl ExitOutcome {
-    /// Returns the end of a VM by an exit that nobody handles.
-    pub(crate) fn unknown(raw: RawExit) -> ExitOutcome {
-        ExitOutcome::ToUser(UserExit::Bug(VmBug::UnknownExit(raw)))
-    }
+    /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that. Made by
+    /// [`VcpuCore::to_user`](super::core::VcpuCore::to_user).
+    ToUser,
+    /// Go past the instruction, then return to user space. Made by
+    /// [`VcpuCore::skip_to_user`](super::core::VcpuCore::skip_to_user).
+    SkipToUser,
 }
 
 /// How the guest goes on after an exit that was answered.

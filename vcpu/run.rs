@@ -238,42 +238,64 @@ fn window<B: VendorBackend>(
     if vm.separates_guests {
         core.guest_id.separate(&cpu);
     }
-    let split_locks = if core.splits_locks { SplitLocks::allow(&cpu) } else { None };
-    let work = ThreadWork::of_this_thread(&cpu);
-    let debug = HostDebug::save(&cpu);
-    let Ok(mut fpu) = fpu.load(&cpu) else {
+    // What is the host's is put back where this block ends, still in root operation.
+    let leave = {
+        let _split_locks = if core.splits_locks { SplitLocks::allow(&cpu) } else { None };
+        let work = ThreadWork::of_this_thread(&cpu);
+        let _debug = HostDebug::save(&cpu);
+        let Ok(mut fpu) = fpu.load(&cpu) else {
+            core.hw.leave(&mut root);
+            return to_user(core, UserExit::Bug(VmBug::ExtendedState));
+        };
+        let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
+        let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
+        load_debug(core, &cpu);
+        core.clock.forget();
+        let mut cx = VcpuCx {
+            vm,
+            mailbox,
+            record,
+            core: &mut *core,
+            fpu: &mut fpu,
+            tsc_aux: &mut tsc_aux,
+            spec_ctrl: &mut spec_ctrl,
+            cpu: &cpu,
+        };
+        let leave = run_in_window(&mut cx, &mut root, &work, finishes_only);
+        // Before the processor forgets the vCPU, for this writes its controls; and before `_debug` goes, which puts the
+        // host's addresses over the guest's that are read here.
+        put_debug(core);
         core.hw.leave(&mut root);
-        return to_user(core, UserExit::Bug(VmBug::ExtendedState));
+        leave
     };
-    let mut tsc_aux = TscAux::load(core.tsc_aux, vm.has_tsc_aux, &cpu);
-    let mut spec_ctrl = SpecCtrl::new(core.spec_ctrl, vm.speculation, &cpu);
-    load_debug(core, &cpu);
-    core.clock.forget();
+    cpu::predictor_barrier_on_return(&cpu);
+    leave
+}
+
+/// Enters the guest and handles its exits, until the window must be closed.
+#[inline(always)]
+fn run_in_window<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    root: &mut <B::Vcpu as BackendVcpu>::Window<'_>,
+    work: &ThreadWork<'_>,
+    finishes_only: bool,
+) -> WindowExit {
+    let (vm, mailbox, record, cpu) = (cx.vm, cx.mailbox, cx.record, cx.cpu);
     let mut progress = WindowProgress::new(timer::tsc_khz());
     let mut exited: Option<(ExitClass, u64)> = None;
-    let mut cx = VcpuCx {
-        vm,
-        mailbox,
-        record,
-        core: &mut *core,
-        fpu: &mut fpu,
-        tsc_aux: &mut tsc_aux,
-        spec_ctrl: &mut spec_ctrl,
-        cpu: &cpu,
-    };
     let leave = loop {
-        if let Some(leave) = finish_insn(&mut cx) {
+        if let Some(leave) = finish_insn(cx) {
             break leave;
         }
         if finishes_only {
             break WindowExit::Again;
         }
-        match announce(vm, (mailbox, &cpu), cx.core, &work, &mut progress) {
+        match announce(vm, (mailbox, cpu), cx.core, work, &mut progress) {
             Announced::Entry => {}
             Announced::Served => continue,
             Announced::Leave => break WindowExit::Again,
         }
-        if let Err(leave) = load_guest(vm, record, &mut cx) {
+        if let Err(leave) = load_guest(vm, record, cx) {
             mailbox.leave_guest_mode();
             break leave;
         }
@@ -282,9 +304,9 @@ fn window<B: VendorBackend>(
         if let Some(due) = cx.core.timer_advance.take_due(timer::rdtsc()) {
             timer::wait_until(due);
         }
-        let end = fast_path::run(&mut cx, &mut root, &work);
+        let end = fast_path::run(cx, root, work);
         exited = stamp(record, &end);
-        unload_guest(mailbox, &mut cx);
+        unload_guest(mailbox, cx);
         let exit = match &end {
             FastEnd::Exit(exit) => exit,
             FastEnd::ToUser => break WindowExit::User,
@@ -293,7 +315,7 @@ fn window<B: VendorBackend>(
                 continue;
             }
         };
-        if let Some(leave) = handle_exit(&mut cx, exit) {
+        if let Some(leave) = handle_exit(cx, exit) {
             break leave;
         }
         if is_stuck(&mut progress, cx.core, exit) {
@@ -301,12 +323,6 @@ fn window<B: VendorBackend>(
         }
     };
     note_time(record, exited);
-    // Before the processor forgets the vCPU, for this writes its controls; and before `debug` goes, which puts the
-    // host's addresses over the guest's that are read here.
-    put_debug(core);
-    core.hw.leave(&mut root);
-    drop((tsc_aux, split_locks, fpu, debug));
-    cpu::predictor_barrier_on_return(&cpu);
     leave
 }
 
@@ -482,11 +498,8 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
             count(&cx.record.stats.host_interrupts);
             Some(WindowExit::Again)
         }
-        ExitOutcome::ToUser(exit) => Some(to_user(cx.core, exit)),
-        ExitOutcome::SkipToUser(exit) => Some(match skip(cx) {
-            Ok(()) => to_user(cx.core, exit),
-            Err(leave) => leave,
-        }),
+        ExitOutcome::ToUser => Some(WindowExit::User),
+        ExitOutcome::SkipToUser => Some(skip(cx).err().unwrap_or(WindowExit::User)),
     }
 }
 

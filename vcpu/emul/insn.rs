@@ -47,14 +47,14 @@ pub(crate) fn emulate<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutco
 
 /// Finishes the instruction for which user space has carried out what it asked for.
 pub(crate) fn finish<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
-    let Some((insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
+    if mov::finish(cx) {
+        return ExitOutcome::Resume;
+    }
+    let Some(&(insn, mode)) = cx.core.io.unfinished(cx.core.state.rip) else {
         // User space has sent the vCPU elsewhere, so its answer belongs to no instruction any more.
         cx.core.io.forget();
         return ExitOutcome::Resume;
     };
-    if mov::finish(cx, &insn, mode) {
-        return ExitOutcome::Resume;
-    }
     cx.core.fetch(StateGroups::SEGMENTS | StateGroups::CONTROL | StateGroups::TABLES);
     carry_out(cx, insn, mode)
 }
@@ -78,7 +78,7 @@ fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mo
         }
         Err(stop) => {
             let has_begun = cx.core.io.has_begun();
-            let asks = matches!(after, RetryAfter::User(_));
+            let asks = after == RetryAfter::User;
             // The element of a string instruction that was to be finished is done. Events come before the next.
             if asks && finishes && !has_begun && !cx.core.io.is_unfinished() {
                 cx.core.io.forget();
@@ -92,7 +92,7 @@ fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mo
                 StopReason::NoMemory(gpa) if insn.is_interrupt() => {
                     cx.core.io.forget();
                     let raw = cx.record.recorder.last();
-                    ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) })
+                    cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(gpa) })
                 }
                 stop => stopped(cx, stop, after),
             }
@@ -122,7 +122,8 @@ fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     if cx.core.state.cpl() != 0 && !cx.vm.machine.choices.has(MachineOptions::ENDS_ON_UNKNOWN_INSN) {
         return ExitOutcome::Inject(CpuException::UD);
     }
-    ExitOutcome::ToUser(UserExit::Bug(failure(cx)))
+    let failure = failure(cx);
+    cx.core.to_user(UserExit::Bug(failure))
 }
 
 /// Returns the address of the instruction after the one that exited, by decoding it.

@@ -23,8 +23,8 @@ pub(crate) enum RetryAfter {
     Nothing,
     /// Something that sleeps.
     Blocked(BlockedBy),
-    /// Ask user space.
-    User(UserExit),
+    /// Ask user space: the vCPU has what.
+    User,
 }
 
 impl RetryAfter {
@@ -33,7 +33,7 @@ impl RetryAfter {
         match self {
             RetryAfter::Nothing => ExitOutcome::Resume,
             RetryAfter::Blocked(by) => ExitOutcome::Blocked(by),
-            RetryAfter::User(exit) => ExitOutcome::ToUser(exit),
+            RetryAfter::User => ExitOutcome::ToUser,
         }
     }
 }
@@ -241,7 +241,7 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
         }
         let count = count as u32;
         self.cx.core.io.ask_string(key, len, count);
-        self.stop(RetryAfter::User(UserExit::IoString { port, width, count, is_in: true }))
+        self.stop_for_user(UserExit::IoString { port, width, count, is_in: true })
     }
 
     fn port_out(&mut self, port: u16, width: AccessWidth, value: u32) -> EmulatedStep<()> {

@@ -172,7 +172,11 @@ pub(crate) fn handle<B: VendorBackend>(
     if !fault.is_final {
         return None;
     }
-    let (insn, mode) = code::current(cx)?;
+    let known = cx.core.hw.code_context().and_then(|context| code::known(cx, &context).copied());
+    let (insn, mode) = match known {
+        Some(insn) => (insn, CodeMode::Bits64),
+        None => code::current(cx)?,
+    };
     carry_out(cx, fault, &insn, mode)
 }
 
@@ -217,17 +221,17 @@ fn carry_out<B: VendorBackend>(
     Some(ExitOutcome::Resume)
 }
 
-/// Finishes a plain MOV whose one access user space has carried out. Returns whether it was that.
+/// Finishes the instruction that waits, if it is a plain MOV whose one access user space has carried out. Returns whether
+/// it is.
 #[inline]
-pub(crate) fn finish<B: VendorBackend>(
-    cx: &mut VcpuCx<'_, '_, B>,
-    insn: &DecodedInsn,
-    mode: CodeMode,
-) -> bool {
-    let Some((what, width)) = plan(insn, &cx.core.state.gprs) else { return false };
+pub(crate) fn finish<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> bool {
+    let state = &cx.core.state;
+    let Some((insn, mode)) = cx.core.io.unfinished(state.rip) else { return false };
+    let Some((what, width)) = plan(insn, &state.gprs) else { return false };
+    let next = mode.next_rip(state.rip, insn);
     let is_write = matches!(what, MovInsn::Store(_));
     let Some(value) = cx.core.io.only_answer(width.bytes() as u8, is_write) else { return false };
-    let (next, stepping) = (mode.next_rip(cx.core.state.rip, insn), cx.core.is_stepping());
+    let stepping = cx.core.is_stepping();
     // User space may have left anything behind the bytes that it was asked for.
     end(cx, what, width, value & width.mask(), next, stepping);
     true

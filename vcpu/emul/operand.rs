@@ -39,6 +39,12 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         Err(StopReason::Retry)
     }
 
+    /// Stops until user space has answered.
+    pub(super) fn stop_for_user<T>(&mut self, exit: UserExit) -> EmulatedStep<T> {
+        self.cx.core.to_user(exit);
+        self.stop(RetryAfter::User)
+    }
+
     pub(crate) fn mem_error<T>(&mut self, e: MemError, write: bool) -> EmulatedStep<T> {
         match e {
             MemError::NotResident(gpa) => self.stop(RetryAfter::Blocked(BlockedBy::FaultIn { gpa, write })),
@@ -51,7 +57,7 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         if !self.cx.core.io.ask(key, len, is_write) {
             return Err(StopReason::Unhandled);
         }
-        self.stop(RetryAfter::User(exit))
+        self.stop_for_user(exit)
     }
 
     /// Translates one piece that does not cross a page.

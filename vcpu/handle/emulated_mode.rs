@@ -46,7 +46,10 @@ pub(crate) fn step<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome 
             let done = instruction(cx, &insn);
             go_past(cx, (&insn, mode), done)
         }
-        None => done.unwrap_or_else(|_| bug(failure(cx))),
+        None => done.unwrap_or_else(|_| {
+            let failure = failure(cx);
+            bug(cx, failure)
+        }),
     }
 }
 
@@ -59,7 +62,7 @@ fn go_past<B: VendorBackend>(
 ) -> ExitOutcome {
     let after = match done {
         ExitOutcome::SkipAndResume => ExitOutcome::Resume,
-        ExitOutcome::SkipToUser(exit) => ExitOutcome::ToUser(exit),
+        ExitOutcome::SkipToUser => ExitOutcome::ToUser,
         ExitOutcome::Halt => ExitOutcome::Halted,
         other => return other,
     };
@@ -68,8 +71,8 @@ fn go_past<B: VendorBackend>(
     after
 }
 
-fn bug(why: VmBug) -> ExitOutcome {
-    ExitOutcome::ToUser(UserExit::Bug(why))
+fn bug<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, why: VmBug) -> ExitOutcome {
+    cx.core.to_user(UserExit::Bug(why))
 }
 
 /// Goes to the handler of an event.
@@ -82,9 +85,12 @@ fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> E
         Ok(done) => done,
         Err(DeliveryFailure::NoMemory(gpa)) => {
             let raw = cx.record.recorder.last();
-            return ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(gpa) });
+            return cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(gpa) });
         }
-        Err(DeliveryFailure::Unknown) => return bug(VmBug::Delivery { rip: cx.core.state.rip, vector }),
+        Err(DeliveryFailure::Unknown) => {
+            let rip = cx.core.state.rip;
+            return bug(cx, VmBug::Delivery { rip, vector });
+        }
     };
     // A fault on the way takes the place of an interrupt. With an exception it merges.
     let is_over = match done {
@@ -135,7 +141,7 @@ fn on_machine<'a, 'f, B: VendorBackend>(
         (Err(StopReason::Retry), RetryAfter::Blocked(by)) => Ok(ExitOutcome::Blocked(by)),
         (Err(StopReason::NoMemory(gpa)), _) => Err(DeliveryFailure::NoMemory(gpa)),
         // Neither a fetch nor a delivery asks user space for anything.
-        (Err(StopReason::Retry), RetryAfter::User(_)) | (Err(StopReason::Unhandled), _) => {
+        (Err(StopReason::Retry), RetryAfter::User) | (Err(StopReason::Unhandled), _) => {
             Err(DeliveryFailure::Unknown)
         }
     }

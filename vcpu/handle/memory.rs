@@ -13,7 +13,7 @@ use crate::vcpu::second_level::TableFault;
 /// Maps memory, or carries out the access to a device.
 pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> ExitOutcome {
     if fault.reserved {
-        return ExitOutcome::unknown(cx.record.recorder.last());
+        return cx.core.unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);
     // Before the look-up, so that a slot which comes meanwhile makes it another one.
@@ -43,7 +43,7 @@ fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) 
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.
         let raw = cx.record.recorder.last();
-        return ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
+        return cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
     }
     count(&cx.record.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))

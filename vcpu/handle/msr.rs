@@ -60,12 +60,9 @@ fn refuse<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, reaso
     let state = &cx.core.state;
     let is_write = access == MsrAccess::Write;
     cx.core.io.msr = Some(PendingMsr { rip: state.rip, next, is_read: !is_write });
-    ExitOutcome::ToUser(UserExit::Msr {
-        index: state.gprs[RCX] as u32,
-        data: if is_write { state.edx_eax() } else { 0 },
-        is_write,
-        reason,
-    })
+    let index = state.gprs[RCX] as u32;
+    let data = if is_write { state.edx_eax() } else { 0 };
+    cx.core.to_user(UserExit::Msr { index, data, is_write, reason })
 }
 
 /// Returns what the MSR in ECX is.

@@ -24,7 +24,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
     if carry_out(cx, a) {
         ExitOutcome::SkipAndResume
     } else {
-        ExitOutcome::SkipToUser(ask(cx, a))
+        ask(cx, a)
     }
 }
 
@@ -78,7 +78,7 @@ fn answer_other<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> F
     if carry_out(cx, a) {
         return FastExit::Again;
     }
-    cx.core.user_exit = Some(ask(cx, a));
+    ask(cx, a);
     FastExit::ToUser
 }
 
@@ -114,11 +114,11 @@ fn trace_port<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, a: PioAccess, value: u64
 
 /// Asks user space for an access. The instruction is finished before it sees that, but for the value of an IN.
 #[inline(always)]
-fn ask<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> UserExit {
+fn ask<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess) -> ExitOutcome {
     let (width, is_in) = (a.width(), a.is_in());
     if is_in {
         cx.core.io.port_in = Some(width);
     }
     let data = (cx.core.state.gprs[RAX] & width.mask()) as u32;
-    UserExit::Io { port: a.port(), width, is_in, data }
+    cx.core.skip_to_user(UserExit::Io { port: a.port(), width, is_in, data })
 }

@@ -95,7 +95,7 @@ fn an_instruction_is_unfinished_where_it_asked_until_it_is_done() {
     assert_eq!(io.only_answer(1, false), Some(7));
     assert_eq!(io.only_answer(1, true), None);
     assert_eq!(io.only_answer(2, false), None, "a part of the access");
-    assert_eq!(io.unfinished(0x1000), Some((insn, CodeMode::Bits64)));
+    assert_eq!(io.unfinished(0x1000), Some(&(insn, CodeMode::Bits64)));
     assert_eq!(io.unfinished(0x1002), None, "user space sent the vCPU elsewhere");
     io.forget();
     assert!(!io.is_unfinished());
