@@ -22,7 +22,9 @@ pub(crate) const TURNS: u32 = 64;
 /// The longest time of a row, in nanoseconds, beside its last turn.
 const NS: u64 = 200_000;
 /// How long a window stays open once the run loop has answered an exit in it, in nanoseconds, beside the last answer.
-pub(crate) const LONGEST_NS: u64 = 4_000_000;
+pub(crate) const LONGEST_NS: u64 = NS * ROWS;
+/// The same in rows.
+const ROWS: u64 = 20;
 
 /// A row of turns in which the guest did not get on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +36,13 @@ pub(crate) struct WindowProgress {
     limit: u64,
     /// The TSC when the run loop had first answered an exit in this window; 0: it has not.
     answered: u64,
-    /// The longest that it goes on doing so.
-    longest: u64,
 }
 
 impl WindowProgress {
     /// A window is opened. The TSC has `khz` kHz.
     pub(crate) fn new(khz: u32) -> WindowProgress {
-        let ticks = |ns: u64| (ns / 1_000).saturating_mul(khz.into()) / 1_000;
-        WindowProgress { turns: 0, since: 0, limit: ticks(NS), answered: 0, longest: ticks(LONGEST_NS) }
+        let limit = (NS / 1_000).saturating_mul(khz.into()) / 1_000;
+        WindowProgress { turns: 0, since: 0, limit, answered: 0 }
     }
 
     /// An instruction of the guest exited.
@@ -58,7 +58,7 @@ impl WindowProgress {
         if self.answered == 0 {
             self.answered = tsc;
         }
-        tsc.wrapping_sub(self.answered) >= self.longest
+        tsc.wrapping_sub(self.answered) >= self.limit.wrapping_mul(ROWS)
     }
 
     /// Another turn ended without, at `tsc`. Returns whether the window must be closed.
