@@ -18,7 +18,7 @@ import sources  # noqa: E402
 FOREIGN = {"linux", "asm", "cpu", "include", "trace"}
 # Functions that are not ours either.
 FOREIGN_FUNCTIONS = {"kthread_use_mm", "show_fdinfo", "cpu_run_trace"}
-SUFFIXES = (".rs", ".S", ".c", ".h", ".sh", ".py", ".md", ".txt", ".1", ".4")
+SUFFIXES = (".rs", ".S", ".c", ".h", ".sh", ".py", ".md", ".txt", ".1", ".4", ".5")
 
 
 def read(*path):
@@ -154,8 +154,8 @@ class Options(unittest.TestCase):
     def of_source(text):
         """Maps each option that is shown to its default, or to None."""
         found = {"--help": None, "-h": None, "--version": None, "-V": None}
-        for args, field in re.findall(r"#\[arg\((.*?)\)\]\n    pub (\w+):", text, re.S):
-            default = re.search(r'default_value(?:_t)? = "?([^",\s]+)"?', args)
+        for told, args, field in re.findall(r"((?:    /// [^\n]*\n)*)    #\[arg\((.*?)\)\]\n    pub (\w+):", text, re.S):
+            default = re.search(r"\[default: ([^\]\s]+)\]", told)
             names = [f"--{n}" for n in re.findall(r'\blong = "([\w-]+)"', args)]
             if re.search(r"\blong\b(?! =)", args):
                 names.append("--" + field.replace("_", "-"))
@@ -190,8 +190,8 @@ class Options(unittest.TestCase):
         return read("userspace-tool", "rvmm-run", "src", "config", "cli.rs")
 
     def test_fields_become_options_as_clap_has_it(self):
-        text = '#[arg(short, long, default_value_t = 1)]\n    pub max_cpus: u32,\n#[arg(long = "disk")]\n    pub disks: X,\n' \
-               '#[arg(long, hide = true)]\n    pub secret: X,\n#[arg(value_name = "K")]\n    pub kernel: X,\n'
+        text = '    /// How many [default: 1]\n    #[arg(short, long)]\n    pub max_cpus: u32,\n    #[arg(long = "disk")]\n    pub disks: X,\n' \
+               '    #[arg(long, hide = true)]\n    pub secret: X,\n    #[arg(value_name = "K")]\n    pub kernel: X,\n'
         found = self.of_source(text)
         self.assertEqual({k: v for k, v in found.items() if k.strip("-") not in ("h", "V", "help", "version")},
                          {"--max-cpus": "1", "-m": "1", "--disk": None})

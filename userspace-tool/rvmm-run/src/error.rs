@@ -10,8 +10,10 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::config::file::error::FileErrors;
 use crate::config::memory::MemoryError;
 use crate::config::net::NetKind;
+use crate::config::spec::NoKernel;
 use crate::console::error::ConsoleError;
 use crate::devices::disk::error::DiskError;
 use crate::devices::net::NetError;
@@ -22,6 +24,10 @@ use crate::klog;
 /// A failure of the tool.
 #[derive(Debug)]
 pub enum ToolError {
+    /// The configuration file, or one that it includes.
+    Config(FileErrors),
+    /// Nothing says what to start.
+    NoKernel(NoKernel),
     /// The kernel image.
     Kernel(PathBuf, KernelError),
     /// The initrd.
@@ -100,6 +106,8 @@ impl ToolError {
 impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Config(e) => e.fmt(f),
+            Self::NoKernel(e) => e.fmt(f),
             Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
             Self::Initrd(path, e) => write!(f, "initrd '{}': {e}", path.display()),
             Self::Module(path, e) => write!(f, "module '{}': {e}", path.display()),

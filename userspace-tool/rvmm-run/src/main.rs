@@ -5,9 +5,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use rvmm_run::cmd::{check, run};
+use rvmm_run::cmd::{check, print_config, run, settings};
 use rvmm_run::config::cli::CommandLine;
 use rvmm_run::console;
+use rvmm_run::events::message;
 use rvmm_run::exit_status::ExitStatus;
 
 fn main() -> ExitCode {
@@ -21,8 +22,20 @@ fn main() -> ExitCode {
         }
     };
     restore_terminal_on_panic();
-    let status = if cli.check { check::run(&cli.device) } else { run::run(&cli) };
+    let status = if cli.check { check::run(&cli.layer().node()) } else { act(&cli) };
     status.into()
+}
+
+/// Carries out what is about a VM.
+fn act(cli: &CommandLine) -> ExitStatus {
+    let done = settings::gather(cli).and_then(|spec| match cli.print_config {
+        true => print_config::run(&spec).map(|()| ExitStatus::PowerOff),
+        false => run::run(&spec),
+    });
+    done.unwrap_or_else(|e| {
+        e.explanation().lines().for_each(message);
+        e.status()
+    })
 }
 
 /// Makes the terminal usable before the panic's message is printed.

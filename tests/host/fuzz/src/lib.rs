@@ -33,14 +33,19 @@ mod t_virtio;
 #[path = "../subjects/mod.rs"]
 mod fuzz;
 
+mod config;
 mod loader;
+
+fn all() -> impl Iterator<Item = &'static fuzz::Target> {
+    fuzz::TARGETS.iter().chain(loader::TARGETS).chain(config::TARGETS)
+}
 
 /// Returns the names of all subjects.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    fuzz::TARGETS.iter().chain(loader::TARGETS).map(|t| t.0)
+    all().map(|t| t.0)
 }
 
 /// Returns the subject of that name.
 pub fn subject(name: &str) -> Option<fn(&[u8])> {
-    fuzz::TARGETS.iter().chain(loader::TARGETS).find(|t| t.0 == name).map(|t| t.1)
+    all().find(|t| t.0 == name).map(|t| t.1)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From the command line to the exit code: checks all input, opens everything, then runs machines until the end.
+//! From a VM's settings to the exit code: checks all input, opens everything, then runs machines until the end.
 //!
 //! Nothing is written before every check has passed; the console, which may empty a file, is opened last.
 
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 
-use crate::config::cli::CommandLine;
 use crate::config::console::{ConsoleDevice, ConsoleSpec};
 use crate::config::memory::host_memory;
+use crate::config::spec::VmSpec;
 use crate::console::pump::ConsolePump;
 use crate::console::HostConsole;
 use crate::control::signals::SignalQueue;
@@ -32,41 +32,38 @@ use crate::vm::prepared::PreparedRun;
 use crate::vm::run::{run as run_machine, KeptParts, RunOutcome, RunVerbosity};
 use crate::vm::vcpu_loop::VcpuEnd;
 
-/// Runs what the command line asks for.
-pub fn run(cli: &CommandLine) -> ExitStatus {
-    match try_run(cli) {
-        Ok(status) => status,
-        Err(e) => {
-            message(&e.explanation());
-            e.status()
-        }
-    }
-}
-
 /// CPUs that the guest's tables can name: 8-bit APIC ids, of which one is the broadcast.
 const MAX_APIC_IDS: u32 = 255;
 
-fn try_run(cli: &CommandLine) -> Result<ExitStatus, ToolError> {
-    if cli.cpus > MAX_APIC_IDS {
+/// Runs a VM to its end.
+///
+/// # Errors
+/// What was wrong before it ran, or what the host failed it with.
+pub fn run(spec: &VmSpec) -> Result<ExitStatus, ToolError> {
+    if spec.cpus > MAX_APIC_IDS {
         // The module's limit is the one to name, where it can be asked.
-        let max = open_node(&cli.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
-        return Err(ToolError::TooManyCpus { asked: cli.cpus, max: max.min(MAX_APIC_IDS) });
+        let max = open_node(&spec.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
+        return Err(ToolError::TooManyCpus { asked: spec.cpus, max: max.min(MAX_APIC_IDS) });
     }
-    let config = prepare(cli)?;
+    let config = prepare(spec)?;
     let contents = RamContents::new(&config)?;
-    let kvm = open_node(&cli.device)?;
+    let kvm = open_node(&spec.device)?;
     check_cpus(&kvm, config.cpus)?;
     let signals = SignalQueue::new()?;
     let mut machine = GuestMachine::new(&kvm, &config, contents, 0)?;
-    let pump = Some(ConsolePump::new(open_console(cli, &config)?));
+    let pump = Some(ConsolePump::new(open_console(spec, &config)?));
     let mut kept = KeptParts { pump, utc_offset_seconds: 0 };
     let mut resets = Resets::default();
     let outcome = loop {
         let began = Instant::now();
-        match run_machine(machine, &mut kept, &signals, RunVerbosity { debug: cli.debug, stats: cli.stats })?
-        {
+        match run_machine(
+            machine,
+            &mut kept,
+            &signals,
+            RunVerbosity { debug: spec.debug, stats: spec.stats },
+        )? {
             RunOutcome::Vcpu { id, end }
-                if !cli.no_reboot && resets.starts_again(id, &end, began.elapsed()) =>
+                if !spec.no_reboot && resets.starts_again(id, &end, began.elapsed()) =>
             {
                 // The images were good when the run began.
                 let contents = RamContents::new(&config).map_err(|e| ToolError::Restart(Box::new(e)))?;
@@ -113,44 +110,42 @@ impl Resets {
 }
 
 /// Checks and opens everything that does not need the module.
-fn prepare(cli: &CommandLine) -> Result<PreparedRun, ToolError> {
-    let kernel = cli.kernel.clone().unwrap_or_default();
-    let (kernel, initrd, cmdline) = open_kernel(cli, open_image(&kernel, ToolError::Kernel)?)?;
+fn prepare(spec: &VmSpec) -> Result<PreparedRun, ToolError> {
+    let (kernel, initrd, cmdline) = open_kernel(spec, open_image(&spec.kernel, ToolError::Kernel)?)?;
     let mut modules = Vec::new();
-    for spec in &cli.modules {
-        modules.push((spec.clone(), open_image(&spec.path, ToolError::Module)?.1));
+    for module in &spec.modules {
+        modules.push((module.clone(), open_image(&module.path, ToolError::Module)?.1));
     }
     let host = host_memory();
     if host > 0 {
-        cli.memory.check_host(host).map_err(ToolError::Memory)?;
+        spec.memory.check_host(host).map_err(ToolError::Memory)?;
     }
-    let specs = cli.all_disks();
-    let others = if cli.console_device == ConsoleDevice::Uart { 1 } else { 2 };
+    let others = if spec.console_device == ConsoleDevice::Uart { 1 } else { 2 };
     let max = PCI_SLOTS - others;
-    let asked = specs.len() + cli.nets.len();
+    let asked = spec.disks.len() + spec.nets.len();
     if asked > max {
         return Err(ToolError::TooManyDevices { asked, max });
     }
-    let disks = disk::open_all(&specs).map_err(|(path, e)| ToolError::Disk(path, e))?;
+    let disks = disk::open_all(&spec.disks).map_err(|(path, e)| ToolError::Disk(path, e))?;
     let mut nets = Vec::new();
-    for spec in &cli.nets {
-        nets.push(net::open(spec, cli.cpus as usize).map_err(|e| ToolError::Net(spec.kind.clone(), e))?);
+    for card in &spec.nets {
+        nets.push(net::open(card, spec.cpus as usize).map_err(|e| ToolError::Net(card.kind.clone(), e))?);
     }
     Ok(PreparedRun {
-        ram: cli.memory,
-        cpus: cli.cpus,
+        ram: spec.memory,
+        cpus: spec.cpus,
         kernel,
         initrd,
         modules,
         cmdline,
-        linux_cmdline: cli.linux_cmdline(),
-        root: cli.root,
+        linux_cmdline: spec.linux_cmdline(),
+        root: spec.root,
         disks,
         nets,
-        console: cli.console_device,
-        has_reader: cli.console != ConsoleSpec::None,
-        terminal: terminal_size(cli),
-        devices: cli.devices,
+        console: spec.console_device,
+        has_reader: spec.console != ConsoleSpec::None,
+        terminal: terminal_size(spec),
+        devices: spec.devices,
     })
 }
 
@@ -160,7 +155,7 @@ type NamedImage = (PathBuf, FileImage);
 /// The kernel, the initrd and the command line, if there are any. A unified kernel image brings all three, and what the user
 /// gives goes before.
 fn open_kernel(
-    cli: &CommandLine,
+    spec: &VmSpec,
     kernel: NamedImage,
 ) -> Result<(NamedImage, Option<NamedImage>, Option<String>), ToolError> {
     let (path, mut image) = kernel;
@@ -169,13 +164,13 @@ fn open_kernel(
         image = image.with_bytes(bytes).map_err(|e| damaged(e.into()))?;
     }
     let uki = uki::read(&image).map_err(damaged)?;
-    let initrd = match &cli.initrd {
+    let initrd = match &spec.initrd {
         Some(path) => Some(open_image(path, ToolError::Initrd)?),
         None => None,
     };
-    let Some(uki) = uki else { return Ok(((path, image), initrd, cli.append.clone())) };
+    let Some(uki) = uki else { return Ok(((path, image), initrd, spec.append.clone())) };
     let part = |part: uki::Part| (path.clone(), image.part(part.offset, part.len));
-    Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), cli.append.clone().or(uki.cmdline)))
+    Ok((part(uki.kernel), initrd.or(uki.initrd.map(part)), spec.append.clone().or(uki.cmdline)))
 }
 
 fn open_image(path: &Path, error: fn(PathBuf, KernelError) -> ToolError) -> Result<NamedImage, ToolError> {
@@ -192,17 +187,17 @@ fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), ToolError> {
 }
 
 /// Columns and rows of the terminal that the console will be; zeroes for what is none.
-fn terminal_size(cli: &CommandLine) -> (u16, u16) {
-    match cli.console {
+fn terminal_size(spec: &VmSpec) -> (u16, u16) {
+    match spec.console {
         ConsoleSpec::Stdio => sys::terminal_size(&io::stdin()).unwrap_or_default(),
         _ => (0, 0),
     }
 }
 
 /// Opens the console and says where it is.
-fn open_console(cli: &CommandLine, config: &PreparedRun) -> Result<HostConsole, ToolError> {
+fn open_console(spec: &VmSpec, config: &PreparedRun) -> Result<HostConsole, ToolError> {
     let inputs = config.inputs().map_err(ToolError::io("look at the files that the guest starts from"))?;
-    let console = HostConsole::open(&cli.console, &inputs).map_err(ToolError::Console)?;
+    let console = HostConsole::open(&spec.console, &inputs).map_err(ToolError::Console)?;
     if let HostConsole::Pty(pty) = &console {
         let name = format!("console: {}\n", pty.name().display());
         print(&name).map_err(ToolError::io("write the console's name to standard output"))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The command line.
+//! The command line: a layer of settings, and what is to be done with them.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,7 @@ use super::memory::RamSize;
 use super::module::ModuleSpec;
 use super::net::NetSpec;
 use super::root::RootDevice;
+use super::spec::SpecLayer;
 use super::DeviceSet;
 
 const EXAMPLES: &str = "\
@@ -31,6 +32,10 @@ Examples:
       a multiboot kernel with two modules, one of them with arguments
   rvmm-run --append -s --root sd0a bsd disk.img
       an OpenBSD kernel, single user, root on the disk's first partition
+  rvmm-run -f web.toml -m 4G
+      what the file says, but with 4 GiB
+  rvmm-run -f web --print-config
+      show what the VM of that name, /etc/rvmm/web.toml, would be
   rvmm-run --check
       say what this host lacks
 
@@ -48,12 +53,21 @@ Exit codes:
 #[command(name = "rvmm-run", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct CommandLine {
     /// Kernel: of Linux (vmlinuz, vmlinux), PVH, multiboot 1 or 2, or OpenBSD; may be compressed by gzip
-    #[arg(required_unless_present = "check")]
+    #[arg(required_unless_present_any = ["check", "file"])]
     pub kernel: Option<PathBuf>,
 
     /// Raw disk images or block devices, writable: /dev/vda, /dev/vdb, …
     #[arg(value_name = "DISK")]
     pub plain_disks: Vec<PathBuf>,
+
+    /// Configuration of a VM, in TOML: a file, or the name of one in /etc/rvmm, without its .toml. What the command line says
+    /// goes before what the file says
+    #[arg(short, long, value_name = "FILE|NAME")]
+    pub file: Option<String>,
+
+    /// Print the VM as a configuration file, with every setting in it, and end
+    #[arg(long)]
+    pub print_config: bool,
 
     /// Further disk, with options; these follow the plain ones. With on-error=stop, an error of the host's (a full file
     /// system, say) pauses the guest until SIGCONT
@@ -85,30 +99,30 @@ pub struct CommandLine {
     #[arg(long, value_name = "DEVICE")]
     pub root: Option<RootDevice>,
 
-    /// Guest memory, with suffix K, M, G or T; a bare number counts MiB
-    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = RamSize::parse)]
-    pub memory: RamSize,
+    /// Guest memory, with suffix K, M, G or T; a bare number counts MiB [default: 512M]
+    #[arg(short, long, value_name = "SIZE", value_parser = RamSize::parse)]
+    pub memory: Option<RamSize>,
 
-    /// Number of virtual CPUs
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub cpus: u32,
+    /// Number of virtual CPUs [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpus: Option<u32>,
 
-    /// Console: pty (a new one; its name is printed), stdio, file:PATH or none
-    #[arg(long, value_name = "WHERE", default_value = "pty")]
-    pub console: ConsoleSpec,
+    /// Console: pty (a new one; its name is printed), stdio, file:PATH or none [default: pty]
+    #[arg(long, value_name = "WHERE")]
+    pub console: Option<ConsoleSpec>,
 
     /// What the guest has its console on: uart, the first serial port (ttyS0), or virtio[,packed=on|off], a virtio console
-    /// (hvc0), which costs it less
-    #[arg(long, value_name = "DEVICE", default_value = "uart")]
-    pub console_device: ConsoleDevice,
+    /// (hvc0), which costs it less [default: uart]
+    #[arg(long, value_name = "DEVICE")]
+    pub console_device: Option<ConsoleDevice>,
 
     /// End with exit code 3 when the guest resets, instead of starting it again
     #[arg(long)]
     pub no_reboot: bool,
 
-    /// Node of the module
-    #[arg(long, value_name = "NODE", default_value = "/dev/rvmm")]
-    pub device: PathBuf,
+    /// Node of the module [default: /dev/rvmm]
+    #[arg(long, value_name = "NODE")]
+    pub device: Option<PathBuf>,
 
     /// Say what the host lacks to run guests, and end
     #[arg(long)]
@@ -116,8 +130,8 @@ pub struct CommandLine {
 
     /// Which of the module's own devices the machine has. Less than all is for tests: a guest without any can be watched
     /// on every KVM node by its port accesses
-    #[arg(long, hide = true, value_name = "WHICH", value_enum, default_value_t = DeviceSet::All)]
-    pub devices: DeviceSet,
+    #[arg(long, hide = true, value_name = "WHICH", value_enum)]
+    pub devices: Option<DeviceSet>,
 
     /// Print the module's counters of each virtual CPU and disk on standard error when the guest has ended
     #[arg(long)]
@@ -129,18 +143,37 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// All disks in the guest's order.
-    pub fn all_disks(&self) -> Vec<DiskSpec> {
+    /// The settings that the command line says.
+    pub fn layer(&self) -> SpecLayer {
         let plain = self.plain_disks.iter().cloned().map(DiskSpec::plain);
-        plain.chain(self.disks.iter().cloned()).collect()
+        SpecLayer {
+            kernel: self.kernel.clone(),
+            disks: list(plain.chain(self.disks.iter().cloned())),
+            nets: list(self.nets.iter().cloned()),
+            initrd: self.initrd.clone(),
+            modules: list(self.modules.iter().cloned()),
+            append: self.append.clone(),
+            root: self.root,
+            memory: self.memory,
+            cpus: self.cpus,
+            console: self.console.clone(),
+            console_device: self.console_device,
+            no_reboot: flag(self.no_reboot),
+            device: self.device.clone(),
+            devices: self.devices,
+            stats: flag(self.stats),
+            debug: flag(self.debug),
+        }
     }
+}
 
-    /// The command line of a kernel of Linux that is given none.
-    pub fn linux_cmdline(&self) -> String {
-        let console = match self.console_device {
-            ConsoleDevice::Uart => "ttyS0",
-            ConsoleDevice::Virtio { .. } => "hvc0",
-        };
-        format!("console={console} root=/dev/vda")
-    }
+/// A list that something is said of.
+fn list<T>(items: impl Iterator<Item = T>) -> Option<Vec<T>> {
+    let items: Vec<T> = items.collect();
+    (!items.is_empty()).then_some(items)
+}
+
+/// A flag that is there says yes; one that is not says nothing.
+fn flag(is_there: bool) -> Option<bool> {
+    is_there.then_some(true)
 }

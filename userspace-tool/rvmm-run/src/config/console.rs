@@ -2,6 +2,7 @@
 
 //! The console, as the user asks for it: where it is on the host, and what the guest has it on.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -36,6 +37,17 @@ impl FromStr for ConsoleSpec {
     }
 }
 
+impl fmt::Display for ConsoleSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pty => f.write_str("pty"),
+            Self::Stdio => f.write_str("stdio"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
 /// The device of the guest's that a console is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleDevice {
@@ -61,5 +73,15 @@ impl FromStr for ConsoleDevice {
             }
             _ => Err(format!("'{text}' is no device for a console: write uart or virtio[,packed=on|off]")),
         }
+    }
+}
+
+impl fmt::Display for ConsoleDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uart => "uart",
+            Self::Virtio { packed: false } => "virtio",
+            Self::Virtio { packed: true } => "virtio,packed=on",
+        })
     }
 }

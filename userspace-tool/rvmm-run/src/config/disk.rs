@@ -40,6 +40,20 @@ pub enum OnDiskError {
     Stop,
 }
 
+impl FromStr for OnDiskError {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "report" => Ok(Self::Report),
+            "stop" => Ok(Self::Stop),
+            _ => Err("report or stop".to_string()),
+        }
+    }
+}
+
+/// What is said of any other format.
+pub const RAW_ONLY: &str = "disks are raw; 'qemu-img convert -O raw OLD NEW' makes them so";
 /// What a specification looks like.
 const USAGE: &str = "write path[,ro][,serial=TEXT][,queues=N][,packed=on|off][,format=raw][,on-error=report|stop]; a comma in the path is written twice";
 
@@ -58,6 +72,19 @@ impl DiskSpec {
     }
 }
 
+/// Checks a serial number.
+///
+/// # Errors
+/// What is wrong, for the user.
+pub fn check_serial(serial: &str) -> Result<(), String> {
+    if serial.is_empty() || serial.len() > BLK_SERIAL_BYTES || !serial.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!(
+            "serial '{serial}' must have 1 to {BLK_SERIAL_BYTES} printable ASCII characters"
+        ));
+    }
+    Ok(())
+}
+
 impl FromStr for DiskSpec {
     type Err = String;
 
@@ -72,29 +99,20 @@ impl FromStr for DiskSpec {
             match option.split_once('=') {
                 Some(("format", "raw")) => spec.is_raw = true,
                 Some(("format", _)) => {
-                    return Err(format!(
-                        "'{option}': disks are raw; 'qemu-img convert -O raw OLD NEW' makes them so"
-                    ));
+                    return Err(format!("'{option}': {RAW_ONLY}"));
                 }
                 None if option == "ro" => spec.read_only = true,
                 Some(("serial", serial)) => {
-                    if serial.is_empty()
-                        || serial.len() > BLK_SERIAL_BYTES
-                        || !serial.bytes().all(|b| b.is_ascii_graphic())
-                    {
-                        return Err(format!(
-                            "serial '{serial}' must have 1 to {BLK_SERIAL_BYTES} printable ASCII characters"
-                        ));
-                    }
+                    check_serial(serial)?;
                     spec.serial = serial.to_string();
                 }
                 Some(("queues", n)) => {
                     let n = n.parse().ok().filter(|n| (1..=BLK_MAX_QUEUES).contains(n));
                     spec.queues = Some(n.ok_or_else(|| format!("'{option}': 1 to {BLK_MAX_QUEUES} queues"))?);
                 }
-                Some(("on-error", "report")) => spec.on_error = OnDiskError::Report,
-                Some(("on-error", "stop")) => spec.on_error = OnDiskError::Stop,
-                Some(("on-error", _)) => return Err(format!("'{option}': report or stop")),
+                Some(("on-error", choice)) => {
+                    spec.on_error = choice.parse().map_err(|e| format!("'{option}': {e}"))?;
+                }
                 Some(("packed", choice)) => spec.packed = on_or_off(option, choice)?,
                 _ => return Err(format!("'{option}' is no option of a disk: {USAGE}")),
             }

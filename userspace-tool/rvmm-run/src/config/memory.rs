@@ -67,7 +67,7 @@ impl RamSize {
     ///
     /// # Errors
     /// `TooSmall` or `NotWholePages`.
-    pub fn from_bytes(bytes: u64) -> Result<Self, MemoryError> {
+    pub const fn from_bytes(bytes: u64) -> Result<Self, MemoryError> {
         if bytes < MIN_MEMORY {
             return Err(MemoryError::TooSmall(bytes));
         }
@@ -139,6 +139,16 @@ impl RamSize {
             map.push(E820 { base: HIGH_RAM_4G, size: self.high(), kind: E820Kind::Ram });
         }
         map
+    }
+}
+
+impl std::fmt::Display for RamSize {
+    /// Writes the size as it can be read again, in the largest unit that gives a whole number.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let units = [(1 << 40, 'T'), (GIB, 'G'), (MIB, 'M')];
+        let whole = units.into_iter().find(|(unit, _)| self.0 % unit == 0);
+        let (unit, name) = whole.unwrap_or((1024, 'K'));
+        write!(f, "{}{name}", self.0 / unit)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::abi::rvmm::NET_MAX_PAIRS;
 /// Longest name of a network interface.
 const NAME_MAX: usize = 15;
 /// Smallest and largest MTU of virtio.
-const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=65535;
+pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=65535;
 /// What a specification looks like.
 const USAGE: &str =
     "write tap=NAME[,mac=MAC][,mtu=BYTES][,queues=N][,packed=on|off] or user[,mac=MAC][,mtu=BYTES][,packed=on|off][,passt=ARGUMENT]";
@@ -42,6 +42,13 @@ impl FromStr for MacAddress {
             return Err(format!("'{text}' is no address of one card: it is a group's, or none at all"));
         }
         Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -89,6 +96,14 @@ pub struct NetSpec {
     pub packed: bool,
 }
 
+impl NetSpec {
+    /// A card with an address of its own, and nothing else said of it.
+    pub fn new(kind: NetKind) -> Self {
+        let mac = MacAddress::for_card(&kind.to_string());
+        Self { kind, mac, mtu: None, queues: None, packed: false }
+    }
+}
+
 impl FromStr for NetSpec {
     type Err = String;
 
@@ -101,8 +116,7 @@ impl FromStr for NetSpec {
             None if kind == "user" => NetKind::User(Vec::new()),
             None => return Err(USAGE.to_string()),
         };
-        let mac = MacAddress::for_card(&kind.to_string());
-        let mut spec = Self { kind, mac, mtu: None, queues: None, packed: false };
+        let mut spec = Self::new(kind);
         for option in parts {
             if let (NetKind::User(arguments), Some(argument)) =
                 (&mut spec.kind, option.strip_prefix("passt="))
@@ -132,7 +146,11 @@ impl FromStr for NetSpec {
     }
 }
 
-fn check_name(tap: &str) -> Result<String, String> {
+/// Checks the name of an interface.
+///
+/// # Errors
+/// What is wrong, for the user.
+pub fn check_name(tap: &str) -> Result<String, String> {
     if tap.is_empty()
         || tap.len() > NAME_MAX
         || !tap.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%' && b != b':')

@@ -2,6 +2,7 @@
 
 //! The option `--root`: a disk and a partition in OpenBSD's words.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A root device.
@@ -37,6 +38,17 @@ impl FromStr for RootDevice {
         parse(text).ok_or_else(|| {
             format!("'{text}' is no root device: give driver, unit and partition, as in sd0a, or a disk's unique id and the partition, as in 0123456789abcdef.a")
         })
+    }
+}
+
+impl fmt::Display for RootDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let partition = char::from(b'a'.saturating_add(self.partition));
+        if let Some(duid) = self.duid {
+            return write!(f, "{:016x}.{partition}", u64::from_be_bytes(duid));
+        }
+        let driver = DRIVERS.iter().find(|(_, major)| *major == self.major).map_or("?", |(name, _)| name);
+        write!(f, "{driver}{}{partition}", self.unit)
     }
 }
 
