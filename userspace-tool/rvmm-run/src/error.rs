@@ -15,6 +15,7 @@ use crate::config::memory::MemoryError;
 use crate::config::net::NetKind;
 use crate::config::spec::NoKernel;
 use crate::console::error::ConsoleError;
+use crate::control::claim::ClaimError;
 use crate::devices::disk::error::DiskError;
 use crate::devices::net::NetError;
 use crate::exit_status::ExitStatus;
@@ -26,6 +27,8 @@ use crate::klog;
 pub enum ToolError {
     /// The configuration file, or one that it includes.
     Config(FileErrors),
+    /// The name is taken, or there can be no control socket.
+    Claim(ClaimError),
     /// Nothing says what to start.
     NoKernel(NoKernel),
     /// The kernel image.
@@ -97,6 +100,7 @@ impl ToolError {
     pub fn status(&self) -> ExitStatus {
         match self {
             Self::Host(..) | Self::Restart(_) => ExitStatus::HostError,
+            Self::Claim(ClaimError::Folder(..) | ClaimError::Socket(..)) => ExitStatus::HostError,
             Self::Console(e) if !e.is_bad_input() => ExitStatus::HostError,
             _ => ExitStatus::BadInput,
         }
@@ -107,6 +111,7 @@ impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(e) => e.fmt(f),
+            Self::Claim(e) => e.fmt(f),
             Self::NoKernel(e) => e.fmt(f),
             Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
             Self::Initrd(path, e) => write!(f, "initrd '{}': {e}", path.display()),

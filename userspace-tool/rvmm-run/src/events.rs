@@ -2,14 +2,23 @@
 
 //! What the user is told while the program runs.
 //!
-//! Standard error may be full or closed: a message is then lost, and the run goes on.
+//! What is told is also kept, for clients of the control socket. Standard error may be full or closed: a message is then lost, and the run goes on.
 
 use std::io::{self, Write};
 
 use crate::console::stdio;
+use crate::control::feed::{EventFeed, VmEvent};
+
+static FEED: EventFeed = EventFeed::new();
+
+/// What happens to the VM of this process.
+pub fn feed() -> &'static EventFeed {
+    &FEED
+}
 
 /// Writes a message of the tool to standard error, with line ends that a raw terminal shows right.
 pub fn message(text: &str) {
+    FEED.push(VmEvent::Log { text: text.trim_end().to_string() });
     report(&format!("rvmm-run: {}\n", text.trim_end()));
 }
 

@@ -70,12 +70,14 @@ fn file_and_command_line_make_the_same_vm() {
     let file = "
         kernel = '/boot/vmlinuz'
         initrd = 'initrd.img'
-        append = 'console=hvc0 quiet'
+        append = 'console=hvc0_quiet'
         root = 'sd1b'
         memory = '2G'
         cpus = 4
         console = 'file:/tmp/out'
         console-device = 'virtio,packed=on'
+        name = 'web-1'
+        stop-timeout = 60
         no-reboot = true
         stats = true
         debug = true
@@ -96,42 +98,14 @@ fn file_and_command_line_make_the_same_vm() {
         passt = ['--tcp-ports=2222:22', '-q']
         [[module]]
         path = 'm'
-        args = 'one two'";
-    let command_line = [
-        ["--initrd", "vms/initrd.img", "--append", "console=hvc0 quiet", "--root", "sd1b", "-m", "2G"],
-        [
-            "-c",
-            "4",
-            "--console",
-            "file:/tmp/out",
-            "--console-device",
-            "virtio,packed=on",
-            "--no-reboot",
-            "--stats",
-        ],
-        [
-            "--debug",
-            "--device=/dev/kvm",
-            "--devices",
-            "isa",
-            "--disk",
-            "/srv/a,,b.img",
-            "--module",
-            "vms/m,one two",
-        ],
-        [
-            "--disk",
-            "vms/b.img,ro,serial=S1,queues=2,packed=on,format=raw,on-error=stop",
-            "--net",
-            "tap=t0,mac=52:54:00:12:34:56,mtu=9000,queues=2,packed=on",
-            "--net",
-            "user,passt=--tcp-ports=2222:22,passt=-q",
-            "/boot/vmlinuz",
-            "",
-        ],
-    ]
-    .concat();
-    let command_line: Vec<&str> = command_line.into_iter().filter(|arg| !arg.is_empty()).collect();
+        args = 'one_two'";
+    let command_line = "--name web-1 --initrd vms/initrd.img --append console=hvc0_quiet --root sd1b -m 2G -c 4 --stop-timeout 60
+        --console file:/tmp/out --console-device virtio,packed=on --no-reboot --stats --debug --device=/dev/kvm
+        --devices isa --disk /srv/a,,b.img --module vms/m,one_two
+        --disk vms/b.img,ro,serial=S1,queues=2,packed=on,format=raw,on-error=stop
+        --net tap=t0,mac=52:54:00:12:34:56,mtu=9000,queues=2,packed=on
+        --net user,passt=--tcp-ports=2222:22,passt=-q /boot/vmlinuz";
+    let command_line: Vec<&str> = command_line.split_whitespace().collect();
 
     assert_eq!(layer_of(file).unwrap(), of_command_line(&command_line));
 }
@@ -190,7 +164,10 @@ fn help_tells_the_defaults_as_they_are() {
 #[test]
 fn what_is_included_lies_below_and_the_base_below_that() {
     let dir = TempDir::new();
-    dir.file("base.toml", b"kernel = 'of-base'\ncpus = 1\nmemory = '1G'\nstats = true\ndisk = ['a', 'b']");
+    dir.file(
+        "base.toml",
+        b"kernel = 'of-base'\nname = 'base'\ncpus = 1\nmemory = '1G'\nstats = true\ndisk = ['a', 'b']",
+    );
     dir.file("one.toml", b"cpus = 2\nmemory = '2G'\nappend = 'one'");
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     dir.file("sub/two.toml", b"cpus = 3\ninitrd = 'beside-two'");
@@ -200,6 +177,7 @@ fn what_is_included_lies_below_and_the_base_below_that() {
 
     let here = |name: &str| dir.path().join(name);
     assert_eq!(layer.kernel, Some(here("of-base")));
+    assert_eq!(layer.name, None, "the base is another VM");
     assert_eq!(layer.cpus, Some(3), "the last include is the highest");
     assert_eq!(layer.memory.map(|m| m.to_string()), Some("2G".into()), "an include goes before the base");
     assert_eq!((layer.stats, layer.append.as_deref()), (Some(true), Some("one")));
@@ -266,6 +244,7 @@ fn print_config_shows_what_would_run() {
     assert_eq!(spec.kernel, dir.path().join("k"));
     assert_eq!((spec.memory.to_string().as_str(), spec.cpus, spec.no_reboot), ("3G", 2, true));
     assert_eq!(spec.disks, [DiskSpec::plain(dir.path().join("d"))]);
+    assert_eq!(spec.name, Some("web".parse().unwrap()), "the file's name is the VM's");
 }
 
 #[test]
@@ -343,7 +322,7 @@ fn some_root() -> impl Strategy<Value = RootDevice> {
 
 prop_compose! {
     fn some_spec()(
-        kernel in some_path(),
+        (kernel, name, stop_timeout) in (some_path(), proptest::option::of("[a-z0-9][a-zA-Z0-9._-]{0,63}"), 0u32..),
         disks in proptest::collection::vec(some_disk(), 0..3),
         nets in proptest::collection::vec(some_net(), 0..3),
         initrd in proptest::option::of(some_path()),
@@ -358,7 +337,9 @@ prop_compose! {
     ) -> VmSpec {
         let memory = rvmm_run::config::memory::RamSize::from_bytes(pages * 4096).unwrap();
         let modules = modules.into_iter().map(|(path, args)| ModuleSpec { path, args }).collect();
+        let name = name.map(|name| name.parse().unwrap());
         VmSpec {
+            name, stop_timeout,
             kernel, disks, nets, initrd, modules, append, root, memory, cpus, console, console_device, no_reboot,
             device, devices, stats, debug,
         }

@@ -82,7 +82,7 @@ impl Processor for Script {
 }
 
 fn end_of(steps: &[Step]) -> VcpuEnd {
-    run_until_end(&mut Script::new(steps), &AtomicBool::new(false), || {}, None)
+    run_until_end(&mut Script::new(steps), &AtomicBool::new(false), |_| {}, None)
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn signals_and_retries_do_not_end_the_run() {
 fn a_guest_is_told_when_it_was_stopped_and_goes_on() {
     let mut script = Script::new(&[Step::Fails(Errno::EINTR), Step::Fails(Errno::EAGAIN), Step::Event(1)]);
 
-    run_until_end(&mut script, &AtomicBool::new(false), || {}, None);
+    run_until_end(&mut script, &AtomicBool::new(false), |_| {}, None);
 
     assert_eq!(script.stops_noted.get(), 1, "once, and not for a retry");
 }
@@ -115,7 +115,7 @@ fn nobody_home_reads_all_ones() {
     let mut script =
         Script::new(&[Step::In(0x99), Step::MmioRead(0xfed0_0000), Step::Out(0x80), Step::Event(1)]);
 
-    run_until_end(&mut script, &AtomicBool::new(false), || {}, None);
+    run_until_end(&mut script, &AtomicBool::new(false), |_| {}, None);
 
     assert_eq!(script.seen[1], [0xff, 0xff, 0, 0], "as wide as the access");
     assert_eq!(script.seen[2], [0xff; 4]);
@@ -146,14 +146,14 @@ fn failures_of_the_module_name_their_numbers() {
 
 #[test]
 fn stopped_machine_does_not_enter_the_guest() {
-    assert_eq!(run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), || {}, None), VcpuEnd::Stopped);
+    assert_eq!(run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), |_| {}, None), VcpuEnd::Stopped);
 }
 
 #[test]
 fn a_stopped_processor_tells_where_it_was_to_who_debugs() {
     let told = Cell::new(String::new());
     let tell = |text: &str| told.set(text.into());
-    let end = run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), || {}, Some(&tell));
+    let end = run_until_end(&mut Script::new(&[]), &AtomicBool::new(true), |_| {}, Some(&tell));
 
     assert_eq!(end, VcpuEnd::Stopped);
     let told = told.take();

@@ -34,10 +34,11 @@ mod t_virtio;
 mod fuzz;
 
 mod config;
+mod control;
 mod loader;
 
 fn all() -> impl Iterator<Item = &'static fuzz::Target> {
-    fuzz::TARGETS.iter().chain(loader::TARGETS).chain(config::TARGETS)
+    fuzz::TARGETS.iter().chain(loader::TARGETS).chain(config::TARGETS).chain(control::TARGETS)
 }
 
 /// Returns the names of all subjects.

@@ -7,19 +7,29 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 
 use crate::config::console::{ConsoleDevice, ConsoleSpec};
 use crate::config::memory::host_memory;
+use crate::config::name::VmName;
 use crate::config::spec::VmSpec;
 use crate::console::pump::ConsolePump;
 use crate::console::HostConsole;
+use crate::control::claim::Claim;
+use crate::control::client::list;
+use crate::control::feed::VmEvent;
+use crate::control::place;
+use crate::control::protocol::EndReport;
+use crate::control::server::ControlServer;
 use crate::control::signals::SignalQueue;
+use crate::devices::disk::error::DiskError;
+use crate::devices::file_id::FileId;
 use crate::devices::{disk, net};
 use crate::error::ToolError;
-use crate::events::{message, print};
+use crate::events::{feed, message, print};
 use crate::exit_status::ExitStatus;
 use crate::kernel::error::KernelError;
 use crate::kernel::image::FileImage;
@@ -27,9 +37,10 @@ use crate::kernel::{gzip, uki};
 use crate::sys;
 use crate::vm::contents::RamContents;
 use crate::vm::devices::PCI_SLOTS;
+use crate::vm::handle::VmHandle;
 use crate::vm::machine::{open_node, GuestMachine};
 use crate::vm::prepared::PreparedRun;
-use crate::vm::run::{run as run_machine, KeptParts, RunOutcome, RunVerbosity};
+use crate::vm::run::{run as run_machine, KeptParts, RunOptions, RunOutcome};
 use crate::vm::vcpu_loop::VcpuEnd;
 
 /// CPUs that the guest's tables can name: 8-bit APIC ids, of which one is the broadcast.
@@ -45,35 +56,80 @@ pub fn run(spec: &VmSpec) -> Result<ExitStatus, ToolError> {
         let max = open_node(&spec.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
         return Err(ToolError::TooManyCpus { asked: spec.cpus, max: max.min(MAX_APIC_IDS) });
     }
-    let config = prepare(spec)?;
+    let folder = place::own_folder();
+    let claim = spec.name.as_ref().map(|name| Claim::new(&folder, name)).transpose();
+    let claim = claim.map_err(ToolError::Claim)?;
+    let config = prepare(spec).map_err(|e| tell_holder(e, &folder))?;
     let contents = RamContents::new(&config)?;
     let kvm = open_node(&spec.device)?;
     check_cpus(&kvm, config.cpus)?;
     let signals = SignalQueue::new()?;
-    let mut machine = GuestMachine::new(&kvm, &config, contents, 0)?;
-    let pump = Some(ConsolePump::new(open_console(spec, &config)?));
-    let mut kept = KeptParts { pump, utc_offset_seconds: 0 };
+    let machine = GuestMachine::new(&kvm, &config, contents, 0)?;
+    let mut pump = ConsolePump::new(open_console(spec, &config)?);
+    let control = match (claim, &spec.name) {
+        (Some(claim), Some(name)) => Some(start_control(spec, claim, name, &mut pump)?),
+        _ => None,
+    };
+    let how = RunOptions {
+        debug: spec.debug,
+        stats: spec.stats,
+        stop_timeout: Duration::from_secs(spec.stop_timeout.into()),
+        handle: control.as_ref().map(|(handle, _)| Arc::clone(handle)),
+    };
+    let kept = KeptParts { pump: Some(pump), ..KeptParts::default() };
+    let ended = run_to_the_end(spec, &kvm, &config, machine, kept, &signals, &how);
+    let code = ended.as_ref().map_or_else(|e| e.status(), |status| *status).code();
+    feed().push(VmEvent::Ended { code });
+    if let Some((_, server)) = control {
+        server.finish(EndReport { code });
+    }
+    ended
+}
+
+/// Starts to serve the control socket, whose clients see the console from now on.
+fn start_control(
+    spec: &VmSpec,
+    claim: Claim,
+    name: &VmName,
+    pump: &mut ConsolePump,
+) -> Result<(Arc<VmHandle>, ControlServer), ToolError> {
+    let console = match pump.console() {
+        HostConsole::Pty(pty) => pty.name().display().to_string(),
+        _ => spec.console.to_string(),
+    };
+    let handle = Arc::new(VmHandle::new(spec, name.as_str(), console)?);
+    pump.set_hub(handle.hub());
+    let server = ControlServer::start(claim, Arc::clone(&handle) as Arc<_>, feed())
+        .map_err(ToolError::io("serve the control socket"))?;
+    Ok((handle, server))
+}
+
+/// Runs machine after machine, until one does not start again.
+fn run_to_the_end(
+    spec: &VmSpec,
+    kvm: &Kvm,
+    config: &PreparedRun,
+    mut machine: GuestMachine,
+    mut kept: KeptParts,
+    signals: &SignalQueue,
+    how: &RunOptions,
+) -> Result<ExitStatus, ToolError> {
     let mut resets = Resets::default();
     let outcome = loop {
         let began = Instant::now();
-        match run_machine(
-            machine,
-            &mut kept,
-            &signals,
-            RunVerbosity { debug: spec.debug, stats: spec.stats },
-        )? {
+        match run_machine(machine, &mut kept, signals, how)? {
             RunOutcome::Vcpu { id, end }
                 if !spec.no_reboot && resets.starts_again(id, &end, began.elapsed()) =>
             {
                 // The images were good when the run began.
-                let contents = RamContents::new(&config).map_err(|e| ToolError::Restart(Box::new(e)))?;
-                machine = GuestMachine::new(&kvm, &config, contents, kept.utc_offset_seconds)?;
+                let contents = RamContents::new(config).map_err(|e| ToolError::Restart(Box::new(e)))?;
+                machine = GuestMachine::new(kvm, config, contents, kept.utc_offset_seconds)?;
             }
             outcome => break outcome,
         }
     };
     let is_asked_for = matches!(outcome, RunOutcome::Quit | RunOutcome::Signal(_));
-    let delivered = kept.pump.map_or(Ok(()), |pump| pump.finish(&signals, is_asked_for));
+    let delivered = kept.pump.map_or(Ok(()), |pump| pump.finish(signals, is_asked_for));
     let status = report(outcome);
     Ok(match (status, delivered) {
         // Nothing else went wrong, but the user does not have the guest's output.
@@ -147,6 +203,21 @@ fn prepare(spec: &VmSpec) -> Result<PreparedRun, ToolError> {
         terminal: terminal_size(spec),
         devices: spec.devices,
     })
+}
+
+/// Says which VM has a disk that another one locked, where that VM can be asked.
+fn tell_holder(error: ToolError, folder: &Path) -> ToolError {
+    let ToolError::Disk(path, DiskError::Locked { .. }) = &error else { return error };
+    let Ok(id) = FileId::at(path) else { return error };
+    let has_it = |path: &str| FileId::at(Path::new(path)).is_ok_and(|theirs| theirs == id);
+    let holder = list(folder)
+        .into_iter()
+        .filter_map(|vm| vm.status.ok())
+        .find(|vm| vm.disks.iter().any(|disk| has_it(&disk.path)));
+    match holder {
+        Some(vm) => ToolError::Disk(path.clone(), DiskError::HeldBy { name: vm.name, pid: vm.pid }),
+        None => error,
+    }
 }
 
 /// An image with its path, for messages.

@@ -19,7 +19,9 @@ pub fn gather(cli: &CommandLine) -> Result<VmSpec, ToolError> {
         Some(name) => {
             let folders = folders(Uid::effective().is_root(), |name| std::env::var_os(name));
             let path = FileArgument::new(name).find(folders.iter().map(|folder| folder.as_path()));
-            file::load(&path, &folders).map_err(ToolError::Config)?
+            let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            let of_file = SpecLayer { name, ..SpecLayer::default() };
+            file::load(&path, &folders).map_err(ToolError::Config)?.over(of_file)
         }
         None => SpecLayer::default(),
     };

@@ -10,6 +10,7 @@ use super::console::{ConsoleDevice, ConsoleSpec};
 use super::disk::DiskSpec;
 use super::memory::RamSize;
 use super::module::ModuleSpec;
+use super::name::VmName;
 use super::net::NetSpec;
 use super::root::RootDevice;
 use super::spec::SpecLayer;
@@ -40,7 +41,8 @@ Examples:
       say what this host lacks
 
 Attach to a pseudo terminal with 'screen /dev/pts/N', 'tio /dev/pts/N' or 'cu -l /dev/pts/N'.
-SIGPWR presses the guest's power button. SIGCONT ends a pause.
+SIGPWR presses the guest's power button, and so does SIGTERM, which ends the run by force if the guest does not end in time,
+or at once when it comes again. SIGCONT ends a pause.
 
 Exit codes:
   0  the guest powered off         4  triple fault (with register dump)
@@ -68,6 +70,10 @@ pub struct CommandLine {
     /// Print the VM as a configuration file, with every setting in it, and end
     #[arg(long)]
     pub print_config: bool,
+
+    /// Name of the VM, by which rvmmctl finds it; without it, that of the file of -f, without its .toml
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<VmName>,
 
     /// Further disk, with options; these follow the plain ones. With on-error=stop, an error of the host's (a full file
     /// system, say) pauses the guest until SIGCONT
@@ -120,6 +126,11 @@ pub struct CommandLine {
     #[arg(long)]
     pub no_reboot: bool,
 
+    /// Seconds that the guest may take to end when SIGTERM or 'rvmmctl stop' asks it to, by its power button; then it is ended
+    /// by force. 0 ends it at once [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+
     /// Node of the module [default: /dev/rvmm]
     #[arg(long, value_name = "NODE")]
     pub device: Option<PathBuf>,
@@ -147,6 +158,7 @@ impl CommandLine {
     pub fn layer(&self) -> SpecLayer {
         let plain = self.plain_disks.iter().cloned().map(DiskSpec::plain);
         SpecLayer {
+            name: self.name.clone(),
             kernel: self.kernel.clone(),
             disks: list(plain.chain(self.disks.iter().cloned())),
             nets: list(self.nets.iter().cloned()),
@@ -159,6 +171,7 @@ impl CommandLine {
             console: self.console.clone(),
             console_device: self.console_device,
             no_reboot: flag(self.no_reboot),
+            stop_timeout: self.stop_timeout,
             device: self.device.clone(),
             devices: self.devices,
             stats: flag(self.stats),

@@ -9,7 +9,7 @@
 //! | [`spec`] | a VM, and the layers of settings that it is put together from |
 //! | [`cli`] | the command line, which makes one layer |
 //! | [`file`] | files, which make others |
-//! | [`disk`], [`net`], [`module`], [`root`], [`console`], [`memory`] | one setting each |
+//! | [`name`], [`disk`], [`net`], [`module`], [`root`], [`console`], [`memory`] | one setting each |
 //! | [`options`] | what options of several things have in common |
 //! | [`layout`] | the map of the machine |
 
@@ -20,6 +20,7 @@ pub mod file;
 pub mod layout;
 pub mod memory;
 pub mod module;
+pub mod name;
 pub mod net;
 pub mod options;
 pub mod root;

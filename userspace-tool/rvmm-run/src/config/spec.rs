@@ -18,12 +18,15 @@ use super::disk::DiskSpec;
 use super::layout::MIB;
 use super::memory::RamSize;
 use super::module::ModuleSpec;
+use super::name::VmName;
 use super::net::NetSpec;
 use super::root::RootDevice;
 use super::DeviceSet;
 
 /// Node of the module.
 const DEFAULT_NODE: &str = "/dev/rvmm";
+/// Seconds until a guest that was asked to end is ended by force.
+const DEFAULT_STOP_TIMEOUT: u32 = 10;
 /// Guest memory.
 const DEFAULT_MEMORY: RamSize = match RamSize::from_bytes(512 * MIB) {
     Ok(size) => size,
@@ -33,6 +36,8 @@ const DEFAULT_MEMORY: RamSize = match RamSize::from_bytes(512 * MIB) {
 /// Everything that a run of a VM is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmSpec {
+    /// Name, by which it can be found and steered while it runs.
+    pub name: Option<VmName>,
     /// Kernel image.
     pub kernel: PathBuf,
     /// Disks in the guest's order.
@@ -57,6 +62,8 @@ pub struct VmSpec {
     pub console_device: ConsoleDevice,
     /// A reset ends the run.
     pub no_reboot: bool,
+    /// Seconds that a guest may take to end when it is asked to.
+    pub stop_timeout: u32,
     /// Node of the module.
     pub device: PathBuf,
     /// Which of the module's own devices the machine has.
@@ -87,6 +94,7 @@ macro_rules! layer {
 }
 
 layer! {
+    name: VmName,
     kernel: PathBuf,
     disks: Vec<DiskSpec>,
     nets: Vec<NetSpec>,
@@ -99,6 +107,7 @@ layer! {
     console: ConsoleSpec,
     console_device: ConsoleDevice,
     no_reboot: bool,
+    stop_timeout: u32,
     device: PathBuf,
     devices: DeviceSet,
     stats: bool,
@@ -128,6 +137,7 @@ impl SpecLayer {
     pub fn finish(self) -> Result<VmSpec, NoKernel> {
         let device = self.node();
         Ok(VmSpec {
+            name: self.name,
             kernel: self.kernel.ok_or(NoKernel)?,
             disks: self.disks.unwrap_or_default(),
             nets: self.nets.unwrap_or_default(),
@@ -140,6 +150,7 @@ impl SpecLayer {
             console: self.console.unwrap_or(ConsoleSpec::Pty),
             console_device: self.console_device.unwrap_or(ConsoleDevice::Uart),
             no_reboot: self.no_reboot.unwrap_or(false),
+            stop_timeout: self.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
             device,
             devices: self.devices.unwrap_or(DeviceSet::All),
             stats: self.stats.unwrap_or(false),

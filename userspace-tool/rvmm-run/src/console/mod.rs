@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod escape;
+pub mod hub;
 pub mod pty;
 pub mod pump;
 pub mod ring;

@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,6 +25,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
 use super::escape::{EscapeKey, TypedInput, HELP};
+use super::hub::ConsoleHub;
 use super::pty::PtyConsole;
 use super::ring::ByteRing;
 use super::HostConsole;
@@ -67,6 +69,8 @@ pub enum PumpRequest {
 #[derive(Debug)]
 pub struct ConsolePump {
     console: HostConsole,
+    /// Clients of the control socket, beside the console.
+    hub: Option<Arc<ConsoleHub>>,
     out: ByteRing,
     inp: ByteRing,
     escape: EscapeKey,
@@ -85,6 +89,7 @@ struct Ready {
     uart_gone: bool,
     watch: bool,
     input: bool,
+    typed: bool,
     output: bool,
 }
 
@@ -98,7 +103,17 @@ impl ConsolePump {
     /// A pump for an open console.
     pub fn new(console: HostConsole) -> Self {
         let (out, inp) = (ByteRing::new(OUT_LIMIT), ByteRing::new(IN_LIMIT));
-        Self { console, out, inp, escape: EscapeKey::default(), lost: 0, failed: None }
+        Self { console, hub: None, out, inp, escape: EscapeKey::default(), lost: 0, failed: None }
+    }
+
+    /// Has clients of the control socket see the console from now on.
+    pub fn set_hub(&mut self, hub: Arc<ConsoleHub>) {
+        self.hub = Some(hub);
+    }
+
+    /// Whether there is anybody to carry bytes for.
+    pub fn has_anybody(&self) -> bool {
+        self.hub.is_some() || !matches!(self.console, HostConsole::None)
     }
 
     /// The console.
@@ -131,6 +146,9 @@ impl ConsolePump {
             if ready.input {
                 self.read_input(&request);
             }
+            if ready.typed {
+                self.take_typed();
+            }
             if ready.uart_out {
                 self.write_uart(uart);
             }
@@ -154,6 +172,7 @@ impl ConsolePump {
             HostConsole::Pty(pty) => Some(pty.watch()),
             _ => None,
         };
+        let typed = self.hub.as_deref().filter(|_| self.inp.room() > 0).map(ConsoleHub::typed);
         let mut uart_events = PollFlags::empty();
         if self.out.room() > 0 || self.console.output().is_none() {
             uart_events |= PollFlags::POLLIN;
@@ -165,6 +184,7 @@ impl ConsolePump {
         let uart_at = add(&mut fds, uart.map(AsFd::as_fd), uart_events);
         let watch_at = add(&mut fds, watch, PollFlags::POLLIN);
         let input_at = add(&mut fds, input, PollFlags::POLLIN);
+        let typed_at = add(&mut fds, typed, PollFlags::POLLIN);
         let output_at = add(&mut fds, output, PollFlags::POLLOUT);
         // The guest takes input at its own pace, and the UART does not always tell when it has.
         let limit = match &self.console {
@@ -188,6 +208,7 @@ impl ConsolePump {
             uart_gone: got(uart_at, gone),
             watch: got(watch_at, PollFlags::POLLIN),
             input: got(input_at, PollFlags::POLLIN | gone),
+            typed: got(typed_at, PollFlags::POLLIN),
             output: got(output_at, PollFlags::POLLOUT | gone),
         })
     }
@@ -214,6 +235,7 @@ impl ConsolePump {
                 true
             }
             Ok(len) => {
+                self.show(&buf[..len]);
                 let forgotten = self.out.push(&buf[..len]);
                 self.count_lost(forgotten as u64);
                 true
@@ -227,10 +249,26 @@ impl ConsolePump {
         let mut buf = [0; READ_MAX];
         match uart.read(&mut buf) {
             Ok(len) => {
+                self.show(&buf[..len]);
                 self.out.append(&buf[..len]);
                 len > 0
             }
             Err(e) => e.kind() == ErrorKind::Interrupted,
+        }
+    }
+
+    /// Shows output to the clients of the control socket, whoever else takes it.
+    fn show(&self, bytes: &[u8]) {
+        if let Some(hub) = &self.hub {
+            hub.put_out(bytes);
+        }
+    }
+
+    /// Takes what such a client typed.
+    fn take_typed(&mut self) {
+        if let Some(hub) = &self.hub {
+            let typed = hub.take_typed(self.inp.room());
+            self.inp.append(&typed);
         }
     }
 
@@ -325,7 +363,8 @@ impl ConsolePump {
             wait_for_reader(pty);
         }
         let lost = self.lost.saturating_add(self.out.len() as u64);
-        if lost > 0 {
+        let is_wanted = self.failed.is_some() || !matches!(self.console, HostConsole::None);
+        if lost > 0 && is_wanted {
             message(&format!("console: {lost} bytes of the guest's output had no reader and are lost"));
         }
         self.failed.map_or(Ok(()), Err)
@@ -357,7 +396,9 @@ impl ConsolePump {
             let _ = poll(&mut fds, LOOK_PAUSE);
             let got = |at: usize| fds[at].any().unwrap_or(false);
             let (is_signalled, is_writable, is_typed) = (got(0), got(1), input_at.is_some_and(got));
-            if is_signalled && matches!(signals.take(), Some(SignalRequest::Stop(_))) {
+            if is_signalled
+                && matches!(signals.take(), Some(SignalRequest::Stop(_) | SignalRequest::Terminate))
+            {
                 return;
             }
             if is_typed {

@@ -25,8 +25,10 @@ const JOB_SIGNALS: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalRequest {
-    /// End the run.
+    /// End the run at once.
     Stop(Signal),
+    /// End the run as a service manager asks for it.
+    Terminate,
     /// Press the power button.
     PowerButton,
     /// Go on after a pause.
@@ -67,6 +69,7 @@ impl SignalQueue {
     pub fn take(&self) -> Option<SignalRequest> {
         while let Ok(Some(info)) = self.fd.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGTERM) => return Some(SignalRequest::Terminate),
                 Ok(Signal::SIGPWR) => return Some(SignalRequest::PowerButton),
                 Ok(Signal::SIGCONT) => {
                     stdio::resume();

@@ -58,10 +58,14 @@ impl RunningDisk {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// How many requests the host failed.
+    pub(super) fn failed(&self) -> u64 {
+        crate::sys::device_counter(&*self.device, abi::GROUP_COUNTERS, abi::COUNT_FAILED).unwrap_or(0)
+    }
+
     /// The line of the statistics: how many requests the host failed.
     pub(super) fn render(&self) -> String {
-        let failed = crate::sys::device_counter(&*self.device, abi::GROUP_COUNTERS, abi::COUNT_FAILED);
-        format!("disk_failed      {:>14} {}\n", failed.unwrap_or(0), self.path.display())
+        format!("disk_failed      {:>14} {}\n", self.failed(), self.path.display())
     }
 
     fn look_at_size(&self) {

@@ -12,7 +12,8 @@
 //! | `firmware` | what a PC's firmware would have left in the chips |
 //! | [`devices`], [`device_types`], [`vcpus`] | its devices, the module's types of devices, and its processors |
 //! | [`cpuid`], [`regs`] | what a processor says of itself, and its state at the kernel's entry |
-//! | [`run`], [`vcpu_loop`] | the threads, and the loop around `KVM_RUN` |
+//! | [`run`], `shared`, [`vcpu_loop`] | the threads, what they share, and the loop around `KVM_RUN` |
+//! | [`handle`] | the VM as its control socket sees it |
 //! | [`disks`], [`pause`] | what the host cannot do for a disk, and the pause that may come of it |
 //! | [`dump`], [`stats`] | what is told of a processor that failed, and of all at the end |
 
@@ -23,11 +24,13 @@ pub mod devices;
 pub mod disks;
 pub mod dump;
 mod firmware;
+pub mod handle;
 pub mod machine;
 pub mod pause;
 pub mod prepared;
 pub mod regs;
 pub mod run;
+mod shared;
 pub mod stats;
 pub mod vcpu_loop;
 pub mod vcpus;

@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub struct PauseGate {
     state: Mutex<GateState>,
     changed: Condvar,
-    /// Readable when the gate was closed, until the main thread has seen it.
+    /// Readable when the gate was closed, or else something is to be seen to, until the main thread has seen it.
     pub(super) closed: EventFd,
 }
 
@@ -44,7 +44,17 @@ impl PauseGate {
     /// Asks for a pause.
     pub fn close(&self) {
         self.with(|state| state.is_closed = !state.is_over);
+        self.wake_main();
+    }
+
+    /// Has the main thread look what is to be seen to.
+    pub fn wake_main(&self) {
         let _ = self.closed.write(1);
+    }
+
+    /// Whether there is a pause, or one was asked for.
+    pub fn is_closed(&self) -> bool {
+        self.with(|state| state.is_closed)
     }
 
     /// Ends the pause. Returns whether there was one.
@@ -65,17 +75,21 @@ impl PauseGate {
         self.with(|state| state.is_closed && state.waiting < processors)
     }
 
-    /// Waits as a processor, if there is a pause.
-    pub fn wait(&self) {
-        self.wait_as(1);
+    /// Waits as a processor, if there is a pause. `before` is called then, before this processor counts as one that waits.
+    pub fn wait(&self, before: impl FnOnce()) {
+        self.wait_as(1, before);
     }
 
     /// Waits as someone else.
     pub fn wait_outside(&self) {
-        self.wait_as(0);
+        self.wait_as(0, || {});
     }
 
-    fn wait_as(&self, processors: usize) {
+    fn wait_as(&self, processors: usize, before: impl FnOnce()) {
+        if !self.is_closed() {
+            return;
+        }
+        before();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting += processors;
         while state.is_closed {
@@ -97,7 +111,7 @@ mod tests {
 
         let processor = std::thread::spawn({
             let gate = Arc::clone(&gate);
-            move || gate.wait()
+            move || gate.wait(|| {})
         });
         while gate.is_closing(1) {
             std::thread::yield_now();
@@ -114,9 +128,9 @@ mod tests {
         let gate = PauseGate::new().unwrap();
         gate.close();
         gate.end();
-        gate.wait();
+        gate.wait(|| {});
         gate.close();
-        gate.wait();
+        gate.wait(|| {});
 
         assert!(!gate.is_closing(1));
     }

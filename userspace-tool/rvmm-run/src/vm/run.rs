@@ -9,8 +9,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,95 +18,40 @@ use kvm_ioctls::{DeviceFd, VcpuFd};
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::pthread::{pthread_kill, Pthread};
 use nix::sys::signal::Signal;
 
 use super::device_types::{lost_output, press_power_button, utc_offset};
 use super::devices::{QueueWorker, VmDevices};
 use super::disks::{GrowthWatch, RunningDisk};
+use super::handle::{SteeredMachine, VmHandle};
 use super::machine::GuestMachine;
-use super::pause::PauseGate;
+pub use super::shared::RunOutcome;
+use super::shared::{PanicGuard, Shared, StopPlan};
 use super::stats;
 use super::vcpu_loop::{run_until_end, VcpuEnd};
 use crate::console::pump::{ConsolePump, PumpRequest};
-use crate::console::HostConsole;
+use crate::control::feed::VmEvent;
 use crate::control::signals::{SignalQueue, SignalRequest, KICK};
 use crate::error::ToolError;
-use crate::events::{message, report};
+use crate::events::{feed, message, report};
 
 /// How long a thread may take to leave the module.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Time between two kicks, in milliseconds.
 const KICK_INTERVAL: u16 = 2;
 
-/// How a run ended.
-#[derive(Debug)]
-pub enum RunOutcome {
-    /// A processor's loop ended for a reason of the guest or the module.
-    Vcpu {
-        /// Which one.
-        id: usize,
-        /// Why.
-        end: VcpuEnd,
-    },
-    /// The user typed the escape.
-    Quit,
-    /// A stop signal came.
-    Signal(Signal),
-    /// A thread of the tool failed.
-    Failed(ToolError),
-}
-
-/// What the threads of one machine share.
-#[derive(Debug)]
-struct Shared {
-    stop: AtomicBool,
-    outcome: Mutex<Option<RunOutcome>>,
-    /// Readable from the end on.
-    ended: EventFd,
-    gate: PauseGate,
-}
-
-impl Shared {
-    fn new() -> Result<Self, ToolError> {
-        let host = |e| ToolError::Host("make an eventfd", e);
-        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(host)?;
-        let gate = PauseGate::new().map_err(host)?;
-        Ok(Self { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended, gate })
-    }
-
-    /// Ends the run; the first reason counts.
-    fn end(&self, outcome: RunOutcome) {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
-        self.stop.store(true, Ordering::Release);
-        let _ = self.ended.write(1);
-        self.gate.end();
-    }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-}
-
-/// Ends the run when a thread panics, so that nobody waits for it.
-struct PanicGuard(Arc<Shared>);
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.end(RunOutcome::Failed(ToolError::Host("go on after a panic", Errno::EFAULT)));
-        }
-    }
-}
-
 /// What goes from a machine to the next one after a reset.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct KeptParts {
     /// The console.
     pub pump: Option<ConsolePump>,
     /// Seconds that the guest's clock is ahead of UTC: a clock has a battery.
     pub utc_offset_seconds: i64,
+    /// The guest was asked to end.
+    pub stop_plan: Option<StopPlan>,
+    /// One machine has run.
+    pub has_run: bool,
 }
 
 /// Runs `machine` to its end. The kept parts come back for the next machine.
@@ -117,50 +62,70 @@ pub fn run(
     machine: GuestMachine,
     kept: &mut KeptParts,
     signals: &SignalQueue,
-    verbosity: RunVerbosity,
+    how: &RunOptions,
 ) -> Result<RunOutcome, ToolError> {
     // Dropped in reverse order: RAM goes last.
-    let GuestMachine { ram: _ram, vm: _vm, devices, vcpus } = machine;
+    let GuestMachine { ram: _ram, vm, devices, vcpus } = machine;
+    let vm = Arc::new(vm);
     let VmDevices { helpers: _helpers, others: _others, workers, disks, power, rtc, console } = devices;
     let growth = GrowthWatch::new(disks.clone()).map_err(|e| ToolError::Host("watch the disks", e))?;
-    let shared = Arc::new(Shared::new()?);
+    let shared = Arc::new(Shared::new(vcpus.len(), kept.stop_plan.take())?);
     let power = Arc::new(power);
     let has_console = console.is_some();
-    let console =
-        match (&console, kept.pump.take_if(|p| has_console && !matches!(p.console(), HostConsole::None))) {
-            (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
-            _ => None,
-        };
+    let console = match (&console, kept.pump.take_if(|p| has_console && p.has_anybody())) {
+        (Some(console), Some(pump)) => Some(start_console(pump, console, &power, &shared)?),
+        _ => None,
+    };
     let mut threads = Vec::new();
     let processors = vcpus.len();
-    let counters = if verbosity.stats { open_counters(&vcpus)? } else { Vec::new() };
-    let started = start_all(vcpus, workers, &shared, verbosity.debug, &mut threads);
+    let wants_counters = how.stats || how.handle.is_some();
+    let counters = Arc::new(if wants_counters { open_counters(&vcpus)? } else { Vec::new() });
+    let started = start_all(vcpus, workers, &shared, how.debug, &mut threads);
     if let Err(e) = started {
         shared.end(RunOutcome::Failed(e));
     }
     // The processors' threads are the last ones.
     let processors = threads.iter().rev().take(processors).map(JoinHandleExt::as_pthread_t).collect();
-    let waited = MainLoop { shared: &shared, signals, power: &power, growth, processors }.wait();
+    if let Some(handle) = &how.handle {
+        handle.attach(SteeredMachine {
+            vm: Arc::clone(&vm),
+            shared: Arc::clone(&shared),
+            power: Arc::clone(&power),
+            counters: Arc::clone(&counters),
+            disks: disks.clone(),
+        });
+    }
+    let is_first = !std::mem::replace(&mut kept.has_run, true);
+    feed().push(if is_first { VmEvent::Started } else { VmEvent::Reset });
+    let main = MainLoop { shared: &shared, signals, power: &power, growth, processors, how };
+    let waited = main.wait();
+    if let Some(handle) = &how.handle {
+        handle.detach();
+    }
     stop(&shared, threads)?;
-    if verbosity.stats {
+    if how.stats {
         print_counters(&counters, &disks);
     }
     if let Some(thread) = console {
         kept.pump = thread.join().ok();
     }
     kept.utc_offset_seconds = rtc.as_ref().map_or(0, utc_offset);
+    kept.stop_plan = shared.plan();
     waited?;
-    let outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(outcome.unwrap_or(RunOutcome::Quit))
+    Ok(shared.take_outcome().unwrap_or(RunOutcome::Quit))
 }
 
-/// What a run prints on standard error beyond messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RunVerbosity {
-    /// Every exit to the tool, and the processors' state when they are stopped.
+/// How a machine is run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Every exit to the tool is printed, and the processors' state when they are stopped.
     pub debug: bool,
-    /// The module's counters at the end.
+    /// The module's counters are printed at the end.
     pub stats: bool,
+    /// How long a guest that was asked to end may take.
+    pub stop_timeout: Duration,
+    /// What steers the VM, if it has a control socket.
+    pub handle: Option<Arc<VmHandle>>,
 }
 
 fn open_counters(vcpus: &[VcpuFd]) -> Result<Vec<File>, ToolError> {
@@ -209,8 +174,8 @@ fn spawn<T: Send + 'static>(
 fn run_vcpu(id: usize, mut vcpu: VcpuFd, shared: &Arc<Shared>, debug: bool) {
     let _guard = PanicGuard(Arc::clone(shared));
     let log = |text: &str| message(&format!("vcpu {id}: {text}"));
-    let end =
-        run_until_end(&mut vcpu, &shared.stop, || shared.gate.wait(), debug.then_some(&log as &dyn Fn(&str)));
+    let pause = |dump: &dyn Fn() -> String| shared.wait_as_processor(id, dump);
+    let end = run_until_end(&mut vcpu, &shared.stop, pause, debug.then_some(&log as &dyn Fn(&str)));
     if end != VcpuEnd::Stopped {
         shared.end(RunOutcome::Vcpu { id, end });
     }
@@ -264,7 +229,9 @@ fn start_console(
         let request = |request| match request {
             PumpRequest::Quit => shared.end(RunOutcome::Quit),
             PumpRequest::PowerButton => power_button(&power),
-            PumpRequest::Continue => go_on(&shared),
+            PumpRequest::Continue => {
+                shared.go_on();
+            }
         };
         if let Err(e) = pump.run(&mut device, &shared.ended, request) {
             shared.end(RunOutcome::Failed(ToolError::io("serve the console")(e)));
@@ -275,15 +242,10 @@ fn start_console(
 }
 
 fn power_button(power: &Option<DeviceFd>) {
-    if let Some(Err(e)) = power.as_ref().map(press_power_button) {
-        message(&e.explanation());
-    }
-}
-
-/// Ends a pause.
-fn go_on(shared: &Shared) {
-    if shared.gate.open() {
-        message("the guest goes on");
+    match power.as_ref().map(press_power_button) {
+        Some(Err(e)) => message(&e.explanation()),
+        Some(Ok(())) => feed().push(VmEvent::PowerButton),
+        None => {}
     }
 }
 
@@ -295,6 +257,7 @@ struct MainLoop<'a> {
     growth: GrowthWatch,
     /// The threads of the processors.
     processors: Vec<Pthread>,
+    how: &'a RunOptions,
 }
 
 impl MainLoop<'_> {
@@ -310,6 +273,7 @@ impl MainLoop<'_> {
             ];
             let is_closing = shared.gate.is_closing(self.processors.len());
             let interval = if is_closing { Some(KICK_INTERVAL) } else { self.growth.interval() };
+            let interval = soonest(interval, shared.time_left());
             match poll(&mut fds, interval.map_or(PollTimeout::NONE, PollTimeout::from)) {
                 Ok(n) => self.growth.look(n == 0 && !is_closing),
                 Err(Errno::EINTR) => {}
@@ -330,11 +294,33 @@ impl MainLoop<'_> {
         while let Some(asked) = self.signals.take() {
             match asked {
                 SignalRequest::PowerButton => power_button(self.power),
-                SignalRequest::Continue => go_on(self.shared),
+                SignalRequest::Continue => {
+                    self.shared.go_on();
+                }
+                SignalRequest::Terminate => self.terminate(),
                 SignalRequest::Stop(signal) => self.shared.end(RunOutcome::Signal(signal)),
             }
         }
     }
+
+    /// Asks the guest to end, and ends it where it was asked before, or cannot be.
+    fn terminate(&self) {
+        let signal = Signal::SIGTERM;
+        let was_asked = self.shared.plan().is_some();
+        if was_asked || self.how.stop_timeout.is_zero() || self.power.is_none() {
+            return self.shared.end(RunOutcome::Signal(signal));
+        }
+        self.shared.go_on();
+        power_button(self.power);
+        self.shared.plan_stop(self.how.stop_timeout, Some(signal));
+    }
+}
+
+/// The shorter of two times to wait, in milliseconds.
+fn soonest(interval: Option<u16>, left: Option<Duration>) -> Option<u16> {
+    // A millisecond more, for what is less than one.
+    let left = left.map(|left| u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX));
+    interval.into_iter().chain(left).min()
 }
 
 /// Kicks every thread until it has ended.

@@ -95,12 +95,12 @@ enum Next {
 }
 
 /// Runs a processor until the machine ends. `stop` is looked at after every return of `KVM_RUN`, which a signal forces;
-/// `pause` is called then, and returns when the machine is not paused.
+/// `pause` is called then, with what tells the processor's state, and returns when the machine is not paused.
 /// `debug`, if any, hears of every exit, and where the processor was when it was stopped.
 pub fn run_until_end(
     cpu: &mut impl Processor,
     stop: &AtomicBool,
-    pause: impl Fn(),
+    pause: impl Fn(&dyn Fn() -> String),
     debug: Option<&dyn Fn(&str)>,
 ) -> VcpuEnd {
     let mut log = ExitLog::default();
@@ -125,7 +125,7 @@ pub fn run_until_end(
             // The tool's own signals end the run or pause it. Or the process was stopped and goes on, or was frozen.
             // The guest's watchdogs are to forget that time.
             Err(Errno::EINTR) => {
-                pause();
+                pause(&|| dump(cpu, &log));
                 if !stop.load(Ordering::Acquire) {
                     cpu.note_stop();
                 }

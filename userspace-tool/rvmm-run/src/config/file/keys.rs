@@ -67,6 +67,7 @@ fn read(file: &mut TableReader<'_>) -> FileContents {
         .collect();
     let base = file.text("base").map(|text| Located { value: text.value.to_string(), at: text.at });
     let layer = SpecLayer {
+        name: file.parsed("name"),
         kernel: file.path("kernel"),
         initrd: file.path("initrd"),
         append: file.text("append").map(|text| text.value.to_string()),
@@ -78,6 +79,7 @@ fn read(file: &mut TableReader<'_>) -> FileContents {
         no_reboot: file.flag("no-reboot"),
         stats: file.flag("stats"),
         debug: file.flag("debug"),
+        stop_timeout: file.number("stop-timeout", 0..=u32::MAX),
         device: file.path("device"),
         devices: file.parsed("devices"),
         disks: disks(file),

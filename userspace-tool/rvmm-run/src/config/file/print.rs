@@ -44,6 +44,9 @@ impl Lines {
 /// Returns a VM as a file. A path that is no UTF-8 is shown as well as can be.
 pub fn render(spec: &VmSpec) -> String {
     let mut lines = Lines::default();
+    if let Some(name) = &spec.name {
+        lines.text("name", name);
+    }
     lines.path("kernel", &spec.kernel);
     if let Some(initrd) = &spec.initrd {
         lines.path("initrd", initrd);
@@ -59,6 +62,7 @@ pub fn render(spec: &VmSpec) -> String {
     lines.text("console", &spec.console);
     lines.text("console-device", spec.console_device);
     lines.raw("no-reboot", spec.no_reboot);
+    lines.raw("stop-timeout", spec.stop_timeout);
     lines.raw("stats", spec.stats);
     lines.raw("debug", spec.debug);
     lines.path("device", &spec.device);

@@ -32,6 +32,13 @@ pub enum DiskError {
         /// Whether we wanted to write.
         for_writing: bool,
     },
+    /// This VM has it, which can be found by its name.
+    HeldBy {
+        /// Its name.
+        name: String,
+        /// Process of its run.
+        pid: u32,
+    },
     /// The guest has it already, and one of the two writes.
     Twice,
     /// A block device that the host uses (mounted, or part of a RAID or LVM).
@@ -77,6 +84,10 @@ impl fmt::Display for DiskError {
             Self::Locked { for_writing: false } => {
                 write!(f, "it is in use by another VM that writes to it (locked): stop that VM first")
             }
+            Self::HeldBy { name, pid } => write!(
+                f,
+                "it is in use by the VM '{name}' (process {pid}): stop that VM with 'rvmmctl stop {name}', or share the disk read-only in both as --disk PATH,ro"
+            ),
             Self::Twice => write!(
                 f,
                 "the guest has it twice: two disks can share it read-only alone, each as --disk PATH,ro"
