@@ -61,6 +61,8 @@ pub(crate) const GET_MSR_INDEX_LIST: u32 = iowr::<sys::MsrList>(0x02);
 pub(crate) const GET_SUPPORTED_CPUID: u32 = iowr::<sys::Cpuid2>(0x05);
 /// KVM_GET_EMULATED_CPUID.
 pub(crate) const GET_EMULATED_CPUID: u32 = iowr::<sys::Cpuid2>(0x09);
+/// KVM_GET_SUPPORTED_HV_CPUID; also a vCPU's.
+pub(crate) const GET_SUPPORTED_HV_CPUID: u32 = iowr::<sys::Cpuid2>(0xc1);
 /// KVM_GET_MSR_FEATURE_INDEX_LIST.
 pub(crate) const GET_MSR_FEATURE_INDEX_LIST: u32 = iowr::<sys::MsrList>(0x0a);
 /// KVM_X86_GET_MCE_CAP_SUPPORTED.
@@ -94,6 +96,8 @@ pub(crate) const ENABLE_CAP: u32 = iow::<vm::EnableCap>(0xa3);
 pub(crate) const GET_CLOCK: u32 = ior::<vm::ClockData>(0x7c);
 /// KVM_SET_CLOCK.
 pub(crate) const SET_CLOCK: u32 = iow::<vm::ClockData>(0x7b);
+/// KVM_HYPERV_EVENTFD.
+pub(crate) const HYPERV_EVENTFD: u32 = iow::<vm::HypervEventfd>(0xbd);
 /// KVM_SET_BOOT_CPU_ID.
 pub(crate) const SET_BOOT_CPU_ID: u32 = io(0x78);
 /// KVM_X86_SET_MSR_FILTER.

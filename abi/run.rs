@@ -60,6 +60,10 @@ pub(crate) mod offset {
     pub(crate) const MSR_ERROR: usize = EXIT;
     /// `u64` in an MSR exit: where user space puts what it read.
     pub(crate) const MSR_DATA: usize = EXIT + 16;
+    /// `u64` in an exit for a hypercall of Hyper-V's: where user space puts the answer.
+    pub(crate) const HYPERV_RESULT: usize = EXIT + 16;
+    /// `u64` in an exit of Hyper-V's debugger: where user space puts what has come of it.
+    pub(crate) const HYPERV_STATUS: usize = EXIT + 24;
     /// `u64` in a hypercall exit: where user space puts the result.
     pub(crate) const HYPERCALL_RET: usize = EXIT + 56;
 }
@@ -114,6 +118,8 @@ pub(crate) enum ExitReason {
     SystemEvent = 24,
     /// End of a level interrupt, for an I/O APIC in user space: [`Eoi`].
     IoapicEoi = 26,
+    /// What a guest asks of Hyper-V: [`HypervCall`], [`HypervDebugger`].
+    Hyperv = 27,
     /// RDMSR left to user space: [`Msr`].
     X86Rdmsr = 29,
     /// WRMSR left to user space: [`Msr`].
@@ -157,6 +163,11 @@ pub(crate) const MSR_EXIT_INVAL: u32 = 1 << 0;
 pub(crate) const MSR_EXIT_UNKNOWN: u32 = 1 << 1;
 /// [`Msr::reason`]: the filter refused it.
 pub(crate) const MSR_EXIT_FILTER: u32 = 1 << 2;
+
+/// [`HypervCall::kind`]: a hypercall.
+pub(crate) const HYPERV_CALL: u32 = 2;
+/// [`HypervDebugger::kind`]: a register of the debugger was written.
+pub(crate) const HYPERV_DEBUGGER: u32 = 3;
 
 abi_struct! {
     /// Data of [`ExitReason::Unknown`].
@@ -271,6 +282,42 @@ abi_struct! {
     struct Eoi = 1 {
         /// The vector that ended.
         vector: u8,
+    }
+
+    /// Data of [`ExitReason::Hyperv`] for a hypercall.
+    struct HypervCall = 40 {
+        /// [`HYPERV_CALL`].
+        kind: u32,
+        /// Unused.
+        pad: u32,
+        /// Its first word.
+        input: u64,
+        /// User space: its answer.
+        result: u64,
+        /// Where input and output lie.
+        params: [u64; 2],
+    }
+
+    /// Data of [`ExitReason::Hyperv`] for the debugger.
+    struct HypervDebugger = 56 {
+        /// [`HYPERV_DEBUGGER`].
+        kind: u32,
+        /// Unused.
+        pad: u32,
+        /// The MSR that was written.
+        msr: u32,
+        /// Unused.
+        pad2: u32,
+        /// What is to be done.
+        control: u64,
+        /// User space, for that: what has come of it.
+        status: u64,
+        /// Where what is sent lies.
+        send_page: u64,
+        /// Where what is received goes.
+        recv_page: u64,
+        /// Where it is told that there is something to receive.
+        pending_page: u64,
     }
 
     /// Data of [`ExitReason::X86Rdmsr`] and [`ExitReason::X86Wrmsr`].

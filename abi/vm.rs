@@ -65,6 +65,11 @@ pub(crate) const MSR_FILTER_USES: u32 = 3;
 /// The most bytes of a range's bitmap.
 pub(crate) const MSR_FILTER_MAX_BITMAP: usize = 0x600;
 
+/// [`HypervEventfd::conn_id`] is below this.
+pub(crate) const HYPERV_CONNECTIONS: u32 = 1 << 24;
+/// [`HypervEventfd::flags`]: the connection leads nowhere any more.
+pub(crate) const HYPERV_DEASSIGN: u32 = 1 << 0;
+
 abi_struct! {
     /// KVM_SET_USER_MEMORY_REGION.
     struct UserspaceMemoryRegion = 32 {
@@ -284,6 +289,18 @@ abi_struct! {
         flags: u32,
         /// Unused.
         pad: [u8; 36],
+    }
+
+    /// KVM_HYPERV_EVENTFD.
+    struct HypervEventfd = 24 {
+        /// The connection, below [`HYPERV_CONNECTIONS`].
+        conn_id: u32,
+        /// The eventfd that it leads to.
+        fd: i32,
+        /// [`HYPERV_DEASSIGN`].
+        flags: u32,
+        /// Unused.
+        padding: [u32; 3],
     }
 
     /// KVM_SIGNAL_MSI.

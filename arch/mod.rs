@@ -13,6 +13,7 @@ pub(crate) mod addr;
 pub(crate) mod cpuid;
 pub(crate) mod cr;
 pub(crate) mod exception;
+pub(crate) mod hyperv;
 pub(crate) mod mitigation;
 pub(crate) mod msr;
 pub(crate) mod ring;

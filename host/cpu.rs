@@ -104,6 +104,12 @@ pub(crate) fn has_la57() -> bool {
     unsafe { ffi::rvmm_host_la57() }
 }
 
+/// Returns whether two CPUs can share a core.
+pub(crate) fn is_smt_possible() -> bool {
+    // SAFETY: Reads what was found at boot, or chosen since.
+    unsafe { ffi::rvmm_smt_possible() }
+}
+
 /// Returns the number of CPUs that are online.
 pub(crate) fn online() -> u32 {
     // SAFETY: Reads a counter.

@@ -26,6 +26,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_work_flags() -> u64;
     pub(super) fn rvmm_handle_work() -> i32;
     pub(super) fn rvmm_host_la57() -> bool;
+    pub(super) fn rvmm_smt_possible() -> bool;
     pub(super) fn rvmm_cpu_count() -> u32;
     pub(super) fn rvmm_cpu_limit() -> u32;
     pub(super) fn rvmm_rdmsr_on_cpu(cpu: u32, msr: u32, value: *mut u64) -> i32;
@@ -72,6 +73,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_now_ns() -> u64;
     pub(super) fn rvmm_counts_run_delay() -> bool;
     pub(super) fn rvmm_run_delay() -> u64;
+    pub(super) fn rvmm_run_time() -> u64;
     pub(super) fn rvmm_wall_ns() -> u64;
 
     pub(super) fn rvmm_wait(

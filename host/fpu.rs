@@ -403,6 +403,19 @@ impl LoadedFpu<'_> {
         self.keys.as_ref().map_or(0, |k| k.guest)
     }
 
+    /// Returns the guest's XMM0 to XMM5, in halves, the lower one first.
+    pub(crate) fn xmm_words(&self) -> [u64; 12] {
+        let mut words = [0u64; 12];
+        // SAFETY: The registers hold the guest's state as long as this value lives, for the kernel is built without
+        // them. Each store is one of 16 bytes, of 96 that are there, aligned or not.
+        unsafe {
+            asm!("movups [{p}], xmm0", "movups [{p} + 16], xmm1", "movups [{p} + 32], xmm2",
+                "movups [{p} + 48], xmm3", "movups [{p} + 64], xmm4", "movups [{p} + 80], xmm5",
+                p = in(reg) words.as_mut_ptr(), options(nostack, preserves_flags));
+        }
+        words
+    }
+
     /// Takes the guest's PKRU out of the register, if it is there: after an exit, before guest memory is
     /// touched.
     #[inline]

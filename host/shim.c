@@ -92,6 +92,11 @@ u32 rvmm_cpu_count(void)
 	return num_online_cpus();
 }
 
+bool rvmm_smt_possible(void)
+{
+	return cpu_smt_possible();
+}
+
 u32 rvmm_cpu_limit(void)
 {
 	return nr_cpu_ids;
@@ -536,6 +541,11 @@ u64 rvmm_run_delay(void)
 #else
 	return 0;
 #endif
+}
+
+u64 rvmm_run_time(void)
+{
+	return READ_ONCE(current->se.sum_exec_runtime);
 }
 
 u64 rvmm_wall_ns(void)

@@ -23,6 +23,7 @@ const unsigned long *rvmm_thread_flags(void);
 unsigned long rvmm_work_flags(void);
 int rvmm_handle_work(void);
 bool rvmm_host_la57(void);
+bool rvmm_smt_possible(void);
 u32 rvmm_cpu_count(void);
 u32 rvmm_cpu_limit(void);
 int rvmm_rdmsr_on_cpu(u32 cpu, u32 msr, u64 *value);
@@ -97,6 +98,7 @@ bool rvmm_log_may_write(void);
 u64 rvmm_now_ns(void);
 bool rvmm_counts_run_delay(void);
 u64 rvmm_run_delay(void);
+u64 rvmm_run_time(void);
 u64 rvmm_wall_ns(void);
 
 /* wait.rs */

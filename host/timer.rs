@@ -78,6 +78,12 @@ pub(crate) fn run_delay() -> RunDelay {
     RunDelay { thread: kernel::current!().pid(), ns }
 }
 
+/// Returns how long this thread has run all its life, in nanoseconds, as of the scheduler's last look.
+pub(crate) fn run_time_ns() -> u64 {
+    // SAFETY: Reads a field of the task that runs, which is one word.
+    unsafe { ffi::rvmm_run_time() }
+}
+
 /// Returns the frequency of the host's TSC in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Set once at boot.

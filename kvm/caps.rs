@@ -50,6 +50,7 @@ pub(super) fn check_extension(cap: u64, apic_bus: BusPeriod) -> i64 {
         stats: true,
         apic_bus_ns: u32::try_from(apic_bus.ns()).unwrap_or(u32::MAX),
         devices: true,
+        hyperv: true,
         ..caps::CapInputs::default()
     };
     i64::from(caps::answer(cap, &inputs))

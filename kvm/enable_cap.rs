@@ -143,6 +143,10 @@ pub(super) fn enable<B: VendorBackend>(
 pub(super) fn enable_for_vcpu<B: VendorBackend>(core: &mut VcpuCore<B>, cap: &abi::EnableCap) -> Result {
     match cap.cap {
         _ if cap.flags != 0 => Err(EINVAL),
+        caps::HYPERV_ENFORCE_CPUID => {
+            core.hyperv.rights.is_enforced = cap.args[0] != 0;
+            Ok(())
+        }
         caps::ENFORCE_PV_FEATURE_CPUID => {
             core.pv.is_enforced = cap.args[0] != 0;
             Ok(())

@@ -8,6 +8,7 @@
 //! | [`vm`], [`enable_cap`], [`irqchip`], [`eventfd`], [`dirty_log`], [`dirty_ring`] | a VM: its ioctls, what is chosen for it, interrupt controllers, eventfds, dirty logs and rings |
 //! | [`vcpu`], [`regs`], `segment`, [`events`], [`guest_debug`] | a vCPU: its ioctls, register formats, what it is about to be given, translations for debuggers |
 //! | [`run`], [`sync_regs`], [`coalesced`] | KVM_RUN, registers in its page, and writes that do not end it |
+//! | [`hyperv`] | what is asked of Hyper-V's interface |
 //! | [`pre_fault`] | mapping memory before the guest touches it |
 //! | [`stats`], [`recorder`] | counters of a VM and its vCPUs, a vCPU's last exits, and why it stopped |
 //! | [`observe`], [`debug_files`], [`vm_name`] | what debugfs shows of all VMs, and what tells them apart |
@@ -28,6 +29,7 @@ mod enable_cap;
 mod eventfd;
 mod events;
 mod guest_debug;
+mod hyperv;
 mod irqchip;
 pub(crate) mod observe;
 mod pre_fault;

@@ -2,6 +2,7 @@
 
 //! KVM_RUN: the shared page on the way in and out of the run loop.
 
+use super::hyperv;
 use crate::abi::run::{self as abi, offset, ExitReason, RunExit};
 use crate::arch::cr::Rflags;
 use crate::arch::slice::copy_common;
@@ -13,6 +14,7 @@ use crate::vcpu::core::VcpuCore;
 use crate::vcpu::exit::RawExit;
 use crate::vcpu::outcome::{UserExit, VmBug};
 use crate::vcpu::state::{merge_rax, RAX};
+use crate::vcpu::vm::Vm;
 use kernel::prelude::*;
 
 /// The pages that a vCPU shares with user space.
@@ -50,7 +52,7 @@ impl RunPages {
     }
 
     /// Finishes what user space was asked, and takes what it asks.
-    pub(super) fn begin<B: VendorBackend>(&self, core: &mut VcpuCore<B>) {
+    pub(super) fn begin<B: VendorBackend>(&self, vm: &Vm<B>, core: &mut VcpuCore<B>) {
         if let Some(width) = core.io.port_in.take() {
             let value = (self.pio.word(0) & width.mask()) as u32;
             core.state.gprs[RAX] = merge_rax(core.state.gprs[RAX], width, value);
@@ -70,6 +72,7 @@ impl RunPages {
                 let is_done = self.byte(offset::MSR_ERROR) == 0;
                 core.complete_msr(is_done.then(|| self.word(offset::MSR_DATA)));
             }
+            Some(UserExit::HyperV(exit)) => hyperv::complete(vm, core, exit, |at| self.word(at)),
             _ => {}
         }
         // So that an answer counts once, also where a signal ends this KVM_RUN.
@@ -123,6 +126,7 @@ impl RunPages {
                 let exit = if is_write { ExitReason::X86Wrmsr } else { ExitReason::X86Rdmsr };
                 RunExit::with(exit, &access)
             }
+            UserExit::HyperV(exit) => hyperv::report(exit),
             UserExit::Hlt => RunExit::plain(ExitReason::Hlt),
             UserExit::Shutdown => RunExit::plain(ExitReason::Shutdown),
             UserExit::TprAccess(access) => RunExit::tpr_access(access.rip, access.is_write),
@@ -134,6 +138,7 @@ impl RunPages {
                 RunExit::system_event(abi::SYSTEM_EVENT_SHUTDOWN)
             }
             UserExit::SystemEvent(PlatformEvent::Reset) => RunExit::system_event(abi::SYSTEM_EVENT_RESET),
+            UserExit::SystemEvent(PlatformEvent::Crash) => RunExit::system_event(abi::SYSTEM_EVENT_CRASH),
             UserExit::Undeliverable { raw, gpa } => {
                 let (at, cpu) = (gpa.map_or(u64::MAX, |gpa| gpa.0), crate::host::cpu::cpu_id());
                 let words = [raw.info2, raw.reason, raw.info1, at, u64::from(cpu)];

@@ -3,6 +3,7 @@
 //! The device node: version, capabilities, what CPUID and MSRs guests can have, new VMs.
 
 use super::caps::{check_extension, cpuid_facts};
+use super::hyperv;
 use super::observe::ObservedHost;
 use super::user;
 use super::vm::VmFile;
@@ -47,6 +48,7 @@ pub(crate) fn ioctl<B: VendorBackend>(
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
         nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
         nr::GET_EMULATED_CPUID => emulated_cpuid(arg),
+        nr::GET_SUPPORTED_HV_CPUID => hyperv::supported_cpuid(true, arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg, msr_table::INDEX_LIST),
         nr::GET_MSR_FEATURE_INDEX_LIST => msr_index_list(arg, msr_table::FEATURE_LIST),
         nr::GET_MSRS => feature_msrs(arg),

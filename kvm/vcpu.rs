@@ -8,7 +8,7 @@ use super::run::RunPages;
 use super::stats::StatsFile;
 use super::sync_regs::{self, SyncRequest};
 use super::vcpu_attr::VcpuAttr;
-use super::{dirty_ring, enable_cap, events, guest_debug, pre_fault, recorder, regs, user};
+use super::{dirty_ring, enable_cap, events, guest_debug, hyperv, pre_fault, recorder, regs, user};
 use crate::abi::vm::{DeviceAttr, EnableCap};
 use crate::abi::{nr, rvmm as abi_rvmm, sys as abi_sys, vcpu as abi};
 use crate::arch::addr::Gpa;
@@ -153,6 +153,11 @@ impl<B: VendorBackend> VcpuFile<B> {
         }
     }
 
+    /// It is the `nth` vCPU of its machine, from 0: so a guest of Hyper-V's knows it.
+    pub(super) fn set_order(&self, nth: usize) {
+        self.mailbox.set_vp_index(u32::try_from(nth).unwrap_or(u32::MAX));
+    }
+
     /// Makes the vCPU one of its machine's. Returns whether there was none of its number.
     pub(super) fn publish(&self) -> bool {
         self.vm.machine.mailboxes.publish(self.mailbox.id as usize, self.mailbox.clone())
@@ -175,7 +180,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         {
             self.load_pdptes(&mut inner.core);
         }
-        self.pages.begin(&mut inner.core);
+        self.pages.begin(&self.vm, &mut inner.core);
         inner.has_run |= !self.pages.immediate_exit();
         let ended = self.run_to_end(inner);
         // On every way out, that by a signal included.
@@ -366,7 +371,7 @@ impl<B: VendorBackend> VcpuFile<B> {
                 let ok = if write {
                     msr::set(&self.vm, &self.mailbox, core, e.index, e.data)
                 } else {
-                    msr::get(&self.vm, core, e.index).map(|v| e.data = v).is_some()
+                    msr::get(&self.vm, &self.mailbox, core, e.index).map(|v| e.data = v).is_some()
                 };
                 if !ok {
                     break;
@@ -597,6 +602,7 @@ impl<B: VendorBackend> VcpuFile<B> {
         match cmd {
             nr::GET_LAPIC => self.lapic(arg),
             nr::TPR_ACCESS_REPORTING => self.report_tpr(arg),
+            nr::GET_SUPPORTED_HV_CPUID => hyperv::supported_cpuid(self.vm.machine.irqchip.has_lapics(), arg),
             nr::SET_VAPIC_ADDR => self.set_vapic(user::read::<abi::VapicAddr>(arg)?.vapic_addr),
             nr::SET_TSC_KHZ => Self::set_tsc_khz(arg),
             nr::PRE_FAULT_MEMORY => self.with(|c, _| pre_fault::pre_fault(&self.vm, &mut c.slot_hint, arg)),

@@ -9,7 +9,7 @@ use super::observe::{ObservedHost, VmWatch};
 use super::state::RestState;
 use super::stats::StatsFile;
 use super::vcpu::VcpuFile;
-use super::{caps, dirty_log, dirty_ring, eventfd, irqchip, user};
+use super::{caps, dirty_log, dirty_ring, eventfd, hyperv, irqchip, user};
 use crate::abi::{nr, vm as abi};
 use crate::arch::addr::{Gpa, Hva};
 use crate::chipset::ioapic::Ioapic;
@@ -105,6 +105,7 @@ impl<B: VendorBackend> VmFile<B> {
         // Nothing may fail once the machine has it, or nobody could make it again.
         let file = PreparedFile::new(vcpu.clone())?;
         vcpu.show_ring()?;
+        vcpu.set_order(config.vcpus);
         if !vcpu.publish() {
             return Err(EEXIST);
         }
@@ -369,6 +370,7 @@ impl<B: VendorBackend> AnonFile for VmFile<B> {
             nr::GET_PIT2 => irqchip::get_pit2(&this.vm, arg),
             nr::SET_PIT2 => irqchip::set_pit2(&this.vm, arg),
             nr::IRQFD => eventfd::irqfd(&this.vm, &this.irqfds, arg),
+            nr::HYPERV_EVENTFD => hyperv::eventfd(&this.vm, arg),
             nr::IOEVENTFD => eventfd::ioeventfd(&this.vm, &this.ioeventfds, arg),
             nr::REGISTER_COALESCED_MMIO => this.coalesced.register(user::read(arg)?),
             nr::UNREGISTER_COALESCED_MMIO => this.coalesced.unregister(&user::read(arg)?),

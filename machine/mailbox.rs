@@ -55,6 +55,8 @@ bitflags::bitflags! {
         const MSR_FILTER = 1 << 14;
         /// The ring of dirty pages is full: leave for user space.
         const DIRTY_RING = 1 << 15;
+        /// Wait until others have left the guest who are to flush their TLBs.
+        const FLUSH_WAIT = 1 << 16;
         /// All NMIs.
         const NMIS = 1 << 0 | 1 << 12;
     }
@@ -91,6 +93,8 @@ pub(crate) struct VcpuMailbox {
     sipi: AtomicU32,
     /// The local APIC's identity, packed, for senders.
     identity: AtomicU64,
+    /// The number that it has in hypercalls of Hyper-V's.
+    vp_index: AtomicU32,
     waiter: ThreadWaiter,
 }
 
@@ -110,11 +114,13 @@ impl VcpuMailbox {
                 posted_level: [const { AtomicU64::new(0) }; 4],
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
+                vp_index: AtomicU32::new(0),
                 waiter: ThreadWaiter::new(),
                 timer <- DeadlineTimer::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
+        this.set_vp_index(id);
         DeadlineTimer::bind(&this, |s| &s.timer)?;
         Ok(this)
     }
@@ -170,6 +176,14 @@ impl VcpuMailbox {
     /// Asks something of the calling vCPU itself, which will look before it next enters.
     pub(crate) fn request_self(&self, what: VcpuRequests) {
         self.requests.fetch_or(what.bits(), SeqCst);
+    }
+
+    /// Asks something that is of no use to a vCPU that sleeps: it stays asleep.
+    pub(crate) fn request_running(&self, what: VcpuRequests) {
+        self.requests.fetch_or(what.bits(), SeqCst);
+        if self.running_on().is_some() {
+            self.kick();
+        }
     }
 
     /// Makes the vCPU look at what was posted. Any context.
@@ -254,6 +268,16 @@ impl VcpuMailbox {
     /// Publishes the local APIC's identity.
     pub(crate) fn set_identity(&self, identity: ApicIdentity) {
         self.identity.store(identity.pack(), Release);
+    }
+
+    /// Returns its number in hypercalls of Hyper-V's: that of the vCPU, unless user space has chosen another.
+    pub(crate) fn vp_index(&self) -> u32 {
+        self.vp_index.load(Relaxed)
+    }
+
+    /// Sets that.
+    pub(crate) fn set_vp_index(&self, index: u32) {
+        self.vp_index.store(index, Relaxed);
     }
 
     /// Arms the timer that posts [`VcpuRequests::TIMER`] for a time of the host's, or disarms it.

@@ -10,6 +10,7 @@
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
 //! | [`irqchip`], [`resample`], [`interrupts`] | which interrupt controllers there are; who is told of the ends of interrupts; the chips behind their one lock, and messages to local APICs |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
+//! | [`hyperv`] | what the virtual processors of a Hyper-V partition share |
 //! | [`power`] | what a guest asked of its platform |
 //! | [`ioevent`] | writes that signal user space without an exit to it |
 //! | [`service`] | who carries out what a guest asks of its virtio devices |
@@ -34,6 +35,7 @@ pub(crate) mod dirty;
 pub(crate) mod dirty_ring;
 pub(crate) mod functions;
 pub(crate) mod gate;
+pub(crate) mod hyperv;
 pub(crate) mod interrupts;
 pub(crate) mod ioevent;
 pub(crate) mod irqchip;

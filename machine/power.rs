@@ -13,6 +13,8 @@ pub(crate) enum PlatformEvent {
     PowerOff,
     /// Reset.
     Reset,
+    /// The guest has crashed, and has said why.
+    Crash,
 }
 
 /// The last thing that was asked and not yet taken.
@@ -21,6 +23,7 @@ pub(crate) struct PowerState(AtomicU32);
 const NOTHING: u32 = 0;
 const POWER_OFF: u32 = 1;
 const RESET: u32 = 2;
+const CRASH: u32 = 3;
 
 impl PowerState {
     /// Nothing was asked.
@@ -37,11 +40,17 @@ impl PowerState {
         self.0.store(code, Release);
     }
 
+    /// Notes that the guest has crashed; the calling vCPU takes it to user space.
+    pub(crate) fn note_crash(&self) {
+        self.0.store(CRASH, Release);
+    }
+
     /// Takes what was noted.
     pub(crate) fn take(&self) -> Option<PlatformEvent> {
         match self.0.swap(NOTHING, AcqRel) {
             POWER_OFF => Some(PlatformEvent::PowerOff),
             RESET => Some(PlatformEvent::Reset),
+            CRASH => Some(PlatformEvent::Crash),
             _ => None,
         }
     }
@@ -50,7 +59,7 @@ impl PowerState {
 state_struct! {
     /// What the guest asked and no vCPU has taken to user space yet.
     struct SavedPower = 4 {
-        /// 0: nothing, 1: power off, 2: reset.
+        /// 0: nothing, 1: power off, 2: reset, 3: crash.
         request: u32,
     }
 }
@@ -65,7 +74,7 @@ impl HasState for &PowerState {
     }
 
     fn set_state(&mut self, state: &SavedPower) {
-        let request = if state.request > RESET { NOTHING } else { state.request };
+        let request = if state.request > CRASH { NOTHING } else { state.request };
         self.0.store(request, Release);
     }
 }

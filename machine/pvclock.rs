@@ -71,6 +71,26 @@ impl TscScale {
     }
 }
 
+/// Units of Hyper-V's reference time are 100 ns.
+pub(crate) const REFERENCE_UNIT_NS: u64 = 100;
+
+impl TscScale {
+    /// Returns the same factor to units of 100 ns as a fraction of 2^64; `None` where it is no fraction, for a TSC below
+    /// 10 MHz.
+    pub(crate) fn reference_scale(self) -> Option<u64> {
+        let shift = 32u32.checked_add_signed(self.shift.into())?;
+        let wide = u128::from(self.mul).checked_shl(shift)?;
+        // By two divisions of 64 bits: the kernel has none of 128.
+        let (high, low) = ((wide >> 64) as u64, wide as u64);
+        if high >= REFERENCE_UNIT_NS {
+            return None;
+        }
+        let upper = high.wrapping_shl(32) | low >> 32;
+        let rest = upper.checked_rem(REFERENCE_UNIT_NS)?.wrapping_shl(32) | low & 0xffff_ffff;
+        Some(upper.checked_div(REFERENCE_UNIT_NS)?.wrapping_shl(32) | rest.checked_div(REFERENCE_UNIT_NS)?)
+    }
+}
+
 /// Returns `num / den` as a fraction of 2^32, for `den / 2 <= num < den < 2^63`: long division.
 fn fraction(num: u64, den: u64) -> u32 {
     let (mut rem, mut quotient) = (num, 0u32);

@@ -4,6 +4,7 @@
 
 use super::choices::MachineChoices;
 use super::clock::MachineClock;
+use super::hyperv::HvPartition;
 use super::interrupts::ChipsetLock;
 use super::ioevent::{IoAddrSpace, IoEvents};
 use super::irqchip::IrqchipChoice;
@@ -41,6 +42,9 @@ pub(crate) struct GuestMachine {
     pub(crate) io_events: RcuBox<IoEvents<Arc<EventFd>>>,
     /// Its clocks.
     pub(crate) clock: MachineClock,
+    /// What it is as a partition of Hyper-V's.
+    #[pin]
+    pub(crate) hyperv: HvPartition,
     /// What the guest asked of the platform.
     pub(crate) power: PowerState,
     /// Which interrupt controllers are in the kernel.
@@ -65,6 +69,7 @@ impl GuestMachine {
         let clock = MachineClock::new()?;
         let interrupts = ChipsetLock::new(mailboxes.clone(), clock.time.clone())?;
         let io_events = RcuBox::new(IoEvents::default())?;
+        let hyperv = HvPartition::new()?;
         let parts = (ram.clone(), mailboxes.clone());
         let machine = pin_init!(GuestMachine {
             choices <- MachineChoices::new(&settings),
@@ -75,6 +80,7 @@ impl GuestMachine {
             pci <- PciBus::new(),
             io_events,
             clock,
+            hyperv <- hyperv,
             power: PowerState::new(),
             irqchip: IrqchipChoice::new(),
             has_run: AtomicBool::new(false),
@@ -126,6 +132,7 @@ impl GuestMachine {
     /// Lets the guest's paravirtual clock show `ns` when the host's TSC is `tsc`. The VM's configuration lock is held.
     pub(crate) fn set_clock_ns(&self, tsc: u64, ns: u64) {
         self.clock.set_ns(tsc, ns);
+        self.hyperv.note_clock_change();
         for vcpu in self.mailboxes.iter() {
             vcpu.request(VcpuRequests::CLOCK);
         }

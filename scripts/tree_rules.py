@@ -52,7 +52,7 @@ LAYERS = [
 # also the rules of one thing each, made of numbers: what they decide, somebody above carries out.
 FLOORS = [
     ("values", r"backend|exit|state|controls|outcome|event|io|debugger|cpuid|msr_table|mce|pvclock|poll|progress|record"
-               r"|timer_advance|code_cache|pv|steal|vapic|emulate(/.*)?"),
+               r"|timer_advance|code_cache|pv|steal|vapic|hyperv(/.*)?|emulate(/.*)?"),
     ("core", r"core|vm|requests|context|paging|second_level(/.*)?|inject|guest_debug|nested"),
     ("access", r"access(/.*)?"),
     ("emul", r"emul(/.*)?"),

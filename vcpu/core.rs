@@ -9,6 +9,8 @@ use super::cpuid::CpuidTable;
 use super::debugger::{EntryBars, VcpuDebugger};
 use super::event::{merge, EntryDelivery, EventBlocking, GuestEvent, MergedEvent};
 use super::exit::RawExit;
+use super::hyperv::call::HvCall;
+use super::hyperv::HvVcpu;
 use super::io::PendingIo;
 use super::msr_table::{MsrStore, RecentMsrs};
 use super::outcome::{ExitOutcome, UserExit, VmBug};
@@ -61,6 +63,7 @@ const APIC_ENABLED: u64 = 1 << 11;
 pub(crate) struct HeapParts {
     code: CodeCache,
     recent_msrs: RecentMsrs,
+    hyperv: KBox<HvVcpu>,
 }
 
 impl HeapParts {
@@ -69,7 +72,8 @@ impl HeapParts {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<HeapParts> {
-        Ok(HeapParts { code: CodeCache::new()?, recent_msrs: RecentMsrs::new()? })
+        let hyperv = KBox::new(HvVcpu::default(), GFP_KERNEL_ACCOUNT)?;
+        Ok(HeapParts { code: CodeCache::new()?, recent_msrs: RecentMsrs::new()?, hyperv })
     }
 }
 
@@ -93,6 +97,10 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     pub(crate) recent_msrs: RecentMsrs,
     /// The paravirtual features in use.
     pub(crate) pv: PvState,
+    /// What it is to a guest of Hyper-V's.
+    pub(crate) hyperv: KBox<HvVcpu>,
+    /// The guest's CPUID says that it is one.
+    pub(crate) is_hyperv: bool,
     /// The task priority in guest memory.
     pub(crate) vapic: VapicState,
     /// TSC_AUX.
@@ -173,7 +181,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         cpuid: CpuidTable,
         signature: u32,
         halt_poll_ns: u32,
-        HeapParts { code, recent_msrs }: HeapParts,
+        HeapParts { code, recent_msrs, hyperv }: HeapParts,
     ) -> VcpuCore<B> {
         // Without a local APIC nobody can send it INIT and SIPI: user space decides when it starts.
         let mp =
@@ -188,6 +196,8 @@ impl<B: VendorBackend> VcpuCore<B> {
             msrs: MsrStore::new(CpuVendor::of(cpu::cpuid(0, 0))),
             recent_msrs,
             pv: PvState::default(),
+            hyperv,
+            is_hyperv: false,
             vapic: VapicState::default(),
             tsc_aux: 0,
             tsc_adjust: 0,
@@ -426,6 +436,14 @@ impl<B: VendorBackend> VcpuCore<B> {
         }
     }
 
+    /// Finishes a hypercall of Hyper-V's that user space has carried out, with its answer. Nothing comes of it where user
+    /// space has sent the vCPU elsewhere.
+    pub(crate) fn complete_call(&mut self, answer: u64) {
+        let Some(call) = self.hyperv.call.take().filter(|call| call.rip == self.state.rip) else { return };
+        HvCall::answer(&mut self.state, call.is_long, answer);
+        self.go_past(call.next, self.is_stepping());
+    }
+
     /// Returns whether the trap flag is set.
     #[inline(always)]
     pub(crate) fn is_stepping(&self) -> bool {
@@ -532,6 +550,8 @@ impl<B: VendorBackend> VcpuCore<B> {
 
     /// Takes another CPUID table.
     pub(crate) fn set_cpuid(&mut self, table: CpuidTable) {
+        self.hyperv.rights = self.hyperv.rights.with_cpuid(&table);
+        self.is_hyperv = self.hyperv.rights.is_present;
         self.cpuid = table;
         // The rules go to the backend with this group, which is written as a whole.
         self.fetch(StateGroups::CONTROL);
@@ -596,14 +616,15 @@ impl<B: VendorBackend> VcpuCore<B> {
         self.controls.set_tsc_offset(offset);
     }
 
-    /// Writes the clocks that the guest asked for into its memory.
+    /// Writes the clocks that the guest asked for into its memory. Sleeps.
     ///
     /// # Errors
     /// The address of a page that must be made resident first.
     pub(crate) fn publish_clock(&mut self, vm: &Vm<B>) -> Result<(), Gpa> {
         let HostMoment { tsc, wall_ns } = moment();
         let boot = wall_ns.wrapping_sub(vm.machine.clock.ns_at(tsc));
-        self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)
+        self.pv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset, boot)?;
+        vm.machine.hyperv.publish(&*vm.machine.ram, &vm.machine.clock, self.tsc_offset)
     }
 }
 

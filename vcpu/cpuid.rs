@@ -574,7 +574,7 @@ impl CpuidTable {
     }
 
     /// Returns the first subleaf of a leaf as user space gave it, zeros for none.
-    fn regs_of(&self, function: u32) -> CpuidRegs {
+    pub(crate) fn regs_of(&self, function: u32) -> CpuidRegs {
         self.find(function, 0).map_or_else(CpuidRegs::default, |e| e.regs())
     }
 

@@ -195,7 +195,10 @@ fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExi
         VmExit::Msr(access) => answer_msr(cx, access),
         VmExit::VirtInsn(VirtInsn::Hypercall) => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
-            misc::hypercall(cx);
+            // What is not done has not been begun, and is the run loop's.
+            if !matches!(misc::hypercall(cx), ExitOutcome::SkipAndResume) {
+                return FastExit::Not;
+            }
             cx.core.go_past(next, false);
             FastExit::Again
         }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`backend`], [`exit`], [`event`], [`state`], [`controls`] | the contract with the vendor's extension, in values |
 //! | [`outcome`], [`io`], [`debugger`] | what a handler decided; what user space answers; what a debugger asks |
-//! | [`cpuid`], [`msr_table`], [`mce`], [`pv`], [`steal`], [`vapic`] | what the guest's processor is |
+//! | [`cpuid`], [`msr_table`], [`mce`], [`pv`], [`steal`], [`vapic`], [`hyperv`] | what the guest's processor is |
 //! | [`poll`], [`timer_advance`], [`progress`], [`record`] | before a halted vCPU sleeps; before its timer is due; how long a window stays open; the last exits |
 //! | [`emulate`], [`code_cache`] | instructions in software; those that exited lately, decoded |
 //! | [`second_level`], [`vm`], [`paging`] | the table that shows guest memory to the processor; the VM as a vCPU sees it; which table it walks |
@@ -35,6 +35,7 @@ pub(crate) mod exit;
 pub(crate) mod fast_path;
 pub(crate) mod guest_debug;
 pub(crate) mod handle;
+pub(crate) mod hyperv;
 pub(crate) mod inject;
 pub(crate) mod io;
 pub(crate) mod mce;

@@ -20,6 +20,7 @@
 
 use crate::arch::addr::is_canonical;
 use crate::arch::cpuid::CpuVendor;
+use crate::arch::hyperv::HvMsr;
 use crate::arch::msr::*;
 use crate::arch::slice::count_first;
 use crate::machine::msr_filter::{GuestMsrFilter, MsrUse};
@@ -62,6 +63,37 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     KVM_SYSTEM_TIME_NEW,
     KVM_PV_EOI_EN,
     KVM_STEAL_TIME,
+    // Hyper-V's: guest, hypercalls, times, frequencies.
+    0x4000_0000,
+    0x4000_0001,
+    0x4000_0020,
+    0x4000_0021,
+    0x4000_0022,
+    0x4000_0023,
+    // A crash and its parameters; reset.
+    0x4000_0100,
+    0x4000_0101,
+    0x4000_0102,
+    0x4000_0103,
+    0x4000_0104,
+    0x4000_0105,
+    0x4000_0003,
+    // The virtual processor: index, run time, assist page.
+    0x4000_0002,
+    0x4000_0010,
+    0x4000_0073,
+    // What becomes of the TSC's frequency.
+    0x4000_0106,
+    0x4000_0107,
+    0x4000_0108,
+    0x4000_0118,
+    // The debugger.
+    0x4000_00ff,
+    0x4000_00f1,
+    0x4000_00f2,
+    0x4000_00f3,
+    0x4000_00f4,
+    0x4000_00f5,
 ];
 
 /// What KVM_GET_MSR_FEATURE_INDEX_LIST gives: MSRs that say what the processor is like.
@@ -186,6 +218,8 @@ pub(crate) enum HandledMsr {
     SpecCtrl,
     /// PRED_CMD, where CPUID offers it.
     PredCmd,
+    /// One of Hyper-V's interface.
+    HyperV(HvMsr),
     /// GuestMachine-check capability, which user space sets.
     McgCap,
     /// The guest physical address for the paravirtual wall clock.
@@ -473,6 +507,7 @@ pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
         KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => MsrPolicy::Handled(HandledMsr::KvmSystemTime),
         KVM_PV_EOI_EN => MsrPolicy::Handled(HandledMsr::KvmPvEoi),
         KVM_STEAL_TIME => MsrPolicy::Handled(HandledMsr::KvmStealTime),
+        0x4000_0000..=0x4000_0fff => MsrPolicy::Handled(HandledMsr::HyperV(HvMsr::of(index)?)),
         _ => return lookup_row(index),
     })
 }

@@ -3,6 +3,7 @@
 //! What a handler decided, and what user space is told.
 
 use super::exit::RawExit;
+use super::hyperv::HvExit;
 use super::vapic::TprReport;
 use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::exception::{CpuException, ExceptionVector};
@@ -55,6 +56,8 @@ pub(crate) enum UserExit {
         /// Why, `MSR_EXIT_*`.
         reason: u32,
     },
+    /// What a guest asks of Hyper-V.
+    HyperV(HvExit),
     /// HLT without an interrupt controller in the kernel.
     Hlt,
     /// Triple fault.
@@ -189,6 +192,23 @@ pub(crate) enum ExitOutcome {
     /// Go past the instruction, then return to user space. Made by
     /// [`VcpuCore::skip_to_user`](super::core::VcpuCore::skip_to_user).
     SkipToUser,
+}
+
+/// Why an access to an MSR does not end with the next instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MsrStop {
+    /// It is refused: #GP, or user space carries it out.
+    Refused,
+    /// This page of guest memory is to be made resident first, for writing. Nothing has been done.
+    Missing(Gpa),
+    /// It is done, and user space hears of it.
+    Told(UserExit),
+}
+
+impl From<CpuException> for MsrStop {
+    fn from(_: CpuException) -> MsrStop {
+        MsrStop::Refused
+    }
 }
 
 /// How the guest goes on after an exit that was answered.

@@ -6,6 +6,7 @@ use super::backend::VendorBackend;
 use super::core::{signature, VcpuActivity, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
 use super::vm::Vm;
+use crate::host::cpu;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::machine::service::function::ServiceLeft;
 
@@ -54,6 +55,9 @@ pub(crate) fn take_requests<B: VendorBackend>(
     if asked.contains(VcpuRequests::SIPI) && core.mp == VcpuActivity::InitReceived {
         core.start_up(mailbox.sipi_vector());
     }
+    if asked.contains(VcpuRequests::FLUSH_WAIT) {
+        wait_for_flushes(vm, mailbox);
+    }
     if asked.contains(VcpuRequests::CLOCK) {
         // Memory that is gone is the guest's loss.
         let _ = vm.machine.ram.until_resident(|| core.publish_clock(vm));
@@ -80,6 +84,20 @@ pub(crate) fn take_requests<B: VendorBackend>(
         };
         if is_left {
             mailbox.request_self(VcpuRequests::SERVICE);
+        }
+    }
+}
+
+/// Waits until no other vCPU that is to flush its TLB runs the guest with what it has: each has taken an interrupt since
+/// it was asked, and flushes before its next entry.
+#[cold]
+#[inline(never)]
+fn wait_for_flushes<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) {
+    for vcpu in vm.machine.mailboxes.iter().filter(|vcpu| vcpu.id != mailbox.id) {
+        if vcpu.is_requested(VcpuRequests::TLB_FLUSH) {
+            if let Some(cpu) = vcpu.running_on() {
+                cpu::sync(cpu);
+            }
         }
     }
 }

@@ -39,6 +39,10 @@ pub(crate) const RBX: usize = 3;
 pub(crate) const RSP: usize = 4;
 /// RSI.
 pub(crate) const RSI: usize = 6;
+/// RDI.
+pub(crate) const RDI: usize = 7;
+/// R8.
+pub(crate) const R8: usize = 8;
 
 /// Returns RAX after an IN of `value`.
 pub(crate) fn merge_rax(rax: u64, width: AccessWidth, value: u32) -> u64 {

@@ -100,7 +100,7 @@ impl ApicIdentity {
 
     /// Returns whether the local APIC takes messages of this delivery mode at all. SDM, "Local APIC State After It
     /// Has Been Software Disabled".
-    fn takes(&self, delivery: DeliveryMode) -> bool {
+    pub(crate) fn takes(&self, delivery: DeliveryMode) -> bool {
         match delivery {
             _ if self.mode == ApicMode::Disabled => false,
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => self.software_enabled,

@@ -29,6 +29,7 @@ pub(crate) mod timer;
 
 pub(crate) use bits::VecBits;
 pub(crate) use dest::{ApicIdentity, ApicMode, IcrShorthand, Ipi};
+pub(crate) use regs::SyntheticReg;
 pub(crate) use timer::{BusPeriod, TimerClock};
 
 use super::DeliveryMode;

@@ -57,6 +57,17 @@ fn lvt_index(reg: u32) -> Option<usize> {
     }
 }
 
+/// A register that a guest reaches by a synthetic MSR, in either mode of its local APIC. TLFS, "Local APIC MSR Accesses".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyntheticReg {
+    /// EOI.
+    Eoi,
+    /// ICR, both halves.
+    Icr,
+    /// TPR.
+    Tpr,
+}
+
 impl Lapic {
     /// Returns whether writing register `reg` (offset / 16, or MSR number - 0x800) needs the right
     /// [`TimerClock`], and reading it the right time; for all others, the hot ones among them, any will do.
@@ -140,11 +151,7 @@ impl Lapic {
     ) -> Result<LapicEffect, CpuException> {
         let reg = self.x2apic_reg(index)?;
         if reg == ICR {
-            let reserved = !(ICR_WRITABLE | u64::from(DELIVERY_STATUS)) & u64::from(u32::MAX);
-            if value & reserved != 0 {
-                return Err(CpuException::GP0);
-            }
-            return Ok(self.write_icr(value & !u64::from(DELIVERY_STATUS)));
+            return self.write_whole_icr(value);
         }
         let Ok(low) = u32::try_from(value) else { return Err(CpuException::GP0) };
         let allowed = match reg {
@@ -167,6 +174,41 @@ impl Lapic {
             return Ok(LapicEffect::None);
         }
         Ok(self.write_reg(reg, low, clock))
+    }
+
+    fn write_whole_icr(&mut self, value: u64) -> Result<LapicEffect, CpuException> {
+        let reserved = !(ICR_WRITABLE | u64::from(DELIVERY_STATUS)) & u64::from(u32::MAX);
+        if value & reserved != 0 {
+            return Err(CpuException::GP0);
+        }
+        Ok(self.write_icr(value & !u64::from(DELIVERY_STATUS)))
+    }
+
+    /// Reads a register by its synthetic MSR; `None` for one that can only be written.
+    pub(crate) fn read_synthetic(&self, reg: SyntheticReg) -> Option<u64> {
+        match reg {
+            SyntheticReg::Eoi => None,
+            SyntheticReg::Icr => Some(self.icr),
+            SyntheticReg::Tpr => Some(self.tpr.into()),
+        }
+    }
+
+    /// Writes a register by its synthetic MSR.
+    ///
+    /// # Errors
+    /// #GP for reserved bits.
+    pub(crate) fn write_synthetic(
+        &mut self,
+        reg: SyntheticReg,
+        value: u64,
+    ) -> Result<LapicEffect, CpuException> {
+        if reg == SyntheticReg::Icr {
+            return self.write_whole_icr(value);
+        }
+        let Ok(low) = u32::try_from(value) else { return Err(CpuException::GP0) };
+        let reg = if reg == SyntheticReg::Eoi { EOI } else { TPR };
+        // Neither is about time.
+        Ok(self.write_reg(reg, low, &TimerClock { now: Ns::ZERO, tsc: 0, ns_per_tick: 0 }))
     }
 
     fn x2apic_reg(&self, index: u32) -> Result<u32, CpuException> {

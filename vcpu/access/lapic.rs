@@ -6,7 +6,7 @@ use crate::arch::addr::{AccessWidth, Gpa};
 use crate::arch::exception::CpuException;
 use crate::arch::time::Ns;
 use crate::chipset::bus::{BusSignals, ChipBus};
-use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
+use crate::chipset::lapic::{Lapic, LapicEffect, SyntheticReg, TimerClock};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
@@ -88,6 +88,20 @@ pub(crate) fn write_msr<B: VendorBackend>(
     let clock = clock(cx, index.wrapping_sub(X2APIC_FIRST));
     let effect = cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.write_msr(index, value, &clock)?;
     apply(cx, effect, index == X2APIC_FIRST + 0xb);
+    Ok(())
+}
+
+/// Writes a register by its synthetic MSR.
+///
+/// # Errors
+/// #GP without a local APIC, and as [`Lapic::write_synthetic`] says.
+pub(super) fn write_synthetic<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    reg: SyntheticReg,
+    value: u64,
+) -> Result<(), CpuException> {
+    let effect = cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.write_synthetic(reg, value)?;
+    apply(cx, effect, reg == SyntheticReg::Eoi);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 //! What an address reaches: a port, physical memory that is no RAM, a register of the local APIC, an MSR.
 
+mod hyperv;
 pub(crate) mod lapic;
 pub(crate) mod mmio;
 pub(crate) mod msr;

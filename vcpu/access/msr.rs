@@ -5,6 +5,7 @@
 //! The table ([`crate::vcpu::msr_table`]) says what an MSR is. The guest and KVM_GET_MSRS see the same
 //! values; they differ in what they may write.
 
+use super::hyperv::{self, MsrWriter};
 use super::lapic;
 use crate::arch::addr::is_canonical;
 use crate::arch::cpuid::{CpuVendor, KvmFeatures};
@@ -22,6 +23,7 @@ use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr};
+use crate::vcpu::outcome::MsrStop;
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
 
@@ -42,8 +44,9 @@ pub(crate) fn read<B: VendorBackend>(
 ) -> Result<u64, CpuException> {
     match policy {
         MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::read_msr(cx, X2APIC | u32::from(reg)),
+        MsrPolicy::Handled(HandledMsr::HyperV(msr)) => hyperv::read(cx, msr),
         _ if is_hidden(cx, policy) => Err(CpuException::GP0),
-        _ => get_as(cx.vm, cx.core, index, policy).ok_or(CpuException::GP0),
+        _ => get_as(cx.vm, cx.mailbox, cx.core, index, policy).ok_or(CpuException::GP0),
     }
 }
 
@@ -64,29 +67,32 @@ fn is_hidden<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, policy: MsrPolicy) -> boo
 /// Writes an MSR as the guest does.
 ///
 /// # Errors
-/// The fault that WRMSR raises.
+/// For one that WRMSR faults for, and for what comes before or after it.
 #[inline]
 pub(crate) fn write<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     index: u32,
     policy: MsrPolicy,
     value: u64,
-) -> Result<(), CpuException> {
+) -> Result<(), MsrStop> {
     match policy {
-        MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => lapic::write_msr(cx, X2APIC | u32::from(reg), value),
+        MsrPolicy::Handled(HandledMsr::X2Apic(reg)) => {
+            Ok(lapic::write_msr(cx, X2APIC | u32::from(reg), value)?)
+        }
+        MsrPolicy::Handled(HandledMsr::HyperV(msr)) => hyperv::write(cx, msr, value),
         MsrPolicy::Handled(HandledMsr::TscDeadline) => {
             lapic::set_tsc_deadline(cx, value);
             Ok(())
         }
         MsrPolicy::Handled(HandledMsr::ApicBase) => {
             let reserved = cx.core.cpuid.apic_base_reserved();
-            cx.core.lapic.as_mut().ok_or(CpuException::GP0)?.set_base(value, reserved)?;
+            cx.core.lapic.as_mut().ok_or(MsrStop::Refused)?.set_base(value, reserved)?;
             cx.core.publish_apic(cx.mailbox, &cx.vm.machine);
             Ok(())
         }
-        _ if is_hidden(cx, policy) => Err(CpuException::GP0),
+        _ if is_hidden(cx, policy) => Err(MsrStop::Refused),
         MsrPolicy::Handled(HandledMsr::TscAux) => {
-            let value = tsc_aux(cx.core, value).ok_or(CpuException::GP0)?;
+            let value = tsc_aux(cx.core, value).ok_or(MsrStop::Refused)?;
             cx.core.tsc_aux = value;
             // Entries do not switch it: the processor has the guest's value for as long as the window is open.
             if let Some(aux) = cx.tsc_aux.as_mut() {
@@ -106,7 +112,7 @@ pub(crate) fn write<B: VendorBackend>(
         }
         MsrPolicy::Handled(HandledMsr::SpecCtrl) => {
             if !set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) {
-                return Err(CpuException::GP0);
+                return Err(MsrStop::Refused);
             }
             // From the next entry on. Outside the guest the host's own value stays in force.
             *cx.spec_ctrl = SpecCtrl::new(cx.core.spec_ctrl, cx.vm.speculation, cx.cpu);
@@ -114,7 +120,7 @@ pub(crate) fn write<B: VendorBackend>(
         }
         MsrPolicy::Handled(HandledMsr::PredCmd) => {
             if value & !1 != 0 || !cx.vm.speculation.barrier {
-                return Err(CpuException::GP0);
+                return Err(MsrStop::Refused);
             }
             if value != 0 {
                 // Here and now: the guest means the CPU that it runs on.
@@ -122,24 +128,30 @@ pub(crate) fn write<B: VendorBackend>(
             }
             Ok(())
         }
-        MsrPolicy::Stored(slot) if cx.core.msrs.changes_fixed(slot, value) => Err(CpuException::GP0),
-        MsrPolicy::Stored(_) if index == MISC_ENABLE && lacks_mwait(cx, value) => Err(CpuException::GP0),
+        MsrPolicy::Stored(slot) if cx.core.msrs.changes_fixed(slot, value) => Err(MsrStop::Refused),
+        MsrPolicy::Stored(_) if index == MISC_ENABLE && lacks_mwait(cx, value) => Err(MsrStop::Refused),
         MsrPolicy::HostSet { drops: true, .. } => Ok(()),
         MsrPolicy::ReadOnly(_)
         | MsrPolicy::HostSet { drops: false, .. }
-        | MsrPolicy::Handled(HandledMsr::McgCap) => Err(CpuException::GP0),
+        | MsrPolicy::Handled(HandledMsr::McgCap) => Err(MsrStop::Refused),
         _ if set_as(cx.vm, cx.mailbox, cx.core, index, policy, value) => Ok(()),
-        _ => Err(CpuException::GP0),
+        _ => Err(MsrStop::Refused),
     }
 }
 
 /// Reads an MSR. `None`: there is none.
-pub(crate) fn get<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>, index: u32) -> Option<u64> {
-    get_as(vm, core, index, lookup(index)?)
+pub(crate) fn get<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    index: u32,
+) -> Option<u64> {
+    get_as(vm, mailbox, core, index, lookup(index)?)
 }
 
 fn get_as<B: VendorBackend>(
     vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
     core: &mut VcpuCore<B>,
     index: u32,
     policy: MsrPolicy,
@@ -158,6 +170,7 @@ fn get_as<B: VendorBackend>(
                 core.lapic.as_mut()?.read_msr(X2APIC | u32::from(reg), vm.machine.clock.time.now()).ok()?
             }
             HandledMsr::TscAux => u64::from(core.tsc_aux),
+            HandledMsr::HyperV(msr) => hyperv::get(vm, mailbox, core, msr)?,
             HandledMsr::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
             HandledMsr::McgCap => core.msrs.mcg_cap,
             // PRED_CMD can only be written.
@@ -285,7 +298,8 @@ pub(crate) fn set_tsc_offset<B: VendorBackend>(
         l.tsc_changed(&clock);
     }
     core.arm_timer(mailbox, &vm.machine.clock.time);
-    // The paravirtual clock's page has a value of the guest's counter, too.
+    // The paravirtual clock's page has a value of the guest's counter, too, and so has Hyper-V's.
+    vm.machine.hyperv.note_clock_change();
     mailbox.request_self(VcpuRequests::CLOCK);
 }
 
@@ -320,6 +334,16 @@ fn set_handled<B: VendorBackend>(
             _ => return false,
         },
         HandledMsr::X2Apic(_) | HandledMsr::PredCmd => return false,
+        HandledMsr::HyperV(msr) => {
+            // Memory that is gone takes no page.
+            let done = vm.machine.ram.until_resident(|| {
+                match hyperv::set(vm, mailbox, core, (msr, MsrWriter::User), value) {
+                    Err(MsrStop::Missing(gpa)) => Err(gpa),
+                    done => Ok(done.is_ok()),
+                }
+            });
+            return done.unwrap_or(false);
+        }
         HandledMsr::TscAux => match tsc_aux(core, value) {
             Some(v) => core.tsc_aux = v,
             None => return false,

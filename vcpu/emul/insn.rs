@@ -126,6 +126,15 @@ fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     cx.core.to_user(UserExit::Bug(failure))
 }
 
+/// Returns the address of the instruction after the one that exited, whatever it takes to know. Before user space is
+/// asked, for once it has answered, other bytes may be there.
+///
+/// # Errors
+/// As [`next_rip`].
+pub(crate) fn end<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, ExitOutcome> {
+    code::next_rip(cx).map_or_else(|| next_rip(cx), Ok)
+}
+
 /// Returns the address of the instruction after the one that exited, by decoding it.
 ///
 /// # Errors

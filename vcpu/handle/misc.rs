@@ -2,10 +2,11 @@
 
 //! The small exits: CPUID, XSETBV, hypercalls, debug registers, windows.
 
-use super::pv_ipi;
-use crate::arch::cpuid::{CpuidRegs, KvmFeatures};
+use super::{hyperv, pv_ipi};
+use crate::arch::cpuid::{CpuidRegs, FExt7Edx, KvmFeatures};
 use crate::arch::cr::{Cr0, Cr4, Rflags};
 use crate::arch::exception::{CpuException, ExceptionVector};
+use crate::arch::hyperv::HvMsr;
 use crate::host::debug;
 use crate::machine::choices::KvmQuirks;
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
@@ -39,10 +40,20 @@ pub(crate) fn cpuid<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome
 fn look_up<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, function: u32, index: u32) -> CpuidRegs {
     cx.core.fetch(StateGroups::CONTROL);
     let cr4 = cx.core.state.cr4;
-    let regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
+    let mut regs = cx.core.cpuid.query(function, index, cr4, cx.fpu.xcr0().bits());
+    if function == POWER_MANAGEMENT && cx.core.hyperv.rights.controls_invariant_tsc() {
+        // Any vCPU may let it be seen, so the answer is not remembered.
+        if cx.vm.machine.hyperv.get(HvMsr::TscInvariantControl) == 0 {
+            regs.edx &= !FExt7Edx::INVARIANT_TSC.bits();
+        }
+        return regs;
+    }
     cx.core.cpuid.remember(function, index, regs);
     regs
 }
+
+/// The leaf that says whether the frequency of the TSC is constant.
+const POWER_MANAGEMENT: u32 = 0x8000_0007;
 
 /// XSETBV. SDM, "XSETBV—Set Extended Control Register".
 pub(crate) fn xsetbv<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
@@ -58,9 +69,15 @@ pub(crate) fn xsetbv<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcom
     ExitOutcome::SkipAndResume
 }
 
-/// VMMCALL or VMCALL in KVM's hypercall ABI, of which one is offered and a hint is heard.
+/// VMMCALL or VMCALL in KVM's hypercall ABI, of which one is offered and a hint is heard, or in Hyper-V's. Nothing has
+/// been done unless the answer is [`ExitOutcome::SkipAndResume`].
 #[inline]
 pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
+    if cx.core.is_hyperv {
+        if let Some(outcome) = hyperv::hypercall(cx) {
+            return outcome;
+        }
+    }
     count(&cx.record.stats.hypercalls);
     let cpl = match cx.core.hw.code_context() {
         Some(context) => context.cpl,

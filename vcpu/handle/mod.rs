@@ -7,6 +7,8 @@
 
 mod debug;
 mod emulated_mode;
+mod hyperv;
+mod hyperv_vps;
 mod memory;
 pub(crate) mod misc;
 pub(crate) mod msr;

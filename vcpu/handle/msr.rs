@@ -9,11 +9,11 @@ use crate::machine::msr_filter::MsrUse;
 use crate::vcpu::access::msr::{read, write};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
-use crate::vcpu::emul::{code, insn};
+use crate::vcpu::emul::insn;
 use crate::vcpu::exit::MsrAccess;
 use crate::vcpu::io::PendingMsr;
 use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy};
-use crate::vcpu::outcome::{ExitOutcome, FastExit, UserExit};
+use crate::vcpu::outcome::{BlockedBy, ExitOutcome, FastExit, MsrStop, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::state::RCX;
 
@@ -53,7 +53,7 @@ fn refuse<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, reaso
         return ExitOutcome::Inject(CpuException::GP0);
     }
     // Worked out now: once user space has answered, other bytes may be there.
-    let next = match code::next_rip(cx).map_or_else(|| insn::next_rip(cx), Ok) {
+    let next = match insn::end(cx) {
         Ok(next) => next,
         Err(outcome) => return outcome,
     };
@@ -81,13 +81,19 @@ pub(crate) fn handle_as<B: VendorBackend>(
     count(&cx.record.stats.msr);
     let index = cx.core.state.gprs[RCX] as u32;
     let done = match access {
-        MsrAccess::Read => read(cx, index, policy).map(|v| cx.core.state.set_edx_eax(v)),
+        MsrAccess::Read => match read(cx, index, policy) {
+            Ok(value) => {
+                cx.core.state.set_edx_eax(value);
+                Ok(())
+            }
+            Err(_) => Err(MsrStop::Refused),
+        },
         MsrAccess::Write => {
             let value = cx.core.state.edx_eax();
             write(cx, index, policy, value)
         }
     };
-    let (record, state, refused) = (cx.record, &cx.core.state, done.is_err());
+    let (record, state, refused) = (cx.record, &cx.core.state, done == Err(MsrStop::Refused));
     trace::msr(move || trace::Msr {
         vcpu: record.id,
         index,
@@ -97,7 +103,18 @@ pub(crate) fn handle_as<B: VendorBackend>(
     });
     match done {
         Ok(()) => ExitOutcome::SkipAndResume,
-        Err(_) => refuse(cx, access, MSR_EXIT_INVAL),
+        Err(stop) => stopped(cx, access, stop),
+    }
+}
+
+/// Says what follows an access that does not end with the next instruction.
+#[cold]
+#[inline(never)]
+fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, why: MsrStop) -> ExitOutcome {
+    match why {
+        MsrStop::Refused => refuse(cx, access, MSR_EXIT_INVAL),
+        MsrStop::Missing(gpa) => ExitOutcome::Blocked(BlockedBy::FaultIn { gpa, write: true }),
+        MsrStop::Told(exit) => cx.core.skip_to_user(exit),
     }
 }
 
@@ -107,6 +124,8 @@ pub(crate) fn handle_as<B: VendorBackend>(
 pub(crate) fn answer_of(policy: MsrPolicy, access: MsrAccess) -> Option<FastExit> {
     match (policy, access) {
         (MsrPolicy::Handled(HandledMsr::SpecCtrl | HandledMsr::PredCmd), _) => None,
+        // Some wait for memory, or end in user space.
+        (MsrPolicy::Handled(HandledMsr::HyperV(msr)), MsrAccess::Write) if !msr.is_local() => None,
         (_, MsrAccess::Read) => Some(FastExit::Again),
         // What waits in the local APIC may have changed.
         (MsrPolicy::Handled(_), MsrAccess::Write) => Some(FastExit::Prepare),

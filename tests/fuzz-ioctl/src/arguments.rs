@@ -10,7 +10,7 @@ use crate::world::{place, DEVICES, LOGGED_SLOT, MEMORY};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// MSRs that mean something to the module.
-const MSRS: [u32; 29] = [
+const MSRS: [u32; 41] = [
     0x10,
     0x1b,
     0x277,
@@ -40,10 +40,22 @@ const MSRS: [u32; 29] = [
     0x3a,
     0xfe,
     0x8b,
+    0x4000_0000,
+    0x4000_0001,
+    0x4000_0002,
+    0x4000_0021,
+    0x4000_0070,
+    0x4000_0073,
+    0x4000_0080,
+    0x4000_0083,
+    0x4000_0092,
+    0x4000_00b0,
+    0x4000_00b1,
+    0x4000_0105,
 ];
 
 /// Capabilities that can be enabled.
-const CAPS: [u32; 16] = [
+const CAPS: [u32; 17] = [
     caps::MANUAL_DIRTY_LOG_PROTECT2,
     caps::SPLIT_IRQCHIP,
     caps::X2APIC_API,
@@ -59,6 +71,7 @@ const CAPS: [u32; 16] = [
     caps::X86_APIC_BUS_CYCLES_NS,
     caps::MSR_PLATFORM_INFO,
     caps::ENFORCE_PV_FEATURE_CPUID,
+    caps::HYPERV_ENFORCE_CPUID,
     caps::NR_VCPUS,
 ];
 
@@ -155,6 +168,7 @@ impl Caller<'_> {
             Shape::Routing => self.routes(good),
             Shape::Irqfd => self.irqfd(good),
             Shape::Ioeventfd => self.ioeventfd(good),
+            Shape::Connection => self.connection(good),
             Shape::Line => self.line(),
             Shape::Message => self.change(0, |a: &mut vm::Msi| {
                 *a = vm::Msi::new_zeroed();
@@ -227,10 +241,24 @@ impl Caller<'_> {
         });
     }
 
+    fn connection(&self, good: bool) {
+        let r = &self.random;
+        self.change(0, |a: &mut vm::HypervEventfd| {
+            a.conn_id = if good { r.small(64) } else { r.odd() } as u32;
+            a.fd = self.event();
+            a.flags = if good { 0 } else { r.small(3) as u32 };
+        });
+    }
+
     fn leaves(&self, good: bool) {
         let count = if good { 256 } else { self.random.of(&[0, 8, 256, self.random.odd()]) };
         self.set32(0, count);
-        sys::ioctl(self.world.node, nr::GET_SUPPORTED_CPUID, self.scratch.address());
+        let asked = if !good && self.random.once_in(4) {
+            nr::GET_SUPPORTED_HV_CPUID
+        } else {
+            nr::GET_SUPPORTED_CPUID
+        };
+        sys::ioctl(self.world.node, asked, self.scratch.address());
         for _ in 0..if good { 0 } else { self.random.below(3) } {
             let word = size_of::<sys_abi::Cpuid2>() + self.random.below(2000) * 4;
             self.set32(word, self.random.odd());

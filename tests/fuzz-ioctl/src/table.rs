@@ -45,6 +45,8 @@ pub enum Shape {
     Irqfd,
     /// An eventfd and an address.
     Ioeventfd,
+    /// A connection of Hyper-V's and its eventfd.
+    Connection,
     /// A GSI and its level.
     Line,
     /// An MSI.
@@ -105,6 +107,7 @@ pub const TABLE: &[Row] = table! {
     nr::GET_MSR_INDEX_LIST: System, List;
     nr::GET_SUPPORTED_CPUID: System, Cpuid;
     nr::GET_EMULATED_CPUID: System, Cpuid;
+    nr::GET_SUPPORTED_HV_CPUID: System, Cpuid;
     nr::GET_MSR_FEATURE_INDEX_LIST: System, List;
     nr::GET_MSRS: System, Msrs;
     nr::X86_GET_MCE_CAP_SUPPORTED: System, Bytes;
@@ -143,6 +146,7 @@ pub const TABLE: &[Row] = table! {
     nr::IRQFD: Vm, Irqfd;
     nr::IOEVENTFD: Vm, Ioeventfd;
     nr::SIGNAL_MSI: Vm, Message;
+    nr::HYPERV_EVENTFD: Vm, Connection;
     nr::REGISTER_COALESCED_MMIO: Vm, Zone;
     nr::UNREGISTER_COALESCED_MMIO: Vm, Zone;
     nr::GET_STATS_FD: Vm, Nothing;
@@ -171,6 +175,7 @@ pub const TABLE: &[Row] = table! {
     nr::SET_CPUID: Vcpu, Cpuid;
     nr::SET_CPUID2: Vcpu, Cpuid;
     nr::GET_CPUID2: Vcpu, Cpuid;
+    nr::GET_SUPPORTED_HV_CPUID: Vcpu, Cpuid;
     nr::SET_SIGNAL_MASK: Vcpu, Signals;
     nr::GET_FPU: Vcpu, Bytes;
     nr::SET_FPU: Vcpu, Change(nr::GET_FPU);

@@ -153,6 +153,11 @@ pub(crate) fn online() -> u32 {
     CPUS as u32
 }
 
+/// Returns whether two CPUs can share a core.
+pub(crate) fn is_smt_possible() -> bool {
+    false
+}
+
 /// Returns the DR7 that the host wants on this CPU.
 pub(crate) fn host_dr7(_cpu: &PinnedCpu) -> u64 {
     registers(|r| r.dr7)

@@ -134,6 +134,12 @@ impl LoadedFpu<'_> {
         self.fpu.pkru
     }
 
+    /// Returns the guest's XMM0 to XMM5.
+    pub(crate) fn xmm_words(&self) -> [u64; 12] {
+        let bytes = self.fpu.image.bytes();
+        core::array::from_fn(|i| u64::from_le_bytes(bytes[160 + i * 8..][..8].try_into().unwrap()))
+    }
+
     /// Takes the guest's PKRU out of the register, if it is there.
     pub(crate) fn hide_keys(&mut self) {
         if core::mem::take(&mut self.are_keys_shown) {

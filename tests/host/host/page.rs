@@ -29,6 +29,11 @@ impl KernelPages {
     }
 
     /// Returns the bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Returns the bytes, to be changed.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

@@ -19,11 +19,19 @@ pub(crate) struct Settings {
     pub(crate) is_tsc_stable: bool,
     /// How long the thread has waited for a CPU.
     pub(crate) run_delay_ns: u64,
+    /// How long it has run.
+    pub(crate) run_time_ns: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { cpuid: HashMap::new(), host_flags: 0, is_tsc_stable: true, run_delay_ns: 0 }
+        Settings {
+            cpuid: HashMap::new(),
+            host_flags: 0,
+            is_tsc_stable: true,
+            run_delay_ns: 0,
+            run_time_ns: 0,
+        }
     }
 }
 

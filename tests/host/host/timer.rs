@@ -61,6 +61,11 @@ pub(crate) fn run_delay() -> RunDelay {
     RunDelay { thread: 1, ns: locked(&world().settings).run_delay_ns }
 }
 
+/// Returns how long this thread has run.
+pub(crate) fn run_time_ns() -> u64 {
+    locked(&world().settings).run_time_ns
+}
+
 /// Returns the frequency of the TSC in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     TICKS_PER_US as u32 * 1_000

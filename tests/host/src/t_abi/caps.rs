@@ -115,6 +115,17 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ),
     ("DIRTY_LOG_RING", caps::DIRTY_LOG_RING, kvm_bindings::KVM_CAP_DIRTY_LOG_RING),
     ("DIRTY_LOG_RING_ACQ_REL", caps::DIRTY_LOG_RING_ACQ_REL, kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
+    ("HYPERV", caps::HYPERV, kvm_bindings::KVM_CAP_HYPERV),
+    ("HYPERV_VAPIC", caps::HYPERV_VAPIC, kvm_bindings::KVM_CAP_HYPERV_VAPIC),
+    ("HYPERV_SPIN", caps::HYPERV_SPIN, kvm_bindings::KVM_CAP_HYPERV_SPIN),
+    ("HYPERV_TIME", caps::HYPERV_TIME, kvm_bindings::KVM_CAP_HYPERV_TIME),
+    ("HYPERV_VP_INDEX", caps::HYPERV_VP_INDEX, kvm_bindings::KVM_CAP_HYPERV_VP_INDEX),
+    ("HYPERV_EVENTFD", caps::HYPERV_EVENTFD, kvm_bindings::KVM_CAP_HYPERV_EVENTFD),
+    ("HYPERV_TLBFLUSH", caps::HYPERV_TLBFLUSH, kvm_bindings::KVM_CAP_HYPERV_TLBFLUSH),
+    ("HYPERV_SEND_IPI", caps::HYPERV_SEND_IPI, kvm_bindings::KVM_CAP_HYPERV_SEND_IPI),
+    ("HYPERV_CPUID", caps::HYPERV_CPUID, kvm_bindings::KVM_CAP_HYPERV_CPUID),
+    ("SYS_HYPERV_CPUID", caps::SYS_HYPERV_CPUID, kvm_bindings::KVM_CAP_SYS_HYPERV_CPUID),
+    ("HYPERV_ENFORCE_CPUID", caps::HYPERV_ENFORCE_CPUID, kvm_bindings::KVM_CAP_HYPERV_ENFORCE_CPUID),
     ("X86_APIC_BUS_CYCLES_NS", caps::X86_APIC_BUS_CYCLES_NS, kvm_bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS),
 ];
 
@@ -147,6 +158,7 @@ fn full() -> CapInputs {
         stats: true,
         guest_debug: 7,
         apic_bus_ns: 1,
+        hyperv: true,
         coalesced_page: 2,
     }
 }

@@ -49,6 +49,7 @@ fn vm_structs_lie_as_in_the_header() {
             pad2
         }
     );
+    same_layout!(vm::HypervEventfd, kvm_hyperv_eventfd { conn_id, fd, flags, padding });
     same_layout!(vm::IrqLevel, kvm_irq_level { irq => __bindgen_anon_1.irq, level });
     same_layout!(
         vm::PicState,
@@ -253,6 +254,8 @@ fn the_shared_page_lies_as_in_the_header() {
     assert_eq!(run::offset::MMIO_DATA, offset_of!(theirs, __bindgen_anon_1.mmio.data));
     assert_eq!(run::offset::MSR_ERROR, offset_of!(theirs, __bindgen_anon_1.msr.error));
     assert_eq!(run::offset::MSR_DATA, offset_of!(theirs, __bindgen_anon_1.msr.data));
+    assert_eq!(run::offset::HYPERV_RESULT, offset_of!(theirs, __bindgen_anon_1.hyperv.u.hcall.result));
+    assert_eq!(run::offset::HYPERV_STATUS, offset_of!(theirs, __bindgen_anon_1.hyperv.u.syndbg.status));
     assert_eq!(run::offset::HYPERCALL_RET, offset_of!(theirs, __bindgen_anon_1.hypercall.ret));
 }
 
@@ -269,6 +272,21 @@ fn exits_lie_in_the_union_as_in_the_header() {
     same_exit!(run::Internal, internal { suberror, ndata, data });
     same_exit!(run::SystemEvent, system_event { kind => type_, ndata, data => __bindgen_anon_1.data });
     same_exit!(run::Eoi, eoi { vector });
+    same_exit!(run::HypervCall, hyperv {
+        kind => type_,
+        input => u.hcall.input,
+        result => u.hcall.result,
+        params => u.hcall.params
+    });
+    same_exit!(run::HypervDebugger, hyperv {
+        kind => type_,
+        msr => u.syndbg.msr,
+        control => u.syndbg.control,
+        status => u.syndbg.status,
+        send_page => u.syndbg.send_page,
+        recv_page => u.syndbg.recv_page,
+        pending_page => u.syndbg.pending_page
+    });
     same_exit!(run::Msr, msr { error, reason, index, data });
     same_exit!(run::MemoryFault, memory_fault { flags, gpa, size });
     same_layout!(run::SyncRegs, kvm_sync_regs { regs, sregs, events });
@@ -295,6 +313,7 @@ fn exit_reasons_have_the_numbers_of_the_header() {
         (R::InternalError, kvm_bindings::KVM_EXIT_INTERNAL_ERROR),
         (R::SystemEvent, kvm_bindings::KVM_EXIT_SYSTEM_EVENT),
         (R::IoapicEoi, kvm_bindings::KVM_EXIT_IOAPIC_EOI),
+        (R::Hyperv, kvm_bindings::KVM_EXIT_HYPERV),
         (R::X86Rdmsr, kvm_bindings::KVM_EXIT_X86_RDMSR),
         (R::X86Wrmsr, kvm_bindings::KVM_EXIT_X86_WRMSR),
         (R::DirtyRingFull, kvm_bindings::KVM_EXIT_DIRTY_RING_FULL),

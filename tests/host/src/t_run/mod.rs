@@ -12,6 +12,8 @@ mod emulated;
 mod events;
 mod eyes;
 mod faults;
+mod hyperv;
+mod hyperv_calls;
 mod ioctls;
 mod msr;
 mod queues;
