@@ -34,6 +34,7 @@ mod fuzz_devices;
 mod gates;
 mod guest;
 mod hostile;
+mod hyperv;
 mod irq;
 mod leaks;
 mod mce;
@@ -149,6 +150,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         coalesced::TESTS,
         msr_exits::TESTS,
         msr_rules::TESTS,
+        hyperv::TESTS,
         chips::TESTS,
         waiting::TESTS,
         timer::TESTS,

@@ -535,6 +535,18 @@ pub fn is_writable(fd: i32, ms: i32) -> bool {
     unsafe { libc::poll(&raw mut p, 1, ms) == 1 && p.revents & libc::POLLOUT != 0 }
 }
 
+/// What an exit of Hyper-V's tells, as words of 8 bytes.
+pub fn hyperv_words(run: &mut kvm_run) -> [u64; 8] {
+    // SAFETY: The union has room for as many, and any bytes are words.
+    unsafe { ptr::from_mut(&mut run.__bindgen_anon_1).cast::<[u64; 8]>().read_volatile() }
+}
+
+/// Sets one of them, before the vCPU runs on.
+pub fn set_hyperv_word(run: &mut kvm_run, n: usize, value: u64) {
+    // SAFETY: As above.
+    unsafe { (*ptr::from_mut(&mut run.__bindgen_anon_1).cast::<[u64; 8]>())[n] = value }
+}
+
 /// Returns the registers in a vCPU's page.
 pub fn sync_regs(run: &mut kvm_run) -> &mut kvm_sync_regs {
     // SAFETY: Plain numbers, any of which are valid.
