@@ -195,8 +195,10 @@ fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExi
         VmExit::Msr(access) => answer_msr(cx, access),
         VmExit::VirtInsn(VirtInsn::Hypercall) => {
             let Some(next) = code::next_rip(cx) else { return FastExit::Not };
-            // What is not done has not been begun, and is the run loop's.
-            if !matches!(misc::hypercall(cx), ExitOutcome::SkipAndResume) {
+            if !cx.core.is_hyperv {
+                misc::kvm_hypercall(cx);
+            } else if misc::hypercall(cx) != ExitOutcome::SkipAndResume {
+                // What is not done has not been begun, and is the run loop's.
                 return FastExit::Not;
             }
             cx.core.go_past(next, false);
@@ -212,16 +214,5 @@ fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -
     let Some(next) = code::next_rip(cx) else { return FastExit::Not };
     let Some(policy) = msr::policy(cx) else { return FastExit::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };
-    match msr::handle_as(cx, access, policy) {
-        ExitOutcome::Inject(e) => {
-            cx.core.raise(e);
-            FastExit::Prepare
-        }
-        // User space is asked what comes of it: nothing has been done.
-        ExitOutcome::ToUser => FastExit::Not,
-        _ => {
-            cx.core.go_past(next, false);
-            answer
-        }
-    }
+    msr::answer_as(cx, access, policy, (answer, next))
 }

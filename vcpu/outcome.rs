@@ -201,8 +201,8 @@ pub(crate) enum MsrStop {
     Refused,
     /// This page of guest memory is to be made resident first, for writing. Nothing has been done.
     Missing(Gpa),
-    /// It is done, and user space hears of it.
-    Told(UserExit),
+    /// It is done, and user space hears of it: the vCPU has what.
+    Told,
 }
 
 impl From<CpuException> for MsrStop {

@@ -11,7 +11,7 @@
 //!
 //! That an exit tells of the host's interrupts is not true everywhere: Bochs 3.0 holds them back from a guest that has its
 //! own off. A timer then ends the guest after so much time of its own, which the answers to its exits can be a thousand
-//! times of. So a window in which the run loop answers exits ends after [`LONGEST_NS`] as well, when a host's own tick
+//! times of. So a window in which the run loop answers exits ends after [`LONGEST`] as well, when a host's own tick
 //! is due. The exits that the fast path answers are over so soon that the guest's timer is enough for them.
 //!
 //! Exits that cut the delivery of an event short, and exceptions that exit, need no row: they close the
@@ -21,10 +21,8 @@
 pub(crate) const TURNS: u32 = 64;
 /// The longest time of a row, in nanoseconds, beside its last turn.
 const NS: u64 = 200_000;
-/// How long a window stays open once the run loop has answered an exit in it, in nanoseconds, beside the last answer.
-pub(crate) const LONGEST_NS: u64 = NS * ROWS;
-/// The same in rows.
-const ROWS: u64 = 20;
+/// How long a window stays open once the run loop has answered an exit in it, in longest rows, beside the last answer.
+pub(crate) const LONGEST: u64 = 20;
 
 /// A row of turns in which the guest did not get on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +56,7 @@ impl WindowProgress {
         if self.answered == 0 {
             self.answered = tsc;
         }
-        tsc.wrapping_sub(self.answered) >= self.limit.wrapping_mul(ROWS)
+        tsc.wrapping_sub(self.answered) >= self.limit.wrapping_mul(LONGEST)
     }
 
     /// Another turn ended without, at `tsc`. Returns whether the window must be closed.

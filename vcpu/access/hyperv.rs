@@ -166,7 +166,7 @@ pub(super) fn set<B: VendorBackend>(
         }
         HvMsr::CrashControl => partition.put(msr, value & CRASH_NOTIFY),
         HvMsr::TscInvariantControl if value > 1 => return Err(MsrStop::Refused),
-        HvMsr::Debugger(register) => return set_debugger(vm, (register, writer), value),
+        HvMsr::Debugger(register) => return set_debugger(vm, core, (register, writer), value),
         HvMsr::VpIndex => {
             let index = value as u32;
             if index as usize >= MAX_VCPUS {
@@ -230,6 +230,7 @@ fn set_assist_page<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>, value: 
 /// Sets a register of the debugger. What the guest asks of it, user space does.
 fn set_debugger<B: VendorBackend>(
     vm: &Vm<B>,
+    core: &mut VcpuCore<B>,
     (register, writer): (DebuggerMsr, MsrWriter),
     value: u64,
 ) -> Result<(), MsrStop> {
@@ -240,10 +241,11 @@ fn set_debugger<B: VendorBackend>(
     if !is_asked || writer == MsrWriter::User {
         return Ok(());
     }
-    Err(MsrStop::Told(UserExit::HyperV(HvExit::Debugger {
+    core.user_exit = Some(UserExit::HyperV(HvExit::Debugger {
         msr: register,
         control: get(DebuggerMsr::Control),
         status: get(DebuggerMsr::Status),
         pages: [DebuggerMsr::SendPage, DebuggerMsr::ReceivePage, DebuggerMsr::PendingPage].map(get),
-    })))
+    }));
+    Err(MsrStop::Told)
 }

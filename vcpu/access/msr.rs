@@ -149,6 +149,7 @@ pub(crate) fn get<B: VendorBackend>(
     get_as(vm, mailbox, core, index, lookup(index)?)
 }
 
+#[inline(always)]
 fn get_as<B: VendorBackend>(
     vm: &Vm<B>,
     mailbox: &VcpuMailbox,
@@ -206,6 +207,7 @@ pub(crate) fn set<B: VendorBackend>(
     lookup(index).is_some_and(|policy| set_as(vm, mailbox, core, index, policy, value))
 }
 
+#[inline]
 fn set_as<B: VendorBackend>(
     vm: &Vm<B>,
     mailbox: &VcpuMailbox,

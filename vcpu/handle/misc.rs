@@ -78,6 +78,13 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
             return outcome;
         }
     }
+    kvm_hypercall(cx);
+    ExitOutcome::SkipAndResume
+}
+
+/// A hypercall of KVM's.
+#[inline(always)]
+pub(crate) fn kvm_hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) {
     count(&cx.record.stats.hypercalls);
     let cpl = match cx.core.hw.code_context() {
         Some(context) => context.cpl,
@@ -88,15 +95,23 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
     };
     // As KVM: the privilege is asked for before the number.
     let answer = match (cpl, cx.core.state.gprs[RAX] as u32) {
-        (0, pv_ipi::SEND_IPI) if cx.core.has_pv(KvmFeatures::PV_SEND_IPI) => {
-            pv_ipi::send(cx).unwrap_or(KVM_ENOSYS)
-        }
-        (0, SCHED_YIELD) if cx.core.has_pv(KvmFeatures::PV_SCHED_YIELD) => 0,
+        (0, number @ (pv_ipi::SEND_IPI | SCHED_YIELD)) => call(cx, number),
         (0, _) => KVM_ENOSYS,
         _ => KVM_EPERM,
     };
     cx.core.state.gprs[RAX] = answer;
-    ExitOutcome::SkipAndResume
+}
+
+/// Carries out one of the hypercalls that there may be. Returns its answer.
+#[inline(never)]
+fn call<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, number: u32) -> u64 {
+    match number {
+        pv_ipi::SEND_IPI if cx.core.has_pv(KvmFeatures::PV_SEND_IPI) => {
+            pv_ipi::send(cx).unwrap_or(KVM_ENOSYS)
+        }
+        SCHED_YIELD if cx.core.has_pv(KvmFeatures::PV_SCHED_YIELD) => 0,
+        _ => KVM_ENOSYS,
+    }
 }
 
 /// MONITOR or MWAIT, of which no guest is told unless user space does so: nothing is watched, and MWAIT goes on at once.

@@ -72,39 +72,112 @@ pub(crate) fn policy<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<Msr
 }
 
 /// As [`handle`], of an MSR whose policy is known.
-#[inline]
-pub(crate) fn handle_as<B: VendorBackend>(
+fn handle_as<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     access: MsrAccess,
     policy: MsrPolicy,
 ) -> ExitOutcome {
-    count(&cx.record.stats.msr);
-    let index = cx.core.state.gprs[RCX] as u32;
-    let done = match access {
-        MsrAccess::Read => match read(cx, index, policy) {
-            Ok(value) => {
-                cx.core.state.set_edx_eax(value);
-                Ok(())
-            }
-            Err(_) => Err(MsrStop::Refused),
-        },
-        MsrAccess::Write => {
-            let value = cx.core.state.edx_eax();
-            write(cx, index, policy, value)
-        }
-    };
-    let (record, state, refused) = (cx.record, &cx.core.state, done == Err(MsrStop::Refused));
-    trace::msr(move || trace::Msr {
-        vcpu: record.id,
-        index,
-        is_write: matches!(access, MsrAccess::Write),
-        value: state.edx_eax(),
-        refused,
-    });
-    match done {
+    match carry_out(cx, access, policy) {
         Ok(()) => ExitOutcome::SkipAndResume,
         Err(stop) => stopped(cx, access, stop),
     }
+}
+
+/// Carries out an access in the inner loop, which goes on with `answer` and at `next` once it is done.
+#[inline(always)]
+pub(crate) fn answer_as<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    access: MsrAccess,
+    policy: MsrPolicy,
+    (answer, next): (FastExit, u64),
+) -> FastExit {
+    match carry_out(cx, access, policy) {
+        Ok(()) => {
+            cx.core.go_past(next, false);
+            answer
+        }
+        Err(stop) => answer_stopped(cx, access, stop, next),
+    }
+}
+
+/// Says how the inner loop goes on after an access that does not end with the next instruction.
+#[cold]
+#[inline(never)]
+fn answer_stopped<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    access: MsrAccess,
+    why: MsrStop,
+    next: u64,
+) -> FastExit {
+    match stopped(cx, access, why) {
+        ExitOutcome::Inject(e) => {
+            cx.core.raise(e);
+            FastExit::Prepare
+        }
+        ExitOutcome::SkipToUser => {
+            cx.core.go_past(next, false);
+            FastExit::ToUser
+        }
+        // Memory must be waited for, or user space is asked what comes of it: nothing has been done.
+        _ => FastExit::Not,
+    }
+}
+
+/// Carries out an access.
+///
+/// # Errors
+/// Why it does not end with the next instruction.
+#[inline(always)]
+fn carry_out<B: VendorBackend>(
+    cx: &mut VcpuCx<'_, '_, B>,
+    access: MsrAccess,
+    policy: MsrPolicy,
+) -> Result<(), MsrStop> {
+    count(&cx.record.stats.msr);
+    match access {
+        MsrAccess::Read => rdmsr(cx, policy),
+        MsrAccess::Write => wrmsr(cx, policy),
+    }
+}
+
+#[inline(never)]
+fn rdmsr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, policy: MsrPolicy) -> Result<(), MsrStop> {
+    let index = cx.core.state.gprs[RCX] as u32;
+    let done = match read(cx, index, policy) {
+        Ok(value) => {
+            cx.core.state.set_edx_eax(value);
+            Ok(())
+        }
+        Err(_) => Err(MsrStop::Refused),
+    };
+    trace_msr(cx, index, false, &done);
+    done
+}
+
+#[inline(never)]
+fn wrmsr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, policy: MsrPolicy) -> Result<(), MsrStop> {
+    let index = cx.core.state.gprs[RCX] as u32;
+    let value = cx.core.state.edx_eax();
+    let done = write(cx, index, policy, value);
+    trace_msr(cx, index, true, &done);
+    done
+}
+
+#[inline(always)]
+fn trace_msr<B: VendorBackend>(
+    cx: &VcpuCx<'_, '_, B>,
+    index: u32,
+    is_write: bool,
+    done: &Result<(), MsrStop>,
+) {
+    let (record, state) = (cx.record, &cx.core.state);
+    trace::msr(move || trace::Msr {
+        vcpu: record.id,
+        index,
+        is_write,
+        value: state.edx_eax(),
+        refused: *done == Err(MsrStop::Refused),
+    });
 }
 
 /// Says what follows an access that does not end with the next instruction.
@@ -114,11 +187,11 @@ fn stopped<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, why:
     match why {
         MsrStop::Refused => refuse(cx, access, MSR_EXIT_INVAL),
         MsrStop::Missing(gpa) => ExitOutcome::Blocked(BlockedBy::FaultIn { gpa, write: true }),
-        MsrStop::Told(exit) => cx.core.skip_to_user(exit),
+        MsrStop::Told => ExitOutcome::SkipToUser,
     }
 }
 
-/// Returns how the guest goes on after an access that [`handle_as`] may carry out in the inner loop; `None` for
+/// Returns how the guest goes on after an access that [`answer_as`] may carry out in the inner loop; `None` for
 /// those that touch what the loop leaves in force.
 #[inline(always)]
 pub(crate) fn answer_of(policy: MsrPolicy, access: MsrAccess) -> Option<FastExit> {
