@@ -118,7 +118,7 @@ pub(crate) enum ExitReason {
     SystemEvent = 24,
     /// End of a level interrupt, for an I/O APIC in user space: [`Eoi`].
     IoapicEoi = 26,
-    /// What a guest asks of Hyper-V: [`HypervCall`], [`HypervDebugger`].
+    /// What a guest asks of Hyper-V: [`HypervSynic`], [`HypervCall`], [`HypervDebugger`].
     Hyperv = 27,
     /// RDMSR left to user space: [`Msr`].
     X86Rdmsr = 29,
@@ -164,6 +164,8 @@ pub(crate) const MSR_EXIT_UNKNOWN: u32 = 1 << 1;
 /// [`Msr::reason`]: the filter refused it.
 pub(crate) const MSR_EXIT_FILTER: u32 = 1 << 2;
 
+/// [`HypervSynic::kind`]: a register of the synthetic interrupt controller was written.
+pub(crate) const HYPERV_SYNIC: u32 = 1;
 /// [`HypervCall::kind`]: a hypercall.
 pub(crate) const HYPERV_CALL: u32 = 2;
 /// [`HypervDebugger::kind`]: a register of the debugger was written.
@@ -282,6 +284,24 @@ abi_struct! {
     struct Eoi = 1 {
         /// The vector that ended.
         vector: u8,
+    }
+
+    /// Data of [`ExitReason::Hyperv`] for the synthetic interrupt controller.
+    struct HypervSynic = 40 {
+        /// [`HYPERV_SYNIC`].
+        kind: u32,
+        /// Unused.
+        pad: u32,
+        /// The MSR that was written.
+        msr: u32,
+        /// Unused.
+        pad2: u32,
+        /// SCONTROL.
+        control: u64,
+        /// SIEFP.
+        evt_page: u64,
+        /// SIMP.
+        msg_page: u64,
     }
 
     /// Data of [`ExitReason::Hyperv`] for a hypercall.

@@ -125,6 +125,11 @@ pub(crate) const PAGE_ENABLED: u64 = 1;
 /// In those: the address.
 pub(crate) const PAGE_ADDRESS: u64 = !0xfff;
 
+/// How many sources of interrupts a synthetic interrupt controller has.
+pub(crate) const SINTS: usize = 16;
+/// How many timers.
+pub(crate) const TIMERS: usize = 4;
+
 /// A register of the synthetic debugger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DebuggerMsr {
@@ -171,6 +176,20 @@ pub(crate) enum SynicMsr {
     EndOfMessage,
     /// SINTn: the vector of a source of interrupts.
     Source(u8),
+}
+
+impl SynicMsr {
+    /// Returns its number.
+    pub(crate) fn index(self) -> u32 {
+        match self {
+            SynicMsr::Control => 0x4000_0080,
+            SynicMsr::Version => 0x4000_0081,
+            SynicMsr::EventPage => 0x4000_0082,
+            SynicMsr::MessagePage => 0x4000_0083,
+            SynicMsr::EndOfMessage => 0x4000_0084,
+            SynicMsr::Source(n) => 0x4000_0090u32.wrapping_add(n.into()),
+        }
+    }
 }
 
 /// A synthetic MSR.

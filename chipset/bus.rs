@@ -184,6 +184,8 @@ pub(crate) struct ChipBus {
     console_told: bool,
     /// A writer of the console waits for room.
     console_full: bool,
+    /// How many vCPUs have a message of a synthetic timer that waits for an end of interrupt.
+    sint_waiters: u32,
 }
 
 impl ChipBus {
@@ -359,7 +361,8 @@ impl ChipBus {
                         0
                     })
                 }
-                GsiTarget::Msi { .. } => None,
+                // Raised by who drives the GSI from outside, and knows the vCPUs.
+                GsiTarget::Msi { .. } | GsiTarget::Sint { .. } => None,
             };
             heard = add_heard(heard, taken);
         }
@@ -444,6 +447,7 @@ impl ChipBus {
     fn is_open_edge(&self, target: &GsiTarget) -> bool {
         match (*target, self.ioapic.as_ref()) {
             (GsiTarget::Ioapic(pin), Some(ioapic)) => ioapic.is_open_edge(pin),
+            (GsiTarget::Sint { .. }, _) => true,
             _ => false,
         }
     }
@@ -603,7 +607,24 @@ impl ChipBus {
     /// a resampled GSI.
     #[inline]
     pub(crate) fn awaits_edge_eoi(&self) -> bool {
-        self.is_timer_waiting() || (!self.resampled.is_empty() && self.has_resampled_edge())
+        self.sint_waiters != 0
+            || self.is_timer_waiting()
+            || (!self.resampled.is_empty() && self.has_resampled_edge())
+    }
+
+    /// One vCPU more, or one fewer, has a message of a synthetic timer that waits for an end of interrupt.
+    pub(crate) fn count_sint_waiter(&mut self, waits: bool) {
+        let count = self.sint_waiters;
+        self.sint_waiters = if waits { count.saturating_add(1) } else { count.saturating_sub(1) };
+    }
+
+    /// The guest has taken the messages of a virtual processor: tells those whose GSIs are routed to its sources.
+    pub(crate) fn end_of_message(&mut self, of_vp: u32, out: &mut BusSignals) {
+        let meant =
+            |target: &GsiTarget| matches!(*target, GsiTarget::Sint { vp_index, .. } if vp_index == of_vp);
+        if !self.resampled.is_empty() {
+            self.end_resampled(|_, _, target| meant(target), out);
+        }
     }
 
     /// Lets time pass.

@@ -19,6 +19,8 @@ const MAX_TARGETS: usize = 3;
 const TYPE_IRQCHIP: u32 = 1;
 /// Routing entry type of an MSI.
 const TYPE_MSI: u32 = 2;
+/// Routing entry type of a source of Hyper-V's synthetic interrupt controller.
+const TYPE_SINT: u32 = 4;
 /// Data of an MSI: level triggered.
 const MSI_LEVEL: u32 = 1 << 15;
 
@@ -35,6 +37,13 @@ pub(crate) enum GsiTarget {
         addr: u64,
         /// The data.
         data: u32,
+    },
+    /// A source of a synthetic interrupt controller, raised from outside alone: no chip of ours drives it.
+    Sint {
+        /// The virtual processor's number.
+        vp_index: u32,
+        /// The source.
+        sint: u32,
     },
 }
 
@@ -76,6 +85,7 @@ impl GsiRoute {
             (TYPE_IRQCHIP, 0) if pin < 8 => GsiTarget::Pic(pin),
             (TYPE_IRQCHIP, 1) if pin < 8 => GsiTarget::Pic(pin | 8),
             (TYPE_IRQCHIP, 2) if usize::from(pin) < ioapic::PINS => GsiTarget::Ioapic(pin),
+            (TYPE_SINT, _) => GsiTarget::Sint { vp_index: a, sint: b },
             (TYPE_MSI, _) => GsiTarget::Msi { addr: u64::from(a) | (u64::from(b) << 32), data: c },
             _ => return Err(EINVAL),
         };
@@ -183,6 +193,14 @@ impl GsiRouting {
     pub(crate) fn targets(&self, gsi: u32) -> &[GsiTarget] {
         let slot = usize::try_from(gsi).ok().and_then(|i| self.slots.get(i));
         slot.map_or(&[], TargetList::targets)
+    }
+
+    /// Returns the virtual processor and the source that a rising edge of `gsi` raises, and nothing else.
+    pub(crate) fn sint(&self, gsi: u32) -> Option<(u32, u32)> {
+        match *self.targets(gsi) {
+            [GsiTarget::Sint { vp_index, sint }] => Some((vp_index, sint)),
+            _ => None,
+        }
     }
 
     /// Returns the message that a rising edge of `gsi` is and all that it is, for who wants to send it without

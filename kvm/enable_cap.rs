@@ -4,12 +4,12 @@
 //!
 //! Documentation of KVM's API, "KVM_ENABLE_CAP" and the sections of the capabilities.
 
-use super::{dirty_ring, eventfd, user};
+use super::{dirty_ring, eventfd, hyperv, user};
 use crate::abi::{caps, run, vm as abi};
 use crate::chipset::lapic::BusPeriod;
 use crate::machine::choices::{KvmQuirks, MachineOptions};
 use crate::machine::irqchip::IrqchipMode;
-use crate::machine::mailbox::{VcpuRequests, MAX_VCPUS};
+use crate::machine::mailbox::{VcpuMailbox, VcpuRequests, MAX_VCPUS};
 use crate::machine::msr_filter::{GuestMsrFilter, MsrRange};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
@@ -139,10 +139,18 @@ pub(super) fn enable<B: VendorBackend>(
 /// Carries KVM_ENABLE_CAP of a vCPU out.
 ///
 /// # Errors
-/// `EINVAL` for flags, and for what is not a vCPU's to enable.
-pub(super) fn enable_for_vcpu<B: VendorBackend>(core: &mut VcpuCore<B>, cap: &abi::EnableCap) -> Result {
+/// `EINVAL` for flags, for what is not a vCPU's to enable, and for what needs local APICs; `ENOMEM`.
+pub(super) fn enable_for_vcpu<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &Arc<VcpuMailbox>,
+    core: &mut VcpuCore<B>,
+    cap: &abi::EnableCap,
+) -> Result {
     match cap.cap {
         _ if cap.flags != 0 => Err(EINVAL),
+        caps::HYPERV_SYNIC => hyperv::activate_synic(vm, mailbox, core, false),
+        caps::HYPERV_SYNIC2 if cap.args[0] != 0 => Err(EINVAL),
+        caps::HYPERV_SYNIC2 => hyperv::activate_synic(vm, mailbox, core, true),
         caps::HYPERV_ENFORCE_CPUID => {
             core.hyperv.rights.is_enforced = cap.args[0] != 0;
             Ok(())

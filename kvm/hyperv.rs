@@ -10,7 +10,8 @@ use crate::abi::{sys, vm as abi};
 use crate::arch::hyperv::{DebuggerMsr, HvMsr};
 use crate::host::cpu;
 use crate::host::eventfd::EventFd;
-use crate::machine::mailbox::MAX_VCPUS;
+use crate::machine::mailbox::{VcpuMailbox, MAX_VCPUS};
+use crate::machine::reference_timer::ReferenceTimer;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::core::VcpuCore;
 use crate::vcpu::hyperv::leaves::{supported, HvInputs};
@@ -56,12 +57,45 @@ pub(super) fn eventfd<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
+/// Gives a vCPU a synthetic interrupt controller: KVM_CAP_HYPERV_SYNIC, and KVM_CAP_HYPERV_SYNIC2, with which the guest's
+/// pages keep what they hold.
+///
+/// # Errors
+/// `EINVAL` without local APICs; `ENOMEM`.
+pub(super) fn activate_synic<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &Arc<VcpuMailbox>,
+    core: &mut VcpuCore<B>,
+    keeps_pages: bool,
+) -> Result {
+    if !vm.machine.irqchip.has_lapics() {
+        return Err(EINVAL);
+    }
+    if core.hyperv.wake_up.is_none() {
+        core.hyperv.wake_up = Some(ReferenceTimer::new(mailbox.clone())?);
+    }
+    core.hyperv.synic.activate(keeps_pages);
+    Ok(())
+}
+
 /// Returns what user space is told.
 pub(super) fn report(exit: HvExit) -> RunExit {
     match exit {
         HvExit::Call { control, params } => {
             let call = run::HypervCall { kind: run::HYPERV_CALL, pad: 0, input: control, result: 0, params };
             RunExit::with(ExitReason::Hyperv, &call)
+        }
+        HvExit::Synic { register, control, event_page, message_page } => {
+            let synic = run::HypervSynic {
+                kind: run::HYPERV_SYNIC,
+                pad: 0,
+                msr: register.index(),
+                pad2: 0,
+                control,
+                evt_page: event_page,
+                msg_page: message_page,
+            };
+            RunExit::with(ExitReason::Hyperv, &synic)
         }
         HvExit::Debugger { msr, control, status, pages: [send_page, recv_page, pending_page] } => {
             let debugger = run::HypervDebugger {
@@ -92,6 +126,6 @@ pub(super) fn complete<B: VendorBackend>(
         HvExit::Debugger { msr: DebuggerMsr::Control, .. } => {
             vm.machine.hyperv.put(HvMsr::Debugger(DebuggerMsr::Status), word(offset::HYPERV_STATUS));
         }
-        HvExit::Debugger { .. } => {}
+        HvExit::Debugger { .. } | HvExit::Synic { .. } => {}
     }
 }

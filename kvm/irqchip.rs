@@ -39,7 +39,7 @@ pub(super) fn set_routing<B: VendorBackend>(vm: &Vm<B>, arg: u64) -> Result<i64>
     let mut routing = GsiRouting::new(routes.iter().copied())?;
     if let IrqchipMode::Split { pins } = mode {
         // There are no chips whose pins could be meant.
-        if routes.iter().any(|r| !matches!(r.target, GsiTarget::Msi { .. })) {
+        if routes.iter().any(|r| !matches!(r.target, GsiTarget::Msi { .. } | GsiTarget::Sint { .. })) {
             return Err(EINVAL);
         }
         routing.reserve_pins(pins);

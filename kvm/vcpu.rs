@@ -640,7 +640,7 @@ impl<B: VendorBackend> AnonFile for VcpuFile<B> {
             nr::RUN => this.run(arg),
             nr::ENABLE_CAP => {
                 let cap = user::read::<EnableCap>(arg)?;
-                this.with(|c, _| enable_cap::enable_for_vcpu(c, &cap).map(ok))
+                this.with(|c, _| enable_cap::enable_for_vcpu(&this.vm, &this.mailbox, c, &cap).map(ok))
             }
             nr::GET_REGS => this.with(|c, _| user::write(arg, &regs::regs(c)).map(ok)),
             nr::SET_REGS => this.set_regs(&user::read(arg)?),

@@ -13,6 +13,7 @@ use super::resample::ResampleEvents;
 use crate::arch::time::Ns;
 use crate::chipset::bus::{add_heard, BusSignals, ChipBus};
 use crate::chipset::lapic::{self, ApicIdentity, Ipi};
+use crate::chipset::message::DestMode;
 use crate::chipset::pci::{MsixMessage, PciSlot};
 use crate::chipset::DestFormat;
 use crate::chipset::{ApicMessage, DeliveryMode, PinLevel};
@@ -203,7 +204,10 @@ impl ChipsetLock {
     pub(crate) fn set_gsi(&self, gsi: u32, level: PinLevel) -> Option<u32> {
         let mut bus = self.bus.lock();
         let mut signals = BusSignals::new();
-        let heard = bus.set_gsi_from_outside(gsi, level, &mut signals);
+        let mut heard = bus.set_gsi_from_outside(gsi, level, &mut signals);
+        if heard.is_none() && level.is_high() {
+            heard = self.raise_sint(&bus, gsi);
+        }
         // No interrupt ends with it.
         let Published { taken, ended: _ } = self.publish(&mut bus, signals);
         add_heard(heard, taken)
@@ -212,9 +216,28 @@ impl ChipsetLock {
     /// Drives a GSI high and low again. Any context.
     pub(crate) fn pulse_gsi(&self, gsi: u32) {
         self.with(|bus, _now, out| {
-            bus.set_gsi(gsi, PinLevel::High, out);
+            if bus.set_gsi(gsi, PinLevel::High, out).is_none() {
+                self.raise_sint(bus, gsi);
+            }
             bus.set_gsi(gsi, PinLevel::Low, out);
         });
+    }
+
+    /// Raises the source of a synthetic interrupt controller that a GSI is routed to. Returns 1 where a local APIC took it,
+    /// `None` where there is no such source, or it is masked.
+    #[cold]
+    #[inline(never)]
+    fn raise_sint(&self, bus: &ChipBus, gsi: u32) -> Option<u32> {
+        let (vp_index, sint) = bus.routing.sint(gsi)?;
+        let vcpu = self.vcpus.iter().find(|vcpu| vcpu.vp_index() == vp_index)?;
+        let vector = vcpu.sints.get(usize::try_from(sint).ok()?)?;
+        Some(u32::from(self.interrupt(vcpu.id, vector)))
+    }
+
+    /// Raises a vector of one vCPU's local APIC, edge triggered. Returns whether it took that.
+    pub(crate) fn interrupt(&self, id: u32, vector: u8) -> bool {
+        let (dest_mode, delivery) = (DestMode::Physical, DeliveryMode::Fixed);
+        self.send_to(id, &ApicMessage { dest: id, dest_mode, delivery, vector, level: false })
     }
 
     /// From here on the ends of a GSI's interrupts signal `event`, until [`ChipsetLock::remove_resampler`].
@@ -238,7 +261,10 @@ impl ChipsetLock {
 
     /// Asserts a GSI that has a resampler until its interrupt ends. Any context.
     pub(crate) fn assert_resampled(&self, gsi: u32) {
-        self.with(|bus, _now, out| bus.assert_resampled(gsi, out));
+        self.with(|bus, _now, out| {
+            bus.assert_resampled(gsi, out);
+            self.raise_sint(bus, gsi);
+        });
     }
 
     /// Sends an interprocessor interrupt of vCPU `sender`.

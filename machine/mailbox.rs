@@ -8,6 +8,7 @@
 //! for guest mode, both sequentially consistent; so no post is missed.
 
 use super::gate::AtWork;
+use super::sints::SintVectors;
 use crate::arch::time::Ns;
 use crate::chipset::lapic::ApicIdentity;
 use crate::chipset::{ApicMessage, DeliveryMode};
@@ -57,6 +58,8 @@ bitflags::bitflags! {
         const DIRTY_RING = 1 << 15;
         /// Wait until others have left the guest who are to flush their TLBs.
         const FLUSH_WAIT = 1 << 16;
+        /// Look at the synthetic timers.
+        const SYNIC = 1 << 17;
         /// All NMIs.
         const NMIS = 1 << 0 | 1 << 12;
     }
@@ -95,6 +98,8 @@ pub(crate) struct VcpuMailbox {
     identity: AtomicU64,
     /// The number that it has in hypercalls of Hyper-V's.
     vp_index: AtomicU32,
+    /// The vectors of its synthetic interrupt controller.
+    pub(crate) sints: SintVectors,
     waiter: ThreadWaiter,
 }
 
@@ -115,6 +120,7 @@ impl VcpuMailbox {
                 sipi: AtomicU32::new(0),
                 identity: AtomicU64::new(0),
                 vp_index: AtomicU32::new(0),
+                sints: SintVectors::new(),
                 waiter: ThreadWaiter::new(),
                 timer <- DeadlineTimer::new(),
             }),

@@ -9,6 +9,7 @@
 //! | [`dirty`], [`dirty_ring`], [`memory`], [`ram`] | how dirty logs are kept, and who is told of their marks; reads and writes of guest memory; the slots, and what changes below them |
 //! | [`gate`], [`mailbox`] | where vCPUs stop while the machine is at rest; what others ask of a vCPU |
 //! | [`irqchip`], [`resample`], [`interrupts`] | which interrupt controllers there are; who is told of the ends of interrupts; the chips behind their one lock, and messages to local APICs |
+//! | [`sints`], [`reference_timer`] | what others must know of a vCPU's synthetic interrupt controller; what wakes it for its timers |
 //! | [`clock`], [`pvclock`] | the TSC and the paravirtual clock, and its structures in guest memory |
 //! | [`hyperv`] | what the virtual processors of a Hyper-V partition share |
 //! | [`power`] | what a guest asked of its platform |
@@ -47,9 +48,11 @@ pub(crate) mod power;
 pub(crate) mod pvclock;
 pub(crate) mod quiesce;
 pub(crate) mod ram;
+pub(crate) mod reference_timer;
 mod resample;
 pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod show;
+pub(crate) mod sints;
 mod snapshot;
 pub(crate) mod whole;

@@ -53,7 +53,7 @@ LAYERS = [
 FLOORS = [
     ("values", r"backend|exit|state|controls|outcome|event|io|debugger|cpuid|msr_table|mce|pvclock|poll|progress|record"
                r"|timer_advance|code_cache|pv|steal|vapic|hyperv(/.*)?|emulate(/.*)?"),
-    ("core", r"core|vm|requests|context|paging|second_level(/.*)?|inject|guest_debug|nested"),
+    ("core", r"core|vm|requests|context|paging|second_level(/.*)?|inject|guest_debug|synic|nested"),
     ("access", r"access(/.*)?"),
     ("emul", r"emul(/.*)?"),
     ("handle", r"handle(/.*)?"),

@@ -35,6 +35,8 @@ bitflags::bitflags! {
         const SHUTDOWN = 1 << 0;
         /// A debugger keeps interrupts from it.
         const NO_INTERRUPTS = 1 << 1;
+        /// Some interrupts end by themselves, and each is looked at for that.
+        const AUTO_EOI = 1 << 2;
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) enum EntryDelivery {
     Nothing,
     /// An interrupt of the local APIC, which has it pending until then.
     Lapic(u8),
+    /// The same, of one that ends by itself.
+    AutoEoi(u8),
     /// An event that nobody else has any more.
     Taken {
         /// The event.
@@ -74,7 +76,7 @@ impl EntryDelivery {
     #[inline(always)]
     pub(crate) fn lapic_vector(self) -> Option<u8> {
         match self {
-            EntryDelivery::Lapic(vector) => Some(vector),
+            EntryDelivery::Lapic(vector) | EntryDelivery::AutoEoi(vector) => Some(vector),
             EntryDelivery::Nothing | EntryDelivery::Taken { .. } => None,
         }
     }

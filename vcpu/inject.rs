@@ -112,11 +112,11 @@ pub(crate) fn commit<B: VendorBackend>(
     if matches!(exit, VmExit::EntryFailed(_)) {
         return keep_refused(core);
     }
-    if let EntryDelivery::Lapic(vector) = core.delivery {
-        if let Some(lapic) = core.lapic.as_mut() {
-            // Now that the entry has committed, not when the vector was chosen: entries fail.
-            lapic.accept_pending(vector);
-        }
+    // Now that the entry has committed, not when the vector was chosen: entries fail.
+    match (core.delivery, core.lapic.as_mut()) {
+        (EntryDelivery::Lapic(vector), Some(lapic)) => lapic.accept_pending(vector),
+        (EntryDelivery::AutoEoi(vector), Some(lapic)) => lapic.accept_ended(vector),
+        _ => {}
     }
     // After the vector was accepted: the guest may have served and ended it by now.
     if take_eoi(vm, mailbox, core).is_some() {
@@ -170,8 +170,14 @@ fn read_vapic<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>) {
 /// where there is nothing to enter any more: the guest has shut down.
 pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
     if !core.bars.is_empty() {
-        return prepare_barred(record, core);
+        return prepare_barred(vm, record, core);
     }
+    prepare_usual(vm, record, core)
+}
+
+/// As [`prepare`] for a vCPU that nothing keeps from being entered as usual.
+#[inline(always)]
+fn prepare_usual<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
     let highest = highest_irr(core);
     let waits = has_interrupt_with(core, vm, highest);
     // What a delivery lost comes first, for it was taken already; then SDM, "Priority Among Concurrent Events".
@@ -209,13 +215,22 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
     true
 }
 
-/// As [`prepare`] for a vCPU that is not entered as usual: that has shut down, or from which a debugger keeps
-/// interrupts.
+/// As [`prepare`] for a vCPU that is not entered as usual: that has shut down, from which a debugger keeps interrupts, or
+/// some of whose interrupts end by themselves.
 #[cold]
 #[inline(never)]
-fn prepare_barred<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
+fn prepare_barred<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
     if core.bars.contains(EntryBars::SHUTDOWN) {
         return false;
+    }
+    if core.bars == EntryBars::AUTO_EOI {
+        let is_done = prepare_usual(vm, record, core);
+        if let EntryDelivery::Lapic(vector) = core.delivery {
+            if core.hyperv.synic.ends_itself(vector) {
+                core.delivery = EntryDelivery::AutoEoi(vector);
+            }
+        }
+        return is_done;
     }
     if let Some(event) = core.interrupted.take() {
         deliver(record, core, event);

@@ -11,7 +11,7 @@
 //! | [`emulate`], [`code_cache`] | instructions in software; those that exited lately, decoded |
 //! | [`second_level`], [`vm`], [`paging`] | the table that shows guest memory to the processor; the VM as a vCPU sees it; which table it walks |
 //! | [`core`], [`context`] | everything of one vCPU; what handlers have before them |
-//! | [`guest_debug`], [`inject`], [`requests`] | a debugger outside the guest; what an entry delivers; what others ask |
+//! | [`guest_debug`], [`inject`], [`synic`], [`requests`] | a debugger outside the guest; what an entry delivers; the timers of Hyper-V's interrupt controller; what others ask |
 //! | [`access`] | what an address reaches |
 //! | [`emul`] | the emulator on a vCPU |
 //! | [`handle`] | one handler for each family of exits |
@@ -51,6 +51,7 @@ pub(crate) mod run;
 pub(crate) mod second_level;
 pub(crate) mod state;
 pub(crate) mod steal;
+pub(crate) mod synic;
 pub(crate) mod timer_advance;
 pub(crate) mod vapic;
 pub(crate) mod vm;

@@ -82,6 +82,9 @@ pub(crate) const INDEX_LIST: &[u32] = &[
     0x4000_0002,
     0x4000_0010,
     0x4000_0073,
+    // The synthetic interrupt controller and its timers, of which these stand for all.
+    0x4000_0080,
+    0x4000_00b0,
     // What becomes of the TSC's frequency.
     0x4000_0106,
     0x4000_0107,

@@ -5,6 +5,7 @@
 use super::backend::VendorBackend;
 use super::core::{signature, VcpuActivity, VcpuCore};
 use super::inject::{take_eoi, take_interrupts};
+use super::synic;
 use super::vm::Vm;
 use crate::host::cpu;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
@@ -61,6 +62,12 @@ pub(crate) fn take_requests<B: VendorBackend>(
     if asked.contains(VcpuRequests::CLOCK) {
         // Memory that is gone is the guest's loss.
         let _ = vm.machine.ram.until_resident(|| core.publish_clock(vm));
+    }
+    // After the clock, by which the timers go.
+    if asked.contains(VcpuRequests::SYNIC)
+        || (asked.contains(VcpuRequests::CLOCK) && core.hyperv.synic.is_active)
+    {
+        synic::serve(vm, mailbox, core);
     }
     if asked.contains(VcpuRequests::MSR_FILTER) {
         core.set_msr_filter(vm.machine.choices.msr_filter());

@@ -53,6 +53,7 @@ impl HasState for ChipBus {
             console_told,
             console_full,
             msi_format: _,
+            sint_waiters: _,
         } = *self;
         SavedWires {
             driven,

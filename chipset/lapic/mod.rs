@@ -340,6 +340,11 @@ impl Lapic {
         }
     }
 
+    /// Takes `vector` out of IRR: the guest has taken it, and it has ended with that.
+    pub(crate) fn accept_ended(&mut self, vector: u8) {
+        self.irr.clear(vector);
+    }
+
     /// Moves `vector` back from ISR to IRR: the guest has not taken it after all. Returns whether it is the one in
     /// service.
     pub(crate) fn take_back(&mut self, vector: u8) -> bool {

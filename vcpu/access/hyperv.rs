@@ -9,7 +9,7 @@ use super::lapic;
 use crate::abi::rvmm::VENDOR_SVM;
 use crate::arch::addr::Gpa;
 use crate::arch::exception::CpuException;
-use crate::arch::hyperv::{DebuggerMsr, HvMsr, CRASH_NOTIFY, PAGE_ADDRESS, PAGE_ENABLED};
+use crate::arch::hyperv::{DebuggerMsr, HvMsr, SynicMsr, CRASH_NOTIFY, PAGE_ADDRESS, PAGE_ENABLED};
 use crate::chipset::lapic::SyntheticReg;
 use crate::chipset::pm::PlatformRequest;
 use crate::host::timer;
@@ -19,12 +19,16 @@ use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
+use crate::vcpu::debugger::EntryBars;
+use crate::vcpu::hyperv::timer::is_direct;
 use crate::vcpu::hyperv::HvExit;
 use crate::vcpu::outcome::{MsrStop, UserExit};
 use crate::vcpu::vm::Vm;
 
 /// Hz of a clock whose period is 1 ns.
 const GHZ: u64 = 1_000_000_000;
+/// What a page holds that the guest gives for messages or events.
+const EMPTY_PAGE: &[u8; 4096] = &[0; 4096];
 /// VMCALL and a near return.
 const VMCALL_PAGE: [u8; 4] = [0x0f, 0x01, 0xc1, 0xc3];
 /// VMMCALL and a near return.
@@ -59,6 +63,7 @@ pub(super) fn read<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, msr: HvMsr) -> 
     }
     let is_hidden = match msr {
         HvMsr::Debugger(_) => !cx.core.hyperv.rights.has_debugger(),
+        HvMsr::Synic(_) => !cx.core.hyperv.synic.is_active,
         _ => false,
     };
     let value = if is_hidden { None } else { get(cx.vm, cx.mailbox, cx.core, msr) };
@@ -83,8 +88,9 @@ pub(super) fn get<B: VendorBackend>(
         HvMsr::ApicFrequency => GHZ.checked_div(vm.machine.choices.apic_bus_period().ns())?,
         HvMsr::AssistPage => core.hyperv.assist_page,
         HvMsr::Eoi | HvMsr::Icr | HvMsr::Tpr => core.lapic.as_ref()?.read_synthetic(apic_register(msr)?)?,
-        // There is no such controller yet.
-        HvMsr::Synic(_) | HvMsr::TimerConfig(_) | HvMsr::TimerCount(_) => return None,
+        HvMsr::Synic(register) => core.hyperv.synic.get(register),
+        HvMsr::TimerConfig(n) => core.hyperv.timers.get(usize::from(n))?.config(),
+        HvMsr::TimerCount(n) => core.hyperv.timers.get(usize::from(n))?.count(),
         HvMsr::GuestOsId
         | HvMsr::HypercallPage
         | HvMsr::CrashParameter(_)
@@ -139,6 +145,9 @@ pub(super) fn write<B: VendorBackend>(
         // Once CPUID shows it, that stays.
         HvMsr::TscInvariantControl if value == 0 && partition.get(msr) != 0 => return Err(MsrStop::Refused),
         HvMsr::Debugger(_) if !cx.core.hyperv.rights.has_debugger() => return Err(MsrStop::Refused),
+        HvMsr::TimerConfig(_) if is_direct(value) && !cx.core.hyperv.rights.allows_direct_timers() => {
+            return Err(MsrStop::Refused)
+        }
         _ => return set(cx.vm, cx.mailbox, cx.core, (msr, MsrWriter::Guest), value),
     }
     Ok(())
@@ -180,7 +189,21 @@ pub(super) fn set<B: VendorBackend>(
         HvMsr::Reset | HvMsr::TimeRefCount | HvMsr::TscFrequency | HvMsr::ApicFrequency => {}
         // A command, which only the guest gives; what it comes to is KVM_SET_LAPIC's to set.
         HvMsr::Eoi | HvMsr::Icr | HvMsr::Tpr => return Err(MsrStop::Refused),
-        HvMsr::Synic(_) | HvMsr::TimerConfig(_) | HvMsr::TimerCount(_) => return Err(MsrStop::Refused),
+        HvMsr::Synic(register) => return set_synic(vm, mailbox, core, (register, writer), value),
+        HvMsr::TimerConfig(n) | HvMsr::TimerCount(n) => {
+            let by_guest = writer == MsrWriter::Guest;
+            // As KVM: without the controller user space may put back that there is nothing.
+            if !core.hyperv.synic.is_active && (by_guest || value != 0) {
+                return Err(MsrStop::Refused);
+            }
+            let timer = core.hyperv.timers.get_mut(usize::from(n)).ok_or(MsrStop::Refused)?;
+            if matches!(msr, HvMsr::TimerConfig(_)) {
+                timer.set_config(value);
+            } else {
+                timer.set_count(value, by_guest);
+            }
+            mailbox.request_self(VcpuRequests::SYNIC);
+        }
         HvMsr::CrashParameter(_)
         | HvMsr::Reenlightenment
         | HvMsr::TscEmulationControl
@@ -225,6 +248,46 @@ fn set_assist_page<B: VendorBackend>(vm: &Vm<B>, core: &mut VcpuCore<B>, value: 
     core.hyperv.assist_page = value;
     core.pv.set_eoi(word);
     Ok(())
+}
+
+/// Sets a register of the synthetic interrupt controller. Some of what the guest writes user space is told of.
+fn set_synic<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    (register, writer): (SynicMsr, MsrWriter),
+    value: u64,
+) -> Result<(), MsrStop> {
+    let by_guest = writer == MsrWriter::Guest;
+    if !core.hyperv.synic.is_active {
+        // As KVM: user space may put back that there is nothing.
+        return if by_guest || value != 0 { Err(MsrStop::Refused) } else { Ok(()) };
+    }
+    if let Some(page) = core.hyperv.synic.page_to_clear(register, value).filter(|_| by_guest) {
+        vm.machine.ram.write(page, EMPTY_PAGE).map_err(stop)?;
+    }
+    if !core.hyperv.synic.set(register, value, by_guest) {
+        return Err(MsrStop::Refused);
+    }
+    match register {
+        SynicMsr::Source(n) => {
+            let sint = usize::from(n);
+            mailbox.sints.set(sint, core.hyperv.synic.vector(sint));
+            core.bars.set(EntryBars::AUTO_EOI, core.hyperv.synic.has_auto_eoi());
+        }
+        SynicMsr::EndOfMessage => {
+            if core.hyperv.retry_timers() {
+                mailbox.request_self(VcpuRequests::SYNIC);
+            }
+            let vp_index = mailbox.vp_index();
+            vm.machine.interrupts.with(|bus, _now, out| bus.end_of_message(vp_index, out));
+        }
+        _ => {}
+    }
+    match core.hyperv.synic.exit(register).filter(|_| by_guest) {
+        Some(exit) => Err(MsrStop::Told(UserExit::HyperV(exit))),
+        None => Ok(()),
+    }
 }
 
 /// Sets a register of the debugger. What the guest asks of it, user space does.

@@ -7,6 +7,7 @@ use crate::arch::exception::CpuException;
 use crate::arch::time::Ns;
 use crate::chipset::bus::{BusSignals, ChipBus};
 use crate::chipset::lapic::{Lapic, LapicEffect, SyntheticReg, TimerClock};
+use crate::machine::mailbox::VcpuRequests;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
@@ -129,8 +130,11 @@ fn apply<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, effect: LapicEffect, is_e
         LapicEffect::TimerChanged => cx.core.arm_timer(cx.mailbox, &vm.machine.clock.time),
         LapicEffect::IdentityChanged => cx.core.publish_apic(cx.mailbox, &vm.machine),
     }
-    // An edge-triggered end of interrupt may be that of the timer's or of a device's, who wait for it.
+    // An edge-triggered end of interrupt may be that of the timer's, of a device's or of a message's, who wait for it.
     if is_eoi && cx.vm.machine.interrupts.awaits_edge_eoi() {
         vm.machine.interrupts.with_pinned(cpu, || cx.now(), |bus, now, out| bus.edge_eoi(now, out));
+        if cx.core.hyperv.retry_timers() {
+            cx.mailbox.request_self(VcpuRequests::SYNIC);
+        }
     }
 }

@@ -103,8 +103,7 @@ fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, call: &HvCall) -> Res
         // A hint: whoever has the lock runs when the host's scheduler has it run.
         code::LONG_SPIN_WAIT => HvStatus::Success.into(),
         code::SIGNAL_EVENT => signal_event(cx, call)?,
-        // There is nobody in user space who could take it.
-        code::POST_MESSAGE => HvStatus::InvalidInput.into(),
+        code::POST_MESSAGE => by_user_space(cx),
         code::FLUSH_SPACE | code::FLUSH_LIST | code::SEND_IPI if call.header_words() != 0 => {
             HvStatus::InvalidInput.into()
         }
@@ -179,8 +178,17 @@ fn signal_event<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, call: &HvCall) -> 
             return Ok(HvStatus::Success.into());
         }
     }
-    // There is nobody in user space who might know it.
-    Ok(HvStatus::InvalidInput.into())
+    Ok(by_user_space(cx))
+}
+
+/// Leaves a call about connections to user space, which can do something with it where there is a synthetic interrupt
+/// controller.
+fn by_user_space<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>) -> CallEnd {
+    if cx.core.hyperv.synic.is_active {
+        CallEnd::ToUser
+    } else {
+        HvStatus::InvalidInput.into()
+    }
 }
 
 /// Carries out a call of the debugger's: user space does, where the guest has chosen that.

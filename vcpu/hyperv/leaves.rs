@@ -42,7 +42,7 @@ pub(crate) fn supported(inputs: &HvInputs) -> [CpuidEntry2; 10] {
         CpuidEntry2::leaf(leaf::VENDOR, CpuidRegs { eax: leaf::DEBUGGER, ebx, ecx, edx }),
         CpuidEntry2::leaf(leaf::INTERFACE, eax(HV_INTERFACE)),
         CpuidEntry2::leaf(leaf::VERSION, CpuidRegs { eax: build, ebx: version, ecx: 0, edx: 0 }),
-        CpuidEntry2::leaf(leaf::FEATURES, features()),
+        CpuidEntry2::leaf(leaf::FEATURES, features(inputs)),
         CpuidEntry2::leaf(leaf::HINTS, hints(inputs)),
         CpuidEntry2::leaf(
             leaf::LIMITS,
@@ -56,9 +56,11 @@ pub(crate) fn supported(inputs: &HvInputs) -> [CpuidEntry2; 10] {
     ]
 }
 
-fn features() -> CpuidRegs {
+fn features(inputs: &HvInputs) -> CpuidRegs {
     let privileges = HvPrivileges::VP_RUNTIME
         | HvPrivileges::TIME_REF_COUNT
+        | HvPrivileges::SYNIC
+        | HvPrivileges::TIMERS
         | HvPrivileges::APIC
         | HvPrivileges::HYPERCALL
         | HvPrivileges::VP_INDEX
@@ -67,15 +69,17 @@ fn features() -> CpuidRegs {
         | HvPrivileges::FREQUENCIES
         | HvPrivileges::REENLIGHTENMENT
         | HvPrivileges::TSC_INVARIANT
+        | HvPrivileges::POST_MESSAGES
         | HvPrivileges::SIGNAL_EVENTS
         | HvPrivileges::DEBUGGING
         | HvPrivileges::EXTENDED_HYPERCALLS;
-    let features = HvFeatures::XMM_INPUT
+    let mut features = HvFeatures::XMM_INPUT
         | HvFeatures::FREQUENCY_MSRS
         | HvFeatures::EXTENDED_GVA_RANGES
         | HvFeatures::CRASH_MSRS
         | HvFeatures::GUEST_DEBUGGING
         | HvFeatures::DEBUG_MSRS;
+    features.set(HvFeatures::DIRECT_TIMERS, inputs.has_lapic);
     CpuidRegs {
         eax: privileges.bits() as u32,
         ebx: (privileges.bits() >> 32) as u32,
@@ -85,8 +89,11 @@ fn features() -> CpuidRegs {
 }
 
 fn hints(inputs: &HvInputs) -> CpuidRegs {
-    let mut hints =
-        HvHints::REMOTE_FLUSH | HvHints::APIC_MSRS | HvHints::RELAXED_TIMING | HvHints::SPARSE_SETS;
+    let mut hints = HvHints::REMOTE_FLUSH
+        | HvHints::APIC_MSRS
+        | HvHints::RELAXED_TIMING
+        | HvHints::SPARSE_SETS
+        | HvHints::NO_AUTO_EOI;
     hints.set(HvHints::CLUSTER_IPI, inputs.has_lapic);
     hints.set(HvHints::NO_CORE_SHARING, !inputs.shares_cores);
     CpuidRegs { eax: hints.bits(), ebx: SPIN_TRIES, ecx: 0, edx: 0 }

@@ -10,13 +10,20 @@
 //! | [`leaves`] | what CPUID can be made to say |
 //! | [`rights`] | what the guest may use by what it says |
 //! | [`call`] | a hypercall as the guest makes it |
+//! | [`synic`], [`timer`] | the synthetic interrupt controller, and one of its timers |
 
 pub(crate) mod call;
 pub(crate) mod leaves;
 pub(crate) mod rights;
+pub(crate) mod synic;
+pub(crate) mod timer;
 
-use crate::arch::hyperv::DebuggerMsr;
+use crate::arch::hyperv::{DebuggerMsr, SynicMsr, TIMERS};
+use crate::machine::reference_timer::ReferenceTimer;
+use kernel::sync::Arc;
 use rights::HvRights;
+use synic::SynicState;
+use timer::SynTimer;
 
 /// A hypercall that user space carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,17 @@ pub(crate) enum HvExit {
         /// Input and output: addresses, or for a fast one what is in the registers.
         params: [u64; 2],
     },
+    /// A register of the synthetic interrupt controller has been written.
+    Synic {
+        /// Which.
+        register: SynicMsr,
+        /// SCONTROL.
+        control: u64,
+        /// SIEFP.
+        event_page: u64,
+        /// SIMP.
+        message_page: u64,
+    },
     /// A register of the debugger has been written.
     Debugger {
         /// Which.
@@ -53,7 +71,7 @@ pub(crate) enum HvExit {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HvVcpu {
     /// What the guest may use.
     pub(crate) rights: HvRights,
@@ -63,4 +81,21 @@ pub(crate) struct HvVcpu {
     pub(crate) runtime_offset: u64,
     /// A hypercall that user space carries out.
     pub(crate) call: Option<PendingCall>,
+    /// The synthetic interrupt controller.
+    pub(crate) synic: SynicState,
+    /// Its timers.
+    pub(crate) timers: [SynTimer; TIMERS],
+    /// What wakes the vCPU for them; there is none without the controller.
+    pub(crate) wake_up: Option<Arc<ReferenceTimer>>,
+    /// The chips have been told that a message waits for the end of an interrupt.
+    pub(crate) awaits_eoi: bool,
+}
+
+impl HvVcpu {
+    /// An interrupt has ended, or a message has been taken: messages of timers that wait are tried again. Returns
+    /// whether there are any.
+    pub(crate) fn retry_timers(&mut self) -> bool {
+        self.timers.iter_mut().for_each(SynTimer::retry);
+        self.timers.iter().any(SynTimer::is_waiting)
+    }
 }

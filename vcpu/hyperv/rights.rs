@@ -105,6 +105,11 @@ impl HvRights {
         !self.is_enforced || self.features.contains(HvFeatures::XMM_INPUT)
     }
 
+    /// Returns whether timers may raise a vector instead of sending a message.
+    pub(crate) fn allows_direct_timers(&self) -> bool {
+        !self.is_enforced || self.features.contains(HvFeatures::DIRECT_TIMERS)
+    }
+
     /// Returns whether CPUID shows the debugger.
     pub(crate) fn has_debugger(&self) -> bool {
         self.has_debugger

@@ -55,7 +55,7 @@ const MSRS: [u32; 41] = [
 ];
 
 /// Capabilities that can be enabled.
-const CAPS: [u32; 17] = [
+const CAPS: [u32; 19] = [
     caps::MANUAL_DIRTY_LOG_PROTECT2,
     caps::SPLIT_IRQCHIP,
     caps::X2APIC_API,
@@ -72,6 +72,8 @@ const CAPS: [u32; 17] = [
     caps::MSR_PLATFORM_INFO,
     caps::ENFORCE_PV_FEATURE_CPUID,
     caps::HYPERV_ENFORCE_CPUID,
+    caps::HYPERV_SYNIC,
+    caps::HYPERV_SYNIC2,
     caps::NR_VCPUS,
 ];
 
@@ -406,7 +408,7 @@ impl Caller<'_> {
             self.fill(at, size_of::<vm::IrqRoutingEntry>());
             if !self.random.once_in(8) {
                 self.change(at, |a: &mut vm::IrqRoutingEntry| {
-                    (a.gsi, a.kind, a.flags) = (small(64), 1 + small(2), 0);
+                    (a.gsi, a.kind, a.flags) = (small(64), [1, 2, 4][small(3) as usize], 0);
                     (a.u[0], a.u[1]) = (small(3), small(24));
                 });
             }

@@ -119,6 +119,8 @@ const NUMBERS: &[(&str, u32, u32)] = &[
     ("HYPERV_VAPIC", caps::HYPERV_VAPIC, kvm_bindings::KVM_CAP_HYPERV_VAPIC),
     ("HYPERV_SPIN", caps::HYPERV_SPIN, kvm_bindings::KVM_CAP_HYPERV_SPIN),
     ("HYPERV_TIME", caps::HYPERV_TIME, kvm_bindings::KVM_CAP_HYPERV_TIME),
+    ("HYPERV_SYNIC", caps::HYPERV_SYNIC, kvm_bindings::KVM_CAP_HYPERV_SYNIC),
+    ("HYPERV_SYNIC2", caps::HYPERV_SYNIC2, kvm_bindings::KVM_CAP_HYPERV_SYNIC2),
     ("HYPERV_VP_INDEX", caps::HYPERV_VP_INDEX, kvm_bindings::KVM_CAP_HYPERV_VP_INDEX),
     ("HYPERV_EVENTFD", caps::HYPERV_EVENTFD, kvm_bindings::KVM_CAP_HYPERV_EVENTFD),
     ("HYPERV_TLBFLUSH", caps::HYPERV_TLBFLUSH, kvm_bindings::KVM_CAP_HYPERV_TLBFLUSH),

@@ -272,6 +272,13 @@ fn exits_lie_in_the_union_as_in_the_header() {
     same_exit!(run::Internal, internal { suberror, ndata, data });
     same_exit!(run::SystemEvent, system_event { kind => type_, ndata, data => __bindgen_anon_1.data });
     same_exit!(run::Eoi, eoi { vector });
+    same_exit!(run::HypervSynic, hyperv {
+        kind => type_,
+        msr => u.synic.msr,
+        control => u.synic.control,
+        evt_page => u.synic.evt_page,
+        msg_page => u.synic.msg_page
+    });
     same_exit!(run::HypervCall, hyperv {
         kind => type_,
         input => u.hcall.input,

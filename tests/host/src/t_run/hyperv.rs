@@ -76,7 +76,7 @@ pub(super) fn hyperv(direct: &Direct, id: u32) -> Vcpu {
 }
 
 /// What user space reads.
-fn get(vcpu: &mut Vcpu, index: u32) -> Option<u64> {
+pub(super) fn get(vcpu: &mut Vcpu, index: u32) -> Option<u64> {
     msr::get(&vcpu.direct.vm, &vcpu.mailbox, &mut vcpu.core, index)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn set(vcpu: &mut Vcpu, index: u32, value: u64) -> bool {
     msr::set(&vcpu.direct.vm, &vcpu.mailbox, &mut vcpu.core, index, value)
 }
 
-fn guest_word(direct: &Direct, at: u64) -> u64 {
+pub(super) fn guest_word(direct: &Direct, at: u64) -> u64 {
     direct.vm.machine.ram.read_obj(Gpa(at)).unwrap()
 }
 

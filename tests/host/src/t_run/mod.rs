@@ -14,6 +14,7 @@ mod eyes;
 mod faults;
 mod hyperv;
 mod hyperv_calls;
+mod hyperv_synic;
 mod ioctls;
 mod msr;
 mod queues;
