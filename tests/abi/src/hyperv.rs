@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hyper-V's interface: leaves, MSRs and hypercalls.
+//! Hyper-V's interface: leaves, MSRs, hypercalls, and the synthetic interrupt controller with its timers.
 
 use crate::abi::{caps, nr, run, vm as abi};
+use crate::chips::route;
 use crate::enable_cap::enable;
+use crate::eventfd::set_irqfd;
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, skip, Ctx, Test};
+use crate::irq::enable_lapic;
 use crate::raw::{hyperv_words, ioctl_with, set_hyperv_word, EventFd};
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -24,7 +27,13 @@ pub const TESTS: &[Test] = &[
     ("hyperv: the guest resets its machine, and tells of its crash", reset_and_crash),
     ("hyperv: an event signals where its connection leads", events),
     ("hyperv: a processor interrupts itself by hypercall", ipi),
+    ("hyperv: registers of the interrupt controller are told to user space", synic_exits),
     ("hyperv: without the interrupt controller there are none", no_synic),
+    ("hyperv: a timer sends its message", timer_message),
+    ("hyperv: a timer raises its vector", timer_direct),
+    ("hyperv: a message that finds its slot full waits for the guest", message_waits),
+    ("hyperv: an interrupt that ends by itself lets the next one in", auto_eoi),
+    ("hyperv: a gsi raises a source", gsi),
 ];
 
 const GUEST_OS_ID: u32 = 0x4000_0000;
@@ -47,6 +56,9 @@ const LINUX: u64 = 0x8100 << 48;
 const CALLS: u64 = 0xd000;
 const MESSAGES: u64 = 0xe000;
 const INPUT: u64 = 0xf000;
+/// The slot of source 2.
+const SLOT: usize = MESSAGES as usize + 512;
+const TIMER_MESSAGE: u32 = 0x8000_0010;
 
 #[repr(C)]
 struct List {
@@ -334,4 +346,116 @@ fn no_synic(c: &Ctx) {
     let mut g = guest(c, &[&begin(), &call(0x5c, INPUT, 0), TELL]);
     assert_eq!(g.out().0, 0x10);
     assert_eq!(g.vcpu.get_regs().unwrap().rax, 3);
+}
+
+fn synic_exits(c: &Ctx) {
+    let code = [begin(), wrmsr(SCONTROL, 1), wrmsr(SIMP, MESSAGES | 1), call(0x5c, INPUT, 0), TELL.to_vec()];
+    let mut g = guest(c, &[&code.concat()]);
+    g.memory.write(SLOT, &[0xff; 8]);
+    refused(enable(&g.vcpu, caps::HYPERV_SYNIC2, 1), &[EINVAL]);
+    assert_eq!(enable(&g.vcpu, caps::HYPERV_SYNIC, 0), Ok(0));
+    assert_eq!(get(&g, SCONTROL), Some(1));
+
+    exits_with(&mut g, run::HYPERV_SYNIC);
+    let seen = hyperv_words(g.vcpu.get_kvm_run());
+    assert_eq!((seen[1] as u32, seen[2], seen[4]), (SCONTROL, 1, 0));
+    exits_with(&mut g, run::HYPERV_SYNIC);
+    let seen = hyperv_words(g.vcpu.get_kvm_run());
+    assert_eq!((seen[1] as u32, seen[4]), (SIMP, MESSAGES | 1));
+    assert_eq!(word(&g, SLOT), 0, "the page is cleared");
+    exits_with(&mut g, run::HYPERV_CALL);
+    set_hyperv_word(g.vcpu.get_kvm_run(), 2, 18);
+    assert_eq!(g.out().0, 0x10);
+    assert_eq!(g.vcpu.get_regs().unwrap().rax, 18);
+}
+
+/// A guest with an interrupt controller whose message page and source 2 user space has set up. It runs `code` and waits
+/// for interrupts.
+fn with_synic(c: &Ctx, source: u64, code: &[&[u8]]) -> Guest {
+    let g = guest(c, &[APIC_ON, &code.concat(), WAIT]);
+    assert_eq!(enable(&g.vcpu, caps::HYPERV_SYNIC2, 0), Ok(0));
+    for (index, value) in [(SIMP, MESSAGES | 1), (SINT2, source)] {
+        assert!(set(&g, index, value), "{index:#x}");
+    }
+    g
+}
+
+/// Periodic, a message to source 2.
+const PERIODIC: u64 = 1 | 2 | 2 << 16;
+/// Once, a message to source 2.
+const ONCE: u64 = 1 | 2 << 16;
+
+fn timer_message(c: &Ctx) {
+    let code = [wrmsr(STIMER0_COUNT, 10_000), wrmsr(STIMER0_CONFIG, PERIODIC)].concat();
+    let mut g = with_synic(c, 0x40, &[&code]);
+
+    assert_eq!(g.out().0, 0x40);
+    assert_eq!((word(&g, SLOT), word(&g, SLOT + 4), word(&g, SLOT + 16)), (TIMER_MESSAGE, 24, 0));
+    assert_eq!(get(&g, STIMER0_CONFIG), Some(PERIODIC));
+    assert_eq!(get(&g, STIMER0_COUNT), Some(10_000));
+}
+
+fn timer_direct(c: &Ctx) {
+    // Once, at a time that has passed: at once.
+    let code = [wrmsr(STIMER0_COUNT, 1), wrmsr(STIMER0_CONFIG, 1 | 0x40 << 4 | 1 << 12)].concat();
+    let mut g = with_synic(c, 1 << 16, &[&code]);
+
+    assert_eq!(g.out().0, 0x40);
+    assert_eq!(word(&g, SLOT), 0);
+    assert_eq!(get(&g, STIMER0_CONFIG).map(|v| v & 1), Some(0), "it is off now");
+}
+
+fn message_waits(c: &Ctx) {
+    let code = [wrmsr(STIMER0_COUNT, 1), wrmsr(STIMER0_CONFIG, ONCE), TELL.to_vec(), wrmsr(EOM, 0)].concat();
+    let mut g = with_synic(c, 0x40, &[&code]);
+    g.memory.write(SLOT, &1u32.to_le_bytes());
+
+    assert_eq!(g.out().0, 0x10);
+    assert_eq!((word(&g, SLOT), word(&g, SLOT + 4) >> 8 & 1), (1, 1), "there is another one, the slot says");
+    assert_eq!(get(&g, STIMER0_CONFIG).map(|v| v & 1), Some(1));
+    g.memory.write(SLOT, &0u32.to_le_bytes());
+    assert_eq!(g.out().0, 0x40);
+    assert_eq!(word(&g, SLOT), TIMER_MESSAGE);
+}
+
+fn auto_eoi(c: &Ctx) {
+    for ends_itself in [false, true] {
+        let fire = [wrmsr(STIMER0_COUNT, 1), wrmsr(STIMER0_CONFIG, 1 | 0x40 << 4 | 1 << 12)].concat();
+        let code = [&fire[..], &[0xfb, 0x90, 0xfa], &rdmsr(0x4000_0072), TELL].concat();
+        let source = 0x40 | if ends_itself { 1 << 17 } else { 0 };
+        let mut g = with_synic(c, source, &[&code]);
+        // iretq
+        g.memory.write(0x2200, &[0xe6, 0x40, 0x48, 0xcf]);
+        assert_eq!(g.out().0, 0x40);
+        assert_eq!(g.out().0, 0x10);
+        let lapic = g.vcpu.get_lapic().unwrap();
+        let in_service = lapic.regs[0x120] & 1;
+        assert_eq!(in_service == 0, ends_itself, "{ends_itself}");
+    }
+}
+
+fn gsi(c: &Ctx) {
+    let mut g = with_synic(c, 0x40, &[]);
+    let to = |vcpu, sint| {
+        let mut entry =
+            kvm_irq_routing_entry { gsi: 30, type_: KVM_IRQ_ROUTING_HV_SINT, ..Default::default() };
+        entry.u.hv_sint = kvm_irq_routing_hv_sint { vcpu, sint };
+        assert_eq!(route(&g.vm, [entry]), Ok(0));
+    };
+    let raise = || {
+        let mut line = abi::IrqLevel { irq: 30, level: 1 };
+        assert_eq!(ioctl_with(&g.vm, nr::IRQ_LINE_STATUS, &mut line), Ok(0));
+        line.irq as i32
+    };
+    enable_lapic(&g);
+    to(0, 3);
+    assert_eq!(raise(), -1, "which is masked");
+    to(9, 2);
+    assert_eq!(raise(), -1, "there is no such processor");
+    to(0, 2);
+    let event = EventFd::new();
+    set_irqfd(&g.vm, &event, 30, 0).unwrap();
+    event.signal();
+
+    assert_eq!(g.out().0, 0x40);
 }
