@@ -285,7 +285,10 @@ fn set_synic<B: VendorBackend>(
         _ => {}
     }
     match core.hyperv.synic.exit(register).filter(|_| by_guest) {
-        Some(exit) => Err(MsrStop::Told(UserExit::HyperV(exit))),
+        Some(exit) => {
+            core.user_exit = Some(UserExit::HyperV(exit));
+            Err(MsrStop::Told)
+        }
         None => Ok(()),
     }
 }

@@ -8,6 +8,8 @@
 //! timer's does not, so that ticks do not pile up.
 
 use crate::arch::addr::Gpa;
+use crate::chipset::lapic::timer::MIN_PERIOD_NS;
+use crate::machine::pvclock::REFERENCE_UNIT_NS;
 
 /// CONFIG: it runs.
 const ENABLE: u64 = 1 << 0;
@@ -17,6 +19,9 @@ const PERIODIC: u64 = 1 << 1;
 const AUTO_ENABLE: u64 = 1 << 3;
 /// CONFIG: it raises a vector.
 const DIRECT: u64 = 1 << 12;
+
+/// The shortest period, so that a guest cannot keep the host busy with its timer: that of the local APIC's.
+const MIN_PERIOD: u64 = MIN_PERIOD_NS / REFERENCE_UNIT_NS;
 
 /// The type of a timer's message.
 const MESSAGE_TYPE: u32 = 0x8000_0010;
@@ -176,14 +181,15 @@ impl SynTimer {
 
     /// Works out when it fires next.
     fn start(&mut self, now: u64) {
+        let period = self.count.max(MIN_PERIOD);
         if !self.is_periodic() {
             self.expires = self.count;
         } else if self.expires == 0 {
-            self.expires = now.saturating_add(self.count);
+            self.expires = now.saturating_add(period);
         } else if now >= self.expires {
             // Periods that were missed are.
-            let over = now.wrapping_sub(self.expires).checked_rem(self.count).unwrap_or(0);
-            self.expires = now.saturating_add(self.count.wrapping_sub(over));
+            let over = now.wrapping_sub(self.expires).checked_rem(period).unwrap_or(0);
+            self.expires = now.saturating_add(period.wrapping_sub(over));
         }
     }
 }

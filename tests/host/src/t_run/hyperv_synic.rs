@@ -161,6 +161,18 @@ fn a_timer_sends_its_message_once_its_time_has_come() {
 }
 
 #[test]
+fn a_period_is_that_of_a_local_apic_at_least() {
+    let mut timer = SynTimer::default();
+    // Enabled, periodic, direct.
+    timer.set_config(0x1ff3);
+    timer.set_count(1, false);
+
+    timer.serve(100, |_| Ok(true)).unwrap();
+
+    assert_eq!(timer.deadline(), Some(2_100));
+}
+
+#[test]
 fn a_periodic_timer_goes_on() {
     let (world, _in) = world();
     let direct = Direct::new(&world, 16);
