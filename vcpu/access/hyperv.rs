@@ -284,13 +284,17 @@ fn set_synic<B: VendorBackend>(
         }
         _ => {}
     }
-    match core.hyperv.synic.exit(register).filter(|_| by_guest) {
-        Some(exit) => {
-            core.user_exit = Some(UserExit::HyperV(exit));
-            Err(MsrStop::Told)
-        }
-        None => Ok(()),
+    if !by_guest || !matches!(register, SynicMsr::Control | SynicMsr::EventPage | SynicMsr::MessagePage) {
+        return Ok(());
     }
+    let synic = &core.hyperv.synic;
+    core.user_exit = Some(UserExit::HyperV(HvExit::Synic {
+        register,
+        control: synic.get(SynicMsr::Control),
+        event_page: synic.get(SynicMsr::EventPage),
+        message_page: synic.get(SynicMsr::MessagePage),
+    }));
+    Err(MsrStop::Told)
 }
 
 /// Sets a register of the debugger. What the guest asks of it, user space does.

@@ -7,7 +7,6 @@
 //! one, and the guest tells (EOM) when it has taken the first. Messages but those of timers are user space's, and so are
 //! events. As in KVM, whether the guest has switched the controller on (SCONTROL) is for them to look at.
 
-use super::HvExit;
 use crate::arch::addr::Gpa;
 use crate::arch::hyperv::{SynicMsr, PAGE_ADDRESS, PAGE_ENABLED, SINTS};
 use crate::mmu::mem::{GuestMem, MemError};
@@ -120,17 +119,6 @@ impl SynicState {
     pub(crate) fn page_to_clear(&self, register: SynicMsr, value: u64) -> Option<Gpa> {
         let is_page = matches!(register, SynicMsr::EventPage | SynicMsr::MessagePage);
         (is_page && value & PAGE_ENABLED != 0 && !self.keeps_pages).then_some(Gpa(value & PAGE_ADDRESS))
-    }
-
-    /// Returns what user space is told of the guest's write to a register, if it is.
-    pub(crate) fn exit(&self, register: SynicMsr) -> Option<HvExit> {
-        let is_told = matches!(register, SynicMsr::Control | SynicMsr::EventPage | SynicMsr::MessagePage);
-        is_told.then_some(HvExit::Synic {
-            register,
-            control: self.control,
-            event_page: self.event_page,
-            message_page: self.message_page,
-        })
     }
 
     /// Returns the vector of a source; `None`: it is masked, or there is none.

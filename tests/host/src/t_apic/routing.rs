@@ -72,13 +72,16 @@ fn entries_that_name_nothing_are_refused() {
         pin(0, 3, 0),
         pin(4096, IOAPIC, 0),
         GsiRoute::from_entry(0, 0, 0, [0; 3]),
-        GsiRoute::from_entry(0, 4, 0, [0; 3]),
+        GsiRoute::from_entry(0, 3, 0, [0; 3]),
+        GsiRoute::from_entry(0, 5, 0, [0; 3]),
         GsiRoute::from_entry(0, 1, 1, [0; 3]),
         GsiRoute::from_entry(0, 2, 2, [0; 3]),
     ];
     assert!(bad.iter().all(|r| *r == Err(EINVAL)), "{bad:?}");
     assert!(pin(4095, IOAPIC, 23).is_ok());
     assert!(GsiRoute::from_entry(0, 2, 1, [0; 3]).is_ok(), "an MSI may carry a device id");
+    let sint = GsiRoute::from_entry(0, 4, 0, [1, 2, 0]).unwrap();
+    assert_eq!(sint.target, GsiTarget::Sint { vp_index: 1, sint: 2 });
 }
 
 #[test]
