@@ -55,7 +55,7 @@ module-debug: crates ## build build/debug/rvmm.ko for the lab's debug kernel
 	@$(LAB) debug
 	@$(IN_ROOT) scripts/build-debug
 
-tool: ## build the static programs build/rvmm-run, build/abi-tests and build/fuzz-ioctl
+tool: ## build the static programs build/rvmm-run, build/rvmmctl, build/abi-tests and build/fuzz-ioctl
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
 

@@ -197,6 +197,15 @@ class Options(unittest.TestCase):
                          {"--max-cpus": "1", "-m": "1", "--disk": None})
 
 
+class Commands(unittest.TestCase):
+    def test_the_manual_of_rvmmctl_has_each(self):
+        source = read("userspace-tool", "rvmm-run", "src", "ctl", "cli.rs").split("pub enum Command {", 1)[1]
+        manual = read("docs", "man", "rvmmctl.1").split(".Sh COMMANDS", 1)[1].split(".Sh ", 1)[0]
+        commands = [name.lower() for name in re.findall(r"^    ([A-Z]\w+) \{$", source, re.M)]
+        self.assertEqual(re.findall(r"^\.It Cm (\w+)", manual, re.M), commands)
+        self.assertGreater(len(commands), 10)
+
+
 def pages():
     """Every text of the project, as paths."""
     found = ["README.md", "CONTRIBUTING.md"]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parts of `rvmm-run`, as a library so that tests and fuzzers reach each of them.
+//! The parts of `rvmm-run` and `rvmmctl`, as a library so that tests and fuzzers reach each of them.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -8,7 +8,8 @@
 //! | [`cmd`] | runs a guest, or `--check` |
 //! | [`vm`] | one VM: memory, devices, processors, threads |
 //! | [`devices`], [`console`] | the host's side of disks, network cards and the console |
-//! | [`control`] | signals |
+//! | [`control`] | signals, and the socket by which a VM is steered |
+//! | [`ctl`] | `rvmmctl`, which does that |
 //! | [`kernel`], [`acpi`] | loaders of kernels and their modules; ACPI tables |
 //! | [`events`], [`error`], [`errno`], [`klog`], [`exit_status`] | what the user is told, and how a run ends |
 //! | [`sys`] | the one file with unsafe code |
@@ -21,6 +22,7 @@ pub mod cmd;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod ctl;
 pub mod devices;
 pub mod errno;
 pub mod error;

@@ -56,28 +56,9 @@ pub fn run(spec: &VmSpec) -> Result<ExitStatus, ToolError> {
         let max = open_node(&spec.device).map_or(MAX_APIC_IDS, |kvm| kvm.get_max_vcpus() as u32);
         return Err(ToolError::TooManyCpus { asked: spec.cpus, max: max.min(MAX_APIC_IDS) });
     }
-    let folder = place::own_folder();
-    let claim = spec.name.as_ref().map(|name| Claim::new(&folder, name)).transpose();
-    let claim = claim.map_err(ToolError::Claim)?;
-    let config = prepare(spec).map_err(|e| tell_holder(e, &folder))?;
-    let contents = RamContents::new(&config)?;
-    let kvm = open_node(&spec.device)?;
-    check_cpus(&kvm, config.cpus)?;
-    let signals = SignalQueue::new()?;
-    let machine = GuestMachine::new(&kvm, &config, contents, 0)?;
-    let mut pump = ConsolePump::new(open_console(spec, &config)?);
-    let control = match (claim, &spec.name) {
-        (Some(claim), Some(name)) => Some(start_control(spec, claim, name, &mut pump)?),
-        _ => None,
-    };
-    let how = RunOptions {
-        debug: spec.debug,
-        stats: spec.stats,
-        stop_timeout: Duration::from_secs(spec.stop_timeout.into()),
-        handle: control.as_ref().map(|(handle, _)| Arc::clone(handle)),
-    };
-    let kept = KeptParts { pump: Some(pump), ..KeptParts::default() };
-    let ended = run_to_the_end(spec, &kvm, &config, machine, kept, &signals, &how);
+    let control = spec.name.as_ref().map(|name| start_control(spec, name)).transpose()?;
+    let handle = control.as_ref().map(|(handle, _)| Arc::clone(handle));
+    let ended = prepare_and_run(spec, handle);
     let code = ended.as_ref().map_or_else(|e| e.status(), |status| *status).code();
     feed().push(VmEvent::Ended { code });
     if let Some((_, server)) = control {
@@ -86,22 +67,33 @@ pub fn run(spec: &VmSpec) -> Result<ExitStatus, ToolError> {
     ended
 }
 
-/// Starts to serve the control socket, whose clients see the console from now on.
-fn start_control(
-    spec: &VmSpec,
-    claim: Claim,
-    name: &VmName,
-    pump: &mut ConsolePump,
-) -> Result<(Arc<VmHandle>, ControlServer), ToolError> {
-    let console = match pump.console() {
-        HostConsole::Pty(pty) => pty.name().display().to_string(),
-        _ => spec.console.to_string(),
-    };
-    let handle = Arc::new(VmHandle::new(spec, name.as_str(), console)?);
-    pump.set_hub(handle.hub());
+/// Takes the VM's name, and begins to serve its control socket.
+fn start_control(spec: &VmSpec, name: &VmName) -> Result<(Arc<VmHandle>, ControlServer), ToolError> {
+    let claim = Claim::new(&place::own_folder(), name).map_err(ToolError::Claim)?;
+    let handle = Arc::new(VmHandle::new(spec, name.as_str())?);
     let server = ControlServer::start(claim, Arc::clone(&handle) as Arc<_>, feed())
         .map_err(ToolError::io("serve the control socket"))?;
     Ok((handle, server))
+}
+
+fn prepare_and_run(spec: &VmSpec, handle: Option<Arc<VmHandle>>) -> Result<ExitStatus, ToolError> {
+    let config = prepare(spec).map_err(tell_holder)?;
+    let contents = RamContents::new(&config)?;
+    let kvm = open_node(&spec.device)?;
+    check_cpus(&kvm, config.cpus)?;
+    let signals = SignalQueue::new()?;
+    let machine = GuestMachine::new(&kvm, &config, contents, 0)?;
+    let mut pump = ConsolePump::new(open_console(spec, &config)?);
+    if let Some(handle) = &handle {
+        if let HostConsole::Pty(pty) = pump.console() {
+            handle.set_console(pty.name().display().to_string());
+        }
+        pump.set_hub(handle.hub());
+    }
+    let stop_timeout = Duration::from_secs(spec.stop_timeout.into());
+    let how = RunOptions { debug: spec.debug, stats: spec.stats, stop_timeout, handle };
+    let kept = KeptParts { pump: Some(pump), ..KeptParts::default() };
+    run_to_the_end(spec, &kvm, &config, machine, kept, &signals, &how)
 }
 
 /// Runs machine after machine, until one does not start again.
@@ -128,6 +120,9 @@ fn run_to_the_end(
             outcome => break outcome,
         }
     };
+    if let Some(handle) = &how.handle {
+        handle.set_over();
+    }
     let is_asked_for = matches!(outcome, RunOutcome::Quit | RunOutcome::Signal(_));
     let delivered = kept.pump.map_or(Ok(()), |pump| pump.finish(signals, is_asked_for));
     let status = report(outcome);
@@ -206,13 +201,14 @@ fn prepare(spec: &VmSpec) -> Result<PreparedRun, ToolError> {
 }
 
 /// Says which VM has a disk that another one locked, where that VM can be asked.
-fn tell_holder(error: ToolError, folder: &Path) -> ToolError {
+fn tell_holder(error: ToolError) -> ToolError {
     let ToolError::Disk(path, DiskError::Locked { .. }) = &error else { return error };
     let Ok(id) = FileId::at(path) else { return error };
     let has_it = |path: &str| FileId::at(Path::new(path)).is_ok_and(|theirs| theirs == id);
-    let holder = list(folder)
-        .into_iter()
-        .filter_map(|vm| vm.status.ok())
+    // This one is among them.
+    let others = list(&place::own_folder()).into_iter().filter_map(|vm| vm.status.ok());
+    let holder = others
+        .filter(|vm| vm.pid != std::process::id())
         .find(|vm| vm.disks.iter().any(|disk| has_it(&disk.path)));
     match holder {
         Some(vm) => ToolError::Disk(path.clone(), DiskError::HeldBy { name: vm.name, pid: vm.pid }),

@@ -16,6 +16,8 @@ pub enum TypedInput {
     PowerButton,
     /// Ctrl-a c: end a pause.
     Continue,
+    /// Ctrl-a d: leave the console, where one can.
+    Detach,
     /// Ctrl-a h, or a key without a meaning: show the keys.
     Help,
 }
@@ -44,6 +46,7 @@ impl EscapeKey {
             b'x' | b'X' => TypedInput::Quit,
             b'p' | b'P' => TypedInput::PowerButton,
             b'c' | b'C' => TypedInput::Continue,
+            b'd' | b'D' => TypedInput::Detach,
             _ => TypedInput::Help,
         })
     }

@@ -309,7 +309,7 @@ impl ConsolePump {
                 Some(TypedInput::Quit) => request(PumpRequest::Quit),
                 Some(TypedInput::PowerButton) => request(PumpRequest::PowerButton),
                 Some(TypedInput::Continue) => request(PumpRequest::Continue),
-                Some(TypedInput::Help) => self.out.append(HELP.as_bytes()),
+                Some(TypedInput::Help | TypedInput::Detach) => self.out.append(HELP.as_bytes()),
             }
         }
     }

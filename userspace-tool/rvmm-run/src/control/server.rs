@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
 use nix::unistd::Uid;
 
 use super::claim::{peer, Claim};
@@ -87,6 +88,8 @@ struct ServerLoop {
 
 impl ServerLoop {
     fn run(mut self) {
+        // Signals are the main thread's. They may come before it has blocked them.
+        let _ = SigSet::all().thread_block();
         loop {
             let report = self.end.report.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(report) = report {

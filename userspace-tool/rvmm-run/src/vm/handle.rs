@@ -50,7 +50,10 @@ pub struct VmHandle {
 #[derive(Debug, Default)]
 struct HandleState {
     machine: Option<SteeredMachine>,
-    resets: u32,
+    /// How many there were.
+    machines: u32,
+    is_over: bool,
+    console: Option<String>,
 }
 
 /// What a machine can be steered by.
@@ -64,11 +67,11 @@ pub(super) struct SteeredMachine {
 }
 
 impl VmHandle {
-    /// The handle of a VM that is about to run, with its console at `console`.
+    /// The handle of a VM that is about to run.
     ///
     /// # Errors
     /// `Host` when no descriptor is left.
-    pub fn new(spec: &VmSpec, name: &str, console: String) -> Result<Self, ToolError> {
+    pub fn new(spec: &VmSpec, name: &str) -> Result<Self, ToolError> {
         let disk = |disk: &crate::config::disk::DiskSpec| DiskStatus {
             path: whole_path(&disk.path),
             read_only: disk.read_only,
@@ -86,7 +89,7 @@ impl VmHandle {
             memory_used: 0,
             disks: spec.disks.iter().map(disk).collect(),
             nets: spec.nets.iter().map(net).collect(),
-            console,
+            console: spec.console.to_string(),
             uptime_ms: 0,
             resets: 0,
         };
@@ -94,6 +97,11 @@ impl VmHandle {
         let stop_timeout = Duration::from_secs(spec.stop_timeout.into());
         let (hub, state) = (Arc::new(hub), Mutex::default());
         Ok(Self { facts, stop_timeout, began: Instant::now(), hub, state })
+    }
+
+    /// Says where the console is, once that is known.
+    pub fn set_console(&self, console: String) {
+        self.lock().console = Some(console);
     }
 
     /// The console's output and input for clients.
@@ -107,21 +115,26 @@ impl VmHandle {
 
     /// A machine runs from now on.
     pub(super) fn attach(&self, machine: SteeredMachine) {
-        self.lock().machine = Some(machine);
+        let mut state = self.lock();
+        state.machine = Some(machine);
+        state.machines = state.machines.saturating_add(1);
     }
 
     /// It does no more. Nobody steers it when this returns.
     pub(super) fn detach(&self) {
-        let mut state = self.lock();
-        state.machine = None;
-        state.resets = state.resets.saturating_add(1);
+        self.lock().machine = None;
+    }
+
+    /// No other machine comes.
+    pub fn set_over(&self) {
+        self.lock().is_over = true;
     }
 
     /// Does something with the machine, which stays for as long as that takes.
     fn with<R>(&self, f: impl FnOnce(&SteeredMachine) -> Result<R, Refusal>) -> Result<R, Refusal> {
         match &self.lock().machine {
             Some(machine) => f(machine),
-            None => Err(Refusal::new(RefusalKind::BadState, "the guest is being started: try again")),
+            None => Err(Refusal::new(RefusalKind::BadState, "the guest is being started, or has ended")),
         }
     }
 
@@ -171,10 +184,15 @@ impl SteeredVm for VmHandle {
     fn status(&self) -> VmStatus {
         let state = self.lock();
         VmStatus {
-            state: state.machine.as_ref().map_or(VmState::Starting, SteeredMachine::state),
+            state: match &state.machine {
+                Some(machine) => machine.state(),
+                None if state.is_over => VmState::Stopping,
+                None => VmState::Starting,
+            },
             memory_used: memory_used(),
             uptime_ms: self.uptime_ms(),
-            resets: state.resets,
+            resets: state.machines.saturating_sub(1),
+            console: state.console.clone().unwrap_or_else(|| self.facts.console.clone()),
             ..self.facts.clone()
         }
     }

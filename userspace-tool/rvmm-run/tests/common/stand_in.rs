@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use rvmm_run::console::hub::ConsoleHub;
@@ -21,6 +22,8 @@ pub struct StandIn {
     pub done: Mutex<Vec<String>>,
     pub hub: Option<ConsoleHub>,
     pub feed: &'static EventFeed,
+    /// Path of its disk.
+    pub disk: Mutex<String>,
 }
 
 impl StandIn {
@@ -31,6 +34,7 @@ impl StandIn {
             done: Mutex::default(),
             hub: Some(ConsoleHub::new().unwrap()),
             feed: Box::leak(Box::new(EventFeed::new())),
+            disk: Mutex::new("/srv/web.img".into()),
         })
     }
 
@@ -62,7 +66,7 @@ impl SteeredVm for StandIn {
             cpus: 2,
             memory: 512 << 20,
             memory_used: 100 << 20,
-            disks: vec![DiskStatus { path: "/srv/web.img".into(), read_only: false }],
+            disks: vec![DiskStatus { path: self.disk.lock().unwrap().clone(), read_only: false }],
             nets: vec!["tap t0".into()],
             console: "/dev/pts/7".into(),
             uptime_ms: 61_000,
@@ -96,7 +100,8 @@ impl SteeredVm for StandIn {
     }
 
     fn stats(&self) -> Result<VmStats, Refusal> {
-        Ok(VmStats { uptime_ms: 61_000, ..Default::default() })
+        let cpu = |exits| BTreeMap::from([("exits".to_string(), exits)]);
+        Ok(VmStats { uptime_ms: 61_000, vcpus: vec![cpu(7), cpu(9)], failed_disk_requests: vec![3] })
     }
 
     fn debug(&self) -> Result<Vec<String>, Refusal> {
