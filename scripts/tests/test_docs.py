@@ -197,6 +197,26 @@ class Options(unittest.TestCase):
                          {"--max-cpus": "1", "-m": "1", "--disk": None})
 
 
+class Packaging(unittest.TestCase):
+    """The files for a system that the module and the tool are installed on."""
+
+    FOLDER = ("userspace-tool", "packaging")
+
+    def test_the_service_uses_options_that_there_are(self):
+        unit = read(*self.FOLDER, "systemd", "rvmm@.service")
+        started = re.search(r"^ExecStart=/usr/bin/rvmm-run (.*)$", unit, re.M)[1]
+        self.assertLessEqual(set(re.findall(r"--[\w-]+", started)), set(Options.of_source(Options.source())))
+        for line in ("Type=notify", "KillMode=mixed", "WantedBy=rvmm.target"):
+            self.assertIn(line + "\n", unit)
+
+    def test_modprobe_has_every_parameter_with_its_default_as_a_comment(self):
+        block = re.search(r"params: \{(.*?)\n    \},\n\}", read("rvmm.rs"), re.S).group(1)
+        params = re.findall(r"^        (\w+): \w+ \{\s+default: (\w+),", block, re.M)
+        said = read(*self.FOLDER, "modprobe.d", "rvmm.conf")
+        self.assertEqual(re.findall(r"^#options rvmm (\w+)=(\w+)$", said, re.M), params)
+        self.assertEqual([line for line in said.splitlines() if line and not line.startswith("#")], [])
+
+
 class Commands(unittest.TestCase):
     def test_the_manual_of_rvmmctl_has_each(self):
         source = read("userspace-tool", "rvmm-run", "src", "ctl", "cli.rs").split("pub enum Command {", 1)[1]

@@ -18,6 +18,7 @@ use crate::console::error::ConsoleError;
 use crate::control::claim::ClaimError;
 use crate::devices::disk::error::DiskError;
 use crate::devices::net::NetError;
+use crate::errno;
 use crate::exit_status::ExitStatus;
 use crate::kernel::error::KernelError;
 use crate::klog;
@@ -29,6 +30,8 @@ pub enum ToolError {
     Config(FileErrors),
     /// The name is taken, or there can be no control socket.
     Claim(ClaimError),
+    /// The file for the process' number.
+    PidFile(PathBuf, io::Error),
     /// Nothing says what to start.
     NoKernel(NoKernel),
     /// The kernel image.
@@ -112,6 +115,10 @@ impl fmt::Display for ToolError {
         match self {
             Self::Config(e) => e.fmt(f),
             Self::Claim(e) => e.fmt(f),
+            Self::PidFile(path, e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                write!(f, "pid file '{}': there is something else in it: give another file", path.display())
+            }
+            Self::PidFile(path, e) => write!(f, "pid file '{}': {}", path.display(), errno::explain(e)),
             Self::NoKernel(e) => e.fmt(f),
             Self::Kernel(path, e) => write!(f, "kernel '{}': {e}", path.display()),
             Self::Initrd(path, e) => write!(f, "initrd '{}': {e}", path.display()),

@@ -8,7 +8,7 @@ use clap::Parser;
 use rvmm_run::cmd::{check, print_config, run, settings};
 use rvmm_run::config::cli::CommandLine;
 use rvmm_run::console;
-use rvmm_run::events::message;
+use rvmm_run::events::error;
 use rvmm_run::exit_status::ExitStatus;
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn act(cli: &CommandLine) -> ExitStatus {
         false => run::run(&spec),
     });
     done.unwrap_or_else(|e| {
-        e.explanation().lines().for_each(message);
+        e.explanation().lines().for_each(error);
         e.status()
     })
 }

@@ -77,6 +77,7 @@ fn file_and_command_line_make_the_same_vm() {
         console = 'file:/tmp/out'
         console-device = 'virtio,packed=on'
         name = 'web-1'
+        pid-file = 'web.pid'
         stop-timeout = 60
         no-reboot = true
         stats = true
@@ -99,7 +100,7 @@ fn file_and_command_line_make_the_same_vm() {
         [[module]]
         path = 'm'
         args = 'one_two'";
-    let command_line = "--name web-1 --initrd vms/initrd.img --append console=hvc0_quiet --root sd1b -m 2G -c 4 --stop-timeout 60
+    let command_line = "--name web-1 --pid-file vms/web.pid --initrd vms/initrd.img --append console=hvc0_quiet --root sd1b -m 2G -c 4 --stop-timeout 60
         --console file:/tmp/out --console-device virtio,packed=on --no-reboot --stats --debug --device=/dev/kvm
         --devices isa --disk /srv/a,,b.img --module vms/m,one_two
         --disk vms/b.img,ro,serial=S1,queues=2,packed=on,format=raw,on-error=stop
@@ -332,14 +333,14 @@ prop_compose! {
         (pages, cpus) in (4096u64..1 << 40, 1u32..),
         (console, console_device) in some_console(),
         (no_reboot, stats, debug) in any::<(bool, bool, bool)>(),
-        device in some_path(),
+        (device, pid_file) in (some_path(), proptest::option::of(some_path())),
         devices in prop_oneof![Just(DeviceSet::All), Just(DeviceSet::Isa), Just(DeviceSet::None)],
     ) -> VmSpec {
         let memory = rvmm_run::config::memory::RamSize::from_bytes(pages * 4096).unwrap();
         let modules = modules.into_iter().map(|(path, args)| ModuleSpec { path, args }).collect();
         let name = name.map(|name| name.parse().unwrap());
         VmSpec {
-            name, stop_timeout,
+            name, pid_file, stop_timeout,
             kernel, disks, nets, initrd, modules, append, root, memory, cpus, console, console_device, no_reboot,
             device, devices, stats, debug,
         }

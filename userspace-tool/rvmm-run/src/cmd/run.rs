@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 
+use super::pid_file::PidFile;
 use crate::config::console::{ConsoleDevice, ConsoleSpec};
 use crate::config::memory::host_memory;
 use crate::config::name::VmName;
@@ -29,7 +30,7 @@ use crate::devices::disk::error::DiskError;
 use crate::devices::file_id::FileId;
 use crate::devices::{disk, net};
 use crate::error::ToolError;
-use crate::events::{feed, message, print};
+use crate::events::{error, feed, message, print};
 use crate::exit_status::ExitStatus;
 use crate::kernel::error::KernelError;
 use crate::kernel::image::FileImage;
@@ -90,6 +91,10 @@ fn prepare_and_run(spec: &VmSpec, handle: Option<Arc<VmHandle>>) -> Result<ExitS
         }
         pump.set_hub(handle.hub());
     }
+    let _pid_file = match &spec.pid_file {
+        Some(path) => Some(PidFile::new(path).map_err(|e| ToolError::PidFile(path.clone(), e))?),
+        None => None,
+    };
     let stop_timeout = Duration::from_secs(spec.stop_timeout.into());
     let how = RunOptions { debug: spec.debug, stats: spec.stats, stop_timeout, handle };
     let kept = KeptParts { pump: Some(pump), ..KeptParts::default() };
@@ -281,7 +286,7 @@ fn report(outcome: RunOutcome) -> ExitStatus {
         RunOutcome::Quit => ExitStatus::UserQuit,
         RunOutcome::Signal(signal) => ExitStatus::Signal(signal as u8),
         RunOutcome::Failed(e) => {
-            message(&e.explanation());
+            error(&e.explanation());
             ExitStatus::HostError
         }
         RunOutcome::Vcpu { id, end } => report_end(id, end),
@@ -296,15 +301,15 @@ fn report_end(id: usize, end: VcpuEnd) -> ExitStatus {
             ExitStatus::GuestReset
         }
         VcpuEnd::TripleFault(dump) => {
-            message(&format!("vcpu {id}: triple fault\n{dump}"));
+            error(&format!("vcpu {id}: triple fault\n{dump}"));
             ExitStatus::TripleFault
         }
         VcpuEnd::Failed { reason, dump } => {
-            message(&format!("vcpu {id}: {reason}\n{dump}"));
+            error(&format!("vcpu {id}: {reason}\n{dump}"));
             ExitStatus::VcpuFailed
         }
         VcpuEnd::Host(errno) => {
-            message(&ToolError::Host("run a virtual CPU", errno).explanation());
+            error(&ToolError::Host("run a virtual CPU", errno).explanation());
             ExitStatus::HostError
         }
     }

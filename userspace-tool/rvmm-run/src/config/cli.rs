@@ -131,6 +131,10 @@ pub struct CommandLine {
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u32>,
 
+    /// Write the number of the process to a file once the guest is about to run, and remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+
     /// Node of the module [default: /dev/rvmm]
     #[arg(long, value_name = "NODE")]
     pub device: Option<PathBuf>,
@@ -172,6 +176,7 @@ impl CommandLine {
             console_device: self.console_device,
             no_reboot: flag(self.no_reboot),
             stop_timeout: self.stop_timeout,
+            pid_file: self.pid_file.clone(),
             device: self.device.clone(),
             devices: self.devices,
             stats: flag(self.stats),

@@ -64,6 +64,8 @@ pub struct VmSpec {
     pub no_reboot: bool,
     /// Seconds that a guest may take to end when it is asked to.
     pub stop_timeout: u32,
+    /// File for the number of the process.
+    pub pid_file: Option<PathBuf>,
     /// Node of the module.
     pub device: PathBuf,
     /// Which of the module's own devices the machine has.
@@ -108,6 +110,7 @@ layer! {
     console_device: ConsoleDevice,
     no_reboot: bool,
     stop_timeout: u32,
+    pid_file: PathBuf,
     device: PathBuf,
     devices: DeviceSet,
     stats: bool,
@@ -151,6 +154,7 @@ impl SpecLayer {
             console_device: self.console_device.unwrap_or(ConsoleDevice::Uart),
             no_reboot: self.no_reboot.unwrap_or(false),
             stop_timeout: self.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
+            pid_file: self.pid_file,
             device,
             devices: self.devices.unwrap_or(DeviceSet::All),
             stats: self.stats.unwrap_or(false),

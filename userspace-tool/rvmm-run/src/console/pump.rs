@@ -30,7 +30,7 @@ use super::pty::PtyConsole;
 use super::ring::ByteRing;
 use super::HostConsole;
 use crate::control::signals::{SignalQueue, SignalRequest};
-use crate::events::message;
+use crate::events::{message, warning};
 use crate::sys;
 
 /// Output that is kept for a late reader.
@@ -348,7 +348,7 @@ impl ConsolePump {
             }
         };
         self.failed = Some(errno);
-        message(&format!("console: cannot write to {what}: {}; further output is lost", errno.desc()));
+        warning(&format!("console: cannot write to {what}: {}; further output is lost", errno.desc()));
     }
 
     /// Ends the console: delivers what is left to whoever reads, and tells what nobody has taken. The user may have asked
@@ -365,7 +365,7 @@ impl ConsolePump {
         let lost = self.lost.saturating_add(self.out.len() as u64);
         let is_wanted = self.failed.is_some() || !matches!(self.console, HostConsole::None);
         if lost > 0 && is_wanted {
-            message(&format!("console: {lost} bytes of the guest's output had no reader and are lost"));
+            warning(&format!("console: {lost} bytes of the guest's output had no reader and are lost"));
         }
         self.failed.map_or(Ok(()), Err)
     }

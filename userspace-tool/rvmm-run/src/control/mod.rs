@@ -13,11 +13,13 @@
 //! | [`feed`] | what happens to it |
 //! | [`session`], [`server`] | one client, and the thread that serves all |
 //! | [`client`] | the other side |
+//! | [`notify`] | what the service manager is told |
 
 pub mod claim;
 pub mod client;
 pub mod feed;
 pub mod lines;
+pub mod notify;
 pub mod place;
 pub mod protocol;
 pub mod server;

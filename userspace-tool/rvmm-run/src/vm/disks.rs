@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::abi::rvmm as abi;
 use crate::config::disk::OnDiskError;
-use crate::events::message;
+use crate::events::warning;
 
 /// A disk of a running machine.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl RunningDisk {
     pub(super) fn report(&self, errno: i32) -> bool {
         let is_new = self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(errno);
         if is_new {
-            message(&format!("disk {}: {}", self.path.display(), explain(errno, self.on_error)));
+            warning(&format!("disk {}: {}", self.path.display(), explain(errno, self.on_error)));
         }
         self.on_error == OnDiskError::Stop
     }
@@ -72,7 +72,7 @@ impl RunningDisk {
         let attr =
             kvm_device_attr { group: abi::GROUP_COMMAND, attr: abi::COMMAND_LOOK_AT_SIZE, addr: 0, flags: 0 };
         if let Err(e) = self.device.set_device_attr(&attr) {
-            message(&format!("disk {}: cannot look at its size: {e}", self.path.display()));
+            warning(&format!("disk {}: cannot look at its size: {e}", self.path.display()));
         }
     }
 }

@@ -32,6 +32,7 @@ use super::stats;
 use super::vcpu_loop::{run_until_end, VcpuEnd};
 use crate::console::pump::{ConsolePump, PumpRequest};
 use crate::control::feed::VmEvent;
+use crate::control::notify;
 use crate::control::signals::{SignalQueue, SignalRequest, KICK};
 use crate::error::ToolError;
 use crate::events::{feed, message, report};
@@ -97,6 +98,9 @@ pub fn run(
     }
     let is_first = !std::mem::replace(&mut kept.has_run, true);
     feed().push(if is_first { VmEvent::Started } else { VmEvent::Reset });
+    if is_first {
+        notify::ready();
+    }
     let main = MainLoop { shared: &shared, signals, power: &power, growth, processors, how };
     let waited = main.wait();
     if let Some(handle) = &how.handle {

@@ -13,8 +13,9 @@ use nix::sys::signal::Signal;
 use super::pause::PauseGate;
 use super::vcpu_loop::VcpuEnd;
 use crate::control::feed::VmEvent;
+use crate::control::notify;
 use crate::error::ToolError;
-use crate::events::{feed, message};
+use crate::events::{feed, message, warning};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ impl Shared {
         let mut plan = lock(&self.plan);
         *plan = Some(plan.map_or(new, |old| if old.force_at < new.force_at { old } else { new }));
         self.gate.wake_main();
+        notify::stopping(after);
     }
 
     /// Ends the run by force, if that was planned and the time has come. Returns how long there still is.
@@ -109,7 +111,7 @@ impl Shared {
         let plan = self.plan()?;
         let left = plan.force_at.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            message("the guest did not end in time: it is ended by force");
+            warning("the guest did not end in time: it is ended by force");
             self.end(plan.signal.map_or(RunOutcome::Quit, RunOutcome::Signal));
         }
         Some(left)

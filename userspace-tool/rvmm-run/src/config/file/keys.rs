@@ -80,6 +80,7 @@ fn read(file: &mut TableReader<'_>) -> FileContents {
         stats: file.flag("stats"),
         debug: file.flag("debug"),
         stop_timeout: file.number("stop-timeout", 0..=u32::MAX),
+        pid_file: file.path("pid-file"),
         device: file.path("device"),
         devices: file.parsed("devices"),
         disks: disks(file),

@@ -98,7 +98,7 @@ impl Loader<'_> {
             let file = self.base(path, &base.value);
             let below = self.load(&file, Some((&source, &base.at))).unwrap_or_default();
             // What is made after another VM is another one.
-            layer = layer.over(SpecLayer { name: None, ..below });
+            layer = layer.over(SpecLayer { name: None, pid_file: None, ..below });
         }
         // What is wrong with this file goes before what is with those below.
         let below = std::mem::replace(&mut self.errors, source.into_errors());

@@ -63,6 +63,9 @@ pub fn render(spec: &VmSpec) -> String {
     lines.text("console-device", spec.console_device);
     lines.raw("no-reboot", spec.no_reboot);
     lines.raw("stop-timeout", spec.stop_timeout);
+    if let Some(path) = &spec.pid_file {
+        lines.path("pid-file", path);
+    }
     lines.raw("stats", spec.stats);
     lines.raw("debug", spec.debug);
     lines.path("device", &spec.device);
