@@ -7,6 +7,7 @@
 pub(crate) mod asid;
 pub(crate) mod dirty;
 pub(crate) mod format;
+pub(crate) mod guest_entry;
 pub(crate) mod hva_index;
 pub(crate) mod mem;
 pub(crate) mod slot;
