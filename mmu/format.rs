@@ -81,6 +81,21 @@ impl TableLevels {
     }
 }
 
+/// What the processor's CR3 is to name where it walks tables from linear addresses ([`super::shadow`]), which are in its
+/// own format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HardwareRoot {
+    /// A table of long mode.
+    Long {
+        /// Where it is.
+        root: Hpa,
+        /// How many levels there are, 4 or 5.
+        levels: u32,
+    },
+    /// Directory pointers of the PAE format.
+    Pae([u64; 4]),
+}
+
 bitflags::bitflags! {
     /// What the guest may do with a mapped page, besides reading it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

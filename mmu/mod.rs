@@ -10,6 +10,7 @@ pub(crate) mod format;
 pub(crate) mod guest_entry;
 pub(crate) mod hva_index;
 pub(crate) mod mem;
+pub(crate) mod shadow;
 pub(crate) mod slot;
 pub(crate) mod slots;
 pub(crate) mod table;

@@ -134,8 +134,13 @@ impl FlushNeeded {
         count
     }
 
-    /// Puts an unlinked table on the list, with all tables below it.
-    fn retire(&mut self, mem: &mut impl TableMem, table: Hpa, level: u32) {
+    /// Says that a processor may hold a translation that is no longer in the table.
+    pub(super) fn need(&mut self) {
+        self.needed = true;
+    }
+
+    /// Puts an unlinked table on the list, with all tables below it; of level 1, alone.
+    pub(super) fn retire(&mut self, mem: &mut impl TableMem, table: Hpa, level: u32) {
         mem.set_note(table, self.list.map_or(UnlinkedTable::NONE, |(first, _)| first.note()));
         let last = self.list.map_or(table, |(_, last)| last);
         self.list = Some((UnlinkedTable { table, level }, last));

@@ -15,6 +15,7 @@ mod packed;
 mod pci;
 mod queue;
 pub(crate) mod saved;
+mod shadow;
 #[cfg(test)]
 mod smoke;
 
@@ -46,4 +47,5 @@ pub(crate) const TARGETS: &[Target] = &[
     ("walk", mmu::walk),
     ("slots", mmu::slots),
     ("table", mmu::table),
+    ("shadow", shadow::shadow),
 ];

@@ -92,5 +92,6 @@ smoke!(
     emulate,
     walk,
     slots,
-    table
+    table,
+    shadow
 );

@@ -7,6 +7,7 @@ mod beside;
 mod dirty;
 pub(crate) mod format;
 pub(crate) mod guest;
+pub(crate) mod shadow;
 pub(crate) mod slots;
 pub(crate) mod table;
 mod tlb;

@@ -74,6 +74,16 @@ impl TableMem for Pool {
 }
 
 impl Pool {
+    /// Returns how many pages are allocated.
+    pub(crate) fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Lets so many more pages be had.
+    pub(crate) fn limit(&mut self, left: Option<usize>) {
+        self.left = left;
+    }
+
     pub(crate) fn processor_finds(
         &self,
         f: &impl TableFormat,
