@@ -45,6 +45,7 @@ module! {
             description: "Longest time in ns that a halted vCPU polls for its wake-up before it sleeps; 0: never",
         },
         kvm_node: u8 { default: 0, description: "1: also make /dev/kvm, for programs that open no other node", },
+        npt: u8 { default: 1, description: "0: guests of AMD's processors have shadow pages, not nested paging", },
         nx_huge_pages: u8 {
             default: 2,
             description: "1: only small pages are executable for guests; 0: all are; 2: as the processor needs it",
@@ -108,7 +109,7 @@ fn probe() -> Result<FoundBackend> {
     if vmx::is_present() {
         return found(Vmx::new()?).map(FoundBackend::Vmx);
     }
-    found(Svm::new()?).map(FoundBackend::Svm)
+    found(Svm::new(module_parameters::npt.value() != 0)?).map(FoundBackend::Svm)
 }
 
 impl kernel::InPlaceModule for Rvmm {

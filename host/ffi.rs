@@ -42,6 +42,7 @@ unsafe extern "C" {
     pub(super) fn rvmm_machine_check();
 
     pub(super) fn rvmm_pages_alloc(order: u32, atomic: bool) -> *mut c_void;
+    pub(super) fn rvmm_page_alloc_low() -> *mut c_void;
     pub(super) fn rvmm_pages_free(va: *mut c_void, order: u32);
     pub(super) fn rvmm_pages_split(va: *mut c_void) -> *mut c_void;
     pub(super) fn rvmm_va_to_hpa(va: *mut c_void) -> u64;

@@ -57,6 +57,17 @@ impl KernelPages {
         Ok(KernelPages { va: NonNull::new(second.cast()).ok_or(ENOMEM)?, order: 0 })
     }
 
+    /// Allocates one page below 4 GiB, as [`KernelPages::new`].
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn low() -> Result<KernelPages> {
+        // SAFETY: No precondition.
+        let va = unsafe { ffi::rvmm_page_alloc_low() };
+        // INVARIANT: A non-null answer owns the page.
+        Ok(KernelPages { va: NonNull::new(va.cast()).ok_or(ENOMEM)?, order: 0 })
+    }
+
     /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
         (PAGE_SIZE as usize).wrapping_shl(self.order)

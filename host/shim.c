@@ -225,6 +225,12 @@ void *rvmm_pages_alloc(u32 order, bool atomic)
 	return (void *)__get_free_pages(gfp, order);
 }
 
+/* A zeroed page that 32 bits of a physical address reach. */
+void *rvmm_page_alloc_low(void)
+{
+	return (void *)__get_free_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_DMA32);
+}
+
 void rvmm_pages_free(void *va, u32 order)
 {
 	free_pages((unsigned long)va, order);

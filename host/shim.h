@@ -59,6 +59,7 @@ void rvmm_tss_limit_changed(void);
 
 /* page.rs */
 void *rvmm_pages_alloc(u32 order, bool atomic);
+void *rvmm_page_alloc_low(void);
 void rvmm_pages_free(void *va, u32 order);
 /* Frees the first of two pages that were allocated as one, and returns the second. */
 void *rvmm_pages_split(void *va);

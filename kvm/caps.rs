@@ -56,8 +56,8 @@ pub(super) fn check_extension(cap: u64, apic_bus: BusPeriod) -> i64 {
     i64::from(caps::answer(cap, &inputs))
 }
 
-/// What decides which features guests are offered.
-pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
+/// What decides which features guests are offered; `hardware_paging` as [`cpuid::CpuidInputs::hardware_paging`].
+pub(super) fn cpuid_facts(settings: &ModuleSettings, hardware_paging: bool) -> cpuid::CpuidInputs {
     let clock = KvmFeatures::CLOCKSOURCE | KvmFeatures::CLOCKSOURCE2 | KvmFeatures::CLOCKSOURCE_STABLE;
     let mut always = KvmFeatures::NOP_IO_DELAY | KvmFeatures::PV_SEND_IPI;
     if timer::counts_run_delay() {
@@ -68,7 +68,7 @@ pub(super) fn cpuid_facts(settings: &ModuleSettings) -> cpuid::CpuidInputs {
     }
     cpuid::CpuidInputs {
         tsc_khz: timer::tsc_khz(),
-        hardware_paging: true,
+        hardware_paging,
         la57: false,
         // What second-level tables of four levels can show.
         max_phys_bits: 48,

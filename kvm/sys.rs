@@ -46,7 +46,7 @@ pub(crate) fn ioctl<B: VendorBackend>(
         nr::CREATE_VM => create_vm(backend, node, arg),
         nr::CHECK_EXTENSION => Ok(check_extension(arg, BusPeriod::DEFAULT)),
         nr::GET_VCPU_MMAP_SIZE => no_arg(arg, run::MMAP_SIZE as i64),
-        nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, arg),
+        nr::GET_SUPPORTED_CPUID => supported_cpuid(&node.settings, backend.format().is_some(), arg),
         nr::GET_EMULATED_CPUID => emulated_cpuid(arg),
         nr::GET_SUPPORTED_HV_CPUID => hyperv::supported_cpuid(true, arg),
         nr::GET_MSR_INDEX_LIST => msr_index_list(arg, msr_table::INDEX_LIST),
@@ -90,9 +90,10 @@ fn create_vm<B: VendorBackend>(backend: &Arc<B>, node: &NodeContext, kind: u64) 
     Ok(file.install())
 }
 
-fn supported_cpuid(settings: &ModuleSettings, arg: u64) -> Result<i64> {
+/// KVM_GET_SUPPORTED_CPUID; `hardware_paging`: guests' processors walk the guests' own tables.
+fn supported_cpuid(settings: &ModuleSettings, hardware_paging: bool, arg: u64) -> Result<i64> {
     let mut header: sys::Cpuid2 = user::read(arg)?;
-    let entries = cpuid::supported(cpu::cpuid, &cpuid_facts(settings))?;
+    let entries = cpuid::supported(cpu::cpuid, &cpuid_facts(settings, hardware_paging))?;
     if entries.len() > header.nent as usize {
         return Err(E2BIG);
     }

@@ -36,6 +36,7 @@ use crate::vcpu::debugger::{DebugRegs, EntryBars};
 use crate::vcpu::inject::take_interrupts;
 use crate::vcpu::mce::{MachineCheck, MceConsequence};
 use crate::vcpu::msr_table::MsrRefused;
+use crate::vcpu::paging::VcpuPaging;
 use crate::vcpu::record::{count, VcpuRecord};
 use crate::vcpu::run::{run, RunEnd};
 use crate::vcpu::state::StateGroups;
@@ -100,6 +101,7 @@ fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<
         VcpuCore::new(hw, is_boot, lapic, CpuidTable::new(), signature, halt_poll_ns, parts),
         GFP_KERNEL_ACCOUNT,
     )?;
+    core.paging = VcpuPaging::new(vm.space.is_shadow());
     // The same for all vCPUs, so that their counters agree.
     core.set_tsc_offset(vm.machine.clock.tsc_offset);
     core.set_msr_filter(vm.machine.choices.msr_filter());

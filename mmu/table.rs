@@ -124,12 +124,24 @@ impl FlushNeeded {
     /// Frees the unlinked tables, of `format`; no processor may hold a translation from before. Takes as long as
     /// there are table pages, and needs no lock. Returns how many there were.
     pub(crate) fn release(self, mem: &mut impl TableMem, format: &impl TableFormat) -> usize {
+        self.release_by(mem, |mem, UnlinkedTable { table, level }| free_tables(mem, format, table, level))
+    }
+
+    /// As [`FlushNeeded::release`], of tables of which each is on the list.
+    pub(crate) fn release_each(self, mem: &mut impl TableMem) -> usize {
+        self.release_by(mem, |mem, UnlinkedTable { table, .. }| {
+            mem.free(table);
+            1
+        })
+    }
+
+    fn release_by<M: TableMem>(self, mem: &mut M, free: impl Fn(&mut M, UnlinkedTable) -> usize) -> usize {
         let mut count = 0usize;
         let mut next = self.list.map(|(first, _)| first);
-        while let Some(UnlinkedTable { table, level }) = next {
+        while let Some(unlinked) = next {
             // Read before its page is freed.
-            next = UnlinkedTable::from_note(mem.take_note(table));
-            count = count.wrapping_add(free_tables(mem, format, table, level));
+            next = UnlinkedTable::from_note(mem.take_note(unlinked.table));
+            count = count.wrapping_add(free(mem, unlinked));
         }
         count
     }

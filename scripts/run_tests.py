@@ -81,6 +81,7 @@ class Host(NamedTuple):
 HOSTS = {
     "amd": Host(emulated_host, "max"),
     "amd-4level": Host(emulated_host, "max,la57=off"),
+    "amd-shadow": Host(emulated_host, "max,npt=off"),
     "amd-debug": Host(emulated_host, "max", "debug"),
     "intel": Host(bochs_host, bochs_host.DEFAULT_CPU),
     "intel-new": Host(bochs_host, "arrow_lake"),

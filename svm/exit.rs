@@ -5,9 +5,9 @@
 //! APM, "SVM Intercept Exit Codes". A pure function of plain numbers: total over all codes.
 
 use crate::arch::addr::{Gpa, Gva};
-use crate::arch::exception::ExceptionVector;
+use crate::arch::exception::{ExceptionVector, PfError};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
+    CrAccess, CrKind, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
 };
 
 /// The exit code of IN, OUT, INS and OUTS.
@@ -46,6 +46,11 @@ pub(super) fn decode(raw: RawExit) -> VmExit {
         0x64 => VmExit::InterruptWindow,
         0x81 => VmExit::VirtInsn(VirtInsn::Hypercall),
         0x20..=0x3f => VmExit::DebugRegister,
+        // Intercepted for shadow pages alone.
+        0x4e => VmExit::PageFault(LinearFault {
+            gva: Gva(raw.info2),
+            error: PfError::from_bits_truncate(raw.info1 as u32),
+        }),
         0x40..=0x5f => VmExit::Exception(ExceptionVector((raw.reason & 0x1f) as u8), raw.info1 as u32),
         0x74 => VmExit::NmiReturn,
         // INVD, WBINVD.

@@ -11,6 +11,7 @@
 //! | [`quirks`] | what of the host's a guest would meet beside the VMCB |
 //! | [`exit`] | exit codes to typed exits |
 //! | [`caching`] | the caching bits of CR0 |
+//! | [`linear`] | guests without nested paging |
 //! | [`step`] | one instruction on the way to an NMI |
 //! | [`vcpu`] | one virtual processor |
 
@@ -20,6 +21,7 @@ mod asm;
 mod caching;
 mod exit;
 mod features;
+mod linear;
 mod quirks;
 mod region;
 mod step;
@@ -84,14 +86,16 @@ pub(crate) struct Svm {
     cpus: KVec<SvmCpuArea>,
     maps: Arc<PermissionMaps>,
     levels: TableLevels,
+    /// Guests have nested paging.
+    nested_paging: bool,
 }
 
 impl Svm {
-    /// Probes every CPU and allocates what each needs.
+    /// Probes every CPU and allocates what each needs. `nested_paging`: guests have it where the processor does.
     ///
     /// # Errors
     /// The reason why this machine cannot run guests, or the host's error.
-    pub(crate) fn new() -> Result<core::result::Result<Svm, UnsupportedHost>> {
+    pub(crate) fn new(nested_paging: bool) -> Result<core::result::Result<Svm, UnsupportedHost>> {
         let Some(features) = features_of_this_cpu() else { return Ok(Err(UnsupportedHost::NoExtension)) };
         for id in 0..cpu::limit() {
             if let Err(why) = check(&features, id) {
@@ -108,9 +112,6 @@ impl Svm {
         // CPUID.1:ECX.OSXSAVE. Nobody has tried a processor with SVM but without XSAVE yet.
         if cpu::cpuid(1, 0).ecx & (1 << 27) == 0 {
             return Ok(Err(UnsupportedHost::Lacks("XSAVE")));
-        }
-        if !features.nested_paging {
-            return Ok(Err(UnsupportedHost::Lacks("nested paging")));
         }
         if features.asids < 2 {
             return Ok(Err(UnsupportedHost::Lacks("ASIDs")));
@@ -130,12 +131,13 @@ impl Svm {
         ] {
             msr.pass_through(m);
         }
-        let maps =
-            Arc::new(PermissionMaps { msr, io: IoMap::new()?, nothing: KernelPages::new(0)? }, GFP_KERNEL)?;
+        let nested_paging = nested_paging && features.nested_paging;
+        let maps = PermissionMaps { msr, io: IoMap::new()?, nothing: KernelPages::new(0)?, nested_paging };
+        let maps = Arc::new(maps, GFP_KERNEL)?;
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { TableLevels::Five } else { TableLevels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();
-        Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels }))
+        Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels, nested_paging }))
     }
 }
 
@@ -156,10 +158,12 @@ impl VendorBackend for Svm {
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
-        Ok(vcpu::SvmVcpu::new(&self.features, self.host_mce, VmcbPage::new(self.maps.clone())?))
+        let vmcb = VmcbPage::new(self.maps.clone())?;
+        Ok(vcpu::SvmVcpu::new(&self.features, self.host_mce, vmcb, self.nested_paging))
     }
 
-    fn format(&self) -> Npt {
-        Npt { levels: self.levels, gib_pages: false, encryption_mask: 0 }
+    fn format(&self) -> Option<Npt> {
+        let npt = Npt { levels: self.levels, gib_pages: false, encryption_mask: 0 };
+        self.nested_paging.then_some(npt)
     }
 }

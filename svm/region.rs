@@ -10,6 +10,7 @@
 use super::asm;
 use super::exit::is_refused;
 use super::features::{is_switched_off, SvmFeatures};
+use super::linear::{confine, LINEAR3, LINEAR_CR, LINEAR_EXCEPTIONS};
 use super::quirks::{HiddenMsrs, SvmQuirks};
 use super::vmcb::{
     CleanBits, ControlArea, InterceptCr, InterceptVector3, InterceptVector4, SaveArea, Vmcb, VmcbSegment,
@@ -20,10 +21,12 @@ use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::ExceptionVector;
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::arch::rule::rule;
+use crate::arch::slice::copy_common;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::KernelPages;
 use crate::mmu::asid::{AsidFlush, AsidNeighbour, AsidPool, AsidTag, WindowAsids};
+use crate::mmu::format::HardwareRoot;
 use crate::vcpu::backend::TableRoot;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -301,8 +304,10 @@ impl IoMap {
 pub(super) struct PermissionMaps {
     pub(super) msr: MsrPermissionMap,
     pub(super) io: IoMap,
-    /// The root of a nested table that maps nothing.
+    /// The root of a nested table that maps nothing, or directory pointers that do.
     pub(super) nothing: KernelPages,
+    /// Guests have nested paging.
+    pub(super) nested_paging: bool,
 }
 
 /// Writes of CR4: MCE is the host's, and with bits that the guest is not offered it would work on registers that
@@ -329,11 +334,40 @@ const HOST_SAFETY4: InterceptVector4 = InterceptVector4::VMRUN
     .union(InterceptVector4::WBINVD)
     .union(InterceptVector4::XSETBV);
 
+impl PermissionMaps {
+    /// Returns the intercepts of control registers that protect the host.
+    fn safety_cr(&self) -> InterceptCr {
+        if self.nested_paging {
+            HOST_SAFETY_CR
+        } else {
+            HOST_SAFETY_CR | LINEAR_CR
+        }
+    }
+
+    /// As [`PermissionMaps::safety_cr`], of the third vector.
+    fn safety3(&self) -> InterceptVector3 {
+        if self.nested_paging {
+            HOST_SAFETY3
+        } else {
+            HOST_SAFETY3 | LINEAR3
+        }
+    }
+
+    /// As [`PermissionMaps::safety_cr`], of exceptions.
+    fn safety_exceptions(&self) -> u32 {
+        if self.nested_paging {
+            0
+        } else {
+            LINEAR_EXCEPTIONS
+        }
+    }
+}
+
 /// An owned VMCB.
 ///
 /// # Invariants
-/// The control area has the intercepts of `HOST_SAFETY*`, interrupt masking and nested paging on,
-/// and the maps of `maps`, which live as long.
+/// The control area has the intercepts that protect the host, interrupt masking on, the maps of `maps`, which live as
+/// long, and nested paging as `maps` has it. Where it is off, each entry is [`confine`]d to tables of ours.
 pub(super) struct VmcbPage {
     page: KernelPages,
     hpa: Hpa,
@@ -341,6 +375,8 @@ pub(super) struct VmcbPage {
     clean: CleanBits,
     last_cpu: Option<u32>,
     maps: Arc<PermissionMaps>,
+    /// Without nested paging: directory pointers of the PAE format, below 4 GiB.
+    pointers: Option<KernelPages>,
 }
 
 impl VmcbPage {
@@ -351,12 +387,14 @@ impl VmcbPage {
     pub(super) fn new(maps: Arc<PermissionMaps>) -> Result<VmcbPage> {
         let page = KernelPages::for_processor()?;
         let hpa = page.hpa();
-        let mut vmcb = VmcbPage { page, hpa, clean: CleanBits::empty(), last_cpu: None, maps };
+        let pointers = if maps.nested_paging { None } else { Some(KernelPages::low()?) };
+        let mut vmcb = VmcbPage { page, hpa, clean: CleanBits::empty(), last_cpu: None, maps, pointers };
         let (iopm, msrpm) = (vmcb.maps.io.0.hpa().0, vmcb.maps.msr.0.hpa().0);
+        let np_control = if vmcb.maps.nested_paging { NP_ENABLE } else { 0 };
         let c = vmcb.control_mut();
         c.iopm_base = iopm;
         c.msrpm_base = msrpm;
-        c.np_control = NP_ENABLE;
+        c.np_control = np_control;
         c.v_intr = V_INTR_MASKING;
         vmcb.set_intercepts(InterceptVector3::empty(), InterceptVector4::empty(), 0);
         Ok(vmcb)
@@ -389,13 +427,17 @@ impl VmcbPage {
             InterceptVector4::from_bits_retain(c.intercept4),
         );
         let cr = InterceptCr::from_bits_retain(c.intercept_cr);
-        rule(i3.contains(HOST_SAFETY3) && i4.contains(HOST_SAFETY4), "what is the host's exits")?;
-        rule(cr.contains(HOST_SAFETY_CR), "writes of CR4 exit")?;
+        rule(i3.contains(self.maps.safety3()) && i4.contains(HOST_SAFETY4), "what is the host's exits")?;
+        rule(cr.contains(self.maps.safety_cr()), "control registers that are the host's exit")?;
+        let exceptions = self.maps.safety_exceptions();
+        rule(c.intercept_exc & exceptions == exceptions, "page faults of tables of ours exit")?;
         rule(
             c.v_intr & V_INTR_MASKING != 0,
             "the guest's interrupt flag does not hold the host's interrupts back",
         )?;
-        rule(c.np_control & NP_ENABLE != 0, "nested paging is on")?;
+        let is_nested = c.np_control & NP_ENABLE != 0;
+        rule(is_nested || self.save().cr0 & Cr0::PG.bits() != 0, "tables of ours are walked")?;
+        rule(is_nested == self.maps.nested_paging, "nested paging is as the machine has it")?;
         let maps = [self.maps.msr.0.hpa().0, self.maps.io.0.hpa().0];
         rule(maps.contains(&c.msrpm_base) && c.iopm_base == self.maps.io.0.hpa().0, "the maps are ours")
     }
@@ -440,19 +482,22 @@ impl VmcbPage {
     /// Sets the intercepts; those that protect the host are added.
     pub(super) fn set_intercepts(&mut self, i3: InterceptVector3, i4: InterceptVector4, exceptions: u32) {
         self.clean.remove(CleanBits::INTERCEPTS);
+        let (safety3, safety_cr) = (self.maps.safety3(), self.maps.safety_cr());
+        let exceptions = exceptions | self.maps.safety_exceptions();
         let c = self.control_mut();
-        c.intercept3 = i3.union(HOST_SAFETY3).bits();
+        c.intercept3 = i3.union(safety3).bits();
         c.intercept4 = i4.union(HOST_SAFETY4).bits();
         c.intercept_exc = exceptions;
-        c.intercept_cr |= HOST_SAFETY_CR.bits();
+        c.intercept_cr |= safety_cr.bits();
     }
 
     /// Adds or removes intercepts of control registers; those that protect the host stay.
     #[inline]
     pub(super) fn intercept_cr(&mut self, which: InterceptCr, on: bool) {
+        let safety = self.maps.safety_cr();
         let c = self.control_mut();
         let old = InterceptCr::from_bits_retain(c.intercept_cr);
-        let new = if on { old | which } else { old.difference(which) | HOST_SAFETY_CR };
+        let new = if on { old | which } else { old.difference(which) | safety };
         if new != old {
             c.intercept_cr = new.bits();
             self.clean.remove(CleanBits::INTERCEPTS);
@@ -461,21 +506,23 @@ impl VmcbPage {
 
     /// Adds or removes one intercept of the third vector; those that protect the host stay.
     pub(super) fn intercept3(&mut self, which: InterceptVector3, on: bool) {
+        let safety = self.maps.safety3();
         let c = self.control_mut();
         let old = InterceptVector3::from_bits_retain(c.intercept3);
-        let new = if on { old | which } else { old.difference(which) | HOST_SAFETY3 };
+        let new = if on { old | which } else { old.difference(which) | safety };
         if new != old {
             c.intercept3 = new.bits();
             self.clean.remove(CleanBits::INTERCEPTS);
         }
     }
 
-    /// Makes an exception exit, or not; not for those that protect the host.
+    /// Makes an exception exit, or not; those that protect the host's memory stay. Not for #MC.
     pub(super) fn intercept_exception(&mut self, vector: ExceptionVector, on: bool) {
         self.clean.remove(CleanBits::INTERCEPTS);
         let bit = 1u32.wrapping_shl(vector.0.into());
+        let safety = self.maps.safety_exceptions();
         let c = self.control_mut();
-        c.intercept_exc = if on { c.intercept_exc | bit } else { c.intercept_exc & !bit };
+        c.intercept_exc = if on { c.intercept_exc | bit } else { c.intercept_exc & !bit | safety };
     }
 
     /// Makes accesses to debug registers exit, or not.
@@ -549,6 +596,9 @@ impl VmcbPage {
     /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
     #[inline(always)]
     pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
+        if !self.maps.nested_paging {
+            self.confine(root);
+        }
         let mut clean = self.clean;
         let c = self.control_mut();
         if c.ncr3 != root.hpa().0 {
@@ -565,5 +615,21 @@ impl VmcbPage {
         unsafe { asm::enter(vmcb, gprs, host) };
         self.control_mut().event_inj = 0;
         self.clean = CleanBits::all();
+    }
+
+    /// Without nested paging: makes the coming entry walk the tables of `root`, or nothing where it has none.
+    #[inline(never)]
+    fn confine(&mut self, root: TableRoot<'_>) {
+        let nothing = HardwareRoot::Pae([0; 4]);
+        let tables = root.as_linear().unwrap_or(&nothing);
+        let Some(pointers) = self.pointers.as_mut() else { return };
+        if let HardwareRoot::Pae(values) = tables {
+            for (bytes, value) in pointers.bytes_mut().chunks_exact_mut(8).zip(values) {
+                copy_common(bytes, &value.to_ne_bytes());
+            }
+        }
+        let pdpt = pointers.hpa().0;
+        // Also where the address is the same: the processor loads directory pointers with CR3.
+        confine(self.save_mut(CleanBits::CRX), tables, pdpt);
     }
 }

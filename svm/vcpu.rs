@@ -5,6 +5,7 @@
 use super::caching::{has_caching_bits, HiddenCaching};
 use super::exit::{decode, is_refused, IOIO};
 use super::features::SvmFeatures;
+use super::linear::GuestControls;
 use super::region::{SvmWindow, VmcbPage};
 use super::step::SingleStep;
 use super::vmcb::{CleanBits, InterceptCr, InterceptVector3, InterceptVector4, VmcbSegment};
@@ -47,6 +48,8 @@ pub(crate) struct SvmVcpu {
     guest_mce: u64,
     /// What the guest has of CR0's caching bits.
     caching: HiddenCaching,
+    /// Without nested paging: the control registers that the guest has.
+    linear: Option<GuestControls>,
     /// An NMI is in service.
     nmi_masked: bool,
     /// The IRET that ends it is about to run, at this RIP.
@@ -61,7 +64,12 @@ pub(crate) struct SvmVcpu {
 
 impl SvmVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
-    pub(super) fn new(features: &SvmFeatures, host_mce: u64, mut vmcb: VmcbPage) -> SvmVcpu {
+    pub(super) fn new(
+        features: &SvmFeatures,
+        host_mce: u64,
+        mut vmcb: VmcbPage,
+        nested_paging: bool,
+    ) -> SvmVcpu {
         vmcb.set_intercepts(
             InterceptVector3::CPUID
                 | InterceptVector3::HLT
@@ -84,6 +92,7 @@ impl SvmVcpu {
             host_mce,
             guest_mce: 0,
             caching: HiddenCaching::default(),
+            linear: (!nested_paging).then(GuestControls::default),
             nmi_masked: false,
             nmi_iret: None,
             wants_step: false,
@@ -131,7 +140,8 @@ impl SvmVcpu {
     fn set_cr0(&mut self, cr0: u64) {
         let own = self.caching.take(cr0);
         // What the guest reads is not the processor's, and what it writes must not become it.
-        self.vmcb.intercept_cr(InterceptCr::CR0_READ | InterceptCr::CR0_WRITE, self.caching.is_any());
+        let exits = self.caching.is_any() || self.linear.is_some();
+        self.vmcb.intercept_cr(InterceptCr::CR0_READ | InterceptCr::CR0_WRITE, exits);
         self.vmcb.save_mut(CleanBits::CRX).cr0 = own;
     }
 
@@ -284,6 +294,9 @@ impl BackendVcpu for SvmVcpu {
             out.cr4 = (s.cr4 & !Cr4::MCE.bits()) | self.guest_mce;
             // VMRUN wants it set, though the guest has no SVM.
             out.efer = s.efer & !Efer::SVME.bits();
+            if let Some(guest) = &self.linear {
+                guest.put(out);
+            }
         }
         if want.contains(StateGroups::SYSCALL) {
             let m = &mut out.syscall;
@@ -320,15 +333,23 @@ impl BackendVcpu for SvmVcpu {
         }
         if dirty.contains(StateGroups::CONTROL) {
             self.guest_mce = from.cr4 & Cr4::MCE.bits();
-            let cr4 = from.cr4 | self.host_mce;
+            let mut cr4 = from.cr4 | self.host_mce;
             // A guest reads its own MCE, so reads exit where the host's is another one.
-            self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4);
+            self.vmcb.intercept_cr(InterceptCr::CR4_READ, cr4 != from.cr4 || self.linear.is_some());
+            let mut is_other = true;
+            if let Some(guest) = &mut self.linear {
+                is_other = guest.take(from);
+                cr4 = guest.processor_cr4(cr4);
+            }
             self.set_cr0(from.cr0);
             let s = self.vmcb.save_mut(CleanBits::CRX | CleanBits::CR2);
             (s.cr2, s.cr3, s.cr4) = (from.cr2, from.cr3, cr4);
             s.efer = from.efer | Efer::SVME.bits();
-            // A change of CR0, CR4 or EFER by software may change what translations mean.
-            self.flush_tlb();
+            // A change of CR0, CR4 or EFER by software may change what translations mean. Without nested paging this comes
+            // with each page fault of the guest's, for CR2.
+            if is_other {
+                self.flush_tlb();
+            }
         }
         if dirty.contains(StateGroups::SYSCALL) {
             let m = &from.syscall;
@@ -387,7 +408,11 @@ impl BackendVcpu for SvmVcpu {
     fn code_context(&self) -> Option<CodeContext> {
         let s = self.vmcb.save();
         let is_insn = !self.was_delivering();
-        is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
+        let (cr3, cr4, efer) = match &self.linear {
+            None => (s.cr3, s.cr4, s.efer),
+            Some(guest) => guest.context(),
+        };
+        is_insn.then_some(CodeContext { cr3, cr4, efer, cs: s.cs.attrib, cpl: s.cpl })
     }
 
     #[inline]

@@ -58,10 +58,14 @@ bitflags! {
     pub(crate) struct InterceptCr: u32 {
         /// Reads of CR0.
         const CR0_READ = 1 << 0;
+        /// Reads of CR3.
+        const CR3_READ = 1 << 3;
         /// Reads of CR4.
         const CR4_READ = 1 << 4;
         /// Writes of CR0.
         const CR0_WRITE = 1 << 16;
+        /// Writes of CR3.
+        const CR3_WRITE = 1 << 19;
         /// Writes of CR4.
         const CR4_WRITE = 1 << 20;
         /// Writes of CR8.

@@ -12,7 +12,7 @@ use super::state::{StateGroups, VcpuState};
 use crate::arch::addr::Hpa;
 use crate::arch::cr::Cr4;
 use crate::host::cpu::PinnedCpu;
-use crate::mmu::format::TableFormat;
+use crate::mmu::format::{HardwareRoot, TableFormat};
 use core::marker::PhantomData;
 use kernel::prelude::*;
 
@@ -61,23 +61,38 @@ impl UnsupportedHost {
     }
 }
 
-/// The root of a second-level table, borrowed from the table's owner: as long as this lives, the
-/// table does.
+/// The root of what the processor walks, borrowed from its owner: as long as this lives, the tables do.
 #[derive(Clone, Copy)]
 pub(crate) struct TableRoot<'a> {
+    /// Of a second-level table.
     hpa: Hpa,
+    /// Instead of one: tables from linear addresses.
+    linear: Option<&'a HardwareRoot>,
     _owner: PhantomData<&'a ()>,
 }
 
 impl<'a> TableRoot<'a> {
-    /// Wraps the root's address; `owner` is what keeps the table alive.
+    /// Wraps the address of a second-level table's root; `owner` is what keeps the table alive.
+    #[inline(always)]
     pub(crate) fn new<T>(hpa: Hpa, _owner: &'a T) -> TableRoot<'a> {
-        TableRoot { hpa, _owner: PhantomData }
+        TableRoot { hpa, linear: None, _owner: PhantomData }
     }
 
-    /// Returns the physical address of the root page.
+    /// Wraps a root of tables from linear addresses; `owner` is what keeps them alive.
+    pub(crate) fn linear<T>(root: &'a HardwareRoot, _owner: &'a T) -> TableRoot<'a> {
+        TableRoot { hpa: Hpa(0), linear: Some(root), _owner: PhantomData }
+    }
+
+    /// Returns the physical address of the root page of a second-level table.
+    #[inline(always)]
     pub(crate) fn hpa(self) -> Hpa {
         self.hpa
+    }
+
+    /// Returns the root of tables from linear addresses, if it is one.
+    #[inline(always)]
+    pub(crate) fn as_linear(self) -> Option<&'a HardwareRoot> {
+        self.linear
     }
 }
 
@@ -128,8 +143,9 @@ pub(crate) trait VendorBackend: Sized + Send + Sync + 'static {
     /// # Errors
     /// `ENOMEM`.
     fn new_vcpu(&self) -> Result<Self::Vcpu>;
-    /// Returns the format of the second-level tables on this machine.
-    fn format(&self) -> Self::Format;
+    /// Returns the format of the second-level tables on this machine. `None`: there are none, or they are not to be used;
+    /// processors walk shadow pages, and the guest's control registers and page faults exit.
+    fn format(&self) -> Option<Self::Format>;
 }
 
 /// One virtual processor in the vendor's terms.

@@ -4,6 +4,7 @@
 
 use super::backend::VendorBackend;
 use super::core::VcpuCore;
+use super::paging::VcpuPaging;
 use super::record::VcpuRecord;
 use super::vm::Vm;
 use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
@@ -36,6 +37,12 @@ pub(crate) struct VcpuCx<'a, 'f, B: VendorBackend> {
 }
 
 impl<B: VendorBackend> VcpuCore<B> {
+    /// Returns whether PAE's directory pointers are in registers while the guest runs: where its processor has none, those of
+    /// shadow pages are as good.
+    fn has_pdptes(&self) -> bool {
+        B::HAS_PDPTES || self.paging != VcpuPaging::Direct
+    }
+
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].
     #[inline]
     pub(crate) fn paging_regs(&self, pkru: u32) -> PagingRegs {
@@ -49,7 +56,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             pkru,
             maxphyaddr: self.cpuid.phys_bits(),
             gib_pages: self.has_gib_pages,
-            pdptes: B::HAS_PDPTES.then_some(s.pdptes),
+            pdptes: self.has_pdptes().then_some(s.pdptes),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Why a guest left guest mode, in words that do not depend on the vendor.
 
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
-use crate::arch::exception::ExceptionVector;
+use crate::arch::exception::{ExceptionVector, PfError};
 
 /// The exceptions of a guest that exit, a bit each. #DB and #AC can be made to repeat for ever inside their own delivery;
 /// #MC is the host's; #UD may be the other vendor's hypercall.
@@ -132,6 +132,15 @@ pub(crate) struct GuestPageFault {
     pub(crate) reserved: bool,
 }
 
+/// A page fault of a processor that walks shadow pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinearFault {
+    /// The linear address.
+    pub(crate) gva: Gva,
+    /// What the processor says of the access and the cause. The cause is the shadow pages', not the guest's.
+    pub(crate) error: PfError,
+}
+
 /// A MOV to or from a control register, CLTS or LMSW, which exits before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CrAccess {
@@ -212,6 +221,8 @@ pub(crate) enum VmExit {
     Pio(PioAccess),
     /// The second-level table did not allow an access.
     GuestPageFault(GuestPageFault),
+    /// The shadow pages did not allow an access.
+    PageFault(LinearFault),
     /// RDMSR or WRMSR; the index is in ECX.
     Msr(MsrAccess),
     /// CPUID.
@@ -272,6 +283,7 @@ impl VmExit {
             self,
             VmExit::Pio(_)
                 | VmExit::GuestPageFault(_)
+                | VmExit::PageFault(_)
                 | VmExit::Cr(_)
                 | VmExit::Invlpg(_)
                 | VmExit::Emulate
@@ -287,6 +299,9 @@ impl VmExit {
             self,
             VmExit::Pio(_)
                 | VmExit::GuestPageFault(_)
+                | VmExit::PageFault(_)
+                | VmExit::Cr(_)
+                | VmExit::Invlpg(_)
                 | VmExit::Msr(_)
                 | VmExit::Cpuid
                 | VmExit::VirtInsn(_)

@@ -214,5 +214,9 @@ fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -
     let Some(next) = code::next_rip(cx) else { return FastExit::Not };
     let Some(policy) = msr::policy(cx) else { return FastExit::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };
+    // After a write of EFER the processor may have to walk other tables.
+    if access == MsrAccess::Write && cx.core.paging.shadow().is_some() {
+        return FastExit::Not;
+    }
     msr::answer_as(cx, access, policy, (answer, next))
 }

@@ -201,7 +201,7 @@ impl ExitClass {
             VmExit::Cpuid => ExitClass::Cpuid,
             VmExit::Msr(_) => ExitClass::Msr,
             VmExit::Pio(_) => ExitClass::Port,
-            VmExit::GuestPageFault(_) => ExitClass::Memory,
+            VmExit::GuestPageFault(_) | VmExit::PageFault(_) => ExitClass::Memory,
             VmExit::VirtInsn(VirtInsn::Hypercall) => ExitClass::Hypercall,
             VmExit::Hlt => ExitClass::Halt,
             VmExit::HostInterrupt => ExitClass::HostInterrupt,

@@ -40,6 +40,7 @@ pub(crate) fn take_requests<B: VendorBackend>(
     }
     if asked.contains(VcpuRequests::TLB_FLUSH) {
         core.controls.flush_tlb();
+        core.paging.flushed();
     }
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());

@@ -25,6 +25,7 @@ use super::poll::{HaltPolling, PollEnd};
 use super::progress::WindowProgress;
 use super::record::{count, ExitClass, VcpuRecord};
 use super::requests::{take_requests, QUICK};
+use super::second_level::RootWait;
 use super::state::StateGroups;
 use super::vm::Vm;
 use crate::arch::cr::Rflags;
@@ -412,6 +413,9 @@ fn load_guest<B: VendorBackend>(
     if let Some(by) = write_vapic(vm, cx.core) {
         return Err(WindowExit::Blocked(by));
     }
+    if cx.core.paging.shadow().is_some() {
+        prepare_shadow(vm, cx)?;
+    }
     if !prepare(vm, record, cx.core) {
         let end = cx.core.take_end();
         return Err(to_user(cx.core, end));
@@ -423,6 +427,35 @@ fn load_guest<B: VendorBackend>(
         s.show();
     }
     Ok(())
+}
+
+/// Brings the shadow pages that the processor walks up to date.
+///
+/// # Errors
+/// Why the window must be closed instead.
+#[inline(never)]
+fn prepare_shadow<B: VendorBackend>(vm: &Vm<B>, cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
+    let generation = cx.core.flush_generation;
+    // Also what is about to be written, as a value of user space's for CR3.
+    if cx.core.state.dirty().contains(StateGroups::CONTROL) {
+        cx.core.paging.changed();
+    }
+    if cx.core.paging.shadow().is_none_or(|shadow| !shadow.is_stale(generation)) {
+        return Ok(());
+    }
+    cx.core.fetch(StateGroups::CONTROL);
+    let regs = cx.guest_paging();
+    let Some(shadow) = cx.core.paging.shadow() else { return Ok(()) };
+    match shadow.prepare(vm, cx.cpu, &regs, generation) {
+        Ok(must_flush) => {
+            if must_flush {
+                cx.core.controls.flush_tlb();
+            }
+            Ok(())
+        }
+        Err(RootWait::Blocked(by)) => Err(WindowExit::Blocked(by)),
+        Err(RootWait::Again) => Err(WindowExit::Again),
+    }
 }
 
 /// Takes back what only the guest may run with.

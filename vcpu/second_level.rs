@@ -11,6 +11,7 @@
 //! of the range; tables that were unlinked are freed outside.
 
 mod protect;
+mod shadow;
 
 use super::backend::TableRoot;
 use super::outcome::BlockedBy;
@@ -24,6 +25,7 @@ use crate::host::trace;
 use crate::machine::mailbox::VcpuMailboxes;
 use crate::machine::ram::GuestRam;
 use crate::mmu::format::{small_code, GuestTouch, MapRights, PageSize, TableFormat};
+use crate::mmu::shadow::{RangeLoss, ShadowMmu};
 use crate::mmu::slots::{ChangedSlot, GfnRange, MemSlot, SlotFlags, SlotRequest};
 use crate::mmu::table::{FlushNeeded, MapError, PageTable, RangeUnmapping};
 use crate::mmu::tlb::{RamSnapshot, TlbFlushes};
@@ -33,8 +35,21 @@ use kernel::sync::{Arc, SpinLockIrq};
 /// How many entries of the table a section with interrupts off reads, about, when it unmaps.
 const SECTION: usize = 128;
 
+/// The most shadow pages of a VM.
+const SHADOW_PAGES: usize = 4096;
+
+/// The tables that show the guest's RAM.
+enum GuestTable<F: TableFormat> {
+    /// One, from guest physical addresses.
+    Direct(PageTable<F>),
+    /// Those of a processor that has no second level, from linear addresses: see [`shadow`].
+    Shadow(ShadowMmu),
+    /// They have been taken down.
+    Gone,
+}
+
 struct GuestTables<F: TableFormat> {
-    table: Option<PageTable<F>>,
+    table: GuestTable<F>,
     pages: TablePages,
     /// What faults have taken out, waiting for [`SecondLevel::finish_flush`].
     pending: FlushNeeded,
@@ -47,8 +62,9 @@ pub(crate) struct SecondLevel<F: TableFormat> {
     ram: Arc<GuestRam>,
     #[pin]
     tables: SpinLockIrq<GuestTables<F>>,
-    /// The table's.
-    format: F,
+    /// The table's; there is none where processors walk shadow pages.
+    format: Option<F>,
+    /// Of a direct table.
     root: Hpa,
     /// Only pages of 4 KiB may be executable.
     small_code: bool,
@@ -63,11 +79,24 @@ pub(crate) struct SecondLevel<F: TableFormat> {
 pub(crate) enum TableFault {
     /// Mapped now; run the instruction again.
     Mapped,
+    /// It was mapped already, and the processor used what it had cached: as [`TableFault::Mapped`], after a flush.
+    Stale,
     /// No memory there: a device, or nothing.
     Mmio,
     /// Something must be done first, or after, that sleeps: see [`SecondLevel::unblock`].
     Blocked(BlockedBy),
     /// The memory below is changing: run the instruction again a little later.
+    Again,
+    /// The access can only be made in software.
+    Software,
+}
+
+/// Why shadow pages cannot be walked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RootWait {
+    /// Something must be done first that sleeps.
+    Blocked(BlockedBy),
+    /// Try again a little later.
     Again,
 }
 
@@ -93,13 +122,13 @@ impl WantedPage {
 }
 
 impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
-    /// An empty table that will show `ram` to the processors that `mailboxes` belong to; `small_code`: only pages of
-    /// 4 KiB may be executable.
+    /// An empty table of `format` that will show `ram` to the processors that `mailboxes` belong to, or shadow pages where
+    /// there is no format; `small_code`: only pages of 4 KiB may be executable.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(
-        format: F,
+        format: Option<F>,
         ram: Arc<GuestRam>,
         mailboxes: Arc<VcpuMailboxes>,
         small_code: bool,
@@ -108,12 +137,18 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         for _ in 0..pages.missing() {
             pages.donate(TablePage::new()?);
         }
-        let table = PageTable::new(&mut pages, format).map_err(|_| ENOMEM)?;
-        let root = table.root();
+        let (table, root) = match format {
+            None => (GuestTable::Shadow(ShadowMmu::new(SHADOW_PAGES, small_code)?), Hpa(0)),
+            Some(format) => {
+                let table = PageTable::new(&mut pages, format).map_err(|_| ENOMEM)?;
+                let root = table.root();
+                (GuestTable::Direct(table), root)
+            }
+        };
         Arc::pin_init(
             pin_init!(SecondLevel {
                 ram,
-                tables <- kernel::new_spinlock_irq!(GuestTables { table: Some(table), pages, pending: FlushNeeded::default() }),
+                tables <- kernel::new_spinlock_irq!(GuestTables { table, pages, pending: FlushNeeded::default() }),
                 format,
                 root,
                 small_code,
@@ -141,6 +176,9 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             let page = TablePage::new()?;
             self.tables.lock().pages.donate(page);
         }
+        if self.is_shadow() {
+            self.top_up_nodes()?;
+        }
         Ok(())
     }
 
@@ -154,7 +192,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let what = change.change;
         // Before the slot goes: as long as a page is mapped, an MMU notifier finds the slot that shows it.
         if let ChangedSlot::Deleted(old) | ChangedSlot::Moved { old, .. } = what {
-            self.unmap(core::iter::once(old.range()));
+            self.take(core::iter::once(old.range()), RangeLoss::Memory);
         }
         change.commit()?;
         if let ChangedSlot::Flags { old, new } = what {
@@ -163,14 +201,23 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         Ok(())
     }
 
-    /// Unmaps guest frames and makes every CPU forget them, also what others have unmapped before. Interrupts are on.
+    /// Takes guest frames away and makes every CPU forget them, also what others have taken before. Interrupts are on.
+    fn take(&self, ranges: impl Iterator<Item = GfnRange>, loss: RangeLoss) {
+        if self.is_shadow() {
+            self.take_shadows(ranges, loss);
+        } else {
+            self.unmap(ranges);
+        }
+    }
+
+    /// As [`SecondLevel::take`], of a direct table.
     fn unmap(&self, ranges: impl Iterator<Item = GfnRange>) {
         let mut unmapping = RangeUnmapping::new(ranges);
         let mut all = FlushNeeded::default();
         let generation = loop {
             let mut t = self.tables.lock();
             let GuestTables { table, pages, .. } = &mut *t;
-            let Some(table) = table else { return };
+            let GuestTable::Direct(table) = table else { return };
             let flush = unmapping.go_on(table, pages, SECTION);
             // Still under the lock: whoever finds the table empty must find the flush asked for.
             if flush.is_needed() {
@@ -194,7 +241,10 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             self.flushes.note_done(generation);
         }
         // No CPU walks them any more.
-        unlinked.release(&mut TablePages::new(), &self.format);
+        match &self.format {
+            Some(format) => unlinked.release(&mut TablePages::new(), format),
+            None => unlinked.release_each(&mut TablePages::new()),
+        };
     }
 
     /// Finishes the flushes that faults left behind. Interrupts are on.
@@ -248,6 +298,10 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             }
             page => page?,
         };
+        // Where the guest's tables lead is looked up anew, with its fault.
+        if self.is_shadow() {
+            return Ok(());
+        }
         let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
         match fault {
             TableFault::Blocked(BlockedBy::NeedPages) => self.top_up(),
@@ -255,27 +309,36 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
                 self.finish_flush();
                 Ok(())
             }
-            TableFault::Blocked(_) | TableFault::Mapped | TableFault::Mmio | TableFault::Again => Ok(()),
+            TableFault::Blocked(_)
+            | TableFault::Mapped
+            | TableFault::Stale
+            | TableFault::Mmio
+            | TableFault::Again
+            | TableFault::Software => Ok(()),
         }
     }
 
     /// Maps the page of `gpa` as a read of the guest's would; sleeps.
     ///
     /// # Errors
-    /// `ENOENT` where no memory is, `EFAULT` when there is no page, `ENOMEM`, `EINTR` on a signal.
+    /// `ENOENT` where no memory is, `EFAULT` when there is no page, `ENOMEM`, `EINTR` on a signal, `EOPNOTSUPP` where no
+    /// table is from guest physical addresses.
     pub(crate) fn pre_fault(&self, gpa: Gpa, hint: &mut usize) -> Result {
+        if self.is_shadow() {
+            return Err(EOPNOTSUPP);
+        }
         loop {
             let wanted = self.wanted(gpa, GuestTouch::Read, hint).ok_or(ENOENT)?;
             let page = wanted.page(true)?;
             let fault = self.map(&PinnedCpu::pin(), &wanted, &page);
             match fault {
-                TableFault::Mapped => return Ok(()),
+                TableFault::Mapped | TableFault::Stale => return Ok(()),
                 // Mapped, and another page is to be forgotten for it.
                 TableFault::Blocked(BlockedBy::NeedFlush) => {
                     self.finish_flush();
                     return Ok(());
                 }
-                TableFault::Mmio => return Err(ENOENT),
+                TableFault::Mmio | TableFault::Software => return Err(ENOENT),
                 TableFault::Blocked(by) => self.unblock(by, hint)?,
                 // The memory below is changing.
                 TableFault::Again if signal_pending() => return Err(EINTR),
@@ -322,8 +385,8 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             true => (size, MapRights::all()),
             false => self.restricted(wanted, size),
         };
-        let GuestTables { table, pages, pending } = &mut *t;
-        let Some(table) = table else { return TableFault::Again };
+        let GuestTables { table, pages, pending, .. } = &mut *t;
+        let GuestTable::Direct(table) = table else { return TableFault::Again };
         let (size, rights) = match self.small_code {
             true => small_code(access, size, rights, || table.has_table(pages, gfn)),
             false => (size, rights),
@@ -360,7 +423,8 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
 impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F> {
     fn begin(&self, start: Hva, end: Hva) {
         trace::invalidate(|| trace::Invalidate { start: start.0, end: end.0 });
-        self.ram.begin_notifier(start, end, |slots| self.unmap(slots.ranges_of_hva(start, end)));
+        self.ram
+            .begin_notifier(start, end, |slots| self.take(slots.ranges_of_hva(start, end), RangeLoss::Pages));
     }
 
     fn end(&self, start: Hva, end: Hva) {
@@ -370,7 +434,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> OnInvalidate for SecondLevel<F
     fn release(&self) {
         // First: what is unmapped below must not be mapped again.
         self.ram.close();
-        self.unmap(core::iter::once(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) }));
+        self.take(core::iter::once(GfnRange { start: Gfn(0), end: Gfn(u64::MAX) }), RangeLoss::Pages);
     }
 }
 
@@ -378,9 +442,17 @@ impl<F: TableFormat> Drop for GuestTables<F> {
     fn drop(&mut self) {
         // No vCPU is left, and no number that tagged the translations is used again before a flush.
         let GuestTables { table, pages, pending } = self;
-        if let Some(table) = table.take() {
-            core::mem::take(pending).release(pages, table.format());
-            table.teardown(pages);
+        let pending = core::mem::take(pending);
+        match core::mem::replace(table, GuestTable::Gone) {
+            GuestTable::Direct(table) => {
+                pending.release(pages, table.format());
+                table.teardown(pages);
+            }
+            GuestTable::Shadow(mmu) => {
+                pending.release_each(pages);
+                mmu.teardown(pages);
+            }
+            GuestTable::Gone => {}
         }
     }
 }

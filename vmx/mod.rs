@@ -188,7 +188,7 @@ impl VendorBackend for Vmx {
         ))
     }
 
-    fn format(&self) -> Ept {
-        self.format
+    fn format(&self) -> Option<Ept> {
+        Some(self.format)
     }
 }

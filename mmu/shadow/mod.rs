@@ -46,8 +46,6 @@
 //! DEVIATION: Writes to the guest's tables by devices and by user space are seen only by pages that are out of sync, as
 //! on KVM.
 
-#![allow(dead_code, unused_imports, reason = "no vCPU uses it yet")]
-
 mod arena;
 mod chain;
 mod check;

@@ -10,7 +10,7 @@ use super::entry::pdpte;
 use super::handle::PageHandle;
 use super::role::RoleBasis;
 use super::{ShadowMmu, ShadowStop, ShadowWork};
-use crate::arch::addr::{Gva, Hpa};
+use crate::arch::addr::Gva;
 use crate::mmu::format::HardwareRoot;
 use crate::mmu::table::TableMem;
 use crate::mmu::walk::PagingRegs;

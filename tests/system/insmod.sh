@@ -3,7 +3,7 @@
 # Life cycle of the module on a machine with SVM or VMX.
 # ring: system
 # timeout: 120
-# hosts: amd, amd-4level, intel, intel-new, intel-old
+# hosts: amd, amd-4level, amd-shadow, intel, intel-new, intel-old
 # ring@amd-4level: full
 # ring@intel-old: full
 . ./tests/system/lib.sh

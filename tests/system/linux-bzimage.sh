@@ -3,7 +3,7 @@
 # The stock kernel (vmlinuz) with a busybox initramfs and a virtio disk.
 # ring: guest
 # timeout: 400
-# hosts: amd, amd-4level, intel, intel-new, intel-old
+# hosts: amd, amd-4level, amd-shadow, intel, intel-new, intel-old
 # ring@intel-new: full
 # ring@intel-old: full
 . ./tests/system/lib.sh

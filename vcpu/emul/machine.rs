@@ -174,8 +174,23 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
         if write.loads_pdptes {
             self.load_pdptes(&rules, &write.state)?;
         }
+        let is_switch = |bits: Cr0| (now.cr0 ^ write.state.cr0) & bits.bits() != 0;
+        if n != 0 || is_switch(Cr0::PG) {
+            self.cx.core.paging.flushed();
+        }
         self.cx.core.state.set_control(&write.state);
         Ok(())
+    }
+
+    fn invlpg(&mut self, gva: Gva) {
+        let regs = self.cx.guest_paging();
+        let core = &mut *self.cx.core;
+        let Some(shadow) = core.paging.shadow() else { return };
+        match shadow.root().copied() {
+            Some(root) => self.cx.vm.space.refresh_at(self.cx.cpu, &root, regs.linear(gva)),
+            None => core.paging.flushed(),
+        }
+        core.controls.flush_tlb();
     }
 
     fn efer(&self) -> u64 {

@@ -146,7 +146,10 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
         }
         let gpa = self.translate(gva, MemAccess::Write)?;
         match self.cx.vm.machine.ram.cmpxchg(gpa, width.bytes(), old, new) {
-            Ok(found) => Ok(found),
+            Ok(found) => {
+                self.note_write(gpa, width.bytes());
+                Ok(found)
+            }
             Err(MemError::NoSlot(_)) => {
                 self.device_write(gpa, new.to_le_bytes().get(..width.bytes()).unwrap_or(&[]), true)?;
                 Ok(old)
@@ -188,10 +191,21 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
 
     fn write_piece(&mut self, p: OperandPart, buf: &[u8]) -> EmulatedStep<()> {
         match self.cx.vm.machine.ram.write(p.gpa, buf) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_write(p.gpa, buf.len());
+                Ok(())
+            }
             Err(MemError::NoSlot(_)) if self.implicit => Err(StopReason::NoMemory(p.gpa)),
             Err(MemError::NoSlot(_)) => self.device_write(p.gpa, buf, true),
             Err(e) => self.mem_error(e, true),
+        }
+    }
+
+    /// Memory was written for the guest: a table that shadow pages follow may be there.
+    #[inline]
+    fn note_write(&mut self, gpa: Gpa, len: usize) {
+        if self.cx.core.paging.shadow().is_some() {
+            self.cx.vm.space.wrote(self.cx.cpu, gpa, len as u64);
         }
     }
 

@@ -23,11 +23,11 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestP
     }
     let core = &mut *cx.core;
     match core.paging.fault(cx.vm, cx.cpu, &fault, &mut core.slot_hint) {
-        TableFault::Mapped => ExitOutcome::Resume,
+        TableFault::Mapped | TableFault::Stale => ExitOutcome::Resume,
         TableFault::Blocked(by) => ExitOutcome::Blocked(by),
         // Whoever changes the memory may wait for this CPU, or for its turn on it.
         TableFault::Again => ExitOutcome::HostInterrupt,
-        TableFault::Mmio => {
+        TableFault::Mmio | TableFault::Software => {
             // Writes to a read-only slot come here as well, but its reads find memory.
             if !cx.vm.machine.ram.has_slot(fault.gpa.gfn()) {
                 cx.core.no_slot = Some((fault.gpa.gfn(), generation));
@@ -37,8 +37,9 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestP
     }
 }
 
+/// Carries out an access to a device.
 #[inline]
-fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> ExitOutcome {
+pub(super) fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> ExitOutcome {
     if cx.core.hw.was_delivering() {
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.

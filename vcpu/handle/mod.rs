@@ -15,6 +15,7 @@ pub(crate) mod msr;
 mod outs;
 pub(crate) mod pio;
 mod pv_ipi;
+mod shadow;
 mod undefined;
 
 use super::backend::VendorBackend;
@@ -31,6 +32,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::Pio(access) => pio::handle(cx, access),
         VmExit::Msr(access) => msr::handle(cx, access),
         VmExit::GuestPageFault(fault) => memory::handle(cx, fault),
+        VmExit::PageFault(fault) => shadow::handle(cx, fault),
         VmExit::Hlt => {
             count(&cx.record.stats.halts);
             ExitOutcome::Halt

@@ -7,9 +7,10 @@
 //! takes the mark after it; those of processors that still have the right in their TLBs come before the flush, and user
 //! space learns of the mark after it.
 
-use super::{FlushNeeded, GuestTables, SecondLevel, WantedPage, SECTION};
+use super::{FlushNeeded, GuestTable, GuestTables, SecondLevel, WantedPage, SECTION};
 use crate::mmu::dirty::{DirtyBitmap, TakenWord, WORD_PAGES};
 use crate::mmu::format::{GuestTouch, MapRights, PageSize, TableFormat};
+use crate::mmu::shadow::RangeLoss;
 use crate::mmu::slots::{GfnRange, MemSlot};
 
 impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
@@ -33,18 +34,21 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             // What is mapped for writing was mapped before, and is not marked.
             (false, true) if !self.ram.log_starts_marked() => self.write_protect(new.range()),
             // So that large pages come back.
-            (true, false) => self.unmap(core::iter::once(new.range())),
+            (true, false) => self.take(core::iter::once(new.range()), RangeLoss::Pages),
             _ => {}
         }
     }
 
     /// Takes away the right to write. Sleeps.
     fn write_protect(&self, range: GfnRange) {
+        if self.is_shadow() {
+            return self.take_shadows(core::iter::once(range), RangeLoss::Writes);
+        }
         let (mut left, mut is_needed) = (range, false);
         while !left.is_empty() {
             let mut t = self.tables.lock();
             let GuestTables { table, pages, .. } = &mut *t;
-            let Some(table) = table else { return };
+            let GuestTable::Direct(table) = table else { return };
             // Says at most that a flush is needed, for no table is unlinked.
             is_needed |= table.write_protect_some(pages, &mut left, SECTION).is_needed();
         }
@@ -64,12 +68,18 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let mut t = self.tables.lock();
         let mask = log.take(index, wanted);
         let first = slot.base.0.wrapping_add((index as u64).wrapping_mul(WORD_PAGES));
+        let taken = TakenWord { first: crate::arch::addr::Gfn(first), mask };
         let GuestTables { table, pages, .. } = &mut *t;
-        if let Some(table) = table {
-            let taken = TakenWord { first: crate::arch::addr::Gfn(first), mask };
-            // The flush is asked for once for all words. Nobody else relies on that of a right alone: who unmaps the
-            // page asks for one himself.
-            let _ = table.write_protect_taken(pages, taken).is_needed();
+        match table {
+            GuestTable::Direct(table) => {
+                // The flush is asked for once for all words. Nobody else relies on that of a right alone: who unmaps the
+                // page asks for one himself.
+                let _ = table.write_protect_taken(pages, taken).is_needed();
+            }
+            GuestTable::Shadow(_) => {
+                t.with_shadow(&self.flushes, |mmu, work| mmu.write_protect_taken(work, taken));
+            }
+            GuestTable::Gone => {}
         }
         mask
     }

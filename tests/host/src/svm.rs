@@ -21,6 +21,8 @@ pub(crate) mod caching;
 mod exit;
 #[path = "../../../svm/features.rs"]
 pub(crate) mod features;
+#[path = "../../../svm/linear.rs"]
+pub(crate) mod linear;
 #[path = "../../../svm/quirks.rs"]
 pub(crate) mod quirks;
 pub(crate) mod region;
@@ -51,13 +53,19 @@ pub(crate) struct Svm {
     asids: Mutex<AsidPool>,
     /// Windows that there ever were.
     pub(crate) opened: AtomicU64,
+    nested_paging: bool,
 }
 
 impl Svm {
     /// One with that guest, for one vCPU.
     pub(crate) fn new(script: VmcbScript) -> Svm {
         let asids = Mutex::new(AsidPool::new(0, 1, FEATURES.asids - 1));
-        Svm { script: Mutex::new(Some(script)), asids, opened: AtomicU64::new(0) }
+        Svm { script: Mutex::new(Some(script)), asids, opened: AtomicU64::new(0), nested_paging: true }
+    }
+
+    /// The same without nested paging.
+    pub(crate) fn without_nested_paging(script: VmcbScript) -> Svm {
+        Svm { nested_paging: false, ..Svm::new(script) }
     }
 }
 
@@ -77,10 +85,12 @@ impl VendorBackend for Svm {
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
         let script = self.script.lock().unwrap().take().ok_or(EBUSY)?;
-        Ok(vcpu::SvmVcpu::new(&FEATURES, Cr4::MCE.bits(), VmcbPage::new(script)))
+        let vmcb = VmcbPage::new(script, self.nested_paging);
+        Ok(vcpu::SvmVcpu::new(&FEATURES, Cr4::MCE.bits(), vmcb, self.nested_paging))
     }
 
-    fn format(&self) -> Npt {
-        Npt { levels: TableLevels::Four, gib_pages: false, encryption_mask: 0 }
+    fn format(&self) -> Option<Npt> {
+        let npt = Npt { levels: TableLevels::Four, gib_pages: false, encryption_mask: 0 };
+        self.nested_paging.then_some(npt)
     }
 }

@@ -8,15 +8,20 @@
 //! for, so a guest that goes on using memory which was taken away is found: [`Entry::memory`].
 
 use crate::abi::rvmm::VENDOR_SVM;
-use crate::arch::addr::{Gpa, Hpa};
-use crate::arch::cr::Rflags;
+use crate::arch::addr::{Gpa, Gva, Hpa};
+use crate::arch::cr::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::exception::PfError;
 use crate::host::cpu::PinnedCpu;
 use crate::host::world::{locked, world, World};
-use crate::mmu::format::{index, GuestTouch, MapRights, Npt, TableEntry, TableFormat, TableLevels};
+use crate::mmu::format::{
+    index, GuestTouch, HardwareRoot, MapRights, Npt, TableEntry, TableFormat, TableLevels,
+};
+use crate::mmu::walk::{AccessKind, AccessPrivilege, PagingRegs, WalkAccess};
+use crate::t_mmu::shadow::hardware::{self, CachedPage};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, VendorBackend};
 use crate::vcpu::controls::{ControlGroups, EntryControls};
 use crate::vcpu::event::{EventBlocking, GuestEvent};
-use crate::vcpu::exit::{GuestPageFault, RawExit, VmExit};
+use crate::vcpu::exit::{GuestPageFault, LinearFault, RawExit, VmExit};
 use crate::vcpu::state::{StateGroups, VcpuState};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -103,6 +108,8 @@ pub(crate) struct Fake {
     /// CPUs that cannot run guests.
     pub(crate) unusable: Mutex<Vec<u32>>,
     format: Npt,
+    /// Its processors walk shadow pages.
+    is_shadow: bool,
     /// Windows that are open, and those that there ever were.
     pub(crate) windows: AtomicU64,
     pub(crate) opened: AtomicU64,
@@ -115,9 +122,15 @@ impl Fake {
             guests: Mutex::default(),
             unusable: Mutex::default(),
             format: Npt { levels: TableLevels::Four, gib_pages: false, encryption_mask: 0 },
+            is_shadow: false,
             windows: AtomicU64::new(0),
             opened: AtomicU64::new(0),
         }
+    }
+
+    /// One whose processors have no second-level table.
+    pub(crate) fn shadow() -> Fake {
+        Fake { is_shadow: true, ..Fake::new() }
     }
 
     /// Returns the processor of the vCPU that was made then.
@@ -180,8 +193,8 @@ impl VendorBackend for Fake {
         })
     }
 
-    fn format(&self) -> Npt {
-        self.format
+    fn format(&self) -> Option<Npt> {
+        (!self.is_shadow).then_some(self.format)
     }
 }
 
@@ -199,6 +212,8 @@ pub(crate) struct Hw {
     pub(crate) has_debug_registers: bool,
     /// The translations that the processor has: frame, and what is allowed.
     tlb: HashMap<u64, (u64, MapRights)>,
+    /// The same of linear addresses.
+    linear_tlb: HashMap<u64, CachedPage>,
     flush: bool,
     next_rip: Option<u64>,
 }
@@ -215,6 +230,7 @@ impl Hw {
             tsc_offset: 0,
             has_debug_registers: false,
             tlb: HashMap::new(),
+            linear_tlb: HashMap::new(),
             flush: true,
             next_rip: None,
         }
@@ -248,6 +264,8 @@ pub(crate) struct Entry<'a, 'w> {
     pub(crate) cpu: &'w PinnedCpu,
     pub(crate) world: Arc<World>,
     root: Hpa,
+    /// Instead: of tables from linear addresses.
+    linear: Option<HardwareRoot>,
     format: Npt,
 }
 
@@ -266,12 +284,58 @@ impl Entry<'_, '_> {
         }
     }
 
-    /// Translates an address as the processor does.
+    /// Translates a linear address as a processor does that walks shadow pages.
+    ///
+    /// # Errors
+    /// The exit that the access ends with.
+    fn translate_linear(&mut self, root: &HardwareRoot, gva: u64, touch: GuestTouch) -> Result<u64, VmExit> {
+        let r = &self.hw.regs;
+        let regs = hardware::registers(&PagingRegs {
+            cr0: Cr0::from_bits_truncate(r.cr0),
+            cr3: r.cr3,
+            cr4: Cr4::from_bits_truncate(r.cr4),
+            efer: Efer::from_bits_truncate(r.efer),
+            ac: self.state.rflags & Rflags::AC.bits() != 0,
+            pkru: 0,
+            maxphyaddr: 48,
+            gib_pages: true,
+            pdptes: None,
+        });
+        let kind = match touch {
+            GuestTouch::Read => AccessKind::Read,
+            GuestTouch::Write => AccessKind::Write,
+            GuestTouch::Fetch => AccessKind::Fetch,
+        };
+        let is_user = r.segs[2].attr.dpl() == 3;
+        let privilege = if is_user { AccessPrivilege::User } else { AccessPrivilege::Supervisor };
+        let allows = |c: &CachedPage| regs.check(WalkAccess { kind, privilege }, c.rights, c.key).is_ok();
+        if let Some(cached) = self.hw.linear_tlb.get(&(gva >> 12)).filter(|c| allows(c)) {
+            return Ok(cached.pfn);
+        }
+        let tables = &self.world.tables;
+        let found = hardware::top(root, gva)
+            .and_then(|top| hardware::walk(|t, i| tables.read(t, i), top, gva, |_| ()));
+        if let Some(found) = found.filter(allows) {
+            self.hw.linear_tlb.insert(gva >> 12, found);
+            return Ok(found.pfn);
+        }
+        let mut error = PfError::empty();
+        error.set(PfError::PRESENT, found.is_some());
+        error.set(PfError::WRITE, touch == GuestTouch::Write);
+        error.set(PfError::FETCH, touch == GuestTouch::Fetch);
+        error.set(PfError::USER, is_user);
+        Err(VmExit::PageFault(LinearFault { gva: Gva(gva), error }))
+    }
+
+    /// Translates an address as the processor does: a physical one, or with shadow pages a linear one.
     ///
     /// # Errors
     /// The exit that the access ends with.
     fn translate(&mut self, gpa: Gpa, touch: GuestTouch) -> Result<u64, VmExit> {
         sched::yield_point();
+        if let Some(root) = self.linear {
+            return self.translate_linear(&root, gpa.0, touch);
+        }
         let allows = |rights: MapRights| match touch {
             GuestTouch::Read => true,
             GuestTouch::Write => rights.contains(MapRights::WRITE),
@@ -388,6 +452,7 @@ impl FakeVcpu {
             cpu: window.cpu,
             world: world(),
             root: root.hpa(),
+            linear: root.as_linear().copied(),
             format: self.format,
         };
         let stop = script(&mut entry);
@@ -418,6 +483,7 @@ impl BackendVcpu for FakeVcpu {
         let number = self.guest.entries.fetch_add(1, SeqCst);
         if core::mem::take(&mut self.hw.flush) {
             self.hw.tlb.clear();
+            self.hw.linear_tlb.clear();
             self.guest.flushes.fetch_add(1, SeqCst);
         }
         if let Some(GuestEvent::Interrupt(_)) = self.injected {

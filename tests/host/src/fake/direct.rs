@@ -20,6 +20,7 @@ use crate::mmu::slots::SlotRequest;
 use crate::vcpu::core::{HeapParts, VcpuCore};
 use crate::vcpu::cpuid::CpuidTable;
 use crate::vcpu::outcome::UserExit;
+use crate::vcpu::paging::VcpuPaging;
 use crate::vcpu::record::VcpuRecord;
 use crate::vcpu::run::{self, RunEnd};
 use crate::vcpu::vm::Vm;
@@ -45,7 +46,16 @@ impl Direct {
 
     /// The same, of a module that was loaded with other parameters.
     pub(crate) fn with(world: &Arc<World>, pages: u64, settings: ModuleSettings) -> Direct {
-        let backend = kernel::sync::Arc::new(Fake::new(), GFP_KERNEL).unwrap();
+        Direct::on(world, pages, settings, Fake::new())
+    }
+
+    /// The same as [`Direct::new`], on processors that walk shadow pages.
+    pub(crate) fn shadow(world: &Arc<World>, pages: u64) -> Direct {
+        Direct::on(world, pages, super::settings(), Fake::shadow())
+    }
+
+    fn on(world: &Arc<World>, pages: u64, settings: ModuleSettings, backend: Fake) -> Direct {
+        let backend = kernel::sync::Arc::new(backend, GFP_KERNEL).unwrap();
         let vm = Vm::new(backend.clone(), settings).unwrap();
         let mut routing = GsiRouting::identity().unwrap();
         vm.machine.interrupts.with(|bus, _, _| {
@@ -95,6 +105,7 @@ impl Direct {
         let mut core = VcpuCore::new(hw, id == 0, Some(lapic), CpuidTable::new(), 0, 0, heap);
         core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
         core.mp = crate::vcpu::core::VcpuActivity::Runnable;
+        core.paging = VcpuPaging::new(self.vm.space.is_shadow());
         flat(&mut core.state);
         if let Some(rings) = self.vm.machine.ram.dirty_rings() {
             let ring = rings.make(&mailbox).unwrap();

@@ -3,6 +3,7 @@
 //! A stand-in for the pages that SVM's processors read and write: the VMCB is a value, and an entry calls what the
 //! test wrote down, the [`VmcbScript`].
 
+use super::linear::confine;
 use super::vmcb::{
     CleanBits, ControlArea, InterceptCr, InterceptVector3, InterceptVector4, SaveArea, Vmcb, EVENT_VALID,
     V_IRQ, V_TPR,
@@ -83,11 +84,15 @@ impl SvmWindow<'_> {
 pub(crate) struct VmcbPage {
     vmcb: Box<Vmcb>,
     script: VmcbScript,
+    nested_paging: bool,
 }
 
+/// Where directory pointers lie.
+pub(crate) const POINTERS: u64 = 0x5000;
+
 impl VmcbPage {
-    pub(super) fn new(script: VmcbScript) -> VmcbPage {
-        VmcbPage { vmcb: Box::new(Vmcb::new_zeroed()), script }
+    pub(super) fn new(script: VmcbScript, nested_paging: bool) -> VmcbPage {
+        VmcbPage { vmcb: Box::new(Vmcb::new_zeroed()), script, nested_paging }
     }
 
     pub(super) fn control(&self) -> &ControlArea {
@@ -158,6 +163,9 @@ impl VmcbPage {
     pub(super) fn run(&mut self, _window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
         let Vmcb { control, save } = &mut *self.vmcb;
         (control.ncr3, control.exit_int_info) = (root.hpa().0, 0);
+        if !self.nested_paging {
+            confine(save, root.as_linear().expect("tables from linear addresses"), POINTERS);
+        }
         (self.script)(&mut VmcbEntry { control: &mut *control, save: &mut *save, gprs });
         control.event_inj = 0;
         // An exit switches DR7, and leaves the guest's DR6 where it is.

@@ -188,11 +188,11 @@ fn invalidate(world: &World, model: &Model, seed: u64) {
     }
 }
 
-fn interleave(seed: u64) {
+fn interleave(seed: u64, make: impl Fn(&Arc<World>, u64) -> Direct) {
     let world = World::new();
     let tasks: Vec<_> = (0..5).map(|cpu| Task::new(&world.process, cpu)).collect();
     let entered = world.enter_as(&tasks[0]);
-    let direct = Direct::new(&world, FIXED);
+    let direct = make(&world, FIXED);
     let model = Arc::new(Model::default());
     model.allow(0, FIXED, RAM);
     for base in [ONE, OTHER] {
@@ -220,7 +220,12 @@ fn interleave(seed: u64) {
 
 #[test]
 fn no_guest_uses_memory_that_was_taken_from_it() {
-    for_seeds(20, interleave);
+    for_seeds(20, |seed| interleave(seed, Direct::new));
+}
+
+#[test]
+fn nor_does_one_whose_processors_walk_shadow_pages() {
+    for_seeds(20, |seed| interleave(seed, Direct::shadow));
 }
 
 #[test]

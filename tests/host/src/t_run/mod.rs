@@ -20,6 +20,7 @@ mod msr;
 mod queues;
 mod requests;
 mod rest;
+mod shadow;
 mod snapshot;
 mod window;
 

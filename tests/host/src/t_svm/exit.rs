@@ -3,10 +3,10 @@
 //! Exit codes, by the APM's table "SVM Intercept Codes".
 
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
-use crate::arch::exception::ExceptionVector;
+use crate::arch::exception::{ExceptionVector, PfError};
 use crate::svm::{decode, is_refused};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
+    CrAccess, CrKind, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
 };
 use proptest::prelude::*;
 
@@ -135,9 +135,15 @@ proptest! {
 
     #[test]
     fn an_exception_keeps_its_error_code(vector in 0u8..32, error: u32) {
-        let exit = decode(raw(0x40 + u64::from(vector), u64::from(error), 0));
+        let exit = decode(raw(0x40 + u64::from(vector), u64::from(error), 0x1234));
 
-        prop_assert_eq!(exit, VmExit::Exception(ExceptionVector(vector), error));
+        // A page fault exits for shadow pages' sake alone, and tells where.
+        let error_code = PfError::from_bits_truncate(error);
+        let expected = match ExceptionVector(vector) {
+            ExceptionVector::PF => VmExit::PageFault(LinearFault { gva: Gva(0x1234), error: error_code }),
+            vector => VmExit::Exception(vector, error),
+        };
+        prop_assert_eq!(exit, expected);
     }
 
     #[test]

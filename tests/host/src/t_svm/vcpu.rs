@@ -2,6 +2,7 @@
 
 //! A virtual processor on SVM, with a VMCB that no processor reads.
 
+use crate::arch::addr::Hpa;
 use crate::arch::cr::Cr4;
 use crate::arch::exception::ExceptionVector;
 use crate::fake::steps::flat;
@@ -10,7 +11,8 @@ use crate::host::debug::DR6_IDLE;
 use crate::host::fpu::GuestFpu;
 use crate::host::world::World;
 use crate::machine::mailbox::VcpuMailbox;
-use crate::svm::region::VmcbEntry;
+use crate::mmu::format::HardwareRoot;
+use crate::svm::region::{VmcbEntry, POINTERS};
 use crate::svm::vmcb::InterceptCr;
 use crate::svm::Svm;
 use crate::vcpu::backend::{BackendVcpu, TableRoot, VendorBackend};
@@ -41,7 +43,7 @@ fn enter(state: &VcpuState, guest: impl FnMut(&mut VmcbEntry<'_>) + Send + 'stat
     vcpu.write_state(StateGroups::all(), &state);
     let cpu = PinnedCpu::pin();
     let mut window = svm.open(&cpu).unwrap();
-    vcpu.enter(&mut window, TableRoot::new(crate::arch::addr::Hpa(0x1000), &svm), &mut state);
+    vcpu.enter(&mut window, TableRoot::new(Hpa(0x1000), &svm), &mut state);
     vcpu.leave(&mut window);
     vcpu.read_state(StateGroups::all(), &mut state);
     state
@@ -133,4 +135,51 @@ fn an_alignment_check_in_its_own_delivery_leaves_the_window_each_time() {
         interrupts >= ENTRIES - 1,
         "{interrupts}: the host's interrupts wait for no more than one of them"
     );
+}
+
+#[test]
+fn without_nested_paging_the_processor_walks_our_tables_whatever_the_guest_has() {
+    let world = World::new();
+    let _in = world.enter(0);
+    let modes = [
+        (0x10, 0, 0, HardwareRoot::Pae([0x7001; 4])),
+        (0x11, 0, 0, HardwareRoot::Pae([0x7001; 4])),
+        (0x8000_0011, 0x20, 0, HardwareRoot::Pae([0x7001; 4])),
+        (0x8001_0011, 0x20, 0xd00, HardwareRoot::Long { root: Hpa(0x9000), levels: 4 }),
+        // What no run loop asks for: the mode is the table's all the same.
+        (0x11, 0, 0, HardwareRoot::Long { root: Hpa(0x9000), levels: 5 }),
+        (0x8001_0011, 0x1020, 0xd00, HardwareRoot::Pae([0; 4])),
+    ];
+    for (cr0, cr4, efer, root) in modes {
+        let mut state = protected();
+        (state.cr0, state.cr3, state.cr4, state.efer) = (cr0, 0xdead_b000, cr4, efer);
+        let svm = Svm::without_nested_paging(Box::new(move |entry| {
+            let s = &*entry.save;
+            assert_eq!(s.cr0 & 0x8001_0000, 0x8001_0000, "paging is on, and write protection");
+            assert_eq!(s.cr4 & 0x20, 0x20, "entries have eight bytes");
+            let (table, is_long, is_deep) = match root {
+                HardwareRoot::Long { root, levels } => (root.0, true, levels == 5),
+                HardwareRoot::Pae(_) => (POINTERS, false, false),
+            };
+            assert_eq!(s.cr3, table);
+            assert_eq!(s.efer & 0x400 != 0, is_long);
+            assert_eq!(s.efer & 0x800, 0x800, "no-execute bits count");
+            assert_eq!(s.cr4 & 0x1000 != 0, is_deep);
+            assert!(entry.intercepts_cr().contains(InterceptCr::CR0_READ | InterceptCr::CR4_READ));
+            entry.exit(VMMCALL, 0);
+        }));
+        let mut vcpu = svm.new_vcpu().unwrap();
+        vcpu.write_state(StateGroups::all(), &state);
+        let cpu = PinnedCpu::pin();
+        let mut window = svm.open(&cpu).unwrap();
+        vcpu.enter(&mut window, TableRoot::linear(&root, &svm), &mut state);
+        vcpu.leave(&mut window);
+        vcpu.read_state(StateGroups::CONTROL, &mut state);
+
+        assert_eq!(
+            (state.cr0, state.cr3, state.cr4, state.efer),
+            (cr0, 0xdead_b000, cr4, efer),
+            "the guest's own"
+        );
+    }
 }

@@ -19,7 +19,6 @@ use crate::mmu::slots::GfnRange;
 use crate::mmu::table::{FlushNeeded, TableMem};
 use crate::mmu::tlb::TlbFlushes;
 use crate::mmu::walk::{walk_by, AccessKind, AccessPrivilege, PagingRegs, WalkAccess, WalkError, WalkSteps};
-use crate::t_mmu::format::NPT;
 use crate::t_mmu::table::Pool;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -134,7 +133,7 @@ impl Machine {
             self.cpus.iter_mut().for_each(|cpu| cpu.in_guest = false);
             self.flushes.note_done(generation);
         }
-        core::mem::take(&mut self.pending).release(&mut self.pool, &NPT);
+        core::mem::take(&mut self.pending).release_each(&mut self.pool);
     }
 
     /// Takes what a stop asks for.

@@ -199,7 +199,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever the guest does to its tables and the host to the guest's memory, processors find what they may.
     #[test]
