@@ -64,6 +64,7 @@ pub(crate) struct HeapParts {
     code: CodeCache,
     recent_msrs: RecentMsrs,
     hyperv: KBox<HvVcpu>,
+    io: KBox<PendingIo>,
 }
 
 impl HeapParts {
@@ -73,7 +74,8 @@ impl HeapParts {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<HeapParts> {
         let hyperv = KBox::new(HvVcpu::default(), GFP_KERNEL_ACCOUNT)?;
-        Ok(HeapParts { code: CodeCache::new()?, recent_msrs: RecentMsrs::new()?, hyperv })
+        let io = KBox::new(PendingIo::new(), GFP_KERNEL_ACCOUNT)?;
+        Ok(HeapParts { code: CodeCache::new()?, recent_msrs: RecentMsrs::new()?, hyperv, io })
     }
 }
 
@@ -136,7 +138,7 @@ pub(crate) struct VcpuCore<B: VendorBackend> {
     /// What the coming entry delivers.
     pub(crate) delivery: EntryDelivery,
     /// Accesses that user space answers.
-    pub(crate) io: PendingIo,
+    pub(crate) io: KBox<PendingIo>,
     /// Why user space is wanted, or was last: an outcome or the run loop's end says whether it is. Kept in one place, for
     /// there are many on the way out, and a copy in each costs as much as the exit itself.
     pub(crate) user_exit: Option<UserExit>,
@@ -181,7 +183,7 @@ impl<B: VendorBackend> VcpuCore<B> {
         cpuid: CpuidTable,
         signature: u32,
         halt_poll_ns: u32,
-        HeapParts { code, recent_msrs, hyperv }: HeapParts,
+        HeapParts { code, recent_msrs, hyperv, io }: HeapParts,
     ) -> VcpuCore<B> {
         // Without a local APIC nobody can send it INIT and SIPI: user space decides when it starts.
         let mp =
@@ -216,7 +218,7 @@ impl<B: VendorBackend> VcpuCore<B> {
             dirty_ring: None,
             user_eoi: None,
             delivery: EntryDelivery::Nothing,
-            io: PendingIo::new(),
+            io,
             user_exit: None,
             deferred: None,
             code,
@@ -306,7 +308,7 @@ impl<B: VendorBackend> VcpuCore<B> {
 
     /// Says what user space is to be told.
     #[inline(always)]
-    pub(crate) fn to_user(&mut self, exit: UserExit) -> ExitOutcome {
+    pub(crate) fn leave_for_user(&mut self, exit: UserExit) -> ExitOutcome {
         self.user_exit = Some(exit);
         ExitOutcome::ToUser
     }
@@ -320,7 +322,7 @@ impl<B: VendorBackend> VcpuCore<B> {
 
     /// Ends the VM by an exit that nobody handles.
     pub(crate) fn unknown(&mut self, raw: RawExit) -> ExitOutcome {
-        self.to_user(UserExit::Bug(VmBug::UnknownExit(raw)))
+        self.leave_for_user(UserExit::Bug(VmBug::UnknownExit(raw)))
     }
 
     /// Raises an exception. One that waits or is being delivered merges with it; an interrupt or NMI that is being

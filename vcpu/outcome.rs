@@ -187,7 +187,7 @@ pub(crate) enum ExitOutcome {
     /// Let the host take its interrupt.
     HostInterrupt,
     /// Return to user space; the instruction is finished on the next KVM_RUN where it needs that. Made by
-    /// [`VcpuCore::to_user`](super::core::VcpuCore::to_user).
+    /// [`VcpuCore::leave_for_user`](super::core::VcpuCore::leave_for_user).
     ToUser,
     /// Go past the instruction, then return to user space. Made by
     /// [`VcpuCore::skip_to_user`](super::core::VcpuCore::skip_to_user).

@@ -92,7 +92,7 @@ fn carry_out<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: DecodedInsn, mo
                 StopReason::NoMemory(gpa) if insn.is_interrupt() => {
                     cx.core.io.forget();
                     let raw = cx.record.recorder.last();
-                    cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(gpa) })
+                    cx.core.leave_for_user(UserExit::Undeliverable { raw, gpa: Some(gpa) })
                 }
                 stop => stopped(cx, stop, after),
             }
@@ -123,7 +123,7 @@ fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
         return ExitOutcome::Inject(CpuException::UD);
     }
     let failure = failure(cx);
-    cx.core.to_user(UserExit::Bug(failure))
+    cx.core.leave_for_user(UserExit::Bug(failure))
 }
 
 /// Returns the address of the instruction after the one that exited, whatever it takes to know. Before user space is

@@ -41,7 +41,7 @@ impl<B: VendorBackend> CxMachine<'_, '_, '_, B> {
 
     /// Stops until user space has answered.
     pub(super) fn stop_for_user<T>(&mut self, exit: UserExit) -> EmulatedStep<T> {
-        self.cx.core.to_user(exit);
+        self.cx.core.leave_for_user(exit);
         self.stop(RetryAfter::User)
     }
 

@@ -41,6 +41,6 @@ pub(super) fn mov<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     match done {
         Ok(()) => ExitOutcome::SkipAndResume,
         Err(DebugAccess::Raise(e)) => ExitOutcome::Inject(e),
-        Err(DebugAccess::Exit(exit)) => cx.core.to_user(exit),
+        Err(DebugAccess::Exit(exit)) => cx.core.leave_for_user(exit),
     }
 }

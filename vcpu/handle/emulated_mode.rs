@@ -72,7 +72,7 @@ fn go_past<B: VendorBackend>(
 }
 
 fn bug<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, why: VmBug) -> ExitOutcome {
-    cx.core.to_user(UserExit::Bug(why))
+    cx.core.leave_for_user(UserExit::Bug(why))
 }
 
 /// Goes to the handler of an event.
@@ -85,7 +85,7 @@ fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> E
         Ok(done) => done,
         Err(DeliveryFailure::NoMemory(gpa)) => {
             let raw = cx.record.recorder.last();
-            return cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(gpa) });
+            return cx.core.leave_for_user(UserExit::Undeliverable { raw, gpa: Some(gpa) });
         }
         Err(DeliveryFailure::Unknown) => {
             let rip = cx.core.state.rip;

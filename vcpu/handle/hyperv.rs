@@ -76,7 +76,7 @@ fn ask<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, call: &HvCall) -> ExitOutco
         Err(outcome) => return outcome,
     };
     cx.core.hyperv.call = Some(PendingCall { rip: cx.core.state.rip, next, is_long: call.is_long });
-    cx.core.to_user(UserExit::HyperV(HvExit::Call { control: call.control, params: call.params }))
+    cx.core.leave_for_user(UserExit::HyperV(HvExit::Call { control: call.control, params: call.params }))
 }
 
 /// Carries a call out, if the guest may make it.

@@ -44,7 +44,7 @@ pub(super) fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &Guest
         // The access was the processor's, to the IDT, a descriptor table, the TSS or the stack: there is no
         // instruction to carry out.
         let raw = cx.record.recorder.last();
-        return cx.core.to_user(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
+        return cx.core.leave_for_user(UserExit::Undeliverable { raw, gpa: Some(fault.gpa) });
     }
     count(&cx.record.stats.mmio);
     mov::handle(cx, fault).unwrap_or_else(|| insn::emulate(cx))

@@ -159,7 +159,7 @@ pub(crate) fn interrupt_window<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> 
     cx.core.controls.set_interrupt_window(false);
     if cx.core.wants_user_window() {
         cx.core.wants_window = false;
-        return cx.core.to_user(UserExit::InterruptWindow);
+        return cx.core.leave_for_user(UserExit::InterruptWindow);
     }
     ExitOutcome::Resume
 }

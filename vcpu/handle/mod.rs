@@ -55,10 +55,10 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::Exception(vector, error) => exception(cx, vector, error),
         VmExit::NmiReturn => misc::nmi_return(cx),
         VmExit::Emulate | VmExit::Cr(_) | VmExit::Invlpg(_) => emulated_mode::step(cx),
-        VmExit::TripleFault => cx.core.to_user(UserExit::Shutdown),
+        VmExit::TripleFault => cx.core.leave_for_user(UserExit::Shutdown),
         // The emulator knows no tasks.
         VmExit::TaskSwitch => cx.core.unknown(cx.record.recorder.last()),
-        VmExit::EntryFailed(raw) => cx.core.to_user(UserExit::Bug(VmBug::EntryFailed(raw))),
+        VmExit::EntryFailed(raw) => cx.core.leave_for_user(UserExit::Bug(VmBug::EntryFailed(raw))),
         VmExit::Unknown(raw) => cx.core.unknown(raw),
     }
 }
@@ -75,7 +75,7 @@ fn exception<B: VendorBackend>(
         ExceptionVector::UD => undefined::handle(cx),
         ExceptionVector::AC => misc::alignment_check(cx, error),
         ExceptionVector::DB | ExceptionVector::BP => match cx.core.take_for_debugger(vector) {
-            Some(exit) => cx.core.to_user(exit),
+            Some(exit) => cx.core.leave_for_user(exit),
             None => ExitOutcome::Inject(CpuException::plain(vector)),
         },
         _ => ExitOutcome::Inject(CpuException::plain(vector)),

@@ -62,7 +62,7 @@ fn refuse<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess, reaso
     cx.core.io.msr = Some(PendingMsr { rip: state.rip, next, is_read: !is_write });
     let index = state.gprs[RCX] as u32;
     let data = if is_write { state.edx_eax() } else { 0 };
-    cx.core.to_user(UserExit::Msr { index, data, is_write, reason })
+    cx.core.leave_for_user(UserExit::Msr { index, data, is_write, reason })
 }
 
 /// Returns what the MSR in ECX is.

@@ -65,5 +65,5 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, a: PioAccess)
     s.gprs[RSI] = from.0.wrapping_add(bytes as u64);
     s.gprs[RCX] = left.wrapping_sub(count as u64);
     let exit = UserExit::IoString { port: a.port(), width: a.width(), count: count as u32, is_in: false };
-    Some(if s.gprs[RCX] == 0 { cx.core.skip_to_user(exit) } else { cx.core.to_user(exit) })
+    Some(if s.gprs[RCX] == 0 { cx.core.skip_to_user(exit) } else { cx.core.leave_for_user(exit) })
 }

@@ -22,7 +22,7 @@ use crate::vcpu::state::StateGroups;
 pub(super) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: LinearFault) -> ExitOutcome {
     if fault.error.contains(PfError::RSVD) {
         // No shadow page has a reserved bit set.
-        return ExitOutcome::unknown(cx.record.recorder.last());
+        return cx.core.unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);
     cx.core.fetch(StateGroups::CONTROL | StateGroups::SEGMENTS);
@@ -30,7 +30,7 @@ pub(super) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: Linear
     let access = access_of(cx, fault.error);
     let gva = paging.linear(fault.gva);
     let Some(root) = cx.core.paging.shadow().and_then(|shadow| shadow.root().copied()) else {
-        return ExitOutcome::unknown(cx.record.recorder.last());
+        return cx.core.unknown(cx.record.recorder.last());
     };
     // Before the look-up, so that a slot which comes meanwhile makes it another one.
     let generation = cx.vm.machine.ram.generation();
@@ -82,7 +82,7 @@ fn allowed<B: VendorBackend>(
         TableFault::Software if cx.core.hw.was_delivering() => {
             // A stack, or a descriptor's accessed bit, in one of the guest's tables.
             let raw = cx.record.recorder.last();
-            ExitOutcome::ToUser(UserExit::Undeliverable { raw, gpa: Some(fault.translation.gpa) })
+            cx.core.leave_for_user(UserExit::Undeliverable { raw, gpa: Some(fault.translation.gpa) })
         }
         TableFault::Software => insn::emulate(cx),
     }

@@ -298,8 +298,7 @@ fn exits(c: &Ctx) {
 fn long_exits(c: &Ctx) {
     let end = watched(|| {
         // cli; again: mov $0x8000, %di; mov $0x4000, %cx; in $0x40, %al to memory, that often; jmp again
-        let mut g =
-            Guest::with_irqchip(c, &[0xfa, 0xbf, 0x00, 0x80, 0xb9, 0x00, 0x40, 0xf3, 0x6c, 0xeb, 0xf6]);
+        let g = Guest::with_irqchip(c, &[0xfa, 0xbf, 0x00, 0x80, 0xb9, 0x00, 0x40, 0xf3, 0x6c, 0xeb, 0xf6]);
         g.vm.create_pit2(kvm_pit_config::default()).unwrap();
         let mut regs = g.vcpu.get_regs().unwrap();
         (regs.rdx, regs.rflags) = (0x40, 0x202);
