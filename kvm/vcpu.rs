@@ -101,7 +101,7 @@ fn new_core<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox) -> Result<KBox<
         VcpuCore::new(hw, is_boot, lapic, CpuidTable::new(), signature, halt_poll_ns, parts),
         GFP_KERNEL_ACCOUNT,
     )?;
-    core.paging = VcpuPaging::new(vm.space.is_shadow());
+    core.paging = VcpuPaging::new(vm.space.is_shadow())?;
     // The same for all vCPUs, so that their counters agree.
     core.set_tsc_offset(vm.machine.clock.tsc_offset);
     core.set_msr_filter(vm.machine.choices.msr_filter());

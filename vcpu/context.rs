@@ -40,7 +40,7 @@ impl<B: VendorBackend> VcpuCore<B> {
     /// Returns whether PAE's directory pointers are in registers while the guest runs: where its processor has none, those of
     /// shadow pages are as good.
     fn has_pdptes(&self) -> bool {
-        B::HAS_PDPTES || self.paging != VcpuPaging::Direct
+        B::HAS_PDPTES || !matches!(self.paging, VcpuPaging::Direct)
     }
 
     /// Returns what translations depend on now; needs [`Groups::CONTROL`].

@@ -15,14 +15,14 @@ use crate::host::cpu::PinnedCpu;
 use crate::mmu::format::{GuestTouch, HardwareRoot};
 use crate::mmu::shadow::ShadowRoot;
 use crate::mmu::walk::PagingRegs;
+use kernel::prelude::*;
 
 /// The kinds of paging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VcpuPaging {
     /// The processor walks the guest's own tables, then the second-level table of the VM.
     Direct,
     /// It walks shadow pages of the VM.
-    Shadow(ShadowPaging),
+    Shadow(KBox<ShadowPaging>),
 }
 
 /// The shadow pages that a vCPU's processor walks.
@@ -105,12 +105,15 @@ impl ShadowPaging {
 
 impl VcpuPaging {
     /// Returns the kind that processors of a VM have.
-    pub(crate) fn new(is_shadow: bool) -> VcpuPaging {
-        if is_shadow {
-            VcpuPaging::Shadow(ShadowPaging::new())
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(is_shadow: bool) -> Result<VcpuPaging> {
+        Ok(if is_shadow {
+            VcpuPaging::Shadow(KBox::new(ShadowPaging::new(), GFP_KERNEL_ACCOUNT)?)
         } else {
             VcpuPaging::Direct
-        }
+        })
     }
 
     /// Returns the table that the next entry walks.

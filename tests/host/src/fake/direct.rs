@@ -105,7 +105,7 @@ impl Direct {
         let mut core = VcpuCore::new(hw, id == 0, Some(lapic), CpuidTable::new(), 0, 0, heap);
         core.set_tsc_offset(self.vm.machine.clock.tsc_offset);
         core.mp = crate::vcpu::core::VcpuActivity::Runnable;
-        core.paging = VcpuPaging::new(self.vm.space.is_shadow());
+        core.paging = VcpuPaging::new(self.vm.space.is_shadow()).unwrap();
         flat(&mut core.state);
         if let Some(rings) = self.vm.machine.ram.dirty_rings() {
             let ring = rings.make(&mailbox).unwrap();

@@ -148,8 +148,11 @@ fn user_space_gets_back_what_it_sets() {
     assert_eq!(get(&mut vcpu, 0x4000_0004), None);
 }
 
+/// A register of a leaf.
+type LeafRegister = fn(&mut CpuidEntry2) -> &mut u32;
+
 /// MSRs of which each privilege of leaf 3 allows some: the register, its bit, and those.
-const PRIVILEGES: &[(fn(&mut CpuidEntry2) -> &mut u32, u32, &[u32])] = &[
+const PRIVILEGES: &[(LeafRegister, u32, &[u32])] = &[
     (eax, 0, &[VP_RUNTIME]),
     (eax, 1, &[TIME_REF_COUNT]),
     (eax, 4, &[TPR, ICR, ASSIST_PAGE]),
