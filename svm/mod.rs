@@ -159,7 +159,7 @@ impl VendorBackend for Svm {
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
         let vmcb = VmcbPage::new(self.maps.clone())?;
-        Ok(vcpu::SvmVcpu::new(&self.features, self.host_mce, vmcb, self.nested_paging))
+        vcpu::SvmVcpu::new(&self.features, self.host_mce, vmcb, self.nested_paging)
     }
 
     fn format(&self) -> Option<Npt> {

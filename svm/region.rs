@@ -596,7 +596,7 @@ impl VmcbPage {
     /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
     #[inline(always)]
     pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
-        if !self.maps.nested_paging {
+        if self.pointers.is_some() {
             self.confine(root);
         }
         let mut clean = self.clean;
@@ -618,6 +618,7 @@ impl VmcbPage {
     }
 
     /// Without nested paging: makes the coming entry walk the tables of `root`, or nothing where it has none.
+    #[cold]
     #[inline(never)]
     fn confine(&mut self, root: TableRoot<'_>) {
         let nothing = HardwareRoot::Pae([0; 4]);

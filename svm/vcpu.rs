@@ -8,7 +8,7 @@ use super::features::SvmFeatures;
 use super::linear::GuestControls;
 use super::region::{SvmWindow, VmcbPage};
 use super::step::SingleStep;
-use super::vmcb::{CleanBits, InterceptCr, InterceptVector3, InterceptVector4, VmcbSegment};
+use super::vmcb::{CleanBits, InterceptCr, InterceptVector3, InterceptVector4, SaveArea, VmcbSegment};
 use super::vmcb::{EVENT_ERROR, EVENT_VALID, V_TPR};
 use crate::arch::cr::{Cr4, Efer, Rflags};
 use crate::arch::exception::ExceptionVector;
@@ -21,6 +21,7 @@ use crate::vcpu::controls::{ControlGroups, EntryControls, EntryTpr};
 use crate::vcpu::event::{EventBlocking, GuestEvent};
 use crate::vcpu::exit::{RawExit, VmExit, WATCHED_EXCEPTIONS};
 use crate::vcpu::state::{StateGroups, VcpuState, RAX, RSP};
+use kernel::prelude::*;
 
 /// Event types of EVENTINJ and EXITINTINFO. APM, "Event Injection".
 const TYPE_INTR: u64 = 0 << 8;
@@ -49,7 +50,7 @@ pub(crate) struct SvmVcpu {
     /// What the guest has of CR0's caching bits.
     caching: HiddenCaching,
     /// Without nested paging: the control registers that the guest has.
-    linear: Option<GuestControls>,
+    linear: Option<KBox<GuestControls>>,
     /// An NMI is in service.
     nmi_masked: bool,
     /// The IRET that ends it is about to run, at this RIP.
@@ -64,12 +65,18 @@ pub(crate) struct SvmVcpu {
 
 impl SvmVcpu {
     /// Makes one in the state after reset, all of it still to be written by [`BackendVcpu::write_state`].
+    ///
+    /// # Errors
+    /// `ENOMEM`.
     pub(super) fn new(
         features: &SvmFeatures,
         host_mce: u64,
         mut vmcb: VmcbPage,
         nested_paging: bool,
-    ) -> SvmVcpu {
+    ) -> Result<SvmVcpu> {
+        // Beside the vCPU, so that those with nested paging look at one word.
+        let linear =
+            if nested_paging { None } else { Some(KBox::new(GuestControls::default(), GFP_KERNEL_ACCOUNT)?) };
         vmcb.set_intercepts(
             InterceptVector3::CPUID
                 | InterceptVector3::HLT
@@ -82,7 +89,7 @@ impl SvmVcpu {
             WATCHED_EXCEPTIONS,
         );
         vmcb.intercept_dr(true);
-        SvmVcpu {
+        Ok(SvmVcpu {
             vmcb,
             tag: AsidTag::default(),
             flush: true,
@@ -92,13 +99,13 @@ impl SvmVcpu {
             host_mce,
             guest_mce: 0,
             caching: HiddenCaching::default(),
-            linear: (!nested_paging).then(GuestControls::default),
+            linear,
             nmi_masked: false,
             nmi_iret: None,
             wants_step: false,
             wants_exit: false,
             step: None,
-        }
+        })
     }
 
     /// Tags the guest for this CPU and says what the coming entry flushes.
@@ -219,6 +226,14 @@ fn table(seg: &VmcbSegment) -> DescTableReg {
 
 fn from_table(t: &DescTableReg) -> VmcbSegment {
     VmcbSegment { selector: 0, attrib: 0, limit: u32::from(t.limit), base: t.base }
+}
+
+/// Returns the context of code without nested paging: the control registers are the guest's, not the processor's.
+#[cold]
+#[inline(never)]
+fn linear_context(guest: &GuestControls, s: &SaveArea) -> Option<CodeContext> {
+    let (cr3, cr4, efer) = guest.context();
+    Some(CodeContext { cr3, cr4, efer, cs: s.cs.attrib, cpl: s.cpl })
 }
 
 impl BackendVcpu for SvmVcpu {
@@ -407,12 +422,11 @@ impl BackendVcpu for SvmVcpu {
     #[inline(always)]
     fn code_context(&self) -> Option<CodeContext> {
         let s = self.vmcb.save();
+        if let Some(guest) = &self.linear {
+            return linear_context(guest, s).filter(|_| !self.was_delivering());
+        }
         let is_insn = !self.was_delivering();
-        let (cr3, cr4, efer) = match &self.linear {
-            None => (s.cr3, s.cr4, s.efer),
-            Some(guest) => guest.context(),
-        };
-        is_insn.then_some(CodeContext { cr3, cr4, efer, cs: s.cs.attrib, cpl: s.cpl })
+        is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
     }
 
     #[inline]
