@@ -238,9 +238,12 @@ impl GuestRam {
         self.slots.read(|slots| slots.log_of(id))
     }
 
-    /// Returns whether a page of a slot that logs what is written may be mapped for writing, and marks it if the guest
+    /// Returns whether a page may be mapped for writing as far as a log of its slot goes, and marks it there if the guest
     /// `writes` to it now. The caller holds the lock of the table, under which marks are taken.
     pub(crate) fn mark_mapped(&self, slot: &MemSlot, gfn: Gfn, writes: bool) -> bool {
+        if !slot.logs_dirty() {
+            return true;
+        }
         self.slots.read(|slots| match slots.logged_page(slot, gfn) {
             Some(logged) if writes => {
                 note_page(self, logged);

@@ -86,8 +86,6 @@ pub(crate) struct Svm {
     cpus: KVec<SvmCpuArea>,
     maps: Arc<PermissionMaps>,
     levels: TableLevels,
-    /// Guests have nested paging.
-    nested_paging: bool,
 }
 
 impl Svm {
@@ -137,7 +135,7 @@ impl Svm {
         let cpus = areas(&features, &maps)?;
         let levels = if cpu::has_la57() { TableLevels::Five } else { TableLevels::Four };
         let host_mce = cpu::cr4() & Cr4::MCE.bits();
-        Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels, nested_paging }))
+        Ok(Ok(Svm { features, host_mce, quirks: quirks(), cpus, maps, levels }))
     }
 }
 
@@ -159,11 +157,11 @@ impl VendorBackend for Svm {
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
         let vmcb = VmcbPage::new(self.maps.clone())?;
-        vcpu::SvmVcpu::new(&self.features, self.host_mce, vmcb, self.nested_paging)
+        vcpu::SvmVcpu::new(&self.features, self.host_mce, vmcb)
     }
 
     fn format(&self) -> Option<Npt> {
         let npt = Npt { levels: self.levels, gib_pages: false, encryption_mask: 0 };
-        self.nested_paging.then_some(npt)
+        self.maps.nested_paging.then_some(npt)
     }
 }

@@ -593,6 +593,11 @@ impl VmcbPage {
         c.tlb_control = tlb_control;
     }
 
+    /// Returns whether the guest has nested paging.
+    pub(super) fn has_nested_paging(&self) -> bool {
+        self.maps.nested_paging
+    }
+
     /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
     #[inline(always)]
     pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {

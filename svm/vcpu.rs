@@ -68,15 +68,13 @@ impl SvmVcpu {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(
-        features: &SvmFeatures,
-        host_mce: u64,
-        mut vmcb: VmcbPage,
-        nested_paging: bool,
-    ) -> Result<SvmVcpu> {
+    pub(super) fn new(features: &SvmFeatures, host_mce: u64, mut vmcb: VmcbPage) -> Result<SvmVcpu> {
         // Beside the vCPU, so that those with nested paging look at one word.
-        let linear =
-            if nested_paging { None } else { Some(KBox::new(GuestControls::default(), GFP_KERNEL_ACCOUNT)?) };
+        let linear = if vmcb.has_nested_paging() {
+            None
+        } else {
+            Some(KBox::new(GuestControls::default(), GFP_KERNEL_ACCOUNT)?)
+        };
         vmcb.set_intercepts(
             InterceptVector3::CPUID
                 | InterceptVector3::HLT

@@ -157,7 +157,7 @@ fn run_until_user<B: VendorBackend>(
 
 /// Ends the run loop outside the window.
 fn end_with<B: VendorBackend>(core: &mut VcpuCore<B>, exit: UserExit) -> RunEnd {
-    core.user_exit = Some(exit);
+    core.leave_for_user(exit);
     RunEnd::UserExit
 }
 
@@ -539,7 +539,7 @@ fn apply_outcome<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutc
 /// Leaves the window for user space.
 #[inline(always)]
 fn to_user<B: VendorBackend>(core: &mut VcpuCore<B>, exit: UserExit) -> WindowExit {
-    core.user_exit = Some(exit);
+    core.leave_for_user(exit);
     WindowExit::User
 }
 

@@ -288,7 +288,7 @@ fn set_synic<B: VendorBackend>(
         return Ok(());
     }
     let synic = &core.hyperv.synic;
-    core.user_exit = Some(UserExit::HyperV(HvExit::Synic {
+    core.leave_for_user(UserExit::HyperV(HvExit::Synic {
         register,
         control: synic.get(SynicMsr::Control),
         event_page: synic.get(SynicMsr::EventPage),
@@ -311,7 +311,7 @@ fn set_debugger<B: VendorBackend>(
     if !is_asked || writer == MsrWriter::User {
         return Ok(());
     }
-    core.user_exit = Some(UserExit::HyperV(HvExit::Debugger {
+    core.leave_for_user(UserExit::HyperV(HvExit::Debugger {
         msr: register,
         control: get(DebuggerMsr::Control),
         status: get(DebuggerMsr::Status),

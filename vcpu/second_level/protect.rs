@@ -22,8 +22,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
         let WantedPage { gfn, slot, access, .. } = wanted;
         let size = if slot.logs_dirty() { PageSize::Size4K } else { size };
         let writes = *access == GuestTouch::Write;
-        let is_writable =
-            slot.is_writable() && (!slot.logs_dirty() || self.ram.mark_mapped(slot, *gfn, writes));
+        let is_writable = slot.is_writable() && self.ram.mark_mapped(slot, *gfn, writes);
         (size, if is_writable { MapRights::all() } else { MapRights::EXEC })
     }
 

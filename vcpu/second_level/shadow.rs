@@ -130,7 +130,7 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
             return TableFault::Again;
         }
         let allow_write = || {
-            let may = is_writable && (!slot.logs_dirty() || self.ram.mark_mapped(&slot, wanted.gfn, writes));
+            let may = is_writable && self.ram.mark_mapped(&slot, wanted.gfn, writes);
             if may {
                 // Under the lock that a notifier takes to unmap the page: see `SecondLevel::map()`.
                 page.mark_dirty();

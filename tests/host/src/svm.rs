@@ -86,7 +86,7 @@ impl VendorBackend for Svm {
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {
         let script = self.script.lock().unwrap().take().ok_or(EBUSY)?;
         let vmcb = VmcbPage::new(script, self.nested_paging);
-        vcpu::SvmVcpu::new(&FEATURES, Cr4::MCE.bits(), vmcb, self.nested_paging)
+        vcpu::SvmVcpu::new(&FEATURES, Cr4::MCE.bits(), vmcb)
     }
 
     fn format(&self) -> Option<Npt> {

@@ -239,9 +239,13 @@ impl AbiVm {
 impl AbiVm {
     /// Gives a vCPU all that there is.
     pub(crate) fn give_cpuid(&self, vcpu: &AbiVcpu) {
-        let entries = supported_cpuid(&self.world, &self.backend);
+        self.give_leaves(vcpu, &supported_cpuid(&self.world, &self.backend));
+    }
+
+    /// Gives a vCPU these leaves and no others.
+    pub(crate) fn give_leaves(&self, vcpu: &AbiVcpu, entries: &[abi_sys::CpuidEntry2]) {
         let mut list = (entries.len() as u64).to_le_bytes().to_vec();
-        for e in &entries {
+        for e in entries {
             list.extend_from_slice(e.as_bytes());
         }
         self.give_to(vcpu.fd, nr::SET_CPUID2, &list[..]).unwrap();

@@ -95,6 +95,10 @@ impl VmcbPage {
         VmcbPage { vmcb: Box::new(Vmcb::new_zeroed()), script, nested_paging }
     }
 
+    pub(super) fn has_nested_paging(&self) -> bool {
+        self.nested_paging
+    }
+
     pub(super) fn control(&self) -> &ControlArea {
         &self.vmcb.control
     }

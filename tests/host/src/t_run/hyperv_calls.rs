@@ -94,9 +94,7 @@ fn extended_hypercalls_are_user_spaces() {
     let (world, _in) = world();
     let vm = AbiVm::with_chips(&world, 16);
     let mut vcpu = vm.vcpu(0);
-    let mut list = (leaves().len() as u64).to_le_bytes().to_vec();
-    leaves().iter().for_each(|e| list.extend_from_slice(zerocopy::IntoBytes::as_bytes(e)));
-    vm.give_to(vcpu.fd, nr::SET_CPUID2, &list[..]).unwrap();
+    vm.give_leaves(&vcpu, &leaves());
     assert!(vcpu.wrmsr(GUEST_OS_ID, LINUX));
 
     for is_long in [false, true] {
@@ -134,9 +132,7 @@ fn an_event_goes_where_its_connection_leads() {
     let (world, _in) = world();
     let vm = AbiVm::with_chips(&world, 16);
     let mut vcpu = vm.vcpu(0);
-    let mut list = (leaves().len() as u64).to_le_bytes().to_vec();
-    leaves().iter().for_each(|e| list.extend_from_slice(zerocopy::IntoBytes::as_bytes(e)));
-    vm.give_to(vcpu.fd, nr::SET_CPUID2, &list[..]).unwrap();
+    vm.give_leaves(&vcpu, &leaves());
     assert!(vcpu.wrmsr(GUEST_OS_ID, LINUX));
     let (events, counts): (Vec<i32>, Vec<_>) = (0..2).map(|_| world.eventfd()).unzip();
     let connect = |conn_id, fd, flags| {

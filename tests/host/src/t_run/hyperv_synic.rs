@@ -299,9 +299,7 @@ fn a_gsi_raises_a_source() {
     let (world, _in) = world();
     let vm = AbiVm::with_chips(&world, 16);
     let mut vcpu = vm.vcpu(0);
-    let mut list = (leaves().len() as u64).to_le_bytes().to_vec();
-    leaves().iter().for_each(|e| list.extend_from_slice(zerocopy::IntoBytes::as_bytes(e)));
-    vm.give_to(vcpu.fd, nr::SET_CPUID2, &list[..]).unwrap();
+    vm.give_leaves(&vcpu, &leaves());
     vcpu.store(0xfee0_00f0, B4, 0x1ff);
     let enable = |cap, arg: u64| {
         let mut a = [0u64; 13];
