@@ -66,6 +66,11 @@ impl IdList {
         links.link(id).map(|l| l.next).filter(|&next| next != NONE)
     }
 
+    /// Returns the member before `id`.
+    pub(super) fn prev(links: &mut impl ChainLinks, id: u32) -> Option<u32> {
+        links.link(id).map(|l| l.prev).filter(|&prev| prev != NONE)
+    }
+
     /// Adds `id`, which is in no list of these links, at the front.
     pub(super) fn push(&mut self, links: &mut impl ChainLinks, id: u32) {
         if let Some(link) = links.link(id) {

@@ -8,6 +8,7 @@
 
 use super::entry::{self, EntryTarget};
 use super::handle::PageHandle;
+use super::index::page_key;
 use super::tree::first_of;
 use super::{ShadowMmu, ShadowWork};
 use crate::arch::addr::Gfn;
@@ -37,16 +38,28 @@ pub(crate) struct ShadowRanges<I> {
     loss: RangeLoss,
     /// What is left of the last range that was taken.
     left: GfnRange,
+    /// For a short one: how many pages may still follow a table at its first frame, once they were counted.
+    tables: Option<u32>,
     /// For a long one: the place of the next page to look at.
     place: u32,
     is_done: bool,
+}
+
+/// What came of a look at a frame.
+struct FrameStep {
+    /// Something was taken.
+    any: bool,
+    /// There is nothing more to take.
+    is_done: bool,
+    /// About how many entries were looked at.
+    cost: u64,
 }
 
 impl<I: Iterator<Item = GfnRange>> ShadowRanges<I> {
     /// Begins with the first of `ranges`.
     pub(crate) fn new(ranges: I, loss: RangeLoss) -> ShadowRanges<I> {
         let left = GfnRange { start: Gfn(0), end: Gfn(0) };
-        ShadowRanges { ranges, loss, left, place: 0, is_done: false }
+        ShadowRanges { ranges, loss, left, tables: None, place: 0, is_done: false }
     }
 
     /// Returns whether all ranges are taken.
@@ -54,8 +67,8 @@ impl<I: Iterator<Item = GfnRange>> ShadowRanges<I> {
         self.is_done
     }
 
-    /// Goes on where the last call ended, and looks at about `budget` entries, at least at those of one page. Where
-    /// anything was taken, or a processor may still use what was dropped before, the flush is asked for.
+    /// Goes on where the last call ended, and looks at about `budget` entries, at least at those of one page or those that
+    /// lead to one frame. Where anything was taken, or a processor may still use what was dropped before, the flush is asked for.
     pub(crate) fn go_on<M: TableMem>(
         &mut self,
         mmu: &mut ShadowMmu,
@@ -72,9 +85,10 @@ impl<I: Iterator<Item = GfnRange>> ShadowRanges<I> {
                 }
                 1
             } else if self.left.end.0.wrapping_sub(self.left.start.0) <= SHORT {
-                any |= mmu.take_frame(work, self.left.start, self.loss);
-                self.left.start = Gfn(self.left.start.0.wrapping_add(1));
-                4
+                let step = mmu.take_frame(work, self.left.start, self.loss, &mut self.tables);
+                any |= step.any;
+                self.left.start = Gfn(self.left.start.0.wrapping_add(u64::from(step.is_done)));
+                step.cost
             } else if let Some(page) = mmu.page_at(self.place) {
                 any |= mmu.take_of_page(work, page, self.left, self.loss);
                 self.place = self.place.wrapping_add(1);
@@ -119,19 +133,36 @@ impl ShadowMmu {
         self.arena.capacity()
     }
 
-    /// Takes one frame. Returns whether there was anything.
-    fn take_frame<M: TableMem>(&mut self, work: &mut ShadowWork<'_, M>, gfn: Gfn, loss: RangeLoss) -> bool {
+    /// Takes one frame, or goes on with it: all that maps it, and the oldest page that follows a table there, of which
+    /// `tables` are left. A guest can have both many times.
+    fn take_frame<M: TableMem>(
+        &mut self,
+        work: &mut ShadowWork<'_, M>,
+        gfn: Gfn,
+        loss: RangeLoss,
+        tables: &mut Option<u32>,
+    ) -> FrameStep {
+        let leaves = |size: PageSize| self.leaves.of(page_key(first_of(gfn, size), size.level())).len();
+        let cost = 4u64
+            .saturating_add(leaves(PageSize::Size4K).into())
+            .saturating_add(leaves(PageSize::Size2M).into());
         if loss == RangeLoss::Writes {
-            return self.protect_frame(work.mem, gfn);
+            return FrameStep { any: self.protect_frame(work.mem, gfn), is_done: true, cost };
         }
         let any = self.unmap_leaves(work.mem, gfn, PageSize::Size4K)
             | self.unmap_leaves(work.mem, first_of(gfn, PageSize::Size2M), PageSize::Size2M);
         if loss == RangeLoss::Memory {
-            while let Some(page) = self.first_table(gfn) {
+            // Those that are made from now on have nothing in them, for nothing is mapped meanwhile.
+            let left = tables.get_or_insert(self.frames.of(gfn.0).len());
+            let oldest = if *left > 0 { self.oldest_table(gfn) } else { None };
+            if let Some(page) = oldest {
+                *left = left.saturating_sub(1);
                 self.zap(work, page);
+                return FrameStep { any: true, is_done: false, cost: cost.saturating_add(ENTRIES as u64) };
             }
+            *tables = None;
         }
-        any
+        FrameStep { any, is_done: true, cost }
     }
 
     /// Takes of one page what lies in a range. Returns whether there was anything.

@@ -38,9 +38,22 @@ const MAX_WRITES: u8 = 4;
 
 impl ShadowMmu {
     /// Returns the first page that follows the guest's table at `gfn`.
-    pub(super) fn first_table(&mut self, gfn: Gfn) -> Option<PageHandle> {
+    fn first_table(&mut self, gfn: Gfn) -> Option<PageHandle> {
         let first = self.frames.of(gfn.0).first()?;
         self.table_from(Some(first), gfn)
+    }
+
+    /// Returns the one that was made first.
+    pub(super) fn oldest_table(&mut self, gfn: Gfn) -> Option<PageHandle> {
+        let mut next = self.frames.of(gfn.0).last();
+        while let Some(index) = next {
+            let handle = self.arena.handle(index)?;
+            if self.arena.get(handle).is_some_and(|p| p.gfn == gfn && p.has_table()) {
+                return Some(handle);
+            }
+            next = IdList::prev(&mut self.arena.pages(PageList::Frame), index);
+        }
+        None
     }
 
     /// Returns the one after `handle`.

@@ -121,10 +121,12 @@ impl ShadowMmu {
 
     /// Takes out all leaves that map frames from `gfn` on with pages of `size`. Returns whether there were any.
     pub(super) fn unmap_leaves(&mut self, mem: &mut impl TableMem, gfn: Gfn, size: PageSize) -> bool {
-        let mut any = false;
-        while let Some(id) = self.first_leaf(gfn, size) {
+        let mut next = self.first_leaf(gfn, size);
+        let any = next.is_some();
+        while let Some(id) = next {
+            // Before it leaves the list, of which others may be in front that stay.
+            next = self.next_leaf(id, gfn, size);
             self.drop_entry(mem, id);
-            any = true;
         }
         any
     }

@@ -61,9 +61,19 @@ impl<F: TableFormat + Copy + Send + Sync + Unpin> SecondLevel<F> {
     /// looks at the pages.
     pub(crate) fn take_dirty(&self, slot: &MemSlot, log: &DirtyBitmap, index: usize, wanted: u64) -> u64 {
         // Without the lock: a mark that comes now is for the next call.
-        if log.word(index) & wanted == 0 {
+        let marked = log.word(index) & wanted;
+        if marked == 0 {
             return 0;
         }
+        if !self.is_shadow() {
+            return self.take_marks(slot, log, index, wanted);
+        }
+        // One frame at a time, for a guest's tables may lead to each from many places.
+        let bits = (0..u64::BITS).map(|bit| 1u64.wrapping_shl(bit)).filter(|bit| marked & bit != 0);
+        bits.fold(0, |taken, bit| taken | self.take_marks(slot, log, index, bit))
+    }
+
+    fn take_marks(&self, slot: &MemSlot, log: &DirtyBitmap, index: usize, wanted: u64) -> u64 {
         let mut t = self.tables.lock();
         let mask = log.take(index, wanted);
         let first = slot.base.0.wrapping_add((index as u64).wrapping_mul(WORD_PAGES));

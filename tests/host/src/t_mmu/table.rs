@@ -30,6 +30,8 @@ pub(crate) struct Pool {
     /// How many pages can still be had.
     left: Option<usize>,
     reads: std::cell::Cell<usize>,
+    /// How many entries were written.
+    pub(crate) writes: usize,
     /// What the processor would find at some frames, looked up after each store.
     watch: Option<(Hpa, Vec<u64>)>,
     seen: Vec<Vec<Option<(u64, MapRights)>>>,
@@ -42,6 +44,7 @@ impl TableMem for Pool {
     }
 
     fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        self.writes += 1;
         self.live.get_mut(&table.0).unwrap()[index] = entry;
         if let Some((root, frames)) = &self.watch {
             let seen = frames.iter().map(|&f| self.processor_finds(&NPT, *root, f)).collect();

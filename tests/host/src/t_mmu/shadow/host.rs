@@ -3,7 +3,7 @@
 //! What the host takes: its pages, memory slots, marks of dirty logs, and memory for tables.
 
 use super::layout::{GuestMode, MODES, URW};
-use super::machine::{access, Found, FRAMES};
+use super::machine::{access, Found, Machine, FRAMES};
 use crate::arch::addr::Gfn;
 use crate::mmu::shadow::RangeLoss;
 use crate::mmu::slots::GfnRange;
@@ -70,6 +70,59 @@ fn a_long_range_costs_what_is_mapped() {
 
     let steps = m.take_only(GfnRange { start: Gfn(1 << 30), end: Gfn(1 << 40) }, RangeLoss::Pages);
     assert!(steps <= 64 + 2 * pages, "{steps} steps for {pages} pages");
+    m.finish();
+    m.end();
+}
+
+/// A guest that has each of four frames at 1,024 addresses, and its second table at eight, with other rights each.
+fn crowded() -> Machine {
+    let mut m = Long4.machine(64, &[0]);
+    for i in 0..8u64 {
+        for entry in 0..512 {
+            m.memory.put((100 + i) << 12 | entry << 3, (16 + i / 2) << 12 | URW, 8);
+        }
+        m.memory.put(0x4000 + 8 * (100 + i), (100 + i) << 12 | URW, 8);
+        // Present, writable or not, the user's or not, to be executed or not.
+        let rights = 0x21 | (i & 3) << 1 | (i >> 2) << 63;
+        m.memory.put(0x4000 + 8 * (200 + i), 100 << 12 | rights, 8);
+    }
+    for table in (100..108).chain(200..208) {
+        for entry in 0..512 {
+            m.access(0, table << 21 | entry << 12, access(Read, false));
+        }
+    }
+    m
+}
+
+#[test]
+fn a_step_is_short_however_many_addresses_a_frame_is_at() {
+    for loss in [RangeLoss::Pages, RangeLoss::Memory, RangeLoss::Writes] {
+        let mut m = crowded();
+        let before = m.pool.writes;
+
+        let steps = m.take_only(GfnRange { start: Gfn(16), end: Gfn(120) }, loss);
+
+        let written = m.pool.writes - before;
+        assert!(m.longest_step <= 64 + 1024, "{} in one of {steps} steps for {loss:?}", m.longest_step);
+        assert!(written >= 2048, "{written} for {loss:?}");
+        m.finish();
+        m.end();
+    }
+}
+
+#[test]
+fn a_processor_that_loads_its_root_again_and_again_keeps_no_memory_from_going() {
+    let mut m = Long4.machine(64, &[0]);
+    m.access(0, 0, access(Read, true));
+    let (root, mut loads) = (GfnRange { start: Gfn(1), end: Gfn(2) }, 0);
+
+    m.take_beside(root, RangeLoss::Memory, |m| {
+        loads += 1;
+        assert!(loads < 10);
+        m.exit(0);
+        m.enter(0);
+    });
+
     m.finish();
     m.end();
 }

@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     /// How often the guest's tables were walked, and how often other processors were waited for.
     pub(crate) walks: u64,
     pub(crate) waits: u64,
+    /// The most entries that were written in one step of taking a range.
+    pub(crate) longest_step: usize,
 }
 
 /// An access of user or supervisor.
@@ -105,6 +107,7 @@ impl Machine {
             generation: 1,
             walks: 0,
             waits: 0,
+            longest_step: 0,
         }
     }
 
@@ -159,7 +162,7 @@ impl Machine {
     }
 
     /// Enters the guest.
-    fn enter(&mut self, n: usize) {
+    pub(crate) fn enter(&mut self, n: usize) {
         loop {
             let cpu = &mut self.cpus[n];
             let (regs, root) = (cpu.regs, cpu.root.filter(|r| r.is_for(&cpu.regs)));
@@ -383,11 +386,24 @@ impl Machine {
 
     /// Takes a range, and waits for nobody yet. Returns in how many steps.
     pub(crate) fn take_only(&mut self, range: GfnRange, loss: RangeLoss) -> usize {
+        self.take_beside(range, loss, |_| {})
+    }
+
+    /// The same while `others` happens after each step.
+    pub(crate) fn take_beside(
+        &mut self,
+        range: GfnRange,
+        loss: RangeLoss,
+        mut others: impl FnMut(&mut Machine),
+    ) -> usize {
         let mut ranges = ShadowRanges::new(core::iter::once(range), loss);
         let mut steps = 0;
         while !ranges.is_done() {
+            let before = self.pool.writes;
             self.work(|mmu, work, _, _, _| ranges.go_on(mmu, work, 64));
+            self.longest_step = self.longest_step.max(self.pool.writes - before);
             steps += 1;
+            others(self);
         }
         steps
     }
