@@ -4,19 +4,22 @@
 
 use super::world;
 use crate::arch::cr::Cr4;
-use crate::arch::exception::ExceptionVector;
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::mitigation::HostFlags;
+use crate::arch::msr::TEST_CTRL_SPLIT_LOCK;
 use crate::fake::backend::Stop;
 use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::{fault, CODE, LOADS, STORES};
 use crate::host::processor::registers;
 use crate::host::world::{locked, World};
 use crate::vcpu::backend::UnsupportedHost;
+use crate::vcpu::event::GuestEvent;
 use crate::vcpu::exit::{PioAccess, VmExit};
 use crate::vcpu::state::RBX;
 use core::sync::atomic::Ordering::SeqCst;
 use kernel::prelude::*;
 use kernel::task::{current, SIGNAL};
+use std::sync::{Arc, Mutex};
 
 /// The kernel finds this about its processors, from now on.
 fn find(world: &World, flags: HostFlags) {
@@ -135,6 +138,63 @@ fn a_guest_that_follows_another_on_a_processor_does_not_follow_its_branches() {
 
     assert_eq!(barriers(HostFlags::SPECTRE_V2 | HostFlags::IBPB), [1, 1, 2, 2, 3]);
     assert_eq!(barriers(HostFlags::IBPB), [0; 5], "not needed");
+}
+
+#[test]
+fn user_space_does_not_follow_a_guests_branches() {
+    let (world, _in) = world();
+    let mut vcpu = Direct::new(&world, 16).vcpu(0);
+    let is_asked = || world.cpus[0].with(|r| core::mem::take(&mut r.barrier_on_return));
+    assert!(!is_asked());
+
+    for _ in 0..2 {
+        run_through(&mut vcpu, vec![]);
+
+        assert!(is_asked(), "each time that a guest has run");
+    }
+}
+
+/// Runs a guest with two alignment checks at level 0, on a host whose kernel says `flags` and that detects split locks.
+/// Returns what TEST_CTRL was at each entry, and what was delivered.
+fn detection(flags: HostFlags) -> (Vec<u64>, Vec<GuestEvent>) {
+    let (world, _in) = world();
+    find(&world, flags);
+    world.cpus[0].with(|r| r.test_ctrl = TEST_CTRL_SPLIT_LOCK | 1);
+    let mut vcpu = Direct::new(&world, 16).vcpu(0);
+    let (seen, mut checks) = (Arc::new(Mutex::new(Vec::new())), 2);
+    let at_entry = seen.clone();
+    vcpu.guest.run(move |entry| {
+        if entry.cpu.is_interrupted() {
+            return Stop::plain(VmExit::HostInterrupt);
+        }
+        locked(&at_entry).push(registers(|r| r.test_ctrl));
+        if checks == 0 {
+            current().set(SIGNAL);
+            return Stop::plain(VmExit::HostInterrupt);
+        }
+        checks -= 1;
+        Stop::plain(VmExit::Exception(ExceptionVector::AC, 0))
+    });
+
+    assert_eq!(vcpu.run_once(), Err(EINTR));
+
+    assert_eq!(world.cpus[0].with(|r| r.test_ctrl), TEST_CTRL_SPLIT_LOCK | 1, "the host's again");
+    let seen = locked(&seen).clone();
+    (seen, vcpu.guest.take_delivered())
+}
+
+#[test]
+fn a_guest_that_splits_locks_goes_on_without_their_detection() {
+    const OFF: u64 = 1;
+    let check = GuestEvent::from(CpuException::with_error(ExceptionVector::AC, 0));
+
+    let (at_entry, delivered) = detection(HostFlags::SPLIT_LOCK_DETECT);
+    assert_eq!(at_entry, [TEST_CTRL_SPLIT_LOCK | 1, OFF, OFF]);
+    assert_eq!(delivered, [check], "without the detection it is the guest's own");
+
+    let (at_entry, delivered) = detection(HostFlags::empty());
+    assert_eq!(at_entry, [TEST_CTRL_SPLIT_LOCK | 1; 3]);
+    assert_eq!(delivered, [check; 2]);
 }
 
 #[test]
