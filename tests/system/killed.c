@@ -308,24 +308,34 @@ static void watched(bool rings)
 {
 	struct machine m = make_with(true);
 	int event = eventfd(0, 0), epoll = epoll_create1(0), ends[2];
+	int level[] = { eventfd(0, 0), eventfd(0, 0) };
 	struct kvm_irqfd irqfd = { .fd = event, .gsi = 4 };
 	struct kvm_ioeventfd ioeventfd = { .addr = 0x10000000, .len = 4, .fd = event };
+	struct kvm_hyperv_eventfd connection = { .conn_id = 1, .fd = event };
 	struct epoll_event in = { .events = EPOLLIN };
 
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
 	add_bus(&m);
 	int card = add_net(&m, ends[0], RVMM_NET_STREAM);
-	int fds[] = { m.vm, m.vcpu, card, ends[0] }, watches[] = { event, epoll };
+	int fds[] = { m.vm, m.vcpu, card, ends[0] }, watches[] = { event, level[0], level[1], epoll };
 
 	must(ioctl(m.vm, KVM_IRQFD, &irqfd), "KVM_IRQFD");
+	/* The end of each one's interrupt signals the other. */
+	for (int i = 0; i < 2; i++) {
+		struct kvm_irqfd resampled = { .fd = level[i], .gsi = 5 + i, .flags = KVM_IRQFD_FLAG_RESAMPLE,
+					       .resamplefd = level[!i] };
+
+		must(ioctl(m.vm, KVM_IRQFD, &resampled), "KVM_IRQFD");
+	}
 	must(ioctl(m.vm, KVM_IOEVENTFD, &ioeventfd), "KVM_IOEVENTFD");
+	must(ioctl(m.vm, KVM_HYPERV_EVENTFD, &connection), "KVM_HYPERV_EVENTFD");
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &in), "epoll_ctl");
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &in), "epoll_ctl");
 	if (rings)
 		must(syscall(SYS_io_uring_register, must(make_ring(), "io_uring_setup"), IORING_REGISTER_FILES, fds, 4),
 		     "register");
 	send_fds(ends[1], fds, 3);
-	send_fds(ends[1], watches, 2);
+	send_fds(ends[1], watches, 4);
 }
 
 static void epoll_and_queue(void)
