@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fd of a VM of rvmm shows in /proc/PID/fdinfo.
+//! What the fd of a VM of rvmm shows in /proc/PID/fdinfo, and what a vCPU tells of its last exits.
 
+use crate::abi::rvmm;
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
+use crate::raw::ioctl_with;
 use kvm_ioctls::{VcpuExit, VmFd};
 use std::fs;
 use std::io::ErrorKind;
@@ -11,11 +13,13 @@ use std::os::fd::AsRawFd;
 use std::process::id;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use zerocopy::FromZeros;
 
 pub const TESTS: &[Test] = &[
     ("fdinfo: a vm's fd shows what the vm is like", state),
     ("fdinfo: two vms that die keep a report each", reports),
     ("fdinfo: all is read while vms run and go", readers),
+    ("exits: a vcpu tells its last ones, the newest at the end", last_exits),
 ];
 
 /// Returns where a VM of this process is shown.
@@ -120,4 +124,30 @@ fn readers(c: &Ctx) {
 
     println!("# {read} files were read, {gone} had gone");
     assert!(read > 0, "nothing was read");
+}
+
+fn last_exits(c: &Ctx) {
+    c.skip_on_kvm("it has no such ioctl");
+    // again: out 0x10, al; jmp again
+    let mut g = Guest::new(c, &[0xe6, 0x10, 0xeb, 0xfc]);
+    g.enter_long_mode();
+    let mut last = rvmm::LastExits::new_zeroed();
+    let mut told = |g: &Guest| {
+        ioctl_with(&g.vcpu, rvmm::GET_EXITS, &mut last).unwrap();
+        last.records[..last.header.count as usize].iter().map(|e| (e.rip, e.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&g), [], "it has not run");
+
+    g.out();
+    let first = told(&g);
+    let port_access = *first.last().expect("an exit");
+    assert_eq!(port_access.0, 0x1000);
+
+    for _ in 0..rvmm::MAX_EXITS + 3 {
+        g.out();
+    }
+    // Interrupts of the host's may be among them.
+    let exits = told(&g);
+    assert_eq!((exits.len(), exits.last()), (rvmm::MAX_EXITS, Some(&port_access)));
+    assert!(exits.iter().filter(|e| **e == port_access).count() > rvmm::MAX_EXITS / 2);
 }

@@ -12,6 +12,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use libc::EINVAL;
 
 pub const TESTS: &[Test] = &[
+    ("mce: the node tells what banks can do", capability),
     ("mce: banks are set up as the capability says", setup),
     ("mce: impossible banks are refused", bad_setup),
     ("mce: a corrected error is logged", corrected),
@@ -35,6 +36,20 @@ fn banks(vcpu: &VcpuFd, mut cap: u64) -> Result<i32, i32> {
 fn msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
     let mut list = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).unwrap();
     (vcpu.get_msrs(&mut list).unwrap() == 1).then(|| list.as_slice()[0].data)
+}
+
+fn capability(c: &Ctx) {
+    let mut cap = 0;
+    ioctl_with(&c.kvm, nr::X86_GET_MCE_CAP_SUPPORTED, &mut cap).unwrap();
+    let (_vm, vcpu) = c.vcpu();
+
+    assert_eq!(cap & 0xff, 0, "how many there are is for who sets them up to say");
+    banks(&vcpu, cap | 4).unwrap();
+    // AMD's processors have the bits from 9 on for nothing, and KVM keeps them clear there.
+    assert_eq!(msr(&vcpu, MCG_CAP).map(|cap| cap & 0x1ff), Some((cap | 4) & 0x1ff));
+    for bit in (8..64).filter(|bit| cap >> bit & 1 == 0 && !(16..24).contains(bit)) {
+        refused(banks(&vcpu, 4 | 1 << bit), &[EINVAL]);
+    }
 }
 
 fn setup(c: &Ctx) {

@@ -6,9 +6,9 @@ use crate::abi::{caps, nr, vm as abi};
 use crate::guest::{Guest, HLT};
 use crate::harness::{refused, Ctx, Test};
 use crate::raw::{self, ioctl_with, Memory};
-use kvm_bindings::{kvm_enable_cap, kvm_regs};
+use kvm_bindings::{kvm_enable_cap, kvm_regs, kvm_userspace_memory_region2};
 use kvm_ioctls::{VcpuExit, VmFd};
-use libc::{EFAULT, EINTR, EINVAL, ENOENT};
+use libc::{EEXIST, EFAULT, EINTR, EINVAL, ENOENT};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("memory: a guest's page tables in a read-only slot stay as they are", read_only_tables),
     ("memory: what the vmm may only read the guest may only read", protected),
     ("memory: only the log of a slot can be switched", flags),
+    ("memory: the newer ioctl of slots does what the older one does", newer),
     ("memory: a slot that moves is gone from where it was", moves),
     ("memory: a log is there for slots that have one", log_errors),
     ("memory: a log has the pages that the guest wrote, once", log_writes),
@@ -51,6 +52,32 @@ pub fn with_slot(g: Guest, pages: u64, flags: u32) -> (Guest, Memory) {
     let memory = Memory::new((pages * PAGE) as usize);
     memory.set_slot_at(&g.vm, SLOT, AT, pages * PAGE, memory.address(), flags).unwrap();
     (g, memory)
+}
+
+fn newer(c: &Ctx) {
+    // mov al, [0x20000]; out 0x10, al; mov al, [0x20000]
+    let code = [0x8a, 0x04, 0x25, 0, 0, 2, 0, 0xe6, 0x10, 0x8a, 0x04, 0x25, 0, 0, 2, 0];
+    let mut g = Guest::new(c, &code);
+    g.enter_long_mode();
+    let memory = Memory::new(PAGE as usize);
+    memory.write(0, &[0x77]);
+    let mut slot = kvm_userspace_memory_region2 {
+        slot: SLOT,
+        guest_phys_addr: AT,
+        memory_size: PAGE,
+        userspace_addr: memory.address(),
+        ..Default::default()
+    };
+    let mut unknown = kvm_userspace_memory_region2 { flags: 1 << 15, ..slot };
+
+    refused(ioctl_with(&g.vm, nr::SET_USER_MEMORY_REGION2, &mut unknown), &[EINVAL]);
+    ioctl_with(&g.vm, nr::SET_USER_MEMORY_REGION2, &mut slot).unwrap();
+    assert_eq!(memory.set_slot(&g.vm, SLOT + 1, AT, PAGE), Err(EEXIST), "it is there");
+    assert_eq!(g.out(), (0x10, 0x77));
+
+    slot.memory_size = 0;
+    ioctl_with(&g.vm, nr::SET_USER_MEMORY_REGION2, &mut slot).unwrap();
+    assert!(matches!(g.exit(), VcpuExit::MmioRead(AT, _)), "it is gone");
 }
 
 /// Starts the guest's code anew, with RBX.

@@ -6,13 +6,14 @@ use crate::abi::nr;
 use crate::harness::{refused, Ctx, Test};
 use crate::raw::{cpuid, ioctl, ioctl_with, Memory};
 use kvm_bindings::*;
-use libc::{EEXIST, EINVAL, ENOENT, ENOTTY, ENXIO};
+use libc::{EEXIST, EFAULT, EINVAL, ENOENT, ENOTTY, ENXIO};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub const TESTS: &[Test] = &[
     ("vm: an unknown ioctl is refused", unknown_ioctl),
     ("vm: a vcpu number is given once", vcpu_twice),
     ("vm: a vcpu number beyond the limit is refused", vcpu_beyond),
+    ("vm: the identity map has an address", identity_map),
     ("vm: a memory slot must be aligned", slot_alignment),
     ("vm: a memory slot must not wrap around", slot_wrap),
     ("vm: a memory slot must lie in user space", slot_user_space),
@@ -63,6 +64,15 @@ fn slot_alignment(c: &Ctx) {
     assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE + 1, at, 0), Err(EINVAL), "size");
     assert_eq!(memory.set_slot_at(&vm, 0, 0x10, PAGE, at, 0), Err(EINVAL), "guest address");
     assert_eq!(memory.set_slot_at(&vm, 0, 0, PAGE, at + 8, 0), Err(EINVAL), "host address");
+}
+
+fn identity_map(c: &Ctx) {
+    let vm = c.vm();
+
+    ioctl_with(&vm, nr::SET_IDENTITY_MAP_ADDR, &mut 0xfffb_c000u64).unwrap();
+    // 0 is KVM's own choice.
+    ioctl_with(&vm, nr::SET_IDENTITY_MAP_ADDR, &mut 0u64).unwrap();
+    refused(ioctl(&vm, nr::SET_IDENTITY_MAP_ADDR, 8), &[EFAULT]);
 }
 
 fn slot_wrap(c: &Ctx) {
