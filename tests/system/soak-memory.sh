@@ -76,6 +76,7 @@ for what in pswpin pswpout numa_pages_migrated pgmigrate_success thp_split_pmd t
 done
 echo "# KSM shares $(cat /sys/kernel/mm/ksm/pages_sharing) pages"
 check "pages went to the swap and came back" '[ "$(counted pswpin)" -gt 1000 ]'
+check "huge pages were split and made" '[ "$(counted thp_split_pmd)" -gt 0 ] && [ "$(counted thp_collapse_alloc)" -gt 0 ]'
 check "pages moved" '[ "$(counted pgmigrate_success)" -gt 1000 ]'
 check "KSM merged pages" '[ "$(cat /sys/kernel/mm/ksm/pages_sharing)" -gt 0 ]'
 kill -9 "$pid"
