@@ -2,8 +2,8 @@
 
 """Runs a command in the emulated host and judges what it prints.
 
-The command runs in a folder that holds the module (rvmm.ko), the tool
-(rvmm-run), the tests of the ABI (abi-tests), the random callers (fuzz-ioctl) and tests/system/; /images has the guests' kernels and disks. Its
+The command runs in a folder that holds the module (rvmm.ko), the tools
+(rvmm-run, rvmmctl), the tests of the ABI (abi-tests), the random callers (fuzz-ioctl) and tests/system/; /images has the guests' kernels and disks. Its
 output comes to standard output, the host kernel's log as lines "# kernel: …".
 The exit code is kselftest's: 0 passed, 1 failed, 4 skipped, from the KTAP that
 the command prints, else from its exit status; trouble in the kernel's log
@@ -38,7 +38,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
 MODULES = {"stock": os.path.join(TOP, "rvmm.ko"), "debug": os.path.join(TOP, "build", "debug", "rvmm.ko")}
-PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "abi-tests", "fuzz-ioctl")]
+PROGRAMS = [os.path.join(TOP, "build", name) for name in ("rvmm-run", "rvmmctl", "abi-tests", "fuzz-ioctl")]
 EXIT = b"rvmm-host: exit "
 QUIT_KEY = b"\x1d"  # Ctrl-]
 KEYBOARD = "ended from the keyboard"

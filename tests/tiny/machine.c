@@ -19,8 +19,13 @@
 #define MSR_KVM_PV_EOI_EN	0x4b564d04
 #define COM1			0x3f8
 #define COM1_LSR		0x3fd
+#define PM1A_STATUS		0x600
+#define PM1_POWER_BUTTON	(1 << 8)
 #define PM1A_CONTROL		0x604
 #define PM1_S5			(5 << 10 | 1 << 13)
+
+/* Instructions from one look at the power button to the next. */
+#define BETWEEN_LOOKS		5000000
 
 #define VECTORS 256
 
@@ -164,6 +169,13 @@ void figures(const char *row, const char *suffix, const char *unit, const uint64
 		number(values[i] % 1000, 10, 3);
 	}
 	put('\n');
+}
+
+void await_power_button(void)
+{
+	print("guest waits for its power button\n");
+	while (!(inw(PM1A_STATUS) & PM1_POWER_BUTTON))
+		sleep(BETWEEN_LOOKS);
 }
 
 _Noreturn void power_off(void)

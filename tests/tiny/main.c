@@ -11,6 +11,7 @@
  *   tiny-net              packets
  *   forever1, forever32   the reads at that depth for ever
  *   forever               sends packets for ever
+ *   button                waits until the power button is pressed
  */
 #include "tiny.h"
 
@@ -80,6 +81,10 @@ void tiny_main(const struct start_info *info)
 	line = (const char *)(uintptr_t)info->command_line;
 	if (wants(line, "chips")) {
 		chips_print();
+		power_off();
+	}
+	if (wants(line, "button")) {
+		await_power_button();
 		power_off();
 	}
 	if (wants(line, "kicks"))

@@ -39,6 +39,8 @@ void figures(const char *row, const char *suffix, const char *unit, const uint64
 void begin_row(const char *name);
 /* Says what is wrong, and in which row, and ends the machine. */
 _Noreturn void die(const char *why);
+/* Waits, halted most of the time, until the power button is pressed. */
+void await_power_button(void);
 /* Ends the machine. */
 _Noreturn void power_off(void);
 
@@ -52,6 +54,14 @@ static inline uint8_t inb(uint16_t port)
 	uint8_t value;
 
 	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+static inline uint16_t inw(uint16_t port)
+{
+	uint16_t value;
+
+	__asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port));
 	return value;
 }
 
