@@ -6,7 +6,7 @@
 # Loaded by tests or by the init scripts; dependencies come along.
 host_modules=(virtio_blk ext4 kvm kvm_amd tun loop msr)
 intel_modules=(ata_piix sd_mod ext4 kvm kvm_intel msr tun loop)
-guest_modules=(virtio_blk ext4 virtio-rng virtio_net)
+guest_modules=(virtio_blk ext4 virtio-rng virtio_net button evdev)
 
 # tree_hash DIR…: key over names, modes and contents.
 tree_hash() {

@@ -34,6 +34,14 @@ load_module() {
 	sed -n 's/^rvmm .* \(0x[0-9a-f]*\).*/# rvmm is at \1/p' /proc/modules
 }
 
+# install_module: puts the module where modprobe finds it.
+install_module() {
+	local folder
+	folder=/lib/modules/$(uname -r)
+	cp rvmm.ko "$folder/"
+	echo "rvmm.ko:" >>"$folder/modules.dep"
+}
+
 # load_kvm: loads KVM's module for this processor, whose name is then in $kvm.
 load_kvm() {
 	kvm=kvm_amd
