@@ -12,8 +12,9 @@ root_packages=(
 )
 
 # Installed into a finished root, so that a new name here does not make the whole root again.
-# llvm-19 reads the coverage that rustc's LLVM, of the same version, writes; ovmf is the firmware of a guest of QEMU's.
-more_packages=(llvm-19 ovmf)
+# llvm-19 reads the coverage that rustc's LLVM, of the same version, writes; ovmf is the firmware of a guest of QEMU's; cu attaches
+# to consoles; zsh and fish read their completions.
+more_packages=(llvm-19 ovmf cu zsh fish)
 
 # The archive that this machine's own apt uses; empty when it has none.
 host_mirror() {
@@ -49,11 +50,12 @@ make_root() {
 	mv "$RVMM_LAB/root.tmp" "$RVMM_LAB/root"
 }
 
-install_more() {
+# install_in_root PACKAGE…
+install_in_root() {
 	"$top/scripts/in-root" bash -euc "
 		export DEBIAN_FRONTEND=noninteractive
 		apt-get -o Acquire::Retries=3 update
-		apt-get -o Acquire::Retries=3 -y --no-install-recommends install ${more_packages[*]}"
+		apt-get -o Acquire::Retries=3 -y --no-install-recommends install $*"
 }
 
 lab_root() {
@@ -66,5 +68,5 @@ lab_root() {
 	# A new root has none of them yet.
 	[ -z "$stage_ran" ] || rm -f "$RVMM_LAB/stamps/root-more"
 	stage root-more "$(hash_of <(printf '%s\n' "${more_packages[@]}"))" \
-		"installing ${more_packages[*]} in the root" install_more
+		"installing ${more_packages[*]} in the root" install_in_root "${more_packages[@]}"
 }

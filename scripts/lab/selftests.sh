@@ -10,13 +10,6 @@
 # What they need beyond the root's own packages.
 selftest_packages=(uuid-dev)
 
-install_selftest_packages() {
-	in_root_bash "
-		export DEBIAN_FRONTEND=noninteractive
-		apt-get -o Acquire::Retries=3 update
-		apt-get -o Acquire::Retries=3 -y --no-install-recommends install ${selftest_packages[*]}"
-}
-
 build_selftests() {
 	in_root_bash '
 		rm -rf /lab/selftests
@@ -57,7 +50,7 @@ make_selftests_drive() {
 lab_selftests() {
 	local s=$RVMM_LAB/stamps
 	stage selftest-packages "$(hash_of "$s/root" <(echo "${selftest_packages[@]}"))" \
-		"installing ${selftest_packages[*]} in the root" install_selftest_packages
+		"installing ${selftest_packages[*]} in the root" install_in_root "${selftest_packages[@]}"
 	stage selftests "$(hash_of "$s/kernel-packages" "$s/selftest-packages" <(declare -f build_selftests))" \
 		"building KVM's own selftests (3-10 min)" build_selftests
 	stage selftests-drive "$(hash_of "$s/selftests" <(declare -f make_selftests_drive))" \
