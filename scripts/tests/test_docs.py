@@ -221,6 +221,7 @@ class Commands(unittest.TestCase):
     def test_the_manual_of_rvmmctl_has_each(self):
         source = read("userspace-tool", "rvmm-run", "src", "ctl", "cli.rs").split("pub enum Command {", 1)[1]
         manual = read("docs", "man", "rvmmctl.1").split(".Sh COMMANDS", 1)[1].split(".Sh ", 1)[0]
+        source = re.sub(r"#\[command\(hide = true\)\]\s+\w+ \{", "", source)
         commands = [name.lower() for name in re.findall(r"^    ([A-Z]\w+) \{$", source, re.M)]
         self.assertEqual(re.findall(r"^\.It Cm (\w+)", manual, re.M), commands)
         self.assertGreater(len(commands), 10)

@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use rvmm_run::cmd::{check, print_config, run, settings};
+use clap::{CommandFactory, Parser};
+use rvmm_run::cmd::{check, completions, print_config, run, settings};
 use rvmm_run::config::cli::CommandLine;
 use rvmm_run::console;
 use rvmm_run::events::error;
@@ -22,7 +22,11 @@ fn main() -> ExitCode {
         }
     };
     restore_terminal_on_panic();
-    let status = if cli.check { check::run(&cli.layer().node()) } else { act(&cli) };
+    let status = match cli.completions {
+        Some(shell) => completions::run(CommandLine::command(), shell),
+        None if cli.check => check::run(&cli.layer().node()),
+        None => act(&cli),
+    };
     status.into()
 }
 

@@ -26,7 +26,7 @@ use rvmm_run::config::spec::{SpecLayer, VmSpec};
 use rvmm_run::config::DeviceSet;
 
 /// Options that say what is to be done, and not what a VM is.
-const ACTIONS: [&str; 5] = ["file", "print-config", "check", "help", "version"];
+const ACTIONS: [&str; 6] = ["file", "print-config", "check", "completions", "help", "version"];
 
 fn layer_of(text: &str) -> Result<SpecLayer, FileErrors> {
     let source = SourceFile::new(Path::new("vms/x.toml"), text);

@@ -4,7 +4,8 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueHint};
+use clap_complete::Shell;
 
 use super::console::{ConsoleDevice, ConsoleSpec};
 use super::disk::DiskSpec;
@@ -64,7 +65,7 @@ pub struct CommandLine {
 
     /// Configuration of a VM, in TOML: a file, or the name of one in /etc/rvmm, without its .toml. What the command line says
     /// goes before what the file says
-    #[arg(short, long, value_name = "FILE|NAME")]
+    #[arg(short, long, value_name = "FILE|NAME", value_hint = ValueHint::FilePath)]
     pub file: Option<String>,
 
     /// Print the VM as a configuration file, with every setting in it, and end
@@ -151,6 +152,10 @@ pub struct CommandLine {
     /// Print the module's counters of each virtual CPU and disk on standard error when the guest has ended
     #[arg(long)]
     pub stats: bool,
+
+    /// Print what a shell needs to complete this program's command lines, and end
+    #[arg(long, hide = true, exclusive = true, value_name = "SHELL")]
+    pub completions: Option<Shell>,
 
     /// Log every exit to the tool on standard error, and where each virtual CPU was when it was stopped
     #[arg(long)]

@@ -2,7 +2,8 @@
 
 //! The command line of `rvmmctl`.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
 use crate::config::name::VmName;
 
@@ -41,7 +42,7 @@ pub enum Command {
     /// Start the VM of a file, or of its name, in the background
     Start {
         /// A file, or the name of one in /etc/rvmm
-        #[arg(value_name = "FILE|NAME")]
+        #[arg(value_name = "FILE|NAME", value_hint = ValueHint::FilePath)]
         file: String,
         /// Attach to its console
         #[arg(short, long)]
@@ -139,5 +140,11 @@ pub enum Command {
     Debug {
         /// Which one
         name: VmName,
+    },
+    /// Print what a shell needs to complete this program's command lines
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: Shell,
     },
 }

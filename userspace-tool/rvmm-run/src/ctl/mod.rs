@@ -22,12 +22,14 @@ pub mod top;
 
 use std::path::Path;
 
+use clap::CommandFactory;
 use serde::Serialize;
 use serde_json::Value;
 
 use self::cli::{Command, CommandLine};
 use self::error::CtlError;
 use self::show::output;
+use crate::cmd::completions::completions;
 use crate::config::name::VmName;
 use crate::control::client::{list, ClientError, ControlClient};
 use crate::control::feed::{FeedItem, VmEvent};
@@ -82,6 +84,7 @@ fn carry_out(command: &Command, folder: &Path) -> Result<u8, CtlError> {
                 texts.enumerate().map(|(id, text)| format!("vcpu {id}\n{text}")).collect();
             output(&texts.join("\n"))?;
         }
+        Command::Completions { shell } => output(&completions(CommandLine::command(), *shell))?,
     }
     Ok(0)
 }
