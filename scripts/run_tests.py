@@ -19,7 +19,7 @@ may hold lines "# key: value":
   cpu, smp, append, timeout
            of the host, as run-host takes them
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
-  file     a file of the source that the test finds in its folder
+  file     a file of the source, or of the lab's root, that the test finds in its folder
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
   hosts    where the test makes sense; amd and intel without it. What is for amd is for amd-debug
@@ -290,17 +290,23 @@ class SystemTest:
         given = f"SOAK_SECONDS={self.seconds} " if self.is_loop() else ""
         return command + ["--", f"{given}sh tests/system/{self.name}.sh"], self.timeout() + 300
 
+    def skipped(self, why):
+        results = ktap.Results()
+        results.skipped.append(f"{self.name}: {why}")
+        return results
+
     def run(self):
         """Returns the results, the text printed and the time of the start."""
         began = time.monotonic()
+        missing = [path for path in self.all("file") if not os.path.exists(os.path.join(TOP, path))]
+        if missing:
+            return self.skipped(f"no {missing[0]}; run 'make lab'"), "", began
         with tempfile.TemporaryDirectory(prefix="rvmm-test.", dir=emulated_host.IMAGES) as folder:
             disk = None
             if self.get("disk"):
                 base = os.path.join(emulated_host.IMAGES, self.get("disk") + ".img")
                 if not os.path.exists(base):
-                    results = ktap.Results()
-                    results.skipped.append(f"{self.name}: no image {self.get('disk')}; run 'make lab' or 'make lab-debian'")
-                    return results, "", began
+                    return self.skipped(f"no image {self.get('disk')}; run 'make lab' or 'make lab-debian'"), "", began
                 disk = os.path.join(folder, "disk.img")
                 subprocess.run(["cp", "--sparse=always", "--reflink=auto", base, disk], check=True)
             command, limit = self.command(disk)
