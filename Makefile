@@ -14,7 +14,7 @@ SOAK_MINUTES ?= 120
 BUILD   := build
 
 .DEFAULT_GOAL := all
-.PHONY: help all lab lab-debian lab-debug lab-selftests conformance crates module tool run shell check test test-host test-guest \
+.PHONY: help all lab lab-debian lab-debug lab-selftests conformance crates module tool deb run shell check test test-host test-guest \
 	test-system test-full soak module-debug clean bench
 
 help: ## show this list
@@ -58,6 +58,10 @@ module-debug: crates ## build build/debug/rvmm.ko for the lab's debug kernel
 tool: ## build the static programs build/rvmm-run, build/rvmmctl, build/abi-tests and build/fuzz-ioctl
 	@$(LAB) build
 	@$(IN_ROOT) scripts/build-tool
+
+deb: module tool ## build Debian packages in build/deb: the tools, the module for DKMS, the module for the lab's kernel
+	@$(LAB) packages
+	@$(IN_ROOT) scripts/check-deb
 
 run: module tool ## boot a guest to its login prompt on this terminal (in the emulated host if need be)
 	@$(LAB) $(if $(filter debian,$(RUN)),debian,all)

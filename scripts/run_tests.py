@@ -2,7 +2,7 @@
 
 """Runs rings of tests inside the lab's root and counts their results.
 
-  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations, check-frames
+  check    the gates: rustfmt, clippy, check-unsafe, check-panics, check-faults, check-mitigations, check-frames, check-deb
   host     cargo tests of tests/host and of the tool, and the share of the module that the former enter
   guest, system, full, soak
            tests/system/*.sh of that ring, each in an emulated host of its own
@@ -19,7 +19,7 @@ may hold lines "# key: value":
   cpu, smp, append, timeout
            of the host, as run-host takes them
   disk     NAME: a private copy of images/NAME.img as /dev/vdc
-  file     a file of the source, or of the lab's root, that the test finds in its folder
+  file     a file or folder of the source, or built from it, that the test finds in its folder
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
   hosts    where the test makes sense; amd and intel without it. What is for amd is for amd-debug
@@ -66,6 +66,7 @@ GATES = [
     ("check-faults", ["scripts/check-faults"]),
     ("check-mitigations", ["scripts/check-mitigations"]),
     ("check-frames", ["scripts/check-frames"]),
+    ("check-deb", ["scripts/check-deb"]),
 ]
 PRINTING = threading.Lock()
 
@@ -300,7 +301,7 @@ class SystemTest:
         began = time.monotonic()
         missing = [path for path in self.all("file") if not os.path.exists(os.path.join(TOP, path))]
         if missing:
-            return self.skipped(f"no {missing[0]}; run 'make lab'"), "", began
+            return self.skipped(f"no {missing[0]}; run 'make lab', or 'make deb'"), "", began
         with tempfile.TemporaryDirectory(prefix="rvmm-test.", dir=emulated_host.IMAGES) as folder:
             disk = None
             if self.get("disk"):
