@@ -98,7 +98,7 @@ impl PagingMode {
 
     /// Returns log2 of the bytes that an entry of `level` covers.
     pub(crate) fn shift(self, level: u32) -> u32 {
-        let index_bits: u32 = if self == PagingMode::Legacy { 10 } else { 9 };
+        let index_bits: u32 = if matches!(self, PagingMode::Legacy) { 10 } else { 9 };
         PAGE_SHIFT.wrapping_add(index_bits.wrapping_mul(level.wrapping_sub(1)))
     }
 
@@ -115,12 +115,12 @@ impl PagingMode {
 
     /// Returns whether entries of `level` carry rights and an accessed bit.
     pub(crate) fn has_rights(self, level: u32) -> bool {
-        !(self == PagingMode::Pae && level == 3)
+        !(matches!(self, PagingMode::Pae) && level == 3)
     }
 
     /// Returns the address of the entry of a table of `level` that `gva` is under.
     pub(crate) fn entry_at(self, table: Gpa, gva: Gva, level: u32) -> Gpa {
-        let index_mask = if self == PagingMode::Legacy { 0x3ff } else { 0x1ff };
+        let index_mask = if matches!(self, PagingMode::Legacy) { 0x3ff } else { 0x1ff };
         let index = gva.0.wrapping_shr(self.shift(level)) & index_mask;
         table.wrapping_add(index.wrapping_mul(self.entry_bytes() as u64))
     }
@@ -130,14 +130,18 @@ impl PagingMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EntryRules {
     mode: PagingMode,
-    /// Large pages in the 2-level format.
-    pse: bool,
     /// Bit 63 forbids fetches; else it is reserved.
     nxe: bool,
     /// Large pages at level 3.
     gib_pages: bool,
     /// 32 to 52.
     maxphyaddr: u32,
+    /// The levels, as bits of their numbers, where bit 7 makes an entry a page.
+    large_levels: u32,
+    /// The bits that can hold an address of this guest.
+    address: u64,
+    /// The bits that are reserved in every entry that carries rights.
+    never: u64,
 }
 
 impl EntryRules {
@@ -153,13 +157,26 @@ impl EntryRules {
         } else {
             PagingMode::Legacy
         };
-        EntryRules {
-            mode,
-            pse: cr4.contains(Cr4::PSE),
-            nxe: efer.contains(Efer::NXE),
-            gib_pages,
-            maxphyaddr: maxphyaddr.clamp(32, 52),
-        }
+        let (nxe, maxphyaddr) = (efer.contains(Efer::NXE), maxphyaddr.clamp(32, 52));
+        let no_exec = if nxe { 0 } else { NO_EXEC };
+        let large_levels = match mode {
+            PagingMode::Legacy if cr4.contains(Cr4::PSE) => 1 << 2,
+            PagingMode::Off | PagingMode::Legacy => 0,
+            PagingMode::Pae => 1 << 2,
+            PagingMode::Long { .. } => 1 << 2 | 1 << 3,
+        };
+        let never = match mode {
+            PagingMode::Off | PagingMode::Legacy => 0,
+            PagingMode::Pae => no_exec | bits(62, maxphyaddr),
+            PagingMode::Long { .. } => no_exec | bits(51, maxphyaddr),
+        };
+        let address = match mode {
+            PagingMode::Legacy => bits(31, 12),
+            PagingMode::Off | PagingMode::Pae | PagingMode::Long { .. } => {
+                bits(maxphyaddr.wrapping_sub(1), 12)
+            }
+        };
+        EntryRules { mode, nxe, gib_pages, maxphyaddr, large_levels, address, never }
     }
 
     /// Returns the format.
@@ -168,58 +185,41 @@ impl EntryRules {
     }
 
     /// Returns whether the entry maps a page.
+    #[inline]
     pub(crate) fn is_leaf(&self, entry: u64, level: u32) -> bool {
-        let large = entry & LARGE != 0;
-        match (self.mode, level) {
-            // There bit 7 is the PAT's, not the size.
-            (_, 1) => true,
-            (PagingMode::Legacy, 2) => large && self.pse,
-            (PagingMode::Pae | PagingMode::Long { .. }, 2) => large,
-            (PagingMode::Long { .. }, 3) => large,
-            _ => false,
-        }
-    }
-
-    /// Returns the bits of an entry that can hold an address of this guest.
-    fn address_bits(&self) -> u64 {
-        match self.mode {
-            PagingMode::Legacy => bits(31, 12),
-            PagingMode::Off | PagingMode::Pae | PagingMode::Long { .. } => {
-                bits(self.maxphyaddr.wrapping_sub(1), 12)
-            }
-        }
+        // At level 1 bit 7 is the PAT's, not the size.
+        level == 1 || (entry & LARGE != 0 && self.large_levels.wrapping_shr(level) & 1 != 0)
     }
 
     /// Returns the bits that must be 0 in a present entry of `level`.
+    #[inline]
     pub(crate) fn reserved(&self, entry: u64, level: u32) -> u64 {
-        let width = self.maxphyaddr;
+        let never = self.never;
+        if level == 1 || (entry & LARGE == 0 && self.mode.has_rights(level)) {
+            return never;
+        }
         let leaf = self.is_leaf(entry, level);
-        let no_exec = if self.nxe { 0 } else { NO_EXEC };
         match (self.mode, level) {
-            (PagingMode::Off, _) => 0,
             // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the guest has them.
-            (PagingMode::Legacy, 2) if leaf => bits(21, width.min(40).wrapping_sub(19)),
-            (PagingMode::Legacy, _) => 0,
+            (PagingMode::Legacy, 2) if leaf => bits(21, self.maxphyaddr.min(40).wrapping_sub(19)),
+            (PagingMode::Off | PagingMode::Legacy, _) => 0,
             (PagingMode::Pae, 3) => 0,
-            (PagingMode::Pae, 2) if leaf => no_exec | bits(62, width) | bits(20, 13),
-            (PagingMode::Pae, _) => no_exec | bits(62, width),
-            (PagingMode::Long { .. }, 4 | 5) => no_exec | bits(51, width) | LARGE,
-            (PagingMode::Long { .. }, 3) if leaf && !self.gib_pages => LARGE,
-            (PagingMode::Long { .. }, 3) if leaf => no_exec | bits(51, width) | bits(29, 13),
-            (PagingMode::Long { .. }, 2) if leaf => no_exec | bits(51, width) | bits(20, 13),
-            (PagingMode::Long { .. }, _) => no_exec | bits(51, width),
+            (PagingMode::Long { .. }, 4 | 5) => never | LARGE,
+            (PagingMode::Long { .. }, 3) if !self.gib_pages => LARGE,
+            (PagingMode::Long { .. }, 3) => never | bits(29, 13),
+            (PagingMode::Pae | PagingMode::Long { .. }, _) => never | bits(20, 13),
         }
     }
 
     /// Returns the address of the table that an entry leads to.
     pub(crate) fn table(&self, entry: u64) -> Gpa {
-        Gpa(entry & self.address_bits())
+        Gpa(entry & self.address)
     }
 
     /// Returns the address of the page that a leaf of `level` maps.
     pub(crate) fn page(&self, leaf: u64, level: u32) -> Gpa {
-        let mut base = leaf & self.address_bits() & !self.offset_mask(level);
-        if self.mode == PagingMode::Legacy && level == 2 {
+        let mut base = leaf & self.address & !self.offset_mask(level);
+        if matches!(self.mode, PagingMode::Legacy) && level == 2 {
             base |= (leaf & bits(20, 13)) << 19;
         }
         Gpa(base)
@@ -232,7 +232,7 @@ impl EntryRules {
 
     /// Returns whether fetches need a right of their own.
     pub(crate) fn has_no_exec(&self) -> bool {
-        self.nxe && self.mode != PagingMode::Legacy
+        self.nxe && !matches!(self.mode, PagingMode::Legacy)
     }
 
     /// Reads a leaf of a table of 4 KiB pages as a processor that has used it finds it: the frame, what the entry

@@ -233,12 +233,13 @@ impl<M: GuestMem> TableWalker<'_, M> {
         let mut table = mode.root(self.paging.cr3);
         let mut rights = PageRights::all();
         let mut level = mode.levels();
-        let mut leaf = 0;
+        let (mut leaf, mut used) = (0, ACCESSED);
         for slot in steps.iter_mut().take(level as usize).rev() {
             let step = self.step(table, level)?;
             *slot = Some(step);
             if mode.has_rights(level) {
                 rights &= PageRights::of_entry(step.entry);
+                used &= step.entry;
             }
             leaf = step.entry;
             if self.rules.is_leaf(step.entry, level) {
@@ -248,8 +249,9 @@ impl<M: GuestMem> TableWalker<'_, M> {
             level = level.wrapping_sub(1);
         }
         self.paging.check(self.access, rights, protection_key(leaf)).map_err(|cause| self.fault(cause))?;
+        let is_marked = used != 0 && (self.access.kind != AccessKind::Write || leaf & DIRTY != 0);
         // After the check: a write that is refused must not leave a dirty bit.
-        if !self.mark(steps, level)? {
+        if !is_marked && !self.mark(steps, level)? {
             return Ok(None);
         }
         let offset = self.gva.0 & self.rules.offset_mask(level);
