@@ -27,6 +27,7 @@ use crate::machine::msr_filter::{GuestMsrFilter, MsrUse};
 use core::ops::RangeInclusive;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use static_assertions::const_assert_eq;
 
 /// Bits of machine-check capability that KVM_X86_SETUP_MCE may set, beside the number of banks:
 /// MCG_CTL exists.
@@ -233,6 +234,8 @@ pub(crate) enum HandledMsr {
     KvmPvEoi,
     /// The time that other threads of the host take.
     KvmStealTime,
+    /// Switches of features, some of which the guest cannot move, and one of which shows in CPUID.
+    MiscEnable,
 }
 
 /// What an MSR is: see the module's description.
@@ -260,9 +263,12 @@ pub(crate) enum MsrPolicy {
 /// The place of an MSR in [`MsrStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MsrSlot {
-    at: usize,
-    rule: MsrRule,
+    at: u16,
+    /// The row, whose rule it goes by.
+    row: u16,
 }
+// A policy goes from hand to hand in two registers.
+const_assert_eq!(core::mem::size_of::<MsrPolicy>(), 16);
 
 /// What WRMSR does with a value for a stored MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,8 +277,6 @@ struct MsrRule {
     keep: u64,
     /// Bits that may be set and are dropped; all others fault.
     drop: u64,
-    /// Bits that the guest may not change.
-    fixed: u64,
     check: MsrCheck,
 }
 
@@ -329,18 +333,12 @@ const fn read_only(index: u32, value: u64) -> MsrRow {
 }
 
 const fn stored(first: u32, last: u32, keep: u64, drop: u64, reset: u64, check: MsrCheck) -> MsrRow {
-    let rule = MsrRule { keep, drop, fixed: 0, check };
+    let rule = MsrRule { keep, drop, check };
     MsrRow { numbers: first..=last, kind: MsrKind::Stored { rule, reset } }
 }
 
-/// One that keeps some bits of any value, of which the guest cannot change those that are `fixed`.
-const fn part_fixed(index: u32, keep: u64, fixed: u64, reset: u64) -> MsrRow {
-    let rule = MsrRule { keep, drop: u64::MAX, fixed, check: MsrCheck::None };
-    MsrRow { numbers: index..=index, kind: MsrKind::Stored { rule, reset } }
-}
-
 const fn host_set(index: u32, keep: u64, drops: bool) -> MsrRow {
-    let rule = MsrRule { keep, drop: !keep, fixed: 0, check: MsrCheck::None };
+    let rule = MsrRule { keep, drop: !keep, check: MsrCheck::None };
     MsrRow { numbers: index..=index, kind: MsrKind::HostSet { rule, drops } }
 }
 
@@ -348,8 +346,10 @@ const fn host_set(index: u32, keep: u64, drops: bool) -> MsrRow {
 const MTRR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// MTRRcap: eight variable ranges, fixed ranges, write combining.
 const MTRR_CAP: u64 = 8 | 1 << 8 | 1 << 10;
-/// MISC_ENABLE: no branch trace, no precise sampling.
-const MISC_ENABLE_RESET: u64 = 1 << 11 | 1 << 12;
+/// Bits of MISC_ENABLE that there are; others are dropped.
+pub(crate) const MISC_ENABLE_KEEP: u64 = 0x4_00c5_1889;
+/// Bits of MISC_ENABLE that are set and that the guest cannot change: no branch trace, no precise sampling.
+pub(crate) const MISC_ENABLE_FIXED: u64 = 1 << 11 | 1 << 12;
 /// The microcode's revision, where AMD has it (low half) and where Intel has it (high half).
 const MICROCODE: u64 = 1 << 32 | 0x0100_0065;
 /// HWCR: machine-check status may be written; the TSC counts at the rate of P-state 0.
@@ -391,7 +391,7 @@ const ROWS: [MsrRow; 61] = [
     fixed(0x198, 0x198, 1000 | 4 << 40),
     // PERF_CTL.
     fixed(0x199, 0x199, 0),
-    part_fixed(MISC_ENABLE, 0x4_00c5_1889, MISC_ENABLE_RESET, MISC_ENABLE_RESET),
+    stored(MISC_ENABLE, MISC_ENABLE, MISC_ENABLE_KEEP, u64::MAX, MISC_ENABLE_FIXED, MsrCheck::None),
     // DEBUGCTL: neither branch records nor single step on branches.
     fixed(0x1d9, 0x1d9, 0),
     // Last branch and exception records.
@@ -474,6 +474,19 @@ const STARTS: [usize; ROWS.len() + 1] = {
     starts
 };
 
+/// The rule of each row; where nothing is stored, that everything faults.
+const RULES: &[MsrRule; ROWS.len()] = &{
+    let mut rules = [MsrRule { keep: 0, drop: 0, check: MsrCheck::None }; ROWS.len()];
+    let mut i = 0;
+    while i < ROWS.len() {
+        if let MsrKind::Stored { rule, .. } | MsrKind::HostSet { rule, .. } = ROWS[i].kind {
+            rules[i] = rule;
+        }
+        i += 1;
+    }
+    rules
+};
+
 /// MSRs that are plain storage.
 const STORED: usize = STARTS[ROWS.len()];
 
@@ -506,6 +519,7 @@ pub(crate) fn lookup(index: u32) -> Option<MsrPolicy> {
         PAT => MsrPolicy::State(StateMsr::Pat),
         APIC_BASE => MsrPolicy::Handled(HandledMsr::ApicBase),
         0x179 => MsrPolicy::Handled(HandledMsr::McgCap),
+        MISC_ENABLE => MsrPolicy::Handled(HandledMsr::MiscEnable),
         KVM_WALL_CLOCK | KVM_WALL_CLOCK_NEW => MsrPolicy::Handled(HandledMsr::KvmWallClock),
         KVM_SYSTEM_TIME | KVM_SYSTEM_TIME_NEW => MsrPolicy::Handled(HandledMsr::KvmSystemTime),
         KVM_PV_EOI_EN => MsrPolicy::Handled(HandledMsr::KvmPvEoi),
@@ -519,19 +533,20 @@ fn lookup_row(index: u32) -> Option<MsrPolicy> {
     let at = count_first(TABLE.len(), |i| TABLE.get(i).is_some_and(|row| *row.numbers.end() < index));
     let row = TABLE.get(at).filter(|row| row.numbers.contains(&index))?;
     let offset = index.wrapping_sub(*row.numbers.start()) as usize;
-    let slot = |rule| STARTS.get(at).map(|start| MsrSlot { at: start.wrapping_add(offset), rule });
-    Some(match row.kind {
-        MsrKind::Fixed(value) => MsrPolicy::Fixed(value),
-        MsrKind::ReadOnly(value) => MsrPolicy::ReadOnly(value),
-        MsrKind::Stored { rule, .. } => MsrPolicy::Stored(slot(rule)?),
-        MsrKind::HostSet { rule, drops } => MsrPolicy::HostSet { slot: slot(rule)?, drops },
+    let slot =
+        || STARTS.get(at).map(|start| MsrSlot { at: start.wrapping_add(offset) as u16, row: at as u16 });
+    Some(match &row.kind {
+        MsrKind::Fixed(value) => MsrPolicy::Fixed(*value),
+        MsrKind::ReadOnly(value) => MsrPolicy::ReadOnly(*value),
+        MsrKind::Stored { .. } => MsrPolicy::Stored(slot()?),
+        MsrKind::HostSet { drops, .. } => MsrPolicy::HostSet { slot: slot()?, drops: *drops },
     })
 }
 
 /// The MSRs that were looked up last: [`lookup`], mostly without looking. Those that the guest may not read or may not
 /// write are not among them.
 pub(crate) struct RecentMsrs {
-    found: KVec<Option<(u32, MsrPolicy)>>,
+    found: KBox<[Option<(u32, MsrPolicy)>; RECENT]>,
     filter: Option<Arc<GuestMsrFilter>>,
 }
 
@@ -544,7 +559,7 @@ impl RecentMsrs {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<RecentMsrs> {
-        Ok(RecentMsrs { found: KVec::from_elem(None, RECENT, GFP_KERNEL_ACCOUNT)?, filter: None })
+        Ok(RecentMsrs { found: KBox::new([None; RECENT], GFP_KERNEL_ACCOUNT)?, filter: None })
     }
 
     /// Goes by another filter.
@@ -630,7 +645,7 @@ impl MsrStore {
     /// Sets the stored MSR `index` to a value that is known to be possible.
     pub(crate) fn put(&mut self, index: u32, value: u64) {
         if let Some(MsrPolicy::Stored(slot) | MsrPolicy::HostSet { slot, .. }) = lookup_row(index) {
-            if let Some(to) = self.values.get_mut(slot.at) {
+            if let Some(to) = self.values.get_mut(usize::from(slot.at)) {
                 *to = value;
             }
         }
@@ -638,24 +653,22 @@ impl MsrStore {
 
     /// Returns the value of a stored MSR.
     pub(crate) fn read(&self, slot: MsrSlot) -> u64 {
-        self.values.get(slot.at).copied().unwrap_or(0)
-    }
-
-    /// Returns whether the guest may not write a value, whatever user space may.
-    pub(crate) fn changes_fixed(&self, slot: MsrSlot, value: u64) -> bool {
-        (self.read(slot) ^ value) & slot.rule.fixed != 0
+        self.values.get(usize::from(slot.at)).copied().unwrap_or(0)
     }
 
     /// Writes a stored MSR.
     ///
     /// # Errors
     /// [`MsrRefused`] for a value with a reserved bit or an impossible memory type.
+    #[inline]
     pub(crate) fn write(&mut self, slot: MsrSlot, value: u64) -> Result<(), MsrRefused> {
-        let MsrRule { keep, drop, fixed: _, check } = slot.rule;
+        let Some(MsrRule { keep, drop, check }) = RULES.get(usize::from(slot.row)) else {
+            return Err(MsrRefused);
+        };
         if value & !(keep | drop) != 0 || !check.allows(value) {
             return Err(MsrRefused);
         }
-        if let Some(to) = self.values.get_mut(slot.at) {
+        if let Some(to) = self.values.get_mut(usize::from(slot.at)) {
             *to = value & keep;
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::core::VcpuCore;
-use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr};
+use crate::vcpu::msr_table::{lookup, HandledMsr, MsrPolicy, StateMsr, MISC_ENABLE_FIXED, MISC_ENABLE_KEEP};
 use crate::vcpu::outcome::MsrStop;
 use crate::vcpu::state::StateGroups;
 use crate::vcpu::vm::Vm;
@@ -128,8 +128,7 @@ pub(crate) fn write<B: VendorBackend>(
             }
             Ok(())
         }
-        MsrPolicy::Stored(slot) if cx.core.msrs.changes_fixed(slot, value) => Err(MsrStop::Refused),
-        MsrPolicy::Stored(_) if index == MISC_ENABLE && lacks_mwait(cx, value) => Err(MsrStop::Refused),
+        MsrPolicy::Handled(HandledMsr::MiscEnable) if !may_switch(cx, value) => Err(MsrStop::Refused),
         MsrPolicy::HostSet { drops: true, .. } => Ok(()),
         MsrPolicy::ReadOnly(_)
         | MsrPolicy::HostSet { drops: false, .. }
@@ -174,6 +173,7 @@ fn get_as<B: VendorBackend>(
             HandledMsr::HyperV(msr) => hyperv::get(vm, mailbox, core, msr)?,
             HandledMsr::SpecCtrl if vm.speculation.control != 0 => u64::from(core.spec_ctrl),
             HandledMsr::McgCap => core.msrs.mcg_cap,
+            HandledMsr::MiscEnable => core.msrs.get(MISC_ENABLE),
             // PRED_CMD can only be written.
             HandledMsr::SpecCtrl | HandledMsr::PredCmd => return None,
             HandledMsr::KvmWallClock
@@ -235,24 +235,20 @@ fn set_as<B: VendorBackend>(
             | HandledMsr::KvmStealTime,
         ) if !has_pv_msr(core, index) => false,
         MsrPolicy::Handled(h) => set_handled(vm, mailbox, core, h, value),
-        MsrPolicy::Stored(slot) => {
-            let ok = core.msrs.has(index) && core.msrs.write(slot, value).is_ok();
-            if index == MISC_ENABLE {
-                core.note_misc_enable(&vm.machine.choices);
-            }
-            ok
-        }
+        MsrPolicy::Stored(slot) => core.msrs.has(index) && core.msrs.write(slot, value).is_ok(),
         MsrPolicy::HostSet { slot, .. } => core.msrs.write(slot, value).is_ok(),
         MsrPolicy::Fixed(_) => true,
         MsrPolicy::ReadOnly(v) => v == value,
     }
 }
 
-/// Returns whether a value of MISC_ENABLE switches MONITOR and MWAIT for a processor that cannot have them. As KVM.
-fn lacks_mwait<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, value: u64) -> bool {
-    let switches = (cx.core.msrs.get(MISC_ENABLE) ^ value) & MISC_ENABLE_MWAIT != 0;
+/// Returns whether the guest may give MISC_ENABLE a value: not one that moves what is fixed, nor one that switches MONITOR
+/// and MWAIT for a processor that cannot have them. As KVM.
+fn may_switch<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, value: u64) -> bool {
+    let switched = cx.core.msrs.get(MISC_ENABLE) ^ value;
     let follows = !cx.vm.machine.choices.has_quirk(KvmQuirks::MISC_ENABLE_NO_MWAIT);
-    switches && follows && !cx.core.cpuid.has_sse3()
+    let lacks_mwait = switched & MISC_ENABLE_MWAIT != 0 && follows && !cx.core.cpuid.has_sse3();
+    switched & MISC_ENABLE_FIXED == 0 && !lacks_mwait
 }
 
 /// Returns whether the vCPU has an MSR of the paravirtual interface: see [`VcpuCore::has_pv`].
@@ -331,6 +327,10 @@ fn set_handled<B: VendorBackend>(
         }
         // As every read-only MSR, it takes the value that it has.
         HandledMsr::McgCap => return value == core.msrs.mcg_cap,
+        HandledMsr::MiscEnable => {
+            core.msrs.put(MISC_ENABLE, value & MISC_ENABLE_KEEP);
+            core.note_misc_enable(&vm.machine.choices);
+        }
         HandledMsr::SpecCtrl => match u32::try_from(value) {
             Ok(v) if vm.speculation.control != 0 && v & !vm.speculation.control == 0 => core.spec_ctrl = v,
             _ => return false,
@@ -368,7 +368,9 @@ fn set_handled<B: VendorBackend>(
             core.pv.set_eoi(value);
         }
         HandledMsr::KvmStealTime => {
-            return timer::counts_run_delay() && is_canonical(value, VA_BITS) && core.pv.steal.set_msr(value)
+            // A host that does not count it can still be told not to: a state that is restored has the register.
+            let can_count = value == 0 || timer::counts_run_delay();
+            return can_count && is_canonical(value, VA_BITS) && core.pv.steal.set_msr(value);
         }
     }
     true

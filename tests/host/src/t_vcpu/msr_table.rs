@@ -96,7 +96,7 @@ fn no_two_msrs_share_a_place() {
 fn reset_values_are_those_of_the_table() {
     let store = MsrStore::new(CpuVendor::Amd);
 
-    assert_eq!(read(&store, 0x1a0), Some(0x1800));
+    assert_eq!(store.get(0x1a0), 0x1800);
     assert_eq!(read(&store, 0x8b), Some(0x0100_0065));
     assert_eq!(read(&MsrStore::new(CpuVendor::Intel), 0x8b), Some(1 << 32));
     assert_eq!(read(&store, 0xce), Some(0));
