@@ -10,7 +10,7 @@ LAB     := scripts/lab/setup.sh
 KCC     := x86_64-linux-gnu-gcc-14
 KDIR    ?=
 RUN     ?= login
-SOAK_MINUTES ?= 120
+SOAK_MINUTES ?= 75
 BUILD   := build
 
 .DEFAULT_GOAL := all
@@ -22,7 +22,7 @@ help: ## show this list
 	@echo 'Variables: RVMM_LAB (where the lab lies, default ~/.cache/rvmm), KDIR (another kernel for `make module`),'
 	@echo '           RUN=login|debian (guest of `make run`), JOBS (tests at a time), ONLY (names of system tests),'
 	@echo '           HOSTS=amd,intel,… (emulated hosts of the system tests; default all, see docs/lab-intel.md),'
-	@echo '           SOAK_MINUTES (of the loops of `make soak`; default 120: 30 for each of four)'
+	@echo '           SOAK_MINUTES (of the loops of `make soak`; default 75: 30 for soak-fuzz, 15 for each of three)'
 
 all: module tool ## build the module and the tool
 

@@ -23,7 +23,7 @@ may hold lines "# key: value":
   allow    a regular expression of kernel log lines that are expected
   after    a script in tests/system/ that judges the disk afterwards (DISK=FILE)
   hosts    where the test makes sense; amd and intel without it. What is for amd is for amd-debug
-  loops    yes: it goes on for $SOAK_SECONDS, its part of --minutes
+  loops    N: it goes on for $SOAK_SECONDS, N parts of --minutes
 A key may end in @HOST, or in @amd or @intel for all hosts of the vendor: it goes
 before the plain one. cpu and memory without it are QEMU's. Time limits are three
 times as long on Intel's, four times on the debug kernel.
@@ -253,8 +253,9 @@ class SystemTest:
         named = re.split(r"[ ,]+", self.get("hosts", "amd,intel"))
         return self.host in named or (self.is_debug and self.vendor in named)
 
-    def is_loop(self):
-        return self.get("loops") == "yes"
+    def parts(self):
+        """How many parts of the time of all loops this one has; 0: it is none."""
+        return int(self.get("loops", "0"))
 
     def log_name(self):
         return f"system {self.name}" + ("" if self.host == "amd" else f" {self.host}")
@@ -288,7 +289,7 @@ class SystemTest:
         command += [f"--file={os.path.join(TOP, path)}" for path in self.all("file")]
         if disk:
             command += ["--disk", disk]
-        given = f"SOAK_SECONDS={self.seconds} " if self.is_loop() else ""
+        given = f"SOAK_SECONDS={self.seconds} " if self.parts() else ""
         return command + ["--", f"{given}sh tests/system/{self.name}.sh"], self.timeout() + 300
 
     def skipped(self, why):
@@ -349,9 +350,9 @@ def ring_emulated(total, args):
              if not args.only or n in args.only.split(",")]
     # The longest first, so that none is left over when the others are done.
     tests = [t for t in tests if t.ring() in args.rings and t.fits()]
-    loops = [t for t in tests if t.is_loop()]
-    for test in loops:
-        test.seconds = args.minutes * 60 // len(loops)
+    parts = sum(t.parts() for t in tests)
+    for test in tests:
+        test.seconds = args.minutes * 60 * test.parts() // max(1, parts)
     tests.sort(key=lambda t: -t.timeout())
     shapes = {t.shape().name(): (t.backend(), t.shape()) for t in tests}.values()
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:

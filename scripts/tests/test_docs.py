@@ -429,10 +429,15 @@ class Soak(unittest.TestCase):
         ring = {n for n, text in self.scripts.items() if re.search(r"^# ring: soak$", text, re.M)}
         self.assertEqual(ring, {n for n in self.scripts if n.startswith("soak-")})
 
-    def test_the_loops_are_as_many_as_is_said(self):
-        loops = sum(bool(re.search(r"^# loops: yes$", text, re.M)) for text in self.scripts.values())
-        said = re.findall(r"(\w+) loops together", self.text) + re.findall(r"for each of (\w+)\)", read("Makefile"))
-        self.assertEqual([self.NUMBERS.get(n) for n in said], [loops, loops])
+    def test_the_loops_have_the_time_that_is_said(self):
+        parts = {n: int(m.group(1)) for n, text in self.scripts.items() if (m := re.search(r"^# loops: (\d+)$", text, re.M))}
+        self.assertEqual([self.NUMBERS.get(n) for n in re.findall(r"(\w+) loops together", self.text)], [len(parts)])
+        said = re.search(r"default (\d+): (\d+) for soak-fuzz, (\d+) for each of (\w+)\)", read("Makefile"))
+        total, fuzz, each = map(int, said.groups()[:3])
+        minutes = {n: total * p // sum(parts.values()) for n, p in parts.items()}
+        self.assertEqual(minutes.pop("soak-fuzz"), fuzz)
+        self.assertEqual(list(minutes.values()), [each] * self.NUMBERS[said.group(4)])
+        self.assertIn(f"SOAK_MINUTES={total} ", self.text)
 
 
 class ThreatModel(unittest.TestCase):

@@ -89,7 +89,7 @@ class Heads(unittest.TestCase):
         self.assertNotIn("amd-debug", run_tests.DEFAULT_HOSTS)
 
     def test_a_loop_is_told_its_time_and_gets_as_much_more(self):
-        test = self.head("# loops: yes\n# timeout: 100\n", "amd-debug")
+        test = self.head("# loops: 2\n# timeout: 100\n", "amd-debug")
         test.seconds = 1000
         command, limit = test.command(None)
         self.assertEqual(command[-1], "SOAK_SECONDS=1000 sh tests/system/t.sh")

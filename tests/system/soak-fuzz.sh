@@ -4,7 +4,7 @@
 # that fail.
 # ring: soak
 # hosts: amd-debug
-# loops: yes
+# loops: 2
 # timeout: 300
 . ./tests/system/lib.sh
 

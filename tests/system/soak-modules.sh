@@ -4,7 +4,7 @@
 # it is there or it is not, and memory comes back.
 # ring: soak
 # hosts: amd-debug
-# loops: yes
+# loops: 1
 # timeout: 200
 . ./tests/system/lib.sh
 
