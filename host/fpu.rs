@@ -284,6 +284,7 @@ impl GuestFpu {
     /// # Errors
     /// `EIO` where the processor does not take it. It is the initial state then, and the registers are the
     /// host's to use.
+    #[inline(always)]
     pub(crate) fn load<'a>(&'a mut self, _cpu: &'a PinnedCpu) -> Result<LoadedFpu<'a>> {
         // Without XSAVE nobody has an XCR0, and it never differs.
         let host_xcr0 = if self.has_xsave { xgetbv() } else { self.xcr0.bits() };

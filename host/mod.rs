@@ -12,6 +12,7 @@
 //! | [`debug`] | the debug registers |
 //! | [`msr`] | MSRs, and those that are switched over a window |
 //! | [`mitigation`] | the processor's faults, as the kernel found them, and machine checks |
+//! | [`boxed`] | large arrays on the heap |
 //! | [`page`] | owned pages, and the pool that page tables are made of |
 //! | [`guest_ram`] | the memory of the VMM process: copies and page look-ups |
 //! | [`node`] | KVM's own device node |
@@ -33,6 +34,7 @@
 //! | [`log`] | how often a caller may make the module write into the log |
 
 pub(crate) mod blkio;
+pub(crate) mod boxed;
 pub(crate) mod cpu;
 pub(crate) mod debug;
 pub(crate) mod eventfd;

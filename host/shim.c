@@ -477,16 +477,16 @@ refused:
 }
 
 /*
- * Goes to the label end unless the word has the value that was seen. The words were read by
+ * Goes to a label unless the word has the value that was seen. The words were read by
  * copy_from_user_nofault() before, in this process, so their addresses are those of user space.
  */
-#define RVMM_SAME(word)								\
+#define RVMM_SAME(word, other)							\
 	do {									\
 		u64 found;							\
 										\
-		unsafe_get_user(found, (u64 __user *)(word).hva, end);		\
+		unsafe_get_user(found, (u64 __user *)(word).hva, other);		\
 		if (found != (word).value)					\
-			goto end;						\
+			goto other;						\
 	} while (0)
 
 bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
@@ -497,7 +497,7 @@ bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
 	pagefault_disable();
 	__uaccess_begin_nospec();
 	for (i = 0; i < count; i++)
-		RVMM_SAME(words[i]);
+		RVMM_SAME(words[i], end);
 	same = true;
 end:
 	__uaccess_end();
@@ -505,18 +505,21 @@ end:
 	return same;
 }
 
-bool rvmm_user_unchanged5(const struct rvmm_word *words)
+notrace bool rvmm_user_unchanged5(const struct rvmm_word *words)
 {
-	bool same = false;
+	bool same;
 
 	pagefault_disable();
 	__uaccess_begin_nospec();
-	RVMM_SAME(words[0]);
-	RVMM_SAME(words[1]);
-	RVMM_SAME(words[2]);
-	RVMM_SAME(words[3]);
-	RVMM_SAME(words[4]);
+	RVMM_SAME(words[0], other);
+	RVMM_SAME(words[1], other);
+	RVMM_SAME(words[2], other);
+	RVMM_SAME(words[3], other);
+	RVMM_SAME(words[4], other);
 	same = true;
+	goto end;
+other:
+	same = false;
 end:
 	__uaccess_end();
 	pagefault_enable();

@@ -219,10 +219,15 @@ impl VcpuMailbox {
         self.request(VcpuRequests::INTERRUPT);
     }
 
-    /// Takes the posted interrupts: the edge-triggered vectors and the level-triggered ones. Those whose request the
-    /// caller has taken are among them.
-    pub(crate) fn take_posted(&self) -> ([u64; 4], [u64; 4]) {
-        (take_words(&self.posted_edge), take_words(&self.posted_level))
+    /// Takes the posted interrupts: for each word of 64 vectors that has any its number, the edge-triggered ones and the
+    /// level-triggered ones. Those whose request the caller has taken are among them.
+    #[inline(always)]
+    pub(crate) fn take_posted(&self) -> impl Iterator<Item = (usize, u64, u64)> + '_ {
+        let words = [0usize, 1, 2, 3].into_iter().zip(self.posted_edge.iter().zip(&self.posted_level));
+        words.filter_map(|(word, (edge, level))| {
+            let (edge, level) = (take_word(edge), take_word(level));
+            (edge | level != 0).then_some((word, edge, level))
+        })
     }
 
     /// Asks for INIT. A start-up IPI that came before it is forgotten: the processor was not waiting for one.
@@ -303,9 +308,14 @@ impl VcpuMailbox {
     }
 }
 
-/// Takes the bits of all words. Most are 0, and looking costs less than taking.
-fn take_words(words: &[AtomicU64; 4]) -> [u64; 4] {
-    words.each_ref().map(|w| if w.load(Relaxed) == 0 { 0 } else { w.swap(0, SeqCst) })
+/// Takes the bits of a word. Most are 0, and looking costs less than taking.
+#[inline(always)]
+fn take_word(word: &AtomicU64) -> u64 {
+    if word.load(Relaxed) == 0 {
+        0
+    } else {
+        word.swap(0, SeqCst)
+    }
 }
 
 impl OnTimer for VcpuMailbox {

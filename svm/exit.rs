@@ -7,7 +7,8 @@
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::exception::{ExceptionVector, PfError};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
+    CrAccess, CrKind, FaultFlags, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn,
+    VirtInsn, VmExit,
 };
 
 /// The exit code of IN, OUT, INS and OUTS.
@@ -90,10 +91,6 @@ fn control_register(code: u64) -> CrAccess {
 fn page_fault(raw: RawExit) -> VmExit {
     VmExit::GuestPageFault(GuestPageFault {
         gpa: Gpa(raw.info2),
-        present: raw.info1 & 1 != 0,
-        write: raw.info1 & 2 != 0,
-        reserved: raw.info1 & 8 != 0,
-        fetch: raw.info1 & 16 != 0,
-        is_final: raw.info1 & (1 << 32) != 0,
+        flags: FaultFlags::from_bits_truncate(raw.info1),
     })
 }

@@ -149,10 +149,15 @@ impl VendorBackend for Svm {
     const HAS_PDPTES: bool = false;
     const SHOWS_CACHES: bool = false;
 
+    #[inline(always)]
     fn open<'a>(&'a self, cpu: &'a PinnedCpu) -> Option<SvmWindow<'a>> {
         let area = self.cpus.get(cpu.id() as usize)?;
         let fits = area.is_checked() || (features_of_this_cpu() == Some(self.features) && area.check(cpu));
-        fits.then(|| SvmWindow::open(area, cpu, self.quirks)).flatten()
+        if fits {
+            SvmWindow::open(area, cpu, self.quirks)
+        } else {
+            None
+        }
     }
 
     fn new_vcpu(&self) -> Result<vcpu::SvmVcpu> {

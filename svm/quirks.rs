@@ -43,7 +43,7 @@ impl SvmQuirks {
 
     /// Returns whether there is nothing to hide.
     pub(crate) fn are_none(&self) -> bool {
-        *self == SvmQuirks::default()
+        self.xss == 0 && !self.has_bus_lock_detect && !self.reduces_speculation
     }
 
     /// Takes away what a guest would meet. `rdmsr` and `wrmsr` are those of the processor: only IA32_XSS and DEBUGCTL

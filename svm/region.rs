@@ -144,6 +144,7 @@ impl<'a> SvmWindow<'a> {
     /// in use only between a VMRUN and its #VMEXIT, and no other VMRUN can happen in the window.
     ///
     /// `None` where the processor refuses.
+    #[inline(always)]
     pub(super) fn open(area: &'a SvmCpuArea, cpu: &'a PinnedCpu, quirks: SvmQuirks) -> Option<SvmWindow<'a>> {
         // SAFETY: Reading them has no side effect.
         let (efer, hsave) = unsafe { (try_rdmsr(IA32_EFER).ok()?, try_rdmsr(VM_HSAVE_PA).ok()?) };
@@ -157,13 +158,18 @@ impl<'a> SvmWindow<'a> {
         // SAFETY: Only a window of this CPU reaches the pool, and this is the only one.
         let asids = WindowAsids::open(unsafe { &mut *area.asids.get() }, neighbour);
         let host_vmcb = area.host_vmcb_hpa;
+        // From here on EFER is put back whatever happens.
         let window = SvmWindow { area, cpu, host_vmcb, efer: restore, asids, quirks, shielded: None };
         if neighbour == AsidNeighbour::Gone || hsave == 0 {
             // SAFETY: Whoever runs guests writes his own address first; this area is the CPU's own.
             unsafe { try_wrmsr(VM_HSAVE_PA, ours).ok()? };
         }
         // SAFETY: The page is this CPU's own.
-        unsafe { asm::vmsave(area.host_vmcb_hpa) }.then_some(window)
+        if unsafe { asm::vmsave(area.host_vmcb_hpa) } {
+            Some(window)
+        } else {
+            None
+        }
     }
 
     /// Takes away what of the host's a guest would meet, until the window is dropped: before the first entry, but
@@ -208,8 +214,9 @@ impl<'a> SvmWindow<'a> {
         // SAFETY: As in `assign_asid()`.
         let no_guest = unsafe { &mut *self.area.flusher.get() };
         let maps = no_guest.maps.clone();
-        no_guest.place(self, asid, self.tlb_control(AsidFlush::One));
-        no_guest.run(self, TableRoot::new(maps.nothing.hpa(), &maps), &mut [0; 16]);
+        let root = TableRoot::new(maps.nothing.hpa(), &maps);
+        no_guest.place(self, &root, (asid, self.tlb_control(AsidFlush::One)));
+        no_guest.run(self, &root, &mut [0; 16]);
         if is_refused(no_guest.control().exit_code) {
             pr_warn_once!(
                 "CPU {}: translations could not be flushed: no guests there any more\n",
@@ -578,8 +585,14 @@ impl VmcbPage {
         self.control_mut().event_inj = event;
     }
 
-    /// Sets what the guest is tagged with on the CPU of `window`, and what the coming entries flush.
-    pub(super) fn place(&mut self, window: &SvmWindow<'_>, asid: u32, tlb_control: u32) {
+    /// Sets, for the coming entries of `window`, the table that they walk, what the guest is tagged with on its CPU, and what
+    /// they flush.
+    pub(super) fn place(
+        &mut self,
+        window: &SvmWindow<'_>,
+        root: &TableRoot<'_>,
+        (asid, tlb_control): (u32, u32),
+    ) {
         if self.last_cpu != Some(window.cpu_id()) {
             self.last_cpu = Some(window.cpu_id());
             // What this CPU may have cached of the VMCB is not from its last run. APM, "VMCB Clean Bits".
@@ -591,6 +604,10 @@ impl VmcbPage {
         let c = self.control_mut();
         c.asid = asid;
         c.tlb_control = tlb_control;
+        if c.ncr3 != root.hpa().0 {
+            c.ncr3 = root.hpa().0;
+            self.clean.remove(CleanBits::NP);
+        }
     }
 
     /// Returns whether the guest has nested paging.
@@ -598,25 +615,22 @@ impl VmcbPage {
         self.maps.nested_paging
     }
 
-    /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window.
+    /// Runs the guest until its next exit. [`VmcbPage::place`] came before, in the same window and with the same root.
     #[inline(always)]
-    pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
+    pub(super) fn run(&mut self, window: &mut SvmWindow<'_>, root: &TableRoot<'_>, gprs: &mut [u64; 16]) {
         if self.pointers.is_some() {
             self.confine(root);
         }
-        let mut clean = self.clean;
-        let c = self.control_mut();
-        if c.ncr3 != root.hpa().0 {
-            c.ncr3 = root.hpa().0;
-            clean.remove(CleanBits::NP);
-        }
-        c.clean = clean.bits();
+        let clean = self.clean.bits();
+        self.control_mut().clean = clean;
         debug_assert_eq!(self.check(), Ok(()));
+        debug_assert_eq!(self.control().ncr3, root.hpa().0);
         let (vmcb, host) = (self.hpa, window.host_vmcb);
         // SAFETY:
         // - `window` exists, so interrupts are off, SVME is set, the save area is ours to use and
         //   `_host_vmcb` was filled on this CPU; the run loop does not change what it holds.
-        // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table.
+        // - The VMCB has the intercepts and maps of the type invariant; `root` borrows the table that `place()` gave it,
+        //   or that `confine()` did.
         unsafe { asm::enter(vmcb, gprs, host) };
         self.control_mut().event_inj = 0;
         self.clean = CleanBits::all();
@@ -625,7 +639,7 @@ impl VmcbPage {
     /// Without nested paging: makes the coming entry walk the tables of `root`, or nothing where it has none.
     #[cold]
     #[inline(never)]
-    fn confine(&mut self, root: TableRoot<'_>) {
+    fn confine(&mut self, root: &TableRoot<'_>) {
         let nothing = HardwareRoot::Pae([0; 4]);
         let tables = root.as_linear().unwrap_or(&nothing);
         let Some(pointers) = self.pointers.as_mut() else { return };

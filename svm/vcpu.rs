@@ -106,10 +106,10 @@ impl SvmVcpu {
         })
     }
 
-    /// Tags the guest for this CPU and says what the coming entry flushes.
+    /// Tags the guest for this CPU, gives it its table, and says what the coming entry flushes.
     #[cold]
     #[inline(never)]
-    fn place(&mut self, window: &mut SvmWindow<'_>) {
+    fn place(&mut self, window: &mut SvmWindow<'_>, root: &TableRoot<'_>) {
         window.shield();
         if has_caching_bits(self.vmcb.save().cr0) {
             self.hide_caching();
@@ -119,7 +119,7 @@ impl SvmVcpu {
         let tlb_control = window.tlb_control(flush.max(own));
         // The entry after one that flushes does not.
         self.misplaced = tlb_control != 0;
-        self.vmcb.place(window, asid, tlb_control);
+        self.vmcb.place(window, root, (asid, tlb_control));
         if core::mem::take(&mut self.wants_exit) {
             // Interrupts are off: it waits until the guest runs, and the event goes first.
             kick(window.cpu_id());
@@ -238,7 +238,7 @@ impl BackendVcpu for SvmVcpu {
     type Window<'a> = SvmWindow<'a>;
 
     #[inline(always)]
-    fn enter(&mut self, window: &mut SvmWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
+    fn enter(&mut self, window: &mut SvmWindow<'_>, root: &TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         let save = self.vmcb.save_mut(CleanBits::empty());
         save.rax = state.gprs[RAX];
         save.rsp = state.gprs[RSP];
@@ -246,7 +246,7 @@ impl BackendVcpu for SvmVcpu {
         save.rflags = state.rflags;
 
         if self.misplaced {
-            self.place(window);
+            self.place(window, root);
         }
         self.vmcb.run(window, root, &mut state.gprs);
 
@@ -427,14 +427,15 @@ impl BackendVcpu for SvmVcpu {
         is_insn.then_some(CodeContext { cr3: s.cr3, cr4: s.cr4, efer: s.efer, cs: s.cs.attrib, cpl: s.cpl })
     }
 
-    #[inline]
-    fn next_rip(&self) -> Option<u64> {
-        let c = self.vmcb.control();
-        if c.exit_code == IOIO {
+    #[inline(always)]
+    fn next_rip(&self, raw: &RawExit) -> Option<u64> {
+        // In 32 bits as in `decode()`, after which the compiler knows it.
+        if raw.reason as u32 == IOIO as u32 {
             // Told for IN and OUT by every processor. APM, "IOIO Intercept", EXITINFO2.
-            return Some(c.exit_info2);
+            return Some(raw.info2);
         }
-        (self.has_next_rip && c.next_rip != 0).then_some(c.next_rip)
+        let next = self.vmcb.control().next_rip;
+        (self.has_next_rip && next != 0).then_some(next)
     }
 
     fn insn_bytes(&self) -> Option<&[u8]> {
@@ -445,6 +446,7 @@ impl BackendVcpu for SvmVcpu {
         c.insn_bytes.get(..usize::from(c.insn_len))
     }
 
+    #[inline(always)]
     fn inject(&mut self, event: GuestEvent) {
         self.put_off_iret();
         let (kind, vector, error) = match event {

@@ -67,7 +67,7 @@ pub(crate) struct TableRoot<'a> {
     /// Of a second-level table.
     hpa: Hpa,
     /// Instead of one: tables from linear addresses.
-    linear: Option<&'a HardwareRoot>,
+    linear: Option<HardwareRoot>,
     _owner: PhantomData<&'a ()>,
 }
 
@@ -79,20 +79,20 @@ impl<'a> TableRoot<'a> {
     }
 
     /// Wraps a root of tables from linear addresses; `owner` is what keeps them alive.
-    pub(crate) fn linear<T>(root: &'a HardwareRoot, _owner: &'a T) -> TableRoot<'a> {
+    pub(crate) fn linear<T>(root: HardwareRoot, _owner: &'a T) -> TableRoot<'a> {
         TableRoot { hpa: Hpa(0), linear: Some(root), _owner: PhantomData }
     }
 
     /// Returns the physical address of the root page of a second-level table.
     #[inline(always)]
-    pub(crate) fn hpa(self) -> Hpa {
+    pub(crate) fn hpa(&self) -> Hpa {
         self.hpa
     }
 
     /// Returns the root of tables from linear addresses, if it is one.
     #[inline(always)]
-    pub(crate) fn as_linear(self) -> Option<&'a HardwareRoot> {
-        self.linear
+    pub(crate) fn as_linear(&self) -> Option<&HardwareRoot> {
+        self.linear.as_ref()
     }
 }
 
@@ -156,9 +156,14 @@ pub(crate) trait BackendVcpu: Send {
     /// Runs the guest until something needs handling, and returns what the processor reported.
     ///
     /// General registers, RIP and RFLAGS go in from `state` and come back; the groups must have been
-    /// flushed before.
-    fn enter(&mut self, window: &mut Self::Window<'_>, root: TableRoot<'_>, state: &mut VcpuState)
-        -> RawExit;
+    /// flushed before. The root is another one than at the last entry of the window only where translations are flushed
+    /// as well.
+    fn enter(
+        &mut self,
+        window: &mut Self::Window<'_>,
+        root: &TableRoot<'_>,
+        state: &mut VcpuState,
+    ) -> RawExit;
     /// Ends the step that [`Self::write_controls`] made of the last entry, where it did so for an NMI that
     /// waits. Returns whether the exit, of which [`Self::enter`] returned `raw`, was the step's own.
     fn end_step(&mut self, _raw: RawExit, _state: &mut VcpuState) -> bool {
@@ -182,7 +187,7 @@ pub(crate) trait BackendVcpu: Send {
     /// exited: the IRET that ends the NMI in service is about to run.
     fn write_controls(&mut self, dirty: ControlGroups, from: &EntryControls);
     /// Returns the address of the next instruction where the processor told it with the last exit.
-    fn next_rip(&self) -> Option<u64>;
+    fn next_rip(&self, raw: &RawExit) -> Option<u64>;
     /// Returns how the instruction that exited was fetched; `None` where the exit was not that of the
     /// instruction at RIP, or where [`Self::next_rip`] is always known.
     #[inline(always)]

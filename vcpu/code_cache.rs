@@ -13,11 +13,12 @@
 //! only where page table entries have 8 bytes. All else is fetched and decoded each time.
 
 use super::backend::CodeContext;
-use super::emulate::decode::{CodeMode, DecodedInsn};
+use super::emulate::decode::{decode, CodeMode, DecodedInsn};
 use super::state::VcpuState;
 use crate::arch::addr::Hva;
 use crate::arch::cr::Efer;
 use crate::arch::segment::SegReg;
+use crate::host::boxed;
 use crate::host::guest_ram::{are_unchanged, is_unchanged, UserWord};
 use kernel::prelude::*;
 
@@ -27,6 +28,9 @@ const ENTRIES: usize = 16;
 pub(crate) const CODE: usize = 16;
 /// Page table entries of the deepest walk, and the code.
 const WORDS: usize = 5 + CODE / 8;
+
+/// NOPs.
+const NOPS: [u8; CODE] = [0x90; CODE];
 
 /// What a fetch depends on beside memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,21 +99,37 @@ impl WordTrail {
         }
     }
 
-    /// Returns the words as five, the last one repeated, if there are no more.
-    fn five(&self) -> Option<[UserWord; 5]> {
-        let seen = self.words.get(..self.len)?;
-        let last = *seen.last()?;
-        (seen.len() <= 5).then(|| [0, 1, 2, 3, 4].map(|i: usize| seen.get(i).copied().unwrap_or(last)))
+    /// Repeats the last word in the places that are left. Returns whether the first five are then all that was seen.
+    fn pad(&mut self) -> bool {
+        let Some(last) = self.len.checked_sub(1).and_then(|at| self.words.get(at)).copied() else {
+            return false;
+        };
+        if let Some(rest) = self.words.get_mut(self.len..) {
+            rest.fill(last);
+        }
+        self.len <= 5
+    }
+
+    /// Returns the first five words.
+    #[inline(always)]
+    fn five(&self) -> &[UserWord; 5] {
+        let [five @ .., _, _] = &self.words;
+        five
     }
 }
 
-/// What a quick look goes by: 64-bit code alone, where the processor has just fetched the instruction
-/// itself. Then rights do not matter, nor paging's mode: CR4 and EFER stay the same over it.
+/// What a quick look goes by, beside the words: 64-bit code alone, where the processor has just fetched the
+/// instruction itself. Then rights do not matter, nor paging's mode: CR4 and EFER stay the same over it.
 #[derive(Clone, Copy)]
 struct QuickLook {
     rip: u64,
     context: CodeContext,
-    words: [UserWord; 5],
+}
+
+impl QuickLook {
+    /// Finds nothing.
+    const NONE: QuickLook =
+        QuickLook { rip: NOWHERE, context: CodeContext { cr3: 0, cr4: 0, efer: 0, cs: 0, cpl: 0 } };
 }
 
 /// The RIP of entries without a quick look. One for an instruction that is there has another context.
@@ -125,7 +145,7 @@ struct CachedInsn {
 }
 
 /// See the module's description.
-pub(crate) struct CodeCache(KVec<Option<CachedInsn>>);
+pub(crate) struct CodeCache(KBox<[CachedInsn; ENTRIES]>);
 
 impl CodeCache {
     /// Nothing known.
@@ -133,7 +153,12 @@ impl CodeCache {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<CodeCache> {
-        Ok(CodeCache(KVec::from_elem(None, ENTRIES, GFP_KERNEL_ACCOUNT)?))
+        // Of no guest's code: paging is off there, and yet it is in 64-bit mode.
+        let key =
+            CodeKey { at: NOWHERE, cr3: 0, cr0: 0, cr4: 0, efer: 0, mode: CodeMode::Bits64, is_user: false };
+        let insn = decode(&NOPS, key.mode).map_err(|_| EINVAL)?;
+        let nothing = CachedInsn { quick: QuickLook::NONE, sequence: 0, insn, key, trail: WordTrail::new() };
+        Ok(CodeCache(boxed::array(nothing)?))
     }
 
     /// Returns the instruction at `rip` in 64-bit code that the processor has just fetched, if one look tells that
@@ -148,7 +173,7 @@ impl CodeCache {
         let e = self.quick(rip)?;
         let same = e.quick.context.fetches_as(context)
             && sequence() == Some(e.sequence)
-            && are_unchanged(&e.quick.words);
+            && are_unchanged(e.trail.five());
         same.then_some(&e.insn)
     }
 
@@ -167,13 +192,13 @@ impl CodeCache {
         sequence: u64,
         context: Option<CodeContext>,
         insn: DecodedInsn,
-        trail: WordTrail,
+        mut trail: WordTrail,
     ) {
         // So that whoever comes with the same EFER and CS later is in 64-bit mode without a look at anything else.
         let context = context.filter(|c| c.efer & Efer::LMA.bits() != 0);
-        let quick = match (key.mode, context, trail.five()) {
-            (CodeMode::Bits64, Some(context), Some(words)) => QuickLook { rip: key.at, context, words },
-            _ => QuickLook { rip: NOWHERE, context: CodeContext::default(), words: [UserWord::default(); 5] },
+        let quick = match (key.mode, context, trail.pad()) {
+            (CodeMode::Bits64, Some(context), true) => QuickLook { rip: key.at, context },
+            _ => QuickLook::NONE,
         };
         self.keep(CachedInsn { quick, sequence, insn, key, trail });
     }
@@ -183,27 +208,28 @@ impl CodeCache {
     fn quick(&self, rip: u64) -> Option<&CachedInsn> {
         let at = slot(rip);
         match self.0.get(at) {
-            Some(Some(e)) if e.quick.rip == rip => Some(e),
-            _ => self.0.get(at ^ 1)?.as_ref().filter(|e| e.quick.rip == rip),
+            Some(e) if e.quick.rip == rip => Some(e),
+            _ => self.0.get(at ^ 1).filter(|e| e.quick.rip == rip),
         }
     }
 
     /// Returns the entry of an instruction.
     fn entry(&self, key: &CodeKey) -> Option<&CachedInsn> {
         let at = slot(key.at);
-        [at, at ^ 1].iter().find_map(|at| self.0.get(*at)?.as_ref().filter(|e| e.key == *key))
+        [at, at ^ 1].iter().find_map(|at| self.0.get(*at).filter(|e| e.key == *key))
     }
 
     /// Keeps an entry in the first of its places. What was there moves to the second, unless that was the same
     /// instruction: two that are executed in turn keep a place each.
     fn keep(&mut self, entry: CachedInsn) {
         let at = slot(entry.key.at);
-        let Some(earlier) = self.0.get_mut(at).and_then(|place| place.replace(entry)) else { return };
+        let Some(place) = self.0.get_mut(at) else { return };
+        let earlier = core::mem::replace(place, entry);
         if earlier.key.at == entry.key.at {
             return;
         }
         if let Some(second) = self.0.get_mut(at ^ 1) {
-            *second = Some(earlier);
+            *second = earlier;
         }
     }
 }

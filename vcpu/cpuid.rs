@@ -600,9 +600,9 @@ impl CpuidTable {
 
     /// Returns what [`CpuidTable::query`] does for any state of the vCPU, if that is remembered.
     #[inline(always)]
-    pub(crate) fn recall(&self, function: u32, index: u32) -> Option<CpuidRegs> {
+    pub(crate) fn recall(&self, function: u32, index: u32) -> Option<&CpuidRegs> {
         match self.recent.get(place(function))? {
-            &Some((f, i, regs)) if f == function && i == index => Some(regs),
+            Some((f, i, regs)) if *f == function && *i == index => Some(regs),
             _ => None,
         }
     }

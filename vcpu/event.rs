@@ -48,6 +48,8 @@ impl GuestEvent {
 }
 
 /// What an entry delivers: from when it is chosen until the exit says what has become of it.
+// Looked at around each entry: a tag of its own is told apart faster than one in what an event leaves free.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryDelivery {
     /// Nothing.

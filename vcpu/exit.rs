@@ -115,21 +115,33 @@ pub(crate) enum MsrAccess {
     Write,
 }
 
+bitflags::bitflags! {
+    /// What the processor says of a fault of the second-level table.
+    ///
+    /// Laid out as SVM's EXITINFO1, so that a fault is taken apart only as far as its handler looks. APM, "Nested versus
+    /// Guest Page Faults, Fault Ordering".
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct FaultFlags: u64 {
+        /// A translation was there; a right was missing.
+        const PRESENT = 1 << 0;
+        /// The access was a write.
+        const WRITE = 1 << 1;
+        /// A bit was set in the table that the processor reserves: a bug of ours.
+        const RESERVED = 1 << 3;
+        /// The access was an instruction fetch.
+        const FETCH = 1 << 4;
+        /// The address is that of the access itself, not of a page table entry on the way to it.
+        const FINAL = 1 << 32;
+    }
+}
+
 /// A fault of the second-level table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GuestPageFault {
     /// The guest physical address.
     pub(crate) gpa: Gpa,
-    /// The access was a write.
-    pub(crate) write: bool,
-    /// The access was an instruction fetch.
-    pub(crate) fetch: bool,
-    /// A translation was there; a right was missing.
-    pub(crate) present: bool,
-    /// The address is that of the access itself, not of a page table entry on the way to it.
-    pub(crate) is_final: bool,
-    /// A bit was set in the table that the processor reserves: a bug of ours.
-    pub(crate) reserved: bool,
+    /// What else the processor says.
+    pub(crate) flags: FaultFlags,
 }
 
 /// A page fault of a processor that walks shadow pages.

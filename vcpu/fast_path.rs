@@ -18,7 +18,7 @@ use super::backend::{BackendVcpu, VendorBackend};
 use super::context::VcpuCx;
 use super::core::VcpuCore;
 use super::emul::{code, mov};
-use super::exit::{MsrAccess, VirtInsn, VmExit};
+use super::exit::{MsrAccess, RawExit, VirtInsn, VmExit};
 use super::handle::{misc, msr, pio};
 use super::inject::{commit, prepare};
 use super::outcome::{ExitOutcome, FastExit};
@@ -45,16 +45,18 @@ pub(super) fn run<B: VendorBackend>(
     work: &ThreadWork<'_>,
 ) -> FastEnd {
     let mut entry = FastEntry::of(cx);
+    // Nothing that is answered here makes it another one.
+    let root = cx.core.paging.root(cx.vm);
     loop {
         let core = &mut *cx.core;
         let (record, state) = (cx.record, &core.state);
         trace::entry(move || trace::Entry { vcpu: record.id, rip: state.rip });
-        let raw = core.hw.enter(window, core.paging.root(cx.vm), &mut core.state);
+        let raw = core.hw.enter(window, &root, &mut core.state);
         record.recorder.record_exit(core.state.rip, raw);
         trace_exit(record);
         let answer = if entry.is_over(core) {
             let exit = cx.core.hw.exit(raw, &mut cx.core.state);
-            match answer(cx, exit) {
+            match answer(cx, &raw, exit) {
                 FastExit::Not => {
                     record_exit(cx, &exit);
                     return FastEnd::Exit(exit);
@@ -103,13 +105,15 @@ fn waits<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, work: &ThreadWork<'_>) -> boo
 
 /// What an entry leaves to be done after it.
 struct FastEntry {
-    /// The task priority that the guest starts with.
-    tpr: u8,
+    /// The task priority that the guest starts with, where exits may be answered here and the entry delivers nothing that
+    /// has to be noted; else [`NO_PRIORITY`].
+    plain_tpr: u16,
     /// Exits may be answered here.
     is_quick: bool,
-    /// So they may, and the entry delivers nothing that has to be noted.
-    is_plain: bool,
 }
+
+/// What no guest's task priority is.
+const NO_PRIORITY: u16 = u16::MAX;
 
 impl FastEntry {
     #[inline]
@@ -122,13 +126,14 @@ impl FastEntry {
             || core.vapic.is_used()
             || cx.record.times.is_some());
         let delivers = core.delivery.is_any() || core.pv.is_eoi_armed();
-        FastEntry { tpr: core.hw.tpr(), is_quick, is_plain: is_quick && !delivers }
+        let plain_tpr = if is_quick && !delivers { core.hw.tpr().into() } else { NO_PRIORITY };
+        FastEntry { plain_tpr, is_quick }
     }
 
     /// Returns whether nothing but the exit itself has to be looked at after it.
     #[inline(always)]
     fn is_over<B: VendorBackend>(&self, core: &VcpuCore<B>) -> bool {
-        self.is_plain && core.hw.tpr() == self.tpr && !core.is_stepping()
+        u16::from(core.hw.tpr()) == self.plain_tpr && !core.is_stepping()
     }
 }
 
@@ -142,7 +147,7 @@ fn finish_entry<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, entry: &FastEntry)
     let exit = if is_step { VmExit::Resolved } else { core.hw.exit(raw, &mut core.state) };
     record_exit(cx, &exit);
     let is_quick = entry.is_quick && !cx.core.is_stepping();
-    match if is_quick { answer(cx, exit) } else { FastExit::Not } {
+    match if is_quick { answer(cx, &raw, exit) } else { FastExit::Not } {
         FastExit::Not => Some(FastEnd::Exit(exit)),
         FastExit::ToUser => Some(FastEnd::ToUser),
         FastExit::Again | FastExit::Prepare => None,
@@ -172,13 +177,13 @@ fn choose<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Option<FastEntry> {
     Some(FastEntry::of(cx))
 }
 
-/// Answers an exit, if it is of a kind that is answered here.
+/// Answers an exit, if it is of a kind that is answered here; `raw` is what the processor reported of it.
 #[inline(always)]
-fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExit {
+fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, raw: &RawExit, exit: VmExit) -> FastExit {
     match exit {
         VmExit::Pio(access) => {
             // Known before the access is made: the run loop would make it once more.
-            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
+            let Some(next) = code::next_rip(cx, raw) else { return FastExit::Not };
             let answer = pio::answer(cx, access);
             if answer != FastExit::Not {
                 count(&cx.record.stats.pio);
@@ -187,16 +192,16 @@ fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExi
             answer
         }
         VmExit::Cpuid => {
-            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
+            let Some(next) = code::next_rip(cx, raw) else { return FastExit::Not };
             misc::cpuid(cx);
             cx.core.go_past(next, false);
             FastExit::Again
         }
-        VmExit::Msr(access) => answer_msr(cx, access),
+        VmExit::Msr(access) => answer_msr(cx, raw, access),
         VmExit::VirtInsn(VirtInsn::Hypercall) => {
-            let Some(next) = code::next_rip(cx) else { return FastExit::Not };
+            let Some((next, cpl)) = code::next_rip_and_cpl(cx, raw) else { return FastExit::Not };
             if !cx.core.is_hyperv {
-                misc::kvm_hypercall(cx);
+                misc::kvm_hypercall(cx, cpl);
             } else if misc::hypercall(cx) != ExitOutcome::SkipAndResume {
                 // What is not done has not been begun, and is the run loop's.
                 return FastExit::Not;
@@ -210,8 +215,8 @@ fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit) -> FastExi
 }
 
 #[inline(always)]
-fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, access: MsrAccess) -> FastExit {
-    let Some(next) = code::next_rip(cx) else { return FastExit::Not };
+fn answer_msr<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, raw: &RawExit, access: MsrAccess) -> FastExit {
+    let Some(next) = code::next_rip(cx, raw) else { return FastExit::Not };
     let Some(policy) = msr::policy(cx) else { return FastExit::Not };
     let Some(answer) = msr::answer_of(policy, access) else { return FastExit::Not };
     // After a write of EFER the processor may have to walk other tables.

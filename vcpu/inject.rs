@@ -17,25 +17,30 @@ use super::vm::Vm;
 use crate::arch::addr::Gpa;
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{CpuException, ExceptionVector};
-use crate::chipset::lapic::VecBits;
+use crate::chipset::lapic::{Lapic, VecBits};
 use crate::host::trace;
 use crate::machine::mailbox::{VcpuMailbox, VcpuRequests};
 
 /// Takes over the interrupts that were posted.
 #[inline]
 pub(crate) fn take_interrupts<B: VendorBackend>(vm: &Vm<B>, mailbox: &VcpuMailbox, core: &mut VcpuCore<B>) {
-    let (edge, level) = mailbox.take_posted();
-    let Some(lapic) = core.lapic.as_mut() else { return };
-    let lost = VecBits(lapic.merge_posted(&edge, &level));
-    if !lost.is_empty() {
-        end_lost(vm, lost);
+    for (word, edge, level) in mailbox.take_posted() {
+        let Some(lapic) = core.lapic.as_mut() else { continue };
+        let lost = lapic.merge_posted(word, edge, level);
+        if lost != 0 {
+            end_lost(vm, word, lost);
+        }
     }
 }
 
-/// Tells the I/O APIC not to wait for the ends of level-triggered vectors that a local APIC dropped.
+/// Tells the I/O APIC not to wait for the ends of level-triggered vectors of a word that a local APIC dropped.
 #[cold]
 #[inline(never)]
-fn end_lost<B: VendorBackend>(vm: &Vm<B>, mut lost: VecBits) {
+fn end_lost<B: VendorBackend>(vm: &Vm<B>, word: usize, vectors: u64) {
+    let mut lost = VecBits::default();
+    if let Some(to) = lost.0.get_mut(word) {
+        *to = vectors;
+    }
     while let Some(vector) = lost.highest() {
         lost.clear(vector);
         // As KVM: of those, an I/O APIC in user space hears nothing.
@@ -79,26 +84,38 @@ fn take_armed_eoi<B: VendorBackend>(
     }
 }
 
+/// A maskable interrupt that is next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextInterrupt {
+    /// None waits, or the guest's task priority holds it back.
+    Nothing,
+    /// Of user space's 8259s.
+    User,
+    /// Of the 8259s.
+    Extint,
+    /// Of the local APIC, with this vector.
+    Lapic(u8),
+}
+
+impl NextInterrupt {
+    /// Returns the one that is next; `pending` is what [`Lapic::pending`] returns of the vCPU's.
+    #[inline(always)]
+    fn of<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>, pending: Option<u8>) -> NextInterrupt {
+        if core.user_irq.is_some() && core.takes_user_irq() {
+            return NextInterrupt::User;
+        }
+        let Some(lapic) = core.lapic.as_ref() else { return NextInterrupt::Nothing };
+        if vm.machine.interrupts.is_extint() && lapic.accepts_extint() {
+            return NextInterrupt::Extint;
+        }
+        pending.map_or(NextInterrupt::Nothing, NextInterrupt::Lapic)
+    }
+}
+
 /// Returns whether a maskable interrupt waits.
 #[inline]
 pub(crate) fn has_interrupt<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>) -> bool {
-    has_interrupt_with(core, vm, highest_irr(core))
-}
-
-/// Returns the highest vector that the local APIC was asked to deliver.
-#[inline]
-fn highest_irr<B: VendorBackend>(core: &VcpuCore<B>) -> Option<u8> {
-    core.lapic.as_ref()?.highest_irr()
-}
-
-/// As [`has_interrupt`]; `highest` is what [`highest_irr`] returns.
-#[inline]
-fn has_interrupt_with<B: VendorBackend>(core: &VcpuCore<B>, vm: &Vm<B>, highest: Option<u8>) -> bool {
-    (core.user_irq.is_some() && core.takes_user_irq())
-        || core.lapic.as_ref().is_some_and(|l| {
-            highest.is_some_and(|vector| l.is_above_ppr(vector))
-                || (vm.machine.interrupts.is_extint() && l.accepts_extint())
-        })
+    NextInterrupt::of(core, vm, core.lapic.as_ref().and_then(Lapic::pending)) != NextInterrupt::Nothing
 }
 
 /// After an exit: notes what the entry had delivered, and what the exit cut short. Touches guest memory.
@@ -178,8 +195,10 @@ pub(crate) fn prepare<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &
 /// As [`prepare`] for a vCPU that nothing keeps from being entered as usual.
 #[inline(always)]
 fn prepare_usual<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) -> bool {
-    let highest = highest_irr(core);
-    let waits = has_interrupt_with(core, vm, highest);
+    let lapic = core.lapic.as_ref();
+    let highest = lapic.and_then(Lapic::highest_irr);
+    let pending = highest.filter(|vector| lapic.is_some_and(|lapic| lapic.is_above_ppr(*vector)));
+    let next = NextInterrupt::of(core, vm, pending);
     // What a delivery lost comes first, for it was taken already; then SDM, "Priority Among Concurrent Events".
     if let Some(event) = core.interrupted.take() {
         deliver(record, core, event);
@@ -191,8 +210,8 @@ fn prepare_usual<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut V
         core.nmis = core.nmis.saturating_sub(1);
         count(&record.stats.nmis);
         deliver(record, core, GuestEvent::Nmi);
-    } else if waits {
-        prepare_interrupt(vm, record, core);
+    } else if next != NextInterrupt::Nothing && core.is_interruptible() {
+        prepare_interrupt(vm, record, core, next);
     }
     // One that is held back, or the second of two: the processor says when it takes it.
     if core.nmis != 0 {
@@ -203,12 +222,13 @@ fn prepare_usual<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut V
         core.controls.set_tpr(EntryTpr { cr8: lapic.cr8(), floor });
         // The timer, or a device, waits for an end of interrupt that it can see.
         if !vm.machine.interrupts.awaits_edge_eoi() {
-            core.pv.arm_eoi(&*vm.machine.ram, lapic, core.delivery.lapic_vector());
+            core.pv.arm_eoi(&*vm.machine.ram, lapic, || core.delivery.lapic_vector());
         }
     }
     // What waits may have been given to the processor just now.
     let is_given = |core: &VcpuCore<B>| core.delivery.lapic_vector().is_some();
-    let window = core.wants_user_window() || (waits && !is_given(core) && has_interrupt(core, vm));
+    let window = core.wants_user_window()
+        || (next != NextInterrupt::Nothing && !is_given(core) && has_interrupt(core, vm));
     if window != core.controls.interrupt_window() {
         core.controls.set_interrupt_window(window);
     }
@@ -275,7 +295,7 @@ fn prepare_exception<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<
 }
 
 /// Gives the processor an event that nobody else has any more.
-#[inline(always)]
+#[inline(never)]
 fn deliver<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, event: GuestEvent) {
     core.delivery = EntryDelivery::Taken { event, rip: core.state.rip };
     inject(record, core, event);
@@ -296,31 +316,38 @@ fn can_take_nmi<B: VendorBackend>(core: &VcpuCore<B>) -> bool {
     !b.nmi && !b.shadow
 }
 
-/// Gives the processor the interrupt that waits, if the guest can take it.
-fn prepare_interrupt<B: VendorBackend>(vm: &Vm<B>, record: &VcpuRecord, core: &mut VcpuCore<B>) {
-    if !core.is_interruptible() {
-        return;
-    }
-    let vector = if core.user_irq.is_some() && core.takes_user_irq() {
-        core.user_irq.take()
-    } else if vm.machine.interrupts.is_extint() && core.lapic.as_ref().is_some_and(|l| l.accepts_extint()) {
-        // Only now that it is certain to be delivered: the 8259s forget it with that.
-        vm.machine.interrupts.with(|bus, now, out| bus.acknowledge(now, out))
-    } else {
-        return prepare_lapic_interrupt(record, core);
-    };
-    if let Some(v) = vector {
-        count(&record.stats.interrupts);
-        deliver(record, core, GuestEvent::Interrupt(v));
+/// Gives the processor the interrupt that is next, and that the guest can take.
+#[inline(always)]
+fn prepare_interrupt<B: VendorBackend>(
+    vm: &Vm<B>,
+    record: &VcpuRecord,
+    core: &mut VcpuCore<B>,
+    next: NextInterrupt,
+) {
+    match next {
+        NextInterrupt::Lapic(vector) => {
+            count(&record.stats.interrupts);
+            core.delivery = EntryDelivery::Lapic(vector);
+            inject(record, core, GuestEvent::Interrupt(vector));
+        }
+        NextInterrupt::Nothing => {}
+        NextInterrupt::User => {
+            let vector = core.user_irq.take();
+            prepare_external(record, core, vector);
+        }
+        NextInterrupt::Extint => {
+            // Only now that it is certain to be delivered: the 8259s forget it with that.
+            let vector = vm.machine.interrupts.with(|bus, now, out| bus.acknowledge(now, out));
+            prepare_external(record, core, vector);
+        }
     }
 }
 
-/// Gives the processor the interrupt that is next in the local APIC.
-#[inline(always)]
-fn prepare_lapic_interrupt<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>) {
-    if let Some(v) = core.lapic.as_ref().and_then(|l| l.pending()) {
+/// Gives the processor an interrupt of an 8259.
+#[inline(never)]
+fn prepare_external<B: VendorBackend>(record: &VcpuRecord, core: &mut VcpuCore<B>, vector: Option<u8>) {
+    if let Some(vector) = vector {
         count(&record.stats.interrupts);
-        core.delivery = EntryDelivery::Lapic(v);
-        inject(record, core, GuestEvent::Interrupt(v));
+        deliver(record, core, GuestEvent::Interrupt(vector));
     }
 }

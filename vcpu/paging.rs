@@ -8,7 +8,7 @@
 //! ([`VcpuPaging::flushed`]). Nested guests are to be a further kind.
 
 use super::backend::{TableRoot, VendorBackend};
-use super::exit::GuestPageFault;
+use super::exit::{FaultFlags, GuestPageFault};
 use super::second_level::{RootWait, TableFault};
 use super::vm::Vm;
 use crate::host::cpu::PinnedCpu;
@@ -116,12 +116,12 @@ impl VcpuPaging {
         })
     }
 
-    /// Returns the table that the next entry walks.
+    /// Returns the table that the next entry walks, and those after it as long as the inner loop answers their exits.
     #[inline(always)]
-    pub(crate) fn root<'a, B: VendorBackend>(&'a self, vm: &'a Vm<B>) -> TableRoot<'a> {
+    pub(crate) fn root<'a, B: VendorBackend>(&self, vm: &'a Vm<B>) -> TableRoot<'a> {
         match self {
             VcpuPaging::Direct => vm.space.root(),
-            VcpuPaging::Shadow(shadow) => TableRoot::linear(&shadow.hardware, vm),
+            VcpuPaging::Shadow(shadow) => TableRoot::linear(shadow.hardware, vm),
         }
     }
 
@@ -134,10 +134,12 @@ impl VcpuPaging {
         fault: &GuestPageFault,
         hint: &mut usize,
     ) -> TableFault {
-        let access = match fault {
-            GuestPageFault { write: true, .. } => GuestTouch::Write,
-            GuestPageFault { fetch: true, .. } => GuestTouch::Fetch,
-            _ => GuestTouch::Read,
+        let access = if fault.flags.contains(FaultFlags::WRITE) {
+            GuestTouch::Write
+        } else if fault.flags.contains(FaultFlags::FETCH) {
+            GuestTouch::Fetch
+        } else {
+            GuestTouch::Read
         };
         match self {
             VcpuPaging::Direct => vm.space.fault(cpu, fault.gpa, access, hint),

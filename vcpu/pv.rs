@@ -108,12 +108,17 @@ impl PvState {
         self.set_eoi(0);
     }
 
-    /// Before an entry: lets the guest end the interrupt that the entry delivers (`coming`) or the one in
+    /// Before an entry: lets the guest end the interrupt that the entry delivers (what `coming` returns) or the one in
     /// service without an exit, where it can.
     // Before every entry, and nothing to do for most: the rest stays out of line.
     #[inline(always)]
-    pub(crate) fn arm_eoi<M: GuestMem>(&mut self, mem: &M, lapic: &Lapic, coming: Option<u8>) {
-        if self.eoi & ENABLED != 0 && !self.eoi_armed && lapic.pv_eoi_allowed(coming) {
+    pub(crate) fn arm_eoi<M: GuestMem>(
+        &mut self,
+        mem: &M,
+        lapic: &Lapic,
+        coming: impl FnOnce() -> Option<u8>,
+    ) {
+        if self.eoi & ENABLED != 0 && !self.eoi_armed && lapic.pv_eoi_allowed(coming()) {
             self.set_eoi_flag(mem);
         }
     }

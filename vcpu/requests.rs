@@ -42,6 +42,19 @@ pub(crate) fn take_requests<B: VendorBackend>(
         core.controls.flush_tlb();
         core.paging.flushed();
     }
+    if !QUICK.contains(asked) {
+        take_rare(vm, mailbox, core, asked);
+    }
+}
+
+/// Takes what is not done inside the window.
+#[inline(never)]
+fn take_rare<B: VendorBackend>(
+    vm: &Vm<B>,
+    mailbox: &VcpuMailbox,
+    core: &mut VcpuCore<B>,
+    asked: VcpuRequests,
+) {
     if asked.contains(VcpuRequests::INIT) {
         core.init(signature());
         core.publish_apic(mailbox, &vm.machine);

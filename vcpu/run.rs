@@ -563,7 +563,7 @@ fn apply_skip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, outcome: ExitOutcome
 /// Goes past the instruction that exited.
 #[inline(always)]
 fn skip<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<(), WindowExit> {
-    let next = match code::next_rip(cx) {
+    let next = match code::next_rip(cx, &cx.record.recorder.last()) {
         Some(rip) => rip,
         None => insn::next_rip(cx).map_err(|o| apply_skip(cx, o))?,
     };

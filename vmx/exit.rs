@@ -9,7 +9,7 @@ use super::event::{self, VALID};
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::exception::ExceptionVector;
 use crate::vcpu::exit::{
-    CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmExit, VmxInsn,
+    CrAccess, CrKind, FaultFlags, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmExit, VmxInsn,
 };
 
 /// Bit 31 of the exit reason: the entry failed.
@@ -167,27 +167,19 @@ fn pio(raw: RawExit) -> VmExit {
 /// SDM, "Exit Qualification for EPT Violations".
 fn violation(report: &ExitReport) -> VmExit {
     let q = report.qualification;
-    VmExit::GuestPageFault(GuestPageFault {
-        gpa: Gpa(report.gpa),
-        write: q & 2 != 0,
-        fetch: q & 4 != 0,
-        present: q & 0x38 != 0,
-        // Bit 7: there is a guest linear address; bit 8: the access was to what it translates to.
-        is_final: q & 0x180 == 0x180,
-        reserved: false,
-    })
+    let mut flags = FaultFlags::empty();
+    flags.set(FaultFlags::WRITE, q & 2 != 0);
+    flags.set(FaultFlags::FETCH, q & 4 != 0);
+    flags.set(FaultFlags::PRESENT, q & 0x38 != 0);
+    // Bit 7: there is a guest linear address; bit 8: the access was to what it translates to.
+    flags.set(FaultFlags::FINAL, q & 0x180 == 0x180);
+    VmExit::GuestPageFault(GuestPageFault { gpa: Gpa(report.gpa), flags })
 }
 
 /// An entry that the processor cannot use: only a bug of ours makes one.
 fn misconfiguration(report: &ExitReport) -> VmExit {
-    VmExit::GuestPageFault(GuestPageFault {
-        gpa: Gpa(report.gpa),
-        write: false,
-        fetch: false,
-        present: true,
-        is_final: false,
-        reserved: true,
-    })
+    let flags = FaultFlags::PRESENT | FaultFlags::RESERVED;
+    VmExit::GuestPageFault(GuestPageFault { gpa: Gpa(report.gpa), flags })
 }
 
 fn exception(report: &ExitReport) -> VmExit {

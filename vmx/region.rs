@@ -716,7 +716,7 @@ impl VmcsPage {
     pub(super) fn run(
         &mut self,
         window: &mut VmxWindow<'_>,
-        (root, format): (TableRoot<'_>, &Ept),
+        (root, format): (&TableRoot<'_>, &Ept),
         (tag, flush): (&mut AsidTag, bool),
         gprs: &mut [u64; 16],
     ) -> ExitReport {

@@ -389,7 +389,7 @@ impl BackendVcpu for VmxVcpu {
     type Window<'a> = VmxWindow<'a>;
 
     #[inline]
-    fn enter(&mut self, window: &mut VmxWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
+    fn enter(&mut self, window: &mut VmxWindow<'_>, root: &TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         if !self.paged && !self.unrestricted {
             self.report = ExitReport { reason: exit::SOFTWARE, ..ExitReport::default() };
             return self.report.raw();
@@ -566,7 +566,7 @@ impl BackendVcpu for VmxVcpu {
     }
 
     #[inline]
-    fn next_rip(&self) -> Option<u64> {
+    fn next_rip(&self, _raw: &RawExit) -> Option<u64> {
         let length = self.report.length;
         if !(1..=15).contains(&length) {
             return None;

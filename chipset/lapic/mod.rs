@@ -276,30 +276,29 @@ impl Lapic {
         self.irr.set(vector);
     }
 
-    /// Takes over the vectors that senders have posted, edge and level triggered ones; a vector may be both.
-    /// Returns the level-triggered ones that a disabled local APIC drops: no end of theirs will come.
+    /// Takes over the vectors that senders have posted, edge and level triggered ones, of one `word` of 64, from 0; a vector
+    /// may be both. Returns the level-triggered ones that a disabled local APIC drops: no end of theirs will come.
     ///
     /// The senders have looked whether software has it enabled. Where it was disabled since, the interrupt came
     /// before that, and is held.
     ///
     /// DEVIATION: the processor notes for each vector how it came last. Here a vector stays level triggered while it
     /// waits or is in service, so that the I/O APIC hears of its end whoever else uses the vector.
-    pub(crate) fn merge_posted(&mut self, edge: &[u64; 4], level: &[u64; 4]) -> [u64; 4] {
+    pub(crate) fn merge_posted(&mut self, word: usize, edge: u64, level: u64) -> u64 {
         if self.mode() == ApicMode::Disabled {
-            return *level;
+            return level;
         }
-        let ([edge0, ..], [level0, ..]) = (edge, level);
-        if (edge0 | level0) & ILLEGAL_VECTORS != 0 {
+        let illegal = if word == 0 { ILLEGAL_VECTORS } else { 0 };
+        if (edge | level) & illegal != 0 {
             self.error(ESR_RECEIVE_ILLEGAL);
         }
-        let legal = [!ILLEGAL_VECTORS, u64::MAX, u64::MAX, u64::MAX];
-        let held = self.isr.0.iter().zip(&legal);
-        let own = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut());
-        for (((irr, tmr), (isr, legal)), (edge, level)) in own.zip(held).zip(edge.iter().zip(level)) {
-            *tmr = (*tmr & !(edge & !(*irr | isr))) | (level & legal);
-            *irr |= (edge | level) & legal;
+        let (edge, level) = (edge & !illegal, level & !illegal);
+        let own = (self.irr.0.get_mut(word), self.tmr.0.get_mut(word), self.isr.0.get(word));
+        if let (Some(irr), Some(tmr), Some(isr)) = own {
+            *tmr = (*tmr & !(edge & !(*irr | isr))) | level;
+            *irr |= edge | level;
         }
-        [0; 4]
+        0
     }
 
     /// Returns the vector to be injected next: the highest in IRR, if its class is above PPR's.

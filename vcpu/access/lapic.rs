@@ -15,7 +15,7 @@ use crate::vcpu::context::VcpuCx;
 const X2APIC_FIRST: u32 = 0x800;
 
 /// Returns the offset of `gpa` in this vCPU's register page.
-#[inline]
+#[inline(always)]
 pub(crate) fn offset<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<u64> {
     let base = cx.core.lapic.as_ref()?.mmio_base()?;
     gpa.0.checked_sub(base).filter(|o| *o < 0x1000)

@@ -11,13 +11,82 @@ use crate::machine::ioevent::IoAddrSpace;
 use crate::vcpu::backend::VendorBackend;
 use crate::vcpu::context::VcpuCx;
 
+/// Whose register an address is.
+#[derive(Clone, Copy)]
+pub(crate) enum InterruptController {
+    /// The vCPU's local APIC, at this offset in its page.
+    Lapic(u64),
+    /// The I/O APIC.
+    Ioapic,
+}
+
+impl InterruptController {
+    /// Returns the interrupt controller whose memory `gpa` is.
+    #[inline(always)]
+    pub(crate) fn at<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> Option<InterruptController> {
+        // A vCPU's own page comes before what the bus has there: such an access never leaves a processor.
+        match lapic::offset(cx, gpa) {
+            Some(offset) => Some(InterruptController::Lapic(offset)),
+            None => is_ioapic(gpa).then_some(InterruptController::Ioapic),
+        }
+    }
+
+    /// Reads the register at `gpa`. `None`: there is none of ours.
+    #[inline(always)]
+    pub(crate) fn read<B: VendorBackend>(
+        self,
+        cx: &mut VcpuCx<'_, '_, B>,
+        gpa: Gpa,
+        width: AccessWidth,
+    ) -> Option<u64> {
+        let value = match self {
+            InterruptController::Lapic(offset) => lapic::read(cx, offset, width),
+            InterruptController::Ioapic => {
+                let read = |bus: &mut ChipBus, _now, _out: &mut BusSignals| bus.mmio_read(gpa, width);
+                cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, read)?
+            }
+        };
+        trace_access(cx, gpa, width, value, false);
+        Some(value)
+    }
+
+    /// Writes the register at `gpa`. Returns whether there is one of ours.
+    #[inline(always)]
+    pub(crate) fn write<B: VendorBackend>(
+        self,
+        cx: &mut VcpuCx<'_, '_, B>,
+        gpa: Gpa,
+        width: AccessWidth,
+        value: u64,
+    ) -> bool {
+        trace_access(cx, gpa, width, value, true);
+        match self {
+            InterruptController::Lapic(offset) => {
+                lapic::write(cx, offset, width, value);
+                true
+            }
+            InterruptController::Ioapic => {
+                let write =
+                    |bus: &mut ChipBus, _now, out: &mut BusSignals| bus.mmio_write(gpa, width, value, out);
+                cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, write)
+            }
+        }
+    }
+}
+
 /// Reads a device's memory. `None`: there is no device of ours.
 pub(crate) fn read<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     gpa: Gpa,
     width: AccessWidth,
 ) -> Option<u64> {
-    let value = read_device(cx, gpa, width)?;
+    if let Some(controller) = InterruptController::at(cx, gpa) {
+        return controller.read(cx, gpa, width);
+    }
+    let pci = &cx.vm.machine.pci;
+    // With a host bridge nothing is left for user space: what nobody claims ends in a master abort, which reads as all
+    // ones.
+    let value = pci.mmio_read(gpa, width).or_else(|| pci.ends_unclaimed().then_some(width.mask()))?;
     trace_access(cx, gpa, width, value, false);
     Some(value)
 }
@@ -39,25 +108,6 @@ fn trace_access<B: VendorBackend>(
         is_write,
         value: value & width.mask(),
     });
-}
-
-#[inline(always)]
-fn read_device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: AccessWidth) -> Option<u64> {
-    // A vCPU's own page comes before what the bus has there: such an access never leaves a processor.
-    if let Some(offset) = lapic::offset(cx, gpa) {
-        return Some(lapic::read(cx, offset, width));
-    }
-    if is_ioapic(gpa) {
-        return cx.vm.machine.interrupts.with_pinned(
-            cx.cpu,
-            || Ns::ZERO,
-            |bus, _now, _out| bus.mmio_read(gpa, width),
-        );
-    }
-    let read = cx.vm.machine.pci.mmio_read(gpa, width);
-    // With a host bridge nothing is left for user space: what nobody claims ends in a master abort, which reads as all
-    // ones.
-    read.or_else(|| cx.vm.machine.pci.ends_unclaimed().then_some(width.mask()))
 }
 
 /// As [`read`], of 1 to 8 bytes: what a page's end leaves of an access may be no [`AccessWidth`].
@@ -131,8 +181,8 @@ fn write_odd<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, len: usize,
         let width = widest(len.wrapping_sub(done));
         let part = value.wrapping_shr((done as u32).wrapping_mul(8)) & width.mask();
         let at = gpa.wrapping_add(done as u64);
-        let is_done = match write_controller(cx, at, width, part) {
-            Some(is_done) => is_done,
+        let is_done = match InterruptController::at(cx, at) {
+            Some(controller) => controller.write(cx, at, width, part),
             None => write_pci(cx, at, width, part),
         };
         // Nobody has the first part: user space gets the whole access, of which nothing has been done.
@@ -151,29 +201,11 @@ pub(crate) fn write<B: VendorBackend>(
     width: AccessWidth,
     value: u64,
 ) -> bool {
+    if let Some(controller) = InterruptController::at(cx, gpa) {
+        return controller.write(cx, gpa, width, value);
+    }
     trace_access(cx, gpa, width, value, true);
-    match write_controller(cx, gpa, width, value) {
-        Some(done) => done,
-        None => signal(cx, gpa, width, value) || write_pci(cx, gpa, width, value),
-    }
-}
-
-/// Writes a register of an interrupt controller. `None`: it is none.
-#[inline(always)]
-fn write_controller<B: VendorBackend>(
-    cx: &mut VcpuCx<'_, '_, B>,
-    gpa: Gpa,
-    width: AccessWidth,
-    value: u64,
-) -> Option<bool> {
-    if let Some(offset) = lapic::offset(cx, gpa) {
-        lapic::write(cx, offset, width, value);
-        return Some(true);
-    }
-    is_ioapic(gpa).then(|| {
-        let write = |bus: &mut ChipBus, _now, out: &mut BusSignals| bus.mmio_write(gpa, width, value, out);
-        cx.vm.machine.interrupts.with_pinned(cx.cpu, || Ns::ZERO, write)
-    })
+    signal(cx, gpa, width, value) || write_pci(cx, gpa, width, value)
 }
 
 fn write_pci<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, width: AccessWidth, value: u64) -> bool {
@@ -191,12 +223,6 @@ pub(crate) fn signal<B: VendorBackend>(
 ) -> bool {
     let written = (width.bytes() as u32, || value & width.mask());
     cx.vm.machine.signal_write(cx.cpu, IoAddrSpace::Memory, gpa.0, written, &mut cx.core.event_hint)
-}
-
-/// Returns whether `gpa` is that of a register of the local APIC or the I/O APIC.
-#[inline(always)]
-pub(crate) fn is_interrupt_controller<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, gpa: Gpa) -> bool {
-    lapic::offset(cx, gpa).is_some() || is_ioapic(gpa)
 }
 
 #[inline]

@@ -12,6 +12,7 @@ use crate::vcpu::backend::{BackendVcpu, CodeContext, VendorBackend};
 use crate::vcpu::code_cache::{CodeKey, WordTrail, CODE};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{decode, CodeMode, DecodedInsn};
+use crate::vcpu::exit::RawExit;
 use crate::vcpu::state::StateGroups;
 use core::cell::Cell;
 use kernel::prelude::*;
@@ -26,15 +27,24 @@ pub(crate) fn known<'c, B: VendorBackend>(
     cx.core.code.quick_look(cx.core.state.rip, context, || cx.vm.machine.ram.stable_sequence())
 }
 
-/// Returns the address of the next instruction, if the processor told it or one look tells.
+/// Returns the address of the instruction after the one that exited so, if the processor told it or one look tells.
 #[inline(always)]
-pub(crate) fn next_rip<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>) -> Option<u64> {
-    if let Some(next) = cx.core.hw.next_rip() {
-        return Some(next);
+pub(crate) fn next_rip<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, raw: &RawExit) -> Option<u64> {
+    next_rip_and_cpl(cx, raw).map(|(next, _)| next)
+}
+
+/// As [`next_rip`], and the privilege level, if the same look tells that.
+#[inline(always)]
+pub(crate) fn next_rip_and_cpl<B: VendorBackend>(
+    cx: &VcpuCx<'_, '_, B>,
+    raw: &RawExit,
+) -> Option<(u64, Option<u8>)> {
+    if let Some(next) = cx.core.hw.next_rip(raw) {
+        return Some((next, None));
     }
     let context = cx.core.hw.code_context()?;
     let insn = known(cx, &context)?;
-    Some(CodeMode::Bits64.next_rip(cx.core.state.rip, insn))
+    Some((CodeMode::Bits64.next_rip(cx.core.state.rip, insn), Some(context.cpl)))
 }
 
 /// Returns the instruction at RIP and its mode, if it is of a kind that is kept and all of it can be

@@ -132,7 +132,7 @@ fn unhandled<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
 /// # Errors
 /// As [`next_rip`].
 pub(crate) fn end<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> Result<u64, ExitOutcome> {
-    code::next_rip(cx).map_or_else(|| next_rip(cx), Ok)
+    code::next_rip(cx, &cx.record.recorder.last()).map_or_else(|| next_rip(cx), Ok)
 }
 
 /// Returns the address of the instruction after the one that exited, by decoding it.

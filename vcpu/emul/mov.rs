@@ -10,16 +10,16 @@ use super::code;
 use super::machine::CxMachine;
 use crate::arch::addr::{AccessWidth, PAGE_SIZE};
 use crate::arch::segment::SegReg;
-use crate::vcpu::access::mmio;
+use crate::vcpu::access::mmio::{self, InterruptController};
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emulate::decode::{CodeMode, DecodedInsn};
 use crate::vcpu::emulate::machine::StopReason;
 use crate::vcpu::emulate::table::OpcodeMap;
-use crate::vcpu::exit::GuestPageFault;
+use crate::vcpu::exit::{FaultFlags, GuestPageFault};
 use crate::vcpu::outcome::{ExitOutcome, FastExit};
 use crate::vcpu::record::count;
-use crate::vcpu::state::StateGroups;
+use crate::vcpu::state::{StateGroups, VcpuState};
 
 /// What is moved.
 #[derive(Clone, Copy)]
@@ -58,43 +58,50 @@ fn plan(insn: &DecodedInsn, gprs: &[u64; 16]) -> Option<(MovInsn, AccessWidth)> 
     })
 }
 
-/// Returns whether the memory operand of `insn`, `bytes` long, lies in the one page that the access faulted at.
+/// Returns whether a memory operand of `bytes` lies in the one page that the access faulted at; `offset` returns its
+/// offset in a page.
 #[inline(always)]
-fn is_in_one_page<B: VendorBackend>(
-    cx: &mut VcpuCx<'_, '_, B>,
-    fault: &GuestPageFault,
-    (insn, mode): (&DecodedInsn, CodeMode),
-    bytes: usize,
-) -> bool {
-    let (offset, bytes) = (fault.gpa.page_offset(), bytes as u64);
+fn is_in_one_page(fault: &GuestPageFault, bytes: usize, offset: impl FnOnce() -> Option<u64>) -> bool {
+    let (at, bytes) = (fault.gpa.page_offset(), bytes as u64);
     // An operand that began in the page before would end within its own length.
-    let is_clear = offset.wrapping_add(1) >= bytes;
-    offset.wrapping_add(bytes) <= PAGE_SIZE && (is_clear || operand_offset(cx, insn, mode) == Some(offset))
+    let is_clear = at.wrapping_add(1) >= bytes;
+    at.wrapping_add(bytes) <= PAGE_SIZE && (is_clear || offset() == Some(at))
 }
 
-/// Returns the offset in its page of the memory operand, whose linear address has it in its low bits: address sizes
-/// and paging change none of them.
+/// Returns the memory operand's offset in its segment, in whose low bits nothing changes by the size of addresses.
 #[inline(always)]
-fn operand_offset<B: VendorBackend>(
+fn operand_offset(state: &VcpuState, insn: &DecodedInsn, mode: CodeMode) -> Option<u64> {
+    let mem = insn.mem?;
+    let mut at = mem.disp;
+    if let Some(base) = mem.base {
+        at = at.wrapping_add(state.gprs[usize::from(base & 15)]);
+    }
+    if let Some(index) = mem.index {
+        at = at.wrapping_add(state.gprs[usize::from(index & 15)].wrapping_shl(u32::from(mem.scale)));
+    }
+    if mem.rip_relative {
+        at = at.wrapping_add(mode.next_rip(state.rip, insn));
+    }
+    Some(at)
+}
+
+/// Returns whether the memory operand's segment has a base, in 64-bit mode.
+#[inline(always)]
+fn has_base(insn: &DecodedInsn) -> bool {
+    insn.mem.is_some_and(|mem| matches!(mem.seg, SegReg::Fs | SegReg::Gs))
+}
+
+/// Returns the offset in its page of the memory operand.
+#[inline(always)]
+fn page_offset<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     insn: &DecodedInsn,
     mode: CodeMode,
 ) -> Option<u64> {
-    let mem = insn.mem?;
-    let gprs = &cx.core.state.gprs;
-    let mut at = mem.disp;
-    if let Some(base) = mem.base {
-        at = at.wrapping_add(gprs[usize::from(base & 15)]);
-    }
-    if let Some(index) = mem.index {
-        at = at.wrapping_add(gprs[usize::from(index & 15)].wrapping_shl(u32::from(mem.scale)));
-    }
-    if mem.rip_relative {
-        at = at.wrapping_add(mode.next_rip(cx.core.state.rip, insn));
-    }
-    if mode != CodeMode::Bits64 || matches!(mem.seg, SegReg::Fs | SegReg::Gs) {
+    let mut at = operand_offset(&cx.core.state, insn, mode)?;
+    if mode != CodeMode::Bits64 || has_base(insn) {
         cx.core.fetch(StateGroups::SEGMENTS);
-        at = at.wrapping_add(cx.core.state.seg(mem.seg).base);
+        at = at.wrapping_add(cx.core.state.seg(insn.mem?.seg).base);
     }
     Some(at % PAGE_SIZE)
 }
@@ -108,59 +115,68 @@ fn merge(old: u64, width: AccessWidth, value: u64) -> u64 {
     }
 }
 
-/// Carries out a plain MOV on an interrupt controller, if it is one and the instruction is known.
+/// A plain MOV of 64-bit code.
+struct KnownMov {
+    what: MovInsn,
+    width: AccessWidth,
+    next: u64,
+}
+
+impl KnownMov {
+    /// Returns the one that faulted, if one look tells that it is one and that its operand lies in one page.
+    #[inline(always)]
+    fn of<B: VendorBackend>(cx: &VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> Option<KnownMov> {
+        let context = cx.core.hw.code_context()?;
+        let insn = code::known(cx, &context)?;
+        let state = &cx.core.state;
+        let (what, width) = plan(insn, &state.gprs)?;
+        let offset = || {
+            let at = operand_offset(state, insn, CodeMode::Bits64)?;
+            (!has_base(insn)).then_some(at % PAGE_SIZE)
+        };
+        // With LOCK it is #UD, which the emulator finds out.
+        let is_plain = !insn.prefixes.lock && is_in_one_page(fault, width.bytes(), offset);
+        is_plain.then(|| KnownMov { what, width, next: CodeMode::Bits64.next_rip(state.rip, insn) })
+    }
+}
+
+/// Carries out a plain MOV in the inner loop: one to or from an interrupt controller, or one that signals user space.
 #[inline(always)]
 pub(crate) fn answer<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: &GuestPageFault) -> FastExit {
     // No slot lies there as long as nothing has changed since this was found out.
     let is_device = cx.core.no_slot == Some((fault.gpa.gfn(), cx.vm.machine.ram.generation()));
     // An access to a page table on the way has no operand at this address.
-    if !is_device || fault.reserved || !fault.is_final {
+    let is_operand = fault.flags & (FaultFlags::FINAL | FaultFlags::RESERVED) == FaultFlags::FINAL;
+    if !is_device || !is_operand {
         return FastExit::Not;
     }
-    let is_controller = mmio::is_interrupt_controller(cx, fault.gpa);
-    // Beside the controllers only ioeventfds are served here, and no read signals one.
-    if !is_controller && !fault.write {
+    let controller = InterruptController::at(cx, fault.gpa);
+    // No read signals user space.
+    if controller.is_none() && !fault.flags.contains(FaultFlags::WRITE) {
         return FastExit::Not;
     }
-    let Some(context) = cx.core.hw.code_context() else { return FastExit::Not };
-    let Some(insn) = code::known(cx, &context) else { return FastExit::Not };
-    let insn = *insn;
-    if !is_controller {
-        return signal(cx, fault, &insn);
-    }
-    match carry_out(cx, fault, &insn, CodeMode::Bits64) {
-        Some(ExitOutcome::Resume) => {
-            count(&cx.record.stats.page_faults);
-            count(&cx.record.stats.mmio);
-            // A write may have ended an interrupt or lowered the priority, so that another one can be taken.
-            if fault.write {
-                FastExit::Prepare
-            } else {
-                FastExit::Again
+    let Some(KnownMov { what, width, next }) = KnownMov::of(cx, fault) else { return FastExit::Not };
+    let answer = match (controller, what) {
+        (Some(controller), MovInsn::Store(value)) => {
+            if !controller.write(cx, fault.gpa, width, value & width.mask()) {
+                return FastExit::Not;
             }
+            // It may have ended an interrupt or lowered the priority, so that another one can be taken.
+            FastExit::Prepare
         }
-        _ => FastExit::Not,
-    }
-}
-
-/// Carries out a plain MOV that signals user space, if it is one.
-#[inline(never)]
-fn signal<B: VendorBackend>(
-    cx: &mut VcpuCx<'_, '_, B>,
-    fault: &GuestPageFault,
-    insn: &DecodedInsn,
-) -> FastExit {
-    let Some((MovInsn::Store(value), width)) = plan(insn, &cx.core.state.gprs) else { return FastExit::Not };
-    let is_whole = is_in_one_page(cx, fault, (insn, CodeMode::Bits64), width.bytes());
-    if insn.prefixes.lock || !is_whole || !mmio::signal(cx, fault.gpa, width, value) {
-        return FastExit::Not;
-    }
+        (Some(controller), _) => {
+            let Some(value) = controller.read(cx, fault.gpa, width) else { return FastExit::Not };
+            load(&mut cx.core.state.gprs, what, width, value);
+            FastExit::Again
+        }
+        (None, MovInsn::Store(value)) if mmio::signal(cx, fault.gpa, width, value) => FastExit::Again,
+        (None, _) => return FastExit::Not,
+    };
     count(&cx.record.stats.page_faults);
     count(&cx.record.stats.mmio);
     count(&cx.record.stats.emulated);
-    let next = CodeMode::Bits64.next_rip(cx.core.state.rip, insn);
     cx.core.go_past(next, false);
-    FastExit::Again
+    answer
 }
 
 /// Carries out a plain MOV on the device that `fault` hit. `None`: it is another instruction.
@@ -169,19 +185,20 @@ pub(crate) fn handle<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
 ) -> Option<ExitOutcome> {
-    if !fault.is_final {
+    if !fault.flags.contains(FaultFlags::FINAL) {
         return None;
     }
-    let known = cx.core.hw.code_context().and_then(|context| code::known(cx, &context).copied());
-    let (insn, mode) = match known {
-        Some(insn) => (insn, CodeMode::Bits64),
-        None => code::current(cx)?,
-    };
+    if let Some(insn) = cx.core.hw.code_context().and_then(|context| code::known(cx, &context)) {
+        // Copied once: it lies in what is lent mutably now.
+        let insn = *insn;
+        return carry_out(cx, fault, &insn, CodeMode::Bits64);
+    }
+    let (insn, mode) = code::current(cx)?;
     carry_out(cx, fault, &insn, mode)
 }
 
 /// Carries out `insn`. `None`: it is not a plain MOV, or another must do it; nothing has been done.
-#[inline]
+#[inline(never)]
 fn carry_out<B: VendorBackend>(
     cx: &mut VcpuCx<'_, '_, B>,
     fault: &GuestPageFault,
@@ -190,8 +207,7 @@ fn carry_out<B: VendorBackend>(
 ) -> Option<ExitOutcome> {
     let (what, width) = plan(insn, &cx.core.state.gprs)?;
     let bytes = width.bytes();
-    // With LOCK it is #UD, which the emulator finds out.
-    if insn.prefixes.lock || !is_in_one_page(cx, fault, (insn, mode), bytes) {
+    if insn.prefixes.lock || !is_in_one_page(fault, bytes, || page_offset(cx, insn, mode)) {
         return None;
     }
     count(&cx.record.stats.emulated);
@@ -247,12 +263,17 @@ fn end<B: VendorBackend>(
     next: u64,
     stepping: bool,
 ) {
-    let gprs = &mut cx.core.state.gprs;
+    load(&mut cx.core.state.gprs, what, width, value);
+    cx.core.io.forget();
+    cx.core.go_past(next, stepping);
+}
+
+/// Loads the register, if it is a load.
+#[inline(always)]
+fn load(gprs: &mut [u64; 16], what: MovInsn, width: AccessWidth, value: u64) {
     match what {
         MovInsn::Load(reg) => gprs[reg & 15] = merge(gprs[reg & 15], width, value),
         MovInsn::LoadZero(reg) => gprs[reg & 15] = value,
         MovInsn::Store(_) => {}
     }
-    cx.core.io.forget();
-    cx.core.go_past(next, stepping);
 }

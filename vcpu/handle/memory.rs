@@ -5,14 +5,14 @@
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::{insn, mov};
-use crate::vcpu::exit::GuestPageFault;
+use crate::vcpu::exit::{FaultFlags, GuestPageFault};
 use crate::vcpu::outcome::{ExitOutcome, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::second_level::TableFault;
 
 /// Maps memory, or carries out the access to a device.
 pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, fault: GuestPageFault) -> ExitOutcome {
-    if fault.reserved {
+    if fault.flags.contains(FaultFlags::RESERVED) {
         return cx.core.unknown(cx.record.recorder.last());
     }
     count(&cx.record.stats.page_faults);

@@ -28,11 +28,15 @@ const KVM_EPERM: u64 = 0u64.wrapping_sub(1);
 pub(crate) fn cpuid<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOutcome {
     count(&cx.record.stats.cpuid);
     let (function, index) = (cx.core.state.gprs[RAX] as u32, cx.core.state.gprs[RCX] as u32);
-    let regs = match cx.core.cpuid.recall(function, index) {
-        Some(regs) => regs,
-        None => look_up(cx, function, index),
-    };
-    cx.core.state.set_abcd(regs);
+    let core = &mut *cx.core;
+    match core.cpuid.recall(function, index) {
+        // Not copied first: it would go by the stack.
+        Some(regs) => core.state.set_abcd(*regs),
+        None => {
+            let regs = look_up(cx, function, index);
+            cx.core.state.set_abcd(regs);
+        }
+    }
     ExitOutcome::SkipAndResume
 }
 
@@ -78,16 +82,16 @@ pub(crate) fn hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) -> ExitOut
             return outcome;
         }
     }
-    kvm_hypercall(cx);
+    kvm_hypercall(cx, None);
     ExitOutcome::SkipAndResume
 }
 
-/// A hypercall of KVM's.
+/// A hypercall of KVM's, from code at privilege level `cpl`, if that is known.
 #[inline(always)]
-pub(crate) fn kvm_hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>) {
+pub(crate) fn kvm_hypercall<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, cpl: Option<u8>) {
     count(&cx.record.stats.hypercalls);
-    let cpl = match cx.core.hw.code_context() {
-        Some(context) => context.cpl,
+    let cpl = match cpl.or_else(|| cx.core.hw.code_context().map(|context| context.cpl)) {
+        Some(cpl) => cpl,
         None => {
             cx.core.state.fetch_code(&cx.core.hw);
             cx.core.state.cpl()

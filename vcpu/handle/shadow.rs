@@ -11,7 +11,7 @@ use crate::mmu::walk::{walk_by, AccessKind, AccessPrivilege, WalkAccess, WalkErr
 use crate::vcpu::backend::{BackendVcpu, VendorBackend};
 use crate::vcpu::context::VcpuCx;
 use crate::vcpu::emul::insn;
-use crate::vcpu::exit::{GuestPageFault, LinearFault};
+use crate::vcpu::exit::{FaultFlags, GuestPageFault, LinearFault};
 use crate::vcpu::outcome::{BlockedBy, ExitOutcome, UserExit};
 use crate::vcpu::record::count;
 use crate::vcpu::second_level::TableFault;
@@ -90,15 +90,12 @@ fn allowed<B: VendorBackend>(
 
 /// Carries out an access to a device.
 fn device<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, gpa: Gpa, access: WalkAccess) -> ExitOutcome {
-    let fault = GuestPageFault {
-        gpa,
-        write: access.kind == AccessKind::Write,
-        fetch: access.kind == AccessKind::Fetch,
-        present: false,
-        is_final: true,
-        reserved: false,
+    let flags = match access.kind {
+        AccessKind::Write => FaultFlags::FINAL | FaultFlags::WRITE,
+        AccessKind::Fetch => FaultFlags::FINAL | FaultFlags::FETCH,
+        AccessKind::Read => FaultFlags::FINAL,
     };
-    memory::device(cx, &fault)
+    memory::device(cx, &GuestPageFault { gpa, flags })
 }
 
 /// Returns what the guest did. Needs [`StateGroups::SEGMENTS`].

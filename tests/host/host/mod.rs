@@ -17,6 +17,7 @@
 //! | [`file`] | the process's files: ioctl, mmap, read, write, poll and close on them |
 
 pub(crate) mod blkio;
+pub(crate) mod boxed;
 pub(crate) mod cpu;
 pub(crate) mod debug;
 pub(crate) mod eventfd;

@@ -21,7 +21,7 @@ use crate::t_mmu::shadow::hardware::{self, CachedPage};
 use crate::vcpu::backend::{BackendVcpu, CodeContext, TableRoot, VendorBackend};
 use crate::vcpu::controls::{ControlGroups, EntryControls};
 use crate::vcpu::event::{EventBlocking, GuestEvent};
-use crate::vcpu::exit::{GuestPageFault, LinearFault, RawExit, VmExit};
+use crate::vcpu::exit::{FaultFlags, GuestPageFault, LinearFault, RawExit, VmExit};
 use crate::vcpu::state::{StateGroups, VcpuState};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use kernel::prelude::*;
@@ -366,14 +366,11 @@ impl Entry<'_, '_> {
                 TableEntry::Absent => break,
             }
         }
-        Err(VmExit::GuestPageFault(GuestPageFault {
-            gpa,
-            write: touch == GuestTouch::Write,
-            fetch: touch == GuestTouch::Fetch,
-            present,
-            is_final: true,
-            reserved: false,
-        }))
+        let mut flags = FaultFlags::FINAL;
+        flags.set(FaultFlags::WRITE, touch == GuestTouch::Write);
+        flags.set(FaultFlags::FETCH, touch == GuestTouch::Fetch);
+        flags.set(FaultFlags::PRESENT, present);
+        Err(VmExit::GuestPageFault(GuestPageFault { gpa, flags }))
     }
 
     /// Accesses the page of an address, as an instruction of the guest.
@@ -426,7 +423,7 @@ impl Entry<'_, '_> {
 
 impl FakeVcpu {
     /// Ends an entry, before the guest executes anything where the processor has something to do.
-    fn execute(&mut self, window: &FakeWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> Stop {
+    fn execute(&mut self, window: &FakeWindow<'_>, root: &TableRoot<'_>, state: &mut VcpuState) -> Stop {
         let event = self.injected;
         let before = (state.rflags, self.hw.blocking);
         if let Some(event) = event {
@@ -477,7 +474,7 @@ impl FakeVcpu {
 impl BackendVcpu for FakeVcpu {
     type Window<'a> = FakeWindow<'a>;
 
-    fn enter(&mut self, window: &mut FakeWindow<'_>, root: TableRoot<'_>, state: &mut VcpuState) -> RawExit {
+    fn enter(&mut self, window: &mut FakeWindow<'_>, root: &TableRoot<'_>, state: &mut VcpuState) -> RawExit {
         assert!(self.exit_taken, "each exit is asked for, once");
         sched::yield_point();
         let number = self.guest.entries.fetch_add(1, SeqCst);
@@ -534,7 +531,7 @@ impl BackendVcpu for FakeVcpu {
         copy(dirty, from, &mut self.hw.regs);
     }
 
-    fn next_rip(&self) -> Option<u64> {
+    fn next_rip(&self, _raw: &RawExit) -> Option<u64> {
         self.hw.next_rip
     }
 

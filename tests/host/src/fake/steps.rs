@@ -8,7 +8,7 @@ use crate::arch::segment::{SegAttr, SegReg};
 use crate::host::world::locked;
 use crate::mmu::format::GuestTouch;
 use crate::vcpu::event::GuestEvent;
-use crate::vcpu::exit::{GuestPageFault, MsrAccess, PioAccess, VmExit};
+use crate::vcpu::exit::{FaultFlags, GuestPageFault, MsrAccess, PioAccess, VmExit};
 use crate::vcpu::state::{VcpuState, RAX, RBX, RCX, RDX};
 use kernel::prelude::*;
 use kernel::task::{current, SIGNAL};
@@ -251,14 +251,8 @@ pub(crate) trait Steps {
 
 /// A fault of the second-level table at an address, by an access of the instruction itself.
 pub(crate) fn fault(gpa: u64, write: bool) -> VmExit {
-    VmExit::GuestPageFault(GuestPageFault {
-        gpa: Gpa(gpa),
-        write,
-        fetch: false,
-        present: false,
-        is_final: true,
-        reserved: false,
-    })
+    let write = if write { FaultFlags::WRITE } else { FaultFlags::empty() };
+    VmExit::GuestPageFault(GuestPageFault { gpa: Gpa(gpa), flags: FaultFlags::FINAL | write })
 }
 
 /// Puts a vCPU into protected mode without paging, with segments of 4 GiB, its interrupts off.

@@ -160,13 +160,16 @@ impl VmcbPage {
         self.vmcb.control.event_inj = event;
     }
 
-    pub(super) fn place(&mut self, _window: &SvmWindow<'_>, asid: u32, tlb_control: u32) {
-        (self.vmcb.control.asid, self.vmcb.control.tlb_control) = (asid, tlb_control);
+    pub(super) fn place(&mut self, _window: &SvmWindow<'_>, root: &TableRoot<'_>, tag: (u32, u32)) {
+        let c = &mut self.vmcb.control;
+        (c.asid, c.tlb_control) = tag;
+        c.ncr3 = root.hpa().0;
     }
 
-    pub(super) fn run(&mut self, _window: &mut SvmWindow<'_>, root: TableRoot<'_>, gprs: &mut [u64; 16]) {
+    pub(super) fn run(&mut self, _window: &mut SvmWindow<'_>, root: &TableRoot<'_>, gprs: &mut [u64; 16]) {
         let Vmcb { control, save } = &mut *self.vmcb;
-        (control.ncr3, control.exit_int_info) = (root.hpa().0, 0);
+        assert_eq!(control.ncr3, root.hpa().0, "the vCPU was placed with the table that it walks");
+        control.exit_int_info = 0;
         if !self.nested_paging {
             confine(save, root.as_linear().expect("tables from linear addresses"), POINTERS);
         }

@@ -161,7 +161,7 @@ fn posted_vectors_are_taken_over_at_once() {
     let mut apic = xapic_after_linux_init();
     apic.accept(0x90, true);
 
-    apic.merge_posted(&[0, 0, 1 << 16, 1 << 63], &[0, 1, 0, 0]);
+    merge_posted(&mut apic, &[0, 0, 1 << 16, 1 << 63], &[0, 1, 0, 0]);
 
     assert_eq!(apic.highest_irr(), Some(0xff));
     assert_eq!(deliver(&mut apic), Some(0xff));
@@ -176,17 +176,17 @@ fn posted_vectors_are_taken_over_at_once() {
 fn a_vector_that_comes_as_level_and_as_edge_is_ended_as_a_level() {
     for edge_first in [false, true] {
         let mut apic = xapic_after_linux_init();
-        apic.merge_posted(&[0, u64::from(edge_first), 0, 0], &[0, 1, 0, 0]);
-        apic.merge_posted(&[0, u64::from(!edge_first), 0, 0], &[0; 4]);
+        merge_posted(&mut apic, &[0, u64::from(edge_first), 0, 0], &[0, 1, 0, 0]);
+        merge_posted(&mut apic, &[0, u64::from(!edge_first), 0, 0], &[0; 4]);
         assert_eq!(deliver(&mut apic), Some(0x40));
         // Once more while in service: the service after that is ended to the I/O APIC too.
-        apic.merge_posted(&[0, 1, 0, 0], &[0; 4]);
+        merge_posted(&mut apic, &[0, 1, 0, 0], &[0; 4]);
 
         assert_eq!(apic.eoi(), Some(0x40));
         assert_eq!(deliver(&mut apic), Some(0x40));
         assert_eq!(apic.eoi(), Some(0x40));
 
-        apic.merge_posted(&[0, 1, 0, 0], &[0; 4]);
+        merge_posted(&mut apic, &[0, 1, 0, 0], &[0; 4]);
         assert_eq!((deliver(&mut apic), apic.eoi()), (Some(0x40), None));
     }
 }
@@ -196,7 +196,7 @@ fn a_disabled_apic_names_the_level_vectors_that_it_drops() {
     let mut apic = xapic_after_linux_init();
     apic.set_base(BASE | BSP, reserved()).unwrap();
 
-    assert_eq!(apic.merge_posted(&[0, 2, 0, 0], &[0, 0, 4, 0]), [0, 0, 4, 0]);
+    assert_eq!(merge_posted(&mut apic, &[0, 2, 0, 0], &[0, 0, 4, 0]), [0, 0, 4, 0]);
     assert_eq!(apic.highest_irr(), None);
 }
 
@@ -208,7 +208,7 @@ fn an_apic_disabled_by_software_takes_nothing_but_keeps_what_it_has() {
     assert_eq!(apic.write(reg::SVR, 0xff, &at(0)), LapicEffect::IdentityChanged);
     apic.accept(0x80, false);
     // What a sender posted before it could know.
-    assert_eq!(apic.merge_posted(&[0; 4], &[0, 0, 0, 1]), [0; 4]);
+    assert_eq!(merge_posted(&mut apic, &[0; 4], &[0, 0, 0, 1]), [0; 4]);
 
     assert_eq!(deliver(&mut apic), Some(0xc0));
     assert_eq!(apic.eoi(), Some(0xc0));
@@ -554,7 +554,7 @@ fn paravirtual_eoi_is_for_a_lone_edge_interrupt() {
     apic.accept(0x80, true);
     assert!(!apic.pv_eoi_allowed(Some(0x80)), "level comes");
     deliver(&mut apic);
-    apic.merge_posted(&[0; 4], &[0; 4]);
+    merge_posted(&mut apic, &[0; 4], &[0; 4]);
     assert!(!apic.pv_eoi_allowed(None), "level in service");
 }
 

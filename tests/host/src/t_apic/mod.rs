@@ -14,6 +14,11 @@ use crate::arch::time::{ratio, Ns};
 use crate::chipset::lapic::base::base_reserved;
 use crate::chipset::lapic::{Lapic, LapicEffect, TimerClock};
 
+/// Has a local APIC take over posted vectors, word by word. Returns what is lost.
+pub(crate) fn merge_posted(apic: &mut Lapic, edge: &[u64; 4], level: &[u64; 4]) -> [u64; 4] {
+    [0, 1, 2, 3].map(|word: usize| apic.merge_posted(word, edge[word], level[word]))
+}
+
 /// Register offsets in the page, named as in the SDM's address map.
 pub(crate) mod reg {
     pub(crate) const ID: u32 = 0x20;

@@ -82,7 +82,7 @@ impl Machine {
     fn take_over(&mut self, cpu: usize) {
         let c = &mut self.cpus[cpu];
         let (edge, level) = (std::mem::take(&mut c.edge), std::mem::take(&mut c.level));
-        let lost = c.lapic.merge_posted(&edge, &level);
+        let lost = merge_posted(&mut c.lapic, &edge, &level);
         for vector in (0..=255).filter(|&v| has(&lost, v)) {
             self.end(vector);
         }

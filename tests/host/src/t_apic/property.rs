@@ -85,7 +85,7 @@ pub(crate) fn run(apic: &mut Lapic, op: &Op, now: &mut u64) {
         Op::Deadline(tsc) => drop(apic.set_tsc_deadline(tsc, &clock)),
         Op::Accept(vector, level) => apic.accept(vector, level),
         Op::Posted(ref edge, ref level) => {
-            let lost = apic.merge_posted(edge, level);
+            let lost = merge_posted(apic, edge, level);
             assert!(lost == [0; 4] || apic.mode() == ApicMode::Disabled);
         }
         Op::Deliver => check_delivery(apic),

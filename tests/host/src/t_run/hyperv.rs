@@ -11,6 +11,7 @@ use crate::fake::abi::{supported_cpuid, AbiVm};
 use crate::fake::direct::{Direct, Vcpu};
 use crate::fake::steps::{Steps, CODE};
 use crate::host::world::locked;
+use crate::machine::mailbox::VcpuMailbox;
 use crate::machine::power::PlatformEvent;
 use crate::mmu::mem::GuestMem;
 use crate::vcpu::access::msr;
@@ -54,6 +55,15 @@ pub(super) const VMMCALL: &[u8] = &[0x0f, 0x01, 0xd9];
 pub(super) const INVALID_CODE: u64 = 2;
 const INVALID_PARAMETER: u64 = 5;
 const OPERATION_DENIED: u64 = 8;
+
+/// Takes the edge-triggered vectors that were posted for a vCPU.
+pub(super) fn posted_edge(mailbox: &VcpuMailbox) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, edge, _) in mailbox.take_posted() {
+        words[word] = edge;
+    }
+    words
+}
 
 /// All that there is of Hyper-V, in the place of KVM's own leaves.
 pub(super) fn leaves() -> Vec<CpuidEntry2> {
@@ -366,7 +376,7 @@ fn the_local_apic_is_reached_in_either_mode() {
         assert!(vcpu.wrmsr(ICR, dest | 0x4055));
 
         assert_eq!(vcpu.rdmsr(ICR), Some(dest | 0x4055));
-        assert_eq!(other.mailbox.take_posted().0[1], 1 << (0x55 - 64));
+        assert_eq!(posted_edge(&other.mailbox)[1], 1 << (0x55 - 64));
         let lapic = vcpu.core.lapic.as_mut().unwrap();
         lapic.accept(0x61, false);
         lapic.accept_pending(0x61);

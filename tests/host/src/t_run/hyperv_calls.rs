@@ -3,7 +3,8 @@
 //! Hypercalls of Hyper-V's.
 
 use super::hyperv::{
-    call, hyperv, leaves, put_words, set, vcpu_with, GUEST_OS_ID, INVALID_CODE, LINUX, PAGE, VMMCALL,
+    call, hyperv, leaves, posted_edge, put_words, set, vcpu_with, GUEST_OS_ID, INVALID_CODE, LINUX, PAGE,
+    VMMCALL,
 };
 use super::{for_seeds, run_all, thread, world};
 use crate::abi::{nr, run as abi_run, vm as abi_vm};
@@ -195,7 +196,7 @@ fn interrupts_go_to_those_who_are_named() {
     let direct = Direct::new(&world, 16);
     let mut vcpus: Vec<Vcpu> = (0..4).map(|id| caller(&direct, id)).collect();
     let taken = |vcpus: &[Vcpu]| -> Vec<u32> {
-        let got = |v: &&Vcpu| v.mailbox.take_posted().0[3] >> 62 & 1 == 1;
+        let got = |v: &&Vcpu| posted_edge(&v.mailbox)[3] >> 62 & 1 == 1;
         vcpus.iter().filter(got).map(|v| v.mailbox.id).collect()
     };
 
@@ -245,7 +246,7 @@ fn input_goes_on_in_xmm_registers() {
     let ipi = u64::from(code::SEND_IPI_EX) | code::FAST;
 
     assert_eq!(call(&mut sender, ipi | 1 << 17, [0x41, 0]), Some(0));
-    assert_eq!(other.mailbox.take_posted().0[1], 2);
+    assert_eq!(posted_edge(&other.mailbox)[1], 2);
     // A set of 12 words would end behind the registers.
     sender.fpu.image()[160..168].copy_from_slice(&0xfffu64.to_le_bytes());
     assert_eq!(call(&mut sender, ipi | 12 << 17, [0x41, 0]), Some(INVALID_INPUT));

@@ -16,7 +16,9 @@ use crate::machine::mailbox::VcpuRequests;
 use crate::machine::power::PlatformEvent;
 use crate::machine::quiesce::AtRest;
 use crate::vcpu::event::GuestEvent;
-use crate::vcpu::exit::{MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit};
+use crate::vcpu::exit::{
+    FaultFlags, GuestPageFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
+};
 use crate::vcpu::outcome::UserExit;
 use crate::vcpu::state::{RBX, RCX};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -495,7 +497,8 @@ fn a_fault_that_the_processor_calls_reserved_is_a_bug_of_ours() {
     let mut vcpu = direct.vcpu(0);
     vcpu.guest.run(|_| {
         let VmExit::GuestPageFault(f) = fault(0x3000, true) else { unreachable!() };
-        Stop::plain(VmExit::GuestPageFault(crate::vcpu::exit::GuestPageFault { reserved: true, ..f }))
+        let flags = f.flags | FaultFlags::RESERVED;
+        Stop::plain(VmExit::GuestPageFault(GuestPageFault { flags, ..f }))
     });
 
     let exit = vcpu.run_once().unwrap();

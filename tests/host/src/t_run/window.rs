@@ -14,7 +14,7 @@ use crate::host::processor::registers;
 use crate::host::world::{locked, World};
 use crate::vcpu::backend::UnsupportedHost;
 use crate::vcpu::event::GuestEvent;
-use crate::vcpu::exit::{PioAccess, VmExit};
+use crate::vcpu::exit::{FaultFlags, PioAccess, VmExit};
 use crate::vcpu::state::RBX;
 use core::sync::atomic::Ordering::SeqCst;
 use kernel::prelude::*;
@@ -35,7 +35,7 @@ fn run_through(vcpu: &mut Vcpu, stops: Vec<Stop>) {
             return Stop::plain(VmExit::HostInterrupt);
         };
         let (at, address) = match stop.exit {
-            VmExit::GuestPageFault(f) if !f.write => (CODE + 160, f.gpa.0),
+            VmExit::GuestPageFault(f) if !f.flags.contains(FaultFlags::WRITE) => (CODE + 160, f.gpa.0),
             VmExit::GuestPageFault(f) => (CODE + 128, f.gpa.0),
             _ => (CODE + 192, 0),
         };

@@ -6,7 +6,7 @@ use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::exception::{ExceptionVector, PfError};
 use crate::svm::{decode, is_refused};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
+    CrAccess, CrKind, FaultFlags, LinearFault, MsrAccess, PioAccess, RawExit, SvmInsn, VirtInsn, VmExit,
 };
 use proptest::prelude::*;
 
@@ -127,9 +127,17 @@ proptest! {
 
         // User does not count; of the two bits that tell where in the walk it happened, the first does.
         for noise in [0, 4, 1 << 32, 1 << 33] {
-            let is_final = noise == 1 << 32;
-            let fault = GuestPageFault { gpa: Gpa(gpa), write, fetch, present, is_final, reserved };
-            prop_assert_eq!(decode(raw(0x400, info | noise, gpa)), VmExit::GuestPageFault(fault));
+            let VmExit::GuestPageFault(fault) = decode(raw(0x400, info | noise, gpa)) else { panic!("no fault") };
+            prop_assert_eq!(fault.gpa, Gpa(gpa));
+            for (flag, is_set) in [
+                (FaultFlags::PRESENT, present),
+                (FaultFlags::WRITE, write),
+                (FaultFlags::RESERVED, reserved),
+                (FaultFlags::FETCH, fetch),
+                (FaultFlags::FINAL, noise == 1 << 32),
+            ] {
+                prop_assert_eq!(fault.flags.contains(flag), is_set, "{:?}", flag);
+            }
         }
     }
 

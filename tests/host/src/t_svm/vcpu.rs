@@ -43,7 +43,7 @@ fn enter(state: &VcpuState, guest: impl FnMut(&mut VmcbEntry<'_>) + Send + 'stat
     vcpu.write_state(StateGroups::all(), &state);
     let cpu = PinnedCpu::pin();
     let mut window = svm.open(&cpu).unwrap();
-    vcpu.enter(&mut window, TableRoot::new(Hpa(0x1000), &svm), &mut state);
+    vcpu.enter(&mut window, &TableRoot::new(Hpa(0x1000), &svm), &mut state);
     vcpu.leave(&mut window);
     vcpu.read_state(StateGroups::all(), &mut state);
     state
@@ -172,7 +172,7 @@ fn without_nested_paging_the_processor_walks_our_tables_whatever_the_guest_has()
         vcpu.write_state(StateGroups::all(), &state);
         let cpu = PinnedCpu::pin();
         let mut window = svm.open(&cpu).unwrap();
-        vcpu.enter(&mut window, TableRoot::linear(&root, &svm), &mut state);
+        vcpu.enter(&mut window, &TableRoot::linear(root, &svm), &mut state);
         vcpu.leave(&mut window);
         vcpu.read_state(StateGroups::CONTROL, &mut state);
 

@@ -195,7 +195,7 @@ proptest! {
             t.set_apic_enabled(apic);
             let answer = t.query(function, index, state, state >> 7 & 0x207);
             if let Some(recalled) = t.recall(function, index) {
-                prop_assert_eq!(recalled, answer);
+                prop_assert_eq!(*recalled, answer);
             }
             t.remember(function, index, answer);
         }

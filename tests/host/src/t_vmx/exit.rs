@@ -4,7 +4,9 @@
 
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::exception::ExceptionVector;
-use crate::vcpu::exit::{CrAccess, CrKind, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmExit, VmxInsn};
+use crate::vcpu::exit::{
+    CrAccess, CrKind, FaultFlags, GuestPageFault, MsrAccess, PioAccess, VirtInsn, VmExit, VmxInsn,
+};
 use crate::vmx::exit::{
     cr_write, decode, fail_reason, CrWriteExit, EntryRefusal, ExitReport, ENTRY_FAILURE, VM_FAIL,
 };
@@ -85,25 +87,15 @@ fn ports_are_decoded() {
 #[test]
 fn faults_of_the_second_level_are_decoded() {
     let fault = |reason, q| decode(&ExitReport { gpa: 0xfee0_0020, ..report(reason, q) });
-    let none = GuestPageFault {
-        gpa: Gpa(0xfee0_0020),
-        write: false,
-        fetch: false,
-        present: false,
-        is_final: true,
-        reserved: false,
-    };
-    assert_eq!(fault(48, 0x181), VmExit::GuestPageFault(none));
-    assert_eq!(fault(48, 0x081), VmExit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
-    assert_eq!(fault(48, 0x001), VmExit::GuestPageFault(GuestPageFault { is_final: false, ..none }));
-    assert_eq!(fault(48, 0x182), VmExit::GuestPageFault(GuestPageFault { write: true, ..none }));
-    assert_eq!(fault(48, 0x184), VmExit::GuestPageFault(GuestPageFault { fetch: true, ..none }));
-    assert_eq!(
-        fault(48, 0x1aa),
-        VmExit::GuestPageFault(GuestPageFault { write: true, present: true, ..none })
-    );
-    let wrong = GuestPageFault { present: true, is_final: false, reserved: true, ..none };
-    assert_eq!(fault(49, 0), VmExit::GuestPageFault(wrong));
+    let said = |flags| VmExit::GuestPageFault(GuestPageFault { gpa: Gpa(0xfee0_0020), flags });
+    let of = FaultFlags::FINAL;
+    assert_eq!(fault(48, 0x181), said(of));
+    assert_eq!(fault(48, 0x081), said(FaultFlags::empty()));
+    assert_eq!(fault(48, 0x001), said(FaultFlags::empty()));
+    assert_eq!(fault(48, 0x182), said(of | FaultFlags::WRITE));
+    assert_eq!(fault(48, 0x184), said(of | FaultFlags::FETCH));
+    assert_eq!(fault(48, 0x1aa), said(of | FaultFlags::WRITE | FaultFlags::PRESENT));
+    assert_eq!(fault(49, 0), said(FaultFlags::PRESENT | FaultFlags::RESERVED));
 }
 
 #[test]
