@@ -5,7 +5,7 @@
 # the next try, and nothing is left behind.
 # ring: soak
 # hosts: amd-debug
-# timeout: 900
+# timeout: 1800
 . ./tests/system/lib.sh
 
 KVM_RUN=ae80
