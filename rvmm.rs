@@ -39,6 +39,7 @@ module! {
     description: "Hypervisor with KVM's ioctl interface",
     license: "GPL",
     params: {
+        ept: u8 { default: 1, description: "0: guests of Intel's processors have shadow pages, not EPT", },
         exit_times: u8 { default: 0, description: "1: measure how long exits take; see rvmm-run --stats", },
         halt_poll_ns: u32 {
             default: 200000,
@@ -102,12 +103,13 @@ struct Rvmm {
 fn probe() -> Result<FoundBackend> {
     fn found<B: VendorBackend>(probed: core::result::Result<B, UnsupportedHost>) -> Result<Arc<B>> {
         let backend = probed.map_err(UnsupportedHost::report)?;
-        pr_info!("{} on {} CPUs\n", B::NAME, host::cpu::online());
+        let pages = if backend.format().is_none() { ", with shadow pages" } else { "" };
+        pr_info!("{} on {} CPUs{}\n", B::NAME, host::cpu::online(), pages);
         Ok(Arc::new(backend, GFP_KERNEL)?)
     }
     debug_assert_eq!(host::fault_check::check(), Ok(()));
     if vmx::is_present() {
-        return found(Vmx::new()?).map(FoundBackend::Vmx);
+        return found(Vmx::new(module_parameters::ept.value() != 0)?).map(FoundBackend::Vmx);
     }
     found(Svm::new(module_parameters::npt.value() != 0)?).map(FoundBackend::Svm)
 }

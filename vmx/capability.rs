@@ -153,20 +153,20 @@ impl PrimaryControls {
         .union(PrimaryControls::MSR_BITMAP);
 }
 
-/// The capability MSRs, as read.
+/// The capability MSRs, as read. Of those that come in two forms, the TRUE ones where they exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VmxMsrs {
     /// IA32_VMX_BASIC.
     pub(crate) basic: u64,
-    /// IA32_VMX_TRUE_PINBASED_CTLS.
+    /// IA32_VMX_PINBASED_CTLS.
     pub(crate) pin: u64,
-    /// IA32_VMX_TRUE_PROCBASED_CTLS.
+    /// IA32_VMX_PROCBASED_CTLS.
     pub(crate) primary: u64,
     /// IA32_VMX_PROCBASED_CTLS2; 0 where there are no secondary controls.
     pub(crate) secondary: u64,
-    /// IA32_VMX_TRUE_EXIT_CTLS.
+    /// IA32_VMX_EXIT_CTLS.
     pub(crate) exit: u64,
-    /// IA32_VMX_TRUE_ENTRY_CTLS.
+    /// IA32_VMX_ENTRY_CTLS.
     pub(crate) entry: u64,
     /// IA32_VMX_EPT_VPID_CAP; 0 where there is neither.
     pub(crate) ept_vpid: u64,
@@ -246,7 +246,7 @@ pub(crate) struct VmxSetup {
     pub(crate) cr0_one: u64,
     /// Bits that guest CR4 must have.
     pub(crate) cr4_one: u64,
-    /// EPT and VPID.
+    /// What EPT and INVEPT can do, where guests have EPT.
     pub(crate) ept_vpid: EptVpid,
     /// The processor can trace what it executes in VMX operation, too.
     pub(crate) traces: bool,
@@ -255,46 +255,42 @@ pub(crate) struct VmxSetup {
 }
 
 impl VmxSetup {
-    /// Computes the controls.
+    /// Computes the controls. `ept`: guests have EPT where the processor's does, and with it unrestricted guest, VPIDs and
+    /// their own PAT and EFER.
     ///
     /// # Errors
     /// What the processor lacks, in words for the kernel's log.
-    pub(crate) fn new(msrs: &VmxMsrs) -> Result<VmxSetup, &'static str> {
-        if msrs.basic & BASIC_TRUE_CONTROLS == 0 {
-            return Err("VMX with its TRUE capability MSRs");
-        }
+    pub(crate) fn new(msrs: &VmxMsrs, ept: bool) -> Result<VmxSetup, &'static str> {
+        let ept_vpid = usable_ept(msrs).filter(|_| ept);
+        let has_ept = ept_vpid.is_some();
         let pin = PinControls::EXTERNAL_INTERRUPT | PinControls::NMI | PinControls::VIRTUAL_NMIS;
         let timer = PinControls::PREEMPTION_TIMER.bits();
         let pin = adjust(msrs.pin, pin.bits(), timer).map_err(|_| "virtual NMIs")?;
-        let primary = primary(msrs)?;
-        let secondary = secondary(msrs)?;
-        let ept_vpid = ept_vpid(msrs)?;
-        let exit = ExitControls::SAVE_DEBUG
-            | ExitControls::HOST_64
-            | ExitControls::SAVE_PAT
-            | ExitControls::LOAD_PAT
-            | ExitControls::SAVE_EFER
-            | ExitControls::LOAD_EFER;
+        let primary = primary(msrs, has_ept)?;
+        let mut exit = ExitControls::SAVE_DEBUG | ExitControls::HOST_64;
+        exit.set(EXIT_WITH_EPT, has_ept);
         // Goes with a timer alone. SDM, "VM-Exit Control Fields".
         let save_timer = if pin & timer != 0 { ExitControls::SAVE_TIMER.bits() } else { 0 };
         let exit =
-            adjust(msrs.exit, exit.bits(), save_timer).map_err(|_| "VM-exit controls for EFER and PAT")?;
+            adjust(msrs.exit, exit.bits(), save_timer).map_err(|_| "VM-exit controls of a 64-bit host")?;
         // The host takes its interrupt itself, once the window is closed; one that an exit acknowledged would be lost.
         if exit & ExitControls::ACKNOWLEDGE.bits() != 0 {
             return Err("exits that leave the host's interrupt pending");
         }
-        let entry = VmEntryControls::LOAD_DEBUG | VmEntryControls::LOAD_PAT | VmEntryControls::LOAD_EFER;
-        let entry = adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for EFER and PAT")?;
+        let mut entry = VmEntryControls::LOAD_DEBUG;
+        entry.set(ENTRY_WITH_EPT, has_ept);
+        let entry =
+            adjust(msrs.entry, entry.bits(), 0).map_err(|_| "VM-entry controls for debug registers")?;
         let mut setup = VmxSetup {
             revision: msrs.basic as u32 & 0x7fff_ffff,
             pin,
             primary,
-            secondary,
+            secondary: secondary(msrs, has_ept),
             exit,
             entry,
             cr0_one: msrs.cr0_fixed0 | CR0_PAGED,
             cr4_one: msrs.cr4_fixed0,
-            ept_vpid,
+            ept_vpid: ept_vpid.unwrap_or(EptVpid::empty()),
             traces: msrs.misc & MISC_TRACES != 0,
             timer_rate: msrs.misc as u32 & 31,
         };
@@ -302,6 +298,11 @@ impl VmxSetup {
             setup.cr0_one &= !CR0_PAGED;
         }
         Ok(setup)
+    }
+
+    /// Returns whether guests have EPT. Without it their processors walk tables from linear addresses.
+    pub(crate) fn has_ept(&self) -> bool {
+        SecondaryControls::from_bits_retain(self.secondary).contains(SecondaryControls::EPT)
     }
 
     /// Returns whether real mode and protected mode without paging run as they are. Elsewhere a guest is
@@ -338,8 +339,33 @@ impl VmxSetup {
     }
 }
 
-fn primary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
-    let need = PrimaryControls::TSC_OFFSET
+/// What goes with EPT alone: translations of ours have the host's memory types, and bits that forbid execution.
+const EXIT_WITH_EPT: ExitControls = ExitControls::SAVE_PAT
+    .union(ExitControls::LOAD_PAT)
+    .union(ExitControls::SAVE_EFER)
+    .union(ExitControls::LOAD_EFER);
+/// As [`EXIT_WITH_EPT`].
+const ENTRY_WITH_EPT: VmEntryControls = VmEntryControls::LOAD_PAT.union(VmEntryControls::LOAD_EFER);
+/// What exits without EPT, so that the guest walks no tables but ours and does not learn of them.
+const PRIMARY_WITHOUT_EPT: PrimaryControls =
+    PrimaryControls::INVLPG.union(PrimaryControls::CR3_LOAD).union(PrimaryControls::CR3_STORE);
+
+/// Returns what the processor's EPT can do, if it does for a guest: it walks tables as they are made here, a guest can load
+/// CR3 without an exit, and have a PAT and an EFER of its own.
+fn usable_ept(msrs: &VmxMsrs) -> Option<EptVpid> {
+    let caps = EptVpid::from_bits_truncate(msrs.ept_vpid);
+    let need = EptVpid::FOUR_LEVELS | EptVpid::WRITE_BACK | EptVpid::PAGES_2M | EptVpid::INVEPT;
+    let can_walk = caps.contains(need) && caps.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL);
+    let can = |msr, need| adjust(msr, need, 0).is_ok();
+    let can_switch = can(msrs.secondary, SecondaryControls::EPT.bits())
+        && can(msrs.exit, EXIT_WITH_EPT.bits())
+        && can(msrs.entry, ENTRY_WITH_EPT.bits());
+    let is_free = msrs.primary as u32 & PRIMARY_WITHOUT_EPT.bits() == 0;
+    Some(caps).filter(|_| can_walk && can_switch && is_free)
+}
+
+fn primary(msrs: &VmxMsrs, has_ept: bool) -> Result<u32, &'static str> {
+    let mut need = PrimaryControls::TSC_OFFSET
         | PrimaryControls::HLT
         | PrimaryControls::MWAIT
         | PrimaryControls::RDPMC
@@ -349,43 +375,33 @@ fn primary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
         | PrimaryControls::MSR_BITMAP
         | PrimaryControls::MONITOR
         | PrimaryControls::SECONDARY;
+    need.set(PRIMARY_WITHOUT_EPT, !has_ept);
     let windows = PrimaryControls::INTERRUPT_WINDOW | PrimaryControls::NMI_WINDOW;
     let both = need | windows;
     let bits = match adjust(msrs.primary, both.bits(), 0) {
         Ok(bits) => bits,
         Err(e) if e & PrimaryControls::SECONDARY.bits() != 0 => {
-            return Err("secondary VM-execution controls (EPT)")
+            return Err("secondary VM-execution controls")
         }
         Err(e) if e & PrimaryControls::TPR_SHADOW.bits() != 0 => return Err("the TPR shadow"),
         Err(e) if e & PrimaryControls::MSR_BITMAP.bits() != 0 => return Err("the MSR bitmap"),
         Err(_) => return Err("VM-execution controls that every 64-bit processor has"),
     };
-    let unhandled = PrimaryControls::CR3_LOAD
-        | PrimaryControls::CR3_STORE
-        | PrimaryControls::CR8_LOAD
-        | PrimaryControls::CR8_STORE;
+    let unhandled = PrimaryControls::CR8_LOAD | PrimaryControls::CR8_STORE | PrimaryControls::RDTSC;
     // A processor that forces one of these to 1 makes exits that nothing here answers.
-    if bits & (unhandled | PrimaryControls::RDTSC).bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
-        return Err("control register accesses without an exit");
+    if bits & unhandled.bits() != 0 || msrs.primary as u32 & windows.bits() != 0 {
+        return Err("accesses to CR8 and the TSC without an exit");
     }
     Ok(bits & !windows.bits())
 }
 
-fn secondary(msrs: &VmxMsrs) -> Result<u32, &'static str> {
-    let want = SecondaryControls::RDTSCP
+fn secondary(msrs: &VmxMsrs, has_ept: bool) -> u32 {
+    let with_ept = SecondaryControls::EPT
         | SecondaryControls::VPID
-        | SecondaryControls::WBINVD
         | SecondaryControls::INVPCID
-        | SecondaryControls::ENCLS
         | SecondaryControls::UNRESTRICTED_GUEST;
-    adjust(msrs.secondary, SecondaryControls::EPT.bits(), want.bits()).map_err(|_| "EPT")
-}
-
-fn ept_vpid(msrs: &VmxMsrs) -> Result<EptVpid, &'static str> {
-    let caps = EptVpid::from_bits_truncate(msrs.ept_vpid);
-    let need = EptVpid::FOUR_LEVELS | EptVpid::WRITE_BACK | EptVpid::PAGES_2M | EptVpid::INVEPT;
-    if !caps.contains(need) || !caps.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL) {
-        return Err("EPT with 4 levels, write-back tables, 2 MiB pages and INVEPT");
-    }
-    Ok(caps)
+    let mut want = SecondaryControls::RDTSCP | SecondaryControls::WBINVD | SecondaryControls::ENCLS;
+    want.set(with_ept, has_ept);
+    // Nothing is needed of them but EPT, which can be where it is wanted.
+    adjust(msrs.secondary, 0, want.bits()).unwrap_or(0)
 }

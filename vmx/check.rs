@@ -2,7 +2,7 @@
 
 //! Which rule about guest state an entry broke.
 //!
-//! SDM, "Checks on the Guest State Area", for what this backend enters: 64-bit hosts, EPT, EFER and PAT
+//! SDM, "Checks on the Guest State Area", for what this backend enters: 64-bit hosts, with EPT EFER and PAT
 //! loaded at entry, no dual-monitor treatment. The processor says only that a check failed; this names
 //! the first one that does. A pure function of the fields.
 
@@ -22,7 +22,7 @@ pub(crate) struct TableField {
 }
 
 /// The fields that the checks look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuestState {
     /// CR0 in the processor, not its shadow.
     pub(crate) cr0: u64,
@@ -111,6 +111,25 @@ pub(crate) fn broken_rule(s: &GuestState) -> Option<&'static str> {
         .or_else(|| tables(s))
         .or_else(|| flow(s))
         .or_else(|| non_register(s))
+}
+
+/// Returns the first rule about segment registers that a guest in protected mode without paging breaks, where
+/// unrestricted guest does not take them as they are.
+pub(crate) fn broken_segments(
+    segs: &[SegmentState; 6],
+    ldtr: &SegmentState,
+    tr: &SegmentState,
+    rflags: u64,
+) -> Option<&'static str> {
+    let protected = Cr0::PE.bits();
+    segments(&GuestState {
+        cr0: protected,
+        rflags,
+        segs: *segs,
+        ldtr: *ldtr,
+        tr: *tr,
+        ..GuestState::default()
+    })
 }
 
 /// A linear address that has all upper bits equal, with 48 bits.

@@ -7,9 +7,10 @@
 
 use super::event::{self, VALID};
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
-use crate::arch::exception::ExceptionVector;
+use crate::arch::exception::{ExceptionVector, PfError};
 use crate::vcpu::exit::{
-    CrAccess, CrKind, FaultFlags, GuestPageFault, MsrAccess, PioAccess, RawExit, VirtInsn, VmExit, VmxInsn,
+    CrAccess, CrKind, FaultFlags, GuestPageFault, LinearFault, MsrAccess, PioAccess, RawExit, VirtInsn,
+    VmExit, VmxInsn,
 };
 
 /// Bit 31 of the exit reason: the entry failed.
@@ -186,7 +187,14 @@ fn exception(report: &ExitReport) -> VmExit {
     if event::is_nmi(report.interruption) {
         return VmExit::HostInterrupt;
     }
-    VmExit::Exception(ExceptionVector((report.interruption & 0xff) as u8), report.error)
+    match ExceptionVector((report.interruption & 0xff) as u8) {
+        // They exit without EPT alone.
+        ExceptionVector::PF => VmExit::PageFault(LinearFault {
+            gva: Gva(report.qualification),
+            error: PfError::from_bits_truncate(report.error),
+        }),
+        vector => VmExit::Exception(vector, report.error),
+    }
 }
 
 /// What the processor did not take, so that the guest was not entered.

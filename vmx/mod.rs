@@ -7,8 +7,9 @@
 //! | [`capability`] | what the processor can do, and the controls that follow |
 //! | [`vmcs`] | the fields of the control structure |
 //! | [`region`] | the pages shared with the processor, and the window of root operation |
-//! | [`shared`] | the pages of all guests |
+//! | [`shared`], [`switched`] | the pages of all guests; MSRs that are switched by hand |
 //! | [`asm`] | the instructions; enter.S has the world switch |
+//! | [`linear`] | the control registers in the processor; guests without EPT |
 //! | [`exit`], [`event`] | exit reasons to typed exits; events as the VMCS writes them |
 //! | [`quirks`] | what differs between processors beside VMX itself |
 //! | [`check`] | which rule about guest state an entry broke |
@@ -21,13 +22,16 @@ mod capability;
 mod check;
 mod event;
 mod exit;
+mod linear;
 mod quirks;
 mod region;
 mod shared;
+mod switched;
 mod vcpu;
 mod vmcs;
 
 use crate::abi::rvmm::VENDOR_VMX;
+use crate::arch::cr::Efer;
 use crate::arch::mitigation::L1dFlush;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::mitigation::host_flags;
@@ -62,21 +66,19 @@ pub(crate) fn is_present() -> bool {
 fn capabilities(id: u32) -> Result<VmxMsrs> {
     let read = |index| cpu::rdmsr_on(id, index);
     let basic = read(msr::IA32_VMX_BASIC)?;
-    if basic & BASIC_TRUE_CONTROLS == 0 {
-        return Ok(VmxMsrs { basic, ..VmxMsrs::default() });
-    }
-    let primary = read(msr::IA32_VMX_TRUE_PROCBASED_CTLS)?;
+    let form = |plain, exact| read(if basic & BASIC_TRUE_CONTROLS == 0 { plain } else { exact });
+    let primary = form(msr::IA32_VMX_PROCBASED_CTLS, msr::IA32_VMX_TRUE_PROCBASED_CTLS)?;
     // Bit 31 of the allowed 1-settings: the secondary controls.
     let secondary = if primary >> 63 != 0 { read(msr::IA32_VMX_PROCBASED_CTLS2)? } else { 0 };
     // Bits 1 and 5 of the allowed 1-settings: EPT, VPID.
     let ept_vpid = if secondary >> 32 & 0x22 != 0 { read(msr::IA32_VMX_EPT_VPID_CAP)? } else { 0 };
     Ok(VmxMsrs {
         basic,
-        pin: read(msr::IA32_VMX_TRUE_PINBASED_CTLS)?,
+        pin: form(msr::IA32_VMX_PINBASED_CTLS, msr::IA32_VMX_TRUE_PINBASED_CTLS)?,
         primary,
         secondary,
-        exit: read(msr::IA32_VMX_TRUE_EXIT_CTLS)?,
-        entry: read(msr::IA32_VMX_TRUE_ENTRY_CTLS)?,
+        exit: form(msr::IA32_VMX_EXIT_CTLS, msr::IA32_VMX_TRUE_EXIT_CTLS)?,
+        entry: form(msr::IA32_VMX_ENTRY_CTLS, msr::IA32_VMX_TRUE_ENTRY_CTLS)?,
         ept_vpid,
         misc: read(msr::IA32_VMX_MISC)?,
         cr0_fixed0: read(msr::IA32_VMX_CR0_FIXED0)?,
@@ -115,11 +117,11 @@ fn quirks(traces: bool) -> VmxQuirks {
 }
 
 impl Vmx {
-    /// Probes every CPU and allocates what each needs.
+    /// Probes every CPU and allocates what each needs. `ept`: guests have EPT where the processor does.
     ///
     /// # Errors
     /// The reason why this machine cannot run guests, or the host's error.
-    pub(crate) fn new() -> Result<core::result::Result<Vmx, UnsupportedHost>> {
+    pub(crate) fn new(ept: bool) -> Result<core::result::Result<Vmx, UnsupportedHost>> {
         if !is_present() {
             return Ok(Err(UnsupportedHost::NoExtension));
         }
@@ -134,10 +136,14 @@ impl Vmx {
             Ok(msrs) => msrs,
             Err(why) => return Ok(Err(why)),
         };
-        let setup = match VmxSetup::new(&msrs) {
+        let setup = match VmxSetup::new(&msrs, ept) {
             Ok(setup) => setup,
             Err(what) => return Ok(Err(UnsupportedHost::Lacks(what))),
         };
+        // Tables of ours have bits that forbid execution, and entries keep the host's EFER but for the mode.
+        if !setup.has_ept() && cpu::rdmsr_on(cpu::cpu_id(), msr::IA32_EFER)? & Efer::NXE.bits() == 0 {
+            return Ok(Err(UnsupportedHost::Lacks("EPT, or EFER.NXE")));
+        }
         let mut cpus = KVec::with_capacity(cpu::limit() as usize, GFP_KERNEL)?;
         for id in 0..cpu::limit() {
             cpus.push_within_capacity(VmxCpuArea::new(id, &setup)?)?;
@@ -189,6 +195,6 @@ impl VendorBackend for Vmx {
     }
 
     fn format(&self) -> Option<Ept> {
-        Some(self.format)
+        self.setup.has_ept().then_some(self.format)
     }
 }

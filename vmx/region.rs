@@ -7,15 +7,19 @@
 
 #![expect(unsafe_code, reason = "memory shared with the processor, and root operation")]
 
+mod registers;
+
 use super::asm::{self, HostSegments, VmFail};
-use super::capability::{EptVpid, PrimaryControls, VmEntryControls, VmxSetup, CR0_PAGED};
+use super::capability::{EptVpid, PrimaryControls, VmxSetup};
 use super::event;
 use super::exit::{EntryRefusal, ExitReport, REASON_EPT_VIOLATION, VM_FAIL};
+use super::linear::{cr0_host, LINEAR_EXCEPTIONS};
 use super::quirks::VmxQuirks;
-use super::shared::{SharedPages, SWITCHED};
+use super::shared::SharedPages;
+use super::switched::{SwitchedMsrs, SWITCHED};
 use super::vmcs::{GuestField, HostField, OwnedField, ReadField, VmcsField};
 use crate::arch::addr::Hpa;
-use crate::arch::cr::{Cr0, Cr4};
+use crate::arch::cr::{Cr4, Efer};
 use crate::arch::exception::ExceptionVector;
 use crate::arch::msr::PEBS_ENABLE;
 use crate::host::cpu::PinnedCpu;
@@ -24,7 +28,7 @@ use crate::host::msr::{rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::KernelPages;
 use crate::host::timer;
 use crate::mmu::asid::{AsidPool, AsidTag, AssignedAsid};
-use crate::mmu::format::Ept;
+use crate::mmu::format::{Ept, HardwareRoot};
 use crate::vcpu::backend::TableRoot;
 use crate::vcpu::exit::WATCHED_EXCEPTIONS;
 use core::cell::UnsafeCell;
@@ -107,29 +111,9 @@ struct LoadedVmcs {
     debugctl: u64,
     /// PEBS_ENABLE.
     pebs: u64,
+    /// EFER.SCE, where entries and exits do not switch it.
+    syscalls: Option<bool>,
     msrs: [u64; SWITCHED.len()],
-}
-
-/// The guest's values of the MSRs that are switched by hand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SwitchedMsrs {
-    pub(super) star: u64,
-    pub(super) lstar: u64,
-    pub(super) cstar: u64,
-    pub(super) sfmask: u64,
-    pub(super) kernel_gs_base: u64,
-}
-
-impl SwitchedMsrs {
-    /// In the order of `SWITCHED`.
-    fn to_array(self) -> [u64; SWITCHED.len()] {
-        [self.star, self.lstar, self.cstar, self.sfmask, self.kernel_gs_base]
-    }
-
-    fn from_array(v: [u64; SWITCHED.len()]) -> SwitchedMsrs {
-        let [star, lstar, cstar, sfmask, kernel_gs_base] = v;
-        SwitchedMsrs { star, lstar, cstar, sfmask, kernel_gs_base }
-    }
 }
 
 fn read_switched() -> [u64; SWITCHED.len()] {
@@ -151,6 +135,19 @@ fn write_switched(new: &[u64; SWITCHED.len()], old: &[u64; SWITCHED.len()]) -> R
         }
     }
     Ok(())
+}
+
+/// Lets SYSCALL work, or not. Returns whether it did.
+fn set_syscalls(on: bool) -> bool {
+    // SAFETY: Every 64-bit processor has it.
+    let efer = unsafe { rdmsr(msr::IA32_EFER) };
+    let sce = Efer::SCE.bits();
+    let wanted = if on { efer | sce } else { efer & !sce };
+    if wanted != efer {
+        // SAFETY: No system call comes before the window is dropped, which puts it back; nothing else changes.
+        unsafe { wrmsr(msr::IA32_EFER, wanted) };
+    }
+    efer & sce != 0
 }
 
 /// Says in the log that the host did not get something back.
@@ -261,6 +258,9 @@ impl<'a> VmxWindow<'a> {
         if write_switched(&l.msrs, &read_switched()).is_err() {
             lost("system call MSRs");
         }
+        if let Some(on) = l.syscalls {
+            set_syscalls(on);
+        }
         if l.debugctl != 0 {
             // SAFETY: The value found; exits clear it.
             unsafe { wrmsr(msr::IA32_DEBUGCTL, l.debugctl) };
@@ -298,31 +298,23 @@ pub(super) struct VmcsMemory {
     live: AtomicBool,
 }
 
-/// CR0 bits that are not the guest's own: entries and exits do not switch CD and NW, and NE must be 1.
-const CR0_HOST: Cr0 = Cr0::CD.union(Cr0::NW).union(Cr0::NE);
-
-/// CR4 bits that the guest may change without an exit, as far as it has them.
-const CR4_GUEST: Cr4 = Cr4::VME
-    .union(Cr4::PVI)
-    .union(Cr4::TSD)
-    .union(Cr4::DE)
-    .union(Cr4::PSE)
-    .union(Cr4::PAE)
-    .union(Cr4::PGE)
-    .union(Cr4::PCE)
-    .union(Cr4::OSFXSR)
-    .union(Cr4::OSXMMEXCPT)
-    .union(Cr4::UMIP)
-    .union(Cr4::FSGSBASE)
-    .union(Cr4::PCIDE)
-    .union(Cr4::OSXSAVE)
-    .union(Cr4::SMEP)
-    .union(Cr4::SMAP)
-    .union(Cr4::PKE);
+/// What the processor walks for a guest without EPT.
+struct LinearTables {
+    /// Directory pointers of the PAE format, below 4 GiB.
+    pointers: KernelPages,
+    /// What the VMCS leads to, unless it is to be written anew.
+    walked: Option<HardwareRoot>,
+    /// The guest's EFER.SCE.
+    syscalls: bool,
+}
 
 /// An owned VMCS with its guest's part of the switched MSRs.
 ///
 /// Its fields are in the processor while it is live; what is written at other times waits.
+///
+/// # Invariants
+/// There are `linear` tables where the setup has no EPT. Then each entry is confined to tables of ours, and what would make
+/// the processor walk others exits.
 pub(super) struct VmcsPage {
     memory: Arc<VmcsMemory>,
     setup: VmxSetup,
@@ -337,6 +329,8 @@ pub(super) struct VmcsPage {
     tpr_threshold_written: u8,
     ept_pointer: u64,
     vpid: u64,
+    /// Without EPT.
+    linear: Option<KBox<LinearTables>>,
     /// The bits of CR4 that the guest changes without an exit.
     cr4_guest: u64,
     host: [u64; HostField::ALL.len()],
@@ -353,6 +347,13 @@ impl VmcsPage {
     pub(super) fn new(setup: &VmxSetup, shared: Arc<SharedPages>) -> Result<VmcsPage> {
         let (vmcs, virtual_apic) = (region(setup.revision)?, KernelPages::new(0)?);
         let memory = VmcsMemory { vmcs, virtual_apic, shared, live: AtomicBool::new(false) };
+        let mut exceptions = WATCHED_EXCEPTIONS.into();
+        let mut linear = None;
+        if !setup.has_ept() {
+            exceptions |= LINEAR_EXCEPTIONS;
+            let tables = LinearTables { pointers: KernelPages::low()?, walked: None, syscalls: false };
+            linear = Some(KBox::new(tables, GFP_KERNEL_ACCOUNT)?);
+        }
         Ok(VmcsPage {
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
             setup: *setup,
@@ -360,12 +361,13 @@ impl VmcsPage {
             launched: false,
             primary: setup.primary,
             primary_written: 0,
-            exceptions: WATCHED_EXCEPTIONS.into(),
+            exceptions,
             exceptions_written: 0,
             tpr_threshold: 0,
             tpr_threshold_written: 0,
             ept_pointer: 0,
             vpid: 0,
+            linear,
             cr4_guest: 0,
             host: [0; HostField::ALL.len()],
             msrs: SwitchedMsrs::default(),
@@ -423,57 +425,6 @@ impl VmcsPage {
 
     fn own(&mut self, field: OwnedField, value: u64) {
         self.vmwrite(field.encoding(), value);
-    }
-
-    /// Returns CR0, CR4 and the entry controls as the processor has them, for the checks.
-    pub(super) fn owned_state(&self) -> (u64, u64, u32, u32) {
-        (
-            self.vmread(OwnedField::Cr0.encoding()),
-            self.vmread(OwnedField::Cr4.encoding()),
-            self.vmread(OwnedField::VmEntryControls.encoding()) as u32,
-            self.vmread(OwnedField::ActivityState.encoding()) as u32,
-        )
-    }
-
-    /// Returns the bits of CR0 that are not the guest's own.
-    fn cr0_host(&self) -> u64 {
-        CR0_HOST.bits() | if self.setup.is_unrestricted() { 0 } else { CR0_PAGED }
-    }
-
-    /// Returns CR0 and CR4 as the guest sees them.
-    pub(super) fn control_registers(&self) -> (u64, u64) {
-        let merge = |real: OwnedField, shadow: OwnedField, host: u64| {
-            (self.vmread(real.encoding()) & !host) | (self.vmread(shadow.encoding()) & host)
-        };
-        (
-            merge(OwnedField::Cr0, OwnedField::Cr0Shadow, self.cr0_host()),
-            merge(OwnedField::Cr4, OwnedField::Cr4Shadow, !self.cr4_guest),
-        )
-    }
-
-    /// Sets CR0 and CR4 as the guest sees them, and whether it is in IA-32e mode.
-    pub(super) fn set_control_registers(&mut self, cr0: u64, cr4: u64, long: bool) {
-        // Machine checks exit only with MCE set; without it they shut the processor down.
-        let mce = asm::cr4() & Cr4::MCE.bits();
-        self.own(OwnedField::Cr0, (cr0 & !self.cr0_host()) | self.setup.cr0_one);
-        self.own(OwnedField::Cr0Shadow, cr0);
-        self.own(OwnedField::Cr4Mask, !self.cr4_guest);
-        self.own(OwnedField::Cr4, (cr4 & self.cr4_guest) | self.setup.cr4_one | mce);
-        self.own(OwnedField::Cr4Shadow, cr4);
-        let mode = if long { VmEntryControls::GUEST_64.bits() } else { 0 };
-        self.own(OwnedField::VmEntryControls, u64::from(self.setup.entry | mode));
-    }
-
-    /// Carries out the part of a guest's write to CR0 or CR4 that is not its own, so that the write runs
-    /// without an exit when it is tried again: what the guest reads of those bits.
-    pub(super) fn set_shadows(&mut self, cr0: u64, cr4: u64) {
-        self.own(OwnedField::Cr0Shadow, cr0);
-        self.own(OwnedField::Cr4Shadow, cr4);
-    }
-
-    /// Says which bits of CR4 the guest has. Counts from the next [`VmcsPage::set_control_registers`] on.
-    pub(super) fn set_cr4_guest(&mut self, has: u64) {
-        self.cr4_guest = CR4_GUEST.bits() & has;
     }
 
     /// Turns the exits for a window, for debug registers or for HLT on or off.
@@ -575,10 +526,18 @@ impl VmcsPage {
             // SAFETY: Switches sampling off, for the window.
             unsafe { wrmsr(PEBS_ENABLE, 0) };
         }
+        let syscalls = self.linear.as_ref().map(|linear| set_syscalls(linear.syscalls));
         self.launched = false;
         self.memory.live.store(true, Relaxed);
-        window.loaded =
-            Some(LoadedVmcs { memory: self.memory.clone(), segments, fs_base, debugctl, pebs, msrs: host });
+        window.loaded = Some(LoadedVmcs {
+            memory: self.memory.clone(),
+            segments,
+            fs_base,
+            debugctl,
+            pebs,
+            syscalls,
+            msrs: host,
+        });
         if write_switched(&self.msrs.to_array(), &host).is_err() {
             self.note_refusal(EntryRefusal::Msr);
         }
@@ -641,7 +600,7 @@ impl VmcsPage {
             (OwnedField::DebugCtl, 0),
             (OwnedField::MsrBitmap, bitmap),
             (OwnedField::VirtualApic, apic),
-            (OwnedField::Cr0Mask, self.cr0_host()),
+            (OwnedField::Cr0Mask, cr0_host(&s)),
         ] {
             self.own(field, value);
         }
@@ -654,6 +613,8 @@ impl VmcsPage {
         let of_msr = |index| unsafe { rdmsr(index) };
         for (i, field) in HostField::ALL.iter().enumerate() {
             let value = match field {
+                // Exits do not load it, and the processor may not have the field.
+                HostField::Pat | HostField::Efer if self.linear.is_some() => continue,
                 HostField::EsSelector | HostField::DsSelector => 0,
                 HostField::FsSelector | HostField::GsSelector => 0,
                 HostField::CsSelector => u64::from(s.cs),
@@ -723,7 +684,12 @@ impl VmcsPage {
         if !window.is_loaded(&self.memory) {
             return ExitReport { reason: VM_FAIL, ..ExitReport::default() };
         }
-        self.write_address_space(window, format.eptp(root.hpa()), tag, flush);
+        if self.linear.is_some() {
+            // Without VPIDs entries and exits flush everything.
+            self.confine(root);
+        } else {
+            self.write_address_space(window, format.eptp(root.hpa()), tag, flush);
+        }
         if self.primary != self.primary_written {
             self.primary_written = self.primary;
             self.own(OwnedField::PrimaryControls, u64::from(self.primary));

@@ -4,15 +4,12 @@
 //!
 //! They are written once, at load.
 
+use super::switched::SWITCHED;
 use crate::arch::addr::Hpa;
 use crate::arch::msr::PEBS_ENABLE;
 use crate::host::page::KernelPages;
 use kernel::prelude::*;
 use x86::msr;
-
-/// The MSRs that neither entries nor exits switch. Guests access them without exits.
-pub(super) const SWITCHED: [u32; 5] =
-    [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK, msr::IA32_KERNEL_GSBASE];
 
 /// An MSR bitmap: a bit for reading and one for writing, set where the access exits. SDM, "MSR-Bitmap
 /// Address".

@@ -7,11 +7,12 @@
 //! the guest left in the processor.
 
 use super::asm;
-use super::capability::{PrimaryControls, VmxSetup, CR0_PAGED};
+use super::capability::{PrimaryControls, VmEntryControls, VmxSetup, CR0_PAGED};
 use super::check::{self, GuestState, TableField};
 use super::event::{self, EntryInjection, BY_MOV_SS, BY_NMI, BY_STI};
 use super::exit::{self, decode, ExitReport, REASON_CR};
-use super::region::{SwitchedMsrs, VmcsPage, VmxWindow};
+use super::region::{VmcsPage, VmxWindow};
+use super::switched::SwitchedMsrs;
 use super::vmcs::{GuestField, SegmentFields};
 use crate::arch::addr::canonical;
 use crate::arch::cr::{Cr0, CrRules, CrState, Efer, Rflags};
@@ -48,10 +49,14 @@ struct StateImage {
 }
 
 impl StateImage {
+    /// Returns the control registers; nothing is said of CS.
+    fn control(&self) -> CrState {
+        CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long: false }
+    }
+
     /// Returns whether PAE paging is on, for which the processor has the directory pointers in registers.
     fn is_pae_paging(&self) -> bool {
-        CrState { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer, cs_long: false }
-            .is_pae_paging()
+        self.control().is_pae_paging()
     }
 }
 
@@ -74,8 +79,12 @@ pub(crate) struct VmxVcpu {
     setup_ones: (u64, u64),
     /// Real mode and protected mode without paging run as they are.
     unrestricted: bool,
-    /// CR0.PE and CR0.PG are set; known where the guest cannot change them without an exit.
-    paged: bool,
+    /// Without EPT: CR3, CR4 and EFER are changed by software alone, and have their truth in the image.
+    is_linear: bool,
+    /// Without unrestricted guest: CR0.PE or CR0.PG is clear, which the guest cannot change without an exit.
+    is_unpaged: bool,
+    /// Nor can the processor run it with our tables; looked at where segments or control registers have changed.
+    is_emulated: bool,
     event: Option<GuestEvent>,
     interruptibility: u32,
     interruptibility_written: Option<u32>,
@@ -111,7 +120,9 @@ impl VmxVcpu {
             linear_bits,
             setup_ones: (setup.cr0_one, setup.cr4_one),
             unrestricted: setup.is_unrestricted(),
-            paged: false,
+            is_linear: !setup.has_ept(),
+            is_unpaged: !setup.is_unrestricted(),
+            is_emulated: true,
             event: None,
             interruptibility: 0,
             interruptibility_written: None,
@@ -154,10 +165,12 @@ impl VmxVcpu {
         }
         if want.contains(StateGroups::CONTROL) {
             (out.cr0, out.cr4) = v.control_registers();
-            (out.cr3, out.efer) = (v.read(GuestField::Cr3), v.read(GuestField::Efer));
-            // In other modes the fields are left over, and what software has set is kept.
-            if out.is_pae_paging() {
-                out.pdptes = GuestField::PDPTES.map(|f| v.read(f));
+            if !self.is_linear {
+                (out.cr3, out.efer) = (v.cr3(), v.read(GuestField::Efer));
+                // In other modes the fields are left over, and what software has set is kept.
+                if out.is_pae_paging() {
+                    out.pdptes = GuestField::PDPTES.map(|f| v.read(f));
+                }
             }
         }
         if want.contains(StateGroups::SYSCALL) {
@@ -165,7 +178,9 @@ impl VmxVcpu {
             m.sysenter_cs = v.read(GuestField::SysenterCs);
             m.sysenter_esp = v.read(GuestField::SysenterEsp);
             m.sysenter_eip = v.read(GuestField::SysenterEip);
-            m.pat = v.read(GuestField::Pat);
+            if !self.is_linear {
+                m.pat = v.read(GuestField::Pat);
+            }
         }
         if want.contains(StateGroups::DEBUG) {
             out.dr7 = v.read(GuestField::Dr7);
@@ -190,11 +205,8 @@ impl VmxVcpu {
             self.vmcs.write(GuestField::IdtrLimit, u64::from(image.idt.limit));
         }
         if dirty.contains(StateGroups::CONTROL) {
-            let long = image.efer & Efer::LMA.bits() != 0;
-            self.vmcs.set_control_registers(image.cr0, image.cr4, long);
-            self.vmcs.write(GuestField::Cr3, image.cr3);
-            self.vmcs.write(GuestField::Efer, image.efer);
-            if image.is_pae_paging() {
+            self.vmcs.set_control_registers(&image.control());
+            if image.is_pae_paging() && !self.is_linear {
                 for (field, entry) in GuestField::PDPTES.into_iter().zip(image.pdptes) {
                     self.vmcs.write(field, entry);
                 }
@@ -207,7 +219,9 @@ impl VmxVcpu {
             self.vmcs.write(GuestField::SysenterCs, m.sysenter_cs);
             self.vmcs.write(GuestField::SysenterEsp, m.sysenter_esp);
             self.vmcs.write(GuestField::SysenterEip, m.sysenter_eip);
-            self.vmcs.write(GuestField::Pat, m.pat);
+            if !self.is_linear {
+                self.vmcs.write(GuestField::Pat, m.pat);
+            }
         }
         if dirty.contains(StateGroups::DEBUG) {
             self.vmcs.write(GuestField::Dr7, image.dr7);
@@ -313,7 +327,7 @@ impl VmxVcpu {
             return decode(&self.report);
         }
         let (cr0, cr4) = self.vmcs.control_registers();
-        let (cr3, efer) = (self.vmcs.read(GuestField::Cr3), self.vmcs.read(GuestField::Efer));
+        let (cr3, efer) = (self.vmcs.cr3(), self.vmcs.read(GuestField::Efer));
         let now = CrState { cr0, cr3, cr4, efer, cs_long: cs.is_long() };
         let rules = &self.cr_rules;
         let checked =
@@ -325,6 +339,50 @@ impl VmxVcpu {
             Err(_) => return VmExit::Forbidden,
         }
         VmExit::Resolved
+    }
+
+    /// Returns whether an unpaged guest is one that the processor cannot run: in real mode, or on the way from there with
+    /// segments that entries refuse; and with EPT, where it would walk tables that the guest does not have.
+    #[inline(never)]
+    fn must_emulate(&mut self, rflags: u64) -> bool {
+        if !self.is_linear || self.image.cr0 & Cr0::PE.bits() == 0 {
+            return true;
+        }
+        if self.dirty.intersects(StateGroups::SEGMENTS | StateGroups::CONTROL) {
+            let mut image = self.image;
+            self.fetch(StateGroups::SEGMENTS.difference(self.stale()), &mut image);
+            let segs = image.segs.map(|seg| usable_data(&seg));
+            self.is_emulated = check::broken_segments(&segs, &image.ldtr, &busy(&image.tr), rflags).is_some();
+        }
+        self.is_emulated
+    }
+
+    /// Returns the groups of which the VMCS does not have what is in force.
+    fn stale(&self) -> StateGroups {
+        if self.vmcs.is_live() {
+            self.dirty
+        } else {
+            StateGroups::all()
+        }
+    }
+
+    /// Takes control registers over. Returns whether any is another one than before, CR2 aside.
+    fn take_control(&mut self, from: &VcpuState) -> bool {
+        let mut was = self.image;
+        if self.is_linear {
+            self.fetch(StateGroups::CONTROL.difference(self.stale()), &mut was);
+        }
+        let image = &mut self.image;
+        (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
+        (image.efer, image.pdptes) = (from.efer, from.pdptes);
+        self.is_unpaged = !self.unrestricted && from.cr0 & CR0_PAGED != CR0_PAGED;
+        self.cr2 = from.cr2;
+        let has_other_rules = self.cr_rules != from.cr_rules;
+        if has_other_rules {
+            self.cr_rules = from.cr_rules;
+            self.vmcs.set_cr4_guest(from.cr_rules.cr4_bits());
+        }
+        has_other_rules || was.control() != self.image.control()
     }
 
     /// Returns why the processor did not enter.
@@ -342,12 +400,19 @@ impl VmxVcpu {
         self.fetch(StateGroups::all(), &mut image);
         let (cr0, cr4, entry, activity) = v.owned_state();
         let table = |base, limit| TableField { base: v.read(base), limit: v.read(limit) as u32 };
+        let (lme, nxe) = (Efer::LME | Efer::LMA, Efer::NXE);
+        // Where there is no field, an entry gives it the mode and keeps the rest.
+        let efer = match self.is_linear {
+            true if entry & VmEntryControls::GUEST_64.bits() != 0 => (lme | nxe).bits(),
+            true => nxe.bits(),
+            false => image.efer,
+        };
         GuestState {
             cr0,
-            cr3: image.cr3,
+            cr3: v.cr3(),
             cr4,
             dr7: image.dr7,
-            efer: image.efer,
+            efer,
             pdptes: image.pdptes,
             pat: image.syscall.pat,
             sysenter_esp: image.syscall.sysenter_esp,
@@ -390,7 +455,7 @@ impl BackendVcpu for VmxVcpu {
 
     #[inline]
     fn enter(&mut self, window: &mut VmxWindow<'_>, root: &TableRoot<'_>, state: &mut VcpuState) -> RawExit {
-        if !self.paged && !self.unrestricted {
+        if self.is_unpaged && self.must_emulate(state.rflags) {
             self.report = ExitReport { reason: exit::SOFTWARE, ..ExitReport::default() };
             return self.report.raw();
         }
@@ -433,7 +498,7 @@ impl BackendVcpu for VmxVcpu {
     }
 
     fn exit(&mut self, _raw: RawExit, state: &mut VcpuState) -> VmExit {
-        if self.report.basic() == Some(REASON_CR) {
+        if self.report.basic() == Some(REASON_CR) && !self.is_linear {
             return self.control_register(state);
         }
         decode(&self.report)
@@ -456,9 +521,7 @@ impl BackendVcpu for VmxVcpu {
 
     fn read_state(&self, want: StateGroups, out: &mut VcpuState) {
         let mut image = self.image;
-        if self.vmcs.is_live() {
-            self.fetch(want.difference(self.dirty), &mut image);
-        }
+        self.fetch(want.difference(self.stale()), &mut image);
         if want.contains(StateGroups::SEGMENTS) {
             (out.segs, out.ldtr, out.tr) = (image.segs, image.ldtr, image.tr);
         }
@@ -485,7 +548,7 @@ impl BackendVcpu for VmxVcpu {
         }
     }
 
-    fn write_state(&mut self, dirty: StateGroups, from: &VcpuState) {
+    fn write_state(&mut self, mut dirty: StateGroups, from: &VcpuState) {
         let image = &mut self.image;
         if dirty.contains(StateGroups::SEGMENTS) {
             (image.segs, image.ldtr, image.tr) = (from.segs, from.ldtr, from.tr);
@@ -497,19 +560,13 @@ impl BackendVcpu for VmxVcpu {
         if dirty.contains(StateGroups::TABLES) {
             (image.gdt, image.idt) = (from.gdt, from.idt);
         }
-        if dirty.contains(StateGroups::CONTROL) {
-            (image.cr0, image.cr3, image.cr4) = (from.cr0, from.cr3, from.cr4);
-            self.paged = from.cr0 & CR0_PAGED == CR0_PAGED;
-            (image.efer, image.pdptes) = (from.efer, from.pdptes);
-            if self.cr_rules != from.cr_rules {
-                self.cr_rules = from.cr_rules;
-                self.vmcs.set_cr4_guest(from.cr_rules.cr4_bits());
-            }
-            self.cr2 = from.cr2;
+        // Without EPT this comes with each page fault of the guest's, for CR2.
+        if dirty.contains(StateGroups::CONTROL) && !self.take_control(from) && self.is_linear {
+            dirty.remove(StateGroups::CONTROL);
         }
         if dirty.contains(StateGroups::SYSCALL) {
             let m = from.syscall;
-            image.syscall = m;
+            self.image.syscall = m;
             // Made such that WRMSR takes them.
             self.vmcs.set_switched(SwitchedMsrs {
                 star: m.star,
@@ -520,7 +577,7 @@ impl BackendVcpu for VmxVcpu {
             });
         }
         if dirty.contains(StateGroups::DEBUG) {
-            image.dr7 = from.dr7;
+            self.image.dr7 = from.dr7;
             self.dr6 = from.dr6;
             if self.debug_loaded {
                 asm::set_dr6(from.dr6);

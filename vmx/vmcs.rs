@@ -136,8 +136,6 @@ fields! {
         GdtrBase = 0x6816,
         /// IDTR base.
         IdtrBase = 0x6818,
-        /// CR3.
-        Cr3 = 0x6802,
         /// DR7.
         Dr7 = 0x681a,
         /// RSP.
@@ -238,6 +236,8 @@ fields! {
         Cr4Shadow = 0x6006,
         /// CR0.
         Cr0 = 0x6800,
+        /// CR3, which without EPT names the tables that are walked.
+        Cr3 = 0x6802,
         /// CR4.
         Cr4 = 0x6804,
     }

@@ -7,4 +7,5 @@ mod check;
 mod event;
 mod exit;
 mod quirks;
+mod vcpu;
 mod vmcs;
