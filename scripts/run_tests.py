@@ -72,11 +72,13 @@ PRINTING = threading.Lock()
 
 
 class Host(NamedTuple):
-    """An emulated host: what runs it, the processor where a test asks for no other, and its kernel."""
+    """An emulated host: what runs it, the processor where a test asks for no other, its kernel, and the parameters that
+    its tests load the module with."""
 
     backend: Any
     cpu: str
     kernel: str = "stock"
+    parameters: str = ""
 
 
 HOSTS = {
@@ -87,6 +89,8 @@ HOSTS = {
     "intel": Host(bochs_host, bochs_host.DEFAULT_CPU),
     "intel-new": Host(bochs_host, "arrow_lake"),
     "intel-old": Host(bochs_host, "corei5_lynnfield_750"),
+    "intel-shadow": Host(bochs_host, bochs_host.DEFAULT_CPU, parameters="ept=0"),
+    "intel-core2": Host(bochs_host, "core2_penryn_t9600"),
 }
 DEFAULT_HOSTS = [name for name, host in HOSTS.items() if host.kernel == "stock"]
 
@@ -289,7 +293,9 @@ class SystemTest:
         command += [f"--file={os.path.join(TOP, path)}" for path in self.all("file")]
         if disk:
             command += ["--disk", disk]
+        parameters = HOSTS[self.host].parameters
         given = f"SOAK_SECONDS={self.seconds} " if self.parts() else ""
+        given += f"MODULE_PARAMETERS='{parameters}' " if parameters else ""
         return command + ["--", f"{given}sh tests/system/{self.name}.sh"], self.timeout() + 300
 
     def skipped(self, why):

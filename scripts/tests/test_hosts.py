@@ -65,6 +65,12 @@ class Heads(unittest.TestCase):
         self.assertEqual(self.head("", "amd-4level").shape_keys(), {"cpu": "max,la57=off"})
         self.assertEqual(self.head("", "intel-old").shape_keys(), {"cpu": "corei5_lynnfield_750"})
 
+    def test_a_host_may_give_the_module_parameters(self):
+        test = self.head("# hosts: intel, intel-shadow\n", "intel-shadow")
+        self.assertEqual(test.shape_keys(), self.head("", "intel").shape_keys())
+        self.assertEqual(test.command(None)[0][-1], "MODULE_PARAMETERS='ept=0' sh tests/system/t.sh")
+        self.assertEqual(self.head("", "intel").command(None)[0][-1], "sh tests/system/t.sh")
+
     def test_time_limits_are_longer_on_intel_unless_given_for_it(self):
         self.assertEqual(self.head("# timeout: 100\n", "amd").timeout(), 100)
         self.assertEqual(self.head("# timeout: 100\n", "intel").timeout(), 300)

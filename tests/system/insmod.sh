@@ -3,14 +3,20 @@
 # Life cycle of the module on a machine with SVM or VMX.
 # ring: system
 # timeout: 120
-# hosts: amd, amd-4level, amd-shadow, intel, intel-new, intel-old
+# hosts: amd, amd-4level, amd-shadow, intel, intel-new, intel-old, intel-shadow, intel-core2
 # ring@amd-4level: full
 # ring@intel-old: full
+# ring@intel-core2: full
 . ./tests/system/lib.sh
 
-check "insmod finds SVM or VMX" 'insmod rvmm.ko'
+check "insmod finds SVM or VMX" 'insmod rvmm.ko ${MODULE_PARAMETERS-}'
 check "/dev/rvmm is a character device" '[ -c /dev/rvmm ]'
 check "the log says what was found" 'dmesg | grep -qiE "rvmm.*(svm|vmx)"'
+nested='npt|ept'
+[ -z "${MODULE_PARAMETERS-}" ] || nested=none
+shadow=0
+grep -qwE "^flags.*($nested)" /proc/cpuinfo || shadow=1
+check "the log says whether guests have shadow pages" '[ "$(dmesg | grep -cE "rvmm: (SVM|VMX) .*shadow pages")" = $shadow ]'
 check "a second insmod is refused" '! insmod rvmm.ko 2>/dev/null'
 sleep 1000 </dev/rvmm &
 holder=$!

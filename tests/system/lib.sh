@@ -28,8 +28,9 @@ limit() { echo $(($1 * slow)); }
 # reason most guests are the ELF kernel, which need not decompress itself.
 fast="quiet mitigations=off nokaslr audit=0 raid=noautodetect cryptomgr.notests rodata=off"
 
+# load_module [PARAMETER…]: with those of the host, too.
 load_module() {
-	insmod rvmm.ko "$@" || { not_ok "insmod rvmm.ko"; finish; }
+	insmod rvmm.ko ${MODULE_PARAMETERS-} "$@" || { not_ok "insmod rvmm.ko"; finish; }
 	# For who reads the addresses that run-host notes of a host that stood still.
 	sed -n 's/^rvmm .* \(0x[0-9a-f]*\).*/# rvmm is at \1/p' /proc/modules
 }
