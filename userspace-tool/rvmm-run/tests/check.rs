@@ -10,15 +10,15 @@ fn flags(flags: &str) -> Finding {
 }
 
 #[test]
-fn svm_needs_nested_paging() {
+fn svm_is_slower_without_nested_paging() {
     assert!(matches!(flags("svm npt"), Finding::Has(_)));
-    assert!(matches!(flags("svm"), Finding::Lacks(text) if text.contains("NPT")));
+    assert!(matches!(flags("svm"), Finding::Slow(text) if text.contains("nested paging")));
 }
 
 #[test]
-fn vmx_needs_extended_page_tables() {
+fn vmx_is_slower_without_extended_page_tables() {
     assert!(matches!(flags("vmx ept"), Finding::Has(_)));
-    assert!(matches!(flags("vmx"), Finding::Lacks(text) if text.contains("EPT")));
+    assert!(matches!(flags("vmx"), Finding::Slow(text) if text.contains("extended page tables")));
 }
 
 #[test]

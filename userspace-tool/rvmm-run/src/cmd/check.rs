@@ -71,9 +71,9 @@ pub fn processor(cpuinfo: &str) -> Finding {
     };
     let has = |flag: &str| flags.split_whitespace().any(|f| f == flag);
     match (has("svm"), has("vmx")) {
-        (true, _) if !has("npt") => Finding::Lacks("nested paging: the processor has AMD SVM, but not NPT".into()),
+        (true, _) if !has("npt") => Finding::Slow("the processor has AMD SVM without nested paging: shadow pages are slower".into()),
         (true, _) => Finding::Has("the processor has AMD SVM with nested paging".into()),
-        (_, true) if !has("ept") => Finding::Lacks("EPT: the processor has Intel VMX without extended page tables".into()),
+        (_, true) if !has("ept") => Finding::Slow("the processor has Intel VMX without extended page tables: shadow pages are slower".into()),
         (_, true) => Finding::Has("the processor has Intel VMX with extended page tables".into()),
         _ => Finding::Lacks(
             "hardware virtualisation: no AMD SVM or Intel VMX; switch it on in the firmware (or, in a VM, in the outer hypervisor)".into(),
