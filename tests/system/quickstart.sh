@@ -18,7 +18,8 @@ ln -s /images /root/.cache/rvmm/images
 block toml quickstart.md | awk '/^# \// { file = $2 } { print >file }'
 check "the files are there" '[ -s /etc/rvmm/web.toml ] && [ -s /etc/rvmm/db.toml ]'
 block console quickstart.md >/tmp/session
-# For cu: who it runs as, and where it has its locks.
+# For cu: who it runs as, what that user may look at, and where it has its locks.
+chmod 755 / /etc /dev
 printf '%s\n' "root::0:0::/root:/bin/sh" "uucp:x:10:10::/:/bin/false" >/etc/passwd
 mkdir -p -m 1777 /var/lock
 transcript "$(limit 120)" /tmp/session "host# " "guest login: " "~ # " >/tmp/transcript
