@@ -31,6 +31,9 @@ pub const TESTS: &[Test] = &[
 /// DR6 with nothing to report, and with a step.
 const IDLE: u64 = 0xffff_0ff0;
 const STEP: u64 = IDLE | 1 << 14;
+/// What DR6 may say of breakpoints that are off: the processor still has the addresses of somebody before. SDM, "Debug Status
+/// Register (DR6)".
+const UNUSED: u64 = 0xf;
 
 fn debug(g: &Guest, control: u32, debugreg: [u64; 8]) {
     let d = kvm_guest_debug { control, pad: 0, arch: kvm_guest_debug_arch { debugreg } };
@@ -59,7 +62,7 @@ fn stop(g: &mut Guest) -> (u32, u64, u64) {
 fn step(g: &mut Guest, more: u32) -> u64 {
     set_steps(g, more);
     let (exception, pc, dr6) = stop(g);
-    assert_eq!((exception, dr6), (1, STEP));
+    assert_eq!((exception, dr6 & !UNUSED), (1, STEP));
     pc
 }
 
@@ -260,7 +263,7 @@ fn step_interrupt(c: &Ctx) {
     set_steps(&g, 0);
 
     let (exception, pc, dr6) = stop(&mut g);
-    assert_eq!((exception, dr6), (1, STEP));
+    assert_eq!((exception, dr6 & !UNUSED), (1, STEP));
     assert_eq!(g.memory.read::<1>(0x3000), [1], "the handler has run");
     assert!((0x1000..=0x1001).contains(&pc), "{pc:#x}");
 }
