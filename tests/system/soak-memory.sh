@@ -61,7 +61,9 @@ put $vm/memory.high $((used / 3 * 2))
 turn=0
 while time_left && kill -0 "$pid" 2>/dev/null; do
 	turn=$((turn + 1))
-	echo $((turn % nodes)) >$vm/cpuset.mems
+	# Where one node alone is allowed, NUMA balancing has nowhere to move a page.
+	[ $((turn % 4)) -ge 2 ] && mems=0-$((nodes - 1)) || mems=$((turn % nodes))
+	echo $mems >$vm/cpuset.mems
 	echo 1 >/proc/sys/vm/compact_memory
 	put $vm/memory.reclaim 4M 2>/dev/null
 	[ $((turn % 5)) != 0 ] || echo 3 >/proc/sys/vm/drop_caches
@@ -80,6 +82,7 @@ done
 echo "# KSM shares $(cat /sys/kernel/mm/ksm/pages_sharing) pages"
 check "pages went to the swap and came back" '[ "$(counted pswpin)" -gt 1000 ]'
 check "huge pages were split and made" '[ "$(counted thp_split_pmd)" -gt 0 ] && [ "$(counted thp_collapse_alloc)" -gt 0 ]'
+check "NUMA balancing moved pages" '[ "$(counted numa_pages_migrated)" -gt 0 ]'
 check "pages moved" '[ "$(counted pgmigrate_success)" -gt 1000 ]'
 check "KSM merged pages" '[ "$(cat /sys/kernel/mm/ksm/pages_sharing)" -gt 0 ]'
 kill -9 "$pid"
