@@ -477,16 +477,16 @@ refused:
 }
 
 /*
- * Goes to a label unless the word has the value that was seen. The words were read by
+ * Goes to the label end unless the word has the value that was seen. The words were read by
  * copy_from_user_nofault() before, in this process, so their addresses are those of user space.
  */
-#define RVMM_SAME(word, other)							\
+#define RVMM_SAME(word)								\
 	do {									\
 		u64 found;							\
 										\
-		unsafe_get_user(found, (u64 __user *)(word).hva, other);		\
+		unsafe_get_user(found, (u64 __user *)(word).hva, end);		\
 		if (found != (word).value)					\
-			goto other;						\
+			goto end;						\
 	} while (0)
 
 bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
@@ -497,7 +497,7 @@ bool rvmm_user_unchanged(const struct rvmm_word *words, u32 count)
 	pagefault_disable();
 	__uaccess_begin_nospec();
 	for (i = 0; i < count; i++)
-		RVMM_SAME(words[i], end);
+		RVMM_SAME(words[i]);
 	same = true;
 end:
 	__uaccess_end();
@@ -507,19 +507,16 @@ end:
 
 notrace bool rvmm_user_unchanged5(const struct rvmm_word *words)
 {
-	bool same;
+	bool same = false;
 
 	pagefault_disable();
 	__uaccess_begin_nospec();
-	RVMM_SAME(words[0], other);
-	RVMM_SAME(words[1], other);
-	RVMM_SAME(words[2], other);
-	RVMM_SAME(words[3], other);
-	RVMM_SAME(words[4], other);
+	RVMM_SAME(words[0]);
+	RVMM_SAME(words[1]);
+	RVMM_SAME(words[2]);
+	RVMM_SAME(words[3]);
+	RVMM_SAME(words[4]);
 	same = true;
-	goto end;
-other:
-	same = false;
 end:
 	__uaccess_end();
 	pagefault_enable();
