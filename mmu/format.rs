@@ -13,6 +13,7 @@
 //! Tables have 512 entries of 8 bytes. Levels count from 1, the table whose entries map 4 KiB.
 
 use crate::arch::addr::{Gfn, Hpa, Pfn, PAGE_SHIFT};
+use crate::arch::slice::copy_common;
 
 /// Entries in a table.
 pub(crate) const ENTRIES: usize = 512;
@@ -94,6 +95,20 @@ pub(crate) enum HardwareRoot {
     },
     /// Directory pointers of the PAE format.
     Pae([u64; 4]),
+}
+
+impl HardwareRoot {
+    /// Tables that map nothing.
+    pub(crate) const NOTHING: HardwareRoot = HardwareRoot::Pae([0; 4]);
+
+    /// Writes the directory pointers, if it has any, to the start of a page from which the processor is to load them.
+    pub(crate) fn write_pointers(&self, page: &mut [u8]) {
+        if let HardwareRoot::Pae(values) = self {
+            for (bytes, value) in page.chunks_exact_mut(8).zip(values) {
+                copy_common(bytes, &value.to_ne_bytes());
+            }
+        }
+    }
 }
 
 bitflags::bitflags! {

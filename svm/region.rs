@@ -21,7 +21,6 @@ use crate::arch::cr::{Cr0, Efer, Rflags};
 use crate::arch::exception::ExceptionVector;
 use crate::arch::msr::{VM_CR, VM_HSAVE_PA};
 use crate::arch::rule::rule;
-use crate::arch::slice::copy_common;
 use crate::host::cpu::{self, PinnedCpu};
 use crate::host::msr::{rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use crate::host::page::KernelPages;
@@ -640,14 +639,9 @@ impl VmcbPage {
     #[cold]
     #[inline(never)]
     fn confine(&mut self, root: &TableRoot<'_>) {
-        let nothing = HardwareRoot::Pae([0; 4]);
-        let tables = root.as_linear().unwrap_or(&nothing);
+        let tables = root.as_linear().unwrap_or(&HardwareRoot::NOTHING);
         let Some(pointers) = self.pointers.as_mut() else { return };
-        if let HardwareRoot::Pae(values) = tables {
-            for (bytes, value) in pointers.bytes_mut().chunks_exact_mut(8).zip(values) {
-                copy_common(bytes, &value.to_ne_bytes());
-            }
-        }
+        tables.write_pointers(pointers.bytes_mut());
         let pdpt = pointers.hpa().0;
         // Also where the address is the same: the processor loads directory pointers with CR3.
         confine(self.save_mut(CleanBits::CRX), tables, pdpt);

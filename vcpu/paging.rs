@@ -46,7 +46,7 @@ impl ShadowPaging {
     fn new() -> ShadowPaging {
         ShadowPaging {
             root: None,
-            hardware: HardwareRoot::Pae([0; 4]),
+            hardware: HardwareRoot::NOTHING,
             loaded: (0, None),
             generation: 0,
             is_changed: true,

@@ -6,7 +6,6 @@
 
 use super::{set_syscalls, VmcsPage};
 use crate::arch::cr::{Cr4, CrState, Efer};
-use crate::arch::slice::copy_common;
 use crate::mmu::format::HardwareRoot;
 use crate::vcpu::backend::TableRoot;
 use crate::vmx::asm;
@@ -84,14 +83,10 @@ impl VmcsPage {
     /// Without EPT: makes the coming entry walk the tables of `root`, or nothing where it has none.
     #[inline(never)]
     pub(super) fn confine(&mut self, root: &TableRoot<'_>) {
-        let tables = root.as_linear().copied().unwrap_or(HardwareRoot::Pae([0; 4]));
+        let tables = root.as_linear().copied().unwrap_or(HardwareRoot::NOTHING);
         let Some(linear) = self.linear.as_mut().filter(|l| l.walked != Some(tables)) else { return };
         linear.walked = None;
-        if let HardwareRoot::Pae(values) = &tables {
-            for (bytes, value) in linear.pointers.bytes_mut().chunks_exact_mut(8).zip(values) {
-                copy_common(bytes, &value.to_ne_bytes());
-            }
-        }
+        tables.write_pointers(linear.pointers.bytes_mut());
         let pdpt = linear.pointers.hpa().0;
         // What the guest has changed by itself stays.
         let (cr0, cr4) = (self.owned(OwnedField::Cr0), self.owned(OwnedField::Cr4));
