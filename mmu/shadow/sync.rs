@@ -48,7 +48,7 @@ impl ShadowMmu {
         let mut next = self.frames.of(gfn.0).last();
         while let Some(index) = next {
             let handle = self.arena.handle(index)?;
-            if self.arena.get(handle).is_some_and(|p| p.gfn == gfn && p.has_table()) {
+            if self.follows(handle, gfn) {
                 return Some(handle);
             }
             next = IdList::prev(&mut self.arena.pages(PageList::Frame), index);
@@ -62,10 +62,15 @@ impl ShadowMmu {
         self.table_from(next, gfn)
     }
 
+    /// Returns whether a page follows the guest's table at `gfn`.
+    fn follows(&self, handle: PageHandle, gfn: Gfn) -> bool {
+        self.arena.get(handle).is_some_and(|p| p.gfn == gfn && p.has_table())
+    }
+
     fn table_from(&mut self, mut next: Option<u32>, gfn: Gfn) -> Option<PageHandle> {
         while let Some(index) = next {
             let handle = self.arena.handle(index)?;
-            if self.arena.get(handle).is_some_and(|p| p.gfn == gfn && p.has_table()) {
+            if self.follows(handle, gfn) {
                 return Some(handle);
             }
             next = IdList::next(&mut self.arena.pages(PageList::Frame), index);
