@@ -15,7 +15,7 @@ check "the log says what was found" 'dmesg | grep -qiE "rvmm.*(svm|vmx)"'
 nested='npt|ept'
 [ -z "${MODULE_PARAMETERS-}" ] || nested=none
 shadow=0
-grep -qwE "^flags.*($nested)" /proc/cpuinfo || shadow=1
+grep -qE "^flags.* ($nested)( |$)" /proc/cpuinfo || shadow=1
 check "the log says whether guests have shadow pages" '[ "$(dmesg | grep -cE "rvmm: (SVM|VMX) .*shadow pages")" = $shadow ]'
 check "a second insmod is refused" '! insmod rvmm.ko 2>/dev/null'
 sleep 1000 </dev/rvmm &
