@@ -73,7 +73,7 @@ while time_left && kill -0 "$pid" 2>/dev/null; do
 done
 copies=$(tr -d '\r' </tmp/moved.console | grep -c "^copy .* is right")
 check "the guest still runs" 'kill -0 $pid'
-check "what it copied is right" '[ $copies -gt 1 ] && ! grep -q WRONG /tmp/moved.console'
+check "what it copied is right" '[ $copies -gt 1 ] && ! grep -q "^copy .* is WRONG" /tmp/moved.console'
 counted() { awk -v what="$1" '$1 == what { print $2 }' /proc/vmstat; }
 echo "# $copies copies in $turn turns"
 for what in pswpin pswpout numa_pages_migrated pgmigrate_success thp_split_pmd thp_collapse_alloc ksm_swpin_copy; do

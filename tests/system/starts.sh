@@ -8,6 +8,7 @@
 . ./tests/system/lib.sh
 
 starts=${STARTS:-60}
+[ "$slow" = 1 ] || starts=$((starts / 5))
 workers="1 2 3 4"
 
 id() { rvmmctl status "$1" --json 2>/dev/null | sed -n 's/^ *"pid": \([0-9]*\),$/\1/p'; }

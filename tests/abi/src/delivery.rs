@@ -7,7 +7,7 @@
 
 use crate::abi::nr;
 use crate::guest::{Guest, HLT};
-use crate::harness::{skip, Ctx, Test};
+use crate::harness::{skip, slowness, Ctx, Test};
 use crate::irq::{enable_lapic, send_nmi};
 use crate::raw::{self, ioctl_with, Child, SharedCount};
 use kvm_bindings::*;
@@ -63,7 +63,7 @@ fn watched(make: impl FnOnce() -> Guest) -> u8 {
     end = end.or_else(|| runner.wait(Duration::from_millis(300)));
     let before = ticks.get().load(SeqCst);
     let gone = || ticks.get().load(SeqCst) - before;
-    end = end.or_else(|| wait(50, &|| gone() >= 5));
+    end = end.or_else(|| wait(50 * slowness(), &|| gone() >= 5));
     let (is_alive, gone) = (end.is_some() || gone() >= 5, gone());
     // Again and again: a signal just before KVM_RUN is one for nothing.
     let interrupted = || {

@@ -74,6 +74,14 @@ pub fn refused(result: Result<i32, i32>, errnos: &[i32]) {
     }
 }
 
+/// How many times as long as usual things may take.
+static SLOWNESS: AtomicU64 = AtomicU64::new(1);
+
+/// Returns how many times as long as usual things may take on this host: as it was told by its limit.
+pub fn slowness() -> u64 {
+    SLOWNESS.load(SeqCst)
+}
+
 /// Runs the tests, each for `limit` at most. Returns the exit code.
 pub fn run(ctx: &Ctx, tests: &[&Test], limit: Duration) -> u8 {
     set_hook(Box::new(|info| {
@@ -81,6 +89,7 @@ pub fn run(ctx: &Ctx, tests: &[&Test], limit: Duration) -> u8 {
             info.to_string().lines().for_each(|l| println!("# {l}"));
         }
     }));
+    SLOWNESS.store((limit.as_secs() / LIMIT.as_secs()).max(1), SeqCst);
     let started = Instant::now();
     let deadline: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(u64::MAX)));
     std::thread::spawn(move || loop {
