@@ -5,6 +5,7 @@
 # ring: soak
 # hosts: amd-debug
 # loops: 2
+# allow: Huh VM_FAULT_OOM leaked out to the #PF handler
 # timeout: 300
 . ./tests/system/lib.sh
 
