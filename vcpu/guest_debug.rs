@@ -17,6 +17,10 @@ use kernel::prelude::*;
 
 /// DR7: the conditions and lengths of the four breakpoints follow; bits 7:0 switch them on.
 const DR7_GD: u64 = 1 << 13;
+/// DR7: the breakpoints of this task alone, L0 to L3 and LE.
+const DR7_LOCAL: u64 = 0x155;
+/// DR6: a task switch.
+const DR6_BT: u64 = 1 << 15;
 /// DR6: an access to a debug register.
 const DR6_BD: u64 = 1 << 13;
 
@@ -225,6 +229,22 @@ impl<B: VendorBackend> VcpuCore<B> {
             return Err(DebugAccess::Raise(CpuException::plain(ExceptionVector::DB)));
         }
         Ok(number)
+    }
+
+    /// A task is left: its breakpoints go with it.
+    pub(crate) fn end_local_breakpoints(&mut self) {
+        let mut own = self.own_debug_regs();
+        if own.dr7 & DR7_LOCAL != 0 {
+            own.dr7 &= !DR7_LOCAL;
+            self.set_own_debug_regs(own);
+        }
+    }
+
+    /// The TSS of a task says that its first instruction is to be seen.
+    pub(crate) fn note_task_trap(&mut self) {
+        let mut own = self.own_debug_regs();
+        own.dr6 |= DR6_BT;
+        self.set_own_debug_regs(own);
     }
 
     /// #DB goes to the guest: its handler may use the debug registers. SDM, "Debug Control Register (DR7)".

@@ -172,6 +172,13 @@ impl VcpuState {
         self.dirty |= groups;
     }
 
+    /// Goes back to registers that were copied, with everything that may have changed since marked.
+    pub(crate) fn take_back(&mut self, before: VcpuState) {
+        let changed = self.dirty;
+        *self = before;
+        self.mark(changed);
+    }
+
     /// Returns the groups that were changed and not yet written back.
     #[inline(always)]
     pub(crate) fn dirty(&self) -> StateGroups {

@@ -4,7 +4,7 @@
 
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
 use crate::arch::cr::{BadCr, Cr0, CrRules, CrState, Rflags};
-use crate::arch::exception::CpuException;
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
 use crate::mmu::mem::{GuestMem, MemError};
 use crate::vcpu::access::port;
@@ -14,7 +14,7 @@ use crate::vcpu::emulate::decode::MAX_LEN;
 use crate::vcpu::emulate::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use crate::vcpu::io::STRING;
 use crate::vcpu::outcome::{BlockedBy, ExitOutcome, UserExit};
-use crate::vcpu::state::StateGroups;
+use crate::vcpu::state::{StateGroups, VcpuState};
 
 /// What must happen before the instruction can run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,17 @@ impl<'c, 'a, 'f, B: VendorBackend> CxMachine<'c, 'a, 'f, B> {
 }
 
 impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
+    type Registers = VcpuState;
+
+    fn registers(&self) -> VcpuState {
+        self.cx.core.state.clone()
+    }
+
+    fn put_back(&mut self, registers: VcpuState) {
+        self.cx.core.state.take_back(registers);
+        self.cx.core.paging.flushed();
+    }
+
     fn gpr(&self, n: u8) -> u64 {
         self.cx.core.state.gprs[usize::from(n & 15)]
     }
@@ -135,6 +146,10 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
     fn set_ldt(&mut self, ldt: SegmentState) {
         self.cx.core.state.ldtr = ldt;
         self.cx.core.state.mark(StateGroups::SEGMENTS);
+    }
+
+    fn task(&self) -> SegmentState {
+        self.cx.core.state.tr
     }
 
     fn set_task(&mut self, task: SegmentState) {
@@ -219,6 +234,15 @@ impl<B: VendorBackend> InsnMachine for CxMachine<'_, '_, '_, B> {
 
     fn act_as_processor(&mut self, on: bool) {
         self.implicit = on;
+    }
+
+    fn leave_task_breakpoints(&mut self) {
+        self.cx.core.end_local_breakpoints();
+    }
+
+    fn task_trap(&mut self) -> CpuException {
+        self.cx.core.note_task_trap();
+        CpuException::plain(ExceptionVector::DB)
     }
 
     fn commit(&mut self) {

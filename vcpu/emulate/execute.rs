@@ -28,7 +28,7 @@ use crate::arch::segment::SegReg;
 ///
 /// # Errors
 /// - [`StopReason::Fault`]: to be injected; RIP is that of the instruction, nothing has changed but the
-///   elements that a repeated string instruction finished.
+///   elements that a repeated string instruction finished. Or a task was switched, and it is the new one's.
 /// - [`StopReason::Retry`]: as the machine said; nothing has changed but such elements.
 /// - [`StopReason::Unhandled`]: nothing has changed.
 #[allow(dead_code, reason = "used by the tests")]

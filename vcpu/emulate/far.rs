@@ -4,11 +4,12 @@
 //! cannot run a guest in real or unpaged mode leaves to software.
 //!
 //! SDM, "Segment Descriptors", "Real-Address Mode", and the instruction reference of each. Protected
-//! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; call gates, tasks and changes of
-//! privilege are not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`].
+//! mode has plain code, data, LDT and TSS descriptors at CPL 0 here; call gates and changes of privilege are
+//! not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`], for tasks [`super::task`].
 
 use super::context::{is_protected, width_len, InsnCx, NextStep, GP0, UD};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
+use super::task::{TaskLink, TaskSwitch};
 use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Efer;
 use crate::arch::exception::{CpuException, ExceptionVector};
@@ -64,12 +65,18 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         Ok(FoundDesc { segment: unpack(selector, raw), at })
     }
 
-    /// Sets bits in the type of a descriptor in memory.
-    fn mark_descriptor(&mut self, found: &mut FoundDesc, bits: u32) -> EmulatedStep<()> {
-        if found.segment.attr.0 & bits == bits {
+    /// Sets and clears bits in the type of a descriptor in memory.
+    pub(super) fn change_descriptor(
+        &mut self,
+        found: &mut FoundDesc,
+        set: u32,
+        clear: u32,
+    ) -> EmulatedStep<()> {
+        let new = found.segment.attr.0 & !clear | set;
+        if found.segment.attr.0 == new {
             return Ok(());
         }
-        found.segment.attr.0 |= bits;
+        found.segment.attr.0 = new;
         let rights = u64::from(found.segment.attr.0 & 0xff);
         let at = found.at.wrapping_add(5);
         self.as_processor(|cx| cx.store_at(at, AccessWidth::B1, rights))
@@ -77,7 +84,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// Notes in memory that a descriptor of code or data has been loaded.
     pub(super) fn mark_accessed(&mut self, found: &mut FoundDesc) -> EmulatedStep<()> {
-        self.mark_descriptor(found, ACCESSED)
+        self.change_descriptor(found, ACCESSED, 0)
     }
 
     /// Loads a segment register other than CS.
@@ -167,6 +174,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// EA, and FF /5: far JMP. 9A, and FF /3: far CALL.
     pub(super) fn far_branch(&mut self, selector: u16, offset: u64, is_call: bool) -> EmulatedStep<NextStep> {
+        if is_protected(self.m) && !self.is_long() {
+            if let Some(selector) = self.task_behind(selector)? {
+                let link = if is_call { TaskLink::Call } else { TaskLink::Jump };
+                return self.leave_task(selector, link);
+            }
+        }
         let (segment, target) = self.far_target(selector, offset)?;
         // Before CS changes: a push that faults must find the caller's.
         if is_call {
@@ -176,6 +189,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         self.m.set_segment(SegReg::Cs, segment);
         Ok(NextStep::Goto(target))
+    }
+
+    /// Goes to another task, from the instruction behind on when this one goes on.
+    pub(super) fn leave_task(&mut self, selector: u16, link: TaskLink) -> EmulatedStep<NextStep> {
+        let (back, flags) = (self.next_rip(), self.m.rflags());
+        self.switch_task(&TaskSwitch { selector, link, back, flags, error: None })
     }
 
     /// 9A and EA.
@@ -264,7 +283,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         if is_task {
             // The busy bit, in memory too: LTR refuses a TSS that has it.
-            self.mark_descriptor(&mut found, 2)?;
+            self.change_descriptor(&mut found, 2, 0)?;
             self.m.set_task(found.segment);
         } else {
             self.m.set_ldt(found.segment);

@@ -11,12 +11,13 @@
 //! | real | far pointers of 4 bytes | FLAGS, CS, IP |
 //! | protected | gates of 8 bytes | (E)FLAGS, CS, (E)IP and the error code, as wide as the gate |
 //!
-//! Handlers run at the level of what they interrupt, which is 0. Task gates, returns to another level or
-//! task, virtual-8086 mode and IA-32e mode are not handled.
+//! Handlers run at the level of what they interrupt, which is 0, or in a task of their own. Returns to another level,
+//! virtual-8086 mode, other gates above level 0 and IA-32e mode are not handled.
 
 use super::context::{is_protected, InsnCx, NextStep, GP0};
 use super::far::refused;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
+use super::task::{TaskLink, TaskSwitch};
 use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::Rflags;
 use crate::arch::exception::{CpuException, ExceptionVector};
@@ -123,7 +124,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         if !is_vm86 && !is_protected(self.m) {
             return self.by_pointer(vector, back);
         }
-        if is_vm86 || self.is_long() || self.m.cpl() != 0 {
+        if self.is_long() {
             return Err(StopReason::Unhandled);
         }
         let done = self.by_gate(vector, back, cause);
@@ -162,25 +163,36 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     fn by_gate(&mut self, vector: u8, back: u64, cause: InterruptCause) -> EmulatedStep<NextStep> {
         let gate = self.gate(vector, cause)?;
-        let handler = self.handler(gate.selector)?;
-        if gate.offset > u64::from(handler.limit) {
-            return Err(GP0);
-        }
-        let flags = self.m.rflags();
-        // RF goes into the flags that are pushed: a breakpoint at the instruction must not hit once more after IRET.
+        // RF goes into the flags that are saved: a breakpoint at the instruction must not hit once more after IRET.
         // SDM, "Instruction-Breakpoint Exception Condition".
         let resume = match cause {
             InterruptCause::Exception(_) if ExceptionVector(vector).is_fault() => Rflags::RF.bits(),
             _ => 0,
         };
+        let flags = self.m.rflags();
+        let error = match cause {
+            InterruptCause::Exception(error) => error,
+            InterruptCause::Instruction | InterruptCause::Interrupt => None,
+        };
+        if gate.kind == GateKind::Task {
+            let (selector, flags) = (gate.selector, flags | resume);
+            return self.switch_task(&TaskSwitch { selector, link: TaskLink::Call, back, flags, error });
+        }
+        if flags & Rflags::VM.bits() != 0 || self.m.cpl() != 0 {
+            return Err(StopReason::Unhandled);
+        }
+        let handler = self.handler(gate.selector)?;
+        if gate.offset > u64::from(handler.limit) {
+            return Err(GP0);
+        }
         let old = u64::from(self.m.segment(SegReg::Cs).selector);
         let frame = [flags | resume, old, back];
-        match cause {
-            InterruptCause::Exception(Some(error)) => {
+        match error {
+            Some(error) => {
                 let [flags, cs, ip] = frame;
                 self.push_frame(gate.width, &[flags, cs, ip, u64::from(error)])?;
             }
-            _ => self.push_frame(gate.width, &frame)?,
+            None => self.push_frame(gate.width, &frame)?,
         }
         // The frame came first: its faults must find the interrupted code's CS.
         self.m.set_segment(SegReg::Cs, handler);
@@ -204,9 +216,6 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         }
         if !gate.is_present {
             return Err(refused(ExceptionVector::NP));
-        }
-        if gate.kind == GateKind::Task {
-            return Err(StopReason::Unhandled);
         }
         Ok(gate)
     }
@@ -233,8 +242,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     /// CF: IRET.
     pub(super) fn iret(&mut self) -> EmulatedStep<NextStep> {
         let (old, is_protected) = (Rflags::from_bits_truncate(self.m.rflags()), is_protected(self.m));
-        if old.contains(Rflags::VM) || (is_protected && (self.is_long() || old.contains(Rflags::NT))) {
+        if old.contains(Rflags::VM) || (is_protected && self.is_long()) {
             return Err(StopReason::Unhandled);
+        }
+        if is_protected && old.contains(Rflags::NT) {
+            let selector = self.task_link()?;
+            return self.leave_task(selector, TaskLink::Return);
         }
         let [offset, selector, flags] = self.peek_all(3)?;
         let new = Rflags::from_bits_truncate(flags & self.insn.op_size.mask());

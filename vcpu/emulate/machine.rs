@@ -6,7 +6,7 @@
 //! implements it over a few arrays.
 
 use crate::arch::addr::{AccessWidth, Gpa, Gva};
-use crate::arch::exception::CpuException;
+use crate::arch::exception::{CpuException, ExceptionVector};
 use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
 
 /// Why an instruction could not be carried out now.
@@ -49,6 +49,12 @@ pub(crate) enum TableReg {
 
 /// The processor and memory under an emulated instruction.
 pub(crate) trait InsnMachine {
+    /// All that an instruction may change of the processor but memory.
+    type Registers;
+    /// Returns the registers, to put them back where something cannot be done after all.
+    fn registers(&self) -> Self::Registers;
+    /// Puts registers back that [`InsnMachine::registers`] returned.
+    fn put_back(&mut self, registers: Self::Registers);
     /// Returns general register `n` (0 = RAX, 1 = RCX, 2 = RDX, 3 = RBX, 4 = RSP … 15 = R15), all 64 bits.
     fn gpr(&self, n: u8) -> u64;
     /// Sets general register `n`, all 64 bits.
@@ -73,6 +79,8 @@ pub(crate) trait InsnMachine {
     fn ldt(&self) -> SegmentState;
     /// Loads LDTR with a descriptor already checked.
     fn set_ldt(&mut self, ldt: SegmentState);
+    /// Returns TR.
+    fn task(&self) -> SegmentState;
     /// Loads TR with a descriptor already checked.
     fn set_task(&mut self, task: SegmentState);
     /// Returns CR0, CR2, CR3, CR4 or CR8 (`n`).
@@ -117,6 +125,14 @@ pub(crate) trait InsnMachine {
     /// the instruction's. Its own have the rights of level 0, and go to memory alone: a processor that
     /// meets a device there is not asked to finish what it does, so they stop with [`StopReason::NoMemory`].
     fn act_as_processor(&mut self, _on: bool) {}
+    /// Switches those breakpoints off that are the old task's alone: the local ones of DR7. SDM, "Debug Control
+    /// Register (DR7)".
+    fn leave_task_breakpoints(&mut self) {}
+    /// Returns the exception that a TSS with the trap flag raises, with its cause in DR6. SDM, "Task-Switch Exception
+    /// Condition".
+    fn task_trap(&mut self) -> CpuException {
+        CpuException::plain(ExceptionVector::DB)
+    }
     /// Says that everything asked for so far has taken effect and will not be asked for again, though
     /// the instruction goes on: an element of a repeated string instruction is done. A machine that
     /// keeps answers of user space for the next try drops them here, or the next element would find

@@ -14,6 +14,7 @@
 //! | context | registers, segments and memory under an instruction |
 //! | execute | fetch, dispatch, RIP |
 //! | moves, arith, bits, exchange, string, stack, flow, far, interrupt, system | the instructions, by family |
+//! | task | switches between tasks |
 
 #![forbid(unsafe_code)]
 
@@ -37,3 +38,4 @@ mod shift;
 mod stack;
 mod string;
 mod system;
+mod task;

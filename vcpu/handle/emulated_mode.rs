@@ -76,7 +76,7 @@ fn bug<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, why: VmBug) -> ExitOutcome 
 }
 
 /// Goes to the handler of an event.
-fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> ExitOutcome {
+pub(super) fn deliver<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, event: GuestEvent) -> ExitOutcome {
     let Some((vector, cause)) = route(event) else {
         cx.core.interrupted = None;
         return ExitOutcome::Resume;
@@ -147,7 +147,8 @@ fn on_machine<'a, 'f, B: VendorBackend>(
     }
 }
 
-fn instruction<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
+/// Carries an instruction out. It must be one that the guest may have there, or that the emulator checks.
+pub(super) fn instruction<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, insn: &DecodedInsn) -> ExitOutcome {
     match (insn.map, insn.opcode) {
         (OpcodeMap::One, 0xfa | 0xfb) => return interrupt_flag(cx, insn),
         (OpcodeMap::One, 0x17 | 0x8e) => return load_segment(cx, insn),

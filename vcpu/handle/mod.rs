@@ -16,6 +16,7 @@ mod outs;
 pub(crate) mod pio;
 mod pv_ipi;
 mod shadow;
+mod task;
 mod undefined;
 
 use super::backend::VendorBackend;
@@ -56,8 +57,7 @@ pub(crate) fn handle<B: VendorBackend>(cx: &mut VcpuCx<'_, '_, B>, exit: VmExit)
         VmExit::NmiReturn => misc::nmi_return(cx),
         VmExit::Emulate | VmExit::Cr(_) | VmExit::Invlpg(_) => emulated_mode::step(cx),
         VmExit::TripleFault => cx.core.leave_for_user(UserExit::Shutdown),
-        // The emulator knows no tasks.
-        VmExit::TaskSwitch => cx.core.unknown(cx.record.recorder.last()),
+        VmExit::TaskSwitch => task::handle(cx),
         VmExit::EntryFailed(raw) => cx.core.leave_for_user(UserExit::Bug(VmBug::EntryFailed(raw))),
         VmExit::Unknown(raw) => cx.core.unknown(raw),
     }

@@ -43,20 +43,21 @@ pub const TESTS: &[Test] = &[
 
 const CODE: u64 = 0x1000;
 const HANDLER: u16 = 0x2000;
-const GDT: usize = 0x5000;
-const IDT: usize = 0x6000;
+/// Where the GDT of a guest in protected mode is, and its IDT.
+pub const GDT: usize = 0x5000;
+pub const IDT: usize = 0x6000;
 const STACK: u64 = 0x8000;
 /// A selector beyond the end of the GDT.
-const NOWHERE: u8 = 0x50;
+pub const NOWHERE: u8 = 0x50;
 
 /// A present interrupt gate of 32 bits; and others.
-const INTERRUPT_32: u8 = 0x8e;
+pub const INTERRUPT_32: u8 = 0x8e;
 const TRAP_32: u8 = 0x8f;
 const INTERRUPT_16: u8 = 0x86;
 const ABSENT: u8 = 0x0e;
 
 /// pop eax; hlt: ends with the error code in EAX.
-const TELL_ERROR: [u8; 2] = [0x58, HLT];
+pub const TELL_ERROR: [u8; 2] = [0x58, HLT];
 
 /// Makes the vCPU run in protected mode without paging: flat segments of 32 bits, code at 8 and data at 16,
 /// and an IDT without entries.
@@ -80,14 +81,15 @@ fn tables(g: &Guest) {
     }
 }
 
-fn protected(c: &Ctx, code: &[u8]) -> Guest {
+/// A guest in protected mode, see [`protect`].
+pub fn protected(c: &Ctx, code: &[u8]) -> Guest {
     let g = Guest::new(c, code);
     protect(&g);
     g
 }
 
 /// Sets the gate of `vector`, which the rights say the kind of, and the code that it leads to.
-fn gate(g: &Guest, vector: u8, rights: u8, at: u16, code: &[u8]) {
+pub fn gate(g: &Guest, vector: u8, rights: u8, at: u16, code: &[u8]) {
     let [low, high] = at.to_le_bytes();
     g.memory.write(IDT + usize::from(vector) * 8, &[low, high, 8, 0, 0, rights, 0, 0]);
     g.memory.write(at.into(), code);

@@ -51,6 +51,7 @@ mod resample;
 mod split;
 mod state;
 mod stats;
+mod tasks;
 mod timer;
 mod vapic;
 mod vm;
@@ -130,6 +131,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
         regs::TESTS,
         guest::TESTS,
         gates::TESTS,
+        tasks::TESTS,
         delivery::TESTS,
         debug::TESTS,
         debugger::TESTS,

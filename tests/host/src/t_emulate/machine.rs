@@ -142,6 +142,14 @@ impl Box86 {
 }
 
 impl InsnMachine for Box86 {
+    type Registers = Box86;
+    fn registers(&self) -> Box86 {
+        self.clone()
+    }
+    fn put_back(&mut self, registers: Box86) {
+        let mem = core::mem::take(&mut self.mem);
+        *self = Box86 { mem, ..registers };
+    }
     fn gpr(&self, n: u8) -> u64 {
         self.gpr[usize::from(n)]
     }
@@ -177,6 +185,9 @@ impl InsnMachine for Box86 {
     }
     fn set_ldt(&mut self, ldt: SegmentState) {
         self.ldt = ldt;
+    }
+    fn task(&self) -> SegmentState {
+        self.task
     }
     fn set_task(&mut self, task: SegmentState) {
         self.task = task;

@@ -9,6 +9,7 @@
 //! | families | instructions by example, in all modes |
 //! | far | far branches, descriptors, the table of real mode |
 //! | interrupt | events through the gates of protected mode |
+//! | task | switches between tasks |
 //! | restart | what is left behind by a fault or a retry |
 //! | native | the processor itself as the reference; the only unsafe code |
 //! | differential | the same instruction emulated and native |
@@ -22,3 +23,4 @@ pub(crate) mod machine;
 #[cfg(target_arch = "x86_64")]
 mod native;
 mod restart;
+mod task;
