@@ -8,85 +8,14 @@
 //! not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`], for tasks [`super::task`].
 
 use super::context::{is_protected, width_len, InsnCx, NextStep, GP0, UD};
+use super::descriptor::{refused, TI};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use super::task::{TaskLink, TaskSwitch};
-use crate::arch::addr::{AccessWidth, Gva};
-use crate::arch::cr::Efer;
-use crate::arch::exception::{CpuException, ExceptionVector};
-use crate::arch::segment::{descriptor_base, DescTableReg, SegAttr, SegReg, SegmentState};
-
-/// The selector's bit for the LDT.
-const TI: u16 = 4;
-/// Accessed, of code and data.
-const ACCESSED: u32 = 1;
-
-/// A descriptor with the address it was read from.
-pub(super) struct FoundDesc {
-    pub(super) segment: SegmentState,
-    at: Gva,
-}
-
-/// A fault that names a selector.
-pub(super) fn refused(vector: ExceptionVector, selector: u16) -> StopReason {
-    StopReason::Fault(CpuException::with_error(vector, u32::from(selector & !3)))
-}
-
-/// Takes a descriptor of eight bytes apart. SDM, "Segment Descriptors".
-fn unpack(selector: u16, raw: u64) -> SegmentState {
-    let attr = (raw >> 40 & 0xf0ff) as u32;
-    let limit = ((raw & 0xffff) | (raw >> 32 & 0xf_0000)) as u32;
-    let limit = if attr & 1 << 15 != 0 { limit << 12 | 0xfff } else { limit };
-    SegmentState { selector, attr: SegAttr(attr), limit, base: descriptor_base(raw) }
-}
+use crate::arch::addr::AccessWidth;
+use crate::arch::exception::ExceptionVector;
+use crate::arch::segment::{DescTableReg, SegReg, SegmentState};
 
 impl<M: InsnMachine> InsnCx<'_, M> {
-    /// Returns whether this is IA-32e mode, whose descriptors are other ones.
-    pub(super) fn is_long(&self) -> bool {
-        self.m.efer() & Efer::LMA.bits() != 0
-    }
-
-    /// Reads the descriptor that a selector names.
-    ///
-    /// # Errors
-    /// #GP with the selector where its table ends before.
-    pub(super) fn descriptor(&mut self, selector: u16) -> EmulatedStep<FoundDesc> {
-        let table = if selector & TI == 0 {
-            let gdt = self.m.table(TableReg::Gdt);
-            SegmentState { limit: u32::from(gdt.limit), base: gdt.base, ..SegmentState::default() }
-        } else {
-            self.m.ldt()
-        };
-        let offset = u32::from(selector & !7);
-        if offset | 7 > table.limit {
-            return Err(refused(ExceptionVector::GP, selector));
-        }
-        let at = Gva(table.base.wrapping_add(u64::from(offset)) & 0xffff_ffff);
-        let raw = self.as_processor(|cx| cx.load_at(at, AccessWidth::B8, MemAccess::Read))?;
-        Ok(FoundDesc { segment: unpack(selector, raw), at })
-    }
-
-    /// Sets and clears bits in the type of a descriptor in memory.
-    pub(super) fn change_descriptor(
-        &mut self,
-        found: &mut FoundDesc,
-        set: u32,
-        clear: u32,
-    ) -> EmulatedStep<()> {
-        let new = found.segment.attr.0 & !clear | set;
-        if found.segment.attr.0 == new {
-            return Ok(());
-        }
-        found.segment.attr.0 = new;
-        let rights = u64::from(found.segment.attr.0 & 0xff);
-        let at = found.at.wrapping_add(5);
-        self.as_processor(|cx| cx.store_at(at, AccessWidth::B1, rights))
-    }
-
-    /// Notes in memory that a descriptor of code or data has been loaded.
-    pub(super) fn mark_accessed(&mut self, found: &mut FoundDesc) -> EmulatedStep<()> {
-        self.change_descriptor(found, ACCESSED, 0)
-    }
-
     /// Loads a segment register other than CS.
     ///
     /// # Errors

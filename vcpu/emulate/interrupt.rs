@@ -15,7 +15,7 @@
 //! virtual-8086 mode, other gates above level 0 and IA-32e mode are not handled.
 
 use super::context::{is_protected, InsnCx, NextStep, GP0};
-use super::far::refused;
+use super::descriptor::refused;
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use super::task::{TaskLink, TaskSwitch};
 use crate::arch::addr::{AccessWidth, Gva};

@@ -11,6 +11,7 @@
 //! | table, decode | opcode maps; bytes to [`decode::DecodedInsn`] |
 //! | exit_insn | which instruction exited, and its length |
 //! | alu, shift, muldiv | arithmetic and flags, pure |
+//! | descriptor | segment descriptors in memory |
 //! | context | registers, segments and memory under an instruction |
 //! | execute | fetch, dispatch, RIP |
 //! | moves, arith, bits, exchange, string, stack, flow, far, interrupt, system | the instructions, by family |
@@ -29,6 +30,7 @@ mod alu;
 mod arith;
 mod bits;
 mod context;
+mod descriptor;
 mod exchange;
 mod far;
 mod flow;

@@ -13,7 +13,7 @@
 //! Memory that is not there undoes all that changed the registers, and the switch is tried again as a whole.
 
 use super::context::{width_len, InsnCx, NextStep, GP0};
-use super::far::{refused, FoundDesc};
+use super::descriptor::{refused, FoundDesc};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::{Cr0, Rflags};
