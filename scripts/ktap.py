@@ -21,6 +21,9 @@ TROUBLE = re.compile(
     r"|(lockdep|kmemleak|ODEBUG)\b.* (off|disabled)"
 )
 
+# Within how many lines behind what it is about a trace begins: registers stand between.
+TRACE_BEHIND = 30
+
 
 class Results:
     """The results of one test program: counts and the lines that count."""
@@ -71,14 +74,19 @@ class Results:
 def trouble_in(lines, allowed=()):
     """Returns the log lines that a healthy kernel does not print.
 
-    `allowed` holds regular expressions of lines that a test expects.
+    `allowed` holds regular expressions of lines that a test expects; the trace that stands close behind such a line is
+    expected with it.
     """
     allow = [re.compile(a) for a in allowed]
-    return [
-        line.rstrip()
-        for line in lines
-        if TROUBLE.search(line) and not any(a.search(line) for a in allow)
-    ]
+    trouble, trace_of = [], -TRACE_BEHIND - 1
+    for number, line in enumerate(lines):
+        if any(a.search(line) for a in allow):
+            trace_of = number
+        elif "Call Trace:" in line and number - trace_of <= TRACE_BEHIND:
+            trace_of = -TRACE_BEHIND - 1
+        elif TROUBLE.search(line):
+            trouble.append(line.rstrip())
+    return trouble
 
 
 def around(lines, line, before=6, after=16):

@@ -64,6 +64,13 @@ class TroubleTest(unittest.TestCase):
     def test_expected_lines_can_be_allowed(self):
         self.assertEqual(ktap.trouble_in(["WARNING: x y"], ["x y"]), [])
 
+    def test_the_trace_of_an_expected_line_is_expected_and_no_other(self):
+        log = ["insmod: vmalloc error: size 7", "CPU: 2", "Call Trace:", " f+0x1/0x2", "Call Trace:"]
+        self.assertEqual(ktap.trouble_in(log, ["vmalloc error"]), ["Call Trace:"])
+        self.assertEqual(ktap.trouble_in(log), ["Call Trace:", "Call Trace:"])
+        far = ["vmalloc error"] + ["line"] * ktap.TRACE_BEHIND + ["Call Trace:"]
+        self.assertEqual(ktap.trouble_in(far, ["vmalloc error"]), ["Call Trace:"])
+
     def test_the_log_around_a_trouble_says_whose_trace_it_is(self):
         log = [f"[ {n}.0] line" for n in range(9)] + ["[ 9.0] Call Trace:\n", "[ 9.1]  f+0x1/0x2"]
 

@@ -5,6 +5,9 @@
 # the next try, and nothing is left behind.
 # ring: soak
 # hosts: amd-debug
+# allow: Huh VM_FAULT_OOM leaked out to the #PF handler
+# allow: insmod: vmalloc error: size
+# allow: WARNING: at event_define_fields
 # timeout: 1800
 . ./tests/system/lib.sh
 

@@ -4,6 +4,7 @@
 # that fail, while KVM's guests run beside and a CPU goes off and on: nothing is left behind.
 # ring: soak
 # hosts: amd-debug
+# allow: Huh VM_FAULT_OOM leaked out to the #PF handler
 # loops: 1
 # timeout: 300
 . ./tests/system/lib.sh

@@ -4,6 +4,9 @@
 # it is there or it is not, and memory comes back.
 # ring: soak
 # hosts: amd-debug
+# allow: Huh VM_FAULT_OOM leaked out to the #PF handler
+# allow: insmod: vmalloc error: size
+# allow: WARNING: at event_define_fields
 # loops: 1
 # timeout: 200
 . ./tests/system/lib.sh
