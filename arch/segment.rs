@@ -107,3 +107,9 @@ pub(crate) enum SegReg {
     /// GS.
     Gs = 5,
 }
+
+impl SegReg {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [SegReg; 6] =
+        [SegReg::Es, SegReg::Cs, SegReg::Ss, SegReg::Ds, SegReg::Fs, SegReg::Gs];
+}

@@ -78,8 +78,29 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         self.as_processor(|cx| cx.store_at(at, AccessWidth::B1, rights))
     }
 
-    /// Notes in memory that a descriptor of code or data has been loaded.
-    pub(super) fn mark_accessed(&mut self, found: &mut FoundDesc) -> EmulatedStep<()> {
-        self.change_descriptor(found, ACCESSED, 0)
+    /// Takes code or data that fits otherwise, and notes in memory that it has been loaded.
+    ///
+    /// # Errors
+    /// `absent` with the selector where it is not present; those of the memory.
+    pub(super) fn take_segment(
+        &mut self,
+        mut found: FoundDesc,
+        absent: ExceptionVector,
+    ) -> EmulatedStep<SegmentState> {
+        if !found.segment.attr.is_present() {
+            return Err(refused(absent, found.segment.selector));
+        }
+        self.change_descriptor(&mut found, ACCESSED, 0)?;
+        Ok(found.segment)
     }
+}
+
+/// Returns whether data or code may be read by who has it in a segment register.
+pub(super) fn is_readable(attr: SegAttr) -> bool {
+    attr.kind() & 16 != 0 && (!attr.is_code() || attr.is_readable_or_writable())
+}
+
+/// Returns whether a stack of level `cpl` may be what `selector` names.
+pub(super) fn is_stack(attr: SegAttr, selector: u16, cpl: u8) -> bool {
+    attr.kind() & 0x1a == 0x12 && attr.dpl() == cpl && (selector & 3) as u8 == cpl
 }

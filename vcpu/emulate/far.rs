@@ -8,7 +8,7 @@
 //! not handled, and neither is IA-32e mode. For interrupts see [`super::interrupt`], for tasks [`super::task`].
 
 use super::context::{is_protected, width_len, InsnCx, NextStep, GP0, UD};
-use super::descriptor::{refused, TI};
+use super::descriptor::{is_readable, is_stack, refused, TI};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason, TableReg};
 use super::task::{TaskLink, TaskSwitch};
 use crate::arch::addr::AccessWidth;
@@ -37,24 +37,19 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             self.m.set_segment(reg, SegmentState::null(selector));
             return Ok(());
         }
-        let mut found = self.descriptor(selector)?;
+        let found = self.descriptor(selector)?;
         let attr = found.segment.attr;
-        let readable = attr.kind() & 16 != 0 && (!attr.is_code() || attr.is_readable_or_writable());
         let (fits, absent) = if reg == SegReg::Ss {
-            let writable = attr.kind() & 0x1a == 0x12;
-            (writable && selector & 3 == 0 && attr.dpl() == 0, ExceptionVector::SS)
+            (is_stack(attr, selector, 0), ExceptionVector::SS)
         } else {
-            (readable, ExceptionVector::NP)
+            (is_readable(attr), ExceptionVector::NP)
         };
         if !fits {
             return Err(refused(ExceptionVector::GP, selector));
         }
-        if !attr.is_present() {
-            return Err(refused(absent, selector));
-        }
         // Memory first, where this may fault; then the register.
-        self.mark_accessed(&mut found)?;
-        self.m.set_segment(reg, found.segment);
+        let loaded = self.take_segment(found, absent)?;
+        self.m.set_segment(reg, loaded);
         Ok(())
     }
 
@@ -70,7 +65,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             if selector & !3 == 0 {
                 return Err(GP0);
             }
-            let mut found = self.descriptor(selector)?;
+            let found = self.descriptor(selector)?;
             let attr = found.segment.attr;
             if attr.kind() & 16 == 0 {
                 return Err(StopReason::Unhandled);
@@ -78,11 +73,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             if !attr.is_code() || attr.dpl() != 0 || selector & 3 != 0 {
                 return Err(refused(ExceptionVector::GP, selector));
             }
-            if !attr.is_present() {
-                return Err(refused(ExceptionVector::NP, selector));
-            }
-            self.mark_accessed(&mut found)?;
-            found.segment
+            self.take_segment(found, ExceptionVector::NP)?
         };
         if offset > u64::from(segment.limit) {
             return Err(GP0);

@@ -227,16 +227,12 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         if selector == 0 {
             return Err(GP0);
         }
-        let mut found = self.descriptor(selector)?;
+        let found = self.descriptor(selector)?;
         let attr = found.segment.attr;
         if !attr.is_code() || attr.dpl() != 0 {
             return Err(refused(ExceptionVector::GP, selector));
         }
-        if !attr.is_present() {
-            return Err(refused(ExceptionVector::NP, selector));
-        }
-        self.mark_accessed(&mut found)?;
-        Ok(found.segment)
+        self.take_segment(found, ExceptionVector::NP)
     }
 
     /// CF: IRET.

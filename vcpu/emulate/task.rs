@@ -13,7 +13,7 @@
 //! Memory that is not there undoes all that changed the registers, and the switch is tried again as a whole.
 
 use super::context::{width_len, InsnCx, NextStep, GP0};
-use super::descriptor::{refused, FoundDesc};
+use super::descriptor::{is_readable, is_stack, refused, FoundDesc, TI};
 use super::machine::{EmulatedStep, InsnMachine, MemAccess, StopReason};
 use crate::arch::addr::{AccessWidth, Gva};
 use crate::arch::cr::{Cr0, Rflags};
@@ -185,24 +185,27 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let was_busy = new.segment.attr.0 & BUSY;
         self.change_descriptor(&mut new, BUSY, 0)?;
         let registers = self.m.registers();
-        let done = self.enter_task(&image, layout, new.segment, to);
-        if matches!(done, Ok(()) | Err(StopReason::Fault(_))) {
-            self.m.leave_task_breakpoints();
-            return done.map(|()| NextStep::Goto(image.rip));
+        match self.enter_task(&image, layout, new.segment, to) {
+            done @ (Ok(()) | Err(StopReason::Fault(_))) => {
+                self.m.leave_task_breakpoints();
+                done.map(|()| NextStep::Goto(image.rip))
+            }
+            Err(stop) => {
+                self.m.put_back(registers);
+                if was_busy == 0 {
+                    // Written a moment ago, and so it can be now.
+                    self.change_descriptor(&mut new, 0, BUSY)?;
+                }
+                Err(stop)
+            }
         }
-        self.m.put_back(registers);
-        if was_busy == 0 {
-            // Written a moment ago, and so it can be now.
-            self.change_descriptor(&mut new, 0, BUSY)?;
-        }
-        Err(done.err().unwrap_or(StopReason::Retry))
     }
 
     /// Finds a TSS and checks that its task may be entered. SDM, "Task Switching".
     fn tss_descriptor(&mut self, selector: u16, link: TaskLink) -> EmulatedStep<FoundDesc> {
         let is_return = link == TaskLink::Return;
         let bad = if is_return { bad_tss(selector) } else { refused(ExceptionVector::GP, selector) };
-        if selector & 4 != 0 || selector & !3 == 0 {
+        if selector & TI != 0 || selector & !3 == 0 {
             return Err(bad);
         }
         let found = self.descriptor(selector).map_err(|stop| if is_return { of_tss(stop) } else { stop })?;
@@ -227,7 +230,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
     fn next_field(&mut self, at: &mut Gva, layout: TssLayout) -> EmulatedStep<u64> {
         let from = *at;
         *at = field(from.0, width_len(layout.width));
-        self.as_processor(|cx| cx.load_at(from, layout.width, MemAccess::Read))
+        self.load_field(from.0, 0, layout.width)
     }
 
     fn load_image(&mut self, base: u64, layout: TssLayout) -> EmulatedStep<TaskImage> {
@@ -269,8 +272,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             let value = self.m.gpr(n);
             self.put_field(&mut at, layout, value)?;
         }
-        let all = [SegReg::Es, SegReg::Cs, SegReg::Ss, SegReg::Ds, SegReg::Fs, SegReg::Gs];
-        for reg in all.into_iter().take(layout.segments) {
+        for reg in SegReg::ALL.into_iter().take(layout.segments) {
             let selector = self.m.segment(reg).selector;
             self.put_field(&mut at, layout, u64::from(selector))?;
         }
@@ -324,7 +326,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
             self.m.set_ldt(SegmentState::null(selector));
             return Ok(());
         }
-        if selector & 4 != 0 {
+        if selector & TI != 0 {
             return Err(bad_tss(selector));
         }
         let found = self.descriptor(selector).map_err(of_tss)?;
@@ -337,8 +339,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
 
     /// SDM, "Virtual-8086 Mode".
     fn load_vm86_segments(&mut self, image: &TaskImage) {
-        let all = [SegReg::Es, SegReg::Cs, SegReg::Ss, SegReg::Ds, SegReg::Fs, SegReg::Gs];
-        for (reg, selector) in all.into_iter().zip(image.selectors) {
+        for (reg, selector) in SegReg::ALL.into_iter().zip(image.selectors) {
             let base = u64::from(selector) << 4;
             self.m.set_segment(reg, SegmentState { selector, attr: VM86_SEGMENT, limit: 0xffff, base });
         }
@@ -350,7 +351,7 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         let [es, cs, ss, ds, fs, gs] = image.selectors;
         let cpl = (cs & 3) as u8;
         let code = self.task_segment(cs, |attr| code_fits(attr, cpl), ExceptionVector::NP)?;
-        let stack = self.task_segment(ss, |attr| stack_fits(attr, ss, cpl), ExceptionVector::SS)?;
+        let stack = self.task_segment(ss, |attr| is_stack(attr, ss, cpl), ExceptionVector::SS)?;
         self.m.set_segment(SegReg::Cs, code);
         self.m.set_segment(SegReg::Ss, stack);
         for (reg, selector) in [(SegReg::Ds, ds), (SegReg::Es, es), (SegReg::Fs, fs), (SegReg::Gs, gs)] {
@@ -374,15 +375,11 @@ impl<M: InsnMachine> InsnCx<'_, M> {
         if selector & !3 == 0 {
             return Err(bad_tss(selector));
         }
-        let mut found = self.descriptor(selector).map_err(of_tss)?;
+        let found = self.descriptor(selector).map_err(of_tss)?;
         if !fits(found.segment.attr) {
             return Err(bad_tss(selector));
         }
-        if !found.segment.attr.is_present() {
-            return Err(refused(absent, selector));
-        }
-        self.mark_accessed(&mut found)?;
-        Ok(found.segment)
+        self.take_segment(found, absent)
     }
 }
 
@@ -400,11 +397,6 @@ fn code_fits(attr: SegAttr, cpl: u8) -> bool {
     attr.is_code() && if is_conforming(attr) { attr.dpl() <= cpl } else { attr.dpl() == cpl }
 }
 
-fn stack_fits(attr: SegAttr, selector: u16, cpl: u8) -> bool {
-    attr.kind() & 0x1a == 0x12 && attr.dpl() == cpl && (selector & 3) as u8 == cpl
-}
-
 fn data_fits(attr: SegAttr, selector: u16, cpl: u8) -> bool {
-    let is_readable = attr.kind() & 16 != 0 && (!attr.is_code() || attr.is_readable_or_writable());
-    is_readable && (is_conforming(attr) || attr.dpl() >= cpl.max((selector & 3) as u8))
+    is_readable(attr) && (is_conforming(attr) || attr.dpl() >= cpl.max((selector & 3) as u8))
 }

@@ -41,7 +41,8 @@ pub const TESTS: &[Test] = &[
     ("gates: a guest goes from real to protected mode by itself", own_way),
 ];
 
-const CODE: u64 = 0x1000;
+/// Where the code of a guest in protected mode is.
+pub const CODE: u64 = 0x1000;
 const HANDLER: u16 = 0x2000;
 /// Where the GDT of a guest in protected mode is, and its IDT.
 pub const GDT: usize = 0x5000;

@@ -3,7 +3,7 @@
 //! Switches between tasks in protected mode. Processors leave them to who runs the guest.
 
 use crate::abi::nr;
-use crate::gates::{gate, protected, GDT, IDT, INTERRUPT_32, NOWHERE, TELL_ERROR};
+use crate::gates::{gate, protected, CODE, GDT, IDT, INTERRUPT_32, NOWHERE, TELL_ERROR};
 use crate::guest::{Guest, HLT};
 use crate::harness::{Ctx, Test};
 use crate::raw;
@@ -26,7 +26,6 @@ const NEW_TSS: usize = 0x9100;
 /// Where the new task begins, and its stack.
 const TASK: u16 = 0x2400;
 const STACK: u32 = 0xa000;
-const CODE: u64 = 0x1000;
 
 /// As [`protected`], with a task register and another task that runs `task`.
 fn with_task(c: &Ctx, code: &[u8], task: &[u8]) -> Guest {

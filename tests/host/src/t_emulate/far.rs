@@ -54,7 +54,7 @@ fn machine(mode: CodeMode, code: &[u8]) -> Box86 {
     m
 }
 
-fn fault(vector: ExceptionVector, error: u16) -> EmulatedStep<()> {
+pub(super) fn fault(vector: ExceptionVector, error: u16) -> EmulatedStep<()> {
     Err(StopReason::Fault(CpuException::with_error(vector, u32::from(error))))
 }
 

@@ -2,7 +2,7 @@
 
 //! Switches between tasks, by example; and that memory which is not there leaves no half of one behind.
 
-use super::far::descriptor;
+use super::far::{descriptor, fault};
 use super::machine::{Box86, RAX, RDI, RSP};
 use crate::arch::cr::Cr0;
 use crate::arch::exception::{CpuException, ExceptionVector};
@@ -99,10 +99,6 @@ fn jump(selector: u16, prepare: impl Fn(&mut Box86)) -> (Box86, EmulatedStep<()>
     (m, done)
 }
 
-fn fault(vector: ExceptionVector, error: u16) -> EmulatedStep<()> {
-    Err(StopReason::Fault(CpuException::with_error(vector, u32::from(error))))
-}
-
 #[test]
 fn a_jump_saves_one_task_and_loads_the_other() {
     for selector in [NEW, GATE] {
@@ -155,11 +151,16 @@ fn a_task_of_16_bits_has_the_lower_halves() {
     assert_eq!((m.task.selector, m.task.attr.0), (NEW16, 0x83));
 }
 
+/// Makes the new task the handler of `vector`.
+fn task_gate(m: &mut Box86, vector: u64) {
+    m.put(IDT + vector * 8, &(u64::from(NEW) << 16 | 0x85 << 40).to_le_bytes());
+}
+
 /// Delivers through a task gate, with code of the given level running.
 fn through_gate(cause: InterruptCause, cpl: u8) -> (Box86, EmulatedStep<()>) {
     let mut m = machine(&[]);
     m.cpl = cpl;
-    m.put(IDT + 8 * 8, &(u64::from(NEW) << 16 | 0x85 << 40).to_le_bytes());
+    task_gate(&mut m, 8);
     let done = deliver(&mut m, 8, cause);
     (m, done)
 }
@@ -179,7 +180,7 @@ fn an_exception_through_a_task_gate_has_its_error_code_on_the_new_stack() {
 #[test]
 fn a_fault_is_saved_with_the_resume_flag() {
     let mut m = machine(&[]);
-    m.put(IDT + 14 * 8, &(u64::from(NEW) << 16 | 0x85 << 40).to_le_bytes());
+    task_gate(&mut m, 14);
     assert_eq!(deliver(&mut m, 14, InterruptCause::Exception(Some(2))), Ok(()));
     assert_eq!(word(&m, OLD_TSS + 0x24), IF | RF | 2);
 }
@@ -250,7 +251,7 @@ fn memory_that_is_not_there_undoes_a_switch() {
     let switch = |m: &mut Box86| deliver(m, 8, InterruptCause::Exception(Some(0x77)));
     let start = || {
         let mut m = machine(&[]);
-        m.put(IDT + 8 * 8, &(u64::from(NEW) << 16 | 0x85 << 40).to_le_bytes());
+        task_gate(&mut m, 8);
         m
     };
     let mut whole = start();
